@@ -1,0 +1,173 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import isp
+from isp import bayer, pipeline
+
+# What the PyTorch pipeline (Raw2Logit, float64) answers: forward, every stage, every gradient; see the README of the
+# published program, aiaudit-org/raw2logit. Two cameras, and one with every parameter moved at random.
+GOLDEN = np.load(pathlib.Path(__file__).with_name("parametrized.npz"))
+CASES = ("drone", "microscopy", "drone_perturbed")
+STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
+SHAPES = {
+    "black_level": (4,),
+    "debayer": (3, 3, 3, 3),
+    "white_balance": (3,),
+    "colour_correction": (3, 3),
+    "sharpening_filter": (3, 3),
+    "gaussian_blur": (5, 5),
+    "gamma_correct": (),
+}
+
+
+def golden(case, group):
+    """The arrays of one case under one group, by their last name."""
+    prefix = f"{case}/{group}."
+    return {name.removeprefix(prefix): GOLDEN[name] for name in GOLDEN.files if name.startswith(prefix)}
+
+
+def golden_pipeline(case):
+    module = isp.parametrized(isp.CAMERAS[case.split("_")[0]])
+    for name, value in golden(case, "param").items():
+        setattr(module, name, nnx.Param(jnp.array(value)))
+    return module
+
+
+def relative_error(result, expected):
+    return np.linalg.norm(np.asarray(result) - expected) / np.linalg.norm(expected)
+
+
+def batch_norm(rgb):
+    return (rgb - rgb.mean((0, 1, 2))) / jnp.sqrt(rgb.var((0, 1, 2)) + 1e-5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_stage_agrees_with_the_reference(case):
+    rgb, stages = golden_pipeline(case).trace(GOLDEN[f"{case}/raw"])
+    assert tuple(stages) == STAGES
+    expected = golden(case, "stage")
+    expected["clipped"] = np.clip(expected["gaussian"], 1e-5, 1)
+    for name, image in stages.items():
+        np.testing.assert_allclose(image, expected[name], atol=1e-4 if name == "gamma_correct" else 1e-5, err_msg=name)
+    np.testing.assert_allclose(batch_norm(rgb), GOLDEN[f"{case}/rgb"], atol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_gradient_agrees_with_the_reference(case):
+    graphdef, params = nnx.split(golden_pipeline(case))
+    raw, weight = jnp.array(GOLDEN[f"{case}/raw"]), GOLDEN[f"{case}/weight"]
+
+    @jax.value_and_grad
+    def loss(arguments):
+        params, raw, perturbations = arguments
+        rgb, _ = nnx.merge(graphdef, params).trace(raw, perturbations)
+        return (batch_norm(rgb) * weight).sum()
+
+    value, (params_grad, raw_grad, stage_grads) = loss(
+        (params, raw, {name: jnp.zeros((*raw.shape, 3)) for name in STAGES})
+    )
+    assert value == pytest.approx(GOLDEN[f"{case}/loss"], rel=1e-4)
+    assert relative_error(raw_grad, GOLDEN[f"{case}/grad.raw"]) < 1e-4
+    for name in SHAPES:
+        assert relative_error(params_grad[name][...], GOLDEN[f"{case}/grad.{name}"]) < 1e-4, name
+    for name in STAGES:
+        assert relative_error(stage_grads[name], GOLDEN[f"{case}/stage_grad.{name}"]) < 1e-4, name
+
+
+@pytest.mark.parametrize("case", ["drone", "microscopy"])
+def test_starts_at_the_camera_s_and_the_published_parameters(case):
+    module = isp.parametrized(isp.CAMERAS[case])
+    expected = golden(case, "param")
+    assert {name: value.shape for name, value in module.parameters().items()} == SHAPES
+    for name, value in module.parameters().items():
+        # The published blur kernel is rounded to five digits.
+        np.testing.assert_allclose(value, expected[name], atol=5e-6 if name == "gaussian_blur" else 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+def test_patterns_are_honoured(pattern):
+    """A mosaic of any pattern is an RGGB one flipped; flipping it renders the flipped picture, with its own levels."""
+    axes = {"RGGB": (), "GRBG": (-1,), "GBRG": (-2,), "BGGR": (-2, -1)}[pattern]
+    raw = GOLDEN["drone/raw"]
+    level = np.array([0.01, 0.02, 0.03, 0.04]).reshape(2, 2)
+    camera = isp.CAMERAS["drone"]
+
+    def render(raw, level, pattern):
+        return isp.parametrized(isp.Camera(level.ravel(), camera.white_balance, camera.color_matrix, pattern))(raw)
+
+    expected = np.flip(render(raw, level, "RGGB"), [axis - 1 for axis in axes])
+    np.testing.assert_allclose(render(np.flip(raw, axes), np.flip(level, axes), pattern), expected, atol=1e-6)
+
+
+def test_call_equals_the_last_of_the_trace():
+    module = isp.parametrized(isp.CAMERAS["drone"])
+    rgb, stages = module.trace(GOLDEN["drone/raw"])
+    np.testing.assert_allclose(module(GOLDEN["drone/raw"]), rgb, atol=1e-6)
+    np.testing.assert_array_equal(stages["gamma_correct"], rgb)
+
+
+def test_vmap_over_images_equals_the_batch():
+    module, raw = isp.parametrized(isp.CAMERAS["drone"]), jnp.array(GOLDEN["drone/raw"])
+    np.testing.assert_allclose(jax.vmap(module)(raw), module(raw), atol=1e-6)
+    np.testing.assert_allclose(module(raw[0]), module(raw)[0], atol=1e-6)
+
+
+def test_vmap_over_stacked_parameters_equals_one_by_one():
+    graphdef, params = nnx.split(isp.parametrized(isp.CAMERAS["drone"]))
+    sets = [params, jax.tree.map(lambda p: 1.1 * p, params)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets)
+    raw = jnp.array(GOLDEN["drone/raw"])
+    rgb = jax.vmap(lambda p: nnx.merge(graphdef, p)(raw))(stacked)
+    for i, single in enumerate(sets):
+        np.testing.assert_allclose(rgb[i], nnx.merge(graphdef, single)(raw), atol=1e-5)
+
+
+def test_compiles_once_per_shape_whatever_the_parameters():
+    raw = GOLDEN["drone/raw"]
+    isp.parametrized(isp.CAMERAS["drone"])(raw)
+    before = pipeline._run._cache_size()
+    isp.parametrized(isp.CAMERAS["microscopy"])(2 * raw)
+    assert pipeline._run._cache_size() == before
+
+
+def test_additive_layer_is_added_last():
+    module = isp.parametrized(isp.CAMERAS["drone"], additive_layer=(24, 32))
+    raw = GOLDEN["drone/raw"]
+    before = module(raw)
+    module.additive_layer[...] = jnp.full((24, 32, 3), 0.25)
+    np.testing.assert_allclose(module(raw), before + 0.25, atol=1e-6)
+    assert tuple(module.trace(raw)[1]) == (*STAGES, "additive_layer")
+
+
+def test_the_result_is_finite_and_differentiable_at_black_and_saturation():
+    graphdef, params = nnx.split(isp.parametrized(isp.CAMERAS["drone"]))
+    raw = jnp.zeros((4, 4)).at[1:3, 1:3].set(1.0)
+    rgb, grads = jax.value_and_grad(lambda p: nnx.merge(graphdef, p)(raw).sum())(params)
+    assert np.isfinite(rgb)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (np.zeros((1, 5, 4), np.float32), r"raw must have an even height and width, got shape \(1, 5, 4\)"),
+        (np.zeros((4,), np.float32), r"raw must be \(..., H, W\), got shape \(4,\)"),
+        (np.zeros((4, 4), np.uint16), "raw must be floating point with the white level at 1, got uint16"),
+    ],
+)
+@pytest.mark.parametrize("method", ["__call__", "trace"])
+def test_refuses_what_is_no_mosaic(method, raw, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        getattr(isp.parametrized(isp.CAMERAS["drone"]), method)(raw)
+
+
+def test_refuses_a_perturbation_of_no_stage():
+    with pytest.raises(
+        ValueError, match=r"perturbations must be named after stages \['demosaic', .* got \['denoise'\]"
+    ):
+        isp.parametrized(isp.CAMERAS["drone"]).trace(GOLDEN["drone/raw"], {"denoise": jnp.zeros(())})
