@@ -1,0 +1,152 @@
+"""Rendering raw files to pictures: many files, one pipeline."""
+
+import collections
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import tifffile
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from tqdm import tqdm
+
+import isp
+from r2l_jax.data.rawfile import RAW_SUFFIXES, read_raw
+from r2l_jax.errors import InputError
+from r2l_jax.files import replacing
+
+# Files read, rendered and written at once. A few hide the disk's time; each holds a whole picture in memory.
+FILES_AT_ONCE = 4
+PANEL = 480  # The longer side of a contact sheet's pictures, in pixels.
+
+# One picture at a time on the device. It also makes the first one compile while the others wait, not all of them.
+_device = threading.Lock()
+
+
+def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
+    """The files named, whether they exist or not, and the raw files (by suffix) directly in the folders; each once.
+
+    Raises:
+        InputError: a folder without raw files.
+    """
+    files = []
+    for name in inputs:
+        if not name:
+            raise InputError("the name of an input is empty")
+        path = Path(name)
+        if path.is_dir():
+            found = sorted(file for file in path.iterdir() if file.is_file() and file.suffix.lower() in RAW_SUFFIXES)
+            if not found:
+                raise InputError(f"{path}: no raw files in this folder")
+            files += found
+        else:
+            files.append(path)
+    return list({file.resolve(): file for file in files}.values())
+
+
+def render_files(
+    files: Sequence[Path],
+    output: Path,
+    camera: isp.Camera | None = None,
+    file_format: Literal["tiff", "png"] = "tiff",
+    stages: bool = False,
+) -> tuple[int, int]:
+    """Renders raw files with `isp.parametrized`, several at once, with a progress bar on stderr.
+
+    Writes `<output>/<name>.tiff` (16 bits a channel) or `.png` (8 bits), and `<name>_stages.png` with `stages`, in
+    place of earlier ones. A file that cannot be rendered is reported on stderr, and the others are still rendered.
+
+    Args:
+        files: the raw files.
+        output: the folder to write to; made if need be.
+        camera: the figures to render with; each file's own if None.
+        file_format: "tiff" or "png".
+        stages: also write a contact sheet of the image after each stage.
+
+    Returns:
+        How many files were rendered, and how many failed.
+
+    Raises:
+        InputError: two files that would be written to one name, a picture that would replace a raw file, or an output
+            folder that cannot be made.
+    """
+    _check_names(files, output, file_format, stages)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: not a folder to write to ({error.strerror})") from error
+
+    failed = 0
+    pool = ThreadPoolExecutor(FILES_AT_ONCE)
+    try:
+        jobs = [pool.submit(_render_file, file, output, camera, file_format, stages) for file in files]
+        for job in tqdm(as_completed(jobs), total=len(jobs), unit="file"):
+            try:
+                job.result()
+            except (InputError, OSError) as error:
+                failed += 1
+                tqdm.write(f"error: {error}", file=sys.stderr)
+    finally:
+        pool.shutdown(cancel_futures=True)  # When interrupted, files not yet begun are left out.
+    return len(files) - failed, failed
+
+
+def contact_sheet(stages: Mapping[str, Float[np.ndarray, "rows cols 3"]]) -> Image.Image:
+    """One picture of the images after each stage, titled, in rows of three.
+
+    The values are shown as they are, clipped to [0, 1]: what comes before the tone curve is linear and looks dark.
+    """
+    panels = [
+        ImageOps.contain(Image.fromarray(_quantized(image, np.uint8)), (PANEL, PANEL), Image.Resampling.BOX)
+        for image in stages.values()
+    ]
+    width, height = panels[0].size
+    columns, title, gap = 3, 28, 8
+    rows = -(-len(panels) // columns)
+    size = (columns * (width + gap) + gap, rows * (height + title) + gap)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
+    for place, (name, panel) in enumerate(zip(stages, panels, strict=True)):
+        left, top = gap + place % columns * (width + gap), place // columns * (height + title)
+        draw.text((left, top + 4), name, "black", font)
+        sheet.paste(panel, (left, top + title))
+    return sheet
+
+
+def _check_names(files, output, file_format, stages):
+    sources = collections.defaultdict(list)
+    for file in files:
+        for name in (f"{file.stem}.{file_format}", f"{file.stem}_stages.png")[: 1 + stages]:
+            sources[(output / name).resolve()].append(str(file))
+    for target, names in sources.items():
+        if len(names) > 1:
+            raise InputError(f"{' and '.join(names)} would both be written to {target}")
+    for file in files:
+        if file.resolve() in sources:
+            raise InputError(f"{file} is a raw file and would be written over: choose another output folder")
+
+
+def _render_file(file, output, camera, file_format, stages):
+    raw, camera = read_raw(file, camera)
+    pipeline = isp.parametrized(camera)
+    with _device:
+        rgb, trace = pipeline.trace(raw) if stages else (pipeline(raw), {})
+        rgb, trace = np.asarray(rgb), {name: np.asarray(image) for name, image in trace.items()}
+    with replacing(output / f"{file.stem}.{file_format}") as part:
+        if file_format == "png":
+            Image.fromarray(_quantized(rgb, np.uint8)).save(part, format="png")
+        else:
+            tifffile.imwrite(part, _quantized(rgb, np.uint16), photometric="rgb")
+    if stages:
+        with replacing(output / f"{file.stem}_stages.png") as part:
+            contact_sheet(trace).save(part, format="png")
+
+
+def _quantized(image, dtype):
+    """The image clipped to [0, 1] and rounded to the whole range of an unsigned integer."""
+    return np.rint(np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)

@@ -1,0 +1,67 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import isp
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "process.py"
+
+
+def process(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "raw").mkdir()
+    tifffile.imwrite(tmp_path / "raw" / "a.tiff", np.full((16, 24), 20000, np.uint16))
+    Image.fromarray(np.full((16, 24), 80, np.uint8)).save(tmp_path / "raw" / "b.png")
+    return tmp_path
+
+
+def test_renders_files_and_folders_with_a_camera_from_json(folder, write_dng):
+    dng = write_dng(np.full((24, 32), 2000, np.uint16))
+    (folder / "camera.json").write_text(isp.CAMERAS["microscopy"].to_json())
+    flags = [f"--input={folder / 'raw'},{dng}", f"--camera={folder / 'camera.json'}", f"--output={folder / 'out'}"]
+    done = process(*flags, "--format=png", "--stages")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "3 rendered, 0 failed\n"
+    assert "3/3" in done.stderr  # The progress bar.
+    names = [path.name for path in sorted((folder / "out").iterdir())]
+    assert names == ["a.png", "a_stages.png", "b.png", "b_stages.png", "test.png", "test_stages.png"]
+
+
+def test_a_bad_file_fails_the_run_but_not_the_others(folder):
+    bad = folder / "bad.dng"
+    bad.write_bytes(b"no raw file")
+    flags = [f"--input={bad}", f"--input={folder / 'raw'}", "--camera=drone", f"--output={folder / 'out'}"]
+    done = process(*flags)
+    assert done.returncode == 1
+    assert done.stdout == "2 rendered, 1 failed\n"
+    assert f"error: {bad}: truncated, corrupt or no raw file" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.tiff", "b.tiff"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--input=raw", "--output=out", "more.png"], "unexpected arguments ['more.png']"),
+        (["--input=.", "--output=out"], ".: no raw files in this folder"),
+        (["--input=raw", "--output=out", "--camera=phone"], "got 'phone'"),
+    ],
+)
+def test_mistakes_are_one_line(folder, monkeypatch, arguments, message):
+    monkeypatch.chdir(folder)
+    done = process(*arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("process.py: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
