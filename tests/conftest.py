@@ -1,10 +1,14 @@
 """Checks every shape in a public signature while the tests run, and keeps JAX on the CPU."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests that train compile the same steps again and again; programs that tests start share what is compiled, too.
+_compiled = tempfile.TemporaryDirectory()
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 

@@ -1,0 +1,96 @@
+"""Everything that defines a training run."""
+
+import dataclasses
+import pathlib
+
+from r2l_jax.errors import InputError
+
+# Fields that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
+FREE_TO_CHANGE = frozenset({"logdir", "data_dir", "epochs", "overwrite", "save_locally"})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run. The names and defaults are those of the published PyTorch program where it has them.
+
+    Attributes are documented by the flags of scripts/train.py.
+
+    Raises:
+        InputError: values that contradict each other or are out of range.
+    """
+
+    experiment_name: str = "classification learnable pipeline"
+    run_name: str = "test run"
+    logdir: str = "runs"
+    data_dir: str | None = None
+    overwrite: bool = False
+    seed: int = 1
+
+    dataset: str = "Synthetic"
+    iso: float = 1.0
+    camera: str | None = None
+    tile_size: int | None = None
+    synthetic_images: int = 600
+    synthetic_size: int = 128
+    n_splits: int = 1
+    train_size: float = 0.8
+    state_dict_uri: str | None = None
+    test_run: bool = False
+
+    lr: float = 1e-5
+    epochs: int = 3
+    batch_size: int = 32
+    augmentation: str = "none"
+    check_val_every_n_epoch: int = 1
+
+    processing_mode: str = "parametrized"
+    processor_uri: str | None = None
+    freeze_processor: bool = False
+    classifier_network: str = "ResNet18"
+    classifier_uri: str | None = None
+    freeze_classifier: bool = False
+
+    log_model: bool = True
+    save_locally: bool = False
+    track_processing: bool = False
+    track_processing_gradients: bool = False
+    track_predictions: bool = False
+    track_save_tensors: bool = False
+    track_every_epoch: bool = False
+    track_n_images: int = 5
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "n_splits", "check_val_every_n_epoch", "lr", "track_n_images"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.train_size < 1:
+            raise InputError(f"--train_size must be between 0 and 1, got {self.train_size}")
+        if self.freeze_processor and self.freeze_classifier:
+            raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
+        if self.processing_mode == "none" and self.freeze_classifier:
+            raise InputError(
+                "--processing_mode=none has no parameters: with --freeze_classifier nothing is left to train"
+            )
+        if self.processing_mode == "none" and self.processor_uri:
+            raise InputError("--processing_mode=none has no parameters to load from --processor_uri")
+        for name in ("experiment_name", "run_name"):
+            if not getattr(self, name) or pathlib.PurePath(getattr(self, name)).is_absolute():
+                raise InputError(f"--{name} must be a folder's name, got {getattr(self, name)!r}")
+
+    @property
+    def run_dir(self) -> pathlib.Path:
+        """Where the run's folds, checkpoints and results go."""
+        return pathlib.Path(self.logdir) / self.experiment_name / self.run_name
+
+    def differences(self, earlier: dict) -> list[str]:
+        """What keeps this run from continuing an earlier one, as "name was old, is new"."""
+        fixed = {
+            field.name
+            for field in dataclasses.fields(self)
+            if field.name not in FREE_TO_CHANGE and not field.name.startswith("track_")
+        }
+        return [
+            f"{name} was {earlier.get(name)!r}, is {getattr(self, name)!r}"
+            for name in sorted(fixed)
+            if earlier.get(name) != getattr(self, name)
+        ]

@@ -1,0 +1,95 @@
+"""The whole way from raw to logit: processor, normalisation, augmentation, head."""
+
+from collections.abc import Mapping
+
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+import isp
+import tasks
+from r2l_jax.augment import augment
+from r2l_jax.errors import InputError
+
+PROCESSING_MODES = ("parametrized", "none")
+CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
+
+
+class RawToLogit(nnx.Module):
+    """Raw mosaics to logits, differentiable from end to end.
+
+    Attributes:
+        processor: the pipeline, mosaics `(B, H, W)` to images.
+        normalizer: images to images of zero mean and unit variance.
+        head: normalised images to logits.
+    """
+
+    def __init__(self, processor: isp.Pipeline, normalizer: nnx.Module, head: nnx.Module):
+        self.processor = processor
+        self.normalizer = normalizer
+        self.head = head
+
+    def __call__(
+        self, raw: Float[Array, "batch height width"], key: PRNGKeyArray | None = None, augmentation: str = "none"
+    ) -> Float[Array, "batch ..."]:
+        """Computes the logits; `key` is what an augmentation other than "none" is drawn from."""
+        images = self.normalizer(self.processor(raw))
+        return self.head(images if augmentation == "none" else augment(images, key, augmentation))
+
+    def trace(
+        self, raw: Float[Array, "batch height width"], perturbations: Mapping[str, Array] | None = None
+    ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch rows cols 3"]]]:
+        """The logits without augmentation, and the processor's image after each stage; see `isp.Pipeline.trace`."""
+        images, stages = self.processor.trace(raw, perturbations)
+        return self.head(self.normalizer(images)), stages
+
+
+class Standardize(nnx.Module):
+    """Subtracts a fixed mean and divides by a fixed standard deviation, per channel."""
+
+    def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):
+        self.mean = nnx.BatchStat(mean)
+        self.std = nnx.BatchStat(std)
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
+        """Normalises images."""
+        return (images - self.mean[...]) / self.std[...]
+
+
+def make_processor(mode: str, camera: isp.Camera) -> isp.Pipeline:
+    """The processor of a `--processing_mode`.
+
+    Args:
+        mode: "parametrized" is the differentiable pipeline, started at the camera's figures; "none" takes one RGB pixel
+            from each 2x2 tile of the mosaic, at half size, and has no parameters.
+        camera: whose mosaics come.
+
+    Raises:
+        InputError: another mode.
+    """
+    if mode == "parametrized":
+        return isp.parametrized(camera)
+    if mode == "none":
+        return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options=(("pattern", camera.pattern),))], {})
+    raise InputError(f"--processing_mode must be one of {', '.join(PROCESSING_MODES)}, got {mode!r}")
+
+
+def make_model(
+    mode: str, camera: isp.Camera, network: str, num_classes: int, normalizer: nnx.Module, rngs: nnx.Rngs
+) -> RawToLogit:
+    """A classifier of raw mosaics with random head weights.
+
+    Args:
+        mode: see `make_processor`.
+        camera: whose mosaics come.
+        network: "ResNet18", "ResNet34" or "Resnet50".
+        num_classes: how many logits.
+        normalizer: what stands between the processor and the head.
+        rngs: draws the head's weights.
+
+    Raises:
+        InputError: an unknown mode or network.
+    """
+    if network not in CLASSIFIERS:
+        raise InputError(f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, got {network!r}")
+    head = tasks.resnet(network.lower(), num_classes=num_classes, rngs=rngs)
+    return RawToLogit(make_processor(mode, camera), normalizer, head)

@@ -1,0 +1,172 @@
+"""The training state and the compiled steps that change it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import tasks
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.datasets import RawDataset
+from r2l_jax.data.loader import Batch
+from r2l_jax.model import Standardize, make_model
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a training step changes.
+
+    Attributes:
+        step: updates done.
+        model: the variables of a `RawToLogit`.
+        opt_state: the optimiser's.
+        sums: metrics added up since the epoch began: `loss`, `confusion (C, C)`, and `gradient_norm` of each of the
+            processor's parameters.
+    """
+
+    step: jax.Array
+    model: nnx.State
+    opt_state: optax.OptState
+    sums: PyTree
+
+
+class Steps(NamedTuple):
+    """The compiled functions of a run. They depend on shapes alone, so that all folds share them.
+
+    Attributes:
+        init: a fresh state from a key, and the statistics that `Standardize` takes (None for batch norm).
+        train: one update, `(state, batch, key) -> (state, loss)`; consumes the state.
+        evaluate: adds a batch to sums, `(model, sums, batch) -> sums`; consumes the sums.
+        trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
+            for it.
+        stages: the names of the stages, in the order of those lists.
+        zero_sums: the sums of no training batch.
+    """
+
+    init: Callable[..., TrainState]
+    train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, jax.Array]]
+    evaluate: Callable[[nnx.State, PyTree, Batch], PyTree]
+    trace: Callable[[nnx.State, Batch], tuple[jax.Array, list[jax.Array], list[jax.Array]]]
+    stages: tuple[str, ...]
+    zero_sums: Callable[[], PyTree]
+
+
+class Shardings(NamedTuple):
+    """Over all devices of all processes: batches split along their first axis, or the same everywhere."""
+
+    split: NamedSharding
+    everywhere: NamedSharding
+
+
+def shardings() -> Shardings:
+    """The two ways in which arrays lie on the devices."""
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+    return Shardings(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
+
+
+def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
+    """Moves this process's part of a batch to the devices: a part if it is split, the whole if it is everywhere."""
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
+    """Makes what a run computes, compiled at the first use: a classifier of the data set's mosaics, trained by Adam."""
+    num_classes = len(dataset.classes)
+    optimizer = optax.adam(config.lr)
+    frozen = {"processor": config.freeze_processor, "head": config.freeze_classifier}
+    trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*(nnx.PathContains(part) for part in frozen if frozen[part]))))
+
+    def make_module(rngs, statistics):
+        if statistics is None:
+            normalizer = nnx.BatchNorm(3, use_scale=False, use_bias=False, momentum=0.9, epsilon=1e-5, rngs=rngs)
+        else:
+            normalizer = Standardize(*statistics)
+        return make_model(
+            config.processing_mode, dataset.camera, config.classifier_network, num_classes, normalizer, rngs
+        )
+
+    def parameters(model):
+        return nnx.split_state(model, trained, ...)[0]
+
+    def processor_gradients(gradients):
+        return nnx.to_pure_dict(gradients).get("processor", {})
+
+    statistics = (jnp.zeros(3), jnp.ones(3)) if config.processing_mode == "none" else None
+    module = nnx.eval_shape(lambda: make_module(nnx.Rngs(0), statistics))
+    module.eval()
+    eval_graph = nnx.graphdef(module)
+    module.train()
+    if config.freeze_classifier:
+        module.head.eval()  # a frozen head keeps its batch statistics, too
+    train_graph = nnx.graphdef(module)
+    processor_parameters = processor_gradients(parameters(nnx.state(module))).keys()
+
+    def evaluation_sums():
+        return {"loss": jnp.zeros(()), "confusion": jnp.zeros((num_classes, num_classes))}
+
+    def zero_sums():
+        return evaluation_sums() | {"gradient_norm": {name: jnp.zeros(()) for name in processor_parameters}}
+
+    def summed(logits, batch):
+        loss = (tasks.losses.cross_entropy(logits, batch["target"]) * batch["weight"]).sum()
+        predictions = logits.argmax(-1)
+        confusion = tasks.metrics.confusion_matrix(predictions, batch["target"], num_classes, batch["weight"])
+        return {"loss": loss, "confusion": confusion}
+
+    def init(key, statistics=None):
+        model = nnx.state(make_module(nnx.Rngs(params=key), statistics))
+        return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(parameters(model)), zero_sums())
+
+    def train(state, batch, key):
+        params, fixed = nnx.split_state(state.model, trained, ...)
+
+        def mean_loss(params):
+            module = nnx.merge(train_graph, params, fixed, copy=True)  # a copy, whose statistics may change in here
+            logits = module(batch["raw"], jax.random.fold_in(key, state.step), config.augmentation)
+            sums = summed(logits, batch)
+            _, updated = nnx.split_state(nnx.state(module), trained, ...)
+            return sums["loss"] / batch["weight"].sum(), (sums, updated)
+
+        (loss, (sums, fixed)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
+        sums["gradient_norm"] = jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), processor_gradients(gradients))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
+        state = TrainState(
+            step=state.step + 1,
+            model=nnx.merge_state(optax.apply_updates(params, updates), fixed),
+            opt_state=opt_state,
+            sums=jax.tree.map(jnp.add, state.sums, sums),
+        )
+        return state, loss
+
+    def evaluate(model, sums, batch):
+        return jax.tree.map(jnp.add, sums, summed(nnx.merge(eval_graph, model)(batch["raw"]), batch))
+
+    stages = tuple(stage.name for stage in module.processor.stages)
+
+    def trace(model, batch):
+        def mean_loss(perturbations):
+            logits, images = nnx.merge(eval_graph, model).trace(batch["raw"], perturbations)
+            return summed(logits, batch)["loss"] / batch["weight"].sum(), (logits, images)
+
+        _, shapes = jax.eval_shape(lambda: nnx.merge(eval_graph, model).trace(batch["raw"]))
+        unperturbed = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
+        gradients, (logits, images) = jax.grad(mean_loss, has_aux=True)(unperturbed)
+        # Lists, since whatever maps over a dict sorts it by name.
+        return logits, [images[name] for name in stages], [gradients[name] for name in stages]
+
+    everywhere = shardings().everywhere
+    return Steps(
+        init=jax.jit(init, out_shardings=everywhere),
+        train=jax.jit(train, donate_argnums=0, out_shardings=everywhere),
+        evaluate=jax.jit(evaluate, donate_argnums=1, out_shardings=everywhere),
+        trace=jax.jit(trace, out_shardings=everywhere),
+        stages=stages,
+        zero_sums=jax.jit(zero_sums, out_shardings=everywhere),
+    )

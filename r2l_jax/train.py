@@ -1,0 +1,335 @@
+"""Training, from a TrainConfig to metrics.json."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+import tasks
+from r2l_jax import checkpoint, report
+from r2l_jax.checkpoint import Checkpoints, load_parts
+from r2l_jax.config import TrainConfig
+from r2l_jax.data import datasets, loader
+from r2l_jax.data.datasets import RawDataset
+from r2l_jax.data.splits import Split, stratified_splits
+from r2l_jax.errors import InputError
+from r2l_jax.files import replacing, write_json
+from r2l_jax.model import make_processor
+from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices
+from r2l_jax.stop import Interrupted, StopSignals
+from r2l_jax.tracking import Tracker
+
+SUMMARY = ("val_accuracy", "val_loss", "train_accuracy", "train_loss")
+
+
+class Fold(NamedTuple):
+    """One of a run's splits, and where its files go."""
+
+    number: int
+    train_indices: np.ndarray
+    valid_indices: np.ndarray
+    folder: pathlib.Path
+
+    @property
+    def metrics_file(self) -> pathlib.Path:
+        """The numbers so far, and how to reproduce them."""
+        return self.folder / "metrics.json"
+
+
+def run(config: TrainConfig) -> dict:
+    """Trains every fold of a run, or what an earlier call with the same settings left undone.
+
+    Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds.
+
+    Returns:
+        What summary.json holds: of each final number the mean and standard deviation over the folds.
+
+    Raises:
+        InputError: settings, files or an earlier run that do not fit.
+        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+    """
+    dataset = datasets.load(
+        config.dataset,
+        data_dir=config.data_dir,
+        iso=config.iso,
+        camera=config.camera,
+        tile_size=config.tile_size,
+        synthetic_images=config.synthetic_images,
+        synthetic_size=config.synthetic_size,
+    )
+    if dataset.task != "classification":
+        raise InputError(f"--dataset={dataset.name} needs a segmentation head; only classifiers can be trained")
+    folds = _folds(config, dataset)
+    _prepare_folder(config, folds)
+    steps = make_steps(config, dataset)
+    with StopSignals() as stop:
+        results = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
+
+    summary = {}
+    for name in SUMMARY:
+        values = [result[name] for result in results]
+        summary[name] = {"mean": float(np.mean(values)), "std": float(np.std(values)), "folds": values}
+    if jax.process_index() == 0:
+        write_json(config.run_dir / "summary.json", summary)
+        print(report.run_table(results, summary))
+        print(f"\nresults in {config.run_dir}\ntensorboard --logdir '{config.logdir}'")
+    return summary
+
+
+def _folds(config: TrainConfig, dataset: RawDataset) -> list[Fold]:
+    """The run's splits: drawn from the seed, or an earlier run's."""
+    if config.state_dict_uri:
+        pairs = [_earlier_split(config.state_dict_uri, fold, dataset) for fold in range(config.n_splits)]
+    else:
+        pairs = stratified_splits(dataset.labels, config.n_splits, config.train_size, config.seed)
+    if config.test_run:
+        pairs = [(train[: config.batch_size], valid[: config.batch_size]) for train, valid in pairs]
+    return [Fold(number, *pair, config.run_dir / f"fold_{number}") for number, pair in enumerate(pairs)]
+
+
+def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
+    """The training and validation indices of an earlier run."""
+    file = checkpoint.fold_folder(uri, fold, "state_dict_uri") / "metrics.json"
+    try:
+        earlier = json.loads(file.read_text())
+        split = np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"--state_dict_uri={uri}: {file} holds no split ({error!r})") from None
+    if max(map(max, split)) >= len(dataset):
+        raise InputError(
+            f"--state_dict_uri={uri}: {file} has sample {max(map(max, split))}, {dataset.name} only {len(dataset)}"
+        )
+    return split
+
+
+def _prepare_folder(config: TrainConfig, folds: list[Fold]) -> None:
+    """Removes what --overwrite gives up, and refuses to go on with a run of other settings."""
+    if config.overwrite and jax.process_index() == 0:
+        for folder in config.run_dir.glob("fold_*"):
+            shutil.rmtree(folder)
+        (config.run_dir / "summary.json").unlink(missing_ok=True)
+    multihost_utils.sync_global_devices("run folder prepared")
+    for fold in folds:
+        if fold.metrics_file.exists():
+            earlier = json.loads(fold.metrics_file.read_text())
+            if differences := config.differences(earlier["flags"]):
+                raise InputError(
+                    f"{config.run_dir} holds another run ({'; '.join(differences)}): "
+                    "choose another --run_name, or start anew with --overwrite"
+                )
+
+
+def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals) -> dict:
+    """Trains one fold from its start, or from its last checkpoint, and returns what its metrics.json holds."""
+    if fold.metrics_file.exists():
+        earlier = json.loads(fold.metrics_file.read_text())
+        if earlier["complete"] and len(earlier["history"]) >= config.epochs:
+            return earlier
+    batch_size = _batch_size(config, len(fold.train_indices))
+    epoch_steps = len(fold.train_indices) // batch_size
+    init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), fold.number))
+    state = _initial_state(config, dataset, steps, fold, batch_size, init_key)
+    main_process = jax.process_index() == 0
+
+    with Checkpoints(fold.folder / "checkpoints", enabled=config.log_model) as checkpoints:
+        state, history = checkpoints.restore_last(state)
+        first_step = int(state.step)
+        batches = loader.train_batches(dataset, fold.train_indices, batch_size, config.seed, first_step)
+        progress = tqdm(
+            total=config.epochs * epoch_steps,
+            initial=first_step,
+            desc=f"fold {fold.number + 1}/{config.n_splits}",
+            unit="step",
+            disable=not main_process,
+        )
+        with progress, Tracker(fold.folder, len(history), config.track_save_tensors, enabled=main_process) as tracker:
+            _write_metrics(config, dataset, fold, history)
+            for epoch in range(len(history), config.epochs):
+                started, first, previous_loss = time.perf_counter(), progress.n, None
+                for _ in range(first, (epoch + 1) * epoch_steps):
+                    state, loss = steps.train(state, to_devices(next(batches), shardings().split), step_key)
+                    # The device works on one step while the next is prepared, and no further ahead: the bar tells the
+                    # truth, and a request to stop is met within a step.
+                    jax.block_until_ready(previous_loss)
+                    previous_loss = loss
+                    progress.update()
+                    if stop.after_step():
+                        checkpoints.save("last", state, history)
+                        raise Interrupted(f"stopped at step {progress.n} of {progress.total}")
+
+                # The first transfer from the devices since the epoch began.
+                sums = jax.device_get(state.sums)
+                speed = (progress.n - first) * batch_size / (time.perf_counter() - started)
+                state = state.replace(sums=steps.zero_sums())
+                row = {"epoch": epoch, **_means("train", sums)}
+                if (epoch + 1) % config.check_val_every_n_epoch == 0 or epoch + 1 == config.epochs:
+                    row |= _means("val", _evaluate(steps, state, dataset, fold.valid_indices, batch_size))
+                history.append(row)
+                checkpoints.save("last", state, history)
+                if _best(history) is row:
+                    checkpoints.save("best", state, history)
+
+                progress.set_postfix({name: f"{row[name]:.3f}" for name in SUMMARY if name in row})
+                tracker.scalars({_tag(name): row[name] for name in SUMMARY if name in row}, epoch)
+                tracker.scalars({"learning_rate": config.lr, "images_per_second": speed}, epoch)
+                norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
+                tracker.processor(_processor_parameters(state), norms, epoch)
+                if config.track_every_epoch:
+                    _track(config, dataset, steps, state, tracker, epoch)
+                tracker.flush()
+                _write_metrics(config, dataset, fold, history)
+                if epoch + 1 < config.epochs and stop.after_epoch():
+                    raise Interrupted(f"stopped after epoch {epoch + 1} of {config.epochs}")
+
+            if not config.track_every_epoch:
+                _track(config, dataset, steps, state, tracker, config.epochs - 1)
+            sums = _evaluate(steps, state, dataset, fold.valid_indices, batch_size)
+            final = _final_metrics(history, sums["confusion"], dataset.classes)
+            tracker.figure("confusion", report.confusion_figure(sums["confusion"], dataset.classes), config.epochs - 1)
+            tracker.hyperparameters(dataclasses.asdict(config), {name: history[-1][name] for name in SUMMARY})
+            if config.save_locally and main_process:
+                with replacing(fold.folder / "model.safetensors") as part:
+                    safetensors.numpy.save_file(_named_arrays(state), part)
+    return _write_metrics(config, dataset, fold, history, final)
+
+
+def _batch_size(config: TrainConfig, train_size: int) -> int:
+    """The batch size, or what a smaller training set has, in whole samples per device."""
+    devices = jax.device_count()
+    if config.batch_size % devices:
+        raise InputError(f"--batch_size must be a multiple of the {devices} devices, got {config.batch_size}")
+    batch_size = min(config.batch_size, train_size // devices * devices)
+    if batch_size == 0:
+        raise InputError(f"{train_size} training samples are fewer than the {devices} devices")
+    return batch_size
+
+
+def _initial_state(
+    config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, batch_size: int, key: jax.Array
+) -> TrainState:
+    """A fresh state, with the parts that earlier runs provide."""
+    statistics = None
+    if config.processing_mode == "none":
+        statistics = _image_statistics(config, dataset, fold.train_indices, batch_size)
+    state = steps.init(key, statistics)
+    for parts, flag in ((("processor", "normalizer"), "processor_uri"), (("head",), "classifier_uri")):
+        if uri := getattr(config, flag):
+            load_parts(state.model, parts, uri, fold.number, flag)
+    return state
+
+
+def _image_statistics(
+    config: TrainConfig, dataset: RawDataset, indices: np.ndarray, batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of each channel over the processed training images."""
+    processor = make_processor(config.processing_mode, dataset.camera)
+
+    @jax.jit
+    def add(moments, batch):
+        images, weight = processor(batch["raw"]), batch["weight"]
+        return moments + jnp.stack([(weight @ (images**power).mean((1, 2))) for power in (1, 2)])
+
+    moments = jnp.zeros((2, 3))
+    for batch in loader.eval_batches(dataset, indices, batch_size):
+        moments = add(moments, to_devices(batch, shardings().split))
+    mean, mean_square = moments / len(indices)
+    return mean, jnp.sqrt(mean_square - mean**2)
+
+
+def _evaluate(steps: Steps, state: TrainState, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> dict:
+    """The summed loss and the confusion matrix over the samples named."""
+    sums = {name: total for name, total in steps.zero_sums().items() if name != "gradient_norm"}
+    for batch in loader.eval_batches(dataset, indices, batch_size):
+        sums = steps.evaluate(state.model, sums, to_devices(batch, shardings().split))
+    return jax.device_get(sums)
+
+
+def _means(split: str, sums: dict) -> dict[str, float]:
+    """Mean loss and accuracy from sums, named after the split."""
+    count = sums["confusion"].sum()
+    accuracy = tasks.metrics.accuracy(sums["confusion"])
+    return {f"{split}_loss": float(sums["loss"] / count), f"{split}_accuracy": float(accuracy)}
+
+
+def _tag(name: str) -> str:
+    """TensorBoard's name of a metric, grouped so that training and validation stand side by side."""
+    split, metric = name.split("_")
+    return f"{metric}/{split}"
+
+
+def _best(history: list[dict]) -> dict | None:
+    """The epoch of the highest validation accuracy, of those the one of the lowest loss."""
+    validated = [row for row in history if "val_accuracy" in row]
+    return max(validated, key=lambda row: (row["val_accuracy"], -row["val_loss"]), default=None)
+
+
+def _final_metrics(history: list[dict], confusion: np.ndarray, classes: tuple[str, ...]) -> dict:
+    """The last epoch's numbers, those of each class, and the best epoch."""
+    best = _best(history)
+    return {
+        **{name: history[-1][name] for name in SUMMARY},
+        "best_epoch": best["epoch"],
+        "best_val_accuracy": best["val_accuracy"],
+        "best_val_loss": best["val_loss"],
+        **{
+            f"val_{metric.__name__}": dict(zip(classes, map(float, metric(confusion)), strict=True))
+            for metric in (tasks.metrics.precision, tasks.metrics.recall, tasks.metrics.f1)
+        },
+        "val_confusion_matrix": confusion.astype(int).tolist(),
+    }
+
+
+def _write_metrics(
+    config: TrainConfig, dataset: RawDataset, fold: Fold, history: list[dict], final: dict | None = None
+) -> dict:
+    """Writes a fold's metrics.json and returns what it holds; without final numbers it is that of a run under way."""
+    content = {
+        "complete": final is not None,
+        **(final or {}),
+        "history": history,
+        **report.reproduction(config),
+        "seed": config.seed,
+        "classes": dataset.classes,
+        "train_indices": fold.train_indices.tolist(),
+        "valid_indices": fold.valid_indices.tolist(),
+    }
+    if jax.process_index() == 0:
+        write_json(fold.metrics_file, content)
+    return content
+
+
+def _processor_parameters(state: TrainState) -> dict[str, np.ndarray]:
+    return jax.device_get(nnx.to_pure_dict(state.model).get("processor", {}))
+
+
+def _named_arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """The model's variables by their dotted paths."""
+    return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state.model)}
+
+
+def _track(
+    config: TrainConfig, dataset: RawDataset, steps: Steps, state: TrainState, tracker: Tracker, epoch: int
+) -> None:
+    """Records what the flags ask for of the data set's first samples: stages, their gradients, predictions."""
+    if not (config.track_processing or config.track_processing_gradients or config.track_predictions):
+        return
+    count = min(config.track_n_images, len(dataset))
+    raws, targets = map(np.stack, zip(*(dataset[index] for index in range(count)), strict=True))
+    batch = {"raw": raws, "target": targets, "weight": np.ones(count, np.float32)}
+    logits, images, gradients = jax.device_get(steps.trace(state.model, to_devices(batch, shardings().everywhere)))
+    if config.track_processing:
+        tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)
+    if config.track_processing_gradients:
+        tracker.gradients(dict(zip(steps.stages, gradients, strict=True)), epoch)
+    if config.track_predictions:
+        tracker.predictions(images[-1], logits, targets, dataset.classes, epoch)

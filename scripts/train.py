@@ -1,0 +1,104 @@
+"""Trains a raw-to-logit model: raw mosaics through a (learnable) image signal processor and a classifier.
+
+python scripts/train.py --flagfile=configs/quickstart.flags
+"""
+
+import dataclasses
+
+from absl import flags
+
+from r2l_jax import startup, train
+from r2l_jax.augment import AUGMENTATIONS
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.datasets import DATASETS
+from r2l_jax.data.synthetic import INTENSITIES
+from r2l_jax.model import CLASSIFIERS, PROCESSING_MODES
+
+DEFAULT = TrainConfig()
+
+
+def define_flags() -> None:
+    """One flag for each field of TrainConfig, with its default."""
+    flags.DEFINE_string("experiment_name", DEFAULT.experiment_name, "folder of runs that belong together")
+    flags.DEFINE_string("run_name", DEFAULT.run_name, "folder of this run within the experiment's")
+    flags.DEFINE_string("logdir", DEFAULT.logdir, "where experiments are written; what TensorBoard is given")
+    flags.DEFINE_string(
+        "data_dir", DEFAULT.data_dir, "where the data set is, or is written; default: a cache folder of the user's"
+    )
+    flags.DEFINE_boolean("overwrite", DEFAULT.overwrite, "start anew where a run of this name would be continued")
+    flags.DEFINE_integer("seed", DEFAULT.seed, "of the splits, the initial weights, the order and the augmentation")
+
+    flags.DEFINE_string("dataset", DEFAULT.dataset, f"one of {', '.join(DATASETS)}")
+    flags.DEFINE_float("iso", DEFAULT.iso, f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}")
+    flags.DEFINE_string(
+        "camera", DEFAULT.camera, "for Folder: drone, microscopy, a JSON file, or auto (the files' own)"
+    )
+    flags.DEFINE_integer(
+        "tile_size",
+        DEFAULT.tile_size,
+        "for Folder: side of the centre crop taken of each file; default: 256, or the shortest side if that is less",
+    )
+    flags.DEFINE_integer("synthetic_images", DEFAULT.synthetic_images, "scenes in the synthetic data set")
+    flags.DEFINE_integer("synthetic_size", DEFAULT.synthetic_size, "their height and width in pixels")
+    flags.DEFINE_integer("n_splits", DEFAULT.n_splits, "random splits to train on, each a fold of its own")
+    flags.DEFINE_float("train_size", DEFAULT.train_size, "fraction of the samples to train on")
+    flags.DEFINE_string("state_dict_uri", DEFAULT.state_dict_uri, "earlier run whose split to use again")
+    flags.DEFINE_boolean("test_run", DEFAULT.test_run, "use one batch of training and validation samples only")
+
+    flags.DEFINE_float("lr", DEFAULT.lr, "Adam's learning rate")
+    flags.DEFINE_integer("epochs", DEFAULT.epochs, "passes over the training samples")
+    flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "samples an update, over all devices")
+    flags.DEFINE_enum(
+        "augmentation",
+        DEFAULT.augmentation,
+        AUGMENTATIONS,
+        "weak: flips and right-angle turns; strong: noise and smoothing besides",
+    )
+    flags.DEFINE_integer(
+        "check_val_every_n_epoch", DEFAULT.check_val_every_n_epoch, "validate after every n-th epoch and the last"
+    )
+
+    flags.DEFINE_enum(
+        "processing_mode",
+        DEFAULT.processing_mode,
+        PROCESSING_MODES,
+        "parametrized: the learnable pipeline; none: half-size RGB straight from the mosaic",
+    )
+    flags.DEFINE_string(
+        "processor_uri", DEFAULT.processor_uri, "earlier run whose processor and normalisation to start from"
+    )
+    flags.DEFINE_boolean("freeze_processor", DEFAULT.freeze_processor, "keep the processor's parameters as they are")
+    flags.DEFINE_enum("classifier_network", DEFAULT.classifier_network, CLASSIFIERS, "the head")
+    flags.DEFINE_string("classifier_uri", DEFAULT.classifier_uri, "earlier run whose head to start from")
+    flags.DEFINE_boolean(
+        "freeze_classifier", DEFAULT.freeze_classifier, "keep the head's parameters and batch statistics as they are"
+    )
+
+    # Always takes a value, as in the published program: --log_model False and --log_model=False.
+    flags.DEFINE(
+        flags.BooleanParser(),
+        "log_model",
+        DEFAULT.log_model,
+        "write checkpoints (true or false); without them a run cannot be continued",
+        serializer=flags.ArgumentSerializer(),
+    )
+    flags.DEFINE_boolean("save_locally", DEFAULT.save_locally, "also write the final model as model.safetensors")
+    flags.DEFINE_boolean("track_processing", DEFAULT.track_processing, "record the picture after every stage")
+    flags.DEFINE_boolean(
+        "track_processing_gradients", DEFAULT.track_processing_gradients, "record the loss's gradient for every stage"
+    )
+    flags.DEFINE_boolean("track_predictions", DEFAULT.track_predictions, "record targets and predictions")
+    flags.DEFINE_boolean("track_save_tensors", DEFAULT.track_save_tensors, "write what is recorded as .npy, too")
+    flags.DEFINE_boolean("track_every_epoch", DEFAULT.track_every_epoch, "record every epoch, not only at the end")
+    flags.DEFINE_integer("track_n_images", DEFAULT.track_n_images, "how many of the data set's first samples to record")
+
+
+def main() -> None:
+    """Trains as the flags say."""
+    fields = dataclasses.fields(TrainConfig)
+    train.run(TrainConfig(**{field.name: flags.FLAGS[field.name].value for field in fields}))
+
+
+if __name__ == "__main__":
+    define_flags()
+    startup.run(main)

@@ -1,0 +1,29 @@
+import dataclasses
+
+import pytest
+
+from r2l_jax.config import TrainConfig
+from r2l_jax.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "--epochs must be positive, got 0"),
+        ({"lr": -1e-3}, "--lr must be positive, got -0.001"),
+        ({"train_size": 1.0}, "--train_size must be between 0 and 1, got 1.0"),
+        ({"freeze_processor": True, "freeze_classifier": True}, "--freeze_processor and --freeze_classifier together"),
+        ({"processing_mode": "none", "freeze_classifier": True}, "--processing_mode=none has no parameters: with"),
+        ({"processing_mode": "none", "processor_uri": "x"}, "no parameters to load from --processor_uri"),
+        ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
+    ],
+)
+def test_refuses_contradictions(change, message):
+    with pytest.raises(InputError, match=message):
+        TrainConfig(**change)
+
+
+def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_settings():
+    earlier = dataclasses.asdict(TrainConfig())
+    assert TrainConfig(epochs=9, track_processing=True, data_dir="elsewhere").differences(earlier) == []
+    assert TrainConfig(lr=1e-3, seed=2).differences(earlier) == ["lr was 1e-05, is 0.001", "seed was 1, is 2"]

@@ -1,0 +1,297 @@
+import dataclasses
+import itertools
+import json
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import nnx
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tasks
+from r2l_jax import steps, train
+from r2l_jax.config import TrainConfig
+from r2l_jax.data import datasets, loader
+from r2l_jax.errors import InputError
+from r2l_jax.stop import Interrupted, StopSignals
+from tasks.layers import BatchNorm, Conv
+
+STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
+
+
+class SmallHead(nnx.Module):
+    """Stands for a ResNet, of which training writes three copies to the disk each time that it saves."""
+
+    def __init__(self, channels, num_classes, rngs):
+        self.conv1 = Conv(3, channels, 3, stride=2, rngs=rngs)
+        self.bn1 = BatchNorm(channels, rngs=rngs)
+        self.fc = nnx.Linear(channels, num_classes, rngs=rngs)
+
+    def __call__(self, images):
+        return self.fc(nnx.relu(self.bn1(self.conv1(images))).mean((1, 2)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_heads():
+    def resnet(name, *, num_classes, rngs):
+        return SmallHead({"resnet18": 8, "resnet34": 16}[name], num_classes, rngs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "resnet", resnet)
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run that takes seconds: 40 scenes of 32x32, 32 of them to train on, in 4 batches an epoch."""
+    folder = tmp_path_factory.mktemp("train")
+    return TrainConfig(
+        logdir=str(folder / "runs"),
+        experiment_name="test",
+        data_dir=str(folder / "data"),
+        synthetic_images=40,
+        synthetic_size=32,
+        lr=1e-3,
+        epochs=2,
+        batch_size=8,
+        augmentation="strong",
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(base):
+    """A finished run of two folds that recorded everything."""
+    config = dataclasses.replace(
+        base,
+        run_name="finished",
+        n_splits=2,
+        track_processing=True,
+        track_processing_gradients=True,
+        track_predictions=True,
+        track_save_tensors=True,
+        track_n_images=3,
+        save_locally=True,
+    )
+    return config, train.run(config)
+
+
+@pytest.fixture(scope="module")
+def one_epoch(base):
+    """A finished run whose only epoch is its best and its last, with a model that its file and its checkpoint share."""
+    config = dataclasses.replace(base, run_name="one_epoch", epochs=1, save_locally=True)
+    train.run(config)
+    return config
+
+
+def metrics(config, fold=0):
+    return json.loads((config.run_dir / f"fold_{fold}" / "metrics.json").read_text())
+
+
+def model(config, fold=0):
+    return safetensors.numpy.load_file(config.run_dir / f"fold_{fold}" / "model.safetensors")
+
+
+def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
+    config, summary = finished
+    for fold in range(2):
+        content = metrics(config, fold)
+        assert content["complete"]
+        assert content["flags"] == dataclasses.asdict(config)
+        assert content["versions"]["jax"] == jax.__version__
+        assert sorted(content["train_indices"] + content["valid_indices"]) == list(range(40))
+        assert len(content["history"]) == 2
+        assert np.sum(content["val_confusion_matrix"]) == len(content["valid_indices"])
+        assert content["val_accuracy"] == np.trace(content["val_confusion_matrix"]) / 8
+        assert content["val_loss"] == content["history"][-1]["val_loss"]
+        assert set(content["val_f1"]) == set(content["classes"])
+        assert summary["val_accuracy"]["folds"][fold] == content["val_accuracy"]
+    assert json.loads((config.run_dir / "summary.json").read_text()) == summary
+    assert summary["val_loss"]["std"] == np.std(summary["val_loss"]["folds"])
+    assert metrics(config, 0)["train_indices"] != metrics(config, 1)["train_indices"]
+
+
+def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finished):
+    config, _ = finished
+    events = EventAccumulator(str(config.run_dir / "fold_0"))
+    events.Reload()
+    tags = events.Tags()
+    for tag in ("loss/train", "loss/val", "accuracy/train", "accuracy/val", "learning_rate", "images_per_second"):
+        assert [event.step for event in events.Scalars(tag)] == [0, 1], tag
+    assert events.Scalars("loss/val")[1].value == pytest.approx(metrics(config)["val_loss"])
+    for tag in ("white_balance/0", "colour_correction/2/2", "gamma_correct", "black_level/3"):
+        assert f"processor/{tag}" in tags["scalars"]
+    for name in ("black_level", "debayer", "gaussian_blur"):
+        assert f"processor/{name}" in tags["histograms"]
+        assert all(event.value > 0 for event in events.Scalars(f"processor_gradient_norm/{name}"))
+    pictures = [f"{group}/{i}_{name}" for group in ("stages", "gradients") for i, name in enumerate(STAGES)]
+    assert {*pictures, "predictions", "confusion"} <= set(tags["images"])
+    hparams = EventAccumulator(str(config.run_dir / "fold_0" / "hparams"))
+    hparams.Reload()
+    assert "final/val_accuracy" in hparams.Tags()["scalars"]
+
+
+def test_results_hold_the_pictures_and_the_tensors_behind_them(finished):
+    config, _ = finished
+    results = config.run_dir / "fold_0" / "results" / "epoch_0001"
+    for (number, name), group in itertools.product(enumerate(STAGES), ("stages", "gradients")):
+        tensor = np.load(results / group / f"{number}_{name}.npy")
+        assert tensor.shape == (3, 32, 32, 3)
+        assert np.abs(tensor).max() > 0
+        assert (results / group / f"{number}_{name}.png").is_file()
+    assert np.load(results / "predictions_logits.npy").shape == (3, 5)
+    assert not list(config.run_dir.rglob("*.part"))
+
+
+def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
+    config, _ = finished
+    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    pipeline = train.make_processor("parametrized", dataset.camera)
+    for name, value in model(config).items():
+        if name.startswith("processor."):
+            setattr(pipeline, name.removeprefix("processor."), nnx.Param(jnp.array(value)))
+    rgb = pipeline(np.stack([dataset[index][0] for index in range(3)]))
+    traced = np.load(config.run_dir / "fold_0" / "results" / "epoch_0001" / "stages" / "5_gamma_correct.npy")
+    np.testing.assert_allclose(rgb, traced, atol=1e-5)
+
+
+def test_a_finished_run_is_not_trained_again(finished, monkeypatch):
+    config, summary = finished
+    monkeypatch.setattr(train.loader, "train_batches", None)
+    assert train.run(config) == summary
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
+    """Stopped within an epoch, at its end, and in the next; then continued by the same call."""
+    config = dataclasses.replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
+    asked = itertools.count(1)
+    monkeypatch.setattr(StopSignals, "after_step", lambda self: next(asked) == stop_after)
+    with pytest.raises(Interrupted, match=f"stopped at step {stop_after} of 8"):
+        train.run(config)
+    assert not metrics(config)["complete"]
+    train.run(config)
+    assert metrics(config)["history"] == metrics(finished[0])["history"]
+    uninterrupted = model(finished[0])
+    for name, value in model(config).items():
+        np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
+
+
+def test_a_signal_stops_between_two_steps_and_a_second_one_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        assert not stop.after_step()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.after_step()
+        assert stop.after_epoch()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
+    config = dataclasses.replace(base, run_name="overwritten", epochs=1, test_run=True)
+    train.run(config)
+    with pytest.raises(
+        InputError, match=r"holds another run \(seed was 1, is 2\): choose another --run_name, or start"
+    ):
+        train.run(dataclasses.replace(config, seed=2))
+    train.run(dataclasses.replace(config, seed=2, overwrite=True))
+    assert metrics(config)["seed"] == 2
+
+
+@pytest.mark.parametrize(
+    ("frozen", "kept"), [("freeze_processor", "processor."), ("freeze_classifier", "head.")], ids=["processor", "head"]
+)
+def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen, kept):
+    """Started from an earlier run's processor and head; the other part moves."""
+    earlier = str(one_epoch.run_dir)
+    config = dataclasses.replace(
+        base,
+        run_name=frozen,
+        epochs=1,
+        save_locally=True,
+        processor_uri=earlier,
+        classifier_uri=earlier,
+        **{frozen: True},
+    )
+    train.run(config)
+    before = model(one_epoch)
+    for name, value in model(config).items():
+        if name.startswith(kept):
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
+        elif name.startswith(("head.", "processor.")):
+            assert (value != before[name]).any(), name
+    assert (model(config)["normalizer.mean"] != before["normalizer.mean"]).any()
+
+
+def test_another_run_s_split_is_used_again(base, finished):
+    config = dataclasses.replace(base, run_name="same_split", seed=5, epochs=1, state_dict_uri=str(finished[0].run_dir))
+    train.run(config)
+    assert metrics(config)["train_indices"] == metrics(finished[0])["train_indices"]
+
+
+def test_no_processing_takes_half_size_rgb_normalised_by_the_training_set(base):
+    config = dataclasses.replace(base, run_name="none", processing_mode="none", epochs=1, save_locally=True)
+    train.run(config)
+    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    images = train.make_processor("none", dataset.camera)(
+        np.stack([dataset[index][0] for index in metrics(config)["train_indices"]])
+    )
+    assert images.shape == (32, 16, 16, 3)
+    np.testing.assert_allclose(model(config)["normalizer.mean"], images.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(model(config)["normalizer.std"], images.std((0, 1, 2)), rtol=1e-3)
+
+
+def test_without_log_model_nothing_is_kept_to_go_on_from(base):
+    config = dataclasses.replace(base, run_name="unlogged", epochs=1, log_model=False, test_run=True)
+    train.run(config)
+    assert not (config.run_dir / "fold_0" / "checkpoints").exists()
+    assert len(metrics(config)["train_indices"]) == 8
+    with pytest.raises(InputError, match=r"--processor_uri=.*unlogged holds no checkpoint"):
+        train.run(dataclasses.replace(base, run_name="refused", processor_uri=str(config.run_dir)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": "SyntheticSegmentation"}, "--dataset=SyntheticSegmentation needs a segmentation head"),
+        ({"classifier_uri": "nowhere"}, "--classifier_uri=nowhere is no run's folder with a fold_0: not found"),
+        ({"classifier_uri": "{data_dir}"}, "is no run's folder with a fold_0: it has no fold_.* folder"),
+        (
+            {"classifier_uri": "{finished}", "classifier_network": "ResNet34"},
+            "does not fit this run: its head has bn1.bias",
+        ),
+        ({"state_dict_uri": "{finished}", "n_splits": 3}, "is no run's folder with a fold_2: it has fold_0, fold_1"),
+        ({"train_size": 0.99}, "the data set cannot be split with --train_size=0.99"),
+    ],
+)
+def test_refuses(base, finished, change, message):
+    places = {"data_dir": base.data_dir, "finished": finished[0].run_dir}
+    change = {name: v.format(**places) if isinstance(v, str) else v for name, v in change.items()}
+    with pytest.raises(InputError, match=message):
+        train.run(dataclasses.replace(base, run_name="refused", **change))
+
+
+def test_a_second_batch_does_not_compile_again(base):
+    dataset = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    compiled = steps.make_steps(base, dataset)
+    batches = loader.train_batches(dataset, np.arange(32), 8, seed=0)
+    key = jax.random.key(0)
+    state = compiled.init(key)
+    for _ in range(3):
+        state, _ = compiled.train(state, steps.to_devices(next(batches), steps.shardings().split), key)
+    assert compiled.train._cache_size() == 1
+    assert int(state.step) == 3
+
+
+def test_quickstart_flags_are_flags_of_train():
+    """Every line of every flagfile sets a flag that exists; its value is checked by the run itself."""
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    for file in pathlib.Path("configs").glob("*.flags"):
+        for line in file.read_text().splitlines():
+            if line and not line.startswith("#"):
+                assert line.removeprefix("--").split("=")[0] in names, (file, line)
