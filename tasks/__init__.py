@@ -1,0 +1,7 @@
+"""Task heads, RGB to logits: networks, pretrained weights, losses and metrics."""
+
+from tasks import losses, metrics
+from tasks.pretrained import load_torch_state
+from tasks.resnet import resnet
+
+__all__ = ["load_torch_state", "losses", "metrics", "resnet"]

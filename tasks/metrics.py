@@ -1,0 +1,59 @@
+"""Classification metrics, all of them read off a confusion matrix.
+
+Confusion matrices add up, so an epoch's metrics are those of the sum of its batches' matrices.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def confusion_matrix(
+    predictions: Int[Array, " batch"],
+    targets: Int[Array, " batch"],
+    num_classes: int,
+    weights: Float[Array, " batch"] | None = None,
+) -> Float[Array, "classes classes"]:
+    """Counts how often each class (row) was predicted as each class (column).
+
+    Args:
+        predictions: predicted classes. A sample with a class outside 0 to num_classes - 1 is not counted.
+        targets: true classes, likewise.
+        num_classes: number of rows and columns.
+        weights: what each sample counts, one if left out; zero for the padding of a batch.
+    """
+    rows, columns = jax.nn.one_hot(targets, num_classes), jax.nn.one_hot(predictions, num_classes)
+    if weights is not None:
+        columns = columns * weights[:, None]
+    return jnp.matmul(rows.T, columns, precision="highest")
+
+
+@jax.jit
+def accuracy(confusion: Float[Array, "classes classes"]) -> Float[Array, ""]:
+    """Computes the share of samples that were predicted right; 0 of no samples."""
+    return _ratio(jnp.trace(confusion), confusion.sum())
+
+
+@jax.jit
+def precision(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
+    """Computes, of the samples predicted as each class, the share that are of it; 0 where there are none."""
+    return _ratio(jnp.diag(confusion), confusion.sum(0))
+
+
+@jax.jit
+def recall(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
+    """Computes, of the samples of each class, the share predicted as it; 0 where there are none."""
+    return _ratio(jnp.diag(confusion), confusion.sum(1))
+
+
+@jax.jit
+def f1(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
+    """Computes the harmonic mean of precision and recall of each class; 0 where it is neither there nor predicted."""
+    return _ratio(2 * jnp.diag(confusion), confusion.sum(0) + confusion.sum(1))
+
+
+def _ratio(part: Float[Array, "*shape"], whole: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))

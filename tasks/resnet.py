@@ -1,0 +1,125 @@
+"""Residual networks (He et al. 2016, "Deep residual learning for image recognition") in torchvision's topology.
+
+Attributes have torchvision's names, which is what `load_torch_state` goes by.
+"""
+
+import functools
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from tasks.layers import BatchNorm, Conv, max_pool
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut around them."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, width: int, *, stride: int, rngs: nnx.Rngs):
+        self.conv1 = Conv(inputs, width, 3, stride=stride, rngs=rngs)
+        self.bn1 = BatchNorm(width, rngs=rngs)
+        self.conv2 = Conv(width, width, 3, rngs=rngs)
+        self.bn2 = BatchNorm(width, rngs=rngs)
+        self.downsample = nnx.List(_downsample(inputs, width, stride=stride, rngs=rngs))
+
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
+        """Applies the block."""
+        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        for layer in self.downsample:
+            x = layer(x)
+        return nnx.relu(x + y)
+
+
+class Bottleneck(nnx.Module):
+    """A 3x3 convolution between two 1x1 ones that narrow and widen again, and a shortcut around them.
+
+    The stride is in the 3x3 convolution, as torchvision has it; the paper has it in the first.
+    """
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int, *, stride: int, rngs: nnx.Rngs):
+        outputs = self.expansion * width
+        self.conv1 = Conv(inputs, width, 1, rngs=rngs)
+        self.bn1 = BatchNorm(width, rngs=rngs)
+        self.conv2 = Conv(width, width, 3, stride=stride, rngs=rngs)
+        self.bn2 = BatchNorm(width, rngs=rngs)
+        self.conv3 = Conv(width, outputs, 1, rngs=rngs)
+        self.bn3 = BatchNorm(outputs, rngs=rngs)
+        self.downsample = nnx.List(_downsample(inputs, outputs, stride=stride, rngs=rngs))
+
+    def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
+        """Applies the block."""
+        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = nnx.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        for layer in self.downsample:
+            x = layer(x)
+        return nnx.relu(x + y)
+
+
+def _downsample(inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs) -> list[nnx.Module]:
+    """What a shortcut needs to have the shape of the block's output: nothing, or a 1x1 convolution and batch norm."""
+    if stride == 1 and inputs == outputs:
+        return []
+    return [Conv(inputs, outputs, 1, stride=stride, rngs=rngs), BatchNorm(outputs, rngs=rngs)]
+
+
+# Kind of block, and how many of them each of the four stages has.
+NETWORKS = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+}
+
+
+class ResNet(nnx.Module):
+    """A residual network, `(B, H, W, 3)` to logits `(B, num_classes)`.
+
+    `train()` and `eval()` choose between the statistics of the batch and the running ones; it starts in training mode.
+    """
+
+    def __init__(
+        self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs
+    ):
+        self.conv1 = Conv(3, 64, 7, stride=2, rngs=rngs)
+        self.bn1 = BatchNorm(64, rngs=rngs)
+        channels = 64
+        for stage, depth in enumerate(depths):
+            width = 64 * 2**stage
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(channels, width, stride=stride, rngs=rngs))
+                channels = block.expansion * width
+            setattr(self, f"layer{stage + 1}", nnx.List(blocks))
+        bound = channels**-0.5
+        uniform = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
+        self.fc = nnx.Linear(channels, num_classes, kernel_init=uniform, bias_init=uniform, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
+        """Computes the logits."""
+        x = max_pool(nnx.relu(self.bn1(self.conv1(x))))
+        for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
+            x = block(x)
+        return self.fc(x.mean((1, 2)))
+
+
+def resnet(name: str, *, num_classes: int, rngs: nnx.Rngs) -> ResNet:
+    """Builds a ResNet with random weights, drawn as torchvision draws them.
+
+    Args:
+        name: `resnet18`, `resnet34` or `resnet50`.
+        num_classes: number of logits.
+        rngs: its `params` stream draws the weights.
+
+    Raises:
+        ValueError: if there is no network of that name.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")
+    block, depths = NETWORKS[name]
+    return ResNet(block, depths, num_classes, rngs=rngs)

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tasks.layers import BatchNorm, Conv, max_pool
+
+
+@pytest.mark.parametrize("size", [(1, 1), (6, 8), (7, 8), (8, 7), (9, 9)])
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+def test_convolution(size, kernel, stride):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    conv = Conv(3, 5, kernel, stride=stride, rngs=nnx.Rngs(0))
+    padded = np.pad(x, ((0, 0), (kernel // 2, kernel // 2), (kernel // 2, kernel // 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
+    expected = np.einsum("bhwcij,ijco->bhwo", windows, conv.kernel[...])
+    np.testing.assert_allclose(conv(x), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (6, 8), (7, 8), (8, 7), (9, 9)])
+def test_max_pool(size):
+    x = jax.random.normal(jax.random.key(0), (2, *size, 3))
+
+    def stock(x):
+        return nnx.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+    np.testing.assert_array_equal(max_pool(x), stock(x))
+    gradient, expected = (jax.grad(lambda x, pool=pool: (pool(x) ** 2).sum())(x) for pool in (max_pool, stock))
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+
+
+def test_max_pool_gives_the_gradient_to_the_first_of_equals():
+    x = jnp.zeros((1, 4, 4, 1))
+    gradient = jax.grad(lambda x: max_pool(x).sum())(x)[0, :, :, 0]
+    # The windows' first sites, less the padding: (0, 0), (0, 1), (1, 0) and (1, 1).
+    np.testing.assert_array_equal(gradient, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+
+
+def test_max_pool_passes_nan_on():
+    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
+    assert jnp.isnan(max_pool(x)).all()
+
+
+def test_running_statistics_are_torchs():
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    norm = BatchNorm(5, rngs=nnx.Rngs(0))
+    y = norm(x)
+    pixels = np.asarray(x, float).reshape(-1, 5)
+    mean, var = pixels.mean(0), pixels.var(0)
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * pixels.var(0, ddof=1), rtol=1e-5)
+
+
+def test_evaluation_uses_the_running_statistics_and_leaves_them():
+    norm = BatchNorm(5, rngs=nnx.Rngs(0))
+    norm(3 + jax.random.normal(jax.random.key(0), (2, 3, 4, 5)))
+    norm.eval()
+    mean, var = norm.mean[...], norm.var[...]
+    x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5))
+    np.testing.assert_allclose(norm(x), (x - mean) / jnp.sqrt(var + 1e-5), atol=1e-6)
+    np.testing.assert_array_equal(norm.mean[...], mean)
+    np.testing.assert_array_equal(norm.var[...], var)
+
+
+def test_one_value_a_channel_cannot_be_normalised():
+    norm = BatchNorm(5, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"more than one value per channel to train, got shape \(1, 1, 1, 5\)"):
+        norm(jnp.zeros((1, 1, 1, 5)))

@@ -1,0 +1,71 @@
+"""Against scikit-learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from tasks import metrics
+
+CLASSES = 6
+
+
+def samples(batch=50):
+    """Classes 3 (never predicted), 4 (never true) and 5 (neither) are the odd ones."""
+    rng = np.random.default_rng(0)
+    return rng.choice([0, 1, 2, 4], batch), rng.choice([0, 1, 2, 3], batch)
+
+
+def confusion(predictions, targets, weights=None):
+    weights = None if weights is None else jnp.asarray(weights, jnp.float32)
+    return metrics.confusion_matrix(jnp.asarray(predictions), jnp.asarray(targets), CLASSES, weights)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_confusion_matrix(weighted):
+    predictions, targets = samples()
+    weights = np.arange(50) % 3 if weighted else None
+    expected = sklearn.metrics.confusion_matrix(targets, predictions, labels=range(CLASSES), sample_weight=weights)
+    np.testing.assert_array_equal(confusion(predictions, targets, weights), expected)
+
+
+def test_padding_is_not_counted():
+    predictions, targets = samples()
+    padded = [np.concatenate([classes, np.zeros(14, int)]) for classes in (predictions, targets)]
+    np.testing.assert_array_equal(confusion(*padded, np.arange(64) < 50), confusion(predictions, targets))
+
+
+def test_unknown_classes_are_not_counted():
+    np.testing.assert_array_equal(confusion([0, -1, 0, CLASSES], [-1, 0, CLASSES, 0]), np.zeros((CLASSES, CLASSES)))
+
+
+def test_batches_add_up():
+    predictions, targets = samples()
+    total = confusion(predictions[:30], targets[:30]) + confusion(predictions[30:], targets[30:])
+    np.testing.assert_array_equal(total, confusion(predictions, targets))
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+def test_metrics_of_each_class(name):
+    predictions, targets = samples()
+    reference = getattr(sklearn.metrics, f"{name}_score")
+    expected = reference(targets, predictions, labels=range(CLASSES), average=None, zero_division=0)
+    np.testing.assert_allclose(getattr(metrics, name)(confusion(predictions, targets)), expected, rtol=1e-6)
+
+
+def test_accuracy():
+    predictions, targets = samples()
+    expected = sklearn.metrics.accuracy_score(targets, predictions)
+    np.testing.assert_allclose(metrics.accuracy(confusion(predictions, targets)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "precision", "recall", "f1"])
+def test_no_samples_give_zero(name):
+    assert not getattr(metrics, name)(jnp.zeros((CLASSES, CLASSES))).any()
+
+
+def test_vmap():
+    predictions, targets = (jnp.asarray(classes).reshape(5, 10) for classes in samples())
+    each = jax.vmap(lambda p, t: metrics.f1(metrics.confusion_matrix(p, t, CLASSES)))(predictions, targets)
+    np.testing.assert_allclose(each[3], metrics.f1(confusion(predictions[3], targets[3])), rtol=1e-6)

@@ -1,0 +1,83 @@
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import tasks
+
+
+class Head(nnx.Module):
+    """Has one of each kind of variable."""
+
+    def __init__(self, rngs):
+        self.blocks = nnx.List([nnx.Conv(2, 3, (1, 5), rngs=rngs), nnx.BatchNorm(3, rngs=rngs)])
+        self.fc = nnx.Linear(3, 4, rngs=rngs)
+
+
+SHAPES = {
+    "blocks.0.weight": (3, 2, 1, 5),
+    "blocks.0.bias": (3,),
+    "blocks.1.weight": (3,),
+    "blocks.1.bias": (3,),
+    "blocks.1.running_mean": (3,),
+    "blocks.1.running_var": (3,),
+    "blocks.1.num_batches_tracked": (),
+    "fc.weight": (4, 3),
+    "fc.bias": (4,),
+}
+
+
+@pytest.fixture
+def head():
+    return Head(nnx.Rngs(0))
+
+
+@pytest.fixture
+def state():
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape) for name, shape in SHAPES.items()}
+
+
+def test_each_tensor_finds_its_variable(head, state):
+    tasks.load_torch_state(head, state)
+    conv, norm = head.blocks
+    expected = {
+        "blocks.0.weight": conv.kernel[...].transpose(3, 2, 0, 1),
+        "blocks.0.bias": conv.bias[...],
+        "blocks.1.weight": norm.scale[...],
+        "blocks.1.bias": norm.bias[...],
+        "blocks.1.running_mean": norm.mean[...],
+        "blocks.1.running_var": norm.var[...],
+        "fc.weight": head.fc.kernel[...].T,
+        "fc.bias": head.fc.bias[...],
+    }
+    for name, value in expected.items():
+        assert value.dtype == np.float32
+        np.testing.assert_allclose(value, state[name], rtol=1e-6)
+
+
+def test_an_abstract_network_becomes_real(head, state):
+    abstract = nnx.eval_shape(lambda: Head(nnx.Rngs(1)))
+    for each in (head, abstract):
+        tasks.load_torch_state(each, state)
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(abstract), nnx.state(head))
+
+
+def test_num_batches_tracked_may_be_missing(head, state):
+    del state["blocks.1.num_batches_tracked"]
+    tasks.load_torch_state(head, state)
+
+
+def test_every_misfit_is_named_and_nothing_changes(head, state):
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(head)))
+    del state["fc.bias"]
+    state["blocks.0.weight"] = state["blocks.0.weight"][:, :1]
+    state["fc.extra"] = np.zeros((7, 8))
+    with pytest.raises(ValueError, match="state does not fit the network") as error:
+        tasks.load_torch_state(head, state)
+    assert sorted(str(error.value).splitlines()[1:]) == [
+        "blocks.0.weight: got shape (3, 1, 1, 5), expected (3, 2, 1, 5)",
+        "fc.bias: missing, expected shape (4,)",
+        "fc.extra: got shape (7, 8), expected no such tensor",
+    ]
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(head)))
