@@ -1,0 +1,309 @@
+"""A phantom of a stained blood smear: one white cell among red ones, as bright-field light in linear sRGB.
+
+Lengths are in micrometres, so that a scene means the same at every size in pixels. The look follows a
+May-Gruenwald-Giemsa stain: purple nuclei, blue or pink cytoplasm, red cells in the colour of haemoglobin.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+FIELD = 22.0  # width and height of the picture
+
+# Absorbance of linear sRGB red, green and blue at concentration 1 (haemoglobin: of 1 micrometre of red cell). Read off
+# photographs of stained smears.
+DYES = {
+    "azure": (0.80, 1.15, 0.15),  # the purple complex of azure B and eosin on chromatin
+    "methylene_blue": (0.66, 0.42, 0.06),
+    "eosin": (0.03, 1.0, 0.72),
+    "haemoglobin": (0.02, 0.085, 0.10),
+}
+
+
+class CellType(NamedTuple):
+    """How a class of white cells looks. Fractions are of the cell's radius; pairs are mean and standard deviation.
+
+    A nucleus is a chain of lobes along an arc: one for a round nucleus, overlapping ones for a kidney, spaced ones with
+    bridges for a segmented nucleus.
+    """
+
+    radius: tuple[float, float]
+    lobes: tuple[float, float, float, float, float]  # how probable 1, 2, ... 5 lobes are
+    lobe_radius: tuple[float, float]  # fraction
+    arc_radius: tuple[float, float]  # fraction, from the cell's centre to those of the lobes
+    arc_step: tuple[float, float]  # radians from lobe to lobe
+    chromatin: tuple[float, float]  # azure in the nucleus
+    methylene_blue: tuple[float, float]  # in the cytoplasm
+    eosin: tuple[float, float]  # in the cytoplasm
+    granule_size: float
+    granule_share: float  # of the most granules that a cell has
+    granule_eosin: tuple[float, float]
+    granule_azure: tuple[float, float]
+    granules_on_nucleus: float  # how much of them shows there
+
+
+# The names are those of the Raw-Microscopy data set.
+CELL_TYPES = {
+    "BAS": CellType(  # basophil: dark coarse granules hide the nucleus
+        radius=(5.9, 0.6),
+        lobes=(0.2, 0.5, 0.3, 0.0, 0.0),
+        lobe_radius=(0.44, 0.05),
+        arc_radius=(0.36, 0.06),
+        arc_step=(1.5, 0.3),
+        chromatin=(0.62, 0.1),
+        methylene_blue=(0.08, 0.03),
+        eosin=(0.14, 0.04),
+        granule_size=0.36,
+        granule_share=0.45,
+        granule_eosin=(0.0, 0.0),
+        granule_azure=(0.8, 0.18),
+        granules_on_nucleus=0.8,
+    ),
+    "EOS": CellType(  # eosinophil: two lobes, coarse orange-red granules
+        radius=(6.5, 0.6),
+        lobes=(0.0, 0.7, 0.3, 0.0, 0.0),
+        lobe_radius=(0.38, 0.05),
+        arc_radius=(0.46, 0.06),
+        arc_step=(1.7, 0.3),
+        chromatin=(0.8, 0.12),
+        methylene_blue=(0.04, 0.02),
+        eosin=(0.2, 0.06),
+        granule_size=0.3,
+        granule_share=1.0,
+        granule_eosin=(0.55, 0.13),
+        granule_azure=(0.0, 0.0),
+        granules_on_nucleus=0.25,
+    ),
+    "LYT": CellType(  # lymphocyte: small, a round dense nucleus, little pale blue cytoplasm
+        radius=(4.9, 0.6),
+        lobes=(1.0, 0.0, 0.0, 0.0, 0.0),
+        lobe_radius=(0.78, 0.08),
+        arc_radius=(0.10, 0.05),
+        arc_step=(0.0, 0.0),
+        chromatin=(0.95, 0.12),
+        methylene_blue=(0.38, 0.1),
+        eosin=(0.03, 0.02),
+        granule_size=0.2,
+        granule_share=0.05,
+        granule_eosin=(0.0, 0.0),
+        granule_azure=(0.2, 0.1),
+        granules_on_nucleus=0.0,
+    ),
+    "MON": CellType(  # monocyte: large, a kidney-shaped nucleus, grey-blue cytoplasm
+        radius=(7.5, 0.7),
+        lobes=(0.05, 0.15, 0.4, 0.3, 0.1),
+        lobe_radius=(0.46, 0.06),
+        arc_radius=(0.38, 0.06),
+        arc_step=(0.75, 0.12),
+        chromatin=(0.65, 0.1),
+        methylene_blue=(0.26, 0.07),
+        eosin=(0.10, 0.03),
+        granule_size=0.18,
+        granule_share=0.3,
+        granule_eosin=(0.1, 0.05),
+        granule_azure=(0.05, 0.05),
+        granules_on_nucleus=0.0,
+    ),
+    "NGS": CellType(  # segmented neutrophil: three to five lobes, pale pink cytoplasm with fine granules
+        radius=(6.2, 0.6),
+        lobes=(0.0, 0.1, 0.4, 0.35, 0.15),
+        lobe_radius=(0.30, 0.04),
+        arc_radius=(0.50, 0.06),
+        arc_step=(1.3, 0.2),
+        chromatin=(0.85, 0.12),
+        methylene_blue=(0.05, 0.03),
+        eosin=(0.18, 0.06),
+        granule_size=0.18,
+        granule_share=1.0,
+        granule_eosin=(0.15, 0.06),
+        granule_azure=(0.03, 0.02),
+        granules_on_nucleus=0.1,
+    ),
+}
+CLASSES = tuple(CELL_TYPES)
+
+# The most that a scene has; some of them are left out at random.
+_GRANULES = 140
+_RED_CELLS = 9
+_PLATELETS = 3
+
+
+@jax.jit
+def transmit(
+    concentrations: Float[Array, "*batch dyes"], absorbances: Float[Array, "dyes colours"]
+) -> Float[Array, "*batch colours"]:
+    """The share of light that passes, by the Beer-Lambert law: 10 ** -(sum over dyes of concentration * absorbance).
+
+    Args:
+        concentrations: of each dye, times the thickness, `(..., dyes)`.
+        absorbances: of each dye for each colour at concentration times thickness 1, `(dyes, colours)`.
+
+    Returns:
+        Transmittance `(..., colours)`, in (0, 1] for concentrations of at least 0.
+    """
+    return 10 ** -(concentrations @ absorbances)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def render(
+    key: PRNGKeyArray, cell_class: Int[Array, ""] | int, size: int
+) -> tuple[Float[Array, "{size} {size} 3"], Bool[Array, "{size} {size}"]]:
+    """Renders one scene of FIELD x FIELD micrometres: a white cell in random shape, pose, stain and focus.
+
+    Args:
+        key: decides everything but the class.
+        cell_class: index into CLASSES.
+        size: height and width in pixels.
+
+    Returns:
+        Light in linear sRGB in [0, 1], `(size, size, 3)`: the lamp through the smear, blurred by the microscope. And
+        where the white cell is, `(size, size)`, before the blur.
+    """
+    place_key, cell_key, white_key, red_key, platelet_key, stain_key, lamp_key, focus_key = jax.random.split(key, 8)
+    cell_type = CellType(*(jnp.array(figures)[cell_class] for figures in zip(*CELL_TYPES.values(), strict=True)))
+    axis = FIELD * ((jnp.arange(size) + 0.5) / size - 0.5)
+
+    centre = jax.random.uniform(place_key, (2,), minval=-1.5, maxval=1.5)
+    cell = _individual(cell_key, cell_type)
+    azure, methylene_blue, eosin, inside = _white_cell(white_key, cell, axis, centre)
+    azure += _platelets(platelet_key, axis)
+    haemoglobin = _red_cells(red_key, axis, centre, cell.radius)
+    smear = jnp.stack([azure, methylene_blue, eosin, haemoglobin], -1)
+    # The strength of a stain varies from slide to slide, and so does the balance of its dyes.
+    smear *= jnp.exp(0.12 * jax.random.normal(stain_key, (len(DYES),)))
+
+    light = _lamp(lamp_key, axis)[..., None] * transmit(smear, jnp.array(list(DYES.values())))
+    # Diffraction, and the defocus of a cell that lies above or below the focal plane.
+    psf_width = jnp.hypot(0.14, 0.2 * jax.random.normal(focus_key))
+    blur = _bells(axis, axis, psf_width)
+    blur /= blur.sum(1, keepdims=True)
+    return jnp.einsum("yi,ijc,xj->yxc", blur, light, blur), inside
+
+
+def _individual(key, cell_type):
+    """One cell of its class: each pair becomes a number drawn from it, at least 0."""
+    pairs = {name: figure for name, figure in cell_type._asdict().items() if figure.shape == (2,)}
+    normal = jax.random.normal(key, (len(pairs),))
+    drawn = {
+        name: jnp.maximum(mean + deviation * number, 0)
+        for (name, (mean, deviation)), number in zip(pairs.items(), normal, strict=True)
+    }
+    return cell_type._replace(**drawn)
+
+
+def _white_cell(key, cell, axis, centre):
+    """Azure, methylene blue and eosin in each pixel, and whether it is inside the cell."""
+    warp_key, stretch_key, turn_key, nucleus_key, granule_key, fine_key, coarse_key, cytoplasm_key = jax.random.split(
+        key, 8
+    )
+    # Warped coordinates make every outline irregular.
+    warp = [0.3 * _field(warp, axis, 2.0) for warp in jax.random.split(warp_key)]
+    x, y = axis - centre[0] + warp[0], (axis - centre[1])[:, None] + warp[1]
+    turn = jax.random.uniform(turn_key, maxval=2 * jnp.pi)
+    stretch = jnp.exp(0.07 * jax.random.normal(stretch_key))
+    x, y = x * jnp.cos(turn) + y * jnp.sin(turn), y * jnp.cos(turn) - x * jnp.sin(turn)
+    to_edge = jnp.hypot(x * stretch, y / stretch) - cell.radius
+    body = _soft_step(-to_edge, axis)
+
+    nucleus = body * _soft_step(-_nucleus(nucleus_key, cell, jnp.stack([x, y], -1)), axis)
+    clumps = jnp.exp(0.18 * _field(fine_key, axis, 0.35) + 0.12 * _field(coarse_key, axis, 0.9))
+    granules = body * _granules(granule_key, cell, axis, centre)
+    granules *= 1 - (1 - cell.granules_on_nucleus) * nucleus
+    cytoplasm = body * (1 - nucleus) * jnp.exp(0.1 * _field(cytoplasm_key, axis, 0.6))
+
+    azure = cell.chromatin * nucleus * clumps + cell.granule_azure * granules
+    methylene_blue = cell.methylene_blue * cytoplasm
+    eosin = cell.eosin * cytoplasm + cell.granule_eosin * granules
+    return azure, methylene_blue, eosin, to_edge < 0
+
+
+def _nucleus(key, cell, place):
+    """Distance to the outline of the nucleus, negative inside: a smooth union of lobes and the bridges between them."""
+    count_key, jitter_key, lobe_key = jax.random.split(key, 3)
+    most = len(cell.lobes)
+    count = 1 + jax.random.choice(count_key, most, p=cell.lobes)
+    number = jnp.arange(most)
+    angle = (number - (count - 1) / 2) * cell.arc_step
+    angle += 0.15 * jax.random.normal(jitter_key, (most,))
+    centres = cell.arc_radius * cell.radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+    lobe_radius = cell.lobe_radius * cell.radius * jnp.exp(0.12 * jax.random.normal(lobe_key, (most,)))
+    to_lobes = jnp.linalg.norm(place[..., None, :] - centres, axis=-1) - lobe_radius
+
+    start, along = centres[:-1], centres[1:] - centres[:-1]
+    offset = place[..., None, :] - start
+    share = jnp.clip((offset * along).sum(-1) / jnp.maximum((along**2).sum(-1), 1e-6), 0, 1)
+    to_bridges = jnp.linalg.norm(offset - share[..., None] * along, axis=-1) - 0.35
+
+    distances = jnp.concatenate([to_lobes, to_bridges], -1)
+    present = jnp.concatenate([number < count, number[1:] < count])
+    smoothness = 0.25
+    return -smoothness * jax.nn.logsumexp(jnp.where(present, -distances / smoothness, -jnp.inf), axis=-1)
+
+
+def _granules(key, cell, axis, centre):
+    """How densely granules cover each pixel, 0 to 1; they lie anywhere in the cell."""
+    distance_key, angle_key, share_key = jax.random.split(key, 3)
+    distance = cell.radius * jnp.sqrt(jax.random.uniform(distance_key, (_GRANULES,)))
+    angle = jax.random.uniform(angle_key, (_GRANULES,), maxval=2 * jnp.pi)
+    present = jax.random.uniform(share_key, (_GRANULES,)) < cell.granule_share
+    columns = _bells(centre[0] + distance * jnp.cos(angle), axis, cell.granule_size)
+    rows = _bells(centre[1] + distance * jnp.sin(angle), axis, cell.granule_size)
+    return 1 - jnp.exp(-jnp.einsum("g,gy,gx->yx", present, rows, columns))
+
+
+def _red_cells(key, axis, centre, white_radius):
+    """Thickness of red cells in each pixel: biconcave discs around the white cell, hardly over it.
+
+    The profile is that of Evans and Fung, "Improved measurements of the erythrocyte geometry" (1972).
+    """
+    angle_key, distance_key, radius_key, stretch_key, turn_key, share_key = jax.random.split(key, 6)
+    radius = 3.7 + 0.25 * jax.random.normal(radius_key, (_RED_CELLS,))
+    # One in each sector, so that they do not pile up.
+    angle = 2 * jnp.pi / _RED_CELLS * (jnp.arange(_RED_CELLS) + jax.random.uniform(angle_key, (_RED_CELLS,)))
+    distance = white_radius + radius * jax.random.uniform(distance_key, (_RED_CELLS,), minval=0.9, maxval=2.6)
+    x = axis[:, None] - centre[0] - distance * jnp.cos(angle)
+    y = axis[:, None, None] - centre[1] - distance * jnp.sin(angle)
+    turn = jax.random.uniform(turn_key, (_RED_CELLS,), maxval=jnp.pi)
+    stretch = jnp.exp(0.08 * jax.random.normal(stretch_key, (_RED_CELLS,)))
+    along = (x * jnp.cos(turn) + y * jnp.sin(turn)) * stretch
+    across = (y * jnp.cos(turn) - x * jnp.sin(turn)) / stretch
+    squared = (along**2 + across**2) / radius**2
+    thickness = jnp.sqrt(jnp.maximum(1 - squared, 0)) * (0.81 + 7.83 * squared - 4.39 * squared**2)
+    return jnp.where(jax.random.uniform(share_key, (_RED_CELLS,)) < 0.75, thickness, 0).sum(-1)
+
+
+def _platelets(key, axis):
+    """Azure of a few platelets, anywhere."""
+    place_key, strength_key = jax.random.split(key)
+    x, y = jax.random.uniform(place_key, (2, _PLATELETS), minval=-FIELD / 2, maxval=FIELD / 2)
+    strength = jnp.maximum(jax.random.uniform(strength_key, (_PLATELETS,), minval=-0.6, maxval=0.4), 0)
+    return jnp.einsum("p,py,px->yx", strength, _bells(y, axis, 0.6), _bells(x, axis, 0.6))
+
+
+def _lamp(key, axis):
+    """Brightness of the empty field: not quite the same in each picture, and darker towards the corners."""
+    level_key, centre_key, fall_key = jax.random.split(key, 3)
+    x, y = jax.random.uniform(centre_key, (2,), minval=-3, maxval=3)
+    squared = ((axis[:, None] - y) ** 2 + (axis - x) ** 2) / (FIELD / 2) ** 2
+    level = jax.random.uniform(level_key, minval=0.76, maxval=0.84)
+    return level * (1 - jax.random.uniform(fall_key, minval=0.0, maxval=0.08) * squared)
+
+
+def _bells(centres, axis, width):
+    """Gaussian bells of height 1, `(centres, axis)`. Two of them, multiplied out, make a round spot."""
+    return jnp.exp(-((centres[:, None] - axis) ** 2) / (2 * width**2))
+
+
+def _field(key, axis, scale):
+    """Smooth noise `(size, size)` of mean 0 and variance 1; `scale` is how far its bumps reach."""
+    smooth = _bells(axis, axis, scale)
+    smooth /= jnp.linalg.norm(smooth, axis=1, keepdims=True)
+    return smooth @ jax.random.normal(key, (len(axis), len(axis))) @ smooth.T
+
+
+def _soft_step(inside, axis):
+    """From 0 to 1 where the distance `inside` an outline crosses zero, over about a pixel or a blurry membrane."""
+    return jax.nn.sigmoid(inside / jnp.maximum(0.12, 0.3 * (axis[1] - axis[0])))
