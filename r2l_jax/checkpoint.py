@@ -71,7 +71,11 @@ def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
     """The manager of one kind of checkpoints, of which one is kept."""
     return ocp.CheckpointManager(
         folder.absolute(),
-        options=ocp.CheckpointManagerOptions(max_to_keep=1),
+        options=ocp.CheckpointManagerOptions(
+            max_to_keep=1,
+            # Several processes wait for each other by name: the two kinds may save the same step at once.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
+        ),
         item_handlers={
             "model": ocp.StandardCheckpointHandler(),
             "progress": ocp.StandardCheckpointHandler(),

@@ -21,15 +21,18 @@ def cache_dir() -> pathlib.Path:
 def prepare() -> None:
     """Keeps compiled functions between runs, and joins the other hosts if the environment names a coordinator.
 
-    Compiled functions go to JAX_COMPILATION_CACHE_DIR, or to the user's cache folder. Several hosts meet through JAX's
-    own variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Call it before anything else uses JAX.
+    Compiled functions go to JAX_COMPILATION_CACHE_DIR, or to the user's cache folder. Several hosts meet at
+    JAX_COORDINATOR_ADDRESS (host:port of the first), each with its own JAX_PROCESS_ID of JAX_NUM_PROCESSES. Call it
+    before anything else uses JAX.
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     # Many small functions compile in less than the second below which JAX would not keep them.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        jax.distributed.initialize()
+        # What is not given, JAX finds out from the cluster's own variables (Slurm, Kubernetes, Open MPI).
+        given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+        jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})
 
 
 def run(main: Callable[[], int | None]) -> None:

@@ -143,11 +143,11 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
 
     with Checkpoints(fold.folder / "checkpoints", enabled=config.log_model) as checkpoints:
         state, history = checkpoints.restore_last(state)
-        first_step = int(state.step)
-        batches = loader.train_batches(dataset, fold.train_indices, batch_size, config.seed, first_step)
+        step, last_step = int(state.step), config.epochs * epoch_steps
+        batches = loader.train_batches(dataset, fold.train_indices, batch_size, config.seed, step)
         progress = tqdm(
-            total=config.epochs * epoch_steps,
-            initial=first_step,
+            total=last_step,
+            initial=step,
             desc=f"fold {fold.number + 1}/{config.n_splits}",
             unit="step",
             disable=not main_process,
@@ -155,21 +155,22 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
         with progress, Tracker(fold.folder, len(history), config.track_save_tensors, enabled=main_process) as tracker:
             _write_metrics(config, dataset, fold, history)
             for epoch in range(len(history), config.epochs):
-                started, first, previous_loss = time.perf_counter(), progress.n, None
-                for _ in range(first, (epoch + 1) * epoch_steps):
+                started, first_step, previous_loss = time.perf_counter(), step, None
+                while step < (epoch + 1) * epoch_steps:
                     state, loss = steps.train(state, to_devices(next(batches), shardings().split), step_key)
                     # The device works on one step while the next is prepared, and no further ahead: the bar tells the
                     # truth, and a request to stop is met within a step.
                     jax.block_until_ready(previous_loss)
                     previous_loss = loss
+                    step += 1
                     progress.update()
                     if stop.after_step():
                         checkpoints.save("last", state, history)
-                        raise Interrupted(f"stopped at step {progress.n} of {progress.total}")
+                        raise Interrupted(f"stopped at step {step} of {last_step}")
 
                 # The first transfer from the devices since the epoch began.
                 sums = jax.device_get(state.sums)
-                speed = (progress.n - first) * batch_size / (time.perf_counter() - started)
+                speed = (step - first_step) * batch_size / (time.perf_counter() - started)
                 state = state.replace(sums=steps.zero_sums())
                 row = {"epoch": epoch, **_means("train", sums)}
                 if (epoch + 1) % config.check_val_every_n_epoch == 0 or epoch + 1 == config.epochs:

@@ -1,0 +1,131 @@
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "train.py"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("scripts_train")
+
+
+def start(folder, run_name, *flags, devices=1, environment=()):
+    """Starts the program on 25 scenes of 32x32, 16 of them to train on, in 2 batches an epoch."""
+    command = [sys.executable, SCRIPT, f"--logdir={folder}/runs", f"--data_dir={folder}/data", "--experiment_name=test"]
+    command += [
+        "--synthetic_images=25",
+        "--synthetic_size=32",
+        "--train_size=0.64",
+        "--lr=1e-3",
+        "--batch_size=8",
+        f"--run_name={run_name}",
+    ]
+    xla_flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [*command, *flags],
+        env={**os.environ, "XLA_FLAGS": xla_flags, **dict(environment)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(*arguments, **options):
+    process = start(*arguments, **options)
+    stdout, stderr = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def metrics(folder, run_name):
+    return json.loads((folder / "runs" / "test" / run_name / "fold_0" / "metrics.json").read_text())
+
+
+def gradient_norms(folder, run_name):
+    """Of each of the processor's parameters, in the first epoch."""
+    events = EventAccumulator(str(folder / "runs" / "test" / run_name / "fold_0"))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("processor_gradient_norm/")]
+    assert len(tags) == 7
+    return {tag: events.Scalars(tag)[0].value for tag in tags}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--iso=0.3"], "train.py: error: --iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
+        (["--freeze_processor", "True"], "train.py: error: unexpected arguments ['True']; every option has the form"),
+    ],
+)
+def test_a_user_s_mistake_is_one_line(folder, flags, message):
+    result = run(folder, "mistake", *flags)
+    assert result.returncode == 1
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("flags", "kept"), [(["--log_model", "False"], False), (["--log_model=True"], True)])
+def test_log_model_takes_its_value_in_both_forms(folder, flags, kept):
+    run_name = f"log_model_{kept}"
+    result = run(folder, run_name, "--test_run", "--epochs=1", *flags)
+    assert result.returncode == 0, result.stderr
+    assert (folder / "runs" / "test" / run_name / "fold_0" / "checkpoints" / "last").exists() is kept
+    assert "val accuracy" in result.stdout
+    assert f"tensorboard --logdir '{folder}/runs'" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_killed_run_goes_on_to_the_same_end(folder, number, status):
+    flags = ["--epochs=6", "--augmentation=weak"]
+    whole, name = f"whole_{status}", f"killed_{status}"
+    assert run(folder, whole, *flags).returncode == 0
+    process = start(folder, name, *flags)
+    checkpoint = folder / "runs" / "test" / name / "fold_0" / "checkpoints" / "last"
+    while not list(checkpoint.glob("[0-9]*")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, stderr = process.communicate()
+    assert process.returncode == status
+    assert "Traceback" not in stderr
+    assert not metrics(folder, name)["complete"]
+    assert run(folder, name, *flags).returncode == 0
+    assert metrics(folder, name)["history"] == metrics(folder, whole)["history"]
+
+
+@pytest.mark.slow
+def test_several_devices_and_several_processes_come_to_the_same_numbers(folder):
+    # One small step an epoch, since Adam turns the rounding of a gradient near zero into an update of full size; and no
+    # augmentation, which is drawn by place in the batch, where processes put their samples side by side.
+    flags = ["--epochs=2", "--batch_size=16", "--lr=1e-5"]
+    assert run(folder, "one_device", *flags).returncode == 0
+    four = run(folder, "four_devices", *flags, devices=4)
+    assert four.returncode == 0, four.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    processes = [
+        start(
+            folder,
+            "two_processes",
+            *flags,
+            environment={"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(process)},
+        )
+        for process in range(2)
+    ]
+    outputs = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    for name in ("four_devices", "two_processes"):
+        for row, expected in zip(
+            metrics(folder, name)["history"], metrics(folder, "one_device")["history"], strict=True
+        ):
+            assert row == pytest.approx(expected, rel=1e-3), name
+        assert gradient_norms(folder, name) == pytest.approx(gradient_norms(folder, "one_device"), rel=1e-3)
