@@ -1,6 +1,7 @@
 """Sharpening, on luma alone so that no colour fringes appear."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -17,4 +18,4 @@ def sharpening_filter(
 
     The default adds the negative four-neighbour Laplacian. Does not clip: edges overshoot.
     """
-    return color.with_luma(rgb, stencil.correlate(color.luma(rgb), kernel, "zero"))
+    return color.with_luma(rgb, stencil.correlate(color.luma(rgb), jnp.asarray(kernel), "zero"))

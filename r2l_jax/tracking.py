@@ -61,12 +61,16 @@ class Tracker:
             self._tensor(name, batch, epoch)
 
     def gradients(self, gradients: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Records gradient images `(N, H, W, 3)`: magnitudes, the largest of each stage at full brightness."""
+        """Records gradient images `(N, H, W, 3)` as magnitudes, each image's brightest hundredth at full brightness.
+
+        Each by itself, since the gradients of well and badly classified samples differ by orders of magnitude.
+        """
         for number, (name, gradient) in enumerate(gradients.items()):
             name = f"gradients/{number}_{name}"
             magnitude = np.abs(gradient)
-            picture = np.concatenate(list(magnitude / max(magnitude.max(), np.finfo(np.float32).tiny)), axis=1)
-            self._picture(name, picture, epoch)
+            brightest = np.quantile(magnitude, 0.99, axis=(1, 2, 3), keepdims=True)
+            picture = np.clip(magnitude / np.maximum(brightest, np.finfo(np.float32).tiny), 0, 1)
+            self._picture(name, np.concatenate(list(picture), axis=1), epoch)
             self._tensor(name, gradient, epoch)
 
     def predictions(

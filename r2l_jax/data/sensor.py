@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from isp.bayer import mosaic
 from isp.camera import Camera
+from isp.color import color_correct
 
 
 @functools.partial(jax.jit, static_argnames="camera")
@@ -22,7 +23,7 @@ def unprocess(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Flo
         Linear camera RGB in the units of `rgb`. Does not clip: a colour outside the camera's gamut is negative.
     """
     to_camera = jnp.linalg.inv(jnp.array(camera.color_matrix, rgb.dtype))
-    return rgb @ to_camera.T / jnp.array(camera.white_balance, rgb.dtype)
+    return color_correct(rgb, to_camera) / jnp.array(camera.white_balance, rgb.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "bits"))
