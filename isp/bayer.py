@@ -16,7 +16,7 @@ PATTERNS = {"RGGB": (0, 1, 1, 2), "BGGR": (2, 1, 1, 0), "GRBG": (1, 0, 2, 1), "G
 
 def check_pattern(pattern: str) -> None:
     """Raises a ValueError unless `pattern` is one of the four Bayer patterns."""
-    if pattern not in PATTERNS:
+    if not isinstance(pattern, str) or pattern not in PATTERNS:
         raise ValueError(f"pattern must be one of {', '.join(PATTERNS)}, got {pattern!r}")
 
 
@@ -30,6 +30,14 @@ def check_mosaic(raw: Shaped[Array, "..."]) -> None:
         raise ValueError(f"raw must be (..., H, W), got shape {raw.shape}")
     if raw.shape[-2] % 2 or raw.shape[-1] % 2 or 0 in raw.shape[-2:]:
         raise ValueError(f"raw must have an even height and width, got shape {raw.shape}")
+
+
+def check_image(rgb: Shaped[Array, "..."]) -> None:
+    """Raises a ValueError unless `rgb` is a floating-point image `(..., H, W, 3)`."""
+    if not jnp.issubdtype(rgb.dtype, jnp.floating):
+        raise ValueError(f"rgb must be floating point with white at 1, got {rgb.dtype}: divide by its white first")
+    if rgb.ndim < 3 or rgb.shape[-1] != 3:
+        raise ValueError(f"rgb must be (..., H, W, 3), channels last, got shape {rgb.shape}")
 
 
 @jax.jit
@@ -55,6 +63,8 @@ def subtract_black_level(
 ) -> Float[Array, "*batch height width"]:
     """Subtracts the black level of each site (in CFA order). Does not clip: noise around black stays unbiased."""
     check_mosaic(raw)
+    if black_level.shape != (4,):
+        raise ValueError(f"black_level must have shape (4,), one level a site in CFA order, got {black_level.shape}")
     height, width = raw.shape[-2:]
     return raw - jnp.tile(black_level.reshape(2, 2), (height // 2, width // 2))
 
@@ -77,7 +87,9 @@ def spread(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
 def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") -> Float[Array, "*batch height width"]:
     """Samples an image `(..., H, W, 3)` as a sensor does: each site `(..., H, W)` keeps the one colour it sees."""
     check_pattern(pattern)
-    check_mosaic(rgb[..., 0])
+    check_image(rgb)
+    if rgb.shape[-3] % 2 or rgb.shape[-2] % 2:
+        raise ValueError(f"rgb must have an even height and width, got shape {rgb.shape}")
     return (rgb * _site_masks(*rgb.shape[-3:-1], pattern).astype(rgb.dtype)).sum(-1)
 
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from isp.bayer import check_image
+
 # ITU-R BT.601 luma and colour differences, rows Y, U, V. U and V of a grey are exactly zero, hence the inverse's
 # first column is ones: adding to Y adds the same to R, G and B.
 RGB_TO_YUV = np.array(
@@ -17,7 +19,12 @@ YUV_TO_RGB = np.linalg.inv(RGB_TO_YUV)
 def white_balance(
     rgb: Float[Array, "*batch height width 3"], gains: Float[Array, "3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Scales each channel by its gain."""
+    """Scales each channel by its gain.
+
+    Raises:
+        ValueError: rgb that is no floating-point image `(..., H, W, 3)`; so does every function here.
+    """
+    check_image(rgb)
     return rgb * gains
 
 
@@ -26,6 +33,7 @@ def color_correct(
     rgb: Float[Array, "*batch height width 3"], matrix: Float[Array, "3 3"]
 ) -> Float[Array, "*batch height width 3"]:
     """Applies a colour matrix to every pixel: out_k = sum_c matrix[k, c] * rgb_c."""
+    check_image(rgb)
     # Sums, not a matrix product: three terms are too few for a matrix unit, which would round to a shorter format.
     return sum(rgb[..., c, None] * matrix[:, c] for c in range(3))
 
@@ -43,6 +51,7 @@ def yuv_to_rgb(yuv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 @jax.jit
 def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width"]:
     """BT.601 luma, the Y of `rgb_to_yuv`."""
+    check_image(rgb)
     red, green, blue = RGB_TO_YUV[0]
     return float(red) * rgb[..., 0] + float(green) * rgb[..., 1] + float(blue) * rgb[..., 2]
 
@@ -63,4 +72,5 @@ def gamma_correct(
     rgb: Float[Array, "*batch height width 3"], gamma: Float[Array, ""] | float
 ) -> Float[Array, "*batch height width 3"]:
     """The tone curve rgb ** (1 / gamma), for rgb > 0: clip first, the slope at 0 is infinite."""
+    check_image(rgb)
     return jnp.exp(jnp.log(rgb) / gamma)

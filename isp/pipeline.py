@@ -44,10 +44,18 @@ class Pipeline(nnx.Module):
     Args:
         stages: the stages, in order; names differ.
         parameters: the initial value of every parameter that a stage names.
+
+    Raises:
+        ValueError: stages of one name, or a parameter without a value.
     """
 
     def __init__(self, stages: Sequence[Stage], parameters: Mapping[str, ArrayLike]):
         self.stages = tuple(stages)
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages must have names that differ, got {names}")
+        if missing := {name for stage in self.stages for name in stage.parameters} - set(parameters):
+            raise ValueError(f"parameters must have every one that a stage names, {sorted(missing)} are missing")
         for name, value in parameters.items():
             setattr(self, name, nnx.Param(jnp.asarray(value, jnp.float32)))
 
@@ -139,7 +147,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
         "gamma_correct": 2.2,
     }
     if additive_layer is not None:
-        stages.append(Stage("additive_layer", jnp.add, ("additive_layer",)))
+        stages.append(Stage("additive_layer", _add, ("additive_layer",)))
         parameters["additive_layer"] = np.zeros((*additive_layer, 3))
     return Pipeline(stages, parameters)
 
@@ -150,6 +158,14 @@ def _planes(raw, black_level, pattern):
 
 def _color_correct(planes, debayer, gains, matrix):
     return color.color_correct(color.white_balance(demosaic.interpolate(planes, debayer), gains), matrix)
+
+
+def _add(rgb, layer):
+    if rgb.shape[-3:] != layer.shape:
+        raise ValueError(
+            f"raw must have the additive layer's height and width {layer.shape[:2]}, got {rgb.shape[-3:-1]}"
+        )
+    return rgb + layer
 
 
 def _clip(rgb, low):

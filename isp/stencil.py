@@ -33,10 +33,11 @@ def correlate_channels(
     *batch, height, width, channels = image.shape
     out, _, rows, cols = kernel.shape
     margins = [(0, 0), (rows // 2, rows // 2), (cols // 2, cols // 2), (0, 0)]
-    padded = jnp.pad(image.reshape(-1, height, width, channels), margins, _PAD_MODES[border])
+    dtype = jnp.result_type(image, kernel)
+    padded = jnp.pad(image.astype(dtype).reshape(-1, height, width, channels), margins, _PAD_MODES[border])
     result = jax.lax.conv_general_dilated(
         padded,
-        kernel.transpose(2, 3, 1, 0),
+        kernel.astype(dtype).transpose(2, 3, 1, 0),
         window_strides=(1, 1),
         padding="VALID",
         dimension_numbers=("NHWC", "HWIO", "NHWC"),

@@ -1,6 +1,8 @@
 """Checkpoints by Orbax: the last and the best state of each fold, and parts of earlier runs' models."""
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -34,6 +36,12 @@ class Checkpoints:
         for manager in self._managers.values():
             manager.close()
 
+    @property
+    def found(self) -> bool:
+        """Whether there is a last checkpoint to go on from."""
+        manager = self._managers.get("last")
+        return manager is not None and manager.latest_step() is not None
+
     def save(self, kind: str, state: TrainState, history: list[dict]) -> None:
         """Starts to write a checkpoint, "last" or "best"; it replaces the earlier one once it is complete."""
         if manager := self._managers.get(kind):
@@ -48,19 +56,30 @@ class Checkpoints:
 
     def restore_last(self, state: TrainState) -> tuple[TrainState, list[dict]]:
         """The last checkpoint's state and history, in the shapes and shardings of `state`; without one, it and []."""
-        manager = self._managers.get("last")
-        if manager is None or manager.latest_step() is None:
+        if not self.found:
             return state, []
-        restored = manager.restore(
-            manager.latest_step(),
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
-                progress=ocp.args.StandardRestore(_progress(state)),
-                history=ocp.args.JsonRestore(),
-            ),
-        )
+        manager = self._managers["last"]
+        with _unreadable(f"{manager.directory} cannot be continued; start anew with --overwrite"):
+            restored = manager.restore(
+                manager.latest_step(),
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
+                    progress=ocp.args.StandardRestore(_progress(state)),
+                    history=ocp.args.JsonRestore(),
+                ),
+            )
         nnx.replace_by_pure_dict(state.model, restored.model)
         return state.replace(**restored.progress), restored.history
+
+
+@contextlib.contextmanager
+def _unreadable(message: str) -> Iterator[None]:
+    """Turns whatever Orbax and TensorStore raise on damaged or foreign files into one line."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{message} ({reason:.200})") from error
 
 
 def _progress(state: TrainState) -> PyTree:
@@ -85,7 +104,9 @@ def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
 
 
 def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
-    """The folder of an earlier run that belongs to a fold: its fold of that number, or the only one that it has.
+    """The folder of an earlier run that belongs to a fold: its fold of that number.
+
+    Another fold's head has seen what this one validates on; whoever wants it names that fold's folder.
 
     Args:
         uri: an earlier run's folder, or one of its folds' folders.
@@ -98,13 +119,11 @@ def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
     root = pathlib.Path(uri)
     if root.name.startswith("fold_") and root.is_dir():
         return root
-    folds = sorted(root.glob("fold_*"))
-    if root / f"fold_{fold}" in folds:
+    if (root / f"fold_{fold}").is_dir():
         return root / f"fold_{fold}"
-    if len(folds) == 1:
-        return folds[0]
-    found = f"it has {', '.join(f.name for f in folds)}" if folds else "it has no fold_* folder"
-    raise InputError(f"--{flag}={uri} is no run's folder with a fold_{fold}: {found if root.is_dir() else 'not found'}")
+    found = ", ".join(sorted(folder.name for folder in root.glob("fold_*"))) or "no fold_* folder"
+    reason = f"it has {found}" if root.is_dir() else "not found"
+    raise InputError(f"--{flag}={uri} is no run's folder with a fold_{fold}: {reason}")
 
 
 def load_parts(model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, flag: str) -> None:
@@ -120,7 +139,8 @@ def load_parts(model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, fl
     Raises:
         InputError: there is no checkpoint, or its variables are others.
     """
-    stored = _stored_model(fold_folder(uri, fold, flag) / "checkpoints", jax.tree.leaves(model)[0].sharding)
+    with _unreadable(f"--{flag}={uri} holds no checkpoint that can be read"):
+        stored = _stored_model(fold_folder(uri, fold, flag) / "checkpoints", jax.tree.leaves(model)[0].sharding)
     if stored is None:
         raise InputError(f"--{flag}={uri} holds no checkpoint")
     ours = nnx.to_pure_dict(model)

@@ -30,8 +30,8 @@ class TrainConfig:
     iso: float = 1.0
     camera: str | None = None
     tile_size: int | None = None
-    synthetic_images: int = 600
-    synthetic_size: int = 128
+    synthetic_images: int | None = None
+    synthetic_size: int | None = None
     n_splits: int = 1
     train_size: float = 0.8
     state_dict_uri: str | None = None
@@ -63,6 +63,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "n_splits", "check_val_every_n_epoch", "lr", "track_n_images"):
             if getattr(self, name) <= 0:
                 raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise InputError(f"--seed must not be negative, got {self.seed}")
         if not 0 < self.train_size < 1:
             raise InputError(f"--train_size must be between 0 and 1, got {self.train_size}")
         if self.freeze_processor and self.freeze_classifier:
@@ -74,8 +76,16 @@ class TrainConfig:
         if self.processing_mode == "none" and self.processor_uri:
             raise InputError("--processing_mode=none has no parameters to load from --processor_uri")
         for name in ("experiment_name", "run_name"):
-            if not getattr(self, name) or pathlib.PurePath(getattr(self, name)).is_absolute():
+            path = pathlib.PurePath(getattr(self, name))
+            if not path.parts or path.is_absolute() or ".." in path.parts:
                 raise InputError(f"--{name} must be a folder's name, got {getattr(self, name)!r}")
+        recorded = self.track_processing or self.track_processing_gradients or self.track_predictions
+        for name in ("track_save_tensors", "track_every_epoch"):
+            if getattr(self, name) and not recorded:
+                raise InputError(
+                    f"--{name} is about what --track_processing, --track_processing_gradients and --track_predictions "
+                    "record: give one of them, too"
+                )
 
     @property
     def run_dir(self) -> pathlib.Path:
@@ -89,8 +99,10 @@ class TrainConfig:
             for field in dataclasses.fields(self)
             if field.name not in FREE_TO_CHANGE and not field.name.startswith("track_")
         }
+        # A flag that an earlier version did not have stood at its default.
+        before = dataclasses.asdict(TrainConfig()) | earlier
         return [
-            f"{name} was {earlier.get(name)!r}, is {getattr(self, name)!r}"
+            f"{name} was {before[name]!r}, is {getattr(self, name)!r}"
             for name in sorted(fixed)
-            if earlier.get(name) != getattr(self, name)
+            if before[name] != getattr(self, name)
         ]

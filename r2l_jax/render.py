@@ -135,8 +135,10 @@ def _render_file(file, output, camera, file_format, stages):
     raw, camera = read_raw(file, camera)
     pipeline = isp.parametrized(camera)
     with _device:
-        rgb, trace = pipeline.trace(raw) if stages else (pipeline(raw), {})
-        rgb, trace = np.asarray(rgb), {name: np.asarray(image) for name, image in trace.items()}
+        # The sheet, too: of a large picture, the images after all stages are too much to hold for several files.
+        rgb, trace = pipeline.trace(raw) if stages else (pipeline(raw), None)
+        sheet = contact_sheet({name: np.asarray(image) for name, image in trace.items()}) if stages else None
+        rgb, trace = np.asarray(rgb), None
     with replacing(output / f"{file.stem}.{file_format}") as part:
         if file_format == "png":
             Image.fromarray(_quantized(rgb, np.uint8)).save(part, format="png")
@@ -144,7 +146,7 @@ def _render_file(file, output, camera, file_format, stages):
             tifffile.imwrite(part, _quantized(rgb, np.uint16), photometric="rgb")
     if stages:
         with replacing(output / f"{file.stem}_stages.png") as part:
-            contact_sheet(trace).save(part, format="png")
+            sheet.save(part, format="png")
 
 
 def _quantized(image, dtype):

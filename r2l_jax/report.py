@@ -31,15 +31,15 @@ def reproduction(config: TrainConfig) -> dict:
 
 def _git_commit() -> str | None:
     """The commit of this project's checkout, with "+changes" if files differ from it; None outside a checkout."""
-    folder = pathlib.Path(__file__).parent
+    root = pathlib.Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None  # an installed copy, within somebody else's repository
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

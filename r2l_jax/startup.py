@@ -2,12 +2,13 @@
 
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 import jax
 import pooch
-from absl import app, logging
+from absl import app, flags, logging
 
 from r2l_jax.errors import InputError
 from r2l_jax.stop import Interrupted
@@ -38,8 +39,8 @@ def prepare() -> None:
 def run(main: Callable[[], int | None]) -> None:
     """Runs an absl program: parses the flags, prepares, calls `main()`, and exits with the status it returns.
 
-    An InputError, or a stray argument, becomes one line on stderr and exit status 1; an interruption is status 130. Any
-    other exception keeps its traceback.
+    An InputError, a wrong flag or a stray argument becomes one line on stderr and exit status 1; an interruption is
+    status 130. Any other exception keeps its traceback.
     """
     # Orbax and Grain report their every step at absl's default level.
     logging.set_verbosity(logging.WARNING)
@@ -58,6 +59,15 @@ def run(main: Callable[[], int | None]) -> None:
             print(f"{program}: {stop}", file=sys.stderr)
             return 130
         except KeyboardInterrupt:
+            print(f"{program}: interrupted", file=sys.stderr)
             return 130
 
-    app.run(guarded)
+    def parse(argv: Sequence[str]) -> Sequence[str]:
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            sys.exit(f"{pathlib.Path(argv[0]).name}: error: {' '.join(str(error).split())}")
+
+    # Schedulers end a program by SIGTERM: it shall clean up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app.run(guarded, flags_parser=parse)

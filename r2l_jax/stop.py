@@ -1,6 +1,7 @@
 """Stopping a run between two steps when the user or the scheduler asks for it."""
 
 import signal
+import sys
 import threading
 
 import jax
@@ -39,6 +40,7 @@ class StopSignals:
     def _request(self, number: int, frame: object) -> None:
         self._requested = True
         self._restore()
+        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():

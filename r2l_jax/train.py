@@ -70,7 +70,12 @@ def run(config: TrainConfig) -> dict:
     if dataset.task != "classification":
         raise InputError(f"--dataset={dataset.name} needs a segmentation head; only classifiers can be trained")
     folds = _folds(config, dataset)
-    _prepare_folder(config, folds)
+    _check(config, dataset, folds)
+    if config.overwrite and jax.process_index() == 0:
+        for fold in config.run_dir.glob("fold_*"):
+            shutil.rmtree(fold)
+        (config.run_dir / "summary.json").unlink(missing_ok=True)
+    multihost_utils.sync_global_devices("run folder prepared")
     steps = make_steps(config, dataset)
     with StopSignals() as stop:
         results = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
@@ -100,48 +105,76 @@ def _folds(config: TrainConfig, dataset: RawDataset) -> list[Fold]:
 def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     """The training and validation indices of an earlier run."""
     file = checkpoint.fold_folder(uri, fold, "state_dict_uri") / "metrics.json"
-    try:
-        earlier = json.loads(file.read_text())
-        split = np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"--state_dict_uri={uri}: {file} holds no split ({error!r})") from None
-    if max(map(max, split)) >= len(dataset):
+    earlier = _read_metrics(file, f"--state_dict_uri={uri}")
+    if earlier["fingerprint"] != dataset.fingerprint:
+        raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
+    return np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
+
+
+def _check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
+    """Raises an InputError for all that would end the run later, before anything is trained or removed."""
+    if config.batch_size % jax.device_count():
         raise InputError(
-            f"--state_dict_uri={uri}: {file} has sample {max(map(max, split))}, {dataset.name} only {len(dataset)}"
+            f"--batch_size must be a multiple of the {jax.device_count()} devices, got {config.batch_size}"
         )
-    return split
-
-
-def _prepare_folder(config: TrainConfig, folds: list[Fold]) -> None:
-    """Removes what --overwrite gives up, and refuses to go on with a run of other settings."""
-    if config.overwrite and jax.process_index() == 0:
-        for folder in config.run_dir.glob("fold_*"):
-            shutil.rmtree(folder)
-        (config.run_dir / "summary.json").unlink(missing_ok=True)
-    multihost_utils.sync_global_devices("run folder prepared")
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{config.run_dir}: no folder to write to ({error.strerror})") from None
     for fold in folds:
-        if fold.metrics_file.exists():
-            earlier = json.loads(fold.metrics_file.read_text())
-            if differences := config.differences(earlier["flags"]):
-                raise InputError(
-                    f"{config.run_dir} holds another run ({'; '.join(differences)}): "
-                    "choose another --run_name, or start anew with --overwrite"
-                )
+        if fold.metrics_file.exists() and not config.overwrite:
+            _check_earlier(config, dataset, fold)
+            continue
+        for flag in ("processor_uri", "classifier_uri"):
+            if uri := getattr(config, flag):
+                folder = checkpoint.fold_folder(uri, fold.number, flag).resolve()
+                if config.overwrite and config.run_dir.resolve() in folder.parents:
+                    raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
+
+
+def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None:
+    """Raises an InputError unless what a fold's folder holds can be continued by this run."""
+    earlier = _read_metrics(fold.metrics_file, "start anew with --overwrite")
+    differences = config.differences(earlier["flags"])
+    if earlier["fingerprint"] != dataset.fingerprint:
+        differences.append("the samples or classes are others")
+    if len(earlier["history"]) > config.epochs:
+        differences.append(f"it has {len(earlier['history'])} epochs, more than {config.epochs}")
+    if differences:
+        raise InputError(
+            f"{config.run_dir} holds another run ({'; '.join(differences)}): "
+            "choose another --run_name, or start anew with --overwrite"
+        )
+
+
+def _read_metrics(file: pathlib.Path, context: str) -> dict:
+    """What a metrics.json holds; an InputError with the context if it is not one."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); {context}") from None
+    needed = {"complete", "flags", "history", "fingerprint", "train_indices", "valid_indices"}
+    if not isinstance(content, dict) or needed - content.keys():
+        raise InputError(f"{file} is not what a run of this program writes; {context}")
+    return content
 
 
 def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals) -> dict:
     """Trains one fold from its start, or from its last checkpoint, and returns what its metrics.json holds."""
     if fold.metrics_file.exists():
-        earlier = json.loads(fold.metrics_file.read_text())
-        if earlier["complete"] and len(earlier["history"]) >= config.epochs:
+        earlier = _read_metrics(fold.metrics_file, "start anew with --overwrite")
+        if earlier["complete"] and earlier["flags"] == dataclasses.asdict(config):
             return earlier
-    batch_size = _batch_size(config, len(fold.train_indices))
+    devices = jax.device_count()
+    batch_size = min(config.batch_size, len(fold.train_indices) // devices * devices)
+    if batch_size == 0:
+        raise InputError(f"{len(fold.train_indices)} training samples are fewer than the {devices} devices")
     epoch_steps = len(fold.train_indices) // batch_size
     init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), fold.number))
-    state = _initial_state(config, dataset, steps, fold, batch_size, init_key)
     main_process = jax.process_index() == 0
 
     with Checkpoints(fold.folder / "checkpoints", enabled=config.log_model) as checkpoints:
+        state = _initial_state(config, dataset, steps, fold, batch_size, init_key, resumes=checkpoints.found)
         state, history = checkpoints.restore_last(state)
         step, last_step = int(state.step), config.epochs * epoch_steps
         batches = loader.train_batches(dataset, fold.train_indices, batch_size, config.seed, step)
@@ -164,33 +197,40 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                     previous_loss = loss
                     step += 1
                     progress.update()
-                    if stop.after_step():
+                    # At an epoch's end, its validation still belongs to it.
+                    if stop.after_step() and step < (epoch + 1) * epoch_steps:
                         checkpoints.save("last", state, history)
-                        raise Interrupted(f"stopped at step {step} of {last_step}")
+                        raise Interrupted(_farewell(config, f"stopped at step {step} of {last_step}"))
 
                 # The first transfer from the devices since the epoch began.
                 sums = jax.device_get(state.sums)
+                parameters = _processor_parameters(state)
+                if not all(np.isfinite(array).all() for array in (sums["loss"], *parameters.values())):
+                    raise InputError(
+                        f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr"
+                    )
                 speed = (step - first_step) * batch_size / (time.perf_counter() - started)
                 state = state.replace(sums=steps.zero_sums())
                 row = {"epoch": epoch, **_means("train", sums)}
                 if (epoch + 1) % config.check_val_every_n_epoch == 0 or epoch + 1 == config.epochs:
                     row |= _means("val", _evaluate(steps, state, dataset, fold.valid_indices, batch_size))
                 history.append(row)
-                checkpoints.save("last", state, history)
+                # The best first: a run that ends between the two does this epoch's end again.
                 if _best(history) is row:
                     checkpoints.save("best", state, history)
+                checkpoints.save("last", state, history)
 
                 progress.set_postfix({name: f"{row[name]:.3f}" for name in SUMMARY if name in row})
                 tracker.scalars({_tag(name): row[name] for name in SUMMARY if name in row}, epoch)
                 tracker.scalars({"learning_rate": config.lr, "images_per_second": speed}, epoch)
                 norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
-                tracker.processor(_processor_parameters(state), norms, epoch)
+                tracker.processor(parameters, norms, epoch)
                 if config.track_every_epoch:
                     _track(config, dataset, steps, state, tracker, epoch)
                 tracker.flush()
                 _write_metrics(config, dataset, fold, history)
                 if epoch + 1 < config.epochs and stop.after_epoch():
-                    raise Interrupted(f"stopped after epoch {epoch + 1} of {config.epochs}")
+                    raise Interrupted(_farewell(config, f"stopped after epoch {epoch + 1} of {config.epochs}"))
 
             if not config.track_every_epoch:
                 _track(config, dataset, steps, state, tracker, config.epochs - 1)
@@ -204,25 +244,22 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
     return _write_metrics(config, dataset, fold, history, final)
 
 
-def _batch_size(config: TrainConfig, train_size: int) -> int:
-    """The batch size, or what a smaller training set has, in whole samples per device."""
-    devices = jax.device_count()
-    if config.batch_size % devices:
-        raise InputError(f"--batch_size must be a multiple of the {devices} devices, got {config.batch_size}")
-    batch_size = min(config.batch_size, train_size // devices * devices)
-    if batch_size == 0:
-        raise InputError(f"{train_size} training samples are fewer than the {devices} devices")
-    return batch_size
+def _farewell(config: TrainConfig, stopped: str) -> str:
+    return f"{stopped}; {'the same command goes on from there' if config.log_model else 'nothing is kept'}"
 
 
 def _initial_state(
-    config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, batch_size: int, key: jax.Array
+    config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, batch_size: int, key: jax.Array, resumes: bool
 ) -> TrainState:
-    """A fresh state, with the parts that earlier runs provide."""
+    """A fresh state, with the parts that earlier runs provide; one that will be restored needs its shapes only."""
     statistics = None
     if config.processing_mode == "none":
-        statistics = _image_statistics(config, dataset, fold.train_indices, batch_size)
+        statistics = jnp.zeros(3), jnp.ones(3)
+        if not resumes:
+            statistics = _image_statistics(config, dataset, fold.train_indices, batch_size)
     state = steps.init(key, statistics)
+    if resumes:
+        return state
     for parts, flag in ((("processor", "normalizer"), "processor_uri"), (("head",), "classifier_uri")):
         if uri := getattr(config, flag):
             load_parts(state.model, parts, uri, fold.number, flag)
@@ -244,7 +281,8 @@ def _image_statistics(
     for batch in loader.eval_batches(dataset, indices, batch_size):
         moments = add(moments, to_devices(batch, shardings().split))
     mean, mean_square = moments / len(indices)
-    return mean, jnp.sqrt(mean_square - mean**2)
+    # As a batch norm's epsilon, for a channel that is constant.
+    return mean, jnp.sqrt(jnp.maximum(mean_square - mean**2, 0) + 1e-5)
 
 
 def _evaluate(steps: Steps, state: TrainState, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> dict:
@@ -301,6 +339,7 @@ def _write_metrics(
         **report.reproduction(config),
         "seed": config.seed,
         "classes": dataset.classes,
+        "fingerprint": dataset.fingerprint,
         "train_indices": fold.train_indices.tolist(),
         "valid_indices": fold.valid_indices.tolist(),
     }

@@ -10,7 +10,7 @@ from absl import flags
 from r2l_jax import startup, train
 from r2l_jax.augment import AUGMENTATIONS
 from r2l_jax.config import TrainConfig
-from r2l_jax.data.datasets import DATASETS
+from r2l_jax.data.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
 from r2l_jax.data.synthetic import INTENSITIES
 from r2l_jax.model import CLASSIFIERS, PROCESSING_MODES
 
@@ -38,8 +38,12 @@ def define_flags() -> None:
         DEFAULT.tile_size,
         "for Folder: side of the centre crop taken of each file; default: 256, or the shortest side if that is less",
     )
-    flags.DEFINE_integer("synthetic_images", DEFAULT.synthetic_images, "scenes in the synthetic data set")
-    flags.DEFINE_integer("synthetic_size", DEFAULT.synthetic_size, "their height and width in pixels")
+    flags.DEFINE_integer(
+        "synthetic_images", DEFAULT.synthetic_images, f"scenes in the synthetic data set; default: {SYNTHETIC_IMAGES}"
+    )
+    flags.DEFINE_integer(
+        "synthetic_size", DEFAULT.synthetic_size, f"their height and width in pixels; default: {SYNTHETIC_SIZE}"
+    )
     flags.DEFINE_integer("n_splits", DEFAULT.n_splits, "random splits to train on, each a fold of its own")
     flags.DEFINE_float("train_size", DEFAULT.train_size, "fraction of the samples to train on")
     flags.DEFINE_string("state_dict_uri", DEFAULT.state_dict_uri, "earlier run whose split to use again")
@@ -68,7 +72,7 @@ def define_flags() -> None:
         "processor_uri", DEFAULT.processor_uri, "earlier run whose processor and normalisation to start from"
     )
     flags.DEFINE_boolean("freeze_processor", DEFAULT.freeze_processor, "keep the processor's parameters as they are")
-    flags.DEFINE_enum("classifier_network", DEFAULT.classifier_network, CLASSIFIERS, "the head")
+    flags.DEFINE_enum("classifier_network", DEFAULT.classifier_network, CLASSIFIERS, "the head", case_sensitive=False)
     flags.DEFINE_string("classifier_uri", DEFAULT.classifier_uri, "earlier run whose head to start from")
     flags.DEFINE_boolean(
         "freeze_classifier", DEFAULT.freeze_classifier, "keep the head's parameters and batch statistics as they are"

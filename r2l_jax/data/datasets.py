@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -22,6 +23,9 @@ DATASETS = ("Synthetic", "SyntheticSegmentation", "Folder")
 # The side of the published data sets' tiles.
 TILE_SIZE = 256
 
+SYNTHETIC_IMAGES = 600
+SYNTHETIC_SIZE = 128
+
 Sample = tuple[np.ndarray, np.ndarray | np.integer]
 
 
@@ -34,6 +38,7 @@ class RawDataset:
         task: "classification" or "segmentation".
         classes: the classes' names; a target of class i is the number i.
         camera: what the processing starts from.
+        names: what each sample is called.
         labels: the class of each sample, or of each sample's main object, to stratify splits by.
         read: decodes sample i: its mosaic `(H, W)` float32 in [0, 1], and its target, an int32 or a mask `(H, W)`
             uint8.
@@ -43,11 +48,18 @@ class RawDataset:
     task: str
     classes: tuple[str, ...]
     camera: isp.Camera
+    names: tuple[str, ...]
     labels: np.ndarray
     read: Callable[[int], Sample]
 
     def __len__(self):
         return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the samples' names and labels: two data sets that share it can share splits and checkpoints."""
+        lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def __getitem__(self, index: int) -> Sample:
         if self.decoded is None:
@@ -74,8 +86,8 @@ def load(
     iso: float = 1.0,
     camera: str | None = None,
     tile_size: int | None = None,
-    synthetic_images: int = 600,
-    synthetic_size: int = 128,
+    synthetic_images: int | None = None,
+    synthetic_size: int | None = None,
 ) -> RawDataset:
     """Finds a data set by name.
 
@@ -87,8 +99,8 @@ def load(
         camera: for "Folder": a known camera's name, a JSON file, or "auto" for the files' own figures.
         tile_size: for "Folder": the side of the centre crop that all files are brought to; None is the smaller of 256
             and the shortest side of any file.
-        synthetic_images: how many scenes are rendered.
-        synthetic_size: their height and width.
+        synthetic_images: for the synthetic ones: how many scenes are rendered; None is 600.
+        synthetic_size: for the synthetic ones: their height and width; None is 128.
 
     Raises:
         InputError: anything that does not exist or does not fit, named.
@@ -96,6 +108,9 @@ def load(
     if name == "Folder":
         if iso != 1.0:
             raise InputError(f"--iso={iso:g}: a Folder holds one intensity, its own; leave --iso out")
+        for flag, value in (("synthetic_images", synthetic_images), ("synthetic_size", synthetic_size)):
+            if value is not None:
+                raise InputError(f"--{flag} is for the synthetic data sets, not for --dataset=Folder")
         return _folder(data_dir, camera, tile_size)
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
@@ -106,7 +121,11 @@ def load(
         measured = ", ".join(f"{intensity:g}" for intensity in synthetic.INTENSITIES)
         raise InputError(f"--iso must be one of the measured intensities {measured}, got {iso:g}")
     try:
-        root = synthetic.generate(data_dir or startup.cache_dir(), images=synthetic_images, size=synthetic_size)
+        root = synthetic.generate(
+            data_dir or startup.cache_dir(),
+            images=synthetic_images or SYNTHETIC_IMAGES,
+            size=synthetic_size or SYNTHETIC_SIZE,
+        )
     except (ValueError, OSError) as error:
         raise InputError(f"synthetic data set: {error}") from None
     return _measured(name, root, iso)
@@ -133,6 +152,7 @@ def _measured(name: str, root: pathlib.Path, iso: float) -> RawDataset:
         task="segmentation" if segmentation else "classification",
         classes=("white cell",) if segmentation else classes,
         camera=isp.Camera.from_json((root / "camera.json").read_text()),
+        names=tuple(stem for stem, _ in pairs),
         labels=labels,
         read=read,
     )
@@ -165,7 +185,7 @@ def _folder(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: 
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the Bayer grid, got {tile_size}")
     root = pathlib.Path(data_dir)
-    files = sorted(path for path in root.glob("*/*") if path.suffix.lower() in RAW_SUFFIXES)
+    files = sorted(path for path in root.glob("*/*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
     classes = tuple(sorted({path.parent.name for path in files}))
     if len(classes) < 2:
         raise InputError(
@@ -177,8 +197,8 @@ def _folder(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: 
     def read_tile(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
         try:
             raw, own = read_raw(path, given)
-        except ValueError as error:
-            raise InputError(str(error)) from None
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from None
         side = tile_size or TILE_SIZE
         if tile_size and min(raw.shape) < tile_size:
             raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
@@ -194,6 +214,7 @@ def _folder(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: 
         task="classification",
         classes=classes,
         camera=_common_camera(files, cameras),
+        names=tuple(str(path.relative_to(root)) for path in files),
         labels=labels,
         read=lambda index: (raws[index], labels[index]),
     )

@@ -71,5 +71,12 @@ def test_refuses_unknown_patterns(function):
         function(RAW, "RGBG")
 
 
+def test_refuses_another_number_of_levels(unchecked):
+    with pytest.raises(
+        ValueError, match=r"black_level must have shape \(4,\), one level a site in CFA order, got \(3,\)"
+    ):
+        bayer.subtract_black_level(RAW, jnp.zeros(3))
+
+
 def test_vmap_equals_batch_axes():
     np.testing.assert_array_equal(jax.vmap(bayer.spread)(RAW), bayer.spread(RAW))

@@ -35,6 +35,7 @@ def test_json_round_trip(camera):
         ({"white_balance": (1, float("nan"), 1)}, r"white_balance must be finite, got \[1.0, nan, 1.0\]"),
         ({"white_balance": "daylight"}, r"white_balance must be numbers of shape \(3,\), got 'daylight'"),
         ({"color_matrix": (1,) * 9}, r"color_matrix must have shape \(3, 3\), got \(9,\)"),
+        ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, got \['R'\]"),
         ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, got 'XTRANS'"),
     ],
 )

@@ -1,7 +1,8 @@
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from isp import color
+from isp import bayer, color, denoise, sharpen
 
 RGB = np.random.default_rng(0).random((2, 4, 6, 3), np.float32)
 
@@ -28,6 +29,32 @@ def test_with_luma_equals_the_way_through_yuv():
     luma = np.random.default_rng(2).random(RGB.shape[:-1], np.float32)
     yuv = color.rgb_to_yuv(jnp.array(RGB)).at[..., 0].set(luma)
     np.testing.assert_allclose(color.with_luma(RGB, luma), color.yuv_to_rgb(yuv), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        (np.zeros((3, 8, 8), np.float32), r"rgb must be \(..., H, W, 3\), channels last, got shape \(3, 8, 8\)"),
+        (np.zeros((8, 3), np.float32), r"rgb must be \(..., H, W, 3\), channels last, got shape \(8, 3\)"),
+        (np.zeros((8, 8, 3), np.uint8), "rgb must be floating point with white at 1, got uint8: divide by its white"),
+    ],
+)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda rgb: color.white_balance(rgb, jnp.ones(3)),
+        lambda rgb: color.color_correct(rgb, jnp.eye(3)),
+        color.luma,
+        color.rgb_to_yuv,
+        lambda rgb: color.gamma_correct(rgb, 2.2),
+        sharpen.sharpening_filter,
+        lambda rgb: denoise.gaussian_blur(rgb, jnp.ones((5, 5))),
+        bayer.mosaic,
+    ],
+)
+def test_refuses_what_is_no_image(function, rgb, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        function(rgb)
 
 
 def test_gamma():

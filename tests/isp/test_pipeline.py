@@ -166,6 +166,30 @@ def test_refuses_what_is_no_mosaic(method, raw, message, unchecked):
         getattr(isp.parametrized(isp.CAMERAS["drone"]), method)(raw)
 
 
+def test_refuses_another_size_than_the_additive_layer_s():
+    module = isp.parametrized(isp.CAMERAS["drone"], additive_layer=(8, 8))
+    with pytest.raises(
+        ValueError, match=r"raw must have the additive layer's height and width \(8, 8\), got \(24, 32\)"
+    ):
+        module(GOLDEN["drone/raw"])
+
+
+def test_refuses_stages_of_one_name_and_parameters_without_values():
+    stage = isp.Stage("clip", jnp.clip, ("low",))
+    with pytest.raises(ValueError, match=r"stages must have names that differ, got \['clip', 'clip'\]"):
+        isp.Pipeline([stage, stage], {"low": 0.0})
+    with pytest.raises(ValueError, match=r"parameters must have every one that a stage names, \['low'\] are missing"):
+        isp.Pipeline([stage], {})
+
+
+def test_float64_is_kept():
+    with jax.enable_x64(True):
+        raw = jnp.array(GOLDEN["drone/raw"], jnp.float64)
+        rgb = isp.parametrized(isp.CAMERAS["drone"])(raw)
+        assert rgb.dtype == jnp.float64
+        np.testing.assert_allclose(rgb, golden("drone", "stage")["gamma_correct"], atol=1e-4)
+
+
 def test_refuses_a_perturbation_of_no_stage():
     with pytest.raises(
         ValueError, match=r"perturbations must be named after stages \['demosaic', .* got \['denoise'\]"

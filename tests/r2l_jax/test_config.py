@@ -16,6 +16,9 @@ from r2l_jax.errors import InputError
         ({"processing_mode": "none", "freeze_classifier": True}, "--processing_mode=none has no parameters: with"),
         ({"processing_mode": "none", "processor_uri": "x"}, "no parameters to load from --processor_uri"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
+        ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
+        ({"seed": -1}, "--seed must not be negative, got -1"),
+        ({"track_every_epoch": True}, "--track_every_epoch is about what --track_processing, .* give one of them"),
     ],
 )
 def test_refuses_contradictions(change, message):

@@ -115,6 +115,10 @@ def test_auto_refuses_files_of_several_patterns(tmp_path, write_dng):
         ),
         ({"name": "Folder", "data_dir": "{folder}/a", "camera": "drone"}, "found 0 raw files in 0 sub-folders"),
         ({"name": "Folder", "data_dir": "{folder}", "camera": "auto"}, "a camera must be given"),
+        (
+            {"name": "Folder", "data_dir": "{folder}", "camera": "drone", "synthetic_size": 64},
+            "--synthetic_size is for",
+        ),
     ],
 )
 def test_refuses(arguments, message, folder):

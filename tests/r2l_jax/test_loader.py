@@ -17,6 +17,7 @@ def numbered(count):
         task="classification",
         classes=("a", "b", "c"),
         camera=isp.CAMERAS["drone"],
+        names=tuple(map(str, range(count))),
         labels=labels,
         read=lambda index: (np.full((2, 2), index, np.float32), labels[index]),
     )

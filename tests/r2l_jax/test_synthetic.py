@@ -55,7 +55,7 @@ def test_classes_are_balanced(root):
 
 def test_camera_and_settings_are_written(root):
     assert isp.Camera.from_json((root / "camera.json").read_text()) == synthetic.CAMERA
-    assert json.loads((root / "dataset.json").read_text()) == {"version": 1, "images": 10, "size": 32, "seed": 0}
+    assert json.loads((root / "dataset.json").read_text()) == {"version": 2, "images": 10, "size": 32, "seed": 0}
 
 
 def test_mosaics_are_12_bits_in_16(root):
@@ -75,8 +75,8 @@ def test_same_scene_at_every_intensity_with_noise_of_its_own(root):
     for intensity in synthetic.INTENSITIES[:-1]:
         signal = electrons * (load(root, intensity) / 65535 - black)
         assert signal.mean() / full.mean() == pytest.approx(intensity, rel=0.02)
-        # Photons, 4 electrons of read noise, and the converter's steps, in both exposures.
-        constant = 4**2 + (electrons / 4095) ** 2 / 12
+        # Photons, read noise, and the converter's steps, in both exposures.
+        constant = synthetic.READ_NOISE**2 + (electrons / 4095) ** 2 / 12
         variance = full.mean() / intensity + constant / intensity**2 + full.mean() + constant
         assert np.std(signal / intensity - full) == pytest.approx(np.sqrt(variance), rel=0.05)
 

@@ -1,7 +1,6 @@
 import dataclasses
 import itertools
 import json
-import pathlib
 import signal
 
 import jax
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tifffile
 from flax import nnx
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -158,20 +158,62 @@ def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finishe
     np.testing.assert_allclose(rgb, traced, atol=1e-5)
 
 
-def test_a_finished_run_is_not_trained_again(finished, monkeypatch):
-    config, summary = finished
-    monkeypatch.setattr(train.loader, "train_batches", None)
-    assert train.run(config) == summary
+def test_training_learns_and_keeps_the_best_epoch(base):
+    config = dataclasses.replace(base, run_name="learns", epochs=8, lr=1e-2, augmentation="none")
+    train.run(config)
+    history = metrics(config)["history"]
+    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
+    assert history[-1]["train_accuracy"] > 0.4  # 0.2 by chance
+    best = max(range(8), key=lambda epoch: (history[epoch]["val_accuracy"], -history[epoch]["val_loss"]))
+    assert metrics(config)["best_epoch"] == best
+    (folder,) = (config.run_dir / "fold_0" / "checkpoints" / "best").glob("[0-9]*")
+    assert int(folder.name) == 4 * (best + 1)
+
+
+def test_augmentation_takes_part(base, one_epoch):
+    """`one_epoch` differs from this run by its augmentation only."""
+    config = dataclasses.replace(base, run_name="plain", epochs=1, augmentation="none")
+    train.run(config)
+    assert metrics(config)["history"][0]["train_loss"] != metrics(one_epoch)["history"][0]["train_loss"]
+
+
+def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, one_epoch, monkeypatch):
+    before = metrics(one_epoch)
+    monkeypatch.setattr(train.loader, "train_batches", lambda *arguments: iter(()))
+    summary = train.run(one_epoch)
+    assert summary["val_loss"]["mean"] == before["val_loss"]
+    train.run(dataclasses.replace(one_epoch, track_predictions=True))
+    assert (one_epoch.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
+    assert metrics(one_epoch)["history"] == before["history"]
+    assert metrics(one_epoch)["complete"]
+
+
+def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):
+    config = dataclasses.replace(base, run_name="longer", epochs=1)
+    train.run(config)
+    train.run(dataclasses.replace(config, epochs=2))
+    assert metrics(config)["history"] == metrics(finished[0])["history"]
+    with pytest.raises(InputError, match=r"holds another run \(it has 2 epochs, more than 1\)"):
+        train.run(config)
 
 
 @pytest.mark.parametrize("stop_after", [2, 4, 6])
 def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
-    """Stopped within an epoch, at its end, and in the next; then continued by the same call."""
+    """Asked to stop within an epoch, at its end, and in the next; then continued by the same call."""
     config = dataclasses.replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
-    asked = itertools.count(1)
-    monkeypatch.setattr(StopSignals, "after_step", lambda self: next(asked) == stop_after)
-    with pytest.raises(Interrupted, match=f"stopped at step {stop_after} of 8"):
-        train.run(config)
+    train_batches = loader.train_batches
+
+    def stopping(*arguments):
+        for number, batch in enumerate(train_batches(*arguments), 1):
+            if number == stop_after:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    message = "after epoch 1 of 2" if stop_after == 4 else f"at step {stop_after} of 8"
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "train_batches", stopping)
+        with pytest.raises(Interrupted, match=f"stopped {message}; the same command goes on"):
+            train.run(config)
     assert not metrics(config)["complete"]
     train.run(config)
     assert metrics(config)["history"] == metrics(finished[0])["history"]
@@ -201,6 +243,52 @@ def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
         train.run(dataclasses.replace(config, seed=2))
     train.run(dataclasses.replace(config, seed=2, overwrite=True))
     assert metrics(config)["seed"] == 2
+
+
+def test_what_overwrite_would_remove_is_not_what_a_run_starts_from(one_epoch):
+    config = dataclasses.replace(one_epoch, overwrite=True, classifier_uri=str(one_epoch.run_dir))
+    with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
+        train.run(config)
+    assert metrics(one_epoch)["complete"]
+
+
+def test_damaged_and_foreign_files_are_named(base, one_epoch):
+    config = dataclasses.replace(base, run_name="damaged", epochs=1)
+    fold = config.run_dir / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "metrics.json").write_text('{"complete": tr')
+    with pytest.raises(InputError, match=r"metrics.json cannot be read .*; start anew with --overwrite"):
+        train.run(config)
+    (fold / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match=r"metrics.json is not what a run of this program writes; start anew with"):
+        train.run(config)
+    (fold / "checkpoints" / "best" / "7" / "model").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
+        train.run(dataclasses.replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
+    config = dataclasses.replace(
+        base, run_name="folder", epochs=1, dataset="Folder", data_dir=str(tmp_path), camera="drone", batch_size=2,
+        synthetic_images=None, synthetic_size=None, train_size=0.5,
+    )  # fmt: skip
+    samples = np.random.default_rng(0).integers(0, 65536, (8, 32, 32)).astype(np.uint16)
+    for number, raw in enumerate(samples):
+        file = tmp_path / "ab"[number % 2] / f"{number}.tiff"
+        file.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(file, raw)
+    train.run(config)
+    (tmp_path / "a" / "0.tiff").rename(tmp_path / "b" / "0.tiff")
+    with pytest.raises(InputError, match=r"folder holds another run \(the samples or classes are others\)"):
+        train.run(config)
+    with pytest.raises(InputError, match=r"--state_dict_uri=.*folder splits other data"):
+        train.run(dataclasses.replace(base, run_name="refused", state_dict_uri=str(config.run_dir)))
+
+
+def test_a_run_that_diverges_says_so(base):
+    config = dataclasses.replace(base, run_name="diverged", lr=1e30)
+    with pytest.raises(InputError, match="training diverged in epoch 1, to numbers that are not finite: lower --lr"):
+        train.run(config)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +331,7 @@ def test_no_processing_takes_half_size_rgb_normalised_by_the_training_set(base):
     )
     assert images.shape == (32, 16, 16, 3)
     np.testing.assert_allclose(model(config)["normalizer.mean"], images.mean((0, 1, 2)), rtol=1e-4)
-    np.testing.assert_allclose(model(config)["normalizer.std"], images.std((0, 1, 2)), rtol=1e-3)
+    np.testing.assert_allclose(model(config)["normalizer.std"], jnp.sqrt(images.var((0, 1, 2)) + 1e-5), rtol=1e-3)
 
 
 def test_without_log_model_nothing_is_kept_to_go_on_from(base):
@@ -286,12 +374,3 @@ def test_a_second_batch_does_not_compile_again(base):
         state, _ = compiled.train(state, steps.to_devices(next(batches), steps.shardings().split), key)
     assert compiled.train._cache_size() == 1
     assert int(state.step) == 3
-
-
-def test_quickstart_flags_are_flags_of_train():
-    """Every line of every flagfile sets a flag that exists; its value is checked by the run itself."""
-    names = {field.name for field in dataclasses.fields(TrainConfig)}
-    for file in pathlib.Path("configs").glob("*.flags"):
-        for line in file.read_text().splitlines():
-            if line and not line.startswith("#"):
-                assert line.removeprefix("--").split("=")[0] in names, (file, line)

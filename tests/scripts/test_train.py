@@ -62,6 +62,10 @@ def gradient_norms(folder, run_name):
     ("flags", "message"),
     [
         (["--iso=0.3"], "train.py: error: --iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
+        (
+            ["--augmentation=weka"],
+            "train.py: error: flag --augmentation=weka: value should be one of <none|weak|strong>",
+        ),
         (["--freeze_processor", "True"], "train.py: error: unexpected arguments ['True']; every option has the form"),
     ],
 )
