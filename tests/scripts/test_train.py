@@ -132,6 +132,6 @@ def test_several_devices_and_several_processes_come_to_the_same_numbers(folder):
             metrics(folder, name)["history"], metrics(folder, "one_device")["history"], strict=True
         ):
             assert row == pytest.approx(expected, rel=1e-3), name
-        # On one device, a change of the raw values by 1e-7 of themselves moves these norms by up to 2%: max pool and ReLU
-        # send the gradient elsewhere. Gradients of a part of the batch would be off by far more.
+        # On one device, a change of the raw values by 1e-7 of themselves moves these norms by up to 2%: max pool and
+        # ReLU send the gradient elsewhere. Gradients of a part of the batch would be off by far more.
         assert gradient_norms(folder, name) == pytest.approx(gradient_norms(folder, "one_device"), rel=5e-2)
