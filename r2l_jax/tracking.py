@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 from r2l_jax import report
 from r2l_jax.files import replacing
 
-# A parameter with more elements than this is shown as a histogram only.
+# A parameter with more elements than this is shown as a histogram, not element by element.
 _MAX_SCALARS = 9
 
 
@@ -46,10 +46,11 @@ class Tracker:
     def processor(self, parameters: Mapping[str, np.ndarray], gradient_norms: Mapping[str, float], epoch: int) -> None:
         """Records the processing's parameters, and the norm of each one's gradient."""
         for name, value in parameters.items():
-            self._writer.add_histogram(f"processor/{name}", value.ravel(), epoch)
-            if value.size <= _MAX_SCALARS:
-                for index, element in np.ndenumerate(value):
-                    self._writer.add_scalar("/".join(["processor", name, *map(str, index)]), element, epoch)
+            if value.size > _MAX_SCALARS:
+                self._writer.add_histogram(f"processor/{name}", value.ravel(), epoch)
+                continue
+            for index, element in np.ndenumerate(value):
+                self._writer.add_scalar("/".join(["processor", name, *map(str, index)]), element, epoch)
         for name, norm in gradient_norms.items():
             self._writer.add_scalar(f"processor_gradient_norm/{name}", norm, epoch)
 
