@@ -59,8 +59,9 @@ def run(main: Callable[[], int | None]) -> None:
             print(f"{program}: {stop}", file=sys.stderr)
             return 130
         except KeyboardInterrupt:
-            print(f"{program}: interrupted", file=sys.stderr)
-            return 130
+            print(f"{program}: interrupted", file=sys.stderr, flush=True)
+            # Python's own way out would tear XLA down under the threads that still compile, which ends in a crash.
+            os._exit(130)
 
     def parse(argv: Sequence[str]) -> Sequence[str]:
         try:
