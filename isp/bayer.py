@@ -65,8 +65,10 @@ def subtract_black_level(
     check_mosaic(raw)
     if black_level.shape != (4,):
         raise ValueError(f"black_level must have shape (4,), one level a site in CFA order, got {black_level.shape}")
-    height, width = raw.shape[-2:]
-    return raw - jnp.tile(black_level.reshape(2, 2), (height // 2, width // 2))
+    *batch, height, width = raw.shape
+    # Rows in pairs, and the level of every site along them: so its gradient sums whole rows, which vectorises.
+    levels = jnp.tile(black_level.reshape(2, 2), width // 2)
+    return (raw.reshape(*batch, height // 2, 2, width) - levels).reshape(raw.shape)
 
 
 def _site_masks(height: int, width: int, pattern: str) -> Float[Array, "height width 3"]:
