@@ -1,3 +1,7 @@
+import functools
+import warnings
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -5,36 +9,152 @@ from scipy import ndimage
 
 from isp import bayer, demosaic
 
-RAW = np.random.default_rng(0).random((14, 10), np.float32)
-RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
-GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
+METHODS = {
+    "bilinear": demosaic.bilinear,
+    "malvar2004": demosaic.malvar2004,
+    "menon2007": demosaic.menon2007,
+    "menon2007 unrefined": functools.partial(demosaic.menon2007, refine=False),
+}
+RAW = np.random.default_rng(1).random((14, 10), np.float32)
 
 
-def bilinear_by_scipy(raw, pattern, mode):
-    """colour-demosaicing's bilinear algorithm with the border handling named, in float64."""
-    masks = np.zeros((*raw.shape, 3))
-    for site, letter in enumerate(pattern):
-        masks[site // 2 :: 2, site % 2 :: 2, "RGB".index(letter)] = 1
-    kernels = (RED_BLUE, GREEN, RED_BLUE)
-    return np.stack([ndimage.convolve(raw * masks[..., c], kernels[c], mode=mode) for c in range(3)], -1)
+def by_reference(method, raw, pattern):
+    """colour-demosaicing's result, which it computes in float64."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import colour_demosaicing
+    name, *unrefined = method.split()
+    references = {
+        "bilinear": colour_demosaicing.demosaicing_CFA_Bayer_bilinear,
+        "malvar2004": colour_demosaicing.demosaicing_CFA_Bayer_Malvar2004,
+        "menon2007": colour_demosaicing.demosaicing_CFA_Bayer_Menon2007,
+    }
+    options = {"refining_step": False} if unrefined else {}
+    return references[name](np.asarray(raw, np.float64), pattern, **options)
+
+
+def scenes():
+    """Noise, and edges, ramps, stripes and a disc with ties of direction; in 1/4096, so that float32 sums are exact."""
+    y, x = np.mgrid[:24, :20]
+    disc = (y - 11) ** 2 + (x - 9) ** 2 < 60
+    noise = np.random.default_rng(0).random(y.shape)
+    planes = [noise, np.full(y.shape, 0.3), x >= 9, y >= 12, x > y, x % 3 == 0, (x + y) % 5 < 2, x / 64 + y / 32, disc]
+    return np.stack([np.round(0.9 * 4096 * plane) / 4096 for plane in planes]).astype(np.float32)
 
 
 @pytest.mark.parametrize("pattern", bayer.PATTERNS)
-def test_bilinear_agrees_with_the_reference_borders_included(pattern):
-    expected = bilinear_by_scipy(RAW.astype(np.float64), pattern, "reflect")
-    np.testing.assert_allclose(demosaic.bilinear(RAW, pattern), expected, atol=1e-6)
+@pytest.mark.parametrize("method", METHODS)
+def test_agrees_with_the_reference_borders_included(method, pattern):
+    raw = scenes()
+    expected = np.stack([by_reference(method, image, pattern) for image in raw])
+    result = METHODS[method](raw, pattern)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("method", ["malvar2004", "menon2007", "menon2007 unrefined"])
+def test_sites_keep_what_they_see(method, pattern):
+    raw = scenes()
+    np.testing.assert_array_equal(bayer.mosaic(METHODS[method](raw, pattern), pattern), raw)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 8), (6, 2)])
+@pytest.mark.parametrize("method", METHODS)
+def test_agrees_with_the_reference_at_the_smallest_sizes(method, size):
+    raw = RAW[: size[0], : size[1]]
+    np.testing.assert_allclose(METHODS[method](raw, "GRBG"), by_reference(method, raw, "GRBG"), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float64_agrees_everywhere(method):
+    raw = np.random.default_rng(1).random((128, 96))
+    with jax.enable_x64(True):
+        result = METHODS[method](raw, "GBRG")
+    assert result.dtype == np.float64
+    np.testing.assert_allclose(np.asarray(result), by_reference(method, raw, "GBRG"), atol=1e-14)
+
+
+def test_directions_of_menon_flip_in_float32_at_near_ties_only():
+    raw = np.random.default_rng(2).random((512, 512), np.float32)
+    error = np.abs(demosaic.menon2007(raw) - by_reference("menon2007", raw, "RGGB"))
+    assert np.mean(error.max(-1) > 1e-6) < 1e-3
+
+
+@pytest.mark.parametrize("method", ["bilinear", "malvar2004", "menon2007"])
+def test_large_images_are_the_same_in_strips(method, monkeypatch):
+    raw = np.random.default_rng(4).random((2, 160, 22), np.float32)
+    weight = np.random.default_rng(5).normal(size=(2, 160, 22, 3)).astype(np.float32)
+
+    def value_and_gradient(raw):
+        # Without the function's own jit, which would not look at the size of a strip again.
+        rgb, transpose = jax.vjp(METHODS[method].__wrapped__, raw)
+        return rgb, transpose(weight)[0]
+
+    expected = jax.jit(lambda raw: value_and_gradient(raw))(raw)
+    monkeypatch.setattr(demosaic, "_STRIP", 32 * 22)
+    in_strips = jax.jit(lambda raw: value_and_gradient(raw))
+    assert "while" in in_strips.lower(raw).as_text()
+    for result, wanted in zip(in_strips(raw), expected, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_vmap_is_the_batch(method):
+    raw = scenes()
+    np.testing.assert_allclose(jax.vmap(METHODS[method])(raw), METHODS[method](raw), atol=2e-7)
+
+
+@pytest.mark.parametrize(("method", "size"), [*((method, (6, 8)) for method in METHODS), ("menon2007", (2, 2))])
+def test_the_gradient_is_that_of_central_differences(method, size):
+    rng = np.random.default_rng(6)
+    raw, weight = rng.random(size), rng.normal(size=(*size, 3))
+    steps = 1e-6 * np.eye(raw.size).reshape(-1, *size)
+    with jax.enable_x64(True):
+
+        def loss(raw):
+            return (METHODS[method](raw, "GRBG") * weight).sum((-3, -2, -1))
+
+        expected = (loss(raw + steps) - loss(raw - steps)) / 2e-6
+        gradient = jax.grad(loss)(raw)
+    np.testing.assert_allclose(np.asarray(gradient).ravel(), np.asarray(expected), atol=1e-8)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_colour_ramp_is_reproduced(method):
+    rows, cols = np.mgrid[:20, :24].astype(np.float32)
+    ramp = np.stack([0.02 * rows, 0.01 * cols, 0.3 - 0.01 * rows + 0.02 * cols], -1)
+    rgb = METHODS[method](bayer.mosaic(ramp, "GBRG"), "GBRG")
+    np.testing.assert_allclose(rgb[6:-6, 6:-6], ramp[6:-6, 6:-6], atol=1e-6)
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_menon_does_not_interpolate_across_a_grey_edge(transpose):
+    edge = np.where(np.arange(16) < 7, 0.25, 0.75).astype(np.float32) * np.ones((20, 1), np.float32)
+    edge = edge.T if transpose else edge
+    rgb = demosaic.menon2007(edge)
+    np.testing.assert_allclose(rgb, np.stack([edge] * 3, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("pattern", bayer.PATTERNS)
 def test_interpolate_mirrors_the_border(pattern):
-    planes = demosaic.interpolate(bayer.spread(RAW, pattern), jnp.array(demosaic.BILINEAR_KERNEL))
-    expected = bilinear_by_scipy(RAW.astype(np.float64), pattern, "mirror")
-    np.testing.assert_allclose(planes, expected, atol=1e-6)
+    planes = np.asarray(bayer.spread(RAW, pattern), np.float64)
+    expected = [ndimage.correlate(planes[..., c], demosaic.BILINEAR_KERNEL[c, c], mode="mirror") for c in range(3)]
+    result = demosaic.interpolate(bayer.spread(RAW, pattern), jnp.array(demosaic.BILINEAR_KERNEL))
+    np.testing.assert_allclose(result, np.stack(expected, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
-def test_a_colour_ramp_is_reproduced(pattern):
-    rows, cols = np.mgrid[:12, :16].astype(np.float32)
-    ramp = np.stack([0.02 * rows, 0.01 * cols, 0.3 - 0.01 * rows + 0.02 * cols], -1)
-    rgb = demosaic.bilinear(bayer.mosaic(ramp, pattern), pattern)
-    np.testing.assert_allclose(rgb[1:-1, 1:-1], ramp[1:-1, 1:-1], atol=1e-6)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("raw", "pattern", "message"),
+    [
+        (RAW, "RGBG", "pattern must be one of RGGB, BGGR, GRBG, GBRG, got 'RGBG'"),
+        (RAW[:13], "RGGB", "raw must have an even height and width, got shape (13, 10)"),
+        (RAW[0], "RGGB", "raw must be (..., H, W), got shape (10,)"),
+        (np.zeros((4, 4), np.uint16), "RGGB", "raw must be floating point with the white level at 1, got uint16"),
+    ],
+)
+def test_a_bad_argument_is_named(method, raw, pattern, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        METHODS[method](raw, pattern)
+    assert message in str(error.value)
