@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from scipy import ndimage
+
+from isp import color, sharpen
+
+RNG = np.random.default_rng(0)
+IMAGES = {
+    "random": RNG.random((13, 10, 3), np.float32),
+    "edge": np.repeat(np.float32([0.1, 0.9]), [4, 6])[None, :, None] * np.ones((13, 1, 3), np.float32),
+    "impulse": np.pad(np.ones((1, 1, 3), np.float32), ((6, 6), (9, 0), (0, 0))),
+    "smaller than the support": RNG.random((2, 3, 3), np.float32),
+}
+BATCH = RNG.random((2, 3, 8, 7, 3), np.float32)
+
+
+def on_luma(function, rgb):
+    """What a filter of the luma makes of the image, by way of YUV in float64."""
+    yuv = rgb.astype(np.float64) @ color.RGB_TO_YUV.T
+    yuv[..., 0] = function(yuv[..., 0])
+    return yuv @ color.YUV_TO_RGB.T
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_sharpening_filter_agrees_with_scipy(image):
+    expected = on_luma(lambda y: ndimage.convolve(y, sharpen.SHARPENING_KERNEL, mode="constant"), IMAGES[image])
+    np.testing.assert_allclose(sharpen.sharpening_filter(IMAGES[image]), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize(("radius", "amount"), [(1.0, 1.0), (0.4, 2.5), (2, -0.5)])
+def test_unsharp_masking_agrees_with_skimage(image, radius, amount):
+    from skimage.filters import unsharp_mask
+
+    expected = on_luma(lambda y: unsharp_mask(y, radius, amount, preserve_range=True), IMAGES[image])
+    np.testing.assert_allclose(sharpen.unsharp_masking(IMAGES[image], radius, amount), expected, atol=1e-6)
+
+
+def test_a_constant_image_stays():
+    rgb = np.full((6, 5, 3), [0.2, 0.5, 0.9], np.float32)
+    np.testing.assert_allclose(sharpen.unsharp_masking(rgb, 1.5, 3.0), rgb, atol=1e-6)
+
+
+def test_a_learned_radius_gives_what_a_fixed_one_gives():
+    learned = jax.jit(lambda radius, amount: sharpen.unsharp_masking(BATCH, radius, amount, size=9))
+    np.testing.assert_allclose(learned(1.0, 0.7), sharpen.unsharp_masking(BATCH, 1.0, 0.7), atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [sharpen.sharpening_filter, sharpen.unsharp_masking])
+def test_batches_and_vmap_equal_one_by_one(function):
+    expected = np.stack([[function(image) for image in row] for row in BATCH])
+    np.testing.assert_allclose(function(BATCH), expected, atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(function)(BATCH), expected, atol=1e-6)
+
+
+def test_vmap_over_parameters():
+    radii, amounts = jnp.array([0.6, 1.0]), jnp.array([1.0, -2.0])
+    result = jax.vmap(lambda radius, amount: sharpen.unsharp_masking(BATCH[0], radius, amount, 9))(radii, amounts)
+    for i in range(2):
+        np.testing.assert_allclose(
+            result[i], sharpen.unsharp_masking(BATCH[0], radii[i], amounts[i], 9), atol=1e-6, err_msg=str(i)
+        )
+
+
+def test_gradients_agree_with_finite_differences():
+    with jax.enable_x64(True):
+        rgb = jnp.array(RNG.random((2, 6, 5, 3)))
+        check_grads(lambda *a: sharpen.unsharp_masking(*a, 7), (rgb, jnp.array(0.8), jnp.array(1.3)), 1, ["rev"])
+        check_grads(sharpen.sharpening_filter, (rgb, jnp.array(RNG.normal(size=(3, 3)))), 1, ["rev"])
+
+
+@pytest.mark.parametrize("function", [sharpen.sharpening_filter, sharpen.unsharp_masking])
+def test_precision_is_kept(function):
+    assert function(BATCH).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert function(jnp.array(BATCH)).dtype == jnp.float32
+        assert function(jnp.array(BATCH, jnp.float64)).dtype == jnp.float64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"radius": 0.0}, "radius must be positive, got 0.0"),
+        ({"radius": float("nan"), "size": 3}, "radius must be positive, got nan"),
+        ({"size": 4}, "size must be an odd number of pixels, got 4"),
+        ({"size": -3}, "size must be an odd number of pixels, got -3"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sharpen.unsharp_masking(BATCH, **arguments)
+
+
+def test_refuses_a_traced_radius_without_a_size():
+    with pytest.raises(ValueError, match="size must be given where radius is traced: a shape cannot follow from its"):
+        jax.jit(lambda radius: sharpen.unsharp_masking(BATCH, radius))(1.0)
