@@ -1,11 +1,14 @@
 """Raw sensor data to RGB: differentiable, compiled image signal processing, as functions and as Flax modules."""
 
 from isp import bayer, color, demosaic, denoise, sharpen
+from isp.algorithms import ALGORITHMS, PUBLISHED_STATIC
 from isp.camera import CAMERAS, Camera
-from isp.pipeline import Pipeline, Stage, parametrized
+from isp.pipeline import Pipeline, Stage, parametrized, static
 
 __all__ = [
+    "ALGORITHMS",
     "CAMERAS",
+    "PUBLISHED_STATIC",
     "Camera",
     "Pipeline",
     "Stage",
@@ -15,4 +18,5 @@ __all__ = [
     "denoise",
     "parametrized",
     "sharpen",
+    "static",
 ]

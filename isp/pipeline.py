@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import jax
@@ -11,7 +12,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from isp import bayer, color, demosaic, denoise, sharpen
+from isp import bayer, color, demosaic, denoise, sharpen, stencil
+from isp.algorithms import ALGORITHMS
 from isp.camera import Camera
 
 # The darkest value that the tone curve is given: its slope is infinite at zero.
@@ -69,12 +71,12 @@ class Pipeline(nnx.Module):
 
     def trace(
         self, raw: Shaped[Array | np.ndarray, "..."], perturbations: Mapping[str, Array] | None = None
-    ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "*batch height width 3"]]]:
-        """Processes like a call, and keeps the image after each stage.
+    ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "..."]]]:
+        """Processes like a call, and keeps the image after each stage: before demosaicing, the mosaic.
 
         Args:
             raw: mosaics `(..., H, W)`.
-            perturbations: images `(..., H, W, 3)` added to the results of the stages they are named after. The
+            perturbations: images, added to the results of the stages they are named after. The
                 gradient for one that is zero is the gradient for that stage's image, all stages in one backward pass.
 
         Returns:
@@ -107,8 +109,28 @@ def _images(stages, parameters, raw, perturbations):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."]):
-    *_, image = _images(stages, parameters, raw, {})
-    return image
+    bayer.check_mosaic(raw)
+
+    def process(raws):
+        *_, images = _images(_joined(stages), parameters, raws, {})
+        return images
+
+    images = stencil.each_image(process, raw.reshape(-1, *raw.shape[-2:]))
+    return images.reshape(*raw.shape[:-2], *images.shape[1:])
+
+
+def _joined(stages):
+    """The stages, with neighbours that have a faster function together replaced by it."""
+    joined = []
+    for stage in stages:
+        function = _TOGETHER.get((joined[-1].function, stage.function)) if joined else None
+        if function is None:
+            joined.append(stage)
+        else:
+            before = joined.pop()
+            parameters, options = before.parameters + stage.parameters, before.options + stage.options
+            joined.append(Stage(stage.name, function, parameters, options))
+    return joined
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -152,6 +174,67 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
     return Pipeline(stages, parameters)
 
 
+def static(
+    camera: Camera,
+    demosaic: str = "bilinear",
+    sharpen: str = "sharpening_filter",
+    denoise: str = "gaussian_denoising",
+    **settings: ArrayLike | str | None,
+) -> Pipeline:
+    """A pipeline of classical algorithms, at a camera's figures: those of Oala et al. (TMLR 2023), and more.
+
+    Stages: `black_level`, `demosaic`, `white_balance`, `color_correct`, `sharpen`, `denoise`, `clipped` to [0, 1],
+    `gamma_correct`. Parameters: `black_level (4,)` in CFA order, `white_balance (3,)`, `colour_correction (3, 3)`,
+    `gamma_correct ()`, and the continuous settings of the algorithms.
+
+    Args:
+        camera: where the parameters start, and the pattern.
+        demosaic: "bilinear", "malvar2004" or "menon2007"; "none" leaves zeros where a site sees another colour.
+        sharpen: "sharpening_filter" or "unsharp_masking"; "none" changes nothing.
+        denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman" or
+            "bilateral"; "none" changes nothing.
+        **settings: arguments of these functions other than their defaults, such as `radius`, `sigma` or `size`. Those
+            that are continuous become parameters (`keep_fraction` if `softness` is given); the sides of Gaussian and
+            bilateral windows are fixed by where the parameters start.
+
+    Raises:
+        ValueError: an unknown algorithm, or a setting that none of those chosen has.
+    """
+    stages, parameters = {}, {}
+    for step, name in (("demosaic", demosaic), ("sharpen", sharpen), ("denoise", denoise)):
+        if name not in ALGORITHMS[step]:
+            raise ValueError(f"{step} must be one of {', '.join(ALGORITHMS[step])}, got {name!r}")
+        algorithm = ALGORITHMS[step][name]
+        known = set(inspect.signature(algorithm).parameters) - {"pattern"}
+        given = {setting: settings.pop(setting) for setting in known & settings.keys()}
+        if step == "demosaic":
+            given["pattern"] = camera.pattern
+        function, values, options = algorithm(**given)
+        stages[step] = Stage(step, function, tuple(values), tuple(options.items()))
+        parameters |= values
+    if settings:
+        raise ValueError(f"{demosaic}, {sharpen} and {denoise} have no {', '.join(sorted(settings))}")
+    return Pipeline(
+        [
+            Stage("black_level", bayer.subtract_black_level, ("black_level",)),
+            stages["demosaic"],
+            Stage("white_balance", color.white_balance, ("white_balance",)),
+            Stage("color_correct", color.color_correct, ("colour_correction",)),
+            stages["sharpen"],
+            stages["denoise"],
+            Stage("clipped", _clip, options=(("low", 0.0),)),
+            Stage("gamma_correct", color.gamma_correct, ("gamma_correct",)),
+        ],
+        parameters
+        | {
+            "black_level": np.array(camera.black_level),
+            "white_balance": np.array(camera.white_balance),
+            "colour_correction": np.array(camera.color_matrix),
+            "gamma_correct": 2.2,
+        },
+    )
+
+
 def _planes(raw, black_level, pattern):
     return bayer.spread(bayer.subtract_black_level(raw, black_level), pattern)
 
@@ -160,13 +243,40 @@ def _color_correct(planes, debayer, gains, matrix):
     return color.color_correct(color.white_balance(demosaic.interpolate(planes, debayer), gains), matrix)
 
 
+def _clip(rgb, low):
+    return jnp.clip(rgb, low, 1)
+
+
+def _mosaic_to_rgb(raw, black_level, debayer, gains, matrix, pattern):
+    """`_planes` and `_color_correct` as one stencil over the mosaic.
+
+    Interpolating zero-filled planes takes 27 products for each channel of a pixel. The 9 that are not zero are those
+    with the colours that the sites around the pixel see, which follow from its place in the tile. Gains and matrix are
+    linear, too, and go into their weights.
+    """
+    weights = jnp.einsum("kc,c,cnij->knij", matrix, gains, debayer, precision="highest")
+    tile = np.reshape(bayer.PATTERNS[pattern], (2, 2))
+    i, j, y, x = np.ogrid[:3, :3, :2, :2]
+    seen = tile[(y + i - 1) % 2, (x + j - 1) % 2]
+    return stencil.correlate_mosaic(bayer.subtract_black_level(raw, black_level), weights[:, seen, i, j], "mirror")
+
+
+def _filter_luma_twice(rgb, first, second):
+    """`sharpen.sharpening_filter` and `denoise.gaussian_blur` without going back to RGB in between."""
+    sharp = stencil.correlate(color.luma(rgb), first, "zero")
+    return color.with_luma(rgb, stencil.correlate(sharp, second, "mirror"))
+
+
+# Neighbouring stages that one function does faster, which takes the parameters of both. A trace shows them apart.
+_TOGETHER = {
+    (_planes, _color_correct): _mosaic_to_rgb,
+    (sharpen.sharpening_filter, denoise.gaussian_blur): _filter_luma_twice,
+}
+
+
 def _add(rgb, layer):
     if rgb.shape[-3:] != layer.shape:
         raise ValueError(
             f"raw must have the additive layer's height and width {layer.shape[:2]}, got {rgb.shape[-3:-1]}"
         )
     return rgb + layer
-
-
-def _clip(rgb, low):
-    return jnp.clip(rgb, low, 1)

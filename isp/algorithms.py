@@ -1,0 +1,106 @@
+"""The classical algorithms by the names that `isp.static` takes, each as what makes it a stage of a pipeline.
+
+An algorithm is a function of its settings, which gives the stage's function, its parameters (continuous, so that they
+can be learned) and its options (fixed once it is compiled, such as the side of a window).
+"""
+
+import itertools
+
+from isp import bayer, demosaic, denoise, sharpen
+
+
+def _without_interpolation(pattern):
+    return bayer.spread, {}, {"pattern": pattern}
+
+
+def _bilinear(pattern):
+    return demosaic.bilinear, {}, {"pattern": pattern}
+
+
+def _malvar2004(pattern):
+    return demosaic.malvar2004, {}, {"pattern": pattern}
+
+
+def _menon2007(pattern, refine=True):
+    return demosaic.menon2007, {}, {"pattern": pattern, "refine": refine}
+
+
+def _none():
+    return unchanged, {}, {}
+
+
+def _sharpening_filter(sharpening_filter=sharpen.SHARPENING_KERNEL):
+    return sharpen.sharpening_filter, {"sharpening_filter": sharpening_filter}, {}
+
+
+def _unsharp_masking(radius=1.0, amount=1.0):
+    size = denoise.gaussian_size("radius", radius, None)
+    return sharpen.unsharp_masking, {"radius": radius, "amount": amount}, {"size": size}
+
+
+def _gaussian_denoising(sigma=0.5):
+    return denoise.gaussian_denoising, {"sigma": sigma}, {"size": denoise.gaussian_size("sigma", sigma, None)}
+
+
+def _median_denoising(size=3):
+    return denoise.median_denoising, {}, {"size": size}
+
+
+def _fft_denoising(keep_fraction=0.3, softness=None):
+    if softness is None:  # a hard cut, which has no derivative
+        return denoise.fft_denoising, {}, {"keep_fraction": keep_fraction}
+    return denoise.fft_denoising, {"keep_fraction": keep_fraction}, {"softness": softness}
+
+
+def _tv_chambolle(weight=0.01, eps=2e-4, max_iterations=200):
+    return denoise.tv_chambolle, {"weight": weight}, {"eps": eps, "max_iterations": max_iterations}
+
+
+def _tv_bregman(weight=100.0, eps=1e-3, max_iterations=100, isotropic=True):
+    options = {"eps": eps, "max_iterations": max_iterations, "isotropic": isotropic}
+    return denoise.tv_bregman, {"weight": weight}, options
+
+
+def _bilateral(sigma_spatial=0.6, sigma_color=None, bins=10000):
+    parameters = {"sigma_spatial": sigma_spatial}
+    if sigma_color is not None:
+        parameters["sigma_color"] = sigma_color
+    return denoise.bilateral, parameters, {"size": denoise.bilateral_size(sigma_spatial), "bins": bins}
+
+
+def unchanged(rgb):
+    """The image as it is."""
+    return rgb
+
+
+ALGORITHMS = {
+    "demosaic": {
+        "none": _without_interpolation,
+        "bilinear": _bilinear,
+        "malvar2004": _malvar2004,
+        "menon2007": _menon2007,
+    },
+    "sharpen": {
+        "none": _none,
+        "sharpening_filter": _sharpening_filter,
+        "unsharp_masking": _unsharp_masking,
+    },
+    "denoise": {
+        "none": _none,
+        "gaussian_denoising": _gaussian_denoising,
+        "median_denoising": _median_denoising,
+        "fft_denoising": _fft_denoising,
+        "tv_chambolle": _tv_chambolle,
+        "tv_bregman": _tv_bregman,
+        "bilateral": _bilateral,
+    },
+}
+
+# The twelve of Oala et al. (TMLR 2023) as demosaicing, sharpening, denoising.
+PUBLISHED_STATIC = tuple(
+    itertools.product(
+        ("bilinear", "malvar2004", "menon2007"),
+        ("sharpening_filter", "unsharp_masking"),
+        ("median_denoising", "gaussian_denoising"),
+    )
+)

@@ -1,0 +1,144 @@
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import isp
+from isp import pipeline
+from r2l_jax import baselines
+
+CAMERA = isp.CAMERAS["drone"]
+STAGES = (
+    *("black_level", "demosaic", "white_balance", "color_correct"),
+    *("sharpen", "denoise", "clipped", "gamma_correct"),
+)
+
+
+def mosaics():
+    """Two mosaics of shading, a hard edge, thin lines and noise."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:34, :46]
+    scene = 0.3 + 0.2 * np.sin(x / 7) * np.cos(y / 5) + 0.3 * (x + 2 * y > 60) + 0.2 * (x % 9 == 4)
+    return (0.08 + 0.5 * scene + 0.02 * rng.standard_normal((2, *scene.shape))).astype(np.float32)
+
+
+RAW = mosaics()
+
+
+def test_the_published_twelve_come_in_a_fixed_order():
+    assert len(set(isp.PUBLISHED_STATIC)) == 12
+    assert isp.PUBLISHED_STATIC[0] == ("bilinear", "sharpening_filter", "median_denoising")
+    assert isp.PUBLISHED_STATIC[1] == ("bilinear", "sharpening_filter", "gaussian_denoising")
+    assert isp.PUBLISHED_STATIC[-1] == ("menon2007", "unsharp_masking", "gaussian_denoising")
+
+
+@pytest.mark.parametrize("algorithms", isp.PUBLISHED_STATIC, ids="-".join)
+def test_the_published_twelve_agree_with_numpy_scipy_and_scikit_image(algorithms):
+    expected = np.stack(baselines.static(algorithms, RAW.astype(np.float64))())
+    rgb = isp.static(CAMERA, *algorithms)(RAW)
+    # In linear light: the tone curve is steep near black.
+    np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=1e-5)
+
+
+@pytest.mark.parametrize("denoise", ["tv_chambolle", "tv_bregman", "bilateral"])
+def test_pipelines_with_iterative_denoising_agree_with_scikit_image(denoise):
+    before = isp.static(CAMERA, denoise="none").trace(RAW)[1]["sharpen"]
+    denoised = np.stack(baselines.denoise(denoise, np.asarray(before, np.float64))())
+    rgb = isp.static(CAMERA, denoise=denoise)(RAW)
+    np.testing.assert_allclose(rgb**2.2, np.clip(denoised, 0, 1), atol=1e-3)
+
+
+@pytest.mark.parametrize("pattern", isp.bayer.PATTERNS)
+def test_the_stages_are_the_public_functions(pattern):
+    camera = dataclasses.replace(CAMERA, pattern=pattern)
+    rgb, stages = isp.static(camera, "menon2007", "unsharp_masking", "median_denoising", amount=2.0, size=5).trace(RAW)
+    raw = isp.bayer.subtract_black_level(jnp.array(RAW), jnp.array(camera.black_level))
+    linear = isp.demosaic.menon2007(raw, pattern) * jnp.array(camera.white_balance) @ jnp.array(camera.color_matrix).T
+    sharp = isp.sharpen.unsharp_masking(linear, amount=2.0)
+    denoised = isp.denoise.median_denoising(sharp, 5)
+    assert tuple(stages) == STAGES
+    expected = {"black_level": raw, "color_correct": linear, "sharpen": sharp, "denoise": denoised}
+    for name, image in expected.items():
+        np.testing.assert_allclose(stages[name], image, atol=2e-6, err_msg=name)
+    np.testing.assert_allclose(rgb**2.2, np.clip(denoised, 0, 1), atol=5e-6)
+
+
+def test_none_leaves_out_a_step():
+    _, stages = isp.static(CAMERA, "none", "none", "none").trace(RAW)
+    np.testing.assert_array_equal(stages["demosaic"], isp.bayer.spread(stages["black_level"]))
+    np.testing.assert_array_equal(stages["sharpen"], stages["color_correct"])
+    np.testing.assert_array_equal(stages["denoise"], stages["color_correct"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "settings"),
+    [
+        ({"demosaic": "malvar2004", "sharpen": "unsharp_masking"}, {"radius", "amount", "sigma"}),
+        ({"demosaic": "menon2007", "sharpen": "none", "denoise": "median_denoising"}, set()),
+        ({"demosaic": "none", "denoise": "fft_denoising", "softness": 2.0}, {"sharpening_filter", "keep_fraction"}),
+        ({"sharpen": "none", "denoise": "fft_denoising"}, set()),
+        ({"sharpen": "none", "denoise": "tv_chambolle"}, {"weight"}),
+        ({"sharpen": "none", "denoise": "tv_bregman", "weight": 50.0}, {"weight"}),
+        ({"sharpen": "none", "denoise": "bilateral", "sigma_color": 0.1}, {"sigma_spatial", "sigma_color"}),
+    ],
+)
+def test_every_continuous_setting_is_a_parameter_with_a_finite_gradient(choice, settings):
+    module = isp.static(CAMERA, **choice)
+    fixed = {"black_level", "white_balance", "colour_correction", "gamma_correct"}
+    assert set(module.parameters()) == fixed | settings
+    graphdef, params = nnx.split(module)
+    raw = jnp.array(RAW).at[:, :6].set(0).at[:, 6:12].set(1)  # black and saturated, where the tone curve has its ends
+    gradients = jax.jit(jax.grad(lambda p, r: nnx.merge(graphdef, p)(r).sum(), (0, 1)))(params, raw)
+    for gradient in jax.tree.leaves(gradients):
+        assert np.isfinite(gradient).all()
+    for name in fixed | settings:
+        assert np.any(gradients[0][name][...]), name
+
+
+def test_vmap_over_a_setting_equals_one_by_one():
+    graphdef, params = nnx.split(isp.static(CAMERA, sharpen="unsharp_masking"))
+    sets = [jax.tree.map(lambda p, factor=factor: factor * p, params) for factor in (1.0, 0.8)]
+    rgb = jax.vmap(lambda p: nnx.merge(graphdef, p)(RAW))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets))
+    for i, single in enumerate(sets):
+        np.testing.assert_allclose(rgb[i] ** 2.2, nnx.merge(graphdef, single)(RAW) ** 2.2, atol=1e-5)
+
+
+def test_compiles_once_per_shape_whatever_the_settings():
+    isp.static(CAMERA, sharpen="unsharp_masking")(RAW)
+    before = pipeline._run._cache_size()
+    isp.static(isp.CAMERAS["microscopy"], sharpen="unsharp_masking", amount=0.5)(2 * RAW)
+    assert pipeline._run._cache_size() == before
+
+
+def test_settings_have_the_functions_defaults():
+    for step, module in (("demosaic", isp.demosaic), ("sharpen", isp.sharpen), ("denoise", isp.denoise)):
+        for name, algorithm in isp.ALGORITHMS[step].items():
+            if name == "none":
+                continue
+            theirs = inspect.signature(getattr(module, name)).parameters
+            for setting, parameter in inspect.signature(algorithm).parameters.items():
+                if (name, setting) not in {
+                    ("sharpening_filter", "sharpening_filter"),  # called kernel there
+                    ("bilateral", "bins"),  # rounded here as in scikit-image, there not unless asked
+                    *((demosaic, "pattern") for demosaic in isp.ALGORITHMS["demosaic"]),  # the camera's here
+                }:
+                    assert parameter.default == theirs[setting].default, (name, setting)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"demosaic": "ahd"}, "demosaic must be one of none, bilinear, malvar2004, menon2007, got 'ahd'"),
+        ({"denoise": "nlm"}, "denoise must be one of none, gaussian_denoising, .*, bilateral, got 'nlm'"),
+        ({"radius": 2.0}, "bilinear, sharpening_filter and gaussian_denoising have no radius"),
+        ({"pattern": "BGGR"}, "bilinear, sharpening_filter and gaussian_denoising have no pattern"),
+        ({"sigma": -1.0}, "sigma must be positive, got -1.0"),
+    ],
+)
+def test_refuses_what_it_does_not_know(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        isp.static(CAMERA, **arguments)
