@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from r2l_jax.errors import InputError
+from r2l_jax.processing import STATIC_FLAGS, check_processing
 
 # Fields that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
 FREE_TO_CHANGE = frozenset({"logdir", "data_dir", "epochs", "overwrite", "save_locally"})
@@ -44,6 +45,9 @@ class TrainConfig:
     check_val_every_n_epoch: int = 1
 
     processing_mode: str = "parametrized"
+    sp_debayer: str | None = None
+    sp_sharpening: str | None = None
+    sp_denoising: str | None = None
     processor_uri: str | None = None
     freeze_processor: bool = False
     classifier_network: str = "ResNet18"
@@ -69,12 +73,16 @@ class TrainConfig:
             raise InputError(f"--train_size must be between 0 and 1, got {self.train_size}")
         if self.freeze_processor and self.freeze_classifier:
             raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
-        if self.processing_mode == "none" and self.freeze_classifier:
+        check_processing(self.processing_mode, self.static_algorithms)
+        if not self.learns_processing and self.freeze_classifier:
             raise InputError(
-                "--processing_mode=none has no parameters: with --freeze_classifier nothing is left to train"
+                f"--processing_mode={self.processing_mode} learns nothing: with --freeze_classifier nothing is left "
+                "to train"
             )
-        if self.processing_mode == "none" and self.processor_uri:
-            raise InputError("--processing_mode=none has no parameters to load from --processor_uri")
+        if not self.learns_processing and self.processor_uri:
+            raise InputError(
+                f"--processing_mode={self.processing_mode} learns nothing that --processor_uri could provide"
+            )
         for name in ("experiment_name", "run_name"):
             path = pathlib.PurePath(getattr(self, name))
             if not path.parts or path.is_absolute() or ".." in path.parts:
@@ -86,6 +94,16 @@ class TrainConfig:
                     f"--{name} is about what --track_processing, --track_processing_gradients and --track_predictions "
                     "record: give one of them, too"
                 )
+
+    @property
+    def learns_processing(self) -> bool:
+        """Whether the processor has parameters to train, and a batch norm after it."""
+        return self.processing_mode == "parametrized"
+
+    @property
+    def static_algorithms(self) -> dict[str, str | None]:
+        """The algorithms given for a static pipeline, by their flags."""
+        return {flag: getattr(self, flag) for flag in STATIC_FLAGS}
 
     @property
     def run_dir(self) -> pathlib.Path:

@@ -10,7 +10,6 @@ import tasks
 from r2l_jax.augment import augment
 from r2l_jax.errors import InputError
 
-PROCESSING_MODES = ("parametrized", "none")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 
 
@@ -37,7 +36,7 @@ class RawToLogit(nnx.Module):
 
     def trace(
         self, raw: Float[Array, "batch height width"], perturbations: Mapping[str, Array] | None = None
-    ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch rows cols 3"]]]:
+    ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
         """The logits without augmentation, and the processor's image after each stage; see `isp.Pipeline.trace`."""
         images, stages = self.processor.trace(raw, perturbations)
         return self.head(self.normalizer(images)), stages
@@ -55,41 +54,22 @@ class Standardize(nnx.Module):
         return (images - self.mean[...]) / self.std[...]
 
 
-def make_processor(mode: str, camera: isp.Camera) -> isp.Pipeline:
-    """The processor of a `--processing_mode`.
-
-    Args:
-        mode: "parametrized" is the differentiable pipeline, started at the camera's figures; "none" takes one RGB pixel
-            from each 2x2 tile of the mosaic, at half size, and has no parameters.
-        camera: whose mosaics come.
-
-    Raises:
-        InputError: another mode.
-    """
-    if mode == "parametrized":
-        return isp.parametrized(camera)
-    if mode == "none":
-        return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options=(("pattern", camera.pattern),))], {})
-    raise InputError(f"--processing_mode must be one of {', '.join(PROCESSING_MODES)}, got {mode!r}")
-
-
 def make_model(
-    mode: str, camera: isp.Camera, network: str, num_classes: int, normalizer: nnx.Module, rngs: nnx.Rngs
+    processor: isp.Pipeline, normalizer: nnx.Module, network: str, num_classes: int, rngs: nnx.Rngs
 ) -> RawToLogit:
     """A classifier of raw mosaics with random head weights.
 
     Args:
-        mode: see `make_processor`.
-        camera: whose mosaics come.
+        processor: the pipeline.
+        normalizer: what stands between the processor and the head.
         network: "ResNet18", "ResNet34" or "Resnet50".
         num_classes: how many logits.
-        normalizer: what stands between the processor and the head.
         rngs: draws the head's weights.
 
     Raises:
-        InputError: an unknown mode or network.
+        InputError: an unknown network.
     """
     if network not in CLASSIFIERS:
         raise InputError(f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, got {network!r}")
     head = tasks.resnet(network.lower(), num_classes=num_classes, rngs=rngs)
-    return RawToLogit(make_processor(mode, camera), normalizer, head)
+    return RawToLogit(processor, normalizer, head)

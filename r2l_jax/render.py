@@ -4,7 +4,7 @@ import collections
 import os
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
@@ -55,8 +55,9 @@ def render_files(
     camera: isp.Camera | None = None,
     file_format: Literal["tiff", "png"] = "tiff",
     stages: bool = False,
+    make_pipeline: Callable[[isp.Camera], isp.Pipeline] = isp.parametrized,
 ) -> tuple[int, int]:
-    """Renders raw files with `isp.parametrized`, several at once, with a progress bar on stderr.
+    """Renders raw files, several at once, with a progress bar on stderr.
 
     Writes `<output>/<name>.tiff` (16 bits a channel) or `.png` (8 bits), and `<name>_stages.png` with `stages`, in
     place of earlier ones. A file that cannot be rendered is reported on stderr, and the others are still rendered.
@@ -67,6 +68,7 @@ def render_files(
         camera: the figures to render with; each file's own if None.
         file_format: "tiff" or "png".
         stages: also write a contact sheet of the image after each stage.
+        make_pipeline: what makes the pipeline of a file's camera.
 
     Returns:
         How many files were rendered, and how many failed.
@@ -84,7 +86,7 @@ def render_files(
     failed = 0
     pool = ThreadPoolExecutor(FILES_AT_ONCE)
     try:
-        jobs = [pool.submit(_render_file, file, output, camera, file_format, stages) for file in files]
+        jobs = [pool.submit(_render_file, file, output, camera, file_format, stages, make_pipeline) for file in files]
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="file"):
             try:
                 job.result()
@@ -131,9 +133,9 @@ def _check_names(files, output, file_format, stages):
             raise InputError(f"{file} is a raw file and would be written over: choose another output folder")
 
 
-def _render_file(file, output, camera, file_format, stages):
+def _render_file(file, output, camera, file_format, stages, make_pipeline):
     raw, camera = read_raw(file, camera)
-    pipeline = isp.parametrized(camera)
+    pipeline = make_pipeline(camera)
     with _device:
         # The sheet, too: of a large picture, the images after all stages are too much to hold for several files.
         rgb, trace = pipeline.trace(raw) if stages else (pipeline(raw), None)

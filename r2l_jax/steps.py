@@ -15,6 +15,8 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.datasets import RawDataset
 from r2l_jax.data.loader import Batch
 from r2l_jax.model import Standardize, make_model
+from r2l_jax.processing import processing
+from tasks.layers import BatchNorm
 
 PyTree = Any
 
@@ -80,17 +82,13 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     """Makes what a run computes, compiled at the first use: a classifier of the data set's mosaics, trained by Adam."""
     num_classes = len(dataset.classes)
     optimizer = optax.adam(config.lr)
-    frozen = {"processor": config.freeze_processor, "head": config.freeze_classifier}
+    make_processor = processing(config.processing_mode, config.static_algorithms)
+    frozen = {"processor": config.freeze_processor or not config.learns_processing, "head": config.freeze_classifier}
     trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*(nnx.PathContains(part) for part in frozen if frozen[part]))))
 
     def make_module(rngs, statistics):
-        if statistics is None:
-            normalizer = nnx.BatchNorm(3, use_scale=False, use_bias=False, momentum=0.9, epsilon=1e-5, rngs=rngs)
-        else:
-            normalizer = Standardize(*statistics)
-        return make_model(
-            config.processing_mode, dataset.camera, config.classifier_network, num_classes, normalizer, rngs
-        )
+        normalizer = BatchNorm(3, affine=False, rngs=rngs) if statistics is None else Standardize(*statistics)
+        return make_model(make_processor(dataset.camera), normalizer, config.classifier_network, num_classes, rngs)
 
     def parameters(model):
         return nnx.split_state(model, trained, ...)[0]
@@ -98,7 +96,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     def processor_gradients(gradients):
         return nnx.to_pure_dict(gradients).get("processor", {})
 
-    statistics = (jnp.zeros(3), jnp.ones(3)) if config.processing_mode == "none" else None
+    statistics = None if config.learns_processing else (jnp.zeros(3), jnp.ones(3))
     module = nnx.eval_shape(lambda: make_module(nnx.Rngs(0), statistics))
     module.eval()
     eval_graph = nnx.graphdef(module)

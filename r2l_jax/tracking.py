@@ -55,21 +55,24 @@ class Tracker:
             self._writer.add_scalar(f"processor_gradient_norm/{name}", norm, epoch)
 
     def images(self, group: str, images: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Records pictures `(N, H, W, 3)` in [0, 1] by name, each as a row of N; numbered, to keep their order."""
+        """Records pictures by name, each `(N, H, W, 3)` or `(N, H, W)` as a row of N; numbered, to keep their order.
+
+        Values are shown from 0 to 1.
+        """
         for number, (name, batch) in enumerate(images.items()):
             name = f"{group}/{number}_{name}"
             self._picture(name, np.concatenate(list(np.clip(batch, 0, 1)), axis=1), epoch)
             self._tensor(name, batch, epoch)
 
     def gradients(self, gradients: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Records gradient images `(N, H, W, 3)` as magnitudes, each image's brightest hundredth at full brightness.
+        """Records gradients of such pictures as magnitudes, each image's brightest hundredth at full brightness.
 
         Each by itself, since the gradients of well and badly classified samples differ by orders of magnitude.
         """
         for number, (name, gradient) in enumerate(gradients.items()):
             name = f"gradients/{number}_{name}"
             magnitude = np.abs(gradient)
-            brightest = np.quantile(magnitude, 0.99, axis=(1, 2, 3), keepdims=True)
+            brightest = np.quantile(magnitude, 0.99, axis=tuple(range(1, magnitude.ndim)), keepdims=True)
             picture = np.clip(magnitude / np.maximum(brightest, np.finfo(np.float32).tiny), 0, 1)
             self._picture(name, np.concatenate(list(picture), axis=1), epoch)
             self._tensor(name, gradient, epoch)
@@ -99,7 +102,7 @@ class Tracker:
         self._writer.flush()
 
     def _picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
-        self._writer.add_image(name, picture.astype(np.float32), epoch, dataformats="HWC")
+        self._writer.add_image(name, picture.astype(np.float32), epoch, dataformats="HWC"[: picture.ndim])
         if self._enabled:
             with replacing(self._path(f"{name}.png", epoch)) as part:
                 Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(part, "png")

@@ -20,11 +20,11 @@ from r2l_jax import checkpoint, report
 from r2l_jax.checkpoint import Checkpoints, load_parts
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets, loader
-from r2l_jax.data.datasets import RawDataset
+from r2l_jax.data.datasets import STATIC_STATISTICS, RawDataset
 from r2l_jax.data.splits import Split, stratified_splits
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing, write_json
-from r2l_jax.model import make_processor
+from r2l_jax.processing import processing
 from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.tracking import Tracker
@@ -253,10 +253,10 @@ def _initial_state(
 ) -> TrainState:
     """A fresh state, with the parts that earlier runs provide; one that will be restored needs its shapes only."""
     statistics = None
-    if config.processing_mode == "none":
+    if not config.learns_processing:
         statistics = jnp.zeros(3), jnp.ones(3)
         if not resumes:
-            statistics = _image_statistics(config, dataset, fold.train_indices, batch_size)
+            statistics = fixed_statistics(config, dataset, fold.train_indices, batch_size)
     state = steps.init(key, statistics)
     if resumes:
         return state
@@ -266,11 +266,14 @@ def _initial_state(
     return state
 
 
-def _image_statistics(
+def fixed_statistics(
     config: TrainConfig, dataset: RawDataset, indices: np.ndarray, batch_size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of each channel over the processed training images."""
-    processor = make_processor(config.processing_mode, dataset.camera)
+    """Mean and standard deviation of each channel over the processed training images, or the published ones."""
+    if config.processing_mode == "static" and dataset.name in STATIC_STATISTICS:
+        mean, std = STATIC_STATISTICS[dataset.name]
+        return jnp.array(mean), jnp.array(std)
+    processor = processing(config.processing_mode, config.static_algorithms)(dataset.camera)
 
     @jax.jit
     def add(moments, batch):

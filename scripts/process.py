@@ -1,17 +1,19 @@
 """Renders raw files to pictures.
 
 python scripts/process.py --input=IMG_0001.dng --output=pictures
+python scripts/process.py --input=IMG_0001.dng --output=pictures --processing_mode=static --sp_debayer=menon2007
 python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=pictures --format=png --stages
 
-Pictures are 16-bit TIFF or 8-bit PNG, as the differentiable pipeline `isp.parametrized` renders them, in the sensor's
-orientation. The exit status is 1 if any file could not be rendered.
+Pictures are 16-bit TIFF or 8-bit PNG, as the differentiable pipeline `isp.parametrized` or a pipeline of classical
+algorithms, `isp.static`, renders them, in the sensor's orientation. The exit status is 1 if any file could not be
+rendered.
 """
 
 from pathlib import Path
 
 from absl import flags
 
-from r2l_jax import render, startup
+from r2l_jax import processing, render, startup
 from r2l_jax.data.datasets import find_camera
 
 FLAGS = flags.FLAGS
@@ -20,6 +22,13 @@ flags.DEFINE_string("output", None, "Folder for the pictures, named as the raw f
 flags.DEFINE_string(
     "camera", "auto", "drone, microscopy, a JSON file with a camera's figures, or auto: those of each file itself."
 )
+flags.DEFINE_enum(
+    "processing_mode",
+    "parametrized",
+    ["parametrized", "static"],
+    "parametrized: the differentiable pipeline as it starts; static: one of classical algorithms.",
+)
+processing.define_static_flags()
 flags.DEFINE_enum("format", "tiff", ["tiff", "png"], "16-bit TIFF or 8-bit PNG.")
 flags.DEFINE_bool(
     "stages",
@@ -31,8 +40,14 @@ flags.DEFINE_bool(
 def main() -> int:
     """Renders the files that the flags name, and returns the exit status."""
     inputs = [path for paths in FLAGS.input for path in paths.split(",")]
+    algorithms = {flag: FLAGS[flag].value for flag in processing.STATIC_FLAGS}
     rendered, failed = render.render_files(
-        render.find_raw_files(inputs), Path(FLAGS.output), find_camera(FLAGS.camera), FLAGS.format, FLAGS.stages
+        render.find_raw_files(inputs),
+        Path(FLAGS.output),
+        find_camera(FLAGS.camera),
+        FLAGS.format,
+        FLAGS.stages,
+        processing.processing(FLAGS.processing_mode, algorithms),
     )
     print(f"{rendered} rendered, {failed} failed")
     return 1 if failed else 0

@@ -12,7 +12,8 @@ from r2l_jax.augment import AUGMENTATIONS
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
 from r2l_jax.data.synthetic import INTENSITIES
-from r2l_jax.model import CLASSIFIERS, PROCESSING_MODES
+from r2l_jax.model import CLASSIFIERS
+from r2l_jax.processing import PROCESSING_MODES, define_static_flags
 
 DEFAULT = TrainConfig()
 
@@ -66,8 +67,9 @@ def define_flags() -> None:
         "processing_mode",
         DEFAULT.processing_mode,
         PROCESSING_MODES,
-        "parametrized: the learnable pipeline; none: half-size RGB straight from the mosaic",
+        "parametrized: the learnable pipeline; static: classical algorithms; none: half-size RGB from the mosaic",
     )
+    define_static_flags()
     flags.DEFINE_string(
         "processor_uri", DEFAULT.processor_uri, "earlier run whose processor and normalisation to start from"
     )

@@ -37,11 +37,12 @@ class Conv(nnx.Module):
 class BatchNorm(nnx.BatchNorm):
     """Batch norm over all but the last axis, with PyTorch's defaults and running statistics.
 
-    The batch is normalised by its biased variance; the running variance takes the unbiased one.
+    The batch is normalised by its biased variance; the running variance takes the unbiased one. With `affine` a learned
+    scale and bias follow for each channel.
     """
 
-    def __init__(self, features: int, *, rngs: nnx.Rngs):
-        super().__init__(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+    def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs):
+        super().__init__(features, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch height width features"]) -> Float[Array, "batch height width features"]:
         """Normalises by the running statistics after `eval()`, else by the batch's, which move the running ones.
@@ -49,21 +50,34 @@ class BatchNorm(nnx.BatchNorm):
         Raises:
             ValueError: in training, if there is only one value per channel.
         """
+        # Rows of the image as vectors: XLA:CPU is slow at loops over a short last axis, such as the three colours of an
+        # image, and at sums over all axes but that.
+        width, features = x.shape[2:]
+        rows = x.reshape(-1, width * features)
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            count = x.size // x.shape[-1]
+            count = x.size // features
             if count == 1:
                 raise ValueError(f"batch norm needs more than one value per channel to train, got shape {x.shape}")
-            mean = x.mean((0, 1, 2))
-            var = jnp.square(x - mean).mean((0, 1, 2))
+            mean = _mean_by_feature(rows, features)
+            var = _mean_by_feature(jnp.square(rows - jnp.tile(mean, width)), features)
             self._move(self.mean, mean)
             self._move(self.var, var * count / (count - 1))
-        scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return (x - mean) * scale + self.bias[...]
+        scale = jax.lax.rsqrt(var + self.epsilon)
+        if self.use_scale:
+            scale *= self.scale[...]
+        normalized = (rows - jnp.tile(mean, width)) * jnp.tile(scale, width)
+        if self.use_bias:
+            normalized += jnp.tile(self.bias[...], width)
+        return normalized.reshape(x.shape)
 
     def _move(self, running: nnx.BatchStat, value: Float[Array, " features"]) -> None:
         running[...] = jax.lax.stop_gradient(self.momentum * running[...] + (1 - self.momentum) * value)
+
+
+def _mean_by_feature(rows: Float[Array, "rows values"], features: int) -> Float[Array, " features"]:
+    return rows.mean(0).reshape(-1, features).mean(0)
 
 
 def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols channels"]:

@@ -10,13 +10,16 @@ import pytest
 import safetensors.numpy
 import tifffile
 from flax import nnx
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import isp
 import tasks
 from r2l_jax import steps, train
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets, loader
 from r2l_jax.errors import InputError
+from r2l_jax.processing import processing
 from r2l_jax.stop import Interrupted, StopSignals
 from tasks.layers import BatchNorm, Conv
 
@@ -149,7 +152,7 @@ def test_results_hold_the_pictures_and_the_tensors_behind_them(finished):
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
     config, _ = finished
     dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
-    pipeline = train.make_processor("parametrized", dataset.camera)
+    pipeline = isp.parametrized(dataset.camera)
     for name, value in model(config).items():
         if name.startswith("processor."):
             setattr(pipeline, name.removeprefix("processor."), nnx.Param(jnp.array(value)))
@@ -322,16 +325,41 @@ def test_another_run_s_split_is_used_again(base, finished):
     assert metrics(config)["train_indices"] == metrics(finished[0])["train_indices"]
 
 
-def test_no_processing_takes_half_size_rgb_normalised_by_the_training_set(base):
-    config = dataclasses.replace(base, run_name="none", processing_mode="none", epochs=1, save_locally=True)
+@pytest.mark.parametrize(
+    ("mode", "algorithms", "side"),
+    [("none", {}, 16), ("static", {"sp_debayer": "malvar2004", "sp_denoising": "median_denoising"}, 32)],
+)
+def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base, mode, algorithms, side):
+    config = dataclasses.replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
     train.run(config)
     dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
-    images = train.make_processor("none", dataset.camera)(
-        np.stack([dataset[index][0] for index in metrics(config)["train_indices"]])
-    )
-    assert images.shape == (32, 16, 16, 3)
+    processor = processing(mode, config.static_algorithms)(dataset.camera)
+    images = processor(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
+    assert images.shape == (32, side, side, 3)
+    for name, value in processor.parameters().items():
+        np.testing.assert_array_equal(model(config)[f"processor.{name}"], value)
     np.testing.assert_allclose(model(config)["normalizer.mean"], images.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(model(config)["normalizer.std"], jnp.sqrt(images.var((0, 1, 2)) + 1e-5), rtol=1e-3)
+
+
+def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
+    tracked = {"track_processing": True, "track_processing_gradients": True, "track_save_tensors": True}
+    config = dataclasses.replace(base, run_name="tracked static", processing_mode="static", epochs=1, **tracked)
+    train.run(config)
+    results = config.run_dir / "fold_0" / "results" / "epoch_0000"
+    for kind in ("stages", "gradients"):
+        assert np.load(results / kind / "0_black_level.npy").shape == (5, 32, 32)
+        assert np.load(results / kind / "7_gamma_correct.npy").shape == (5, 32, 32, 3)
+        with Image.open(results / kind / "0_black_level.png") as picture:
+            assert picture.size == (5 * 32, 32)
+
+
+def test_static_pipelines_of_the_published_data_sets_are_normalised_as_published(base):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    config = dataclasses.replace(base, processing_mode="static")
+    dataset = dataclasses.replace(synthetic, name="Microscopy")
+    mean, std = train.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
+    np.testing.assert_allclose([mean, std], [[0.91, 0.84, 0.94], [0.08, 0.12, 0.05]])
 
 
 def test_without_log_model_nothing_is_kept_to_go_on_from(base):

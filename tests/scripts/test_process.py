@@ -37,6 +37,17 @@ def test_renders_files_and_folders_with_a_camera_from_json(folder, write_dng):
     assert names == ["a.png", "a_stages.png", "b.png", "b_stages.png", "test.png", "test_stages.png"]
 
 
+def test_renders_with_a_static_pipeline(folder):
+    raw = np.random.default_rng(0).integers(4096, 65536, (16, 24)).astype(np.uint16)
+    tifffile.imwrite(folder / "noise.tiff", raw)
+    flags = [f"--input={folder / 'noise.tiff'}", "--camera=drone", f"--output={folder / 'out'}"]
+    done = process(*flags, "--processing_mode=static", "--sp_debayer=menon2007", "--sp_denoising=median_denoising")
+    assert done.returncode == 0, done.stderr
+    pipeline = isp.static(isp.CAMERAS["drone"], demosaic="menon2007", denoise="median_denoising")
+    expected = pipeline(raw.astype(np.float32) / 65535)
+    np.testing.assert_allclose(tifffile.imread(folder / "out" / "noise.tiff"), expected * 65535, atol=1)
+
+
 def test_a_bad_file_fails_the_run_but_not_the_others(folder):
     bad = folder / "bad.dng"
     bad.write_bytes(b"no raw file")
@@ -55,6 +66,7 @@ def test_a_bad_file_fails_the_run_but_not_the_others(folder):
         (["--input=raw", "--output=out", "more.png"], "unexpected arguments ['more.png']"),
         (["--input=.", "--output=out"], ".: no raw files in this folder"),
         (["--input=raw", "--output=out", "--camera=phone"], "got 'phone'"),
+        (["--input=raw", "--output=out", "--sp_debayer=none"], "--sp_debayer is for --processing_mode=static"),
     ],
 )
 def test_mistakes_are_one_line(folder, monkeypatch, arguments, message):
