@@ -32,6 +32,9 @@ _PAD_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 # several planes of a pipeline to stay in a cache of 1 MiB a core.
 _PIXELS_AT_ONCE = 2**17
 
+# A strip of a large image may have more: it is one stage's work, with fewer planes.
+_PIXELS_OF_A_STRIP = 2**18
+
 
 def apart(function: Callable) -> Callable:
     """The same function of arrays, on the CPU compiled as a unit that is not fused with what comes before and after.
@@ -88,6 +91,40 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
     groups = images.reshape(-1, at_once, *images.shape[1:])
     results = jax.lax.map(jax.checkpoint(function), groups)
     return results.reshape(batch, *results.shape[2:])
+
+
+def by_strips(
+    function: Callable[[Array], Array], raw: Float[Array, "*batch height width"], reach: int
+) -> Float[Array, "*batch height width channels"]:
+    """Applies a function of mosaics; on the CPU, to a large image one strip of rows after the other.
+
+    Half of the time that a large image takes is the first touch of fresh memory; a strip's intermediate results use the
+    same memory again, and stay in the cache. The result is the same: of each strip, an image with a border of its own,
+    the rows that this border can reach are cut off.
+
+    Args:
+        function: from mosaics `(..., H, W)` to images `(..., H, W, channels)`.
+        raw: mosaics `(..., H, W)`.
+        reach: how many rows away a site can matter; even, so that strips start with a whole tile.
+    """
+    *batch, height, width = raw.shape
+    rows = max(
+        (n for n in range(2, height + 1, 2) if height % n == 0 and n * width <= _PIXELS_OF_A_STRIP), default=height
+    )
+    # Of thin strips, all that a height of few divisors may leave, most would be cut off.
+    if jax.default_backend() != "cpu" or not 4 * reach <= rows < height:
+        return function(raw)
+    images = raw.reshape(-1, height, width)
+    size = min(rows + 2 * reach, height)
+
+    def strip(place):
+        image, row = place
+        start = jnp.clip(row - reach, 0, height - size)
+        rgb = function(jax.lax.dynamic_slice(images, (image, start, 0), (1, size, width))[0])
+        return jax.lax.dynamic_slice_in_dim(rgb, row - start, rows)
+
+    places = tuple(axis.ravel() for axis in np.mgrid[: len(images), :height:rows])
+    return jax.lax.map(strip, places).reshape(*batch, height, width, -1)
 
 
 def correlate(

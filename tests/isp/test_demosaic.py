@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isp import bayer, demosaic
+from isp import bayer, demosaic, stencil
 
 METHODS = {
     "bilinear": demosaic.bilinear,
@@ -92,7 +92,7 @@ def test_large_images_are_the_same_in_strips(method, monkeypatch):
         return rgb, transpose(weight)[0]
 
     expected = jax.jit(lambda raw: value_and_gradient(raw))(raw)
-    monkeypatch.setattr(demosaic, "_STRIP", 32 * 22)
+    monkeypatch.setattr(stencil, "_PIXELS_OF_A_STRIP", 32 * 22)
     in_strips = jax.jit(lambda raw: value_and_gradient(raw))
     assert "while" in in_strips.lower(raw).as_text()
     for result, wanted in zip(in_strips(raw), expected, strict=True):
