@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 import tifffile
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
@@ -98,22 +98,23 @@ def render_files(
     return len(files) - failed, failed
 
 
-def contact_sheet(stages: Mapping[str, Float[np.ndarray, "rows cols 3"]]) -> Image.Image:
-    """One picture of the images after each stage, titled, in rows of three.
+def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], columns: int = 3) -> Image.Image:
+    """One picture of images of one size, such as those after each stage, titled, in rows of `columns`.
 
-    The values are shown as they are, clipped to [0, 1]: what comes before the tone curve is linear and looks dark.
+    The values are shown as they are, clipped to [0, 1]: what comes before the tone curve is linear and looks dark. A
+    mosaic is shown in grey.
     """
     panels = [
         ImageOps.contain(Image.fromarray(_quantized(image, np.uint8)), (PANEL, PANEL), Image.Resampling.BOX)
-        for image in stages.values()
+        for image in images.values()
     ]
     width, height = panels[0].size
-    columns, title, gap = 3, 28, 8
+    title, gap = 28, 8
     rows = -(-len(panels) // columns)
     size = (columns * (width + gap) + gap, rows * (height + title) + gap)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
-    for place, (name, panel) in enumerate(zip(stages, panels, strict=True)):
+    for place, (name, panel) in enumerate(zip(images, panels, strict=True)):
         left, top = gap + place % columns * (width + gap), place // columns * (height + title)
         draw.text((left, top + 4), name, "black", font)
         sheet.paste(panel, (left, top + title))
