@@ -127,6 +127,6 @@ def gamma_correct(
 
 @stencil.pointwise
 def _tone_curve(rgb, gamma):
-    lit = rgb > 0
+    dark = rgb <= 0
     # Dark values are replaced before the logarithm too: its infinite derivative times zero would not be zero.
-    return jnp.where(lit, jnp.exp(jnp.log(jnp.where(lit, rgb, 1)) / gamma), 0)
+    return jnp.where(dark, 0, jnp.exp(jnp.log(jnp.where(dark, 1, rgb)) / gamma))

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 Border = Literal["zero", "mirror", "symmetric"]
 
@@ -81,7 +81,7 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
     On the CPU a few images are taken at a time, and a gradient computes their intermediate results again instead of
     holding those of the whole batch. Elsewhere the whole batch is taken at once.
     """
-    if jax.default_backend() != "cpu":
+    if not _one_by_one(images):
         return function(images)
     batch, pixels = images.shape[0], math.prod(images.shape[1:])
     divisors = [n for n in range(1, batch + 1) if batch % n == 0 and n * pixels <= _PIXELS_AT_ONCE]
@@ -91,6 +91,12 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
     groups = images.reshape(-1, at_once, *images.shape[1:])
     results = jax.lax.map(jax.checkpoint(function), groups)
     return results.reshape(batch, *results.shape[2:])
+
+
+def _one_by_one(images: Array) -> bool:
+    """Whether parts of an array are taken in turns. Not where devices may share it: each would wait for all parts."""
+    explicitly_split = any(jax.typeof(images).sharding.spec)
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and not explicitly_split
 
 
 def by_strips(
@@ -112,7 +118,7 @@ def by_strips(
         (n for n in range(2, height + 1, 2) if height % n == 0 and n * width <= _PIXELS_OF_A_STRIP), default=height
     )
     # Of thin strips, all that a height of few divisors may leave, most would be cut off.
-    if jax.default_backend() != "cpu" or not 4 * reach <= rows < height:
+    if not _one_by_one(raw) or 0 in batch or not 4 * reach <= rows < height:
         return function(raw)
     images = raw.reshape(-1, height, width)
     size = min(rows + 2 * reach, height)
@@ -125,6 +131,13 @@ def by_strips(
 
     places = tuple(axis.ravel() for axis in np.mgrid[: len(images), :height:rows])
     return jax.lax.map(strip, places).reshape(*batch, height, width, -1)
+
+
+def pad(
+    plane: Shaped[Array, "*batch height width"], rows: int, cols: int, border: Border
+) -> Shaped[Array, "*batch padded_height padded_width"]:
+    """Adds `rows` on both ends and `cols` on both sides to the last two axes, in memory, to be read in shifts."""
+    return apart(functools.partial(_padded, rows=rows, cols=cols, border=border))(plane)
 
 
 def correlate(
@@ -177,10 +190,15 @@ def correlate_planes(
 
     Returns:
         One plane for each output.
+
+    Raises:
+        ValueError: kernels with a side that is even.
     """
     *batch, height, width = planes[0].shape
     dtype = jnp.result_type(*planes, kernels)
     out, channels, rows, cols = kernels.shape[:4]
+    if rows % 2 == 0 or cols % 2 == 0:
+        raise ValueError(f"a kernel must have odd sides, got {rows}x{cols}")
     every = tuple(itertools.product(range(out), range(channels), range(rows), range(cols)))
     taps = tuple(tap for tap in every if kernels[tap].any()) if isinstance(kernels, np.ndarray) else every
     flat = tuple(plane.astype(dtype).reshape(-1, height, width) for plane in planes)
@@ -191,7 +209,7 @@ def correlate_planes(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _correlate(planes, kernels, border, taps):
     rows, cols = kernels.shape[2:4]
-    padded = [_pad(plane, rows // 2, cols // 2, border) for plane in planes]
+    padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
     return _sum_taps(padded, kernels, taps)
 
 
@@ -202,13 +220,13 @@ def _correlate_forward(planes, kernels, border, taps):
 def _correlate_backward(border, taps, residuals, gradients):
     planes, kernels = residuals
     rows, cols = kernels.shape[2:4]
-    padded = [_pad(plane, rows // 2, cols // 2, border) for plane in planes]
+    padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
     kernels_gradient = _correlations(padded, gradients, kernels.shape, taps)
 
     # Each padded pixel collects what it gave: the same stencil turned about, over gradients with zeros beyond.
     turned = _turn(kernels)
     turned_taps = tuple((c, k, rows - 1 - i, cols - 1 - j) for k, c, i, j in taps)
-    around = [_pad(gradient, rows - 1, cols - 1, "zero") for gradient in gradients]
+    around = [pad(gradient, rows - 1, cols - 1, "zero") for gradient in gradients]
     padded_gradients = _sum_taps(around, turned, turned_taps)
     planes_gradient = tuple(_unpad(gradient, rows // 2, cols // 2, border) for gradient in padded_gradients)
     return planes_gradient, kernels_gradient
@@ -217,12 +235,8 @@ def _correlate_backward(border, taps, residuals, gradients):
 _correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
-def _pad(plane, rows, cols, border):
-    return apart(functools.partial(_padded, rows=rows, cols=cols, border=border))(plane)
-
-
 def _unpad(padded, rows, cols, border):
-    """The transpose of `_pad`: what lies beyond the border adds to the pixels that it repeats."""
+    """The transpose of `pad`: what lies beyond the border adds to the pixels that it repeats."""
     batch, height, width = padded.shape
     plane = jax.ShapeDtypeStruct((batch, height - 2 * rows, width - 2 * cols), padded.dtype)
     transpose = jax.linear_transpose(functools.partial(_padded, rows=rows, cols=cols, border=border), plane)
@@ -230,7 +244,8 @@ def _unpad(padded, rows, cols, border):
 
 
 def _padded(plane, rows, cols, border):
-    return jnp.pad(plane, ((0, 0), (rows, rows), (cols, cols)), _PAD_MODES[border])
+    margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)]
+    return jnp.pad(plane, margins, _PAD_MODES[border])
 
 
 def _turn(kernels):

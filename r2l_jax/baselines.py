@@ -118,7 +118,7 @@ def demosaic(method: str, raw: np.ndarray) -> Call:
     return lambda: interpolate(raw)
 
 
-def static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
+def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera = CAMERA) -> Call:
     """A static pipeline in NumPy, SciPy and scikit-image, one RGGB mosaic of `(B, H, W)` after the other.
 
     The algorithms are one of `isp.PUBLISHED_STATIC`.
@@ -137,8 +137,8 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
         "gaussian_denoising": lambda luma: scipy.ndimage.gaussian_filter(luma, 0.5),
     }
     height, width = raw.shape[1:]
-    black_level = np.tile(np.reshape(CAMERA.black_level, (2, 2)), (height // 2, width // 2))
-    gains, matrix = np.array(CAMERA.white_balance), np.array(CAMERA.color_matrix)
+    black_level = np.tile(np.reshape(camera.black_level, (2, 2)), (height // 2, width // 2))
+    gains, matrix = np.array(camera.white_balance), np.array(camera.color_matrix)
 
     def render(mosaic):
         rgb = interpolate(mosaic - black_level) * gains @ matrix.T

@@ -74,6 +74,10 @@ class TrainConfig:
         if self.freeze_processor and self.freeze_classifier:
             raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
         check_processing(self.processing_mode, self.static_algorithms)
+        if self.processing_mode == "static":
+            # What a run records of itself names its algorithms, given or not.
+            for flag, (_, default) in STATIC_FLAGS.items():
+                object.__setattr__(self, flag, getattr(self, flag) or default)
         if not self.learns_processing and self.freeze_classifier:
             raise InputError(
                 f"--processing_mode={self.processing_mode} learns nothing: with --freeze_classifier nothing is left "

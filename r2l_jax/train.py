@@ -163,7 +163,9 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
     """Trains one fold from its start, or from its last checkpoint, and returns what its metrics.json holds."""
     if fold.metrics_file.exists():
         earlier = _read_metrics(fold.metrics_file, "start anew with --overwrite")
-        if earlier["complete"] and earlier["flags"] == dataclasses.asdict(config):
+        # A flag that an earlier version did not have stood at its default.
+        flags = dataclasses.asdict(TrainConfig()) | earlier["flags"]
+        if earlier["complete"] and flags == dataclasses.asdict(config):
             return earlier
     devices = jax.device_count()
     batch_size = min(config.batch_size, len(fold.train_indices) // devices * devices)

@@ -26,7 +26,8 @@ TILE_SIZE = 256
 SYNTHETIC_IMAGES = 600
 SYNTHETIC_SIZE = 128
 
-# Mean and standard deviation of R, G and B after a static pipeline, as published (Oala et al. 2023).
+# Mean and standard deviation of R, G and B after a static pipeline, as published for the published data sets (Oala et
+# al. 2023); for others they are computed.
 _DRONE = ((0.35, 0.36, 0.35), (0.12, 0.11, 0.12))
 STATIC_STATISTICS = {
     "Microscopy": ((0.91, 0.84, 0.94), (0.08, 0.12, 0.05)),

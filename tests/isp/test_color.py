@@ -75,6 +75,10 @@ def test_hsv_agrees_with_skimage(rgb):
     np.testing.assert_allclose(color.hsv_to_rgb(hsv), rgb, atol=1e-6)
 
 
+def test_gamma_keeps_what_is_not_a_number():
+    np.testing.assert_array_equal(color.gamma_correct(jnp.array([[[np.nan, -1.0, 1.0]]]), 2.2), [[[np.nan, 0, 1]]])
+
+
 def test_hue_is_an_angle_in_turns():
     hsv = color.rgb_to_hsv(RGB)
     for turns in (-2, 1, 3):

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,13 +52,14 @@ def test_channels_are_mixed_by_out_then_in():
     ("periods", "sides"), [((1, 1), (5, 3)), ((2, 2), (3, 3)), ((2, 2), (5, 5)), ((1, 2), (1, 5)), ((2, 1), (3, 1))]
 )
 def test_kernels_repeat_with_the_position(border, periods, sides):
-    planes = RNG.normal(size=(2, 3, 8, 10)).astype(np.float32)
-    kernels = RNG.normal(size=(3, 2, *sides, *periods)).astype(np.float32)
-    kernels[0, 0, 0, 0] = 0  # a tap that is left out
-    expected = correlate_plainly(planes, kernels, border)
-    for weights in (kernels, jnp.array(kernels)):
-        result = stencil.correlate_planes(tuple(jnp.array(planes)), weights, border)
-        np.testing.assert_allclose(result, expected, atol=5e-6)
+    with jax.enable_x64(True):
+        planes = RNG.normal(size=(2, 3, 8, 10))
+        kernels = RNG.normal(size=(3, 2, *sides, *periods))
+        kernels[0, 0, 0, 0] = 0  # a tap that is left out
+        expected = correlate_plainly(planes, kernels, border)
+        for weights in (kernels, jnp.array(kernels)):
+            result = stencil.correlate_planes(tuple(jnp.array(planes)), weights, border)
+            np.testing.assert_allclose(result, expected, atol=1e-13)
 
 
 @pytest.mark.parametrize("border", SCIPY_MODES)
@@ -120,3 +125,24 @@ def test_each_image_equals_the_whole_batch(monkeypatch, batch):
         (ours, results), (theirs, expected) = (gradients(jnp.float32(3), images, mapped) for mapped in (True, False))
         np.testing.assert_allclose(results, expected, rtol=1e-6)
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_a_batch_that_devices_share_stays_split():
+    program = """
+import jax, numpy as np
+import isp
+from jax.sharding import NamedSharding, PartitionSpec
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+split = NamedSharding(mesh, PartitionSpec("data"))
+raw = jax.device_put(np.ones((4, 512, 512), np.float32), split)
+compiled = jax.jit(isp.parametrized(isp.CAMERAS["drone"]).__call__).lower(raw).compile()
+assert compiled.output_shardings.spec == PartitionSpec("data"), compiled.output_shardings
+assert "all-gather" not in compiled.as_text()
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_refuses_even_sides():
+    with pytest.raises(ValueError, match="a kernel must have odd sides, got 4x3"):
+        stencil.correlate(jnp.ones((8, 8)), jnp.ones((4, 3)), "zero")

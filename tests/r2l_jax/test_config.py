@@ -35,6 +35,12 @@ def test_refuses_contradictions(change, message):
         TrainConfig(**change)
 
 
+def test_a_static_run_names_its_algorithms():
+    given = TrainConfig(processing_mode="static", sp_debayer="bilinear")
+    assert given == TrainConfig(processing_mode="static")
+    assert given.sp_denoising == "gaussian_denoising"
+
+
 def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_settings():
     earlier = dataclasses.asdict(TrainConfig())
     assert TrainConfig(epochs=9, track_processing=True, data_dir="elsewhere").differences(earlier) == []
