@@ -5,8 +5,40 @@ can be learned) and its options (fixed once it is compiled, such as the side of 
 """
 
 import itertools
+import operator
 
-from isp import bayer, demosaic, denoise, sharpen
+import jax
+import numpy as np
+
+from isp import bayer, demosaic, denoise, sharpen, total_variation, windows
+
+
+def _converted(name, value, convert, what):
+    try:
+        # Texts and arrays of one value are no numbers, though float() takes them.
+        if not isinstance(value, str) and np.shape(value) == ():
+            return convert(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} must be {what}, got {' '.join(repr(value).split())}")
+
+
+# Options have to be hashable, which arrays are not.
+def _number(name, value):
+    return _converted(name, value, float, "a number")
+
+
+def _count(name, value):
+    return _converted(name, value, operator.index, "a whole number")
+
+
+def _flag(name, value):
+    return _converted(name, value, bool, "true or false")
+
+
+def _start(name, value):
+    """Where a parameter starts, which may be traced."""
+    return value if isinstance(value, jax.core.Tracer) else _number(name, value)
 
 
 def _without_interpolation(pattern):
@@ -22,7 +54,7 @@ def _malvar2004(pattern):
 
 
 def _menon2007(pattern, refine=True):
-    return demosaic.menon2007, {}, {"pattern": pattern, "refine": refine}
+    return demosaic.menon2007, {}, {"pattern": pattern, "refine": _flag("refine", refine)}
 
 
 def _none():
@@ -34,38 +66,54 @@ def _sharpening_filter(sharpening_filter=sharpen.SHARPENING_KERNEL):
 
 
 def _unsharp_masking(radius=1.0, amount=1.0):
+    radius, amount = _start("radius", radius), _start("amount", amount)
     size = denoise.gaussian_size("radius", radius, None)
     return sharpen.unsharp_masking, {"radius": radius, "amount": amount}, {"size": size}
 
 
 def _gaussian_denoising(sigma=0.5):
+    sigma = _start("sigma", sigma)
     return denoise.gaussian_denoising, {"sigma": sigma}, {"size": denoise.gaussian_size("sigma", sigma, None)}
 
 
 def _median_denoising(size=3):
+    size = _count("size", size)
+    windows.check_size(size)
     return denoise.median_denoising, {}, {"size": size}
 
 
 def _fft_denoising(keep_fraction=0.3, softness=None):
+    keep_fraction = _start("keep_fraction", keep_fraction)
+    softness = None if softness is None else _number("softness", softness)
+    denoise.check_fraction(keep_fraction, softness)
     if softness is None:  # a hard cut, which has no derivative
         return denoise.fft_denoising, {}, {"keep_fraction": keep_fraction}
     return denoise.fft_denoising, {"keep_fraction": keep_fraction}, {"softness": softness}
 
 
 def _tv_chambolle(weight=0.01, eps=2e-4, max_iterations=200):
-    return denoise.tv_chambolle, {"weight": weight}, {"eps": eps, "max_iterations": max_iterations}
+    return denoise.tv_chambolle, *_total_variation(weight, eps, max_iterations)
 
 
 def _tv_bregman(weight=100.0, eps=1e-3, max_iterations=100, isotropic=True):
-    options = {"eps": eps, "max_iterations": max_iterations, "isotropic": isotropic}
-    return denoise.tv_bregman, {"weight": weight}, options
+    parameters, options = _total_variation(weight, eps, max_iterations)
+    return denoise.tv_bregman, parameters, options | {"isotropic": _flag("isotropic", isotropic)}
+
+
+def _total_variation(weight, eps, max_iterations):
+    weight, eps = _start("weight", weight), _number("eps", eps)
+    max_iterations = _count("max_iterations", max_iterations)
+    total_variation.check_settings(weight, eps, max_iterations)
+    return {"weight": weight}, {"eps": eps, "max_iterations": max_iterations}
 
 
 def _bilateral(sigma_spatial=0.6, sigma_color=None, bins=10000):
-    parameters = {"sigma_spatial": sigma_spatial}
+    parameters = {"sigma_spatial": _start("sigma_spatial", sigma_spatial)}
     if sigma_color is not None:
-        parameters["sigma_color"] = sigma_color
-    return denoise.bilateral, parameters, {"size": denoise.bilateral_size(sigma_spatial), "bins": bins}
+        parameters["sigma_color"] = _start("sigma_color", sigma_color)
+    bins = None if bins is None else _count("bins", bins)
+    windows.check_colors(parameters.get("sigma_color"), bins)
+    return denoise.bilateral, parameters, {"size": denoise.bilateral_size(parameters["sigma_spatial"]), "bins": bins}
 
 
 def unchanged(rgb):

@@ -13,11 +13,12 @@ from jaxtyping import Array, Float
 from isp import color, stencil
 from isp.bayer import check_image
 from isp.total_variation import tv_bregman, tv_chambolle
-from isp.windows import Scalar, bilateral, bilateral_size, median_denoising, window_size
+from isp.windows import Scalar, bilateral, bilateral_size, check_positive, median_denoising, window_size
 
 __all__ = [
     "bilateral",
     "bilateral_size",
+    "check_fraction",
     "fft_denoising",
     "gaussian_blur",
     "gaussian_denoising",
@@ -111,19 +112,24 @@ def fft_denoising(
     """
     rgb = jnp.asarray(rgb)
     check_image(rgb)
+    check_fraction(keep_fraction, softness)
     width = rgb.shape[-2]
+    if softness is not None:
+        return _filter_rows(rgb, _soft_gains(width, keep_fraction, softness))
+    gains = np.ones(width)
+    gains[int(width * keep_fraction) : int(width * (1 - keep_fraction))] = 0
+    return _filter_rows(rgb, gains)
+
+
+def check_fraction(keep_fraction: Scalar, softness: Scalar | None) -> None:
+    """Raises a ValueError unless `fft_denoising` takes these two arguments."""
     traced = isinstance(keep_fraction, jax.core.Tracer)
     if not traced and not 0 <= keep_fraction <= 1:
         raise ValueError(f"keep_fraction must be in [0, 1], got {keep_fraction}")
     if softness is not None:
-        if not isinstance(softness, jax.core.Tracer) and not softness > 0:
-            raise ValueError(f"softness must be a positive number of bins, got {softness}")
-        return _filter_rows(rgb, _soft_gains(width, keep_fraction, softness))
-    if traced:
+        check_positive("softness", softness)
+    elif traced:
         raise ValueError("softness must be given where keep_fraction is traced: a hard cut has no derivative")
-    gains = np.ones(width)
-    gains[int(width * keep_fraction) : int(width * (1 - keep_fraction))] = 0
-    return _filter_rows(rgb, gains)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -142,7 +148,8 @@ def _soft_gains(width, keep_fraction, softness):
 def _filter_rows(rgb, gains):
     """Multiplies the discrete Fourier transform of each row by real gains; the real part of the inverse."""
     width = rgb.shape[-2]
+    dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # there is no transform of shorter formats
     # The real part gives a frequency and its negative the mean of their gains: a real row holds both alike.
-    gains = (gains + jnp.roll(gains[::-1], 1)).astype(rgb.dtype) / 2
-    spectrum = jnp.fft.rfft(rgb, axis=-2) * gains[: width // 2 + 1, None]
-    return jnp.fft.irfft(spectrum, width, axis=-2)
+    gains = (gains + jnp.roll(gains[::-1], 1)).astype(dtype) / 2
+    spectrum = jnp.fft.rfft(rgb.astype(dtype), axis=-2) * gains[: width // 2 + 1, None]
+    return jnp.fft.irfft(spectrum, width, axis=-2).astype(rgb.dtype)

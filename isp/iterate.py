@@ -28,7 +28,8 @@ def iterate(
 
     Reverse-mode gradients, for the first state and for the parameters, are exact: those of the same number of steps
     written out. They take the memory of about 2 sqrt(max_iterations) states, where writing out keeps the intermediate
-    results of every step, and for that run each step three times more.
+    results of every step, and for that run each step three times more. Forward-mode and
+    second derivatives do not work.
 
     On the CPU `vmap` runs its problems one after the other: each ends by its own rule and stays in the cache. Elsewhere
     they run together, and those that are done wait for the rest.

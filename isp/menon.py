@@ -129,9 +129,7 @@ def _by_site(tile, x, y):
 
 
 def _mirror(plane, margin):
-    """Pads by mirroring about the outermost pixels, which keeps the pattern going."""
-    margins = [(0, 0)] * (plane.ndim - 2) + [(margin, margin)] * 2
-    return stencil.apart(lambda plane: jnp.pad(plane, margins, "reflect"))(plane)
+    return stencil.pad(plane, margin, margin, "mirror")
 
 
 def _shifts(padded, margin, height, width):

@@ -19,9 +19,11 @@ def sharpening_filter(
 ) -> Float[Array, "*batch height width 3"]:
     """Correlates the luma with a 3x3 kernel, zeros beyond the border; U and V stay.
 
-    The default adds the negative four-neighbour Laplacian. Does not clip: edges overshoot.
+    The default adds the negative four-neighbour Laplacian. The kernel is rounded to the image's type. Does not clip:
+    edges overshoot.
     """
-    return color.with_luma(rgb, stencil.correlate(color.luma(rgb), jnp.asarray(kernel), "zero"))
+    luma = color.luma(rgb)
+    return color.with_luma(rgb, stencil.correlate(luma, jnp.asarray(kernel, luma.dtype), "zero"))
 
 
 def unsharp_masking(

@@ -9,18 +9,19 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from isp.bayer import check_image
 from isp.iterate import iterate
 from isp.stencil import apart
+from isp.windows import Scalar, check_positive
 
 
-@functools.partial(jax.jit, static_argnames=("eps", "max_iterations"))
 def tv_chambolle(
-    rgb: Shaped[Array, "..."],
-    weight: Float[Array, ""] | float = 0.01,
+    rgb: Shaped[Array | np.ndarray, "..."],
+    weight: Scalar = 0.01,
     eps: float = 2e-4,
     max_iterations: int = 200,
 ) -> Float[Array, "*batch height width 3"]:
@@ -28,7 +29,8 @@ def tv_chambolle(
 
     Minimises half the squared distance to the channel plus `weight` times the sum of slopes. Agrees with scikit-image's
     `denoise_tv_chambolle` with `channel_axis=-1`, its stopping rule included; but a constant channel is done at once,
-    where scikit-image iterates to the end and changes nothing. Does not clip.
+    where scikit-image iterates to the end and changes nothing. Does not clip. Forward-mode and second derivatives do
+    not work.
 
     Args:
         rgb: images `(..., H, W, 3)`, of any range.
@@ -37,10 +39,16 @@ def tv_chambolle(
         max_iterations: but not more often.
 
     Raises:
-        ValueError: rgb that is no floating-point image `(..., H, W, 3)`, eps that is not positive, or
+        ValueError: rgb that is no floating-point image `(..., H, W, 3)`, a weight or eps that is not positive, or
             max_iterations below 1.
     """
-    _check(rgb, eps, max_iterations)
+    check_settings(weight, eps, max_iterations)
+    return _tv_chambolle(rgb, weight, eps, max_iterations)
+
+
+@functools.partial(jax.jit, static_argnames=("eps", "max_iterations"))
+def _tv_chambolle(rgb, weight, eps, max_iterations):
+    check_image(rgb)
     weight = jnp.asarray(weight, rgb.dtype)
     stop = functools.partial(_energy_settled, eps)
 
@@ -99,10 +107,9 @@ def _energy_settled(eps, first, previous, energy):
     return jnp.abs(previous - energy) <= eps * first
 
 
-@functools.partial(jax.jit, static_argnames=("eps", "max_iterations", "isotropic"))
 def tv_bregman(
-    rgb: Shaped[Array, "..."],
-    weight: Float[Array, ""] | float = 100.0,
+    rgb: Shaped[Array | np.ndarray, "..."],
+    weight: Scalar = 100.0,
     eps: float = 1e-3,
     max_iterations: int = 100,
     isotropic: bool = True,
@@ -118,7 +125,7 @@ def tv_bregman(
     - Channels do not stand by themselves. The Bregman variables start at zero for red only; for green they start at
       the denoised red and for blue at the denoised green, which scikit-image finds in a buffer that it uses again.
 
-    Does not clip.
+    Does not clip. Forward-mode and second derivatives do not work.
 
     Args:
         rgb: images `(..., H, W, 3)`, of any range; H and W at least 2.
@@ -128,10 +135,24 @@ def tv_bregman(
         isotropic: whether a slope is the length of the gradient, or the sum of its components' sizes.
 
     Raises:
-        ValueError: rgb that is no floating-point image `(..., H, W, 3)` with H and W at least 2, eps that is not
-            positive, or max_iterations below 1.
+        ValueError: rgb that is no floating-point image `(..., H, W, 3)` with H and W at least 2, a weight or eps
+            that is not positive, or max_iterations below 1.
     """
-    _check(rgb, eps, max_iterations)
+    check_settings(weight, eps, max_iterations)
+    return _tv_bregman(rgb, weight, eps, max_iterations, isotropic)
+
+
+def check_settings(weight: Scalar, eps: float, max_iterations: int) -> None:
+    """Raises a ValueError unless `tv_chambolle` and `tv_bregman` take these arguments."""
+    check_positive("weight", weight)
+    check_positive("eps", eps)
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
+
+
+@functools.partial(jax.jit, static_argnames=("eps", "max_iterations", "isotropic"))
+def _tv_bregman(rgb, weight, eps, max_iterations, isotropic):
+    check_image(rgb)
     if min(rgb.shape[-3:-1]) < 2:
         raise ValueError(f"rgb must have a height and width of at least 2, got shape {rgb.shape}")
     weight = jnp.asarray(weight, rgb.dtype)
@@ -258,14 +279,6 @@ def _add_moved(moves, backwards, change):
     return window(stay, stay) + sum(
         math.comb(moves, down) / _OWN**moves * window(moves - down, down) for down in range(moves + 1)
     )
-
-
-def _check(rgb, eps, max_iterations):
-    check_image(rgb)
-    if not eps > 0:
-        raise ValueError(f"eps must be positive, got {eps}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations must be at least 1, got {max_iterations}")
 
 
 def _length(x, y):

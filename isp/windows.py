@@ -23,29 +23,29 @@ def window_size(name: str, sigma: Scalar, size: int | None, radius: Callable[[fl
     Raises:
         ValueError: a sigma, called `name`, that is not positive, or traced without a `size`; an even `size`.
     """
-    traced = isinstance(sigma, jax.core.Tracer)
-    if not traced and not sigma > 0:
-        raise ValueError(f"{name} must be positive, got {sigma}")
+    check_positive(name, sigma)
     if size is not None:
-        _check_size(size)
+        check_size(size)
         return size
-    if traced:
+    if isinstance(sigma, jax.core.Tracer):
         raise ValueError(f"size must be given where {name} is traced: a shape cannot follow from its value")
     return 2 * radius(float(sigma)) + 1
 
 
-def _check_size(size: int) -> None:
+def check_positive(name: str, value: Scalar) -> None:
+    """Raises a ValueError unless the value, called `name`, is positive or traced, so that nobody can know."""
+    if not isinstance(value, jax.core.Tracer) and not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_size(size: int) -> None:
+    """Raises a ValueError unless `size` can be the side of a window."""
     if not isinstance(size, int) or size < 1 or size % 2 == 0:
         raise ValueError(f"size must be an odd number of pixels, got {size!r}")
 
 
-def _pad(plane: Array, radius: int, mode: str) -> Array:
-    margins = [(0, 0)] * (plane.ndim - 2) + [(radius, radius)] * 2
-    return stencil.apart(lambda plane: jnp.pad(plane, margins, mode))(plane)
-
-
 def _windows(padded: Array, size: int) -> list[Array]:
-    """The pixels of every window, in reading order: shifted views of what `_pad` made."""
+    """The pixels of every window, in reading order: shifted views of what `stencil.pad` made."""
     height, width = (side - (size - 1) for side in padded.shape[-2:])
     return [padded[..., i : i + height, j : j + width] for i, j in itertools.product(range(size), repeat=2)]
 
@@ -67,14 +67,15 @@ def median_denoising(
     Raises:
         ValueError: an even `size`; no image.
     """
-    _check_size(size)
+    check_size(size)
     return color.with_luma(rgb, _median(size, color.luma(rgb)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _median(size, plane):
+    radius = size // 2
     network = _median_of_9 if size == 3 else functools.partial(_median_of_all, size)
-    return stencil.apart(network)(_pad(plane, size // 2, "symmetric"))
+    return stencil.apart(network)(stencil.pad(plane, radius, radius, "symmetric"))
 
 
 def _median_forward(size, plane):
@@ -94,7 +95,7 @@ def _median_backward(size, residuals, gradient):
         around = zip(_windows(medians, size), _windows(shares, size), strict=True)
         return sum(jnp.where(plane == median, share, 0) for median, share in around)
 
-    pad = functools.partial(_pad, radius=size // 2, mode="symmetric")
+    pad = functools.partial(stencil.pad, rows=size // 2, cols=size // 2, border="symmetric")
     shares = stencil.apart(share)(pad(plane), median, gradient)
     # A window that reaches over the border sees some pixels again. Reflected, it is a window around a position beyond
     # the border that sees them inside: collecting from reflected windows counts them as often.
@@ -179,11 +180,16 @@ def bilateral(
             even `size`; fewer than 3 bins; no image.
     """
     size = bilateral_size(sigma_spatial, size)
-    if sigma_color is not None and not isinstance(sigma_color, jax.core.Tracer) and not sigma_color > 0:
-        raise ValueError(f"sigma_color must be positive, got {sigma_color}")
+    check_colors(sigma_color, bins)
+    return _bilateral(rgb, sigma_spatial, sigma_color, size, bins, centered)
+
+
+def check_colors(sigma_color: Scalar | None, bins: int | None) -> None:
+    """Raises a ValueError unless `bilateral` takes these two arguments."""
+    if sigma_color is not None:
+        check_positive("sigma_color", sigma_color)
     if bins is not None and bins < 3:
         raise ValueError(f"bins must be at least 3, one a channel, got {bins}")
-    return _bilateral(rgb, sigma_spatial, sigma_color, size, bins, centered)
 
 
 def bilateral_size(sigma_spatial: Scalar, size: int | None = None) -> int:
@@ -198,21 +204,26 @@ def bilateral_size(sigma_spatial: Scalar, size: int | None = None) -> int:
 @functools.partial(jax.jit, static_argnames=("size", "bins", "centered"))
 def _bilateral(rgb, sigma_spatial, sigma_color, size, bins, centered):
     check_image(rgb)
-    values = rgb.reshape(*rgb.shape[:-3], -1)
+    # The squares of small differences need more than the range of float16.
+    dtype, rgb = rgb.dtype, rgb.astype(jnp.promote_types(rgb.dtype, jnp.float32))
+    values = rgb.reshape(*rgb.shape[:-3], math.prod(rgb.shape[-3:]))
     low, high = (extreme(values, -1)[..., None, None] for extreme in (jnp.min, jnp.max))
     # An image of one value has no spread and no deviation; what replaces them is not seen in the result.
     constant = low == high
+    if sigma_color is None:
+        variance = jnp.var(values, -1)[..., None, None]
+        # Where the variance underflows, distances do too, and nothing is left to tell colours apart by.
+        constant |= variance < jnp.finfo(rgb.dtype).tiny
+        sigma_color = jnp.sqrt(jnp.where(constant, 1, variance))
     black = jnp.minimum(low, 0)
     spread = jnp.where(constant, 1, high - black)
-    if sigma_color is None:
-        sigma_color = jnp.sqrt(jnp.where(constant, 1, jnp.var(values, -1)[..., None, None]))
     color_rate = (high / spread / 3 / sigma_color) ** 2 / 2
     spatial_rate = jnp.asarray(sigma_spatial, rgb.dtype) ** -2 / 2
     # scikit-image divides integers to find a bin, so that bins are a little wider than what they stand for.
     rounding = None if bins is None else (spread / (bins // 3), spread * 3 / bins)
     planes = tuple(rgb[..., c] - black for c in range(3))
     means = _window_means(size, centered, planes, spatial_rate, color_rate, rounding)
-    return jnp.stack([jnp.where(constant, rgb[..., c], mean + black) for c, mean in enumerate(means)], -1)
+    return jnp.stack([jnp.where(constant, rgb[..., c], mean + black) for c, mean in enumerate(means)], -1).astype(dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -232,7 +243,7 @@ def _window_means_forward(size, centered, planes, spatial_rate, color_rate, roun
         total = sum(weights)
         return tuple(_dot(weights, _windows(plane, size)) / total for plane in padded), total
 
-    padded = tuple(_pad(plane, size // 2, "constant") for plane in planes)
+    padded = tuple(stencil.pad(plane, size // 2, size // 2, "zero") for plane in planes)
     color_weights = stencil.apart(functools.partial(_color_weights, size))(padded, color_rate, rounding)
     means, total = stencil.apart(average)(padded, color_weights, spatial_rate)
     return means, (padded, means, total, spatial_rate, color_rate, rounding)
@@ -270,7 +281,8 @@ def _window_means_backward(size, centered, residuals, gradients):
             color_gradient -= _dot(difference, difference) * own
         return tuple(gradients), spatial_gradient, color_gradient
 
-    scaled = tuple(_pad(plane, size // 2, "constant") for plane in stencil.apart(scale)(gradients, means, total))
+    scaled = stencil.apart(scale)(gradients, means, total)
+    scaled = tuple(stencil.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
     color_weights = stencil.apart(functools.partial(_color_weights, size))(padded, color_rate, None)
     gradients, spatial_gradient, color_gradient = stencil.apart(gather)(
         padded, color_weights, scaled, spatial_rate, color_rate

@@ -56,6 +56,23 @@ def test_precision_is_kept(name):
         assert function(jnp.array(BATCH, jnp.float64)).dtype == jnp.float64
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("scale", [1, 1e-3])
+@pytest.mark.parametrize("name", DENOISERS)
+def test_short_formats_give_what_float32_gives(name, scale, dtype):
+    rgb = jnp.array(scale * BATCH, dtype)
+    result, expected = DENOISERS[name](rgb), DENOISERS[name](rgb.astype(jnp.float32))
+    assert result.dtype == dtype
+    np.testing.assert_allclose(result.astype(jnp.float32), expected, atol=20 * scale * float(jnp.finfo(dtype).eps))
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+def test_an_empty_batch_stays_empty(name):
+    rgb = jnp.zeros((0, 4, 4, 3))
+    assert DENOISERS[name](rgb).shape == rgb.shape
+    assert jax.grad(lambda rgb: DENOISERS[name](rgb).sum())(rgb).shape == rgb.shape
+
+
 @pytest.mark.parametrize("name", DENOISERS)
 @pytest.mark.parametrize(
     ("rgb", "message"),
@@ -76,7 +93,7 @@ def test_refuses_what_is_no_image(name, rgb, message, unchecked):
         (lambda rgb: denoise.gaussian_denoising(rgb, size=2), "size must be an odd number of pixels, got 2"),
         (lambda rgb: denoise.median_denoising(rgb, 4), "size must be an odd number of pixels, got 4"),
         (lambda rgb: denoise.fft_denoising(rgb, 1.5), r"keep_fraction must be in \[0, 1\], got 1.5"),
-        (lambda rgb: denoise.fft_denoising(rgb, softness=0.0), "softness must be a positive number of bins, got 0.0"),
+        (lambda rgb: denoise.fft_denoising(rgb, softness=0.0), "softness must be positive, got 0.0"),
         (lambda rgb: denoise.bilateral(rgb, 0.0), "sigma_spatial must be positive, got 0.0"),
         (lambda rgb: denoise.bilateral(rgb, sigma_color=0.0), "sigma_color must be positive, got 0.0"),
         (lambda rgb: denoise.bilateral(rgb, size=6), "size must be an odd number of pixels, got 6"),
@@ -202,6 +219,15 @@ def test_an_image_of_one_value_stays_as_it_is_with_its_gradient(value):
     rgb_gradient, sigma_gradient = jax.grad(loss, (0, 1))(rgb, 0.6)
     np.testing.assert_array_equal(rgb_gradient, weight)
     assert sigma_gradient == 0
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-20])
+@pytest.mark.parametrize("bins", [None, 10_000])
+def test_an_image_whose_variance_underflows_stays_as_it_is(scale, bins):
+    rgb = jnp.array(scale * IMAGES["random"])
+    np.testing.assert_array_equal(denoise.bilateral(rgb, bins=bins), rgb)
+    gradient = jax.grad(lambda rgb: denoise.bilateral(rgb, bins=bins).sum())(rgb)
+    np.testing.assert_array_equal(gradient, np.ones_like(rgb))
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,12 @@ def test_runs_inside_map_scan_and_checkpoint():
     np.testing.assert_allclose(jacobians[1], jacobians[2], rtol=1e-5)
 
 
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.hessian, lambda function: jax.grad(jax.grad(function))])
+def test_other_derivatives_fail(derivative):
+    with pytest.raises((TypeError, ValueError)):
+        derivative(lambda scale: iterate(step, small, STATE, (scale * MATRIX, OFFSET), 10)[0].sum())(1.0)
+
+
 def test_the_gradient_s_memory_grows_with_the_root_of_the_iterations():
     def memory(max_iterations):
         def loss(x):

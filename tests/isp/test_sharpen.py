@@ -74,7 +74,8 @@ def test_gradients_agree_with_finite_differences():
 
 @pytest.mark.parametrize("function", [sharpen.sharpening_filter, sharpen.unsharp_masking])
 def test_precision_is_kept(function):
-    assert function(BATCH).dtype == jnp.float32
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
+        assert function(jnp.array(BATCH, dtype)).dtype == dtype
     with jax.enable_x64(True):
         assert function(jnp.array(BATCH)).dtype == jnp.float32
         assert function(jnp.array(BATCH, jnp.float64)).dtype == jnp.float64

@@ -38,8 +38,13 @@ def test_the_published_twelve_come_in_a_fixed_order():
 
 @pytest.mark.parametrize("algorithms", isp.PUBLISHED_STATIC, ids="-".join)
 def test_the_published_twelve_agree_with_numpy_scipy_and_scikit_image(algorithms):
-    expected = np.stack(baselines.static(algorithms, RAW.astype(np.float64))())
-    rgb = isp.static(CAMERA, *algorithms)(RAW)
+    for camera in isp.CAMERAS.values():
+        compare_with_numpy(algorithms, camera)
+
+
+def compare_with_numpy(algorithms, camera):
+    expected = np.stack(baselines.static(algorithms, RAW.astype(np.float64), camera)())
+    rgb = isp.static(camera, *algorithms)(RAW)
     # In linear light: the tone curve is steep near black.
     np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=1e-5)
 
@@ -127,6 +132,63 @@ def test_settings_have_the_functions_defaults():
                     *((demosaic, "pattern") for demosaic in isp.ALGORITHMS["demosaic"]),  # the camera's here
                 }:
                     assert parameter.default == theirs[setting].default, (name, setting)
+
+
+@pytest.mark.parametrize("number", [lambda value: np.array(value)[()], np.array, jnp.array], ids=["0", "np", "jnp"])
+@pytest.mark.parametrize(
+    ("choice", "settings"),
+    [
+        ({"denoise": "gaussian_denoising"}, {"sigma": 0.75}),
+        ({"denoise": "median_denoising"}, {"size": 5}),
+        ({"denoise": "fft_denoising"}, {"keep_fraction": 0.25}),
+        ({"denoise": "fft_denoising"}, {"keep_fraction": 0.25, "softness": 2.0}),
+        ({"denoise": "tv_chambolle"}, {"weight": 0.125, "eps": 0.25, "max_iterations": 3}),
+        ({"denoise": "tv_bregman"}, {"weight": 2.0, "eps": 0.25, "max_iterations": 3, "isotropic": False}),
+        ({"denoise": "bilateral"}, {"sigma_spatial": 0.75, "sigma_color": 0.25, "bins": 300}),
+        ({"demosaic": "menon2007"}, {"refine": False}),
+        ({"sharpen": "unsharp_masking"}, {"radius": 0.5, "amount": 0.5}),
+    ],
+)
+def test_settings_may_be_arrays(choice, settings, number):
+    arrays = {name: number(value) for name, value in settings.items()}
+    module, expected = (isp.static(CAMERA, **choice, **given) for given in (arrays, settings))
+    assert hash(module.stages) == hash(expected.stages)
+    assert module.stages == expected.stages
+    jax.tree.map(np.testing.assert_array_equal, module.parameters(), expected.parameters())
+
+
+@pytest.mark.parametrize(
+    ("denoise", "settings", "message"),
+    [
+        ("gaussian_denoising", {"sigma": None}, "sigma must be a number, got None"),
+        ("gaussian_denoising", {"sigma": "0.5"}, "sigma must be a number, got '0.5'"),
+        ("gaussian_denoising", {"sigma": np.array([1, 2])}, r"sigma must be a number, got array\(\[1, 2\]\)"),
+        ("median_denoising", {"size": 4}, "size must be an odd number of pixels, got 4"),
+        ("median_denoising", {"size": 3.5}, "size must be a whole number, got 3.5"),
+        ("fft_denoising", {"keep_fraction": 2}, r"keep_fraction must be in \[0, 1\], got 2.0"),
+        ("fft_denoising", {"keep_fraction": 2, "softness": 1}, r"keep_fraction must be in \[0, 1\], got 2.0"),
+        ("fft_denoising", {"softness": -1}, "softness must be positive, got -1.0"),
+        ("tv_chambolle", {"weight": -1}, "weight must be positive, got -1.0"),
+        ("tv_chambolle", {"eps": -1}, "eps must be positive, got -1.0"),
+        ("tv_bregman", {"weight": -1}, "weight must be positive, got -1.0"),
+        ("tv_bregman", {"max_iterations": 0}, "max_iterations must be at least 1, got 0"),
+        ("tv_bregman", {"isotropic": "no"}, "isotropic must be true or false, got 'no'"),
+        ("bilateral", {"sigma_color": -1}, "sigma_color must be positive, got -1.0"),
+        ("bilateral", {"sigma_spatial": 0}, "sigma_spatial must be positive, got 0.0"),
+        ("bilateral", {"bins": 1}, "bins must be at least 3, one a channel, got 1"),
+        ("bilateral", {"bins": 0}, "bins must be at least 3, one a channel, got 0"),
+    ],
+)
+def test_refuses_settings_that_no_image_could_be_processed_with(denoise, settings, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        isp.static(CAMERA, denoise=denoise, **settings)
+
+
+def test_a_parameter_may_start_at_a_traced_value():
+    def total(weight):
+        return isp.static(CAMERA, denoise="tv_chambolle", weight=weight, max_iterations=2)(RAW).sum()
+
+    assert np.isfinite(jax.jit(jax.grad(total))(0.1))
 
 
 @pytest.mark.parametrize(

@@ -124,11 +124,18 @@ def test_a_batch_is_its_images_one_by_one(function):
 
 
 @pytest.mark.parametrize("function", [tv_chambolle, tv_bregman])
+def test_an_empty_batch_stays_empty(function):
+    assert function(np.zeros((0, 4, 4, 3), np.float32)).shape == (0, 4, 4, 3)
+
+
+@pytest.mark.parametrize("function", [tv_chambolle, tv_bregman])
 @pytest.mark.parametrize(
     ("rgb", "arguments", "message"),
     [
         (NOISE[..., :2], {}, r"rgb must be \(..., H, W, 3\), channels last, got shape \(13, 18, 2\)"),
         (NOISE.astype(np.uint8), {}, "rgb must be floating point with white at 1, got uint8"),
+        (NOISE, {"weight": -1.0}, "weight must be positive, got -1.0"),
+        (NOISE, {"weight": jnp.array(0.0)}, "weight must be positive, got 0.0"),
         (NOISE, {"eps": 0.0}, "eps must be positive, got 0.0"),
         (NOISE, {"eps": float("nan")}, "eps must be positive, got nan"),
         (NOISE, {"max_iterations": 0}, "max_iterations must be at least 1, got 0"),
