@@ -11,6 +11,7 @@ a log of each value where there is a tone curve. It writes to memory that is the
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import importlib.metadata
 import multiprocessing
@@ -20,6 +21,7 @@ import platform
 import re
 import signal
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -40,11 +42,15 @@ from r2l_jax.errors import InputError
 from r2l_jax.steps import make_steps, shardings, to_devices
 from tasks.layers import BatchNorm
 
-# What is compiled, each as the arguments of `isp.static`; none is the parametrized pipeline.
+# What is compiled, each as the arguments of `isp.static`; none is the parametrized pipeline. Of the denoisers that no
+# published pipeline has, each comes after the slowest of the others to compile.
 PIPELINES = (
     (),
     *isp.PUBLISHED_STATIC,
-    *(("bilinear", "sharpening_filter", denoise) for denoise in ("tv_chambolle", "tv_bregman", "bilateral")),
+    *(
+        ("menon2007", "unsharp_masking", denoise)
+        for denoise in ("fft_denoising", "tv_chambolle", "tv_bregman", "bilateral")
+    ),
 )
 
 # A row is repeated for this many seconds, within these numbers; for fewer if one round of all sides is a slow one.
@@ -104,17 +110,21 @@ class Comparison:
     floor: Callable[[np.ndarray], Call] | None = None
 
     def __call__(self, repeats: int | None) -> Measured:
-        """Measures; a baseline that is not installed is left out."""
+        """Measures; a baseline that is not installed or fails is left out."""
         inputs, note = self.inputs(), ""
         with _Elsewhere(self.baseline, inputs) as baseline:
-            stopwatches = {"ours": partial(_milliseconds, self.ours(*inputs))}
-            if baseline.missing:
-                note = f"{baseline.missing} is not installed"
-            else:
-                stopwatches["baseline"] = baseline.milliseconds
+            stopwatches = {
+                "ours": partial(_milliseconds, self.ours(*inputs), TURN_SECONDS),
+                "baseline": baseline.milliseconds,
+            }
             if self.floor is not None:
-                stopwatches["floor"] = partial(_milliseconds, self.floor(inputs[0]))
-            samples = alternate(stopwatches, repeats)
+                stopwatches["floor"] = partial(_milliseconds, self.floor(inputs[0]), TURN_SECONDS)
+            try:
+                samples = alternate(stopwatches, repeats)
+            except _BaselineError as failure:
+                note = str(failure)
+                del stopwatches["baseline"]
+                samples = alternate(stopwatches, repeats)
         medians = {name: statistics.median(times) for name, times in samples.items()}
         return Measured(medians["baseline"] / medians["ours"] if "baseline" in medians else None, samples, note)
 
@@ -272,23 +282,23 @@ def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | Non
     return samples
 
 
-def _milliseconds(call: Call) -> float:
+def _milliseconds(call: Call, turn_seconds: float) -> float:
     """The time of the last of the calls that fit into a turn."""
     started = time.perf_counter()
     while True:
         begun = time.perf_counter()
         jax.block_until_ready(call())
         ended = time.perf_counter()
-        if ended - started >= TURN_SECONDS:
+        if ended - started >= turn_seconds:
             return 1e3 * (ended - begun)
 
 
-class _Elsewhere:
-    """A piece of work that is prepared and timed in a fresh process.
+class _BaselineError(Exception):
+    """Why there is no time of a baseline, in a few words."""
 
-    Attributes:
-        missing: the module that it needs and that is not installed, or None.
-    """
+
+class _Elsewhere:
+    """A piece of work that is prepared and timed in a fresh process."""
 
     def __init__(self, prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]):
         context = multiprocessing.get_context("spawn")
@@ -297,7 +307,6 @@ class _Elsewhere:
 
     def __enter__(self) -> "_Elsewhere":
         self._process.start()
-        self.missing = self._connection.recv()
         return self
 
     def __exit__(self, *exception) -> None:
@@ -305,22 +314,36 @@ class _Elsewhere:
         self._process.join()
 
     def milliseconds(self) -> float:
-        """Does the work once, and returns the time that it took."""
-        self._connection.send(None)
-        return self._connection.recv()
+        """Does the work for a turn, and returns the time that its last call took.
+
+        Raises:
+            _BaselineError: it failed, or something that it needs is not installed.
+        """
+        try:
+            # One that failed before it was asked has said so, and reads no more.
+            with contextlib.suppress(ConnectionError):
+                self._connection.send(TURN_SECONDS)
+            answer = self._connection.recv()
+        except (EOFError, ConnectionError):
+            self._process.join()
+            answer = f"the baseline's process ended with {self._process.exitcode}"
+        if isinstance(answer, str):
+            raise _BaselineError(answer)
+        return answer
 
 
 def _serve(connection, prepare, inputs):
+    """Answers with milliseconds, or with what went wrong, after which there is nothing more to ask."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the program has its own.
     try:
         call = prepare(*inputs)
+        while True:
+            connection.send(_milliseconds(call, connection.recv()))
     except ModuleNotFoundError as missing:
-        connection.send(missing.name)
-        return
-    connection.send(None)
-    while True:
-        connection.recv()
-        connection.send(_milliseconds(call))
+        connection.send(f"{missing.name} is not installed")
+    except Exception as failure:  # whatever the libraries may raise
+        # The note of a table's row has no room for more.
+        connection.send(textwrap.shorten(f"the baseline failed: {type(failure).__name__}: {failure}", 120))
 
 
 def _enough(rounds: int, seconds: float) -> bool:
@@ -489,9 +512,11 @@ def _compile_seconds(algorithms: tuple[str, ...], gradient: bool, shape: tuple[i
 
 
 def _memory(shape: tuple[int, int], repeats: int | None) -> Measured:
-    """Nothing here varies, so that it is measured once."""
+    """The larger of plan and fact. Nothing here varies, so that it is measured once."""
     planned, resident = _in_fresh_process(_memory_multiples, shape)
-    return Measured(planned, {}, f"resident: {resident:.2f}x" if resident else "")
+    multiples = {"planned": planned} | ({} if resident is None else {"resident": resident})
+    note = ", ".join(f"{name} {multiple:.2f}x" for name, multiple in multiples.items())
+    return Measured(max(multiples.values()), {}, note)
 
 
 def _memory_multiples(shape: tuple[int, int]) -> tuple[float, float | None]:
