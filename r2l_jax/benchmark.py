@@ -359,8 +359,8 @@ def _images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
     rng = np.random.default_rng(0)
     *batch, height, width = shape
     y, x = np.ogrid[:height, :width]
-    rise, run = rng.uniform(0.01, 0.1, (2, *batch, 1, 1, 3))
-    waves = rise * y[..., None] + run * x[..., None]
+    down, across = rng.uniform(0.01, 0.1, (2, *batch, 1, 1, 3))
+    waves = down * y[..., None] + across * x[..., None]
     images = 0.5 + 0.2 * np.sin(waves) + 0.1 * np.sign(np.sin(3 * waves)) + 0.02 * rng.standard_normal((*shape, 3))
     return (np.clip(images, 0, 1).astype(np.float32),)
 
