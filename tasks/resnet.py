@@ -9,7 +9,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from tasks.layers import BatchNorm, Conv, max_pool
+from tasks.layers import BatchNorm, Conv, max_pool, relu
 
 
 class BasicBlock(nnx.Module):
@@ -26,11 +26,11 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
         """Applies the block."""
-        y = nnx.relu(self.bn1(self.conv1(x)))
+        y = relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         for layer in self.downsample:
             x = layer(x)
-        return nnx.relu(x + y)
+        return relu(x + y)
 
 
 class Bottleneck(nnx.Module):
@@ -53,12 +53,12 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
         """Applies the block."""
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = nnx.relu(self.bn2(self.conv2(y)))
+        y = relu(self.bn1(self.conv1(x)))
+        y = relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         for layer in self.downsample:
             x = layer(x)
-        return nnx.relu(x + y)
+        return relu(x + y)
 
 
 def _downsample(inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs) -> list[nnx.Module]:
@@ -102,7 +102,7 @@ class ResNet(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
         """Computes the logits."""
-        x = max_pool(nnx.relu(self.bn1(self.conv1(x))))
+        x = max_pool(relu(self.bn1(self.conv1(x))))
         for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
             x = block(x)
         return self.fc(x.mean((1, 2)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tasks.layers import BatchNorm, Conv, max_pool
+from tasks.layers import BatchNorm, Conv, max_pool, relu
 
 
 @pytest.mark.parametrize("size", [(1, 1), (6, 8), (7, 8), (8, 7), (9, 9)])
@@ -51,6 +51,38 @@ def test_running_statistics_are_torchs():
     np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
     np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-5)
     np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * pixels.var(0, ddof=1), rtol=1e-5)
+
+
+def plain_batch_norm(x, scale, bias):
+    return (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5) * scale + bias
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_gradients_of_batch_norm_are_those_of_its_formula(affine):
+    with jax.enable_x64():
+        x, weight = (3 + jax.random.normal(jax.random.key(k), (2, 3, 4, 5)) for k in range(2))
+        graph, state = nnx.split(BatchNorm(5, affine=affine, rngs=nnx.Rngs(0)))
+        state = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), state)
+        scale, bias = (state[name][...] if affine else default for name, default in (("scale", 1.0), ("bias", 0.0)))
+
+        def through(state, x):
+            return (nnx.merge(graph, state, copy=True)(x) ** 2 * weight).sum()
+
+        def through_formula(x, scale, bias):
+            return (plain_batch_norm(x, scale, bias) ** 2 * weight).sum()
+
+        for_state, for_x = jax.grad(through, argnums=(0, 1))(state, x)
+        expected = jax.grad(through_formula, argnums=(0, 1, 2))(x, scale, bias)
+        np.testing.assert_allclose(for_x, expected[0], rtol=1e-9, atol=1e-9)
+        if affine:
+            np.testing.assert_allclose(for_state["scale"][...], expected[1], rtol=1e-9)
+            np.testing.assert_allclose(for_state["bias"][...], expected[2], rtol=1e-9)
+
+
+def test_relu_and_its_gradient():
+    x = jnp.array([-jnp.inf, -1.0, 0.0, 2.0, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(relu(x), nnx.relu(x))
+    np.testing.assert_array_equal(jax.grad(lambda x: (3 * relu(x)).sum())(x), [0, 0, 0, 3, 3, 0])
 
 
 def test_evaluation_uses_the_running_statistics_and_leaves_them():
