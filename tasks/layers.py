@@ -13,9 +13,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
-
-from isp import stencil
 
 
 class Conv(nnx.Module):
@@ -131,14 +130,21 @@ def _mean_by_feature(rows, features):
 @jax.custom_vjp
 def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """max(x, 0). The gradient at 0 is 0."""
-    # A unit of its own on the CPU, or else a whole block of a network is computed again for each gradient of a kernel,
-    # in an order that is slow to write in.
     return _positive(x)
 
 
-@stencil.apart
 def _positive(x):
-    return jnp.maximum(x, 0)
+    if jax.default_backend() != "cpu":
+        return _maximum_with_zero(x)
+    # Not fused with what reads it: XLA:CPU would compute a whole block of the network again for the gradient of each
+    # kernel, in an order that is slow to write in.
+    with set_xla_metadata(inlineable="false"):
+        return _maximum_with_zero(x)
+
+
+@jax.jit
+def _maximum_with_zero(x):
+    return jax.lax.max(x, jnp.zeros((), x.dtype))
 
 
 def _relu_forward(x):
