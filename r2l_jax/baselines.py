@@ -5,15 +5,11 @@ libraries are imported in preparing it, since none of them is a dependency of th
 the one that is missing. Everything runs on the CPU, with as many threads as the libraries take by themselves.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 
 import isp
 from isp.denoise import gaussian_kernel
-
-Call = Callable[[], Any]
+from r2l_jax.timing import Call
 
 # What both sides are given.
 CAMERA = isp.CAMERAS["drone"]

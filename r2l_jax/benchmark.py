@@ -10,18 +10,13 @@ The floor is the time that a machine needs to read and write once all that has t
 a log of each value where there is a tone curve. It writes to memory that is there already.
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import importlib.metadata
-import multiprocessing
 import os
 import pathlib
 import platform
 import re
-import signal
 import statistics
-import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,12 +29,13 @@ from flax import nnx
 from tqdm import tqdm
 
 import isp
-from r2l_jax import baselines, report
-from r2l_jax.baselines import CAMERA, CLASSES, GAMMA, LEARNING_RATE, Call
+from r2l_jax import baselines, report, timing
+from r2l_jax.baselines import CAMERA, CLASSES, GAMMA, LEARNING_RATE
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.datasets import RawDataset
 from r2l_jax.errors import InputError
 from r2l_jax.steps import make_steps, shardings, to_devices
+from r2l_jax.timing import Call
 from tasks.layers import BatchNorm
 
 # What is compiled, each as the arguments of `isp.static`; none is the parametrized pipeline. Of the denoisers that no
@@ -52,18 +48,6 @@ PIPELINES = (
         for denoise in ("fft_denoising", "tv_chambolle", "tv_bregman", "bilateral")
     ),
 )
-
-# A row is repeated for this many seconds, within these numbers; for fewer if one round of all sides is a slow one.
-SECONDS = 10.0
-FEWEST, MOST = 7, 50
-SLOW_SECONDS, FEWEST_SLOW = 3.0, 3
-
-# Threads of a library that has just run go on spinning for a while. The next one shall not share the cores with them.
-REST_SECONDS = 0.02
-
-# Each turn goes on for this long, and its last call counts. Threads that wake from a longer rest are for a while on one
-# core together, which doubles the time of what takes less than that.
-TURN_SECONDS = 0.3
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy"),
@@ -112,19 +96,19 @@ class Comparison:
     def __call__(self, repeats: int | None) -> Measured:
         """Measures; a baseline that is not installed or fails is left out."""
         inputs, note = self.inputs(), ""
-        with _Elsewhere(self.baseline, inputs) as baseline:
+        with timing.Elsewhere(self.baseline, inputs) as baseline:
             stopwatches = {
-                "ours": partial(_milliseconds, self.ours(*inputs), TURN_SECONDS),
+                "ours": partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS),
                 "baseline": baseline.milliseconds,
             }
             if self.floor is not None:
-                stopwatches["floor"] = partial(_milliseconds, self.floor(inputs[0]), TURN_SECONDS)
+                stopwatches["floor"] = partial(timing.milliseconds, self.floor(inputs[0]), timing.TURN_SECONDS)
             try:
-                samples = alternate(stopwatches, repeats)
-            except _BaselineError as failure:
+                samples = timing.alternate(stopwatches, repeats)
+            except timing.BaselineError as failure:
                 note = str(failure)
                 del stopwatches["baseline"]
-                samples = alternate(stopwatches, repeats)
+                samples = timing.alternate(stopwatches, repeats)
         medians = {name: statistics.median(times) for name, times in samples.items()}
         return Measured(medians["baseline"] / medians["ours"] if "baseline" in medians else None, samples, note)
 
@@ -259,98 +243,6 @@ def table(result: Mapping) -> str:
     return f"{report.table(lines)}\n\n{machine}\n{versions}"
 
 
-def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | None) -> dict[str, list[float]]:
-    """Takes times in turns; each one's first does not count.
-
-    Args:
-        stopwatches: functions that take milliseconds and say how many, by name.
-        repeats: rounds; None for as many as fit.
-
-    Returns:
-        Milliseconds by name.
-    """
-    for stopwatch in stopwatches.values():
-        stopwatch()
-    samples = {name: [] for name in stopwatches}
-    started = time.perf_counter()
-    rounds = 0
-    while rounds < repeats if repeats else not _enough(rounds, time.perf_counter() - started):
-        for name, stopwatch in stopwatches.items():
-            time.sleep(REST_SECONDS)
-            samples[name].append(stopwatch())
-        rounds += 1
-    return samples
-
-
-def _milliseconds(call: Call, turn_seconds: float) -> float:
-    """The time of the last of the calls that fit into a turn."""
-    started = time.perf_counter()
-    while True:
-        begun = time.perf_counter()
-        jax.block_until_ready(call())
-        ended = time.perf_counter()
-        if ended - started >= turn_seconds:
-            return 1e3 * (ended - begun)
-
-
-class _BaselineError(Exception):
-    """Why there is no time of a baseline, in a few words."""
-
-
-class _Elsewhere:
-    """A piece of work that is prepared and timed in a fresh process."""
-
-    def __init__(self, prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]):
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, prepare, inputs), daemon=True)
-
-    def __enter__(self) -> "_Elsewhere":
-        self._process.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def milliseconds(self) -> float:
-        """Does the work for a turn, and returns the time that its last call took.
-
-        Raises:
-            _BaselineError: it failed, or something that it needs is not installed.
-        """
-        try:
-            # One that failed before it was asked has said so, and reads no more.
-            with contextlib.suppress(ConnectionError):
-                self._connection.send(TURN_SECONDS)
-            answer = self._connection.recv()
-        except (EOFError, ConnectionError):
-            self._process.join()
-            answer = f"the baseline's process ended with {self._process.exitcode}"
-        if isinstance(answer, str):
-            raise _BaselineError(answer)
-        return answer
-
-
-def _serve(connection, prepare, inputs):
-    """Answers with milliseconds, or with what went wrong, after which there is nothing more to ask."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the program has its own.
-    try:
-        call = prepare(*inputs)
-        while True:
-            connection.send(_milliseconds(call, connection.recv()))
-    except ModuleNotFoundError as missing:
-        connection.send(f"{missing.name} is not installed")
-    except Exception as failure:  # whatever the libraries may raise
-        # The note of a table's row has no room for more.
-        connection.send(textwrap.shorten(f"the baseline failed: {type(failure).__name__}: {failure}", 120))
-
-
-def _enough(rounds: int, seconds: float) -> bool:
-    fewest = FEWEST_SLOW if seconds > SLOW_SECONDS * rounds else FEWEST
-    return rounds >= MOST or (rounds >= fewest and seconds >= SECONDS)
-
-
 # What goes in. Denoising by total variation takes as many steps as the image needs, so these are like photographs.
 
 
@@ -482,11 +374,11 @@ def _compile_times(shape: tuple[int, int, int], gradient: bool, repeats: int | N
     """The seconds of the pipeline that takes longest; only this one is repeated."""
 
     def compile_ms(algorithms):
-        return 1e3 * _in_fresh_process(_compile_seconds, algorithms, gradient, shape)
+        return 1e3 * timing.in_fresh_process(_compile_seconds, algorithms, gradient, shape)
 
     samples = {algorithms: [compile_ms(algorithms)] for algorithms in PIPELINES}
     slowest = max(samples, key=samples.get)
-    samples[slowest] += [compile_ms(slowest) for _ in range((repeats or FEWEST_SLOW) - 1)]
+    samples[slowest] += [compile_ms(slowest) for _ in range((repeats or timing.FEWEST_SLOW) - 1)]
     by_name = {_pipeline_name(algorithms): times for algorithms, times in samples.items()}
     value = statistics.median(samples[slowest]) / 1e3
     return Measured(value, {"ours": samples[slowest]} | by_name, _pipeline_name(slowest))
@@ -513,7 +405,7 @@ def _compile_seconds(algorithms: tuple[str, ...], gradient: bool, shape: tuple[i
 
 def _memory(shape: tuple[int, int], repeats: int | None) -> Measured:
     """The larger of plan and fact. Nothing here varies, so that it is measured once."""
-    planned, resident = _in_fresh_process(_memory_multiples, shape)
+    planned, resident = timing.in_fresh_process(_memory_multiples, shape)
     multiples = {"planned": planned} | ({} if resident is None else {"resident": resident})
     note = ", ".join(f"{name} {multiple:.2f}x" for name, multiple in multiples.items())
     return Measured(max(multiples.values()), {}, note)
@@ -538,14 +430,6 @@ def _process_bytes(field: str) -> int | None:
     # Not the resource module, whose peak a process starts with is that of the one that started it.
     status = pathlib.Path("/proc/self/status")
     return 1024 * int(re.search(rf"{field}:\s*(\d+) kB", status.read_text())[1]) if status.exists() else None
-
-
-def _in_fresh_process(function: Callable, *arguments):
-    context = multiprocessing.get_context("spawn")
-    # Ctrl-C ends it without a word; the program has its own.
-    at_start = signal.signal, (signal.SIGINT, signal.SIG_DFL)
-    with concurrent.futures.ProcessPoolExecutor(1, context, *at_start) as pool:
-        return pool.submit(function, *arguments).result()
 
 
 def _machine() -> dict:

@@ -11,7 +11,7 @@ from flax import nnx
 
 import isp
 import tasks
-from r2l_jax import benchmark
+from r2l_jax import benchmark, timing
 from r2l_jax.errors import InputError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark.py"
@@ -23,7 +23,7 @@ ROWS = {row.name: row for row in benchmark.rows(SIZES)}
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     """Turns of one call, and PyTorch with one thread: several wait long for each other where the cores are in use."""
-    monkeypatch.setattr(benchmark, "TURN_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
@@ -154,23 +154,23 @@ def test_a_baseline_that_fails_later_leaves_all_times_of_ours(monkeypatch, tmp_p
 
 def test_sides_take_turns_and_the_first_call_does_not_count():
     ticks = itertools.count(0.0)
-    samples = benchmark.alternate({"ours": lambda: next(ticks), "baseline": lambda: next(ticks)}, 3)
+    samples = timing.alternate({"ours": lambda: next(ticks), "baseline": lambda: next(ticks)}, 3)
     assert samples == {"ours": [2.0, 4.0, 6.0], "baseline": [3.0, 5.0, 7.0]}
 
 
 @pytest.mark.parametrize(
     ("seconds", "slow", "rounds"),
     [
-        (np.inf, np.inf, benchmark.MOST),
-        (0.0, np.inf, benchmark.FEWEST),
-        (0.0, 0.0, benchmark.FEWEST_SLOW),
+        (np.inf, np.inf, timing.MOST),
+        (0.0, np.inf, timing.FEWEST),
+        (0.0, 0.0, timing.FEWEST_SLOW),
     ],
 )
 def test_repeats_fit_the_time(monkeypatch, seconds, slow, rounds):
-    monkeypatch.setattr(benchmark, "REST_SECONDS", 0.0)
-    monkeypatch.setattr(benchmark, "SECONDS", seconds)
-    monkeypatch.setattr(benchmark, "SLOW_SECONDS", slow)
-    assert len(benchmark.alternate({"ours": lambda: 0.0}, None)["ours"]) == rounds
+    monkeypatch.setattr(timing, "REST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "SECONDS", seconds)
+    monkeypatch.setattr(timing, "SLOW_SECONDS", slow)
+    assert len(timing.alternate({"ours": lambda: 0.0}, None)["ours"]) == rounds
 
 
 def test_compile_times_name_the_slowest(monkeypatch):

@@ -86,13 +86,20 @@ def test_log_model_takes_its_value_in_both_forms(folder, flags, kept):
     assert f"tensorboard --logdir '{folder}/runs'" in result.stdout
 
 
+KILLED_FLAGS = ["--epochs=6", "--augmentation=weak"]
+
+
+@pytest.fixture(scope="module")
+def whole_history(folder):
+    assert run(folder, "whole", *KILLED_FLAGS).returncode == 0
+    return metrics(folder, "whole")["history"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_killed_run_goes_on_to_the_same_end(folder, number, status):
-    flags = ["--epochs=6", "--augmentation=weak"]
-    whole, name = f"whole_{status}", f"killed_{status}"
-    assert run(folder, whole, *flags).returncode == 0
-    process = start(folder, name, *flags)
+def test_a_killed_run_goes_on_to_the_same_end(folder, whole_history, number, status):
+    name = f"killed_{status}"
+    process = start(folder, name, *KILLED_FLAGS)
     checkpoint = folder / "runs" / "test" / name / "fold_0" / "checkpoints" / "last"
     while not list(checkpoint.glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.05)
@@ -101,8 +108,8 @@ def test_a_killed_run_goes_on_to_the_same_end(folder, number, status):
     assert process.returncode == status
     assert "Traceback" not in stderr
     assert not metrics(folder, name)["complete"]
-    assert run(folder, name, *flags).returncode == 0
-    assert metrics(folder, name)["history"] == metrics(folder, whole)["history"]
+    assert run(folder, name, *KILLED_FLAGS).returncode == 0
+    assert metrics(folder, name)["history"] == whole_history
 
 
 @pytest.mark.slow
