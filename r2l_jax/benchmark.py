@@ -32,7 +32,7 @@ import isp
 from r2l_jax import baselines, report, timing
 from r2l_jax.baselines import CAMERA, CLASSES, GAMMA, LEARNING_RATE
 from r2l_jax.config import TrainConfig
-from r2l_jax.data.datasets import RawDataset
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.errors import InputError
 from r2l_jax.steps import make_steps, shardings, to_devices
 from r2l_jax.timing import Call

@@ -13,8 +13,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import tasks
 from r2l_jax.config import TrainConfig
-from r2l_jax.data.datasets import RawDataset
 from r2l_jax.data.loader import Batch
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import Standardize, make_model
 from r2l_jax.processing import processing
 from tasks.layers import BatchNorm

@@ -20,7 +20,8 @@ from r2l_jax import checkpoint, report
 from r2l_jax.checkpoint import Checkpoints, load_parts
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets, loader
-from r2l_jax.data.datasets import STATIC_STATISTICS, RawDataset
+from r2l_jax.data.datasets import STATIC_STATISTICS
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split, stratified_splits
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing, write_json

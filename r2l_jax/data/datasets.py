@@ -1,12 +1,8 @@
 """Raw data sets by name: where the files are, what the targets are, and which camera took them."""
 
 import concurrent.futures
-import dataclasses
-import functools
-import hashlib
-import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tifffile
@@ -14,14 +10,12 @@ from PIL import Image
 
 import isp
 from r2l_jax import startup
-from r2l_jax.data import synthetic
+from r2l_jax.data import published, synthetic
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.rawfile import RAW_SUFFIXES, read_raw
 from r2l_jax.errors import InputError
 
-DATASETS = ("Synthetic", "SyntheticSegmentation", "Folder")
-
-# The side of the published data sets' tiles.
-TILE_SIZE = 256
+DATASETS = ("Synthetic", "SyntheticSegmentation", "Folder", *published.DATASETS)
 
 SYNTHETIC_IMAGES = 600
 SYNTHETIC_SIZE = 128
@@ -35,58 +29,6 @@ STATIC_STATISTICS = {
     "DroneSegmentation": _DRONE,
     "DroneSegmentationFull": _DRONE,
 }
-
-Sample = tuple[np.ndarray, np.ndarray | np.integer]
-
-
-@dataclasses.dataclass(frozen=True)
-class RawDataset:
-    """Mosaics of one size with their targets, by index.
-
-    Attributes:
-        name: what it is called.
-        task: "classification" or "segmentation".
-        classes: the classes' names; a target of class i is the number i.
-        camera: what the processing starts from.
-        names: what each sample is called.
-        labels: the class of each sample, or of each sample's main object, to stratify splits by.
-        read: decodes sample i: its mosaic `(H, W)` float32 in [0, 1], and its target, an int32 or a mask `(H, W)`
-            uint8.
-    """
-
-    name: str
-    task: str
-    classes: tuple[str, ...]
-    camera: isp.Camera
-    names: tuple[str, ...]
-    labels: np.ndarray
-    read: Callable[[int], Sample]
-
-    def __len__(self):
-        return len(self.labels)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the samples' names and labels: two data sets that share it can share splits and checkpoints."""
-        lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-    def __getitem__(self, index: int) -> Sample:
-        if self.decoded is None:
-            return self.read(index)
-        raws, targets = self.decoded
-        return raws[index], targets[index]
-
-    @functools.cached_property
-    def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """All mosaics and all targets, decoded once; None if they would take more than half of the machine's memory."""
-        raw, target = self.read(0)
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if len(self) * (raw.nbytes + target.nbytes) > memory // 2:
-            return None
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            raws, targets = zip(*pool.map(self.read, range(len(self))), strict=True)
-        return np.stack(raws), np.stack(targets)
 
 
 def load(
@@ -102,8 +44,8 @@ def load(
     """Finds a data set by name.
 
     Args:
-        name: "Synthetic" or "SyntheticSegmentation", rendered at the first call; or "Folder", the user's own files, one
-            sub-folder a class.
+        name: "Synthetic" or "SyntheticSegmentation", rendered at the first call; one of `published.DATASETS`; or
+            "Folder", the user's own files, one sub-folder a class.
         data_dir: where it is, or shall be written; None is the user's cache folder.
         iso: the intensity, one of those that were measured.
         camera: for "Folder": a known camera's name, a JSON file, or "auto" for the files' own figures.
@@ -115,26 +57,28 @@ def load(
     Raises:
         InputError: anything that does not exist or does not fit, named.
     """
+    if name not in DATASETS:
+        raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
+    if not name.startswith("Synthetic"):
+        for flag, value in (("synthetic_images", synthetic_images), ("synthetic_size", synthetic_size)):
+            if value is not None:
+                raise InputError(f"--{flag} is for the synthetic data sets, not for --dataset={name}")
     if name == "Folder":
         if iso != 1.0:
             raise InputError(f"--iso={iso:g}: a Folder holds one intensity, its own; leave --iso out")
-        for flag, value in (("synthetic_images", synthetic_images), ("synthetic_size", synthetic_size)):
-            if value is not None:
-                raise InputError(f"--{flag} is for the synthetic data sets, not for --dataset=Folder")
         return _folder(data_dir, camera, tile_size)
-    if name not in DATASETS:
-        raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
     for flag, value in (("camera", camera), ("tile_size", tile_size)):
         if value is not None:
             raise InputError(f"--{flag} is for --dataset=Folder; {name} has its own")
     if iso not in synthetic.INTENSITIES:
         measured = ", ".join(f"{intensity:g}" for intensity in synthetic.INTENSITIES)
         raise InputError(f"--iso must be one of the measured intensities {measured}, got {iso:g}")
+    data_dir = data_dir or startup.cache_dir()
+    if name in published.DATASETS:
+        return published.load(name, data_dir, synthetic.intensity_folder(iso))
     try:
         root = synthetic.generate(
-            data_dir or startup.cache_dir(),
-            images=synthetic_images or SYNTHETIC_IMAGES,
-            size=synthetic_size or SYNTHETIC_SIZE,
+            data_dir, images=synthetic_images or SYNTHETIC_IMAGES, size=synthetic_size or SYNTHETIC_SIZE
         )
     except (ValueError, OSError) as error:
         raise InputError(f"synthetic data set: {error}") from None
@@ -209,7 +153,7 @@ def _folder(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: 
             raw, own = read_raw(path, given)
         except OSError as error:
             raise InputError(f"{path}: {error.strerror or error}") from None
-        side = tile_size or TILE_SIZE
+        side = tile_size or published.TILE_SIZE
         if tile_size and min(raw.shape) < tile_size:
             raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
         return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])), own

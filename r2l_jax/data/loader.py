@@ -7,7 +7,7 @@ import grain
 import jax
 import numpy as np
 
-from r2l_jax.data.datasets import RawDataset
+from r2l_jax.data.raw_dataset import RawDataset
 
 _READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)
 

@@ -5,7 +5,7 @@ import pytest
 
 import isp
 from r2l_jax.data import loader, splits
-from r2l_jax.data.datasets import RawDataset
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.errors import InputError
 
 

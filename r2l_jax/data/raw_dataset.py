@@ -1,0 +1,64 @@
+"""What every data set is to the rest of the program: mosaics and targets by index."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+import isp
+
+Sample = tuple[np.ndarray, np.ndarray | np.integer]
+
+
+@dataclasses.dataclass(frozen=True)
+class RawDataset:
+    """Mosaics of one size with their targets, by index.
+
+    Attributes:
+        name: what it is called.
+        task: "classification" or "segmentation".
+        classes: the classes' names; a target of class i is the number i.
+        camera: what the processing starts from.
+        names: what each sample is called.
+        labels: the class of each sample, or of each sample's main object, to stratify splits by.
+        read: decodes sample i: its mosaic `(H, W)` float32 in [0, 1], and its target, an int32 or a mask `(H, W)`
+            uint8.
+    """
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    camera: isp.Camera
+    names: tuple[str, ...]
+    labels: np.ndarray
+    read: Callable[[int], Sample]
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the samples' names and labels: two data sets that share it can share splits and checkpoints."""
+        lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    def __getitem__(self, index: int) -> Sample:
+        if self.decoded is None:
+            return self.read(index)
+        raws, targets = self.decoded
+        return raws[index], targets[index]
+
+    @functools.cached_property
+    def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """All mosaics and all targets, decoded once; None if they would take more than half of the machine's memory."""
+        raw, target = self.read(0)
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if len(self) * (raw.nbytes + target.nbytes) > memory // 2:
+            return None
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            raws, targets = zip(*pool.map(self.read, range(len(self))), strict=True)
+        return np.stack(raws), np.stack(targets)
