@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from isp import stencil
 
@@ -44,9 +44,19 @@ def augment(
     return images + amount * (smooth - images)
 
 
+def augment_masks(
+    masks: Shaped[Array, "batch height width"], key: PRNGKeyArray, augmentation: str
+) -> Shaped[Array, "batch height width"]:
+    """Turns masks as `augment` turns their images with the same key."""
+    if augmentation == "none":
+        return masks
+    orient_key, *_ = jax.random.split(key, 3)
+    return orient(masks[..., None], orient_key)[..., 0]
+
+
 def orient(
-    images: Float[Array, "batch height width channels"], key: PRNGKeyArray
-) -> Float[Array, "batch height width channels"]:
+    images: Shaped[Array, "batch height width channels"], key: PRNGKeyArray
+) -> Shaped[Array, "batch height width channels"]:
     """Gives each image one of the square's eight orientations, or of a rectangle's four, all equally likely.
 
     The same key turns images and their masks alike.

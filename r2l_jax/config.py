@@ -6,8 +6,11 @@ import pathlib
 from r2l_jax.errors import InputError
 from r2l_jax.processing import STATIC_FLAGS, check_processing
 
+CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
+ENCODERS = ("resnet18", "resnet34", "resnet50")
+
 # Fields that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
-FREE_TO_CHANGE = frozenset({"logdir", "data_dir", "epochs", "overwrite", "save_locally"})
+FREE_TO_CHANGE = frozenset({"logdir", "data_dir", "download", "epochs", "overwrite", "save_locally"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,7 @@ class TrainConfig:
     run_name: str = "test run"
     logdir: str = "runs"
     data_dir: str | None = None
+    download: bool = False
     overwrite: bool = False
     seed: int = 1
 
@@ -53,6 +57,7 @@ class TrainConfig:
     classifier_network: str = "ResNet18"
     classifier_uri: str | None = None
     freeze_classifier: bool = False
+    smp_encoder: str | None = None
 
     log_model: bool = True
     save_locally: bool = False
@@ -73,6 +78,11 @@ class TrainConfig:
             raise InputError(f"--train_size must be between 0 and 1, got {self.train_size}")
         if self.freeze_processor and self.freeze_classifier:
             raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
+        for name, known in (("classifier_network", CLASSIFIERS), ("smp_encoder", (None, *ENCODERS))):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"--{name} must be one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}"
+                )
         check_processing(self.processing_mode, self.static_algorithms)
         if self.processing_mode == "static":
             # What a run records of itself names its algorithms, given or not.
@@ -103,6 +113,11 @@ class TrainConfig:
     def learns_processing(self) -> bool:
         """Whether the processor has parameters to train, and a batch norm after it."""
         return self.processing_mode == "parametrized"
+
+    @property
+    def encoder(self) -> str:
+        """The encoder of a segmentation network."""
+        return self.smp_encoder or "resnet34"
 
     @property
     def static_algorithms(self) -> dict[str, str | None]:

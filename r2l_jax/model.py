@@ -6,11 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 import isp
-import tasks
 from r2l_jax.augment import augment
-from r2l_jax.errors import InputError
-
-CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 
 
 class RawToLogit(nnx.Module):
@@ -52,24 +48,3 @@ class Standardize(nnx.Module):
     def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
         """Normalises images."""
         return (images - self.mean[...]) / self.std[...]
-
-
-def make_model(
-    processor: isp.Pipeline, normalizer: nnx.Module, network: str, num_classes: int, rngs: nnx.Rngs
-) -> RawToLogit:
-    """A classifier of raw mosaics with random head weights.
-
-    Args:
-        processor: the pipeline.
-        normalizer: what stands between the processor and the head.
-        network: "ResNet18", "ResNet34" or "Resnet50".
-        num_classes: how many logits.
-        rngs: draws the head's weights.
-
-    Raises:
-        InputError: an unknown network.
-    """
-    if network not in CLASSIFIERS:
-        raise InputError(f"--classifier_network must be one of {', '.join(CLASSIFIERS)}, got {network!r}")
-    head = tasks.resnet(network.lower(), num_classes=num_classes, rngs=rngs)
-    return RawToLogit(processor, normalizer, head)

@@ -94,9 +94,10 @@ def predictions_figure(images: np.ndarray, logits: np.ndarray, targets: np.ndarr
 def run_table(results: Sequence[Mapping], summary: Mapping[str, Mapping]) -> str:
     """A run's final numbers: a row for each fold, and mean and standard deviation if there are several."""
     names = list(summary)
-    rows = [["", *(name.replace("_", " ") for name in names), "best val accuracy"]]
+    score = names[0]  # of the validation
+    rows = [["", *(name.replace("_", " ") for name in names), f"best {score.replace('_', ' ')}"]]
     for fold, result in enumerate(results):
-        best = f"{result['best_val_accuracy']:.4f} (epoch {result['best_epoch'] + 1})"
+        best = f"{result[f'best_{score}']:.4f} (epoch {result['best_epoch'] + 1})"
         rows.append([f"fold {fold}", *(f"{result[name]:.4f}" for name in names), best])
     if len(results) > 1:
         rows.append(["mean", *(f"{summary[name]['mean']:.4f}" for name in names), ""])

@@ -11,11 +11,11 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.model import Standardize, make_model
+from r2l_jax.model import RawToLogit, Standardize
+from r2l_jax.objective import Objective, make_objective
 from r2l_jax.processing import processing
 from tasks.layers import BatchNorm
 
@@ -30,8 +30,8 @@ class TrainState:
         step: updates done.
         model: the variables of a `RawToLogit`.
         opt_state: the optimiser's.
-        sums: metrics added up since the epoch began: `loss`, `confusion (C, C)`, and `gradient_norm` of each of the
-            processor's parameters.
+        sums: added up since the epoch began: `loss` and `confusion (C, C)` as the `Objective` says, and
+            `gradient_norm` of each of the processor's parameters.
     """
 
     step: jax.Array
@@ -51,6 +51,7 @@ class Steps(NamedTuple):
             for it.
         stages: the names of the stages, in the order of those lists.
         zero_sums: the sums of no training batch.
+        objective: what the model is trained for.
     """
 
     init: Callable[..., TrainState]
@@ -59,6 +60,7 @@ class Steps(NamedTuple):
     trace: Callable[[nnx.State, Batch], tuple[jax.Array, list[jax.Array], list[jax.Array]]]
     stages: tuple[str, ...]
     zero_sums: Callable[[], PyTree]
+    objective: Objective
 
 
 class Shardings(NamedTuple):
@@ -97,8 +99,8 @@ def _compiler_options() -> dict[str, str]:
 
 
 def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
-    """Makes what a run computes, compiled at the first use: a classifier of the data set's mosaics, trained by Adam."""
-    num_classes = len(dataset.classes)
+    """Makes what a run computes, compiled at the first use: a model for the data set's task, trained by Adam."""
+    objective = make_objective(config, dataset)
     optimizer = optax.adam(config.lr)
     make_processor = processing(config.processing_mode, config.static_algorithms)
     frozen = {"processor": config.freeze_processor or not config.learns_processing, "head": config.freeze_classifier}
@@ -106,7 +108,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
 
     def make_module(rngs, statistics):
         normalizer = BatchNorm(3, affine=False, rngs=rngs) if statistics is None else Standardize(*statistics)
-        return make_model(make_processor(dataset.camera), normalizer, config.classifier_network, num_classes, rngs)
+        return RawToLogit(make_processor(dataset.camera), normalizer, objective.make_head(rngs))
 
     def parameters(model):
         return nnx.split_state(model, trained, ...)[0]
@@ -124,17 +126,10 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     train_graph = nnx.graphdef(module)
     processor_parameters = processor_gradients(parameters(nnx.state(module))).keys()
 
-    def evaluation_sums():
-        return {"loss": jnp.zeros(()), "confusion": jnp.zeros((num_classes, num_classes))}
-
     def zero_sums():
-        return evaluation_sums() | {"gradient_norm": {name: jnp.zeros(()) for name in processor_parameters}}
-
-    def summed(logits, batch):
-        loss = (tasks.losses.cross_entropy(logits, batch["target"]) * batch["weight"]).sum()
-        predictions = logits.argmax(-1)
-        confusion = tasks.metrics.confusion_matrix(predictions, batch["target"], num_classes, batch["weight"])
-        return {"loss": loss, "confusion": confusion}
+        classes = len(objective.classes)
+        sums = {"loss": jnp.zeros(()), "confusion": jnp.zeros((classes, classes))}
+        return sums | {"gradient_norm": {name: jnp.zeros(()) for name in processor_parameters}}
 
     def init(key, statistics=None):
         model = nnx.state(make_module(nnx.Rngs(params=key), statistics))
@@ -142,11 +137,13 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
 
     def train(state, batch, key):
         params, fixed = nnx.split_state(state.model, trained, ...)
+        key = jax.random.fold_in(key, state.step)
+        batch = objective.augmented(batch, key, config.augmentation)
 
         def mean_loss(params):
             module = nnx.merge(train_graph, params, fixed, copy=True)  # a copy, whose statistics may change in here
-            logits = module(batch["raw"], jax.random.fold_in(key, state.step), config.augmentation)
-            sums = summed(logits, batch)
+            logits = module(batch["raw"], key, config.augmentation)
+            sums = objective.sums(logits, batch)
             _, updated = nnx.split_state(nnx.state(module), trained, ...)
             return sums["loss"] / batch["weight"].sum(), (sums, updated)
 
@@ -162,14 +159,14 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
         return state, loss
 
     def evaluate(model, sums, batch):
-        return jax.tree.map(jnp.add, sums, summed(nnx.merge(eval_graph, model)(batch["raw"]), batch))
+        return jax.tree.map(jnp.add, sums, objective.sums(nnx.merge(eval_graph, model)(batch["raw"]), batch))
 
     stages = tuple(stage.name for stage in module.processor.stages)
 
     def trace(model, batch):
         def mean_loss(perturbations):
             logits, images = nnx.merge(eval_graph, model).trace(batch["raw"], perturbations)
-            return summed(logits, batch)["loss"] / batch["weight"].sum(), (logits, images)
+            return objective.sums(logits, batch)["loss"] / batch["weight"].sum(), (logits, images)
 
         _, shapes = jax.eval_shape(lambda: nnx.merge(eval_graph, model).trace(batch["raw"]))
         unperturbed = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
@@ -185,4 +182,5 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
         trace=jit(trace),
         stages=stages,
         zero_sums=jit(zero_sums),
+        objective=objective,
     )

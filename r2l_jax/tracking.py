@@ -86,6 +86,14 @@ class Tracker:
         self._tensor("predictions_logits", logits, epoch)
         self._tensor("predictions_targets", targets, epoch)
 
+    def masks(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray, epoch: int) -> None:
+        """Records pictures `(N, H, W, 3)` in a row, below them their masks, and below these what was predicted."""
+        rows = (images, *(np.repeat(mask[..., None], 3, -1) for mask in (targets, logits[..., 0] > 0)))
+        picture = np.concatenate([np.concatenate(list(np.clip(row, 0, 1)), axis=1) for row in rows])
+        self._picture("predictions", picture, epoch)
+        self._tensor("predictions_logits", logits, epoch)
+        self._tensor("predictions_targets", targets, epoch)
+
     def figure(self, name: str, figure: Figure, epoch: int) -> None:
         """Records a matplotlib figure."""
         canvas = FigureCanvasAgg(figure)

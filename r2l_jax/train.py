@@ -25,12 +25,11 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split, stratified_splits
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing, write_json
+from r2l_jax.objective import SEGMENTATION_MULTIPLE, Objective, enlarged
 from r2l_jax.processing import processing
 from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.tracking import Tracker
-
-SUMMARY = ("val_accuracy", "val_loss", "train_accuracy", "train_loss")
 
 
 class Fold(NamedTuple):
@@ -67,9 +66,9 @@ def run(config: TrainConfig) -> dict:
         tile_size=config.tile_size,
         synthetic_images=config.synthetic_images,
         synthetic_size=config.synthetic_size,
+        download=config.download,
     )
-    if dataset.task != "classification":
-        raise InputError(f"--dataset={dataset.name} needs a segmentation head; only classifiers can be trained")
+    _check_network(config, dataset)
     folds = _folds(config, dataset)
     _check(config, dataset, folds)
     if config.overwrite and jax.process_index() == 0:
@@ -82,7 +81,7 @@ def run(config: TrainConfig) -> dict:
         results = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
 
     summary = {}
-    for name in SUMMARY:
+    for name in steps.objective.summary:
         values = [result[name] for result in results]
         summary[name] = {"mean": float(np.mean(values)), "std": float(np.std(values)), "folds": values}
     if jax.process_index() == 0:
@@ -110,6 +109,23 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     if earlier["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
     return np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
+
+
+def _check_network(config: TrainConfig, dataset: RawDataset) -> None:
+    """Raises an InputError unless the head that the settings name does the data set's task, at its size."""
+    if dataset.task == "classification":
+        if config.smp_encoder:
+            raise InputError(f"--smp_encoder is for segmentation; --dataset={dataset.name} is classified")
+        return
+    if config.classifier_network != TrainConfig().classifier_network:
+        raise InputError(f"--classifier_network is for classification; --dataset={dataset.name} is segmented")
+    raw, _ = dataset[0]
+    multiple = SEGMENTATION_MULTIPLE * (2 if config.processing_mode == "none" else 1)
+    if any(side % multiple for side in raw.shape):
+        raise InputError(
+            f"--dataset={dataset.name}: height and width must be multiples of {multiple} for "
+            f"--processing_mode={config.processing_mode} and a U-Net++, got {raw.shape[0]}x{raw.shape[1]}"
+        )
 
 
 def _check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
@@ -214,17 +230,18 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                     )
                 speed = (step - first_step) * batch_size / (time.perf_counter() - started)
                 state = state.replace(sums=steps.zero_sums())
-                row = {"epoch": epoch, **_means("train", sums)}
+                row = {"epoch": epoch, **_means("train", sums, steps.objective)}
                 if (epoch + 1) % config.check_val_every_n_epoch == 0 or epoch + 1 == config.epochs:
-                    row |= _means("val", _evaluate(steps, state, dataset, fold.valid_indices, batch_size))
+                    sums_of_validation = _evaluate(steps, state, dataset, fold.valid_indices, batch_size)
+                    row |= _means("val", sums_of_validation, steps.objective)
                 history.append(row)
                 # The best first: a run that ends between the two does this epoch's end again.
-                if _best(history) is row:
+                if _best(history, steps.objective.score) is row:
                     checkpoints.save("best", state, history)
                 checkpoints.save("last", state, history)
 
-                progress.set_postfix({name: f"{row[name]:.3f}" for name in SUMMARY if name in row})
-                tracker.scalars({_tag(name): row[name] for name in SUMMARY if name in row}, epoch)
+                progress.set_postfix({name: f"{row[name]:.3f}" for name in steps.objective.summary if name in row})
+                tracker.scalars({_tag(name): row[name] for name in steps.objective.summary if name in row}, epoch)
                 tracker.scalars({"learning_rate": config.lr, "images_per_second": speed}, epoch)
                 norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
                 tracker.processor(parameters, norms, epoch)
@@ -238,9 +255,12 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
             if not config.track_every_epoch:
                 _track(config, dataset, steps, state, tracker, config.epochs - 1)
             sums = _evaluate(steps, state, dataset, fold.valid_indices, batch_size)
-            final = _final_metrics(history, sums["confusion"], dataset.classes)
-            tracker.figure("confusion", report.confusion_figure(sums["confusion"], dataset.classes), config.epochs - 1)
-            tracker.hyperparameters(dataclasses.asdict(config), {name: history[-1][name] for name in SUMMARY})
+            final = _final_metrics(history, sums["confusion"], steps.objective)
+            if dataset.task == "classification":
+                figure = report.confusion_figure(sums["confusion"], dataset.classes)
+                tracker.figure("confusion", figure, config.epochs - 1)
+            numbers = {name: history[-1][name] for name in steps.objective.summary}
+            tracker.hyperparameters(dataclasses.asdict(config), numbers)
             if config.save_locally and main_process:
                 with replacing(fold.folder / "model.safetensors") as part:
                     safetensors.numpy.save_file(_named_arrays(state), part)
@@ -299,11 +319,11 @@ def _evaluate(steps: Steps, state: TrainState, dataset: RawDataset, indices: np.
     return jax.device_get(sums)
 
 
-def _means(split: str, sums: dict) -> dict[str, float]:
-    """Mean loss and accuracy from sums, named after the split."""
+def _means(split: str, sums: dict, objective: Objective) -> dict[str, float]:
+    """Mean loss and score from sums, named after the split."""
     count = sums["confusion"].sum()
-    accuracy = tasks.metrics.accuracy(sums["confusion"])
-    return {f"{split}_loss": float(sums["loss"] / count), f"{split}_accuracy": float(accuracy)}
+    score = objective.score_of(sums["confusion"])
+    return {f"{split}_loss": float(sums["loss"] / count), f"{split}_{objective.score}": float(score)}
 
 
 def _tag(name: str) -> str:
@@ -312,25 +332,24 @@ def _tag(name: str) -> str:
     return f"{metric}/{split}"
 
 
-def _best(history: list[dict]) -> dict | None:
-    """The epoch of the highest validation accuracy, of those the one of the lowest loss."""
-    validated = [row for row in history if "val_accuracy" in row]
-    return max(validated, key=lambda row: (row["val_accuracy"], -row["val_loss"]), default=None)
+def _best(history: list[dict], score: str) -> dict | None:
+    """The epoch of the highest validation score, of those the one of the lowest loss."""
+    validated = [row for row in history if f"val_{score}" in row]
+    return max(validated, key=lambda row: (row[f"val_{score}"], -row["val_loss"]), default=None)
 
 
-def _final_metrics(history: list[dict], confusion: np.ndarray, classes: tuple[str, ...]) -> dict:
+def _final_metrics(history: list[dict], confusion: np.ndarray, objective: Objective) -> dict:
     """The last epoch's numbers, those of each class, and the best epoch."""
-    best = _best(history)
+    best = _best(history, objective.score)
     return {
-        **{name: history[-1][name] for name in SUMMARY},
+        **{name: history[-1][name] for name in objective.summary},
         "best_epoch": best["epoch"],
-        "best_val_accuracy": best["val_accuracy"],
-        "best_val_loss": best["val_loss"],
+        **{f"best_{name}": best[name] for name in (f"val_{objective.score}", "val_loss")},
         **{
-            f"val_{metric.__name__}": dict(zip(classes, map(float, metric(confusion)), strict=True))
+            f"val_{metric.__name__}": dict(zip(objective.classes, map(float, metric(confusion)), strict=True))
             for metric in (tasks.metrics.precision, tasks.metrics.recall, tasks.metrics.f1)
         },
-        "val_confusion_matrix": confusion.astype(int).tolist(),
+        "val_confusion_matrix": confusion.tolist(),
     }
 
 
@@ -377,5 +396,8 @@ def _track(
         tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)
     if config.track_processing_gradients:
         tracker.gradients(dict(zip(steps.stages, gradients, strict=True)), epoch)
-    if config.track_predictions:
+    if config.track_predictions and dataset.task == "segmentation":
+        images, logits = (enlarged(array, targets.shape[1]) for array in (images[-1], logits))
+        tracker.masks(images, logits, targets, epoch)
+    elif config.track_predictions:
         tracker.predictions(images[-1], logits, targets, dataset.classes, epoch)

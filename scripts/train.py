@@ -1,4 +1,4 @@
-"""Trains a raw-to-logit model: raw mosaics through a (learnable) image signal processor and a classifier.
+"""Trains a raw-to-logit model: raw mosaics through a (learnable) image signal processor and a task's network.
 
 python scripts/train.py --flagfile=configs/quickstart.flags
 """
@@ -9,10 +9,9 @@ from absl import flags
 
 from r2l_jax import startup, train
 from r2l_jax.augment import AUGMENTATIONS
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import CLASSIFIERS, ENCODERS, TrainConfig
 from r2l_jax.data.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
 from r2l_jax.data.synthetic import INTENSITIES
-from r2l_jax.model import CLASSIFIERS
 from r2l_jax.processing import PROCESSING_MODES, define_static_flags
 
 DEFAULT = TrainConfig()
@@ -26,6 +25,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "data_dir", DEFAULT.data_dir, "where the data set is, or is written; default: a cache folder of the user's"
     )
+    flags.DEFINE_boolean("download", DEFAULT.download, "get a published data set from Zenodo if it is not there")
     flags.DEFINE_boolean("overwrite", DEFAULT.overwrite, "start anew where a run of this name would be continued")
     flags.DEFINE_integer("seed", DEFAULT.seed, "of the splits, the initial weights, the order and the augmentation")
 
@@ -74,10 +74,20 @@ def define_flags() -> None:
         "processor_uri", DEFAULT.processor_uri, "earlier run whose processor and normalisation to start from"
     )
     flags.DEFINE_boolean("freeze_processor", DEFAULT.freeze_processor, "keep the processor's parameters as they are")
-    flags.DEFINE_enum("classifier_network", DEFAULT.classifier_network, CLASSIFIERS, "the head", case_sensitive=False)
+    flags.DEFINE_enum(
+        "classifier_network",
+        DEFAULT.classifier_network,
+        CLASSIFIERS,
+        "for classification: the head",
+        case_sensitive=False,
+    )
     flags.DEFINE_string("classifier_uri", DEFAULT.classifier_uri, "earlier run whose head to start from")
     flags.DEFINE_boolean(
         "freeze_classifier", DEFAULT.freeze_classifier, "keep the head's parameters and batch statistics as they are"
+    )
+
+    flags.DEFINE_enum(
+        "smp_encoder", DEFAULT.smp_encoder, ENCODERS, "for segmentation: the encoder of the U-Net++; default: resnet34"
     )
 
     # Always takes a value, as in the published program: --log_model False and --log_model=False.

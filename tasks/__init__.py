@@ -3,5 +3,6 @@
 from tasks import losses, metrics
 from tasks.pretrained import load_torch_state
 from tasks.resnet import resnet
+from tasks.unet import unet
 
-__all__ = ["load_torch_state", "losses", "metrics", "resnet"]
+__all__ = ["load_torch_state", "losses", "metrics", "resnet", "unet"]

@@ -21,23 +21,38 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[axis] for axis in np.argsort(_AXES[len(shape)]))
 
 
+def _unused_tensors(head: nnx.Module) -> tuple[str, ...]:
+    return tuple(
+        ".".join([*map(str, path), name])
+        for path, module in nnx.iter_modules(head)
+        for name in getattr(module, "unused_tensors", ())
+    )
+
+
 def load_torch_state(head: nnx.Module, state: Mapping[str, np.ndarray]) -> None:
     """Copies a PyTorch state dict into a network, in place.
 
     A tensor belongs to the variable whose attribute path is its name: `layer1.0.conv1.weight` to
     `head.layer1[0].conv1.kernel`. The weights of a norm are its `scale`, running statistics its `mean` and `var`.
-    `num_batches_tracked` is ignored, since no network here uses it.
+    `num_batches_tracked` is ignored, since no network here uses it. So is what a module of the network lists, by the
+    beginnings of names, in `unused_tensors`: what PyTorch's counterpart holds but does not use.
 
     Args:
         head: the network, for example of `tasks.resnet`; an abstract one (`nnx.eval_shape`) saves drawing weights.
-        state: tensors by torchvision's names, axes in PyTorch's order. They are cast to the network's dtype.
+        state: tensors by the names of torchvision or of segmentation_models_pytorch, axes in PyTorch's order. They are
+            cast to the network's dtype.
 
     Raises:
         ValueError: if tensors are missing, left over or of the wrong shape; it names them all, and `head` is unchanged.
     """
     variables = dict(nnx.to_flat_state(nnx.state(head)))
     paths = {_torch_name(path): path for path in variables}
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    unused = _unused_tensors(head)
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked") and not name.startswith(unused)
+    }
     problems = []
     for name, path in paths.items():
         expected = _torch_shape(variables[path].shape)

@@ -68,7 +68,7 @@ def _downsample(inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs) -> li
     return [Conv(inputs, outputs, 1, stride=stride, rngs=rngs), BatchNorm(outputs, rngs=rngs)]
 
 
-# Kind of block, and how many of them each of the four stages has.
+# Kind of block, and how many of them each of `layer1` to `layer4` has.
 NETWORKS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -76,36 +76,70 @@ NETWORKS = {
 }
 
 
-class ResNet(nnx.Module):
+class ResNetTrunk(nnx.Module):
+    """A residual network less its classifier: images `(B, H, W, inputs)` to features of several resolutions.
+
+    It has the first `depth` of five stages: `conv1` and `bn1`, and `layer1` to `layer4` of so many blocks as `counts`
+    says. Each halves the resolution. `channels` says how many channels each stage's features have.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        counts: tuple[int, ...],
+        *,
+        inputs: int = 3,
+        depth: int = 5,
+        rngs: nnx.Rngs,
+    ):
+        self.conv1 = Conv(inputs, 64, 7, stride=2, rngs=rngs)
+        self.bn1 = BatchNorm(64, rngs=rngs)
+        channels = [64]
+        for stage, count in enumerate(counts[: depth - 1]):
+            width = 64 * 2**stage
+            outputs = block.expansion * width
+            layer = []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                layer.append(block(outputs if index else channels[-1], width, stride=stride, rngs=rngs))
+            setattr(self, f"layer{stage + 1}", nnx.List(layer))
+            channels.append(outputs)
+        self.channels = tuple(channels)
+
+    def features(self, x: Float[Array, "batch height width inputs"]) -> list[Float[Array, "batch _ _ _"]]:
+        """Computes each stage's features, `ceil(H / 2)` by `ceil(W / 2)` pixels and half as many from one to the next.
+
+        The max pool belongs to the second stage.
+        """
+        x = relu(self.bn1(self.conv1(x)))
+        features = [x]
+        for stage in range(1, len(self.channels)):
+            if stage == 1:
+                x = max_pool(x)
+            for block in getattr(self, f"layer{stage}"):
+                x = block(x)
+            features.append(x)
+        return features
+
+
+class ResNet(ResNetTrunk):
     """A residual network, `(B, H, W, 3)` to logits `(B, num_classes)`.
 
     `train()` and `eval()` choose between the statistics of the batch and the running ones; it starts in training mode.
     """
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs
+        self, block: type[BasicBlock] | type[Bottleneck], counts: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs
     ):
-        self.conv1 = Conv(3, 64, 7, stride=2, rngs=rngs)
-        self.bn1 = BatchNorm(64, rngs=rngs)
-        channels = 64
-        for stage, depth in enumerate(depths):
-            width = 64 * 2**stage
-            blocks = []
-            for index in range(depth):
-                stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(channels, width, stride=stride, rngs=rngs))
-                channels = block.expansion * width
-            setattr(self, f"layer{stage + 1}", nnx.List(blocks))
+        super().__init__(block, counts, rngs=rngs)
+        channels = self.channels[-1]
         bound = channels**-0.5
         uniform = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
         self.fc = nnx.Linear(channels, num_classes, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
         """Computes the logits."""
-        x = max_pool(relu(self.bn1(self.conv1(x))))
-        for block in (*self.layer1, *self.layer2, *self.layer3, *self.layer4):
-            x = block(x)
-        return self.fc(x.mean((1, 2)))
+        return self.fc(self.features(x)[-1].mean((1, 2)))
 
 
 def resnet(name: str, *, num_classes: int, rngs: nnx.Rngs) -> ResNet:
@@ -121,5 +155,5 @@ def resnet(name: str, *, num_classes: int, rngs: nnx.Rngs) -> ResNet:
     """
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")
-    block, depths = NETWORKS[name]
-    return ResNet(block, depths, num_classes, rngs=rngs)
+    block, counts = NETWORKS[name]
+    return ResNet(block, counts, num_classes, rngs=rngs)

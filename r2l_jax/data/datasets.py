@@ -4,12 +4,15 @@ import concurrent.futures
 import pathlib
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 import tifffile
+from jax.experimental import multihost_utils
 from PIL import Image
 
 import isp
 from r2l_jax import startup
+from r2l_jax.data import download as downloads
 from r2l_jax.data import published, synthetic
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.rawfile import RAW_SUFFIXES, read_raw
@@ -40,6 +43,7 @@ def load(
     tile_size: int | None = None,
     synthetic_images: int | None = None,
     synthetic_size: int | None = None,
+    download: bool = False,
 ) -> RawDataset:
     """Finds a data set by name.
 
@@ -53,12 +57,15 @@ def load(
             and the shortest side of any file.
         synthetic_images: for the synthetic ones: how many scenes are rendered; None is 600.
         synthetic_size: for the synthetic ones: their height and width; None is 128.
+        download: for the published ones: get from Zenodo what is not there.
 
     Raises:
         InputError: anything that does not exist or does not fit, named.
     """
     if name not in DATASETS:
         raise InputError(f"--dataset must be one of {', '.join(DATASETS)}, got {name!r}")
+    if download and name not in published.DATASETS:
+        raise InputError(f"--download is for {', '.join(published.DATASETS)}, not for --dataset={name}")
     if not name.startswith("Synthetic"):
         for flag, value in (("synthetic_images", synthetic_images), ("synthetic_size", synthetic_size)):
             if value is not None:
@@ -75,6 +82,8 @@ def load(
         raise InputError(f"--iso must be one of the measured intensities {measured}, got {iso:g}")
     data_dir = data_dir or startup.cache_dir()
     if name in published.DATASETS:
+        if download:
+            _download_missing(name, pathlib.Path(data_dir))
         return published.load(name, data_dir, synthetic.intensity_folder(iso))
     try:
         root = synthetic.generate(
@@ -83,6 +92,15 @@ def load(
     except (ValueError, OSError) as error:
         raise InputError(f"synthetic data set: {error}") from None
     return _measured(name, root, iso)
+
+
+def _download_missing(name: str, data_dir: pathlib.Path) -> None:
+    """The first process downloads, and the others wait for it."""
+    dataset = published.download_name(name)
+    layout = downloads.LAYOUTS[dataset]
+    if jax.process_index() == 0 and layout.missing(data_dir / layout.folder):
+        downloads.download(dataset, data_dir)
+    multihost_utils.sync_global_devices("data set downloaded")
 
 
 def _measured(name: str, root: pathlib.Path, iso: float) -> RawDataset:

@@ -66,6 +66,11 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     return _tiles(name, root, intensity)
 
 
+def download_name(name: str) -> str:
+    """Which of the two data sets to download for a name of `DATASETS`."""
+    return "Microscopy" if name == "Microscopy" else "Drone"
+
+
 def _microscopy(root: pathlib.Path, intensity: str) -> RawDataset:
     images = root / "microscopy" / "images" / intensity
     labels_file = root / "microscopy" / "labels" / "Ma190c_annotations.dat"
@@ -113,11 +118,10 @@ def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
     """Raises an InputError that says what to do unless all paths exist."""
     missing = [path for path in paths if not path.exists()]
     if missing:
-        dataset = "Microscopy" if name == "Microscopy" else "Drone"
         others = f" and {len(missing) - 1} more of {len(paths)} files are" if len(missing) > 1 else " is"
         raise InputError(
             f"--dataset={name}: {missing[0].relative_to(root)}{others} not in --data_dir={root}; get the data set by "
-            f"python scripts/download.py --dataset={dataset} --data_dir={root}"
+            f"python scripts/download.py --dataset={download_name(name)} --data_dir={root}"
         )
 
 

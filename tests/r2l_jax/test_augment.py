@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2l_jax.augment import NOISE_STD, augment, orient
+from r2l_jax.augment import NOISE_STD, augment, augment_masks, orient
 
 KEY = jax.random.key(0)
 IMAGES = jnp.array(np.random.default_rng(0).random((64, 6, 6, 3), np.float32))
@@ -27,6 +27,12 @@ def test_none_changes_nothing():
 def test_weak_draws_each_of_the_eight_orientations_for_each_image():
     seen = [which(result, image) for result, image in zip(augment(IMAGES, KEY, "weak"), IMAGES, strict=True)]
     assert set(seen) == set(range(8))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "weak"])
+def test_masks_turn_with_their_images(augmentation):
+    images, masks = augment(IMAGES, KEY, augmentation), augment_masks(IMAGES[..., 0], KEY, augmentation)
+    np.testing.assert_array_equal(images[..., 0], masks)
 
 
 def test_rectangles_keep_their_shape():

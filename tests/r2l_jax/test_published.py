@@ -12,7 +12,8 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data import datasets, published
+from r2l_jax.data import datasets, download, published
+from r2l_jax.data.synthetic import INTENSITIES, intensity_folder
 from r2l_jax.errors import InputError
 
 FULL = "raw_scale100"
@@ -76,6 +77,17 @@ def test_intensities_share_splits(microscopy):
     full, dark = (datasets.load("Microscopy", data_dir=microscopy, iso=iso) for iso in (1.0, 0.01))
     assert full.fingerprint == dark.fingerprint
     assert full[0][0][0, 0] != dark[0][0][0, 0]
+
+
+@pytest.mark.parametrize(("there", "asked"), [(False, ["Microscopy"]), (True, [])])
+def test_only_what_is_missing_is_downloaded(microscopy, monkeypatch, there, asked):
+    if there:
+        for intensity in INTENSITIES:
+            write_cells(microscopy, "LYT_9", "LYT", [intensity_folder(intensity)])
+    calls = []
+    monkeypatch.setattr(download, "download", lambda dataset, data_dir: calls.append(dataset))
+    assert len(datasets.load("Microscopy", data_dir=microscopy, download=True)) >= 10
+    assert calls == asked
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,18 @@ class SmallHead(nnx.Module):
         return self.fc(nnx.relu(self.bn1(self.conv1(images))).mean((1, 2)))
 
 
+class SmallSegmenter(nnx.Module):
+    """Stands for a U-Net++."""
+
+    def __init__(self, channels, rngs):
+        self.conv1 = Conv(3, channels, 3, rngs=rngs)
+        self.bn1 = BatchNorm(channels, rngs=rngs)
+        self.conv2 = Conv(channels, 1, 3, rngs=rngs)
+
+    def __call__(self, images):
+        return self.conv2(nnx.relu(self.bn1(self.conv1(images))))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _small_heads():
     def resnet(name, *, num_classes, rngs):
@@ -45,6 +57,7 @@ def _small_heads():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "resnet", resnet)
+        patch.setattr(tasks, "unet", lambda name, *, encoder, classes, rngs: SmallSegmenter(8, rngs))
         yield
 
 
@@ -374,7 +387,15 @@ def test_without_log_model_nothing_is_kept_to_go_on_from(base):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset": "SyntheticSegmentation"}, "--dataset=SyntheticSegmentation needs a segmentation head"),
+        ({"smp_encoder": "resnet18"}, "--smp_encoder is for segmentation; --dataset=Synthetic is classified"),
+        (
+            {"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"},
+            "--classifier_network is for classification; --dataset=SyntheticSegmentation is segmented",
+        ),
+        (
+            {"dataset": "SyntheticSegmentation", "processing_mode": "none"},
+            "height and width must be multiples of 64 for --processing_mode=none and a U-Net.*, got 32x32",
+        ),
         ({"classifier_uri": "nowhere"}, "--classifier_uri=nowhere is no run's folder with a fold_0: not found"),
         ({"classifier_uri": "{data_dir}"}, "is no run's folder with a fold_0: it has no fold_.* folder"),
         (
@@ -390,6 +411,45 @@ def test_refuses(base, finished, change, message):
     change = {name: v.format(**places) if isinstance(v, str) else v for name, v in change.items()}
     with pytest.raises(InputError, match=message):
         train.run(dataclasses.replace(base, run_name="refused", **change))
+
+
+@pytest.fixture(scope="module")
+def segmented(base):
+    """A finished run of segmentation."""
+    config = dataclasses.replace(
+        base,
+        run_name="segmented",
+        dataset="SyntheticSegmentation",
+        augmentation="weak",
+        epochs=8,
+        lr=1e-2,
+        track_predictions=True,
+        track_n_images=3,
+    )
+    return config, train.run(config)
+
+
+def test_segmentation_is_trained_by_its_overlap(segmented):
+    config, summary = segmented
+    content = metrics(config)
+    assert list(summary) == ["val_iou", "val_loss", "train_iou", "train_loss"]
+    assert content["classes"] == ["white cell"]
+    assert set(content["val_f1"]) == {"background", "white cell"}
+    (_, false_positive), (false_negative, positive) = content["val_confusion_matrix"]
+    assert content["val_iou"] == pytest.approx(positive / (positive + false_positive + false_negative), rel=1e-6)
+    assert np.sum(content["val_confusion_matrix"]) == pytest.approx(8, rel=1e-6)
+    assert content["best_val_iou"] == max(row["val_iou"] for row in content["history"])
+    # A cell covers a fifth of its scene: that is the overlap of calling everything cell.
+    assert content["best_val_iou"] > 0.5
+
+
+def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
+    config, _ = segmented
+    picture = np.asarray(Image.open(config.run_dir / "fold_0/results/epoch_0007/predictions.png"))
+    assert picture.shape == (3 * 32, 3 * 32, 3)
+    dataset = datasets.load("SyntheticSegmentation", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    shown = picture[32:64, :, 0].reshape(32, 3, 32).swapaxes(0, 1)
+    np.testing.assert_array_equal(shown, [255 * dataset[index][1] for index in range(3)])
 
 
 def test_a_second_batch_does_not_compile_again(base):

@@ -29,7 +29,8 @@ def start(folder, run_name, *flags, devices=1, environment=()):
         "--batch_size=8",
         f"--run_name={run_name}",
     ]
-    xla_flags = f"--xla_force_host_platform_device_count={devices}"
+    # Not optimised: what is compiled here runs for a moment only, and takes half the time to compile.
+    xla_flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
         [*command, *flags],
         env={**os.environ, "XLA_FLAGS": xla_flags, **dict(environment)},
@@ -61,7 +62,10 @@ def gradient_norms(folder, run_name):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--iso=0.3"], "train.py: error: --iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
+        (
+            ["--iso=0.3", "--log_model=True"],
+            "train.py: error: --iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, ",
+        ),
         (
             ["--augmentation=weka"],
             "train.py: error: flag --augmentation=weka: value should be one of <none|weak|strong>",
@@ -76,12 +80,10 @@ def test_a_user_s_mistake_is_one_line(folder, flags, message):
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("flags", "kept"), [(["--log_model", "False"], False), (["--log_model=True"], True)])
-def test_log_model_takes_its_value_in_both_forms(folder, flags, kept):
-    run_name = f"log_model_{kept}"
-    result = run(folder, run_name, "--test_run", "--epochs=1", *flags)
+def test_log_model_takes_its_value_apart(folder):
+    result = run(folder, "log_model", "--test_run", "--epochs=1", "--log_model", "False")
     assert result.returncode == 0, result.stderr
-    assert (folder / "runs" / "test" / run_name / "fold_0" / "checkpoints" / "last").exists() is kept
+    assert not (folder / "runs" / "test" / "log_model" / "fold_0" / "checkpoints").exists()
     assert "val accuracy" in result.stdout
     assert f"tensorboard --logdir '{folder}/runs'" in result.stdout
 

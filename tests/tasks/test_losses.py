@@ -1,11 +1,21 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 import scipy.special
 import sklearn.metrics
+from jax.test_util import check_grads
 
 from tasks import losses
+
+# Of segmentation_models_pytorch's DiceLoss(mode="binary", from_logits=True), and of an SSIM in PyTorch.
+GOLDEN = np.load(pathlib.Path(__file__).with_name("losses.npz"))
+
+dice, ssim = jax.jit(losses.dice), jax.jit(losses.ssim)
+dice_and_gradient = jax.jit(jax.value_and_grad(losses.dice))
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
@@ -23,3 +33,109 @@ def test_cross_entropy_of_large_logits_is_finite():
     np.testing.assert_allclose(losses.cross_entropy(logits, jnp.array([0, 1])), [0, 2e4])
     gradient = jax.grad(lambda logits: losses.cross_entropy(logits, jnp.array([0, 1])).sum())(logits)
     np.testing.assert_allclose(gradient, [[0, 0], [1, -1]])
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+def test_dice_and_ssim_are_the_references(transform):
+    for name, first, second in (("dice", "logits", "target"), ("ssim", "image_a", "image_b")):
+        actual = transform(getattr(losses, name))(jnp.asarray(GOLDEN[first]), jnp.asarray(GOLDEN[second]))
+        assert actual.shape == ()
+        np.testing.assert_allclose(actual, GOLDEN[name], rtol=1e-6)
+
+
+def test_dice_in_closed_form():
+    targets = jnp.asarray(np.arange(32).reshape(2, 4, 4, 1) < 12, jnp.float32)
+    np.testing.assert_allclose(dice(200 * targets - 100, targets), 0, atol=1e-6)
+    np.testing.assert_allclose(dice(100 - 200 * targets, targets), 1, atol=1e-6)
+    np.testing.assert_allclose(dice(jnp.full_like(targets, -100), targets), 1, atol=1e-6)
+    # Half of each pixel: 2 * 12 / 2 over 12 + 32 / 2.
+    np.testing.assert_allclose(dice(jnp.zeros_like(targets), targets), 1 - 12 / 28, rtol=1e-6)
+    np.testing.assert_array_equal(dice(jnp.ones_like(targets), jnp.zeros_like(targets)), 0)
+
+
+def test_dice_of_each_type_of_target():
+    logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
+    expected = dice(logits, targets)
+    for dtype in (bool, np.uint8, np.int32):
+        np.testing.assert_array_equal(dice(logits[..., 0], targets[..., 0].astype(dtype)), expected)
+
+
+def test_padding_is_left_out_of_dice():
+    logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
+    padded = [jnp.concatenate([array, array[:2]]) for array in (logits, targets)]
+    value, gradient = dice_and_gradient(*padded, jnp.array([1.0, 1, 1, 0, 0]))
+    expected, expected_gradient = dice_and_gradient(logits, targets)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(gradient[:3], expected_gradient, rtol=1e-5, atol=1e-9)
+    assert not gradient[3:].any()
+
+
+def test_a_sample_of_weight_two_counts_twice_in_dice():
+    logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
+    twice = dice(*(jnp.concatenate([array, array[:1]]) for array in (logits, targets)))
+    np.testing.assert_allclose(dice(logits, targets, jnp.array([2.0, 1, 1])), twice, rtol=1e-6)
+
+
+@pytest.mark.parametrize("set_pixels", [0, 5])
+@pytest.mark.parametrize("logit", [-1e4, -100.0, 0.0, 100.0, 1e4])
+def test_the_gradient_of_dice_is_finite(set_pixels, logit):
+    targets = jnp.asarray(np.arange(16).reshape(1, 4, 4) < set_pixels, jnp.float32)
+    for weights in (jnp.ones(1), jnp.zeros(1)):
+        assert np.isfinite(dice_and_gradient(jnp.full((1, 4, 4), logit), targets, weights)[1]).all()
+
+
+def test_the_gradient_of_dice_for_a_large_logit_does_not_vanish():
+    _, gradient = dice_and_gradient(jnp.full((1, 1, 2), 30.0), jnp.array([[[1.0, 0]]]))
+    # 1 - 2 p / (p + q + 1) at p = q = 1, times the slope of the sigmoid.
+    np.testing.assert_allclose(gradient[0, 0], np.exp(-30) * np.array([-4 / 9, 2 / 9]), rtol=1e-4)
+
+
+def test_dice_needs_equal_shapes(unchecked):
+    message = r"targets must have the shape of the logits, \(2, 4, 4, 1\), got \(2, 4, 4\)"
+    with pytest.raises(ValueError, match=message):
+        dice(jnp.zeros((2, 4, 4, 1)), jnp.zeros((2, 4, 4)))
+
+
+def scipy_ssim(image_a, image_b):
+    def blur(image):
+        # Of radius 5, which is 11 sites.
+        return scipy.ndimage.gaussian_filter(image, 1.5, mode="constant", radius=5, axes=(-3, -2))
+
+    mean_a, mean_b = blur(image_a), blur(image_b)
+    variance_a, variance_b = blur(image_a**2) - mean_a**2, blur(image_b**2) - mean_b**2
+    covariance = blur(image_a * image_b) - mean_a * mean_b
+    similarity = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
+    return (similarity / ((mean_a**2 + mean_b**2 + 1e-4) * (variance_a + variance_b + 9e-4))).mean()
+
+
+@pytest.mark.parametrize("size", [(20, 24), (7, 3)])
+def test_ssim_is_scipys(size):
+    rng = np.random.default_rng(0)
+    image_a = rng.random((2, *size, 3))
+    image_b = np.clip(image_a + 0.1 * rng.standard_normal(image_a.shape), 0, 1)
+    actual = ssim(jnp.asarray(image_a, jnp.float32), jnp.asarray(image_b, jnp.float32))
+    np.testing.assert_allclose(actual, scipy_ssim(image_a, image_b), rtol=1e-5)
+
+
+def test_ssim_is_one_of_equals_and_symmetric():
+    image_a, image_b = (jnp.asarray(GOLDEN[name]) for name in ("image_a", "image_b"))
+    np.testing.assert_allclose(ssim(image_a, image_a), 1, rtol=1e-6)
+    np.testing.assert_allclose(ssim(image_a, image_b), ssim(image_b, image_a), rtol=1e-6)
+
+
+def test_ssim_of_each_image_and_its_gradient():
+    image_a, image_b = (jnp.asarray(GOLDEN[name]) for name in ("image_a", "image_b"))
+    each = jax.vmap(ssim)(image_a, image_b)
+    np.testing.assert_allclose(each[1], ssim(image_a[1], image_b[1]), rtol=1e-6)
+    np.testing.assert_allclose(each.mean(), GOLDEN["ssim"], rtol=1e-6)
+    with jax.enable_x64():
+        small = (jnp.asarray(image[0, :6, :5], float) for image in (GOLDEN["image_a"], GOLDEN["image_b"]))
+        check_grads(ssim, tuple(small), order=1, modes=["rev"])
+    # Equal, and flat: variances are 0, or a rounding error less.
+    flat = jnp.full((16, 16, 3), 0.3)
+    np.testing.assert_allclose(jax.grad(ssim)(flat, flat), 0, atol=1e-6)
+
+
+def test_ssim_needs_equal_shapes(unchecked):
+    with pytest.raises(ValueError, match=r"images must have the same shape, got \(8, 8, 3\) and \(1, 8, 8, 3\)"):
+        ssim(jnp.zeros((8, 8, 3)), jnp.zeros((1, 8, 8, 3)))

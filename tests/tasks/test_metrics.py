@@ -36,6 +36,15 @@ def test_padding_is_not_counted():
     np.testing.assert_array_equal(confusion(*padded, np.arange(64) < 50), confusion(predictions, targets))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_confusion_matrix_of_pixels(weighted):
+    predictions, targets = (classes.reshape(5, 2, 5) for classes in samples())
+    weights = np.array([1, 0, 2, 1, 0]) if weighted else None
+    each = None if weights is None else np.repeat(weights, 10)
+    expected = confusion(predictions.ravel(), targets.ravel(), each)
+    np.testing.assert_array_equal(confusion(predictions, targets, weights), expected)
+
+
 def test_unknown_classes_are_not_counted():
     np.testing.assert_array_equal(confusion([0, -1, 0, CLASSES], [-1, 0, CLASSES, 0]), np.zeros((CLASSES, CLASSES)))
 
@@ -54,13 +63,40 @@ def test_metrics_of_each_class(name):
     np.testing.assert_allclose(getattr(metrics, name)(confusion(predictions, targets)), expected, rtol=1e-6)
 
 
+def test_iou_of_each_class():
+    predictions, targets = samples()
+    reference = sklearn.metrics.jaccard_score
+    expected = reference(targets, predictions, labels=range(CLASSES), average=None, zero_division=0)
+    np.testing.assert_allclose(metrics.iou(confusion(predictions, targets)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32])
+def test_iou_of_a_binary_segmentation(dtype):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(rng.standard_normal((4, 8, 6, 1)), jnp.float32)
+    masks = rng.random(logits.shape) < 0.3
+    counts = [
+        metrics.confusion_matrix(logits[part] > 0, jnp.asarray(masks[part].astype(dtype)), 2)
+        for part in (slice(3), slice(3, 4))
+    ]
+    found = np.asarray(logits) > 0
+    expected = [(a & b).sum() / (a | b).sum() for a, b in ((~found, ~masks), (found, masks))]
+    np.testing.assert_allclose(metrics.iou(counts[0] + counts[1]), expected, rtol=1e-6)
+
+
+def test_iou_of_empty_masks():
+    empty, full = jnp.zeros((2, 4, 4), bool), jnp.ones((2, 4, 4), bool)
+    for prediction, target, expected in ((empty, empty, [1, 0]), (full, empty, [0, 0]), (full, full, [0, 1])):
+        np.testing.assert_array_equal(metrics.iou(metrics.confusion_matrix(prediction, target, 2)), expected)
+
+
 def test_accuracy():
     predictions, targets = samples()
     expected = sklearn.metrics.accuracy_score(targets, predictions)
     np.testing.assert_allclose(metrics.accuracy(confusion(predictions, targets)), expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["accuracy", "precision", "recall", "f1"])
+@pytest.mark.parametrize("name", ["accuracy", "precision", "recall", "f1", "iou"])
 def test_no_samples_give_zero(name):
     assert not getattr(metrics, name)(jnp.zeros((CLASSES, CLASSES))).any()
 

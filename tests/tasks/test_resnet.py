@@ -70,6 +70,8 @@ def evaluate(name, head, dtype):
     return logits_and_gradient(GOLDEN["input"].astype(dtype))
 
 
+# A ResNet-34 has the blocks of a ResNet-18.
+@pytest.mark.parametrize("golden", ["resnet18", "resnet50"], indirect=True)
 def test_evaluation_and_its_input_gradient(golden):
     name, head = golden
     logits, gradient = evaluate(name, head, np.float32)

@@ -1,0 +1,194 @@
+"""Against segmentation_models_pytorch, whose answers are in heads.npz (computed in float64, rounded to float32)."""
+
+import pathlib
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import tasks
+from tasks.unet import upsample
+
+GOLDEN = np.load(pathlib.Path(__file__).with_name("heads.npz"))
+NETWORKS = {
+    "unetplusplus_resnet34_depth3": ("unetplusplus", {"classes": 3, "depth": 3, "decoder_channels": (256, 128, 64)}),
+    "unet_resnet34": ("unet", {}),
+    "unetplusplus_resnet34": ("unetplusplus", {}),
+}
+TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def abstract(network="unet", encoder="resnet18", **options):
+    return nnx.eval_shape(lambda: tasks.unet(network, encoder=encoder, **options, rngs=nnx.Rngs(0)))
+
+
+def draw(name, shape):
+    """The tensor of that name in the network that gave the golden figures."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith("running_var"):
+        return 1 + 0.2 * rng.random(shape)
+    if name.endswith(("running_mean", "bias")):
+        return 0.05 * rng.standard_normal(shape)
+    if len(shape) == 1:
+        return 1 + 0.1 * rng.standard_normal(shape)
+    return rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+
+
+def torch_state(head):
+    """Draws a state dict for `head`; names and shapes are worked out here on purpose, not taken from the loader."""
+    state = {}
+    for path, variable in nnx.to_flat_state(nnx.state(head)):
+        name = ".".join([*map(str, path[:-1]), TORCH_NAMES[path[-1]]])
+        rows_and_columns, channels = variable.shape[:-2], variable.shape[-2:]
+        state[name] = draw(name, channels[::-1] + rows_and_columns)
+    return state
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def golden(request):
+    """A network's name among the golden figures, and the network with their weights."""
+    network, options = NETWORKS[request.param]
+    head = nnx.eval_shape(lambda: tasks.unet(network, **options, rngs=nnx.Rngs(0)))
+    tasks.load_torch_state(head, torch_state(head))
+    return request.param, head
+
+
+def assert_close(actual, key, tolerance):
+    """Compares norms, since single figures may be near zero."""
+    expected = GOLDEN[key]
+    assert np.linalg.norm(np.asarray(actual) - expected) <= tolerance * np.linalg.norm(expected)
+
+
+def test_evaluation(golden):
+    name, head = golden
+    head.eval()
+    assert_close(nnx.jit(lambda head, image: head(image))(head, GOLDEN["input"]), f"{name}.eval", 1e-5)
+
+
+def test_training(golden):
+    name, head = golden
+    head = nnx.clone(head)
+    head.train()
+    assert_close(nnx.jit(lambda head, image: head(image))(head, GOLDEN["input"]), f"{name}.train", 1e-4)
+
+
+@pytest.mark.parametrize(
+    "golden",
+    [name if name.endswith("depth3") else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS],
+    indirect=True,
+)
+def test_input_gradient_in_float64(golden):
+    # In float32 two sites in one window of the max pool tie, and the gradient may go to either. It is not compiled as a
+    # whole, which takes longer, since the networks have most of their operations in common.
+    name, head = golden
+    head.eval()
+    with jax.enable_x64(True):
+        graphdef, state = nnx.split(head)
+        state = jax.tree.map(lambda leaf: leaf.astype(float), state)
+        logits, gradient_of = jax.vjp(nnx.merge(graphdef, state), jnp.asarray(GOLDEN["input"], float))
+        (gradient,) = gradient_of(jnp.asarray(GOLDEN[f"{name}.weight"], float))
+    assert_close(logits, f"{name}.eval", 1e-6)
+    assert_close(gradient, f"{name}.input_grad", 1e-6)
+
+
+def test_a_step_compiles_once_and_its_gradients_are_finite():
+    head = abstract("unetplusplus", depth=3, inputs=4, decoder_channels=(16, 8, 4))
+    tasks.load_torch_state(head, torch_state(head))
+    traces = []
+
+    @nnx.jit
+    def gradients(head, image, target):
+        traces.append(None)
+        return nnx.grad(lambda head: tasks.losses.dice(head(image), target))(head)
+
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        image = rng.random((2, 16, 24, 4), np.float32)
+        grads = jax.device_get(gradients(head, image, image[..., :1] > 0.5))
+        assert all(np.isfinite(leaf).all() and leaf.any() for leaf in jax.tree.leaves(grads))
+    assert len(traces) == 1
+
+
+def test_upsample():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 3, 4, 5), np.float32)
+    weight = rng.standard_normal((2, 6, 8, 5), np.float32)
+    y, gradient_of = jax.vjp(jax.jit(upsample), x)
+    np.testing.assert_array_equal(y, np.kron(x, np.ones((1, 2, 2, 1), np.float32)))
+    (gradient,) = gradient_of(weight)
+    np.testing.assert_allclose(gradient, weight.reshape(2, 3, 2, 4, 2, 5).sum((2, 4)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["unet", "unetplusplus"])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_shapes(network, depth):
+    head = abstract(network, "resnet50", classes=2, depth=depth, inputs=4)
+    image = jax.ShapeDtypeStruct((2, 2**depth, 3 * 2**depth, 4), jnp.float32)
+    assert nnx.eval_shape(lambda head, image: head(image), head, image).shape == (2, 2**depth, 3 * 2**depth, 2)
+
+
+def test_parameter_counts_are_those_of_segmentation_models_pytorch():
+    for network, count in {"unet": 24_436_369, "unetplusplus": 26_078_609}.items():
+        head = abstract(network, "resnet34")
+        assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(head, nnx.Param))) == count
+
+
+def test_weights_start_as_in_segmentation_models_pytorch():
+    head = nnx.jit(lambda: tasks.unet("unet", classes=2, depth=1, decoder_channels=(64,), rngs=nnx.Rngs(0)))()
+    last = head.segmentation_head[0]
+    inputs, fans = 64, 64 + 2
+    for conv, variance in ((head.decoder.blocks[0].conv2[0], 2 / (9 * inputs)), (last, 2 / (9 * fans))):
+        weights = np.asarray(conv.kernel[...])
+        np.testing.assert_allclose(weights.var(), variance, rtol=0.1)
+        np.testing.assert_allclose(np.abs(weights).max(), np.sqrt(3 * variance), rtol=0.02)
+    assert not last.bias[...].any()
+    np.testing.assert_allclose(np.std(head.encoder.conv1.kernel[...]), np.sqrt(2 / (7 * 7 * 64)), rtol=0.05)
+
+
+def test_tensors_of_stages_that_are_not_used_are_left_out():
+    head = abstract(depth=2)
+    state = torch_state(head)
+    unused = {"encoder.layer2.0.conv1.weight", "encoder.layer4.1.bn2.running_var", "encoder.fc.bias"}
+    tasks.load_torch_state(head, state | {name: np.zeros(3) for name in unused})
+    np.testing.assert_allclose(head.encoder.bn1.mean[...], state["encoder.bn1.running_mean"], rtol=1e-6)
+    for name in ("encoder.layer1.2.conv1.weight", "layer3.0.conv1.weight", "fc.bias"):
+        with pytest.raises(ValueError, match=f"\n{name}: got shape .*, expected no such tensor"):
+            tasks.load_torch_state(head, state | {name: np.zeros(3)})
+
+
+def test_an_encoder_takes_a_classifiers_weights():
+    classifier = nnx.eval_shape(lambda: tasks.resnet("resnet18", num_classes=9, rngs=nnx.Rngs(0)))
+    state = torch_state(classifier)
+    head = abstract(depth=4)
+    tasks.load_torch_state(head.encoder, state)
+    kernel = state["layer3.1.conv2.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_allclose(head.encoder.layer3[1].conv2.kernel[...], kernel, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(63, 64), (64, 72), (16, 16)])
+def test_sizes_that_do_not_divide(size):
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    message = rf"height and width must be multiples of 32, got shape \(1, {size[0]}, {size[1]}, 3\)"
+    with pytest.raises(ValueError, match=message):
+        nnx.eval_shape(lambda head, image: head(image), abstract(), image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": "linknet"}, "name must be one of unet, unetplusplus, got 'linknet'"),
+        ({"encoder": "vgg11"}, "encoder must be one of resnet18, resnet34, resnet50, got 'vgg11'"),
+        ({"depth": 0}, "depth must be 1 to 5, got 0"),
+        ({"depth": 6}, "depth must be 1 to 5, got 6"),
+        (
+            {"depth": 3, "decoder_channels": (8, 4)},
+            r"decoder_channels must be 3, as many as depth, got \(8, 4\)",
+        ),
+    ],
+)
+def test_options_that_do_not_exist(options, message):
+    with pytest.raises(ValueError, match=message):
+        abstract(**options)
