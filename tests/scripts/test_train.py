@@ -88,7 +88,7 @@ def test_log_model_takes_its_value_apart(folder):
     assert f"tensorboard --logdir '{folder}/runs'" in result.stdout
 
 
-KILLED_FLAGS = ["--epochs=6", "--augmentation=weak"]
+KILLED_FLAGS = ["--epochs=3", "--augmentation=weak"]
 
 
 @pytest.fixture(scope="module")
