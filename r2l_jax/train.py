@@ -1,11 +1,8 @@
 """Training, from a TrainConfig to metrics.json."""
 
 import dataclasses
-import json
-import pathlib
 import shutil
 import time
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,34 +13,20 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import tasks
-from r2l_jax import checkpoint, report
+from r2l_jax import report
 from r2l_jax.checkpoint import Checkpoints, load_parts
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets, loader
 from r2l_jax.data.datasets import STATIC_STATISTICS
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.splits import Split, stratified_splits
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing, write_json
-from r2l_jax.objective import SEGMENTATION_MULTIPLE, Objective, enlarged
+from r2l_jax.folds import Fold, check, make_folds, read_metrics
+from r2l_jax.objective import Objective, enlarged
 from r2l_jax.processing import processing
 from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.tracking import Tracker
-
-
-class Fold(NamedTuple):
-    """One of a run's splits, and where its files go."""
-
-    number: int
-    train_indices: np.ndarray
-    valid_indices: np.ndarray
-    folder: pathlib.Path
-
-    @property
-    def metrics_file(self) -> pathlib.Path:
-        """The numbers so far, and how to reproduce them."""
-        return self.folder / "metrics.json"
 
 
 def run(config: TrainConfig) -> dict:
@@ -68,9 +51,8 @@ def run(config: TrainConfig) -> dict:
         synthetic_size=config.synthetic_size,
         download=config.download,
     )
-    _check_network(config, dataset)
-    folds = _folds(config, dataset)
-    _check(config, dataset, folds)
+    folds = make_folds(config, dataset)
+    check(config, dataset, folds)
     if config.overwrite and jax.process_index() == 0:
         for fold in config.run_dir.glob("fold_*"):
             shutil.rmtree(fold)
@@ -91,95 +73,10 @@ def run(config: TrainConfig) -> dict:
     return summary
 
 
-def _folds(config: TrainConfig, dataset: RawDataset) -> list[Fold]:
-    """The run's splits: drawn from the seed, or an earlier run's."""
-    if config.state_dict_uri:
-        pairs = [_earlier_split(config.state_dict_uri, fold, dataset) for fold in range(config.n_splits)]
-    else:
-        pairs = stratified_splits(dataset.labels, config.n_splits, config.train_size, config.seed)
-    if config.test_run:
-        pairs = [(train[: config.batch_size], valid[: config.batch_size]) for train, valid in pairs]
-    return [Fold(number, *pair, config.run_dir / f"fold_{number}") for number, pair in enumerate(pairs)]
-
-
-def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
-    """The training and validation indices of an earlier run."""
-    file = checkpoint.fold_folder(uri, fold, "state_dict_uri") / "metrics.json"
-    earlier = _read_metrics(file, f"--state_dict_uri={uri}")
-    if earlier["fingerprint"] != dataset.fingerprint:
-        raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
-    return np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
-
-
-def _check_network(config: TrainConfig, dataset: RawDataset) -> None:
-    """Raises an InputError unless the head that the settings name does the data set's task, at its size."""
-    if dataset.task == "classification":
-        if config.smp_encoder:
-            raise InputError(f"--smp_encoder is for segmentation; --dataset={dataset.name} is classified")
-        return
-    if config.classifier_network != TrainConfig().classifier_network:
-        raise InputError(f"--classifier_network is for classification; --dataset={dataset.name} is segmented")
-    raw, _ = dataset[0]
-    multiple = SEGMENTATION_MULTIPLE * (2 if config.processing_mode == "none" else 1)
-    if any(side % multiple for side in raw.shape):
-        raise InputError(
-            f"--dataset={dataset.name}: height and width must be multiples of {multiple} for "
-            f"--processing_mode={config.processing_mode} and a U-Net++, got {raw.shape[0]}x{raw.shape[1]}"
-        )
-
-
-def _check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
-    """Raises an InputError for all that would end the run later, before anything is trained or removed."""
-    if config.batch_size % jax.device_count():
-        raise InputError(
-            f"--batch_size must be a multiple of the {jax.device_count()} devices, got {config.batch_size}"
-        )
-    try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{config.run_dir}: no folder to write to ({error.strerror})") from None
-    for fold in folds:
-        if fold.metrics_file.exists() and not config.overwrite:
-            _check_earlier(config, dataset, fold)
-            continue
-        for flag in ("processor_uri", "classifier_uri"):
-            if uri := getattr(config, flag):
-                folder = checkpoint.fold_folder(uri, fold.number, flag).resolve()
-                if config.overwrite and config.run_dir.resolve() in folder.parents:
-                    raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
-
-
-def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None:
-    """Raises an InputError unless what a fold's folder holds can be continued by this run."""
-    earlier = _read_metrics(fold.metrics_file, "start anew with --overwrite")
-    differences = config.differences(earlier["flags"])
-    if earlier["fingerprint"] != dataset.fingerprint:
-        differences.append("the samples or classes are others")
-    if len(earlier["history"]) > config.epochs:
-        differences.append(f"it has {len(earlier['history'])} epochs, more than {config.epochs}")
-    if differences:
-        raise InputError(
-            f"{config.run_dir} holds another run ({'; '.join(differences)}): "
-            "choose another --run_name, or start anew with --overwrite"
-        )
-
-
-def _read_metrics(file: pathlib.Path, context: str) -> dict:
-    """What a metrics.json holds; an InputError with the context if it is not one."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}); {context}") from None
-    needed = {"complete", "flags", "history", "fingerprint", "train_indices", "valid_indices"}
-    if not isinstance(content, dict) or needed - content.keys():
-        raise InputError(f"{file} is not what a run of this program writes; {context}")
-    return content
-
-
 def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals) -> dict:
     """Trains one fold from its start, or from its last checkpoint, and returns what its metrics.json holds."""
     if fold.metrics_file.exists():
-        earlier = _read_metrics(fold.metrics_file, "start anew with --overwrite")
+        earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
         # A flag that an earlier version did not have stood at its default.
         flags = dataclasses.asdict(TrainConfig()) | earlier["flags"]
         if earlier["complete"] and flags == dataclasses.asdict(config):

@@ -1,0 +1,118 @@
+"""A run's folds: how they split the data, and whether a run of these settings can train them.
+
+Everything that would end a run later, or overwrite another one, is found out here, before anything is trained.
+"""
+
+import json
+import pathlib
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from r2l_jax import checkpoint
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.splits import Split, stratified_splits
+from r2l_jax.errors import InputError
+from r2l_jax.objective import SEGMENTATION_MULTIPLE
+
+
+class Fold(NamedTuple):
+    """One of a run's splits, and where its files go."""
+
+    number: int
+    train_indices: np.ndarray
+    valid_indices: np.ndarray
+    folder: pathlib.Path
+
+    @property
+    def metrics_file(self) -> pathlib.Path:
+        """The numbers so far, and how to reproduce them."""
+        return self.folder / "metrics.json"
+
+
+def make_folds(config: TrainConfig, dataset: RawDataset) -> list[Fold]:
+    """The run's splits: drawn from the seed, or an earlier run's."""
+    if config.state_dict_uri:
+        pairs = [_earlier_split(config.state_dict_uri, fold, dataset) for fold in range(config.n_splits)]
+    else:
+        pairs = stratified_splits(dataset.labels, config.n_splits, config.train_size, config.seed)
+    if config.test_run:
+        pairs = [(train[: config.batch_size], valid[: config.batch_size]) for train, valid in pairs]
+    return [Fold(number, *pair, config.run_dir / f"fold_{number}") for number, pair in enumerate(pairs)]
+
+
+def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
+    """The training and validation indices of an earlier run."""
+    file = checkpoint.fold_folder(uri, fold, "state_dict_uri") / "metrics.json"
+    earlier = read_metrics(file, f"--state_dict_uri={uri}")
+    if earlier["fingerprint"] != dataset.fingerprint:
+        raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
+    return np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
+
+
+def _check_network(config: TrainConfig, dataset: RawDataset) -> None:
+    """Raises an InputError unless the head that the settings name does the data set's task, at its size."""
+    if dataset.task == "classification":
+        if config.smp_encoder:
+            raise InputError(f"--smp_encoder is for segmentation; --dataset={dataset.name} is classified")
+        return
+    if config.classifier_network != TrainConfig().classifier_network:
+        raise InputError(f"--classifier_network is for classification; --dataset={dataset.name} is segmented")
+    raw, _ = dataset[0]
+    multiple = SEGMENTATION_MULTIPLE * (2 if config.processing_mode == "none" else 1)
+    if any(side % multiple for side in raw.shape):
+        raise InputError(
+            f"--dataset={dataset.name}: height and width must be multiples of {multiple} for "
+            f"--processing_mode={config.processing_mode} and a U-Net++, got {raw.shape[0]}x{raw.shape[1]}"
+        )
+
+
+def check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
+    """Raises an InputError for all that would end the run later, before anything is trained or removed."""
+    _check_network(config, dataset)
+    if config.batch_size % jax.device_count():
+        raise InputError(
+            f"--batch_size must be a multiple of the {jax.device_count()} devices, got {config.batch_size}"
+        )
+    try:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{config.run_dir}: no folder to write to ({error.strerror})") from None
+    for fold in folds:
+        if fold.metrics_file.exists() and not config.overwrite:
+            _check_earlier(config, dataset, fold)
+            continue
+        for flag in ("processor_uri", "classifier_uri"):
+            if uri := getattr(config, flag):
+                folder = checkpoint.fold_folder(uri, fold.number, flag).resolve()
+                if config.overwrite and config.run_dir.resolve() in folder.parents:
+                    raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
+
+
+def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None:
+    """Raises an InputError unless what a fold's folder holds can be continued by this run."""
+    earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
+    differences = config.differences(earlier["flags"])
+    if earlier["fingerprint"] != dataset.fingerprint:
+        differences.append("the samples or classes are others")
+    if len(earlier["history"]) > config.epochs:
+        differences.append(f"it has {len(earlier['history'])} epochs, more than {config.epochs}")
+    if differences:
+        raise InputError(
+            f"{config.run_dir} holds another run ({'; '.join(differences)}): "
+            "choose another --run_name, or start anew with --overwrite"
+        )
+
+
+def read_metrics(file: pathlib.Path, context: str) -> dict:
+    """What a metrics.json holds; an InputError with the context if it is not one."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); {context}") from None
+    needed = {"complete", "flags", "history", "fingerprint", "train_indices", "valid_indices"}
+    if not isinstance(content, dict) or needed - content.keys():
+        raise InputError(f"{file} is not what a run of this program writes; {context}")
+    return content
