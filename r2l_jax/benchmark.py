@@ -29,14 +29,10 @@ from flax import nnx
 from tqdm import tqdm
 
 import isp
-from r2l_jax import baselines, report, timing
-from r2l_jax.baselines import CAMERA, CLASSES, GAMMA, LEARNING_RATE
-from r2l_jax.config import TrainConfig
-from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax import baselines, ours, report, timing
+from r2l_jax.baselines import CAMERA
 from r2l_jax.errors import InputError
-from r2l_jax.steps import make_steps, shardings, to_devices
 from r2l_jax.timing import Call
-from tasks.layers import BatchNorm
 
 # What is compiled, each as the arguments of `isp.static`; none is the parametrized pipeline. Of the denoisers that no
 # published pipeline has, each comes after the slowest of the others to compile.
@@ -146,24 +142,32 @@ class Row:
 def rows(sizes: Sizes) -> list[Row]:
     """All there is to measure."""
     raws, weighted, labelled, images = (
-        partial(draw, sizes.batch) for draw in (_raws, _raws_and_weights, _raws_and_labels, _images)
+        partial(draw, sizes.batch) for draw in (ours.raws, ours.raws_and_weights, ours.raws_and_labels, ours.images)
     )
     table = [
         Row(
-            "parametrized_forward", 15.0, 25.0, Comparison(raws, _forward, baselines.parametrized_forward, _tone_floor)
+            "parametrized_forward",
+            15.0,
+            25.0,
+            Comparison(raws, ours.parametrized_forward, baselines.parametrized_forward, ours.tone_floor),
         ),
-        Row("parametrized_gradient", 10.0, 20.0, Comparison(weighted, _gradient, baselines.parametrized_gradient)),
-        Row("train_step", 1.0, 1.25, Comparison(labelled, _train_step, baselines.train_step)),
+        Row(
+            "parametrized_gradient",
+            10.0,
+            20.0,
+            Comparison(weighted, ours.parametrized_gradient, baselines.parametrized_gradient),
+        ),
+        Row("train_step", 1.0, 1.25, Comparison(labelled, ours.train_step, baselines.train_step)),
     ]
     for method, bar, stretch in (("bilinear", 10.0, 20.0), ("malvar2004", 15.0, 40.0), ("menon2007", 10.0, 20.0)):
-        sides = (partial(side, method) for side in (_demosaic, baselines.demosaic))
-        compare = Comparison(partial(_raws, sizes.mosaic), *sides, _copy_floor)
+        sides = (partial(side, method) for side in (ours.demosaic, baselines.demosaic))
+        compare = Comparison(partial(ours.raws, sizes.mosaic), *sides, ours.copy_floor)
         table.append(Row(f"demosaic_{method}", bar, stretch, compare))
     for algorithms in isp.PUBLISHED_STATIC:
-        sides = (partial(side, algorithms) for side in (_static, baselines.static))
-        table.append(Row(_pipeline_name(algorithms), 10.0, 30.0, Comparison(raws, *sides, _tone_floor)))
+        sides = (partial(side, algorithms) for side in (ours.static, baselines.static))
+        table.append(Row(_pipeline_name(algorithms), 10.0, 30.0, Comparison(raws, *sides, ours.tone_floor)))
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
-        sides = (partial(side, method) for side in (_denoise, baselines.denoise))
+        sides = (partial(side, method) for side in (ours.denoise, baselines.denoise))
         table.append(Row(f"denoise_{method}", 3.0, 10.0, Comparison(images, *sides)))
     return [
         *table,
@@ -241,122 +245,6 @@ def table(result: Mapping) -> str:
     machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
     return f"{report.table(lines)}\n\n{machine}\n{versions}"
-
-
-# What goes in. Denoising by total variation takes as many steps as the image needs, so these are like photographs.
-
-
-def _images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
-    """Smooth shading, hard edges and noise: `(*shape, 3)`, in [0, 1]."""
-    rng = np.random.default_rng(0)
-    *batch, height, width = shape
-    y, x = np.ogrid[:height, :width]
-    down, across = rng.uniform(0.01, 0.1, (2, *batch, 1, 1, 3))
-    waves = down * y[..., None] + across * x[..., None]
-    images = 0.5 + 0.2 * np.sin(waves) + 0.1 * np.sign(np.sin(3 * waves)) + 0.02 * rng.standard_normal((*shape, 3))
-    return (np.clip(images, 0, 1).astype(np.float32),)
-
-
-def _raws(shape: tuple[int, ...]) -> tuple[np.ndarray]:
-    (images,) = _images(shape)
-    return (np.array(isp.bayer.mosaic(images, CAMERA.pattern)),)
-
-
-def _raws_and_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return *_raws(shape), np.random.default_rng(1).standard_normal((*shape, 3), np.float32)
-
-
-def _raws_and_labels(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return *_raws(shape), np.arange(shape[0], dtype=np.int32) % CLASSES
-
-
-# Our side, as `r2l_jax.baselines` is the other: each prepares for NumPy arrays, and returns what is timed.
-
-
-def _normalized_pipeline() -> tuple[Callable, nnx.State, nnx.State]:
-    """Pipeline and batch norm as `(parameters, statistics, raw) -> (rgb, statistics)`, and what these start from."""
-    pipeline, parameters = nnx.split(isp.parametrized(CAMERA))
-    norm, statistics = nnx.split(BatchNorm(3, affine=False, rngs=nnx.Rngs(0)))
-
-    def render(parameters, statistics, raw):
-        module = nnx.merge(norm, statistics, copy=True)  # a copy, whose statistics may change in here
-        rgb = module(nnx.merge(pipeline, parameters)(raw))
-        return rgb, nnx.state(module)
-
-    return render, parameters, statistics
-
-
-def _forward(raw: np.ndarray) -> Call:
-    render, parameters, statistics = _normalized_pipeline()
-    return partial(jax.jit(render), parameters, statistics, jnp.asarray(raw))
-
-
-def _gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
-    render, parameters, statistics = _normalized_pipeline()
-
-    @jax.jit
-    def gradient(parameters, statistics, raw, weight):
-        def weighted_mean(parameters):
-            rgb, updated = render(parameters, statistics, raw)
-            return (rgb * weight).mean(), updated
-
-        return jax.grad(weighted_mean, has_aux=True)(parameters)
-
-    return partial(gradient, parameters, statistics, jnp.asarray(raw), jnp.asarray(weight))
-
-
-def _train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
-    """The step of scripts/train.py with its defaults: parametrized, ResNet-18, Adam."""
-    samples, names = (lambda index: (raw[index], labels[index])), tuple(map(str, range(len(raw))))
-    dataset = RawDataset("benchmark", "classification", names[:CLASSES], CAMERA, names, labels, samples)
-    steps = make_steps(TrainConfig(batch_size=len(raw), lr=LEARNING_RATE), dataset)
-    batch = {"raw": raw, "target": labels, "weight": np.ones(len(raw), np.float32)}
-    batch = to_devices(batch, shardings().split)
-    key = jax.random.key(0)
-    state = steps.init(key)
-
-    def step():
-        nonlocal state
-        state, loss = steps.train(state, batch, key)
-        return state, loss
-
-    return step
-
-
-def _demosaic(method: str, raw: np.ndarray) -> Call:
-    return partial(getattr(isp.demosaic, method), jnp.asarray(raw), CAMERA.pattern)
-
-
-def _static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
-    return partial(_pipeline(algorithms), jnp.asarray(raw))
-
-
-def _denoise(method: str, rgb: np.ndarray) -> Call:
-    return partial(getattr(isp.denoise, method), jnp.asarray(rgb))
-
-
-def _copy_floor(raw: np.ndarray) -> Call:
-    """Reads the mosaic and writes an image."""
-    return _into_old_memory(lambda raw: jnp.broadcast_to(raw, (3, *raw.shape)), jnp.asarray(raw))
-
-
-def _tone_floor(raw: np.ndarray) -> Call:
-    """Reads an image and writes its exp(log())."""
-    image = jnp.stack([jnp.asarray(raw)] * 3)
-    return _into_old_memory(lambda image: jnp.exp(jnp.log(image) / GAMMA), image)
-
-
-def _into_old_memory(function: Callable[[jax.Array], jax.Array], source: jax.Array) -> Call:
-    """A call of the function that writes its result over its last one."""
-    compiled = jax.jit(lambda old, source: function(source), donate_argnums=0, keep_unused=True)
-    result = function(source)
-
-    def call():
-        nonlocal result
-        result = compiled(result, source)
-        return result
-
-    return call
 
 
 # In fresh processes: what compiling takes, and memory.
