@@ -16,17 +16,27 @@ from flax import nnx
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
+HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
 
 class Conv(nnx.Module):
     """A convolution of `(B, H, W, in)` with a square kernel, padded by `size // 2` zeros on each side, without bias.
 
     The weights, `kernel (size, size, in, out)`, start out normal with variance `2 / (size * size * out)` as in
-    torchvision (He et al. 2015, "Delving deep into rectifiers").
+    torchvision (He et al. 2015, "Delving deep into rectifiers"), unless another initializer draws them.
     """
 
-    def __init__(self, inputs: int, outputs: int, size: int, *, stride: int = 1, rngs: nnx.Rngs):
-        he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-        self.kernel = nnx.Param(he_normal(rngs.params(), (size, size, inputs, outputs), jnp.float32))
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        size: int,
+        *,
+        stride: int = 1,
+        kernel_init: nnx.Initializer = HE_NORMAL,
+        rngs: nnx.Rngs,
+    ):
+        self.kernel = nnx.Param(kernel_init(rngs.params(), (size, size, inputs, outputs), jnp.float32))
         self.stride = stride
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:

@@ -60,10 +60,8 @@ class DecoderBlock(nnx.Module):
 
 
 def _conv_and_norm(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.List:
-    conv = Conv(inputs, outputs, 3, rngs=rngs)
     he_uniform = nnx.initializers.variance_scaling(2.0, "fan_in", "uniform")
-    conv.kernel[...] = he_uniform(rngs.params(), conv.kernel.shape, jnp.float32)
-    return nnx.List([conv, BatchNorm(outputs, rngs=rngs)])
+    return nnx.List([Conv(inputs, outputs, 3, kernel_init=he_uniform, rngs=rngs), BatchNorm(outputs, rngs=rngs)])
 
 
 class UnetDecoder(nnx.Module):
@@ -117,9 +115,8 @@ class SegmentationConv(Conv):
     """A 3x3 convolution with bias, whose weights start out as in segmentation_models_pytorch (Glorot & Bengio 2010)."""
 
     def __init__(self, inputs: int, classes: int, *, rngs: nnx.Rngs):
-        super().__init__(inputs, classes, 3, rngs=rngs)
         glorot_uniform = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-        self.kernel[...] = glorot_uniform(rngs.params(), self.kernel.shape, jnp.float32)
+        super().__init__(inputs, classes, 3, kernel_init=glorot_uniform, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros(classes))
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width classes"]:
