@@ -82,9 +82,10 @@ def load(
         raise InputError(f"--iso must be one of the measured intensities {measured}, got {iso:g}")
     data_dir = data_dir or startup.cache_dir()
     if name in published.DATASETS:
+        intensity = synthetic.intensity_folder(iso)
         if download:
-            _download_missing(name, pathlib.Path(data_dir))
-        return published.load(name, data_dir, synthetic.intensity_folder(iso))
+            _download_missing(name, data_dir, intensity)
+        return published.load(name, data_dir, intensity)
     try:
         root = synthetic.generate(
             data_dir, images=synthetic_images or SYNTHETIC_IMAGES, size=synthetic_size or SYNTHETIC_SIZE
@@ -94,12 +95,10 @@ def load(
     return _measured(name, root, iso)
 
 
-def _download_missing(name: str, data_dir: pathlib.Path) -> None:
+def _download_missing(name: str, data_dir: str | pathlib.Path, intensity: str) -> None:
     """The first process downloads, and the others wait for it."""
-    dataset = published.download_name(name)
-    layout = downloads.LAYOUTS[dataset]
-    if jax.process_index() == 0 and layout.missing(data_dir / layout.folder):
-        downloads.download(dataset, data_dir)
+    if jax.process_index() == 0 and not published.is_there(name, data_dir, intensity):
+        downloads.download(published.download_name(name), data_dir)
     multihost_utils.sync_global_devices("data set downloaded")
 
 

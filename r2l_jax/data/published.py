@@ -72,8 +72,7 @@ def download_name(name: str) -> str:
 
 
 def _microscopy(root: pathlib.Path, intensity: str) -> RawDataset:
-    images = root / "microscopy" / "images" / intensity
-    labels_file = root / "microscopy" / "labels" / "Ma190c_annotations.dat"
+    images, labels_file = _sources("Microscopy", root, intensity)
     _require("Microscopy", root, images, labels_file)
     pairs = [_fields(labels_file, line) for line in labels_file.read_text().splitlines()]
     counts = collections.Counter(label for _, label in pairs)
@@ -114,6 +113,26 @@ def _mosaic(path: pathlib.Path, camera: str, side: int | None = None) -> np.ndar
     return raw
 
 
+def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
+    """Whether the folders that `load` reads exist, or the tiles that it has cut."""
+    root = pathlib.Path(data_dir)
+    if _tiles_folder(name, root, intensity).exists():
+        return True
+    return all(path.exists() for path in _sources(name, root, intensity))
+
+
+def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The folder of the images, and where their targets are."""
+    if name == "Microscopy":
+        folder = root / "microscopy"
+        return folder / "images" / intensity, folder / "labels" / "Ma190c_annotations.dat"
+    return root / "drone" / "images_full" / intensity, root / "drone" / "masks_full"
+
+
+def _tiles_folder(name: str, root: pathlib.Path, intensity: str) -> pathlib.Path:
+    return root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity
+
+
 def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
     """Raises an InputError that says what to do unless all paths exist."""
     missing = [path for path in paths if not path.exists()]
@@ -127,7 +146,7 @@ def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
 
 def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[tuple[pathlib.Path, pathlib.Path]]:
     """Every frame with its mask, by name."""
-    folder, masks_folder = root / "drone" / "images_full" / intensity, root / "drone" / "masks_full"
+    folder, masks_folder = _sources(name, root, intensity)
     _require(name, root, folder, masks_folder)
     frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in _FRAME_SUFFIXES)
     masks = sorted(path for path in masks_folder.iterdir() if path.suffix.lower() in _FRAME_SUFFIXES)
@@ -187,7 +206,7 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
 
 
 def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
-    folder = root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity
+    folder = _tiles_folder(name, root, intensity)
     if not folder.exists():
         _cut(name, _frame_pairs(name, root, intensity), folder)
     segmentation = name == "DroneSegmentation"
