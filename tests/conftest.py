@@ -4,11 +4,13 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests that train compile the same steps again and again; programs that tests start share what is compiled, too.
-_compiled = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# Tests that train compile the same steps again and again. Programs that tests start share what is compiled, too, and so
+# do the processes that pytest-xdist starts, which come with the folder of the one that started them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 
