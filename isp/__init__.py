@@ -4,6 +4,7 @@ from isp import bayer, color, demosaic, denoise, sharpen
 from isp.algorithms import ALGORITHMS, PUBLISHED_STATIC
 from isp.camera import CAMERAS, Camera
 from isp.pipeline import Pipeline, Stage, parametrized, static
+from isp.unprocessing import unprocess
 
 __all__ = [
     "ALGORITHMS",
@@ -19,4 +20,5 @@ __all__ = [
     "parametrized",
     "sharpen",
     "static",
+    "unprocess",
 ]

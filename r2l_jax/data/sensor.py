@@ -6,24 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from isp.bayer import mosaic
+from isp.bayer import check_mosaic, mosaic
 from isp.camera import Camera
-from isp.color import color_correct
-
-
-@functools.partial(jax.jit, static_argnames="camera")
-def unprocess(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Float[Array, "*batch height width 3"]:
-    """What the camera's three colours see of a scene: undoes the colour matrix and the white balance.
-
-    Args:
-        rgb: linear sRGB, `(..., H, W, 3)`.
-        camera: its `color_matrix` and `white_balance` are undone; the matrix must have an inverse.
-
-    Returns:
-        Linear camera RGB in the units of `rgb`. Does not clip: a colour outside the camera's gamut is negative.
-    """
-    to_camera = jnp.linalg.inv(jnp.array(camera.color_matrix, rgb.dtype))
-    return color_correct(rgb, to_camera) / jnp.array(camera.white_balance, rgb.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "bits"))
@@ -37,13 +21,7 @@ def expose(
     read_noise: Float[Array, ""] | float = 4.0,
     bits: int = 12,
 ) -> Float[Array, "*batch height width"]:
-    """Exposes the sensor: mosaic, photon noise, read noise, black level, saturation and analogue-to-digital conversion.
-
-    The number of photoelectrons of a site is Poisson distributed around its mean; the read-out adds Gaussian noise; a
-    full well reads as 1 and an empty one as the black level, where noise is kept on both sides. This is the model of
-    the EMVA 1288 standard (release 4.0, section 2), without dark current and non-uniformities.
-
-    It differentiates as the clipped mean does: the noise counts as a constant and the converter's steps as straight.
+    """Exposes the sensor: each site sees its colour of the light, and is read out with noise as by `expose_sites`.
 
     Args:
         light: linear camera RGB, `(..., H, W, 3)`, as fractions of the full well at exposure 1; negative is darkness.
@@ -60,18 +38,84 @@ def expose(
     Raises:
         ValueError: bits out of range, or an odd height or width.
     """
+    return expose_sites(
+        mosaic(light, camera.pattern),
+        key,
+        camera=camera,
+        exposure=exposure,
+        full_well=full_well,
+        read_noise=read_noise,
+        bits=bits,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("camera", "bits"))
+def expose_sites(
+    light: Float[Array, "*batch height width"],
+    key: PRNGKeyArray,
+    *,
+    camera: Camera,
+    exposure: Float[Array, ""] | float = 1.0,
+    full_well: Float[Array, ""] | float = 15000.0,
+    read_noise: Float[Array, ""] | float = 4.0,
+    bits: int = 12,
+) -> Float[Array, "*batch height width"]:
+    """Exposes every site: photon noise, read noise, black level, saturation and analogue-to-digital conversion.
+
+    The number of photoelectrons of a site is Poisson distributed around its mean; the read-out adds Gaussian noise; a
+    full well reads as 1 and an empty one as the black level, where noise is kept on both sides. This is the model of
+    the EMVA 1288 standard (release 4.0, section 2), without dark current and non-uniformities.
+
+    It differentiates as the clipped mean does: the noise counts as a constant and the converter's steps as straight.
+
+    Args:
+        light: what reaches each site, `(..., H, W)`, as fractions of the full well at exposure 1; negative is darkness.
+        key: the noise. The same key gives the same noise.
+        camera: gives `black_level`.
+        exposure: factor on the light, as of a shutter or a lamp; below 1 it leaves headroom for light beyond a full
+            well, which saturates.
+        full_well: electrons at which a site saturates.
+        read_noise: standard deviation of the read-out, in electrons.
+        bits: of the converter, 1 to 16.
+
+    Returns:
+        The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
+
+    Raises:
+        ValueError: bits out of range, or an odd height or width.
+    """
     if not 1 <= bits <= 16:
         raise ValueError(f"bits must be between 1 and 16, got {bits}")
+    check_mosaic(light)
     photon_key, read_key = jax.random.split(key)
-    mean = jnp.maximum(mosaic(light, camera.pattern), 0) * exposure * full_well
+    mean = jnp.maximum(light, 0) * exposure * full_well
     electrons = _with_gradient_of(mean, _poisson(photon_key, jax.lax.stop_gradient(mean)))
     electrons += read_noise * jax.random.normal(read_key, mean.shape, mean.dtype)
 
-    tiles = mean.shape[-2] // 2, mean.shape[-1] // 2
-    black = jnp.tile(jnp.array(camera.black_level, mean.dtype).reshape(2, 2), tiles)
+    black = _black_levels(mean, camera)
     signal = jnp.clip(black + (1 - black) * electrons / full_well, 0, 1)
     top = 2**bits - 1
     return _with_gradient_of(signal * top, jnp.round(signal * top)) / top
+
+
+@functools.partial(jax.jit, static_argnames="camera")
+def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
+    """The light that a mosaic shows, as `expose_sites` takes it: 0 at the black level of a site, 1 at the white level.
+
+    So the sensor takes a noise-free mosaic, such as `isp.unprocess` gives, once more, with noise around its values.
+
+    Raises:
+        ValueError: raw that is no floating-point mosaic, or of an odd height or width.
+    """
+    check_mosaic(raw)
+    black = _black_levels(raw, camera)
+    return (raw - black) / (1 - black)
+
+
+def _black_levels(sites: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "height width"]:
+    """The black level of every site."""
+    tiles = sites.shape[-2] // 2, sites.shape[-1] // 2
+    return jnp.tile(jnp.array(camera.black_level, sites.dtype).reshape(2, 2), tiles)
 
 
 def _poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]:

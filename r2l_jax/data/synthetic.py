@@ -20,8 +20,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from isp.camera import Camera
+from isp.unprocessing import to_camera
 from r2l_jax.data.phantom import CLASSES, render
-from r2l_jax.data.sensor import expose, unprocess
+from r2l_jax.data.sensor import expose
 from r2l_jax.errors import InputError
 
 # The exposures of every scene, as the real data sets have them: fractions of the full light.
@@ -131,7 +132,7 @@ def _photograph(key, cell_class, size):
     """One scene at every intensity, `(intensities, size, size)` uint16, and its mask `(size, size)` uint8."""
     render_key, noise_key = jax.random.split(key)
     rgb, mask = render(render_key, cell_class, size)
-    light = unprocess(rgb, CAMERA)
+    light = to_camera(rgb, CAMERA)
     noise_keys = jax.random.split(noise_key, len(INTENSITIES))
     raws = jax.vmap(
         lambda key, exposure: expose(

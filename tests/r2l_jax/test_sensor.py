@@ -133,10 +133,27 @@ def test_odd_size():
         sensor.expose(grey(0.5, 5), KEY, camera=CAMERA)
 
 
-@pytest.mark.parametrize("name", CAMERAS)
-def test_unprocess_is_undone_by_gains_and_matrix(name):
-    rgb = jax.random.uniform(KEY, (2, 4, 6, 3))
-    camera = CAMERAS[name]
-    light = np.asarray(sensor.unprocess(rgb, camera), np.float64)
-    back = light * np.array(camera.white_balance) @ np.array(camera.color_matrix).T
-    np.testing.assert_allclose(back, rgb, atol=1e-5)
+@pytest.mark.parametrize("exposure", [1.0, 0.5])
+def test_the_light_of_a_mosaic_exposes_to_the_mosaic(exposure):
+    camera = Camera(black_level=(0.01, 0.02, 0.3, 0.04), **NEUTRAL)
+    raw = jnp.tile(jnp.array([[0.01, 0.5], [0.65, 1.0]]), (64, 64))
+    again = sensor.expose_sites(sensor.site_light(raw, camera), KEY, camera=camera, exposure=exposure, bits=16)
+    black = jnp.array(camera.black_level)
+    expected = black + exposure * (jnp.array([0.01, 0.5, 0.65, 1.0]) - black)
+    # Of a saturated site, the noise is clipped on one side.
+    atol = np.array([1e-4, 1e-3, 1e-3, 1e-3 if exposure < 1 else 1e-2])
+    assert (abs(bayer.space_to_depth(again).mean((0, 1)) - expected) < atol).all()
+
+
+def test_expose_is_expose_sites_of_the_mosaic():
+    light, camera = jax.random.uniform(KEY, (8, 6, 3)), CAMERAS["drone"]
+    sites = sensor.expose_sites(bayer.mosaic(light, camera.pattern), KEY, camera=camera, read_noise=9.0, bits=16)
+    np.testing.assert_array_equal(sensor.expose(light, KEY, camera=camera, read_noise=9.0, bits=16), sites)
+
+
+@pytest.mark.parametrize(
+    "function", [lambda raw: sensor.site_light(raw, CAMERA), lambda raw: sensor.expose_sites(raw, KEY, camera=CAMERA)]
+)
+def test_an_odd_mosaic(function):
+    with pytest.raises(ValueError, match="even height and width"):
+        function(jnp.zeros((4, 5)))

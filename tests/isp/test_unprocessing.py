@@ -1,0 +1,126 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+import isp
+from isp import bayer, unprocessing
+from isp.camera import CAMERAS, Camera
+
+DRONE = CAMERAS["drone"]
+EVERY_CAMERA = pytest.mark.parametrize(
+    "camera",
+    [dataclasses.replace(camera, pattern=pattern) for camera in CAMERAS.values() for pattern in bayer.PATTERNS],
+    ids=[f"{name} {pattern}" for name in CAMERAS for pattern in bayer.PATTERNS],
+)
+PICTURES = np.random.default_rng(0).random((3, 4, 6, 3), np.float32)
+
+
+def without_filters(camera):
+    """The pipeline with filters that change nothing."""
+    pipeline = isp.parametrized(camera)
+    pipeline.sharpening_filter[...] = jnp.zeros((3, 3)).at[1, 1].set(1)
+    pipeline.gaussian_blur[...] = jnp.zeros((5, 5)).at[2, 2].set(1)
+    return pipeline
+
+
+@EVERY_CAMERA
+def test_flat_colours_come_back(camera):
+    # Float32 errs by less than 1e-6 of light before the tone curve, of which the slope is 5 at the darkest colour here.
+    colours = np.random.default_rng(0).uniform(0.1, 1, (8, 1, 1, 3)).astype(np.float32)
+    pictures = np.broadcast_to(colours, (8, 6, 8, 3))
+    back = without_filters(camera)(isp.unprocess(pictures, camera))
+    np.testing.assert_allclose(back, pictures, atol=1e-5)
+
+
+@EVERY_CAMERA
+def test_shading_comes_back(camera):
+    # Bilinear demosaicing has no error where light is linear in the place; the border mirrors, and there it is not.
+    y, x = np.mgrid[:10, :12]
+    light = 0.4 + np.array([0.02, -0.015, 0.01]) * x[..., None] + np.array([0.01, 0.03, -0.02]) * y[..., None]
+    picture = (light ** (1 / 2.2)).astype(np.float32)
+    back = without_filters(camera)(isp.unprocess(picture, camera))
+    np.testing.assert_allclose(back[1:-1, 1:-1], picture[1:-1, 1:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_the_static_pipeline_brings_it_back_too(name):
+    picture = np.broadcast_to(np.float32([0.7, 0.4, 0.5]), (6, 8, 3))
+    # Its bilinear demosaicing continues a mosaic by zeros.
+    back = isp.static(CAMERAS[name], sharpen="none", denoise="none")(isp.unprocess(picture, CAMERAS[name]))
+    np.testing.assert_allclose(back[1:-1, 1:-1], picture[1:-1, 1:-1], atol=1e-5)
+
+
+def test_every_site_is_its_colour_over_its_gain_and_black():
+    camera = Camera((0.01, 0.02, 0.03, 0.04), (2, 1, 4), np.eye(3), "GBRG")
+    mosaic = isp.unprocess(np.broadcast_to(np.float32([0.5, 0.6, 1.0]), (2, 4, 3)), camera, gamma=2.0)
+    tile = [[0.36 + 0.01, 0.25 + 0.02], [0.125 + 0.03, 0.36 + 0.04]]
+    np.testing.assert_allclose(mosaic, np.tile(tile, (1, 2)), rtol=1e-6)
+
+
+def test_values_beyond_white_and_below_black_are_kept():
+    white, green = (np.broadcast_to(np.float32(colour), (2, 2, 3)) for colour in ([1, 1, 1], [0, 1, 0]))
+    # The drone's matrix keeps white, and its gain of green is 1.
+    assert isp.unprocess(white, DRONE)[0, 1] == pytest.approx(1 + DRONE.black_level[1], rel=1e-5)
+    camera = Camera((0.1,) * 4, (2, 1, 1), [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
+    assert isp.unprocess(green, camera)[0, 0] == pytest.approx(0.1 - 0.5 / 2, rel=1e-5)
+
+
+def test_below_zero_is_black():
+    dark = np.broadcast_to(np.float32([-0.5, 0, -1e-9]), (2, 2, 3))
+    np.testing.assert_allclose(isp.unprocess(dark, DRONE).ravel(), DRONE.black_level, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", CAMERAS)
+def test_to_camera_is_undone_by_gains_and_matrix(name):
+    camera = CAMERAS[name]
+    light = np.asarray(unprocessing.to_camera(PICTURES, camera), np.float64)
+    back = light * np.array(camera.white_balance) @ np.array(camera.color_matrix).T
+    np.testing.assert_allclose(back, PICTURES, atol=1e-5)
+
+
+def test_vmap_equals_batch_axes_equals_one_by_one():
+    batch = isp.unprocess(PICTURES, DRONE)
+    assert batch.shape == PICTURES.shape[:-1]
+    np.testing.assert_array_equal(jax.vmap(lambda rgb: isp.unprocess(rgb, DRONE))(PICTURES), batch)
+    np.testing.assert_array_equal(isp.unprocess(PICTURES[None], DRONE)[0], batch)
+    np.testing.assert_array_equal(jax.jit(isp.unprocess, static_argnums=1)(PICTURES, DRONE), batch)
+    np.testing.assert_array_equal(isp.unprocess(PICTURES[1], DRONE), batch[1])
+
+
+def test_gradients_agree_with_finite_differences():
+    with jax.enable_x64(True):
+        picture = jnp.array(PICTURES[0], jnp.float64)
+        check_grads(lambda rgb, gamma: isp.unprocess(rgb, DRONE, gamma), (picture, jnp.array(2.2)), 1)
+        assert isp.unprocess(picture, DRONE).dtype == jnp.float64
+
+
+def test_black_has_a_gradient_of_zero():
+    gradients = jax.grad(lambda rgb, gamma: isp.unprocess(rgb, DRONE, gamma).sum(), (0, 1))(jnp.zeros((2, 2, 3)), 2.2)
+    assert all((gradient == 0).all() for gradient in gradients)
+
+
+def test_what_cannot_be_undone_is_refused():
+    flat = Camera((0,) * 4, (1, 1, 1), [[1, 2, 3], [4, 5, 6], [5, 7, 9]])
+    blind = Camera((0,) * 4, (1, 0, 1), np.eye(3))
+    for function in (isp.unprocess, unprocessing.to_camera):
+        with pytest.raises(ValueError, match=r"color_matrix must have an inverse, got the singular \(\(1.0, 2.0, 3.0"):
+            function(PICTURES, flat)
+        with pytest.raises(ValueError, match=r"white_balance must have no gain of zero .* got \(1.0, 0.0, 1.0\)"):
+            function(PICTURES, blind)
+
+
+@pytest.mark.parametrize(
+    ("rgb", "message"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"rgb must have an even height and width, got shape \(4, 5, 3\)"),
+        (np.zeros((4, 4), np.float32), r"rgb must be \(..., H, W, 3\), channels last, got shape \(4, 4\)"),
+        (np.zeros((4, 4, 3), np.uint8), "rgb must be floating point with white at 1, got uint8: divide by its white"),
+    ],
+)
+def test_refuses_what_is_no_picture(rgb, message, unchecked):
+    with pytest.raises(ValueError, match=message):
+        isp.unprocess(rgb, DRONE)
