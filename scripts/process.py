@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from r2l_jax import processing, render, startup
-from r2l_jax.data.datasets import find_camera
+from r2l_jax.data.cameras import find_camera
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("input", None, "Raw files and folders of them, separated by commas.", required=True)

@@ -1,8 +1,6 @@
 """Raw data sets by name: where the files are, what the targets are, and which camera took them."""
 
-import concurrent.futures
 import pathlib
-from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -13,25 +11,14 @@ from PIL import Image
 import isp
 from r2l_jax import startup
 from r2l_jax.data import download as downloads
-from r2l_jax.data import published, synthetic
+from r2l_jax.data import folder, published, synthetic
 from r2l_jax.data.raw_dataset import RawDataset, Sample
-from r2l_jax.data.rawfile import RAW_SUFFIXES, read_raw
 from r2l_jax.errors import InputError
 
 DATASETS = ("Synthetic", "SyntheticSegmentation", "Folder", *published.DATASETS)
 
 SYNTHETIC_IMAGES = 600
 SYNTHETIC_SIZE = 128
-
-# Mean and standard deviation of R, G and B after a static pipeline, as published for the published data sets (Oala et
-# al. 2023); for others they are computed.
-_DRONE = ((0.35, 0.36, 0.35), (0.12, 0.11, 0.12))
-STATIC_STATISTICS = {
-    "Microscopy": ((0.91, 0.84, 0.94), (0.08, 0.12, 0.05)),
-    "Drone": _DRONE,
-    "DroneSegmentation": _DRONE,
-    "DroneSegmentationFull": _DRONE,
-}
 
 
 def load(
@@ -49,12 +36,12 @@ def load(
 
     Args:
         name: "Synthetic" or "SyntheticSegmentation", rendered at the first call; one of `published.DATASETS`; or
-            "Folder", the user's own files, one sub-folder a class.
+            "Folder", the user's own files, one sub-folder a class, or images and masks.
         data_dir: where it is, or shall be written; None is the user's cache folder.
         iso: the intensity, one of those that were measured.
         camera: for "Folder": a known camera's name, a JSON file, or "auto" for the files' own figures.
-        tile_size: for "Folder": the side of the centre crop that all files are brought to; None is the smaller of 256
-            and the shortest side of any file.
+        tile_size: for "Folder": the side of tiles, or of the middle that is taken of files to classify; None is 256, or
+            the shortest side if that is less.
         synthetic_images: for the synthetic ones: how many scenes are rendered; None is 600.
         synthetic_size: for the synthetic ones: their height and width; None is 128.
         download: for the published ones: get from Zenodo what is not there.
@@ -73,7 +60,7 @@ def load(
     if name == "Folder":
         if iso != 1.0:
             raise InputError(f"--iso={iso:g}: a Folder holds one intensity, its own; leave --iso out")
-        return _folder(data_dir, camera, tile_size)
+        return folder.load(data_dir, camera, tile_size)
     for flag, value in (("camera", camera), ("tile_size", tile_size)):
         if value is not None:
             raise InputError(f"--{flag} is for --dataset=Folder; {name} has its own")
@@ -127,85 +114,3 @@ def _measured(name: str, root: pathlib.Path, iso: float) -> RawDataset:
         labels=labels,
         read=read,
     )
-
-
-def find_camera(name: str) -> isp.Camera | None:
-    """A camera by its name in `isp.CAMERAS` or from a JSON file; None for "auto", the files' own.
-
-    Raises:
-        InputError: neither a known camera nor a readable JSON file.
-    """
-    if name == "auto":
-        return None
-    if name in isp.CAMERAS:
-        return isp.CAMERAS[name]
-    try:
-        return isp.Camera.from_json(pathlib.Path(name).read_text())
-    except OSError:
-        raise InputError(f"--camera must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}") from None
-    except ValueError as error:
-        raise InputError(f"--camera={name}: {error}") from None
-
-
-def _folder(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None) -> RawDataset:
-    """The user's own raw files, one sub-folder a class, brought to one size by a centre crop."""
-    if data_dir is None or not pathlib.Path(data_dir).is_dir():
-        raise InputError(f"--dataset=Folder needs --data_dir, a folder with one sub-folder a class, got {data_dir}")
-    if camera is None:
-        raise InputError(f"--dataset=Folder needs --camera: {', '.join(isp.CAMERAS)}, auto or a JSON file")
-    if tile_size is not None and (tile_size < 2 or tile_size % 2):
-        raise InputError(f"--tile_size must be positive and even, to stay on the Bayer grid, got {tile_size}")
-    root = pathlib.Path(data_dir)
-    files = sorted(path for path in root.glob("*/*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
-    classes = tuple(sorted({path.parent.name for path in files}))
-    if len(classes) < 2:
-        raise InputError(
-            f"{root} must have a sub-folder of raw files for each of at least two classes, "
-            f"found {len(files)} raw files in {len(classes)} sub-folders"
-        )
-    given = find_camera(camera)
-
-    def read_tile(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
-        try:
-            raw, own = read_raw(path, given)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from None
-        side = tile_size or published.TILE_SIZE
-        if tile_size and min(raw.shape) < tile_size:
-            raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
-        return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])), own
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        tiles, cameras = zip(*pool.map(read_tile, files), strict=True)
-    side = min(min(tile.shape) for tile in tiles)
-    raws = np.stack([center_crop(tile, side, side) for tile in tiles])
-    labels = np.array([classes.index(path.parent.name) for path in files], np.int32)
-    return RawDataset(
-        name="Folder",
-        task="classification",
-        classes=classes,
-        camera=_common_camera(files, cameras),
-        names=tuple(str(path.relative_to(root)) for path in files),
-        labels=labels,
-        read=lambda index: (raws[index], labels[index]),
-    )
-
-
-def center_crop(raw: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle `(height, width)` of a mosaic, moved by at most a site, to start on a whole tile of the CFA."""
-    top, left = ((have - want) // 2 // 2 * 2 for have, want in zip(raw.shape, (height, width), strict=True))
-    return raw[top : top + height, left : left + width]
-
-
-def _common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:
-    """One camera for all files: the median of each figure, since white balance as shot differs from file to file."""
-    for path, camera in zip(files, cameras, strict=True):
-        if camera.pattern != cameras[0].pattern:
-            raise InputError(
-                f"all files must have one Bayer pattern: {files[0]} has {cameras[0].pattern}, {path} {camera.pattern}"
-            )
-    figures = {
-        name: np.median([getattr(camera, name) for camera in cameras], axis=0)
-        for name in ("black_level", "white_balance", "color_matrix")
-    }
-    return isp.Camera(**figures, pattern=cameras[0].pattern)

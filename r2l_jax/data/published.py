@@ -5,22 +5,29 @@ count, in which order, and which tiles are drawn is as in the program published 
 """
 
 import collections
-import concurrent.futures
 import pathlib
 import random
-import re
-import tempfile
 
 import numpy as np
 import tifffile
-from PIL import Image
 
 import isp
+from r2l_jax.data import tiles
 from r2l_jax.data.raw_dataset import RawDataset, Sample
-from r2l_jax.data.rawfile import read_raw
 from r2l_jax.errors import InputError
 
-DATASETS = ("Microscopy", "Drone", "DroneSegmentation", "DroneSegmentationFull")
+DATASETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
+
+# Mean and standard deviation of R, G and B, as published: of images after a static pipeline, and of mosaics at half
+# size. For other data they are computed.
+_DRONE = ((0.35, 0.36, 0.35), (0.12, 0.11, 0.12))
+STATIC_STATISTICS = {
+    "Microscopy": ((0.91, 0.84, 0.94), (0.08, 0.12, 0.05)),
+    "Drone": _DRONE,
+    "DroneSegmentation": _DRONE,
+    "DroneSegmentationFull": _DRONE,
+}
+MOSAIC_STATISTICS = {"Microscopy": ((0.5663, 0.1401, 0.0731), (0.097, 0.0423, 0.008))}
 
 TILE_SIZE = 256
 
@@ -43,6 +50,8 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     """Finds a published data set.
 
     - "Microscopy": `microscopy/images/<intensity>/*.tiff` and `microscopy/labels/Ma190c_annotations.dat`.
+    - "MicroscopyRGB": the same images, processed by the microscope's own software, in the intensities' folders that
+      have "rgb" in place of "raw".
     - "DroneSegmentationFull": the frames `drone/images_full/<intensity>/*` and their masks `drone/masks_full/*`, whose
       names contain the frames'.
     - "DroneSegmentation": the frames' tiles of 256x256 in which there is a car.
@@ -59,8 +68,8 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
         InputError: files that are not there or do not fit, named, with what to do.
     """
     root = pathlib.Path(data_dir)
-    if name == "Microscopy":
-        return _microscopy(root, intensity)
+    if name in ("Microscopy", "MicroscopyRGB"):
+        return _microscopy(name, root, intensity)
     if name == "DroneSegmentationFull":
         return _frames(root, intensity)
     return _tiles(name, root, intensity)
@@ -68,12 +77,12 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
 def download_name(name: str) -> str:
     """Which of the two data sets to download for a name of `DATASETS`."""
-    return "Microscopy" if name == "Microscopy" else "Drone"
+    return "Microscopy" if name in ("Microscopy", "MicroscopyRGB") else "Drone"
 
 
-def _microscopy(root: pathlib.Path, intensity: str) -> RawDataset:
-    images, labels_file = _sources("Microscopy", root, intensity)
-    _require("Microscopy", root, images, labels_file)
+def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
+    images, labels_file = _sources(name, root, intensity)
+    _require(name, root, images, labels_file)
     pairs = [_fields(labels_file, line) for line in labels_file.read_text().splitlines()]
     counts = collections.Counter(label for _, label in pairs)
     classes = tuple(label for label in CELLS if counts[label] > RARE)
@@ -81,16 +90,18 @@ def _microscopy(root: pathlib.Path, intensity: str) -> RawDataset:
     if len(classes) < 2:
         raise InputError(f"{labels_file} names fewer than two of the classes {', '.join(CELLS)} more than {RARE} times")
     paths = [images / f"{stem}.tiff" for stem, _ in pairs]
-    _require("Microscopy", root, *paths)
+    _require(name, root, *paths)
     labels = np.array([classes.index(label) for _, label in pairs], np.int32)
+    processed = name == "MicroscopyRGB"
+    camera = None if processed else isp.CAMERAS["microscopy"]
     return RawDataset(
-        name="Microscopy",
+        name=name,
         task="classification",
         classes=classes,
-        camera=isp.CAMERAS["microscopy"],
+        camera=camera,
         names=tuple(stem for stem, _ in pairs),
         labels=labels,
-        read=lambda index: (_mosaic(paths[index], "microscopy", TILE_SIZE), labels[index]),
+        read=lambda index: (_image(paths[index]) if processed else _mosaic(paths[index], camera), labels[index]),
     )
 
 
@@ -102,15 +113,28 @@ def _fields(file: pathlib.Path, line: str) -> tuple[str, str]:
     return fields[0], fields[1]
 
 
-def _mosaic(path: pathlib.Path, camera: str, side: int | None = None) -> np.ndarray:
-    """The mosaic of a file; an InputError if it is not there, or not of this height and width."""
-    try:
-        raw, _ = read_raw(path, isp.CAMERAS[camera])
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
-    if side is not None and raw.shape != (side, side):
-        raise InputError(f"{path} must be {side}x{side}, got {raw.shape[0]}x{raw.shape[1]}")
+def _mosaic(path: pathlib.Path, camera: isp.Camera) -> np.ndarray:
+    """The mosaic of a file of 256x256."""
+    raw, _ = tiles.read_mosaic(path, camera)
+    if raw.shape != (TILE_SIZE, TILE_SIZE):
+        raise InputError(f"{path} must be {TILE_SIZE}x{TILE_SIZE}, got {raw.shape[0]}x{raw.shape[1]}")
     return raw
+
+
+def _image(path: pathlib.Path) -> np.ndarray:
+    """The image `(256, 256, 3)` of a 16-bit file, of which the channels may also come first."""
+    try:
+        values = tifffile.imread(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+    if values.shape == (3, TILE_SIZE, TILE_SIZE):
+        values = np.moveaxis(values, 0, -1)
+    if values.shape != (TILE_SIZE, TILE_SIZE, 3) or values.dtype != np.uint16:
+        raise InputError(
+            f"{path} must be {TILE_SIZE}x{TILE_SIZE} with three channels of 16 bits, got {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    return values.astype(np.float32) / 65535
 
 
 def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
@@ -123,8 +147,10 @@ def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
 
 def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
     """The folder of the images, and where their targets are."""
-    if name == "Microscopy":
+    if download_name(name) == "Microscopy":
         folder = root / "microscopy"
+        if name == "MicroscopyRGB":
+            intensity = intensity.replace("raw", "rgb")
         return folder / "images" / intensity, folder / "labels" / "Ma190c_annotations.dat"
     return root / "drone" / "images_full" / intensity, root / "drone" / "masks_full"
 
@@ -144,52 +170,20 @@ def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
         )
 
 
-def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[tuple[pathlib.Path, pathlib.Path]]:
+def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[tiles.Pair]:
     """Every frame with its mask, by name."""
     folder, masks_folder = _sources(name, root, intensity)
     _require(name, root, folder, masks_folder)
-    frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in _FRAME_SUFFIXES)
-    masks = sorted(path for path in masks_folder.iterdir() if path.suffix.lower() in _FRAME_SUFFIXES)
-    if not frames:
-        raise InputError(f"{folder} must hold frames ({', '.join(_FRAME_SUFFIXES)}), found none")
-    pairs = []
-    for frame in frames:
-        found = [mask for mask in masks if frame.stem in mask.name]
-        # Frame 1 is in the name of frame 10's mask, too, but not as a word.
-        words = re.compile(rf"(?<![0-9A-Za-z]){re.escape(frame.stem)}(?![0-9A-Za-z])")
-        found = [mask for mask in found if words.search(mask.name)] if len(found) > 1 else found
-        if len(found) != 1:
-            raise InputError(
-                f"{frame} must have one mask in {masks_folder} whose name contains {frame.stem!r}, found {len(found)}"
-            )
-        pairs.append((frame, found[0]))
-    return pairs
-
-
-def _read_frame(frame: pathlib.Path, mask_file: pathlib.Path) -> Sample:
-    """A mosaic and its mask, 1 where there is a car."""
-    raw = _mosaic(frame, "drone")
-    mask = _read_mask(mask_file)
-    rows, cols = raw.shape
-    if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
-        raise InputError(f"{mask_file} must be of the size of {frame}, {raw.shape}, got {mask.shape}")
-    return raw, mask[:rows, :cols]  # a mosaic is cut to an even size
-
-
-def _read_mask(path: pathlib.Path) -> np.ndarray:
-    try:
-        values = tifffile.imread(path) if path.suffix.lower() in (".tif", ".tiff") else np.asarray(Image.open(path))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from None
-    return (values > 0 if values.ndim == 2 else (values > 0).any(-1)).astype(np.uint8)
+    return tiles.pair_masks(folder, masks_folder, _FRAME_SUFFIXES)
 
 
 def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
     pairs = _frame_pairs("DroneSegmentationFull", root, intensity)
-    shape = _mosaic(pairs[0][0], "drone").shape
+    camera = isp.CAMERAS["drone"]
+    shape = tiles.read_mosaic(pairs[0][0], camera)[0].shape
 
     def read(index: int) -> Sample:
-        raw, mask = _read_frame(*pairs[index])
+        raw, mask, _ = tiles.read_frame(pairs[index], camera)
         if raw.shape != shape:
             raise InputError(f"all frames must have one size: {pairs[0][0]} has {shape}, {pairs[index][0]} {raw.shape}")
         return raw, mask
@@ -198,7 +192,7 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
         name="DroneSegmentationFull",
         task="segmentation",
         classes=("car",),
-        camera=isp.CAMERAS["drone"],
+        camera=camera,
         names=tuple(frame.stem for frame, _ in pairs),
         labels=np.zeros(len(pairs), np.int32),
         read=read,
@@ -206,72 +200,28 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
 
 
 def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
-    folder = _tiles_folder(name, root, intensity)
-    if not folder.exists():
-        _cut(name, _frame_pairs(name, root, intensity), folder)
+    folder, camera = _tiles_folder(name, root, intensity), isp.CAMERAS["drone"]
     segmentation = name == "DroneSegmentation"
+    if not folder.exists():
+        choose = _with_cars if segmentation else _balanced
+        tiles.cut(_frame_pairs(name, root, intensity), folder, TILE_SIZE, camera, choose)
     classes = ("car",) if segmentation else ("car", "no car")
-    labels_file = folder / "labels.dat"
-    pairs = [line.split("\t") for line in labels_file.read_text().splitlines()]
+    pairs = tiles.read_labels(folder)
     labels = np.array([classes.index(label) for _, label in pairs], np.int32)
 
     def read(index: int) -> Sample:
-        stem, _ = pairs[index]
-        raw = _mosaic(folder / "images" / f"{stem}.tiff", "drone", TILE_SIZE)
-        return raw, _read_mask(folder / "masks" / f"{stem}.png") if segmentation else labels[index]
+        raw, mask = tiles.read_tile(folder, pairs[index][0])
+        return raw, mask if segmentation else labels[index]
 
     return RawDataset(
         name=name,
         task="segmentation" if segmentation else "classification",
         classes=classes,
-        camera=isp.CAMERAS["drone"],
+        camera=camera,
         names=tuple(stem for stem, _ in pairs),
         labels=labels,
         read=read,
     )
-
-
-def _cut(name: str, pairs: list[tuple[pathlib.Path, pathlib.Path]], folder: pathlib.Path) -> None:
-    """Writes the tiles of all frames, their masks and a file of labels; the folder is whole or not there."""
-    choose = _with_cars if name == "DroneSegmentation" else _balanced
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}_", dir=folder.parent) as scratch:
-        # A folder within the temporary one, which only its owner may read.
-        draft = pathlib.Path(scratch) / folder.name
-        for part in ("images", "masks"):
-            (draft / part).mkdir(parents=True)
-
-        def cut(pair: tuple[pathlib.Path, pathlib.Path]) -> list[str]:
-            frame, _ = pair
-            raw, mask = _read_frame(*pair)
-            corners = [
-                (row, col)
-                for row in range(0, raw.shape[0] - TILE_SIZE + 1, TILE_SIZE)
-                for col in range(0, raw.shape[1] - TILE_SIZE + 1, TILE_SIZE)
-            ]
-            if not corners:
-                raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than a tile of {TILE_SIZE}")
-            tiles = [np.s_[row : row + TILE_SIZE, col : col + TILE_SIZE] for row, col in corners]
-            lines = []
-            for index, label in choose([mask[tile].mean() for tile in tiles]):
-                row, col = corners[index]
-                stem = f"{frame.stem}_{row // TILE_SIZE:02d}_{col // TILE_SIZE:02d}"
-                values = np.round(raw[tiles[index]] * 65535).astype(np.uint16)
-                tifffile.imwrite(draft / "images" / f"{stem}.tiff", values, metadata=None)
-                Image.fromarray(mask[tiles[index]] * 255).save(draft / "masks" / f"{stem}.png")
-                lines.append(f"{stem}\t{label}\n")
-            return lines
-
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            lines = [line for lines in pool.map(cut, pairs) for line in lines]
-        if not lines:
-            raise InputError(f"{pairs[0][0].parent}: no tile of any frame has a car in its mask")
-        (draft / "labels.dat").write_text("".join(lines))
-        try:
-            draft.rename(folder)
-        except OSError:
-            if not folder.exists():  # else another process was first
-                raise
 
 
 def _with_cars(fractions: list[float]) -> list[tuple[int, str]]:

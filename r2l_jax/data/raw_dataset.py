@@ -16,23 +16,23 @@ Sample = tuple[np.ndarray, np.ndarray | np.integer]
 
 @dataclasses.dataclass(frozen=True)
 class RawDataset:
-    """Mosaics of one size with their targets, by index.
+    """Mosaics of one size with their targets, by index; or images, if they are processed already.
 
     Attributes:
         name: what it is called.
         task: "classification" or "segmentation".
         classes: the classes' names; a target of class i is the number i.
-        camera: what the processing starts from.
+        camera: what the processing starts from; None for images.
         names: what each sample is called.
         labels: the class of each sample, or of each sample's main object, to stratify splits by.
-        read: decodes sample i: its mosaic `(H, W)` float32 in [0, 1], and its target, an int32 or a mask `(H, W)`
-            uint8.
+        read: decodes sample i: its mosaic `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32 or
+            a mask `(H, W)` uint8.
     """
 
     name: str
     task: str
     classes: tuple[str, ...]
-    camera: isp.Camera
+    camera: isp.Camera | None
     names: tuple[str, ...]
     labels: np.ndarray
     read: Callable[[int], Sample]
@@ -59,6 +59,12 @@ class RawDataset:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * (raw.nbytes + target.nbytes) > memory // 2:
             return None
+        raws, targets = (np.empty((len(self), *array.shape), array.dtype) for array in (raw, target))
+
+        def fill(index: int) -> None:
+            raws[index], targets[index] = self.read(index)
+
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            raws, targets = zip(*pool.map(self.read, range(len(self))), strict=True)
-        return np.stack(raws), np.stack(targets)
+            for _ in pool.map(fill, range(len(self))):  # which raises a read's errors
+                pass
+        return raws, targets

@@ -5,7 +5,9 @@ second green.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rawpy
@@ -57,9 +59,9 @@ def read_raw(path: str | os.PathLike, camera: Camera | None = None) -> tuple[Flo
         raise FileNotFoundError(f"{path}: no such file")
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
-            return _even(_fractions(_decode(tifffile.imread, path))), _given(camera)
+            return _even(_fractions(decode(tifffile.imread, path))), _given(camera)
         if path.suffix.lower() == ".png":
-            return _even(_fractions(_gray(*_decode(_read_png, path)))), _given(camera)
+            return _even(_fractions(_gray(*decode(_read_png, path)))), _given(camera)
         return _read_camera_file(path, camera)
     except rawpy.LibRawError as error:
         message = error.args[0] if error.args else type(error).__name__
@@ -91,7 +93,8 @@ def _given(camera):
     return camera
 
 
-def _decode(read, path):
+def decode(read: Callable, path: Path) -> Any:
+    """What `read(path)` gives; whatever it raises on a damaged file becomes a ValueError."""
     try:
         return read(path)
     except Exception as error:  # The decoders raise anything on a damaged file: OSError, SyntaxError, zlib.error, ...
@@ -147,7 +150,7 @@ def _read_camera_file(path, camera):
             raise ValueError(f"the sensor's pattern is {pattern}, the given camera's {camera.pattern}")
         origin = black_origin = (raw.sizes.top_margin, raw.sizes.left_margin)
         if path.suffix.lower() == ".dng":
-            finite, active_origin = _decode(_inspect_dng, path)
+            finite, active_origin = decode(_inspect_dng, path)
             if not finite:
                 raise ValueError("holds values that are not finite")
             black_origin = active_origin or origin

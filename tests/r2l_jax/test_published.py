@@ -1,4 +1,5 @@
 import collections
+import itertools
 import os
 import signal
 import subprocess
@@ -6,6 +7,7 @@ import sys
 import time
 import zlib
 
+import layouts
 import numpy as np
 import pytest
 import tifffile
@@ -48,6 +50,45 @@ def write_frame(root, stem, cars, shape=(512, 768), folder=FULL, mask_name="{}_m
     tifffile.imwrite(frames / f"{stem}.tif", raw)
     Image.fromarray(mask).save(masks / mask_name.format(stem))
     return raw, mask
+
+
+@pytest.fixture(scope="module")
+def published_root(tmp_path_factory):
+    """Both data sets, photographed by the synthetic sensor."""
+    root = tmp_path_factory.mktemp("published")
+    layouts.write_microscopy(root, images=5, intensities=(1.0,))
+    layouts.write_drone(root, frames=2)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "shape"),
+    [
+        ("Microscopy", ("EOS", "LYT", "MON"), (256, 256)),
+        ("MicroscopyRGB", ("EOS", "LYT", "MON"), (256, 256, 3)),
+        ("Drone", ("car", "no car"), (256, 256)),
+        ("DroneSegmentation", ("car",), (256, 256)),
+        ("DroneSegmentationFull", ("car",), (512, 768)),
+    ],
+)
+def test_each_data_set_is_what_was_photographed(published_root, name, classes, shape):
+    dataset = datasets.load(name, data_dir=published_root)
+    assert dataset.classes == classes
+    raw, target = dataset[0]
+    assert (raw.shape, raw.dtype) == (shape, np.float32)
+    assert 0 <= raw.min() < raw.max() <= 1
+    assert (dataset.camera is None) == (raw.ndim == 3)
+    rgb = raw if raw.ndim == 3 else isp.static(dataset.camera, sharpen="none", denoise="none")(raw)
+    if name.startswith("Microscopy"):
+        # The cell's nucleus in the middle, and the ground in a corner.
+        np.testing.assert_allclose(rgb[124:132, 124:132].mean((0, 1)), np.power((0.25, 0.12, 0.35), 1 / 2.2), atol=0.02)
+        np.testing.assert_allclose(rgb[4:12, 4:12].mean((0, 1)), np.power((0.85, 0.8, 0.85), 1 / 2.2), atol=0.02)
+    elif dataset.task == "segmentation":
+        car = target > 0
+        assert 0.005 < car.mean() < 0.2
+        assert rgb[car].mean() > 1.3 * rgb[~car].mean()
+    else:
+        assert set(dataset.labels) == {0, 1}
 
 
 @pytest.fixture
@@ -112,6 +153,28 @@ def test_what_is_missing_of_microscopy_is_named(microscopy, remove, message):
     with pytest.raises(InputError) as raised:
         datasets.load("Microscopy", data_dir=microscopy)
     assert str(raised.value).startswith(message.format(root=microscopy))
+
+
+@pytest.mark.parametrize("layout", [(256, 256, 3), (3, 256, 256)])
+def test_processed_images_have_their_channels_last(microscopy, layout):
+    folder = microscopy / "microscopy/images/rgb_scale001"
+    folder.mkdir()
+    values = np.arange(3, dtype=np.uint16) * 20000
+    image = np.broadcast_to(values if layout[2] == 3 else values[:, None, None], layout)
+    for index, label in itertools.product(range(5), ("LYT", "EOS")):
+        tifffile.imwrite(folder / f"{label}_{index}.tiff", image, photometric="minisblack")
+    dataset = datasets.load("MicroscopyRGB", data_dir=microscopy, iso=0.01)
+    assert dataset.camera is None
+    assert dataset.fingerprint == datasets.load("Microscopy", data_dir=microscopy, iso=0.01).fingerprint
+    image, target = dataset[0]
+    assert (image.dtype, target) == (np.float32, 1)
+    np.testing.assert_allclose(image, np.broadcast_to(values / 65535, (256, 256, 3)), rtol=1e-6)
+
+
+def test_a_processed_image_that_is_none_is_named(microscopy):
+    (microscopy / "microscopy/images" / FULL).rename(microscopy / "microscopy/images/rgb_scale100")
+    with pytest.raises(InputError, match=r"256x256 with three channels of 16 bits, got uint16 of shape \(256, 256\)"):
+        datasets.load("MicroscopyRGB", data_dir=microscopy)[0]
 
 
 def test_a_line_without_a_class_is_named(microscopy):
@@ -244,7 +307,7 @@ def without_frames(root):
         (without_mask, r"DJI_10.tif must have one mask in .* whose name contains 'DJI_10', found 0"),
         (with_two_masks, r"whose name contains 'DJI_10', found 2"),
         (with_a_smaller_mask, r"DJI_10_mask.png must be of the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)"),
-        (without_cars, r"no tile of any frame has a car"),
+        (without_cars, r"no tile of any frame has an object in its mask"),
         (without_frames, r"raw_scale100 must hold frames \(.tif, .tiff, .png, .dng\), found none"),
     ],
 )

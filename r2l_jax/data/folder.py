@@ -1,0 +1,114 @@
+"""The user's own raw files: sub-folders of classes, or frames and masks."""
+
+import concurrent.futures
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+import isp
+from r2l_jax.data import tiles
+from r2l_jax.data.cameras import common_camera, find_camera
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.rawfile import RAW_SUFFIXES
+from r2l_jax.errors import InputError
+
+TILE_SIZE = 256
+
+
+def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None) -> RawDataset:
+    """Finds the raw files of a folder.
+
+    - With sub-folders `images` and `masks`: segmentation. A mask's name contains its frame's, and is greater than 0
+      where the object is. Frames are cut into tiles side by side, once, into the sub-folder `tiles_<side>`.
+    - Else each sub-folder is a class, and of every file the middle is taken.
+
+    Args:
+        data_dir: the folder.
+        camera: a known camera's name, a JSON file, or "auto" for the files' own figures.
+        tile_size: the side of tiles or of middles, even. None is the smaller of 256 and the shortest side: of any file
+            to classify, or of the first frame.
+
+    Raises:
+        InputError: anything that does not exist or does not fit, named.
+    """
+    if data_dir is None or not pathlib.Path(data_dir).is_dir():
+        raise InputError(
+            "--dataset=Folder needs --data_dir, a folder with one sub-folder a class, or with images/ and masks/, "
+            f"got {data_dir}"
+        )
+    if camera is None:
+        raise InputError(f"--dataset=Folder needs --camera: {', '.join(isp.CAMERAS)}, auto or a JSON file")
+    if tile_size is not None and (tile_size < 2 or tile_size % 2):
+        raise InputError(f"--tile_size must be positive and even, to stay on the Bayer grid, got {tile_size}")
+    root, given = pathlib.Path(data_dir), find_camera(camera)
+    if (root / "images").is_dir() and (root / "masks").is_dir():
+        return _segmentation(root, given, tile_size)
+    return _classification(root, given, tile_size)
+
+
+def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
+    files = sorted(path for path in root.glob("*/*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
+    classes = tuple(sorted({path.parent.name for path in files}))
+    if len(classes) < 2:
+        raise InputError(
+            f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
+            f"found {len(files)} raw files in {len(classes)} sub-folders"
+        )
+
+    def read_middle(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
+        raw, own = tiles.read_mosaic(path, camera)
+        if tile_size and min(raw.shape) < tile_size:
+            raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
+        side = tile_size or TILE_SIZE
+        # A copy, since a view would keep the whole file in memory.
+        return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])).copy(), own
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        middles, cameras = zip(*pool.map(read_middle, files), strict=True)
+    side = min(min(middle.shape) for middle in middles)
+    labels = np.array([classes.index(path.parent.name) for path in files], np.int32)
+    return RawDataset(
+        name="Folder",
+        task="classification",
+        classes=classes,
+        camera=common_camera(files, cameras),
+        names=tuple(str(path.relative_to(root)) for path in files),
+        labels=labels,
+        read=lambda index: (center_crop(middles[index], side, side), labels[index]),
+    )
+
+
+def center_crop(raw: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle `(height, width)` of a mosaic, moved by at most a site, to start on a whole tile of the CFA."""
+    top, left = ((have - want) // 2 // 2 * 2 for have, want in zip(raw.shape, (height, width), strict=True))
+    return raw[top : top + height, left : left + width]
+
+
+def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
+    pairs = tiles.pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
+    side = tile_size or min(TILE_SIZE, *tiles.read_mosaic(pairs[0][0], camera)[0].shape)
+    # Other files or another camera make other tiles.
+    folder = root / f"tiles_{side}" / _version(root, pairs, camera)
+    if not folder.exists():
+        tiles.cut(pairs, folder, side, camera, lambda fractions: [(tile, "object") for tile in range(len(fractions))])
+    names = tuple(name for name, _ in tiles.read_labels(folder))
+    return RawDataset(
+        name="Folder",
+        task="segmentation",
+        classes=("object",),
+        camera=tiles.read_camera(folder),
+        names=names,
+        labels=np.zeros(len(names), np.int32),
+        read=lambda index: tiles.read_tile(folder, names[index]),
+    )
+
+
+def _version(root: pathlib.Path, pairs: Sequence[tiles.Pair], camera: isp.Camera | None) -> str:
+    """A hash of what tiles are cut of: the files, by name, size and time of change, and the camera."""
+    lines = ["auto" if camera is None else camera.to_json()]
+    for path in (path for pair in pairs for path in pair):
+        status = path.stat()
+        lines.append(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
