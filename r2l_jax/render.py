@@ -2,10 +2,8 @@
 
 import collections
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +11,12 @@ import numpy as np
 import tifffile
 from jaxtyping import Array, Float
 from PIL import Image, ImageDraw, ImageFont, ImageOps
-from tqdm import tqdm
 
 import isp
 from r2l_jax.data.rawfile import RAW_SUFFIXES, read_raw
 from r2l_jax.errors import InputError
-from r2l_jax.files import replacing
+from r2l_jax.files import each_file, replacing
 
-# Files read, rendered and written at once. A few hide the disk's time; each holds a whole picture in memory.
-FILES_AT_ONCE = 4
 PANEL = 480  # The longer side of a contact sheet's pictures, in pixels.
 
 # One picture at a time on the device. It also makes the first one compile while the others wait, not all of them.
@@ -83,19 +78,10 @@ def render_files(
     except OSError as error:
         raise InputError(f"{output}: not a folder to write to ({error.strerror})") from error
 
-    failed = 0
-    pool = ThreadPoolExecutor(FILES_AT_ONCE)
-    try:
-        jobs = [pool.submit(_render_file, file, output, camera, file_format, stages, make_pipeline) for file in files]
-        for job in tqdm(as_completed(jobs), total=len(jobs), unit="file"):
-            try:
-                job.result()
-            except (InputError, OSError) as error:
-                failed += 1
-                tqdm.write(f"error: {error}", file=sys.stderr)
-    finally:
-        pool.shutdown(cancel_futures=True)  # When interrupted, files not yet begun are left out.
-    return len(files) - failed, failed
+    rendered = len(
+        each_file(lambda file: _render_file(file, output, camera, file_format, stages, make_pipeline), files)
+    )
+    return rendered, len(files) - rendered
 
 
 def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], columns: int = 3) -> Image.Image:
