@@ -29,7 +29,7 @@ def _unused_tensors(head: nnx.Module) -> tuple[str, ...]:
     )
 
 
-def load_torch_state(head: nnx.Module, state: Mapping[str, np.ndarray]) -> None:
+def load_torch_state(head: nnx.Module, state: Mapping[str, np.ndarray], keep: tuple[str, ...] = ()) -> None:
     """Copies a PyTorch state dict into a network, in place.
 
     A tensor belongs to the variable whose attribute path is its name: `layer1.0.conv1.weight` to
@@ -41,13 +41,15 @@ def load_torch_state(head: nnx.Module, state: Mapping[str, np.ndarray]) -> None:
         head: the network, for example of `tasks.resnet`; an abstract one (`nnx.eval_shape`) saves drawing weights.
         state: tensors by the names of torchvision or of segmentation_models_pytorch, axes in PyTorch's order. They are
             cast to the network's dtype.
+        keep: beginnings of names, as "fc.": what the network has by such a name stays as it is, and what the state has
+            is ignored.
 
     Raises:
         ValueError: if tensors are missing, left over or of the wrong shape; it names them all, and `head` is unchanged.
     """
     variables = dict(nnx.to_flat_state(nnx.state(head)))
-    paths = {_torch_name(path): path for path in variables}
-    unused = _unused_tensors(head)
+    paths = {name: path for path in variables if not (name := _torch_name(path)).startswith(keep)}
+    unused = _unused_tensors(head) + keep
     state = {
         name: tensor
         for name, tensor in state.items()

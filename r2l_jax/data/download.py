@@ -206,7 +206,7 @@ def _read_record(url: str) -> dict[Remote, str]:
     try:
         response = requests.get(url, timeout=_TIMEOUT)
     except requests.RequestException as error:
-        raise InputError(f"{url}: {_reason(error)}") from None
+        raise InputError(f"{url}: {reason(error)}") from None
     _check_status(response)
     try:
         files = {
@@ -262,7 +262,7 @@ def _fetch_http(remote: Remote, target: pathlib.Path, url: str, bar: tqdm) -> No
                 for chunk in response.iter_content(_CHUNK):
                     sink.write(chunk)
         except requests.RequestException as error:
-            raise Dropped(f"{url}: {_reason(error)}") from None
+            raise Dropped(f"{url}: {reason(error)}") from None
 
     fetch(remote, target, read, bar)
 
@@ -272,7 +272,7 @@ def _check_status(response: requests.Response) -> None:
         raise InputError(f"{response.url}: HTTP {response.status_code} {response.reason}")
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """What lies at the bottom of a chain of exceptions, in one line."""
     while cause := error.__cause__ or error.__context__:
         error = cause
