@@ -53,9 +53,8 @@ class Pipeline(nnx.Module):
 
     def __init__(self, stages: Sequence[Stage], parameters: Mapping[str, ArrayLike]):
         self.stages = tuple(stages)
-        names = [stage.name for stage in self.stages]
-        if len(set(names)) < len(names):
-            raise ValueError(f"stages must have names that differ, got {names}")
+        if len(set(self.stage_names)) < len(self.stages):
+            raise ValueError(f"stages must have names that differ, got {list(self.stage_names)}")
         if missing := {name for stage in self.stages for name in stage.parameters} - set(parameters):
             raise ValueError(f"parameters must have every one that a stage names, {sorted(missing)} are missing")
         for name, value in parameters.items():
@@ -86,12 +85,16 @@ class Pipeline(nnx.Module):
             ValueError: as a call, or a perturbation that no stage is named after.
         """
         perturbations = dict(perturbations or {})
-        if unknown := sorted(set(perturbations) - {stage.name for stage in self.stages}):
-            raise ValueError(f"perturbations must be named after stages {[s.name for s in self.stages]}, got {unknown}")
+        if unknown := sorted(set(perturbations) - set(self.stage_names)):
+            raise ValueError(f"perturbations must be named after stages {list(self.stage_names)}, got {unknown}")
         images = _trace(self.stages, self.parameters(), raw, perturbations)
         # A jitted function returns dicts sorted by key; a trace is in the order of the stages.
-        trace = {stage.name: image for stage, image in zip(self.stages, images, strict=True)}
-        return images[-1], trace
+        return images[-1], dict(zip(self.stage_names, images, strict=True))
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The names of the stages, in order."""
+        return tuple(stage.name for stage in self.stages)
 
     def parameters(self) -> dict[str, Array]:
         """Every parameter's value by name."""

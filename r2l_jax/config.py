@@ -58,6 +58,9 @@ class TrainConfig:
     classifier_uri: str | None = None
     freeze_classifier: bool = False
     smp_encoder: str | None = None
+    classifier_pretrained: bool = False
+    pretrained_weights: str | None = None
+    adv_training: bool = False
 
     log_model: bool = True
     save_locally: bool = False
@@ -97,6 +100,16 @@ class TrainConfig:
             raise InputError(
                 f"--processing_mode={self.processing_mode} learns nothing that --processor_uri could provide"
             )
+        if self.classifier_pretrained and self.classifier_uri:
+            raise InputError("--classifier_pretrained and --classifier_uri both say what the head starts from")
+        if self.classifier_pretrained and self.freeze_classifier:
+            raise InputError(
+                "--freeze_classifier would keep the random layers that --classifier_pretrained leaves: train them first"
+            )
+        if self.pretrained_weights and not self.classifier_pretrained:
+            raise InputError("--pretrained_weights is where --classifier_pretrained finds its weights: give that, too")
+        if self.adv_training:
+            raise InputError("--adv_training: adversarial search is not in this version; leave it out to train")
         for name in ("experiment_name", "run_name"):
             path = pathlib.PurePath(getattr(self, name))
             if not path.parts or path.is_absolute() or ".." in path.parts:
@@ -112,7 +125,12 @@ class TrainConfig:
     @property
     def learns_processing(self) -> bool:
         """Whether the processor has parameters to train, and a batch norm after it."""
-        return self.processing_mode == "parametrized"
+        return self.processing_mode in ("parametrized", "neural_network")
+
+    @property
+    def takes_statistics(self) -> bool:
+        """Whether images are normalised by statistics known before training: before a network, or without learning."""
+        return self.processing_mode != "parametrized"
 
     @property
     def encoder(self) -> str:

@@ -9,13 +9,17 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from r2l_jax import checkpoint
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split, stratified_splits
 from r2l_jax.errors import InputError
-from r2l_jax.objective import SEGMENTATION_MULTIPLE
+from r2l_jax.objective import SEGMENTATION_MULTIPLE, make_objective
+from r2l_jax.pretrained import load_weights
+from r2l_jax.processing import HALF_SIZE_MODES
+from r2l_jax.processors import NeuralProcessor
 
 
 class Fold(NamedTuple):
@@ -52,26 +56,36 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     return np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
 
 
-def _check_network(config: TrainConfig, dataset: RawDataset) -> None:
-    """Raises an InputError unless the head that the settings name does the data set's task, at its size."""
+def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
+    """Raises an InputError unless processor and head that the settings name fit the data set, its task and size."""
+    if dataset.camera is None and config.processing_mode != "none":
+        raise InputError(
+            f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
+            f"got {config.processing_mode}"
+        )
+    multiples = {}
+    if config.processing_mode == "neural_network":
+        multiples["--processing_mode=neural_network"] = NeuralProcessor.MULTIPLE
     if dataset.task == "classification":
         if config.smp_encoder:
             raise InputError(f"--smp_encoder is for segmentation; --dataset={dataset.name} is classified")
-        return
-    if config.classifier_network != TrainConfig().classifier_network:
-        raise InputError(f"--classifier_network is for classification; --dataset={dataset.name} is segmented")
+    else:
+        if config.classifier_network != TrainConfig().classifier_network:
+            raise InputError(f"--classifier_network is for classification; --dataset={dataset.name} is segmented")
+        halved = 2 if config.processing_mode in HALF_SIZE_MODES else 1
+        multiples[f"a U-Net++ after --processing_mode={config.processing_mode}"] = halved * SEGMENTATION_MULTIPLE
     raw, _ = dataset[0]
-    multiple = SEGMENTATION_MULTIPLE * (2 if config.processing_mode == "none" else 1)
-    if any(side % multiple for side in raw.shape):
-        raise InputError(
-            f"--dataset={dataset.name}: height and width must be multiples of {multiple} for "
-            f"--processing_mode={config.processing_mode} and a U-Net++, got {raw.shape[0]}x{raw.shape[1]}"
-        )
+    for what, multiple in multiples.items():
+        if any(side % multiple for side in raw.shape):
+            raise InputError(
+                f"--dataset={dataset.name}: height and width must be multiples of {multiple} for {what}, "
+                f"got {raw.shape[0]}x{raw.shape[1]}"
+            )
 
 
 def check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
     """Raises an InputError for all that would end the run later, before anything is trained or removed."""
-    _check_network(config, dataset)
+    _check_networks(config, dataset)
     if config.batch_size % jax.device_count():
         raise InputError(
             f"--batch_size must be a multiple of the {jax.device_count()} devices, got {config.batch_size}"
@@ -80,15 +94,21 @@ def check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
         config.run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{config.run_dir}: no folder to write to ({error.strerror})") from None
+    begins = False
     for fold in folds:
         if fold.metrics_file.exists() and not config.overwrite:
             _check_earlier(config, dataset, fold)
             continue
+        begins = True
         for flag in ("processor_uri", "classifier_uri"):
             if uri := getattr(config, flag):
                 folder = checkpoint.fold_folder(uri, fold.number, flag).resolve()
                 if config.overwrite and config.run_dir.resolve() in folder.parents:
                     raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
+    if begins and config.classifier_pretrained:
+        objective = make_objective(config, dataset)
+        head = nnx.eval_shape(lambda: objective.make_head(nnx.Rngs(0)))
+        load_weights(head, objective.network, config.pretrained_weights)
 
 
 def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-import isp
 from r2l_jax.augment import augment
 
 
@@ -13,25 +12,29 @@ class RawToLogit(nnx.Module):
     """Raw mosaics to logits, differentiable from end to end.
 
     Attributes:
-        processor: the pipeline, mosaics `(B, H, W)` to images.
+        processor: mosaics `(B, H, W)` to images: an `isp.Pipeline`, or what has its `stage_names` and is called and
+            traced like one.
         normalizer: images to images of zero mean and unit variance.
         head: normalised images to logits.
     """
 
-    def __init__(self, processor: isp.Pipeline, normalizer: nnx.Module, head: nnx.Module):
+    def __init__(self, processor: nnx.Module, normalizer: nnx.Module, head: nnx.Module):
         self.processor = processor
         self.normalizer = normalizer
         self.head = head
 
     def __call__(
-        self, raw: Float[Array, "batch height width"], key: PRNGKeyArray | None = None, augmentation: str = "none"
+        self,
+        raw: Float[Array, "batch height width *channels"],
+        key: PRNGKeyArray | None = None,
+        augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
         """Computes the logits; `key` is what an augmentation other than "none" is drawn from."""
         images = self.normalizer(self.processor(raw))
         return self.head(images if augmentation == "none" else augment(images, key, augmentation))
 
     def trace(
-        self, raw: Float[Array, "batch height width"], perturbations: Mapping[str, Array] | None = None
+        self, raw: Float[Array, "batch height width *channels"], perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
         """The logits without augmentation, and the processor's image after each stage; see `isp.Pipeline.trace`."""
         images, stages = self.processor.trace(raw, perturbations)

@@ -24,6 +24,7 @@ class Objective(NamedTuple):
     Attributes:
         score: the metric that epochs are compared by; more is better.
         classes: names of the confusion matrix's rows and columns.
+        network: the ResNet in the head, by its name in `tasks.resnet`.
         make_head: normalised images to logits, from the random streams that draw its weights.
         augmented: a batch whose targets follow the augmentation of its images, `(batch, key, augmentation)`.
         sums: of logits and a batch, what adds up over batches: `loss` and `confusion`, each sample's part times its
@@ -33,6 +34,7 @@ class Objective(NamedTuple):
 
     score: str
     classes: tuple[str, ...]
+    network: str
     make_head: Callable[[nnx.Rngs], nnx.Module]
     augmented: Callable[[Batch, jax.Array, str], Batch]
     sums: Callable[[jax.Array, Batch], dict[str, jax.Array]]
@@ -50,16 +52,18 @@ def make_objective(config: TrainConfig, dataset: RawDataset) -> Objective:
         return Objective(
             score="iou",
             classes=("background", *dataset.classes),
+            network=config.encoder,
             make_head=lambda rngs: tasks.unet("unetplusplus", encoder=config.encoder, classes=1, rngs=rngs),
             augmented=lambda batch, key, name: {**batch, "target": augment_masks(batch["target"], key, name)},
             sums=_segmentation_sums,
             score_of=lambda confusion: tasks.metrics.iou(confusion)[1],
         )
-    num_classes = len(dataset.classes)
+    num_classes, network = len(dataset.classes), config.classifier_network.lower()
     return Objective(
         score="accuracy",
         classes=dataset.classes,
-        make_head=lambda rngs: tasks.resnet(config.classifier_network.lower(), num_classes=num_classes, rngs=rngs),
+        network=network,
+        make_head=lambda rngs: tasks.resnet(network, num_classes=num_classes, rngs=rngs),
         augmented=lambda batch, key, name: batch,
         sums=lambda logits, batch: _classification_sums(logits, batch, num_classes),
         score_of=tasks.metrics.accuracy,

@@ -3,11 +3,16 @@
 from collections.abc import Callable, Mapping
 
 from absl import flags
+from flax import nnx
 
 import isp
 from r2l_jax.errors import InputError
+from r2l_jax.processors import Unprocessed
 
-PROCESSING_MODES = ("parametrized", "static", "none")
+PROCESSING_MODES = ("parametrized", "static", "neural_network", "none")
+
+# What begins with one RGB pixel for each 2x2 tile of the mosaic.
+HALF_SIZE_MODES = ("neural_network", "none")
 
 # The flags of --processing_mode=static, named as in the published program: what each chooses, and its default there.
 STATIC_FLAGS = {
@@ -41,12 +46,13 @@ def check_processing(mode: str, algorithms: Mapping[str, str | None]) -> None:
             raise InputError(f"--{flag} must be one of {', '.join(isp.ALGORITHMS[step])}, got {name!r}")
 
 
-def processing(mode: str, algorithms: Mapping[str, str | None]) -> Callable[[isp.Camera], isp.Pipeline]:
+def processing(mode: str, algorithms: Mapping[str, str | None]) -> Callable[[isp.Camera | None], nnx.Module]:
     """What makes a camera's pipeline.
 
     Args:
         mode: "parametrized" is the differentiable pipeline, started at the camera's figures; "static" one of classical
-            algorithms; "none" takes one RGB pixel from each 2x2 tile of the mosaic, at half size.
+            algorithms; "none" takes one RGB pixel from each 2x2 tile of the mosaic, at half size, and of images without
+            a camera all as they are. The network of "neural_network" needs more than a camera: `NeuralProcessor`.
         algorithms: the values of `STATIC_FLAGS`, None where not given.
 
     Raises:
@@ -58,8 +64,11 @@ def processing(mode: str, algorithms: Mapping[str, str | None]) -> Callable[[isp
     if mode == "static":
         chosen = {step: algorithms.get(flag) or default for flag, (step, default) in STATIC_FLAGS.items()}
         return lambda camera: isp.static(camera, **chosen)
-    return _half_size
+    return half_size
 
 
-def _half_size(camera: isp.Camera) -> isp.Pipeline:
+def half_size(camera: isp.Camera | None) -> nnx.Module:
+    """What takes one RGB pixel from each 2x2 tile of a camera's mosaic; without a camera, images as they are."""
+    if camera is None:
+        return Unprocessed()
     return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options=(("pattern", camera.pattern),))], {})

@@ -17,6 +17,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import RawToLogit, Standardize
 from r2l_jax.objective import Objective, make_objective
 from r2l_jax.processing import processing
+from r2l_jax.processors import NeuralProcessor
 from tasks.layers import BatchNorm
 
 PyTree = Any
@@ -31,7 +32,7 @@ class TrainState:
         model: the variables of a `RawToLogit`.
         opt_state: the optimiser's.
         sums: added up since the epoch began: `loss` and `confusion (C, C)` as the `Objective` says, and
-            `gradient_norm` of each of the processor's parameters.
+            `gradient_norm` of each of the processor's parameters, or of all those of its network.
     """
 
     step: jax.Array
@@ -44,7 +45,7 @@ class Steps(NamedTuple):
     """The compiled functions of a run. They depend on shapes alone, so that all folds share them.
 
     Attributes:
-        init: a fresh state from a key, and the statistics that `Standardize` takes (None for batch norm).
+        init: a fresh state from a key, and the statistics that `Standardize` takes (None if nothing does).
         train: one update, `(state, batch, key) -> (state, loss)`; consumes the state.
         evaluate: adds a batch to sums, `(model, sums, batch) -> sums`; consumes the sums.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
@@ -98,17 +99,25 @@ def _compiler_options() -> dict[str, str]:
     return options
 
 
+def _norm(tree: PyTree) -> jax.Array:
+    """The Euclidean norm of all values of a tree together."""
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
+
+
 def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     """Makes what a run computes, compiled at the first use: a model for the data set's task, trained by Adam."""
     objective = make_objective(config, dataset)
     optimizer = optax.adam(config.lr)
-    make_processor = processing(config.processing_mode, config.static_algorithms)
     frozen = {"processor": config.freeze_processor or not config.learns_processing, "head": config.freeze_classifier}
     trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*(nnx.PathContains(part) for part in frozen if frozen[part]))))
 
     def make_module(rngs, statistics):
-        normalizer = BatchNorm(3, affine=False, rngs=rngs) if statistics is None else Standardize(*statistics)
-        return RawToLogit(make_processor(dataset.camera), normalizer, objective.make_head(rngs))
+        if config.processing_mode == "neural_network":
+            processor = NeuralProcessor(dataset.camera.pattern, Standardize(*statistics), rngs)
+        else:
+            processor = processing(config.processing_mode, config.static_algorithms)(dataset.camera)
+        normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.learns_processing else Standardize(*statistics)
+        return RawToLogit(processor, normalizer, objective.make_head(rngs))
 
     def parameters(model):
         return nnx.split_state(model, trained, ...)[0]
@@ -116,13 +125,16 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     def processor_gradients(gradients):
         return nnx.to_pure_dict(gradients).get("processor", {})
 
-    statistics = None if config.learns_processing else (jnp.zeros(3), jnp.ones(3))
+    statistics = (jnp.zeros(3), jnp.ones(3)) if config.takes_statistics else None
     module = nnx.eval_shape(lambda: make_module(nnx.Rngs(0), statistics))
     module.eval()
     eval_graph = nnx.graphdef(module)
     module.train()
+    # What is frozen keeps its batch statistics, too.
+    if config.freeze_processor:
+        module.processor.eval()
     if config.freeze_classifier:
-        module.head.eval()  # a frozen head keeps its batch statistics, too
+        module.head.eval()
     train_graph = nnx.graphdef(module)
     processor_parameters = processor_gradients(parameters(nnx.state(module))).keys()
 
@@ -148,7 +160,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
             return sums["loss"] / batch["weight"].sum(), (sums, updated)
 
         (loss, (sums, fixed)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
-        sums["gradient_norm"] = jax.tree.map(lambda g: jnp.linalg.norm(g.ravel()), processor_gradients(gradients))
+        sums["gradient_norm"] = {name: _norm(tree) for name, tree in processor_gradients(gradients).items()}
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
         state = TrainState(
             step=state.step + 1,
@@ -161,7 +173,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     def evaluate(model, sums, batch):
         return jax.tree.map(jnp.add, sums, objective.sums(nnx.merge(eval_graph, model)(batch["raw"]), batch))
 
-    stages = tuple(stage.name for stage in module.processor.stages)
+    stages = module.processor.stage_names
 
     def trace(model, batch):
         def mean_loss(perturbations):

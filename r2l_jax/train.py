@@ -16,14 +16,14 @@ import tasks
 from r2l_jax import report
 from r2l_jax.checkpoint import Checkpoints, load_parts
 from r2l_jax.config import TrainConfig
-from r2l_jax.data import datasets, loader
-from r2l_jax.data.datasets import STATIC_STATISTICS
+from r2l_jax.data import datasets, loader, published
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing, write_json
 from r2l_jax.folds import Fold, check, make_folds, read_metrics
 from r2l_jax.objective import Objective, enlarged
-from r2l_jax.processing import processing
+from r2l_jax.pretrained import load_weights
+from r2l_jax.processing import HALF_SIZE_MODES, half_size, processing
 from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.tracking import Tracker
@@ -120,8 +120,8 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
 
                 # The first transfer from the devices since the epoch began.
                 sums = jax.device_get(state.sums)
-                parameters = _processor_parameters(state)
-                if not all(np.isfinite(array).all() for array in (sums["loss"], *parameters.values())):
+                processor = jax.device_get(nnx.to_pure_dict(state.model).get("processor", {}))
+                if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
                     raise InputError(
                         f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr"
                     )
@@ -141,6 +141,8 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                 tracker.scalars({_tag(name): row[name] for name in steps.objective.summary if name in row}, epoch)
                 tracker.scalars({"learning_rate": config.lr, "images_per_second": speed}, epoch)
                 norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
+                # Those of a pipeline: a network's, in a dict of their own, are too many to look at.
+                parameters = {name: value for name, value in processor.items() if not isinstance(value, dict)}
                 tracker.processor(parameters, norms, epoch)
                 if config.track_every_epoch:
                     _track(config, dataset, steps, state, tracker, epoch)
@@ -171,9 +173,9 @@ def _farewell(config: TrainConfig, stopped: str) -> str:
 def _initial_state(
     config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, batch_size: int, key: jax.Array, resumes: bool
 ) -> TrainState:
-    """A fresh state, with the parts that earlier runs provide; one that will be restored needs its shapes only."""
+    """A fresh state, with what earlier runs or ImageNet provide; one that will be restored needs its shapes only."""
     statistics = None
-    if not config.learns_processing:
+    if config.takes_statistics:
         statistics = jnp.zeros(3), jnp.ones(3)
         if not resumes:
             statistics = fixed_statistics(config, dataset, fold.train_indices, batch_size)
@@ -183,17 +185,29 @@ def _initial_state(
     for parts, flag in ((("processor", "normalizer"), "processor_uri"), (("head",), "classifier_uri")):
         if uri := getattr(config, flag):
             load_parts(state.model, parts, uri, fold.number, flag)
+    if config.classifier_pretrained:
+        head = nnx.eval_shape(lambda: steps.objective.make_head(nnx.Rngs(0)))
+        nnx.update(head, state.model["head"])
+        load_weights(head, steps.objective.network, config.pretrained_weights)
+        loaded = jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere)
+        nnx.replace_by_pure_dict(state.model, nnx.to_pure_dict(state.model) | {"head": loaded})
     return state
 
 
 def fixed_statistics(
     config: TrainConfig, dataset: RawDataset, indices: np.ndarray, batch_size: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Mean and standard deviation of each channel over the processed training images, or the published ones."""
-    if config.processing_mode == "static" and dataset.name in STATIC_STATISTICS:
-        mean, std = STATIC_STATISTICS[dataset.name]
+    """Mean and standard deviation of each channel over the training images, or the published ones.
+
+    The images are the processed ones, or those that a neural network processes.
+    """
+    half = config.processing_mode in HALF_SIZE_MODES
+    known = published.MOSAIC_STATISTICS if half else published.STATIC_STATISTICS
+    if dataset.name in known:
+        mean, std = known[dataset.name]
         return jnp.array(mean), jnp.array(std)
-    processor = processing(config.processing_mode, config.static_algorithms)(dataset.camera)
+    make_processor = half_size if half else processing(config.processing_mode, config.static_algorithms)
+    processor = make_processor(dataset.camera)
 
     @jax.jit
     def add(moments, batch):
@@ -268,10 +282,6 @@ def _write_metrics(
     if jax.process_index() == 0:
         write_json(fold.metrics_file, content)
     return content
-
-
-def _processor_parameters(state: TrainState) -> dict[str, np.ndarray]:
-    return jax.device_get(nnx.to_pure_dict(state.model).get("processor", {}))
 
 
 def _named_arrays(state: TrainState) -> dict[str, np.ndarray]:

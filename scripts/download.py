@@ -15,7 +15,10 @@ FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", None, list(download.LAYOUTS), "Which data set.", required=True)
 flags.DEFINE_enum("source", "zenodo", download.SOURCES, "zenodo needs no account; b2 an application key.")
 flags.DEFINE_string(
-    "data_dir", None, "Folder for the data set, which becomes its sub-folder microscopy or drone.", required=True
+    "data_dir",
+    None,
+    "Folder for the data set, which becomes its sub-folder microscopy or drone; default: the cache folder of yours in "
+    "which the other programs look for it.",
 )
 flags.DEFINE_string("zenodo_url", download.ZENODO_URL, "Zenodo's REST API, or a mirror of it.")
 flags.DEFINE_string("b2_bucket", b2.BUCKET, "For b2: the bucket.")
@@ -28,9 +31,8 @@ flags.DEFINE_string(
 def main() -> None:
     """Downloads what the flags name."""
     account = b2.find_account(FLAGS.b2_bucket, FLAGS.b2_key_id, FLAGS.b2_key) if FLAGS.source == "b2" else None
-    print(
-        download.download(FLAGS.dataset, FLAGS.data_dir, FLAGS.source, zenodo_url=FLAGS.zenodo_url, b2_account=account)
-    )
+    data_dir = FLAGS.data_dir or startup.cache_dir()
+    print(download.download(FLAGS.dataset, data_dir, FLAGS.source, zenodo_url=FLAGS.zenodo_url, b2_account=account))
 
 
 if __name__ == "__main__":

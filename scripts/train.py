@@ -37,7 +37,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "tile_size",
         DEFAULT.tile_size,
-        "for Folder: side of the centre crop taken of each file; default: 256, or the shortest side if that is less",
+        "for Folder: side of the tiles cut of frames, or of the middle taken of files to classify; default: 256, or "
+        "the shortest side if that is less",
     )
     flags.DEFINE_integer(
         "synthetic_images", DEFAULT.synthetic_images, f"scenes in the synthetic data set; default: {SYNTHETIC_IMAGES}"
@@ -67,7 +68,8 @@ def define_flags() -> None:
         "processing_mode",
         DEFAULT.processing_mode,
         PROCESSING_MODES,
-        "parametrized: the learnable pipeline; static: classical algorithms; none: half-size RGB from the mosaic",
+        "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
+        "RGB from the mosaic; none: that RGB as it is",
     )
     define_static_flags()
     flags.DEFINE_string(
@@ -89,6 +91,18 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "smp_encoder", DEFAULT.smp_encoder, ENCODERS, "for segmentation: the encoder of the U-Net++; default: resnet34"
     )
+    flags.DEFINE_boolean(
+        "classifier_pretrained",
+        DEFAULT.classifier_pretrained,
+        "start the head's ResNet from ImageNet weights, torchvision's from the Hugging Face hub; its last layer or its "
+        "decoder stays random",
+    )
+    flags.DEFINE_string(
+        "pretrained_weights",
+        DEFAULT.pretrained_weights,
+        "for --classifier_pretrained without the network: a safetensors file of them in torchvision's names",
+    )
+    flags.DEFINE_boolean("adv_training", DEFAULT.adv_training, "adversarial search; not in this version")
 
     # Always takes a value, as in the published program: --log_model False and --log_model=False.
     flags.DEFINE(

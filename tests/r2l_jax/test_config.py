@@ -23,7 +23,20 @@ from r2l_jax.errors import InputError
             {"processing_mode": "static", "sp_denoising": "nlm"},
             "--sp_denoising must be one of none, gaussian_denoising, .* got 'nlm'",
         ),
-        ({"processing_mode": "lut"}, "--processing_mode must be one of parametrized, static, none, got 'lut'"),
+        (
+            {"processing_mode": "lut"},
+            "--processing_mode must be one of parametrized, static, neural_network, none, got 'lut'",
+        ),
+        (
+            {"classifier_pretrained": True, "classifier_uri": "runs/x"},
+            "--classifier_pretrained and --classifier_uri both say what the head starts from",
+        ),
+        (
+            {"classifier_pretrained": True, "freeze_classifier": True},
+            "--freeze_classifier would keep the random layers that --classifier_pretrained leaves",
+        ),
+        ({"pretrained_weights": "x"}, "--pretrained_weights is where --classifier_pretrained finds its weights: give"),
+        ({"adv_training": True}, "--adv_training: adversarial search is not in this version"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import isp
 import tasks
-from r2l_jax import steps, train
+from r2l_jax import folds, steps, train
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets, loader
 from r2l_jax.errors import InputError
@@ -41,10 +41,10 @@ class SmallHead(nnx.Module):
 class SmallSegmenter(nnx.Module):
     """Stands for a U-Net++."""
 
-    def __init__(self, channels, rngs):
+    def __init__(self, channels, classes, rngs):
         self.conv1 = Conv(3, channels, 3, rngs=rngs)
         self.bn1 = BatchNorm(channels, rngs=rngs)
-        self.conv2 = Conv(channels, 1, 3, rngs=rngs)
+        self.conv2 = Conv(channels, classes, 3, rngs=rngs)
 
     def __call__(self, images):
         return self.conv2(nnx.relu(self.bn1(self.conv1(images))))
@@ -57,7 +57,9 @@ def _small_heads():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "resnet", resnet)
-        patch.setattr(tasks, "unet", lambda name, *, encoder, classes, rngs: SmallSegmenter(8, rngs))
+        # The few steps of these runs take less time than optimising them.
+        patch.setattr(steps, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+        patch.setattr(tasks, "unet", lambda name, *, classes, rngs, **options: SmallSegmenter(8, classes, rngs))
         yield
 
 
@@ -338,6 +340,68 @@ def test_another_run_s_split_is_used_again(base, finished):
     assert metrics(config)["train_indices"] == metrics(finished[0])["train_indices"]
 
 
+def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
+    config = dataclasses.replace(
+        base, run_name="neural", processing_mode="neural_network", epochs=1, save_locally=True,
+        track_processing=True, track_processing_gradients=True, track_save_tensors=True,
+    )  # fmt: skip
+    train.run(config)
+    variables = model(config)
+    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    mosaics = isp.bayer.half_size(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
+    np.testing.assert_allclose(variables["processor.normalizer.mean"], mosaics.mean((0, 1, 2)), rtol=1e-4)
+    assert (variables["processor.network.bn1.mean"] != 0).all()
+    assert (variables["normalizer.mean"] != 0).all()
+    for group in ("stages", "gradients"):
+        for name in ("0_demosaic", "1_rgb"):
+            tensor = np.load(config.run_dir / f"fold_0/results/epoch_0000/{group}/{name}.npy")
+            assert tensor.shape == (5, 16, 16, 3)
+            assert np.abs(tensor).max() > 0
+    events = EventAccumulator(str(config.run_dir / "fold_0"))
+    events.Reload()
+    assert events.Scalars("processor_gradient_norm/network")[0].value > 0
+
+    frozen = dataclasses.replace(
+        config, run_name="frozen_neural", processor_uri=str(config.run_dir), freeze_processor=True
+    )
+    train.run(frozen)
+    for name, value in model(frozen).items():
+        if name.startswith("processor."):
+            np.testing.assert_array_equal(value, variables[name], err_msg=name)
+
+
+@pytest.mark.parametrize("mode", ["none", "neural_network"])
+def test_published_mosaics_are_normalised_as_published(base, mode):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    config = dataclasses.replace(base, processing_mode=mode)
+    dataset = dataclasses.replace(synthetic, name="Microscopy")
+    mean, std = train.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
+    np.testing.assert_allclose([mean, std], [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]], rtol=1e-6)
+
+
+def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    render = isp.static(synthetic.camera)
+
+    def read(index):
+        raw, target = synthetic.read(index)
+        return np.asarray(render(raw)), target
+
+    processed = dataclasses.replace(synthetic, name="MicroscopyRGB", camera=None, read=read)
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **options: processed)
+    with pytest.raises(InputError, match=r"holds images that are processed already: it needs --processing_mode=none"):
+        train.run(dataclasses.replace(base, run_name="refused"))
+    config = dataclasses.replace(
+        base, run_name="images", processing_mode="none", epochs=1, save_locally=True,
+        track_processing=True, track_save_tensors=True,
+    )  # fmt: skip
+    train.run(config)
+    images = np.stack([processed[index][0] for index in range(40)])
+    np.testing.assert_array_equal(np.load(config.run_dir / "fold_0/results/epoch_0000/stages/0_rgb.npy"), images[:5])
+    mean = images[metrics(config)["train_indices"]].mean((0, 1, 2))
+    np.testing.assert_allclose(model(config)["normalizer.mean"], mean, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("mode", "algorithms", "side"),
     [("none", {}, 16), ("static", {"sp_debayer": "malvar2004", "sp_denoising": "median_denoising"}, 32)],
@@ -394,7 +458,7 @@ def test_without_log_model_nothing_is_kept_to_go_on_from(base):
         ),
         (
             {"dataset": "SyntheticSegmentation", "processing_mode": "none"},
-            "height and width must be multiples of 64 for --processing_mode=none and a U-Net.*, got 32x32",
+            r"height and width must be multiples of 64 for a U-Net\+\+ after --processing_mode=none, got 32x32",
         ),
         ({"classifier_uri": "nowhere"}, "--classifier_uri=nowhere is no run's folder with a fold_0: not found"),
         ({"classifier_uri": "{data_dir}"}, "is no run's folder with a fold_0: it has no fold_.* folder"),
@@ -411,6 +475,14 @@ def test_refuses(base, finished, change, message):
     change = {name: v.format(**places) if isinstance(v, str) else v for name, v in change.items()}
     with pytest.raises(InputError, match=message):
         train.run(dataclasses.replace(base, run_name="refused", **change))
+
+
+def test_a_size_that_the_network_cannot_halve_is_refused(base):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros((40, 32), np.float32), np.int32(0)))
+    config = dataclasses.replace(base, run_name="refused", processing_mode="neural_network")
+    with pytest.raises(InputError, match=r"multiples of 16 for --processing_mode=neural_network, got 40x32"):
+        folds.check(config, dataset, [])
 
 
 @pytest.fixture(scope="module")
