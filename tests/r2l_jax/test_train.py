@@ -5,6 +5,7 @@ import signal
 
 import jax
 import jax.numpy as jnp
+import layouts
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -332,6 +333,54 @@ def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen,
         elif name.startswith(("head.", "processor.")):
             assert (value != before[name]).any(), name
     assert (model(config)["normalizer.mean"] != before["normalizer.mean"]).any()
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    """ImageNet weights, if a small head had any; of a thousand classes, as they come."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv1.weight": (8, 3, 3, 3), "fc.weight": (1000, 8), "fc.bias": (1000,)}
+    shapes |= {f"bn1.{name}": (8,) for name in ("weight", "bias", "running_mean", "running_var")}
+    file = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({name: rng.random(shape, np.float32) for name, shape in shapes.items()}, file)
+    return file
+
+
+def test_a_head_starts_from_pretrained_weights(base, weights_file):
+    config = dataclasses.replace(
+        base, run_name="pretrained", epochs=1, lr=1e-9, save_locally=True,
+        classifier_pretrained=True, pretrained_weights=str(weights_file),
+    )  # fmt: skip
+    train.run(config)
+    weights = safetensors.numpy.load_file(weights_file)
+    np.testing.assert_allclose(
+        model(config)["head.conv1.kernel"], weights["conv1.weight"].transpose(2, 3, 1, 0), atol=1e-7
+    )
+    assert model(config)["head.fc.kernel"].shape == (8, 5)
+
+
+def test_bad_weights_are_refused_before_an_earlier_run_is_removed(base, one_epoch):
+    config = dataclasses.replace(
+        one_epoch, overwrite=True, classifier_pretrained=True, pretrained_weights=str(one_epoch.run_dir / "nothing")
+    )
+    with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
+        train.run(config)
+    assert metrics(one_epoch)["complete"]
+
+
+def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_file):
+    """With all its flags, but fewer splits and epochs."""
+    layouts.write_microscopy(tmp_path, images=5, intensities=(0.01,))
+    config = TrainConfig(
+        logdir=base.logdir, data_dir=str(tmp_path), run_name="published", pretrained_weights=str(weights_file),
+        dataset="Microscopy", lr=1e-5, n_splits=2, epochs=1, classifier_pretrained=True, processing_mode="static",
+        augmentation="weak", log_model=True, iso=0.01, freeze_processor=True, track_processing=True,
+        track_every_epoch=True, track_predictions=True, track_processing_gradients=True, track_save_tensors=True,
+    )  # fmt: skip
+    summary = train.run(config)
+    assert len(summary["val_accuracy"]["folds"]) == 2
+    stages = sorted(path.name for path in (config.run_dir / "fold_1/results/epoch_0000/stages").glob("*.npy"))
+    assert [stages[0], stages[-1]] == ["0_black_level.npy", "7_gamma_correct.npy"]
 
 
 def test_another_run_s_split_is_used_again(base, finished):
