@@ -29,10 +29,8 @@ def start(folder, run_name, *flags, devices=1, environment=()):
         "--batch_size=8",
         f"--run_name={run_name}",
     ]
-    xla_flags = f"--xla_force_host_platform_device_count={devices}"
-    if devices > 1 or environment:
-        # Compiled for this one test, whose few steps take less time than optimising them.
-        xla_flags += " --xla_backend_optimization_level=0"
+    # A few steps take less time than optimising them.
+    xla_flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     return subprocess.Popen(
         [*command, *flags],
         env={**os.environ, "XLA_FLAGS": xla_flags, **dict(environment)},

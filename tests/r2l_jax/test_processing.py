@@ -1,0 +1,180 @@
+import dataclasses
+
+import jax.numpy as jnp
+import layouts
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+from small_runs import metrics, model
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import isp
+from r2l_jax import train
+from r2l_jax.config import TrainConfig
+from r2l_jax.data import datasets
+from r2l_jax.errors import InputError
+from r2l_jax.processing import processing
+
+
+@pytest.mark.parametrize(
+    ("mode", "algorithms", "side"),
+    [("none", {}, 16), ("static", {"sp_debayer": "malvar2004", "sp_denoising": "median_denoising"}, 32)],
+)
+def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base, mode, algorithms, side):
+    config = dataclasses.replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
+    train.run(config)
+    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    processor = processing(mode, config.static_algorithms)(dataset.camera)
+    images = processor(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
+    assert images.shape == (32, side, side, 3)
+    for name, value in processor.parameters().items():
+        np.testing.assert_array_equal(model(config)[f"processor.{name}"], value)
+    np.testing.assert_allclose(model(config)["normalizer.mean"], images.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(model(config)["normalizer.std"], jnp.sqrt(images.var((0, 1, 2)) + 1e-5), rtol=1e-3)
+
+
+def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
+    tracked = {"track_processing": True, "track_processing_gradients": True, "track_save_tensors": True}
+    config = dataclasses.replace(base, run_name="tracked static", processing_mode="static", epochs=1, **tracked)
+    train.run(config)
+    results = config.run_dir / "fold_0" / "results" / "epoch_0000"
+    for kind in ("stages", "gradients"):
+        assert np.load(results / kind / "0_black_level.npy").shape == (5, 32, 32)
+        assert np.load(results / kind / "7_gamma_correct.npy").shape == (5, 32, 32, 3)
+        with Image.open(results / kind / "0_black_level.png") as picture:
+            assert picture.size == (5 * 32, 32)
+
+
+def test_static_pipelines_of_the_published_data_sets_are_normalised_as_published(base):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    config = dataclasses.replace(base, processing_mode="static")
+    dataset = dataclasses.replace(synthetic, name="Microscopy")
+    mean, std = train.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
+    np.testing.assert_allclose([mean, std], [[0.91, 0.84, 0.94], [0.08, 0.12, 0.05]])
+
+
+@pytest.mark.parametrize("mode", ["none", "neural_network"])
+def test_published_mosaics_are_normalised_as_published(base, mode):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    config = dataclasses.replace(base, processing_mode=mode)
+    dataset = dataclasses.replace(synthetic, name="Microscopy")
+    mean, std = train.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
+    np.testing.assert_allclose([mean, std], [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]], rtol=1e-6)
+
+
+def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
+    config = dataclasses.replace(
+        base, run_name="neural", processing_mode="neural_network", epochs=1, save_locally=True,
+        track_processing=True, track_processing_gradients=True, track_save_tensors=True,
+    )  # fmt: skip
+    train.run(config)
+    variables = model(config)
+    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    mosaics = isp.bayer.half_size(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
+    np.testing.assert_allclose(variables["processor.normalizer.mean"], mosaics.mean((0, 1, 2)), rtol=1e-4)
+    assert (variables["processor.network.bn1.mean"] != 0).all()
+    assert (variables["normalizer.mean"] != 0).all()
+    for group in ("stages", "gradients"):
+        for name in ("0_demosaic", "1_rgb"):
+            tensor = np.load(config.run_dir / f"fold_0/results/epoch_0000/{group}/{name}.npy")
+            assert tensor.shape == (5, 16, 16, 3)
+            assert np.abs(tensor).max() > 0
+    events = EventAccumulator(str(config.run_dir / "fold_0"))
+    events.Reload()
+    assert events.Scalars("processor_gradient_norm/network")[0].value > 0
+
+    frozen = dataclasses.replace(
+        config, run_name="frozen_neural", processor_uri=str(config.run_dir), freeze_processor=True
+    )
+    train.run(frozen)
+    for name, value in model(frozen).items():
+        if name.startswith("processor."):
+            np.testing.assert_array_equal(value, variables[name], err_msg=name)
+
+
+def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    render = isp.static(synthetic.camera)
+
+    def read(index):
+        raw, target = synthetic.read(index)
+        return np.asarray(render(raw)), target
+
+    processed = dataclasses.replace(synthetic, name="MicroscopyRGB", camera=None, read=read)
+    monkeypatch.setattr(datasets, "load", lambda *arguments, **options: processed)
+    with pytest.raises(InputError, match=r"holds images that are processed already: it needs --processing_mode=none"):
+        train.run(dataclasses.replace(base, run_name="refused"))
+    config = dataclasses.replace(
+        base, run_name="images", processing_mode="none", epochs=1, save_locally=True,
+        track_processing=True, track_save_tensors=True,
+    )  # fmt: skip
+    train.run(config)
+    images = np.stack([processed[index][0] for index in range(40)])
+    np.testing.assert_array_equal(np.load(config.run_dir / "fold_0/results/epoch_0000/stages/0_rgb.npy"), images[:5])
+    mean = images[metrics(config)["train_indices"]].mean((0, 1, 2))
+    np.testing.assert_allclose(model(config)["normalizer.mean"], mean, rtol=1e-4)
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    """ImageNet weights, if a small head had any; of a thousand classes, as they come."""
+    rng = np.random.default_rng(0)
+    shapes = {"conv1.weight": (8, 3, 3, 3), "fc.weight": (1000, 8), "fc.bias": (1000,)}
+    shapes |= {f"bn1.{name}": (8,) for name in ("weight", "bias", "running_mean", "running_var")}
+    file = tmp_path / "weights.safetensors"
+    safetensors.numpy.save_file({name: rng.random(shape, np.float32) for name, shape in shapes.items()}, file)
+    return file
+
+
+def test_a_head_starts_from_pretrained_weights(base, weights_file):
+    config = dataclasses.replace(
+        base, run_name="pretrained", epochs=1, lr=1e-9, save_locally=True,
+        classifier_pretrained=True, pretrained_weights=str(weights_file),
+    )  # fmt: skip
+    train.run(config)
+    weights = safetensors.numpy.load_file(weights_file)
+    np.testing.assert_allclose(
+        model(config)["head.conv1.kernel"], weights["conv1.weight"].transpose(2, 3, 1, 0), atol=1e-7
+    )
+    assert model(config)["head.fc.kernel"].shape == (8, 5)
+
+
+def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_file):
+    """With all its flags, but fewer splits and epochs."""
+    layouts.write_microscopy(tmp_path, images=5, intensities=(0.01,))
+    config = TrainConfig(
+        logdir=base.logdir, data_dir=str(tmp_path), run_name="published", pretrained_weights=str(weights_file),
+        dataset="Microscopy", lr=1e-5, n_splits=2, epochs=1, classifier_pretrained=True, processing_mode="static",
+        augmentation="weak", log_model=True, iso=0.01, freeze_processor=True, track_processing=True,
+        track_every_epoch=True, track_predictions=True, track_processing_gradients=True, track_save_tensors=True,
+    )  # fmt: skip
+    summary = train.run(config)
+    assert len(summary["val_accuracy"]["folds"]) == 2
+    stages = sorted(path.name for path in (config.run_dir / "fold_1/results/epoch_0000/stages").glob("*.npy"))
+    assert [stages[0], stages[-1]] == ["0_black_level.npy", "7_gamma_correct.npy"]
+
+
+@pytest.mark.parametrize(
+    ("frozen", "kept"), [("freeze_processor", "processor."), ("freeze_classifier", "head.")], ids=["processor", "head"]
+)
+def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen, kept):
+    """Started from an earlier run's processor and head; the other part moves."""
+    earlier = str(one_epoch.run_dir)
+    config = dataclasses.replace(
+        base,
+        run_name=frozen,
+        epochs=1,
+        save_locally=True,
+        processor_uri=earlier,
+        classifier_uri=earlier,
+        **{frozen: True},
+    )
+    train.run(config)
+    before = model(one_epoch)
+    for name, value in model(config).items():
+        if name.startswith(kept):
+            np.testing.assert_array_equal(value, before[name], err_msg=name)
+        elif name.startswith(("head.", "processor.")):
+            assert (value != before[name]).any(), name
+    assert (model(config)["normalizer.mean"] != before["normalizer.mean"]).any()
