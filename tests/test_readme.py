@@ -2,6 +2,7 @@ import dataclasses
 import pathlib
 import re
 import runpy
+import shlex
 
 import pytest
 from absl import flags
@@ -22,14 +23,17 @@ def test_files_named_exist(path):
     assert (ROOT / path).is_file()
 
 
-def test_flagfiles_are_what_train_takes():
-    program = runpy.run_path(str(ROOT / "scripts" / "train.py"))
+def test_flagfiles_and_commands_are_what_train_takes(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    program = runpy.run_path("scripts/train.py")
     program["define_flags"]()
-    files = sorted((ROOT / "configs").glob("*.flags"))
-    assert files
-    for file in files:
+    commands = re.findall(r"^python scripts/train\.py (.*)$", README.replace("\\\n", " "), re.MULTILINE)
+    files = sorted(pathlib.Path("configs").glob("*.flags"))
+    assert len(files) >= 1
+    assert len(commands) >= 5
+    for command in [*commands, *(f"--flagfile={file}" for file in files)]:
         flags.FLAGS.unparse_flags()
-        flags.FLAGS(["train.py", f"--flagfile={file}"])
+        assert flags.FLAGS(["train.py", *shlex.split(command)]) == ["train.py"]
         TrainConfig(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(TrainConfig)})
 
 
