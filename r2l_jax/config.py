@@ -133,6 +133,12 @@ class TrainConfig:
         return self.processing_mode != "parametrized"
 
     @property
+    def data_settings(self) -> dict[str, object]:
+        """What `datasets.load` takes beside the data set's name."""
+        names = ("data_dir", "iso", "camera", "tile_size", "synthetic_images", "synthetic_size")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def encoder(self) -> str:
         """The encoder of a segmentation network."""
         return self.smp_encoder or "resnet34"

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
@@ -104,6 +105,34 @@ def _norm(tree: PyTree) -> jax.Array:
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
 
 
+Statistics = tuple[jax.Array, jax.Array]
+
+
+def unknown_statistics() -> Statistics:
+    """A mean and a standard deviation that change nothing, for a model whose own are still to come."""
+    return jnp.zeros(3), jnp.ones(3)
+
+
+def make_model(
+    config: TrainConfig, camera: isp.Camera | None, objective: Objective, rngs: nnx.Rngs, statistics: Statistics | None
+) -> RawToLogit:
+    """Makes a run's model, in training mode.
+
+    Args:
+        config: names the processing.
+        camera: what the processing starts from.
+        objective: makes the head.
+        rngs: draw the weights.
+        statistics: mean and standard deviation for `Standardize`; not used if nothing takes them.
+    """
+    if config.processing_mode == "neural_network":
+        processor = NeuralProcessor(camera.pattern, Standardize(*statistics), rngs)
+    else:
+        processor = processing(config.processing_mode, config.static_algorithms)(camera)
+    normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.learns_processing else Standardize(*statistics)
+    return RawToLogit(processor, normalizer, objective.make_head(rngs))
+
+
 def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     """Makes what a run computes, compiled at the first use: a model for the data set's task, trained by Adam."""
     objective = make_objective(config, dataset)
@@ -111,22 +140,13 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     frozen = {"processor": config.freeze_processor or not config.learns_processing, "head": config.freeze_classifier}
     trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*(nnx.PathContains(part) for part in frozen if frozen[part]))))
 
-    def make_module(rngs, statistics):
-        if config.processing_mode == "neural_network":
-            processor = NeuralProcessor(dataset.camera.pattern, Standardize(*statistics), rngs)
-        else:
-            processor = processing(config.processing_mode, config.static_algorithms)(dataset.camera)
-        normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.learns_processing else Standardize(*statistics)
-        return RawToLogit(processor, normalizer, objective.make_head(rngs))
-
     def parameters(model):
         return nnx.split_state(model, trained, ...)[0]
 
     def processor_gradients(gradients):
         return nnx.to_pure_dict(gradients).get("processor", {})
 
-    statistics = (jnp.zeros(3), jnp.ones(3)) if config.takes_statistics else None
-    module = nnx.eval_shape(lambda: make_module(nnx.Rngs(0), statistics))
+    module = nnx.eval_shape(lambda: make_model(config, dataset.camera, objective, nnx.Rngs(0), unknown_statistics()))
     module.eval()
     eval_graph = nnx.graphdef(module)
     module.train()
@@ -144,7 +164,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
         return sums | {"gradient_norm": {name: jnp.zeros(()) for name in processor_parameters}}
 
     def init(key, statistics=None):
-        model = nnx.state(make_module(nnx.Rngs(params=key), statistics))
+        model = nnx.state(make_model(config, dataset.camera, objective, nnx.Rngs(params=key), statistics))
         return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(parameters(model)), zero_sums())
 
     def train(state, batch, key):

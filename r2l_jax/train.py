@@ -24,7 +24,7 @@ from r2l_jax.folds import Fold, check, make_folds, read_metrics
 from r2l_jax.objective import Objective, enlarged
 from r2l_jax.pretrained import load_weights
 from r2l_jax.processing import HALF_SIZE_MODES, half_size, processing
-from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices
+from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices, unknown_statistics
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.tracking import Tracker
 
@@ -41,16 +41,7 @@ def run(config: TrainConfig) -> dict:
         InputError: settings, files or an earlier run that do not fit.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    dataset = datasets.load(
-        config.dataset,
-        data_dir=config.data_dir,
-        iso=config.iso,
-        camera=config.camera,
-        tile_size=config.tile_size,
-        synthetic_images=config.synthetic_images,
-        synthetic_size=config.synthetic_size,
-        download=config.download,
-    )
+    dataset = datasets.load(config.dataset, download=config.download, **config.data_settings)
     folds = make_folds(config, dataset)
     check(config, dataset, folds)
     if config.overwrite and jax.process_index() == 0:
@@ -176,7 +167,7 @@ def _initial_state(
     """A fresh state, with what earlier runs or ImageNet provide; one that will be restored needs its shapes only."""
     statistics = None
     if config.takes_statistics:
-        statistics = jnp.zeros(3), jnp.ones(3)
+        statistics = unknown_statistics()
         if not resumes:
             statistics = fixed_statistics(config, dataset, fold.train_indices, batch_size)
     state = steps.init(key, statistics)

@@ -1,0 +1,100 @@
+"""Finished runs, to be measured: their models as they were trained, with the data that they were trained on."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from r2l_jax import checkpoint
+from r2l_jax.config import TrainConfig
+from r2l_jax.data import datasets
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.errors import InputError
+from r2l_jax.folds import Fold, read_metrics
+from r2l_jax.model import RawToLogit
+from r2l_jax.objective import Objective, make_objective
+from r2l_jax.steps import make_model, shardings, unknown_statistics
+
+
+class TrainedFold(NamedTuple):
+    """One fold of a finished run.
+
+    Attributes:
+        config: what it was trained by, at the place where it lies now.
+        dataset: what it was trained on.
+        objective: what it was trained for.
+        fold: how it split the data, and its folder.
+        model: the best epoch's, which evaluates: batch norms use their running statistics.
+    """
+
+    config: TrainConfig
+    dataset: RawDataset
+    objective: Objective
+    fold: Fold
+    model: RawToLogit
+
+
+def load_runs(uris: Sequence[str], data_dir: str | None = None) -> list[list[TrainedFold]]:
+    """Loads the folds of finished runs; those of equal settings of the data share one data set.
+
+    Args:
+        uris: runs' folders, of which all folds are taken, or folds' folders.
+        data_dir: where the data is now; None is where it was.
+
+    Raises:
+        InputError: a folder that is no run's, a fold that is not trained to its end, data that is not what it was
+            trained on, or a checkpoint that cannot be read; named.
+    """
+    loaded = {}
+    return [[_load_fold(folder, data_dir, loaded) for folder in _fold_folders(uri)] for uri in uris]
+
+
+def _fold_folders(uri: str) -> list[pathlib.Path]:
+    root = pathlib.Path(uri)
+    if root.name.startswith("fold_") and root.is_dir():
+        return [root]
+    folders = sorted(root.glob("fold_*"), key=lambda folder: (len(folder.name), folder.name))
+    if not folders:
+        raise InputError(f"--run={uri} is no run's folder: {'it has no fold_0' if root.is_dir() else 'not found'}")
+    return folders
+
+
+def _load_fold(folder: pathlib.Path, data_dir: str | None, loaded: dict[str, RawDataset]) -> TrainedFold:
+    metrics = read_metrics(folder / "metrics.json", f"--run={folder}")
+    if not metrics["complete"]:
+        raise InputError(f"--run={folder} is not trained to its end: the command that began it goes on")
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(metrics["flags"]) - known):
+        raise InputError(f"--run={folder} was trained by another version: it has the flags {', '.join(unknown)}")
+    config = TrainConfig(**metrics["flags"])
+    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
+    settings = repr((config.dataset, config.data_settings))
+    dataset = loaded.get(settings) or datasets.load(config.dataset, **config.data_settings)
+    loaded[settings] = dataset
+    if dataset.fingerprint != metrics["fingerprint"]:
+        raise InputError(
+            f"--run={folder} was trained on other data: the samples or classes of {dataset.name} in {config.data_dir} "
+            "are not those"
+        )
+    objective = make_objective(config, dataset)
+    fold = Fold(
+        int(folder.resolve().name.removeprefix("fold_")),
+        np.array(metrics["train_indices"]),
+        np.array(metrics["valid_indices"]),
+        folder,
+    )
+    return TrainedFold(config, dataset, objective, fold, _load_model(config, dataset, objective, fold))
+
+
+def _load_model(config: TrainConfig, dataset: RawDataset, objective: Objective, fold: Fold) -> RawToLogit:
+    model = nnx.eval_shape(lambda: make_model(config, dataset.camera, objective, nnx.Rngs(0), unknown_statistics()))
+    model.eval()
+    graph, shapes = nnx.split(model)
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=shardings().everywhere), shapes)
+    checkpoint.load_parts(state, ("processor", "normalizer", "head"), str(fold.folder), fold.number, "run")
+    return nnx.merge(graph, state)
