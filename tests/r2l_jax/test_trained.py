@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import metrics, model
@@ -19,7 +20,7 @@ def test_a_finished_run_comes_back_as_it_was_trained(one_epoch):
     np.testing.assert_array_equal(fold.model.head.conv1.kernel[...], saved["head.conv1.kernel"])
     np.testing.assert_array_equal(fold.model.processor.white_balance[...], saved["processor.white_balance"])
     raws, targets = zip(*(fold.dataset[index] for index in fold.fold.valid_indices.tolist()), strict=True)
-    batch = {"raw": np.stack(raws), "target": np.stack(targets), "weight": np.ones(len(raws), np.float32)}
+    batch = {"raw": jnp.stack(raws), "target": jnp.stack(targets), "weight": jnp.ones(len(raws))}
     sums = fold.objective.sums(fold.model(batch["raw"]), batch)
     assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
 
