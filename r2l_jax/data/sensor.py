@@ -89,7 +89,7 @@ def expose_sites(
     check_mosaic(light)
     photon_key, read_key = jax.random.split(key)
     mean = jnp.maximum(light, 0) * exposure * full_well
-    electrons = _with_gradient_of(mean, _poisson(photon_key, jax.lax.stop_gradient(mean)))
+    electrons = _with_gradient_of(mean, poisson(photon_key, jax.lax.stop_gradient(mean)))
     electrons += read_noise * jax.random.normal(read_key, mean.shape, mean.dtype)
 
     black = _black_levels(mean, camera)
@@ -118,7 +118,7 @@ def _black_levels(sites: Float[Array, "*batch height width"], camera: Camera) ->
     return jnp.tile(jnp.array(camera.black_level, sites.dtype).reshape(2, 2), tiles)
 
 
-def _poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]:
+def poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]:
     """Poisson noise around `mean` >= 0: exact where it is below 16, normal of the same mean and variance above.
 
     `jax.random.poisson` is exact everywhere, but its rejection loops run until the last site of the batch is accepted:

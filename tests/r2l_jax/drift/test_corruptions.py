@@ -1,0 +1,281 @@
+"""Against the published code's answers in corruptions.npz, SciPy, and the distributions that the noise should have."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES, elastic_warp, zoom_blur
+from r2l_jax.errors import InputError
+
+GOLDEN = np.load(pathlib.Path(__file__).with_name("corruptions.npz"))
+IMAGE = GOLDEN["image"].astype(np.float32)
+KEY = jax.random.key(0)
+DETERMINISTIC = ("gaussian_blur", "zoom_blur", "contrast", "brightness", "saturate")
+RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise", "elastic_transform")
+PHOTONS = (500, 250, 100, 75, 50)
+# With values at both ends of the range. All tests together use few shapes, as each is compiled for.
+BATCH = np.random.default_rng(0).choice(np.linspace(0, 1, 9, dtype=np.float32), (1, 3, 12, 9, 3))
+
+every_corruption = pytest.mark.parametrize("name", CORRUPTIONS)
+every_severity = pytest.mark.parametrize("severity", SEVERITIES)
+
+
+def grey(level):
+    return np.full(IMAGE.shape, level, np.float32)
+
+
+def noise(name, image, severity):
+    """What a corruption adds to an image."""
+    return np.asarray(CORRUPTIONS[name](image, KEY, severity), np.float64) - image
+
+
+def test_names_and_severities():
+    assert tuple(CORRUPTIONS) == ("identity", *RANDOM[:4], *DETERMINISTIC, "elastic_transform")
+    assert SEVERITIES == (1, 2, 3, 4, 5)
+
+
+@every_severity
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_published_answers(name, severity):
+    # A few roundings of float32, of 6e-8 each near 1. Saturation is a quotient of small differences, times up to 2.5.
+    atol = 2e-6 if name == "saturate" else 3e-7
+    np.testing.assert_allclose(CORRUPTIONS[name](IMAGE, KEY, severity), GOLDEN[f"{name}.{severity}"], rtol=0, atol=atol)
+
+
+def test_identity_changes_nothing():
+    np.testing.assert_array_equal(CORRUPTIONS["identity"](IMAGE, KEY, 3), IMAGE)
+
+
+@every_severity
+@pytest.mark.parametrize(
+    ("name", "stds"),
+    [("gaussian_noise", (0.04, 0.06, 0.08, 0.09, 0.10)), ("speckle_noise", (0.03, 0.05, 0.06, 0.08, 0.1))],
+)
+def test_normal_noise_has_its_moments(name, stds, severity):
+    # Of a grey of 1/2, 4 to 17 standard deviations away from where it is clipped.
+    added, std = noise(name, grey(0.5), severity), stds[severity - 1]
+    assert added.mean() == pytest.approx(0, abs=4 * std / math.sqrt(added.size))
+    assert added.std() == pytest.approx(std, rel=4 / math.sqrt(2 * added.size))
+    assert (abs(added) < std).mean() == pytest.approx(math.erf(math.sqrt(1 / 2)), abs=4 * 0.47 / math.sqrt(added.size))
+
+
+def test_speckle_grows_with_the_light():
+    stds = [noise("speckle_noise", grey(level), 1).std() for level in (0, 0.25, 0.5)]
+    np.testing.assert_allclose(stds, [0, 0.015, 0.03], rtol=0.02)
+
+
+@every_severity
+@pytest.mark.parametrize("level", [0.02, 0.5])
+def test_shot_noise_counts_photons(level, severity):
+    photons = PHOTONS[severity - 1]
+    counts = (noise("shot_noise", grey(level), severity) + grey(level)) * photons
+    np.testing.assert_allclose(counts, np.round(counts), atol=1e-4)
+    mean = level * photons
+    assert counts.mean() == pytest.approx(mean, abs=4 * math.sqrt(mean / counts.size))
+    # Rounding to whole photons adds 1/12 where the noise was not whole before.
+    rounding = 1 / 12 if mean >= 16 else 0
+    assert counts.var() == pytest.approx(mean + rounding, rel=4 * math.sqrt((2 + 1 / mean) / counts.size))
+
+
+@every_severity
+def test_impulse_noise_is_as_much_salt_as_pepper_on_single_values(severity):
+    amount = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
+    result = np.asarray(CORRUPTIONS["impulse_noise"](grey(0.3), KEY, severity))
+    assert set(np.unique(result)) == {0, np.float32(0.3), 1}
+    spread = 4 * math.sqrt(amount / 2 / result.size)
+    assert (result == 0).mean() == pytest.approx(amount / 2, abs=spread)
+    assert (result == 1).mean() == pytest.approx(amount / 2, abs=spread)
+    changed = result != np.float32(0.3)
+    both = changed[..., 0] & changed[..., 1]
+    assert both.mean() == pytest.approx(amount**2, abs=4 * amount / math.sqrt(both.size))
+
+
+@pytest.mark.parametrize("name", [*RANDOM[:4], "gaussian_blur", "zoom_blur", "contrast", "brightness"])
+def test_more_severe_is_farther_from_the_image(name):
+    distances = [np.sqrt((noise(name, IMAGE, severity) ** 2).sum()) for severity in SEVERITIES]
+    assert (np.diff([0, *distances]) > 0).all()
+
+
+def test_contrast_keeps_the_mean_of_each_channel():
+    image = IMAGE * np.float32([0.4, 0.8, 1.2])
+    mean = image.mean((0, 1))
+    np.testing.assert_allclose(CORRUPTIONS["contrast"](image, KEY, 3), mean + 0.4 * (image - mean), atol=3e-7)
+
+
+@pytest.mark.parametrize(
+    ("name", "severity", "expected"),
+    [
+        ("brightness", 2, [0.5, 0.5, 0.5]),
+        ("saturate", 3, [0.4, 0.4, 0.4]),
+        ("saturate", 4, [0.4, 0.36, 0.36]),
+        ("saturate", 5, [0.4, 0.32, 0.32]),
+    ],
+)
+def test_greys_get_no_hue_but_the_red_of_a_constant_saturation(name, severity, expected):
+    result = np.asarray(CORRUPTIONS[name](grey(0.4), KEY, severity))
+    np.testing.assert_allclose(result, np.broadcast_to(expected, IMAGE.shape), atol=3e-7)
+
+
+@pytest.mark.parametrize("size", [9, 32, 45])
+def test_zooms_are_those_of_scipy_at_any_size(size):
+    image = np.random.default_rng(0).random((size, size, 3))
+    zooms = []
+    for factor in np.arange(1, 1.11, 0.01):
+        crop = math.ceil(size / factor)
+        start = (size - crop) // 2
+        middle = image[start : start + crop, start : start + crop]
+        zoomed = scipy.ndimage.zoom(middle, (factor, factor, 1), order=1)
+        start = (len(zoomed) - size) // 2
+        zooms.append(zoomed[start : start + size, start : start + size])
+    mean = (image + sum(zooms)) / (len(zooms) + 1)
+    np.testing.assert_allclose(zoom_blur(image.astype(np.float32), KEY, 2), mean, atol=1e-6)
+
+
+def test_each_axis_of_a_rectangle_is_zoomed_as_that_of_a_square():
+    column = np.random.default_rng(0).random((9, 1, 3), np.float32)
+    square, rectangle = (zoom_blur(np.tile(column, (1, width, 1)), KEY, 5) for width in (9, 5))
+    np.testing.assert_allclose(rectangle, square[:, :5], atol=1e-6)
+
+
+def scipy_warp(image, shifts, noise, sigma, amplitude):
+    """What `elastic_warp` says, of one image, by SciPy; the affine map by its three points."""
+    height, width, _ = image.shape
+    distance = min(height, width) // 3
+    points = np.array([width // 2, height // 2]) + distance * np.array([[1, 1], [1, -1], [-1, -1]])
+    back = np.linalg.solve(np.c_[points + shifts, np.ones(3)], points)
+    y, x = np.mgrid[:height, :width]
+    columns, rows = np.moveaxis(np.stack([x, y, np.ones_like(x)], -1) @ back, -1, 0)
+    smooth = [amplitude * scipy.ndimage.gaussian_filter(n, sigma, mode="reflect", truncate=3) for n in noise]
+    for mode, where in (("mirror", (rows, columns)), ("reflect", (y + smooth[0], x + smooth[1]))):
+        channels = np.moveaxis(image, -1, 0)
+        channels = [scipy.ndimage.map_coordinates(channel, where, order=1, mode=mode) for channel in channels]
+        image = np.stack(channels, -1)
+    return image
+
+
+@pytest.mark.parametrize(("sigma", "amplitude"), [(0.0, 0.0), (0.0, 3.0), (2.5, 30.0), (11.0, 200.0)])
+def test_elastic_warp_is_that_of_scipy(sigma, amplitude):
+    # Amplitudes that reach beyond the border, the last one several times across the image.
+    rng = np.random.default_rng(0)
+    images, shifts = IMAGE[None, :40, :56].repeat(2, 0), rng.uniform(-4, 4, (2, 3, 2)).astype(np.float32)
+    noise = rng.uniform(-1, 1, (2, 2, 40, 56)).astype(np.float32)
+    expected = [scipy_warp(*one, sigma, amplitude) for one in zip(images, shifts, noise, strict=True)]
+    # Positions are rounded to some 1e-5 of a pixel.
+    arrays = map(jnp.asarray, (images, shifts, noise))
+    np.testing.assert_allclose(elastic_warp(*arrays, sigma, amplitude), expected, atol=1e-5)
+
+
+def test_elastic_warp_without_strength_changes_nothing():
+    image, noise = jnp.asarray(IMAGE[None, :40, :56].repeat(2, 0)), jnp.ones((2, 2, 40, 56))
+    np.testing.assert_array_equal(elastic_warp(image, jnp.zeros((2, 3, 2)), noise, 0.0, 0.0), image)
+
+
+@every_severity
+def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severity):
+    size, count = 48, 100
+    ramps = np.stack([*np.mgrid[:size, :size], np.zeros((size, size))], -1).astype(np.float32) / size
+    reach, sigma, amplitude = (
+        size * strengths[severity - 1]
+        for strengths in ((0.08, 0.07, 0.06, 0.05, 0.03), (0, 0.2, 0.06, 0.04, 0.03), (0, 0.05, 0.08, 0.1, 0.1))
+    )
+    rng = np.random.default_rng(severity)
+    expected = [
+        scipy_warp(ramps, rng.uniform(-reach, reach, (3, 2)), rng.uniform(-1, 1, (2, size, size)), sigma, amplitude)
+        for _ in range(count)
+    ]
+    result = CORRUPTIONS["elastic_transform"](np.tile(ramps, (count, 1, 1, 1)), KEY, severity)
+
+    def statistics(images):
+        # A ramp shows where each pixel came from, but for where reflections did.
+        moved = size * (np.asarray(images, np.float64) - ramps)[:, 12:-12, 12:-12, :2]
+        bent = np.diff(moved, 2, axis=2)
+        return np.stack([*moved.mean((1, 2)).T, *(moved**2).mean((1, 2)).T, (bent**2).mean((1, 2, 3))])
+
+    ours, theirs = statistics(result), statistics(expected)
+    spread = np.sqrt((ours.var(1) + theirs.var(1)) / count)
+    assert (abs(ours.mean(1) - theirs.mean(1)) <= 4 * spread + 1e-8).all()
+
+
+@every_severity
+@every_corruption
+def test_results_are_images(name, severity):
+    result = np.asarray(CORRUPTIONS[name](BATCH, KEY, severity))
+    assert (result.shape, result.dtype) == (BATCH.shape, BATCH.dtype)
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+@every_corruption
+def test_the_key_decides_the_noise_of_each_image(name):
+    images = BATCH[:, :1].repeat(3, 1)
+    result, again, other = (CORRUPTIONS[name](images, key, 3) for key in (KEY, KEY, jax.random.key(1)))
+    np.testing.assert_array_equal(result, again)
+    assert (result != other).any() == (name in RANDOM)
+    assert (result[0, 0] != result[0, 1]).any() == (name in RANDOM)
+
+
+@every_corruption
+def test_vmap_is_a_loop_over_images_keys_and_severities(name):
+    images, keys, severities = BATCH[0], jax.random.split(KEY, 3), np.array([1, 3, 5])
+    looped = [CORRUPTIONS[name](*one) for one in zip(images, keys, severities, strict=True)]
+    mapped = jax.vmap(CORRUPTIONS[name])(images, keys, jnp.asarray(severities))
+    np.testing.assert_allclose(mapped, looped, atol=1e-5)
+
+
+@every_corruption
+def test_an_image_does_not_depend_on_those_that_follow_it(name):
+    batch = CORRUPTIONS[name](BATCH, KEY, 4)
+    np.testing.assert_allclose(CORRUPTIONS[name](BATCH[0, 0], KEY, 4), batch[0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["identity", *DETERMINISTIC])
+def test_without_random_numbers_an_image_does_not_depend_on_the_batch(name):
+    alone = [CORRUPTIONS[name](image, KEY, 4) for image in BATCH[0]]
+    np.testing.assert_allclose(CORRUPTIONS[name](BATCH, KEY, 4), np.array(alone)[None], atol=1e-6)
+
+
+@every_corruption
+def test_one_compiled_function_serves_all_severities(name, caplog):
+    CORRUPTIONS[name](BATCH, KEY, 1)
+    with jax.log_compiles():
+        for severity in (2, np.int64(3), jnp.int32(4), np.uint8(5)):
+            CORRUPTIONS[name](BATCH, KEY, severity)
+    assert f"Compiling jit({name})" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["shot_noise", "elastic_transform"])
+def test_gradients_are_finite_and_on_average_those_of_the_mean(name):
+    gradient = jax.grad(lambda images: CORRUPTIONS[name](images, KEY, 1).sum())(jnp.asarray(BATCH))
+    assert np.isfinite(gradient).all()
+    # Clipped values have none.
+    assert 0.5 < gradient.mean() < 1.2
+
+
+@every_corruption
+@pytest.mark.parametrize("severity", [0, 6, -1, 2.5])
+def test_unknown_severity(name, severity):
+    with pytest.raises(InputError, match=f"^severity must be a whole number from 1 to 5, got {severity}$"):
+        CORRUPTIONS[name](BATCH, KEY, severity)
+
+
+def test_unknown_name():
+    with pytest.raises(InputError, match=r"^a corruption must be one of identity, .*elastic_transform, got 'fog'$"):
+        CORRUPTIONS["fog"]
+    assert "fog" not in CORRUPTIONS
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 4, 3), np.uint8), "rgb must be floating point with white at 1, got uint8"),
+        (np.zeros((3, 8, 8), np.float32), "channels last, got shape"),
+    ],
+)
+def test_no_images(images, message):
+    with pytest.raises(ValueError, match=message):
+        CORRUPTIONS["contrast"](images, KEY, 1)
