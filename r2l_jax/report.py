@@ -18,8 +18,12 @@ PACKAGES = ("r2l_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gr
 
 def reproduction(config: TrainConfig) -> dict:
     """What it takes to run the same again: flags, git commit, versions, devices."""
+    return {"flags": dataclasses.asdict(config), **environment()}
+
+
+def environment() -> dict:
+    """What computes here: git commit, versions, devices."""
     return {
-        "flags": dataclasses.asdict(config),
         "git_commit": _git_commit(),
         "versions": {
             "python": platform.python_version(),

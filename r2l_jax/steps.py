@@ -84,7 +84,7 @@ def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
 
 
 @functools.cache
-def _compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str]:
     """On a CPU, leaves convolutions to Eigen.
 
     XLA gives them to YNNPACK, which takes 1.7 times as long for the forward pass of ResNet-18's first blocks, and 2.3
@@ -206,7 +206,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
         # Lists, since whatever maps over a dict sorts it by name.
         return logits, [images[name] for name in stages], [gradients[name] for name in stages]
 
-    jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=_compiler_options())
+    jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler_options())
     return Steps(
         init=jit(init),
         train=jit(train, donate_argnums=0),

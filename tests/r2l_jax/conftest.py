@@ -20,7 +20,7 @@ def small_heads():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "resnet", resnet)
         # The few steps of these runs take less time than optimising them.
-        patch.setattr(steps, "_compiler_options", lambda: {"xla_backend_optimization_level": 0})
+        patch.setattr(steps, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
         patch.setattr(tasks, "unet", lambda name, *, classes, rngs, **options: SmallSegmenter(8, classes, rngs))
         yield
 

@@ -1,0 +1,173 @@
+"""What a trained model is tested on beside its own images: the known test cases, by names that stay."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.synthetic import INTENSITIES
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.errors import InputError
+from r2l_jax.processing import HALF_SIZE_MODES
+
+# Kinds of drift: in the processing; in the acquisition, measured or by the model of the sensor; and what is commonly
+# done to pictures in its place.
+GROUPS = ("pipelines", "intensities", "exposures", "corruptions")
+
+PIPELINES = tuple(".".join(names) for names in isp.PUBLISHED_STATIC)
+EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
+# Without the one that changes nothing.
+CHANGES = tuple(name for name in CORRUPTIONS if name != "identity")
+
+
+class Variant(NamedTuple):
+    """A test case: how the images that a model's normalizer and head see come about. What is None is the run's own.
+
+    Attributes:
+        name: stable, for files and titles. What is random in the case depends on it.
+        group: one of `GROUPS`, or "own".
+        iso: the measured intensity at which the same scenes are read.
+        exposure: factor on the light of the mosaics, which the sensor model takes once more.
+        pipeline: the name of the pipeline that processes, at the camera's figures.
+        corruption: the name of what is done to the processed images, and its severity.
+    """
+
+    name: str
+    group: str
+    iso: float | None = None
+    exposure: float | None = None
+    pipeline: str | None = None
+    corruption: tuple[str, int] | None = None
+
+
+OWN = Variant("own", "own")
+
+
+def pipelines(names: Iterable[str]) -> list[Variant]:
+    """Processing drift: other pipelines, "parametrized" or `demosaic.sharpen.denoise` of `isp.ALGORITHMS`.
+
+    Raises:
+        InputError: a name that no pipeline has.
+    """
+    return [Variant(name, "pipelines", pipeline=_known_pipeline(name)) for name in names]
+
+
+def intensities(values: Iterable[float]) -> list[Variant]:
+    """Acquisition drift: the same scenes at other measured intensities, such as `iso=0.05`.
+
+    Raises:
+        InputError: one that was not measured.
+    """
+    variants = []
+    for value in values:
+        if value not in INTENSITIES:
+            measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
+            raise InputError(f"--intensities must be of the measured ones, {measured}, got {value:g}")
+        variants.append(Variant(f"iso={value:g}", "intensities", iso=value))
+    return variants
+
+
+def exposures(values: Iterable[float]) -> list[Variant]:
+    """Acquisition drift by the model of the sensor: each mosaic taken once more at such an exposure, `exposure=0.05`.
+
+    Raises:
+        InputError: one that is not positive.
+    """
+    variants = []
+    for value in values:
+        if not 0 < value < np.inf:
+            raise InputError(f"--exposures must be positive, got {value:g}")
+        variants.append(Variant(f"exposure={value:g}", "exposures", exposure=value))
+    return variants
+
+
+def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Variant]:
+    """Post-hoc corruptions of the processed images at each severity, such as `gaussian_noise.3`.
+
+    Raises:
+        InputError: a name or a severity that is not known.
+    """
+    for name in names:
+        if name not in CORRUPTIONS:
+            raise InputError(f"--corruptions must be of {', '.join(CORRUPTIONS)}, got {name!r}")
+    for severity in severities:
+        if severity not in SEVERITIES:
+            raise InputError(f"--severities must be of {', '.join(map(str, SEVERITIES))}, got {severity}")
+    return [
+        Variant(f"{name}.{severity}", "corruptions", corruption=(name, severity))
+        for name in names
+        for severity in severities
+    ]
+
+
+def make_pipeline(name: str, camera: isp.Camera) -> isp.Pipeline:
+    """A pipeline by its name, at a camera's figures.
+
+    Raises:
+        InputError: a name that no pipeline has.
+    """
+    _known_pipeline(name)
+    return isp.parametrized(camera) if name == "parametrized" else isp.static(camera, *name.split("."))
+
+
+def _known_pipeline(name: str) -> str:
+    parts = name.split(".")
+    steps = [isp.ALGORITHMS[step] for step in ("demosaic", "sharpen", "denoise")]
+    if name != "parametrized" and not (
+        len(parts) == len(steps) and all(part in known for part, known in zip(parts, steps, strict=True))
+    ):
+        choices = " . ".join("|".join(known) for known in steps)
+        raise InputError(f"--pipelines: no pipeline is called {name!r}; there are parametrized and {choices}")
+    return name
+
+
+def own_pipeline(config: TrainConfig) -> str | None:
+    """The name of the pipeline that a run was trained with; None if it has none, such as one that it learnt."""
+    if config.processing_mode == "static":
+        return ".".join(config.static_algorithms.values())
+    if config.processing_mode == "parametrized" and config.freeze_processor and not config.processor_uri:
+        return "parametrized"
+    return None
+
+
+def is_own(variant: Variant, config: TrainConfig) -> bool:
+    """Whether a test case is what a run was trained on, so that it is no drift."""
+    if variant.pipeline is not None:
+        return variant.pipeline == own_pipeline(config)
+    return variant.group == "own" or variant.iso == config.iso
+
+
+def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: str) -> None:
+    """Raises an InputError unless a run can be tested against such groups of test cases.
+
+    Args:
+        groups: of `GROUPS`.
+        config: what the run was trained by.
+        dataset: what it was trained on.
+        run: what the error calls it.
+    """
+    for group in groups:
+        reason = None
+        if group in ("pipelines", "exposures") and dataset.camera is None:
+            reason = f"was trained on {dataset.name}, which is processed already: there is no raw data"
+        elif group == "pipelines" and config.processing_mode in HALF_SIZE_MODES:
+            reason = (
+                f"was trained with --processing_mode={config.processing_mode}, on images of half the size of those "
+                "that pipelines make"
+            )
+        elif group == "intensities" and config.dataset == "Folder":
+            reason = "was trained on a Folder, which holds one intensity: --against=exposures computes others"
+        elif group == "corruptions" and config.processing_mode == "neural_network":
+            reason = "was trained with --processing_mode=neural_network, whose images are not in [0, 1]"
+        if reason:
+            raise InputError(f"--against={group}: {run} {reason}")
+
+
+def random_key(variant: Variant, seed: int) -> jax.Array:
+    """What a test case's randomness is drawn from: it depends on nothing but its name and the seed."""
+    return jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(variant.name.encode())))

@@ -1,0 +1,77 @@
+"""Tests trained models on data as other pipelines, exposures and corruptions make it.
+
+python scripts/evaluate.py --run=runs/quickstart/parametrized
+python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
+
+Writes evaluation.json, evaluation.csv, heat maps and TensorBoard events. The same command again goes on where it was
+stopped.
+"""
+
+import dataclasses
+
+from absl import flags
+
+from r2l_jax import startup
+from r2l_jax.drift import evaluation, variants
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.errors import InputError
+
+
+def _joined(values) -> list[str]:
+    return [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+
+
+DEFAULT = evaluation.EvaluationConfig(run=("",))
+
+flags.DEFINE_multi_string(
+    "run", None, "folders of finished runs, or of their folds, separated by commas", required=True
+)
+flags.DEFINE_list("against", list(DEFAULT.against), f"what to test against, of {', '.join(variants.GROUPS)}")
+flags.DEFINE_list(
+    "pipelines",
+    list(DEFAULT.pipelines),
+    "other processing: parametrized, or algorithms for demosaicing, sharpening and denoising such as "
+    "bilinear.sharpening_filter.median_denoising; default: the twelve published ones",
+)
+flags.DEFINE_list("intensities", _joined(DEFAULT.intensities), "other measured intensities")
+flags.DEFINE_list(
+    "exposures",
+    _joined(DEFAULT.exposures),
+    "exposures by the model of the sensor, as factors on the light; any raw data",
+)
+flags.DEFINE_list("corruptions", list(DEFAULT.corruptions), f"of processed images, of {', '.join(CORRUPTIONS)}")
+flags.DEFINE_list(
+    "severities", _joined(DEFAULT.severities), f"of the corruptions, of {', '.join(map(str, SEVERITIES))}"
+)
+flags.DEFINE_string("data_dir", DEFAULT.data_dir, "where the data set is; default: where it was in training")
+flags.DEFINE_string(
+    "output",
+    DEFAULT.output,
+    "folder for the results; default: evaluation in the run's folder, or in the innermost that all runs are in",
+)
+flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "samples at once, over all devices; results do not depend on it")
+flags.DEFINE_integer("seed", DEFAULT.seed, "of the noise of exposures and corruptions")
+
+
+def _numbers(flag: str, kind: type) -> tuple:
+    values = flags.FLAGS[flag].value
+    try:
+        return tuple(map(kind, values))
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"--{flag} must be {wanted}, separated by commas, got {','.join(values)}") from None
+
+
+def main() -> None:
+    """Evaluates as the flags say."""
+    given = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(evaluation.EvaluationConfig)}
+    lists = {name: tuple(given[name]) for name in ("against", "pipelines", "corruptions")}
+    lists["run"] = tuple(uri for uris in given["run"] for uri in uris.split(","))
+    numbers = {"intensities": float, "exposures": float, "severities": int}
+    evaluation.run(
+        evaluation.EvaluationConfig(**given | lists | {flag: _numbers(flag, kind) for flag, kind in numbers.items()})
+    )
+
+
+if __name__ == "__main__":
+    startup.run(main)
