@@ -109,7 +109,10 @@ class TrainConfig:
         if self.pretrained_weights and not self.classifier_pretrained:
             raise InputError("--pretrained_weights is where --classifier_pretrained finds its weights: give that, too")
         if self.adv_training:
-            raise InputError("--adv_training: adversarial search is not in this version; leave it out to train")
+            raise InputError(
+                "--adv_training: training does not search; train without it, and scripts/forensics.py searches for the "
+                "processing that breaks the trained model"
+            )
         for name in ("experiment_name", "run_name"):
             path = pathlib.PurePath(getattr(self, name))
             if not path.parts or path.is_absolute() or ".." in path.parts:

@@ -1,10 +1,14 @@
 """Files that are either whole or not there, and many of them at once."""
 
 import contextlib
+import glob
 import json
 import os
 import pathlib
+import platform
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TypeVar
@@ -17,7 +21,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 # Files read, worked on and written at once. A few hide the disk's time; each may hold a whole picture in memory.
-_AT_ONCE = 4
+AT_ONCE = 4
 
 
 @contextlib.contextmanager
@@ -38,6 +42,40 @@ def write_json(target: pathlib.Path, content: Mapping) -> None:
         part.write_text(json.dumps(content, indent=2) + "\n")
 
 
+@contextlib.contextmanager
+def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A new folder to fill, moved to `folder` once filled; its parent is made, and nothing stays behind on an error.
+
+    Nor does what an earlier process of this machine was filling when it was killed. Of two processes that fill it at
+    once, the slower one drops its copy.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = f".{folder.name}_{platform.node()}_"
+    for left in folder.parent.glob(f"{glob.escape(mark)}*"):
+        if not _is_running(left.name.removeprefix(mark).split("_")[0]):
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"{mark}{os.getpid()}_", dir=folder.parent) as scratch:
+        # A folder within the temporary one, which only its owner may read.
+        draft = pathlib.Path(scratch) / folder.name
+        draft.mkdir()
+        yield draft
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.exists():
+                raise
+
+
+def _is_running(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, OSError):  # not one of these folders, or another user's process
+        return True
+    return True
+
+
 def each_file(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
     """Calls `work` for each of many files, several at once, with a progress bar on stderr.
 
@@ -47,7 +85,7 @@ def each_file(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result
         The results of those that did not fail, in the order in which they came.
     """
     results = []
-    pool = ThreadPoolExecutor(_AT_ONCE)
+    pool = ThreadPoolExecutor(AT_ONCE)
     try:
         futures = [pool.submit(work, job) for job in jobs]
         for future in tqdm(as_completed(futures), total=len(futures), unit="file"):

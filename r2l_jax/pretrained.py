@@ -7,19 +7,18 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 
-import jax
 import numpy as np
 import pooch
 import requests
 import safetensors
 from flax import nnx
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import tasks
 from r2l_jax import startup
 from r2l_jax.data import download
 from r2l_jax.errors import InputError
+from r2l_jax.hosts import on_first_process
 from tasks.resnet import NETWORKS, ResNetTrunk
 
 _HUB = "https://huggingface.co"
@@ -118,15 +117,17 @@ def _read(path: pathlib.Path, source: str) -> dict[str, np.ndarray]:
 def _from_hub(network: str) -> pathlib.Path:
     """The hub's file of a network in the cache folder: the first process downloads it, and the others wait for it."""
     folder = startup.cache_dir() / "pretrained"
-    try:
-        path = _cached(folder, network)
-        if path is None and jax.process_index() == 0:
-            path = _download(folder, network)
-        multihost_utils.sync_global_devices("pretrained weights downloaded")
-        # Hosts may have cache folders of their own.
-        return path or _cached(folder, network) or _download(folder, network)
-    except OSError as error:
-        raise InputError(f"--classifier_pretrained: {error.filename or folder}: {error.strerror or error}") from None
+
+    def find() -> pathlib.Path:
+        try:
+            return _cached(folder, network) or _download(folder, network)
+        except OSError as error:
+            raise InputError(
+                f"--classifier_pretrained: {error.filename or folder}: {error.strerror or error}"
+            ) from None
+
+    on_first_process(find)
+    return find()  # hosts may have cache folders of their own
 
 
 def _stem(network: str) -> str:

@@ -25,7 +25,7 @@ class TrainedFold(NamedTuple):
     """One fold of a finished run.
 
     Attributes:
-        config: what it was trained by, at the place where it lies now.
+        config: what it was trained by, with the data where it is now.
         dataset: what it was trained on.
         objective: what it was trained for.
         fold: how it split the data, and its folder.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 import isp
 from isp.unprocessing import check_invertible
@@ -83,10 +83,10 @@ def unprocess_folder(
 
     Mosaics have 16 bits, value / 65535. Files of those names are replaced, whole files by whole ones; others stay.
 
-    A picture is turned as its EXIF orientation says, and its mask is not. Alpha and colour profiles are ignored; the
-    tone curve is taken to be a gamma of 2.2. An odd height or width is cropped by one at the bottom or the right. Else
-    pictures keep their size: Brooks et al. halve theirs first, so that noise, compression and the first demosaicing
-    leave no traces.
+    A picture is turned as its EXIF orientation says; one with a mask must not have to be. Alpha and colour profiles are
+    ignored; the tone curve is taken to be a gamma of 2.2. An odd height or width is cropped by one at the bottom or the
+    right. Else pictures keep their size: Brooks et al. halve theirs first, so that noise, compression and the first
+    demosaicing leave no traces.
 
     Args:
         source: the folder of pictures.
@@ -132,8 +132,11 @@ def unprocess_folder(
         return _write(job, expose, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
     counts = each_file(run, jobs)
-    with replacing(target / "camera.json") as part:
-        part.write_text(camera.to_json())
+    try:
+        with replacing(target / "camera.json") as part:
+            part.write_text(camera.to_json())
+    except OSError as error:
+        raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
     sites, *outside = np.sum([np.zeros(3), *counts], 0).tolist()
     return Summary(len(counts), len(jobs) - len(counts), *(number / max(sites, 1) for number in outside))
 
@@ -150,7 +153,7 @@ def _find_jobs(source, target):
         ]
     else:
         pictures = sorted(
-            path for path in source.glob("*/*") if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES
+            path for path in source.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES
         )
         if not pictures:
             raise InputError(
@@ -167,11 +170,13 @@ def _find_jobs(source, target):
 
 def _write(job, expose, key):
     """Writes a picture's mosaic, and before it its mask; counts its sites, those too bright and those too dark."""
-    picture = _read_picture(job.picture)
+    picture, turned = _read_picture(job.picture)
     rows, cols = (size // 2 * 2 for size in picture.shape[:2])
     if 0 in (rows, cols):
         raise InputError(f"{job.picture} must be at least 2x2, got {picture.shape[0]}x{picture.shape[1]}")
     if job.mask is not None:
+        if turned:
+            raise InputError(f"{job.picture} is turned by its EXIF orientation, and its mask is not: save it upright")
         mask = tiles.read_mask(job.mask)
         if mask.shape != picture.shape[:2]:
             raise InputError(f"{job.mask} must be of the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")
@@ -185,7 +190,7 @@ def _write(job, expose, key):
 
 
 def _read_picture(path):
-    """The samples `(H, W, 3)` of a picture, uint8 or uint16, upright."""
+    """The samples `(H, W, 3)` of a picture, uint8 or uint16, upright; and whether it had to be turned for that."""
     try:
         with Image.open(path) as image:
             # Of a PNG's colours of 16 bits, pillow reads the upper 8 and does not tell.
@@ -193,12 +198,13 @@ def _read_picture(path):
                 raise InputError("a PNG of 16 bits must be grey: pillow cuts its colours to 8 bits; save it with 8")
             if image.mode not in (*_MODES, "I;16"):
                 raise InputError(f"expected a picture of 8 bits a channel, or grey of 16, got one of mode {image.mode}")
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
             image = ImageOps.exif_transpose(image)
             if image.mode == "I;16":  # of which pillow's conversion clips at 255
-                return np.repeat(np.asarray(image)[..., None], 3, -1)
+                return np.repeat(np.asarray(image)[..., None], 3, -1), turned
             if image.mode == "P":  # which pillow wants to go by RGBA if it has several transparent colours
                 image = image.convert("RGBA")
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image.convert("RGB")), turned
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # The decoders raise anything on a damaged file: OSError, SyntaxError, struct.error, ...

@@ -102,7 +102,9 @@ def define_flags() -> None:
         DEFAULT.pretrained_weights,
         "for --classifier_pretrained without the network: a safetensors file of them in torchvision's names",
     )
-    flags.DEFINE_boolean("adv_training", DEFAULT.adv_training, "adversarial search; not in this version")
+    flags.DEFINE_boolean(
+        "adv_training", DEFAULT.adv_training, "refused: scripts/forensics.py searches, in a trained model"
+    )
 
     # Always takes a value, as in the published program: --log_model False and --log_model=False.
     flags.DEFINE(

@@ -125,6 +125,8 @@ def _zip_members(archive: pathlib.Path) -> Iterator[_Member]:
         if sum(member.compress_size for member in opened.infolist()) > archive.stat().st_size:
             raise InputError("its files overlap, as in a bomb")
         for member in opened.infolist():
+            if member.filename == "./":
+                continue
             kind = stat.S_IFMT(member.external_attr >> 16)
             plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
             refusal = "encrypted" if member.flag_bits & 1 else None if plain else "a link or a device"

@@ -2,10 +2,8 @@
 
 import pathlib
 
-import jax
 import numpy as np
 import tifffile
-from jax.experimental import multihost_utils
 from PIL import Image
 
 import isp
@@ -14,6 +12,7 @@ from r2l_jax.data import download as downloads
 from r2l_jax.data import folder, published, synthetic
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.errors import InputError
+from r2l_jax.hosts import on_first_process
 
 DATASETS = ("Synthetic", "SyntheticSegmentation", "Folder", *published.DATASETS)
 
@@ -84,9 +83,12 @@ def load(
 
 def _download_missing(name: str, data_dir: str | pathlib.Path, intensity: str) -> None:
     """The first process downloads, and the others wait for it."""
-    if jax.process_index() == 0 and not published.is_there(name, data_dir, intensity):
-        downloads.download(published.download_name(name), data_dir)
-    multihost_utils.sync_global_devices("data set downloaded")
+
+    def download() -> None:
+        if not published.is_there(name, data_dir, intensity):
+            downloads.download(published.download_name(name), data_dir)
+
+    on_first_process(download)
 
 
 def _measured(name: str, root: pathlib.Path, iso: float) -> RawDataset:

@@ -1,9 +1,7 @@
 """The user's own raw files: sub-folders of classes, or frames and masks."""
 
 import concurrent.futures
-import hashlib
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,8 +11,13 @@ from r2l_jax.data.cameras import common_camera, find_camera
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.rawfile import RAW_SUFFIXES
 from r2l_jax.errors import InputError
+from r2l_jax.files import AT_ONCE
+from r2l_jax.hosts import on_first_process
 
 TILE_SIZE = 256
+
+# What every network here can halve as often as it needs, after processing at half size, too.
+_MULTIPLE = 64
 
 
 def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None) -> RawDataset:
@@ -28,7 +31,7 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
         data_dir: the folder.
         camera: a known camera's name, a JSON file, or "auto" for the files' own figures.
         tile_size: the side of tiles or of middles, even. None is the smaller of 256 and the shortest side: of any file
-            to classify, or of the first frame.
+            to classify, or of the first frame, and then a multiple of 64 if it can be.
 
     Raises:
         InputError: anything that does not exist or does not fit, named.
@@ -43,18 +46,22 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the Bayer grid, got {tile_size}")
     root, given = pathlib.Path(data_dir), find_camera(camera)
-    if (root / "images").is_dir() and (root / "masks").is_dir():
+    there = [name for name in ("images", "masks") if (root / name).is_dir()]
+    if len(there) == 2:
         return _segmentation(root, given, tile_size)
+    if there:
+        missing = "masks" if there == ["images"] else "images"
+        raise InputError(f"{root} has the sub-folder {there[0]}, and lacks {missing}: segmentation needs both")
     return _classification(root, given, tile_size)
 
 
 def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
-    files = sorted(path for path in root.glob("*/*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
+    files = sorted(path for path in root.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
     classes = tuple(sorted({path.parent.name for path in files}))
     if len(classes) < 2:
         raise InputError(
             f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
-            f"found {len(files)} raw files in {len(classes)} sub-folders"
+            f"found {len(files)} raw files in {len(classes)} sub-folders (scripts/unprocess.py makes raw files of JPEG)"
         )
 
     def read_middle(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
@@ -65,7 +72,7 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
         # A copy, since a view would keep the whole file in memory.
         return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])).copy(), own
 
-    with concurrent.futures.ThreadPoolExecutor() as pool:
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         middles, cameras = zip(*pool.map(read_middle, files), strict=True)
     side = min(min(middle.shape) for middle in middles)
     labels = np.array([classes.index(path.parent.name) for path in files], np.int32)
@@ -86,13 +93,20 @@ def center_crop(raw: np.ndarray, height: int, width: int) -> np.ndarray:
     return raw[top : top + height, left : left + width]
 
 
+def _all(fractions: list[float]) -> list[tuple[int, str]]:
+    """All tiles, with an object or without."""
+    return [(index, "object") for index in range(len(fractions))]
+
+
 def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
     pairs = tiles.pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
-    side = tile_size or min(TILE_SIZE, *tiles.read_mosaic(pairs[0][0], camera)[0].shape)
+    side = tile_size
+    if side is None:
+        side = min(TILE_SIZE, *tiles.read_mosaic(pairs[0][0], camera)[0].shape)
+        side = side // _MULTIPLE * _MULTIPLE or side
     # Other files or another camera make other tiles.
-    folder = root / f"tiles_{side}" / _version(root, pairs, camera)
-    if not folder.exists():
-        tiles.cut(pairs, folder, side, camera, lambda fractions: [(tile, "object") for tile in range(len(fractions))])
+    folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
+    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _all))
     names = tuple(name for name, _ in tiles.read_labels(folder))
     return RawDataset(
         name="Folder",
@@ -103,12 +117,3 @@ def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int 
         labels=np.zeros(len(names), np.int32),
         read=lambda index: tiles.read_tile(folder, names[index]),
     )
-
-
-def _version(root: pathlib.Path, pairs: Sequence[tiles.Pair], camera: isp.Camera | None) -> str:
-    """A hash of what tiles are cut of: the files, by name, size and time of change, and the camera."""
-    lines = ["auto" if camera is None else camera.to_json()]
-    for path in (path for pair in pairs for path in pair):
-        status = path.stat()
-        lines.append(f"{path.relative_to(root)} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

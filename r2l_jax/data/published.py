@@ -15,6 +15,7 @@ import isp
 from r2l_jax.data import tiles
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.errors import InputError
+from r2l_jax.hosts import on_first_process
 
 DATASETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
 
@@ -57,7 +58,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
     - "DroneSegmentation": the frames' tiles of 256x256 in which there is a car.
     - "Drone": tiles to classify, "car" or "no car", equally many of each from every frame.
 
-    Tiles are cut at the first call, into `drone/tiles_256/`.
+    Tiles are cut at the first call, into `drone/tiles_256/`, and again when the frames or masks are others.
 
     Args:
         name: one of `DATASETS`.
@@ -83,7 +84,11 @@ def download_name(name: str) -> str:
 def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     images, labels_file = _sources(name, root, intensity)
     _require(name, root, images, labels_file)
-    pairs = [_fields(labels_file, line) for line in labels_file.read_text().splitlines()]
+    try:
+        lines = labels_file.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{labels_file}: {error}") from None
+    pairs = [_fields(labels_file, line) for line in lines if line.strip()]
     counts = collections.Counter(label for _, label in pairs)
     classes = tuple(label for label in CELLS if counts[label] > RARE)
     pairs = [(stem, label) for stem, label in pairs if label in classes and stem != LEFT_OUT]
@@ -138,11 +143,22 @@ def _image(path: pathlib.Path) -> np.ndarray:
 
 
 def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
-    """Whether the folders that `load` reads exist, or the tiles that it has cut."""
+    """Whether the folders that `load` reads exist and are whole, or the tiles that it has cut."""
     root = pathlib.Path(data_dir)
-    if _tiles_folder(name, root, intensity).exists():
-        return True
-    return all(path.exists() for path in _sources(name, root, intensity))
+    sources = _sources(name, root, intensity)
+    if all(path.exists() for path in sources):
+        return _unfinished(*sources) is None
+    return len(_versions(name, root, intensity)) == 1
+
+
+def _unfinished(*sources: pathlib.Path) -> pathlib.Path | None:
+    """What a download that was ended has left in the folders."""
+    return next((part for source in sources if source.is_dir() for part in source.glob("*.part")), None)
+
+
+def _versions(name: str, root: pathlib.Path, intensity: str) -> list[pathlib.Path]:
+    """The tiles that have been cut."""
+    return [path for path in _tiles_folder(name, root, intensity).glob("[!.]*") if path.is_dir()]
 
 
 def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
@@ -168,12 +184,20 @@ def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
             f"--dataset={name}: {missing[0].relative_to(root)}{others} not in --data_dir={root}; get the data set by "
             f"python scripts/download.py --dataset={download_name(name)} --data_dir={root}"
         )
+    if part := _unfinished(*paths):
+        raise InputError(
+            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is of a download that was ended: "
+            "the same download goes on"
+        )
 
 
 def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[tiles.Pair]:
     """Every frame with its mask, by name."""
     folder, masks_folder = _sources(name, root, intensity)
     _require(name, root, folder, masks_folder)
+    for path in (folder, masks_folder):
+        if not path.is_dir():
+            raise InputError(f"{path} must be a folder, got a file")
     return tiles.pair_masks(folder, masks_folder, _FRAME_SUFFIXES)
 
 
@@ -200,11 +224,15 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
 
 
 def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
-    folder, camera = _tiles_folder(name, root, intensity), isp.CAMERAS["drone"]
-    segmentation = name == "DroneSegmentation"
-    if not folder.exists():
+    camera, segmentation = isp.CAMERAS["drone"], name == "DroneSegmentation"
+    versions = _versions(name, root, intensity)
+    if len(versions) == 1 and not all(path.exists() for path in _sources(name, root, intensity)):
+        (folder,) = versions  # whoever needs the space may delete what the tiles were cut of
+    else:
+        pairs = _frame_pairs(name, root, intensity)
+        folder = _tiles_folder(name, root, intensity) / tiles.version(pairs, camera)
         choose = _with_cars if segmentation else _balanced
-        tiles.cut(_frame_pairs(name, root, intensity), folder, TILE_SIZE, camera, choose)
+        on_first_process(lambda: tiles.cut(pairs, folder, TILE_SIZE, camera, choose))
     classes = ("car",) if segmentation else ("car", "no car")
     pairs = tiles.read_labels(folder)
     labels = np.array([classes.index(label) for _, label in pairs], np.int32)

@@ -8,7 +8,6 @@
 
 import functools
 import json
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from isp.unprocessing import to_camera
 from r2l_jax.data.phantom import CLASSES, render
 from r2l_jax.data.sensor import expose
 from r2l_jax.errors import InputError
+from r2l_jax.files import drafting
 
 # The exposures of every scene, as the real data sets have them: fractions of the full light.
 INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
@@ -74,16 +74,8 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     settings = {"version": _VERSION, "images": images, "size": size, "seed": seed}
     root = Path(parent) / f"synthetic_{images}x{size}_seed{seed}_v{_VERSION}"
     if not root.exists():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        # A folder within the temporary one, which only its owner may read.
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}_", dir=root.parent) as scratch:
-            draft = Path(scratch) / root.name
+        with drafting(root) as draft:
             _write(draft, settings)
-            try:
-                draft.rename(root)
-            except OSError:
-                if not root.exists():
-                    raise
     _check(root, settings)
     return root
 

@@ -9,10 +9,12 @@ A tile is named after its frame, and after its row and column among the frame's 
 """
 
 import concurrent.futures
+import contextlib
+import hashlib
+import os
 import pathlib
 import re
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tifffile
@@ -23,6 +25,7 @@ from r2l_jax.data.cameras import common_camera
 from r2l_jax.data.raw_dataset import Sample
 from r2l_jax.data.rawfile import decode, read_raw
 from r2l_jax.errors import InputError
+from r2l_jax.files import AT_ONCE, drafting
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -43,7 +46,7 @@ def pair_masks(folder: pathlib.Path, masks_folder: pathlib.Path, suffixes: Seque
     Raises:
         InputError: no frames, two of one name, or a frame without a mask or with several.
     """
-    frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    frames = _visible(folder, suffixes)
     if not frames:
         raise InputError(f"{folder} must hold frames ({', '.join(suffixes)}), found none")
     masks = {}
@@ -51,9 +54,15 @@ def pair_masks(folder: pathlib.Path, masks_folder: pathlib.Path, suffixes: Seque
         if frame.stem in masks:
             raise InputError(f"{folder} must have one frame {frame.stem}, whatever its suffix; found several")
         masks[frame.stem] = []
-    for mask in sorted(path for path in masks_folder.iterdir() if path.suffix.lower() in MASK_SUFFIXES):
-        if contained := [stem for stem in masks if stem in mask.stem]:
-            masks[max(contained, key=len)].append(mask)
+    for mask in _visible(masks_folder, MASK_SUFFIXES):
+        # By all parts of the mask's name, the longest first, since there may be many frames.
+        parts = (
+            mask.stem[start : start + length]
+            for length in range(len(mask.stem), 0, -1)
+            for start in range(len(mask.stem) - length + 1)
+        )
+        if stem := next((part for part in parts if part in masks), None):
+            masks[stem].append(mask)
     pairs = []
     for frame in frames:
         found = masks[frame.stem]
@@ -62,10 +71,27 @@ def pair_masks(folder: pathlib.Path, masks_folder: pathlib.Path, suffixes: Seque
             found = [mask for mask in found if word.search(mask.stem)]
         if len(found) != 1:
             raise InputError(
-                f"{frame} must have one mask in {masks_folder} whose name contains {frame.stem!r}, found {len(found)}"
+                f"{frame} must have one mask ({', '.join(MASK_SUFFIXES)}) in {masks_folder} whose name contains "
+                f"{frame.stem!r}, found {len(found)}"
             )
         pairs.append((frame, found[0]))
     return pairs
+
+
+def _visible(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path]:
+    """The files of a folder with these suffixes, but for hidden ones, as macOS leaves beside the files it copies."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+
+
+def version(pairs: Sequence[Pair], camera: isp.Camera | None) -> str:
+    """A hash of what tiles are cut of: the files, by name, size and time of change, and the camera."""
+    lines = [("auto" if camera is None else camera.to_json()).encode()]
+    for path in (path for pair in pairs for path in pair):
+        status = path.stat()
+        lines.append(os.fsencode(path.name) + f" {status.st_size} {status.st_mtime_ns}".encode())
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
 def read_mosaic(path: pathlib.Path, camera: isp.Camera | None) -> tuple[np.ndarray, isp.Camera]:
@@ -117,7 +143,7 @@ def cut(
     camera: isp.Camera | None,
     choose: Callable[[list[float]], list[tuple[int, str]]],
 ) -> None:
-    """Writes tiles of all frames, side by side from the upper left corner; the folder is whole or not there.
+    """Writes tiles of all frames, side by side from the upper left corner, unless they are there; whole or not at all.
 
     What is left of a frame at its right and its bottom, less than a tile, is dropped.
 
@@ -131,14 +157,13 @@ def cut(
     Raises:
         InputError: a frame or a mask that does not fit, no tile to keep, or a folder that cannot be written.
     """
+    if folder.exists():
+        return
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}_", dir=folder.parent) as scratch:
-            # A folder within the temporary one, which only its owner may read.
-            draft = pathlib.Path(scratch) / folder.name
+        with drafting(folder) as draft:
             for part in ("images", "masks"):
-                (draft / part).mkdir(parents=True)
-            with concurrent.futures.ThreadPoolExecutor() as pool:
+                (draft / part).mkdir()
+            with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
                 parts = list(pool.map(lambda pair: _cut_frame(pair, draft, side, camera, choose), pairs))
             lines = [line for lines, _ in parts for line in lines]
             if not lines:
@@ -146,11 +171,6 @@ def cut(
             (draft / "labels.dat").write_text("".join(lines))
             common = common_camera([frame for frame, _ in pairs], [camera for _, camera in parts])
             (draft / "camera.json").write_text(common.to_json())
-            try:
-                draft.rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process was first
-                    raise
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {error.strerror or error}") from None
 
@@ -184,16 +204,29 @@ def _cut_frame(
 
 def read_labels(folder: pathlib.Path) -> list[tuple[str, str]]:
     """The name and the class of every tile."""
-    lines = (folder / "labels.dat").read_text().splitlines()
-    return [(name, label) for name, label in (line.rsplit("\t", 1) for line in lines)]
+    with _damaged(folder):
+        lines = (folder / "labels.dat").read_text().splitlines()
+        return [(name, label) for name, label in (line.rsplit("\t", 1) for line in lines)]
 
 
 def read_camera(folder: pathlib.Path) -> isp.Camera:
     """The camera that the tiles' frames have in common."""
-    return isp.Camera.from_json((folder / "camera.json").read_text())
+    with _damaged(folder):
+        return isp.Camera.from_json((folder / "camera.json").read_text())
 
 
 def read_tile(folder: pathlib.Path, name: str) -> Sample:
     """A tile and its mask."""
-    raw = tifffile.imread(folder / "images" / f"{name}.tiff").astype(np.float32) / 65535
-    return raw, read_mask(folder / "masks" / f"{name}.png")
+    with _damaged(folder):
+        raw = decode(tifffile.imread, folder / "images" / f"{name}.tiff").astype(np.float32) / 65535
+        return raw, read_mask(folder / "masks" / f"{name}.png")
+
+
+@contextlib.contextmanager
+def _damaged(folder: pathlib.Path) -> Iterator[None]:
+    """Turns what reading tiles may raise into one line that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{folder} has damaged tiles ({reason}); delete it, and they are cut again") from None

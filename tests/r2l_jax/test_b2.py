@@ -1,7 +1,12 @@
 import hashlib
 import io
 import pathlib
+import random
+import signal
+import subprocess
+import sys
 import threading
+import time
 import zipfile
 
 import pytest
@@ -291,3 +296,56 @@ def test_the_account_is_given_or_in_the_environment(monkeypatch):
     monkeypatch.setenv("B2_APPLICATION_KEY", "environment")
     assert b2.find_account("data").key == "environment"
     assert b2.find_account("data", "other").key_id == "other"
+
+
+LARGE = random.Random(0).randbytes(3_000_000)
+
+# Downloads the large file from a simulator of its own, slowly.
+CHILD = """
+import importlib.util, pathlib, sys, time
+spec = importlib.util.spec_from_file_location("test_b2", sys.argv[1])
+test_b2 = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(test_b2)
+server = test_b2.Server()
+server.put({"folder/large.tiff": test_b2.LARGE})
+answer = server.raw.download_file_from_url
+
+
+def slowly(*arguments, **options):
+    response = answer(*arguments, **options)
+    raw = response.response.raw
+
+    def pieces(chunk_size):
+        while piece := raw.read(50_000):
+            time.sleep(0.02)
+            yield piece
+
+    response.response.iter_content = pieces
+    return response
+
+
+server.raw.download_file_from_url = slowly
+server.fetch(pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_download_goes_on_with_the_bytes_that_are_missing(server, tmp_path):
+    part = tmp_path / "large.tiff.part"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, __file__, str(tmp_path)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size >= 200_000):
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    kept = part.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == [part.name]
+    assert kept == LARGE[: len(kept)]
+    assert len(kept) < len(LARGE)
+
+    server.put({"folder/large.tiff": LARGE})
+    server.fetch(tmp_path)
+    assert server.asked == [("large.tiff", (len(kept), len(LARGE) - 1))]
+    assert contents(tmp_path) == {"large.tiff": LARGE}

@@ -36,7 +36,7 @@ from r2l_jax.errors import InputError
             "--freeze_classifier would keep the random layers that --classifier_pretrained leaves",
         ),
         ({"pretrained_weights": "x"}, "--pretrained_weights is where --classifier_pretrained finds its weights: give"),
-        ({"adv_training": True}, "--adv_training: adversarial search is not in this version"),
+        ({"adv_training": True}, "--adv_training: training does not search; .* scripts/forensics.py searches"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),

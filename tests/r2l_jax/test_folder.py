@@ -91,9 +91,9 @@ def test_frames_with_masks_are_segmented_in_tiles_on_the_bayer_grid(frames):
 
 def test_tiles_are_as_large_as_the_first_frame_allows(frames):
     with pytest.raises(InputError, match=r"a1.tiff is 66x96, smaller than a tile of 70"):
-        datasets.load("Folder", data_dir=frames, camera="drone")
+        datasets.load("Folder", data_dir=frames, camera="drone", tile_size=70)
     (frames / "images" / "a1.tiff").unlink()
-    assert datasets.load("Folder", data_dir=frames, camera="drone")[0][0].shape == (70, 70)
+    assert datasets.load("Folder", data_dir=frames, camera="drone")[0][0].shape == (64, 64)
 
 
 def test_tiles_are_cut_again_only_if_a_file_or_the_camera_is_another(frames):
@@ -162,6 +162,19 @@ def test_a_mask_that_is_no_picture_is_named(tmp_path):
     tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 3, 4, 5), np.uint8), photometric="minisblack")
     with pytest.raises(InputError, match=r"must be a picture of at most four channels, got shape \(2, 3, 4, 5\)"):
         tiles.read_mask(tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize(("gone", "there"), [("images", "masks"), ("masks", "images")])
+def test_half_of_a_segmentation_is_no_classification(frames, gone, there):
+    (frames / gone).rename(frames / "misspelt")
+    with pytest.raises(InputError, match=f"has the sub-folder {there}, and lacks {gone}: segmentation needs both"):
+        datasets.load("Folder", data_dir=frames, camera="drone")
+
+
+def test_hidden_files_are_no_frames(frames):
+    for name in ("images/._a.tiff", "masks/._mask of a.png"):
+        (frames / name).write_bytes(b"what macOS leaves")
+    assert len(datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)) == 12
 
 
 def test_two_frames_of_one_name_are_named(frames):

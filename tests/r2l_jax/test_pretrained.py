@@ -375,14 +375,13 @@ def test_a_file_of_the_hubs_that_does_not_fit_is_named(hub, cache):
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_another_process_waits_for_the_first_and_looks_again(hub, cache, head, monkeypatch, shared):
-    def first_process_downloads(name):
+    def first_process_downloads(work):
         assert hub.asked == []
         if shared:
             cache.mkdir(parents=True)
             (cache / NAME).write_bytes(CONTENT)
 
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    monkeypatch.setattr(pretrained.multihost_utils, "sync_global_devices", first_process_downloads)
+    monkeypatch.setattr(pretrained, "on_first_process", first_process_downloads)
     pretrained.load_weights(head, "resnet18")
     check_trunk(head, STATE)
     assert hub.asked == ([] if shared else [hub.TREE, hub.RESOLVE, hub.CDN])

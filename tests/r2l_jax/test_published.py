@@ -233,13 +233,49 @@ def test_tiles_are_drawn_as_published():
     assert kept == [2, 4, 6, 7, 11, 14]
 
 
-def test_tiles_are_cut_once(drone):
+def versions(root, name):
+    return [path.name for path in (root / "drone/tiles_256" / name / FULL).iterdir()]
+
+
+def test_tiles_are_cut_once_and_outlive_their_frames(drone):
     root, _ = drone
     first = datasets.load("Drone", data_dir=root)
+    cut = versions(root, "Drone")
     (root / "drone/images_full").rename(root / "gone")
+    assert published.is_there("Drone", root, FULL)
     assert datasets.load("Drone", data_dir=root).fingerprint == first.fingerprint
-    assert [path.name for path in (root / "drone/tiles_256").iterdir()] == ["Drone"]
-    assert [path.name for path in (root / "drone/tiles_256/Drone").iterdir()] == [FULL]
+    assert versions(root, "Drone") == cut
+    assert len(cut) == 1
+
+
+def test_tiles_follow_their_frames(drone):
+    root, _ = drone
+    assert len(datasets.load("DroneSegmentation", data_dir=root)) == 6
+    write_frame(root, "DJI_2", {(0, 0): 0.5})
+    assert len(datasets.load("DroneSegmentation", data_dir=root)) == 7
+    assert len(versions(root, "DroneSegmentation")) == 2
+
+
+def test_damaged_tiles_are_named(drone):
+    root, _ = drone
+    dataset = datasets.load("DroneSegmentation", data_dir=root)
+    (tile,) = (root / "drone/tiles_256").rglob("DJI_1_00_00.tiff")
+    tile.write_bytes(tile.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"has damaged tiles \(.*\); delete it, and they are cut again"):
+        dataset[0]
+    tile.parents[1].joinpath("labels.dat").unlink()
+    with pytest.raises(InputError, match=r"has damaged tiles \(.*labels.dat.*\); delete it"):
+        datasets.load("DroneSegmentation", data_dir=root)
+
+
+@pytest.mark.parametrize("place", ["drone/images_full/raw_scale100", "drone/masks_full"])
+def test_a_download_that_was_ended_is_not_taken_for_a_data_set(drone, place):
+    root, _ = drone
+    assert published.is_there("Drone", root, FULL)
+    (root / place / "DJI_2.tif.part").write_bytes(b"half")
+    assert not published.is_there("Drone", root, FULL)
+    with pytest.raises(InputError, match=r"DJI_2.tif.part in --data_dir=.* is of a download that was ended: the same"):
+        datasets.load("Drone", data_dir=root)
 
 
 def test_a_failing_cut_leaves_nothing(drone):
@@ -248,7 +284,7 @@ def test_a_failing_cut_leaves_nothing(drone):
     Image.new("L", (768, 512)).save(root / "drone/masks_full/DJI_2.png")
     with pytest.raises(InputError, match=r"DJI_2.tif: "):
         datasets.load("Drone", data_dir=root)
-    assert not list((root / "drone/tiles_256/Drone").iterdir())
+    assert versions(root, "Drone") == []
 
 
 def test_a_killed_cut_leaves_no_tiles(tmp_path):
@@ -257,12 +293,15 @@ def test_a_killed_cut_leaves_no_tiles(tmp_path):
     call = f"from r2l_jax.data import datasets; datasets.load('DroneSegmentation', data_dir={str(tmp_path)!r})"
     process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "JAX_PLATFORMS": "cpu"})
     parent = tmp_path / "drone/tiles_256/DroneSegmentation"
-    while not list(parent.glob(".*/*/images/*.tiff")) and process.poll() is None:
+    while not list(parent.glob("*/.*/*/images/*.tiff")) and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not (parent / FULL).exists()
+    (left,) = (parent / FULL).iterdir()
+    assert left.name.startswith(".")
     assert len(datasets.load("DroneSegmentation", data_dir=tmp_path)) == 40
+    (tiles,) = (parent / FULL).iterdir()
+    assert not tiles.name.startswith(".")
 
 
 def test_whole_frames(drone):
@@ -304,7 +343,7 @@ def without_frames(root):
     ("spoil", "message"),
     [
         (without_folder, r"drone/masks_full is not in --data_dir=.*; get .*download.py --dataset=Drone --data_dir="),
-        (without_mask, r"DJI_10.tif must have one mask in .* whose name contains 'DJI_10', found 0"),
+        (without_mask, r"DJI_10.tif must have one mask .* in .* whose name contains 'DJI_10', found 0"),
         (with_two_masks, r"whose name contains 'DJI_10', found 2"),
         (with_a_smaller_mask, r"DJI_10_mask.png must be of the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)"),
         (without_cars, r"no tile of any frame has an object in its mask"),
