@@ -17,11 +17,11 @@ from tqdm import tqdm
 
 import isp
 import tasks
+from r2l_jax import steps
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.ranges import Range
 from r2l_jax.model import RawToLogit
 from r2l_jax.objective import Objective
-from r2l_jax.steps import compiler_options
 
 PyTree = Any
 
@@ -278,5 +278,5 @@ class Searcher:
         if known not in self._compiled:
             axes = (0,) * len(stacked) + (None,) * len(shared)
             mapped = jax.pmap(jax.vmap(function, in_axes=axes), in_axes=axes, devices=self._devices, donate_argnums=0)
-            self._compiled[known] = mapped.lower(*stacked, *shared).compile(compiler_options=compiler_options())
+            self._compiled[known] = mapped.lower(*stacked, *shared).compile(compiler_options=steps.compiler_options())
         return self._compiled[known]

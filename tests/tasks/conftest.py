@@ -1,5 +1,6 @@
 import zlib
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -42,3 +43,18 @@ def assert_close():
         assert np.linalg.norm(np.asarray(actual) - expected) <= tolerance * np.linalg.norm(expected)
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def call_once():
+    """Compiles a function of a head and arrays and calls it; does not optimise it, which takes longer than a call."""
+
+    def call(function, head, *arrays):
+        graphdef, state = nnx.split(head)
+        compiled = jax.jit(
+            lambda state, *arrays: function(nnx.merge(graphdef, state), *arrays),
+            compiler_options={"xla_backend_optimization_level": 0},
+        )
+        return compiled(state, *arrays)
+
+    return call
