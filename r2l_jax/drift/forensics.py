@@ -1,6 +1,7 @@
 """Drift forensics: which processing breaks a trained model, found by searching for the worst within reach."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import pathlib
@@ -85,15 +86,18 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, Any]]:
         What the folds' forensics.json hold, by the folds' numbers.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, or a group that it does not have.
+        InputError: a folder that is no finished run, a processing without parameters, a group that it does not have, or
+            several processes.
         Interrupted: SIGINT or SIGTERM came; folds that were finished are kept.
     """
+    if jax.process_count() > 1:
+        raise InputError(f"a search runs on the devices of one process, got {jax.process_count()} processes")
     (folds,) = load_runs([config.run], config.data_dir)
     results = {}
     with StopSignals() as stop:
         for fold in folds:
             folder = config.output_dir / f"fold_{fold.fold.number}"
-            result = _earlier(config, folder)
+            result = _earlier(config, fold, folder)
             if result is None:
                 result = _search_fold(config, fold, folder, stop)
             print(f"fold {fold.fold.number}\n{table(result)}\nresults in {folder}")
@@ -101,14 +105,20 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, Any]]:
     return results
 
 
-def _earlier(config: ForensicsConfig, folder: pathlib.Path) -> dict[str, Any] | None:
-    """What an earlier call of the same settings has written."""
+def _earlier(config: ForensicsConfig, fold: TrainedFold, folder: pathlib.Path) -> dict[str, Any] | None:
+    """What an earlier call of the same settings has written of the same training."""
     try:
         result = json.loads((folder / "forensics.json").read_text())
-        same = result["flags"] == json.loads(json.dumps(dataclasses.asdict(config)))
+        settings = json.loads(json.dumps(_settings(config, fold)))
+        return result if all(result[name] == value for name, value in settings.items()) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return result if same else None
+
+
+def _settings(config: ForensicsConfig, fold: TrainedFold) -> dict[str, Any]:
+    """What a fold's result depends on: the flags, and a hash of what training wrote of itself."""
+    training = hashlib.sha256(fold.fold.metrics_file.read_bytes()).hexdigest()
+    return {"flags": dataclasses.asdict(config), "training": training}
 
 
 def groups(config: ForensicsConfig, pipeline: isp.Pipeline) -> dict[str, tuple[str, ...]]:
@@ -150,8 +160,8 @@ def _search_fold(config: ForensicsConfig, fold: TrainedFold, folder: pathlib.Pat
     found = searcher.run(searches, raws, targets, config.steps, stop.after_step)
     if len(found[0].task_loss) < config.steps:
         raise Interrupted(
-            f"stopped at step {len(found[0].task_loss)} of {config.steps} of fold {fold.fold.number}; the same command "
-            "goes on with this fold's first"
+            f"stopped at step {len(found[0].task_loss)} of {config.steps} of fold {fold.fold.number}, of which nothing "
+            "is kept; the same command keeps the folds before it"
         )
     batches = loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
     default, *measured = searcher.evaluate([searcher.default, *(one.parameters for one in found)], batches)
@@ -160,7 +170,7 @@ def _search_fold(config: ForensicsConfig, fold: TrainedFold, folder: pathlib.Pat
         "score": fold.objective.score,
         "default": {name: default[name] for name in ("score", "loss")},
         "rows": rows,
-        "flags": dataclasses.asdict(config),
+        **_settings(config, fold),
         **report.environment(),
     }
     pictures = {"curves": _curves(plan, found)}

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,7 +61,7 @@ def test_files_hold_what_was_returned(config, result):
     assert list(folder.glob("events.*"))
 
 
-def test_a_finished_fold_is_not_searched_again(config, result, monkeypatch):
+def test_a_finished_fold_is_not_searched_again(config, one_epoch, result, monkeypatch):
     def search(*arguments):
         raise AssertionError
 
@@ -68,6 +69,19 @@ def test_a_finished_fold_is_not_searched_again(config, result, monkeypatch):
     assert forensics.run(config)[0]["rows"] == result["rows"]
     with pytest.raises(AssertionError):
         forensics.run(dataclasses.replace(config, seed=1))
+    # Another training, as --overwrite leaves it.
+    file = one_epoch.run_dir / "fold_0/metrics.json"
+    written = file.read_text()
+    file.write_text(json.dumps(json.loads(written) | {"seed": 7}))
+    with pytest.raises(AssertionError):
+        forensics.run(config)
+    file.write_text(written)
+
+
+def test_several_processes_are_refused(config, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="a search runs on the devices of one process, got 2 processes"):
+        forensics.run(config)
 
 
 @pytest.mark.parametrize(
