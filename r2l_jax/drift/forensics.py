@@ -16,13 +16,14 @@ import isp
 from r2l_jax import report
 from r2l_jax.data import loader
 from r2l_jax.drift import figures
-from r2l_jax.drift.ranges import natural_ranges
-from r2l_jax.drift.search import AUX_LOSSES, Found, Search, Searcher
+from r2l_jax.drift.frozen import AUX_LOSSES, Frozen
+from r2l_jax.drift.measure import Measurer
+from r2l_jax.drift.search import Found, Search, Searcher
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
 from r2l_jax.model import RawToLogit
 from r2l_jax.render import contact_sheet
-from r2l_jax.stop import Interrupted, StopSignals
+from r2l_jax.stop import StopSignals
 from r2l_jax.trained import TrainedFold, load_runs
 
 # Random starts lie around the default, so many ranges away: near enough to look like it, far enough to differ.
@@ -146,10 +147,9 @@ def _search_fold(config: ForensicsConfig, fold: TrainedFold, folder: pathlib.Pat
         Search(chosen[group], weight, seed=config.seed + start, spread=_SPREAD if start else 0.0)
         for group, weight, start in plan
     ]
+    frozen = Frozen(model, fold.objective)
     searcher = Searcher(
-        model,
-        fold.objective,
-        natural_ranges(model.processor),
+        frozen,
         direction="worst",
         aux_loss=config.adv_aux_loss,
         learning_rate=config.lr,
@@ -157,18 +157,13 @@ def _search_fold(config: ForensicsConfig, fold: TrainedFold, folder: pathlib.Pat
     )
     drawn = np.random.default_rng(config.seed).permutation(fold.fold.train_indices)[: config.samples]
     raws, targets = map(np.stack, zip(*(fold.dataset[index] for index in drawn.tolist()), strict=True))
-    found = searcher.run(searches, raws, targets, config.steps, stop.after_step)
-    if len(found[0].task_loss) < config.steps:
-        raise Interrupted(
-            f"stopped at step {len(found[0].task_loss)} of {config.steps} of fold {fold.fold.number}, of which nothing "
-            "is kept; the same command keeps the folds before it"
-        )
+    found = searcher.run(searches, raws, targets, config.steps, stop.after_step, folder / "unfinished.npz")
     batches = loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
-    default, *measured = searcher.evaluate([searcher.default, *(one.parameters for one in found)], batches)
+    default, *measured = Measurer(frozen).measure([frozen.default, *(one.parameters for one in found)], batches)
     rows = _rows(config, plan, default, measured, found)
     result = {
         "score": fold.objective.score,
-        "default": {name: default[name] for name in ("score", "loss")},
+        "default": {"score": default.score, "loss": default.loss},
         "rows": rows,
         **_settings(config, fold),
         **report.environment(),
@@ -180,6 +175,7 @@ def _search_fold(config: ForensicsConfig, fold: TrainedFold, folder: pathlib.Pat
             pictures[group] = _differences(model, worst["parameters"], raws[: config.track_n_images])
     figures.write(folder, pictures)
     write_json(folder / "forensics.json", result)
+    (folder / "unfinished.npz").unlink(missing_ok=True)
     return result
 
 
@@ -206,16 +202,16 @@ def _rows(config, plan, default, measured, found) -> list[dict[str, Any]]:
     rows = []
     for group, weight in itertools.product(dict.fromkeys(group for group, _, _ in plan), config.adv_aux_weight):
         places = [place for place, (g, w, _) in enumerate(plan) if (g, w) == (group, weight)]
-        worst = min(places, key=lambda place: (measured[place]["score"], -measured[place]["loss"]))
-        scores = [measured[place]["score"] for place in places]
+        worst = min(places, key=lambda place: (measured[place].score, -measured[place].loss))
+        scores = [measured[place].score for place in places]
         rows.append(
             {
                 "group": group,
                 "aux_weight": weight,
-                "score": measured[worst]["score"],
-                "drop": default["score"] - measured[worst]["score"],
-                "loss": measured[worst]["loss"],
-                "ssim": measured[worst]["ssim"],
+                "score": measured[worst].score,
+                "drop": default.score - measured[worst].score,
+                "loss": measured[worst].loss,
+                "ssim": measured[worst].ssim,
                 "spread": max(scores) - min(scores),
                 "parameters": {name: value.tolist() for name, value in found[worst].parameters.items()},
             }
