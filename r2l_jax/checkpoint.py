@@ -126,7 +126,9 @@ def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
     raise InputError(f"--{flag}={uri} is no run's folder with a fold_{fold}: {reason}")
 
 
-def load_parts(model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, flag: str) -> None:
+def load_parts(
+    model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, flag: str, optional: tuple[str, ...] = ()
+) -> None:
     """Replaces parts of a model, in place, by those of an earlier run's best checkpoint, or of its last without a best.
 
     Args:
@@ -135,6 +137,7 @@ def load_parts(model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, fl
         uri: an earlier run's folder, or one of its folds' folders.
         fold: the fold of this run.
         flag: what to call `uri` in an error.
+        optional: variables of these parts that stay as they are if the earlier run has none.
 
     Raises:
         InputError: there is no checkpoint, or its variables are others.
@@ -144,15 +147,18 @@ def load_parts(model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, fl
     if stored is None:
         raise InputError(f"--{flag}={uri} holds no checkpoint")
     ours = nnx.to_pure_dict(model)
+    loaded = {}
     for part in parts:
-        have, want = _shapes(stored.get(part, {})), _shapes(ours.get(part, {}))
+        kept = {name: value for name, value in ours.get(part, {}).items() if name in optional}
+        loaded[part] = kept | stored.get(part, {})
+        have, want = _shapes(loaded[part]), _shapes(ours.get(part, {}))
         for name in sorted(have.keys() | want.keys()):
             if have.get(name) != want.get(name):
                 raise InputError(
                     f"--{flag}={uri} does not fit this run: its {part} has {name} {have.get(name, 'not at all')}, "
                     f"this run's {want.get(name, 'not at all')}"
                 )
-    nnx.replace_by_pure_dict(model, ours | {part: stored.get(part, {}) for part in parts})
+    nnx.replace_by_pure_dict(model, ours | loaded)
 
 
 def _stored_model(checkpoints: pathlib.Path, sharding: jax.sharding.Sharding) -> PyTree | None:

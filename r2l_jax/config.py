@@ -1,6 +1,7 @@
 """Everything that defines a training run."""
 
 import dataclasses
+import math
 import pathlib
 
 from r2l_jax.errors import InputError
@@ -9,8 +10,29 @@ from r2l_jax.processing import STATIC_FLAGS, check_processing
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
+# How an image's distance from its default rendering is measured, see `drift.frozen.deviation`.
+AUX_LOSSES = ("ssim", "l2")
+
+# What adversarial training may move: all, or parameters of `isp.parametrized`.
+ADV_PARAMETERS = (
+    "all",
+    "black_level",
+    "debayer",
+    "white_balance",
+    "colour_correction",
+    "sharpening_filter",
+    "gaussian_blur",
+    "gamma_correct",
+    "additive_layer",
+)
+
+# The settings of adversarial training, with their defaults in the published program.
+ADV_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
+
 # Fields that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
-FREE_TO_CHANGE = frozenset({"logdir", "data_dir", "download", "epochs", "overwrite", "save_locally"})
+FREE_TO_CHANGE = frozenset(
+    {"logdir", "data_dir", "download", "epochs", "overwrite", "save_locally", "adv_track_differences"}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +82,13 @@ class TrainConfig:
     smp_encoder: str | None = None
     classifier_pretrained: bool = False
     pretrained_weights: str | None = None
+
     adv_training: bool = False
+    adv_parameters: str | None = None
+    adv_aux_loss: str | None = None
+    adv_aux_weight: float | None = None
+    adv_noise_layer: bool = False
+    adv_track_differences: bool = False
 
     log_model: bool = True
     save_locally: bool = False
@@ -102,28 +130,58 @@ class TrainConfig:
             )
         if self.classifier_pretrained and self.classifier_uri:
             raise InputError("--classifier_pretrained and --classifier_uri both say what the head starts from")
-        if self.classifier_pretrained and self.freeze_classifier:
+        if self.classifier_pretrained and self.freeze_classifier and not self.adv_training:
             raise InputError(
                 "--freeze_classifier would keep the random layers that --classifier_pretrained leaves: train them first"
             )
         if self.pretrained_weights and not self.classifier_pretrained:
             raise InputError("--pretrained_weights is where --classifier_pretrained finds its weights: give that, too")
-        if self.adv_training:
-            raise InputError(
-                "--adv_training: training does not search; train without it, and scripts/forensics.py searches for the "
-                "processing that breaks the trained model"
-            )
+        self._check_adversarial()
         for name in ("experiment_name", "run_name"):
             path = pathlib.PurePath(getattr(self, name))
             if not path.parts or path.is_absolute() or ".." in path.parts:
                 raise InputError(f"--{name} must be a folder's name, got {getattr(self, name)!r}")
-        recorded = self.track_processing or self.track_processing_gradients or self.track_predictions
         for name in ("track_save_tensors", "track_every_epoch"):
-            if getattr(self, name) and not recorded:
+            if getattr(self, name) and not self.records:
                 raise InputError(
-                    f"--{name} is about what --track_processing, --track_processing_gradients and --track_predictions "
-                    "record: give one of them, too"
+                    f"--{name} is about what --track_processing, --track_processing_gradients, --track_predictions "
+                    "and --adv_track_differences record: give one of them, too"
                 )
+
+    def _check_adversarial(self) -> None:
+        if not self.adv_training:
+            untouched = dict.fromkeys(ADV_DEFAULTS) | {"adv_noise_layer": False, "adv_track_differences": False}
+            for name, value in untouched.items():
+                if getattr(self, name) is not value:
+                    raise InputError(f"--{name} is for --adv_training: give that, too")
+            return
+        for name, default in ADV_DEFAULTS.items():
+            # What a run records of itself names them, given or not.
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        if self.processing_mode != "parametrized":
+            raise InputError(f"--adv_training needs --processing_mode=parametrized, got {self.processing_mode}")
+        if self.freeze_processor:
+            raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
+        for name in self.adv_parameters.split(","):
+            if name not in ADV_PARAMETERS:
+                raise InputError(f"--adv_parameters must be of {', '.join(ADV_PARAMETERS)}, got {name!r}")
+            if name == "additive_layer" and not self.adv_noise_layer:
+                raise InputError("--adv_parameters=additive_layer: give --adv_noise_layer, too")
+        if self.adv_aux_loss not in AUX_LOSSES:
+            raise InputError(f"--adv_aux_loss must be one of {', '.join(AUX_LOSSES)}, got {self.adv_aux_loss!r}")
+        if not 0 <= self.adv_aux_weight < math.inf:
+            raise InputError(f"--adv_aux_weight must be at least 0, and finite, got {self.adv_aux_weight}")
+
+    @property
+    def records(self) -> bool:
+        """Whether anything is recorded of the data set's first samples."""
+        return (
+            self.track_processing
+            or self.track_processing_gradients
+            or self.track_predictions
+            or self.adv_track_differences
+        )
 
     @property
     def learns_processing(self) -> bool:

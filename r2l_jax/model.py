@@ -30,7 +30,16 @@ class RawToLogit(nnx.Module):
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
         """Computes the logits; `key` is what an augmentation other than "none" is drawn from."""
-        images = self.normalizer(self.processor(raw))
+        return self.logits(self.processor(raw), key, augmentation)
+
+    def logits(
+        self,
+        images: Float[Array, "batch height width 3"],
+        key: PRNGKeyArray | None = None,
+        augmentation: str = "none",
+    ) -> Float[Array, "batch ..."]:
+        """The logits of processed images, as in a call."""
+        images = self.normalizer(images)
         return self.head(images if augmentation == "none" else augment(images, key, augmentation))
 
     def trace(

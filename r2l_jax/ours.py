@@ -93,7 +93,7 @@ def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
     batch = {"raw": raw, "target": labels, "weight": np.ones(len(raw), np.float32)}
     batch = to_devices(batch, shardings().split)
     key = jax.random.key(0)
-    state = steps.init(key)
+    state = steps.begin(steps.init(key))
 
     def step():
         nonlocal state

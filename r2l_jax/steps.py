@@ -12,6 +12,8 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import isp
+from r2l_jax import compiler
+from r2l_jax.adversarial import Attack
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
@@ -31,14 +33,15 @@ class TrainState:
     Attributes:
         step: updates done.
         model: the variables of a `RawToLogit`.
-        opt_state: the optimiser's.
-        sums: added up since the epoch began: `loss` and `confusion (C, C)` as the `Objective` says, and
-            `gradient_norm` of each of the processor's parameters, or of all those of its network.
+        opt_state: the optimiser's; of adversarial training an `AttackState`.
+        sums: added up since the epoch began: `loss` and `confusion (C, C)` as the `Objective` says, `gradient_norm` of
+            each of the processor's parameters, or of all those of its network, and in adversarial training the
+            `deviation` of each sample's image from its default rendering.
     """
 
     step: jax.Array
     model: nnx.State
-    opt_state: optax.OptState
+    opt_state: PyTree
     sums: PyTree
 
 
@@ -46,23 +49,27 @@ class Steps(NamedTuple):
     """The compiled functions of a run. They depend on shapes alone, so that all folds share them.
 
     Attributes:
-        init: a fresh state from a key, and the statistics that `Standardize` takes (None if nothing does).
+        init: a fresh model's variables from a key, and the statistics that `Standardize` takes (None if nothing does).
+        begin: the state in which a model's training begins.
         train: one update, `(state, batch, key) -> (state, loss)`; consumes the state.
-        evaluate: adds a batch to sums, `(model, sums, batch) -> sums`; consumes the sums.
+        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`; consumes the sums.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
         stages: the names of the stages, in the order of those lists.
         zero_sums: the sums of no training batch.
         objective: what the model is trained for.
+        summary: the numbers that a run is summed up by, by their names in its history.
     """
 
-    init: Callable[..., TrainState]
+    init: Callable[..., nnx.State]
+    begin: Callable[[nnx.State], TrainState]
     train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, jax.Array]]
-    evaluate: Callable[[nnx.State, PyTree, Batch], PyTree]
+    evaluate: Callable[[TrainState, PyTree, Batch], PyTree]
     trace: Callable[[nnx.State, Batch], tuple[jax.Array, list[jax.Array], list[jax.Array]]]
     stages: tuple[str, ...]
     zero_sums: Callable[[], PyTree]
     objective: Objective
+    summary: tuple[str, ...]
 
 
 class Shardings(NamedTuple):
@@ -83,23 +90,6 @@ def to_devices(batch: Batch, sharding: NamedSharding) -> Batch:
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-@functools.cache
-def compiler_options() -> dict[str, str]:
-    """On a CPU, leaves convolutions to Eigen.
-
-    XLA gives them to YNNPACK, which takes 1.7 times as long for the forward pass of ResNet-18's first blocks, and 2.3
-    times for the gradient of their kernels. An XLA that does not know the option has no YNNPACK to turn off.
-    """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda: jnp.zeros(()), compiler_options=options).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
-
-
 def _norm(tree: PyTree) -> jax.Array:
     """The Euclidean norm of all values of a tree together."""
     return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
@@ -114,27 +104,33 @@ def unknown_statistics() -> Statistics:
 
 
 def make_model(
-    config: TrainConfig, camera: isp.Camera | None, objective: Objective, rngs: nnx.Rngs, statistics: Statistics | None
+    config: TrainConfig, dataset: RawDataset, objective: Objective, rngs: nnx.Rngs, statistics: Statistics | None
 ) -> RawToLogit:
     """Makes a run's model, in training mode.
 
     Args:
         config: names the processing.
-        camera: what the processing starts from.
+        dataset: its camera is what the processing starts from, its mosaics' size an additive layer's.
         objective: makes the head.
         rngs: draw the weights.
         statistics: mean and standard deviation for `Standardize`; not used if nothing takes them.
     """
     if config.processing_mode == "neural_network":
-        processor = NeuralProcessor(camera.pattern, Standardize(*statistics), rngs)
+        processor = NeuralProcessor(dataset.camera.pattern, Standardize(*statistics), rngs)
+    elif config.adv_noise_layer:
+        raw, _ = dataset[0]
+        processor = isp.parametrized(dataset.camera, additive_layer=raw.shape)
     else:
-        processor = processing(config.processing_mode, config.static_algorithms)(camera)
+        processor = processing(config.processing_mode, config.static_algorithms)(dataset.camera)
     normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.learns_processing else Standardize(*statistics)
     return RawToLogit(processor, normalizer, objective.make_head(rngs))
 
 
 def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
-    """Makes what a run computes, compiled at the first use: a model for the data set's task, trained by Adam."""
+    """Makes what a run computes, compiled at the first use: a model for the data set's task, trained by Adam.
+
+    In adversarial training, that is an `Attack` on it.
+    """
     objective = make_objective(config, dataset)
     optimizer = optax.adam(config.lr)
     frozen = {"processor": config.freeze_processor or not config.learns_processing, "head": config.freeze_classifier}
@@ -146,9 +142,10 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     def processor_gradients(gradients):
         return nnx.to_pure_dict(gradients).get("processor", {})
 
-    module = nnx.eval_shape(lambda: make_model(config, dataset.camera, objective, nnx.Rngs(0), unknown_statistics()))
+    module = nnx.eval_shape(lambda: make_model(config, dataset, objective, nnx.Rngs(0), unknown_statistics()))
     module.eval()
-    eval_graph = nnx.graphdef(module)
+    eval_graph, stages = nnx.graphdef(module), module.processor.stage_names
+    attack = Attack(config, objective, eval_graph, module.processor.stages) if config.adv_training else None
     module.train()
     # What is frozen keeps its batch statistics, too.
     if config.freeze_processor:
@@ -161,16 +158,19 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     def zero_sums():
         classes = len(objective.classes)
         sums = {"loss": jnp.zeros(()), "confusion": jnp.zeros((classes, classes))}
+        if attack:
+            sums["deviation"] = jnp.zeros(())
         return sums | {"gradient_norm": {name: jnp.zeros(()) for name in processor_parameters}}
 
     def init(key, statistics=None):
-        model = nnx.state(make_model(config, dataset.camera, objective, nnx.Rngs(params=key), statistics))
-        return TrainState(jnp.zeros((), jnp.int32), model, optimizer.init(parameters(model)), zero_sums())
+        return nnx.state(make_model(config, dataset, objective, nnx.Rngs(params=key), statistics))
 
-    def train(state, batch, key):
-        params, fixed = nnx.split_state(state.model, trained, ...)
-        key = jax.random.fold_in(key, state.step)
-        batch = objective.augmented(batch, key, config.augmentation)
+    def begin(model):
+        opt_state = attack.begin(model) if attack else optimizer.init(parameters(model))
+        return TrainState(jnp.zeros((), jnp.int32), model, opt_state, zero_sums())
+
+    def learn(model, opt_state, batch, key):
+        params, fixed = nnx.split_state(model, trained, ...)
 
         def mean_loss(params):
             module = nnx.merge(train_graph, params, fixed, copy=True)  # a copy, whose statistics may change in here
@@ -181,19 +181,24 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
 
         (loss, (sums, fixed)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(params)
         sums["gradient_norm"] = {name: _norm(tree) for name, tree in processor_gradients(gradients).items()}
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
-        state = TrainState(
-            step=state.step + 1,
-            model=nnx.merge_state(optax.apply_updates(params, updates), fixed),
-            opt_state=opt_state,
-            sums=jax.tree.map(jnp.add, state.sums, sums),
-        )
-        return state, loss
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return nnx.merge_state(optax.apply_updates(params, updates), fixed), opt_state, loss, sums
 
-    def evaluate(model, sums, batch):
-        return jax.tree.map(jnp.add, sums, objective.sums(nnx.merge(eval_graph, model)(batch["raw"]), batch))
+    update = attack.update if attack else learn
 
-    stages = module.processor.stage_names
+    def train(state, batch, key):
+        key = jax.random.fold_in(key, state.step)
+        batch = objective.augmented(batch, key, config.augmentation)
+        model, opt_state, loss, sums = update(state.model, state.opt_state, batch, key)
+        return TrainState(state.step + 1, model, opt_state, jax.tree.map(jnp.add, state.sums, sums)), loss
+
+    def evaluate(state, sums, batch):
+        module = nnx.merge(eval_graph, state.model)
+        images = module.processor(batch["raw"])
+        of_batch = objective.sums(module.logits(images), batch)
+        if attack:
+            of_batch["deviation"] = attack.deviations(state.opt_state, images, batch)
+        return jax.tree.map(jnp.add, sums, of_batch)
 
     def trace(model, batch):
         def mean_loss(perturbations):
@@ -206,13 +211,15 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
         # Lists, since whatever maps over a dict sorts it by name.
         return logits, [images[name] for name in stages], [gradients[name] for name in stages]
 
-    jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler_options())
+    jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
     return Steps(
         init=jit(init),
+        begin=jit(begin),
         train=jit(train, donate_argnums=0),
         evaluate=jit(evaluate, donate_argnums=1),
         trace=jit(trace),
         stages=stages,
         zero_sums=jit(zero_sums),
         objective=objective,
+        summary=objective.summary + (("val_deviation", "train_deviation") if attack else ()),
     )

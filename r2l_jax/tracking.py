@@ -77,6 +77,11 @@ class Tracker:
             self._picture(name, np.concatenate(list(picture), axis=1), epoch)
             self._tensor(name, gradient, epoch)
 
+    def differences(self, default: np.ndarray, adversarial: np.ndarray, epoch: int) -> None:
+        """Records pictures `(N, H, W, 3)` by default and as an attack has them, and half their difference from grey."""
+        difference = 0.5 + (adversarial - default) / 2
+        self.images("differences", {"default": default, "adversarial": adversarial, "difference": difference}, epoch)
+
     def predictions(
         self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str], epoch: int
     ) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 import time
 
 import jax
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 import tasks
 from r2l_jax import report
+from r2l_jax.adversarial import with_parameters
 from r2l_jax.checkpoint import Checkpoints, load_parts
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets, loader, published
@@ -44,6 +46,8 @@ def run(config: TrainConfig) -> dict:
     dataset = datasets.load(config.dataset, download=config.download, **config.data_settings)
     folds = make_folds(config, dataset)
     check(config, dataset, folds)
+    if config.adv_training and not config.classifier_uri and jax.process_index() == 0:
+        print("warning: --adv_training without --classifier_uri attacks a head untrained for the task", file=sys.stderr)
     if config.overwrite and jax.process_index() == 0:
         for fold in config.run_dir.glob("fold_*"):
             shutil.rmtree(fold)
@@ -54,7 +58,8 @@ def run(config: TrainConfig) -> dict:
         results = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
 
     summary = {}
-    for name in steps.objective.summary:
+    by_default = [f"default_val_{name}" for name in (steps.objective.score, "loss")] if config.adv_training else []
+    for name in (*steps.summary, *by_default):
         values = [result[name] for result in results]
         summary[name] = {"mean": float(np.mean(values)), "std": float(np.std(values)), "folds": values}
     if jax.process_index() == 0:
@@ -95,9 +100,12 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
         with progress, Tracker(fold.folder, len(history), config.track_save_tensors, enabled=main_process) as tracker:
             _write_metrics(config, dataset, fold, history)
             for epoch in range(len(history), config.epochs):
-                started, first_step, previous_loss = time.perf_counter(), step, None
+                first_step, previous_loss = step, None
                 while step < (epoch + 1) * epoch_steps:
                     state, loss = steps.train(state, to_devices(next(batches), shardings().split), step_key)
+                    if step == first_step:
+                        # The call has compiled, if need be, and the device has begun.
+                        started = time.perf_counter()
                     # The device works on one step while the next is prepared, and no further ahead: the bar tells the
                     # truth, and a request to stop is met within a step.
                     jax.block_until_ready(previous_loss)
@@ -119,17 +127,18 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                 speed = (step - first_step) * batch_size / (time.perf_counter() - started)
                 state = state.replace(sums=steps.zero_sums())
                 row = {"epoch": epoch, **_means("train", sums, steps.objective)}
+                row["seconds"] = epoch_steps * batch_size / speed
                 if (epoch + 1) % config.check_val_every_n_epoch == 0 or epoch + 1 == config.epochs:
                     sums_of_validation = _evaluate(steps, state, dataset, fold.valid_indices, batch_size)
                     row |= _means("val", sums_of_validation, steps.objective)
                 history.append(row)
                 # The best first: a run that ends between the two does this epoch's end again.
-                if _best(history, steps.objective.score) is row:
+                if _best(config, history, steps.objective.score) is row:
                     checkpoints.save("best", state, history)
                 checkpoints.save("last", state, history)
 
-                progress.set_postfix({name: f"{row[name]:.3f}" for name in steps.objective.summary if name in row})
-                tracker.scalars({_tag(name): row[name] for name in steps.objective.summary if name in row}, epoch)
+                progress.set_postfix({name: f"{row[name]:.3f}" for name in steps.summary if name in row})
+                tracker.scalars({_tag(name): row[name] for name in steps.summary if name in row}, epoch)
                 tracker.scalars({"learning_rate": config.lr, "images_per_second": speed}, epoch)
                 norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
                 # Those of a pipeline: a network's, in a dict of their own, are too many to look at.
@@ -145,11 +154,16 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
             if not config.track_every_epoch:
                 _track(config, dataset, steps, state, tracker, config.epochs - 1)
             sums = _evaluate(steps, state, dataset, fold.valid_indices, batch_size)
-            final = _final_metrics(history, sums["confusion"], steps.objective)
+            final = _final_metrics(config, history, sums["confusion"], steps)
+            if config.adv_training:
+                by_default = state.replace(model=with_parameters(state.model, state.opt_state.default))
+                sums_by_default = _evaluate(steps, by_default, dataset, fold.valid_indices, batch_size)
+                del sums_by_default["deviation"]
+                final |= _means("default_val", sums_by_default, steps.objective)
             if dataset.task == "classification":
                 figure = report.confusion_figure(sums["confusion"], dataset.classes)
                 tracker.figure("confusion", figure, config.epochs - 1)
-            numbers = {name: history[-1][name] for name in steps.objective.summary}
+            numbers = {name: history[-1][name] for name in steps.summary}
             tracker.hyperparameters(dataclasses.asdict(config), numbers)
             if config.save_locally and main_process:
                 with replacing(fold.folder / "model.safetensors") as part:
@@ -170,19 +184,24 @@ def _initial_state(
         statistics = unknown_statistics()
         if not resumes:
             statistics = fixed_statistics(config, dataset, fold.train_indices, batch_size)
-    state = steps.init(key, statistics)
+    model = steps.init(key, statistics)
     if resumes:
-        return state
+        return steps.begin(model)
     for parts, flag in ((("processor", "normalizer"), "processor_uri"), (("head",), "classifier_uri")):
         if uri := getattr(config, flag):
-            load_parts(state.model, parts, uri, fold.number, flag)
+            load_parts(model, parts, uri, fold.number, flag, optional=("additive_layer",))
+    if config.adv_training and not config.processor_uri:
+        # Nothing will move them, and without any the head would see images as it never does.
+        processor = processing(config.processing_mode, {})(dataset.camera)
+        mean, var = _moments(processor, dataset, fold.train_indices, batch_size)
+        nnx.replace_by_pure_dict(model, nnx.to_pure_dict(model) | {"normalizer": {"mean": mean, "var": var}})
     if config.classifier_pretrained:
         head = nnx.eval_shape(lambda: steps.objective.make_head(nnx.Rngs(0)))
-        nnx.update(head, state.model["head"])
+        nnx.update(head, model["head"])
         load_weights(head, steps.objective.network, config.pretrained_weights)
         loaded = jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere)
-        nnx.replace_by_pure_dict(state.model, nnx.to_pure_dict(state.model) | {"head": loaded})
-    return state
+        nnx.replace_by_pure_dict(model, nnx.to_pure_dict(model) | {"head": loaded})
+    return steps.begin(model)
 
 
 def fixed_statistics(
@@ -198,7 +217,15 @@ def fixed_statistics(
         mean, std = known[dataset.name]
         return jnp.array(mean), jnp.array(std)
     make_processor = half_size if half else processing(config.processing_mode, config.static_algorithms)
-    processor = make_processor(dataset.camera)
+    mean, var = _moments(make_processor(dataset.camera), dataset, indices, batch_size)
+    # As a batch norm's epsilon, for a channel that is constant.
+    return mean, jnp.sqrt(var + 1e-5)
+
+
+def _moments(
+    processor: nnx.Module, dataset: RawDataset, indices: np.ndarray, batch_size: int
+) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of each channel over the processed images of some samples."""
 
     @jax.jit
     def add(moments, batch):
@@ -209,23 +236,22 @@ def fixed_statistics(
     for batch in loader.eval_batches(dataset, indices, batch_size):
         moments = add(moments, to_devices(batch, shardings().split))
     mean, mean_square = moments / len(indices)
-    # As a batch norm's epsilon, for a channel that is constant.
-    return mean, jnp.sqrt(jnp.maximum(mean_square - mean**2, 0) + 1e-5)
+    return mean, jnp.maximum(mean_square - mean**2, 0)
 
 
 def _evaluate(steps: Steps, state: TrainState, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> dict:
-    """The summed loss and the confusion matrix over the samples named."""
+    """What a state comes to over the samples named: all of a step's sums but the gradients' norms."""
     sums = {name: total for name, total in steps.zero_sums().items() if name != "gradient_norm"}
     for batch in loader.eval_batches(dataset, indices, batch_size):
-        sums = steps.evaluate(state.model, sums, to_devices(batch, shardings().split))
+        sums = steps.evaluate(state, sums, to_devices(batch, shardings().split))
     return jax.device_get(sums)
 
 
 def _means(split: str, sums: dict, objective: Objective) -> dict[str, float]:
-    """Mean loss and score from sums, named after the split."""
+    """Score, mean loss, and mean deviation if there is one, from sums; named after the split."""
     count = sums["confusion"].sum()
-    score = objective.score_of(sums["confusion"])
-    return {f"{split}_loss": float(sums["loss"] / count), f"{split}_{objective.score}": float(score)}
+    means = {f"{split}_{name}": float(sums[name] / count) for name in ("loss", "deviation") if name in sums}
+    return means | {f"{split}_{objective.score}": float(objective.score_of(sums["confusion"]))}
 
 
 def _tag(name: str) -> str:
@@ -234,17 +260,19 @@ def _tag(name: str) -> str:
     return f"{metric}/{split}"
 
 
-def _best(history: list[dict], score: str) -> dict | None:
-    """The epoch of the highest validation score, of those the one of the lowest loss."""
+def _best(config: TrainConfig, history: list[dict], score: str) -> dict | None:
+    """The epoch of the highest validation score, of those the one of the lowest loss; for an attack the opposite."""
+    sign = -1 if config.adv_training else 1
     validated = [row for row in history if f"val_{score}" in row]
-    return max(validated, key=lambda row: (row[f"val_{score}"], -row["val_loss"]), default=None)
+    return max(validated, key=lambda row: (sign * row[f"val_{score}"], -sign * row["val_loss"]), default=None)
 
 
-def _final_metrics(history: list[dict], confusion: np.ndarray, objective: Objective) -> dict:
+def _final_metrics(config: TrainConfig, history: list[dict], confusion: np.ndarray, steps: Steps) -> dict:
     """The last epoch's numbers, those of each class, and the best epoch."""
-    best = _best(history, objective.score)
+    objective = steps.objective
+    best = _best(config, history, objective.score)
     return {
-        **{name: history[-1][name] for name in objective.summary},
+        **{name: history[-1][name] for name in steps.summary},
         "best_epoch": best["epoch"],
         **{f"best_{name}": best[name] for name in (f"val_{objective.score}", "val_loss")},
         **{
@@ -283,17 +311,22 @@ def _named_arrays(state: TrainState) -> dict[str, np.ndarray]:
 def _track(
     config: TrainConfig, dataset: RawDataset, steps: Steps, state: TrainState, tracker: Tracker, epoch: int
 ) -> None:
-    """Records what the flags ask for of the data set's first samples: stages, their gradients, predictions."""
-    if not (config.track_processing or config.track_processing_gradients or config.track_predictions):
+    """Records what the flags ask for of the data set's first samples, such as stages, their gradients, predictions."""
+    if not config.records:
         return
     count = min(config.track_n_images, len(dataset))
-    raws, targets = map(np.stack, zip(*(dataset[index] for index in range(count)), strict=True))
+    raws, targets = dataset.samples(np.arange(count))
     batch = {"raw": raws, "target": targets, "weight": np.ones(count, np.float32)}
-    logits, images, gradients = jax.device_get(steps.trace(state.model, to_devices(batch, shardings().everywhere)))
+    batch = to_devices(batch, shardings().everywhere)
+    logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
     if config.track_processing:
         tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)
     if config.track_processing_gradients:
         tracker.gradients(dict(zip(steps.stages, gradients, strict=True)), epoch)
+    if config.adv_track_differences:
+        by_default = with_parameters(state.model, state.opt_state.default)
+        _, (*_, default), _ = jax.device_get(steps.trace(by_default, batch))
+        tracker.differences(default, images[-1], epoch)
     if config.track_predictions and dataset.task == "segmentation":
         images, logits = (enlarged(array, targets.shape[1]) for array in (images[-1], logits))
         tracker.masks(images, logits, targets, epoch)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import isp
 from r2l_jax import checkpoint
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets
@@ -54,6 +55,29 @@ def load_runs(uris: Sequence[str], data_dir: str | None = None) -> list[list[Tra
     return [[_load_fold(folder, data_dir, loaded) for folder in _fold_folders(uri)] for uri in uris]
 
 
+def load_pipelines(uri: str, data_dir: str | None = None) -> list[TrainedFold]:
+    """Loads the folds of a finished run whose processing has parameters, for one process to work on.
+
+    Args:
+        uri: the run's folder, or a fold's.
+        data_dir: as for `load_runs`.
+
+    Raises:
+        InputError: as `load_runs`; a processing without parameters; or several processes.
+    """
+    if jax.process_count() > 1:
+        raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
+    (folds,) = load_runs([uri], data_dir)
+    for fold in folds:
+        processor = fold.model.processor
+        if not isinstance(processor, isp.Pipeline) or not processor.parameters():
+            raise InputError(
+                f"--run={uri} was trained with --processing_mode={fold.config.processing_mode}, which has no "
+                "processing parameters"
+            )
+    return folds
+
+
 def _fold_folders(uri: str) -> list[pathlib.Path]:
     root = pathlib.Path(uri)
     if root.name.startswith("fold_") and root.is_dir():
@@ -92,7 +116,7 @@ def _load_fold(folder: pathlib.Path, data_dir: str | None, loaded: dict[str, Raw
 
 
 def _load_model(config: TrainConfig, dataset: RawDataset, objective: Objective, fold: Fold) -> RawToLogit:
-    model = nnx.eval_shape(lambda: make_model(config, dataset.camera, objective, nnx.Rngs(0), unknown_statistics()))
+    model = nnx.eval_shape(lambda: make_model(config, dataset, objective, nnx.Rngs(0), unknown_statistics()))
     model.eval()
     graph, shapes = nnx.split(model)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=shardings().everywhere), shapes)

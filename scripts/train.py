@@ -9,7 +9,7 @@ from absl import flags
 
 from r2l_jax import startup, train
 from r2l_jax.augment import AUGMENTATIONS
-from r2l_jax.config import CLASSIFIERS, ENCODERS, TrainConfig
+from r2l_jax.config import ADV_DEFAULTS, ADV_PARAMETERS, AUX_LOSSES, CLASSIFIERS, ENCODERS, TrainConfig
 from r2l_jax.data.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
 from r2l_jax.data.synthetic import INTENSITIES
 from r2l_jax.processing import PROCESSING_MODES, define_static_flags
@@ -102,8 +102,41 @@ def define_flags() -> None:
         DEFAULT.pretrained_weights,
         "for --classifier_pretrained without the network: a safetensors file of them in torchvision's names",
     )
+
     flags.DEFINE_boolean(
-        "adv_training", DEFAULT.adv_training, "refused: scripts/forensics.py searches, in a trained model"
+        "adv_training",
+        DEFAULT.adv_training,
+        "search for the processing that breaks a model: only the processor is trained, uphill in the task loss, from "
+        "the camera's or --processor_uri, --lr in natural ranges of its parameters. The head, of --classifier_uri, and "
+        "all batch statistics are frozen, also without --freeze_classifier (the published program then stops). The "
+        "best epoch is that of the lowest score",
+    )
+    flags.DEFINE_string(
+        "adv_parameters",
+        DEFAULT.adv_parameters,
+        f"with --adv_training, what may move: a list of {', '.join(ADV_PARAMETERS)}; default: "
+        f"{ADV_DEFAULTS['adv_parameters']}",
+    )
+    flags.DEFINE_enum(
+        "adv_aux_loss",
+        DEFAULT.adv_aux_loss,
+        AUX_LOSSES,
+        "with --adv_training, how deviation from the default rendering is measured: ssim: 1 less the structural "
+        "similarity (the published program lowers the similarity itself); l2: the mean square difference (there the "
+        f"sum); default: {ADV_DEFAULTS['adv_aux_loss']}",
+    )
+    flags.DEFINE_float(
+        "adv_aux_weight",
+        DEFAULT.adv_aux_weight,
+        f"with --adv_training, what deviation costs beside the task loss; default: {ADV_DEFAULTS['adv_aux_weight']:g}",
+    )
+    flags.DEFINE_boolean(
+        "adv_noise_layer", DEFAULT.adv_noise_layer, "with --adv_training, also train an image that is added at the end"
+    )
+    flags.DEFINE_boolean(
+        "adv_track_differences",
+        DEFAULT.adv_track_differences,
+        "with --adv_training, record pictures by default, as attacked, and their difference",
     )
 
     # Always takes a value, as in the published program: --log_model False and --log_model=False.

@@ -52,6 +52,11 @@ class RawDataset:
         raws, targets = self.decoded
         return raws[index], targets[index]
 
+    def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mosaics and the targets of some samples, in their order."""
+        raws, targets = zip(*(self[index] for index in np.asarray(indices).tolist()), strict=True)
+        return np.stack(raws), np.stack(targets)
+
     @functools.cached_property
     def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All mosaics and all targets, decoded once; None if they would take more than half of the machine's memory."""

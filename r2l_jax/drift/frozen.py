@@ -16,8 +16,6 @@ from r2l_jax.objective import Objective
 
 PyTree = Any
 
-AUX_LOSSES = ("ssim", "l2")
-
 
 class Frozen:
     """A model that evaluates, as functions of its processing's parameters; head and normalisation stay as they are.

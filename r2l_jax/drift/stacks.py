@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r2l_jax import steps
+from r2l_jax import compiler
 
 PyTree = Any
 
@@ -53,5 +53,5 @@ class Stacks:
             mapped = jax.pmap(
                 jax.vmap(function, in_axes=axes), in_axes=axes, devices=self.devices, donate_argnums=donated
             )
-            self._compiled[known] = mapped.lower(*stacked, *shared).compile(compiler_options=steps.compiler_options())
+            self._compiled[known] = mapped.lower(*stacked, *shared).compile(compiler_options=compiler.options())
         return self._compiled[known]

@@ -3,25 +3,21 @@
 import dataclasses
 
 import pytest
-from small_runs import SmallHead, SmallSegmenter
+import small_runs
 
 import tasks
-from r2l_jax import steps, train
+from r2l_jax import compiler, train
 from r2l_jax.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
 def small_heads():
     """Puts small heads in place of ResNets and U-Nets."""
-
-    def resnet(name, *, num_classes, rngs):
-        return SmallHead({"resnet18": 8, "resnet34": 16}[name], num_classes, rngs)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "resnet", resnet)
+        patch.setattr(tasks, "resnet", small_runs.resnet)
         # The few steps of these runs take less time than optimising them.
-        patch.setattr(steps, "compiler_options", lambda: {"xla_backend_optimization_level": 0})
-        patch.setattr(tasks, "unet", lambda name, *, classes, rngs, **options: SmallSegmenter(8, classes, rngs))
+        patch.setattr(compiler, "options", lambda: {"xla_backend_optimization_level": 0})
+        patch.setattr(tasks, "unet", small_runs.unet)
         yield
 
 

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from r2l_jax.config import TrainConfig
+import isp
+from r2l_jax.config import ADV_PARAMETERS, TrainConfig
 from r2l_jax.errors import InputError
 
 
@@ -36,7 +37,26 @@ from r2l_jax.errors import InputError
             "--freeze_classifier would keep the random layers that --classifier_pretrained leaves",
         ),
         ({"pretrained_weights": "x"}, "--pretrained_weights is where --classifier_pretrained finds its weights: give"),
-        ({"adv_training": True}, "--adv_training: training does not search; .* scripts/forensics.py searches"),
+        ({"adv_aux_weight": 0.0}, "--adv_aux_weight is for --adv_training: give that, too"),
+        ({"adv_noise_layer": True}, "--adv_noise_layer is for --adv_training: give that, too"),
+        (
+            {"adv_training": True, "processing_mode": "static"},
+            "--adv_training needs --processing_mode=parametrized, got static",
+        ),
+        (
+            {"adv_training": True, "freeze_processor": True},
+            "--adv_training moves the processor's parameters, which --freeze_processor keeps",
+        ),
+        (
+            {"adv_training": True, "adv_parameters": "gamma_correct,hue"},
+            "--adv_parameters must be of all, black_level, .* got 'hue'",
+        ),
+        (
+            {"adv_training": True, "adv_parameters": "additive_layer"},
+            "--adv_parameters=additive_layer: give --adv_noise_layer, too",
+        ),
+        ({"adv_training": True, "adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, got 'lpips'"),
+        ({"adv_training": True, "adv_aux_weight": -1.0}, "--adv_aux_weight must be at least 0, and finite, got -1.0"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),
@@ -52,6 +72,20 @@ def test_a_static_run_names_its_algorithms():
     given = TrainConfig(processing_mode="static", sp_debayer="bilinear")
     assert given == TrainConfig(processing_mode="static")
     assert given.sp_denoising == "gaussian_denoising"
+
+
+def test_an_attack_names_its_settings_and_may_freeze_the_head_as_published():
+    attack = TrainConfig(adv_training=True, classifier_pretrained=True, freeze_classifier=True)
+    assert (attack.adv_parameters, attack.adv_aux_loss, attack.adv_aux_weight) == ("all", "ssim", 1.0)
+    tracked = dataclasses.replace(attack, adv_track_differences=True)
+    assert tracked.differences(dataclasses.asdict(attack)) == []
+    other = dataclasses.replace(attack, adv_parameters="gamma_correct")
+    assert other.differences(dataclasses.asdict(attack)) == ["adv_parameters was 'all', is 'gamma_correct'"]
+
+
+def test_an_attack_may_move_what_the_pipeline_has():
+    pipeline = isp.parametrized(isp.CAMERAS["drone"], additive_layer=(2, 2))
+    assert ("all", *pipeline.parameters()) == ADV_PARAMETERS
 
 
 def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_settings():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_runs import metrics, model
+from small_runs import history, metrics, model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import isp
@@ -46,6 +46,7 @@ def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
         assert content["versions"]["jax"] == jax.__version__
         assert sorted(content["train_indices"] + content["valid_indices"]) == list(range(40))
         assert len(content["history"]) == 2
+        assert all(row["seconds"] > 0 for row in content["history"])
         assert np.sum(content["val_confusion_matrix"]) == len(content["valid_indices"])
         assert content["val_accuracy"] == np.trace(content["val_confusion_matrix"]) / 8
         assert content["val_loss"] == content["history"][-1]["val_loss"]
@@ -103,10 +104,10 @@ def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finishe
 def test_training_learns_and_keeps_the_best_epoch(base):
     config = dataclasses.replace(base, run_name="learns", epochs=8, lr=1e-2, augmentation="none")
     train.run(config)
-    history = metrics(config)["history"]
-    assert history[-1]["train_loss"] < 0.9 * history[0]["train_loss"]
-    assert history[-1]["train_accuracy"] > 0.4  # 0.2 by chance
-    best = max(range(8), key=lambda epoch: (history[epoch]["val_accuracy"], -history[epoch]["val_loss"]))
+    rows = history(config)
+    assert rows[-1]["train_loss"] < 0.9 * rows[0]["train_loss"]
+    assert rows[-1]["train_accuracy"] > 0.4  # 0.2 by chance
+    best = max(range(8), key=lambda epoch: (rows[epoch]["val_accuracy"], -rows[epoch]["val_loss"]))
     assert metrics(config)["best_epoch"] == best
     (folder,) = (config.run_dir / "fold_0" / "checkpoints" / "best").glob("[0-9]*")
     assert int(folder.name) == 4 * (best + 1)
@@ -134,7 +135,7 @@ def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finishe
     config = dataclasses.replace(base, run_name="longer", epochs=1)
     train.run(config)
     train.run(dataclasses.replace(config, epochs=2))
-    assert metrics(config)["history"] == metrics(finished[0])["history"]
+    assert history(config) == history(finished[0])
     with pytest.raises(InputError, match=r"holds another run \(it has 2 epochs, more than 1\)"):
         train.run(config)
 
@@ -158,7 +159,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch,
             train.run(config)
     assert not metrics(config)["complete"]
     train.run(config)
-    assert metrics(config)["history"] == metrics(finished[0])["history"]
+    assert history(config) == history(finished[0])
     uninterrupted = model(finished[0])
     for name, value in model(config).items():
         np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
@@ -211,7 +212,7 @@ def test_a_second_batch_does_not_compile_again(base):
     compiled = steps.make_steps(base, dataset)
     batches = loader.train_batches(dataset, np.arange(32), 8, seed=0)
     key = jax.random.key(0)
-    state = compiled.init(key)
+    state = compiled.begin(compiled.init(key))
     for _ in range(3):
         state, _ = compiled.train(state, steps.to_devices(next(batches), steps.shardings().split), key)
     assert compiled.train._cache_size() == 1
