@@ -12,7 +12,7 @@ from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.stacks import Stacks
 
 # Processings that a device works on together: more fill its memory and make it no faster.
-_TOGETHER = 16
+TOGETHER = 16
 
 
 class Measured(NamedTuple):
@@ -57,7 +57,7 @@ class Measurer:
                 measuring.
         """
         batches = list(batches)
-        together = len(self._stacks.devices) * _TOGETHER
+        together = len(self._stacks.devices) * TOGETHER
         results = []
         for start in range(0, len(parameters), together):
             results += self._measure(parameters[start : start + together], batches, tick)

@@ -4,6 +4,7 @@ Many searches run at once, as one compiled step over a stack of them, see `Stack
 """
 
 import hashlib
+import math
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,9 @@ PyTree = Any
 
 Direction = Literal["worst", "best"]
 
+# The parameter whose natural range is logarithmic, and which all of an image's brightness follows.
+GAINS = "white_balance"
+
 # How often searches are saved, in seconds.
 _SAVED_EVERY = 30.0
 
@@ -38,12 +42,14 @@ class Search(NamedTuple):
         aux_weight: what it costs to leave the default rendering, times the deviation.
         seed: of its start and of its batches.
         spread: standard deviation of the random start around the default, in natural ranges; 0 starts at the default.
+        exposure: factor on all gains at the start, if `white_balance` is in the group.
     """
 
     group: tuple[str, ...]
     aux_weight: float = 1.0
     seed: int = 0
     spread: float = 0.0
+    exposure: float = 1.0
 
 
 class Found(NamedTuple):
@@ -122,7 +128,8 @@ class Searcher:
         frozen: the model. Parameters stay valid, see `natural_range`.
         direction: "worst" raises the task loss, "best" lowers it. Deviation costs in both.
         aux_loss: what deviation is, see `deviation`.
-        learning_rate: Adam's, in natural ranges: about how far each parameter moves in a step.
+        learning_rate: Adam's, in natural ranges: about how far each parameter moves in a step at first. It falls to 0
+            along half a cosine, so that searches settle in spite of the noise of their batches.
         batch_size: samples in a step of one search. Each search draws its own.
         devices: which devices share the searches; all of this process if left out.
     """
@@ -139,7 +146,7 @@ class Searcher:
     ):
         self._frozen, self._direction = frozen, direction
         self._aux_loss, self._batch_size = aux_loss, batch_size
-        self._learning_rate, self._optimizer = learning_rate, optax.adam(learning_rate)
+        self._learning_rate = learning_rate
         self._stacks = Stacks(devices)
 
     def run(
@@ -165,12 +172,13 @@ class Searcher:
         Raises:
             Interrupted: `stop` said so.
         """
-        kept = file and _Kept(file, self._identity(searches, raws, targets))
+        kept = file and _Kept(file, self._identity(searches, raws, targets, steps))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
         before = np.zeros((len(searches), 0, 2), np.float32)
-        starts, before = (kept and kept.load(starts, steps)) or (starts, before)
+        starts, before = (kept and kept.load(starts)) or (starts, before)
         state, fixed = self._stacks.stack(starts), self._stacks.stack(fixed)
-        shared = (self._frozen.default, self._frozen.rest, {"raw": raws, "target": targets})
+        samples = {"raw": raws, "target": targets}
+        shared = (self._frozen.default, self._frozen.rest, samples, np.float32(steps))
         step = self._stacks.compile(self._step, (state, fixed), shared, donated=(0,))
         fixed, *shared = jax.device_put((fixed, *shared), step.input_shardings[0][1:])
 
@@ -199,10 +207,10 @@ class Searcher:
             for offsets, losses in zip(ends, all_losses(), strict=True)
         ]
 
-    def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray) -> str:
+    def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> str:
         """A hash of all that the searches' steps depend on."""
         digest = hashlib.sha256()
-        settings = (tuple(searches), self._direction, self._aux_loss, self._batch_size, self._learning_rate)
+        settings = (tuple(searches), self._direction, self._aux_loss, self._batch_size, self._learning_rate, steps)
         digest.update(repr(settings).encode())
         for array in jax.tree.leaves((self._frozen.default, self._frozen.rest, raws, targets)):
             digest.update(np.ascontiguousarray(array))
@@ -219,11 +227,21 @@ class Searcher:
             name: free[name] * search.spread * jax.random.normal(key, value.shape)
             for key, (name, value) in zip(keys, default.items(), strict=True)
         }
+        if GAINS in offsets:
+            offsets[GAINS] += free[GAINS] * math.log(search.exposure)
         offsets = valid_offsets(default, offsets)
-        state = _State(offsets, self._optimizer.init(offsets), jnp.zeros((), jnp.int32))
+        state = _State(offsets, optax.adam(self._learning_rate).init(offsets), jnp.zeros((), jnp.int32))
         return jax.device_get(state), _Fixed(free, np.float32(search.aux_weight), jax.random.key_data(key))
 
-    def _step(self, state: _State, fixed: _Fixed, default: dict[str, Array], rest: PyTree, samples: dict[str, Array]):
+    def _step(
+        self,
+        state: _State,
+        fixed: _Fixed,
+        default: dict[str, Array],
+        rest: PyTree,
+        samples: dict[str, Array],
+        steps: Array,
+    ):
         count = len(samples["raw"])
         size = min(self._batch_size, count)
         key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
@@ -237,7 +255,8 @@ class Searcher:
             away = deviation(images, by_default, self._aux_loss)
             return cost_of(self._direction, task_loss, away, fixed.aux_weight), jnp.stack([task_loss, away])
 
-        offsets, opt_state, losses = descend(self._optimizer, default, cost, state.offsets, state.opt_state, fixed.free)
+        optimizer = optax.adam(self._learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
+        offsets, opt_state, losses = descend(optimizer, default, cost, state.offsets, state.opt_state, fixed.free)
         return _State(offsets, opt_state, state.step + 1), losses
 
 
@@ -253,16 +272,17 @@ class _Kept:
         with replacing(self._file) as part, part.open("wb") as file:
             np.savez(file, identity=self._identity, losses=losses, **named)
 
-    def load(self, states: Sequence[PyTree], steps: int) -> tuple[list[PyTree], np.ndarray] | None:
-        """The states and the losses of the same searches, if they are kept and have taken no more steps than that."""
+    def load(self, states: Sequence[PyTree]) -> tuple[list[PyTree], np.ndarray] | None:
+        """The states and the losses of the same searches, if they are kept."""
         try:
-            with np.load(self._file) as arrays:
-                if str(arrays["identity"]) != self._identity or arrays["losses"].shape[1] > steps:
+            # Opened here, since a damaged file is not closed by what fails to read it.
+            with self._file.open("rb") as file, np.load(file) as arrays:
+                if str(arrays["identity"]) != self._identity:
                     return None
                 leaves = [arrays[f"leaf_{number}"] for number in range(len(jax.tree.leaves(states[0])))]
                 losses = arrays["losses"]
-        except (OSError, ValueError, LookupError):
-            return None  # There are none, or the file is not ours: the searches start anew.
+        except Exception:  # There is none, or none of ours; readers of a damaged file raise anything.
+            return None
         structure = jax.tree.structure(states[0])
         states = [jax.tree.unflatten(structure, [leaf[number] for leaf in leaves]) for number in range(len(states))]
         return states, losses

@@ -87,7 +87,8 @@ def test_stopped_searches_go_on_where_they_were(fold, searcher, tmp_path):
         for name, value in one.parameters.items():
             np.testing.assert_array_equal(value, other.parameters[name])
     # Others start anew, and so does a file of another kind.
-    for others, content in ((searches[::-1], file.read_bytes()), (searches, b"something else")):
+    kept = file.read_bytes()
+    for others, content in ((searches[::-1], kept), (searches, b"something else"), (searches, kept[: len(kept) // 2])):
         file.write_bytes(content)
         steps_left.clear()
         run(searcher, fold, others, steps=5, stop=lambda: steps_left.append(1), file=file)
