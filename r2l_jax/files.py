@@ -1,6 +1,7 @@
 """Files that are either whole or not there, and many of them at once."""
 
 import contextlib
+import csv
 import glob
 import json
 import os
@@ -36,10 +37,25 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         part.unlink(missing_ok=True)
 
 
+def clear_parts(folder: pathlib.Path) -> None:
+    """Removes what `replacing` was writing to a folder in processes of this machine that were killed."""
+    for part in folder.glob(".*.part"):
+        if not _is_running(part.name.split(".")[-2]):
+            part.unlink(missing_ok=True)
+
+
 def write_json(target: pathlib.Path, content: Mapping) -> None:
     """Writes a JSON file."""
     with replacing(target) as part:
         part.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def write_csv(target: pathlib.Path, rows: Sequence[Mapping], columns: Sequence[str] | None = None) -> None:
+    """Writes a CSV file of rows that all have these columns, or those of the first one."""
+    with replacing(target) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns or list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @contextlib.contextmanager

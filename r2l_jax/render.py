@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 import tifffile
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 import isp
@@ -91,7 +91,7 @@ def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], column
     mosaic is shown in grey.
     """
     panels = [
-        ImageOps.contain(Image.fromarray(_quantized(image, np.uint8)), (PANEL, PANEL), Image.Resampling.BOX)
+        ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (PANEL, PANEL), Image.Resampling.BOX)
         for image in images.values()
     ]
     width, height = panels[0].size
@@ -105,6 +105,13 @@ def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], column
         draw.text((left, top + 4), name, "black", font)
         sheet.paste(panel, (left, top + title))
     return sheet
+
+
+def quantized(
+    image: Float[Array | np.ndarray, "..."], dtype: type[np.unsignedinteger]
+) -> UInt[Array | np.ndarray, "..."]:
+    """An image of NumPy or of JAX, clipped to [0, 1] and rounded to the whole range of an unsigned integer."""
+    return (image.clip(0, 1) * np.iinfo(dtype).max).round().astype(dtype)
 
 
 def _check_names(files, output, file_format, stages):
@@ -130,14 +137,9 @@ def _render_file(file, output, camera, file_format, stages, make_pipeline):
         rgb, trace = np.asarray(rgb), None
     with replacing(output / f"{file.stem}.{file_format}") as part:
         if file_format == "png":
-            Image.fromarray(_quantized(rgb, np.uint8)).save(part, format="png")
+            Image.fromarray(quantized(rgb, np.uint8)).save(part, format="png")
         else:
-            tifffile.imwrite(part, _quantized(rgb, np.uint16), photometric="rgb")
+            tifffile.imwrite(part, quantized(rgb, np.uint16), photometric="rgb")
     if stages:
         with replacing(output / f"{file.stem}_stages.png") as part:
             sheet.save(part, format="png")
-
-
-def _quantized(image, dtype):
-    """The image clipped to [0, 1] and rounded to the whole range of an unsigned integer."""
-    return np.rint(np.clip(image, 0, 1) * np.iinfo(dtype).max).astype(dtype)

@@ -57,6 +57,20 @@ def prepare() -> None:
         jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})
 
 
+def numbers(flag: str, kind: type[int] | type[float]) -> tuple[int | float, ...]:
+    """The numbers that a flag lists.
+
+    Raises:
+        InputError: it lists something else.
+    """
+    values = flags.FLAGS[flag].value
+    try:
+        return tuple(map(kind, values))
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"--{flag} must be {wanted}, separated by commas, got {','.join(values)}") from None
+
+
 def run(main: Callable[[], int | None]) -> None:
     """Runs an absl program: parses the flags, prepares, calls `main()`, and exits with the status it returns.
 

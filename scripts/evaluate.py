@@ -14,7 +14,6 @@ from absl import flags
 from r2l_jax import startup
 from r2l_jax.drift import evaluation, variants
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
-from r2l_jax.errors import InputError
 
 
 def _joined(values) -> list[str]:
@@ -53,24 +52,14 @@ flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "samples at once, over al
 flags.DEFINE_integer("seed", DEFAULT.seed, "of the noise of exposures and corruptions")
 
 
-def _numbers(flag: str, kind: type) -> tuple:
-    values = flags.FLAGS[flag].value
-    try:
-        return tuple(map(kind, values))
-    except ValueError:
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"--{flag} must be {wanted}, separated by commas, got {','.join(values)}") from None
-
-
 def main() -> None:
     """Evaluates as the flags say."""
     given = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(evaluation.EvaluationConfig)}
     lists = {name: tuple(given[name]) for name in ("against", "pipelines", "corruptions")}
     lists["run"] = tuple(uri for uris in given["run"] for uri in uris.split(","))
     numbers = {"intensities": float, "exposures": float, "severities": int}
-    evaluation.run(
-        evaluation.EvaluationConfig(**given | lists | {flag: _numbers(flag, kind) for flag, kind in numbers.items()})
-    )
+    lists |= {flag: startup.numbers(flag, kind) for flag, kind in numbers.items()}
+    evaluation.run(evaluation.EvaluationConfig(**given | lists))
 
 
 if __name__ == "__main__":

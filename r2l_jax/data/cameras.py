@@ -9,8 +9,12 @@ import isp
 from r2l_jax.errors import InputError
 
 
-def find_camera(name: str) -> isp.Camera | None:
+def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
     """A camera by its name in `isp.CAMERAS` or from a JSON file; None for "auto", the files' own.
+
+    Args:
+        name: the camera.
+        flag: what errors call it by.
 
     Raises:
         InputError: neither a known camera nor a readable JSON file.
@@ -22,9 +26,9 @@ def find_camera(name: str) -> isp.Camera | None:
     try:
         return isp.Camera.from_json(pathlib.Path(name).read_text())
     except OSError:
-        raise InputError(f"--camera must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}") from None
+        raise InputError(f"{flag} must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}") from None
     except ValueError as error:
-        raise InputError(f"--camera={name}: {error}") from None
+        raise InputError(f"{flag}={name}: {error}") from None
 
 
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:

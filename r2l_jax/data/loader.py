@@ -1,5 +1,6 @@
 """Batches by Grain: deterministic, read ahead in threads, each process its own part."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import TypedDict
 
@@ -18,6 +19,21 @@ class Batch(TypedDict):
     raw: np.ndarray
     target: np.ndarray
     weight: np.ndarray
+
+
+class Numbered(RawDataset):
+    """A data set whose targets come with the samples' indices, int32, and which keeps nothing that it has read."""
+
+    decoded = None
+
+    @classmethod
+    def of(cls, dataset: RawDataset) -> "Numbered":
+        """The same samples, numbered."""
+        return cls(**{field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)})
+
+    def __getitem__(self, index):
+        raw, target = self.read(index)
+        return raw, (target, np.int32(index))
 
 
 class _Samples:

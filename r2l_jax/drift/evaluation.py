@@ -15,20 +15,18 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-import isp
 import tasks
-from r2l_jax import report, steps
-from r2l_jax.config import TrainConfig
-from r2l_jax.data import datasets, loader
+from r2l_jax import compiler, report
+from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.sensor import expose_sites, site_light
 from r2l_jax.data.synthetic import INTENSITIES
 from r2l_jax.drift import figures, summary, variants
-from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.drift.corruptions import SEVERITIES
+from r2l_jax.drift.drifted import at_intensity
 from r2l_jax.drift.summary import Numbers, RunResults
 from r2l_jax.drift.variants import OWN, Variant
 from r2l_jax.errors import InputError
-from r2l_jax.files import write_json
+from r2l_jax.files import write_csv, write_json
 from r2l_jax.model import RawToLogit
 from r2l_jax.processors import Unprocessed
 from r2l_jax.steps import shardings, to_devices
@@ -116,7 +114,7 @@ def run(config: EvaluationConfig) -> dict:
     folds = [(label, fold) for label, folds in runs.items() for fold in folds]
     code = report.environment()["git_commit"]
     parts = [_Part(output, label, fold, {"seed": config.seed, "git_commit": code}) for label, fold in folds]
-    load_at = functools.cache(_load_at)
+    load_at = functools.cache(at_intensity)
     todo = [_by_raw(fold, part, cases, load_at) for (_, fold), part in zip(folds, parts, strict=True)]
     # All processes have read what is done before the first one adds to it.
     multihost_utils.sync_global_devices("evaluation planned")
@@ -149,7 +147,7 @@ def run(config: EvaluationConfig) -> dict:
     }
     if jax.process_index() == 0:
         write_json(output / "evaluation.json", content)
-        summary.write_csv(output / "evaluation.csv", content, objective.score)
+        write_csv(output / "evaluation.csv", summary.csv_rows(content, objective.score))
         figures.write(output, summary.make_figures(content, objective.score))
         print(summary.make_table(content, objective.score))
         print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
@@ -212,19 +210,11 @@ def _by_raw(fold: TrainedFold, part: _Part, cases: Sequence[Variant], load_at: C
         own = case.group != OWN.group and variants.is_own(case, fold.config)
         if not own and case.name not in part.tests:
             if case.iso not in sources:
-                dataset = fold.dataset if case.iso is None else load_at(fold.config, case.iso)
-                if dataset.fingerprint != fold.dataset.fingerprint:
-                    raise InputError(
-                        f"--intensities={case.iso:g}: its samples are not those of --iso={fold.config.iso:g}"
-                    )
+                own_data = fold.dataset
+                dataset = own_data if case.iso is None else load_at(fold.config, case.iso, own_data.fingerprint)
                 sources[case.iso] = dataset, []
             sources[case.iso][1].append(case)
     return list(sources.values())
-
-
-def _load_at(config: TrainConfig, iso: float) -> RawDataset:
-    """The data set of a run at another intensity."""
-    return datasets.load(config.dataset, **(config.data_settings | {"iso": iso}))
 
 
 def _evaluate(
@@ -266,11 +256,11 @@ class Evaluator:
         self._batch_size = batch_size
         self._seed = seed
         self._sums_by_task = {}
-        jit = functools.partial(jax.jit, compiler_options=steps.compiler_options())
+        jit = functools.partial(jax.jit, compiler_options=compiler.options())
         images = functools.partial(jit, out_shardings=shardings().split)
-        self._process = images(_process, static_argnums=0)
-        self._expose = images(_expose, static_argnames="camera")
-        self._corrupt = images(_corrupt, static_argnums=0)
+        self._process = images(variants.process, static_argnums=0)
+        self._expose = images(variants.expose, static_argnames="camera")
+        self._corrupt = images(variants.corrupt, static_argnums=0)
         self._add = jit(_add, static_argnums=(0, 1), out_shardings=shardings().everywhere)
 
     def count(self, fold: TrainedFold, cases: Sequence[Variant]) -> int:
@@ -310,7 +300,7 @@ class Evaluator:
         sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
 
         previous = None
-        for batch in loader.eval_batches(_Numbered.of(dataset), fold.fold.valid_indices, self._batch_size):
+        for batch in loader.eval_batches(loader.Numbered.of(dataset), fold.fold.valid_indices, self._batch_size):
             target, index = batch["target"]
             batch = to_devices({**batch, "target": target, "index": index}, shardings().split)
             processed = None
@@ -337,43 +327,6 @@ class Evaluator:
             name: _numbers(total, objective.score, objective.score_of, objective.classes)
             for name, total in jax.device_get(sums).items()
         }
-
-
-class _Numbered(RawDataset):
-    """A data set whose targets come with the samples' indices, and which keeps nothing that it has read."""
-
-    decoded = None
-
-    @classmethod
-    def of(cls, dataset: RawDataset) -> "_Numbered":
-        return cls(**{field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)})
-
-    def __getitem__(self, index):
-        raw, target = self.read(index)
-        return raw, (target, np.int32(index))
-
-
-def _process(graph, state, raw):
-    return nnx.merge(graph, state)(raw)
-
-
-def _keys(key, index):
-    """A key for each sample, whichever batch it is in."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-
-
-def _expose(raw, index, key, exposure, camera: isp.Camera):
-    def expose(raw, key):
-        return expose_sites(site_light(raw, camera), key, camera=camera, exposure=exposure)
-
-    return jax.vmap(expose)(raw, _keys(key, index))
-
-
-def _corrupt(name, severity, images, index, key):
-    def corrupt(image, key):
-        return CORRUPTIONS[name](image, key, severity)
-
-    return jax.vmap(corrupt)(jnp.clip(images, 0, 1), _keys(key, index))
 
 
 def _add(graph, sums_of, state, sums, images, batch):

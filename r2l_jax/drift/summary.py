@@ -1,7 +1,5 @@
 """What an evaluation comes to: drops and their ratio, matrices of training and test, tables and figures."""
 
-import csv
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +9,6 @@ from matplotlib.figure import Figure
 from r2l_jax import report
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.variants import OWN, Variant
-from r2l_jax.files import replacing
 
 # The numbers of one model in one test case by name: `loss`, the score, `precision`, `recall` and `f1` of each class,
 # `confusion`.
@@ -213,19 +210,15 @@ def make_table(summary: Mapping[str, Any], score: str) -> str:
     return text + report.table(rows)
 
 
-def write_csv(target: pathlib.Path, summary: Mapping[str, Any], score: str) -> None:
-    """Writes a line for each run, fold and test case."""
-    with replacing(target) as part, part.open("w", newline="") as file:
-        writer = csv.writer(file)
-        heading = None
-        for label, run in summary["runs"].items():
-            for fold, tests in run["folds"].items():
-                for name, numbers in tests.items():
-                    own = name == OWN.name or name in run["own"]
-                    classes = {
-                        f"{metric} {cls}": value for metric in PER_CLASS for cls, value in numbers[metric].items()
-                    }
-                    row = {
+def csv_rows(summary: Mapping[str, Any], score: str) -> list[dict[str, Any]]:
+    """A row for each run, fold and test case."""
+    rows = []
+    for label, run in summary["runs"].items():
+        for fold, tests in run["folds"].items():
+            for name, numbers in tests.items():
+                own = name == OWN.name or name in run["own"]
+                rows.append(
+                    {
                         "run": label,
                         "fold": fold,
                         "group": run["tests"][name]["group"],
@@ -234,9 +227,7 @@ def write_csv(target: pathlib.Path, summary: Mapping[str, Any], score: str) -> N
                         "loss": numbers["loss"],
                         score: numbers[score],
                         "drop": tests[OWN.name][score] - numbers[score],
-                        **classes,
+                        **{f"{metric} {cls}": value for metric in PER_CLASS for cls, value in numbers[metric].items()},
                     }
-                    if heading is None:
-                        heading = list(row)
-                        writer.writerow(heading)
-                    writer.writerow(row.values())
+                )
+    return rows

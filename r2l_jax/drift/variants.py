@@ -1,15 +1,22 @@
-"""What a trained model is tested on beside its own images: the known test cases, by names that stay."""
+"""What a trained model is tested on beside its own images: the known test cases, by names that stay.
+
+And what makes their images: `process`, `expose` and `corrupt`, to be compiled by whoever calls them.
+"""
 
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sensor import expose_sites, site_light
 from r2l_jax.data.synthetic import INTENSITIES
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.errors import InputError
@@ -171,3 +178,60 @@ def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: 
 def random_key(variant: Variant, seed: int) -> jax.Array:
     """What a test case's randomness is drawn from: it depends on nothing but its name and the seed."""
     return jax.random.fold_in(jax.random.key(seed), np.uint32(zlib.crc32(variant.name.encode())))
+
+
+def process(
+    graph: nnx.GraphDef, state: nnx.State, raw: Float[Array, "batch height width *channels"]
+) -> Float[Array, "batch rows cols 3"]:
+    """What a processing, as `nnx.split` takes it apart, makes of mosaics, or of images if it takes those."""
+    return nnx.merge(graph, state)(raw)
+
+
+def expose(
+    raw: Float[Array, "batch height width"],
+    index: Int[Array, " batch"],
+    key: PRNGKeyArray,
+    exposure: Float[Array, ""] | float,
+    camera: isp.Camera,
+) -> Float[Array, "batch height width"]:
+    """Takes mosaics once more by the model of the sensor, with noise around their values.
+
+    Args:
+        raw: the mosaics.
+        index: of each, which sample it is: its noise does not depend on the batch that it is in.
+        key: of the test case.
+        exposure: factor on the light.
+        camera: gives the black level.
+    """
+
+    def one(raw, key):
+        return expose_sites(site_light(raw, camera), key, camera=camera, exposure=exposure)
+
+    return jax.vmap(one)(raw, _sample_keys(key, index))
+
+
+def corrupt(
+    name: str,
+    severity: Int[Array, ""] | int,
+    images: Float[Array, "batch height width 3"],
+    index: Int[Array, " batch"],
+    key: PRNGKeyArray,
+) -> Float[Array, "batch height width 3"]:
+    """Corrupts images, clipped to [0, 1] first.
+
+    Args:
+        name: of the corruption.
+        severity: of it, 1 to 5.
+        images: the images.
+        index: of each, which sample it is: its noise does not depend on the batch that it is in.
+        key: of the test case.
+    """
+
+    def one(image, key):
+        return CORRUPTIONS[name](image, key, severity)
+
+    return jax.vmap(one)(jnp.clip(images, 0, 1), _sample_keys(key, index))
+
+
+def _sample_keys(key, index):
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)

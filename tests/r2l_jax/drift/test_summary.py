@@ -4,6 +4,7 @@ import pytest
 
 from r2l_jax.drift import summary, variants
 from r2l_jax.drift.summary import RunResults
+from r2l_jax.files import write_csv
 
 FIRST, SECOND = variants.PIPELINES[:2]
 CASES = [
@@ -103,7 +104,7 @@ def test_tables_of_one_run_and_of_several():
 
 def test_csv_has_a_line_for_each_run_fold_and_test_case(tmp_path):
     result = summary.summarize({"static": STATIC, "learnt": LEARNT}, CASES, "accuracy")
-    summary.write_csv(tmp_path / "all.csv", result, "accuracy")
+    write_csv(tmp_path / "all.csv", summary.csv_rows(result, "accuracy"))
     with (tmp_path / "all.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 3 * len(CASES)
