@@ -1,10 +1,11 @@
-"""Figures of an evaluation: scores as heat maps."""
+"""Heat maps, and how pictures are kept."""
 
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -22,6 +23,8 @@ def heat_map(
     label: str,
     deviations: np.ndarray | None = None,
     framed: Collection[tuple[int, int]] = (),
+    number: str = ".3f",
+    logarithmic: bool = False,
 ) -> Figure:
     """A matrix as a picture, with the numbers written in.
 
@@ -33,6 +36,8 @@ def heat_map(
         label: of the colours.
         deviations: of the values, written below them.
         framed: cells to draw a frame around.
+        number: how numbers are written, as `format` takes it.
+        logarithmic: colours stand for orders of magnitude, of values that are not negative; zeros have none.
     """
     rows, columns = (
         [name.replace(".", "\n") if name.count(".") > 1 else name for name in names] for names in (rows, columns)
@@ -46,22 +51,28 @@ def heat_map(
     )
     figure = Figure(figsize=(max(size[0], 1 + 0.09 * len(title)), size[1]), layout="constrained")
     axes = figure.subplots()
-    low, high = values.min(), values.max()
-    if low == high:  # in the middle of the colours
-        low, high = low - 0.05, high + 0.05
-    image = axes.imshow(values, cmap="viridis", vmin=low, vmax=high, aspect="auto")
+    image = axes.imshow(values, cmap="viridis", norm=_colours(values, logarithmic), aspect="auto")
     axes.set_title(title, fontsize="medium")
     upright = all(len(name) < 5 for name in columns)
     axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 90, fontsize="small")
     axes.set_yticks(range(len(rows)), rows, fontsize="small")
     for (row, column), value in np.ndenumerate(values):
-        text = f"{value:.3f}" if deviations is None else f"{value:.3f}\n±{deviations[row, column]:.3f}"
+        text = f"{value:{number}}" + ("" if deviations is None else f"\n±{deviations[row, column]:{number}}")
         dark = image.norm(value) < 0.6
         axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
     for row, column in framed:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2, zorder=3))
     figure.colorbar(image, label=label)
     return figure
+
+
+def _colours(values: np.ndarray, logarithmic: bool) -> Normalize:
+    """The colours from the least value to the greatest; a single value is in their middle."""
+    coloured = values[values > 0] if logarithmic else values
+    low, high = (coloured.min(), coloured.max()) if coloured.size else (1.0, 1.0)
+    if logarithmic:
+        return LogNorm(low, high) if low < high else LogNorm(low / 2, high * 2)
+    return Normalize(low, high) if low < high else Normalize(low - 0.05, high + 0.05)
 
 
 def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> None:
