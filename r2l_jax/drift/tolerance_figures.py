@@ -1,0 +1,114 @@
+"""Figures of tolerances: the interval of each knob, and a map of two."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from r2l_jax.drift.figures import heat_map
+from r2l_jax.drift.knobs import distance
+
+# Natural ranges up to which the axis is linear, and logarithmic beyond.
+_LINEAR = 0.02
+
+_TICKS = (-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10)
+
+
+def number(value: float) -> str:
+    """A value of a knob, as tables and figures write it."""
+    # What rounding has left of a level of zero is zero, and zero has no sign.
+    return f"{round(value, 7) + 0.0:.3g}"
+
+
+def intervals_figure(content: Mapping[str, Any]) -> Figure:
+    """A bar for each knob from low to high, in natural ranges, with the bootstrap intervals as whiskers.
+
+    Args:
+        content: what `tolerance.analyse` returns.
+    """
+    knobs = content["knobs"]
+    figure = Figure(figsize=(11, 1.4 + 0.27 * len(knobs)), layout="constrained")
+    axes = figure.subplots()
+    for row, knob in enumerate(knobs.values()):
+        _interval(axes, row, knob)
+    axes.axvline(0, color="black", linewidth=0.8)
+    titles = [f"{name} ({knob['quantity']}) = {number(knob['value'])}" for name, knob in knobs.items()]
+    axes.set_yticks(range(len(knobs)), titles, fontsize="small")
+    axes.set_ylim(len(knobs) - 0.4, -0.6)
+    axes.set_xscale("symlog", linthresh=_LINEAR)
+    # Room for the numbers.
+    reach = 8 * np.abs(axes.dataLim.intervalx).max()
+    axes.set_xlim(-reach, reach)
+    axes.set_xticks([tick for tick in _TICKS if abs(tick) < reach])
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    axes.set(xlabel="natural ranges from the default; numbers are the ends in the parameter's unit")
+    axes.set_title(
+        f"where {content['score']} is at most {100 * content['tolerance']:g} points below {content['default']:.3f}, "
+        "one parameter at a time\n"
+        f"whiskers: percentiles 5 and 95 of resamples of the {content['samples']} samples",
+        fontsize="medium",
+    )
+    return figure
+
+
+def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
+    """Draws the interval of one knob."""
+
+    def away(value: float) -> float:
+        return distance(knob["parameter"], knob["value"], value)
+
+    # From left to right, which a negative gain's values are not.
+    left, right = sorted(("low", "high"), key=lambda end: away(knob[end]))
+    axes.barh(row, away(knob[right]) - away(knob[left]), left=away(knob[left]), height=0.6, color="#9ecae1")
+    for end, outmost, alignment, gap in ((left, min, "right", -4), (right, max, "left", 4)):
+        whisker = [away(value) for value in knob[f"{end}_interval"]]
+        axes.plot(whisker, [row, row], color="black", marker="|", linewidth=1, markersize=6)
+        axes.annotate(
+            number(knob[end]) + " (limit)" * knob[f"{end}_at_limit"],
+            (outmost(*whisker, away(knob[end])), row),
+            xytext=(gap, 0),
+            textcoords="offset points",
+            ha=alignment,
+            va="center",
+            fontsize="x-small",
+        )
+
+
+def map_figure(content: Mapping[str, Any]) -> Figure:
+    """The scores while two knobs move, with an outline around what is tolerated.
+
+    Args:
+        content: what `tolerance.analyse` returns, with a map.
+    """
+    names, values = content["map"]["knobs"], content["map"]["values"]
+    rows, columns = ([number(value) for value in each] for each in values)
+    figure = heat_map(
+        np.array(content["map"]["scores"]),
+        rows,
+        columns,
+        title=f"outlined: at most {100 * content['tolerance']:g} points below the default's (triangle)",
+        label=content["score"],
+    )
+    axes = figure.axes[0]
+    ylabel, xlabel = (f"{name} ({content['knobs'][name]['quantity']})" for name in names)
+    axes.set(ylabel=ylabel, xlabel=xlabel)
+    outline = _outline(np.array(content["map"]["tolerated"]))
+    axes.add_collection(LineCollection(outline, colors="red", linewidths=2.5, zorder=3))
+    row, column = (each.index(content["knobs"][name]["value"]) for name, each in zip(names, values, strict=True))
+    axes.plot(column, row + 0.33, marker="^", color="red", markersize=5)
+    return figure
+
+
+def _outline(cells: np.ndarray) -> list[list[tuple[float, float]]]:
+    """The lines (x, y) between the cells that are true and all others, those beyond the border among them."""
+    padded = np.pad(cells, 1)
+    across = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
+    down = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
+    lines = [[(column - 0.5, row - 0.5), (column + 0.5, row - 0.5)] for row, column in across]
+    return lines + [[(column - 0.5, row - 0.5), (column - 0.5, row + 0.5)] for row, column in down]
