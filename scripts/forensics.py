@@ -1,10 +1,12 @@
-"""Searches for the processing that breaks a trained model: which parameters, how far they move, what it costs.
+"""Finds out how a trained model depends on its processing: what it is sensitive to, what it tolerates, what breaks it.
 
 python scripts/forensics.py --run=runs/quickstart/parametrized --adv_track_differences
+python scripts/forensics.py --run=runs/quickstart/parametrized --check=IMG_0001.dng
 
-The head stays as it is, and so do all statistics. Every group of parameters is searched from several starts and under
-several weights of staying near the default rendering, all at once. Writes forensics.json, curves, pictures and
-TensorBoard events. Folds that are finished are not searched again.
+The head stays as it is, and so do all statistics. Three analyses, each with numbers in JSON, pictures and TensorBoard
+events: `sensitivity`, the task loss's gradient for every parameter and every stage; `tolerances`, how far each
+parameter may move; `worst_case`, a search for the processing that breaks the model. The same command goes on where it
+was stopped. With --check the exit status is 0 if a camera's figures are within what the model tolerates, and 2 if not.
 """
 
 import dataclasses
@@ -12,16 +14,28 @@ import dataclasses
 from absl import flags
 
 from r2l_jax import startup
+from r2l_jax.config import AUX_LOSSES
 from r2l_jax.drift import forensics
-from r2l_jax.drift.search import AUX_LOSSES
+from r2l_jax.drift.forensics_config import ANALYSES, SETTINGS, ForensicsConfig
 from r2l_jax.errors import InputError
 
-DEFAULT = forensics.ForensicsConfig(run="")
+DEFAULT = ForensicsConfig(run="")
+NOT_TOLERATED = 2
 
 flags.DEFINE_string("run", None, "folder of a finished run, or of one of its folds", required=True)
 flags.DEFINE_string("data_dir", DEFAULT.data_dir, "where the data set is; default: where it was in training")
 flags.DEFINE_string("output", DEFAULT.output, "folder for the results; default: forensics in the run's folder")
-flags.DEFINE_list("adv_parameters", None, "groups to search: all, or names of parameters; default: all and each alone")
+flags.DEFINE_list("analyses", list(DEFAULT.analyses), f"which to do, of {', '.join(ANALYSES)}")
+flags.DEFINE_string(
+    "check", DEFAULT.check, "only check a camera by the tolerances: a raw file, a JSON file, drone or microscopy"
+)
+
+flags.DEFINE_float("tolerance", DEFAULT.tolerance, "points (hundredths) of the score that a parameter may cost")
+flags.DEFINE_list("map", list(DEFAULT.map), "two parameters whose tolerance to map together")
+
+flags.DEFINE_list(
+    "adv_parameters", list(DEFAULT.adv_parameters), "groups to search: all, or parameters; default: all and each alone"
+)
 flags.DEFINE_enum("adv_aux_loss", DEFAULT.adv_aux_loss, AUX_LOSSES, "how the distance to the default is measured")
 flags.DEFINE_list(
     "adv_aux_weight",
@@ -35,21 +49,32 @@ flags.DEFINE_boolean(
 flags.DEFINE_integer("starts", DEFAULT.starts, "of each group and weight: the default, and others at random around it")
 flags.DEFINE_integer("steps", DEFAULT.steps, "of each search")
 flags.DEFINE_float("lr", DEFAULT.lr, "about how far a parameter moves in a step, as a fraction of its natural range")
-flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "samples in a step of one search")
-flags.DEFINE_integer("samples", DEFAULT.samples, "of the training samples, how many batches are drawn from at most")
+flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "samples at once, and in a step of one search")
+flags.DEFINE_integer("samples", DEFAULT.samples, "of the training samples, how many searches draw from at most")
 flags.DEFINE_integer("track_n_images", DEFAULT.track_n_images, "how many samples the pictures show")
 flags.DEFINE_integer("seed", DEFAULT.seed, "of samples, starts and batches")
 
 
-def main() -> None:
-    """Searches as the flags say."""
-    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(forensics.ForensicsConfig)}
-    try:
-        values["adv_aux_weight"] = tuple(map(float, values["adv_aux_weight"]))
-    except ValueError:
-        raise InputError(f"--adv_aux_weight must be numbers, got {','.join(values['adv_aux_weight'])}") from None
-    values["adv_parameters"] = tuple(values["adv_parameters"] or ()) or None
-    forensics.run(forensics.ForensicsConfig(**values))
+def _refuse_flags_without_effect(config: ForensicsConfig) -> None:
+    asked = ("tolerances",) if config.check else config.analyses
+    used = {"batch_size"}.union(*(SETTINGS[name] for name in asked))
+    for name in ["analyses"] * bool(config.check) + sorted(set().union(*SETTINGS.values()) - used):
+        if flags.FLAGS[name].present:
+            raise InputError(f"--{name} changes nothing in {'--check' if config.check else ', '.join(asked)}")
+
+
+def main() -> int:
+    """Analyses or checks as the flags say, and returns the exit status."""
+    values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(ForensicsConfig)}
+    values["adv_aux_weight"] = startup.numbers("adv_aux_weight", float)
+    for name in ("analyses", "map", "adv_parameters"):
+        values[name] = tuple(values[name])
+    config = ForensicsConfig(**values)
+    _refuse_flags_without_effect(config)
+    if config.check:
+        return 0 if forensics.check(config) else NOT_TOLERATED
+    forensics.run(config)
+    return 0
 
 
 if __name__ == "__main__":

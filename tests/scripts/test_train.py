@@ -1,16 +1,11 @@
 import json
-import os
-import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
+import programs
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "train.py"
 
 
 @pytest.fixture(scope="module")
@@ -18,36 +13,33 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("scripts_train")
 
 
-def start(folder, run_name, *flags, devices=1, environment=()):
-    """Starts the program on 25 scenes of 32x32, 16 of them to train on, in 2 batches an epoch."""
-    command = [sys.executable, SCRIPT, f"--logdir={folder}/runs", f"--data_dir={folder}/data", "--experiment_name=test"]
-    command += [
-        "--synthetic_images=25",
-        "--synthetic_size=32",
-        "--train_size=0.64",
-        "--lr=1e-3",
-        "--batch_size=8",
+def arguments(folder, run_name, *flags):
+    """25 scenes of 32x32, 16 of them to train on, in 2 batches an epoch."""
+    folders = [
+        f"--logdir={folder}/runs",
+        f"--data_dir={folder}/data",
+        "--experiment_name=test",
         f"--run_name={run_name}",
     ]
-    # A few steps take less time than optimising them.
-    xla_flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    return subprocess.Popen(
-        [*command, *flags],
-        env={**os.environ, "XLA_FLAGS": xla_flags, **dict(environment)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    scenes = ["--synthetic_images=25", "--synthetic_size=32", "--train_size=0.64"]
+    return ["train.py", *folders, *scenes, "--lr=1e-3", "--batch_size=8", *flags]
 
 
-def run(*arguments, **options):
-    process = start(*arguments, **options)
-    stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+def start(*run, **options):
+    return programs.start(*arguments(*run), **options)
+
+
+def run(*run, **options):
+    return programs.program(*arguments(*run), **options)
 
 
 def metrics(folder, run_name):
     return json.loads((folder / "runs" / "test" / run_name / "fold_0" / "metrics.json").read_text())
+
+
+def history(folder, run_name):
+    """The numbers of its epochs, less the time that they took."""
+    return [{name: row[name] for name in row if name != "seconds"} for row in metrics(folder, run_name)["history"]]
 
 
 def gradient_norms(folder, run_name):
@@ -94,7 +86,7 @@ KILLED_FLAGS = ["--epochs=3", "--augmentation=weak"]
 @pytest.fixture(scope="module")
 def whole_history(folder):
     assert run(folder, "whole", *KILLED_FLAGS).returncode == 0
-    return metrics(folder, "whole")["history"]
+    return history(folder, "whole")
 
 
 @pytest.mark.slow
@@ -111,7 +103,7 @@ def test_a_killed_run_goes_on_to_the_same_end(folder, whole_history, number, sta
     assert "Traceback" not in stderr
     assert not metrics(folder, name)["complete"]
     assert run(folder, name, *KILLED_FLAGS).returncode == 0
-    assert metrics(folder, name)["history"] == whole_history
+    assert history(folder, name) == whole_history
 
 
 @pytest.mark.slow
@@ -137,9 +129,7 @@ def test_several_devices_and_several_processes_come_to_the_same_numbers(folder):
     outputs = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     for name in ("four_devices", "two_processes"):
-        for row, expected in zip(
-            metrics(folder, name)["history"], metrics(folder, "one_device")["history"], strict=True
-        ):
+        for row, expected in zip(history(folder, name), history(folder, "one_device"), strict=True):
             assert row == pytest.approx(expected, rel=1e-3), name
         # On one device, a change of the raw values by 1e-7 of themselves moves these norms by up to 2%: max pool and
         # ReLU send the gradient elsewhere. Gradients of a part of the batch would be off by far more.

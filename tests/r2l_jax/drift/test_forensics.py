@@ -2,85 +2,90 @@ import dataclasses
 import json
 
 import jax
-import numpy as np
 import pytest
-from PIL import Image
+from matplotlib.figure import Figure
 
 from r2l_jax import train
-from r2l_jax.drift import forensics
-from r2l_jax.drift.forensics import ForensicsConfig
+from r2l_jax.drift import camera_check, forensics
+from r2l_jax.drift.analysis import Analysis
+from r2l_jax.drift.forensics_config import ANALYSES, ForensicsConfig
 from r2l_jax.errors import InputError
+from r2l_jax.stop import Interrupted
 
 
-@pytest.fixture(scope="module")
-def config(one_epoch, tmp_path_factory):
-    return ForensicsConfig(
-        run=str(one_epoch.run_dir),
-        output=str(tmp_path_factory.mktemp("forensics")),
-        adv_parameters=("all", "gamma_correct", "additive_layer"),
-        adv_aux_weight=(0.0, 1e6),
-        adv_noise_layer=True,
-        adv_track_differences=True,
-        steps=6,
-        lr=0.03,
-        batch_size=8,
-        track_n_images=2,
-    )
+@pytest.fixture
+def config(one_epoch, tmp_path):
+    return ForensicsConfig(run=str(one_epoch.run_dir), output=str(tmp_path / "forensics"))
 
 
-@pytest.fixture(scope="module")
-def result(config):
-    return forensics.run(config)[0]
+@pytest.fixture
+def calls(monkeypatch):
+    """Puts a quick analysis in place of the known ones, and lists those that are asked for."""
+    calls = []
+
+    def run(config, fold, name, stop, file):
+        calls.append(name)
+        file.write_text("unfinished")
+        return Analysis({"number": len(calls)}, f"table of {name}", {"figure": Figure()}, {"rows": [{"a": 1, "b": 2}]})
+
+    monkeypatch.setattr(forensics, "_run", run)
+    return calls
 
 
-def test_a_row_for_each_group_and_weight(config, result):
-    assert [(row["group"], row["aux_weight"]) for row in result["rows"]] == [
-        (group, weight) for group in config.adv_parameters for weight in config.adv_aux_weight
-    ]
-    for row in result["rows"]:
-        assert row["drop"] == pytest.approx(result["default"]["score"] - row["score"])
-        assert set(row["parameters"]) >= {"gamma_correct", "additive_layer", "debayer"}
-        if row["group"] == "gamma_correct":
-            assert not np.any(row["parameters"]["additive_layer"])
+def test_every_analysis_leaves_its_files(config, calls, capsys):
+    result = forensics.run(config)[0]
+    printed = capsys.readouterr().out
+    assert tuple(result) == tuple(calls) == ANALYSES
+    for name in ANALYSES:
+        folder = config.output_dir / "fold_0" / name
+        written = json.loads((folder / f"{name}.json").read_text())
+        assert written == result[name]
+        assert written["flags"] == json.loads(json.dumps(config.settings(name)))
+        assert (folder / "rows.csv").read_text().split() == ["a,b", "1,2"]
+        assert (folder / "figure.png").exists()
+        assert len(list(folder.glob("events.*"))) == 1
+        assert not (folder / "unfinished.npz").exists()
+        assert f"table of {name}" in printed
 
 
-def test_a_heavy_penalty_keeps_the_default(result):
-    by_key = {(row["group"], row["aux_weight"]): row for row in result["rows"]}
-    assert by_key["gamma_correct", 0.0]["ssim"] < by_key["gamma_correct", 1e6]["ssim"]
-    assert by_key["gamma_correct", 0.0]["loss"] > result["default"]["loss"]
-
-
-def test_files_hold_what_was_returned(config, result):
-    folder = config.output_dir / "fold_0"
-    assert json.loads((folder / "forensics.json").read_text())["rows"] == result["rows"]
-    names = sorted(path.name for path in folder.glob("*.png"))
-    assert names == ["additive_layer.png", "all.png", "curves.png", "gamma_correct.png"]
-    for name in names:
-        with Image.open(folder / name) as picture:
-            assert np.asarray(picture).std() > 0
-    assert list(folder.glob("events.*"))
-
-
-def test_a_finished_fold_is_not_searched_again(config, one_epoch, result, monkeypatch):
-    def search(*arguments):
-        raise AssertionError
-
-    monkeypatch.setattr(forensics, "_search_fold", search)
-    assert forensics.run(config)[0]["rows"] == result["rows"]
-    with pytest.raises(AssertionError):
-        forensics.run(dataclasses.replace(config, seed=1))
+def test_what_is_finished_is_not_done_again(config, calls, one_epoch):
+    result = forensics.run(config)
+    assert forensics.run(config) == result
+    assert len(calls) == 3
+    # Only what depends on a flag is done again.
+    forensics.run(dataclasses.replace(config, steps=5))
+    assert calls[3:] == ["worst_case"]
     # Another training, as --overwrite leaves it.
     file = one_epoch.run_dir / "fold_0/metrics.json"
     written = file.read_text()
     file.write_text(json.dumps(json.loads(written) | {"seed": 7}))
-    with pytest.raises(AssertionError):
-        forensics.run(config)
+    forensics.run(dataclasses.replace(config, analyses=("sensitivity",)))
     file.write_text(written)
+    assert calls[4:] == ["sensitivity"]
+
+
+def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
+    monkeypatch.setattr(forensics.StopSignals, "after_step", lambda self: bool(calls))
+    with pytest.raises(Interrupted, match="stopped before tolerances of fold 0; the same command goes on with that"):
+        forensics.run(config)
+    monkeypatch.undo()
+    assert calls == ["sensitivity"]
+
+
+@pytest.mark.parametrize(
+    ("inside", "together", "tolerated"), [(True, 0.79, True), (True, 0.77, False), (False, 0.8, False)]
+)
+def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, monkeypatch, inside, together, tolerated):
+    finding = camera_check.Finding("white_balance.red", 1.0, 0.5, 1.5 if inside else 0.9, inside, 0.1, 0.1)
+    monkeypatch.setattr(camera_check, "check", lambda tolerances, camera: [finding])
+    monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (0.8, together))
+    assert forensics.check(dataclasses.replace(config, check="drone", tolerance=2.0)) == tolerated
+    assert calls == ["tolerances"]
 
 
 def test_several_processes_are_refused(config, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="a search runs on the devices of one process, got 2 processes"):
+    with pytest.raises(InputError, match="this runs on the devices of one process, got 2 processes"):
         forensics.run(config)
 
 
@@ -88,9 +93,11 @@ def test_several_processes_are_refused(config, monkeypatch):
     ("change", "message"),
     [
         ({"adv_parameters": ("hue",)}, "--adv_parameters must be of all, black_level, .* got 'hue'"),
-        ({"adv_noise_layer": False}, "got 'additive_layer'; give --adv_noise_layer, too"),
+        ({"map": ("gamma_correct",)}, "--map must be two of black_level, .* got 'gamma_correct'"),
+        ({"map": ("gamma_correct", "hue")}, "--map must be two of black_level, .* got 'gamma_correct,hue'"),
         ({"run": "nowhere"}, "--run=nowhere is no run's folder: not found"),
         ({"steps": 0}, "--steps must be positive, got 0"),
+        ({"analyses": ("gradients",)}, "--analyses must be of sensitivity, tolerances, worst_case, got 'gradients'"),
         ({"adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, got 'lpips'"),
         ({"adv_aux_weight": (-1.0,)}, r"--adv_aux_weight must be numbers of at least 0, got \[-1.0\]"),
     ],
@@ -103,5 +110,5 @@ def test_refuses(config, change, message):
 def test_a_run_without_processing_parameters_is_refused(base, config):
     trained = dataclasses.replace(base, run_name="none", processing_mode="none", epochs=1)
     train.run(trained)
-    with pytest.raises(InputError, match=r"--processing_mode=none, which has no processing parameters to search over"):
+    with pytest.raises(InputError, match=r"--processing_mode=none, which has no processing parameters"):
         forensics.run(dataclasses.replace(config, run=str(trained.run_dir)))
