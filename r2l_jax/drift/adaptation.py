@@ -1,0 +1,354 @@
+"""Drift adjustment by adaptation: a trained model's processing, re-tuned on a few labelled images of drifted data."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+import isp
+from r2l_jax import report
+from r2l_jax.data import datasets, loader
+from r2l_jax.data.cameras import find_camera
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift import variants
+from r2l_jax.drift.analysis import Analysis, once
+from r2l_jax.drift.drifted import drifted
+from r2l_jax.drift.frozen import Frozen
+from r2l_jax.drift.measure import Measured, Measurer
+from r2l_jax.drift.search import Found, Search, Searcher
+from r2l_jax.drift.variants import Variant
+from r2l_jax.errors import InputError
+from r2l_jax.files import write_json
+from r2l_jax.model import RawToLogit
+from r2l_jax.render import contact_sheet
+from r2l_jax.stop import StopSignals
+from r2l_jax.trained import TrainedFold, load_pipelines
+
+# Its 81 weights are more than a few images determine, and not what a camera's maker tunes.
+_INTERPOLATION = "debayer"
+
+# Exposures that the searches start at, in stops: no image of a head's own brightness is farther than one stop from one.
+STOPS = (0, 1, 2, 3, 4, 5, -1, -2)
+
+# The drift of real data, photographed anew.
+_DATA = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationConfig:
+    """Adaptations of a trained model to drifted data.
+
+    Attributes are documented by the flags of scripts/adjust.py.
+
+    Raises:
+        InputError: values that are not known or out of range.
+    """
+
+    run: str
+    data_dir: str | None = None
+    output: str | None = None
+    intensities: tuple[float, ...] = ()
+    exposures: tuple[float, ...] = ()
+    pipelines: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    drifted_data_dir: str | None = None
+    drifted_camera: str | None = None
+    labelled: int = 32
+    parameters: tuple[str, ...] = ()
+    starts: int = 6
+    steps: int = 120
+    lr: float = 0.01
+    batch_size: int = 16
+    track_n_images: int = 5
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("labelled", "starts", "steps", "lr", "batch_size", "track_n_images"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
+        if self.starts > len(STOPS):
+            raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
+        if self.seed < 0:
+            raise InputError(f"--seed must not be negative, got {self.seed}")
+        if self.drifted_camera and not self.drifted_data_dir:
+            raise InputError("--drifted_camera is the camera of --drifted_data_dir: give that, too")
+        if not self.drifts():
+            raise InputError(
+                "no drift to adapt to: give --intensities, --exposures, --pipelines, --cameras or --drifted_data_dir"
+            )
+
+    def drifts(self) -> list[Variant]:
+        """The drifts, each once."""
+        cameras = [Variant(f"camera={pathlib.Path(name).stem}", "cameras") for name in self.cameras]
+        data = [Variant(_DATA, _DATA)] if self.drifted_data_dir else []
+        return list(
+            dict.fromkeys(
+                variants.intensities(self.intensities)
+                + variants.exposures(self.exposures)
+                + variants.pipelines(self.pipelines)
+                + cameras
+                + data
+            )
+        )
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """Where the results go."""
+        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The flags that each drift's result depends on."""
+        others = ("run", "data_dir", "output", "intensities", "exposures", "pipelines", "cameras")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
+
+
+class _Drifted(NamedTuple):
+    """A model under a drift: what it is, the data, and which samples to adapt and to measure on."""
+
+    model: RawToLogit
+    dataset: RawDataset
+    labelled: np.ndarray
+    measured: np.ndarray
+
+
+def run(config: AdaptationConfig) -> dict[str, Any]:
+    """Adapts the processing of every fold of a run to each drift, and measures what that wins back.
+
+    The head and all statistics stay as they are. From several exposures, a search lowers the task loss of the labelled
+    images over the processing's parameters; the start that ends at the lowest loss of these images is taken, and
+    measured on others: the fold's validation samples.
+
+    Writes `<output>/adaptation.json` (all numbers, and how to reproduce them), and in `<output>/fold_<k>/<drift>/`
+    `adaptation.json` (the parameters found), `curves.png`, `pictures.png` (undrifted, before, after) and TensorBoard's
+    events of the pictures. A drift that an earlier call of the same settings has finished is taken as it is.
+
+    Returns:
+        What adaptation.json holds.
+
+    Raises:
+        InputError: a folder that is no finished run, a processing without parameters, a drift that does not fit the
+            data, or several processes.
+        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+    """
+    folds = load_pipelines(config.run, config.data_dir)
+    for fold in folds:
+        _check(config, fold)
+    drifts = config.drifts()
+    with StopSignals() as stop:
+        results = {
+            fold.fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in drifts} for fold in folds
+        }
+    content = {
+        "score": folds[0].objective.score,
+        "drifts": {drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in drifts},
+        "folds": results,
+        "flags": dataclasses.asdict(config),
+        **report.environment(),
+    }
+    write_json(config.output_dir / "adaptation.json", content)
+    print(f"{make_table(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+    return content
+
+
+def make_table(content: Mapping[str, Any]) -> str:
+    """What each drift takes, and what adaptation wins back, as text; means over the folds."""
+    rows = [["drift", f"{content['score']} undrifted", "before", "after", "won back"]]
+    for name, drift in content["drifts"].items():
+        cells = [f"{drift[key]['mean']:.4f}" for key in ("undrifted", "before", "after")]
+        won = drift["won_back"]["mean"]
+        rows.append([name, *cells, "-" if won is None else f"{won:.0%}"])
+    return report.table(rows)
+
+
+def _over_folds(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    summary = {}
+    for name in ("undrifted", "before", "after", "won_back"):
+        values = [result[name] for result in results]
+        known = [value for value in values if value is not None]
+        mean, std = (float(np.mean(known)), float(np.std(known))) if known else (None, None)
+        summary[name] = {"mean": mean, "std": std, "folds": values}
+    return summary
+
+
+def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
+    """Raises an InputError unless a fold can be adapted to all drifts, before anything is computed."""
+    if config.intensities and fold.config.dataset == "Folder":
+        raise InputError(
+            f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
+            "computes others"
+        )
+    for drift in config.drifts():
+        _parameters(config, _model(fold, drift).processor)
+    for name in config.cameras:
+        _camera(name, fold.dataset)
+    if config.drifted_data_dir:
+        _other_data(config, fold)
+    if {drift.group for drift in config.drifts()} != {_DATA} and len(fold.fold.train_indices) < config.labelled:
+        raise InputError(
+            f"--labelled={config.labelled} images are more than the {len(fold.fold.train_indices)} of the training set"
+        )
+
+
+def _parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:
+    known = tuple(pipeline.parameters())
+    if config.parameters == ("all",):
+        return known
+    for name in config.parameters:
+        if name not in known:
+            raise InputError(f"--parameters must be of all, {', '.join(known)}, got {name!r}")
+    return config.parameters or tuple(name for name in known if name != _INTERPOLATION)
+
+
+def _camera(name: str, dataset: RawDataset) -> isp.Camera:
+    camera = find_camera(name, "--cameras")
+    if camera is None:
+        raise InputError("--cameras=auto: mosaics are taken of the data set's scenes; name a camera or a JSON file")
+    if camera.pattern != dataset.camera.pattern:
+        raise InputError(
+            f"--cameras={name}: its pattern is {camera.pattern}, the data set's {dataset.camera.pattern}; no parameter "
+            "of the processing adjusts that"
+        )
+    return camera
+
+
+def _model(fold: TrainedFold, drift: Variant) -> RawToLogit:
+    """A fold's model, with the pipeline of a drift in place of its own."""
+    if drift.pipeline is None:
+        return fold.model
+    pipeline = variants.make_pipeline(drift.pipeline, fold.dataset.camera)
+    return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
+
+
+def _drifted(config: AdaptationConfig, fold: TrainedFold, drift: Variant) -> _Drifted:
+    rng = np.random.default_rng(config.seed)
+    if drift.group == _DATA:
+        dataset = _other_data(config, fold)
+        shuffled = rng.permutation(len(dataset))
+        return _Drifted(fold.model, dataset, shuffled[: config.labelled], np.sort(shuffled[config.labelled :]))
+    cameras = {f"camera={pathlib.Path(name).stem}": name for name in config.cameras}
+    camera = _camera(cameras[drift.name], fold.dataset) if drift.group == "cameras" else None
+    dataset = drifted(fold.config, fold.dataset, drift, camera, config.seed)
+    labelled = rng.permutation(fold.fold.train_indices)[: config.labelled]
+    return _Drifted(_model(fold, drift), dataset, labelled, fold.fold.valid_indices)
+
+
+def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
+    """The data of --drifted_data_dir, if it has the classes and the pattern of the run's."""
+    settings = fold.config.data_settings | {"data_dir": config.drifted_data_dir}
+    if config.drifted_camera:
+        settings["camera"] = config.drifted_camera
+    dataset = datasets.load(fold.config.dataset, **settings)
+    if dataset.classes != fold.dataset.classes:
+        raise InputError(
+            f"--drifted_data_dir={config.drifted_data_dir} must have the classes {', '.join(fold.dataset.classes)}, "
+            f"got {', '.join(dataset.classes)}"
+        )
+    if dataset.camera.pattern != fold.dataset.camera.pattern:
+        raise InputError(
+            f"--drifted_data_dir={config.drifted_data_dir} must have the pattern {fold.dataset.camera.pattern}, got "
+            f"{dataset.camera.pattern}; no parameter of the processing adjusts that"
+        )
+    if len(dataset) <= config.labelled:
+        raise InputError(
+            f"--drifted_data_dir={config.drifted_data_dir} has {len(dataset)} images, of which --labelled="
+            f"{config.labelled} leave none to measure on"
+        )
+    return dataset
+
+
+def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: StopSignals) -> dict[str, Any]:
+    """The adaptation of a fold to a drift, or what an earlier call has left of it."""
+    folder = config.output_dir / f"fold_{fold.fold.number}" / drift.name
+
+    def adapt(unfinished: pathlib.Path) -> Analysis:
+        return _adapt(config, fold, drift, stop, unfinished)
+
+    content = once(folder / "adaptation.json", fold, config.settings, adapt)
+    print(f"fold {fold.fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
+    return content
+
+
+def _adapt(
+    config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: StopSignals, file: pathlib.Path
+) -> Analysis:
+    under = _drifted(config, fold, drift)
+    frozen = Frozen(under.model, fold.objective)
+    group = _parameters(config, under.model.processor)
+    searches = [Search(group, 0.0, config.seed, exposure=2.0**stops) for stops in STOPS[: config.starts]]
+    searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)
+    raws, targets = under.dataset.samples(under.labelled)
+    found = searcher.run(searches, raws, targets, config.steps, stop.after_step, file)
+
+    measurer = Measurer(frozen)
+
+    def measure(parameters: list[dict[str, np.ndarray]], indices: np.ndarray) -> list[Measured]:
+        return measurer.measure(parameters, loader.eval_batches(under.dataset, indices, config.batch_size))
+
+    # No adaptation is one, too: on few images a search may end where it is worse.
+    starts = [None, *STOPS[: config.starts]]
+    ends = [frozen.default, *(one.parameters for one in found)]
+    on_labelled, on_measured = (measure(ends, indices) for indices in (under.labelled, under.measured))
+    chosen = int(np.argmin([measured.loss for measured in on_labelled]))
+    before, after = on_measured[0], on_measured[chosen]
+    own = Frozen(fold.model, fold.objective)
+    own_batches = loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
+    (undrifted,) = Measurer(own).measure([own.default], own_batches)
+    lost = undrifted.score - before.score
+    content = {
+        "undrifted": undrifted.score,
+        "before": before.score,
+        "after": after.score,
+        "won_back": (after.score - before.score) / lost if lost > 0 else None,
+        "start": starts[chosen],
+        "starts": [
+            {"stops": stops, "labelled_loss": labelled.loss, "labelled_score": labelled.score, "score": measured.score}
+            for stops, labelled, measured in zip(starts, on_labelled, on_measured, strict=True)
+        ],
+        "default": {name: value.tolist() for name, value in frozen.default.items()},
+        "parameters": {name: np.asarray(value).tolist() for name, value in ends[chosen].items()},
+    }
+    pictures = {"curves": _curves(found), "pictures": _pictures(config, fold, under, frozen.pipeline(ends[chosen]))}
+    return Analysis(content, _starts_table(content, fold.objective.score), pictures)
+
+
+def _starts_table(content: Mapping[str, Any], score: str) -> str:
+    """What each start came to; the chosen one is marked."""
+    rows = [["start", "labelled loss", f"labelled {score}", score]]
+    for start in content["starts"]:
+        name = "no adaptation" if start["stops"] is None else f"{start['stops']:+d} stops"
+        mark = " *" if start["stops"] == content["start"] else ""
+        rows.append([name + mark, *(f"{start[key]:.4f}" for key in ("labelled_loss", "labelled_score", "score"))])
+    return report.table(rows)
+
+
+def _curves(found: list[Found]) -> Figure:
+    """The task loss of the batches over the steps, a line for each start."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for stops, one in zip(STOPS, found, strict=False):
+        axes.plot(one.task_loss, linewidth=1, label=f"{stops:+d} stops")
+    axes.set(xlabel="step", ylabel="task loss of labelled images")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", title="start")
+    return figure
+
+
+def _pictures(config: AdaptationConfig, fold: TrainedFold, under: _Drifted, adapted: isp.Pipeline) -> Image.Image:
+    """Measured samples as the head knew them, as it sees them drifted, and as it sees them after adaptation."""
+    indices = under.measured[: config.track_n_images]
+    raws, _ = under.dataset.samples(indices)
+    pictures = {"before": under.model.processor(raws), "after": adapted(raws)}
+    if under.dataset.fingerprint == fold.dataset.fingerprint:
+        pictures = {"undrifted": fold.model.processor(fold.dataset.samples(indices)[0]), **pictures}
+    pictures = jax.device_get(pictures)
+    return contact_sheet(
+        {f"{number} {name}": images[number] for number in range(len(indices)) for name, images in pictures.items()},
+        columns=len(pictures),
+    )
