@@ -1,4 +1,4 @@
-"""How fast this library is, beside what is in use today: see `r2l_jax.baselines`.
+"""How fast this library is, beside what is in use today: see `r2l_jax.baselines`. Searches are beside their like.
 
 Each row of the table is a piece of work, and a bar to pass. Ours and the baseline take turns, since a machine's speed
 drifts by more from minute to minute than many a change is worth: trust the ratios within a row, not times of different
@@ -52,11 +52,12 @@ PACKAGES = (
 
 
 class Sizes(NamedTuple):
-    """Shapes of mosaics: the batch of most rows, the one to demosaic, the frame to measure the memory for."""
+    """Shapes of mosaics: the batch of most rows, the one to demosaic, the frame for memory, what searches draw from."""
 
     batch: tuple[int, int, int] = (32, 256, 256)
     mosaic: tuple[int, int] = (2048, 2048)
     frame: tuple[int, int] = (4000, 6000)
+    search: tuple[int, int, int] = (32, 64, 64)
 
 
 class Measured(NamedTuple):
@@ -169,6 +170,10 @@ def rows(sizes: Sizes) -> list[Row]:
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
         sides = (partial(side, method) for side in (ours.denoise, baselines.denoise))
         table.append(Row(f"denoise_{method}", 3.0, 10.0, Comparison(images, *sides)))
+    for samples, bar, stretch in ((1, 2.0, 4.0), (16, 1.0, 2.0)):
+        sides = (partial(side, samples) for side in (ours.search_together, ours.search_apart))
+        compare = Comparison(partial(ours.raws_and_labels, sizes.search), *sides)
+        table.append(Row(f"search_{samples}_at_a_step", bar, stretch, compare))
     return [
         *table,
         Row("compile_forward", 3.0, 1.5, partial(_compile_times, sizes.batch, False), "s", at_most=True),

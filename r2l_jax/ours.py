@@ -4,7 +4,9 @@ Each function of a side prepares a piece of work for NumPy arrays, and returns w
 function can beat that reads its input and writes its result.
 """
 
-from collections.abc import Callable
+import contextlib
+import io
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -13,10 +15,14 @@ import numpy as np
 from flax import nnx
 
 import isp
+from r2l_jax import startup
 from r2l_jax.baselines import CAMERA, CLASSES, GAMMA, LEARNING_RATE
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.steps import make_steps, shardings, to_devices
+from r2l_jax.drift.frozen import Frozen
+from r2l_jax.drift.search import Found, Search, Searcher
+from r2l_jax.objective import make_objective
+from r2l_jax.steps import make_model, make_steps, shardings, to_devices
 from r2l_jax.timing import Call
 from tasks.layers import BatchNorm
 
@@ -85,11 +91,14 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
     return partial(gradient, parameters, statistics, jnp.asarray(raw), jnp.asarray(weight))
 
 
+def _dataset(raw: np.ndarray, labels: np.ndarray) -> RawDataset:
+    samples, names = (lambda index: (raw[index], labels[index])), tuple(map(str, range(len(raw))))
+    return RawDataset("benchmark", "classification", names[:CLASSES], CAMERA, names, labels, samples)
+
+
 def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
     """The step of scripts/train.py with its defaults: parametrized, ResNet-18, Adam."""
-    samples, names = (lambda index: (raw[index], labels[index])), tuple(map(str, range(len(raw))))
-    dataset = RawDataset("benchmark", "classification", names[:CLASSES], CAMERA, names, labels, samples)
-    steps = make_steps(TrainConfig(batch_size=len(raw), lr=LEARNING_RATE), dataset)
+    steps = make_steps(TrainConfig(batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, labels))
     batch = {"raw": raw, "target": labels, "weight": np.ones(len(raw), np.float32)}
     batch = to_devices(batch, shardings().split)
     key = jax.random.key(0)
@@ -101,6 +110,36 @@ def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
         return state, loss
 
     return step
+
+
+def search_together(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Call:
+    """Two steps of sixteen worst-case searches through a ResNet-18, as one stack."""
+    search = _searcher(batch_size, raw, labels)
+    return lambda: search(_SEARCHES)
+
+
+def search_apart(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Call:
+    """The same searches one after another, as the baseline of `search_together`."""
+    startup.keep_memory()
+    search = _searcher(batch_size, raw, labels)
+    return lambda: [search([one]) for one in _SEARCHES]
+
+
+_SEARCHES = tuple(Search(("white_balance", "gamma_correct"), seed=seed, spread=0.02) for seed in range(16))
+
+
+def _searcher(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Callable[[Sequence[Search]], list[Found]]:
+    config, dataset = TrainConfig(), _dataset(raw, labels)
+    objective = make_objective(config, dataset)
+    model = make_model(config, dataset, objective, nnx.Rngs(0), None)
+    model.eval()
+    searcher = Searcher(Frozen(model, objective), direction="worst", batch_size=batch_size)
+
+    def search(searches):
+        with contextlib.redirect_stderr(io.StringIO()):  # no progress bars
+            return searcher.run(searches, raw, labels, steps=2)
+
+    return search
 
 
 def demosaic(method: str, raw: np.ndarray) -> Call:

@@ -16,7 +16,7 @@ from r2l_jax.errors import InputError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark.py"
 # A smaller frame would be nothing beside what else a process needs.
-SIZES = benchmark.Sizes(batch=(2, 32, 32), mosaic=(32, 48), frame=(512, 768))
+SIZES = benchmark.Sizes(batch=(2, 32, 32), mosaic=(32, 48), frame=(512, 768), search=(4, 32, 32))
 ROWS = {row.name: row for row in benchmark.rows(SIZES)}
 
 
@@ -84,6 +84,14 @@ class SmallHead(nnx.Module):
 def test_training_steps_are_timed(monkeypatch):
     monkeypatch.setattr(tasks, "resnet", SmallHead)
     assert len(measure("train_step", 2)["samples_ms"]["ours"]) == 2
+
+
+def test_searches_find_the_same_together_and_apart(monkeypatch):
+    monkeypatch.setattr(tasks, "resnet", SmallHead)
+    together, apart = both_sides("search_1_at_a_step")
+    assert len(together) == len(apart) == 16
+    for one, (other,) in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one.parameters["white_balance"], other.parameters["white_balance"], rtol=1e-4)
 
 
 def test_every_published_pipeline_has_a_row():
