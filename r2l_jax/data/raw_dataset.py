@@ -46,6 +46,14 @@ class RawDataset:
         lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
+    @functools.cached_property
+    def content(self) -> str:
+        """A hash of the mosaics and targets themselves; of the first alone if they are more than memory takes."""
+        digest = hashlib.sha256()
+        for array in self.decoded or self.read(0):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
+
     def __getitem__(self, index: int) -> Sample:
         if self.decoded is None:
             return self.read(index)

@@ -1,8 +1,9 @@
 """Drift adjustment by adaptation: a trained model's processing, re-tuned on a few labelled images of drifted data."""
 
 import dataclasses
+import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +20,9 @@ from r2l_jax.drift import variants
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.drifted import drifted
 from r2l_jax.drift.frozen import Frozen
-from r2l_jax.drift.measure import Measured, Measurer
-from r2l_jax.drift.search import Found, Search, Searcher
+from r2l_jax.drift.measure import Measured, Measurer, ticking
+from r2l_jax.drift.search import GAINS, Found, Search, Searcher
+from r2l_jax.drift.summary import LEAST_DROP
 from r2l_jax.drift.variants import Variant
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
@@ -32,8 +34,8 @@ from r2l_jax.trained import TrainedFold, load_pipelines
 # Its 81 weights are more than a few images determine, and not what a camera's maker tunes.
 _INTERPOLATION = "debayer"
 
-# Exposures that the searches start at, in stops: no image of a head's own brightness is farther than one stop from one.
-STOPS = (0, 1, 2, 3, 4, 5, -1, -2)
+# Exposures that the searches start at, in stops, as many of the first as are asked for.
+STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 
 # The drift of real data, photographed anew.
 _DATA = "data"
@@ -69,7 +71,7 @@ class AdaptationConfig:
 
     def __post_init__(self):
         for name in ("labelled", "starts", "steps", "lr", "batch_size", "track_n_images"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
         if self.starts > len(STOPS):
             raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
@@ -77,6 +79,8 @@ class AdaptationConfig:
             raise InputError(f"--seed must not be negative, got {self.seed}")
         if self.drifted_camera and not self.drifted_data_dir:
             raise InputError("--drifted_camera is the camera of --drifted_data_dir: give that, too")
+        if len({_camera_drift(name) for name in self.cameras}) < len(set(self.cameras)):
+            raise InputError(f"--cameras: two of {', '.join(self.cameras)} have one name")
         if not self.drifts():
             raise InputError(
                 "no drift to adapt to: give --intensities, --exposures, --pipelines, --cameras or --drifted_data_dir"
@@ -84,7 +88,7 @@ class AdaptationConfig:
 
     def drifts(self) -> list[Variant]:
         """The drifts, each once."""
-        cameras = [Variant(f"camera={pathlib.Path(name).stem}", "cameras") for name in self.cameras]
+        cameras = [_camera_drift(name) for name in self.cameras]
         data = [Variant(_DATA, _DATA)] if self.drifted_data_dir else []
         return list(
             dict.fromkeys(
@@ -103,9 +107,13 @@ class AdaptationConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The flags that each drift's result depends on."""
-        others = ("run", "data_dir", "output", "intensities", "exposures", "pipelines", "cameras")
-        return {name: value for name, value in dataclasses.asdict(self).items() if name not in others}
+        """The flags that a drift's result depends on, beside the drift."""
+        names = ("labelled", "parameters", "starts", "steps", "lr", "batch_size", "track_n_images", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+def _camera_drift(name: str) -> Variant:
+    return Variant(f"camera={pathlib.Path(name).stem}", "cameras")
 
 
 class _Drifted(NamedTuple):
@@ -122,7 +130,8 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
 
     The head and all statistics stay as they are. From several exposures, a search lowers the task loss of the labelled
     images over the processing's parameters; the start that ends at the lowest loss of these images is taken, and
-    measured on others: the fold's validation samples.
+    measured on others. Of the run's own scenes, some to train on are the labelled images, and all to validate on the
+    others.
 
     Writes `<output>/adaptation.json` (all numbers, and how to reproduce them), and in `<output>/fold_<k>/<drift>/`
     `adaptation.json` (the parameters found), `curves.png`, `pictures.png` (undrifted, before, after) and TensorBoard's
@@ -184,20 +193,12 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
             "computes others"
         )
     for drift in config.drifts():
-        _parameters(config, _model(fold, drift).processor)
-    for name in config.cameras:
-        _camera(name, fold.dataset)
-    if config.drifted_data_dir:
-        _other_data(config, fold)
-    if {drift.group for drift in config.drifts()} != {_DATA} and len(fold.fold.train_indices) < config.labelled:
-        raise InputError(
-            f"--labelled={config.labelled} images are more than the {len(fold.fold.train_indices)} of the training set"
-        )
+        _parameters(config, _drifted(config, fold, drift).model.processor)
 
 
 def _parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:
     known = tuple(pipeline.parameters())
-    if config.parameters == ("all",):
+    if "all" in config.parameters:
         return known
     for name in config.parameters:
         if name not in known:
@@ -229,17 +230,29 @@ def _drifted(config: AdaptationConfig, fold: TrainedFold, drift: Variant) -> _Dr
     rng = np.random.default_rng(config.seed)
     if drift.group == _DATA:
         dataset = _other_data(config, fold)
+    else:
+        cameras = {_camera_drift(name).name: name for name in config.cameras}
+        camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
+        dataset = drifted(fold.config, fold.dataset, drift, camera, config.seed)
+    if dataset.fingerprint == fold.dataset.fingerprint:
+        # The same scenes: what was trained on is not measured on.
+        labelled, measured = rng.permutation(fold.fold.train_indices), fold.fold.valid_indices
+        labelled = labelled[: config.labelled]
+    else:
         shuffled = rng.permutation(len(dataset))
-        return _Drifted(fold.model, dataset, shuffled[: config.labelled], np.sort(shuffled[config.labelled :]))
-    cameras = {f"camera={pathlib.Path(name).stem}": name for name in config.cameras}
-    camera = _camera(cameras[drift.name], fold.dataset) if drift.group == "cameras" else None
-    dataset = drifted(fold.config, fold.dataset, drift, camera, config.seed)
-    labelled = rng.permutation(fold.fold.train_indices)[: config.labelled]
-    return _Drifted(_model(fold, drift), dataset, labelled, fold.fold.valid_indices)
+        labelled, measured = shuffled[: config.labelled], np.sort(shuffled[config.labelled :])
+    if len(labelled) < config.labelled or not len(measured):
+        raise InputError(
+            f"--labelled={config.labelled} is too many for {drift.name}: it has {len(labelled)} images to adapt by and "
+            f"{len(measured)} others to measure on"
+        )
+    return _Drifted(_model(fold, drift), dataset, labelled, measured)
 
 
 def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
     """The data of --drifted_data_dir, if it has the classes and the pattern of the run's."""
+    if not pathlib.Path(config.drifted_data_dir).is_dir():  # where a synthetic data set would be rendered anew
+        raise InputError(f"--drifted_data_dir={config.drifted_data_dir} is no folder")
     settings = fold.config.data_settings | {"data_dir": config.drifted_data_dir}
     if config.drifted_camera:
         settings["camera"] = config.drifted_camera
@@ -254,11 +267,6 @@ def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
             f"--drifted_data_dir={config.drifted_data_dir} must have the pattern {fold.dataset.camera.pattern}, got "
             f"{dataset.camera.pattern}; no parameter of the processing adjusts that"
         )
-    if len(dataset) <= config.labelled:
-        raise InputError(
-            f"--drifted_data_dir={config.drifted_data_dir} has {len(dataset)} images, of which --labelled="
-            f"{config.labelled} leave none to measure on"
-        )
     return dataset
 
 
@@ -266,34 +274,39 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: 
     """The adaptation of a fold to a drift, or what an earlier call has left of it."""
     folder = config.output_dir / f"fold_{fold.fold.number}" / drift.name
 
-    def adapt(unfinished: pathlib.Path) -> Analysis:
-        return _adapt(config, fold, drift, stop, unfinished)
-
-    content = once(folder / "adaptation.json", fold, config.settings, adapt)
+    under = _drifted(config, fold, drift)
+    flags = {**config.settings, "drift": drift._asdict(), "drifted_data": under.dataset.content}
+    content = once(
+        folder / "adaptation.json", fold, flags, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
+    )
     print(f"fold {fold.fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
     return content
 
 
 def _adapt(
-    config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: StopSignals, file: pathlib.Path
+    config: AdaptationConfig, fold: TrainedFold, under: _Drifted, stop: StopSignals, file: pathlib.Path
 ) -> Analysis:
-    under = _drifted(config, fold, drift)
     frozen = Frozen(under.model, fold.objective)
     group = _parameters(config, under.model.processor)
-    searches = [Search(group, 0.0, config.seed, exposure=2.0**stops) for stops in STOPS[: config.starts]]
+    stops = STOPS[: config.starts] if GAINS in group else (0,)
+    searches = [Search(group, 0.0, config.seed, exposure=2.0**stop) for stop in stops]
     searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)
     raws, targets = under.dataset.samples(under.labelled)
     found = searcher.run(searches, raws, targets, config.steps, stop.after_step, file)
 
     measurer = Measurer(frozen)
 
-    def measure(parameters: list[dict[str, np.ndarray]], indices: np.ndarray) -> list[Measured]:
-        return measurer.measure(parameters, loader.eval_batches(under.dataset, indices, config.batch_size))
+    def measure(parameters: list[dict[str, np.ndarray]], indices: np.ndarray, title: str) -> list[Measured]:
+        batches = list(loader.eval_batches(under.dataset, indices, config.batch_size))
+        total = len(parameters) * len(batches)
+        with ticking(title, total, stop.after_step, lambda: "stopped; the same command goes on from there") as tick:
+            return measurer.measure(parameters, batches, tick)
 
     # No adaptation is one, too: on few images a search may end where it is worse.
-    starts = [None, *STOPS[: config.starts]]
+    starts = [None, *stops]
     ends = [frozen.default, *(one.parameters for one in found)]
-    on_labelled, on_measured = (measure(ends, indices) for indices in (under.labelled, under.measured))
+    on_labelled = measure(ends, under.labelled, "labelled images")
+    on_measured = measure(ends, under.measured, "other images")
     chosen = int(np.argmin([measured.loss for measured in on_labelled]))
     before, after = on_measured[0], on_measured[chosen]
     own = Frozen(fold.model, fold.objective)
@@ -304,7 +317,7 @@ def _adapt(
         "undrifted": undrifted.score,
         "before": before.score,
         "after": after.score,
-        "won_back": (after.score - before.score) / lost if lost > 0 else None,
+        "won_back": (after.score - before.score) / lost if lost >= LEAST_DROP else None,
         "start": starts[chosen],
         "starts": [
             {"stops": stops, "labelled_loss": labelled.loss, "labelled_score": labelled.score, "score": measured.score}
@@ -313,7 +326,8 @@ def _adapt(
         "default": {name: value.tolist() for name, value in frozen.default.items()},
         "parameters": {name: np.asarray(value).tolist() for name, value in ends[chosen].items()},
     }
-    pictures = {"curves": _curves(found), "pictures": _pictures(config, fold, under, frozen.pipeline(ends[chosen]))}
+    adapted = frozen.pipeline(ends[chosen])
+    pictures = {"curves": _curves(found, stops), "pictures": _pictures(config, fold, under, adapted)}
     return Analysis(content, _starts_table(content, fold.objective.score), pictures)
 
 
@@ -327,11 +341,11 @@ def _starts_table(content: Mapping[str, Any], score: str) -> str:
     return report.table(rows)
 
 
-def _curves(found: list[Found]) -> Figure:
+def _curves(found: list[Found], starts: Sequence[int]) -> Figure:
     """The task loss of the batches over the steps, a line for each start."""
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for stops, one in zip(STOPS, found, strict=False):
+    for stops, one in zip(starts, found, strict=True):
         axes.plot(one.task_loss, linewidth=1, label=f"{stops:+d} stops")
     axes.set(xlabel="step", ylabel="task loss of labelled images")
     axes.set_yscale("log")

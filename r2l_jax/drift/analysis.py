@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
@@ -34,9 +34,13 @@ class Analysis(NamedTuple):
 
 
 def once(
-    file: pathlib.Path, fold: TrainedFold, flags: Mapping[str, Any], analyse: Callable[[pathlib.Path], Analysis]
+    file: pathlib.Path,
+    fold: TrainedFold,
+    flags: Mapping[str, Any],
+    analyse: Callable[[pathlib.Path], Analysis],
+    ignored: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The content of an analysis, as an earlier call of the same flags and code has left it, or made and written now.
+    """The content of an analysis: as an earlier call of the same flags, data and code has left it, or made now.
 
     Args:
         file: the JSON file of its content, its `table`, and how to reproduce it. Tables, figures and TensorBoard's
@@ -45,6 +49,7 @@ def once(
         flags: all that the analysis depends on beside the model and the code.
         analyse: makes it. It may keep what is unfinished in the file that it is called with, which is removed at the
             end.
+        ignored: flags that may have been others in the earlier call.
 
     Returns:
         What the file holds.
@@ -52,8 +57,9 @@ def once(
     Raises:
         InputError: its folder cannot be made.
     """
-    reproduction = {"flags": dict(flags), "training": _training(fold), **report.environment()}
-    if (content := _earlier(file, reproduction)) is not None:
+    data = fold.dataset.content
+    reproduction = {"flags": dict(flags), "training": _training(fold), "data": data, **report.environment()}
+    if (content := _earlier(file, reproduction, ignored)) is not None:
         return content
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +67,9 @@ def once(
         raise InputError(f"{file.parent}: no folder to write to ({error.strerror})") from None
     unfinished = file.parent / "unfinished.npz"
     analysis = analyse(unfinished)
+    # What stands there is of other settings, as some of its names may be.
+    for old in [file, *file.parent.glob("*.png"), *file.parent.glob("*.csv")]:
+        old.unlink(missing_ok=True)
     for name, rows in analysis.tables.items():
         write_csv(file.parent / f"{name}.csv", rows)
     figures.write(file.parent, analysis.figures)
@@ -74,11 +83,14 @@ def _training(fold: TrainedFold) -> str:
     return hashlib.sha256(fold.fold.metrics_file.read_bytes()).hexdigest()
 
 
-def _earlier(file: pathlib.Path, reproduction: dict[str, Any]) -> dict[str, Any] | None:
-    """What the file holds, if that is of the same flags, training and code."""
+def _earlier(file: pathlib.Path, reproduction: dict[str, Any], ignored: Collection[str]) -> dict[str, Any] | None:
+    """What the file holds, if that is of the same flags, training, data and code."""
     wanted = json.loads(json.dumps(reproduction))
     try:
         content = json.loads(file.read_text())
-        return content if all(content[name] == wanted[name] for name in ("flags", "training", "git_commit")) else None
+        same = all(content[name] == wanted[name] for name in ("training", "data", "git_commit")) and all(
+            content["flags"][name] == value for name, value in wanted["flags"].items() if name not in ignored
+        )
+        return content if same else None
     except (OSError, ValueError, LookupError, TypeError):
         return None  # It is not there, or not ours.

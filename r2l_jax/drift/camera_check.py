@@ -76,9 +76,11 @@ def read_camera(name: str) -> isp.Camera:
 def check(tolerances: Mapping[str, Any], camera: isp.Camera) -> list[Finding]:
     """Compares a camera's Bayer pattern, black levels, gains and matrix with the intervals that a model tolerates.
 
-    Each figure is compared by itself, as the intervals were measured: with all others at the model's default. That each
-    is inside does not say that the model tolerates all of them together; `score_together` measures that. Nor does it
-    say anything of the camera's noise, resolution and exposure. What the processing has no knob for is left out.
+    The question is whether the model's data may be processed by this camera's figures. Each figure is compared by
+    itself, as the intervals were measured: with all others at the model's default, which are the learnt ones of a
+    processing that was learnt. That each is inside does not say that the model tolerates all of them together;
+    `score_together` measures that. Nor does it say anything of the camera's noise, resolution and exposure. What the
+    processing has no knob for is left out.
 
     Args:
         tolerances: the `content` of `tolerance.analyse`.

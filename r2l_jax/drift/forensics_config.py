@@ -1,6 +1,7 @@
 """What drift forensics is asked for."""
 
 import dataclasses
+import math
 import pathlib
 
 from r2l_jax.config import AUX_LOSSES
@@ -60,7 +61,7 @@ class ForensicsConfig:
 
     def __post_init__(self):
         for name in ("tolerance", "starts", "steps", "lr", "batch_size", "samples", "track_n_images"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
         if self.seed < 0:
             raise InputError(f"--seed must not be negative, got {self.seed}")
@@ -68,7 +69,7 @@ class ForensicsConfig:
             raise InputError(f"--analyses must be of {', '.join(ANALYSES)}, got {','.join(self.analyses)!r}")
         if self.adv_aux_loss not in AUX_LOSSES:
             raise InputError(f"--adv_aux_loss must be one of {', '.join(AUX_LOSSES)}, got {self.adv_aux_loss!r}")
-        if not self.adv_aux_weight or min(self.adv_aux_weight) < 0:
+        if not self.adv_aux_weight or not all(0 <= weight < math.inf for weight in self.adv_aux_weight):
             raise InputError(f"--adv_aux_weight must be numbers of at least 0, got {list(self.adv_aux_weight)}")
 
     @property

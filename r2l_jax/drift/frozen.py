@@ -1,5 +1,6 @@
 """A trained model of which only the processing's parameters may change, and how far its images are from the default."""
 
+import hashlib
 from typing import Any
 
 import jax
@@ -36,6 +37,16 @@ class Frozen:
         self._graph, rest = nnx.split((model.normalizer, model.head))
         self.rest = jax.device_get(rest)
         self.objective = objective
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the model's stages and of all its numbers."""
+        digest = hashlib.sha256()
+        stages = [(stage.name, stage.function.__qualname__, stage.options) for stage in self._stages]
+        digest.update(repr(stages).encode())
+        for array in jax.tree.leaves((self.default, self.rest)):
+            digest.update(np.ascontiguousarray(array))
+        return digest.hexdigest()
 
     def pipeline(self, parameters: dict[str, Array | np.ndarray]) -> isp.Pipeline:
         """The model's pipeline with other parameters."""

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -59,6 +60,8 @@ def run(config: LearningConfig) -> dict[str, Any]:
         InputError: a folder that is no finished run, or whose processing cannot be learnt.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
+    if jax.process_count() > 1:
+        raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
     (folds,) = load_runs([config.run], config.data_dir)
     trained = folds[0].config
     if trained.processing_mode != "parametrized" or trained.adv_training:
@@ -68,6 +71,10 @@ def run(config: LearningConfig) -> dict[str, Any]:
         )
     if pathlib.Path(config.run).name.startswith("fold_"):
         raise InputError(f"--run={config.run} is one fold: the whole run is compared")
+    if trained.freeze_classifier:
+        raise InputError(f"--run={config.run} was trained with --freeze_classifier: with both fixed nothing is trained")
+    for fold in folds:
+        _history(fold)  # whose errors shall not come after minutes of training
     own, other = (FROZEN, LEARNT) if trained.freeze_processor else (LEARNT, FROZEN)
     counterpart = dataclasses.replace(
         trained,
@@ -76,6 +83,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
         experiment_name="learning",
         run_name=other,
         overwrite=False,
+        data_dir=config.data_dir or trained.data_dir,
     )
     train.run(counterpart)
     (others,) = load_runs([str(counterpart.run_dir)], config.data_dir)

@@ -1,15 +1,18 @@
 """A trained model under many processings at once, sample by sample."""
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.stacks import Stacks
+from r2l_jax.stop import Interrupted
 
 # Processings that a device works on together: more fill its memory and make it no faster.
 TOGETHER = 16
@@ -29,6 +32,34 @@ class Measured(NamedTuple):
     score: float
     ssim: float
     confusion: np.ndarray
+
+
+@contextlib.contextmanager
+def ticking(
+    title: str, total: int, stop: Callable[[], bool], stopped: Callable[[], str]
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, of so many samples' batches under a processing, and what moves it on.
+
+    Args:
+        title: of the bar.
+        total: how many there are; none makes no bar.
+        stop: asked after each batch.
+        stopped: what to say if it says so.
+
+    Yields:
+        What `Measurer.measure` takes as its `tick`.
+
+    Raises:
+        Interrupted: `stop` said so.
+    """
+    with tqdm(total=total, desc=title, unit="batch", disable=not total) as bar:
+
+        def tick(count: int) -> None:
+            bar.update(count)
+            if stop():
+                raise Interrupted(stopped())
+
+        yield tick
 
 
 class Measurer:

@@ -40,8 +40,8 @@ _RANGES = {
     "gaussian_blur": _WEIGHT,
     "additive_layer": Range(1.0, -1.0, 1.0),
 }
-# Gains, gamma and strengths keep their sign and their order of magnitude.
-_FACTOR = Range(None, 1 / 20, 20.0)
+# Gains, gamma and strengths keep their sign; intensities that were measured lie a factor of a hundred apart.
+_FACTOR = Range(None, 1 / 100, 100.0)
 
 
 def natural_range(name: str) -> Range:
@@ -50,7 +50,7 @@ def natural_range(name: str) -> Range:
     - `black_level`: a tenth of the white level; valid from 0 to 0.95 of it.
     - `colour_correction`, `debayer` and the kernels of filters: 1 for each weight; any value is valid.
     - `additive_layer`: 1, all of the display's range; valid from -1 to 1.
-    - all others, gains, gamma and the strengths of filters: the value itself; valid from a twentieth of it to twenty
+    - all others, gains, gamma and the strengths of filters: the value itself; valid from a hundredth of it to a hundred
       times it.
     """
     return _RANGES.get(name, _FACTOR)

@@ -7,14 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.knobs import Knob, turned
-from r2l_jax.drift.measure import TOGETHER, Measured, Measurer
+from r2l_jax.drift.measure import TOGETHER, Measured, Measurer, ticking
 from r2l_jax.files import replacing
-from r2l_jax.stop import Interrupted
 
 RESAMPLES = 200
 
@@ -74,14 +72,13 @@ class ScoredPoints:
         new = [point for point in dict.fromkeys(points) if point not in self._known]
         # Saved as often as the measurer takes the next ones.
         together = TOGETHER * jax.local_device_count()
-        with tqdm(total=len(new) * len(self._batches), desc=title, unit="batch", disable=not new) as bar:
+        total = len(new) * len(self._batches)
 
-            def tick(count: int) -> None:
-                bar.update(count)
-                if self._stop():
-                    goes_on = "the same command goes on from there" if self._file else "nothing is kept"
-                    raise Interrupted(f"stopped with {len(self._known)} processings measured; {goes_on}")
+        def stopped() -> str:
+            goes_on = "the same command goes on from there" if self._file else "nothing is kept"
+            return f"stopped with {len(self._known)} processings measured; {goes_on}"
 
+        with ticking(title, total, self._stop, stopped) as tick:
             for start in range(0, len(new), together):
                 part = new[start : start + together]
                 parameters = [
@@ -122,13 +119,9 @@ class ScoredPoints:
 def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> str:
     """A hash of all that scores depend on."""
     digest = hashlib.sha256()
-    stages = frozen.pipeline(frozen.default).stages
-    settings = ([(stage.name, stage.function.__qualname__, stage.options) for stage in stages], seed, RESAMPLES)
-    digest.update(repr(settings).encode())
+    digest.update(repr((frozen.fingerprint, seed, RESAMPLES)).encode())
     # Without the samples that only fill a batch up, so that batches of another size are the same.
     taken = [{name: array[batch["weight"] > 0] for name, array in batch.items()} for batch in batches]
-    for array in jax.tree.leaves((frozen.default, frozen.rest)):
-        digest.update(np.ascontiguousarray(array))
     for name in ("raw", "target"):
         for batch in taken:
             digest.update(np.ascontiguousarray(batch[name]))

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from r2l_jax.drift.frozen import Frozen, deviation
 from r2l_jax.drift.ranges import moved, valid_offsets
 from r2l_jax.drift.stacks import Stacks
+from r2l_jax.errors import InputError
 from r2l_jax.files import replacing
 from r2l_jax.stop import Interrupted
 
@@ -130,7 +131,7 @@ class Searcher:
         aux_loss: what deviation is, see `deviation`.
         learning_rate: Adam's, in natural ranges: about how far each parameter moves in a step at first. It falls to 0
             along half a cosine, so that searches settle in spite of the noise of their batches.
-        batch_size: samples in a step of one search. Each search draws its own.
+        batch_size: samples in a step of one search. Each search draws its own, by its seed.
         devices: which devices share the searches; all of this process if left out.
     """
 
@@ -170,6 +171,7 @@ class Searcher:
                 in the same samples go on from there. It stays until somebody removes it.
 
         Raises:
+            InputError: a search has diverged.
             Interrupted: `stop` said so.
         """
         kept = file and _Kept(file, self._identity(searches, raws, targets, steps))
@@ -194,25 +196,34 @@ class Searcher:
             # The device works on one step while the next is prepared, and no further ahead.
             jax.block_until_ready(curves[-1:])
             curves.append(losses)
-            stopped = stop() and done + len(curves) < steps
-            if kept and (stopped or time.monotonic() - saved > _SAVED_EVERY):
+            last = done + len(curves) == steps
+            stopped = stop() and not last
+            # The last, too: whoever measures what was found may be stopped at that.
+            if kept and (stopped or last or time.monotonic() - saved > _SAVED_EVERY):
                 kept.save(self._stacks.unstack(state, len(searches)), all_losses())
                 saved = time.monotonic()
             if stopped:
                 goes_on = "the same command goes on from there" if kept else "nothing is kept"
                 raise Interrupted(f"stopped at step {done + len(curves)} of {steps}; {goes_on}")
         ends = self._stacks.unstack(state.offsets, len(searches))
-        return [
+        found = [
             Found(jax.device_get(moved(self._frozen.default, offsets)), *losses.T)
             for offsets, losses in zip(ends, all_losses(), strict=True)
         ]
+        for search, one in zip(searches, found, strict=True):
+            if not all(np.isfinite(array).all() for array in jax.tree.leaves(one)):
+                raise InputError(
+                    f"the search over {', '.join(search.group)} has diverged: try a learning rate below "
+                    f"{self._learning_rate:g}"
+                )
+        return found
 
     def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> str:
         """A hash of all that the searches' steps depend on."""
         digest = hashlib.sha256()
         settings = (tuple(searches), self._direction, self._aux_loss, self._batch_size, self._learning_rate, steps)
-        digest.update(repr(settings).encode())
-        for array in jax.tree.leaves((self._frozen.default, self._frozen.rest, raws, targets)):
+        digest.update(repr((self._frozen.fingerprint, settings)).encode())
+        for array in (raws, targets):
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 

@@ -34,7 +34,7 @@ _CELLS = 4
 _ROOM = 1e-3
 
 # Scores are ratios of counts in float32: so much less is as much.
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 
 # A knob's name, and the limit on this side of its default.
 Side = tuple[str, float]
@@ -110,7 +110,7 @@ def analyse(
     batches = list(loader.eval_batches(dataset, indices, batch_size))
     points = ScoredPoints(frozen, knobs, batches, seed, stop, file)
     (default,) = points.at([point({})], "default")
-    floor = default - tolerance - _ROUNDING
+    floor = default - tolerance - ROUNDING
     sides = _sides(points, knobs, floor)
     ends = {side: _end(positions, _scores(points, side, positions), floor) for side, positions in sides.items()}
     content = {

@@ -16,7 +16,7 @@ from r2l_jax.data import loader
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics_config import ForensicsConfig
 from r2l_jax.drift.frozen import Frozen
-from r2l_jax.drift.measure import Measured, Measurer
+from r2l_jax.drift.measure import Measured, Measurer, ticking
 from r2l_jax.drift.search import Found, Search, Searcher
 from r2l_jax.errors import InputError
 from r2l_jax.model import RawToLogit
@@ -71,7 +71,8 @@ def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan
 def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool], file: pathlib.Path) -> Analysis:
     """Searches for the worst processing of a fold, and measures what it does to the validation samples.
 
-    Batches are drawn from the fold's training samples. Of several starts the worst counts.
+    Batches are drawn from the fold's training samples. Of several starts the one counts that is worst in the validation
+    samples: the worst of few, not their mean.
 
     Args:
         config: the searches.
@@ -96,8 +97,11 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
     drawn = np.random.default_rng(config.seed).permutation(fold.fold.train_indices)[: config.samples]
     raws, targets = fold.dataset.samples(drawn)
     found = searcher.run(searches, raws, targets, config.steps, stop, file)
-    batches = loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
-    default, *measured = Measurer(frozen).measure([frozen.default, *(one.parameters for one in found)], batches)
+    batches = list(loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size))
+    processings = [frozen.default, *(one.parameters for one in found)]
+    total = len(processings) * len(batches)
+    with ticking("worst cases", total, stop, lambda: "stopped; the same command goes on from there") as tick:
+        default, *measured = Measurer(frozen).measure(processings, batches, tick)
     rows = _rows(plan, default, measured, found)
     pictures = {"curves": _curves(plan, found)}
     if config.adv_track_differences:

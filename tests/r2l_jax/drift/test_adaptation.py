@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from r2l_jax import trained
+from r2l_jax.data import datasets
 from r2l_jax.drift import adaptation
 from r2l_jax.drift.adaptation import AdaptationConfig
 from r2l_jax.errors import InputError
@@ -86,14 +88,27 @@ def test_a_finished_drift_is_not_adapted_to_again(config, result, monkeypatch):
         adaptation.run(dataclasses.replace(config, exposures=(0.25, 0.5)))
 
 
-def test_other_data_is_split_into_labelled_and_measured(config, tmp_path):
+def test_other_data_is_split_into_labelled_and_measured(base, config, monkeypatch):
+    data = datasets.load(base.dataset, **base.data_settings)
+    others = dataclasses.replace(data, names=tuple(f"other {name}" for name in data.names))
+    (fold,) = trained.load_pipelines(config.run)
+    monkeypatch.setattr(adaptation.datasets, "load", lambda name, **settings: others)
+    drift = dataclasses.replace(config, exposures=(), pipelines=(), drifted_data_dir=base.data_dir)
+    under = adaptation._drifted(drift, fold, *drift.drifts())
+    assert len(under.labelled) == 8
+    assert sorted([*under.labelled, *under.measured]) == list(range(40))
+    message = "--labelled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
+    with pytest.raises(InputError, match=message):
+        adaptation._drifted(dataclasses.replace(drift, labelled=40), fold, *drift.drifts())
+
+
+def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_path):
     drift = dataclasses.replace(
-        config, output=str(tmp_path), exposures=(), pipelines=(), drifted_data_dir=str(tmp_path / "data"), steps=1
+        config, output=str(tmp_path), exposures=(), pipelines=(), drifted_data_dir=base.data_dir, steps=1
     )
     one = adaptation.run(drift)["folds"][0]["data"]
-    assert one["before"] == pytest.approx(round(one["before"] * 32) / 32)  # 40 images less 8
-    with pytest.raises(InputError, match=r"has 40 images, of which --labelled=40 leave none to measure on"):
-        adaptation.run(dataclasses.replace(drift, labelled=40))
+    assert one["before"] == one["undrifted"]
+    assert one["won_back"] is None
 
 
 @pytest.mark.parametrize(
@@ -102,13 +117,16 @@ def test_other_data_is_split_into_labelled_and_measured(config, tmp_path):
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
         ({"parameters": ("hue",)}, "--parameters must be of all, black_level, .* got 'hue'"),
         ({"run": "nowhere"}, "--run=nowhere is no run's folder: not found"),
-        ({"labelled": 33}, "--labelled=33 images are more than the 32 of the training set"),
+        ({"labelled": 33}, "--labelled=33 is too many for exposure=0.25: it has 32 images to adapt by and 8 others"),
         ({"labelled": 0}, "--labelled must be positive, got 0"),
-        ({"starts": 9}, "--starts must be at most 8, got 9"),
+        ({"starts": 10}, "--starts must be at most 9, got 10"),
+        ({"lr": float("nan")}, "--lr must be positive, got nan"),
         ({"pipelines": ("sobel",)}, "--pipelines: no pipeline is called 'sobel'"),
         ({"intensities": (0.3,)}, "--intensities must be of the measured ones, .* got 0.3"),
         ({"cameras": ("nikon",)}, "--cameras must be drone, microscopy, auto or a JSON file, got 'nikon'"),
         ({"cameras": ("auto",)}, "--cameras=auto: mosaics are taken of the data set's scenes"),
+        ({"cameras": ("drone", "my/drone.json")}, "--cameras: two of drone, my/drone.json have one name"),
+        ({"drifted_data_dir": "nowhere"}, "--drifted_data_dir=nowhere is no folder"),
         ({"drifted_camera": "drone"}, "--drifted_camera is the camera of --drifted_data_dir: give that, too"),
     ],
 )

@@ -42,7 +42,7 @@ def test_the_nearest_valid_values(default, far):
     values = moved(default, offsets)
     np.testing.assert_allclose(values["black_level"], 0.95 if far > 0 else 0, atol=1e-6)
     for name in ("white_balance", "gamma_correct"):
-        np.testing.assert_allclose(values[name] / default[name], 20 if far > 0 else 1 / 20, rtol=1e-5)
+        np.testing.assert_allclose(values[name] / default[name], 100 if far > 0 else 1 / 100, rtol=1e-5)
 
 
 def test_the_default_is_valid(default):

@@ -57,8 +57,8 @@ def test_intervals_end_where_the_third_sample_is_lost(knobs):
 def test_ends_at_the_limit_say_so(knobs):
     # Darker, nothing is lost.
     for name, end, limit in (
-        ("white_balance", "low", 1 / 20),
-        ("gamma_correct", "low", GAMMA / 20),
+        ("white_balance", "low", 1 / 100),
+        ("gamma_correct", "low", GAMMA / 100),
         ("black_level", "high", 0.85),
         ("black_level", "low", -0.1),
     ):
@@ -213,7 +213,7 @@ def test_the_figure_has_a_bar_from_end_to_end(analysis, knobs):
     bars = [bar for bar in axes.patches if bar.get_height()]
     assert len(bars) == len(knobs)
     gamma = bars[list(knobs).index("gamma_correct")]
-    assert gamma.get_x() == pytest.approx(-math.log(20), rel=1e-5)
+    assert gamma.get_x() == pytest.approx(-math.log(100), rel=1e-5)
     assert gamma.get_x() + gamma.get_width() == pytest.approx(
         math.log(knobs["gamma_correct"]["high"] / GAMMA), rel=1e-5
     )
