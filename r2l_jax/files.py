@@ -27,14 +27,25 @@ AT_ONCE = 4
 
 @contextlib.contextmanager
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, moved to `target` once written; its folder is made, and nothing stays behind on an error."""
+    """A path to write to, moved to `target` once written; its folder is made, and nothing stays behind on an error.
+
+    Raises:
+        OSError: the target, by its own name, cannot be written.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield part
         part.replace(target)
+    except OSError as error:
+        # A full disk names no file, other errors the path that nobody knows.
+        if error.errno is None or error.filename not in (None, str(part)):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
-        part.unlink(missing_ok=True)
+        # On a read-only file system this fails, too, and would hide why.
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def clear_parts(folder: pathlib.Path) -> None:

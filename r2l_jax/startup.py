@@ -1,11 +1,12 @@
 """How every program starts: compiled code kept between runs, several hosts, and errors as one line."""
 
 import ctypes
+import functools
 import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import pooch
@@ -71,32 +72,65 @@ def numbers(flag: str, kind: type[int] | type[float]) -> tuple[int | float, ...]
         raise InputError(f"--{flag} must be {wanted}, separated by commas, got {','.join(values)}") from None
 
 
-def run(main: Callable[[], int | None]) -> None:
-    """Runs an absl program: parses the flags, prepares, calls `main()`, and exits with the status it returns.
+def refuse_flags(names: Iterable[str], where: str) -> None:
+    """Refuses flags that would be ignored.
 
-    An InputError, a wrong flag or a stray argument becomes one line on stderr and exit status 1; an interruption is
-    status 130. Any other exception keeps its traceback.
+    Args:
+        names: the flags.
+        where: where they change nothing, such as "without --corruptions".
+
+    Raises:
+        InputError: one of them was given.
+    """
+    for name in names:
+        if flags.FLAGS[name].present:
+            raise InputError(f"--{name} changes nothing {where}")
+
+
+def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
+    """Prepares and calls `main()`, and tells what went wrong.
+
+    An InputError, a stray argument or a file that the system refuses to read or to write becomes one line on stderr.
+    Any other exception is passed on.
+
+    Args:
+        main: the program; None is status 0.
+        argv: the program's path, and what is left of its arguments without the flags.
+
+    Returns:
+        What `main` returns, 1 after an error, and 130 after an interruption.
+    """
+    program = pathlib.Path(argv[0]).name
+    try:
+        if stray := list(argv[1:]):
+            raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
+        prepare()
+        return main() or 0
+    except InputError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        # Without a file it is no mistake of the user's that a line could tell.
+        if error.errno is None or error.filename is None:
+            raise
+        print(f"{program}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    except Interrupted as stop:
+        print(f"{program}: {stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr, flush=True)
+        # Python's own way out would tear XLA down under the threads that still compile, which ends in a crash.
+        os._exit(130)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Runs an absl program: parses the flags, and exits with the `exit_status` of `main()`.
+
+    A wrong flag becomes one line on stderr and exit status 1.
     """
     # Orbax and Grain report their every step at absl's default level.
     logging.set_verbosity(logging.WARNING)
-
-    def guarded(argv: Sequence[str]) -> int:
-        program = pathlib.Path(argv[0]).name
-        try:
-            if stray := list(argv[1:]):
-                raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
-            prepare()
-            return main() or 0
-        except InputError as error:
-            print(f"{program}: error: {error}", file=sys.stderr)
-            return 1
-        except Interrupted as stop:
-            print(f"{program}: {stop}", file=sys.stderr)
-            return 130
-        except KeyboardInterrupt:
-            print(f"{program}: interrupted", file=sys.stderr, flush=True)
-            # Python's own way out would tear XLA down under the threads that still compile, which ends in a crash.
-            os._exit(130)
 
     def parse(argv: Sequence[str]) -> Sequence[str]:
         try:
@@ -106,4 +140,4 @@ def run(main: Callable[[], int | None]) -> None:
 
     # Schedulers end a program by SIGTERM: it shall clean up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app.run(guarded, flags_parser=parse)
+    app.run(functools.partial(exit_status, main), flags_parser=parse)

@@ -16,7 +16,6 @@ from r2l_jax import startup
 from r2l_jax.drift import adaptation, learning
 from r2l_jax.drift.adaptation import AdaptationConfig
 from r2l_jax.drift.learning import LearningConfig
-from r2l_jax.errors import InputError
 
 DEFAULT = AdaptationConfig(run="", intensities=(0.05,))
 
@@ -54,14 +53,12 @@ flags.DEFINE_float("target_score", LearningConfig(run="").target_score, "learn: 
 
 def main() -> None:
     """Adapts or compares as the flags say."""
+    mode = flags.FLAGS.mode
     configs = {"adapt": AdaptationConfig, "learn": LearningConfig}
-    names = {mode: [field.name for field in dataclasses.fields(config)] for mode, config in configs.items()}
-    for others in names.values():
-        for name in others:
-            if flags.FLAGS[name].present and name not in names[flags.FLAGS.mode]:
-                raise InputError(f"--{name} is not for --mode={flags.FLAGS.mode}")
-    values = {name: flags.FLAGS[name].value for name in names[flags.FLAGS.mode]}
-    if flags.FLAGS.mode == "learn":
+    names = {key: {field.name for field in dataclasses.fields(config)} for key, config in configs.items()}
+    startup.refuse_flags(sorted(set().union(*names.values()) - names[mode]), f"with --mode={mode}")
+    values = {name: flags.FLAGS[name].value for name in names[mode]}
+    if mode == "learn":
         learning.run(LearningConfig(**values))
         return
     for name in ("intensities", "exposures"):

@@ -52,6 +52,15 @@ flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "samples at once, over al
 flags.DEFINE_integer("seed", DEFAULT.seed, "of the noise of exposures and corruptions")
 
 
+def _refuse_flags_without_effect(config: evaluation.EvaluationConfig) -> None:
+    for group in variants.GROUPS:
+        if group not in config.against:
+            names = [group, "severities"] if group == "corruptions" else [group]
+            startup.refuse_flags(names, f"without {group} in --against")
+    if not {"exposures", "corruptions"}.intersection(config.against):
+        startup.refuse_flags(["seed"], "without exposures or corruptions in --against")
+
+
 def main() -> None:
     """Evaluates as the flags say."""
     given = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(evaluation.EvaluationConfig)}
@@ -59,7 +68,9 @@ def main() -> None:
     lists["run"] = tuple(uri for uris in given["run"] for uri in uris.split(","))
     numbers = {"intensities": float, "exposures": float, "severities": int}
     lists |= {flag: startup.numbers(flag, kind) for flag, kind in numbers.items()}
-    evaluation.run(evaluation.EvaluationConfig(**given | lists))
+    config = evaluation.EvaluationConfig(**given | lists)
+    _refuse_flags_without_effect(config)
+    evaluation.run(config)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from r2l_jax import startup
 from r2l_jax.config import AUX_LOSSES
 from r2l_jax.drift import forensics
 from r2l_jax.drift.forensics_config import ANALYSES, SETTINGS, ForensicsConfig
-from r2l_jax.errors import InputError
 
 DEFAULT = ForensicsConfig(run="")
 NOT_TOLERATED = 2
@@ -56,11 +55,15 @@ flags.DEFINE_integer("seed", DEFAULT.seed, "of samples, starts and batches")
 
 
 def _refuse_flags_without_effect(config: ForensicsConfig) -> None:
-    asked = ("tolerances",) if config.check else config.analyses
+    if config.check:
+        asked, where = ("tolerances",), "in --check"
+        startup.refuse_flags(["analyses"], where)
+    else:
+        asked, where = config.analyses, f"in {', '.join(config.analyses)}"
     used = {"batch_size"}.union(*(SETTINGS[name] for name in asked))
-    for name in ["analyses"] * bool(config.check) + sorted(set().union(*SETTINGS.values()) - used):
-        if flags.FLAGS[name].present:
-            raise InputError(f"--{name} changes nothing in {'--check' if config.check else ', '.join(asked)}")
+    startup.refuse_flags(sorted(set().union(*SETTINGS.values()) - used), where)
+    if not config.adv_track_differences:
+        startup.refuse_flags(["track_n_images"], "without --adv_track_differences")
 
 
 def main() -> int:

@@ -73,7 +73,10 @@ def main() -> None:
         values[name] = tuple(values[name])
     for name, kind in (("intensities", float), ("exposures", float), ("severities", int)):
         values[name] = None if values[name] is None else startup.numbers(name, kind)
-    run(SynthesisConfig(**values))
+    config = SynthesisConfig(**values)
+    if not config.corruptions:
+        startup.refuse_flags(["severities"], "without --corruptions")
+    run(config)
 
 
 if __name__ == "__main__":

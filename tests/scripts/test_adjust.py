@@ -22,7 +22,7 @@ def test_a_trained_run_is_adapted_and_compared(trained_run, tmp_path):
     ("flags", "message"),
     [
         (["--run=nowhere", "--exposures=0.5"], "--run=nowhere is no run's folder: not found"),
-        (["--run=nowhere", "--mode=learn", "--lr=0.1"], "--lr is not for --mode=learn"),
+        (["--run=nowhere", "--mode=learn", "--lr=0.1"], "--lr changes nothing with --mode=learn"),
     ],
 )
 def test_mistakes_are_one_line(flags, message):

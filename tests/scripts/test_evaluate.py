@@ -30,8 +30,8 @@ def test_a_trained_run_is_evaluated(trained_run):
     [
         (["--run=nowhere"], "--run=nowhere is no run's folder: not found"),
         (
-            ["--run=nowhere", "--severities=1,high"],
-            "--severities must be whole numbers, separated by commas, got 1,high",
+            ["--run=nowhere", "--against=pipelines", "--severities=1"],
+            "--severities changes nothing without corruptions in --against",
         ),
     ],
 )

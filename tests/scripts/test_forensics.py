@@ -43,6 +43,12 @@ def test_one_device_and_four_find_the_same(trained_run, tmp_path):
         }
         for devices in (1, 4)
     )
+    for name, knob in one["tolerances"]["knobs"].items():
+        assert (knob["low"], knob["high"]) == pytest.approx(
+            [four["tolerances"]["knobs"][name][end] for end in ("low", "high")], rel=1e-4
+        ), name
+    for name, change in one["sensitivity"]["overall"]["parameters"].items():
+        assert change["worst"] == pytest.approx(four["sensitivity"]["overall"]["parameters"][name]["worst"], rel=1e-3)
     ((ours,), (theirs,)) = one["worst_case"]["rows"], four["worst_case"]["rows"]
     assert ours["score"] == theirs["score"]
     for name in ("loss", "ssim", "task_loss", "deviation"):
@@ -60,6 +66,7 @@ def test_one_device_and_four_find_the_same(trained_run, tmp_path):
             "--lr changes nothing in sensitivity, tol",
         ),
         (["--run=nowhere", "--check=drone", "--steps=3"], "--steps changes nothing in --check"),
+        (["--run=nowhere", "--track_n_images=2"], "--track_n_images changes nothing without --adv_track_differences"),
     ],
 )
 def test_mistakes_are_one_line(flags, message):
