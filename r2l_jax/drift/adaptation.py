@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -361,7 +360,8 @@ def _pictures(config: AdaptationConfig, fold: TrainedFold, under: _Drifted, adap
     pictures = {"before": under.model.processor(raws), "after": adapted(raws)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:
         pictures = {"undrifted": fold.model.processor(fold.dataset.samples(indices)[0]), **pictures}
-    pictures = jax.device_get(pictures)
+    # One by one, since whatever maps over a dict sorts it by name.
+    pictures = {name: np.asarray(images) for name, images in pictures.items()}
     return contact_sheet(
         {f"{number} {name}": images[number] for number in range(len(indices)) for name, images in pictures.items()},
         columns=len(pictures),
