@@ -4,11 +4,14 @@ import os
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Small arrays take less time than optimising what computes them. Tests of optimised code compile it by `optimised`.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 # Tests that train compile the same steps again and again. Programs that tests start share what is compiled, too, and so
 # do the processes that pytest-xdist starts, which come with the folder of the one that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 from jaxtyping import install_import_hook
 
@@ -16,6 +19,16 @@ install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+
+def pytest_configure(config):
+    # Left to itself, pytest-xdist ends with the files of fewest tests, which take longest, one worker idle.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

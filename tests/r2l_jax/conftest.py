@@ -1,34 +1,42 @@
 """Runs that take seconds."""
 
+import contextlib
 import dataclasses
 
 import pytest
 import small_runs
 
 import tasks
-from r2l_jax import compiler, train
+from r2l_jax import train
 from r2l_jax.config import TrainConfig
 
 
-@pytest.fixture(scope="module")
-def small_heads():
-    """Puts small heads in place of ResNets and U-Nets."""
+@contextlib.contextmanager
+def _small_heads():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tasks, "resnet", small_runs.resnet)
-        # The few steps of these runs take less time than optimising them.
-        patch.setattr(compiler, "options", lambda: {"xla_backend_optimization_level": 0})
         patch.setattr(tasks, "unet", small_runs.unet)
         yield
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, small_heads):
-    """A run that takes seconds: 40 scenes of 32x32, 32 of them to train on, in 4 batches an epoch."""
-    folder = tmp_path_factory.mktemp("train")
+def small_heads():
+    """Puts small heads in place of ResNets and U-Nets."""
+    with _small_heads():
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """The folder of the scenes, rendered once."""
+    return str(tmp_path_factory.mktemp("data"))
+
+
+def _base(folder, data_dir):
     return TrainConfig(
-        logdir=str(folder / "runs"),
+        logdir=str(folder),
         experiment_name="test",
-        data_dir=str(folder / "data"),
+        data_dir=data_dir,
         synthetic_images=40,
         synthetic_size=32,
         lr=1e-3,
@@ -39,8 +47,24 @@ def base(tmp_path_factory, small_heads):
 
 
 @pytest.fixture(scope="module")
-def one_epoch(base):
-    """A finished run whose only epoch is its best and its last, with a model that its file and its checkpoint share."""
+def base(tmp_path_factory, data_dir, small_heads):
+    """A run that takes seconds: 40 scenes of 32x32, 32 of them to train on, in 4 batches an epoch."""
+    return _base(tmp_path_factory.mktemp("runs"), data_dir)
+
+
+@pytest.fixture(scope="session")
+def _one_epoch(tmp_path_factory, data_dir):
+    base = _base(tmp_path_factory.mktemp("one_epoch"), data_dir)
     config = dataclasses.replace(base, run_name="one_epoch", epochs=1, save_locally=True)
-    train.run(config)
+    with _small_heads():
+        train.run(config)
     return config
+
+
+@pytest.fixture(scope="module")
+def one_epoch(_one_epoch, small_heads):
+    """A finished run whose only epoch is its best and its last, with a model that its file and its checkpoint share.
+
+    All modules share it: a test may add to its folder, but leaves what is there as it was.
+    """
+    return _one_epoch

@@ -62,7 +62,6 @@ def gradient_norms(folder, run_name):
             ["--augmentation=weka"],
             "train.py: error: flag --augmentation=weka: value should be one of <none|weak|strong>",
         ),
-        (["--freeze_processor", "True"], "train.py: error: unexpected arguments ['True']; every option has the form"),
     ],
 )
 def test_a_user_s_mistake_is_one_line(folder, flags, message):

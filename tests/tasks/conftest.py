@@ -47,14 +47,10 @@ def assert_close():
 
 @pytest.fixture(scope="session")
 def call_once():
-    """Compiles a function of a head and arrays and calls it; does not optimise it, which takes longer than a call."""
+    """Compiles a function of a head and arrays and calls it."""
 
     def call(function, head, *arrays):
         graphdef, state = nnx.split(head)
-        compiled = jax.jit(
-            lambda state, *arrays: function(nnx.merge(graphdef, state), *arrays),
-            compiler_options={"xla_backend_optimization_level": 0},
-        )
-        return compiled(state, *arrays)
+        return jax.jit(lambda state, *arrays: function(nnx.merge(graphdef, state), *arrays))(state, *arrays)
 
     return call

@@ -7,7 +7,7 @@ from flax import nnx
 from tasks.layers import BatchNorm, Conv, max_pool, relu
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 5), (6, 8), (7, 8), (8, 7), (9, 9)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 8), (8, 7)])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 def test_convolution(size, kernel, stride):
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
@@ -18,7 +18,7 @@ def test_convolution(size, kernel, stride):
     np.testing.assert_allclose(conv(x), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (6, 8), (7, 8), (8, 7), (9, 9)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (8, 7)])
 def test_max_pool(size):
     x = jax.random.normal(jax.random.key(0), (2, *size, 3))
 

@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import json
 import os
+import pathlib
 import signal
 
 import jax.numpy as jnp
@@ -194,7 +195,8 @@ def test_several_runs_are_rows_of_the_matrix(settings, two_folds, one_epoch, cap
     both = dataclasses.replace(
         settings, run=(str(one_epoch.run_dir), str(two_folds.run_dir)), against=("pipelines",), output=None
     )
-    assert both.output_dir == one_epoch.run_dir.resolve().parent / "evaluation"
+    deepest = os.path.commonpath([one_epoch.run_dir.resolve(), two_folds.run_dir.resolve()])
+    assert both.output_dir == pathlib.Path(deepest) / "evaluation"
     result = evaluation.run(both)
     matrix = result["matrices"]["pipelines"]
     assert (matrix["rows"], matrix["columns"]) == (["one_epoch", "static"], ["own", OTHER, OWN])

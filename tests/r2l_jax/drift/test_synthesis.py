@@ -16,7 +16,6 @@ from PIL import Image
 from small_runs import SmallHead
 
 import isp
-from r2l_jax import compiler
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets
 from r2l_jax.data.raw_dataset import RawDataset
@@ -38,10 +37,9 @@ SIZE, IMAGES, BATCH = 32, 12, 5
 
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
-    """Three batches, of which the last is filled up, compiled in a moment."""
+    """Three batches, of which the last is filled up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthesis, "_PIXELS", BATCH * SIZE * SIZE)
-        patch.setattr(compiler, "options", lambda: {"xla_backend_optimization_level": 0})
         yield
 
 
