@@ -11,6 +11,12 @@ from r2l_jax.errors import InputError
 _LONGEST = 4096  # bytes of a message
 
 
+def refuse_several_processes() -> None:
+    """Raises an InputError unless this is the only process, for work that is not shared among several."""
+    if jax.process_count() > 1:
+        raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
+
+
 def on_first_process(work: Callable[[], object]) -> None:
     """Calls `work` in the first process while the others wait; all processes must call this at the same time.
 

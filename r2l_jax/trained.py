@@ -17,6 +17,7 @@ from r2l_jax.data import datasets
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.errors import InputError
 from r2l_jax.folds import Fold, read_metrics
+from r2l_jax.hosts import refuse_several_processes
 from r2l_jax.model import RawToLogit
 from r2l_jax.objective import Objective, make_objective
 from r2l_jax.steps import make_model, shardings, unknown_statistics
@@ -65,8 +66,7 @@ def load_pipelines(uri: str, data_dir: str | None = None) -> list[TrainedFold]:
     Raises:
         InputError: as `load_runs`; a processing without parameters; or several processes.
     """
-    if jax.process_count() > 1:
-        raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
+    refuse_several_processes()
     (folds,) = load_runs([uri], data_dir)
     for fold in folds:
         processor = fold.model.processor

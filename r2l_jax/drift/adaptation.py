@@ -18,6 +18,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import variants
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.drifted import drifted
+from r2l_jax.drift.elements import INTERPOLATION
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.measure import Measured, Measurer, ticking
 from r2l_jax.drift.search import GAINS, Found, Search, Searcher
@@ -29,9 +30,6 @@ from r2l_jax.model import RawToLogit
 from r2l_jax.render import contact_sheet
 from r2l_jax.stop import StopSignals
 from r2l_jax.trained import TrainedFold, load_pipelines
-
-# Its 81 weights are more than a few images determine, and not what a camera's maker tunes.
-_INTERPOLATION = "debayer"
 
 # Exposures that the searches start at, in stops, as many of the first as are asked for.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
@@ -202,7 +200,7 @@ def _parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, 
     for name in config.parameters:
         if name not in known:
             raise InputError(f"--parameters must be of all, {', '.join(known)}, got {name!r}")
-    return config.parameters or tuple(name for name in known if name != _INTERPOLATION)
+    return config.parameters or tuple(name for name in known if name != INTERPOLATION)
 
 
 def _camera(name: str, dataset: RawDataset) -> isp.Camera:

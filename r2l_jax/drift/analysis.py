@@ -12,7 +12,6 @@ from PIL import Image
 
 from r2l_jax import report
 from r2l_jax.drift import figures
-from r2l_jax.errors import InputError
 from r2l_jax.files import write_csv, write_json
 from r2l_jax.trained import TrainedFold
 
@@ -55,16 +54,13 @@ def once(
         What the file holds.
 
     Raises:
-        InputError: its folder cannot be made.
+        OSError: a file or a folder cannot be made.
     """
     data = fold.dataset.content
     reproduction = {"flags": dict(flags), "training": _training(fold), "data": data, **report.environment()}
     if (content := _earlier(file, reproduction, ignored)) is not None:
         return content
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{file.parent}: no folder to write to ({error.strerror})") from None
+    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.parent / "unfinished.npz"
     analysis = analyse(unfinished)
     # What stands there is of other settings, as some of its names may be.

@@ -6,6 +6,10 @@ import numpy as np
 
 COLOURS = ("red", "green", "blue")
 
+# Its 81 weights are more than a few images determine, and not what a camera's maker tunes: it is not moved by itself,
+# nor if nothing is asked for.
+INTERPOLATION = "debayer"
+
 # Parameters of more values, such as an interpolation or a kernel, are looked at as a whole.
 MOST = 9
 
@@ -27,7 +31,7 @@ def names(parameter: str, shape: Sequence[int]) -> list[str]:
 def _place(parameter: str, place: tuple[int, ...]) -> list[str]:
     if parameter == "white_balance":
         return [COLOURS[place[0]]]
-    if parameter in ("colour_correction", "debayer"):
+    if parameter in ("colour_correction", INTERPOLATION):
         to, source, *rest = place
         return [f"{COLOURS[to]}_from_{COLOURS[source]}", *map(str, rest)]
     return [str(index) for index in place]

@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -14,6 +13,7 @@ from r2l_jax import report, train
 from r2l_jax.drift import elements, figures
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
+from r2l_jax.hosts import refuse_several_processes
 from r2l_jax.processing import processing
 from r2l_jax.trained import TrainedFold, load_runs
 
@@ -60,8 +60,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
         InputError: a folder that is no finished run, or whose processing cannot be learnt.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    if jax.process_count() > 1:
-        raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
+    refuse_several_processes()
     (folds,) = load_runs([config.run], config.data_dir)
     trained = folds[0].config
     if trained.processing_mode != "parametrized" or trained.adv_training:

@@ -24,6 +24,7 @@ from r2l_jax.drift.corruptions import SEVERITIES
 from r2l_jax.drift.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.drift.variants import OWN
 from r2l_jax.errors import InputError
+from r2l_jax.hosts import refuse_several_processes
 from r2l_jax.render import quantized
 from r2l_jax.steps import shardings, to_devices
 from r2l_jax.stop import Interrupted, StopSignals
@@ -121,8 +122,7 @@ def run(config: SynthesisConfig) -> None:
             cannot be written to, or several processes.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    if jax.process_count() > 1:
-        raise InputError(f"pictures are written by one process, got {jax.process_count()} processes")
+    refuse_several_processes()
     sets, output, sources = config.sets(), pathlib.Path(config.output), config.load()
     dataset = next(iter(sources.values()))
     files = picture_sets.file_names(dataset, config.format)

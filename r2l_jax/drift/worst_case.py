@@ -14,6 +14,7 @@ import isp
 from r2l_jax import report
 from r2l_jax.data import loader
 from r2l_jax.drift.analysis import Analysis
+from r2l_jax.drift.elements import INTERPOLATION
 from r2l_jax.drift.forensics_config import ForensicsConfig
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.measure import Measured, Measurer, ticking
@@ -58,8 +59,7 @@ def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan
         if name not in known:
             hint = "; give --adv_noise_layer, too" if name == ADDITIVE_LAYER else ""
             raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
-    # The interpolation has 81 weights: by itself it is not what a camera's maker sets.
-    default = [name for name in known if name != "debayer"]
+    default = [name for name in known if name != INTERPOLATION]
     plan = list(itertools.product(names or default, config.adv_aux_weight, range(config.starts)))
     searches = [
         Search(known[group], weight, seed=config.seed + start, spread=_SPREAD if start else 0.0)
