@@ -57,7 +57,10 @@ def heat_map(
     axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 90, fontsize="small")
     axes.set_yticks(range(len(rows)), rows, fontsize="small")
     for (row, column), value in np.ndenumerate(values):
-        text = f"{value:{number}}" + ("" if deviations is None else f"\n±{deviations[row, column]:{number}}")
+        # Two digits of a whole number come with a point that nothing follows.
+        text = f"{value:{number}}".removesuffix(".") + (
+            "" if deviations is None else f"\n±{deviations[row, column]:{number}}"
+        )
         dark = image.norm(value) < 0.6
         axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
     for row, column in framed:

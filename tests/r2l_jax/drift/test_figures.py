@@ -44,3 +44,8 @@ def test_zeros_have_no_colour_among_orders_of_magnitude(tmp_path, values):
 def test_numbers_are_written_as_asked_with_their_deviations():
     _, texts, _ = drawn(draw(np.array([[0.5, 0.25]]), number=".1f", deviations=np.array([[0.125, 0.0]])))
     assert texts == ["0.5\n±0.1", "0.2\n±0.0"]
+
+
+def test_two_digits_of_whole_numbers_end_in_no_point():
+    _, texts, _ = drawn(draw(np.array([[19.8, 6.56, 0.02]]), number="#.2g"))
+    assert texts == ["20", "6.6", "0.020"]
