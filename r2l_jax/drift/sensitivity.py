@@ -246,7 +246,7 @@ def _table(content: Mapping[str, Any]) -> str:
     rows = [["", "natural range", *MOVES, *classes]]
     for name, change in _named(overall).items():
         width = ranges.get(name, _IMAGES)["width"]
-        moves = [f"{change['worst']:#.3g}", f"{change['together']['mean']:+#.3g}"]
+        moves = [_digits(change["worst"]), _digits(change["together"]["mean"], "+")]
         of_classes = [f"{_named(means)[name]['worst']:#.3g}" for means in classes.values()]
         rows.append([name, "its value" if width is None else f"{width:g}", *moves, *of_classes])
     legend = [
@@ -257,6 +257,11 @@ def _table(content: Mapping[str, Any]) -> str:
         *[CAUTION] * ("clipped" in overall["stages"]),
     ]
     return "\n".join([*legend, report.table(rows)])
+
+
+def _digits(value: float, sign: str = "") -> str:
+    """Three of them; whole numbers end in no point."""
+    return f"{value:{sign}#.3g}".removesuffix(".")
 
 
 def _named(means: Mapping[str, Any]) -> dict[str, Any]:
