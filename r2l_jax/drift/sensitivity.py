@@ -247,7 +247,7 @@ def _table(content: Mapping[str, Any]) -> str:
     for name, change in _named(overall).items():
         width = ranges.get(name, _IMAGES)["width"]
         moves = [_digits(change["worst"]), _digits(change["together"]["mean"], "+")]
-        of_classes = [f"{_named(means)[name]['worst']:#.3g}" for means in classes.values()]
+        of_classes = [_digits(_named(means)[name]["worst"]) for means in classes.values()]
         rows.append([name, "its value" if width is None else f"{width:g}", *moves, *of_classes])
     legend = [
         UNIT,
