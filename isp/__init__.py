@@ -1,9 +1,11 @@
 """Raw sensor data to RGB: differentiable, compiled image signal processing, as functions and as Flax modules."""
 
 from isp import bayer, color, demosaic, denoise, sharpen
-from isp.algorithms import ALGORITHMS, PUBLISHED_STATIC
+from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
-from isp.pipeline import Pipeline, Stage, parametrized, static
+from isp.parameter import Parameter
+from isp.pipeline import Pipeline, Stage
+from isp.published import PUBLISHED_STATIC, parametrized, static
 from isp.unprocessing import unprocess
 
 __all__ = [
@@ -11,6 +13,7 @@ __all__ = [
     "CAMERAS",
     "PUBLISHED_STATIC",
     "Camera",
+    "Parameter",
     "Pipeline",
     "Stage",
     "bayer",

@@ -1,21 +1,23 @@
-"""The classical algorithms by the names that `isp.static` takes, each as what makes it a stage of a pipeline.
+"""The classical algorithms by the names that `isp.static` takes.
 
-An algorithm is a function of its settings, which gives the stage's function, its parameters (continuous, so that they
-can be learned) and its options (fixed once it is compiled, such as the side of a window).
+An algorithm is a function of its settings, which returns what a stage of a pipeline is made of: the stage's function,
+its parameters (continuous, so that they can be learned) and its options (fixed once it is compiled, such as the side of
+a window).
 """
 
-import itertools
 import operator
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from isp import bayer, demosaic, denoise, sharpen, total_variation, windows
+from isp.parameter import Parameter
 
 
 def _converted(name, value, convert, what):
     try:
-        # Texts and arrays of one value are no numbers, though float() takes them.
+        # Reject strings and one-element arrays, which float() would accept.
         if not isinstance(value, str) and np.shape(value) == ():
             return convert(value)
     except (TypeError, ValueError):
@@ -41,6 +43,18 @@ def _start(name, value):
     return value if isinstance(value, jax.core.Tracer) else _number(name, value)
 
 
+def _strength(value, unit="strength"):
+    """A setting whose natural range is its own value."""
+    return Parameter(value, scale="log", unit=unit)
+
+
+def filter_kernel(kernel: ArrayLike) -> Parameter:
+    """Makes the parameter of a filter's kernel of odd sides, which is tuned by the strength of the filter."""
+    neutral = np.zeros(np.shape(kernel))
+    neutral[tuple(side // 2 for side in neutral.shape)] = 1
+    return Parameter(kernel, width=1, unit="weight", neutral=neutral)
+
+
 def _without_interpolation(pattern):
     return bayer.spread, {}, {"pattern": pattern}
 
@@ -62,18 +76,19 @@ def _none():
 
 
 def _sharpening_filter(sharpening_filter=sharpen.SHARPENING_KERNEL):
-    return sharpen.sharpening_filter, {"sharpening_filter": sharpening_filter}, {}
+    return sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)}, {}
 
 
 def _unsharp_masking(radius=1.0, amount=1.0):
     radius, amount = _start("radius", radius), _start("amount", amount)
     size = denoise.gaussian_size("radius", radius, None)
-    return sharpen.unsharp_masking, {"radius": radius, "amount": amount}, {"size": size}
+    return sharpen.unsharp_masking, {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, {"size": size}
 
 
 def _gaussian_denoising(sigma=0.5):
     sigma = _start("sigma", sigma)
-    return denoise.gaussian_denoising, {"sigma": sigma}, {"size": denoise.gaussian_size("sigma", sigma, None)}
+    size = denoise.gaussian_size("sigma", sigma, None)
+    return denoise.gaussian_denoising, {"sigma": _strength(sigma, "pixels")}, {"size": size}
 
 
 def _median_denoising(size=3):
@@ -88,7 +103,7 @@ def _fft_denoising(keep_fraction=0.3, softness=None):
     denoise.check_fraction(keep_fraction, softness)
     if softness is None:  # a hard cut, which has no derivative
         return denoise.fft_denoising, {}, {"keep_fraction": keep_fraction}
-    return denoise.fft_denoising, {"keep_fraction": keep_fraction}, {"softness": softness}
+    return denoise.fft_denoising, {"keep_fraction": _strength(keep_fraction, "fraction")}, {"softness": softness}
 
 
 def _tv_chambolle(weight=0.01, eps=2e-4, max_iterations=200):
@@ -104,16 +119,19 @@ def _total_variation(weight, eps, max_iterations):
     weight, eps = _start("weight", weight), _number("eps", eps)
     max_iterations = _count("max_iterations", max_iterations)
     total_variation.check_settings(weight, eps, max_iterations)
-    return {"weight": weight}, {"eps": eps, "max_iterations": max_iterations}
+    return {"weight": _strength(weight)}, {"eps": eps, "max_iterations": max_iterations}
 
 
 def _bilateral(sigma_spatial=0.6, sigma_color=None, bins=10000):
-    parameters = {"sigma_spatial": _start("sigma_spatial", sigma_spatial)}
-    if sigma_color is not None:
-        parameters["sigma_color"] = _start("sigma_color", sigma_color)
+    sigma_spatial = _start("sigma_spatial", sigma_spatial)
+    size = denoise.bilateral_size(sigma_spatial)
+    parameters = {"sigma_spatial": _strength(sigma_spatial, "pixels")}
+    sigma_color = None if sigma_color is None else _start("sigma_color", sigma_color)
     bins = None if bins is None else _count("bins", bins)
-    windows.check_colors(parameters.get("sigma_color"), bins)
-    return denoise.bilateral, parameters, {"size": denoise.bilateral_size(parameters["sigma_spatial"]), "bins": bins}
+    windows.check_colors(sigma_color, bins)
+    if sigma_color is not None:
+        parameters["sigma_color"] = _strength(sigma_color)
+    return denoise.bilateral, parameters, {"size": size, "bins": bins}
 
 
 def unchanged(rgb):
@@ -143,12 +161,3 @@ ALGORITHMS = {
         "bilateral": _bilateral,
     },
 }
-
-# The twelve of Oala et al. (TMLR 2023) as demosaicing, sharpening, denoising.
-PUBLISHED_STATIC = tuple(
-    itertools.product(
-        ("bilinear", "malvar2004", "menon2007"),
-        ("sharpening_filter", "unsharp_masking"),
-        ("median_denoising", "gaussian_denoising"),
-    )
-)

@@ -23,13 +23,13 @@ class Camera:
     Attributes:
         black_level: what a site reads in the dark, one per site of the 2x2 tile in the order (0,0) (0,1) (1,0) (1,1)
             (for RGGB: R, G1, G2, B); each below 1.
-        white_balance: gains of R, G and B.
+        white_balance: gains of R, G and B; none is 0, which would lose a channel.
         color_matrix: white-balanced camera RGB to linear sRGB, out_k = sum_c color_matrix[k][c] * rgb_c.
         pattern: colours of the 2x2 tile in the same order as black_level: "RGGB", "BGGR", "GRBG" or "GBRG".
 
     Raises:
         ValueError: a figure of another shape, a figure that is not finite, a black level at or above the white level
-            of 1, or an unknown pattern.
+            of 1, a gain of 0, or an unknown pattern.
     """
 
     black_level: Figures
@@ -46,6 +46,8 @@ class Camera:
             object.__setattr__(self, name, as_tuple)
         if max(self.black_level) >= 1:
             raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
+        if 0 in self.white_balance:
+            raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
 
     def to_json(self) -> str:
         """The camera as a JSON object of its four fields; `from_json` reads it back."""

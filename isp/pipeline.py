@@ -1,9 +1,8 @@
-"""An image signal processor as an ordered list of named stages, and the known ones."""
+"""An image signal processor as an ordered list of named stages, whose parameters can be learned."""
 
 import dataclasses
 import functools
-import inspect
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -12,53 +11,109 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from isp import bayer, color, demosaic, denoise, sharpen, stencil
-from isp.algorithms import ALGORITHMS
-from isp.camera import Camera
-
-# The darkest value that the tone curve is given: its slope is infinite at zero.
-BLACK = 1e-5
+from isp import bayer, stencil
+from isp.parameter import Parameter
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """One step of a pipeline. Stages compare by value, so equal pipelines share one compiled function.
+    """One step of a pipeline. Stages compare by value, so that equal pipelines share one compiled function.
 
     Attributes:
         name: what traces, figures and perturbations call it.
-        function: `(image, *parameters, **options) -> image`, a module-level function.
-        parameters: names of the pipeline's parameters that it takes, in order.
-        options: its static keyword arguments as (name, value) pairs.
+        function: `(image, *parameters, **options) -> image`, best a module-level function: one that is made anew for
+            each pipeline is compiled anew.
+        parameters: the parameters that it takes, by name, in the order of the function's arguments.
+        options: its static keyword arguments, which can be hashed.
+        fused_after: faster functions for this stage and the one right before it, by the function of that stage. Such a
+            function takes the image, the parameters of that stage and then of this one, and the options of both.
+
+    Raises:
+        ValueError: a name that is empty or has a slash, or an option that cannot be hashed.
     """
 
     name: str
     function: Callable[..., Array]
-    parameters: tuple[str, ...] = ()
-    options: tuple[tuple[str, Hashable], ...] = ()
+    parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Hashable] = dataclasses.field(default_factory=dict)
+    fused_after: Mapping[Callable[..., Array], Callable[..., Array]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if not self.name or "/" in self.name:
+            raise ValueError(f"the name of a stage must be text without a slash, got {self.name!r}")
+        # Copies, so that nobody changes them from outside.
+        for field in ("parameters", "options", "fused_after"):
+            object.__setattr__(self, field, dict(getattr(self, field)))
+        for option, value in self.options.items():
+            try:
+                hash(value)
+            except TypeError:
+                kind = type(value).__name__
+                raise ValueError(f"option {option!r} of stage {self.name!r} must be hashable, got {kind}") from None
+
+    def __eq__(self, other):
+        return isinstance(other, Stage) and self._key == other._key
+
+    def __hash__(self):
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        # Every call of a pipeline hashes its stages.
+        return hash(self._key)
+
+    @functools.cached_property
+    def _key(self) -> tuple[Hashable, ...]:
+        # The order of parameters is that of the function's arguments.
+        mappings = (self.parameters, self.options, self.fused_after)
+        return (self.name, self.function, *(tuple(mapping.items()) for mapping in mappings))
+
+    def starting_at(self, values: Mapping[str, ArrayLike | Sequence | None]) -> "Stage":
+        """Returns the stage with its parameters at other values."""
+        parameters = {
+            name: dataclasses.replace(parameter, value=values[name]) for name, parameter in self.parameters.items()
+        }
+        return dataclasses.replace(self, parameters=parameters)
 
 
 class Pipeline(nnx.Module):
     """Raw mosaics to images, through stages whose parameters can be learned.
 
-    Each parameter is an attribute of the name given, an `nnx.Param` in float32; `nnx.split(pipeline)` gives all of
-    them as one pytree to differentiate, optimise, or stack and vmap over.
+    Each parameter is an attribute of its name, an `nnx.Param` in float32; `nnx.split(pipeline)` gives all of them as
+    one pytree to differentiate, optimize, or stack and vmap over. A pipeline is edited by `inserted`, `replaced` and
+    `without`, which return a new one.
 
     Args:
-        stages: the stages, in order; names differ.
-        parameters: the initial value of every parameter that a stage names.
+        stages: the stages, in order, with the values that their parameters start at.
 
     Raises:
-        ValueError: stages of one name, or a parameter without a value.
+        ValueError: no stages, two stages of one name, two parameters of one name, a parameter without a value, or one
+            whose name is no identifier or is taken by an attribute of this class.
     """
 
-    def __init__(self, stages: Sequence[Stage], parameters: Mapping[str, ArrayLike]):
-        self.stages = tuple(stages)
-        if len(set(self.stage_names)) < len(self.stages):
-            raise ValueError(f"stages must have names that differ, got {list(self.stage_names)}")
-        if missing := {name for stage in self.stages for name in stage.parameters} - set(parameters):
-            raise ValueError(f"parameters must have every one that a stage names, {sorted(missing)} are missing")
-        for name, value in parameters.items():
-            setattr(self, name, nnx.Param(jnp.asarray(value, jnp.float32)))
+    def __init__(self, stages: Sequence[Stage]):
+        stages = tuple(stages)
+        if not stages:
+            raise ValueError("a pipeline must have at least one stage, got none")
+        names = [stage.name for stage in stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages must have names that differ, got {names}")
+        owners = {}
+        for stage in stages:
+            for name, parameter in stage.parameters.items():
+                if name in owners:
+                    raise ValueError(f"stages {owners[name]!r} and {stage.name!r} both have a parameter {name!r}")
+                if not name.isidentifier() or name.startswith("_") or name == "stages" or hasattr(Pipeline, name):
+                    raise ValueError(
+                        f"a parameter of stage {stage.name!r} cannot be called {name!r}: its name must be an "
+                        "identifier without a leading underscore, and no attribute of a pipeline"
+                    )
+                if parameter.value is None:
+                    raise ValueError(f"parameter {name!r} of stage {stage.name!r} has no value to start at")
+                owners[name] = stage.name
+                setattr(self, name, nnx.Param(jnp.asarray(parameter.value, jnp.float32)))
+        # Without the values, which would tie what is compiled for these stages to where they started.
+        self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
     def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
         """Processes mosaics `(..., H, W)` to images `(..., H, W, 3)`, compiled once per shape.
@@ -97,14 +152,71 @@ class Pipeline(nnx.Module):
         return tuple(stage.name for stage in self.stages)
 
     def parameters(self) -> dict[str, Array]:
-        """Every parameter's value by name."""
-        return {name: getattr(self, name)[...] for stage in self.stages for name in stage.parameters}
+        """Returns every parameter's value by name, in the order in which stages take them."""
+        return {name: getattr(self, name)[...] for name in self.facts}
+
+    @property
+    def facts(self) -> dict[str, Parameter]:
+        """What is declared of every parameter, by name, in the same order; their `value` is None."""
+        return {name: parameter for stage in self.stages for name, parameter in stage.parameters.items()}
+
+    def with_values(self, values: Mapping[str, ArrayLike | Sequence]) -> "Pipeline":
+        """Returns a pipeline of the same stages with other values of some parameters, which may be traced.
+
+        Raises:
+            ValueError: a name that no parameter has.
+        """
+        if unknown := sorted(set(values) - set(self.facts)):
+            raise ValueError(f"parameters are {list(self.facts)}, got also {unknown}")
+        graphdef, state = nnx.split(self)
+        for name, value in values.items():
+            state[name] = state[name].replace(jnp.asarray(value, jnp.float32))
+        return nnx.merge(graphdef, state)
+
+    def inserted(self, stage: Stage, *, after: str | None = None, before: str | None = None) -> "Pipeline":
+        """Returns a pipeline with one more stage, right after or right before another; other parameters keep values.
+
+        Raises:
+            ValueError: not exactly one of `after` and `before`, a name that no stage has, or as the class.
+        """
+        if (after is None) == (before is None):
+            raise ValueError(f"one of after and before must be given, got after={after!r} and before={before!r}")
+        place = self._place(before) if after is None else self._place(after) + 1
+        return self._edited(place, place, [stage])
+
+    def replaced(self, name: str, stage: Stage) -> "Pipeline":
+        """Returns a pipeline with a stage in place of the one called `name`; other parameters keep their values.
+
+        Raises:
+            ValueError: a name that no stage has, or as the class.
+        """
+        place = self._place(name)
+        return self._edited(place, place + 1, [stage])
+
+    def without(self, name: str) -> "Pipeline":
+        """Returns a pipeline without the stage called `name`; other parameters keep their values.
+
+        Raises:
+            ValueError: a name that no stage has, or that of the only one.
+        """
+        place = self._place(name)
+        return self._edited(place, place + 1, [])
+
+    def _place(self, name: str) -> int:
+        if name not in self.stage_names:
+            raise ValueError(f"stages are {', '.join(self.stage_names)}, got {name!r}")
+        return self.stage_names.index(name)
+
+    def _edited(self, start: int, stop: int, stages: Sequence[Stage]) -> "Pipeline":
+        values = self.parameters()
+        kept = [stage.starting_at(values) for stage in self.stages]
+        return Pipeline([*kept[:start], *stages, *kept[stop:]])
 
 
-def _images(stages, parameters, raw, perturbations):
+def _images(stages, parameters, raw, perturbations) -> Iterator[Array]:
     image = raw
     for stage in stages:
-        image = stage.function(image, *(parameters[name] for name in stage.parameters), **dict(stage.options))
+        image = stage.function(image, *(parameters[name] for name in stage.parameters), **stage.options)
         if stage.name in perturbations:
             image = image + perturbations[stage.name]
         yield image
@@ -115,171 +227,28 @@ def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Ar
     bayer.check_mosaic(raw)
 
     def process(raws):
-        *_, images = _images(_joined(stages), parameters, raws, {})
+        *_, images = _images(_fused(stages), parameters, raws, {})
         return images
 
     images = stencil.each_image(process, raw.reshape(-1, *raw.shape[-2:]))
     return images.reshape(*raw.shape[:-2], *images.shape[1:])
 
 
-def _joined(stages):
-    """The stages, with neighbours that have a faster function together replaced by it."""
-    joined = []
+def _fused(stages: Sequence[Stage]) -> list[Stage]:
+    """The stages, with neighbors that declare a faster function for both replaced by it."""
+    fused = []
     for stage in stages:
-        function = _TOGETHER.get((joined[-1].function, stage.function)) if joined else None
-        if function is None:
-            joined.append(stage)
-        else:
-            before = joined.pop()
-            parameters, options = before.parameters + stage.parameters, before.options + stage.options
-            joined.append(Stage(stage.name, function, parameters, options))
-    return joined
+        before = fused[-1] if fused else None
+        function = stage.fused_after.get(before.function) if before else None
+        # One function cannot take two options of one name.
+        if function is None or before.options.keys() & stage.options.keys():
+            fused.append(stage)
+            continue
+        parameters, options = before.parameters | stage.parameters, before.options | stage.options
+        fused[-1] = Stage(stage.name, function, parameters, options)
+    return fused
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _trace(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."], perturbations):
     return tuple(_images(stages, parameters, raw, perturbations))
-
-
-def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) -> Pipeline:
-    """The differentiable pipeline of Oala et al. (TMLR 2023), started at a camera's figures.
-
-    Stages: `demosaic` (black level subtracted, mosaic spread over three planes), `color_correct` (3x3 interpolation,
-    gains, colour matrix), `sharpening` and `gaussian` (luma), `clipped` to [1e-5, 1], `gamma_correct`. Parameters:
-    `black_level (4,)` in CFA order, `debayer (3, 3, 3, 3)` as out, in, row, col, `white_balance (3,)`,
-    `colour_correction (3, 3)`, `sharpening_filter (3, 3)`, `gaussian_blur (5, 5)`, `gamma_correct ()`.
-
-    Args:
-        camera: where the parameters start, and the pattern.
-        additive_layer: height and width of an image, zero at first, that a last stage `additive_layer` adds; a
-            parameter `(H, W, 3)` of that name.
-    """
-    stages = [
-        Stage("demosaic", _planes, ("black_level",), (("pattern", camera.pattern),)),
-        Stage("color_correct", _color_correct, ("debayer", "white_balance", "colour_correction")),
-        Stage("sharpening", sharpen.sharpening_filter, ("sharpening_filter",)),
-        Stage("gaussian", denoise.gaussian_blur, ("gaussian_blur",)),
-        Stage("clipped", _clip, options=(("low", BLACK),)),
-        Stage("gamma_correct", color.gamma_correct, ("gamma_correct",)),
-    ]
-    parameters = {
-        "black_level": np.array(camera.black_level),
-        "debayer": demosaic.BILINEAR_KERNEL,
-        "white_balance": np.array(camera.white_balance),
-        "colour_correction": np.array(camera.color_matrix),
-        "sharpening_filter": sharpen.SHARPENING_KERNEL,
-        "gaussian_blur": denoise.gaussian_kernel(0.5, 5),
-        "gamma_correct": 2.2,
-    }
-    if additive_layer is not None:
-        stages.append(Stage("additive_layer", _add, ("additive_layer",)))
-        parameters["additive_layer"] = np.zeros((*additive_layer, 3))
-    return Pipeline(stages, parameters)
-
-
-def static(
-    camera: Camera,
-    demosaic: str = "bilinear",
-    sharpen: str = "sharpening_filter",
-    denoise: str = "gaussian_denoising",
-    **settings: ArrayLike | str | None,
-) -> Pipeline:
-    """A pipeline of classical algorithms, at a camera's figures: those of Oala et al. (TMLR 2023), and more.
-
-    Stages: `black_level`, `demosaic`, `white_balance`, `color_correct`, `sharpen`, `denoise`, `clipped` to [0, 1],
-    `gamma_correct`. Parameters: `black_level (4,)` in CFA order, `white_balance (3,)`, `colour_correction (3, 3)`,
-    `gamma_correct ()`, and the continuous settings of the algorithms.
-
-    Args:
-        camera: where the parameters start, and the pattern.
-        demosaic: "bilinear", "malvar2004" or "menon2007"; "none" leaves zeros where a site sees another colour.
-        sharpen: "sharpening_filter" or "unsharp_masking"; "none" changes nothing.
-        denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman" or
-            "bilateral"; "none" changes nothing.
-        **settings: arguments of these functions other than their defaults, such as `radius`, `sigma` or `size`. Those
-            that are continuous become parameters (`keep_fraction` if `softness` is given); the sides of Gaussian and
-            bilateral windows are fixed by where the parameters start.
-
-    Raises:
-        ValueError: an unknown algorithm, or a setting that none of those chosen has.
-    """
-    stages, parameters = {}, {}
-    for step, name in (("demosaic", demosaic), ("sharpen", sharpen), ("denoise", denoise)):
-        if name not in ALGORITHMS[step]:
-            raise ValueError(f"{step} must be one of {', '.join(ALGORITHMS[step])}, got {name!r}")
-        algorithm = ALGORITHMS[step][name]
-        known = set(inspect.signature(algorithm).parameters) - {"pattern"}
-        given = {setting: settings.pop(setting) for setting in known & settings.keys()}
-        if step == "demosaic":
-            given["pattern"] = camera.pattern
-        function, values, options = algorithm(**given)
-        stages[step] = Stage(step, function, tuple(values), tuple(options.items()))
-        parameters |= values
-    if settings:
-        raise ValueError(f"{demosaic}, {sharpen} and {denoise} have no {', '.join(sorted(settings))}")
-    return Pipeline(
-        [
-            Stage("black_level", bayer.subtract_black_level, ("black_level",)),
-            stages["demosaic"],
-            Stage("white_balance", color.white_balance, ("white_balance",)),
-            Stage("color_correct", color.color_correct, ("colour_correction",)),
-            stages["sharpen"],
-            stages["denoise"],
-            Stage("clipped", _clip, options=(("low", 0.0),)),
-            Stage("gamma_correct", color.gamma_correct, ("gamma_correct",)),
-        ],
-        parameters
-        | {
-            "black_level": np.array(camera.black_level),
-            "white_balance": np.array(camera.white_balance),
-            "colour_correction": np.array(camera.color_matrix),
-            "gamma_correct": 2.2,
-        },
-    )
-
-
-def _planes(raw, black_level, pattern):
-    return bayer.spread(bayer.subtract_black_level(raw, black_level), pattern)
-
-
-def _color_correct(planes, debayer, gains, matrix):
-    return color.color_correct(color.white_balance(demosaic.interpolate(planes, debayer), gains), matrix)
-
-
-def _clip(rgb, low):
-    return jnp.clip(rgb, low, 1)
-
-
-def _mosaic_to_rgb(raw, black_level, debayer, gains, matrix, pattern):
-    """`_planes` and `_color_correct` as one stencil over the mosaic.
-
-    Interpolating zero-filled planes takes 27 products for each channel of a pixel. The 9 that are not zero are those
-    with the colours that the sites around the pixel see, which follow from its place in the tile. Gains and matrix are
-    linear, too, and go into their weights.
-    """
-    weights = jnp.einsum("kc,c,cnij->knij", matrix, gains, debayer, precision="highest")
-    tile = np.reshape(bayer.PATTERNS[pattern], (2, 2))
-    i, j, y, x = np.ogrid[:3, :3, :2, :2]
-    seen = tile[(y + i - 1) % 2, (x + j - 1) % 2]
-    return stencil.correlate_mosaic(bayer.subtract_black_level(raw, black_level), weights[:, seen, i, j], "mirror")
-
-
-def _filter_luma_twice(rgb, first, second):
-    """`sharpen.sharpening_filter` and `denoise.gaussian_blur` without going back to RGB in between."""
-    sharp = stencil.correlate(color.luma(rgb), first, "zero")
-    return color.with_luma(rgb, stencil.correlate(sharp, second, "mirror"))
-
-
-# Neighbouring stages that one function does faster, which takes the parameters of both. A trace shows them apart.
-_TOGETHER = {
-    (_planes, _color_correct): _mosaic_to_rgb,
-    (sharpen.sharpening_filter, denoise.gaussian_blur): _filter_luma_twice,
-}
-
-
-def _add(rgb, layer):
-    if rgb.shape[-3:] != layer.shape:
-        raise ValueError(
-            f"raw must have the additive layer's height and width {layer.shape[:2]}, got {rgb.shape[-3:-1]}"
-        )
-    return rgb + layer

@@ -15,9 +15,7 @@ from isp.camera import Camera
 
 
 def check_invertible(camera: Camera) -> None:
-    """Raises a ValueError if the camera's gains or its matrix cannot be undone in float32."""
-    if 0 in camera.white_balance:
-        raise ValueError(f"white_balance must have no gain of zero to be undone, got {camera.white_balance}")
+    """Raises a ValueError if the camera's matrix cannot be undone in float32."""
     if np.linalg.cond(np.array(camera.color_matrix)) > 1 / np.finfo(np.float32).eps:
         raise ValueError(f"color_matrix must have an inverse, got the singular {camera.color_matrix}")
 
@@ -34,7 +32,7 @@ def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Flo
         Linear camera RGB in the units of `rgb`. Does not clip: a colour outside the camera's gamut is negative.
 
     Raises:
-        ValueError: a camera with a gain of zero or a singular matrix, or rgb that is no floating-point image.
+        ValueError: a camera with a singular matrix, or rgb that is no floating-point image.
     """
     check_invertible(camera)
     inverse = jnp.linalg.inv(jnp.array(camera.color_matrix, rgb.dtype))
@@ -66,7 +64,7 @@ def unprocess(
         black level, where a gain is 1), and colours outside the camera's gamut below black.
 
     Raises:
-        ValueError: a camera with a gain of zero or a singular matrix, rgb that is no floating-point image, or an odd
+        ValueError: a camera with a singular matrix, rgb that is no floating-point image, or an odd
             height or width.
     """
     light = to_camera(color.gamma_correct(rgb, 1 / gamma), camera)

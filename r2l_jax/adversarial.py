@@ -8,11 +8,11 @@ This is what `--adv_training` is in the program of Oala et al. (TMLR 2023), with
 - Deviation from the default rendering is a price. That program lowers the structural similarity itself, times the
   weight, which drives images away; and its l2 is a sum over the batch, here a mean.
 - Deviation is measured on processed images in [0, 1], there on normalised ones.
-- The optimiser counts in natural ranges, and parameters stay valid, see `drift.ranges`.
+- The optimiser counts in natural ranges, and parameters stay valid, see `isp.Parameter`.
 - A normalisation that no earlier run provides has the statistics of the default rendering, there zero and one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +21,14 @@ import optax
 from flax import nnx
 
 import isp
+from isp.published import ADDITIVE_LAYER
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
+from r2l_jax.drift import ranges
 from r2l_jax.drift.frozen import deviation
 from r2l_jax.drift.ranges import moved
 from r2l_jax.drift.search import cost_of, descend
+from r2l_jax.errors import InputError
 from r2l_jax.objective import Objective
 
 PyTree = Any
@@ -52,11 +55,11 @@ class Attack:
         config: the learning rate in natural ranges, the augmentation, and the flags that begin with `adv_`.
         objective: what the model is trained for.
         graph: the model's, evaluating: batch norms use their running statistics and do not move them.
-        stages: its pipeline's.
+        pipeline: its processor, at any values.
     """
 
-    def __init__(self, config: TrainConfig, objective: Objective, graph: nnx.GraphDef, stages: Sequence[isp.Stage]):
-        self._config, self._objective, self._graph, self._stages = config, objective, graph, stages
+    def __init__(self, config: TrainConfig, objective: Objective, graph: nnx.GraphDef, pipeline: isp.Pipeline):
+        self._config, self._objective, self._graph, self._pipeline = config, objective, graph, pipeline
         self._optimizer = optax.chain(_keep_norms(), optax.adam(config.lr))
 
     def begin(self, model: nnx.State) -> AttackState:
@@ -93,9 +96,12 @@ class Attack:
 
         chosen = config.adv_parameters.split(",")
         free = {name: float(name in chosen or "all" in chosen) for name in state.default}
-        offsets, opt_state, sums = descend(self._optimizer, state.default, cost, state.offsets, state.opt_state, free)
+        facts = self._pipeline.facts
+        offsets, opt_state, sums = descend(
+            self._optimizer, facts, state.default, cost, state.offsets, state.opt_state, free
+        )
         sums["gradient_norm"], _ = opt_state
-        model = with_parameters(model, moved(state.default, offsets))
+        model = with_parameters(model, moved(facts, state.default, offsets))
         return model, AttackState(state.default, offsets, opt_state), sums["loss"] / count, sums
 
     def deviations(self, state: AttackState, images: jax.Array, batch: Batch) -> jax.Array:
@@ -107,7 +113,19 @@ class Attack:
         return jnp.vdot(jax.vmap(of_one)(images, self._render(state.default, batch)), batch["weight"])
 
     def _render(self, values: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
-        return isp.Pipeline(self._stages, values)(batch["raw"])
+        return self._pipeline.with_values(values)(batch["raw"])
+
+
+def check(config: TrainConfig, pipeline: isp.Pipeline) -> None:
+    """Raises an InputError unless adversarial training can move the parameters that it is to move."""
+    ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
+    known = ("all", *pipeline.facts, *([ADDITIVE_LAYER] if config.adv_noise_layer else []))
+    if config.adv_noise_layer and ADDITIVE_LAYER in (*pipeline.facts, *pipeline.stage_names):
+        raise InputError(f"--adv_noise_layer: --pipeline={config.pipeline} has an {ADDITIVE_LAYER} of its own")
+    for name in config.adv_parameters.split(","):
+        if name not in known:
+            hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
+            raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
 
 
 def with_parameters(model: nnx.State, values: Mapping[str, jax.Array]) -> nnx.State:

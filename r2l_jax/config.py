@@ -1,11 +1,13 @@
 """Everything that defines a training run."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 
 from r2l_jax.errors import InputError
-from r2l_jax.processing import STATIC_FLAGS, check_processing
+from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.processing import STATIC_FLAGS, check_processing, pipeline_name
 
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
@@ -13,25 +15,13 @@ ENCODERS = ("resnet18", "resnet34", "resnet50")
 # How an image's distance from its default rendering is measured, see `drift.frozen.deviation`.
 AUX_LOSSES = ("ssim", "l2")
 
-# What adversarial training may move: all, or parameters of `isp.parametrized`.
-ADV_PARAMETERS = (
-    "all",
-    "black_level",
-    "debayer",
-    "white_balance",
-    "colour_correction",
-    "sharpening_filter",
-    "gaussian_blur",
-    "gamma_correct",
-    "additive_layer",
-)
-
 # The settings of adversarial training, with their defaults in the published program.
 ADV_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
 
 # Fields that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
+# Pipelines are compared by what they are, not by the name of their file.
 FREE_TO_CHANGE = frozenset(
-    {"logdir", "data_dir", "download", "epochs", "overwrite", "save_locally", "adv_track_differences"}
+    {"logdir", "data_dir", "pipeline", "download", "epochs", "overwrite", "save_locally", "adv_track_differences"}
 )
 
 
@@ -70,7 +60,8 @@ class TrainConfig:
     augmentation: str = "none"
     check_val_every_n_epoch: int = 1
 
-    processing_mode: str = "parametrized"
+    processing_mode: str | None = None
+    pipeline: str | None = None
     sp_debayer: str | None = None
     sp_sharpening: str | None = None
     sp_denoising: str | None = None
@@ -114,7 +105,9 @@ class TrainConfig:
                 raise InputError(
                     f"--{name} must be one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}"
                 )
-        check_processing(self.processing_mode, self.static_algorithms)
+        if self.processing_mode is None and self.pipeline is None:
+            object.__setattr__(self, "processing_mode", "parametrized")
+        check_processing(self.processing_mode, self.static_algorithms, self.pipeline)
         if self.processing_mode == "static":
             # What a run records of itself names its algorithms, given or not.
             for flag, (_, default) in STATIC_FLAGS.items():
@@ -159,15 +152,12 @@ class TrainConfig:
             # What a run records of itself names them, given or not.
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        if self.processing_mode != "parametrized":
-            raise InputError(f"--adv_training needs --processing_mode=parametrized, got {self.processing_mode}")
+        if not self.learns_pipeline:
+            raise InputError(
+                f"--adv_training needs --processing_mode=parametrized or a --pipeline, got {self.processing_mode}"
+            )
         if self.freeze_processor:
             raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
-        for name in self.adv_parameters.split(","):
-            if name not in ADV_PARAMETERS:
-                raise InputError(f"--adv_parameters must be of {', '.join(ADV_PARAMETERS)}, got {name!r}")
-            if name == "additive_layer" and not self.adv_noise_layer:
-                raise InputError("--adv_parameters=additive_layer: give --adv_noise_layer, too")
         if self.adv_aux_loss not in AUX_LOSSES:
             raise InputError(f"--adv_aux_loss must be one of {', '.join(AUX_LOSSES)}, got {self.adv_aux_loss!r}")
         if not 0 <= self.adv_aux_weight < math.inf:
@@ -184,20 +174,40 @@ class TrainConfig:
         )
 
     @property
+    def learns_pipeline(self) -> bool:
+        """Whether the processor is a pipeline whose parameters can be trained."""
+        return self.processing_mode in ("parametrized", None)
+
+    @property
     def learns_processing(self) -> bool:
         """Whether the processor has parameters to train, and a batch norm after it."""
-        return self.processing_mode in ("parametrized", "neural_network")
+        return self.learns_pipeline or self.processing_mode == "neural_network"
 
     @property
     def takes_statistics(self) -> bool:
         """Whether images are normalised by statistics known before training: before a network, or without learning."""
-        return self.processing_mode != "parametrized"
+        return not self.learns_pipeline
 
     @property
     def data_settings(self) -> dict[str, object]:
         """What `datasets.load` takes beside the data set's name."""
         names = ("data_dir", "iso", "camera", "tile_size", "synthetic_images", "synthetic_size")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def processing(self) -> str:
+        """The flag that chose the processing."""
+        return f"--processing_mode={self.processing_mode}" if self.pipeline is None else f"--pipeline={self.pipeline}"
+
+    @functools.cached_property
+    def named_pipeline(self) -> NamedPipeline | None:
+        """The pipeline that processes, None for a mode of half size.
+
+        Raises:
+            InputError: a file of the user's that cannot be read or run.
+        """
+        name = pipeline_name(self.processing_mode, self.static_algorithms, self.pipeline)
+        return name and find_pipeline(name)
 
     @property
     def encoder(self) -> str:

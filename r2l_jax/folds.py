@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from r2l_jax import checkpoint
+from r2l_jax import adversarial, checkpoint
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split, stratified_splits
@@ -56,12 +56,26 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     return np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
 
 
+def _check_pipeline(config: TrainConfig, dataset: RawDataset) -> None:
+    """Raises an InputError unless the pipeline fits the data set, and has the parameters that flags name."""
+    if config.named_pipeline is None or dataset.camera is None:
+        return
+    pipeline, (raw, _) = config.named_pipeline(dataset.camera), dataset[0]
+    config.named_pipeline.check(dataset.camera, *raw.shape)
+    if config.pipeline and not pipeline.facts:
+        for flag in ("freeze_classifier", "processor_uri", "adv_training"):
+            if getattr(config, flag):
+                raise InputError(f"--pipeline={config.pipeline} has no parameters to learn: leave --{flag} out")
+    if config.adv_training:
+        adversarial.check(config, pipeline)
+
+
 def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
     """Raises an InputError unless processor and head that the settings name fit the data set, its task and size."""
     if dataset.camera is None and config.processing_mode != "none":
         raise InputError(
             f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
-            f"got {config.processing_mode}"
+            f"got {config.processing}"
         )
     multiples = {}
     if config.processing_mode == "neural_network":
@@ -73,7 +87,7 @@ def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
         if config.classifier_network != TrainConfig().classifier_network:
             raise InputError(f"--classifier_network is for classification; --dataset={dataset.name} is segmented")
         halved = 2 if config.processing_mode in HALF_SIZE_MODES else 1
-        multiples[f"a U-Net++ after --processing_mode={config.processing_mode}"] = halved * SEGMENTATION_MULTIPLE
+        multiples[f"a U-Net++ after {config.processing}"] = halved * SEGMENTATION_MULTIPLE
     raw, _ = dataset[0]
     for what, multiple in multiples.items():
         if any(side % multiple for side in raw.shape):
@@ -86,6 +100,7 @@ def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
 def check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
     """Raises an InputError for all that would end the run later, before anything is trained or removed."""
     _check_networks(config, dataset)
+    _check_pipeline(config, dataset)
     if config.batch_size % jax.device_count():
         raise InputError(
             f"--batch_size must be a multiple of the {jax.device_count()} devices, got {config.batch_size}"
@@ -114,7 +129,7 @@ def check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
 def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None:
     """Raises an InputError unless what a fold's folder holds can be continued by this run."""
     earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
-    differences = config.differences(earlier["flags"])
+    differences = config.differences(earlier["flags"]) + _other_pipeline(config, earlier)
     if earlier["fingerprint"] != dataset.fingerprint:
         differences.append("the samples or classes are others")
     if len(earlier["history"]) > config.epochs:
@@ -124,6 +139,19 @@ def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None
             f"{config.run_dir} holds another run ({'; '.join(differences)}): "
             "choose another --run_name, or start anew with --overwrite"
         )
+
+
+def _other_pipeline(config: TrainConfig, earlier: dict) -> list[str]:
+    """Says whether the pipeline is another; where the user's file of it is does not matter, but what is in it."""
+    source, recorded = config.named_pipeline and config.named_pipeline.source, earlier.get("pipeline")
+    if source and recorded:
+        was, now = (
+            f"{function} of a file of SHA-256 {digest[:12]}"
+            for function, digest in ((recorded["function"], recorded["sha256"]), (source.function, source.sha256))
+        )
+    else:
+        was, now = repr(earlier["flags"].get("pipeline")), repr(config.pipeline)
+    return [f"pipeline was {was}, is {now}"] if was != now else []
 
 
 def read_metrics(file: pathlib.Path, context: str) -> dict:

@@ -1,6 +1,6 @@
-"""The processings that the programs offer, by the names that their flags take."""
+"""The processings that the programs offer, by the flags that choose them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from absl import flags
 from flax import nnx
@@ -21,21 +21,46 @@ STATIC_FLAGS = {
     "sp_denoising": ("denoise", "gaussian_denoising"),
 }
 
+PIPELINE_NAMES = (
+    "parametrized, algorithms for demosaicing, sharpening and denoising such as "
+    "bilinear.sharpening_filter.median_denoising, or a function make(camera) -> isp.Pipeline of yours, my_isp.py:make"
+)
 
-def define_static_flags() -> None:
-    """Defines the flags that choose the algorithms of a static pipeline."""
+
+# Of programs that take a finished run.
+OWN_PIPELINE = (
+    "for a run trained with a pipeline from a file that is elsewhere now: where it is, <file>.py:<function>; its content "
+    "must be the same"
+)
+
+
+def define_processing_flags(modes: list[str], purpose: str) -> None:
+    """Defines the flags that choose a processing.
+
+    Args:
+        modes: those of `PROCESSING_MODES` that the program offers.
+        purpose: what they are.
+    """
+    flags.DEFINE_enum("processing_mode", None, modes, f"{purpose}; default: parametrized, or what --pipeline names")
     for flag, (step, default) in STATIC_FLAGS.items():
         purpose = f"how --processing_mode=static does {step}; {default} if not given"
         flags.DEFINE_enum(flag, None, list(isp.ALGORITHMS[step]), purpose)
+    flags.DEFINE_string("pipeline", None, f"in place of these flags, a pipeline by name: {PIPELINE_NAMES}")
 
 
-def check_processing(mode: str, algorithms: Mapping[str, str | None]) -> None:
-    """Raises an InputError for an unknown mode or algorithm, or algorithms that the mode has no use for.
+def check_processing(mode: str | None, algorithms: Mapping[str, str | None], pipeline: str | None) -> None:
+    """Raises an InputError for an unknown mode or algorithm, or for flags that contradict each other.
 
     Args:
-        mode: one of `PROCESSING_MODES`.
+        mode: one of `PROCESSING_MODES`; None with a pipeline.
         algorithms: the values of `STATIC_FLAGS`, None where not given.
+        pipeline: the name of one; None without.
     """
+    given = [flag for flag, value in {"processing_mode": mode, **algorithms}.items() if value is not None]
+    if pipeline is not None:
+        if given:
+            raise InputError(f"--pipeline={pipeline} is the processing: leave --{' and --'.join(given)} out")
+        return
     if mode not in PROCESSING_MODES:
         raise InputError(f"--processing_mode must be one of {', '.join(PROCESSING_MODES)}, got {mode!r}")
     for flag, name in algorithms.items():
@@ -46,29 +71,28 @@ def check_processing(mode: str, algorithms: Mapping[str, str | None]) -> None:
             raise InputError(f"--{flag} must be one of {', '.join(isp.ALGORITHMS[step])}, got {name!r}")
 
 
-def processing(mode: str, algorithms: Mapping[str, str | None]) -> Callable[[isp.Camera | None], nnx.Module]:
-    """What makes a camera's pipeline.
+def pipeline_name(mode: str | None, algorithms: Mapping[str, str | None], pipeline: str | None) -> str | None:
+    """The name of the pipeline that the flags choose, see `pipelines`; None for a mode of `HALF_SIZE_MODES`.
 
     Args:
-        mode: "parametrized" is the differentiable pipeline, started at the camera's figures; "static" one of classical
-            algorithms; "none" takes one RGB pixel from each 2x2 tile of the mosaic, at half size, and of images without
-            a camera all as they are. The network of "neural_network" needs more than a camera: `NeuralProcessor`.
+        mode: "parametrized", the differentiable pipeline, started at the camera's figures; "static", one of classical
+            algorithms; or one of `HALF_SIZE_MODES`.
         algorithms: the values of `STATIC_FLAGS`, None where not given.
+        pipeline: the name of one; None without.
 
     Raises:
         InputError: as `check_processing`.
     """
-    check_processing(mode, algorithms)
-    if mode == "parametrized":
-        return isp.parametrized
+    if mode is None and pipeline is None:
+        mode = "parametrized"
+    check_processing(mode, algorithms, pipeline)
     if mode == "static":
-        chosen = {step: algorithms.get(flag) or default for flag, (step, default) in STATIC_FLAGS.items()}
-        return lambda camera: isp.static(camera, **chosen)
-    return half_size
+        return ".".join(algorithms.get(flag) or default for flag, (_, default) in STATIC_FLAGS.items())
+    return None if mode in HALF_SIZE_MODES else pipeline or mode
 
 
 def half_size(camera: isp.Camera | None) -> nnx.Module:
-    """What takes one RGB pixel from each 2x2 tile of a camera's mosaic; without a camera, images as they are."""
+    """Makes what takes one RGB pixel from each 2x2 tile of a camera's mosaic; without a camera, images as they are."""
     if camera is None:
         return Unprocessed()
-    return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options=(("pattern", camera.pattern),))], {})
+    return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options={"pattern": camera.pattern})])

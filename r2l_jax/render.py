@@ -3,7 +3,7 @@
 import collections
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ import isp
 from r2l_jax.data.rawfile import RAW_SUFFIXES, read_raw
 from r2l_jax.errors import InputError
 from r2l_jax.files import each_file, replacing
+from r2l_jax.pipelines import NamedPipeline, find_pipeline
 
 PANEL = 480  # The longer side of a contact sheet's pictures, in pixels.
 
@@ -50,7 +51,7 @@ def render_files(
     camera: isp.Camera | None = None,
     file_format: Literal["tiff", "png"] = "tiff",
     stages: bool = False,
-    make_pipeline: Callable[[isp.Camera], isp.Pipeline] = isp.parametrized,
+    pipeline: NamedPipeline | None = None,
 ) -> tuple[int, int]:
     """Renders raw files, several at once, with a progress bar on stderr.
 
@@ -63,7 +64,7 @@ def render_files(
         camera: the figures to render with; each file's own if None.
         file_format: "tiff" or "png".
         stages: also write a contact sheet of the image after each stage.
-        make_pipeline: what makes the pipeline of a file's camera.
+        pipeline: makes the pipeline of a file's camera; None is `isp.parametrized`.
 
     Returns:
         How many files were rendered, and how many failed.
@@ -72,15 +73,14 @@ def render_files(
         InputError: two files that would be written to one name, a picture that would replace a raw file, or an output
             folder that cannot be made.
     """
+    pipeline = pipeline or find_pipeline("parametrized")
     _check_names(files, output, file_format, stages)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: not a folder to write to ({error.strerror})") from error
 
-    rendered = len(
-        each_file(lambda file: _render_file(file, output, camera, file_format, stages, make_pipeline), files)
-    )
+    rendered = len(each_file(lambda file: _render_file(file, output, camera, file_format, stages, pipeline), files))
     return rendered, len(files) - rendered
 
 
@@ -127,10 +127,11 @@ def _check_names(files, output, file_format, stages):
             raise InputError(f"{file} is a raw file and would be written over: choose another output folder")
 
 
-def _render_file(file, output, camera, file_format, stages, make_pipeline):
+def _render_file(file, output, camera, file_format, stages, named):
     raw, camera = read_raw(file, camera)
-    pipeline = make_pipeline(camera)
     with _device:
+        named.check(camera, *raw.shape)
+        pipeline = named(camera)
         # The sheet, too: of a large picture, the images after all stages are too much to hold for several files.
         rgb, trace = pipeline.trace(raw) if stages else (pipeline(raw), None)
         sheet = contact_sheet({name: np.asarray(image) for name, image in trace.items()}) if stages else None

@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-import isp
+from isp.published import additive_layer_stage
 from r2l_jax import compiler
 from r2l_jax.adversarial import Attack
 from r2l_jax.config import TrainConfig
@@ -19,7 +19,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import RawToLogit, Standardize
 from r2l_jax.objective import Objective, make_objective
-from r2l_jax.processing import processing
+from r2l_jax.processing import half_size
 from r2l_jax.processors import NeuralProcessor
 from tasks.layers import BatchNorm
 
@@ -117,11 +117,11 @@ def make_model(
     """
     if config.processing_mode == "neural_network":
         processor = NeuralProcessor(dataset.camera.pattern, Standardize(*statistics), rngs)
-    elif config.adv_noise_layer:
-        raw, _ = dataset[0]
-        processor = isp.parametrized(dataset.camera, additive_layer=raw.shape)
     else:
-        processor = processing(config.processing_mode, config.static_algorithms)(dataset.camera)
+        processor = (config.named_pipeline or half_size)(dataset.camera)
+    if config.adv_noise_layer:
+        raw, _ = dataset[0]
+        processor = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
     normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.learns_processing else Standardize(*statistics)
     return RawToLogit(processor, normalizer, objective.make_head(rngs))
 
@@ -145,7 +145,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset) -> Steps:
     module = nnx.eval_shape(lambda: make_model(config, dataset, objective, nnx.Rngs(0), unknown_statistics()))
     module.eval()
     eval_graph, stages = nnx.graphdef(module), module.processor.stage_names
-    attack = Attack(config, objective, eval_graph, module.processor.stages) if config.adv_training else None
+    attack = Attack(config, objective, eval_graph, module.processor) if config.adv_training else None
     module.train()
     # What is frozen keeps its batch statistics, too.
     if config.freeze_processor:

@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import tasks
+from isp.published import ADDITIVE_LAYER
 from r2l_jax import report
 from r2l_jax.adversarial import with_parameters
 from r2l_jax.checkpoint import Checkpoints, load_parts
@@ -25,7 +26,7 @@ from r2l_jax.files import replacing, write_json
 from r2l_jax.folds import Fold, check, make_folds, read_metrics
 from r2l_jax.objective import Objective, enlarged
 from r2l_jax.pretrained import load_weights
-from r2l_jax.processing import HALF_SIZE_MODES, half_size, processing
+from r2l_jax.processing import HALF_SIZE_MODES, half_size
 from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices, unknown_statistics
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.tracking import Tracker
@@ -189,10 +190,10 @@ def _initial_state(
         return steps.begin(model)
     for parts, flag in ((("processor", "normalizer"), "processor_uri"), (("head",), "classifier_uri")):
         if uri := getattr(config, flag):
-            load_parts(model, parts, uri, fold.number, flag, optional=("additive_layer",))
+            load_parts(model, parts, uri, fold.number, flag, optional=(ADDITIVE_LAYER,))
     if config.adv_training and not config.processor_uri:
         # Nothing will move them, and without any the head would see images as it never does.
-        processor = processing(config.processing_mode, {})(dataset.camera)
+        processor = config.named_pipeline(dataset.camera)
         mean, var = _moments(processor, dataset, fold.train_indices, batch_size)
         nnx.replace_by_pure_dict(model, nnx.to_pure_dict(model) | {"normalizer": {"mean": mean, "var": var}})
     if config.classifier_pretrained:
@@ -216,8 +217,8 @@ def fixed_statistics(
     if dataset.name in known:
         mean, std = known[dataset.name]
         return jnp.array(mean), jnp.array(std)
-    make_processor = half_size if half else processing(config.processing_mode, config.static_algorithms)
-    mean, var = _moments(make_processor(dataset.camera), dataset, indices, batch_size)
+    processor = (config.named_pipeline or half_size)(dataset.camera)
+    mean, var = _moments(processor, dataset, indices, batch_size)
     # As a batch norm's epsilon, for a channel that is constant.
     return mean, jnp.sqrt(var + 1e-5)
 

@@ -1,9 +1,10 @@
 """Finished runs, to be measured: their models as they were trained, with the data that they were trained on."""
 
 import dataclasses
+import hashlib
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from r2l_jax.folds import Fold, read_metrics
 from r2l_jax.hosts import refuse_several_processes
 from r2l_jax.model import RawToLogit
 from r2l_jax.objective import Objective, make_objective
+from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
 from r2l_jax.steps import make_model, shardings, unknown_statistics
 
 
@@ -41,40 +43,51 @@ class TrainedFold(NamedTuple):
     model: RawToLogit
 
 
-def load_runs(uris: Sequence[str], data_dir: str | None = None) -> list[list[TrainedFold]]:
+def load_runs(
+    uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = ()
+) -> list[list[TrainedFold]]:
     """Loads the folds of finished runs; those of equal settings of the data share one data set.
+
+    A run whose pipeline comes from a file of the user's is loaded with a file of the same content alone: the one that
+    it was trained with, where it was, or one of those named. Code that came with a run's folder is not run unless it is
+    named.
 
     Args:
         uris: runs' folders, of which all folds are taken, or folds' folders.
         data_dir: where the data is now; None is where it was.
+        pipelines: pipelines of the user's that runs were trained with, where their files are now.
 
     Raises:
         InputError: a folder that is no run's, a fold that is not trained to its end, data that is not what it was
-            trained on, or a checkpoint that cannot be read; named.
+            trained on, a pipeline that is not the one that it was trained with or that is not needed, or a checkpoint
+            that cannot be read; named.
     """
-    loaded = {}
-    return [[_load_fold(folder, data_dir, loaded) for folder in _fold_folders(uri)] for uri in uris]
+    loaded, named = {}, {name: find_pipeline(name) for name in pipelines}
+    runs = [[_load_fold(folder, data_dir, loaded, named) for folder in _fold_folders(uri)] for uri in uris]
+    used = {fold.config.pipeline for folds in runs for fold in folds}
+    for name in pipelines:
+        if name not in used:
+            raise InputError(f"--pipeline={name} is not what any --run was trained with: it changes nothing")
+    return runs
 
 
-def load_pipelines(uri: str, data_dir: str | None = None) -> list[TrainedFold]:
+def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[str] = ()) -> list[TrainedFold]:
     """Loads the folds of a finished run whose processing has parameters, for one process to work on.
 
     Args:
         uri: the run's folder, or a fold's.
         data_dir: as for `load_runs`.
+        pipelines: as for `load_runs`.
 
     Raises:
         InputError: as `load_runs`; a processing without parameters; or several processes.
     """
     refuse_several_processes()
-    (folds,) = load_runs([uri], data_dir)
+    (folds,) = load_runs([uri], data_dir, pipelines)
     for fold in folds:
         processor = fold.model.processor
         if not isinstance(processor, isp.Pipeline) or not processor.parameters():
-            raise InputError(
-                f"--run={uri} was trained with --processing_mode={fold.config.processing_mode}, which has no "
-                "processing parameters"
-            )
+            raise InputError(f"--run={uri} was trained with {fold.config.processing}, which has no parameters")
     return folds
 
 
@@ -88,7 +101,9 @@ def _fold_folders(uri: str) -> list[pathlib.Path]:
     return folders
 
 
-def _load_fold(folder: pathlib.Path, data_dir: str | None, loaded: dict[str, RawDataset]) -> TrainedFold:
+def _load_fold(
+    folder: pathlib.Path, data_dir: str | None, loaded: dict[str, RawDataset], named: Mapping[str, NamedPipeline]
+) -> TrainedFold:
     metrics = read_metrics(folder / "metrics.json", f"--run={folder}")
     if not metrics["complete"]:
         raise InputError(f"--run={folder} is not trained to its end: the command that began it goes on")
@@ -96,7 +111,9 @@ def _load_fold(folder: pathlib.Path, data_dir: str | None, loaded: dict[str, Raw
     if unknown := sorted(set(metrics["flags"]) - known):
         raise InputError(f"--run={folder} was trained by another version: it has the flags {', '.join(unknown)}")
     config = TrainConfig(**metrics["flags"])
-    config = dataclasses.replace(config, data_dir=data_dir or config.data_dir)
+    config = dataclasses.replace(
+        config, data_dir=data_dir or config.data_dir, pipeline=_pipeline(folder, config, metrics, named)
+    )
     settings = repr((config.dataset, config.data_settings))
     dataset = loaded.get(settings) or datasets.load(config.dataset, **config.data_settings)
     loaded[settings] = dataset
@@ -113,6 +130,38 @@ def _load_fold(folder: pathlib.Path, data_dir: str | None, loaded: dict[str, Raw
         folder,
     )
     return TrainedFold(config, dataset, objective, fold, _load_model(config, dataset, objective, fold))
+
+
+def _pipeline(
+    folder: pathlib.Path, config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline]
+) -> str | None:
+    """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
+    if "pipeline" not in metrics:
+        return config.pipeline
+    try:
+        recorded = Source(**metrics["pipeline"])
+        file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
+    except TypeError:
+        raise InputError(
+            f"{folder / 'metrics.json'} is damaged: it does not say which file its pipeline is in"
+        ) from None
+    for name, pipeline in named.items():
+        if pipeline.identity == wanted:
+            return name
+    hint = f"name it by --pipeline=<file>.py:{recorded.function}"
+    if folder.resolve().parent in file.resolve().parents:
+        raise InputError(
+            f"--run={folder} was trained with {file}, in its own folder, which is not run by itself: {hint}"
+        )
+    if not file.is_file():
+        raise InputError(f"--run={folder} was trained with {file}, which is not there: {hint}")
+    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    if content != recorded.sha256:
+        raise InputError(
+            f"--run={folder} was trained with {file} of SHA-256 {recorded.sha256[:12]}, which is {content[:12]} now: "
+            f"if you have the earlier file, {hint}"
+        )
+    return f"{file}:{recorded.function}"
 
 
 def _load_model(config: TrainConfig, dataset: RawDataset, objective: Objective, fold: Fold) -> RawToLogit:

@@ -16,6 +16,7 @@ from r2l_jax import startup
 from r2l_jax.drift import adaptation, learning
 from r2l_jax.drift.adaptation import AdaptationConfig
 from r2l_jax.drift.learning import LearningConfig
+from r2l_jax.processing import OWN_PIPELINE, PIPELINE_NAMES
 
 DEFAULT = AdaptationConfig(run="", intensities=(0.05,))
 
@@ -29,9 +30,11 @@ flags.DEFINE_enum(
 flags.DEFINE_string("data_dir", DEFAULT.data_dir, "where the data set is; default: where it was in training")
 flags.DEFINE_string("output", DEFAULT.output, "folder for the results; default: adjustment in the run's folder")
 
+flags.DEFINE_string("pipeline", DEFAULT.pipeline, OWN_PIPELINE)
+
 flags.DEFINE_list("intensities", [], "adapt: to other measured intensities")
 flags.DEFINE_list("exposures", [], "adapt: to exposures by the model of the sensor, as factors on the light")
-flags.DEFINE_list("pipelines", [], "adapt: other pipelines, at the camera's figures, to the head")
+flags.DEFINE_list("pipelines", [], f"adapt: other pipelines, at the camera's figures, to the head: {PIPELINE_NAMES}")
 flags.DEFINE_list("cameras", [], "adapt: to what other cameras take of the scenes: drone, microscopy, JSON files")
 flags.DEFINE_string("drifted_data_dir", None, "adapt: to other data of the same classes, such as another Folder")
 flags.DEFINE_string("drifted_camera", None, "for --drifted_data_dir: its camera, as train.py's --camera")

@@ -14,6 +14,7 @@ from absl import flags
 from r2l_jax import startup
 from r2l_jax.drift import evaluation, variants
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.processing import OWN_PIPELINE, PIPELINE_NAMES
 
 
 def _joined(values) -> list[str]:
@@ -27,10 +28,7 @@ flags.DEFINE_multi_string(
 )
 flags.DEFINE_list("against", list(DEFAULT.against), f"what to test against, of {', '.join(variants.GROUPS)}")
 flags.DEFINE_list(
-    "pipelines",
-    list(DEFAULT.pipelines),
-    "other processing: parametrized, or algorithms for demosaicing, sharpening and denoising such as "
-    "bilinear.sharpening_filter.median_denoising; default: the twelve published ones",
+    "pipelines", list(DEFAULT.pipelines), f"other processing: {PIPELINE_NAMES}; default: the twelve published ones"
 )
 flags.DEFINE_list("intensities", _joined(DEFAULT.intensities), "other measured intensities")
 flags.DEFINE_list(
@@ -48,6 +46,7 @@ flags.DEFINE_string(
     DEFAULT.output,
     "folder for the results; default: evaluation in the run's folder, or in the innermost that all runs are in",
 )
+flags.DEFINE_list("pipeline", list(DEFAULT.pipeline), OWN_PIPELINE)
 flags.DEFINE_integer("batch_size", DEFAULT.batch_size, "samples at once, over all devices; results do not depend on it")
 flags.DEFINE_integer("seed", DEFAULT.seed, "of the noise of exposures and corruptions")
 
@@ -64,7 +63,7 @@ def _refuse_flags_without_effect(config: evaluation.EvaluationConfig) -> None:
 def main() -> None:
     """Evaluates as the flags say."""
     given = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(evaluation.EvaluationConfig)}
-    lists = {name: tuple(given[name]) for name in ("against", "pipelines", "corruptions")}
+    lists = {name: tuple(given[name]) for name in ("against", "pipelines", "corruptions", "pipeline")}
     lists["run"] = tuple(uri for uris in given["run"] for uri in uris.split(","))
     numbers = {"intensities": float, "exposures": float, "severities": int}
     lists |= {flag: startup.numbers(flag, kind) for flag, kind in numbers.items()}

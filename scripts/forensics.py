@@ -17,6 +17,7 @@ from r2l_jax import startup
 from r2l_jax.config import AUX_LOSSES
 from r2l_jax.drift import forensics
 from r2l_jax.drift.forensics_config import ANALYSES, SETTINGS, ForensicsConfig
+from r2l_jax.processing import OWN_PIPELINE
 
 DEFAULT = ForensicsConfig(run="")
 NOT_TOLERATED = 2
@@ -24,6 +25,7 @@ NOT_TOLERATED = 2
 flags.DEFINE_string("run", None, "folder of a finished run, or of one of its folds", required=True)
 flags.DEFINE_string("data_dir", DEFAULT.data_dir, "where the data set is; default: where it was in training")
 flags.DEFINE_string("output", DEFAULT.output, "folder for the results; default: forensics in the run's folder")
+flags.DEFINE_string("pipeline", DEFAULT.pipeline, OWN_PIPELINE)
 flags.DEFINE_list("analyses", list(DEFAULT.analyses), f"which to do, of {', '.join(ANALYSES)}")
 flags.DEFINE_string(
     "check", DEFAULT.check, "only check a camera by the tolerances: a raw file, a JSON file, drone or microscopy"

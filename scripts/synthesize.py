@@ -20,6 +20,7 @@ from r2l_jax.data.synthetic import INTENSITIES
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.picture_sets import FORMATS
 from r2l_jax.drift.synthesis import SynthesisConfig, run
+from r2l_jax.processing import PIPELINE_NAMES
 
 DEFAULT = SynthesisConfig(output="")
 
@@ -40,12 +41,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
     "synthetic_size", DEFAULT.synthetic_size, f"their height and width in pixels; default: {SYNTHETIC_SIZE}"
 )
-flags.DEFINE_list(
-    "pipelines",
-    list(DEFAULT.pipelines),
-    "parametrized, or algorithms for demosaicing, sharpening and denoising such as "
-    "bilinear.sharpening_filter.median_denoising",
-)
+flags.DEFINE_list("pipelines", list(DEFAULT.pipelines), PIPELINE_NAMES)
+flags.DEFINE_string("pipeline", None, "in place of --pipelines: a single one")
 flags.DEFINE_list(
     "intensities",
     None,
@@ -71,6 +68,9 @@ def main() -> None:
     values = {field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(SynthesisConfig)}
     for name in ("pipelines", "corruptions"):
         values[name] = tuple(values[name])
+    if flags.FLAGS.pipeline is not None:
+        startup.refuse_flags(["pipelines"], "with --pipeline")
+        values["pipelines"] = (flags.FLAGS.pipeline,)
     for name, kind in (("intensities", float), ("exposures", float), ("severities", int)):
         values[name] = None if values[name] is None else startup.numbers(name, kind)
     config = SynthesisConfig(**values)

@@ -7,12 +7,12 @@ import dataclasses
 
 from absl import flags
 
-from r2l_jax import startup, train
+import isp
+from r2l_jax import processing, startup, train
 from r2l_jax.augment import AUGMENTATIONS
-from r2l_jax.config import ADV_DEFAULTS, ADV_PARAMETERS, AUX_LOSSES, CLASSIFIERS, ENCODERS, TrainConfig
+from r2l_jax.config import ADV_DEFAULTS, AUX_LOSSES, CLASSIFIERS, ENCODERS, TrainConfig
 from r2l_jax.data.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
 from r2l_jax.data.synthetic import INTENSITIES
-from r2l_jax.processing import PROCESSING_MODES, define_static_flags
 
 DEFAULT = TrainConfig()
 
@@ -64,14 +64,12 @@ def define_flags() -> None:
         "check_val_every_n_epoch", DEFAULT.check_val_every_n_epoch, "validate after every n-th epoch and the last"
     )
 
-    flags.DEFINE_enum(
-        "processing_mode",
-        DEFAULT.processing_mode,
-        PROCESSING_MODES,
+    processing.define_processing_flags(
+        list(processing.PROCESSING_MODES),
         "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
         "RGB from the mosaic; none: that RGB as it is",
     )
-    define_static_flags()
+    flags.adopt_module_key_flags(processing)
     flags.DEFINE_string(
         "processor_uri", DEFAULT.processor_uri, "earlier run whose processor and normalisation to start from"
     )
@@ -114,8 +112,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "adv_parameters",
         DEFAULT.adv_parameters,
-        f"with --adv_training, what may move: a list of {', '.join(ADV_PARAMETERS)}; default: "
-        f"{ADV_DEFAULTS['adv_parameters']}",
+        "with --adv_training, what may move: a list of all, additive_layer, and the pipeline's parameters, by default "
+        f"{', '.join(isp.parametrized(isp.CAMERAS['drone']).facts)}; default: {ADV_DEFAULTS['adv_parameters']}",
     )
     flags.DEFINE_enum(
         "adv_aux_loss",

@@ -18,10 +18,10 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import variants
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.drifted import drifted
-from r2l_jax.drift.elements import INTERPOLATION
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.measure import Measured, Measurer, ticking
-from r2l_jax.drift.search import GAINS, Found, Search, Searcher
+from r2l_jax.drift.ranges import gains, tuned
+from r2l_jax.drift.search import Found, Search, Searcher
 from r2l_jax.drift.summary import LEAST_DROP
 from r2l_jax.drift.variants import Variant
 from r2l_jax.errors import InputError
@@ -57,6 +57,7 @@ class AdaptationConfig:
     cameras: tuple[str, ...] = ()
     drifted_data_dir: str | None = None
     drifted_camera: str | None = None
+    pipeline: str | None = None
     labelled: int = 32
     parameters: tuple[str, ...] = ()
     starts: int = 6
@@ -142,7 +143,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
             data, or several processes.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir)
+    folds = load_pipelines(config.run, config.data_dir, [config.pipeline] if config.pipeline else [])
     for fold in folds:
         _check(config, fold)
     drifts = config.drifts()
@@ -189,6 +190,7 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
             f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
             "computes others"
         )
+    variants.check_pipelines(config.drifts(), fold.dataset)
     for drift in config.drifts():
         _parameters(config, _drifted(config, fold, drift).model.processor)
 
@@ -200,7 +202,7 @@ def _parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, 
     for name in config.parameters:
         if name not in known:
             raise InputError(f"--parameters must be of all, {', '.join(known)}, got {name!r}")
-    return config.parameters or tuple(name for name in known if name != INTERPOLATION)
+    return config.parameters or tuned(pipeline.facts)
 
 
 def _camera(name: str, dataset: RawDataset) -> isp.Camera:
@@ -285,7 +287,7 @@ def _adapt(
 ) -> Analysis:
     frozen = Frozen(under.model, fold.objective)
     group = _parameters(config, under.model.processor)
-    stops = STOPS[: config.starts] if GAINS in group else (0,)
+    stops = STOPS[: config.starts] if gains(frozen.facts, group) else (0,)
     searches = [Search(group, 0.0, config.seed, exposure=2.0**stop) for stop in stops]
     searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)
     raws, targets = under.dataset.samples(under.labelled)

@@ -11,10 +11,9 @@ import isp
 from r2l_jax import report
 from r2l_jax.data import loader, read_raw
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import elements
 from r2l_jax.drift.frozen import Frozen
-from r2l_jax.drift.knobs import distance
 from r2l_jax.drift.measure import Measurer
+from r2l_jax.drift.ranges import Facts
 from r2l_jax.drift.tolerance_figures import number
 from r2l_jax.errors import InputError
 
@@ -26,14 +25,14 @@ class Finding(NamedTuple):
     """One of a camera's figures, against the interval that a model tolerates.
 
     Attributes:
-        figure: what it is called, as in `elements.names`, or `pattern`.
+        figure: what it is called, as in `isp.Parameter.element_names`, or `pattern`.
         value: the camera's.
         low: the least tolerated; the pattern has the same one for both.
         high: the greatest.
         inside: whether the value is tolerated.
         outside: how far it is above `high` (positive) or below `low` (negative), in its unit; 0 inside, NaN for a
             pattern.
-        ranges: the same in natural ranges (`ranges.natural_range`), without sign; infinite for a gain of the other
+        ranges: the same in natural ranges (`isp.Parameter`), without sign; infinite for a gain of the other
             sign, which no range reaches, NaN for a pattern.
         untried: whether it is outside of an end that is only where trying stopped.
     """
@@ -73,7 +72,7 @@ def read_camera(name: str) -> isp.Camera:
         raise InputError(f"--check={name}: {error}") from None
 
 
-def check(tolerances: Mapping[str, Any], camera: isp.Camera) -> list[Finding]:
+def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> list[Finding]:
     """Compares a camera's Bayer pattern, black levels, gains and matrix with the intervals that a model tolerates.
 
     The question is whether the model's data may be processed by this camera's figures. Each figure is compared by
@@ -84,6 +83,7 @@ def check(tolerances: Mapping[str, Any], camera: isp.Camera) -> list[Finding]:
 
     Args:
         tolerances: the `content` of `tolerance.analyse`.
+        facts: of the parameters of the model's processing.
         camera: whose figures to compare.
     """
     wanted = tolerances["pattern"]
@@ -92,8 +92,9 @@ def check(tolerances: Mapping[str, Any], camera: isp.Camera) -> list[Finding]:
         same = camera.pattern == wanted
         away = 0.0 if same else math.nan
         findings.append(Finding("pattern", camera.pattern, wanted, wanted, same, away, away))
-    for parameter, values in _parameters(camera).items():
-        for name, value in zip(elements.names(parameter, values.shape), values.ravel().tolist(), strict=True):
+    for parameter, values in _parameters(facts, camera).items():
+        names = facts[parameter].element_names(parameter, values.shape)
+        for name, value in zip(names, values.ravel().tolist(), strict=True):
             if name in tolerances["knobs"]:
                 findings.append(_compared(name, value, tolerances["knobs"][name]))
     return findings
@@ -122,25 +123,21 @@ def score_together(
         batch_size: samples at once.
         camera: whose figures to take.
     """
-    figures = {name: values for name, values in _parameters(camera).items() if name in frozen.default}
+    figures = _parameters(frozen.facts, camera)
     batches = loader.eval_batches(dataset, indices, batch_size)
     default, together = Measurer(frozen).measure([frozen.default, frozen.default | figures], batches)
     return default.score, together.score
 
 
-def _parameters(camera: isp.Camera) -> dict[str, np.ndarray]:
-    """A camera's figures by the names that pipelines have for them."""
-    return {
-        "black_level": np.array(camera.black_level),
-        "white_balance": np.array(camera.white_balance),
-        "colour_correction": np.array(camera.color_matrix),
-    }
+def _parameters(facts: Facts, camera: isp.Camera) -> dict[str, np.ndarray]:
+    """Returns a camera's figures by the names of the parameters that start from them."""
+    return {name: np.array(getattr(camera, each.camera)) for name, each in facts.items() if each.camera}
 
 
 def _compared(name: str, value: float, knob: Mapping[str, Any]) -> Finding:
     end = "low" if value < knob["low"] else "high"
     nearest = min(max(value, knob["low"]), knob["high"])
-    ranges = abs(distance(knob["parameter"], nearest, value))
+    ranges = abs(isp.Parameter(None, scale=knob["scale"], width=knob["width"]).offset(nearest, value))
     if math.isnan(ranges):
         ranges = math.inf
     if ranges <= _ROUNDING:

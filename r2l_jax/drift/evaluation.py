@@ -53,6 +53,7 @@ class EvaluationConfig:
     severities: tuple[int, ...] = tuple(SEVERITIES)
     data_dir: str | None = None
     output: str | None = None
+    pipeline: tuple[str, ...] = ()
     batch_size: int = 32
     seed: int = 0
 
@@ -105,7 +106,7 @@ def run(config: EvaluationConfig) -> dict:
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     cases, output = config.cases(), config.output_dir
-    runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir), strict=True))
+    runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
     _check(config, runs)
     try:
         (output / "parts").mkdir(parents=True, exist_ok=True)
@@ -174,6 +175,8 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
                 f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
             )
         variants.check(config.against, fold.config, fold.dataset, f"--run={uri}")
+    if "pipelines" in config.against:
+        variants.check_pipelines(config.cases(), first)
 
 
 class _Part:

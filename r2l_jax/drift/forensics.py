@@ -3,8 +3,6 @@
 import pathlib
 from typing import Any
 
-import jax
-
 from r2l_jax.drift import camera_check, sensitivity, tolerance, worst_case
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.forensics_config import ForensicsConfig
@@ -33,12 +31,13 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
             not have, or several processes.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir)
+    folds = load_pipelines(config.run, config.data_dir, config.pipelines)
     for fold in folds:
         # Before minutes of work, not after them.
+        frozen = Frozen(fold.model, fold.objective)
         worst_case.make_searches(config, worst_case.searched(config, fold).processor)
         if config.map:
-            tolerance.check_pair(config.map, knobs_of(jax.device_get(fold.model.processor.parameters())))
+            tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
     with StopSignals() as stop:
         return {
             fold.fold.number: {name: _analyse(config, fold, name, stop) for name in config.analyses} for fold in folds
@@ -58,11 +57,12 @@ def check(config: ForensicsConfig) -> bool:
     camera = camera_check.read_camera(config.check)
     tolerated = True
     with StopSignals() as stop:
-        for fold in load_pipelines(config.run, config.data_dir):
+        for fold in load_pipelines(config.run, config.data_dir, config.pipelines):
             tolerances = _analyse(config, fold, "tolerances", stop, ignored=("map",))
-            findings = camera_check.check(tolerances, camera)
+            frozen = Frozen(fold.model, fold.objective)
+            findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(
-                Frozen(fold.model, fold.objective), fold.dataset, fold.fold.valid_indices, config.batch_size, camera
+                frozen, fold.dataset, fold.fold.valid_indices, config.batch_size, camera
             )
             print(
                 f"fold {fold.fold.number}: {config.check}\n{camera_check.table(findings)}\n"

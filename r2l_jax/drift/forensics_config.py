@@ -42,6 +42,7 @@ class ForensicsConfig:
     run: str
     data_dir: str | None = None
     output: str | None = None
+    pipeline: str | None = None
     analyses: tuple[str, ...] = ANALYSES
     check: str | None = None
     tolerance: float = 2.0
@@ -76,6 +77,11 @@ class ForensicsConfig:
     def output_dir(self) -> pathlib.Path:
         """Where the results go."""
         return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "forensics"
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The pipeline of the user's that the run was trained with, if it is named."""
+        return (self.pipeline,) if self.pipeline else ()
 
     def settings(self, analysis: str) -> dict[str, object]:
         """The flags that an analysis's results depend on."""

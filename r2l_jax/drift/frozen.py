@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 import isp
 import tasks
 from r2l_jax.data.loader import Batch
+from r2l_jax.drift import ranges
 from r2l_jax.model import RawToLogit
 from r2l_jax.objective import Objective
 
@@ -25,15 +26,21 @@ class Frozen:
         model: its processor is an `isp.Pipeline`.
         objective: what it was trained for.
 
+    Raises:
+        InputError: a parameter of whose values no offsets can be counted.
+
     Attributes:
         default: the parameters' values in the model, on the host.
+        facts: of the parameters.
         rest: the other variables, on the host: what `logits` and `sums` take.
         objective: the model's.
     """
 
     def __init__(self, model: RawToLogit, objective: Objective):
         # On the host, from where each stack of searches puts them on its devices.
-        self._stages, self.default = model.processor.stages, jax.device_get(model.processor.parameters())
+        self._pipeline, self.default = model.processor, jax.device_get(model.processor.parameters())
+        self._stages, self.facts = model.processor.stages, model.processor.facts
+        ranges.check(self.facts, self.default)
         self._graph, rest = nnx.split((model.normalizer, model.head))
         self.rest = jax.device_get(rest)
         self.objective = objective
@@ -50,7 +57,7 @@ class Frozen:
 
     def pipeline(self, parameters: dict[str, Array | np.ndarray]) -> isp.Pipeline:
         """The model's pipeline with other parameters."""
-        return isp.Pipeline(self._stages, parameters)
+        return self._pipeline.with_values(parameters)
 
     def sums(self, images: Array, rest: PyTree, batch: Batch) -> dict[str, Array]:
         """The objective's sums for processed images."""

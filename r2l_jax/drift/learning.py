@@ -10,11 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from r2l_jax import report, train
-from r2l_jax.drift import elements, figures
+from r2l_jax.drift import figures
+from r2l_jax.drift.ranges import MOST_ELEMENTS
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
 from r2l_jax.hosts import refuse_several_processes
-from r2l_jax.processing import processing
 from r2l_jax.trained import TrainedFold, load_runs
 
 LEARNT, FROZEN = "learnt", "frozen"
@@ -33,6 +33,7 @@ class LearningConfig:
     run: str
     data_dir: str | None = None
     output: str | None = None
+    pipeline: str | None = None
     target_score: float = 0.8
 
     def __post_init__(self):
@@ -61,13 +62,17 @@ def run(config: LearningConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     refuse_several_processes()
-    (folds,) = load_runs([config.run], config.data_dir)
+    named = [config.pipeline] if config.pipeline else []
+    (folds,) = load_runs([config.run], config.data_dir, named)
     trained = folds[0].config
-    if trained.processing_mode != "parametrized" or trained.adv_training:
+    if not trained.learns_pipeline or trained.adv_training:
         raise InputError(
-            f"--run={config.run} was trained with --processing_mode={trained.processing_mode}"
-            f"{' --adv_training' * trained.adv_training}; learning is compared for --processing_mode=parametrized"
+            f"--run={config.run} was trained with {trained.processing}"
+            f"{' --adv_training' * trained.adv_training}; learning is compared for --processing_mode=parametrized and "
+            "for a --pipeline"
         )
+    if not folds[0].model.processor.facts:
+        raise InputError(f"--run={config.run} was trained with {trained.processing}, which has no parameters to learn")
     if pathlib.Path(config.run).name.startswith("fold_"):
         raise InputError(f"--run={config.run} is one fold: the whole run is compared")
     if trained.freeze_classifier:
@@ -85,7 +90,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
         data_dir=config.data_dir or trained.data_dir,
     )
     train.run(counterpart)
-    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir)
+    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, named)
     runs = {own: folds, other: others}
     content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
     everything = {**content, "flags": dataclasses.asdict(config), **report.environment()}
@@ -137,14 +142,15 @@ def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, An
 
 def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
     """Each parameter as the camera has it, and as each fold has learnt it."""
-    camera = processing("parametrized", {})(folds[0].dataset.camera).parameters()
+    camera = folds[0].config.named_pipeline(folds[0].dataset.camera)
     learnt = [fold.model.processor.parameters() for fold in folds]
     return {
         name: {
+            "names": camera.facts[name].element_names(name, value.shape),
             "camera": np.asarray(value).tolist(),
             "folds": [np.asarray(of_fold[name]).tolist() for of_fold in learnt],
         }
-        for name, value in camera.items()
+        for name, value in camera.parameters().items()
     }
 
 
@@ -161,13 +167,13 @@ def make_tables(content: Mapping[str, Any]) -> str:
         rows.append([name, *numbers, *reached])
     text = report.table(rows)
     rows = [["parameter", "camera", "learnt", "deviation"]]
-    for name, values in content["parameters"].items():
+    for values in content["parameters"].values():
         camera, folds = np.array(values["camera"]), np.array(values["folds"])
-        if camera.size <= elements.MOST:
-            titles = elements.names(name, camera.shape)
+        if camera.size <= MOST_ELEMENTS:
             columns = (camera.ravel(), folds.mean(0).ravel(), folds.std(0).ravel())
             rows += [
-                [title, *(f"{number:.4f}" for number in row)] for title, *row in zip(titles, *columns, strict=True)
+                [title, *(f"{number:.4f}" for number in row)]
+                for title, *row in zip(values["names"], *columns, strict=True)
             ]
     return f"{text}\n\n{report.table(rows)}"
 

@@ -1,91 +1,63 @@
-"""How far the parameters of a pipeline may sensibly move: what makes them comparable, and keeps them valid.
+"""The offsets of all parameters of a pipeline: how many natural ranges their values lie from their defaults.
 
-Searches, sensitivities and tolerances all count in natural ranges from the value that a parameter has: its offset.
+Searches, sensitivities and tolerances count in offsets. A parameter's natural range and its valid values are its own
+facts, see `isp.Parameter`; here they are applied to all parameters of a pipeline by name.
 """
 
-import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+import isp
+from r2l_jax.errors import InputError
+
+Facts = Mapping[str, isp.Parameter]
 Values = Mapping[str, ArrayLike]
 
+# The most values that are looked at one by one; a parameter of more, such as an interpolation, is looked at as a whole.
+MOST_ELEMENTS = 9
 
-class Range(NamedTuple):
-    """The natural range of a parameter.
 
-    Attributes:
-        width: of the range, in the parameter's unit; None if it is the value itself, so that offsets are logarithms
-            and a hundredth is one per cent of the value.
-        low: the least valid value, or with a width of None the least valid factor on the value.
-        high: the greatest.
+def moved(facts: Facts, default: Values, offsets: Values) -> dict[str, jax.Array | np.ndarray]:
+    """Computes the values at offsets from their defaults."""
+    return {name: facts[name].moved(default[name], offset) for name, offset in offsets.items()}
+
+
+def offsets_of(facts: Facts, default: Values, values: Values) -> dict[str, jax.Array | np.ndarray]:
+    """Computes the offsets of values, NaN for a gain of the other sign; undoes `moved`."""
+    return {name: facts[name].offset(default[name], value) for name, value in values.items()}
+
+
+def valid_offsets(facts: Facts, default: Values, offsets: Values) -> dict[str, jax.Array | np.ndarray]:
+    """Returns the nearest offsets at which all values are valid."""
+    return {name: jnp.clip(offset, *facts[name].offset_limits(default[name])) for name, offset in offsets.items()}
+
+
+def tuned(facts: Facts) -> tuple[str, ...]:
+    """Returns the names of the parameters that are moved where nothing else is asked for."""
+    return tuple(name for name, parameter in facts.items() if parameter.tuned)
+
+
+def gains(facts: Facts, names: Iterable[str]) -> list[str]:
+    """Returns those of the named parameters that scale an image's brightness: gains that start at a camera's."""
+    return [name for name in names if facts[name].camera == "white_balance" and facts[name].scale == "log"]
+
+
+def check(facts: Facts, default: Values) -> None:
+    """Raises an InputError unless offsets of every parameter can be counted.
+
+    Args:
+        facts: of the parameters.
+        default: their values, known.
     """
-
-    width: float | None
-    low: float
-    high: float
-
-
-# What a weight of an interpolation, a matrix or a filter may be: any number.
-_WEIGHT = Range(1.0, -math.inf, math.inf)
-_RANGES = {
-    "black_level": Range(0.1, 0.0, 0.95),
-    "colour_correction": _WEIGHT,
-    "debayer": _WEIGHT,
-    "sharpening_filter": _WEIGHT,
-    "gaussian_blur": _WEIGHT,
-    "additive_layer": Range(1.0, -1.0, 1.0),
-}
-# Gains, gamma and strengths keep their sign; intensities that were measured lie a factor of a hundred apart.
-_FACTOR = Range(None, 1 / 100, 100.0)
-
-
-def natural_range(name: str) -> Range:
-    """The natural range of a parameter, by its name in `isp.parametrized` and `isp.static`.
-
-    - `black_level`: a tenth of the white level; valid from 0 to 0.95 of it.
-    - `colour_correction`, `debayer` and the kernels of filters: 1 for each weight; any value is valid.
-    - `additive_layer`: 1, all of the display's range; valid from -1 to 1.
-    - all others, gains, gamma and the strengths of filters: the value itself; valid from a hundredth of it to a hundred
-      times it.
-    """
-    return _RANGES.get(name, _FACTOR)
-
-
-def moved(default: Values, offsets: Values) -> dict[str, jax.Array | np.ndarray]:
-    """The values that lie so many natural ranges from their defaults."""
-    values = {}
-    for name, offset in offsets.items():
-        width = natural_range(name).width
-        values[name] = default[name] * jnp.exp(offset) if width is None else default[name] + width * offset
-    return values
-
-
-def offsets_of(default: Values, values: Values) -> dict[str, jax.Array | np.ndarray]:
-    """How many natural ranges values lie from their defaults, NaN if a gain has the other sign; undoes `moved`."""
-    offsets = {}
-    for name, value in values.items():
-        width = natural_range(name).width
-        offsets[name] = jnp.log(value / default[name]) if width is None else (value - default[name]) / width
-    return offsets
-
-
-def valid_offsets(default: Values, offsets: Values) -> dict[str, jax.Array | np.ndarray]:
-    """The nearest offsets at which all values are valid."""
-    nearest = {}
-    for name, offset in offsets.items():
-        low, high = offset_limits(name, default[name])
-        nearest[name] = jnp.clip(offset, low, high)
-    return nearest
-
-
-def offset_limits(name: str, default: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
-    """The least and the greatest valid offset of a parameter, for each of its values; the default counts as valid."""
-    width, low, high = natural_range(name)
-    if width is None:
-        return math.log(low), math.log(high)
-    return jnp.minimum(low - default, 0) / width, jnp.maximum(high - default, 0) / width
+    for name, parameter in facts.items():
+        if not parameter.has_range:
+            raise InputError(
+                f"parameter {name} has no natural range, which this needs: declare it as isp.Parameter(..., width=...) "
+                'or isp.Parameter(..., scale="log")'
+            )
+        if parameter.scale == "log" and not np.all(np.asarray(default[name])):
+            raise InputError(f"parameter {name} has a value of 0, which no factor moves, but a log scale")

@@ -82,7 +82,11 @@ class ScoredPoints:
             for start in range(0, len(new), together):
                 part = new[start : start + together]
                 parameters = [
-                    turned(self._frozen.default, [(self._knobs[name], position) for name, position in point])
+                    turned(
+                        self._frozen.facts,
+                        self._frozen.default,
+                        [(self._knobs[name], position) for name, position in point],
+                    )
                     for point in part
                 ]
                 measured = self._measurer.measure(parameters, self._batches, tick)

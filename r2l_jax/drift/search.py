@@ -18,7 +18,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from r2l_jax.drift.frozen import Frozen, deviation
-from r2l_jax.drift.ranges import moved, valid_offsets
+from r2l_jax.drift.ranges import Facts, gains, moved, valid_offsets
 from r2l_jax.drift.stacks import Stacks
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing
@@ -27,9 +27,6 @@ from r2l_jax.stop import Interrupted
 PyTree = Any
 
 Direction = Literal["worst", "best"]
-
-# The parameter whose natural range is logarithmic, and which all of an image's brightness follows.
-GAINS = "white_balance"
 
 # How often searches are saved, in seconds.
 _SAVED_EVERY = 30.0
@@ -43,7 +40,7 @@ class Search(NamedTuple):
         aux_weight: what it costs to leave the default rendering, times the deviation.
         seed: of its start and of its batches.
         spread: standard deviation of the random start around the default, in natural ranges; 0 starts at the default.
-        exposure: factor on all gains at the start, if `white_balance` is in the group.
+        exposure: factor on all gains at the start, if gains that start at a camera's are in the group.
     """
 
     group: tuple[str, ...]
@@ -97,6 +94,7 @@ def cost_of(direction: Direction, task_loss: Array, away: Array, aux_weight: Arr
 
 def descend(
     optimizer: optax.GradientTransformation,
+    facts: Facts,
     default: dict[str, Array],
     cost: Callable[[dict[str, Array]], tuple[Array, PyTree]],
     offsets: dict[str, Array],
@@ -107,6 +105,7 @@ def descend(
 
     Args:
         optimizer: of the offsets.
+        facts: of the parameters.
         default: the values that offsets count from.
         cost: of values to what shall be lowered, and whatever else is wanted of it.
         offsets: of the parameters, see `moved`.
@@ -116,17 +115,17 @@ def descend(
     Returns:
         The next offsets and the optimiser's next state, and what the cost gave beside itself.
     """
-    gradients, wanted = jax.grad(lambda offsets: cost(moved(default, offsets)), has_aux=True)(offsets)
+    gradients, wanted = jax.grad(lambda offsets: cost(moved(facts, default, offsets)), has_aux=True)(offsets)
     gradients = {name: free[name] * gradient for name, gradient in gradients.items()}
     updates, opt_state = optimizer.update(gradients, opt_state)
-    return valid_offsets(default, optax.apply_updates(offsets, updates)), opt_state, wanted
+    return valid_offsets(facts, default, optax.apply_updates(offsets, updates)), opt_state, wanted
 
 
 class Searcher:
     """Searches over the parameters of a model's pipeline; head and normalisation stay as they are.
 
     Args:
-        frozen: the model. Parameters stay valid, see `natural_range`.
+        frozen: the model. Parameters stay valid, see `isp.Parameter`.
         direction: "worst" raises the task loss, "best" lowers it. Deviation costs in both.
         aux_loss: what deviation is, see `deviation`.
         learning_rate: Adam's, in natural ranges: about how far each parameter moves in a step at first. It falls to 0
@@ -207,7 +206,7 @@ class Searcher:
                 raise Interrupted(f"stopped at step {done + len(curves)} of {steps}; {goes_on}")
         ends = self._stacks.unstack(state.offsets, len(searches))
         found = [
-            Found(jax.device_get(moved(self._frozen.default, offsets)), *losses.T)
+            Found(jax.device_get(moved(self._frozen.facts, self._frozen.default, offsets)), *losses.T)
             for offsets, losses in zip(ends, all_losses(), strict=True)
         ]
         for search, one in zip(searches, found, strict=True):
@@ -238,9 +237,9 @@ class Searcher:
             name: free[name] * search.spread * jax.random.normal(key, value.shape)
             for key, (name, value) in zip(keys, default.items(), strict=True)
         }
-        if GAINS in offsets:
-            offsets[GAINS] += free[GAINS] * math.log(search.exposure)
-        offsets = valid_offsets(default, offsets)
+        for name in gains(self._frozen.facts, search.group):
+            offsets[name] += math.log(search.exposure)
+        offsets = valid_offsets(self._frozen.facts, default, offsets)
         state = _State(offsets, optax.adam(self._learning_rate).init(offsets), jnp.zeros((), jnp.int32))
         return jax.device_get(state), _Fixed(free, np.float32(search.aux_weight), jax.random.key_data(key))
 
@@ -267,7 +266,10 @@ class Searcher:
             return cost_of(self._direction, task_loss, away, fixed.aux_weight), jnp.stack([task_loss, away])
 
         optimizer = optax.adam(self._learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
-        offsets, opt_state, losses = descend(optimizer, default, cost, state.offsets, state.opt_state, fixed.free)
+        facts = self._frozen.facts
+        offsets, opt_state, losses = descend(
+            optimizer, facts, default, cost, state.offsets, state.opt_state, fixed.free
+        )
         return _State(offsets, opt_state, state.step + 1), losses
 
 

@@ -14,15 +14,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+import isp
 from r2l_jax import compiler, report
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import elements
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.frozen import Frozen
-from r2l_jax.drift.ranges import moved, natural_range
+from r2l_jax.drift.ranges import MOST_ELEMENTS, Facts, moved
 from r2l_jax.steps import shardings, to_devices
 
 PyTree = Any
@@ -60,7 +60,7 @@ class Sensitivity(NamedTuple):
         loss: the task loss of each sample by itself, `(N,)`.
         parameters: the change with each parameter of the pipeline, in the order in which stages take them.
         elements: the change when one value moves up by itself, `(N, ...)` in the parameter's shape; of each parameter
-            with 2 to `elements.MOST` values, in the same order.
+            with 2 to `MOST_ELEMENTS` values, in the same order.
         stages: the change with the image after each stage, in order.
     """
 
@@ -79,7 +79,7 @@ def analyse(
 ) -> Analysis:
     """Finds which parameters and which stages' images a model's task loss depends on, with a progress bar on stderr.
 
-    Parameters and their ranges are those of `ranges.natural_range`. An image's range is 1: the white level of a mosaic,
+    Parameters move in their natural ranges, see `isp.Parameter`. An image's range is 1: the white level of a mosaic,
     or all of the display's. All its values count, also the empty sites of planes that are still to be interpolated.
     The tone curve is so steep at black that 1% of the range is far beyond first order there: the change with dark
     images before it, those after `clipped`, is overstated.
@@ -105,11 +105,11 @@ def analyse(
         "unit": UNIT,
         "moves": MOVES,
         "caution": CAUTION,
-        "ranges": {name: _stated(name) for name in sensitivity.parameters} | {"images": _IMAGES},
-        "overall": _means(sensitivity, np.ones(len(indices), bool)),
-        "by_class": {name: _means(sensitivity, taken) for name, taken in of_class.items() if taken.any()},
+        "ranges": {name: _stated(frozen.facts[name]) for name in sensitivity.parameters} | {"images": _IMAGES},
+        "overall": _means(frozen.facts, sensitivity, np.ones(len(indices), bool)),
+        "by_class": {name: _means(frozen.facts, sensitivity, taken) for name, taken in of_class.items() if taken.any()},
     }
-    tables = {"sensitivity": _rows(sensitivity, dataset, indices)}
+    tables = {"sensitivity": _rows(frozen.facts, sensitivity, dataset, indices)}
     return Analysis(content, _table(content), _figures(content), tables)
 
 
@@ -158,7 +158,7 @@ def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], 
         batch = jax.tree.map(lambda leaf: leaf[None], sample)
 
         def loss(offsets, perturbations):
-            images, _ = frozen.pipeline(moved(default, offsets)).trace(batch["raw"], perturbations)
+            images, _ = frozen.pipeline(moved(frozen.facts, default, offsets)).trace(batch["raw"], perturbations)
             return frozen.sums(images, rest, batch)["loss"]
 
         _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
@@ -168,7 +168,7 @@ def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], 
         return Sensitivity(
             value,
             {name: _change(each) for name, each in parameters.items()},
-            {name: each for name, each in parameters.items() if 1 < each.size <= elements.MOST},
+            {name: each for name, each in parameters.items() if 1 < each.size <= MOST_ELEMENTS},
             {name: _change(each) for name, each in stages.items()},
         )
 
@@ -183,15 +183,14 @@ def _change(each: jax.Array) -> Change:
     return Change(jnp.abs(each).sum(), each.sum())
 
 
-def _stated(parameter: str) -> dict[str, Any]:
-    """The natural range of a parameter: its width, None if it is the value itself, and in words."""
-    width = natural_range(parameter).width
-    if width is None:
+def _stated(facts: isp.Parameter) -> dict[str, Any]:
+    """States the natural range of a parameter: its width, None if it is the value itself, and in words."""
+    if facts.scale == "log":
         return {"width": None, "stated": f"the value itself: moves by a factor of {math.exp(PER_CENT):.4g}"}
-    return {"width": width, "stated": f"{width:g}: moves by {PER_CENT * width:g}"}
+    return {"width": facts.width, "stated": f"{facts.width:g}: moves by {PER_CENT * facts.width:g}"}
 
 
-def _means(sensitivity: Sensitivity, taken: np.ndarray) -> dict[str, Any]:
+def _means(facts: Facts, sensitivity: Sensitivity, taken: np.ndarray) -> dict[str, Any]:
     """Means over some of the samples."""
 
     def signed(values: np.ndarray) -> dict[str, float]:
@@ -207,18 +206,18 @@ def _means(sensitivity: Sensitivity, taken: np.ndarray) -> dict[str, Any]:
         "samples": int(taken.sum()),
         "loss": float(sensitivity.loss[taken].mean()),
         "parameters": changes(sensitivity.parameters),
-        "elements": {name: signed(values) for name, values in _each_element(sensitivity).items()},
+        "elements": {name: signed(values) for name, values in _each_element(facts, sensitivity).items()},
         "stages": changes(sensitivity.stages),
     }
 
 
-def _each_element(sensitivity: Sensitivity) -> dict[str, np.ndarray]:
+def _each_element(facts: Facts, sensitivity: Sensitivity) -> dict[str, np.ndarray]:
     """The change of each sample with each single value, by its name."""
     return {
         name: values
         for parameter, of_all in sensitivity.elements.items()
         for name, values in zip(
-            elements.names(parameter, of_all.shape[1:]), of_all.reshape(len(of_all), -1).T, strict=True
+            facts[parameter].element_names(parameter, of_all.shape[1:]), of_all.reshape(len(of_all), -1).T, strict=True
         )
     }
 
@@ -228,7 +227,7 @@ def _after(stages: Mapping[str, Any]) -> dict[str, Any]:
     return {f"after {name}": value for name, value in stages.items()}
 
 
-def _rows(sensitivity: Sensitivity, dataset: RawDataset, indices: np.ndarray) -> list[dict[str, Any]]:
+def _rows(facts: Facts, sensitivity: Sensitivity, dataset: RawDataset, indices: np.ndarray) -> list[dict[str, Any]]:
     """A row for each sample."""
     columns = {"sample": [dataset.names[index] for index in indices]}
     if dataset.task == "classification":
@@ -236,7 +235,7 @@ def _rows(sensitivity: Sensitivity, dataset: RawDataset, indices: np.ndarray) ->
     columns["loss"] = sensitivity.loss
     for name, change in {**sensitivity.parameters, **_after(sensitivity.stages)}.items():
         columns |= {f"{name} worst": change.worst, f"{name} together": change.together}
-    columns |= _each_element(sensitivity)
+    columns |= _each_element(facts, sensitivity)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

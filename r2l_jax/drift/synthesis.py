@@ -125,6 +125,7 @@ def run(config: SynthesisConfig) -> None:
     refuse_several_processes()
     sets, output, sources = config.sets(), pathlib.Path(config.output), config.load()
     dataset = next(iter(sources.values()))
+    variants.check_pipelines([pictures.pipeline for pictures in sets], dataset)
     files = picture_sets.file_names(dataset, config.format)
     try:
         _describe(config, sets, dataset)
@@ -162,8 +163,8 @@ def _figures(pipeline: isp.Pipeline) -> dict[str, Any]:
             {
                 "name": stage.name,
                 "function": f"{stage.function.__module__}.{stage.function.__qualname__}",
-                "parameters": stage.parameters,
-                "options": dict(stage.options),
+                "parameters": list(stage.parameters),
+                "options": stage.options,
             }
             for stage in pipeline.stages
         ],

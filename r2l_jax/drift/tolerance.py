@@ -93,9 +93,11 @@ def analyse(
     Returns:
         `content`: the `score`'s name, its `default`, the `tolerance`, the number of `samples`, the Bayer `pattern` of
         the processing; for each of the `knobs` its `parameter`, its `quantity`, its `value` by default in that
-        quantity's unit, `low` and `high`, between which it is tolerated, each with its bootstrap `_interval` and
-        whether it is `_at_limit`, and the `points` measured, as pairs of value and score; and the `map`, None or its
-        two `knobs`, the `values` of each, the `scores` and what is `tolerated`, a row for each value of the first.
+        quantity's unit, the `scale` and the `width` on which it counts, `low` and `high`, between which it is
+        tolerated, each with its bootstrap `_interval` and whether it is `_at_limit`, and the `points` measured, as
+        pairs of value and score; the number of values of each parameter that no knob moves (`without_knobs`); and the
+        `map`, None or its two `knobs`, the `values` of each, the `scores` and what is `tolerated`, a row for each value
+        of the first.
         Tables: `tolerances`, a row for each knob. Figures: `tolerances`, and `map`.
 
     Raises:
@@ -104,7 +106,7 @@ def analyse(
     """
     pipeline = frozen.pipeline(frozen.default)
     # In the order of the stages, which those of a tree are not in.
-    knobs = knobs_of({name: frozen.default[name] for name in pipeline.parameters()})
+    knobs = knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts})
     if pair:
         check_pair(pair, knobs)
     batches = list(loader.eval_batches(dataset, indices, batch_size))
@@ -120,6 +122,7 @@ def analyse(
         "samples": points.samples,
         "pattern": _pattern(pipeline),
         "knobs": {},
+        "without_knobs": _without_knobs(frozen, knobs),
         "map": None,
     }
     for name, knob in knobs.items():
@@ -141,6 +144,12 @@ def analyse(
         content["map"] = _map(points, knobs, dict(zip(pair, axes, strict=True)), float(floor[0]))
         figures["map"] = map_figure(content)
     return Analysis(content, _table(content), figures, {"tolerances": _rows(content)})
+
+
+def _without_knobs(frozen: Frozen, knobs: Mapping[str, Knob]) -> dict[str, int]:
+    """Counts the values of each parameter that no knob moves."""
+    moved = {knob.parameter for knob in knobs.values()}
+    return {name: int(frozen.default[name].size) for name in frozen.facts if name not in moved}
 
 
 def check_pair(pair: tuple[str, ...], knobs: Iterable[str]) -> None:
@@ -200,7 +209,13 @@ def _end(positions: Sequence[float], scores: np.ndarray, floor: np.ndarray) -> _
 
 def _interval(knob: Knob, ends: Sequence[_End]) -> dict[str, Any]:
     """What the content says of a knob, in its unit; of a negative gain, the end at the lower position is the higher."""
-    content = {"parameter": knob.parameter, "quantity": knob.quantity, "value": knob.default}
+    content = {
+        "parameter": knob.parameter,
+        "quantity": knob.quantity,
+        "scale": knob.facts.scale,
+        "width": knob.facts.width,
+        "value": knob.default,
+    }
     for name, end in zip(("low", "high"), sorted(ends, key=lambda end: knob.value(end.position)), strict=True):
         resampled = sorted(knob.value(position) for position in np.percentile(end.resampled, _PERCENTILES))
         content |= {
@@ -237,7 +252,7 @@ def _map(
 
 def _pattern(pipeline: isp.Pipeline) -> str | None:
     """The Bayer pattern that a pipeline expects; None if it has no stage that depends on one."""
-    patterns = [dict(stage.options)["pattern"] for stage in pipeline.stages if "pattern" in dict(stage.options)]
+    patterns = [stage.options["pattern"] for stage in pipeline.stages if "pattern" in stage.options]
     return patterns[0] if patterns else None
 
 
@@ -266,9 +281,12 @@ def _table(content: Mapping[str, Any]) -> str:
             limit = " limit" * knob[f"{end}_at_limit"]
             cells += [number(knob[end]) + limit, "[" + " ".join(map(number, knob[f"{end}_interval"])) + "]"]
         rows.append(cells)
+    left_out = "".join(
+        f"\nnot moved: {name}, {size} value" + "s" * (size != 1) for name, size in content["without_knobs"].items()
+    )
     return (
         f"{content['score']} {content['default']:.4f} of {content['samples']} samples, which falls by at most "
         f"{100 * content['tolerance']:g} points from low to high\n"
         "[percentiles 5 and 95 of resampled samples]; limit: it was tried no farther\n"
-        f"{report.table(rows)}"
+        f"{report.table(rows)}" + left_out
     )

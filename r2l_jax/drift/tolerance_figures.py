@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+import isp
 from r2l_jax.drift.figures import heat_map
-from r2l_jax.drift.knobs import distance
 
 # Natural ranges up to which the axis is linear, and logarithmic beyond.
 _LINEAR = 0.02
@@ -59,9 +59,10 @@ def intervals_figure(content: Mapping[str, Any]) -> Figure:
 
 def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
     """Draws the interval of one knob."""
+    facts = isp.Parameter(None, scale=knob["scale"], width=knob["width"])
 
     def away(value: float) -> float:
-        return distance(knob["parameter"], knob["value"], value)
+        return facts.offset(knob["value"], value)
 
     # From left to right, which a negative gain's values are not.
     left, right = sorted(("low", "high"), key=lambda end: away(knob[end]))

@@ -20,6 +20,7 @@ from r2l_jax.data.sensor import expose_sites, site_light
 from r2l_jax.data.synthetic import INTENSITIES
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.errors import InputError
+from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.processing import HALF_SIZE_MODES
 
 # Kinds of drift: in the processing; in the acquisition, measured or by the model of the sensor; and what is commonly
@@ -40,7 +41,7 @@ class Variant(NamedTuple):
         group: one of `GROUPS`, or "own".
         iso: the measured intensity at which the same scenes are read.
         exposure: factor on the light of the mosaics, which the sensor model takes once more.
-        pipeline: the name of the pipeline that processes, at the camera's figures.
+        pipeline: the name of the pipeline that processes, at the camera's figures; the case is called by its title.
         corruption: the name of what is done to the processed images, and its severity.
     """
 
@@ -56,12 +57,17 @@ OWN = Variant("own", "own")
 
 
 def pipelines(names: Iterable[str]) -> list[Variant]:
-    """Processing drift: other pipelines, "parametrized" or `demosaic.sharpen.denoise` of `isp.ALGORITHMS`.
+    """Processing drift: other pipelines by their names, see `r2l_jax.pipelines`.
 
     Raises:
-        InputError: a name that no pipeline has.
+        InputError: a name that no pipeline has, or two pipelines of one title.
     """
-    return [Variant(name, "pipelines", pipeline=_known_pipeline(name)) for name in names]
+    found = {}
+    for name in names:
+        pipeline = find_pipeline(name, "--pipelines")
+        if found.setdefault(pipeline.title, pipeline) != pipeline:
+            raise InputError(f"--pipelines: {found[pipeline.title].name} and {name} are both called {pipeline.title}")
+    return [Variant(title, "pipelines", pipeline=pipeline.name) for title, pipeline in found.items()]
 
 
 def intensities(values: Iterable[float]) -> list[Variant]:
@@ -113,39 +119,32 @@ def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Variant
 
 
 def make_pipeline(name: str, camera: isp.Camera) -> isp.Pipeline:
-    """A pipeline by its name, at a camera's figures.
+    """Makes a pipeline by its name, at a camera's figures.
 
     Raises:
         InputError: a name that no pipeline has.
     """
-    _known_pipeline(name)
-    return isp.parametrized(camera) if name == "parametrized" else isp.static(camera, *name.split("."))
+    return find_pipeline(name, "--pipelines")(camera)
 
 
-def _known_pipeline(name: str) -> str:
-    parts = name.split(".")
-    steps = [isp.ALGORITHMS[step] for step in ("demosaic", "sharpen", "denoise")]
-    if name != "parametrized" and not (
-        len(parts) == len(steps) and all(part in known for part, known in zip(parts, steps, strict=True))
-    ):
-        choices = " . ".join("|".join(known) for known in steps)
-        raise InputError(f"--pipelines: no pipeline is called {name!r}; there are parametrized and {choices}")
-    return name
+def check_pipelines(cases: Iterable[Variant], dataset: RawDataset) -> None:
+    """Raises an InputError unless the pipelines of test cases can process a data set's mosaics."""
+    raw, _ = dataset[0]
+    for case in cases:
+        if case.pipeline is not None:
+            find_pipeline(case.pipeline, "--pipelines").check(dataset.camera, *raw.shape)
 
 
-def own_pipeline(config: TrainConfig) -> str | None:
-    """The name of the pipeline that a run was trained with; None if it has none, such as one that it learnt."""
-    if config.processing_mode == "static":
-        return ".".join(config.static_algorithms.values())
-    if config.processing_mode == "parametrized" and config.freeze_processor and not config.processor_uri:
-        return "parametrized"
-    return None
+def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
+    """Returns the pipeline that a run was trained with, at the camera's figures; None if it has none or learned it."""
+    fixed = not config.learns_pipeline or (config.freeze_processor and not config.processor_uri)
+    return config.named_pipeline if fixed else None
 
 
 def is_own(variant: Variant, config: TrainConfig) -> bool:
     """Whether a test case is what a run was trained on, so that it is no drift."""
     if variant.pipeline is not None:
-        return variant.pipeline == own_pipeline(config)
+        return find_pipeline(variant.pipeline, "--pipelines") == own_pipeline(config)
     return variant.group == "own" or variant.iso == config.iso
 
 

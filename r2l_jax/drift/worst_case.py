@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import isp
+from isp.published import ADDITIVE_LAYER, additive_layer_stage
 from r2l_jax import report
 from r2l_jax.data import loader
 from r2l_jax.drift.analysis import Analysis
-from r2l_jax.drift.elements import INTERPOLATION
 from r2l_jax.drift.forensics_config import ForensicsConfig
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.measure import Measured, Measurer, ticking
+from r2l_jax.drift.ranges import tuned
 from r2l_jax.drift.search import Found, Search, Searcher
 from r2l_jax.errors import InputError
 from r2l_jax.model import RawToLogit
@@ -26,8 +27,6 @@ from r2l_jax.trained import TrainedFold
 
 # Random starts lie around the default, so many ranges away: near enough to look like it, far enough to differ.
 _SPREAD = 0.02
-
-ADDITIVE_LAYER = "additive_layer"
 
 # A group, a weight, and the number of a start.
 Plan = Sequence[tuple[str, float, int]]
@@ -38,16 +37,15 @@ def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
     if not config.adv_noise_layer or ADDITIVE_LAYER in fold.model.processor.parameters():
         return fold.model
     raw, _ = fold.dataset[0]
-    layer = isp.parametrized(fold.dataset.camera, additive_layer=raw.shape)
-    parameters = fold.model.processor.parameters() | {ADDITIVE_LAYER: layer.parameters()[ADDITIVE_LAYER]}
-    pipeline = isp.Pipeline([*fold.model.processor.stages, layer.stages[-1]], parameters)
+    processor = fold.model.processor
+    pipeline = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
     return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
 
 
 def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan, list[Search]]:
     """The searches for a pipeline: every group, under every weight, from every start.
 
-    A group is "all" parameters, or one; if none is asked for, all and each alone.
+    A group is "all" parameters, or one; if none is asked for, all, and each alone that is tuned by hand.
 
     Raises:
         InputError: a group that is no parameter of the pipeline.
@@ -59,8 +57,9 @@ def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan
         if name not in known:
             hint = "; give --adv_noise_layer, too" if name == ADDITIVE_LAYER else ""
             raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
-    default = [name for name in known if name != INTERPOLATION]
-    plan = list(itertools.product(names or default, config.adv_aux_weight, range(config.starts)))
+    plan = list(
+        itertools.product(names or ("all", *tuned(pipeline.facts)), config.adv_aux_weight, range(config.starts))
+    )
     searches = [
         Search(known[group], weight, seed=config.seed + start, spread=_SPREAD if start else 0.0)
         for group, weight, start in plan
@@ -163,7 +162,7 @@ def _curves(plan: Plan, found: Sequence[Found]) -> Figure:
 
 def _differences(pipeline: isp.Pipeline, parameters: dict[str, Any], raws: np.ndarray) -> Image.Image:
     """Pictures of samples: as by default, as in the worst case, and their difference around grey."""
-    worst = isp.Pipeline(pipeline.stages, {name: np.array(value) for name, value in parameters.items()})
+    worst = pipeline.with_values({name: np.array(value) for name, value in parameters.items()})
     pictures = {}
     for number, images in enumerate(zip(*map(jax.device_get, (pipeline(raws), worst(raws))), strict=True)):
         pictures |= {f"{number} default": images[0], f"{number} worst": images[1]}

@@ -33,6 +33,7 @@ def test_json_round_trip(camera):
         ({"black_level": (0.1, 0.2, 1.0, 0.4)}, r"black_level must be below the white level of 1, got \(0.1, 0.2, 1.0"),
         ({"black_level": (0.1, 0.2, 0.3)}, r"black_level must have shape \(4,\), got \(3,\)"),
         ({"white_balance": (1, float("nan"), 1)}, r"white_balance must be finite, got \[1.0, nan, 1.0\]"),
+        ({"white_balance": (1, 0, 1)}, r"white_balance must have no gain of 0, got \(1.0, 0.0, 1.0\)"),
         ({"white_balance": "daylight"}, r"white_balance must be numbers of shape \(3,\), got 'daylight'"),
         ({"color_matrix": (1,) * 9}, r"color_matrix must have shape \(3, 3\), got \(9,\)"),
         ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, got \['R'\]"),

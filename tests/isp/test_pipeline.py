@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import pathlib
 
@@ -186,12 +187,145 @@ def test_refuses_another_size_than_the_additive_layer_s():
         module(GOLDEN["drone/raw"])
 
 
-def test_refuses_stages_of_one_name_and_parameters_without_values():
-    stage = isp.Stage("clip", jnp.clip, ("low",))
-    with pytest.raises(ValueError, match=r"stages must have names that differ, got \['clip', 'clip'\]"):
-        isp.Pipeline([stage, stage], {"low": 0.0})
-    with pytest.raises(ValueError, match=r"parameters must have every one that a stage names, \['low'\] are missing"):
-        isp.Pipeline([stage], {})
+def test_refuses_stages_and_parameters_of_one_name():
+    low = isp.Parameter(0.0)
+    with pytest.raises(ValueError, match=r"^stages must have names that differ, got \['clip', 'clip'\]$"):
+        isp.Pipeline([isp.Stage("clip", jnp.clip, {"low": low}), isp.Stage("clip", jnp.clip, {"high": low})])
+    with pytest.raises(ValueError, match=r"^stages 'clip' and 'again' both have a parameter 'low'$"):
+        isp.Pipeline([isp.Stage("clip", jnp.clip, {"low": low}), isp.Stage("again", jnp.clip, {"low": low})])
+    with pytest.raises(ValueError, match=r"^a pipeline must have at least one stage, got none$"):
+        isp.Pipeline([])
+
+
+@pytest.mark.parametrize("name", ["trace", "stages", "parameters", "facts", "train", "_low", "low.high", "2nd"])
+def test_a_parameter_cannot_take_the_place_of_a_method(name):
+    with pytest.raises(ValueError, match=rf"^a parameter of stage 'clip' cannot be called '{name}': .* no attribute"):
+        isp.Pipeline([isp.Stage("clip", jnp.clip, {name: isp.Parameter(0.0)})])
+
+
+def test_refuses_what_a_stage_cannot_be_made_of(unchecked):
+    with pytest.raises(ValueError, match=r"^parameter 'low' of stage 'clip' has no value to start at$"):
+        isp.Pipeline([isp.Stage("clip", jnp.clip, {"low": isp.Parameter(None)})])
+    with pytest.raises(ValueError, match=r"^option 'high' of stage 'clip' must be hashable, got ndarray$"):
+        isp.Stage("clip", jnp.clip, options={"high": np.ones(3)})
+    with pytest.raises(ValueError, match=r"^the name of a stage must be text without a slash, got 'a/b'$"):
+        isp.Stage("a/b", jnp.clip)
+
+
+def test_facts_are_those_declared_without_the_values():
+    module = isp.parametrized(isp.CAMERAS["drone"])
+    assert list(module.facts) == list(module.parameters()) == list(SHAPES)
+    assert all(facts.value is None for facts in module.facts.values())
+    assert module.facts["black_level"] == isp.Parameter(
+        isp.CAMERAS["microscopy"].black_level, width=0.1, low=0, high=0.95, unit="level", camera="black_level"
+    )
+    graphdef, params = nnx.split(module)
+    assert nnx.merge(graphdef, params).facts == module.facts
+
+
+def double(image, factor=2.0):
+    return factor * image
+
+
+DOUBLE = isp.Stage("double", double, {"factor": isp.Parameter(2.0, scale="log")})
+
+
+def learnt():
+    """A pipeline whose parameters are not where they started."""
+    module = isp.parametrized(isp.CAMERAS["drone"])
+    return module.with_values({name: 1.1 * value for name, value in module.parameters().items()})
+
+
+def by_stages(module, raw):
+    """The image computed stage by stage, without what a pipeline does to make that fast."""
+    image = jnp.asarray(raw)
+    for stage in module.stages:
+        image = stage.function(image, *(module.parameters()[name] for name in stage.parameters), **stage.options)
+    return image
+
+
+@pytest.mark.parametrize(
+    ("edit", "names"),
+    [
+        (lambda module: module.inserted(DOUBLE, after="color_correct"), (*STAGES[:2], "double", *STAGES[2:])),
+        (lambda module: module.inserted(DOUBLE, before="color_correct"), (STAGES[0], "double", *STAGES[1:])),
+        (lambda module: module.inserted(DOUBLE, after="sharpening"), (*STAGES[:3], "double", *STAGES[3:])),
+        (lambda module: module.inserted(DOUBLE, before="demosaic"), ("double", *STAGES)),
+        (lambda module: module.inserted(DOUBLE, after="gamma_correct"), (*STAGES, "double")),
+        (lambda module: module.replaced("sharpening", DOUBLE), (*STAGES[:2], "double", *STAGES[3:])),
+        (lambda module: module.without("sharpening"), (*STAGES[:2], *STAGES[3:])),
+        (lambda module: module.without("gaussian"), (*STAGES[:3], *STAGES[4:])),
+    ],
+)
+def test_an_edited_pipeline_keeps_values_and_computes_what_its_stages_say(edit, names):
+    raw, module = GOLDEN["drone/raw"], learnt()
+    before = module.parameters()
+    edited = edit(module)
+    assert edited.stage_names == names
+    assert module.stage_names == STAGES
+    values = edited.parameters()
+    for name in values.keys() & before.keys():
+        np.testing.assert_array_equal(values[name], before[name])
+    assert values.get("factor", 2.0) == 2.0
+    np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, atol=2e-6)
+
+
+def test_an_interpolation_of_another_size_is_fused_rightly(unchecked):
+    module, raw = isp.parametrized(isp.CAMERAS["drone"]), GOLDEN["drone/raw"]
+    values = module.parameters() | {"debayer": np.random.default_rng(0).normal(size=(3, 3, 5, 5)) / 20}
+    stages = [
+        dataclasses.replace(stage, parameters={name: isp.Parameter(values[name]) for name in stage.parameters})
+        for stage in module.stages
+    ]
+    edited = isp.Pipeline(stages)
+    np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, atol=2e-6)
+
+
+def add_both(image, first, second):
+    return image + first + second
+
+
+def add(image, amount, side=None):
+    return image + amount
+
+
+@pytest.mark.parametrize(("options", "fused"), [({}, True), ({"side": 1}, False)])
+def test_neighbors_are_fused_only_where_they_declare_it_and_no_option_is_in_both(options, fused, unchecked):
+    calls = []
+
+    def together(image, first, second, side=None):
+        calls.append("together")
+        return add_both(image, first, second)
+
+    first = isp.Stage("first", add, {"a": isp.Parameter(1.0)}, options)
+    second = isp.Stage("second", add, {"b": isp.Parameter(2.0)}, options, fused_after={add: together})
+    raw = np.zeros((4, 4), np.float32)
+    np.testing.assert_array_equal(isp.Pipeline([first, second])(raw), 3.0)
+    assert bool(calls) == fused
+    calls.clear()
+    np.testing.assert_array_equal(isp.Pipeline([first, DOUBLE, second])(raw), 4.0)
+    assert not calls
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda module: module.inserted(DOUBLE, after="gamma"), r"stages are demosaic, .*, gamma_correct, got 'gamma'"),
+        (lambda module: module.without("gamma"), r"stages are demosaic, .*, gamma_correct, got 'gamma'"),
+        (lambda module: module.inserted(DOUBLE), r"one of after and before must be given, got after=None"),
+        (
+            lambda module: module.inserted(DOUBLE, after="clipped", before="clipped"),
+            r"one of after and before must be given, got after='clipped' and before='clipped'",
+        ),
+        (
+            lambda module: module.with_values({"gain": 1.0}),
+            r"parameters are \['black_level', .*\], got also \['gain'\]",
+        ),
+    ],
+)
+def test_refuses_edits_of_what_is_not_there(edit, message):
+    with pytest.raises(ValueError, match=message):
+        edit(isp.parametrized(isp.CAMERAS["drone"]))
 
 
 def test_float64_is_kept():

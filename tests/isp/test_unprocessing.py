@@ -105,12 +105,9 @@ def test_black_has_a_gradient_of_zero():
 
 def test_what_cannot_be_undone_is_refused():
     flat = Camera((0,) * 4, (1, 1, 1), [[1, 2, 3], [4, 5, 6], [5, 7, 9]])
-    blind = Camera((0,) * 4, (1, 0, 1), np.eye(3))
     for function in (isp.unprocess, unprocessing.to_camera):
         with pytest.raises(ValueError, match=r"color_matrix must have an inverse, got the singular \(\(1.0, 2.0, 3.0"):
             function(PICTURES, flat)
-        with pytest.raises(ValueError, match=r"white_balance must have no gain of zero .* got \(1.0, 0.0, 1.0\)"):
-            function(PICTURES, blind)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+
+LINEAR = isp.Parameter(0.0, width=0.5, low=-1, high=2)
+LOG = isp.Parameter(2.0, scale="log")
+
+
+def test_offsets_count_natural_ranges_from_a_start():
+    assert LINEAR.moved(1.0, 0.5) == 1.25
+    assert LINEAR.offset(1.0, 1.25) == 0.5
+    assert LOG.moved(2.0, 1.0) == pytest.approx(2 * math.e)
+    assert LOG.offset(-2.0, -2.0 * math.e) == pytest.approx(1)
+    assert math.isnan(LOG.offset(2.0, -2.0))
+
+
+@pytest.mark.parametrize("parameter", [LINEAR, LOG, isp.Parameter(1.0, scale="log", low=0.5, high=3)])
+@pytest.mark.parametrize("start", [-0.7, 0.9, 1.7])
+def test_offset_is_the_inverse_of_moved_under_jit_and_vmap(parameter, start):
+    offsets = jnp.linspace(-1, 1, 5)
+    back = jax.jit(jax.vmap(lambda offset: parameter.offset(start, parameter.moved(start, offset))))(offsets)
+    np.testing.assert_allclose(back, offsets, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "start", "valid"),
+    [
+        (LINEAR, 0.0, (-1, 2)),
+        (LINEAR, 3.0, (-1, 3)),  # a start beyond the end is valid
+        (LOG, 2.0, (0.02, 200)),
+        (LOG, -2.0, (-200, -0.02)),
+        (isp.Parameter(1.0, scale="log", low=0.5, high=3), 1.0, (0.5, 3)),
+        (isp.Parameter(1.0, scale="log", low=-3, high=-0.5), -1.0, (-3, -0.5)),
+        (isp.Parameter(1.0, scale="log", low=0.5), 1.0, (0.5, 100)),
+        (isp.Parameter(1.0, scale="log", high=0.5), 1.0, (0.01, 1)),
+        (isp.Parameter(1.0, scale="log", low=-0.5), -1.0, (-1, -0.01)),
+    ],
+)
+def test_the_limits_are_where_values_stop_being_valid(parameter, start, valid):
+    ends = [float(parameter.moved(start, float(limit))) for limit in parameter.offset_limits(start)]
+    assert sorted(ends) == pytest.approx(valid, rel=1e-5)
+    traced = jax.jit(parameter.offset_limits)(start)
+    np.testing.assert_allclose(traced, parameter.offset_limits(start), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shape", "names"),
+    [
+        (None, (), ["p"]),
+        (None, (2,), ["p.0", "p.1"]),
+        (("x", "y"), (2,), ["p.x", "p.y"]),
+        (("x", "y"), (2, 2), ["p.x.0", "p.x.1", "p.y.0", "p.y.1"]),
+        (("a", "b", "c", "d"), (2, 2, 2), [f"p.{label}.{i}" for label in "abcd" for i in range(2)]),
+    ],
+)
+def test_labels_name_the_elements_along_the_leading_axes(labels, shape, names):
+    assert isp.Parameter(np.ones(shape), labels=labels).element_names("p", shape) == names
+
+
+def test_parameters_are_equal_whatever_their_values_and_can_be_hashed():
+    first, second = (isp.Parameter(np.full((3, 3), value), width=1, neutral=np.eye(3)) for value in (1.0, 2.0))
+    assert first == second
+    assert hash(first) == hash(second)
+    assert first != isp.Parameter(np.ones((3, 3)), width=2, neutral=np.eye(3))
+
+
+def test_a_start_may_be_traced():
+    def end(value):
+        return isp.Parameter(value, scale="log", labels=("x", "y")).moved(value, jnp.ones(2))
+
+    np.testing.assert_allclose(jax.jit(end)(jnp.arange(2.0)), [0, math.e], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "facts", "message"),
+    [
+        (0.0, {"scale": "log"}, r"a log scale cannot start at 0, which no factor moves; got 0\.0"),
+        ([1.0, 0.0], {"scale": "log"}, r"a log scale cannot start at 0, .* got \[1\.0, 0\.0\]"),
+        (math.nan, {}, "value must be finite, got nan"),
+        (1.0, {"scale": "log", "width": 1}, "width is the natural range of a linear parameter; a log scale has none"),
+        (1.0, {"width": 0}, "width must be positive and finite, got 0"),
+        (1.0, {"low": 1, "high": 1}, "low must be below high, got 1 and 1"),
+        (1.0, {"camera": "gain"}, "camera must be one of black_level, white_balance, color_matrix, got 'gain'"),
+        ([1.0, 2.0], {"labels": ("x",)}, r"labels must be as many as the leading axes of \(2,\) have, got 1"),
+        ([1.0, 2.0], {"labels": ("x", "x")}, r"labels must be names that differ, got \('x', 'x'\)"),
+        ([1.0, 2.0], {"labels": "xy"}, "labels must be names that differ, got 'xy'"),
+        ([1.0, 2.0], {"neutral": [0.0, 0.0]}, "neutral is for a linear parameter with a width"),
+        ([1.0, 2.0], {"width": 1, "neutral": [0.0]}, r"neutral must have the value's shape \(2,\), got \(1,\)"),
+    ],
+)
+def test_refuses_facts_that_contradict_each_other(value, facts, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        isp.Parameter(value, **facts)
+
+
+def test_nothing_guesses_a_range(unchecked):
+    parameter = isp.Parameter(0.0)
+    assert not parameter.has_range
+    message = "^a linear parameter has a natural range only if it declares its width$"
+    for needs_range in (parameter.moved, parameter.offset):
+        with pytest.raises(ValueError, match=message):
+            needs_range(0.0, 1.0)
+    with pytest.raises(ValueError, match=message):
+        parameter.offset_limits(0.0)
+    with pytest.raises(ValueError, match=r"^scale must be 'linear' or 'log', got 'cubic'$"):
+        isp.Parameter(0.0, scale="cubic")
