@@ -138,6 +138,13 @@ class Parameter:
         greatest = jnp.maximum(jnp.where(negative, -self.low, self.high), 0) / jnp.abs(start)
         return jnp.clip(jnp.log(least), -reach, 0), jnp.clip(jnp.log(greatest), 0, reach)
 
+    def valid(self, start: ArrayLike, value: ArrayLike) -> ArrayLike:
+        """Returns the nearest value from `low` to `high`; a start outside of them extends them.
+
+        A value that was moved to a limit of its offset may lie beyond it by its last digit.
+        """
+        return jnp.clip(value, jnp.minimum(self.low, start), jnp.maximum(self.high, start))
+
     def element_names(self, name: str, shape: Sequence[int]) -> list[str]:
         """Names the elements in C order, such as `white_balance.red` or `sharpening_filter.1.2`.
 

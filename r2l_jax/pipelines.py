@@ -171,9 +171,9 @@ def _made(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, dict[
 def _in_one_line(error: BaseException, file: str) -> str:
     """Says what an error is, and in which line of the user's file it was raised."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    if isinstance(error, SyntaxError) and error.filename == file:
-        lines = [error.lineno]
-    where = f" (line {lines[-1]})" if lines else ""
     message = str(error).strip()
+    if isinstance(error, SyntaxError) and error.filename == file:
+        lines, message = [error.lineno], error.msg
+    where = f" (line {lines[-1]})" if lines else ""
     # A shape check explains itself in many lines, of which the first says it.
     return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"

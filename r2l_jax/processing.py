@@ -29,8 +29,8 @@ PIPELINE_NAMES = (
 
 # Of programs that take a finished run.
 OWN_PIPELINE = (
-    "for a run trained with a pipeline from a file that is elsewhere now: where it is, <file>.py:<function>; its content "
-    "must be the same"
+    "for a run trained with a pipeline from a file that is elsewhere now: where it is, <file>.py:<function>; what it "
+    "holds must be the same"
 )
 
 

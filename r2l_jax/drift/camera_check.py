@@ -96,7 +96,7 @@ def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> li
         names = facts[parameter].element_names(parameter, values.shape)
         for name, value in zip(names, values.ravel().tolist(), strict=True):
             if name in tolerances["knobs"]:
-                findings.append(_compared(name, value, tolerances["knobs"][name]))
+                findings.append(_compared(name, value, tolerances["knobs"][name], facts[parameter]))
     return findings
 
 
@@ -134,10 +134,10 @@ def _parameters(facts: Facts, camera: isp.Camera) -> dict[str, np.ndarray]:
     return {name: np.array(getattr(camera, each.camera)) for name, each in facts.items() if each.camera}
 
 
-def _compared(name: str, value: float, knob: Mapping[str, Any]) -> Finding:
+def _compared(name: str, value: float, knob: Mapping[str, Any], facts: isp.Parameter) -> Finding:
     end = "low" if value < knob["low"] else "high"
     nearest = min(max(value, knob["low"]), knob["high"])
-    ranges = abs(isp.Parameter(None, scale=knob["scale"], width=knob["width"]).offset(nearest, value))
+    ranges = abs(facts.offset(nearest, value))
     if math.isnan(ranges):
         ranges = math.inf
     if ranges <= _ROUNDING:

@@ -7,11 +7,10 @@ parameter along a straight line of offsets.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 import isp
-from r2l_jax.drift.ranges import MOST_ELEMENTS, Facts, moved, valid_offsets
+from r2l_jax.drift.ranges import MOST_ELEMENTS, Facts, valid_values
 
 # How far weights move of which any value is valid, in natural ranges.
 _FARTHEST = 4.0
@@ -88,7 +87,7 @@ def turned(
     offsets = {}
     for knob, position in positions:
         offsets[knob.parameter] = offsets.get(knob.parameter, 0) + np.float32(position) * knob.direction
-    return {**default, **jax.device_get(moved(facts, default, valid_offsets(facts, default, offsets)))}
+    return {**default, **valid_values(facts, default, offsets)}
 
 
 def _moves(facts: Facts, knob: Knob, parameters: Mapping[str, np.ndarray]) -> bool:

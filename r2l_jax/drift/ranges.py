@@ -36,6 +36,12 @@ def valid_offsets(facts: Facts, default: Values, offsets: Values) -> dict[str, j
     return {name: jnp.clip(offset, *facts[name].offset_limits(default[name])) for name, offset in offsets.items()}
 
 
+def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, np.ndarray]:
+    """Computes the values at the nearest valid offsets, on the host, valid to the last digit."""
+    values = moved(facts, default, valid_offsets(facts, default, offsets))
+    return jax.device_get({name: facts[name].valid(default[name], value) for name, value in values.items()})
+
+
 def tuned(facts: Facts) -> tuple[str, ...]:
     """Returns the names of the parameters that are moved where nothing else is asked for."""
     return tuple(name for name, parameter in facts.items() if parameter.tuned)

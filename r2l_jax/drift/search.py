@@ -18,7 +18,7 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from r2l_jax.drift.frozen import Frozen, deviation
-from r2l_jax.drift.ranges import Facts, gains, moved, valid_offsets
+from r2l_jax.drift.ranges import Facts, gains, moved, valid_offsets, valid_values
 from r2l_jax.drift.stacks import Stacks
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing
@@ -206,7 +206,7 @@ class Searcher:
                 raise Interrupted(f"stopped at step {done + len(curves)} of {steps}; {goes_on}")
         ends = self._stacks.unstack(state.offsets, len(searches))
         found = [
-            Found(jax.device_get(moved(self._frozen.facts, self._frozen.default, offsets)), *losses.T)
+            Found(valid_values(self._frozen.facts, self._frozen.default, offsets), *losses.T)
             for offsets, losses in zip(ends, all_losses(), strict=True)
         ]
         for search, one in zip(searches, found, strict=True):

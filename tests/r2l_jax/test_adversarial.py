@@ -13,7 +13,6 @@ from r2l_jax import steps, train
 from r2l_jax.data import datasets, loader
 from r2l_jax.drift.frozen import deviation
 from r2l_jax.errors import InputError
-from r2l_jax.processing import processing
 from r2l_jax.stop import Interrupted
 from r2l_jax.trained import load_runs
 
@@ -117,7 +116,7 @@ def untrained(attacked):
 def test_only_the_parameters_named_move_and_stay_valid(untrained):
     config, _ = untrained
     dataset = datasets.load(config.dataset, **config.data_settings)
-    before = processing("parametrized", {})(dataset.camera).parameters()
+    before = config.named_pipeline(dataset.camera).parameters()
     after = {name: model(config)[f"processor.{name}"] for name in before}
     changed = {name for name, value in after.items() if (value != np.asarray(before[name])).any()}
     assert changed == set(config.adv_parameters.split(","))
@@ -135,7 +134,7 @@ def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalised_images
     assert stderr.count(warning) == 1
     dataset = datasets.load(config.dataset, **config.data_settings)
     raws, _ = dataset.samples(np.array(metrics(config)["train_indices"]))
-    by_default = np.asarray(processing("parametrized", {})(dataset.camera)(raws))
+    by_default = np.asarray(config.named_pipeline(dataset.camera)(raws))
     np.testing.assert_allclose(model(config)["normalizer.mean"], by_default.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(model(config)["normalizer.var"], by_default.var((0, 1, 2)), rtol=1e-3)
 
@@ -175,3 +174,20 @@ def test_a_second_batch_does_not_compile_again(attacked):
         state, _ = compiled.train(state, steps.to_devices(next(batches), steps.shardings().split), key)
     assert compiled.train._cache_size() == 1
     assert int(state.step) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"adv_parameters": "gamma_correct,hue"}, "--adv_parameters must be of all, black_level, .* got 'hue'"),
+        (
+            {"adv_parameters": "additive_layer", "adv_noise_layer": False},
+            "--adv_parameters must be of all, .* got 'additive_layer'; give --adv_noise_layer as well",
+        ),
+    ],
+)
+def test_refuses_parameters_that_the_pipeline_lacks_before_it_trains(attacked, change, message):
+    config = dataclasses.replace(attacked[0], run_name="refused", **change)
+    with pytest.raises(InputError, match=f"^{message}$"):
+        train.run(config)
+    assert not (config.run_dir / "fold_0").exists()

@@ -2,8 +2,7 @@ import dataclasses
 
 import pytest
 
-import isp
-from r2l_jax.config import ADV_PARAMETERS, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.errors import InputError
 
 
@@ -41,19 +40,19 @@ from r2l_jax.errors import InputError
         ({"adv_noise_layer": True}, "--adv_noise_layer is for --adv_training: give that, too"),
         (
             {"adv_training": True, "processing_mode": "static"},
-            "--adv_training needs --processing_mode=parametrized, got static",
+            "--adv_training needs --processing_mode=parametrized or a --pipeline, got static",
         ),
         (
             {"adv_training": True, "freeze_processor": True},
             "--adv_training moves the processor's parameters, which --freeze_processor keeps",
         ),
         (
-            {"adv_training": True, "adv_parameters": "gamma_correct,hue"},
-            "--adv_parameters must be of all, black_level, .* got 'hue'",
+            {"pipeline": "parametrized", "processing_mode": "parametrized"},
+            "--pipeline=parametrized is the processing: leave --processing_mode out",
         ),
         (
-            {"adv_training": True, "adv_parameters": "additive_layer"},
-            "--adv_parameters=additive_layer: give --adv_noise_layer, too",
+            {"pipeline": "parametrized", "processing_mode": "static", "sp_debayer": "bilinear"},
+            "--pipeline=parametrized is the processing: leave --processing_mode and --sp_debayer out",
         ),
         ({"adv_training": True, "adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, got 'lpips'"),
         ({"adv_training": True, "adv_aux_weight": -1.0}, "--adv_aux_weight must be at least 0, and finite, got -1.0"),
@@ -81,11 +80,6 @@ def test_an_attack_names_its_settings_and_may_freeze_the_head_as_published():
     assert tracked.differences(dataclasses.asdict(attack)) == []
     other = dataclasses.replace(attack, adv_parameters="gamma_correct")
     assert other.differences(dataclasses.asdict(attack)) == ["adv_parameters was 'all', is 'gamma_correct'"]
-
-
-def test_an_attack_may_move_what_the_pipeline_has():
-    pipeline = isp.parametrized(isp.CAMERAS["drone"], additive_layer=(2, 2))
-    assert ("all", *pipeline.parameters()) == ADV_PARAMETERS
 
 
 def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_settings():

@@ -14,7 +14,7 @@ from r2l_jax import train
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import datasets
 from r2l_jax.errors import InputError
-from r2l_jax.processing import processing
+from r2l_jax.processing import half_size
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base
     config = dataclasses.replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
     train.run(config)
     dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
-    processor = processing(mode, config.static_algorithms)(dataset.camera)
+    processor = (config.named_pipeline or half_size)(dataset.camera)
     images = processor(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
     assert images.shape == (32, side, side, 3)
     for name, value in processor.parameters().items():

@@ -11,6 +11,7 @@ from r2l_jax.drift.camera_check import check, read_camera, score_together, table
 from r2l_jax.errors import InputError
 
 MATRIX = np.eye(3)
+FACTS = isp.parametrized(CAMERA).facts
 
 
 def knob(parameter, value, below, above, at_limit=False):
@@ -41,7 +42,7 @@ def camera(**figures):
 
 
 def only_outside(tolerances, camera):
-    findings = check(tolerances, camera)
+    findings = check(tolerances, FACTS, camera)
     assert len(findings) == 1 + 4 + 3 + 9
     (outside,) = [finding for finding in findings if not finding.inside]
     for finding in findings:
@@ -60,7 +61,7 @@ def only_outside(tolerances, camera):
     ],
 )
 def test_what_is_within_all_intervals_is_inside(tolerances, figures):
-    findings = check(tolerances, camera(**figures))
+    findings = check(tolerances, FACTS, camera(**figures))
     assert all(finding.inside for finding in findings)
     assert table(findings).endswith("\nall inside")
 
@@ -108,7 +109,7 @@ def test_another_pattern(tolerances):
 def test_what_the_processing_does_not_have_is_not_compared(tolerances):
     tolerances["knobs"] = {"gamma_correct": knob("gamma_correct", 2.2, 0.1, 0.1)}
     tolerances["pattern"] = None
-    assert check(tolerances, CAMERA) == []
+    assert check(tolerances, FACTS, CAMERA) == []
 
 
 def test_cameras_are_known_or_read_from_their_files(tmp_path, write_dng):

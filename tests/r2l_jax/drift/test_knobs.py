@@ -5,14 +5,25 @@ import numpy as np
 import pytest
 
 import isp
-from r2l_jax.drift import elements
-from r2l_jax.drift.knobs import distance, knobs_of, turned
-from r2l_jax.drift.ranges import offsets_of
+from r2l_jax.drift import knobs as knobs_module
+from r2l_jax.drift import ranges
 
 PIPELINES = {
     **{name: isp.parametrized(camera, additive_layer=(4, 4)) for name, camera in isp.CAMERAS.items()},
     "static": isp.static(isp.CAMERAS["drone"], "bilinear", "unsharp_masking", "tv_chambolle"),
 }
+
+
+# By name, what is declared of all of their parameters.
+FACTS = {name: facts for pipeline in PIPELINES.values() for name, facts in pipeline.facts.items()}
+
+
+def knobs_of(parameters):
+    return knobs_module.knobs_of(FACTS, parameters)
+
+
+def turned(default, positions):
+    return knobs_module.turned(FACTS, default, positions)
 
 
 @pytest.fixture(params=PIPELINES)
@@ -35,7 +46,7 @@ def test_every_figure_of_a_camera_is_a_knob_and_what_all_have_in_common_is_one(d
         assert {"radius", "amount", "weight"} <= names
     # Neither the interpolation's weights nor an image's pixels.
     assert len(names) == 4 + 1 + 3 + 1 + 9 + 1 + (2 if "sharpening_filter" in default else 3)
-    assert all(default[knob.parameter].size <= max(elements.MOST, 25) for knob in knobs_of(default).values())
+    assert all(default[knob.parameter].size <= max(ranges.MOST_ELEMENTS, 25) for knob in knobs_of(default).values())
 
 
 def test_only_what_a_knob_stands_for_moves_and_stays_valid(default):
@@ -46,7 +57,7 @@ def test_only_what_a_knob_stands_for_moves_and_stays_valid(default):
             for other, value in values.items():
                 if other != knob.parameter:
                     np.testing.assert_array_equal(value, default[other])
-            offsets = offsets_of(default, values)[knob.parameter]
+            offsets = ranges.offsets_of(FACTS, default, values)[knob.parameter]
             # Nothing is cut off: the limits are where the first value stops being valid.
             np.testing.assert_allclose(offsets, position * knob.direction, atol=2e-5, err_msg=f"{name} at {position}")
 
@@ -109,8 +120,39 @@ def test_what_cannot_move_has_no_knob(drone):
     assert left_out == {"white_balance.red", "sharpening_filter"}
 
 
-def test_distances_count_in_natural_ranges():
-    assert distance("black_level", 0.1, 0.15) == pytest.approx(0.5)
-    assert distance("colour_correction", -1.0, 2.0) == pytest.approx(3)
-    assert distance("white_balance", -2.0, -2.0 * math.e) == pytest.approx(1)
-    assert math.isnan(distance("white_balance", 2.0, -2.0))
+def test_the_knobs_of_a_parameter_follow_from_its_facts():
+    def names(value, **facts):
+        value = np.array(value, np.float32)
+        return list(knobs_module.knobs_of({"p": isp.Parameter(value, **facts)}, {"p": value}))
+
+    assert names(0.0, width=1) == ["p"]
+    assert names([1, 2], scale="log", labels=("x", "y")) == ["p", "p.x", "p.y"]
+    assert names(np.ones((2, 2)), width=1) == ["p.0.0", "p.0.1", "p.1.0", "p.1.1"]
+    assert names(np.ones((4, 4)), width=1) == []
+    assert names(np.ones((4, 4)), width=1, neutral=np.zeros((4, 4))) == ["p"]
+    assert names([1, 2], width=1, tuned=False) == []
+    assert names(1.0, width=1, low=1, high=1.5) == ["p"]
+
+
+@pytest.mark.parametrize(
+    ("value", "facts", "quantities"),
+    [
+        ([1, 2], {"scale": "log", "unit": "gain"}, ["factor on all gains", "gain", "gain"]),
+        ([1, 2], {"width": 1, "unit": "pixels"}, ["shift of all pixels", "pixels", "pixels"]),
+        ([1, 2], {"width": 1}, ["shift of all values", "value", "value"]),
+        (np.ones((5, 5)), {"width": 2, "neutral": np.zeros((5, 5)), "unit": "weight"}, ["strength"]),
+    ],
+)
+def test_quantities_are_the_parameter_s_unit(value, facts, quantities):
+    value = np.array(value, np.float32)
+    knobs = knobs_module.knobs_of({"p": isp.Parameter(value, **facts)}, {"p": value})
+    assert [knob.quantity for knob in knobs.values()] == quantities
+
+
+def test_a_strength_counts_from_the_neutral_value_whatever_the_width():
+    ones = np.ones((5, 5), np.float32)
+    value, facts = 3 * ones, {"p": isp.Parameter(ones, width=2, neutral=ones)}
+    (knob,) = knobs_module.knobs_of(facts, {"p": value}).values()
+    for strength in (0.0, 0.5, 2.0):
+        moved = knobs_module.turned(facts, {"p": value}, [(knob, knob.position(strength))])["p"]
+        np.testing.assert_allclose(moved, 1 + 2 * strength, rtol=1e-6)

@@ -9,14 +9,13 @@ import pytest
 from flax import nnx
 
 import isp
-from isp.pipeline import Stage
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import elements, sensitivity
+from r2l_jax.drift import sensitivity
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.measure import Measurer
-from r2l_jax.drift.ranges import moved, natural_range
+from r2l_jax.drift.ranges import moved
 from r2l_jax.files import write_csv
 from r2l_jax.model import RawToLogit, Standardize
 from r2l_jax.objective import make_objective
@@ -124,7 +123,7 @@ def test_changes_are_a_hundredth_of_the_gradients_norm_and_sum_in_natural_ranges
         return frozen.sums(frozen.pipeline(parameters)(batch["raw"]), frozen.rest, batch)["loss"]
 
     for name, gradient in gradients(frozen.default, batch).items():
-        width = natural_range(name).width
+        width = frozen.facts[name].width
         change = np.float64(gradient) * (frozen.default[name] if width is None else width) / 100
         scale = np.abs(change).sum()
         assert scale > 0, name
@@ -151,7 +150,7 @@ def test_changes_are_those_of_the_measured_loss(case):
         for end in (-0.01, 0.01):
             offset = np.zeros_like(frozen.default[name])
             offset.reshape(-1)[place] = end
-            ends.append(frozen.default | jax.device_get(moved(frozen.default, {name: offset})))
+            ends.append(frozen.default | jax.device_get(moved(frozen.facts, frozen.default, {name: offset})))
     # A batch of one sample, since the Dice loss of several is not the mean of theirs.
     default, *measured = Measurer(frozen).measure([frozen.default, *ends], samples(task, EVERY, 1))
     assert overall["loss"] == pytest.approx(default.loss, rel=1e-5)
@@ -163,10 +162,10 @@ def test_changes_are_those_of_the_measured_loss(case):
 def test_closed_forms_of_a_head_that_averages(small_heads):
     gains = np.array([1.3, 1.0, 1.2])
     stages = [
-        Stage("gains", coloured, ("white_balance",)),
-        Stage("tones", isp.color.gamma_correct, ("gamma_correct",)),
+        isp.Stage("gains", coloured, {"white_balance": isp.Parameter(gains, scale="log")}),
+        isp.Stage("tones", isp.color.gamma_correct, {"gamma_correct": isp.Parameter(2.2, scale="log")}),
     ]
-    pipeline = isp.Pipeline(stages, {"gamma_correct": 2.2, "white_balance": gains})
+    pipeline = isp.Pipeline(stages)
     frozen = freeze("classification", pipeline, ColourHead())
     found = sensitivity.measure(frozen, dataset("classification"), EVERY, 4)
     assert (list(found.parameters), list(found.stages)) == (["white_balance", "gamma_correct"], ["gains", "tones"])
@@ -232,9 +231,8 @@ def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_pa
         np.testing.assert_allclose(np.average(flat[1:], axis=0, weights=counts), flat[0], rtol=1e-4, atol=1e-9)
 
     for name, values in whole.elements.items():
-        for title, value in zip(
-            elements.names(name, values.shape[1:]), values.reshape(len(EVERY), -1).mean(0), strict=True
-        ):
+        titles = frozen.facts[name].element_names(name, values.shape[1:])
+        for title, value in zip(titles, values.reshape(len(EVERY), -1).mean(0), strict=True):
             assert overall["elements"][title]["mean"] == pytest.approx(value, rel=1e-3, abs=1e-8)
 
     write_csv(tmp_path / "rows.csv", analysis.tables["sensitivity"])

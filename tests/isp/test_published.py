@@ -1,0 +1,58 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+
+CAMERA = isp.CAMERAS["drone"]
+PIPELINES = [isp.parametrized(CAMERA, additive_layer=(2, 4)), isp.static(CAMERA)]
+
+
+def names(pipeline, parameter):
+    return pipeline.facts[parameter].element_names(parameter, pipeline.parameters()[parameter].shape)
+
+
+def test_the_names_of_values():
+    pipeline, _ = PIPELINES
+    assert names(pipeline, "gamma_correct") == ["gamma_correct"]
+    assert names(pipeline, "white_balance") == ["white_balance.red", "white_balance.green", "white_balance.blue"]
+    assert names(pipeline, "black_level") == [f"black_level.{place}" for place in range(4)]
+    assert names(pipeline, "sharpening_filter")[5] == "sharpening_filter.1.2"
+    assert names(pipeline, "colour_correction")[1] == "colour_correction.red_from_green"
+    assert names(pipeline, "debayer")[-1] == "debayer.blue_from_blue.2.2"
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_value_has_a_name_of_its_own(pipeline):
+    titles = [title for name in pipeline.facts for title in names(pipeline, name)]
+    assert len(set(titles)) == len(titles) == sum(value.size for value in pipeline.parameters().values())
+
+
+@pytest.mark.parametrize(
+    ("parameter", "function"),
+    [
+        ("white_balance", isp.color.white_balance),
+        ("colour_correction", isp.color.color_correct),
+        ("debayer", isp.demosaic.interpolate),
+    ],
+)
+def test_weights_are_named_after_the_colors_that_they_lead_to_and_from(parameter, function):
+    pipeline, _ = PIPELINES
+    images = jnp.broadcast_to(jnp.eye(3)[:, None, None, :], (3, 4, 4, 3))  # all red, all green, all blue
+    colors = ("red", "green", "blue")
+    for number, name in enumerate(names(pipeline, parameter)):
+        weights = np.zeros(pipeline.parameters()[parameter].shape, np.float32)
+        weights.flat[number] = 1
+        lit = np.asarray(function(images, jnp.asarray(weights)))[:, 1, 1]
+        ((source, to),) = np.argwhere(lit > 0)
+        expected = colors[to] if parameter == "white_balance" else f"{colors[to]}_from_{colors[source]}"
+        assert name.split(".")[1] == expected
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_every_parameter_has_a_natural_range_and_those_of_a_camera_say_so(pipeline):
+    assert all(facts.has_range for facts in pipeline.facts.values())
+    fields = {facts.camera: name for name, facts in pipeline.facts.items() if facts.camera}
+    assert set(fields) == {"black_level", "white_balance", "color_matrix"}
+    for field, name in fields.items():
+        np.testing.assert_allclose(pipeline.parameters()[name], getattr(CAMERA, field), rtol=1e-6)

@@ -1,0 +1,151 @@
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.errors import InputError
+from r2l_jax.pipelines import find_pipeline
+
+CAMERA = isp.CAMERAS["drone"]
+RAW = np.random.default_rng(0).random((8, 8), np.float32)
+
+# Makes a new function for each camera, from values computed by JAX.
+CLOSURE = """
+import jax.numpy as jnp
+import isp
+
+def make(camera):
+    gains = jnp.sqrt(jnp.array(camera.white_balance) ** 2)
+    def scale(rgb, factor):
+        return rgb * factor * gains
+    return isp.static(camera).replaced("white_balance", isp.Stage("scale", scale, {"factor": isp.Parameter(1.0)}))
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a file of code and returns the name of its pipeline `make`."""
+
+    def write(code, name="my_isp.py"):
+        file = tmp_path / name
+        file.write_text(code)
+        return f"{file}:make"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline"),
+    [
+        ("parametrized", isp.parametrized(CAMERA)),
+        ("menon2007.none.tv_bregman", isp.static(CAMERA, "menon2007", "none", "tv_bregman")),
+    ],
+)
+def test_the_known_names(name, pipeline):
+    found = find_pipeline(name)
+    assert (found.title, found.source, found.identity) == (name, None, (name,))
+    assert found(CAMERA).stages == pipeline.stages
+
+
+def test_a_file_s_pipeline_is_the_same_wherever_the_file_is(write, tmp_path):
+    name = write(CLOSURE)
+    (tmp_path / "elsewhere").mkdir()
+    here, there = find_pipeline(name), find_pipeline(write(CLOSURE, "elsewhere/other.py"))
+    assert here == there
+    assert (here.title, there.title) == ("my_isp.make", "other.make")
+    assert find_pipeline(write(CLOSURE + "\n")) != there
+    assert pathlib.Path(here.source.file) == (tmp_path / "my_isp.py").resolve()
+
+
+def test_what_a_file_makes_is_compiled_once_for_a_camera_and_keeps_nothing_of_a_trace(write):
+    found = find_pipeline(write(CLOSURE))
+
+    @jax.jit
+    def traced(raw):
+        return found(CAMERA)(raw)
+
+    expected = isp.static(CAMERA)(RAW)
+    np.testing.assert_allclose(traced(RAW), expected, atol=1e-5)
+    np.testing.assert_allclose(found(CAMERA)(RAW), expected, atol=1e-5)
+    assert found(CAMERA).stages == find_pipeline(found.name)(CAMERA).stages
+    assert found(CAMERA).stages != found(isp.CAMERAS["microscopy"]).stages
+    with jax.checking_leaks():
+        jax.jit(lambda raw: find_pipeline(write(CLOSURE + "#"))(CAMERA)(raw))(jnp.array(RAW))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("lut", "--pipeline: no pipeline is called 'lut'; there are parametrized, .*, and <file>.py:<function>"),
+        ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; .*"),
+        (
+            "my_isp.py",
+            "--pipeline=my_isp.py names a file: name the function .* that makes the pipeline, my_isp.py:make",
+        ),
+        ("nowhere.py:make", "--pipeline=nowhere.py:make: nowhere.py: No such file or directory"),
+    ],
+)
+def test_unknown_names_are_refused(name, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        find_pipeline(name)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1", "{name}: {file} has no function 'make' that takes a camera"),
+        ("make = 1", "{name}: {file} has no function 'make' that takes a camera"),
+        ("\n1 / 0", "{name} cannot be run: ZeroDivisionError: division by zero (line 2)"),
+        ("import sys; sys.exit()", "{name} cannot be run: SystemExit (line 1)"),
+        ("def make(camera) return", "{name} cannot be run: SyntaxError: expected ':' (line 1)"),
+    ],
+)
+def test_files_that_cannot_be_run_are_one_line(write, code, message):
+    name = write(code)
+    with pytest.raises(InputError) as error:
+        find_pipeline(name)
+    assert str(error.value) == message.format(name=f"--pipeline={name}", file=name.removesuffix(":make"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def make(camera):\n    raise KeyError('gain')", "{name} raised KeyError: 'gain' (line 2)"),
+        ("def make():\n    pass", "{name} raised TypeError: make() takes 0 positional arguments but 1 was given"),
+        ("def make(camera):\n    return 1", "{name} must return an isp.Pipeline, got int"),
+        (
+            "import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', abs, {'all': isp.Parameter(1.)})])",
+            "{name} has a parameter called 'all', which stands for all of them: rename it",
+        ),
+        (
+            "import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', abs, {'b': isp.Parameter(0., "
+            "scale='log')})])",
+            "{name} raised ValueError: a log scale cannot start at 0, which no factor moves; got 0.0 (line 3)",
+        ),
+    ],
+)
+def test_functions_that_make_no_pipeline_are_one_line(write, code, message):
+    found = find_pipeline(write(code))
+    with pytest.raises(InputError) as error:
+        found(CAMERA)
+    assert str(error.value) == message.format(name=found.name)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            "lambda image: image[:1]",
+            r"must make floating-point images \(1, 8, 8, 3\) .* got float32 of shape \(1, 8, 8\)",
+        ),
+        ("lambda image: image + undefined", r"cannot process a mosaic of 8x8: NameError: .* \(line 3\)"),
+    ],
+)
+def test_pipelines_that_make_no_images_are_one_line(write, stage, message, unchecked):
+    found = find_pipeline(write(f"import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', {stage})])"))
+    with pytest.raises(InputError, match=message) as error:
+        found.check(CAMERA, 8, 8)
+    assert "\n" not in str(error.value)
