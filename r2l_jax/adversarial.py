@@ -26,7 +26,7 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift import ranges
 from r2l_jax.drift.frozen import deviation
-from r2l_jax.drift.ranges import moved
+from r2l_jax.drift.ranges import valid_values
 from r2l_jax.drift.search import cost_of, descend
 from r2l_jax.errors import InputError
 from r2l_jax.objective import Objective
@@ -101,7 +101,7 @@ class Attack:
             self._optimizer, facts, state.default, cost, state.offsets, state.opt_state, free
         )
         sums["gradient_norm"], _ = opt_state
-        model = with_parameters(model, moved(facts, state.default, offsets))
+        model = with_parameters(model, valid_values(facts, state.default, offsets))
         return model, AttackState(state.default, offsets, opt_state), sums["loss"] / count, sums
 
     def deviations(self, state: AttackState, images: jax.Array, batch: Batch) -> jax.Array:

@@ -11,6 +11,7 @@ from r2l_jax.config import TrainConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+GUIDES = "".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
 
 
 @pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
@@ -27,7 +28,7 @@ def test_flagfiles_and_commands_are_what_train_takes(monkeypatch):
     monkeypatch.chdir(ROOT)
     program = runpy.run_path("scripts/train.py")
     program["define_flags"]()
-    commands = re.findall(r"^python scripts/train\.py (.*)$", README.replace("\\\n", " "), re.MULTILINE)
+    commands = re.findall(r"^python scripts/train\.py (.*)$", (README + GUIDES).replace("\\\n", " "), re.MULTILINE)
     files = sorted(pathlib.Path("configs").glob("*.flags"))
     assert len(files) >= 1
     assert len(commands) >= 5

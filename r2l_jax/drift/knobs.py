@@ -7,6 +7,7 @@ parameter along a straight line of offsets.
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 import isp
@@ -87,7 +88,7 @@ def turned(
     offsets = {}
     for knob, position in positions:
         offsets[knob.parameter] = offsets.get(knob.parameter, 0) + np.float32(position) * knob.direction
-    return {**default, **valid_values(facts, default, offsets)}
+    return {**default, **jax.device_get(valid_values(facts, default, offsets))}
 
 
 def _moves(facts: Facts, knob: Knob, parameters: Mapping[str, np.ndarray]) -> bool:

@@ -36,10 +36,10 @@ def valid_offsets(facts: Facts, default: Values, offsets: Values) -> dict[str, j
     return {name: jnp.clip(offset, *facts[name].offset_limits(default[name])) for name, offset in offsets.items()}
 
 
-def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, np.ndarray]:
-    """Computes the values at the nearest valid offsets, on the host, valid to the last digit."""
+def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, jax.Array | np.ndarray]:
+    """Computes the values at the nearest valid offsets, which rounding leaves valid."""
     values = moved(facts, default, valid_offsets(facts, default, offsets))
-    return jax.device_get({name: facts[name].valid(default[name], value) for name, value in values.items()})
+    return {name: facts[name].valid(default[name], value) for name, value in values.items()}
 
 
 def tuned(facts: Facts) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ class Searcher:
                 raise Interrupted(f"stopped at step {done + len(curves)} of {steps}; {goes_on}")
         ends = self._stacks.unstack(state.offsets, len(searches))
         found = [
-            Found(valid_values(self._frozen.facts, self._frozen.default, offsets), *losses.T)
+            Found(jax.device_get(valid_values(self._frozen.facts, self._frozen.default, offsets)), *losses.T)
             for offsets, losses in zip(ends, all_losses(), strict=True)
         ]
         for search, one in zip(searches, found, strict=True):

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+import tifffile
 from small_runs import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -121,8 +122,13 @@ def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
     assert (float(camera), float(learned) != 0) == (0, True)
 
 
-def test_process_renders_with_it(my_isp, write_dng, tmp_path):
-    raw = np.random.default_rng(0).integers(0, 4095, (16, 16), np.uint16)
-    file = write_dng(raw)
-    assert render.render_files([file], tmp_path / "out", stages=True, pipeline=find_pipeline(my_isp)) == (1, 0)
-    assert (tmp_path / "out" / "test_stages.png").exists()
+def test_process_renders_with_it(my_isp, tmp_path):
+    raw, file, camera = (
+        np.random.default_rng(0).random((16, 16), np.float32),
+        tmp_path / "raw.tiff",
+        isp.CAMERAS["drone"],
+    )
+    tifffile.imwrite(file, np.round(65535 * raw).astype(np.uint16))
+    rendered = render.render_files([file], tmp_path / "out", camera, stages=True, pipeline=find_pipeline(my_isp))
+    assert rendered == (1, 0)
+    assert (tmp_path / "out" / "raw_stages.png").exists()
