@@ -149,7 +149,10 @@ def _describe(config: SynthesisConfig, sets: Sequence[PictureSet], dataset: RawD
         "git_commit": environment.pop("git_commit"),
     }
     added = {
-        "pipelines": {name: _figures(variants.make_pipeline(name, dataset.camera)) for name in config.pipelines},
+        "pipelines": {
+            case.name: _figures(variants.make_pipeline(case.pipeline, dataset.camera))
+            for case in variants.pipelines(config.pipelines)
+        },
         "sets": {pictures.name: pictures.settings for pictures in sets},
     }
     current = {"data_dir": config.data_dir, **environment}
@@ -271,7 +274,10 @@ class Maker:
 
     def __init__(self, camera: isp.Camera, pipelines: Sequence[str], dtype: type[np.unsignedinteger], seed: int):
         self._camera, self._seed = camera, seed
-        self._pipelines = {name: nnx.split(variants.make_pipeline(name, camera)) for name in pipelines}
+        self._pipelines = {
+            case.name: nnx.split(variants.make_pipeline(case.pipeline, camera))
+            for case in variants.pipelines(pipelines)
+        }
         jit = functools.partial(jax.jit, compiler_options=compiler.options(), out_shardings=shardings().split)
         self._process = jit(variants.process, static_argnums=0)
         self._expose = jit(variants.expose, static_argnames="camera")

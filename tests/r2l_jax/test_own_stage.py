@@ -1,24 +1,30 @@
 """docs/own_stage.md, as a user follows it: the stage goes through every program by its name alone."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
 import tifffile
-from small_runs import metrics
+from small_runs import metrics, model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import isp
 from r2l_jax import render, train
-from r2l_jax.drift import adaptation, evaluation, forensics, learning
+from r2l_jax.data.synthetic import CAMERA
+from r2l_jax.drift import adaptation, evaluation, forensics, learning, synthesis, variants
 from r2l_jax.drift.adaptation import AdaptationConfig
 from r2l_jax.drift.evaluation import EvaluationConfig
 from r2l_jax.drift.forensics_config import ForensicsConfig
 from r2l_jax.drift.learning import LearningConfig
+from r2l_jax.drift.synthesis import SynthesisConfig
+from r2l_jax.errors import InputError
 from r2l_jax.pipelines import find_pipeline
+from r2l_jax.trained import load_runs
 
 GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
@@ -120,6 +126,111 @@ def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
     learning.run(LearningConfig(run=str(trained.run_dir), output=str(tmp_path / "learn")))
     camera, learned, _ = row(capsys.readouterr().out, "strength")
     assert (float(camera), float(learned) != 0) == (0, True)
+
+
+def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, my_isp, tmp_path):
+    run, file = str(trained.run_dir), pathlib.Path(my_isp.removesuffix(":make"))
+    ((fold,),) = load_runs([run])
+    assert fold.config.pipeline == my_isp
+    moved = file.rename(tmp_path / "moved_isp.py")
+    try:
+        with pytest.raises(
+            InputError, match=r"was trained with .*my_isp.py, which is not there: name it by --pipeline="
+        ):
+            load_runs([run])
+        ((fold,),) = load_runs([run], pipelines=[f"{moved}:make"])
+        assert fold.config.pipeline == f"{moved}:make"
+        file.write_text(CODE + "\n")
+        with pytest.raises(
+            InputError, match=r"my_isp.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now: if you have"
+        ):
+            load_runs([run])
+        with pytest.raises(InputError, match=r"--pipeline=.*my_isp.py:make is not what any --run was trained with"):
+            load_runs([run], pipelines=[my_isp, f"{moved}:make"])
+    finally:
+        moved.replace(file)
+
+
+def test_code_in_a_run_s_folder_is_not_run_by_itself(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained.run_dir, run)
+    marked = CODE + f"\nimport pathlib\npathlib.Path({str(tmp_path)!r}, 'ran').touch()\n"
+    (run / "my_isp.py").write_text(marked)
+    recorded = metrics(trained)
+    source = {"file": str(run / "my_isp.py"), "function": "make", "sha256": hashlib.sha256(marked.encode()).hexdigest()}
+    (run / "fold_0/metrics.json").write_text(json.dumps(recorded | {"pipeline": source}))
+    with pytest.raises(InputError, match=r"my_isp.py, in its own folder, which is not run by itself: name it by"):
+        load_runs([str(run)])
+    assert not (tmp_path / "ran").exists()
+    load_runs([str(run)], pipelines=[f"{run}/my_isp.py:make"])
+    assert (tmp_path / "ran").exists()
+
+
+def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(trained, my_isp, tmp_path):
+    moved, other = tmp_path / "moved_isp.py", tmp_path / "other_isp.py"
+    moved.write_text(CODE)
+    other.write_text(CODE + "\n")
+    before = metrics(trained)["history"]
+    train.run(dataclasses.replace(trained, pipeline=f"{moved}:make"))
+    assert metrics(trained)["history"] == before
+    with pytest.raises(
+        InputError, match=r"holds another run \(pipeline was make of a file of SHA-256 .*, is make of a"
+    ):
+        train.run(dataclasses.replace(trained, pipeline=f"{other}:make"))
+    with pytest.raises(InputError, match=r"holds another run \(pipeline was .*moved_isp.py:make', is 'parametrized'\)"):
+        train.run(dataclasses.replace(trained, pipeline="parametrized"))
+    train.run(trained)
+
+
+def test_a_fixed_pipeline_of_a_file_is_a_run_s_own(trained, my_isp):
+    fixed = dataclasses.replace(trained, freeze_processor=True)
+    (case,) = variants.pipelines([my_isp])
+    assert (case.name, variants.is_own(case, fixed), variants.is_own(case, trained)) == ("my_isp.make", True, False)
+
+
+def test_two_pipelines_of_one_title_are_refused(my_isp, tmp_path):
+    (tmp_path / "my_isp.py").write_text(CODE + "\n")
+    with pytest.raises(InputError, match=r"^--pipelines: .* and .* are both called my_isp.make$"):
+        variants.pipelines([my_isp, f"{tmp_path}/my_isp.py:make"])
+
+
+def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):
+    file = tmp_path / "my_isp.py"
+    file.write_text(CODE.replace("width=0.5, ", ""))
+    config = dataclasses.replace(
+        base, run_name="no_range", processing_mode=None, pipeline=f"{file}:make", epochs=1, save_locally=True
+    )
+    with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
+        train.run(dataclasses.replace(config, adv_training=True))
+    train.run(config)
+    assert model(config)["processor.strength"] != 0
+    with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
+        forensics.run(ForensicsConfig(run=str(config.run_dir), output=str(tmp_path)))
+
+
+def test_the_settings_of_a_static_pipeline_train(base):
+    name = "bilinear.unsharp_masking.gaussian_denoising"
+    config = dataclasses.replace(
+        base, run_name="settings", processing_mode=None, pipeline=name, epochs=1, save_locally=True
+    )
+    train.run(config)
+    start = find_pipeline(name)(CAMERA).parameters()
+    for setting in ("radius", "amount", "sigma", "gamma_correct"):
+        assert model(config)[f"processor.{setting}"] != start[setting], setting
+
+
+def test_synthesize_writes_its_pictures(base, my_isp, tmp_path):
+    size = {"synthetic_images": 40, "synthetic_size": 32}
+    synthesis.run(
+        SynthesisConfig(output=str(tmp_path), data_dir=base.data_dir, pipelines=(my_isp, "parametrized"), **size)
+    )
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["pipelines"]["my_isp.make"]["parameters"]["strength"] == 0
+    own, plain = (
+        tifffile.imread(next((tmp_path / name / "iso=1").glob("uncorrupted/*/cell_00000.tiff")))
+        for name in ("my_isp.make", "parametrized")
+    )
+    assert np.abs(own.astype(int) - plain).max() <= 1
 
 
 def test_process_renders_with_it(my_isp, tmp_path):
