@@ -29,7 +29,7 @@ class Stage:
             function takes the image, the parameters of that stage and then of this one, and the options of both.
 
     Raises:
-        ValueError: a name that is empty or has a slash, or an option that cannot be hashed.
+        ValueError: a name that is empty or has a slash, a parameter without its facts, or an option that cannot be hashed.
     """
 
     name: str
@@ -41,6 +41,10 @@ class Stage:
     def __post_init__(self):
         if not self.name or "/" in self.name:
             raise ValueError(f"the name of a stage must be text without a slash, got {self.name!r}")
+        for name, parameter in dict(self.parameters).items():
+            if not isinstance(parameter, Parameter):
+                kind = type(parameter).__name__
+                raise ValueError(f"parameter {name!r} of stage {self.name!r} must be an isp.Parameter, got {kind}")
         # Copies, so that nobody changes them from outside.
         for field in ("parameters", "options", "fused_after"):
             object.__setattr__(self, field, dict(getattr(self, field)))

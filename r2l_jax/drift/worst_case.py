@@ -38,6 +38,8 @@ def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
         return fold.model
     raw, _ = fold.dataset[0]
     processor = fold.model.processor
+    if ADDITIVE_LAYER in processor.stage_names:
+        raise InputError(f"--adv_noise_layer: {fold.config.processing} has a stage {ADDITIVE_LAYER} of its own")
     pipeline = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
     return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
 

@@ -206,6 +206,8 @@ def test_a_parameter_cannot_take_the_place_of_a_method(name):
 def test_refuses_what_a_stage_cannot_be_made_of(unchecked):
     with pytest.raises(ValueError, match=r"^parameter 'low' of stage 'clip' has no value to start at$"):
         isp.Pipeline([isp.Stage("clip", jnp.clip, {"low": isp.Parameter(None)})])
+    with pytest.raises(ValueError, match=r"^parameter 'low' of stage 'clip' must be an isp.Parameter, got float$"):
+        isp.Stage("clip", jnp.clip, {"low": 0.0})
     with pytest.raises(ValueError, match=r"^option 'high' of stage 'clip' must be hashable, got ndarray$"):
         isp.Stage("clip", jnp.clip, options={"high": np.ones(3)})
     with pytest.raises(ValueError, match=r"^the name of a stage must be text without a slash, got 'a/b'$"):

@@ -219,6 +219,17 @@ def test_the_settings_of_a_static_pipeline_train(base):
         assert model(config)[f"processor.{setting}"] != start[setting], setting
 
 
+def test_adversarial_training_moves_it(trained):
+    config = dataclasses.replace(
+        trained, run_name="attacked", adv_training=True, adv_parameters="strength", processor_uri=str(trained.run_dir),
+        classifier_uri=str(trained.run_dir), epochs=1, lr=0.1, save_locally=True,
+    )  # fmt: skip
+    train.run(config)
+    ((before,),) = load_runs([str(trained.run_dir)])
+    for name, value in before.model.processor.parameters().items():
+        assert (np.asarray(value) != model(config)[f"processor.{name}"]).any() == (name == "strength"), name
+
+
 def test_synthesize_writes_its_pictures(base, my_isp, tmp_path):
     size = {"synthetic_images": 40, "synthetic_size": 32}
     synthesis.run(
