@@ -29,7 +29,8 @@ class Stage:
             function takes the image, the parameters of that stage and then of this one, and the options of both.
 
     Raises:
-        ValueError: a name that is empty or has a slash, a parameter without its facts, or an option that cannot be hashed.
+        ValueError: a name that is empty or has a slash, a parameter without its facts, or an option that cannot be
+            hashed.
     """
 
     name: str
