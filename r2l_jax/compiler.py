@@ -1,23 +1,38 @@
 """How XLA compiles what takes the time."""
 
 import functools
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 
 @functools.cache
-def options() -> dict[str, str]:
-    """On a CPU, leaves convolutions to Eigen.
+def options() -> dict[str, str | int]:
+    """Returns the options to compile with: on a CPU, convolutions are left to Eigen.
 
     XLA gives them to YNNPACK, which takes 1.7 times as long for the forward pass of ResNet-18's first blocks, and 2.3
     times for the gradient of their kernels. An XLA that does not know the option has no YNNPACK to turn off.
     """
-    without = {"xla_cpu_experimental_ynn_fusion_type": ""}
     if jax.default_backend() != "cpu":
         return {}
+    return known({"xla_cpu_experimental_ynn_fusion_type": ""})
+
+
+def known(wanted: Mapping[str, str | int]) -> dict[str, str | int]:
+    """Returns those options that this XLA knows, which come and go between its versions.
+
+    Raises:
+        jax.errors.JaxRuntimeError: XLA knows an option and refuses its value.
+    """
+    return {name: value for name, value in wanted.items() if _is_known(name, value)}
+
+
+def _is_known(name: str, value: str | int) -> bool:
     try:
-        jax.jit(lambda: jnp.zeros(()), compiler_options=without).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return without
+        jax.jit(lambda: jnp.zeros(()), compiler_options={name: value}).lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "No such compile option" in str(error):
+            return False
+        raise
+    return True

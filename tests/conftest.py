@@ -3,9 +3,14 @@
 import os
 import tempfile
 
+import xla_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Small arrays take less time than optimising what computes them. Tests of optimised code compile it by `optimised`.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+# The processes that pytest-xdist and tests start find the flags in the environment, and do not ask XLA again.
+if "XLA_FLAGS" not in os.environ:
+    fast_to_compile = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
+    os.environ["XLA_FLAGS"] = " ".join(xla_flags.known(fast_to_compile))
 # Tests that train compile the same steps again and again. Programs that tests start share what is compiled, too, and so
 # do the processes that pytest-xdist starts, which come with the folder of the one that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:

@@ -139,7 +139,7 @@ compiled = jax.jit(isp.parametrized(isp.CAMERAS["drone"]).__call__).lower(raw).c
 assert compiled.output_shardings.spec == PartitionSpec("data"), compiled.output_shardings
 assert "all-gather" not in compiled.as_text()
 """
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
