@@ -67,4 +67,8 @@ def one_epoch(_one_epoch, small_heads):
 
     All modules share it: a test may add to its folder, but leaves what is there as it was.
     """
-    return _one_epoch
+    fold = _one_epoch.run_dir / "fold_0"
+    before = {file: file.read_bytes() for file in (fold / "metrics.json", fold / "model.safetensors")}
+    yield _one_epoch
+    for file, content in before.items():
+        assert file.read_bytes() == content, f"a test of this module has changed {file.name} of the run that all share"

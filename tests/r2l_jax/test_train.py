@@ -1,6 +1,7 @@
 import dataclasses
 import itertools
 import json
+import shutil
 import signal
 
 import jax
@@ -121,14 +122,16 @@ def test_augmentation_takes_part(base, one_epoch):
 
 
 def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, one_epoch, monkeypatch):
-    before = metrics(one_epoch)
+    config = dataclasses.replace(one_epoch, logdir=base.logdir)
+    shutil.copytree(one_epoch.run_dir, config.run_dir)
+    before = metrics(config)
     monkeypatch.setattr(train.loader, "train_batches", lambda *arguments: iter(()))
-    summary = train.run(one_epoch)
+    summary = train.run(config)
     assert summary["val_loss"]["mean"] == before["val_loss"]
-    train.run(dataclasses.replace(one_epoch, track_predictions=True))
-    assert (one_epoch.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
-    assert metrics(one_epoch)["history"] == before["history"]
-    assert metrics(one_epoch)["complete"]
+    train.run(dataclasses.replace(config, track_predictions=True))
+    assert (config.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
+    assert metrics(config)["history"] == before["history"]
+    assert metrics(config)["complete"]
 
 
 def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):
