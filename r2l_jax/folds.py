@@ -5,7 +5,8 @@ Everything that would end a run later, or overwrite another one, is found out he
 
 import json
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -132,6 +133,8 @@ def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None
     differences = config.differences(earlier["flags"]) + _other_pipeline(config, earlier)
     if earlier["fingerprint"] != dataset.fingerprint:
         differences.append("the samples or classes are others")
+    else:
+        differences += changed_data(dataset, earlier)
     if len(earlier["history"]) > config.epochs:
         differences.append(f"it has {len(earlier['history'])} epochs, more than {config.epochs}")
     if differences:
@@ -152,6 +155,18 @@ def _other_pipeline(config: TrainConfig, earlier: dict) -> list[str]:
     else:
         was, now = repr(earlier["flags"].get("pipeline")), repr(config.pipeline)
     return [f"pipeline was {was}, is {now}"] if was != now else []
+
+
+def describe_data(dataset: RawDataset) -> dict[str, Any]:
+    """What a run records of its data: the content, and the camera's figures as JSON gives them back."""
+    camera = dataset.camera and json.loads(dataset.camera.to_json())
+    return {"data": dataset.content, "camera": camera}
+
+
+def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
+    """What of the data has changed since a run recorded it, in words; earlier versions recorded nothing."""
+    words = {"data": "the data's content is other", "camera": "the camera's figures are other"}
+    return [words[name] for name, value in describe_data(dataset).items() if name in earlier and earlier[name] != value]
 
 
 def read_metrics(file: pathlib.Path, context: str) -> dict:

@@ -23,10 +23,11 @@ from r2l_jax.data import datasets, loader, published
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing, write_json
-from r2l_jax.folds import Fold, check, make_folds, read_metrics
+from r2l_jax.folds import Fold, check, describe_data, make_folds, read_metrics
 from r2l_jax.objective import Objective, enlarged
 from r2l_jax.pretrained import load_weights
 from r2l_jax.processing import HALF_SIZE_MODES, half_size
+from r2l_jax.runtime import store
 from r2l_jax.steps import Steps, TrainState, make_steps, shardings, to_devices, unknown_statistics
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.tracking import Tracker
@@ -78,6 +79,8 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
         flags = dataclasses.asdict(TrainConfig()) | earlier["flags"]
         if earlier["complete"] and flags == dataclasses.asdict(config):
             return earlier
+        if earlier.get("source", store.source_hash()) != store.source_hash() and jax.process_index() == 0:
+            print(f"warning: {fold.folder} goes on under other source of the packages than before", file=sys.stderr)
     devices = jax.device_count()
     batch_size = min(config.batch_size, len(fold.train_indices) // devices * devices)
     if batch_size == 0:
@@ -296,6 +299,8 @@ def _write_metrics(
         "seed": config.seed,
         "classes": dataset.classes,
         "fingerprint": dataset.fingerprint,
+        **describe_data(dataset),
+        "source": store.source_hash(),
         "train_indices": fold.train_indices.tolist(),
         "valid_indices": fold.valid_indices.tolist(),
     }

@@ -20,6 +20,7 @@ from r2l_jax.errors import InputError
 from r2l_jax.folds import Fold, read_metrics
 from r2l_jax.hosts import refuse_several_processes
 from r2l_jax.model import RawToLogit
+from r2l_jax.model_hash import model_hash
 from r2l_jax.objective import Objective, make_objective
 from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
 from r2l_jax.steps import make_model, shardings, unknown_statistics
@@ -41,6 +42,11 @@ class TrainedFold(NamedTuple):
     objective: Objective
     fold: Fold
     model: RawToLogit
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's hash, see `model_hash`."""
+        return model_hash(self.model)
 
 
 def load_runs(

@@ -99,12 +99,15 @@ def _measured(name: str, root: pathlib.Path, iso: float) -> RawDataset:
     labels = np.array([classes.index(label) for _, label in pairs], np.int32)
     images = root / "images" / synthetic.intensity_folder(iso)
     segmentation = name.endswith("Segmentation")
+    files = tuple(
+        (images / f"{stem}.tiff", *([root / "masks" / f"{stem}.png"] if segmentation else [])) for stem, _ in pairs
+    )
 
     def read(index: int) -> Sample:
-        stem = pairs[index][0]
-        raw = tifffile.imread(images / f"{stem}.tiff").astype(np.float32) / 65535
+        image, *mask = files[index]
+        raw = tifffile.imread(image).astype(np.float32) / 65535
         if segmentation:
-            return raw, (np.asarray(Image.open(root / "masks" / f"{stem}.png")) > 0).astype(np.uint8)
+            return raw, (np.asarray(Image.open(*mask)) > 0).astype(np.uint8)
         return raw, labels[index]
 
     return RawDataset(
@@ -115,4 +118,5 @@ def _measured(name: str, root: pathlib.Path, iso: float) -> RawDataset:
         names=tuple(stem for stem, _ in pairs),
         labels=labels,
         read=read,
+        files=files,
     )

@@ -84,6 +84,8 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
         names=tuple(str(path.relative_to(root)) for path in files),
         labels=labels,
         read=lambda index: (center_crop(middles[index], side, side), labels[index]),
+        files=tuple((path,) for path in files),
+        recipe=f"the middle {side}x{side}",
     )
 
 
@@ -116,4 +118,5 @@ def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int 
         names=names,
         labels=np.zeros(len(names), np.int32),
         read=lambda index: tiles.read_tile(folder, names[index]),
+        files=tuple(tiles.tile_files(folder, name) for name in names),
     )

@@ -107,6 +107,7 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         names=tuple(stem for stem, _ in pairs),
         labels=labels,
         read=lambda index: (_image(paths[index]) if processed else _mosaic(paths[index], camera), labels[index]),
+        files=tuple((path,) for path in paths),
     )
 
 
@@ -220,6 +221,7 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
         names=tuple(frame.stem for frame, _ in pairs),
         labels=np.zeros(len(pairs), np.int32),
         read=read,
+        files=tuple(pairs),
     )
 
 
@@ -249,6 +251,7 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         names=tuple(stem for stem, _ in pairs),
         labels=labels,
         read=read,
+        files=tuple(tiles.tile_files(folder, stem)[: 1 + segmentation] for stem, _ in pairs),
     )
 
 

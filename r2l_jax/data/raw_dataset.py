@@ -4,12 +4,15 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
+import json
 import os
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 import isp
+from r2l_jax.data.file_hashes import hash_files
 
 Sample = tuple[np.ndarray, np.ndarray | np.integer]
 
@@ -27,6 +30,10 @@ class RawDataset:
         labels: the class of each sample, or of each sample's main object, to stratify splits by.
         read: decodes sample i: its mosaic `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32 or
             a mask `(H, W)` uint8.
+        files: of each sample, the files that `read` decodes, such as its raw file and its mask; None for samples that
+            are made in memory.
+        recipe: all else that `read` makes samples by, in any words: a crop's side, a drift and its seed. Whoever
+            replaces `read` replaces this, or `files`.
     """
 
     name: str
@@ -36,6 +43,8 @@ class RawDataset:
     names: tuple[str, ...]
     labels: np.ndarray
     read: Callable[[int], Sample]
+    files: tuple[tuple[pathlib.Path, ...], ...] | None = None
+    recipe: str = ""
 
     def __len__(self):
         return len(self.labels)
@@ -46,11 +55,51 @@ class RawDataset:
         lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
-    @functools.cached_property
+    @property
     def content(self) -> str:
-        """A hash of the mosaics and targets themselves; of the first alone if they are more than memory takes."""
+        """A hash of all samples, see `content_of`."""
+        return self.content_of(range(len(self)))
+
+    def content_of(self, indices: Iterable[int | np.integer]) -> str:
+        """A hash of some samples: their indices, names, mosaics and targets. The camera's figures are no part of it.
+
+        Raises:
+            InputError: a file that cannot be read.
+        """
+        indices = [int(index) for index in indices]
+        hashes = self.sample_hashes(indices)
+        lines = [[index, self.names[index], digest] for index, digest in zip(indices, hashes, strict=True)]
+        return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
+
+    def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
+        """A hash of each of some samples: of its files, its label and the recipe, or of itself if it has no files.
+
+        Raises:
+            InputError: a file that cannot be read.
+        """
+        indices = [int(index) for index in indices]
+        missing = [index for index in dict.fromkeys(indices) if index not in self._hashes]
+        if self.files is None:
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                digests = [[digest] for digest in pool.map(self._hash_of_values, missing)]
+        else:
+            files = [self.files[index] for index in missing]
+            left = iter(hash_files([path for paths in files for path in paths]))
+            digests = [[next(left) for _ in paths] for paths in files]
+        for index, of_sample in zip(missing, digests, strict=True):
+            parts = [self.recipe, int(self.labels[index]), *of_sample]
+            self._hashes[index] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return [self._hashes[index] for index in indices]
+
+    @functools.cached_property
+    def _hashes(self) -> dict[int, str]:
+        """The samples' hashes, as far as they are known."""
+        return {}
+
+    def _hash_of_values(self, index: int) -> str:
         digest = hashlib.sha256()
-        for array in self.decoded or self.read(0):
+        for array in map(np.asarray, self.read(index)):
+            digest.update(f"{array.dtype} {array.shape} ".encode())
             digest.update(np.ascontiguousarray(array))
         return digest.hexdigest()
 

@@ -86,7 +86,11 @@ def _visible(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path
 
 
 def version(pairs: Sequence[Pair], camera: isp.Camera | None) -> str:
-    """A hash of what tiles are cut of: the files, by name, size and time of change, and the camera."""
+    """A hash of what tiles are cut of: the files, by name, size and time of change, and the camera.
+
+    Their content need not be read, which for frames of gigabytes would take minutes: what results depend on are the
+    tiles, whose own files count by their content, however they were cut.
+    """
     lines = [("auto" if camera is None else camera.to_json()).encode()]
     for path in (path for pair in pairs for path in pair):
         status = path.stat()
@@ -215,11 +219,16 @@ def read_camera(folder: pathlib.Path) -> isp.Camera:
         return isp.Camera.from_json((folder / "camera.json").read_text())
 
 
+def tile_files(folder: pathlib.Path, name: str) -> Pair:
+    """The files of a tile and of its mask."""
+    return folder / "images" / f"{name}.tiff", folder / "masks" / f"{name}.png"
+
+
 def read_tile(folder: pathlib.Path, name: str) -> Sample:
     """A tile and its mask."""
+    image, mask = tile_files(folder, name)
     with _damaged(folder):
-        raw = decode(tifffile.imread, folder / "images" / f"{name}.tiff").astype(np.float32) / 65535
-        return raw, read_mask(folder / "masks" / f"{name}.png")
+        return decode(tifffile.imread, image).astype(np.float32) / 65535, read_mask(mask)
 
 
 @contextlib.contextmanager

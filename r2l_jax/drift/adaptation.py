@@ -28,7 +28,9 @@ from r2l_jax.drift.variants import Variant
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
 from r2l_jax.model import RawToLogit
+from r2l_jax.model_hash import model_hash
 from r2l_jax.render import contact_sheet
+from r2l_jax.runtime import store
 from r2l_jax.stop import StopSignals
 from r2l_jax.trained import TrainedFold, load_pipelines
 
@@ -278,9 +280,15 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: 
     folder = config.output_dir / f"fold_{fold.fold.number}" / drift.name
 
     under = _drifted(config, fold, drift)
-    flags = {**config.settings, "drift": drift._asdict(), "drifted_data": under.dataset.content}
+    drifted_data = under.dataset.content_of([*under.labelled, *under.measured])
+    identity = store.identity(
+        {**config.settings, "drift": drift._asdict(), "drifted_data": drifted_data},
+        model=fold.fingerprint,
+        drifted_model=model_hash(under.model),
+        data=fold.dataset.content_of(fold.fold.valid_indices),
+    )
     content = once(
-        folder / "adaptation.json", fold, flags, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
+        folder / "adaptation.json", fold, identity, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
     )
     print(f"fold {fold.fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
     return content

@@ -1,7 +1,6 @@
 """What an analysis of a trained model leaves to be written and shown, and that it is made once."""
 
 import hashlib
-import json
 import pathlib
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +11,8 @@ from PIL import Image
 
 from r2l_jax import report
 from r2l_jax.drift import figures
-from r2l_jax.files import write_csv, write_json
+from r2l_jax.files import write_csv
+from r2l_jax.runtime import store
 from r2l_jax.trained import TrainedFold
 
 
@@ -35,17 +35,17 @@ class Analysis(NamedTuple):
 def once(
     file: pathlib.Path,
     fold: TrainedFold,
-    flags: Mapping[str, Any],
+    identity: store.Identity,
     analyse: Callable[[pathlib.Path], Analysis],
     ignored: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The content of an analysis: as an earlier call of the same flags, data and code has left it, or made now.
+    """The content of an analysis: as an earlier call has left it under the same identity, or made now.
 
     Args:
         file: the JSON file of its content, its `table`, and how to reproduce it. Tables, figures and TensorBoard's
-            events are written beside it, before it.
+            events are written beside it, before it; those of an earlier result are removed.
         fold: the trained model.
-        flags: all that the analysis depends on beside the model and the code.
+        identity: all that the analysis depends on, with its `flags`, and the content of the `data`.
         analyse: makes it. It may keep what is unfinished in the file that it is called with, which is removed at the
             end.
         ignored: flags that may have been others in the earlier call.
@@ -56,37 +56,25 @@ def once(
     Raises:
         OSError: a file or a folder cannot be made.
     """
-    data = fold.dataset.content
-    reproduction = {"flags": dict(flags), "training": _training(fold), "data": data, **report.environment()}
-    if (content := _earlier(file, reproduction, ignored)) is not None:
+    if (content := store.find(file, identity, ignored)) is not None:
         return content
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.parent / "unfinished.npz"
     analysis = analyse(unfinished)
-    # What stands there is of other settings, as some of its names may be.
-    for old in [file, *file.parent.glob("*.png"), *file.parent.glob("*.csv")]:
-        old.unlink(missing_ok=True)
+    planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]
+    # Earlier versions did not list their files, and had the folder to themselves.
+    store.begin(file, planned, unlisted=("*.png", "*.csv"))
     for name, rows in analysis.tables.items():
         write_csv(file.parent / f"{name}.csv", rows)
-    figures.write(file.parent, analysis.figures)
-    write_json(file, {**analysis.content, "table": analysis.table, **reproduction})
+    events = figures.write(file.parent, analysis.figures)
+    content = {
+        **analysis.content,
+        "table": analysis.table,
+        "flags": identity["flags"],
+        "training": hashlib.sha256(fold.fold.metrics_file.read_bytes()).hexdigest(),
+        "data": identity["data"],
+        **report.environment(),
+    }
+    content = store.finish(file, content, identity, [*planned, *events])
     unfinished.unlink(missing_ok=True)
-    return json.loads(file.read_text())
-
-
-def _training(fold: TrainedFold) -> str:
-    """A hash of what training wrote of itself."""
-    return hashlib.sha256(fold.fold.metrics_file.read_bytes()).hexdigest()
-
-
-def _earlier(file: pathlib.Path, reproduction: dict[str, Any], ignored: Collection[str]) -> dict[str, Any] | None:
-    """What the file holds, if that is of the same flags, training, data and code."""
-    wanted = json.loads(json.dumps(reproduction))
-    try:
-        content = json.loads(file.read_text())
-        same = all(content[name] == wanted[name] for name in ("training", "data", "git_commit")) and all(
-            content["flags"][name] == value for name, value in wanted["flags"].items() if name not in ignored
-        )
-        return content if same else None
-    except (OSError, ValueError, LookupError, TypeError):
-        return None  # It is not there, or not ours.
+    return content

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +72,10 @@ def drifted(
         raw, target = dataset[index]
         return np.asarray(take(raw, index)), target
 
-    return dataclasses.replace(dataset, read=read)
+    # In place of hashing noise that would have to be drawn first. Both drifts use the data set's camera.
+    cameras = [each and dataclasses.asdict(each) for each in (dataset.camera, camera)]
+    recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
+    return dataclasses.replace(dataset, read=read, recipe=recipe)
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "other"))

@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +25,11 @@ from r2l_jax.drift.drifted import at_intensity
 from r2l_jax.drift.summary import Numbers, RunResults
 from r2l_jax.drift.variants import OWN, Variant
 from r2l_jax.errors import InputError
-from r2l_jax.files import write_csv, write_json
+from r2l_jax.files import write_csv
 from r2l_jax.model import RawToLogit
+from r2l_jax.model_hash import processor_hash
 from r2l_jax.processors import Unprocessed
+from r2l_jax.runtime import store
 from r2l_jax.steps import shardings, to_devices
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.trained import TrainedFold, load_runs
@@ -99,7 +100,7 @@ def run(config: EvaluationConfig) -> dict:
     `parts/<run>_fold_<k>.json`, whose numbers a later call takes if it needs them.
 
     Returns:
-        What evaluation.json holds.
+        What evaluation.json holds, but its identity and the list of the files beside it.
 
     Raises:
         InputError: folders that are no finished runs, or test cases that do not fit them.
@@ -113,10 +114,8 @@ def run(config: EvaluationConfig) -> dict:
     except OSError as error:
         raise InputError(f"{output}: no folder to write to ({error.strerror})") from None
     folds = [(label, fold) for label, folds in runs.items() for fold in folds]
-    code = report.environment()["git_commit"]
-    parts = [_Part(output, label, fold, {"seed": config.seed, "git_commit": code}) for label, fold in folds]
     load_at = functools.cache(at_intensity)
-    todo = [_by_raw(fold, part, cases, load_at) for (_, fold), part in zip(folds, parts, strict=True)]
+    parts = [_Part(output, label, fold, cases, load_at, config.seed) for label, fold in folds]
     # All processes have read what is done before the first one adds to it.
     multihost_utils.sync_global_devices("evaluation planned")
 
@@ -124,8 +123,8 @@ def run(config: EvaluationConfig) -> dict:
     largest = max(len(fold.fold.valid_indices) for _, fold in folds)
     evaluator = Evaluator(-(-min(config.batch_size, largest) // devices) * devices, config.seed)
     with StopSignals() as stop:
-        for (label, fold), part, sources in zip(folds, parts, todo, strict=True):
-            _evaluate(evaluator, label, fold, part, sources, stop)
+        for (label, fold), part in zip(folds, parts, strict=True):
+            _evaluate(evaluator, label, fold, part, part.missing, stop)
 
     results = {}
     for label, of_run in runs.items():
@@ -147,12 +146,22 @@ def run(config: EvaluationConfig) -> dict:
         **report.environment(),
     }
     if jax.process_index() == 0:
-        write_json(output / "evaluation.json", content)
-        write_csv(output / "evaluation.csv", summary.csv_rows(content, objective.score))
-        figures.write(output, summary.make_figures(content, objective.score))
+        names = [f"{label} fold {fold.fold.number}" for label, fold in folds]
+        models = dict(zip(names, (part.model for part in parts), strict=True))
+        _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
         print(summary.make_table(content, objective.score))
         print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
     return content
+
+
+def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
+    """Writes what is left to read, and removes the heat maps of an earlier call that had others."""
+    file, pictures = output / "evaluation.json", summary.make_figures(content, content["score"])
+    planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
+    store.begin(file, planned, unlisted=[f"{group}.png" for group in variants.GROUPS])
+    write_csv(output / "evaluation.csv", summary.csv_rows(content, content["score"]))
+    events = figures.write(output, pictures)
+    store.finish(file, content, identity, [*planned, *events])
 
 
 def _labels(uris: Sequence[str]) -> list[str]:
@@ -179,45 +188,74 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
         variants.check_pipelines(config.cases(), first)
 
 
-class _Part:
-    """What is known of a fold: the numbers of test cases by name, in a file of the output folder.
-
-    An earlier file counts if it was written for the same training, settings and code.
-    """
-
-    def __init__(self, output: pathlib.Path, label: str, fold: TrainedFold, settings: Mapping[str, object]):
-        self._file = output / "parts" / f"{label.strip('/').replace('/', '_')}_fold_{fold.fold.number}.json"
-        training = hashlib.sha256(fold.fold.metrics_file.read_bytes()).hexdigest()
-        self._settings = {"training": training, **settings}
-        self.tests: dict[str, Numbers] = {}
-        try:
-            earlier = json.loads(self._file.read_text())
-            if earlier["settings"] == self._settings:
-                self.tests = earlier["tests"]
-        except (OSError, ValueError, LookupError, TypeError):
-            pass  # It is not there, or not ours: its test cases are evaluated again.
-
-    def add(self, tests: Mapping[str, Numbers]) -> None:
-        self.tests |= tests
-        if jax.process_index() == 0:
-            write_json(self._file, {"settings": self._settings, "tests": self.tests})
-
-
 Source = tuple[RawDataset, list[Variant]]
 
 
-def _by_raw(fold: TrainedFold, part: _Part, cases: Sequence[Variant], load_at: Callable) -> list[Source]:
-    """The test cases that are still to be evaluated, with the data set that each is made of."""
-    sources: dict[float | None, Source] = {}
-    for case in cases:
-        own = case.group != OWN.group and variants.is_own(case, fold.config)
-        if not own and case.name not in part.tests:
-            if case.iso not in sources:
-                own_data = fold.dataset
-                dataset = own_data if case.iso is None else load_at(fold.config, case.iso, own_data.fingerprint)
-                sources[case.iso] = dataset, []
-            sources[case.iso][1].append(case)
-    return list(sources.values())
+class _Part:
+    """What is known of a fold: the numbers of test cases by name, in a file of the output folder.
+
+    Of what an earlier call has left there, each test case counts that depends on nothing that has changed since.
+
+    Attributes:
+        model: the hash of the fold's model.
+        tests: the numbers, of all test cases but the run's own under another name.
+        missing: the test cases that are still to be evaluated, with the data set that each is made of.
+    """
+
+    def __init__(
+        self,
+        output: pathlib.Path,
+        label: str,
+        fold: TrainedFold,
+        cases: Sequence[Variant],
+        load_at: Callable[..., RawDataset],
+        seed: int,
+    ):
+        file = output / "parts" / f"{label.strip('/').replace('/', '_')}_fold_{fold.fold.number}.json"
+        self._entries, self._identities = store.Entries(file), {}
+        self.model = fold.fingerprint
+        self.tests: dict[str, Numbers] = {}
+        sources: dict[float | None, Source] = {}
+        anew = {}
+        for case in cases:
+            if case.group != OWN.group and variants.is_own(case, fold.config):
+                continue
+            dataset = fold.dataset if case.iso is None else load_at(fold.config, case.iso, fold.dataset.fingerprint)
+            self._identities[case.name] = _identity(fold, self.model, dataset, case, seed)
+            numbers, reasons = self._entries.find(case.name, self._identities[case.name])
+            if numbers is not None:
+                self.tests[case.name] = numbers
+                continue
+            sources.setdefault(case.iso, (dataset, []))[1].append(case)
+            if reasons:
+                anew.setdefault(tuple(reasons), []).append(case.name)
+        self.missing = list(sources.values())
+        if jax.process_index() == 0:
+            for reasons, names in anew.items():
+                store.say_anew(f"{label} fold {fold.fold.number}, {', '.join(names)}", reasons)
+
+    def add(self, tests: Mapping[str, Numbers]) -> None:
+        """Keeps the numbers of test cases."""
+        self.tests |= tests
+        self._entries.add(tests, self._identities)
+
+
+def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Variant, seed: int) -> store.Identity:
+    """All that a test case's numbers depend on.
+
+    The camera's figures are what pipelines start from, and what exposures are taken by; the model has its own numbers.
+    """
+    random = case.group in ("exposures", "corruptions")
+    camera, processing = fold.dataset.camera, None
+    if case.pipeline is not None:
+        processing = processor_hash(variants.make_pipeline(case.pipeline, camera))
+    return store.identity(
+        {"case": case._asdict(), "seed": seed if random else None},
+        model=model,
+        data=dataset.content_of(fold.fold.valid_indices),
+        camera=dataclasses.asdict(camera) if case.group in ("pipelines", "exposures") else None,
+        processing=processing,
+    )
 
 
 def _evaluate(

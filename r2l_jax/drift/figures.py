@@ -78,8 +78,13 @@ def _colours(values: np.ndarray, logarithmic: bool) -> Normalize:
     return Normalize(low, high) if low < high else Normalize(low - 0.05, high + 0.05)
 
 
-def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> None:
-    """Writes `<name>.png` of each figure or picture, and all of them as TensorBoard events in place of earlier ones."""
+def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> list[str]:
+    """Writes `<name>.png` of each figure or picture, and all of them as TensorBoard events in place of earlier ones.
+
+    Returns:
+        The names of the files of events.
+    """
+    before = set(folder.glob("events.*"))
     # At a first step of 0, what earlier calls recorded is superseded.
     with SummaryWriter(str(folder), purge_step=0) as writer:
         for name, figure in figures.items():
@@ -91,3 +96,4 @@ def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> 
             with replacing(folder / f"{name}.png") as part:
                 Image.fromarray(picture).save(part, "png")
             writer.add_image(name, picture, 0, dataformats="HWC")
+    return sorted(path.name for path in set(folder.glob("events.*")) - before)

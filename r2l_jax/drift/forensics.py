@@ -8,6 +8,7 @@ from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.forensics_config import ForensicsConfig
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.knobs import knobs_of
+from r2l_jax.runtime import store
 from r2l_jax.stop import Interrupted, StopSignals
 from r2l_jax.trained import TrainedFold, load_pipelines
 
@@ -84,9 +85,16 @@ def _analyse(
             raise Interrupted(f"stopped before {name} of fold {fold.fold.number}; the same command goes on with that")
         return _run(config, fold, name, stop, unfinished)
 
-    content = once(folder / f"{name}.json", fold, config.settings(name), analyse, ignored)
+    content = once(folder / f"{name}.json", fold, _identity(config, fold, name), analyse, ignored)
     print(f"fold {fold.fold.number}: {name.replace('_', ' ')}\n{content['table']}\nresults in {folder}\n")
     return content
+
+
+def _identity(config: ForensicsConfig, fold: TrainedFold, name: str) -> store.Identity:
+    """All that an analysis depends on. The camera is no part of it: the model has its own numbers and pattern."""
+    drawn = worst_case.drawn(config, fold) if name == "worst_case" else ()
+    data = fold.dataset.content_of([*drawn, *fold.fold.valid_indices])
+    return store.identity(config.settings(name), model=fold.fingerprint, data=data)
 
 
 def _run(config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignals, file: pathlib.Path) -> Analysis:

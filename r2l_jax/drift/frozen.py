@@ -1,6 +1,6 @@
 """A trained model of which only the processing's parameters may change, and how far its images are from the default."""
 
-import hashlib
+import functools
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift import ranges
 from r2l_jax.model import RawToLogit
+from r2l_jax.model_hash import model_hash
 from r2l_jax.objective import Objective
 
 PyTree = Any
@@ -45,15 +46,10 @@ class Frozen:
         self.rest = jax.device_get(rest)
         self.objective = objective
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """A hash of the model's stages and of all its numbers."""
-        digest = hashlib.sha256()
-        stages = [(stage.name, stage.function.__qualname__, stage.options) for stage in self._stages]
-        digest.update(repr(stages).encode())
-        for array in jax.tree.leaves((self.default, self.rest)):
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
+        """The model's hash, see `model_hash`."""
+        return model_hash(RawToLogit(self.pipeline(self.default), *nnx.merge(self._graph, self.rest)))
 
     def pipeline(self, parameters: dict[str, Array | np.ndarray]) -> isp.Pipeline:
         """The model's pipeline with other parameters."""

@@ -14,6 +14,7 @@ from r2l_jax.drift import figures
 from r2l_jax.drift.ranges import MOST_ELEMENTS
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
+from r2l_jax.folds import changed_data
 from r2l_jax.hosts import refuse_several_processes
 from r2l_jax.trained import TrainedFold, load_runs
 
@@ -79,6 +80,10 @@ def run(config: LearningConfig) -> dict[str, Any]:
         raise InputError(f"--run={config.run} was trained with --freeze_classifier: with both fixed nothing is trained")
     for fold in folds:
         _history(fold)  # whose errors shall not come after minutes of training
+        if changed := changed_data(fold.dataset, json.loads(fold.fold.metrics_file.read_text())):
+            raise InputError(
+                f"--run={config.run} was trained on other data ({'; '.join(changed)}): its counterpart would not compare"
+            )
     own, other = (FROZEN, LEARNT) if trained.freeze_processor else (LEARNT, FROZEN)
     counterpart = dataclasses.replace(
         trained,

@@ -13,7 +13,7 @@ import io
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from r2l_jax.data.rawfile import RAW_SUFFIXES
 from r2l_jax.drift.variants import Variant
 from r2l_jax.errors import InputError
 from r2l_jax.files import clear_parts, replacing, write_csv, write_json
+from r2l_jax.runtime import store
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
 
@@ -67,7 +68,7 @@ class SetFolder:
     """A set's folder. `check` and `write` may be called in several threads at once.
 
     Its manifest lists pictures as they are written: when a program is killed, all but the last few. A file is whole if
-    it has the SHA-256 that is listed.
+    it has the SHA-256 that is listed, and the sample that it was made of is as it was.
 
     Args:
         pictures: what set it is.
@@ -93,6 +94,7 @@ class SetFolder:
         self._folder = output / pictures.name
         self._manifest = self._folder / "manifest.csv"
         self._files, self._names = files, dataset.names
+        self._samples = dataset.sample_hashes(range(len(files)))
         self._common = {"dataset": dataset.name, **pictures.settings, "seed": seed}
         self._columns = list(self._row(0, [""] * len(files[0])))
         self._listed = self._read_manifest()
@@ -104,18 +106,43 @@ class SetFolder:
         names = self._files[index]
         try:
             # Files that are not listed need not be read.
-            whole = all(name in self._listed and self._listed[name] == self._digest(name) for name in names)
+            whole = all(
+                self._listed.get(name, ("", ""))[1] == self._samples[index]
+                and self._listed[name][0] == self._digest(name)
+                for name in names
+            )
         except FileNotFoundError:
             return False
         if whole:
-            self._digests[index] = [self._listed[name] for name in names]
+            self._digests[index] = [self._listed[name][0] for name in names]
             self.missing.discard(index)
         return whole
 
+    def discard(self) -> None:
+        """Removes all pictures that are listed, and the list: they are of another identity."""
+        for name in {name for names in self._files for name in names} & self._listed.keys():
+            (self._folder / name).unlink(missing_ok=True)
+        self._manifest.unlink(missing_ok=True)
+        self._listed = {}
+
+    @property
+    def listed(self) -> bool:
+        """Whether an earlier call has listed pictures."""
+        return bool(self._listed)
+
+    @property
+    def changed(self) -> int:
+        """How many samples are listed and have changed since."""
+        kept = zip(self._files, self._samples, strict=True)
+        return sum(names[0] in self._listed and self._listed[names[0]][1] != sample for names, sample in kept)
+
     def begin(self) -> None:
-        """To be called before the first `add`: the manifest lists no more than is whole."""
+        """To be called before the first `add`: the manifest lists no more than is whole, and no more is there."""
         for folder in {(self._folder / name).parent for names in self._files for name in names}:
             clear_parts(folder)
+        for index in self.missing:
+            for name in self._files[index]:
+                (self._folder / name).unlink(missing_ok=True)
         self.finish()
 
     def write(self, index: int, contents: Sequence[bytes]) -> list[str]:
@@ -140,18 +167,23 @@ class SetFolder:
     def _row(self, index: int, digests: list[str]) -> dict[str, Any]:
         picture, *mask = self._files[index]
         target = {"mask": mask[0], "mask_sha256": digests[1]} if mask else {"class": picture.split("/")[0]}
-        sample = {"sample": self._names[index], "index": index}
+        sample = {"sample": self._names[index], "index": index, "sample_hash": self._samples[index]}
         return {"file": picture, "sha256": digests[0], **target, **sample, **self._common}
 
-    def _read_manifest(self) -> dict[str, str]:
-        """The SHA-256 of each file that is listed; none if the manifest cannot be read."""
+    def _read_manifest(self) -> dict[str, tuple[str, str]]:
+        """The SHA-256 and the sample's hash of each file that is listed; none if the manifest cannot be read."""
         try:
             with self._manifest.open(newline="") as file:
                 rows = list(csv.DictReader(file))
         except (FileNotFoundError, ValueError, csv.Error):
             return {}
         kinds = (("file", "sha256"), ("mask", "mask_sha256"))
-        return {row[name]: row[digest] for row in rows for name, digest in kinds if row.get(name) and row.get(digest)}
+        return {
+            row[name]: (row[digest], row.get("sample_hash") or "")
+            for row in rows
+            for name, digest in kinds
+            if row.get(name) and row.get(digest)
+        }
 
     def _digest(self, name: str) -> str:
         return hashlib.sha256((self._folder / name).read_bytes()).hexdigest()
@@ -179,15 +211,20 @@ def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
 
 
 def describe(
-    output: pathlib.Path, fixed: Mapping[str, Any], current: Mapping[str, Any], added: Mapping[str, Mapping[str, Any]]
+    output: pathlib.Path,
+    fixed: Mapping[str, Any],
+    current: Mapping[str, Any],
+    added: Mapping[str, Mapping[str, Any]],
+    folders: Collection[SetFolder],
 ) -> None:
-    """Writes manifest.json, or adds to it.
+    """Writes manifest.json, or adds to it, and before it does removes the sets that are of another identity.
 
     Args:
         output: the folder of all sets.
         fixed: what earlier calls must have given, too.
         current: what takes the place of what an earlier call gave.
-        added: what is added to what earlier calls gave.
+        added: what is added to what earlier calls gave; among it the sets' `identities`.
+        folders: the sets'.
 
     Raises:
         InputError: the folder holds sets of other settings, or something else; or it is a file.
@@ -204,7 +241,9 @@ def describe(
     try:
         earlier = json.loads(file.read_text())
         changed = {name: earlier[name] for name in fixed if earlier[name] != content[name]}
-        content |= {name: earlier[name] | content[name] for name in added}
+        # An earlier version knew no identities.
+        identities = earlier.get("identities", {})
+        content |= {name: (identities if name == "identities" else earlier[name]) | content[name] for name in added}
     except (ValueError, LookupError, TypeError):
         raise InputError(f"--output={output}: its manifest.json is damaged: choose another folder") from None
     if changed:
@@ -213,7 +252,32 @@ def describe(
             for name, value in changed.items()
         ]
         raise InputError(f"--output={output} holds sets of {' and '.join(differences)}: choose another folder")
+    _discard_others(folders, identities, added["identities"])
     write_json(file, content)
+
+
+def _discard_others(
+    folders: Collection[SetFolder], earlier: Mapping[str, Any], wanted: Mapping[str, store.Identity]
+) -> None:
+    """Removes the sets of another identity, and says which and why. Changed samples are no reason: each picture counts.
+
+    It comes before the new identities are written: a program that is killed in between makes the sets anew.
+    """
+    reasons, changed = {}, []
+    for folder in folders:
+        name = folder.pictures.name
+        if folder.listed:
+            old = earlier.get(name)
+            same_data = {**old, "data": wanted[name]["data"]} if isinstance(old, dict) else old
+            if why := store.differences(same_data, wanted[name]):
+                reasons.setdefault(tuple(why), []).append(name)
+                folder.discard()
+            elif folder.changed:
+                changed.append(f"{folder.changed} pictures of {name}")
+    for why, names in reasons.items():
+        store.say_anew(", ".join(names), why)
+    if changed:
+        store.say_anew(", ".join(changed), ["their samples are other"])
 
 
 def encoded(values: np.ndarray, file_format: str) -> bytes:

@@ -12,7 +12,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.drift.knobs import Knob, turned
 from r2l_jax.drift.measure import TOGETHER, Measured, Measurer, ticking
-from r2l_jax.files import replacing
+from r2l_jax.runtime.store import Identity, Unfinished, identity
 
 RESAMPLES = 200
 
@@ -50,13 +50,14 @@ class ScoredPoints:
         stop: Callable[[], bool],
         file: pathlib.Path | None,
     ):
-        self._frozen, self._knobs, self._batches, self._stop, self._file = frozen, knobs, batches, stop, file
+        self._frozen, self._knobs, self._batches, self._stop = frozen, knobs, batches, stop
         self.samples = sum(int((batch["weight"] > 0).sum()) for batch in batches)
         chances = np.full(self.samples, 1 / self.samples)
         drawn = np.random.default_rng(seed).multinomial(self.samples, chances, RESAMPLES)
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
         self._measurer, self._scores = Measurer(frozen), jax.jit(jax.vmap(frozen.objective.score_of))
-        self._identity = _identity(frozen, batches, seed)
+        self._keeps = file is not None
+        self._unfinished = Unfinished(file, _identity(frozen, batches, seed))
         self._known = self._load()
 
     def at(self, points: Sequence[Point], title: str) -> np.ndarray:
@@ -75,7 +76,7 @@ class ScoredPoints:
         total = len(new) * len(self._batches)
 
         def stopped() -> str:
-            goes_on = "the same command goes on from there" if self._file else "nothing is kept"
+            goes_on = "the same command goes on from there" if self._keeps else "nothing is kept"
             return f"stopped with {len(self._known)} processings measured; {goes_on}"
 
         with ticking(title, total, self._stop, stopped) as tick:
@@ -101,32 +102,22 @@ class ScoredPoints:
         return np.asarray(self._scores(confusion.reshape(-1, *classes)))
 
     def _save(self) -> None:
-        if self._file:
-            points, scores = json.dumps(list(self._known)), np.stack(list(self._known.values()))
-            with replacing(self._file) as part, part.open("wb") as file:
-                np.savez(file, identity=self._identity, points=points, scores=scores)
+        points = np.array(json.dumps(list(self._known)))
+        self._unfinished.save({"points": points, "scores": np.stack(list(self._known.values()))})
 
     def _load(self) -> dict[Point, np.ndarray]:
-        if not self._file:
+        if (arrays := self._unfinished.load()) is None:
             return {}
-        try:
-            # Opened here, since a damaged file is not closed by what fails to read it.
-            with self._file.open("rb") as file, np.load(file) as arrays:
-                if str(arrays["identity"]) != self._identity:
-                    return {}
-                points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
-                return dict(zip(points, arrays["scores"], strict=True))
-        except Exception:  # There is none, or none of ours; readers of a damaged file raise anything.
-            return {}
+        points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
+        return dict(zip(points, arrays["scores"], strict=True))
 
 
-def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> str:
-    """A hash of all that scores depend on."""
+def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> Identity:
+    """All that scores depend on."""
     digest = hashlib.sha256()
-    digest.update(repr((frozen.fingerprint, seed, RESAMPLES)).encode())
     # Without the samples that only fill a batch up, so that batches of another size are the same.
     taken = [{name: array[batch["weight"] > 0] for name, array in batch.items()} for batch in batches]
     for name in ("raw", "target"):
         for batch in taken:
             digest.update(np.ascontiguousarray(batch[name]))
-    return digest.hexdigest()
+    return identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())

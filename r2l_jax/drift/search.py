@@ -21,7 +21,7 @@ from r2l_jax.drift.frozen import Frozen, deviation
 from r2l_jax.drift.ranges import Facts, gains, moved, valid_offsets, valid_values
 from r2l_jax.drift.stacks import Stacks
 from r2l_jax.errors import InputError
-from r2l_jax.files import replacing
+from r2l_jax.runtime.store import Identity, Unfinished, identity
 from r2l_jax.stop import Interrupted
 
 PyTree = Any
@@ -173,10 +173,11 @@ class Searcher:
             InputError: a search has diverged.
             Interrupted: `stop` said so.
         """
-        kept = file and _Kept(file, self._identity(searches, raws, targets, steps))
+        kept = Unfinished(file, self._identity(searches, raws, targets, steps))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
         before = np.zeros((len(searches), 0, 2), np.float32)
-        starts, before = (kept and kept.load(starts)) or (starts, before)
+        if (arrays := kept.load()) is not None:
+            starts, before = _states(arrays, starts), arrays["losses"]
         state, fixed = self._stacks.stack(starts), self._stacks.stack(fixed)
         samples = {"raw": raws, "target": targets}
         shared = (self._frozen.default, self._frozen.rest, samples, np.float32(steps))
@@ -198,11 +199,11 @@ class Searcher:
             last = done + len(curves) == steps
             stopped = stop() and not last
             # The last, too: whoever measures what was found may be stopped at that.
-            if kept and (stopped or last or time.monotonic() - saved > _SAVED_EVERY):
-                kept.save(self._stacks.unstack(state, len(searches)), all_losses())
+            if file and (stopped or last or time.monotonic() - saved > _SAVED_EVERY):
+                kept.save({**_arrays(self._stacks.unstack(state, len(searches))), "losses": all_losses()})
                 saved = time.monotonic()
             if stopped:
-                goes_on = "the same command goes on from there" if kept else "nothing is kept"
+                goes_on = "the same command goes on from there" if file else "nothing is kept"
                 raise Interrupted(f"stopped at step {done + len(curves)} of {steps}; {goes_on}")
         ends = self._stacks.unstack(state.offsets, len(searches))
         found = [
@@ -217,14 +218,20 @@ class Searcher:
                 )
         return found
 
-    def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> str:
-        """A hash of all that the searches' steps depend on."""
+    def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> Identity:
+        """All that the searches' steps depend on."""
+        settings = {
+            "searches": [search._asdict() for search in searches],
+            "direction": self._direction,
+            "aux_loss": self._aux_loss,
+            "batch_size": self._batch_size,
+            "learning_rate": self._learning_rate,
+            "steps": steps,
+        }
         digest = hashlib.sha256()
-        settings = (tuple(searches), self._direction, self._aux_loss, self._batch_size, self._learning_rate, steps)
-        digest.update(repr((self._frozen.fingerprint, settings)).encode())
         for array in (raws, targets):
             digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
+        return identity(settings, model=self._frozen.fingerprint, data=digest.hexdigest())
 
     def _start(self, search: Search) -> tuple[_State, _Fixed]:
         default = self._frozen.default
@@ -273,29 +280,14 @@ class Searcher:
         return _State(offsets, opt_state, state.step + 1), losses
 
 
-class _Kept:
-    """Unfinished searches in a file."""
+def _arrays(states: Sequence[PyTree]) -> dict[str, np.ndarray]:
+    """The states of unfinished searches as arrays by name."""
+    leaves = jax.tree.leaves(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
+    return {f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}
 
-    def __init__(self, file: pathlib.Path, identity: str):
-        self._file, self._identity = file, identity
 
-    def save(self, states: Sequence[PyTree], losses: np.ndarray) -> None:
-        leaves = jax.tree.leaves(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
-        named = {f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}
-        with replacing(self._file) as part, part.open("wb") as file:
-            np.savez(file, identity=self._identity, losses=losses, **named)
-
-    def load(self, states: Sequence[PyTree]) -> tuple[list[PyTree], np.ndarray] | None:
-        """The states and the losses of the same searches, if they are kept."""
-        try:
-            # Opened here, since a damaged file is not closed by what fails to read it.
-            with self._file.open("rb") as file, np.load(file) as arrays:
-                if str(arrays["identity"]) != self._identity:
-                    return None
-                leaves = [arrays[f"leaf_{number}"] for number in range(len(jax.tree.leaves(states[0])))]
-                losses = arrays["losses"]
-        except Exception:  # There is none, or none of ours; readers of a damaged file raise anything.
-            return None
-        structure = jax.tree.structure(states[0])
-        states = [jax.tree.unflatten(structure, [leaf[number] for leaf in leaves]) for number in range(len(states))]
-        return states, losses
+def _states(arrays: dict[str, np.ndarray], like: Sequence[PyTree]) -> list[PyTree]:
+    """The states of searches that `_arrays` has taken apart, in the structure of others."""
+    leaves, structure = jax.tree.flatten(like[0])
+    stacked = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
+    return [jax.tree.unflatten(structure, [leaf[number] for leaf in stacked]) for number in range(len(like))]

@@ -25,7 +25,9 @@ from r2l_jax.drift.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.drift.variants import OWN
 from r2l_jax.errors import InputError
 from r2l_jax.hosts import refuse_several_processes
+from r2l_jax.model_hash import processor_hash
 from r2l_jax.render import quantized
+from r2l_jax.runtime import store
 from r2l_jax.steps import shardings, to_devices
 from r2l_jax.stop import Interrupted, StopSignals
 
@@ -115,7 +117,9 @@ def run(config: SynthesisConfig) -> None:
     the seed, on the names of its exposure and its corruption, and on the sample's index in the data set: an evaluation
     of the same seed sees the same.
 
-    To an output folder that has sets already, others can be added, of the same data, format, seed and code.
+    To an output folder that has sets already, others can be added, of the same samples, format and seed. A set that was
+    made by other code or of another camera's figures is made anew when it is asked for again, and so is each picture
+    whose sample has changed.
 
     Raises:
         InputError: data that is not there or that is processed already, an output folder that holds something else or
@@ -128,35 +132,49 @@ def run(config: SynthesisConfig) -> None:
     variants.check_pipelines([pictures.pipeline for pictures in sets], dataset)
     files = picture_sets.file_names(dataset, config.format)
     try:
-        _describe(config, sets, dataset)
-        _write(config, sources, [SetFolder(pictures, output, dataset, files, config.seed) for pictures in sets])
+        identities = {pictures.name: _identity(config, pictures, sources[pictures.iso]) for pictures in sets}
+        folders = [SetFolder(pictures, output, sources[pictures.iso], files, config.seed) for pictures in sets]
+        _describe(config, folders, dataset, identities)
+        _write(config, sources, folders)
     except OSError as error:
         raise InputError(f"{error.filename or output}: {error.strerror or error}") from None
     print(f"{len(sets)} sets of {len(dataset)} pictures each in {output}")
 
 
-def _describe(config: SynthesisConfig, sets: Sequence[PictureSet], dataset: RawDataset) -> None:
-    """Writes manifest.json, or adds to it."""
-    environment = report.environment()
+def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
+    """All that a set depends on."""
+    processing = processor_hash(variants.make_pipeline(pictures.pipeline.name, dataset.camera))
+    return store.identity(
+        {**pictures.settings, "seed": config.seed, "format": config.format},
+        data=dataset.content,
+        camera=dataclasses.asdict(dataset.camera),
+        processing=processing,
+    )
+
+
+def _describe(
+    config: SynthesisConfig, folders: Sequence[SetFolder], dataset: RawDataset, identities: Mapping[str, store.Identity]
+) -> None:
+    """Writes manifest.json, or adds to it; before it does, sets of another identity are removed."""
     fixed = {
         "dataset": dataset.name,
         "task": dataset.task,
         "samples": {"count": len(dataset), "classes": dataset.classes, "fingerprint": dataset.fingerprint},
         "size": "x".join(map(str, dataset.read(0)[0].shape)),
-        "camera": dataclasses.asdict(dataset.camera),
         "format": config.format,
         "seed": config.seed,
-        "git_commit": environment.pop("git_commit"),
     }
     added = {
         "pipelines": {
             case.name: _figures(variants.make_pipeline(case.pipeline, dataset.camera))
             for case in variants.pipelines(config.pipelines)
         },
-        "sets": {pictures.name: pictures.settings for pictures in sets},
+        "sets": {folder.pictures.name: folder.pictures.settings for folder in folders},
+        "identities": identities,
     }
-    current = {"data_dir": config.data_dir, **environment}
-    picture_sets.describe(pathlib.Path(config.output), fixed, current, added)
+    camera = dataclasses.asdict(dataset.camera)
+    current = {"data_dir": config.data_dir, "camera": camera, **report.environment()}
+    picture_sets.describe(pathlib.Path(config.output), fixed, current, added, folders)
 
 
 def _figures(pipeline: isp.Pipeline) -> dict[str, Any]:

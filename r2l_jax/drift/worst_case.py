@@ -69,6 +69,11 @@ def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan
     return plan, searches
 
 
+def drawn(config: ForensicsConfig, fold: TrainedFold) -> np.ndarray:
+    """The training samples that batches are drawn from."""
+    return np.random.default_rng(config.seed).permutation(fold.fold.train_indices)[: config.samples]
+
+
 def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool], file: pathlib.Path) -> Analysis:
     """Searches for the worst processing of a fold, and measures what it does to the validation samples.
 
@@ -95,8 +100,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
         learning_rate=config.lr,
         batch_size=config.batch_size,
     )
-    drawn = np.random.default_rng(config.seed).permutation(fold.fold.train_indices)[: config.samples]
-    raws, targets = fold.dataset.samples(drawn)
+    raws, targets = fold.dataset.samples(drawn(config, fold))
     found = searcher.run(searches, raws, targets, config.steps, stop, file)
     batches = list(loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size))
     processings = [frozen.default, *(one.parameters for one in found)]

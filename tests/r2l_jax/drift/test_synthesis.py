@@ -265,7 +265,7 @@ def damage(content):
         ("*/*/*/*/*.tiff", lambda path: path.write_bytes(path.read_bytes()[:100]), 1),
         ("*/*/*/*/*.tiff", lambda path: path.write_bytes(damage(path.read_bytes())), 1),
         # Of a program that was killed while it wrote its manifest.
-        ("*/*/*/manifest.csv", lambda path: path.write_bytes(path.read_bytes()[:-200]), 2),
+        ("*/*/*/manifest.csv", lambda path: path.write_bytes(path.read_bytes()[:-300]), 2),
         ("*/*/*/manifest.csv", lambda path: path.write_bytes(b"\xff\0"), IMAGES),
         ("*/*/*/manifest.csv", lambda path: path.unlink(), IMAGES),
     ],

@@ -1,0 +1,116 @@
+"""SHA-256 of files, computed once and remembered by where the files are, their size and their times.
+
+A file that was changed within the last two seconds is not remembered: if it changed once more within a tick of the
+file system's clock, to the same size, nothing but its content would tell. Git does the same with its index.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from tqdm import tqdm
+
+from r2l_jax import startup
+from r2l_jax.errors import InputError
+from r2l_jax.files import write_json
+
+_TICK = 2 * 10**9  # nanoseconds; no file system's clock is coarser
+
+# A file's size, its times of change in nanoseconds, and its inode.
+_State = list[int]
+
+# What is known of a folder's files, by name: the state in which a file was hashed, and its SHA-256.
+_Memory = dict[str, tuple[_State, str]]
+
+
+def hash_files(paths: Sequence[pathlib.Path]) -> list[str]:
+    """The SHA-256 of each file, read only if it is not remembered as it is now.
+
+    They are remembered in the user's cache folder, in one file for each folder. Of two processes that add to it at
+    once, one may lose what it has added, which costs nothing but time.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    paths = [pathlib.Path(os.path.abspath(path)) for path in paths]
+    unique = list(dict.fromkeys(paths))
+    memories = {folder: _recall(folder) for folder in dict.fromkeys(path.parent for path in unique)}
+
+    def hashed(path: pathlib.Path) -> tuple[str, _State | None]:
+        """The hash, and the state to remember it by if it is new."""
+        try:
+            state = _state(path.stat())
+            known, digest = memories[path.parent].get(path.name, (None, ""))
+            return (digest, None) if known == state else _read(path)
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror or error}") from None
+
+    with ThreadPoolExecutor() as pool:
+        # A first time takes minutes for many large frames; what is quick shows no bar.
+        results = tqdm(pool.map(hashed, unique), total=len(unique), desc="hashing files", unit="file", delay=2)
+        digests = dict(zip(unique, results, strict=True))
+    new = {}
+    for path, (digest, state) in digests.items():
+        if state is not None:
+            new.setdefault(path.parent, {})[path.name] = (state, digest)
+    for folder, of_folder in new.items():
+        _remember(folder, _recall(folder) | of_folder)
+    return [digests[path][0] for path in paths]
+
+
+def _state(status: os.stat_result) -> _State:
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _read(path: pathlib.Path) -> tuple[str, _State | None]:
+    """A file's hash, and its state if it did not change lately or meanwhile."""
+    with path.open("rb") as file:
+        now, before = time.time_ns(), _state(os.fstat(file.fileno()))
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        after = _state(os.fstat(file.fileno()))
+    _, *times, _ = before
+    settled = before == after and all(abs(now - changed) > _TICK for changed in times)
+    return digest, before if settled else None
+
+
+def _memory_file(folder: pathlib.Path) -> pathlib.Path:
+    return startup.cache_dir() / "file_hashes" / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
+
+
+def _recall(folder: pathlib.Path) -> _Memory:
+    """What is known of a folder's files; nothing if it cannot be read."""
+    try:
+        content = json.loads(_memory_file(folder).read_text())
+        if content["folder"] == str(folder):
+            return {name: (state, digest) for name, (state, digest) in content["files"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        pass
+    return {}
+
+
+def _remember(folder: pathlib.Path, memory: _Memory) -> None:
+    """Keeps what is known of a folder's files that are there; on a full or read-only disk, it is found out again."""
+    file = _memory_file(folder)
+    try:
+        there = set(os.listdir(folder))
+        if not file.exists():
+            _forget(file.parent.glob("*.json"))
+        write_json(file, {"folder": str(folder), "files": {name: memory[name] for name in memory if name in there}})
+    except OSError:
+        pass
+
+
+def _forget(files: Iterable[pathlib.Path]) -> None:
+    """Removes what is known of folders that are no longer there."""
+    for file in files:
+        try:
+            if not pathlib.Path(json.loads(file.read_text())["folder"]).is_dir():
+                file.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass  # Another process has removed it.
+        except (ValueError, LookupError, TypeError):
+            file.unlink(missing_ok=True)

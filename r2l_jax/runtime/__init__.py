@@ -1,0 +1,1 @@
+"""What every program runs on, whatever it computes."""

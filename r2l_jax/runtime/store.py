@@ -1,0 +1,243 @@
+"""The one store of results: what is asked for again is found, and what is of another identity is made anew.
+
+An identity is a dict of all that a result depends on: the flags, the model's numbers, the data's content, the source
+files of the packages, and the versions of JAX and jaxlib. It is kept as a dict rather than as one hash, so that a
+program can say which part has changed. Three kinds of results are kept under one:
+
+- a finished result in a JSON file, with pictures and tables beside it: `find`, `begin` and `finish`;
+- many small results in one JSON file, each with its own identity: `Entries`;
+- arrays of unfinished work: `Unfinished`.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from r2l_jax.files import replacing, write_json
+
+# Every result depends on their code.
+PACKAGES = ("isp", "tasks", "r2l_jax")
+
+Identity = dict[str, Any]
+
+# What messages say of parts of an identity that have changed, where "the <name> is other" would not do.
+_WORDS = {
+    "source": "the packages' source is other",
+    "data": "the data's content is other",
+    "camera": "the camera's figures are other",
+    "processing": "the pipeline is other",
+}
+
+
+@functools.cache
+def source_hash() -> str:
+    """A hash of the source files of `PACKAGES`, from where this process imports them.
+
+    A commit would not do: an installed copy has none, and all uncommitted changes of a checkout look alike. It is
+    computed once, since later changes of the files do not change the code that runs.
+    """
+    return hash_sources([pathlib.Path(importlib.util.find_spec(name).origin).parent for name in PACKAGES])
+
+
+def hash_sources(folders: Iterable[pathlib.Path]) -> str:
+    """A hash of the names and contents of all Python files in packages' folders."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            content = file.read_bytes()
+            # The length keeps what one file ends with apart from what the next one begins with.
+            digest.update(f"{file.relative_to(folder.parent).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def identity(flags: Mapping[str, Any], **parts: Any) -> Identity:
+    """What a result depends on, as JSON would give it back.
+
+    Args:
+        flags: the settings, by name.
+        **parts: all else that it depends on, such as the hash of a model, or None for what it has not.
+    """
+    return json.loads(json.dumps({"flags": flags, **parts, "source": source_hash(), **_versions()}))
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
+
+
+def differences(earlier: Any, wanted: Identity, ignored: Collection[str] = ()) -> list[str]:
+    """What tells an earlier identity from the wanted one, in words; empty if they are the same.
+
+    Args:
+        earlier: as it was read, possibly of another version or damaged.
+        wanted: the identity that is asked for.
+        ignored: flags that may differ.
+    """
+    if not isinstance(earlier, dict) or not isinstance(earlier.get("flags"), dict):
+        return ["an earlier version made it, or it is damaged"]
+
+    def different(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+        names = dict.fromkeys([*new, *old])
+        return [name for name in names if name not in old or name not in new or old[name] != new[name]]
+
+    flags = [name for name in different(earlier["flags"], wanted["flags"]) if name not in ignored]
+    others = [name for name in different(earlier, wanted) if name != "flags"]
+    parts = [_WORDS.get(name, f"the {name} is other") for name in others if name not in _versions()]
+    versions = [f"{name} {earlier.get(name)}" for name in others if name in _versions()]
+    return [
+        *([f"other {', '.join(flags)}"] if flags else []),
+        *parts,
+        *([f"it was made by {' and '.join(versions)}"] if versions else []),
+    ]
+
+
+def say_anew(what: str, reasons: Sequence[str]) -> None:
+    """Prints on stderr that something is made anew, and why."""
+    print(f"{what}: made anew ({'; '.join(reasons)})", file=sys.stderr)
+
+
+def find(file: pathlib.Path, wanted: Identity, ignored: Collection[str] = ()) -> dict[str, Any] | None:
+    """The content of a finished result; None if there is none of this identity, which is said on stderr.
+
+    Args:
+        file: the result's.
+        wanted: its identity.
+        ignored: flags that may have been others.
+    """
+    content = _read(file)
+    if content is None:
+        return None
+    # A result that was begun and not finished has no identity.
+    if "identity" in content or _FILES not in content:
+        reasons = differences(content.get("identity"), wanted, ignored)
+        if not reasons:
+            return content
+        say_anew(str(file), reasons)
+    return None
+
+
+_FILES = "files"
+
+
+def begin(file: pathlib.Path, files: Collection[str], unlisted: Collection[str] = ()) -> None:
+    """Makes room for a finished result: removes the earlier one and all that it has written beside it.
+
+    Whatever else is in the folder stays. Until `finish`, the file lists what is being written, so that even what a
+    killed program leaves is removed by the next call.
+
+    Args:
+        file: the result's; its folder is made.
+        files: names of the pictures and tables that are going to be written beside it.
+        unlisted: patterns of such files of results that do not list theirs, as earlier versions left them.
+
+    Raises:
+        OSError: a file cannot be removed or written.
+    """
+    earlier = _read(file)
+    if earlier is not None:
+        _remove_beside(file, earlier.get(_FILES), unlisted)
+    write_json(file, {_FILES: sorted(files)})
+
+
+def finish(
+    file: pathlib.Path, content: Mapping[str, Any], identity: Identity, files: Collection[str]
+) -> dict[str, Any]:
+    """Writes a finished result, and returns it as `find` will.
+
+    Args:
+        file: the result's.
+        content: all that it holds.
+        identity: what it depends on.
+        files: names of the pictures and tables that have been written beside it.
+    """
+    write_json(file, {**content, "identity": identity, _FILES: sorted(files)})
+    return json.loads(file.read_text())
+
+
+def _remove_beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> None:
+    if isinstance(listed, list):
+        # Only plain names: a file that somebody else wrote must not lead out of its folder.
+        names = [name for name in listed if isinstance(name, str) and name and pathlib.PurePath(name).name == name]
+        old = [file.parent / name for name in names if name != file.name]
+    else:
+        old = [path for pattern in unlisted for path in file.parent.glob(pattern)]
+    for path in old:
+        path.unlink(missing_ok=True)
+
+
+def _read(file: pathlib.Path) -> dict[str, Any] | None:
+    """What a JSON file holds; empty if it is damaged, None if it is not there."""
+    try:
+        content = json.loads(file.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class Entries:
+    """Results by name in one JSON file, each with its own identity.
+
+    Args:
+        file: where they are. What cannot be read counts as not there.
+    """
+
+    def __init__(self, file: pathlib.Path):
+        self._file = file
+        self._entries = _read(file) or {}
+
+    def find(self, name: str, wanted: Identity) -> tuple[dict[str, Any] | None, list[str]]:
+        """The entry of a name, None unless it is of this identity; and why it is not, empty if there was none."""
+        entry = self._entries.get(name)
+        if not isinstance(entry, dict) or "content" not in entry:
+            return None, []
+        reasons = differences(entry.get("identity"), wanted)
+        return (None if reasons else entry["content"]), reasons
+
+    def add(self, contents: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Identity]) -> None:
+        """Adds entries, in place of others of their names; the first process writes the file."""
+        for name, content in contents.items():
+            self._entries[name] = {"identity": identities[name], "content": content}
+        if jax.process_index() == 0:
+            write_json(self._file, self._entries)
+
+
+class Unfinished:
+    """Arrays of unfinished work in an .npz file, which count under one identity only.
+
+    Args:
+        file: where they are kept; None keeps nothing.
+        identity: what they depend on.
+    """
+
+    def __init__(self, file: pathlib.Path | None, identity: Identity):
+        self._file, self._identity = file, identity
+
+    def save(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Writes arrays in place of those that were kept."""
+        if self._file is not None:
+            with replacing(self._file) as part, part.open("wb") as file:
+                np.savez(file, identity=json.dumps(self._identity), **arrays)
+
+    def load(self) -> dict[str, np.ndarray] | None:
+        """The arrays that are kept; None if there are none, or those of another identity."""
+        if self._file is None:
+            return None
+        try:
+            # Opened here, since a damaged file is not closed by what fails to read it.
+            with self._file.open("rb") as file, np.load(file) as arrays:
+                if json.loads(str(arrays["identity"])) != self._identity:
+                    return None
+                return {name: arrays[name] for name in arrays.files if name != "identity"}
+        except Exception:  # Readers of a damaged file raise anything.
+            return None
