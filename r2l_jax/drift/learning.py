@@ -82,7 +82,8 @@ def run(config: LearningConfig) -> dict[str, Any]:
         _history(fold)  # whose errors shall not come after minutes of training
         if changed := changed_data(fold.dataset, json.loads(fold.fold.metrics_file.read_text())):
             raise InputError(
-                f"--run={config.run} was trained on other data ({'; '.join(changed)}): its counterpart would not compare"
+                f"--run={config.run} was trained on other data ({'; '.join(changed)}): what is trained now does not "
+                "compare with it"
             )
     own, other = (FROZEN, LEARNT) if trained.freeze_processor else (LEARNT, FROZEN)
     counterpart = dataclasses.replace(

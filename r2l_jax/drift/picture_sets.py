@@ -175,7 +175,7 @@ class SetFolder:
         try:
             with self._manifest.open(newline="") as file:
                 rows = list(csv.DictReader(file))
-        except (FileNotFoundError, ValueError, csv.Error):
+        except (FileNotFoundError, NotADirectoryError, ValueError, csv.Error):
             return {}
         kinds = (("file", "sha256"), ("mask", "mask_sha256"))
         return {

@@ -35,6 +35,7 @@ _WORDS = {
     "data": "the data's content is other",
     "camera": "the camera's figures are other",
     "processing": "the pipeline is other",
+    "drifted_model": "the drift's model is other",
 }
 
 
@@ -171,7 +172,8 @@ def _remove_beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -
     else:
         old = [path for pattern in unlisted for path in file.parent.glob(pattern)]
     for path in old:
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
 
 
 def _read(file: pathlib.Path) -> dict[str, Any] | None:

@@ -7,8 +7,17 @@ import pytest
 import small_runs
 
 import tasks
-from r2l_jax import train
+from r2l_jax import startup, train
 from r2l_jax.config import TrainConfig
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_dir(tmp_path_factory):
+    """Keeps the user's cache folder free of what is remembered of tests' files."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(startup, "cache_dir", lambda: folder)
+        yield
 
 
 @contextlib.contextmanager

@@ -1,13 +1,17 @@
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
 import tifffile
+from changes import change_camera, change_mask, change_pixel
 from small_runs import metrics
 
 from r2l_jax import folds, train
 from r2l_jax.data import datasets
 from r2l_jax.errors import InputError
+from r2l_jax.runtime import store
 
 
 def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
@@ -96,3 +100,78 @@ def test_a_size_that_the_network_cannot_halve_is_refused(base):
     config = dataclasses.replace(base, run_name="refused", processing_mode="neural_network")
     with pytest.raises(InputError, match=r"multiples of 16 for --processing_mode=neural_network, got 40x32"):
         folds.check(config, dataset, [])
+
+
+@pytest.fixture(scope="module")
+def original(base, data_dir, tmp_path_factory):
+    """A finished run of an epoch, in one folder with its data."""
+    folder = tmp_path_factory.mktemp("original")
+    shutil.copytree(data_dir, folder / "data")
+    config = dataclasses.replace(base, logdir=str(folder), data_dir=str(folder / "data"), epochs=1, test_run=True)
+    train.run(config)
+    return config
+
+
+@pytest.fixture
+def copied(original, tmp_path):
+    """A copy of that run, as if it had been trained there, and the folder of its data, to change."""
+    folder = tmp_path / "copied"
+    shutil.copytree(original.logdir, folder)
+    config = dataclasses.replace(original, logdir=str(folder), data_dir=str(folder / "data"))
+    file = config.run_dir / "fold_0/metrics.json"
+    file.write_text(file.read_text().replace(original.logdir, config.logdir))
+    (root,) = (folder / "data").glob("synthetic*")
+    return config, root
+
+
+def first_image(root):
+    return min((root / "images/raw_scale100").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda root: change_pixel(first_image(root)), "the data's content is other"),
+        (lambda root: change_camera(root / "camera.json"), "the camera's figures are other"),
+    ],
+)
+def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copied, change, reason):
+    config, root = copied
+    before = metrics(config)
+    change(root)
+    refusal = rf"holds another run \({reason}\): choose another --run_name, or start anew with --overwrite"
+    for settings in (config, dataclasses.replace(config, epochs=2)):
+        with pytest.raises(InputError, match=refusal):
+            train.run(settings)
+    assert metrics(config) == before
+
+
+def test_a_mask_that_is_no_target_or_another_place_changes_nothing(copied, tmp_path):
+    config, root = copied
+    change_mask(min((root / "masks").iterdir()))
+    shutil.move(config.data_dir, tmp_path / "elsewhere")
+    train.run(dataclasses.replace(config, data_dir=str(tmp_path / "elsewhere"), epochs=2))
+    assert len(metrics(config)["history"]) == 2
+
+
+def test_a_run_of_an_earlier_version_goes_on(copied):
+    config, root = copied
+    change_pixel(first_image(root))
+    file = config.run_dir / "fold_0/metrics.json"
+    earlier = {name: value for name, value in metrics(config).items() if name not in ("data", "camera", "source")}
+    file.write_text(json.dumps(earlier))
+    train.run(dataclasses.replace(config, epochs=2))
+    assert {"data", "camera", "source"} < metrics(config).keys()
+
+
+def test_other_source_is_warned_of(copied, monkeypatch, capsys):
+    config, _ = copied
+    train.run(config)
+    assert "warning" not in capsys.readouterr().err
+    monkeypatch.setattr(store, "source_hash", lambda: "other")
+    # A finished run is as it is.
+    train.run(config)
+    assert "warning" not in capsys.readouterr().err
+    train.run(dataclasses.replace(config, epochs=2))
+    assert "fold_0 goes on under other source of the packages than before\n" in capsys.readouterr().err
+    assert metrics(config)["source"] == "other"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from r2l_jax import train
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import learning
 from r2l_jax.drift.learning import LearningConfig
 from r2l_jax.errors import InputError
@@ -92,6 +93,14 @@ def test_the_frozen_run_can_be_the_one_that_is_given(config, result, tmp_path):
     ]
     # The same flags and seed train the same run, but for the time that it takes.
     assert other["parameters"] == result["parameters"]
+
+
+def test_refuses_a_run_of_other_data(config, trained, monkeypatch):
+    content = json.loads((trained.run_dir / "fold_0/metrics.json").read_text())
+    monkeypatch.setattr(RawDataset, "content", "other")
+    assert content["data"] != "other"
+    with pytest.raises(InputError, match=r"was trained on other data \(the data's content is other\): what is trained"):
+        learning.run(config)
 
 
 def test_refuses_a_fold_and_what_is_not_learnt(base, trained, config):

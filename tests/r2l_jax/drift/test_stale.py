@@ -1,0 +1,295 @@
+"""What is made anew when something has changed, and that nothing else is."""
+
+import contextlib
+import dataclasses
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from changes import change_camera, change_mask, change_pixel
+from matplotlib.figure import Figure
+from small_runs import metrics
+
+import isp
+from r2l_jax import train, trained
+from r2l_jax.data.synthetic import intensity_folder
+from r2l_jax.drift import adaptation, evaluation, figures, forensics
+from r2l_jax.drift.adaptation import AdaptationConfig
+from r2l_jax.drift.analysis import Analysis
+from r2l_jax.drift.evaluation import EvaluationConfig, Evaluator
+from r2l_jax.drift.forensics_config import ForensicsConfig
+from r2l_jax.runtime import store
+
+PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
+
+
+class Place:
+    """A folder of the data that a run was trained on, of other data to drift to, and of all results, to change."""
+
+    def __init__(self, run, folder):
+        self.run, self.folder, self.data_dir = str(run.run_dir), folder, str(folder / "data")
+        (self.root,) = (folder / "data").glob("synthetic_40x32*")
+        training, validation = (metrics(run)[f"{split}_indices"] for split in ("train", "valid"))
+        labelled, *_, unlabelled = np.random.default_rng(0).permutation(training)
+        self._indices = {"valid": validation[0], "labelled": labelled, "unlabelled": unlabelled}
+
+    def file(self, sample, iso=1.0):
+        """The mosaic of a sample to validate on, or to train on and adapt by, or not to adapt by."""
+        return sorted((self.root / "images" / intensity_folder(iso)).iterdir())[self._indices[sample]]
+
+    @property
+    def evaluation(self):
+        return EvaluationConfig(
+            run=(self.run,),
+            against=("pipelines", "intensities", "exposures", "corruptions"),
+            pipelines=(PIPELINE,),
+            intensities=(0.05, 1.0),
+            exposures=(0.5,),
+            corruptions=("contrast",),
+            severities=(1,),
+            data_dir=self.data_dir,
+            output=str(self.folder / "evaluation"),
+        )
+
+    @property
+    def forensics(self):
+        return ForensicsConfig(self.run, self.data_dir, str(self.folder / "forensics"))
+
+    @property
+    def adaptation(self):
+        return AdaptationConfig(
+            run=self.run,
+            data_dir=self.data_dir,
+            output=str(self.folder / "adjustment"),
+            intensities=(0.05,),
+            exposures=(0.5,),
+            pipelines=(PIPELINE,),
+            cameras=(str(self.folder / "other.json"),),
+            drifted_data_dir=str(self.folder / "drifted"),
+            labelled=8,
+        )
+
+
+CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
+ANALYSES = ("sensitivity", "tolerances", "worst_case")
+DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
+
+
+def quick(name):
+    """An analysis that computes nothing."""
+    return Analysis(dict.fromkeys(("undrifted", "before", "after", "won_back"), 0.5), name, {name: Figure()})
+
+
+@contextlib.contextmanager
+def watched():
+    """The names of all that is computed, which takes no time."""
+    names, evaluate, adapted = [], Evaluator.evaluate, adaptation._adapted
+
+    def evaluated(self, fold, dataset, cases, tick):
+        names.extend(case.name for case in cases)
+        return evaluate(self, fold, dataset, cases, tick)
+
+    def analysed(config, fold, name, stop, file):
+        names.append(name)
+        return quick(name)
+
+    def adapted_to(config, fold, drift, stop):
+        patch.setattr(adaptation, "_adapt", lambda *arguments: names.append(drift.name) or quick("curves"))
+        return adapted(config, fold, drift, stop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Evaluator, "evaluate", evaluated)
+        patch.setattr(forensics, "_run", analysed)
+        patch.setattr(adaptation, "_adapted", adapted_to)
+        yield names
+
+
+@pytest.fixture(scope="module")
+def finished(one_epoch, data_dir, tmp_path_factory):
+    """The folder of a place with all results."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copytree(data_dir, folder / "data")
+    shutil.copytree(data_dir, folder / "drifted")
+    (folder / "other.json").write_text(isp.CAMERAS["drone"].to_json())
+    place = Place(one_epoch, folder)
+    with watched() as names:
+        evaluation.run(place.evaluation)
+        forensics.run(place.forensics)
+        adaptation.run(place.adaptation)
+    assert sorted(names) == sorted([*CASES, *ANALYSES, *DRIFTS])
+    return folder
+
+
+@pytest.fixture
+def place(one_epoch, finished, tmp_path):
+    """A copy of it, to change."""
+    shutil.copytree(finished, tmp_path / "place")
+    return Place(one_epoch, tmp_path / "place")
+
+
+@pytest.fixture
+def made():
+    """The names of what is made anew."""
+    with watched() as names:
+        yield names
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Leaves out what takes longest."""
+    monkeypatch.setattr(figures, "write", lambda folder, figures: [])
+
+
+def other_model(place, patch):
+    """Lets a run be loaded with another number in its head."""
+    load = trained.load_runs
+
+    def loaded(*arguments):
+        runs = load(*arguments)
+        for fold in (fold for folds in runs for fold in folds):
+            fold.model.head.fc.bias[...] = fold.model.head.fc.bias[...] + jnp.float32(0.01)
+        return runs
+
+    patch.setattr(trained, "load_runs", loaded)
+    patch.setattr(evaluation, "load_runs", loaded)
+
+
+# Changes of what all results may depend on, beside the flags.
+CHANGES = {
+    "nothing": lambda place, patch: None,
+    "a pixel of a validation sample": lambda place, patch: change_pixel(place.file("valid")),
+    "a pixel of a training sample": lambda place, patch: change_pixel(place.file("unlabelled")),
+    "a pixel of a labelled sample": lambda place, patch: change_pixel(place.file("labelled")),
+    "a pixel at an intensity": lambda place, patch: change_pixel(place.file("valid", 0.05)),
+    "a mask": lambda place, patch: change_mask(min((place.root / "masks").iterdir())),
+    "the camera": lambda place, patch: change_camera(place.root / "camera.json"),
+    "the model": other_model,
+    "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
+    "jaxlib": lambda place, patch: patch.setattr(store, "_versions", lambda: {"jax": "1", "jaxlib": "2"}),
+}
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("change", "cases", "analyses", "drifts"),
+    [
+        ("nothing", (), (), ()),
+        # The score of the validation samples without a drift is what all drifts are compared with.
+        ("a pixel of a validation sample", ("own", PIPELINE, "exposure=0.5", "contrast.1"), ANALYSES, DRIFTS),
+        ("a pixel of a training sample", (), ("worst_case",), ()),
+        ("a pixel of a labelled sample", (), ("worst_case",), ("exposure=0.5", PIPELINE, "camera=other")),
+        ("a pixel at an intensity", ("iso=0.05",), (), ("iso=0.05",)),
+        ("a mask", (), (), ()),
+        ("the camera", (PIPELINE, "exposure=0.5"), (), (PIPELINE, "exposure=0.5", "camera=other")),
+        ("the model", CASES, ANALYSES, DRIFTS),
+        ("the source", CASES, ANALYSES, DRIFTS),
+        ("jaxlib", CASES, ANALYSES, DRIFTS),
+    ],
+)
+def test_what_has_changed_is_made_anew_and_nothing_else(place, made, monkeypatch, change, cases, analyses, drifts):
+    CHANGES[change](place, monkeypatch)
+    for run, config, anew in (
+        (evaluation.run, place.evaluation, cases),
+        (forensics.run, place.forensics, analyses),
+        (adaptation.run, place.adaptation, drifts),
+    ):
+        made.clear()
+        run(config)
+        assert sorted(made) == sorted(anew)
+        made.clear()
+        if anew:
+            run(config)
+        assert made == []
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("flag", "cases", "analyses", "drifts"),
+    [
+        ({"seed": 1}, ["exposure=0.5", "contrast.1"], ["tolerances", "worst_case"], DRIFTS),
+        ({"batch_size": 4}, [], ["worst_case"], DRIFTS),
+        ({"severities": (1, 2)}, ["contrast.2"], None, None),
+        ({"tolerance": 3.0}, None, ["tolerances"], None),
+        ({"steps": 5}, None, ["worst_case"], DRIFTS),
+    ],
+)
+def test_a_flag_makes_anew_what_depends_on_it(place, made, flag, cases, analyses, drifts):
+    for run, config, anew in (
+        (evaluation.run, place.evaluation, cases),
+        (forensics.run, place.forensics, analyses),
+        (adaptation.run, place.adaptation, drifts),
+    ):
+        if anew is not None:
+            made.clear()
+            run(dataclasses.replace(config, **flag))
+            assert sorted(made) == sorted(anew)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("change", "drift"),
+    [
+        (lambda folder: change_camera(folder / "other.json"), "camera=other"),
+        (lambda folder: [change_pixel(path) for path in folder.glob("drifted/*/images/raw_scale100/*")], "data"),
+    ],
+    ids=["the other camera", "the drifted data"],
+)
+def test_what_a_drift_is_made_of(place, made, change, drift):
+    change(place.folder)
+    adaptation.run(place.adaptation)
+    assert made == [drift]
+
+
+def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place, capsys):
+    change_camera(place.root / "camera.json")
+    output = place.evaluation.output_dir
+    (output / "mine.png").touch()
+    evaluation.run(place.evaluation)
+    said = "made anew (the camera's figures are other; the pipeline is other)"
+    assert f"one_epoch fold 0, {PIPELINE}: {said}\n" in capsys.readouterr().err
+    evaluation.run(dataclasses.replace(place.evaluation, against=("corruptions",)))
+    assert sorted(path.name for path in output.glob("*.png")) == ["corruptions.png", "mine.png"]
+    assert len(list(output.glob("events.*"))) == 1
+
+
+def test_heat_maps_of_an_earlier_version_are_removed(place, tmp_path):
+    output = tmp_path / "earlier"
+    (output / "parts").mkdir(parents=True)
+    for name in ("exposures.png", "mine.png"):
+        (output / name).touch()
+    (output / "evaluation.json").write_text('{"git_commit": null}')
+    (output / "parts/one_epoch_fold_0.json").write_text('{"settings": {}, "tests": {"own": {}}}')
+    evaluation.run(dataclasses.replace(place.evaluation, against=("corruptions",), output=str(output)))
+    assert sorted(path.name for path in output.glob("*.png")) == ["corruptions.png", "mine.png"]
+
+
+def test_an_analysis_leaves_nothing_of_an_old_one(place, monkeypatch):
+    folder = place.forensics.output_dir / "fold_0/sensitivity"
+    assert (folder / "sensitivity.png").exists()
+    (folder / "mine.png").touch()
+    monkeypatch.setattr(forensics, "_run", lambda *arguments: quick("other"))
+    change_pixel(place.file("valid"))
+    forensics.run(dataclasses.replace(place.forensics, analyses=("sensitivity",)))
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
+    assert names == {"mine.png", "other.png", "sensitivity.json"}
+    assert len(list(folder.glob("events.*"))) == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_mask_of_a_segmentation(base, data_dir, made, tmp_path):
+    config = dataclasses.replace(
+        base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
+    )
+    train.run(config)
+    shutil.copytree(data_dir, tmp_path / "data")
+    place = Place(config, tmp_path)
+    settings = dataclasses.replace(place.evaluation, against=("pipelines",))
+    evaluation.run(settings)
+    made.clear()
+    change_mask(place.root / "masks" / f"{place.file('labelled').stem}.png")
+    evaluation.run(settings)
+    assert made == []
+    change_mask(place.root / "masks" / f"{place.file('valid').stem}.png")
+    evaluation.run(settings)
+    assert made == ["own", PIPELINE]

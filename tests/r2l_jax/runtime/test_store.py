@@ -1,0 +1,203 @@
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from r2l_jax.runtime import store
+
+ROOT = pathlib.Path(store.__file__).parents[2]
+
+# Asks the store for a result, and prints whether it was found.
+PROGRAM = """
+import pathlib, sys
+from r2l_jax.runtime import store
+file, wanted = pathlib.Path(sys.argv[1]), store.identity({"seed": 1})
+found = store.find(file, wanted) is not None
+if not found:
+    store.begin(file, [])
+    store.finish(file, {}, wanted, [])
+print("found" if found else "made", pathlib.Path(store.__file__).parents[2])
+"""
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the packages, as pip installs them: in no checkout."""
+    for name in store.PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "copy"
+
+
+def ask(copied, file):
+    """Whether a program of the copy finds its result, and what it says on stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, file], cwd=copied, env={**os.environ, "PYTHONPATH": str(copied)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    answer, root = done.stdout.split()
+    assert pathlib.Path(root) == copied.resolve()
+    return answer, done.stderr
+
+
+@pytest.mark.parametrize("checkout", [True, False], ids=["dirty tree", "installed copy"])
+def test_a_constant_that_has_changed_makes_results_anew(copied, tmp_path, checkout):
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=copied, check=True)
+
+    constant = copied / "tasks/losses.py"
+    if checkout:
+        git("init", "--quiet")
+        git("add", "--all")
+        git("commit", "--quiet", "--message=all")
+        # The tree is dirty already, and will not be more so.
+        constant.write_text(constant.read_text() + "\nEPSILON = 1e-6\n")
+    file = tmp_path / "result.json"
+    assert ask(copied, file) == ("made", "")
+    assert ask(copied, file) == ("found", "")
+    constant.write_text(constant.read_text() + "\nEPSILON = 1e-7\n")
+    assert ask(copied, file) == ("made", f"{file}: made anew (the packages' source is other)\n")
+
+
+def test_the_source_hash_knows_names_and_contents(copied):
+    folders = [copied / name for name in store.PACKAGES]
+    hashes = [store.hash_sources(folders)]
+    assert hashes == [store.source_hash()]
+    for change in (
+        lambda: (copied / "isp/color.py").write_text("x = 1"),
+        lambda: (copied / "isp/color.py").write_text("x = 2"),
+        lambda: (copied / "isp/color.py").rename(copied / "isp/colour.py"),
+        lambda: (copied / "tasks/new.py").touch(),
+    ):
+        change()
+        hashes.append(store.hash_sources(folders))
+    assert len(set(hashes)) == len(hashes)
+    (copied / "tasks/notes.txt").write_text("no source")
+    assert store.hash_sources(folders) == hashes[-1]
+
+
+def test_an_identity_is_as_json_gives_it_back_and_has_the_versions():
+    identity = store.identity({"steps": (1, 2)}, model="a")
+    assert identity["flags"] == {"steps": [1, 2]}
+    assert identity.keys() == {"flags", "model", "source", "jax", "jaxlib"}
+    assert json.loads(json.dumps(identity)) == identity
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, []),
+        ({"model": "b"}, ["the model is other"]),
+        ({"source": "b"}, ["the packages' source is other"]),
+        ({"data": "b", "camera": None}, ["the data's content is other", "the camera's figures are other"]),
+        ({"flags": {"steps": 2, "seed": 1}}, ["other steps"]),
+        ({"flags": {"steps": 1}}, ["other seed"]),
+        ({"jax": "0.1"}, ["it was made by jax 0.1"]),
+        ({"flags": None}, ["an earlier version made it, or it is damaged"]),
+    ],
+)
+def test_what_has_changed_is_said(change, said):
+    wanted = store.identity({"steps": 1, "seed": 1}, model="a", data="a", camera={"pattern": "RGGB"})
+    assert store.differences(wanted | change, wanted) == said
+    assert store.differences(wanted | {"flags": {"steps": 2, "seed": 1}}, wanted, ignored=["steps"]) == []
+
+
+def written(file, identity, names):
+    """A finished result with files beside it."""
+    store.begin(file, names, unlisted=["*.png"])
+    for name in names:
+        (file.parent / name).write_text(name)
+    return store.finish(file, {"number": 1}, identity, names)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_result_is_found_under_its_identity_only(tmp_path, capsys):
+    file, identity = tmp_path / "result.json", store.identity({"seed": 1}, data="a")
+    assert store.find(file, identity) is None
+    content = written(file, identity, ["curves.png"])
+    assert store.find(file, identity) == content
+    assert content["number"] == 1
+    assert capsys.readouterr().err == ""
+    assert store.find(file, identity | {"data": "b"}) is None
+    assert capsys.readouterr().err == f"{file}: made anew (the data's content is other)\n"
+    assert store.find(file, store.identity({"seed": 2}, data="a"), ignored=["seed"]) == content
+    file.write_text(file.read_text()[:-9])
+    assert store.find(file, identity) is None
+
+
+def test_an_old_results_files_are_removed_and_nobody_elses(tmp_path):
+    file, identity = tmp_path / "result.json", store.identity({"seed": 1})
+    written(file, identity, ["curves.png", "map.png", "rows.csv"])
+    for name in ("mine.png", "mine.csv"):
+        (tmp_path / name).touch()
+    written(file, identity, ["curves.png"])
+    assert names(tmp_path) == ["curves.png", "mine.csv", "mine.png", "result.json"]
+
+
+def test_what_a_killed_program_was_writing_is_removed(tmp_path, capsys):
+    file, identity = tmp_path / "result.json", store.identity({"seed": 1})
+    store.begin(file, ["map.png"])
+    (tmp_path / "map.png").touch()
+    assert store.find(file, identity) is None
+    assert capsys.readouterr().err == ""
+    written(file, identity, ["curves.png"])
+    assert names(tmp_path) == ["curves.png", "result.json"]
+
+
+def test_files_of_results_that_list_none_are_known_by_pattern(tmp_path):
+    file = tmp_path / "result.json"
+    for name in ("map.png", "notes.txt"):
+        (tmp_path / name).touch()
+    file.write_text(json.dumps({"git_commit": "abc"}))
+    written(file, store.identity({}), ["curves.png"])
+    assert names(tmp_path) == ["curves.png", "notes.txt", "result.json"]
+    # Without an earlier result, nothing here is ours.
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "map.png").touch()
+    written(tmp_path / "other" / "result.json", store.identity({}), [])
+    assert names(tmp_path / "other") == ["map.png", "result.json"]
+
+
+def test_a_list_of_files_does_not_lead_out_of_its_folder(tmp_path):
+    (tmp_path / "thesis.tex").touch()
+    (tmp_path / "results").mkdir()
+    file = tmp_path / "results" / "result.json"
+    file.write_text(json.dumps({"files": ["../thesis.tex", str(tmp_path / "thesis.tex"), "..", "", 3]}))
+    written(file, store.identity({}), [])
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_entries_count_each_by_its_identity(tmp_path):
+    file, one, two = tmp_path / "entries.json", store.identity({}, data="1"), store.identity({}, data="2")
+    store.Entries(file).add({"a": {"score": 1}, "b": {"score": 2}}, {"a": one, "b": two})
+    entries = store.Entries(file)
+    assert entries.find("a", one) == ({"score": 1}, [])
+    assert entries.find("a", two) == (None, ["the data's content is other"])
+    assert entries.find("c", one) == (None, [])
+    entries.add({"a": {"score": 3}}, {"a": two})
+    assert store.Entries(file).find("a", two) == ({"score": 3}, [])
+    assert store.Entries(file).find("b", two) == ({"score": 2}, [])
+    for damaged in ("[]", '{"a": 1}', '{"a": {"content": {}}}', "{"):
+        file.write_text(damaged)
+        assert store.Entries(file).find("a", one)[0] is None
+
+
+def test_unfinished_work_is_taken_up_under_its_identity_only(tmp_path):
+    file, identity = tmp_path / "unfinished.npz", store.identity({}, data="1")
+    store.Unfinished(file, identity).save({"losses": np.arange(3)})
+    np.testing.assert_array_equal(store.Unfinished(file, identity).load()["losses"], np.arange(3))
+    assert store.Unfinished(file, identity | {"source": "other"}).load() is None
+    kept = file.read_bytes()
+    for damaged in (kept[: len(kept) // 2], b"something else"):
+        file.write_bytes(damaged)
+        assert store.Unfinished(file, identity).load() is None
+    nowhere = store.Unfinished(None, identity)
+    nowhere.save({"losses": np.arange(3)})
+    assert nowhere.load() is None

@@ -1,0 +1,56 @@
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+from brightness import dark_images
+from flax import nnx
+from small_runs import SmallHead
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.drift.frozen import Frozen
+from r2l_jax.model import RawToLogit, Standardize
+from r2l_jax.model_hash import model_hash, processor_hash
+from r2l_jax.objective import make_objective
+from r2l_jax.processors import Unprocessed
+
+CAMERA = isp.CAMERAS["drone"]
+
+
+def make(processor=None, mean=0.0, seed=0):
+    normalizer = Standardize(jnp.full(3, mean), jnp.ones(3))
+    return RawToLogit(processor or isp.static(CAMERA), normalizer, SmallHead(4, 3, nnx.Rngs(seed)))
+
+
+def test_equal_models_have_one_hash():
+    assert model_hash(make()) == model_hash(make())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"mean": 0.1},
+        {"processor": Unprocessed()},
+        {"processor": isp.static(CAMERA, sharpen="unsharp_masking")},
+        {"processor": isp.static(CAMERA, sharpen="none")},
+        {"processor": isp.static(dataclasses.replace(CAMERA, pattern="BGGR"))},
+        {"processor": isp.static(dataclasses.replace(CAMERA, white_balance=(1.0, 1.0, 1.0)))},
+    ],
+)
+def test_a_number_a_stage_or_an_option_makes_it_another(other):
+    assert model_hash(make(**other)) != model_hash(make())
+    if "processor" in other:
+        assert processor_hash(other["processor"]) != processor_hash(isp.static(CAMERA))
+
+
+def test_the_statistics_that_a_batch_norm_has_learned_count():
+    model = make()
+    before = model_hash(model)
+    model.head.bn1.mean[...] = model.head.bn1.mean[...] + 0.01
+    assert model_hash(model) != before
+
+
+def test_a_frozen_model_has_the_models_hash():
+    model = make()
+    assert Frozen(model, make_objective(TrainConfig(), dark_images([0.5]))).fingerprint == model_hash(model)
