@@ -13,6 +13,7 @@ import pooch
 from absl import app, flags, logging
 
 from r2l_jax.errors import InputError
+from r2l_jax.runtime import store
 from r2l_jax.stop import Interrupted
 
 
@@ -48,6 +49,8 @@ def prepare() -> None:
     before anything else uses JAX.
     """
     keep_memory()
+    # Now, while the source files are those that this process has imported.
+    store.source_hash()
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     # Many small functions compile in less than the second below which JAX would not keep them.

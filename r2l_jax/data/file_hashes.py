@@ -4,12 +4,13 @@ A file that was changed within the last two seconds is not remembered: if it cha
 file system's clock, to the same size, nothing but its content would tell. Git does the same with its index.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tqdm import tqdm
@@ -36,42 +37,52 @@ def hash_files(paths: Sequence[pathlib.Path]) -> list[str]:
     Raises:
         InputError: a file cannot be read.
     """
-    paths = [pathlib.Path(os.path.abspath(path)) for path in paths]
-    unique = list(dict.fromkeys(paths))
-    memories = {folder: _recall(folder) for folder in dict.fromkeys(path.parent for path in unique)}
-
-    def hashed(path: pathlib.Path) -> tuple[str, _State | None]:
-        """The hash, and the state to remember it by if it is new."""
-        try:
-            state = _state(path.stat())
-            known, digest = memories[path.parent].get(path.name, (None, ""))
-            return (digest, None) if known == state else _read(path)
-        except OSError as error:
-            raise InputError(f"{path}: {error.strerror or error}") from None
-
+    paths = [path.absolute() for path in paths]
+    memories = {folder: _recall(folder) for folder in {path.parent for path in paths}}
+    digests, unknown = {}, []
+    for path in dict.fromkeys(paths):
+        state, digest = memories[path.parent].get(path.name, (None, ""))
+        if state == _state(path):
+            digests[path] = digest
+        else:
+            unknown.append(path)
+    new: dict[pathlib.Path, _Memory] = {}
     with ThreadPoolExecutor() as pool:
         # A first time takes minutes for many large frames; what is quick shows no bar.
-        results = tqdm(pool.map(hashed, unique), total=len(unique), desc="hashing files", unit="file", delay=2)
-        digests = dict(zip(unique, results, strict=True))
-    new = {}
-    for path, (digest, state) in digests.items():
-        if state is not None:
-            new.setdefault(path.parent, {})[path.name] = (state, digest)
+        read = tqdm(pool.map(_read, unknown), total=len(unknown), desc="hashing files", unit="file", delay=2)
+        for path, (digest, state) in zip(unknown, read, strict=True):
+            digests[path] = digest
+            if state is not None:
+                new.setdefault(path.parent, {})[path.name] = (state, digest)
     for folder, of_folder in new.items():
         _remember(folder, _recall(folder) | of_folder)
-    return [digests[path][0] for path in paths]
+    return [digests[path] for path in paths]
 
 
-def _state(status: os.stat_result) -> _State:
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Turns an error of the system's into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
+
+
+def _state(path: pathlib.Path) -> _State:
+    with _naming(path):
+        return _as_list(path.stat())
+
+
+def _as_list(status: os.stat_result) -> _State:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _read(path: pathlib.Path) -> tuple[str, _State | None]:
     """A file's hash, and its state if it did not change lately or meanwhile."""
-    with path.open("rb") as file:
-        now, before = time.time_ns(), _state(os.fstat(file.fileno()))
+    with _naming(path), path.open("rb") as file:
+        now, before = time.time_ns(), _as_list(os.fstat(file.fileno()))
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        after = _state(os.fstat(file.fileno()))
+        after = _as_list(os.fstat(file.fileno()))
     _, *times, _ = before
     settled = before == after and all(abs(now - changed) > _TICK for changed in times)
     return digest, before if settled else None

@@ -84,8 +84,6 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
         names=tuple(str(path.relative_to(root)) for path in files),
         labels=labels,
         read=lambda index: (center_crop(middles[index], side, side), labels[index]),
-        files=tuple((path,) for path in files),
-        recipe=f"the middle {side}x{side}",
     )
 
 

@@ -31,9 +31,9 @@ class RawDataset:
         read: decodes sample i: its mosaic `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32 or
             a mask `(H, W)` uint8.
         files: of each sample, the files that `read` decodes, such as its raw file and its mask; None for samples that
-            are made in memory.
-        recipe: all else that `read` makes samples by, in any words: a crop's side, a drift and its seed. Whoever
-            replaces `read` replaces this, or `files`.
+            are in memory or made there.
+        recipe: all else that `read` makes samples by, such as a drift and its seed, in any words. Whoever replaces
+            `read` replaces this, or `files`.
     """
 
     name: str
@@ -117,6 +117,9 @@ class RawDataset:
     @functools.cached_property
     def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All mosaics and all targets, decoded once; None if they would take more than half of the machine's memory."""
+        if self.files is not None:
+            # What changes while it is read counts as it was before: the next start notices.
+            self.sample_hashes(range(len(self)))
         raw, target = self.read(0)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * (raw.nbytes + target.nbytes) > memory // 2:

@@ -273,7 +273,7 @@ def _discard_others(
                 reasons.setdefault(tuple(why), []).append(name)
                 folder.discard()
             elif folder.changed:
-                changed.append(f"{folder.changed} pictures of {name}")
+                changed.append(f"{folder.changed} of the pictures of {name}")
     for why, names in reasons.items():
         store.say_anew(", ".join(names), why)
     if changed:

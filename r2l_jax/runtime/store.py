@@ -29,6 +29,9 @@ PACKAGES = ("isp", "tasks", "r2l_jax")
 
 Identity = dict[str, Any]
 
+# Under this key, a finished result lists the files beside it.
+_FILES = "files"
+
 # What messages say of parts of an identity that have changed, where "the <name> is other" would not do.
 _WORDS = {
     "source": "the packages' source is other",
@@ -126,9 +129,6 @@ def find(file: pathlib.Path, wanted: Identity, ignored: Collection[str] = ()) ->
     return None
 
 
-_FILES = "files"
-
-
 def begin(file: pathlib.Path, files: Collection[str], unlisted: Collection[str] = ()) -> None:
     """Makes room for a finished result: removes the earlier one and all that it has written beside it.
 
@@ -144,9 +144,11 @@ def begin(file: pathlib.Path, files: Collection[str], unlisted: Collection[str] 
         OSError: a file cannot be removed or written.
     """
     earlier = _read(file)
-    if earlier is not None:
-        _remove_beside(file, earlier.get(_FILES), unlisted)
-    write_json(file, {_FILES: sorted(files)})
+    old = [] if earlier is None else _beside(file, earlier.get(_FILES), unlisted)
+    # The earlier result must not count without them, even if the program is killed now.
+    write_json(file, {_FILES: sorted({*files, *(path.name for path in old)})})
+    for path in old:
+        path.unlink(missing_ok=True)
 
 
 def finish(
@@ -164,16 +166,15 @@ def finish(
     return json.loads(file.read_text())
 
 
-def _remove_beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> None:
+def _beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> list[pathlib.Path]:
+    """The files that an earlier result has written, and that are still there."""
     if isinstance(listed, list):
         # Only plain names: a file that somebody else wrote must not lead out of its folder.
         names = [name for name in listed if isinstance(name, str) and name and pathlib.PurePath(name).name == name]
-        old = [file.parent / name for name in names if name != file.name]
+        paths = [file.parent / name for name in names if name != file.name]
     else:
-        old = [path for pattern in unlisted for path in file.parent.glob(pattern)]
-    for path in old:
-        if path.is_file():
-            path.unlink()
+        paths = [path for pattern in unlisted for path in file.parent.glob(pattern)]
+    return [path for path in paths if path.is_file()]
 
 
 def _read(file: pathlib.Path) -> dict[str, Any] | None:
@@ -196,14 +197,15 @@ class Entries:
 
     def __init__(self, file: pathlib.Path):
         self._file = file
-        self._entries = _read(file) or {}
+        entries = _read(file) or {}
+        self._entries = {name: entry for name, entry in entries.items() if _is_entry(entry)}
 
     def find(self, name: str, wanted: Identity) -> tuple[dict[str, Any] | None, list[str]]:
         """The entry of a name, None unless it is of this identity; and why it is not, empty if there was none."""
         entry = self._entries.get(name)
-        if not isinstance(entry, dict) or "content" not in entry:
+        if entry is None:
             return None, []
-        reasons = differences(entry.get("identity"), wanted)
+        reasons = differences(entry["identity"], wanted)
         return (None if reasons else entry["content"]), reasons
 
     def add(self, contents: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Identity]) -> None:
@@ -212,6 +214,10 @@ class Entries:
             self._entries[name] = {"identity": identities[name], "content": content}
         if jax.process_index() == 0:
             write_json(self._file, self._entries)
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.keys() == {"identity", "content"} and isinstance(entry["content"], dict)
 
 
 class Unfinished:

@@ -79,10 +79,12 @@ def test_a_pixel_changes_the_content_of_its_samples_only(place):
     before = load(place)
     hashes, content = before.sample_hashes(range(len(before))), before.content
     # Of frames, tiles are cut: a frame's pixel changes one of them.
-    source = {"FolderSegmentation": root / "images/0.tiff"}.get(name, before.files[-1][0])
-    change_pixel(source)
-    if name == "FolderSegmentation":
+    if name.startswith("Folder"):
+        source = root / ("images" if name == "FolderSegmentation" else "a") / "0.tiff"
+        change_pixel(source, (32, 32))
         source.touch()
+    else:
+        change_pixel(before.files[-1][0])
     after = load(place)
     changed = [one != other for one, other in zip(hashes, after.sample_hashes(range(len(after))), strict=True)]
     assert sum(changed) == 1
@@ -143,6 +145,22 @@ def test_the_second_start_reads_no_file(originals, monkeypatch):
     assert names == []
 
 
+@pytest.mark.parametrize("place", ["Synthetic"], indirect=True)
+def test_what_changes_while_it_is_read_counts_as_it_was(place):
+    dataset = load(place)
+    content, left = dataset.content, iter(dataset.files[:1])
+
+    def read(index):
+        for (path,) in left:
+            change_pixel(path)
+        return dataset.read(index)
+
+    changing = dataclasses.replace(load(place), read=read)
+    assert changing.decoded is not None
+    assert changing.content == content
+    assert load(place).content != content
+
+
 def in_memory(raws, labels=(0, 1, 0, 1), **changes):
     labels = np.array(labels, np.int32)
     return RawDataset(
@@ -182,6 +200,7 @@ def test_numbered_samples_have_the_same_content(originals):
     assert Numbered.of(dataset).content == dataset.content
 
 
+@pytest.mark.parametrize("place", ["Synthetic", "SyntheticSegmentation", "Microscopy", "Drone"], indirect=True)
 def test_a_missing_file_is_named(place):
     dataset = load(place)
     missing = dataset.files[-1][-1]

@@ -151,6 +151,22 @@ def test_what_a_killed_program_was_writing_is_removed(tmp_path, capsys):
     assert names(tmp_path) == ["curves.png", "result.json"]
 
 
+def test_an_earlier_result_does_not_count_without_its_files(tmp_path, monkeypatch):
+    file, identity = tmp_path / "result.json", store.identity({"seed": 1})
+    written(file, identity, ["curves.png", "map.png"])
+
+    def killed(path, missing_ok=False):
+        raise KeyboardInterrupt if path.suffix == ".png" else FileNotFoundError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.begin(file, [])
+    assert store.find(file, identity) is None
+    written(file, identity, [])
+    assert names(tmp_path) == ["result.json"]
+
+
 def test_files_of_results_that_list_none_are_known_by_pattern(tmp_path):
     file = tmp_path / "result.json"
     for name in ("map.png", "notes.txt"):
@@ -184,9 +200,9 @@ def test_entries_count_each_by_its_identity(tmp_path):
     entries.add({"a": {"score": 3}}, {"a": two})
     assert store.Entries(file).find("a", two) == ({"score": 3}, [])
     assert store.Entries(file).find("b", two) == ({"score": 2}, [])
-    for damaged in ("[]", '{"a": 1}', '{"a": {"content": {}}}', "{"):
+    for damaged in ("[]", '{"a": 1}', '{"a": {"content": {}}}', '{"a": {"content": 1, "identity": 2}}', "{"):
         file.write_text(damaged)
-        assert store.Entries(file).find("a", one)[0] is None
+        assert store.Entries(file).find("a", one) == (None, [])
 
 
 def test_unfinished_work_is_taken_up_under_its_identity_only(tmp_path):
