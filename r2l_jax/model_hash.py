@@ -1,7 +1,10 @@
 """Hashes of a model's numbers and of all else that its logits depend on, beside the code."""
 
+import functools
 import hashlib
+import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,20 +26,44 @@ def processor_hash(processor: nnx.Module) -> str:
 
 
 def _settings(processor: nnx.Module) -> dict[str, Any]:
-    """What a processor's images depend on beside its numbers and the packages' source.
-
-    The one place for whatever else a stage may depend on, such as a file of the user's that makes it.
-    """
+    """What a processor's images depend on beside its numbers and the packages' source."""
     stages = [
         {
             "name": stage.name,
-            "function": f"{stage.function.__module__}.{stage.function.__qualname__}",
-            "parameters": list(stage.parameters),
-            "options": repr(stage.options),
+            "function": _described(stage.function),
+            "parameters": {name: repr(facts) for name, facts in stage.parameters.items()},
+            "options": {name: _described(value) for name, value in stage.options.items()},
         }
         for stage in getattr(processor, "stages", ())
     ]
     return {"stages": stages, "pattern": getattr(processor, "pattern", None)}
+
+
+def _described(value: Any, outer: tuple[int, ...] = ()) -> Any:
+    """Describes a function, and all that it holds on to, so that JSON can tell it from others.
+
+    A function of the user's file is told by its module, which is called by the hash of the file's content
+    (`pipelines.find_pipeline`). One that is made within another also depends on the values that it captures.
+    """
+    if id(value) in outer:
+        return "recursive"
+    outer = (*outer, id(value))
+    if isinstance(value, np.ndarray | jax.Array):
+        array = np.asarray(value)
+        return [str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()]
+    if isinstance(value, functools.partial):
+        return ["partial", *(_described(each, outer) for each in (value.func, value.args, value.keywords))]
+    if isinstance(value, Mapping):
+        return [[_described(name, outer), _described(each, outer)] for name, each in value.items()]
+    if isinstance(value, list | tuple):
+        return [_described(each, outer) for each in value]
+    function = inspect.unwrap(value) if callable(value) else None
+    if not inspect.isfunction(function):
+        # Of an object that shows its address, it is another in each process: what depends on it is made anew.
+        return repr(value)
+    captured = [cell.cell_contents for cell in function.__closure__ or ()]
+    held = [_described(each, outer) for each in (captured, function.__defaults__, function.__kwdefaults__)]
+    return [f"{function.__module__}.{function.__qualname__}", *held]
 
 
 def _hash(settings: list[Any], parts: tuple[nnx.Module, ...]) -> str:

@@ -139,7 +139,8 @@ def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> Named
 @functools.cache
 def _run(name: str, file: str, content: bytes) -> types.ModuleType:
     """Runs a file, once for each content, so that equal pipelines have the same functions and share compiled code."""
-    module = types.ModuleType(f"_pipeline_{hashlib.sha256(file.encode() + content).hexdigest()[:16]}")
+    # By its content, which tells results of other contents apart, see `model_hash`.
+    module = types.ModuleType(f"_pipeline_{hashlib.sha256(content).hexdigest()}")
     module.__file__ = file
     # Where dataclasses look up the module of a class.
     sys.modules[module.__name__] = module

@@ -282,7 +282,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: 
     under = _drifted(config, fold, drift)
     drifted_data = under.dataset.content_of([*under.labelled, *under.measured])
     identity = store.identity(
-        {**config.settings, "drift": drift._asdict(), "drifted_data": drifted_data},
+        {**config.settings, "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
         drifted_model=model_hash(under.model),
         data=fold.dataset.content_of(fold.fold.valid_indices),

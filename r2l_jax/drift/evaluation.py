@@ -250,7 +250,8 @@ def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Variant,
     if case.pipeline is not None:
         processing = processor_hash(variants.make_pipeline(case.pipeline, camera))
     return store.identity(
-        {"case": case._asdict(), "seed": seed if random else None},
+        # Where the file of a pipeline is does not matter, but what it makes.
+        {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
         model=model,
         data=dataset.content_of(fold.fold.valid_indices),
         camera=dataclasses.asdict(camera) if case.group in ("pipelines", "exposures") else None,

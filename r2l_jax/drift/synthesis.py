@@ -143,7 +143,7 @@ def run(config: SynthesisConfig) -> None:
 
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
     """All that a set depends on."""
-    processing = processor_hash(variants.make_pipeline(pictures.pipeline.name, dataset.camera))
+    processing = processor_hash(variants.make_pipeline(pictures.pipeline.pipeline, dataset.camera))
     return store.identity(
         {**pictures.settings, "seed": config.seed, "format": config.format},
         data=dataset.content,

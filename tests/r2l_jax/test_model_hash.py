@@ -1,6 +1,10 @@
 import dataclasses
+import functools
+import json
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from brightness import dark_images
 from flax import nnx
@@ -10,7 +14,7 @@ import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.model import RawToLogit, Standardize
-from r2l_jax.model_hash import model_hash, processor_hash
+from r2l_jax.model_hash import _settings, model_hash, processor_hash
 from r2l_jax.objective import make_objective
 from r2l_jax.processors import Unprocessed
 
@@ -54,3 +58,50 @@ def test_the_statistics_that_a_batch_norm_has_learned_count():
 def test_a_frozen_model_has_the_models_hash():
     model = make()
     assert Frozen(model, make_objective(TrainConfig(), dark_images([0.5]))).fingerprint == model_hash(model)
+
+
+def own(function, **facts):
+    facts = {"width": 1.0, **facts}
+    return isp.Pipeline([isp.Stage("own", function, {"factor": isp.Parameter(1.0, **facts)})])
+
+
+def scale(image, factor, power=1):
+    return image * factor**power
+
+
+def scale_by(captured):
+    def scaled(image, factor):
+        return image * factor * captured
+
+    return scaled
+
+
+def test_facts_and_what_a_function_holds_on_to_count():
+    others = [
+        own(scale),
+        own(scale, width=2.0),
+        own(scale, unit="gain"),
+        own(jax.jit(lambda image, factor: image * factor)),
+        own(functools.partial(scale, power=1)),
+        own(functools.partial(scale, power=2)),
+        own(scale_by(1.0)),
+        own(scale_by(2.0)),
+        # Arrays of which text shows but the ends.
+        own(scale_by(np.zeros(2000))),
+        own(scale_by(np.eye(1, 2000, 1000)[0])),
+        own(scale_by(jnp.ones(2))),
+        own(scale_by(scale_by(3.0))),
+    ]
+    assert len({processor_hash(other) for other in others}) == len(others)
+
+
+def test_what_equal_functions_hold_on_to_is_told_alike():
+    for make in (lambda: scale_by(np.arange(3)), lambda: functools.partial(scale, power=2)):
+        assert processor_hash(own(make())) == processor_hash(own(make()))
+
+
+def test_no_known_pipeline_is_told_by_an_address():
+    for step, algorithms in isp.ALGORITHMS.items():
+        for name in algorithms:
+            assert " at 0x" not in json.dumps(_settings(isp.static(CAMERA, **{step: name}))), name
+    assert " at 0x" not in json.dumps(_settings(isp.parametrized(CAMERA)))
