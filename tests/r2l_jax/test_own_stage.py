@@ -18,7 +18,7 @@ from r2l_jax import render, train
 from r2l_jax.data.synthetic import CAMERA
 from r2l_jax.drift import adaptation, evaluation, forensics, learning, synthesis, variants
 from r2l_jax.drift.adaptation import AdaptationConfig
-from r2l_jax.drift.evaluation import EvaluationConfig
+from r2l_jax.drift.evaluation import EvaluationConfig, Evaluator
 from r2l_jax.drift.forensics_config import ForensicsConfig
 from r2l_jax.drift.learning import LearningConfig
 from r2l_jax.drift.synthesis import SynthesisConfig
@@ -93,6 +93,36 @@ def test_evaluate_tests_it(trained, my_isp, tmp_path, capsys):
     printed = capsys.readouterr().out
     # Its strength starts at 0: until it is learned, the pipeline is the published one.
     assert row(printed, "my_isp.make") == row(printed, "parametrized")
+
+
+def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monkeypatch):
+    evaluated, evaluate = [], Evaluator.evaluate
+
+    def watched(self, fold, dataset, cases, tick):
+        evaluated.extend(case.name for case in cases)
+        return evaluate(self, fold, dataset, cases, tick)
+
+    monkeypatch.setattr(Evaluator, "evaluate", watched)
+
+    def run(name):
+        evaluated.clear()
+        pipelines = (f"{name}:make", "parametrized")
+        evaluation.run(
+            EvaluationConfig(
+                run=(str(trained.run_dir),), output=str(tmp_path / "out"), against=("pipelines",), pipelines=pipelines
+            )
+        )
+        return list(evaluated)
+
+    file = tmp_path / "my_isp.py"
+    file.write_text(CODE)
+    assert run(file) == ["own", "my_isp.make", "parametrized"]
+    (tmp_path / "moved").mkdir()
+    moved = file.rename(tmp_path / "moved" / "my_isp.py")
+    assert run(moved) == []
+    for change in (CODE.replace("1 + strength", "1.1 + strength"), CODE.replace("width=0.5", "width=0.6")):
+        moved.write_text(change)
+        assert run(moved) == ["my_isp.make"]
 
 
 def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
