@@ -77,10 +77,14 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
         earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
         # A flag that an earlier version did not have stood at its default.
         flags = dataclasses.asdict(TrainConfig()) | earlier["flags"]
+        if earlier.get("source", store.source_hash()) != store.source_hash() and jax.process_index() == 0:
+            # Not refused: after an upgrade, that would lose days of training.
+            print(
+                f"warning: {fold.folder} was trained by another version of the packages' source; --overwrite starts anew",
+                file=sys.stderr,
+            )
         if earlier["complete"] and flags == dataclasses.asdict(config):
             return earlier
-        if earlier.get("source", store.source_hash()) != store.source_hash() and jax.process_index() == 0:
-            print(f"warning: {fold.folder} goes on under other source of the packages than before", file=sys.stderr)
     devices = jax.device_count()
     batch_size = min(config.batch_size, len(fold.train_indices) // devices * devices)
     if batch_size == 0:

@@ -11,6 +11,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "XLA_FLAGS" not in os.environ:
     fast_to_compile = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
     os.environ["XLA_FLAGS"] = " ".join(xla_flags.known(fast_to_compile))
+# The user's cache folder, where hashes of files are remembered, stays as it is.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory()
+    os.environ["XDG_CACHE_HOME"] = _cache.name
 # Tests that train compile the same steps again and again. Programs that tests start share what is compiled, too, and so
 # do the processes that pytest-xdist starts, which come with the folder of the one that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
