@@ -79,10 +79,8 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
         flags = dataclasses.asdict(TrainConfig()) | earlier["flags"]
         if earlier.get("source", store.source_hash()) != store.source_hash() and jax.process_index() == 0:
             # Not refused: after an upgrade, that would lose days of training.
-            print(
-                f"warning: {fold.folder} was trained by another version of the packages' source; --overwrite starts anew",
-                file=sys.stderr,
-            )
+            other = "was trained by another version of the packages' source"
+            print(f"warning: {fold.folder} {other}; --overwrite starts anew", file=sys.stderr)
         if earlier["complete"] and flags == dataclasses.asdict(config):
             return earlier
     devices = jax.device_count()
