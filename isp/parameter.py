@@ -14,13 +14,17 @@ from jax.typing import ArrayLike
 # (TMLR 2023) lie a factor of a hundred apart.
 LARGEST_FACTOR = 100.0
 
-# The fields of `isp.Camera` that a parameter can start from.
-CAMERA_FIELDS = ("black_level", "white_balance", "color_matrix")
+# The most elements that are looked at one by one. A parameter of more, such as an interpolation, is looked at as a
+# whole.
+MOST_ELEMENTS = 9
+
+# The fields of `isp.Camera` that a parameter can start from, and their shapes.
+CAMERA_FIELDS = {"black_level": (4,), "white_balance": (3,), "color_matrix": (3, 3)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A value that can be learned, and all that the rest of the house needs to know about it.
+    """A value that can be learned, and every fact that programs need about it.
 
     Distances from a start are counted in natural ranges, which makes parameters of different units comparable; such a
     distance is an *offset*. On a linear scale, the natural range is `width`. On a log scale it is the value itself:
@@ -33,14 +37,14 @@ class Parameter:
             values share compiled functions.
         scale: "linear" or "log".
         width: the natural range of a linear parameter, in its unit.
-        low: the least valid value. A start below it is valid, too.
+        low: the least valid value. A start below it is also valid.
         high: the greatest valid value. On a log scale, values also stay within a factor of 100 of their start.
         labels: names of the elements along the leading axes, in C order, such as ("red", "green", "blue"); elements
             along other axes are numbered.
         unit: what one value is, such as "gain", "level" or "pixels", in the singular.
         tuned: False for a parameter of too many values to be tuned by hand, which analyses leave alone unless it is
             asked for by name.
-        camera: the field of `isp.Camera` that it starts from, if any.
+        camera: the field of `isp.Camera` that it starts from, if any; it has the shape of that field.
         neutral: the value at which its stage changes nothing, of a linear parameter that is tuned as a whole, by its
             strength: 0 at the neutral value and 1 at the start, as with the kernel of a filter.
 
@@ -94,9 +98,13 @@ class Parameter:
             raise ValueError(f"labels must be as many as the leading axes of {shape} have, got {len(self.labels)}")
         if self.neutral is not None and np.shape(self.neutral) != shape:
             raise ValueError(f"neutral must have the value's shape {shape}, got {np.shape(self.neutral)}")
+        if self.camera is not None and shape != CAMERA_FIELDS[self.camera]:
+            wanted = CAMERA_FIELDS[self.camera]
+            raise ValueError(f"value must have the shape {wanted} of a camera's {self.camera}, got {shape}")
         if isinstance(self.value, jax.core.Tracer):
             return
-        values = np.asarray(self.value, np.float64)
+        with np.errstate(over="ignore"):  # reported below
+            values = np.asarray(self.value, np.float32)
         if not np.isfinite(values).all():
             raise ValueError(f"value must be finite, got {values.tolist()}")
         if self.scale == "log" and not values.all():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import jax
@@ -25,19 +26,23 @@ class Stage:
             each pipeline is compiled anew.
         parameters: the parameters that it takes, by name, in the order of the function's arguments.
         options: its static keyword arguments, which can be hashed.
-        fused_after: faster functions for this stage and the one right before it, by the function of that stage. Such a
-            function takes the image, the parameters of that stage and then of this one, and the options of both.
+        fused_after: faster functions for this stage and the one right before it, by the function of that stage and the
+            number of its parameters. Such a function takes the image, the parameters of that stage and then of this
+            one, and the options of both. It takes the place of two stages only if it has an argument for all of these
+            and no other, and no option is in both.
 
     Raises:
-        ValueError: a name that is empty or has a slash, a parameter without its facts, or an option that cannot be
-            hashed.
+        ValueError: a name that is empty or has a slash, a function or an option that cannot be hashed, or a parameter
+            without its facts.
     """
 
     name: str
     function: Callable[..., Array]
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Hashable] = dataclasses.field(default_factory=dict)
-    fused_after: Mapping[Callable[..., Array], Callable[..., Array]] = dataclasses.field(default_factory=dict)
+    fused_after: Mapping[tuple[Callable[..., Array], int], Callable[..., Array]] = dataclasses.field(
+        default_factory=dict
+    )
 
     def __post_init__(self):
         if not self.name or "/" in self.name:
@@ -49,12 +54,13 @@ class Stage:
         # Copies, so that nobody changes them from outside.
         for field in ("parameters", "options", "fused_after"):
             object.__setattr__(self, field, dict(getattr(self, field)))
-        for option, value in self.options.items():
+        options = {f"option {name!r}": value for name, value in self.options.items()}
+        for what, value in {"the function": self.function, **options}.items():
             try:
                 hash(value)
             except TypeError:
                 kind = type(value).__name__
-                raise ValueError(f"option {option!r} of stage {self.name!r} must be hashable, got {kind}") from None
+                raise ValueError(f"{what} of stage {self.name!r} must be hashable, got {kind}") from None
 
     def __eq__(self, other):
         return isinstance(other, Stage) and self._key == other._key
@@ -243,15 +249,23 @@ def _fused(stages: Sequence[Stage]) -> list[Stage]:
     """The stages, with neighbors that declare a faster function for both replaced by it."""
     fused = []
     for stage in stages:
-        before = fused[-1] if fused else None
-        function = stage.fused_after.get(before.function) if before else None
-        # One function cannot take two options of one name.
-        if function is None or before.options.keys() & stage.options.keys():
-            fused.append(stage)
-            continue
-        parameters, options = before.parameters | stage.parameters, before.options | stage.options
-        fused[-1] = Stage(stage.name, function, parameters, options)
+        both = _both(fused[-1], stage) if fused else None
+        fused[-1:] = [both] if both else [*fused[-1:], stage]
     return fused
+
+
+def _both(before: Stage, stage: Stage) -> Stage | None:
+    """Two neighbors as one stage; None if no function does both, or if it does not take just what they are given."""
+    function = stage.fused_after.get((before.function, len(before.parameters)))
+    if function is None or before.options.keys() & stage.options.keys():
+        return None
+    parameters, options = before.parameters | stage.parameters, before.options | stage.options
+    arguments = list(inspect.signature(function).parameters)
+    count = 1 + len(parameters)
+    # An edited stage may leave an argument to its default, or give as an option what was a parameter.
+    if set(arguments[count:]) != set(options) or len(arguments) != count + len(options):
+        return None
+    return Stage(stage.name, function, parameters, options)
 
 
 @functools.partial(jax.jit, static_argnums=0)

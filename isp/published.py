@@ -58,7 +58,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
                 "white_balance": _white_balance(camera),
                 "colour_correction": _color_matrix(camera),
             },
-            fused_after={_planes: _mosaic_to_rgb},
+            fused_after={(_planes, 1): _mosaic_to_rgb},
         ),
         Stage(
             "sharpening",
@@ -69,7 +69,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
             "gaussian",
             denoise.gaussian_blur,
             {"gaussian_blur": filter_kernel(denoise.gaussian_kernel(0.5, 5))},
-            fused_after={sharpen.sharpening_filter: _filter_luma_twice},
+            fused_after={(sharpen.sharpening_filter, 1): _filter_luma_twice},
         ),
         _clipped(BLACK),
         _gamma_correct(),

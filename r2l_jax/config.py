@@ -207,7 +207,7 @@ class TrainConfig:
             InputError: a file of the user's that cannot be read or run.
         """
         name = pipeline_name(self.processing_mode, self.static_algorithms, self.pipeline)
-        return name and find_pipeline(name)
+        return None if name is None else find_pipeline(name)
 
     @property
     def encoder(self) -> str:

@@ -21,6 +21,7 @@ from r2l_jax.objective import SEGMENTATION_MULTIPLE, make_objective
 from r2l_jax.pretrained import load_weights
 from r2l_jax.processing import HALF_SIZE_MODES
 from r2l_jax.processors import NeuralProcessor
+from r2l_jax.runtime import store
 
 
 class Fold(NamedTuple):
@@ -129,22 +130,31 @@ def check(config: TrainConfig, dataset: RawDataset, folds: list[Fold]) -> None:
 
 def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None:
     """Raises an InputError unless what a fold's folder holds can be continued by this run."""
-    earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
-    differences = config.differences(earlier["flags"]) + _other_pipeline(config, earlier)
-    if earlier["fingerprint"] != dataset.fingerprint:
-        differences.append("the samples or classes are others")
-    else:
-        differences += changed_data(dataset, earlier)
-    if len(earlier["history"]) > config.epochs:
-        differences.append(f"it has {len(earlier['history'])} epochs, more than {config.epochs}")
-    if differences:
+    if differences := changes(config, dataset, read_metrics(fold.metrics_file, "start anew with --overwrite")):
         raise InputError(
             f"{config.run_dir} holds another run ({'; '.join(differences)}): "
             "choose another --run_name, or start anew with --overwrite"
         )
 
 
-def _other_pipeline(config: TrainConfig, earlier: dict) -> list[str]:
+def changes(config: TrainConfig, dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
+    """Says what keeps a run from continuing what an earlier one has recorded of a fold."""
+    differences = config.differences(earlier["flags"]) + _other_pipeline(config, earlier)
+    if earlier["fingerprint"] != dataset.fingerprint:
+        differences.append("it has other samples or classes")
+    else:
+        differences += changed_data(dataset, earlier)
+    if len(earlier["history"]) > config.epochs:
+        differences.append(f"it has {len(earlier['history'])} epochs, more than {config.epochs}")
+    return differences
+
+
+def other_makers(earlier: Mapping[str, Any]) -> bool:
+    """Whether other code has trained a fold, wholly or in part; earlier versions did not record it."""
+    return any(maker != store.made_by() for maker in earlier.get("made_by", []))
+
+
+def _other_pipeline(config: TrainConfig, earlier: Mapping[str, Any]) -> list[str]:
     """Says whether the pipeline is another; where the user's file of it is does not matter, but what is in it."""
     source, recorded = config.named_pipeline and config.named_pipeline.source, earlier.get("pipeline")
     if source and recorded:
@@ -165,8 +175,11 @@ def describe_data(dataset: RawDataset) -> dict[str, Any]:
 
 def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
     """What of the data has changed since a run recorded it, in words; earlier versions recorded nothing."""
-    words = {"data": "the data's content is other", "camera": "the camera's figures are other"}
-    return [words[name] for name, value in describe_data(dataset).items() if name in earlier and earlier[name] != value]
+    return [
+        store.WORDS[name]
+        for name, value in describe_data(dataset).items()
+        if name in earlier and earlier[name] != value
+    ]
 
 
 def read_metrics(file: pathlib.Path, context: str) -> dict:

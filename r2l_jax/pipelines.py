@@ -23,6 +23,12 @@ from r2l_jax.errors import InputError
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
+# Of the modules that files are run as; the hash of the content follows.
+_MODULE = "_pipeline_"
+
+# Names that results have for something else: all parameters, images, the curves of searches.
+_RESERVED = ("all", "images", "curves")
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -129,7 +135,10 @@ def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> Named
     except OSError as error:
         raise InputError(f"{flag}={name}: {path}: {error.strerror}") from None
     source = Source(str(path.resolve()), function, hashlib.sha256(content).hexdigest())
-    module = _run(f"{flag}={name}", source.file, content)
+    try:
+        module = _run(source.file, content)
+    except (Exception, SystemExit) as error:
+        raise InputError(f"{flag}={name} cannot be run: {_in_one_line(error, source.file)}") from error
     make = getattr(module, function, None)
     if not callable(make):
         raise InputError(f"{flag}={name}: {path} has no function {function!r} that takes a camera")
@@ -137,18 +146,20 @@ def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> Named
 
 
 @functools.cache
-def _run(name: str, file: str, content: bytes) -> types.ModuleType:
+def _run(file: str, content: bytes) -> types.ModuleType:
     """Runs a file, once for each content, so that equal pipelines have the same functions and share compiled code."""
-    # By its content, which tells results of other contents apart, see `model_hash`.
-    module = types.ModuleType(f"_pipeline_{hashlib.sha256(content).hexdigest()}")
+    # The name tells results of other contents apart, see `model_hash.described`.
+    module = types.ModuleType(_MODULE + hashlib.sha256(content).hexdigest())
     module.__file__ = file
     # Where dataclasses look up the module of a class.
     sys.modules[module.__name__] = module
-    try:
-        exec(compile(content, file, "exec"), module.__dict__)
-    except (Exception, SystemExit) as error:
-        raise InputError(f"{name} cannot be run: {_in_one_line(error, file)}") from error
+    exec(compile(content, file, "exec"), module.__dict__)
     return module
+
+
+def is_from_file(function: Callable) -> bool:
+    """Whether a function was defined in a file of the user's."""
+    return str(function.__module__).startswith(_MODULE)
 
 
 @functools.cache
@@ -160,12 +171,13 @@ def _made(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, dict[
             pipeline = named.make(camera)
             if isinstance(pipeline, isp.Pipeline):
                 graphdef, values = nnx.graphdef(pipeline), jax.device_get(pipeline.parameters())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"{named.name} raised {_in_one_line(error, named.source.file)}") from error
     if not isinstance(pipeline, isp.Pipeline):
         raise InputError(f"{named.name} must return an isp.Pipeline, got {type(pipeline).__name__}")
-    if "all" in values:
-        raise InputError(f"{named.name} has a parameter called 'all', which stands for all of them: rename it")
+    for name in _RESERVED:
+        if name in values:
+            raise InputError(f"{named.name} has a parameter called {name!r}, a name that results use: rename it")
     return graphdef, values
 
 

@@ -29,8 +29,8 @@ PIPELINE_NAMES = (
 
 # Of programs that take a finished run.
 OWN_PIPELINE = (
-    "for a run trained with a pipeline from a file that is elsewhere now: where it is, <file>.py:<function>; what it "
-    "holds must be the same"
+    "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
+    "where it was in training"
 )
 
 
@@ -45,7 +45,9 @@ def define_processing_flags(modes: list[str], purpose: str) -> None:
     for flag, (step, default) in STATIC_FLAGS.items():
         purpose = f"how --processing_mode=static does {step}; {default} if not given"
         flags.DEFINE_enum(flag, None, list(isp.ALGORITHMS[step]), purpose)
-    flags.DEFINE_string("pipeline", None, f"in place of these flags, a pipeline by name: {PIPELINE_NAMES}")
+    flags.DEFINE_string(
+        "pipeline", None, f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}"
+    )
 
 
 def check_processing(mode: str | None, algorithms: Mapping[str, str | None], pipeline: str | None) -> None:
@@ -88,7 +90,9 @@ def pipeline_name(mode: str | None, algorithms: Mapping[str, str | None], pipeli
     check_processing(mode, algorithms, pipeline)
     if mode == "static":
         return ".".join(algorithms.get(flag) or default for flag, (_, default) in STATIC_FLAGS.items())
-    return None if mode in HALF_SIZE_MODES else pipeline or mode
+    if mode in HALF_SIZE_MODES:
+        return None
+    return mode if pipeline is None else pipeline
 
 
 def half_size(camera: isp.Camera | None) -> nnx.Module:

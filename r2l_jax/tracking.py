@@ -9,11 +9,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from isp.parameter import MOST_ELEMENTS
 from r2l_jax import report
 from r2l_jax.files import replacing
-
-# A parameter with more elements than this is shown as a histogram, not element by element.
-_MAX_SCALARS = 9
 
 
 class Tracker:
@@ -44,9 +42,12 @@ class Tracker:
             self._writer.add_scalar(name, value, epoch)
 
     def processor(self, parameters: Mapping[str, np.ndarray], gradient_norms: Mapping[str, float], epoch: int) -> None:
-        """Records the processing's parameters, and the norm of each one's gradient."""
+        """Records the processing's parameters, and the norm of each one's gradient.
+
+        Elements are called by their place, as in the runs of earlier versions, and large parameters are histograms.
+        """
         for name, value in parameters.items():
-            if value.size > _MAX_SCALARS:
+            if value.size > MOST_ELEMENTS:
                 self._writer.add_histogram(f"processor/{name}", value.ravel(), epoch)
                 continue
             for index, element in np.ndenumerate(value):

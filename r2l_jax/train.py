@@ -23,7 +23,7 @@ from r2l_jax.data import datasets, loader, published
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.errors import InputError
 from r2l_jax.files import replacing, write_json
-from r2l_jax.folds import Fold, check, describe_data, make_folds, read_metrics
+from r2l_jax.folds import Fold, check, describe_data, make_folds, other_makers, read_metrics
 from r2l_jax.objective import Objective, enlarged
 from r2l_jax.pretrained import load_weights
 from r2l_jax.processing import HALF_SIZE_MODES, half_size
@@ -73,14 +73,16 @@ def run(config: TrainConfig) -> dict:
 
 def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals) -> dict:
     """Trains one fold from its start, or from its last checkpoint, and returns what its metrics.json holds."""
+    made_by = [store.made_by()]
     if fold.metrics_file.exists():
         earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
         # A flag that an earlier version did not have stood at its default.
         flags = dataclasses.asdict(TrainConfig()) | earlier["flags"]
-        if earlier.get("source", store.source_hash()) != store.source_hash() and jax.process_index() == 0:
+        if other_makers(earlier) and jax.process_index() == 0:
             # Not refused: after an upgrade, that would lose days of training.
-            other = "was trained by another version of the packages' source"
+            other = "was trained by different source code or another version of JAX"
             print(f"warning: {fold.folder} {other}; --overwrite starts anew", file=sys.stderr)
+        made_by = [*(maker for maker in earlier.get("made_by", []) if maker not in made_by), *made_by]
         if earlier["complete"] and flags == dataclasses.asdict(config):
             return earlier
     devices = jax.device_count()
@@ -104,7 +106,7 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
             disable=not main_process,
         )
         with progress, Tracker(fold.folder, len(history), config.track_save_tensors, enabled=main_process) as tracker:
-            _write_metrics(config, dataset, fold, history)
+            _write_metrics(config, dataset, fold, made_by, history)
             for epoch in range(len(history), config.epochs):
                 first_step, previous_loss = step, None
                 while step < (epoch + 1) * epoch_steps:
@@ -153,7 +155,7 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                 if config.track_every_epoch:
                     _track(config, dataset, steps, state, tracker, epoch)
                 tracker.flush()
-                _write_metrics(config, dataset, fold, history)
+                _write_metrics(config, dataset, fold, made_by, history)
                 if epoch + 1 < config.epochs and stop.after_epoch():
                     raise Interrupted(_farewell(config, f"stopped after epoch {epoch + 1} of {config.epochs}"))
 
@@ -174,7 +176,7 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
             if config.save_locally and main_process:
                 with replacing(fold.folder / "model.safetensors") as part:
                     safetensors.numpy.save_file(_named_arrays(state), part)
-    return _write_metrics(config, dataset, fold, history, final)
+    return _write_metrics(config, dataset, fold, made_by, history, final)
 
 
 def _farewell(config: TrainConfig, stopped: str) -> str:
@@ -290,7 +292,12 @@ def _final_metrics(config: TrainConfig, history: list[dict], confusion: np.ndarr
 
 
 def _write_metrics(
-    config: TrainConfig, dataset: RawDataset, fold: Fold, history: list[dict], final: dict | None = None
+    config: TrainConfig,
+    dataset: RawDataset,
+    fold: Fold,
+    made_by: list[dict[str, str]],
+    history: list[dict],
+    final: dict | None = None,
 ) -> dict:
     """Writes a fold's metrics.json and returns what it holds; without final numbers it is that of a run under way."""
     content = {
@@ -302,7 +309,7 @@ def _write_metrics(
         "classes": dataset.classes,
         "fingerprint": dataset.fingerprint,
         **describe_data(dataset),
-        "source": store.source_hash(),
+        "made_by": made_by,
         "train_indices": fold.train_indices.tolist(),
         "valid_indices": fold.valid_indices.tolist(),
     }

@@ -45,8 +45,11 @@ class TrainedFold(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """The model's hash, see `model_hash`."""
-        return model_hash(self.model)
+        """A hash of the model, see `model_hash`, and of the file that its pipeline comes from."""
+        pipeline = self.config.named_pipeline
+        return hashlib.sha256(
+            "\n".join([model_hash(self.model), *(pipeline.identity if pipeline else ())]).encode()
+        ).hexdigest()
 
 
 def load_runs(
@@ -73,7 +76,7 @@ def load_runs(
     used = {fold.config.pipeline for folds in runs for fold in folds}
     for name in pipelines:
         if name not in used:
-            raise InputError(f"--pipeline={name} is not what any --run was trained with: it changes nothing")
+            raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
     return runs
 
 
@@ -93,7 +96,9 @@ def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[st
     for fold in folds:
         processor = fold.model.processor
         if not isinstance(processor, isp.Pipeline) or not processor.parameters():
-            raise InputError(f"--run={uri} was trained with {fold.config.processing}, which has no parameters")
+            raise InputError(
+                f"--run={uri} was trained with {fold.config.processing}, which has no processing parameters"
+            )
     return folds
 
 
@@ -142,15 +147,13 @@ def _pipeline(
     folder: pathlib.Path, config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline]
 ) -> str | None:
     """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
-    if "pipeline" not in metrics:
+    if config.pipeline is None or ".py" not in config.pipeline:
         return config.pipeline
     try:
-        recorded = Source(**metrics["pipeline"])
-        file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
-    except TypeError:
-        raise InputError(
-            f"{folder / 'metrics.json'} is damaged: it does not say which file its pipeline is in"
-        ) from None
+        recorded = Source(**{name: str(value) for name, value in metrics["pipeline"].items()})
+    except (LookupError, TypeError, AttributeError):
+        raise InputError(f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing}") from None
+    file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
     for name, pipeline in named.items():
         if pipeline.identity == wanted:
             return name
@@ -159,9 +162,12 @@ def _pipeline(
         raise InputError(
             f"--run={folder} was trained with {file}, in its own folder, which is not run by itself: {hint}"
         )
-    if not file.is_file():
-        raise InputError(f"--run={folder} was trained with {file}, which is not there: {hint}")
-    content = hashlib.sha256(file.read_bytes()).hexdigest()
+    try:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"--run={folder} was trained with {file}, which cannot be read ({error.strerror}): {hint}"
+        ) from None
     if content != recorded.sha256:
         raise InputError(
             f"--run={folder} was trained with {file} of SHA-256 {recorded.sha256[:12]}, which is {content[:12]} now: "

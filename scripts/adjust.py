@@ -40,7 +40,9 @@ flags.DEFINE_string("drifted_data_dir", None, "adapt: to other data of the same 
 flags.DEFINE_string("drifted_camera", None, "for --drifted_data_dir: its camera, as train.py's --camera")
 flags.DEFINE_integer("labelled", DEFAULT.labelled, "adapt: how many images to adapt by")
 flags.DEFINE_list(
-    "parameters", list(DEFAULT.parameters), "adapt: which parameters, or all; default: all but the interpolation"
+    "parameters",
+    list(DEFAULT.parameters),
+    "adapt: which parameters, or all; default: all that are tuned by hand (isp.Parameter)",
 )
 flags.DEFINE_integer(
     "starts", DEFAULT.starts, f"adapt: exposures to search from, the first of {adaptation.STOPS} stops"

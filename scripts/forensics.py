@@ -35,7 +35,9 @@ flags.DEFINE_float("tolerance", DEFAULT.tolerance, "points (hundredths) of the s
 flags.DEFINE_list("map", list(DEFAULT.map), "two parameters whose tolerance to map together")
 
 flags.DEFINE_list(
-    "adv_parameters", list(DEFAULT.adv_parameters), "groups to search: all, or parameters; default: all and each alone"
+    "adv_parameters",
+    list(DEFAULT.adv_parameters),
+    "groups to search: all, or parameters; default: all, and each alone that is tuned by hand",
 )
 flags.DEFINE_enum("adv_aux_loss", DEFAULT.adv_aux_loss, AUX_LOSSES, "how the distance to the default is measured")
 flags.DEFINE_list(

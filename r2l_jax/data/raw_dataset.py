@@ -118,7 +118,7 @@ class RawDataset:
     def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All mosaics and all targets, decoded once; None if they would take more than half of the machine's memory."""
         if self.files is not None:
-            # What changes while it is read counts as it was before: the next start notices.
+            # Hashed first: if a file changes while it is read, the next start sees the difference.
             self.sample_hashes(range(len(self)))
         raw, target = self.read(0)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

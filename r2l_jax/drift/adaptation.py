@@ -1,11 +1,13 @@
 """Drift adjustment by adaptation: a trained model's processing, re-tuned on a few labelled images of drifted data."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,7 +17,7 @@ from r2l_jax import report
 from r2l_jax.data import datasets, loader
 from r2l_jax.data.cameras import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import variants
+from r2l_jax.drift import ranges, variants
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.drifted import drifted
 from r2l_jax.drift.frozen import Frozen
@@ -92,9 +94,13 @@ class AdaptationConfig:
 
     def drifts(self) -> list[Variant]:
         """The drifts, each once."""
+        return list(self._drifts)
+
+    @functools.cached_property
+    def _drifts(self) -> tuple[Variant, ...]:
         cameras = [_camera_drift(name) for name in self.cameras]
         data = [Variant(_DATA, _DATA)] if self.drifted_data_dir else []
-        return list(
+        return tuple(
             dict.fromkeys(
                 variants.intensities(self.intensities)
                 + variants.exposures(self.exposures)
@@ -198,7 +204,9 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
         )
     variants.check_pipelines(config.drifts(), fold.dataset)
     for drift in config.drifts():
-        _parameters(config, _drifted(config, fold, drift).model.processor)
+        processor = _drifted(config, fold, drift).model.processor
+        _parameters(config, processor)
+        ranges.check(processor.facts, jax.device_get(processor.parameters()))
 
 
 def _parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:
@@ -227,8 +235,7 @@ def _model(fold: TrainedFold, drift: Variant) -> RawToLogit:
     """A fold's model, with the pipeline of a drift in place of its own."""
     if drift.pipeline is None:
         return fold.model
-    pipeline = variants.make_pipeline(drift.pipeline, fold.dataset.camera)
-    return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
+    return RawToLogit(drift.pipeline(fold.dataset.camera), fold.model.normalizer, fold.model.head)
 
 
 def _drifted(config: AdaptationConfig, fold: TrainedFold, drift: Variant) -> _Drifted:
@@ -284,7 +291,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: 
     identity = store.identity(
         {**config.settings, "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
-        drifted_model=model_hash(under.model),
+        drifted_model=[*(drift.pipeline.identity if drift.pipeline else ()), model_hash(under.model)],
         data=fold.dataset.content_of(fold.fold.valid_indices),
     )
     content = once(

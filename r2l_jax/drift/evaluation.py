@@ -73,6 +73,10 @@ class EvaluationConfig:
 
     def cases(self) -> list[Variant]:
         """The test cases, each once, and first of all the runs' own images."""
+        return list(self._cases)
+
+    @functools.cached_property
+    def _cases(self) -> tuple[Variant, ...]:
         known = {
             "pipelines": variants.pipelines(self.pipelines),
             "intensities": variants.intensities(self.intensities),
@@ -80,7 +84,7 @@ class EvaluationConfig:
             "corruptions": variants.corruptions(self.corruptions, self.severities),
         }
         chosen = [case for group in variants.GROUPS if group in self.against for case in known[group]]
-        return list(dict.fromkeys([OWN, *chosen]))
+        return tuple(dict.fromkeys([OWN, *chosen]))
 
     @property
     def output_dir(self) -> pathlib.Path:
@@ -135,7 +139,8 @@ def run(config: EvaluationConfig) -> dict:
             for (name, fold), part in zip(folds, parts, strict=True)
             if name == label
         }
-        results[label] = RunResults(str(of_run[0].fold.folder.parent), trained.processing_mode, own, tests)
+        folder, pipeline = str(of_run[0].fold.folder.parent), trained.named_pipeline
+        results[label] = RunResults(folder, trained.processing_mode, pipeline and pipeline.title, own, tests)
     objective, dataset = folds[0][1].objective, folds[0][1].dataset
     content = {
         "score": objective.score,
@@ -248,7 +253,7 @@ def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Variant,
     random = case.group in ("exposures", "corruptions")
     camera, processing = fold.dataset.camera, None
     if case.pipeline is not None:
-        processing = processor_hash(variants.make_pipeline(case.pipeline, camera))
+        processing = [*case.pipeline.identity, processor_hash(case.pipeline(camera))]
     return store.identity(
         # Where the file of a pipeline is does not matter, but what it makes.
         {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
@@ -334,9 +339,7 @@ class Evaluator:
         head = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
         # An objective's functions are made anew for each run, but are the same for one task and its classes.
         sums_of = self._sums_by_task.setdefault((fold.dataset.task, objective.classes), objective.sums)
-        pipelines = {
-            case.pipeline: nnx.split(variants.make_pipeline(case.pipeline, camera)) for case in cases if case.pipeline
-        }
+        pipelines = {case.pipeline: nnx.split(case.pipeline(camera)) for case in cases if case.pipeline}
         keys = {case.name: variants.random_key(case, self._seed) for case in cases}
         zeros = {"loss": jnp.zeros(()), "confusion": jnp.zeros(2 * (len(objective.classes),))}
         sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 
 import isp
-from r2l_jax.drift.ranges import MOST_ELEMENTS, Facts, valid_values
+from isp.parameter import MOST_ELEMENTS
+from r2l_jax.drift.ranges import Facts, valid_values
 
 # How far weights move of which any value is valid, in natural ranges.
 _FARTHEST = 4.0

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from isp.parameter import MOST_ELEMENTS
 from r2l_jax import report, train
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import figures
-from r2l_jax.drift.ranges import MOST_ELEMENTS
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
-from r2l_jax.folds import changed_data
+from r2l_jax.folds import changed_data, changes, make_folds, other_makers, read_metrics
 from r2l_jax.hosts import refuse_several_processes
+from r2l_jax.runtime import store
 from r2l_jax.trained import TrainedFold, load_runs
 
 LEARNT, FROZEN = "learnt", "frozen"
@@ -95,6 +98,9 @@ def run(config: LearningConfig) -> dict[str, Any]:
         overwrite=False,
         data_dir=config.data_dir or trained.data_dir,
     )
+    if reasons := _stale(counterpart, folds[0].dataset):
+        store.say_anew(str(counterpart.run_dir), reasons)
+        counterpart = dataclasses.replace(counterpart, overwrite=True)
     train.run(counterpart)
     (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, named)
     runs = {own: folds, other: others}
@@ -104,6 +110,21 @@ def run(config: LearningConfig) -> dict[str, Any]:
     figures.write(config.output_dir / "learning", {"learning_curves": make_figure(content)})
     print(f"\n{make_tables(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
     return content
+
+
+def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
+    """Says why what an earlier call has trained of the counterpart does not count; it is trained anew, then."""
+    reasons = []
+    for fold in make_folds(counterpart, dataset):
+        if fold.metrics_file.exists():
+            try:
+                earlier = read_metrics(fold.metrics_file, "it is trained anew")
+            except InputError as error:
+                return [str(error)]
+            reasons += changes(counterpart, dataset, earlier)
+            if other_makers(earlier):
+                reasons.append("different source code or another version of JAX has trained it")
+    return list(dict.fromkeys(reasons))
 
 
 def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[str, Any]:

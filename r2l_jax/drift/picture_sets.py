@@ -259,7 +259,9 @@ def describe(
 def _discard_others(
     folders: Collection[SetFolder], earlier: Mapping[str, Any], wanted: Mapping[str, store.Identity]
 ) -> None:
-    """Removes the sets of another identity, and says which and why. Changed samples are no reason: each picture counts.
+    """Removes the sets of another identity, and says which and why.
+
+    Changed samples do not discard a set; each picture is checked by itself.
 
     It comes before the new identities are written: a program that is killed in between makes the sets anew.
     """

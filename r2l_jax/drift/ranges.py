@@ -17,9 +17,6 @@ from r2l_jax.errors import InputError
 Facts = Mapping[str, isp.Parameter]
 Values = Mapping[str, ArrayLike]
 
-# The most values that are looked at one by one; a parameter of more, such as an interpolation, is looked at as a whole.
-MOST_ELEMENTS = 9
-
 
 def moved(facts: Facts, default: Values, offsets: Values) -> dict[str, jax.Array | np.ndarray]:
     """Computes the values at offsets from their defaults."""

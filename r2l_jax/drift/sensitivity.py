@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import isp
+from isp.parameter import MOST_ELEMENTS
 from r2l_jax import compiler, report
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
@@ -22,7 +23,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.frozen import Frozen
-from r2l_jax.drift.ranges import MOST_ELEMENTS, Facts, moved
+from r2l_jax.drift.ranges import Facts, moved
 from r2l_jax.steps import shardings, to_devices
 
 PyTree = Any

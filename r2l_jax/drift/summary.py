@@ -28,13 +28,15 @@ class RunResults(NamedTuple):
 
     Attributes:
         folder: the run's.
-        processing_mode: how it was trained.
+        processing_mode: how it was trained; None with a pipeline by name.
+        pipeline: the title of its pipeline, if it has one.
         own: names of the test cases that are what it was trained on.
         folds: of each fold, by its number, the numbers of each test case by its name.
     """
 
     folder: str
-    processing_mode: str
+    processing_mode: str | None
+    pipeline: str | None
     own: tuple[str, ...]
     folds: Mapping[int, Mapping[str, Numbers]]
 
@@ -67,6 +69,7 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Variant], score: s
         summaries[label] = {
             "folder": run.folder,
             "processing_mode": run.processing_mode,
+            "pipeline": run.pipeline,
             "own": list(run.own),
             "headline": _headline(tests[OWN.name][score]["mean"], drops),
             "tests": tests,

@@ -25,7 +25,8 @@ from r2l_jax.drift.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.drift.variants import OWN
 from r2l_jax.errors import InputError
 from r2l_jax.hosts import refuse_several_processes
-from r2l_jax.model_hash import processor_hash
+from r2l_jax.model_hash import described, function_name, processor_hash
+from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.render import quantized
 from r2l_jax.runtime import store
 from r2l_jax.steps import shardings, to_devices
@@ -79,6 +80,10 @@ class SynthesisConfig:
 
         Exposures are of the mosaics at full intensity, or of a Folder's.
         """
+        return list(self._sets)
+
+    @functools.cached_property
+    def _sets(self) -> tuple[PictureSet, ...]:
         if self.dataset == "Folder":
             full, measured = None, [OWN]
         else:
@@ -89,7 +94,7 @@ class SynthesisConfig:
             for pipeline in variants.pipelines(self.pipelines)
             for corruption in [None, *variants.corruptions(self.corruptions, self.severities)]
         ]
-        return list(dict.fromkeys(sets))
+        return tuple(dict.fromkeys(sets))
 
     def load(self) -> dict[float | None, RawDataset]:
         """The data set at each of the sets' intensities.
@@ -143,7 +148,8 @@ def run(config: SynthesisConfig) -> None:
 
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
     """All that a set depends on."""
-    processing = processor_hash(variants.make_pipeline(pictures.pipeline.pipeline, dataset.camera))
+    pipeline = pictures.pipeline.pipeline
+    processing = [*pipeline.identity, processor_hash(pipeline(dataset.camera))]
     return store.identity(
         {**pictures.settings, "seed": config.seed, "format": config.format},
         data=dataset.content,
@@ -166,8 +172,8 @@ def _describe(
     }
     added = {
         "pipelines": {
-            case.name: _figures(variants.make_pipeline(case.pipeline, dataset.camera))
-            for case in variants.pipelines(config.pipelines)
+            folder.pictures.pipeline.name: _figures(folder.pictures.pipeline.pipeline(dataset.camera))
+            for folder in folders
         },
         "sets": {folder.pictures.name: folder.pictures.settings for folder in folders},
         "identities": identities,
@@ -183,9 +189,9 @@ def _figures(pipeline: isp.Pipeline) -> dict[str, Any]:
         "stages": [
             {
                 "name": stage.name,
-                "function": f"{stage.function.__module__}.{stage.function.__qualname__}",
+                "function": function_name(stage.function),
                 "parameters": list(stage.parameters),
-                "options": stage.options,
+                "options": {name: described(value) for name, value in stage.options.items()},
             }
             for stage in pipeline.stages
         ],
@@ -199,7 +205,8 @@ def _write(config: SynthesisConfig, sources: Mapping[float | None, RawDataset], 
     Files are checked, encoded and written in threads, while the device is at work on the next pictures.
     """
     first = next(iter(sources.values()))
-    maker = Maker(first.camera, config.pipelines, FORMATS[config.format], config.seed)
+    pipelines = {folder.pictures.pipeline.pipeline for folder in folders}
+    maker = Maker(first.camera, pipelines, FORMATS[config.format], config.seed)
     total, workers = len(folders) * len(first), os.cpu_count()
 
     def write(begun: _Begun) -> tuple[SetFolder, dict[int, list[str]]]:
@@ -285,17 +292,16 @@ class Maker:
 
     Args:
         camera: at whose figures the pipelines are.
-        pipelines: their names.
+        pipelines: the pipelines.
         dtype: of the pictures, an unsigned integer.
         seed: of what is random.
     """
 
-    def __init__(self, camera: isp.Camera, pipelines: Sequence[str], dtype: type[np.unsignedinteger], seed: int):
+    def __init__(
+        self, camera: isp.Camera, pipelines: Iterable[NamedPipeline], dtype: type[np.unsignedinteger], seed: int
+    ):
         self._camera, self._seed = camera, seed
-        self._pipelines = {
-            case.name: nnx.split(variants.make_pipeline(case.pipeline, camera))
-            for case in variants.pipelines(pipelines)
-        }
+        self._pipelines = {pipeline: nnx.split(pipeline(camera)) for pipeline in pipelines}
         jit = functools.partial(jax.jit, compiler_options=compiler.options(), out_shardings=shardings().split)
         self._process = jit(variants.process, static_argnums=0)
         self._expose = jit(variants.expose, static_argnames="camera")
@@ -318,7 +324,7 @@ class Maker:
                 key = variants.random_key(acquisition, self._seed)
                 exposed = self._expose(raw, index, key, acquisition.exposure, camera=self._camera)
             for pipeline, of_pipeline in itertools.groupby(of_acquisition, lambda pictures: pictures.pipeline):
-                images = self._process(*self._pipelines[pipeline.name], exposed)
+                images = self._process(*self._pipelines[pipeline.pipeline], exposed)
                 for pictures in of_pipeline:
                     corrupted = images
                     if pictures.corruption is not None:

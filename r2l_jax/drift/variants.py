@@ -41,7 +41,8 @@ class Variant(NamedTuple):
         group: one of `GROUPS`, or "own".
         iso: the measured intensity at which the same scenes are read.
         exposure: factor on the light of the mosaics, which the sensor model takes once more.
-        pipeline: the name of the pipeline that processes, at the camera's figures; the case is called by its title.
+        pipeline: processes, at the camera's figures; the case is called by its title. It is found once, so that a file
+            that is edited meanwhile changes nothing.
         corruption: the name of what is done to the processed images, and its severity.
     """
 
@@ -49,7 +50,7 @@ class Variant(NamedTuple):
     group: str
     iso: float | None = None
     exposure: float | None = None
-    pipeline: str | None = None
+    pipeline: NamedPipeline | None = None
     corruption: tuple[str, int] | None = None
 
 
@@ -67,7 +68,7 @@ def pipelines(names: Iterable[str]) -> list[Variant]:
         pipeline = find_pipeline(name, "--pipelines")
         if found.setdefault(pipeline.title, pipeline) != pipeline:
             raise InputError(f"--pipelines: {found[pipeline.title].name} and {name} are both called {pipeline.title}")
-    return [Variant(title, "pipelines", pipeline=pipeline.name) for title, pipeline in found.items()]
+    return [Variant(title, "pipelines", pipeline=pipeline) for title, pipeline in found.items()]
 
 
 def intensities(values: Iterable[float]) -> list[Variant]:
@@ -118,21 +119,12 @@ def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Variant
     ]
 
 
-def make_pipeline(name: str, camera: isp.Camera) -> isp.Pipeline:
-    """Makes a pipeline by its name, at a camera's figures.
-
-    Raises:
-        InputError: a name that no pipeline has.
-    """
-    return find_pipeline(name, "--pipelines")(camera)
-
-
 def check_pipelines(cases: Iterable[Variant], dataset: RawDataset) -> None:
     """Raises an InputError unless the pipelines of test cases can process a data set's mosaics."""
     raw, _ = dataset[0]
     for case in cases:
         if case.pipeline is not None:
-            find_pipeline(case.pipeline, "--pipelines").check(dataset.camera, *raw.shape)
+            case.pipeline.check(dataset.camera, *raw.shape)
 
 
 def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
@@ -144,7 +136,7 @@ def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
 def is_own(variant: Variant, config: TrainConfig) -> bool:
     """Whether a test case is what a run was trained on, so that it is no drift."""
     if variant.pipeline is not None:
-        return find_pipeline(variant.pipeline, "--pipelines") == own_pipeline(config)
+        return variant.pipeline == own_pipeline(config)
     return variant.group == "own" or variant.iso == config.iso
 
 

@@ -32,13 +32,13 @@ Identity = dict[str, Any]
 # Under this key, a finished result lists the files beside it.
 _FILES = "files"
 
-# What messages say of parts of an identity that have changed, where "the <name> is other" would not do.
-_WORDS = {
-    "source": "the packages' source is other",
-    "data": "the data's content is other",
-    "camera": "the camera's figures are other",
-    "processing": "the pipeline is other",
-    "drifted_model": "the drift's model is other",
+# What messages say of parts of an identity that have changed, where "the <name> has changed" would not do.
+WORDS = {
+    "source": "the source code has changed",
+    "data": "the data has changed",
+    "camera": "the camera's figures have changed",
+    "processing": "the pipeline has changed",
+    "drifted_model": "the drift's model has changed",
 }
 
 
@@ -70,7 +70,12 @@ def identity(flags: Mapping[str, Any], **parts: Any) -> Identity:
         flags: the settings, by name.
         **parts: all else that it depends on, such as the hash of a model, or None for what it has not.
     """
-    return json.loads(json.dumps({"flags": flags, **parts, "source": source_hash(), **_versions()}))
+    return json.loads(json.dumps({"flags": flags, **parts, **made_by()}))
+
+
+def made_by() -> dict[str, str]:
+    """The code that makes results here: the hash of the packages' source, and the versions of JAX and jaxlib."""
+    return {"source": source_hash(), **_versions()}
 
 
 @functools.cache
@@ -95,10 +100,10 @@ def differences(earlier: Any, wanted: Identity, ignored: Collection[str] = ()) -
 
     flags = [name for name in different(earlier["flags"], wanted["flags"]) if name not in ignored]
     others = [name for name in different(earlier, wanted) if name != "flags"]
-    parts = [_WORDS.get(name, f"the {name} is other") for name in others if name not in _versions()]
+    parts = [WORDS.get(name, f"the {name} has changed") for name in others if name not in _versions()]
     versions = [f"{name} {earlier.get(name)}" for name in others if name in _versions()]
     return [
-        *([f"other {', '.join(flags)}"] if flags else []),
+        *([f"different {', '.join(flags)}"] if flags else []),
         *parts,
         *([f"it was made by {' and '.join(versions)}"] if versions else []),
     ]

@@ -94,6 +94,9 @@ def test_a_start_may_be_traced():
         (1.0, {"scale": "log", "width": 1}, "width is the natural range of a linear parameter; a log scale has none"),
         (1.0, {"width": 0}, "width must be positive and finite, got 0"),
         (1.0, {"low": 1, "high": 1}, "low must be below high, got 1 and 1"),
+        (1e-60, {"scale": "log"}, r"a log scale cannot start at 0, which no factor moves; got 0\.0"),  # in float32
+        (1e60, {}, "value must be finite, got inf"),
+        ([1.0, 2.0], {"camera": "white_balance"}, r"value must have the shape \(3,\) of a camera's white_balance, got"),
         (1.0, {"camera": "gain"}, "camera must be one of black_level, white_balance, color_matrix, got 'gain'"),
         ([1.0, 2.0], {"labels": ("x",)}, r"labels must be as many as the leading axes of \(2,\) have, got 1"),
         ([1.0, 2.0], {"labels": ("x", "x")}, r"labels must be names that differ, got \('x', 'x'\)"),

@@ -208,6 +208,8 @@ def test_refuses_what_a_stage_cannot_be_made_of(unchecked):
         isp.Pipeline([isp.Stage("clip", jnp.clip, {"low": isp.Parameter(None)})])
     with pytest.raises(ValueError, match=r"^parameter 'low' of stage 'clip' must be an isp.Parameter, got float$"):
         isp.Stage("clip", jnp.clip, {"low": 0.0})
+    with pytest.raises(ValueError, match=r"^the function of stage 'clip' must be hashable, got list$"):
+        isp.Stage("clip", [])
     with pytest.raises(ValueError, match=r"^option 'high' of stage 'clip' must be hashable, got ndarray$"):
         isp.Stage("clip", jnp.clip, options={"high": np.ones(3)})
     with pytest.raises(ValueError, match=r"^the name of a stage must be text without a slash, got 'a/b'$"):
@@ -295,18 +297,32 @@ def add(image, amount, side=None):
 def test_neighbors_are_fused_only_where_they_declare_it_and_no_option_is_in_both(options, fused, unchecked):
     calls = []
 
-    def together(image, first, second, side=None):
+    def together(image, first, second):
         calls.append("together")
         return add_both(image, first, second)
 
     first = isp.Stage("first", add, {"a": isp.Parameter(1.0)}, options)
-    second = isp.Stage("second", add, {"b": isp.Parameter(2.0)}, options, fused_after={add: together})
+    second = isp.Stage("second", add, {"b": isp.Parameter(2.0)}, options, fused_after={(add, 1): together})
     raw = np.zeros((4, 4), np.float32)
     np.testing.assert_array_equal(isp.Pipeline([first, second])(raw), 3.0)
     assert bool(calls) == fused
     calls.clear()
     np.testing.assert_array_equal(isp.Pipeline([first, DOUBLE, second])(raw), 4.0)
     assert not calls
+
+
+def test_stages_given_otherwise_than_a_fused_function_takes_them_run_by_themselves(unchecked):
+    raw, module = GOLDEN["drone/raw"], isp.parametrized(isp.CAMERAS["drone"])
+    # The sharpening with its function's own kernel in place of a parameter.
+    edited = module.replaced("sharpening", isp.Stage("sharpening", isp.sharpen.sharpening_filter))
+    np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, atol=2e-6)
+
+    def together(image, amount, second):
+        raise AssertionError("takes no amount as an option")
+
+    first = isp.Stage("first", add, {}, {"amount": 1.0})
+    second = isp.Stage("second", add, {"b": isp.Parameter(2.0)}, fused_after={(add, 0): together})
+    np.testing.assert_array_equal(isp.Pipeline([first, second])(np.zeros((4, 4), np.float32)), 3.0)
 
 
 @pytest.mark.parametrize(

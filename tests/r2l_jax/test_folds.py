@@ -53,7 +53,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
         tifffile.imwrite(file, raw)
     train.run(config)
     (tmp_path / "a" / "0.tiff").rename(tmp_path / "b" / "0.tiff")
-    with pytest.raises(InputError, match=r"folder holds another run \(the samples or classes are others\)"):
+    with pytest.raises(InputError, match=r"folder holds another run \(it has other samples or classes\)"):
         train.run(config)
     with pytest.raises(InputError, match=r"--state_dict_uri=.*folder splits other data"):
         train.run(dataclasses.replace(base, run_name="refused", state_dict_uri=str(config.run_dir)))
@@ -131,8 +131,8 @@ def first_image(root):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda root: change_pixel(first_image(root)), "the data's content is other"),
-        (lambda root: change_camera(root / "camera.json"), "the camera's figures are other"),
+        (lambda root: change_pixel(first_image(root)), "the data has changed"),
+        (lambda root: change_camera(root / "camera.json"), "the camera's figures have changed"),
     ],
 )
 def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copied, change, reason):
@@ -158,19 +158,23 @@ def test_a_run_of_an_earlier_version_goes_on(copied):
     config, root = copied
     change_pixel(first_image(root))
     file = config.run_dir / "fold_0/metrics.json"
-    earlier = {name: value for name, value in metrics(config).items() if name not in ("data", "camera", "source")}
+    earlier = {name: value for name, value in metrics(config).items() if name not in ("data", "camera", "made_by")}
     file.write_text(json.dumps(earlier))
     train.run(dataclasses.replace(config, epochs=2))
-    assert {"data", "camera", "source"} < metrics(config).keys()
+    assert {"data", "camera", "made_by"} < metrics(config).keys()
 
 
 def test_other_source_is_warned_of(copied, monkeypatch, capsys):
     config, _ = copied
     train.run(config)
     assert "warning" not in capsys.readouterr().err
+    (trained_by,) = metrics(config)["made_by"]
     monkeypatch.setattr(store, "source_hash", lambda: "other")
-    warning = "fold_0 was trained by another version of the packages' source; --overwrite starts anew\n"
+    warning = "fold_0 was trained by different source code or another version of JAX; --overwrite starts anew\n"
     for epochs in (1, 2):  # the finished run as it is, and one that goes on
         train.run(dataclasses.replace(config, epochs=epochs))
         assert warning in capsys.readouterr().err
-    assert metrics(config)["source"] == "other"
+    # Both have trained it, which stays known.
+    assert metrics(config)["made_by"] == [trained_by, trained_by | {"source": "other"}]
+    train.run(dataclasses.replace(config, epochs=2))
+    assert warning in capsys.readouterr().err

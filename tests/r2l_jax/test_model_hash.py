@@ -11,6 +11,7 @@ from flax import nnx
 from small_runs import SmallHead
 
 import isp
+from r2l_jax import pipelines
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift.frozen import Frozen
 from r2l_jax.model import RawToLogit, Standardize
@@ -76,6 +77,14 @@ def scale_by(captured):
     return scaled
 
 
+class Map:
+    def __init__(self, values):
+        self.values = values
+
+    def __call__(self, image, factor):
+        return image * factor * self.values
+
+
 def test_facts_and_what_a_function_holds_on_to_count():
     others = [
         own(scale),
@@ -91,6 +100,8 @@ def test_facts_and_what_a_function_holds_on_to_count():
         own(scale_by(np.eye(1, 2000, 1000)[0])),
         own(scale_by(jnp.ones(2))),
         own(scale_by(scale_by(3.0))),
+        own(Map(np.zeros((64, 64)))),
+        own(Map(np.eye(64))),
     ]
     assert len({processor_hash(other) for other in others}) == len(others)
 
@@ -98,6 +109,45 @@ def test_facts_and_what_a_function_holds_on_to_count():
 def test_what_equal_functions_hold_on_to_is_told_alike():
     for make in (lambda: scale_by(np.arange(3)), lambda: functools.partial(scale, power=2)):
         assert processor_hash(own(make())) == processor_hash(own(make()))
+
+
+MAPPED = """
+import numpy as np
+import isp
+
+MAP = np.load({file!r})
+
+def shade(image, factor):
+    return image * factor * MAP
+
+class Own(isp.Pipeline):
+    def __call__(self, raw):
+        return super().__call__(raw) * {factor}
+
+def make(camera):
+    return isp.static(camera).inserted(isp.Stage("shade", shade, {{"factor": isp.Parameter(1.0)}}), before="clipped")
+
+def make_own(camera):
+    return Own([isp.Stage("bilinear", isp.demosaic.bilinear)])
+"""
+
+
+def test_what_a_user_s_file_has_loaded_and_its_classes_count(tmp_path):
+    def hashes(values, factor):
+        np.save(tmp_path / "map.npy", values)
+        (tmp_path / "my_isp.py").write_text(MAPPED.format(file=str(tmp_path / "map.npy"), factor=factor))
+        for cached in (pipelines._run, pipelines._made):  # as in another process
+            cached.cache_clear()
+        return [
+            processor_hash(pipelines.find_pipeline(f"{tmp_path}/my_isp.py:{name}")(CAMERA))
+            for name in ("make", "make_own")
+        ]
+
+    first = hashes(np.ones(2000), 1)
+    assert hashes(np.ones(2000), 1) == first
+    mapped, same = hashes(np.eye(1, 2000, 1000)[0], 1)
+    assert (mapped != first[0], same == first[1]) == (True, True)
+    assert all(other != one for other, one in zip(hashes(np.ones(2000), 2), first, strict=True))
 
 
 def test_no_known_pipeline_is_told_by_an_address():

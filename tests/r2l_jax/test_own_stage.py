@@ -165,7 +165,8 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, m
     moved = file.rename(tmp_path / "moved_isp.py")
     try:
         with pytest.raises(
-            InputError, match=r"was trained with .*my_isp.py, which is not there: name it by --pipeline="
+            InputError,
+            match=r"my_isp.py, which cannot be read \(No such file .*\): name it by --",
         ):
             load_runs([run])
         ((fold,),) = load_runs([run], pipelines=[f"{moved}:make"])
@@ -175,7 +176,7 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, m
             InputError, match=r"my_isp.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now: if you have"
         ):
             load_runs([run])
-        with pytest.raises(InputError, match=r"--pipeline=.*my_isp.py:make is not what any --run was trained with"):
+        with pytest.raises(InputError, match=r"--pipeline=.*my_isp.py:make: no --run was trained with this pipeline"):
             load_runs([run], pipelines=[my_isp, f"{moved}:make"])
     finally:
         moved.replace(file)
@@ -191,6 +192,13 @@ def test_code_in_a_run_s_folder_is_not_run_by_itself(trained, tmp_path):
     (run / "fold_0/metrics.json").write_text(json.dumps(recorded | {"pipeline": source}))
     with pytest.raises(InputError, match=r"my_isp.py, in its own folder, which is not run by itself: name it by"):
         load_runs([str(run)])
+    flags = recorded["flags"] | {"pipeline": f"{run}/my_isp.py:make"}
+    for damaged in ({}, {"pipeline": {"file": "x"}}, {"pipeline": {**source, "sha256": None}}):
+        content = {name: value for name, value in recorded.items() if name != "pipeline"} | {"flags": flags} | damaged
+        (run / "fold_0/metrics.json").write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"is damaged: it lacks the file|not run by itself: name it by"):
+            load_runs([str(run)])
+    (run / "fold_0/metrics.json").write_text(json.dumps(recorded | {"pipeline": source}))
     assert not (tmp_path / "ran").exists()
     load_runs([str(run)], pipelines=[f"{run}/my_isp.py:make"])
     assert (tmp_path / "ran").exists()

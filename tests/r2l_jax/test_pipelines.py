@@ -114,11 +114,12 @@ def test_files_that_cannot_be_run_are_one_line(write, code, message):
     ("code", "message"),
     [
         ("def make(camera):\n    raise KeyError('gain')", "{name} raised KeyError: 'gain' (line 2)"),
+        ("def make(camera):\n    exit('no')", "{name} raised SystemExit: no (line 2)"),
         ("def make():\n    pass", "{name} raised TypeError: make() takes 0 positional arguments but 1 was given"),
         ("def make(camera):\n    return 1", "{name} must return an isp.Pipeline, got int"),
         (
             "import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', abs, {'all': isp.Parameter(1.)})])",
-            "{name} has a parameter called 'all', which stands for all of them: rename it",
+            "{name} has a parameter called 'all', a name that results use: rename it",
         ),
         (
             "import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', abs, {'b': isp.Parameter(0., "

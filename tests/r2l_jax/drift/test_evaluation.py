@@ -270,6 +270,6 @@ def test_runs_that_do_not_go_together_are_named(settings, fold, monkeypatch, tmp
         ),
     ):
         other = fold._replace(dataset=dataclasses.replace(fold.dataset, **change))
-        monkeypatch.setattr(evaluation, "load_runs", lambda uris, data_dir, other=other: [[fold], [other]])
+        monkeypatch.setattr(evaluation, "load_runs", lambda *arguments, other=other: [[fold], [other]])
         with pytest.raises(InputError, match=message):
             evaluation.run(both)

@@ -70,7 +70,7 @@ def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
 )
 def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, monkeypatch, inside, together, tolerated):
     finding = camera_check.Finding("white_balance.red", 1.0, 0.5, 1.5 if inside else 0.9, inside, 0.1, 0.1)
-    monkeypatch.setattr(camera_check, "check", lambda tolerances, camera: [finding])
+    monkeypatch.setattr(camera_check, "check", lambda tolerances, facts, camera: [finding])
     monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (0.8, together))
     assert forensics.check(dataclasses.replace(config, check="drone", tolerance=2.0)) == tolerated
     assert calls == ["tolerances"]

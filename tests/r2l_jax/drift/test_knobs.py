@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import isp
+from isp.parameter import MOST_ELEMENTS
 from r2l_jax.drift import knobs as knobs_module
 from r2l_jax.drift import ranges
 
@@ -46,7 +47,7 @@ def test_every_figure_of_a_camera_is_a_knob_and_what_all_have_in_common_is_one(d
         assert {"radius", "amount", "weight"} <= names
     # Neither the interpolation's weights nor an image's pixels.
     assert len(names) == 4 + 1 + 3 + 1 + 9 + 1 + (2 if "sharpening_filter" in default else 3)
-    assert all(default[knob.parameter].size <= max(ranges.MOST_ELEMENTS, 25) for knob in knobs_of(default).values())
+    assert all(default[knob.parameter].size <= max(MOST_ELEMENTS, 25) for knob in knobs_of(default).values())
 
 
 def test_only_what_a_knob_stands_for_moves_and_stays_valid(default):

@@ -9,6 +9,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import learning
 from r2l_jax.drift.learning import LearningConfig
 from r2l_jax.errors import InputError
+from r2l_jax.runtime import store
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +96,27 @@ def test_the_frozen_run_can_be_the_one_that_is_given(config, result, tmp_path):
     assert other["parameters"] == result["parameters"]
 
 
+def test_a_counterpart_of_other_code_or_settings_is_trained_anew(config, result, monkeypatch, capsys):
+    file = config.output_dir / "learning/frozen/fold_0/metrics.json"
+    before = json.loads(file.read_text())
+    learning.run(config)
+    assert "made anew" not in capsys.readouterr().err
+    monkeypatch.setattr(store, "source_hash", lambda: "other")
+    learning.run(config)
+    assert "learning/frozen: made anew (different source code or another version of JAX" in capsys.readouterr().err
+    after = json.loads(file.read_text())
+    assert [maker["source"] for maker in after["made_by"]] == ["other"]
+    assert after["train_indices"] == before["train_indices"]
+    file.write_text(json.dumps(after | {"flags": after["flags"] | {"lr": 1.0}}))
+    learning.run(config)
+    assert "learning/frozen: made anew (lr was 1.0, is 0.001)" in capsys.readouterr().err
+
+
 def test_refuses_a_run_of_other_data(config, trained, monkeypatch):
     content = json.loads((trained.run_dir / "fold_0/metrics.json").read_text())
     monkeypatch.setattr(RawDataset, "content", "other")
     assert content["data"] != "other"
-    with pytest.raises(InputError, match=r"was trained on other data \(the data's content is other\): what is trained"):
+    with pytest.raises(InputError, match=r"was trained on other data \(the data has changed\): what is trained"):
         learning.run(config)
 
 

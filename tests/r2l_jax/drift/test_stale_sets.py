@@ -116,7 +116,7 @@ def test_what_is_made_anew_is_said(place, monkeypatch, capsys):
     assert f"1 of the pictures of {SETS[1]}: made anew (their samples are other)\n" in capsys.readouterr().err
     CHANGES["the source"](place, monkeypatch)
     synthesis.run(config(*place))
-    assert f"{', '.join(SETS)}: made anew (the packages' source is other)\n" in capsys.readouterr().err
+    assert f"{', '.join(SETS)}: made anew (the source code has changed)\n" in capsys.readouterr().err
 
 
 def test_an_interruption_leaves_no_old_picture(place, written, monkeypatch):

@@ -34,7 +34,8 @@ def test_the_published_pipelines_are_twelve_by_names_that_stay():
     ],
 )
 def test_a_name_is_a_pipeline_at_the_cameras_figures(name, pipeline):
-    made = variants.make_pipeline(name, CAMERA)
+    (case,) = variants.pipelines([name])
+    made = case.pipeline(CAMERA)
     assert made.stages == pipeline.stages
     for parameter, value in pipeline.parameters().items():
         np.testing.assert_array_equal(made.parameters()[parameter], value)
@@ -59,7 +60,7 @@ def test_names_of_test_cases():
     [
         (
             lambda: variants.pipelines(["bilinear"]),
-            r"no pipeline is called 'bilinear'; there are parametrized and none",
+            r"no pipeline is called 'bilinear'; there are parametrized, none",
         ),
         (
             lambda: variants.pipelines(["menon2007.median_denoising.unsharp_masking"]),

@@ -60,7 +60,7 @@ def test_a_constant_that_has_changed_makes_results_anew(copied, tmp_path, checko
     assert ask(copied, file) == ("made", "")
     assert ask(copied, file) == ("found", "")
     constant.write_text(constant.read_text() + "\nEPSILON = 1e-7\n")
-    assert ask(copied, file) == ("made", f"{file}: made anew (the packages' source is other)\n")
+    assert ask(copied, file) == ("made", f"{file}: made anew (the source code has changed)\n")
 
 
 def test_the_source_hash_knows_names_and_contents(copied):
@@ -91,11 +91,11 @@ def test_an_identity_is_as_json_gives_it_back_and_has_the_versions():
     ("change", "said"),
     [
         ({}, []),
-        ({"model": "b"}, ["the model is other"]),
-        ({"source": "b"}, ["the packages' source is other"]),
-        ({"data": "b", "camera": None}, ["the data's content is other", "the camera's figures are other"]),
-        ({"flags": {"steps": 2, "seed": 1}}, ["other steps"]),
-        ({"flags": {"steps": 1}}, ["other seed"]),
+        ({"model": "b"}, ["the model has changed"]),
+        ({"source": "b"}, ["the source code has changed"]),
+        ({"data": "b", "camera": None}, ["the data has changed", "the camera's figures have changed"]),
+        ({"flags": {"steps": 2, "seed": 1}}, ["different steps"]),
+        ({"flags": {"steps": 1}}, ["different seed"]),
         ({"jax": "0.1"}, ["it was made by jax 0.1"]),
         ({"flags": None}, ["an earlier version made it, or it is damaged"]),
     ],
@@ -126,7 +126,7 @@ def test_a_result_is_found_under_its_identity_only(tmp_path, capsys):
     assert content["number"] == 1
     assert capsys.readouterr().err == ""
     assert store.find(file, identity | {"data": "b"}) is None
-    assert capsys.readouterr().err == f"{file}: made anew (the data's content is other)\n"
+    assert capsys.readouterr().err == f"{file}: made anew (the data has changed)\n"
     assert store.find(file, store.identity({"seed": 2}, data="a"), ignored=["seed"]) == content
     file.write_text(file.read_text()[:-9])
     assert store.find(file, identity) is None
@@ -195,7 +195,7 @@ def test_entries_count_each_by_its_identity(tmp_path):
     store.Entries(file).add({"a": {"score": 1}, "b": {"score": 2}}, {"a": one, "b": two})
     entries = store.Entries(file)
     assert entries.find("a", one) == ({"score": 1}, [])
-    assert entries.find("a", two) == (None, ["the data's content is other"])
+    assert entries.find("a", two) == (None, ["the data has changed"])
     assert entries.find("c", one) == (None, [])
     entries.add({"a": {"score": 3}}, {"a": two})
     assert store.Entries(file).find("a", two) == ({"score": 3}, [])
