@@ -1,7 +1,6 @@
 """Which samples train and which validate."""
 
 import numpy as np
-from sklearn.model_selection import StratifiedShuffleSplit
 
 from r2l_jax.errors import InputError
 
@@ -23,6 +22,9 @@ def stratified_splits(labels: np.ndarray, n_splits: int, train_size: float, seed
     Raises:
         InputError: too few samples for the classes.
     """
+    # Imported here, since it takes a second that all programs would wait for.
+    from sklearn.model_selection import StratifiedShuffleSplit
+
     splitter = StratifiedShuffleSplit(n_splits, train_size=train_size, random_state=seed)
     try:
         return [(train, val) for train, val in splitter.split(np.zeros(len(labels)), labels)]
