@@ -80,8 +80,8 @@ class NamedPipeline:
         """
         if self.source is None:
             return self.make(camera)
-        graphdef, values = _made(self, camera)
-        return nnx.merge(graphdef, nnx.State({name: nnx.Param(jnp.asarray(each)) for name, each in values.items()}))
+        graphdef, state = _made(self, camera)
+        return nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
 
     def check(self, camera: isp.Camera, height: int, width: int) -> None:
         """Raises an InputError unless the pipeline makes an image of a mosaic of this size."""
@@ -163,22 +163,23 @@ def is_from_file(function: Callable) -> bool:
 
 
 @functools.cache
-def _made(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, dict[str, np.ndarray]]:
+def _made(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, nnx.State]:
     """Calls the function of the user's file, once for each camera: it may make functions, which are compiled once."""
     try:
         # Computes values even where the caller is traced, so that none of the trace stays in what is kept.
         with jax.ensure_compile_time_eval():
             pipeline = named.make(camera)
             if isinstance(pipeline, isp.Pipeline):
-                graphdef, values = nnx.graphdef(pipeline), jax.device_get(pipeline.parameters())
+                graphdef, state = nnx.split(pipeline)
+                state = jax.device_get(state)
     except (Exception, SystemExit) as error:
         raise InputError(f"{named.name} raised {_in_one_line(error, named.source.file)}") from error
     if not isinstance(pipeline, isp.Pipeline):
         raise InputError(f"{named.name} must return an isp.Pipeline, got {type(pipeline).__name__}")
     for name in _RESERVED:
-        if name in values:
+        if name in pipeline.facts:
             raise InputError(f"{named.name} has a parameter called {name!r}, a name that results use: rename it")
-    return graphdef, values
+    return graphdef, state
 
 
 def _in_one_line(error: BaseException, file: str) -> str:

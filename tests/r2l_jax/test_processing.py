@@ -140,6 +140,7 @@ def test_a_head_starts_from_pretrained_weights(base, weights_file):
     assert model(config)["head.fc.kernel"].shape == (8, 5)
 
 
+@pytest.mark.slow
 def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_file):
     """With all its flags, but fewer splits and epochs."""
     layouts.write_microscopy(tmp_path, images=5, intensities=(0.01,))

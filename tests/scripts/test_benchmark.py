@@ -205,6 +205,7 @@ def test_rows_are_chosen_by_how_their_names_begin(monkeypatch):
         benchmark.run(["demosaic", "bilinear"], 1, SIZES)
 
 
+@pytest.mark.slow
 def test_the_program_prints_json():
     done = program("--rows=demosaic_bilinear", "--json", "--repeats=1")
     assert done.returncode == 0, done.stderr

@@ -71,6 +71,7 @@ def test_a_user_s_mistake_is_one_line(folder, flags, message):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_log_model_takes_its_value_apart(folder):
     result = run(folder, "log_model", "--test_run", "--epochs=1", "--log_model", "False")
     assert result.returncode == 0, result.stderr
