@@ -45,6 +45,7 @@ def run(config: TrainConfig) -> dict:
         InputError: settings, files or an earlier run that do not fit.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
+    config.named_pipeline  # noqa: B018 -- a name or a file that is no pipeline ends it before data is downloaded or made
     dataset = datasets.load(config.dataset, download=config.download, **config.data_settings)
     folds = make_folds(config, dataset)
     check(config, dataset, folds)

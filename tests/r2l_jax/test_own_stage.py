@@ -204,6 +204,13 @@ def test_code_in_a_run_s_folder_is_not_run_by_itself(trained, tmp_path):
     assert (tmp_path / "ran").exists()
 
 
+def test_a_file_that_is_not_there_is_named_before_data_is_rendered(trained, tmp_path):
+    config = dataclasses.replace(trained, pipeline=f"{tmp_path}/nowhere.py:make", data_dir=str(tmp_path / "data"))
+    with pytest.raises(InputError, match=r"^--pipeline=.*nowhere.py:make: .*nowhere.py: No such file or directory$"):
+        train.run(config)
+    assert not (tmp_path / "data").exists()
+
+
 def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(trained, my_isp, tmp_path):
     moved, other = tmp_path / "moved_isp.py", tmp_path / "other_isp.py"
     moved.write_text(CODE)
