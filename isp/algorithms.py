@@ -44,7 +44,7 @@ def _start(name, value):
 
 
 def _strength(value, unit="strength"):
-    """A setting whose natural range is its own value."""
+    """Makes the parameter of a setting whose natural range is its own value."""
     return Parameter(value, scale="log", unit=unit)
 
 

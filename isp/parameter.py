@@ -177,7 +177,7 @@ class Parameter:
 
 
 def _labelled_axes(labels: Sequence[str], shape: Sequence[int]) -> int | None:
-    """The number of leading axes that so many labels name, or None if no number of axes fits."""
+    """Counts the leading axes that so many labels name; returns None if no number of axes fits."""
     return next((axes for axes in range(len(shape), 0, -1) if math.prod(shape[:axes]) == len(labels)), None)
 
 

@@ -168,7 +168,7 @@ class Pipeline(nnx.Module):
 
     @property
     def facts(self) -> dict[str, Parameter]:
-        """What is declared of every parameter, by name, in the same order; their `value` is None."""
+        """The declarations of all parameters by name, in the same order; their `value` is None."""
         return {name: parameter for stage in self.stages for name, parameter in stage.parameters.items()}
 
     def with_values(self, values: Mapping[str, ArrayLike | Sequence]) -> "Pipeline":
@@ -246,7 +246,7 @@ def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Ar
 
 
 def _fused(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages, with neighbors that declare a faster function for both replaced by it."""
+    """Replaces neighbors by one stage where they declare a faster function for both."""
     fused = []
     for stage in stages:
         both = _both(fused[-1], stage) if fused else None
@@ -255,7 +255,7 @@ def _fused(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def _both(before: Stage, stage: Stage) -> Stage | None:
-    """Two neighbors as one stage; None if no function does both, or if it does not take just what they are given."""
+    """Makes one stage of two neighbors; returns None unless a function takes exactly the arguments of both."""
     function = stage.fused_after.get((before.function, len(before.parameters)))
     if function is None or before.options.keys() & stage.options.keys():
         return None

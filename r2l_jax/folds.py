@@ -150,7 +150,7 @@ def changes(config: TrainConfig, dataset: RawDataset, earlier: Mapping[str, Any]
 
 
 def other_makers(earlier: Mapping[str, Any]) -> bool:
-    """Whether other code has trained a fold, wholly or in part; earlier versions did not record it."""
+    """Tells whether other code has trained a fold, wholly or in part; earlier versions did not record it."""
     return any(maker != store.made_by() for maker in earlier.get("made_by", []))
 
 
@@ -168,13 +168,13 @@ def _other_pipeline(config: TrainConfig, earlier: Mapping[str, Any]) -> list[str
 
 
 def describe_data(dataset: RawDataset) -> dict[str, Any]:
-    """What a run records of its data: the content, and the camera's figures as JSON gives them back."""
+    """Describes the data that a run records: its content, and the camera's figures as JSON gives them back."""
     camera = dataset.camera and json.loads(dataset.camera.to_json())
     return {"data": dataset.content, "camera": camera}
 
 
 def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
-    """What of the data has changed since a run recorded it, in words; earlier versions recorded nothing."""
+    """Says which of the data has changed since a run recorded it; earlier versions recorded nothing."""
     return [
         store.WORDS[name]
         for name, value in describe_data(dataset).items()

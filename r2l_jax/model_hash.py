@@ -17,13 +17,13 @@ from r2l_jax.pipelines import is_from_file
 
 
 def model_hash(model: RawToLogit) -> str:
-    """A hash of a model: its processing, and the numbers of all its parts by their paths."""
+    """Hashes a model: its processing, and the numbers of all its parts by their paths."""
     parts = (model.processor, model.normalizer, model.head)
     return _hash([_settings(model.processor), *map(_type_name, parts)], parts)
 
 
 def processor_hash(processor: nnx.Module) -> str:
-    """A hash of a pipeline, or of what stands in its place: its stages and its numbers."""
+    """Hashes a pipeline, or the processor in its place: its stages and its numbers."""
     return _hash([_settings(processor), _type_name(processor)], (processor,))
 
 
@@ -77,14 +77,14 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
 
 
 def function_name(function: Callable) -> str:
-    """The module and the name of a function, or the text of a callable that has none."""
+    """Returns the module and the name of a function, or the text of a callable without a name."""
     if isinstance(function, functools.partial):
         return f"partial of {function_name(function.func)}"
     return f"{function.__module__}.{function.__qualname__}" if hasattr(function, "__qualname__") else repr(function)
 
 
 def _held(function: Callable) -> list[Any]:
-    """The values that a function holds on to beside its arguments."""
+    """Lists the values that a function holds on to beside its arguments."""
     captured = [cell.cell_contents for cell in function.__closure__ or ()]
     # Those of the packages' functions belong to their source.
     referred = inspect.getclosurevars(function).globals if is_from_file(function) else {}

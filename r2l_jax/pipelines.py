@@ -63,7 +63,7 @@ class NamedPipeline:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What tells it from others, wherever its file is."""
+        """Its name, or the function and the hash of its file, wherever that is."""
         return (self.name,) if self.source is None else (self.source.function, self.source.sha256)
 
     def __eq__(self, other):
@@ -158,7 +158,7 @@ def _run(file: str, content: bytes) -> types.ModuleType:
 
 
 def is_from_file(function: Callable) -> bool:
-    """Whether a function was defined in a file of the user's."""
+    """Tells whether a function was defined in a file of the user's."""
     return str(function.__module__).startswith(_MODULE)
 
 

@@ -74,7 +74,7 @@ def check_processing(mode: str | None, algorithms: Mapping[str, str | None], pip
 
 
 def pipeline_name(mode: str | None, algorithms: Mapping[str, str | None], pipeline: str | None) -> str | None:
-    """The name of the pipeline that the flags choose, see `pipelines`; None for a mode of `HALF_SIZE_MODES`.
+    """Names the pipeline that the flags choose, see `pipelines`; None for a mode of `HALF_SIZE_MODES`.
 
     Args:
         mode: "parametrized", the differentiable pipeline, started at the camera's figures; "static", one of classical

@@ -17,7 +17,7 @@ PACKAGES = ("r2l_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "gr
 
 
 def reproduction(config: TrainConfig) -> dict:
-    """What it takes to run the same again: flags, the file of the user's pipeline, git commit, versions, devices."""
+    """Collects what a repetition needs: flags, the file of the user's pipeline, git commit, versions, devices."""
     source = config.named_pipeline and config.named_pipeline.source
     pipeline = {"pipeline": dataclasses.asdict(source)} if source else {}
     return {"flags": dataclasses.asdict(config), **pipeline, **environment()}

@@ -24,12 +24,12 @@ _TICK = 2 * 10**9  # nanoseconds; no file system's clock is coarser
 # A file's size, its times of change in nanoseconds, and its inode.
 _State = list[int]
 
-# What is known of a folder's files, by name: the state in which a file was hashed, and its SHA-256.
+# The files of a folder by name: the state in which a file was hashed, and its SHA-256.
 _Memory = dict[str, tuple[_State, str]]
 
 
 def hash_files(paths: Sequence[pathlib.Path]) -> list[str]:
-    """The SHA-256 of each file, read only if it is not remembered as it is now.
+    """Computes the SHA-256 of each file, or recalls it if the file has not changed since.
 
     They are remembered in the user's cache folder, in one file for each folder. Of two processes that add to it at
     once, one may lose what it has added, which costs nothing but time.
@@ -78,7 +78,7 @@ def _as_list(status: os.stat_result) -> _State:
 
 
 def _read(path: pathlib.Path) -> tuple[str, _State | None]:
-    """A file's hash, and its state if it did not change lately or meanwhile."""
+    """Hashes a file; returns its state too unless it changed lately or while it was read."""
     with _naming(path), path.open("rb") as file:
         now, before = time.time_ns(), _as_list(os.fstat(file.fileno()))
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -93,7 +93,7 @@ def _memory_file(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _recall(folder: pathlib.Path) -> _Memory:
-    """What is known of a folder's files; nothing if it cannot be read."""
+    """Reads what is remembered of a folder's files; nothing if it cannot be read."""
     try:
         content = json.loads(_memory_file(folder).read_text())
         if content["folder"] == str(folder):

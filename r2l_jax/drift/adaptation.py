@@ -18,6 +18,7 @@ from r2l_jax.data import datasets, loader
 from r2l_jax.data.cameras import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import ranges, variants
+from r2l_jax.drift.adaptation_tables import parameters_table, starts_table
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.drifted import drifted
 from r2l_jax.drift.frozen import Frozen
@@ -25,7 +26,6 @@ from r2l_jax.drift.measure import Measured, Measurer, ticking
 from r2l_jax.drift.ranges import gains, tuned
 from r2l_jax.drift.search import Found, Search, Searcher
 from r2l_jax.drift.summary import LEAST_DROP
-from r2l_jax.drift.tolerance_figures import number
 from r2l_jax.drift.variants import Variant
 from r2l_jax.errors import InputError
 from r2l_jax.files import write_json
@@ -38,9 +38,6 @@ from r2l_jax.trained import TrainedFold, load_pipelines
 
 # Exposures that the searches start at, in stops, as many of the first as are asked for.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
-
-# The most values of a parameter that the table of the adapted ones shows.
-_SHOWN = 4
 
 # The drift of real data, photographed anew.
 _DATA = "data"
@@ -346,32 +343,8 @@ def _adapt(
     }
     adapted = frozen.pipeline(ends[chosen])
     pictures = {"curves": _curves(found, stops), "pictures": _pictures(config, fold, under, adapted)}
-    tables = [_starts_table(content, fold.objective.score), _parameters_table(frozen, group, ends[chosen])]
+    tables = [starts_table(content, fold.objective.score), parameters_table(frozen, group, ends[chosen])]
     return Analysis(content, "\n\n".join(tables), pictures)
-
-
-def _starts_table(content: Mapping[str, Any], score: str) -> str:
-    """What each start came to; the chosen one is marked."""
-    rows = [["start", "labelled loss", f"labelled {score}", score]]
-    for start in content["starts"]:
-        name = "no adaptation" if start["stops"] is None else f"{start['stops']:+d} stops"
-        mark = " *" if start["stops"] == content["start"] else ""
-        rows.append([name + mark, *(f"{start[key]:.4f}" for key in ("labelled_loss", "labelled_score", "score"))])
-    return report.table(rows)
-
-
-def _parameters_table(frozen: Frozen, group: Sequence[str], adapted: Mapping[str, np.ndarray]) -> str:
-    """Shows how far each parameter that may move has moved, and the values of small ones."""
-    rows = [["parameter", "default", "adapted", "farthest in natural ranges"]]
-    for name in group:
-        values = (frozen.default[name], np.asarray(adapted[name]))
-        cells = [
-            " ".join(map(number, each.ravel().tolist())) if each.size <= _SHOWN else f"{each.size} values"
-            for each in values
-        ]
-        farthest = np.abs(np.asarray(frozen.facts[name].offset(*values))).max()
-        rows.append([name, *cells, f"{farthest:.3f}"])
-    return report.table(rows)
 
 
 def _curves(found: list[Found], starts: Sequence[int]) -> Figure:

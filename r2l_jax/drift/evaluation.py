@@ -246,7 +246,7 @@ class _Part:
 
 
 def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Variant, seed: int) -> store.Identity:
-    """All that a test case's numbers depend on.
+    """Collects all that a test case's numbers depend on.
 
     The camera's figures are what pipelines start from, and what exposures are taken by; the model has its own numbers.
     """

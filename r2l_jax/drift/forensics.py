@@ -91,7 +91,7 @@ def _analyse(
 
 
 def _identity(config: ForensicsConfig, fold: TrainedFold, name: str) -> store.Identity:
-    """All that an analysis depends on. The camera is no part of it: the model has its own numbers and pattern."""
+    """Collects all that an analysis depends on; not the camera, since the model has its own numbers and pattern."""
     drawn = worst_case.drawn(config, fold) if name == "worst_case" else ()
     data = fold.dataset.content_of([*drawn, *fold.fold.valid_indices])
     return store.identity(config.settings(name), model=fold.fingerprint, data=data)

@@ -113,7 +113,7 @@ class ScoredPoints:
 
 
 def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> Identity:
-    """All that scores depend on."""
+    """Collects all that scores depend on."""
     digest = hashlib.sha256()
     # Without the samples that only fill a batch up, so that batches of another size are the same.
     taken = [{name: array[batch["weight"] > 0] for name, array in batch.items()} for batch in batches]

@@ -219,7 +219,7 @@ class Searcher:
         return found
 
     def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> Identity:
-        """All that the searches' steps depend on."""
+        """Collects all that the searches' steps depend on."""
         settings = {
             "searches": [search._asdict() for search in searches],
             "direction": self._direction,
@@ -281,13 +281,13 @@ class Searcher:
 
 
 def _arrays(states: Sequence[PyTree]) -> dict[str, np.ndarray]:
-    """The states of unfinished searches as arrays by name."""
+    """Takes the states of unfinished searches apart into arrays by name."""
     leaves = jax.tree.leaves(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
     return {f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}
 
 
 def _states(arrays: dict[str, np.ndarray], like: Sequence[PyTree]) -> list[PyTree]:
-    """The states of searches that `_arrays` has taken apart, in the structure of others."""
+    """Puts the states that `_arrays` has taken apart together, in the structure of others."""
     leaves, structure = jax.tree.flatten(like[0])
     stacked = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
     return [jax.tree.unflatten(structure, [leaf[number] for leaf in stacked]) for number in range(len(like))]

@@ -147,7 +147,7 @@ def run(config: SynthesisConfig) -> None:
 
 
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
-    """All that a set depends on."""
+    """Collects all that a set depends on."""
     pipeline = pictures.pipeline.pipeline
     processing = [*pipeline.identity, processor_hash(pipeline(dataset.camera))]
     return store.identity(

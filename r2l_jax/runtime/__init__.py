@@ -1,1 +1,1 @@
-"""What every program runs on, whatever it computes."""
+"""The ground that every program stands on, whatever it computes."""

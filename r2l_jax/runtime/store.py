@@ -1,4 +1,4 @@
-"""The one store of results: what is asked for again is found, and what is of another identity is made anew.
+"""The one store of results: a result is found again under its identity, and made anew under any other.
 
 An identity is a dict of all that a result depends on: the flags, the model's numbers, the data's content, the source
 files of the packages, and the versions of JAX and jaxlib. It is kept as a dict rather than as one hash, so that a
@@ -32,7 +32,7 @@ Identity = dict[str, Any]
 # Under this key, a finished result lists the files beside it.
 _FILES = "files"
 
-# What messages say of parts of an identity that have changed, where "the <name> has changed" would not do.
+# Messages for parts of an identity that have changed, where "the <name> has changed" would not do.
 WORDS = {
     "source": "the source code has changed",
     "data": "the data has changed",
@@ -44,7 +44,7 @@ WORDS = {
 
 @functools.cache
 def source_hash() -> str:
-    """A hash of the source files of `PACKAGES`, from where this process imports them.
+    """Hashes the source files of `PACKAGES`, from where this process imports them.
 
     A commit would not do: an installed copy has none, and all uncommitted changes of a checkout look alike. It is
     computed once, since later changes of the files do not change the code that runs.
@@ -53,7 +53,7 @@ def source_hash() -> str:
 
 
 def hash_sources(folders: Iterable[pathlib.Path]) -> str:
-    """A hash of the names and contents of all Python files in packages' folders."""
+    """Hashes the names and contents of all Python files in packages' folders."""
     digest = hashlib.sha256()
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
@@ -64,7 +64,7 @@ def hash_sources(folders: Iterable[pathlib.Path]) -> str:
 
 
 def identity(flags: Mapping[str, Any], **parts: Any) -> Identity:
-    """What a result depends on, as JSON would give it back.
+    """Collects all that a result depends on, as JSON would give it back.
 
     Args:
         flags: the settings, by name.
@@ -74,7 +74,7 @@ def identity(flags: Mapping[str, Any], **parts: Any) -> Identity:
 
 
 def made_by() -> dict[str, str]:
-    """The code that makes results here: the hash of the packages' source, and the versions of JAX and jaxlib."""
+    """Identifies the code that makes results here: source hash, and versions of JAX and jaxlib."""
     return {"source": source_hash(), **_versions()}
 
 
@@ -84,7 +84,7 @@ def _versions() -> dict[str, str]:
 
 
 def differences(earlier: Any, wanted: Identity, ignored: Collection[str] = ()) -> list[str]:
-    """What tells an earlier identity from the wanted one, in words; empty if they are the same.
+    """Says in words how an earlier identity differs from the wanted one; empty if they are the same.
 
     Args:
         earlier: as it was read, possibly of another version or damaged.
@@ -115,7 +115,7 @@ def say_anew(what: str, reasons: Sequence[str]) -> None:
 
 
 def find(file: pathlib.Path, wanted: Identity, ignored: Collection[str] = ()) -> dict[str, Any] | None:
-    """The content of a finished result; None if there is none of this identity, which is said on stderr.
+    """Finds a finished result; returns None if none has this identity, and says why on stderr.
 
     Args:
         file: the result's.
@@ -172,7 +172,7 @@ def finish(
 
 
 def _beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> list[pathlib.Path]:
-    """The files that an earlier result has written, and that are still there."""
+    """Lists the files that an earlier result has written, and that are still there."""
     if isinstance(listed, list):
         # Only plain names: a file that somebody else wrote must not lead out of its folder.
         names = [name for name in listed if isinstance(name, str) and name and pathlib.PurePath(name).name == name]
@@ -183,7 +183,7 @@ def _beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> list[
 
 
 def _read(file: pathlib.Path) -> dict[str, Any] | None:
-    """What a JSON file holds; empty if it is damaged, None if it is not there."""
+    """Reads a JSON file; returns an empty dict if it is damaged, and None if it is not there."""
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError:
@@ -206,7 +206,7 @@ class Entries:
         self._entries = {name: entry for name, entry in entries.items() if _is_entry(entry)}
 
     def find(self, name: str, wanted: Identity) -> tuple[dict[str, Any] | None, list[str]]:
-        """The entry of a name, None unless it is of this identity; and why it is not, empty if there was none."""
+        """Finds an entry; None unless it has this identity, with the reasons, which are empty if there was no entry."""
         entry = self._entries.get(name)
         if entry is None:
             return None, []
@@ -243,7 +243,7 @@ class Unfinished:
                 np.savez(file, identity=json.dumps(self._identity), **arrays)
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """The arrays that are kept; None if there are none, or those of another identity."""
+        """Loads the arrays that are kept; returns None if there are none of this identity."""
         if self._file is None:
             return None
         try:

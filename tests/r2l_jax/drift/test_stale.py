@@ -1,4 +1,4 @@
-"""What is made anew when something has changed, and that nothing else is."""
+"""Changes make anew the results that depend on them, and no others."""
 
 import contextlib
 import dataclasses
