@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from isp import bayer, demosaic, denoise, sharpen, total_variation, windows
+from isp import bayer, demosaic, denoise, sharpen
+from isp._engine import total_variation, windows
 from isp.parameter import Parameter
 
 

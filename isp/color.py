@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp import stencil
+from isp._engine import stencil
 from isp.bayer import check_image
 
 # ITU-R BT.601 luma and colour differences, rows Y, U, V. U and V of a grey are exactly zero, hence the inverse's

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp import color, stencil
+from isp import color
+from isp._engine import stencil
+from isp._engine.total_variation import tv_bregman, tv_chambolle
+from isp._engine.windows import Scalar, bilateral, bilateral_size, check_positive, median_denoising, window_size
 from isp.bayer import check_image
-from isp.total_variation import tv_bregman, tv_chambolle
-from isp.windows import Scalar, bilateral, bilateral_size, check_positive, median_denoising, window_size
 
 __all__ = [
     "bilateral",

@@ -12,7 +12,8 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from isp import bayer, stencil
+from isp import bayer
+from isp._engine import stencil
 from isp.parameter import Parameter
 
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from isp import bayer, color, demosaic, denoise, sharpen, stencil
+from isp import bayer, color, demosaic, denoise, sharpen
+from isp._engine import stencil
 from isp.algorithms import ALGORITHMS, filter_kernel
 from isp.camera import Camera
 from isp.parameter import Parameter

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp import color, denoise, stencil
-from isp.windows import Scalar
+from isp import color, denoise
+from isp._engine import stencil
+from isp._engine.windows import Scalar
 
 SHARPENING_KERNEL = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32)
 

@@ -5,9 +5,9 @@ import functools
 import math
 import pathlib
 
-from r2l_jax.errors import InputError
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.processing import STATIC_FLAGS, check_processing, pipeline_name
+from r2l_jax.runtime.errors import InputError
 
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 ENCODERS = ("resnet18", "resnet34", "resnet50")

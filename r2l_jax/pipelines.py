@@ -19,7 +19,7 @@ import numpy as np
 from flax import nnx
 
 import isp
-from r2l_jax.errors import InputError
+from r2l_jax.runtime.errors import InputError
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 
 from absl import flags
-from flax import nnx
 
 import isp
-from r2l_jax.errors import InputError
-from r2l_jax.processors import Unprocessed
+from r2l_jax.runtime.errors import InputError
 
 PROCESSING_MODES = ("parametrized", "static", "neural_network", "none")
 
@@ -93,10 +91,3 @@ def pipeline_name(mode: str | None, algorithms: Mapping[str, str | None], pipeli
     if mode in HALF_SIZE_MODES:
         return None
     return mode if pipeline is None else pipeline
-
-
-def half_size(camera: isp.Camera | None) -> nnx.Module:
-    """Makes what takes one RGB pixel from each 2x2 tile of a camera's mosaic; without a camera, images as they are."""
-    if camera is None:
-        return Unprocessed()
-    return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options={"pattern": camera.pattern})])

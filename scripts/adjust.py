@@ -12,11 +12,11 @@ import dataclasses
 
 from absl import flags
 
-from r2l_jax import startup
-from r2l_jax.drift import adaptation, learning
-from r2l_jax.drift.adaptation import AdaptationConfig
-from r2l_jax.drift.learning import LearningConfig
+from r2l_jax.drift.adjustment import adaptation, learning
+from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
+from r2l_jax.drift.adjustment.learning import LearningConfig
 from r2l_jax.processing import OWN_PIPELINE, PIPELINE_NAMES
+from r2l_jax.runtime import startup
 
 DEFAULT = AdaptationConfig(run="", intensities=(0.05,))
 

@@ -11,7 +11,8 @@ import json
 
 from absl import flags
 
-from r2l_jax import benchmark, startup
+from r2l_jax.bench import benchmark
+from r2l_jax.runtime import startup
 
 FLAGS = flags.FLAGS
 flags.DEFINE_list("rows", [], "Rows to measure, or how their names begin, separated by commas; default: all.")

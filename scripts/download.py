@@ -8,8 +8,8 @@ The same command again goes on where one was interrupted, and has nothing to do 
 
 from absl import flags
 
-from r2l_jax import startup
-from r2l_jax.data import b2, download
+from r2l_jax.data.fetch import b2, download
+from r2l_jax.runtime import startup
 
 FLAGS = flags.FLAGS
 flags.DEFINE_enum("dataset", None, list(download.LAYOUTS), "Which data set.", required=True)

@@ -11,10 +11,11 @@ import dataclasses
 
 from absl import flags
 
-from r2l_jax import startup
-from r2l_jax.drift import evaluation, variants
+from r2l_jax.drift import cases as variants
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.processing import OWN_PIPELINE, PIPELINE_NAMES
+from r2l_jax.runtime import startup
 
 
 def _joined(values) -> list[str]:

@@ -13,11 +13,11 @@ import dataclasses
 
 from absl import flags
 
-from r2l_jax import startup
 from r2l_jax.config import AUX_LOSSES
-from r2l_jax.drift import forensics
-from r2l_jax.drift.forensics_config import ANALYSES, SETTINGS, ForensicsConfig
+from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics.config import ANALYSES, SETTINGS, ForensicsConfig
 from r2l_jax.processing import OWN_PIPELINE
+from r2l_jax.runtime import startup
 
 DEFAULT = ForensicsConfig(run="")
 NOT_TOLERATED = 2

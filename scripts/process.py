@@ -14,9 +14,11 @@ from pathlib import Path
 
 from absl import flags
 
-from r2l_jax import processing, render, startup
-from r2l_jax.data.cameras import find_camera
+from r2l_jax import processing
+from r2l_jax.apps import render
+from r2l_jax.data.files.cameras import find_camera
 from r2l_jax.pipelines import find_pipeline
+from r2l_jax.runtime import startup
 
 FLAGS = flags.FLAGS
 flags.DEFINE_multi_string("input", None, "Raw files and folders of them, separated by commas.", required=True)

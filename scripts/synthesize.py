@@ -14,13 +14,13 @@ import dataclasses
 
 from absl import flags
 
-from r2l_jax import startup
-from r2l_jax.data.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
-from r2l_jax.data.synthetic import INTENSITIES
+from r2l_jax.data.sets.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
+from r2l_jax.data.sets.synthetic import INTENSITIES
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
-from r2l_jax.drift.picture_sets import FORMATS
-from r2l_jax.drift.synthesis import SynthesisConfig, run
+from r2l_jax.drift.synthesis.picture_sets import FORMATS
+from r2l_jax.drift.synthesis.synthesis import SynthesisConfig, run
 from r2l_jax.processing import PIPELINE_NAMES
+from r2l_jax.runtime import startup
 
 DEFAULT = SynthesisConfig(output="")
 

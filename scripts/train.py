@@ -8,11 +8,13 @@ import dataclasses
 from absl import flags
 
 import isp
-from r2l_jax import processing, startup, train
-from r2l_jax.augment import AUGMENTATIONS
+from r2l_jax import processing
 from r2l_jax.config import ADV_DEFAULTS, AUX_LOSSES, CLASSIFIERS, ENCODERS, TrainConfig
-from r2l_jax.data.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
-from r2l_jax.data.synthetic import INTENSITIES
+from r2l_jax.data.sets.datasets import DATASETS, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
+from r2l_jax.data.sets.synthetic import INTENSITIES
+from r2l_jax.model.augment import AUGMENTATIONS
+from r2l_jax.runtime import startup
+from r2l_jax.training import train
 
 DEFAULT = TrainConfig()
 

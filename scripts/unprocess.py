@@ -9,10 +9,10 @@ the pictures, and the camera. The exit status is 1 if any picture could not be r
 
 from absl import flags
 
-from r2l_jax import startup
-from r2l_jax.data.cameras import find_camera
-from r2l_jax.errors import InputError
-from r2l_jax.unprocess import unprocess_folder
+from r2l_jax.apps.unprocess import unprocess_folder
+from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.runtime import startup
+from r2l_jax.runtime.errors import InputError
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("input", None, "Folder of pictures: one sub-folder a class, or images/ and masks/.", required=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import isp
-from r2l_jax.data.file_hashes import hash_files
+from r2l_jax.data.files.file_hashes import hash_files
 
 Sample = tuple[np.ndarray, np.ndarray | np.integer]
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from r2l_jax.errors import InputError
+from r2l_jax.runtime.errors import InputError
 
 Split = tuple[np.ndarray, np.ndarray]
 

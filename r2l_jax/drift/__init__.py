@@ -1,1 +1,1 @@
-"""Dataset drift: what changes images after the fact, to compare with changes of the camera and its processing."""
+"""Dataset drift: the cases that a model is tested on, and the three controls."""

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from PIL import Image
 
-from r2l_jax import report
 from r2l_jax.drift import figures
-from r2l_jax.files import write_csv
 from r2l_jax.runtime import store
-from r2l_jax.trained import TrainedFold
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.files import write_csv
+from r2l_jax.training.trained import TrainedFold
 
 
 class Analysis(NamedTuple):
@@ -73,7 +73,7 @@ def once(
         "flags": identity["flags"],
         "training": hashlib.sha256(fold.fold.metrics_file.read_bytes()).hexdigest(),
         "data": identity["data"],
-        **report.environment(),
+        **environment(),
     }
     content = store.finish(file, content, identity, [*planned, *events])
     unfinished.unlink(missing_ok=True)

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from isp import color, stencil
+from isp import color, sensor
+from isp._engine import stencil
 from isp.bayer import check_image
-from r2l_jax.data import sensor
-from r2l_jax.errors import InputError
+from r2l_jax.runtime.errors import InputError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 

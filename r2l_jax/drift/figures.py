@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from r2l_jax.files import replacing
+from r2l_jax.runtime.files import replacing
 
 
 def heat_map(

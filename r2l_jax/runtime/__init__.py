@@ -1,1 +1,1 @@
-"""The ground that every program stands on, whatever it computes."""
+"""What every program stands on: start-up, stopping, hosts, devices, files, errors, results."""

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from r2l_jax.files import replacing, write_json
+from r2l_jax.runtime.files import replacing, write_json
 
 # Every result depends on their code.
 PACKAGES = ("isp", "tasks", "r2l_jax")

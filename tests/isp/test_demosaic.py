@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isp import bayer, demosaic, stencil
+from isp import bayer, demosaic
+from isp._engine import stencil
 
 METHODS = {
     "bilinear": demosaic.bilinear,

@@ -10,7 +10,7 @@ from flax import nnx
 
 import isp
 from isp import pipeline
-from r2l_jax import baselines
+from r2l_jax.bench import baselines
 
 CAMERA = isp.CAMERAS["drone"]
 STAGES = (

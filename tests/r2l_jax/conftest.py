@@ -7,8 +7,9 @@ import pytest
 import small_runs
 
 import tasks
-from r2l_jax import startup, train
 from r2l_jax.config import TrainConfig
+from r2l_jax.runtime import startup
+from r2l_jax.training import train
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from r2l_jax.config import TrainConfig
-from r2l_jax.errors import InputError
+from r2l_jax.runtime.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -14,17 +14,21 @@ from small_runs import metrics, model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import isp
-from r2l_jax import render, train
-from r2l_jax.data.synthetic import CAMERA
-from r2l_jax.drift import adaptation, evaluation, forensics, learning, synthesis, variants
-from r2l_jax.drift.adaptation import AdaptationConfig
-from r2l_jax.drift.evaluation import EvaluationConfig, Evaluator
-from r2l_jax.drift.forensics_config import ForensicsConfig
-from r2l_jax.drift.learning import LearningConfig
-from r2l_jax.drift.synthesis import SynthesisConfig
-from r2l_jax.errors import InputError
+from r2l_jax.apps import render
+from r2l_jax.data.sets.synthetic import CAMERA
+from r2l_jax.drift import cases as variants
+from r2l_jax.drift.adjustment import adaptation, learning
+from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
+from r2l_jax.drift.adjustment.learning import LearningConfig
+from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis import evaluation, synthesis
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
+from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.pipelines import find_pipeline
-from r2l_jax.trained import load_runs
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training import train
+from r2l_jax.training.trained import load_runs
 
 GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)

@@ -10,11 +10,11 @@ from small_runs import metrics, model
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import isp
-from r2l_jax import train
 from r2l_jax.config import TrainConfig
-from r2l_jax.data import datasets
-from r2l_jax.errors import InputError
-from r2l_jax.processing import half_size
+from r2l_jax.data.sets import datasets
+from r2l_jax.model.processors import half_size
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training import train
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from flax import nnx
 
 import isp
 import tasks
-from r2l_jax import benchmark, timing
-from r2l_jax.errors import InputError
+from r2l_jax.bench import benchmark, timing
+from r2l_jax.runtime.errors import InputError
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark.py"
 # A smaller frame would be nothing beside what else a process needs.

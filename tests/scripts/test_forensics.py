@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from programs import program
 
-from r2l_jax.data.synthetic import CAMERA
+from r2l_jax.data.sets.synthetic import CAMERA
 
 
 @pytest.mark.slow

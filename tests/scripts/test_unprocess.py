@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data import datasets
+from r2l_jax.data.sets import datasets
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "unprocess.py"
 

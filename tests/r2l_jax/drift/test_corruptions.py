@@ -10,7 +10,7 @@ import pytest
 import scipy.ndimage
 
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES, elastic_warp, zoom_blur
-from r2l_jax.errors import InputError
+from r2l_jax.runtime.errors import InputError
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("corruptions.npz"))
 IMAGE = GOLDEN["image"].astype(np.float32)

@@ -12,14 +12,17 @@ from matplotlib.figure import Figure
 from small_runs import metrics
 
 import isp
-from r2l_jax import train, trained
-from r2l_jax.data.synthetic import intensity_folder
-from r2l_jax.drift import adaptation, evaluation, figures, forensics
-from r2l_jax.drift.adaptation import AdaptationConfig
+from r2l_jax.data.sets.synthetic import intensity_folder
+from r2l_jax.drift import figures
+from r2l_jax.drift.adjustment import adaptation
+from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
 from r2l_jax.drift.analysis import Analysis
-from r2l_jax.drift.evaluation import EvaluationConfig, Evaluator
-from r2l_jax.drift.forensics_config import ForensicsConfig
+from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis import evaluation
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
 from r2l_jax.runtime import store
+from r2l_jax.training import train, trained
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
 

@@ -9,12 +9,12 @@ import signal
 import pytest
 from changes import change_camera, change_mask, change_pixel
 
-from r2l_jax.data import datasets
-from r2l_jax.drift import synthesis
-from r2l_jax.drift.picture_sets import SetFolder
-from r2l_jax.drift.synthesis import SynthesisConfig
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift.synthesis import synthesis
+from r2l_jax.drift.synthesis.picture_sets import SetFolder
+from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.runtime import store
-from r2l_jax.stop import Interrupted
+from r2l_jax.runtime.stop import Interrupted
 
 IMAGES, CHANGED = 10, 3
 SETS = ("parametrized/iso=1/uncorrupted", "parametrized/iso=0.05/uncorrupted", "parametrized/exposure=0.5/uncorrupted")

@@ -1,0 +1,1 @@
+"""How the stages are made fast: stencils, strips, windows and iterations. Private."""

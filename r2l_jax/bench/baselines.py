@@ -1,0 +1,169 @@
+"""What users of PyTorch, NumPy, SciPy and scikit-image do today: the other side of `r2l_jax.bench.benchmark`.
+
+Each function prepares a piece of work for NumPy arrays and returns what is timed, a function without arguments. The
+libraries are imported in preparing it, since none of them is a dependency of this project: a ModuleNotFoundError names
+the one that is missing. Everything runs on the CPU, with as many threads as the libraries take by themselves.
+"""
+
+import numpy as np
+
+import isp
+from isp.denoise import gaussian_kernel
+from r2l_jax.bench.timing import Call
+
+# What both sides are given.
+CAMERA = isp.CAMERAS["drone"]
+GAMMA = 2.2
+CLASSES = 9
+LEARNING_RATE = 1e-5
+
+
+def parametrized_forward(raw: np.ndarray) -> Call:
+    """Eager PyTorch: the differentiable pipeline of mosaics `(B, H, W)` and a batch norm, to `(B, 3, H, W)`."""
+    import torch
+
+    processor, raws = _processor(), torch.tensor(raw)
+
+    def forward():
+        with torch.no_grad():
+            return processor(raws)
+
+    return forward
+
+
+def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
+    """The same, and the gradients of `mean(rgb * weight)` for its parameters by name; weight is `(B, H, W, 3)`."""
+    import torch
+
+    processor, raws = _processor(), torch.tensor(raw)
+    weights = torch.tensor(np.moveaxis(weight, -1, 1).copy())
+
+    def gradient():
+        processor.zero_grad()
+        (processor(raws) * weights).mean().backward()
+        return {name.removesuffix(".weight"): parameter.grad for name, parameter in processor.named_parameters()}
+
+    return gradient
+
+
+def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
+    """Eager PyTorch: an update of that processor, its batch norm and torchvision's ResNet-18 by Adam."""
+    import torch
+    import torchvision
+
+    model = torch.nn.Sequential(_processor(), torchvision.models.resnet18(num_classes=CLASSES))
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    raws, targets = torch.tensor(raw), torch.tensor(labels, dtype=torch.int64)
+
+    def step():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(model(raws), targets)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
+def _processor():
+    """A PyTorch module with the stages and the parameters of `isp.parametrized`; a batch norm comes last."""
+    import torch
+    from torch import nn
+
+    def convolution(kernel, **padding):
+        """One with these initial weights, as out, in, row, col."""
+        out, channels, rows, cols = kernel.shape
+        module = nn.Conv2d(channels, out, (rows, cols), padding=(rows // 2, cols // 2), bias=False, **padding)
+        module.weight.data[...] = torch.from_numpy(kernel)
+        return module
+
+    # The class is made in here, so that this module can be imported where PyTorch is not installed.
+    class Processor(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.black_level = nn.Parameter(torch.tensor(CAMERA.black_level))
+            self.debayer = convolution(isp.demosaic.BILINEAR_KERNEL, padding_mode="reflect")
+            self.white_balance = nn.Parameter(torch.tensor(CAMERA.white_balance))
+            self.colour_correction = nn.Parameter(torch.tensor(CAMERA.color_matrix))
+            self.sharpening_filter = convolution(isp.sharpen.SHARPENING_KERNEL[None, None])
+            self.gaussian_blur = convolution(gaussian_kernel(0.5, 5)[None, None], padding_mode="reflect")
+            self.gamma_correct = nn.Parameter(torch.tensor(GAMMA))
+            self.norm = nn.BatchNorm2d(3, affine=False)
+            self.register_buffer("to_yuv", torch.tensor(isp.color.RGB_TO_YUV, dtype=torch.float32))
+            self.register_buffer("to_rgb", torch.tensor(isp.color.YUV_TO_RGB, dtype=torch.float32))
+
+        def forward(self, raw):
+            planes = torch.zeros(raw.shape[0], 3, *raw.shape[1:])
+            for site, channel in enumerate((0, 1, 1, 2)):
+                row, col = divmod(site, 2)
+                planes[:, channel, row::2, col::2] = raw[:, row::2, col::2] - self.black_level[site]
+            rgb = torch.einsum("bchw,c->bchw", self.debayer(planes), self.white_balance)
+            rgb = torch.einsum("bchw,kc->bkhw", rgb, self.colour_correction)
+            yuv = torch.einsum("bchw,kc->bkhw", rgb, self.to_yuv).contiguous()
+            yuv[:, [0]] = self.sharpening_filter(yuv[:, [0]])
+            yuv[:, [0]] = self.gaussian_blur(yuv[:, [0]])
+            rgb = torch.einsum("bchw,kc->bkhw", yuv, self.to_rgb).contiguous()
+            return self.norm(torch.exp(torch.log(torch.clip(rgb, 1e-5, 1)) / self.gamma_correct))
+
+    return Processor()
+
+
+def demosaic(method: str, raw: np.ndarray) -> Call:
+    """colour-demosaicing of one RGGB mosaic `(H, W)`, to `(H, W, 3)`; methods by the names of `isp.demosaic`."""
+    interpolate = _interpolation(method)
+    return lambda: interpolate(raw)
+
+
+def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera = CAMERA) -> Call:
+    """A static pipeline in NumPy, SciPy and scikit-image, one RGGB mosaic of `(B, H, W)` after the other.
+
+    The algorithms are one of `isp.PUBLISHED_STATIC`.
+    """
+    import scipy.ndimage
+    import scipy.signal
+    import skimage.color
+    import skimage.filters
+
+    demosaic, sharpen, denoise = algorithms
+    interpolate = _interpolation(demosaic)
+    luma_filters = {
+        "sharpening_filter": lambda luma: scipy.signal.convolve2d(luma, isp.sharpen.SHARPENING_KERNEL, "same"),
+        "unsharp_masking": lambda luma: skimage.filters.unsharp_mask(luma, preserve_range=True),
+        "median_denoising": lambda luma: scipy.ndimage.median_filter(luma, 3),
+        "gaussian_denoising": lambda luma: scipy.ndimage.gaussian_filter(luma, 0.5),
+    }
+    height, width = raw.shape[1:]
+    black_level = np.tile(np.reshape(camera.black_level, (2, 2)), (height // 2, width // 2))
+    gains, matrix = np.array(camera.white_balance), np.array(camera.color_matrix)
+
+    def render(mosaic):
+        rgb = interpolate(mosaic - black_level) * gains @ matrix.T
+        for name in (sharpen, denoise):
+            yuv = skimage.color.rgb2yuv(rgb)
+            yuv[..., 0] = luma_filters[name](yuv[..., 0])
+            rgb = skimage.color.yuv2rgb(yuv)
+        return np.clip(rgb, 0, 1) ** (1 / GAMMA)
+
+    return lambda: [render(mosaic) for mosaic in raw]
+
+
+def _interpolation(method):
+    import colour_demosaicing
+
+    return {
+        "bilinear": colour_demosaicing.demosaicing_CFA_Bayer_bilinear,
+        "malvar2004": colour_demosaicing.demosaicing_CFA_Bayer_Malvar2004,
+        "menon2007": colour_demosaicing.demosaicing_CFA_Bayer_Menon2007,
+    }[method]
+
+
+def denoise(method: str, rgb: np.ndarray) -> Call:
+    """scikit-image, one image of `(B, H, W, 3)` after the other; methods and settings are those of `isp.denoise`."""
+    from skimage import restoration
+
+    denoise, settings = {
+        "tv_chambolle": (restoration.denoise_tv_chambolle, {"weight": 0.01}),
+        "tv_bregman": (restoration.denoise_tv_bregman, {"weight": 100, "eps": 1e-3}),
+        "bilateral": (restoration.denoise_bilateral, {"sigma_spatial": 0.6}),
+    }[method]
+    return lambda: [denoise(image, channel_axis=-1, **settings) for image in rgb]

@@ -1,0 +1,1 @@
+"""Downloading the published data sets, continued where it was interrupted."""

@@ -1,0 +1,1 @@
+"""Files of raw data: raw formats, cameras, tiles, hashes."""

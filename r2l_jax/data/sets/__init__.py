@@ -1,0 +1,1 @@
+"""Data sets: published, synthetic, and folders of the user's own files."""

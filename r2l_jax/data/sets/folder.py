@@ -1,0 +1,120 @@
+"""The user's own raw files: sub-folders of classes, or frames and masks."""
+
+import concurrent.futures
+import pathlib
+
+import numpy as np
+
+import isp
+from r2l_jax.data.files import tiles
+from r2l_jax.data.files.cameras import common_camera, find_camera
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import AT_ONCE
+from r2l_jax.runtime.hosts import on_first_process
+
+TILE_SIZE = 256
+
+# What every network here can halve as often as it needs, after processing at half size, too.
+_MULTIPLE = 64
+
+
+def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None) -> RawDataset:
+    """Finds the raw files of a folder.
+
+    - With sub-folders `images` and `masks`: segmentation. A mask's name contains its frame's, and is greater than 0
+      where the object is. Frames are cut into tiles side by side, once, into the sub-folder `tiles_<side>`.
+    - Else each sub-folder is a class, and of every file the middle is taken.
+
+    Args:
+        data_dir: the folder.
+        camera: a known camera's name, a JSON file, or "auto" for the files' own figures.
+        tile_size: the side of tiles or of middles, even. None is the smaller of 256 and the shortest side: of any file
+            to classify, or of the first frame, and then a multiple of 64 if it can be.
+
+    Raises:
+        InputError: anything that does not exist or does not fit, named.
+    """
+    if data_dir is None or not pathlib.Path(data_dir).is_dir():
+        raise InputError(
+            "--dataset=Folder needs --data_dir, a folder with one sub-folder a class, or with images/ and masks/, "
+            f"got {data_dir}"
+        )
+    if camera is None:
+        raise InputError(f"--dataset=Folder needs --camera: {', '.join(isp.CAMERAS)}, auto or a JSON file")
+    if tile_size is not None and (tile_size < 2 or tile_size % 2):
+        raise InputError(f"--tile_size must be positive and even, to stay on the Bayer grid, got {tile_size}")
+    root, given = pathlib.Path(data_dir), find_camera(camera)
+    there = [name for name in ("images", "masks") if (root / name).is_dir()]
+    if len(there) == 2:
+        return _segmentation(root, given, tile_size)
+    if there:
+        missing = "masks" if there == ["images"] else "images"
+        raise InputError(f"{root} has the sub-folder {there[0]}, and lacks {missing}: segmentation needs both")
+    return _classification(root, given, tile_size)
+
+
+def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
+    files = sorted(path for path in root.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
+    classes = tuple(sorted({path.parent.name for path in files}))
+    if len(classes) < 2:
+        raise InputError(
+            f"{root} must have a sub-folder of raw files for each of at least two classes, or images/ and masks/; "
+            f"found {len(files)} raw files in {len(classes)} sub-folders (scripts/unprocess.py makes raw files of JPEG)"
+        )
+
+    def read_middle(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
+        raw, own = tiles.read_mosaic(path, camera)
+        if tile_size and min(raw.shape) < tile_size:
+            raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
+        side = tile_size or TILE_SIZE
+        # A copy, since a view would keep the whole file in memory.
+        return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])).copy(), own
+
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        middles, cameras = zip(*pool.map(read_middle, files), strict=True)
+    side = min(min(middle.shape) for middle in middles)
+    labels = np.array([classes.index(path.parent.name) for path in files], np.int32)
+    return RawDataset(
+        name="Folder",
+        task="classification",
+        classes=classes,
+        camera=common_camera(files, cameras),
+        names=tuple(str(path.relative_to(root)) for path in files),
+        labels=labels,
+        read=lambda index: (center_crop(middles[index], side, side), labels[index]),
+    )
+
+
+def center_crop(raw: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle `(height, width)` of a mosaic, moved by at most a site, to start on a whole tile of the CFA."""
+    top, left = ((have - want) // 2 // 2 * 2 for have, want in zip(raw.shape, (height, width), strict=True))
+    return raw[top : top + height, left : left + width]
+
+
+def _all(fractions: list[float]) -> list[tuple[int, str]]:
+    """All tiles, with an object or without."""
+    return [(index, "object") for index in range(len(fractions))]
+
+
+def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
+    pairs = tiles.pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
+    side = tile_size
+    if side is None:
+        side = min(TILE_SIZE, *tiles.read_mosaic(pairs[0][0], camera)[0].shape)
+        side = side // _MULTIPLE * _MULTIPLE or side
+    # Other files or another camera make other tiles.
+    folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
+    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _all))
+    names = tuple(name for name, _ in tiles.read_labels(folder))
+    return RawDataset(
+        name="Folder",
+        task="segmentation",
+        classes=("object",),
+        camera=tiles.read_camera(folder),
+        names=names,
+        labels=np.zeros(len(names), np.int32),
+        read=lambda index: tiles.read_tile(folder, names[index]),
+        files=tuple(tiles.tile_files(folder, name) for name in names),
+    )

@@ -1,0 +1,275 @@
+"""The two published raw data sets, Raw-Microscopy and Raw-Drone, in the layout in which they are downloaded.
+
+Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images", TMLR 2023. Which images
+count, in which order, and which tiles are drawn is as in the program published with them.
+"""
+
+import collections
+import pathlib
+import random
+
+import numpy as np
+import tifffile
+
+import isp
+from r2l_jax.data.files import tiles
+from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.hosts import on_first_process
+
+DATASETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
+
+# Mean and standard deviation of R, G and B, as published: of images after a static pipeline, and of mosaics at half
+# size. For other data they are computed.
+_DRONE = ((0.35, 0.36, 0.35), (0.12, 0.11, 0.12))
+STATIC_STATISTICS = {
+    "Microscopy": ((0.91, 0.84, 0.94), (0.08, 0.12, 0.05)),
+    "Drone": _DRONE,
+    "DroneSegmentation": _DRONE,
+    "DroneSegmentationFull": _DRONE,
+}
+MOSAIC_STATISTICS = {"Microscopy": ((0.5663, 0.1401, 0.0731), (0.097, 0.0423, 0.008))}
+
+TILE_SIZE = 256
+
+# Classes of no more than RARE images are left out, and so is one image.
+CELLS = (
+    *("BAS", "EBO", "EOS", "KSC", "LYA", "LYT", "MMZ", "MOB"),
+    *("MON", "MYB", "MYO", "NGB", "NGS", "PMB", "PMO", "UNC"),
+)
+RARE = 4
+LEFT_OUT = "Ma190c_lame3_zone13_composite_Mcropped_2"
+
+# A tile counts as one with a car if more than this fraction of it is car; with less but some it is neither.
+CAR_FRACTION = 0.01
+SEED = 72
+
+_FRAME_SUFFIXES = (".tif", ".tiff", ".png", ".dng")
+
+
+def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
+    """Finds a published data set.
+
+    - "Microscopy": `microscopy/images/<intensity>/*.tiff` and `microscopy/labels/Ma190c_annotations.dat`.
+    - "MicroscopyRGB": the same images, processed by the microscope's own software, in the intensities' folders that
+      have "rgb" in place of "raw".
+    - "DroneSegmentationFull": the frames `drone/images_full/<intensity>/*` and their masks `drone/masks_full/*`, whose
+      names contain the frames'.
+    - "DroneSegmentation": the frames' tiles of 256x256 in which there is a car.
+    - "Drone": tiles to classify, "car" or "no car", equally many of each from every frame.
+
+    Tiles are cut at the first call, into `drone/tiles_256/`, and again when the frames or masks are others.
+
+    Args:
+        name: one of `DATASETS`.
+        data_dir: what holds the folders `microscopy` and `drone`.
+        intensity: the folder of an intensity, such as "raw_scale100".
+
+    Raises:
+        InputError: files that are not there or do not fit, named, with what to do.
+    """
+    root = pathlib.Path(data_dir)
+    if name in ("Microscopy", "MicroscopyRGB"):
+        return _microscopy(name, root, intensity)
+    if name == "DroneSegmentationFull":
+        return _frames(root, intensity)
+    return _tiles(name, root, intensity)
+
+
+def download_name(name: str) -> str:
+    """Which of the two data sets to download for a name of `DATASETS`."""
+    return "Microscopy" if name in ("Microscopy", "MicroscopyRGB") else "Drone"
+
+
+def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
+    images, labels_file = _sources(name, root, intensity)
+    _require(name, root, images, labels_file)
+    try:
+        lines = labels_file.read_text().splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{labels_file}: {error}") from None
+    pairs = [_fields(labels_file, line) for line in lines if line.strip()]
+    counts = collections.Counter(label for _, label in pairs)
+    classes = tuple(label for label in CELLS if counts[label] > RARE)
+    pairs = [(stem, label) for stem, label in pairs if label in classes and stem != LEFT_OUT]
+    if len(classes) < 2:
+        raise InputError(f"{labels_file} names fewer than two of the classes {', '.join(CELLS)} more than {RARE} times")
+    paths = [images / f"{stem}.tiff" for stem, _ in pairs]
+    _require(name, root, *paths)
+    labels = np.array([classes.index(label) for _, label in pairs], np.int32)
+    processed = name == "MicroscopyRGB"
+    camera = None if processed else isp.CAMERAS["microscopy"]
+    return RawDataset(
+        name=name,
+        task="classification",
+        classes=classes,
+        camera=camera,
+        names=tuple(stem for stem, _ in pairs),
+        labels=labels,
+        read=lambda index: (_image(paths[index]) if processed else _mosaic(paths[index], camera), labels[index]),
+        files=tuple((path,) for path in paths),
+    )
+
+
+def _fields(file: pathlib.Path, line: str) -> tuple[str, str]:
+    """The name and the class of a line."""
+    fields = line.split()
+    if len(fields) != 2:
+        raise InputError(f"{file}: a line must be a name and a class, got {line!r}")
+    return fields[0], fields[1]
+
+
+def _mosaic(path: pathlib.Path, camera: isp.Camera) -> np.ndarray:
+    """The mosaic of a file of 256x256."""
+    raw, _ = tiles.read_mosaic(path, camera)
+    if raw.shape != (TILE_SIZE, TILE_SIZE):
+        raise InputError(f"{path} must be {TILE_SIZE}x{TILE_SIZE}, got {raw.shape[0]}x{raw.shape[1]}")
+    return raw
+
+
+def _image(path: pathlib.Path) -> np.ndarray:
+    """The image `(256, 256, 3)` of a 16-bit file, of which the channels may also come first."""
+    try:
+        values = tifffile.imread(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {error}") from None
+    if values.shape == (3, TILE_SIZE, TILE_SIZE):
+        values = np.moveaxis(values, 0, -1)
+    if values.shape != (TILE_SIZE, TILE_SIZE, 3) or values.dtype != np.uint16:
+        raise InputError(
+            f"{path} must be {TILE_SIZE}x{TILE_SIZE} with three channels of 16 bits, got {values.dtype} of shape "
+            f"{values.shape}"
+        )
+    return values.astype(np.float32) / 65535
+
+
+def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
+    """Whether the folders that `load` reads exist and are whole, or the tiles that it has cut."""
+    root = pathlib.Path(data_dir)
+    sources = _sources(name, root, intensity)
+    if all(path.exists() for path in sources):
+        return _unfinished(*sources) is None
+    return len(_versions(name, root, intensity)) == 1
+
+
+def _unfinished(*sources: pathlib.Path) -> pathlib.Path | None:
+    """What a download that was ended has left in the folders."""
+    return next((part for source in sources if source.is_dir() for part in source.glob("*.part")), None)
+
+
+def _versions(name: str, root: pathlib.Path, intensity: str) -> list[pathlib.Path]:
+    """The tiles that have been cut."""
+    return [path for path in _tiles_folder(name, root, intensity).glob("[!.]*") if path.is_dir()]
+
+
+def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """The folder of the images, and where their targets are."""
+    if download_name(name) == "Microscopy":
+        folder = root / "microscopy"
+        if name == "MicroscopyRGB":
+            intensity = intensity.replace("raw", "rgb")
+        return folder / "images" / intensity, folder / "labels" / "Ma190c_annotations.dat"
+    return root / "drone" / "images_full" / intensity, root / "drone" / "masks_full"
+
+
+def _tiles_folder(name: str, root: pathlib.Path, intensity: str) -> pathlib.Path:
+    return root / "drone" / f"tiles_{TILE_SIZE}" / name / intensity
+
+
+def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
+    """Raises an InputError that says what to do unless all paths exist."""
+    missing = [path for path in paths if not path.exists()]
+    if missing:
+        others = f" and {len(missing) - 1} more of {len(paths)} files are" if len(missing) > 1 else " is"
+        raise InputError(
+            f"--dataset={name}: {missing[0].relative_to(root)}{others} not in --data_dir={root}; get the data set by "
+            f"python scripts/download.py --dataset={download_name(name)} --data_dir={root}"
+        )
+    if part := _unfinished(*paths):
+        raise InputError(
+            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is of a download that was ended: "
+            "the same download goes on"
+        )
+
+
+def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[tiles.Pair]:
+    """Every frame with its mask, by name."""
+    folder, masks_folder = _sources(name, root, intensity)
+    _require(name, root, folder, masks_folder)
+    for path in (folder, masks_folder):
+        if not path.is_dir():
+            raise InputError(f"{path} must be a folder, got a file")
+    return tiles.pair_masks(folder, masks_folder, _FRAME_SUFFIXES)
+
+
+def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
+    pairs = _frame_pairs("DroneSegmentationFull", root, intensity)
+    camera = isp.CAMERAS["drone"]
+    shape = tiles.read_mosaic(pairs[0][0], camera)[0].shape
+
+    def read(index: int) -> Sample:
+        raw, mask, _ = tiles.read_frame(pairs[index], camera)
+        if raw.shape != shape:
+            raise InputError(f"all frames must have one size: {pairs[0][0]} has {shape}, {pairs[index][0]} {raw.shape}")
+        return raw, mask
+
+    return RawDataset(
+        name="DroneSegmentationFull",
+        task="segmentation",
+        classes=("car",),
+        camera=camera,
+        names=tuple(frame.stem for frame, _ in pairs),
+        labels=np.zeros(len(pairs), np.int32),
+        read=read,
+        files=tuple(pairs),
+    )
+
+
+def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
+    camera, segmentation = isp.CAMERAS["drone"], name == "DroneSegmentation"
+    versions = _versions(name, root, intensity)
+    if len(versions) == 1 and not all(path.exists() for path in _sources(name, root, intensity)):
+        (folder,) = versions  # whoever needs the space may delete what the tiles were cut of
+    else:
+        pairs = _frame_pairs(name, root, intensity)
+        folder = _tiles_folder(name, root, intensity) / tiles.version(pairs, camera)
+        choose = _with_cars if segmentation else _balanced
+        on_first_process(lambda: tiles.cut(pairs, folder, TILE_SIZE, camera, choose))
+    classes = ("car",) if segmentation else ("car", "no car")
+    pairs = tiles.read_labels(folder)
+    labels = np.array([classes.index(label) for _, label in pairs], np.int32)
+
+    def read(index: int) -> Sample:
+        raw, mask = tiles.read_tile(folder, pairs[index][0])
+        return raw, mask if segmentation else labels[index]
+
+    return RawDataset(
+        name=name,
+        task="segmentation" if segmentation else "classification",
+        classes=classes,
+        camera=camera,
+        names=tuple(stem for stem, _ in pairs),
+        labels=labels,
+        read=read,
+        files=tuple(tiles.tile_files(folder, stem)[: 1 + segmentation] for stem, _ in pairs),
+    )
+
+
+def _with_cars(fractions: list[float]) -> list[tuple[int, str]]:
+    """The tiles in which there is a car."""
+    return [(index, "car") for index, fraction in enumerate(fractions) if fraction > 0]
+
+
+def _balanced(fractions: list[float]) -> list[tuple[int, str]]:
+    """Equally many tiles with and without a car; of those that there are more of, which ones is drawn at random."""
+    cars = [index for index, fraction in enumerate(fractions) if fraction > CAR_FRACTION]
+    others = [index for index, fraction in enumerate(fractions) if fraction == 0]
+    more = max(cars, others, key=len)
+    surplus = abs(len(cars) - len(others))
+    # As published: the shuffled list's first ones are dropped.
+    shuffled = list(more)
+    random.Random(SEED).shuffle(shuffled)
+    dropped = set(shuffled[:surplus])
+    return [
+        (index, label) for label, kind in (("car", cars), ("no car", others)) for index in kind if index not in dropped
+    ]

@@ -1,0 +1,1 @@
+"""Drift adjustment: tuning or learning the processing so that a model works."""

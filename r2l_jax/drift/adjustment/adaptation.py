@@ -1,0 +1,378 @@
+"""Drift adjustment by adaptation: a trained model's processing, re-tuned on a few labelled images of drifted data."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+import isp
+from r2l_jax.data import loader
+from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift import cases as variants
+from r2l_jax.drift.acquisition import drifted
+from r2l_jax.drift.adjustment.adaptation_tables import parameters_table, starts_table
+from r2l_jax.drift.analysis import Analysis, once
+from r2l_jax.drift.cases import Variant
+from r2l_jax.drift.search import ranges
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.measure import Measured, Measurer, ticking
+from r2l_jax.drift.search.ranges import gains, tuned
+from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.drift.synthesis.summary import LEAST_DROP
+from r2l_jax.model.model_hash import model_hash
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.runtime import store
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.pictures import contact_sheet
+from r2l_jax.runtime.stop import StopSignals
+from r2l_jax.runtime.tables import table
+from r2l_jax.training.trained import TrainedFold, load_pipelines
+
+# Exposures that the searches start at, in stops, as many of the first as are asked for.
+STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
+
+# The drift of real data, photographed anew.
+_DATA = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptationConfig:
+    """Adaptations of a trained model to drifted data.
+
+    Attributes are documented by the flags of scripts/adjust.py.
+
+    Raises:
+        InputError: values that are not known or out of range.
+    """
+
+    run: str
+    data_dir: str | None = None
+    output: str | None = None
+    intensities: tuple[float, ...] = ()
+    exposures: tuple[float, ...] = ()
+    pipelines: tuple[str, ...] = ()
+    cameras: tuple[str, ...] = ()
+    drifted_data_dir: str | None = None
+    drifted_camera: str | None = None
+    pipeline: str | None = None
+    labelled: int = 32
+    parameters: tuple[str, ...] = ()
+    starts: int = 6
+    steps: int = 120
+    lr: float = 0.01
+    batch_size: int = 16
+    track_n_images: int = 5
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("labelled", "starts", "steps", "lr", "batch_size", "track_n_images"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
+        if self.starts > len(STOPS):
+            raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
+        if self.seed < 0:
+            raise InputError(f"--seed must not be negative, got {self.seed}")
+        if self.drifted_camera and not self.drifted_data_dir:
+            raise InputError("--drifted_camera is the camera of --drifted_data_dir: give that, too")
+        if len({_camera_drift(name) for name in self.cameras}) < len(set(self.cameras)):
+            raise InputError(f"--cameras: two of {', '.join(self.cameras)} have one name")
+        if not self.drifts():
+            raise InputError(
+                "no drift to adapt to: give --intensities, --exposures, --pipelines, --cameras or --drifted_data_dir"
+            )
+
+    def drifts(self) -> list[Variant]:
+        """The drifts, each once."""
+        return list(self._drifts)
+
+    @functools.cached_property
+    def _drifts(self) -> tuple[Variant, ...]:
+        cameras = [_camera_drift(name) for name in self.cameras]
+        data = [Variant(_DATA, _DATA)] if self.drifted_data_dir else []
+        return tuple(
+            dict.fromkeys(
+                variants.intensities(self.intensities)
+                + variants.exposures(self.exposures)
+                + variants.pipelines(self.pipelines)
+                + cameras
+                + data
+            )
+        )
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """Where the results go."""
+        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The flags that a drift's result depends on, beside the drift."""
+        names = ("labelled", "parameters", "starts", "steps", "lr", "batch_size", "track_n_images", "seed")
+        return {name: getattr(self, name) for name in names}
+
+
+def _camera_drift(name: str) -> Variant:
+    return Variant(f"camera={pathlib.Path(name).stem}", "cameras")
+
+
+class _Drifted(NamedTuple):
+    """A model under a drift: what it is, the data, and which samples to adapt and to measure on."""
+
+    model: RawToLogit
+    dataset: RawDataset
+    labelled: np.ndarray
+    measured: np.ndarray
+
+
+def run(config: AdaptationConfig) -> dict[str, Any]:
+    """Adapts the processing of every fold of a run to each drift, and measures what that wins back.
+
+    The head and all statistics stay as they are. From several exposures, a search lowers the task loss of the labelled
+    images over the processing's parameters; the start that ends at the lowest loss of these images is taken, and
+    measured on others. Of the run's own scenes, some to train on are the labelled images, and all to validate on the
+    others.
+
+    Writes `<output>/adaptation.json` (all numbers, and how to reproduce them), and in `<output>/fold_<k>/<drift>/`
+    `adaptation.json` (the parameters found), `curves.png`, `pictures.png` (undrifted, before, after) and TensorBoard's
+    events of the pictures. A drift that an earlier call of the same settings has finished is taken as it is.
+
+    Returns:
+        What adaptation.json holds.
+
+    Raises:
+        InputError: a folder that is no finished run, a processing without parameters, a drift that does not fit the
+            data, or several processes.
+        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+    """
+    folds = load_pipelines(config.run, config.data_dir, [config.pipeline] if config.pipeline else [])
+    for fold in folds:
+        _check(config, fold)
+    drifts = config.drifts()
+    with StopSignals() as stop:
+        results = {
+            fold.fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in drifts} for fold in folds
+        }
+    content = {
+        "score": folds[0].objective.score,
+        "drifts": {drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in drifts},
+        "folds": results,
+        "flags": dataclasses.asdict(config),
+        **environment(),
+    }
+    write_json(config.output_dir / "adaptation.json", content)
+    print(f"{make_table(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+    return content
+
+
+def make_table(content: Mapping[str, Any]) -> str:
+    """What each drift takes, and what adaptation wins back, as text; means over the folds."""
+    rows = [["drift", f"{content['score']} undrifted", "before", "after", "won back"]]
+    for name, drift in content["drifts"].items():
+        cells = [f"{drift[key]['mean']:.4f}" for key in ("undrifted", "before", "after")]
+        won = drift["won_back"]["mean"]
+        rows.append([name, *cells, "-" if won is None else f"{won:.0%}"])
+    return table(rows)
+
+
+def _over_folds(results: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    summary = {}
+    for name in ("undrifted", "before", "after", "won_back"):
+        values = [result[name] for result in results]
+        known = [value for value in values if value is not None]
+        mean, std = (float(np.mean(known)), float(np.std(known))) if known else (None, None)
+        summary[name] = {"mean": mean, "std": std, "folds": values}
+    return summary
+
+
+def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
+    """Raises an InputError unless a fold can be adapted to all drifts, before anything is computed."""
+    if config.intensities and fold.config.dataset == "Folder":
+        raise InputError(
+            f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
+            "computes others"
+        )
+    variants.check_pipelines(config.drifts(), fold.dataset)
+    for drift in config.drifts():
+        processor = _drifted(config, fold, drift).model.processor
+        _parameters(config, processor)
+        ranges.check(processor.facts, jax.device_get(processor.parameters()))
+
+
+def _parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:
+    known = tuple(pipeline.parameters())
+    if "all" in config.parameters:
+        return known
+    for name in config.parameters:
+        if name not in known:
+            raise InputError(f"--parameters must be of all, {', '.join(known)}, got {name!r}")
+    return config.parameters or tuned(pipeline.facts)
+
+
+def _camera(name: str, dataset: RawDataset) -> isp.Camera:
+    camera = find_camera(name, "--cameras")
+    if camera is None:
+        raise InputError("--cameras=auto: mosaics are taken of the data set's scenes; name a camera or a JSON file")
+    if camera.pattern != dataset.camera.pattern:
+        raise InputError(
+            f"--cameras={name}: its pattern is {camera.pattern}, the data set's {dataset.camera.pattern}; no parameter "
+            "of the processing adjusts that"
+        )
+    return camera
+
+
+def _model(fold: TrainedFold, drift: Variant) -> RawToLogit:
+    """A fold's model, with the pipeline of a drift in place of its own."""
+    if drift.pipeline is None:
+        return fold.model
+    return RawToLogit(drift.pipeline(fold.dataset.camera), fold.model.normalizer, fold.model.head)
+
+
+def _drifted(config: AdaptationConfig, fold: TrainedFold, drift: Variant) -> _Drifted:
+    rng = np.random.default_rng(config.seed)
+    if drift.group == _DATA:
+        dataset = _other_data(config, fold)
+    else:
+        cameras = {_camera_drift(name).name: name for name in config.cameras}
+        camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
+        dataset = drifted(fold.config, fold.dataset, drift, camera, config.seed)
+    if dataset.fingerprint == fold.dataset.fingerprint:
+        # The same scenes: what was trained on is not measured on.
+        labelled, measured = rng.permutation(fold.fold.train_indices), fold.fold.valid_indices
+        labelled = labelled[: config.labelled]
+    else:
+        shuffled = rng.permutation(len(dataset))
+        labelled, measured = shuffled[: config.labelled], np.sort(shuffled[config.labelled :])
+    if len(labelled) < config.labelled or not len(measured):
+        raise InputError(
+            f"--labelled={config.labelled} is too many for {drift.name}: it has {len(labelled)} images to adapt by and "
+            f"{len(measured)} others to measure on"
+        )
+    return _Drifted(_model(fold, drift), dataset, labelled, measured)
+
+
+def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
+    """The data of --drifted_data_dir, if it has the classes and the pattern of the run's."""
+    if not pathlib.Path(config.drifted_data_dir).is_dir():  # where a synthetic data set would be rendered anew
+        raise InputError(f"--drifted_data_dir={config.drifted_data_dir} is no folder")
+    settings = fold.config.data_settings | {"data_dir": config.drifted_data_dir}
+    if config.drifted_camera:
+        settings["camera"] = config.drifted_camera
+    dataset = datasets.load(fold.config.dataset, **settings)
+    if dataset.classes != fold.dataset.classes:
+        raise InputError(
+            f"--drifted_data_dir={config.drifted_data_dir} must have the classes {', '.join(fold.dataset.classes)}, "
+            f"got {', '.join(dataset.classes)}"
+        )
+    if dataset.camera.pattern != fold.dataset.camera.pattern:
+        raise InputError(
+            f"--drifted_data_dir={config.drifted_data_dir} must have the pattern {fold.dataset.camera.pattern}, got "
+            f"{dataset.camera.pattern}; no parameter of the processing adjusts that"
+        )
+    return dataset
+
+
+def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: StopSignals) -> dict[str, Any]:
+    """The adaptation of a fold to a drift, or what an earlier call has left of it."""
+    folder = config.output_dir / f"fold_{fold.fold.number}" / drift.name
+
+    under = _drifted(config, fold, drift)
+    drifted_data = under.dataset.content_of([*under.labelled, *under.measured])
+    identity = store.identity(
+        {**config.settings, "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
+        model=fold.fingerprint,
+        drifted_model=[*(drift.pipeline.identity if drift.pipeline else ()), model_hash(under.model)],
+        data=fold.dataset.content_of(fold.fold.valid_indices),
+    )
+    content = once(
+        folder / "adaptation.json", fold, identity, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
+    )
+    print(f"fold {fold.fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
+    return content
+
+
+def _adapt(
+    config: AdaptationConfig, fold: TrainedFold, under: _Drifted, stop: StopSignals, file: pathlib.Path
+) -> Analysis:
+    frozen = Frozen(under.model, fold.objective)
+    group = _parameters(config, under.model.processor)
+    stops = STOPS[: config.starts] if gains(frozen.facts, group) else (0,)
+    searches = [Search(group, 0.0, config.seed, exposure=2.0**stop) for stop in stops]
+    searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)
+    raws, targets = under.dataset.samples(under.labelled)
+    found = searcher.run(searches, raws, targets, config.steps, stop.after_step, file)
+
+    measurer = Measurer(frozen)
+
+    def measure(parameters: list[dict[str, np.ndarray]], indices: np.ndarray, title: str) -> list[Measured]:
+        batches = list(loader.eval_batches(under.dataset, indices, config.batch_size))
+        total = len(parameters) * len(batches)
+        with ticking(title, total, stop.after_step, lambda: "stopped; the same command goes on from there") as tick:
+            return measurer.measure(parameters, batches, tick)
+
+    # No adaptation is one, too: on few images a search may end where it is worse.
+    starts = [None, *stops]
+    ends = [frozen.default, *(one.parameters for one in found)]
+    on_labelled = measure(ends, under.labelled, "labelled images")
+    on_measured = measure(ends, under.measured, "other images")
+    chosen = int(np.argmin([measured.loss for measured in on_labelled]))
+    before, after = on_measured[0], on_measured[chosen]
+    own = Frozen(fold.model, fold.objective)
+    own_batches = loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
+    (undrifted,) = Measurer(own).measure([own.default], own_batches)
+    lost = undrifted.score - before.score
+    content = {
+        "undrifted": undrifted.score,
+        "before": before.score,
+        "after": after.score,
+        "won_back": (after.score - before.score) / lost if lost >= LEAST_DROP else None,
+        "start": starts[chosen],
+        "starts": [
+            {"stops": stops, "labelled_loss": labelled.loss, "labelled_score": labelled.score, "score": measured.score}
+            for stops, labelled, measured in zip(starts, on_labelled, on_measured, strict=True)
+        ],
+        "default": {name: value.tolist() for name, value in frozen.default.items()},
+        "parameters": {name: np.asarray(value).tolist() for name, value in ends[chosen].items()},
+    }
+    adapted = frozen.pipeline(ends[chosen])
+    pictures = {"curves": _curves(found, stops), "pictures": _pictures(config, fold, under, adapted)}
+    tables = [starts_table(content, fold.objective.score), parameters_table(frozen, group, ends[chosen])]
+    return Analysis(content, "\n\n".join(tables), pictures)
+
+
+def _curves(found: list[Found], starts: Sequence[int]) -> Figure:
+    """The task loss of the batches over the steps, a line for each start."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for stops, one in zip(starts, found, strict=True):
+        axes.plot(one.task_loss, linewidth=1, label=f"{stops:+d} stops")
+    axes.set(xlabel="step", ylabel="task loss of labelled images")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", title="start")
+    return figure
+
+
+def _pictures(config: AdaptationConfig, fold: TrainedFold, under: _Drifted, adapted: isp.Pipeline) -> Image.Image:
+    """Measured samples as the head knew them, as it sees them drifted, and as it sees them after adaptation."""
+    indices = under.measured[: config.track_n_images]
+    raws, _ = under.dataset.samples(indices)
+    pictures = {"before": under.model.processor(raws), "after": adapted(raws)}
+    if under.dataset.fingerprint == fold.dataset.fingerprint:
+        pictures = {"undrifted": fold.model.processor(fold.dataset.samples(indices)[0]), **pictures}
+    # One by one, since whatever maps over a dict sorts it by name.
+    pictures = {name: np.asarray(images) for name, images in pictures.items()}
+    return contact_sheet(
+        {f"{number} {name}": images[number] for number in range(len(indices)) for name, images in pictures.items()},
+        columns=len(pictures),
+    )

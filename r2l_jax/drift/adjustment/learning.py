@@ -1,0 +1,233 @@
+"""Drift adjustment by learning: processing and head trained together, against the same with fixed processing."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from isp.parameter import MOST_ELEMENTS
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift import figures
+from r2l_jax.runtime import store
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.hosts import refuse_several_processes
+from r2l_jax.runtime.tables import table
+from r2l_jax.training import train
+from r2l_jax.training.folds import changed_data, changes, make_folds, other_makers, read_metrics
+from r2l_jax.training.trained import TrainedFold, load_runs
+
+LEARNT, FROZEN = "learnt", "frozen"
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningConfig:
+    """A comparison of learnt processing with fixed.
+
+    Attributes are documented by the flags of scripts/adjust.py.
+
+    Raises:
+        InputError: values out of range.
+    """
+
+    run: str
+    data_dir: str | None = None
+    output: str | None = None
+    pipeline: str | None = None
+    target_score: float = 0.8
+
+    def __post_init__(self):
+        if not 0 < self.target_score <= 1:
+            raise InputError(f"--target_score must be in (0, 1], got {self.target_score}")
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """Where the results go."""
+        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
+
+
+def run(config: LearningConfig) -> dict[str, Any]:
+    """Trains the counterpart of a run, whose processing is fixed where the run's was learnt, and compares the two.
+
+    The counterpart has the run's flags but for `freeze_processor`, and is trained in `<output>/learning/`, or taken
+    from there. Writes `<output>/learning.json` (all numbers, and how to reproduce them), and in `<output>/learning/`
+    `learning_curves.png` and TensorBoard's events of it.
+
+    Returns:
+        What learning.json holds: of both runs the score at each epoch, the epochs and the seconds of training to the
+        target, by fold, and the learnt parameters beside the camera's.
+
+    Raises:
+        InputError: a folder that is no finished run, or whose processing cannot be learnt.
+        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+    """
+    refuse_several_processes()
+    named = [config.pipeline] if config.pipeline else []
+    (folds,) = load_runs([config.run], config.data_dir, named)
+    trained = folds[0].config
+    if not trained.learns_pipeline or trained.adv_training:
+        raise InputError(
+            f"--run={config.run} was trained with {trained.processing}"
+            f"{' --adv_training' * trained.adv_training}; learning is compared for --processing_mode=parametrized and "
+            "for a --pipeline"
+        )
+    if not folds[0].model.processor.facts:
+        raise InputError(f"--run={config.run} was trained with {trained.processing}, which has no parameters to learn")
+    if pathlib.Path(config.run).name.startswith("fold_"):
+        raise InputError(f"--run={config.run} is one fold: the whole run is compared")
+    if trained.freeze_classifier:
+        raise InputError(f"--run={config.run} was trained with --freeze_classifier: with both fixed nothing is trained")
+    for fold in folds:
+        _history(fold)  # whose errors shall not come after minutes of training
+        if changed := changed_data(fold.dataset, json.loads(fold.fold.metrics_file.read_text())):
+            raise InputError(
+                f"--run={config.run} was trained on other data ({'; '.join(changed)}): what is trained now does not "
+                "compare with it"
+            )
+    own, other = (FROZEN, LEARNT) if trained.freeze_processor else (LEARNT, FROZEN)
+    counterpart = dataclasses.replace(
+        trained,
+        freeze_processor=not trained.freeze_processor,
+        logdir=str(config.output_dir),
+        experiment_name="learning",
+        run_name=other,
+        overwrite=False,
+        data_dir=config.data_dir or trained.data_dir,
+    )
+    if reasons := _stale(counterpart, folds[0].dataset):
+        store.say_anew(str(counterpart.run_dir), reasons)
+        counterpart = dataclasses.replace(counterpart, overwrite=True)
+    train.run(counterpart)
+    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, named)
+    runs = {own: folds, other: others}
+    content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
+    everything = {**content, "flags": dataclasses.asdict(config), **environment()}
+    write_json(config.output_dir / "learning.json", everything)
+    figures.write(config.output_dir / "learning", {"learning_curves": make_figure(content)})
+    print(f"\n{make_tables(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+    return content
+
+
+def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
+    """Says why what an earlier call has trained of the counterpart does not count; it is trained anew, then."""
+    reasons = []
+    for fold in make_folds(counterpart, dataset):
+        if fold.metrics_file.exists():
+            try:
+                earlier = read_metrics(fold.metrics_file, "it is trained anew")
+            except InputError as error:
+                return [str(error)]
+            reasons += changes(counterpart, dataset, earlier)
+            if other_makers(earlier):
+                reasons.append("different source code or another version of JAX has trained it")
+    return list(dict.fromkeys(reasons))
+
+
+def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[str, Any]:
+    """The learning curves of two runs, what they take to reach a score, and the parameters that the first learnt."""
+    score = runs[LEARNT][0].objective.score
+    return {
+        "score": score,
+        "target": target,
+        "runs": {
+            name: {"folds": [curve(_history(fold), f"val_{score}", target) for fold in folds]}
+            for name, folds in runs.items()
+        },
+        "parameters": _parameters(runs[LEARNT]),
+    }
+
+
+def _history(fold: TrainedFold) -> list[dict[str, Any]]:
+    history = json.loads(fold.fold.metrics_file.read_text())["history"]
+    if any("seconds" not in row for row in history):
+        raise InputError(
+            f"{fold.fold.metrics_file} was written by an earlier version, without the seconds of its epochs"
+        )
+    return history
+
+
+def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, Any]:
+    """The scores of one fold after epochs and seconds of training, and which of them reach the target."""
+    seconds = np.cumsum([row["seconds"] for row in history])
+    rows = [
+        (row["epoch"] + 1, float(time), row[score]) for time, row in zip(seconds, history, strict=True) if score in row
+    ]
+    epochs, seconds, scores = map(list, zip(*rows, strict=True))
+    reached = next((place for place, value in enumerate(scores) if value >= target), None)
+    return {
+        "epochs": epochs,
+        "seconds": seconds,
+        "scores": scores,
+        "epochs_to_target": None if reached is None else epochs[reached],
+        "seconds_to_target": None if reached is None else seconds[reached],
+    }
+
+
+def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
+    """Each parameter as the camera has it, and as each fold has learnt it."""
+    camera = folds[0].config.named_pipeline(folds[0].dataset.camera)
+    learnt = [fold.model.processor.parameters() for fold in folds]
+    return {
+        name: {
+            "names": camera.facts[name].element_names(name, value.shape),
+            "camera": np.asarray(value).tolist(),
+            "folds": [np.asarray(of_fold[name]).tolist() for of_fold in learnt],
+        }
+        for name, value in camera.parameters().items()
+    }
+
+
+def make_tables(content: Mapping[str, Any]) -> str:
+    """The comparison as text: what each run comes to and takes, and the small parameters beside the camera's."""
+    target = f"{content['target']:g}"
+    rows = [["", f"val {content['score']}", "deviation", "best", f"epochs to {target}", f"seconds to {target}"]]
+    for name, of_run in content["runs"].items():
+        folds = of_run["folds"]
+        last = [fold["scores"][-1] for fold in folds]
+        best = np.mean([max(fold["scores"]) for fold in folds])
+        numbers = (f"{number:.4f}" for number in (np.mean(last), np.std(last), best))
+        reached = (_mean_reached([fold[f"{unit}_to_target"] for fold in folds]) for unit in ("epochs", "seconds"))
+        rows.append([name, *numbers, *reached])
+    text = table(rows)
+    rows = [["parameter", "camera", "learnt", "deviation"]]
+    for values in content["parameters"].values():
+        camera, folds = np.array(values["camera"]), np.array(values["folds"])
+        if camera.size <= MOST_ELEMENTS:
+            columns = (camera.ravel(), folds.mean(0).ravel(), folds.std(0).ravel())
+            rows += [
+                [title, *(f"{number:.4f}" for number in row)]
+                for title, *row in zip(values["names"], *columns, strict=True)
+            ]
+    return f"{text}\n\n{table(rows)}"
+
+
+def _mean_reached(values: Sequence[int | float | None]) -> str:
+    """The mean over folds, and how many have got there if not all have."""
+    reached = [value for value in values if value is not None]
+    if not reached:
+        return "-"
+    return f"{np.mean(reached):.1f}" + (f" ({len(reached)} of {len(values)})" if len(reached) < len(values) else "")
+
+
+def make_figure(content: Mapping[str, Any]) -> Figure:
+    """The validation score over epochs and over seconds of training: mean of the folds, and their deviation."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, unit in zip(figure.subplots(1, 2, sharey=True), ("epochs", "seconds"), strict=True):
+        for number, (name, of_run) in enumerate(content["runs"].items()):
+            folds = of_run["folds"]
+            scores = np.array([fold["scores"] for fold in folds])
+            places, mean, std = np.mean([fold[unit] for fold in folds], 0), scores.mean(0), scores.std(0)
+            axes.plot(places, mean, color=f"C{number}", marker=".", label=f"{name} processing")
+            axes.fill_between(places, mean - std, mean + std, color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.axhline(content["target"], color="grey", linestyle=":", linewidth=1)
+        axes.set_xlabel({"epochs": "epoch", "seconds": "seconds of training"}[unit])
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(f"validation {content['score']}")
+    figure.axes[0].legend()
+    return figure

@@ -1,0 +1,1 @@
+"""Drift forensics: which processing parameters break a model, and by how much."""

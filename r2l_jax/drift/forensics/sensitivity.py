@@ -1,0 +1,293 @@
+"""Sensitivity: how the task loss changes with each parameter of a pipeline, and with the image after each stage.
+
+It is the loss's gradient in natural ranges, which makes parameters and images comparable: numbers are changes of the
+loss to first order, when values move by one per cent of their natural range.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import isp
+from isp.parameter import MOST_ELEMENTS
+from r2l_jax.data import loader
+from r2l_jax.data.loader import Batch
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift.analysis import Analysis
+from r2l_jax.drift.figures import heat_map
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.ranges import Facts, moved
+from r2l_jax.runtime import compiler
+from r2l_jax.runtime.devices import shardings, to_devices
+from r2l_jax.runtime.tables import table
+
+PyTree = Any
+
+# How far values move, in natural ranges.
+PER_CENT = 0.01
+
+# The natural range of images: that of the display, or of a mosaic up to the white level.
+_IMAGES = {"width": 1.0, "stated": "1, the white level of a mosaic or all of the display's range: moves by 0.01"}
+
+UNIT = "change of the task loss, to first order, when values move by 1% of their natural range"
+MOVES = {
+    "worst": "each value moves in the direction that raises the sample's loss",
+    "together": "all values move up",
+}
+CAUTION = "after clipped: overstated for dark pixels, where the tone curve is too steep for first order"
+
+
+class Change(NamedTuple):
+    """How the loss of each sample changes when the values of a parameter or an image move by 1% of their natural range.
+
+    Attributes:
+        worst: each value moves in the direction that raises the loss, `(N,)`.
+        together: all of them move up, `(N,)`.
+    """
+
+    worst: jax.Array | np.ndarray
+    together: jax.Array | np.ndarray
+
+
+class Sensitivity(NamedTuple):
+    """The sensitivity of samples.
+
+    Attributes:
+        loss: the task loss of each sample by itself, `(N,)`.
+        parameters: the change with each parameter of the pipeline, in the order in which stages take them.
+        elements: the change when one value moves up by itself, `(N, ...)` in the parameter's shape; of each parameter
+            with 2 to `MOST_ELEMENTS` values, in the same order.
+        stages: the change with the image after each stage, in order.
+    """
+
+    loss: jax.Array | np.ndarray
+    parameters: dict[str, Change]
+    elements: dict[str, jax.Array | np.ndarray]
+    stages: dict[str, Change]
+
+
+def analyse(
+    frozen: Frozen,
+    dataset: RawDataset,
+    indices: np.ndarray,
+    batch_size: int,
+    tick: Callable[[], None] = lambda: None,
+) -> Analysis:
+    """Finds which parameters and which stages' images a model's task loss depends on, with a progress bar on stderr.
+
+    Parameters move in their natural ranges, see `isp.Parameter`. An image's range is 1: the white level of a mosaic,
+    or all of the display's. All its values count, also the empty sites of planes that are still to be interpolated.
+    The tone curve is so steep at black that 1% of the range is far beyond first order there: the change with dark
+    images before it, those after `clipped`, is overstated.
+
+    Args:
+        frozen: the model.
+        dataset: where the samples are.
+        indices: which of them to take.
+        batch_size: samples at once. The numbers do not depend on it.
+        tick: called after each batch; what it raises ends the analysis.
+
+    Returns:
+        `content`: the `unit`, what `moves`, a `caution` and the `ranges`; the means over all samples (`overall`) and
+        over those of each class (`by_class`, for classification), of the changes and for those with a sign also of
+        their absolute values. Tables: `sensitivity`, a row for each sample. Figures: `sensitivity_parameters` and
+        `sensitivity_stages`.
+    """
+    sensitivity = measure(frozen, dataset, indices, batch_size, tick)
+    labels = dataset.labels[indices]
+    classes = dataset.classes if dataset.task == "classification" else ()
+    of_class = {name: labels == number for number, name in enumerate(classes)}
+    content = {
+        "unit": UNIT,
+        "moves": MOVES,
+        "caution": CAUTION,
+        "ranges": {name: _stated(frozen.facts[name]) for name in sensitivity.parameters} | {"images": _IMAGES},
+        "overall": _means(frozen.facts, sensitivity, np.ones(len(indices), bool)),
+        "by_class": {name: _means(frozen.facts, sensitivity, taken) for name, taken in of_class.items() if taken.any()},
+    }
+    tables = {"sensitivity": _rows(frozen.facts, sensitivity, dataset, indices)}
+    return Analysis(content, _table(content), _figures(content), tables)
+
+
+def measure(
+    frozen: Frozen,
+    dataset: RawDataset,
+    indices: np.ndarray,
+    batch_size: int,
+    tick: Callable[[], None] = lambda: None,
+) -> Sensitivity:
+    """The sensitivity of each sample, on the host; see `analyse`."""
+    devices = jax.device_count()
+    batch_size = -(-min(batch_size, len(indices)) // devices) * devices
+    shared = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
+    function = compiled(frozen)
+    measured, taken = [], []
+    with tqdm(total=-(-len(indices) // batch_size), desc="sensitivity", unit="batch") as bar:
+        for batch in loader.eval_batches(dataset, indices, batch_size):
+            taken.append(batch["weight"] > 0)
+            measured.append(function(*shared, to_devices(batch, shardings().split)))
+            # The device works on one batch while the next is sent, and no further ahead.
+            jax.block_until_ready(measured[-2:-1])
+            bar.update()
+            tick()
+    taken = np.concatenate(taken)
+    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *jax.device_get(measured))
+    # A tree's dicts are sorted by name.
+    pipeline = frozen.pipeline(frozen.default)
+    parameters = list(pipeline.parameters())
+    return Sensitivity(
+        every.loss,
+        {name: every.parameters[name] for name in parameters},
+        {name: every.elements[name] for name in parameters if name in every.elements},
+        {name: every.stages[name] for name in pipeline.stage_names},
+    )
+
+
+def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], Sensitivity]:
+    """The sensitivity of each sample of a batch, `(frozen.default, frozen.rest, batch)`; compiled once for a shape.
+
+    Samples are taken one by one: the Dice loss of a batch is that of all its pixels together. Batch norms use what they
+    learned, so that no sample depends on the others.
+    """
+
+    def of_sample(default, rest, sample):
+        batch = jax.tree.map(lambda leaf: leaf[None], sample)
+
+        def loss(offsets, perturbations):
+            images, _ = frozen.pipeline(moved(frozen.facts, default, offsets)).trace(batch["raw"], perturbations)
+            return frozen.sums(images, rest, batch)["loss"]
+
+        _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))
+        value, (parameters, stages) = jax.value_and_grad(loss, argnums=(0, 1))(*zeros)
+        parameters, stages = jax.tree.map(lambda gradient: PER_CENT * gradient, (parameters, stages))
+        return Sensitivity(
+            value,
+            {name: _change(each) for name, each in parameters.items()},
+            {name: each for name, each in parameters.items() if 1 < each.size <= MOST_ELEMENTS},
+            {name: _change(each) for name, each in stages.items()},
+        )
+
+    return jax.jit(
+        jax.vmap(of_sample, (None, None, 0)),
+        out_shardings=shardings().split,
+        compiler_options=compiler.options(),
+    )
+
+
+def _change(each: jax.Array) -> Change:
+    return Change(jnp.abs(each).sum(), each.sum())
+
+
+def _stated(facts: isp.Parameter) -> dict[str, Any]:
+    """States the natural range of a parameter: its width, None if it is the value itself, and in words."""
+    if facts.scale == "log":
+        return {"width": None, "stated": f"the value itself: moves by a factor of {math.exp(PER_CENT):.4g}"}
+    return {"width": facts.width, "stated": f"{facts.width:g}: moves by {PER_CENT * facts.width:g}"}
+
+
+def _means(facts: Facts, sensitivity: Sensitivity, taken: np.ndarray) -> dict[str, Any]:
+    """Means over some of the samples."""
+
+    def signed(values: np.ndarray) -> dict[str, float]:
+        return {"mean": float(values[taken].mean()), "mean_absolute": float(np.abs(values[taken]).mean())}
+
+    def changes(named: Mapping[str, Change]) -> dict[str, Any]:
+        return {
+            name: {"worst": float(change.worst[taken].mean()), "together": signed(change.together)}
+            for name, change in named.items()
+        }
+
+    return {
+        "samples": int(taken.sum()),
+        "loss": float(sensitivity.loss[taken].mean()),
+        "parameters": changes(sensitivity.parameters),
+        "elements": {name: signed(values) for name, values in _each_element(facts, sensitivity).items()},
+        "stages": changes(sensitivity.stages),
+    }
+
+
+def _each_element(facts: Facts, sensitivity: Sensitivity) -> dict[str, np.ndarray]:
+    """The change of each sample with each single value, by its name."""
+    return {
+        name: values
+        for parameter, of_all in sensitivity.elements.items()
+        for name, values in zip(
+            facts[parameter].element_names(parameter, of_all.shape[1:]), of_all.reshape(len(of_all), -1).T, strict=True
+        )
+    }
+
+
+def _after(stages: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables call the images after stages, some of which are called like a parameter."""
+    return {f"after {name}": value for name, value in stages.items()}
+
+
+def _rows(facts: Facts, sensitivity: Sensitivity, dataset: RawDataset, indices: np.ndarray) -> list[dict[str, Any]]:
+    """A row for each sample."""
+    columns = {"sample": [dataset.names[index] for index in indices]}
+    if dataset.task == "classification":
+        columns["class"] = [dataset.classes[label] for label in dataset.labels[indices]]
+    columns["loss"] = sensitivity.loss
+    for name, change in {**sensitivity.parameters, **_after(sensitivity.stages)}.items():
+        columns |= {f"{name} worst": change.worst, f"{name} together": change.together}
+    columns |= _each_element(facts, sensitivity)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _table(content: Mapping[str, Any]) -> str:
+    """The means over all samples, and how far the loss of each class can be raised."""
+    overall, ranges, classes = content["overall"], content["ranges"], content["by_class"]
+    rows = [["", "natural range", *MOVES, *classes]]
+    for name, change in _named(overall).items():
+        width = ranges.get(name, _IMAGES)["width"]
+        moves = [_digits(change["worst"]), _digits(change["together"]["mean"], "+")]
+        of_classes = [_digits(_named(means)[name]["worst"]) for means in classes.values()]
+        rows.append([name, "its value" if width is None else f"{width:g}", *moves, *of_classes])
+    legend = [
+        UNIT,
+        *(f"{name}: {meaning}" for name, meaning in MOVES.items()),
+        f"means over {overall['samples']} samples, whose mean loss is {overall['loss']:.4f}"
+        + "; columns of classes: worst" * bool(classes),
+        *[CAUTION] * ("clipped" in overall["stages"]),
+    ]
+    return "\n".join([*legend, table(rows)])
+
+
+def _digits(value: float, sign: str = "") -> str:
+    """Three of them; whole numbers end in no point."""
+    return f"{value:{sign}#.3g}".removesuffix(".")
+
+
+def _named(means: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes with parameters and stages' images, as tables name them."""
+    return {**means["parameters"], **_after(means["stages"])}
+
+
+def _figures(content: Mapping[str, Any]) -> dict[str, Figure]:
+    """How far the losses of all samples and of each class can be raised."""
+    groups = {"all": content["overall"], **content["by_class"]}
+
+    def figure(kind: str, title: str) -> Figure:
+        of_groups = [_after(means[kind]) if kind == "stages" else means[kind] for means in groups.values()]
+        names = list(of_groups[0])
+        return heat_map(
+            np.array([[changes[name]["worst"] for changes in of_groups] for name in names]),
+            names,
+            list(groups),
+            title=title,
+            label="rise of the task loss",
+            number="#.2g",
+            logarithmic=True,
+        )
+
+    return {
+        "sensitivity_parameters": figure("parameters", "parameters moved by 1% of their range, the worst way"),
+        "sensitivity_stages": figure("stages", "images moved by 1% of their range, the worst way"),
+    }

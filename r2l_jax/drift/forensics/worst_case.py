@@ -1,0 +1,176 @@
+"""The worst processing within reach of the default: which parameters break a model, and how far they must move."""
+
+import itertools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+import isp
+from isp.published import ADDITIVE_LAYER, additive_layer_stage
+from r2l_jax.data import loader
+from r2l_jax.drift.analysis import Analysis
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.measure import Measured, Measurer, ticking
+from r2l_jax.drift.search.ranges import tuned
+from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.pictures import contact_sheet
+from r2l_jax.runtime.tables import table
+from r2l_jax.training.trained import TrainedFold
+
+# Random starts lie around the default, so many ranges away: near enough to look like it, far enough to differ.
+_SPREAD = 0.02
+
+# A group, a weight, and the number of a start.
+Plan = Sequence[tuple[str, float, int]]
+
+
+def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
+    """The model that is searched: the fold's, with an additive layer after its pipeline if that is asked for."""
+    if not config.adv_noise_layer or ADDITIVE_LAYER in fold.model.processor.parameters():
+        return fold.model
+    raw, _ = fold.dataset[0]
+    processor = fold.model.processor
+    if ADDITIVE_LAYER in processor.stage_names:
+        raise InputError(f"--adv_noise_layer: {fold.config.processing} has a stage {ADDITIVE_LAYER} of its own")
+    pipeline = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
+    return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
+
+
+def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan, list[Search]]:
+    """The searches for a pipeline: every group, under every weight, from every start.
+
+    A group is "all" parameters, or one; if none is asked for, all, and each alone that is tuned by hand.
+
+    Raises:
+        InputError: a group that is no parameter of the pipeline.
+    """
+    names = config.adv_parameters
+    parameters = tuple(pipeline.parameters())
+    known = {"all": parameters, **{name: (name,) for name in parameters}}
+    for name in names:
+        if name not in known:
+            hint = "; give --adv_noise_layer, too" if name == ADDITIVE_LAYER else ""
+            raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
+    plan = list(
+        itertools.product(names or ("all", *tuned(pipeline.facts)), config.adv_aux_weight, range(config.starts))
+    )
+    searches = [
+        Search(known[group], weight, seed=config.seed + start, spread=_SPREAD if start else 0.0)
+        for group, weight, start in plan
+    ]
+    return plan, searches
+
+
+def drawn(config: ForensicsConfig, fold: TrainedFold) -> np.ndarray:
+    """The training samples that batches are drawn from."""
+    return np.random.default_rng(config.seed).permutation(fold.fold.train_indices)[: config.samples]
+
+
+def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool], file: pathlib.Path) -> Analysis:
+    """Searches for the worst processing of a fold, and measures what it does to the validation samples.
+
+    Batches are drawn from the fold's training samples. Of several starts the one counts that is worst in the validation
+    samples: the worst of few, not their mean.
+
+    Args:
+        config: the searches.
+        fold: the trained model.
+        stop: asked after each step, and ends the searches there.
+        file: where unfinished searches are kept.
+
+    Raises:
+        InputError: a group that the pipeline does not have.
+        Interrupted: `stop` said so.
+    """
+    model = searched(config, fold)
+    plan, searches = make_searches(config, model.processor)
+    frozen = Frozen(model, fold.objective)
+    searcher = Searcher(
+        frozen,
+        direction="worst",
+        aux_loss=config.adv_aux_loss,
+        learning_rate=config.lr,
+        batch_size=config.batch_size,
+    )
+    raws, targets = fold.dataset.samples(drawn(config, fold))
+    found = searcher.run(searches, raws, targets, config.steps, stop, file)
+    batches = list(loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size))
+    processings = [frozen.default, *(one.parameters for one in found)]
+    total = len(processings) * len(batches)
+    with ticking("worst cases", total, stop, lambda: "stopped; the same command goes on from there") as tick:
+        default, *measured = Measurer(frozen).measure(processings, batches, tick)
+    rows = _rows(plan, default, measured, found)
+    pictures = {"curves": _curves(plan, found)}
+    if config.adv_track_differences:
+        for group in dict.fromkeys(group for group, _, _ in plan):
+            worst = min((row for row in rows if row["group"] == group), key=lambda row: row["score"])
+            pictures[group] = _differences(model.processor, worst["parameters"], raws[: config.track_n_images])
+    score = fold.objective.score
+    content = {"score": score, "default": {"score": default.score, "loss": default.loss}, "rows": rows}
+    return Analysis(content, _table(content), pictures)
+
+
+def _rows(plan: Plan, default: Measured, measured: Sequence[Measured], found: Sequence[Found]) -> list[dict[str, Any]]:
+    """A row for each group and weight: the worst of its starts, and how far the starts lie apart."""
+    rows = []
+    for group, weight in dict.fromkeys((group, weight) for group, weight, _ in plan):
+        places = [place for place, (*key, _) in enumerate(plan) if key == [group, weight]]
+        worst = min(places, key=lambda place: (measured[place].score, -measured[place].loss))
+        scores = [measured[place].score for place in places]
+        rows.append(
+            {
+                "group": group,
+                "aux_weight": weight,
+                "score": measured[worst].score,
+                "drop": default.score - measured[worst].score,
+                "loss": measured[worst].loss,
+                "ssim": measured[worst].ssim,
+                "spread": max(scores) - min(scores),
+                "parameters": {name: value.tolist() for name, value in found[worst].parameters.items()},
+                "task_loss": found[worst].task_loss.tolist(),
+                "deviation": found[worst].deviation.tolist(),
+            }
+        )
+    return rows
+
+
+def _table(content: dict[str, Any]) -> str:
+    rows = [["group", "weight", f"{content['score']} default", "worst case", "drop", "SSIM", "between starts"]]
+    for row in content["rows"]:
+        numbers = (content["default"]["score"], row["score"], row["drop"], row["ssim"], row["spread"])
+        rows.append([row["group"], f"{row['aux_weight']:g}", *(f"{number:.4f}" for number in numbers)])
+    return table(rows)
+
+
+def _curves(plan: Plan, found: Sequence[Found]) -> Figure:
+    """Task loss and deviation over the steps, a line for each search, a colour for each group."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    colors = {group: f"C{number}" for number, group in enumerate(dict.fromkeys(group for group, _, _ in plan))}
+    for axes, name in zip(figure.subplots(1, 2), ("task_loss", "deviation"), strict=True):
+        labels = set()
+        for (group, _, _), one in zip(plan, found, strict=True):
+            label = None if group in labels else group
+            axes.plot(getattr(one, name), color=colors[group], linewidth=0.8, label=label)
+            labels.add(group)
+        axes.set(xlabel="step", ylabel=name.replace("_", " "))
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _differences(pipeline: isp.Pipeline, parameters: dict[str, Any], raws: np.ndarray) -> Image.Image:
+    """Pictures of samples: as by default, as in the worst case, and their difference around grey."""
+    worst = pipeline.with_values({name: np.array(value) for name, value in parameters.items()})
+    pictures = {}
+    for number, images in enumerate(zip(*map(jax.device_get, (pipeline(raws), worst(raws))), strict=True)):
+        pictures |= {f"{number} default": images[0], f"{number} worst": images[1]}
+        pictures |= {f"{number} difference": 0.5 + (images[1] - images[0]) / 2}
+    return contact_sheet(pictures, columns=3)

@@ -1,0 +1,1 @@
+"""What the drift controls share: knobs, frozen models, stacked searches, measuring."""

@@ -1,0 +1,123 @@
+"""A model's score at points of its processing, of all samples and of resamples, kept in a file as far as measured."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from r2l_jax.data.loader import Batch
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.knobs import Knob, turned
+from r2l_jax.drift.search.measure import TOGETHER, Measured, Measurer, ticking
+from r2l_jax.runtime.store import Identity, Unfinished, identity
+
+RESAMPLES = 200
+
+# Where knobs stand, by name in alphabetical order; those that are left out stand at 0.
+Point = tuple[tuple[str, float], ...]
+
+
+def point(positions: Mapping[str, float]) -> Point:
+    """The point at which these knobs stand there, and all others at their default."""
+    return tuple((name, float(position)) for name, position in sorted(positions.items()) if position)
+
+
+class ScoredPoints:
+    """Measures the score at points, each of them once, with progress bars on stderr.
+
+    Args:
+        frozen: the model.
+        knobs: what the points name.
+        batches: the samples, those of weight 0 left out.
+        seed: of the resamples, of which each is as many samples as there are, drawn with replacement.
+        stop: asked after each batch, and ends the measuring there.
+        file: where measured points are kept, if anywhere. Points that the same model has in the same samples, resampled
+            by the same seed, are taken from there.
+
+    Attributes:
+        samples: how many there are.
+    """
+
+    def __init__(
+        self,
+        frozen: Frozen,
+        knobs: Mapping[str, Knob],
+        batches: Sequence[Batch],
+        seed: int,
+        stop: Callable[[], bool],
+        file: pathlib.Path | None,
+    ):
+        self._frozen, self._knobs, self._batches, self._stop = frozen, knobs, batches, stop
+        self.samples = sum(int((batch["weight"] > 0).sum()) for batch in batches)
+        chances = np.full(self.samples, 1 / self.samples)
+        drawn = np.random.default_rng(seed).multinomial(self.samples, chances, RESAMPLES)
+        self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
+        self._measurer, self._scores = Measurer(frozen), jax.jit(jax.vmap(frozen.objective.score_of))
+        self._keeps = file is not None
+        self._unfinished = Unfinished(file, _identity(frozen, batches, seed))
+        self._known = self._load()
+
+    def at(self, points: Sequence[Point], title: str) -> np.ndarray:
+        """The scores at points, `(points, 1 + RESAMPLES)`: of all samples, then of each resample.
+
+        Args:
+            points: any, known or not.
+            title: of the progress bar.
+
+        Raises:
+            Interrupted: `stop` said so.
+        """
+        new = [point for point in dict.fromkeys(points) if point not in self._known]
+        # Saved as often as the measurer takes the next ones.
+        together = TOGETHER * jax.local_device_count()
+        total = len(new) * len(self._batches)
+
+        def stopped() -> str:
+            goes_on = "the same command goes on from there" if self._keeps else "nothing is kept"
+            return f"stopped with {len(self._known)} processings measured; {goes_on}"
+
+        with ticking(title, total, self._stop, stopped) as tick:
+            for start in range(0, len(new), together):
+                part = new[start : start + together]
+                parameters = [
+                    turned(
+                        self._frozen.facts,
+                        self._frozen.default,
+                        [(self._knobs[name], position) for name, position in point],
+                    )
+                    for point in part
+                ]
+                measured = self._measurer.measure(parameters, self._batches, tick)
+                self._known |= dict(zip(part, map(self._resampled, measured), strict=True))
+                self._save()
+        return np.stack([self._known[point] for point in points])
+
+    def _resampled(self, measured: Measured) -> np.ndarray:
+        samples, *classes = measured.confusion.shape
+        # What adds up over the samples is all that a resample's score needs of them.
+        confusion = self._counts @ measured.confusion.reshape(samples, -1)
+        return np.asarray(self._scores(confusion.reshape(-1, *classes)))
+
+    def _save(self) -> None:
+        points = np.array(json.dumps(list(self._known)))
+        self._unfinished.save({"points": points, "scores": np.stack(list(self._known.values()))})
+
+    def _load(self) -> dict[Point, np.ndarray]:
+        if (arrays := self._unfinished.load()) is None:
+            return {}
+        points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
+        return dict(zip(points, arrays["scores"], strict=True))
+
+
+def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> Identity:
+    """Collects all that scores depend on."""
+    digest = hashlib.sha256()
+    # Without the samples that only fill a batch up, so that batches of another size are the same.
+    taken = [{name: array[batch["weight"] > 0] for name, array in batch.items()} for batch in batches]
+    for name in ("raw", "target"):
+        for batch in taken:
+            digest.update(np.ascontiguousarray(batch[name]))
+    return identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())

@@ -1,0 +1,1 @@
+"""Drift synthesis: testing models on other renderings, and writing such data."""

@@ -1,0 +1,395 @@
+"""Tests trained models under drift: every test case on the validation samples of every fold, from raw read once."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+import tasks
+from r2l_jax.data import loader
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets.synthetic import INTENSITIES
+from r2l_jax.drift import cases as variants
+from r2l_jax.drift import figures
+from r2l_jax.drift.acquisition import at_intensity
+from r2l_jax.drift.cases import OWN, Variant
+from r2l_jax.drift.corruptions import SEVERITIES
+from r2l_jax.drift.synthesis import summary
+from r2l_jax.drift.synthesis.summary import Numbers, RunResults
+from r2l_jax.model.model_hash import processor_hash
+from r2l_jax.model.processors import Unprocessed
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.runtime import compiler, store
+from r2l_jax.runtime.devices import shardings, to_devices
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_csv
+from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.training.trained import TrainedFold, load_runs
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """An evaluation.
+
+    Attributes are documented by the flags of scripts/evaluate.py.
+
+    Raises:
+        InputError: values that are not known or out of range.
+    """
+
+    run: tuple[str, ...]
+    against: tuple[str, ...] = ("pipelines", "corruptions")
+    pipelines: tuple[str, ...] = variants.PIPELINES
+    intensities: tuple[float, ...] = INTENSITIES
+    exposures: tuple[float, ...] = variants.EXPOSURES
+    corruptions: tuple[str, ...] = variants.CHANGES
+    severities: tuple[int, ...] = tuple(SEVERITIES)
+    data_dir: str | None = None
+    output: str | None = None
+    pipeline: tuple[str, ...] = ()
+    batch_size: int = 32
+    seed: int = 0
+
+    def __post_init__(self):
+        for group in self.against:
+            if group not in variants.GROUPS:
+                raise InputError(f"--against must be of {', '.join(variants.GROUPS)}, got {group!r}")
+        for name in ("run", "against", *self.against, *(["severities"] if "corruptions" in self.against else [])):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is empty")
+        if self.batch_size <= 0:
+            raise InputError(f"--batch_size must be positive, got {self.batch_size}")
+        if self.seed < 0:
+            raise InputError(f"--seed must not be negative, got {self.seed}")
+        self.cases()
+
+    def cases(self) -> list[Variant]:
+        """The test cases, each once, and first of all the runs' own images."""
+        return list(self._cases)
+
+    @functools.cached_property
+    def _cases(self) -> tuple[Variant, ...]:
+        known = {
+            "pipelines": variants.pipelines(self.pipelines),
+            "intensities": variants.intensities(self.intensities),
+            "exposures": variants.exposures(self.exposures),
+            "corruptions": variants.corruptions(self.corruptions, self.severities),
+        }
+        chosen = [case for group in variants.GROUPS if group in self.against for case in known[group]]
+        return tuple(dict.fromkeys([OWN, *chosen]))
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """Where the results go: `evaluation` in the run's folder, or in the innermost one that all runs are in."""
+        if self.output:
+            return pathlib.Path(self.output)
+        if len(self.run) == 1:
+            return pathlib.Path(self.run[0]) / "evaluation"
+        return pathlib.Path(os.path.commonpath([os.path.abspath(uri) for uri in self.run])) / "evaluation"
+
+
+def run(config: EvaluationConfig) -> dict:
+    """Tests every fold of every run on its validation samples, or what an earlier call left undone.
+
+    Writes to the output folder `evaluation.json` (all numbers, and how to reproduce them), `evaluation.csv` (a line for
+    each fold and test case), a heat map of each kind of drift, as PNG and in TensorBoard's events; and as it goes
+    `parts/<run>_fold_<k>.json`, whose numbers a later call takes if it needs them.
+
+    Returns:
+        What evaluation.json holds, but its identity and the list of the files beside it.
+
+    Raises:
+        InputError: folders that are no finished runs, or test cases that do not fit them.
+        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+    """
+    cases, output = config.cases(), config.output_dir
+    runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
+    _check(config, runs)
+    try:
+        (output / "parts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: no folder to write to ({error.strerror})") from None
+    folds = [(label, fold) for label, folds in runs.items() for fold in folds]
+    load_at = functools.cache(at_intensity)
+    parts = [_Part(output, label, fold, cases, load_at, config.seed) for label, fold in folds]
+    # All processes have read what is done before the first one adds to it.
+    multihost_utils.sync_global_devices("evaluation planned")
+
+    devices = jax.device_count()
+    largest = max(len(fold.fold.valid_indices) for _, fold in folds)
+    evaluator = Evaluator(-(-min(config.batch_size, largest) // devices) * devices, config.seed)
+    with StopSignals() as stop:
+        for (label, fold), part in zip(folds, parts, strict=True):
+            _evaluate(evaluator, label, fold, part, part.missing, stop)
+
+    results = {}
+    for label, of_run in runs.items():
+        trained = of_run[0].config
+        own = tuple(case.name for case in cases if case.group != OWN.group and variants.is_own(case, trained))
+        tests = {
+            fold.fold.number: {case.name: part.tests[OWN.name if case.name in own else case.name] for case in cases}
+            for (name, fold), part in zip(folds, parts, strict=True)
+            if name == label
+        }
+        folder, pipeline = str(of_run[0].fold.folder.parent), trained.named_pipeline
+        results[label] = RunResults(folder, trained.processing_mode, pipeline and pipeline.title, own, tests)
+    objective, dataset = folds[0][1].objective, folds[0][1].dataset
+    content = {
+        "score": objective.score,
+        "classes": list(objective.classes),
+        "dataset": dataset.name,
+        **summary.summarize(results, cases, objective.score),
+        "flags": dataclasses.asdict(config),
+        **environment(),
+    }
+    if jax.process_index() == 0:
+        names = [f"{label} fold {fold.fold.number}" for label, fold in folds]
+        models = dict(zip(names, (part.model for part in parts), strict=True))
+        _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
+        print(summary.make_table(content, objective.score))
+        print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
+    return content
+
+
+def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
+    """Writes what is left to read, and removes the heat maps of an earlier call that had others."""
+    file, pictures = output / "evaluation.json", summary.make_figures(content, content["score"])
+    planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
+    store.begin(file, planned, unlisted=[f"{group}.png" for group in variants.GROUPS])
+    write_csv(output / "evaluation.csv", summary.csv_rows(content, content["score"]))
+    events = figures.write(output, pictures)
+    store.finish(file, content, identity, [*planned, *events])
+
+
+def _labels(uris: Sequence[str]) -> list[str]:
+    """What runs are called: by their folders' names, or if they share those, by the paths as they came."""
+    paths = [pathlib.Path(uri).resolve() for uri in uris]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise InputError(f"--run={uris[number]} is given twice")
+    names = ["/".join(path.parts[-2:]) if path.name.startswith("fold_") else path.name for path in paths]
+    return names if len(set(names)) == len(names) else list(uris)
+
+
+def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> None:
+    """Raises an InputError unless all runs are of one data set, and can be tested against what was asked for."""
+    first = next(iter(runs.values()))[0].dataset
+    for uri, (fold, *_) in zip(config.run, runs.values(), strict=True):
+        if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
+            raise InputError(
+                f"--run={uri} was trained on {fold.dataset.name}, --run={config.run[0]} on "
+                f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
+            )
+        variants.check(config.against, fold.config, fold.dataset, f"--run={uri}")
+    if "pipelines" in config.against:
+        variants.check_pipelines(config.cases(), first)
+
+
+Source = tuple[RawDataset, list[Variant]]
+
+
+class _Part:
+    """What is known of a fold: the numbers of test cases by name, in a file of the output folder.
+
+    Of what an earlier call has left there, each test case counts that depends on nothing that has changed since.
+
+    Attributes:
+        model: the hash of the fold's model.
+        tests: the numbers, of all test cases but the run's own under another name.
+        missing: the test cases that are still to be evaluated, with the data set that each is made of.
+    """
+
+    def __init__(
+        self,
+        output: pathlib.Path,
+        label: str,
+        fold: TrainedFold,
+        cases: Sequence[Variant],
+        load_at: Callable[..., RawDataset],
+        seed: int,
+    ):
+        file = output / "parts" / f"{label.strip('/').replace('/', '_')}_fold_{fold.fold.number}.json"
+        self._entries, self._identities = store.Entries(file), {}
+        self.model = fold.fingerprint
+        self.tests: dict[str, Numbers] = {}
+        sources: dict[float | None, Source] = {}
+        anew = {}
+        for case in cases:
+            if case.group != OWN.group and variants.is_own(case, fold.config):
+                continue
+            dataset = fold.dataset if case.iso is None else load_at(fold.config, case.iso, fold.dataset.fingerprint)
+            self._identities[case.name] = _identity(fold, self.model, dataset, case, seed)
+            numbers, reasons = self._entries.find(case.name, self._identities[case.name])
+            if numbers is not None:
+                self.tests[case.name] = numbers
+                continue
+            sources.setdefault(case.iso, (dataset, []))[1].append(case)
+            if reasons:
+                anew.setdefault(tuple(reasons), []).append(case.name)
+        self.missing = list(sources.values())
+        if jax.process_index() == 0:
+            for reasons, names in anew.items():
+                store.say_anew(f"{label} fold {fold.fold.number}, {', '.join(names)}", reasons)
+
+    def add(self, tests: Mapping[str, Numbers]) -> None:
+        """Keeps the numbers of test cases."""
+        self.tests |= tests
+        self._entries.add(tests, self._identities)
+
+
+def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Variant, seed: int) -> store.Identity:
+    """Collects all that a test case's numbers depend on.
+
+    The camera's figures are what pipelines start from, and what exposures are taken by; the model has its own numbers.
+    """
+    random = case.group in ("exposures", "corruptions")
+    camera, processing = fold.dataset.camera, None
+    if case.pipeline is not None:
+        processing = [*case.pipeline.identity, processor_hash(case.pipeline(camera))]
+    return store.identity(
+        # Where the file of a pipeline is does not matter, but what it makes.
+        {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
+        model=model,
+        data=dataset.content_of(fold.fold.valid_indices),
+        camera=dataclasses.asdict(camera) if case.group in ("pipelines", "exposures") else None,
+        processing=processing,
+    )
+
+
+def _evaluate(
+    evaluator: "Evaluator", label: str, fold: TrainedFold, part: _Part, sources: Sequence[Source], stop: StopSignals
+) -> None:
+    """Evaluates what is missing of a fold, and keeps it."""
+    interrupted = Interrupted(f"stopped in fold {fold.fold.number} of {label}; the same command goes on with that fold")
+    total = sum(evaluator.count(fold, cases) for _, cases in sources)
+    if not total:
+        return
+    with tqdm(
+        total=total, desc=f"{label} fold {fold.fold.number}", unit="test", disable=jax.process_index() > 0
+    ) as bar:
+
+        def tick():
+            bar.update()
+            if stop.after_step():
+                raise interrupted
+
+        for dataset, cases in sources:
+            if stop.after_epoch():
+                raise interrupted
+            part.add(evaluator.evaluate(fold, dataset, cases, tick))
+
+
+class Evaluator:
+    """Evaluates test cases, several of which share what is compiled and what is computed.
+
+    One compiled function makes the images of all pipelines and processors, another takes images to the sums of loss and
+    confusion, and each is compiled again only for another structure or shape: once for all folds of a run, and for runs
+    of one head and data set.
+
+    Args:
+        batch_size: samples at once, a multiple of the devices.
+        seed: of what is random in test cases.
+    """
+
+    def __init__(self, batch_size: int, seed: int = 0):
+        self._batch_size = batch_size
+        self._seed = seed
+        self._sums_by_task = {}
+        jit = functools.partial(jax.jit, compiler_options=compiler.options())
+        images = functools.partial(jit, out_shardings=shardings().split)
+        self._process = images(variants.process, static_argnums=0)
+        self._expose = images(variants.expose, static_argnames="camera")
+        self._corrupt = images(variants.corrupt, static_argnums=0)
+        self._add = jit(_add, static_argnums=(0, 1), out_shardings=shardings().everywhere)
+
+    def count(self, fold: TrainedFold, cases: Sequence[Variant]) -> int:
+        """How many times `evaluate` calls its `tick`."""
+        return len(cases) * -(-len(fold.fold.valid_indices) // self._batch_size)
+
+    def evaluate(
+        self,
+        fold: TrainedFold,
+        dataset: RawDataset,
+        cases: Sequence[Variant],
+        tick: Callable[[], None] = lambda: None,
+    ) -> dict[str, Numbers]:
+        """The numbers of a fold's model in test cases, on the validation samples.
+
+        They do not depend on the size of batches, nor on what else is evaluated.
+
+        Args:
+            fold: the model and the samples' indices.
+            dataset: what the mosaics are read from.
+            cases: the test cases that are made of them.
+            tick: called after each test case of each batch; what it raises ends the evaluation.
+
+        Returns:
+            Of each test case, by its name: `loss`, the score, `precision`, `recall`, `f1` by class, and `confusion`.
+        """
+        model, camera, objective = fold.model, fold.dataset.camera, fold.objective
+        own = nnx.split(model.processor)
+        head = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
+        # An objective's functions are made anew for each run, but are the same for one task and its classes.
+        sums_of = self._sums_by_task.setdefault((fold.dataset.task, objective.classes), objective.sums)
+        pipelines = {case.pipeline: nnx.split(case.pipeline(camera)) for case in cases if case.pipeline}
+        keys = {case.name: variants.random_key(case, self._seed) for case in cases}
+        zeros = {"loss": jnp.zeros(()), "confusion": jnp.zeros(2 * (len(objective.classes),))}
+        sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
+
+        previous = None
+        for batch in loader.eval_batches(loader.Numbered.of(dataset), fold.fold.valid_indices, self._batch_size):
+            target, index = batch["target"]
+            batch = to_devices({**batch, "target": target, "index": index}, shardings().split)
+            processed = None
+            for case in cases:
+                key = keys[case.name]
+                if case.pipeline is not None:
+                    images = self._process(*pipelines[case.pipeline], batch["raw"])
+                elif case.exposure is not None:
+                    raw = self._expose(batch["raw"], batch["index"], key, case.exposure, camera=camera)
+                    images = self._process(*own, raw)
+                else:
+                    if processed is None:
+                        processed = self._process(*own, batch["raw"])
+                    images = processed
+                    if case.corruption is not None:
+                        images = self._corrupt(*case.corruption, images, batch["index"], key)
+                added = self._add(head[0], sums_of, head[1], sums[case.name], images, batch)
+                # The device works on one test case while the next is sent off, and no further ahead: images of all of
+                # them would fill its memory.
+                jax.block_until_ready(previous)
+                previous = sums[case.name] = added
+                tick()
+        return {
+            name: _numbers(total, objective.score, objective.score_of, objective.classes)
+            for name, total in jax.device_get(sums).items()
+        }
+
+
+def _add(graph, sums_of, state, sums, images, batch):
+    return jax.tree.map(jnp.add, sums, sums_of(nnx.merge(graph, state)(images), batch))
+
+
+def _numbers(
+    sums: Mapping[str, np.ndarray], score: str, score_of: Callable[[jax.Array], jax.Array], classes: Sequence[str]
+) -> Numbers:
+    confusion = sums["confusion"]
+    return {
+        "loss": float(sums["loss"] / confusion.sum()),
+        score: float(score_of(confusion)),
+        **{
+            metric: dict(zip(classes, map(float, getattr(tasks.metrics, metric)(confusion)), strict=True))
+            for metric in summary.PER_CLASS
+        },
+        "confusion": confusion.tolist(),
+    }

@@ -1,0 +1,105 @@
+"""Hashes of a model's numbers and of all else that its logits depend on, beside the code of the packages."""
+
+import functools
+import hashlib
+import inspect
+import json
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.pipelines import is_from_file
+
+
+def model_hash(model: RawToLogit) -> str:
+    """Hashes a model: its processing, and the numbers of all its parts by their paths."""
+    parts = (model.processor, model.normalizer, model.head)
+    return _hash([_settings(model.processor), *map(_type_name, parts)], parts)
+
+
+def processor_hash(processor: nnx.Module) -> str:
+    """Hashes a pipeline, or the processor in its place: its stages and its numbers."""
+    return _hash([_settings(processor), _type_name(processor)], (processor,))
+
+
+def _settings(processor: nnx.Module) -> dict[str, Any]:
+    """Describes what a processor's images depend on beside its numbers and the packages' source."""
+    stages = [
+        {
+            "name": stage.name,
+            "function": described(stage.function),
+            "parameters": {name: repr(facts) for name, facts in stage.parameters.items()},
+            "options": described(stage.options),
+            "fused_after": described(stage.fused_after),
+        }
+        for stage in getattr(processor, "stages", ())
+    ]
+    return {"stages": stages, "pattern": getattr(processor, "pattern", None)}
+
+
+def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
+    """Describes an option or a function, and all that it holds on to, so that JSON can tell it from others.
+
+    A function of the user's file is told by its module, which is named after the file's content
+    (`pipelines.find_pipeline`), and by the values of the globals that it refers to, such as a map that the file has
+    loaded. A function that is made within another also depends on the values that it captures.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if id(value) in outer:
+        return "recursive"
+    outer = (*outer, id(value))
+    if isinstance(value, np.ndarray | jax.Array):
+        array = np.asarray(value)
+        return [str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()]
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, functools.partial):
+        return ["partial", *(described(each, outer) for each in (value.func, value.args, value.keywords))]
+    if isinstance(value, Mapping):
+        return [[described(name, outer), described(each, outer)] for name, each in value.items()]
+    if isinstance(value, list | tuple):
+        return [described(each, outer) for each in value]
+    function = inspect.unwrap(value) if callable(value) else None
+    if inspect.isfunction(function):
+        return [function_name(function), *(described(each, outer) for each in _held(function))]
+    if hasattr(value, "__dict__") and vars(value):
+        return [_type_name(value), described(vars(value), outer)]
+    # The repr of an object without its own shows its address, so results that depend on it are never found again.
+    return repr(value)
+
+
+def function_name(function: Callable) -> str:
+    """Returns the module and the name of a function, or the text of a callable without a name."""
+    if isinstance(function, functools.partial):
+        return f"partial of {function_name(function.func)}"
+    return f"{function.__module__}.{function.__qualname__}" if hasattr(function, "__qualname__") else repr(function)
+
+
+def _held(function: Callable) -> list[Any]:
+    """Lists the values that a function holds on to beside its arguments."""
+    captured = [cell.cell_contents for cell in function.__closure__ or ()]
+    # Those of the packages' functions belong to their source.
+    referred = inspect.getclosurevars(function).globals if is_from_file(function) else {}
+    return [captured, function.__defaults__, function.__kwdefaults__, referred]
+
+
+def _type_name(value: Any) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _hash(settings: list[Any], parts: tuple[nnx.Module, ...]) -> str:
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for number, part in enumerate(parts):
+        for path, variable in nnx.to_flat_state(nnx.state(part)):
+            array = np.asarray(jax.device_get(variable[...]))
+            digest.update(f"\n{number} {'.'.join(map(str, path))} {array.dtype} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

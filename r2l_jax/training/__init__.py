@@ -1,0 +1,1 @@
+"""Training: steps, folds, checkpoints, tracking, and finished runs."""

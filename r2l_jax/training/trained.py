@@ -1,0 +1,186 @@
+"""Finished runs, to be measured: their models as they were trained, with the data that they were trained on."""
+
+import dataclasses
+import hashlib
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.model.model_hash import model_hash
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.tasks import Objective, make_objective
+from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
+from r2l_jax.runtime.devices import shardings
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.hosts import refuse_several_processes
+from r2l_jax.training import checkpoint
+from r2l_jax.training.folds import Fold, read_metrics
+from r2l_jax.training.steps import make_model, unknown_statistics
+
+
+class TrainedFold(NamedTuple):
+    """One fold of a finished run.
+
+    Attributes:
+        config: what it was trained by, with the data where it is now.
+        dataset: what it was trained on.
+        objective: what it was trained for.
+        fold: how it split the data, and its folder.
+        model: the best epoch's, which evaluates: batch norms use their running statistics.
+    """
+
+    config: TrainConfig
+    dataset: RawDataset
+    objective: Objective
+    fold: Fold
+    model: RawToLogit
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the model, see `model_hash`, and of the file that its pipeline comes from."""
+        pipeline = self.config.named_pipeline
+        return hashlib.sha256(
+            "\n".join([model_hash(self.model), *(pipeline.identity if pipeline else ())]).encode()
+        ).hexdigest()
+
+
+def load_runs(
+    uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = ()
+) -> list[list[TrainedFold]]:
+    """Loads the folds of finished runs; those of equal settings of the data share one data set.
+
+    A run whose pipeline comes from a file of the user's is loaded with a file of the same content alone: the one that
+    it was trained with, where it was, or one of those named. Code that came with a run's folder is not run unless it is
+    named.
+
+    Args:
+        uris: runs' folders, of which all folds are taken, or folds' folders.
+        data_dir: where the data is now; None is where it was.
+        pipelines: pipelines of the user's that runs were trained with, where their files are now.
+
+    Raises:
+        InputError: a folder that is no run's, a fold that is not trained to its end, data that is not what it was
+            trained on, a pipeline that is not the one that it was trained with or that is not needed, or a checkpoint
+            that cannot be read; named.
+    """
+    loaded, named = {}, {name: find_pipeline(name) for name in pipelines}
+    runs = [[_load_fold(folder, data_dir, loaded, named) for folder in _fold_folders(uri)] for uri in uris]
+    used = {fold.config.pipeline for folds in runs for fold in folds}
+    for name in pipelines:
+        if name not in used:
+            raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
+    return runs
+
+
+def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[str] = ()) -> list[TrainedFold]:
+    """Loads the folds of a finished run whose processing has parameters, for one process to work on.
+
+    Args:
+        uri: the run's folder, or a fold's.
+        data_dir: as for `load_runs`.
+        pipelines: as for `load_runs`.
+
+    Raises:
+        InputError: as `load_runs`; a processing without parameters; or several processes.
+    """
+    refuse_several_processes()
+    (folds,) = load_runs([uri], data_dir, pipelines)
+    for fold in folds:
+        processor = fold.model.processor
+        if not isinstance(processor, isp.Pipeline) or not processor.parameters():
+            raise InputError(
+                f"--run={uri} was trained with {fold.config.processing}, which has no processing parameters"
+            )
+    return folds
+
+
+def _fold_folders(uri: str) -> list[pathlib.Path]:
+    root = pathlib.Path(uri)
+    if root.name.startswith("fold_") and root.is_dir():
+        return [root]
+    folders = sorted(root.glob("fold_*"), key=lambda folder: (len(folder.name), folder.name))
+    if not folders:
+        raise InputError(f"--run={uri} is no run's folder: {'it has no fold_0' if root.is_dir() else 'not found'}")
+    return folders
+
+
+def _load_fold(
+    folder: pathlib.Path, data_dir: str | None, loaded: dict[str, RawDataset], named: Mapping[str, NamedPipeline]
+) -> TrainedFold:
+    metrics = read_metrics(folder / "metrics.json", f"--run={folder}")
+    if not metrics["complete"]:
+        raise InputError(f"--run={folder} is not trained to its end: the command that began it goes on")
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(metrics["flags"]) - known):
+        raise InputError(f"--run={folder} was trained by another version: it has the flags {', '.join(unknown)}")
+    config = TrainConfig(**metrics["flags"])
+    config = dataclasses.replace(
+        config, data_dir=data_dir or config.data_dir, pipeline=_pipeline(folder, config, metrics, named)
+    )
+    settings = repr((config.dataset, config.data_settings))
+    dataset = loaded.get(settings) or datasets.load(config.dataset, **config.data_settings)
+    loaded[settings] = dataset
+    if dataset.fingerprint != metrics["fingerprint"]:
+        raise InputError(
+            f"--run={folder} was trained on other data: the samples or classes of {dataset.name} in {config.data_dir} "
+            "are not those"
+        )
+    objective = make_objective(config, dataset)
+    fold = Fold(
+        int(folder.resolve().name.removeprefix("fold_")),
+        np.array(metrics["train_indices"]),
+        np.array(metrics["valid_indices"]),
+        folder,
+    )
+    return TrainedFold(config, dataset, objective, fold, _load_model(config, dataset, objective, fold))
+
+
+def _pipeline(
+    folder: pathlib.Path, config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline]
+) -> str | None:
+    """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
+    if config.pipeline is None or ".py" not in config.pipeline:
+        return config.pipeline
+    try:
+        recorded = Source(**{name: str(value) for name, value in metrics["pipeline"].items()})
+    except (LookupError, TypeError, AttributeError):
+        raise InputError(f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing}") from None
+    file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
+    for name, pipeline in named.items():
+        if pipeline.identity == wanted:
+            return name
+    hint = f"name it by --pipeline=<file>.py:{recorded.function}"
+    if folder.resolve().parent in file.resolve().parents:
+        raise InputError(
+            f"--run={folder} was trained with {file}, in its own folder, which is not run by itself: {hint}"
+        )
+    try:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"--run={folder} was trained with {file}, which cannot be read ({error.strerror}): {hint}"
+        ) from None
+    if content != recorded.sha256:
+        raise InputError(
+            f"--run={folder} was trained with {file} of SHA-256 {recorded.sha256[:12]}, which is {content[:12]} now: "
+            f"if you have the earlier file, {hint}"
+        )
+    return f"{file}:{recorded.function}"
+
+
+def _load_model(config: TrainConfig, dataset: RawDataset, objective: Objective, fold: Fold) -> RawToLogit:
+    model = nnx.eval_shape(lambda: make_model(config, dataset, objective, nnx.Rngs(0), unknown_statistics()))
+    model.eval()
+    graph, shapes = nnx.split(model)
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=shardings().everywhere), shapes)
+    checkpoint.load_parts(state, ("processor", "normalizer", "head"), str(fold.folder), fold.number, "run")
+    return nnx.merge(graph, state)

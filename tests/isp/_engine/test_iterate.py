@@ -1,0 +1,138 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from isp._engine.iterate import iterate
+
+MATRIX = jnp.array([[0.6, 0.3], [-0.2, 0.7]])
+STATE = (jnp.array([1.0, -2.0]), jnp.zeros(()))
+OFFSET = jnp.array([0.1, 0.2])
+
+
+def step(state, parameters):
+    """A contraction that is not linear, and a count of its steps."""
+    x, count = state
+    matrix, offset = parameters
+    moved = jnp.tanh(matrix @ x) + offset
+    return (moved, count + 1), jnp.linalg.norm(moved - x)
+
+
+def never(first, previous, change):
+    return jnp.zeros((), bool)
+
+
+def at_once(first, previous, change):
+    return jnp.ones((), bool)
+
+
+def small(first, previous, change):
+    return change <= 1e-3
+
+
+def settled(first, previous, change):
+    return jnp.abs(previous - change) <= 0.01 * first
+
+
+def written_out(state, parameters, steps):
+    for _ in range(steps):
+        state, _ = step(state, parameters)
+    return state
+
+
+def steps_by_the_rule(stop, state, parameters, max_iterations):
+    first, previous, count = None, np.inf, 0
+    while count < max_iterations:
+        state, change = step(state, parameters)
+        count += 1
+        first = change if first is None else first
+        if stop(first, previous, change):
+            break
+        previous = change
+    return count
+
+
+# Whole segments of the backward pass, and segments cut short; 9 = 3 * 3.
+CASES = [(stop, n) for stop in (small, settled) for n in (2, 5, 50)]
+CASES += [(never, n) for n in (0, 1, 2, 8, 9, 10, 37)] + [(at_once, n) for n in (0, 1, 20)]
+
+
+@pytest.mark.parametrize(("stop", "max_iterations"), CASES)
+def test_steps_and_gradients_are_those_of_the_loop_written_out(stop, max_iterations):
+    with jax.enable_x64(True):
+        state, parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (STATE, (MATRIX, OFFSET)))
+        steps = steps_by_the_rule(stop, state, parameters, max_iterations)
+
+        def loss(run):
+            return jax.value_and_grad(lambda *arguments: jnp.sum(jnp.sin(run(*arguments)[0])), (0, 1))
+
+        (x, count), value, gradients = jax.jit(
+            lambda *arguments: (
+                iterate(step, stop, *arguments, max_iterations),
+                *loss(lambda *arguments: iterate(step, stop, *arguments, max_iterations))(*arguments),
+            )
+        )(state, parameters)
+        assert count == steps
+        expected = loss(lambda *arguments: written_out(*arguments, steps))(state, parameters)
+        np.testing.assert_allclose(x, written_out(state, parameters, steps)[0], rtol=1e-14)
+        jax.tree.map(
+            lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-12, atol=1e-300), (value, gradients), expected
+        )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_vmap_ends_each_problem_by_its_own_rule(backend, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    starts = jnp.array([[1.0, -2.0], [0.3, 0.4], [30.0, 40.0]]), jnp.zeros(3)
+
+    def loss(state, offset):
+        x, count = iterate(step, small, state, (MATRIX, offset), 100)
+        return jnp.sum(jnp.sin(x)), count
+
+    differentiated = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    (values, counts), gradients = jax.vmap(differentiated, (0, None))(starts, OFFSET)
+    each = [differentiated(jax.tree.map(lambda leaf, i=i: leaf[i], starts), OFFSET) for i in range(3)]
+    expected = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+    assert len(set(counts.tolist())) == 3
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5), ((values, counts), gradients), expected)
+
+    summed = jax.grad(lambda offset: jax.vmap(loss, (0, None))(starts, offset)[0].sum())(OFFSET)
+    np.testing.assert_allclose(summed, expected[1][1].sum(0), rtol=1e-5)
+
+
+def test_runs_inside_map_scan_and_checkpoint():
+    starts = jnp.array([[1.0, -2.0], [0.3, 0.4]])
+
+    def solve(offset, start):
+        return iterate(step, small, (start, jnp.zeros(())), (MATRIX, offset), 100)[0]
+
+    def by_map(offset):
+        return lax.map(jax.checkpoint(lambda start: solve(offset, start)), starts)
+
+    def by_scan(offset):
+        return lax.scan(lambda carry, start: (carry, solve(carry, start)), offset, starts)[1]
+
+    def one_by_one(offset):
+        return jnp.stack([solve(offset, start) for start in starts])
+
+    jacobians = [jax.jacrev(function)(OFFSET) for function in (by_map, by_scan, one_by_one)]
+    np.testing.assert_allclose(jacobians[0], jacobians[2], rtol=1e-5)
+    np.testing.assert_allclose(jacobians[1], jacobians[2], rtol=1e-5)
+
+
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.hessian, lambda function: jax.grad(jax.grad(function))])
+def test_other_derivatives_fail(derivative):
+    with pytest.raises((TypeError, ValueError)):
+        derivative(lambda scale: iterate(step, small, STATE, (scale * MATRIX, OFFSET), 10)[0].sum())(1.0)
+
+
+def test_the_gradient_s_memory_grows_with_the_root_of_the_iterations():
+    def memory(max_iterations):
+        def loss(x):
+            return jnp.sum(iterate(lambda x, p: (jnp.sin(p * x), x[0]), never, x, jnp.ones(()), max_iterations))
+
+        compiled = jax.jit(jax.grad(loss)).lower(jnp.ones(1000)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes / jnp.ones(1000).nbytes
+
+    assert memory(10000) < 2 * 100 + 20

@@ -1,0 +1,148 @@
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from isp._engine import stencil
+
+SCIPY_MODES = {"zero": "constant", "mirror": "mirror", "symmetric": "reflect"}
+RNG = np.random.default_rng(0)
+
+
+def correlate_plainly(planes, kernels, border):
+    """The docstring's formula, in NumPy's float64, one site of the period at a time."""
+    outputs, _, _, _, row_period, col_period = kernels.shape
+    results = np.zeros((outputs, *planes[0].shape))
+    for k, y, x in np.ndindex(outputs, row_period, col_period):
+        total = sum(
+            ndimage.correlate(np.asarray(plane, np.float64), kernel[..., y, x][None], mode=SCIPY_MODES[border])
+            for plane, kernel in zip(planes, kernels[k], strict=True)
+        )
+        results[k, :, y::row_period, x::col_period] = total[:, y::row_period, x::col_period]
+    return results
+
+
+@pytest.mark.parametrize("border", SCIPY_MODES)
+@pytest.mark.parametrize("shape", [(3, 3), (5, 5), (1, 5), (7, 3)])
+def test_correlate_agrees_with_scipy(border, shape):
+    image = RNG.random((2, 3, 12, 9), np.float32)
+    kernel = RNG.normal(size=shape).astype(np.float32)
+    expected = ndimage.correlate(image.astype(np.float64), kernel[None, None], mode=SCIPY_MODES[border])
+    np.testing.assert_allclose(stencil.correlate(jnp.array(image), jnp.array(kernel), border), expected, atol=3e-6)
+
+
+def test_channels_are_mixed_by_out_then_in():
+    image = RNG.random((4, 6, 2), np.float32)
+    kernel = RNG.normal(size=(3, 2, 3, 3)).astype(np.float32)
+    result = stencil.correlate_channels(jnp.array(image), jnp.array(kernel), "mirror")
+    for out in range(3):
+        expected = sum(
+            ndimage.correlate(image[..., c].astype(np.float64), kernel[out, c], mode="mirror") for c in range(2)
+        )
+        np.testing.assert_allclose(result[..., out], expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("border", SCIPY_MODES)
+@pytest.mark.parametrize(
+    ("periods", "sides"), [((1, 1), (5, 3)), ((2, 2), (3, 3)), ((2, 2), (5, 5)), ((1, 2), (1, 5)), ((2, 1), (3, 1))]
+)
+def test_kernels_repeat_with_the_position(border, periods, sides):
+    with jax.enable_x64(True):
+        planes = RNG.normal(size=(2, 3, 8, 10))
+        kernels = RNG.normal(size=(3, 2, *sides, *periods))
+        kernels[0, 0, 0, 0] = 0  # a tap that is left out
+        expected = correlate_plainly(planes, kernels, border)
+        for weights in (kernels, jnp.array(kernels)):
+            result = stencil.correlate_planes(tuple(jnp.array(planes)), weights, border)
+            np.testing.assert_allclose(result, expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("border", SCIPY_MODES)
+@pytest.mark.parametrize(
+    ("periods", "sides"), [((1, 1), (5, 3)), ((2, 2), (3, 3)), ((2, 2), (5, 5)), ((1, 2), (1, 5)), ((2, 1), (3, 1))]
+)
+def test_gradients_are_those_of_a_bilinear_map(border, periods, sides):
+    """<g, f(x, k)> is <x, df^T_x g> and <k, df^T_k g>, and a perturbation's effect is the formula's again."""
+    with jax.enable_x64(True):
+        planes, other = RNG.normal(size=(2, 2, 3, 8, 10))
+        kernels, change = RNG.normal(size=(2, 3, 2, *sides, *periods))
+        weight = RNG.normal(size=(3, 3, 8, 10))
+        _, pullback = jax.vjp(
+            lambda p, k: stencil.correlate_planes(tuple(p), k, border), jnp.array(planes), jnp.array(kernels)
+        )
+        planes_gradient, kernels_gradient = pullback(tuple(jnp.array(weight)))
+        for gradient, moved, expected in (
+            (planes_gradient, other, correlate_plainly(other, kernels, border)),
+            (kernels_gradient, change, correlate_plainly(planes, change, border)),
+        ):
+            np.testing.assert_allclose((gradient * moved).sum(), (weight * expected).sum(), rtol=1e-10)
+
+
+def test_apart_changes_no_number_and_passes_derivatives_through():
+    def function(x, y):
+        return jnp.sin(jnp.clip(x, 0, 1) * y), x.sum()
+
+    x, y = jnp.array(RNG.normal(size=(3, 4)), jnp.float32), jnp.float32(2)
+    apart = stencil.apart(function)
+    for transform in (
+        lambda f: f,
+        jax.jit,
+        lambda f: jax.grad(lambda x, y: sum(out.sum() for out in f(x, y)), (0, 1)),
+        lambda f: lambda x, y: jax.vmap(f, (0, None))(x, y),
+        lambda f: lambda x, y: jax.jvp(f, (x, y), (x, y)),
+    ):
+        expected, result = (jax.tree.leaves(transform(f)(x, y)) for f in (function, apart))
+        for ours, theirs in zip(result, expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_apart_is_not_inlined():
+    """What keeps XLA from fusing it is an attribute of the call, which must survive differentiation."""
+    apart = stencil.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
+    for function, calls in ((apart, 1), (jax.grad(lambda x: apart(x).sum()), 2)):
+        assert jax.jit(function).lower(jnp.ones(3)).as_text().count('inlineable = "false"') == calls
+
+
+@pytest.mark.parametrize("batch", [1, 6, 7])
+def test_each_image_equals_the_whole_batch(monkeypatch, batch):
+    monkeypatch.setattr(stencil, "_PIXELS_AT_ONCE", 2 * 4 * 5)  # two images of 4x5
+    images = jnp.array(RNG.random((batch, 4, 5), np.float32))
+
+    def total(gain, images, mapped):
+        def process(images):
+            return jnp.stack([gain * images, images**2], -1)
+
+        results = stencil.each_image(process, images) if mapped else process(images)
+        return (results**2).sum(), results
+
+    for argument in (0, 1):
+        gradients = jax.grad(total, argument, has_aux=True)
+        (ours, results), (theirs, expected) = (gradients(jnp.float32(3), images, mapped) for mapped in (True, False))
+        np.testing.assert_allclose(results, expected, rtol=1e-6)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_a_batch_that_devices_share_stays_split():
+    program = """
+import jax, numpy as np
+import isp
+from jax.sharding import NamedSharding, PartitionSpec
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+split = NamedSharding(mesh, PartitionSpec("data"))
+raw = jax.device_put(np.ones((4, 512, 512), np.float32), split)
+compiled = jax.jit(isp.parametrized(isp.CAMERAS["drone"]).__call__).lower(raw).compile()
+assert compiled.output_shardings.spec == PartitionSpec("data"), compiled.output_shardings
+assert "all-gather" not in compiled.as_text()
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+def test_refuses_even_sides():
+    with pytest.raises(ValueError, match="a kernel must have odd sides, got 4x3"):
+        stencil.correlate(jnp.ones((8, 8)), jnp.ones((4, 3)), "zero")

@@ -1,0 +1,139 @@
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import isp
+from r2l_jax.apps.render import find_raw_files, render_files
+from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.pictures import contact_sheet
+
+CAMERA = isp.CAMERAS["drone"]
+
+
+def raw_file(path, seed=0, shape=(16, 24)):
+    samples = np.random.default_rng(seed).integers(5000, 30000, shape, np.uint16)
+    if path.suffix == ".png":
+        Image.fromarray(samples).save(path)
+    else:
+        tifffile.imwrite(path, samples)
+    return path
+
+
+def rendering(path, camera):
+    return np.asarray(isp.parametrized(camera)(read_raw(path, camera)[0]))
+
+
+def test_tiff_holds_the_rendering_in_16_bits(tmp_path):
+    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)]
+    assert render_files(files, tmp_path / "out" / "pictures", CAMERA) == (6, 0)
+    written = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
+    assert written == [file.name for file in files]
+    for file in files:
+        picture = tifffile.imread(tmp_path / "out" / "pictures" / file.name)
+        assert picture.dtype == np.uint16
+        np.testing.assert_allclose(picture / 65535, rendering(file, CAMERA), atol=0.51 / 65535)
+
+
+def test_png_holds_the_rendering_in_8_bits(tmp_path):
+    file = raw_file(tmp_path / "a.tiff")
+    render_files([file], tmp_path / "out", CAMERA, "png")
+    with Image.open(tmp_path / "out" / "a.png") as picture:
+        assert picture.mode == "RGB"
+        np.testing.assert_allclose(np.asarray(picture) / 255, rendering(file, CAMERA), atol=0.51 / 255)
+
+
+def test_own_figures_of_each_file(write_dng, tmp_path):
+    raw = np.random.default_rng(0).integers(500, 3000, (24, 32), np.uint16)
+    files = [write_dng(raw, "a.dng"), write_dng(raw, "b.dng", cfa=(2, 1, 1, 0), neutral=(0.4, 1.0, 0.8))]
+    assert render_files(files, tmp_path / "out") == (2, 0)
+    for file in files:
+        picture = tifffile.imread(tmp_path / "out" / f"{file.stem}.tiff")
+        np.testing.assert_allclose(picture / 65535, rendering(file, read_raw(file)[1]), atol=0.51 / 65535)
+
+
+def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys):
+    files = [raw_file(tmp_path / "a.tiff"), tmp_path / "gone.dng", tmp_path / "bad.dng", raw_file(tmp_path / "z.png")]
+    files[2].write_bytes(b"no raw file")
+    assert render_files(files, tmp_path / "out", CAMERA) == (2, 2)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "z.tiff"]
+    err = capsys.readouterr().err
+    assert f"error: {files[1]}: no such file" in err
+    assert f"error: {files[2]}: truncated" in err
+
+
+def test_stages_are_drawn_side_by_side(tmp_path):
+    render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA, stages=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "a_stages.png"]
+    values = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0]
+    sheet = contact_sheet({f"stage{i}": np.full((16, 24, 3), value, np.float32) for i, value in enumerate(values)})
+    pixels = np.asarray(sheet)
+    for value in np.clip(values, 0, 1):
+        assert (pixels == round(value * 255)).all(-1).sum() >= 480 * 320
+    with Image.open(tmp_path / "out" / "a_stages.png") as written:
+        assert written.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)  # Six stages: a row fewer.
+
+
+def test_earlier_pictures_are_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.tiff").write_bytes(b"earlier")
+    assert render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA) == (1, 0)
+    assert tifffile.imread(tmp_path / "out" / "a.tiff").shape == (16, 24, 3)
+
+
+def test_a_failed_write_leaves_no_part_behind(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tifffile, "imwrite", full)
+    file = tmp_path / "a.png"
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(file)
+    assert render_files([file], tmp_path / "out", CAMERA) == (0, 1)
+    assert not list((tmp_path / "out").iterdir())
+    assert "no space left" in capsys.readouterr().err
+
+
+def test_one_name_for_two_pictures(tmp_path):
+    files = [raw_file(tmp_path / "a.tiff"), raw_file(tmp_path / "a.png")]
+    with pytest.raises(InputError, match=r"a\.tiff and .*a\.png would both be written to .*out/a\.tiff"):
+        render_files(files, tmp_path / "out", CAMERA)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_never_replaces_a_raw_file(tmp_path):
+    file = raw_file(tmp_path / "a.tiff")
+    before = file.read_bytes()
+    with pytest.raises(InputError, match=r"a\.tiff is a raw file"):
+        render_files([file], tmp_path, CAMERA)
+    assert file.read_bytes() == before
+
+
+def test_output_is_a_file(tmp_path):
+    file = raw_file(tmp_path / "a.tiff")
+    with pytest.raises(InputError, match=r"a\.tiff: not a folder"):
+        render_files([file], file, CAMERA)
+
+
+def test_finds_raw_files_in_folders_once(tmp_path):
+    for name in ("b.DNG", "a.tiff", "notes.txt", "c.jpg"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.dng").mkdir()
+    (tmp_path / "folder.dng" / "deep.dng").touch()
+    found = find_raw_files([tmp_path / "notes.txt", tmp_path, tmp_path / "a.tiff"])
+    assert [file.name for file in found] == ["notes.txt", "a.tiff", "b.DNG"]
+
+
+def test_inputs_that_hold_nothing(tmp_path):
+    with pytest.raises(InputError, match="no raw files in this folder"):
+        find_raw_files([tmp_path])
+    with pytest.raises(InputError, match="empty"):
+        find_raw_files([""])
+
+
+def test_a_contact_sheet_has_rows_of_as_many_as_said():
+    mosaic, image = np.full((20, 30), 0.5), np.full((20, 30, 3), 0.5)
+    three, four = (contact_sheet({"a": mosaic, "b": image, "c": image, "d": image}, columns) for columns in (3, 4))
+    assert three.size == (3 * (480 + 8) + 8, 2 * (320 + 28) + 8)
+    assert four.size == (4 * (480 + 8) + 8, 320 + 28 + 8)
+    np.testing.assert_array_equal(np.unique(np.asarray(four)[300]), [128, 255])

@@ -1,0 +1,325 @@
+import struct
+import zlib
+
+import jax
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import isp
+from isp import sensor
+from r2l_jax.apps import unprocess
+from r2l_jax.apps.unprocess import unprocess_folder
+from r2l_jax.data.sets import datasets
+from r2l_jax.runtime.errors import InputError
+
+CAMERA = isp.CAMERAS["drone"]
+# Next to no noise, and no steps but those of the file.
+QUIET = {"full_well": 1e12, "read_noise": 0.0, "bits": 16, "exposure": 0.9}
+
+
+def samples(seed=0, shape=(16, 24, 3)):
+    return np.random.default_rng(seed).integers(30, 256, shape, np.uint8)
+
+
+def save(path, values, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (values if isinstance(values, Image.Image) else Image.fromarray(values)).save(path, **options)
+    return path
+
+
+def write_png16(path, values):
+    """Writes `(H, W, channels)` uint16 as a PNG, which pillow cannot."""
+    rows, cols, channels = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    header = struct.pack(">IIBBBBB", cols, rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    file = b"\x89PNG\r\n\x1a\n"
+    for kind, content in ((b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")):
+        file += struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file)
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def expected(picture, exposure=0.9, camera=CAMERA):
+    """The mosaic of 8-bit samples without noise, in the steps of a file."""
+    black = np.tile(np.reshape(camera.black_level, (2, 2)), np.array(picture.shape[:2]) // 2)
+    mosaic = np.asarray(isp.unprocess(picture / np.float32(255), camera))
+    return 65535 * np.clip(black + exposure * (mosaic - black), 0, 1)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Two classes of pictures of several sizes."""
+    source = tmp_path / "pictures"
+    save(source / "cats" / "1.png", samples(0))
+    save(source / "cats" / "2.PNG", samples(1, (8, 10, 3)))
+    save(source / "dogs" / "1.jpg", samples(2, (20, 18, 3)), quality=95)
+    save(source / "dogs" / "3.jpeg", samples(3))
+    (source / "dogs" / "notes.txt").write_text("no picture")
+    return source
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Images and masks of objects, one of them of odd size."""
+    source = tmp_path / "scenes"
+    for stem, shape in (("1", (13, 17)), ("10", (12, 16))):
+        save(source / "images" / f"{stem}.png", samples(int(stem), (*shape, 3)))
+        mask = np.zeros(shape, np.uint8)
+        mask[3:7, 5:] = 1
+        save(source / "masks" / f"{stem}_mask.png", mask)
+    return source
+
+
+def test_classes_become_a_folder_that_the_loader_reads(source, tmp_path):
+    summary = unprocess_folder(source, tmp_path / "raw", CAMERA, **QUIET)
+    assert summary == unprocess.Summary(written=4, failed=0, too_bright=0.0, too_dark=0.0)
+    assert set(files(tmp_path / "raw")) == {
+        *("cats/1.tiff", "cats/2.tiff", "dogs/1.tiff", "dogs/3.tiff", "camera.json"),
+    }
+    assert isp.Camera.from_json((tmp_path / "raw" / "camera.json").read_text()) == CAMERA
+    for name in ("cats/1.png", "cats/2.PNG", "dogs/1.jpg", "dogs/3.jpeg"):
+        raw = tifffile.imread((tmp_path / "raw" / name).with_suffix(".tiff"))
+        assert raw.dtype == np.uint16
+        with Image.open(source / name) as picture:
+            np.testing.assert_allclose(raw, expected(np.asarray(picture)), atol=1.5)
+    dataset = datasets.load("Folder", data_dir=tmp_path / "raw", camera=str(tmp_path / "raw" / "camera.json"))
+    assert dataset.classes == ("cats", "dogs")
+    assert dataset.camera == CAMERA
+    np.testing.assert_allclose(dataset[0][0] * 65535, expected(samples(0))[4:12, 8:16], atol=1.5)
+
+
+def test_masks_are_cropped_with_their_images(scenes, tmp_path):
+    unprocess_folder(scenes, tmp_path / "raw", CAMERA, **QUIET)
+    assert set(files(tmp_path / "raw")) == {
+        *("images/1.tiff", "images/10.tiff", "masks/1_mask.png", "masks/10_mask.png", "camera.json"),
+    }
+    raw = tifffile.imread(tmp_path / "raw" / "images" / "1.tiff")
+    np.testing.assert_allclose(raw, expected(samples(1, (13, 17, 3))[:12, :16]), atol=1.5)
+    for stem in ("1", "10"):
+        with Image.open(tmp_path / "raw" / "masks" / f"{stem}_mask.png") as mask:
+            assert mask.mode == "L"
+            values = np.asarray(mask)
+        object_ = np.zeros((12, 16), np.uint8)
+        object_[3:7, 5:] = 255
+        np.testing.assert_array_equal(values, object_)
+
+
+@pytest.mark.parametrize("name", isp.CAMERAS)
+def test_with_noise_the_error_is_that_of_the_sensor(name):
+    camera, bits = isp.CAMERAS[name], 12
+    picture = np.broadcast_to(np.float32([0.75, 0.6, 0.7]), (6, 6, 3))
+    mosaic, pipeline = isp.unprocess(picture, camera), isp.static(camera, sharpen="none", denoise="none")
+    exposures = jax.vmap(
+        lambda key: sensor.expose_sites(sensor.site_light(mosaic, camera), key, camera=camera, bits=bits)
+    )(jax.random.split(jax.random.key(0), 2000))
+    # The border is left out: there, demosaicing errs.
+    error = np.asarray(pipeline(exposures) - picture, np.float64)[:, 1:-1, 1:-1]
+
+    # Photons, read-out and the converter's steps, through the linearised pipeline.
+    black = np.tile(np.reshape(camera.black_level, (2, 2)), (3, 3))
+    electrons = (np.asarray(mosaic, np.float64) - black) / (1 - black) * 15000
+    variance = (electrons + 4**2) * ((1 - black) / 15000) ** 2 + 1 / (2**bits - 1) ** 2 / 12
+    slopes = np.asarray(jax.jacrev(pipeline)(mosaic), np.float64)
+    predicted = np.einsum("yxcij,ij->yxc", slopes**2, variance)[1:-1, 1:-1]
+    # The tone curve's bend, which the linearised pipeline has not, moves the mean by less than 0.05 of the noise.
+    assert (abs(error.mean(0) / np.sqrt(predicted)) < 0.05 + 4 / np.sqrt(2000)).all()
+    np.testing.assert_allclose(error.var(0) / predicted, 1, atol=5 * np.sqrt(2 / 2000))
+    assert error.var(0).sum() / predicted.sum() == pytest.approx(1, abs=0.03)
+
+
+def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):
+    for target, seed in (("first", 0), ("again", 0), ("other", 1)):
+        unprocess_folder(source, tmp_path / target, CAMERA, seed=seed)
+    first, again, other = (files(tmp_path / target) for target in ("first", "again", "other"))
+    assert first == again
+    assert {name for name in first if first[name] == other[name]} == {"camera.json"}
+    # Fewer pictures, elsewhere, and into the same folder again.
+    (source / "cats" / "2.PNG").unlink()
+    source = source.rename(tmp_path / "moved")
+    unprocess_folder(source, tmp_path / "first", CAMERA)
+    assert files(tmp_path / "first") == first
+
+
+def test_the_same_picture_under_two_names_has_two_noises(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / "in" / "class" / f"{name}.png", samples())
+    unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA)
+    first, second = (tifffile.imread(tmp_path / "out" / "class" / f"{name}.tiff") for name in ("a", "b"))
+    assert (first != second).mean() > 0.5
+
+
+def test_blocks_make_one_picture_and_share_no_noise(tmp_path, monkeypatch):
+    picture = samples(0, (18, 22, 3))  # 198 columns of two rows: three blocks of 64, and one of 6.
+    save(tmp_path / "in" / "class" / "a.png", picture)
+    save(tmp_path / "in" / "class" / "flat.png", np.full((16, 16, 3), 128, np.uint8))
+    monkeypatch.setattr(unprocess, "_FEWEST", 8)
+    monkeypatch.setattr(unprocess, "_MOST", 64)
+    unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "out" / "class" / "a.tiff"), expected(picture), atol=1.5)
+    unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, bits=16)
+    flat = tifffile.imread(tmp_path / "out" / "class" / "flat.tiff")
+    assert (flat[:8] != flat[8:]).mean() > 0.9
+
+
+def test_sites_outside_of_what_the_sensor_sees_are_counted(tmp_path):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[:, :4] = 255
+    picture[4:, 4:] = [0, 255, 0]
+    save(tmp_path / "in" / "class" / "a.png", picture)
+    # Green reaches half of the sites. Of it, this camera's red sites see less than nothing.
+    camera = isp.Camera((0.1,) * 4, (2, 1, 2), [[1, 0.5, -0.5], [0, 1, 0], [0, 0, 1]])
+    summary = unprocess_folder(tmp_path / "in", tmp_path / "out", camera)
+    assert (summary.too_bright, summary.too_dark) == (0.5 * 0.75, 0.25 * 0.25)
+    raw = tifffile.imread(tmp_path / "out" / "class" / "a.tiff")
+    assert raw[0, 1] == 65535
+    assert raw[4, 4] / 65535 == pytest.approx(0.1, abs=5 * 4 / 15000)
+    summary = unprocess_folder(tmp_path / "in", tmp_path / "out", camera, exposure=0.9)
+    assert (summary.too_bright, summary.too_dark) == (0, 0.25 * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("image", "rgb"),
+    [
+        (Image.new("L", (4, 2), 90), [90, 90, 90]),
+        (Image.new("LA", (4, 2), (90, 0)), [90, 90, 90]),
+        (Image.new("1", (4, 2), 1), [255, 255, 255]),
+        (Image.new("RGBA", (4, 2), (50, 90, 130, 7)), [50, 90, 130]),
+        (Image.new("RGB", (4, 2), (50, 90, 130)).quantize(4), [50, 90, 130]),
+        (Image.fromarray(np.full((2, 4), 90 * 257, np.uint16)), [90, 90, 90]),
+    ],
+    ids=["grey", "grey with alpha", "two levels", "alpha", "palette", "grey of 16 bits"],
+)
+def test_kinds_of_pictures_become_rgb(tmp_path, image, rgb):
+    save(tmp_path / "in" / "class" / "a.png", image)
+    unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
+    raw = tifffile.imread(tmp_path / "out" / "class" / "a.tiff")
+    np.testing.assert_allclose(raw, expected(np.full((2, 4, 3), rgb, np.uint8)), atol=1.5)
+
+
+def test_a_palette_with_transparent_colours(tmp_path):
+    image = Image.new("RGB", (4, 2), (50, 90, 130)).quantize(4)
+    save(tmp_path / "in" / "class" / "a.png", image, transparency=bytes([9, 0]))
+    unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
+    raw = tifffile.imread(tmp_path / "out" / "class" / "a.tiff")
+    np.testing.assert_allclose(raw, expected(np.full((2, 4, 3), [50, 90, 130], np.uint8)), atol=1.5)
+
+
+def test_16_bits_of_grey_are_kept(tmp_path):
+    grey = np.linspace(20000, 65535, 8 * 12).astype(np.uint16).reshape(8, 12)
+    write_png16(tmp_path / "in" / "class" / "a.png", grey[..., None])
+    unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
+    raw = tifffile.imread(tmp_path / "out" / "class" / "a.tiff")
+    np.testing.assert_allclose(raw, expected(np.repeat(grey[..., None], 3, -1) / np.float32(257)), atol=1.5)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_16_bits_of_colour_are_refused(tmp_path, channels, capsys):
+    file = tmp_path / "in" / "class" / "a.png"
+    write_png16(file, np.full((4, 4, channels), 1000, np.uint16))
+    assert unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA).failed == 1
+    assert f"error: {file}: a PNG of 16 bits must be grey: pillow cuts its colours to 8 bits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("image", [samples(), np.full((16, 24), 30000, np.uint16)], ids=["8 bits", "16 bits"])
+def test_a_picture_is_turned_as_its_orientation_says(tmp_path, image):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # The camera was turned: the upper row is at the right.
+    save(tmp_path / "in" / "class" / "a.png", image, exif=exif)
+    unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
+    upright = np.rot90(image, -1) if image.ndim == 3 else np.full((24, 16, 3), 30000 / 257)
+    np.testing.assert_allclose(tifffile.imread(tmp_path / "out" / "class" / "a.tiff"), expected(upright), atol=1.5)
+
+
+def test_what_cannot_be_read_is_reported_and_the_rest_written(source, tmp_path, capsys):
+    whole = (source / "dogs" / "3.jpeg").read_bytes()
+    (source / "dogs" / "3.jpeg").write_bytes(whole[: len(whole) // 2])
+    (source / "dogs" / "4.jpg").write_bytes(b"no picture")
+    save(source / "dogs" / "5.png", samples(0, (1, 8, 3)))
+    summary = unprocess_folder(source, tmp_path / "raw", CAMERA)
+    assert (summary.written, summary.failed) == (3, 3)
+    assert set(files(tmp_path / "raw")) == {"cats/1.tiff", "cats/2.tiff", "dogs/1.tiff", "camera.json"}
+    err = capsys.readouterr().err
+    for name in ("3.jpeg", "4.jpg"):
+        assert f"error: {source / 'dogs' / name}: truncated, corrupt or no picture (" in err
+    assert f"error: {source / 'dogs' / '5.png'} must be at least 2x2, got 1x8" in err
+
+
+def test_a_mask_of_another_size(scenes, tmp_path, capsys):
+    mask = save(scenes / "masks" / "1_mask.png", np.zeros((17, 13), np.uint8))
+    summary = unprocess_folder(scenes, tmp_path / "raw", CAMERA)
+    assert (summary.written, summary.failed) == (1, 1)
+    picture = scenes / "images" / "1.png"
+    assert f"error: {mask} must be of the size of {picture}, (13, 17), got (17, 13)" in capsys.readouterr().err
+    assert set(files(tmp_path / "raw")) == {"images/10.tiff", "masks/10_mask.png", "camera.json"}
+
+
+def test_a_failed_write_leaves_no_part_behind(source, tmp_path, capsys, monkeypatch):
+    def full(path, *args, **kwargs):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tifffile, "imwrite", full)
+    assert unprocess_folder(source, tmp_path / "raw", CAMERA).failed == 4
+    assert set(files(tmp_path / "raw")) == {"camera.json"}
+    assert "no space left" in capsys.readouterr().err
+
+
+FLAT = isp.Camera((0,) * 4, (1, 1, 1), np.ones((3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": "nowhere"}, "nowhere: no such folder"),
+        (
+            {"source": "pictures/cats"},
+            r"pictures/cats must have a sub-folder of pictures \(.jpg, .jpeg, .png\) for each",
+        ),
+        ({"target": "pictures"}, "the output pictures must not lie in the input pictures"),
+        ({"target": "pictures/raw"}, "the output pictures/raw must not lie in the input pictures"),
+        ({"target": "pictures/cats/1.png/x", "source": "scenes"}, "pictures/cats/1.png/x: not a folder to write to"),
+        ({"camera": FLAT}, "camera: color_matrix must have an inverse"),
+        ({"exposure": 0.0}, "exposure must be finite and greater than 0, got 0"),
+        ({"exposure": float("nan")}, "exposure must be finite and greater than 0, got nan"),
+        ({"full_well": -1.0}, "full_well must be finite and greater than 0, got -1"),
+        ({"read_noise": -1.0}, "read_noise must be finite and not negative, got -1"),
+        ({"bits": 17}, "bits must be between 1 and 16, got 17"),
+        ({"seed": -1}, "seed must be between 0 and 4294967295, got -1"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_written(source, scenes, tmp_path, monkeypatch, change, message):
+    monkeypatch.chdir(tmp_path)
+    before = files(tmp_path)
+    arguments = {"source": "pictures", "target": "raw", "camera": CAMERA} | change
+    with pytest.raises(InputError, match=message) as error:
+        unprocess_folder(**arguments)
+    assert "\n" not in str(error.value)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("images/2.png", "images/2.png must have one mask .* in .*masks whose name contains '2', found 0"),
+        ("masks/1_too.png", "images/1.png must have one mask .* in .*masks whose name contains '1', found 2"),
+        ("images/1.jpg", "images must have one frame 1, whatever its suffix; found several"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named_before_anything_is_written(scenes, tmp_path, name, message):
+    save(scenes / name, samples() if name.startswith("images") else samples()[..., 0])
+    with pytest.raises(InputError, match=message):
+        unprocess_folder(scenes, tmp_path / "raw", CAMERA)
+    assert not (tmp_path / "raw").exists()
+
+
+def test_two_pictures_that_would_become_one_file(source, tmp_path):
+    save(source / "cats" / "1.jpg", samples())
+    with pytest.raises(InputError, match=r"1\.jpg and .*1\.png would both be written to .*raw/cats/1\.tiff"):
+        unprocess_folder(source, tmp_path / "raw", CAMERA)
+    assert not (tmp_path / "raw").exists()

@@ -1,0 +1,163 @@
+import io
+import pathlib
+import stat
+import tarfile
+import zipfile
+
+import pytest
+
+from r2l_jax.data.fetch import archives
+from r2l_jax.runtime.errors import InputError
+
+
+def write_zip(path, members, **details):
+    """Members are pairs of a name and bytes; details are attributes of every member's entry."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members:
+            member = zipfile.ZipInfo(name)
+            member.filename = name  # which ZipInfo would shorten
+            member.compress_type = zipfile.ZIP_DEFLATED
+            for detail, value in details.items():
+                setattr(member, detail, value)
+            file.writestr(member, content)
+    return path
+
+
+def write_tar(path, members, **details):
+    with tarfile.open(path, "w:gz") as file:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = 0 if details else len(content)
+            for detail, value in details.items():
+                setattr(member, detail, value)
+            file.addfile(member, io.BytesIO(content))
+    return path
+
+
+WRITERS = {"a.zip": write_zip, "a.tar.gz": write_tar}
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """A function that unpacks an archive, and checks that it is refused and leaves nothing."""
+
+    def unpack(archive, message):
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(InputError, match=message) as caught:
+            archives.unpack(archive, tmp_path / "in" / "target")
+        assert str(archive) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        (tmp_path / "in").rmdir()
+        assert sorted(tmp_path.rglob("*")) == before
+
+    return unpack
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_unpacks_files_in_folders(tmp_path, name):
+    members = [("data/one.tiff", b"1"), ("data/sub folder/zwei-ü.tiff", b"22"), ("__MACOSX/data/one.tiff", b"junk")]
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "left by an earlier call").touch()
+    archives.unpack(WRITERS[name](tmp_path / name, members), target)
+    found = {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+    assert found == dict(members[:2])
+
+
+def test_a_tar_file_may_name_its_own_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "x").write_bytes(b"1")
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        file.add(tmp_path / "data", ".")
+    archives.unpack(tmp_path / "a.tar", tmp_path / "target")
+    assert (tmp_path / "target" / "x").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("archive", WRITERS)
+@pytest.mark.parametrize(
+    "name", ["../x", "a/../../x", "/x", "..\\x", "\\x", "C:\\x", "c:x", "//host/share/x", "a\nb", "a\x1b[2Jb", ".", ""]
+)
+def test_refuses_names_that_leave_the_folder(tmp_path, refused, archive, name):
+    refused(WRITERS[archive](tmp_path / archive, [("good", b"1"), (name, b"2")]), "does not stay in its folder")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE])
+@pytest.mark.parametrize("linkname", ["/etc/passwd", "../..", "inside"])
+def test_refuses_links_and_devices_in_tar(tmp_path, refused, kind, linkname):
+    refused(write_tar(tmp_path / "a.tar.gz", [("x", b"")], type=kind, linkname=linkname), "'x' is a link or a device")
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFCHR, stat.S_IFIFO])
+def test_refuses_links_and_devices_in_zip(tmp_path, refused, kind):
+    archive = write_zip(tmp_path / "a.zip", [("x", b"/etc/passwd")], external_attr=(kind | 0o777) << 16)
+    refused(archive, "'x' is a link or a device")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"ALWAYS_ALLOWED": 0}, "unpacks to more than 100 times its size"),
+        ({"MAX_OF_FREE_DISK": 1e-12}, r"unpacks to more than 0% of the \d+ bytes free"),
+        ({"MAX_FILES": 1}, "more than 1 files"),
+    ],
+)
+def test_refuses_bombs(tmp_path, refused, monkeypatch, name, limits, message):
+    for limit, value in limits.items():
+        monkeypatch.setattr(archives, limit, value)
+    refused(WRITERS[name](tmp_path / name, [("x", bytes(2**22)), ("y", b"")]), message)
+
+
+def test_refuses_files_that_overlap(tmp_path, refused):
+    """Sixteen entries for one and the same compressed file."""
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("x0", bytes(2**20))
+        for number in range(1, 16):
+            copy = zipfile.ZipInfo(f"x{number}")
+            first = file.infolist()[0]
+            for detail in ("compress_type", "CRC", "compress_size", "file_size", "header_offset"):
+                setattr(copy, detail, getattr(first, detail))
+            file.filelist.append(copy)
+    refused(tmp_path / "a.zip", "its files overlap")
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "a.tar.xz"])
+def test_refuses_what_is_damaged(tmp_path, refused, name):
+    content = WRITERS.get(name, write_tar)(tmp_path / name, [("x", bytes(range(256)) * 64)]).read_bytes()
+    for damaged in (b"", b"no archive", content[: len(content) // 2], content[:60] + b"\xff" * 20 + content[80:]):
+        (tmp_path / name).write_bytes(damaged)
+        refused(tmp_path / name, "damaged or no archive|unpacking")
+
+
+def test_refuses_encrypted_files_and_names_that_come_twice(tmp_path, refused):
+    archive = write_zip(tmp_path / "a.zip", [("x", b"1")])
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    archive.write_bytes(content)
+    refused(archive, "'x' is encrypted")
+    refused(write_tar(tmp_path / "a.tar.gz", [("x", b"1"), ("x", b"2")]), "x: File exists")
+    refused(write_tar(tmp_path / "a.tar.gz", [("x", b"1"), ("x/y", b"2")]), "x: (File exists|Not a directory)")
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="Linux has this device, full as a disk may be")
+def test_a_full_disk_is_one_line(tmp_path, refused, monkeypatch):
+    archive = write_zip(tmp_path / "a.zip", [("x", b"1")])
+    original = type(tmp_path).open
+
+    def full(path, mode="r", *arguments):
+        return open("/dev/full", "wb") if mode == "xb" else original(path, mode, *arguments)
+
+    monkeypatch.setattr(type(tmp_path), "open", full)
+    refused(archive, "unpacking: No space left on device")
+
+
+def test_merge_keeps_what_is_there_and_replaces_files(tmp_path):
+    for path, content in {"a/x": "old", "a/keep": "old", "b/x": "new", "b/y": "new"}.items():
+        (tmp_path / "target" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ("source" if content == "new" or path == "a/x" else "target") / path).write_text(content)
+    (tmp_path / "source" / "a" / "x").write_text("new")
+    (tmp_path / "target" / "a" / "x").write_text("old")
+    archives.merge(tmp_path / "source", tmp_path / "target")
+    found = {p.relative_to(tmp_path / "target").as_posix(): p.read_text() for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == {"a/x": "new", "a/keep": "old", "b/x": "new", "b/y": "new"}

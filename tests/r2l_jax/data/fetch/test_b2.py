@@ -1,0 +1,351 @@
+import hashlib
+import io
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+
+import pytest
+from b2sdk.v2 import B2Api, B2HttpApiConfig, B2RawHTTPApi, InMemoryAccountInfo, RawSimulator
+
+from r2l_jax.data.fetch import b2
+from r2l_jax.data.fetch.download import LAYOUTS, download
+from r2l_jax.runtime.errors import InputError
+
+IMAGES, LABELS = LAYOUTS["Microscopy"].b2_folders
+SCALES = ("001", "005", "010", "025", "050", "075", "100")
+
+
+class Server:
+    """B2 as b2sdk simulates it, with one bucket, and a list of the downloads that were asked for."""
+
+    def __init__(self):
+        self.raw = RawSimulator()
+        self.config = B2HttpApiConfig(_raw_api_class=lambda http: self.raw)
+        self.key_id, self.key = self.raw.create_account()
+        self.api = B2Api(InMemoryAccountInfo(), api_config=self.config)
+        self.api.authorize_account("production", self.key_id, self.key)
+        self.bucket = self.api.create_bucket("data", "allPrivate")
+        self.asked = []
+        self._download = self.raw.download_file_from_url
+        self.raw.download_file_from_url = self._count
+
+    def _count(self, token, url, *arguments, range_=None, **options):
+        response = self._download(token, url, *arguments, range_=range_, **options)
+        self.asked.append((response.response.headers["x-bz-file-name"].rsplit("/", 1)[-1], range_))
+        return response
+
+    def put(self, files):
+        for name, content in files.items():
+            self.bucket.upload_bytes(content, name)
+
+    def stored(self, name):
+        """The simulator's own record of a file."""
+        (stored,) = (f for f in self.raw.bucket_name_to_bucket["data"].file_id_to_file.values() if f.name == name)
+        return stored
+
+    def account(self, **changes):
+        given = {"bucket": "data", "key_id": self.key_id, "key": self.key, "api_config": self.config}
+        return b2.Account(**(given | changes))
+
+    def fetch(self, place, **changes):
+        return b2.download_folders(self.account(**changes), {"folder": place}, {})
+
+
+@pytest.fixture
+def server():
+    return Server()
+
+
+def contents(root):
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def microscopy():
+    """Raw-Microscopy by the bucket's names, and what is to become of it: one intensity comes as an archive."""
+    images = {f"raw_scale{scale}/Ma190c_1.tiff": f"raw {scale}".encode() for scale in SCALES}
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("raw_scale100/Ma190c_1.tiff", images["raw_scale100/Ma190c_1.tiff"])
+    loose = {f"{IMAGES}/{name}": content for name, content in images.items() if "scale100" not in name}
+    marks = {f"{IMAGES}/.bzEmpty": b"", f"{LABELS}/.bzEmpty": b"", f"{IMAGES}/raw_scale001/.bzEmpty": b""}
+    labels = {"Ma190c_annotations.dat": b"Ma190c_1 BAS\n"}
+    bucket = {f"{LABELS}/{name}": content for name, content in labels.items()} | loose | marks
+    bucket[f"{IMAGES}/raw_scale100.zip"] = packed.getvalue()
+    disk = {f"images/{name}": content for name, content in images.items()}
+    return bucket, disk | {f"labels/{name}": content for name, content in labels.items()}
+
+
+def test_microscopy_comes_in_the_published_layout_and_only_once(server, tmp_path):
+    bucket, disk = microscopy()
+    server.put(bucket)
+    account = server.account()
+    assert download("Microscopy", tmp_path, "b2", b2_account=account) == tmp_path / "microscopy"
+    found = contents(tmp_path / "microscopy")
+    assert found.pop(".unpacked.json")
+    assert found == disk
+    server.asked.clear()
+    download("Microscopy", tmp_path, "b2", b2_account=account)
+    assert server.asked == []
+    (tmp_path / "microscopy/images/raw_scale100/Ma190c_1.tiff").unlink()
+    (tmp_path / "microscopy/images/raw_scale005/Ma190c_1.tiff").write_bytes(b"raw 50?"[:7])
+    download("Microscopy", tmp_path, "b2", b2_account=account)
+    assert sorted(name for name, _ in server.asked) == ["Ma190c_1.tiff", "raw_scale100.zip"]
+    assert contents(tmp_path / "microscopy").items() >= disk.items()
+
+
+def test_drone_comes_in_the_published_layout(server, tmp_path):
+    images = {f"raw_scale{scale}/DJI_1.tif": scale.encode() for scale in SCALES}
+    server.put({f"drone/images/{name}": content for name, content in images.items()} | {"drone/masks/DJI_1.png": b"m"})
+    server.put({"drone/images_other/x": b"another folder, whose name begins alike"})
+    download("Drone", tmp_path, "b2", b2_account=server.account())
+    images = {f"images_full/{name}": content for name, content in images.items()}
+    assert contents(tmp_path / "drone") == images | {"masks_full/DJI_1.png": b"m"}
+
+
+def test_what_the_bucket_lacks_is_named(server, tmp_path):
+    bucket, _ = microscopy()
+    server.put({name: content for name, content in bucket.items() if "raw_scale010" not in name})
+    with pytest.raises(InputError, match=r"bucket data lacks images/raw_scale010$"):
+        download("Microscopy", tmp_path, "b2", b2_account=server.account())
+
+
+def test_files_come_in_parallel(server, tmp_path):
+    together = threading.Barrier(4, timeout=20)
+    count = server.raw.download_file_from_url
+
+    def wait(*arguments, **options):
+        together.wait()  # breaks unless four are asked for at once
+        return count(*arguments, **options)
+
+    server.raw.download_file_from_url = wait
+    files = {f"folder/a/b/c/{number}": bytes([number]) * 1000 for number in range(8)}
+    server.put(files)
+    server.fetch(tmp_path)
+    assert contents(tmp_path) == {name.removeprefix("folder/"): content for name, content in files.items()}
+
+
+@pytest.mark.parametrize("left", ["the beginning", "something else", "too much"])
+def test_goes_on_with_a_part(server, tmp_path, left):
+    content = bytes(range(256)) * 200
+    server.put({"folder/x": content})
+    part = {"the beginning": content[:20000], "something else": b"?" * 20000, "too much": content + b"?"}[left]
+    (tmp_path / "x.part").write_bytes(part)
+    server.fetch(tmp_path)
+    assert contents(tmp_path) == {"x": content}
+    rest, whole = ("x", (20000, len(content) - 1)), ("x", None)
+    assert server.asked == {"the beginning": [rest], "something else": [rest, whole], "too much": [whole]}[left]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_large_files_are_checked_by_the_sha1_that_their_uploader_gave(server, tmp_path, known):
+    content = bytes(range(250)) * 4
+    if known:
+        server.bucket.upload_bytes(
+            content, "folder/x", file_info={"large_file_sha1": hashlib.sha1(content).hexdigest()}
+        )
+        server.stored("folder/x").content_sha1 = "none"
+    else:
+        server.bucket.upload_unbound_stream(
+            io.BytesIO(content), "folder/x", min_part_size=200, recommended_upload_part_size=200
+        )
+    assert server.stored("folder/x").content_sha1 == "none"
+    server.fetch(tmp_path)
+    assert contents(tmp_path) == {"x": content}
+    (tmp_path / "x").write_bytes(content[::-1])
+    server.asked.clear()
+    server.fetch(tmp_path)
+    assert len(server.asked) == known
+
+
+def test_a_wrong_hash_is_refused_and_leaves_nothing_of_the_file(server, tmp_path):
+    server.put({"folder/good": b"good", "folder/x": b"what was uploaded"})
+    server.stored("folder/x").data_bytes = b"what was spoilt.."
+    came, expected = (hashlib.sha1(b).hexdigest() for b in (b"what was spoilt..", b"what was uploaded"))
+    with pytest.raises(InputError, match=f"^folder/x: the SHA1 of what came is {came}, expected {expected}$"):
+        server.fetch(tmp_path)
+    assert not [name for name in contents(tmp_path) if name.startswith("x")]
+
+
+def test_a_file_that_ends_early_stays_as_a_part(server, tmp_path):
+    server.put({"folder/x": bytes(range(256)) * 40})
+    count = server.raw.download_file_from_url
+
+    def cut(*arguments, **options):
+        response = count(*arguments, **options)
+        response.response.data_bytes = b"" if len(server.asked) > 1 else response.response.data_bytes[:5000]
+        return response
+
+    server.raw.download_file_from_url = cut
+    with pytest.raises(InputError, match=r"^folder/x: .* after 5000 of 10240 bytes; the same command again goes on"):
+        server.fetch(tmp_path)
+    assert contents(tmp_path) == {"x.part": (bytes(range(256)) * 40)[:5000]}
+
+
+def test_an_interruption_leaves_a_part_to_go_on_with(server, tmp_path):
+    content = bytes(range(256)) * 80
+    server.put({"folder/x": content})
+    count = server.raw.download_file_from_url
+
+    def interrupted(*arguments, **options):
+        response = count(*arguments, **options)
+
+        def pieces(chunk_size):
+            yield response.response.raw.read(5000)
+            raise KeyboardInterrupt
+
+        response.response.iter_content = pieces
+        return response
+
+    server.raw.download_file_from_url = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        server.fetch(tmp_path)
+    assert contents(tmp_path) == {"x.part": content[:5000]}
+    server.raw.download_file_from_url = count
+    server.fetch(tmp_path)
+    assert contents(tmp_path) == {"x": content}
+    assert server.asked == [("x", None), ("x", (5000, len(content) - 1))]
+
+
+def test_a_failure_ends_the_other_downloads(server, tmp_path):
+    server.put({"folder/bad": b"as uploaded"} | {f"folder/x{n:03}": bytes(20000) for n in range(100)})
+    server.stored("folder/bad").data_bytes = b"as spoilt.."
+    with pytest.raises(InputError, match="folder/bad: the SHA1"):
+        server.fetch(tmp_path)
+    assert len(server.asked) < 60
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../x", "the name '../x' does not stay in its folder"),
+        ("a/../../x", "does not stay in its folder"),
+        ("/x", "the name '/x' does not stay in its folder"),
+        ("..\\x", "does not stay in its folder"),
+        ("C:x", "does not stay in its folder"),
+        ("a\\b", r"folder/a/b and folder/a\\b would both become .*/a/b"),
+    ],
+)
+def test_names_are_not_trusted(server, tmp_path, name, message):
+    server.put({"folder/a/b": b"", "folder/?": b"x"})
+    server.stored("folder/?").name = f"folder/{name}"
+    bucket = server.raw.bucket_name_to_bucket["data"]
+    bucket.file_name_and_id_to_file = {(f.name, f.file_id): f for f in bucket.file_id_to_file.values()}
+    with pytest.raises(InputError, match=message):
+        server.fetch(tmp_path / "in")
+    assert contents(tmp_path) == {}
+
+
+def restricted(server, capabilities):
+    key = server.api.create_key(capabilities, "key")
+    return {"key_id": key.id_, "key": key.application_key}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (lambda server: {"key": "wrong secret"}, "the key account-0 is refused for bucket data: .*secret key is wrong"),
+        (lambda server: {"key_id": "nobody"}, "the key nobody is refused for bucket data: .*key ID not valid"),
+        (lambda server: {"bucket": "elsewhere"}, "no bucket elsewhere for the key account-0"),
+        (lambda server: restricted(server, ["listBuckets"]), "is refused for bucket data"),
+    ],
+)
+def test_a_refused_key_is_one_line_without_the_key(server, tmp_path, changes, message):
+    server.put({"folder/x": b"x"})
+    with pytest.raises(InputError, match=f"^B2: .*{message}") as caught:
+        server.fetch(tmp_path / "in", **changes(server))
+    assert "wrong secret" not in str(caught.value)
+    assert "wrong secret" not in repr(server.account(key="wrong secret"))
+    assert "\n" not in str(caught.value)
+    assert contents(tmp_path) == {}
+
+
+def test_an_empty_folder_is_named(server, tmp_path):
+    with pytest.raises(InputError, match="bucket data has no files in the folder folder"):
+        server.fetch(tmp_path)
+
+
+def test_no_network_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("b2sdk._internal.b2http.time.sleep", lambda seconds: None)
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # where nothing listens
+    account = b2.Account("data", "id", "key", B2HttpApiConfig(_raw_api_class=B2RawHTTPApi))
+    with pytest.raises(InputError, match=r"^B2: signing in: .*refused") as caught:
+        b2.download_folders(account, {"folder": tmp_path}, {})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="Linux has this device, full as a disk may be")
+def test_a_full_disk_is_one_line(server, tmp_path):
+    server.put({"folder/x": bytes(1000)})
+    (tmp_path / "x.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"^folder/x: writing .*x.part: No space left on device"):
+        server.fetch(tmp_path)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_account_is_given_or_in_the_environment(monkeypatch):
+    monkeypatch.setenv("B2_APPLICATION_KEY_ID", "id")
+    monkeypatch.delenv("B2_APPLICATION_KEY", raising=False)
+    with pytest.raises(InputError, match="set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or give --b2_key_id"):
+        b2.find_account("data")
+    assert (b2.find_account("data", key="flag").key_id, b2.find_account("data", key="flag").key) == ("id", "flag")
+    monkeypatch.setenv("B2_APPLICATION_KEY", "environment")
+    assert b2.find_account("data").key == "environment"
+    assert b2.find_account("data", "other").key_id == "other"
+
+
+LARGE = random.Random(0).randbytes(3_000_000)
+
+# Downloads the large file from a simulator of its own, slowly.
+CHILD = """
+import importlib.util, pathlib, sys, time
+spec = importlib.util.spec_from_file_location("test_b2", sys.argv[1])
+test_b2 = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(test_b2)
+server = test_b2.Server()
+server.put({"folder/large.tiff": test_b2.LARGE})
+answer = server.raw.download_file_from_url
+
+
+def slowly(*arguments, **options):
+    response = answer(*arguments, **options)
+    raw = response.response.raw
+
+    def pieces(chunk_size):
+        while piece := raw.read(50_000):
+            time.sleep(0.02)
+            yield piece
+
+    response.response.iter_content = pieces
+    return response
+
+
+server.raw.download_file_from_url = slowly
+server.fetch(pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_a_killed_download_goes_on_with_the_bytes_that_are_missing(server, tmp_path):
+    part = tmp_path / "large.tiff.part"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, __file__, str(tmp_path)], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not (part.exists() and part.stat().st_size >= 200_000):
+        assert child.poll() is None, child.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    kept = part.read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == [part.name]
+    assert kept == LARGE[: len(kept)]
+    assert len(kept) < len(LARGE)
+
+    server.put({"folder/large.tiff": LARGE})
+    server.fetch(tmp_path)
+    assert server.asked == [("large.tiff", (len(kept), len(LARGE) - 1))]
+    assert contents(tmp_path) == {"large.tiff": LARGE}

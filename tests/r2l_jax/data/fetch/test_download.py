@@ -1,0 +1,387 @@
+import contextlib
+import hashlib
+import http.server
+import io
+import json
+import pathlib
+import re
+import shutil
+import tarfile
+import threading
+import zipfile
+
+import numpy as np
+import pytest
+import tifffile
+
+from r2l_jax.data.fetch import download, partial
+from r2l_jax.runtime.errors import InputError
+
+RNG = np.random.default_rng(0)
+SCALES = ("001", "005", "010", "025", "050", "075", "100")
+
+
+def tiff(shape=(4, 6)):
+    file = io.BytesIO()
+    tifffile.imwrite(file, RNG.integers(0, 65536, shape).astype(np.uint16))
+    return file.getvalue()
+
+
+# The published layouts, tiny, but for one picture that is several of a download's pieces.
+LARGE = {"100": (320, 320)}
+STEM = "Ma190c_lame1_zone1_composite_Mcropped_1"
+TREES = {
+    "Microscopy": {f"microscopy/images/raw_scale{s}/{STEM}.tiff": tiff(LARGE.get(s, (4, 6))) for s in SCALES}
+    | {"microscopy/labels/Ma190c_annotations.dat": f"{STEM} BAS\n".encode()},
+    "Drone": {f"drone/images_full/raw_scale{s}/DJI_0001.tif": tiff() for s in SCALES}
+    | {"drone/masks_full/DJI_0001.png": b"a mask"},
+}
+
+
+def pack_zip(tree):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in tree.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def pack_tar(tree):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w:gz") as archive:
+        for name, content in tree.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def renamed(tree, *replacements):
+    for old, new in replacements:
+        tree = {re.sub(old, new, name): content for name, content in tree.items()}
+    return tree
+
+
+class Zenodo:
+    """A record of Zenodo's on loopback, and what was asked of it.
+
+    Attributes:
+        files: the record's, by name.
+        fields: what the record says of a file in place of the truth.
+        sends: what is sent in place of a file.
+        statuses: HTTP status by path.
+        drops: after how many bytes of a body the connection ends, for each of the following requests.
+        ranges: whether it knows about them; or what it says of the range it sends.
+        asked: the range of each request for a file, or None.
+    """
+
+    def __init__(self, files):
+        self.files, self.asked, self.drops, self.ranges = files, [], [], True
+        self.fields, self.sends, self.statuses = {}, {}, {}
+        zenodo = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                zenodo.answer(self)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/api"
+
+    def record(self):
+        files = [
+            {
+                "id": "an identifier",
+                "key": key,
+                "size": len(content),
+                "checksum": f"md5:{hashlib.md5(content).hexdigest()}",
+                "links": {"self": f"{self.url}/records/5235536/files/{key}/content"},
+            }
+            | self.fields
+            for key, content in self.files.items()
+        ]
+        return json.dumps({"id": 5235536, "metadata": {"title": "Raw"}, "files": files}).encode()
+
+    def answer(self, request):
+        path = request.path.removeprefix("/api/records/5235536")
+        status, headers, drop = 200, {}, None
+        if not path:
+            body = self.sends.get("record", self.record())
+        else:
+            name = path.split("/")[2]
+            body = self.sends.get(name, self.files[name])
+            asked = request.headers["Range"]
+            self.asked.append(asked)
+            if asked and self.ranges:
+                start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+                given = f"bytes {start}-{len(body) - 1}/{len(body)}" if self.ranges is True else self.ranges
+                status, headers, body = 206, {"Content-Range": given}, body[start:]
+            drop = self.drops.pop(0) if self.drops else None
+        request.send_response(self.statuses.get(path, status))
+        for header, value in {"Content-Length": str(len(body)), **headers}.items():
+            request.send_header(header, value)
+        request.end_headers()
+        with contextlib.suppress(ConnectionError):
+            request.wfile.write(body[:drop])
+
+
+@pytest.fixture
+def serve():
+    """A function that starts a record with some files."""
+    started = []
+
+    def start(files):
+        zenodo = Zenodo(files)
+        thread = threading.Thread(target=zenodo.server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        started.append((zenodo.server, thread))
+        return zenodo
+
+    yield start
+    for server, thread in started:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def contents(root):
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def split(tree, part):
+    return {name: content for name, content in tree.items() if part in name}
+
+
+PACKINGS = {
+    "zip": lambda tree: {"raw-{}.zip": pack_zip(tree)},
+    "zip in a folder": lambda tree: {"{}.zip": pack_zip(renamed(tree, ("^", "data/")) | {"data/README": b""})},
+    "tar.gz, upper case": lambda tree: {"RAW_{}.TAR.GZ": pack_tar(renamed(tree, ("^", "./data/")))},
+    "no folder": lambda tree: {"{}.zip": pack_zip(renamed(tree, ("^[a-z]*/", "")))},
+    "another folder": lambda tree: {"{}.zip": pack_zip(renamed(tree, ("^[a-z]*/", "Raw data/")))},
+    "names of the bucket": lambda tree: {
+        "{}.zip": pack_zip(renamed(tree, ("drone/(images|masks)_full", r"drone/\1"))),
+    },
+    "images and targets apart": lambda tree: {
+        "{}_images.tgz": pack_tar(split(tree, "/images")),
+        "{}_targets.zip": pack_zip({name: content for name, content in tree.items() if "/images" not in name}),
+    },
+    "archives in the archive": lambda tree: {
+        "{}.zip": pack_zip(
+            {name: content for name, content in tree.items() if "raw_scale100" not in name}
+            | {
+                f"{next(iter(tree)).split('/raw_scale')[0]}/raw_scale100.zip": pack_zip(
+                    renamed(split(tree, "raw_scale100"), (".*/raw_scale100", "raw_scale100"))
+                )
+            }
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("dataset", TREES)
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_zenodo_comes_in_the_published_layout_and_only_once(serve, tmp_path, dataset, packing):
+    folder = dataset.lower()
+    files = {name.format(folder): content for name, content in PACKINGS[packing](TREES[dataset]).items()}
+    others = {"readme.txt": b"", f"{folder}-datasheet.pdf": b"", "views.zip": pack_zip({"x": b""})}
+    zenodo = serve(files | others)
+    for _ in range(2):
+        assert download.download(dataset, tmp_path, zenodo_url=zenodo.url) == tmp_path / folder
+        found = contents(tmp_path)
+        assert json.loads(found.pop(f"{folder}/.unpacked.json")).keys() == files.keys()
+        assert {name: content for name, content in found.items() if "README" not in name} == TREES[dataset]
+        assert zenodo.asked == [None] * len(files)
+
+
+ARCHIVE = pack_zip(TREES["Microscopy"])
+NAME = "raw-microscopy.zip"
+PIECE = 2**16
+
+
+@pytest.fixture
+def zenodo(serve):
+    return serve({NAME: ARCHIVE})
+
+
+def fetch(zenodo, place, dataset="Microscopy"):
+    return download.download(dataset, place, zenodo_url=zenodo.url)
+
+
+def check_complete(place):
+    found = contents(place)
+    found.pop("microscopy/.unpacked.json")
+    assert found == TREES["Microscopy"]
+
+
+def test_a_dropped_connection_is_taken_up_again(zenodo, tmp_path):
+    zenodo.drops = [100_000, 70_000]
+    fetch(zenodo, tmp_path)
+    check_complete(tmp_path)
+    assert zenodo.asked[0] is None
+    starts = [int(asked.removeprefix("bytes=").removesuffix("-")) for asked in zenodo.asked[1:]]
+    assert len(starts) == 2
+    # All that came is kept, but for less than a piece.
+    assert 100_000 - PIECE < starts[0] <= 100_000
+    assert 70_000 - PIECE < starts[1] - starts[0] <= 70_000
+
+
+@pytest.mark.parametrize(
+    ("part", "ranges", "asked"),
+    [
+        (ARCHIVE[:1000], True, ["bytes=1000-"]),
+        (ARCHIVE[:1000], False, ["bytes=1000-"]),
+        (b"?" * 1000, True, ["bytes=1000-", None]),
+        (b"?" * 1000, False, ["bytes=1000-"]),
+        (b"?" * len(ARCHIVE), True, [None]),
+        (ARCHIVE + b"?", True, [None]),
+        (ARCHIVE, True, []),
+    ],
+    ids=["resumed", "ignored", "other bytes", "other bytes, ignored", "spoilt", "too long", "complete"],
+)
+def test_a_part_of_an_earlier_call(zenodo, tmp_path, part, ranges, asked):
+    (tmp_path / f"{NAME}.part").write_bytes(part)
+    zenodo.ranges = ranges
+    fetch(zenodo, tmp_path)
+    check_complete(tmp_path)
+    assert zenodo.asked == asked
+
+
+def test_an_archive_that_is_there_is_checked_and_used(zenodo, tmp_path):
+    (tmp_path / NAME).write_bytes(ARCHIVE)
+    fetch(zenodo, tmp_path)
+    check_complete(tmp_path)
+    assert zenodo.asked == []
+    shutil.rmtree(tmp_path / "microscopy")
+    (tmp_path / NAME).write_bytes(b"the user's own")
+    with pytest.raises(InputError, match=rf"{NAME} is there, but it is not {NAME}: 14 bytes came, .*; move it away"):
+        fetch(zenodo, tmp_path)
+    assert contents(tmp_path) == {NAME: b"the user's own"}
+
+
+SPOILT = ARCHIVE[:-1] + b"?"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message", "left"),
+    [
+        (
+            {"sends": {NAME: SPOILT}},
+            f"^{NAME}: the MD5 of what came is {hashlib.md5(SPOILT).hexdigest()}, "
+            f"expected {hashlib.md5(ARCHIVE).hexdigest()}$",
+            [],
+        ),
+        ({"sends": {NAME: ARCHIVE + b"?"}}, rf"more than the {len(ARCHIVE)} bytes expected came", [f"{NAME}.part"]),
+        ({"sends": {NAME: ARCHIVE[:9]}}, rf"no more came after 9 of {len(ARCHIVE)} bytes", [f"{NAME}.part"]),
+        ({"drops": [9, 0]}, r"after 0 of \d+ bytes; the same command again goes on from there", []),
+        ({"ranges": "bytes 0-9/10", "drops": [80_000]}, r"range 'bytes 0-9/10' came, .* byte 65536", [f"{NAME}.part"]),
+        ({"ranges": False, "drops": [80_000] * 9}, r"IncompleteRead.* after 65536 of", [f"{NAME}.part"]),
+        ({"statuses": {"": 404}}, r"/api/records/5235536: HTTP 404 Not Found$", []),
+        ({"statuses": {"": 500}}, r"/api/records/5235536: HTTP 500 Internal Server Error$", []),
+        ({"statuses": {f"/files/{NAME}/content": 503}}, r"content: HTTP 503 Service Unavailable$", []),
+        ({"sends": {"record": b"<html>"}}, r"not a record of Zenodo's", []),
+        ({"sends": {"record": b'{"files": [{"key": "x"}]}'}}, r"not a record of Zenodo's .*KeyError\('size'\)", []),
+        ({"files": {"a.zip": b"", "b.txt": b""}}, r"no archive with microscopy .* are: a.zip, b.txt$", []),
+        ({"files": {}}, r"its files are: none at all", []),
+        ({"fields": {"key": "../microscopy.zip"}}, r"does not stay in its folder", []),
+        ({"fields": {"key": "a/microscopy.zip"}}, r"'a/microscopy.zip' is not that of a file", []),
+        ({"fields": {"checksum": "crc32:0"}}, r"has the checksum 'crc32:0', expected one like md5", []),
+        ({"fields": {"size": 2**60}}, rf"{2**60} bytes are still to come, and only \d+ are free", []),
+        ({"fields": {"links": {"self": "http://127.0.0.1:9/"}}}, r"Connection refused after 0 of \d+", []),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_is_one_line_and_nothing_is_half_there(zenodo, tmp_path, changes, message, left):
+    for name, value in changes.items():
+        setattr(zenodo, name, value)
+    with pytest.raises(InputError, match=message) as caught:
+        fetch(zenodo, tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    assert sorted(contents(tmp_path)) == [f"data/{name}" for name in left]
+
+
+@pytest.mark.parametrize(
+    ("archive", "message"),
+    [
+        (b"no archive", "damaged or no archive"),
+        (pack_zip({"microscopy/../../x": b""}), "'microscopy/../../x' does not stay in its folder"),
+        (pack_zip({"x/y": b"", "z": b""}), "no folder microscopy in it, but x, z"),
+        (pack_zip({}), "no folder microscopy in it, but nothing"),
+        (
+            pack_zip(
+                {name: c for name, c in TREES["Microscopy"].items() if "025" not in name and "labels" not in name}
+            ),
+            "no images/raw_scale025, labels/Ma190c_annotations.dat in what was unpacked",
+        ),
+        (
+            pack_zip(TREES["Microscopy"] | {"microscopy/images/more.zip": pack_zip({"../x": b""})}),
+            "more.zip: the name '../x' does not stay in its folder",
+        ),
+    ],
+)
+def test_an_archive_that_is_refused_stays_and_is_not_fetched_again(zenodo, tmp_path, archive, message):
+    zenodo.files = {NAME: archive}
+    for _ in range(2):
+        with pytest.raises(InputError, match=message) as caught:
+            fetch(zenodo, tmp_path)
+        assert NAME in str(caught.value) or "more.zip" in str(caught.value)
+        assert contents(tmp_path) == {NAME: archive}
+    assert zenodo.asked == [None]
+
+
+def test_no_network_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"^http://127.0.0.1:9/api/records/5235536: .*Connection refused$"):
+        download.download("Drone", tmp_path, zenodo_url="http://127.0.0.1:9/api/")
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="Linux has this device, full as a disk may be")
+def test_a_full_disk_is_one_line(zenodo, tmp_path):
+    (tmp_path / f"{NAME}.part").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=rf"^{NAME}: writing .*{NAME}.part: No space left on device$"):
+        fetch(zenodo, tmp_path)
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(zenodo, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/data: Not a directory"):
+        fetch(zenodo, tmp_path / "file" / "data")
+
+
+@pytest.mark.parametrize("there", ["microscopy/mine.txt", "microscopy"])
+def test_what_is_there_is_not_touched(zenodo, tmp_path, there):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"microscopy is there, but is not what .* has: move it away|Not a directory"):
+        fetch(zenodo, tmp_path)
+    assert contents(tmp_path) == {there: b"mine"}
+    assert zenodo.asked == []
+
+
+def test_a_data_set_that_lost_a_file_is_named(zenodo, tmp_path):
+    fetch(zenodo, tmp_path)
+    (tmp_path / "microscopy/labels/Ma190c_annotations.dat").unlink()
+    with pytest.raises(InputError, match="microscopy is there, but is not what"):
+        fetch(zenodo, tmp_path)
+
+
+def test_two_downloads_into_one_folder_do_not_mix(zenodo, tmp_path):
+    with partial.lock(tmp_path), pytest.raises(InputError, match="another download into this folder is under way"):
+        fetch(zenodo, tmp_path)
+    fetch(zenodo, tmp_path)
+    check_complete(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "Synthetic"}, "--dataset must be one of Microscopy, Drone, got 'Synthetic'"),
+        ({"source": "ftp"}, "--source must be one of zenodo, b2, got 'ftp'"),
+        ({"source": "b2"}, "--source=b2 needs a bucket and an application key"),
+    ],
+)
+def test_refuses(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        download.download(**{"dataset": "Drone", "data_dir": tmp_path / "new", **arguments})
+    assert not (tmp_path / "new").exists()

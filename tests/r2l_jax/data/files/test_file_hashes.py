@@ -1,0 +1,116 @@
+import hashlib
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from r2l_jax.data.files import file_hashes
+from r2l_jax.data.files.file_hashes import hash_files
+from r2l_jax.runtime import startup
+from r2l_jax.runtime.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "file_hashes"
+
+
+@pytest.fixture
+def settled(monkeypatch):
+    """Takes files for older than they are."""
+    monkeypatch.setattr(file_hashes, "_TICK", 0)
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The names of the files that are read."""
+    names, read = [], file_hashes._read
+    monkeypatch.setattr(file_hashes, "_read", lambda path: names.append(path.name) or read(path))
+    return names
+
+
+def write(folder, **contents):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+    return [folder / name for name in contents]
+
+
+def test_hashes_are_those_of_the_contents(tmp_path):
+    paths = [*write(tmp_path / "a", one="1", two="2"), *write(tmp_path / "b", one="3")]
+    expected = [hashlib.sha256(content).hexdigest() for content in (b"1", b"2", b"3", b"1")]
+    assert hash_files([*paths, paths[0]]) == expected
+
+
+def test_what_is_unchanged_is_read_once(tmp_path, settled, read):
+    paths = [*write(tmp_path / "a", one="1", two="2"), *write(tmp_path / "b", three="3")]
+    before = hash_files(paths)
+    assert sorted(read) == ["one", "three", "two"]
+    read.clear()
+    assert hash_files(paths[::-1]) == before[::-1]
+    assert read == []
+    # More of a folder is added to it.
+    (four,) = write(tmp_path / "a", four="4")
+    hash_files([four])
+    hash_files([*paths, four])
+    assert read == ["four"]
+
+
+@pytest.mark.parametrize("change", ["content", "replaced", "longer"])
+def test_a_change_is_noticed_though_the_time_is_set_back(tmp_path, settled, read, change):
+    (path,) = write(tmp_path, one="1")
+    (before,) = hash_files([path])
+    status = path.stat()
+    if change == "replaced":
+        write(tmp_path, other="2")
+        (tmp_path / "other").replace(path)
+    else:
+        path.write_text("2" if change == "content" else "1 ")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert hash_files([path]) != [before]
+
+
+def test_a_file_that_was_changed_just_now_is_not_remembered(tmp_path, read, monkeypatch):
+    (path,) = write(tmp_path, one="1")
+    hash_files([path])
+    hash_files([path])
+    assert read == ["one", "one"]
+    later = time.time_ns() + 3 * 10**9
+    monkeypatch.setattr(file_hashes.time, "time_ns", lambda: later)
+    hash_files([path])
+    hash_files([path])
+    assert read == ["one"] * 3
+
+
+def test_a_damaged_or_unwritable_memory_costs_only_time(tmp_path, settled, read, cache, monkeypatch):
+    (path,) = write(tmp_path / "a", one="1")
+    (expected,) = hash_files([path])
+    (memory,) = cache.iterdir()
+    of_this_folder = json.dumps({"folder": str(path.parent), "files": {"one": 3}})
+    for content in ("{", "[]", '{"folder": 1}', of_this_folder):
+        memory.write_text(content)
+        assert hash_files([path]) == [expected]
+    assert len(read) == 5
+    monkeypatch.setattr(startup, "cache_dir", lambda: path / "no folder")
+    assert hash_files([path]) == [expected]
+
+
+def test_what_is_gone_is_forgotten(tmp_path, settled, cache):
+    one, two = write(tmp_path / "a", one="1", two="2")
+    hash_files([one, two])
+    (memory,) = cache.iterdir()
+    one.unlink()
+    hash_files(write(tmp_path / "a", three="3"))
+    assert file_hashes._recall(tmp_path / "a").keys() == {"two", "three"}
+    shutil.rmtree(tmp_path / "a")
+    hash_files(write(tmp_path / "b", one="1"))
+    assert not memory.exists()
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"missing\.tiff: No such file or directory"):
+        hash_files([tmp_path / "missing.tiff"])

@@ -1,0 +1,364 @@
+import types
+
+import numpy as np
+import pytest
+import rawpy
+import tifffile
+from PIL import Image
+
+import isp
+from isp.bayer import PATTERNS
+from r2l_jax.data.files import rawfile
+from r2l_jax.data.files.rawfile import camera_to_srgb, read_raw
+
+CAMERA = isp.CAMERAS["drone"]
+TILE = np.array([[1000, 2000], [3000, 4000]], np.uint16)
+BLACK = (100, 200, 300, 400)
+XTRANS = (1, 1, 0, 1, 1, 2, 1, 1, 2, 1, 1, 0, 2, 0, 1, 0, 2, 1, 1, 1, 2, 1, 1, 0, 1, 1, 0, 1, 1, 2, 0, 2, 1, 2, 0, 1)
+# XYZ to camera RGB of the DNG fixture, and of the Sony ILCE-7M3 in LibRaw's table.
+MATRIX = np.array([[0.9, -0.3, -0.1], [-0.45, 1.3, 0.15], [-0.1, 0.25, 0.6]])
+SONY = np.array([[0.7374, -0.2389, -0.0551], [-0.5435, 1.3162, 0.2519], [-0.1006, 0.1795, 0.6552]])
+
+
+def tiled(tile, height=48, width=64):
+    return np.tile(np.reshape(tile, (2, 2)), (height // 2, width // 2))
+
+
+def scene(pattern, neutral, black, white, matrix=MATRIX, size=(64, 80)):
+    """A mosaic of an in-gamut scene with detail of a few pixels, of a camera with these figures."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    waves = [np.sin(x / 2) + np.cos(y / 3), np.cos(x / 3 + y / 2), np.sin(y / 2 - x / 3)]
+    srgb = 0.35 + 0.1 * np.stack(waves, -1)
+    camera_rgb = srgb @ np.linalg.inv(camera_to_srgb(matrix)).T * neutral
+    channels = tiled(PATTERNS[pattern], *size)
+    sites = np.take_along_axis(camera_rgb, channels[..., None], -1)[..., 0]
+    black = tiled(black, *size)
+    return np.round(black + sites * (white - black)).astype(np.uint16)
+
+
+def libraw(path, **settings):
+    """LibRaw's rendering in sRGB primaries, linearly demosaiced, in [0, 1]."""
+    with rawpy.imread(str(path)) as raw:
+        rgb = raw.postprocess(
+            demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
+            no_auto_bright=True,
+            adjust_maximum_thr=0,  # not to take the brightest sample for the white level
+            use_camera_wb=True,
+            output_bps=16,
+            user_flip=0,
+            **settings,
+        )
+    return rgb / 65535
+
+
+def linear_rendering(mosaic, camera):
+    rgb = isp.demosaic.bilinear(isp.bayer.subtract_black_level(mosaic, np.float32(camera.black_level)), camera.pattern)
+    rgb = isp.color.white_balance(rgb, np.float32(camera.white_balance))
+    return np.asarray(isp.color.color_correct(rgb, np.float32(camera.color_matrix)))
+
+
+def bt709(linear):
+    """The tone curve that LibRaw applies unless told otherwise."""
+    return np.where(linear < 0.018054, 4.5 * linear, 1.0992968 * np.maximum(linear, 0.018054) ** 0.45 - 0.0992968)
+
+
+@pytest.mark.parametrize("active_area", [None, (1, 1, 64, 80), (2, 5, 63, 80)])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_renders_like_libraw(write_dng, pattern, active_area):
+    neutral, black, white = (0.5, 1.0, 0.7), (512,) * 4, 16383
+    raw = scene(pattern, neutral, black, white)
+    if active_area is not None:
+        top, left, *_ = active_area
+        raw = np.pad(raw, ((top, 0), (left, 0)))[:64, :80]
+    path = write_dng(raw, cfa=PATTERNS[pattern], black=black, white=white, neutral=neutral, active_area=active_area)
+    mosaic, camera = read_raw(path)
+    # LibRaw stretches what is left above the black level to the full range; the pipelines here do not.
+    rgb = linear_rendering(mosaic, camera) * white / (white - min(black))
+    rows, cols = (slice(2, size - 2) for size in mosaic.shape)
+    # LibRaw cuts to whole numbers after the gains, the interpolation and the matrix, which adds to the first two. Its
+    # tone curve is at most 4.5 times as steep, but only in the dark.
+    np.testing.assert_allclose(libraw(path, gamma=(1, 1))[rows, cols], rgb[rows, cols], rtol=0, atol=4 / 65535)
+    np.testing.assert_allclose(libraw(path)[rows, cols], bt709(rgb[rows, cols]), rtol=0, atol=8 / 65535)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_four_black_levels_render_like_libraw(write_dng, pattern):
+    neutral, black, white = (0.5, 1.0, 0.7), (500, 600, 700, 800), 16383
+    path = write_dng(scene(pattern, neutral, black, white), cfa=PATTERNS[pattern], black=black, white=white)
+    mosaic, camera = read_raw(path)
+    rgb = linear_rendering(mosaic, camera) * white / (white - min(black))
+    expected = libraw(path, gamma=(1, 1))
+    np.testing.assert_allclose(expected[2:-2, 2:-2], rgb[2:-2, 2:-2], rtol=0, atol=4 / 65535)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_dng_mosaic_and_figures(write_dng, pattern):
+    path = write_dng(tiled(TILE), cfa=PATTERNS[pattern], black=BLACK)
+    mosaic, camera = read_raw(path)
+    assert mosaic.dtype == np.float32
+    np.testing.assert_allclose(mosaic, tiled(TILE) / 4095, rtol=1e-6)
+    assert camera.pattern == pattern
+    np.testing.assert_allclose(camera.black_level, np.array(BLACK) / 4095)
+    np.testing.assert_allclose(camera.white_balance, (2, 1, 1 / 0.7), rtol=1e-6)
+
+
+# The rows and columns at which LibRaw begins and ends the visible area: even, and cut to even size here.
+@pytest.mark.parametrize(
+    ("active_area", "visible"),
+    [
+        ((2, 4, 46, 60), (2, 4, 46, 60)),
+        ((1, 0, 48, 64), (2, 0, 48, 64)),
+        ((0, 1, 48, 64), (0, 2, 48, 64)),
+        ((3, 5, 47, 61), (4, 6, 46, 60)),
+    ],
+)
+def test_active_area_shifts_pattern_and_black_level(write_dng, active_area, visible):
+    raw = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64)
+    mosaic, camera = read_raw(write_dng(raw, black=BLACK, active_area=active_area))
+    top, left, bottom, right = visible
+    np.testing.assert_allclose(mosaic, raw[top:bottom, left:right] / 4095, rtol=1e-6)
+    # A DNG's tiles begin at the active area's corner, so a site is found in them at its distance from there.
+    sites = [((top + row - active_area[0]) % 2, (left + col - active_area[1]) % 2) for row in (0, 1) for col in (0, 1)]
+    assert camera.pattern == "".join("RGGB"[2 * row + col] for row, col in sites)
+    np.testing.assert_allclose(camera.black_level, [BLACK[2 * row + col] / 4095 for row, col in sites])
+
+
+def test_black_level_measured_in_masked_areas(write_dng):
+    raw = tiled(TILE)
+    raw[:6] = tiled(BLACK)[:6]
+    masked_area = (50830, "I", 4, (0, 0, 6, 64))
+    _, camera = read_raw(write_dng(raw, active_area=(7, 0, 48, 64), tags=[masked_area]))
+    assert camera.pattern == "GBRG"  # LibRaw begins at row 8, of the same phase as the masked rows' first.
+    np.testing.assert_allclose(camera.black_level, np.array(BLACK) / 4095)
+
+
+def test_white_level_of_each_channel(write_dng):
+    # The levels that LibRaw derives from DNG's LinearResponseLimit: black + 0.9 * (white - black), black the mean.
+    raw = tiled(TILE)
+    mosaic, camera = read_raw(write_dng(raw, black=(400,) * 4, tags=[(50734, "2I", 1, (9, 10))]))
+    white = 400 + int(0.9 * (4095 - 400))
+    np.testing.assert_allclose(mosaic, np.minimum(raw / white, 1), rtol=1e-6)
+    assert mosaic.max() == 1
+    np.testing.assert_allclose(camera.black_level, np.full(4, 400 / white))
+
+
+def test_white_levels_that_differ_or_are_missing():
+    raw = types.SimpleNamespace(camera_white_level_per_channel=[3000, 0, 5000, 3500], white_level=4095)
+    assert rawfile._white_level(raw).tolist() == [3000, 4095, 4095, 3500]
+    raw = types.SimpleNamespace(camera_white_level_per_channel=None, white_level=4095)
+    assert rawfile._white_level(raw).tolist() == [4095] * 4
+
+
+@pytest.mark.parametrize(
+    ("as_shot", "gains"),
+    [
+        ([512.0, 256.0, 384.0, 256.0], (2, 1, 1.5)),
+        ([512.0, 256.0, 384.0, 0.0], (2, 1, 1.5)),  # a missing fourth value is green's
+        ([512.0, 192.0, 384.0, 320.0], (2, 1, 1.5)),  # two greens: their mean is one
+        ([0.0, 1.0, 0.0, 0.0], (1.6, 1, 1.2)),  # how LibRaw says none: daylight
+        ([-1.0, 256.0, 384.0, 256.0], (1.6, 1, 1.2)),
+    ],
+)
+def test_gains_are_normalized_to_green(as_shot, gains):
+    raw = types.SimpleNamespace(camera_whitebalance=as_shot, daylight_whitebalance=[2.4, 1.5, 1.8, 0.0])
+    np.testing.assert_allclose(rawfile._white_balance(raw), gains)
+
+
+def test_clips_at_white_level(write_dng):
+    mosaic, _ = read_raw(write_dng(tiled(TILE), white=2000))
+    np.testing.assert_array_equal(mosaic[:2, :2], [[0.5, 1], [1, 1]])
+
+
+def test_daylight_without_white_balance_as_shot(write_dng):
+    path = write_dng(tiled(TILE), neutral=None)
+    _, camera = read_raw(path)
+    # White of D65 in camera RGB, as the colour matrix has it.
+    neutral = MATRIX @ (0.95047, 1.0, 1.08883)
+    np.testing.assert_allclose(camera.white_balance, neutral[1] / neutral, rtol=1e-4)
+
+
+def test_matrix_of_dng_is_as_dcraw_derives_it(write_dng):
+    path = write_dng(tiled(TILE))
+    _, camera = read_raw(path)
+    np.testing.assert_allclose(camera.color_matrix, camera_to_srgb(MATRIX), atol=1e-6)
+    np.testing.assert_allclose(np.sum(camera.color_matrix, axis=1), 1, atol=1e-6)
+
+
+def test_matrix_from_libraws_table_where_the_file_has_none(write_dng):
+    neutral, black, white = (0.5, 1.0, 0.7), (512,) * 4, 16383
+    raw = scene("RGGB", neutral, black, white, SONY)
+    path = write_dng(raw, black=black, white=white, matrix=None, camera=("SONY", "ILCE-7M3"))
+    with rawpy.imread(str(path)) as file:
+        assert not file.color_matrix.any()
+    mosaic, camera = read_raw(path)
+    np.testing.assert_allclose(camera.color_matrix, camera_to_srgb(SONY), atol=1e-6)
+    rgb = linear_rendering(mosaic, camera) * white / (white - 512)
+    expected = libraw(path, gamma=(1, 1))
+    np.testing.assert_allclose(expected[2:-2, 2:-2], rgb[2:-2, 2:-2], rtol=0, atol=4 / 65535)
+
+
+def test_camera_to_srgb_inverts_and_keeps_white():
+    srgb_to_xyz = [
+        [0.4124564, 0.3575761, 0.1804375],
+        [0.2126729, 0.7151522, 0.0721750],
+        [0.0193339, 0.1191920, 0.9503041],
+    ]
+    # A camera that sees sRGB behind three gains needs no matrix once it is white-balanced.
+    xyz_to_camera = np.diag([0.5, 1, 0.7]) @ np.linalg.inv(srgb_to_xyz)
+    np.testing.assert_allclose(camera_to_srgb(xyz_to_camera), np.eye(3), atol=1e-12)
+
+
+def test_given_camera_replaces_the_figures(write_dng):
+    path = write_dng(tiled(TILE), matrix=None)
+    assert read_raw(path, CAMERA)[1] is CAMERA
+    with pytest.raises(ValueError, match=r"test\.dng: .*no colour matrix"):
+        read_raw(path)
+
+
+def test_given_camera_of_another_pattern(write_dng):
+    with pytest.raises(ValueError, match=r"test\.dng: .* BGGR, the given camera's RGGB"):
+        read_raw(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), CAMERA)
+
+
+def test_xtrans(write_dng):
+    with pytest.raises(ValueError, match=r"test\.dng: .*no Bayer pattern"):
+        read_raw(write_dng(tiled(TILE), cfa=XTRANS))
+
+
+def test_quad_bayer(write_dng):
+    with pytest.raises(ValueError, match=r"test\.dng: .*no Bayer pattern"):
+        read_raw(write_dng(tiled(TILE), cfa=(0, 0, 1, 1, 0, 0, 1, 1, 1, 1, 2, 2, 1, 1, 2, 2)))
+
+
+def test_cyan_yellow_green_magenta(write_dng):
+    with pytest.raises(ValueError, match=r"test\.dng: .*no Bayer pattern"):
+        read_raw(write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))]))
+
+
+def test_three_values_each_pixel(write_dng):
+    with pytest.raises(ValueError, match=r"test\.dng: .*no Bayer pattern"):
+        read_raw(write_dng(np.stack([tiled(TILE)] * 3, -1), cfa=None))
+
+
+def test_monochrome(write_dng):
+    path = write_dng(tiled(TILE), cfa=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["PhotometricInterpretation"].overwrite(34892)  # LinearRaw, of one channel
+    with pytest.raises(ValueError, match=r"test\.dng: .*no Bayer pattern"):
+        read_raw(path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("suffix", ["dng", "tiff", "png"])
+def test_truncated(write_dng, tmp_path, suffix, kept):
+    path = tmp_path / f"short.{suffix}"
+    raw = np.random.default_rng(0).integers(0, 4096, (48, 64), np.uint16)
+    if suffix == "dng":
+        write_dng(raw, path.name)
+    elif suffix == "tiff":
+        tifffile.imwrite(path, raw)
+    else:
+        Image.fromarray(raw).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(ValueError, match=rf"short\.{suffix}: truncated, corrupt or no "):
+        read_raw(path, CAMERA)
+
+
+@pytest.mark.parametrize("name", ["bad.dng", "bad.NEF", "bad.cr3", "bad.tif", "bad.png", "notes.txt"])
+def test_corrupt(tmp_path, name):
+    (tmp_path / name).write_bytes(b"no raw file" * 1000)
+    with pytest.raises(ValueError, match=rf"{name}: truncated, corrupt or no "):
+        read_raw(tmp_path / name, CAMERA)
+
+
+def test_no_such_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.dng: no such file"):
+        read_raw(tmp_path / "gone.dng")
+
+
+def write(path, samples):
+    if path.suffix == ".png":
+        Image.fromarray(samples).save(path)
+    else:
+        tifffile.imwrite(path, samples)
+    return path
+
+
+@pytest.mark.parametrize("name", ["raw.tif", "raw.TIFF", "raw.png"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_integers_are_fractions_of_their_largest(tmp_path, name, dtype):
+    largest = np.iinfo(dtype).max
+    samples = tiled([0, 1, largest // 3, largest]).astype(dtype)
+    mosaic, camera = read_raw(write(tmp_path / name, samples), CAMERA)
+    assert mosaic.dtype == np.float32
+    assert camera is CAMERA
+    np.testing.assert_allclose(mosaic, samples / largest, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_floating_point_tiff(tmp_path, dtype):
+    samples = tiled([0, 0.25, 0.5, 1]).astype(dtype)
+    mosaic, _ = read_raw(write(tmp_path / "raw.tiff", samples), CAMERA)
+    assert mosaic.dtype == np.float32
+    np.testing.assert_array_equal(mosaic, samples)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_not_finite(write_dng, tmp_path, value):
+    samples = np.full((48, 64), 0.5, np.float32)
+    samples[3, 4] = value
+    for path in write(tmp_path / "test.tiff", samples), write_dng(samples, white=1):
+        with pytest.raises(ValueError, match=rf"{path.name}: .*not finite"):
+            read_raw(path, CAMERA)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01])
+def test_floating_point_outside_the_range(tmp_path, value):
+    with pytest.raises(ValueError, match=r"raw\.tiff: .*\[0, 1\]"):
+        read_raw(write(tmp_path / "raw.tiff", np.full((4, 4), value, np.float32)), CAMERA)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.complex64])
+def test_other_samples(tmp_path, dtype):
+    with pytest.raises(ValueError, match=r"raw\.tiff: expected samples of 8 or 16 bits"):
+        read_raw(write(tmp_path / "raw.tiff", np.zeros((4, 4), dtype)), CAMERA)
+
+
+def test_several_pages(tmp_path):
+    with pytest.raises(ValueError, match=r"raw\.tiff: expected one mosaic"):
+        read_raw(write(tmp_path / "raw.tiff", np.zeros((3, 4, 4), np.uint16)), CAMERA)
+
+
+@pytest.mark.parametrize("name", ["raw.tiff", "raw.png"])
+@pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
+def test_odd_size(tmp_path, name, shape):
+    with pytest.raises(ValueError, match=rf"{name}: .*even height and width, got {shape[0]}x{shape[1]}"):
+        read_raw(write(tmp_path / name, np.zeros(shape, np.uint8)), CAMERA)
+
+
+@pytest.mark.parametrize("name", ["raw.tiff", "raw.png"])
+def test_no_camera_given(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"{name}: .*a camera must be given"):
+        read_raw(write(tmp_path / name, np.zeros((4, 4), np.uint8)))
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
+def test_png_of_a_mosaic_stored_as_grey_picture(tmp_path, mode):
+    gray = Image.fromarray(tiled([0, 1, 100, 255]).astype(np.uint8))
+    gray.convert(mode).save(tmp_path / "raw.png")
+    mosaic, _ = read_raw(tmp_path / "raw.png", CAMERA)
+    np.testing.assert_allclose(mosaic, np.asarray(gray) / 255, rtol=1e-6)
+
+
+def test_png_of_a_colour_picture(tmp_path):
+    samples = np.zeros((4, 4, 3), np.uint8)
+    samples[1, 2, 2] = 1
+    with pytest.raises(ValueError, match=r"raw\.png: a colour picture"):
+        read_raw(write(tmp_path / "raw.png", samples), CAMERA)
+
+
+def test_png_of_a_palette(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P").save(tmp_path / "raw.png")
+    with pytest.raises(ValueError, match=r"raw\.png: .*PNG of mode P"):
+        read_raw(tmp_path / "raw.png", CAMERA)

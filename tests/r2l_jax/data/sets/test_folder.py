@@ -1,0 +1,213 @@
+import os
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import isp
+from r2l_jax.data.files import tiles
+from r2l_jax.data.sets import datasets, folder
+from r2l_jax.runtime.errors import InputError
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def classes(tmp_path):
+    """Three files of two classes, of three sizes; each site holds its own row and column."""
+    for path, shape in {"a/one.tiff": (40, 52), "a/two.tif": (44, 36), "b/three.tiff": (64, 48)}.items():
+        rows, cols = np.mgrid[: shape[0], : shape[1]]
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / path, (256 * rows + cols).astype(np.uint16))
+    (tmp_path / "a/notes.txt").write_text("no raw file")
+    return tmp_path
+
+
+def test_folder_is_brought_to_the_smallest_file_on_the_bayer_grid(classes):
+    dataset = datasets.load("Folder", data_dir=classes, camera="drone")
+    assert dataset.classes == ("a", "b")
+    assert dataset.labels.tolist() == [0, 0, 1]
+    assert dataset.camera == isp.CAMERAS["drone"]
+    for index in range(3):
+        raw, _ = dataset[index]
+        assert raw.shape == (36, 36)
+        top, left = divmod(round(float(raw[0, 0]) * 65535), 256)
+        assert (top % 2, left % 2) == (0, 0)
+
+
+def test_tile_size_is_the_middle_of_each_file(classes):
+    raw, _ = datasets.load("Folder", data_dir=classes, camera="drone", tile_size=32)[0]
+    np.testing.assert_array_equal(np.round(raw * 65535), [[256 * r + c for c in range(10, 42)] for r in range(4, 36)])
+
+
+def test_auto_takes_the_median_of_the_files_figures(tmp_path, write_dng):
+    samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
+    for number, red in enumerate((0.4, 0.5, 0.8)):
+        target = tmp_path / "ab"[number % 2] / f"{number}.dng"
+        target.parent.mkdir(exist_ok=True)
+        write_dng(samples, neutral=(red, 1.0, 0.7)).rename(target)
+    camera = datasets.load("Folder", data_dir=tmp_path, camera="auto").camera
+    np.testing.assert_allclose(camera.white_balance, (1 / 0.5, 1, 1 / 0.7), rtol=1e-3)
+
+
+def test_auto_refuses_files_of_several_patterns(tmp_path, write_dng):
+    samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
+    for name, cfa in (("a", (0, 1, 1, 2)), ("b", (2, 1, 1, 0))):
+        (tmp_path / name).mkdir()
+        write_dng(samples, cfa=cfa).rename(tmp_path / name / "x.dng")
+    with pytest.raises(InputError, match=r"all files must have one Bayer pattern: .*a/x.dng has RGGB, .*b/x.dng BGGR"):
+        datasets.load("Folder", data_dir=tmp_path, camera="auto")
+
+
+def test_center_crop_keeps_the_cfa_s_phase():
+    raw = np.arange(10 * 14).reshape(10, 14)
+    assert folder.center_crop(raw, 4, 8)[0, 0] == raw[2, 2]
+    np.testing.assert_array_equal(folder.center_crop(raw, 10, 14), raw)
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Two frames of 70x100 and 66x96 sites, numbered, with masks; the second one's name begins with the first one's."""
+    for folder_name in ("images", "masks"):
+        (tmp_path / folder_name).mkdir()
+    for stem, shape in (("a", (70, 100)), ("a1", (66, 96))):
+        sites = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
+        tifffile.imwrite(tmp_path / "images" / f"{stem}.tiff", sites)
+        Image.fromarray((sites % 7 == 0).astype(np.uint8)).save(tmp_path / "masks" / f"mask of {stem}.png")
+    return tmp_path
+
+
+def test_frames_with_masks_are_segmented_in_tiles_on_the_bayer_grid(frames):
+    dataset = datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
+    assert (dataset.task, dataset.classes, dataset.camera) == ("segmentation", ("object",), isp.CAMERAS["drone"])
+    places = [f"{row:02d}_{col:02d}" for row in (0, 1) for col in (0, 1, 2)]
+    assert dataset.names == tuple(f"{stem}_{place}" for stem in ("a", "a1") for place in places)
+    raw, mask = dataset[7]  # the second tile of the second frame
+    expected = 96 * np.arange(32)[:, None] + np.arange(32, 64)
+    np.testing.assert_array_equal(np.round(raw * 65535), expected)
+    np.testing.assert_array_equal(mask, expected % 7 == 0)
+    assert (raw.dtype, mask.dtype) == (np.float32, np.uint8)
+
+
+def test_tiles_are_as_large_as_the_first_frame_allows(frames):
+    with pytest.raises(InputError, match=r"a1.tiff is 66x96, smaller than a tile of 70"):
+        datasets.load("Folder", data_dir=frames, camera="drone", tile_size=70)
+    (frames / "images" / "a1.tiff").unlink()
+    assert datasets.load("Folder", data_dir=frames, camera="drone")[0][0].shape == (64, 64)
+
+
+def test_tiles_are_cut_again_only_if_a_file_or_the_camera_is_another(frames):
+    def load(camera="drone"):
+        datasets.load("Folder", data_dir=frames, camera=camera, tile_size=32)
+        return {path.name: path.stat().st_mtime_ns for path in (frames / "tiles_32").iterdir()}
+
+    first = load()
+    assert load() == first
+    os.utime(frames / "masks/mask of a.png")
+    changed = load()
+    assert (len(changed), first.items() < changed.items()) == (2, True)
+    assert len(load("microscopy")) == 3
+
+
+def test_auto_takes_the_median_of_the_frames_figures_with_their_tiles(tmp_path, write_dng):
+    samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
+    for folder_name in ("images", "masks"):
+        (tmp_path / folder_name).mkdir()
+    for number, red in enumerate((0.4, 0.5, 0.8)):
+        write_dng(samples, neutral=(red, 1.0, 0.7)).rename(tmp_path / "images" / f"{number}.dng")
+        Image.new("L", (32, 32)).save(tmp_path / "masks" / f"{number}.png")
+    for _ in range(2):
+        camera = datasets.load("Folder", data_dir=tmp_path, camera="auto").camera
+        np.testing.assert_allclose(camera.white_balance, (1 / 0.5, 1, 1 / 0.7), rtol=1e-3)
+
+
+def test_a_folder_that_cannot_be_written_is_named(frames):
+    (frames / "tiles_32").write_text("a file")
+    with pytest.raises(InputError, match=r"tiles_32: File exists"):
+        datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
+
+
+def test_a_mask_belongs_to_the_longest_name_in_its_own(frames):
+    for stem in ("a_1", "11"):
+        tifffile.imwrite(frames / "images" / f"{stem}.tiff", np.full((32, 32), 100, np.uint16))
+    for stem in ("a_1_mask", "mask 11"):
+        Image.new("L", (32, 32), 255).save(frames / "masks" / f"{stem}.png")
+    dataset = datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
+    objects = [name[:-6] for index, name in enumerate(dataset.names) if dataset[index][1].all()]
+    assert objects == ["11", "a_1"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "background", "object_"),
+    [
+        ("L", 0, 1),
+        ("1", 0, 1),
+        ("LA", (0, 255), (9, 255)),
+        ("RGB", (0, 0, 0), (0, 3, 0)),
+        ("RGBA", (0, 0, 0, 255), (0, 0, 1, 255)),
+        ("I;16", 0, 256),
+    ],
+)
+def test_a_mask_is_what_has_colour(tmp_path, mode, background, object_):
+    picture = Image.new(mode, (4, 2), background)
+    picture.putpixel((3, 1), object_)
+    picture.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(tiles.read_mask(tmp_path / "mask.png"), [[0, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def test_a_mask_that_is_no_picture_is_named(tmp_path):
+    (tmp_path / "mask.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"mask.png: truncated, corrupt or no PNG"):
+        tiles.read_mask(tmp_path / "mask.png")
+    tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 3, 4, 5), np.uint8), photometric="minisblack")
+    with pytest.raises(InputError, match=r"must be a picture of at most four channels, got shape \(2, 3, 4, 5\)"):
+        tiles.read_mask(tmp_path / "mask.tif")
+
+
+@pytest.mark.parametrize(("gone", "there"), [("images", "masks"), ("masks", "images")])
+def test_half_of_a_segmentation_is_no_classification(frames, gone, there):
+    (frames / gone).rename(frames / "misspelt")
+    with pytest.raises(InputError, match=f"has the sub-folder {there}, and lacks {gone}: segmentation needs both"):
+        datasets.load("Folder", data_dir=frames, camera="drone")
+
+
+def test_hidden_files_are_no_frames(frames):
+    for name in ("images/._a.tiff", "masks/._mask of a.png"):
+        (frames / name).write_bytes(b"what macOS leaves")
+    assert len(datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)) == 12
+
+
+def test_two_frames_of_one_name_are_named(frames):
+    tifffile.imwrite(frames / "images" / "a.tif", np.zeros((32, 32), np.uint16))
+    with pytest.raises(InputError, match=r"images must have one frame a, whatever its suffix; found several"):
+        datasets.load("Folder", data_dir=frames, camera="drone")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"camera": "drone"}, "--dataset=Folder needs --data_dir, .* got None"),
+        ({"data_dir": "{classes}"}, "--dataset=Folder needs --camera: drone, microscopy, auto or a"),
+        ({"data_dir": "{classes}", "camera": "x"}, "--camera must be drone, .* JSON file, got 'x'"),
+        ({"data_dir": "{classes}", "camera": "drone", "iso": 0.1}, "--iso=0.1: a Folder holds one"),
+        (
+            {"data_dir": "{classes}", "camera": "drone", "tile_size": 33},
+            "--tile_size must be positive",
+        ),
+        (
+            {"data_dir": "{classes}", "camera": "drone", "tile_size": 42},
+            "one.tiff is 40x52, smaller than --tile_size=42",
+        ),
+        ({"data_dir": "{classes}/a", "camera": "drone"}, "found 0 raw files in 0 sub-folders"),
+        ({"data_dir": "{classes}", "camera": "auto"}, "a camera must be given"),
+        (
+            {"data_dir": "{classes}", "camera": "drone", "synthetic_size": 64},
+            "--synthetic_size is for",
+        ),
+    ],
+)
+def test_refuses(arguments, message, classes):
+    arguments = {key: v.format(classes=classes) if isinstance(v, str) else v for key, v in arguments.items()}
+    with pytest.raises(InputError, match=message):
+        datasets.load("Folder", **arguments)

@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2l_jax.data.sets import phantom
+
+SIZE, EACH = 64, 12
+
+
+@jax.jit
+def render(keys):
+    """Light and masks of one scene for each key `(classes, EACH)`, the class being the first index."""
+    by_class = jax.vmap(lambda key, index: phantom.render(key, index, SIZE), (0, None))
+    return jax.vmap(by_class)(keys, jnp.arange(len(phantom.CLASSES)))
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return jax.random.split(jax.random.key(0), (len(phantom.CLASSES), EACH))
+
+
+@pytest.fixture(scope="module")
+def scenes(keys):
+    return tuple(np.asarray(part) for part in render(keys))
+
+
+def of_class(scenes, name):
+    index = phantom.CLASSES.index(name)
+    return scenes[0][index], scenes[1][index]
+
+
+def test_transmit_is_the_law_of_beer_and_lambert():
+    absorbances = jnp.array([[0.5, 1.0, 0.0], [0.2, 0.0, 2.0]])
+    np.testing.assert_allclose(phantom.transmit(jnp.zeros(2), absorbances), 1)
+    np.testing.assert_allclose(
+        phantom.transmit(jnp.array([2.0, 0.5]), absorbances), [10**-1.1, 10**-2, 10**-1], rtol=1e-6
+    )
+
+
+def test_transmit_squares_at_twice_the_thickness_and_multiplies_over_dyes():
+    concentrations = jax.random.uniform(jax.random.key(0), (5, 4, len(phantom.DYES)))
+    absorbances = jnp.array(list(phantom.DYES.values()))
+    once = phantom.transmit(concentrations, absorbances)
+    np.testing.assert_allclose(phantom.transmit(2 * concentrations, absorbances), once**2, rtol=1e-5)
+    single = [
+        phantom.transmit(concentrations[..., i : i + 1], absorbances[i : i + 1]) for i in range(len(phantom.DYES))
+    ]
+    np.testing.assert_allclose(np.prod(single, axis=0), once, rtol=1e-5)
+
+
+def test_the_key_and_the_class_decide_the_scene(keys, scenes):
+    light, _ = scenes
+    again, _ = render(keys)
+    np.testing.assert_array_equal(again, light)
+    # Next to each other lie scenes of one class and different keys.
+    assert (abs(np.diff(light, axis=1)).mean((2, 3, 4)) > 0.01).all()
+    same_key, _ = render(jnp.broadcast_to(keys[0], keys.shape))
+    assert (abs(np.diff(same_key, axis=0)).mean((2, 3, 4)) > 0.001).all()
+
+
+def test_light_is_what_the_lamp_sends_or_less(scenes):
+    light, _ = scenes
+    assert light.min() >= 0
+    assert light.max() <= 0.84
+    # Somewhere in each picture is empty field.
+    assert (light.max((2, 3)) > 0.6).all()
+
+
+def test_white_cell_is_darker_than_its_surroundings(scenes):
+    light, mask = scenes
+    green = light[..., 1]
+    assert (np.mean(green, axis=(2, 3), where=mask) < np.mean(green, axis=(2, 3), where=~mask)).all()
+
+
+def test_mask_is_one_cell_near_the_middle(scenes):
+    _, mask = scenes
+    area = mask.mean((2, 3))
+    assert area.min() > 0.03
+    assert area.max() < 0.7
+    assert mask[..., SIZE // 2, SIZE // 2].mean() > 0.95
+
+
+def test_cells_have_the_size_of_their_class(scenes):
+    for name, cell_type in phantom.CELL_TYPES.items():
+        _, mask = of_class(scenes, name)
+        radius = phantom.FIELD * np.sqrt(mask.mean((1, 2)) / np.pi)
+        mean, deviation = cell_type.radius
+        assert radius.mean() == pytest.approx(mean, abs=3 * deviation / np.sqrt(EACH) + 0.1)
+
+
+def test_stain_is_that_of_the_class(scenes):
+    absorbed = {}
+    for name in phantom.CLASSES:
+        light, mask = of_class(scenes, name)
+        absorbed[name] = -np.log10(light).mean((0, 1, 2), where=mask[..., None])
+    red, green, blue = np.stack(list(absorbed.values()), -1)
+    order = list(absorbed)
+    # Eosin takes green and blue, azure takes red: the eosinophil is the reddest, the lymphocyte mostly nucleus.
+    assert order[np.argmax(blue / red)] == "EOS"
+    assert order[np.argmax(red)] == "LYT"
+    # The neutrophil is the palest of those with segmented nuclei, the monocyte the least pink.
+    assert green[order.index("NGS")] < green[order.index("EOS")]
+    assert order[np.argmin(green / red)] in ("MON", "LYT")

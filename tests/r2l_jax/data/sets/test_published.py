@@ -1,0 +1,364 @@
+import collections
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+
+import layouts
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import isp
+from r2l_jax.data.fetch import download
+from r2l_jax.data.sets import datasets, published
+from r2l_jax.runtime.errors import InputError
+
+FULL = "raw_scale100"
+
+
+def level(stem, folder):
+    """The value of all sites of an image."""
+    return zlib.crc32((folder + stem).encode()) % 65536
+
+
+def write_cells(root, stem, label, folders=(FULL,)):
+    """An image in the microscopy layout, and its line of labels."""
+    labels = root / "microscopy" / "labels" / "Ma190c_annotations.dat"
+    labels.parent.mkdir(parents=True, exist_ok=True)
+    with labels.open("a") as file:
+        file.write(f"{stem} {label}\n")
+    for folder in folders:
+        path = root / "microscopy" / "images" / folder / f"{stem}.tiff"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(path, np.full((256, 256), level(stem, folder), np.uint16))
+
+
+def write_frame(root, stem, cars, shape=(512, 768), folder=FULL, mask_name="{}_mask.png"):
+    """A frame whose sites are numbered, and its mask with these fractions of its tiles car."""
+    frames, masks = root / "drone" / "images_full" / folder, root / "drone" / "masks_full"
+    for path in (frames, masks):
+        path.mkdir(parents=True, exist_ok=True)
+    raw = (np.arange(shape[0] * shape[1]) % 65536).astype(np.uint16).reshape(shape)
+    mask = np.zeros(shape, np.uint8)
+    for (row, col), fraction in cars.items():
+        tile = mask[256 * row : 256 * (row + 1), 256 * col : 256 * (col + 1)]
+        tile[: round(256 * fraction)] = 255
+    tifffile.imwrite(frames / f"{stem}.tif", raw)
+    Image.fromarray(mask).save(masks / mask_name.format(stem))
+    return raw, mask
+
+
+@pytest.fixture(scope="module")
+def published_root(tmp_path_factory):
+    """Both data sets, photographed by the synthetic sensor."""
+    root = tmp_path_factory.mktemp("published")
+    layouts.write_microscopy(root, images=5, intensities=(1.0,))
+    layouts.write_drone(root, frames=2)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "shape"),
+    [
+        ("Microscopy", ("EOS", "LYT", "MON"), (256, 256)),
+        ("MicroscopyRGB", ("EOS", "LYT", "MON"), (256, 256, 3)),
+        ("Drone", ("car", "no car"), (256, 256)),
+        ("DroneSegmentation", ("car",), (256, 256)),
+        ("DroneSegmentationFull", ("car",), (512, 768)),
+    ],
+)
+def test_each_data_set_is_what_was_photographed(published_root, name, classes, shape):
+    dataset = datasets.load(name, data_dir=published_root)
+    assert dataset.classes == classes
+    raw, target = dataset[0]
+    assert (raw.shape, raw.dtype) == (shape, np.float32)
+    assert 0 <= raw.min() < raw.max() <= 1
+    assert (dataset.camera is None) == (raw.ndim == 3)
+    rgb = raw if raw.ndim == 3 else isp.static(dataset.camera, sharpen="none", denoise="none")(raw)
+    if name.startswith("Microscopy"):
+        # The cell's nucleus in the middle, and the ground in a corner.
+        np.testing.assert_allclose(rgb[124:132, 124:132].mean((0, 1)), np.power((0.25, 0.12, 0.35), 1 / 2.2), atol=0.02)
+        np.testing.assert_allclose(rgb[4:12, 4:12].mean((0, 1)), np.power((0.85, 0.8, 0.85), 1 / 2.2), atol=0.02)
+    elif dataset.task == "segmentation":
+        car = target > 0
+        assert 0.005 < car.mean() < 0.2
+        assert rgb[car].mean() > 1.3 * rgb[~car].mean()
+    else:
+        assert set(dataset.labels) == {0, 1}
+
+
+@pytest.fixture
+def microscopy(tmp_path):
+    # Five images of one class, five and the unusable one of another, four of a third, and a class that is none.
+    for label, count in (("LYT", 5), ("EOS", 5), ("BAS", 4), ("dirt", 6)):
+        for index in range(count):
+            write_cells(tmp_path, f"{label}_{index}", label, (FULL, "raw_scale001"))
+    write_cells(tmp_path, published.LEFT_OUT, "EOS")
+    return tmp_path
+
+
+def test_microscopy_leaves_out_rare_classes_and_the_unusable_image(microscopy):
+    dataset = datasets.load("Microscopy", data_dir=microscopy)
+    assert dataset.task == "classification"
+    assert dataset.classes == ("EOS", "LYT")
+    assert dataset.camera == isp.CAMERAS["microscopy"]
+    assert dataset.names == tuple(f"{label}_{index}" for label in ("LYT", "EOS") for index in range(5))
+    np.testing.assert_array_equal(dataset.labels, [1] * 5 + [0] * 5)
+    raw, target = dataset[7]
+    assert (raw.shape, raw.dtype, target) == ((256, 256), np.float32, 0)
+    np.testing.assert_allclose(raw, level("EOS_2", FULL) / 65535, rtol=1e-6)
+
+
+def test_intensities_share_splits(microscopy):
+    full, dark = (datasets.load("Microscopy", data_dir=microscopy, iso=iso) for iso in (1.0, 0.01))
+    assert full.fingerprint == dark.fingerprint
+    assert full[0][0][0, 0] != dark[0][0][0, 0]
+
+
+@pytest.mark.parametrize(("name", "there"), [("Microscopy", True), ("Drone", False)])
+def test_only_what_is_missing_is_downloaded(microscopy, monkeypatch, name, there):
+    calls = []
+
+    def bring(dataset, data_dir):
+        calls.append(dataset)
+        write_frame(data_dir, "DJI_1", {(0, 0): 0.5})
+
+    monkeypatch.setattr(download, "download", bring)
+    for _ in range(2):
+        assert datasets.load(name, data_dir=microscopy, download=True).name == name
+    assert calls == ([] if there else [name])
+
+
+@pytest.mark.parametrize(
+    ("remove", "message"),
+    [
+        (
+            "microscopy",
+            "--dataset=Microscopy: microscopy/images/raw_scale100 and 1 more of 2 files are not in --data_dir={root}; "
+            "get the data set by python scripts/download.py --dataset=Microscopy --data_dir={root}",
+        ),
+        ("microscopy/labels", "--dataset=Microscopy: microscopy/labels/Ma190c_annotations.dat is not in --data_dir="),
+        (
+            "microscopy/images/raw_scale100/EOS_3.tiff",
+            "--dataset=Microscopy: microscopy/images/raw_scale100/EOS_3.tiff is not in --data_dir={root}; get",
+        ),
+    ],
+)
+def test_what_is_missing_of_microscopy_is_named(microscopy, remove, message):
+    (microscopy / remove).rename(microscopy / "elsewhere")
+    with pytest.raises(InputError) as raised:
+        datasets.load("Microscopy", data_dir=microscopy)
+    assert str(raised.value).startswith(message.format(root=microscopy))
+
+
+@pytest.mark.parametrize("layout", [(256, 256, 3), (3, 256, 256)])
+def test_processed_images_have_their_channels_last(microscopy, layout):
+    folder = microscopy / "microscopy/images/rgb_scale001"
+    folder.mkdir()
+    values = np.arange(3, dtype=np.uint16) * 20000
+    image = np.broadcast_to(values if layout[2] == 3 else values[:, None, None], layout)
+    for index, label in itertools.product(range(5), ("LYT", "EOS")):
+        tifffile.imwrite(folder / f"{label}_{index}.tiff", image, photometric="minisblack")
+    dataset = datasets.load("MicroscopyRGB", data_dir=microscopy, iso=0.01)
+    assert dataset.camera is None
+    assert dataset.fingerprint == datasets.load("Microscopy", data_dir=microscopy, iso=0.01).fingerprint
+    image, target = dataset[0]
+    assert (image.dtype, target) == (np.float32, 1)
+    np.testing.assert_allclose(image, np.broadcast_to(values / 65535, (256, 256, 3)), rtol=1e-6)
+
+
+def test_a_processed_image_that_is_none_is_named(microscopy):
+    (microscopy / "microscopy/images" / FULL).rename(microscopy / "microscopy/images/rgb_scale100")
+    with pytest.raises(InputError, match=r"256x256 with three channels of 16 bits, got uint16 of shape \(256, 256\)"):
+        datasets.load("MicroscopyRGB", data_dir=microscopy)[0]
+
+
+def test_a_line_without_a_class_is_named(microscopy):
+    (microscopy / "microscopy/labels/Ma190c_annotations.dat").write_text("alone\n")
+    with pytest.raises(InputError, match=r"annotations.dat: a line must be a name and a class, got 'alone'"):
+        datasets.load("Microscopy", data_dir=microscopy)
+
+
+def test_an_image_of_another_size_is_named(microscopy):
+    tifffile.imwrite(microscopy / "microscopy/images/raw_scale100/LYT_0.tiff", np.zeros((128, 256), np.uint16))
+    with pytest.raises(InputError, match=r"LYT_0.tiff must be 256x256, got 128x256"):
+        datasets.load("Microscopy", data_dir=microscopy)[0]
+
+
+@pytest.fixture
+def drone(tmp_path):
+    """Two frames of six tiles; the second one's name begins with the first one's."""
+    frames = {
+        "DJI_1": write_frame(tmp_path, "DJI_1", {(0, 0): 0.5, (1, 2): 0.005}),
+        "DJI_10": write_frame(tmp_path, "DJI_10", {(row, col): 0.25 for row in (0, 1) for col in (0, 1)}),
+    }
+    return tmp_path, frames
+
+
+def test_segmentation_tiles_are_those_with_a_car(drone):
+    root, frames = drone
+    dataset = datasets.load("DroneSegmentation", data_dir=root)
+    assert (dataset.task, dataset.classes, dataset.camera) == ("segmentation", ("car",), isp.CAMERAS["drone"])
+    places = ["00_00", "00_01", "01_00", "01_01"]
+    assert dataset.names == ("DJI_1_00_00", "DJI_1_01_02", *(f"DJI_10_{place}" for place in places))
+    for index, (stem, tile) in ((1, ("DJI_1", np.s_[256:, 512:])), (3, ("DJI_10", np.s_[:256, 256:512]))):
+        raw, mask = dataset[index]
+        frame, frame_mask = frames[stem]
+        np.testing.assert_array_equal(np.round(raw * 65535), frame[tile])
+        np.testing.assert_array_equal(mask, frame_mask[tile] > 0)
+        assert mask.dtype == np.uint8
+
+
+def test_classification_tiles_are_balanced_in_every_frame(drone):
+    root, _ = drone
+    dataset = datasets.load("Drone", data_dir=root)
+    assert dataset.classes == ("car", "no car")
+    tally = collections.Counter(
+        (name[:-6], int(label)) for name, label in zip(dataset.names, dataset.labels, strict=True)
+    )
+    # The first frame has one tile with a car, one with too little of it and four without; the second has four and two.
+    assert tally == {("DJI_1", 0): 1, ("DJI_1", 1): 1, ("DJI_10", 0): 2, ("DJI_10", 1): 2}
+    assert not {"DJI_1_01_02"} & set(dataset.names)
+    assert dataset[0][1] == 0
+
+
+def test_tiles_are_drawn_as_published():
+    # What the published program keeps of six tiles with and eight without a car, by its own functions.
+    fractions = [0.5, 0.0, 0.0, 0.2, 0.0, 0.005, 0.0, 0.0, 0.3, 0.0, 0.5, 0.0, 0.4, 0.02, 0.0]
+    kept = [index for index, label in published._balanced(fractions) if label == "no car"]
+    assert kept == [2, 4, 6, 7, 11, 14]
+
+
+def versions(root, name):
+    return [path.name for path in (root / "drone/tiles_256" / name / FULL).iterdir()]
+
+
+def test_tiles_are_cut_once_and_outlive_their_frames(drone):
+    root, _ = drone
+    first = datasets.load("Drone", data_dir=root)
+    cut = versions(root, "Drone")
+    (root / "drone/images_full").rename(root / "gone")
+    assert published.is_there("Drone", root, FULL)
+    assert datasets.load("Drone", data_dir=root).fingerprint == first.fingerprint
+    assert versions(root, "Drone") == cut
+    assert len(cut) == 1
+
+
+def test_tiles_follow_their_frames(drone):
+    root, _ = drone
+    assert len(datasets.load("DroneSegmentation", data_dir=root)) == 6
+    write_frame(root, "DJI_2", {(0, 0): 0.5})
+    assert len(datasets.load("DroneSegmentation", data_dir=root)) == 7
+    assert len(versions(root, "DroneSegmentation")) == 2
+
+
+def test_damaged_tiles_are_named(drone):
+    root, _ = drone
+    dataset = datasets.load("DroneSegmentation", data_dir=root)
+    (tile,) = (root / "drone/tiles_256").rglob("DJI_1_00_00.tiff")
+    tile.write_bytes(tile.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"has damaged tiles \(.*\); delete it, and they are cut again"):
+        dataset[0]
+    tile.parents[1].joinpath("labels.dat").unlink()
+    with pytest.raises(InputError, match=r"has damaged tiles \(.*labels.dat.*\); delete it"):
+        datasets.load("DroneSegmentation", data_dir=root)
+
+
+@pytest.mark.parametrize("place", ["drone/images_full/raw_scale100", "drone/masks_full"])
+def test_a_download_that_was_ended_is_not_taken_for_a_data_set(drone, place):
+    root, _ = drone
+    assert published.is_there("Drone", root, FULL)
+    (root / place / "DJI_2.tif.part").write_bytes(b"half")
+    assert not published.is_there("Drone", root, FULL)
+    with pytest.raises(InputError, match=r"DJI_2.tif.part in --data_dir=.* is of a download that was ended: the same"):
+        datasets.load("Drone", data_dir=root)
+
+
+def test_a_failing_cut_leaves_nothing(drone):
+    root, _ = drone
+    (root / "drone/images_full" / FULL / "DJI_2.tif").write_bytes(b"no picture")
+    Image.new("L", (768, 512)).save(root / "drone/masks_full/DJI_2.png")
+    with pytest.raises(InputError, match=r"DJI_2.tif: "):
+        datasets.load("Drone", data_dir=root)
+    assert versions(root, "Drone") == []
+
+
+def test_a_killed_cut_leaves_no_tiles(tmp_path):
+    for index in range(40):
+        write_frame(tmp_path, f"frame_{index:02d}", {(0, 0): 0.5}, (768, 1024))
+    call = f"from r2l_jax.data import datasets; datasets.load('DroneSegmentation', data_dir={str(tmp_path)!r})"
+    process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    parent = tmp_path / "drone/tiles_256/DroneSegmentation"
+    while not list(parent.glob("*/.*/*/images/*.tiff")) and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    (left,) = (parent / FULL).iterdir()
+    assert left.name.startswith(".")
+    assert len(datasets.load("DroneSegmentation", data_dir=tmp_path)) == 40
+    (tiles,) = (parent / FULL).iterdir()
+    assert not tiles.name.startswith(".")
+
+
+def test_whole_frames(drone):
+    root, frames = drone
+    dataset = datasets.load("DroneSegmentationFull", data_dir=root)
+    assert dataset.names == ("DJI_1", "DJI_10")
+    raw, mask = dataset[1]
+    np.testing.assert_array_equal(np.round(raw * 65535), frames["DJI_10"][0])
+    np.testing.assert_array_equal(mask, frames["DJI_10"][1] > 0)
+
+
+def without_folder(root):
+    (root / "drone/masks_full").rename(root / "masks")
+
+
+def without_mask(root):
+    (root / "drone/masks_full/DJI_10_mask.png").unlink()
+
+
+def with_two_masks(root):
+    Image.new("L", (768, 512)).save(root / "drone/masks_full/DJI_10_other.png")
+
+
+def with_a_smaller_mask(root):
+    Image.new("L", (768, 500)).save(root / "drone/masks_full/DJI_10_mask.png")
+
+
+def without_cars(root):
+    for path in (root / "drone/masks_full").iterdir():
+        Image.new("L", (768, 512)).save(path)
+
+
+def without_frames(root):
+    for path in (root / "drone/images_full" / FULL).iterdir():
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without_folder, r"drone/masks_full is not in --data_dir=.*; get .*download.py --dataset=Drone --data_dir="),
+        (without_mask, r"DJI_10.tif must have one mask .* in .* whose name contains 'DJI_10', found 0"),
+        (with_two_masks, r"whose name contains 'DJI_10', found 2"),
+        (with_a_smaller_mask, r"DJI_10_mask.png must be of the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)"),
+        (without_cars, r"no tile of any frame has an object in its mask"),
+        (without_frames, r"raw_scale100 must hold frames \(.tif, .tiff, .png, .dng\), found none"),
+    ],
+)
+def test_what_is_wrong_with_frames_is_named(drone, spoil, message):
+    root, _ = drone
+    spoil(root)
+    with pytest.raises(InputError, match=message):
+        datasets.load("DroneSegmentation", data_dir=root)
+
+
+def test_a_frame_smaller_than_a_tile_is_named(tmp_path):
+    write_frame(tmp_path, "small", {}, (128, 128))
+    with pytest.raises(InputError, match=r"small.tif is 128x128, smaller than a tile of 256"):
+        datasets.load("Drone", data_dir=tmp_path)

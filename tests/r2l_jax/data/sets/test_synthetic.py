@@ -1,0 +1,169 @@
+import concurrent.futures
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import isp
+from r2l_jax.data.sets import phantom, synthetic
+from r2l_jax.runtime.errors import InputError
+
+IMAGES, SIZE = 10, 32
+SCALES = ("001", "005", "010", "025", "050", "075", "100")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    """Three batches of four for ten images, so that the last one is short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "_BATCH", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, small_batches):
+    return synthetic.generate(tmp_path_factory.mktemp("data"), images=IMAGES, size=SIZE)
+
+
+def labels(root):
+    return [line.split() for line in (root / "labels" / "labels.dat").read_text().splitlines()]
+
+
+def load(root, intensity):
+    folder = root / "images" / synthetic.intensity_folder(intensity)
+    return np.stack([tifffile.imread(folder / f"{name}.tiff") for name, _ in labels(root)])
+
+
+def files(root):
+    return {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
+
+
+def test_layout(root):
+    names = [name for name, _ in labels(root)]
+    expected = {f"images/raw_scale{percent}/{name}.tiff" for percent in SCALES for name in names}
+    expected |= {f"masks/{name}.png" for name in names}
+    expected |= {"labels/labels.dat", "camera.json", "dataset.json"}
+    assert {path.as_posix() for path in files(root)} == expected
+
+
+def test_classes_are_balanced(root):
+    classes = [name for _, name in labels(root)]
+    assert sorted(classes) == sorted(2 * phantom.CLASSES)
+
+
+def test_camera_and_settings_are_written(root):
+    assert isp.Camera.from_json((root / "camera.json").read_text()) == synthetic.CAMERA
+    assert json.loads((root / "dataset.json").read_text()) == {"version": 2, "images": 10, "size": 32, "seed": 0}
+
+
+def test_mosaics_are_12_bits_in_16(root):
+    raw = load(root, 1.0)
+    assert raw.dtype == np.uint16
+    assert raw.shape == (IMAGES, SIZE, SIZE)
+    steps = raw / 65535 * 4095
+    np.testing.assert_allclose(steps, np.round(steps), atol=0.04)
+    # Bright, and nowhere saturated.
+    assert 0.7 < raw.max() / 65535 < 1
+
+
+def test_same_scene_at_every_intensity_with_noise_of_its_own(root):
+    black = synthetic.CAMERA.black_level[0]
+    electrons = synthetic.FULL_WELL / (1 - black)
+    full = electrons * (load(root, 1.0) / 65535 - black)
+    for intensity in synthetic.INTENSITIES[:-1]:
+        signal = electrons * (load(root, intensity) / 65535 - black)
+        assert signal.mean() / full.mean() == pytest.approx(intensity, rel=0.02)
+        # Photons, read noise, and the converter's steps, in both exposures.
+        constant = synthetic.READ_NOISE**2 + (electrons / 4095) ** 2 / 12
+        variance = full.mean() / intensity + constant / intensity**2 + full.mean() + constant
+        assert np.std(signal / intensity - full) == pytest.approx(np.sqrt(variance), rel=0.05)
+
+
+def test_masks_are_black_and_white(root):
+    for name, _ in labels(root):
+        mask = np.asarray(Image.open(root / "masks" / f"{name}.png"))
+        assert mask.dtype == np.uint8
+        assert mask.shape == (SIZE, SIZE)
+        assert set(np.unique(mask)) == {0, 255}
+
+
+def test_isp_renders_pale_background_and_purple_nuclei(root):
+    rgb = np.asarray(isp.parametrized(synthetic.CAMERA)(load(root, 1.0) / np.float32(65535)))
+    background = np.quantile(rgb, 0.95, axis=(0, 1, 2))
+    assert (background > 0.8).all()
+    assert np.ptp(background) < 0.05
+    dark = rgb.mean(-1) < np.quantile(rgb.mean(-1), 0.03)
+    red, green, blue = rgb[dark].mean(0)
+    assert blue > 1.5 * red > 1.5 * green
+
+
+def test_scenes_differ(root):
+    assert len(np.unique(load(root, 1.0).reshape(IMAGES, -1), axis=0)) == IMAGES
+
+
+def test_a_complete_folder_is_used_as_it_is(root):
+    before = {path: file.stat().st_mtime_ns for path, file in files(root).items()}
+    assert synthetic.generate(root.parent, images=IMAGES, size=SIZE) == root
+    assert {path: file.stat().st_mtime_ns for path, file in files(root).items()} == before
+
+
+def test_the_seed_decides_every_byte(root, tmp_path):
+    again = synthetic.generate(tmp_path, images=IMAGES, size=SIZE)
+    assert {path: file.read_bytes() for path, file in files(again).items()} == {
+        path: file.read_bytes() for path, file in files(root).items()
+    }
+    other = synthetic.generate(tmp_path, images=IMAGES, size=SIZE, seed=1)
+    assert other != again
+    assert (load(other, 1.0) != load(root, 1.0)).any(axis=(1, 2)).all()
+
+
+def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
+    written = []
+
+    def fail_at_the_tenth(path, *args, **kwargs):
+        written.append(path)
+        if len(written) == 10:
+            raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tifffile, "imwrite", fail_at_the_tenth)
+        with pytest.raises(OSError, match="disk full"):
+            synthetic.generate(tmp_path, images=IMAGES, size=SIZE)
+    assert len(written) >= 10
+    assert not list(tmp_path.iterdir())
+    assert synthetic.generate(tmp_path, images=IMAGES, size=SIZE).is_dir()
+
+
+def test_two_at_once_agree(root, tmp_path):
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: synthetic.generate(tmp_path, images=IMAGES, size=SIZE), range(2))
+    assert first == second
+    assert list(tmp_path.iterdir()) == [first]
+    assert files(first).keys() == files(root).keys()
+
+
+def test_a_foreign_folder_is_refused(root, tmp_path):
+    (tmp_path / root.name).mkdir()
+    with pytest.raises(InputError, match="is not the synthetic data set of"):
+        synthetic.generate(tmp_path, images=IMAGES, size=SIZE)
+
+
+@pytest.mark.parametrize("size", [30, 33])
+def test_wrong_size(tmp_path, size):
+    with pytest.raises(InputError, match=f"size must be even and at least 32, got {size}"):
+        synthetic.generate(tmp_path, images=IMAGES, size=size)
+
+
+def test_too_few_images(tmp_path):
+    with pytest.raises(InputError, match="images must be at least 5, one of each class, got 4"):
+        synthetic.generate(tmp_path, images=4, size=SIZE)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("intensity", "folder"), [(0.01, "raw_scale001"), (0.05, "raw_scale005"), (1.0, "raw_scale100")]
+)
+def test_intensity_folder(intensity, folder):
+    assert synthetic.intensity_folder(intensity) == folder

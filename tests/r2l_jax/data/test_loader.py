@@ -1,0 +1,94 @@
+import itertools
+
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.data import loader, splits
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.runtime.errors import InputError
+
+
+def numbered(count):
+    """A data set whose sample i is a mosaic of i."""
+    labels = np.arange(count, dtype=np.int32) % 3
+    return RawDataset(
+        name="numbered",
+        task="classification",
+        classes=("a", "b", "c"),
+        camera=isp.CAMERAS["drone"],
+        names=tuple(map(str, range(count))),
+        labels=labels,
+        read=lambda index: (np.full((2, 2), index, np.float32), labels[index]),
+    )
+
+
+def samples(batches, count):
+    return [batch["raw"][:, 0, 0].astype(int).tolist() for batch in itertools.islice(batches, count)]
+
+
+def test_an_epoch_has_each_sample_at_most_once_and_the_next_another_order():
+    dataset, indices = numbered(20), np.arange(3, 20)
+    epochs = np.array(samples(loader.train_batches(dataset, indices, 5, seed=0), 6)).reshape(2, 15)
+    for epoch in epochs:
+        assert len(set(epoch)) == 15
+        assert set(epoch) <= set(indices)
+    assert list(epochs[0]) != list(epochs[1])
+
+
+def test_a_later_first_step_goes_on_where_the_earlier_steps_ended():
+    dataset, indices = numbered(20), np.arange(20)
+    whole = samples(loader.train_batches(dataset, indices, 6, seed=1), 9)
+    assert samples(loader.train_batches(dataset, indices, 6, seed=1, first_step=4), 5) == whole[4:]
+    assert samples(loader.train_batches(dataset, indices, 6, seed=2), 9) != whole
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_each_epoch_without_overlap(monkeypatch, processes):
+    dataset, indices = numbered(20), np.arange(19)
+    parts = []
+    for process in range(processes):
+        monkeypatch.setattr("jax.process_count", lambda: processes)
+        monkeypatch.setattr("jax.process_index", lambda p=process: p)
+        parts.append(samples(loader.train_batches(dataset, indices, 8, seed=0), 4))
+    for epoch in (0, 1):
+        seen = [index for part in parts for batch in part[2 * epoch : 2 * epoch + 2] for index in batch]
+        assert len(seen) == len(set(seen)) == 16
+
+
+def test_evaluation_gives_every_sample_once_in_batches_of_one_shape():
+    dataset, indices = numbered(20), np.arange(7, 20)
+    batches = list(loader.eval_batches(dataset, indices, 4))
+    assert [batch["raw"].shape for batch in batches] == [(4, 2, 2)] * 4
+    weights = np.concatenate([batch["weight"] for batch in batches])
+    raws = np.concatenate([batch["raw"][:, 0, 0] for batch in batches])
+    targets = np.concatenate([batch["target"] for batch in batches])
+    np.testing.assert_array_equal(raws[weights == 1], indices)
+    np.testing.assert_array_equal(targets[weights == 1], indices % 3)
+    assert weights.sum() == 13
+
+
+def test_what_does_not_fit_in_memory_is_read_when_needed(monkeypatch):
+    dataset, indices = numbered(20), np.arange(20)
+    expected = samples(loader.train_batches(dataset, indices, 5, seed=0), 4)
+    assert dataset.decoded is not None
+    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    larger_than_memory = numbered(20)
+    assert larger_than_memory.decoded is None
+    assert samples(loader.train_batches(larger_than_memory, indices, 5, seed=0), 4) == expected
+
+
+def test_splits_are_stratified_disjoint_and_reproducible():
+    labels = np.repeat([0, 1, 2], [50, 30, 20])
+    pairs = splits.stratified_splits(labels, 3, 0.8, seed=1)
+    for train, valid in pairs:
+        assert sorted([*train, *valid]) == list(range(100))
+        np.testing.assert_array_equal(np.bincount(labels[train]), [40, 24, 16])
+    again = splits.stratified_splits(labels, 3, 0.8, seed=1)
+    np.testing.assert_array_equal(pairs[2][0], again[2][0])
+    assert list(pairs[0][0]) != list(pairs[1][0])
+
+
+def test_a_class_of_one_sample_cannot_be_split():
+    with pytest.raises(InputError, match=r"the data set cannot be split with --train_size=0.8: The least populated"):
+        splits.stratified_splits(np.array([0, 0, 0, 1]), 1, 0.8, seed=1)

@@ -1,0 +1,210 @@
+import dataclasses
+import shutil
+
+import layouts
+import numpy as np
+import pytest
+import tifffile
+from changes import change_camera, change_mask, change_pixel
+from PIL import Image
+
+import isp
+from r2l_jax.data.files import file_hashes
+from r2l_jax.data.loader import Numbered
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.runtime.errors import InputError
+
+RNG = np.random.default_rng(0)
+
+
+def own_files(root, segmentation):
+    """A user's own folder."""
+    for number in range(4):
+        folder = root / "images" if segmentation else root / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(folder / f"{number}.tiff", RNG.integers(0, 65536, (64, 64)).astype(np.uint16), metadata=None)
+        if segmentation:
+            (root / "masks").mkdir(exist_ok=True)
+            Image.fromarray(RNG.integers(0, 2, (64, 64)).astype(np.uint8) * 255).save(root / "masks" / f"{number}.png")
+
+
+SETTINGS = {
+    "Synthetic": {"synthetic_images": 10, "synthetic_size": 32},
+    "SyntheticSegmentation": {"synthetic_images": 10, "synthetic_size": 32},
+    "Folder": {"camera": "drone", "tile_size": 32},
+    "FolderSegmentation": {"camera": "drone", "tile_size": 32},
+    "Microscopy": {},
+    "Drone": {},
+    "DroneSegmentation": {},
+    "DroneSegmentationFull": {},
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    root = tmp_path_factory.mktemp("originals")
+    datasets.load("Synthetic", data_dir=root / "synthetic", **SETTINGS["Synthetic"])
+    own_files(root / "Folder", False)
+    own_files(root / "FolderSegmentation", True)
+    layouts.write_microscopy(root / "published", images=5, intensities=(1.0,))
+    layouts.write_drone(root / "published", frames=1)
+    return root
+
+
+@pytest.fixture(params=SETTINGS)
+def place(originals, tmp_path, request):
+    """The name of a data set, and a copy of it to change."""
+    published = "published" if request.param.startswith(("Microscopy", "Drone")) else request.param
+    folder = "synthetic" if request.param.startswith("Synthetic") else published
+    shutil.copytree(originals / folder, tmp_path / "data")
+    return request.param, tmp_path / "data"
+
+
+def load(place, **changes):
+    name, root = place
+    settings = {"data_dir": root, **SETTINGS[name], **changes}
+    return datasets.load("Folder" if name.startswith("Folder") else name, **settings)
+
+
+def test_the_content_is_that_of_the_samples_wherever_they_lie(place, tmp_path):
+    name, root = place
+    content = load(place).content
+    assert load(place).content == content
+    shutil.copytree(root, tmp_path / "elsewhere")
+    assert load((name, tmp_path / "elsewhere")).content == content
+
+
+def test_a_pixel_changes_the_content_of_its_samples_only(place):
+    name, root = place
+    before = load(place)
+    hashes, content = before.sample_hashes(range(len(before))), before.content
+    # Of frames, tiles are cut: a frame's pixel changes one of them.
+    if name.startswith("Folder"):
+        source = root / ("images" if name == "FolderSegmentation" else "a") / "0.tiff"
+        change_pixel(source, (32, 32))
+        source.touch()
+    else:
+        change_pixel(before.files[-1][0])
+    after = load(place)
+    changed = [one != other for one, other in zip(hashes, after.sample_hashes(range(len(after))), strict=True)]
+    assert sum(changed) == 1
+    (index,) = np.flatnonzero(changed)
+    others = np.delete(np.arange(len(after)), index)
+    assert after.content != content
+    assert after.content_of(others) == before.content_of(others)
+    assert after.fingerprint == before.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("place", "masks"),
+    [
+        ("Synthetic", "*/masks/*.png"),
+        ("SyntheticSegmentation", "*/masks/*.png"),
+        ("FolderSegmentation", "masks/*.png"),
+        ("Drone", "drone/tiles_256/*/*/*/masks/*.png"),
+        ("DroneSegmentation", "drone/tiles_256/*/*/*/masks/*.png"),
+        ("DroneSegmentationFull", "drone/masks_full/*"),
+    ],
+    indirect=["place"],
+)
+def test_a_mask_changes_the_content_where_it_is_a_target(place, masks):
+    content = load(place).content
+    change_mask(min(place[1].glob(masks)))
+    assert (load(place).content != content) == (load(place).task == "segmentation")
+
+
+def test_a_cameras_figures_are_no_part_of_the_content(place, tmp_path):
+    name, root = place
+    content = load(place).content
+    if name.startswith("Folder"):
+        (tmp_path / "camera.json").write_text(isp.CAMERAS["drone"].to_json())
+        change_camera(tmp_path / "camera.json")
+        other = load(place, camera=str(tmp_path / "camera.json"))
+        assert other.camera != isp.CAMERAS["drone"]
+    elif name.startswith("Synthetic"):
+        change_camera(next(root.rglob("camera.json")))
+        other = load(place)
+    else:
+        other = dataclasses.replace(load(place), camera=isp.CAMERAS["drone"])
+    assert other.content == content
+
+
+def test_a_crop_of_the_same_files_is_other_content(originals):
+    place = ("Folder", originals / "Folder")
+    assert load(place).content != load(place, tile_size=16).content
+
+
+def test_the_second_start_reads_no_file(originals, monkeypatch):
+    monkeypatch.setattr(file_hashes, "_TICK", 0)
+    names, read = [], file_hashes._read
+    monkeypatch.setattr(file_hashes, "_read", lambda path: names.append(path.name) or read(path))
+    place = ("SyntheticSegmentation", originals / "synthetic")
+    content = load(place).content
+    names.clear()
+    assert load(place).content == content
+    assert names == []
+
+
+@pytest.mark.parametrize("place", ["Synthetic"], indirect=True)
+def test_what_changes_while_it_is_read_counts_as_it_was(place):
+    dataset = load(place)
+    content, left = dataset.content, iter(dataset.files[:1])
+
+    def read(index):
+        for (path,) in left:
+            change_pixel(path)
+        return dataset.read(index)
+
+    changing = dataclasses.replace(load(place), read=read)
+    assert changing.decoded is not None
+    assert changing.content == content
+    assert load(place).content != content
+
+
+def in_memory(raws, labels=(0, 1, 0, 1), **changes):
+    labels = np.array(labels, np.int32)
+    return RawDataset(
+        "memory", "classification", ("a", "b"), None, tuple("abcd"), labels,
+        **{"read": lambda index: (raws[index], labels[index]), **changes},
+    )  # fmt: skip
+
+
+def test_samples_without_files_are_hashed_themselves():
+    raws = RNG.random((4, 8, 8)).astype(np.float32)
+    dataset = in_memory(raws)
+    other = raws.copy()
+    other[3, 0, 0] += 0.5
+    assert in_memory(raws.copy()).content == dataset.content
+    assert in_memory(other).content != dataset.content
+    assert in_memory(other).content_of([0, 1, 2]) == dataset.content_of([0, 1, 2])
+    assert in_memory(raws, (0, 1, 1, 1)).content != dataset.content
+    assert in_memory(raws, recipe="darker").content != dataset.content
+    assert dataset.content_of([0, 1]) != dataset.content_of([1, 0])
+    assert dataset.content_of(np.array([0, 1])) == dataset.content_of([0, 1])
+
+
+def test_they_are_read_one_by_one_and_once():
+    indices = []
+
+    def read(index):
+        indices.append(index)
+        return np.zeros((2, 2), np.float32), np.int32(0)
+
+    dataset = in_memory(None, read=read)
+    assert dataset.content == dataset.content
+    assert sorted(indices) == [0, 1, 2, 3]
+
+
+def test_numbered_samples_have_the_same_content(originals):
+    dataset = load(("Synthetic", originals / "synthetic"))
+    assert Numbered.of(dataset).content == dataset.content
+
+
+@pytest.mark.parametrize("place", ["Synthetic", "SyntheticSegmentation", "Microscopy", "Drone"], indirect=True)
+def test_a_missing_file_is_named(place):
+    dataset = load(place)
+    missing = dataset.files[-1][-1]
+    missing.unlink()
+    with pytest.raises(InputError, match=f"{missing.name}: No such file"):
+        _ = dataset.content

@@ -1,0 +1,167 @@
+import dataclasses
+import math
+
+import brightness
+import numpy as np
+import pytest
+from brightness import BRIGHT, CAMERA, dark_images
+
+import isp
+from r2l_jax.drift.forensics.camera_check import check, read_camera, score_together, table
+from r2l_jax.runtime.errors import InputError
+
+MATRIX = np.eye(3)
+FACTS = isp.parametrized(CAMERA).facts
+
+
+def knob(parameter, value, below, above, at_limit=False):
+    return {
+        "parameter": parameter,
+        "value": value,
+        "low": value - below,
+        "high": value + above,
+        "low_at_limit": at_limit,
+        "high_at_limit": at_limit,
+    }
+
+
+@pytest.fixture
+def tolerances():
+    """What tolerates a bit around `CAMERA`."""
+    knobs = {f"black_level.{place}": knob("black_level", 0.1, 0.1, 0.02) for place in range(4)}
+    knobs |= {f"white_balance.{colour}": knob("white_balance", 1.0, 0.5, 1.0) for colour in ("red", "green", "blue")}
+    for to, row in zip(("red", "green", "blue"), MATRIX, strict=True):
+        for source, weight in zip(("red", "green", "blue"), row, strict=True):
+            name = f"colour_correction.{to}_from_{source}"
+            knobs[name] = knob("colour_correction", weight, 4.0, 4.0, at_limit=True)
+    return {"pattern": "RGGB", "knobs": knobs}
+
+
+def camera(**figures):
+    return dataclasses.replace(CAMERA, **figures)
+
+
+def only_outside(tolerances, camera):
+    findings = check(tolerances, FACTS, camera)
+    assert len(findings) == 1 + 4 + 3 + 9
+    (outside,) = [finding for finding in findings if not finding.inside]
+    for finding in findings:
+        assert finding.inside == (finding.outside == finding.ranges == 0)
+    assert f"1 of 17 are not tolerated: {outside.figure}" in table(findings)
+    return outside, table(findings)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {},
+        {"black_level": (0.0, 0.05, 0.11, 0.12)},
+        # Models keep their figures in float32.
+        {"white_balance": (0.5 - 1e-8, 1.0, 2.0 + 1e-7)},
+    ],
+)
+def test_what_is_within_all_intervals_is_inside(tolerances, figures):
+    findings = check(tolerances, FACTS, camera(**figures))
+    assert all(finding.inside for finding in findings)
+    assert table(findings).endswith("\nall inside")
+
+
+def test_a_level_too_high(tolerances):
+    outside, text = only_outside(tolerances, camera(black_level=(0.1, 0.1, 0.15, 0.1)))
+    assert (outside.figure, outside.value) == ("black_level.2", 0.15)
+    assert (outside.low, outside.high) == pytest.approx((0.0, 0.12))
+    assert outside.outside == pytest.approx(0.03)
+    assert outside.ranges == pytest.approx(0.3)  # of a tenth of the white level
+    assert "no, 0.03 too high" in text
+
+
+def test_a_gain_too_low(tolerances):
+    outside, text = only_outside(tolerances, camera(white_balance=(1.0, 1.0, 0.25)))
+    assert outside.figure == "white_balance.blue"
+    assert outside.outside == pytest.approx(-0.25)
+    assert outside.ranges == pytest.approx(math.log(2))
+    assert not outside.untried
+    assert "no, 0.25 too low" in text
+
+
+def test_a_gain_of_the_other_sign(tolerances):
+    outside, text = only_outside(tolerances, camera(white_balance=(-1.0, 1.0, 1.0)))
+    assert outside.ranges == math.inf
+    assert "no, of the other sign" in text
+
+
+def test_beyond_a_limit_nobody_knows(tolerances):
+    matrix = MATRIX.copy()
+    matrix[1, 2] = 5.0
+    outside, text = only_outside(tolerances, camera(color_matrix=matrix))
+    assert outside.figure == "colour_correction.green_from_blue"
+    assert outside.untried
+    assert outside.ranges == pytest.approx(1.0)
+    assert "no, 1 too high, where it was not tried" in text
+
+
+def test_another_pattern(tolerances):
+    outside, text = only_outside(tolerances, camera(pattern="GBRG"))
+    assert (outside.figure, outside.value, outside.low) == ("pattern", "GBRG", "RGGB")
+    assert "no, the processing expects RGGB" in text
+
+
+def test_what_the_processing_does_not_have_is_not_compared(tolerances):
+    tolerances["knobs"] = {"gamma_correct": knob("gamma_correct", 2.2, 0.1, 0.1)}
+    tolerances["pattern"] = None
+    assert check(tolerances, FACTS, CAMERA) == []
+
+
+def test_cameras_are_known_or_read_from_their_files(tmp_path, write_dng):
+    assert read_camera("microscopy") == isp.CAMERAS["microscopy"]
+    file = tmp_path / "camera.json"
+    file.write_text(camera(pattern="GRBG").to_json())
+    assert read_camera(str(file)) == camera(pattern="GRBG")
+    mosaic = np.full((32, 32), 1000, np.uint16)
+    raw = read_camera(str(write_dng(mosaic, cfa=(2, 1, 1, 0), black=(64, 64, 65, 65))))
+    assert raw.pattern == "BGGR"
+    np.testing.assert_allclose(raw.black_level, np.array([64, 64, 65, 65]) / 4095, rtol=1e-5)
+    assert raw.white_balance == pytest.approx((2.0, 1.0, 1 / 0.7), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("phone", None, "--check must be a raw file, a camera's JSON file, drone, microscopy, got 'phone'"),
+        ("auto", None, "--check must be a raw file, .* got 'auto'"),
+        ("none.json", None, "--check must be a raw file, .* got '.*none.json'"),
+        ("text.json", "no JSON", "--check=.*text.json: Expecting value"),
+        ("part.json", '{"pattern": "RGGB"}', "--check=.*part.json: the camera lacks "),
+        ("other.json", "[1]", "--check=.*other.json: a camera must be a JSON object, got list"),
+        ("picture.tif", "no picture", "--check: .*picture.tif: truncated, corrupt or no TIF"),
+        ("raw.dng", "no picture", "--check: .*raw.dng: truncated, corrupt or no raw file"),
+    ],
+)
+def test_a_camera_that_cannot_be_read_is_named_in_one_line(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message) as raised:
+        read_camera(name if content is None and "." not in name else str(tmp_path / name))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_is_no_camera(tmp_path):
+    folder = tmp_path / "camera.json"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"--check=.*camera\.json: Is a directory"):
+        read_camera(str(folder))
+
+
+def test_figures_that_are_tolerated_alone_may_not_be_together(small_heads):
+    dataset = dark_images([0.1, 0.2, 0.3, 0.4])
+
+    def scores(camera):
+        return score_together(brightness.frozen(dataset), dataset, np.arange(len(dataset)), 4, camera)
+
+    # The mean of three channels is bright from `BRIGHT` on if all are, however not by one of them.
+    gain = 1.05 * BRIGHT / 0.4
+    assert scores(CAMERA) == (1, 1)
+    assert scores(camera(white_balance=(gain, 1.0, 1.0))) == (1, 1)
+    assert scores(camera(white_balance=(gain, gain, gain))) == (1, 0.75)
+    # Where it is darker, a gain does not lift it as far.
+    assert scores(camera(white_balance=(gain, gain, gain), black_level=(0.2,) * 4)) == (1, 1)

@@ -1,0 +1,227 @@
+import functools
+import json
+import math
+
+import brightness
+import numpy as np
+import pytest
+from brightness import BRIGHT, GAMMA, dark_images, half_images
+from matplotlib.figure import Figure
+
+from r2l_jax.drift.forensics import tolerance
+from r2l_jax.drift.search import scored_points
+from r2l_jax.drift.search.measure import Measurer
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.stop import Interrupted
+
+# A sweep's steps double, and each is halved five times: a knob's end is known up to 1/32 of its position.
+PRECISION = 1 / 32
+
+INTENSITIES = np.linspace(0.15, 0.4, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(small_heads):
+    """All analyses of a model share what is compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scored_points, "Measurer", functools.cache(Measurer))
+        yield
+
+
+def analyse(dataset, allowed=0.02, batch_size=16, camera=brightness.CAMERA, **options):
+    frozen = brightness.frozen(dataset, camera)
+    return tolerance.analyse(frozen, dataset, np.arange(len(dataset)), batch_size, allowed, **options)
+
+
+@pytest.fixture(scope="module")
+def analysis(compiled_once):
+    # Each sample is five points: two of them may be lost.
+    return analyse(dark_images(INTENSITIES), 0.12, pair=("white_balance", "gamma_correct"))
+
+
+@pytest.fixture(scope="module")
+def knobs(analysis):
+    return analysis.content["knobs"]
+
+
+def test_intervals_end_where_the_third_sample_is_lost(knobs):
+    third = np.sort(INTENSITIES)[-3]
+    gain = math.log(BRIGHT / third)
+    gamma = math.log(math.log(third) / math.log(BRIGHT))
+    for name, value, expected in (("white_balance", 1.0, gain), ("gamma_correct", GAMMA, gamma)):
+        knob = knobs[name]
+        assert knob["value"] == pytest.approx(value)
+        assert math.log(knob["high"] / value) == pytest.approx(expected, rel=PRECISION)
+        assert not knob["high_at_limit"]
+
+
+def test_ends_at_the_limit_say_so(knobs):
+    # Darker, nothing is lost.
+    for name, end, limit in (
+        ("white_balance", "low", 1 / 100),
+        ("gamma_correct", "low", GAMMA / 100),
+        ("black_level", "high", 0.85),
+        ("black_level", "low", -0.1),
+    ):
+        assert knobs[name][f"{end}_at_limit"], name
+        assert knobs[name][end] == pytest.approx(limit, rel=1e-5)
+        assert knobs[name][f"{end}_interval"] == pytest.approx([limit] * 2, rel=1e-5)
+
+
+def test_every_point_in_an_interval_that_was_measured_passes(analysis, knobs):
+    floor = analysis.content["default"] - 0.12 - 1e-6
+    for name, knob in knobs.items():
+        values, scores = np.transpose(knob["points"])
+        assert (np.diff(values) > 0).all(), name
+        inside = (values > knob["low"]) & (values < knob["high"])
+        assert knob["value"] in values
+        assert (scores[inside] >= floor).all(), name
+        for end, beyond in (("low", values < knob["low"]), ("high", values > knob["high"])):
+            assert knob[f"{end}_at_limit"] == (not beyond.any()), name
+
+
+def test_resamples_of_equal_samples_are_equal():
+    for knob in analyse(dark_images([0.3] * 5)).content["knobs"].values():
+        assert knob["low_interval"] == pytest.approx([knob["low"]] * 2)
+        assert knob["high_interval"] == pytest.approx([knob["high"]] * 2)
+
+
+def test_bootstrap_intervals_are_around_the_end_and_shrink_with_the_samples(knobs):
+    few = knobs["gamma_correct"]
+    many = analyse(dark_images(np.repeat(INTENSITIES, 16)), 0.12).content["knobs"]["gamma_correct"]
+    widths = []
+    for knob in (few, many):
+        low, high = knob["high_interval"]
+        assert low < knob["high"] < high
+        widths.append(high - low)
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_the_seed_moves_no_ends(analysis, knobs):
+    others = analyse(dark_images(INTENSITIES), 0.12, seed=1).content
+    assert others["default"] == analysis.content["default"] == 1
+    for name, knob in others["knobs"].items():
+        for key in ("value", "low", "high", "points"):
+            assert knob[key] == knobs[name][key]
+    assert others["knobs"]["gamma_correct"]["high_interval"] != knobs["gamma_correct"]["high_interval"]
+
+
+def test_a_model_that_tolerates_all():
+    content = analyse(dark_images([0.0] * 3), pair=("white_balance.red", "black_level.0")).content
+    assert all(knob["low_at_limit"] and knob["high_at_limit"] for knob in content["knobs"].values())
+    assert np.all(content["map"]["tolerated"])
+
+
+def test_iou_of_segmentation_and_negative_gains():
+    dark, bright = 0.25, 0.8
+    # Next to the edge, pixels are interpolated: their loss is tolerated.
+    content = analyse(half_images(dark, bright, 3), 0.3, camera=brightness.NEGATIVE).content
+    assert content["score"] == "iou"
+    factor = content["knobs"]["white_balance"]
+    assert math.log(factor["low"]) == pytest.approx(math.log(BRIGHT / bright), rel=PRECISION)
+    assert math.log(factor["high"]) == pytest.approx(math.log(BRIGHT / dark), rel=PRECISION)
+    # Of a gain below zero, the end nearer to zero is the higher one.
+    gain = content["knobs"]["white_balance.green"]
+    assert gain["low"] < gain["value"] == -1 < gain["high"] < 0
+
+
+def test_the_map_is_that_of_both_knobs(analysis):
+    content, both = analysis.content, analysis.content["map"]
+    assert both["knobs"] == ["white_balance", "gamma_correct"]
+    gains, gammas = both["values"]
+    assert (len(gains), len(gammas)) == (9, 9)
+    # Twice the interval, in natural ranges.
+    assert gains[-1] == pytest.approx(content["knobs"]["white_balance"]["high"] ** 2)
+    bright = BRIGHT ** (1 / GAMMA)
+    linear = np.multiply.outer(gains, INTENSITIES)
+    rendered = np.minimum(linear[:, None], 1) ** (1 / np.reshape(gammas, (-1, 1)))
+    np.testing.assert_allclose(both["scores"], (rendered < bright).mean(-1), atol=1e-6)
+    assert both["scores"][4][4] == content["default"]
+    np.testing.assert_array_equal(both["tolerated"], np.greater_equal(both["scores"], content["default"] - 0.12 - 1e-6))
+
+
+def test_the_map_of_the_pair_in_the_other_order_is_transposed(analysis):
+    other = analyse(dark_images(INTENSITIES), 0.12, pair=("gamma_correct", "white_balance")).content["map"]
+    np.testing.assert_array_equal(np.transpose(other["scores"]), analysis.content["map"]["scores"])
+    assert other["values"] == analysis.content["map"]["values"][::-1]
+
+
+def test_what_was_stopped_goes_on(analysis, tmp_path):
+    file, dataset = tmp_path / "unfinished.npz", dark_images(INTENSITIES)
+    options = {"pair": ("white_balance", "gamma_correct"), "file": file}
+    answers = iter([False] * 12 + [True])
+    with pytest.raises(Interrupted, match=r"^stopped with [1-9]\d* processings measured; the same command goes on"):
+        analyse(dataset, 0.12, stop=lambda: next(answers), **options)
+    asked = []
+
+    def ask():
+        asked.append(1)
+        return False
+
+    assert analyse(dataset, 0.12, stop=ask, **options).content == analysis.content
+    # Nothing is measured twice, whatever the batches; other samples, another seed or a damaged file start anew.
+    asked.clear()
+    assert analyse(dataset, 0.12, stop=ask, batch_size=20, **options).content == analysis.content
+    assert not asked
+    kept = file.read_bytes()
+    for content, changed in ((kept, {"seed": 1}), (kept[: len(kept) // 2], {}), (b"something else", {})):
+        file.write_bytes(content)
+        with pytest.raises(Interrupted, match="stopped with 0 processings"):
+            analyse(dataset, 0.12, stop=lambda: True, **options, **changed)
+
+
+def test_without_a_file_nothing_is_kept():
+    with pytest.raises(Interrupted, match="stopped with 0 processings measured; nothing is kept"):
+        analyse(dark_images([0.3]), stop=lambda: True)
+
+
+@pytest.mark.parametrize("pair", [("gamma_correct", "gamma_correct"), ("gamma_correct", "radius")])
+def test_a_pair_that_are_not_two_knobs_is_named(pair):
+    with pytest.raises(InputError, match=f"--map must be two of black_level, .*gamma_correct, got '{','.join(pair)}'"):
+        analyse(dark_images([0.3]), pair=pair)
+
+
+def test_content_is_json_and_has_a_row_and_figures(analysis, knobs):
+    assert json.loads(json.dumps(analysis.content, allow_nan=False)) == analysis.content
+    assert analysis.content["pattern"] == "RGGB"
+    assert analysis.content["samples"] == len(INTENSITIES)
+    rows = analysis.tables["tolerances"]
+    assert [row["knob"] for row in rows] == list(knobs)
+    by_name = {row["knob"]: row for row in rows}
+    gamma = knobs["gamma_correct"]
+    assert by_name["gamma_correct"] == {
+        "knob": "gamma_correct",
+        "parameter": "gamma_correct",
+        "quantity": "gamma",
+        "value": gamma["value"],
+        "low": gamma["low"],
+        "low 5%": gamma["low_interval"][0],
+        "low 95%": gamma["low_interval"][1],
+        "low at limit": True,
+        "high": gamma["high"],
+        "high 5%": gamma["high_interval"][0],
+        "high 95%": gamma["high_interval"][1],
+        "high at limit": False,
+    }
+    for name in knobs:
+        assert name in analysis.table
+    assert set(analysis.figures) == {"tolerances", "map"}
+    assert all(isinstance(figure, Figure) for figure in analysis.figures.values())
+
+
+def test_the_figure_has_a_bar_from_end_to_end(analysis, knobs):
+    (axes,) = analysis.figures["tolerances"].axes
+    bars = [bar for bar in axes.patches if bar.get_height()]
+    assert len(bars) == len(knobs)
+    gamma = bars[list(knobs).index("gamma_correct")]
+    assert gamma.get_x() == pytest.approx(-math.log(100), rel=1e-5)
+    assert gamma.get_x() + gamma.get_width() == pytest.approx(
+        math.log(knobs["gamma_correct"]["high"] / GAMMA), rel=1e-5
+    )
+
+
+def test_the_outline_separates_what_is_tolerated(analysis):
+    tolerated = np.array(analysis.content["map"]["tolerated"])
+    (lines,) = analysis.figures["map"].axes[0].collections
+    changes = [np.diff(np.pad(tolerated, 1).astype(int), axis=axis) for axis in (0, 1)]
+    assert len(lines.get_segments()) == sum(np.count_nonzero(change) for change in changes)

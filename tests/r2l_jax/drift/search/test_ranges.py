@@ -1,0 +1,88 @@
+import math
+
+import jax
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.drift.search import ranges
+from r2l_jax.drift.search.ranges import moved, offsets_of, valid_offsets
+from r2l_jax.runtime.errors import InputError
+
+PIPELINES = {
+    **{name: isp.parametrized(camera, additive_layer=(4, 4)) for name, camera in isp.CAMERAS.items()},
+    "static": isp.static(isp.CAMERAS["drone"], "bilinear", "unsharp_masking", "tv_chambolle"),
+}
+
+
+@pytest.fixture(params=PIPELINES)
+def pipeline(request):
+    return PIPELINES[request.param]
+
+
+@pytest.fixture
+def default(pipeline):
+    return pipeline.parameters()
+
+
+@pytest.fixture
+def facts(pipeline):
+    return pipeline.facts
+
+
+def test_offsets_are_what_values_moved(facts, default):
+    keys = jax.random.split(jax.random.key(0), len(default))
+    offsets = {
+        name: 0.3 * jax.random.normal(key, np.shape(value))
+        for key, (name, value) in zip(keys, default.items(), strict=True)
+    }
+    for name, offset in offsets_of(facts, default, moved(facts, default, offsets)).items():
+        np.testing.assert_allclose(offset, offsets[name], atol=1e-5)
+
+
+def test_a_hundredth_of_a_range(facts, default):
+    values = moved(facts, default, {name: 0.01 * np.ones(np.shape(value)) for name, value in default.items()})
+    np.testing.assert_allclose(values["black_level"], default["black_level"] + 0.001, rtol=1e-5)
+    np.testing.assert_allclose(values["colour_correction"], default["colour_correction"] + 0.01, rtol=1e-5)
+    for name in ("white_balance", "gamma_correct"):
+        np.testing.assert_allclose(values[name], default[name] * math.exp(0.01), rtol=1e-5)
+
+
+@pytest.mark.parametrize("far", [-1e6, 1e6])
+def test_the_nearest_valid_values(facts, default, far):
+    offsets = valid_offsets(facts, default, {name: np.full(np.shape(value), far) for name, value in default.items()})
+    values = moved(facts, default, offsets)
+    np.testing.assert_allclose(values["black_level"], 0.95 if far > 0 else 0, atol=1e-6)
+    for name in ("white_balance", "gamma_correct"):
+        np.testing.assert_allclose(values[name] / default[name], 100 if far > 0 else 1 / 100, rtol=1e-5)
+
+
+def test_the_default_is_valid(facts, default):
+    learnt = {**default, "black_level": default["black_level"] - 1}  # as training may leave it
+    for values in (default, learnt):
+        for name, value in values.items():
+            low, high = facts[name].offset_limits(value)
+            assert (np.asarray(low) <= 0).all()
+            assert (np.asarray(high) >= 0).all()
+
+
+def test_only_the_interpolation_is_left_alone_where_nothing_is_asked_for(facts):
+    assert set(facts) - set(ranges.tuned(facts)) == ({"debayer"} & set(facts))
+
+
+def test_brightness_follows_the_gains_that_start_at_a_camera_s(facts):
+    assert ranges.gains(facts, facts) == ["white_balance"]
+    assert ranges.gains(facts, ["black_level", "gamma_correct"]) == []
+
+
+def test_offsets_that_cannot_be_counted_are_refused(pipeline):
+    shading = isp.Stage("shading", lambda image, strength: image, {"strength": isp.Parameter(0.0)})
+    edited = pipeline.inserted(shading, before="gamma_correct")
+    ranges.check(pipeline.facts, pipeline.parameters())
+    with pytest.raises(
+        InputError, match=r"^parameter strength has no natural range, .* isp.Parameter\(..., width=...\)"
+    ):
+        ranges.check(edited.facts, edited.parameters())
+    black = pipeline.parameters() | {"white_balance": np.float32([1, 0, 1])}  # as no training leaves it
+    with pytest.raises(InputError, match=r"^parameter white_balance has a value of 0, which no factor moves"):
+        ranges.check(pipeline.facts, black)

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from r2l_jax.data import loader
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.measure import Measurer
+from r2l_jax.drift.search.searcher import Search, Searcher
+from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training import trained
+
+
+@pytest.fixture(scope="module")
+def fold(one_epoch):
+    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    return fold
+
+
+@pytest.fixture(scope="module")
+def frozen(fold):
+    return Frozen(fold.model, fold.objective)
+
+
+@pytest.fixture(scope="module")
+def searcher(frozen):
+    return make(frozen, "worst")
+
+
+def make(frozen, direction, **options):
+    return Searcher(frozen, direction=direction, batch_size=8, **options)
+
+
+def run(searcher, fold, searches, steps=4, **options):
+    raws, targets = fold.dataset.decoded
+    return searcher.run(searches, raws[fold.fold.train_indices], targets[fold.fold.train_indices], steps, **options)
+
+
+ALL = ("black_level", "white_balance", "colour_correction", "gamma_correct")
+
+
+@pytest.mark.parametrize(("direction", "sign"), [("worst", 1), ("best", -1)])
+def test_the_task_loss_moves_in_the_direction(fold, frozen, direction, sign):
+    searcher = make(frozen, direction)
+    (found,) = run(searcher, fold, [Search(ALL, aux_weight=0.0)], steps=25)
+    assert found.task_loss.shape == (25,)
+    assert found.deviation[0] == pytest.approx(0, abs=1e-6)
+    batches = loader.eval_batches(fold.dataset, fold.fold.train_indices, 8)
+    before, after = Measurer(frozen).measure([frozen.default, found.parameters], batches)
+    assert sign * (after.loss - before.loss) > 0.01
+    assert before.ssim == pytest.approx(1, abs=1e-5)
+    assert after.ssim < 0.999
+
+
+def test_only_the_group_moves(fold, frozen, searcher):
+    groups = [("white_balance",), ("gamma_correct", "black_level")]
+    for group, found in zip(groups, run(searcher, fold, [Search(group) for group in groups]), strict=True):
+        for name, value in found.parameters.items():
+            moved = (value != np.asarray(frozen.default[name])).any()
+            assert moved == (name in group), name
+
+
+def test_searches_of_a_stack_do_not_know_of_each_other(fold, searcher):
+    searches = [Search(ALL, seed=1, spread=0.02), Search(("gamma_correct",), 10.0), Search(ALL, 0.1, seed=2)]
+    together = run(searcher, fold, searches)
+    alone = [run(searcher, fold, [search])[0] for search in searches]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.task_loss, other.task_loss, rtol=1e-3)
+        for name, value in one.parameters.items():
+            np.testing.assert_allclose(value, other.parameters[name], rtol=1e-3, atol=1e-3)
+    compiled = len(searcher._stacks._compiled)
+    run(searcher, fold, searches[::-1])
+    assert len(searcher._stacks._compiled) == compiled
+
+
+def test_stopped_searches_go_on_where_they_were(fold, searcher, tmp_path):
+    searches = [Search(ALL, seed=1, spread=0.02), Search(("gamma_correct",), 10.0)]
+    whole = run(searcher, fold, searches, steps=5)
+    file = tmp_path / "unfinished.npz"
+    answers = iter([False, False, True])
+    with pytest.raises(Interrupted, match="stopped at step 3 of 5; the same command goes on from there"):
+        run(searcher, fold, searches, steps=5, stop=lambda: next(answers), file=file)
+    steps_left = []
+    parts = run(searcher, fold, searches, steps=5, stop=lambda: steps_left.append(1), file=file)
+    assert len(steps_left) == 2
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one.task_loss, other.task_loss)
+        np.testing.assert_array_equal(one.deviation, other.deviation)
+        for name, value in one.parameters.items():
+            np.testing.assert_array_equal(value, other.parameters[name])
+    # Others start anew, and so does a file of another kind.
+    kept = file.read_bytes()
+    for others, content in ((searches[::-1], kept), (searches, b"something else"), (searches, kept[: len(kept) // 2])):
+        file.write_bytes(content)
+        steps_left.clear()
+        run(searcher, fold, others, steps=5, stop=lambda: steps_left.append(1), file=file)
+        assert len(steps_left) == 5
+
+
+def test_parameters_stay_valid(fold, frozen):
+    searcher = make(frozen, "worst", learning_rate=10.0)
+    (found,) = run(searcher, fold, [Search(tuple(frozen.default), aux_weight=0.0)], steps=6)
+    values = found.parameters
+    assert ((values["black_level"] >= 0) & (values["black_level"] < 0.951)).all()
+    for name in ("white_balance", "gamma_correct"):
+        factor = values[name] / frozen.default[name]
+        assert ((factor > 0.00999) & (factor < 100.1)).all()
+    assert np.isfinite(found.task_loss).all()
+
+
+def test_a_group_that_the_pipeline_does_not_have_is_named(fold, searcher):
+    with pytest.raises(ValueError, match=r"group must be of .*'white_balance'\], got also \['radius'\]"):
+        run(searcher, fold, [Search(("radius",))])

@@ -1,0 +1,380 @@
+import csv
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tifffile
+from flax import nnx
+from PIL import Image
+from small_runs import SmallHead
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift import cases as variants
+from r2l_jax.drift.synthesis import synthesis
+from r2l_jax.drift.synthesis.evaluation import Evaluator
+from r2l_jax.drift.synthesis.picture_sets import SetFolder
+from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
+from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.tasks import make_objective
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.pictures import quantized
+from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training.folds import Fold
+from r2l_jax.training.trained import TrainedFold
+
+OTHER = "bilinear.sharpening_filter.gaussian_denoising"
+SIZE, IMAGES, BATCH = 32, 12, 5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    """Three batches, of which the last is filled up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthesis, "_PIXELS", BATCH * SIZE * SIZE)
+        yield
+
+
+def scenes(task, iso):
+    """Grey noise, darker at a lower intensity; no site near black, where the tone curve magnifies rounding."""
+    light = np.random.default_rng(0).uniform(0.4, 0.6, (IMAGES, SIZE, SIZE)).astype(np.float32)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[:16, :16] = 1
+    labels = np.arange(IMAGES, dtype=np.int32) % 3
+    targets = [mask] * IMAGES if task == "segmentation" else labels
+    return RawDataset(
+        name="Scenes",
+        task=task,
+        classes=("something",) if task == "segmentation" else ("a", "b", "c"),
+        camera=isp.Camera((0.05,) * 4, (1.0, 1.0, 1.0), np.eye(3), "RGGB"),
+        names=tuple(f"scene_{number}" for number in range(IMAGES)),
+        labels=labels,
+        read=lambda index: (0.05 + 0.9 * iso * light[index], targets[index]),
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def known_scenes():
+    def load(name, *, iso, data_dir=None, **settings):
+        if name == "Folder":
+            return of_folder(data_dir, settings["camera"], settings["tile_size"])
+        return scenes("segmentation" if name == "SyntheticSegmentation" else "classification", iso)
+
+    of_folder = datasets.folder.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", load)
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return SynthesisConfig(
+        output=str(tmp_path_factory.mktemp("synthesis") / "drifted"),
+        pipelines=("parametrized", OTHER),
+        intensities=(1.0, 0.5),
+        exposures=(0.3,),
+        corruptions=("gaussian_noise",),
+        severities=(5,),
+    )
+
+
+@pytest.fixture(scope="module")
+def written(base):
+    """The data set at full intensity, of which the sets have been written."""
+    synthesis.run(base)
+    return base.load()[1.0]
+
+
+@pytest.fixture
+def small(base, tmp_path):
+    """One set of the same data, written in a folder of its own."""
+    config = SynthesisConfig(output=str(tmp_path / "small"))
+    synthesis.run(config)
+    return config
+
+
+def folder(config, name=""):
+    return pathlib.Path(config.output) / name
+
+
+def manifest(config, name):
+    with (folder(config, name) / "manifest.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def tree(config):
+    """The contents of all sets' files."""
+    return {
+        str(path.relative_to(config.output)): path.read_bytes()
+        for path in folder(config).glob("*/*/*/**/*")
+        if path.is_file()
+    }
+
+
+def pictures(config, name):
+    return np.stack([tifffile.imread(folder(config, name) / row["file"]) for row in manifest(config, name)])
+
+
+def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, written):
+    names = {
+        f"{pipeline}/{acquisition}/{corruption}"
+        for pipeline in ("parametrized", OTHER)
+        for acquisition in ("iso=1", "iso=0.5", "exposure=0.3")
+        for corruption in ("uncorrupted", "gaussian_noise.5")
+    }
+    assert {str(path.parent.relative_to(base.output)) for path in folder(base).glob("*/*/*/manifest.csv")} == names
+    content = json.loads((folder(base) / "manifest.json").read_text())
+    assert content["sets"].keys() == names
+    assert content["sets"][f"{OTHER}/exposure=0.3/gaussian_noise.5"] == {
+        "pipeline": OTHER, "iso": 1.0, "exposure": 0.3, "corruption": "gaussian_noise", "severity": 5
+    }  # fmt: skip
+    assert isp.Camera(**content["camera"]) == written.camera
+    assert [stage["name"] for stage in content["pipelines"][OTHER]["stages"]] == list(
+        isp.static(written.camera).stage_names
+    )
+    np.testing.assert_allclose(
+        content["pipelines"]["parametrized"]["parameters"]["black_level"], written.camera.black_level, rtol=1e-6
+    )
+    assert {"git_commit", "versions", "devices", "seed", "format", "size", "samples"} <= content.keys()
+
+
+def test_a_set_has_a_folder_a_class_and_a_line_a_picture(base, written):
+    name = "parametrized/iso=0.5/gaussian_noise.5"
+    rows = manifest(base, name)
+    files = sorted(str(path.relative_to(folder(base, name))) for path in folder(base, name).glob("*/*"))
+    assert sorted(row["file"] for row in rows) == files
+    assert [(row["sample"], int(row["index"])) for row in rows] == list(zip(written.names, range(IMAGES), strict=True))
+    for row, label in zip(rows, written.labels, strict=True):
+        assert row["file"] == f"{written.classes[label]}/{row['sample']}.tiff"
+        assert row["class"] == written.classes[label]
+        assert row["sha256"] == hashlib.sha256((folder(base, name) / row["file"]).read_bytes()).hexdigest()
+    assert {name: rows[0][name] for name in ("dataset", "pipeline", "iso", "exposure", "corruption", "severity")} == {
+        "dataset": "Scenes", "pipeline": "parametrized", "iso": "0.5", "exposure": "",
+        "corruption": "gaussian_noise", "severity": "5",
+    }  # fmt: skip
+
+
+def test_pictures_are_the_pipelines_images_in_16_bits(base, written):
+    darker = base.load()[0.5]
+    raws = np.stack([darker.read(index)[0] for index in range(IMAGES)])
+    for name, pipeline in (("parametrized", isp.parametrized), (OTHER, lambda camera: isp.static(camera))):
+        values = pictures(base, f"{name}/iso=0.5/uncorrupted")
+        assert values.dtype == np.uint16
+        expected = np.clip(pipeline(darker.camera)(raws), 0, 1) * 65535
+        np.testing.assert_allclose(values, expected, atol=0.51)
+
+
+def test_an_evaluation_sees_the_same_pictures(base, written):
+    """To the last bit where batches are of one size; what is random, too."""
+    config = TrainConfig()
+    normalizer, head = Standardize(jnp.zeros(3), jnp.ones(3)), SmallHead(4, 3, nnx.Rngs(0))
+    model = RawToLogit(isp.parametrized(written.camera), normalizer, head)
+    model.eval()
+    fold = Fold(0, np.arange(0), np.arange(IMAGES), folder(base))
+    fold = TrainedFold(config, written, make_objective(config, written), fold, model)
+    evaluator, seen = Evaluator(BATCH, base.seed), []
+    add = evaluator._add
+    evaluator._add = lambda *arguments: seen.append(arguments[4]) or add(*arguments)
+    cases = [
+        variants.OWN,
+        *variants.pipelines([OTHER]),
+        *variants.exposures([0.3]),
+        *variants.corruptions(["gaussian_noise"], [5]),
+    ]
+    evaluator.evaluate(fold, written, cases)
+    sets = [
+        "parametrized/iso=1/uncorrupted",
+        f"{OTHER}/iso=1/uncorrupted",
+        "parametrized/exposure=0.3/uncorrupted",
+        "parametrized/iso=1/gaussian_noise.5",
+    ]
+    for number, name in enumerate(sets):
+        images = np.concatenate(jax.device_get(seen[number :: len(cases)]))[:IMAGES]
+        np.testing.assert_array_equal(pictures(base, name), quantized(images, np.uint16))
+
+
+def test_randomness_depends_on_the_seed_alone(base, written, tmp_path):
+    name = "parametrized/exposure=0.3/gaussian_noise.5"
+    alone = dataclasses.replace(base, output=str(tmp_path / "alone"), pipelines=("parametrized",), intensities=())
+    other = dataclasses.replace(alone, output=str(tmp_path / "other"), seed=1)
+    for config in (alone, other):
+        synthesis.run(config)
+    np.testing.assert_array_equal(pictures(alone, name), pictures(base, name))
+    assert (pictures(other, name) != pictures(base, name)).mean() > 0.9
+    assert len(np.unique(pictures(base, name) - pictures(base, "parametrized/exposure=0.3/uncorrupted"))) > 100
+
+
+def test_segmentation_in_8_bits_with_masks(base, written, tmp_path):
+    config = dataclasses.replace(
+        base, dataset="SyntheticSegmentation", output=str(tmp_path / "out"), pipelines=(OTHER,), format="png",
+        intensities=None, exposures=(), severities=(1,),
+    )  # fmt: skip
+    synthesis.run(config)
+    dataset = config.load()[1.0]
+    for corruption in ("uncorrupted", "gaussian_noise.1"):
+        name = f"{OTHER}/iso=1/{corruption}"
+        rows = manifest(config, name)
+        assert len(rows) == IMAGES
+        for index, row in enumerate(rows):
+            stem = dataset.names[index]
+            assert (row["file"], row["mask"]) == (f"images/{stem}.png", f"masks/{stem}.png")
+            raw, mask = dataset.read(index)
+            content = (folder(config, name) / row["mask"]).read_bytes()
+            assert row["mask_sha256"] == hashlib.sha256(content).hexdigest()
+            with Image.open(folder(config, name) / row["mask"]) as picture:
+                np.testing.assert_array_equal(np.asarray(picture), 255 * mask)
+            with Image.open(folder(config, name) / row["file"]) as picture:
+                values = np.asarray(picture)
+            assert (values.shape, values.dtype) == ((SIZE, SIZE, 3), np.uint8)
+            if corruption == "uncorrupted":
+                expected = np.clip(isp.static(dataset.camera)(raw), 0, 1) * 255
+                np.testing.assert_allclose(values, expected, atol=0.51)
+
+
+def test_the_users_own_files(base, tmp_path):
+    for label, count in (("cat", 2), ("dog", 1)):
+        for number in range(count):
+            (tmp_path / "raw" / label).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "raw" / label / f"{number}.tiff", np.full((32, 48), 20000, np.uint16))
+    config = SynthesisConfig(
+        str(tmp_path / "out"), "Folder", str(tmp_path / "raw"), camera="drone", tile_size=16, exposures=(0.5,)
+    )
+    synthesis.run(config)
+    for acquisition in ("own", "exposure=0.5"):
+        name = f"parametrized/{acquisition}/uncorrupted"
+        assert [row["sample"] for row in manifest(config, name)] == ["cat/0.tiff", "cat/1.tiff", "dog/0.tiff"]
+        assert pictures(config, name).shape == (3, 16, 16, 3)
+
+
+def damage(content):
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "spoil", "rewritten"),
+    [
+        ("*/*/*/*/*.tiff", lambda path: path.unlink(), 1),
+        ("*/*/*/*/*.tiff", lambda path: path.write_bytes(path.read_bytes()[:100]), 1),
+        ("*/*/*/*/*.tiff", lambda path: path.write_bytes(damage(path.read_bytes())), 1),
+        # Of a program that was killed while it wrote its manifest.
+        ("*/*/*/manifest.csv", lambda path: path.write_bytes(path.read_bytes()[:-300]), 2),
+        ("*/*/*/manifest.csv", lambda path: path.write_bytes(b"\xff\0"), IMAGES),
+        ("*/*/*/manifest.csv", lambda path: path.unlink(), IMAGES),
+    ],
+)
+def test_whole_files_are_kept_and_others_are_written_again(small, pattern, spoil, rewritten):
+    before = tree(small)
+    times = {path: path.stat().st_mtime_ns for path in folder(small).rglob("*.tiff")}
+    spoil(sorted(folder(small).glob(pattern))[-1])
+    left = next(folder(small).glob("*/*/*/*")) / ".a.tiff.999999999.part"
+    left.write_bytes(b"of a process that was killed")
+    synthesis.run(small)
+    assert tree(small) == before
+    assert not left.exists()
+    assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == rewritten
+
+
+def test_what_is_whole_is_left_alone(small, monkeypatch, capsys):
+    monkeypatch.setattr(SetFolder, "begin", None)
+    synthesis.run(small)
+    assert capsys.readouterr().out == f"1 sets of {IMAGES} pictures each in {small.output}\n"
+
+
+def test_interrupted_it_goes_on_where_it_stopped(base, written, tmp_path, monkeypatch):
+    config = dataclasses.replace(base, output=str(tmp_path / "out"))
+    add, batches = SetFolder.add, []
+
+    def interrupting(self, digests):
+        batches.append(len(digests))
+        if len(batches) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        add(self, digests)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SetFolder, "add", interrupting)
+        with pytest.raises(Interrupted) as stopped:
+            synthesis.run(config)
+    done = sum(batches)
+    assert str(stopped.value) == f"stopped after {done} of {12 * IMAGES} pictures; the same command goes on from there"
+    assert 4 * BATCH <= done < 8 * IMAGES
+    assert len(list(folder(config).rglob("*.tiff"))) == done
+    written_later = []
+    monkeypatch.setattr(
+        SetFolder, "add", lambda self, digests: written_later.append(len(digests)) or add(self, digests)
+    )
+    synthesis.run(config)
+    assert sum(written_later) == 12 * IMAGES - done
+    assert tree(config) == tree(base)
+
+
+def test_sets_are_added_to_others(small):
+    before = tree(small)
+    synthesis.run(dataclasses.replace(small, corruptions=("contrast",), severities=(1,)))
+    assert before.items() < tree(small).items()
+    content = json.loads((folder(small) / "manifest.json").read_text())
+    assert list(content["sets"]) == [f"parametrized/iso=1/{name}" for name in ("uncorrupted", "contrast.1")]
+
+
+def test_an_output_folder_that_does_not_fit_is_named(small, tmp_path):
+    with pytest.raises(InputError, match=r"--output=\S*small holds sets of seed=0, not 1: choose another folder"):
+        synthesis.run(dataclasses.replace(small, seed=1))
+    with pytest.raises(InputError, match=r"small holds sets of format=tiff, not png: choose another folder"):
+        synthesis.run(dataclasses.replace(small, format="png"))
+    with pytest.raises(
+        InputError, match=r"small holds sets of task=classification, not segmentation and other samples:"
+    ):
+        synthesis.run(dataclasses.replace(small, dataset="SyntheticSegmentation"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"--output=\S*full holds something else: choose another folder"):
+        synthesis.run(dataclasses.replace(small, output=str(tmp_path / "full")))
+    with pytest.raises(InputError, match=r"--output=\S*thesis.tex is a file: choose another folder"):
+        synthesis.run(dataclasses.replace(small, output=str(tmp_path / "full" / "thesis.tex")))
+    (folder(small) / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match=r"small: its manifest.json is damaged: choose another folder"):
+        synthesis.run(small)
+
+
+def test_data_and_processes_that_do_not_fit_are_named(base, written, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+        with pytest.raises(InputError, match="this runs on the devices of one process, got 2 processes"):
+            synthesis.run(base)
+    processed = dataclasses.replace(written, camera=None)
+    monkeypatch.setattr(datasets, "load", lambda name, **settings: processed)
+    with pytest.raises(InputError, match="--dataset=Synthetic is processed already: there is no raw data"):
+        synthesis.run(base)
+    by_iso = {1.0: written, 0.5: dataclasses.replace(written, names=written.names[::-1])}
+    monkeypatch.setattr(datasets, "load", lambda name, iso, **settings: by_iso[iso])
+    with pytest.raises(InputError, match=r"--intensities=0\.5: its samples are not those of the other intensities"):
+        synthesis.run(base)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pipelines": ("bilinear",)}, r"--pipelines: no pipeline is called 'bilinear'"),
+        ({"pipelines": ()}, r"--pipelines is empty"),
+        ({"corruptions": ("fog",)}, r"--corruptions must be of .*, got 'fog'"),
+        ({"corruptions": ("contrast",), "severities": ()}, r"--severities is empty"),
+        ({"corruptions": ("contrast",), "severities": (6,)}, r"--severities must be of 1, 2, 3, 4, 5, got 6"),
+        ({"intensities": (0.3,)}, r"--intensities must be of the measured ones, .*, got 0\.3"),
+        ({"intensities": ()}, r"--intensities is empty, and so is --exposures"),
+        ({"exposures": (0.0,)}, r"--exposures must be positive, got 0"),
+        ({"dataset": "Folder", "intensities": (1.0,)}, r"--intensities: a Folder holds one intensity, its own"),
+        ({"format": "jpeg"}, r"--format must be one of tiff, png, got 'jpeg'"),
+        ({"seed": -1}, r"--seed must not be negative, got -1"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(change, message):
+    with pytest.raises(InputError, match=message):
+        SynthesisConfig(**({"output": "somewhere"} | change))

@@ -1,0 +1,75 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift import cases as variants
+from r2l_jax.drift.acquisition import drifted, rephotograph
+from r2l_jax.runtime.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return TrainConfig(data_dir=str(tmp_path_factory.mktemp("data")), synthetic_images=6, synthetic_size=32)
+
+
+@pytest.fixture(scope="module")
+def dataset(config):
+    return datasets.load(config.dataset, **config.data_settings)
+
+
+def of(config, dataset, drift, camera=None, seed=0):
+    return drifted(config, dataset, drift, camera, seed).samples(np.arange(len(dataset)))
+
+
+def test_a_measured_intensity_is_the_data_set_at_it(config, dataset):
+    (drift,) = variants.intensities([0.05])
+    raws, targets = of(config, dataset, drift)
+    measured = datasets.load(config.dataset, **(config.data_settings | {"iso": 0.05}))
+    np.testing.assert_array_equal(raws, measured.decoded[0])
+    np.testing.assert_array_equal(targets, dataset.decoded[1])
+    other = dataclasses.replace(dataset, labels=dataset.labels[::-1])
+    with pytest.raises(InputError, match=r"--intensities=0\.05: its samples are not those of --iso=1"):
+        drifted(config, other, drift, None, 0)
+
+
+def test_exposures_are_those_of_an_evaluation(config, dataset):
+    (drift,) = variants.exposures([0.25])
+    raws, _ = of(config, dataset, drift, seed=3)
+    key = variants.random_key(drift, 3)
+    expected = variants.expose(jnp.asarray(dataset.decoded[0]), jnp.arange(len(dataset)), key, 0.25, dataset.camera)
+    np.testing.assert_allclose(raws, expected, atol=1e-6)
+
+
+def test_a_drift_of_the_processing_leaves_the_mosaics(config, dataset):
+    (drift,) = variants.pipelines(["parametrized"])
+    assert drifted(config, dataset, drift, None, 0) is dataset
+
+
+def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
+    camera = dataset.camera
+    other = isp.Camera((0.1,) * 4, (1.5, 1.0, 2.5), camera.color_matrix, camera.pattern)
+    drift = variants.Variant("camera=other", "cameras")
+    raws, targets = of(config, dataset, drift, other)
+    np.testing.assert_array_equal(targets, dataset.decoded[1])
+    pipelines = [isp.static(each, "bilinear", "none", "none") for each in (camera, other)]
+    ours, theirs = (
+        np.asarray(pipeline(each)) for pipeline, each in zip(pipelines, (dataset.decoded[0], raws), strict=True)
+    )
+    # Up to noise and to what both interpolations blur, each processing gives the same picture of the scene.
+    assert abs((theirs - ours).mean((0, 1, 2))).max() < 0.01
+    # Without the other's figures, it would not.
+    assert abs(np.asarray(pipelines[0](raws)) - ours).mean() > 0.05
+
+
+def test_rephotographed_darkness_is_the_black_level():
+    camera = isp.CAMERAS["microscopy"]
+    other = isp.Camera((0.2,) * 4, (1.0, 1.0, 1.0), camera.color_matrix, camera.pattern)
+    dark = np.full((16, 16), camera.black_level[0], np.float32)
+    raw = rephotograph(dark, jax.random.key(0), camera=camera, other=other)
+    assert np.asarray(raw).mean() == pytest.approx(0.2, abs=2e-4)  # a standard error of read noise

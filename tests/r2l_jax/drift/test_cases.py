@@ -1,0 +1,135 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift import cases as variants
+from r2l_jax.runtime.errors import InputError
+
+CAMERA = isp.CAMERAS["drone"]
+TRIPLE = "malvar2004.unsharp_masking.median_denoising"
+STATIC = TrainConfig(processing_mode="static", sp_debayer="malvar2004", sp_sharpening="unsharp_masking")
+
+
+def dataset(camera=CAMERA):
+    return RawDataset("Microscopy", "classification", ("a", "b"), camera, ("x",), np.zeros(1, np.int32), lambda i: None)
+
+
+def test_the_published_pipelines_are_twelve_by_names_that_stay():
+    assert len(set(variants.PIPELINES)) == 12
+    assert variants.PIPELINES[0] == "bilinear.sharpening_filter.median_denoising"
+    assert variants.PIPELINES[-1] == "menon2007.unsharp_masking.gaussian_denoising"
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline"),
+    [
+        (TRIPLE, isp.static(CAMERA, "malvar2004", "unsharp_masking", "median_denoising")),
+        ("none.none.tv_bregman", isp.static(CAMERA, "none", "none", "tv_bregman")),
+        ("parametrized", isp.parametrized(CAMERA)),
+    ],
+)
+def test_a_name_is_a_pipeline_at_the_cameras_figures(name, pipeline):
+    (case,) = variants.pipelines([name])
+    made = case.pipeline(CAMERA)
+    assert made.stages == pipeline.stages
+    for parameter, value in pipeline.parameters().items():
+        np.testing.assert_array_equal(made.parameters()[parameter], value)
+
+
+def test_names_of_test_cases():
+    cases = [
+        *variants.pipelines(["parametrized"]),
+        *variants.intensities([0.05, 1.0]),
+        *variants.exposures([0.25]),
+        *variants.corruptions(["gaussian_noise", "contrast"], [1, 3]),
+    ]
+    assert [case.name for case in cases] == [
+        *("parametrized", "iso=0.05", "iso=1", "exposure=0.25"),
+        *("gaussian_noise.1", "gaussian_noise.3", "contrast.1", "contrast.3"),
+    ]
+    assert list(dict.fromkeys(case.group for case in cases)) == list(variants.GROUPS)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: variants.pipelines(["bilinear"]),
+            r"no pipeline is called 'bilinear'; there are parametrized, none",
+        ),
+        (
+            lambda: variants.pipelines(["menon2007.median_denoising.unsharp_masking"]),
+            r"no pipeline is called 'menon2007",
+        ),
+        (lambda: variants.intensities([0.3]), r"--intensities must be of the measured ones, 0.01, .*1, got 0.3"),
+        (lambda: variants.exposures([0.0]), r"--exposures must be positive, got 0"),
+        (lambda: variants.exposures([float("nan")]), r"--exposures must be positive, got nan"),
+        (lambda: variants.corruptions(["fog"], [1]), r"--corruptions must be of identity, .*, got 'fog'"),
+        (lambda: variants.corruptions(["contrast"], [6]), r"--severities must be of 1, 2, 3, 4, 5, got 6"),
+    ],
+)
+def test_what_is_not_known_is_named(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        (STATIC, "malvar2004.unsharp_masking.gaussian_denoising"),
+        (TrainConfig(), None),
+        (TrainConfig(freeze_processor=True), "parametrized"),
+        (TrainConfig(freeze_processor=True, processor_uri="elsewhere"), None),
+        (TrainConfig(processing_mode="none"), None),
+    ],
+)
+def test_only_a_pipeline_that_was_not_learnt_is_a_runs_own_by_name(config, own):
+    pipeline = variants.own_pipeline(config)
+    assert (pipeline and pipeline.title) == own
+    cases = variants.pipelines([*variants.PIPELINES, "parametrized"])
+    assert [case.name for case in cases if variants.is_own(case, config)] == ([own] if own else [])
+
+
+def test_the_intensity_that_was_trained_at_is_no_drift():
+    config = dataclasses.replace(STATIC, iso=0.5)
+    cases = [variants.OWN, *variants.intensities([0.25, 0.5, 1.0]), *variants.exposures([1.0, 0.5])]
+    assert [case.name for case in cases if variants.is_own(case, config)] == ["own", "iso=0.5"]
+
+
+@pytest.mark.parametrize(
+    ("group", "config", "camera", "message"),
+    [
+        ("pipelines", TrainConfig(processing_mode="none"), None, "on Microscopy, which is processed already"),
+        ("exposures", TrainConfig(processing_mode="none"), None, "there is no raw data"),
+        (
+            "pipelines",
+            TrainConfig(processing_mode="none"),
+            CAMERA,
+            "--processing_mode=none, on images of half the size",
+        ),
+        ("pipelines", TrainConfig(processing_mode="neural_network"), CAMERA, "on images of half the size"),
+        ("intensities", TrainConfig(dataset="Folder"), CAMERA, "one intensity: --against=exposures computes others"),
+        ("corruptions", TrainConfig(processing_mode="neural_network"), CAMERA, r"whose images are not in \[0, 1\]"),
+    ],
+)
+def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
+    with pytest.raises(InputError, match=rf"^--against={group}: --run=here was trained .*{message}[^\n]*$"):
+        variants.check([group], config, dataset(camera), "--run=here")
+
+
+@pytest.mark.parametrize("camera", [None, CAMERA])
+def test_a_run_without_processing_can_be_tested_against_corruptions_and_intensities(camera):
+    variants.check(["corruptions", "intensities"], TrainConfig(processing_mode="none"), dataset(camera), "--run=here")
+
+
+def test_randomness_depends_on_the_name_and_the_seed():
+    first, second = variants.corruptions(["gaussian_noise"], [1, 2])
+    keys = [variants.random_key(*given) for given in ((first, 0), (second, 0), (first, 1), (first, 0))]
+    drawn = [float(jax.random.normal(key)) for key in keys]
+    assert len(set(drawn[:3])) == 3
+    assert drawn[3] == drawn[0]

@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2l_jax.model.augment import NOISE_STD, augment, augment_masks, orient
+
+KEY = jax.random.key(0)
+IMAGES = jnp.array(np.random.default_rng(0).random((64, 6, 6, 3), np.float32))
+
+
+def orientations(image):
+    """The eight flips and right-angle turns of a square image."""
+    return [np.rot90(flipped, turns) for flipped in (image, image[::-1]) for turns in range(4)]
+
+
+def which(result, image):
+    """The number of the orientation that `result` is."""
+    (number,) = (i for i, turned in enumerate(orientations(image)) if np.array_equal(turned, result))
+    return number
+
+
+def test_none_changes_nothing():
+    assert augment(IMAGES, KEY, "none") is IMAGES
+
+
+def test_weak_draws_each_of_the_eight_orientations_for_each_image():
+    seen = [which(result, image) for result, image in zip(augment(IMAGES, KEY, "weak"), IMAGES, strict=True)]
+    assert set(seen) == set(range(8))
+
+
+@pytest.mark.parametrize("augmentation", ["none", "weak"])
+def test_masks_turn_with_their_images(augmentation):
+    images, masks = augment(IMAGES, KEY, augmentation), augment_masks(IMAGES[..., 0], KEY, augmentation)
+    np.testing.assert_array_equal(images[..., 0], masks)
+
+
+def test_rectangles_keep_their_shape():
+    images = IMAGES[:, :4]
+    results = np.asarray(orient(images, KEY))
+    four = [[image, image[::-1], image[:, ::-1], image[::-1, ::-1]] for image in np.asarray(images)]
+    found = [
+        [np.array_equal(result, turned) for turned in turns].index(True)
+        for result, turns in zip(results, four, strict=True)
+    ]
+    assert set(found) == set(range(4))
+
+
+def test_the_same_key_turns_masks_as_their_images():
+    masks = (IMAGES[..., :1] > 0.5).astype(jnp.float32)
+    np.testing.assert_array_equal(orient(masks, KEY), orient(IMAGES, KEY)[..., :1] > 0.5)
+
+
+def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
+    images = jnp.ones((4096, 4, 4, 3))
+    changed = np.asarray(augment(images, KEY, "strong")) - 1
+    noisy = np.abs(changed).max((1, 2, 3)) > 0
+    assert 0.47 < noisy.mean() < 0.53
+    # Smoothing halves the noise of some; the others have it whole.
+    assert np.quantile(changed[noisy].std((1, 2, 3)), 0.9) == pytest.approx(NOISE_STD, rel=0.2)
+
+
+def test_strong_smooths_as_torchvision_adjust_sharpness_does():
+    """A unit impulse keeps 1/2 + 5/26 of itself; each neighbour gets 1/26."""
+    impulse = jnp.zeros((512, 5, 5, 3)).at[:, 2, 2].set(1.0)
+    results = np.asarray(augment(impulse, KEY, "strong"))
+    peaks = results[:, 2, 2, 0]
+    smoothed = peaks < 0.9
+    assert 0.4 < smoothed.mean() < 0.6
+    np.testing.assert_allclose(peaks[smoothed], 0.5 + 5 / 26, atol=5 * NOISE_STD)
+    np.testing.assert_allclose(results[smoothed][:, 1, 2, 0], 1 / 26, atol=5 * NOISE_STD)
+    np.testing.assert_allclose(peaks[~smoothed], 1, atol=5 * NOISE_STD)

@@ -1,0 +1,157 @@
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brightness import dark_images
+from flax import nnx
+from small_runs import SmallHead
+
+import isp
+from r2l_jax import pipelines
+from r2l_jax.config import TrainConfig
+from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.model.model_hash import _settings, model_hash, processor_hash
+from r2l_jax.model.processors import Unprocessed
+from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.tasks import make_objective
+
+CAMERA = isp.CAMERAS["drone"]
+
+
+def make(processor=None, mean=0.0, seed=0):
+    normalizer = Standardize(jnp.full(3, mean), jnp.ones(3))
+    return RawToLogit(processor or isp.static(CAMERA), normalizer, SmallHead(4, 3, nnx.Rngs(seed)))
+
+
+def test_equal_models_have_one_hash():
+    assert model_hash(make()) == model_hash(make())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"seed": 1},
+        {"mean": 0.1},
+        {"processor": Unprocessed()},
+        {"processor": isp.static(CAMERA, sharpen="unsharp_masking")},
+        {"processor": isp.static(CAMERA, sharpen="none")},
+        {"processor": isp.static(dataclasses.replace(CAMERA, pattern="BGGR"))},
+        {"processor": isp.static(dataclasses.replace(CAMERA, white_balance=(1.0, 1.0, 1.0)))},
+    ],
+)
+def test_a_number_a_stage_or_an_option_makes_it_another(other):
+    assert model_hash(make(**other)) != model_hash(make())
+    if "processor" in other:
+        assert processor_hash(other["processor"]) != processor_hash(isp.static(CAMERA))
+
+
+def test_the_statistics_that_a_batch_norm_has_learned_count():
+    model = make()
+    before = model_hash(model)
+    model.head.bn1.mean[...] = model.head.bn1.mean[...] + 0.01
+    assert model_hash(model) != before
+
+
+def test_a_frozen_model_has_the_models_hash():
+    model = make()
+    assert Frozen(model, make_objective(TrainConfig(), dark_images([0.5]))).fingerprint == model_hash(model)
+
+
+def own(function, **facts):
+    facts = {"width": 1.0, **facts}
+    return isp.Pipeline([isp.Stage("own", function, {"factor": isp.Parameter(1.0, **facts)})])
+
+
+def scale(image, factor, power=1):
+    return image * factor**power
+
+
+def scale_by(captured):
+    def scaled(image, factor):
+        return image * factor * captured
+
+    return scaled
+
+
+class Map:
+    def __init__(self, values):
+        self.values = values
+
+    def __call__(self, image, factor):
+        return image * factor * self.values
+
+
+def test_facts_and_what_a_function_holds_on_to_count():
+    others = [
+        own(scale),
+        own(scale, width=2.0),
+        own(scale, unit="gain"),
+        own(jax.jit(lambda image, factor: image * factor)),
+        own(functools.partial(scale, power=1)),
+        own(functools.partial(scale, power=2)),
+        own(scale_by(1.0)),
+        own(scale_by(2.0)),
+        # Arrays of which text shows but the ends.
+        own(scale_by(np.zeros(2000))),
+        own(scale_by(np.eye(1, 2000, 1000)[0])),
+        own(scale_by(jnp.ones(2))),
+        own(scale_by(scale_by(3.0))),
+        own(Map(np.zeros((64, 64)))),
+        own(Map(np.eye(64))),
+    ]
+    assert len({processor_hash(other) for other in others}) == len(others)
+
+
+def test_what_equal_functions_hold_on_to_is_told_alike():
+    for make in (lambda: scale_by(np.arange(3)), lambda: functools.partial(scale, power=2)):
+        assert processor_hash(own(make())) == processor_hash(own(make()))
+
+
+MAPPED = """
+import numpy as np
+import isp
+
+MAP = np.load({file!r})
+
+def shade(image, factor):
+    return image * factor * MAP
+
+class Own(isp.Pipeline):
+    def __call__(self, raw):
+        return super().__call__(raw) * {factor}
+
+def make(camera):
+    return isp.static(camera).inserted(isp.Stage("shade", shade, {{"factor": isp.Parameter(1.0)}}), before="clipped")
+
+def make_own(camera):
+    return Own([isp.Stage("bilinear", isp.demosaic.bilinear)])
+"""
+
+
+def test_what_a_user_s_file_has_loaded_and_its_classes_count(tmp_path):
+    def hashes(values, factor):
+        np.save(tmp_path / "map.npy", values)
+        (tmp_path / "my_isp.py").write_text(MAPPED.format(file=str(tmp_path / "map.npy"), factor=factor))
+        for cached in (pipelines._run, pipelines._made):  # as in another process
+            cached.cache_clear()
+        return [
+            processor_hash(pipelines.find_pipeline(f"{tmp_path}/my_isp.py:{name}")(CAMERA))
+            for name in ("make", "make_own")
+        ]
+
+    first = hashes(np.ones(2000), 1)
+    assert hashes(np.ones(2000), 1) == first
+    mapped, same = hashes(np.eye(1, 2000, 1000)[0], 1)
+    assert (mapped != first[0], same == first[1]) == (True, True)
+    assert all(other != one for other, one in zip(hashes(np.ones(2000), 2), first, strict=True))
+
+
+def test_no_known_pipeline_is_told_by_an_address():
+    for step, algorithms in isp.ALGORITHMS.items():
+        for name in algorithms:
+            assert " at 0x" not in json.dumps(_settings(isp.static(CAMERA, **{step: name}))), name
+    assert " at 0x" not in json.dumps(_settings(isp.parametrized(CAMERA)))

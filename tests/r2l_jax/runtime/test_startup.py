@@ -1,0 +1,158 @@
+import errno
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+
+from r2l_jax.runtime import startup
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import replacing, write_json
+from r2l_jax.runtime.stop import Interrupted
+
+HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+PAGE_FAULTS = """
+import resource, sys
+import numpy as np
+from r2l_jax.runtime import startup
+
+if sys.argv[1] == "kept":
+    startup.keep_memory()
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**24, np.float32)  # 64 MiB, freed at once
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print(faults)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
+@pytest.mark.skipif(
+    HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(),
+    reason="Linux maps 2 MiB at a time here, asked or not, so that 64 MiB are 32 page faults in any case",
+)
+def test_kept_memory_is_mapped_once():
+    def second_array(memory):
+        # NumPy would ask for pages of 2 MiB, of which 32 are enough.
+        environment = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+        command = [sys.executable, "-c", PAGE_FAULTS, memory]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+
+    assert second_array("given back") >= 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert second_array("kept") < 100
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses the flags of a program that has `--steps` and `--weights`."""
+    values = flags.FlagValues()
+    flags.DEFINE_integer("steps", 3, "", flag_values=values)
+    flags.DEFINE_list("weights", ["1", "2.5"], "", flag_values=values)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    return lambda *arguments: values(["program.py", *arguments])
+
+
+def test_flags_without_effect_are_refused_only_if_given(parse):
+    parse("--weights=1")
+    startup.refuse_flags(["steps"], "here")
+    # Also with the value that it has anyway.
+    parse("--steps=3")
+    with pytest.raises(InputError, match=r"^--steps changes nothing without --weights$"):
+        startup.refuse_flags(["steps"], "without --weights")
+
+
+def test_numbers_of_a_list(parse):
+    parse()
+    assert startup.numbers("weights", float) == (1.0, 2.5)
+    with pytest.raises(InputError, match=r"^--weights must be whole numbers, separated by commas, got 1,2\.5$"):
+        startup.numbers("weights", int)
+    parse("--weights=1,high")
+    with pytest.raises(InputError, match=r"^--weights must be numbers, separated by commas, got 1,high$"):
+        startup.numbers("weights", float)
+
+
+@pytest.fixture
+def status(monkeypatch):
+    """The exit status of a function as a program, which has prepared before."""
+    monkeypatch.setattr(startup, "prepare", lambda: None)
+    return lambda main, *arguments: startup.exit_status(main, ["scripts/program.py", *arguments])
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_status_is_what_the_program_returns(status):
+    assert status(lambda: None) == 0
+    assert status(lambda: 2) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "line"),
+    [
+        (InputError("--lr must be positive"), 1, "error: --lr must be positive"),
+        (Interrupted("stopped after 3 steps"), 130, "stopped after 3 steps"),
+        (PermissionError(errno.EACCES, "Permission denied", "out/a.json"), 1, "error: out/a.json: Permission denied"),
+    ],
+)
+def test_what_went_wrong_is_one_line(status, capsys, error, expected, line):
+    assert status(raising(error)) == expected
+    assert capsys.readouterr() == ("", f"program.py: {line}\n")
+
+
+def test_stray_arguments_are_refused(status, capsys):
+    assert status(lambda: 0, "lr", "0.1") == 1
+    message = "unexpected arguments ['lr', '0.1']; every option has the form --name=value"
+    assert capsys.readouterr() == ("", f"program.py: error: {message}\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("shapes do not fit"),
+        OSError("a damaged file"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    ],
+)
+def test_other_exceptions_keep_their_traceback(status, error):
+    with pytest.raises(type(error)) as raised:
+        status(raising(error))
+    assert raised.value is error
+
+
+def test_a_file_that_cannot_be_written_is_told_by_its_own_name(status, capsys, tmp_path):
+    folder, file = tmp_path / "folder.json", tmp_path / "file"
+    folder.mkdir()
+    file.touch()
+
+    def fill_the_disk():
+        with replacing(tmp_path / "new.json"):
+            # As the system says it, of no file.
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    for main, line in (
+        (fill_the_disk, f"{tmp_path}/new.json: No space left on device"),
+        (lambda: write_json(folder, {}), f"{folder}: Is a directory"),
+        (lambda: write_json(file / "new.json", {}), f"{file}: File exists"),
+    ):
+        assert status(main) == 1
+        assert capsys.readouterr() == ("", f"program.py: error: {line}\n")
+    assert sorted(tmp_path.iterdir()) == [file, folder]
+
+
+def test_a_read_only_file_system_is_told_although_nothing_can_be_removed_either(status, capsys, tmp_path, monkeypatch):
+    def refuse(path, *args, **options):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "write_text", refuse)
+    monkeypatch.setattr(pathlib.Path, "unlink", refuse)
+    assert status(lambda: write_json(tmp_path / "new.json", {})) == 1
+    assert capsys.readouterr() == ("", f"program.py: error: {tmp_path}/new.json: Read-only file system\n")

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tifffile
+from changes import change_camera, change_mask, change_pixel
+from small_runs import metrics
+
+from r2l_jax.data.sets import datasets
+from r2l_jax.runtime import store
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training import folds, train
+
+
+def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
+    config = dataclasses.replace(base, run_name="overwritten", epochs=1, test_run=True)
+    train.run(config)
+    with pytest.raises(
+        InputError, match=r"holds another run \(seed was 1, is 2\): choose another --run_name, or start"
+    ):
+        train.run(dataclasses.replace(config, seed=2))
+    train.run(dataclasses.replace(config, seed=2, overwrite=True))
+    assert metrics(config)["seed"] == 2
+
+
+def test_what_overwrite_would_remove_is_not_what_a_run_starts_from(one_epoch):
+    config = dataclasses.replace(one_epoch, overwrite=True, classifier_uri=str(one_epoch.run_dir))
+    with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
+        train.run(config)
+    assert metrics(one_epoch)["complete"]
+
+
+def test_bad_weights_are_refused_before_an_earlier_run_is_removed(base, one_epoch):
+    config = dataclasses.replace(
+        one_epoch, overwrite=True, classifier_pretrained=True, pretrained_weights=str(one_epoch.run_dir / "nothing")
+    )
+    with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
+        train.run(config)
+    assert metrics(one_epoch)["complete"]
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
+    config = dataclasses.replace(
+        base, run_name="folder", epochs=1, dataset="Folder", data_dir=str(tmp_path), camera="drone", batch_size=2,
+        synthetic_images=None, synthetic_size=None, train_size=0.5,
+    )  # fmt: skip
+    samples = np.random.default_rng(0).integers(0, 65536, (8, 32, 32)).astype(np.uint16)
+    for number, raw in enumerate(samples):
+        file = tmp_path / "ab"[number % 2] / f"{number}.tiff"
+        file.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(file, raw)
+    train.run(config)
+    (tmp_path / "a" / "0.tiff").rename(tmp_path / "b" / "0.tiff")
+    with pytest.raises(InputError, match=r"folder holds another run \(it has other samples or classes\)"):
+        train.run(config)
+    with pytest.raises(InputError, match=r"--state_dict_uri=.*folder splits other data"):
+        train.run(dataclasses.replace(base, run_name="refused", state_dict_uri=str(config.run_dir)))
+
+
+def test_another_run_s_split_is_used_again(base, one_epoch):
+    config = dataclasses.replace(base, run_name="same_split", seed=5, epochs=1, state_dict_uri=str(one_epoch.run_dir))
+    train.run(config)
+    assert metrics(config)["train_indices"] == metrics(one_epoch)["train_indices"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"smp_encoder": "resnet18"}, "--smp_encoder is for segmentation; --dataset=Synthetic is classified"),
+        (
+            {"dataset": "SyntheticSegmentation", "classifier_network": "ResNet34"},
+            "--classifier_network is for classification; --dataset=SyntheticSegmentation is segmented",
+        ),
+        (
+            {"dataset": "SyntheticSegmentation", "processing_mode": "none"},
+            r"height and width must be multiples of 64 for a U-Net\+\+ after --processing_mode=none, got 32x32",
+        ),
+        ({"classifier_uri": "nowhere"}, "--classifier_uri=nowhere is no run's folder with a fold_0: not found"),
+        ({"classifier_uri": "{data_dir}"}, "is no run's folder with a fold_0: it has no fold_.* folder"),
+        (
+            {"classifier_uri": "{one_epoch}", "classifier_network": "ResNet34"},
+            "does not fit this run: its head has bn1.bias",
+        ),
+        ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is no run's folder with a fold_1: it has fold_0"),
+        ({"train_size": 0.99}, "the data set cannot be split with --train_size=0.99"),
+    ],
+)
+def test_refuses(base, one_epoch, change, message):
+    places = {"data_dir": base.data_dir, "one_epoch": one_epoch.run_dir}
+    change = {name: v.format(**places) if isinstance(v, str) else v for name, v in change.items()}
+    with pytest.raises(InputError, match=message):
+        train.run(dataclasses.replace(base, run_name="refused", **change))
+
+
+def test_a_size_that_the_network_cannot_halve_is_refused(base):
+    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros((40, 32), np.float32), np.int32(0)))
+    config = dataclasses.replace(base, run_name="refused", processing_mode="neural_network")
+    with pytest.raises(InputError, match=r"multiples of 16 for --processing_mode=neural_network, got 40x32"):
+        folds.check(config, dataset, [])
+
+
+@pytest.fixture(scope="module")
+def original(base, data_dir, tmp_path_factory):
+    """A finished run of an epoch, in one folder with its data."""
+    folder = tmp_path_factory.mktemp("original")
+    shutil.copytree(data_dir, folder / "data")
+    config = dataclasses.replace(base, logdir=str(folder), data_dir=str(folder / "data"), epochs=1, test_run=True)
+    train.run(config)
+    return config
+
+
+@pytest.fixture
+def copied(original, tmp_path):
+    """A copy of that run, as if it had been trained there, and the folder of its data, to change."""
+    folder = tmp_path / "copied"
+    shutil.copytree(original.logdir, folder)
+    config = dataclasses.replace(original, logdir=str(folder), data_dir=str(folder / "data"))
+    file = config.run_dir / "fold_0/metrics.json"
+    file.write_text(file.read_text().replace(original.logdir, config.logdir))
+    (root,) = (folder / "data").glob("synthetic*")
+    return config, root
+
+
+def first_image(root):
+    return min((root / "images/raw_scale100").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda root: change_pixel(first_image(root)), "the data has changed"),
+        (lambda root: change_camera(root / "camera.json"), "the camera's figures have changed"),
+    ],
+)
+def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copied, change, reason):
+    config, root = copied
+    before = metrics(config)
+    change(root)
+    refusal = rf"holds another run \({reason}\): choose another --run_name, or start anew with --overwrite"
+    for settings in (config, dataclasses.replace(config, epochs=2)):
+        with pytest.raises(InputError, match=refusal):
+            train.run(settings)
+    assert metrics(config) == before
+
+
+def test_a_mask_that_is_no_target_or_another_place_changes_nothing(copied, tmp_path):
+    config, root = copied
+    change_mask(min((root / "masks").iterdir()))
+    shutil.move(config.data_dir, tmp_path / "elsewhere")
+    train.run(dataclasses.replace(config, data_dir=str(tmp_path / "elsewhere"), epochs=2))
+    assert len(metrics(config)["history"]) == 2
+
+
+def test_a_run_of_an_earlier_version_goes_on(copied):
+    config, root = copied
+    change_pixel(first_image(root))
+    file = config.run_dir / "fold_0/metrics.json"
+    earlier = {name: value for name, value in metrics(config).items() if name not in ("data", "camera", "made_by")}
+    file.write_text(json.dumps(earlier))
+    train.run(dataclasses.replace(config, epochs=2))
+    assert {"data", "camera", "made_by"} < metrics(config).keys()
+
+
+def test_other_source_is_warned_of(copied, monkeypatch, capsys):
+    config, _ = copied
+    train.run(config)
+    assert "warning" not in capsys.readouterr().err
+    (trained_by,) = metrics(config)["made_by"]
+    monkeypatch.setattr(store, "source_hash", lambda: "other")
+    warning = "fold_0 was trained by different source code or another version of JAX; --overwrite starts anew\n"
+    for epochs in (1, 2):  # the finished run as it is, and one that goes on
+        train.run(dataclasses.replace(config, epochs=epochs))
+        assert warning in capsys.readouterr().err
+    # Both have trained it, which stays known.
+    assert metrics(config)["made_by"] == [trained_by, trained_by | {"source": "other"}]
+    train.run(dataclasses.replace(config, epochs=2))
+    assert warning in capsys.readouterr().err

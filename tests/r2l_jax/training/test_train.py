@@ -1,0 +1,223 @@
+import dataclasses
+import itertools
+import json
+import shutil
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_runs import history, metrics, model
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import isp
+from r2l_jax.data import loader
+from r2l_jax.data.sets import datasets
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.training import steps, train
+
+STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
+
+
+@pytest.fixture(scope="module")
+def finished(base):
+    """A finished run of two folds that recorded everything."""
+    config = dataclasses.replace(
+        base,
+        run_name="finished",
+        n_splits=2,
+        track_processing=True,
+        track_processing_gradients=True,
+        track_predictions=True,
+        track_save_tensors=True,
+        track_n_images=3,
+        save_locally=True,
+    )
+    return config, train.run(config)
+
+
+def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
+    config, summary = finished
+    for fold in range(2):
+        content = metrics(config, fold)
+        assert content["complete"]
+        assert content["flags"] == dataclasses.asdict(config)
+        assert content["versions"]["jax"] == jax.__version__
+        assert sorted(content["train_indices"] + content["valid_indices"]) == list(range(40))
+        assert len(content["history"]) == 2
+        assert all(row["seconds"] > 0 for row in content["history"])
+        assert np.sum(content["val_confusion_matrix"]) == len(content["valid_indices"])
+        assert content["val_accuracy"] == np.trace(content["val_confusion_matrix"]) / 8
+        assert content["val_loss"] == content["history"][-1]["val_loss"]
+        assert set(content["val_f1"]) == set(content["classes"])
+        assert summary["val_accuracy"]["folds"][fold] == content["val_accuracy"]
+    assert json.loads((config.run_dir / "summary.json").read_text()) == summary
+    assert summary["val_loss"]["std"] == np.std(summary["val_loss"]["folds"])
+    assert metrics(config, 0)["train_indices"] != metrics(config, 1)["train_indices"]
+
+
+def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finished):
+    config, _ = finished
+    events = EventAccumulator(str(config.run_dir / "fold_0"))
+    events.Reload()
+    tags = events.Tags()
+    for tag in ("loss/train", "loss/val", "accuracy/train", "accuracy/val", "learning_rate", "images_per_second"):
+        assert [event.step for event in events.Scalars(tag)] == [0, 1], tag
+    assert events.Scalars("loss/val")[1].value == pytest.approx(metrics(config)["val_loss"])
+    for tag in ("white_balance/0", "colour_correction/2/2", "gamma_correct", "black_level/3"):
+        assert f"processor/{tag}" in tags["scalars"]
+    assert sorted(tags["histograms"]) == ["processor/debayer", "processor/gaussian_blur"]
+    for name in ("black_level", "debayer", "gaussian_blur"):
+        assert all(event.value > 0 for event in events.Scalars(f"processor_gradient_norm/{name}"))
+    pictures = [f"{group}/{i}_{name}" for group in ("stages", "gradients") for i, name in enumerate(STAGES)]
+    assert {*pictures, "predictions", "confusion"} <= set(tags["images"])
+    hparams = EventAccumulator(str(config.run_dir / "fold_0" / "hparams"))
+    hparams.Reload()
+    assert "final/val_accuracy" in hparams.Tags()["scalars"]
+
+
+def test_results_hold_the_pictures_and_the_tensors_behind_them(finished):
+    config, _ = finished
+    results = config.run_dir / "fold_0" / "results" / "epoch_0001"
+    for (number, name), group in itertools.product(enumerate(STAGES), ("stages", "gradients")):
+        tensor = np.load(results / group / f"{number}_{name}.npy")
+        assert tensor.shape == (3, 32, 32, 3)
+        assert np.abs(tensor).max() > 0
+        assert (results / group / f"{number}_{name}.png").is_file()
+    assert np.load(results / "predictions_logits.npy").shape == (3, 5)
+    assert not list(config.run_dir.rglob("*.part"))
+
+
+def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
+    config, _ = finished
+    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    pipeline = isp.parametrized(dataset.camera)
+    for name, value in model(config).items():
+        if name.startswith("processor."):
+            setattr(pipeline, name.removeprefix("processor."), nnx.Param(jnp.array(value)))
+    rgb = pipeline(np.stack([dataset[index][0] for index in range(3)]))
+    traced = np.load(config.run_dir / "fold_0" / "results" / "epoch_0001" / "stages" / "5_gamma_correct.npy")
+    np.testing.assert_allclose(rgb, traced, atol=1e-5)
+
+
+def test_training_learns_and_keeps_the_best_epoch(base):
+    config = dataclasses.replace(base, run_name="learns", epochs=8, lr=1e-2, augmentation="none")
+    train.run(config)
+    rows = history(config)
+    assert rows[-1]["train_loss"] < 0.9 * rows[0]["train_loss"]
+    assert rows[-1]["train_accuracy"] > 0.4  # 0.2 by chance
+    best = max(range(8), key=lambda epoch: (rows[epoch]["val_accuracy"], -rows[epoch]["val_loss"]))
+    assert metrics(config)["best_epoch"] == best
+    (folder,) = (config.run_dir / "fold_0" / "checkpoints" / "best").glob("[0-9]*")
+    assert int(folder.name) == 4 * (best + 1)
+
+
+def test_augmentation_takes_part(base, one_epoch):
+    """`one_epoch` differs from this run by its augmentation only."""
+    config = dataclasses.replace(base, run_name="plain", epochs=1, augmentation="none")
+    train.run(config)
+    assert metrics(config)["history"][0]["train_loss"] != metrics(one_epoch)["history"][0]["train_loss"]
+
+
+def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, one_epoch, monkeypatch):
+    config = dataclasses.replace(one_epoch, logdir=base.logdir)
+    shutil.copytree(one_epoch.run_dir, config.run_dir)
+    before = metrics(config)
+    monkeypatch.setattr(train.loader, "train_batches", lambda *arguments: iter(()))
+    summary = train.run(config)
+    assert summary["val_loss"]["mean"] == before["val_loss"]
+    train.run(dataclasses.replace(config, track_predictions=True))
+    assert (config.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
+    assert metrics(config)["history"] == before["history"]
+    assert metrics(config)["complete"]
+
+
+def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):
+    config = dataclasses.replace(base, run_name="longer", epochs=1)
+    train.run(config)
+    train.run(dataclasses.replace(config, epochs=2))
+    assert history(config) == history(finished[0])
+    with pytest.raises(InputError, match=r"holds another run \(it has 2 epochs, more than 1\)"):
+        train.run(config)
+
+
+@pytest.mark.parametrize("stop_after", [2, 4, 6])
+def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
+    """Asked to stop within an epoch, at its end, and in the next; then continued by the same call."""
+    config = dataclasses.replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
+    train_batches = loader.train_batches
+
+    def stopping(*arguments):
+        for number, batch in enumerate(train_batches(*arguments), 1):
+            if number == stop_after:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    message = "after epoch 1 of 2" if stop_after == 4 else f"at step {stop_after} of 8"
+    with monkeypatch.context() as patch:
+        patch.setattr(loader, "train_batches", stopping)
+        with pytest.raises(Interrupted, match=f"stopped {message}; the same command goes on"):
+            train.run(config)
+    assert not metrics(config)["complete"]
+    train.run(config)
+    assert history(config) == history(finished[0])
+    uninterrupted = model(finished[0])
+    for name, value in model(config).items():
+        np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
+
+
+def test_a_signal_stops_between_two_steps_and_a_second_one_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals() as stop:
+        assert not stop.after_step()
+        signal.raise_signal(signal.SIGINT)
+        assert stop.after_step()
+        assert stop.after_epoch()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_damaged_and_foreign_files_are_named(base, one_epoch):
+    config = dataclasses.replace(base, run_name="damaged", epochs=1)
+    fold = config.run_dir / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "metrics.json").write_text('{"complete": tr')
+    with pytest.raises(InputError, match=r"metrics.json cannot be read .*; start anew with --overwrite"):
+        train.run(config)
+    (fold / "metrics.json").write_text("{}")
+    with pytest.raises(InputError, match=r"metrics.json is not what a run of this program writes; start anew with"):
+        train.run(config)
+    (fold / "checkpoints" / "best" / "7" / "model").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
+        train.run(dataclasses.replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
+
+
+def test_a_run_that_diverges_says_so(base):
+    config = dataclasses.replace(base, run_name="diverged", lr=1e30)
+    with pytest.raises(InputError, match="training diverged in epoch 1, to numbers that are not finite: lower --lr"):
+        train.run(config)
+
+
+def test_without_log_model_nothing_is_kept_to_go_on_from(base):
+    config = dataclasses.replace(base, run_name="unlogged", epochs=1, log_model=False, test_run=True)
+    train.run(config)
+    assert not (config.run_dir / "fold_0" / "checkpoints").exists()
+    assert len(metrics(config)["train_indices"]) == 8
+    with pytest.raises(InputError, match=r"--processor_uri=.*unlogged holds no checkpoint"):
+        train.run(dataclasses.replace(base, run_name="refused", processor_uri=str(config.run_dir)))
+
+
+def test_a_second_batch_does_not_compile_again(base):
+    dataset = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    compiled = steps.make_steps(base, dataset)
+    batches = loader.train_batches(dataset, np.arange(32), 8, seed=0)
+    key = jax.random.key(0)
+    state = compiled.begin(compiled.init(key))
+    for _ in range(3):
+        state, _ = compiled.train(state, steps.to_devices(next(batches), steps.shardings().split), key)
+    assert compiled.train._cache_size() == 1
+    assert int(state.step) == 3

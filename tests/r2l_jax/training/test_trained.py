@@ -1,0 +1,54 @@
+import dataclasses
+import json
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_runs import metrics, model
+
+from r2l_jax.data.sets import datasets
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training import trained
+
+
+def test_a_finished_run_comes_back_as_it_was_trained(one_epoch):
+    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    assert fold.config == one_epoch
+    assert fold.fold.valid_indices.tolist() == metrics(one_epoch)["valid_indices"]
+    saved = model(one_epoch)
+    np.testing.assert_array_equal(fold.model.head.conv1.kernel[...], saved["head.conv1.kernel"])
+    np.testing.assert_array_equal(fold.model.processor.white_balance[...], saved["processor.white_balance"])
+    raws, targets = zip(*(fold.dataset[index] for index in fold.fold.valid_indices.tolist()), strict=True)
+    batch = {"raw": jnp.stack(raws), "target": jnp.stack(targets), "weight": jnp.ones(len(raws))}
+    sums = fold.objective.sums(fold.model(batch["raw"]), batch)
+    assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
+
+
+def test_runs_of_the_same_data_share_it(one_epoch):
+    runs = trained.load_runs([str(one_epoch.run_dir), str(one_epoch.run_dir / "fold_0")])
+    assert runs[0][0].dataset is runs[1][0].dataset
+
+
+def test_a_folder_that_is_no_finished_run_is_named(one_epoch, tmp_path):
+    with pytest.raises(InputError, match=r"--run=nowhere is no run's folder: not found"):
+        trained.load_runs(["nowhere"])
+    with pytest.raises(InputError, match=r"is no run's folder: it has no fold_0"):
+        trained.load_runs([str(tmp_path)])
+    run = tmp_path / "run"
+    shutil.copytree(one_epoch.run_dir, run)
+    content = metrics(one_epoch)
+    for change, message in (
+        ({"complete": False}, r"fold_0 is not trained to its end"),
+        ({"fingerprint": "another"}, r"was trained on other data: the samples or classes of Synthetic in .* are not"),
+        ({"flags": {**content["flags"], "new": 1}}, r"trained by another version: it has the flags new"),
+    ):
+        (run / "fold_0/metrics.json").write_text(json.dumps(content | change))
+        with pytest.raises(InputError, match=message):
+            trained.load_runs([str(run)])
+
+
+def test_data_that_has_moved_is_found_by_its_new_place(one_epoch, tmp_path):
+    datasets.load("Synthetic", **dataclasses.replace(one_epoch, data_dir=str(tmp_path)).data_settings)
+    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)], data_dir=str(tmp_path))
+    assert fold.config.data_dir == str(tmp_path)
