@@ -1,177 +1,192 @@
-"""Everything that defines a training run."""
+"""The settings that say what a training run is; other programs share some of them.
+
+Names and defaults are those of the published PyTorch program where it has them. Each flag of scripts/train.py is a
+field here, with its default, its help and its bounds; see `runtime.flags`.
+"""
 
 import dataclasses
 import functools
-import math
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
+import isp
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.processing import STATIC_FLAGS, check_processing, pipeline_name
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, flat, setting
 
+DATASETS = (
+    *("Synthetic", "SyntheticSegmentation", "Folder"),
+    *("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull"),
+)
+
+# The intensities at which scenes were measured, as fractions of the full light.
+INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+SYNTHETIC_IMAGES = 600
+SYNTHETIC_SIZE = 128
+
+PROCESSING_MODES = ("parametrized", "static", "neural_network", "none")
+
+# The modes whose images have one pixel for each 2x2 tile of the mosaic.
+HALF_SIZE_MODES = ("neural_network", "none")
+
+# The flags of --processing_mode=static, named as in the published program: the step that each chooses an algorithm for,
+# and the algorithm by default.
+STATIC_FLAGS = {
+    "sp_debayer": ("demosaic", "bilinear"),
+    "sp_sharpening": ("sharpen", "sharpening_filter"),
+    "sp_denoising": ("denoise", "gaussian_denoising"),
+}
+
+PIPELINE_NAMES = (
+    "parametrized, algorithms for demosaicing, sharpening and denoising such as "
+    "bilinear.sharpening_filter.median_denoising, or your own function make(camera) -> isp.Pipeline, my_isp.py:make"
+)
+
+AUGMENTATIONS = ("none", "weak", "strong")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
-# How an image's distance from its default rendering is measured, see `drift.frozen.deviation`.
+# How an image's distance from its default rendering is measured, see `drift.search.frozen.deviation`.
 AUX_LOSSES = ("ssim", "l2")
 
-# The settings of adversarial training, with their defaults in the published program.
-ADV_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
+# The settings of adversarial training that have a default only with it.
+_ATTACK_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
 
-# Fields that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
-# Pipelines are compared by what they are, not by the name of their file.
-FREE_TO_CHANGE = frozenset(
+# Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
+# Pipelines are compared by their content, not by the name of their file.
+_FREE_TO_CHANGE = frozenset(
     {"logdir", "data_dir", "pipeline", "download", "epochs", "overwrite", "save_locally", "adv_track_differences"}
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """A training run. The names and defaults are those of the published PyTorch program where it has them.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings(Settings):
+    """Data set."""
 
-    Attributes are documented by the flags of scripts/train.py.
-
-    Raises:
-        InputError: values that contradict each other or are out of range.
-    """
-
-    experiment_name: str = "classification learnable pipeline"
-    run_name: str = "test run"
-    logdir: str = "runs"
-    data_dir: str | None = None
-    download: bool = False
-    overwrite: bool = False
-    seed: int = 1
-
-    dataset: str = "Synthetic"
-    iso: float = 1.0
-    camera: str | None = None
-    tile_size: int | None = None
-    synthetic_images: int | None = None
-    synthetic_size: int | None = None
-    n_splits: int = 1
-    train_size: float = 0.8
-    state_dict_uri: str | None = None
-    test_run: bool = False
-
-    lr: float = 1e-5
-    epochs: int = 3
-    batch_size: int = 32
-    augmentation: str = "none"
-    check_val_every_n_epoch: int = 1
-
-    processing_mode: str | None = None
-    pipeline: str | None = None
-    sp_debayer: str | None = None
-    sp_sharpening: str | None = None
-    sp_denoising: str | None = None
-    processor_uri: str | None = None
-    freeze_processor: bool = False
-    classifier_network: str = "ResNet18"
-    classifier_uri: str | None = None
-    freeze_classifier: bool = False
-    smp_encoder: str | None = None
-    classifier_pretrained: bool = False
-    pretrained_weights: str | None = None
-
-    adv_training: bool = False
-    adv_parameters: str | None = None
-    adv_aux_loss: str | None = None
-    adv_aux_weight: float | None = None
-    adv_noise_layer: bool = False
-    adv_track_differences: bool = False
-
-    log_model: bool = True
-    save_locally: bool = False
-    track_processing: bool = False
-    track_processing_gradients: bool = False
-    track_predictions: bool = False
-    track_save_tensors: bool = False
-    track_every_epoch: bool = False
-    track_n_images: int = 5
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "n_splits", "check_val_every_n_epoch", "lr", "track_n_images"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, got {self.seed}")
-        if not 0 < self.train_size < 1:
-            raise InputError(f"--train_size must be between 0 and 1, got {self.train_size}")
-        if self.freeze_processor and self.freeze_classifier:
-            raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
-        for name, known in (("classifier_network", CLASSIFIERS), ("smp_encoder", (None, *ENCODERS))):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"--{name} must be one of {', '.join(filter(None, known))}, got {getattr(self, name)!r}"
-                )
-        if self.processing_mode is None and self.pipeline is None:
-            object.__setattr__(self, "processing_mode", "parametrized")
-        check_processing(self.processing_mode, self.static_algorithms, self.pipeline)
-        if self.processing_mode == "static":
-            # What a run records of itself names its algorithms, given or not.
-            for flag, (_, default) in STATIC_FLAGS.items():
-                object.__setattr__(self, flag, getattr(self, flag) or default)
-        if not self.learns_processing and self.freeze_classifier:
-            raise InputError(
-                f"--processing_mode={self.processing_mode} learns nothing: with --freeze_classifier nothing is left "
-                "to train"
-            )
-        if not self.learns_processing and self.processor_uri:
-            raise InputError(
-                f"--processing_mode={self.processing_mode} learns nothing that --processor_uri could provide"
-            )
-        if self.classifier_pretrained and self.classifier_uri:
-            raise InputError("--classifier_pretrained and --classifier_uri both say what the head starts from")
-        if self.classifier_pretrained and self.freeze_classifier and not self.adv_training:
-            raise InputError(
-                "--freeze_classifier would keep the random layers that --classifier_pretrained leaves: train them first"
-            )
-        if self.pretrained_weights and not self.classifier_pretrained:
-            raise InputError("--pretrained_weights is where --classifier_pretrained finds its weights: give that, too")
-        self._check_adversarial()
-        for name in ("experiment_name", "run_name"):
-            path = pathlib.PurePath(getattr(self, name))
-            if not path.parts or path.is_absolute() or ".." in path.parts:
-                raise InputError(f"--{name} must be a folder's name, got {getattr(self, name)!r}")
-        for name in ("track_save_tensors", "track_every_epoch"):
-            if getattr(self, name) and not self.records:
-                raise InputError(
-                    f"--{name} is about what --track_processing, --track_processing_gradients, --track_predictions "
-                    "and --adv_track_differences record: give one of them, too"
-                )
-
-    def _check_adversarial(self) -> None:
-        if not self.adv_training:
-            untouched = dict.fromkeys(ADV_DEFAULTS) | {"adv_noise_layer": False, "adv_track_differences": False}
-            for name, value in untouched.items():
-                if getattr(self, name) is not value:
-                    raise InputError(f"--{name} is for --adv_training: give that, too")
-            return
-        for name, default in ADV_DEFAULTS.items():
-            # What a run records of itself names them, given or not.
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, default)
-        if not self.learns_pipeline:
-            raise InputError(
-                f"--adv_training needs --processing_mode=parametrized or a --pipeline, got {self.processing_mode}"
-            )
-        if self.freeze_processor:
-            raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
-        if self.adv_aux_loss not in AUX_LOSSES:
-            raise InputError(f"--adv_aux_loss must be one of {', '.join(AUX_LOSSES)}, got {self.adv_aux_loss!r}")
-        if not 0 <= self.adv_aux_weight < math.inf:
-            raise InputError(f"--adv_aux_weight must be at least 0, and finite, got {self.adv_aux_weight}")
+    dataset: str = setting(f"one of {', '.join(DATASETS)}", "Synthetic")
+    data_dir: str | None = setting(
+        "folder of the data set, where a synthetic one is also written; default: your cache folder", None
+    )
+    download: bool = setting("download a published data set from Zenodo if it is not there", False)
+    camera: str | None = setting(
+        "for Folder: drone, microscopy, a JSON file, or auto (each file's own calibration)", None
+    )
+    tile_size: int | None = setting(
+        "for Folder: side of the tiles cut out of frames, or of the center that is cut out of files to classify; "
+        "default: 256, or the shortest side if that is less",
+        None,
+    )
+    synthetic_images: int | None = setting(
+        f"number of scenes in a synthetic data set; default: {SYNTHETIC_IMAGES}", None
+    )
+    synthetic_size: int | None = setting(f"height and width of its scenes in pixels; default: {SYNTHETIC_SIZE}", None)
 
     @property
-    def records(self) -> bool:
-        """Whether anything is recorded of the data set's first samples."""
-        return (
-            self.track_processing
-            or self.track_processing_gradients
-            or self.track_predictions
-            or self.adv_track_differences
-        )
+    def source(self) -> dict[str, Any]:
+        """The arguments of `datasets.load` that say where the samples come from, without the name of the data set."""
+        names = ("data_dir", "camera", "tile_size", "synthetic_images", "synthetic_size")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingDataSettings(DataSettings):
+    """Data."""
+
+    iso: float = setting(
+        f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}",
+        1.0,
+    )
+    n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE)
+    train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
+    state_dict_uri: str | None = setting("earlier run whose splits to use again", None)
+    test_run: bool = setting("use only one batch of training samples and one of validation samples", False)
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """As `DataSettings.source`, with the intensity."""
+        return {**super().source, "iso": self.iso}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessingChoice(Settings):
+    """Processing."""
+
+    processing_mode: str | None = setting("", None, choices=PROCESSING_MODES)
+    sp_debayer: str | None = setting(
+        "with --processing_mode=static, the demosaicing; default: bilinear",
+        None,
+        choices=tuple(isp.ALGORITHMS["demosaic"]),
+    )
+    sp_sharpening: str | None = setting(
+        "with --processing_mode=static, the sharpening; default: sharpening_filter",
+        None,
+        choices=tuple(isp.ALGORITHMS["sharpen"]),
+    )
+    sp_denoising: str | None = setting(
+        "with --processing_mode=static, the denoising; default: gaussian_denoising",
+        None,
+        choices=tuple(isp.ALGORITHMS["denoise"]),
+    )
+    pipeline: str | None = setting(
+        f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.pipeline is not None:
+            given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
+            if given:
+                raise InputError(f"--pipeline={self.pipeline} is the processing: leave --{' and --'.join(given)} out")
+            return
+        # A run records its mode and its algorithms, given or not.
+        if self.processing_mode is None:
+            object.__setattr__(self, "processing_mode", "parametrized")
+        for name, (_, default) in STATIC_FLAGS.items():
+            if self.processing_mode == "static":
+                object.__setattr__(self, name, getattr(self, name) or default)
+            elif getattr(self, name) is not None:
+                raise InputError(
+                    f"--{name} is for --processing_mode=static, got --processing_mode={self.processing_mode}"
+                )
+
+    @property
+    def flag(self) -> str:
+        """The flag that chose the processing, with its value."""
+        return f"--processing_mode={self.processing_mode}" if self.pipeline is None else f"--pipeline={self.pipeline}"
+
+    @functools.cached_property
+    def named_pipeline(self) -> NamedPipeline | None:
+        """The chosen pipeline, found once; None for a mode of `HALF_SIZE_MODES`.
+
+        Raises:
+            InputError: a name that no pipeline has, or a file that cannot be read or run.
+        """
+        if self.processing_mode in HALF_SIZE_MODES:
+            return None
+        if self.processing_mode == "static":
+            return find_pipeline(".".join(getattr(self, name) for name in STATIC_FLAGS))
+        return find_pipeline(self.pipeline or "parametrized")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProcessingSettings(ProcessingChoice):
+    """Processing."""
+
+    processing_mode: str | None = setting(
+        "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
+        "RGB from the mosaic; none: that RGB as it is; default: parametrized, or the --pipeline",
+        None,
+        choices=PROCESSING_MODES,
+    )
+    processor_uri: str | None = setting("earlier run whose processor and normalization to start from", None)
+    freeze_processor: bool = setting("keep the processor's parameters as they are", False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.learns and self.processor_uri:
+            raise InputError(f"{self.flag} learns nothing that --processor_uri could provide")
 
     @property
     def learns_pipeline(self) -> bool:
@@ -179,62 +194,214 @@ class TrainConfig:
         return self.processing_mode in ("parametrized", None)
 
     @property
-    def learns_processing(self) -> bool:
+    def learns(self) -> bool:
         """Whether the processor has parameters to train, and a batch norm after it."""
         return self.learns_pipeline or self.processing_mode == "neural_network"
 
-    @property
-    def takes_statistics(self) -> bool:
-        """Whether images are normalised by statistics known before training: before a network, or without learning."""
-        return not self.learns_pipeline
 
-    @property
-    def data_settings(self) -> dict[str, object]:
-        """What `datasets.load` takes beside the data set's name."""
-        names = ("data_dir", "iso", "camera", "tile_size", "synthetic_images", "synthetic_size")
-        return {name: getattr(self, name) for name in names}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings):
+    """Model."""
 
-    @property
-    def processing(self) -> str:
-        """The flag that chose the processing."""
-        return f"--processing_mode={self.processing_mode}" if self.pipeline is None else f"--pipeline={self.pipeline}"
-
-    @functools.cached_property
-    def named_pipeline(self) -> NamedPipeline | None:
-        """The pipeline that processes, None for a mode of half size.
-
-        Raises:
-            InputError: a file of the user's that cannot be read or run.
-        """
-        name = pipeline_name(self.processing_mode, self.static_algorithms, self.pipeline)
-        return None if name is None else find_pipeline(name)
+    classifier_network: str = setting(
+        "for classification: the head", "ResNet18", choices=CLASSIFIERS, ignores_case=True
+    )
+    smp_encoder: str | None = setting(
+        "for segmentation: the encoder of the U-Net++; default: resnet34", None, choices=ENCODERS
+    )
+    classifier_uri: str | None = setting("earlier run whose head to start from", None)
+    classifier_pretrained: bool = setting(
+        "start the head's ResNet from ImageNet weights, torchvision's from the Hugging Face hub; its last layer or its "
+        "decoder stays random",
+        False,
+    )
+    pretrained_weights: str | None = setting(
+        "for --classifier_pretrained without the network: a safetensors file of the weights, with torchvision's names",
+        None,
+    )
+    freeze_classifier: bool = setting("keep the head's parameters and batch statistics as they are", False)
 
     @property
     def encoder(self) -> str:
         """The encoder of a segmentation network."""
         return self.smp_encoder or "resnet34"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.classifier_pretrained and self.classifier_uri:
+            raise InputError("--classifier_pretrained and --classifier_uri both say what the head starts from")
+        if self.pretrained_weights and not self.classifier_pretrained:
+            raise InputError(
+                "--pretrained_weights is for --classifier_pretrained: give --classifier_pretrained as well"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizationSettings(Settings):
+    """Optimization."""
+
+    lr: float = setting("Adam's learning rate", 1e-5, bound=POSITIVE)
+    epochs: int = setting("passes over the training samples", 3, bound=POSITIVE)
+    batch_size: int = setting("samples per update, over all devices", 32, bound=POSITIVE)
+    augmentation: str = setting(
+        "weak: flips and right-angle turns; strong: noise and smoothing besides", "none", choices=AUGMENTATIONS
+    )
+    check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE)
+    seed: int = setting("of the splits, the initial weights, the order and the augmentation", 1, bound=NOT_NEGATIVE)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AttackSettings(Settings):
+    """Adversarial training."""
+
+    adv_training: bool = setting(
+        "search for the processing that breaks a model: only the processor is trained, uphill in the task loss, from "
+        "the camera's or --processor_uri, --lr in natural ranges of its parameters. The head, of --classifier_uri, and "
+        "all batch statistics are frozen, also without --freeze_classifier (the published program then stops). The "
+        "best epoch is that of the lowest score",
+        False,
+    )
+    adv_parameters: str | None = setting(
+        "with --adv_training, what may move: a list of all, additive_layer, and the pipeline's parameters, by default "
+        f"{', '.join(isp.parametrized(isp.CAMERAS['drone']).facts)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
+        None,
+    )
+    adv_aux_loss: str | None = setting(
+        "with --adv_training, how deviation from the default rendering is measured: ssim: 1 less the structural "
+        "similarity (the published program lowers the similarity itself); l2: the mean square difference (there the "
+        f"sum); default: {_ATTACK_DEFAULTS['adv_aux_loss']}",
+        None,
+        choices=AUX_LOSSES,
+    )
+    adv_aux_weight: float | None = setting(
+        "with --adv_training, what deviation costs beside the task loss; "
+        f"default: {_ATTACK_DEFAULTS['adv_aux_weight']:g}",
+        None,
+        bound=NOT_NEGATIVE,
+    )
+    adv_noise_layer: bool = setting("with --adv_training, also train an image that is added at the end", False)
+    adv_track_differences: bool = setting(
+        "with --adv_training, record pictures by default, as attacked, and their difference", False
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.adv_training:
+            # A run records these settings, given or not.
+            for name, default in _ATTACK_DEFAULTS.items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, default)
+            return
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) is not field.default:
+                raise InputError(f"--{field.name} is for --adv_training: give --adv_training as well")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingSettings(Settings):
+    """Tracking."""
+
+    experiment_name: str = setting("folder of runs that belong together", "classification learnable pipeline")
+    run_name: str = setting("folder of this run within the experiment's", "test run")
+    logdir: str = setting("folder of all experiments, which TensorBoard is given", "runs")
+    overwrite: bool = setting("start anew where a run of this name would be continued", False)
+    log_model: bool = setting(
+        "write checkpoints (true or false); without them a run cannot be continued", True, kind="value"
+    )
+    save_locally: bool = setting("also write the final model as model.safetensors", False)
+    track_processing: bool = setting("record the picture after every stage", False)
+    track_processing_gradients: bool = setting("record the loss's gradient for every stage", False)
+    track_predictions: bool = setting("record targets and predictions", False)
+    track_save_tensors: bool = setting("also write what is recorded as .npy", False)
+    track_every_epoch: bool = setting("record every epoch, not only at the end", False)
+    track_n_images: int = setting("how many of the data set's first samples to record", 5, bound=POSITIVE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("experiment_name", "run_name"):
+            path = pathlib.PurePath(getattr(self, name))
+            if not path.parts or path.is_absolute() or ".." in path.parts:
+                raise InputError(f"--{name} must be a folder's name, got {getattr(self, name)!r}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
+    """A training run.
+
+    Raises:
+        InputError: values that contradict each other or are out of range.
+    """
+
+    data: TrainingDataSettings = TrainingDataSettings()
+    processing: ProcessingSettings = ProcessingSettings()
+    model: ModelSettings = ModelSettings()
+    optimization: OptimizationSettings = OptimizationSettings()
+    attack: AttackSettings = AttackSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    def __post_init__(self):
+        processing, model, attack = self.processing, self.model, self.attack
+        if processing.freeze_processor and model.freeze_classifier:
+            raise InputError("--freeze_processor and --freeze_classifier together leave nothing to train")
+        if model.freeze_classifier and not processing.learns:
+            raise InputError(f"{processing.flag} learns nothing: with --freeze_classifier nothing is left to train")
+        if model.classifier_pretrained and model.freeze_classifier and not attack.adv_training:
+            raise InputError(
+                "--freeze_classifier would keep the random layers that --classifier_pretrained leaves: train them first"
+            )
+        if attack.adv_training and not processing.learns_pipeline:
+            raise InputError(
+                f"--adv_training needs --processing_mode=parametrized or a --pipeline, got {processing.processing_mode}"
+            )
+        if attack.adv_training and processing.freeze_processor:
+            raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
+        for name in ("track_save_tensors", "track_every_epoch"):
+            if getattr(self.tracking, name) and not self.records:
+                raise InputError(
+                    f"--{name} is about what --track_processing, --track_processing_gradients, --track_predictions "
+                    "and --adv_track_differences record: give one of them as well"
+                )
+
     @property
-    def static_algorithms(self) -> dict[str, str | None]:
-        """The algorithms given for a static pipeline, by their flags."""
-        return {flag: getattr(self, flag) for flag in STATIC_FLAGS}
+    def records(self) -> bool:
+        """Whether anything is recorded of the data set's first samples."""
+        tracking = self.tracking
+        return (
+            tracking.track_processing
+            or tracking.track_processing_gradients
+            or tracking.track_predictions
+            or self.attack.adv_track_differences
+        )
 
     @property
     def run_dir(self) -> pathlib.Path:
-        """Where the run's folds, checkpoints and results go."""
-        return pathlib.Path(self.logdir) / self.experiment_name / self.run_name
+        """The folder of the run's folds."""
+        return pathlib.Path(self.tracking.logdir) / self.tracking.experiment_name / self.tracking.run_name
 
-    def differences(self, earlier: dict) -> list[str]:
-        """What keeps this run from continuing an earlier one, as "name was old, is new"."""
-        fixed = {
-            field.name
-            for field in dataclasses.fields(self)
-            if field.name not in FREE_TO_CHANGE and not field.name.startswith("track_")
-        }
-        # A flag that an earlier version did not have stood at its default.
-        before = dataclasses.asdict(TrainConfig()) | earlier
+    def differences(self, earlier: Mapping[str, Any]) -> list[str]:
+        """Lists what keeps this run from continuing an earlier one, as "name was old, is new"."""
+        before, now = flat(TrainConfig()) | dict(earlier), flat(self)
         return [
-            f"{name} was {before[name]!r}, is {getattr(self, name)!r}"
-            for name in sorted(fixed)
-            if before[name] != getattr(self, name)
+            f"{name} was {before[name]!r}, is {now[name]!r}"
+            for name in sorted(now)
+            if name not in _FREE_TO_CHANGE and not name.startswith("track_") and before[name] != now[name]
         ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinishedRun(Settings):
+    """Finished run."""
+
+    run: str = setting("folder of a finished run, or of one of its folds")
+    data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
+    output: str | None = setting("folder for the results; default: one in the run's folder", None)
+    pipeline: str | None = setting(
+        "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
+        "where it was in training",
+        None,
+    )
+
+    @property
+    def pipelines(self) -> tuple[str, ...]:
+        """The run's own pipeline, if it is named."""
+        return (self.pipeline,) if self.pipeline else ()

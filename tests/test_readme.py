@@ -8,6 +8,7 @@ import pytest
 from absl import flags
 
 from r2l_jax.config import TrainConfig
+from r2l_jax.runtime.flags import build
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,7 +36,7 @@ def test_flagfiles_and_commands_are_what_train_takes(monkeypatch):
     for command in [*commands, *(f"--flagfile={file}" for file in files)]:
         flags.FLAGS.unparse_flags()
         assert flags.FLAGS(["train.py", *shlex.split(command)]) == ["train.py"]
-        TrainConfig(**{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(TrainConfig)})
+        build(TrainConfig, **{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(TrainConfig)})
 
 
 def test_every_program_is_in_the_table():

@@ -21,10 +21,11 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
-from r2l_jax.model.tasks import make_objective
+from r2l_jax.model.build import make_model
+from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.training.steps import make_model, make_steps
+from r2l_jax.training.steps import make_steps
 from tasks.layers import BatchNorm
 
 
@@ -131,10 +132,10 @@ _SEARCHES = tuple(Search(("white_balance", "gamma_correct"), seed=seed, spread=0
 
 def _searcher(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Callable[[Sequence[Search]], list[Found]]:
     config, dataset = TrainConfig(), _dataset(raw, labels)
-    objective = make_objective(config, dataset)
-    model = make_model(config, dataset, objective, nnx.Rngs(0), None)
+    task = task_of(dataset, config.model)
+    model = make_model(config, dataset, task, nnx.Rngs(0), None)
     model.eval()
-    searcher = Searcher(Frozen(model, objective), direction="worst", batch_size=batch_size)
+    searcher = Searcher(Frozen(model, task), direction="worst", batch_size=batch_size)
 
     def search(searches):
         with contextlib.redirect_stderr(io.StringIO()):  # no progress bars

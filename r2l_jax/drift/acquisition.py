@@ -30,9 +30,9 @@ def at_intensity(config: TrainConfig, iso: float, fingerprint: str) -> RawDatase
     Raises:
         InputError: it is not there, or has other samples.
     """
-    dataset = datasets.load(config.dataset, **(config.data_settings | {"iso": iso}))
+    dataset = datasets.load(config.data.dataset, **(config.data.source | {"iso": iso}))
     if dataset.fingerprint != fingerprint:
-        raise InputError(f"--intensities={iso:g}: its samples are not those of --iso={config.iso:g}")
+        raise InputError(f"--intensities={iso:g}: its samples are not those of --iso={config.data.iso:g}")
     return dataset
 
 

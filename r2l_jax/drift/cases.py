@@ -15,12 +15,10 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
 from isp.sensor import expose_sites, site_light
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import HALF_SIZE_MODES, INTENSITIES, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.sets.synthetic import INTENSITIES
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.processing import HALF_SIZE_MODES
 from r2l_jax.runtime.errors import InputError
 
 # Kinds of drift: in the processing; in the acquisition, measured or by the model of the sensor; and what is commonly
@@ -129,15 +127,17 @@ def check_pipelines(cases: Iterable[Variant], dataset: RawDataset) -> None:
 
 def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
     """Returns the pipeline that a run was trained with, at the camera's figures; None if it has none or learned it."""
-    fixed = not config.learns_pipeline or (config.freeze_processor and not config.processor_uri)
-    return config.named_pipeline if fixed else None
+    fixed = not config.processing.learns_pipeline or (
+        config.processing.freeze_processor and not config.processing.processor_uri
+    )
+    return config.processing.named_pipeline if fixed else None
 
 
 def is_own(variant: Variant, config: TrainConfig) -> bool:
     """Whether a test case is what a run was trained on, so that it is no drift."""
     if variant.pipeline is not None:
         return variant.pipeline == own_pipeline(config)
-    return variant.group == "own" or variant.iso == config.iso
+    return variant.group == "own" or variant.iso == config.data.iso
 
 
 def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: str) -> None:
@@ -153,14 +153,13 @@ def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: 
         reason = None
         if group in ("pipelines", "exposures") and dataset.camera is None:
             reason = f"was trained on {dataset.name}, which is processed already: there is no raw data"
-        elif group == "pipelines" and config.processing_mode in HALF_SIZE_MODES:
+        elif group == "pipelines" and config.processing.processing_mode in HALF_SIZE_MODES:
             reason = (
-                f"was trained with --processing_mode={config.processing_mode}, on images of half the size of those "
-                "that pipelines make"
+                f"was trained with {config.processing.flag}, on images of half the size of those that pipelines make"
             )
-        elif group == "intensities" and config.dataset == "Folder":
+        elif group == "intensities" and config.data.dataset == "Folder":
             reason = "was trained on a Folder, which holds one intensity: --against=exposures computes others"
-        elif group == "corruptions" and config.processing_mode == "neural_network":
+        elif group == "corruptions" and config.processing.processing_mode == "neural_network":
             reason = "was trained with --processing_mode=neural_network, whose images are not in [0, 1]"
         if reason:
             raise InputError(f"--against={group}: {run} {reason}")

@@ -7,8 +7,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from isp._engine import stencil
 
-AUGMENTATIONS = ("none", "weak", "strong")
-
 NOISE_STD = 0.0005
 SHARPNESS = 0.5
 

@@ -1,7 +1,11 @@
-"""What a model is trained for: the head, the loss and the score of each kind of task."""
+"""The tasks that models are trained for: classification and segmentation, each with its head, loss, score and pictures.
 
-from collections.abc import Callable
-from typing import NamedTuple
+A task is all that the rest of the house needs to know to treat both kinds of data sets alike. Tasks are frozen and
+hashable, so that compiled functions can take them as static arguments.
+"""
+
+import dataclasses
+from typing import ClassVar, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -9,86 +13,171 @@ import numpy as np
 from flax import nnx
 
 import tasks
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import ModelSettings
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.model import pictures
 from r2l_jax.model.augment import augment_masks
 
-# A U-Net halves its input five times.
-SEGMENTATION_MULTIPLE = 32
+
+class Sums(TypedDict):
+    """Sums over samples, each times its weight: the task `loss ()`, and the `confusion (C, C)` of targets in rows."""
+
+    loss: jax.Array
+    confusion: jax.Array
 
 
-class Objective(NamedTuple):
-    """A kind of task.
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """Gives each image one class: a ResNet, trained by cross entropy and scored by accuracy.
 
     Attributes:
-        score: the metric that epochs are compared by; more is better.
         classes: names of the confusion matrix's rows and columns.
-        network: the ResNet in the head, by its name in `tasks.resnet`.
-        make_head: normalised images to logits, from the random streams that draw its weights.
-        augmented: a batch whose targets follow the augmentation of its images, `(batch, key, augmentation)`.
-        sums: of logits and a batch, what adds up over batches: `loss` and `confusion`, each sample's part times its
-            weight.
-        score_of: the score of such a confusion matrix.
+        network: the ResNet, by its name in `tasks.resnet`.
     """
 
-    score: str
     classes: tuple[str, ...]
     network: str
-    make_head: Callable[[nnx.Rngs], nnx.Module]
-    augmented: Callable[[Batch, jax.Array, str], Batch]
-    sums: Callable[[jax.Array, Batch], dict[str, jax.Array]]
-    score_of: Callable[[jax.Array], jax.Array]
+
+    name: ClassVar[str] = "classification"
+    participle: ClassVar[str] = "classified"
+    # The metric that epochs are compared by; more is better.
+    score: ClassVar[str] = "accuracy"
+    # The flag that chooses the network.
+    network_flag: ClassVar[str] = "classifier_network"
+    head_name: ClassVar[str] = "a ResNet"
+    # Height and width of an image must be multiples of it.
+    multiple: ClassVar[int] = 1
+
+    def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes the head, normalized images to logits `(B, C)`."""
+        return tasks.resnet(self.network, num_classes=len(self.classes), rngs=rngs)
+
+    def augmented(self, batch: Batch, key: jax.Array, augmentation: str) -> Batch:
+        """Returns the batch with targets that follow the augmentation of its images: classes stay."""
+        return batch
+
+    def sums(self, logits: jax.Array, batch: Batch) -> Sums:
+        """Computes the sums of a batch."""
+        target, weight = batch["target"], batch["weight"]
+        return {
+            "loss": (tasks.losses.cross_entropy(logits, target) * weight).sum(),
+            "confusion": tasks.metrics.confusion_matrix(logits.argmax(-1), target, len(self.classes), weight),
+        }
+
+    def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
+        """Computes the accuracy of a confusion matrix."""
+        return tasks.metrics.accuracy(confusion)
+
+    def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns which samples belong to each class, `(N,)` booleans, for results by class."""
+        return {name: labels == number for number, name in enumerate(self.classes)}
+
+    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Draws images `(N, H, W, 3)` with their targets and predictions, `(rows, cols, 3)` in [0, 1]."""
+        return pictures.predictions(images, logits, targets, self.classes)
+
+    def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
+        """Draws a confusion matrix, `(rows, cols, 3)` in [0, 1]."""
+        return pictures.confusion(confusion, self.classes)
+
+    def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
+        """Names the files of a sample in a folder of pictures: a picture in the folder of its class."""
+        return (f"{self.classes[label]}/{stem}.{suffix}",)
+
+    def mask_pictures(self, target: np.ndarray) -> list[np.ndarray]:
+        """Returns the pictures that go beside a sample's own: none."""
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Segmentation:
+    """Finds the pixels of an object: a U-Net++, trained by the Dice loss and scored by the intersection over union.
+
+    Attributes:
+        object: the name of the object.
+        network: the ResNet that encodes, by its name in `tasks.resnet`.
+    """
+
+    object: str
+    network: str
+
+    name: ClassVar[str] = "segmentation"
+    participle: ClassVar[str] = "segmented"
+    score: ClassVar[str] = "iou"
+    network_flag: ClassVar[str] = "smp_encoder"
+    head_name: ClassVar[str] = "a U-Net++"
+    # A U-Net halves its input five times.
+    multiple: ClassVar[int] = 32
 
     @property
-    def summary(self) -> tuple[str, ...]:
-        """What a run is summed up by."""
-        return tuple(f"{split}_{name}" for split in ("val", "train") for name in (self.score, "loss"))
+    def classes(self) -> tuple[str, ...]:
+        """Names of the confusion matrix's rows and columns."""
+        return ("background", self.object)
+
+    def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
+        """Makes the head, normalized images to logits `(B, H, W, 1)`."""
+        return tasks.unet("unetplusplus", encoder=self.network, classes=1, rngs=rngs)
+
+    def augmented(self, batch: Batch, key: jax.Array, augmentation: str) -> Batch:
+        """Returns the batch with masks that follow the augmentation of its images."""
+        return {**batch, "target": augment_masks(batch["target"], key, augmentation)}
+
+    def sums(self, logits: jax.Array, batch: Batch) -> Sums:
+        """Computes the sums of a batch: its Dice loss times its samples, and the confusion of its pixels.
+
+        The pixels of an image count as one, since the pixels of an epoch are too many to count in float32.
+        """
+        masks, weight = batch["target"].astype(jnp.int32), batch["weight"]
+        logits = _enlarged(logits, masks.shape[1])[..., 0]
+        confusion = tasks.metrics.confusion_matrix(logits > 0, masks, 2, weight / masks[0].size)
+        return {"loss": tasks.losses.dice(logits, masks, weight) * weight.sum(), "confusion": confusion}
+
+    def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
+        """Computes the object's intersection over union from a confusion matrix."""
+        return tasks.metrics.iou(confusion)[1]
+
+    def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns no classes: an image has none, its pixels do."""
+        return {}
+
+    def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
+        images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
+        return pictures.masks(images, logits, targets)
+
+    def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
+        """Draws nothing: of two classes, the numbers say as much."""
+        return None
+
+    def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:
+        """Names the files of a sample in a folder of pictures: a picture and a mask."""
+        return (f"images/{stem}.{suffix}", f"masks/{stem}.png")
+
+    def mask_pictures(self, target: np.ndarray) -> list[np.ndarray]:
+        """Returns the pictures that go beside a sample's own: its mask, 255 where the object is."""
+        return [255 * target]
 
 
-def make_objective(config: TrainConfig, dataset: RawDataset) -> Objective:
-    """The objective of a data set's task: a ResNet and cross entropy, or a U-Net++ and Dice."""
-    if dataset.task == "segmentation":
-        return Objective(
-            score="iou",
-            classes=("background", *dataset.classes),
-            network=config.encoder,
-            make_head=lambda rngs: tasks.unet("unetplusplus", encoder=config.encoder, classes=1, rngs=rngs),
-            augmented=lambda batch, key, name: {**batch, "target": augment_masks(batch["target"], key, name)},
-            sums=_segmentation_sums,
-            score_of=lambda confusion: tasks.metrics.iou(confusion)[1],
-        )
-    num_classes, network = len(dataset.classes), config.classifier_network.lower()
-    return Objective(
-        score="accuracy",
-        classes=dataset.classes,
-        network=network,
-        make_head=lambda rngs: tasks.resnet(network, num_classes=num_classes, rngs=rngs),
-        augmented=lambda batch, key, name: batch,
-        sums=lambda logits, batch: _classification_sums(logits, batch, num_classes),
-        score_of=tasks.metrics.accuracy,
-    )
+Task = Classification | Segmentation
+TASKS: tuple[type[Task], ...] = (Classification, Segmentation)
 
 
-def _classification_sums(logits: jax.Array, batch: Batch, num_classes: int) -> dict[str, jax.Array]:
-    loss = (tasks.losses.cross_entropy(logits, batch["target"]) * batch["weight"]).sum()
-    predictions = logits.argmax(-1)
-    return {
-        "loss": loss,
-        "confusion": tasks.metrics.confusion_matrix(predictions, batch["target"], num_classes, batch["weight"]),
-    }
+def task_of(dataset: RawDataset, model: ModelSettings | None = None) -> Task:
+    """Returns the task of a data set.
+
+    Args:
+        dataset: its kind of targets and its classes.
+        model: the networks; None for those by default.
+    """
+    model = model or ModelSettings()
+    if dataset.task == Segmentation.name:
+        (name,) = dataset.classes
+        return Segmentation(name, model.encoder)
+    return Classification(dataset.classes, model.classifier_network.lower())
 
 
-def _segmentation_sums(logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-    """The batch's Dice loss times its samples, and the confusion of its pixels, of which an image's count one."""
-    masks, weight = batch["target"].astype(jnp.int32), batch["weight"]
-    logits = enlarged(logits, masks.shape[1])[..., 0]
-    # Fractions of images, since the pixels of an epoch are too many to count in float32.
-    confusion = tasks.metrics.confusion_matrix(logits > 0, masks, 2, weight / masks[0].size)
-    return {"loss": tasks.losses.dice(logits, masks, weight) * weight.sum(), "confusion": confusion}
-
-
-def enlarged(images: jax.Array | np.ndarray, height: int) -> jax.Array | np.ndarray:
-    """Images `(B, H, W, C)` at a multiple of their size, pixels repeated: without processing they are half as large."""
+def _enlarged(images, height: int):
+    """Repeats the pixels of images `(B, H, W, C)` to a height: those of a mosaic at half size are half as large."""
     factor = height // images.shape[1]
     return images if factor == 1 else images.repeat(factor, 1).repeat(factor, 2)

@@ -1,16 +1,13 @@
 """How every program starts: compiled code kept between runs, several hosts, and errors as one line."""
 
 import ctypes
-import functools
 import os
 import pathlib
-import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import pooch
-from absl import app, flags, logging
 
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
@@ -61,35 +58,6 @@ def prepare() -> None:
         jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})
 
 
-def numbers(flag: str, kind: type[int] | type[float]) -> tuple[int | float, ...]:
-    """The numbers that a flag lists.
-
-    Raises:
-        InputError: it lists something else.
-    """
-    values = flags.FLAGS[flag].value
-    try:
-        return tuple(map(kind, values))
-    except ValueError:
-        wanted = "whole numbers" if kind is int else "numbers"
-        raise InputError(f"--{flag} must be {wanted}, separated by commas, got {','.join(values)}") from None
-
-
-def refuse_flags(names: Iterable[str], where: str) -> None:
-    """Refuses flags that would be ignored.
-
-    Args:
-        names: the flags.
-        where: where they change nothing, such as "without --corruptions".
-
-    Raises:
-        InputError: one of them was given.
-    """
-    for name in names:
-        if flags.FLAGS[name].present:
-            raise InputError(f"--{name} changes nothing {where}")
-
-
 def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
     """Prepares and calls `main()`, and tells what went wrong.
 
@@ -125,22 +93,3 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
         print(f"{program}: interrupted", file=sys.stderr, flush=True)
         # Python's own way out would tear XLA down under the threads that still compile, which ends in a crash.
         os._exit(130)
-
-
-def run(main: Callable[[], int | None]) -> None:
-    """Runs an absl program: parses the flags, and exits with the `exit_status` of `main()`.
-
-    A wrong flag becomes one line on stderr and exit status 1.
-    """
-    # Orbax and Grain report their every step at absl's default level.
-    logging.set_verbosity(logging.WARNING)
-
-    def parse(argv: Sequence[str]) -> Sequence[str]:
-        try:
-            return flags.FLAGS(argv)
-        except flags.Error as error:
-            sys.exit(f"{pathlib.Path(argv[0]).name}: error: {' '.join(str(error).split())}")
-
-    # Schedulers end a program by SIGTERM: it shall clean up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app.run(functools.partial(exit_status, main), flags_parser=parse)

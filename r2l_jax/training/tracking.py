@@ -1,17 +1,15 @@
 """What a run records while it goes: TensorBoard, pictures and tensors."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from tensorboardX import SummaryWriter
 
 from isp.parameter import MOST_ELEMENTS
+from r2l_jax.model.pictures import row_of
 from r2l_jax.runtime.files import replacing
-from r2l_jax.training import report
 
 
 class Tracker:
@@ -62,7 +60,7 @@ class Tracker:
         """
         for number, (name, batch) in enumerate(images.items()):
             name = f"{group}/{number}_{name}"
-            self._picture(name, np.concatenate(list(np.clip(batch, 0, 1)), axis=1), epoch)
+            self.picture(name, row_of(batch), epoch)
             self._tensor(name, batch, epoch)
 
     def gradients(self, gradients: Mapping[str, np.ndarray], epoch: int) -> None:
@@ -75,7 +73,7 @@ class Tracker:
             magnitude = np.abs(gradient)
             brightest = np.quantile(magnitude, 0.99, axis=tuple(range(1, magnitude.ndim)), keepdims=True)
             picture = np.clip(magnitude / np.maximum(brightest, np.finfo(np.float32).tiny), 0, 1)
-            self._picture(name, np.concatenate(list(picture), axis=1), epoch)
+            self.picture(name, row_of(picture), epoch)
             self._tensor(name, gradient, epoch)
 
     def differences(self, default: np.ndarray, adversarial: np.ndarray, epoch: int) -> None:
@@ -83,28 +81,18 @@ class Tracker:
         difference = 0.5 + (adversarial - default) / 2
         self.images("differences", {"default": default, "adversarial": adversarial, "difference": difference}, epoch)
 
-    def predictions(
-        self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str], epoch: int
-    ) -> None:
-        """Records pictures `(N, H, W, 3)` with their targets, predictions and the predictions' probabilities."""
-        figure = report.predictions_figure(images, logits, targets, classes)
-        self.figure("predictions", figure, epoch)
+    def predictions(self, picture: np.ndarray, logits: np.ndarray, targets: np.ndarray, epoch: int) -> None:
+        """Records a picture of predictions, see `model.tasks`, and the tensors behind it."""
+        self.picture("predictions", picture, epoch)
         self._tensor("predictions_logits", logits, epoch)
         self._tensor("predictions_targets", targets, epoch)
 
-    def masks(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray, epoch: int) -> None:
-        """Records pictures `(N, H, W, 3)` in a row, below them their masks, and below these what was predicted."""
-        rows = (images, *(np.repeat(mask[..., None], 3, -1) for mask in (targets, logits[..., 0] > 0)))
-        picture = np.concatenate([np.concatenate(list(np.clip(row, 0, 1)), axis=1) for row in rows])
-        self._picture("predictions", picture, epoch)
-        self._tensor("predictions_logits", logits, epoch)
-        self._tensor("predictions_targets", targets, epoch)
-
-    def figure(self, name: str, figure: Figure, epoch: int) -> None:
-        """Records a matplotlib figure."""
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        self._picture(name, np.asarray(canvas.buffer_rgba())[..., :3] / 255, epoch)
+    def picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
+        """Records a picture `(rows, cols)` or `(rows, cols, 3)` with values in [0, 1]."""
+        self._writer.add_image(name, picture.astype(np.float32), epoch, dataformats="HWC"[: picture.ndim])
+        if self._enabled:
+            with replacing(self._path(f"{name}.png", epoch)) as part:
+                Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(part, "png")
 
     def hyperparameters(self, flags: Mapping[str, object], metrics: Mapping[str, float]) -> None:
         """Records the flags beside the final numbers, for TensorBoard's HParams page."""
@@ -114,12 +102,6 @@ class Tracker:
     def flush(self) -> None:
         """Makes TensorBoard see all that was recorded."""
         self._writer.flush()
-
-    def _picture(self, name: str, picture: np.ndarray, epoch: int) -> None:
-        self._writer.add_image(name, picture.astype(np.float32), epoch, dataformats="HWC"[: picture.ndim])
-        if self._enabled:
-            with replacing(self._path(f"{name}.png", epoch)) as part:
-                Image.fromarray(np.round(255 * picture).astype(np.uint8)).save(part, "png")
 
     def _tensor(self, name: str, tensor: np.ndarray, epoch: int) -> None:
         if self._save_tensors:

@@ -1,6 +1,5 @@
 """Finished runs, to be measured: their models as they were trained, with the data that they were trained on."""
 
-import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,18 @@ import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
+from r2l_jax.model.build import make_model, unknown_statistics
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Objective, make_objective
+from r2l_jax.model.tasks import Task, task_of
 from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.training import checkpoint
-from r2l_jax.training.folds import Fold, read_metrics
-from r2l_jax.training.steps import make_model, unknown_statistics
+from r2l_jax.training.folds import Fold
+from r2l_jax.training.record import read_metrics
 
 
 class TrainedFold(NamedTuple):
@@ -33,21 +34,21 @@ class TrainedFold(NamedTuple):
     Attributes:
         config: what it was trained by, with the data where it is now.
         dataset: what it was trained on.
-        objective: what it was trained for.
+        task: what it was trained for.
         fold: how it split the data, and its folder.
         model: the best epoch's, which evaluates: batch norms use their running statistics.
     """
 
     config: TrainConfig
     dataset: RawDataset
-    objective: Objective
+    task: Task
     fold: Fold
     model: RawToLogit
 
     @property
     def fingerprint(self) -> str:
         """A hash of the model, see `model_hash`, and of the file that its pipeline comes from."""
-        pipeline = self.config.named_pipeline
+        pipeline = self.config.processing.named_pipeline
         return hashlib.sha256(
             "\n".join([model_hash(self.model), *(pipeline.identity if pipeline else ())]).encode()
         ).hexdigest()
@@ -74,7 +75,7 @@ def load_runs(
     """
     loaded, named = {}, {name: find_pipeline(name) for name in pipelines}
     runs = [[_load_fold(folder, data_dir, loaded, named) for folder in _fold_folders(uri)] for uri in uris]
-    used = {fold.config.pipeline for folds in runs for fold in folds}
+    used = {fold.config.processing.pipeline for folds in runs for fold in folds}
     for name in pipelines:
         if name not in used:
             raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
@@ -98,7 +99,7 @@ def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[st
         processor = fold.model.processor
         if not isinstance(processor, isp.Pipeline) or not processor.parameters():
             raise InputError(
-                f"--run={uri} was trained with {fold.config.processing}, which has no processing parameters"
+                f"--run={uri} was trained with {fold.config.processing.flag}, which has no processing parameters"
             )
     return folds
 
@@ -119,41 +120,43 @@ def _load_fold(
     metrics = read_metrics(folder / "metrics.json", f"--run={folder}")
     if not metrics["complete"]:
         raise InputError(f"--run={folder} is not trained to its end: the command that began it goes on")
-    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    known = {leaf.name for leaf in leaves(TrainConfig)}
     if unknown := sorted(set(metrics["flags"]) - known):
         raise InputError(f"--run={folder} was trained by another version: it has the flags {', '.join(unknown)}")
-    config = TrainConfig(**metrics["flags"])
-    config = dataclasses.replace(
-        config, data_dir=data_dir or config.data_dir, pipeline=_pipeline(folder, config, metrics, named)
+    config = build(TrainConfig, metrics["flags"])
+    config = replace(
+        config, data_dir=data_dir or config.data.data_dir, pipeline=_pipeline(folder, config, metrics, named)
     )
-    settings = repr((config.dataset, config.data_settings))
-    dataset = loaded.get(settings) or datasets.load(config.dataset, **config.data_settings)
+    settings = repr((config.data.dataset, config.data.source))
+    dataset = loaded.get(settings) or datasets.load(config.data.dataset, **config.data.source)
     loaded[settings] = dataset
     if dataset.fingerprint != metrics["fingerprint"]:
         raise InputError(
-            f"--run={folder} was trained on other data: the samples or classes of {dataset.name} in {config.data_dir} "
-            "are not those"
+            f"--run={folder} was trained on other data: the samples or classes of "
+            f"{dataset.name} in {config.data.data_dir} are not those"
         )
-    objective = make_objective(config, dataset)
+    task = task_of(dataset, config.model)
     fold = Fold(
         int(folder.resolve().name.removeprefix("fold_")),
         np.array(metrics["train_indices"]),
         np.array(metrics["valid_indices"]),
         folder,
     )
-    return TrainedFold(config, dataset, objective, fold, _load_model(config, dataset, objective, fold))
+    return TrainedFold(config, dataset, task, fold, _load_model(config, dataset, task, fold))
 
 
 def _pipeline(
     folder: pathlib.Path, config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline]
 ) -> str | None:
     """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
-    if config.pipeline is None or ".py" not in config.pipeline:
-        return config.pipeline
+    if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
+        return config.processing.pipeline
     try:
         recorded = Source(**{name: str(value) for name, value in metrics["pipeline"].items()})
     except (LookupError, TypeError, AttributeError):
-        raise InputError(f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing}") from None
+        raise InputError(
+            f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing.flag}"
+        ) from None
     file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
     for name, pipeline in named.items():
         if pipeline.identity == wanted:
@@ -177,8 +180,8 @@ def _pipeline(
     return f"{file}:{recorded.function}"
 
 
-def _load_model(config: TrainConfig, dataset: RawDataset, objective: Objective, fold: Fold) -> RawToLogit:
-    model = nnx.eval_shape(lambda: make_model(config, dataset, objective, nnx.Rngs(0), unknown_statistics()))
+def _load_model(config: TrainConfig, dataset: RawDataset, task: Task, fold: Fold) -> RawToLogit:
+    model = nnx.eval_shape(lambda: make_model(config, dataset, task, nnx.Rngs(0), unknown_statistics()))
     model.eval()
     graph, shapes = nnx.split(model)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=shardings().everywhere), shapes)

@@ -1,7 +1,6 @@
 """Runs that take seconds."""
 
 import contextlib
-import dataclasses
 
 import pytest
 import small_runs
@@ -9,6 +8,7 @@ import small_runs
 import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.runtime import startup
+from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 
 
@@ -43,7 +43,8 @@ def data_dir(tmp_path_factory):
 
 
 def _base(folder, data_dir):
-    return TrainConfig(
+    return build(
+        TrainConfig,
         logdir=str(folder),
         experiment_name="test",
         data_dir=data_dir,
@@ -65,7 +66,7 @@ def base(tmp_path_factory, data_dir, small_heads):
 @pytest.fixture(scope="session")
 def _one_epoch(tmp_path_factory, data_dir):
     base = _base(tmp_path_factory.mktemp("one_epoch"), data_dir)
-    config = dataclasses.replace(base, run_name="one_epoch", epochs=1, save_locally=True)
+    config = replace(base, run_name="one_epoch", epochs=1, save_locally=True)
     with _small_heads():
         train.run(config)
     return config

@@ -1,6 +1,5 @@
 """docs/own_stage.md, as a user follows it: the stage goes through every program by its name alone."""
 
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -21,12 +20,14 @@ from r2l_jax.drift.adjustment import adaptation, learning
 from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
 from r2l_jax.drift.adjustment.learning import LearningConfig
 from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation, synthesis
 from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
 from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.trained import load_runs
 
@@ -44,7 +45,7 @@ def my_isp(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(base, my_isp):
     """A run of two epochs with the stage of the guide."""
-    config = dataclasses.replace(
+    config = replace(
         base, run_name="own_stage", processing_mode=None, pipeline=my_isp, track_processing=True, track_n_images=2
     )
     train.run(config)
@@ -165,7 +166,7 @@ def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
 def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, my_isp, tmp_path):
     run, file = str(trained.run_dir), pathlib.Path(my_isp.removesuffix(":make"))
     ((fold,),) = load_runs([run])
-    assert fold.config.pipeline == my_isp
+    assert fold.config.processing.pipeline == my_isp
     moved = file.rename(tmp_path / "moved_isp.py")
     try:
         with pytest.raises(
@@ -174,7 +175,7 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, m
         ):
             load_runs([run])
         ((fold,),) = load_runs([run], pipelines=[f"{moved}:make"])
-        assert fold.config.pipeline == f"{moved}:make"
+        assert fold.config.processing.pipeline == f"{moved}:make"
         file.write_text(CODE + "\n")
         with pytest.raises(
             InputError, match=r"my_isp.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now: if you have"
@@ -209,7 +210,7 @@ def test_code_in_a_run_s_folder_is_not_run_by_itself(trained, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named_before_data_is_rendered(trained, tmp_path):
-    config = dataclasses.replace(trained, pipeline=f"{tmp_path}/nowhere.py:make", data_dir=str(tmp_path / "data"))
+    config = replace(trained, pipeline=f"{tmp_path}/nowhere.py:make", data_dir=str(tmp_path / "data"))
     with pytest.raises(InputError, match=r"^--pipeline=.*nowhere.py:make: .*nowhere.py: No such file or directory$"):
         train.run(config)
     assert not (tmp_path / "data").exists()
@@ -220,19 +221,19 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
     moved.write_text(CODE)
     other.write_text(CODE + "\n")
     before = metrics(trained)["history"]
-    train.run(dataclasses.replace(trained, pipeline=f"{moved}:make"))
+    train.run(replace(trained, pipeline=f"{moved}:make"))
     assert metrics(trained)["history"] == before
     with pytest.raises(
         InputError, match=r"holds another run \(pipeline was make of a file of SHA-256 .*, is make of a"
     ):
-        train.run(dataclasses.replace(trained, pipeline=f"{other}:make"))
+        train.run(replace(trained, pipeline=f"{other}:make"))
     with pytest.raises(InputError, match=r"holds another run \(pipeline was .*moved_isp.py:make', is 'parametrized'\)"):
-        train.run(dataclasses.replace(trained, pipeline="parametrized"))
+        train.run(replace(trained, pipeline="parametrized"))
     train.run(trained)
 
 
 def test_a_fixed_pipeline_of_a_file_is_a_run_s_own(trained, my_isp):
-    fixed = dataclasses.replace(trained, freeze_processor=True)
+    fixed = replace(trained, freeze_processor=True)
     (case,) = variants.pipelines([my_isp])
     assert (case.name, variants.is_own(case, fixed), variants.is_own(case, trained)) == ("my_isp.make", True, False)
 
@@ -246,11 +247,11 @@ def test_two_pipelines_of_one_title_are_refused(my_isp, tmp_path):
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):
     file = tmp_path / "my_isp.py"
     file.write_text(CODE.replace("width=0.5, ", ""))
-    config = dataclasses.replace(
+    config = replace(
         base, run_name="no_range", processing_mode=None, pipeline=f"{file}:make", epochs=1, save_locally=True
     )
     with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
-        train.run(dataclasses.replace(config, adv_training=True))
+        train.run(replace(config, adv_training=True), Attack)
     train.run(config)
     assert model(config)["processor.strength"] != 0
     with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
@@ -259,9 +260,7 @@ def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(ba
 
 def test_the_settings_of_a_static_pipeline_train(base):
     name = "bilinear.unsharp_masking.gaussian_denoising"
-    config = dataclasses.replace(
-        base, run_name="settings", processing_mode=None, pipeline=name, epochs=1, save_locally=True
-    )
+    config = replace(base, run_name="settings", processing_mode=None, pipeline=name, epochs=1, save_locally=True)
     train.run(config)
     start = find_pipeline(name)(CAMERA).parameters()
     for setting in ("radius", "amount", "sigma", "gamma_correct"):
@@ -269,11 +268,11 @@ def test_the_settings_of_a_static_pipeline_train(base):
 
 
 def test_adversarial_training_moves_it(trained):
-    config = dataclasses.replace(
+    config = replace(
         trained, run_name="attacked", adv_training=True, adv_parameters="strength", processor_uri=str(trained.run_dir),
         classifier_uri=str(trained.run_dir), epochs=1, lr=0.1, save_locally=True,
     )  # fmt: skip
-    train.run(config)
+    train.run(config, Attack)
     ((before,),) = load_runs([str(trained.run_dir)])
     for name, value in before.model.processor.parameters().items():
         assert (np.asarray(value) != model(config)[f"processor.{name}"]).any() == (name == "strength"), name
@@ -282,7 +281,7 @@ def test_adversarial_training_moves_it(trained):
 def test_synthesize_writes_its_pictures(base, my_isp, tmp_path):
     size = {"synthetic_images": 40, "synthetic_size": 32}
     synthesis.run(
-        SynthesisConfig(output=str(tmp_path), data_dir=base.data_dir, pipelines=(my_isp, "parametrized"), **size)
+        SynthesisConfig(output=str(tmp_path), data_dir=base.data.data_dir, pipelines=(my_isp, "parametrized"), **size)
     )
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["pipelines"]["my_isp.make"]["parameters"]["strength"] == 0

@@ -14,7 +14,8 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.processors import half_size
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training import train
+from r2l_jax.runtime.flags import build, replace
+from r2l_jax.training import start, train
 
 
 @pytest.mark.parametrize(
@@ -22,10 +23,10 @@ from r2l_jax.training import train
     [("none", {}, 16), ("static", {"sp_debayer": "malvar2004", "sp_denoising": "median_denoising"}, 32)],
 )
 def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base, mode, algorithms, side):
-    config = dataclasses.replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
+    config = replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
     train.run(config)
-    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
-    processor = (config.named_pipeline or half_size)(dataset.camera)
+    dataset = datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
+    processor = (config.processing.named_pipeline or half_size)(dataset.camera)
     images = processor(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
     assert images.shape == (32, side, side, 3)
     for name, value in processor.parameters().items():
@@ -36,7 +37,7 @@ def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base
 
 def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
     tracked = {"track_processing": True, "track_processing_gradients": True, "track_save_tensors": True}
-    config = dataclasses.replace(base, run_name="tracked static", processing_mode="static", epochs=1, **tracked)
+    config = replace(base, run_name="tracked static", processing_mode="static", epochs=1, **tracked)
     train.run(config)
     results = config.run_dir / "fold_0" / "results" / "epoch_0000"
     for kind in ("stages", "gradients"):
@@ -47,30 +48,30 @@ def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
 
 
 def test_static_pipelines_of_the_published_data_sets_are_normalised_as_published(base):
-    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
-    config = dataclasses.replace(base, processing_mode="static")
+    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
+    config = replace(base, processing_mode="static")
     dataset = dataclasses.replace(synthetic, name="Microscopy")
-    mean, std = train.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
+    mean, std = start.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
     np.testing.assert_allclose([mean, std], [[0.91, 0.84, 0.94], [0.08, 0.12, 0.05]])
 
 
 @pytest.mark.parametrize("mode", ["none", "neural_network"])
 def test_published_mosaics_are_normalised_as_published(base, mode):
-    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
-    config = dataclasses.replace(base, processing_mode=mode)
+    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
+    config = replace(base, processing_mode=mode)
     dataset = dataclasses.replace(synthetic, name="Microscopy")
-    mean, std = train.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
+    mean, std = start.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
     np.testing.assert_allclose([mean, std], [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]], rtol=1e-6)
 
 
 def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
-    config = dataclasses.replace(
+    config = replace(
         base, run_name="neural", processing_mode="neural_network", epochs=1, save_locally=True,
         track_processing=True, track_processing_gradients=True, track_save_tensors=True,
     )  # fmt: skip
     train.run(config)
     variables = model(config)
-    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
     mosaics = isp.bayer.half_size(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
     np.testing.assert_allclose(variables["processor.normalizer.mean"], mosaics.mean((0, 1, 2)), rtol=1e-4)
     assert (variables["processor.network.bn1.mean"] != 0).all()
@@ -84,9 +85,7 @@ def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
     events.Reload()
     assert events.Scalars("processor_gradient_norm/network")[0].value > 0
 
-    frozen = dataclasses.replace(
-        config, run_name="frozen_neural", processor_uri=str(config.run_dir), freeze_processor=True
-    )
+    frozen = replace(config, run_name="frozen_neural", processor_uri=str(config.run_dir), freeze_processor=True)
     train.run(frozen)
     for name, value in model(frozen).items():
         if name.startswith("processor."):
@@ -94,7 +93,7 @@ def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
 
 
 def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
-    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
     render = isp.static(synthetic.camera)
 
     def read(index):
@@ -104,8 +103,8 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
     processed = dataclasses.replace(synthetic, name="MicroscopyRGB", camera=None, read=read)
     monkeypatch.setattr(datasets, "load", lambda *arguments, **options: processed)
     with pytest.raises(InputError, match=r"holds images that are processed already: it needs --processing_mode=none"):
-        train.run(dataclasses.replace(base, run_name="refused"))
-    config = dataclasses.replace(
+        train.run(replace(base, run_name="refused"))
+    config = replace(
         base, run_name="images", processing_mode="none", epochs=1, save_locally=True,
         track_processing=True, track_save_tensors=True,
     )  # fmt: skip
@@ -128,7 +127,7 @@ def weights_file(tmp_path):
 
 
 def test_a_head_starts_from_pretrained_weights(base, weights_file):
-    config = dataclasses.replace(
+    config = replace(
         base, run_name="pretrained", epochs=1, lr=1e-9, save_locally=True,
         classifier_pretrained=True, pretrained_weights=str(weights_file),
     )  # fmt: skip
@@ -144,8 +143,8 @@ def test_a_head_starts_from_pretrained_weights(base, weights_file):
 def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_file):
     """With all its flags, but fewer splits and epochs."""
     layouts.write_microscopy(tmp_path, images=5, intensities=(0.01,))
-    config = TrainConfig(
-        logdir=base.logdir, data_dir=str(tmp_path), run_name="published", pretrained_weights=str(weights_file),
+    config = build(TrainConfig,
+        logdir=base.tracking.logdir, data_dir=str(tmp_path), run_name="published", pretrained_weights=str(weights_file),
         dataset="Microscopy", lr=1e-5, n_splits=2, epochs=1, classifier_pretrained=True, processing_mode="static",
         augmentation="weak", log_model=True, iso=0.01, freeze_processor=True, track_processing=True,
         track_every_epoch=True, track_predictions=True, track_processing_gradients=True, track_save_tensors=True,
@@ -162,7 +161,7 @@ def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_f
 def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen, kept):
     """Started from an earlier run's processor and head; the other part moves."""
     earlier = str(one_epoch.run_dir)
-    config = dataclasses.replace(
+    config = replace(
         base,
         run_name=frozen,
         epochs=1,

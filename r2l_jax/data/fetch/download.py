@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 import requests
 from tqdm import tqdm
 
+from r2l_jax.config import INTENSITIES
 from r2l_jax.data.fetch import archives, b2
 from r2l_jax.data.fetch.partial import Dropped, Remote, Sink, check_free_disk, fetch, lock
-from r2l_jax.data.sets.synthetic import INTENSITIES, intensity_folder
+from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 

@@ -7,17 +7,13 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax.config import DATASETS, INTENSITIES, SYNTHETIC_IMAGES, SYNTHETIC_SIZE
 from r2l_jax.data.fetch import download as downloads
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import folder, published, synthetic
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_first_process
-
-DATASETS = ("Synthetic", "SyntheticSegmentation", "Folder", *published.DATASETS)
-
-SYNTHETIC_IMAGES = 600
-SYNTHETIC_SIZE = 128
 
 
 def load(
@@ -63,8 +59,8 @@ def load(
     for flag, value in (("camera", camera), ("tile_size", tile_size)):
         if value is not None:
             raise InputError(f"--{flag} is for --dataset=Folder; {name} has its own")
-    if iso not in synthetic.INTENSITIES:
-        measured = ", ".join(f"{intensity:g}" for intensity in synthetic.INTENSITIES)
+    if iso not in INTENSITIES:
+        measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
         raise InputError(f"--iso must be one of the measured intensities {measured}, got {iso:g}")
     data_dir = data_dir or startup.cache_dir()
     if name in published.DATASETS:

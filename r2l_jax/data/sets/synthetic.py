@@ -21,12 +21,12 @@ from tqdm import tqdm
 from isp.camera import Camera
 from isp.sensor import expose
 from isp.unprocessing import to_camera
+from r2l_jax.config import INTENSITIES
 from r2l_jax.data.sets.phantom import CLASSES, render
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import drafting
 
 # The exposures of every scene, as the real data sets have them: fractions of the full light.
-INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 # An invented camera of ordinary figures: 12 bits with black at 128, a green-sensitive sensor, broad colour filters.
 CAMERA = Camera(

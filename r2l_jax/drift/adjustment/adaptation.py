@@ -164,7 +164,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
             fold.fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in drifts} for fold in folds
         }
     content = {
-        "score": folds[0].objective.score,
+        "score": folds[0].task.score,
         "drifts": {drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in drifts},
         "folds": results,
         "flags": dataclasses.asdict(config),
@@ -197,7 +197,7 @@ def _over_folds(results: list[dict[str, Any]]) -> dict[str, dict[str, float | No
 
 def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
     """Raises an InputError unless a fold can be adapted to all drifts, before anything is computed."""
-    if config.intensities and fold.config.dataset == "Folder":
+    if config.intensities and fold.config.data.dataset == "Folder":
         raise InputError(
             f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
             "computes others"
@@ -265,10 +265,10 @@ def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
     """The data of --drifted_data_dir, if it has the classes and the pattern of the run's."""
     if not pathlib.Path(config.drifted_data_dir).is_dir():  # where a synthetic data set would be rendered anew
         raise InputError(f"--drifted_data_dir={config.drifted_data_dir} is no folder")
-    settings = fold.config.data_settings | {"data_dir": config.drifted_data_dir}
+    settings = fold.config.data.source | {"data_dir": config.drifted_data_dir}
     if config.drifted_camera:
         settings["camera"] = config.drifted_camera
-    dataset = datasets.load(fold.config.dataset, **settings)
+    dataset = datasets.load(fold.config.data.dataset, **settings)
     if dataset.classes != fold.dataset.classes:
         raise InputError(
             f"--drifted_data_dir={config.drifted_data_dir} must have the classes {', '.join(fold.dataset.classes)}, "
@@ -304,7 +304,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: 
 def _adapt(
     config: AdaptationConfig, fold: TrainedFold, under: _Drifted, stop: StopSignals, file: pathlib.Path
 ) -> Analysis:
-    frozen = Frozen(under.model, fold.objective)
+    frozen = Frozen(under.model, fold.task)
     group = _parameters(config, under.model.processor)
     stops = STOPS[: config.starts] if gains(frozen.facts, group) else (0,)
     searches = [Search(group, 0.0, config.seed, exposure=2.0**stop) for stop in stops]
@@ -327,7 +327,7 @@ def _adapt(
     on_measured = measure(ends, under.measured, "other images")
     chosen = int(np.argmin([measured.loss for measured in on_labelled]))
     before, after = on_measured[0], on_measured[chosen]
-    own = Frozen(fold.model, fold.objective)
+    own = Frozen(fold.model, fold.task)
     own_batches = loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
     (undrifted,) = Measurer(own).measure([own.default], own_batches)
     lost = undrifted.score - before.score
@@ -346,7 +346,7 @@ def _adapt(
     }
     adapted = frozen.pipeline(ends[chosen])
     pictures = {"curves": _curves(found, stops), "pictures": _pictures(config, fold, under, adapted)}
-    tables = [starts_table(content, fold.objective.score), parameters_table(frozen, group, ends[chosen])]
+    tables = [starts_table(content, fold.task.score), parameters_table(frozen, group, ends[chosen])]
     return Analysis(content, "\n\n".join(tables), pictures)
 
 

@@ -20,7 +20,8 @@ from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import train
-from r2l_jax.training.folds import changed_data, changes, make_folds, other_makers, read_metrics
+from r2l_jax.training.plan import make_folds
+from r2l_jax.training.record import changed_data, changes, other_makers, read_metrics
 from r2l_jax.training.trained import TrainedFold, load_runs
 
 LEARNT, FROZEN = "learnt", "frozen"
@@ -71,17 +72,19 @@ def run(config: LearningConfig) -> dict[str, Any]:
     named = [config.pipeline] if config.pipeline else []
     (folds,) = load_runs([config.run], config.data_dir, named)
     trained = folds[0].config
-    if not trained.learns_pipeline or trained.adv_training:
+    if not trained.processing.learns_pipeline or trained.attack.adv_training:
         raise InputError(
-            f"--run={config.run} was trained with {trained.processing}"
-            f"{' --adv_training' * trained.adv_training}; learning is compared for --processing_mode=parametrized and "
-            "for a --pipeline"
+            f"--run={config.run} was trained with {trained.processing.flag}"
+            f"{' --adv_training' * trained.attack.adv_training}; learning is compared for "
+            "--processing_mode=parametrized and for a --pipeline"
         )
     if not folds[0].model.processor.facts:
-        raise InputError(f"--run={config.run} was trained with {trained.processing}, which has no parameters to learn")
+        raise InputError(
+            f"--run={config.run} was trained with {trained.processing.flag}, which has no parameters to learn"
+        )
     if pathlib.Path(config.run).name.startswith("fold_"):
         raise InputError(f"--run={config.run} is one fold: the whole run is compared")
-    if trained.freeze_classifier:
+    if trained.model.freeze_classifier:
         raise InputError(f"--run={config.run} was trained with --freeze_classifier: with both fixed nothing is trained")
     for fold in folds:
         _history(fold)  # whose errors shall not come after minutes of training
@@ -90,15 +93,15 @@ def run(config: LearningConfig) -> dict[str, Any]:
                 f"--run={config.run} was trained on other data ({'; '.join(changed)}): what is trained now does not "
                 "compare with it"
             )
-    own, other = (FROZEN, LEARNT) if trained.freeze_processor else (LEARNT, FROZEN)
+    own, other = (FROZEN, LEARNT) if trained.processing.freeze_processor else (LEARNT, FROZEN)
     counterpart = dataclasses.replace(
         trained,
-        freeze_processor=not trained.freeze_processor,
+        freeze_processor=not trained.processing.freeze_processor,
         logdir=str(config.output_dir),
         experiment_name="learning",
         run_name=other,
         overwrite=False,
-        data_dir=config.data_dir or trained.data_dir,
+        data_dir=config.data_dir or trained.data.data_dir,
     )
     if reasons := _stale(counterpart, folds[0].dataset):
         store.say_anew(str(counterpart.run_dir), reasons)
@@ -131,7 +134,7 @@ def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
 
 def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[str, Any]:
     """The learning curves of two runs, what they take to reach a score, and the parameters that the first learnt."""
-    score = runs[LEARNT][0].objective.score
+    score = runs[LEARNT][0].task.score
     return {
         "score": score,
         "target": target,

@@ -1,15 +1,16 @@
-"""Adversarial training: the processing's parameters go uphill in the task loss, and all the rest stays as it is.
+"""Adversarial training: the processing's parameters go uphill in the task loss, and everything else stays as it is.
 
-Its steps are those of `drift.search`, taken with the batches, the augmentation and the devices of training.
+The attack is an update rule of training: it takes the steps of `drift.search` with the batches, the augmentation and
+the devices of training.
 
-This is what `--adv_training` is in the program of Oala et al. (TMLR 2023), with these differences:
+It is the `--adv_training` of the program of Oala et al. (TMLR 2023), with these differences:
 
 - The head is frozen with or without `--freeze_classifier`; that program stops without it.
 - Deviation from the default rendering is a price. That program lowers the structural similarity itself, times the
   weight, which drives images away; and its l2 is a sum over the batch, here a mean.
-- Deviation is measured on processed images in [0, 1], there on normalised ones.
-- The optimiser counts in natural ranges, and parameters stay valid, see `isp.Parameter`.
-- A normalisation that no earlier run provides has the statistics of the default rendering, there zero and one.
+- Deviation is measured on processed images in [0, 1], there on normalized ones.
+- The optimizer counts in natural ranges, and parameters stay valid, see `isp.Parameter`.
+- A normalization that no earlier run provides has the statistics of the default rendering, there zero and one.
 """
 
 from collections.abc import Mapping
@@ -22,120 +23,153 @@ from flax import nnx
 
 import isp
 from isp.published import ADDITIVE_LAYER
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import AttackSettings, TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import deviation
 from r2l_jax.drift.search.ranges import valid_values
 from r2l_jax.drift.search.searcher import cost_of, descend
-from r2l_jax.model.tasks import Objective
+from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.update import Blueprint, GradientDescent, Updated, UpdateRule
 
-PyTree = Any
+
+def rule_of(config: TrainConfig) -> type[UpdateRule]:
+    """Returns the update rule that a run's settings ask for."""
+    return Attack if config.attack.adv_training else GradientDescent
 
 
 class AttackState(NamedTuple):
-    """What an attack goes on from, beside the model.
+    """The state of an attack, beside the model.
 
     Attributes:
-        default: the parameters' values at its start, which give the default rendering.
+        default: the parameters' values at the start, which give the default rendering.
         offsets: how many natural ranges the parameters lie from there.
-        opt_state: the optimiser's.
+        opt_state: the optimizer's state.
     """
 
     default: dict[str, jax.Array]
     offsets: dict[str, jax.Array]
-    opt_state: optax.OptState
+    opt_state: Any
 
 
-class Attack:
+class Attack(UpdateRule):
     """Steps uphill in the task loss of a model whose processor is an `isp.Pipeline`.
 
+    Sums are those of the task, the `deviation` of each sample's image from its default rendering, and the
+    `gradient_norm` of the cost for each parameter's offset, 0 where the parameter may not move.
+
     Args:
-        config: the learning rate in natural ranges, the augmentation, and the flags that begin with `adv_`.
-        objective: what the model is trained for.
-        graph: the model's, evaluating: batch norms use their running statistics and do not move them.
-        pipeline: its processor, at any values.
+        config: the learning rate in natural ranges, the augmentation, and the attack.
+        task: the task that the model was trained for.
+        blueprint: the model's structure. It evaluates: batch norms use their running statistics and keep them.
     """
 
-    def __init__(self, config: TrainConfig, objective: Objective, graph: nnx.GraphDef, pipeline: isp.Pipeline):
-        self._config, self._objective, self._graph, self._pipeline = config, objective, graph, pipeline
-        self._optimizer = optax.chain(_keep_norms(), optax.adam(config.lr))
+    metrics: tuple[str, ...] = ("deviation",)
+    sign = -1
+    keeps_statistics = True
+
+    def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint):
+        processor = blueprint.model.processor
+        assert isinstance(processor, isp.Pipeline)
+        self._pipeline, self._graph, self._task = processor, blueprint.evaluating, task
+        self._augmentation, self._parameters = config.optimization.augmentation, _parameters(config.attack)
+        self._aux_loss, self._aux_weight = _price(config.attack)
+        self._optimizer = optax.chain(_keep_norms(), optax.adam(config.optimization.lr))
+
+    @staticmethod
+    def check(config: TrainConfig, pipeline: isp.Pipeline | None) -> None:
+        """Raises an InputError unless the attack can move the parameters that it is to move."""
+        assert pipeline is not None
+        ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
+        layer = config.attack.adv_noise_layer
+        known = ("all", *pipeline.facts, *([ADDITIVE_LAYER] if layer else []))
+        if layer and ADDITIVE_LAYER in (*pipeline.facts, *pipeline.stage_names):
+            raise InputError(f"--adv_noise_layer: {config.processing.flag} has an {ADDITIVE_LAYER} of its own")
+        for name in _parameters(config.attack):
+            if name not in known:
+                hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
+                raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
+
+    @staticmethod
+    def warnings(config: TrainConfig) -> list[str]:
+        """Returns a warning of a head that has not been trained."""
+        if config.model.classifier_uri:
+            return []
+        return ["--adv_training without --classifier_uri attacks a head untrained for the task"]
 
     def begin(self, model: nnx.State) -> AttackState:
-        """The state of an attack on a model as it is: its rendering is the default."""
+        """Returns the state of an attack on a model as it is: its rendering is the default."""
         # A copy, since a step consumes model and state, and no array can be consumed twice.
         default = {name: jnp.copy(variable[...]) for name, variable in model["processor"].items()}
         offsets = jax.tree.map(jnp.zeros_like, default)
         return AttackState(default, offsets, self._optimizer.init(offsets))
 
-    def update(
-        self, model: nnx.State, state: AttackState, batch: Batch, key: jax.Array
-    ) -> tuple[nnx.State, AttackState, jax.Array, PyTree]:
-        """One step.
+    def zero_sums(self) -> dict[str, Any]:
+        """Returns the deviation, and a gradient's norm for each parameter."""
+        return {
+            "deviation": jnp.zeros(()),
+            "gradient_norm": {name: jnp.zeros(()) for name in self._pipeline.parameters()},
+        }
 
-        Args:
-            model: its variables.
-            state: what `begin` gave, or the step before.
-            batch: samples, whose targets follow the augmentation of their images.
-            key: what that is drawn from.
-
-        Returns:
-            The next model and state; the batch's mean task loss before the step, and its sums: the objective's,
-            `deviation`, and `gradient_norm` of the cost for each parameter's offset, 0 where it may not move.
-        """
-        config, attacked, count = self._config, nnx.merge(self._graph, model), batch["weight"].sum()
+    def update(self, model: nnx.State, state: AttackState, batch: Batch, key: jax.Array) -> Updated:
+        """Takes one step uphill."""
+        attacked, count = nnx.merge(self._graph, model), batch["weight"].sum()
         by_default = self._render(state.default, batch)
 
         def cost(values):
             images = self._render(values, batch)
-            sums = self._objective.sums(attacked.logits(images, key, config.augmentation), batch)
-            away = deviation(images, by_default, config.adv_aux_loss)
-            total = cost_of("worst", sums["loss"] / count, away, config.adv_aux_weight)
-            return total, sums | {"deviation": away * count}
+            sums = self._task.sums(attacked.logits(images, key, self._augmentation), batch)
+            away = deviation(images, by_default, self._aux_loss)
+            total = cost_of("worst", sums["loss"] / count, away, self._aux_weight)
+            return total, {**sums, "deviation": away * count}
 
-        chosen = config.adv_parameters.split(",")
-        free = {name: float(name in chosen or "all" in chosen) for name in state.default}
+        free = {name: float(name in self._parameters or "all" in self._parameters) for name in state.default}
         facts = self._pipeline.facts
         offsets, opt_state, sums = descend(
             self._optimizer, facts, state.default, cost, state.offsets, state.opt_state, free
         )
-        sums["gradient_norm"], _ = opt_state
+        norms, _ = opt_state
         model = with_parameters(model, valid_values(facts, state.default, offsets))
-        return model, AttackState(state.default, offsets, opt_state), sums["loss"] / count, sums
+        loss = sums["loss"] / count
+        return Updated(model, AttackState(state.default, offsets, opt_state), loss, {**sums, "gradient_norm": norms})
 
-    def deviations(self, state: AttackState, images: jax.Array, batch: Batch) -> jax.Array:
-        """The sum of the images' deviations from the batch's default rendering, each times its sample's weight."""
+    def measure(self, state: AttackState, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the sum of the images' deviations from their default rendering, each times its sample's weight."""
 
         def of_one(image, default):
-            return deviation(image[None], default[None], self._config.adv_aux_loss)
+            return deviation(image[None], default[None], self._aux_loss)
 
-        return jnp.vdot(jax.vmap(of_one)(images, self._render(state.default, batch)), batch["weight"])
+        each = jax.vmap(of_one)(images, self._render(state.default, batch))
+        return {"deviation": jnp.vdot(each, batch["weight"])}
+
+    def reference(self, model: nnx.State, state: AttackState) -> nnx.State:
+        """Returns the model with its default rendering."""
+        return with_parameters(model, state.default)
 
     def _render(self, values: Mapping[str, jax.Array], batch: Batch) -> jax.Array:
         return self._pipeline.with_values(values)(batch["raw"])
 
 
-def check(config: TrainConfig, pipeline: isp.Pipeline) -> None:
-    """Raises an InputError unless adversarial training can move the parameters that it is to move."""
-    ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
-    known = ("all", *pipeline.facts, *([ADDITIVE_LAYER] if config.adv_noise_layer else []))
-    if config.adv_noise_layer and ADDITIVE_LAYER in (*pipeline.facts, *pipeline.stage_names):
-        raise InputError(f"--adv_noise_layer: --pipeline={config.pipeline} has an {ADDITIVE_LAYER} of its own")
-    for name in config.adv_parameters.split(","):
-        if name not in known:
-            hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
-            raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
+def _parameters(attack: AttackSettings) -> list[str]:
+    return (attack.adv_parameters or "all").split(",")
+
+
+def _price(attack: AttackSettings) -> tuple[str, float]:
+    """Returns how deviation is measured, and what it costs; adversarial training has both."""
+    assert attack.adv_aux_loss is not None
+    assert attack.adv_aux_weight is not None
+    return attack.adv_aux_loss, attack.adv_aux_weight
 
 
 def with_parameters(model: nnx.State, values: Mapping[str, jax.Array]) -> nnx.State:
-    """The variables of a model, its pipeline's parameters with other values."""
+    """Returns the variables of a model with other values of its pipeline's parameters."""
     processor = {name: variable.replace(values[name]) for name, variable in model["processor"].items()}
     return nnx.merge_state(model, nnx.State({"processor": processor}))
 
 
 def _keep_norms() -> optax.GradientTransformation:
-    """Changes no gradient, and has the norm of each parameter's as its state."""
+    """Changes no gradient, and keeps the norm of each parameter's gradient as its state."""
 
     def init(parameters):
         return {name: jnp.zeros(()) for name in parameters}

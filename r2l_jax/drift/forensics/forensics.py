@@ -35,7 +35,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     folds = load_pipelines(config.run, config.data_dir, config.pipelines)
     for fold in folds:
         # Before minutes of work, not after them.
-        frozen = Frozen(fold.model, fold.objective)
+        frozen = Frozen(fold.model, fold.task)
         worst_case.make_searches(config, worst_case.searched(config, fold).processor)
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
@@ -60,14 +60,14 @@ def check(config: ForensicsConfig) -> bool:
     with StopSignals() as stop:
         for fold in load_pipelines(config.run, config.data_dir, config.pipelines):
             tolerances = _analyse(config, fold, "tolerances", stop, ignored=("map",))
-            frozen = Frozen(fold.model, fold.objective)
+            frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(
                 frozen, fold.dataset, fold.fold.valid_indices, config.batch_size, camera
             )
             print(
                 f"fold {fold.fold.number}: {config.check}\n{camera_check.table(findings)}\n"
-                f"{fold.objective.score} {default:.4f}, with all of the camera's figures together {together:.4f}\n"
+                f"{fold.task.score} {default:.4f}, with all of the camera's figures together {together:.4f}\n"
             )
             inside = all(finding.inside for finding in findings)
             tolerated &= inside and together >= default - config.tolerance / 100 - tolerance.ROUNDING
@@ -100,7 +100,7 @@ def _identity(config: ForensicsConfig, fold: TrainedFold, name: str) -> store.Id
 def _run(config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignals, file: pathlib.Path) -> Analysis:
     if name == "worst_case":
         return worst_case.analyse(config, fold, stop.after_step, file)
-    frozen = Frozen(fold.model, fold.objective)
+    frozen = Frozen(fold.model, fold.task)
     samples = (frozen, fold.dataset, fold.fold.valid_indices)
     if name == "sensitivity":
 

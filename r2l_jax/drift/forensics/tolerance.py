@@ -116,7 +116,7 @@ def analyse(
     sides = _sides(points, knobs, floor)
     ends = {side: _end(positions, _scores(points, side, positions), floor) for side, positions in sides.items()}
     content = {
-        "score": frozen.objective.score,
+        "score": frozen.task.score,
         "default": float(default[0]),
         "tolerance": tolerance,
         "samples": points.samples,

@@ -39,7 +39,7 @@ def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
     raw, _ = fold.dataset[0]
     processor = fold.model.processor
     if ADDITIVE_LAYER in processor.stage_names:
-        raise InputError(f"--adv_noise_layer: {fold.config.processing} has a stage {ADDITIVE_LAYER} of its own")
+        raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
     pipeline = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
     return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
 
@@ -92,7 +92,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
     """
     model = searched(config, fold)
     plan, searches = make_searches(config, model.processor)
-    frozen = Frozen(model, fold.objective)
+    frozen = Frozen(model, fold.task)
     searcher = Searcher(
         frozen,
         direction="worst",
@@ -113,7 +113,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
         for group in dict.fromkeys(group for group, _, _ in plan):
             worst = min((row for row in rows if row["group"] == group), key=lambda row: row["score"])
             pictures[group] = _differences(model.processor, worst["parameters"], raws[: config.track_n_images])
-    score = fold.objective.score
+    score = fold.task.score
     content = {"score": score, "default": {"score": default.score, "loss": default.loss}, "rows": rows}
     return Analysis(content, _table(content), pictures)
 

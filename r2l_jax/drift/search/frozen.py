@@ -15,7 +15,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Objective
+from r2l_jax.model.tasks import Task
 
 PyTree = Any
 
@@ -25,7 +25,7 @@ class Frozen:
 
     Args:
         model: its processor is an `isp.Pipeline`.
-        objective: what it was trained for.
+        task: what it was trained for.
 
     Raises:
         InputError: a parameter of whose values no offsets can be counted.
@@ -34,17 +34,17 @@ class Frozen:
         default: the parameters' values in the model, on the host.
         facts: of the parameters.
         rest: the other variables, on the host: what `logits` and `sums` take.
-        objective: the model's.
+        task: the model's.
     """
 
-    def __init__(self, model: RawToLogit, objective: Objective):
+    def __init__(self, model: RawToLogit, task: Task):
         # On the host, from where each stack of searches puts them on its devices.
         self._pipeline, self.default = model.processor, jax.device_get(model.processor.parameters())
         self._stages, self.facts = model.processor.stages, model.processor.facts
         ranges.check(self.facts, self.default)
         self._graph, rest = nnx.split((model.normalizer, model.head))
         self.rest = jax.device_get(rest)
-        self.objective = objective
+        self.task = task
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -56,8 +56,8 @@ class Frozen:
         return self._pipeline.with_values(parameters)
 
     def sums(self, images: Array, rest: PyTree, batch: Batch) -> dict[str, Array]:
-        """The objective's sums for processed images."""
-        return self.objective.sums(self.logits(images, rest), batch)
+        """The task's sums for processed images."""
+        return self.task.sums(self.logits(images, rest), batch)
 
     def logits(self, images: Array, rest: PyTree) -> Array:
         """The logits of processed images."""

@@ -23,7 +23,7 @@ class Measured(NamedTuple):
 
     Attributes:
         loss: the mean task loss.
-        score: the objective's.
+        score: the task's.
         ssim: the mean structural similarity to the default rendering.
         confusion: of each sample, `(N, C, C)`.
     """
@@ -115,13 +115,13 @@ class Measurer:
     def _of_batch(self, parameters, default, rest, batch: Batch) -> dict[str, jax.Array]:
         images, default = (self._frozen.pipeline(values)(batch["raw"]) for values in (parameters, default))
         logits = self._frozen.logits(images, rest)
-        objective = self._frozen.objective
+        task = self._frozen.task
 
         def confusion(logits, sample):
-            return objective.sums(logits[None], jax.tree.map(lambda leaf: leaf[None], sample))["confusion"]
+            return task.sums(logits[None], jax.tree.map(lambda leaf: leaf[None], sample))["confusion"]
 
         return {
-            "loss": objective.sums(logits, batch)["loss"],
+            "loss": task.sums(logits, batch)["loss"],
             "ssim": jax.vmap(tasks.losses.ssim)(images, default),
             "confusion": jax.vmap(confusion)(logits, batch),
         }
@@ -129,5 +129,5 @@ class Measurer:
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:
         ssim, confusion = (np.concatenate([batch[name] for batch in batches])[taken] for name in ("ssim", "confusion"))
         loss = sum(batch["loss"] for batch in batches) / taken.sum()
-        score = self._frozen.objective.score_of(confusion.sum(0))
+        score = self._frozen.task.score_of(confusion.sum(0))
         return Measured(float(loss), float(score), float(ssim.mean()), confusion)

@@ -55,7 +55,7 @@ class ScoredPoints:
         chances = np.full(self.samples, 1 / self.samples)
         drawn = np.random.default_rng(seed).multinomial(self.samples, chances, RESAMPLES)
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
-        self._measurer, self._scores = Measurer(frozen), jax.jit(jax.vmap(frozen.objective.score_of))
+        self._measurer, self._scores = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
         self._keeps = file is not None
         self._unfinished = Unfinished(file, _identity(frozen, batches, seed))
         self._known = self._load()

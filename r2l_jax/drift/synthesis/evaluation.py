@@ -15,9 +15,9 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import tasks
+from r2l_jax.config import INTENSITIES
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.sets.synthetic import INTENSITIES
 from r2l_jax.drift import cases as variants
 from r2l_jax.drift import figures
 from r2l_jax.drift.acquisition import at_intensity
@@ -141,14 +141,14 @@ def run(config: EvaluationConfig) -> dict:
             for (name, fold), part in zip(folds, parts, strict=True)
             if name == label
         }
-        folder, pipeline = str(of_run[0].fold.folder.parent), trained.named_pipeline
-        results[label] = RunResults(folder, trained.processing_mode, pipeline and pipeline.title, own, tests)
-    objective, dataset = folds[0][1].objective, folds[0][1].dataset
+        folder, pipeline = str(of_run[0].fold.folder.parent), trained.processing.named_pipeline
+        results[label] = RunResults(folder, trained.processing.processing_mode, pipeline and pipeline.title, own, tests)
+    task, dataset = folds[0][1].task, folds[0][1].dataset
     content = {
-        "score": objective.score,
-        "classes": list(objective.classes),
+        "score": task.score,
+        "classes": list(task.classes),
         "dataset": dataset.name,
-        **summary.summarize(results, cases, objective.score),
+        **summary.summarize(results, cases, task.score),
         "flags": dataclasses.asdict(config),
         **environment(),
     }
@@ -156,7 +156,7 @@ def run(config: EvaluationConfig) -> dict:
         names = [f"{label} fold {fold.fold.number}" for label, fold in folds]
         models = dict(zip(names, (part.model for part in parts), strict=True))
         _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
-        print(summary.make_table(content, objective.score))
+        print(summary.make_table(content, task.score))
         print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
     return content
 
@@ -336,14 +336,14 @@ class Evaluator:
         Returns:
             Of each test case, by its name: `loss`, the score, `precision`, `recall`, `f1` by class, and `confusion`.
         """
-        model, camera, objective = fold.model, fold.dataset.camera, fold.objective
+        model, camera, task = fold.model, fold.dataset.camera, fold.task
         own = nnx.split(model.processor)
         head = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
-        # An objective's functions are made anew for each run, but are the same for one task and its classes.
-        sums_of = self._sums_by_task.setdefault((fold.dataset.task, objective.classes), objective.sums)
+        # An task's functions are made anew for each run, but are the same for one task and its classes.
+        sums_of = self._sums_by_task.setdefault((fold.dataset.task, task.classes), task.sums)
         pipelines = {case.pipeline: nnx.split(case.pipeline(camera)) for case in cases if case.pipeline}
         keys = {case.name: variants.random_key(case, self._seed) for case in cases}
-        zeros = {"loss": jnp.zeros(()), "confusion": jnp.zeros(2 * (len(objective.classes),))}
+        zeros = {"loss": jnp.zeros(()), "confusion": jnp.zeros(2 * (len(task.classes),))}
         sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
 
         previous = None
@@ -371,7 +371,7 @@ class Evaluator:
                 previous = sums[case.name] = added
                 tick()
         return {
-            name: _numbers(total, objective.score, objective.score_of, objective.classes)
+            name: _numbers(total, task.score, task.score_of, task.classes)
             for name, total in jax.device_get(sums).items()
         }
 

@@ -11,16 +11,17 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases as variants
 from r2l_jax.drift.acquisition import drifted, rephotograph
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return TrainConfig(data_dir=str(tmp_path_factory.mktemp("data")), synthetic_images=6, synthetic_size=32)
+    return build(TrainConfig, data_dir=str(tmp_path_factory.mktemp("data")), synthetic_images=6, synthetic_size=32)
 
 
 @pytest.fixture(scope="module")
 def dataset(config):
-    return datasets.load(config.dataset, **config.data_settings)
+    return datasets.load(config.data.dataset, **config.data.source)
 
 
 def of(config, dataset, drift, camera=None, seed=0):
@@ -30,7 +31,7 @@ def of(config, dataset, drift, camera=None, seed=0):
 def test_a_measured_intensity_is_the_data_set_at_it(config, dataset):
     (drift,) = variants.intensities([0.05])
     raws, targets = of(config, dataset, drift)
-    measured = datasets.load(config.dataset, **(config.data_settings | {"iso": 0.05}))
+    measured = datasets.load(config.data.dataset, **(config.data.source | {"iso": 0.05}))
     np.testing.assert_array_equal(raws, measured.decoded[0])
     np.testing.assert_array_equal(targets, dataset.decoded[1])
     other = dataclasses.replace(dataset, labels=dataset.labels[::-1])

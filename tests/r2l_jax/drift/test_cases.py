@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -9,10 +7,11 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases as variants
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, replace
 
 CAMERA = isp.CAMERAS["drone"]
 TRIPLE = "malvar2004.unsharp_masking.median_denoising"
-STATIC = TrainConfig(processing_mode="static", sp_debayer="malvar2004", sp_sharpening="unsharp_masking")
+STATIC = build(TrainConfig, processing_mode="static", sp_debayer="malvar2004", sp_sharpening="unsharp_masking")
 
 
 def dataset(camera=CAMERA):
@@ -83,9 +82,9 @@ def test_what_is_not_known_is_named(make, message):
     [
         (STATIC, "malvar2004.unsharp_masking.gaussian_denoising"),
         (TrainConfig(), None),
-        (TrainConfig(freeze_processor=True), "parametrized"),
-        (TrainConfig(freeze_processor=True, processor_uri="elsewhere"), None),
-        (TrainConfig(processing_mode="none"), None),
+        (build(TrainConfig, freeze_processor=True), "parametrized"),
+        (build(TrainConfig, freeze_processor=True, processor_uri="elsewhere"), None),
+        (build(TrainConfig, processing_mode="none"), None),
     ],
 )
 def test_only_a_pipeline_that_was_not_learnt_is_a_runs_own_by_name(config, own):
@@ -96,7 +95,7 @@ def test_only_a_pipeline_that_was_not_learnt_is_a_runs_own_by_name(config, own):
 
 
 def test_the_intensity_that_was_trained_at_is_no_drift():
-    config = dataclasses.replace(STATIC, iso=0.5)
+    config = replace(STATIC, iso=0.5)
     cases = [variants.OWN, *variants.intensities([0.25, 0.5, 1.0]), *variants.exposures([1.0, 0.5])]
     assert [case.name for case in cases if variants.is_own(case, config)] == ["own", "iso=0.5"]
 
@@ -104,17 +103,27 @@ def test_the_intensity_that_was_trained_at_is_no_drift():
 @pytest.mark.parametrize(
     ("group", "config", "camera", "message"),
     [
-        ("pipelines", TrainConfig(processing_mode="none"), None, "on Microscopy, which is processed already"),
-        ("exposures", TrainConfig(processing_mode="none"), None, "there is no raw data"),
+        ("pipelines", build(TrainConfig, processing_mode="none"), None, "on Microscopy, which is processed already"),
+        ("exposures", build(TrainConfig, processing_mode="none"), None, "there is no raw data"),
         (
             "pipelines",
-            TrainConfig(processing_mode="none"),
+            build(TrainConfig, processing_mode="none"),
             CAMERA,
             "--processing_mode=none, on images of half the size",
         ),
-        ("pipelines", TrainConfig(processing_mode="neural_network"), CAMERA, "on images of half the size"),
-        ("intensities", TrainConfig(dataset="Folder"), CAMERA, "one intensity: --against=exposures computes others"),
-        ("corruptions", TrainConfig(processing_mode="neural_network"), CAMERA, r"whose images are not in \[0, 1\]"),
+        ("pipelines", build(TrainConfig, processing_mode="neural_network"), CAMERA, "on images of half the size"),
+        (
+            "intensities",
+            build(TrainConfig, dataset="Folder"),
+            CAMERA,
+            "one intensity: --against=exposures computes others",
+        ),
+        (
+            "corruptions",
+            build(TrainConfig, processing_mode="neural_network"),
+            CAMERA,
+            r"whose images are not in \[0, 1\]",
+        ),
     ],
 )
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
@@ -124,7 +133,9 @@ def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camer
 
 @pytest.mark.parametrize("camera", [None, CAMERA])
 def test_a_run_without_processing_can_be_tested_against_corruptions_and_intensities(camera):
-    variants.check(["corruptions", "intensities"], TrainConfig(processing_mode="none"), dataset(camera), "--run=here")
+    variants.check(
+        ["corruptions", "intensities"], build(TrainConfig, processing_mode="none"), dataset(camera), "--run=here"
+    )
 
 
 def test_randomness_depends_on_the_name_and_the_seed():

@@ -22,6 +22,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
 from r2l_jax.runtime import store
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train, trained
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
@@ -225,7 +226,7 @@ def test_a_flag_makes_anew_what_depends_on_it(place, made, flag, cases, analyses
     ):
         if anew is not None:
             made.clear()
-            run(dataclasses.replace(config, **flag))
+            run(replace(config, **flag))
             assert sorted(made) == sorted(anew)
 
 
@@ -281,7 +282,7 @@ def test_an_analysis_leaves_nothing_of_an_old_one(place, monkeypatch):
 
 @pytest.mark.usefixtures("no_pictures")
 def test_a_mask_of_a_segmentation(base, data_dir, made, tmp_path):
-    config = dataclasses.replace(
+    config = replace(
         base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
     )
     train.run(config)

@@ -12,12 +12,11 @@ from small_runs import SmallHead
 
 import isp
 from r2l_jax import pipelines
-from r2l_jax.config import TrainConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.model.model_hash import _settings, model_hash, processor_hash
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
-from r2l_jax.model.tasks import make_objective
+from r2l_jax.model.tasks import task_of
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -58,7 +57,7 @@ def test_the_statistics_that_a_batch_norm_has_learned_count():
 
 def test_a_frozen_model_has_the_models_hash():
     model = make()
-    assert Frozen(model, make_objective(TrainConfig(), dark_images([0.5]))).fingerprint == model_hash(model)
+    assert Frozen(model, task_of(dark_images([0.5]))).fingerprint == model_hash(model)
 
 
 def own(function, **facts):

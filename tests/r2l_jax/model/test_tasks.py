@@ -1,18 +1,17 @@
-import dataclasses
-
 import numpy as np
 import pytest
 from PIL import Image
 from small_runs import metrics
 
 from r2l_jax.data.sets import datasets
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
 
 @pytest.fixture(scope="module")
 def segmented(base):
     """A finished run of segmentation."""
-    config = dataclasses.replace(
+    config = replace(
         base,
         run_name="segmented",
         dataset="SyntheticSegmentation",
@@ -43,6 +42,8 @@ def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
     config, _ = segmented
     picture = np.asarray(Image.open(config.run_dir / "fold_0/results/epoch_0007/predictions.png"))
     assert picture.shape == (3 * 32, 3 * 32, 3)
-    dataset = datasets.load("SyntheticSegmentation", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = datasets.load(
+        "SyntheticSegmentation", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32
+    )
     shown = picture[32:64, :, 0].reshape(32, 3, 32).swapaxes(0, 1)
     np.testing.assert_array_equal(shown, [255 * dataset[index][1] for index in range(3)])

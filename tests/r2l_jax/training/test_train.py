@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import json
 import shutil
@@ -15,7 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import isp
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
+from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import steps, train
 
@@ -25,7 +26,7 @@ STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gam
 @pytest.fixture(scope="module")
 def finished(base):
     """A finished run of two folds that recorded everything."""
-    config = dataclasses.replace(
+    config = replace(
         base,
         run_name="finished",
         n_splits=2,
@@ -44,7 +45,7 @@ def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
     for fold in range(2):
         content = metrics(config, fold)
         assert content["complete"]
-        assert content["flags"] == dataclasses.asdict(config)
+        assert content["flags"] == flat(config)
         assert content["versions"]["jax"] == jax.__version__
         assert sorted(content["train_indices"] + content["valid_indices"]) == list(range(40))
         assert len(content["history"]) == 2
@@ -93,7 +94,7 @@ def test_results_hold_the_pictures_and_the_tensors_behind_them(finished):
 
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
     config, _ = finished
-    dataset = datasets.load("Synthetic", data_dir=config.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
     pipeline = isp.parametrized(dataset.camera)
     for name, value in model(config).items():
         if name.startswith("processor."):
@@ -104,7 +105,7 @@ def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finishe
 
 
 def test_training_learns_and_keeps_the_best_epoch(base):
-    config = dataclasses.replace(base, run_name="learns", epochs=8, lr=1e-2, augmentation="none")
+    config = replace(base, run_name="learns", epochs=8, lr=1e-2, augmentation="none")
     train.run(config)
     rows = history(config)
     assert rows[-1]["train_loss"] < 0.9 * rows[0]["train_loss"]
@@ -117,28 +118,28 @@ def test_training_learns_and_keeps_the_best_epoch(base):
 
 def test_augmentation_takes_part(base, one_epoch):
     """`one_epoch` differs from this run by its augmentation only."""
-    config = dataclasses.replace(base, run_name="plain", epochs=1, augmentation="none")
+    config = replace(base, run_name="plain", epochs=1, augmentation="none")
     train.run(config)
     assert metrics(config)["history"][0]["train_loss"] != metrics(one_epoch)["history"][0]["train_loss"]
 
 
 def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, one_epoch, monkeypatch):
-    config = dataclasses.replace(one_epoch, logdir=base.logdir)
+    config = replace(one_epoch, logdir=base.tracking.logdir)
     shutil.copytree(one_epoch.run_dir, config.run_dir)
     before = metrics(config)
     monkeypatch.setattr(train.loader, "train_batches", lambda *arguments: iter(()))
     summary = train.run(config)
     assert summary["val_loss"]["mean"] == before["val_loss"]
-    train.run(dataclasses.replace(config, track_predictions=True))
+    train.run(replace(config, track_predictions=True))
     assert (config.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
     assert metrics(config)["history"] == before["history"]
     assert metrics(config)["complete"]
 
 
 def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):
-    config = dataclasses.replace(base, run_name="longer", epochs=1)
+    config = replace(base, run_name="longer", epochs=1)
     train.run(config)
-    train.run(dataclasses.replace(config, epochs=2))
+    train.run(replace(config, epochs=2))
     assert history(config) == history(finished[0])
     with pytest.raises(InputError, match=r"holds another run \(it has 2 epochs, more than 1\)"):
         train.run(config)
@@ -147,7 +148,7 @@ def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finishe
 @pytest.mark.parametrize("stop_after", [2, 4, 6])
 def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
     """Asked to stop within an epoch, at its end, and in the next; then continued by the same call."""
-    config = dataclasses.replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
+    config = replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
     train_batches = loader.train_batches
 
     def stopping(*arguments):
@@ -182,7 +183,7 @@ def test_a_signal_stops_between_two_steps_and_a_second_one_at_once():
 
 
 def test_damaged_and_foreign_files_are_named(base, one_epoch):
-    config = dataclasses.replace(base, run_name="damaged", epochs=1)
+    config = replace(base, run_name="damaged", epochs=1)
     fold = config.run_dir / "fold_0"
     fold.mkdir(parents=True)
     (fold / "metrics.json").write_text('{"complete": tr')
@@ -193,31 +194,31 @@ def test_damaged_and_foreign_files_are_named(base, one_epoch):
         train.run(config)
     (fold / "checkpoints" / "best" / "7" / "model").mkdir(parents=True)
     with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
-        train.run(dataclasses.replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
+        train.run(replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
 
 
 def test_a_run_that_diverges_says_so(base):
-    config = dataclasses.replace(base, run_name="diverged", lr=1e30)
+    config = replace(base, run_name="diverged", lr=1e30)
     with pytest.raises(InputError, match="training diverged in epoch 1, to numbers that are not finite: lower --lr"):
         train.run(config)
 
 
 def test_without_log_model_nothing_is_kept_to_go_on_from(base):
-    config = dataclasses.replace(base, run_name="unlogged", epochs=1, log_model=False, test_run=True)
+    config = replace(base, run_name="unlogged", epochs=1, log_model=False, test_run=True)
     train.run(config)
     assert not (config.run_dir / "fold_0" / "checkpoints").exists()
     assert len(metrics(config)["train_indices"]) == 8
     with pytest.raises(InputError, match=r"--processor_uri=.*unlogged holds no checkpoint"):
-        train.run(dataclasses.replace(base, run_name="refused", processor_uri=str(config.run_dir)))
+        train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
 
 
 def test_a_second_batch_does_not_compile_again(base):
-    dataset = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
     compiled = steps.make_steps(base, dataset)
     batches = loader.train_batches(dataset, np.arange(32), 8, seed=0)
     key = jax.random.key(0)
     state = compiled.begin(compiled.init(key))
     for _ in range(3):
-        state, _ = compiled.train(state, steps.to_devices(next(batches), steps.shardings().split), key)
+        state, _ = compiled.train(state, to_devices(next(batches), shardings().split), key)
     assert compiled.train._cache_size() == 1
     assert int(state.step) == 3

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 
@@ -9,6 +8,7 @@ from small_runs import metrics, model
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import trained
 
 
@@ -21,7 +21,7 @@ def test_a_finished_run_comes_back_as_it_was_trained(one_epoch):
     np.testing.assert_array_equal(fold.model.processor.white_balance[...], saved["processor.white_balance"])
     raws, targets = zip(*(fold.dataset[index] for index in fold.fold.valid_indices.tolist()), strict=True)
     batch = {"raw": jnp.stack(raws), "target": jnp.stack(targets), "weight": jnp.ones(len(raws))}
-    sums = fold.objective.sums(fold.model(batch["raw"]), batch)
+    sums = fold.task.sums(fold.model(batch["raw"]), batch)
     assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
 
 
@@ -49,6 +49,6 @@ def test_a_folder_that_is_no_finished_run_is_named(one_epoch, tmp_path):
 
 
 def test_data_that_has_moved_is_found_by_its_new_place(one_epoch, tmp_path):
-    datasets.load("Synthetic", **dataclasses.replace(one_epoch, data_dir=str(tmp_path)).data_settings)
+    datasets.load("Synthetic", **replace(one_epoch, data_dir=str(tmp_path)).data.source)
     ((fold,),) = trained.load_runs([str(one_epoch.run_dir)], data_dir=str(tmp_path))
-    assert fold.config.data_dir == str(tmp_path)
+    assert fold.config.data.data_dir == str(tmp_path)

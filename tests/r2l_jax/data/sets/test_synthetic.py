@@ -7,6 +7,7 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax.config import INTENSITIES
 from r2l_jax.data.sets import phantom, synthetic
 from r2l_jax.runtime.errors import InputError
 
@@ -72,7 +73,7 @@ def test_same_scene_at_every_intensity_with_noise_of_its_own(root):
     black = synthetic.CAMERA.black_level[0]
     electrons = synthetic.FULL_WELL / (1 - black)
     full = electrons * (load(root, 1.0) / 65535 - black)
-    for intensity in synthetic.INTENSITIES[:-1]:
+    for intensity in INTENSITIES[:-1]:
         signal = electrons * (load(root, intensity) / 65535 - black)
         assert signal.mean() / full.mean() == pytest.approx(intensity, rel=0.02)
         # Photons, read noise, and the converter's steps, in both exposures.

@@ -9,6 +9,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.drift.adjustment import adaptation
 from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import trained
 
 
@@ -82,18 +83,18 @@ def test_a_finished_drift_is_not_adapted_to_again(config, result, monkeypatch):
     monkeypatch.setattr(adaptation, "_adapt", adapt)
     assert adaptation.run(config)["folds"] == result["folds"]
     with pytest.raises(AssertionError):
-        adaptation.run(dataclasses.replace(config, steps=5))
+        adaptation.run(replace(config, steps=5))
     # Others are added.
     with pytest.raises(AssertionError):
-        adaptation.run(dataclasses.replace(config, exposures=(0.25, 0.5)))
+        adaptation.run(replace(config, exposures=(0.25, 0.5)))
 
 
 def test_other_data_is_split_into_labelled_and_measured(base, config, monkeypatch):
-    data = datasets.load(base.dataset, **base.data_settings)
+    data = datasets.load(base.data.dataset, **base.data.source)
     others = dataclasses.replace(data, names=tuple(f"other {name}" for name in data.names))
     (fold,) = trained.load_pipelines(config.run)
     monkeypatch.setattr(adaptation.datasets, "load", lambda name, **settings: others)
-    drift = dataclasses.replace(config, exposures=(), pipelines=(), drifted_data_dir=base.data_dir)
+    drift = replace(config, exposures=(), pipelines=(), drifted_data_dir=base.data.data_dir)
     under = adaptation._drifted(drift, fold, *drift.drifts())
     assert len(under.labelled) == 8
     assert sorted([*under.labelled, *under.measured]) == list(range(40))
@@ -103,8 +104,8 @@ def test_other_data_is_split_into_labelled_and_measured(base, config, monkeypatc
 
 
 def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_path):
-    drift = dataclasses.replace(
-        config, output=str(tmp_path), exposures=(), pipelines=(), drifted_data_dir=base.data_dir, steps=1
+    drift = replace(
+        config, output=str(tmp_path), exposures=(), pipelines=(), drifted_data_dir=base.data.data_dir, steps=1
     )
     one = adaptation.run(drift)["folds"][0]["data"]
     assert one["before"] == one["undrifted"]
@@ -132,4 +133,4 @@ def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_p
 )
 def test_refuses(config, change, message):
     with pytest.raises(InputError, match=message):
-        adaptation.run(dataclasses.replace(config, **change))
+        adaptation.run(replace(config, **change))

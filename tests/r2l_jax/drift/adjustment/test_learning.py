@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import numpy as np
@@ -8,12 +7,13 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.adjustment import learning
 from r2l_jax.drift.adjustment.learning import LearningConfig
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
 
 @pytest.fixture(scope="module")
 def trained(base):
-    config = dataclasses.replace(base, run_name="two_folds", n_splits=2, augmentation="none")
+    config = replace(base, run_name="two_folds", n_splits=2, augmentation="none")
     train.run(config)
     return config
 
@@ -86,7 +86,7 @@ def test_a_finished_counterpart_is_not_trained_again(config, result):
 
 
 def test_the_frozen_run_can_be_the_one_that_is_given(config, result, tmp_path):
-    frozen = dataclasses.replace(config, run=str(config.output_dir / "learning/frozen"), output=str(tmp_path))
+    frozen = replace(config, run=str(config.output_dir / "learning/frozen"), output=str(tmp_path))
     other = learning.run(frozen)
     assert [fold["scores"] for fold in other["runs"]["frozen"]["folds"]] == [
         fold["scores"] for fold in result["runs"]["frozen"]["folds"]
@@ -98,7 +98,7 @@ def test_the_frozen_run_can_be_the_one_that_is_given(config, result, tmp_path):
 def test_a_counterpart_of_other_code_or_settings_is_trained_anew(config, result, monkeypatch, capsys):
     file = config.output_dir / "learning/frozen/fold_0/metrics.json"
     before, anew = file.read_text(), []
-    monkeypatch.setattr(learning.train, "run", lambda counterpart: anew.append(counterpart.overwrite))
+    monkeypatch.setattr(learning.train, "run", lambda counterpart: anew.append(counterpart.tracking.overwrite))
     learning.run(config)
     file.write_text(json.dumps(json.loads(before) | {"made_by": [{"source": "other"}]}))
     learning.run(config)
@@ -121,10 +121,10 @@ def test_refuses_a_run_of_other_data(config, trained, monkeypatch):
 
 def test_refuses_a_fold_and_what_is_not_learnt(base, trained, config):
     with pytest.raises(InputError, match="fold_0 is one fold: the whole run is compared"):
-        learning.run(dataclasses.replace(config, run=str(trained.run_dir / "fold_0")))
+        learning.run(replace(config, run=str(trained.run_dir / "fold_0")))
     with pytest.raises(InputError, match=r"--target_score must be in \(0, 1\], got 2.0"):
-        dataclasses.replace(config, target_score=2.0)
-    static = dataclasses.replace(base, run_name="static", processing_mode="static", epochs=1)
+        replace(config, target_score=2.0)
+    static = replace(base, run_name="static", processing_mode="static", epochs=1)
     train.run(static)
     with pytest.raises(InputError, match="with --processing_mode=static; learning is compared for --processing_mode=p"):
-        learning.run(dataclasses.replace(config, run=str(static.run_dir)))
+        learning.run(replace(config, run=str(static.run_dir)))

@@ -1,5 +1,4 @@
 import contextlib
-import dataclasses
 import io
 import signal
 
@@ -11,8 +10,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
+from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.search.frozen import deviation
+from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import steps, train
 from r2l_jax.training.trained import load_runs
@@ -21,7 +23,7 @@ from r2l_jax.training.trained import load_runs
 @pytest.fixture(scope="module")
 def attacked(base, one_epoch):
     """A finished attack on a trained model, in 5 batches an epoch, that recorded all it can."""
-    config = dataclasses.replace(
+    config = replace(
         base,
         run_name="attacked",
         processor_uri=str(one_epoch.run_dir),
@@ -37,7 +39,7 @@ def attacked(base, one_epoch):
         track_n_images=2,
         save_locally=True,
     )
-    return config, train.run(config)
+    return config, train.run(config, Attack)
 
 
 def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
@@ -60,7 +62,7 @@ def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
 def test_deviation_is_that_from_the_earlier_run_s_rendering(attacked):
     """Its mean over 8 samples, which do not fill two batches of 6."""
     config, _ = attacked
-    (learnt,), (fold,) = load_runs([config.processor_uri, str(config.run_dir)])
+    (learnt,), (fold,) = load_runs([config.processing.processor_uri, str(config.run_dir)])
     raws, _ = fold.dataset.samples(fold.fold.valid_indices)
     away = deviation(fold.model.processor(raws), learnt.model.processor(raws), "ssim")
     row = history(config)[metrics(config)["best_epoch"]]
@@ -77,7 +79,7 @@ def test_differences_are_recorded(attacked):
     )
     assert (default != adversarial).any()
     np.testing.assert_allclose(difference, 0.5 + (adversarial - default) / 2)
-    ((learnt,),) = load_runs([config.processor_uri])
+    ((learnt,),) = load_runs([config.processing.processor_uri])
     raws, _ = learnt.dataset.samples(np.arange(2))
     np.testing.assert_allclose(learnt.model.processor(raws), default, atol=1e-5)
     events = EventAccumulator(str(folder))
@@ -90,14 +92,14 @@ def test_differences_are_recorded(attacked):
 
 def test_a_higher_price_keeps_images_nearer(attacked):
     config, summary = attacked
-    dear = train.run(dataclasses.replace(config, run_name="dear", adv_aux_weight=1e4))
+    dear = train.run(replace(config, run_name="dear", adv_aux_weight=1e4), Attack)
     assert dear["val_deviation"]["mean"] < 0.3 * summary["val_deviation"]["mean"]
 
 
 @pytest.fixture(scope="module")
 def untrained(attacked):
     """An attack far out on a few parameters of a model that no earlier run provides, and what was said of it."""
-    config = dataclasses.replace(
+    config = replace(
         attacked[0],
         run_name="untrained",
         processor_uri=None,
@@ -110,17 +112,17 @@ def untrained(attacked):
         adv_aux_weight=0.0,
     )
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        train.run(config)
+        train.run(config, Attack)
     return config, stderr.getvalue()
 
 
 def test_only_the_parameters_named_move_and_stay_valid(untrained):
     config, _ = untrained
-    dataset = datasets.load(config.dataset, **config.data_settings)
+    dataset = datasets.load(config.data.dataset, **config.data.source)
     before = config.named_pipeline(dataset.camera).parameters()
     after = {name: model(config)[f"processor.{name}"] for name in before}
     changed = {name for name, value in after.items() if (value != np.asarray(before[name])).any()}
-    assert changed == set(config.adv_parameters.split(","))
+    assert changed == set(config.attack.adv_parameters.split(","))
     # A little beyond a hundredth and a hundred times, since these are rounded.
     for name in ("gamma_correct", "white_balance"):
         factor = after[name] / np.asarray(before[name])
@@ -133,7 +135,7 @@ def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalised_images
     config, stderr = untrained
     warning = "warning: --adv_training without --classifier_uri attacks a head untrained for the task\n"
     assert stderr.count(warning) == 1
-    dataset = datasets.load(config.dataset, **config.data_settings)
+    dataset = datasets.load(config.data.dataset, **config.data.source)
     raws, _ = dataset.samples(np.array(metrics(config)["train_indices"]))
     by_default = np.asarray(config.named_pipeline(dataset.camera)(raws))
     np.testing.assert_allclose(model(config)["normalizer.mean"], by_default.mean((0, 1, 2)), rtol=1e-4)
@@ -142,7 +144,7 @@ def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalised_images
 
 def test_an_interrupted_attack_goes_on_to_the_same_end(attacked, monkeypatch):
     whole, _ = attacked
-    config = dataclasses.replace(whole, run_name="stopped")
+    config = replace(whole, run_name="stopped")
     train_batches = loader.train_batches
 
     def stopping(*arguments):
@@ -154,25 +156,25 @@ def test_an_interrupted_attack_goes_on_to_the_same_end(attacked, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(loader, "train_batches", stopping)
         with pytest.raises(Interrupted, match="stopped at step 7 of 10; the same command goes on"):
-            train.run(config)
-    train.run(config)
+            train.run(config, Attack)
+    train.run(config, Attack)
     assert history(config) == history(whole)
     uninterrupted = model(whole)
     for name, value in model(config).items():
         np.testing.assert_array_equal(value, uninterrupted[name], err_msg=name)
     with pytest.raises(InputError, match=r"holds another run \(adv_aux_weight was 0.01, is 2.0\)"):
-        train.run(dataclasses.replace(config, adv_aux_weight=2.0))
+        train.run(replace(config, adv_aux_weight=2.0), Attack)
 
 
 def test_a_second_batch_does_not_compile_again(attacked):
     config, _ = attacked
-    dataset = datasets.load(config.dataset, **config.data_settings)
-    compiled = steps.make_steps(config, dataset)
+    dataset = datasets.load(config.data.dataset, **config.data.source)
+    compiled = steps.make_steps(config, dataset, Attack)
     key = jax.random.key(0)
     state = compiled.begin(compiled.init(key))
     batches = loader.train_batches(dataset, np.arange(32), 6, seed=0)
     for _ in range(3):
-        state, _ = compiled.train(state, steps.to_devices(next(batches), steps.shardings().split), key)
+        state, _ = compiled.train(state, to_devices(next(batches), shardings().split), key)
     assert compiled.train._cache_size() == 1
     assert int(state.step) == 3
 
@@ -188,7 +190,7 @@ def test_a_second_batch_does_not_compile_again(attacked):
     ],
 )
 def test_refuses_parameters_that_the_pipeline_lacks_before_it_trains(attacked, change, message):
-    config = dataclasses.replace(attacked[0], run_name="refused", **change)
+    config = replace(attacked[0], run_name="refused", **change)
     with pytest.raises(InputError, match=f"^{message}$"):
-        train.run(config)
+        train.run(config, Attack)
     assert not (config.run_dir / "fold_0").exists()

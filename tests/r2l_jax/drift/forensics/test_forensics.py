@@ -1,4 +1,3 @@
-import dataclasses
 import json
 
 import jax
@@ -9,6 +8,7 @@ from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import camera_check, forensics
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import train
 
@@ -53,7 +53,7 @@ def test_what_is_finished_is_not_done_again(config, calls):
     assert forensics.run(config) == result
     assert len(calls) == 3
     # Only what depends on a flag is done again.
-    forensics.run(dataclasses.replace(config, steps=5))
+    forensics.run(replace(config, steps=5))
     assert calls[3:] == ["worst_case"]
 
 
@@ -72,7 +72,7 @@ def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, mo
     finding = camera_check.Finding("white_balance.red", 1.0, 0.5, 1.5 if inside else 0.9, inside, 0.1, 0.1)
     monkeypatch.setattr(camera_check, "check", lambda tolerances, facts, camera: [finding])
     monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (0.8, together))
-    assert forensics.check(dataclasses.replace(config, check="drone", tolerance=2.0)) == tolerated
+    assert forensics.check(replace(config, check="drone", tolerance=2.0)) == tolerated
     assert calls == ["tolerances"]
 
 
@@ -97,11 +97,11 @@ def test_several_processes_are_refused(config, monkeypatch):
 )
 def test_refuses(config, change, message):
     with pytest.raises(InputError, match=message):
-        forensics.run(dataclasses.replace(config, **change))
+        forensics.run(replace(config, **change))
 
 
 def test_a_run_without_processing_parameters_is_refused(base, config):
-    trained = dataclasses.replace(base, run_name="none", processing_mode="none", epochs=1)
+    trained = replace(base, run_name="none", processing_mode="none", epochs=1)
     train.run(trained)
     with pytest.raises(InputError, match=r"--processing_mode=none, which has no processing parameters"):
-        forensics.run(dataclasses.replace(config, run=str(trained.run_dir)))
+        forensics.run(replace(config, run=str(trained.run_dir)))

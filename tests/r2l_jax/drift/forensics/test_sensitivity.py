@@ -9,7 +9,6 @@ import pytest
 from flax import nnx
 
 import isp
-from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.forensics import sensitivity
@@ -17,7 +16,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import moved
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
-from r2l_jax.model.tasks import make_objective
+from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime.files import write_csv
 from tasks.layers import BatchNorm, Conv
 
@@ -74,7 +73,7 @@ def freeze(task, pipeline, head):
     normalizer = Standardize(jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32))
     model = RawToLogit(pipeline, normalizer, head)
     model.eval()
-    return Frozen(model, make_objective(TrainConfig(), dataset(task)))
+    return Frozen(model, task_of(dataset(task)))
 
 
 CASES = {"classification": isp.parametrized, "segmentation": isp.static}

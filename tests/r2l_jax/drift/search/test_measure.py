@@ -16,7 +16,7 @@ def fold(one_epoch):
 
 @pytest.fixture(scope="module")
 def frozen(fold):
-    return Frozen(fold.model, fold.objective)
+    return Frozen(fold.model, fold.task)
 
 
 def batches(fold, size):

@@ -18,6 +18,7 @@ from r2l_jax.drift import cases as variants
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import train, trained
 
@@ -27,9 +28,7 @@ OTHER = "bilinear.unsharp_masking.median_denoising"
 
 @pytest.fixture(scope="module")
 def two_folds(base):
-    config = dataclasses.replace(
-        base, run_name="static", processing_mode="static", sp_debayer="menon2007", n_splits=2, epochs=1
-    )
+    config = replace(base, run_name="static", processing_mode="static", sp_debayer="menon2007", n_splits=2, epochs=1)
     train.run(config)
     return config
 
@@ -62,7 +61,7 @@ def by_hand(fold, process, dataset=None):
     dataset = dataset or fold.dataset
     raws, targets = map(np.stack, zip(*(dataset[int(i)] for i in fold.fold.valid_indices), strict=True))
     logits = fold.model.head(fold.model.normalizer(process(raws)))
-    sums = fold.objective.sums(logits, {"target": jnp.asarray(targets), "weight": jnp.ones(len(raws))})
+    sums = fold.task.sums(logits, {"target": jnp.asarray(targets), "weight": jnp.ones(len(raws))})
     return float(sums["loss"]) / len(raws), sums["confusion"]
 
 
@@ -109,7 +108,7 @@ def test_intensities_are_the_same_scenes_as_measured(fold, one_epoch, tmp_path):
         (str(one_epoch.run_dir),), ("intensities",), intensities=(0.5, 1.0), output=str(tmp_path)
     )
     result = evaluation.run(settings)["runs"]["one_epoch"]
-    darker = datasets.load("Synthetic", **(fold.config.data_settings | {"iso": 0.5}))
+    darker = datasets.load("Synthetic", **(fold.config.data.source | {"iso": 0.5}))
     loss, confusion = by_hand(fold, fold.model.processor, darker)
     assert result["folds"]["0"]["iso=0.5"]["loss"] == pytest.approx(loss, rel=1e-4)
     np.testing.assert_array_equal(result["folds"]["0"]["iso=0.5"]["confusion"], confusion)
@@ -211,7 +210,7 @@ def test_several_runs_are_rows_of_the_matrix(settings, two_folds, one_epoch, cap
 
 
 def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
-    config = dataclasses.replace(
+    config = replace(
         base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
     )
     train.run(config)
@@ -224,7 +223,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
 
 
 def test_a_run_without_processing_against_corruptions(base, tmp_path):
-    config = dataclasses.replace(base, run_name="none", processing_mode="none", epochs=1)
+    config = replace(base, run_name="none", processing_mode="none", epochs=1)
     train.run(config)
     settings = EvaluationConfig((str(config.run_dir),), ("corruptions",), corruptions=("contrast",), severities=(5,))
     result = evaluation.run(settings)

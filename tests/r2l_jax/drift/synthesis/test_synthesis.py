@@ -25,8 +25,9 @@ from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.drift.synthesis.picture_sets import SetFolder
 from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
-from r2l_jax.model.tasks import make_objective
+from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.folds import Fold
@@ -180,8 +181,8 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
     model = RawToLogit(isp.parametrized(written.camera), normalizer, head)
     model.eval()
     fold = Fold(0, np.arange(0), np.arange(IMAGES), folder(base))
-    fold = TrainedFold(config, written, make_objective(config, written), fold, model)
-    evaluator, seen = Evaluator(BATCH, base.seed), []
+    fold = TrainedFold(config, written, task_of(written), fold, model)
+    evaluator, seen = Evaluator(BATCH, base.optimization.seed), []
     add = evaluator._add
     evaluator._add = lambda *arguments: seen.append(arguments[4]) or add(*arguments)
     cases = [
@@ -204,7 +205,7 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
 
 def test_randomness_depends_on_the_seed_alone(base, written, tmp_path):
     name = "parametrized/exposure=0.3/gaussian_noise.5"
-    alone = dataclasses.replace(base, output=str(tmp_path / "alone"), pipelines=("parametrized",), intensities=())
+    alone = replace(base, output=str(tmp_path / "alone"), pipelines=("parametrized",), intensities=())
     other = dataclasses.replace(alone, output=str(tmp_path / "other"), seed=1)
     for config in (alone, other):
         synthesis.run(config)
@@ -214,7 +215,7 @@ def test_randomness_depends_on_the_seed_alone(base, written, tmp_path):
 
 
 def test_segmentation_in_8_bits_with_masks(base, written, tmp_path):
-    config = dataclasses.replace(
+    config = replace(
         base, dataset="SyntheticSegmentation", output=str(tmp_path / "out"), pipelines=(OTHER,), format="png",
         intensities=None, exposures=(), severities=(1,),
     )  # fmt: skip
@@ -290,7 +291,7 @@ def test_what_is_whole_is_left_alone(small, monkeypatch, capsys):
 
 
 def test_interrupted_it_goes_on_where_it_stopped(base, written, tmp_path, monkeypatch):
-    config = dataclasses.replace(base, output=str(tmp_path / "out"))
+    config = replace(base, output=str(tmp_path / "out"))
     add, batches = SetFolder.add, []
 
     def interrupting(self, digests):

@@ -11,29 +11,31 @@ from small_runs import metrics
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training import folds, train
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import plan, train
+from r2l_jax.training.update import GradientDescent
 
 
 def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
-    config = dataclasses.replace(base, run_name="overwritten", epochs=1, test_run=True)
+    config = replace(base, run_name="overwritten", epochs=1, test_run=True)
     train.run(config)
     with pytest.raises(
         InputError, match=r"holds another run \(seed was 1, is 2\): choose another --run_name, or start"
     ):
-        train.run(dataclasses.replace(config, seed=2))
-    train.run(dataclasses.replace(config, seed=2, overwrite=True))
+        train.run(replace(config, seed=2))
+    train.run(replace(config, seed=2, overwrite=True))
     assert metrics(config)["seed"] == 2
 
 
 def test_what_overwrite_would_remove_is_not_what_a_run_starts_from(one_epoch):
-    config = dataclasses.replace(one_epoch, overwrite=True, classifier_uri=str(one_epoch.run_dir))
+    config = replace(one_epoch, overwrite=True, classifier_uri=str(one_epoch.run_dir))
     with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
         train.run(config)
     assert metrics(one_epoch)["complete"]
 
 
 def test_bad_weights_are_refused_before_an_earlier_run_is_removed(base, one_epoch):
-    config = dataclasses.replace(
+    config = replace(
         one_epoch, overwrite=True, classifier_pretrained=True, pretrained_weights=str(one_epoch.run_dir / "nothing")
     )
     with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
@@ -42,7 +44,7 @@ def test_bad_weights_are_refused_before_an_earlier_run_is_removed(base, one_epoc
 
 
 def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
-    config = dataclasses.replace(
+    config = replace(
         base, run_name="folder", epochs=1, dataset="Folder", data_dir=str(tmp_path), camera="drone", batch_size=2,
         synthetic_images=None, synthetic_size=None, train_size=0.5,
     )  # fmt: skip
@@ -56,11 +58,11 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
     with pytest.raises(InputError, match=r"folder holds another run \(it has other samples or classes\)"):
         train.run(config)
     with pytest.raises(InputError, match=r"--state_dict_uri=.*folder splits other data"):
-        train.run(dataclasses.replace(base, run_name="refused", state_dict_uri=str(config.run_dir)))
+        train.run(replace(base, run_name="refused", state_dict_uri=str(config.run_dir)))
 
 
 def test_another_run_s_split_is_used_again(base, one_epoch):
-    config = dataclasses.replace(base, run_name="same_split", seed=5, epochs=1, state_dict_uri=str(one_epoch.run_dir))
+    config = replace(base, run_name="same_split", seed=5, epochs=1, state_dict_uri=str(one_epoch.run_dir))
     train.run(config)
     assert metrics(config)["train_indices"] == metrics(one_epoch)["train_indices"]
 
@@ -88,18 +90,18 @@ def test_another_run_s_split_is_used_again(base, one_epoch):
     ],
 )
 def test_refuses(base, one_epoch, change, message):
-    places = {"data_dir": base.data_dir, "one_epoch": one_epoch.run_dir}
+    places = {"data_dir": base.data.data_dir, "one_epoch": one_epoch.run_dir}
     change = {name: v.format(**places) if isinstance(v, str) else v for name, v in change.items()}
     with pytest.raises(InputError, match=message):
-        train.run(dataclasses.replace(base, run_name="refused", **change))
+        train.run(replace(base, run_name="refused", **change))
 
 
 def test_a_size_that_the_network_cannot_halve_is_refused(base):
-    synthetic = datasets.load("Synthetic", data_dir=base.data_dir, synthetic_images=40, synthetic_size=32)
+    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
     dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros((40, 32), np.float32), np.int32(0)))
-    config = dataclasses.replace(base, run_name="refused", processing_mode="neural_network")
+    config = replace(base, run_name="refused", processing_mode="neural_network")
     with pytest.raises(InputError, match=r"multiples of 16 for --processing_mode=neural_network, got 40x32"):
-        folds.check(config, dataset, [])
+        plan.check(config, dataset, [], GradientDescent)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def original(base, data_dir, tmp_path_factory):
     """A finished run of an epoch, in one folder with its data."""
     folder = tmp_path_factory.mktemp("original")
     shutil.copytree(data_dir, folder / "data")
-    config = dataclasses.replace(base, logdir=str(folder), data_dir=str(folder / "data"), epochs=1, test_run=True)
+    config = replace(base, logdir=str(folder), data_dir=str(folder / "data"), epochs=1, test_run=True)
     train.run(config)
     return config
 
@@ -116,10 +118,10 @@ def original(base, data_dir, tmp_path_factory):
 def copied(original, tmp_path):
     """A copy of that run, as if it had been trained there, and the folder of its data, to change."""
     folder = tmp_path / "copied"
-    shutil.copytree(original.logdir, folder)
-    config = dataclasses.replace(original, logdir=str(folder), data_dir=str(folder / "data"))
+    shutil.copytree(original.tracking.logdir, folder)
+    config = replace(original, logdir=str(folder), data_dir=str(folder / "data"))
     file = config.run_dir / "fold_0/metrics.json"
-    file.write_text(file.read_text().replace(original.logdir, config.logdir))
+    file.write_text(file.read_text().replace(original.tracking.logdir, config.tracking.logdir))
     (root,) = (folder / "data").glob("synthetic*")
     return config, root
 
@@ -140,7 +142,7 @@ def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copi
     before = metrics(config)
     change(root)
     refusal = rf"holds another run \({reason}\): choose another --run_name, or start anew with --overwrite"
-    for settings in (config, dataclasses.replace(config, epochs=2)):
+    for settings in (config, replace(config, epochs=2)):
         with pytest.raises(InputError, match=refusal):
             train.run(settings)
     assert metrics(config) == before
@@ -149,8 +151,8 @@ def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copi
 def test_a_mask_that_is_no_target_or_another_place_changes_nothing(copied, tmp_path):
     config, root = copied
     change_mask(min((root / "masks").iterdir()))
-    shutil.move(config.data_dir, tmp_path / "elsewhere")
-    train.run(dataclasses.replace(config, data_dir=str(tmp_path / "elsewhere"), epochs=2))
+    shutil.move(config.data.data_dir, tmp_path / "elsewhere")
+    train.run(replace(config, data_dir=str(tmp_path / "elsewhere"), epochs=2))
     assert len(metrics(config)["history"]) == 2
 
 
@@ -160,7 +162,7 @@ def test_a_run_of_an_earlier_version_goes_on(copied):
     file = config.run_dir / "fold_0/metrics.json"
     earlier = {name: value for name, value in metrics(config).items() if name not in ("data", "camera", "made_by")}
     file.write_text(json.dumps(earlier))
-    train.run(dataclasses.replace(config, epochs=2))
+    train.run(replace(config, epochs=2))
     assert {"data", "camera", "made_by"} < metrics(config).keys()
 
 
@@ -172,9 +174,9 @@ def test_other_source_is_warned_of(copied, monkeypatch, capsys):
     monkeypatch.setattr(store, "source_hash", lambda: "other")
     warning = "fold_0 was trained by different source code or another version of JAX; --overwrite starts anew\n"
     for epochs in (1, 2):  # the finished run as it is, and one that goes on
-        train.run(dataclasses.replace(config, epochs=epochs))
+        train.run(replace(config, epochs=epochs))
         assert warning in capsys.readouterr().err
     # Both have trained it, which stays known.
     assert metrics(config)["made_by"] == [trained_by, trained_by | {"source": "other"}]
-    train.run(dataclasses.replace(config, epochs=2))
+    train.run(replace(config, epochs=2))
     assert warning in capsys.readouterr().err

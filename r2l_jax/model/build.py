@@ -1,0 +1,57 @@
+"""Making the model that a run's settings describe."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import isp
+from isp.published import additive_layer_stage
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.model.processors import NeuralProcessor, half_size
+from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.tasks import Task
+from tasks.layers import BatchNorm
+
+Statistics = tuple[jax.Array, jax.Array]
+
+
+def unknown_statistics() -> Statistics:
+    """Returns a mean and a standard deviation that change nothing, for a model whose own are restored later."""
+    return jnp.zeros(3), jnp.ones(3)
+
+
+def make_processor(config: TrainConfig, camera: isp.Camera | None) -> nnx.Module:
+    """Makes a processor that has no network: the chosen pipeline, or the mosaic at half size."""
+    named = config.processing.named_pipeline
+    return half_size(camera) if named is None else named(_known(camera))
+
+
+def make_model(
+    config: TrainConfig, dataset: RawDataset, task: Task, rngs: nnx.Rngs, statistics: Statistics | None
+) -> RawToLogit:
+    """Makes a run's model, in training mode.
+
+    Args:
+        config: names the processing.
+        dataset: its camera is where the processing starts, and its mosaics have the size of an additive layer.
+        task: makes the head.
+        rngs: draw the weights.
+        statistics: mean and standard deviation for `Standardize`; None where a batch norm normalizes.
+    """
+    fixed = Standardize(*(unknown_statistics() if statistics is None else statistics))
+    if config.processing.processing_mode == "neural_network":
+        processor = NeuralProcessor(_known(dataset.camera).pattern, fixed, rngs)
+    else:
+        processor = make_processor(config, dataset.camera)
+    if config.attack.adv_noise_layer and isinstance(processor, isp.Pipeline):
+        raw, _ = dataset[0]
+        processor = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
+    normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.processing.learns else fixed
+    return RawToLogit(processor, normalizer, task.make_head(rngs))
+
+
+def _known(camera: isp.Camera | None) -> isp.Camera:
+    if camera is None:
+        raise ValueError("images that are processed already have no camera to process them for")
+    return camera

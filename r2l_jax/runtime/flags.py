@@ -1,0 +1,357 @@
+"""The flags of a program, derived from the dataclasses that hold its settings.
+
+A program's settings are a frozen dataclass, or a tree of them. Each field is made by `setting`, which holds its
+default, its help and its bounds in one place; its annotation says what kind of flag it is. `define` makes the flags,
+`build` makes the dataclass from their values, and `flat` gives the values back, as results record them.
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import pathlib
+import shutil
+import signal
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from absl import app, flags, logging
+
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.startup import exit_status
+
+Config = TypeVar("Config")
+
+
+class Bound(NamedTuple):
+    """The valid values of a number.
+
+    Attributes:
+        holds: tells whether a value is valid.
+        words: completes "--flag must ...".
+    """
+
+    holds: Callable[[float], bool]
+    words: str
+
+
+POSITIVE = Bound(lambda value: 0 < value < math.inf, "be positive")
+NOT_NEGATIVE = Bound(lambda value: 0 <= value < math.inf, "not be negative")
+FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
+
+_SETTING = "setting"
+
+
+class _Setting(NamedTuple):
+    help: str
+    choices: tuple[str, ...] | None
+    each: tuple[str, ...] | None
+    bound: Bound | None
+    kind: str
+    ignores_case: bool
+
+
+def setting(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    choices: Sequence[str] | None = None,
+    each: Sequence[str] | None = None,
+    bound: Bound | None = None,
+    kind: str = "",
+    ignores_case: bool = False,
+) -> Any:
+    """Makes a field of a settings dataclass.
+
+    Args:
+        help: what `--help` says of the flag.
+        default: the value without the flag; a field without a default is a required flag.
+        choices: the valid values of a text.
+        each: the valid elements of a list of texts.
+        bound: the valid numbers, of each element if the field is a tuple.
+        kind: "repeated" for a tuple whose flag may be given several times, each with a list; "value" for a boolean that
+            takes its value apart, as `--log_model False`.
+        ignores_case: whether upper and lower case of a choice are the same.
+    """
+    limits = [None if values is None else tuple(values) for values in (choices, each)]
+    metadata = {_SETTING: _Setting(help, *limits, bound, kind, ignores_case)}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+class Settings:
+    """The base of settings dataclasses: checks choices and bounds.
+
+    Raises:
+        InputError: a value that is not one of the choices, or out of bounds.
+    """
+
+    def __post_init__(self):
+        for field in dataclasses.fields(typing.cast(Any, self)):
+            value = getattr(self, field.name)
+            if _SETTING in field.metadata and value is not None:
+                _check(field.name, value, field.metadata[_SETTING])
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that would change nothing in these settings, with the words that say where."""
+        return {}
+
+
+def _check(name: str, value: Any, declared: _Setting) -> None:
+    if declared.choices is not None and value not in declared.choices:
+        raise InputError(f"--{name} must be one of {', '.join(declared.choices)}, got {value!r}")
+    values = value if isinstance(value, tuple) else (value,)
+    for one in values:
+        if declared.each is not None and one not in declared.each:
+            raise InputError(f"--{name} must be of {', '.join(declared.each)}, got {one!r}")
+        if declared.bound is not None and not declared.bound.holds(one):
+            raise InputError(f"--{name} must {declared.bound.words}, got {one}")
+
+
+class Switch(NamedTuple):
+    """A flag that chooses between two or more settings dataclasses, such as `--mode`.
+
+    Flags of those that are not chosen are refused.
+    """
+
+    name: str
+    default: str
+    help: str
+    settings: Mapping[str, type]
+
+
+class _Leaf(NamedTuple):
+    """A field that is a flag: the dataclass that groups it in `--help`, its name, kind, default and declaration."""
+
+    group: type
+    name: str
+    type: Any
+    default: Any
+    declared: _Setting
+
+
+def leaves(settings: type) -> Iterator[_Leaf]:
+    """Yields the flags of a settings dataclass and of those within it, in order."""
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            yield from leaves(typing.cast(type, kind))
+        else:
+            yield _Leaf(settings, field.name, _without_none(kind), field.default, field.metadata[_SETTING])
+
+
+def _without_none(kind: Any) -> Any:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        (kind,) = (each for each in typing.get_args(kind) if each is not types.NoneType)
+    return kind
+
+
+def _all_leaves(settings: type | Switch) -> dict[str, _Leaf]:
+    chosen = settings.settings.values() if isinstance(settings, Switch) else [settings]
+    return {leaf.name: leaf for each in chosen for leaf in leaves(each)}
+
+
+def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines a flag for each setting.
+
+    Args:
+        settings: the dataclass, or several of them.
+        values: where the flags are defined.
+    """
+    if isinstance(settings, Switch):
+        flags.DEFINE_enum(settings.name, settings.default, list(settings.settings), settings.help, flag_values=values)
+    for leaf in _all_leaves(settings).values():
+        _define(leaf, values)
+
+
+def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
+    declared, required = leaf.declared, leaf.default is dataclasses.MISSING
+    default = None if required else leaf.default
+    options: dict[str, Any] = {"flag_values": values, "required": required}
+    if typing.get_origin(leaf.type) is tuple:
+        default = None if default is None else [_text(value) for value in default]
+        make = flags.DEFINE_multi_string if declared.kind == "repeated" else flags.DEFINE_list
+        make(leaf.name, default, declared.help, **options)
+    elif declared.choices is not None:
+        sensitive = not declared.ignores_case
+        choices = list(declared.choices)
+        flags.DEFINE_enum(leaf.name, default, choices, declared.help, case_sensitive=sensitive, **options)
+    elif declared.kind == "value":
+        serializer = flags.ArgumentSerializer()
+        flags.DEFINE(flags.BooleanParser(), leaf.name, default, declared.help, serializer=serializer, **options)
+    else:
+        makers = {
+            str: flags.DEFINE_string,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            bool: flags.DEFINE_boolean,
+        }
+        makers[leaf.type](leaf.name, default, declared.help, **options)
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def read(settings: type[Config] | Switch, values: flags.FlagValues = flags.FLAGS) -> Config | Any:
+    """Makes the settings that parsed flags give.
+
+    Raises:
+        InputError: values that are not valid, or a flag that would change nothing.
+    """
+    chosen = settings
+    if isinstance(settings, Switch):
+        mode = values[settings.name].value
+        chosen = settings.settings[mode]
+        others = _all_leaves(settings).keys() - _all_leaves(chosen).keys()
+        _refuse(dict.fromkeys(sorted(others), f"with --{settings.name}={mode}"), values)
+    config = build(chosen, {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()})
+    _refuse(config.without_effect(), values)
+    return config
+
+
+def _refuse(ignored: Mapping[str, str], values: flags.FlagValues) -> None:
+    for name, where in ignored.items():
+        if values[name].present:
+            raise InputError(f"--{name} changes nothing {where}")
+
+
+def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
+    value = values[leaf.name].value
+    if typing.get_origin(leaf.type) is not tuple or value is None:
+        return value
+    if leaf.declared.kind == "repeated":
+        value = [one for several in value for one in several.split(",")]
+    kind = typing.get_args(leaf.type)[0]
+    try:
+        return tuple(map(kind, value))
+    except ValueError:
+        wanted = "whole numbers" if kind is int else "numbers"
+        raise InputError(f"--{leaf.name} must be {wanted}, separated by commas, got {','.join(value)}") from None
+
+
+def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
+    """Makes settings from values by the names of their flags; what is left out has its default.
+
+    Args:
+        settings: the dataclass.
+        values: the values, by name.
+        **named: more of them.
+
+    Raises:
+        InputError: values that are not valid.
+        TypeError: a name that the settings do not have, or a required one that is missing.
+    """
+    values = {**values, **named}
+    if unknown := values.keys() - {leaf.name for leaf in leaves(settings)}:
+        raise TypeError(f"{settings.__name__} has no settings {', '.join(sorted(unknown))}")
+    return _build(settings, values)
+
+
+def _build(settings: type[Config], values: Mapping[str, Any]) -> Config:
+    arguments = {}
+    for name, kind in typing.get_type_hints(settings).items():
+        if dataclasses.is_dataclass(kind):
+            arguments[name] = _build(typing.cast(type, kind), values)
+        elif name in values:
+            # JSON has lists in place of tuples.
+            arguments[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
+    return settings(**arguments)
+
+
+def flat(*configs: Settings) -> dict[str, Any]:
+    """Returns the values of settings by the names of their flags."""
+    values = {}
+    for config in configs:
+        for field in dataclasses.fields(typing.cast(Any, config)):
+            value = getattr(config, field.name)
+            values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+    return values
+
+
+def replace(config: Config, **changes: Any) -> Config:
+    """Returns settings with other values, by the names of their flags."""
+    return build(type(config), flat(typing.cast(Settings, config)), **changes)
+
+
+def run(main: Callable[[Any], int | None], settings: type | Switch) -> None:
+    """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`.
+
+    A wrong flag becomes one line on stderr and exit status 1. `--help` prints the program's docstring and its flags.
+    """
+    # Orbax and Grain report their every step at absl's default level.
+    logging.set_verbosity(logging.WARNING)
+    define(settings)
+
+    def parse(argv: Sequence[str]) -> Sequence[str]:
+        if not {"--help", "-help", "-h", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
+            print(help_text(settings, sys.modules["__main__"].__doc__ or ""))
+            sys.exit(0)
+        try:
+            return flags.FLAGS(argv)
+        except flags.UnrecognizedFlagError as error:
+            reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings)}"
+        except flags.Error as error:
+            reason = " ".join(str(error).split())
+        sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")
+
+    # Schedulers end a program by SIGTERM; it cleans up as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    app.run(functools.partial(exit_status, lambda: main(read(settings))), flags_parser=parse)
+
+
+def _hint(unknown: str, settings: type | Switch) -> str:
+    """Names the flag that was probably meant: one of a similar name, or else one whose help has these words."""
+    known = _all_leaves(settings)
+    names = [*known, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
+    if isinstance(settings, Switch):
+        names.append(settings.name)
+    words = unknown.replace("_", " ").replace("-", " ")
+    near = difflib.get_close_matches(unknown.replace("-", "_"), names, n=1, cutoff=0.6) or [
+        name for name, leaf in known.items() if words in leaf.declared.help
+    ]
+    return f": did you mean --{near[0]}?" if near else "; --help lists all flags"
+
+
+def help_text(settings: type | Switch, title: str) -> str:
+    """Returns the text of `--help`: a title, and the flags in groups, each of one dataclass."""
+    groups: dict[str, list[str]] = {}
+    if isinstance(settings, Switch):
+        lead = f"<{'|'.join(settings.settings)}>: {settings.help} (default: {settings.default})"
+        groups["Mode"] = [_entry(settings.name, lead)]
+    for leaf in _all_leaves(settings).values():
+        heading = (leaf.group.__doc__ or "").strip().splitlines()[0].removesuffix(".")
+        groups.setdefault(heading, []).append(
+            _entry(f"[no]{leaf.name}" if _is_switch(leaf) else leaf.name, _help(leaf))
+        )
+    sections = [f"{heading}:\n" + "\n".join(entries) for heading, entries in groups.items()]
+    more = "--flagfile=<file> reads flags from a file, one a line."
+    return "\n\n".join([title.strip(), *sections, more])
+
+
+def _is_switch(leaf: _Leaf) -> bool:
+    return leaf.type is bool and leaf.declared.kind != "value"
+
+
+def _help(leaf: _Leaf) -> str:
+    choices = f"<{'|'.join(leaf.declared.choices)}>: " if leaf.declared.choices else ""
+    default = leaf.default
+    if default is dataclasses.MISSING:
+        ending = " (required)"
+    elif default is None or default == ():
+        ending = ""
+    elif isinstance(default, tuple):
+        ending = f" (default: {','.join(map(_text, default))})"
+    else:
+        ending = f" (default: {str(default).lower() if isinstance(default, bool) else _text(default)})"
+    return choices + leaf.declared.help + ending
+
+
+def _entry(name: str, text: str) -> str:
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = textwrap.wrap(f"--{name}: {text}", width - 2, subsequent_indent="    ", break_on_hyphens=False)
+    return textwrap.indent("\n".join(lines), "  ")

@@ -1,0 +1,146 @@
+"""A fold's metrics.json: what has been reached so far, and all that a repetition needs."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.runtime import store
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.flags import flat
+from r2l_jax.training.folds import Fold
+
+_NEEDED = {"complete", "flags", "history", "fingerprint", "train_indices", "valid_indices"}
+
+
+class Record:
+    """The metrics.json of a fold.
+
+    Args:
+        config: the run.
+        dataset: its samples.
+        fold: how the fold splits them, and where its file is.
+
+    Attributes:
+        finished: the content, if an earlier call with these settings has trained the fold to its end.
+    """
+
+    def __init__(self, config: TrainConfig, dataset: RawDataset, fold: Fold):
+        self._config, self._dataset, self._fold = config, dataset, fold
+        self._made_by, self.finished = [store.made_by()], None
+        if not fold.metrics_file.exists():
+            return
+        earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
+        self._made_by = [
+            *(maker for maker in earlier.get("made_by", []) if maker not in self._made_by),
+            *self._made_by,
+        ]
+        # A flag that an earlier version did not have stood at its default.
+        if earlier["complete"] and flat(TrainConfig()) | earlier["flags"] == flat(config):
+            self.finished = earlier
+
+    def write(self, history: Sequence[Mapping[str, Any]], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Writes the file, and returns its content.
+
+        Args:
+            history: the numbers of each epoch.
+            final: the final numbers; without them, the fold is recorded as unfinished.
+        """
+        config, dataset, fold = self._config, self._dataset, self._fold
+        content = {
+            "complete": final is not None,
+            **(final or {}),
+            "history": list(history),
+            **_reproduction(config),
+            "seed": config.optimization.seed,
+            "classes": dataset.classes,
+            "fingerprint": dataset.fingerprint,
+            **_describe_data(dataset),
+            "made_by": self._made_by,
+            "train_indices": fold.train_indices.tolist(),
+            "valid_indices": fold.valid_indices.tolist(),
+        }
+        if jax.process_index() == 0:
+            write_json(fold.metrics_file, content)
+        return content
+
+
+def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
+    """Reads a metrics.json.
+
+    Args:
+        file: its path.
+        context: ends the message of an error.
+
+    Raises:
+        InputError: the file cannot be read, or is not a fold's.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}); {context}") from None
+    if not isinstance(content, dict) or _NEEDED - content.keys():
+        raise InputError(f"{file} is not what a run of this program writes; {context}")
+    return content
+
+
+def changes(config: TrainConfig, dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
+    """Lists what keeps a run from continuing what an earlier one has recorded of a fold."""
+    differences = config.differences(earlier["flags"]) + _other_pipeline(config, earlier)
+    if earlier["fingerprint"] != dataset.fingerprint:
+        differences.append("it has other samples or classes")
+    else:
+        differences += changed_data(dataset, earlier)
+    if len(earlier["history"]) > config.optimization.epochs:
+        differences.append(f"it has {len(earlier['history'])} epochs, more than {config.optimization.epochs}")
+    return differences
+
+
+def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
+    """Lists which of the data has changed since a run recorded it; earlier versions recorded nothing."""
+    return [
+        store.WORDS[name]
+        for name, value in _describe_data(dataset).items()
+        if name in earlier and earlier[name] != value
+    ]
+
+
+def other_makers(earlier: Mapping[str, Any]) -> bool:
+    """Tells whether other code has trained a fold, wholly or in part; earlier versions did not record it."""
+    return any(maker != store.made_by() for maker in earlier.get("made_by", []))
+
+
+def _reproduction(config: TrainConfig) -> dict[str, Any]:
+    """Collects what a repetition needs: flags, the file of the user's pipeline, git commit, versions, devices."""
+    named = config.processing.named_pipeline
+    pipeline = {"pipeline": dataclasses.asdict(named.source)} if named and named.source else {}
+    return {"flags": flat(config), **pipeline, **environment()}
+
+
+def _describe_data(dataset: RawDataset) -> dict[str, Any]:
+    """Describes the data that a run records: its content, and the camera as JSON gives it back."""
+    camera = dataset.camera and json.loads(dataset.camera.to_json())
+    return {"data": dataset.content, "camera": camera}
+
+
+def _other_pipeline(config: TrainConfig, earlier: Mapping[str, Any]) -> list[str]:
+    """Says whether the pipeline is another one: the content of the user's file counts, not its place."""
+    named, recorded = config.processing.named_pipeline, earlier.get("pipeline")
+    if named and named.source and recorded:
+        was, now = (
+            f"{function} of a file of SHA-256 {digest[:12]}"
+            for function, digest in (
+                (recorded["function"], recorded["sha256"]),
+                (named.source.function, named.source.sha256),
+            )
+        )
+    else:
+        was, now = repr(earlier["flags"].get("pipeline")), repr(config.processing.pipeline)
+    return [f"pipeline was {was}, is {now}"] if was != now else []

@@ -1,0 +1,98 @@
+"""The state in which a fold's training begins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from isp.published import ADDITIVE_LAYER
+from r2l_jax.config import HALF_SIZE_MODES, TrainConfig
+from r2l_jax.data import loader
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import published
+from r2l_jax.model.build import Statistics, make_processor, unknown_statistics
+from r2l_jax.model.pretrained import load_weights
+from r2l_jax.runtime.devices import shardings, to_devices
+from r2l_jax.training.checkpoint import load_parts
+from r2l_jax.training.folds import Fold
+from r2l_jax.training.steps import Steps, TrainState
+
+
+def initial_state(
+    config: TrainConfig,
+    dataset: RawDataset,
+    steps: Steps,
+    fold: Fold,
+    batch_size: int,
+    key: jax.Array,
+    resumes: bool,
+) -> TrainState:
+    """Makes a fresh state, with the parts that earlier runs or ImageNet provide.
+
+    Args:
+        config: the run.
+        dataset: its samples.
+        steps: its compiled functions.
+        fold: whose training samples give statistics.
+        batch_size: samples at once, over all devices.
+        key: of the random weights.
+        resumes: whether the state is restored from a checkpoint afterwards and needs only its shapes.
+    """
+    normalizes = not config.processing.learns_pipeline
+    statistics = unknown_statistics() if normalizes else None
+    if normalizes and not resumes:
+        statistics = fixed_statistics(config, dataset, fold.train_indices, batch_size)
+    model = steps.init(key, statistics)
+    if resumes:
+        return steps.begin(model)
+    for parts, flag, uri in (
+        (("processor", "normalizer"), "processor_uri", config.processing.processor_uri),
+        (("head",), "classifier_uri", config.model.classifier_uri),
+    ):
+        if uri:
+            load_parts(model, parts, uri, fold.number, flag, optional=(ADDITIVE_LAYER,))
+    if steps.rule.keeps_statistics and not config.processing.processor_uri:
+        # No step changes these statistics, and without them the head would see images unlike those it was trained on.
+        processor = make_processor(config, dataset.camera)
+        mean, var = _moments(processor, dataset, fold.train_indices, batch_size)
+        _put(model, "normalizer", {"mean": mean, "var": var})
+    if config.model.classifier_pretrained:
+        head = nnx.eval_shape(lambda: steps.task.make_head(nnx.Rngs(0)))
+        nnx.update(head, model["head"])
+        load_weights(head, steps.task.network, config.model.pretrained_weights)
+        _put(model, "head", jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere))
+    return steps.begin(model)
+
+
+def fixed_statistics(config: TrainConfig, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
+    """Returns the mean and standard deviation of each channel over the training images, or the published ones.
+
+    The images are the processed ones, or those that a neural network processes.
+    """
+    half = config.processing.processing_mode in HALF_SIZE_MODES
+    known = published.MOSAIC_STATISTICS if half else published.STATIC_STATISTICS
+    if dataset.name in known:
+        mean, std = known[dataset.name]
+        return jnp.array(mean), jnp.array(std)
+    mean, var = _moments(make_processor(config, dataset.camera), dataset, indices, batch_size)
+    # The epsilon of a batch norm, for a channel that is constant.
+    return mean, jnp.sqrt(var + 1e-5)
+
+
+def _moments(processor: nnx.Module, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
+    """Computes the mean and variance of each channel over the processed images of some samples."""
+
+    @jax.jit
+    def add(moments, batch):
+        images, weight = processor(batch["raw"]), batch["weight"]
+        return moments + jnp.stack([(weight @ (images**power).mean((1, 2))) for power in (1, 2)])
+
+    moments = jnp.zeros((2, 3))
+    for batch in loader.eval_batches(dataset, indices, batch_size):
+        moments = add(moments, to_devices(batch, shardings().split))
+    mean, mean_square = moments / len(indices)
+    return mean, jnp.maximum(mean_square - mean**2, 0)
+
+
+def _put(model: nnx.State, part: str, values: dict) -> None:
+    nnx.replace_by_pure_dict(model, nnx.to_pure_dict(model) | {part: values})

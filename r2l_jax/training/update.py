@@ -1,0 +1,184 @@
+"""Update rules: how a training step changes a model. The step itself is the same for all of them, see `steps`."""
+
+import abc
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+import isp
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.loader import Batch
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.model.build import make_model
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.tasks import Task
+
+PyTree = Any
+
+
+class Blueprint(NamedTuple):
+    """The structure of a run's model, without its numbers.
+
+    Attributes:
+        model: the model, with shapes in place of arrays.
+        training: its graph in training: batch norms use the batch's statistics, except in parts that are frozen.
+        evaluating: its graph in evaluation: batch norms use their running statistics.
+    """
+
+    model: RawToLogit
+    training: nnx.GraphDef
+    evaluating: nnx.GraphDef
+
+
+def draw_blueprint(config: TrainConfig, dataset: RawDataset, task: Task) -> Blueprint:
+    """Returns the structure of a run's model."""
+    model = nnx.eval_shape(lambda: make_model(config, dataset, task, nnx.Rngs(0), None))
+    model.eval()
+    evaluating = nnx.graphdef(model)
+    model.train()
+    # Frozen parts also keep their batch statistics.
+    if config.processing.freeze_processor:
+        model.processor.eval()
+    if config.model.freeze_classifier:
+        model.head.eval()
+    return Blueprint(model, nnx.graphdef(model), evaluating)
+
+
+class Updated(NamedTuple):
+    """The outcome of an update.
+
+    Attributes:
+        model: the next variables.
+        state: the rule's next state.
+        loss: the mean task loss of the batch before the update.
+        sums: the sums of the batch: the task's, and those that `UpdateRule.zero_sums` names.
+    """
+
+    model: nnx.State
+    state: PyTree
+    loss: jax.Array
+    sums: dict[str, Any]
+
+
+class UpdateRule(abc.ABC):
+    """How a training step changes a model.
+
+    Args:
+        config: the run.
+        task: the task that the model is trained for.
+        blueprint: the model's structure.
+
+    Attributes:
+        metrics: names of sums, beside the task's, whose means over samples are reported.
+        sign: 1 if the best epoch has the highest score, -1 if it has the lowest.
+        keeps_statistics: whether the normalization's statistics stay as they are at the start.
+    """
+
+    metrics: tuple[str, ...] = ()
+    sign: int = 1
+    keeps_statistics: bool = False
+
+    @abc.abstractmethod
+    def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint): ...
+
+    @staticmethod
+    @abc.abstractmethod
+    def check(config: TrainConfig, pipeline: isp.Pipeline | None) -> None:
+        """Raises an InputError unless the rule can update a model with this pipeline, if it has one."""
+
+    @staticmethod
+    def warnings(config: TrainConfig) -> list[str]:
+        """Returns what the user should know before training starts."""
+        return []
+
+    @abc.abstractmethod
+    def begin(self, model: nnx.State) -> PyTree:
+        """Returns the rule's state before the first update of a model."""
+
+    @abc.abstractmethod
+    def zero_sums(self) -> dict[str, Any]:
+        """Returns the sums of no batch that the rule adds to the task's."""
+
+    @abc.abstractmethod
+    def update(self, model: nnx.State, state: PyTree, batch: Batch, key: jax.Array) -> Updated:
+        """Updates a model.
+
+        Args:
+            model: its variables.
+            state: that of `begin`, or of the update before.
+            batch: samples, whose targets follow the augmentation of their images.
+            key: of the augmentation.
+        """
+
+    def measure(self, state: PyTree, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the sums of `metrics` for processed images, in evaluation."""
+        return {}
+
+    def reference(self, model: nnx.State, state: PyTree) -> nnx.State | None:
+        """Returns the model before the first update, if results are compared with it."""
+        return None
+
+
+class GradientDescent(UpdateRule):
+    """Trains everything that is not frozen, downhill in the task loss, by Adam."""
+
+    def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint):
+        self._task, self._augmentation, self._graph = task, config.optimization.augmentation, blueprint.training
+        self._optimizer = optax.adam(config.optimization.lr)
+        frozen = {
+            "processor": config.processing.freeze_processor or not config.processing.learns,
+            "head": config.model.freeze_classifier,
+        }
+        kept = [nnx.PathContains(part) for part, is_frozen in frozen.items() if is_frozen]
+        self._trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*kept)))
+        self._processor_parameters = _of_processor(self._split(nnx.state(blueprint.model))[0]).keys()
+
+    @staticmethod
+    def check(config: TrainConfig, pipeline: isp.Pipeline | None) -> None:
+        """Accepts every pipeline.
+
+        Raises:
+            ValueError: the settings ask for adversarial training, which is another rule.
+        """
+        if config.attack.adv_training:
+            raise ValueError("adversarial training needs the update rule r2l_jax.drift.forensics.attack.Attack")
+
+    def begin(self, model: nnx.State) -> PyTree:
+        """Returns Adam's state."""
+        return self._optimizer.init(self._split(model)[0])
+
+    def zero_sums(self) -> dict[str, Any]:
+        """Returns a norm of the gradient for each of the processor's parameters."""
+        return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
+
+    def update(self, model: nnx.State, state: PyTree, batch: Batch, key: jax.Array) -> Updated:
+        """Takes one step of Adam."""
+        parameters, fixed = self._split(model)
+
+        def mean_loss(parameters):
+            module = nnx.merge(self._graph, parameters, fixed, copy=True)  # A copy, whose statistics may change.
+            sums = self._task.sums(module(batch["raw"], key, self._augmentation), batch)
+            _, updated = self._split(nnx.state(module))
+            return sums["loss"] / batch["weight"].sum(), (sums, updated)
+
+        (loss, (sums, fixed)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(parameters)
+        norms = {name: _norm(tree) for name, tree in _of_processor(gradients).items()}
+        updates, state = self._optimizer.update(gradients, state, parameters)
+        model = nnx.merge_state(optax.apply_updates(parameters, updates), fixed)
+        return Updated(model, state, loss, {**sums, "gradient_norm": norms})
+
+    def _split(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
+        return nnx.split_state(model, self._trained, ...)
+
+
+def _of_processor(state: nnx.State) -> Mapping[str, PyTree]:
+    return nnx.to_pure_dict(state).get("processor", {})
+
+
+def _norm(tree: PyTree) -> jax.Array:
+    """Computes the Euclidean norm of all values of a tree together."""
+    return jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(tree)))
