@@ -44,6 +44,12 @@ PIPELINE_NAMES = (
     "bilinear.sharpening_filter.median_denoising, or your own function make(camera) -> isp.Pipeline, my_isp.py:make"
 )
 
+# For programs that take a finished run.
+OWN_PIPELINE = (
+    "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
+    "where it was in training"
+)
+
 AUGMENTATIONS = ("none", "weak", "strong")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
@@ -92,7 +98,7 @@ class DataSettings(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingDataSettings(DataSettings):
-    """Data."""
+    """Training data."""
 
     iso: float = setting(
         f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}",
@@ -395,13 +401,9 @@ class FinishedRun(Settings):
     run: str = setting("folder of a finished run, or of one of its folds")
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
-    pipeline: str | None = setting(
-        "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
-        "where it was in training",
-        None,
-    )
+    pipeline: str | None = setting(OWN_PIPELINE, None)
 
     @property
-    def pipelines(self) -> tuple[str, ...]:
+    def own_pipelines(self) -> tuple[str, ...]:
         """The run's own pipeline, if it is named."""
         return (self.pipeline,) if self.pipeline else ()

@@ -7,24 +7,28 @@ All rows take about ten minutes on two CPU cores. The baselines are in the extra
 whose baseline is not installed say so.
 """
 
+import dataclasses
 import json
 
-from absl import flags
-
 from r2l_jax.bench import benchmark
-from r2l_jax.runtime import startup
-
-FLAGS = flags.FLAGS
-flags.DEFINE_list("rows", [], "Rows to measure, or how their names begin, separated by commas; default: all.")
-flags.DEFINE_bool("json", False, "Print JSON with every sample in place of the table.")
-flags.DEFINE_integer("repeats", None, "How often each row is measured; default: as often as fits.", lower_bound=1)
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 
 
-def main() -> None:
-    """Measures what the flags say."""
-    result = benchmark.run(FLAGS.rows, FLAGS.repeats)
-    print(json.dumps(result, indent=2) if FLAGS.json else benchmark.table(result))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig(Settings):
+    """Benchmark."""
+
+    rows: tuple[str, ...] = setting("rows to measure, or how their names begin; default: all", ())
+    json: bool = setting("print JSON with every sample in place of the table", False)
+    repeats: int | None = setting("how often each row is measured; default: as often as fits", None, bound=POSITIVE)
+
+
+def main(config: BenchmarkConfig) -> None:
+    """Measures the rows that the flags name."""
+    result = benchmark.run(config.rows, config.repeats)
+    print(json.dumps(result, indent=2) if config.json else benchmark.table(result))
 
 
 if __name__ == "__main__":
-    startup.run(main)
+    flags.run(main, BenchmarkConfig)

@@ -6,34 +6,38 @@ B2_APPLICATION_KEY_ID=... B2_APPLICATION_KEY=... python scripts/download.py --da
 The same command again goes on where one was interrupted, and has nothing to do if all is there.
 """
 
-from absl import flags
+import dataclasses
 
 from r2l_jax.data.fetch import b2, download
-from r2l_jax.runtime import startup
-
-FLAGS = flags.FLAGS
-flags.DEFINE_enum("dataset", None, list(download.LAYOUTS), "Which data set.", required=True)
-flags.DEFINE_enum("source", "zenodo", download.SOURCES, "zenodo needs no account; b2 an application key.")
-flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder for the data set, which becomes its sub-folder microscopy or drone; default: the cache folder of yours in "
-    "which the other programs look for it.",
-)
-flags.DEFINE_string("zenodo_url", download.ZENODO_URL, "Zenodo's REST API, or a mirror of it.")
-flags.DEFINE_string("b2_bucket", b2.BUCKET, "For b2: the bucket.")
-flags.DEFINE_string("b2_key_id", None, "For b2: the application key's identifier; default: $B2_APPLICATION_KEY_ID.")
-flags.DEFINE_string(
-    "b2_key", None, "For b2: the application key; default: $B2_APPLICATION_KEY, which other users cannot see."
-)
+from r2l_jax.runtime import flags, startup
+from r2l_jax.runtime.flags import Settings, setting
 
 
-def main() -> None:
-    """Downloads what the flags name."""
-    account = b2.find_account(FLAGS.b2_bucket, FLAGS.b2_key_id, FLAGS.b2_key) if FLAGS.source == "b2" else None
-    data_dir = FLAGS.data_dir or startup.cache_dir()
-    print(download.download(FLAGS.dataset, data_dir, FLAGS.source, zenodo_url=FLAGS.zenodo_url, b2_account=account))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownloadConfig(Settings):
+    """Download."""
+
+    dataset: str = setting("which data set", choices=tuple(download.LAYOUTS))
+    source: str = setting("zenodo needs no account; b2 an application key", "zenodo", choices=tuple(download.SOURCES))
+    data_dir: str | None = setting(
+        "folder for the data set, which becomes its sub-folder microscopy or drone; default: your cache folder, where "
+        "the other programs look for it",
+        None,
+    )
+    zenodo_url: str = setting("Zenodo's REST API, or a mirror of it", download.ZENODO_URL)
+    b2_bucket: str = setting("for b2: the bucket", b2.BUCKET)
+    b2_key_id: str | None = setting("for b2: the application key's identifier; default: $B2_APPLICATION_KEY_ID", None)
+    b2_key: str | None = setting(
+        "for b2: the application key; default: $B2_APPLICATION_KEY, which other users cannot see", None
+    )
+
+
+def main(config: DownloadConfig) -> None:
+    """Downloads the data set that the flags name."""
+    account = b2.find_account(config.b2_bucket, config.b2_key_id, config.b2_key) if config.source == "b2" else None
+    data_dir = config.data_dir or startup.cache_dir()
+    print(download.download(config.dataset, data_dir, config.source, zenodo_url=config.zenodo_url, b2_account=account))
 
 
 if __name__ == "__main__":
-    startup.run(main)
+    flags.run(main, DownloadConfig)

@@ -10,51 +10,49 @@ algorithms, `isp.static`, or one of your own renders them, in the sensor's orien
 could not be rendered.
 """
 
-from pathlib import Path
+import dataclasses
+import pathlib
 
-from absl import flags
-
-from r2l_jax import processing
 from r2l_jax.apps import render
+from r2l_jax.config import ProcessingChoice
 from r2l_jax.data.files.cameras import find_camera
-from r2l_jax.pipelines import find_pipeline
-from r2l_jax.runtime import startup
-
-FLAGS = flags.FLAGS
-flags.DEFINE_multi_string("input", None, "Raw files and folders of them, separated by commas.", required=True)
-flags.DEFINE_string("output", None, "Folder for the pictures, named as the raw files are.", required=True)
-flags.DEFINE_string(
-    "camera", "auto", "drone, microscopy, a JSON file with a camera's figures, or auto: those of each file itself."
-)
-processing.define_processing_flags(
-    ["parametrized", "static"],
-    "parametrized: the differentiable pipeline as it starts; static: one of classical algorithms",
-)
-flags.adopt_module_key_flags(processing)
-flags.DEFINE_enum("format", "tiff", ["tiff", "png"], "16-bit TIFF or 8-bit PNG.")
-flags.DEFINE_bool(
-    "stages",
-    False,
-    "Also write <name>_stages.png, the image after each stage as it is: before gamma_correct it is linear and dark.",
-)
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.flags import setting
 
 
-def main() -> int:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderConfig(ProcessingChoice):
+    """Rendering."""
+
+    input: tuple[str, ...] = setting("raw files and folders of them, separated by commas", kind="repeated")
+    output: str = setting("folder for the pictures, named as the raw files are")
+    camera: str = setting("drone, microscopy, a JSON file, or auto: each file's own calibration", "auto")
+    processing_mode: str | None = setting(
+        "parametrized: the differentiable pipeline as it starts; static: one of classical algorithms; default: "
+        "parametrized, or the --pipeline",
+        None,
+        choices=("parametrized", "static"),
+    )
+    format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
+    stages: bool = setting(
+        "also write <name>_stages.png, the image after each stage: before gamma_correct it is linear and looks dark",
+        False,
+    )
+
+
+def main(config: RenderConfig) -> int:
     """Renders the files that the flags name, and returns the exit status."""
-    inputs = [path for paths in FLAGS.input for path in paths.split(",")]
-    algorithms = {flag: FLAGS[flag].value for flag in processing.STATIC_FLAGS}
-    name = processing.pipeline_name(FLAGS.processing_mode, algorithms, FLAGS.pipeline)
     rendered, failed = render.render_files(
-        render.find_raw_files(inputs),
-        Path(FLAGS.output),
-        find_camera(FLAGS.camera),
-        FLAGS.format,
-        FLAGS.stages,
-        find_pipeline(name),
+        render.find_raw_files(config.input),
+        pathlib.Path(config.output),
+        find_camera(config.camera),
+        config.format,
+        config.stages,
+        config.named_pipeline,
     )
     print(f"{rendered} rendered, {failed} failed")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    startup.run(main)
+    flags.run(main, RenderConfig)

@@ -7,47 +7,52 @@ The input has one sub-folder a class, or images/ and masks/, and the output has 
 the pictures, and the camera. The exit status is 1 if any picture could not be read.
 """
 
-from absl import flags
+import dataclasses
 
 from r2l_jax.apps.unprocess import unprocess_folder
 from r2l_jax.data.files.cameras import find_camera
-from r2l_jax.runtime import startup
+from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
-
-FLAGS = flags.FLAGS
-flags.DEFINE_string("input", None, "Folder of pictures: one sub-folder a class, or images/ and masks/.", required=True)
-flags.DEFINE_string("output", None, "Folder for the mosaics, outside of the input.", required=True)
-flags.DEFINE_string("camera", None, "drone, microscopy or a JSON file with a camera's figures.", required=True)
-flags.DEFINE_float(
-    "exposure", 1.0, "Factor on the light. Below 1 there is headroom for what would exceed the white level."
-)
-flags.DEFINE_float("full_well", 15000.0, "Electrons at which a site saturates: fewer are more noise.")
-flags.DEFINE_float("read_noise", 4.0, "Standard deviation of the read-out, in electrons.")
-flags.DEFINE_integer("bits", 12, "Of the converter, 1 to 16.")
-flags.DEFINE_integer("seed", 0, "Of the noise.")
+from r2l_jax.runtime.flags import Settings, setting
 
 
-def main() -> int:
-    """Turns what the flags name, and returns the exit status."""
-    camera = find_camera(FLAGS.camera)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnprocessConfig(Settings):
+    """Mosaics."""
+
+    input: str = setting("folder of pictures: one sub-folder a class, or images/ and masks/")
+    output: str = setting("folder for the mosaics, outside of the input")
+    camera: str = setting("drone, microscopy or a JSON file with a camera's calibration")
+    exposure: float = setting(
+        "factor on the light; below 1 there is headroom for what would exceed the white level", 1.0
+    )
+    full_well: float = setting("electrons at which a site saturates; fewer are more noise", 15000.0)
+    read_noise: float = setting("standard deviation of the read-out, in electrons", 4.0)
+    bits: int = setting("bits of the converter, 1 to 16", 12)
+    seed: int = setting("of the noise", 0)
+
+
+def main(config: UnprocessConfig) -> int:
+    """Writes the mosaics that the flags ask for, and returns the exit status."""
+    camera = find_camera(config.camera)
     if camera is None:
-        raise InputError("--camera=auto: pictures hold no camera's figures; name a camera or a JSON file")
+        raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")
     summary = unprocess_folder(
-        FLAGS.input,
-        FLAGS.output,
+        config.input,
+        config.output,
         camera,
-        exposure=FLAGS.exposure,
-        full_well=FLAGS.full_well,
-        read_noise=FLAGS.read_noise,
-        bits=FLAGS.bits,
-        seed=FLAGS.seed,
+        exposure=config.exposure,
+        full_well=config.full_well,
+        read_noise=config.read_noise,
+        bits=config.bits,
+        seed=config.seed,
     )
     print(
         f"{summary.written} written, {summary.failed} failed; of the sites, {summary.too_bright:.2%} saturate and "
-        f"{summary.too_dark:.2%} are black for a colour outside the camera's gamut"
+        f"{summary.too_dark:.2%} are black for a color outside the camera's gamut"
     )
     return 1 if summary.failed else 0
 
 
 if __name__ == "__main__":
-    startup.run(main)
+    flags.run(main, UnprocessConfig)

@@ -25,6 +25,7 @@ from r2l_jax.model.build import make_model
 from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.devices import shardings, to_devices
+from r2l_jax.runtime.flags import build
 from r2l_jax.training.steps import make_steps
 from tasks.layers import BatchNorm
 
@@ -100,7 +101,7 @@ def _dataset(raw: np.ndarray, labels: np.ndarray) -> RawDataset:
 
 def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
     """The step of scripts/train.py with its defaults: parametrized, ResNet-18, Adam."""
-    steps = make_steps(TrainConfig(batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, labels))
+    steps = make_steps(build(TrainConfig, batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, labels))
     batch = {"raw": raw, "target": labels, "weight": np.ones(len(raw), np.float32)}
     batch = to_devices(batch, shardings().split)
     key = jax.random.key(0)

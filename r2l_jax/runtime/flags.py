@@ -124,7 +124,7 @@ class Switch(NamedTuple):
 
 
 class _Leaf(NamedTuple):
-    """A field that is a flag: the dataclass that groups it in `--help`, its name, kind, default and declaration."""
+    """A field that is a flag: the dataclass that declares and groups it, its name, kind, default and declaration."""
 
     group: type
     name: str
@@ -141,7 +141,18 @@ def leaves(settings: type) -> Iterator[_Leaf]:
         if dataclasses.is_dataclass(kind):
             yield from leaves(typing.cast(type, kind))
         else:
-            yield _Leaf(settings, field.name, _without_none(kind), field.default, field.metadata[_SETTING])
+            yield _Leaf(
+                _declaring(settings, field.name),
+                field.name,
+                _without_none(kind),
+                field.default,
+                field.metadata[_SETTING],
+            )
+
+
+def _declaring(settings: type, name: str) -> type:
+    """Returns the class of settings, or of their bases, that declares a field."""
+    return next(each for each in settings.__mro__ if name in vars(each).get("__annotations__", {}))
 
 
 def _without_none(kind: Any) -> Any:
@@ -169,9 +180,8 @@ def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> N
 
 
 def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
-    declared, required = leaf.declared, leaf.default is dataclasses.MISSING
-    default = None if required else leaf.default
-    options: dict[str, Any] = {"flag_values": values, "required": required}
+    declared, default = leaf.declared, None if _is_required(leaf) else leaf.default
+    options: dict[str, Any] = {"flag_values": values}
     if typing.get_origin(leaf.type) is tuple:
         default = None if default is None else [_text(value) for value in default]
         make = flags.DEFINE_multi_string if declared.kind == "repeated" else flags.DEFINE_list
@@ -191,6 +201,10 @@ def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
             bool: flags.DEFINE_boolean,
         }
         makers[leaf.type](leaf.name, default, declared.help, **options)
+
+
+def _is_required(leaf: _Leaf) -> bool:
+    return leaf.default is dataclasses.MISSING
 
 
 def _text(value: Any) -> str:
@@ -222,6 +236,8 @@ def _refuse(ignored: Mapping[str, str], values: flags.FlagValues) -> None:
 
 def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
     value = values[leaf.name].value
+    if value is None and _is_required(leaf):
+        raise InputError(f"--{leaf.name} is required: {leaf.declared.help}")
     if typing.get_origin(leaf.type) is not tuple or value is None:
         return value
     if leaf.declared.kind == "repeated":
@@ -340,12 +356,12 @@ def _is_switch(leaf: _Leaf) -> bool:
 def _help(leaf: _Leaf) -> str:
     choices = f"<{'|'.join(leaf.declared.choices)}>: " if leaf.declared.choices else ""
     default = leaf.default
-    if default is dataclasses.MISSING:
+    if _is_required(leaf):
         ending = " (required)"
     elif default is None or default == ():
         ending = ""
     elif isinstance(default, tuple):
-        ending = f" (default: {','.join(map(_text, default))})"
+        ending = f" (default: {', '.join(map(_text, default))})"
     else:
         ending = f" (default: {str(default).lower() if isinstance(default, bool) else _text(default)})"
     return choices + leaf.declared.help + ending
@@ -353,5 +369,7 @@ def _help(leaf: _Leaf) -> str:
 
 def _entry(name: str, text: str) -> str:
     width = min(shutil.get_terminal_size().columns, 100)
-    lines = textwrap.wrap(f"--{name}: {text}", width - 2, subsequent_indent="    ", break_on_hyphens=False)
+    lines = textwrap.wrap(
+        f"--{name}: {text}", width - 2, subsequent_indent="    ", break_on_hyphens=False, break_long_words=False
+    )
     return textwrap.indent("\n".join(lines), "  ")

@@ -216,7 +216,8 @@ def test_the_program_prints_json():
 
 
 @pytest.mark.parametrize(
-    ("flag", "message"), [("--rows=menon", "no row's name begins with 'menon'"), ("--repeats=0", "flag --repeats=0")]
+    ("flag", "message"),
+    [("--rows=menon", "no row's name begins with 'menon'"), ("--repeats=0", "--repeats must be positive, got 0")],
 )
 def test_mistakes_are_one_line(flag, message):
     done = program(flag)

@@ -82,8 +82,8 @@ def test_interrupted_it_leaves_whole_files(folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--output=raw", "--camera=drone"], "--input must have a value other than None"),
-        (["--input=pictures", "--output=raw", "--camera=auto"], "--camera=auto: pictures hold no camera's figures"),
+        (["--output=raw", "--camera=drone"], "--input is required: folder of pictures"),
+        (["--input=pictures", "--output=raw", "--camera=auto"], "--camera=auto: pictures hold no camera's calibration"),
     ],
 )
 def test_mistakes_are_one_line(folder, monkeypatch, arguments, message):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import isp
+from r2l_jax.config import PIPELINE_NAMES, FinishedRun
 from r2l_jax.data import loader
 from r2l_jax.data.files.cameras import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
@@ -34,6 +34,7 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, flat, setting
 from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
@@ -46,45 +47,43 @@ STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
 _DATA = "data"
 
 
-@dataclasses.dataclass(frozen=True)
-class AdaptationConfig:
-    """Adaptations of a trained model to drifted data.
-
-    Attributes are documented by the flags of scripts/adjust.py.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationConfig(FinishedRun):
+    """With --mode=adapt.
 
     Raises:
         InputError: values that are not known or out of range.
     """
 
-    run: str
-    data_dir: str | None = None
-    output: str | None = None
-    intensities: tuple[float, ...] = ()
-    exposures: tuple[float, ...] = ()
-    pipelines: tuple[str, ...] = ()
-    cameras: tuple[str, ...] = ()
-    drifted_data_dir: str | None = None
-    drifted_camera: str | None = None
-    pipeline: str | None = None
-    labelled: int = 32
-    parameters: tuple[str, ...] = ()
-    starts: int = 6
-    steps: int = 120
-    lr: float = 0.01
-    batch_size: int = 16
-    track_n_images: int = 5
-    seed: int = 0
+    intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
+    exposures: tuple[float, ...] = setting("adapt to exposures by the model of the sensor, as factors on the light", ())
+    pipelines: tuple[str, ...] = setting(
+        f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
+    )
+    cameras: tuple[str, ...] = setting(
+        "adapt to pictures that other cameras take of the scenes: drone, microscopy, JSON files", ()
+    )
+    drifted_data_dir: str | None = setting("adapt to other data of the same classes, such as another Folder", None)
+    drifted_camera: str | None = setting("for --drifted_data_dir: its camera, as train.py's --camera", None)
+    labelled: int = setting("how many images to adapt by", 32, bound=POSITIVE)
+    parameters: tuple[str, ...] = setting(
+        "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
+    )
+    starts: int = setting(f"exposures to search from, the first of {STOPS} stops", 6, bound=POSITIVE)
+    steps: int = setting("of each search", 120, bound=POSITIVE)
+    lr: float = setting(
+        "about how far a parameter moves in a step, as a fraction of its natural range", 0.01, bound=POSITIVE
+    )
+    batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
+    track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
+    seed: int = setting("of the labelled images, the batches and the noise", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
-        for name in ("labelled", "starts", "steps", "lr", "batch_size", "track_n_images"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"--{name} must be positive, got {getattr(self, name)}")
+        super().__post_init__()
         if self.starts > len(STOPS):
             raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, got {self.seed}")
         if self.drifted_camera and not self.drifted_data_dir:
-            raise InputError("--drifted_camera is the camera of --drifted_data_dir: give that, too")
+            raise InputError("--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well")
         if len({_camera_drift(name) for name in self.cameras}) < len(set(self.cameras)):
             raise InputError(f"--cameras: two of {', '.join(self.cameras)} have one name")
         if not self.drifts():
@@ -155,7 +154,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
             data, or several processes.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir, [config.pipeline] if config.pipeline else [])
+    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
     for fold in folds:
         _check(config, fold)
     drifts = config.drifts()
@@ -167,7 +166,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         "score": folds[0].task.score,
         "drifts": {drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in drifts},
         "folds": results,
-        "flags": dataclasses.asdict(config),
+        "flags": flat(config),
         **environment(),
     }
     write_json(config.output_dir / "adaptation.json", content)

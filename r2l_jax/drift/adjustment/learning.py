@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from isp.parameter import MOST_ELEMENTS
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import FinishedRun, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import figures
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.flags import Bound, flat, replace, setting
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import train
@@ -27,25 +28,17 @@ from r2l_jax.training.trained import TrainedFold, load_runs
 LEARNT, FROZEN = "learnt", "frozen"
 
 
-@dataclasses.dataclass(frozen=True)
-class LearningConfig:
-    """A comparison of learnt processing with fixed.
-
-    Attributes are documented by the flags of scripts/adjust.py.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningConfig(FinishedRun):
+    """With --mode=learn.
 
     Raises:
         InputError: values out of range.
     """
 
-    run: str
-    data_dir: str | None = None
-    output: str | None = None
-    pipeline: str | None = None
-    target_score: float = 0.8
-
-    def __post_init__(self):
-        if not 0 < self.target_score <= 1:
-            raise InputError(f"--target_score must be in (0, 1], got {self.target_score}")
+    target_score: float = setting(
+        "the score whose time is reported", 0.8, bound=Bound(lambda value: 0 < value <= 1, "be in (0, 1]")
+    )
 
     @property
     def output_dir(self) -> pathlib.Path:
@@ -69,7 +62,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     refuse_several_processes()
-    named = [config.pipeline] if config.pipeline else []
+    named = config.own_pipelines
     (folds,) = load_runs([config.run], config.data_dir, named)
     trained = folds[0].config
     if not trained.processing.learns_pipeline or trained.attack.adv_training:
@@ -94,7 +87,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
                 "compare with it"
             )
     own, other = (FROZEN, LEARNT) if trained.processing.freeze_processor else (LEARNT, FROZEN)
-    counterpart = dataclasses.replace(
+    counterpart = replace(
         trained,
         freeze_processor=not trained.processing.freeze_processor,
         logdir=str(config.output_dir),
@@ -105,12 +98,12 @@ def run(config: LearningConfig) -> dict[str, Any]:
     )
     if reasons := _stale(counterpart, folds[0].dataset):
         store.say_anew(str(counterpart.run_dir), reasons)
-        counterpart = dataclasses.replace(counterpart, overwrite=True)
+        counterpart = replace(counterpart, overwrite=True)
     train.run(counterpart)
     (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, named)
     runs = {own: folds, other: others}
     content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
-    everything = {**content, "flags": dataclasses.asdict(config), **environment()}
+    everything = {**content, "flags": flat(config), **environment()}
     write_json(config.output_dir / "learning.json", everything)
     figures.write(config.output_dir / "learning", {"learning_curves": make_figure(content)})
     print(f"\n{make_tables(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")

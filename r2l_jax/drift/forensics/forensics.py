@@ -32,7 +32,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
             not have, or several processes.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir, config.pipelines)
+    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
     for fold in folds:
         # Before minutes of work, not after them.
         frozen = Frozen(fold.model, fold.task)
@@ -58,7 +58,7 @@ def check(config: ForensicsConfig) -> bool:
     camera = camera_check.read_camera(config.check)
     tolerated = True
     with StopSignals() as stop:
-        for fold in load_pipelines(config.run, config.data_dir, config.pipelines):
+        for fold in load_pipelines(config.run, config.data_dir, config.own_pipelines):
             tolerances = _analyse(config, fold, "tolerances", stop, ignored=("map",))
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)

@@ -15,14 +15,14 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import tasks
-from r2l_jax.config import INTENSITIES
+from r2l_jax.config import INTENSITIES, OWN_PIPELINE, PIPELINE_NAMES
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases as variants
 from r2l_jax.drift import figures
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Variant
-from r2l_jax.drift.corruptions import SEVERITIES
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.synthesis import summary
 from r2l_jax.drift.synthesis.summary import Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
@@ -33,45 +33,58 @@ from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, flat, setting
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.trained import TrainedFold, load_runs
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluationConfig:
-    """An evaluation.
-
-    Attributes are documented by the flags of scripts/evaluate.py.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Settings):
+    """Evaluation.
 
     Raises:
         InputError: values that are not known or out of range.
     """
 
-    run: tuple[str, ...]
-    against: tuple[str, ...] = ("pipelines", "corruptions")
-    pipelines: tuple[str, ...] = variants.PIPELINES
-    intensities: tuple[float, ...] = INTENSITIES
-    exposures: tuple[float, ...] = variants.EXPOSURES
-    corruptions: tuple[str, ...] = variants.CHANGES
-    severities: tuple[int, ...] = tuple(SEVERITIES)
-    data_dir: str | None = None
-    output: str | None = None
-    pipeline: tuple[str, ...] = ()
-    batch_size: int = 32
-    seed: int = 0
+    run: tuple[str, ...] = setting("folders of finished runs, or of their folds, separated by commas", kind="repeated")
+    against: tuple[str, ...] = setting(
+        f"what to test against, of {', '.join(variants.GROUPS)}", ("pipelines", "corruptions"), each=variants.GROUPS
+    )
+    pipelines: tuple[str, ...] = setting(f"other processing: {PIPELINE_NAMES}", variants.PIPELINES)
+    intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES)
+    exposures: tuple[float, ...] = setting(
+        "exposures by the model of the sensor, as factors on the light; any raw data", variants.EXPOSURES
+    )
+    corruptions: tuple[str, ...] = setting(f"of processed images, of {', '.join(CORRUPTIONS)}", variants.CHANGES)
+    severities: tuple[int, ...] = setting(
+        f"of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
+    )
+    data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
+    output: str | None = setting(
+        "folder for the results; default: evaluation in the run's folder, or in the innermost that all runs are in",
+        None,
+    )
+    pipeline: tuple[str, ...] = setting(OWN_PIPELINE, ())
+    batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
+    seed: int = setting("of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
-        for group in self.against:
-            if group not in variants.GROUPS:
-                raise InputError(f"--against must be of {', '.join(variants.GROUPS)}, got {group!r}")
+        super().__post_init__()
         for name in ("run", "against", *self.against, *(["severities"] if "corruptions" in self.against else [])):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
-        if self.batch_size <= 0:
-            raise InputError(f"--batch_size must be positive, got {self.batch_size}")
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, got {self.seed}")
         self.cases()
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags of groups that are not tested against."""
+        ignored = {}
+        for group in variants.GROUPS:
+            if group not in self.against:
+                names = [group, "severities"] if group == "corruptions" else [group]
+                ignored |= dict.fromkeys(names, f"without {group} in --against")
+        if not {"exposures", "corruptions"}.intersection(self.against):
+            ignored["seed"] = "without exposures or corruptions in --against"
+        return ignored
 
     def cases(self) -> list[Variant]:
         """The test cases, each once, and first of all the runs' own images."""
@@ -149,7 +162,7 @@ def run(config: EvaluationConfig) -> dict:
         "classes": list(task.classes),
         "dataset": dataset.name,
         **summary.summarize(results, cases, task.score),
-        "flags": dataclasses.asdict(config),
+        "flags": flat(config),
         **environment(),
     }
     if jax.process_index() == 0:

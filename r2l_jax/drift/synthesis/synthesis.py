@@ -16,12 +16,13 @@ from flax import nnx
 from tqdm import tqdm
 
 import isp
+from r2l_jax.config import INTENSITIES, PIPELINE_NAMES, DataSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases as variants
 from r2l_jax.drift.cases import OWN
-from r2l_jax.drift.corruptions import SEVERITIES
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.synthesis import picture_sets
 from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.model.model_hash import described, function_name, processor_hash
@@ -30,6 +31,7 @@ from r2l_jax.runtime import compiler, store
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import NOT_NEGATIVE, setting
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted, StopSignals
@@ -38,37 +40,33 @@ from r2l_jax.runtime.stop import Interrupted, StopSignals
 _PIXELS = 2**20
 
 
-@dataclasses.dataclass(frozen=True)
-class SynthesisConfig:
-    """Which sets to make, of which data, and how to write them.
-
-    Attributes are documented by the flags of scripts/synthesize.py.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SynthesisConfig(DataSettings):
+    """Sets of pictures.
 
     Raises:
         InputError: values that are not known or out of range.
     """
 
-    output: str
-    dataset: str = "Synthetic"
-    data_dir: str | None = None
-    download: bool = False
-    camera: str | None = None
-    tile_size: int | None = None
-    synthetic_images: int | None = None
-    synthetic_size: int | None = None
-    pipelines: tuple[str, ...] = ("parametrized",)
-    intensities: tuple[float, ...] | None = None
-    exposures: tuple[float, ...] = ()
-    corruptions: tuple[str, ...] = ()
-    severities: tuple[int, ...] = SEVERITIES
-    format: str = "tiff"
-    seed: int = 0
+    output: str = setting("folder for the sets")
+    pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",))
+    pipeline: str | None = setting("in place of --pipelines: a single one", None)
+    intensities: tuple[float, ...] | None = setting(
+        f"measured ones, of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; not for Folder, which has one",
+        None,
+    )
+    exposures: tuple[float, ...] = setting(
+        "by the model of the sensor, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
+    )
+    corruptions: tuple[str, ...] = setting(f"besides none, of {', '.join(CORRUPTIONS)}", ())
+    severities: tuple[int, ...] = setting(
+        f"of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
+    )
+    format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=tuple(FORMATS))
+    seed: int = setting("of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
-        if self.format not in FORMATS:
-            raise InputError(f"--format must be one of {', '.join(FORMATS)}, got {self.format!r}")
-        if self.seed < 0:
-            raise InputError(f"--seed must not be negative, got {self.seed}")
+        super().__post_init__()
         if self.dataset == "Folder" and self.intensities is not None:
             raise InputError("--intensities: a Folder holds one intensity, its own; --exposures computes others")
         for name in ("pipelines", *(["severities"] if self.corruptions else [])):
@@ -76,6 +74,11 @@ class SynthesisConfig:
                 raise InputError(f"--{name} is empty")
         if not self.sets():
             raise InputError("--intensities is empty, and so is --exposures")
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that others replace, or that have nothing to apply to."""
+        ignored = {"pipelines": "with --pipeline"} if self.pipeline is not None else {}
+        return ignored if self.corruptions else {**ignored, "severities": "without --corruptions"}
 
     def sets(self) -> list[PictureSet]:
         """Every pipeline's of every intensity and exposure, uncorrupted and under every corruption; each once.
@@ -93,7 +96,7 @@ class SynthesisConfig:
         sets = [
             PictureSet(pipeline, acquisition, corruption, acquisition.iso or full)
             for acquisition in [*measured, *variants.exposures(self.exposures)]
-            for pipeline in variants.pipelines(self.pipelines)
+            for pipeline in variants.pipelines((self.pipeline,) if self.pipeline is not None else self.pipelines)
             for corruption in [None, *variants.corruptions(self.corruptions, self.severities)]
         ]
         return tuple(dict.fromkeys(sets))
@@ -104,8 +107,7 @@ class SynthesisConfig:
         Raises:
             InputError: data that is not there, is processed already, or has other samples at another intensity.
         """
-        names = ("data_dir", "download", "camera", "tile_size", "synthetic_images", "synthetic_size")
-        settings = {name: getattr(self, name) for name in names}
+        settings = {**self.source, "download": self.download}
         isos = dict.fromkeys(pictures.iso for pictures in self.sets())
         loaded = {iso: datasets.load(self.dataset, iso=iso or 1.0, **settings) for iso in isos}
         first = next(iter(loaded.values()))

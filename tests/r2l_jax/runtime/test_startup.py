@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
 
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
@@ -44,35 +43,6 @@ def test_kept_memory_is_mapped_once():
 
     assert second_array("given back") >= 2**26 // os.sysconf("SC_PAGE_SIZE")
     assert second_array("kept") < 100
-
-
-@pytest.fixture
-def parse(monkeypatch):
-    """Parses the flags of a program that has `--steps` and `--weights`."""
-    values = flags.FlagValues()
-    flags.DEFINE_integer("steps", 3, "", flag_values=values)
-    flags.DEFINE_list("weights", ["1", "2.5"], "", flag_values=values)
-    monkeypatch.setattr(flags, "FLAGS", values)
-    return lambda *arguments: values(["program.py", *arguments])
-
-
-def test_flags_without_effect_are_refused_only_if_given(parse):
-    parse("--weights=1")
-    startup.refuse_flags(["steps"], "here")
-    # Also with the value that it has anyway.
-    parse("--steps=3")
-    with pytest.raises(InputError, match=r"^--steps changes nothing without --weights$"):
-        startup.refuse_flags(["steps"], "without --weights")
-
-
-def test_numbers_of_a_list(parse):
-    parse()
-    assert startup.numbers("weights", float) == (1.0, 2.5)
-    with pytest.raises(InputError, match=r"^--weights must be whole numbers, separated by commas, got 1,2\.5$"):
-        startup.numbers("weights", int)
-    parse("--weights=1,high")
-    with pytest.raises(InputError, match=r"^--weights must be numbers, separated by commas, got 1,high$"):
-        startup.numbers("weights", float)
 
 
 @pytest.fixture

@@ -1,0 +1,162 @@
+import dataclasses
+import subprocess
+import sys
+
+import programs
+import pytest
+from absl import flags as absl_flags
+
+from r2l_jax.config import TrainConfig
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import POSITIVE, Settings, build, flat, leaves, replace, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Steps(Settings):
+    """Steps."""
+
+    steps: int = setting("how many", 3, bound=POSITIVE)
+    weights: tuple[float, ...] = setting("of the loss", (1.0, 2.5), bound=POSITIVE)
+    sizes: tuple[int, ...] = setting("in pixels", ())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Kind(Settings):
+    """Kind."""
+
+    kind: str = setting("of ice", "cream", choices=("cream", "cube"))
+    melted: bool = setting("too late", False)
+    logged: bool = setting("in a book", True, kind="value")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Settings):
+    """A program."""
+
+    input: tuple[str, ...] = setting("files", kind="repeated")
+    kind: Kind = Kind()
+    steps: Steps = Steps()
+
+    def without_effect(self):
+        return {"sizes": "without --melted"} if not self.kind.melted else {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other(Settings):
+    """Another mode."""
+
+    input: tuple[str, ...] = setting("files", kind="repeated")
+    target: float = setting("to reach", 0.5)
+
+
+def parse(*arguments, settings=Config):
+    values = absl_flags.FlagValues()
+    flags.define(settings, values)
+    assert values(["program.py", *arguments]) == ["program.py"]
+    return flags.read(settings, values)
+
+
+def test_flags_become_a_tree_of_settings():
+    config = parse(
+        "--input=a,b", "--input=c", "--kind=cube", "--melted", "--weights=4,5e-1", "--sizes=7", "--logged", "False"
+    )
+    assert config == Config(
+        input=("a", "b", "c"),
+        kind=Kind(kind="cube", melted=True, logged=False),
+        steps=Steps(weights=(4.0, 0.5), sizes=(7,)),
+    )
+    assert parse("--input=a", "--nomelted") == Config(input=("a",))
+
+
+def test_a_flagfile_is_read(tmp_path):
+    (tmp_path / "program.flags").write_text("# a comment\n--steps=5\n--kind=cube\n")
+    assert flat(parse("--input=a", f"--flagfile={tmp_path}/program.flags"))["steps"] == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--input is required: files"),
+        (["--input=a", "--steps=0"], "--steps must be positive, got 0"),
+        (["--input=a", "--weights=1,-2"], "--weights must be positive, got -2.0"),
+        (["--input=a", "--weights=nan"], "--weights must be positive, got nan"),
+        (["--input=a", "--weights=1,high"], "--weights must be numbers, separated by commas, got 1,high"),
+        (["--input=a", "--melted", "--sizes=1.5"], "--sizes must be whole numbers, separated by commas, got 1.5"),
+        (["--input=a", "--sizes=1"], "--sizes changes nothing without --melted"),
+    ],
+)
+def test_wrong_values_are_named(arguments, message):
+    with pytest.raises(InputError) as error:
+        parse(*arguments)
+    assert str(error.value) == message
+
+
+def test_settings_made_without_flags_are_checked_as_well():
+    with pytest.raises(InputError, match=r"^--kind must be one of cream, cube, got 'berg'$"):
+        Kind(kind="berg")
+    with pytest.raises(TypeError, match="Config has no settings color"):
+        build(Config, input=("a",), color="red")
+
+
+def test_a_switch_takes_the_flags_of_its_choice_and_refuses_the_others():
+    switch = flags.Switch("mode", "one", "which", {"one": Config, "two": Other})
+    assert parse("--input=a", "--steps=2", settings=switch).steps.steps == 2
+    assert parse("--input=a", "--mode=two", "--target=0.7", settings=switch) == Other(input=("a",), target=0.7)
+    with pytest.raises(InputError, match=r"^--steps changes nothing with --mode=two$"):
+        parse("--input=a", "--mode=two", "--steps=3", settings=switch)
+
+
+def test_settings_are_recorded_flat_and_come_back():
+    config = Config(input=("a",), steps=Steps(steps=9))
+    recorded = flat(config)
+    assert list(recorded) == ["input", "kind", "melted", "logged", "steps", "weights", "sizes"]
+    as_json = {name: list(value) if isinstance(value, tuple) else value for name, value in recorded.items()}
+    assert build(Config, as_json) == config
+    assert replace(config, steps=4, kind="cube") == Config(input=("a",), kind=Kind(kind="cube"), steps=Steps(steps=4))
+
+
+def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
+    text = flags.help_text(Config, "A title.")
+    assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
+        "A program:",
+        "Kind:",
+        "Steps:",
+    ]
+    assert "  --[no]melted: too late (default: false)" in text
+    assert "  --logged: in a book (default: true)" in text
+    assert "  --kind: <cream|cube>: of ice (default: cream)" in text
+    assert "  --weights: of the loss (default: 1, 2.5)" in text
+    assert "  --input: files (required)" in text
+
+
+def test_train_has_a_flag_for_each_setting_with_help():
+    names = [leaf.name for leaf in leaves(TrainConfig)]
+    assert len(names) == len(set(names)) == len(flat(TrainConfig()))
+    assert all(leaf.declared.help for leaf in leaves(TrainConfig))
+
+
+@pytest.mark.parametrize(
+    ("unknown", "hint"),
+    [
+        ("epoch", ": did you mean --epochs?"),
+        ("batchsize", ": did you mean --batch_size?"),
+        ("track-processing", ": did you mean --track_processing?"),
+        ("nodownlod", ": did you mean --nodownload?"),
+        ("learning_rate", ": did you mean --lr?"),
+        ("zzz", "; --help lists all flags"),
+    ],
+)
+def test_an_unknown_flag_suggests_the_nearest(unknown, hint):
+    assert flags._hint(unknown, TrainConfig) == hint
+
+
+def test_an_unknown_flag_and_help_of_a_program():
+    command = [sys.executable, str(programs.SCRIPTS / "unprocess.py")]
+    wrong = subprocess.run([*command, "--exposures=2"], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr == "unprocess.py: error: unknown flag --exposures: did you mean --exposure?\n"
+    shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]
+    assert names == ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]
