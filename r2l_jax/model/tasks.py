@@ -95,11 +95,11 @@ class Segmentation:
     """Finds the pixels of an object: a U-Net++, trained by the Dice loss and scored by the intersection over union.
 
     Attributes:
-        object: the name of the object.
+        objects: the object's name.
         network: the ResNet that encodes, by its name in `tasks.resnet`.
     """
 
-    object: str
+    objects: tuple[str, ...]
     network: str
 
     name: ClassVar[str] = "segmentation"
@@ -113,7 +113,7 @@ class Segmentation:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the confusion matrix's rows and columns."""
-        return ("background", self.object)
+        return ("background", *self.objects)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, normalized images to logits `(B, H, W, 1)`."""
@@ -172,8 +172,7 @@ def task_of(dataset: RawDataset, model: ModelSettings | None = None) -> Task:
     """
     model = model or ModelSettings()
     if dataset.task == Segmentation.name:
-        (name,) = dataset.classes
-        return Segmentation(name, model.encoder)
+        return Segmentation(dataset.classes, model.encoder)
     return Classification(dataset.classes, model.classifier_network.lower())
 
 

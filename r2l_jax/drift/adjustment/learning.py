@@ -167,7 +167,7 @@ def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, An
 
 def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
     """Each parameter as the camera has it, and as each fold has learnt it."""
-    camera = folds[0].config.named_pipeline(folds[0].dataset.camera)
+    camera = folds[0].config.processing.named_pipeline(folds[0].dataset.camera)
     learnt = [fold.model.processor.parameters() for fold in folds]
     return {
         name: {

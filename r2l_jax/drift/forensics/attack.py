@@ -109,7 +109,7 @@ class Attack(UpdateRule):
         """Returns the deviation, and a gradient's norm for each parameter."""
         return {
             "deviation": jnp.zeros(()),
-            "gradient_norm": {name: jnp.zeros(()) for name in self._pipeline.parameters()},
+            "gradient_norm": {name: jnp.zeros(()) for name in self._pipeline.facts},
         }
 
     def update(self, model: nnx.State, state: AttackState, batch: Batch, key: jax.Array) -> Updated:

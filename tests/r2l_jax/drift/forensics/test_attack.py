@@ -119,7 +119,7 @@ def untrained(attacked):
 def test_only_the_parameters_named_move_and_stay_valid(untrained):
     config, _ = untrained
     dataset = datasets.load(config.data.dataset, **config.data.source)
-    before = config.named_pipeline(dataset.camera).parameters()
+    before = config.processing.named_pipeline(dataset.camera).parameters()
     after = {name: model(config)[f"processor.{name}"] for name in before}
     changed = {name for name, value in after.items() if (value != np.asarray(before[name])).any()}
     assert changed == set(config.attack.adv_parameters.split(","))
@@ -137,7 +137,7 @@ def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalised_images
     assert stderr.count(warning) == 1
     dataset = datasets.load(config.data.dataset, **config.data.source)
     raws, _ = dataset.samples(np.array(metrics(config)["train_indices"]))
-    by_default = np.asarray(config.named_pipeline(dataset.camera)(raws))
+    by_default = np.asarray(config.processing.named_pipeline(dataset.camera)(raws))
     np.testing.assert_allclose(model(config)["normalizer.mean"], by_default.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(model(config)["normalizer.var"], by_default.var((0, 1, 2)), rtol=1e-3)
 
