@@ -1,0 +1,29 @@
+"""Runs of earlier versions: `run_of_0_1` was left by version 0.1 with the small heads, and is loaded as it is."""
+
+import json
+import pathlib
+
+import jax.numpy as jnp
+import pytest
+
+from r2l_jax.config import TrainConfig
+from r2l_jax.runtime.flags import flat
+from r2l_jax.training.trained import load_runs
+
+RUN = pathlib.Path(__file__).with_name("run_of_0_1")
+METRICS = json.loads((RUN / "fold_0" / "metrics.json").read_text())
+
+
+@pytest.mark.usefixtures("small_heads")
+def test_a_run_of_version_0_1_is_loaded_and_scores_as_it_did(data_dir):
+    ((fold,),) = load_runs([str(RUN)], data_dir)
+    raws, targets = map(jnp.asarray, fold.dataset.samples(fold.fold.valid_indices))
+    batch = {"raw": raws, "target": targets, "weight": jnp.ones(len(raws))}
+    sums = fold.task.sums(fold.model(raws), batch)
+    assert sums["loss"] / len(raws) == pytest.approx(METRICS["val_loss"], rel=1e-4)
+    assert fold.task.score_of(sums["confusion"]) == pytest.approx(METRICS["val_accuracy"])
+    assert fold.config.data.synthetic_images == 25
+
+
+def test_it_recorded_the_settings_that_runs_record_now():
+    assert set(METRICS["flags"]) == set(flat(TrainConfig()))
