@@ -1,1 +1,1 @@
-"""What every program stands on: start-up, stopping, hosts, devices, files, errors, results."""
+"""Services that every program uses: start-up, stopping, hosts, devices, files, errors, stored results."""

@@ -1,4 +1,4 @@
-"""How XLA compiles what takes the time."""
+"""Compiler options for the functions that take most of the time."""
 
 import functools
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 @functools.cache
 def options() -> dict[str, str | int]:
-    """Returns the options to compile with: on a CPU, convolutions are left to Eigen.
+    """Returns the options to compile with, which on a CPU leave convolutions to Eigen.
 
-    XLA gives them to YNNPACK, which takes 1.7 times as long for the forward pass of ResNet-18's first blocks, and 2.3
-    times for the gradient of their kernels. An XLA that does not know the option has no YNNPACK to turn off.
+    XLA's own choice, YNNPACK, takes 1.7 times as long for the forward pass of ResNet-18's first blocks, and 2.3 times
+    for the gradient of their kernels. A version of XLA that does not know the option has no YNNPACK to turn off.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -20,10 +20,10 @@ def options() -> dict[str, str | int]:
 
 
 def known(wanted: Mapping[str, str | int]) -> dict[str, str | int]:
-    """Returns those options that this XLA knows, which come and go between its versions.
+    """Returns those options that this version of XLA knows.
 
     Raises:
-        jax.errors.JaxRuntimeError: XLA knows an option and refuses its value.
+        jax.errors.JaxRuntimeError: XLA knows an option but refuses its value.
     """
     return {name: value for name, value in wanted.items() if _is_known(name, value)}
 

@@ -1,31 +1,46 @@
-"""The devices of all processes: how arrays lie on them, and how far they work ahead."""
+"""The devices of all processes: the placement of arrays on them, and how far they work ahead."""
 
-from collections.abc import Mapping
+import threading
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+PyTree = Any
 Begun = TypeVar("Begun")
+
+# For programs that work on several pictures in threads: only one picture at a time has to fit in the device's memory,
+# and the first one compiles the functions that the others wait for.
+one_picture_at_a_time = threading.Lock()
 
 
 class Shardings(NamedTuple):
-    """Over all devices of all processes: batches split along their first axis, or the same everywhere."""
+    """The placements of arrays on all devices of all processes.
+
+    Attributes:
+        split: an equal part of the first axis on each device.
+        everywhere: the whole array on each device.
+    """
 
     split: NamedSharding
     everywhere: NamedSharding
 
 
 def shardings() -> Shardings:
-    """The two ways in which arrays lie on the devices."""
+    """Returns the placements of arrays on the devices."""
     mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     return Shardings(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
 
 
-def to_devices(batch: Mapping[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
-    """Moves this process's part of a batch to the devices: a part if it is split, the whole if it is everywhere."""
-    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+def to_devices(arrays: PyTree, sharding: NamedSharding) -> PyTree:
+    """Moves NumPy arrays to the devices.
+
+    Args:
+        arrays: a pytree, such as a batch: this process's part of each array for `Shardings.split`, the whole of each
+            array for `Shardings.everywhere`.
+        sharding: one of `shardings`.
+    """
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
 
 
 class OneAhead:

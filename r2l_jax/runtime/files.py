@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and many of them at once."""
+"""Files and folders that appear complete or not at all, and work on many files at once."""
 
 import contextlib
 import csv
@@ -10,9 +10,9 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -21,16 +21,19 @@ from r2l_jax.runtime.errors import InputError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
-# Files read, worked on and written at once. A few hide the disk's time; each may hold a whole picture in memory.
+# How many files are read, worked on and written at once. A few are enough to hide the time that the disk takes, and
+# each may hold a whole picture in memory.
 AT_ONCE = 4
 
 
 @contextlib.contextmanager
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A path to write to, moved to `target` once written; its folder is made, and nothing stays behind on an error.
+    """Yields a temporary path to write to, and moves that file to `target` afterwards.
+
+    Makes the target's folder. If the block raises, the temporary file is removed and an earlier target stays.
 
     Raises:
-        OSError: the target, by its own name, cannot be written.
+        OSError: the target cannot be written. The error names the target, not the temporary file.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -38,31 +41,37 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         yield part
         part.replace(target)
     except OSError as error:
-        # A full disk names no file, other errors the path that nobody knows.
+        # The error of a full disk names no file at all.
         if error.errno is None or error.filename not in (None, str(part)):
             raise
         raise OSError(error.errno, error.strerror, str(target)) from error
     finally:
-        # On a read-only file system this fails, too, and would hide why.
+        # On a read-only file system this raises as well, and would hide the error above.
         with contextlib.suppress(OSError):
             part.unlink()
 
 
 def clear_parts(folder: pathlib.Path) -> None:
-    """Removes what `replacing` was writing to a folder in processes of this machine that were killed."""
+    """Removes the temporary files that killed processes of this machine left in a folder (see `replacing`)."""
     for part in folder.glob(".*.part"):
         if not _is_running(part.name.split(".")[-2]):
             part.unlink(missing_ok=True)
 
 
-def write_json(target: pathlib.Path, content: Mapping) -> None:
+def write_json(target: pathlib.Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file."""
     with replacing(target) as part:
         part.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def write_csv(target: pathlib.Path, rows: Sequence[Mapping], columns: Sequence[str] | None = None) -> None:
-    """Writes a CSV file of rows that all have these columns, or those of the first one."""
+def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Writes a CSV file.
+
+    Args:
+        target: the file.
+        rows: the cells of each row by column.
+        columns: the columns in their order; None takes them from the first row.
+    """
     with replacing(target) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
@@ -71,18 +80,18 @@ def write_csv(target: pathlib.Path, rows: Sequence[Mapping], columns: Sequence[s
 
 @contextlib.contextmanager
 def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A new folder to fill, moved to `folder` once filled; its parent is made, and nothing stays behind on an error.
+    """Yields a new folder to fill, and moves it to `folder` afterwards.
 
-    Nor does what an earlier process of this machine was filling when it was killed. Of two processes that fill it at
-    once, the slower one drops its copy.
+    Makes the parent folder. If the block raises, nothing stays behind; what killed processes of this machine left is
+    removed first. If two processes fill the same folder, the slower one drops its copy.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = f".{folder.name}_{platform.node()}_"
-    for left in folder.parent.glob(f"{glob.escape(mark)}*"):
-        if not _is_running(left.name.removeprefix(mark).split("_")[0]):
+    prefix = f".{folder.name}_{platform.node()}_"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
+        if not _is_running(left.name.removeprefix(prefix).split("_")[0]):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{mark}{os.getpid()}_", dir=folder.parent) as scratch:
-        # A folder within the temporary one, which only its owner may read.
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}_", dir=folder.parent) as scratch:
+        # Only the owner may read a temporary folder, so a folder with ordinary permissions is made inside it.
         draft = pathlib.Path(scratch) / folder.name
         draft.mkdir()
         yield draft
@@ -98,18 +107,47 @@ def _is_running(process: str) -> bool:
         os.kill(int(process), 0)
     except ProcessLookupError:
         return False
-    except (ValueError, OSError):  # not one of these folders, or another user's process
+    except (ValueError, OSError):
+        # The name holds no process number, or the process belongs to another user.
         return True
     return True
+
+
+def make_output_folder(folder: pathlib.Path) -> None:
+    """Makes a folder and its parents, if they do not exist.
+
+    Raises:
+        InputError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: not a folder to write to ({error.strerror})") from None
+
+
+def refuse_shared_targets(targets: Iterable[tuple[pathlib.Path, pathlib.Path]]) -> None:
+    """Refuses two sources that would be written to one file.
+
+    Args:
+        targets: pairs of a source and the file that it would be written to.
+
+    Raises:
+        InputError: two sources have one target.
+    """
+    sources: dict[pathlib.Path, pathlib.Path] = {}
+    for source, target in targets:
+        if (place := target.resolve()) in sources:
+            raise InputError(f"{sources[place]} and {source} would both be written to {target}")
+        sources[place] = source
 
 
 def each_file(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
     """Calls `work` for each of many files, several at once, with a progress bar on stderr.
 
-    A file that fails, by an InputError or an OSError, is reported on stderr, and the others go on.
+    If `work` raises an InputError or an OSError for a file, it is reported on stderr and the other files go on.
 
     Returns:
-        The results of those that did not fail, in the order in which they came.
+        The results of the files that did not fail, in the order in which they were finished.
     """
     results = []
     pool = ThreadPoolExecutor(AT_ONCE)
@@ -121,5 +159,6 @@ def each_file(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result
             except (InputError, OSError) as error:
                 tqdm.write(f"error: {error}", file=sys.stderr)
     finally:
-        pool.shutdown(cancel_futures=True)  # When interrupted, files not yet begun are left out.
+        # After an interruption, files that have not been begun are left out.
+        pool.shutdown(cancel_futures=True)
     return results

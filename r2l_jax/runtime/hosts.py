@@ -1,4 +1,4 @@
-"""Several hosts: what one process does for all of them."""
+"""Work that one process does while the processes of the other hosts wait."""
 
 from collections.abc import Callable
 
@@ -8,20 +8,20 @@ from jax.experimental import multihost_utils
 
 from r2l_jax.runtime.errors import InputError
 
-_LONGEST = 4096  # bytes of a message
+_MESSAGE_BYTES = 4096
 
 
 def refuse_several_processes() -> None:
-    """Raises an InputError unless this is the only process, for work that is not shared among several."""
+    """Raises an InputError if there are several processes, for work that cannot be shared among them."""
     if jax.process_count() > 1:
         raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
 
 
 def on_first_process(work: Callable[[], object]) -> None:
-    """Calls `work` in the first process while the others wait; all processes must call this at the same time.
+    """Calls `work` in the first process while the others wait; all processes must call this function together.
 
     Raises:
-        InputError: in every process, if the work raised it: a process left alone would wait for the others for ever.
+        InputError: the work raised it. Every process raises it, so that none waits forever for a process that ended.
     """
     message = ""
     if jax.process_index() == 0:
@@ -29,8 +29,8 @@ def on_first_process(work: Callable[[], object]) -> None:
             work()
         except InputError as error:
             message = str(error)
-    line = np.zeros(_LONGEST, np.uint8)
-    encoded = np.frombuffer(message.encode()[:_LONGEST], np.uint8)
+    line = np.zeros(_MESSAGE_BYTES, np.uint8)
+    encoded = np.frombuffer(message.encode()[:_MESSAGE_BYTES], np.uint8)
     line[: len(encoded)] = encoded
     line = np.asarray(multihost_utils.broadcast_one_to_all(line), np.uint8)
     if message := line.tobytes().rstrip(b"\0").decode(errors="replace"):

@@ -1,19 +1,27 @@
-"""Pictures for people: images as integers, and contact sheets of them."""
+"""Pictures to look at: images as integers, and contact sheets of several images."""
 
 from collections.abc import Mapping
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Array, Float, UInt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-PANEL = 480  # The longer side of a contact sheet's pictures, in pixels.
+# The longer side of each image on a contact sheet, in pixels.
+PANEL = 480
+
+AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 
 def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], columns: int = 3) -> Image.Image:
-    """One picture of images of one size, such as those after each stage, titled, in rows of `columns`.
+    """Draws images side by side under their names, such as the images after each stage of a pipeline.
 
-    The values are shown as they are, clipped to [0, 1]: what comes before the tone curve is linear and looks dark. A
-    mosaic is shown in grey.
+    Values are clipped to [0, 1] and not changed otherwise, so images before the tone curve are linear and look dark.
+    Mosaics are drawn in gray.
+
+    Args:
+        images: by name, all of one size: images `(H, W, 3)` or mosaics `(H, W)`.
+        columns: how many images a row has.
     """
     panels = [
         ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (PANEL, PANEL), Image.Resampling.BOX)
@@ -32,8 +40,6 @@ def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], column
     return sheet
 
 
-def quantized(
-    image: Float[Array | np.ndarray, "..."], dtype: type[np.unsignedinteger]
-) -> UInt[Array | np.ndarray, "..."]:
-    """An image of NumPy or of JAX, clipped to [0, 1] and rounded to the whole range of an unsigned integer."""
+def quantized(image: Float[AnyArray, "..."], dtype: type[np.unsignedinteger]) -> UInt[AnyArray, "..."]:
+    """Clips an image to [0, 1] and rounds it to the whole range of an unsigned integer type."""
     return (image.clip(0, 1) * np.iinfo(dtype).max).round().astype(dtype)

@@ -1,4 +1,4 @@
-"""How every program starts: compiled code kept between runs, several hosts, and errors as one line."""
+"""Start-up of every program: compiled code kept between runs, several hosts, and errors in one line."""
 
 import ctypes
 import os
@@ -15,61 +15,68 @@ from r2l_jax.runtime.stop import Interrupted
 
 
 def cache_dir() -> pathlib.Path:
-    """The user's cache folder for this project: generated data sets and compiled functions."""
+    """Returns the user's cache folder for generated data sets, downloads and compiled functions."""
     return pathlib.Path(pooch.os_cache("r2l_jax"))
 
 
-# Of glibc's malloc.h.
+# Parameters of mallopt, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
 def keep_memory() -> None:
-    """Lets this process keep the memory that it frees, for its next arrays. Does nothing but on Linux with glibc.
+    """Keeps freed memory in this process for its next arrays. Has an effect only on Linux with glibc.
 
-    As it comes, malloc maps fresh pages for every array of more than 32 MiB and returns them when it is freed, and
-    each page is a fault when it is first written: 0.3 s a GiB, which on a CPU is a quarter of a training step. One heap
-    that does not shrink has them once. The process's size stays at its peak.
+    By default, malloc maps fresh pages for every array above 32 MiB and returns them when the array is freed. Each page
+    costs a page fault when it is first written: 0.3 s per GiB, which on a CPU is a quarter of a training step. A single
+    heap that never shrinks pays for its pages once, and the process stays at its peak size.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        # Other arenas than the main one are made of heaps of 64 MiB, and map what does not fit.
+        # Only the main arena can keep large arrays: the others consist of heaps of 64 MiB and map anything larger.
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def prepare() -> None:
-    """Keeps memory and compiled functions, and joins the other hosts if the environment names a coordinator.
+    """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
 
-    Compiled functions go to JAX_COMPILATION_CACHE_DIR, or to the user's cache folder. Several hosts meet at
-    JAX_COORDINATOR_ADDRESS (host:port of the first), each with its own JAX_PROCESS_ID of JAX_NUM_PROCESSES. Call it
-    before anything else uses JAX.
+    Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
+    user's cache folder. Several hosts meet at JAX_COORDINATOR_ADDRESS (host:port of the first one), each with its own
+    JAX_PROCESS_ID out of JAX_NUM_PROCESSES.
     """
     keep_memory()
-    # Now, while the source files are those that this process has imported.
+    # Hashed now, before anybody edits the source files that this process has imported.
     store.source_hash()
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it later
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    # Many small functions compile in less than the second below which JAX would not keep them.
+    # By default, JAX stores only functions that take a second to compile, and most of ours take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        # What is not given, JAX finds out from the cluster's own variables (Slurm, Kubernetes, Open MPI).
-        given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
-        jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value})
+        jax.distributed.initialize(
+            num_processes=_number_from_environment("JAX_NUM_PROCESSES"),
+            process_id=_number_from_environment("JAX_PROCESS_ID"),
+        )
+
+
+def _number_from_environment(variable: str) -> int | None:
+    """Returns None for a variable that is not set: JAX then asks the cluster (Slurm, Kubernetes, Open MPI)."""
+    value = os.environ.get(variable)
+    return int(value) if value else None
 
 
 def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
-    """Prepares and calls `main()`, and tells what went wrong.
+    """Prepares and calls `main()`, and returns the program's exit status.
 
-    An InputError, a stray argument or a file that the system refuses to read or to write becomes one line on stderr.
-    Any other exception is passed on.
+    An InputError, a stray argument, or a file that the system refuses to read or write becomes one line on stderr. Any
+    other exception is raised.
 
     Args:
-        main: the program; None is status 0.
-        argv: the program's path, and what is left of its arguments without the flags.
+        main: the program; it returns an exit status, or None for 0.
+        argv: the program's path and its arguments other than flags.
 
     Returns:
-        What `main` returns, 1 after an error, and 130 after an interruption.
+        The status that `main` returns, 1 after an error, or 130 after an interruption.
     """
     program = pathlib.Path(argv[0]).name
     try:
@@ -81,7 +88,7 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        # Without a file it is no mistake of the user's that a line could tell.
+        # An error without a file is not the user's mistake, and needs its traceback.
         if error.errno is None or error.filename is None:
             raise
         print(f"{program}: error: {error.filename}: {error.strerror}", file=sys.stderr)
@@ -91,5 +98,5 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
         return 130
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr, flush=True)
-        # Python's own way out would tear XLA down under the threads that still compile, which ends in a crash.
+        # Python's ordinary exit would tear XLA down while other threads still compile, and crash.
         os._exit(130)

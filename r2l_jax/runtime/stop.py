@@ -1,4 +1,4 @@
-"""Stopping a run between two steps when the user or the scheduler asks for it."""
+"""Stops a run between two steps when the user or the scheduler asks for it."""
 
 import signal
 import sys
@@ -9,19 +9,19 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 
-class Interrupted(Exception):  # noqa: N818 -- nothing went wrong
-    """The run was asked to stop, and did."""
+class Interrupted(Exception):  # noqa: N818 -- not an error
+    """Raised when a run stops because it was asked to."""
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM only asks to stop; a second one interrupts at once, as usual."""
+    """A context in which the first SIGINT or SIGTERM asks the run to stop, and a second one interrupts it at once."""
 
     def __init__(self):
         self._requested = False
         self._earlier = {}
 
     def __enter__(self) -> "StopSignals":
-        # Python delivers signals to the main thread, and lets no other thread set their handlers.
+        # Python lets only the main thread set signal handlers.
         if threading.current_thread() is threading.main_thread():
             self._earlier = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
@@ -30,17 +30,17 @@ class StopSignals:
         self._restore()
 
     def after_step(self) -> bool:
-        """Whether to stop now, within an epoch: several processes stop at the end of one, where they agree."""
+        """Returns whether to stop within an epoch. Several processes stop only between epochs (see `after_epoch`)."""
         return self._requested and jax.process_count() == 1
 
     def after_epoch(self) -> bool:
-        """Whether to stop now; the same answer in all processes, if all ask."""
+        """Returns whether to stop after an epoch: the same answer in all processes, which must all call this method."""
         return bool(multihost_utils.process_allgather(np.array(self._requested)).any())
 
     def _request(self, number: int, frame: object) -> None:
         self._requested = True
         self._restore()
-        print("\nstopping after this step; once more to stop at once", file=sys.stderr)
+        print("\nstopping after this step; interrupt again to stop at once", file=sys.stderr)
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():

@@ -1,8 +1,8 @@
-"""The one store of results: a result is found again under its identity, and made anew under any other.
+"""Stores results under an identity, and finds a result again only under the identity that it was stored with.
 
-An identity is a dict of all that a result depends on: the flags, the model's numbers, the data's content, the source
-files of the packages, and the versions of JAX and jaxlib. It is kept as a dict rather than as one hash, so that a
-program can say which part has changed. Three kinds of results are kept under one:
+An identity is a dict of everything that a result depends on: the flags, the model's numbers, the data's content, the
+source files of the packages, and the versions of JAX and jaxlib. It is stored as a dict rather than as one hash, so
+that a program can say which part has changed. There are three kinds of results:
 
 - a finished result in a JSON file, with pictures and tables beside it: `find`, `begin` and `finish`;
 - many small results in one JSON file, each with its own identity: `Entries`;
@@ -24,19 +24,19 @@ import numpy as np
 
 from r2l_jax.runtime.files import replacing, write_json
 
-# Every result depends on their code.
+# The packages whose code every result depends on.
 PACKAGES = ("isp", "tasks", "r2l_jax")
 
 Identity = dict[str, Any]
 
-# Under this key, a finished result lists the files beside it.
+# The key under which a finished result lists the files beside it.
 _FILES = "files"
 
-# Messages for parts of an identity that have changed, where "the <name> has changed" would not do.
+# Messages for parts of an identity that have changed, where "the <name> has changed" would be wrong.
 WORDS = {
     "source": "the source code has changed",
     "data": "the data has changed",
-    "camera": "the camera's figures have changed",
+    "camera": "the camera's calibration values have changed",
     "processing": "the pipeline has changed",
     "drifted_model": "the drift's model has changed",
 }
@@ -46,10 +46,17 @@ WORDS = {
 def source_hash() -> str:
     """Hashes the source files of `PACKAGES`, from where this process imports them.
 
-    A commit would not do: an installed copy has none, and all uncommitted changes of a checkout look alike. It is
-    computed once, since later changes of the files do not change the code that runs.
+    A commit would not be enough: an installed copy has none, and two uncommitted changes of a checkout share one. The
+    hash is computed once, because later changes of the files do not change the code that runs.
     """
-    return hash_sources([pathlib.Path(importlib.util.find_spec(name).origin).parent for name in PACKAGES])
+    return hash_sources(_package_folder(name) for name in PACKAGES)
+
+
+def _package_folder(name: str) -> pathlib.Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no package {name} with source files")
+    return pathlib.Path(spec.origin).parent
 
 
 def hash_sources(folders: Iterable[pathlib.Path]) -> str:
@@ -58,23 +65,23 @@ def hash_sources(folders: Iterable[pathlib.Path]) -> str:
     for folder in folders:
         for file in sorted(folder.rglob("*.py")):
             content = file.read_bytes()
-            # The length keeps what one file ends with apart from what the next one begins with.
+            # Without the length, text could move from the end of one file to the start of the next unnoticed.
             digest.update(f"{file.relative_to(folder.parent).as_posix()} {len(content)}\n".encode() + content)
     return digest.hexdigest()
 
 
 def identity(flags: Mapping[str, Any], **parts: Any) -> Identity:
-    """Collects all that a result depends on, as JSON would give it back.
+    """Collects everything that a result depends on, in the form in which JSON returns it.
 
     Args:
         flags: the settings, by name.
-        **parts: all else that it depends on, such as the hash of a model, or None for what it has not.
+        **parts: everything else, such as the hash of a model; None for a part that the result does not have.
     """
     return json.loads(json.dumps({"flags": flags, **parts, **made_by()}))
 
 
 def made_by() -> dict[str, str]:
-    """Identifies the code that makes results here: source hash, and versions of JAX and jaxlib."""
+    """Returns the identity of the code in this process: the source hash and the versions of JAX and jaxlib."""
     return {"source": source_hash(), **_versions()}
 
 
@@ -84,11 +91,11 @@ def _versions() -> dict[str, str]:
 
 
 def differences(earlier: Any, wanted: Identity, ignored: Collection[str] = ()) -> list[str]:
-    """Says in words how an earlier identity differs from the wanted one; empty if they are the same.
+    """Describes how an earlier identity differs from the wanted one; returns an empty list if they are the same.
 
     Args:
-        earlier: as it was read, possibly of another version or damaged.
-        wanted: the identity that is asked for.
+        earlier: an identity read from a file, which may be damaged or written by another version.
+        wanted: the identity to compare with.
         ignored: flags that may differ.
     """
     if not isinstance(earlier, dict) or not isinstance(earlier.get("flags"), dict):
@@ -110,22 +117,27 @@ def differences(earlier: Any, wanted: Identity, ignored: Collection[str] = ()) -
 
 
 def say_anew(what: str, reasons: Sequence[str]) -> None:
-    """Prints on stderr that something is made anew, and why."""
+    """Prints on stderr that a result is made anew, and why.
+
+    Args:
+        what: the result's name.
+        reasons: see `differences`.
+    """
     print(f"{what}: made anew ({'; '.join(reasons)})", file=sys.stderr)
 
 
 def find(file: pathlib.Path, wanted: Identity, ignored: Collection[str] = ()) -> dict[str, Any] | None:
-    """Finds a finished result; returns None if none has this identity, and says why on stderr.
+    """Returns a finished result, or None if the file holds no result of this identity; then stderr says why.
 
     Args:
-        file: the result's.
-        wanted: its identity.
-        ignored: flags that may have been others.
+        file: the result's file.
+        wanted: the result's identity.
+        ignored: flags that may differ.
     """
     content = _read(file)
     if content is None:
         return None
-    # A result that was begun and not finished has no identity.
+    # A result that was begun but not finished lists its files, and has no identity to compare.
     if "identity" in content or _FILES not in content:
         reasons = differences(content.get("identity"), wanted, ignored)
         if not reasons:
@@ -135,22 +147,23 @@ def find(file: pathlib.Path, wanted: Identity, ignored: Collection[str] = ()) ->
 
 
 def begin(file: pathlib.Path, files: Collection[str], unlisted: Collection[str] = ()) -> None:
-    """Makes room for a finished result: removes the earlier one and all that it has written beside it.
+    """Makes room for a finished result: removes the earlier result and the files that were written beside it.
 
-    Whatever else is in the folder stays. Until `finish`, the file lists what is being written, so that even what a
-    killed program leaves is removed by the next call.
+    Other files in the folder stay. Until `finish`, the result's file lists the files that are being written, so that
+    the next call can remove them even if the program is killed.
 
     Args:
-        file: the result's; its folder is made.
-        files: names of the pictures and tables that are going to be written beside it.
-        unlisted: patterns of such files of results that do not list theirs, as earlier versions left them.
+        file: the result's file; its folder is made.
+        files: names of the pictures and tables that will be written beside it.
+        unlisted: patterns of the files beside a result of an earlier version, which did not list them.
 
     Raises:
         OSError: a file cannot be removed or written.
     """
     earlier = _read(file)
     old = [] if earlier is None else _beside(file, earlier.get(_FILES), unlisted)
-    # The earlier result must not count without them, even if the program is killed now.
+    # Written before anything is removed: if the program is killed now, the earlier result must not be found without its
+    # files.
     write_json(file, {_FILES: sorted({*files, *(path.name for path in old)})})
     for path in old:
         path.unlink(missing_ok=True)
@@ -159,22 +172,22 @@ def begin(file: pathlib.Path, files: Collection[str], unlisted: Collection[str] 
 def finish(
     file: pathlib.Path, content: Mapping[str, Any], identity: Identity, files: Collection[str]
 ) -> dict[str, Any]:
-    """Writes a finished result, and returns it as `find` will.
+    """Writes a finished result, and returns it in the form in which `find` will.
 
     Args:
-        file: the result's.
-        content: all that it holds.
-        identity: what it depends on.
-        files: names of the pictures and tables that have been written beside it.
+        file: the result's file.
+        content: the result.
+        identity: the result's identity.
+        files: names of the pictures and tables that were written beside it.
     """
     write_json(file, {**content, "identity": identity, _FILES: sorted(files)})
     return json.loads(file.read_text())
 
 
 def _beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> list[pathlib.Path]:
-    """Lists the files that an earlier result has written, and that are still there."""
+    """Lists the existing files that were written beside an earlier result."""
     if isinstance(listed, list):
-        # Only plain names: a file that somebody else wrote must not lead out of its folder.
+        # Only plain names are accepted, since a path in a file from elsewhere could lead out of the folder.
         names = [name for name in listed if isinstance(name, str) and name and pathlib.PurePath(name).name == name]
         paths = [file.parent / name for name in names if name != file.name]
     else:
@@ -183,7 +196,7 @@ def _beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> list[
 
 
 def _read(file: pathlib.Path) -> dict[str, Any] | None:
-    """Reads a JSON file; returns an empty dict if it is damaged, and None if it is not there."""
+    """Reads a JSON file; returns an empty dict if the file is damaged, and None if it does not exist."""
     try:
         content = json.loads(file.read_text())
     except FileNotFoundError:
@@ -197,7 +210,7 @@ class Entries:
     """Results by name in one JSON file, each with its own identity.
 
     Args:
-        file: where they are. What cannot be read counts as not there.
+        file: the JSON file. Entries that cannot be read are ignored.
     """
 
     def __init__(self, file: pathlib.Path):
@@ -206,7 +219,10 @@ class Entries:
         self._entries = {name: entry for name, entry in entries.items() if _is_entry(entry)}
 
     def find(self, name: str, wanted: Identity) -> tuple[dict[str, Any] | None, list[str]]:
-        """Finds an entry; None unless it has this identity, with the reasons, which are empty if there was no entry."""
+        """Returns an entry and no reasons, or None and the reasons why the entry does not have this identity.
+
+        Without an entry of this name, there are no reasons.
+        """
         entry = self._entries.get(name)
         if entry is None:
             return None, []
@@ -214,7 +230,7 @@ class Entries:
         return (None if reasons else entry["content"]), reasons
 
     def add(self, contents: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Identity]) -> None:
-        """Adds entries, in place of others of their names; the first process writes the file."""
+        """Adds entries, replaces those of the same names, and writes the file in the first process."""
         for name, content in contents.items():
             self._entries[name] = {"identity": identities[name], "content": content}
         if jax.process_index() == 0:
@@ -226,31 +242,32 @@ def _is_entry(entry: Any) -> bool:
 
 
 class Unfinished:
-    """Arrays of unfinished work in an .npz file, which count under one identity only.
+    """Arrays of unfinished work in an .npz file, valid for one identity.
 
     Args:
-        file: where they are kept; None keeps nothing.
-        identity: what they depend on.
+        file: the .npz file; None stores nothing.
+        identity: the identity of the work.
     """
 
     def __init__(self, file: pathlib.Path | None, identity: Identity):
         self._file, self._identity = file, identity
 
     def save(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes arrays in place of those that were kept."""
+        """Stores arrays in place of those stored before."""
         if self._file is not None:
             with replacing(self._file) as part, part.open("wb") as file:
-                np.savez(file, identity=json.dumps(self._identity), **arrays)
+                named = {"identity": np.array(json.dumps(self._identity)), **arrays}
+                np.savez(file, **named)  # pyright: ignore[reportArgumentType]  # takes one name for `allow_pickle`
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """Loads the arrays that are kept; returns None if there are none of this identity."""
+        """Returns the stored arrays, or None if there are none of this identity."""
         if self._file is None:
             return None
         try:
-            # Opened here, since a damaged file is not closed by what fails to read it.
+            # Opened here, because np.load leaves a damaged file open.
             with self._file.open("rb") as file, np.load(file) as arrays:
                 if json.loads(str(arrays["identity"])) != self._identity:
                     return None
                 return {name: arrays[name] for name in arrays.files if name != "identity"}
-        except Exception:  # Readers of a damaged file raise anything.
+        except Exception:  # The readers raise many kinds of exceptions for a damaged file.
             return None

@@ -1,10 +1,10 @@
-"""Tables as aligned text."""
+"""Text tables with aligned columns."""
 
 from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as aligned text; the first row is the heading, the first column is aligned to the left."""
+    """Aligns rows of cells as text. The first row is the heading, and the first column is aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

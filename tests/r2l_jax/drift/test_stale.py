@@ -250,7 +250,7 @@ def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place,
     output = place.evaluation.output_dir
     (output / "mine.png").touch()
     evaluation.run(place.evaluation)
-    said = "made anew (the camera's figures have changed; the pipeline has changed)"
+    said = "made anew (the camera's calibration values have changed; the pipeline has changed)"
     assert f"one_epoch fold 0, {PIPELINE}: {said}\n" in capsys.readouterr().err
     evaluation.run(dataclasses.replace(place.evaluation, against=("corruptions",)))
     assert sorted(path.name for path in output.glob("*.png")) == ["corruptions.png", "mine.png"]

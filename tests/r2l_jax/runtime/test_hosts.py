@@ -56,5 +56,5 @@ def test_every_process_learns_what_went_wrong_in_the_first():
         for number in range(2)
     ]
     outputs = [process.communicate(timeout=120) for process in processes]
-    # Gloo may announce itself on the line before.
+    # Gloo may print a line of its own before.
     assert [stdout.splitlines()[-1] for stdout, _ in outputs] == ["the disk of \u00e9 is full"] * 2, outputs

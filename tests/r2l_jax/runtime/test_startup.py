@@ -29,14 +29,14 @@ print(faults)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that gives memory back")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has the settings that keep memory")
 @pytest.mark.skipif(
     HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(),
-    reason="Linux maps 2 MiB at a time here, asked or not, so that 64 MiB are 32 page faults in any case",
+    reason="this Linux always maps 2 MiB at a time, so 64 MiB cost 32 page faults with and without the settings",
 )
 def test_kept_memory_is_mapped_once():
     def second_array(memory):
-        # NumPy would ask for pages of 2 MiB, of which 32 are enough.
+        # Otherwise NumPy asks for pages of 2 MiB.
         environment = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
         command = [sys.executable, "-c", PAGE_FAULTS, memory]
         return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
@@ -47,7 +47,7 @@ def test_kept_memory_is_mapped_once():
 
 @pytest.fixture
 def status(monkeypatch):
-    """The exit status of a function as a program, which has prepared before."""
+    """Returns a function that runs another function as a program and returns its exit status."""
     monkeypatch.setattr(startup, "prepare", lambda: None)
     return lambda main, *arguments: startup.exit_status(main, ["scripts/program.py", *arguments])
 
@@ -59,7 +59,7 @@ def raising(error):
     return main
 
 
-def test_status_is_what_the_program_returns(status):
+def test_the_exit_status_is_the_value_that_the_program_returns(status):
     assert status(lambda: None) == 0
     assert status(lambda: 2) == 2
 
@@ -72,7 +72,7 @@ def test_status_is_what_the_program_returns(status):
         (PermissionError(errno.EACCES, "Permission denied", "out/a.json"), 1, "error: out/a.json: Permission denied"),
     ],
 )
-def test_what_went_wrong_is_one_line(status, capsys, error, expected, line):
+def test_an_expected_error_is_one_line(status, capsys, error, expected, line):
     assert status(raising(error)) == expected
     assert capsys.readouterr() == ("", f"program.py: {line}\n")
 
@@ -98,14 +98,14 @@ def test_other_exceptions_keep_their_traceback(status, error):
     assert raised.value is error
 
 
-def test_a_file_that_cannot_be_written_is_told_by_its_own_name(status, capsys, tmp_path):
+def test_a_file_that_cannot_be_written_is_named_without_its_temporary_name(status, capsys, tmp_path):
     folder, file = tmp_path / "folder.json", tmp_path / "file"
     folder.mkdir()
     file.touch()
 
     def fill_the_disk():
         with replacing(tmp_path / "new.json"):
-            # As the system says it, of no file.
+            # The system's error names no file.
             raise OSError(errno.ENOSPC, "No space left on device")
 
     for main, line in (
@@ -118,7 +118,7 @@ def test_a_file_that_cannot_be_written_is_told_by_its_own_name(status, capsys, t
     assert sorted(tmp_path.iterdir()) == [file, folder]
 
 
-def test_a_read_only_file_system_is_told_although_nothing_can_be_removed_either(status, capsys, tmp_path, monkeypatch):
+def test_a_read_only_file_system_is_reported_although_no_file_can_be_removed(status, capsys, tmp_path, monkeypatch):
     def refuse(path, *args, **options):
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 

@@ -34,7 +34,7 @@ def copied(tmp_path):
 
 
 def ask(copied, file):
-    """Whether a program of the copy finds its result, and what it says on stderr."""
+    """Runs the program in the copy, and returns whether it found its result and its stderr."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, file], cwd=copied, env={**os.environ, "PYTHONPATH": str(copied)},
         capture_output=True, text=True, check=True,
@@ -54,7 +54,7 @@ def test_a_constant_that_has_changed_makes_results_anew(copied, tmp_path, checko
         git("init", "--quiet")
         git("add", "--all")
         git("commit", "--quiet", "--message=all")
-        # The tree is dirty already, and will not be more so.
+        # Git calls the tree dirty from here on, before and after the change below.
         constant.write_text(constant.read_text() + "\nEPSILON = 1e-6\n")
     file = tmp_path / "result.json"
     assert ask(copied, file) == ("made", "")
@@ -63,7 +63,7 @@ def test_a_constant_that_has_changed_makes_results_anew(copied, tmp_path, checko
     assert ask(copied, file) == ("made", f"{file}: made anew (the source code has changed)\n")
 
 
-def test_the_source_hash_knows_names_and_contents(copied):
+def test_the_source_hash_depends_on_names_and_contents(copied):
     folders = [copied / name for name in store.PACKAGES]
     hashes = [store.hash_sources(folders)]
     assert hashes == [store.source_hash()]
@@ -80,7 +80,7 @@ def test_the_source_hash_knows_names_and_contents(copied):
     assert store.hash_sources(folders) == hashes[-1]
 
 
-def test_an_identity_is_as_json_gives_it_back_and_has_the_versions():
+def test_an_identity_survives_json_and_holds_the_versions():
     identity = store.identity({"steps": (1, 2)}, model="a")
     assert identity["flags"] == {"steps": [1, 2]}
     assert identity.keys() == {"flags", "model", "source", "jax", "jaxlib"}
@@ -93,21 +93,21 @@ def test_an_identity_is_as_json_gives_it_back_and_has_the_versions():
         ({}, []),
         ({"model": "b"}, ["the model has changed"]),
         ({"source": "b"}, ["the source code has changed"]),
-        ({"data": "b", "camera": None}, ["the data has changed", "the camera's figures have changed"]),
+        ({"data": "b", "camera": None}, ["the data has changed", "the camera's calibration values have changed"]),
         ({"flags": {"steps": 2, "seed": 1}}, ["different steps"]),
         ({"flags": {"steps": 1}}, ["different seed"]),
         ({"jax": "0.1"}, ["it was made by jax 0.1"]),
         ({"flags": None}, ["an earlier version made it, or it is damaged"]),
     ],
 )
-def test_what_has_changed_is_said(change, said):
+def test_differences_are_described(change, said):
     wanted = store.identity({"steps": 1, "seed": 1}, model="a", data="a", camera={"pattern": "RGGB"})
     assert store.differences(wanted | change, wanted) == said
     assert store.differences(wanted | {"flags": {"steps": 2, "seed": 1}}, wanted, ignored=["steps"]) == []
 
 
 def written(file, identity, names):
-    """A finished result with files beside it."""
+    """Writes a finished result with files beside it."""
     store.begin(file, names, unlisted=["*.png"])
     for name in names:
         (file.parent / name).write_text(name)
@@ -132,7 +132,7 @@ def test_a_result_is_found_under_its_identity_only(tmp_path, capsys):
     assert store.find(file, identity) is None
 
 
-def test_an_old_results_files_are_removed_and_nobody_elses(tmp_path):
+def test_the_files_of_an_old_result_are_removed_and_other_files_stay(tmp_path):
     file, identity = tmp_path / "result.json", store.identity({"seed": 1})
     written(file, identity, ["curves.png", "map.png", "rows.csv"])
     for name in ("mine.png", "mine.csv"):
@@ -141,7 +141,7 @@ def test_an_old_results_files_are_removed_and_nobody_elses(tmp_path):
     assert names(tmp_path) == ["curves.png", "mine.csv", "mine.png", "result.json"]
 
 
-def test_what_a_killed_program_was_writing_is_removed(tmp_path, capsys):
+def test_files_that_a_killed_program_was_writing_are_removed(tmp_path, capsys):
     file, identity = tmp_path / "result.json", store.identity({"seed": 1})
     store.begin(file, ["map.png"])
     (tmp_path / "map.png").touch()
@@ -151,7 +151,7 @@ def test_what_a_killed_program_was_writing_is_removed(tmp_path, capsys):
     assert names(tmp_path) == ["curves.png", "result.json"]
 
 
-def test_an_earlier_result_does_not_count_without_its_files(tmp_path, monkeypatch):
+def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypatch):
     file, identity = tmp_path / "result.json", store.identity({"seed": 1})
     written(file, identity, ["curves.png", "map.png"])
 
@@ -167,14 +167,14 @@ def test_an_earlier_result_does_not_count_without_its_files(tmp_path, monkeypatc
     assert names(tmp_path) == ["result.json"]
 
 
-def test_files_of_results_that_list_none_are_known_by_pattern(tmp_path):
+def test_files_beside_a_result_that_lists_none_are_found_by_pattern(tmp_path):
     file = tmp_path / "result.json"
     for name in ("map.png", "notes.txt"):
         (tmp_path / name).touch()
     file.write_text(json.dumps({"git_commit": "abc"}))
     written(file, store.identity({}), ["curves.png"])
     assert names(tmp_path) == ["curves.png", "notes.txt", "result.json"]
-    # Without an earlier result, nothing here is ours.
+    # Without an earlier result, no file in the folder belongs to one.
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "map.png").touch()
     written(tmp_path / "other" / "result.json", store.identity({}), [])
@@ -190,7 +190,7 @@ def test_a_list_of_files_does_not_lead_out_of_its_folder(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_entries_count_each_by_its_identity(tmp_path):
+def test_each_entry_is_found_under_its_own_identity_only(tmp_path):
     file, one, two = tmp_path / "entries.json", store.identity({}, data="1"), store.identity({}, data="2")
     store.Entries(file).add({"a": {"score": 1}, "b": {"score": 2}}, {"a": one, "b": two})
     entries = store.Entries(file)
@@ -205,7 +205,7 @@ def test_entries_count_each_by_its_identity(tmp_path):
         assert store.Entries(file).find("a", one) == (None, [])
 
 
-def test_unfinished_work_is_taken_up_under_its_identity_only(tmp_path):
+def test_unfinished_work_is_loaded_under_its_identity_only(tmp_path):
     file, identity = tmp_path / "unfinished.npz", store.identity({}, data="1")
     store.Unfinished(file, identity).save({"losses": np.arange(3)})
     np.testing.assert_array_equal(store.Unfinished(file, identity).load()["losses"], np.arange(3))

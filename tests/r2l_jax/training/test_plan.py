@@ -134,7 +134,7 @@ def first_image(root):
     ("change", "reason"),
     [
         (lambda root: change_pixel(first_image(root)), "the data has changed"),
-        (lambda root: change_camera(root / "camera.json"), "the camera's figures have changed"),
+        (lambda root: change_camera(root / "camera.json"), "the camera's calibration values have changed"),
     ],
 )
 def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copied, change, reason):
