@@ -15,10 +15,9 @@ from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, flat, setting
 
-DATASETS = (
-    *("Synthetic", "SyntheticSegmentation", "Folder"),
-    *("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull"),
-)
+SYNTHETIC_SETS = ("Synthetic", "SyntheticSegmentation")
+PUBLISHED_SETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
+DATASETS = (*SYNTHETIC_SETS, "Folder", *PUBLISHED_SETS)
 
 # The intensities at which scenes were measured, as fractions of the full light.
 INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)

@@ -1,8 +1,7 @@
-"""Batches by Grain: deterministic, read ahead in threads, each process its own part."""
+"""Loads batches with Grain: in a reproducible order, read ahead in threads, each process its own part."""
 
-import dataclasses
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import Generic, TypedDict, TypeVar
 
 import grain
 import jax
@@ -12,58 +11,57 @@ from r2l_jax.data.raw_dataset import RawDataset
 
 _READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=64)
 
-
-class Batch(TypedDict):
-    """Raw mosaics `(B, H, W)`, targets `(B,)` or `(B, H, W)`, and weights `(B,)`, 0 for samples that only fill up."""
-
-    raw: np.ndarray
-    target: np.ndarray
-    weight: np.ndarray
+Leaf = TypeVar("Leaf")
 
 
-class Numbered(RawDataset):
-    """A data set whose targets come with the samples' indices, int32, and which keeps nothing that it has read."""
+class Batch(TypedDict, Generic[Leaf]):
+    """Samples to compute with together: NumPy arrays as loaded, JAX arrays in compiled functions.
 
-    decoded = None
+    Attributes:
+        raw: the mosaics `(B, H, W)`, or images `(B, H, W, 3)`.
+        target: the classes `(B,)` or the masks `(B, H, W)`.
+        index: the samples' indices in the data set `(B,)`, int32.
+        weight: 1 for each sample to count, 0 for samples that fill up the last batch `(B,)`.
+    """
 
-    @classmethod
-    def of(cls, dataset: RawDataset) -> "Numbered":
-        """The same samples, numbered."""
-        return cls(**{field.name: getattr(dataset, field.name) for field in dataclasses.fields(dataset)})
-
-    def __getitem__(self, index):
-        raw, target = self.read(index)
-        return raw, (target, np.int32(index))
+    raw: Leaf
+    target: Leaf
+    index: Leaf
+    weight: Leaf
 
 
 class _Samples:
-    """Grain's random-access source: samples of a data set, in the order of `indices`."""
+    """Grain's random-access source: the samples at `indices`, in this order."""
 
-    def __init__(self, dataset: RawDataset, indices: np.ndarray, weights: np.ndarray):
-        self.dataset, self.indices, self.weights = dataset, indices, weights
-        dataset.decoded  # noqa: B018 -- decodes once here, not in each of Grain's threads
+    def __init__(self, dataset: RawDataset, indices: np.ndarray, weights: np.ndarray, keep_decoded: bool = True):
+        self._indices, self._weights = indices, weights
+        self._sample = dataset.__getitem__ if keep_decoded else dataset.read
+        if keep_decoded:
+            dataset.decoded  # noqa: B018 -- decodes here, once, and not in each of Grain's threads
 
-    def __len__(self):
-        return len(self.indices)
+    def __len__(self) -> int:
+        return len(self._indices)
 
-    def __getitem__(self, position: int) -> Batch:
-        raw, target = self.dataset[int(self.indices[position])]
-        return {"raw": raw, "target": target, "weight": self.weights[position]}
+    def __getitem__(self, index: int) -> Batch[np.ndarray | np.integer]:
+        number = int(self._indices[index])
+        raw, target = self._sample(number)
+        return {"raw": raw, "target": target, "index": np.int32(number), "weight": self._weights[index]}
 
 
 def train_batches(
     dataset: RawDataset, indices: np.ndarray, batch_size: int, seed: int, first_step: int = 0
-) -> Iterator[Batch]:
-    """Endless batches, each epoch in another order, as if resumed at any step.
+) -> Iterator[Batch[np.ndarray]]:
+    """Yields batches without end, in a new order in each epoch, from any step on.
 
-    An epoch has `len(indices) // batch_size` batches; the samples left over are others in each epoch.
+    An epoch has `len(indices) // batch_size` batches. The samples that are left over differ from epoch to epoch.
 
     Args:
-        dataset: where the samples are.
-        indices: which of them to train on.
-        batch_size: samples in a batch over all processes, at most `len(indices)`; each process gets its part.
-        seed: of the order.
-        first_step: the batch to start at, counted from the first epoch's start.
+        dataset: the data set.
+        indices: the samples to train on.
+        batch_size: the number of samples in a batch of all processes, at most `len(indices)`. Each process gets its
+            part of the batch.
+        seed: decides the order.
+        first_step: the number of batches to skip, counted from the start of the first epoch.
     """
     source = grain.MapDataset.source(_Samples(dataset, indices, np.ones(len(indices), np.float32)))
     shuffled = source.shuffle(seed=seed)[jax.process_index() :: jax.process_count()]
@@ -71,10 +69,20 @@ def train_batches(
     return iter(epoch.repeat()[first_step:].to_iter_dataset(_READ))
 
 
-def eval_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Iterator[Batch]:
-    """Every sample once, in order; the last batch is filled up with samples of weight 0, so that all have one shape."""
+def eval_batches(
+    dataset: RawDataset, indices: np.ndarray, batch_size: int, *, keep_decoded: bool = True
+) -> Iterator[Batch[np.ndarray]]:
+    """Yields every sample once, in order; the last batch is filled up with samples of weight 0 to the same shape.
+
+    Args:
+        dataset: the data set.
+        indices: the samples to yield.
+        batch_size: the number of samples in a batch of all processes. Each process gets its part of the batch.
+        keep_decoded: True decodes the whole data set at first and keeps it in memory, for samples that are read many
+            times. False decodes each sample when it is needed and keeps none, for a single pass over the samples.
+    """
     padded = -len(indices) % batch_size + len(indices)
     weights = (np.arange(padded) < len(indices)).astype(np.float32)
-    source = grain.MapDataset.source(_Samples(dataset, np.resize(indices, padded), weights))
+    source = grain.MapDataset.source(_Samples(dataset, np.resize(indices, padded), weights, keep_decoded))
     part = source[jax.process_index() :: jax.process_count()]
     return iter(part.batch(batch_size // jax.process_count()).to_iter_dataset(_READ))

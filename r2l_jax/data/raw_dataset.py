@@ -1,4 +1,4 @@
-"""What every data set is to the rest of the program: mosaics and targets by index."""
+"""The data set that the rest of the program works with: mosaics and targets by index."""
 
 import concurrent.futures
 import dataclasses
@@ -14,26 +14,27 @@ import numpy as np
 import isp
 from r2l_jax.data.files.file_hashes import hash_files
 
+# A mosaic or image, and its target.
 Sample = tuple[np.ndarray, np.ndarray | np.integer]
 
 
 @dataclasses.dataclass(frozen=True)
 class RawDataset:
-    """Mosaics of one size with their targets, by index; or images, if they are processed already.
+    """Mosaics of one size, or images that are processed already, with their targets.
 
     Attributes:
-        name: what it is called.
+        name: the data set's name.
         task: "classification" or "segmentation".
-        classes: the classes' names; a target of class i is the number i.
-        camera: what the processing starts from; None for images.
-        names: what each sample is called.
-        labels: the class of each sample, or of each sample's main object, to stratify splits by.
+        classes: the names of the classes; the target of class i is the number i.
+        camera: the camera that the processing starts from; None for images.
+        names: the name of each sample.
+        labels: the class of each sample, or of its main object; splits are stratified by it.
         read: decodes sample i: its mosaic `(H, W)` or image `(H, W, 3)`, float32 in [0, 1], and its target, an int32 or
             a mask `(H, W)` uint8.
-        files: of each sample, the files that `read` decodes, such as its raw file and its mask; None for samples that
-            are in memory or made there.
-        recipe: all else that `read` makes samples by, such as a drift and its seed, in any words. Whoever replaces
-            `read` replaces this, or `files`.
+        files: for each sample, the files that `read` decodes, such as a raw file and a mask; None for samples that are
+            computed or held in memory.
+        recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
+            `read` must replace this or `files`.
     """
 
     name: str
@@ -46,62 +47,8 @@ class RawDataset:
     files: tuple[tuple[pathlib.Path, ...], ...] | None = None
     recipe: str = ""
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of the samples' names and labels: two data sets that share it can share splits and checkpoints."""
-        lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-    @property
-    def content(self) -> str:
-        """A hash of all samples, see `content_of`."""
-        return self.content_of(range(len(self)))
-
-    def content_of(self, indices: Iterable[int | np.integer]) -> str:
-        """A hash of some samples: their indices, names, mosaics and targets. The camera's figures are no part of it.
-
-        Raises:
-            InputError: a file that cannot be read.
-        """
-        indices = [int(index) for index in indices]
-        hashes = self.sample_hashes(indices)
-        lines = [[index, self.names[index], digest] for index, digest in zip(indices, hashes, strict=True)]
-        return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
-
-    def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
-        """A hash of each of some samples: of its files, its label and the recipe, or of itself if it has no files.
-
-        Raises:
-            InputError: a file that cannot be read.
-        """
-        indices = [int(index) for index in indices]
-        missing = [index for index in dict.fromkeys(indices) if index not in self._hashes]
-        if self.files is None:
-            with concurrent.futures.ThreadPoolExecutor() as pool:
-                digests = [[digest] for digest in pool.map(self._hash_of_values, missing)]
-        else:
-            files = [self.files[index] for index in missing]
-            left = iter(hash_files([path for paths in files for path in paths]))
-            digests = [[next(left) for _ in paths] for paths in files]
-        for index, of_sample in zip(missing, digests, strict=True):
-            parts = [self.recipe, int(self.labels[index]), *of_sample]
-            self._hashes[index] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-        return [self._hashes[index] for index in indices]
-
-    @functools.cached_property
-    def _hashes(self) -> dict[int, str]:
-        """The samples' hashes, as far as they are known."""
-        return {}
-
-    def _hash_of_values(self, index: int) -> str:
-        digest = hashlib.sha256()
-        for array in map(np.asarray, self.read(index)):
-            digest.update(f"{array.dtype} {array.shape} ".encode())
-            digest.update(np.ascontiguousarray(array))
-        return digest.hexdigest()
 
     def __getitem__(self, index: int) -> Sample:
         if self.decoded is None:
@@ -110,7 +57,7 @@ class RawDataset:
         return raws[index], targets[index]
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The mosaics and the targets of some samples, in their order."""
+        """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""
         raws, targets = zip(*(self[index] for index in np.asarray(indices).tolist()), strict=True)
         return np.stack(raws), np.stack(targets)
 
@@ -118,7 +65,7 @@ class RawDataset:
     def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
         """All mosaics and all targets, decoded once; None if they would take more than half of the machine's memory."""
         if self.files is not None:
-            # Hashed first: if a file changes while it is read, the next start sees the difference.
+            # Hashed before they are read: if a file changes in between, the next start notices the difference.
             self.sample_hashes(range(len(self)))
         raw, target = self.read(0)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -130,6 +77,60 @@ class RawDataset:
             raws[index], targets[index] = self.read(index)
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for _ in pool.map(fill, range(len(self))):  # which raises a read's errors
+            # Going through the results raises the errors of the reads.
+            for _ in pool.map(fill, range(len(self))):
                 pass
         return raws, targets
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the samples' names and labels. Data sets with one fingerprint can share splits and checkpoints."""
+        lines = [*self.classes, *(f"{name} {label}" for name, label in zip(self.names, self.labels, strict=True))]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def content(self) -> str:
+        """A hash of all samples (see `content_of`)."""
+        return self.content_of(range(len(self)))
+
+    def content_of(self, indices: Iterable[int | np.integer]) -> str:
+        """Hashes some samples: their indices, names, mosaics and targets, but not the camera.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        indices = [int(index) for index in indices]
+        hashes = self.sample_hashes(indices)
+        lines = [[index, self.names[index], digest] for index, digest in zip(indices, hashes, strict=True)]
+        return hashlib.sha256(json.dumps([self.task, self.classes, lines]).encode()).hexdigest()
+
+    def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
+        """Hashes each of some samples: its files or, without files, its mosaic and target; its label; and the recipe.
+
+        Raises:
+            InputError: a file cannot be read.
+        """
+        indices = [int(index) for index in indices]
+        missing = [index for index in dict.fromkeys(indices) if index not in self._known_hashes]
+        if self.files is None:
+            with concurrent.futures.ThreadPoolExecutor() as pool:
+                digests = [[digest] for digest in pool.map(self._hash_of_arrays, missing)]
+        else:
+            files = [self.files[index] for index in missing]
+            of_files = iter(hash_files([path for paths in files for path in paths]))
+            digests = [[next(of_files) for _ in paths] for paths in files]
+        for index, of_sample in zip(missing, digests, strict=True):
+            parts = [self.recipe, int(self.labels[index]), *of_sample]
+            self._known_hashes[index] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+        return [self._known_hashes[index] for index in indices]
+
+    @functools.cached_property
+    def _known_hashes(self) -> dict[int, str]:
+        """The hashes of the samples that have been hashed so far."""
+        return {}
+
+    def _hash_of_arrays(self, index: int) -> str:
+        digest = hashlib.sha256()
+        for array in map(np.asarray, self.read(index)):
+            digest.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
+        return digest.hexdigest()

@@ -1,28 +1,26 @@
-"""Which samples train and which validate."""
+"""Splits of a data set into training and validation samples."""
 
 import numpy as np
 
 from r2l_jax.runtime.errors import InputError
 
+# The indices of the training samples, and those of the validation samples.
 Split = tuple[np.ndarray, np.ndarray]
 
 
 def stratified_splits(labels: np.ndarray, n_splits: int, train_size: float, seed: int) -> list[Split]:
-    """Random splits in which every class has its share on both sides (scikit-learn's `StratifiedShuffleSplit`).
+    """Draws random splits with the same proportions of classes on both sides (`StratifiedShuffleSplit`).
 
     Args:
         labels: the class of each sample.
-        n_splits: how many independent splits.
+        n_splits: how many independent splits to draw.
         train_size: the fraction of samples to train on.
-        seed: the same seed gives the same splits.
-
-    Returns:
-        Pairs of training and validation indices.
+        seed: decides the splits.
 
     Raises:
-        InputError: too few samples for the classes.
+        InputError: there are too few samples for the classes.
     """
-    # Imported here, since it takes a second that all programs would wait for.
+    # Imported here, because importing scikit-learn takes a second.
     from sklearn.model_selection import StratifiedShuffleSplit
 
     splitter = StratifiedShuffleSplit(n_splits, train_size=train_size, random_state=seed)

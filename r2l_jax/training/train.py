@@ -325,7 +325,7 @@ def _track_samples(
         return
     tracking, indices = config.tracking, np.arange(min(config.tracking.track_n_images, len(dataset)), dtype=np.int32)
     raws, targets = dataset.samples(indices)
-    samples: Batch = {"raw": raws, "target": targets, "weight": np.ones(len(indices), np.float32)}
+    samples: Batch = {"raw": raws, "target": targets, "index": indices, "weight": np.ones(len(indices), np.float32)}
     batch = to_devices(samples, shardings().everywhere)
     logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
     if tracking.track_processing:

@@ -1,1 +1,1 @@
-"""Files of raw data: raw formats, cameras, tiles, hashes."""
+"""Raw files and pictures on disk: reading them, cutting them into tiles, hashing them."""

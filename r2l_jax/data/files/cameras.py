@@ -1,4 +1,4 @@
-"""Cameras by name, and one camera for files of several."""
+"""Cameras by name, and one camera in common for several files."""
 
 import pathlib
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from r2l_jax.runtime.errors import InputError
 
 
 def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
-    """A camera by its name in `isp.CAMERAS` or from a JSON file; None for "auto", the files' own.
+    """Returns a known camera, a camera from a JSON file, or None for "auto".
 
     Args:
-        name: the camera.
-        flag: what errors call it by.
+        name: a name of `isp.CAMERAS`, the path of a JSON file, or "auto" for the camera that each raw file names.
+        flag: the flag to name in errors.
 
     Raises:
-        InputError: neither a known camera nor a readable JSON file.
+        InputError: the name is neither a known camera nor a readable JSON file.
     """
     if name == "auto":
         return None
@@ -32,7 +32,13 @@ def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
 
 
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:
-    """One camera for all files: the median of each figure, since white balance as shot differs from file to file.
+    """Returns one camera for files of several: the median of each calibration value.
+
+    Even files of one camera differ, for example in the white balance as shot.
+
+    Args:
+        files: the files, to name in errors.
+        cameras: the camera of each file.
 
     Raises:
         InputError: the files' Bayer patterns differ.
@@ -42,8 +48,8 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
             raise InputError(
                 f"all files must have one Bayer pattern: {files[0]} has {cameras[0].pattern}, {path} {camera.pattern}"
             )
-    figures = {
+    medians = {
         name: np.median([getattr(camera, name) for camera in cameras], axis=0)
         for name in ("black_level", "white_balance", "color_matrix")
     }
-    return isp.Camera(**figures, pattern=cameras[0].pattern)
+    return isp.Camera(**medians, pattern=cameras[0].pattern)

@@ -1,7 +1,7 @@
-"""SHA-256 of files, computed once and remembered by where the files are, their size and their times.
+"""SHA-256 hashes of files, computed once and remembered by path, size and times of change.
 
-A file that was changed within the last two seconds is not remembered: if it changed once more within a tick of the
-file system's clock, to the same size, nothing but its content would tell. Git does the same with its index.
+The hash of a file that was changed within the last two seconds is not remembered. If the file were changed again within
+one tick of the file system's clock, to the same size, only its content would show it. Git's index has the same rule.
 """
 
 import contextlib
@@ -19,20 +19,21 @@ from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 
-_TICK = 2 * 10**9  # nanoseconds; no file system's clock is coarser
+# The coarsest tick of a file system's clock, in nanoseconds.
+_TICK = 2 * 10**9
 
-# A file's size, its times of change in nanoseconds, and its inode.
+# Size, times of change in nanoseconds, and inode of a file.
 _State = list[int]
 
-# The files of a folder by name: the state in which a file was hashed, and its SHA-256.
+# By the name of a file in a folder: its state when it was hashed, and its SHA-256.
 _Memory = dict[str, tuple[_State, str]]
 
 
 def hash_files(paths: Sequence[pathlib.Path]) -> list[str]:
-    """Computes the SHA-256 of each file, or recalls it if the file has not changed since.
+    """Returns the SHA-256 of each file, and reads only files that are new or have changed.
 
-    They are remembered in the user's cache folder, in one file for each folder. Of two processes that add to it at
-    once, one may lose what it has added, which costs nothing but time.
+    The user's cache folder holds the hashes, in one file for each folder. If two processes add hashes at the same time,
+    those of one may be lost and computed again.
 
     Raises:
         InputError: a file cannot be read.
@@ -48,7 +49,7 @@ def hash_files(paths: Sequence[pathlib.Path]) -> list[str]:
             unknown.append(path)
     new: dict[pathlib.Path, _Memory] = {}
     with ThreadPoolExecutor() as pool:
-        # A first time takes minutes for many large frames; what is quick shows no bar.
+        # Many large frames take minutes; a quick reading shows no progress bar.
         read = tqdm(pool.map(_read, unknown), total=len(unknown), desc="hashing files", unit="file", delay=2)
         for path, (digest, state) in zip(unknown, read, strict=True):
             digests[path] = digest
@@ -61,7 +62,7 @@ def hash_files(paths: Sequence[pathlib.Path]) -> list[str]:
 
 @contextlib.contextmanager
 def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turns an error of the system's into one line that names the file."""
+    """Turns an OSError into an InputError that names the file."""
     try:
         yield
     except OSError as error:
@@ -78,7 +79,7 @@ def _as_list(status: os.stat_result) -> _State:
 
 
 def _read(path: pathlib.Path) -> tuple[str, _State | None]:
-    """Hashes a file; returns its state too unless it changed lately or while it was read."""
+    """Returns the hash of a file, and its state unless the file changed recently or while it was read."""
     with _naming(path), path.open("rb") as file:
         now, before = time.time_ns(), _as_list(os.fstat(file.fileno()))
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -93,7 +94,7 @@ def _memory_file(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _recall(folder: pathlib.Path) -> _Memory:
-    """Reads what is remembered of a folder's files; nothing if it cannot be read."""
+    """Reads the remembered hashes of a folder's files; returns an empty dict if they cannot be read."""
     try:
         content = json.loads(_memory_file(folder).read_text())
         if content["folder"] == str(folder):
@@ -104,7 +105,7 @@ def _recall(folder: pathlib.Path) -> _Memory:
 
 
 def _remember(folder: pathlib.Path, memory: _Memory) -> None:
-    """Keeps what is known of a folder's files that are there; on a full or read-only disk, it is found out again."""
+    """Stores the hashes of a folder's existing files. If the disk is full or read-only, nothing is stored."""
     file = _memory_file(folder)
     try:
         there = set(os.listdir(folder))
@@ -116,12 +117,12 @@ def _remember(folder: pathlib.Path, memory: _Memory) -> None:
 
 
 def _forget(files: Iterable[pathlib.Path]) -> None:
-    """Removes what is known of folders that are no longer there."""
+    """Removes the hashes of folders that no longer exist."""
     for file in files:
         try:
             if not pathlib.Path(json.loads(file.read_text())["folder"]).is_dir():
                 file.unlink(missing_ok=True)
         except FileNotFoundError:
-            pass  # Another process has removed it.
+            pass  # Another process has removed the file.
         except (ValueError, LookupError, TypeError):
             file.unlink(missing_ok=True)

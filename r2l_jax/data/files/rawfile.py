@@ -1,67 +1,67 @@
-"""Raw files: a mosaic in [0, 1], and the figures of the camera that took it.
+"""Raw files: the mosaic in [0, 1], and the camera that took it.
 
-The names of levels and colour indices are LibRaw's: a Bayer sensor has the indices 0 red, 1 green, 2 blue and 3 the
-second green.
+Levels and color indices have LibRaw's names: a Bayer sensor has the color indices 0 for red, 1 for green, 2 for blue
+and 3 for the second green.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rawpy
 import tifffile
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64, Shaped
 from PIL import Image
 
 from isp.bayer import PATTERNS
 from isp.camera import Camera
+from r2l_jax.data.files.pictures import decode, png_bits
 from r2l_jax.runtime.errors import InputError
 
-# What a folder is searched for; read_raw itself hands any suffix but TIFF's and PNG's to LibRaw.
+# The suffixes that folders are searched for. `read_raw` hands every suffix other than TIFF's and PNG's to LibRaw.
 RAW_SUFFIXES = (
     ".tif", ".tiff", ".png", ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc",
     ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf", ".srw",
     ".x3f",
 )  # fmt: skip
 
-# Linear sRGB to CIE XYZ (D65), in LibRaw's digits, so that its matrices and `camera_to_srgb`'s come out the same.
+# Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
 SRGB_TO_XYZ = np.array(
     [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
 )
 
 
 def read_raw(path: str | os.PathLike, camera: Camera | None = None) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
-    """Reads the mosaic of a raw file and the figures of its camera.
+    """Reads the mosaic of a raw file and the calibration values of its camera.
 
-    Camera formats (DNG, NEF, CR2, CR3, ARW, ...) are read by LibRaw: the visible area, cropped to even size at its
-    bottom and right, divided by the white level (of each channel where the file has one). TIFF and PNG are mosaics of
-    8 or 16 bits, divided by 255 or 65535; a floating-point TIFF is in [0, 1] already. A PNG of several channels is a
-    mosaic stored as a grey picture: its colour channels are equal.
+    LibRaw reads camera formats (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the bottom and
+    the right, divided by the white level (of each channel, if the file has them). TIFF and PNG files are mosaics of 8
+    or 16 bits, divided by 255 or 65535; the values of a floating-point TIFF are in [0, 1] already. A PNG of several
+    channels is a mosaic stored as a gray picture, with equal color channels.
 
     Args:
-        path: the file; its suffix decides who reads it.
-        camera: its figures: required for TIFF and PNG, which have none; in place of a camera format's own otherwise.
+        path: the file; its suffix decides how it is read.
+        camera: required for TIFF and PNG, which have no calibration values; replaces the camera of other formats.
 
     Returns:
-        The mosaic `(H, W)` in float32, clipped to [0, 1], H and W even, and the camera.
+        The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W; and the camera.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: a file that is truncated, corrupt, of another format or without the camera's figures; a sensor
-            without a Bayer pattern, or of another one than the camera's; a picture where a mosaic is expected; a
-            TIFF or PNG of odd height or width; values that are not finite or, if floating-point, not in [0, 1]. Each
-            message starts with the path.
+        InputError: the file is truncated, corrupt, of another format or without calibration values; the sensor has no
+            Bayer pattern, or another one than the given camera; a picture was given instead of a mosaic; the height or
+            width of a TIFF or PNG is odd; values are not finite or, in floating point, not in [0, 1]. Each message
+            starts with the path.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
-            return _even(_fractions(decode(tifffile.imread, path))), _given(camera)
+            return _checked_even(_fractions(decode(tifffile.imread, path))), _required(camera)
         if path.suffix.lower() == ".png":
-            return _even(_fractions(_gray(*decode(_read_png, path)))), _given(camera)
+            return _checked_even(_fractions(_gray(*decode(_read_png, path)))), _required(camera)
         return _read_camera_file(path, camera)
     except rawpy.LibRawError as error:
         message = error.args[0] if error.args else type(error).__name__
@@ -71,58 +71,58 @@ def read_raw(path: str | os.PathLike, camera: Camera | None = None) -> tuple[Flo
         raise InputError(f"{path}: {error}") from error
 
 
-def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> np.ndarray:
-    """The matrix from white-balanced camera RGB to linear sRGB, as dcraw derives it (`cam_xyz_coeff`).
+def read_mosaic(path: Path, camera: Camera | None) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
+    """Calls `read_raw`, and turns each of its errors into an InputError."""
+    try:
+        return read_raw(path, camera)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
 
-    sRGB to camera RGB is `xyz_to_camera` times sRGB to XYZ. Its rows are divided by their sums, so that white-balanced
-    white is sRGB's white, and it is inverted.
+
+def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
+    """Computes the matrix from white-balanced camera RGB to linear sRGB as dcraw does (`cam_xyz_coeff`).
+
+    The product of `xyz_to_camera` and the matrix from sRGB to XYZ converts sRGB to camera RGB. Its rows are divided by
+    their sums, which maps white-balanced white to the white of sRGB, and the result is inverted.
 
     Args:
-        xyz_to_camera: CIE XYZ to camera RGB: rawpy's `rgb_xyz_matrix`, DNG's ColorMatrix.
+        xyz_to_camera: CIE XYZ to camera RGB, such as rawpy's `rgb_xyz_matrix` or DNG's ColorMatrix.
 
     Returns:
-        `(3, 3)` float64, its rows sum to one.
+        The matrix `(3, 3)`; its rows sum to one.
     """
     srgb_to_camera = xyz_to_camera @ SRGB_TO_XYZ
     return np.linalg.inv(srgb_to_camera / srgb_to_camera.sum(axis=1, keepdims=True))
 
 
-def _given(camera):
+def _required(camera: Camera | None) -> Camera:
     if camera is None:
-        raise ValueError("TIFF and PNG hold no camera figures: a camera must be given")
+        raise ValueError("TIFF and PNG hold no calibration values: a camera must be given")
     return camera
 
 
-def decode(read: Callable, path: Path) -> Any:
-    """What `read(path)` gives; whatever it raises on a damaged file becomes a ValueError."""
-    try:
-        return read(path)
-    except Exception as error:  # The decoders raise anything on a damaged file: OSError, SyntaxError, zlib.error, ...
-        raise ValueError(f"truncated, corrupt or no {path.suffix[1:].upper()} ({error})") from error
+def _read_png(path: Path) -> tuple[np.ndarray, str, int]:
+    """Returns the samples of a PNG, pillow's name of its mode, and the number of bits per channel."""
+    with Image.open(path) as image:
+        return np.asarray(image), image.mode, png_bits(path)
 
 
-def _read_png(path):
-    """The samples of a PNG, pillow's name for their kind, and their number of bits."""
-    with path.open("rb") as file, Image.open(path) as image:
-        return np.asarray(image), image.mode, file.read(25)[24]
-
-
-def _gray(samples, mode, bits):
-    """The mosaic `(H, W)` of a PNG's samples."""
+def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows cols"]:
+    """Returns the mosaic that is stored in the samples of a PNG."""
     if mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
         raise ValueError(f"expected a mosaic of 8 or 16 bits, got a PNG of mode {mode}")
     if samples.ndim == 2:
         return samples
     if bits == 16:
-        raise ValueError("a PNG of 16 bits must have one channel: pillow cuts several to 8 bits")
+        raise ValueError("a 16-bit PNG must have one channel: pillow cuts several channels to 8 bits")
     colors = samples[..., : len(mode.rstrip("A"))]
     if (colors != colors[..., :1]).any():
-        raise ValueError("a colour picture, no mosaic: its channels differ")
+        raise ValueError("expected a mosaic, got a color picture: its channels differ")
     return colors[..., 0]
 
 
-def _fractions(samples):
-    """Samples of a TIFF or PNG as float32 fractions of the largest number they can hold."""
+def _fractions(samples: np.ndarray) -> Float32[np.ndarray, "rows cols"]:
+    """Divides the integers of a TIFF or PNG by the largest value of their type."""
     if samples.ndim != 2:
         raise ValueError(f"expected one mosaic (H, W), got samples of shape {samples.shape}")
     if samples.dtype.kind == "f":
@@ -136,13 +136,13 @@ def _fractions(samples):
     return samples / np.float32(np.iinfo(samples.dtype).max)
 
 
-def _even(mosaic):
+def _checked_even(mosaic: Float32[np.ndarray, "rows cols"]) -> Float32[np.ndarray, "rows cols"]:
     if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
         raise ValueError(f"a mosaic has an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}")
     return mosaic
 
 
-def _read_camera_file(path, camera):
+def _read_camera_file(path: Path, camera: Camera | None) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
     with rawpy.imread(str(path)) as raw:
         tile = _color_indices(raw)
         pattern = "".join("RGBG"[index] for index in tile)
@@ -154,28 +154,32 @@ def _read_camera_file(path, camera):
             if not finite:
                 raise ValueError("holds values that are not finite")
             black_origin = active_origin or origin
-        white = _white_level(raw)[tile]
+        white = _white_levels(raw.white_level, raw.camera_white_level_per_channel)[tile]
         mosaic = _normalized(raw.raw_image_visible, white)
         if camera is None:
             black = np.array(raw.black_level_per_channel)[tile].reshape(2, 2)
             black = np.roll(black, np.subtract(black_origin, origin), axis=(0, 1)).ravel() / white
-            camera = Camera(tuple(black), _white_balance(raw), tuple(map(tuple, _color_matrix(raw))), pattern)
+            gains = _gains(raw.camera_whitebalance, raw.daylight_whitebalance)
+            camera = Camera(black, gains, _color_matrix(raw), pattern)
     return mosaic, camera
 
 
-def _inspect_dng(path):
-    """What LibRaw does not tell of a DNG.
+def _inspect_dng(path: Path) -> tuple[bool, tuple[int, int] | None]:
+    """Finds out two facts about a DNG that LibRaw gets wrong.
 
-    It reads samples that are not finite as zeros. And it begins the visible area at even rows and columns, one further
-    where the active area begins at odd ones, but does not move the tile of BlackLevel along.
+    LibRaw reads samples that are not finite as zeros. It also moves the start of the visible area to an even row and
+    column, by one where the active area starts at an odd one, but does not move the tile of BlackLevel along.
 
     Returns:
-        Whether all samples are finite, and the active area's corner (row, column), where the tile of BlackLevel
-        begins; None where LibRaw has the black levels right: without an active area, or measured in masked areas.
+        Whether all samples are finite; and the corner (row, column) of the active area, where the tile of BlackLevel
+        starts. The corner is None where LibRaw's black levels are right: without an active area, or with masked areas,
+        in which LibRaw measures them.
     """
     with tifffile.TiffFile(path) as tiff:
-        pages = [page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ()))]
-        for page in (page for page in pages if page.photometric == tifffile.PHOTOMETRIC.CFA):
+        pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
+        for page in pages:
+            if not isinstance(page, tifffile.TiffPage) or page.photometric != tifffile.PHOTOMETRIC.CFA:
+                continue
             finite = page.sampleformat != tifffile.SAMPLEFORMAT.IEEEFP or bool(np.isfinite(page.asarray()).all())
             if "ActiveArea" in page.tags and "MaskedAreas" not in page.tags:
                 top, left, *_ = map(int, page.tags["ActiveArea"].value)
@@ -184,55 +188,56 @@ def _inspect_dng(path):
     return True, None
 
 
-def _color_indices(raw):
-    """LibRaw's colour index of the four sites of the visible area's first tile, in CFA order."""
+def _color_indices(raw: rawpy.RawPy) -> Shaped[np.ndarray, "4"]:
+    """Returns LibRaw's color index of each site in the first tile of the visible area."""
     tile = raw.raw_pattern if raw.raw_type == rawpy.RawType.Flat else None
     letters = raw.color_desc.decode()
     if tile is None or tile.shape != (2, 2) or tile.max() > 3:
         raise ValueError("the sensor has no Bayer pattern (X-Trans, Foveon, monochrome or already demosaiced)")
-    # raw_pattern starts at the full area's corner. raw_colors_visible would do, but ends early for odd sizes.
+    # raw_pattern starts at the corner of the full area. raw_colors_visible starts at that of the visible area, but ends
+    # too early for odd sizes.
     tile = np.roll(tile, (-raw.sizes.top_margin, -raw.sizes.left_margin), axis=(0, 1)).ravel()
     if letters != "RGBG" or "".join(letters[index] for index in tile) not in PATTERNS:
-        raise ValueError(f"the sensor has no Bayer pattern: colours {letters}, indices {tile.tolist()} in its tile")
+        raise ValueError(f"the sensor has no Bayer pattern: colors {letters}, indices {tile.tolist()} in its tile")
     if 3 not in tile:
-        tile[np.flatnonzero(tile == 1)[-1]] = 3  # Both greens under one index: the last is the second, as in LibRaw.
+        # Both greens have index 1. As in LibRaw, the last one becomes the second green.
+        tile[np.flatnonzero(tile == 1)[-1]] = 3
     return tile
 
 
-def _white_level(raw):
-    """The white level of each colour index.
+def _white_levels(common: int, by_channel: Sequence[int] | None) -> Shaped[np.ndarray, "4"]:
+    """Returns the white level of each color index.
 
-    LibRaw's own level per channel (`linear_max`) is where a sensor stops being linear. It is zero where unknown, and
-    no site goes beyond the common level.
+    Args:
+        common: LibRaw's `white_level`, which no site exceeds.
+        by_channel: LibRaw's `linear_max`, where each channel stops being linear; 0 if unknown.
     """
-    own = np.array(raw.camera_white_level_per_channel or (0, 0, 0, 0))
-    return np.where((own > 0) & (own < raw.white_level), own, raw.white_level)
+    own = np.array(by_channel or (0, 0, 0, 0))
+    return np.where((own > 0) & (own < common), own, common)
 
 
-def _normalized(visible, white):
-    """Samples over the white level of their site, clipped to [0, 1]."""
+def _normalized(visible: Shaped[np.ndarray, "..."], white: Shaped[np.ndarray, "4"]) -> Float32[np.ndarray, "rows cols"]:
+    """Divides samples by the white level of their site, and clips them to at most 1."""
     height, width = (size // 2 * 2 for size in visible.shape)
     tiles = visible[:height, :width].reshape(height // 2, 2, width // 2, 2)
     mosaic = (tiles / white.reshape(1, 2, 1, 2).astype(np.float32)).reshape(height, width)
     return np.minimum(mosaic, 1, out=mosaic)
 
 
-def _white_balance(raw):
-    """Gains of red, green and blue as shot, or else for daylight; green's, the mean of the two, is one."""
-    gains = raw.camera_whitebalance
-    if min(gains[:3]) <= 0:
-        gains = raw.daylight_whitebalance
+def _gains(as_shot: Sequence[float], daylight: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the gains of red, green and blue as shot or, if unknown, for daylight, relative to the mean green."""
+    gains = as_shot if min(as_shot[:3]) > 0 else daylight
     red, green, blue, second_green = gains
     green = (green + (second_green if second_green > 0 else green)) / 2
     return red / green, 1.0, blue / green
 
 
-def _color_matrix(raw):
-    """Camera RGB to linear sRGB: the file's own, or else that of LibRaw's table of cameras."""
+def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
+    """Returns the matrix from camera RGB to linear sRGB of the file or, if it has none, of LibRaw's table of cameras."""
     own = raw.color_matrix[:, :3]
     if own.any():
         return own
     table = raw.rgb_xyz_matrix[:3]
     if not table.any():
-        raise ValueError("holds no colour matrix, and LibRaw knows none for this camera: a camera must be given")
+        raise ValueError("holds no color matrix, and LibRaw knows none for this camera: a camera must be given")
     return camera_to_srgb(table)

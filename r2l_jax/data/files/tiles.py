@@ -1,11 +1,11 @@
-"""Frames with masks, and the tiles that are cut of them once, into a folder of their own.
+"""Cuts frames with masks into tiles once, and reads the tiles from the folder that they are written to.
 
 <folder>/images/<tile>.tiff   16-bit mosaics, value / 65535
 <folder>/masks/<tile>.png     8-bit, 255 where the object is
-<folder>/labels.dat           lines of a tile, a tab and its class
+<folder>/labels.dat           lines of a tile, a tab and the tile's class
 <folder>/camera.json          the frames' camera
 
-A tile is named after its frame, and after its row and column among the frame's tiles.
+The name of a tile is that of its frame, followed by its row and column among the frame's tiles.
 """
 
 import concurrent.futures
@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import os
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -22,74 +21,22 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.cameras import common_camera
-from r2l_jax.data.files.rawfile import decode, read_raw
+from r2l_jax.data.files.frames import Pair, read_frame
+from r2l_jax.data.files.pictures import decode, read_mask
 from r2l_jax.data.raw_dataset import Sample
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.files import AT_ONCE, drafting
 
-MASK_SUFFIXES = (".tif", ".tiff", ".png")
-
-# A frame and its mask.
-Pair = tuple[pathlib.Path, pathlib.Path]
-
-
-def pair_masks(folder: pathlib.Path, masks_folder: pathlib.Path, suffixes: Sequence[str]) -> list[Pair]:
-    """Finds every frame of a folder with its mask, whose name contains the frame's; in the order of the names.
-
-    A name that contains those of several frames belongs to the longest, as that of frame 10's mask contains frame 1's.
-
-    Args:
-        folder: where the frames are.
-        masks_folder: where the masks are.
-        suffixes: of frames, in small letters.
-
-    Raises:
-        InputError: no frames, two of one name, or a frame without a mask or with several.
-    """
-    frames = _visible(folder, suffixes)
-    if not frames:
-        raise InputError(f"{folder} must hold frames ({', '.join(suffixes)}), found none")
-    masks = {}
-    for frame in frames:
-        if frame.stem in masks:
-            raise InputError(f"{folder} must have one frame {frame.stem}, whatever its suffix; found several")
-        masks[frame.stem] = []
-    for mask in _visible(masks_folder, MASK_SUFFIXES):
-        # By all parts of the mask's name, the longest first, since there may be many frames.
-        parts = (
-            mask.stem[start : start + length]
-            for length in range(len(mask.stem), 0, -1)
-            for start in range(len(mask.stem) - length + 1)
-        )
-        if stem := next((part for part in parts if part in masks), None):
-            masks[stem].append(mask)
-    pairs = []
-    for frame in frames:
-        found = masks[frame.stem]
-        if len(found) > 1:  # perhaps those of frames that are not here: then the name is not a word in theirs
-            word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(frame.stem)}(?![0-9A-Za-z])")
-            found = [mask for mask in found if word.search(mask.stem)]
-        if len(found) != 1:
-            raise InputError(
-                f"{frame} must have one mask ({', '.join(MASK_SUFFIXES)}) in {masks_folder} whose name contains "
-                f"{frame.stem!r}, found {len(found)}"
-            )
-        pairs.append((frame, found[0]))
-    return pairs
-
-
-def _visible(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path]:
-    """The files of a folder with these suffixes, but for hidden ones, as macOS leaves beside the files it copies."""
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
-    )
+# Takes the fraction of object pixels in each tile of a frame, and returns the indices of the tiles to keep with their
+# classes.
+Choose = Callable[[list[float]], list[tuple[int, str]]]
 
 
 def version(pairs: Sequence[Pair], camera: isp.Camera | None) -> str:
-    """A hash of what tiles are cut of: the files, by name, size and time of change, and the camera.
+    """Returns a hash of the camera and of the files that tiles are cut from: their names, sizes and times of change.
 
-    Their content need not be read, which for frames of gigabytes would take minutes: what results depend on are the
-    tiles, whose own files count by their content, however they were cut.
+    Hashing the content of frames of gigabytes would take minutes, and is not needed: results depend on the content of
+    the tiles (see `RawDataset.files`).
     """
     lines = [("auto" if camera is None else camera.to_json()).encode()]
     for path in (path for pair in pairs for path in pair):
@@ -98,68 +45,21 @@ def version(pairs: Sequence[Pair], camera: isp.Camera | None) -> str:
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
-def read_mosaic(path: pathlib.Path, camera: isp.Camera | None) -> tuple[np.ndarray, isp.Camera]:
-    """`read_raw`, of which every error is an InputError."""
-    try:
-        return read_raw(path, camera)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: isp.Camera | None, choose: Choose) -> None:
+    """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
-
-def read_mask(path: pathlib.Path) -> np.ndarray:
-    """A mask `(H, W)` uint8: 1 where any channel of the file but alpha is greater than 0.
-
-    Raises:
-        InputError: the file cannot be read, or is no picture.
-    """
-    is_tiff = path.suffix.lower() in (".tif", ".tiff")
-    try:
-        values = decode(tifffile.imread if is_tiff else lambda path: np.asarray(Image.open(path)), path)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
-    if values.ndim == 3 and values.shape[-1] <= 4:
-        colors = values.shape[-1] - (values.shape[-1] in (2, 4))
-        values = values[..., :colors].max(-1)
-    if values.ndim != 2:
-        raise InputError(f"{path} must be a picture of at most four channels, got shape {values.shape}")
-    return (values > 0).astype(np.uint8)
-
-
-def read_frame(pair: Pair, camera: isp.Camera | None) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
-    """A frame's mosaic, its mask, and its camera: the one given, or None for the file's own.
-
-    Raises:
-        InputError: a file that cannot be read, or a mask of another size than its frame.
-    """
-    frame, mask_file = pair
-    raw, camera = read_mosaic(frame, camera)
-    mask = read_mask(mask_file)
-    rows, cols = raw.shape
-    if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
-        raise InputError(f"{mask_file} must be of the size of {frame}, {raw.shape}, got {mask.shape}")
-    return raw, mask[:rows, :cols], camera  # a mosaic is cut to an even size
-
-
-def cut(
-    pairs: Sequence[Pair],
-    folder: pathlib.Path,
-    side: int,
-    camera: isp.Camera | None,
-    choose: Callable[[list[float]], list[tuple[int, str]]],
-) -> None:
-    """Writes tiles of all frames, side by side from the upper left corner, unless they are there; whole or not at all.
-
-    What is left of a frame at its right and its bottom, less than a tile, is dropped.
+    The rest of a frame at its right and at its bottom, narrower than a tile, is dropped. The folder appears complete or
+    not at all; an existing one is left as it is. Two processes may call this at the same time.
 
     Args:
-        pairs: frames and masks.
-        folder: where the tiles go. If another process makes it at the same time, that one's stay.
-        side: height and width of a tile, even, so that all begin with the same colour of the Bayer pattern.
-        camera: the frames' camera; None for the files' own, of which the common one is written.
-        choose: of the fractions of a frame's tiles that are object, which tiles to keep, and their classes.
+        pairs: the frames and their masks.
+        folder: the folder to write.
+        side: height and width of a tile. Even, so that all tiles start with the same color of the Bayer pattern.
+        camera: the frames' camera; None writes the camera that the files have in common.
+        choose: selects the tiles of a frame.
 
     Raises:
-        InputError: a frame or a mask that does not fit, no tile to keep, or a folder that cannot be written.
+        InputError: a frame and its mask do not fit, no tile is kept, or the folder cannot be written.
     """
     if folder.exists():
         return
@@ -180,13 +80,9 @@ def cut(
 
 
 def _cut_frame(
-    pair: Pair,
-    draft: pathlib.Path,
-    side: int,
-    camera: isp.Camera | None,
-    choose: Callable[[list[float]], list[tuple[int, str]]],
+    pair: Pair, draft: pathlib.Path, side: int, camera: isp.Camera | None, choose: Choose
 ) -> tuple[list[str], isp.Camera]:
-    """Writes the tiles of one frame; returns their lines of labels, and the frame's camera."""
+    """Writes the chosen tiles of one frame, and returns their lines of labels and the frame's camera."""
     frame, _ = pair
     raw, mask, camera = read_frame(pair, camera)
     corners = [
@@ -207,35 +103,34 @@ def _cut_frame(
 
 
 def read_labels(folder: pathlib.Path) -> list[tuple[str, str]]:
-    """The name and the class of every tile."""
-    with _damaged(folder):
+    """Returns the name and the class of every tile."""
+    with _naming_damaged_tiles(folder):
         lines = (folder / "labels.dat").read_text().splitlines()
         return [(name, label) for name, label in (line.rsplit("\t", 1) for line in lines)]
 
 
 def read_camera(folder: pathlib.Path) -> isp.Camera:
-    """The camera that the tiles' frames have in common."""
-    with _damaged(folder):
+    """Returns the camera that the tiles' frames have in common."""
+    with _naming_damaged_tiles(folder):
         return isp.Camera.from_json((folder / "camera.json").read_text())
 
 
 def tile_files(folder: pathlib.Path, name: str) -> Pair:
-    """The files of a tile and of its mask."""
+    """Returns the paths of a tile and of its mask."""
     return folder / "images" / f"{name}.tiff", folder / "masks" / f"{name}.png"
 
 
 def read_tile(folder: pathlib.Path, name: str) -> Sample:
-    """A tile and its mask."""
+    """Reads a tile and its mask."""
     image, mask = tile_files(folder, name)
-    with _damaged(folder):
+    with _naming_damaged_tiles(folder):
         return decode(tifffile.imread, image).astype(np.float32) / 65535, read_mask(mask)
 
 
 @contextlib.contextmanager
-def _damaged(folder: pathlib.Path) -> Iterator[None]:
-    """Turns what reading tiles may raise into one line that says what to do."""
+def _naming_damaged_tiles(folder: pathlib.Path) -> Iterator[None]:
+    """Turns errors of reading tiles into an InputError that says what to do."""
     try:
         yield
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{folder} has damaged tiles ({reason}); delete it, and they are cut again") from None
+        raise InputError(f"{folder} has damaged tiles ({one_line(error)}); delete it to cut them again") from None

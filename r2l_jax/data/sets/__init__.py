@@ -1,1 +1,1 @@
-"""Data sets: published, synthetic, and folders of the user's own files."""
+"""Data sets: synthetic, published, and folders of the user's own files."""

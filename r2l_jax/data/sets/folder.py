@@ -1,4 +1,4 @@
-"""The user's own raw files: sub-folders of classes, or frames and masks."""
+"""The user's own raw files: one sub-folder per class, or frames and masks."""
 
 import concurrent.futures
 import pathlib
@@ -8,7 +8,8 @@ import numpy as np
 import isp
 from r2l_jax.data.files import tiles
 from r2l_jax.data.files.cameras import common_camera, find_camera
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES
+from r2l_jax.data.files.frames import pair_masks
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import AT_ONCE
@@ -16,25 +17,26 @@ from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
 
-# What every network here can halve as often as it needs, after processing at half size, too.
+# A side that every network can halve as often as it needs, even after processing at half size.
 _MULTIPLE = 64
 
 
 def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int | None) -> RawDataset:
-    """Finds the raw files of a folder.
+    """Loads the raw files of a folder.
 
-    - With sub-folders `images` and `masks`: segmentation. A mask's name contains its frame's, and is greater than 0
-      where the object is. Frames are cut into tiles side by side, once, into the sub-folder `tiles_<side>`.
-    - Else each sub-folder is a class, and of every file the middle is taken.
+    - If the folder has the sub-folders `images` and `masks`, the task is segmentation. The name of a mask contains the
+      name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
+      tiles, and writes them to the sub-folder `tiles_<side>`.
+    - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
 
     Args:
         data_dir: the folder.
-        camera: a known camera's name, a JSON file, or "auto" for the files' own figures.
-        tile_size: the side of tiles or of middles, even. None is the smaller of 256 and the shortest side: of any file
-            to classify, or of the first frame, and then a multiple of 64 if it can be.
+        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files name.
+        tile_size: the side of tiles or crops, even. None is 256 or, if less, the shortest side of any file to classify,
+            or the largest multiple of 64 (if there is one) that fits in the first frame.
 
     Raises:
-        InputError: anything that does not exist or does not fit, named.
+        InputError: a setting, a file or a folder is wrong or missing; the message names it.
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
@@ -65,11 +67,11 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
         )
 
     def read_middle(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
-        raw, own = tiles.read_mosaic(path, camera)
+        raw, own = read_mosaic(path, camera)
         if tile_size and min(raw.shape) < tile_size:
             raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
         side = tile_size or TILE_SIZE
-        # A copy, since a view would keep the whole file in memory.
+        # Copied, because a view would keep the whole file in memory.
         return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])).copy(), own
 
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
@@ -88,25 +90,19 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
 
 
 def center_crop(raw: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The middle `(height, width)` of a mosaic, moved by at most a site, to start on a whole tile of the CFA."""
+    """Crops a mosaic to `(height, width)` around its middle, starting at an even row and column to keep the pattern."""
     top, left = ((have - want) // 2 // 2 * 2 for have, want in zip(raw.shape, (height, width), strict=True))
     return raw[top : top + height, left : left + width]
 
 
-def _all(fractions: list[float]) -> list[tuple[int, str]]:
-    """All tiles, with an object or without."""
-    return [(index, "object") for index in range(len(fractions))]
-
-
 def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
-    pairs = tiles.pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
+    pairs = pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
     side = tile_size
     if side is None:
-        side = min(TILE_SIZE, *tiles.read_mosaic(pairs[0][0], camera)[0].shape)
+        side = min(TILE_SIZE, *read_mosaic(pairs[0][0], camera)[0].shape)
         side = side // _MULTIPLE * _MULTIPLE or side
-    # Other files or another camera make other tiles.
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
-    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _all))
+    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile))
     names = tuple(name for name, _ in tiles.read_labels(folder))
     return RawDataset(
         name="Folder",
@@ -118,3 +114,8 @@ def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int 
         read=lambda index: tiles.read_tile(folder, names[index]),
         files=tuple(tiles.tile_files(folder, name) for name in names),
     )
+
+
+def _every_tile(fractions: list[float]) -> list[tuple[int, str]]:
+    """Keeps all tiles, with or without an object."""
+    return [(index, "object") for index in range(len(fractions))]

@@ -1,7 +1,7 @@
-"""A phantom of a stained blood smear: one white cell among red ones, as bright-field light in linear sRGB.
+"""Renders phantoms of a stained blood smear: one white cell among red ones, as bright-field light in linear sRGB.
 
-Lengths are in micrometres, so that a scene means the same at every size in pixels. The look follows a
-May-Gruenwald-Giemsa stain: purple nuclei, blue or pink cytoplasm, red cells in the colour of haemoglobin.
+Lengths are in micrometers, so that scenes look the same at every size in pixels. The colors are those of a
+May-Gruenwald-Giemsa stain: purple nuclei, blue or pink cytoplasm, and red cells in the color of hemoglobin.
 """
 
 import functools
@@ -11,41 +11,64 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-FIELD = 22.0  # width and height of the picture
+# Width and height of a scene.
+FIELD = 22.0
 
-# Absorbance of linear sRGB red, green and blue at concentration 1 (haemoglobin: of 1 micrometre of red cell). Read off
-# photographs of stained smears.
+# Absorbance of red, green and blue in linear sRGB at concentration 1 (of hemoglobin: per micrometer of red cell),
+# measured in photographs of stained smears.
 DYES = {
     "azure": (0.80, 1.15, 0.15),  # the purple complex of azure B and eosin on chromatin
     "methylene_blue": (0.66, 0.42, 0.06),
     "eosin": (0.03, 1.0, 0.72),
-    "haemoglobin": (0.02, 0.085, 0.10),
+    "hemoglobin": (0.02, 0.085, 0.10),
 }
+
+# A mean and a standard deviation.
+Normal = tuple[float, float]
 
 
 class CellType(NamedTuple):
-    """How a class of white cells looks. Fractions are of the cell's radius; pairs are mean and standard deviation.
+    """The look of a class of white cells.
 
-    A nucleus is a chain of lobes along an arc: one for a round nucleus, overlapping ones for a kidney, spaced ones with
-    bridges for a segmented nucleus.
+    A nucleus is a chain of lobes along an arc: one lobe for a round nucleus, overlapping lobes for a kidney shape, and
+    lobes with bridges between them for a segmented nucleus.
+
+    Attributes:
+        radius: of the cell.
+        lobes: the probabilities of 1, 2, ... 5 lobes.
+        lobe_radius: as a fraction of the cell's radius.
+        arc_radius: from the center of the cell to the centers of the lobes, as a fraction of the cell's radius.
+        arc_step: from lobe to lobe, in radians.
+        chromatin: the azure in the nucleus.
+        methylene_blue: in the cytoplasm.
+        eosin: in the cytoplasm.
+        granule_size: the standard deviation of a granule's bell.
+        granule_share: the fraction that is present of the most granules a cell can have.
+        granule_eosin: in the granules.
+        granule_azure: in the granules.
+        granules_on_nucleus: the visible fraction of the granules on the nucleus.
     """
 
-    radius: tuple[float, float]
-    lobes: tuple[float, float, float, float, float]  # how probable 1, 2, ... 5 lobes are
-    lobe_radius: tuple[float, float]  # fraction
-    arc_radius: tuple[float, float]  # fraction, from the cell's centre to those of the lobes
-    arc_step: tuple[float, float]  # radians from lobe to lobe
-    chromatin: tuple[float, float]  # azure in the nucleus
-    methylene_blue: tuple[float, float]  # in the cytoplasm
-    eosin: tuple[float, float]  # in the cytoplasm
+    radius: Normal
+    lobes: tuple[float, float, float, float, float]
+    lobe_radius: Normal
+    arc_radius: Normal
+    arc_step: Normal
+    chromatin: Normal
+    methylene_blue: Normal
+    eosin: Normal
     granule_size: float
-    granule_share: float  # of the most granules that a cell has
-    granule_eosin: tuple[float, float]
-    granule_azure: tuple[float, float]
-    granules_on_nucleus: float  # how much of them shows there
+    granule_share: float
+    granule_eosin: Normal
+    granule_azure: Normal
+    granules_on_nucleus: float
 
 
-# The names are those of the Raw-Microscopy data set.
+# The values of one cell, by the names of the fields of CellType.
+Cell = dict[str, Array]
+
+
+# By the names of the Raw-Microscopy data set.
 CELL_TYPES = {
     "BAS": CellType(  # basophil: dark coarse granules hide the nucleus
         radius=(5.9, 0.6),
@@ -92,7 +115,7 @@ CELL_TYPES = {
         granule_azure=(0.2, 0.1),
         granules_on_nucleus=0.0,
     ),
-    "MON": CellType(  # monocyte: large, a kidney-shaped nucleus, grey-blue cytoplasm
+    "MON": CellType(  # monocyte: large, a kidney-shaped nucleus, gray-blue cytoplasm
         radius=(7.5, 0.7),
         lobes=(0.05, 0.15, 0.4, 0.3, 0.1),
         lobe_radius=(0.46, 0.06),
@@ -125,7 +148,7 @@ CELL_TYPES = {
 }
 CLASSES = tuple(CELL_TYPES)
 
-# The most that a scene has; some of them are left out at random.
+# The largest numbers in a scene; random ones are left out.
 _GRANULES = 140
 _RED_CELLS = 9
 _PLATELETS = 3
@@ -133,16 +156,19 @@ _PLATELETS = 3
 
 @jax.jit
 def transmit(
-    concentrations: Float[Array, "*batch dyes"], absorbances: Float[Array, "dyes colours"]
-) -> Float[Array, "*batch colours"]:
-    """The share of light that passes, by the Beer-Lambert law: 10 ** -(sum over dyes of concentration * absorbance).
+    concentrations: Float[Array, "*batch dyes"], absorbances: Float[Array, "dyes colors"]
+) -> Float[Array, "*batch colors"]:
+    """Computes the fraction of light that passes the dyes, by the Beer-Lambert law.
+
+    The transmittance is 10 ** -(sum over dyes of concentration * absorbance).
 
     Args:
-        concentrations: of each dye, times the thickness, `(..., dyes)`.
-        absorbances: of each dye for each colour at concentration times thickness 1, `(dyes, colours)`.
+        concentrations: the concentration of each dye times the thickness `(..., dyes)`.
+        absorbances: the absorbance of each dye for each color, where concentration times thickness is 1
+            `(dyes, colors)`.
 
     Returns:
-        Transmittance `(..., colours)`, in (0, 1] for concentrations of at least 0.
+        The transmittance `(..., colors)`, in (0, 1] for concentrations of at least 0.
     """
     return 10 ** -(concentrations @ absorbances)
 
@@ -151,7 +177,7 @@ def transmit(
 def render(
     key: PRNGKeyArray, cell_class: Int[Array, ""] | int, size: int
 ) -> tuple[Float[Array, "{size} {size} 3"], Bool[Array, "{size} {size}"]]:
-    """Renders one scene of FIELD x FIELD micrometres: a white cell in random shape, pose, stain and focus.
+    """Renders one scene of FIELD x FIELD micrometers: a white cell of random shape, pose, stain and focus.
 
     Args:
         key: decides everything but the class.
@@ -159,80 +185,86 @@ def render(
         size: height and width in pixels.
 
     Returns:
-        Light in linear sRGB in [0, 1], `(size, size, 3)`: the lamp through the smear, blurred by the microscope. And
-        where the white cell is, `(size, size)`, before the blur.
+        The light of the lamp after the smear and the microscope's blur, in linear sRGB in [0, 1] `(size, size, 3)`; and
+        a mask of the white cell before the blur `(size, size)`.
     """
     place_key, cell_key, white_key, red_key, platelet_key, stain_key, lamp_key, focus_key = jax.random.split(key, 8)
-    cell_type = CellType(*(jnp.array(figures)[cell_class] for figures in zip(*CELL_TYPES.values(), strict=True)))
     axis = FIELD * ((jnp.arange(size) + 0.5) / size - 0.5)
 
-    centre = jax.random.uniform(place_key, (2,), minval=-1.5, maxval=1.5)
-    cell = _individual(cell_key, cell_type)
-    azure, methylene_blue, eosin, inside = _white_cell(white_key, cell, axis, centre)
+    center = jax.random.uniform(place_key, (2,), minval=-1.5, maxval=1.5)
+    cell = _draw_cell(cell_key, cell_class)
+    azure, methylene_blue, eosin, inside = _white_cell(white_key, cell, axis, center)
     azure += _platelets(platelet_key, axis)
-    haemoglobin = _red_cells(red_key, axis, centre, cell.radius)
-    smear = jnp.stack([azure, methylene_blue, eosin, haemoglobin], -1)
-    # The strength of a stain varies from slide to slide, and so does the balance of its dyes.
+    hemoglobin = _red_cells(red_key, axis, center, cell["radius"])
+    smear = jnp.stack([azure, methylene_blue, eosin, hemoglobin], -1)
+    # The strength of a stain and the balance of its dyes vary from slide to slide.
     smear *= jnp.exp(0.12 * jax.random.normal(stain_key, (len(DYES),)))
 
     light = _lamp(lamp_key, axis)[..., None] * transmit(smear, jnp.array(list(DYES.values())))
-    # Diffraction, and the defocus of a cell that lies above or below the focal plane.
+    # The blur is the diffraction, and the defocus of a cell above or below the focal plane.
     psf_width = jnp.hypot(0.14, 0.2 * jax.random.normal(focus_key))
     blur = _bells(axis, axis, psf_width)
     blur /= blur.sum(1, keepdims=True)
     return jnp.einsum("yi,ijc,xj->yxc", blur, light, blur), inside
 
 
-def _individual(key, cell_type):
-    """One cell of its class: each pair becomes a number drawn from it, at least 0."""
-    pairs = {name: figure for name, figure in cell_type._asdict().items() if figure.shape == (2,)}
+def _draw_cell(key: PRNGKeyArray, cell_class: Int[Array, ""] | int) -> Cell:
+    """Draws one cell of a class: each mean with its standard deviation becomes a number of at least 0."""
+    of_each_class = zip(*CELL_TYPES.values(), strict=True)
+    cell = {name: jnp.array(values)[cell_class] for name, values in zip(CellType._fields, of_each_class, strict=True)}
+    pairs = {name: value for name, value in cell.items() if value.shape == (2,)}
     normal = jax.random.normal(key, (len(pairs),))
     drawn = {
         name: jnp.maximum(mean + deviation * number, 0)
         for (name, (mean, deviation)), number in zip(pairs.items(), normal, strict=True)
     }
-    return cell_type._replace(**drawn)
+    return cell | drawn
 
 
-def _white_cell(key, cell, axis, centre):
-    """Azure, methylene blue and eosin in each pixel, and whether it is inside the cell."""
+def _white_cell(
+    key: PRNGKeyArray, cell: Cell, axis: Float[Array, "size"], center: Float[Array, "2"]
+) -> tuple[Float[Array, "size size"], Float[Array, "size size"], Float[Array, "size size"], Bool[Array, "size size"]]:
+    """Returns azure, methylene blue and eosin in each pixel, and whether the pixel is inside the cell."""
     warp_key, stretch_key, turn_key, nucleus_key, granule_key, fine_key, coarse_key, cytoplasm_key = jax.random.split(
         key, 8
     )
-    # Warped coordinates make every outline irregular.
+    # Warping the coordinates makes every outline irregular.
     warp = [0.3 * _field(warp, axis, 2.0) for warp in jax.random.split(warp_key)]
-    x, y = axis - centre[0] + warp[0], (axis - centre[1])[:, None] + warp[1]
+    x, y = axis - center[0] + warp[0], (axis - center[1])[:, None] + warp[1]
     turn = jax.random.uniform(turn_key, maxval=2 * jnp.pi)
     stretch = jnp.exp(0.07 * jax.random.normal(stretch_key))
     x, y = x * jnp.cos(turn) + y * jnp.sin(turn), y * jnp.cos(turn) - x * jnp.sin(turn)
-    to_edge = jnp.hypot(x * stretch, y / stretch) - cell.radius
+    to_edge = jnp.hypot(x * stretch, y / stretch) - cell["radius"]
     body = _soft_step(-to_edge, axis)
 
     nucleus = body * _soft_step(-_nucleus(nucleus_key, cell, jnp.stack([x, y], -1)), axis)
     clumps = jnp.exp(0.18 * _field(fine_key, axis, 0.35) + 0.12 * _field(coarse_key, axis, 0.9))
-    granules = body * _granules(granule_key, cell, axis, centre)
-    granules *= 1 - (1 - cell.granules_on_nucleus) * nucleus
+    granules = body * _granules(granule_key, cell, axis, center)
+    granules *= 1 - (1 - cell["granules_on_nucleus"]) * nucleus
     cytoplasm = body * (1 - nucleus) * jnp.exp(0.1 * _field(cytoplasm_key, axis, 0.6))
 
-    azure = cell.chromatin * nucleus * clumps + cell.granule_azure * granules
-    methylene_blue = cell.methylene_blue * cytoplasm
-    eosin = cell.eosin * cytoplasm + cell.granule_eosin * granules
+    azure = cell["chromatin"] * nucleus * clumps + cell["granule_azure"] * granules
+    methylene_blue = cell["methylene_blue"] * cytoplasm
+    eosin = cell["eosin"] * cytoplasm + cell["granule_eosin"] * granules
     return azure, methylene_blue, eosin, to_edge < 0
 
 
-def _nucleus(key, cell, place):
-    """Distance to the outline of the nucleus, negative inside: a smooth union of lobes and the bridges between them."""
-    count_key, jitter_key, lobe_key = jax.random.split(key, 3)
-    most = len(cell.lobes)
-    count = 1 + jax.random.choice(count_key, most, p=cell.lobes)
-    number = jnp.arange(most)
-    angle = (number - (count - 1) / 2) * cell.arc_step
-    angle += 0.15 * jax.random.normal(jitter_key, (most,))
-    centres = cell.arc_radius * cell.radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
-    lobe_radius = cell.lobe_radius * cell.radius * jnp.exp(0.12 * jax.random.normal(lobe_key, (most,)))
-    to_lobes = jnp.linalg.norm(place[..., None, :] - centres, axis=-1) - lobe_radius
+def _nucleus(key: PRNGKeyArray, cell: Cell, place: Float[Array, "size size 2"]) -> Float[Array, "size size"]:
+    """Returns the distance to the outline of the nucleus, negative inside.
 
-    start, along = centres[:-1], centres[1:] - centres[:-1]
+    The nucleus is a smooth union of lobes and of the bridges between them.
+    """
+    count_key, jitter_key, lobe_key = jax.random.split(key, 3)
+    most = len(cell["lobes"])
+    count = 1 + jax.random.choice(count_key, most, p=cell["lobes"])
+    number = jnp.arange(most)
+    angle = (number - (count - 1) / 2) * cell["arc_step"]
+    angle += 0.15 * jax.random.normal(jitter_key, (most,))
+    centers = cell["arc_radius"] * cell["radius"] * jnp.stack([jnp.cos(angle), jnp.sin(angle)], -1)
+    lobe_radius = cell["lobe_radius"] * cell["radius"] * jnp.exp(0.12 * jax.random.normal(lobe_key, (most,)))
+    to_lobes = jnp.linalg.norm(place[..., None, :] - centers, axis=-1) - lobe_radius
+
+    start, along = centers[:-1], centers[1:] - centers[:-1]
     offset = place[..., None, :] - start
     share = jnp.clip((offset * along).sum(-1) / jnp.maximum((along**2).sum(-1), 1e-6), 0, 1)
     to_bridges = jnp.linalg.norm(offset - share[..., None] * along, axis=-1) - 0.35
@@ -243,29 +275,33 @@ def _nucleus(key, cell, place):
     return -smoothness * jax.nn.logsumexp(jnp.where(present, -distances / smoothness, -jnp.inf), axis=-1)
 
 
-def _granules(key, cell, axis, centre):
-    """How densely granules cover each pixel, 0 to 1; they lie anywhere in the cell."""
+def _granules(
+    key: PRNGKeyArray, cell: Cell, axis: Float[Array, "size"], center: Float[Array, "2"]
+) -> Float[Array, "size size"]:
+    """Returns how densely granules, which lie anywhere in the cell, cover each pixel: 0 to 1."""
     distance_key, angle_key, share_key = jax.random.split(key, 3)
-    distance = cell.radius * jnp.sqrt(jax.random.uniform(distance_key, (_GRANULES,)))
+    distance = cell["radius"] * jnp.sqrt(jax.random.uniform(distance_key, (_GRANULES,)))
     angle = jax.random.uniform(angle_key, (_GRANULES,), maxval=2 * jnp.pi)
-    present = jax.random.uniform(share_key, (_GRANULES,)) < cell.granule_share
-    columns = _bells(centre[0] + distance * jnp.cos(angle), axis, cell.granule_size)
-    rows = _bells(centre[1] + distance * jnp.sin(angle), axis, cell.granule_size)
+    present = jax.random.uniform(share_key, (_GRANULES,)) < cell["granule_share"]
+    columns = _bells(center[0] + distance * jnp.cos(angle), axis, cell["granule_size"])
+    rows = _bells(center[1] + distance * jnp.sin(angle), axis, cell["granule_size"])
     return 1 - jnp.exp(-jnp.einsum("g,gy,gx->yx", present, rows, columns))
 
 
-def _red_cells(key, axis, centre, white_radius):
-    """Thickness of red cells in each pixel: biconcave discs around the white cell, hardly over it.
+def _red_cells(
+    key: PRNGKeyArray, axis: Float[Array, "size"], center: Float[Array, "2"], white_radius: Float[Array, ""]
+) -> Float[Array, "size size"]:
+    """Returns the thickness of red cells in each pixel: biconcave discs around the white cell that hardly overlap it.
 
     The profile is that of Evans and Fung, "Improved measurements of the erythrocyte geometry" (1972).
     """
     angle_key, distance_key, radius_key, stretch_key, turn_key, share_key = jax.random.split(key, 6)
     radius = 3.7 + 0.25 * jax.random.normal(radius_key, (_RED_CELLS,))
-    # One in each sector, so that they do not pile up.
+    # Each red cell has its own sector, so that few overlap.
     angle = 2 * jnp.pi / _RED_CELLS * (jnp.arange(_RED_CELLS) + jax.random.uniform(angle_key, (_RED_CELLS,)))
     distance = white_radius + radius * jax.random.uniform(distance_key, (_RED_CELLS,), minval=0.9, maxval=2.6)
-    x = axis[:, None] - centre[0] - distance * jnp.cos(angle)
-    y = axis[:, None, None] - centre[1] - distance * jnp.sin(angle)
+    x = axis[:, None] - center[0] - distance * jnp.cos(angle)
+    y = axis[:, None, None] - center[1] - distance * jnp.sin(angle)
     turn = jax.random.uniform(turn_key, (_RED_CELLS,), maxval=jnp.pi)
     stretch = jnp.exp(0.08 * jax.random.normal(stretch_key, (_RED_CELLS,)))
     along = (x * jnp.cos(turn) + y * jnp.sin(turn)) * stretch
@@ -275,35 +311,42 @@ def _red_cells(key, axis, centre, white_radius):
     return jnp.where(jax.random.uniform(share_key, (_RED_CELLS,)) < 0.75, thickness, 0).sum(-1)
 
 
-def _platelets(key, axis):
-    """Azure of a few platelets, anywhere."""
+def _platelets(key: PRNGKeyArray, axis: Float[Array, "size"]) -> Float[Array, "size size"]:
+    """Returns the azure of a few platelets at random places."""
     place_key, strength_key = jax.random.split(key)
     x, y = jax.random.uniform(place_key, (2, _PLATELETS), minval=-FIELD / 2, maxval=FIELD / 2)
     strength = jnp.maximum(jax.random.uniform(strength_key, (_PLATELETS,), minval=-0.6, maxval=0.4), 0)
     return jnp.einsum("p,py,px->yx", strength, _bells(y, axis, 0.6), _bells(x, axis, 0.6))
 
 
-def _lamp(key, axis):
-    """Brightness of the empty field: not quite the same in each picture, and darker towards the corners."""
-    level_key, centre_key, fall_key = jax.random.split(key, 3)
-    x, y = jax.random.uniform(centre_key, (2,), minval=-3, maxval=3)
+def _lamp(key: PRNGKeyArray, axis: Float[Array, "size"]) -> Float[Array, "size size"]:
+    """Returns the brightness of the empty field, which differs a little between scenes and falls off to the corners."""
+    level_key, center_key, fall_key = jax.random.split(key, 3)
+    x, y = jax.random.uniform(center_key, (2,), minval=-3, maxval=3)
     squared = ((axis[:, None] - y) ** 2 + (axis - x) ** 2) / (FIELD / 2) ** 2
     level = jax.random.uniform(level_key, minval=0.76, maxval=0.84)
     return level * (1 - jax.random.uniform(fall_key, minval=0.0, maxval=0.08) * squared)
 
 
-def _bells(centres, axis, width):
-    """Gaussian bells of height 1, `(centres, axis)`. Two of them, multiplied out, make a round spot."""
-    return jnp.exp(-((centres[:, None] - axis) ** 2) / (2 * width**2))
+def _bells(
+    centers: Float[Array, "centers"], axis: Float[Array, "size"], width: Float[Array, ""] | float
+) -> Float[Array, "centers size"]:
+    """Returns Gaussian bells of height 1. The outer product of two bells is a round spot."""
+    return jnp.exp(-((centers[:, None] - axis) ** 2) / (2 * width**2))
 
 
-def _field(key, axis, scale):
-    """Smooth noise `(size, size)` of mean 0 and variance 1; `scale` is how far its bumps reach."""
+def _field(key: PRNGKeyArray, axis: Float[Array, "size"], scale: float) -> Float[Array, "size size"]:
+    """Returns smooth noise of mean 0 and variance 1, with bumps about as wide as `scale`."""
     smooth = _bells(axis, axis, scale)
     smooth /= jnp.linalg.norm(smooth, axis=1, keepdims=True)
     return smooth @ jax.random.normal(key, (len(axis), len(axis))) @ smooth.T
 
 
-def _soft_step(inside, axis):
-    """From 0 to 1 where the distance `inside` an outline crosses zero, over about a pixel or a blurry membrane."""
+def _soft_step(inside: Float[Array, "size size"], axis: Float[Array, "size"]) -> Float[Array, "size size"]:
+    """Returns 1 inside an outline and 0 outside, with a soft edge of about a pixel or the width of a membrane.
+
+    Args:
+        inside: the distance from the outline, positive inside.
+        axis: the coordinates of the pixels.
+    """
     return jax.nn.sigmoid(inside / jnp.maximum(0.12, 0.3 * (axis[1] - axis[0])))

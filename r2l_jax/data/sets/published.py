@@ -1,7 +1,7 @@
-"""The two published raw data sets, Raw-Microscopy and Raw-Drone, in the layout in which they are downloaded.
+"""The published raw data sets, Raw-Microscopy and Raw-Drone, in the layout in which they are downloaded.
 
-Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images", TMLR 2023. Which images
-count, in which order, and which tiles are drawn is as in the program published with them.
+Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images", TMLR 2023. The choice of
+images, their order, and the tiles that are drawn are those of the program published with the data sets.
 """
 
 import collections
@@ -13,14 +13,14 @@ import tifffile
 
 import isp
 from r2l_jax.data.files import tiles
+from r2l_jax.data.files.frames import Pair, pair_masks, read_frame
+from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_first_process
 
-DATASETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
-
-# Mean and standard deviation of R, G and B, as published: of images after a static pipeline, and of mosaics at half
-# size. For other data they are computed.
+# Published means and standard deviations of R, G and B: of images after a static pipeline, and of mosaics at half size.
+# For other data sets they are computed.
 _DRONE = ((0.35, 0.36, 0.35), (0.12, 0.11, 0.12))
 STATIC_STATISTICS = {
     "Microscopy": ((0.91, 0.84, 0.94), (0.08, 0.12, 0.05)),
@@ -32,7 +32,7 @@ MOSAIC_STATISTICS = {"Microscopy": ((0.5663, 0.1401, 0.0731), (0.097, 0.0423, 0.
 
 TILE_SIZE = 256
 
-# Classes of no more than RARE images are left out, and so is one image.
+# Classes with at most RARE images and one unusable image are left out.
 CELLS = (
     *("BAS", "EBO", "EOS", "KSC", "LYA", "LYT", "MMZ", "MOB"),
     *("MON", "MYB", "MYO", "NGB", "NGS", "PMB", "PMO", "UNC"),
@@ -40,7 +40,7 @@ CELLS = (
 RARE = 4
 LEFT_OUT = "Ma190c_lame3_zone13_composite_Mcropped_2"
 
-# A tile counts as one with a car if more than this fraction of it is car; with less but some it is neither.
+# A tile has the class "car" if cars cover more than this fraction of it. With a smaller car, it is left out.
 CAR_FRACTION = 0.01
 SEED = 72
 
@@ -48,25 +48,26 @@ _FRAME_SUFFIXES = (".tif", ".tiff", ".png", ".dng")
 
 
 def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
-    """Finds a published data set.
+    """Loads a published data set.
 
-    - "Microscopy": `microscopy/images/<intensity>/*.tiff` and `microscopy/labels/Ma190c_annotations.dat`.
-    - "MicroscopyRGB": the same images, processed by the microscope's own software, in the intensities' folders that
-      have "rgb" in place of "raw".
-    - "DroneSegmentationFull": the frames `drone/images_full/<intensity>/*` and their masks `drone/masks_full/*`, whose
-      names contain the frames'.
-    - "DroneSegmentation": the frames' tiles of 256x256 in which there is a car.
+    - "Microscopy": the mosaics `microscopy/images/<intensity>/*.tiff`, labeled by
+      `microscopy/labels/Ma190c_annotations.dat`.
+    - "MicroscopyRGB": the same images, processed by the microscope's own software, in folders that have "rgb" in place
+      of "raw" in the intensity.
+    - "DroneSegmentationFull": the frames `drone/images_full/<intensity>/*` with the masks `drone/masks_full/*`; the
+      name of a mask contains the name of its frame.
+    - "DroneSegmentation": tiles of 256x256 from these frames that show at least a part of a car.
     - "Drone": tiles to classify, "car" or "no car", equally many of each from every frame.
 
-    Tiles are cut at the first call, into `drone/tiles_256/`, and again when the frames or masks are others.
+    The first call cuts the tiles and writes them to `drone/tiles_256/`. They are cut again if frames or masks change.
 
     Args:
-        name: one of `DATASETS`.
-        data_dir: what holds the folders `microscopy` and `drone`.
+        name: one of `config.PUBLISHED_SETS`.
+        data_dir: the folder that holds `microscopy` and `drone`.
         intensity: the folder of an intensity, such as "raw_scale100".
 
     Raises:
-        InputError: files that are not there or do not fit, named, with what to do.
+        InputError: a file is wrong or missing; the message names it and says what to do.
     """
     root = pathlib.Path(data_dir)
     if name in ("Microscopy", "MicroscopyRGB"):
@@ -77,7 +78,7 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
 
 def download_name(name: str) -> str:
-    """Which of the two data sets to download for a name of `DATASETS`."""
+    """Returns which of the two downloads holds a data set of `config.PUBLISHED_SETS`."""
     return "Microscopy" if name in ("Microscopy", "MicroscopyRGB") else "Drone"
 
 
@@ -88,7 +89,7 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         lines = labels_file.read_text().splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{labels_file}: {error}") from None
-    pairs = [_fields(labels_file, line) for line in lines if line.strip()]
+    pairs = [_name_and_class(labels_file, line) for line in lines if line.strip()]
     counts = collections.Counter(label for _, label in pairs)
     classes = tuple(label for label in CELLS if counts[label] > RARE)
     pairs = [(stem, label) for stem, label in pairs if label in classes and stem != LEFT_OUT]
@@ -97,8 +98,12 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     paths = [images / f"{stem}.tiff" for stem, _ in pairs]
     _require(name, root, *paths)
     labels = np.array([classes.index(label) for _, label in pairs], np.int32)
-    processed = name == "MicroscopyRGB"
-    camera = None if processed else isp.CAMERAS["microscopy"]
+    camera = None if name == "MicroscopyRGB" else isp.CAMERAS["microscopy"]
+
+    def read(index: int) -> Sample:
+        path = paths[index]
+        return _read_image(path) if camera is None else _read_mosaic(path, camera), labels[index]
+
     return RawDataset(
         name=name,
         task="classification",
@@ -106,29 +111,28 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         camera=camera,
         names=tuple(stem for stem, _ in pairs),
         labels=labels,
-        read=lambda index: (_image(paths[index]) if processed else _mosaic(paths[index], camera), labels[index]),
+        read=read,
         files=tuple((path,) for path in paths),
     )
 
 
-def _fields(file: pathlib.Path, line: str) -> tuple[str, str]:
-    """The name and the class of a line."""
+def _name_and_class(file: pathlib.Path, line: str) -> tuple[str, str]:
     fields = line.split()
     if len(fields) != 2:
         raise InputError(f"{file}: a line must be a name and a class, got {line!r}")
     return fields[0], fields[1]
 
 
-def _mosaic(path: pathlib.Path, camera: isp.Camera) -> np.ndarray:
-    """The mosaic of a file of 256x256."""
-    raw, _ = tiles.read_mosaic(path, camera)
+def _read_mosaic(path: pathlib.Path, camera: isp.Camera) -> np.ndarray:
+    """Reads a mosaic of 256x256."""
+    raw, _ = read_mosaic(path, camera)
     if raw.shape != (TILE_SIZE, TILE_SIZE):
         raise InputError(f"{path} must be {TILE_SIZE}x{TILE_SIZE}, got {raw.shape[0]}x{raw.shape[1]}")
     return raw
 
 
-def _image(path: pathlib.Path) -> np.ndarray:
-    """The image `(256, 256, 3)` of a 16-bit file, of which the channels may also come first."""
+def _read_image(path: pathlib.Path) -> np.ndarray:
+    """Reads a 16-bit image `(256, 256, 3)`; in the file, the channels may come first."""
     try:
         values = tifffile.imread(path)
     except (OSError, ValueError) as error:
@@ -144,26 +148,26 @@ def _image(path: pathlib.Path) -> np.ndarray:
 
 
 def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
-    """Whether the folders that `load` reads exist and are whole, or the tiles that it has cut."""
+    """Returns whether `load` finds complete folders, or tiles that it has cut."""
     root = pathlib.Path(data_dir)
     sources = _sources(name, root, intensity)
     if all(path.exists() for path in sources):
-        return _unfinished(*sources) is None
-    return len(_versions(name, root, intensity)) == 1
+        return _unfinished_file(*sources) is None
+    return len(_cut_tiles(name, root, intensity)) == 1
 
 
-def _unfinished(*sources: pathlib.Path) -> pathlib.Path | None:
-    """What a download that was ended has left in the folders."""
+def _unfinished_file(*sources: pathlib.Path) -> pathlib.Path | None:
+    """Returns a file that an interrupted download left in the folders, or None."""
     return next((part for source in sources if source.is_dir() for part in source.glob("*.part")), None)
 
 
-def _versions(name: str, root: pathlib.Path, intensity: str) -> list[pathlib.Path]:
-    """The tiles that have been cut."""
+def _cut_tiles(name: str, root: pathlib.Path, intensity: str) -> list[pathlib.Path]:
+    """Lists the folders of tiles that have been cut, one for each version of the frames."""
     return [path for path in _tiles_folder(name, root, intensity).glob("[!.]*") if path.is_dir()]
 
 
 def _sources(name: str, root: pathlib.Path, intensity: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """The folder of the images, and where their targets are."""
+    """Returns the folder of the images, and the file or folder of their targets."""
     if download_name(name) == "Microscopy":
         folder = root / "microscopy"
         if name == "MicroscopyRGB":
@@ -177,7 +181,7 @@ def _tiles_folder(name: str, root: pathlib.Path, intensity: str) -> pathlib.Path
 
 
 def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
-    """Raises an InputError that says what to do unless all paths exist."""
+    """Raises an InputError that says what to do, unless all paths exist and no download into them is unfinished."""
     missing = [path for path in paths if not path.exists()]
     if missing:
         others = f" and {len(missing) - 1} more of {len(paths)} files are" if len(missing) > 1 else " is"
@@ -185,30 +189,30 @@ def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
             f"--dataset={name}: {missing[0].relative_to(root)}{others} not in --data_dir={root}; get the data set by "
             f"python scripts/download.py --dataset={download_name(name)} --data_dir={root}"
         )
-    if part := _unfinished(*paths):
+    if part := _unfinished_file(*paths):
         raise InputError(
-            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} is of a download that was ended: "
-            "the same download goes on"
+            f"--dataset={name}: {part.relative_to(root)} in --data_dir={root} was left by an interrupted download: "
+            "the same download continues it"
         )
 
 
-def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[tiles.Pair]:
-    """Every frame with its mask, by name."""
+def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[Pair]:
+    """Lists the frames with their masks, in the order of the frames' names."""
     folder, masks_folder = _sources(name, root, intensity)
     _require(name, root, folder, masks_folder)
     for path in (folder, masks_folder):
         if not path.is_dir():
             raise InputError(f"{path} must be a folder, got a file")
-    return tiles.pair_masks(folder, masks_folder, _FRAME_SUFFIXES)
+    return pair_masks(folder, masks_folder, _FRAME_SUFFIXES)
 
 
 def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
     pairs = _frame_pairs("DroneSegmentationFull", root, intensity)
     camera = isp.CAMERAS["drone"]
-    shape = tiles.read_mosaic(pairs[0][0], camera)[0].shape
+    shape = read_mosaic(pairs[0][0], camera)[0].shape
 
     def read(index: int) -> Sample:
-        raw, mask, _ = tiles.read_frame(pairs[index], camera)
+        raw, mask, _ = read_frame(pairs[index], camera)
         if raw.shape != shape:
             raise InputError(f"all frames must have one size: {pairs[0][0]} has {shape}, {pairs[index][0]} {raw.shape}")
         return raw, mask
@@ -227,20 +231,22 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
 
 def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     camera, segmentation = isp.CAMERAS["drone"], name == "DroneSegmentation"
-    versions = _versions(name, root, intensity)
-    if len(versions) == 1 and not all(path.exists() for path in _sources(name, root, intensity)):
-        (folder,) = versions  # whoever needs the space may delete what the tiles were cut of
+    earlier = _cut_tiles(name, root, intensity)
+    if len(earlier) == 1 and not all(path.exists() for path in _sources(name, root, intensity)):
+        # The user may have deleted the frames to save space.
+        (folder,) = earlier
     else:
-        pairs = _frame_pairs(name, root, intensity)
-        folder = _tiles_folder(name, root, intensity) / tiles.version(pairs, camera)
+        frames = _frame_pairs(name, root, intensity)
+        folder = _tiles_folder(name, root, intensity) / tiles.version(frames, camera)
         choose = _with_cars if segmentation else _balanced
-        on_first_process(lambda: tiles.cut(pairs, folder, TILE_SIZE, camera, choose))
+        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, camera, choose))
     classes = ("car",) if segmentation else ("car", "no car")
-    pairs = tiles.read_labels(folder)
-    labels = np.array([classes.index(label) for _, label in pairs], np.int32)
+    lines = tiles.read_labels(folder)
+    names = tuple(stem for stem, _ in lines)
+    labels = np.array([classes.index(label) for _, label in lines], np.int32)
 
     def read(index: int) -> Sample:
-        raw, mask = tiles.read_tile(folder, pairs[index][0])
+        raw, mask = tiles.read_tile(folder, names[index])
         return raw, mask if segmentation else labels[index]
 
     return RawDataset(
@@ -248,26 +254,25 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         task="segmentation" if segmentation else "classification",
         classes=classes,
         camera=camera,
-        names=tuple(stem for stem, _ in pairs),
+        names=names,
         labels=labels,
         read=read,
-        files=tuple(tiles.tile_files(folder, stem)[: 1 + segmentation] for stem, _ in pairs),
+        files=tuple(tiles.tile_files(folder, stem)[: 1 + segmentation] for stem in names),
     )
 
 
 def _with_cars(fractions: list[float]) -> list[tuple[int, str]]:
-    """The tiles in which there is a car."""
+    """Keeps the tiles that show at least a part of a car."""
     return [(index, "car") for index, fraction in enumerate(fractions) if fraction > 0]
 
 
 def _balanced(fractions: list[float]) -> list[tuple[int, str]]:
-    """Equally many tiles with and without a car; of those that there are more of, which ones is drawn at random."""
+    """Keeps equally many tiles with and without a car, by dropping random tiles of the more frequent kind."""
     cars = [index for index, fraction in enumerate(fractions) if fraction > CAR_FRACTION]
     others = [index for index, fraction in enumerate(fractions) if fraction == 0]
-    more = max(cars, others, key=len)
     surplus = abs(len(cars) - len(others))
-    # As published: the shuffled list's first ones are dropped.
-    shuffled = list(more)
+    # The published program drops the first tiles of a shuffled list.
+    shuffled = list(max(cars, others, key=len))
     random.Random(SEED).shuffle(shuffled)
     dropped = set(shuffled[:surplus])
     return [

@@ -1,7 +1,7 @@
-"""The embedded data set: phantoms of a stained blood smear, photographed and written in the layout of the real sets.
+"""The embedded data set: phantoms of a stained blood smear, photographed and written in the published layout.
 
 <root>/images/raw_scale{001,005,010,025,050,075,100}/<name>.tiff   16-bit mosaics, value / 65535
-<root>/labels/labels.dat                                           lines "<name> <class>"
+<root>/labels/labels.dat                                           lines of a name, a space and a class
 <root>/masks/<name>.png                                            8-bit, 255 where the white cell is
 <root>/camera.json  dataset.json                                   the camera; the settings that made the folder
 """
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
+from jaxtyping import Array, Int, PRNGKeyArray, UInt8, UInt16
 from PIL import Image
 from tqdm import tqdm
 
@@ -22,50 +23,93 @@ from isp.camera import Camera
 from isp.sensor import expose
 from isp.unprocessing import to_camera
 from r2l_jax.config import INTENSITIES
+from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.phantom import CLASSES, render
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import drafting
 
-# The exposures of every scene, as the real data sets have them: fractions of the full light.
-
-# An invented camera of ordinary figures: 12 bits with black at 128, a green-sensitive sensor, broad colour filters.
+# An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
+# green, and broad color filters.
 CAMERA = Camera(
     black_level=(128 / 4095,) * 4,
     white_balance=(1.9, 1.0, 1.6),
     color_matrix=((1.62, -0.44, -0.18), (-0.25, 1.50, -0.25), (-0.02, -0.40, 1.42)),
 )
 
-# In electrons: a small pixel and an inexpensive read-out. At an intensity of 0.01 the background is 16 electrons, and
-# what tells the classes apart drowns in the noise.
+# In electrons, for a small pixel with an inexpensive read-out. At an intensity of 0.01 the background has 16 electrons,
+# and the noise hides the differences between the classes.
 FULL_WELL = 2000.0
 READ_NOISE = 8.0
 
-_VERSION = 2  # of the pictures and their layout: raise it whenever the same settings give other files
+# To be raised whenever the same settings give other files.
+_VERSION = 2
 _BATCH = 20
 
 
 def intensity_folder(intensity: float) -> str:
-    """The folder under `images/` that holds this intensity: 0.05 is in "raw_scale005"."""
+    """Returns the name of the folder under `images/` for an intensity, such as "raw_scale005" for 0.05."""
     return f"raw_scale{round(100 * intensity):03d}"
 
 
-def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: int = 0) -> Path:
-    """Writes the data set, or finds it written: one folder under `parent` for these settings.
-
-    The folder appears complete or not at all: it is filled under another name and renamed at the end. Of two processes
-    that write it at once, the slower one drops its copy.
+def load(name: str, parent: str | Path, intensity: float, images: int, size: int) -> RawDataset:
+    """Loads a synthetic data set, and renders it if it does not exist.
 
     Args:
-        parent: where the folder lies or shall lie; made if missing.
-        images: how many scenes; the classes take turns.
-        size: height and width in pixels, even and at least 32.
-        seed: the same seed gives the same files on the same machine.
+        name: one of `config.SYNTHETIC_SETS`.
+        parent: see `generate`.
+        intensity: one of `INTENSITIES`.
+        images: see `generate`.
+        size: see `generate`.
+
+    Raises:
+        InputError: a setting is out of range, or the folder cannot be written.
+    """
+    try:
+        root = generate(parent, images=images, size=size)
+    except (ValueError, OSError) as error:
+        raise InputError(f"synthetic data set: {error}") from None
+    lines = sorted(line.split() for line in (root / "labels" / "labels.dat").read_text().splitlines())
+    names = tuple(stem for stem, _ in lines)
+    classes = tuple(sorted({label for _, label in lines}))
+    labels = np.array([classes.index(label) for _, label in lines], np.int32)
+    segmentation = name == "SyntheticSegmentation"
+    mosaics = [root / "images" / intensity_folder(intensity) / f"{stem}.tiff" for stem in names]
+    masks = [root / "masks" / f"{stem}.png" for stem in names]
+
+    def read(index: int) -> Sample:
+        raw = tifffile.imread(mosaics[index]).astype(np.float32) / 65535
+        return raw, read_mask(masks[index]) if segmentation else labels[index]
+
+    return RawDataset(
+        name=name,
+        task="segmentation" if segmentation else "classification",
+        classes=("white cell",) if segmentation else classes,
+        camera=Camera.from_json((root / "camera.json").read_text()),
+        names=names,
+        labels=labels,
+        read=read,
+        files=tuple(zip(mosaics, masks, strict=True) if segmentation else zip(mosaics, strict=True)),
+    )
+
+
+def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: int = 0) -> Path:
+    """Renders the data set into a folder under `parent`, unless a folder for these settings exists.
+
+    The folder appears complete or not at all. If two processes write it at the same time, the slower one drops its
+    copy.
+
+    Args:
+        parent: the folder that holds the data set's folder; made if it does not exist.
+        images: the number of scenes; their classes alternate.
+        size: the height and width in pixels, even and at least 32.
+        seed: decides the scenes and the noise. A machine writes the same files for the same seed.
 
     Returns:
         The data set's folder.
 
     Raises:
-        InputError: images or size out of range, or something else lies where the folder should.
+        InputError: `images` or `size` is out of range, or a folder of that name holds something else.
     """
     if images < len(CLASSES):
         raise InputError(f"images must be at least {len(CLASSES)}, one of each class, got {images}")
@@ -81,14 +125,14 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
 
 
 def _check(root: Path, settings: dict[str, int]) -> None:
-    """Raises an InputError unless `root` was made with these settings."""
+    """Raises an InputError unless the folder was made with these settings."""
     description = root / "dataset.json"
     if not description.is_file() or json.loads(description.read_text()) != settings:
         raise InputError(f"{root} is not the synthetic data set of {settings}: move it, or use another folder")
 
 
 def _write(root: Path, settings: dict[str, int]) -> None:
-    """Renders all scenes and writes all files; the disk works on one batch while the next is rendered."""
+    """Renders all scenes and writes all files: one batch is written while the next one is rendered."""
     folders = [root / "images" / intensity_folder(intensity) for intensity in INTENSITIES]
     for folder in (*folders, root / "labels", root / "masks"):
         folder.mkdir(parents=True)
@@ -105,10 +149,10 @@ def _write(root: Path, settings: dict[str, int]) -> None:
     with ThreadPoolExecutor() as pool:
         written = iter(())
         for start in tqdm(range(0, images, _BATCH), desc="synthetic data set", unit="batch"):
-            # The last batch ends at the last image: every batch has one shape, and is compiled once.
+            # The last batch starts early enough to be full, so that all batches have one shape to compile.
             batch = slice(max(min(start, images - _BATCH), 0), start + _BATCH)
             raws, masks = _photograph(keys[batch], jnp.array(classes[batch]), settings["size"])
-            list(written)  # waits for the batch before, and raises its errors
+            list(written)  # waits until the previous batch is written, and raises its errors
             written = pool.map(write_scene, names[batch], np.asarray(raws), np.asarray(masks))
         list(written)
 
@@ -120,8 +164,10 @@ def _write(root: Path, settings: dict[str, int]) -> None:
 
 @functools.partial(jax.jit, static_argnames="size")
 @functools.partial(jax.vmap, in_axes=(0, 0, None))
-def _photograph(key, cell_class, size):
-    """One scene at every intensity, `(intensities, size, size)` uint16, and its mask `(size, size)` uint8."""
+def _photograph(
+    key: PRNGKeyArray, cell_class: Int[Array, ""], size: int
+) -> tuple[UInt16[Array, "intensities {size} {size}"], UInt8[Array, "{size} {size}"]]:
+    """Renders one scene, and returns its mosaic at each intensity and its mask, 255 where the white cell is."""
     render_key, noise_key = jax.random.split(key)
     rgb, mask = render(render_key, cell_class, size)
     light = to_camera(rgb, CAMERA)

@@ -360,9 +360,8 @@ class Evaluator:
         sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
 
         previous = None
-        for batch in loader.eval_batches(loader.Numbered.of(dataset), fold.fold.valid_indices, self._batch_size):
-            target, index = batch["target"]
-            batch = to_devices({**batch, "target": target, "index": index}, shardings().split)
+        for batch in loader.eval_batches(dataset, fold.fold.valid_indices, self._batch_size, keep_decoded=False):
+            batch = to_devices(batch, shardings().split)
             processed = None
             for case in cases:
                 key = keys[case.name]

@@ -270,8 +270,8 @@ def _begin(maker: "Maker", folders: Sequence[SetFolder], dataset: RawDataset) ->
     missing = set().union(*(folder.missing for folder in folders))
     batches = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
     chosen = [index for batch in batches if not missing.isdisjoint(batch) for index in batch]
-    for batch in loader.eval_batches(loader.Numbered.of(dataset), np.array(chosen, np.int64), size):
-        target, index = batch["target"]
+    for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), size, keep_decoded=False):
+        target, index = batch["target"], batch["index"]
         samples = index[batch["weight"] > 0].tolist()
         masks = [[encoded(255 * mask, "png")] if dataset.task == "segmentation" else [] for mask in target]
         arrays = to_devices({"raw": batch["raw"], "index": index}, shardings().split)

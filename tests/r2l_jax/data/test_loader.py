@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +11,7 @@ from r2l_jax.runtime.errors import InputError
 
 
 def numbered(count):
-    """A data set whose sample i is a mosaic of i."""
+    """Returns a data set whose sample i is a mosaic of the value i."""
     labels = np.arange(count, dtype=np.int32) % 3
     return RawDataset(
         name="numbered",
@@ -27,7 +28,7 @@ def samples(batches, count):
     return [batch["raw"][:, 0, 0].astype(int).tolist() for batch in itertools.islice(batches, count)]
 
 
-def test_an_epoch_has_each_sample_at_most_once_and_the_next_another_order():
+def test_an_epoch_has_each_sample_at_most_once_and_the_next_epoch_has_another_order():
     dataset, indices = numbered(20), np.arange(3, 20)
     epochs = np.array(samples(loader.train_batches(dataset, indices, 5, seed=0), 6)).reshape(2, 15)
     for epoch in epochs:
@@ -36,7 +37,7 @@ def test_an_epoch_has_each_sample_at_most_once_and_the_next_another_order():
     assert list(epochs[0]) != list(epochs[1])
 
 
-def test_a_later_first_step_goes_on_where_the_earlier_steps_ended():
+def test_training_can_start_at_any_step_of_the_same_order():
     dataset, indices = numbered(20), np.arange(20)
     whole = samples(loader.train_batches(dataset, indices, 6, seed=1), 9)
     assert samples(loader.train_batches(dataset, indices, 6, seed=1, first_step=4), 5) == whole[4:]
@@ -56,7 +57,7 @@ def test_processes_share_each_epoch_without_overlap(monkeypatch, processes):
         assert len(seen) == len(set(seen)) == 16
 
 
-def test_evaluation_gives_every_sample_once_in_batches_of_one_shape():
+def test_evaluation_yields_every_sample_once_in_batches_of_one_shape():
     dataset, indices = numbered(20), np.arange(7, 20)
     batches = list(loader.eval_batches(dataset, indices, 4))
     assert [batch["raw"].shape for batch in batches] == [(4, 2, 2)] * 4
@@ -68,7 +69,32 @@ def test_evaluation_gives_every_sample_once_in_batches_of_one_shape():
     assert weights.sum() == 13
 
 
-def test_what_does_not_fit_in_memory_is_read_when_needed(monkeypatch):
+@pytest.mark.parametrize(
+    "batches",
+    [
+        lambda dataset, indices: itertools.islice(loader.train_batches(dataset, indices, 4, seed=0), 6),
+        lambda dataset, indices: loader.eval_batches(dataset, indices, 4),
+        lambda dataset, indices: loader.eval_batches(dataset, indices, 4, keep_decoded=False),
+    ],
+    ids=["training", "evaluation", "single pass"],
+)
+def test_batches_have_the_indices_of_their_samples(batches):
+    for batch in batches(numbered(20), np.arange(7, 20)):
+        assert batch.keys() == {"raw", "target", "index", "weight"}
+        assert (batch["index"].shape, batch["index"].dtype) == ((4,), np.int32)
+        np.testing.assert_array_equal(batch["index"], batch["raw"][:, 0, 0])
+
+
+def test_a_single_pass_reads_only_its_samples_and_keeps_none():
+    read, dataset = [], numbered(20)
+    dataset = dataclasses.replace(dataset, read=lambda index: read.append(index) or numbered(20).read(index))
+    for _ in range(2):
+        list(loader.eval_batches(dataset, np.arange(3, 8), 5, keep_decoded=False))
+    assert sorted(read) == sorted(2 * [3, 4, 5, 6, 7])
+    assert "decoded" not in vars(dataset)
+
+
+def test_a_data_set_that_does_not_fit_in_memory_is_read_when_needed(monkeypatch):
     dataset, indices = numbered(20), np.arange(20)
     expected = samples(loader.train_batches(dataset, indices, 5, seed=0), 4)
     assert dataset.decoded is not None

@@ -10,7 +10,6 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files import file_hashes
-from r2l_jax.data.loader import Numbered
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
@@ -18,8 +17,8 @@ from r2l_jax.runtime.errors import InputError
 RNG = np.random.default_rng(0)
 
 
-def own_files(root, segmentation):
-    """A user's own folder."""
+def write_own_files(root, segmentation):
+    """Writes a folder as a user may have it."""
     for number in range(4):
         folder = root / "images" if segmentation else root / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,8 +44,8 @@ SETTINGS = {
 def originals(tmp_path_factory):
     root = tmp_path_factory.mktemp("originals")
     datasets.load("Synthetic", data_dir=root / "synthetic", **SETTINGS["Synthetic"])
-    own_files(root / "Folder", False)
-    own_files(root / "FolderSegmentation", True)
+    write_own_files(root / "Folder", False)
+    write_own_files(root / "FolderSegmentation", True)
     layouts.write_microscopy(root / "published", images=5, intensities=(1.0,))
     layouts.write_drone(root / "published", frames=1)
     return root
@@ -54,7 +53,7 @@ def originals(tmp_path_factory):
 
 @pytest.fixture(params=SETTINGS)
 def place(originals, tmp_path, request):
-    """The name of a data set, and a copy of it to change."""
+    """Returns the name of a data set and the folder of a copy that may be changed."""
     published = "published" if request.param.startswith(("Microscopy", "Drone")) else request.param
     folder = "synthetic" if request.param.startswith("Synthetic") else published
     shutil.copytree(originals / folder, tmp_path / "data")
@@ -67,7 +66,7 @@ def load(place, **changes):
     return datasets.load("Folder" if name.startswith("Folder") else name, **settings)
 
 
-def test_the_content_is_that_of_the_samples_wherever_they_lie(place, tmp_path):
+def test_the_content_does_not_depend_on_the_folder(place, tmp_path):
     name, root = place
     content = load(place).content
     assert load(place).content == content
@@ -75,11 +74,11 @@ def test_the_content_is_that_of_the_samples_wherever_they_lie(place, tmp_path):
     assert load((name, tmp_path / "elsewhere")).content == content
 
 
-def test_a_pixel_changes_the_content_of_its_samples_only(place):
+def test_a_pixel_changes_the_content_of_its_sample_only(place):
     name, root = place
     before = load(place)
     hashes, content = before.sample_hashes(range(len(before))), before.content
-    # Of frames, tiles are cut: a frame's pixel changes one of them.
+    # Frames are cut into tiles, so a pixel of a frame changes one tile.
     if name.startswith("Folder"):
         source = root / ("images" if name == "FolderSegmentation" else "a") / "0.tiff"
         change_pixel(source, (32, 32))
@@ -114,7 +113,7 @@ def test_a_mask_changes_the_content_where_it_is_a_target(place, masks):
     assert (load(place).content != content) == (load(place).task == "segmentation")
 
 
-def test_a_cameras_figures_are_no_part_of_the_content(place, tmp_path):
+def test_the_content_does_not_depend_on_the_camera(place, tmp_path):
     name, root = place
     content = load(place).content
     if name.startswith("Folder"):
@@ -130,7 +129,7 @@ def test_a_cameras_figures_are_no_part_of_the_content(place, tmp_path):
     assert other.content == content
 
 
-def test_a_crop_of_the_same_files_is_other_content(originals):
+def test_another_crop_of_the_same_files_has_another_content(originals):
     place = ("Folder", originals / "Folder")
     assert load(place).content != load(place, tile_size=16).content
 
@@ -147,12 +146,12 @@ def test_the_second_start_reads_no_file(originals, monkeypatch):
 
 
 @pytest.mark.parametrize("place", ["Synthetic"], indirect=True)
-def test_what_changes_while_it_is_read_counts_as_it_was(place):
+def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
     dataset = load(place)
-    content, left = dataset.content, iter(dataset.files[:1])
+    content, to_change = dataset.content, iter(dataset.files[:1])
 
     def read(index):
-        for (path,) in left:
+        for (path,) in to_change:
             change_pixel(path)
         return dataset.read(index)
 
@@ -170,7 +169,7 @@ def in_memory(raws, labels=(0, 1, 0, 1), **changes):
     )  # fmt: skip
 
 
-def test_samples_without_files_are_hashed_themselves():
+def test_samples_without_files_are_hashed_by_their_arrays():
     raws = RNG.random((4, 8, 8)).astype(np.float32)
     dataset = in_memory(raws)
     other = raws.copy()
@@ -184,7 +183,7 @@ def test_samples_without_files_are_hashed_themselves():
     assert dataset.content_of(np.array([0, 1])) == dataset.content_of([0, 1])
 
 
-def test_they_are_read_one_by_one_and_once():
+def test_samples_without_files_are_read_once_to_hash_them():
     indices = []
 
     def read(index):
@@ -194,11 +193,6 @@ def test_they_are_read_one_by_one_and_once():
     dataset = in_memory(None, read=read)
     assert dataset.content == dataset.content
     assert sorted(indices) == [0, 1, 2, 3]
-
-
-def test_numbered_samples_have_the_same_content(originals):
-    dataset = load(("Synthetic", originals / "synthetic"))
-    assert Numbered.of(dataset).content == dataset.content
 
 
 @pytest.mark.parametrize("place", ["Synthetic", "SyntheticSegmentation", "Microscopy", "Drone"], indirect=True)

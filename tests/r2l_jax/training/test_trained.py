@@ -20,7 +20,8 @@ def test_a_finished_run_comes_back_as_it_was_trained(one_epoch):
     np.testing.assert_array_equal(fold.model.head.conv1.kernel[...], saved["head.conv1.kernel"])
     np.testing.assert_array_equal(fold.model.processor.white_balance[...], saved["processor.white_balance"])
     raws, targets = zip(*(fold.dataset[index] for index in fold.fold.valid_indices.tolist()), strict=True)
-    batch = {"raw": jnp.stack(raws), "target": jnp.stack(targets), "weight": jnp.ones(len(raws))}
+    index, weight = jnp.arange(len(raws)), jnp.ones(len(raws))
+    batch = {"raw": jnp.stack(raws), "target": jnp.stack(targets), "index": index, "weight": weight}
     sums = fold.task.sums(fold.model(batch["raw"]), batch)
     assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
 

@@ -1,5 +1,3 @@
-import types
-
 import numpy as np
 import pytest
 import rawpy
@@ -15,7 +13,7 @@ CAMERA = isp.CAMERAS["drone"]
 TILE = np.array([[1000, 2000], [3000, 4000]], np.uint16)
 BLACK = (100, 200, 300, 400)
 XTRANS = (1, 1, 0, 1, 1, 2, 1, 1, 2, 1, 1, 0, 2, 0, 1, 0, 2, 1, 1, 1, 2, 1, 1, 0, 1, 1, 0, 1, 1, 2, 0, 2, 1, 2, 0, 1)
-# XYZ to camera RGB of the DNG fixture, and of the Sony ILCE-7M3 in LibRaw's table.
+# XYZ to camera RGB: the matrix of the DNG fixture, and that of the Sony ILCE-7M3 in LibRaw's table.
 MATRIX = np.array([[0.9, -0.3, -0.1], [-0.45, 1.3, 0.15], [-0.1, 0.25, 0.6]])
 SONY = np.array([[0.7374, -0.2389, -0.0551], [-0.5435, 1.3162, 0.2519], [-0.1006, 0.1795, 0.6552]])
 
@@ -25,7 +23,7 @@ def tiled(tile, height=48, width=64):
 
 
 def scene(pattern, neutral, black, white, matrix=MATRIX, size=(64, 80)):
-    """A mosaic of an in-gamut scene with detail of a few pixels, of a camera with these figures."""
+    """Returns a camera's mosaic of a scene within its gamut, with detail as fine as a few pixels."""
     y, x = np.mgrid[: size[0], : size[1]]
     waves = [np.sin(x / 2) + np.cos(y / 3), np.cos(x / 3 + y / 2), np.sin(y / 2 - x / 3)]
     srgb = 0.35 + 0.1 * np.stack(waves, -1)
@@ -37,12 +35,12 @@ def scene(pattern, neutral, black, white, matrix=MATRIX, size=(64, 80)):
 
 
 def libraw(path, **settings):
-    """LibRaw's rendering in sRGB primaries, linearly demosaiced, in [0, 1]."""
+    """Renders a file by LibRaw in sRGB primaries, linearly demosaiced, in [0, 1]."""
     with rawpy.imread(str(path)) as raw:
         rgb = raw.postprocess(
             demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
             no_auto_bright=True,
-            adjust_maximum_thr=0,  # not to take the brightest sample for the white level
+            adjust_maximum_thr=0,  # otherwise the brightest sample becomes the white level
             use_camera_wb=True,
             output_bps=16,
             user_flip=0,
@@ -58,7 +56,7 @@ def linear_rendering(mosaic, camera):
 
 
 def bt709(linear):
-    """The tone curve that LibRaw applies unless told otherwise."""
+    """Applies LibRaw's default tone curve."""
     return np.where(linear < 0.018054, 4.5 * linear, 1.0992968 * np.maximum(linear, 0.018054) ** 0.45 - 0.0992968)
 
 
@@ -72,11 +70,11 @@ def test_renders_like_libraw(write_dng, pattern, active_area):
         raw = np.pad(raw, ((top, 0), (left, 0)))[:64, :80]
     path = write_dng(raw, cfa=PATTERNS[pattern], black=black, white=white, neutral=neutral, active_area=active_area)
     mosaic, camera = read_raw(path)
-    # LibRaw stretches what is left above the black level to the full range; the pipelines here do not.
+    # LibRaw stretches the range above the black level to [0, 1]; `isp` does not.
     rgb = linear_rendering(mosaic, camera) * white / (white - min(black))
     rows, cols = (slice(2, size - 2) for size in mosaic.shape)
-    # LibRaw cuts to whole numbers after the gains, the interpolation and the matrix, which adds to the first two. Its
-    # tone curve is at most 4.5 times as steep, but only in the dark.
+    # LibRaw truncates to integers after the gains, after the interpolation, and after the matrix, which amplifies the
+    # first two errors. Its tone curve amplifies them by at most 4.5, and only in dark areas.
     np.testing.assert_allclose(libraw(path, gamma=(1, 1))[rows, cols], rgb[rows, cols], rtol=0, atol=4 / 65535)
     np.testing.assert_allclose(libraw(path)[rows, cols], bt709(rgb[rows, cols]), rtol=0, atol=8 / 65535)
 
@@ -92,7 +90,7 @@ def test_four_black_levels_render_like_libraw(write_dng, pattern):
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_dng_mosaic_and_figures(write_dng, pattern):
+def test_dng_mosaic_and_calibration_values(write_dng, pattern):
     path = write_dng(tiled(TILE), cfa=PATTERNS[pattern], black=BLACK)
     mosaic, camera = read_raw(path)
     assert mosaic.dtype == np.float32
@@ -102,7 +100,7 @@ def test_dng_mosaic_and_figures(write_dng, pattern):
     np.testing.assert_allclose(camera.white_balance, (2, 1, 1 / 0.7), rtol=1e-6)
 
 
-# The rows and columns at which LibRaw begins and ends the visible area: even, and cut to even size here.
+# Visible areas as read_raw returns them: LibRaw starts them at even rows and columns, and they are cropped to even size.
 @pytest.mark.parametrize(
     ("active_area", "visible"),
     [
@@ -117,7 +115,7 @@ def test_active_area_shifts_pattern_and_black_level(write_dng, active_area, visi
     mosaic, camera = read_raw(write_dng(raw, black=BLACK, active_area=active_area))
     top, left, bottom, right = visible
     np.testing.assert_allclose(mosaic, raw[top:bottom, left:right] / 4095, rtol=1e-6)
-    # A DNG's tiles begin at the active area's corner, so a site is found in them at its distance from there.
+    # A DNG's tiles of colors and black levels start at the corner of the active area.
     sites = [((top + row - active_area[0]) % 2, (left + col - active_area[1]) % 2) for row in (0, 1) for col in (0, 1)]
     assert camera.pattern == "".join("RGGB"[2 * row + col] for row, col in sites)
     np.testing.assert_allclose(camera.black_level, [BLACK[2 * row + col] / 4095 for row, col in sites])
@@ -128,12 +126,12 @@ def test_black_level_measured_in_masked_areas(write_dng):
     raw[:6] = tiled(BLACK)[:6]
     masked_area = (50830, "I", 4, (0, 0, 6, 64))
     _, camera = read_raw(write_dng(raw, active_area=(7, 0, 48, 64), tags=[masked_area]))
-    assert camera.pattern == "GBRG"  # LibRaw begins at row 8, of the same phase as the masked rows' first.
+    assert camera.pattern == "GBRG"  # LibRaw starts the visible area at row 8, which is even like the first masked row.
     np.testing.assert_allclose(camera.black_level, np.array(BLACK) / 4095)
 
 
 def test_white_level_of_each_channel(write_dng):
-    # The levels that LibRaw derives from DNG's LinearResponseLimit: black + 0.9 * (white - black), black the mean.
+    # LibRaw derives the levels from DNG's LinearResponseLimit: black + 0.9 * (white - black), with the mean black level.
     raw = tiled(TILE)
     mosaic, camera = read_raw(write_dng(raw, black=(400,) * 4, tags=[(50734, "2I", 1, (9, 10))]))
     white = 400 + int(0.9 * (4095 - 400))
@@ -143,25 +141,22 @@ def test_white_level_of_each_channel(write_dng):
 
 
 def test_white_levels_that_differ_or_are_missing():
-    raw = types.SimpleNamespace(camera_white_level_per_channel=[3000, 0, 5000, 3500], white_level=4095)
-    assert rawfile._white_level(raw).tolist() == [3000, 4095, 4095, 3500]
-    raw = types.SimpleNamespace(camera_white_level_per_channel=None, white_level=4095)
-    assert rawfile._white_level(raw).tolist() == [4095] * 4
+    assert rawfile._white_levels(4095, [3000, 0, 5000, 3500]).tolist() == [3000, 4095, 4095, 3500]
+    assert rawfile._white_levels(4095, None).tolist() == [4095] * 4
 
 
 @pytest.mark.parametrize(
     ("as_shot", "gains"),
     [
         ([512.0, 256.0, 384.0, 256.0], (2, 1, 1.5)),
-        ([512.0, 256.0, 384.0, 0.0], (2, 1, 1.5)),  # a missing fourth value is green's
-        ([512.0, 192.0, 384.0, 320.0], (2, 1, 1.5)),  # two greens: their mean is one
-        ([0.0, 1.0, 0.0, 0.0], (1.6, 1, 1.2)),  # how LibRaw says none: daylight
+        ([512.0, 256.0, 384.0, 0.0], (2, 1, 1.5)),  # without a gain of the second green
+        ([512.0, 192.0, 384.0, 320.0], (2, 1, 1.5)),  # with two gains of green
+        ([0.0, 1.0, 0.0, 0.0], (1.6, 1, 1.2)),  # as LibRaw returns an unknown white balance
         ([-1.0, 256.0, 384.0, 256.0], (1.6, 1, 1.2)),
     ],
 )
 def test_gains_are_normalized_to_green(as_shot, gains):
-    raw = types.SimpleNamespace(camera_whitebalance=as_shot, daylight_whitebalance=[2.4, 1.5, 1.8, 0.0])
-    np.testing.assert_allclose(rawfile._white_balance(raw), gains)
+    np.testing.assert_allclose(rawfile._gains(as_shot, daylight=[2.4, 1.5, 1.8, 0.0]), gains)
 
 
 def test_clips_at_white_level(write_dng):
@@ -172,19 +167,19 @@ def test_clips_at_white_level(write_dng):
 def test_daylight_without_white_balance_as_shot(write_dng):
     path = write_dng(tiled(TILE), neutral=None)
     _, camera = read_raw(path)
-    # White of D65 in camera RGB, as the colour matrix has it.
+    # The white of D65 in camera RGB according to the color matrix.
     neutral = MATRIX @ (0.95047, 1.0, 1.08883)
     np.testing.assert_allclose(camera.white_balance, neutral[1] / neutral, rtol=1e-4)
 
 
-def test_matrix_of_dng_is_as_dcraw_derives_it(write_dng):
+def test_the_matrix_of_a_dng_is_derived_as_in_dcraw(write_dng):
     path = write_dng(tiled(TILE))
     _, camera = read_raw(path)
     np.testing.assert_allclose(camera.color_matrix, camera_to_srgb(MATRIX), atol=1e-6)
     np.testing.assert_allclose(np.sum(camera.color_matrix, axis=1), 1, atol=1e-6)
 
 
-def test_matrix_from_libraws_table_where_the_file_has_none(write_dng):
+def test_without_a_matrix_in_the_file_libraws_table_is_used(write_dng):
     neutral, black, white = (0.5, 1.0, 0.7), (512,) * 4, 16383
     raw = scene("RGGB", neutral, black, white, SONY)
     path = write_dng(raw, black=black, white=white, matrix=None, camera=("SONY", "ILCE-7M3"))
@@ -203,15 +198,15 @@ def test_camera_to_srgb_inverts_and_keeps_white():
         [0.2126729, 0.7151522, 0.0721750],
         [0.0193339, 0.1191920, 0.9503041],
     ]
-    # A camera that sees sRGB behind three gains needs no matrix once it is white-balanced.
+    # A camera whose RGB is sRGB times three gains needs no matrix after white balancing.
     xyz_to_camera = np.diag([0.5, 1, 0.7]) @ np.linalg.inv(srgb_to_xyz)
     np.testing.assert_allclose(camera_to_srgb(xyz_to_camera), np.eye(3), atol=1e-12)
 
 
-def test_given_camera_replaces_the_figures(write_dng):
+def test_a_given_camera_replaces_the_calibration_values_of_the_file(write_dng):
     path = write_dng(tiled(TILE), matrix=None)
     assert read_raw(path, CAMERA)[1] is CAMERA
-    with pytest.raises(ValueError, match=r"test\.dng: .*no colour matrix"):
+    with pytest.raises(ValueError, match=r"test\.dng: .*no color matrix"):
         read_raw(path)
 
 
@@ -287,7 +282,7 @@ def write(path, samples):
 
 @pytest.mark.parametrize("name", ["raw.tif", "raw.TIFF", "raw.png"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_integers_are_fractions_of_their_largest(tmp_path, name, dtype):
+def test_integers_are_divided_by_the_largest_value_of_their_type(tmp_path, name, dtype):
     largest = np.iinfo(dtype).max
     samples = tiled([0, 1, largest // 3, largest]).astype(dtype)
     mosaic, camera = read_raw(write(tmp_path / name, samples), CAMERA)
@@ -344,17 +339,17 @@ def test_no_camera_given(tmp_path, name):
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
-def test_png_of_a_mosaic_stored_as_grey_picture(tmp_path, mode):
+def test_png_of_a_mosaic_stored_as_a_gray_picture(tmp_path, mode):
     gray = Image.fromarray(tiled([0, 1, 100, 255]).astype(np.uint8))
     gray.convert(mode).save(tmp_path / "raw.png")
     mosaic, _ = read_raw(tmp_path / "raw.png", CAMERA)
     np.testing.assert_allclose(mosaic, np.asarray(gray) / 255, rtol=1e-6)
 
 
-def test_png_of_a_colour_picture(tmp_path):
+def test_png_of_a_color_picture(tmp_path):
     samples = np.zeros((4, 4, 3), np.uint8)
     samples[1, 2, 2] = 1
-    with pytest.raises(ValueError, match=r"raw\.png: a colour picture"):
+    with pytest.raises(ValueError, match=r"raw\.png: expected a mosaic, got a color picture"):
         read_raw(write(tmp_path / "raw.png", samples), CAMERA)
 
 

@@ -6,7 +6,6 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.files import tiles
 from r2l_jax.data.sets import datasets, folder
 from r2l_jax.runtime.errors import InputError
 
@@ -15,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def classes(tmp_path):
-    """Three files of two classes, of three sizes; each site holds its own row and column."""
+    """Writes three files of two classes and three sizes; each site holds its own row and column."""
     for path, shape in {"a/one.tiff": (40, 52), "a/two.tif": (44, 36), "b/three.tiff": (64, 48)}.items():
         rows, cols = np.mgrid[: shape[0], : shape[1]]
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -24,7 +23,7 @@ def classes(tmp_path):
     return tmp_path
 
 
-def test_folder_is_brought_to_the_smallest_file_on_the_bayer_grid(classes):
+def test_files_are_cropped_to_the_smallest_one_on_the_bayer_grid(classes):
     dataset = datasets.load("Folder", data_dir=classes, camera="drone")
     assert dataset.classes == ("a", "b")
     assert dataset.labels.tolist() == [0, 0, 1]
@@ -36,12 +35,12 @@ def test_folder_is_brought_to_the_smallest_file_on_the_bayer_grid(classes):
         assert (top % 2, left % 2) == (0, 0)
 
 
-def test_tile_size_is_the_middle_of_each_file(classes):
+def test_tile_size_crops_each_file_to_its_middle(classes):
     raw, _ = datasets.load("Folder", data_dir=classes, camera="drone", tile_size=32)[0]
     np.testing.assert_array_equal(np.round(raw * 65535), [[256 * r + c for c in range(10, 42)] for r in range(4, 36)])
 
 
-def test_auto_takes_the_median_of_the_files_figures(tmp_path, write_dng):
+def test_auto_takes_the_median_of_the_files_calibration_values(tmp_path, write_dng):
     samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
     for number, red in enumerate((0.4, 0.5, 0.8)):
         target = tmp_path / "ab"[number % 2] / f"{number}.dng"
@@ -60,7 +59,7 @@ def test_auto_refuses_files_of_several_patterns(tmp_path, write_dng):
         datasets.load("Folder", data_dir=tmp_path, camera="auto")
 
 
-def test_center_crop_keeps_the_cfa_s_phase():
+def test_center_crop_keeps_the_bayer_pattern():
     raw = np.arange(10 * 14).reshape(10, 14)
     assert folder.center_crop(raw, 4, 8)[0, 0] == raw[2, 2]
     np.testing.assert_array_equal(folder.center_crop(raw, 10, 14), raw)
@@ -68,7 +67,7 @@ def test_center_crop_keeps_the_cfa_s_phase():
 
 @pytest.fixture
 def frames(tmp_path):
-    """Two frames of 70x100 and 66x96 sites, numbered, with masks; the second one's name begins with the first one's."""
+    """Writes two frames of 70x100 and 66x96 numbered sites with masks; one frame's name starts with the other's."""
     for folder_name in ("images", "masks"):
         (tmp_path / folder_name).mkdir()
     for stem, shape in (("a", (70, 100)), ("a1", (66, 96))):
@@ -97,7 +96,7 @@ def test_tiles_are_as_large_as_the_first_frame_allows(frames):
     assert datasets.load("Folder", data_dir=frames, camera="drone")[0][0].shape == (64, 64)
 
 
-def test_tiles_are_cut_again_only_if_a_file_or_the_camera_is_another(frames):
+def test_tiles_are_cut_again_only_if_a_file_or_the_camera_changes(frames):
     def load(camera="drone"):
         datasets.load("Folder", data_dir=frames, camera=camera, tile_size=32)
         return {path.name: path.stat().st_mtime_ns for path in (frames / "tiles_32").iterdir()}
@@ -110,7 +109,7 @@ def test_tiles_are_cut_again_only_if_a_file_or_the_camera_is_another(frames):
     assert len(load("microscopy")) == 3
 
 
-def test_auto_takes_the_median_of_the_frames_figures_with_their_tiles(tmp_path, write_dng):
+def test_auto_takes_the_median_of_the_frames_calibration_values(tmp_path, write_dng):
     samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
     for folder_name in ("images", "masks"):
         (tmp_path / folder_name).mkdir()
@@ -128,7 +127,7 @@ def test_a_folder_that_cannot_be_written_is_named(frames):
         datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
 
 
-def test_a_mask_belongs_to_the_longest_name_in_its_own(frames):
+def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
     for stem in ("a_1", "11"):
         tifffile.imwrite(frames / "images" / f"{stem}.tiff", np.full((32, 32), 100, np.uint16))
     for stem in ("a_1_mask", "mask 11"):
@@ -138,43 +137,16 @@ def test_a_mask_belongs_to_the_longest_name_in_its_own(frames):
     assert objects == ["11", "a_1"]
 
 
-@pytest.mark.parametrize(
-    ("mode", "background", "object_"),
-    [
-        ("L", 0, 1),
-        ("1", 0, 1),
-        ("LA", (0, 255), (9, 255)),
-        ("RGB", (0, 0, 0), (0, 3, 0)),
-        ("RGBA", (0, 0, 0, 255), (0, 0, 1, 255)),
-        ("I;16", 0, 256),
-    ],
-)
-def test_a_mask_is_what_has_colour(tmp_path, mode, background, object_):
-    picture = Image.new(mode, (4, 2), background)
-    picture.putpixel((3, 1), object_)
-    picture.save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(tiles.read_mask(tmp_path / "mask.png"), [[0, 0, 0, 0], [0, 0, 0, 1]])
-
-
-def test_a_mask_that_is_no_picture_is_named(tmp_path):
-    (tmp_path / "mask.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"mask.png: truncated, corrupt or no PNG"):
-        tiles.read_mask(tmp_path / "mask.png")
-    tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 3, 4, 5), np.uint8), photometric="minisblack")
-    with pytest.raises(InputError, match=r"must be a picture of at most four channels, got shape \(2, 3, 4, 5\)"):
-        tiles.read_mask(tmp_path / "mask.tif")
-
-
 @pytest.mark.parametrize(("gone", "there"), [("images", "masks"), ("masks", "images")])
-def test_half_of_a_segmentation_is_no_classification(frames, gone, there):
+def test_images_without_masks_are_not_taken_for_classes(frames, gone, there):
     (frames / gone).rename(frames / "misspelt")
     with pytest.raises(InputError, match=f"has the sub-folder {there}, and lacks {gone}: segmentation needs both"):
         datasets.load("Folder", data_dir=frames, camera="drone")
 
 
-def test_hidden_files_are_no_frames(frames):
+def test_hidden_files_are_ignored(frames):
     for name in ("images/._a.tiff", "masks/._mask of a.png"):
-        (frames / name).write_bytes(b"what macOS leaves")
+        (frames / name).write_bytes(b"left by macOS")
     assert len(datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)) == 12
 
 

@@ -22,12 +22,12 @@ FULL = "raw_scale100"
 
 
 def level(stem, folder):
-    """The value of all sites of an image."""
+    """Returns the value of all sites of an image."""
     return zlib.crc32((folder + stem).encode()) % 65536
 
 
 def write_cells(root, stem, label, folders=(FULL,)):
-    """An image in the microscopy layout, and its line of labels."""
+    """Writes an image in the microscopy layout, and its line of labels."""
     labels = root / "microscopy" / "labels" / "Ma190c_annotations.dat"
     labels.parent.mkdir(parents=True, exist_ok=True)
     with labels.open("a") as file:
@@ -39,7 +39,7 @@ def write_cells(root, stem, label, folders=(FULL,)):
 
 
 def write_frame(root, stem, cars, shape=(512, 768), folder=FULL, mask_name="{}_mask.png"):
-    """A frame whose sites are numbered, and its mask with these fractions of its tiles car."""
+    """Writes a frame with numbered sites, and its mask: by tile, the fraction that cars cover."""
     frames, masks = root / "drone" / "images_full" / folder, root / "drone" / "masks_full"
     for path in (frames, masks):
         path.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def write_frame(root, stem, cars, shape=(512, 768), folder=FULL, mask_name="{}_m
 
 @pytest.fixture(scope="module")
 def published_root(tmp_path_factory):
-    """Both data sets, photographed by the synthetic sensor."""
+    """Returns a folder with both data sets, photographed by the synthetic sensor."""
     root = tmp_path_factory.mktemp("published")
     layouts.write_microscopy(root, images=5, intensities=(1.0,))
     layouts.write_drone(root, frames=2)
@@ -72,7 +72,7 @@ def published_root(tmp_path_factory):
         ("DroneSegmentationFull", ("car",), (512, 768)),
     ],
 )
-def test_each_data_set_is_what_was_photographed(published_root, name, classes, shape):
+def test_each_data_set_shows_the_photographed_scenes(published_root, name, classes, shape):
     dataset = datasets.load(name, data_dir=published_root)
     assert dataset.classes == classes
     raw, target = dataset[0]
@@ -81,7 +81,7 @@ def test_each_data_set_is_what_was_photographed(published_root, name, classes, s
     assert (dataset.camera is None) == (raw.ndim == 3)
     rgb = raw if raw.ndim == 3 else isp.static(dataset.camera, sharpen="none", denoise="none")(raw)
     if name.startswith("Microscopy"):
-        # The cell's nucleus in the middle, and the ground in a corner.
+        # The cell's nucleus is in the middle, and the background in a corner.
         np.testing.assert_allclose(rgb[124:132, 124:132].mean((0, 1)), np.power((0.25, 0.12, 0.35), 1 / 2.2), atol=0.02)
         np.testing.assert_allclose(rgb[4:12, 4:12].mean((0, 1)), np.power((0.85, 0.8, 0.85), 1 / 2.2), atol=0.02)
     elif dataset.task == "segmentation":
@@ -94,7 +94,7 @@ def test_each_data_set_is_what_was_photographed(published_root, name, classes, s
 
 @pytest.fixture
 def microscopy(tmp_path):
-    # Five images of one class, five and the unusable one of another, four of a third, and a class that is none.
+    # Five images of LYT, five of EOS and the unusable one, four of BAS (too few), and a label that is not a class.
     for label, count in (("LYT", 5), ("EOS", 5), ("BAS", 4), ("dirt", 6)):
         for index in range(count):
             write_cells(tmp_path, f"{label}_{index}", label, (FULL, "raw_scale001"))
@@ -121,7 +121,7 @@ def test_intensities_share_splits(microscopy):
 
 
 @pytest.mark.parametrize(("name", "there"), [("Microscopy", True), ("Drone", False)])
-def test_only_what_is_missing_is_downloaded(microscopy, monkeypatch, name, there):
+def test_only_a_missing_data_set_is_downloaded(microscopy, monkeypatch, name, there):
     calls = []
 
     def bring(dataset, data_dir):
@@ -149,7 +149,7 @@ def test_only_what_is_missing_is_downloaded(microscopy, monkeypatch, name, there
         ),
     ],
 )
-def test_what_is_missing_of_microscopy_is_named(microscopy, remove, message):
+def test_missing_files_of_microscopy_are_named(microscopy, remove, message):
     (microscopy / remove).rename(microscopy / "elsewhere")
     with pytest.raises(InputError) as raised:
         datasets.load("Microscopy", data_dir=microscopy)
@@ -157,7 +157,7 @@ def test_what_is_missing_of_microscopy_is_named(microscopy, remove, message):
 
 
 @pytest.mark.parametrize("layout", [(256, 256, 3), (3, 256, 256)])
-def test_processed_images_have_their_channels_last(microscopy, layout):
+def test_processed_images_have_channels_last_whatever_their_files_have(microscopy, layout):
     folder = microscopy / "microscopy/images/rgb_scale001"
     folder.mkdir()
     values = np.arange(3, dtype=np.uint16) * 20000
@@ -172,7 +172,7 @@ def test_processed_images_have_their_channels_last(microscopy, layout):
     np.testing.assert_allclose(image, np.broadcast_to(values / 65535, (256, 256, 3)), rtol=1e-6)
 
 
-def test_a_processed_image_that_is_none_is_named(microscopy):
+def test_a_mosaic_in_place_of_a_processed_image_is_named(microscopy):
     (microscopy / "microscopy/images" / FULL).rename(microscopy / "microscopy/images/rgb_scale100")
     with pytest.raises(InputError, match=r"256x256 with three channels of 16 bits, got uint16 of shape \(256, 256\)"):
         datasets.load("MicroscopyRGB", data_dir=microscopy)[0]
@@ -192,7 +192,7 @@ def test_an_image_of_another_size_is_named(microscopy):
 
 @pytest.fixture
 def drone(tmp_path):
-    """Two frames of six tiles; the second one's name begins with the first one's."""
+    """Returns a folder with two frames of six tiles, and the frames; one frame's name starts with the other's."""
     frames = {
         "DJI_1": write_frame(tmp_path, "DJI_1", {(0, 0): 0.5, (1, 2): 0.005}),
         "DJI_10": write_frame(tmp_path, "DJI_10", {(row, col): 0.25 for row in (0, 1) for col in (0, 1)}),
@@ -221,14 +221,15 @@ def test_classification_tiles_are_balanced_in_every_frame(drone):
     tally = collections.Counter(
         (name[:-6], int(label)) for name, label in zip(dataset.names, dataset.labels, strict=True)
     )
-    # The first frame has one tile with a car, one with too little of it and four without; the second has four and two.
+    # The first frame has one tile with a car, one with too small a part of a car, and four without a car; the second
+    # has four with a car and two without.
     assert tally == {("DJI_1", 0): 1, ("DJI_1", 1): 1, ("DJI_10", 0): 2, ("DJI_10", 1): 2}
     assert not {"DJI_1_01_02"} & set(dataset.names)
     assert dataset[0][1] == 0
 
 
 def test_tiles_are_drawn_as_published():
-    # What the published program keeps of six tiles with and eight without a car, by its own functions.
+    # The functions of the published program keep these of six tiles with and eight without a car.
     fractions = [0.5, 0.0, 0.0, 0.2, 0.0, 0.005, 0.0, 0.0, 0.3, 0.0, 0.5, 0.0, 0.4, 0.02, 0.0]
     kept = [index for index, label in published._balanced(fractions) if label == "no car"]
     assert kept == [2, 4, 6, 7, 11, 14]
@@ -249,7 +250,7 @@ def test_tiles_are_cut_once_and_outlive_their_frames(drone):
     assert len(cut) == 1
 
 
-def test_tiles_follow_their_frames(drone):
+def test_tiles_are_cut_again_when_a_frame_is_added(drone):
     root, _ = drone
     assert len(datasets.load("DroneSegmentation", data_dir=root)) == 6
     write_frame(root, "DJI_2", {(0, 0): 0.5})
@@ -262,7 +263,7 @@ def test_damaged_tiles_are_named(drone):
     dataset = datasets.load("DroneSegmentation", data_dir=root)
     (tile,) = (root / "drone/tiles_256").rglob("DJI_1_00_00.tiff")
     tile.write_bytes(tile.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"has damaged tiles \(.*\); delete it, and they are cut again"):
+    with pytest.raises(InputError, match=r"has damaged tiles \(.*\); delete it to cut them again"):
         dataset[0]
     tile.parents[1].joinpath("labels.dat").unlink()
     with pytest.raises(InputError, match=r"has damaged tiles \(.*labels.dat.*\); delete it"):
@@ -270,12 +271,14 @@ def test_damaged_tiles_are_named(drone):
 
 
 @pytest.mark.parametrize("place", ["drone/images_full/raw_scale100", "drone/masks_full"])
-def test_a_download_that_was_ended_is_not_taken_for_a_data_set(drone, place):
+def test_an_interrupted_download_is_not_taken_for_a_data_set(drone, place):
     root, _ = drone
     assert published.is_there("Drone", root, FULL)
     (root / place / "DJI_2.tif.part").write_bytes(b"half")
     assert not published.is_there("Drone", root, FULL)
-    with pytest.raises(InputError, match=r"DJI_2.tif.part in --data_dir=.* is of a download that was ended: the same"):
+    with pytest.raises(
+        InputError, match=r"DJI_2.tif.part in --data_dir=.* was left by an interrupted download: the same"
+    ):
         datasets.load("Drone", data_dir=root)
 
 
@@ -291,7 +294,7 @@ def test_a_failing_cut_leaves_nothing(drone):
 def test_a_killed_cut_leaves_no_tiles(tmp_path):
     for index in range(40):
         write_frame(tmp_path, f"frame_{index:02d}", {(0, 0): 0.5}, (768, 1024))
-    call = f"from r2l_jax.data import datasets; datasets.load('DroneSegmentation', data_dir={str(tmp_path)!r})"
+    call = f"from r2l_jax.data.sets import datasets; datasets.load('DroneSegmentation', data_dir={str(tmp_path)!r})"
     process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "JAX_PLATFORMS": "cpu"})
     parent = tmp_path / "drone/tiles_256/DroneSegmentation"
     while not list(parent.glob("*/.*/*/images/*.tiff")) and process.poll() is None:
@@ -351,7 +354,7 @@ def without_frames(root):
         (without_frames, r"raw_scale100 must hold frames \(.tif, .tiff, .png, .dng\), found none"),
     ],
 )
-def test_what_is_wrong_with_frames_is_named(drone, spoil, message):
+def test_wrong_frames_and_masks_are_named(drone, spoil, message):
     root, _ = drone
     spoil(root)
     with pytest.raises(InputError, match=message):

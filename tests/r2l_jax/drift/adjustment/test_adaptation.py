@@ -128,7 +128,10 @@ def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_p
         ({"cameras": ("auto",)}, "--cameras=auto: mosaics are taken of the data set's scenes"),
         ({"cameras": ("drone", "my/drone.json")}, "--cameras: two of drone, my/drone.json have one name"),
         ({"drifted_data_dir": "nowhere"}, "--drifted_data_dir=nowhere is no folder"),
-        ({"drifted_camera": "drone"}, "--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well"),
+        (
+            {"drifted_camera": "drone"},
+            "--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well",
+        ),
     ],
 )
 def test_refuses(config, change, message):

@@ -1,0 +1,97 @@
+"""Frames (raw files) with masks: pairs them by name and reads them."""
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import isp
+from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.files.rawfile import read_mosaic
+from r2l_jax.runtime.errors import InputError
+
+MASK_SUFFIXES = (".tif", ".tiff", ".png")
+
+# A frame and its mask.
+Pair = tuple[Path, Path]
+
+
+def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> list[Pair]:
+    """Pairs every frame of a folder with its mask, in the order of the frames' names.
+
+    A mask's name contains the name of its frame. If it contains the names of several frames, the longest one counts:
+    the name of frame 10's mask also contains that of frame 1.
+
+    Args:
+        folder: the folder of frames.
+        masks_folder: the folder of masks.
+        suffixes: the suffixes of frames, in lower case.
+
+    Raises:
+        InputError: there are no frames, two frames share a name, or a frame has no mask or several.
+    """
+    frames = _visible_files(folder, suffixes)
+    if not frames:
+        raise InputError(f"{folder} must hold frames ({', '.join(suffixes)}), found none")
+    masks: dict[str, list[Path]] = {}
+    for frame in frames:
+        if frame.stem in masks:
+            raise InputError(f"{folder} must have one frame {frame.stem}, whatever its suffix; found several")
+        masks[frame.stem] = []
+    for mask in _visible_files(masks_folder, MASK_SUFFIXES):
+        if stem := _longest_part(mask.stem, masks):
+            masks[stem].append(mask)
+    return [(frame, _only_mask(frame, masks[frame.stem], masks_folder)) for frame in frames]
+
+
+def _visible_files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Lists the files with these suffixes, without the hidden files that macOS leaves beside copied ones."""
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith(".")
+    )
+
+
+def _longest_part(name: str, known: Collection[str]) -> str | None:
+    """Returns the longest part of a name that is known."""
+    # Going through the parts of the name is faster than going through the known names, which may be thousands.
+    parts = (
+        name[start : start + length] for length in range(len(name), 0, -1) for start in range(len(name) - length + 1)
+    )
+    return next((part for part in parts if part in known), None)
+
+
+def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
+    if len(masks) > 1:
+        # Some of them may belong to frames that are not here. In their names, this frame's name is not a word.
+        word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(frame.stem)}(?![0-9A-Za-z])")
+        masks = [mask for mask in masks if word.search(mask.stem)]
+    if len(masks) != 1:
+        raise InputError(
+            f"{frame} must have one mask ({', '.join(MASK_SUFFIXES)}) in {masks_folder} whose name contains "
+            f"{frame.stem!r}, found {len(masks)}"
+        )
+    return masks[0]
+
+
+def read_frame(pair: Pair, camera: isp.Camera | None) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
+    """Reads a frame and its mask.
+
+    Args:
+        pair: the frame and its mask.
+        camera: the frame's camera; None reads the camera from the frame's file.
+
+    Returns:
+        The mosaic, the mask of the same size, and the camera.
+
+    Raises:
+        InputError: a file cannot be read, or the mask has another size than the frame.
+    """
+    frame, mask_file = pair
+    raw, camera = read_mosaic(frame, camera)
+    mask = read_mask(mask_file)
+    rows, cols = raw.shape
+    # A mosaic is cropped to even size; its mask may still have the odd size of the sensor.
+    if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
+        raise InputError(f"{mask_file} must be of the size of {frame}, {raw.shape}, got {mask.shape}")
+    return raw, mask[:rows, :cols], camera
