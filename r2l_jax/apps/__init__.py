@@ -1,1 +1,1 @@
-"""Programs around the models: rendering raw files, and turning pictures into raw data."""
+"""Programs for pictures and raw files: rendering raw files, and turning pictures into raw data."""

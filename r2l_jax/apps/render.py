@@ -1,8 +1,6 @@
-"""Rendering raw files to pictures: many files, one pipeline."""
+"""Renders many raw files to pictures by one pipeline."""
 
-import collections
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,19 +12,19 @@ from PIL import Image
 import isp
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import each_file, replacing
+from r2l_jax.runtime.files import each_file, make_output_folder, refuse_shared_targets, replacing
 from r2l_jax.runtime.pictures import contact_sheet, quantized
 
-# One picture at a time on the device. It also makes the first one compile while the others wait, not all of them.
-_device = threading.Lock()
+FileFormat = Literal["tiff", "png"]
 
 
 def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
-    """The files named, whether they exist or not, and the raw files (by suffix) directly in the folders; each once.
+    """Lists the given files, whether they exist or not, and the raw files directly in the given folders, each once.
 
     Raises:
-        InputError: a folder without raw files.
+        InputError: a folder holds no file with the suffix of a raw file.
     """
     files = []
     for name in inputs:
@@ -47,68 +45,74 @@ def render_files(
     files: Sequence[Path],
     output: Path,
     camera: isp.Camera | None = None,
-    file_format: Literal["tiff", "png"] = "tiff",
+    file_format: FileFormat = "tiff",
     stages: bool = False,
     pipeline: NamedPipeline | None = None,
 ) -> tuple[int, int]:
     """Renders raw files, several at once, with a progress bar on stderr.
 
-    Writes `<output>/<name>.tiff` (16 bits a channel) or `.png` (8 bits), and `<name>_stages.png` with `stages`, in
-    place of earlier ones. A file that cannot be rendered is reported on stderr, and the others are still rendered.
+    Writes `<output>/<name>.tiff` (16 bits per channel) or `<output>/<name>.png` (8 bits), and `<name>_stages.png` if
+    `stages` is true. Replaces earlier pictures. A file that cannot be rendered is reported on stderr, and the others
+    are still rendered.
 
     Args:
         files: the raw files.
-        output: the folder to write to; made if need be.
-        camera: the figures to render with; each file's own if None.
+        output: the folder to write to; made if it does not exist.
+        camera: replaces the camera that each file names; required for TIFF and PNG.
         file_format: "tiff" or "png".
-        stages: also write a contact sheet of the image after each stage.
-        pipeline: makes the pipeline of a file's camera; None is `isp.parametrized`.
+        stages: whether to write a contact sheet of the image after each stage as well.
+        pipeline: makes the pipeline for the camera of a file; None is `isp.parametrized`.
 
     Returns:
-        How many files were rendered, and how many failed.
+        The number of files that were rendered, and the number that failed.
 
     Raises:
-        InputError: two files that would be written to one name, a picture that would replace a raw file, or an output
-            folder that cannot be made.
+        InputError: two files would be written to one picture, a picture would replace a raw file, or the output folder
+            cannot be made.
     """
     pipeline = pipeline or find_pipeline("parametrized")
-    _check_names(files, output, file_format, stages)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: not a folder to write to ({error.strerror})") from error
-
+    _check_targets(files, output, file_format, stages)
+    make_output_folder(output)
     rendered = len(each_file(lambda file: _render_file(file, output, camera, file_format, stages, pipeline), files))
     return rendered, len(files) - rendered
 
 
-def _check_names(files, output, file_format, stages):
-    sources = collections.defaultdict(list)
+def _targets(file: Path, output: Path, file_format: FileFormat) -> tuple[Path, Path]:
+    """Returns the paths of the picture and of the contact sheet of a raw file."""
+    return output / f"{file.stem}.{file_format}", output / f"{file.stem}_stages.png"
+
+
+def _check_targets(files: Sequence[Path], output: Path, file_format: FileFormat, stages: bool) -> None:
+    pairs = [(file, target) for file in files for target in _targets(file, output, file_format)[: 1 + stages]]
+    refuse_shared_targets(pairs)
+    targets = {target.resolve() for _, target in pairs}
     for file in files:
-        for name in (f"{file.stem}.{file_format}", f"{file.stem}_stages.png")[: 1 + stages]:
-            sources[(output / name).resolve()].append(str(file))
-    for target, names in sources.items():
-        if len(names) > 1:
-            raise InputError(f"{' and '.join(names)} would both be written to {target}")
-    for file in files:
-        if file.resolve() in sources:
+        if file.resolve() in targets:
             raise InputError(f"{file} is a raw file and would be written over: choose another output folder")
 
 
-def _render_file(file, output, camera, file_format, stages, named):
+def _render_file(
+    file: Path, output: Path, camera: isp.Camera | None, file_format: FileFormat, stages: bool, named: NamedPipeline
+) -> None:
     raw, camera = read_raw(file, camera)
-    with _device:
+    with one_picture_at_a_time:
         named.check(camera, *raw.shape)
-        pipeline = named(camera)
-        # The sheet, too: of a large picture, the images after all stages are too much to hold for several files.
-        rgb, trace = pipeline.trace(raw) if stages else (pipeline(raw), None)
-        sheet = contact_sheet({name: np.asarray(image) for name, image in trace.items()}) if stages else None
-        rgb, trace = np.asarray(rgb), None
-    with replacing(output / f"{file.stem}.{file_format}") as part:
+        rgb, sheet = _render(named(camera), raw, stages)
+    picture_file, sheet_file = _targets(file, output, file_format)
+    with replacing(picture_file) as part:
         if file_format == "png":
             Image.fromarray(quantized(rgb, np.uint8)).save(part, format="png")
         else:
             tifffile.imwrite(part, quantized(rgb, np.uint16), photometric="rgb")
-    if stages:
-        with replacing(output / f"{file.stem}_stages.png") as part:
+    if sheet is not None:
+        with replacing(sheet_file) as part:
             sheet.save(part, format="png")
+
+
+def _render(pipeline: isp.Pipeline, raw: np.ndarray, stages: bool) -> tuple[np.ndarray, Image.Image | None]:
+    """Renders a mosaic, and draws its contact sheet if `stages` is true."""
+    if not stages:
+        return np.asarray(pipeline(raw)), None
+    rgb, trace = pipeline.trace(raw)
+    # Drawn here, while other pictures wait: the images after all stages of several large pictures are too much to hold.
+    return np.asarray(rgb), contact_sheet({name: np.asarray(image) for name, image in trace.items()})

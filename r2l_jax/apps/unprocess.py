@@ -1,47 +1,48 @@
-"""A raw data set out of pictures: what a camera's sensor would have seen, with its noise."""
+"""Turns a folder of pictures into a raw data set: the mosaics that a camera's sensor would have recorded."""
 
 import dataclasses
 import functools
 import math
 import os
-import pathlib
-import threading
 import zlib
+from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tifffile
-from PIL import ExifTags, Image, ImageOps
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt, UInt16
+from PIL import Image
 
 import isp
 from isp.sensor import expose_sites, site_light
 from isp.unprocessing import check_invertible
-from r2l_jax.data.files import tiles
+from r2l_jax.data.files.frames import pair_masks
+from r2l_jax.data.files.pictures import read_mask, read_picture
+from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import each_file, replacing
+from r2l_jax.runtime.files import each_file, make_output_folder, refuse_shared_targets, replacing
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# Columns of two rows each that go to the device at once, at least and at most: powers of two.
+# The fewest and the most columns of two rows that go to the device at once; powers of two.
 _FEWEST, _MOST = 2**9, 2**17
 
-# Pillow's names of what it turns into RGB of 8 bits without loss.
-_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-
-# One picture at a time on the device, as in `render`.
-_device = threading.Lock()
+# Takes samples of the picture and a key. Returns the mosaic in uint16, and how many sites are too bright and too dark.
+_Expose = Callable[[UInt[np.ndarray, "rows cols 3"], PRNGKeyArray], tuple[UInt16[Array, "rows cols"], Int[Array, "2"]]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What became of a folder.
+    """The outcome for a folder of pictures.
 
     Attributes:
-        written: how many pictures were.
-        failed: how many were not, each reported.
-        too_bright: the fraction of the sites written whose light exceeds the white level, which saturate.
-        too_dark: the fraction whose light is below black, in colours outside the camera's gamut; they read as black.
+        written: the number of pictures that were turned into mosaics.
+        failed: the number of pictures that failed, each reported on stderr.
+        too_bright: the fraction of the written sites whose light exceeds the white level; they saturate.
+        too_dark: the fraction of the written sites whose light is below black, for colors outside the camera's gamut;
+            they read as black.
     """
 
     written: int
@@ -52,12 +53,11 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """A picture, where its mosaic goes, and the same of its mask if it has one."""
+    """A picture and the file of its mosaic; if it has a mask, the mask and the file of the cropped mask."""
 
-    picture: pathlib.Path
-    target: pathlib.Path
-    mask: pathlib.Path | None = None
-    mask_target: pathlib.Path | None = None
+    picture: Path
+    target: Path
+    mask: tuple[Path, Path] | None = None
 
 
 def unprocess_folder(
@@ -71,39 +71,64 @@ def unprocess_folder(
     bits: int = 12,
     seed: int = 0,
 ) -> Summary:
-    """Turns a folder of JPEG and PNG into a raw data set, in the layout of the data set "Folder".
+    """Turns a folder of JPEG and PNG pictures into a raw data set in the layout of the data set "Folder".
 
-    Each picture goes through `isp.unprocess` and is exposed by `isp.sensor`, several at once, with a progress
-    bar on stderr. One that cannot be read is reported there, and the others are still written.
+    Each picture goes through `isp.unprocess` and is exposed by `isp.sensor`, several pictures at once, with a progress
+    bar on stderr. A picture that cannot be read is reported on stderr, and the others are still written.
 
     - `<source>/<class>/<name>.jpg` (.jpeg, .png) becomes `<target>/<class>/<name>.tiff`.
-    - If `<source>` has the sub-folders `images` and `masks`, `images/<name>.jpg` becomes `images/<name>.tiff`, and
-      `masks/*<name>*`, its mask in PNG or TIFF, a PNG of the same name: 255 where it was greater than 0, else 0.
+    - If `<source>` has the sub-folders `images` and `masks`, `images/<name>.jpg` becomes `images/<name>.tiff`. Its mask
+      `masks/*<name>*` (PNG or TIFF) becomes a PNG of the same name: 255 where the mask was greater than 0, else 0.
     - `<target>/camera.json` is the camera.
 
-    Mosaics have 16 bits, value / 65535. Files of those names are replaced, whole files by whole ones; others stay.
+    Mosaics have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.
 
-    A picture is turned as its EXIF orientation says; one with a mask must not have to be. Alpha and colour profiles are
-    ignored; the tone curve is taken to be a gamma of 2.2. An odd height or width is cropped by one at the bottom or the
-    right. Else pictures keep their size: Brooks et al. halve theirs first, so that noise, compression and the first
-    demosaicing leave no traces.
+    A picture is turned upright as its EXIF orientation says; a picture with a mask must be upright already. Alpha and
+    color profiles are ignored, and the tone curve is assumed to be a gamma of 2.2. An odd height or width is cropped by
+    one at the bottom or the right. Otherwise pictures keep their size. Brooks et al. halve theirs first, which removes
+    the traces of noise, compression and the first demosaicing.
 
     Args:
         source: the folder of pictures.
-        target: the folder to write to, outside of `source`; made if need be.
-        camera: whose mosaics they shall be.
-        exposure: factor on the light. At 1 a picture comes back as bright as it was. What exceeds the white level
-            saturates, as white does where a gain is 1 and the black level comes on top: less light leaves headroom.
-        full_well: electrons at which a site saturates.
-        read_noise: standard deviation of the read-out, in electrons.
-        bits: of the converter, 1 to 16.
-        seed: of the noise. That of a picture depends on the seed and on its path within `source`, and on nothing else.
+        target: the folder to write to, outside `source`; made if it does not exist.
+        camera: the camera whose mosaics are written.
+        exposure: the factor on the light; at 1, a picture keeps its brightness. Light that exceeds the white level
+            saturates, as white does where a gain is 1 and the black level is added. Less light leaves headroom.
+        full_well: the number of electrons at which a site saturates.
+        read_noise: the standard deviation of the read-out, in electrons.
+        bits: the bits of the converter, 1 to 16.
+        seed: decides the noise. The noise of a picture depends only on the seed and on its path within `source`.
 
     Raises:
-        InputError: a number out of range, a camera that cannot be undone, a folder without pictures or that cannot be
-            written to, `target` within `source`, two pictures that would become one file, or a picture without a mask
-            or with several; nothing is written then.
+        InputError: a number is out of range, the camera cannot be inverted, the source holds no pictures, the target
+            cannot be written or lies within the source, two pictures would become one file, or a picture has no mask
+            or several. Nothing is written then.
     """
+    source, target = Path(source), Path(target)
+    _check_settings(camera, exposure, full_well, read_noise, bits, seed)
+    jobs = _find_jobs(source, target)
+    make_output_folder(target)
+    expose = functools.partial(
+        _expose, camera=camera, exposure=exposure, full_well=full_well, read_noise=read_noise, bits=bits
+    )
+
+    def run(job: _Job) -> np.ndarray:
+        name = os.fsencode(job.picture.relative_to(source).as_posix())
+        return _write(job, expose, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
+
+    counts = each_file(run, jobs)
+    try:
+        with replacing(target / "camera.json") as part:
+            part.write_text(camera.to_json())
+    except OSError as error:
+        raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
+    sites, too_bright, too_dark = np.sum([np.zeros(3), *counts], 0).tolist()
+    return Summary(len(counts), len(jobs) - len(counts), too_bright / max(sites, 1), too_dark / max(sites, 1))
+
+
+def _check_settings(
+    camera: isp.Camera, exposure: float, full_well: float, read_noise: float, bits: int, seed: int
+) -> None:
     for name, value in (("exposure", exposure), ("full_well", full_well)):
         if not 0 < value < math.inf:
             raise InputError(f"{name} must be finite and greater than 0, got {value:g}")
@@ -117,39 +142,17 @@ def unprocess_folder(
         check_invertible(camera)
     except ValueError as error:
         raise InputError(f"camera: {error}") from None
-    expose = functools.partial(
-        _expose, camera=camera, exposure=exposure, full_well=full_well, read_noise=read_noise, bits=bits
-    )
-    source, target = pathlib.Path(source), pathlib.Path(target)
-    jobs = _find_jobs(source, target)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{target}: not a folder to write to ({error.strerror})") from None
-
-    def run(job: _Job) -> np.ndarray:
-        name = os.fsencode(job.picture.relative_to(source).as_posix())
-        return _write(job, expose, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
-
-    counts = each_file(run, jobs)
-    try:
-        with replacing(target / "camera.json") as part:
-            part.write_text(camera.to_json())
-    except OSError as error:
-        raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
-    sites, *outside = np.sum([np.zeros(3), *counts], 0).tolist()
-    return Summary(len(counts), len(jobs) - len(counts), *(number / max(sites, 1) for number in outside))
 
 
-def _find_jobs(source, target):
+def _find_jobs(source: Path, target: Path) -> list[_Job]:
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if target.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"the output {target} must not lie in the input {source}, where it would be found as pictures")
+        raise InputError(f"the output {target} must not lie in the input {source}: its files would become pictures")
     if (source / "images").is_dir() and (source / "masks").is_dir():
         jobs = [
-            _Job(picture, target / "images" / f"{picture.stem}.tiff", mask, target / "masks" / f"{mask.stem}.png")
-            for picture, mask in tiles.pair_masks(source / "images", source / "masks", PICTURE_SUFFIXES)
+            _Job(picture, target / "images" / f"{picture.stem}.tiff", (mask, target / "masks" / f"{mask.stem}.png"))
+            for picture, mask in pair_masks(source / "images", source / "masks", PICTURE_SUFFIXES)
         ]
     else:
         pictures = sorted(
@@ -161,66 +164,40 @@ def _find_jobs(source, target):
                 "images/ and masks/; found none"
             )
         jobs = [_Job(picture, target / picture.parent.name / f"{picture.stem}.tiff") for picture in pictures]
-    made_of = {}
-    for job in jobs:
-        if (other := made_of.setdefault(job.target, job.picture)) is not job.picture:
-            raise InputError(f"{other} and {job.picture} would both be written to {job.target}")
+    refuse_shared_targets((job.picture, job.target) for job in jobs)
     return jobs
 
 
-def _write(job, expose, key):
-    """Writes a picture's mosaic, and before it its mask; counts its sites, those too bright and those too dark."""
-    picture, turned = _read_picture(job.picture)
+def _write(job: _Job, expose: _Expose, key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
+    """Writes the mask of a picture and its mosaic; returns how many sites it has, are too bright, and are too dark."""
+    picture, turned = read_picture(job.picture)
     rows, cols = (size // 2 * 2 for size in picture.shape[:2])
     if 0 in (rows, cols):
         raise InputError(f"{job.picture} must be at least 2x2, got {picture.shape[0]}x{picture.shape[1]}")
     if job.mask is not None:
+        mask_file, mask_target = job.mask
         if turned:
             raise InputError(f"{job.picture} is turned by its EXIF orientation, and its mask is not: save it upright")
-        mask = tiles.read_mask(job.mask)
+        mask = read_mask(mask_file)
         if mask.shape != picture.shape[:2]:
-            raise InputError(f"{job.mask} must be of the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")
-        with replacing(job.mask_target) as part:
+            raise InputError(f"{mask_file} must be of the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")
+        with replacing(mask_target) as part:
             Image.fromarray(mask[:rows, :cols] * np.uint8(255)).save(part, format="png")
-    with _device:
+    with one_picture_at_a_time:
         raw, outside = _photograph(picture[:rows, :cols], expose, key)
     with replacing(job.target) as part:
         tifffile.imwrite(part, raw, metadata=None)
     return np.array([raw.size, *outside])
 
 
-def _read_picture(path):
-    """The samples `(H, W, 3)` of a picture, uint8 or uint16, upright; and whether it had to be turned for that."""
-    try:
-        with Image.open(path) as image:
-            # Of a PNG's colours of 16 bits, pillow reads the upper 8 and does not tell.
-            if image.format == "PNG" and image.mode != "I;16" and _png_bits(path) == 16:
-                raise InputError("a PNG of 16 bits must be grey: pillow cuts its colours to 8 bits; save it with 8")
-            if image.mode not in (*_MODES, "I;16"):
-                raise InputError(f"expected a picture of 8 bits a channel, or grey of 16, got one of mode {image.mode}")
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            image = ImageOps.exif_transpose(image)
-            if image.mode == "I;16":  # of which pillow's conversion clips at 255
-                return np.repeat(np.asarray(image)[..., None], 3, -1), turned
-            if image.mode == "P":  # which pillow wants to go by RGBA if it has several transparent colours
-                image = image.convert("RGBA")
-            return np.asarray(image.convert("RGB")), turned
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except Exception as error:  # The decoders raise anything on a damaged file: OSError, SyntaxError, struct.error, ...
-        raise InputError(f"{path}: truncated, corrupt or no picture ({' '.join(str(error).split())})") from None
+def _photograph(
+    picture: UInt[np.ndarray, "rows cols 3"], expose: _Expose, key: PRNGKeyArray
+) -> tuple[UInt16[np.ndarray, "rows cols"], Int[np.ndarray, "2"]]:
+    """Exposes a picture block by block; returns its mosaic, and how many sites are too bright and too dark.
 
-
-def _png_bits(path):
-    with path.open("rb") as file:
-        return file.read(25)[24]
-
-
-def _photograph(picture, expose, key):
-    """The mosaic `(H, W)` uint16 of a picture's samples `(H, W, 3)`, and how many sites are too bright and too dark.
-
-    No site depends on another, but functions are compiled for each shape, and every picture may have its own. So the
-    tiles of the CFA are laid side by side and cut into blocks, of which the last is filled up to a power of two.
+    Functions are compiled for each shape, and every picture may have its own. Because no site depends on another, the
+    tiles of the color filter array can be laid side by side and cut into blocks of few shapes: the last block is filled
+    up to a power of two.
     """
     rows, cols, _ = picture.shape
     strip = picture.reshape(rows // 2, 2, cols, 3).swapaxes(0, 1).reshape(2, -1, 3)
@@ -232,14 +209,22 @@ def _photograph(picture, expose, key):
         filled[:, :width] = block
         raw, counts = expose(filled, jax.random.fold_in(key, number))
         raws.append(np.asarray(raw)[:, :width])
-        outside += counts
+        outside += np.asarray(counts)
     return np.concatenate(raws, 1).reshape(2, rows // 2, cols).swapaxes(0, 1).reshape(rows, cols), outside
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "bits"))
-def _expose(samples, key, camera, exposure, **sensor):
-    """The mosaic uint16 of an image's samples, and how many sites are too bright and too dark."""
+def _expose(
+    samples: UInt[Array | np.ndarray, "rows cols 3"],
+    key: PRNGKeyArray,
+    camera: isp.Camera,
+    exposure: Float[Array, ""] | float,
+    full_well: Float[Array, ""] | float,
+    read_noise: Float[Array, ""] | float,
+    bits: int,
+) -> tuple[UInt16[Array, "rows cols"], Int[Array, "2"]]:
+    """Computes the mosaic of a block of a picture, and counts the sites that are too bright and too dark."""
     rgb = samples / np.float32(np.iinfo(samples.dtype).max)
     light = exposure * site_light(isp.unprocess(rgb, camera), camera)
-    raw = expose_sites(light, key, camera=camera, **sensor)
+    raw = expose_sites(light, key, camera=camera, full_well=full_well, read_noise=read_noise, bits=bits)
     return jnp.round(raw * 65535).astype(jnp.uint16), jnp.stack([(light > 1).sum(), (light < 0).sum()])

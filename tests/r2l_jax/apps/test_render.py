@@ -25,7 +25,7 @@ def rendering(path, camera):
     return np.asarray(isp.parametrized(camera)(read_raw(path, camera)[0]))
 
 
-def test_tiff_holds_the_rendering_in_16_bits(tmp_path):
+def test_a_tiff_holds_the_rendering_in_16_bits(tmp_path):
     files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)]
     assert render_files(files, tmp_path / "out" / "pictures", CAMERA) == (6, 0)
     written = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
@@ -36,7 +36,7 @@ def test_tiff_holds_the_rendering_in_16_bits(tmp_path):
         np.testing.assert_allclose(picture / 65535, rendering(file, CAMERA), atol=0.51 / 65535)
 
 
-def test_png_holds_the_rendering_in_8_bits(tmp_path):
+def test_a_png_holds_the_rendering_in_8_bits(tmp_path):
     file = raw_file(tmp_path / "a.tiff")
     render_files([file], tmp_path / "out", CAMERA, "png")
     with Image.open(tmp_path / "out" / "a.png") as picture:
@@ -44,7 +44,7 @@ def test_png_holds_the_rendering_in_8_bits(tmp_path):
         np.testing.assert_allclose(np.asarray(picture) / 255, rendering(file, CAMERA), atol=0.51 / 255)
 
 
-def test_own_figures_of_each_file(write_dng, tmp_path):
+def test_each_file_is_rendered_with_its_own_calibration_values(write_dng, tmp_path):
     raw = np.random.default_rng(0).integers(500, 3000, (24, 32), np.uint16)
     files = [write_dng(raw, "a.dng"), write_dng(raw, "b.dng", cfa=(2, 1, 1, 0), neutral=(0.4, 1.0, 0.8))]
     assert render_files(files, tmp_path / "out") == (2, 0)
@@ -72,7 +72,8 @@ def test_stages_are_drawn_side_by_side(tmp_path):
     for value in np.clip(values, 0, 1):
         assert (pixels == round(value * 255)).all(-1).sum() >= 480 * 320
     with Image.open(tmp_path / "out" / "a_stages.png") as written:
-        assert written.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)  # Six stages: a row fewer.
+        # The pipeline has six stages, so its sheet has one row less.
+        assert written.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)
 
 
 def test_earlier_pictures_are_replaced(tmp_path):
@@ -94,14 +95,14 @@ def test_a_failed_write_leaves_no_part_behind(tmp_path, capsys, monkeypatch):
     assert "no space left" in capsys.readouterr().err
 
 
-def test_one_name_for_two_pictures(tmp_path):
+def test_two_files_that_would_become_one_picture(tmp_path):
     files = [raw_file(tmp_path / "a.tiff"), raw_file(tmp_path / "a.png")]
     with pytest.raises(InputError, match=r"a\.tiff and .*a\.png would both be written to .*out/a\.tiff"):
         render_files(files, tmp_path / "out", CAMERA)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_picture_never_replaces_a_raw_file(tmp_path):
+def test_a_picture_does_not_replace_a_raw_file(tmp_path):
     file = raw_file(tmp_path / "a.tiff")
     before = file.read_bytes()
     with pytest.raises(InputError, match=r"a\.tiff is a raw file"):
@@ -109,7 +110,7 @@ def test_a_picture_never_replaces_a_raw_file(tmp_path):
     assert file.read_bytes() == before
 
 
-def test_output_is_a_file(tmp_path):
+def test_an_output_that_is_a_file(tmp_path):
     file = raw_file(tmp_path / "a.tiff")
     with pytest.raises(InputError, match=r"a\.tiff: not a folder"):
         render_files([file], file, CAMERA)
@@ -124,16 +125,8 @@ def test_finds_raw_files_in_folders_once(tmp_path):
     assert [file.name for file in found] == ["notes.txt", "a.tiff", "b.DNG"]
 
 
-def test_inputs_that_hold_nothing(tmp_path):
+def test_inputs_without_raw_files(tmp_path):
     with pytest.raises(InputError, match="no raw files in this folder"):
         find_raw_files([tmp_path])
     with pytest.raises(InputError, match="empty"):
         find_raw_files([""])
-
-
-def test_a_contact_sheet_has_rows_of_as_many_as_said():
-    mosaic, image = np.full((20, 30), 0.5), np.full((20, 30, 3), 0.5)
-    three, four = (contact_sheet({"a": mosaic, "b": image, "c": image, "d": image}, columns) for columns in (3, 4))
-    assert three.size == (3 * (480 + 8) + 8, 2 * (320 + 28) + 8)
-    assert four.size == (4 * (480 + 8) + 8, 320 + 28 + 8)
-    np.testing.assert_array_equal(np.unique(np.asarray(four)[300]), [128, 255])

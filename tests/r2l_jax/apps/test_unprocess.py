@@ -15,7 +15,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
-# Next to no noise, and no steps but those of the file.
+# Almost no noise, and no quantization other than that of the file.
 QUIET = {"full_well": 1e12, "read_noise": 0.0, "bits": 16, "exposure": 0.9}
 
 
@@ -30,7 +30,7 @@ def save(path, values, **options):
 
 
 def write_png16(path, values):
-    """Writes `(H, W, channels)` uint16 as a PNG, which pillow cannot."""
+    """Writes `(H, W, channels)` uint16 as a PNG; pillow cannot write one."""
     rows, cols, channels = values.shape
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
     header = struct.pack(">IIBBBBB", cols, rows, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
@@ -46,7 +46,7 @@ def files(folder):
 
 
 def expected(picture, exposure=0.9, camera=CAMERA):
-    """The mosaic of 8-bit samples without noise, in the steps of a file."""
+    """Returns the mosaic of 8-bit samples without noise, scaled to the 16 bits of a file."""
     black = np.tile(np.reshape(camera.black_level, (2, 2)), np.array(picture.shape[:2]) // 2)
     mosaic = np.asarray(isp.unprocess(picture / np.float32(255), camera))
     return 65535 * np.clip(black + exposure * (mosaic - black), 0, 1)
@@ -54,7 +54,7 @@ def expected(picture, exposure=0.9, camera=CAMERA):
 
 @pytest.fixture
 def source(tmp_path):
-    """Two classes of pictures of several sizes."""
+    """Writes pictures of two classes and several sizes."""
     source = tmp_path / "pictures"
     save(source / "cats" / "1.png", samples(0))
     save(source / "cats" / "2.PNG", samples(1, (8, 10, 3)))
@@ -66,7 +66,7 @@ def source(tmp_path):
 
 @pytest.fixture
 def scenes(tmp_path):
-    """Images and masks of objects, one of them of odd size."""
+    """Writes images and masks of objects, one of odd size."""
     source = tmp_path / "scenes"
     for stem, shape in (("1", (13, 17)), ("10", (12, 16))):
         save(source / "images" / f"{stem}.png", samples(int(stem), (*shape, 3)))
@@ -118,16 +118,16 @@ def test_with_noise_the_error_is_that_of_the_sensor(name):
     exposures = jax.vmap(
         lambda key: sensor.expose_sites(sensor.site_light(mosaic, camera), key, camera=camera, bits=bits)
     )(jax.random.split(jax.random.key(0), 2000))
-    # The border is left out: there, demosaicing errs.
+    # Without the border, where demosaicing has errors of its own.
     error = np.asarray(pipeline(exposures) - picture, np.float64)[:, 1:-1, 1:-1]
 
-    # Photons, read-out and the converter's steps, through the linearised pipeline.
+    # The noise of photons, read-out and quantization, propagated through the linearized pipeline.
     black = np.tile(np.reshape(camera.black_level, (2, 2)), (3, 3))
     electrons = (np.asarray(mosaic, np.float64) - black) / (1 - black) * 15000
     variance = (electrons + 4**2) * ((1 - black) / 15000) ** 2 + 1 / (2**bits - 1) ** 2 / 12
     slopes = np.asarray(jax.jacrev(pipeline)(mosaic), np.float64)
     predicted = np.einsum("yxcij,ij->yxc", slopes**2, variance)[1:-1, 1:-1]
-    # The tone curve's bend, which the linearised pipeline has not, moves the mean by less than 0.05 of the noise.
+    # The curvature of the tone curve, which the linearized pipeline lacks, moves the mean by less than 0.05 sigma.
     assert (abs(error.mean(0) / np.sqrt(predicted)) < 0.05 + 4 / np.sqrt(2000)).all()
     np.testing.assert_allclose(error.var(0) / predicted, 1, atol=5 * np.sqrt(2 / 2000))
     assert error.var(0).sum() / predicted.sum() == pytest.approx(1, abs=0.03)
@@ -139,14 +139,14 @@ def test_the_seed_and_the_path_decide_every_byte(source, tmp_path):
     first, again, other = (files(tmp_path / target) for target in ("first", "again", "other"))
     assert first == again
     assert {name for name in first if first[name] == other[name]} == {"camera.json"}
-    # Fewer pictures, elsewhere, and into the same folder again.
+    # Fewer pictures in another folder, written to the same folder again.
     (source / "cats" / "2.PNG").unlink()
     source = source.rename(tmp_path / "moved")
     unprocess_folder(source, tmp_path / "first", CAMERA)
     assert files(tmp_path / "first") == first
 
 
-def test_the_same_picture_under_two_names_has_two_noises(tmp_path):
+def test_the_same_picture_under_two_names_has_different_noise(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / "in" / "class" / f"{name}.png", samples())
     unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA)
@@ -155,7 +155,7 @@ def test_the_same_picture_under_two_names_has_two_noises(tmp_path):
 
 
 def test_blocks_make_one_picture_and_share_no_noise(tmp_path, monkeypatch):
-    picture = samples(0, (18, 22, 3))  # 198 columns of two rows: three blocks of 64, and one of 6.
+    picture = samples(0, (18, 22, 3))  # 198 columns of two rows: three blocks of 64 columns, and one of 6
     save(tmp_path / "in" / "class" / "a.png", picture)
     save(tmp_path / "in" / "class" / "flat.png", np.full((16, 16, 3), 128, np.uint8))
     monkeypatch.setattr(unprocess, "_FEWEST", 8)
@@ -172,7 +172,7 @@ def test_sites_outside_of_what_the_sensor_sees_are_counted(tmp_path):
     picture[:, :4] = 255
     picture[4:, 4:] = [0, 255, 0]
     save(tmp_path / "in" / "class" / "a.png", picture)
-    # Green reaches half of the sites. Of it, this camera's red sites see less than nothing.
+    # Half of the sites are green. For green light, the red sites of this camera read less than black.
     camera = isp.Camera((0.1,) * 4, (2, 1, 2), [[1, 0.5, -0.5], [0, 1, 0], [0, 0, 1]])
     summary = unprocess_folder(tmp_path / "in", tmp_path / "out", camera)
     assert (summary.too_bright, summary.too_dark) == (0.5 * 0.75, 0.25 * 0.25)
@@ -193,7 +193,7 @@ def test_sites_outside_of_what_the_sensor_sees_are_counted(tmp_path):
         (Image.new("RGB", (4, 2), (50, 90, 130)).quantize(4), [50, 90, 130]),
         (Image.fromarray(np.full((2, 4), 90 * 257, np.uint16)), [90, 90, 90]),
     ],
-    ids=["grey", "grey with alpha", "two levels", "alpha", "palette", "grey of 16 bits"],
+    ids=["gray", "gray with alpha", "two levels", "alpha", "palette", "16-bit gray"],
 )
 def test_kinds_of_pictures_become_rgb(tmp_path, image, rgb):
     save(tmp_path / "in" / "class" / "a.png", image)
@@ -202,7 +202,7 @@ def test_kinds_of_pictures_become_rgb(tmp_path, image, rgb):
     np.testing.assert_allclose(raw, expected(np.full((2, 4, 3), rgb, np.uint8)), atol=1.5)
 
 
-def test_a_palette_with_transparent_colours(tmp_path):
+def test_a_palette_with_transparent_colors(tmp_path):
     image = Image.new("RGB", (4, 2), (50, 90, 130)).quantize(4)
     save(tmp_path / "in" / "class" / "a.png", image, transparency=bytes([9, 0]))
     unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
@@ -210,33 +210,33 @@ def test_a_palette_with_transparent_colours(tmp_path):
     np.testing.assert_allclose(raw, expected(np.full((2, 4, 3), [50, 90, 130], np.uint8)), atol=1.5)
 
 
-def test_16_bits_of_grey_are_kept(tmp_path):
-    grey = np.linspace(20000, 65535, 8 * 12).astype(np.uint16).reshape(8, 12)
-    write_png16(tmp_path / "in" / "class" / "a.png", grey[..., None])
+def test_16_bits_of_gray_are_kept(tmp_path):
+    gray = np.linspace(20000, 65535, 8 * 12).astype(np.uint16).reshape(8, 12)
+    write_png16(tmp_path / "in" / "class" / "a.png", gray[..., None])
     unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
     raw = tifffile.imread(tmp_path / "out" / "class" / "a.tiff")
-    np.testing.assert_allclose(raw, expected(np.repeat(grey[..., None], 3, -1) / np.float32(257)), atol=1.5)
+    np.testing.assert_allclose(raw, expected(np.repeat(gray[..., None], 3, -1) / np.float32(257)), atol=1.5)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_16_bits_of_colour_are_refused(tmp_path, channels, capsys):
+def test_16_bits_of_color_are_refused(tmp_path, channels, capsys):
     file = tmp_path / "in" / "class" / "a.png"
     write_png16(file, np.full((4, 4, channels), 1000, np.uint16))
     assert unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA).failed == 1
-    assert f"error: {file}: a PNG of 16 bits must be grey: pillow cuts its colours to 8 bits" in capsys.readouterr().err
+    assert f"error: {file}: a 16-bit PNG must be gray: pillow cuts 16-bit colors to 8 bits" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("image", [samples(), np.full((16, 24), 30000, np.uint16)], ids=["8 bits", "16 bits"])
 def test_a_picture_is_turned_as_its_orientation_says(tmp_path, image):
     exif = Image.Exif()
-    exif[0x0112] = 6  # The camera was turned: the upper row is at the right.
+    exif[0x0112] = 6  # orientation: the first row is at the right
     save(tmp_path / "in" / "class" / "a.png", image, exif=exif)
     unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA, **QUIET)
     upright = np.rot90(image, -1) if image.ndim == 3 else np.full((24, 16, 3), 30000 / 257)
     np.testing.assert_allclose(tifffile.imread(tmp_path / "out" / "class" / "a.tiff"), expected(upright), atol=1.5)
 
 
-def test_what_cannot_be_read_is_reported_and_the_rest_written(source, tmp_path, capsys):
+def test_unreadable_pictures_are_reported_and_the_others_written(source, tmp_path, capsys):
     whole = (source / "dogs" / "3.jpeg").read_bytes()
     (source / "dogs" / "3.jpeg").write_bytes(whole[: len(whole) // 2])
     (source / "dogs" / "4.jpg").write_bytes(b"no picture")
@@ -293,7 +293,7 @@ FLAT = isp.Camera((0,) * 4, (1, 1, 1), np.ones((3, 3)))
         ({"seed": -1}, "seed must be between 0 and 4294967295, got -1"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_written(source, scenes, tmp_path, monkeypatch, change, message):
+def test_wrong_settings_are_named_before_anything_is_written(source, scenes, tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     before = files(tmp_path)
     arguments = {"source": "pictures", "target": "raw", "camera": CAMERA} | change

@@ -100,7 +100,7 @@ def test_dng_mosaic_and_calibration_values(write_dng, pattern):
     np.testing.assert_allclose(camera.white_balance, (2, 1, 1 / 0.7), rtol=1e-6)
 
 
-# Visible areas as read_raw returns them: LibRaw starts them at even rows and columns, and they are cropped to even size.
+# The visible areas that read_raw returns: LibRaw starts them at even rows and columns; they are cropped to even size.
 @pytest.mark.parametrize(
     ("active_area", "visible"),
     [
@@ -131,7 +131,7 @@ def test_black_level_measured_in_masked_areas(write_dng):
 
 
 def test_white_level_of_each_channel(write_dng):
-    # LibRaw derives the levels from DNG's LinearResponseLimit: black + 0.9 * (white - black), with the mean black level.
+    # LibRaw derives the levels from DNG's LinearResponseLimit: black + 0.9 * (white - black), for the mean black level
     raw = tiled(TILE)
     mosaic, camera = read_raw(write_dng(raw, black=(400,) * 4, tags=[(50734, "2I", 1, (9, 10))]))
     white = 400 + int(0.9 * (4095 - 400))
