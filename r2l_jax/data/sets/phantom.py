@@ -222,7 +222,7 @@ def _draw_cell(key: PRNGKeyArray, cell_class: Int[Array, ""] | int) -> Cell:
 
 
 def _white_cell(
-    key: PRNGKeyArray, cell: Cell, axis: Float[Array, "size"], center: Float[Array, "2"]
+    key: PRNGKeyArray, cell: Cell, axis: Float[Array, " size"], center: Float[Array, "2"]
 ) -> tuple[Float[Array, "size size"], Float[Array, "size size"], Float[Array, "size size"], Bool[Array, "size size"]]:
     """Returns azure, methylene blue and eosin in each pixel, and whether the pixel is inside the cell."""
     warp_key, stretch_key, turn_key, nucleus_key, granule_key, fine_key, coarse_key, cytoplasm_key = jax.random.split(
@@ -276,7 +276,7 @@ def _nucleus(key: PRNGKeyArray, cell: Cell, place: Float[Array, "size size 2"]) 
 
 
 def _granules(
-    key: PRNGKeyArray, cell: Cell, axis: Float[Array, "size"], center: Float[Array, "2"]
+    key: PRNGKeyArray, cell: Cell, axis: Float[Array, " size"], center: Float[Array, "2"]
 ) -> Float[Array, "size size"]:
     """Returns how densely granules, which lie anywhere in the cell, cover each pixel: 0 to 1."""
     distance_key, angle_key, share_key = jax.random.split(key, 3)
@@ -289,7 +289,7 @@ def _granules(
 
 
 def _red_cells(
-    key: PRNGKeyArray, axis: Float[Array, "size"], center: Float[Array, "2"], white_radius: Float[Array, ""]
+    key: PRNGKeyArray, axis: Float[Array, " size"], center: Float[Array, "2"], white_radius: Float[Array, ""]
 ) -> Float[Array, "size size"]:
     """Returns the thickness of red cells in each pixel: biconcave discs around the white cell that hardly overlap it.
 
@@ -311,7 +311,7 @@ def _red_cells(
     return jnp.where(jax.random.uniform(share_key, (_RED_CELLS,)) < 0.75, thickness, 0).sum(-1)
 
 
-def _platelets(key: PRNGKeyArray, axis: Float[Array, "size"]) -> Float[Array, "size size"]:
+def _platelets(key: PRNGKeyArray, axis: Float[Array, " size"]) -> Float[Array, "size size"]:
     """Returns the azure of a few platelets at random places."""
     place_key, strength_key = jax.random.split(key)
     x, y = jax.random.uniform(place_key, (2, _PLATELETS), minval=-FIELD / 2, maxval=FIELD / 2)
@@ -319,7 +319,7 @@ def _platelets(key: PRNGKeyArray, axis: Float[Array, "size"]) -> Float[Array, "s
     return jnp.einsum("p,py,px->yx", strength, _bells(y, axis, 0.6), _bells(x, axis, 0.6))
 
 
-def _lamp(key: PRNGKeyArray, axis: Float[Array, "size"]) -> Float[Array, "size size"]:
+def _lamp(key: PRNGKeyArray, axis: Float[Array, " size"]) -> Float[Array, "size size"]:
     """Returns the brightness of the empty field, which differs a little between scenes and falls off to the corners."""
     level_key, center_key, fall_key = jax.random.split(key, 3)
     x, y = jax.random.uniform(center_key, (2,), minval=-3, maxval=3)
@@ -329,20 +329,20 @@ def _lamp(key: PRNGKeyArray, axis: Float[Array, "size"]) -> Float[Array, "size s
 
 
 def _bells(
-    centers: Float[Array, "centers"], axis: Float[Array, "size"], width: Float[Array, ""] | float
+    centers: Float[Array, " centers"], axis: Float[Array, " size"], width: Float[Array, ""] | float
 ) -> Float[Array, "centers size"]:
     """Returns Gaussian bells of height 1. The outer product of two bells is a round spot."""
     return jnp.exp(-((centers[:, None] - axis) ** 2) / (2 * width**2))
 
 
-def _field(key: PRNGKeyArray, axis: Float[Array, "size"], scale: float) -> Float[Array, "size size"]:
+def _field(key: PRNGKeyArray, axis: Float[Array, " size"], scale: float) -> Float[Array, "size size"]:
     """Returns smooth noise of mean 0 and variance 1, with bumps about as wide as `scale`."""
     smooth = _bells(axis, axis, scale)
     smooth /= jnp.linalg.norm(smooth, axis=1, keepdims=True)
     return smooth @ jax.random.normal(key, (len(axis), len(axis))) @ smooth.T
 
 
-def _soft_step(inside: Float[Array, "size size"], axis: Float[Array, "size"]) -> Float[Array, "size size"]:
+def _soft_step(inside: Float[Array, "size size"], axis: Float[Array, " size"]) -> Float[Array, "size size"]:
     """Returns 1 inside an outline and 0 outside, with a soft edge of about a pixel or the width of a membrane.
 
     Args:
