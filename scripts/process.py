@@ -33,7 +33,7 @@ class RenderConfig(ProcessingChoice):
         None,
         choices=("parametrized", "static"),
     )
-    format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
+    format: render.FileFormat = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
         "also write <name>_stages.png, the image after each stage: before gamma_correct it is linear and looks dark",
         False,

@@ -77,9 +77,9 @@ def setting(
             takes its value apart, as `--log_model False`.
         ignores_case: whether upper and lower case of a choice are the same.
     """
-    limits = [None if values is None else tuple(values) for values in (choices, each)]
-    metadata = {_SETTING: _Setting(help, *limits, bound, kind, ignores_case)}
-    return dataclasses.field(default=default, metadata=metadata)
+    one_of, all_of = (None if values is None else tuple(values) for values in (choices, each))
+    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case)
+    return dataclasses.field(default=default, metadata={_SETTING: declared})
 
 
 class Settings:
@@ -211,18 +211,19 @@ def _text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def read(settings: type[Config] | Switch, values: flags.FlagValues = flags.FLAGS) -> Config | Any:
+def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -> Any:
     """Makes the settings that parsed flags give.
 
     Raises:
         InputError: values that are not valid, or a flag that would change nothing.
     """
-    chosen = settings
     if isinstance(settings, Switch):
-        mode = values[settings.name].value
-        chosen = settings.settings[mode]
+        mode = str(values[settings.name].value)
+        chosen: type[Any] = settings.settings[mode]
         others = _all_leaves(settings).keys() - _all_leaves(chosen).keys()
         _refuse(dict.fromkeys(sorted(others), f"with --{settings.name}={mode}"), values)
+    else:
+        chosen = settings
     config = build(chosen, {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()})
     _refuse(config.without_effect(), values)
     return config
@@ -285,7 +286,7 @@ def flat(*configs: Settings) -> dict[str, Any]:
     for config in configs:
         for field in dataclasses.fields(typing.cast(Any, config)):
             value = getattr(config, field.name)
-            values |= flat(value) if dataclasses.is_dataclass(value) else {field.name: value}
+            values |= flat(value) if isinstance(value, Settings) else {field.name: value}
     return values
 
 

@@ -50,7 +50,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     model=ocp.args.StandardSave(nnx.to_pure_dict(state.model)),
                     progress=ocp.args.StandardSave(_progress(state)),
-                    history=ocp.args.JsonSave(history),
+                    history=ocp.args.JsonSave(history),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
                 ),
             )
 
@@ -68,8 +68,8 @@ class Checkpoints:
                     history=ocp.args.JsonRestore(),
                 ),
             )
-        nnx.replace_by_pure_dict(state.model, restored.model)
-        return state.replace(**restored.progress), restored.history
+        nnx.replace_by_pure_dict(state.model, restored["model"])
+        return state.replace(**restored["progress"]), restored["history"]
 
 
 @contextlib.contextmanager

@@ -21,8 +21,7 @@ from r2l_jax.training.update import GradientDescent, UpdateRule, draw_blueprint
 PyTree = Any
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that a training step changes.
 
     Attributes:

@@ -285,8 +285,8 @@ def _final_metrics(
         "best_epoch": best["epoch"],
         **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss")},
         **{
-            f"val_{metric.__name__}": dict(zip(task.classes, map(float, metric(confusion)), strict=True))
-            for metric in (tasks.metrics.precision, tasks.metrics.recall, tasks.metrics.f1)
+            f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
+            for name in ("precision", "recall", "f1")
         },
         "val_confusion_matrix": confusion.tolist(),
     }

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -168,11 +168,12 @@ class GradientDescent(UpdateRule):
         (loss, (sums, fixed)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(parameters)
         norms = {name: _norm(tree) for name, tree in _of_processor(gradients).items()}
         updates, state = self._optimizer.update(gradients, state, parameters)
-        model = nnx.merge_state(optax.apply_updates(parameters, updates), fixed)
-        return Updated(model, state, loss, {**sums, "gradient_norm": norms})
+        parameters = cast(nnx.State, optax.apply_updates(parameters, updates))
+        return Updated(nnx.merge_state(parameters, fixed), state, loss, {**sums, "gradient_norm": norms})
 
     def _split(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
-        return nnx.split_state(model, self._trained, ...)
+        trained, fixed = nnx.split_state(model, self._trained, ...)
+        return trained, fixed
 
 
 def _of_processor(state: nnx.State) -> Mapping[str, PyTree]:

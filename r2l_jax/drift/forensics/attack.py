@@ -14,7 +14,7 @@ It is the `--adv_training` of the program of Oala et al. (TMLR 2023), with these
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -124,12 +124,14 @@ class Attack(UpdateRule):
             total = cost_of("worst", sums["loss"] / count, away, self._aux_weight)
             return total, {**sums, "deviation": away * count}
 
-        free = {name: float(name in self._parameters or "all" in self._parameters) for name in state.default}
+        free: dict[str, jax.Array | float] = {
+            name: float(name in self._parameters or "all" in self._parameters) for name in state.default
+        }
         facts = self._pipeline.facts
         offsets, opt_state, sums = descend(
             self._optimizer, facts, state.default, cost, state.offsets, state.opt_state, free
         )
-        norms, _ = opt_state
+        norms, _ = cast(tuple[dict[str, jax.Array], Any], opt_state)
         model = with_parameters(model, valid_values(facts, state.default, offsets))
         loss = sums["loss"] / count
         return Updated(model, AttackState(state.default, offsets, opt_state), loss, {**sums, "gradient_norm": norms})
@@ -162,7 +164,7 @@ def _price(attack: AttackSettings) -> tuple[str, float]:
     return attack.adv_aux_loss, attack.adv_aux_weight
 
 
-def with_parameters(model: nnx.State, values: Mapping[str, jax.Array]) -> nnx.State:
+def with_parameters(model: nnx.State, values: ranges.Values) -> nnx.State:
     """Returns the variables of a model with other values of its pipeline's parameters."""
     processor = {name: variable.replace(values[name]) for name, variable in model["processor"].items()}
     return nnx.merge_state(model, nnx.State({"processor": processor}))
@@ -171,10 +173,10 @@ def with_parameters(model: nnx.State, values: Mapping[str, jax.Array]) -> nnx.St
 def _keep_norms() -> optax.GradientTransformation:
     """Changes no gradient, and keeps the norm of each parameter's gradient as its state."""
 
-    def init(parameters):
-        return {name: jnp.zeros(()) for name in parameters}
+    def init(params: Any) -> Any:
+        return {name: jnp.zeros(()) for name in params}
 
-    def update(gradients, _, parameters=None):
-        return gradients, {name: jnp.linalg.norm(gradient.ravel()) for name, gradient in gradients.items()}
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return updates, {name: jnp.linalg.norm(gradient.ravel()) for name, gradient in updates.items()}
 
     return optax.GradientTransformation(init, update)
