@@ -296,29 +296,39 @@ def replace(config: Config, **changes: Any) -> Config:
 
 
 def run(main: Callable[[Any], int | None], settings: type | Switch) -> None:
-    """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`.
-
-    A wrong flag becomes one line on stderr and exit status 1. `--help` prints the program's docstring and its flags.
-    """
+    """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`."""
     # Orbax and Grain report their every step at absl's default level.
     logging.set_verbosity(logging.WARNING)
-    define(settings)
-
-    def parse(argv: Sequence[str]) -> Sequence[str]:
-        if not {"--help", "-help", "-h", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
-            print(help_text(settings, sys.modules["__main__"].__doc__ or ""))
-            sys.exit(0)
-        try:
-            return flags.FLAGS(argv)
-        except flags.UnrecognizedFlagError as error:
-            reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings)}"
-        except flags.Error as error:
-            reason = " ".join(str(error).split())
-        sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")
-
     # Schedulers end a program by SIGTERM; it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    app.run(functools.partial(exit_status, lambda: main(read(settings))), flags_parser=parse)
+    define(settings)
+    app.run(
+        functools.partial(exit_status, lambda: main(read(settings))), flags_parser=functools.partial(parse, settings)
+    )
+
+
+def parse(settings: type | Switch, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Sequence[str]:
+    """Parses a program's flags, and returns its path and the arguments that are left.
+
+    Args:
+        settings: as for `define`.
+        argv: the program's path and its arguments.
+        values: where the flags are defined.
+
+    Raises:
+        SystemExit: after `--help`, which prints the program's docstring and its own flags; or with one line that says
+            what is wrong with a flag.
+    """
+    if not {"--help", "-help", "-h", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
+        print(help_text(settings, sys.modules["__main__"].__doc__ or ""))
+        sys.exit(0)
+    try:
+        return values(argv)
+    except flags.UnrecognizedFlagError as error:
+        reason = f"unknown flag --{error.flagname}{_hint(error.flagname, settings)}"
+    except flags.Error as error:
+        reason = " ".join(str(error).split())
+    sys.exit(f"{pathlib.Path(argv[0]).name}: error: {reason}")
 
 
 def _hint(unknown: str, settings: type | Switch) -> str:

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from programs import program
+from programs import call, program
 
 
 @pytest.mark.slow
@@ -26,6 +26,6 @@ def test_a_trained_run_is_adapted_and_compared(trained_run, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(flags, message):
-    done = program("adjust.py", *flags)
+    done = call("adjust.py", *flags)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"adjust.py: error: {message}\n"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import programs
 import pytest
 from flax import nnx
 
@@ -220,7 +221,7 @@ def test_the_program_prints_json():
     [("--rows=menon", "no row's name begins with 'menon'"), ("--repeats=0", "--repeats must be positive, got 0")],
 )
 def test_mistakes_are_one_line(flag, message):
-    done = program(flag)
+    done = programs.call("benchmark.py", flag)
     assert done.returncode == 1
     assert done.stderr.startswith("benchmark.py: error: ")
     assert message in done.stderr

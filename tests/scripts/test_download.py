@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "download.py"
@@ -119,7 +120,11 @@ def test_a_download_that_was_ended_goes_on_with_the_bytes_that_are_missing(zenod
 )
 def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, environment, message):
     monkeypatch.chdir(tmp_path)
-    done = run(*arguments, **environment)
+    for name in ("B2_APPLICATION_KEY_ID", "B2_APPLICATION_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = programs.call("download.py", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("download.py: error: ")
     assert message in done.stderr

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from programs import program
+from programs import call, program
 
 
 @pytest.mark.slow
@@ -36,6 +36,6 @@ def test_a_trained_run_is_evaluated(trained_run):
     ],
 )
 def test_mistakes_are_one_line(flags, message):
-    done = program("evaluate.py", *flags)
+    done = call("evaluate.py", *flags)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"evaluate.py: error: {message}\n"

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from programs import program
+from programs import call, program
 
 from r2l_jax.data.sets.synthetic import CAMERA
 
@@ -70,7 +70,7 @@ def test_one_device_and_four_find_the_same(trained_run, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(flags, message):
-    done = program("forensics.py", *flags)
+    done = call("forensics.py", *flags)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"forensics.py: error: {message}")
     assert done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import tifffile
 from PIL import Image
@@ -69,7 +70,7 @@ def test_a_bad_file_fails_the_run_but_not_the_others(folder):
 )
 def test_mistakes_are_one_line(folder, monkeypatch, arguments, message):
     monkeypatch.chdir(folder)
-    done = process(*arguments)
+    done = programs.call("process.py", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("process.py: error: ")
     assert message in done.stderr

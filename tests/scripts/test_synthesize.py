@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import programs
 import pytest
 import tifffile
 
@@ -78,7 +79,7 @@ def test_stopped_by_the_user_the_same_command_goes_on(raw):
     ],
 )
 def test_mistakes_are_one_line(raw, flag, message):
-    done = synthesize(*raw, flag)
+    done = programs.call("synthesize.py", *raw, flag)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"synthesize.py: error: {message}")
     assert done.stderr.count("\n") == 1

@@ -65,7 +65,7 @@ def gradient_norms(folder, run_name):
     ],
 )
 def test_a_user_s_mistake_is_one_line(folder, flags, message):
-    result = run(folder, "mistake", *flags)
+    result = programs.call(*arguments(folder, "mistake", *flags))
     assert result.returncode == 1
     assert result.stderr.startswith(message)
     assert result.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import programs
 import pytest
 import tifffile
 from PIL import Image
@@ -88,7 +89,7 @@ def test_interrupted_it_leaves_whole_files(folder):
 )
 def test_mistakes_are_one_line(folder, monkeypatch, arguments, message):
     monkeypatch.chdir(folder)
-    done = unprocess(*arguments)
+    done = programs.call("unprocess.py", *arguments)
     assert done.returncode == 1
     assert done.stderr.startswith("unprocess.py: error: ")
     assert message in done.stderr
