@@ -1,6 +1,23 @@
-"""Raw sensor data to RGB: differentiable, compiled image signal processing, as functions and as Flax modules."""
+"""Differentiable, compiled image signal processing: from raw sensor data to RGB.
 
-from isp import bayer, color, demosaic, denoise, sharpen
+`parametrized` and `static` build the pipelines of the study, and `Pipeline` and `Stage` build others. Each stage is a
+plain function of arrays that also works alone; the modules `bayer`, `color`, `demosaic`, `denoise`, `sensor`, `sharpen`
+and `tone` hold these functions.
+
+A mosaic is an array `(..., H, W)` with one color per site, and an image is `(..., H, W, 3)`, with any number of leading
+batch axes. Both are floating point with white at 1. Functions do not clip unless they say so, and `jax.jit`, `jax.grad`
+and `jax.vmap` apply to all of them.
+
+Example:
+    >>> import isp
+    >>> import jax.numpy as jnp
+    >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
+    >>> rgb = pipeline(jnp.full((4, 6), 0.3))
+    >>> rgb.shape
+    (4, 6, 3)
+"""
+
+from isp import bayer, color, demosaic, denoise, sensor, sharpen, tone
 from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
 from isp.parameter import Parameter
@@ -21,7 +38,9 @@ __all__ = [
     "demosaic",
     "denoise",
     "parametrized",
+    "sensor",
     "sharpen",
     "static",
+    "tone",
     "unprocess",
 ]

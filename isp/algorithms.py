@@ -1,146 +1,185 @@
-"""The classical algorithms by the names that `isp.static` takes.
+"""The classical algorithms, by the names that `isp.static` takes.
 
-An algorithm is a function of its settings, which returns what a stage of a pipeline is made of: the stage's function,
-its parameters (continuous, so that they can be learned) and its options (fixed once it is compiled, such as the side of
-a window).
+`ALGORITHMS` maps each step of a pipeline to its algorithms. An algorithm takes its settings and returns the parts of a
+stage: its function, its parameters (continuous, so that they can be learned) and its options (fixed at compilation,
+such as the side of a window).
 """
 
 import operator
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 
-import jax
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
 from isp import bayer, demosaic, denoise, sharpen
-from isp._engine import total_variation, windows
+from isp._engine import checks
 from isp.parameter import Parameter
 
+# A setting as a user gives it, before it is checked.
+Setting = ArrayLike | str | None
 
-def _converted(name, value, convert, what):
-    try:
-        # Reject strings and one-element arrays, which float() would accept.
-        if not isinstance(value, str) and np.shape(value) == ():
-            return convert(value)
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(f"{name} must be {what}, got {' '.join(repr(value).split())}")
-
-
-# Options have to be hashable, which arrays are not.
-def _number(name, value):
-    return _converted(name, value, float, "a number")
-
-
-def _count(name, value):
-    return _converted(name, value, operator.index, "a whole number")
-
-
-def _flag(name, value):
-    return _converted(name, value, bool, "true or false")
-
-
-def _start(name, value):
-    """Where a parameter starts, which may be traced."""
-    return value if isinstance(value, jax.core.Tracer) else _number(name, value)
-
-
-def _strength(value, unit="strength"):
-    """Makes the parameter of a setting whose natural range is its own value."""
-    return Parameter(value, scale="log", unit=unit)
+# The function of a stage, its parameters and its options.
+Parts = tuple[Callable[..., Array], dict[str, Parameter], dict[str, Hashable]]
+Converted = TypeVar("Converted")
 
 
 def filter_kernel(kernel: ArrayLike) -> Parameter:
-    """Makes the parameter of a filter's kernel of odd sides, which is tuned by the strength of the filter."""
+    """Makes the parameter of a filter's kernel, which is tuned as a whole by the strength of the filter.
+
+    Args:
+        kernel: The weights, with odd sides.
+
+    Returns:
+        The parameter. Its neutral value is the kernel that copies its input.
+
+    Example:
+        >>> import isp
+        >>> from isp.algorithms import filter_kernel
+        >>> filter_kernel(isp.sharpen.SHARPENING_KERNEL).neutral
+        ((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
+    """
     neutral = np.zeros(np.shape(kernel))
     neutral[tuple(side // 2 for side in neutral.shape)] = 1
     return Parameter(kernel, width=1, unit="weight", neutral=neutral)
 
 
-def _without_interpolation(pattern):
+def unchanged(rgb: Array) -> Array:
+    """Returns the image as it is; the function of a stage that is switched off.
+
+    Args:
+        rgb: Setting image.
+
+    Returns:
+        The same image.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from isp.algorithms import unchanged
+        >>> unchanged(jnp.ones((1, 1, 3)))
+        Array([[[1., 1., 1.]]], dtype=float32)
+    """
+    return rgb
+
+
+def _without_interpolation(pattern: str) -> Parts:
     return bayer.spread, {}, {"pattern": pattern}
 
 
-def _bilinear(pattern):
+def _bilinear(pattern: str) -> Parts:
     return demosaic.bilinear, {}, {"pattern": pattern}
 
 
-def _malvar2004(pattern):
+def _malvar2004(pattern: str) -> Parts:
     return demosaic.malvar2004, {}, {"pattern": pattern}
 
 
-def _menon2007(pattern, refine=True):
+def _menon2007(pattern: str, refine: Setting = True) -> Parts:
     return demosaic.menon2007, {}, {"pattern": pattern, "refine": _flag("refine", refine)}
 
 
-def _none():
+def _none() -> Parts:
     return unchanged, {}, {}
 
 
-def _sharpening_filter(sharpening_filter=sharpen.SHARPENING_KERNEL):
+def _sharpening_filter(sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL) -> Parts:
     return sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)}, {}
 
 
-def _unsharp_masking(radius=1.0, amount=1.0):
+def _unsharp_masking(radius: Setting = 1.0, amount: Setting = 1.0) -> Parts:
     radius, amount = _start("radius", radius), _start("amount", amount)
-    size = denoise.gaussian_size("radius", radius, None)
+    size = checks.gaussian_size("radius", radius, None)
     return sharpen.unsharp_masking, {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, {"size": size}
 
 
-def _gaussian_denoising(sigma=0.5):
+def _gaussian_denoising(sigma: Setting = 0.5) -> Parts:
     sigma = _start("sigma", sigma)
-    size = denoise.gaussian_size("sigma", sigma, None)
+    size = checks.gaussian_size("sigma", sigma, None)
     return denoise.gaussian_denoising, {"sigma": _strength(sigma, "pixels")}, {"size": size}
 
 
-def _median_denoising(size=3):
+def _median_denoising(size: Setting = 3) -> Parts:
     size = _count("size", size)
-    windows.check_size(size)
+    checks.check_size(size)
     return denoise.median_denoising, {}, {"size": size}
 
 
-def _fft_denoising(keep_fraction=0.3, softness=None):
-    keep_fraction = _start("keep_fraction", keep_fraction)
+def _fft_denoising(keep_fraction: Setting = 0.3, softness: Setting = None) -> Parts:
+    start = _start("keep_fraction", keep_fraction)
     softness = None if softness is None else _number("softness", softness)
-    denoise.check_fraction(keep_fraction, softness)
-    if softness is None:  # a hard cut, which has no derivative
-        return denoise.fft_denoising, {}, {"keep_fraction": keep_fraction}
-    return denoise.fft_denoising, {"keep_fraction": _strength(keep_fraction, "fraction")}, {"softness": softness}
+    checks.check_fraction(start, softness)
+    if softness is None:  # A hard cut has no derivative, so its fraction is an option.
+        return denoise.fft_denoising, {}, {"keep_fraction": _number("keep_fraction", start)}
+    return denoise.fft_denoising, {"keep_fraction": _strength(start, "fraction")}, {"softness": softness}
 
 
-def _tv_chambolle(weight=0.01, eps=2e-4, max_iterations=200):
+def _tv_chambolle(weight: Setting = 0.01, eps: Setting = 2e-4, max_iterations: Setting = 200) -> Parts:
     return denoise.tv_chambolle, *_total_variation(weight, eps, max_iterations)
 
 
-def _tv_bregman(weight=100.0, eps=1e-3, max_iterations=100, isotropic=True):
+def _tv_bregman(
+    weight: Setting = 100.0, eps: Setting = 1e-3, max_iterations: Setting = 100, isotropic: Setting = True
+) -> Parts:
     parameters, options = _total_variation(weight, eps, max_iterations)
     return denoise.tv_bregman, parameters, options | {"isotropic": _flag("isotropic", isotropic)}
 
 
-def _total_variation(weight, eps, max_iterations):
-    weight, eps = _start("weight", weight), _number("eps", eps)
-    max_iterations = _count("max_iterations", max_iterations)
-    total_variation.check_settings(weight, eps, max_iterations)
-    return {"weight": _strength(weight)}, {"eps": eps, "max_iterations": max_iterations}
+def _total_variation(
+    weight: Setting, eps: Setting, max_iterations: Setting
+) -> tuple[dict[str, Parameter], dict[str, Hashable]]:
+    start, tolerance = _start("weight", weight), _number("eps", eps)
+    most = _count("max_iterations", max_iterations)
+    checks.check_total_variation(start, tolerance, most)
+    return {"weight": _strength(start)}, {"eps": tolerance, "max_iterations": most}
 
 
-def _bilateral(sigma_spatial=0.6, sigma_color=None, bins=10000):
+def _bilateral(sigma_spatial: Setting = 0.6, sigma_color: Setting = None, bins: Setting = 10000) -> Parts:
     sigma_spatial = _start("sigma_spatial", sigma_spatial)
-    size = denoise.bilateral_size(sigma_spatial)
+    size = checks.bilateral_size(sigma_spatial, None)
     parameters = {"sigma_spatial": _strength(sigma_spatial, "pixels")}
     sigma_color = None if sigma_color is None else _start("sigma_color", sigma_color)
     bins = None if bins is None else _count("bins", bins)
-    windows.check_colors(sigma_color, bins)
+    checks.check_colors(sigma_color, bins)
     if sigma_color is not None:
         parameters["sigma_color"] = _strength(sigma_color)
     return denoise.bilateral, parameters, {"size": size, "bins": bins}
 
 
-def unchanged(rgb):
-    """The image as it is."""
-    return rgb
+def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:
+    """Makes the parameter of a setting whose natural range is its own value."""
+    return Parameter(value, scale="log", unit=unit)
 
 
-ALGORITHMS = {
+def _start(name: str, value: Setting) -> checks.Scalar:
+    """Returns the start of a parameter, which may be traced."""
+    return value if checks.is_traced(value) else _number(name, value)
+
+
+# Settings become Python numbers, because options must be hashable and arrays are not.
+def _number(name: str, value: Setting) -> float:
+    return _converted(name, value, float, "a number")
+
+
+def _count(name: str, value: Setting) -> int:
+    return _converted(name, value, operator.index, "a whole number")
+
+
+def _flag(name: str, value: Setting) -> bool:
+    return _converted(name, value, bool, "true or false")
+
+
+def _converted(name: str, value: Setting, convert: Callable[[Any], Converted], expected: str) -> Converted:
+    try:
+        # Reject strings and one-element arrays, which float() would accept.
+        if not isinstance(value, str) and np.asarray(value).shape == ():
+            return convert(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} must be {expected}, got {' '.join(repr(value).split())}")
+
+
+ALGORITHMS: dict[str, dict[str, Callable[..., Parts]]] = {
     "demosaic": {
         "none": _without_interpolation,
         "bilinear": _bilinear,

@@ -1,4 +1,4 @@
-"""What the processing must know of a camera, and the two cameras of the published raw data sets."""
+"""The calibration values of a camera that processing needs, and the two cameras of the published raw data sets."""
 
 import dataclasses
 import json
@@ -6,43 +6,53 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 from isp.bayer import check_pattern
 
-Figures = Sequence | np.ndarray | jax.Array
+Values = Sequence | np.ndarray | jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-    """The figures that turn one camera's mosaic into linear sRGB.
+    """Holds the calibration values that turn a camera's mosaic into linear sRGB.
 
-    The figures may come as arrays or sequences; they are kept as tuples, so that a camera is hashable and can be a
-    static argument of a compiled function. Levels are fractions of the white level: a mosaic value of 1 is a saturated
-    site.
+    Values may be given as arrays or sequences. They are kept as tuples, so that a camera can be hashed and can be a
+    static argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1.
 
     Attributes:
-        black_level: what a site reads in the dark, one per site of the 2x2 tile in the order (0,0) (0,1) (1,0) (1,1)
-            (for RGGB: R, G1, G2, B); each below 1.
-        white_balance: gains of R, G and B; none is 0, which would lose a channel.
-        color_matrix: white-balanced camera RGB to linear sRGB, out_k = sum_c color_matrix[k][c] * rgb_c.
-        pattern: colours of the 2x2 tile in the same order as black_level: "RGGB", "BGGR", "GRBG" or "GBRG".
+        black_level: The value of a dark site, below 1, one for each site of the 2x2 tile in the order (0, 0), (0, 1),
+            (1, 0), (1, 1). For RGGB these are R, G1, G2, B.
+        white_balance: The gains of R, G and B. A gain of 0 is refused, because it would lose the channel.
+        color_matrix: The matrix from white-balanced camera RGB to linear sRGB:
+            out_k = sum_c color_matrix[k][c] * rgb_c.
+        pattern: The colors of the 2x2 tile in the order of `black_level`: "RGGB", "BGGR", "GRBG" or "GBRG".
 
     Raises:
-        ValueError: a figure of another shape, a figure that is not finite, a black level at or above the white level
-            of 1, a gain of 0, or an unknown pattern.
+        ValueError: If a value has the wrong shape or is not finite, if a black level is not below the white level of 1,
+            if a gain is 0, or if the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> camera = isp.Camera(black_level=[0.06] * 4, white_balance=[2.0, 1.0, 1.5], color_matrix=np.eye(3))
+        >>> camera.white_balance
+        (2.0, 1.0, 1.5)
+        >>> camera.pattern
+        'RGGB'
     """
 
-    black_level: Figures
-    white_balance: Figures
-    color_matrix: Figures
+    black_level: Values
+    white_balance: Values
+    color_matrix: Values
     pattern: str = "RGGB"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_pattern(self.pattern)
         for name, shape in (("black_level", (4,)), ("white_balance", (3,)), ("color_matrix", (3, 3))):
-            figures = _figures(name, getattr(self, name), shape)
-            # Nested tuples of plain floats hash and print; arrays do not.
-            as_tuple = tuple(map(tuple, figures.tolist())) if len(shape) == 2 else tuple(figures.tolist())
+            values = _checked(name, getattr(self, name), shape)
+            # Nested tuples of plain floats can be hashed and printed.
+            as_tuple = tuple(map(tuple, values.tolist())) if len(shape) == 2 else tuple(values.tolist())
             object.__setattr__(self, name, as_tuple)
         if max(self.black_level) >= 1:
             raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
@@ -50,15 +60,39 @@ class Camera:
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
 
     def to_json(self) -> str:
-        """The camera as a JSON object of its four fields; `from_json` reads it back."""
+        """Writes the camera as a JSON object with its four fields, which `from_json` reads.
+
+        Returns:
+            The text.
+
+        Example:
+            >>> import isp
+            >>> camera = isp.CAMERAS["drone"]
+            >>> isp.Camera.from_json(camera.to_json()) == camera
+            True
+        """
         return json.dumps(dataclasses.asdict(self), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Camera":
-        """Reads what `to_json` wrote; `pattern` may be left out.
+        """Reads a camera from the JSON object that `to_json` writes; `pattern` may be missing.
+
+        Args:
+            text: The JSON text.
+
+        Returns:
+            The camera.
 
         Raises:
-            ValueError: text that is no JSON object of exactly these fields, or figures that the class refuses.
+            ValueError: If the text is not a JSON object with exactly these fields, or if the class refuses a value.
+
+        Example:
+            >>> import isp
+            >>> isp.Camera.from_json(
+            ...     '{"black_level": [0, 0, 0, 0], "white_balance": [2, 1, 2],'
+            ...     ' "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}'
+            ... ).white_balance
+            (2.0, 1.0, 2.0)
         """
         fields = json.loads(text)
         if not isinstance(fields, dict):
@@ -71,20 +105,20 @@ class Camera:
         return cls(**fields)
 
 
-def _figures(name: str, values, shape: tuple[int, ...]) -> np.ndarray:
-    """`values` as float64 of this shape, or a ValueError that names them."""
+def _checked(name: str, given: ArrayLike | Sequence, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the values as float64; raises a ValueError unless they are finite numbers of this shape."""
     try:
-        figures = np.asarray(values, np.float64)
+        values = np.asarray(given, np.float64)
     except (TypeError, ValueError):
-        raise ValueError(f"{name} must be numbers of shape {shape}, got {values!r}") from None
-    if figures.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {figures.shape}")
-    if not np.isfinite(figures).all():
-        raise ValueError(f"{name} must be finite, got {figures.tolist()}")
-    return figures
+        raise ValueError(f"{name} must be numbers of shape {shape}, got {given!r}") from None
+    if values.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, got {values.tolist()}")
+    return values
 
 
-# The published figures of the two data sets; the microscope's odd signs are the data set's own.
+# The published calibration values of the two data sets. The negative signs of the microscope are the data set's own.
 CAMERAS = {
     "drone": Camera(
         black_level=(0.0625, 0.0626, 0.0625, 0.0626),

@@ -1,7 +1,7 @@
-"""Colour: gains, matrices, luma, and the tone curve. Nothing here clips, so that functions chain.
+"""Color: gains, matrices, luma and color spaces. Nothing here clips, so that functions can be chained.
 
-Images are computed on channel by channel and stacked at the end: a broadcast along the last axis has a sum over it as
-its gradient, and sums over a few neighbours are slow.
+Functions compute channel by channel and stack the channels at the end. A broadcast along the last axis would have a sum
+over that axis as its gradient, and sums over only three neighbors are slow.
 """
 
 import jax
@@ -9,17 +9,31 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import stencil
-from isp.bayer import check_image
+from isp._engine.checks import check_image
+from isp.tone import gamma_correct
 
-# ITU-R BT.601 luma and colour differences, rows Y, U, V. U and V of a grey are exactly zero, hence the inverse's
-# first column is ones: adding to Y adds the same to R, G and B.
+__all__ = [
+    "RGB_TO_YUV",
+    "YUV_TO_RGB",
+    "color_correct",
+    "gamma_correct",
+    "hsv_to_rgb",
+    "luma",
+    "rgb_to_hsv",
+    "rgb_to_yuv",
+    "white_balance",
+    "with_luma",
+    "yuv_to_rgb",
+]
+
+# Luma and color differences of ITU-R BT.601, in rows Y, U, V. U and V of a gray are exactly zero. Hence the first
+# column of the inverse is ones, and adding to Y adds the same to R, G and B.
 RGB_TO_YUV = np.array(
     [[0.299, 0.587, 0.114], [-0.14714119, -0.28886916, 0.43601035], [0.61497538, -0.51496512, -0.10001026]]
 )
 YUV_TO_RGB = np.linalg.inv(RGB_TO_YUV)
 
-# Differences of channels that count as none: for smaller ones the derivatives of hue overflow float32.
+# Channels that differ by no more than this count as equal; with less, the derivatives of hue would overflow float32.
 _NO_CHROMA = 1e-15
 
 
@@ -27,10 +41,23 @@ _NO_CHROMA = 1e-15
 def white_balance(
     rgb: Float[Array, "*batch height width 3"], gains: Float[Array, "3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Scales each channel by its gain.
+    """Multiplies each channel by its gain.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        gains: The gains of red, green and blue.
+
+    Returns:
+        The images `(..., H, W, 3)`.
 
     Raises:
-        ValueError: rgb that is no floating-point image `(..., H, W, 3)`; so does every function here.
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.color.white_balance(jnp.full((1, 1, 3), 0.25), jnp.array([2.0, 1.0, 3.0]))
+        Array([[[0.5 , 0.25, 0.75]]], dtype=float32)
     """
     check_image(rgb)
     return jnp.stack([rgb[..., channel] * gains[channel] for channel in range(3)], -1)
@@ -40,25 +67,95 @@ def white_balance(
 def color_correct(
     rgb: Float[Array, "*batch height width 3"], matrix: Float[Array, "3 3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Applies a colour matrix to every pixel: out_k = sum_c matrix[k, c] * rgb_c."""
+    """Applies a color matrix to every pixel: out_k = sum_c matrix[k, c] * rgb_c.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        matrix: The matrix, with output channels in rows.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> swap_red_and_blue = jnp.eye(3)[::-1]
+        >>> isp.color.color_correct(jnp.array([[[0.25, 0.5, 0.75]]]), swap_red_and_blue)
+        Array([[[0.75, 0.5 , 0.25]]], dtype=float32)
+    """
     check_image(rgb)
-    # Sums, not a matrix product: three terms are too few for a matrix unit, which would round to a shorter format.
+    # Sums instead of a matrix product: matrix units would gain nothing from three terms, and would round to a shorter
+    # format.
     return jnp.stack([sum(rgb[..., c] * matrix[k, c] for c in range(3)) for k in range(3)], -1)
 
 
 def rgb_to_yuv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """RGB to BT.601 luma Y and colour differences U, V."""
+    """Converts images from RGB to YUV, the luma and color differences of ITU-R BT.601.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+
+    Returns:
+        The images `(..., H, W, 3)` as Y, U, V. For RGB in [0, 1], Y is in [0, 1], and U and V are 0 for grays.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> np.asarray(isp.color.rgb_to_yuv(jnp.array([[[1.0, 0.0, 0.0]]]))).round(3)
+        array([[[ 0.299, -0.147,  0.615]]], dtype=float32)
+    """
     return color_correct(rgb, jnp.asarray(RGB_TO_YUV, rgb.dtype))
 
 
 def yuv_to_rgb(yuv: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """Undoes `rgb_to_yuv`."""
+    """Converts images from YUV to RGB; undoes `rgb_to_yuv`.
+
+    Args:
+        yuv: Images `(..., H, W, 3)` as Y, U, V.
+
+    Returns:
+        The images `(..., H, W, 3)` as R, G, B.
+
+    Raises:
+        ValueError: If `yuv` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> np.asarray(isp.color.yuv_to_rgb(jnp.array([[[0.5, 0.25, 0.25]]]))).round(3)
+        array([[[0.785, 0.256, 1.008]]], dtype=float32)
+    """
     return color_correct(yuv, jnp.asarray(YUV_TO_RGB, yuv.dtype))
 
 
 @jax.jit
 def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width"]:
-    """BT.601 luma, the Y of `rgb_to_yuv`."""
+    """Computes the luma of ITU-R BT.601, the Y of `rgb_to_yuv`.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+
+    Returns:
+        The luma `(..., H, W)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> red_green_blue = np.eye(3, dtype=np.float32)[None]
+        >>> np.asarray(isp.color.luma(red_green_blue)).round(3)
+        array([[0.299, 0.587, 0.114]], dtype=float32)
+    """
     check_image(rgb)
     red, green, blue = RGB_TO_YUV[0]
     return float(red) * rgb[..., 0] + float(green) * rgb[..., 1] + float(blue) * rgb[..., 2]
@@ -68,9 +165,27 @@ def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
 def with_luma(
     rgb: Float[Array, "*batch height width 3"], new_luma: Float[Array, "*batch height width"]
 ) -> Float[Array, "*batch height width 3"]:
-    """The image with its luma replaced and its U and V kept.
+    """Replaces the luma of images and keeps their U and V.
 
-    Equal to going to YUV, replacing Y and coming back: see the note at `RGB_TO_YUV`.
+    The result equals converting to YUV, replacing Y and converting back. It takes one addition per channel, because
+    adding to Y adds the same to R, G and B.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        new_luma: The luma `(..., H, W)` of the result.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
+        >>> np.asarray(isp.color.with_luma(rgb, isp.color.luma(rgb) + 0.5)).round(3)
+        array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
     difference = new_luma - luma(rgb)
     return jnp.stack([rgb[..., channel] + difference for channel in range(3)], -1)
@@ -78,55 +193,71 @@ def with_luma(
 
 @jax.jit
 def rgb_to_hsv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """RGB to hue in [0, 1), saturation and value, with the conventions of `skimage.color.rgb2hsv`.
+    """Converts images from RGB to hue, saturation and value, with the conventions of `skimage.color.rgb2hsv`.
 
-    Hue is 0 at red, 1/3 at green and 2/3 at blue, and 0 for a grey. For rgb >= 0, saturation is in [0, 1]. Hue turns
-    ever faster towards grey; its gradient is large there, and zero for a grey itself.
+    The gradient of the hue grows without bound as a color approaches gray, and is zero for a gray itself.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+
+    Returns:
+        The images `(..., H, W, 3)` as hue, saturation, value. Hue is in [0, 1): red 0, green 1/3, blue 2/3, gray 0. For
+        nonnegative RGB, saturation is in [0, 1]. Value is the greatest channel.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> rgb = np.array([[[0.25, 0.5, 0.25], [0.5, 0.5, 0.5]]], np.float32)
+        >>> np.asarray(isp.color.rgb_to_hsv(rgb)).round(3)
+        array([[[0.333, 0.5  , 0.5  ],
+                [0.   , 0.   , 0.5  ]]], dtype=float32)
     """
     check_image(rgb)
     red, green, blue = (rgb[..., c] for c in range(3))
     value = jnp.maximum(jnp.maximum(red, green), blue)
     chroma = value - jnp.minimum(jnp.minimum(red, green), blue)
-    grey = chroma <= _NO_CHROMA
-    divisor = jnp.where(grey, 1, chroma)
-    # As scikit-image does, of channels that are equally great the last one counts.
+    gray = chroma <= _NO_CHROMA
+    divisor = jnp.where(gray, 1, chroma)
+    # Where several channels are the greatest, the last one decides, as in scikit-image.
     sixths = jnp.where(green == value, 2 + (blue - red) / divisor, (green - blue) / divisor)
     sixths = jnp.where(blue == value, 4 + (red - green) / divisor, sixths)
-    hue = jnp.where(grey, 0, sixths / 6 - jnp.floor(sixths / 6))
-    saturation = jnp.where(grey, 0, chroma / jnp.where(jnp.abs(value) <= _NO_CHROMA, 1, value))
+    hue = jnp.where(gray, 0, sixths / 6 - jnp.floor(sixths / 6))
+    saturation = jnp.where(gray, 0, chroma / jnp.where(jnp.abs(value) <= _NO_CHROMA, 1, value))
     return jnp.stack([hue, saturation, value], -1)
 
 
 @jax.jit
 def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """Undoes `rgb_to_hsv`; agrees with `skimage.color.hsv2rgb`. Hue may leave [0, 1): it is an angle in turns."""
+    """Converts images from hue, saturation and value to RGB; undoes `rgb_to_hsv`.
+
+    Agrees with `skimage.color.hsv2rgb`.
+
+    Args:
+        hsv: Images `(..., H, W, 3)` as hue, saturation, value. Hue is an angle in turns, which may leave [0, 1).
+
+    Returns:
+        The images `(..., H, W, 3)` as R, G, B.
+
+    Raises:
+        ValueError: If `hsv` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.color.hsv_to_rgb(jnp.array([[[0.5, 1.0, 0.75]]]))
+        Array([[[0.  , 0.75, 0.75]]], dtype=float32)
+    """
     check_image(hsv)
     hue, saturation, value = (hsv[..., c] for c in range(3))
 
-    def channel(phase):
-        """Full for a third of the circle, absent for a third, with linear slopes between."""
+    def channel(phase: int) -> Array:
+        """Computes a channel: full for a third of the circle, absent for a third, with linear slopes between."""
         sixths = 6 * hue + phase
-        # What a remainder is; the operator calls a C library function for each pixel.
+        # This is the remainder; the operator % would call a C library function for each pixel.
         sixths -= 6 * jnp.floor(sixths / 6)
         return value * (1 - saturation * jnp.clip(jnp.minimum(sixths, 4 - sixths), 0, 1))
 
     return jnp.stack([channel(5), channel(3), channel(1)], -1)
-
-
-@jax.jit
-def gamma_correct(
-    rgb: Float[Array, "*batch height width 3"], gamma: Float[Array, ""] | float
-) -> Float[Array, "*batch height width 3"]:
-    """The tone curve rgb ** (1 / gamma) for rgb > 0; elsewhere 0, with a gradient of 0.
-
-    The slope grows without bound towards 0 from above: where it matters, clip to a value above 0 first.
-    """
-    check_image(rgb)
-    return _tone_curve(rgb, gamma)
-
-
-@stencil.pointwise
-def _tone_curve(rgb, gamma):
-    dark = rgb <= 0
-    # Dark values are replaced before the logarithm too: its infinite derivative times zero would not be zero.
-    return jnp.where(dark, 0, jnp.exp(jnp.log(jnp.where(dark, 1, rgb)) / gamma))

@@ -1,11 +1,9 @@
-"""Demosaicing: one colour a site to three colours a pixel.
+"""Demosaicing: from one color per site to three colors per pixel.
 
-The sites of a mosaic repeat in 2x2 tiles, so a linear method is one stencil whose weights depend on the site of the
-tile: `bilinear` and `malvar2004` are such weights. `menon2007` decides a direction at each red and blue site, and is
-linear after that. Reverse-mode derivatives are written out, so forward mode does not work.
+The colors of a mosaic repeat in 2x2 tiles, so a linear method is one stencil whose weights depend on the site of the
+tile. `bilinear` and `malvar2004` are such stencils. `menon2007` first decides on a direction at each red and blue site,
+and is linear after that. Reverse-mode derivatives are written out, so forward mode does not work.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +16,12 @@ from isp._engine import menon, stencil
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
 
-# As out, in, row, col. Over planes that are zero where a site sees another colour, each kernel averages the nearest
-# sites of its colour, whichever of the 2x2 tile's sites it stands on.
+# Axes: out, in, row, col. On planes that are zero where a site sees another color, each kernel averages the nearest
+# sites of its color, at every site of the 2x2 tile.
 BILINEAR_KERNEL = np.zeros((3, 3, 3, 3), np.float32)
 BILINEAR_KERNEL[[0, 1, 2], [0, 1, 2]] = _RED_BLUE, _GREEN, _RED_BLUE
 
-# Malvar, He & Cutler (2004), figure 2: green at a red or blue site; a colour at a green site that has it to the left
+# Malvar, He & Cutler (2004), figure 2: green at a red or blue site; red or blue at a green site that has it to the left
 # and right; red at a blue site and blue at a red one.
 # fmt: off
 _GREEN_AT_OTHERS = np.array([
@@ -54,90 +52,149 @@ _OPPOSITE = np.array([
 def interpolate(
     planes: Float[Array, "*batch height width 3"], kernel: Float[Array, "3 3 3 3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Fills the planes that `bayer.spread` made, by a 3x3 correlation over mirrored borders.
+    """Fills the planes of `bayer.spread` by a 3x3 correlation over mirrored borders.
 
     Args:
-        planes: mosaic values, zero where a site sees another colour.
-        kernel: weights as out, in, row, col; `BILINEAR_KERNEL` interpolates each colour from its own sites, a learnt
-            one may mix colours.
+        planes: Mosaic values `(..., H, W, 3)`, zero where a site sees another color.
+        kernel: Weights with the axes out, in, row, col. `BILINEAR_KERNEL` interpolates each color from its own sites. A
+            learned kernel may mix colors.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> planes = isp.bayer.spread(jnp.full((4, 6), 0.5))
+        >>> rgb = isp.demosaic.interpolate(planes, jnp.array(isp.demosaic.BILINEAR_KERNEL))
+        >>> bool((rgb == 0.5).all())
+        True
     """
     return stencil.correlate_channels(planes, kernel, "mirror")
 
 
-@functools.partial(jax.jit, static_argnames="pattern")
+@jax.jit(static_argnames="pattern")
 def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*batch height width 3"]:
-    """Bilinear demosaicing of a mosaic `(..., H, W)`; each missing colour is the mean of its nearest sites.
+    """Demosaics bilinearly: each missing color is the mean of its nearest sites.
 
-    The outermost pixels follow colour-demosaicing's `demosaicing_CFA_Bayer_bilinear`, which repeats the border of the
-    zero-filled planes; `interpolate` mirrors it instead. Not clipped.
+    The result, borders included, is that of colour-demosaicing's `demosaicing_CFA_Bayer_bilinear`, which repeats the
+    border of the zero-filled planes. (`interpolate` mirrors the border instead.)
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        pattern: The colors of a tile in CFA order.
+
+    Returns:
+        The images `(..., H, W, 3)`.
 
     Raises:
-        ValueError: raw of odd size, of fewer than two axes or not floating point; an unknown pattern.
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> raw = np.tile(np.float32([[0.2, 0.4], [0.4, 0.8]]), (3, 3))
+        >>> np.asarray(isp.demosaic.bilinear(raw))[2, 2].round(3)
+        array([0.2, 0.4, 0.8], dtype=float32)
     """
     _check(raw, pattern)
     kernels = _bilinear_kernels(pattern).astype(raw.dtype)
 
-    def interpolate_mosaic(raw):
+    def interpolate_mosaic(raw: Array) -> Array:
         return _repeat_border(stencil.correlate_mosaic(raw, kernels, "zero"), pattern)
 
     return stencil.by_strips(interpolate_mosaic, raw, 2)
 
 
-@functools.partial(jax.jit, static_argnames="pattern")
+@jax.jit(static_argnames="pattern")
 def malvar2004(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*batch height width 3"]:
-    """Gradient-corrected linear demosaicing of a mosaic `(..., H, W)`: Malvar, He & Cutler (ICASSP 2004).
+    """Demosaics by gradient-corrected linear interpolation.
 
-    Bilinear interpolation, corrected by the Laplacian of the colour that the site itself sees. The border is that of
-    colour-demosaicing's `demosaicing_CFA_Bayer_Malvar2004`: beyond it the outermost sites are repeated, and taken for
-    the colour that the pattern has there. Not clipped; edges overshoot.
+    Adds to the bilinear interpolation a share of the Laplacian of the color that the site itself sees: H. S. Malvar,
+    L. He and R. Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP
+    (2004). The result, borders included, is that of colour-demosaicing's `demosaicing_CFA_Bayer_Malvar2004`: the
+    outermost sites are repeated beyond the border, and taken for the color that the pattern has there.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        pattern: The colors of a tile in CFA order.
+
+    Returns:
+        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
 
     Raises:
-        ValueError: raw of odd size, of fewer than two axes or not floating point; an unknown pattern.
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> raw = np.tile(np.float32([[0.2, 0.4], [0.4, 0.8]]), (3, 3))
+        >>> np.asarray(isp.demosaic.malvar2004(raw))[2, 2].round(3)
+        array([0.2, 0.4, 0.8], dtype=float32)
     """
     _check(raw, pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
     return stencil.by_strips(lambda raw: stencil.correlate_mosaic(raw, kernels, "symmetric"), raw, 2)
 
 
-@functools.partial(jax.jit, static_argnames=("pattern", "refine"))
+@jax.jit(static_argnames=("pattern", "refine"))
 def menon2007(
     raw: Shaped[Array, "..."], pattern: str = "RGGB", refine: bool = True
 ) -> Float[Array, "*batch height width 3"]:
-    """Directional demosaicing of a mosaic `(..., H, W)`: Menon, Andriani & Calvagno (IEEE TIP 16(1), 2007), "DDFAPD".
+    """Demosaics by directional filtering with a posteriori decision (DDFAPD).
 
-    Green is interpolated along the row and along the column of each red and blue site; the direction is kept in which
-    the difference of colour and green changes less around the site, the row if they tie. Red and blue follow from these
-    differences. Decisions, borders and results are those of colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`,
-    but for rounding; its chain of masked interpolations is multiplied out to a few filters, see `isp.menon`. Not
-    clipped.
+    At each red and blue site, green is interpolated along the row and along the column. The method keeps the direction
+    in which the difference of color and green changes less around the site, and the row if both change alike. Red and
+    blue follow from these differences: D. Menon, S. Andriani and G. Calvagno, "Demosaicing with directional filtering
+    and a posteriori decision", IEEE Transactions on Image Processing 16(1) (2007).
 
-    The gradient is that of the interpolations: the decisions are piecewise constant.
+    Decisions, borders and results are those of colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, except for
+    rounding: its chain of masked interpolations is multiplied out to a few filters (`isp._engine.menon`).
+
+    The gradient is that of the interpolations, because the decisions are piecewise constant.
 
     Args:
-        raw: the mosaic.
-        pattern: the colours of the 2x2 tile.
-        refine: whether to smooth the differences along the directions in the end, the paper's refining step.
+        raw: A mosaic `(..., H, W)`.
+        pattern: The colors of a tile in CFA order.
+        refine: Whether to smooth the differences along the decided directions at the end, as the paper's refining step
+            does.
+
+    Returns:
+        The images `(..., H, W, 3)`. Edges may overshoot, since nothing is clipped.
 
     Raises:
-        ValueError: raw of odd size, of fewer than two axes or not floating point; an unknown pattern.
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+
+    Example:
+        A vertical edge between two grays stays sharp and free of color.
+
+        >>> import isp
+        >>> import numpy as np
+        >>> raw = np.tile(np.float32([0.2, 0.2, 0.2, 0.8, 0.8, 0.8]), (6, 1))
+        >>> np.asarray(isp.demosaic.menon2007(raw))[2, 1:5].round(3)
+        array([[0.2, 0.2, 0.2],
+               [0.2, 0.2, 0.2],
+               [0.8, 0.8, 0.8],
+               [0.8, 0.8, 0.8]], dtype=float32)
     """
     _check(raw, pattern)
     return stencil.by_strips(lambda raw: menon.demosaic(raw, pattern, refine), raw, 8)
 
 
-def _check(raw, pattern):
+def _check(raw: Array, pattern: str) -> None:
     bayer.check_mosaic(raw)
     bayer.check_pattern(pattern)
 
 
-def _repeat_border(rgb, pattern):
+def _repeat_border(rgb: Array, pattern: str) -> Array:
     """Turns bilinear interpolation with zeros beyond the border into that of planes that repeat their border.
 
-    In an outermost row, the one beyond is the row itself: its red or blue counts half once more, as the outer rows of
-    their kernel are half the middle one, and a green site, its own neighbour now, a quarter. So in columns.
+    The row beyond an outermost row equals that row. The row's red or blue therefore counts half once more, because the
+    outer rows of the kernel are half the middle one, and a green site, which becomes its own neighbor, counts a quarter
+    once more. The same holds for columns.
     """
     height, width = rgb.shape[-3:-1]
-    # The first pair of rows, one that stands for all in the middle, the last.
+    # The first pair of rows, one pair that stands for all between, and the last pair.
     lines, pairs = min(height, 6), np.arange(height // 2)[:, None, None]
     sites = np.tile(np.eye(3)[np.reshape(bayer.PATTERNS[pattern], (2, 2))], (lines // 2, width // 2, 1))
     in_row = np.isin(np.arange(lines), (0, lines - 1))[:, None, None] * sites.any(1, keepdims=True)
@@ -149,8 +206,11 @@ def _repeat_border(rgb, pattern):
     return (rgb.reshape(*rgb.shape[:-3], *gain.shape) * gain).reshape(rgb.shape)
 
 
-def _bilinear_kernels(pattern):
-    """As out, row, col, and the site of the tile: `BILINEAR_KERNEL` where it meets a site of its colour."""
+def _bilinear_kernels(pattern: str) -> Float[np.ndarray, "3 3 3 2 2"]:
+    """Makes kernels with the axes out, row, col, and the site of the tile (row, col).
+
+    A weight of `BILINEAR_KERNEL` stays where it meets a site of its color, and is zero elsewhere.
+    """
     colors = np.reshape(bayer.PATTERNS[pattern], (2, 2))
     kernels = np.zeros((3, 3, 3, 2, 2))
     for i, j, y, x in np.ndindex(3, 3, 2, 2):
@@ -159,8 +219,8 @@ def _bilinear_kernels(pattern):
     return kernels
 
 
-def _malvar_kernels(pattern):
-    """As out, row, col, and the site of the tile."""
+def _malvar_kernels(pattern: str) -> Float[np.ndarray, "3 5 5 2 2"]:
+    """Makes kernels with the axes out, row, col, and the site of the tile (row, col)."""
     colors = np.reshape(bayer.PATTERNS[pattern], (2, 2))
     kernels = np.zeros((3, 5, 5, 2, 2))
     for out, y, x in np.ndindex(3, 2, 2):

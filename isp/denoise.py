@@ -1,39 +1,37 @@
-"""Denoising: Gaussian smoothing and a cut in the frequency domain; the other methods by their names.
+"""Denoising: Gaussian smoothing, the median, a cut in the frequency domain, total variation and the bilateral filter.
 
-Where a method works on luma, U and V stay as they are.
+Methods that work on the luma leave U and V as they are.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from isp import color
-from isp._engine import stencil
-from isp._engine.total_variation import tv_bregman, tv_chambolle
-from isp._engine.windows import Scalar, bilateral, bilateral_size, check_positive, median_denoising, window_size
-from isp.bayer import check_image
-
-__all__ = [
-    "bilateral",
-    "bilateral_size",
-    "check_fraction",
-    "fft_denoising",
-    "gaussian_blur",
-    "gaussian_denoising",
-    "gaussian_filter",
-    "gaussian_kernel",
-    "gaussian_size",
-    "median_denoising",
-    "tv_bregman",
-    "tv_chambolle",
-]
+from isp._engine import checks, stencil, total_variation
+from isp._engine.bilateral import bilateral_filter
+from isp._engine.checks import Scalar
+from isp._engine.median import window_median
 
 
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
-    """A `(size, size)` Gaussian of standard deviation `sigma` pixels that sums to 1."""
+    """Makes a Gaussian kernel that sums to 1.
+
+    Args:
+        sigma: The standard deviation in pixels.
+        size: The side of the kernel, odd.
+
+    Returns:
+        The kernel `(size, size)`, in float32.
+
+    Example:
+        >>> import isp
+        >>> isp.denoise.gaussian_kernel(0.5, 3).round(3)
+        array([[0.011, 0.084, 0.011],
+               [0.084, 0.619, 0.084],
+               [0.011, 0.084, 0.011]], dtype=float32)
+    """
     taps = np.exp(-((np.arange(size) - size // 2) ** 2) / (2 * sigma**2))
     return (np.outer(taps, taps) / taps.sum() ** 2).astype(np.float32)
 
@@ -42,9 +40,26 @@ def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
 def gaussian_blur(
     rgb: Float[Array, "*batch height width 3"], kernel: Float[Array, "rows cols"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Correlates the luma with a kernel of odd sides over mirrored borders; U and V stay.
+    """Correlates the luma with a kernel over mirrored borders.
 
-    `gaussian_kernel(0.5, 5)` is the one that the differentiable pipeline starts from.
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        kernel: Weights with odd sides, which can be learned. `isp.parametrized` starts at `gaussian_kernel(0.5, 5)`.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If a side of `kernel` is even, or `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> spot = np.zeros((5, 5, 3), np.float32)
+        >>> spot[2, 2] = 1.0
+        >>> blurred = isp.denoise.gaussian_blur(spot, isp.denoise.gaussian_kernel(0.5, 5))
+        >>> np.asarray(blurred)[2, :, 0].round(3)
+        array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
     return color.with_luma(rgb, stencil.correlate(color.luma(rgb), kernel, "mirror"))
 
@@ -52,44 +67,97 @@ def gaussian_blur(
 def gaussian_denoising(
     rgb: Float[Array | np.ndarray, "*batch height width 3"], sigma: Scalar = 0.5, size: int | None = None
 ) -> Float[Array, "*batch height width 3"]:
-    """Smooths the luma by a Gaussian; U and V stay.
+    """Smooths the luma by a Gaussian.
 
     The luma is that of `scipy.ndimage.gaussian_filter`: the border repeats its outermost pixels.
 
     Args:
-        rgb: images.
-        sigma: standard deviation in pixels, positive; it can be learned.
-        size: side of the Gaussian's support, odd; 4 standard deviations to each side if it is not given.
+        rgb: Images `(..., H, W, 3)`.
+        sigma: The standard deviation in pixels, positive. It can be learned.
+        size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
+
+    Returns:
+        The images `(..., H, W, 3)`.
 
     Raises:
-        ValueError: a `sigma` that is traced without a `size`, or not positive; an even `size`; no image.
+        ValueError: If `sigma` is not positive, or is traced without a `size`; if `size` is even; or if `rgb` is not a
+            floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> spot = np.zeros((5, 5, 3), np.float32)
+        >>> spot[2, 2] = 1.0
+        >>> np.asarray(isp.denoise.gaussian_denoising(spot, sigma=0.5))[2, :, 0].round(3)
+        array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
-    return _gaussian_denoising(rgb, sigma, gaussian_size("sigma", sigma, size))
+    return _gaussian_denoising(rgb, sigma, checks.gaussian_size("sigma", sigma, size))
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _gaussian_denoising(rgb, sigma, size):
+@jax.jit(static_argnames="size")
+def _gaussian_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
     return color.with_luma(rgb, gaussian_filter(color.luma(rgb), sigma, size))
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@jax.jit(static_argnames="size")
 def gaussian_filter(
     plane: Float[Array, "*batch height width"], sigma: Scalar, size: int
 ) -> Float[Array, "*batch height width"]:
-    """Correlates with a Gaussian of this standard deviation, cut off to `size` pixels a side and summing to 1."""
+    """Smooths planes by a Gaussian; the border repeats the outermost pixels.
+
+    Args:
+        plane: Planes `(..., H, W)`.
+        sigma: The standard deviation in pixels, positive. It can be learned.
+        size: The side at which the Gaussian is cut off, odd. Its weights sum to 1.
+
+    Returns:
+        The planes `(..., H, W)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> spot = np.zeros((5, 5), np.float32)
+        >>> spot[2, 2] = 1.0
+        >>> np.asarray(isp.denoise.gaussian_filter(spot, sigma=0.5, size=3))[2].round(3)
+        array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
+    """
     offsets = jnp.arange(size, dtype=plane.dtype) - size // 2
     taps = jax.nn.softmax(-((offsets / sigma) ** 2) / 2)
     along_columns = stencil.correlate(plane, taps[:, None], "symmetric")
     return stencil.correlate(along_columns, taps[None, :], "symmetric")
 
 
-def gaussian_size(name: str, sigma: Scalar, size: int | None) -> int:
-    """The side of a Gaussian's support: as given, or SciPy's 4 standard deviations to each side.
+@jax.jit(static_argnames="size")
+def median_denoising(
+    rgb: Float[Array, "*batch height width 3"], size: int = 3
+) -> Float[Array, "*batch height width 3"]:
+    """Replaces the luma by its median over square windows.
+
+    The luma is that of `scipy.ndimage.median_filter`: the border repeats its outermost pixels. The gradient goes to the
+    pixel that is the median; the pixels of a window that equal its median share the gradient evenly. Forward-mode
+    derivatives do not work.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        size: The side of the windows, odd. The comparisons of a window's pixels are compiled one by one, so 3 and 5 are
+            fast.
+
+    Returns:
+        The images `(..., H, W, 3)`.
 
     Raises:
-        ValueError: as `gaussian_denoising`, where `name` is what the caller calls its standard deviation.
+        ValueError: If `size` is even, or `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> spot = np.zeros((5, 5, 3), np.float32)
+        >>> spot[2, 2] = 1.0
+        >>> float(isp.denoise.median_denoising(spot).max())
+        0.0
     """
-    return window_size(name, sigma, size, lambda sigma: int(4 * sigma + 0.5))
+    checks.check_size(size)
+    return color.with_luma(rgb, window_median(color.luma(rgb), size))
 
 
 def fft_denoising(
@@ -97,23 +165,34 @@ def fft_denoising(
 ) -> Float[Array, "*batch height width 3"]:
     """Removes the high horizontal frequencies of each row and channel.
 
-    Of a row's discrete Fourier transform, the bins from int(width * keep_fraction) up to, and not including,
-    int(width * (1 - keep_fraction)) are set to zero; the result is the real part of the inverse.
+    Sets to zero the bins of a row's discrete Fourier transform from int(width * keep_fraction) up to, but not
+    including, int(width * (1 - keep_fraction)), and returns the real part of the inverse transform.
 
     Args:
-        rgb: images.
-        keep_fraction: the fraction of the sampling frequency up to which frequencies are kept, 0 to 1; nothing is
-            removed from 0.5 on.
-        softness: number of bins, positive, over which a raised cosine goes from keeping to removing; towards 0 it
-            is the hard cut. With it `keep_fraction` can be learned; below 1, it has no gradient between some bins.
+        rgb: Images `(..., H, W, 3)`.
+        keep_fraction: The fraction of the sampling frequency up to which frequencies are kept, in [0, 1]. From 0.5 on,
+            nothing is removed. It can be learned if there is a `softness`.
+        softness: The number of bins, positive, over which a raised cosine falls from keeping to removing; values near 0
+            give the hard cut. Below 1, the gradient for some values of `keep_fraction` is zero, because the cosine
+            falls between two bins.
+
+    Returns:
+        The images `(..., H, W, 3)`.
 
     Raises:
-        ValueError: a `keep_fraction` that is traced without a `softness`, or not in [0, 1]; a `softness` that is not
-            positive; no image.
+        ValueError: If `keep_fraction` is not in [0, 1], or is traced without a `softness`; if `softness` is not
+            positive; or if `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> stripes = np.broadcast_to(np.float32([0.2, 0.6] * 4)[:, None], (1, 8, 3))
+        >>> np.asarray(isp.denoise.fft_denoising(stripes))[0, :4, 0].round(3)
+        array([0.4, 0.4, 0.4, 0.4], dtype=float32)
     """
     rgb = jnp.asarray(rgb)
-    check_image(rgb)
-    check_fraction(keep_fraction, softness)
+    checks.check_image(rgb)
+    checks.check_fraction(keep_fraction, softness)
     width = rgb.shape[-2]
     if softness is not None:
         return _filter_rows(rgb, _soft_gains(width, keep_fraction, softness))
@@ -122,23 +201,12 @@ def fft_denoising(
     return _filter_rows(rgb, gains)
 
 
-def check_fraction(keep_fraction: Scalar, softness: Scalar | None) -> None:
-    """Raises a ValueError unless `fft_denoising` takes these two arguments."""
-    traced = isinstance(keep_fraction, jax.core.Tracer)
-    if not traced and not 0 <= keep_fraction <= 1:
-        raise ValueError(f"keep_fraction must be in [0, 1], got {keep_fraction}")
-    if softness is not None:
-        check_positive("softness", softness)
-    elif traced:
-        raise ValueError("softness must be given where keep_fraction is traced: a hard cut has no derivative")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _soft_gains(width, keep_fraction, softness):
+@jax.jit(static_argnums=0)
+def _soft_gains(width: int, keep_fraction: Scalar, softness: Scalar) -> Array:
     bins = jnp.arange(width)
 
-    def below(edge):
-        """One for bins below int(edge), falling to zero within `softness` bins of it; at 0, exactly the hard edge."""
+    def below(edge: Scalar) -> Array:
+        """Returns 1 for bins below int(edge), falling to 0 within `softness` bins; at 0, exactly the hard edge."""
         rise = jnp.clip((edge - bins - 1) / softness + 1, 0, 1)
         return (1 - jnp.cos(jnp.pi * rise)) / 2
 
@@ -146,11 +214,163 @@ def _soft_gains(width, keep_fraction, softness):
 
 
 @jax.jit
-def _filter_rows(rgb, gains):
-    """Multiplies the discrete Fourier transform of each row by real gains; the real part of the inverse."""
+def _filter_rows(rgb: Array, gains: Array) -> Array:
+    """Multiplies the discrete Fourier transform of each row by real gains; takes the real part of the inverse."""
     width = rgb.shape[-2]
-    dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # there is no transform of shorter formats
-    # The real part gives a frequency and its negative the mean of their gains: a real row holds both alike.
+    dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # There is no transform of shorter formats.
+    # A real row holds a frequency and its negative alike, so taking the real part gives both the mean of their gains.
     gains = (gains + jnp.roll(gains[::-1], 1)).astype(dtype) / 2
     spectrum = jnp.fft.rfft(rgb.astype(dtype), axis=-2) * gains[: width // 2 + 1, None]
     return jnp.fft.irfft(spectrum, width, axis=-2).astype(rgb.dtype)
+
+
+def tv_chambolle(
+    rgb: Shaped[Array | np.ndarray, "..."],
+    weight: Scalar = 0.01,
+    eps: float = 2e-4,
+    max_iterations: int = 200,
+) -> Float[Array, "*batch height width 3"]:
+    """Denoises each channel by total variation, with Chambolle's projections of the dual problem.
+
+    Minimizes half the squared distance to the channel plus `weight` times the sum of slopes: L. I. Rudin, S. Osher and
+    E. Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D (1992); A. Chambolle, "An algorithm
+    for total variation minimization and applications", Journal of Mathematical Imaging and Vision (2004).
+
+    The result, stopping rule included, is that of scikit-image's `denoise_tv_chambolle` with `channel_axis=-1`. One
+    difference does not show in the result: a constant channel is done at once, where scikit-image iterates to the end.
+
+    Forward-mode and second derivatives do not work.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` of any range.
+        weight: The weight of the slopes, positive: greater is smoother. It can be learned.
+        eps: Iteration stops when the energy changes by no more than this fraction of the initial energy.
+        max_iterations: The largest number of iterations.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `weight` or `eps` is not positive, if `max_iterations` is below 1, or if `rgb` is not a
+            floating-point image `(..., H, W, 3)`.
+
+    Example:
+        Noise is flattened, and the edge stays.
+
+        >>> import isp
+        >>> import numpy as np
+        >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
+        >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
+        >>> np.asarray(isp.denoise.tv_chambolle(rgb, weight=0.05))[3, :, 0].round(2)
+        array([0.23, 0.23, 0.23, 0.77, 0.77, 0.77], dtype=float32)
+    """
+    checks.check_total_variation(weight, eps, max_iterations)
+    return total_variation.chambolle(rgb, weight, eps, max_iterations)
+
+
+def tv_bregman(
+    rgb: Shaped[Array | np.ndarray, "..."],
+    weight: Scalar = 100.0,
+    eps: float = 1e-3,
+    max_iterations: int = 100,
+    isotropic: bool = True,
+) -> Float[Array, "*batch height width 3"]:
+    """Denoises by total variation, with the split Bregman method.
+
+    Approaches the least sum of slopes plus half of `weight` times the squared distance to the channel: T. Goldstein and
+    S. Osher, "The split Bregman method for L1-regularized problems", SIAM Journal on Imaging Sciences (2009). The
+    result is that of scikit-image's `denoise_tv_bregman` with `channel_axis=-1`, including where scikit-image departs
+    from the paper:
+
+    - An isotropic slope s shrinks to s² / (s + 1 / (2 weight)) instead of max(s - 1 / (2 weight), 0).
+    - The pixels beyond the border always come from the noisy image. They are mirrored above and to the left (row -1 is
+      row 1), and repeated below and to the right.
+    - Channels depend on each other. The Bregman variables start at zero for red, at the denoised red for green, and at
+      the denoised green for blue, because scikit-image uses one buffer for all channels.
+
+    Forward-mode and second derivatives do not work.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` of any range; H and W at least 2.
+        weight: The weight of the distance, positive: smaller is smoother. It can be learned.
+        eps: Iteration stops when the root mean square of a channel's change is at most this.
+        max_iterations: The largest number of iterations.
+        isotropic: Whether a slope is the length of the gradient, or the sum of its components' absolute values.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `weight` or `eps` is not positive, if `max_iterations` is below 1, or if `rgb` is not a
+            floating-point image `(..., H, W, 3)` with H and W of at least 2.
+
+    Example:
+        Noise is flattened, and the edge stays.
+
+        >>> import isp
+        >>> import numpy as np
+        >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
+        >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
+        >>> np.asarray(isp.denoise.tv_bregman(rgb, weight=20.0))[3, :, 0].round(2)
+        array([0.23, 0.24, 0.25, 0.77, 0.77, 0.79], dtype=float32)
+    """
+    checks.check_total_variation(weight, eps, max_iterations)
+    return total_variation.bregman(rgb, weight, eps, max_iterations, isotropic)
+
+
+def bilateral(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"],
+    sigma_spatial: Scalar = 0.6,
+    sigma_color: Scalar | None = None,
+    size: int | None = None,
+    *,
+    bins: int | None = None,
+    centered: bool = False,
+) -> Float[Array, "*batch height width 3"]:
+    """Averages each pixel with the pixels around it that have similar colors.
+
+    A neighbor's weight is exp(-(spatial distance / sigma_spatial)^2 / 2) * exp(-(color distance / sigma_color)^2 / 2):
+    C. Tomasi and R. Manduchi, "Bilateral filtering for gray and color images", ICCV (1998).
+
+    Follows `skimage.restoration.denoise_bilateral` and its defaults where the paper leaves a choice. Color distances
+    are Euclidean, divided by 3, and in images with negative values also multiplied by max / (max - min). The border is
+    surrounded by black, or by the least value of an image with negative values. An image of one value stays as it is.
+
+    scikit-image (up to version 0.26 at least) builds its table of spatial weights with `size + 1` entries per row and
+    reads it with `size`. Its spatial weights therefore do not peak at the pixel itself; with a `size` of 5 they peak
+    two rows below it and one column to its left, and the image moves. `centered=True` gives the filter of the paper.
+
+    Forward-mode derivatives do not work.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        sigma_spatial: The standard deviation of spatial distances in pixels, positive. It can be learned.
+        sigma_color: The standard deviation of color distances, positive. It can be learned. If None, that of each
+            image's values, over pixels and channels.
+        size: The side of the windows, odd. If None, 3 standard deviations to each side, and at least 5.
+        bins: The number of steps to which color distances are rounded down, at least 3. scikit-image's default is
+            10000. If None, nothing is rounded, which changes results by about 1e-3 at most. Gradients ignore the
+            rounding.
+        centered: Whether spatial weights peak at the pixel itself.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If a standard deviation is not positive, or `sigma_spatial` is traced without a `size`; if `size` is
+            even; if there are fewer than 3 bins; or if `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        Noise is averaged, and the edge stays.
+
+        >>> import isp
+        >>> import numpy as np
+        >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
+        >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
+        >>> denoised = isp.denoise.bilateral(rgb, 2.0, 0.1, size=3, centered=True)
+        >>> np.asarray(denoised)[3, 1:5, 0].round(3)
+        array([0.215, 0.219, 0.781, 0.785], dtype=float32)
+    """
+    size = checks.bilateral_size(sigma_spatial, size)
+    checks.check_colors(sigma_color, bins)
+    return bilateral_filter(rgb, sigma_spatial, sigma_color, size, bins, centered)

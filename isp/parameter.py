@@ -1,21 +1,26 @@
-"""A parameter of a stage: where it starts, and every fact that searches, analyses and figures need about it."""
+"""A parameter of a stage: its start, and every fact that searches, analyses and plots need about it."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
-# How far a parameter on a log scale may move, as a factor: the light intensities measured in the study of Oala et al.
-# (TMLR 2023) lie a factor of a hundred apart.
+from isp._engine.checks import is_traced
+
+# A start, a value or an offset, which may be traced.
+Number = Array | np.ndarray | np.number | float | int
+
+# The largest factor by which a parameter on a log scale may move. The light intensities that were measured in the study
+# of Oala et al. (TMLR 2023) differ by a factor of a hundred.
 LARGEST_FACTOR = 100.0
 
-# The most elements that are looked at one by one. A parameter of more, such as an interpolation, is looked at as a
-# whole.
+# The largest number of elements that are examined one by one. A parameter with more elements, such as an interpolation
+# kernel, is examined as a whole.
 MOST_ELEMENTS = 9
 
 # The fields of `isp.Camera` that a parameter can start from, and their shapes.
@@ -24,32 +29,42 @@ CAMERA_FIELDS = {"black_level": (4,), "white_balance": (3,), "color_matrix": (3,
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A value that can be learned, and every fact that programs need about it.
+    """Declares a value that can be learned, and every fact that programs need about it.
 
-    Distances from a start are counted in natural ranges, which makes parameters of different units comparable; such a
-    distance is an *offset*. On a linear scale, the natural range is `width`. On a log scale it is the value itself:
-    offsets are logarithms of a factor, and values keep their sign. Nothing guesses a range: a linear parameter without
-    a `width` trains like any other, and is refused where offsets are needed.
+    Distances between values are counted in natural ranges, which makes parameters of different units comparable. Such a
+    distance from a start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it is the
+    value itself: offsets are logarithms of a factor, and values keep their sign. Nothing guesses a range: a linear
+    parameter without a `width` can be trained, but is refused where offsets are needed.
+
+    Two parameters that differ only in `value` are equal, so that pipelines at other values share compiled functions.
 
     Attributes:
-        value: where it starts, a number or an array, which may be traced. None in a pipeline's `facts`: the pipeline
-            itself holds the values. Two parameters that differ in nothing else are equal, so that pipelines at other
-            values share compiled functions.
+        value: The start, a number or an array, which may be traced. It is None in `Pipeline.facts`, because the
+            pipeline itself holds the values.
         scale: "linear" or "log".
-        width: the natural range of a linear parameter, in its unit.
-        low: the least valid value. A start below it is also valid.
-        high: the greatest valid value. On a log scale, values also stay within a factor of 100 of their start.
-        labels: names of the elements along the leading axes, in C order, such as ("red", "green", "blue"); elements
+        width: The natural range of a linear parameter, in its unit.
+        low: The least valid value. A start below it is valid as well.
+        high: The greatest valid value. On a log scale, values also stay within a factor of 100 of their start.
+        labels: Names of the elements along the leading axes, in C order, such as ("red", "green", "blue"). Elements
             along other axes are numbered.
-        unit: what one value is, such as "gain", "level" or "pixels", in the singular.
-        tuned: False for a parameter of too many values to be tuned by hand, which analyses leave alone unless it is
-            asked for by name.
-        camera: the field of `isp.Camera` that it starts from, if any; it has the shape of that field.
-        neutral: the value at which its stage changes nothing, of a linear parameter that is tuned as a whole, by its
-            strength: 0 at the neutral value and 1 at the start, as with the kernel of a filter.
+        unit: The unit of one value in the singular, such as "gain", "level" or "pixels".
+        tuned: False for a parameter with too many values to tune by hand. Analyses use it only if asked for by name.
+        camera: The field of `isp.Camera` that the parameter starts from, if any. It has the shape of that field.
+        neutral: The value at which the stage changes nothing, such as the kernel of a filter that copies its input. It
+            is given for a linear parameter that is tuned as a whole by its strength: 0 at the neutral value, 1 at the
+            start.
 
     Raises:
-        ValueError: facts that contradict each other or the value, or a start of 0 on a log scale.
+        ValueError: If facts contradict each other or the value, or if a log scale starts at 0.
+
+    Example:
+        >>> import isp
+        >>> gains = isp.Parameter((2.0, 1.0, 1.5), scale="log", labels=("red", "green", "blue"), unit="gain")
+        >>> gains.has_range
+        True
+        >>> strength = isp.Parameter(0.0, width=0.5, low=-1, high=2)
+        >>> strength.moved(1.0, 0.5)
+        1.25
     """
 
     value: ArrayLike | Sequence | None = dataclasses.field(compare=False)
@@ -61,9 +76,9 @@ class Parameter:
     unit: str = ""
     tuned: bool = True
     camera: str | None = None
-    neutral: Any = None
+    neutral: ArrayLike | Sequence | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.scale not in ("linear", "log"):
             raise ValueError(f"scale must be 'linear' or 'log', got {self.scale!r}")
         if self.scale == "log" and self.width is not None:
@@ -77,34 +92,28 @@ class Parameter:
         if self.camera is not None and self.camera not in CAMERA_FIELDS:
             raise ValueError(f"camera must be one of {', '.join(CAMERA_FIELDS)}, got {self.camera!r}")
         if self.labels is not None:
-            self._check_labels()
+            object.__setattr__(self, "labels", _checked_labels(self.labels))
         if self.neutral is not None:
             if self.width is None:
                 raise ValueError("neutral is for a linear parameter with a width, along which a strength moves it")
             # Nested tuples can be hashed; arrays cannot.
             object.__setattr__(self, "neutral", _as_tuples(np.asarray(self.neutral, np.float64).tolist()))
         if self.value is not None:
-            self._check_value()
+            self._check_value(self.value)
 
-    def _check_labels(self) -> None:
-        labels = () if isinstance(self.labels, str) else tuple(self.labels)
-        if not labels or len(set(labels)) < len(labels) or not all(isinstance(label, str) for label in labels):
-            raise ValueError(f"labels must be names that differ, got {self.labels!r}")
-        object.__setattr__(self, "labels", labels)
-
-    def _check_value(self) -> None:
-        shape = np.shape(self.value)
-        if self.labels is not None and _labelled_axes(self.labels, shape) is None:
+    def _check_value(self, value: ArrayLike | Sequence) -> None:
+        shape = np.shape(value)
+        if self.labels is not None and _labeled_axes(self.labels, shape) is None:
             raise ValueError(f"labels must be as many as the leading axes of {shape} have, got {len(self.labels)}")
         if self.neutral is not None and np.shape(self.neutral) != shape:
             raise ValueError(f"neutral must have the value's shape {shape}, got {np.shape(self.neutral)}")
         if self.camera is not None and shape != CAMERA_FIELDS[self.camera]:
             wanted = CAMERA_FIELDS[self.camera]
             raise ValueError(f"value must have the shape {wanted} of a camera's {self.camera}, got {shape}")
-        if isinstance(self.value, jax.core.Tracer):
+        if is_traced(value):
             return
-        with np.errstate(over="ignore"):  # reported below
-            values = np.asarray(self.value, np.float32)
+        with np.errstate(over="ignore"):  # An overflow is reported below.
+            values = np.asarray(value, np.float32)
         if not np.isfinite(values).all():
             raise ValueError(f"value must be finite, got {values.tolist()}")
         if self.scale == "log" and not values.all():
@@ -112,19 +121,52 @@ class Parameter:
 
     @property
     def has_range(self) -> bool:
-        """Whether offsets can be counted."""
+        """Tells whether offsets can be counted: on a log scale, or with a `width`."""
         return self.scale == "log" or self.width is not None
 
-    def moved(self, start: ArrayLike, offset: ArrayLike) -> ArrayLike:
-        """Computes the value that lies so many natural ranges from a start."""
+    def moved(self, start: Number, offset: Number) -> Number:
+        """Computes the value at an offset from a start.
+
+        Args:
+            start: The start, a number or an array.
+            offset: The number of natural ranges to move, which may be traced.
+
+        Returns:
+            The value.
+
+        Raises:
+            ValueError: If a linear parameter has no `width`.
+
+        Example:
+            >>> import isp
+            >>> isp.Parameter(0.0, width=0.5).moved(1.0, 2.0)
+            2.0
+            >>> round(isp.Parameter(2.0, scale="log").moved(2.0, 1.0), 3)
+            5.437
+        """
         if self.scale == "log":
             return start * (math.exp(offset) if isinstance(offset, float) else jnp.exp(offset))
         return start + self._known_width() * offset
 
-    def offset(self, start: ArrayLike, value: ArrayLike) -> ArrayLike:
-        """Computes how many natural ranges a value lies from a start; undoes `moved`.
+    def offset(self, start: Number, value: Number) -> Number:
+        """Computes the offset of a value from a start; undoes `moved`.
 
-        On a log scale, it is NaN for a value of the other sign.
+        Args:
+            start: The start, a number or an array.
+            value: The value, which may be traced.
+
+        Returns:
+            The number of natural ranges between them. On a log scale, NaN for a value of the other sign.
+
+        Raises:
+            ValueError: If a linear parameter has no `width`.
+
+        Example:
+            >>> import isp
+            >>> isp.Parameter(0.0, width=0.5).offset(1.0, 2.0)
+            2.0
+            >>> round(isp.Parameter(2.0, scale="log").offset(2.0, 4.0), 3)
+            0.693
         """
         if self.scale == "log":
             if isinstance(start, float) and isinstance(value, float):
@@ -132,24 +174,52 @@ class Parameter:
             return jnp.log(value / start)
         return (value - start) / self._known_width()
 
-    def offset_limits(self, start: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
-        """Computes the least and the greatest valid offset of each value; 0, the start itself, is always valid."""
+    def offset_limits(self, start: Number) -> tuple[Number, Number]:
+        """Computes the least and the greatest valid offset of each value.
+
+        Args:
+            start: The start, a number or an array.
+
+        Returns:
+            The two limits. 0, the offset of the start itself, is always between them.
+
+        Raises:
+            ValueError: If a linear parameter has no `width`.
+
+        Example:
+            >>> import isp
+            >>> [float(limit) for limit in isp.Parameter(0.0, width=0.5, low=-1, high=2).offset_limits(1.0)]
+            [-4.0, 2.0]
+        """
         if self.scale == "linear":
             width = self._known_width()
             return jnp.minimum(self.low - start, 0) / width, jnp.maximum(self.high - start, 0) / width
         reach = math.log(LARGEST_FACTOR)
         if math.isinf(self.low) and math.isinf(self.high):
             return -reach, reach
-        # Values keep their sign, so the least magnitude of a negative one is set by the high end.
+        # Values keep their sign, so `high` limits how small the magnitude of a negative value can be.
         negative = jnp.asarray(start) < 0
         least = jnp.maximum(jnp.where(negative, -self.high, self.low), 0) / jnp.abs(start)
         greatest = jnp.maximum(jnp.where(negative, -self.low, self.high), 0) / jnp.abs(start)
         return jnp.clip(jnp.log(least), -reach, 0), jnp.clip(jnp.log(greatest), 0, reach)
 
-    def valid(self, start: ArrayLike, value: ArrayLike) -> ArrayLike:
-        """Returns the nearest value from `low` to `high`; a start outside of them extends them.
+    def valid(self, start: Number, value: Number) -> Array:
+        """Clips a value to the range from `low` to `high`, extended by the start.
 
-        A value that was moved to a limit of its offset may lie beyond it by its last digit.
+        Rounding may put a value that was moved to a limit of its offset beyond `low` or `high` by its last digit.
+
+        Args:
+            start: The start, a number or an array.
+            value: The value, which may be traced.
+
+        Returns:
+            The nearest valid value.
+
+        Example:
+            >>> import isp
+            >>> parameter = isp.Parameter(0.0, width=0.5, low=-1, high=2)
+            >>> float(parameter.valid(1.0, 5.0)), float(parameter.valid(3.0, 5.0))
+            (2.0, 3.0)
         """
         return jnp.clip(value, jnp.minimum(self.low, start), jnp.maximum(self.high, start))
 
@@ -157,16 +227,28 @@ class Parameter:
         """Names the elements in C order, such as `white_balance.red` or `sharpening_filter.1.2`.
 
         Args:
-            name: the parameter's name, which a single number keeps as it is.
-            shape: of the value.
+            name: The parameter's name, which is also the name of a single number.
+            shape: The shape of the value.
+
+        Returns:
+            One name per element.
+
+        Raises:
+            ValueError: If the labels do not fit the shape.
+
+        Example:
+            >>> import isp
+            >>> isp.Parameter((2.0, 1.0), labels=("red", "green")).element_names("gain", (2,))
+            ['gain.red', 'gain.green']
         """
-        axes = 0 if self.labels is None else _labelled_axes(self.labels, shape)
+        labels = self.labels or ()
+        axes = _labeled_axes(labels, shape) if labels else 0
         if axes is None:
             raise ValueError(f"labels {self.labels} do not fit a {name} of shape {tuple(shape)}")
         names = []
         for place in np.ndindex(*shape):
-            labelled, numbered = place[:axes], place[axes:]
-            label = [self.labels[np.ravel_multi_index(labelled, shape[:axes])]] if axes else []
+            labeled, numbered = place[:axes], place[axes:]
+            label = [labels[int(np.ravel_multi_index(labeled, tuple(shape[:axes])))]] if axes else []
             names.append(".".join([name, *label, *map(str, numbered)]))
         return names
 
@@ -176,10 +258,17 @@ class Parameter:
         return self.width
 
 
-def _labelled_axes(labels: Sequence[str], shape: Sequence[int]) -> int | None:
-    """Counts the leading axes that so many labels name; returns None if no number of axes fits."""
+def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
+    names = () if isinstance(labels, str) else tuple(labels)
+    if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"labels must be names that differ, got {labels!r}")
+    return names
+
+
+def _labeled_axes(labels: Sequence[str], shape: Sequence[int]) -> int | None:
+    """Counts the leading axes that the labels name; returns None if no number of axes fits."""
     return next((axes for axes in range(len(shape), 0, -1) if math.prod(shape[:axes]) == len(labels)), None)
 
 
-def _as_tuples(values: Any) -> Any:
+def _as_tuples(values: float | list) -> float | tuple:
     return tuple(map(_as_tuples, values)) if isinstance(values, list) else values

@@ -19,22 +19,32 @@ from isp.parameter import Parameter
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
-    """One step of a pipeline. Stages compare by value, so that equal pipelines share one compiled function.
+    """Describes one step of a pipeline.
+
+    Stages compare by their attributes, so that equal pipelines share one compiled function.
 
     Attributes:
-        name: what traces, figures and perturbations call it.
-        function: `(image, *parameters, **options) -> image`, best a module-level function: one that is made anew for
-            each pipeline is compiled anew.
-        parameters: the parameters that it takes, by name, in the order of the function's arguments.
-        options: its static keyword arguments, which can be hashed.
-        fused_after: faster functions for this stage and the one right before it, by the function of that stage and the
-            number of its parameters. Such a function takes the image, the parameters of that stage and then of this
-            one, and the options of both. It takes the place of two stages only if it has an argument for all of these
-            and no other, and no option is in both.
+        name: The name in traces, plots and perturbations.
+        function: `(image, *parameters, **options) -> image`. Best a function of a module: a function that is made anew
+            for each pipeline is compiled anew.
+        parameters: The parameters by name, in the order of the function's arguments.
+        options: Keyword arguments that are fixed at compilation, and must be hashable.
+        fused_after: Faster functions for this stage together with the stage right before it. The keys are the function
+            of that stage and the number of its parameters. A fused function takes the image, the parameters of that
+            stage, the parameters of this one, and the options of both. It is used only if these are exactly its
+            arguments, and if the two stages have no option of the same name.
 
     Raises:
-        ValueError: a name that is empty or has a slash, a function or an option that cannot be hashed, or a parameter
-            without its facts.
+        ValueError: If the name is empty or has a slash, if the function or an option cannot be hashed, or if a
+            parameter is not an `isp.Parameter`.
+
+    Example:
+        >>> import isp
+        >>> def brighten(rgb, gain):
+        ...     return gain * rgb
+        >>> stage = isp.Stage("brighten", brighten, {"gain": isp.Parameter(1.5, scale="log", unit="gain")})
+        >>> isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="color_correct").stage_names
+        ('demosaic', 'color_correct', 'brighten', 'sharpening', 'gaussian', 'clipped', 'gamma_correct')
     """
 
     name: str
@@ -45,43 +55,57 @@ class Stage:
         default_factory=dict
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
             raise ValueError(f"the name of a stage must be text without a slash, got {self.name!r}")
         for name, parameter in dict(self.parameters).items():
             if not isinstance(parameter, Parameter):
                 kind = type(parameter).__name__
                 raise ValueError(f"parameter {name!r} of stage {self.name!r} must be an isp.Parameter, got {kind}")
-        # Copies, so that nobody changes them from outside.
+        # Copies, so that later changes of the given mappings have no effect.
         for field in ("parameters", "options", "fused_after"):
             object.__setattr__(self, field, dict(getattr(self, field)))
         options = {f"option {name!r}": value for name, value in self.options.items()}
-        for what, value in {"the function": self.function, **options}.items():
+        for part, value in {"the function": self.function, **options}.items():
             try:
                 hash(value)
             except TypeError:
                 kind = type(value).__name__
-                raise ValueError(f"{what} of stage {self.name!r} must be hashable, got {kind}") from None
+                raise ValueError(f"{part} of stage {self.name!r} must be hashable, got {kind}") from None
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, Stage) and self._key == other._key
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return self._hash
 
     @functools.cached_property
     def _hash(self) -> int:
-        # Every call of a pipeline hashes its stages.
+        # Cached, because every call of a pipeline hashes its stages.
         return hash(self._key)
 
     @functools.cached_property
     def _key(self) -> tuple[Hashable, ...]:
-        # The order of parameters is that of the function's arguments.
+        # The order of the parameters counts: it is that of the function's arguments.
         mappings = (self.parameters, self.options, self.fused_after)
         return (self.name, self.function, *(tuple(mapping.items()) for mapping in mappings))
 
     def starting_at(self, values: Mapping[str, ArrayLike | Sequence | None]) -> "Stage":
-        """Returns the stage with its parameters at other values."""
+        """Returns a copy of the stage whose parameters start at other values.
+
+        Args:
+            values: A value for each parameter of the stage, by name. Other names are ignored.
+
+        Returns:
+            The new stage.
+
+        Example:
+            >>> import isp
+            >>> import jax.numpy as jnp
+            >>> stage = isp.Stage("scaled", jnp.multiply, {"factor": isp.Parameter(1.0, scale="log")})
+            >>> stage.starting_at({"factor": 2.0}).parameters["factor"].value
+            2.0
+        """
         parameters = {
             name: dataclasses.replace(parameter, value=values[name]) for name, parameter in self.parameters.items()
         }
@@ -89,28 +113,45 @@ class Stage:
 
 
 class Pipeline(nnx.Module):
-    """Raw mosaics to images, through stages whose parameters can be learned.
+    """Processes raw mosaics to images, through stages whose parameters can be learned.
 
-    Each parameter is an attribute of its name, an `nnx.Param` in float32; `nnx.split(pipeline)` gives all of them as
-    one pytree to differentiate, optimize, or stack and vmap over. A pipeline is edited by `inserted`, `replaced` and
-    `without`, which return a new one.
+    Each parameter is an attribute by its name, an `nnx.Param` in float32. `nnx.split(pipeline)` returns all of them as
+    one pytree to differentiate, optimize, stack or vmap over. `inserted`, `replaced` and `without` edit a pipeline;
+    each returns a new one.
 
     Args:
-        stages: the stages, in order, with the values that their parameters start at.
+        stages: The stages in order, with the values that their parameters start at.
 
     Raises:
-        ValueError: no stages, two stages of one name, two parameters of one name, a parameter without a value, or one
-            whose name is no identifier or is taken by an attribute of this class.
+        ValueError: If there are no stages, if two stages or two parameters have the same name, if a parameter has no
+            value, or if its name is not an identifier or is an attribute of this class.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> pipeline = isp.Pipeline(
+        ...     [
+        ...         isp.Stage("demosaic", isp.demosaic.bilinear),
+        ...         isp.Stage("gamma_correct", isp.tone.gamma_correct, {"gamma": isp.Parameter(2.0, scale="log")}),
+        ...     ]
+        ... )
+        >>> pipeline.stage_names
+        ('demosaic', 'gamma_correct')
+        >>> pipeline.gamma[...]
+        Array(2., dtype=float32)
+        >>> rgb = pipeline(np.full((4, 4), 0.25, np.float32))
+        >>> np.asarray(rgb)[1, 1].round(3)
+        array([0.5, 0.5, 0.5], dtype=float32)
     """
 
-    def __init__(self, stages: Sequence[Stage]):
+    def __init__(self, stages: Sequence[Stage]) -> None:
         stages = tuple(stages)
         if not stages:
             raise ValueError("a pipeline must have at least one stage, got none")
         names = [stage.name for stage in stages]
         if len(set(names)) < len(names):
             raise ValueError(f"stages must have names that differ, got {names}")
-        owners = {}
+        owners: dict[str, str] = {}
         for stage in stages:
             for name, parameter in stage.parameters.items():
                 if name in owners:
@@ -124,38 +165,54 @@ class Pipeline(nnx.Module):
                     raise ValueError(f"parameter {name!r} of stage {stage.name!r} has no value to start at")
                 owners[name] = stage.name
                 setattr(self, name, nnx.Param(jnp.asarray(parameter.value, jnp.float32)))
-        # Without the values, which would tie what is compiled for these stages to where they started.
+        # Without values: the compiled function of these stages serves all values.
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
     def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
-        """Processes mosaics `(..., H, W)` to images `(..., H, W, 3)`, compiled once per shape.
+        """Processes mosaics to images; compiled once per shape.
+
+        Args:
+            raw: Mosaics `(..., H, W)` with white at 1.
+
+        Returns:
+            The images `(..., H, W, 3)`.
 
         Raises:
-            ValueError: raw of odd size, of fewer than two axes or not floating point.
+            ValueError: If `raw` is not a floating-point mosaic of even height and width.
         """
         return _run(self.stages, self.parameters(), raw)
 
     def trace(
         self, raw: Shaped[Array | np.ndarray, "..."], perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "..."]]]:
-        """Processes like a call, and keeps the image after each stage: before demosaicing, the mosaic.
+        """Processes mosaics like a call, and keeps the image after each stage.
 
         Args:
-            raw: mosaics `(..., H, W)`.
-            perturbations: images, added to the results of the stages they are named after. The
-                gradient for one that is zero is the gradient for that stage's image, all stages in one backward pass.
+            raw: Mosaics `(..., H, W)` with white at 1.
+            perturbations: Images by the name of a stage, to be added to the result of that stage. The gradient for a
+                perturbation of zero is the gradient for the image after the stage, so one backward pass gives the
+                gradients for all stages.
 
         Returns:
-            The final image, and a dict from stage name to the image after that stage, in order.
+            The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
+            them. Before demosaicing, the image is a mosaic.
 
         Raises:
-            ValueError: as a call, or a perturbation that no stage is named after.
+            ValueError: If `raw` is not a floating-point mosaic of even height and width, or if no stage has the name of
+                a perturbation.
+
+        Example:
+            >>> import isp
+            >>> import jax.numpy as jnp
+            >>> rgb, stages = isp.static(isp.CAMERAS["drone"], sharpen="none", denoise="none").trace(jnp.ones((4, 4)))
+            >>> {name: stages[name].shape for name in ("black_level", "demosaic", "gamma_correct")}
+            {'black_level': (4, 4), 'demosaic': (4, 4, 3), 'gamma_correct': (4, 4, 3)}
         """
         perturbations = dict(perturbations or {})
         if unknown := sorted(set(perturbations) - set(self.stage_names)):
             raise ValueError(f"perturbations must be named after stages {list(self.stage_names)}, got {unknown}")
         images = _trace(self.stages, self.parameters(), raw, perturbations)
-        # A jitted function returns dicts sorted by key; a trace is in the order of the stages.
+        # A jitted function returns dicts sorted by key, but a trace is in the order of the stages.
         return images[-1], dict(zip(self.stage_names, images, strict=True))
 
     @property
@@ -164,52 +221,118 @@ class Pipeline(nnx.Module):
         return tuple(stage.name for stage in self.stages)
 
     def parameters(self) -> dict[str, Array]:
-        """Returns every parameter's value by name, in the order in which stages take them."""
+        """Returns the values of all parameters.
+
+        Returns:
+            The values by name, in the order in which the stages take them.
+
+        Example:
+            >>> import isp
+            >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
+            >>> pipeline.parameters()["gamma_correct"]
+            Array(2.2, dtype=float32)
+        """
         return {name: getattr(self, name)[...] for name in self.facts}
 
     @property
     def facts(self) -> dict[str, Parameter]:
-        """The declarations of all parameters by name, in the same order; their `value` is None."""
+        """The declarations of all parameters by name, in the order of `parameters`. Their `value` is None."""
         return {name: parameter for stage in self.stages for name, parameter in stage.parameters.items()}
 
     def with_values(self, values: Mapping[str, ArrayLike | Sequence]) -> "Pipeline":
-        """Returns a pipeline of the same stages with other values of some parameters, which may be traced.
+        """Returns a pipeline with the same stages and other values of some parameters.
+
+        Args:
+            values: Values by the name of a parameter, which may be traced.
+
+        Returns:
+            The new pipeline.
 
         Raises:
-            ValueError: a name that no parameter has.
+            ValueError: If no parameter has a given name.
+
+        Example:
+            >>> import isp
+            >>> pipeline = isp.parametrized(isp.CAMERAS["drone"]).with_values({"gamma_correct": 1.8})
+            >>> pipeline.gamma_correct[...]
+            Array(1.8, dtype=float32)
         """
         if unknown := sorted(set(values) - set(self.facts)):
             raise ValueError(f"parameters are {list(self.facts)}, got also {unknown}")
         graphdef, state = nnx.split(self)
+        variables = dict(nnx.to_flat_state(state))
         for name, value in values.items():
-            state[name] = state[name].replace(jnp.asarray(value, jnp.float32))
-        return nnx.merge(graphdef, state)
+            variables[(name,)] = variables[(name,)].replace(jnp.asarray(value, jnp.float32))
+        return nnx.merge(graphdef, nnx.from_flat_state(variables.items()))
 
     def inserted(self, stage: Stage, *, after: str | None = None, before: str | None = None) -> "Pipeline":
-        """Returns a pipeline with one more stage, right after or right before another; other parameters keep values.
+        """Returns a pipeline with one more stage; other parameters keep their values.
+
+        Args:
+            stage: The new stage.
+            after: The name of the stage to put it after.
+            before: The name of the stage to put it before, if `after` is not given.
+
+        Returns:
+            The new pipeline.
 
         Raises:
-            ValueError: not exactly one of `after` and `before`, a name that no stage has, or as the class.
+            ValueError: If not exactly one of `after` and `before` is given, if no stage has that name, or if the name
+                of the new stage or of one of its parameters is taken or not allowed.
+
+        Example:
+            >>> import isp
+            >>> stage = isp.Stage("median", isp.denoise.median_denoising, options={"size": 3})
+            >>> isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, before="clipped").stage_names[-3:]
+            ('median', 'clipped', 'gamma_correct')
         """
-        if (after is None) == (before is None):
+        if after is not None and before is None:
+            place = self._place(after) + 1
+        elif before is not None and after is None:
+            place = self._place(before)
+        else:
             raise ValueError(f"one of after and before must be given, got after={after!r} and before={before!r}")
-        place = self._place(before) if after is None else self._place(after) + 1
         return self._edited(place, place, [stage])
 
     def replaced(self, name: str, stage: Stage) -> "Pipeline":
-        """Returns a pipeline with a stage in place of the one called `name`; other parameters keep their values.
+        """Returns a pipeline with another stage in place of one; other parameters keep their values.
+
+        Args:
+            name: The name of the stage to replace.
+            stage: The new stage.
+
+        Returns:
+            The new pipeline.
 
         Raises:
-            ValueError: a name that no stage has, or as the class.
+            ValueError: If no stage is called `name`, or if the name of the new stage or of one of its parameters is
+                taken or not allowed.
+
+        Example:
+            >>> import isp
+            >>> stage = isp.Stage("median", isp.denoise.median_denoising, options={"size": 3})
+            >>> isp.parametrized(isp.CAMERAS["drone"]).replaced("gaussian", stage).stage_names[-3:]
+            ('median', 'clipped', 'gamma_correct')
         """
         place = self._place(name)
         return self._edited(place, place + 1, [stage])
 
     def without(self, name: str) -> "Pipeline":
-        """Returns a pipeline without the stage called `name`; other parameters keep their values.
+        """Returns a pipeline without one stage; other parameters keep their values.
+
+        Args:
+            name: The name of the stage to leave out.
+
+        Returns:
+            The new pipeline.
 
         Raises:
-            ValueError: a name that no stage has, or that of the only one.
+            ValueError: If no stage is called `name`, or if it is the only one.
+
+        Example:
+            >>> import isp
+            >>> isp.parametrized(isp.CAMERAS["drone"]).without("sharpening").stage_names
+            ('demosaic', 'color_correct', 'gaussian', 'clipped', 'gamma_correct')
         """
         place = self._place(name)
         return self._edited(place, place + 1, [])
@@ -225,7 +348,10 @@ class Pipeline(nnx.Module):
         return Pipeline([*kept[:start], *stages, *kept[stop:]])
 
 
-def _images(stages, parameters, raw, perturbations) -> Iterator[Array]:
+def _images(
+    stages: Sequence[Stage], parameters: Mapping[str, Array], raw: Array, perturbations: Mapping[str, Array]
+) -> Iterator[Array]:
+    """Yields the image after each stage."""
     image = raw
     for stage in stages:
         image = stage.function(image, *(parameters[name] for name in stage.parameters), **stage.options)
@@ -234,13 +360,13 @@ def _images(stages, parameters, raw, perturbations) -> Iterator[Array]:
         yield image
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."]):
+@jax.jit(static_argnums=0)
+def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."]) -> Array:
     bayer.check_mosaic(raw)
 
-    def process(raws):
-        *_, images = _images(_fused(stages), parameters, raws, {})
-        return images
+    def process(raws: Array) -> Array:
+        *_, image = _images(_fused(stages), parameters, raws, {})
+        return image
 
     images = stencil.each_image(process, raw.reshape(-1, *raw.shape[-2:]))
     return images.reshape(*raw.shape[:-2], *images.shape[1:])
@@ -248,7 +374,7 @@ def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Ar
 
 def _fused(stages: Sequence[Stage]) -> list[Stage]:
     """Replaces neighbors by one stage where they declare a faster function for both."""
-    fused = []
+    fused: list[Stage] = []
     for stage in stages:
         both = _both(fused[-1], stage) if fused else None
         fused[-1:] = [both] if both else [*fused[-1:], stage]
@@ -260,15 +386,20 @@ def _both(before: Stage, stage: Stage) -> Stage | None:
     function = stage.fused_after.get((before.function, len(before.parameters)))
     if function is None or before.options.keys() & stage.options.keys():
         return None
-    parameters, options = before.parameters | stage.parameters, before.options | stage.options
+    parameters, options = {**before.parameters, **stage.parameters}, {**before.options, **stage.options}
     arguments = list(inspect.signature(function).parameters)
     count = 1 + len(parameters)
-    # An edited stage may leave an argument to its default, or give as an option what was a parameter.
+    # An edited stage may leave out an optional argument, or pass a former parameter as an option.
     if set(arguments[count:]) != set(options) or len(arguments) != count + len(options):
         return None
     return Stage(stage.name, function, parameters, options)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _trace(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."], perturbations):
+@jax.jit(static_argnums=0)
+def _trace(
+    stages: tuple[Stage, ...],
+    parameters: dict[str, Array],
+    raw: Shaped[Array, "..."],
+    perturbations: dict[str, Array],
+) -> tuple[Array, ...]:
     return tuple(_images(stages, parameters, raw, perturbations))

@@ -1,4 +1,7 @@
-"""The pipelines of Oala et al. (TMLR 2023): the differentiable one, and those of classical algorithms."""
+"""The pipelines of the study: the differentiable one, and those of classical algorithms.
+
+L. Oala et al., "Data models for dataset drift controls in machine learning with optical images", TMLR (2023).
+"""
 
 import inspect
 import itertools
@@ -6,26 +9,27 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from jaxtyping import Array
 
-from isp import bayer, color, demosaic, denoise, sharpen
+from isp import bayer, color, demosaic, denoise, sharpen, tone
 from isp._engine import stencil
 from isp.algorithms import ALGORITHMS, filter_kernel
 from isp.camera import Camera
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, Stage
 
-# The darkest value that the tone curve is given: its slope is infinite at zero.
+# The differentiable pipeline clips to this value before the tone curve, whose slope is infinite at 0.
 BLACK = 1e-5
 
 COLORS = ("red", "green", "blue")
 
-# The name of the stage that adds an image, and of its parameter.
+# The name of the stage that adds an image, and of the stage's parameter.
 ADDITIVE_LAYER = "additive_layer"
 
-# The names of weights that lead from one color to another, as (to, from).
+# The names of weights from one color to another, ordered by (to, from).
 WEIGHTS = tuple(f"{to}_from_{source}" for to, source in itertools.product(COLORS, COLORS))
 
-# The twelve static pipelines of the study as demosaicing, sharpening, denoising.
+# The twelve static pipelines of the study, each as (demosaicing, sharpening, denoising).
 PUBLISHED_STATIC = tuple(
     itertools.product(
         ("bilinear", "malvar2004", "menon2007"),
@@ -36,17 +40,34 @@ PUBLISHED_STATIC = tuple(
 
 
 def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) -> Pipeline:
-    """The differentiable pipeline of Oala et al. (TMLR 2023), started at a camera's figures.
+    """Builds the differentiable pipeline of Oala et al. (TMLR 2023).
 
-    Stages: `demosaic` (black level subtracted, mosaic spread over three planes), `color_correct` (3x3 interpolation,
-    gains, colour matrix), `sharpening` and `gaussian` (luma), `clipped` to [1e-5, 1], `gamma_correct`. Parameters:
-    `black_level (4,)` in CFA order, `debayer (3, 3, 3, 3)` as out, in, row, col, `white_balance (3,)`,
-    `colour_correction (3, 3)`, `sharpening_filter (3, 3)`, `gaussian_blur (5, 5)`, `gamma_correct ()`.
+    The stages are
+
+    - `demosaic`: subtracts `black_level (4,)`, in CFA order, and spreads the mosaic over three planes;
+    - `color_correct`: interpolates the planes by `debayer (3, 3, 3, 3)`, with the axes out, in, row, col, and applies
+      the gains `white_balance (3,)` and the matrix `colour_correction (3, 3)`;
+    - `sharpening`: filters the luma by `sharpening_filter (3, 3)`;
+    - `gaussian`: filters the luma by `gaussian_blur (5, 5)`;
+    - `clipped`: clips to [1e-5, 1];
+    - `gamma_correct`: applies the tone curve with the exponent 1 / `gamma_correct ()`.
 
     Args:
-        camera: where the parameters start, and the pattern.
-        additive_layer: height and width of an image, zero at first, that a last stage `additive_layer` adds; a
-            parameter `(H, W, 3)` of that name.
+        camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
+            `colour_correction`.
+        additive_layer: Height and width of an image that a last stage `additive_layer` adds. The image is a parameter
+            `(H, W, 3)` of the same name, which starts at zero. If None, there is no such stage.
+
+    Returns:
+        The pipeline.
+
+    Example:
+        >>> import isp
+        >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
+        >>> pipeline.stage_names
+        ('demosaic', 'color_correct', 'sharpening', 'gaussian', 'clipped', 'gamma_correct')
+        >>> pipeline.gaussian_blur[...].shape
+        (5, 5)
     """
     stages = [
         Stage("demosaic", _planes, {"black_level": _black_level(camera)}, {"pattern": camera.pattern}),
@@ -54,7 +75,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
             "color_correct",
             _color_correct,
             {
-                # Its 81 weights are more than a few images determine, and no camera's maker tunes them by hand.
+                # A few images cannot determine 81 weights, and no camera maker tunes them by hand.
                 "debayer": Parameter(demosaic.BILINEAR_KERNEL, width=1, labels=WEIGHTS, unit="weight", tuned=False),
                 "white_balance": _white_balance(camera),
                 "colour_correction": _color_matrix(camera),
@@ -87,26 +108,41 @@ def static(
     denoise: str = "gaussian_denoising",
     **settings: ArrayLike | str | None,
 ) -> Pipeline:
-    """A pipeline of classical algorithms, at a camera's figures: those of Oala et al. (TMLR 2023), and more.
+    """Builds a pipeline of classical algorithms: one of the twelve of Oala et al. (TMLR 2023), or another.
 
-    Stages: `black_level`, `demosaic`, `white_balance`, `color_correct`, `sharpen`, `denoise`, `clipped` to [0, 1],
-    `gamma_correct`. Parameters: `black_level (4,)` in CFA order, `white_balance (3,)`, `colour_correction (3, 3)`,
-    `gamma_correct ()`, and the continuous settings of the algorithms.
+    The stages are `black_level`, `demosaic`, `white_balance`, `color_correct`, `sharpen`, `denoise`, `clipped` (to
+    [0, 1]) and `gamma_correct`. The parameters are `black_level (4,)` in CFA order, `white_balance (3,)`,
+    `colour_correction (3, 3)`, `gamma_correct ()`, and the continuous settings of the chosen algorithms.
+    `isp.PUBLISHED_STATIC` lists the algorithms of the twelve.
 
     Args:
-        camera: where the parameters start, and the pattern.
-        demosaic: "bilinear", "malvar2004" or "menon2007"; "none" leaves zeros where a site sees another colour.
-        sharpen: "sharpening_filter" or "unsharp_masking"; "none" changes nothing.
-        denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman" or
-            "bilateral"; "none" changes nothing.
-        **settings: arguments of these functions other than their defaults, such as `radius`, `sigma` or `size`. Those
-            that are continuous become parameters (`keep_fraction` if `softness` is given); the sides of Gaussian and
-            bilateral windows are fixed by where the parameters start.
+        camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
+            `colour_correction`.
+        demosaic: "bilinear", "malvar2004", "menon2007", or "none", which leaves zeros where a site sees another color.
+        sharpen: "sharpening_filter", "unsharp_masking", or "none", which changes nothing.
+        denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman", "bilateral",
+            or "none", which changes nothing.
+        **settings: Arguments of these functions that differ from their defaults, such as `radius`, `sigma` or `size`.
+            Continuous ones become parameters (`keep_fraction` only if `softness` is given). The sides of Gaussian and
+            bilateral windows follow from the start of the parameters and stay fixed.
+
+    Returns:
+        The pipeline.
 
     Raises:
-        ValueError: an unknown algorithm, or a setting that none of those chosen has.
+        ValueError: If an algorithm is unknown, a setting belongs to none of the chosen algorithms, or a setting is not
+            valid.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> pipeline = isp.static(isp.CAMERAS["drone"], "malvar2004", "unsharp_masking", "median_denoising", amount=0.5)
+        >>> list(pipeline.parameters())
+        ['black_level', 'white_balance', 'colour_correction', 'radius', 'amount', 'gamma_correct']
+        >>> pipeline(jnp.full((4, 6), 0.3)).shape
+        (4, 6, 3)
     """
-    stages = {}
+    stages: dict[str, Stage] = {}
     for step, name in (("demosaic", demosaic), ("sharpen", sharpen), ("denoise", denoise)):
         if name not in ALGORITHMS[step]:
             raise ValueError(f"{step} must be one of {', '.join(ALGORITHMS[step])}, got {name!r}")
@@ -133,10 +169,18 @@ def static(
 
 
 def additive_layer_stage(size: tuple[int, int]) -> Stage:
-    """Makes the stage `additive_layer`, which adds an image that is zero at first.
+    """Makes the stage `additive_layer`, which adds an image that starts at zero.
 
     Args:
-        size: height and width of the images.
+        size: Height and width of the images.
+
+    Returns:
+        The stage, with a parameter `additive_layer (H, W, 3)`.
+
+    Example:
+        >>> from isp.published import additive_layer_stage
+        >>> additive_layer_stage((2, 4)).parameters["additive_layer"].value.shape
+        (2, 4, 3)
     """
     layer = Parameter(np.zeros((*size, 3)), width=1, low=-1, high=1)
     return Stage(ADDITIVE_LAYER, _add, {ADDITIVE_LAYER: layer})
@@ -159,27 +203,27 @@ def _clipped(low: float) -> Stage:
 
 
 def _gamma_correct() -> Stage:
-    return Stage("gamma_correct", color.gamma_correct, {"gamma_correct": Parameter(2.2, scale="log", unit="gamma")})
+    return Stage("gamma_correct", tone.gamma_correct, {"gamma_correct": Parameter(2.2, scale="log", unit="gamma")})
 
 
-def _planes(raw, black_level, pattern):
+def _planes(raw: Array, black_level: Array, pattern: str) -> Array:
     return bayer.spread(bayer.subtract_black_level(raw, black_level), pattern)
 
 
-def _color_correct(planes, debayer, gains, matrix):
+def _color_correct(planes: Array, debayer: Array, gains: Array, matrix: Array) -> Array:
     return color.color_correct(color.white_balance(demosaic.interpolate(planes, debayer), gains), matrix)
 
 
-def _clip(rgb, low):
+def _clip(rgb: Array, low: float) -> Array:
     return jnp.clip(rgb, low, 1)
 
 
-def _mosaic_to_rgb(raw, black_level, debayer, gains, matrix, pattern):
-    """`_planes` and `_color_correct` as one stencil over the mosaic.
+def _mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array, matrix: Array, pattern: str) -> Array:
+    """Computes `_planes` and `_color_correct` as one stencil over the mosaic.
 
-    Interpolating zero-filled planes takes 27 products for each channel of a pixel. The 9 that are not zero are those
-    with the colors that the sites around the pixel see, which follow from its place in the tile. Gains and matrix are
-    linear as well, and go into their weights.
+    Interpolating zero-filled planes takes 27 products for each channel of a pixel, of which 18 are zero. The other 9
+    belong to the colors of the sites around the pixel, which follow from its place in the tile. Gains and matrix are
+    linear as well, so they are multiplied into the weights.
     """
     weights = jnp.einsum("kc,c,cnij->knij", matrix, gains, debayer, precision="highest")
     tile = np.reshape(bayer.PATTERNS[pattern], (2, 2))
@@ -189,13 +233,13 @@ def _mosaic_to_rgb(raw, black_level, debayer, gains, matrix, pattern):
     return stencil.correlate_mosaic(bayer.subtract_black_level(raw, black_level), weights[:, seen, i, j], "mirror")
 
 
-def _filter_luma_twice(rgb, first, second):
-    """`sharpen.sharpening_filter` and `denoise.gaussian_blur` without going back to RGB in between."""
+def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
+    """Computes `sharpen.sharpening_filter` and `denoise.gaussian_blur` without returning to RGB in between."""
     sharp = stencil.correlate(color.luma(rgb), first, "zero")
     return color.with_luma(rgb, stencil.correlate(sharp, second, "mirror"))
 
 
-def _add(rgb, layer):
+def _add(rgb: Array, layer: Array) -> Array:
     if rgb.shape[-3:] != layer.shape:
         raise ValueError(
             f"raw must have the additive layer's height and width {layer.shape[:2]}, got {rgb.shape[-3:-1]}"

@@ -1,6 +1,4 @@
-"""The sensor: from light to a raw mosaic, with the noise that a real exposure has."""
-
-import functools
+"""The sensor: from light to a raw mosaic, with the noise of a real exposure."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,7 @@ from isp.bayer import check_mosaic, mosaic
 from isp.camera import Camera
 
 
-@functools.partial(jax.jit, static_argnames=("camera", "bits"))
+@jax.jit(static_argnames=("camera", "bits"))
 def expose(
     light: Float[Array, "*batch height width 3"],
     key: PRNGKeyArray,
@@ -21,22 +19,34 @@ def expose(
     read_noise: Float[Array, ""] | float = 4.0,
     bits: int = 12,
 ) -> Float[Array, "*batch height width"]:
-    """Exposes the sensor: each site sees its colour of the light, and is read out with noise as by `expose_sites`.
+    """Exposes a sensor to an image: each site sees one color of the light and is read out by `expose_sites`.
 
     Args:
-        light: linear camera RGB, `(..., H, W, 3)`, as fractions of the full well at exposure 1; negative is darkness.
-        key: the noise. The same key gives the same noise.
-        camera: gives `pattern` and `black_level`.
-        exposure: factor on the light, as of a shutter or a lamp.
-        full_well: electrons at which a site saturates.
-        read_noise: standard deviation of the read-out, in electrons.
-        bits: of the converter, 1 to 16.
+        light: Linear camera RGB `(..., H, W, 3)` with even H and W, as fractions of the full well at an exposure of 1.
+            Negative light counts as darkness.
+        key: The random key of the noise. The same key gives the same noise.
+        camera: The camera, whose `pattern` and `black_level` apply.
+        exposure: A factor on the light, as of a shutter or a lamp.
+        full_well: The number of electrons at which a site saturates.
+        read_noise: The standard deviation of the read-out noise in electrons.
+        bits: The bits of the analog-to-digital converter, 1 to 16.
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
 
     Raises:
-        ValueError: bits out of range, or an odd height or width.
+        ValueError: If `bits` is out of range, or if `light` is not a floating-point image of even height and width.
+
+    Example:
+        >>> import isp
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> light = jnp.full((2, 4, 3), 0.5)
+        >>> raw = isp.sensor.expose(light, jax.random.key(0), camera=isp.CAMERAS["drone"])
+        >>> raw.shape
+        (2, 4)
+        >>> bool((abs(raw - 0.53) < 0.05).all())
+        True
     """
     return expose_sites(
         mosaic(light, camera.pattern),
@@ -49,7 +59,7 @@ def expose(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("camera", "bits"))
+@jax.jit(static_argnames=("camera", "bits"))
 def expose_sites(
     light: Float[Array, "*batch height width"],
     key: PRNGKeyArray,
@@ -60,29 +70,41 @@ def expose_sites(
     read_noise: Float[Array, ""] | float = 4.0,
     bits: int = 12,
 ) -> Float[Array, "*batch height width"]:
-    """Exposes every site: photon noise, read noise, black level, saturation and analogue-to-digital conversion.
+    """Exposes the sites of a sensor, with photon noise, read noise, black level, saturation and quantization.
 
-    The number of photoelectrons of a site is Poisson distributed around its mean; the read-out adds Gaussian noise; a
-    full well reads as 1 and an empty one as the black level, where noise is kept on both sides. This is the model of
-    the EMVA 1288 standard (release 4.0, section 2), without dark current and non-uniformities.
+    The number of photoelectrons of a site is Poisson distributed around its mean, and the read-out adds Gaussian noise.
+    A full well reads as 1. An empty well reads as the black level, with noise on both sides of it. This is the model of
+    the EMVA 1288 standard (release 4.0, section 2) without dark current and non-uniformities.
 
-    It differentiates as the clipped mean does: the noise counts as a constant and the converter's steps as straight.
+    Gradients are those of the clipped mean: the noise counts as a constant, and the steps of the converter as a
+    straight line.
 
     Args:
-        light: what reaches each site, `(..., H, W)`, as fractions of the full well at exposure 1; negative is darkness.
-        key: the noise. The same key gives the same noise.
-        camera: gives `black_level`.
-        exposure: factor on the light, as of a shutter or a lamp; below 1 it leaves headroom for light beyond a full
-            well, which saturates.
-        full_well: electrons at which a site saturates.
-        read_noise: standard deviation of the read-out, in electrons.
-        bits: of the converter, 1 to 16.
+        light: The light that reaches each site, `(..., H, W)`, as fractions of the full well at an exposure of 1.
+            Negative light counts as darkness.
+        key: The random key of the noise. The same key gives the same noise.
+        camera: The camera, whose `black_level` applies.
+        exposure: A factor on the light, as of a shutter or a lamp. Below 1, it leaves headroom for light beyond a full
+            well, which would saturate.
+        full_well: The number of electrons at which a site saturates.
+        read_noise: The standard deviation of the read-out noise in electrons.
+        bits: The bits of the analog-to-digital converter, 1 to 16.
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
 
     Raises:
-        ValueError: bits out of range, or an odd height or width.
+        ValueError: If `bits` is out of range, or if `light` is not a floating-point mosaic of even height and width.
+
+    Example:
+        >>> import isp
+        >>> import jax
+        >>> import numpy as np
+        >>> darkness = np.zeros((2, 4), np.float32)
+        >>> raw = isp.sensor.expose_sites(darkness, jax.random.key(0), camera=isp.CAMERAS["drone"], read_noise=0.0)
+        >>> np.asarray(raw).round(3)
+        array([[0.063, 0.063, 0.063, 0.063],
+               [0.063, 0.063, 0.063, 0.063]], dtype=float32)
     """
     if not 1 <= bits <= 16:
         raise ValueError(f"bits must be between 1 and 16, got {bits}")
@@ -98,14 +120,30 @@ def expose_sites(
     return _with_gradient_of(signal * top, jnp.round(signal * top)) / top
 
 
-@functools.partial(jax.jit, static_argnames="camera")
+@jax.jit(static_argnames="camera")
 def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
-    """The light that a mosaic shows, as `expose_sites` takes it: 0 at the black level of a site, 1 at the white level.
+    """Computes the light that a mosaic shows, in the units of `expose_sites`.
 
-    So the sensor takes a noise-free mosaic, such as `isp.unprocess` gives, once more, with noise around its values.
+    With it, the sensor can expose a noise-free mosaic, such as one from `isp.unprocess`, and add noise around its
+    values.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        camera: The camera, whose `black_level` applies.
+
+    Returns:
+        The light `(..., H, W)`: 0 at the black level of a site, 1 at the white level.
 
     Raises:
-        ValueError: raw that is no floating-point mosaic, or of an odd height or width.
+        ValueError: If `raw` is not a floating-point mosaic of even height and width.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> raw = np.float32([[0.0625, 0.0626], [0.0625, 1.0]])
+        >>> np.asarray(isp.sensor.site_light(raw, isp.CAMERAS["drone"])).round(3)
+        array([[0., 0.],
+               [0., 1.]], dtype=float32)
     """
     check_mosaic(raw)
     black = _black_levels(raw, camera)
@@ -113,35 +151,52 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
 
 
 def _black_levels(sites: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "height width"]:
-    """The black level of every site."""
+    """Returns the black level of every site."""
     tiles = sites.shape[-2] // 2, sites.shape[-1] // 2
     return jnp.tile(jnp.array(camera.black_level, sites.dtype).reshape(2, 2), tiles)
 
 
 def poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Poisson noise around `mean` >= 0: exact where it is below 16, normal of the same mean and variance above.
+    """Draws Poisson counts: exactly where the mean is below 16, from a normal distribution above.
 
-    `jax.random.poisson` is exact everywhere, but its rejection loops run until the last site of the batch is accepted:
-    fifteen times slower on a CPU. At 16 electrons the skewness that the normal distribution lacks is 0.25, of a noise
-    that the read noise has blurred already.
+    The normal distribution has the same mean and variance. At 16 electrons it lacks a skewness of 0.25, and the read
+    noise blurs that further. `jax.random.poisson` is exact everywhere, but its rejection loops run until the last site
+    of the batch is accepted, which takes fifteen times longer on a CPU.
+
+    Args:
+        key: The random key.
+        mean: The means, nonnegative.
+
+    Returns:
+        One count per mean; above 16, a real number.
+
+    Example:
+        >>> import isp
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> counts = isp.sensor.poisson(jax.random.key(0), jnp.full((1000,), 4.0))
+        >>> bool(abs(counts.mean() - 4.0) < 0.3)
+        True
     """
     uniform_key, normal_key = jax.random.split(key)
     uniform = jax.random.uniform(uniform_key, mean.shape, mean.dtype)
     few = jnp.minimum(mean, 16)
 
-    def count(number, state):  # inversion: how many steps of the distribution function lie below the uniform number
+    def count(number: Array | int, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """Inverts the distribution function: counts how many of its steps lie below the uniform number."""
         drawn, probability, cumulative = state
         drawn += uniform > cumulative
         probability *= few / number
         return drawn, probability, cumulative + probability
 
     nothing = jnp.exp(-few)
-    # Around 16, more than 44 has a probability of 1e-9. Unrolled, the loop compiles to one pass over the sites.
+    # Around a mean of 16, more than 44 counts have a probability of 1e-9. Unrolled, the loop compiles to one pass over
+    # the sites.
     drawn, _, _ = jax.lax.fori_loop(1, 45, count, (jnp.zeros_like(few), nothing, nothing), unroll=True)
     many = mean + jnp.sqrt(mean) * jax.random.normal(normal_key, mean.shape, mean.dtype)
     return jnp.where(mean < 16, drawn, many)
 
 
 def _with_gradient_of(smooth: Float[Array, "..."], value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`value`, which differentiates as `smooth` (the straight-through estimator)."""
+    """Returns `value` with the gradient of `smooth` (the straight-through estimator)."""
     return smooth + jax.lax.stop_gradient(value - smooth)

@@ -1,6 +1,4 @@
-"""Sharpening, on luma alone so that no colour fringes appear."""
-
-import functools
+"""Sharpening of the luma; U and V stay, so no color fringes appear."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +7,34 @@ from jaxtyping import Array, Float
 
 from isp import color, denoise
 from isp._engine import stencil
-from isp._engine.windows import Scalar
+from isp._engine.checks import Scalar, gaussian_size
 
+# Adds the negative Laplacian of the four neighbors.
 SHARPENING_KERNEL = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32)
 
 
 @jax.jit
 def sharpening_filter(
-    rgb: Float[Array, "*batch height width 3"], kernel: Float[Array, "3 3"] = SHARPENING_KERNEL
+    rgb: Float[Array, "*batch height width 3"], kernel: Float[Array | np.ndarray, "3 3"] = SHARPENING_KERNEL
 ) -> Float[Array, "*batch height width 3"]:
-    """Correlates the luma with a 3x3 kernel, zeros beyond the border; U and V stay.
+    """Correlates the luma with a 3x3 kernel, with zeros beyond the border.
 
-    The default adds the negative four-neighbour Laplacian. The kernel is rounded to the image's type. Does not clip:
-    edges overshoot.
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        kernel: The weights, which can be learned. They are rounded to the image's type.
+
+    Returns:
+        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
+        >>> np.asarray(isp.sharpen.sharpening_filter(edge))[1, 1:3, 0].round(3)
+        array([0.  , 0.75], dtype=float32)
     """
     luma = color.luma(rgb)
     return color.with_luma(rgb, stencil.correlate(luma, jnp.asarray(kernel, luma.dtype), "zero"))
@@ -33,24 +46,35 @@ def unsharp_masking(
     amount: Scalar = 1.0,
     size: int | None = None,
 ) -> Float[Array, "*batch height width 3"]:
-    """Adds to the luma `amount` times what a Gaussian blur takes from it; U and V stay.
+    """Adds to the luma `amount` times the detail that a Gaussian blur would remove.
 
-    The luma is that of `skimage.filters.unsharp_mask` with preserve_range=True: the border repeats its outermost
-    pixels. Does not clip: edges overshoot.
+    The luma is that of `skimage.filters.unsharp_mask` with `preserve_range=True`: the border repeats its outermost
+    pixels.
 
     Args:
-        rgb: images.
-        radius: standard deviation of the Gaussian in pixels, positive; it can be learned.
-        amount: 0 changes nothing, negative values blur; it can be learned.
-        size: side of the Gaussian's support, odd; 4 standard deviations to each side if it is not given.
+        rgb: Images `(..., H, W, 3)`.
+        radius: The standard deviation of the Gaussian in pixels, positive. It can be learned.
+        amount: The factor. 0 changes nothing and negative values blur. It can be learned.
+        size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
+
+    Returns:
+        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
 
     Raises:
-        ValueError: a `radius` that is traced without a `size`, or not positive; an even `size`; no image.
+        ValueError: If `radius` is not positive, or is traced without a `size`; if `size` is even; or if `rgb` is not a
+            floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
+        >>> np.asarray(isp.sharpen.unsharp_masking(edge, radius=0.5))[1, :, 0].round(3)
+        array([0.25 , 0.223, 0.527, 0.5  ], dtype=float32)
     """
-    return _unsharp_masking(rgb, radius, amount, denoise.gaussian_size("radius", radius, size))
+    return _unsharp_masking(rgb, radius, amount, gaussian_size("radius", radius, size))
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _unsharp_masking(rgb, radius, amount, size):
+@jax.jit(static_argnames="size")
+def _unsharp_masking(rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
     luma = color.luma(rgb)
     return color.with_luma(rgb, luma + amount * (luma - denoise.gaussian_filter(luma, radius, size)))

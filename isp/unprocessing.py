@@ -1,72 +1,100 @@
-"""From RGB back to raw: the pipelines' inverse, for those who have pictures but no raw files.
+"""From RGB back to raw: the inverse of the pipelines, for pictures that come without raw files.
 
-After Brooks et al., "Unprocessing Images for Learned Raw Denoising" (CVPR 2019).
+After T. Brooks et al., "Unprocessing images for learned raw denoising", CVPR (2019).
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp import bayer, color
+from isp import bayer, color, tone
 from isp.camera import Camera
 
 
 def check_invertible(camera: Camera) -> None:
-    """Raises a ValueError if the camera's matrix cannot be undone in float32."""
+    """Checks that the camera's color matrix can be inverted in float32.
+
+    Args:
+        camera: The camera, whose `color_matrix` is checked.
+
+    Raises:
+        ValueError: If the matrix is singular.
+
+    Example:
+        >>> import isp
+        >>> isp.unprocessing.check_invertible(isp.CAMERAS["drone"])
+    """
     if np.linalg.cond(np.array(camera.color_matrix)) > 1 / np.finfo(np.float32).eps:
         raise ValueError(f"color_matrix must have an inverse, got the singular {camera.color_matrix}")
 
 
-@functools.partial(jax.jit, static_argnames="camera")
+@jax.jit(static_argnames="camera")
 def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Float[Array, "*batch height width 3"]:
-    """What the camera's three colours see of a scene: undoes the colour matrix and the white balance.
+    """Converts linear sRGB to linear camera RGB: undoes the color matrix and the white balance.
 
     Args:
-        rgb: linear sRGB, `(..., H, W, 3)`.
-        camera: its `color_matrix` and `white_balance` are undone.
+        rgb: Linear sRGB `(..., H, W, 3)`.
+        camera: The camera, whose `color_matrix` and `white_balance` are undone.
 
     Returns:
-        Linear camera RGB in the units of `rgb`. Does not clip: a colour outside the camera's gamut is negative.
+        Linear camera RGB `(..., H, W, 3)` in the units of `rgb`. Colors outside the camera's gamut are negative, since
+        nothing is clipped.
 
     Raises:
-        ValueError: a camera with a singular matrix, or rgb that is no floating-point image.
+        ValueError: If the camera's matrix is singular, or `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> white = np.ones((1, 1, 3), np.float32)
+        >>> np.asarray(isp.unprocessing.to_camera(white, isp.CAMERAS["drone"])).round(3)
+        array([[[0.349, 1.   , 0.578]]], dtype=float32)
     """
     check_invertible(camera)
     inverse = jnp.linalg.inv(jnp.array(camera.color_matrix, rgb.dtype))
     return color.color_correct(rgb, inverse) / jnp.array(camera.white_balance, rgb.dtype)
 
 
-@functools.partial(jax.jit, static_argnames="camera")
+@jax.jit(static_argnames="camera")
 def unprocess(
     rgb: Float[Array, "*batch height width 3"], camera: Camera, gamma: Float[Array, ""] | float = 2.2
 ) -> Float[Array, "*batch height width"]:
-    """The mosaic, free of noise, that a camera would have taken of a picture.
+    """Computes the noise-free mosaic that a camera would have taken of a picture.
 
-    Undoes the tone curve, the colour matrix and the white balance, keeps the one colour that each site sees, and adds
-    the black level. `isp.parametrized(camera)` and `isp.static(camera)` subtract the black level without stretching
-    what is above it, and so nothing is squeezed here: without their filters, they give the picture back but for what
-    demosaicing errs, and for what is darker than the 1e-5 that the first clips to.
+    Undoes the tone curve, the color matrix and the white balance, keeps the one color that each site sees, and adds the
+    black level. `isp.parametrized(camera)` and `isp.static(camera)` subtract the black level without stretching the
+    values above it, so nothing is compressed here. Without their filters, these pipelines return the picture except for
+    demosaicing errors, and except for values below the 1e-5 to which `isp.parametrized` clips.
 
-    It departs from Brooks et al. where these pipelines have nothing to undo: there is no S-shaped tone curve, the
-    gamma is a plain power and not sRGB's curve, and highlights are scaled as all else is.
+    Departs from Brooks et al. where these pipelines have nothing to undo: there is no S-shaped tone curve, the gamma is
+    a plain power instead of sRGB's curve, and highlights are scaled like all other values.
 
     Args:
-        rgb: the picture, `(..., H, W, 3)` in [0, 1], H and W even. Below 0, where the tone curve never comes, it counts
+        rgb: Pictures `(..., H, W, 3)` in [0, 1] with even H and W. Negative values, which no tone curve returns, count
             as black.
-        camera: whose mosaic it shall be.
-        gamma: of the picture's tone curve, light ** (1 / gamma).
+        camera: The camera to imitate.
+        gamma: The exponent of the picture's tone curve, light ** (1 / gamma).
 
     Returns:
-        The mosaic `(..., H, W)`. Does not clip: bright colours may be above the white level of 1 (white is, by the
-        black level, where a gain is 1), and colours outside the camera's gamut below black.
+        The mosaics `(..., H, W)`. Nothing is clipped: bright colors may exceed the white level of 1 (where a gain is 1,
+        white does so by the black level), and colors outside the camera's gamut may lie below black.
 
     Raises:
-        ValueError: a camera with a singular matrix, rgb that is no floating-point image, or an odd
-            height or width.
+        ValueError: If the camera's matrix is singular, or `rgb` is not a floating-point image of even height and width.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> camera = isp.CAMERAS["drone"]
+        >>> raw = isp.unprocess(np.full((4, 4, 3), 0.5, np.float32), camera)
+        >>> np.asarray(raw)[:2, :2].round(3)
+        array([[0.138, 0.28 ],
+               [0.28 , 0.188]], dtype=float32)
+        >>> rgb = isp.static(camera, sharpen="none", denoise="none")(raw)
+        >>> np.asarray(rgb)[1, 1].round(3)
+        array([0.5, 0.5, 0.5], dtype=float32)
     """
-    light = to_camera(color.gamma_correct(rgb, 1 / gamma), camera)
+    light = to_camera(tone.gamma_correct(rgb, 1 / gamma), camera)
     # Subtracting a negative level adds it.
     return bayer.subtract_black_level(bayer.mosaic(light, camera.pattern), -jnp.array(camera.black_level, rgb.dtype))

@@ -1,4 +1,4 @@
-"""Task heads, RGB to logits: networks, pretrained weights, losses and metrics."""
+"""Task heads, from RGB to logits: networks, pretrained weights, losses and metrics."""
 
 from tasks import losses, metrics
 from tasks.pretrained import load_torch_state

@@ -1,14 +1,13 @@
-"""The layers of the networks. They compute what PyTorch's do, in forms whose gradients XLA makes fast on CPUs too.
+"""The layers of the networks: PyTorch's functions, in forms whose gradients XLA makes fast on CPUs as well.
 
-Flax's own would differ in two ways. Its batch norm keeps a biased running variance where PyTorch keeps an unbiased one.
-And on a CPU the gradients of a max pool and of a 1x1 convolution are about three times and twice as slow as those of
-the equal forms here, that of batch norm makes more passes over the images, and all that leads to an activation is
-computed again wherever it is read. The forms here suit other devices just as well.
+Flax's own layers differ in two ways. Their batch norm keeps a biased running variance, where PyTorch keeps an unbiased
+one. And they are slow on CPUs: the gradient of a max pool takes about three times as long as that of the equal form
+here, the gradient of a 1x1 convolution takes twice as long, that of batch norm makes more passes over the images, and
+the layers before an activation are computed again wherever the activation is read. The forms here suit other devices
+just as well.
 
 The derivatives of `relu` and of batch norm are written out for reverse mode; forward mode does not work.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +19,18 @@ HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nnx.Module):
-    """A convolution of `(B, H, W, in)` with a square kernel, padded by `size // 2` zeros on each side, without bias.
+    """Convolves images with a square kernel, without bias, padded by `size // 2` zeros on each side.
 
-    The weights, `kernel (size, size, in, out)`, start out normal with variance `2 / (size * size * out)` as in
-    torchvision (He et al. 2015, "Delving deep into rectifiers"), unless another initializer draws them.
+    The weights are `kernel (size, size, inputs, outputs)`. As in torchvision, they start normally distributed with the
+    variance `2 / (size * size * outputs)` (K. He et al., "Delving deep into rectifiers", 2015).
+
+    Args:
+        inputs: The number of input channels.
+        outputs: The number of output channels.
+        size: The side of the kernel, odd.
+        stride: The step between outputs, in pixels.
+        kernel_init: Draws the initial weights.
+        rngs: Its `params` stream gives the random key.
     """
 
     def __init__(
@@ -40,10 +47,10 @@ class Conv(nnx.Module):
         self.stride = stride
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
-        """Convolves; there are `ceil(H / stride)` rows and `ceil(W / stride)` columns."""
+        """Convolves images `(B, H, W, inputs)` to `(B, ceil(H / stride), ceil(W / stride), outputs)`."""
         kernel = self.kernel[...]
         size, stride = kernel.shape[0], self.stride
-        if size == 1:  # a matrix product, whose gradient for the kernel is faster
+        if size == 1:  # As a matrix product, whose gradient for the kernel is faster.
             return x[:, ::stride, ::stride] @ kernel[0, 0]
         if min(x.shape[1:3]) < size:
             return _convolve_small(x, kernel, stride)
@@ -52,11 +59,11 @@ class Conv(nnx.Module):
         )
 
 
-def _convolve_small(x, kernel, stride):
-    """A padded convolution as a matrix product of all windows.
+def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
+    """Computes a padded convolution as a matrix product of all windows.
 
-    XLA:CPU computes that of an image smaller than the kernel, as the last stage of a ResNet has them, value by value:
-    2x2 pixels of 512 channels take a hundred times as long as here.
+    XLA:CPU convolves an image that is smaller than the kernel value by value. The last stage of a ResNet may have such
+    images: for 2x2 pixels of 512 channels, that takes a hundred times as long as the product here.
     """
     size, (height, width) = kernel.shape[0], x.shape[1:3]
     border = (size // 2, size // 2)
@@ -66,28 +73,50 @@ def _convolve_small(x, kernel, stride):
 
 
 class BatchNorm(nnx.BatchNorm):
-    """Batch norm over all but the last axis, with PyTorch's defaults and running statistics.
+    """Normalizes over all axes but the last, with PyTorch's defaults and running statistics.
 
-    The batch is normalised by its biased variance; the running variance takes the unbiased one. With `affine` a learned
-    scale and bias follow for each channel.
+    The batch is normalized by its biased variance; the running variance follows the unbiased one.
+
+    Args:
+        features: The number of channels.
+        affine: Whether a learned scale and bias follow for each channel.
+        rngs: Passed on to Flax.
     """
 
     def __init__(self, features: int, *, affine: bool = True, rngs: nnx.Rngs):
         super().__init__(features, momentum=0.9, epsilon=1e-5, use_scale=affine, use_bias=affine, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch height width features"]) -> Float[Array, "batch height width features"]:
-        """Normalises by the running statistics after `eval()`, else by the batch's, which move the running ones.
+    def __call__(
+        self,
+        x: Float[Array, "batch height width features"],
+        use_running_average: bool | None = None,
+        *,
+        mask: Array | None = None,
+    ) -> Float[Array, "batch height width features"]:
+        """Normalizes by the running statistics after `eval()`, else by those of the batch, which move the running ones.
+
+        Args:
+            x: Images `(B, H, W, features)`.
+            use_running_average: Overrides the choice of `train()` and `eval()`.
+            mask: Not supported.
+
+        Returns:
+            The images `(B, H, W, features)`.
 
         Raises:
-            ValueError: in training, if there is only one value per channel.
+            ValueError: If there is only one value per channel in training, or if there is a mask.
         """
-        # Rows of the image as vectors: XLA:CPU is slow at loops over a short last axis, such as the three colours of an
-        # image, and at sums over all axes but that.
+        if mask is not None:
+            raise ValueError(f"batch norm takes no mask, got one of shape {mask.shape}")
+        if use_running_average is None:
+            use_running_average = self.use_running_average
+        # Rows of the image are treated as vectors: XLA:CPU is slow at loops over a short last axis, such as the three
+        # colors of an image, and at sums over all other axes.
         features = x.shape[-1]
         rows = x.reshape(-1, x.shape[2] * features)
-        scale = self.scale[...] if self.use_scale else jnp.ones(features, x.dtype)
-        bias = self.bias[...] if self.use_bias else jnp.zeros(features, x.dtype)
-        if self.use_running_average:
+        scale = jnp.ones(features, x.dtype) if self.scale is None else self.scale[...]
+        bias = jnp.zeros(features, x.dtype) if self.bias is None else self.bias[...]
+        if use_running_average:
             gain = scale * jax.lax.rsqrt(self.var[...] + self.epsilon)
             normalized = _scale_and_shift(rows, gain, bias - self.mean[...] * gain)
         else:
@@ -103,18 +132,22 @@ class BatchNorm(nnx.BatchNorm):
         running[...] = jax.lax.stop_gradient(self.momentum * running[...] + (1 - self.momentum) * value)
 
 
-def _normalize(rows, scale, bias, epsilon):
-    """Batch norm of `(rows, width * features)`, and the mean and biased variance of each feature, as constants."""
-    normalized, *statistics = _normalize_by_batch(rows, scale, bias, epsilon)
-    return normalized, *map(jax.lax.stop_gradient, statistics)
+def _normalize(rows: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
+    """Normalizes `(rows, width * features)`; also returns mean and biased variance by feature, as constants."""
+    normalized, mean, var = _normalize_by_batch(rows, scale, bias, epsilon)
+    return normalized, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalize_by_batch(rows, scale, bias, epsilon):
+def _normalize_primal(rows: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
     return _normalize_forward(rows, scale, bias, epsilon)[0]
 
 
-def _normalize_forward(rows, scale, bias, epsilon):
+_normalize_by_batch = jax.custom_vjp(_normalize_primal, nondiff_argnums=(3,))
+
+
+def _normalize_forward(
+    rows: Array, scale: Array, bias: Array, epsilon: float
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
     mean = _mean_by_feature(rows, scale.size)
     var = _mean_by_feature(jnp.square(rows - _each_pixel(mean, rows)), scale.size)
     inverse = jax.lax.rsqrt(var + epsilon)
@@ -122,8 +155,10 @@ def _normalize_forward(rows, scale, bias, epsilon):
     return (normalized, mean, var), (rows, scale, mean, inverse)
 
 
-def _normalize_backward(epsilon, residuals, gradients):
-    # Of y = scale * z + bias with z = (x - mean) / deviation: dx = scale / deviation * (dy - <dy> - z <dy z>).
+def _normalize_backward(
+    epsilon: float, residuals: tuple[Array, Array, Array, Array], gradients: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array]:
+    # For y = scale * z + bias with z = (x - mean) / deviation: dx = scale / deviation * (dy - <dy> - z <dy z>).
     rows, scale, mean, inverse = residuals
     gradient, *_ = gradients
     count = rows.size // scale.size
@@ -139,45 +174,45 @@ def _normalize_backward(epsilon, residuals, gradients):
 _normalize_by_batch.defvjp(_normalize_forward, _normalize_backward)
 
 
-def _scale_and_shift(rows, scale, shift):
+def _scale_and_shift(rows: Array, scale: Array, shift: Array) -> Array:
     return rows * _each_pixel(scale, rows) + _each_pixel(shift, rows)
 
 
-def _each_pixel(values, rows):
-    """Values by feature, once for each pixel of a row."""
+def _each_pixel(values: Array, rows: Array) -> Array:
+    """Repeats values by feature for each pixel of a row."""
     return jnp.tile(values, rows.shape[-1] // values.size)
 
 
-def _mean_by_feature(rows, features):
+def _mean_by_feature(rows: Array, features: int) -> Array:
     return rows.mean(0).reshape(-1, features).mean(0)
 
 
 @jax.custom_vjp
 def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """max(x, 0). The gradient at 0 is 0."""
+    """Computes max(x, 0), with a gradient of 0 at 0."""
     return _positive(x)
 
 
-def _positive(x):
+def _positive(x: Array) -> Array:
     if jax.default_backend() != "cpu":
         return _maximum_with_zero(x)
-    # Not fused with what reads it: XLA:CPU would compute a whole block of the network again for the gradient of each
+    # Not fused with its readers: XLA:CPU would compute a whole block of the network again for the gradient of each
     # kernel, in an order that is slow to write in.
     with set_xla_metadata(inlineable="false"):
         return _maximum_with_zero(x)
 
 
 @jax.jit
-def _maximum_with_zero(x):
+def _maximum_with_zero(x: Array) -> Array:
     return jax.lax.max(x, jnp.zeros((), x.dtype))
 
 
-def _relu_forward(x):
+def _relu_forward(x: Array) -> tuple[Array, Array]:
     y = _positive(x)
     return y, y
 
 
-def _relu_backward(y, gradient):
+def _relu_backward(y: Array, gradient: Array) -> tuple[Array]:
     return (jnp.where(y > 0, gradient, 0),)
 
 
@@ -185,9 +220,15 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 
 def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols channels"]:
-    """The maximum of each 3x3 window, stride 2, padding 1: `(B, H, W, C)` to `(B, ceil(H / 2), ceil(W / 2), C)`.
+    """Computes the maximum of each 3x3 window, with stride 2 and padding 1.
 
-    Of several equal sites in a window the first, row by row, takes the gradient, and NaN wins, both as in PyTorch.
+    As in PyTorch, the first of several equal maxima, row by row, gets the gradient, and a window with NaN gives NaN.
+
+    Args:
+        x: Images `(B, H, W, C)`.
+
+    Returns:
+        Images `(B, ceil(H / 2), ceil(W / 2), C)`.
     """
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, height % 2), (1, width % 2), (0, 0)), constant_values=-jnp.inf)

@@ -1,7 +1,7 @@
 """Losses, and a similarity of images.
 
-Those of classification are one a sample: the mean, or a masked mean where a batch is padded, is the caller's. Those of
-segmentation are one a batch, and take weights.
+A classification loss is one number per sample; the caller takes the mean, and leaves out samples that only pad a batch.
+A segmentation loss is one number per batch, and takes weights.
 """
 
 import jax
@@ -12,11 +12,14 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 
 def cross_entropy(logits: Float[Array, "batch classes"], targets: Int[Array, " batch"]) -> Float[Array, " batch"]:
-    """Computes `-log softmax(logits)[target]` of each sample, in nats.
+    """Computes the cross-entropy `-log softmax(logits)[target]` of each sample, in nats.
 
     Args:
-        logits: any real numbers.
-        targets: class indices, 0 to classes - 1.
+        logits: Any real numbers, `(B, classes)`.
+        targets: Class indices from 0 to classes - 1, `(B,)`.
+
+    Returns:
+        One loss per sample, `(B,)`.
     """
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
 
@@ -26,19 +29,23 @@ def dice(
     targets: Real[Array, " batch *pixels"] | Bool[Array, " batch *pixels"],
     weights: Float[Array, " batch"] | None = None,
 ) -> Float[Array, ""]:
-    """Computes `1 - 2 sum(p t) / sum(p + t)`, over all pixels of the batch, with `p = sigmoid(logits)` and targets `t`.
+    """Computes the Dice loss `1 - 2 sum(p t) / sum(p + t)` with `p = sigmoid(logits)` and targets `t`.
 
-    It is between 0, where they agree, and 1; 0 also if no target pixel is set, where the loss is undefined. It is
-    `DiceLoss(mode="binary", from_logits=True)` of segmentation_models_pytorch, after Milletari et al. 2016, "V-Net:
-    fully convolutional neural networks for volumetric medical image segmentation".
+    The sums run over all pixels of the batch. This is `DiceLoss(mode="binary", from_logits=True)` of
+    segmentation_models_pytorch, after F. Milletari et al., "V-Net: fully convolutional neural networks for volumetric
+    medical image segmentation" (2016).
 
     Args:
-        logits: any real numbers.
-        targets: 0 or 1, or between.
-        weights: what each sample counts, one if left out; zero for the padding of a batch.
+        logits: Any real numbers, `(B, ...)`.
+        targets: Values in [0, 1], usually 0 and 1, of the same shape.
+        weights: The weight of each sample, `(B,)`: 0 for samples that only pad a batch. If None, all weigh 1.
+
+    Returns:
+        The loss, from 0 for perfect agreement to 1. Where no target pixel is set, the loss is undefined, and 0 is
+        returned.
 
     Raises:
-        ValueError: if logits and targets differ in shape.
+        ValueError: If logits and targets differ in shape.
     """
     if logits.shape != targets.shape:
         raise ValueError(f"targets must have the shape of the logits, {logits.shape}, got {targets.shape}")
@@ -57,19 +64,21 @@ def dice(
 def ssim(
     image_a: Float[Array, "*batch height width channels"], image_b: Float[Array, "*batch height width channels"]
 ) -> Float[Array, ""]:
-    """Computes the structural similarity of images, its mean over all pixels, channels and images.
+    """Computes the mean structural similarity (SSIM) of images, over all pixels, channels and images.
 
-    It is 1 for equal images, and at least -1; a loss is `1 - ssim`. `jax.vmap` gives that of each image. Means,
-    variances and the covariance are those in a Gaussian window, 11x11 with sigma 1.5, over images padded by zeros. See
-    Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity"; C1 is 0.01^2 and C2
-    0.03^2.
+    Means, variances and covariance are taken in a Gaussian window of 11x11 pixels with sigma 1.5, over images padded by
+    zeros; C1 is 0.01^2 and C2 is 0.03^2: Z. Wang et al., "Image quality assessment: from error visibility to structural
+    similarity" (2004). `1 - ssim` is a loss, and `jax.vmap` gives one value per image.
 
     Args:
-        image_a: values in [0, 1].
-        image_b: likewise.
+        image_a: Images `(..., H, W, C)` in [0, 1].
+        image_b: Images of the same shape and range.
+
+    Returns:
+        The similarity, from -1 to 1; 1 for equal images.
 
     Raises:
-        ValueError: if the images differ in shape.
+        ValueError: If the images differ in shape.
     """
     if image_a.shape != image_b.shape:
         raise ValueError(f"images must have the same shape, got {image_a.shape} and {image_b.shape}")
@@ -84,14 +93,14 @@ def ssim(
 
 
 def _blur(images: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch height width channels"]:
-    # As products with band matrices, whose gradients take a quarter of the time of those of sums of shifted images.
+    # The gradients of products with band matrices take a quarter of the time of those of sums of shifted images.
     rows, columns = (_gaussian_band(size, images.dtype) for size in images.shape[-3:-1])
     images = jnp.einsum("ij,...jwc->...iwc", rows, images, precision="highest")
     return jnp.einsum("ij,...hjc->...hic", columns, images, precision="highest")
 
 
 def _gaussian_band(size: int, dtype: jnp.dtype) -> Float[Array, "size size"]:
-    """The matrix that convolves a vector of that size, padded by zeros, with 11 taps of sigma 1.5."""
+    """Makes the matrix that convolves a vector of this size, padded by zeros, with a Gaussian of 11 taps, sigma 1.5."""
     sites = jnp.arange(size, dtype=dtype)
     squares = (sites[:, None] - sites) ** 2
     total = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2)).sum()

@@ -1,20 +1,22 @@
-"""Weights that PyTorch models were trained to, for the networks here."""
+"""Weights of trained PyTorch models, for the networks here."""
 
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from flax.typing import PathParts
 
-# What PyTorch calls the last part of a variable's path.
+# PyTorch's names for the last part of a variable's path.
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
-# From PyTorch's axis order to the one here: (out, in) -> (in, out), and (out, in, row, col) -> (row, col, in, out).
+# From PyTorch's order of axes to the order here, by the number of axes: (out, in) -> (in, out), and
+# (out, in, row, col) -> (row, col, in, out).
 _AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
 
-def _torch_name(path: tuple[str | int, ...]) -> str:
-    return ".".join([*map(str, path[:-1]), _TORCH_NAMES[path[-1]]])
+def _torch_name(path: PathParts) -> str:
+    return ".".join([*map(str, path[:-1]), _TORCH_NAMES[str(path[-1])]])
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -32,20 +34,24 @@ def _unused_tensors(head: nnx.Module) -> tuple[str, ...]:
 def load_torch_state(head: nnx.Module, state: Mapping[str, np.ndarray], keep: tuple[str, ...] = ()) -> None:
     """Copies a PyTorch state dict into a network, in place.
 
-    A tensor belongs to the variable whose attribute path is its name: `layer1.0.conv1.weight` to
-    `head.layer1[0].conv1.kernel`. The weights of a norm are its `scale`, running statistics its `mean` and `var`.
-    `num_batches_tracked` is ignored, since no network here uses it. So is what a module of the network lists, by the
-    beginnings of names, in `unused_tensors`: what PyTorch's counterpart holds but does not use.
+    The name of a tensor is the attribute path of its variable: `layer1.0.conv1.weight` belongs to
+    `head.layer1[0].conv1.kernel`. The weights of a norm are its `scale`, and running statistics are its `mean` and
+    `var`.
+
+    Two kinds of tensors are ignored: `num_batches_tracked`, which no network here uses, and tensors that PyTorch's
+    counterpart of a module holds but does not use. Modules list the beginnings of their names in `unused_tensors`.
 
     Args:
-        head: the network, for example of `tasks.resnet`; an abstract one (`nnx.eval_shape`) saves drawing weights.
-        state: tensors by the names of torchvision or of segmentation_models_pytorch, axes in PyTorch's order. They are
-            cast to the network's dtype.
-        keep: beginnings of names, as "fc.": what the network has by such a name stays as it is, and what the state has
-            is ignored.
+        head: The network, such as one from `tasks.resnet`. With an abstract one (`nnx.eval_shape`), no weights are
+            drawn first.
+        state: Tensors by the names of torchvision or segmentation_models_pytorch, with axes in PyTorch's order. They
+            are cast to the types of the network.
+        keep: Beginnings of names, such as "fc.". Variables with such a name keep their values, and tensors with such a
+            name are ignored.
 
     Raises:
-        ValueError: if tensors are missing, left over or of the wrong shape; it names them all, and `head` is unchanged.
+        ValueError: If tensors are missing, left over or of the wrong shape. The message names all of them, and `head`
+            does not change.
     """
     variables = dict(nnx.to_flat_state(nnx.state(head)))
     paths = {name: path for path in variables if not (name := _torch_name(path)).startswith(keep)}

@@ -1,6 +1,7 @@
-"""Residual networks (He et al. 2016, "Deep residual learning for image recognition") in torchvision's topology.
+"""Residual networks in torchvision's topology.
 
-Attributes have torchvision's names, which is what `load_torch_state` goes by.
+K. He et al., "Deep residual learning for image recognition", CVPR (2016). Attributes have torchvision's names, by which
+`load_torch_state` finds them.
 """
 
 import functools
@@ -13,7 +14,14 @@ from tasks.layers import BatchNorm, Conv, max_pool, relu
 
 
 class BasicBlock(nnx.Module):
-    """Two 3x3 convolutions and a shortcut around them."""
+    """Applies two 3x3 convolutions and a shortcut around them.
+
+    Args:
+        inputs: The number of input channels.
+        width: The number of channels of the convolutions.
+        stride: The stride of the first convolution.
+        rngs: Its `params` stream draws the weights.
+    """
 
     expansion = 1
 
@@ -25,7 +33,7 @@ class BasicBlock(nnx.Module):
         self.downsample = nnx.List(_downsample(inputs, width, stride=stride, rngs=rngs))
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
-        """Applies the block."""
+        """Applies the block to images `(B, H, W, inputs)`."""
         y = relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         for layer in self.downsample:
@@ -34,9 +42,15 @@ class BasicBlock(nnx.Module):
 
 
 class Bottleneck(nnx.Module):
-    """A 3x3 convolution between two 1x1 ones that narrow and widen again, and a shortcut around them.
+    """Applies a 3x3 convolution between 1x1 convolutions that narrow and widen, and a shortcut around them.
 
-    The stride is in the 3x3 convolution, as torchvision has it; the paper has it in the first.
+    The 3x3 convolution has the stride, as in torchvision; in the paper, the first convolution has it.
+
+    Args:
+        inputs: The number of input channels.
+        width: The number of channels of the 3x3 convolution, a quarter of the output channels.
+        stride: The stride of the 3x3 convolution.
+        rngs: Its `params` stream draws the weights.
     """
 
     expansion = 4
@@ -52,7 +66,7 @@ class Bottleneck(nnx.Module):
         self.downsample = nnx.List(_downsample(inputs, outputs, stride=stride, rngs=rngs))
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
-        """Applies the block."""
+        """Applies the block to images `(B, H, W, inputs)`."""
         y = relu(self.bn1(self.conv1(x)))
         y = relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -62,13 +76,13 @@ class Bottleneck(nnx.Module):
 
 
 def _downsample(inputs: int, outputs: int, *, stride: int, rngs: nnx.Rngs) -> list[nnx.Module]:
-    """What a shortcut needs to have the shape of the block's output: nothing, or a 1x1 convolution and batch norm."""
+    """Makes the layers that give a shortcut the shape of the output: none, or a 1x1 convolution and batch norm."""
     if stride == 1 and inputs == outputs:
         return []
     return [Conv(inputs, outputs, 1, stride=stride, rngs=rngs), BatchNorm(outputs, rngs=rngs)]
 
 
-# Kind of block, and how many of them each of `layer1` to `layer4` has.
+# The kind of block, and the numbers of blocks in `layer1` to `layer4`.
 NETWORKS = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -77,10 +91,17 @@ NETWORKS = {
 
 
 class ResNetTrunk(nnx.Module):
-    """A residual network less its classifier: images `(B, H, W, inputs)` to features of several resolutions.
+    """Computes features of several resolutions: a residual network without its classifier.
 
-    It has the first `depth` of five stages: `conv1` and `bn1`, and `layer1` to `layer4` of so many blocks as `counts`
-    says. Each halves the resolution. `channels` says how many channels each stage's features have.
+    There are five stages, each of which halves the resolution: first `conv1` with `bn1`, then `layer1` to `layer4`. The
+    attribute `channels` lists the number of channels of each stage's features.
+
+    Args:
+        block: The kind of block.
+        counts: The numbers of blocks in `layer1` to `layer4`.
+        inputs: The number of input channels.
+        depth: The number of stages to use, counted from the first.
+        rngs: Its `params` stream draws the weights.
     """
 
     def __init__(
@@ -107,9 +128,16 @@ class ResNetTrunk(nnx.Module):
         self.channels = tuple(channels)
 
     def features(self, x: Float[Array, "batch height width inputs"]) -> list[Float[Array, "batch _ _ _"]]:
-        """Computes each stage's features, `ceil(H / 2)` by `ceil(W / 2)` pixels and half as many from one to the next.
+        """Computes the features of each stage, from the finest to the coarsest.
 
         The max pool belongs to the second stage.
+
+        Args:
+            x: Images `(B, H, W, inputs)`.
+
+        Returns:
+            One array per stage. The first has `ceil(H / 2)` by `ceil(W / 2)` pixels, and each other one half as many
+            rows and columns as the one before, rounded up.
         """
         x = relu(self.bn1(self.conv1(x)))
         features = [x]
@@ -123,9 +151,15 @@ class ResNetTrunk(nnx.Module):
 
 
 class ResNet(ResNetTrunk):
-    """A residual network, `(B, H, W, 3)` to logits `(B, num_classes)`.
+    """Classifies images `(B, H, W, 3)`: a residual network that returns logits `(B, num_classes)`.
 
-    `train()` and `eval()` choose between the statistics of the batch and the running ones; it starts in training mode.
+    `train()`, the initial mode, normalizes by the statistics of the batch, and `eval()` by the running ones.
+
+    Args:
+        block: The kind of block.
+        counts: The numbers of blocks in `layer1` to `layer4`.
+        num_classes: The number of logits.
+        rngs: Its `params` stream draws the weights.
     """
 
     def __init__(
@@ -138,7 +172,7 @@ class ResNet(ResNetTrunk):
         self.fc = nnx.Linear(channels, num_classes, kernel_init=uniform, bias_init=uniform, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
-        """Computes the logits."""
+        """Computes the logits `(B, num_classes)` of images `(B, H, W, 3)`."""
         return self.fc(self.features(x)[-1].mean((1, 2)))
 
 
@@ -146,12 +180,15 @@ def resnet(name: str, *, num_classes: int, rngs: nnx.Rngs) -> ResNet:
     """Builds a ResNet with random weights, drawn as torchvision draws them.
 
     Args:
-        name: `resnet18`, `resnet34` or `resnet50`.
-        num_classes: number of logits.
-        rngs: its `params` stream draws the weights.
+        name: "resnet18", "resnet34" or "resnet50".
+        num_classes: The number of logits.
+        rngs: Its `params` stream draws the weights.
+
+    Returns:
+        The network.
 
     Raises:
-        ValueError: if there is no network of that name.
+        ValueError: If there is no network of that name.
     """
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")

@@ -1,8 +1,8 @@
 """U-Net and U-Net++ on residual networks, in the topology of segmentation_models_pytorch 0.6.
 
-U-Net is of Ronneberger et al. 2015, "U-Net: convolutional networks for biomedical image segmentation", and U-Net++ of
-Zhou et al. 2018, "UNet++: a nested U-Net architecture for medical image segmentation". Attributes have
-segmentation_models_pytorch's names, which is what `load_torch_state` goes by.
+O. Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation" (2015); Z. Zhou et al.,
+"UNet++: a nested U-Net architecture for medical image segmentation" (2018). Attributes have the names of
+segmentation_models_pytorch, by which `load_torch_state` finds them.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,22 @@ _MAX_DEPTH = 5
 
 
 def upsample(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols channels"]:
-    """Doubles the resolution: each pixel becomes a square of two by two that are equal to it."""
+    """Doubles the resolution: each pixel becomes a square of two by two equal pixels."""
     return jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
 
 
 class Encoder(ResNetTrunk):
-    """The first `depth` stages of a residual network.
+    """Computes features by the first `depth` stages of a residual network.
 
-    Its weights may come with those of all the stages and of the classifier, as segmentation_models_pytorch's and
-    torchvision's do.
+    `load_torch_state` accepts weights that include those of the other stages and of the classifier, as the files of
+    segmentation_models_pytorch and torchvision do.
+
+    Args:
+        block: The kind of block.
+        counts: The numbers of blocks in `layer1` to `layer4`.
+        inputs: The number of input channels.
+        depth: The number of stages to use, 1 to 5.
+        rngs: Its `params` stream draws the weights.
     """
 
     def __init__(
@@ -43,7 +50,14 @@ class Encoder(ResNetTrunk):
 
 
 class DecoderBlock(nnx.Module):
-    """Doubles the resolution, joins the features of that resolution, and convolves twice, by 3x3."""
+    """Doubles the resolution, appends the features of that resolution, and convolves twice with 3x3 kernels.
+
+    Args:
+        inputs: The number of input channels.
+        skips: The number of channels of all appended features together.
+        outputs: The number of output channels.
+        rngs: Its `params` stream draws the weights.
+    """
 
     def __init__(self, inputs: int, skips: int, outputs: int, *, rngs: nnx.Rngs):
         self.conv1 = _conv_and_norm(inputs + skips, outputs, rngs)
@@ -52,7 +66,15 @@ class DecoderBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch height width inputs"], skips: Sequence[Float[Array, "batch rows cols _"]]
     ) -> Float[Array, "batch rows cols outputs"]:
-        """Applies the block; `skips` have twice the height and width of `x`."""
+        """Applies the block.
+
+        Args:
+            x: Images `(B, H, W, inputs)`.
+            skips: Features of twice the height and width.
+
+        Returns:
+            Images `(B, 2 H, 2 W, outputs)`.
+        """
         x = jnp.concatenate([upsample(x), *skips], -1)
         for conv, norm in (self.conv1, self.conv2):
             x = relu(norm(conv(x)))
@@ -65,7 +87,15 @@ def _conv_and_norm(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.List:
 
 
 class UnetDecoder(nnx.Module):
-    """One block for each stage of the encoder; each joins the features of its resolution, and the last none."""
+    """Decodes features by one block per stage of the encoder.
+
+    Each block appends the encoder's features of its resolution, except for the last, which has none.
+
+    Args:
+        features: The numbers of channels of the encoder's features, from the coarsest to the finest.
+        outputs: The number of output channels of each block.
+        rngs: Its `params` stream draws the weights.
+    """
 
     def __init__(self, features: Sequence[int], outputs: Sequence[int], *, rngs: nnx.Rngs):
         skips = (*features[1:], 0)
@@ -75,7 +105,7 @@ class UnetDecoder(nnx.Module):
         )
 
     def __call__(self, features: Sequence[Float[Array, "batch _ _ _"]]) -> Float[Array, "batch height width outputs"]:
-        """Decodes features, the coarsest first, to twice the resolution of the last."""
+        """Decodes features, from the coarsest to the finest, to twice the resolution of the finest."""
         x, *skips = features
         for index, block in enumerate(self.blocks):
             x = block(x, skips[index : index + 1])
@@ -83,17 +113,24 @@ class UnetDecoder(nnx.Module):
 
 
 class UnetPlusPlusDecoder(nnx.Module):
-    """U-Net's blocks, and more that carry the features of each resolution step by step to those of the finer ones.
+    """Decodes features by U-Net's blocks and by further ones between them.
 
-    `x_start_layer` is the block that upsamples to the resolution of skip `layer` what began as the features `start`,
-    the coarsest of which are 0. It joins all that began finer, and the skip.
+    The blocks form chains. Each chain starts at the features of one resolution, and carries them step by step to the
+    finer ones. `x_{start}_{layer}` is the block of the chain that starts at the features `start` (0 is the coarsest)
+    which upsamples to the resolution of skip `layer`. It appends the results of all chains that start finer, and the
+    skip.
+
+    Args:
+        features: The numbers of channels of the encoder's features, from the coarsest to the finest.
+        outputs: The number of output channels of each block of the first chain.
+        rngs: Its `params` stream draws the weights.
     """
 
     def __init__(self, features: Sequence[int], outputs: Sequence[int], *, rngs: nnx.Rngs):
         skips = (*features[1:], 0)
         blocks = {}
         for layer, skip in enumerate(skips):
-            # At the resolution of the output there is nothing to join, so only the first chain of blocks goes there.
+            # At the resolution of the output there are no features to append, so only the first chain goes there.
             for start in range(layer + 1 if skip else 1):
                 inputs = features[layer] if start or not layer else outputs[layer - 1]
                 width = skip if start else outputs[layer]
@@ -101,7 +138,7 @@ class UnetPlusPlusDecoder(nnx.Module):
         self.blocks = nnx.Dict(blocks)
 
     def __call__(self, features: Sequence[Float[Array, "batch _ _ _"]]) -> Float[Array, "batch height width outputs"]:
-        """Decodes features, the coarsest first, to twice the resolution of the last."""
+        """Decodes features, from the coarsest to the finest, to twice the resolution of the finest."""
         coarse = [features[0]]
         for layer, skip in enumerate(features[1:]):
             fine = [skip]
@@ -112,7 +149,16 @@ class UnetPlusPlusDecoder(nnx.Module):
 
 
 class SegmentationConv(Conv):
-    """A 3x3 convolution with bias, whose weights start out as in segmentation_models_pytorch (Glorot & Bengio 2010)."""
+    """Convolves with a 3x3 kernel and adds a bias.
+
+    The weights start as in segmentation_models_pytorch (X. Glorot and Y. Bengio, "Understanding the difficulty of
+    training deep feedforward neural networks", 2010).
+
+    Args:
+        inputs: The number of input channels.
+        classes: The number of output channels.
+        rngs: Its `params` stream draws the weights.
+    """
 
     def __init__(self, inputs: int, classes: int, *, rngs: nnx.Rngs):
         glorot_uniform = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -120,7 +166,7 @@ class SegmentationConv(Conv):
         self.bias = nnx.Param(jnp.zeros(classes))
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width classes"]:
-        """Convolves and adds the bias."""
+        """Convolves images `(B, H, W, inputs)` to logits `(B, H, W, classes)`."""
         return super().__call__(x) + self.bias[...]
 
 
@@ -128,9 +174,14 @@ NAMES = {"unet": UnetDecoder, "unetplusplus": UnetPlusPlusDecoder}
 
 
 class Unet(nnx.Module):
-    """An encoder, a decoder and a last convolution, `(B, H, W, inputs)` to logits `(B, H, W, classes)`.
+    """Segments images `(B, H, W, inputs)`: an encoder, a decoder and a convolution that returns logits.
 
-    `train()` and `eval()` choose between the statistics of the batch and the running ones; it starts in training mode.
+    `train()`, the initial mode, normalizes by the statistics of the batch, and `eval()` by the running ones.
+
+    Args:
+        encoder: Computes features of several resolutions.
+        decoder: Combines them to the resolution of the images.
+        segmentation_conv: Computes the logits.
     """
 
     def __init__(
@@ -144,10 +195,16 @@ class Unet(nnx.Module):
         self.segmentation_head = nnx.List([segmentation_conv])
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width classes"]:
-        """Computes the logits.
+        """Computes the logits of each pixel.
+
+        Args:
+            x: Images `(B, H, W, inputs)`.
+
+        Returns:
+            The logits `(B, H, W, classes)`.
 
         Raises:
-            ValueError: if height or width is no multiple of `2**depth`.
+            ValueError: If height or width is not a multiple of `2**depth`.
         """
         multiple = 2 ** len(self.encoder.channels)
         if x.shape[1] % multiple or x.shape[2] % multiple:
@@ -170,21 +227,25 @@ def unet(
 ) -> Unet:
     """Builds a U-Net or U-Net++ with random weights, drawn as segmentation_models_pytorch draws them.
 
-    It takes images `(B, H, W, inputs)`, height and width multiples of `2**depth`, to logits `(B, H, W, classes)`.
+    The network maps images `(B, H, W, inputs)` to logits `(B, H, W, classes)`. Height and width are multiples of
+    `2**depth`.
 
     Args:
-        name: `unet` or `unetplusplus`.
-        encoder: `resnet18`, `resnet34` or `resnet50`.
-        classes: number of logits of each pixel.
-        depth: how many stages of the encoder to use, 1 to 5. Each halves the resolution.
-        decoder_channels: of each block of the decoder, the coarsest first, as many as `depth`. The first ones of 256,
-            128, 64, 32 and 16 if left out.
-        inputs: number of the images' channels.
-        rngs: its `params` stream draws the weights.
+        name: "unet" or "unetplusplus".
+        encoder: "resnet18", "resnet34" or "resnet50".
+        classes: The number of logits of each pixel.
+        depth: The number of stages of the encoder to use, 1 to 5. Each halves the resolution.
+        decoder_channels: The number of channels of each block of the decoder, from the coarsest to the finest. If None,
+            the first `depth` of 256, 128, 64, 32 and 16.
+        inputs: The number of channels of the images.
+        rngs: Its `params` stream draws the weights.
+
+    Returns:
+        The network.
 
     Raises:
-        ValueError: if there is no network or encoder of that name, or no such depth, or if the number of
-            `decoder_channels` is not `depth`.
+        ValueError: If the network or the encoder is unknown, if `depth` is out of range, or if there are not `depth`
+            `decoder_channels`.
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")

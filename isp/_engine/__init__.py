@@ -1,1 +1,1 @@
-"""How the stages are made fast: stencils, strips, windows and iterations. Private."""
+"""Private machinery of `isp`: argument checks, fast stencils, and the inner parts of the larger algorithms."""

@@ -1,9 +1,9 @@
-"""Iterating until it converges, differentiably and in little memory."""
+"""A loop that runs until it converges, with reverse-mode gradients in little memory."""
 
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,119 +14,133 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 State = PyTree[Float[Array, "..."]]
 Parameters = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
+Result = TypeVar("Result")
+Step = Callable[[State, Parameters], tuple[State, Scalar]]
+Stop = Callable[[Scalar, Scalar, Scalar], Bool[Array, ""]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 4))
-def iterate(
-    step: Callable[[State, Parameters], tuple[State, Scalar]],
-    stop: Callable[[Scalar, Scalar, Scalar], Bool[Array, ""]],
-    state: State,
-    parameters: Parameters,
-    max_iterations: int,
-) -> State:
-    """Applies `step` until `stop` says so, at most `max_iterations` times.
+def iterate(step: Step, stop: Stop, state: State, parameters: Parameters, max_iterations: int) -> State:
+    """Applies `step` until `stop` returns true, at most `max_iterations` times.
 
-    Reverse-mode gradients, for the first state and for the parameters, are exact: those of the same number of steps
-    written out. They take the memory of about 2 sqrt(max_iterations) states, where writing out keeps the intermediate
-    results of every step, and for that run each step three times more. Forward-mode and
-    second derivatives do not work.
+    Reverse-mode gradients for the initial state and the parameters are exact: they are the gradients of the same number
+    of steps written out. They need memory for about 2 sqrt(max_iterations) states, where the written-out loop keeps the
+    intermediate results of every step. In return, each step runs three more times. Forward-mode and second derivatives
+    do not work.
 
-    On the CPU `vmap` runs its problems one after the other: each ends by its own rule and stays in the cache. Elsewhere
-    they run together, and those that are done wait for the rest.
+    Under `vmap`, a CPU solves one problem after the other: each stops by its own rule and stays in the cache. Other
+    devices solve all problems together, and problems that have stopped wait for the others.
 
     Args:
-        step: `(state, parameters) -> (state, measure)`: the next state, and a scalar that tells how far things are,
-            through which no gradient flows. A function of its arguments alone: it must not close over traced arrays.
-        stop: `(first, previous, measure) -> bool`, of the measures of the first step, the step before, and this one.
-            There is none before the first step: `previous` is infinite then.
-        state: where to start, arrays of one floating-point type.
-        parameters: what the step depends on; floating-point arrays.
-        max_iterations: how often to step at most.
+        step: `(state, parameters) -> (state, measure)`. Returns the next state and a scalar that `stop` judges; no
+            gradient flows through the scalar. The function must not close over traced arrays.
+        stop: `(first, previous, measure) -> bool`, given the measures of the first, the previous and this step.
+            `previous` is infinite at the first step.
+        state: The initial state: floating-point arrays, all of one type.
+        parameters: The floating-point arrays that the step depends on.
+        max_iterations: The largest number of steps.
+
+    Returns:
+        The last state.
     """
+    return _iterate(step, stop, max_iterations, state, parameters)
+
+
+def _run(step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters) -> State:
     return _each(_last_state, step, stop, max_iterations)(state, parameters)
 
 
-def _forward(step, stop, state, parameters, max_iterations):
-    return iterate(step, stop, state, parameters, max_iterations), (state, parameters)
+_iterate = jax.custom_vjp(_run, nondiff_argnums=(0, 1, 2))
 
 
-def _backward(step, stop, max_iterations, residuals, cotangent):
+def _forward(
+    step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters
+) -> tuple[State, tuple[State, Parameters]]:
+    return _iterate(step, stop, max_iterations, state, parameters), (state, parameters)
+
+
+def _backward(
+    step: Step, stop: Stop, max_iterations: int, residuals: tuple[State, Parameters], cotangent: State
+) -> tuple[State, Parameters]:
     return _each(_gradient, step, stop, max_iterations)(*residuals, cotangent)
 
 
-iterate.defvjp(_forward, _backward)
+_iterate.defvjp(_forward, _backward)
 
 
-def _each(function, *static):
-    """`function` of arrays, which `vmap` calls one by one on the CPU."""
+def _each(function: Callable[..., Result], *static: object) -> Callable[..., Result]:
+    """Binds the static arguments of a function of arrays; on a CPU, `vmap` then calls it for one problem at a time."""
     function = functools.partial(function, *static)
     return sequential_vmap(function) if jax.default_backend() == "cpu" else function
 
 
 class _Progress(NamedTuple):
     state: State
-    count: Int[Array, ""]
+    steps: Int[Array, ""]
     first: Scalar
     previous: Scalar
     done: Bool[Array, ""]
 
 
-def _start(state):
+def _start(state: State) -> _Progress:
     infinity = jnp.full((), jnp.inf, jnp.result_type(*jax.tree.leaves(state)))
     return _Progress(state, jnp.zeros((), int), infinity, infinity, jnp.zeros((), bool))
 
 
-def _advance(step, stop, parameters, progress, until):
-    """Steps until the count is `until` or the rule says stop."""
+def _advance(
+    step: Step, stop: Stop, parameters: Parameters, progress: _Progress, until: Int[Array, ""] | int
+) -> _Progress:
+    """Steps until `until` steps have been made in total or the rule says stop."""
 
-    def once(progress):
+    def once(progress: _Progress) -> _Progress:
         state, measure = step(progress.state, parameters)
-        first = jnp.where(progress.count == 0, measure, progress.first)
-        return _Progress(state, progress.count + 1, first, measure, stop(first, progress.previous, measure))
+        first = jnp.where(progress.steps == 0, measure, progress.first)
+        return _Progress(state, progress.steps + 1, first, measure, stop(first, progress.previous, measure))
 
-    return lax.while_loop(lambda progress: _runs(progress, until), once, progress)
-
-
-def _runs(progress, until):
-    return (progress.count < until) & ~progress.done
+    return lax.while_loop(lambda progress: _goes_on(progress, until), once, progress)
 
 
-def _last_state(step, stop, max_iterations, state, parameters):
+def _goes_on(progress: _Progress, until: Int[Array, ""] | int) -> Bool[Array, ""]:
+    return (progress.steps < until) & ~progress.done
+
+
+def _last_state(step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters) -> State:
     return _advance(step, stop, parameters, _start(state), max_iterations).state
 
 
-def _gradient(step, stop, max_iterations, state, parameters, cotangent):
-    """The cotangents of the first state and the parameters.
+def _gradient(
+    step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters, cotangent: State
+) -> tuple[State, Parameters]:
+    """Computes the cotangents of the initial state and of the parameters.
 
-    Runs again, keeping the state at the start of every segment of sqrt(max_iterations) steps; then, last segment first,
-    runs a segment again, keeping its every state, and steps backwards through it.
+    Runs all steps again and keeps the state at the start of every segment of sqrt(max_iterations) steps. Then, from the
+    last segment to the first, runs the segment once more, keeps all of its states, and steps backwards through it.
     """
     length = max(1, math.isqrt(max_iterations))
     segments = max(1, -(-max_iterations // length))
 
-    def next_segment(carry):
+    def next_segment(carry: tuple[_Progress, State]) -> tuple[_Progress, State]:
         progress, starts = carry
-        starts = _store(starts, progress.count // length, progress.state)
-        until = jnp.minimum(progress.count + length, max_iterations)
+        starts = _store(starts, progress.steps // length, progress.state)
+        until = jnp.minimum(progress.steps + length, max_iterations)
         return _advance(step, stop, parameters, progress, until), starts
 
     progress, starts = lax.while_loop(
-        lambda carry: _runs(carry[0], max_iterations), next_segment, (_start(state), _buffer(state, segments))
+        lambda carry: _goes_on(carry[0], max_iterations), next_segment, (_start(state), _buffer(state, segments))
     )
 
-    def next_state(state, parameters):
+    def next_state(state: State, parameters: Parameters) -> State:
         return step(state, parameters)[0]
 
-    def previous_segment(carry):
+    def previous_segment(carry: tuple[Array, State, Parameters]) -> tuple[Array, State, Parameters]:
         end, *cotangents = carry
         segment = (end - 1) // length
         start = segment * length
 
-        def forwards(i, carry):
+        def forwards(i: Array, carry: tuple[State, State]) -> tuple[State, State]:
             state, states = carry
             return next_state(state, parameters), _store(states, i, state)
 
-        def backwards(i, cotangents):
+        def backwards(i: Array, cotangents: tuple[State, Parameters]) -> tuple[State, Parameters]:
             state, sums = cotangents
             _, pull_back = jax.vjp(next_state, _load(states, end - start - 1 - i), parameters)
             state, terms = pull_back(state)
@@ -136,16 +150,16 @@ def _gradient(step, stop, max_iterations, state, parameters, cotangent):
         return start, *lax.fori_loop(0, end - start, backwards, tuple(cotangents))
 
     zeros = jax.tree.map(jnp.zeros_like, parameters)
-    return lax.while_loop(lambda carry: carry[0] > 0, previous_segment, (progress.count, cotangent, zeros))[1:]
+    return lax.while_loop(lambda carry: carry[0] > 0, previous_segment, (progress.steps, cotangent, zeros))[1:]
 
 
-def _buffer(state, length):
+def _buffer(state: State, length: int) -> State:
     return jax.tree.map(lambda leaf: jnp.zeros((length, *leaf.shape), leaf.dtype), state)
 
 
-def _store(buffer, index, state):
+def _store(buffer: State, index: Int[Array, ""], state: State) -> State:
     return jax.tree.map(lambda leaves, leaf: lax.dynamic_update_index_in_dim(leaves, leaf, index, 0), buffer, state)
 
 
-def _load(buffer, index):
+def _load(buffer: State, index: Int[Array, ""]) -> State:
     return jax.tree.map(lambda leaves: lax.dynamic_index_in_dim(leaves, index, 0, keepdims=False), buffer)

@@ -1,45 +1,60 @@
-"""The inside of `isp.demosaic.menon2007`: Menon, Andriani & Calvagno (2007), multiplied out to a few filters."""
+"""Menon, Andriani & Calvagno (2007) for `isp.demosaic.menon2007`, multiplied out to a few filters.
 
-import functools
+All filters read one plane D: color minus green at red and blue sites, zero at green ones. A filter of D that reads
+neighbors in one row or column fills the green sites and leaves zeros at the others; one that reads every second site
+does the opposite. So no step needs to know which site it is at, and red and blue are not told apart until the end.
+
+With h(D) the mean of the two neighbors in the row, and v(D) the mean of the two in the column, the interpolations are
+
+    at green sites: color of the row = raw + h(D), color of the column = raw + v(D);
+    at red and blue sites: green = raw - D, third color = raw + o(D).
+
+o(D) = h(v(D) - h(D)) at sites decided along the row, and -v(v(D) - h(D)) at the others. Multiplied out, it is the mean
+of the four diagonal neighbors minus the mean of D over every second site along the decided direction, weighted by
+[1 2 1] / 4.
+
+Refinement averages D with its means along the decided direction, which gives [1 4 1] / 6 over every second site. It
+does the same to o(D), which gives (o(D) + 2 o(refined D)) / 3.
+"""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 from isp import bayer
 from isp._engine import stencil
 
+# A plane as a function of the offset (rows down, columns right) at which it is read.
+Shifts = Callable[[int, int], Array]
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+
 def demosaic(
     raw: Float[Array, "*batch height width"], pattern: str, refine: bool
 ) -> Float[Array, "*batch height width 3"]:
-    """Demosaics a mosaic by filters of one plane D: colour less green at red and blue sites, zero at green ones.
+    """Demosaics a mosaic; see `isp.demosaic.menon2007`."""
+    return _demosaic(raw, pattern, refine)
 
-    A filter of D that reaches neighbours fills green sites and leaves zeros at the others, or the other way round: no
-    step asks where it stands, and red and blue need not be told apart before the end. With the means h(D) of the two
-    neighbours in the row and v(D) of the two in the column, the method's interpolations are
 
-        at green sites: colour of the row = raw + h(D), colour of the column = raw + v(D);
-        at red and blue sites: green = raw - D, third colour = raw + o(D).
-
-    o(D) = h(v(D) - h(D)) at sites decided along the row, -v(v(D) - h(D)) at others, which multiplies out to the mean of
-    the four diagonal neighbours less the mean of D, [1 2 1] / 4 over every second site along the decided direction.
-    Refinement averages D with the means beside it along that direction, which makes [1 4 1] / 6 of every second site,
-    and o(D) with the means beside it, which is (o(D) + 2 o(refined D)) / 3.
-    """
+def _interpolate(raw: Array, pattern: str, refine: bool) -> Array:
     return _forward(raw, pattern, refine)[0]
 
 
-def _forward(raw, pattern, refine):
+_demosaic = jax.custom_vjp(_interpolate, nondiff_argnums=(1, 2))
+
+
+def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
+    """Returns the image, and whether each site was decided along its row."""
     height, width = raw.shape[-2:]
     colored, red_rows = _tile(pattern)
 
-    def changes(padded):
+    def changes(padded: Array) -> tuple[Array, Array]:
         return _changes(padded, 0, 1), _changes(padded, 1, 0)
 
-    def decide(padded, horizontal_changes, vertical_changes):
+    def decide(padded: Array, horizontal_changes: Array, vertical_changes: Array) -> tuple[Array, Array]:
         across_rows = _shifts(horizontal_changes, 2, height, width)
         across_cols = _shifts(vertical_changes, 2, height, width)
         horizontal = _total(lambda i, j: across_cols(j, i)) >= _total(across_rows)
@@ -47,12 +62,12 @@ def _forward(raw, pattern, refine):
         difference = _difference(sites(0, 0), _along(sites, 1, horizontal), _along(sites, 2, horizontal))
         return horizontal, _by_site(colored, difference, 0)
 
-    def smooth(padded, horizontal):
+    def smooth(padded: Array, horizontal: Array) -> tuple[Array, Array]:
         sites = _shifts(padded, 2, height, width)
         along = _along(sites, 2, horizontal)
         return (4 * sites(0, 0) + along) / 6, _opposite(sites, along)
 
-    def combine(raw, padded, horizontal, unrefined=None):
+    def combine(raw: Array, padded: Array, horizontal: Array, unrefined: Array | None = None) -> Array:
         sites = _shifts(padded, 2, height, width)
         opposite = _opposite(sites, _along(sites, 2, horizontal))
         if unrefined is not None:
@@ -70,12 +85,13 @@ def _forward(raw, pattern, refine):
     return stencil.apart(combine)(raw, _mirror(difference, 2), horizontal, *unrefined), horizontal
 
 
-def _backward(pattern, refine, horizontal, gradient):
-    """The filters in reverse order, each transposed.
+def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) -> tuple[Array]:
+    """Applies the transposed filters in reverse order.
 
-    A symmetric filter over mirrored borders is its own transpose if the outermost rows and columns count half: the
-    mirror shows every other twice. So the gradient is divided by these weights, filtered, and multiplied by them. But
-    what went along a site's direction has to go back by it, to wherever it came from.
+    A symmetric filter over mirrored borders is its own transpose if the outermost rows and columns count half, because
+    the mirror shows all others twice. So the gradient is divided by these weights, filtered, and multiplied by them. A
+    filter along decided directions is not symmetric: `_along_transposed` sends each value back to the sites that it
+    came from.
     """
     height, width = horizontal.shape[-2:]
     colored, red_rows = _tile(pattern)
@@ -83,22 +99,22 @@ def _backward(pattern, refine, horizontal, gradient):
     row_weights[[0, -1]] = col_weights[[0, -1]] = 0.5
     row_weights = row_weights[:, None]
 
-    def split(gradient):
+    def split(gradient: Array) -> tuple[Array, Array, Array]:
         red, green, blue = (gradient[..., color] / row_weights / col_weights for color in range(3))
         return _by_site(red_rows, red, blue), green, _by_site(red_rows, blue, red)
 
-    def combine(of_row, green, of_col, directions):
+    def combine(of_row: Array, green: Array, of_col: Array, directions: Array) -> tuple[Array, Array, Array]:
         row, col = _shifts(of_row, 2, height, width), _shifts(of_col, 2, height, width)
         direction = _shifts(directions, 2, height, width)
         opposite = _opposite(col, _along_transposed(col, 2, direction))
         difference = (row(0, -1) + row(0, 1) + col(-1, 0) + col(1, 0)) / 2 - green
         return row(0, 0) + green + col(0, 0), difference + (2 * opposite / 3 if refine else opposite), opposite
 
-    def smooth(padded, directions, unrefined):
+    def smooth(padded: Array, directions: Array, unrefined: Array) -> Array:
         sites, direction = _shifts(padded, 2, height, width), _shifts(directions, 2, height, width)
         return (4 * sites(0, 0) + _along_transposed(sites, 2, direction)) / 6 + unrefined / 3
 
-    def differentiate(raw, padded, directions):
+    def differentiate(raw: Array, padded: Array, directions: Array) -> Array:
         sites, direction = _shifts(padded, 2, height, width), _shifts(directions, 2, height, width)
         near, far = (_along_transposed(sites, reach, direction) for reach in (1, 2))
         return (raw + _difference(sites(0, 0), near, far)) * row_weights * col_weights
@@ -112,65 +128,71 @@ def _backward(pattern, refine, horizontal, gradient):
     return (stencil.apart(differentiate)(raw, _mirror(difference, 2), directions),)
 
 
-demosaic.defvjp(_forward, _backward)
+_demosaic.defvjp(_forward, _backward)
 
 
-def _tile(pattern):
-    """Which sites of the tile are red or blue, (2, 2), and which of its rows have red, (2, 1)."""
+def _tile(pattern: str) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:
+    """Tells which sites of the tile are red or blue, and which of its rows have red."""
     colors = np.reshape(bayer.PATTERNS[pattern], (2, 2))
     return colors != 1, (colors == 0).any(1, keepdims=True)
 
 
-def _by_site(tile, x, y):
-    """The one where the tile is true at the site, the other elsewhere; in pairs of rows, for which one mask does."""
+def _by_site(tile: Bool[np.ndarray, "2 _"], x: Array, y: ArrayLike) -> Array:
+    """Takes x at the sites where the tile is true, and y elsewhere.
+
+    Rows are taken in pairs, so that one mask of two rows serves the whole plane.
+    """
     rows, cols = x.shape[-2:]
     mask = np.tile(tile, cols // tile.shape[1])
     x_pairs, y_pairs = (jnp.broadcast_to(z, x.shape).reshape(*x.shape[:-2], rows // 2, 2, cols) for z in (x, y))
     return jnp.where(mask, x_pairs, y_pairs).reshape(x.shape)
 
 
-def _mirror(plane, margin):
+def _mirror(plane: Array, margin: int) -> Array:
     return stencil.pad(plane, margin, margin, "mirror")
 
 
-def _shifts(padded, margin, height, width):
-    """The plane inside the margin as a function of the offset at which it is read."""
+def _shifts(padded: Array, margin: int, height: int, width: int) -> Shifts:
+    """Returns the plane inside the margin as a function of the offset at which it is read."""
     return lambda y, x: padded[..., margin + y : margin + y + height, margin + x : margin + x + width]
 
 
-def _along(sites, reach, horizontal):
-    """The sum of the two sites at a distance from each, in its own direction."""
+def _along(sites: Shifts, reach: int, horizontal: Array) -> Array:
+    """Sums the two sites at a distance `reach` from each site, along the direction of that site."""
     return jnp.where(horizontal, sites(0, -reach) + sites(0, reach), sites(-reach, 0) + sites(reach, 0))
 
 
-def _along_transposed(sites, reach, horizontal):
-    """The transpose of `_along`: the sum of those sites at a distance from each that have it in their own direction."""
+def _along_transposed(sites: Shifts, reach: int, horizontal: Shifts) -> Array:
+    """Applies the transpose of `_along`: sums the sites at a distance `reach` whose own direction leads here."""
     in_row = (jnp.where(horizontal(0, x), sites(0, x), 0) for x in (-reach, reach))
     in_col = (jnp.where(horizontal(y, 0), 0, sites(y, 0)) for y in (-reach, reach))
-    return sum(in_row) + sum(in_col)
+    return stencil.total(in_row) + stencil.total(in_col)
 
 
-def _difference(raw, near, far):
-    """Colour less green, which is interpolated from the sums of the two sites at distance 1, `near`, and 2, `far`."""
+def _difference(raw: Array, near: Array, far: Array) -> Array:
+    """Computes color minus green.
+
+    Green is interpolated from `near` and `far`, the sums of the two sites at distances 1 and 2 along a direction.
+    """
     return raw - (near / 2 + (raw / 2 - far / 4))
 
 
-def _opposite(sites, along):
-    """o(D) in `demosaic`, from D and its sums of the two sites at distance 2 along the direction."""
+def _opposite(sites: Shifts, along: Array) -> Array:
+    """Computes o(D) from D and `along`, its sums of the two sites at distance 2 along the decided directions."""
     diagonal = sites(-1, -1) + sites(-1, 1) + sites(1, -1) + sites(1, 1)
     return (diagonal - along) / 4 - sites(0, 0) / 2
 
 
-def _changes(padded, down, right):
-    """How much D changes from each site to the second next, |D(site) - D(second next)|, and zeros around the image.
+def _changes(padded: Array, down: int, right: int) -> Array:
+    """Computes the change of D from each site to the second next, |D(site) - D(second next)|; zero beyond the image.
 
     Args:
-        padded: the mosaic, with a margin of 4.
+        padded: The mosaic, with a margin of 4.
         down: 1 if the next site is the one below, else 0.
-        right: 1 if it is the one to the right, else 0.
+        right: 1 if the next site is the one to the right, else 0.
 
     Returns:
-        The changes, with a margin of 2: before the image along the direction, on both sides across.
+        The changes. Along the direction they have a margin of 2 before the image, and across it of 2 on both sides.
     """
     height, width = padded.shape[-2] - 8, padded.shape[-1] - 8
     row_margins, col_margins = (2, 2 * right), (2, 2 * down)
@@ -184,8 +206,8 @@ def _changes(padded, down, right):
     return jnp.abs(first - second) * inside[0] * inside[1]
 
 
-def _total(changes):
-    """The paper's weighted sum of the changes around each site, which are read by offset across and along."""
+def _total(changes: Shifts) -> Array:
+    """Computes the paper's weighted sum of the changes around each site; `changes` takes offsets across and along."""
     here = changes(0, -2) + changes(0, 0)
     beside = changes(-1, -1) + changes(1, -1)
     beyond = changes(-2, -2) + changes(-2, 0) + changes(2, -2) + changes(2, 0)

@@ -1,20 +1,21 @@
-"""Stencils, and how to run them fast: the one place that knows how to pad, shift, and keep a compiler from refusing.
+"""Stencils that are fast on CPUs: padding, shifting, and stopping XLA from fusing stencils together.
 
-A stencil is a sum of shifted copies of its input. On a GPU it is written as that and left to the compiler. On the CPU
-three things decide whether it takes 2 ms or 200:
+A stencil is a weighted sum of shifted copies of its input. On a GPU it is written as just that, and the compiler does
+the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
 
-- The padded input has to exist in memory. A pad that is fused into the shifted reads turns each of them into a branch.
-- Stencils must not be fused into each other. XLA:CPU fuses a producer into each read of its consumer and computes it
-  again each time, nine times for a 3x3 stencil of a stencil. `apart` compiles a function as a unit of its own.
-- What is in the cache stays there if images are processed one after the other instead of step after step, and small
-  buffers are used again, where a fresh large one costs a page fault for each 4 KiB. `each_image` does that.
+- The padded input must exist in memory. If XLA fuses the padding into the shifted reads, each read becomes a branch.
+- Stencils must not be fused with each other. XLA:CPU would compute the first stencil anew at every read of the second,
+  nine times for a 3x3 stencil. `apart` compiles a function as a unit of its own.
+- A batch should pass through a pipeline image by image, not stage by stage. The data of one image stays in the cache
+  and its small buffers are used again, while a fresh large buffer costs a page fault for each 4 KiB. `each_image` does
+  this.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,66 +23,72 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float, Shaped
 
+# "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
+# repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
 Border = Literal["zero", "mirror", "symmetric"]
 
-# NumPy's names. "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colours in place;
-# "symmetric" repeats it (row -1 is row 0), as SciPy's filters do when nothing is said.
+# Output channel, input channel, row and column of one weight of a kernel.
+Tap = tuple[int, int, int, int]
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
 _PAD_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 
-# Images are taken together until they have this many pixels: enough to share between cores, and few enough for the
-# several planes of a pipeline to stay in a cache of 1 MiB a core.
+# Images are processed together up to this many pixels: enough to keep all cores busy, and few enough for the planes of
+# a pipeline to stay in a cache of 1 MiB per core.
 _PIXELS_AT_ONCE = 2**17
 
-# A strip of a large image may have more: it is one stage's work, with fewer planes.
+# A strip of a large image may have more pixels, since it is the work of one stage, which has fewer planes.
 _PIXELS_OF_A_STRIP = 2**18
 
 
-def apart(function: Callable) -> Callable:
-    """The same function of arrays, on the CPU compiled as a unit that is not fused with what comes before and after.
+def apart(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Makes a function of arrays a unit of its own on CPUs, which XLA does not fuse with its surroundings.
 
-    Its operands and results exist in memory. Derivatives and batches of it are units of their own in the same way. The
-    numbers are those of `function`. Elsewhere it is `function`: GPUs gain from fusing.
+    Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
+    Values do not change. On other devices the function stays as it is, because GPUs gain from fusing.
     """
 
     @functools.wraps(function)
-    def inner(*operands):
-        # The attribute would go on to every function called within.
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Result:
+        # Without this, the functions that are called within would inherit "false".
         with set_xla_metadata(inlineable="true"):
-            return function(*operands)
+            return function(*args, **kwargs)
 
     unit = jax.jit(inner)
 
     @functools.wraps(function)
-    def outer(*operands):
+    def outer(*args: P.args, **kwargs: P.kwargs) -> Result:
         if jax.default_backend() != "cpu":
-            return function(*operands)
+            return function(*args, **kwargs)
         with set_xla_metadata(inlineable="false"):
-            return unit(*operands)
+            return unit(*args, **kwargs)
 
     return outer
 
 
-def pointwise(function: Callable) -> Callable:
-    """`apart`, for a function `(image, *scalars)` of each value by itself.
+def pointwise(function: Callable[Concatenate[Array, P], Array]) -> Callable[Concatenate[Array, P], Array]:
+    """Makes a function `(image, *scalars)` that treats each value by itself a unit of its own, as `apart` does.
 
-    The image is passed as a vector: XLA:CPU does not vectorise all loops over a last axis of three.
+    The function gets the image as a vector, because XLA:CPU does not vectorize every loop over a last axis of three.
     """
     unit = apart(function)
 
     @functools.wraps(function)
-    def outer(image, *scalars):
-        return unit(image.reshape(-1), *scalars).reshape(image.shape)
+    def outer(image: Array, *args: P.args, **kwargs: P.kwargs) -> Array:
+        return unit(image.reshape(-1), *args, **kwargs).reshape(image.shape)
 
     return outer
 
 
 def each_image(function: Callable[[Array], Array], images: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Applies a function of a batch to a batch of which the images do not depend on each other.
+    """Applies a function of a batch whose images do not depend on each other.
 
-    On the CPU a few images are taken at a time, and a gradient computes their intermediate results again instead of
-    holding those of the whole batch. Elsewhere the whole batch is taken at once.
+    On a CPU, it takes a few images at a time. Their gradient computes intermediate results again, so that those of the
+    whole batch are never in memory at once. On other devices, it takes the whole batch at once.
     """
-    if not _one_by_one(images):
+    if not _takes_turns(images):
         return function(images)
     batch, pixels = images.shape[0], math.prod(images.shape[1:])
     divisors = [n for n in range(1, batch + 1) if batch % n == 0 and n * pixels <= _PIXELS_AT_ONCE]
@@ -93,8 +100,11 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
     return results.reshape(batch, *results.shape[2:])
 
 
-def _one_by_one(images: Array) -> bool:
-    """Whether parts of an array are taken in turns. Not where devices may share it: each would wait for all parts."""
+def _takes_turns(images: Array) -> bool:
+    """Tells whether to process the parts of an array one after the other.
+
+    An array that several devices may share is processed as a whole: each device would wait for all of its parts.
+    """
     explicitly_split = any(jax.typeof(images).sharding.spec)
     return jax.default_backend() == "cpu" and jax.device_count() == 1 and not explicitly_split
 
@@ -102,28 +112,31 @@ def _one_by_one(images: Array) -> bool:
 def by_strips(
     function: Callable[[Array], Array], raw: Float[Array, "*batch height width"], reach: int
 ) -> Float[Array, "*batch height width channels"]:
-    """Applies a function of mosaics; on the CPU, to a large image one strip of rows after the other.
+    """Applies a function of mosaics; on a CPU, it takes a large image one strip of rows after the other.
 
-    Half of the time that a large image takes is the first touch of fresh memory; a strip's intermediate results use the
-    same memory again, and stay in the cache. The result is the same: of each strip, an image with a border of its own,
-    the rows that this border can reach are cut off.
+    Half of the time that a large image takes is the first touch of fresh memory. The intermediate results of strips
+    use the same memory again, and stay in the cache. The result does not change: each strip includes `reach` extra
+    rows on both sides, which are cut off afterwards together with whatever the strip's own border did to them.
 
     Args:
-        function: from mosaics `(..., H, W)` to images `(..., H, W, channels)`.
-        raw: mosaics `(..., H, W)`.
-        reach: how many rows away a site can matter; even, so that strips start with a whole tile.
+        function: Maps mosaics `(..., H, W)` to images `(..., H, W, channels)`.
+        raw: Mosaics `(..., H, W)`.
+        reach: How many rows away a site can influence the result. Even, so that strips start with a whole tile.
+
+    Returns:
+        The images `(..., H, W, channels)`.
     """
     *batch, height, width = raw.shape
     rows = max(
         (n for n in range(2, height + 1, 2) if height % n == 0 and n * width <= _PIXELS_OF_A_STRIP), default=height
     )
-    # Of thin strips, all that a height of few divisors may leave, most would be cut off.
-    if not _one_by_one(raw) or 0 in batch or not 4 * reach <= rows < height:
+    # A height with few divisors may allow thin strips only, most of which would be cut off.
+    if not _takes_turns(raw) or 0 in batch or not 4 * reach <= rows < height:
         return function(raw)
     images = raw.reshape(-1, height, width)
     size = min(rows + 2 * reach, height)
 
-    def strip(place):
+    def strip(place: tuple[Array, Array]) -> Array:
         image, row = place
         start = jnp.clip(row - reach, 0, height - size)
         rgb = function(jax.lax.dynamic_slice(images, (image, start, 0), (1, size, width))[0])
@@ -136,8 +149,19 @@ def by_strips(
 def pad(
     plane: Shaped[Array, "*batch height width"], rows: int, cols: int, border: Border
 ) -> Shaped[Array, "*batch padded_height padded_width"]:
-    """Adds `rows` on both ends and `cols` on both sides to the last two axes, in memory, to be read in shifts."""
+    """Adds `rows` rows above and below and `cols` columns left and right, and puts the result in memory."""
     return apart(functools.partial(_padded, rows=rows, cols=cols, border=border))(plane)
+
+
+def windows(padded: Array, size: int) -> list[Array]:
+    """Lists the pixels of every square window, in reading order, as shifted views of a plane from `pad`."""
+    height, width = (side - (size - 1) for side in padded.shape[-2:])
+    return [padded[..., i : i + height, j : j + width] for i, j in itertools.product(range(size), repeat=2)]
+
+
+def total(terms: Iterable[Array]) -> Array:
+    """Sums arrays from the first to the last."""
+    return cast(Array, sum(terms))  # The sum of no arrays would be the number 0.
 
 
 def correlate(
@@ -156,7 +180,7 @@ def correlate_channels(
     kernel: Float[Array | np.ndarray, "out channels rows cols"],
     border: Border,
 ) -> Float[Array, "*batch height width out"]:
-    """Cross-correlates each channel with its own kernel for each output channel, and sums over the channels."""
+    """Cross-correlates each channel with one kernel per output channel, and sums over the input channels."""
     planes = tuple(image[..., channel] for channel in range(image.shape[-1]))
     return jnp.stack(correlate_planes(planes, kernel[..., None, None], border), -1)
 
@@ -179,20 +203,21 @@ def correlate_planes(
     """Cross-correlates planes with kernels of odd sides that may repeat with the position.
 
     out_k[y, x] = sum_cij kernels[k, c, i, j, y % row_period, x % col_period]
-                          * plane_c[y + i - rows // 2, x + j - cols // 2],
-    with periods of 1 or 2; of 2 only where the side is even. Reverse-mode derivatives for planes and kernels are
-    written out, so forward mode does not work.
+                          * plane_c[y + i - rows // 2, x + j - cols // 2].
+
+    Periods are 1 or 2; a period of 2 needs a plane with an even side. Reverse-mode derivatives for planes and kernels
+    are written out, so forward mode does not work.
 
     Args:
-        planes: the inputs, of one shape.
-        kernels: the weights. Those of a NumPy array that are zero cost nothing.
-        border: what lies beyond the border.
+        planes: The inputs, all of one shape.
+        kernels: The weights. Zeros in a NumPy array cost nothing.
+        border: The values beyond the border.
 
     Returns:
         One plane for each output.
 
     Raises:
-        ValueError: kernels with a side that is even.
+        ValueError: If a side of the kernels is even.
     """
     *batch, height, width = planes[0].shape
     dtype = jnp.result_type(*planes, kernels)
@@ -206,24 +231,36 @@ def correlate_planes(
     return tuple(result.reshape(*batch, height, width) for result in results)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _correlate(planes, kernels, border, taps):
+def _weighted_sums(
+    planes: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
+) -> tuple[Array, ...]:
     rows, cols = kernels.shape[2:4]
     padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
     return _sum_taps(padded, kernels, taps)
 
 
-def _correlate_forward(planes, kernels, border, taps):
+_correlate = jax.custom_vjp(_weighted_sums, nondiff_argnums=(2, 3))
+
+
+def _correlate_forward(
+    planes: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
+) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array]]:
     return _correlate(planes, kernels, border, taps), (planes, kernels)
 
 
-def _correlate_backward(border, taps, residuals, gradients):
+def _correlate_backward(
+    border: Border,
+    taps: tuple[Tap, ...],
+    residuals: tuple[tuple[Array, ...], Array],
+    gradients: tuple[Array, ...],
+) -> tuple[tuple[Array, ...], Array]:
     planes, kernels = residuals
     rows, cols = kernels.shape[2:4]
     padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
     kernels_gradient = _correlations(padded, gradients, kernels.shape, taps)
 
-    # Each padded pixel collects what it gave: the same stencil turned about, over gradients with zeros beyond.
+    # Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180
+    # degrees, over gradients that are zero beyond the border.
     turned = _turn(kernels)
     turned_taps = tuple((c, k, rows - 1 - i, cols - 1 - j) for k, c, i, j in taps)
     around = [pad(gradient, rows - 1, cols - 1, "zero") for gradient in gradients]
@@ -235,23 +272,23 @@ def _correlate_backward(border, taps, residuals, gradients):
 _correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
-def _unpad(padded, rows, cols, border):
-    """The transpose of `pad`: what lies beyond the border adds to the pixels that it repeats."""
+def _unpad(padded: Array, rows: int, cols: int, border: Border) -> Array:
+    """Applies the transpose of `pad`, which adds the values beyond the border to the pixels that they repeat."""
     batch, height, width = padded.shape
     plane = jax.ShapeDtypeStruct((batch, height - 2 * rows, width - 2 * cols), padded.dtype)
     transpose = jax.linear_transpose(functools.partial(_padded, rows=rows, cols=cols, border=border), plane)
     return apart(lambda padded: transpose(padded)[0])(padded)
 
 
-def _padded(plane, rows, cols, border):
+def _padded(plane: Array, rows: int, cols: int, border: Border) -> Array:
     margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)]
     return jnp.pad(plane, margins, _PAD_MODES[border])
 
 
-def _turn(kernels):
-    """Kernels of the transposed stencil: inputs and outputs exchanged, and turned by 180 degrees.
+def _turn(kernels: Array) -> Array:
+    """Makes the kernels of the transposed stencil: inputs and outputs exchanged, turned by 180 degrees.
 
-    What they give belongs to padded coordinates, so the phase of each tap moves by its offset.
+    The transposed stencil reads padded coordinates, so the phase of each tap moves by the tap's offset.
     """
     rows, cols, row_period, col_period = kernels.shape[2:]
     turned = jnp.flip(jnp.swapaxes(kernels, 0, 1), (2, 3))
@@ -262,40 +299,44 @@ def _turn(kernels):
     return turned
 
 
-def _sum_taps(padded, kernels, taps):
-    """The formula: shifted copies times weights, summed.
+def _sum_taps(padded: Sequence[Array], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
+    """Computes the formula of `correlate_planes`: shifted copies times weights, summed.
 
-    The weights of a whole row are laid out and rows are taken in periods, so that the loop is plain arithmetic.
+    The weights are laid out for a whole row, and rows are taken one period at a time, so that the loop over a row is
+    plain arithmetic.
     """
     rows, cols, row_period, col_period = kernels.shape[2:]
     batch, height, width = padded[0].shape
     height, width = height - (rows - 1), width - (cols - 1)
     periods = (batch, height // row_period, row_period, width)
 
-    def formula(weights, *padded):
+    def formula(weights: Array, *padded: Array) -> tuple[Array, ...]:
         sums = [jnp.zeros(periods, weights.dtype)] * len(weights)
         for k, c, i, j in taps:
             sums[k] += padded[c][:, i : i + height, j : j + width].reshape(periods) * weights[k, c, i, j]
         return tuple(total.reshape(batch, height, width) for total in sums)
 
-    # A period of one is a number for the whole plane, which broadcasts.
+    # Weights with a period of 1 are single numbers, which broadcast.
     weights = jnp.tile(kernels, width // col_period) if col_period > 1 else kernels
     return apart(formula)(weights, *padded)
 
 
-def _correlations(padded, gradients, shape, taps):
-    """The gradient of `_sum_taps` for kernels of this shape: for each tap and phase, an inner product of two planes.
+def _correlations(
+    padded: Sequence[Array], gradients: Sequence[Array], shape: tuple[int, ...], taps: tuple[Tap, ...]
+) -> Array:
+    """Computes the gradient of `_sum_taps` for kernels of this shape: one inner product for each tap and phase.
 
-    Each phase is a plane of its own, contiguous, so that these are the fewest and the longest products there can be.
+    Each phase is copied into a contiguous plane of its own. This makes the inner products as few and as long as
+    possible.
     """
     row_period, col_period = shape[4:]
     phases = tuple(itertools.product(range(row_period), range(col_period)))
     height, width = gradients[0].shape[1] // row_period, gradients[0].shape[2] // col_period
 
-    def split(*planes):
+    def split(*planes: Array) -> list[dict[tuple[int, int], Array]]:
         return [{(p, q): plane[:, p::row_period, q::col_period] for p, q in phases} for plane in planes]
 
-    def products(padded, gradients):
+    def products(padded: list[dict[tuple[int, int], Array]], gradients: list[dict[tuple[int, int], Array]]) -> Array:
         sums = {}
         for (k, c, i, j), (p, q) in itertools.product(taps, phases):
             (y, row), (x, col) = divmod(p + i, row_period), divmod(q + j, col_period)

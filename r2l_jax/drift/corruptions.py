@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from isp import color, sensor
 from isp._engine import stencil
-from isp.bayer import check_image
+from isp._engine.checks import check_image
 from r2l_jax.runtime.errors import InputError
 
 SEVERITIES = (1, 2, 3, 4, 5)

@@ -11,7 +11,7 @@ SITES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
 @pytest.mark.parametrize("pattern", bayer.PATTERNS)
-def test_mosaic_samples_the_named_colour_at_each_site(pattern):
+def test_mosaic_samples_the_named_color_at_each_site(pattern):
     mosaic = bayer.mosaic(RGB, pattern)
     for (row, col), letter in zip(SITES, pattern, strict=True):
         np.testing.assert_array_equal(mosaic[:, row::2, col::2], RGB[:, row::2, col::2, "RGB".index(letter)])
@@ -34,7 +34,7 @@ def test_half_size_averages_the_greens(pattern):
     np.testing.assert_allclose(bayer.half_size(RAW, pattern), np.stack(expected, -1), rtol=1e-6)
 
 
-def test_space_to_depth_is_in_cfa_order_and_inverts():
+def test_space_to_depth_is_in_cfa_order_and_can_be_undone():
     phases = bayer.space_to_depth(RAW)
     for i, (row, col) in enumerate(SITES):
         np.testing.assert_array_equal(phases[..., i], RAW[:, row::2, col::2])
@@ -60,7 +60,7 @@ def test_black_level_is_subtracted_in_cfa_order_without_clipping():
         (np.zeros((0, 4), np.float32), r"raw must have an even height and width, got shape \(0, 4\)"),
     ],
 )
-def test_refuses_what_is_no_mosaic(function, raw, message, unchecked):
+def test_refuses_arrays_that_are_not_mosaics(function, raw, message, unchecked):
     with pytest.raises(ValueError, match=message):
         function(raw)
 

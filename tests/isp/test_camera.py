@@ -4,7 +4,7 @@ import pytest
 
 import isp
 
-FIGURES = {
+VALUES = {
     "black_level": (0.1, 0.2, 0.3, 0.4),
     "white_balance": (2.0, 1.0, 1.5),
     "color_matrix": ((1.5, -0.3, -0.2), (-0.2, 1.7, -0.5), (0.0, -0.3, 1.3)),
@@ -12,17 +12,17 @@ FIGURES = {
 
 
 def test_arrays_and_tuples_make_equal_hashable_cameras():
-    from_arrays = isp.Camera(**{name: np.array(figures) for name, figures in FIGURES.items()})
-    assert from_arrays == isp.Camera(**FIGURES)
-    assert hash(from_arrays) == hash(isp.Camera(**FIGURES))
+    from_arrays = isp.Camera(**{name: np.array(values) for name, values in VALUES.items()})
+    assert from_arrays == isp.Camera(**VALUES)
+    assert hash(from_arrays) == hash(isp.Camera(**VALUES))
 
 
 def test_a_camera_can_be_a_static_argument():
     gains = jax.jit(lambda camera: jax.numpy.array(camera.white_balance), static_argnums=0)
-    np.testing.assert_array_equal(gains(isp.Camera(**FIGURES)), [2, 1, 1.5])
+    np.testing.assert_array_equal(gains(isp.Camera(**VALUES)), [2, 1, 1.5])
 
 
-@pytest.mark.parametrize("camera", [*isp.CAMERAS.values(), isp.Camera(**FIGURES, pattern="GBRG")])
+@pytest.mark.parametrize("camera", [*isp.CAMERAS.values(), isp.Camera(**VALUES, pattern="GBRG")])
 def test_json_round_trip(camera):
     assert isp.Camera.from_json(camera.to_json()) == camera
 
@@ -42,7 +42,7 @@ def test_json_round_trip(camera):
 )
 def test_refuses(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
-        isp.Camera(**{**FIGURES, **change})
+        isp.Camera(**{**VALUES, **change})
 
 
 @pytest.mark.parametrize(

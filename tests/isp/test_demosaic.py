@@ -21,7 +21,7 @@ RAW = np.random.default_rng(1).random((14, 10), np.float32)
 
 
 def by_reference(method, raw, pattern):
-    """colour-demosaicing's result, which it computes in float64."""
+    """Demosaics by colour-demosaicing, which computes in float64."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import colour_demosaicing
@@ -36,7 +36,7 @@ def by_reference(method, raw, pattern):
 
 
 def scenes():
-    """Noise, and edges, ramps, stripes and a disc with ties of direction; in 1/4096, so that float32 sums are exact."""
+    """Makes noise, and edges, ramps, stripes and a disc in which directions tie; in 1/4096, so that sums are exact."""
     y, x = np.mgrid[:24, :20]
     disc = (y - 11) ** 2 + (x - 9) ** 2 < 60
     noise = np.random.default_rng(0).random(y.shape)
@@ -56,7 +56,7 @@ def test_agrees_with_the_reference_borders_included(method, pattern):
 
 @pytest.mark.parametrize("pattern", bayer.PATTERNS)
 @pytest.mark.parametrize("method", ["malvar2004", "menon2007", "menon2007 unrefined"])
-def test_sites_keep_what_they_see(method, pattern):
+def test_sites_keep_their_values(method, pattern):
     raw = scenes()
     np.testing.assert_array_equal(bayer.mosaic(METHODS[method](raw, pattern), pattern), raw)
 
@@ -89,7 +89,7 @@ def test_large_images_are_the_same_in_strips(method, monkeypatch):
     weight = np.random.default_rng(5).normal(size=(2, 160, 22, 3)).astype(np.float32)
 
     def value_and_gradient(raw):
-        # Without the function's own jit, which would not look at the size of a strip again.
+        # Without the function's own jit, which has compiled for the former size of a strip.
         rgb, transpose = jax.vjp(METHODS[method].__wrapped__, raw)
         return rgb, transpose(weight)[0]
 
@@ -102,13 +102,13 @@ def test_large_images_are_the_same_in_strips(method, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_vmap_is_the_batch(method):
+def test_vmap_equals_the_batch(method):
     raw = scenes()
     np.testing.assert_allclose(jax.vmap(METHODS[method])(raw), METHODS[method](raw), atol=2e-7)
 
 
 @pytest.mark.parametrize(("method", "size"), [*((method, (6, 8)) for method in METHODS), ("menon2007", (2, 2))])
-def test_the_gradient_is_that_of_central_differences(method, size):
+def test_the_gradient_agrees_with_central_differences(method, size):
     rng = np.random.default_rng(6)
     raw, weight = rng.random(size), rng.normal(size=(*size, 3))
     steps = 1e-6 * np.eye(raw.size).reshape(-1, *size)
@@ -123,7 +123,7 @@ def test_the_gradient_is_that_of_central_differences(method, size):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_colour_ramp_is_reproduced(method):
+def test_a_color_ramp_is_reproduced(method):
     rows, cols = np.mgrid[:20, :24].astype(np.float32)
     ramp = np.stack([0.02 * rows, 0.01 * cols, 0.3 - 0.01 * rows + 0.02 * cols], -1)
     rgb = METHODS[method](bayer.mosaic(ramp, "GBRG"), "GBRG")
@@ -131,7 +131,7 @@ def test_a_colour_ramp_is_reproduced(method):
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-def test_menon_does_not_interpolate_across_a_grey_edge(transpose):
+def test_menon_does_not_interpolate_across_a_gray_edge(transpose):
     edge = np.where(np.arange(16) < 7, 0.25, 0.75).astype(np.float32) * np.ones((20, 1), np.float32)
     edge = edge.T if transpose else edge
     rgb = demosaic.menon2007(edge)

@@ -10,7 +10,7 @@ from scipy import ndimage
 from isp import color, denoise
 
 RNG = np.random.default_rng(0)
-# Of one shape as far as can be, so that they are compiled for once.
+# Most have one shape, so that functions are compiled for it only once.
 IMAGES = {
     "random": RNG.random((13, 10, 3)),
     "with negative values": RNG.random((13, 10, 3)) - 0.3,
@@ -21,7 +21,7 @@ IMAGES = {
     "smaller than the window": RNG.random((2, 3, 3)),
 }
 IMAGES = {name: image.astype(np.float32) for name, image in IMAGES.items()}
-# Images of different spread, for what is computed of each image.
+# Images of different spread, for settings that follow from each image.
 BATCH = RNG.random((2, 2, 8, 7, 3), np.float32) * np.float32([[0.1, 0.5], [1, 3]])[..., None, None, None]
 DENOISERS = {
     "gaussian_denoising": denoise.gaussian_denoising,
@@ -33,7 +33,7 @@ DENOISERS = {
 
 
 def on_luma(function, rgb):
-    """What a filter of the luma makes of the image, by way of YUV in float64."""
+    """Filters the luma of an image by way of YUV, in float64."""
     yuv = rgb.astype(np.float64) @ color.RGB_TO_YUV.T
     yuv[..., 0] = function(yuv[..., 0])
     return yuv @ color.YUV_TO_RGB.T
@@ -59,7 +59,7 @@ def test_precision_is_kept(name):
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("scale", [1, 1e-3])
 @pytest.mark.parametrize("name", DENOISERS)
-def test_short_formats_give_what_float32_gives(name, scale, dtype):
+def test_short_formats_agree_with_float32(name, scale, dtype):
     rgb = jnp.array(scale * BATCH, dtype)
     result, expected = DENOISERS[name](rgb), DENOISERS[name](rgb.astype(jnp.float32))
     assert result.dtype == dtype
@@ -81,7 +81,7 @@ def test_an_empty_batch_stays_empty(name):
         (np.zeros((8, 8, 3), np.uint8), "rgb must be floating point with white at 1, got uint8: divide by its white"),
     ],
 )
-def test_refuses_what_is_no_image(name, rgb, message, unchecked):
+def test_refuses_arrays_that_are_not_images(name, rgb, message, unchecked):
     with pytest.raises(ValueError, match=message):
         DENOISERS[name](rgb)
 
@@ -125,7 +125,7 @@ def test_gaussian_denoising_agrees_with_scipy(image, sigma):
     np.testing.assert_allclose(denoise.gaussian_denoising(IMAGES[image], sigma), expected, atol=1e-6)
 
 
-def test_a_learned_sigma_gives_what_a_fixed_one_gives():
+def test_a_learned_sigma_agrees_with_a_fixed_one():
     sigmas = jnp.array([0.5, 1.2])
     result = jax.vmap(lambda sigma: denoise.gaussian_denoising(BATCH, sigma, size=5))(sigmas)
     for i, sigma in enumerate((0.5, 1.2)):
@@ -144,10 +144,10 @@ def test_pixels_that_tie_for_the_median_share_its_gradient(size):
     def total_luma(rgb):
         return color.luma(denoise.median_denoising(rgb, size)).sum()
 
-    # All pixels tie, and each is in size^2 windows, those that reach over the border counted as often as they see it.
+    # All pixels tie. Each is seen size^2 times, because windows that reach over the border see some pixels repeatedly.
     gradient = jax.grad(total_luma)(IMAGES["constant"])
     np.testing.assert_allclose(gradient, np.broadcast_to(color.RGB_TO_YUV[0], gradient.shape), atol=1e-6)
-    # However many tie, a brighter image has a median that is as much brighter.
+    # However many pixels tie, the median rises as much as the brightness of the image.
     levels = np.round(IMAGES["random"][..., :1] * 4).repeat(3, -1) / 4
     assert jax.grad(total_luma)(levels).sum() == pytest.approx(levels[..., 0].size, rel=1e-5)
 
@@ -195,7 +195,7 @@ def test_bilateral_agrees_with_skimage(image, sigma_spatial, sigma_color):
     np.testing.assert_allclose(rounded, expected, atol=1e-12)
 
 
-def test_a_centered_bilateral_filter_of_all_colours_is_a_gaussian():
+def test_a_centered_bilateral_filter_of_all_colors_is_a_gaussian():
     taps = np.exp(-(np.arange(-2, 3) ** 2) / 2 / 0.8**2)
     kernel = np.outer(taps, taps) / taps.sum() ** 2
     expected = ndimage.correlate(IMAGES["random"].astype(np.float64), kernel[..., None], mode="constant")
@@ -209,7 +209,7 @@ def test_a_centered_bilateral_filter_keeps_edges():
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4, -0.4])
-def test_an_image_of_one_value_stays_as_it_is_with_its_gradient(value):
+def test_an_image_of_one_value_and_its_gradient_do_not_change(value):
     rgb, weight = jnp.full((6, 5, 3), value), RNG.normal(size=(6, 5, 3)).astype(np.float32)
 
     def loss(rgb, sigma_spatial):
@@ -223,7 +223,7 @@ def test_an_image_of_one_value_stays_as_it_is_with_its_gradient(value):
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-20])
 @pytest.mark.parametrize("bins", [None, 10_000])
-def test_an_image_whose_variance_underflows_stays_as_it_is(scale, bins):
+def test_an_image_whose_variance_underflows_does_not_change(scale, bins):
     rgb = jnp.array(scale * IMAGES["random"])
     np.testing.assert_array_equal(denoise.bilateral(rgb, bins=bins), rgb)
     gradient = jax.grad(lambda rgb: denoise.bilateral(rgb, bins=bins).sum())(rgb)
@@ -248,7 +248,7 @@ def test_gradients_agree_with_finite_differences(function, parameters):
         check_grads(function, (rgb, *map(jnp.array, parameters)), 1, ["rev"], eps=1e-6)
 
 
-def test_gradients_pass_the_rounding_of_the_bilateral_filter():
+def test_gradients_ignore_the_rounding_of_the_bilateral_filter():
     rgb = jnp.array(IMAGES["random"])
     gradients = [
         jax.grad(lambda rgb, sigma, bins=bins: (denoise.bilateral(rgb, 0.6, sigma, 3, bins=bins) ** 2).sum(), (0, 1))(

@@ -12,8 +12,8 @@ from flax import nnx
 import isp
 from isp import bayer, pipeline
 
-# What the PyTorch pipeline (Raw2Logit, float64) answers: forward, every stage, every gradient; see the README of the
-# published program, aiaudit-org/raw2logit. Two cameras, and one with every parameter moved at random.
+# Results of the published PyTorch pipeline (aiaudit-org/raw2logit) in float64: the image, every stage, every gradient.
+# The cases are two cameras, and one of them with every parameter moved at random.
 GOLDEN = np.load(pathlib.Path(__file__).with_name("parametrized.npz"))
 CASES = ("drone", "microscopy", "drone_perturbed")
 STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
@@ -29,7 +29,7 @@ SHAPES = {
 
 
 def golden(case, group):
-    """The arrays of one case under one group, by their last name."""
+    """Returns the arrays of one group of a case, by the last part of their names."""
     prefix = f"{case}/{group}."
     return {name.removeprefix(prefix): GOLDEN[name] for name in GOLDEN.files if name.startswith(prefix)}
 
@@ -61,7 +61,7 @@ def test_every_stage_agrees_with_the_reference(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_optimised_code_agrees_with_the_reference(case):
+def test_optimized_code_agrees_with_the_reference(case):
     rgb = optimised.apply(golden_pipeline(case), GOLDEN[f"{case}/raw"])
     np.testing.assert_allclose(rgb, golden(case, "stage")["gamma_correct"], atol=1e-4)
     np.testing.assert_allclose(batch_norm(rgb), GOLDEN[f"{case}/rgb"], atol=1e-3)
@@ -90,7 +90,7 @@ def test_every_gradient_agrees_with_the_reference(case):
 
 
 @pytest.mark.parametrize("case", ["drone", "microscopy"])
-def test_starts_at_the_camera_s_and_the_published_parameters(case):
+def test_starts_at_the_parameters_of_the_camera_and_the_study(case):
     module = isp.parametrized(isp.CAMERAS[case])
     expected = golden(case, "param")
     assert {name: value.shape for name, value in module.parameters().items()} == SHAPES
@@ -100,8 +100,8 @@ def test_starts_at_the_camera_s_and_the_published_parameters(case):
 
 
 @pytest.mark.parametrize("pattern", bayer.PATTERNS)
-def test_patterns_are_honoured(pattern):
-    """A mosaic of any pattern is an RGGB one flipped; flipping it renders the flipped picture, with its own levels."""
+def test_every_pattern_is_processed_by_its_own_colors(pattern):
+    """A mosaic of any pattern is a flipped RGGB mosaic, so it must be processed to the flipped picture."""
     axes = {"RGGB": (), "GRBG": (-1,), "GBRG": (-2,), "BGGR": (-2, -1)}[pattern]
     raw = GOLDEN["drone/raw"]
     level = np.array([0.01, 0.02, 0.03, 0.04]).reshape(2, 2)
@@ -112,14 +112,14 @@ def test_patterns_are_honoured(pattern):
 
     expected = np.flip(render(raw, level, "RGGB"), [axis - 1 for axis in axes])
     rgb = render(np.flip(raw, axes), np.flip(level, axes), pattern)
-    # Sums run the other way. In linear light: the tone curve is steep near black.
+    # Compared in linear light, because the tone curve is steep near black and sums run in the other direction.
     np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=1e-6)
 
 
 def test_call_equals_the_last_of_the_trace():
     module = isp.parametrized(isp.CAMERAS["drone"])
     rgb, stages = module.trace(GOLDEN["drone/raw"])
-    # A call joins stages, which rounds otherwise. In linear light: the tone curve is steep near black.
+    # Compared in linear light: a call fuses stages, which rounds differently, and the tone curve is steep near black.
     np.testing.assert_allclose(module(GOLDEN["drone/raw"]) ** 2.2, rgb**2.2, atol=1e-6)
     np.testing.assert_array_equal(stages["gamma_correct"], rgb)
 
@@ -174,7 +174,7 @@ def test_the_result_is_finite_and_differentiable_at_black_and_saturation():
     ],
 )
 @pytest.mark.parametrize("method", ["__call__", "trace"])
-def test_refuses_what_is_no_mosaic(method, raw, message, unchecked):
+def test_refuses_arrays_that_are_not_mosaics(method, raw, message, unchecked):
     with pytest.raises(ValueError, match=message):
         getattr(isp.parametrized(isp.CAMERAS["drone"]), method)(raw)
 
@@ -203,7 +203,7 @@ def test_a_parameter_cannot_take_the_place_of_a_method(name):
         isp.Pipeline([isp.Stage("clip", jnp.clip, {name: isp.Parameter(0.0)})])
 
 
-def test_refuses_what_a_stage_cannot_be_made_of(unchecked):
+def test_refuses_invalid_parts_of_a_stage(unchecked):
     with pytest.raises(ValueError, match=r"^parameter 'low' of stage 'clip' has no value to start at$"):
         isp.Pipeline([isp.Stage("clip", jnp.clip, {"low": isp.Parameter(None)})])
     with pytest.raises(ValueError, match=r"^parameter 'low' of stage 'clip' must be an isp.Parameter, got float$"):
@@ -234,14 +234,14 @@ def double(image, factor=2.0):
 DOUBLE = isp.Stage("double", double, {"factor": isp.Parameter(2.0, scale="log")})
 
 
-def learnt():
-    """A pipeline whose parameters are not where they started."""
+def learned():
+    """Builds a pipeline whose parameters have left their start."""
     module = isp.parametrized(isp.CAMERAS["drone"])
     return module.with_values({name: 1.1 * value for name, value in module.parameters().items()})
 
 
 def by_stages(module, raw):
-    """The image computed stage by stage, without what a pipeline does to make that fast."""
+    """Computes the image stage by stage, without fusing any."""
     image = jnp.asarray(raw)
     for stage in module.stages:
         image = stage.function(image, *(module.parameters()[name] for name in stage.parameters), **stage.options)
@@ -261,8 +261,8 @@ def by_stages(module, raw):
         (lambda module: module.without("gaussian"), (*STAGES[:3], *STAGES[4:])),
     ],
 )
-def test_an_edited_pipeline_keeps_values_and_computes_what_its_stages_say(edit, names):
-    raw, module = GOLDEN["drone/raw"], learnt()
+def test_an_edited_pipeline_keeps_values_and_applies_its_stages(edit, names):
+    raw, module = GOLDEN["drone/raw"], learned()
     before = module.parameters()
     edited = edit(module)
     assert edited.stage_names == names
@@ -274,7 +274,7 @@ def test_an_edited_pipeline_keeps_values_and_computes_what_its_stages_say(edit, 
     np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=2e-6)
 
 
-def test_an_interpolation_of_another_size_is_fused_rightly(unchecked):
+def test_an_interpolation_of_another_size_is_fused_correctly(unchecked):
     module, raw = isp.parametrized(isp.CAMERAS["drone"]), GOLDEN["drone/raw"]
     values = module.parameters() | {"debayer": np.random.default_rng(0).normal(size=(3, 3, 5, 5)) / 20}
     stages = [
@@ -294,7 +294,7 @@ def add(image, amount, side=None):
 
 
 @pytest.mark.parametrize(("options", "fused"), [({}, True), ({"side": 1}, False)])
-def test_neighbors_are_fused_only_where_they_declare_it_and_no_option_is_in_both(options, fused, unchecked):
+def test_neighbors_are_fused_only_if_they_declare_it_and_share_no_option(options, fused, unchecked):
     calls = []
 
     def together(image, first, second):
@@ -311,9 +311,9 @@ def test_neighbors_are_fused_only_where_they_declare_it_and_no_option_is_in_both
     assert not calls
 
 
-def test_stages_given_otherwise_than_a_fused_function_takes_them_run_by_themselves(unchecked):
+def test_stages_that_do_not_fit_the_fused_function_run_one_by_one(unchecked):
     raw, module = GOLDEN["drone/raw"], isp.parametrized(isp.CAMERAS["drone"])
-    # The sharpening with its function's own kernel in place of a parameter.
+    # Sharpening with the default kernel of its function instead of a parameter.
     edited = module.replaced("sharpening", isp.Stage("sharpening", isp.sharpen.sharpening_filter))
     np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=2e-6)
 
@@ -341,7 +341,7 @@ def test_stages_given_otherwise_than_a_fused_function_takes_them_run_by_themselv
         ),
     ],
 )
-def test_refuses_edits_of_what_is_not_there(edit, message):
+def test_refuses_edits_of_unknown_stages_and_parameters(edit, message):
     with pytest.raises(ValueError, match=message):
         edit(isp.parametrized(isp.CAMERAS["drone"]))
 

@@ -12,7 +12,7 @@ def names(pipeline, parameter):
     return pipeline.facts[parameter].element_names(parameter, pipeline.parameters()[parameter].shape)
 
 
-def test_the_names_of_values():
+def test_elements_are_named_by_label_or_number():
     pipeline, _ = PIPELINES
     assert names(pipeline, "gamma_correct") == ["gamma_correct"]
     assert names(pipeline, "white_balance") == ["white_balance.red", "white_balance.green", "white_balance.blue"]
@@ -23,7 +23,7 @@ def test_the_names_of_values():
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_every_value_has_a_name_of_its_own(pipeline):
+def test_names_of_elements_differ(pipeline):
     titles = [title for name in pipeline.facts for title in names(pipeline, name)]
     assert len(set(titles)) == len(titles) == sum(value.size for value in pipeline.parameters().values())
 
@@ -36,9 +36,9 @@ def test_every_value_has_a_name_of_its_own(pipeline):
         ("debayer", isp.demosaic.interpolate),
     ],
 )
-def test_weights_are_named_after_the_colors_that_they_lead_to_and_from(parameter, function):
+def test_weights_are_named_after_the_colors_that_they_connect(parameter, function):
     pipeline, _ = PIPELINES
-    images = jnp.broadcast_to(jnp.eye(3)[:, None, None, :], (3, 4, 4, 3))  # all red, all green, all blue
+    images = jnp.broadcast_to(jnp.eye(3)[:, None, None, :], (3, 4, 4, 3))  # A red, a green and a blue image.
     colors = ("red", "green", "blue")
     for number, name in enumerate(names(pipeline, parameter)):
         weights = np.zeros(pipeline.parameters()[parameter].shape, np.float32)
@@ -50,7 +50,7 @@ def test_weights_are_named_after_the_colors_that_they_lead_to_and_from(parameter
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
-def test_every_parameter_has_a_natural_range_and_those_of_a_camera_say_so(pipeline):
+def test_every_parameter_has_a_natural_range_and_camera_fields_are_declared(pipeline):
     assert all(facts.has_range for facts in pipeline.facts.values())
     fields = {facts.camera: name for name, facts in pipeline.facts.items() if facts.camera}
     assert set(fields) == {"black_level", "white_balance", "color_matrix"}

@@ -18,14 +18,14 @@ COUNTER = functools.partial(
 )
 
 
-def grey(level, size=256):
+def gray(level, size=256):
     return jnp.full((size, size, 3), level, jnp.float32)
 
 
 @pytest.mark.parametrize("exposure", [0.001, 0.02, 1.0])
-def test_mean_and_variance_are_those_of_photons_read_out_and_converter(exposure):
+def test_mean_and_variance_follow_from_photons_read_out_and_converter(exposure):
     full_well, read_noise = 15000.0, 4.0
-    raw = sensor.expose(grey(0.5), KEY, camera=CAMERA, exposure=exposure, full_well=full_well, read_noise=read_noise)
+    raw = sensor.expose(gray(0.5), KEY, camera=CAMERA, exposure=exposure, full_well=full_well, read_noise=read_noise)
     electrons = (np.asarray(raw, np.float64) - 128 / 4095) / (1 - 128 / 4095) * full_well
     step = full_well / (4095 - 128)
     mean, variance = 0.5 * exposure * full_well, 0.5 * exposure * full_well + read_noise**2 + step**2 / 12
@@ -35,7 +35,7 @@ def test_mean_and_variance_are_those_of_photons_read_out_and_converter(exposure)
 
 @pytest.mark.parametrize("mean", [0.3, 4.0, 15.5, 16.5, 300.0])
 def test_photon_noise_has_the_mean_and_variance_of_poisson(mean):
-    electrons = np.asarray(COUNTER(grey(mean / 4095), KEY), np.float64) * 4095
+    electrons = np.asarray(COUNTER(gray(mean / 4095), KEY), np.float64) * 4095
     assert electrons.mean() == pytest.approx(mean, abs=4 * math.sqrt(mean / electrons.size))
     rounding = 0 if mean < 16 else 1 / 12
     spread = math.sqrt((2 + 1 / mean) / electrons.size)
@@ -44,7 +44,7 @@ def test_photon_noise_has_the_mean_and_variance_of_poisson(mean):
 
 @pytest.mark.parametrize("mean", [0.3, 4.0, 15.5])
 def test_few_photons_are_exactly_poisson(mean):
-    electrons = np.round(np.asarray(COUNTER(grey(mean / 4095), KEY)) * 4095).astype(int)
+    electrons = np.round(np.asarray(COUNTER(gray(mean / 4095), KEY)) * 4095).astype(int)
     share = np.bincount(electrons.ravel(), minlength=50) / electrons.size
     exact = np.array([math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(len(share))])
     assert (abs(share - exact) <= 5 * np.sqrt(exact / electrons.size) + 1e-5).all()
@@ -52,23 +52,23 @@ def test_few_photons_are_exactly_poisson(mean):
 
 def test_darkness_reads_as_the_black_level_of_each_site():
     camera = Camera(black_level=(0.01, 0.02, 0.03, 0.04), **NEUTRAL)
-    raw = sensor.expose(grey(0, 4), KEY, camera=camera, read_noise=0.0)
+    raw = sensor.expose(gray(0, 4), KEY, camera=camera, read_noise=0.0)
     np.testing.assert_allclose(raw, np.tile([[0.01, 0.02], [0.03, 0.04]], (2, 2)), atol=0.5 / 4095)
 
 
 def test_noise_around_black_is_kept_on_both_sides():
-    raw = sensor.expose(grey(0), KEY, camera=CAMERA, read_noise=20.0)
+    raw = sensor.expose(gray(0), KEY, camera=CAMERA, read_noise=20.0)
     assert raw.mean() == pytest.approx(128 / 4095, abs=1e-4)
     assert raw.min() < 128 / 4095 < raw.max()
 
 
 def test_negative_light_is_darkness():
-    np.testing.assert_array_equal(COUNTER(grey(-0.5), KEY), 0)
+    np.testing.assert_array_equal(COUNTER(gray(-0.5), KEY), 0)
 
 
 def test_a_full_well_reads_as_one():
-    np.testing.assert_array_equal(sensor.expose(grey(1.5), KEY, camera=CAMERA), 1)
-    almost = sensor.expose(grey(0.9), KEY, camera=CAMERA)
+    np.testing.assert_array_equal(sensor.expose(gray(1.5), KEY, camera=CAMERA), 1)
+    almost = sensor.expose(gray(0.9), KEY, camera=CAMERA)
     assert almost.mean() == pytest.approx(128 / 4095 + 0.9 * (1 - 128 / 4095), abs=1e-4)
 
 
@@ -82,7 +82,7 @@ def test_values_lie_on_the_steps_of_the_converter(bits):
 
 
 def test_the_key_decides_the_noise():
-    light = grey(0.5, 16)
+    light = gray(0.5, 16)
     first, again = (sensor.expose(light, KEY, camera=CAMERA) for _ in range(2))
     other = sensor.expose(light, jax.random.key(1), camera=CAMERA)
     np.testing.assert_array_equal(first, again)
@@ -91,13 +91,13 @@ def test_the_key_decides_the_noise():
 
 def test_signal_is_linear_in_the_exposure():
     signals = [
-        np.mean(sensor.expose(grey(0.8), KEY, camera=CAMERA, exposure=exposure)) - 128 / 4095
+        np.mean(sensor.expose(gray(0.8), KEY, camera=CAMERA, exposure=exposure)) - 128 / 4095
         for exposure in (0.01, 0.1, 1.0)
     ]
     np.testing.assert_allclose(np.array(signals) / signals[-1], [0.01, 0.1, 1], rtol=4e-3)
 
 
-def test_each_site_sees_its_own_colour():
+def test_each_site_sees_its_own_color():
     camera = Camera(black_level=(0,) * 4, pattern="GBRG", **NEUTRAL)
     light = jnp.broadcast_to(jnp.array([0.2, 0.5, 0.8]), (128, 128, 3))
     raw = sensor.expose(light, KEY, camera=camera)
@@ -105,14 +105,14 @@ def test_each_site_sees_its_own_colour():
 
 
 def test_gradient_is_that_of_the_clipped_mean():
-    light = jnp.stack([grey(0.4, 2), grey(1.5, 2)])
+    light = jnp.stack([gray(0.4, 2), gray(1.5, 2)])
     gradient = jax.grad(lambda light: sensor.expose(light, KEY, camera=CAMERA).sum())(light)
     np.testing.assert_allclose(gradient[0].sum(-1), 1 - 128 / 4095, rtol=1e-5)
     np.testing.assert_array_equal(gradient[1], 0)
 
 
-def test_vmap_is_a_loop_over_keys_and_exposures():
-    light, keys, exposures = grey(0.5, 8), jax.random.split(KEY, 3), jnp.array([0.01, 0.1, 1.0])
+def test_vmap_equals_a_loop_over_keys_and_exposures():
+    light, keys, exposures = gray(0.5, 8), jax.random.split(KEY, 3), jnp.array([0.01, 0.1, 1.0])
 
     def expose(key, exposure):
         return sensor.expose(light, key, camera=CAMERA, exposure=exposure)
@@ -122,14 +122,14 @@ def test_vmap_is_a_loop_over_keys_and_exposures():
 
 
 @pytest.mark.parametrize("bits", [0, 17])
-def test_bits_out_of_range(bits):
+def test_refuses_bits_out_of_range(bits):
     with pytest.raises(ValueError, match=f"bits must be between 1 and 16, got {bits}"):
-        sensor.expose(grey(0.5, 4), KEY, camera=CAMERA, bits=bits)
+        sensor.expose(gray(0.5, 4), KEY, camera=CAMERA, bits=bits)
 
 
-def test_odd_size():
+def test_refuses_light_of_odd_size():
     with pytest.raises(ValueError, match="even height and width"):
-        sensor.expose(grey(0.5, 5), KEY, camera=CAMERA)
+        sensor.expose(gray(0.5, 5), KEY, camera=CAMERA)
 
 
 @pytest.mark.parametrize("exposure", [1.0, 0.5])
@@ -139,12 +139,12 @@ def test_the_light_of_a_mosaic_exposes_to_the_mosaic(exposure):
     again = sensor.expose_sites(sensor.site_light(raw, camera), KEY, camera=camera, exposure=exposure, bits=16)
     black = jnp.array(camera.black_level)
     expected = black + exposure * (jnp.array([0.01, 0.5, 0.65, 1.0]) - black)
-    # Of a saturated site, the noise is clipped on one side.
+    # The noise of a saturated site is clipped on one side, which moves its mean.
     atol = np.array([1e-4, 1e-3, 1e-3, 1e-3 if exposure < 1 else 1e-2])
     assert (abs(bayer.space_to_depth(again).mean((0, 1)) - expected) < atol).all()
 
 
-def test_expose_is_expose_sites_of_the_mosaic():
+def test_expose_equals_expose_sites_of_the_mosaic():
     light, camera = jax.random.uniform(KEY, (8, 6, 3)), CAMERAS["drone"]
     sites = sensor.expose_sites(bayer.mosaic(light, camera.pattern), KEY, camera=camera, read_noise=9.0, bits=16)
     np.testing.assert_array_equal(sensor.expose(light, KEY, camera=camera, read_noise=9.0, bits=16), sites)
@@ -153,6 +153,6 @@ def test_expose_is_expose_sites_of_the_mosaic():
 @pytest.mark.parametrize(
     "function", [lambda raw: sensor.site_light(raw, CAMERA), lambda raw: sensor.expose_sites(raw, KEY, camera=CAMERA)]
 )
-def test_an_odd_mosaic(function):
+def test_refuses_mosaics_of_odd_size(function):
     with pytest.raises(ValueError, match="even height and width"):
         function(jnp.zeros((4, 5)))

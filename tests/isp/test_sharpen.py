@@ -18,7 +18,7 @@ BATCH = RNG.random((2, 3, 8, 7, 3), np.float32)
 
 
 def on_luma(function, rgb):
-    """What a filter of the luma makes of the image, by way of YUV in float64."""
+    """Filters the luma of an image by way of YUV, in float64."""
     yuv = rgb.astype(np.float64) @ color.RGB_TO_YUV.T
     yuv[..., 0] = function(yuv[..., 0])
     return yuv @ color.YUV_TO_RGB.T
@@ -39,12 +39,12 @@ def test_unsharp_masking_agrees_with_skimage(image, radius, amount):
     np.testing.assert_allclose(sharpen.unsharp_masking(IMAGES[image], radius, amount), expected, atol=1e-6)
 
 
-def test_a_constant_image_stays():
+def test_a_constant_image_does_not_change():
     rgb = np.full((6, 5, 3), [0.2, 0.5, 0.9], np.float32)
     np.testing.assert_allclose(sharpen.unsharp_masking(rgb, 1.5, 3.0), rgb, atol=1e-6)
 
 
-def test_a_learned_radius_gives_what_a_fixed_one_gives():
+def test_a_learned_radius_agrees_with_a_fixed_one():
     learned = jax.jit(lambda radius, amount: sharpen.unsharp_masking(BATCH, radius, amount, size=9))
     np.testing.assert_allclose(learned(1.0, 0.7), sharpen.unsharp_masking(BATCH, 1.0, 0.7), atol=1e-6)
 

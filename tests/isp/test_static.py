@@ -20,7 +20,7 @@ STAGES = (
 
 
 def mosaics():
-    """Two mosaics of shading, a hard edge, thin lines and noise."""
+    """Makes two mosaics with shading, a hard edge, thin lines and noise."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:34, :46]
     scene = 0.3 + 0.2 * np.sin(x / 7) * np.cos(y / 5) + 0.3 * (x + 2 * y > 60) + 0.2 * (x % 9 == 4)
@@ -73,7 +73,7 @@ def test_the_stages_are_the_public_functions(pattern):
     np.testing.assert_allclose(rgb**2.2, np.clip(denoised, 0, 1), atol=5e-6)
 
 
-def test_none_leaves_out_a_step():
+def test_none_skips_a_step():
     _, stages = isp.static(CAMERA, "none", "none", "none").trace(RAW)
     np.testing.assert_array_equal(stages["demosaic"], isp.bayer.spread(stages["black_level"]))
     np.testing.assert_array_equal(stages["sharpen"], stages["color_correct"])
@@ -97,7 +97,7 @@ def test_every_continuous_setting_is_a_parameter_with_a_finite_gradient(choice, 
     fixed = {"black_level", "white_balance", "colour_correction", "gamma_correct"}
     assert set(module.parameters()) == fixed | settings
     graphdef, params = nnx.split(module)
-    raw = jnp.array(RAW).at[:, :6].set(0).at[:, 6:12].set(1)  # black and saturated, where the tone curve has its ends
+    raw = jnp.array(RAW).at[:, :6].set(0).at[:, 6:12].set(1)  # Both ends of the tone curve: black and saturated.
     gradients = jax.jit(jax.grad(lambda p, r: nnx.merge(graphdef, p)(r).sum(), (0, 1)))(params, raw)
     for gradient in jax.tree.leaves(gradients):
         assert np.isfinite(gradient).all()
@@ -128,9 +128,12 @@ def test_settings_have_the_functions_defaults():
             theirs = inspect.signature(getattr(module, name)).parameters
             for setting, parameter in inspect.signature(algorithm).parameters.items():
                 if (name, setting) not in {
-                    ("sharpening_filter", "sharpening_filter"),  # called kernel there
-                    ("bilateral", "bins"),  # rounded here as in scikit-image, there not unless asked
-                    *((demosaic, "pattern") for demosaic in isp.ALGORITHMS["demosaic"]),  # the camera's here
+                    ("sharpening_filter", "sharpening_filter"),  # The function calls it kernel.
+                    (
+                        "bilateral",
+                        "bins",
+                    ),  # The function rounds only if asked to; the pipeline rounds like scikit-image.
+                    *((demosaic, "pattern") for demosaic in isp.ALGORITHMS["demosaic"]),  # The camera gives it.
                 }:
                     assert parameter.default == theirs[setting].default, (name, setting)
 
@@ -180,7 +183,7 @@ def test_settings_may_be_arrays(choice, settings, number):
         ("bilateral", {"bins": 0}, "bins must be at least 3, one a channel, got 0"),
     ],
 )
-def test_refuses_settings_that_no_image_could_be_processed_with(denoise, settings, message):
+def test_refuses_invalid_settings(denoise, settings, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         isp.static(CAMERA, denoise=denoise, **settings)
 
@@ -202,6 +205,6 @@ def test_a_parameter_may_start_at_a_traced_value():
         ({"sigma": -1.0}, "sigma must be positive, got -1.0"),
     ],
 )
-def test_refuses_what_it_does_not_know(arguments, message):
+def test_refuses_unknown_algorithms_and_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         isp.static(CAMERA, **arguments)

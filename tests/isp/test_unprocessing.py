@@ -20,7 +20,7 @@ PICTURES = np.random.default_rng(0).random((3, 4, 6, 3), np.float32)
 
 
 def without_filters(camera):
-    """The pipeline with filters that change nothing."""
+    """Builds the pipeline with filters that change nothing."""
     pipeline = isp.parametrized(camera)
     pipeline.sharpening_filter[...] = jnp.zeros((3, 3)).at[1, 1].set(1)
     pipeline.gaussian_blur[...] = jnp.zeros((5, 5)).at[2, 2].set(1)
@@ -28,17 +28,17 @@ def without_filters(camera):
 
 
 @EVERY_CAMERA
-def test_flat_colours_come_back(camera):
-    # Float32 errs by less than 1e-6 of light before the tone curve, of which the slope is 5 at the darkest colour here.
-    colours = np.random.default_rng(0).uniform(0.1, 1, (8, 1, 1, 3)).astype(np.float32)
-    pictures = np.broadcast_to(colours, (8, 6, 8, 3))
+def test_flat_colors_are_recovered(camera):
+    # Before the tone curve, float32 is exact to 1e-6. The slope of the curve is 5 at the darkest color here.
+    colors = np.random.default_rng(0).uniform(0.1, 1, (8, 1, 1, 3)).astype(np.float32)
+    pictures = np.broadcast_to(colors, (8, 6, 8, 3))
     back = without_filters(camera)(isp.unprocess(pictures, camera))
     np.testing.assert_allclose(back, pictures, atol=1e-5)
 
 
 @EVERY_CAMERA
-def test_shading_comes_back(camera):
-    # Bilinear demosaicing has no error where light is linear in the place; the border mirrors, and there it is not.
+def test_shading_is_recovered(camera):
+    # Bilinear demosaicing is exact for light that is linear in the position, which it is not at the mirrored border.
     y, x = np.mgrid[:10, :12]
     light = 0.4 + np.array([0.02, -0.015, 0.01]) * x[..., None] + np.array([0.01, 0.03, -0.02]) * y[..., None]
     picture = (light ** (1 / 2.2)).astype(np.float32)
@@ -47,14 +47,14 @@ def test_shading_comes_back(camera):
 
 
 @pytest.mark.parametrize("name", CAMERAS)
-def test_the_static_pipeline_brings_it_back_too(name):
+def test_the_static_pipeline_recovers_a_flat_color(name):
     picture = np.broadcast_to(np.float32([0.7, 0.4, 0.5]), (6, 8, 3))
-    # Its bilinear demosaicing continues a mosaic by zeros.
+    # Not at the border, where its bilinear demosaicing is not exact.
     back = isp.static(CAMERAS[name], sharpen="none", denoise="none")(isp.unprocess(picture, CAMERAS[name]))
     np.testing.assert_allclose(back[1:-1, 1:-1], picture[1:-1, 1:-1], atol=1e-5)
 
 
-def test_every_site_is_its_colour_over_its_gain_and_black():
+def test_every_site_is_its_color_divided_by_its_gain_plus_black():
     camera = Camera((0.01, 0.02, 0.03, 0.04), (2, 1, 4), np.eye(3), "GBRG")
     mosaic = isp.unprocess(np.broadcast_to(np.float32([0.5, 0.6, 1.0]), (2, 4, 3)), camera, gamma=2.0)
     tile = [[0.36 + 0.01, 0.25 + 0.02], [0.125 + 0.03, 0.36 + 0.04]]
@@ -62,14 +62,14 @@ def test_every_site_is_its_colour_over_its_gain_and_black():
 
 
 def test_values_beyond_white_and_below_black_are_kept():
-    white, green = (np.broadcast_to(np.float32(colour), (2, 2, 3)) for colour in ([1, 1, 1], [0, 1, 0]))
+    white, green = (np.broadcast_to(np.float32(color), (2, 2, 3)) for color in ([1, 1, 1], [0, 1, 0]))
     # The drone's matrix keeps white, and its gain of green is 1.
     assert isp.unprocess(white, DRONE)[0, 1] == pytest.approx(1 + DRONE.black_level[1], rel=1e-5)
     camera = Camera((0.1,) * 4, (2, 1, 1), [[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
     assert isp.unprocess(green, camera)[0, 0] == pytest.approx(0.1 - 0.5 / 2, rel=1e-5)
 
 
-def test_below_zero_is_black():
+def test_negative_values_count_as_black():
     dark = np.broadcast_to(np.float32([-0.5, 0, -1e-9]), (2, 2, 3))
     np.testing.assert_allclose(isp.unprocess(dark, DRONE).ravel(), DRONE.black_level, rtol=1e-6)
 
@@ -103,7 +103,7 @@ def test_black_has_a_gradient_of_zero():
     assert all((gradient == 0).all() for gradient in gradients)
 
 
-def test_what_cannot_be_undone_is_refused():
+def test_refuses_a_singular_matrix():
     flat = Camera((0,) * 4, (1, 1, 1), [[1, 2, 3], [4, 5, 6], [5, 7, 9]])
     for function in (isp.unprocess, unprocessing.to_camera):
         with pytest.raises(ValueError, match=r"color_matrix must have an inverse, got the singular \(\(1.0, 2.0, 3.0"):
@@ -118,6 +118,6 @@ def test_what_cannot_be_undone_is_refused():
         (np.zeros((4, 4, 3), np.uint8), "rgb must be floating point with white at 1, got uint8: divide by its white"),
     ],
 )
-def test_refuses_what_is_no_picture(rgb, message, unchecked):
+def test_refuses_arrays_that_are_not_pictures(rgb, message, unchecked):
     with pytest.raises(ValueError, match=message):
         isp.unprocess(rgb, DRONE)

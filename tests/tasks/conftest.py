@@ -9,7 +9,7 @@ TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "r
 
 
 def draw(name, shape):
-    """The tensor of a PyTorch name in the networks that gave the golden figures."""
+    """Draws the tensor of a PyTorch name as in the networks that gave the golden values."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("running_var"):
         return 1 + 0.2 * rng.random(shape)
@@ -22,7 +22,10 @@ def draw(name, shape):
 
 @pytest.fixture(scope="session")
 def torch_state():
-    """A function that draws a state dict for a head; names and shapes are not taken from the loader, on purpose."""
+    """Returns a function that draws a state dict for a head.
+
+    It derives names and shapes without the loader that is tested.
+    """
 
     def state_of(head):
         state = {}
@@ -37,7 +40,7 @@ def torch_state():
 
 @pytest.fixture(scope="session")
 def assert_close():
-    """A function that compares norms, since single figures may be near zero."""
+    """Returns a function that compares norms, since single values may be near zero."""
 
     def compare(actual, expected, tolerance):
         assert np.linalg.norm(np.asarray(actual) - expected) <= tolerance * np.linalg.norm(expected)
@@ -47,7 +50,7 @@ def assert_close():
 
 @pytest.fixture(scope="session")
 def call_once():
-    """Compiles a function of a head and arrays and calls it."""
+    """Returns a function that compiles a function of a head and arrays, and calls it."""
 
     def call(function, head, *arrays):
         graphdef, state = nnx.split(head)

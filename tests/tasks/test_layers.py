@@ -30,10 +30,10 @@ def test_max_pool(size):
     np.testing.assert_allclose(gradient, expected, rtol=1e-6)
 
 
-def test_max_pool_gives_the_gradient_to_the_first_of_equals():
+def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():
     x = jnp.zeros((1, 4, 4, 1))
     gradient = jax.grad(lambda x: max_pool(x).sum())(x)[0, :, :, 0]
-    # The windows' first sites, less the padding: (0, 0), (0, 1), (1, 0) and (1, 1).
+    # The first pixels of the four windows inside the image are (0, 0), (0, 1), (1, 0) and (1, 1).
     np.testing.assert_array_equal(gradient, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
 
 
@@ -42,7 +42,7 @@ def test_max_pool_passes_nan_on():
     assert jnp.isnan(max_pool(x)).all()
 
 
-def test_running_statistics_are_torchs():
+def test_running_statistics_follow_pytorch():
     x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
     y = norm(x)
@@ -58,7 +58,7 @@ def plain_batch_norm(x, scale, bias):
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_gradients_of_batch_norm_are_those_of_its_formula(affine):
+def test_gradients_of_batch_norm_agree_with_its_formula(affine):
     with jax.enable_x64():
         x, weight = (3 + jax.random.normal(jax.random.key(k), (2, 3, 4, 5)) for k in range(2))
         graph, state = nnx.split(BatchNorm(5, affine=affine, rngs=nnx.Rngs(0)))
@@ -85,7 +85,7 @@ def test_relu_and_its_gradient():
     np.testing.assert_array_equal(jax.grad(lambda x: (3 * relu(x)).sum())(x), [0, 0, 0, 3, 3, 0])
 
 
-def test_evaluation_uses_the_running_statistics_and_leaves_them():
+def test_evaluation_uses_the_running_statistics_without_moving_them():
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
     norm(3 + jax.random.normal(jax.random.key(0), (2, 3, 4, 5)))
     norm.eval()
@@ -96,7 +96,7 @@ def test_evaluation_uses_the_running_statistics_and_leaves_them():
     np.testing.assert_array_equal(norm.var[...], var)
 
 
-def test_one_value_a_channel_cannot_be_normalised():
+def test_one_value_per_channel_cannot_be_normalized():
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"more than one value per channel to train, got shape \(1, 1, 1, 5\)"):
         norm(jnp.zeros((1, 1, 1, 5)))

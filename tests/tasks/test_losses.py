@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 
 from tasks import losses
 
-# Of segmentation_models_pytorch's DiceLoss(mode="binary", from_logits=True), and of an SSIM in PyTorch.
+# Results of DiceLoss(mode="binary", from_logits=True) of segmentation_models_pytorch, and of an SSIM in PyTorch.
 GOLDEN = np.load(pathlib.Path(__file__).with_name("losses.npz"))
 
 dice, ssim = jax.jit(losses.dice), jax.jit(losses.ssim)
@@ -36,7 +36,7 @@ def test_cross_entropy_of_large_logits_is_finite():
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
-def test_dice_and_ssim_are_the_references(transform):
+def test_dice_and_ssim_agree_with_pytorch(transform):
     for name, first, second in (("dice", "logits", "target"), ("ssim", "image_a", "image_b")):
         actual = transform(getattr(losses, name))(jnp.asarray(GOLDEN[first]), jnp.asarray(GOLDEN[second]))
         assert actual.shape == ()
@@ -48,19 +48,19 @@ def test_dice_in_closed_form():
     np.testing.assert_allclose(dice(200 * targets - 100, targets), 0, atol=1e-6)
     np.testing.assert_allclose(dice(100 - 200 * targets, targets), 1, atol=1e-6)
     np.testing.assert_allclose(dice(jnp.full_like(targets, -100), targets), 1, atol=1e-6)
-    # Half of each pixel: 2 * 12 / 2 over 12 + 32 / 2.
+    # Every pixel is predicted by half, so the score is 2 * (12 / 2) / (12 + 32 / 2).
     np.testing.assert_allclose(dice(jnp.zeros_like(targets), targets), 1 - 12 / 28, rtol=1e-6)
     np.testing.assert_array_equal(dice(jnp.ones_like(targets), jnp.zeros_like(targets)), 0)
 
 
-def test_dice_of_each_type_of_target():
+def test_dice_takes_every_type_of_target():
     logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
     expected = dice(logits, targets)
     for dtype in (bool, np.uint8, np.int32):
         np.testing.assert_array_equal(dice(logits[..., 0], targets[..., 0].astype(dtype)), expected)
 
 
-def test_padding_is_left_out_of_dice():
+def test_dice_ignores_padding():
     logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
     padded = [jnp.concatenate([array, array[:2]]) for array in (logits, targets)]
     value, gradient = dice_and_gradient(*padded, jnp.array([1.0, 1, 1, 0, 0]))
@@ -98,7 +98,7 @@ def test_dice_needs_equal_shapes(unchecked):
 
 def scipy_ssim(image_a, image_b):
     def blur(image):
-        # Of radius 5, which is 11 sites.
+        # A radius of 5 gives 11 taps.
         return scipy.ndimage.gaussian_filter(image, 1.5, mode="constant", radius=5, axes=(-3, -2))
 
     mean_a, mean_b = blur(image_a), blur(image_b)
@@ -109,7 +109,7 @@ def scipy_ssim(image_a, image_b):
 
 
 @pytest.mark.parametrize("size", [(20, 24), (7, 3)])
-def test_ssim_is_scipys(size):
+def test_ssim_agrees_with_scipy(size):
     rng = np.random.default_rng(0)
     image_a = rng.random((2, *size, 3))
     image_b = np.clip(image_a + 0.1 * rng.standard_normal(image_a.shape), 0, 1)
@@ -117,7 +117,7 @@ def test_ssim_is_scipys(size):
     np.testing.assert_allclose(actual, scipy_ssim(image_a, image_b), rtol=1e-5)
 
 
-def test_ssim_is_one_of_equals_and_symmetric():
+def test_ssim_is_one_for_equal_images_and_symmetric():
     image_a, image_b = (jnp.asarray(GOLDEN[name]) for name in ("image_a", "image_b"))
     np.testing.assert_allclose(ssim(image_a, image_a), 1, rtol=1e-6)
     np.testing.assert_allclose(ssim(image_a, image_b), ssim(image_b, image_a), rtol=1e-6)
@@ -131,7 +131,7 @@ def test_ssim_of_each_image_and_its_gradient():
     with jax.enable_x64():
         small = (jnp.asarray(image[0, :6, :5], float) for image in (GOLDEN["image_a"], GOLDEN["image_b"]))
         check_grads(ssim, tuple(small), order=1, modes=["rev"])
-    # Equal, and flat: variances are 0, or a rounding error less.
+    # For equal flat images, variances are 0, or less by rounding.
     flat = jnp.full((16, 16, 3), 0.3)
     np.testing.assert_allclose(jax.grad(ssim)(flat, flat), 0, atol=1e-6)
 

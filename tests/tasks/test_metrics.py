@@ -1,4 +1,4 @@
-"""Against scikit-learn."""
+"""Compares metrics with scikit-learn."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ CLASSES = 6
 
 
 def samples(batch=50):
-    """Classes 3 (never predicted), 4 (never true) and 5 (neither) are the odd ones."""
+    """Draws classes; 3 is never predicted, 4 is never true, and 5 is neither."""
     rng = np.random.default_rng(0)
     return rng.choice([0, 1, 2, 4], batch), rng.choice([0, 1, 2, 3], batch)
 

@@ -68,7 +68,7 @@ def test_num_batches_tracked_may_be_missing(head, state):
     tasks.load_torch_state(head, state)
 
 
-def test_what_is_kept_stays_whatever_the_state_has(head, state):
+def test_kept_variables_ignore_the_state(head, state):
     before = [np.asarray(variable[...]) for variable in (head.fc.kernel, head.fc.bias)]
     state["fc.weight"] = np.zeros((1000, 3))
     del state["fc.bias"]
@@ -78,7 +78,7 @@ def test_what_is_kept_stays_whatever_the_state_has(head, state):
     np.testing.assert_allclose(head.blocks[0].bias[...], state["blocks.0.bias"], rtol=1e-6)
 
 
-def test_every_misfit_is_named_and_nothing_changes(head, state):
+def test_every_mismatch_is_named_and_nothing_changes(head, state):
     before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(head)))
     del state["fc.bias"]
     state["blocks.0.weight"] = state["blocks.0.weight"][:, :1]

@@ -1,4 +1,4 @@
-"""Against torchvision, whose answers are in heads.npz (computed in float64, rounded to float32)."""
+"""Compares with torchvision, whose results are in heads.npz (computed in float64, rounded to float32)."""
 
 import pathlib
 
@@ -16,7 +16,7 @@ NAMES = ("resnet18", "resnet34", "resnet50")
 
 @pytest.fixture(scope="module", params=NAMES)
 def golden(request, torch_state):
-    """A network's name, and the network with the golden figures' weights."""
+    """Returns the name of a network, and the network with the weights of the golden values."""
     head = nnx.eval_shape(lambda: tasks.resnet(request.param, num_classes=9, rngs=nnx.Rngs(0)))
     tasks.load_torch_state(head, torch_state(head))
     return request.param, head
@@ -39,14 +39,14 @@ def evaluate(name, head, dtype, call_once):
     return call_once(logits_and_gradient, head, GOLDEN["input"].astype(dtype))
 
 
-# A ResNet-34 has the blocks of a ResNet-18.
+# Without ResNet-34, which has the blocks of ResNet-18.
 @pytest.mark.parametrize("golden", ["resnet18", "resnet50"], indirect=True)
 def test_evaluation_and_its_input_gradient(golden, assert_close, call_once):
     name, head = golden
     logits, gradient = evaluate(name, head, np.float32, call_once)
     assert_close(logits, GOLDEN[f"{name}.eval"], 1e-5)
-    # It is 1e-6 where this was written, but two sites in one window of the max pool tie in float32. Where rounding lets
-    # the other one win, the gradient goes there, and differs by up to 1.3e-2. The next test has no such doubt.
+    # In float32, two pixels in one window of the max pool tie, and rounding decides which of them gets the gradient. So
+    # the difference is either 1e-6 or as large as 1.3e-2. The next test avoids this in float64.
     assert_close(gradient, GOLDEN[f"{name}.input_grad"], 2e-2)
 
 
@@ -63,7 +63,7 @@ def test_evaluation_and_its_input_gradient_in_float64(golden, assert_close, call
 def test_training(golden, assert_close, call_once):
     name, head = golden
     head.train()
-    # Batch norm over as few as eight values amplifies float32's rounding from layer to layer; in float64 it is 3e-8.
+    # Batch norm over as few as eight values amplifies rounding from layer to layer. In float64, the difference is 3e-8.
     assert_close(call_once(lambda head, image: head(image), head, GOLDEN["input"]), GOLDEN[f"{name}.train"], 2e-4)
 
 
@@ -93,13 +93,13 @@ def test_weights_start_as_in_torchvision():
     assert jnp.abs(head.fc.kernel[...]).max() > 0.99 * 512**-0.5
 
 
-def test_parameter_counts_are_torchvisions():
+def test_parameter_counts_equal_torchvision():
     counts = {"resnet18": 11_689_512, "resnet34": 21_797_672, "resnet50": 25_557_032}
     for name, count in counts.items():
         head = nnx.eval_shape(lambda name=name: tasks.resnet(name, num_classes=1000, rngs=nnx.Rngs(0)))
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(head, nnx.Param))) == count
 
 
-def test_unknown_name():
+def test_refuses_unknown_names():
     with pytest.raises(ValueError, match="name must be one of resnet18, resnet34, resnet50, got 'resnet19'"):
         tasks.resnet("resnet19", num_classes=9, rngs=nnx.Rngs(0))

@@ -1,4 +1,4 @@
-"""Against segmentation_models_pytorch, whose answers are in unet.npz (computed in float64, rounded to float32)."""
+"""Compares with segmentation_models_pytorch, whose results are in unet.npz (float64, rounded to float32)."""
 
 import pathlib
 
@@ -25,7 +25,7 @@ def abstract(network="unet", encoder="resnet18", **options):
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def golden(request, torch_state):
-    """A network's name among the golden figures, and the network with their weights."""
+    """Returns the name of a network among the golden values, and the network with their weights."""
     network, options = NETWORKS[request.param]
     head = nnx.eval_shape(lambda: tasks.unet(network, **options, rngs=nnx.Rngs(0)))
     tasks.load_torch_state(head, torch_state(head))
@@ -51,7 +51,7 @@ def test_training(golden, assert_close, call_once):
     indirect=True,
 )
 def test_input_gradient_in_float64(golden, assert_close, call_once):
-    # In float32 two sites in one window of the max pool tie, and the gradient may go to either.
+    # In float32, two pixels in one window of the max pool tie, and the gradient may go to either.
     name, head = golden
     head.eval()
 
@@ -104,7 +104,7 @@ def test_shapes(network, depth):
     assert nnx.eval_shape(lambda head, image: head(image), head, image).shape == (2, 2**depth, 3 * 2**depth, 2)
 
 
-def test_parameter_counts_are_those_of_segmentation_models_pytorch():
+def test_parameter_counts_equal_segmentation_models_pytorch():
     for network, count in {"unet": 24_436_369, "unetplusplus": 26_078_609}.items():
         head = abstract(network, "resnet34")
         assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(head, nnx.Param))) == count
@@ -122,7 +122,7 @@ def test_weights_start_as_in_segmentation_models_pytorch():
     np.testing.assert_allclose(np.std(head.encoder.conv1.kernel[...]), np.sqrt(2 / (7 * 7 * 64)), rtol=0.05)
 
 
-def test_tensors_of_stages_that_are_not_used_are_left_out(torch_state):
+def test_tensors_of_unused_stages_are_ignored(torch_state):
     head = abstract(depth=2)
     state = torch_state(head)
     unused = {"encoder.layer2.0.conv1.weight", "encoder.layer4.1.bn2.running_var", "encoder.fc.bias"}
@@ -133,7 +133,7 @@ def test_tensors_of_stages_that_are_not_used_are_left_out(torch_state):
             tasks.load_torch_state(head, state | {name: np.zeros(3)})
 
 
-def test_an_encoder_takes_a_classifiers_weights(torch_state):
+def test_an_encoder_accepts_the_weights_of_a_classifier(torch_state):
     classifier = nnx.eval_shape(lambda: tasks.resnet("resnet18", num_classes=9, rngs=nnx.Rngs(0)))
     state = torch_state(classifier)
     head = abstract(depth=4)
@@ -143,7 +143,7 @@ def test_an_encoder_takes_a_classifiers_weights(torch_state):
 
 
 @pytest.mark.parametrize("size", [(63, 64), (64, 72), (16, 16)])
-def test_sizes_that_do_not_divide(size):
+def test_refuses_sizes_that_are_not_multiples(size):
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     message = rf"height and width must be multiples of 32, got shape \(1, {size[0]}, {size[1]}, 3\)"
     with pytest.raises(ValueError, match=message):
@@ -163,6 +163,6 @@ def test_sizes_that_do_not_divide(size):
         ),
     ],
 )
-def test_options_that_do_not_exist(options, message):
+def test_refuses_invalid_options(options, message):
     with pytest.raises(ValueError, match=message):
         abstract(**options)

@@ -12,7 +12,7 @@ OFFSET = jnp.array([0.1, 0.2])
 
 
 def step(state, parameters):
-    """A contraction that is not linear, and a count of its steps."""
+    """Applies a nonlinear contraction, and counts its steps."""
     x, count = state
     matrix, offset = parameters
     moved = jnp.tanh(matrix @ x) + offset
@@ -53,13 +53,13 @@ def steps_by_the_rule(stop, state, parameters, max_iterations):
     return count
 
 
-# Whole segments of the backward pass, and segments cut short; 9 = 3 * 3.
+# The backward pass works in segments of sqrt(n) steps: some cases have whole segments (9 = 3 * 3), others a short one.
 CASES = [(stop, n) for stop in (small, settled) for n in (2, 5, 50)]
 CASES += [(never, n) for n in (0, 1, 2, 8, 9, 10, 37)] + [(at_once, n) for n in (0, 1, 20)]
 
 
 @pytest.mark.parametrize(("stop", "max_iterations"), CASES)
-def test_steps_and_gradients_are_those_of_the_loop_written_out(stop, max_iterations):
+def test_steps_and_gradients_equal_those_of_the_written_out_loop(stop, max_iterations):
     with jax.enable_x64(True):
         state, parameters = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (STATE, (MATRIX, OFFSET)))
         steps = steps_by_the_rule(stop, state, parameters, max_iterations)
@@ -127,7 +127,7 @@ def test_other_derivatives_fail(derivative):
         derivative(lambda scale: iterate(step, small, STATE, (scale * MATRIX, OFFSET), 10)[0].sum())(1.0)
 
 
-def test_the_gradient_s_memory_grows_with_the_root_of_the_iterations():
+def test_the_memory_of_a_gradient_grows_with_the_root_of_the_iterations():
     def memory(max_iterations):
         def loss(x):
             return jnp.sum(iterate(lambda x, p: (jnp.sin(p * x), x[0]), never, x, jnp.ones(()), max_iterations))

@@ -15,7 +15,7 @@ RNG = np.random.default_rng(0)
 
 
 def correlate_plainly(planes, kernels, border):
-    """The docstring's formula, in NumPy's float64, one site of the period at a time."""
+    """Computes the formula of the docstring in float64 with SciPy, one site of the period at a time."""
     outputs, _, _, _, row_period, col_period = kernels.shape
     results = np.zeros((outputs, *planes[0].shape))
     for k, y, x in np.ndindex(outputs, row_period, col_period):
@@ -55,7 +55,7 @@ def test_kernels_repeat_with_the_position(border, periods, sides):
     with jax.enable_x64(True):
         planes = RNG.normal(size=(2, 3, 8, 10))
         kernels = RNG.normal(size=(3, 2, *sides, *periods))
-        kernels[0, 0, 0, 0] = 0  # a tap that is left out
+        kernels[0, 0, 0, 0] = 0  # A tap that is left out.
         expected = correlate_plainly(planes, kernels, border)
         for weights in (kernels, jnp.array(kernels)):
             result = stencil.correlate_planes(tuple(jnp.array(planes)), weights, border)
@@ -66,8 +66,8 @@ def test_kernels_repeat_with_the_position(border, periods, sides):
 @pytest.mark.parametrize(
     ("periods", "sides"), [((1, 1), (5, 3)), ((2, 2), (3, 3)), ((2, 2), (5, 5)), ((1, 2), (1, 5)), ((2, 1), (3, 1))]
 )
-def test_gradients_are_those_of_a_bilinear_map(border, periods, sides):
-    """<g, f(x, k)> is <x, df^T_x g> and <k, df^T_k g>, and a perturbation's effect is the formula's again."""
+def test_gradients_of_a_bilinear_map(border, periods, sides):
+    """Checks <df^T g, dx> = <g, df dx>, where df dx is the formula itself for a changed plane or kernel."""
     with jax.enable_x64(True):
         planes, other = RNG.normal(size=(2, 2, 3, 8, 10))
         kernels, change = RNG.normal(size=(2, 3, 2, *sides, *periods))
@@ -102,7 +102,7 @@ def test_apart_changes_no_number_and_passes_derivatives_through():
 
 
 def test_apart_is_not_inlined():
-    """What keeps XLA from fusing it is an attribute of the call, which must survive differentiation."""
+    """An attribute of the call keeps XLA from fusing it, and must survive differentiation."""
     apart = stencil.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
     for function, calls in ((apart, 1), (jax.grad(lambda x: apart(x).sum()), 2)):
         assert jax.jit(function).lower(jnp.ones(3)).as_text().count('inlineable = "false"') == calls
@@ -110,7 +110,7 @@ def test_apart_is_not_inlined():
 
 @pytest.mark.parametrize("batch", [1, 6, 7])
 def test_each_image_equals_the_whole_batch(monkeypatch, batch):
-    monkeypatch.setattr(stencil, "_PIXELS_AT_ONCE", 2 * 4 * 5)  # two images of 4x5
+    monkeypatch.setattr(stencil, "_PIXELS_AT_ONCE", 2 * 4 * 5)  # Two images of 4x5.
     images = jnp.array(RNG.random((batch, 4, 5), np.float32))
 
     def total(gain, images, mapped):

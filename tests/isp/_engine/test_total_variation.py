@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp._engine.total_variation import tv_bregman, tv_chambolle
+from isp.denoise import tv_bregman, tv_chambolle
 
 RNG = np.random.default_rng(0)
 NOISE = RNG.random((13, 18, 3))
@@ -25,7 +25,7 @@ COTANGENT, DIRECTION = RNG.normal(size=(2, *NOISE.shape))
 
 @functools.cache
 def differentiated(function):
-    """Compiled once for all tests: a scalar of the result and its gradients for the image and the weight."""
+    """Compiles a scalar of the result and its gradients for image and weight, once for all tests."""
     return jax.jit(jax.value_and_grad(lambda rgb, weight: jnp.sum(COTANGENT * function(rgb, weight)), (0, 1)))
 
 
@@ -86,7 +86,7 @@ def test_chambolle_keeps_the_mean_of_each_channel():
 
 @pytest.mark.parametrize("weight", [0.05, 20.0])
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_gradients_are_those_of_finite_differences(function, weight):
+def test_gradients_agree_with_finite_differences(function, weight):
     h = 1e-6
     with jax.enable_x64(True):
 
@@ -96,7 +96,7 @@ def test_gradients_are_those_of_finite_differences(function, weight):
         _, (by_rgb, by_weight) = differentiated(function)(NOISE, weight)
         along = (value(NOISE + h * DIRECTION, weight) - value(NOISE - h * DIRECTION, weight)) / (2 * h)
         np.testing.assert_allclose(jnp.sum(by_rgb * DIRECTION), along, rtol=1e-6)
-        # A large weight moves the value by so little that a smaller step's difference drowns in its rounding.
+        # A large weight hardly moves the value, so a smaller step would vanish in rounding.
         h = 1e-5 * weight
         np.testing.assert_allclose(
             by_weight, (value(NOISE, weight + h) - value(NOISE, weight - h)) / (2 * h), rtol=1e-6
@@ -104,14 +104,14 @@ def test_gradients_are_those_of_finite_differences(function, weight):
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_gradients_are_finite_where_nothing_slopes(function):
+def test_gradients_are_finite_where_the_image_is_flat(function):
     with jax.enable_x64(True):
         for rgb in (STEP, IMAGES["constant"], 0 * NOISE):
             assert all(np.isfinite(gradient).all() for gradient in differentiated(function)(rgb, 1.0)[1])
 
 
 @pytest.mark.parametrize("function", [tv_chambolle, tv_bregman])
-def test_a_batch_is_its_images_one_by_one(function):
+def test_a_batch_equals_its_images_one_by_one(function):
     rgb = np.stack([IMAGES[name] for name in ("noise", "constant", "noisy step", "out of range")])
     with jax.enable_x64(True):
         result = function(rgb.reshape(2, 2, *rgb.shape[1:]), 0.1).reshape(rgb.shape)

@@ -1,0 +1,207 @@
+"""The bilateral filter: weighted means over square windows, with each pair of pixels compared only once."""
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from isp._engine import stencil
+from isp._engine.checks import Scalar, check_image
+
+# Width of a bin of color distances, and the distance between the values that neighboring bins stand for.
+Rounding = tuple[Array, Array]
+
+
+class _Residuals(NamedTuple):
+    padded: tuple[Array, ...]
+    means: tuple[Array, ...]
+    total: Array
+    spatial_rate: Array
+    color_rate: Array
+    rounding: Rounding | None
+
+
+@jax.jit(static_argnames=("size", "bins", "centered"))
+def bilateral_filter(
+    rgb: Array, sigma_spatial: Scalar, sigma_color: Scalar | None, size: int, bins: int | None, centered: bool
+) -> Array:
+    """Applies `isp.denoise.bilateral`, whose arguments have been checked, with a window of a given size."""
+    check_image(rgb)
+    # The squares of small differences need more than the range of float16.
+    dtype, rgb = rgb.dtype, rgb.astype(jnp.promote_types(rgb.dtype, jnp.float32))
+    values = rgb.reshape(*rgb.shape[:-3], math.prod(rgb.shape[-3:]))
+    low, high = (extreme(values, -1)[..., None, None] for extreme in (jnp.min, jnp.max))
+    # An image of one value has a spread and a deviation of 0. They are replaced, and the image is returned as it is.
+    constant = low == high
+    if sigma_color is None:
+        variance = jnp.var(values, -1)[..., None, None]
+        # Where the variance underflows, so do color distances, and colors cannot be told apart.
+        constant |= variance < jnp.finfo(rgb.dtype).tiny
+        sigma_color = jnp.sqrt(jnp.where(constant, 1, variance))
+    black = jnp.minimum(low, 0)
+    spread = jnp.where(constant, 1, high - black)
+    color_rate = (high / spread / 3 / sigma_color) ** 2 / 2
+    spatial_rate = jnp.asarray(sigma_spatial, rgb.dtype) ** -2 / 2
+    # scikit-image divides integers to find a bin, which makes bins a little wider than the distances they stand for.
+    rounding = None if bins is None else (spread / (bins // 3), spread * 3 / bins)
+    planes = tuple(rgb[..., c] - black for c in range(3))
+    means = _window_means(size, centered, planes, spatial_rate, color_rate, rounding)
+    return jnp.stack([jnp.where(constant, rgb[..., c], mean + black) for c, mean in enumerate(means)], -1).astype(dtype)
+
+
+def _weighted_means(
+    size: int,
+    centered: bool,
+    planes: tuple[Array, ...],
+    spatial_rate: Array,
+    color_rate: Array,
+    rounding: Rounding | None,
+) -> tuple[Array, ...]:
+    """Computes means over windows, weighted by exp(-rate * distance^2) in space and in color; zero beyond the border.
+
+    With `rounding`, color distances are rounded down to multiples of a bin.
+    """
+    means, _ = _forward(size, centered, planes, spatial_rate, color_rate, rounding)
+    return means
+
+
+_window_means = jax.custom_vjp(_weighted_means, nondiff_argnums=(0, 1))
+
+
+def _forward(
+    size: int,
+    centered: bool,
+    planes: tuple[Array, ...],
+    spatial_rate: Array,
+    color_rate: Array,
+    rounding: Rounding | None,
+) -> tuple[tuple[Array, ...], _Residuals]:
+    def average(
+        padded: tuple[Array, ...], color_weights: list[Array], spatial_rate: Array
+    ) -> tuple[tuple[Array, ...], Array]:
+        spatial = _spatial_weights(size, centered, spatial_rate)
+        weights = [s * w for s, w in zip(spatial, _in_reading_order(size, color_weights, padded[0]), strict=True)]
+        total = stencil.total(weights)
+        return tuple(_dot(weights, stencil.windows(plane, size)) / total for plane in padded), total
+
+    padded = tuple(stencil.pad(plane, size // 2, size // 2, "zero") for plane in planes)
+    color_weights = stencil.apart(functools.partial(_color_weights, size))(padded, color_rate, rounding)
+    means, total = stencil.apart(average)(padded, color_weights, spatial_rate)
+    return means, _Residuals(padded, means, total, spatial_rate, color_rate, rounding)
+
+
+def _backward(
+    size: int, centered: bool, residuals: _Residuals, gradients: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], Array, Array, Rounding | None]:
+    """Gathers from the same windows; the derivatives of shifts would scatter each into an image of its own.
+
+    A mean is m = sum_o s_o w_o v_o / t over offsets o, with s_o and w_o the weights in space and color, and t their
+    sum. With a = (gradient for m) / t, the gradient for log w_o is s_o w_o (a.v_o - a.m), where the dot is a sum over
+    channels. Seen from the pixel at o, this pixel has the same w; the s, a and m of that pixel give the other half of
+    the gradient for w.
+    """
+    padded, means, total, spatial_rate, color_rate, rounding = residuals
+
+    def scale(gradients: tuple[Array, ...], means: tuple[Array, ...], total: Array) -> tuple[Array, ...]:
+        scaled = tuple(gradient / total for gradient in gradients)
+        return (*scaled, _dot(scaled, means))
+
+    def gather(
+        padded: tuple[Array, ...],
+        color_weights: list[Array],
+        scaled: tuple[Array, ...],
+        spatial_rate: Array,
+        color_rate: Array,
+    ) -> tuple[tuple[Array, ...], Array, Array]:
+        distances, spatial = _squared_distances(size, centered), _spatial_weights(size, centered, spatial_rate)
+        weights = _in_reading_order(size, color_weights, padded[0])
+        values = list(zip(*(stencil.windows(plane, size) for plane in padded), strict=True))
+        scaled_windows = list(zip(*(stencil.windows(plane, size) for plane in scaled), strict=True))
+        v, (*a, am) = values[size**2 // 2], scaled_windows[size**2 // 2]
+        zero = jnp.zeros((), padded[0].dtype)
+        gradients, spatial_gradient, color_gradient = [zero] * 3, zero, zero
+        for distance, s, s_back, w, v_o, (*a_o, am_o) in zip(
+            distances, spatial, reversed(spatial), weights, values, scaled_windows, strict=True
+        ):
+            own = s * w * (_dot(a, v_o) - am)
+            other = s_back * w * (_dot(a_o, v) - am_o)
+            difference = [there - here for there, here in zip(v_o, v, strict=True)]
+            pull = 2 * color_rate * (own + other)
+            gradients = [g + s_back * w * x + pull * d for g, x, d in zip(gradients, a_o, difference, strict=True)]
+            spatial_gradient -= distance * own
+            color_gradient -= _dot(difference, difference) * own
+        return tuple(gradients), spatial_gradient, color_gradient
+
+    scaled = stencil.apart(scale)(gradients, means, total)
+    scaled = tuple(stencil.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
+    # The gradient ignores the rounding, whose derivative is 0 almost everywhere.
+    color_weights = stencil.apart(functools.partial(_color_weights, size))(padded, color_rate, None)
+    planes_gradient, spatial_gradient, color_gradient = stencil.apart(gather)(
+        padded, color_weights, scaled, spatial_rate, color_rate
+    )
+    color_gradient = color_gradient.sum((-2, -1), keepdims=True)
+    return planes_gradient, spatial_gradient.sum(), color_gradient, jax.tree.map(jnp.zeros_like, rounding)
+
+
+_window_means.defvjp(_forward, _backward)
+
+
+def _squared_distances(size: int, centered: bool) -> list[int]:
+    """Lists the squared distances from a pixel to the pixels of its window, in reading order.
+
+    Unless `centered`, these are scikit-image's distances, which `isp.denoise.bilateral` explains.
+    """
+    side = size if centered else size + 1
+    offsets = np.arange(side) - side // 2
+    return np.add.outer(offsets**2, offsets**2).ravel()[: size**2].tolist()
+
+
+def _spatial_weights(size: int, centered: bool, spatial_rate: Array) -> list[Array]:
+    return [jnp.exp(-spatial_rate * distance) for distance in _squared_distances(size, centered)]
+
+
+def _following(size: int) -> list[tuple[int, int]]:
+    """Lists the offsets from a pixel to the pixels of its window that follow it in reading order."""
+    offsets = itertools.product(range(-(size // 2), size // 2 + 1), repeat=2)
+    return [(y, x) for y, x in offsets if (y, x) > (0, 0)]
+
+
+def _color_weights(size: int, padded: Sequence[Array], color_rate: Array, rounding: Rounding | None) -> list[Array]:
+    """Computes, for each offset of `_following`, the color weight that two pixels so far apart have for each other.
+
+    The earlier pixel of each pair ranges over the image and beyond its border, so that the later pixel covers the whole
+    image as well.
+    """
+    radius = size // 2
+    height, width = (side - 2 * radius for side in padded[0].shape[-2:])
+    weights = []
+    for y, x in _following(size):
+        top, left, right = radius - y, radius - max(x, 0), radius - min(x, 0)
+        earlier = (..., slice(top, radius + height), slice(left, right + width))
+        later = (..., slice(top + y, radius + height + y), slice(left + x, right + width + x))
+        differences = [plane[later] - plane[earlier] for plane in padded]
+        squares = _dot(differences, differences)
+        if rounding is not None:
+            width_of_bin, value_of_bin = rounding
+            squares = (jnp.floor(jnp.sqrt(squares) / width_of_bin) * value_of_bin) ** 2
+        weights.append(jnp.exp(-color_rate * squares))
+    return weights
+
+
+def _in_reading_order(size: int, color_weights: Sequence[Array], padded: Array) -> list[Array]:
+    """Lists the color weights of each window's pixels in reading order; a pair's weight serves both of its pixels."""
+    height, width = (side - (size - 1) for side in padded.shape[-2:])
+    following = list(zip(_following(size), color_weights, strict=True))
+    after = [w[..., y : y + height, max(x, 0) : max(x, 0) + width] for (y, x), w in following]
+    before = [w[..., :height, max(-x, 0) : max(-x, 0) + width] for (_, x), w in following]
+    return [*reversed(before), jnp.ones((), padded.dtype), *after]
+
+
+def _dot(a: Sequence[Array], b: Sequence[Array]) -> Array:
+    return stencil.total(x * y for x, y in zip(a, b, strict=True))

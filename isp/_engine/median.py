@@ -1,0 +1,93 @@
+"""The median over square windows, by networks of comparisons that XLA can vectorize."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from isp._engine import stencil
+
+
+def window_median(plane: Array, size: int) -> Array:
+    """Computes the median of the window of `size` by `size` pixels around each pixel of a plane `(..., H, W)`.
+
+    The border repeats the outermost pixels. The pixels of a window that equal its median share the gradient evenly.
+    Forward mode does not work.
+    """
+    return _median(size, plane)
+
+
+def _network(size: int, plane: Array) -> Array:
+    radius = size // 2
+    network = _median_of_9 if size == 3 else functools.partial(_median_of_all, size)
+    return stencil.apart(network)(stencil.pad(plane, radius, radius, "symmetric"))
+
+
+_median = jax.custom_vjp(_network, nondiff_argnums=(0,))
+
+
+def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
+    medians = _median(size, plane)
+    return medians, (plane, medians)
+
+
+def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    """Compares with the median again; the derivatives of the network would keep the result of each comparison."""
+    plane, medians = residuals
+
+    def share(padded: Array, medians: Array, gradient: Array) -> Array:
+        """Divides a window's gradient by the number of its pixels that equal the median."""
+        ties = ((value == medians).astype(gradient.dtype) for value in stencil.windows(padded, size))
+        return gradient / stencil.total(ties)
+
+    def collect(plane: Array, medians: Array, shares: Array) -> Array:
+        around = zip(stencil.windows(medians, size), stencil.windows(shares, size), strict=True)
+        return stencil.total(jnp.where(plane == median, share, 0) for median, share in around)
+
+    pad = functools.partial(stencil.pad, rows=size // 2, cols=size // 2, border="symmetric")
+    shares = stencil.apart(share)(pad(plane), medians, gradient)
+    # A window that reaches over the border sees the pixels near it more than once. Its reflection is a window around a
+    # position beyond the border, so collecting from the reflected windows as well counts these pixels as often.
+    return (stencil.apart(collect)(plane, pad(medians), pad(shares)),)
+
+
+_median.defvjp(_forward, _backward)
+
+
+def _median_of_9(padded: Array) -> Array:
+    """Computes the medians of 3x3 windows; each column of three is sorted once for the three windows that share it.
+
+    The median of nine numbers is the median of three: the greatest minimum of the columns, the median of their medians
+    and the least of their maxima. A. W. Paeth, "Median finding on a 3x3 grid", Graphics Gems (1990).
+    """
+    height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
+    columns = _sorted([padded[..., i : i + height, :] for i in range(3)])
+    least, middle, greatest = ([ranked[..., j : j + width] for j in range(3)] for ranked in columns)
+    candidates = functools.reduce(jnp.maximum, least), _sorted(middle)[1], functools.reduce(jnp.minimum, greatest)
+    return _sorted(candidates)[1]
+
+
+def _median_of_all(size: int, padded: Array) -> Array:
+    return _sorted(stencil.windows(padded, size))[size**2 // 2]
+
+
+def _sorted(values: Sequence[Array]) -> list[Array]:
+    """Sorts arrays elementwise. The compiler drops exchanges whose results are not used."""
+    values = list(values)
+    for i, j in _exchanges(len(values)):
+        values[i], values[j] = jnp.minimum(values[i], values[j]), jnp.maximum(values[i], values[j])
+    return values
+
+
+def _exchanges(count: int) -> Iterator[tuple[int, int]]:
+    """Lists the exchanges of Batcher's sorting network: D. E. Knuth, The Art of Computer Programming 3, 5.2.2M."""
+    top = 1 << (max(count - 1, 1).bit_length() - 1)
+    p = top
+    while p:
+        q, r, d = top, 0, p
+        while d:
+            yield from ((i, i + d) for i in range(count - d) if i & p == r)
+            q, r, d = q // 2, p, q - p
+        p //= 2
