@@ -15,9 +15,8 @@ from flax import nnx
 from tqdm import tqdm
 
 import tasks
-from r2l_jax.data.fetch import download
 from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.hosts import on_first_process
 from tasks.resnet import NETWORKS, ResNetTrunk
 
@@ -193,7 +192,7 @@ def _one_line(url: str) -> Iterator[None]:
         yield
     except requests.RequestException as error:
         if error.response is None:
-            why = download.reason(error)
+            why = root_cause(error)
         else:
             why = f"HTTP {error.response.status_code} {error.response.reason}"
         raise InputError(

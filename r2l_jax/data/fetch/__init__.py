@@ -1,1 +1,1 @@
-"""Downloading the published data sets, continued where it was interrupted."""
+"""Downloads that continue where they were interrupted."""

@@ -1,5 +1,6 @@
-"""Unpacking archives of which neither the names nor the sizes are trusted."""
+"""Unpacks archives without trusting the names and sizes that they state."""
 
+import functools
 import lzma
 import pathlib
 import shutil
@@ -8,24 +9,24 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, NamedTuple, cast
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, one_line
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-# Raw mosaics are noise in their lower bits and shrink by less than ten, even dim ones; deflate's best is 1032.
+# Raw mosaics have noise in their lower bits, so even dim ones shrink by less than 10. Deflate shrinks by up to 1032.
 MAX_RATIO = 100
-# An archive of nothing but masks, which are mostly empty, shrinks by more, and does no harm.
+# Masks are mostly empty and shrink by more than MAX_RATIO, but an archive of this unpacked size does no harm.
 ALWAYS_ALLOWED = 2**30
-# A disk that is filled to the last byte breaks other programs.
+# A completely full disk breaks other programs.
 MAX_OF_FREE_DISK = 0.9
-# The published sets have some ten thousand files; a million empty ones would use up a file system's inodes.
+# The published sets have some ten thousand files, and a million empty files would use up a file system's inodes.
 MAX_FILES = 10**6
 
 _CHUNK = 2**20
 
-# What zipfile and tarfile let through of damaged, encrypted or unknown content, beside OSError.
+# The exceptions other than OSError that zipfile and tarfile raise for damaged, encrypted or unknown content.
 _UNREADABLE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -36,24 +37,30 @@ _UNREADABLE = (
     ValueError,
 )
 
-# A member's name, whether it is a folder, why it is refused if it is, and a function that opens it.
-_Member = tuple[str, bool, str | None, Callable[[], IO[bytes]]]
+
+class _Member(NamedTuple):
+    """A file or folder in an archive; `refusal` says why it must not be unpacked, if so."""
+
+    name: str
+    is_folder: bool
+    refusal: str | None
+    open: Callable[[], IO[bytes]]
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file of this name can be unpacked."""
+    """Returns whether a file of this name can be unpacked."""
     return name.lower().endswith(SUFFIXES)
 
 
 def inside(root: pathlib.Path, name: str) -> pathlib.Path:
-    """The path of `name`, as an archive or a server gives it, under `root`.
+    """Returns the path under `root` for a name from an archive or a server.
 
     Args:
         root: the folder that nothing may leave.
         name: parts separated by slashes, or by backslashes as some Windows programs write them.
 
     Raises:
-        InputError: the name is empty, absolute, leads upwards, or has characters that cannot be printed.
+        InputError: the name is empty or absolute, leads upwards, or has unprintable characters.
     """
     path = pathlib.PureWindowsPath(name)
     if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
@@ -62,52 +69,24 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
 
 
 def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
-    """Unpacks a zip or tar archive into a new folder; the folder is removed again if anything is wrong.
+    """Unpacks a zip or tar archive into a new folder; removes the folder if anything is wrong.
 
-    Only plain files and folders are taken, with the user's own permissions. Bytes are counted as they are written,
-    whatever the archive's headers say.
+    Only plain files and folders are accepted, and they get the user's default permissions. Bytes are counted as they
+    are written, whatever sizes the archive states.
 
     Args:
-        archive: the file; its name says what it is, see `SUFFIXES`.
-        target: the folder to make; what an earlier, interrupted call left there is removed.
+        archive: the file; its suffix is one of `SUFFIXES`.
+        target: the folder to make; a folder left by an interrupted call is removed first.
 
     Raises:
-        InputError: a member would leave the folder, is a link or a device, or is there twice; the archive is damaged,
+        InputError: a member would leave the folder, is a link or a device, or exists twice; the archive is damaged,
             encrypted, or unpacks to more than `MAX_RATIO` times its size, `MAX_OF_FREE_DISK` of the free disk or
             `MAX_FILES` files; or writing fails.
     """
     shutil.rmtree(target, ignore_errors=True)
-    members = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
     try:
         target.mkdir(parents=True)
-        free = shutil.disk_usage(target).free
-        limits = {
-            f"{MAX_RATIO} times its size, as no data set's does": max(
-                MAX_RATIO * archive.stat().st_size, ALWAYS_ALLOWED
-            ),
-            f"{MAX_OF_FREE_DISK:.0%} of the {free} bytes free on the disk": int(MAX_OF_FREE_DISK * free),
-        }
-        limit = min(limits, key=limits.__getitem__)
-        left = limits[limit]
-        for count, (name, is_folder, refusal, open_member) in enumerate(members(archive), 1):
-            if refusal:
-                raise InputError(f"{name!r} is {refusal}")
-            if count > MAX_FILES:
-                raise InputError(f"it has more than {MAX_FILES} files")
-            path = inside(target, name)
-            # What macOS adds to its zip files: a shadow of the tree, in which folders have the names looked for.
-            if "__MACOSX" in path.parts:
-                continue
-            if is_folder:
-                path.mkdir(parents=True, exist_ok=True)
-                continue
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open_member() as source, path.open("xb") as file:
-                while chunk := source.read(_CHUNK):
-                    left -= len(chunk)
-                    if left < 0:
-                        raise InputError(f"it unpacks to more than {limit}")
-                    file.write(chunk)
+        _unpack_members(archive, target)
     except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, InputError):
@@ -116,14 +95,43 @@ def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
             where = f" {error.filename}" if error.filename else ""
             raise InputError(f"{archive}: unpacking{where}: {error.strerror or error}") from None
         if isinstance(error, _UNREADABLE):
-            raise InputError(f"{archive}: damaged or no archive: {' '.join(str(error).split())}") from None
+            raise InputError(f"{archive}: damaged or no archive: {one_line(error)}") from None
         raise
+
+
+def _unpack_members(archive: pathlib.Path, target: pathlib.Path) -> None:
+    free = shutil.disk_usage(target).free
+    limits = {
+        f"{MAX_RATIO} times its size, as no data set's does": max(MAX_RATIO * archive.stat().st_size, ALWAYS_ALLOWED),
+        f"{MAX_OF_FREE_DISK:.0%} of the {free} bytes free on the disk": int(MAX_OF_FREE_DISK * free),
+    }
+    limit, left = min(limits.items(), key=lambda item: item[1])
+    members = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
+    for count, member in enumerate(members(archive), 1):
+        if member.refusal:
+            raise InputError(f"{member.name!r} is {member.refusal}")
+        if count > MAX_FILES:
+            raise InputError(f"it has more than {MAX_FILES} files")
+        path = inside(target, member.name)
+        # macOS adds a second tree with metadata to its zip files, whose folders could be mistaken for the data set's.
+        if "__MACOSX" in path.parts:
+            continue
+        if member.is_folder:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with member.open() as source, path.open("xb") as file:
+            while chunk := source.read(_CHUNK):
+                left -= len(chunk)
+                if left < 0:
+                    raise InputError(f"it unpacks to more than {limit}")
+                file.write(chunk)
 
 
 def _zip_members(archive: pathlib.Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as opened:
         if sum(member.compress_size for member in opened.infolist()) > archive.stat().st_size:
-            raise InputError("its files overlap, as in a bomb")
+            raise InputError("its files overlap, as in a zip bomb")
         for member in opened.infolist():
             if member.filename == "./":
                 continue
@@ -131,24 +139,26 @@ def _zip_members(archive: pathlib.Path) -> Iterator[_Member]:
             plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
             refusal = "encrypted" if member.flag_bits & 1 else None if plain else "a link or a device"
             is_folder = member.filename.endswith(("/", "\\"))
-            yield member.filename, is_folder, refusal, lambda member=member: opened.open(member)
+            yield _Member(member.filename, is_folder, refusal, functools.partial(opened.open, member))
 
 
 def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
     with tarfile.open(archive) as opened:
         for member in opened:
-            # A whole tar file often begins with the folder itself.
+            # An archive of a whole folder often starts with that folder itself.
             if member.isdir() and member.name in (".", "./"):
                 continue
             refusal = None if member.isreg() or member.isdir() else "a link or a device"
-            yield member.name, member.isdir(), refusal, lambda member=member: opened.extractfile(member)
+            # Only for a member that is refused, extractfile returns None.
+            open_member = functools.partial(cast(Callable[..., IO[bytes]], opened.extractfile), member)
+            yield _Member(member.name, member.isdir(), refusal, open_member)
 
 
 def merge(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves what is in one folder into another on the same disk; files of the same name are replaced.
+    """Moves the content of a folder into another folder on the same disk, and replaces files of the same names.
 
     Raises:
-        OSError: a file is where a folder should be, or the reverse.
+        OSError: a file is in the place of a folder, or a folder in the place of a file.
     """
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):

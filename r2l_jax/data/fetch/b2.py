@@ -1,4 +1,4 @@
-"""Folders of a Backblaze B2 bucket, brought to the disk file by file."""
+"""Downloads folders of a Backblaze B2 bucket file by file."""
 
 import concurrent.futures
 import contextlib
@@ -22,21 +22,21 @@ from tqdm import tqdm
 
 from r2l_jax.data.fetch.archives import inside
 from r2l_jax.data.fetch.partial import Dropped, Remote, Sink, check_free_disk, fetch
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, one_line
 
 # The bucket that the data sets were published in.
 BUCKET = "perturbed-minds"
 
-# Most files are small, so that it is the answers' delay that counts; B2 takes many more at once.
+# Most files are small, so waiting for the server takes most of the time. B2 allows many more requests at once.
 THREADS = 16
 
-# B2's own programs write this empty file to make a folder.
+# The empty file with which B2's own programs mark a folder.
 _FOLDER_MARK = ".bzEmpty"
 
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Who asks, and for which bucket.
+    """The credentials for a bucket.
 
     Attributes:
         bucket: the bucket's name.
@@ -52,7 +52,7 @@ class Account:
 
 
 def find_account(bucket: str, key_id: str | None = None, key: str | None = None) -> Account:
-    """An account from what is given, and from the variables that B2's own tools read for what is not.
+    """Returns an account from the arguments and, for missing ones, from the environment variables of B2's own tools.
 
     Args:
         bucket: the bucket's name.
@@ -60,7 +60,7 @@ def find_account(bucket: str, key_id: str | None = None, key: str | None = None)
         key: the application key; None is $B2_APPLICATION_KEY.
 
     Raises:
-        InputError: neither given nor in the environment.
+        InputError: the identifier or the key is neither given nor in the environment.
     """
     key_id = key_id or os.environ.get("B2_APPLICATION_KEY_ID")
     key = key or os.environ.get("B2_APPLICATION_KEY")
@@ -75,27 +75,27 @@ def find_account(bucket: str, key_id: str | None = None, key: str | None = None)
 def download_folders(
     account: Account, folders: Mapping[str, pathlib.Path], done: Mapping[pathlib.Path, str]
 ) -> dict[pathlib.Path, str]:
-    """Brings every file under some folders of a bucket to the disk, several at a time.
+    """Downloads every file in some folders of a bucket, several at once.
 
-    What is there already with the right size and SHA-1 is left alone. Large files carry a SHA-1 only if who uploaded
-    them said so (`large_file_sha1`); without, their size has to do.
+    Local files with the right size and SHA-1 are kept. Large files have a SHA-1 only if their uploader stated it
+    (`large_file_sha1`); without one, only the size is compared.
 
     Args:
-        account: the key and the bucket.
-        folders: the bucket's folders, and the folders on the disk that their files go to.
-        done: files to leave out, by their place on the disk, if they still have this fingerprint (`Remote`).
+        account: the credentials for the bucket.
+        folders: the folders in the bucket, and the local folder for the files of each.
+        done: files to leave out if they still have this `Remote.fingerprint`, by their local paths.
 
     Returns:
-        The fingerprint of every file under these folders, by its place on the disk.
+        The fingerprint of every file in these folders, by its local path.
 
     Raises:
-        InputError: B2 refuses the key, has no such bucket or no such folder, cannot be reached, or sends other bytes
-            than it announced; a file's name leaves its folder; the disk is full.
+        InputError: B2 refuses the key, has no such bucket or folder, cannot be reached, or sends other bytes than it
+            announced; a file's name leaves its folder; or the disk is full.
     """
     bucket = _open(account)
     files = {}
     for folder, place in folders.items():
-        with _one_line(account, f"folder {folder}"):
+        with _as_input_error(account, f"folder {folder}"):
             versions = [version for version, _ in bucket.ls(f"{folder}/", recursive=True)]
         versions = [version for version in versions if version.file_name.rsplit("/", 1)[-1] != _FOLDER_MARK]
         if not versions:
@@ -116,15 +116,15 @@ def download_folders(
 
 def _open(account: Account) -> Bucket:
     api = B2Api(
-        InMemoryAccountInfo(),
+        InMemoryAccountInfo(),  # pyright: ignore[reportArgumentType]  # b2sdk declares the class of another version
         api_config=account.api_config,
         max_download_workers=THREADS,
-        # It could not check the files that are continued; `fetch` checks all.
+        # b2sdk cannot check files that are continued, and `fetch` checks all files.
         check_download_hash=False,
     )
-    with _one_line(account, "signing in"):
+    with _as_input_error(account, "signing in"):
         api.authorize_account("production", account.key_id, account.key)
-        return api.get_bucket_by_name(account.bucket)
+        return api.get_bucket_by_name(account.bucket)  # pyright: ignore[reportReturnType]  # of another version as well
 
 
 def _download(
@@ -136,16 +136,17 @@ def _download(
         concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
     ):
 
-        def bring(target: pathlib.Path, remote: Remote, version: FileVersion) -> None:
+        def download_file(target: pathlib.Path, remote: Remote, version: FileVersion) -> None:
             def read(sink: Sink, start: int) -> None:
-                with _one_line(account, remote.name):
+                with _as_input_error(account, remote.name):
                     try:
                         range_ = (start, remote.size - 1) if start else None
-                        version.download(range_=range_).save(sink, allow_seeking=False)
+                        download = version.download(range_=range_)
+                        download.save(sink, allow_seeking=False)  # pyright: ignore[reportArgumentType]  # needs no more
                     except (B2Error, requests.RequestException) as error:
                         if isinstance(error, B2Error) and not isinstance(error, TransientErrorMixin):
                             raise
-                        raise Dropped(" ".join(str(error).split())) from None
+                        raise Dropped(one_line(error)) from None
 
             fetch(remote, target, read, bar, stop)
 
@@ -154,11 +155,11 @@ def _download(
             missing = {target: wanted[target] for target, is_there in zip(wanted, there, strict=True) if not is_there}
             check_free_disk(folder, {target: remote for target, (remote, _) in missing.items()})
             bar.total = sum(remote.size for remote, _ in missing.values())
-            futures = [pool.submit(bring, target, *file) for target, file in missing.items()]
+            futures = [pool.submit(download_file, target, *file) for target, file in missing.items()]
             for future in concurrent.futures.as_completed(futures):
                 future.result()
         except BaseException:
-            # The files under way end at their next bytes, and the others do not start.
+            # Files being downloaded end at their next bytes, and the others do not start.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -172,8 +173,8 @@ def _is_there(target: pathlib.Path, remote: Remote) -> bool:
 
 
 @contextlib.contextmanager
-def _one_line(account: Account, what: str) -> Iterator[None]:
-    """Turns b2sdk's errors into InputErrors."""
+def _as_input_error(account: Account, what: str) -> Iterator[None]:
+    """Turns an error of b2sdk into an InputError that says what was being done."""
     try:
         yield
     except (InvalidAuthToken, Unauthorized, NotAllowedByAppKeyError) as error:
@@ -184,4 +185,4 @@ def _one_line(account: Account, what: str) -> Iterator[None]:
         reason = str(error)
     else:
         return
-    raise InputError(f"B2: {what}: {' '.join(reason.split())}")
+    raise InputError(f"B2: {what}: {one_line(reason)}")

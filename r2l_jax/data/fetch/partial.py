@@ -1,4 +1,4 @@
-"""Files that arrive over a network, in pieces: what has come is kept, and the next call asks for the rest."""
+"""Downloads of single files that keep the bytes received so far, so that the next call asks only for the rest."""
 
 import contextlib
 import dataclasses
@@ -21,9 +21,9 @@ class Remote:
     """A file as its source describes it.
 
     Attributes:
-        name: what to call it in messages.
-        size: in bytes.
-        checksum: "md5:..." or "sha1:...", in hexadecimal; None if the source has none.
+        name: the file's name in messages.
+        size: the size in bytes.
+        checksum: "md5:..." or "sha1:..." in hexadecimal; None if the source has none.
     """
 
     name: str
@@ -32,31 +32,31 @@ class Remote:
 
     @property
     def fingerprint(self) -> str:
-        """What tells this file from another of its name."""
+        """The checksum or, without one, the size: distinguishes this file from another one of its name."""
         return self.checksum or f"size:{self.size}"
 
     def mismatch(self, path: pathlib.Path) -> str | None:
-        """How the file at `path` differs from this one; None if it does not."""
+        """Describes how the file at a path differs from this one; returns None if it does not differ."""
         size = path.stat().st_size
         if size != self.size:
-            return f"{size} bytes came, expected {self.size}"
+            return f"got {size} bytes, expected {self.size}"
         if self.checksum is None:
             return None
         algorithm, expected = self.checksum.split(":", 1)
-        came = pooch.file_hash(str(path), alg=algorithm)
-        return None if came == expected else f"the {algorithm.upper()} of what came is {came}, expected {expected}"
+        digest = pooch.file_hash(str(path), alg=algorithm)
+        return None if digest == expected else f"got the {algorithm.upper()} {digest}, expected {expected}"
 
 
-class Dropped(Exception):  # noqa: N818 -- the rest may still come
-    """The connection ended before the file did."""
+class Dropped(Exception):  # noqa: N818 -- not an error, since the rest may still come
+    """Raised when the connection ends before the file does."""
 
 
-class Stopped(Exception):  # noqa: N818 -- nothing went wrong here
-    """Another file's download failed, and this one was asked to end."""
+class Stopped(Exception):  # noqa: N818 -- not an error of this file
+    """Raised when a download is asked to end because another file's download failed."""
 
 
 class Sink:
-    """Where a download's bytes go: appends to a file, counts them, and takes no more than were announced."""
+    """The destination of a download: appends bytes to a file, counts them, and refuses more than were announced."""
 
     def __init__(self, file: BinaryIO, remote: Remote, bar: tqdm, stop: threading.Event):
         self._file, self._remote, self._bar, self._stop = file, remote, bar, stop
@@ -66,18 +66,18 @@ class Sink:
         if self._stop.is_set():
             raise Stopped
         if self._file.tell() + len(data) > self._remote.size:
-            raise InputError(f"{self._remote.name}: more than the {self._remote.size} bytes expected came")
+            raise InputError(f"{self._remote.name}: got more than the {self._remote.size} bytes expected")
         self._bar.update(len(data))
         return self._file.write(data)
 
     def restart(self) -> None:
-        """Drops what has come so far."""
+        """Discards the bytes received so far."""
         self._bar.update(-self._file.tell())
         self._file.seek(0)
         self._file.truncate()
 
     def seekable(self) -> bool:
-        """False: the bytes come in order, so that an interrupted file is one without its end."""
+        """Returns False: bytes must come in order, so that an interrupted file lacks only its end."""
         return False
 
 
@@ -88,22 +88,22 @@ def fetch(
     bar: tqdm,
     stop: threading.Event | None = None,
 ) -> None:
-    """Brings a file to `target`, where it appears whole and checked or not at all.
+    """Downloads a file to `target`, where it appears complete and checked or not at all.
 
-    Until then it is `<target>.part`, which an interruption leaves for the next call. A connection that drops is taken
-    up again as long as each one brings the file further.
+    Until then the file is `<target>.part`, which stays after an interruption for the next call. If the connection is
+    dropped, it is opened again, as long as each connection brings more bytes.
 
     Args:
         remote: the file.
-        target: where it shall be; its folder is made. A file that is there is replaced.
-        read: called with a sink and how many bytes are there already: writes the following ones to it. If the source
-            begins from the first byte nevertheless, it calls `sink.restart()` before. Raises Dropped if the connection
-            ends.
+        target: the path to download to. Its folder is made, and an existing file is replaced.
+        read: called with a sink and with the number of bytes that are there already; writes the following bytes to the
+            sink. If the source can only start at the first byte, it calls `sink.restart()` first. Raises Dropped if the
+            connection ends.
         bar: the progress bar, in bytes.
         stop: ends the download from another thread.
 
     Raises:
-        InputError: the source sends other bytes than it announced, or no more; or writing fails.
+        InputError: the source sends other bytes than it announced, or no more bytes; or writing fails.
         Stopped: `stop` was set.
     """
     part = target.with_name(f"{target.name}.part")
@@ -117,7 +117,7 @@ def fetch(
                 return
             bar.update(-part.stat().st_size)
             part.unlink()
-            # What an earlier call left may have been of another version of the file.
+            # The bytes of an earlier call may be from another version of the file; then a fresh download may succeed.
             if not continued:
                 raise InputError(f"{remote.name}: {problem}")
     except OSError as error:
@@ -136,7 +136,7 @@ def _fill(
         bar.update(file.tell())
         earlier = furthest = file.tell()
         while (start := file.tell()) < remote.size:
-            reason = "no more came"
+            reason = "the source sent no more"
             try:
                 read(sink, start)
             except Dropped as drop:
@@ -144,21 +144,21 @@ def _fill(
             if file.tell() <= furthest:
                 raise InputError(
                     f"{remote.name}: {reason} after {file.tell()} of {remote.size} bytes; "
-                    "the same command again goes on from there"
+                    "the same command goes on from there"
                 )
             furthest = file.tell()
         return earlier > 0
 
 
 def check_free_disk(folder: pathlib.Path, missing: Mapping[pathlib.Path, Remote]) -> None:
-    """Finds out before a download whether it will fit on the disk.
+    """Checks before a download whether the files fit on the disk.
 
     Args:
         folder: a folder on the disk.
-        missing: the files to come, by their targets.
+        missing: the files to download by their targets.
 
     Raises:
-        InputError: they do not fit.
+        InputError: the files do not fit.
     """
     parts = {target.with_name(f"{target.name}.part"): remote.size for target, remote in missing.items()}
     needed = sum(size - min(size, part.stat().st_size if part.is_file() else 0) for part, size in parts.items())
@@ -169,10 +169,10 @@ def check_free_disk(folder: pathlib.Path, missing: Mapping[pathlib.Path, Remote]
 
 @contextlib.contextmanager
 def lock(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other downloads out of a folder: two that append to one file would spoil it.
+    """Keeps other downloads out of a folder, since two downloads that append to one file would spoil it.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has locked the folder.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -181,7 +181,7 @@ def lock(folder: pathlib.Path) -> Iterator[None]:
         except BlockingIOError:
             raise InputError(f"{folder}: another download into this folder is under way") from None
         except OSError:
-            # Some network file systems lock no folders; there it is up to the user.
+            # Some network file systems cannot lock folders. There, the user must not start two downloads.
             pass
         yield
     finally:

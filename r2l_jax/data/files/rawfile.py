@@ -233,7 +233,7 @@ def _gains(as_shot: Sequence[float], daylight: Sequence[float]) -> tuple[float, 
 
 
 def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
-    """Returns the matrix from camera RGB to linear sRGB of the file or, if it has none, of LibRaw's table of cameras."""
+    """Returns the matrix from camera RGB to linear sRGB: the file's own, or else that of LibRaw's table of cameras."""
     own = raw.color_matrix[:, :3]
     if own.any():
         return own

@@ -11,11 +11,11 @@ from r2l_jax.runtime.errors import InputError
 
 
 def write_zip(path, members, **details):
-    """Members are pairs of a name and bytes; details are attributes of every member's entry."""
+    """Writes members, pairs of a name and bytes, whose entries have the attributes in `details`."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in members:
             member = zipfile.ZipInfo(name)
-            member.filename = name  # which ZipInfo would shorten
+            member.filename = name  # because ZipInfo shortens the name
             member.compress_type = zipfile.ZIP_DEFLATED
             for detail, value in details.items():
                 setattr(member, detail, value)
@@ -39,7 +39,7 @@ WRITERS = {"a.zip": write_zip, "a.tar.gz": write_tar}
 
 @pytest.fixture
 def refused(tmp_path):
-    """A function that unpacks an archive, and checks that it is refused and leaves nothing."""
+    """Returns a function that checks that an archive is refused and leaves nothing."""
 
     def unpack(archive, message):
         before = sorted(tmp_path.rglob("*"))
@@ -109,7 +109,7 @@ def test_refuses_bombs(tmp_path, refused, monkeypatch, name, limits, message):
 
 
 def test_refuses_files_that_overlap(tmp_path, refused):
-    """Sixteen entries for one and the same compressed file."""
+    """Sixteen entries share one compressed file."""
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("x0", bytes(2**20))
         for number in range(1, 16):
@@ -122,14 +122,14 @@ def test_refuses_files_that_overlap(tmp_path, refused):
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "a.tar.xz"])
-def test_refuses_what_is_damaged(tmp_path, refused, name):
+def test_refuses_damaged_archives(tmp_path, refused, name):
     content = WRITERS.get(name, write_tar)(tmp_path / name, [("x", bytes(range(256)) * 64)]).read_bytes()
     for damaged in (b"", b"no archive", content[: len(content) // 2], content[:60] + b"\xff" * 20 + content[80:]):
         (tmp_path / name).write_bytes(damaged)
         refused(tmp_path / name, "damaged or no archive|unpacking")
 
 
-def test_refuses_encrypted_files_and_names_that_come_twice(tmp_path, refused):
+def test_refuses_encrypted_files_and_duplicate_names(tmp_path, refused):
     archive = write_zip(tmp_path / "a.zip", [("x", b"1")])
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + 8] |= 1
@@ -151,7 +151,7 @@ def test_a_full_disk_is_one_line(tmp_path, refused, monkeypatch):
     refused(archive, "unpacking: No space left on device")
 
 
-def test_merge_keeps_what_is_there_and_replaces_files(tmp_path):
+def test_merge_keeps_existing_files_and_replaces_those_of_the_same_name(tmp_path):
     for path, content in {"a/x": "old", "a/keep": "old", "b/x": "new", "b/y": "new"}.items():
         (tmp_path / "target" / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "source" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ SCALES = ("001", "005", "010", "025", "050", "075", "100")
 
 
 class Server:
-    """B2 as b2sdk simulates it, with one bucket, and a list of the downloads that were asked for."""
+    """A B2 simulated by b2sdk, with one bucket and a list of the requested downloads."""
 
     def __init__(self):
         self.raw = RawSimulator()
@@ -44,7 +44,7 @@ class Server:
             self.bucket.upload_bytes(content, name)
 
     def stored(self, name):
-        """The simulator's own record of a file."""
+        """Returns the simulator's record of a file."""
         (stored,) = (f for f in self.raw.bucket_name_to_bucket["data"].file_id_to_file.values() if f.name == name)
         return stored
 
@@ -66,7 +66,7 @@ def contents(root):
 
 
 def microscopy():
-    """Raw-Microscopy by the bucket's names, and what is to become of it: one intensity comes as an archive."""
+    """Returns the files of Raw-Microscopy in the bucket, with one intensity in an archive, and the files to expect."""
     images = {f"raw_scale{scale}/Ma190c_1.tiff": f"raw {scale}".encode() for scale in SCALES}
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -80,7 +80,7 @@ def microscopy():
     return bucket, disk | {f"labels/{name}": content for name, content in labels.items()}
 
 
-def test_microscopy_comes_in_the_published_layout_and_only_once(server, tmp_path):
+def test_microscopy_is_downloaded_in_the_published_layout_and_only_once(server, tmp_path):
     bucket, disk = microscopy()
     server.put(bucket)
     account = server.account()
@@ -98,28 +98,28 @@ def test_microscopy_comes_in_the_published_layout_and_only_once(server, tmp_path
     assert contents(tmp_path / "microscopy").items() >= disk.items()
 
 
-def test_drone_comes_in_the_published_layout(server, tmp_path):
+def test_drone_is_downloaded_in_the_published_layout(server, tmp_path):
     images = {f"raw_scale{scale}/DJI_1.tif": scale.encode() for scale in SCALES}
     server.put({f"drone/images/{name}": content for name, content in images.items()} | {"drone/masks/DJI_1.png": b"m"})
-    server.put({"drone/images_other/x": b"another folder, whose name begins alike"})
+    server.put({"drone/images_other/x": b"in a folder whose name starts with the same word"})
     download("Drone", tmp_path, "b2", b2_account=server.account())
     images = {f"images_full/{name}": content for name, content in images.items()}
     assert contents(tmp_path / "drone") == images | {"masks_full/DJI_1.png": b"m"}
 
 
-def test_what_the_bucket_lacks_is_named(server, tmp_path):
+def test_missing_files_of_the_bucket_are_named(server, tmp_path):
     bucket, _ = microscopy()
     server.put({name: content for name, content in bucket.items() if "raw_scale010" not in name})
     with pytest.raises(InputError, match=r"bucket data lacks images/raw_scale010$"):
         download("Microscopy", tmp_path, "b2", b2_account=server.account())
 
 
-def test_files_come_in_parallel(server, tmp_path):
+def test_files_are_downloaded_in_parallel(server, tmp_path):
     together = threading.Barrier(4, timeout=20)
     count = server.raw.download_file_from_url
 
     def wait(*arguments, **options):
-        together.wait()  # breaks unless four are asked for at once
+        together.wait()  # raises unless four files are requested at the same time
         return count(*arguments, **options)
 
     server.raw.download_file_from_url = wait
@@ -130,7 +130,7 @@ def test_files_come_in_parallel(server, tmp_path):
 
 
 @pytest.mark.parametrize("left", ["the beginning", "something else", "too much"])
-def test_goes_on_with_a_part(server, tmp_path, left):
+def test_the_part_of_an_earlier_call_is_continued_or_replaced(server, tmp_path, left):
     content = bytes(range(256)) * 200
     server.put({"folder/x": content})
     part = {"the beginning": content[:20000], "something else": b"?" * 20000, "too much": content + b"?"}[left]
@@ -142,7 +142,7 @@ def test_goes_on_with_a_part(server, tmp_path, left):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_large_files_are_checked_by_the_sha1_that_their_uploader_gave(server, tmp_path, known):
+def test_large_files_are_checked_by_the_sha1_of_their_uploader(server, tmp_path, known):
     content = bytes(range(250)) * 4
     if known:
         server.bucket.upload_bytes(
@@ -162,11 +162,11 @@ def test_large_files_are_checked_by_the_sha1_that_their_uploader_gave(server, tm
     assert len(server.asked) == known
 
 
-def test_a_wrong_hash_is_refused_and_leaves_nothing_of_the_file(server, tmp_path):
+def test_a_file_with_a_wrong_hash_is_refused_and_removed(server, tmp_path):
     server.put({"folder/good": b"good", "folder/x": b"what was uploaded"})
     server.stored("folder/x").data_bytes = b"what was spoilt.."
     came, expected = (hashlib.sha1(b).hexdigest() for b in (b"what was spoilt..", b"what was uploaded"))
-    with pytest.raises(InputError, match=f"^folder/x: the SHA1 of what came is {came}, expected {expected}$"):
+    with pytest.raises(InputError, match=f"^folder/x: got the SHA1 {came}, expected {expected}$"):
         server.fetch(tmp_path)
     assert not [name for name in contents(tmp_path) if name.startswith("x")]
 
@@ -181,12 +181,12 @@ def test_a_file_that_ends_early_stays_as_a_part(server, tmp_path):
         return response
 
     server.raw.download_file_from_url = cut
-    with pytest.raises(InputError, match=r"^folder/x: .* after 5000 of 10240 bytes; the same command again goes on"):
+    with pytest.raises(InputError, match=r"^folder/x: .* after 5000 of 10240 bytes; the same command goes on"):
         server.fetch(tmp_path)
     assert contents(tmp_path) == {"x.part": (bytes(range(256)) * 40)[:5000]}
 
 
-def test_an_interruption_leaves_a_part_to_go_on_with(server, tmp_path):
+def test_an_interrupted_download_is_continued(server, tmp_path):
     content = bytes(range(256)) * 80
     server.put({"folder/x": content})
     count = server.raw.download_file_from_url
@@ -214,7 +214,7 @@ def test_an_interruption_leaves_a_part_to_go_on_with(server, tmp_path):
 def test_a_failure_ends_the_other_downloads(server, tmp_path):
     server.put({"folder/bad": b"as uploaded"} | {f"folder/x{n:03}": bytes(20000) for n in range(100)})
     server.stored("folder/bad").data_bytes = b"as spoilt.."
-    with pytest.raises(InputError, match="folder/bad: the SHA1"):
+    with pytest.raises(InputError, match="folder/bad: got the SHA1"):
         server.fetch(tmp_path)
     assert len(server.asked) < 60
 
@@ -230,7 +230,7 @@ def test_a_failure_ends_the_other_downloads(server, tmp_path):
         ("a\\b", r"folder/a/b and folder/a\\b would both become .*/a/b"),
     ],
 )
-def test_names_are_not_trusted(server, tmp_path, name, message):
+def test_names_that_leave_the_folder_are_refused(server, tmp_path, name, message):
     server.put({"folder/a/b": b"", "folder/?": b"x"})
     server.stored("folder/?").name = f"folder/{name}"
     bucket = server.raw.bucket_name_to_bucket["data"]
@@ -300,7 +300,7 @@ def test_the_account_is_given_or_in_the_environment(monkeypatch):
 
 LARGE = random.Random(0).randbytes(3_000_000)
 
-# Downloads the large file from a simulator of its own, slowly.
+# Slowly downloads the large file from its own simulator.
 CHILD = """
 import importlib.util, pathlib, sys, time
 spec = importlib.util.spec_from_file_location("test_b2", sys.argv[1])
@@ -329,7 +329,7 @@ server.fetch(pathlib.Path(sys.argv[2]))
 """
 
 
-def test_a_killed_download_goes_on_with_the_bytes_that_are_missing(server, tmp_path):
+def test_a_killed_download_continues_with_the_missing_bytes(server, tmp_path):
     part = tmp_path / "large.tiff.part"
     child = subprocess.Popen([sys.executable, "-c", CHILD, __file__, str(tmp_path)], stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60

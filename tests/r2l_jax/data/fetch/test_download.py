@@ -27,7 +27,7 @@ def tiff(shape=(4, 6)):
     return file.getvalue()
 
 
-# The published layouts, tiny, but for one picture that is several of a download's pieces.
+# The published layouts with tiny files, except for one picture that arrives in several pieces.
 LARGE = {"100": (320, 320)}
 STEM = "Ma190c_lame1_zone1_composite_Mcropped_1"
 TREES = {
@@ -63,15 +63,15 @@ def renamed(tree, *replacements):
 
 
 class Zenodo:
-    """A record of Zenodo's on loopback, and what was asked of it.
+    """A record of Zenodo's on loopback that counts the requests.
 
     Attributes:
-        files: the record's, by name.
-        fields: what the record says of a file in place of the truth.
-        sends: what is sent in place of a file.
-        statuses: HTTP status by path.
-        drops: after how many bytes of a body the connection ends, for each of the following requests.
-        ranges: whether it knows about them; or what it says of the range it sends.
+        files: the contents of the record's files by name.
+        fields: wrong fields for the record's list of files.
+        sends: other bytes to send for a file.
+        statuses: the HTTP status by path.
+        drops: for each of the next requests, the number of bytes after which the connection ends.
+        ranges: whether ranges are supported; or a wrong range to state.
         asked: the range of each request for a file, or None.
     """
 
@@ -129,7 +129,7 @@ class Zenodo:
 
 @pytest.fixture
 def serve():
-    """A function that starts a record with some files."""
+    """Returns a function that serves a record with some files."""
     started = []
 
     def start(files):
@@ -182,7 +182,7 @@ PACKINGS = {
 
 @pytest.mark.parametrize("dataset", TREES)
 @pytest.mark.parametrize("packing", PACKINGS)
-def test_zenodo_comes_in_the_published_layout_and_only_once(serve, tmp_path, dataset, packing):
+def test_zenodo_is_downloaded_in_the_published_layout_and_only_once(serve, tmp_path, dataset, packing):
     folder = dataset.lower()
     files = {name.format(folder): content for name, content in PACKINGS[packing](TREES[dataset]).items()}
     others = {"readme.txt": b"", f"{folder}-datasheet.pdf": b"", "views.zip": pack_zip({"x": b""})}
@@ -215,14 +215,14 @@ def check_complete(place):
     assert found == TREES["Microscopy"]
 
 
-def test_a_dropped_connection_is_taken_up_again(zenodo, tmp_path):
+def test_a_dropped_connection_is_continued(zenodo, tmp_path):
     zenodo.drops = [100_000, 70_000]
     fetch(zenodo, tmp_path)
     check_complete(tmp_path)
     assert zenodo.asked[0] is None
     starts = [int(asked.removeprefix("bytes=").removesuffix("-")) for asked in zenodo.asked[1:]]
     assert len(starts) == 2
-    # All that came is kept, but for less than a piece.
+    # At most one piece is lost.
     assert 100_000 - PIECE < starts[0] <= 100_000
     assert 70_000 - PIECE < starts[1] - starts[0] <= 70_000
 
@@ -238,9 +238,9 @@ def test_a_dropped_connection_is_taken_up_again(zenodo, tmp_path):
         (ARCHIVE + b"?", True, [None]),
         (ARCHIVE, True, []),
     ],
-    ids=["resumed", "ignored", "other bytes", "other bytes, ignored", "spoilt", "too long", "complete"],
+    ids=["resumed", "ignored", "other bytes", "other bytes, ignored", "wrong bytes", "too long", "complete"],
 )
-def test_a_part_of_an_earlier_call(zenodo, tmp_path, part, ranges, asked):
+def test_the_part_of_an_earlier_call_is_continued_or_replaced(zenodo, tmp_path, part, ranges, asked):
     (tmp_path / f"{NAME}.part").write_bytes(part)
     zenodo.ranges = ranges
     fetch(zenodo, tmp_path)
@@ -248,14 +248,14 @@ def test_a_part_of_an_earlier_call(zenodo, tmp_path, part, ranges, asked):
     assert zenodo.asked == asked
 
 
-def test_an_archive_that_is_there_is_checked_and_used(zenodo, tmp_path):
+def test_an_existing_archive_is_checked_and_used(zenodo, tmp_path):
     (tmp_path / NAME).write_bytes(ARCHIVE)
     fetch(zenodo, tmp_path)
     check_complete(tmp_path)
     assert zenodo.asked == []
     shutil.rmtree(tmp_path / "microscopy")
     (tmp_path / NAME).write_bytes(b"the user's own")
-    with pytest.raises(InputError, match=rf"{NAME} is there, but it is not {NAME}: 14 bytes came, .*; move it away"):
+    with pytest.raises(InputError, match=rf"{NAME} exists, but is not {NAME}: got 14 bytes, .*; move it away"):
         fetch(zenodo, tmp_path)
     assert contents(tmp_path) == {NAME: b"the user's own"}
 
@@ -268,14 +268,14 @@ SPOILT = ARCHIVE[:-1] + b"?"
     [
         (
             {"sends": {NAME: SPOILT}},
-            f"^{NAME}: the MD5 of what came is {hashlib.md5(SPOILT).hexdigest()}, "
+            f"^{NAME}: got the MD5 {hashlib.md5(SPOILT).hexdigest()}, "
             f"expected {hashlib.md5(ARCHIVE).hexdigest()}$",
             [],
         ),
-        ({"sends": {NAME: ARCHIVE + b"?"}}, rf"more than the {len(ARCHIVE)} bytes expected came", [f"{NAME}.part"]),
-        ({"sends": {NAME: ARCHIVE[:9]}}, rf"no more came after 9 of {len(ARCHIVE)} bytes", [f"{NAME}.part"]),
-        ({"drops": [9, 0]}, r"after 0 of \d+ bytes; the same command again goes on from there", []),
-        ({"ranges": "bytes 0-9/10", "drops": [80_000]}, r"range 'bytes 0-9/10' came, .* byte 65536", [f"{NAME}.part"]),
+        ({"sends": {NAME: ARCHIVE + b"?"}}, rf"got more than the {len(ARCHIVE)} bytes expected$", [f"{NAME}.part"]),
+        ({"sends": {NAME: ARCHIVE[:9]}}, rf"the source sent no more after 9 of {len(ARCHIVE)} bytes", [f"{NAME}.part"]),
+        ({"drops": [9, 0]}, r"after 0 of \d+ bytes; the same command goes on from there", []),
+        ({"ranges": "bytes 0-9/10", "drops": [80_000]}, r"got the range .bytes 0-9/10., .* 65536", [f"{NAME}.part"]),
         ({"ranges": False, "drops": [80_000] * 9}, r"IncompleteRead.* after 65536 of", [f"{NAME}.part"]),
         ({"statuses": {"": 404}}, r"/api/records/5235536: HTTP 404 Not Found$", []),
         ({"statuses": {"": 500}}, r"/api/records/5235536: HTTP 500 Internal Server Error$", []),
@@ -291,7 +291,7 @@ SPOILT = ARCHIVE[:-1] + b"?"
         ({"fields": {"links": {"self": "http://127.0.0.1:9/"}}}, r"Connection refused after 0 of \d+", []),
     ],
 )  # fmt: skip
-def test_what_goes_wrong_is_one_line_and_nothing_is_half_there(zenodo, tmp_path, changes, message, left):
+def test_an_error_is_one_line_and_leaves_no_incomplete_file(zenodo, tmp_path, changes, message, left):
     for name, value in changes.items():
         setattr(zenodo, name, value)
     with pytest.raises(InputError, match=message) as caught:
@@ -311,7 +311,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_half_there(zenodo, tmp_path,
             pack_zip(
                 {name: c for name, c in TREES["Microscopy"].items() if "025" not in name and "labels" not in name}
             ),
-            "no images/raw_scale025, labels/Ma190c_annotations.dat in what was unpacked",
+            "the unpacked files lack images/raw_scale025, labels/Ma190c_annotations.dat",
         ),
         (
             pack_zip(TREES["Microscopy"] | {"microscopy/images/more.zip": pack_zip({"../x": b""})}),
@@ -319,7 +319,7 @@ def test_what_goes_wrong_is_one_line_and_nothing_is_half_there(zenodo, tmp_path,
         ),
     ],
 )
-def test_an_archive_that_is_refused_stays_and_is_not_fetched_again(zenodo, tmp_path, archive, message):
+def test_a_refused_archive_stays_and_is_not_downloaded_again(zenodo, tmp_path, archive, message):
     zenodo.files = {NAME: archive}
     for _ in range(2):
         with pytest.raises(InputError, match=message) as caught:
@@ -350,10 +350,10 @@ def test_a_folder_that_cannot_be_made_is_one_line(zenodo, tmp_path):
 
 
 @pytest.mark.parametrize("there", ["microscopy/mine.txt", "microscopy"])
-def test_what_is_there_is_not_touched(zenodo, tmp_path, there):
+def test_existing_files_are_not_touched(zenodo, tmp_path, there):
     (tmp_path / there).parent.mkdir(exist_ok=True)
     (tmp_path / there).write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"microscopy is there, but is not what .* has: move it away|Not a directory"):
+    with pytest.raises(InputError, match=r"microscopy exists, but differs from .*: move it away|Not a directory"):
         fetch(zenodo, tmp_path)
     assert contents(tmp_path) == {there: b"mine"}
     assert zenodo.asked == []
@@ -362,11 +362,11 @@ def test_what_is_there_is_not_touched(zenodo, tmp_path, there):
 def test_a_data_set_that_lost_a_file_is_named(zenodo, tmp_path):
     fetch(zenodo, tmp_path)
     (tmp_path / "microscopy/labels/Ma190c_annotations.dat").unlink()
-    with pytest.raises(InputError, match="microscopy is there, but is not what"):
+    with pytest.raises(InputError, match="microscopy exists, but differs from"):
         fetch(zenodo, tmp_path)
 
 
-def test_two_downloads_into_one_folder_do_not_mix(zenodo, tmp_path):
+def test_two_downloads_into_one_folder_are_refused(zenodo, tmp_path):
     with partial.lock(tmp_path), pytest.raises(InputError, match="another download into this folder is under way"):
         fetch(zenodo, tmp_path)
     fetch(zenodo, tmp_path)

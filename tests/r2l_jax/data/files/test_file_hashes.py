@@ -14,20 +14,20 @@ from r2l_jax.runtime.errors import InputError
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache folder of the test's own."""
+    """Gives the test its own cache folder."""
     monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
     return tmp_path / "cache" / "file_hashes"
 
 
 @pytest.fixture
 def settled(monkeypatch):
-    """Takes files for older than they are."""
+    """Treats files that were just written as old ones."""
     monkeypatch.setattr(file_hashes, "_TICK", 0)
 
 
 @pytest.fixture
 def read(monkeypatch):
-    """The names of the files that are read."""
+    """Records the names of the files that are read."""
     names, read = [], file_hashes._read
     monkeypatch.setattr(file_hashes, "_read", lambda path: names.append(path.name) or read(path))
     return names
@@ -40,20 +40,20 @@ def write(folder, **contents):
     return [folder / name for name in contents]
 
 
-def test_hashes_are_those_of_the_contents(tmp_path):
+def test_hashes_are_the_sha256_of_the_contents(tmp_path):
     paths = [*write(tmp_path / "a", one="1", two="2"), *write(tmp_path / "b", one="3")]
     expected = [hashlib.sha256(content).hexdigest() for content in (b"1", b"2", b"3", b"1")]
     assert hash_files([*paths, paths[0]]) == expected
 
 
-def test_what_is_unchanged_is_read_once(tmp_path, settled, read):
+def test_unchanged_files_are_read_once(tmp_path, settled, read):
     paths = [*write(tmp_path / "a", one="1", two="2"), *write(tmp_path / "b", three="3")]
     before = hash_files(paths)
     assert sorted(read) == ["one", "three", "two"]
     read.clear()
     assert hash_files(paths[::-1]) == before[::-1]
     assert read == []
-    # More of a folder is added to it.
+    # A new file is added to the hashes of its folder.
     (four,) = write(tmp_path / "a", four="4")
     hash_files([four])
     hash_files([*paths, four])
@@ -86,7 +86,7 @@ def test_a_file_that_was_changed_just_now_is_not_remembered(tmp_path, read, monk
     assert read == ["one"] * 3
 
 
-def test_a_damaged_or_unwritable_memory_costs_only_time(tmp_path, settled, read, cache, monkeypatch):
+def test_without_readable_or_writable_hashes_files_are_read_again(tmp_path, settled, read, cache, monkeypatch):
     (path,) = write(tmp_path / "a", one="1")
     (expected,) = hash_files([path])
     (memory,) = cache.iterdir()
@@ -99,7 +99,7 @@ def test_a_damaged_or_unwritable_memory_costs_only_time(tmp_path, settled, read,
     assert hash_files([path]) == [expected]
 
 
-def test_what_is_gone_is_forgotten(tmp_path, settled, cache):
+def test_hashes_of_removed_files_and_folders_are_removed(tmp_path, settled, cache):
     one, two = write(tmp_path / "a", one="1", two="2")
     hash_files([one, two])
     (memory,) = cache.iterdir()
@@ -111,6 +111,6 @@ def test_what_is_gone_is_forgotten(tmp_path, settled, cache):
     assert not memory.exists()
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"missing\.tiff: No such file or directory"):
         hash_files([tmp_path / "missing.tiff"])

@@ -38,7 +38,7 @@ def test_iso_chooses_the_intensity_of_the_same_scene(data_dir):
         assert dim[index][0].mean() - black == pytest.approx(0.1 * (full[index][0].mean() - black), rel=0.05)
 
 
-def test_segmentation_has_masks_for_targets(data_dir):
+def test_segmentation_has_masks_as_targets(data_dir):
     dataset = load_synthetic(data_dir, "SyntheticSegmentation")
     raw, mask = dataset[0]
     assert dataset.task == "segmentation"
@@ -70,7 +70,7 @@ def test_camera_from_json(tmp_path):
         cameras.find_camera(str(path))
 
 
-def test_measured_reads_names_with_their_files(data_dir):
+def test_samples_have_the_labels_of_their_names(data_dir):
     dataset = load_synthetic(data_dir)
     root = synthetic.generate(data_dir, images=10, size=32)
     lines = sorted(pathlib.Path(root, "labels", "labels.dat").read_text().splitlines())

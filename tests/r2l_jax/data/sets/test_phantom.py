@@ -10,7 +10,7 @@ SIZE, EACH = 64, 12
 
 @jax.jit
 def render(keys):
-    """Light and masks of one scene for each key `(classes, EACH)`, the class being the first index."""
+    """Renders one scene for each key `(classes, EACH)`, of the class of the first index."""
     by_class = jax.vmap(lambda key, index: phantom.render(key, index, SIZE), (0, None))
     return jax.vmap(by_class)(keys, jnp.arange(len(phantom.CLASSES)))
 
@@ -30,7 +30,7 @@ def of_class(scenes, name):
     return scenes[0][index], scenes[1][index]
 
 
-def test_transmit_is_the_law_of_beer_and_lambert():
+def test_transmit_follows_the_law_of_beer_and_lambert():
     absorbances = jnp.array([[0.5, 1.0, 0.0], [0.2, 0.0, 2.0]])
     np.testing.assert_allclose(phantom.transmit(jnp.zeros(2), absorbances), 1)
     np.testing.assert_allclose(
@@ -38,7 +38,7 @@ def test_transmit_is_the_law_of_beer_and_lambert():
     )
 
 
-def test_transmit_squares_at_twice_the_thickness_and_multiplies_over_dyes():
+def test_transmittance_is_squared_at_twice_the_thickness_and_multiplied_over_dyes():
     concentrations = jax.random.uniform(jax.random.key(0), (5, 4, len(phantom.DYES)))
     absorbances = jnp.array(list(phantom.DYES.values()))
     once = phantom.transmit(concentrations, absorbances)
@@ -53,17 +53,17 @@ def test_the_key_and_the_class_decide_the_scene(keys, scenes):
     light, _ = scenes
     again, _ = render(keys)
     np.testing.assert_array_equal(again, light)
-    # Next to each other lie scenes of one class and different keys.
+    # Neighbors along axis 1 are scenes of one class with different keys.
     assert (abs(np.diff(light, axis=1)).mean((2, 3, 4)) > 0.01).all()
     same_key, _ = render(jnp.broadcast_to(keys[0], keys.shape))
     assert (abs(np.diff(same_key, axis=0)).mean((2, 3, 4)) > 0.001).all()
 
 
-def test_light_is_what_the_lamp_sends_or_less(scenes):
+def test_light_does_not_exceed_that_of_the_lamp(scenes):
     light, _ = scenes
     assert light.min() >= 0
     assert light.max() <= 0.84
-    # Somewhere in each picture is empty field.
+    # Every scene has an empty part of the field.
     assert (light.max((2, 3)) > 0.6).all()
 
 
@@ -89,16 +89,16 @@ def test_cells_have_the_size_of_their_class(scenes):
         assert radius.mean() == pytest.approx(mean, abs=3 * deviation / np.sqrt(EACH) + 0.1)
 
 
-def test_stain_is_that_of_the_class(scenes):
+def test_each_class_has_its_stain(scenes):
     absorbed = {}
     for name in phantom.CLASSES:
         light, mask = of_class(scenes, name)
         absorbed[name] = -np.log10(light).mean((0, 1, 2), where=mask[..., None])
     red, green, blue = np.stack(list(absorbed.values()), -1)
     order = list(absorbed)
-    # Eosin takes green and blue, azure takes red: the eosinophil is the reddest, the lymphocyte mostly nucleus.
+    # Eosin absorbs green and blue, azure absorbs red. The eosinophil is the reddest; the lymphocyte is mostly nucleus.
     assert order[np.argmax(blue / red)] == "EOS"
     assert order[np.argmax(red)] == "LYT"
-    # The neutrophil is the palest of those with segmented nuclei, the monocyte the least pink.
+    # The neutrophil is paler than the eosinophil, and the monocyte or the lymphocyte is the least pink.
     assert green[order.index("NGS")] < green[order.index("EOS")]
     assert order[np.argmin(green / red)] in ("MON", "LYT")

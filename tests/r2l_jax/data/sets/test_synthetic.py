@@ -17,7 +17,7 @@ SCALES = ("001", "005", "010", "025", "050", "075", "100")
 
 @pytest.fixture(scope="module", autouse=True)
 def small_batches():
-    """Three batches of four for ten images, so that the last one is short."""
+    """Renders ten images in three batches of four, of which the last one starts early."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "_BATCH", 4)
         yield
@@ -65,18 +65,18 @@ def test_mosaics_are_12_bits_in_16(root):
     assert raw.shape == (IMAGES, SIZE, SIZE)
     steps = raw / 65535 * 4095
     np.testing.assert_allclose(steps, np.round(steps), atol=0.04)
-    # Bright, and nowhere saturated.
+    # The images are bright without saturation.
     assert 0.7 < raw.max() / 65535 < 1
 
 
-def test_same_scene_at_every_intensity_with_noise_of_its_own(root):
+def test_every_intensity_shows_the_same_scene_with_its_own_noise(root):
     black = synthetic.CAMERA.black_level[0]
     electrons = synthetic.FULL_WELL / (1 - black)
     full = electrons * (load(root, 1.0) / 65535 - black)
     for intensity in INTENSITIES[:-1]:
         signal = electrons * (load(root, intensity) / 65535 - black)
         assert signal.mean() / full.mean() == pytest.approx(intensity, rel=0.02)
-        # Photons, read noise, and the converter's steps, in both exposures.
+        # The noise of photons, read-out and quantization in both exposures.
         constant = synthetic.READ_NOISE**2 + (electrons / 4095) ** 2 / 12
         variance = full.mean() / intensity + constant / intensity**2 + full.mean() + constant
         assert np.std(signal / intensity - full) == pytest.approx(np.sqrt(variance), rel=0.05)
@@ -104,7 +104,7 @@ def test_scenes_differ(root):
     assert len(np.unique(load(root, 1.0).reshape(IMAGES, -1), axis=0)) == IMAGES
 
 
-def test_a_complete_folder_is_used_as_it_is(root):
+def test_an_existing_folder_is_not_written_again(root):
     before = {path: file.stat().st_mtime_ns for path, file in files(root).items()}
     assert synthetic.generate(root.parent, images=IMAGES, size=SIZE) == root
     assert {path: file.stat().st_mtime_ns for path, file in files(root).items()} == before
@@ -137,7 +137,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     assert synthetic.generate(tmp_path, images=IMAGES, size=SIZE).is_dir()
 
 
-def test_two_at_once_agree(root, tmp_path):
+def test_two_calls_at_the_same_time_agree(root, tmp_path):
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: synthetic.generate(tmp_path, images=IMAGES, size=SIZE), range(2))
     assert first == second
