@@ -1,1 +1,1 @@
-"""The benchmark: how fast the library is beside what is in use today."""
+"""The benchmark: the speed of this library beside that of the programs in use today."""

@@ -1,25 +1,25 @@
-"""What users of PyTorch, NumPy, SciPy and scikit-image do today: the other side of `r2l_jax.bench.benchmark`.
+"""The baselines of the benchmark: the same work in PyTorch, NumPy, SciPy and scikit-image, as users write it today.
 
-Each function prepares a piece of work for NumPy arrays and returns what is timed, a function without arguments. The
-libraries are imported in preparing it, since none of them is a dependency of this project: a ModuleNotFoundError names
-the one that is missing. Everything runs on the CPU, with as many threads as the libraries take by themselves.
+Each function prepares a piece of work with NumPy arrays, and returns the call to time. The libraries are not
+dependencies of this project, so each function imports its own, and a ModuleNotFoundError names a missing one. All work
+runs on the CPU, with the libraries' default numbers of threads.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
 import isp
 from isp.denoise import gaussian_kernel
+from r2l_jax.bench.inputs import CAMERA, CLASSES, GAMMA, LEARNING_RATE
 from r2l_jax.bench.timing import Call
 
-# What both sides are given.
-CAMERA = isp.CAMERAS["drone"]
-GAMMA = 2.2
-CLASSES = 9
-LEARNING_RATE = 1e-5
+# pyright: reportMissingImports=false
+# The baselines' libraries are optional, so pyright does not find them everywhere.
 
 
 def parametrized_forward(raw: np.ndarray) -> Call:
-    """Eager PyTorch: the differentiable pipeline of mosaics `(B, H, W)` and a batch norm, to `(B, 3, H, W)`."""
+    """Prepares eager PyTorch to render mosaics `(B, H, W)` with the pipeline and batch norm, to `(B, 3, H, W)`."""
     import torch
 
     processor, raws = _processor(), torch.tensor(raw)
@@ -32,7 +32,10 @@ def parametrized_forward(raw: np.ndarray) -> Call:
 
 
 def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
-    """The same, and the gradients of `mean(rgb * weight)` for its parameters by name; weight is `(B, H, W, 3)`."""
+    """Prepares eager PyTorch to differentiate the mean of rendered images times weights `(B, H, W, 3)`.
+
+    The call returns the gradients by the names of the pipeline's parameters.
+    """
     import torch
 
     processor, raws = _processor(), torch.tensor(raw)
@@ -47,7 +50,7 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
 
 
 def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
-    """Eager PyTorch: an update of that processor, its batch norm and torchvision's ResNet-18 by Adam."""
+    """Prepares eager PyTorch to update the pipeline with batch norm and torchvision's ResNet-18 by one step of Adam."""
     import torch
     import torchvision
 
@@ -66,18 +69,18 @@ def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
 
 
 def _processor():
-    """A PyTorch module with the stages and the parameters of `isp.parametrized`; a batch norm comes last."""
+    """Makes a PyTorch module with the stages and the parameters of `isp.parametrized`, followed by a batch norm."""
     import torch
     from torch import nn
 
     def convolution(kernel, **padding):
-        """One with these initial weights, as out, in, row, col."""
+        """Makes a convolution with these initial weights `(out, in, row, col)`."""
         out, channels, rows, cols = kernel.shape
         module = nn.Conv2d(channels, out, (rows, cols), padding=(rows // 2, cols // 2), bias=False, **padding)
         module.weight.data[...] = torch.from_numpy(kernel)
         return module
 
-    # The class is made in here, so that this module can be imported where PyTorch is not installed.
+    # Defined here, so that this file can be imported without PyTorch.
     class Processor(nn.Module):
         def __init__(self):
             super().__init__()
@@ -109,15 +112,18 @@ def _processor():
 
 
 def demosaic(method: str, raw: np.ndarray) -> Call:
-    """colour-demosaicing of one RGGB mosaic `(H, W)`, to `(H, W, 3)`; methods by the names of `isp.demosaic`."""
+    """Prepares colour-demosaicing to demosaic one RGGB mosaic `(H, W)` by a method of `isp.demosaic`."""
     interpolate = _interpolation(method)
     return lambda: interpolate(raw)
 
 
 def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera = CAMERA) -> Call:
-    """A static pipeline in NumPy, SciPy and scikit-image, one RGGB mosaic of `(B, H, W)` after the other.
+    """Prepares NumPy, SciPy and scikit-image to render RGGB mosaics `(B, H, W)`, one after another.
 
-    The algorithms are one of `isp.PUBLISHED_STATIC`.
+    Args:
+        algorithms: one of `isp.PUBLISHED_STATIC`.
+        raw: the mosaics.
+        camera: the camera of the mosaics.
     """
     import scipy.ndimage
     import scipy.signal
@@ -147,7 +153,7 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera
     return lambda: [render(mosaic) for mosaic in raw]
 
 
-def _interpolation(method):
+def _interpolation(method: str) -> Callable[[np.ndarray], np.ndarray]:
     import colour_demosaicing
 
     return {
@@ -158,7 +164,7 @@ def _interpolation(method):
 
 
 def denoise(method: str, rgb: np.ndarray) -> Call:
-    """scikit-image, one image of `(B, H, W, 3)` after the other; methods and settings are those of `isp.denoise`."""
+    """Prepares scikit-image to denoise images `(B, H, W, 3)`, one after another, with the defaults of `isp.denoise`."""
     from skimage import restoration
 
     denoise, settings = {

@@ -1,7 +1,6 @@
-"""Our side of the benchmark, as `r2l_jax.bench.baselines` is the other, by the same names; what goes into both; and floors.
+"""Our side of the benchmark; `r2l_jax.bench.baselines` has functions of the same names.
 
-Each function of a side prepares a piece of work for NumPy arrays, and returns what is timed. A floor is what no
-function can beat that reads its input and writes its result.
+Each function prepares a piece of work with NumPy arrays, and returns the call to time.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 import isp
-from r2l_jax.bench.baselines import CAMERA, CLASSES, GAMMA, LEARNING_RATE
+from r2l_jax.bench.inputs import CAMERA, CLASSES, LEARNING_RATE
 from r2l_jax.bench.timing import Call
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
@@ -30,43 +29,19 @@ from r2l_jax.training.steps import make_steps
 from tasks.layers import BatchNorm
 
 
-def images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
-    """Smooth shading, hard edges and noise: `(*shape, 3)`, in [0, 1].
-
-    Like photographs, since denoising by total variation takes as many steps as the image needs.
-    """
-    rng = np.random.default_rng(0)
-    *batch, height, width = shape
-    y, x = np.ogrid[:height, :width]
-    down, across = rng.uniform(0.01, 0.1, (2, *batch, 1, 1, 3))
-    waves = down * y[..., None] + across * x[..., None]
-    rgb = 0.5 + 0.2 * np.sin(waves) + 0.1 * np.sign(np.sin(3 * waves)) + 0.02 * rng.standard_normal((*shape, 3))
-    return (np.clip(rgb, 0, 1).astype(np.float32),)
-
-
-def raws(shape: tuple[int, ...]) -> tuple[np.ndarray]:
-    """Mosaics of such images."""
-    (photographs,) = images(shape)
-    return (np.array(isp.bayer.mosaic(photographs, CAMERA.pattern)),)
-
-
-def raws_and_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mosaics, and weights of the pixels that they are rendered to."""
-    return *raws(shape), np.random.default_rng(1).standard_normal((*shape, 3), np.float32)
-
-
-def raws_and_labels(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Mosaics, and their classes."""
-    return *raws(shape), np.arange(shape[0], dtype=np.int32) % CLASSES
-
-
 def _normalized_pipeline() -> tuple[Callable, nnx.State, nnx.State]:
-    """Pipeline and batch norm as `(parameters, statistics, raw) -> (rgb, statistics)`, and what these start from."""
+    """Returns the pipeline with batch norm as a pure function, and its initial arguments.
+
+    Returns:
+        A function `(parameters, statistics, raw) -> (rgb, statistics)`, the parameters of the pipeline, and the
+        statistics of the batch norm.
+    """
     pipeline, parameters = nnx.split(isp.parametrized(CAMERA))
     norm, statistics = nnx.split(BatchNorm(3, affine=False, rngs=nnx.Rngs(0)))
 
     def render(parameters, statistics, raw):
-        module = nnx.merge(norm, statistics, copy=True)  # a copy, whose statistics may change in here
+        # Calling the module changes its statistics, so it must be a copy.
+        module = nnx.merge(norm, statistics, copy=True)
         rgb = module(nnx.merge(pipeline, parameters)(raw))
         return rgb, nnx.state(module)
 
@@ -74,13 +49,13 @@ def _normalized_pipeline() -> tuple[Callable, nnx.State, nnx.State]:
 
 
 def parametrized_forward(raw: np.ndarray) -> Call:
-    """The parametrized pipeline and batch norm."""
+    """Prepares to render with the parametrized pipeline and batch norm."""
     render, parameters, statistics = _normalized_pipeline()
     return partial(jax.jit(render), parameters, statistics, jnp.asarray(raw))
 
 
 def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
-    """The gradients for all parameters of a weighted mean of what `parametrized_forward` makes."""
+    """Prepares to differentiate a weighted mean of the images of `parametrized_forward` by all parameters."""
     render, parameters, statistics = _normalized_pipeline()
 
     @jax.jit
@@ -95,14 +70,23 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
 
 
 def _dataset(raw: np.ndarray, labels: np.ndarray) -> RawDataset:
-    samples, names = (lambda index: (raw[index], labels[index])), tuple(map(str, range(len(raw))))
-    return RawDataset("benchmark", "classification", names[:CLASSES], CAMERA, names, labels, samples)
+    names = tuple(map(str, range(len(raw))))
+    return RawDataset(
+        name="benchmark",
+        task="classification",
+        classes=names[:CLASSES],
+        camera=CAMERA,
+        names=names,
+        labels=labels,
+        read=lambda index: (raw[index], labels[index]),
+    )
 
 
 def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
-    """The step of scripts/train.py with its defaults: parametrized, ResNet-18, Adam."""
+    """Prepares the training step of scripts/train.py with its defaults: parametrized pipeline, ResNet-18, Adam."""
     steps = make_steps(build(TrainConfig, batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, labels))
-    batch = {"raw": raw, "target": labels, "weight": np.ones(len(raw), np.float32)}
+    index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)
+    batch = {"raw": raw, "target": labels, "index": index, "weight": weight}
     batch = to_devices(batch, shardings().split)
     key = jax.random.key(0)
     state = steps.begin(steps.init(key))
@@ -116,13 +100,13 @@ def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
 
 
 def search_together(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Call:
-    """Two steps of sixteen worst-case searches through a ResNet-18, as one stack."""
+    """Prepares two steps of sixteen worst-case searches through a ResNet-18, as one stack."""
     search = _searcher(batch_size, raw, labels)
     return lambda: search(_SEARCHES)
 
 
 def search_apart(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Call:
-    """The same searches one after another, as the baseline of `search_together`."""
+    """Prepares the same searches one after another, as the baseline of `search_together`."""
     startup.keep_memory()
     search = _searcher(batch_size, raw, labels)
     return lambda: [search([one]) for one in _SEARCHES]
@@ -139,46 +123,23 @@ def _searcher(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Callable[
     searcher = Searcher(Frozen(model, task), direction="worst", batch_size=batch_size)
 
     def search(searches):
-        with contextlib.redirect_stderr(io.StringIO()):  # no progress bars
+        # Without progress bars.
+        with contextlib.redirect_stderr(io.StringIO()):
             return searcher.run(searches, raw, labels, steps=2)
 
     return search
 
 
 def demosaic(method: str, raw: np.ndarray) -> Call:
-    """A method of `isp.demosaic`."""
+    """Prepares to demosaic by a method of `isp.demosaic`."""
     return partial(getattr(isp.demosaic, method), jnp.asarray(raw), CAMERA.pattern)
 
 
 def static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
-    """A static pipeline."""
+    """Prepares to render with a static pipeline."""
     return partial(isp.static(CAMERA, *algorithms), jnp.asarray(raw))
 
 
 def denoise(method: str, rgb: np.ndarray) -> Call:
-    """A method of `isp.denoise`."""
+    """Prepares to denoise by a method of `isp.denoise`."""
     return partial(getattr(isp.denoise, method), jnp.asarray(rgb))
-
-
-def copy_floor(raw: np.ndarray) -> Call:
-    """Reads the mosaic and writes an image."""
-    return _into_old_memory(lambda raw: jnp.broadcast_to(raw, (3, *raw.shape)), jnp.asarray(raw))
-
-
-def tone_floor(raw: np.ndarray) -> Call:
-    """Reads an image and writes its exp(log())."""
-    image = jnp.stack([jnp.asarray(raw)] * 3)
-    return _into_old_memory(lambda image: jnp.exp(jnp.log(image) / GAMMA), image)
-
-
-def _into_old_memory(function: Callable[[jax.Array], jax.Array], source: jax.Array) -> Call:
-    """A call of the function that writes its result over its last one."""
-    compiled = jax.jit(lambda old, source: function(source), donate_argnums=0, keep_unused=True)
-    result = function(source)
-
-    def call():
-        nonlocal result
-        result = compiled(result, source)
-        return result
-
-    return call

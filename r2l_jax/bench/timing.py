@@ -1,4 +1,4 @@
-"""Takes times fairly: in turns, since a machine's speed drifts, and each side in a process of its own."""
+"""Times pieces of work in turns, because the speed of a machine drifts, and each side in its own process."""
 
 import concurrent.futures
 import contextlib
@@ -7,36 +7,38 @@ import signal
 import textwrap
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
 import numpy as np
 
-# Prepared work, which is what is timed.
+# A prepared piece of work to time.
 Call = Callable[[], Any]
 
-# A row is repeated for this many seconds, within these numbers; for fewer if one round of all sides is a slow one.
+# A row is repeated for this many seconds, but at least FEWEST and at most MOST times. If a round of all sides takes
+# longer than SLOW_SECONDS, FEWEST_SLOW repetitions are enough.
 SECONDS = 10.0
 FEWEST, MOST = 7, 50
 SLOW_SECONDS, FEWEST_SLOW = 3.0, 3
 
-# Threads of a library that has just run go on spinning for a while. The next one shall not share the cores with them.
+# After a call, a library's threads spin for a while. The next library waits until they no longer use the cores.
 REST_SECONDS = 0.02
 
-# Each turn goes on for this long, and its last call counts. Threads that wake from a longer rest are for a while on one
-# core together, which doubles the time of what takes less than that.
+# A turn repeats its call for this long, and only the last call counts. Threads that wake from a longer rest share one
+# core at first, which doubles the time of short calls.
 TURN_SECONDS = 0.3
 
 
 def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | None) -> dict[str, list[float]]:
-    """Takes times in turns; each one's first does not count.
+    """Reads stopwatches in turns, and ignores the first reading of each.
 
     Args:
-        stopwatches: functions that take milliseconds and say how many, by name.
-        repeats: rounds; None for as many as fit.
+        stopwatches: by name, functions that do a piece of work and return its milliseconds.
+        repeats: the number of rounds; None takes as many as fit.
 
     Returns:
-        Milliseconds by name.
+        All milliseconds by name.
     """
     for stopwatch in stopwatches.values():
         stopwatch()
@@ -52,7 +54,7 @@ def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | Non
 
 
 def milliseconds(call: Call, turn_seconds: float) -> float:
-    """The time of the last of the calls that fit into a turn."""
+    """Repeats a call for the seconds of a turn, and returns the time of the last call."""
     started = time.perf_counter()
     while True:
         begun = time.perf_counter()
@@ -63,11 +65,16 @@ def milliseconds(call: Call, turn_seconds: float) -> float:
 
 
 class BaselineError(Exception):
-    """Why there is no time of a baseline, in a few words."""
+    """Raised when a baseline has no time; the message says why in a few words."""
 
 
 class Elsewhere:
-    """A piece of work that is prepared and timed in a fresh process."""
+    """A piece of work that is prepared and timed in a fresh process.
+
+    Args:
+        prepare: prepares the work with the inputs, and returns the call to time.
+        inputs: NumPy arrays.
+    """
 
     def __init__(self, prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]):
         context = multiprocessing.get_context("spawn")
@@ -83,13 +90,13 @@ class Elsewhere:
         self._process.join()
 
     def milliseconds(self) -> float:
-        """Does the work for a turn, and returns the time that its last call took.
+        """Repeats the work for a turn, and returns the time of the last call.
 
         Raises:
-            BaselineError: it failed, or something that it needs is not installed.
+            BaselineError: the work failed, or a library that it needs is not installed.
         """
         try:
-            # One that failed before it was asked has said so, and reads no more.
+            # A process that has failed already has sent its answer, and does not read the question.
             with contextlib.suppress(ConnectionError):
                 self._connection.send(TURN_SECONDS)
             answer = self._connection.recv()
@@ -101,17 +108,17 @@ class Elsewhere:
         return answer
 
 
-def _serve(connection, prepare, inputs):
-    """Answers with milliseconds, or with what went wrong, after which there is nothing more to ask."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it without a word; the program has its own.
+def _serve(connection: Connection, prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]) -> None:
+    """Answers each question with milliseconds, or with a description of the error that ended the work."""
+    _end_silently_on_interrupt()
     try:
         call = prepare(*inputs)
         while True:
             connection.send(milliseconds(call, connection.recv()))
     except ModuleNotFoundError as missing:
         connection.send(f"{missing.name} is not installed")
-    except Exception as failure:  # whatever the libraries may raise
-        # The note of a table's row has no room for more.
+    except Exception as failure:  # The libraries may raise anything.
+        # Shortened to fit in the notes of the table.
         connection.send(textwrap.shorten(f"the baseline failed: {type(failure).__name__}: {failure}", 120))
 
 
@@ -123,7 +130,10 @@ def _enough(rounds: int, seconds: float) -> bool:
 def in_fresh_process(function: Callable, *arguments) -> Any:
     """Calls a module-level function in a process that has done nothing else, and returns its result."""
     context = multiprocessing.get_context("spawn")
-    # Ctrl-C ends it without a word; the program has its own.
-    at_start = signal.signal, (signal.SIGINT, signal.SIG_DFL)
-    with concurrent.futures.ProcessPoolExecutor(1, context, *at_start) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1, context, _end_silently_on_interrupt) as pool:
         return pool.submit(function, *arguments).result()
+
+
+def _end_silently_on_interrupt() -> None:
+    """Makes Ctrl-C end this process without output; the main process reports the interruption."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,40 @@
+"""The inputs that both sides of a comparison are given."""
+
+import numpy as np
+
+import isp
+
+CAMERA = isp.CAMERAS["drone"]
+GAMMA = 2.2
+CLASSES = 9
+LEARNING_RATE = 1e-5
+
+
+def images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
+    """Returns images `(*shape, 3)` in [0, 1] of smooth shading, hard edges and noise.
+
+    They resemble photographs, because denoising by total variation takes more steps for some images than for others.
+    """
+    rng = np.random.default_rng(0)
+    *batch, height, width = shape
+    y, x = np.ogrid[:height, :width]
+    down, across = rng.uniform(0.01, 0.1, (2, *batch, 1, 1, 3))
+    waves = down * y[..., None] + across * x[..., None]
+    rgb = 0.5 + 0.2 * np.sin(waves) + 0.1 * np.sign(np.sin(3 * waves)) + 0.02 * rng.standard_normal((*shape, 3))
+    return (np.clip(rgb, 0, 1).astype(np.float32),)
+
+
+def raws(shape: tuple[int, ...]) -> tuple[np.ndarray]:
+    """Returns the mosaics of such images."""
+    (photographs,) = images(shape)
+    return (np.array(isp.bayer.mosaic(photographs, CAMERA.pattern)),)
+
+
+def raws_and_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mosaics, and a weight for each value of the images that they are rendered to."""
+    return *raws(shape), np.random.default_rng(1).standard_normal((*shape, 3), np.float32)
+
+
+def raws_and_labels(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mosaics and their classes."""
+    return *raws(shape), np.arange(shape[0], dtype=np.int32) % CLASSES

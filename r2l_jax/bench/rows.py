@@ -1,0 +1,92 @@
+"""The rows of the benchmark's table, and the comparison of ours with a baseline."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from r2l_jax.bench import timing
+from r2l_jax.bench.timing import Call
+
+
+class Measured(NamedTuple):
+    """The result of a row.
+
+    Attributes:
+        value: the number to compare with the bar; None if it could not be measured.
+        samples_ms: all times by name; those of "ours", "baseline" and "floor" have columns in the table.
+        note: a remark for the table.
+    """
+
+    value: float | None
+    samples_ms: Mapping[str, Sequence[float]]
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A piece of work in the table, and the bar to reach.
+
+    Attributes:
+        name: the row's name.
+        bar: the value to reach.
+        stretch: the better value to aim for.
+        measure: measures with a number of repeats; None takes as many as fit.
+        unit: the unit of the value, the bar and the stretch.
+        at_most: whether less is better.
+    """
+
+    name: str
+    bar: float
+    stretch: float
+    measure: Callable[[int | None], Measured]
+    unit: str = "x"
+    at_most: bool = False
+
+    def reached(self, value: float | None) -> str:
+        """Returns "stretch", "pass" or "fail" for a value."""
+        if value is None:
+            return "not compared"
+        for word, limit in (("stretch", self.stretch), ("pass", self.bar)):
+            if value <= limit if self.at_most else value >= limit:
+                return word
+        return "fail"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Measures how many times as fast ours is as a baseline.
+
+    Attributes:
+        inputs: makes the NumPy arrays that all sides are given.
+        ours: prepares our work with these arrays, and returns the call to time.
+        baseline: prepares the baseline's work likewise.
+        floor: prepares work with the first array that no function can beat; None if there is none.
+    """
+
+    inputs: Callable[[], tuple[np.ndarray, ...]]
+    ours: Callable[..., Call]
+    baseline: Callable[..., Call]
+    floor: Callable[[np.ndarray], Call] | None = None
+
+    def __call__(self, repeats: int | None) -> Measured:
+        """Measures all sides; leaves out a baseline that is not installed or fails."""
+        inputs, note = self.inputs(), ""
+        with timing.Elsewhere(self.baseline, inputs) as baseline:
+            stopwatches = {
+                "ours": partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS),
+                "baseline": baseline.milliseconds,
+            }
+            if self.floor is not None:
+                stopwatches["floor"] = partial(timing.milliseconds, self.floor(inputs[0]), timing.TURN_SECONDS)
+            try:
+                samples = timing.alternate(stopwatches, repeats)
+            except timing.BaselineError as failure:
+                note = str(failure)
+                del stopwatches["baseline"]
+                samples = timing.alternate(stopwatches, repeats)
+        medians = {name: statistics.median(times) for name, times in samples.items()}
+        return Measured(medians["baseline"] / medians["ours"] if "baseline" in medians else None, samples, note)

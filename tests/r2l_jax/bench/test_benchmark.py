@@ -1,0 +1,175 @@
+import collections
+import sys
+
+import numpy as np
+import pytest
+from flax import nnx
+
+import isp
+import tasks
+from r2l_jax.bench import benchmark, compiling, rows, timing
+from r2l_jax.runtime.errors import InputError
+
+# With a smaller frame, the memory that the process needs otherwise would dominate.
+SIZES = benchmark.Sizes(batch=(2, 32, 32), mosaic=(32, 48), frame=(512, 768), search=(4, 32, 32))
+ROWS = {row.name: row for row in benchmark.rows(SIZES)}
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Makes turns of one call, and PyTorch use one thread: on busy cores, several threads wait long for each other."""
+    monkeypatch.setattr(timing, "TURN_SECONDS", 0.0)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def measure(name, repeats=1):
+    (row,) = benchmark.run([name], repeats, SIZES)["rows"]
+    return row
+
+
+def both_sides(name):
+    """Returns the results of both sides of a comparison."""
+    comparison = ROWS[name].measure
+    inputs = comparison.inputs()
+    return comparison.ours(*inputs)(), comparison.baseline(*inputs)()
+
+
+# The other static pipelines demosaic by the functions of the rows "demosaic_...".
+@pytest.mark.parametrize("name", [name for name in ROWS if name.startswith(("demosaic", "static_bilinear"))])
+def test_both_sides_render_the_same_pictures(name):
+    ours, baseline = both_sides(name)
+    np.testing.assert_allclose(ours, baseline, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name.startswith("denoise")])
+def test_both_sides_denoise_alike(name):
+    ours, baseline = both_sides(name)
+    np.testing.assert_allclose(ours, baseline, atol=1e-3)
+
+
+def test_both_sides_normalize_alike():
+    pytest.importorskip("torch")
+    (ours, _), baseline = both_sides("parametrized_forward")
+    np.testing.assert_allclose(np.moveaxis(ours, -1, 1), baseline, atol=1e-3)
+
+
+def test_both_sides_have_the_same_gradients():
+    pytest.importorskip("torch")
+    (ours, _), baseline = both_sides("parametrized_gradient")
+    assert set(ours) == set(baseline)
+    for name, expected in baseline.items():
+        expected = np.squeeze(expected.numpy())
+        assert np.linalg.norm(ours[name][...] - expected) < 1e-3 * np.linalg.norm(expected), name
+
+
+class SmallHead(nnx.Module):
+    """Stands for a ResNet, which takes long to compile."""
+
+    def __init__(self, name, *, num_classes, rngs):
+        self.fc = nnx.Linear(3, num_classes, rngs=rngs)
+
+    def __call__(self, images):
+        return self.fc(images.mean((1, 2)))
+
+
+def test_training_steps_are_timed(monkeypatch):
+    monkeypatch.setattr(tasks, "resnet", SmallHead)
+    assert len(measure("train_step", 2)["samples_ms"]["ours"]) == 2
+
+
+def test_searches_find_the_same_together_and_apart(monkeypatch):
+    monkeypatch.setattr(tasks, "resnet", SmallHead)
+    together, apart = both_sides("search_1_at_a_step")
+    assert len(together) == len(apart) == 16
+    for one, (other,) in zip(together, apart, strict=True):
+        np.testing.assert_allclose(one.parameters["white_balance"], other.parameters["white_balance"], rtol=1e-4)
+
+
+def test_every_published_pipeline_has_a_row():
+    kinds = collections.Counter(name.split("_")[0] for name in ROWS)
+    assert kinds["static"] == 12
+    assert kinds["demosaic"] == kinds["denoise"] == 3
+
+
+def test_every_denoiser_is_compiled():
+    assert len(set(compiling.PIPELINES)) == 17
+    compiled = {algorithms[2] for algorithms in compiling.PIPELINES if algorithms}
+    assert compiled == set(isp.ALGORITHMS["denoise"]) - {"none"}
+
+
+def test_a_row_compares_medians_with_its_bar():
+    row = measure("demosaic_bilinear", 3)
+    medians = {name: sorted(times)[1] for name, times in row["samples_ms"].items()}
+    assert medians == {name: row[f"{name}_ms"] for name in ("ours", "baseline", "floor")}
+    assert row["value"] == medians["baseline"] / medians["ours"]
+    assert row["times_floor"] == medians["ours"] / medians["floor"]
+    speed_up = rows.Row("", 10.0, 20.0, ROWS["memory"].measure)
+    assert [speed_up.reached(value) for value in (9.9, 10.0, 20.0, None)] == ["fail", "pass", "stretch", "not compared"]
+    assert [ROWS["memory"].reached(value) for value in (4.1, 4.0, 2.0)] == ["fail", "pass", "stretch"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "name"), [("torch", "parametrized_forward"), ("colour_demosaicing", "demosaic_bilinear")]
+)
+def test_a_baseline_that_is_not_installed_is_named_and_ours_is_measured(monkeypatch, tmp_path, missing, name):
+    # The process of the baseline finds this file in place of the module; it raises the error of a missing module.
+    (tmp_path / f"{missing}.py").write_text(f"raise ModuleNotFoundError(name={missing!r})")
+    monkeypatch.syspath_prepend(tmp_path)
+    row = measure(name)
+    assert (row["value"], row["reached"], row["note"]) == (None, "not compared", f"{missing} is not installed")
+    assert row["samples_ms"].keys() == {"ours", "floor"}
+    text = benchmark.table({"rows": [row], "machine": {"cores": 2}, "versions": {"jax": "0.10", "torch": None}})
+    heading, _, line, _, machine, versions = text.splitlines()
+    assert heading.split("  ")[0] == "row"
+    assert line.startswith(name)
+    assert line.endswith(row["note"])
+    assert (machine, versions) == ("cores 2", "jax 0.10")
+
+
+@pytest.mark.parametrize(
+    ("what", "note"),
+    [
+        ("raise OSError('no such\\nlibrary')", "the baseline failed: OSError: no such library"),
+        ("import os; os._exit(3)", "the baseline's process ended with 3"),
+    ],
+)
+def test_the_error_of_a_baseline_is_noted_and_ours_is_measured(monkeypatch, tmp_path, what, note):
+    (tmp_path / "colour_demosaicing.py").write_text(what)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = measure("demosaic_bilinear")
+    assert (row["value"], row["reached"], row["note"]) == (None, "not compared", note)
+    assert row["samples_ms"].keys() == {"ours", "floor"}
+
+
+def test_ours_is_measured_in_full_when_a_baseline_fails_later(monkeypatch, tmp_path):
+    module = "calls = iter([None])\ndef demosaicing_CFA_Bayer_bilinear(raw): next(calls)\n"
+    names = "demosaicing_CFA_Bayer_Malvar2004 = demosaicing_CFA_Bayer_Menon2007 = demosaicing_CFA_Bayer_bilinear"
+    (tmp_path / "colour_demosaicing.py").write_text(module + names)
+    monkeypatch.syspath_prepend(tmp_path)
+    row = measure("demosaic_bilinear", 3)
+    assert (row["value"], row["note"]) == (None, "the baseline failed: StopIteration:")
+    assert {name: len(times) for name, times in row["samples_ms"].items()} == {"ours": 3, "floor": 3}
+
+
+def test_compile_times_name_the_slowest(monkeypatch):
+    monkeypatch.setattr(compiling, "PIPELINES", (("none", "none", "none"),))
+    row = measure("compile_gradient")
+    assert row["note"] == "static_none_none_none"
+    assert row["samples_ms"] == {"ours": [1e3 * row["value"]], row["note"]: [1e3 * row["value"]]}
+
+
+def test_memory_is_the_larger_of_plan_and_fact():
+    row = measure("memory")
+    multiples = dict(multiple.split() for multiple in row["note"].split(", "))
+    assert multiples.keys() == {"planned", "resident"} if sys.platform == "linux" else {"planned"}
+    assert f"{row['value']:.2f}x" == max(multiples.values())
+    # At least the input and the output are in memory at the same time, and at most 4 times as much.
+    assert 1 <= row["value"] < 4
+
+
+def test_rows_are_chosen_by_the_beginning_of_their_names(monkeypatch):
+    monkeypatch.setattr(rows.Comparison, "__call__", lambda self, repeats: rows.Measured(None, {}))
+    chosen = benchmark.run(["demosaic_b", "demosaic_malvar2004"], 1, SIZES)["rows"]
+    assert [row["name"] for row in chosen] == ["demosaic_bilinear", "demosaic_malvar2004"]
+    with pytest.raises(InputError, match="no row's name begins with 'bilinear'; there are parametrized_forward, "):
+        benchmark.run(["demosaic", "bilinear"], 1, SIZES)
