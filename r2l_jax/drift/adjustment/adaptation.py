@@ -24,10 +24,9 @@ from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.cases import Variant
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import Measured, Measurer, ticking
+from r2l_jax.drift.search.measure import LEAST_DROP, Measured, Measurer, ticking
 from r2l_jax.drift.search.ranges import gains, tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
-from r2l_jax.drift.synthesis.summary import LEAST_DROP
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import store

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from r2l_jax.drift.forensics.tolerance_figures import number
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.runtime.tables import table
 
 # The most values of a parameter that a table shows.
@@ -29,7 +29,7 @@ def parameters_table(frozen: Frozen, group: Sequence[str], adapted: Mapping[str,
     for name in group:
         values = (frozen.default[name], np.asarray(adapted[name]))
         cells = [
-            " ".join(map(number, each.ravel().tolist())) if each.size <= _SHOWN else f"{each.size} values"
+            " ".join(map(format_value, each.ravel().tolist())) if each.size <= _SHOWN else f"{each.size} values"
             for each in values
         ]
         farthest = np.abs(np.asarray(frozen.facts[name].offset(*values))).max()

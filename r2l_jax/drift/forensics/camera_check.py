@@ -10,8 +10,8 @@ import numpy as np
 import isp
 from r2l_jax.data import loader, read_raw
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.forensics.tolerance_figures import number
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.runtime import tables
@@ -104,7 +104,7 @@ def table(findings: Sequence[Finding]) -> str:
     """The findings as aligned text, and a last line that counts those that are not inside."""
     rows = [["figure", "camera", "low", "high", "tolerated", "natural ranges"]]
     for finding in findings:
-        numbers = [each if isinstance(each, str) else number(each) for each in finding[1:4]]
+        numbers = [each if isinstance(each, str) else format_value(each) for each in finding[1:4]]
         rows.append([finding.figure, *numbers, *_verdict(finding)])
     outside = [finding.figure for finding in findings if not finding.inside]
     summary = f"{len(outside)} of {len(findings)} are not tolerated: {', '.join(outside)}" if outside else "all inside"
@@ -155,5 +155,5 @@ def _verdict(finding: Finding) -> tuple[str, str]:
         return f"no, the processing expects {finding.low}", ""
     if math.isinf(finding.ranges):
         return "no, of the other sign", ""
-    text = f"no, {number(abs(finding.outside))} too {'high' if finding.outside > 0 else 'low'}"
-    return text + ", where it was not tried" * finding.untried, number(finding.ranges)
+    text = f"no, {format_value(abs(finding.outside))} too {'high' if finding.outside > 0 else 'low'}"
+    return text + ", where it was not tried" * finding.untried, format_value(finding.ranges)

@@ -12,9 +12,9 @@ import isp
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.analysis import Analysis
-from r2l_jax.drift.forensics.tolerance_figures import intervals_figure, map_figure, number
+from r2l_jax.drift.forensics.tolerance_figures import intervals_figure, map_figure
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import Knob, knobs_of
+from r2l_jax.drift.search.knobs import Knob, format_value, knobs_of
 from r2l_jax.drift.search.scored_points import ScoredPoints, point
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.tables import table
@@ -276,10 +276,10 @@ def _table(content: Mapping[str, Any]) -> str:
     """The intervals, each end with its own in brackets."""
     rows = [["tolerated", "of", "value", "low", "", "high", ""]]
     for name, knob in content["knobs"].items():
-        cells = [name, knob["quantity"], number(knob["value"])]
+        cells = [name, knob["quantity"], format_value(knob["value"])]
         for end in ("low", "high"):
             limit = " limit" * knob[f"{end}_at_limit"]
-            cells += [number(knob[end]) + limit, "[" + " ".join(map(number, knob[f"{end}_interval"])) + "]"]
+            cells += [format_value(knob[end]) + limit, "[" + " ".join(map(format_value, knob[f"{end}_interval"])) + "]"]
         rows.append(cells)
     left_out = "".join(
         f"\nnot moved: {name}, {size} value" + "s" * (size != 1) for name, size in content["without_knobs"].items()

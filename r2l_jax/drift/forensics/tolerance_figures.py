@@ -10,17 +10,12 @@ from matplotlib.figure import Figure
 
 import isp
 from r2l_jax.drift.figures import heat_map
+from r2l_jax.drift.search.knobs import format_value
 
 # Natural ranges up to which the axis is linear, and logarithmic beyond.
 _LINEAR = 0.02
 
 _TICKS = (-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10)
-
-
-def number(value: float) -> str:
-    """A value of a knob, as tables and figures write it."""
-    # What rounding has left of a level of zero is zero, and zero has no sign.
-    return f"{round(value, 7) + 0.0:.3g}"
 
 
 def intervals_figure(content: Mapping[str, Any]) -> Figure:
@@ -35,7 +30,7 @@ def intervals_figure(content: Mapping[str, Any]) -> Figure:
     for row, knob in enumerate(knobs.values()):
         _interval(axes, row, knob)
     axes.axvline(0, color="black", linewidth=0.8)
-    titles = [f"{name} ({knob['quantity']}) = {number(knob['value'])}" for name, knob in knobs.items()]
+    titles = [f"{name} ({knob['quantity']}) = {format_value(knob['value'])}" for name, knob in knobs.items()]
     axes.set_yticks(range(len(knobs)), titles, fontsize="small")
     axes.set_ylim(len(knobs) - 0.4, -0.6)
     axes.set_xscale("symlog", linthresh=_LINEAR)
@@ -71,7 +66,7 @@ def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
         whisker = [away(value) for value in knob[f"{end}_interval"]]
         axes.plot(whisker, [row, row], color="black", marker="|", linewidth=1, markersize=6)
         axes.annotate(
-            number(knob[end]) + " (limit)" * knob[f"{end}_at_limit"],
+            format_value(knob[end]) + " (limit)" * knob[f"{end}_at_limit"],
             (outmost(*whisker, away(knob[end])), row),
             xytext=(gap, 0),
             textcoords="offset points",
@@ -88,7 +83,7 @@ def map_figure(content: Mapping[str, Any]) -> Figure:
         content: what `tolerance.analyse` returns, with a map.
     """
     names, values = content["map"]["knobs"], content["map"]["values"]
-    rows, columns = ([number(value) for value in each] for each in values)
+    rows, columns = ([format_value(value) for value in each] for each in values)
     figure = heat_map(
         np.array(content["map"]["scores"]),
         rows,

@@ -92,6 +92,12 @@ def turned(
     return {**default, **jax.device_get(valid_values(facts, default, offsets))}
 
 
+def format_value(value: float) -> str:
+    """Formats a value of a knob or a parameter for tables and figures."""
+    # Rounding leaves tiny numbers where a level is zero, and adding 0.0 turns -0.0 into 0.0.
+    return f"{round(value, 7) + 0.0:.3g}"
+
+
 def _moves(facts: Facts, knob: Knob, parameters: Mapping[str, np.ndarray]) -> bool:
     default = parameters[knob.parameter]
     ends = (turned(facts, parameters, [(knob, end)])[knob.parameter] for end in (knob.low, knob.high))

@@ -17,6 +17,9 @@ from r2l_jax.runtime.stop import Interrupted
 # Processings that a device works on together: more fill its memory and make it no faster.
 TOGETHER = 16
 
+# Drops of a score below a thousandth are noise, and ratios to them mean nothing.
+LEAST_DROP = 1e-3
+
 
 class Measured(NamedTuple):
     """What a model comes to under one processing.

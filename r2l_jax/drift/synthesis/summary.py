@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from r2l_jax.drift.cases import OWN, Variant
 from r2l_jax.drift.figures import heat_map
+from r2l_jax.drift.search.measure import LEAST_DROP
 from r2l_jax.runtime.tables import table
 
 # The numbers of one model in one test case by name: `loss`, the score, `precision`, `recall` and `f1` of each class,
@@ -18,9 +19,6 @@ PER_CLASS = ("precision", "recall", "f1")
 
 # What the drops of each kind of drift are averaged over.
 KINDS = {"processing": ("pipelines",), "acquisition": ("intensities", "exposures"), "corruption": ("corruptions",)}
-
-# A mean drop below a thousandth is noise, to which there is no ratio.
-LEAST_DROP = 1e-3
 
 
 class RunResults(NamedTuple):
