@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.typing import PathParts
 
 # PyTorch's names for the last part of a variable's path.
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -15,7 +14,7 @@ _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "
 _AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
 
-def _torch_name(path: PathParts) -> str:
+def _torch_name(path: tuple[object, ...]) -> str:
     return ".".join([*map(str, path[:-1]), _TORCH_NAMES[str(path[-1])]])
 
 

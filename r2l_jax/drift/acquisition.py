@@ -1,4 +1,4 @@
-"""The data that a model was trained on, as another acquisition would have given it."""
+"""Replaces the data set of a run by the same scenes under another acquisition."""
 
 import dataclasses
 import functools
@@ -14,21 +14,21 @@ from isp.sensor import expose_sites, site_light
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import cases as variants
-from r2l_jax.drift.cases import Variant
+from r2l_jax.drift.cases import Case, camera_of, random_key
+from r2l_jax.drift.renderer import Renderer
 from r2l_jax.runtime.errors import InputError
 
 
 def at_intensity(config: TrainConfig, iso: float, fingerprint: str) -> RawDataset:
-    """The data set of a run at another measured intensity.
+    """Loads the data set of a run at another measured intensity.
 
     Args:
-        config: what the run was trained by.
+        config: the run's settings.
         iso: the intensity.
-        fingerprint: of the data that it was trained on.
+        fingerprint: the fingerprint of the data set that the run was trained on.
 
     Raises:
-        InputError: it is not there, or has other samples.
+        InputError: the intensity is not there, or has other samples.
     """
     dataset = datasets.load(config.data.dataset, **(config.data.source | {"iso": iso}))
     if dataset.fingerprint != fingerprint:
@@ -36,34 +36,33 @@ def at_intensity(config: TrainConfig, iso: float, fingerprint: str) -> RawDatase
     return dataset
 
 
-def drifted(
-    config: TrainConfig, dataset: RawDataset, drift: Variant, camera: isp.Camera | None, seed: int
-) -> RawDataset:
-    """A run's data set under an acquisition drift; as it is under a drift of the processing.
+def drifted(config: TrainConfig, dataset: RawDataset, drift: Case, camera: isp.Camera | None, seed: int) -> RawDataset:
+    """Returns a run's data set under an acquisition drift, and unchanged under a drift of the processing.
 
     Args:
-        config: what the run was trained by.
-        dataset: what it was trained on, with a camera.
-        drift: an intensity, an exposure, a camera; noise depends on its name.
-        camera: the camera of that drift; its mosaics keep the data set's pattern.
-        seed: of the noise.
+        config: the run's settings.
+        dataset: the mosaics that the run was trained on.
+        drift: an intensity, an exposure or a camera; noise depends on its name.
+        camera: the camera of a drift to another camera; its mosaics keep the data set's pattern.
+        seed: the seed of the noise.
 
     Raises:
-        InputError: an intensity that is not there.
+        InputError: the intensity is not there.
     """
     if drift.iso is not None:
         return at_intensity(config, drift.iso, dataset.fingerprint)
-    key = variants.random_key(drift, seed)
+    own = camera_of(dataset)
     if drift.exposure is not None:
-        expose = jax.jit(variants.expose, static_argnames="camera")
+        renderer = Renderer(seed)
 
         def take(raw, index):
-            return expose(raw[None], np.array([index]), key, drift.exposure, camera=dataset.camera)[0]
+            return renderer.mosaics(drift, raw[None], np.array([index]), own)[0]
 
     elif camera is not None:
+        key = random_key(drift, seed)
 
         def take(raw, index):
-            return rephotograph(raw, jax.random.fold_in(key, index), camera=dataset.camera, other=camera)
+            return rephotograph(raw, jax.random.fold_in(key, index), camera=own, other=camera)
 
     else:
         return dataset
@@ -72,8 +71,8 @@ def drifted(
         raw, target = dataset[index]
         return np.asarray(take(raw, index)), target
 
-    # In place of hashing noise that would have to be drawn first. Both drifts use the data set's camera.
-    cameras = [each and dataclasses.asdict(each) for each in (dataset.camera, camera)]
+    # The recipe stands for the hash of mosaics whose noise would have to be drawn first.
+    cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
     recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
     return dataclasses.replace(dataset, read=read, recipe=recipe)
 
@@ -82,15 +81,15 @@ def drifted(
 def rephotograph(
     raw: Float[Array | np.ndarray, "height width"], key: PRNGKeyArray, *, camera: isp.Camera, other: isp.Camera
 ) -> Float[Array, "height width"]:
-    """What another camera would have taken of the scene of a mosaic, with the noise of its sensor on top.
+    """Takes the scene of a mosaic by another camera, with the noise of that camera's sensor on top.
 
-    The mosaic is demosaiced bilinearly and brought to linear sRGB by its camera's figures; the other camera's undo
-    them, see `isp.unprocess`, and its sensor is exposed to that light.
+    The mosaic is demosaiced bilinearly and brought to linear sRGB by its camera's white balance and color matrix. The
+    other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
 
     Args:
         raw: the mosaic, in [0, 1].
-        key: of the other sensor's noise.
-        camera: which took it.
+        key: the key of the other sensor's noise.
+        camera: the camera that took the mosaic.
         other: the other camera.
     """
     sites = isp.bayer.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32))

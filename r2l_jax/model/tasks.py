@@ -85,7 +85,7 @@ class Classification:
         """Names the files of a sample in a folder of pictures: a picture in the folder of its class."""
         return (f"{self.classes[label]}/{stem}.{suffix}",)
 
-    def mask_pictures(self, target: np.ndarray) -> list[np.ndarray]:
+    def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
         """Returns the pictures that go beside a sample's own: none."""
         return []
 
@@ -154,9 +154,9 @@ class Segmentation:
         """Names the files of a sample in a folder of pictures: a picture and a mask."""
         return (f"images/{stem}.{suffix}", f"masks/{stem}.png")
 
-    def mask_pictures(self, target: np.ndarray) -> list[np.ndarray]:
+    def mask_pictures(self, target: np.ndarray | np.integer) -> list[np.ndarray]:
         """Returns the pictures that go beside a sample's own: its mask, 255 where the object is."""
-        return [255 * target]
+        return [255 * np.asarray(target)]
 
 
 Task = Classification | Segmentation

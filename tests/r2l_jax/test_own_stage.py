@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import isp
 from r2l_jax.apps import render
 from r2l_jax.data.sets.synthetic import CAMERA
-from r2l_jax.drift import cases as variants
+from r2l_jax.drift import cases
 from r2l_jax.drift.adjustment import adaptation, learning
 from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
 from r2l_jax.drift.adjustment.learning import LearningConfig
@@ -234,14 +234,14 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
 
 def test_a_fixed_pipeline_of_a_file_is_a_run_s_own(trained, my_isp):
     fixed = replace(trained, freeze_processor=True)
-    (case,) = variants.pipelines([my_isp])
-    assert (case.name, variants.is_own(case, fixed), variants.is_own(case, trained)) == ("my_isp.make", True, False)
+    (case,) = cases.pipelines([my_isp])
+    assert (case.name, cases.is_own(case, fixed), cases.is_own(case, trained)) == ("my_isp.make", True, False)
 
 
 def test_two_pipelines_of_one_title_are_refused(my_isp, tmp_path):
     (tmp_path / "my_isp.py").write_text(CODE + "\n")
     with pytest.raises(InputError, match=r"^--pipelines: .* and .* are both called my_isp.make$"):
-        variants.pipelines([my_isp, f"{tmp_path}/my_isp.py:make"])
+        cases.pipelines([my_isp, f"{tmp_path}/my_isp.py:make"])
 
 
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):

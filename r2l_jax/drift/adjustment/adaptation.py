@@ -17,11 +17,11 @@ from r2l_jax.data import loader
 from r2l_jax.data.files.cameras import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import cases as variants
+from r2l_jax.drift import cases
 from r2l_jax.drift.acquisition import drifted
 from r2l_jax.drift.adjustment.adaptation_tables import parameters_table, starts_table
 from r2l_jax.drift.analysis import Analysis, once
-from r2l_jax.drift.cases import Variant
+from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import LEAST_DROP, Measured, Measurer, ticking
@@ -90,19 +90,19 @@ class AdaptationConfig(FinishedRun):
                 "no drift to adapt to: give --intensities, --exposures, --pipelines, --cameras or --drifted_data_dir"
             )
 
-    def drifts(self) -> list[Variant]:
+    def drifts(self) -> list[Case]:
         """The drifts, each once."""
         return list(self._drifts)
 
     @functools.cached_property
-    def _drifts(self) -> tuple[Variant, ...]:
+    def _drifts(self) -> tuple[Case, ...]:
         cameras = [_camera_drift(name) for name in self.cameras]
-        data = [Variant(_DATA, _DATA)] if self.drifted_data_dir else []
+        data = [Case(_DATA, _DATA)] if self.drifted_data_dir else []
         return tuple(
             dict.fromkeys(
-                variants.intensities(self.intensities)
-                + variants.exposures(self.exposures)
-                + variants.pipelines(self.pipelines)
+                cases.intensities(self.intensities)
+                + cases.exposures(self.exposures)
+                + cases.pipelines(self.pipelines)
                 + cameras
                 + data
             )
@@ -120,8 +120,8 @@ class AdaptationConfig(FinishedRun):
         return {name: getattr(self, name) for name in names}
 
 
-def _camera_drift(name: str) -> Variant:
-    return Variant(f"camera={pathlib.Path(name).stem}", "cameras")
+def _camera_drift(name: str) -> Case:
+    return Case(f"camera={pathlib.Path(name).stem}", "cameras")
 
 
 class _Drifted(NamedTuple):
@@ -200,7 +200,7 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
             f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
             "computes others"
         )
-    variants.check_pipelines(config.drifts(), fold.dataset)
+    cases.check_pipelines(config.drifts(), fold.dataset)
     for drift in config.drifts():
         processor = _drifted(config, fold, drift).model.processor
         _parameters(config, processor)
@@ -229,14 +229,14 @@ def _camera(name: str, dataset: RawDataset) -> isp.Camera:
     return camera
 
 
-def _model(fold: TrainedFold, drift: Variant) -> RawToLogit:
+def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
     """A fold's model, with the pipeline of a drift in place of its own."""
     if drift.pipeline is None:
         return fold.model
-    return RawToLogit(drift.pipeline(fold.dataset.camera), fold.model.normalizer, fold.model.head)
+    return RawToLogit(drift.pipeline(cases.camera_of(fold.dataset)), fold.model.normalizer, fold.model.head)
 
 
-def _drifted(config: AdaptationConfig, fold: TrainedFold, drift: Variant) -> _Drifted:
+def _drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> _Drifted:
     rng = np.random.default_rng(config.seed)
     if drift.group == _DATA:
         dataset = _other_data(config, fold)
@@ -280,7 +280,7 @@ def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
     return dataset
 
 
-def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Variant, stop: StopSignals) -> dict[str, Any]:
+def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
     """The adaptation of a fold to a drift, or what an earlier call has left of it."""
     folder = config.output_dir / f"fold_{fold.fold.number}" / drift.name
 

@@ -5,7 +5,7 @@ loss to first order, when values move by one per cent of their natural range.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -100,18 +100,17 @@ def analyse(
         `sensitivity_stages`.
     """
     sensitivity = measure(frozen, dataset, indices, batch_size, tick)
-    labels = dataset.labels[indices]
-    classes = dataset.classes if dataset.task == "classification" else ()
-    of_class = {name: labels == number for number, name in enumerate(classes)}
+    groups = frozen.task.groups(dataset.labels[indices])
     content = {
         "unit": UNIT,
         "moves": MOVES,
         "caution": CAUTION,
         "ranges": {name: _stated(frozen.facts[name]) for name in sensitivity.parameters} | {"images": _IMAGES},
         "overall": _means(frozen.facts, sensitivity, np.ones(len(indices), bool)),
-        "by_class": {name: _means(frozen.facts, sensitivity, taken) for name, taken in of_class.items() if taken.any()},
+        "by_class": {name: _means(frozen.facts, sensitivity, taken) for name, taken in groups.items() if taken.any()},
     }
-    tables = {"sensitivity": _rows(frozen.facts, sensitivity, dataset, indices)}
+    names = [dataset.names[index] for index in indices]
+    tables = {"sensitivity": _rows(frozen.facts, sensitivity, names, groups)}
     return Analysis(content, _table(content), _figures(content), tables)
 
 
@@ -229,11 +228,13 @@ def _after(stages: Mapping[str, Any]) -> dict[str, Any]:
     return {f"after {name}": value for name, value in stages.items()}
 
 
-def _rows(facts: Facts, sensitivity: Sensitivity, dataset: RawDataset, indices: np.ndarray) -> list[dict[str, Any]]:
-    """A row for each sample."""
-    columns = {"sample": [dataset.names[index] for index in indices]}
-    if dataset.task == "classification":
-        columns["class"] = [dataset.classes[label] for label in dataset.labels[indices]]
+def _rows(
+    facts: Facts, sensitivity: Sensitivity, names: Sequence[str], groups: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Returns a row for each sample."""
+    columns: dict[str, Sequence[Any] | np.ndarray | jax.Array] = {"sample": names}
+    if groups:
+        columns["class"] = np.select(list(groups.values()), list(groups), default="").tolist()
     columns["loss"] = sensitivity.loss
     for name, change in {**sensitivity.parameters, **_after(sensitivity.stages)}.items():
         columns |= {f"{name} worst": change.worst, f"{name} together": change.together}

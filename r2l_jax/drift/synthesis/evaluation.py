@@ -8,28 +8,20 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-import tasks
 from r2l_jax.config import INTENSITIES, OWN_PIPELINE, PIPELINE_NAMES
-from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import cases as variants
-from r2l_jax.drift import figures
+from r2l_jax.drift import cases, figures
 from r2l_jax.drift.acquisition import at_intensity
-from r2l_jax.drift.cases import OWN, Variant
+from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.synthesis import summary
+from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.summary import Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
-from r2l_jax.model.processors import Unprocessed
-from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.runtime import compiler, store
-from r2l_jax.runtime.devices import shardings, to_devices
+from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
@@ -48,14 +40,14 @@ class EvaluationConfig(Settings):
 
     run: tuple[str, ...] = setting("folders of finished runs, or of their folds, separated by commas", kind="repeated")
     against: tuple[str, ...] = setting(
-        f"what to test against, of {', '.join(variants.GROUPS)}", ("pipelines", "corruptions"), each=variants.GROUPS
+        f"what to test against, of {', '.join(cases.GROUPS)}", ("pipelines", "corruptions"), each=cases.GROUPS
     )
-    pipelines: tuple[str, ...] = setting(f"other processing: {PIPELINE_NAMES}", variants.PIPELINES)
+    pipelines: tuple[str, ...] = setting(f"other processing: {PIPELINE_NAMES}", cases.PIPELINES)
     intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES)
     exposures: tuple[float, ...] = setting(
-        "exposures by the model of the sensor, as factors on the light; any raw data", variants.EXPOSURES
+        "exposures by the model of the sensor, as factors on the light; any raw data", cases.EXPOSURES
     )
-    corruptions: tuple[str, ...] = setting(f"of processed images, of {', '.join(CORRUPTIONS)}", variants.CHANGES)
+    corruptions: tuple[str, ...] = setting(f"of processed images, of {', '.join(CORRUPTIONS)}", cases.CHANGES)
     severities: tuple[int, ...] = setting(
         f"of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
     )
@@ -78,7 +70,7 @@ class EvaluationConfig(Settings):
     def without_effect(self) -> dict[str, str]:
         """Returns the flags of groups that are not tested against."""
         ignored = {}
-        for group in variants.GROUPS:
+        for group in cases.GROUPS:
             if group not in self.against:
                 names = [group, "severities"] if group == "corruptions" else [group]
                 ignored |= dict.fromkeys(names, f"without {group} in --against")
@@ -86,19 +78,19 @@ class EvaluationConfig(Settings):
             ignored["seed"] = "without exposures or corruptions in --against"
         return ignored
 
-    def cases(self) -> list[Variant]:
+    def cases(self) -> list[Case]:
         """The test cases, each once, and first of all the runs' own images."""
         return list(self._cases)
 
     @functools.cached_property
-    def _cases(self) -> tuple[Variant, ...]:
+    def _cases(self) -> tuple[Case, ...]:
         known = {
-            "pipelines": variants.pipelines(self.pipelines),
-            "intensities": variants.intensities(self.intensities),
-            "exposures": variants.exposures(self.exposures),
-            "corruptions": variants.corruptions(self.corruptions, self.severities),
+            "pipelines": cases.pipelines(self.pipelines),
+            "intensities": cases.intensities(self.intensities),
+            "exposures": cases.exposures(self.exposures),
+            "corruptions": cases.corruptions(self.corruptions, self.severities),
         }
-        chosen = [case for group in variants.GROUPS if group in self.against for case in known[group]]
+        chosen = [case for group in cases.GROUPS if group in self.against for case in known[group]]
         return tuple(dict.fromkeys([OWN, *chosen]))
 
     @property
@@ -125,7 +117,7 @@ def run(config: EvaluationConfig) -> dict:
         InputError: folders that are no finished runs, or test cases that do not fit them.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    cases, output = config.cases(), config.output_dir
+    tested, output = config.cases(), config.output_dir
     runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
     _check(config, runs)
     try:
@@ -134,7 +126,7 @@ def run(config: EvaluationConfig) -> dict:
         raise InputError(f"{output}: no folder to write to ({error.strerror})") from None
     folds = [(label, fold) for label, folds in runs.items() for fold in folds]
     load_at = functools.cache(at_intensity)
-    parts = [_Part(output, label, fold, cases, load_at, config.seed) for label, fold in folds]
+    parts = [_Part(output, label, fold, tested, load_at, config.seed) for label, fold in folds]
     # All processes have read what is done before the first one adds to it.
     multihost_utils.sync_global_devices("evaluation planned")
 
@@ -148,9 +140,9 @@ def run(config: EvaluationConfig) -> dict:
     results = {}
     for label, of_run in runs.items():
         trained = of_run[0].config
-        own = tuple(case.name for case in cases if case.group != OWN.group and variants.is_own(case, trained))
+        own = tuple(case.name for case in tested if case.group != OWN.group and cases.is_own(case, trained))
         tests = {
-            fold.fold.number: {case.name: part.tests[OWN.name if case.name in own else case.name] for case in cases}
+            fold.fold.number: {case.name: part.tests[OWN.name if case.name in own else case.name] for case in tested}
             for (name, fold), part in zip(folds, parts, strict=True)
             if name == label
         }
@@ -161,7 +153,7 @@ def run(config: EvaluationConfig) -> dict:
         "score": task.score,
         "classes": list(task.classes),
         "dataset": dataset.name,
-        **summary.summarize(results, cases, task.score),
+        **summary.summarize(results, tested, task.score),
         "flags": flat(config),
         **environment(),
     }
@@ -178,7 +170,7 @@ def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Ide
     """Writes what is left to read, and removes the heat maps of an earlier call that had others."""
     file, pictures = output / "evaluation.json", summary.make_figures(content, content["score"])
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
-    store.begin(file, planned, unlisted=[f"{group}.png" for group in variants.GROUPS])
+    store.begin(file, planned, unlisted=[f"{group}.png" for group in cases.GROUPS])
     write_csv(output / "evaluation.csv", summary.csv_rows(content, content["score"]))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])
@@ -203,12 +195,12 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
                 f"--run={uri} was trained on {fold.dataset.name}, --run={config.run[0]} on "
                 f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
             )
-        variants.check(config.against, fold.config, fold.dataset, f"--run={uri}")
+        cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
     if "pipelines" in config.against:
-        variants.check_pipelines(config.cases(), first)
+        cases.check_pipelines(config.cases(), first)
 
 
-Source = tuple[RawDataset, list[Variant]]
+Source = tuple[RawDataset, list[Case]]
 
 
 class _Part:
@@ -227,7 +219,7 @@ class _Part:
         output: pathlib.Path,
         label: str,
         fold: TrainedFold,
-        cases: Sequence[Variant],
+        tested: Sequence[Case],
         load_at: Callable[..., RawDataset],
         seed: int,
     ):
@@ -237,8 +229,8 @@ class _Part:
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
         anew = {}
-        for case in cases:
-            if case.group != OWN.group and variants.is_own(case, fold.config):
+        for case in tested:
+            if case.group != OWN.group and cases.is_own(case, fold.config):
                 continue
             dataset = fold.dataset if case.iso is None else load_at(fold.config, case.iso, fold.dataset.fingerprint)
             self._identities[case.name] = _identity(fold, self.model, dataset, case, seed)
@@ -260,7 +252,7 @@ class _Part:
         self._entries.add(tests, self._identities)
 
 
-def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Variant, seed: int) -> store.Identity:
+def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Case, seed: int) -> store.Identity:
     """Collects all that a test case's numbers depend on.
 
     The camera's figures are what pipelines start from, and what exposures are taken by; the model has its own numbers.
@@ -280,11 +272,11 @@ def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Variant,
 
 
 def _evaluate(
-    evaluator: "Evaluator", label: str, fold: TrainedFold, part: _Part, sources: Sequence[Source], stop: StopSignals
+    evaluator: Evaluator, label: str, fold: TrainedFold, part: _Part, sources: Sequence[Source], stop: StopSignals
 ) -> None:
     """Evaluates what is missing of a fold, and keeps it."""
     interrupted = Interrupted(f"stopped in fold {fold.fold.number} of {label}; the same command goes on with that fold")
-    total = sum(evaluator.count(fold, cases) for _, cases in sources)
+    total = sum(evaluator.count(fold, tested) for _, tested in sources)
     if not total:
         return
     with tqdm(
@@ -296,112 +288,7 @@ def _evaluate(
             if stop.after_step():
                 raise interrupted
 
-        for dataset, cases in sources:
+        for dataset, tested in sources:
             if stop.after_epoch():
                 raise interrupted
-            part.add(evaluator.evaluate(fold, dataset, cases, tick))
-
-
-class Evaluator:
-    """Evaluates test cases, several of which share what is compiled and what is computed.
-
-    One compiled function makes the images of all pipelines and processors, another takes images to the sums of loss and
-    confusion, and each is compiled again only for another structure or shape: once for all folds of a run, and for runs
-    of one head and data set.
-
-    Args:
-        batch_size: samples at once, a multiple of the devices.
-        seed: of what is random in test cases.
-    """
-
-    def __init__(self, batch_size: int, seed: int = 0):
-        self._batch_size = batch_size
-        self._seed = seed
-        self._sums_by_task = {}
-        jit = functools.partial(jax.jit, compiler_options=compiler.options())
-        images = functools.partial(jit, out_shardings=shardings().split)
-        self._process = images(variants.process, static_argnums=0)
-        self._expose = images(variants.expose, static_argnames="camera")
-        self._corrupt = images(variants.corrupt, static_argnums=0)
-        self._add = jit(_add, static_argnums=(0, 1), out_shardings=shardings().everywhere)
-
-    def count(self, fold: TrainedFold, cases: Sequence[Variant]) -> int:
-        """How many times `evaluate` calls its `tick`."""
-        return len(cases) * -(-len(fold.fold.valid_indices) // self._batch_size)
-
-    def evaluate(
-        self,
-        fold: TrainedFold,
-        dataset: RawDataset,
-        cases: Sequence[Variant],
-        tick: Callable[[], None] = lambda: None,
-    ) -> dict[str, Numbers]:
-        """The numbers of a fold's model in test cases, on the validation samples.
-
-        They do not depend on the size of batches, nor on what else is evaluated.
-
-        Args:
-            fold: the model and the samples' indices.
-            dataset: what the mosaics are read from.
-            cases: the test cases that are made of them.
-            tick: called after each test case of each batch; what it raises ends the evaluation.
-
-        Returns:
-            Of each test case, by its name: `loss`, the score, `precision`, `recall`, `f1` by class, and `confusion`.
-        """
-        model, camera, task = fold.model, fold.dataset.camera, fold.task
-        own = nnx.split(model.processor)
-        head = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
-        # An task's functions are made anew for each run, but are the same for one task and its classes.
-        sums_of = self._sums_by_task.setdefault((fold.dataset.task, task.classes), task.sums)
-        pipelines = {case.pipeline: nnx.split(case.pipeline(camera)) for case in cases if case.pipeline}
-        keys = {case.name: variants.random_key(case, self._seed) for case in cases}
-        zeros = {"loss": jnp.zeros(()), "confusion": jnp.zeros(2 * (len(task.classes),))}
-        sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
-
-        previous = None
-        for batch in loader.eval_batches(dataset, fold.fold.valid_indices, self._batch_size, keep_decoded=False):
-            batch = to_devices(batch, shardings().split)
-            processed = None
-            for case in cases:
-                key = keys[case.name]
-                if case.pipeline is not None:
-                    images = self._process(*pipelines[case.pipeline], batch["raw"])
-                elif case.exposure is not None:
-                    raw = self._expose(batch["raw"], batch["index"], key, case.exposure, camera=camera)
-                    images = self._process(*own, raw)
-                else:
-                    if processed is None:
-                        processed = self._process(*own, batch["raw"])
-                    images = processed
-                    if case.corruption is not None:
-                        images = self._corrupt(*case.corruption, images, batch["index"], key)
-                added = self._add(head[0], sums_of, head[1], sums[case.name], images, batch)
-                # The device works on one test case while the next is sent off, and no further ahead: images of all of
-                # them would fill its memory.
-                jax.block_until_ready(previous)
-                previous = sums[case.name] = added
-                tick()
-        return {
-            name: _numbers(total, task.score, task.score_of, task.classes)
-            for name, total in jax.device_get(sums).items()
-        }
-
-
-def _add(graph, sums_of, state, sums, images, batch):
-    return jax.tree.map(jnp.add, sums, sums_of(nnx.merge(graph, state)(images), batch))
-
-
-def _numbers(
-    sums: Mapping[str, np.ndarray], score: str, score_of: Callable[[jax.Array], jax.Array], classes: Sequence[str]
-) -> Numbers:
-    confusion = sums["confusion"]
-    return {
-        "loss": float(sums["loss"] / confusion.sum()),
-        score: float(score_of(confusion)),
-        **{
-            metric: dict(zip(classes, map(float, getattr(tasks.metrics, metric)(confusion)), strict=True))
-            for metric in summary.PER_CLASS
-        },
-        "confusion": confusion.tolist(),
-    }
+            part.add(evaluator.evaluate(fold, dataset, tested, tick))

@@ -22,7 +22,10 @@ from PIL import Image
 
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.cases import Variant
+from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.renderer import Recipe
+from r2l_jax.model.tasks import task_of
+from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import clear_parts, replacing, write_csv, write_json
@@ -40,9 +43,9 @@ class PictureSet(NamedTuple):
         iso: the measured intensity of the mosaics that all begins with; None for a data set that has but one.
     """
 
-    pipeline: Variant
-    acquisition: Variant
-    corruption: Variant | None
+    pipeline: Case
+    acquisition: Case
+    corruption: Case | None
     iso: float | None
 
     @property
@@ -52,9 +55,21 @@ class PictureSet(NamedTuple):
         return f"{self.pipeline.name}/{self.acquisition.name}/{corruption}"
 
     @property
+    def named_pipeline(self) -> NamedPipeline:
+        """The pipeline of the case that processes."""
+        if self.pipeline.pipeline is None:
+            raise ValueError(f"{self.pipeline.name} is no case of a pipeline")
+        return self.pipeline.pipeline
+
+    @property
+    def recipe(self) -> Recipe:
+        """The three steps by which its pictures are made."""
+        return Recipe(self.acquisition, self.pipeline, self.corruption or OWN)
+
+    @property
     def settings(self) -> dict[str, str | float | None]:
         """What it is made by."""
-        corruption, severity = self.corruption.corruption if self.corruption else (None, None)
+        corruption, severity = (self.corruption and self.corruption.corruption) or (None, None)
         return {
             "pipeline": self.pipeline.name,
             "iso": self.iso,
@@ -195,18 +210,21 @@ def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
     They are called as the sample is, without its folder and the suffix of a raw file, and with "_" for what is not good
     in a file's name. So that no two are called the same, some get their sample's index besides.
     """
-    taken, files = set(), []
-    for index, (name, label) in enumerate(zip(dataset.names, dataset.labels, strict=True)):
-        folder = "images" if dataset.task == "segmentation" else dataset.classes[label]
+    task, taken, files = task_of(dataset), set(), []
+
+    def place(label: int, stem: str) -> tuple[pathlib.PurePath, str]:
+        """Returns a picture's folder, and its name where the file system does not distinguish upper from lower case."""
+        picture = pathlib.PurePath(task.picture_files(label, stem, suffix)[0])
+        return picture.parent, picture.name.casefold()
+
+    for index, (name, label) in enumerate(zip(dataset.names, dataset.labels.tolist(), strict=True)):
         path = pathlib.PurePath(name)
         stem = path.stem if path.suffix.lower() in RAW_SUFFIXES else path.name
         stem = re.sub(r"[^\w.+=-]", "_", stem).lstrip(".") or "_"
-        # Some file systems do not tell large from small letters.
-        while (folder, stem.casefold()) in taken:
+        while place(label, stem) in taken:
             stem += f"_{index}"
-        taken.add((folder, stem.casefold()))
-        masks = [f"masks/{stem}.png"] if dataset.task == "segmentation" else []
-        files.append((f"{folder}/{stem}.{suffix}", *masks))
+        taken.add(place(label, stem))
+        files.append(task.picture_files(label, stem, suffix))
     return files
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from r2l_jax.drift.cases import OWN, Variant
+from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.measure import LEAST_DROP
 from r2l_jax.runtime.tables import table
@@ -39,7 +39,7 @@ class RunResults(NamedTuple):
     folds: Mapping[int, Mapping[str, Numbers]]
 
 
-def summarize(runs: Mapping[str, RunResults], cases: Sequence[Variant], score: str) -> dict:
+def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str) -> dict:
     """Sums up the numbers of runs.
 
     A drop is the score on the run's own images less that of a test case, of the same fold. The headline has the score
@@ -82,7 +82,7 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Variant], score: s
     }
 
 
-def _is_identity(case: Variant) -> bool:
+def _is_identity(case: Case) -> bool:
     return case.corruption is not None and case.corruption[0] == "identity"
 
 
@@ -120,7 +120,7 @@ def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
-def _matrices(summaries: Mapping[str, dict], cases: Sequence[Variant], score: str) -> dict:
+def _matrices(summaries: Mapping[str, dict], cases: Sequence[Case], score: str) -> dict:
     matrices = {}
     for group in ("pipelines", "intensities", "exposures"):
         columns = [case.name for case in cases if case.group == group]

@@ -20,12 +20,14 @@ from r2l_jax.config import INTENSITIES, PIPELINE_NAMES, DataSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import cases as variants
-from r2l_jax.drift.cases import OWN
+from r2l_jax.drift import cases
+from r2l_jax.drift.cases import OWN, camera_of
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.drift.renderer import Processor, Renderer
 from r2l_jax.drift.synthesis import picture_sets
 from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.model.model_hash import described, function_name, processor_hash
+from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler, store
 from r2l_jax.runtime.devices import shardings, to_devices
@@ -92,12 +94,12 @@ class SynthesisConfig(DataSettings):
         if self.dataset == "Folder":
             full, measured = None, [OWN]
         else:
-            full, measured = 1.0, variants.intensities([1.0] if self.intensities is None else self.intensities)
+            full, measured = 1.0, cases.intensities([1.0] if self.intensities is None else self.intensities)
         sets = [
             PictureSet(pipeline, acquisition, corruption, acquisition.iso or full)
-            for acquisition in [*measured, *variants.exposures(self.exposures)]
-            for pipeline in variants.pipelines((self.pipeline,) if self.pipeline is not None else self.pipelines)
-            for corruption in [None, *variants.corruptions(self.corruptions, self.severities)]
+            for acquisition in [*measured, *cases.exposures(self.exposures)]
+            for pipeline in cases.pipelines((self.pipeline,) if self.pipeline is not None else self.pipelines)
+            for corruption in [None, *cases.corruptions(self.corruptions, self.severities)]
         ]
         return tuple(dict.fromkeys(sets))
 
@@ -138,7 +140,7 @@ def run(config: SynthesisConfig) -> None:
     refuse_several_processes()
     sets, output, sources = config.sets(), pathlib.Path(config.output), config.load()
     dataset = next(iter(sources.values()))
-    variants.check_pipelines([pictures.pipeline for pictures in sets], dataset)
+    cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)
     files = picture_sets.file_names(dataset, config.format)
     try:
         identities = {pictures.name: _identity(config, pictures, sources[pictures.iso]) for pictures in sets}
@@ -152,12 +154,12 @@ def run(config: SynthesisConfig) -> None:
 
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
     """Collects all that a set depends on."""
-    pipeline = pictures.pipeline.pipeline
-    processing = [*pipeline.identity, processor_hash(pipeline(dataset.camera))]
+    pipeline, camera = pictures.named_pipeline, camera_of(dataset)
+    processing = [*pipeline.identity, processor_hash(pipeline(camera))]
     return store.identity(
         {**pictures.settings, "seed": config.seed, "format": config.format},
         data=dataset.content,
-        camera=dataclasses.asdict(dataset.camera),
+        camera=dataclasses.asdict(camera),
         processing=processing,
     )
 
@@ -166,6 +168,7 @@ def _describe(
     config: SynthesisConfig, folders: Sequence[SetFolder], dataset: RawDataset, identities: Mapping[str, store.Identity]
 ) -> None:
     """Writes manifest.json, or adds to it; before it does, sets of another identity are removed."""
+    camera = camera_of(dataset)
     fixed = {
         "dataset": dataset.name,
         "task": dataset.task,
@@ -176,19 +179,17 @@ def _describe(
     }
     added = {
         "pipelines": {
-            folder.pictures.pipeline.name: _figures(folder.pictures.pipeline.pipeline(dataset.camera))
-            for folder in folders
+            folder.pictures.pipeline.name: _described(folder.pictures.named_pipeline(camera)) for folder in folders
         },
         "sets": {folder.pictures.name: folder.pictures.settings for folder in folders},
         "identities": identities,
     }
-    camera = dataclasses.asdict(dataset.camera)
-    current = {"data_dir": config.data_dir, "camera": camera, **environment()}
+    current = {"data_dir": config.data_dir, "camera": dataclasses.asdict(camera), **environment()}
     picture_sets.describe(pathlib.Path(config.output), fixed, current, added, folders)
 
 
-def _figures(pipeline: isp.Pipeline) -> dict[str, Any]:
-    """All that a pipeline's images depend on."""
+def _described(pipeline: isp.Pipeline) -> dict[str, Any]:
+    """Describes a pipeline by everything that its images depend on."""
     return {
         "stages": [
             {
@@ -204,17 +205,16 @@ def _figures(pipeline: isp.Pipeline) -> dict[str, Any]:
 
 
 def _write(config: SynthesisConfig, sources: Mapping[float | None, RawDataset], folders: Sequence[SetFolder]) -> None:
-    """Writes what is missing of sets, those of one intensity after those of another, with a progress bar on stderr.
+    """Writes the missing pictures of all sets, one intensity after the other, with a progress bar on stderr.
 
-    Files are checked, encoded and written in threads, while the device is at work on the next pictures.
+    Files are checked, encoded and written in threads, while the device makes the next pictures.
     """
     first = next(iter(sources.values()))
-    pipelines = {folder.pictures.pipeline.pipeline for folder in folders}
-    maker = Maker(first.camera, pipelines, FORMATS[config.format], config.seed)
-    total, workers = len(folders) * len(first), os.cpu_count()
+    maker = _Maker(camera_of(first), config, {folder.pictures.named_pipeline for folder in folders})
+    total, workers = len(folders) * len(first), os.cpu_count() or 1
 
     def write(begun: _Begun) -> tuple[SetFolder, dict[int, list[str]]]:
-        # The pictures that fill up the last batch are of no sample.
+        # The last batch is filled up with pictures that belong to no sample.
         pictures = zip(begun.samples, np.asarray(begun.pictures), begun.masks, strict=False)
         return begun.folder, {
             index: begun.folder.write(index, [encoded(picture, config.format), *masks])
@@ -233,8 +233,8 @@ def _write(config: SynthesisConfig, sources: Mapping[float | None, RawDataset], 
             todo = [folder for folder in folders if folder.pictures.iso == iso and folder.missing]
             for folder in todo:
                 folder.begin()
-            # Once stopped, what has been begun is still written.
-            begun = itertools.takewhile(lambda _: not stop.after_step(), _begin(maker, todo, dataset))
+            # After a request to stop, pictures that were begun are still written.
+            begun = itertools.takewhile(lambda _: not stop.after_step(), maker.begin(todo, dataset))
             for folder, digests in _work_ahead(pool, write, begun, workers + 1):
                 folder.add(digests)
                 bar.update(len(digests))
@@ -245,13 +245,13 @@ def _write(config: SynthesisConfig, sources: Mapping[float | None, RawDataset], 
 
 
 class _Begun(NamedTuple):
-    """The pictures of a batch of samples for one set, perhaps not computed yet, and what is written beside them.
+    """The pictures of a batch of samples for one set, perhaps not computed yet, with the files beside them.
 
     Attributes:
-        folder: the set's.
-        pictures: `(B, H, W, 3)`; those beyond the samples only fill up.
+        folder: the set's folder.
+        pictures: `(B, H, W, 3)`; those after the last sample only fill the batch up.
         samples: the samples' indices.
-        masks: of each sample, its mask's file, or nothing if it has none.
+        masks: for each sample, the content of its mask's file if it has one.
     """
 
     folder: SetFolder
@@ -260,24 +260,48 @@ class _Begun(NamedTuple):
     masks: list[list[bytes]]
 
 
-def _begin(maker: "Maker", folders: Sequence[SetFolder], dataset: RawDataset) -> Iterator[_Begun]:
-    """Begins the pictures of each batch and set of which some are missing.
+class _Maker:
+    """Makes the pictures of sets.
 
-    A sample is always at the same place of the same batch, so that it comes to the same to the last bit.
+    Args:
+        camera: the camera at whose calibration values the pipelines process.
+        config: the format and the seed.
+        pipelines: the pipelines of all sets.
     """
-    devices, (height, width) = jax.device_count(), dataset.read(0)[0].shape
-    size = -(-min(max(_PIXELS // (height * width), 1), len(dataset)) // devices) * devices
-    missing = set().union(*(folder.missing for folder in folders))
-    batches = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
-    chosen = [index for batch in batches if not missing.isdisjoint(batch) for index in batch]
-    for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), size, keep_decoded=False):
-        target, index = batch["target"], batch["index"]
-        samples = index[batch["weight"] > 0].tolist()
-        masks = [[encoded(255 * mask, "png")] if dataset.task == "segmentation" else [] for mask in target]
-        arrays = to_devices({"raw": batch["raw"], "index": index}, shardings().split)
-        todo = {folder.pictures: folder for folder in folders if not folder.missing.isdisjoint(samples)}
-        for pictures, values in maker.pictures(list(todo), arrays["raw"], arrays["index"]):
-            yield _Begun(todo[pictures], values, samples, masks)
+
+    def __init__(self, camera: isp.Camera, config: SynthesisConfig, pipelines: Iterable[NamedPipeline]):
+        self._camera, self._renderer = camera, Renderer(config.seed, shardings().split)
+        self._processors: dict[NamedPipeline | None, Processor] = {
+            pipeline: nnx.split(pipeline(camera)) for pipeline in pipelines
+        }
+        self._quantize = jax.jit(
+            functools.partial(quantized, dtype=FORMATS[config.format]),
+            out_shardings=shardings().split,
+            compiler_options=compiler.options(),
+        )
+
+    def begin(self, folders: Sequence[SetFolder], dataset: RawDataset) -> Iterator[_Begun]:
+        """Begins the pictures of each batch and each set of which some are missing.
+
+        A sample is always at the same place of the same batch, so that its pictures are the same to the last bit.
+
+        Args:
+            folders: the sets' folders, of one intensity.
+            dataset: the mosaics at this intensity.
+        """
+        task, devices, (height, width) = task_of(dataset), jax.device_count(), dataset.read(0)[0].shape
+        size = -(-min(max(_PIXELS // (height * width), 1), len(dataset)) // devices) * devices
+        missing = set().union(*(folder.missing for folder in folders))
+        batches = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
+        chosen = [index for batch in batches if not missing.isdisjoint(batch) for index in batch]
+        for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), size, keep_decoded=False):
+            samples = batch["index"][batch["weight"] > 0].tolist()
+            masks = [[encoded(mask, "png") for mask in task.mask_pictures(target)] for target in batch["target"]]
+            arrays = to_devices({name: batch[name] for name in ("raw", "index")}, shardings().split)
+            todo = {folder.pictures.recipe: folder for folder in folders if not folder.missing.isdisjoint(samples)}
+            images = self._renderer.images(todo, arrays["raw"], arrays["index"], self._camera, self._processors)
+            for recipe, values in images:
+                yield _Begun(todo[recipe], self._quantize(values), samples, masks)
 
 
 def _work_ahead(pool: Executor, work: Callable, items: Iterable, count: int) -> Iterator:
@@ -289,49 +313,3 @@ def _work_ahead(pool: Executor, work: Callable, items: Iterable, count: int) -> 
             yield pending.popleft().result()
     while pending:
         yield pending.popleft().result()
-
-
-class Maker:
-    """Makes pictures: a pipeline's once for all corruptions, and each function compiled once for all batches.
-
-    Args:
-        camera: at whose figures the pipelines are.
-        pipelines: the pipelines.
-        dtype: of the pictures, an unsigned integer.
-        seed: of what is random.
-    """
-
-    def __init__(
-        self, camera: isp.Camera, pipelines: Iterable[NamedPipeline], dtype: type[np.unsignedinteger], seed: int
-    ):
-        self._camera, self._seed = camera, seed
-        self._pipelines = {pipeline: nnx.split(pipeline(camera)) for pipeline in pipelines}
-        jit = functools.partial(jax.jit, compiler_options=compiler.options(), out_shardings=shardings().split)
-        self._process = jit(variants.process, static_argnums=0)
-        self._expose = jit(variants.expose, static_argnames="camera")
-        self._corrupt = jit(variants.corrupt, static_argnums=0)
-        self._quantize = jit(functools.partial(quantized, dtype=dtype))
-
-    def pictures(
-        self, sets: Sequence[PictureSet], raw: jax.Array, index: jax.Array
-    ) -> Iterator[tuple[PictureSet, jax.Array]]:
-        """The pictures of each set `(B, H, W, 3)`, begun, and perhaps not computed yet.
-
-        Args:
-            sets: of one intensity; those of one acquisition together, and within them those of one pipeline.
-            raw: the mosaics `(B, H, W)` at this intensity.
-            index: which samples they are, `(B,)`.
-        """
-        for acquisition, of_acquisition in itertools.groupby(sets, lambda pictures: pictures.acquisition):
-            exposed = raw
-            if acquisition.exposure is not None:
-                key = variants.random_key(acquisition, self._seed)
-                exposed = self._expose(raw, index, key, acquisition.exposure, camera=self._camera)
-            for pipeline, of_pipeline in itertools.groupby(of_acquisition, lambda pictures: pictures.pipeline):
-                images = self._process(*self._pipelines[pipeline.pipeline], exposed)
-                for pictures in of_pipeline:
-                    corrupted = images
-                    if pictures.corruption is not None:
-                        key = variants.random_key(pictures.corruption, self._seed)
-                        corrupted = self._corrupt(*pictures.corruption.corruption, images, index, key)
-                    yield pictures, self._quantize(corrupted)

@@ -8,7 +8,7 @@ import pytest
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import cases as variants
+from r2l_jax.drift import cases, renderer
 from r2l_jax.drift.acquisition import drifted, rephotograph
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build
@@ -29,7 +29,7 @@ def of(config, dataset, drift, camera=None, seed=0):
 
 
 def test_a_measured_intensity_is_the_data_set_at_it(config, dataset):
-    (drift,) = variants.intensities([0.05])
+    (drift,) = cases.intensities([0.05])
     raws, targets = of(config, dataset, drift)
     measured = datasets.load(config.data.dataset, **(config.data.source | {"iso": 0.05}))
     np.testing.assert_array_equal(raws, measured.decoded[0])
@@ -40,22 +40,22 @@ def test_a_measured_intensity_is_the_data_set_at_it(config, dataset):
 
 
 def test_exposures_are_those_of_an_evaluation(config, dataset):
-    (drift,) = variants.exposures([0.25])
+    (drift,) = cases.exposures([0.25])
     raws, _ = of(config, dataset, drift, seed=3)
-    key = variants.random_key(drift, 3)
-    expected = variants.expose(jnp.asarray(dataset.decoded[0]), jnp.arange(len(dataset)), key, 0.25, dataset.camera)
+    key = cases.random_key(drift, 3)
+    expected = renderer.expose(jnp.asarray(dataset.decoded[0]), jnp.arange(len(dataset)), key, 0.25, dataset.camera)
     np.testing.assert_allclose(raws, expected, atol=1e-6)
 
 
 def test_a_drift_of_the_processing_leaves_the_mosaics(config, dataset):
-    (drift,) = variants.pipelines(["parametrized"])
+    (drift,) = cases.pipelines(["parametrized"])
     assert drifted(config, dataset, drift, None, 0) is dataset
 
 
 def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
     camera = dataset.camera
     other = isp.Camera((0.1,) * 4, (1.5, 1.0, 2.5), camera.color_matrix, camera.pattern)
-    drift = variants.Variant("camera=other", "cameras")
+    drift = cases.Case("camera=other", "cameras")
     raws, targets = of(config, dataset, drift, other)
     np.testing.assert_array_equal(targets, dataset.decoded[1])
     pipelines = [isp.static(each, "bilinear", "none", "none") for each in (camera, other)]

@@ -5,7 +5,7 @@ import pytest
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import cases as variants
+from r2l_jax.drift import cases
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 
@@ -19,9 +19,9 @@ def dataset(camera=CAMERA):
 
 
 def test_the_published_pipelines_are_twelve_by_names_that_stay():
-    assert len(set(variants.PIPELINES)) == 12
-    assert variants.PIPELINES[0] == "bilinear.sharpening_filter.median_denoising"
-    assert variants.PIPELINES[-1] == "menon2007.unsharp_masking.gaussian_denoising"
+    assert len(set(cases.PIPELINES)) == 12
+    assert cases.PIPELINES[0] == "bilinear.sharpening_filter.median_denoising"
+    assert cases.PIPELINES[-1] == "menon2007.unsharp_masking.gaussian_denoising"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_the_published_pipelines_are_twelve_by_names_that_stay():
     ],
 )
 def test_a_name_is_a_pipeline_at_the_cameras_figures(name, pipeline):
-    (case,) = variants.pipelines([name])
+    (case,) = cases.pipelines([name])
     made = case.pipeline(CAMERA)
     assert made.stages == pipeline.stages
     for parameter, value in pipeline.parameters().items():
@@ -41,35 +41,35 @@ def test_a_name_is_a_pipeline_at_the_cameras_figures(name, pipeline):
 
 
 def test_names_of_test_cases():
-    cases = [
-        *variants.pipelines(["parametrized"]),
-        *variants.intensities([0.05, 1.0]),
-        *variants.exposures([0.25]),
-        *variants.corruptions(["gaussian_noise", "contrast"], [1, 3]),
+    known = [
+        *cases.pipelines(["parametrized"]),
+        *cases.intensities([0.05, 1.0]),
+        *cases.exposures([0.25]),
+        *cases.corruptions(["gaussian_noise", "contrast"], [1, 3]),
     ]
-    assert [case.name for case in cases] == [
+    assert [case.name for case in known] == [
         *("parametrized", "iso=0.05", "iso=1", "exposure=0.25"),
         *("gaussian_noise.1", "gaussian_noise.3", "contrast.1", "contrast.3"),
     ]
-    assert list(dict.fromkeys(case.group for case in cases)) == list(variants.GROUPS)
+    assert list(dict.fromkeys(case.group for case in known)) == list(cases.GROUPS)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (
-            lambda: variants.pipelines(["bilinear"]),
+            lambda: cases.pipelines(["bilinear"]),
             r"no pipeline is called 'bilinear'; there are parametrized, none",
         ),
         (
-            lambda: variants.pipelines(["menon2007.median_denoising.unsharp_masking"]),
+            lambda: cases.pipelines(["menon2007.median_denoising.unsharp_masking"]),
             r"no pipeline is called 'menon2007",
         ),
-        (lambda: variants.intensities([0.3]), r"--intensities must be of the measured ones, 0.01, .*1, got 0.3"),
-        (lambda: variants.exposures([0.0]), r"--exposures must be positive, got 0"),
-        (lambda: variants.exposures([float("nan")]), r"--exposures must be positive, got nan"),
-        (lambda: variants.corruptions(["fog"], [1]), r"--corruptions must be of identity, .*, got 'fog'"),
-        (lambda: variants.corruptions(["contrast"], [6]), r"--severities must be of 1, 2, 3, 4, 5, got 6"),
+        (lambda: cases.intensities([0.3]), r"--intensities must be of the measured ones, 0.01, .*1, got 0.3"),
+        (lambda: cases.exposures([0.0]), r"--exposures must be positive, got 0"),
+        (lambda: cases.exposures([float("nan")]), r"--exposures must be positive, got nan"),
+        (lambda: cases.corruptions(["fog"], [1]), r"--corruptions must be of identity, .*, got 'fog'"),
+        (lambda: cases.corruptions(["contrast"], [6]), r"--severities must be of 1, 2, 3, 4, 5, got 6"),
     ],
 )
 def test_what_is_not_known_is_named(make, message):
@@ -88,16 +88,16 @@ def test_what_is_not_known_is_named(make, message):
     ],
 )
 def test_only_a_pipeline_that_was_not_learnt_is_a_runs_own_by_name(config, own):
-    pipeline = variants.own_pipeline(config)
+    pipeline = cases.own_pipeline(config)
     assert (pipeline and pipeline.title) == own
-    cases = variants.pipelines([*variants.PIPELINES, "parametrized"])
-    assert [case.name for case in cases if variants.is_own(case, config)] == ([own] if own else [])
+    known = cases.pipelines([*cases.PIPELINES, "parametrized"])
+    assert [case.name for case in known if cases.is_own(case, config)] == ([own] if own else [])
 
 
 def test_the_intensity_that_was_trained_at_is_no_drift():
     config = replace(STATIC, iso=0.5)
-    cases = [variants.OWN, *variants.intensities([0.25, 0.5, 1.0]), *variants.exposures([1.0, 0.5])]
-    assert [case.name for case in cases if variants.is_own(case, config)] == ["own", "iso=0.5"]
+    known = [cases.OWN, *cases.intensities([0.25, 0.5, 1.0]), *cases.exposures([1.0, 0.5])]
+    assert [case.name for case in known if cases.is_own(case, config)] == ["own", "iso=0.5"]
 
 
 @pytest.mark.parametrize(
@@ -128,19 +128,19 @@ def test_the_intensity_that_was_trained_at_is_no_drift():
 )
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
     with pytest.raises(InputError, match=rf"^--against={group}: --run=here was trained .*{message}[^\n]*$"):
-        variants.check([group], config, dataset(camera), "--run=here")
+        cases.check([group], config, dataset(camera), "--run=here")
 
 
 @pytest.mark.parametrize("camera", [None, CAMERA])
 def test_a_run_without_processing_can_be_tested_against_corruptions_and_intensities(camera):
-    variants.check(
+    cases.check(
         ["corruptions", "intensities"], build(TrainConfig, processing_mode="none"), dataset(camera), "--run=here"
     )
 
 
 def test_randomness_depends_on_the_name_and_the_seed():
-    first, second = variants.corruptions(["gaussian_noise"], [1, 2])
-    keys = [variants.random_key(*given) for given in ((first, 0), (second, 0), (first, 1), (first, 0))]
+    first, second = cases.corruptions(["gaussian_noise"], [1, 2])
+    keys = [cases.random_key(*given) for given in ((first, 0), (second, 0), (first, 1), (first, 0))]
     drawn = [float(jax.random.normal(key)) for key in keys]
     assert len(set(drawn[:3])) == 3
     assert drawn[3] == drawn[0]

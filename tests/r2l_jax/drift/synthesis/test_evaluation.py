@@ -5,18 +5,17 @@ import os
 import pathlib
 import signal
 
-import jax.numpy as jnp
+import by_hand
 import numpy as np
 import pytest
 from PIL import Image
 from small_runs import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import isp
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import cases as variants
 from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
@@ -56,15 +55,6 @@ def fold(one_epoch):
     return fold
 
 
-def by_hand(fold, process, dataset=None):
-    """Mean loss and confusion of a fold's model on validation images made so of the mosaics."""
-    dataset = dataset or fold.dataset
-    raws, targets = map(np.stack, zip(*(dataset[int(i)] for i in fold.fold.valid_indices), strict=True))
-    logits = fold.model.head(fold.model.normalizer(process(raws)))
-    sums = fold.task.sums(logits, {"target": jnp.asarray(targets), "weight": jnp.ones(len(raws))})
-    return float(sums["loss"]) / len(raws), sums["confusion"]
-
-
 def test_own_images_score_as_the_best_epoch_did(two_folds, result):
     run = result["runs"]["static"]
     for number in range(2):
@@ -96,52 +86,16 @@ def test_everything_is_left_to_read(settings, result, two_folds):
             assert min(picture.size) > 100
 
 
-def test_pipelines_are_followed_by_the_models_normalizer_and_head(fold):
-    tests = Evaluator(8).evaluate(fold, fold.dataset, variants.pipelines([OTHER]))
-    loss, confusion = by_hand(fold, isp.static(fold.dataset.camera, *OTHER.split(".")))
-    assert tests[OTHER]["loss"] == pytest.approx(loss, rel=1e-4)
-    np.testing.assert_array_equal(tests[OTHER]["confusion"], confusion)
-
-
 def test_intensities_are_the_same_scenes_as_measured(fold, one_epoch, tmp_path):
     settings = EvaluationConfig(
         (str(one_epoch.run_dir),), ("intensities",), intensities=(0.5, 1.0), output=str(tmp_path)
     )
     result = evaluation.run(settings)["runs"]["one_epoch"]
     darker = datasets.load("Synthetic", **(fold.config.data.source | {"iso": 0.5}))
-    loss, confusion = by_hand(fold, fold.model.processor, darker)
+    loss, confusion = by_hand.evaluate(fold, fold.model.processor, darker)
     assert result["folds"]["0"]["iso=0.5"]["loss"] == pytest.approx(loss, rel=1e-4)
     np.testing.assert_array_equal(result["folds"]["0"]["iso=0.5"]["confusion"], confusion)
     assert result["own"] == ["iso=1"]
-
-
-def test_what_changes_nothing_scores_as_the_own_images(fold):
-    tests = Evaluator(8).evaluate(fold, fold.dataset, [variants.OWN, *variants.corruptions(["identity"], [3])])
-    assert tests["identity.3"]["loss"] == pytest.approx(tests["own"]["loss"], rel=1e-5)
-
-
-def test_results_depend_neither_on_the_batch_size_nor_on_what_else_is_evaluated(fold):
-    cases = [variants.OWN, *variants.exposures([0.3]), *variants.corruptions(["gaussian_noise"], [5])]
-    whole, parts = (
-        Evaluator(8).evaluate(fold, fold.dataset, cases),
-        Evaluator(3).evaluate(fold, fold.dataset, cases[::-1]),
-    )
-    alone = Evaluator(8).evaluate(fold, fold.dataset, cases[-1:])
-    other = Evaluator(8, seed=1).evaluate(fold, fold.dataset, cases[-1:])
-    for case in cases:
-        assert parts[case.name]["loss"] == pytest.approx(whole[case.name]["loss"], rel=1e-5)
-        assert parts[case.name]["confusion"] == whole[case.name]["confusion"]
-    assert alone["gaussian_noise.5"]["loss"] == pytest.approx(whole["gaussian_noise.5"]["loss"], rel=1e-6)
-    assert other["gaussian_noise.5"]["loss"] != pytest.approx(whole["gaussian_noise.5"]["loss"], rel=1e-6)
-
-
-def test_exposures_are_of_the_light_in_the_mosaics(fold):
-    tests = Evaluator(8).evaluate(fold, fold.dataset, variants.exposures([0.3]))
-    black = np.tile(np.reshape(fold.dataset.camera.black_level, (2, 2)), (16, 16)).astype(np.float32)
-    loss, _ = by_hand(fold, lambda raws: fold.model.processor(black + np.float32(0.3) * (raws - black)))
-    own, _ = by_hand(fold, fold.model.processor)
-    # The noise is what is left.
-    assert abs(tests["exposure=0.3"]["loss"] - loss) < 0.2 * abs(own - loss)
 
 
 @pytest.fixture
@@ -214,7 +168,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
         base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
     )
     train.run(config)
-    settings = EvaluationConfig((str(config.run_dir),), pipelines=(OTHER,), corruptions=("contrast",), severities=(5,))
+    settings = EvaluationConfig(run=(str(config.run_dir),), pipelines=(OTHER,), corruptions=("contrast",), severities=(5,))
     result = evaluation.run(settings)
     assert settings.output_dir == config.run_dir / "evaluation"
     assert result["score"] == "iou"
@@ -225,7 +179,7 @@ def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
 def test_a_run_without_processing_against_corruptions(base, tmp_path):
     config = replace(base, run_name="none", processing_mode="none", epochs=1)
     train.run(config)
-    settings = EvaluationConfig((str(config.run_dir),), ("corruptions",), corruptions=("contrast",), severities=(5,))
+    settings = EvaluationConfig(run=(str(config.run_dir),), ("corruptions",), corruptions=("contrast",), severities=(5,))
     result = evaluation.run(settings)
     assert result["headline"]["own"] == pytest.approx(metrics(config)["best_val_accuracy"])
     with pytest.raises(InputError, match=r"--against=pipelines: --run=.*none was trained with --processing_mode=none"):

@@ -11,7 +11,8 @@ from r2l_jax.drift.synthesis.picture_sets import encoded, file_names
 
 def dataset(names, task="classification", labels=None):
     labels = np.zeros(len(names), np.int32) if labels is None else np.array(labels, np.int32)
-    return RawDataset("Folder", task, ("a", "b"), None, names, labels, lambda index: None)
+    classes = ("object",) if task == "segmentation" else ("a", "b")
+    return RawDataset("Folder", task, classes, None, names, labels, lambda index: None)
 
 
 def test_files_are_called_as_their_samples_in_the_folder_of_their_class():

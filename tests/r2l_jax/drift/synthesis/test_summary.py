@@ -2,17 +2,17 @@ import csv
 
 import pytest
 
-from r2l_jax.drift import cases as variants
+from r2l_jax.drift import cases
 from r2l_jax.drift.synthesis import summary
 from r2l_jax.drift.synthesis.summary import RunResults
 from r2l_jax.runtime.files import write_csv
 
-FIRST, SECOND = variants.PIPELINES[:2]
+FIRST, SECOND = cases.PIPELINES[:2]
 CASES = [
-    variants.OWN,
-    *variants.pipelines([FIRST, SECOND]),
-    *variants.exposures([0.5]),
-    *variants.corruptions(["identity", "contrast"], [1, 5]),
+    cases.OWN,
+    *cases.pipelines([FIRST, SECOND]),
+    *cases.exposures([0.5]),
+    *cases.corruptions(["identity", "contrast"], [1, 5]),
 ]
 
 

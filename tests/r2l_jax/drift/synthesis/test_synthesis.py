@@ -19,9 +19,10 @@ import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift import cases as variants
+from r2l_jax.drift import cases
+from r2l_jax.drift.renderer import Recipe
 from r2l_jax.drift.synthesis import synthesis
-from r2l_jax.drift.synthesis.evaluation import Evaluator
+from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.picture_sets import SetFolder
 from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
@@ -182,24 +183,24 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
     model.eval()
     fold = Fold(0, np.arange(0), np.arange(IMAGES), folder(base))
     fold = TrainedFold(config, written, task_of(written), fold, model)
-    evaluator, seen = Evaluator(BATCH, base.optimization.seed), []
-    add = evaluator._add
-    evaluator._add = lambda *arguments: seen.append(arguments[4]) or add(*arguments)
-    cases = [
-        variants.OWN,
-        *variants.pipelines([OTHER]),
-        *variants.exposures([0.3]),
-        *variants.corruptions(["gaussian_noise"], [5]),
-    ]
-    evaluator.evaluate(fold, written, cases)
-    sets = [
-        "parametrized/iso=1/uncorrupted",
-        f"{OTHER}/iso=1/uncorrupted",
-        "parametrized/exposure=0.3/uncorrupted",
-        "parametrized/iso=1/gaussian_noise.5",
-    ]
-    for number, name in enumerate(sets):
-        images = np.concatenate(jax.device_get(seen[number :: len(cases)]))[:IMAGES]
+    evaluator, rendered = Evaluator(BATCH, base.seed), {}
+    render = evaluator._renderer.images
+
+    def watched(*arguments):
+        for recipe, images in render(*arguments):
+            rendered.setdefault(recipe, []).append(images)
+            yield recipe, images
+
+    evaluator._renderer.images = watched
+    sets = {
+        "parametrized/iso=1/uncorrupted": cases.OWN,
+        f"{OTHER}/iso=1/uncorrupted": cases.pipelines([OTHER])[0],
+        "parametrized/exposure=0.3/uncorrupted": cases.exposures([0.3])[0],
+        "parametrized/iso=1/gaussian_noise.5": cases.corruptions(["gaussian_noise"], [5])[0],
+    }
+    evaluator.evaluate(fold, written, list(sets.values()))
+    for name, case in sets.items():
+        images = np.concatenate(jax.device_get(rendered[Recipe.of(case)]))[:IMAGES]
         np.testing.assert_array_equal(pictures(base, name), quantized(images, np.uint16))
 
 
@@ -247,7 +248,12 @@ def test_the_users_own_files(base, tmp_path):
             (tmp_path / "raw" / label).mkdir(parents=True, exist_ok=True)
             tifffile.imwrite(tmp_path / "raw" / label / f"{number}.tiff", np.full((32, 48), 20000, np.uint16))
     config = SynthesisConfig(
-        str(tmp_path / "out"), "Folder", str(tmp_path / "raw"), camera="drone", tile_size=16, exposures=(0.5,)
+        output=str(tmp_path / "out"),
+        dataset="Folder",
+        data_dir=str(tmp_path / "raw"),
+        camera="drone",
+        tile_size=16,
+        exposures=(0.5,),
     )
     synthesis.run(config)
     for acquisition in ("own", "exposure=0.5"):

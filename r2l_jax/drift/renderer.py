@@ -1,0 +1,184 @@
+"""Makes the images of cases from mosaics, in the same three steps for evaluation, synthesis and adjustment."""
+
+import functools
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Sharding
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+import isp
+from isp.sensor import expose_sites, site_light
+from r2l_jax.drift.cases import OWN, Case, random_key
+from r2l_jax.drift.corruptions import CORRUPTIONS
+from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.runtime import compiler
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
+
+# A module of mosaics to images, as `nnx.split` takes it apart.
+Processor = tuple[nnx.GraphDef, nnx.State]
+
+
+class Recipe(NamedTuple):
+    """The case of each of the three steps from a mosaic to an image; `OWN` leaves a step as in the run.
+
+    Attributes:
+        acquisition: exposes the mosaics, or reads them at another measured intensity.
+        processing: processes them.
+        corruption: corrupts the processed images.
+    """
+
+    acquisition: Case = OWN
+    processing: Case = OWN
+    corruption: Case = OWN
+
+    @classmethod
+    def of(cls, case: Case) -> "Recipe":
+        """Returns the recipe in which a case changes its step, and nothing else changes."""
+        if case.corruption is not None:
+            return cls(corruption=case)
+        if case.pipeline is not None:
+            return cls(processing=case)
+        return cls(acquisition=case)
+
+
+class Renderer:
+    """Exposes, processes and corrupts mosaics, each by one compiled function.
+
+    A function is compiled again only for another structure or shape: the processors of all folds and runs share what is
+    compiled for one of them, and so do all exposures and all severities of a corruption. Noise depends on the case's
+    name, the seed and the sample's index alone: neither the batch nor the other recipes matter.
+
+    Args:
+        seed: the seed of the noise.
+        sharding: the placement of images on the devices; None leaves them where the mosaics are.
+    """
+
+    def __init__(self, seed: int, sharding: Sharding | None = None):
+        jit = functools.partial(jax.jit, compiler_options=compiler.options(), out_shardings=sharding)
+        self._expose = jit(expose, static_argnames="camera")
+        self._process = jit(process, static_argnums=0)
+        self._corrupt = jit(corrupt, static_argnums=0)
+        self._key = functools.cache(functools.partial(random_key, seed=seed))
+
+    def mosaics(
+        self,
+        acquisition: Case,
+        raw: Float[Array | np.ndarray, "batch height width *channels"],
+        index: Int[Array | np.ndarray, " batch"],
+        camera: isp.Camera | None,
+    ) -> Float[Array | np.ndarray, "batch height width *channels"]:
+        """Exposes mosaics once more if an acquisition has an exposure, and returns them unchanged otherwise.
+
+        Args:
+            acquisition: the case.
+            raw: the mosaics, or images if there is no camera.
+            index: the samples' indices in their data set.
+            camera: the camera that took the mosaics.
+        """
+        if acquisition.exposure is None:
+            return raw
+        return self._expose(raw, index, self._key(acquisition), acquisition.exposure, camera=camera)
+
+    def images(
+        self,
+        recipes: Iterable[Recipe],
+        raw: Float[Array, "batch height width *channels"],
+        index: Int[Array, " batch"],
+        camera: isp.Camera | None,
+        processors: Mapping[NamedPipeline | None, Processor],
+    ) -> Iterator[tuple[Recipe, Float[Array, "batch rows cols 3"]]]:
+        """Yields the images of each recipe, begun and perhaps not computed yet.
+
+        Recipes of one acquisition share its mosaics, and among them those of one processing share its images: the
+        recipes are therefore grouped, in the order in which acquisitions and processings first occur.
+
+        Args:
+            recipes: the recipes, each once.
+            raw: the mosaics as read, which must be at the measured intensity of all acquisitions.
+            index: the samples' indices in their data set.
+            camera: the camera that took the mosaics.
+            processors: the processor of each pipeline, and of None for a processing without a pipeline.
+        """
+        for acquisition, of_acquisition in _grouped(recipes, lambda recipe: recipe.acquisition):
+            mosaics = self.mosaics(acquisition, raw, index, camera)
+            for processing, of_processing in _grouped(of_acquisition, lambda recipe: recipe.processing):
+                images = self._process(*processors[processing.pipeline], mosaics)
+                for recipe in of_processing:
+                    yield recipe, self._corrupted(recipe.corruption, images, index)
+
+    def _corrupted(self, case: Case, images: jax.Array, index: jax.Array) -> jax.Array:
+        if case.corruption is None:
+            return images
+        return self._corrupt(*case.corruption, images, index, self._key(case))
+
+
+def expose(
+    raw: Float[Array, "batch height width"],
+    index: Int[Array, " batch"],
+    key: PRNGKeyArray,
+    exposure: Float[Array, ""] | float,
+    camera: isp.Camera,
+) -> Float[Array, "batch height width"]:
+    """Exposes mosaics once more by the sensor model, with noise around their values.
+
+    Args:
+        raw: the mosaics.
+        index: the samples' indices, from which their noise is drawn, so that it does not depend on the batch.
+        key: the case's key.
+        exposure: factor on the light.
+        camera: gives the black level.
+    """
+
+    def one(raw, key):
+        return expose_sites(site_light(raw, camera), key, camera=camera, exposure=exposure)
+
+    return jax.vmap(one)(raw, _sample_keys(key, index))
+
+
+def process(
+    graph: nnx.GraphDef, state: nnx.State, raw: Float[Array, "batch height width *channels"]
+) -> Float[Array, "batch rows cols 3"]:
+    """Processes mosaics, or images if the processor takes images, by a processor that `nnx.split` took apart."""
+    return nnx.merge(graph, state)(raw)
+
+
+def corrupt(
+    name: str,
+    severity: Int[Array, ""] | int,
+    images: Float[Array, "batch height width 3"],
+    index: Int[Array, " batch"],
+    key: PRNGKeyArray,
+) -> Float[Array, "batch height width 3"]:
+    """Corrupts images, clipped to [0, 1] first.
+
+    Args:
+        name: the corruption's name.
+        severity: 1 to 5.
+        images: the images.
+        index: the samples' indices, from which their noise is drawn, so that it does not depend on the batch.
+        key: the case's key.
+    """
+
+    def one(image, key):
+        return CORRUPTIONS[name](image, key, severity)
+
+    return jax.vmap(one)(jnp.clip(images, 0, 1), _sample_keys(key, index))
+
+
+def _sample_keys(key, index):
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> Iterable[tuple[Key, list[Item]]]:
+    """Groups items by a key, in the order in which keys first occur."""
+    groups: dict[Key, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups.items()

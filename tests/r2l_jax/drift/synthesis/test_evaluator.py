@@ -1,0 +1,77 @@
+import by_hand
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import isp
+from r2l_jax.drift import cases
+from r2l_jax.drift.synthesis.evaluator import Evaluator
+from r2l_jax.training import trained
+
+OTHER = "bilinear.unsharp_masking.median_denoising"
+
+
+@pytest.fixture(scope="module")
+def fold(one_epoch):
+    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    return fold
+
+
+def test_pipelines_are_followed_by_the_models_normalizer_and_head(fold):
+    tests = Evaluator(8).evaluate(fold, fold.dataset, cases.pipelines([OTHER]))
+    loss, confusion = by_hand.evaluate(fold, isp.static(fold.dataset.camera, *OTHER.split(".")))
+    assert tests[OTHER]["loss"] == pytest.approx(loss, rel=1e-4)
+    np.testing.assert_array_equal(tests[OTHER]["confusion"], confusion)
+
+
+def test_what_changes_nothing_scores_as_the_own_images(fold):
+    tests = Evaluator(8).evaluate(fold, fold.dataset, [cases.OWN, *cases.corruptions(["identity"], [3])])
+    assert tests["identity.3"]["loss"] == pytest.approx(tests["own"]["loss"], rel=1e-5)
+
+
+def test_results_depend_neither_on_the_batch_size_nor_on_what_else_is_evaluated(fold):
+    known = [cases.OWN, *cases.exposures([0.3]), *cases.corruptions(["gaussian_noise"], [5])]
+    whole, parts = (
+        Evaluator(8).evaluate(fold, fold.dataset, known),
+        Evaluator(3).evaluate(fold, fold.dataset, known[::-1]),
+    )
+    alone = Evaluator(8).evaluate(fold, fold.dataset, known[-1:])
+    other = Evaluator(8, seed=1).evaluate(fold, fold.dataset, known[-1:])
+    for case in known:
+        assert parts[case.name]["loss"] == pytest.approx(whole[case.name]["loss"], rel=1e-5)
+        assert parts[case.name]["confusion"] == whole[case.name]["confusion"]
+    assert alone["gaussian_noise.5"]["loss"] == pytest.approx(whole["gaussian_noise.5"]["loss"], rel=1e-6)
+    assert other["gaussian_noise.5"]["loss"] != pytest.approx(whole["gaussian_noise.5"]["loss"], rel=1e-6)
+
+
+def test_exposures_are_of_the_light_in_the_mosaics(fold):
+    tests = Evaluator(8).evaluate(fold, fold.dataset, cases.exposures([0.3]))
+    black = np.tile(np.reshape(fold.dataset.camera.black_level, (2, 2)), (16, 16)).astype(np.float32)
+    loss, _ = by_hand.evaluate(fold, lambda raws: fold.model.processor(black + np.float32(0.3) * (raws - black)))
+    own, _ = by_hand.evaluate(fold, fold.model.processor)
+    # The noise is what is left.
+    assert abs(tests["exposure=0.3"]["loss"] - loss) < 0.2 * abs(own - loss)
+
+
+def test_folds_share_what_is_compiled_for_one_of_them(fold, compiled):
+    known = [
+        cases.OWN,
+        *cases.pipelines([OTHER]),
+        *cases.exposures([0.3, 0.5]),
+        *cases.corruptions(["contrast"], [1, 5]),
+    ]
+    graph, state = nnx.split(fold.model)
+    other = fold._replace(
+        model=nnx.merge(graph, jax.tree.map(lambda leaf: leaf + jnp.asarray(0.01, leaf.dtype), state))
+    )
+    evaluator = Evaluator(5)  # for shapes that no other test has compiled for
+    with compiled(("expose", "process", "corrupt", "_add")) as names:
+        first = evaluator.evaluate(fold, fold.dataset, known)
+    # The model's own processor and another pipeline; one function each for two exposures and for two severities.
+    assert sorted(names) == ["_add", "corrupt", "expose", "process", "process"]
+    with compiled(("expose", "process", "corrupt", "_add")) as names:
+        second = evaluator.evaluate(other, fold.dataset, known)
+    assert names == []
+    assert second["own"]["loss"] != first["own"]["loss"]

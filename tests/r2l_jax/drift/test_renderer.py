@@ -1,0 +1,119 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import isp
+from r2l_jax.drift import cases, renderer
+from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.corruptions import CORRUPTIONS
+from r2l_jax.drift.renderer import Recipe, Renderer
+from r2l_jax.runtime.devices import shardings, to_devices
+
+CAMERA = isp.CAMERAS["drone"]
+RAWS = np.random.default_rng(0).uniform(0.2, 0.6, (3, 16, 16)).astype(np.float32)
+INDICES = np.int32([4, 0, 7])
+
+(PIPELINE,) = cases.pipelines(["bilinear.sharpening_filter.gaussian_denoising"])
+ACQUISITIONS = [OWN, *cases.exposures([0.3, 0.5])]
+PROCESSINGS = [OWN, PIPELINE]
+CORRUPTED = [OWN, *cases.corruptions(["gaussian_noise", "contrast"], [1, 5])]
+RECIPES = [Recipe(*steps) for steps in itertools.product(ACQUISITIONS, PROCESSINGS, CORRUPTED)]
+
+
+@pytest.fixture(scope="module")
+def processors():
+    """The learned processor of a model, and a pipeline."""
+    parameters = isp.parametrized(CAMERA).parameters()
+    learned = isp.parametrized(CAMERA).with_values({**parameters, "gamma_correct": jnp.asarray(1.8)})
+    return {None: nnx.split(learned), PIPELINE.pipeline: nnx.split(PIPELINE.pipeline(CAMERA))}
+
+
+def rendered(processors, recipes, raws=RAWS, indices=INDICES, seed=0):
+    made = Renderer(seed).images(recipes, jnp.asarray(raws), jnp.asarray(indices), CAMERA, processors)
+    return {recipe: np.asarray(images) for recipe, images in made}
+
+
+@pytest.fixture(scope="module")
+def images(processors):
+    return rendered(processors, RECIPES)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=[".".join(case.name for case in recipe) for recipe in RECIPES])
+def test_images_are_exposed_processed_and_corrupted(processors, images, recipe):
+    keys = [[jax.random.fold_in(cases.random_key(case, 0), index) for index in INDICES] for case in recipe]
+    for place, raw in enumerate(RAWS):
+        if recipe.acquisition.exposure is not None:
+            light = isp.sensor.site_light(raw, CAMERA)
+            exposure = recipe.acquisition.exposure
+            raw = isp.sensor.expose_sites(light, keys[0][place], camera=CAMERA, exposure=exposure)
+        image = nnx.merge(*processors[recipe.processing.pipeline])(raw[None])[0]
+        if recipe.corruption.corruption is not None:
+            name, severity = recipe.corruption.corruption
+            image = CORRUPTIONS[name](jnp.clip(image, 0, 1), keys[2][place], severity)
+        np.testing.assert_allclose(images[recipe][place], image, atol=2e-5)
+
+
+def test_noise_depends_on_the_name_the_seed_and_the_sample_alone(processors, images):
+    noisy = Recipe(cases.exposures([0.3])[0], PIPELINE, cases.corruptions(["gaussian_noise"], [5])[0])
+    alone = rendered(processors, [noisy], RAWS[1:2], INDICES[1:2])[noisy]
+    np.testing.assert_allclose(alone[0], images[noisy][1], atol=1e-6)
+    for others in ({"seed": 1}, {"indices": INDICES + 1}):
+        assert np.abs(rendered(processors, [noisy], **others)[noisy] - images[noisy]).mean() > 0.01
+
+
+def test_a_case_changes_one_step():
+    (exposed,), (corrupted,) = cases.exposures([0.3]), cases.corruptions(["contrast"], [1])
+    (measured,) = cases.intensities([0.5])
+    assert Recipe.of(OWN) == (OWN, OWN, OWN)
+    assert Recipe.of(exposed) == (exposed, OWN, OWN)
+    assert Recipe.of(measured) == (measured, OWN, OWN)
+    assert Recipe.of(PIPELINE) == (OWN, PIPELINE, OWN)
+    assert Recipe.of(corrupted) == (OWN, OWN, corrupted)
+
+
+def test_a_measured_intensity_leaves_the_mosaics_as_they_were_read():
+    (measured,) = cases.intensities([0.5])
+    assert Renderer(0).mosaics(measured, RAWS, INDICES, CAMERA) is RAWS
+
+
+@pytest.mark.parametrize("recipes", [RECIPES, sorted(RECIPES, key=lambda recipe: recipe.corruption.name)])
+def test_mosaics_are_exposed_once_for_all_pipelines_and_processed_once_for_all_corruptions(processors, recipes):
+    made, calls = Renderer(0), []
+
+    def counted(step, compiled):
+        def call(*arguments, **options):
+            calls.append(step)
+            return compiled(*arguments, **options)
+
+        return call
+
+    for step in ("_expose", "_process", "_corrupt"):
+        setattr(made, step, counted(step, getattr(made, step)))
+    mosaics = (jnp.asarray(RAWS), jnp.asarray(INDICES), CAMERA)
+    assert {recipe for recipe, _ in made.images(recipes, *mosaics, processors)} == set(RECIPES)
+    assert calls.count("_expose") == 2
+    assert calls.count("_process") == 3 * 2
+    assert calls.count("_corrupt") == 3 * 2 * 4
+
+
+def test_structures_and_shapes_alone_are_compiled_for(processors, compiled):
+    made, mosaics = Renderer(0, shardings().split), to_devices({"raw": RAWS, "index": INDICES}, shardings().split)
+    others = {
+        name: (graph, jax.tree.map(lambda leaf: 1.1 * leaf, state)) for name, (graph, state) in processors.items()
+    }
+    with compiled(("expose", "process", "corrupt")) as names:
+        for values in (processors, others):
+            recipes = made.images(RECIPES, mosaics["raw"], mosaics["index"], CAMERA, values)
+            assert len(list(recipes)) == len(RECIPES)
+    # Once for two exposures, once for each processor, and once for each corruption at two severities.
+    assert sorted(names) == ["corrupt", "corrupt", "expose", "process", "process"]
+
+
+def test_processors_may_take_images():
+    images = np.random.default_rng(1).random((2, 8, 8, 3)).astype(np.float32)
+    graph, state = nnx.split(nnx.Sequential())
+    np.testing.assert_array_equal(renderer.process(graph, state, jnp.asarray(images)), images)
