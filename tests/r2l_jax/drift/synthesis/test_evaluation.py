@@ -88,7 +88,7 @@ def test_everything_is_left_to_read(settings, result, two_folds):
 
 def test_intensities_are_the_same_scenes_as_measured(fold, one_epoch, tmp_path):
     settings = EvaluationConfig(
-        (str(one_epoch.run_dir),), ("intensities",), intensities=(0.5, 1.0), output=str(tmp_path)
+        run=(str(one_epoch.run_dir),), against=("intensities",), intensities=(0.5, 1.0), output=str(tmp_path)
     )
     result = evaluation.run(settings)["runs"]["one_epoch"]
     darker = datasets.load("Synthetic", **(fold.config.data.source | {"iso": 0.5}))
@@ -168,7 +168,9 @@ def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
         base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
     )
     train.run(config)
-    settings = EvaluationConfig(run=(str(config.run_dir),), pipelines=(OTHER,), corruptions=("contrast",), severities=(5,))
+    settings = EvaluationConfig(
+        run=(str(config.run_dir),), pipelines=(OTHER,), corruptions=("contrast",), severities=(5,)
+    )
     result = evaluation.run(settings)
     assert settings.output_dir == config.run_dir / "evaluation"
     assert result["score"] == "iou"
@@ -179,7 +181,9 @@ def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
 def test_a_run_without_processing_against_corruptions(base, tmp_path):
     config = replace(base, run_name="none", processing_mode="none", epochs=1)
     train.run(config)
-    settings = EvaluationConfig(run=(str(config.run_dir),), ("corruptions",), corruptions=("contrast",), severities=(5,))
+    settings = EvaluationConfig(
+        run=(str(config.run_dir),), against=("corruptions",), corruptions=("contrast",), severities=(5,)
+    )
     result = evaluation.run(settings)
     assert result["headline"]["own"] == pytest.approx(metrics(config)["best_val_accuracy"])
     with pytest.raises(InputError, match=r"--against=pipelines: --run=.*none was trained with --processing_mode=none"):
