@@ -24,7 +24,7 @@ from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import Facts, moved
 from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import shardings, to_devices
+from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.tables import table
 
 PyTree = Any
@@ -126,13 +126,11 @@ def measure(
     batch_size = -(-min(batch_size, len(indices)) // devices) * devices
     shared = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
     function = compiled(frozen)
-    measured, taken = [], []
+    ahead, measured, taken = OneAhead(), [], []
     with tqdm(total=-(-len(indices) // batch_size), desc="sensitivity", unit="batch") as bar:
         for batch in loader.eval_batches(dataset, indices, batch_size):
             taken.append(batch["weight"] > 0)
-            measured.append(function(*shared, to_devices(batch, shardings().split)))
-            # The device works on one batch while the next is sent, and no further ahead.
-            jax.block_until_ready(measured[-2:-1])
+            measured.append(ahead.begun(function(*shared, to_devices(batch, shardings().split))))
             bar.update()
             tick()
     taken = np.concatenate(taken)

@@ -12,6 +12,7 @@ import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
+from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.stop import Interrupted
 
 # Processings that a device works on together: more fill its memory and make it no faster.
@@ -105,11 +106,9 @@ class Measurer:
         shared = (self._frozen.default, self._frozen.rest)
         function = self._stacks.compile(self._of_batch, (stack,), (*shared, batches[0]))
         stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0][:3])
-        measured = []
+        ahead, measured = OneAhead(), []
         for batch in batches:
-            measured.append(function(stack, *shared, batch))
-            # The device works on one batch while the next is sent, and no further ahead.
-            jax.block_until_ready(measured[-2:-1])
+            measured.append(ahead.begun(function(stack, *shared, batch)))
             tick(len(parameters))
         taken = np.concatenate([batch["weight"] for batch in batches]) > 0
         of_each = [self._stacks.unstack(of_batch, len(parameters)) for of_batch in measured]

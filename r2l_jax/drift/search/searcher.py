@@ -20,6 +20,7 @@ from tqdm import tqdm
 from r2l_jax.drift.search.frozen import Frozen, deviation
 from r2l_jax.drift.search.ranges import Facts, gains, moved, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
+from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.runtime.store import Identity, Unfinished, identity
@@ -190,12 +191,10 @@ class Searcher:
             after = [np.stack(self._stacks.unstack(losses, len(searches)))[:, None] for losses in curves]
             return np.concatenate([before, *after], 1)
 
-        saved, done = time.monotonic(), before.shape[1]
+        ahead, saved, done = OneAhead(), time.monotonic(), before.shape[1]
         for _ in tqdm(range(done, steps), desc=f"{len(searches)} searches", unit="step", initial=done, total=steps):
             state, losses = step(state, fixed, *shared)
-            # The device works on one step while the next is prepared, and no further ahead.
-            jax.block_until_ready(curves[-1:])
-            curves.append(losses)
+            curves.append(ahead.begun(losses))
             last = done + len(curves) == steps
             stopped = stop() and not last
             # The last, too: whoever measures what was found may be stopped at that.
