@@ -1,7 +1,9 @@
-"""Pipelines by name: the study's, those of classical algorithms, and the user's own from a Python file.
+"""Pipelines by name.
 
-The names are `parametrized`; `demosaic.sharpen.denoise` of `isp.ALGORITHMS`, such as
-`malvar2004.unsharp_masking.gaussian_denoising`; and `<file>.py:<function>`, a function `make(camera) -> isp.Pipeline`.
+- `parametrized`: the differentiable pipeline of the study.
+- `<demosaic>.<sharpen>.<denoise>`: classical algorithms of `isp.ALGORITHMS`, such as
+  `malvar2004.unsharp_masking.gaussian_denoising`.
+- `<file>.py:<function>`: the user's own pipeline, made by a function `make(camera) -> isp.Pipeline` in a Python file.
 """
 
 import dataclasses
@@ -12,6 +14,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +26,10 @@ from r2l_jax.runtime.errors import InputError
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
-# Of the modules that files are run as; the hash of the content follows.
-_MODULE = "_pipeline_"
+# The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
+_MODULE_PREFIX = "_pipeline_"
 
-# Names that results have for something else: all parameters, images, the curves of searches.
+# Names that parameters must not have, because results use them for all parameters, images, and the curves of searches.
 _RESERVED = ("all", "images", "curves")
 
 
@@ -35,9 +38,9 @@ class Source:
     """The Python file that a pipeline comes from.
 
     Attributes:
-        file: its absolute path.
-        function: the function in it that makes the pipeline.
-        sha256: the hash of its content.
+        file: the absolute path of the file.
+        function: the function in the file that makes the pipeline.
+        sha256: the hash of the file's content.
     """
 
     file: str
@@ -47,13 +50,13 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NamedPipeline:
-    """Makes a camera's pipeline.
+    """A pipeline by name; calling it makes the pipeline for a camera.
 
     Attributes:
-        name: as it was given.
-        title: what folders, tables and figures call it: the name, or `<file without suffix>.<function>`.
-        make: makes the pipeline.
-        source: the file that it comes from, if any.
+        name: the name as the user wrote it.
+        title: the name in folders, tables and figures: `name`, or `<file without suffix>.<function>`.
+        make: makes the pipeline for a camera.
+        source: the user's file, if the pipeline comes from one.
     """
 
     name: str
@@ -63,28 +66,28 @@ class NamedPipeline:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """Its name, or the function and the hash of its file, wherever that is."""
+        """The name or, for a user's file, the function and the content's hash, which do not depend on the path."""
         return (self.name,) if self.source is None else (self.source.function, self.source.sha256)
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedPipeline) and self.identity == other.identity
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash(self.identity)
 
     def __call__(self, camera: isp.Camera) -> isp.Pipeline:
-        """Makes the pipeline.
+        """Makes the pipeline for a camera.
 
         Raises:
-            InputError: the function of the user's file raises, or returns something else.
+            InputError: the function in the user's file raises, or does not return a usable pipeline.
         """
         if self.source is None:
             return self.make(camera)
-        graphdef, state = _made(self, camera)
+        graphdef, state = _make_once(self, camera)
         return nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
 
     def check(self, camera: isp.Camera, height: int, width: int) -> None:
-        """Raises an InputError unless the pipeline makes an image of a mosaic of this size."""
+        """Raises an InputError if the pipeline of a user's file does not make an image from a mosaic of this size."""
         if self.source is None:
             return
         pipeline, mosaic = self(camera), jax.ShapeDtypeStruct((1, height, width), np.float32)
@@ -102,14 +105,14 @@ class NamedPipeline:
 
 
 def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
-    """Finds a pipeline by its name; the file of the user's own is run once for each content.
+    """Finds a pipeline by its name. Runs a user's file, but only once as long as its content stays the same.
 
     Args:
-        name: see the module.
-        flag: what errors call it by.
+        name: see the module's docstring.
+        flag: the flag to name in errors.
 
     Raises:
-        InputError: a name that no pipeline has, or a file that cannot be read, raises, or lacks the function.
+        InputError: no pipeline has this name, or the file cannot be read, raises, or lacks the function.
     """
     if name == "parametrized":
         return NamedPipeline(name, name, isp.parametrized)
@@ -142,52 +145,55 @@ def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> Named
     make = getattr(module, function, None)
     if not callable(make):
         raise InputError(f"{flag}={name}: {path} has no function {function!r} that takes a camera")
+    # `_make_once` checks that the function returns a pipeline.
+    make = cast(Callable[[isp.Camera], isp.Pipeline], make)
     return NamedPipeline(name, f"{path.stem}.{function}", make, source)
 
 
 @functools.cache
 def _run(file: str, content: bytes) -> types.ModuleType:
-    """Runs a file, once for each content, so that equal pipelines have the same functions and share compiled code."""
-    # The name tells results of other contents apart, see `model_hash.described`.
-    module = types.ModuleType(_MODULE + hashlib.sha256(content).hexdigest())
+    """Runs a file once per content, so that equal pipelines have the same functions and share compiled code."""
+    # The hash in the module's name distinguishes functions of other contents (see `model_hash.described`).
+    module = types.ModuleType(_MODULE_PREFIX + hashlib.sha256(content).hexdigest())
     module.__file__ = file
-    # Where dataclasses look up the module of a class.
+    # Dataclasses look up the module of a class here.
     sys.modules[module.__name__] = module
     exec(compile(content, file, "exec"), module.__dict__)
     return module
 
 
 def is_from_file(function: Callable) -> bool:
-    """Tells whether a function was defined in a file of the user's."""
-    return str(function.__module__).startswith(_MODULE)
+    """Returns whether a function was defined in a user's file."""
+    return str(function.__module__).startswith(_MODULE_PREFIX)
 
 
 @functools.cache
-def _made(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, nnx.State]:
-    """Calls the function of the user's file, once for each camera: it may make functions, which are compiled once."""
+def _make_once(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, nnx.State]:
+    """Calls the function in the user's file once per camera, so that functions it makes are compiled once."""
+    file, split = named.source.file if named.source else "", None
     try:
-        # Computes values even where the caller is traced, so that none of the trace stays in what is kept.
+        # Where the caller is traced by JAX, this keeps tracers out of the values that are cached.
         with jax.ensure_compile_time_eval():
             pipeline = named.make(camera)
             if isinstance(pipeline, isp.Pipeline):
                 graphdef, state = nnx.split(pipeline)
-                state = jax.device_get(state)
+                split = graphdef, jax.device_get(state)
     except (Exception, SystemExit) as error:
-        raise InputError(f"{named.name} raised {_in_one_line(error, named.source.file)}") from error
-    if not isinstance(pipeline, isp.Pipeline):
+        raise InputError(f"{named.name} raised {_in_one_line(error, file)}") from error
+    if split is None:
         raise InputError(f"{named.name} must return an isp.Pipeline, got {type(pipeline).__name__}")
     for name in _RESERVED:
         if name in pipeline.facts:
             raise InputError(f"{named.name} has a parameter called {name!r}, a name that results use: rename it")
-    return graphdef, state
+    return split
 
 
 def _in_one_line(error: BaseException, file: str) -> str:
-    """Says what an error is, and in which line of the user's file it was raised."""
+    """Describes an error in one line, with the line of the user's file that raised it."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     message = str(error).strip()
     if isinstance(error, SyntaxError) and error.filename == file:
         lines, message = [error.lineno], error.msg
     where = f" (line {lines[-1]})" if lines else ""
-    # A shape check explains itself in many lines, of which the first says it.
+    # The first line is enough of a failed shape check, which explains itself in many lines.
     return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"

@@ -1,1 +1,1 @@
-"""From raw to logit: the model, its augmentation, its tasks and its weights."""
+"""The model from raw to logit: processors, augmentation, tasks and pretrained weights."""

@@ -1,4 +1,4 @@
-"""Random changes to processed images while training, each sample its own."""
+"""Random changes of processed images during training, drawn for each sample."""
 
 import jax
 import jax.numpy as jnp
@@ -10,22 +10,26 @@ from isp._engine import stencil
 NOISE_STD = 0.0005
 SHARPNESS = 0.5
 
-# The smoothing that PIL's and torchvision's sharpness blend with.
+# PIL and torchvision change the sharpness of an image by blending it with this smoothing.
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 def augment(
     images: Float[Array, "batch height width 3"], key: PRNGKeyArray, augmentation: str
 ) -> Float[Array, "batch height width 3"]:
-    """Changes a batch at random.
+    """Changes each image of a batch at random.
+
+    - "none" changes nothing.
+    - "weak" flips and turns images by right angles, all eight orientations equally likely. Images that are not square
+      are only flipped and turned by half.
+    - "strong" does the same. Then, each with probability 1/2, it adds noise of standard deviation 0.0005, and sets the
+      sharpness to 0.5: half of the image plus half of its 3x3 smoothing (torchvision's `adjust_sharpness` without
+      clipping).
 
     Args:
-        images: normalised images.
-        key: what the changes are drawn from.
-        augmentation: "none"; "weak": flips and right-angle turns, all equally likely (only flips and half turns unless
-            the images are square); "strong": as weak, then with probability 1/2 each noise of standard deviation 0.0005
-            and a sharpness of 0.5, which is half of the image and half of its 3x3 smoothing (torchvision's
-            `adjust_sharpness`, but not clipped).
+        images: normalized images.
+        key: decides the changes.
+        augmentation: one of `AUGMENTATIONS`.
     """
     if augmentation == "none":
         return images
@@ -45,7 +49,7 @@ def augment(
 def augment_masks(
     masks: Shaped[Array, "batch height width"], key: PRNGKeyArray, augmentation: str
 ) -> Shaped[Array, "batch height width"]:
-    """Turns masks as `augment` turns their images with the same key."""
+    """Flips and turns masks as `augment` does with their images for the same key."""
     if augmentation == "none":
         return masks
     orient_key, *_ = jax.random.split(key, 3)
@@ -55,9 +59,9 @@ def augment_masks(
 def orient(
     images: Shaped[Array, "batch height width channels"], key: PRNGKeyArray
 ) -> Shaped[Array, "batch height width channels"]:
-    """Gives each image one of the square's eight orientations, or of a rectangle's four, all equally likely.
+    """Gives each image one of the eight orientations of a square, or of the four of a rectangle, all equally likely.
 
-    The same key turns images and their masks alike.
+    Images and masks get the same orientations for the same key.
     """
     vertical, horizontal, transposed = jax.random.bernoulli(key, shape=(3, len(images), 1, 1, 1))
     images = jnp.where(vertical, images[:, ::-1], images)

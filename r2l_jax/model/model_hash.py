@@ -1,4 +1,4 @@
-"""Hashes of a model's numbers and of all else that its logits depend on, beside the code of the packages."""
+"""Hashes everything that a model's logits depend on, except for the source of the packages."""
 
 import functools
 import hashlib
@@ -17,18 +17,18 @@ from r2l_jax.pipelines import is_from_file
 
 
 def model_hash(model: RawToLogit) -> str:
-    """Hashes a model: its processing, and the numbers of all its parts by their paths."""
+    """Hashes a model: the settings of its processor, and the values of all its variables by their paths."""
     parts = (model.processor, model.normalizer, model.head)
     return _hash([_settings(model.processor), *map(_type_name, parts)], parts)
 
 
 def processor_hash(processor: nnx.Module) -> str:
-    """Hashes a pipeline, or the processor in its place: its stages and its numbers."""
+    """Hashes a pipeline or another processor: its settings and the values of its variables."""
     return _hash([_settings(processor), _type_name(processor)], (processor,))
 
 
 def _settings(processor: nnx.Module) -> dict[str, Any]:
-    """Describes what a processor's images depend on beside its numbers and the packages' source."""
+    """Describes the settings that a processor's images depend on besides its variables."""
     stages = [
         {
             "name": stage.name,
@@ -43,11 +43,15 @@ def _settings(processor: nnx.Module) -> dict[str, Any]:
 
 
 def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
-    """Describes an option or a function, and all that it holds on to, so that JSON can tell it from others.
+    """Describes an option or a function, and the values that it holds, in terms that JSON can write.
 
-    A function of the user's file is told by its module, which is named after the file's content
-    (`pipelines.find_pipeline`), and by the values of the globals that it refers to, such as a map that the file has
-    loaded. A function that is made within another also depends on the values that it captures.
+    The description of a function is its name, the values that it captures, and its defaults. For a function in a user's
+    file, whose module is named after the file's content (`pipelines.find_pipeline`), it also has the values of the
+    globals that the function refers to, such as a map that the file has loaded.
+
+    Args:
+        value: the option or function.
+        outer: the ids of the values that contain this one, to end recursion.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -56,7 +60,7 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
     outer = (*outer, id(value))
     if isinstance(value, np.ndarray | jax.Array):
         array = np.asarray(value)
-        return [str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array)).hexdigest()]
+        return [str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest()]
     if isinstance(value, types.ModuleType):
         return value.__name__
     if isinstance(value, type):
@@ -72,21 +76,21 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
         return [function_name(function), *(described(each, outer) for each in _held(function))]
     if hasattr(value, "__dict__") and vars(value):
         return [_type_name(value), described(vars(value), outer)]
-    # The repr of an object without its own shows its address, so results that depend on it are never found again.
+    # The default repr shows an object's address, so results that depend on such an object are never found again.
     return repr(value)
 
 
 def function_name(function: Callable) -> str:
-    """Returns the module and the name of a function, or the text of a callable without a name."""
+    """Returns the module and the name of a function, or the repr of a callable without a name."""
     if isinstance(function, functools.partial):
         return f"partial of {function_name(function.func)}"
     return f"{function.__module__}.{function.__qualname__}" if hasattr(function, "__qualname__") else repr(function)
 
 
 def _held(function: Callable) -> list[Any]:
-    """Lists the values that a function holds on to beside its arguments."""
+    """Lists the values that a function depends on besides its arguments."""
     captured = [cell.cell_contents for cell in function.__closure__ or ()]
-    # Those of the packages' functions belong to their source.
+    # The globals of the packages' own functions are part of the packages' source.
     referred = inspect.getclosurevars(function).globals if is_from_file(function) else {}
     return [captured, function.__defaults__, function.__kwdefaults__, referred]
 
@@ -101,5 +105,5 @@ def _hash(settings: list[Any], parts: tuple[nnx.Module, ...]) -> str:
         for path, variable in nnx.to_flat_state(nnx.state(part)):
             array = np.asarray(jax.device_get(variable[...]))
             digest.update(f"\n{number} {'.'.join(map(str, path))} {array.dtype} {array.shape} ".encode())
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
     return digest.hexdigest()

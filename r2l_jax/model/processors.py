@@ -1,6 +1,6 @@
-"""Processors beside the pipelines of `isp`: a learned network, and none where images are processed already.
+"""Processors other than the pipelines of `isp`: a network, and none for images that are processed already.
 
-They have what training uses of an `isp.Pipeline`: a call, a trace, and the names of its stages.
+Like an `isp.Pipeline`, a processor can be called and traced, and has the names of its stages.
 """
 
 from collections.abc import Mapping
@@ -10,27 +10,27 @@ from jaxtyping import Array, Float
 
 import isp
 import tasks
-from r2l_jax.model.raw_to_logit import Standardize
+from r2l_jax.model.standardize import Standardize
 
 Images = Float[Array, "batch height width 3"]
 
 
 class NeuralProcessor(nnx.Module):
-    """A U-Net++ in place of an image signal processor: mosaics `(B, H, W)` to images `(B, H / 2, W / 2, 3)`.
+    """A U-Net++ in place of an image signal processor: turns mosaics `(B, H, W)` into images `(B, H / 2, W / 2, 3)`.
 
-    The mosaic is brought to RGB at half size and normalised (stage `demosaic`), and a U-Net++ of depth 3 on a ResNet-34
-    makes three channels of it (stage `rgb`), as in the program published with Oala et al. (TMLR 2023). The batch norm
-    that follows there is the normalisation of `RawToLogit`.
+    The stage `demosaic` turns the mosaic into RGB at half size and normalizes it. The stage `rgb` is a U-Net++ of depth
+    3 on a ResNet-34 with three output channels, as in the program published with Oala et al. (TMLR 2023). The batch
+    norm that follows there is the normalization of `RawToLogit`.
 
     Attributes:
         pattern: the Bayer pattern.
-        normalizer: what the mosaic at half size is normalised by.
+        normalizer: normalizes the mosaic at half size.
         network: the U-Net++.
     """
 
     stage_names = ("demosaic", "rgb")
 
-    # Height and width of a mosaic must be multiples of it: half size, halved three times.
+    # The height and width of a mosaic must be multiples of this number: the network halves the half size three times.
     MULTIPLE = 16
 
     def __init__(self, pattern: str, normalizer: Standardize, rngs: nnx.Rngs):
@@ -48,7 +48,7 @@ class NeuralProcessor(nnx.Module):
     def trace(
         self, raw: Float[Array, "batch height width"], perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "batch rows cols 3"], dict[str, Float[Array, "batch rows cols 3"]]]:
-        """The images, and those after each stage; see `isp.Pipeline.trace`."""
+        """Computes the images, and the image after each stage (see `isp.Pipeline.trace`)."""
         perturbations = perturbations or {}
         mosaic = self.normalizer(isp.bayer.half_size(raw, self.pattern)) + perturbations.get("demosaic", 0)
         rgb = self.network(mosaic) + perturbations.get("rgb", 0)
@@ -56,7 +56,7 @@ class NeuralProcessor(nnx.Module):
 
 
 class Unprocessed(nnx.Module):
-    """Images `(B, H, W, 3)` as they are (stage `rgb`)."""
+    """Leaves images `(B, H, W, 3)` as they are; its only stage is `rgb`."""
 
     stage_names = ("rgb",)
 
@@ -67,13 +67,20 @@ class Unprocessed(nnx.Module):
     def trace(
         self, images: Images, perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Images, dict[str, Images]]:
-        """The images, and those after the only stage; see `isp.Pipeline.trace`."""
+        """Returns the images, and the images after the only stage (see `isp.Pipeline.trace`)."""
         images = images + (perturbations or {}).get("rgb", 0)
         return images, {"rgb": images}
 
 
-def half_size(camera: isp.Camera | None) -> nnx.Module:
-    """Makes what takes one RGB pixel from each 2x2 tile of a camera's mosaic; without a camera, images as they are."""
+Processor = isp.Pipeline | NeuralProcessor | Unprocessed
+
+
+def half_size(camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
+    """Makes a processor that turns each 2x2 tile of a camera's mosaic into one RGB pixel.
+
+    Args:
+        camera: the camera; None, for images that are processed already, makes a processor that leaves them as they are.
+    """
     if camera is None:
         return Unprocessed()
     return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options={"pattern": camera.pattern})])

@@ -1,4 +1,4 @@
-"""The whole way from raw to logit: processor, normalisation, augmentation, head."""
+"""The whole way from raw to logit: processor, normalization, augmentation and head."""
 
 from collections.abc import Mapping
 
@@ -6,19 +6,23 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from r2l_jax.model.augment import augment
+from r2l_jax.model.processors import Processor
+from r2l_jax.model.standardize import Standardize
+from tasks.layers import BatchNorm
+
+__all__ = ["RawToLogit", "Standardize"]
 
 
 class RawToLogit(nnx.Module):
-    """Raw mosaics to logits, differentiable from end to end.
+    """Computes logits from raw mosaics, differentiable from end to end.
 
     Attributes:
-        processor: mosaics `(B, H, W)` to images: an `isp.Pipeline`, or what has its `stage_names` and is called and
-            traced like one.
-        normalizer: images to images of zero mean and unit variance.
-        head: normalised images to logits.
+        processor: turns mosaics `(B, H, W)` into images.
+        normalizer: turns images into images of zero mean and unit variance.
+        head: turns normalized images into logits.
     """
 
-    def __init__(self, processor: nnx.Module, normalizer: nnx.Module, head: nnx.Module):
+    def __init__(self, processor: Processor, normalizer: BatchNorm | Standardize, head: nnx.Module):
         self.processor = processor
         self.normalizer = normalizer
         self.head = head
@@ -29,7 +33,7 @@ class RawToLogit(nnx.Module):
         key: PRNGKeyArray | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
-        """Computes the logits; `key` is what an augmentation other than "none" is drawn from."""
+        """Computes the logits of mosaics (see `logits`)."""
         return self.logits(self.processor(raw), key, augmentation)
 
     def logits(
@@ -38,25 +42,23 @@ class RawToLogit(nnx.Module):
         key: PRNGKeyArray | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
-        """The logits of processed images, as in a call."""
+        """Computes the logits of processed images.
+
+        Args:
+            images: the processed images.
+            key: decides the changes by the augmentation; not needed for "none".
+            augmentation: one of `augment.AUGMENTATIONS`.
+        """
         images = self.normalizer(images)
-        return self.head(images if augmentation == "none" else augment(images, key, augmentation))
+        if augmentation != "none":
+            if key is None:
+                raise ValueError(f"the augmentation {augmentation!r} needs a key")
+            images = augment(images, key, augmentation)
+        return self.head(images)
 
     def trace(
         self, raw: Float[Array, "batch height width *channels"], perturbations: Mapping[str, Array] | None = None
     ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
-        """The logits without augmentation, and the processor's image after each stage; see `isp.Pipeline.trace`."""
+        """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
         images, stages = self.processor.trace(raw, perturbations)
         return self.head(self.normalizer(images)), stages
-
-
-class Standardize(nnx.Module):
-    """Subtracts a fixed mean and divides by a fixed standard deviation, per channel."""
-
-    def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):
-        self.mean = nnx.BatchStat(mean)
-        self.std = nnx.BatchStat(std)
-
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch height width 3"]:
-        """Normalises images."""
-        return (images - self.mean[...]) / self.std[...]

@@ -12,7 +12,7 @@ from r2l_jax.runtime.errors import InputError
 CAMERA = isp.CAMERAS["drone"]
 RAW = np.random.default_rng(0).random((8, 8), np.float32)
 
-# Makes a new function for each camera, from values computed by JAX.
+# Makes a new function for each camera, with values computed by JAX.
 CLOSURE = """
 import jax.numpy as jnp
 import isp
@@ -27,7 +27,7 @@ def make(camera):
 
 @pytest.fixture
 def write(tmp_path):
-    """A function that writes a file of code and returns the name of its pipeline `make`."""
+    """Returns a function that writes a file of code, and returns the name of its pipeline `make`."""
 
     def write(code, name="my_isp.py"):
         file = tmp_path / name
@@ -50,7 +50,7 @@ def test_the_known_names(name, pipeline):
     assert found(CAMERA).stages == pipeline.stages
 
 
-def test_a_file_s_pipeline_is_the_same_wherever_the_file_is(write, tmp_path):
+def test_the_pipeline_of_a_file_does_not_depend_on_its_path(write, tmp_path):
     name = write(CLOSURE)
     (tmp_path / "elsewhere").mkdir()
     here, there = find_pipeline(name), find_pipeline(write(CLOSURE, "elsewhere/other.py"))
@@ -60,7 +60,7 @@ def test_a_file_s_pipeline_is_the_same_wherever_the_file_is(write, tmp_path):
     assert pathlib.Path(here.source.file) == (tmp_path / "my_isp.py").resolve()
 
 
-def test_what_a_file_makes_is_compiled_once_for_a_camera_and_keeps_nothing_of_a_trace(write):
+def test_the_pipeline_of_a_file_is_made_once_per_camera_and_holds_no_tracers(write):
     found = find_pipeline(write(CLOSURE))
 
     @jax.jit
@@ -103,7 +103,7 @@ def test_unknown_names_are_refused(name, message):
         ("def make(camera) return", "{name} cannot be run: SyntaxError: expected ':' (line 1)"),
     ],
 )
-def test_files_that_cannot_be_run_are_one_line(write, code, message):
+def test_the_error_of_a_file_that_cannot_be_run_is_one_line(write, code, message):
     name = write(code)
     with pytest.raises(InputError) as error:
         find_pipeline(name)
@@ -128,7 +128,7 @@ def test_files_that_cannot_be_run_are_one_line(write, code, message):
         ),
     ],
 )
-def test_functions_that_make_no_pipeline_are_one_line(write, code, message):
+def test_the_error_of_a_function_that_makes_no_pipeline_is_one_line(write, code, message):
     found = find_pipeline(write(code))
     with pytest.raises(InputError) as error:
         found(CAMERA)
@@ -145,7 +145,7 @@ def test_functions_that_make_no_pipeline_are_one_line(write, code, message):
         ("lambda image: image + undefined", r"cannot process a mosaic of 8x8: NameError: .* \(line 3\)"),
     ],
 )
-def test_pipelines_that_make_no_images_are_one_line(write, stage, message, unchecked):
+def test_the_error_of_a_pipeline_that_makes_no_images_is_one_line(write, stage, message, unchecked):
     found = find_pipeline(write(f"import isp\ndef make(camera):\n    return isp.Pipeline([isp.Stage('a', {stage})])"))
     with pytest.raises(InputError, match=message) as error:
         found.check(CAMERA, 8, 8)

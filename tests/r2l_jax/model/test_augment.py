@@ -10,12 +10,12 @@ IMAGES = jnp.array(np.random.default_rng(0).random((64, 6, 6, 3), np.float32))
 
 
 def orientations(image):
-    """The eight flips and right-angle turns of a square image."""
+    """Returns the eight orientations of a square image."""
     return [np.rot90(flipped, turns) for flipped in (image, image[::-1]) for turns in range(4)]
 
 
 def which(result, image):
-    """The number of the orientation that `result` is."""
+    """Returns the number of the orientation that turns the image into the result."""
     (number,) = (i for i, turned in enumerate(orientations(image)) if np.array_equal(turned, result))
     return number
 
@@ -46,7 +46,7 @@ def test_rectangles_keep_their_shape():
     assert set(found) == set(range(4))
 
 
-def test_the_same_key_turns_masks_as_their_images():
+def test_images_and_masks_get_the_same_orientations_for_the_same_key():
     masks = (IMAGES[..., :1] > 0.5).astype(jnp.float32)
     np.testing.assert_array_equal(orient(masks, KEY), orient(IMAGES, KEY)[..., :1] > 0.5)
 
@@ -56,12 +56,12 @@ def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
     changed = np.asarray(augment(images, KEY, "strong")) - 1
     noisy = np.abs(changed).max((1, 2, 3)) > 0
     assert 0.47 < noisy.mean() < 0.53
-    # Smoothing halves the noise of some; the others have it whole.
+    # Some noise is halved by the smoothing; the strongest is not.
     assert np.quantile(changed[noisy].std((1, 2, 3)), 0.9) == pytest.approx(NOISE_STD, rel=0.2)
 
 
 def test_strong_smooths_as_torchvision_adjust_sharpness_does():
-    """A unit impulse keeps 1/2 + 5/26 of itself; each neighbour gets 1/26."""
+    """Smooths a unit impulse: it keeps 1/2 + 5/26, and each neighbor gets 1/26."""
     impulse = jnp.zeros((512, 5, 5, 3)).at[:, 2, 2].set(1.0)
     results = np.asarray(augment(impulse, KEY, "strong"))
     peaks = results[:, 2, 2, 0]

@@ -42,20 +42,20 @@ def test_equal_models_have_one_hash():
         {"processor": isp.static(dataclasses.replace(CAMERA, white_balance=(1.0, 1.0, 1.0)))},
     ],
 )
-def test_a_number_a_stage_or_an_option_makes_it_another(other):
+def test_a_variable_a_stage_or_an_option_changes_the_hash(other):
     assert model_hash(make(**other)) != model_hash(make())
     if "processor" in other:
         assert processor_hash(other["processor"]) != processor_hash(isp.static(CAMERA))
 
 
-def test_the_statistics_that_a_batch_norm_has_learned_count():
+def test_the_statistics_of_a_batch_norm_change_the_hash():
     model = make()
     before = model_hash(model)
     model.head.bn1.mean[...] = model.head.bn1.mean[...] + 0.01
     assert model_hash(model) != before
 
 
-def test_a_frozen_model_has_the_models_hash():
+def test_a_frozen_model_has_the_hash_of_the_model():
     model = make()
     assert Frozen(model, task_of(dark_images([0.5]))).fingerprint == model_hash(model)
 
@@ -84,7 +84,7 @@ class Map:
         return image * factor * self.values
 
 
-def test_facts_and_what_a_function_holds_on_to_count():
+def test_facts_and_the_values_that_a_function_holds_change_the_hash():
     others = [
         own(scale),
         own(scale, width=2.0),
@@ -94,7 +94,7 @@ def test_facts_and_what_a_function_holds_on_to_count():
         own(functools.partial(scale, power=2)),
         own(scale_by(1.0)),
         own(scale_by(2.0)),
-        # Arrays of which text shows but the ends.
+        # The repr of long arrays shows only their ends.
         own(scale_by(np.zeros(2000))),
         own(scale_by(np.eye(1, 2000, 1000)[0])),
         own(scale_by(jnp.ones(2))),
@@ -105,7 +105,7 @@ def test_facts_and_what_a_function_holds_on_to_count():
     assert len({processor_hash(other) for other in others}) == len(others)
 
 
-def test_what_equal_functions_hold_on_to_is_told_alike():
+def test_equal_functions_with_equal_values_have_one_hash():
     for make in (lambda: scale_by(np.arange(3)), lambda: functools.partial(scale, power=2)):
         assert processor_hash(own(make())) == processor_hash(own(make()))
 
@@ -131,11 +131,11 @@ def make_own(camera):
 """
 
 
-def test_what_a_user_s_file_has_loaded_and_its_classes_count(tmp_path):
+def test_loaded_values_and_classes_of_a_users_file_change_the_hash(tmp_path):
     def hashes(values, factor):
         np.save(tmp_path / "map.npy", values)
         (tmp_path / "my_isp.py").write_text(MAPPED.format(file=str(tmp_path / "map.npy"), factor=factor))
-        for cached in (pipelines._run, pipelines._made):  # as in another process
+        for cached in (pipelines._run, pipelines._make_once):  # as in a new process
             cached.cache_clear()
         return [
             processor_hash(pipelines.find_pipeline(f"{tmp_path}/my_isp.py:{name}")(CAMERA))
@@ -149,7 +149,7 @@ def test_what_a_user_s_file_has_loaded_and_its_classes_count(tmp_path):
     assert all(other != one for other, one in zip(hashes(np.ones(2000), 2), first, strict=True))
 
 
-def test_no_known_pipeline_is_told_by_an_address():
+def test_no_known_pipeline_is_described_by_an_address():
     for step, algorithms in isp.ALGORITHMS.items():
         for name in algorithms:
             assert " at 0x" not in json.dumps(_settings(isp.static(CAMERA, **{step: name}))), name

@@ -1,15 +1,8 @@
-import contextlib
-import hashlib
-import http.server
-import json
-import logging
 import shlex
-import threading
 
 import jax
 import ml_dtypes
 import numpy as np
-import pooch
 import pytest
 import safetensors.numpy
 from flax import nnx
@@ -27,7 +20,7 @@ def norm(name, channels):
 
 
 def torchvision_shapes(counts):
-    """Of a torchvision network of basic blocks, so many in each layer."""
+    """Returns the shapes of a torchvision network with these numbers of basic blocks in its layers."""
     shapes = {"conv1.weight": (64, 3, 7, 7), **norm("bn1", 64), "fc.weight": (1000, 512), "fc.bias": (1000,)}
     inputs = 64
     for layer, count in enumerate(counts, 1):
@@ -43,14 +36,14 @@ def torchvision_shapes(counts):
 
 
 def write(file, shapes):
-    """A safetensors file with figures drawn for these shapes, and the figures."""
+    """Writes a safetensors file with random tensors of these shapes, and returns the tensors."""
     state = {name: RNG.standard_normal(shape, np.float32) for name, shape in shapes.items()}
     safetensors.numpy.save_file(state, file)
     return state
 
 
 def arrays_of(head):
-    """By PyTorch's names and with its axes."""
+    """Returns a network's arrays by PyTorch's names, with PyTorch's axes."""
     last = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
     axes = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
     return {
@@ -132,7 +125,7 @@ def head():
 @pytest.mark.parametrize(
     "more", [{}, {"bn1.num_batches_tracked": np.array(7)}, {"fc.weight": np.ones((1000, 4)), "fc.bias": np.ones(1000)}]
 )
-def test_files_of_any_precision_with_or_without_what_is_not_used(head, tmp_path, dtype, more):
+def test_files_of_any_precision_with_or_without_unused_tensors(head, tmp_path, dtype, more):
     state = {name: tensor.astype(dtype) for name, tensor in STATE.items()}
     safetensors.numpy.save_file(state | more, tmp_path / "x.safetensors")
     before = arrays_of(head.fc)
@@ -172,7 +165,6 @@ def test_tensors_that_do_not_fit_are_named(head, tmp_path, state, misfits):
 
 
 CONTENT = safetensors.numpy.save(STATE)
-SPOILT = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
 HALF = safetensors.numpy.save(STATE | {"bn1.bias": STATE["bn1.bias"].astype(ml_dtypes.bfloat16)})
 
 
@@ -191,7 +183,7 @@ HALF = safetensors.numpy.save(STATE | {"bn1.bias": STATE["bn1.bias"].astype(ml_d
         ("x.bin", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", r" is a PyTorch file"),
     ],
 )
-def test_files_that_are_refused(head, tmp_path, name, content, message):
+def test_unusable_files_are_refused(head, tmp_path, name, content, message):
     file = tmp_path / name
     if name and content is not None:
         file.write_bytes(content)
@@ -212,177 +204,19 @@ def test_the_command_that_converts_a_pytorch_file(head, tmp_path):
     assert "weights_only=True" in code
 
 
-class Hub:
-    """The hub on loopback, with one repository, and what was asked of it.
-
-    Attributes:
-        content: the file's.
-        entry: what the list of files says of it in place of the truth.
-        listing: what is sent in place of the list.
-        statuses: HTTP status by path.
-        drop: after how many bytes of the file the connection ends.
-        stalls: the path that is never answered.
-        asked: all paths that were.
-    """
-
-    TREE = "/api/models/timm/resnet18.tv_in1k/tree/main"
-    RESOLVE = "/timm/resnet18.tv_in1k/resolve/main/model.safetensors"
-    CDN = "/elsewhere/a-hash?signature=x"
-
-    def __init__(self):
-        self.content, self.entry, self.listing = CONTENT, {}, None
-        self.statuses, self.drop, self.stalls, self.asked = {}, None, None, []
-        self.released = threading.Event()
-        hub = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                hub.answer(self)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def list(self):
-        lfs = {"oid": hashlib.sha256(CONTENT).hexdigest(), "size": len(CONTENT), "pointerSize": 133}
-        file = {"type": "file", "oid": "of git", "size": len(CONTENT), "path": "model.safetensors", "lfs": lfs}
-        return json.dumps([{"type": "file", "oid": "x", "size": 9, "path": "README.md"}, file | self.entry]).encode()
-
-    def answer(self, request):
-        self.asked.append(request.path)
-        if request.path == self.stalls:
-            self.released.wait()
-            return
-        status, headers = {self.RESOLVE: (302, {"Location": self.CDN})}.get(request.path, (200, {}))
-        body = {self.TREE: self.listing or self.list(), self.CDN: self.content}.get(request.path, b"")
-        request.send_response(self.statuses.get(request.path, status))
-        for header, value in {"Content-Length": str(len(body)), **headers}.items():
-            request.send_header(header, value)
-        request.end_headers()
-        with contextlib.suppress(ConnectionError):
-            request.wfile.write(body[: self.drop] if request.path == self.CDN else body)
-
-    def stop(self):
-        self.released.set()
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """The cache folder, empty."""
-    monkeypatch.setattr(pretrained.startup, "cache_dir", lambda: tmp_path / "cache")
-    return tmp_path / "cache" / "pretrained"
-
-
-@pytest.fixture
-def hub(cache, monkeypatch):
-    hub = Hub()
-    monkeypatch.setenv("HF_ENDPOINT", f"{hub.url}/")
-    thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield hub
-    hub.stop()
-    thread.join()
-
-
-def files(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-NAME = f"resnet18.tv_in1k-{hashlib.sha256(CONTENT).hexdigest()}.safetensors"
-
-
-def test_the_hubs_file_comes_once_and_then_needs_no_network(hub, cache, head, monkeypatch, capfd):
+def test_without_a_file_the_weights_come_from_the_hub(head, tmp_path, monkeypatch):
+    file = tmp_path / "resnet18.safetensors"
+    file.write_bytes(CONTENT)
+    monkeypatch.setattr(pretrained, "weights_file", lambda network: {"resnet18": file}[network])
     pretrained.load_weights(head, "resnet18")
     check_trunk(head, STATE)
-    assert files(cache) == {NAME: CONTENT}
-    assert hub.asked == [hub.TREE, hub.RESOLVE, hub.CDN]
-    assert "resnet18.tv_in1k: 100%" in capfd.readouterr().err
-    assert not pooch.get_logger().isEnabledFor(logging.INFO)
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    again = SmallHead(nnx.Rngs(1))
-    pretrained.load_weights(again, "resnet18")
-    check_trunk(again, STATE)
-    assert capfd.readouterr().err == ""
 
 
-def test_a_spoilt_file_in_the_cache_comes_anew(hub, cache, head):
-    cache.mkdir(parents=True)
-    (cache / NAME).write_bytes(SPOILT)
-    pretrained.load_weights(head, "resnet18")
-    check_trunk(head, STATE)
-    assert files(cache) == {NAME: CONTENT}
-
-
-OFFLINE = r"; without the network, give --pretrained_weights=<file>$"
-UNDECLARED = rf"{Hub.TREE} declares no SHA-256 and size of model.safetensors: "
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"content": SPOILT}, rf"{Hub.RESOLVE}: what came has not the SHA-256 .*, {NAME[17:81]}; nothing is kept$"),
-        ({"content": b""}, rf"{Hub.RESOLVE}: what came has not the SHA-256 "),
-        ({"drop": 100}, rf"{Hub.RESOLVE}: .*100 bytes read, {len(CONTENT) - 100} more expected.*{OFFLINE}"),
-        ({"statuses": {Hub.TREE: 401}}, rf"{Hub.TREE}: HTTP 401 Unauthorized{OFFLINE}"),
-        ({"statuses": {Hub.RESOLVE: 404}}, rf"{Hub.RESOLVE}: HTTP 404 Not Found{OFFLINE}"),
-        ({"statuses": {Hub.CDN: 503}}, rf"{Hub.RESOLVE}: HTTP 503 Service Unavailable{OFFLINE}"),
-        ({"listing": b"<html>"}, rf"{UNDECLARED}JSONDecodeError"),
-        ({"listing": b"{}"}, rf"{UNDECLARED}KeyError\('model.safetensors'\)$"),
-        ({"listing": b"[7]"}, rf"{UNDECLARED}TypeError"),
-        ({"entry": {"path": "pytorch_model.bin"}}, rf"{UNDECLARED}KeyError\('model.safetensors'\)$"),
-        ({"entry": {"lfs": None}}, rf"{UNDECLARED}TypeError"),
-        ({"entry": {"lfs": {"oid": "ab" * 20, "size": 9}}}, rf"{UNDECLARED}ValueError\('{'ab' * 20}, 9 bytes'\)$"),
-        ({"entry": {"lfs": {"oid": "ab" * 32, "size": 0}}}, rf"{UNDECLARED}ValueError\('{'ab' * 32}, 0 bytes'\)$"),
-        ({"stalls": Hub.TREE}, rf"{Hub.TREE}: .*timed out.*{OFFLINE}"),
-        ({"stalls": Hub.CDN}, rf"{Hub.RESOLVE}: .*timed out.*{OFFLINE}"),
-    ],
-)
-def test_what_goes_wrong_is_one_line_and_nothing_is_half_there(hub, cache, head, monkeypatch, changes, message):
-    for name, value in changes.items():
-        setattr(hub, name, value)
-    if "stalls" in changes:
-        monkeypatch.setattr(pretrained, "_TIMEOUT", 0.1)
-    with pytest.raises(InputError, match=f"^--classifier_pretrained: {hub.url}{message}") as caught:
-        pretrained.load_weights(head, "resnet18")
-    assert "\n" not in str(caught.value)
-    assert files(cache) == {}
-
-
-def test_no_network_is_one_line(cache, head, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    message = rf"^--classifier_pretrained: http://127.0.0.1:9{Hub.TREE}: .*Connection refused{OFFLINE}"
-    with pytest.raises(InputError, match=message):
-        pretrained.load_weights(head, "resnet18")
-    assert files(cache) == {}
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(hub, cache, head):
-    cache.parent.touch()
-    with pytest.raises(InputError, match=rf"^--classifier_pretrained: {cache}: Not a directory$"):
-        pretrained.load_weights(head, "resnet18")
-
-
-def test_a_file_of_the_hubs_that_does_not_fit_is_named(hub, cache):
+def test_a_file_from_the_hub_that_does_not_fit_is_named(tmp_path, monkeypatch):
+    file = tmp_path / "resnet18.safetensors"
+    file.write_bytes(CONTENT)
+    monkeypatch.setattr(pretrained, "weights_file", lambda network: file)
     head = abstract(lambda rngs: tasks.resnet("resnet18", num_classes=5, rngs=rngs))
-    message = rf"^--classifier_pretrained: {cache / NAME} does not hold the weights of a resnet18: .*; and \d+ more$"
+    message = rf"^--classifier_pretrained: {file} does not hold the weights of a resnet18: .*; and \d+ more$"
     with pytest.raises(InputError, match=message):
         pretrained.load_weights(head, "resnet18")
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_another_process_waits_for_the_first_and_looks_again(hub, cache, head, monkeypatch, shared):
-    def first_process_downloads(work):
-        assert hub.asked == []
-        if shared:
-            cache.mkdir(parents=True)
-            (cache / NAME).write_bytes(CONTENT)
-
-    monkeypatch.setattr(pretrained, "on_first_process", first_process_downloads)
-    pretrained.load_weights(head, "resnet18")
-    check_trunk(head, STATE)
-    assert hub.asked == ([] if shared else [hub.TREE, hub.RESOLVE, hub.CDN])
-    assert files(cache) == {NAME: CONTENT}

@@ -7,7 +7,7 @@ from flax import nnx
 import isp
 import tasks
 from r2l_jax.model import processors
-from r2l_jax.model.raw_to_logit import Standardize
+from r2l_jax.model.standardize import Standardize
 
 RAW = jnp.asarray(np.random.default_rng(0).random((1, 32, 48), np.float32))
 MEAN, STD = jnp.array((0.2, 0.5, 0.4)), jnp.array((0.1, 0.3, 0.2))
@@ -28,7 +28,7 @@ def test_the_network_is_the_published_one(neural):
     assert shapes == jax.tree.map(jnp.shape, nnx.to_pure_dict(nnx.state(published)))
 
 
-def test_images_are_the_network_s_of_the_normalised_mosaic_at_half_size(neural):
+def test_the_network_gets_the_normalized_mosaic_at_half_size(neural):
     images, stages = neural.trace(RAW)
     assert tuple(stages) == neural.stage_names
     mosaic = (isp.bayer.half_size(RAW, "GRBG") - MEAN) / STD
@@ -47,7 +47,7 @@ def test_a_perturbation_is_added_to_its_stage(neural, stage):
     assert (images != before["rgb"]).any()
 
 
-def test_images_stay_as_they_are():
+def test_processed_images_are_not_changed():
     images = RAW[..., None] * MEAN
     unprocessed = processors.Unprocessed()
     np.testing.assert_array_equal(unprocessed(images), images)

@@ -1,0 +1,132 @@
+"""Weights of networks from the Hugging Face hub, kept in the user's cache folder."""
+
+import contextlib
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+
+import pooch
+import requests
+from tqdm import tqdm
+
+from r2l_jax.runtime import startup
+from r2l_jax.runtime.errors import InputError, root_cause
+from r2l_jax.runtime.hosts import on_first_process
+
+_HUB = "https://huggingface.co"
+# Torchvision's first ImageNet weights ("IMAGENET1K_V1") as timm publishes them, with torchvision's names of tensors.
+_REPOSITORY = "timm/{network}.tv_in1k"
+_FILE = "model.safetensors"
+
+# Seconds to connect, and between two pieces of an answer.
+_TIMEOUT = 30
+_CHUNK = 2**16
+
+
+def weights_file(network: str) -> pathlib.Path:
+    """Returns the local safetensors file with the ImageNet weights of a ResNet; downloads it first if needed.
+
+    The file comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names, and is checked against the
+    SHA-256 that the hub declares. The SHA-256 becomes a part of the file's name, and a file that still has it is used
+    without asking the network. Of several processes, the first one downloads while the others wait, so all processes
+    must call this together.
+
+    Args:
+        network: `resnet18`, `resnet34` or `resnet50`.
+
+    Raises:
+        InputError: the hub cannot be reached, declares no SHA-256, or sends other bytes; or the file cannot be written.
+    """
+    folder = startup.cache_dir() / "pretrained"
+
+    def find() -> pathlib.Path:
+        try:
+            return _cached(folder, network) or _download(folder, network)
+        except OSError as error:
+            raise InputError(
+                f"--classifier_pretrained: {error.filename or folder}: {error.strerror or error}"
+            ) from None
+
+    on_first_process(find)
+    # A process on another host may have a cache folder of its own, and downloads to it here.
+    return find()
+
+
+def _stem(network: str) -> str:
+    return _REPOSITORY.format(network=network).rpartition("/")[2]
+
+
+def _cached(folder: pathlib.Path, network: str) -> pathlib.Path | None:
+    """Returns a file that was downloaded earlier and still has the SHA-256 in its name, or None."""
+    for path in sorted(folder.glob(f"{_stem(network)}-*.safetensors")):
+        if path.stem.endswith(f"-{pooch.file_hash(path)}"):
+            return path
+    return None
+
+
+def _download(folder: pathlib.Path, network: str) -> pathlib.Path:
+    """Downloads the file of a network, which appears in the folder complete and checked or not at all."""
+    hub, repository = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/"), _REPOSITORY.format(network=network)
+    sha256, size = _declared(f"{hub}/api/models/{repository}/tree/main")
+    url = f"{hub}/{repository}/resolve/main/{_FILE}"
+    # The progress bar shows what pooch would log.
+    pooch.get_logger().setLevel("WARNING")
+    with _as_input_error(url), tqdm(desc=_stem(network), total=size, unit="B", unit_scale=True) as bar:
+
+        def read(url: str, file: str, _: pooch.Pooch | None) -> None:
+            # Pooch's own downloader does the same, but leaves the connection open when it fails.
+            with requests.get(url, stream=True, timeout=_TIMEOUT) as response, open(file, "wb") as sink:
+                response.raise_for_status()
+                for chunk in response.iter_content(_CHUNK):
+                    bar.update(sink.write(chunk))
+
+        name = f"{_stem(network)}-{sha256}.safetensors"
+        try:
+            file = pooch.retrieve(
+                url,
+                f"sha256:{sha256}",
+                name,
+                folder,
+                downloader=read,  # pyright: ignore[reportArgumentType]  # pooch passes these three by position
+            )
+        except requests.RequestException:
+            raise
+        except ValueError:
+            raise InputError(
+                f"--classifier_pretrained: {url}: the file does not have the SHA-256 that the hub declares, {sha256}; "
+                "nothing is kept"
+            ) from None
+        return pathlib.Path(file)
+
+
+def _declared(url: str) -> tuple[str, int]:
+    """Returns the SHA-256 and the size of the weights in the hub's list of a repository's files."""
+    with _as_input_error(url):
+        response = requests.get(url, timeout=_TIMEOUT)
+        response.raise_for_status()
+    try:
+        declared = {file["path"]: file for file in response.json()}[_FILE]["lfs"]
+        sha256, size = str(declared["oid"]), int(declared["size"])
+        if not re.fullmatch("[0-9a-f]{64}", sha256) or size <= 0:
+            raise ValueError(f"{sha256}, {size} bytes")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"--classifier_pretrained: {url} declares no SHA-256 and size of {_FILE}: {error!r:.200}"
+        ) from None
+    return sha256, size
+
+
+@contextlib.contextmanager
+def _as_input_error(url: str) -> Iterator[None]:
+    """Turns an error of requests into an InputError that names the URL and the way without a network."""
+    try:
+        yield
+    except requests.RequestException as error:
+        if error.response is None:
+            reason = root_cause(error)
+        else:
+            reason = f"HTTP {error.response.status_code} {error.response.reason}"
+        raise InputError(
+            f"--classifier_pretrained: {url}: {reason}; without the network, give --pretrained_weights=<file>"
+        ) from None
