@@ -1,44 +1,160 @@
-import dataclasses
+"""README.md and the guides in docs/: their commands, snippets and links, as a reader follows them."""
+
 import pathlib
 import re
 import runpy
 import shlex
+import sys
+import tomllib
 
 import pytest
-from absl import flags
+from absl import app, flags
 
-from r2l_jax.config import TrainConfig
-from r2l_jax.runtime.flags import build
+from r2l_jax.runtime import startup
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-GUIDES = "".join(file.read_text() for file in sorted((ROOT / "docs").glob("*.md")))
+README = ROOT / "README.md"
+PAGES = {
+    str(page.relative_to(ROOT)): page.read_text()
+    for page in (README, ROOT / ".github/CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
+}
+ALL_PAGES = "\n".join(PAGES.values())
+
+# For each program, the functions that do its work once its flags are read.
+WORK = {
+    "adjust.py": ("r2l_jax.drift.adjustment.adaptation.run", "r2l_jax.drift.adjustment.learning.run"),
+    "benchmark.py": ("r2l_jax.bench.benchmark.run",),
+    "download.py": ("r2l_jax.data.fetch.download.download",),
+    "evaluate.py": ("r2l_jax.drift.synthesis.evaluation.run",),
+    "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
+    "process.py": ("r2l_jax.apps.render.render_files",),
+    "synthesize.py": ("r2l_jax.drift.synthesis.synthesis.run",),
+    "train.py": ("r2l_jax.training.train.run",),
+    "unprocess.py": ("r2l_jax.apps.unprocess.unprocess_folder",),
+}
 
 
-@pytest.mark.parametrize("snippet", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
-def test_snippets_run(snippet):
-    exec(compile(snippet, "README.md", "exec"), {})
+class Begun(BaseException):
+    """A program has accepted its flags and begins its work. No handler of errors catches this."""
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"(?:scripts|configs|docs)/[\w.]+\.\w+", README))))
-def test_files_named_exist(path):
-    assert (ROOT / path).is_file()
+def code_blocks(language, text):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
-def test_flagfiles_and_commands_are_what_train_takes(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    program = runpy.run_path("scripts/train.py")
-    program["define_flags"]()
-    commands = re.findall(r"^python scripts/train\.py (.*)$", (README + GUIDES).replace("\\\n", " "), re.MULTILINE)
-    files = sorted(pathlib.Path("configs").glob("*.flags"))
-    assert len(files) >= 1
-    assert len(commands) >= 5
-    for command in [*commands, *(f"--flagfile={file}" for file in files)]:
-        flags.FLAGS.unparse_flags()
-        assert flags.FLAGS(["train.py", *shlex.split(command)]) == ["train.py"]
-        build(TrainConfig, **{field.name: flags.FLAGS[field.name].value for field in dataclasses.fields(TrainConfig)})
+def commands(program):
+    """The arguments of each command on any page that starts a program."""
+    lines = "".join(code_blocks("sh", ALL_PAGES)).replace("\\\n", " ")
+    found = re.findall(rf"python scripts/{re.escape(program)}(?: (.*))?$", lines, re.MULTILINE)
+    return list(dict.fromkeys(found))
 
 
-def test_every_program_is_in_the_table():
-    for script in (ROOT / "scripts").glob("*.py"):
-        assert f"| `scripts/{script.name}` |" in README
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder with the files that the commands name, as the current one."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (own_stage,) = code_blocks("python", PAGES["docs/own_stage.md"])
+    (tmp_path / "my_isp.py").write_text(own_stage)
+    (tmp_path / "more_raw_files").mkdir()
+    for name in ("IMG_0001.dng", "more_raw_files/IMG_0002.dng"):
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def start(home, monkeypatch):
+    """A function that starts a program, which raises `Begun` instead of its work."""
+
+    def run(main, flags_parser):
+        raise SystemExit(main(flags_parser(sys.argv)))
+
+    def work(*args, **kwargs):
+        raise Begun
+
+    def start(program, arguments):
+        monkeypatch.setattr(sys, "argv", [program, *shlex.split(arguments)])
+        runpy.run_path(str(ROOT / "scripts" / program), run_name="__main__")
+
+    monkeypatch.setattr(app, "run", run)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(startup, "prepare", lambda: None)
+    for functions in WORK.values():
+        for function in functions:
+            monkeypatch.setattr(function, work)
+    before = set(flags.FLAGS)
+    yield start
+    for name in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"), [(program, arguments) for program in WORK for arguments in commands(program)]
+)
+def test_programs_accept_the_commands(start, program, arguments):
+    with pytest.raises(Begun):
+        start(program, arguments)
+
+
+@pytest.mark.parametrize("file", sorted(file.name for file in (ROOT / "configs").glob("*.flags")))
+def test_train_accepts_the_flagfiles(start, file):
+    with pytest.raises(Begun):
+        start("train.py", f"--flagfile=configs/{file}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [("--no_such_flag=1", "no_such_flag"), ("--epochs=0", "--epochs must be positive, got 0")],
+)
+def test_a_wrong_command_is_noticed(start, capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        start("train.py", arguments)
+    assert message in f"{stop.value.code} {capsys.readouterr().err}"
+
+
+def test_every_program_is_in_the_table_and_in_a_command():
+    scripts = {script.name for script in (ROOT / "scripts").glob("*.py")}
+    assert scripts == set(WORK)
+    for script in scripts:
+        assert f"| `scripts/{script}` |" in PAGES["README.md"]
+        assert commands(script)
+
+
+def test_the_quick_start_is_two_commands():
+    quick_start = re.search(r"^## Quick start\n(.*?)^## ", PAGES["README.md"], re.DOTALL | re.MULTILINE)[1]
+    train, test = code_blocks("sh", quick_start)
+    assert re.fullmatch(
+        r"python3 -m venv \.venv && \.venv/bin/pip install .* && \.venv/bin/python scripts/train.*\n", train
+    )
+    assert re.fullmatch(r"\.venv/bin/pytest .*\n", test)
+    for command in (train, test):
+        assert command in PAGES["docs/quick_start.md"]
+
+
+@pytest.mark.parametrize(
+    ("page", "snippet"),
+    [
+        pytest.param(page, snippet, id=f"{page}:{number}")
+        for page, text in PAGES.items()
+        for number, snippet in enumerate(code_blocks("python", text))
+    ],
+)
+def test_snippets_run(page, snippet):
+    exec(compile(snippet, page, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_exist(page):
+    named = re.findall(r"\b(?:scripts|configs|tests|docs|isp|tasks|r2l_jax)/(?:[\w.]+/)*\w+\.\w+", PAGES[page])
+    for path in named:
+        assert (ROOT / path).is_file(), path
+    links = re.findall(r"\]\((?!https?://)([^)#]+)(?:#[\w-]+)?\)", PAGES[page])
+    for link in links:
+        assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_extras_named_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r"'\.\[(\w+)\]'", ALL_PAGES))
+    assert {"test", "dev", "docs", "bench", "cuda12"} <= named
+    assert named <= set(extras)

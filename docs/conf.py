@@ -1,0 +1,34 @@
+"""The settings of the documentation site; `sphinx-build -b html docs docs/_build/html` builds it."""
+
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "ext"))
+
+project = "r2l_jax"
+author = "the authors of r2l_jax"
+html_title = "r2l_jax"
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "coverage_check", "docstrings"]
+exclude_patterns = ["_build"]
+
+html_theme = "sphinx_book_theme"
+html_theme_options = {"show_toc_level": 2, "navbar_persistent": []}
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+
+myst_heading_anchors = 3
+
+# Docstrings are in Google's style, and `name` in them links to the entry of that name.
+default_role = "py:obj"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_attr_annotations = False  # The signature has them.
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+python_maximum_signature_line_length = 88
+
+# Every public name of these packages needs an entry, as does every one of the modules that the API reference names.
+coverage_packages = ["isp", "tasks"]
