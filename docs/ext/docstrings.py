@@ -49,10 +49,12 @@ def shorten_types(
         constructor = sphinx.util.inspect.signature(obj.__init__, bound_method=True)
         signature = sphinx.util.inspect.stringify_signature(constructor, unqualified_typehints=True)
         returns = None
-    return tuple(text and _shortened(text) for text in (signature, returns))
+    return _shortened(signature), _shortened(returns)
 
 
-def _shortened(text: str) -> str:
+def _shortened(text: str | None) -> str | None:
+    if text is None:
+        return None
     for written_out, alias in _ALIASES.items():
         text = text.replace(written_out, alias)
     return text.replace("jaxlib._jax.", "")

@@ -1,0 +1,108 @@
+# shellcheck shell=bash
+# The checks that .ci/run and .ci/full share. Both source this file in the root of a checkout, and call `check_all`.
+
+# readme_line START: prints the one line of README.md that begins with START, a regular expression.
+readme_line() {
+    if [[ $(grep -c "^$1" README.md) != 1 ]]; then
+        echo "README.md must have one line that begins with $1" >&2
+        return 1
+    fi
+    grep "^$1" README.md
+}
+
+# timed COMMAND...: runs a command, and prints it with the seconds that it took.
+timed() {
+    local start=$SECONDS command=$*
+    echo "+ ${command#eval }"
+    "$@"
+    echo "+ ${command#eval }: $((SECONDS - start)) s"
+}
+
+# in_environment PYTHON EXTRA STEP...: installs the package with this extra in an environment of its own, and takes the
+# steps there.
+in_environment() (
+    folder=$(mktemp -d "$work/environment.XXXX")
+    "$1" -m venv "$folder"
+    export PATH=$folder/bin:$PATH
+    # Only the modules that are imported need bytecode.
+    timed pip install --quiet --no-compile -e ".[$2]"
+    python -c 'import sys, jax; print("Python", sys.version.split()[0], "with JAX", jax.__version__)'
+    for step in "${@:3}"; do
+        "$step"
+    done
+)
+
+lint() {
+    timed ruff check .
+    timed ruff format --check .
+    timed lint-imports
+    # Without --project, a configuration in a folder above would win.
+    timed pyright --project .
+}
+
+build_docs() {
+    timed sphinx-build -q -W --keep-going -b html -d "$work/doctrees" docs "$work/html"
+    timed sphinx-build -q -W --keep-going -b coverage_check -d "$work/doctrees" docs "$work/coverage"
+    # The other environments have no Sphinx, and skip these tests.
+    timed pytest -q tests/docs
+}
+
+# Runs the README's first command as on a fresh machine: nothing in the user's cache folder but pip's own cache.
+train_quick_start() (
+    command=$(readme_line 'python3 -m venv')
+    export PIP_CACHE_DIR=${PIP_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/pip}
+    export XDG_CACHE_HOME=$work/cache
+    timed eval "$command"
+    .venv/bin/python - <<'EOF'
+import json, sys
+
+accuracy = json.load(open("runs/quickstart/parametrized/summary.json"))["val_accuracy"]["mean"]
+if accuracy < 0.85:
+    sys.exit(f"the quick start must reach a validation accuracy of 0.85, got {accuracy:.4f}")
+print(f"the quick start reached a validation accuracy of {accuracy:.4f}")
+EOF
+)
+
+# The tests with the Python of the environment on PATH.
+run_tests() {
+    timed eval "${tests#.venv/bin/}"
+}
+
+# Prints "MAJOR MINOR" of a Python, and nothing for one that does not start or is no final release.
+version() {
+    "$1" -c 'import sys; v = sys.version_info; v.releaselevel == "final" and print(v.major, v.minor)' 2>/dev/null || true
+}
+
+# Prints the newest Python: `python3` unless another one is newer.
+newest_python() {
+    for python in python3 /usr/bin/python3 $(compgen -c python3. | grep -x 'python3\.[0-9]*' | sort -u); do
+        echo "$(version "$python") $python"
+    done | grep '^3 ' | sort -s -k 2,2nr | head -n 1 | cut -d ' ' -f 3
+}
+
+# check_all TESTS: checks the last commit in a clean clone, which is removed at the end. TESTS is the README's command,
+# or one like it.
+check_all() {
+    tests=$1
+    if [[ -n $(git status --porcelain) ]]; then
+        echo "note: changes that are not committed are not checked"
+    fi
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    git clone --quiet . "$work/clone"
+    cd "$work/clone" || return
+    # Temporary files of the tests go with the folder.
+    mkdir "$work/tmp"
+    export TMPDIR=$work/tmp PIP_DISABLE_PIP_VERSION_CHECK=1
+
+    in_environment python3 dev lint build_docs
+    train_quick_start
+    timed eval "$tests"
+    newest=$(newest_python)
+    if [[ $newest == python3 ]]; then
+        echo "No Python on this machine is newer than python3: the tests ran on one Python only."
+    else
+        in_environment "$newest" test run_tests
+    fi
+    echo "All checks passed in $SECONDS s."
+}
