@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.ext.autodoc.preserve_defaults import update_defvalue
 from sphinx.util import rst
 
-from isp._engine.windows import Scalar
+from isp.denoise import Scalar
 from r2l_jax.runtime.flags import Settings, leaves
 
 _CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")
