@@ -64,7 +64,9 @@ def shorten_types(
     if inspect.isclass(obj) and signature and signature.startswith("(*args: "):
         update_defvalue(app, obj.__init__, bound_method=False)
         constructor = sphinx.util.inspect.signature(obj.__init__, bound_method=True)
-        signature = sphinx.util.inspect.stringify_signature(constructor, unqualified_typehints=True)
+        signature = sphinx.util.inspect.stringify_signature(
+            constructor, show_return_annotation=False, unqualified_typehints=True
+        )
         returns = None
     return _shortened(signature), _shortened(returns)
 
