@@ -82,8 +82,8 @@ def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: 
 def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder to fill, and moves it to `folder` afterwards.
 
-    Makes the parent folder. If the block raises, nothing stays behind; what killed processes of this machine left is
-    removed first. If two processes fill the same folder, the slower one drops its copy.
+    Makes the parent folder. If the block raises, nothing stays behind. Folders that killed processes of this machine
+    left are removed first. If two processes fill the same folder, the slower one drops its copy.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}_{platform.node()}_"
