@@ -8,7 +8,7 @@ import isp
 from isp.published import additive_layer_stage
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.model.processors import NeuralProcessor, half_size
+from r2l_jax.model.processors import NeuralProcessor, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
 from r2l_jax.model.tasks import Task
 from tasks.layers import BatchNorm
@@ -21,7 +21,7 @@ def unknown_statistics() -> Statistics:
     return jnp.zeros(3), jnp.ones(3)
 
 
-def make_processor(config: TrainConfig, camera: isp.Camera | None) -> nnx.Module:
+def make_processor(config: TrainConfig, camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
     """Makes a processor that has no network: the chosen pipeline, or the mosaic at half size."""
     named = config.processing.named_pipeline
     return half_size(camera) if named is None else named(_known(camera))

@@ -47,7 +47,7 @@ class RawToLogit(nnx.Module):
         Args:
             images: the processed images.
             key: decides the changes by the augmentation; not needed for "none".
-            augmentation: one of `augment.AUGMENTATIONS`.
+            augmentation: one of `config.AUGMENTATIONS`.
         """
         images = self.normalizer(images)
         if augmentation != "none":
