@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import json
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,9 @@ from r2l_jax.drift.cases import Case, camera_of, random_key
 from r2l_jax.drift.renderer import Renderer
 from r2l_jax.runtime.errors import InputError
 
+# Takes a mosaic and its sample's index to the mosaic under the drift.
+Take = Callable[[np.ndarray, int], Array | np.ndarray]
+
 
 def at_intensity(config: TrainConfig, iso: float, fingerprint: str) -> RawDataset:
     """Loads the data set of a run at another measured intensity.
@@ -30,7 +35,8 @@ def at_intensity(config: TrainConfig, iso: float, fingerprint: str) -> RawDatase
     Raises:
         InputError: the intensity is not there, or has other samples.
     """
-    dataset = datasets.load(config.data.dataset, **(config.data.source | {"iso": iso}))
+    settings: dict[str, Any] = {**config.data.source, "iso": iso}
+    dataset = datasets.load(config.data.dataset, **settings)
     if dataset.fingerprint != fingerprint:
         raise InputError(f"--intensities={iso:g}: its samples are not those of --iso={config.data.iso:g}")
     return dataset
@@ -53,17 +59,9 @@ def drifted(config: TrainConfig, dataset: RawDataset, drift: Case, camera: isp.C
         return at_intensity(config, drift.iso, dataset.fingerprint)
     own = camera_of(dataset)
     if drift.exposure is not None:
-        renderer = Renderer(seed)
-
-        def take(raw, index):
-            return renderer.mosaics(drift, raw[None], np.array([index]), own)[0]
-
+        take = _exposed_again(drift, own, seed)
     elif camera is not None:
-        key = random_key(drift, seed)
-
-        def take(raw, index):
-            return rephotograph(raw, jax.random.fold_in(key, index), camera=own, other=camera)
-
+        take = _taken_by(camera, own, random_key(drift, seed))
     else:
         return dataset
 
@@ -71,17 +69,26 @@ def drifted(config: TrainConfig, dataset: RawDataset, drift: Case, camera: isp.C
         raw, target = dataset[index]
         return np.asarray(take(raw, index)), target
 
-    # The recipe stands for the hash of mosaics whose noise would have to be drawn first.
+    # The recipe identifies the new mosaics; hashing them would take drawing all their noise first.
     cameras = [each and dataclasses.asdict(each) for each in (own, camera)]
     recipe = json.dumps([dataset.recipe, drift._asdict(), cameras, seed])
     return dataclasses.replace(dataset, read=read, recipe=recipe)
+
+
+def _exposed_again(drift: Case, camera: isp.Camera, seed: int) -> Take:
+    renderer = Renderer(seed)
+    return lambda raw, index: renderer.mosaics(drift, raw[None], np.array([index]), camera)[0]
+
+
+def _taken_by(other: isp.Camera, camera: isp.Camera, key: PRNGKeyArray) -> Take:
+    return lambda raw, index: rephotograph(raw, jax.random.fold_in(key, index), camera=camera, other=other)
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "other"))
 def rephotograph(
     raw: Float[Array | np.ndarray, "height width"], key: PRNGKeyArray, *, camera: isp.Camera, other: isp.Camera
 ) -> Float[Array, "height width"]:
-    """Takes the scene of a mosaic by another camera, with the noise of that camera's sensor on top.
+    """Takes the scene of a mosaic by another camera, adding the noise of that camera's sensor.
 
     The mosaic is demosaiced bilinearly and brought to linear sRGB by its camera's white balance and color matrix. The
     other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.

@@ -1,4 +1,4 @@
-"""What an analysis of a trained model leaves to be written and shown, and that it is made once."""
+"""Writes the results of an analysis of a trained model, and reuses them as long as their identity stays the same."""
 
 import hashlib
 import pathlib
@@ -20,10 +20,10 @@ class Analysis(NamedTuple):
     """The results of an analysis.
 
     Attributes:
-        content: all that programs may want to read, for JSON.
-        table: what people want to read first.
-        figures: pictures by name.
-        tables: rows of numbers by name, for CSV.
+        content: all results, in a form that JSON can hold.
+        table: a summary as text, for people.
+        figures: figures and pictures by name, for PNG files.
+        tables: rows of values by name, for CSV files.
     """
 
     content: dict[str, Any]
@@ -39,22 +39,22 @@ def once(
     analyse: Callable[[pathlib.Path], Analysis],
     ignored: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The content of an analysis: as an earlier call has left it under the same identity, or made now.
+    """Returns the content of an analysis, from an earlier call of the same identity or made by this call.
 
     Args:
-        file: the JSON file of its content, its `table`, and how to reproduce it. Tables, figures and TensorBoard's
-            events are written beside it, before it; those of an earlier result are removed.
+        file: the JSON file for the content, the `table`, and everything needed to reproduce them. Tables, figures and
+            TensorBoard events are first written beside it, and replace those of an earlier result.
         fold: the trained model.
-        identity: all that the analysis depends on, with its `flags`, and the content of the `data`.
-        analyse: makes it. It may keep what is unfinished in the file that it is called with, which is removed at the
-            end.
-        ignored: flags that may have been others in the earlier call.
+        identity: everything that the analysis depends on, including its `flags` and the content of the `data`.
+        analyse: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
+            at the end.
+        ignored: flags whose values may differ in the earlier call.
 
     Returns:
-        What the file holds.
+        The content of the file.
 
     Raises:
-        OSError: a file or a folder cannot be made.
+        OSError: a file or a folder cannot be written.
     """
     if (content := store.find(file, identity, ignored)) is not None:
         return content
@@ -62,7 +62,7 @@ def once(
     unfinished = file.parent / "unfinished.npz"
     analysis = analyse(unfinished)
     planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]
-    # Earlier versions did not list their files, and had the folder to themselves.
+    # Earlier versions did not list their files; no other program wrote to the folder.
     store.begin(file, planned, unlisted=("*.png", "*.csv"))
     for name, rows in analysis.tables.items():
         write_csv(file.parent / f"{name}.csv", rows)

@@ -14,13 +14,13 @@ from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
 
-# The kinds of drift: in the processing; in the acquisition, as measured or as the sensor model computes it; and the
-# common substitute for both, changes of finished images.
+# The kinds of drift: in the processing; in the acquisition, as measured or as computed by the sensor model; and
+# corruptions of finished images, which often stand in for both.
 GROUPS = ("pipelines", "intensities", "exposures", "corruptions")
 
 PIPELINES = tuple(".".join(names) for names in isp.PUBLISHED_STATIC)
 EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
-# All corruptions but the one that changes nothing.
+# All corruptions except the one that changes nothing.
 CHANGES = tuple(name for name in CORRUPTIONS if name != "identity")
 
 
@@ -114,7 +114,7 @@ def camera_of(dataset: RawDataset) -> isp.Camera:
     """Returns the camera of a data set of mosaics.
 
     Raises:
-        ValueError: the data set holds processed images, which have none.
+        ValueError: the data set holds processed images, which have no camera.
     """
     if dataset.camera is None:
         raise ValueError(f"{dataset.name} holds processed images, which have no camera")
@@ -130,7 +130,7 @@ def check_pipelines(cases: Iterable[Case], dataset: RawDataset) -> None:
 
 
 def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
-    """Returns the pipeline that a run was trained with at the camera's values; None if it learned one or has none."""
+    """Returns the pipeline of a run if it stayed at the camera's calibration values during training, else None."""
     fixed = not config.processing.learns_pipeline or (
         config.processing.freeze_processor and not config.processing.processor_uri
     )
@@ -138,7 +138,7 @@ def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
 
 
 def is_own(case: Case, config: TrainConfig) -> bool:
-    """Returns whether a run was trained on the images of a case, which is then no drift."""
+    """Tells whether a run was trained on the images of a case, so that the case is no drift for it."""
     if case.pipeline is not None:
         return case.pipeline == own_pipeline(config)
     return case.group == "own" or case.iso == config.data.iso
@@ -148,7 +148,7 @@ def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: 
     """Raises an InputError unless a run can be tested against the cases of some groups.
 
     Args:
-        groups: of `GROUPS`.
+        groups: some of `GROUPS`.
         config: the run's settings.
         dataset: the data set that it was trained on.
         run: the run's name in errors.

@@ -1,12 +1,14 @@
-"""Common corruptions of finished images, at five severities: what robustness is mostly tested with.
+"""Common corruptions of finished images at five severities, which most tests of robustness use.
 
-D. Hendrycks and T. Dietterich, Benchmarking neural network robustness to common corruptions and perturbations, ICLR
-(2019), with the strengths of CIFAR-10-C and what scikit-image, SciPy and OpenCV make of them in its published code.
-They know nothing of the raw data or of the processing, and are what drift made there is compared with.
+The corruptions are those of D. Hendrycks and T. Dietterich, Benchmarking neural network robustness to common
+corruptions and perturbations, ICLR (2019). They have the strengths of CIFAR-10-C, and match the functions of
+scikit-image, SciPy and OpenCV that its published code calls. They ignore the raw data and the processing, and serve as
+the baseline for drift in these.
 
-Each is a function of images `(..., H, W, 3)` in [0, 1], a key and a severity 1 to 5, and gives images in [0, 1]. The
-same key gives the same noise, each image its own; the ones without random numbers leave the key alone. The severity
-may be traced, and one compiled function serves all five.
+Each corruption is a function of images `(..., H, W, 3)` in [0, 1], which may be a NumPy array, a key and a severity
+from 1 to 5. It returns images in [0, 1]. The same key gives the same noise, which differs between the images of a
+batch; corruptions without noise ignore the key. The severity is an int or a traced whole number: all five share one
+compiled function.
 """
 
 import functools
@@ -20,18 +22,23 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from isp import color, sensor
 from isp._engine import stencil
-from isp._engine.checks import check_image
+from isp._engine.checks import check_image, is_traced
 from r2l_jax.runtime.errors import InputError
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
+# Within a corruption, all arguments are arrays.
+ImageArray = Float[Array, "*batch height width 3"]
+SeverityArray = Int[Array, ""]
+
 Images = Float[Array | np.ndarray, "*batch height width 3"]
-Severity = int | np.integer | Int[Array, ""]
-Corruption = Callable[[Images, PRNGKeyArray, Severity], Float[Array, "*batch height width 3"]]
+Severity = int | np.integer | SeverityArray
+Corruption = Callable[[Images, PRNGKeyArray, Severity], ImageArray]
+Sigma = Float[Array, ""] | float
 
 
-def _corruption(function: Callable) -> Corruption:
-    """The function with its arguments checked, compiled once for all severities, and computed in 32 bits at least."""
+def _corruption(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corruption:
+    """Checks a function's arguments, computes in at least 32 bits, and compiles it once for all severities."""
 
     @jax.jit
     @functools.wraps(function)
@@ -41,61 +48,62 @@ def _corruption(function: Callable) -> Corruption:
 
     @functools.wraps(function)
     def corrupt(images, key, severity):
-        if not isinstance(severity, jax.core.Tracer) and severity not in SEVERITIES:
+        if not is_traced(severity) and severity not in SEVERITIES:
             raise InputError(f"severity must be a whole number from 1 to 5, got {severity}")
         images = jnp.asarray(images)
         check_image(images)
-        # Each type of a number would be compiled for.
+        # The type is always the same, because each type would compile the function again.
         return compiled(images, key, jnp.asarray(severity, jnp.int32))
 
     return corrupt
 
 
 def _strength(severity: Array, strengths: Sequence) -> Array:
-    """Of strengths for all severities, those for one. A traced one cannot be checked: it is brought into 1 to 5."""
+    """Selects the strengths of one severity. It is clipped to 1 to 5, because a traced severity cannot be checked."""
     return jnp.asarray(strengths, float)[jnp.clip(severity - 1, 0, len(SEVERITIES) - 1)]
 
 
 @_corruption
-def identity(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """The images as they are: what the others are compared with.
+def identity(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Returns the images unchanged, as the reference for the other corruptions.
 
     Raises:
-        InputError: a severity that is not 1 to 5, unless it is traced. So does every corruption.
-        ValueError: images that are not floating point `(..., H, W, 3)`. So does every corruption.
+        InputError: a severity that is neither 1 to 5 nor traced, as in every corruption.
+        ValueError: images that are not floating point `(..., H, W, 3)`, as in every corruption.
     """
     return images
 
 
 @_corruption
-def gaussian_noise(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Adds Gaussian noise of one standard deviation everywhere, from 0.04 to 0.10."""
+def gaussian_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Adds Gaussian noise with a standard deviation from 0.04 to 0.10, the same everywhere."""
     return _add_normal(images, key, _strength(severity, (0.04, 0.06, 0.08, 0.09, 0.10)))
 
 
 @_corruption
-def shot_noise(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Counts photons: Poisson noise where white is 500 photons, down to 50.
+def shot_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Replaces each value by a Poisson count of photons, where white is 500 photons down to 50.
 
-    Values are multiples of 1 / photons. From 16 photons on they are rounded normal numbers, see `sensor.poisson`, of
-    which the variance is 1/12 greater. It differentiates as the mean does.
+    Values become multiples of 1 / photons. Counts with a mean of 16 or more are rounded normal numbers, see
+    `isp.sensor.poisson`, whose variance is greater by 1/12. The gradient is that of the mean.
     """
     return _count(images, key, _strength(severity, (500, 250, 100, 75, 50)))
 
 
 @_corruption
-def impulse_noise(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Replaces 1 to 7 percent of the values, each by itself, by 0 or 1, which are equally likely: salt and pepper."""
+def impulse_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Replaces 1 to 7 percent of the values independently by 0 or 1, with equal probability (salt and pepper)."""
     return _replace(images, key, _strength(severity, (0.01, 0.02, 0.03, 0.05, 0.07)))
 
 
 @_corruption
-def speckle_noise(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Multiplies by 1 and Gaussian noise, of a standard deviation from 0.06 to 0.2."""
+def speckle_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Multiplies each value by 1 plus Gaussian noise with a standard deviation from 0.06 to 0.2."""
     return _multiply_normal(images, key, _strength(severity, (0.06, 0.1, 0.12, 0.16, 0.2)))
 
 
-# Random numbers are drawn within these, for a vector: drawn for images, they take three times as long on a CPU.
+# Random numbers are drawn inside these functions, which work on vectors: drawing them in the shape of images takes
+# three times as long on a CPU.
 @stencil.pointwise
 def _add_normal(values, key, std):
     return jnp.clip(values + std * jax.random.normal(key, values.shape, values.dtype), 0, 1)
@@ -119,13 +127,13 @@ def _replace(values, key, amount):
 
 
 @_corruption
-def gaussian_blur(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Blurs by a Gaussian of a standard deviation from 0.4 to 1 pixels, cut off at 4 of them.
+def gaussian_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Blurs by a Gaussian with a standard deviation from 0.4 to 1 pixel, truncated at 4 standard deviations.
 
-    As `skimage.filters.gaussian`: the border goes on as its outermost pixels.
+    The border is extended by its outermost pixels, as in `skimage.filters.gaussian`.
     """
     taps = _strength(severity, [_gaussian_taps(sigma) for sigma in (0.4, 0.6, 0.7, 0.8, 1.0)])
-    # The stencil's own border, which is none of this kind, is cut off.
+    # The stencil cannot repeat the outermost pixels: the planes are padded first, and its own border is cut off.
     reach = len(taps) // 2
     margins = [(0, 0)] * (images.ndim - 2) + [(reach, reach)] * 2
     planes = jnp.pad(jnp.moveaxis(images, -1, -3), margins, "edge")
@@ -135,28 +143,29 @@ def gaussian_blur(images: Images, key: PRNGKeyArray, severity: Severity) -> Floa
 
 
 def _gaussian_taps(sigma: float) -> np.ndarray:
-    """SciPy's weights, each sigma with its own support, and zeros up to that of a sigma of 1."""
+    """Computes SciPy's weights for a sigma of at most 1, padded by zeros to the support of a sigma of 1."""
     offsets = np.arange(-4, 5)
     taps = np.exp(-((offsets / sigma) ** 2) / 2) * (abs(offsets) <= int(4 * sigma + 0.5))
     return taps / taps.sum()
 
 
-# Every severity's factors are the first of these. The published code's steps in floating point decide how many there
-# are, 1.06 among the first, and how sizes round.
+# Each severity uses the first few of these factors. The steps are floating-point numbers as in the published code,
+# because their rounding decides how many factors there are (1.06 is among the first) and how sizes are rounded.
 _ZOOM_FACTORS = np.arange(1, 1.26, 0.01)
 _ZOOMS = tuple(len(np.arange(1, end, 0.01)) for end in (1.06, 1.11, 1.16, 1.21, 1.26))
 
 
 @_corruption
-def zoom_blur(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """The mean of the image and of zooms into its centre, in steps of 0.01 up to a factor from 1.06 to 1.25.
+def zoom_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Averages the image and its zooms into the center, by factors in steps of 0.01.
 
-    Linear interpolation as by `scipy.ndimage.zoom`, of the middle of the image, cropped. Of images that are not square,
-    which the published code does not take, each axis is zoomed by itself.
+    The largest factor is from 1.06 to 1.25. A zoom crops the middle of the image and interpolates linearly, as
+    `scipy.ndimage.zoom` does. In an image that is not square, which the published code refuses, each axis is zoomed
+    independently.
     """
     height, width, channels = images.shape[-3:]
-    # Pixels that are vectors over the batch: on a CPU, this is ten times as fast as products with matrices, or as
-    # images one by one, which vmap makes of it.
+    # Each pixel becomes a vector over batch and channels: on a CPU, this is ten times as fast as matrix products or as
+    # one image after the other, which vmap would lead to.
     pixels = jnp.moveaxis(images.reshape(-1, *images.shape[-3:]), 0, 2)
     depth = pixels.shape[2] * channels
     pixels = pixels.reshape(height, width, depth)
@@ -174,22 +183,30 @@ def zoom_blur(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Ar
 
 
 def _zoom_positions(size: int) -> tuple[Array, Array, Array]:
-    """For each zoom, where an axis' pixels lie in the image: the pixel before, the next, and how far on the way."""
+    """Computes where the pixels of an axis lie in the image for each zoom.
+
+    Returns:
+        The index of the pixel before the position, that of the pixel after it, and the fraction of the way to the
+        latter, each `(zooms, size)`.
+    """
     positions = []
     for factor in _ZOOM_FACTORS:
         cropped = math.ceil(size / factor)
         zoomed = round(cropped * factor)
         start, trimmed = (size - cropped) // 2, (zoomed - size) // 2
-        # The first and the last pixel of the crop stay the first and the last of its zoom.
+        # The zoom keeps the first and the last pixel of the crop at its ends.
         positions.append(start + (np.arange(size) + trimmed) * ((cropped - 1) / max(zoomed - 1, 1)))
     before = np.floor(positions)
     after = np.minimum(before + 1, size - 1)
-    # Split in float64: of a position in float32, too little would be left for the way.
+    # Positions are split in float64, because a float32 position has too few digits left for the fraction.
     return jnp.asarray(before, jnp.int32), jnp.asarray(after, jnp.int32), jnp.asarray(positions - before, float)
 
 
 def _between_pixels(image, rows, columns):
-    """Linear interpolation of `(H, W, channels)`; for either axis the index before, the next, and the way to it."""
+    """Interpolates `(H, W, channels)` linearly.
+
+    Each of `rows` and `columns` holds the index before the position, the index after it, and the fraction of the way.
+    """
     (above, below, down), (before, after, right) = rows, columns
     down, right = down[..., None], right[..., None]
 
@@ -202,25 +219,25 @@ def _between_pixels(image, rows, columns):
 
 
 @_corruption
-def contrast(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Brings values nearer to their channel's mean over the image: to 0.75 of the distance, down to 0.15."""
+def contrast(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Reduces the distance of values from their channel's mean over the image, to 0.75 down to 0.15 of it."""
     share = _strength(severity, (0.75, 0.5, 0.4, 0.3, 0.15))
     mean = images.mean((-3, -2), keepdims=True)
     return jnp.clip((images - mean) * share + mean, 0, 1)
 
 
 @_corruption
-def brightness(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Adds from 0.05 to 0.3 to the value, the V of HSV, up to 1; hue and saturation stay."""
+def brightness(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Adds 0.05 to 0.3 to the value (V of HSV), which is clipped to 1; hue and saturation stay."""
     return _change_hsv(images, jnp.ones(3), jnp.zeros(3).at[2].set(_strength(severity, (0.05, 0.1, 0.15, 0.2, 0.3))))
 
 
 @_corruption
-def saturate(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Changes the saturation, the S of HSV, by a linear function, up to 1; hue and value stay.
+def saturate(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Changes the saturation (S of HSV) by a linear function, clipped to 1; hue and value stay.
 
-    The first two severities lessen it, to 0.3 and 0.1 of what it was. The others raise it, the last two by a constant
-    too, which turns greys red, the colour of hue 0.
+    The first two severities reduce the saturation to 0.3 and 0.1 of the original. The others multiply it by 1.5, 2 and
+    2.5. The last two also add a constant, which turns grays red, the color of hue 0.
     """
     factor, more = _strength(severity, ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)))
     return _change_hsv(images, jnp.ones(3).at[1].set(factor), jnp.zeros(3).at[1].set(more))
@@ -232,18 +249,19 @@ def _change_hsv(images, factors, more):
 
 
 @_corruption
-def elastic_transform(images: Images, key: PRNGKeyArray, severity: Severity) -> Float[Array, "*batch height width 3"]:
-    """Moves and shears the image a little, and wobbles it: `elastic_warp` of uniform random numbers.
+def elastic_transform(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
+    """Shifts, shears and wobbles the image a little by `elastic_warp` with uniform random numbers.
 
-    The strengths are fractions of the shorter side, where CIFAR-10-C's are of 32 pixels: points are shifted by 0.08,
-    0.07, 0.06, 0.05, 0.03 at most; the noise, in [-1, 1], is smoothed by 0, 0.2, 0.06, 0.04, 0.03 and multiplied by 0,
-    0.05, 0.08, 0.1, 0.1. It is that of single pixels, of which more average out in a larger image: the wobble is of
-    as many pixels in any image, but longer waves.
+    The strengths, which CIFAR-10-C gives for 32 pixels, are fractions of the shorter side. From severity 1 to 5, points
+    are shifted by at most 0.08, 0.07, 0.06, 0.05 and 0.03; the noise, in [-1, 1], is smoothed with a standard deviation
+    of 0, 0.2, 0.06, 0.04 and 0.03 and multiplied by 0, 0.05, 0.08, 0.1 and 0.1. The noise is drawn for each pixel, so
+    that smoothing averages over more of it in a larger image: the wobble has the same number of pixels in an image of
+    any size, but its waves are longer.
     """
     *batch, height, width, _ = images.shape
     strengths = ((0.08, 0, 0), (0.07, 0.2, 0.05), (0.06, 0.06, 0.08), (0.05, 0.04, 0.1), (0.03, 0.03, 0.1))
     reach, sigma, amplitude = _strength(severity, strengths) * min(height, width)
-    # One vector: of more axes, or in two parts, random numbers take longer to draw and to compile.
+    # All random numbers are drawn as one vector, which is faster to draw and to compile than more axes or two parts.
     points = 3 * 2
     count = points + 2 * height * width
     drawn = jax.random.uniform(key, (math.prod(batch) * count,), images.dtype, -1, 1).reshape(*batch, count)
@@ -257,23 +275,25 @@ def elastic_warp(
     images: Float[Array, "*batch height width 3"],
     shifts: Float[Array, "*batch 3 2"],
     noise: Float[Array, "*batch 2 height width"],
-    sigma: Float[Array, ""] | float,
+    sigma: Sigma,
     amplitude: Float[Array, ""] | float,
 ) -> Float[Array, "*batch height width 3"]:
-    """Warps each image by an affine map, and the result by smoothed noise; with linear interpolation each time.
+    """Warps each image by an affine map, and the result by smoothed noise, each time with linear interpolation.
 
-    The affine map moves three points: those a third of the shorter side right of and below the middle, right of and
-    above it, and left of and above it, where the middle is pixel (H // 2, W // 2). Beyond the border the image is
-    mirrored about its outermost pixels. This is `cv2.warpAffine` with `BORDER_REFLECT_101`, but for its rounding of
-    positions to 1/32 of a pixel. Then each pixel is taken from elsewhere, as by `scipy.ndimage.map_coordinates` with
-    mode "reflect", which repeats the outermost pixels.
+    The affine map moves three points whose distance from the middle, pixel (H // 2, W // 2), is a third of the shorter
+    side along both axes: one to the lower right, one to the upper right and one to the upper left. The image is
+    mirrored about its outermost pixels. This equals `cv2.warpAffine` with `BORDER_REFLECT_101`, except that OpenCV
+    rounds positions to 1/32 of a pixel.
+
+    Then each pixel is read from a displaced position, as by `scipy.ndimage.map_coordinates` with mode "reflect", which
+    repeats the outermost pixels.
 
     Args:
         images: `(..., H, W, 3)`.
-        shifts: of each of the three points, how many pixels it moves to the right and down.
-        noise: how far down and how far to the right each pixel is taken from, before smoothing and amplitude.
-        sigma: standard deviation in pixels of the Gaussian that smooths the noise, up to 0.3 of the shorter side. It is
-            cut off at 3 of them, over reflected borders.
+        shifts: for each of the three points, the number of pixels that it moves to the right and down.
+        noise: how far down and how far to the right each pixel is read from, before smoothing and amplitude.
+        sigma: the standard deviation in pixels of the Gaussian that smooths the noise, up to 0.3 of the shorter side.
+            The Gaussian is truncated at 3 standard deviations and reflected at the borders.
         amplitude: factor on the smoothed noise.
     """
     height, width = images.shape[-3:-1]
@@ -286,9 +306,16 @@ def elastic_warp(
 
 
 def _before_shifts(shifts, rows, columns, distance):
-    """The affine map that undoes shifts of the three points of `elastic_warp`, which are so far from the origin."""
+    """Computes where the affine map that shifts the three points of `elastic_warp` takes each position from.
+
+    Args:
+        shifts: the shifts of the points.
+        rows: positions, relative to the middle.
+        columns: likewise.
+        distance: the distance of the three points from the middle along each axis.
+    """
     first, second, third = (shifts[..., i, :, :, :] for i in range(3))
-    # Forward, p goes to L p + t. Points that differ along one axis only give the columns of L, and opposite ones t.
+    # The map moves p to L p + t. Two points that differ along one axis give a column of L, and opposite points give t.
     along, down = (second - third) / (2 * distance), (first - second) / (2 * distance)
     xx, yx, xy, yy = 1 + along[..., 0, :, :], along[..., 1, :, :], down[..., 0, :, :], 1 + down[..., 1, :, :]
     columns = columns - (first + third)[..., 0, :, :] / 2
@@ -298,7 +325,7 @@ def _before_shifts(shifts, rows, columns, distance):
 
 
 def _interpolate(images, rows, columns, inside):
-    """Images at positions `(..., H, W)` each, with indices beyond the border brought inside."""
+    """Interpolates images at positions `(..., H, W)`; `inside` brings indices beyond the border inside."""
 
     def axis(positions, size):
         before = jnp.floor(positions)
@@ -310,47 +337,47 @@ def _interpolate(images, rows, columns, inside):
 
     flat = images.reshape(-1, *images.shape[-3:])
     positions = (array.reshape(-1, *array.shape[-2:]) for array in (rows, columns))
-    # Fused, the first of two would be computed again for each of the four pixels that the second reads.
+    # If XLA fused two interpolations, it would repeat the first for each of the four pixels that the second reads.
     return stencil.apart(jax.vmap(one))(flat, *positions).reshape(images.shape)
 
 
 def _mirrored(index, size):
-    """Row -1 is row 1."""
+    """Mirrors indices about the outermost pixels, so that row -1 is row 1."""
     period = max(2 * (size - 1), 1)
     index = index % period
     return jnp.minimum(index, period - index)
 
 
 def _reflected(index, size):
-    """Row -1 is row 0."""
+    """Reflects indices at the border, so that row -1 is row 0."""
     index = index % (2 * size)
     return jnp.minimum(index, 2 * size - 1 - index)
 
 
-def _smooth(planes: Float[Array, "*batch height width"], sigma: Array) -> Float[Array, "*batch height width"]:
-    """Smooths planes by products with matrices, as the Gaussian may be as wide as they are."""
+def _smooth(planes: Float[Array, "*batch height width"], sigma: Sigma) -> Float[Array, "*batch height width"]:
+    """Smooths planes by matrix products, because the Gaussian may be as wide as the planes."""
     down, along = (_smoothing(size, sigma) for size in planes.shape[-2:])
     return jnp.matmul(jnp.matmul(down, planes, precision="highest"), along.T, precision="highest")
 
 
-def _smoothing(size: int, sigma: Array) -> Float[Array, "size size"]:
-    """The weights of an axis' pixels, in rows: a Gaussian's around each, and those that its reflections would have."""
+def _smoothing(size: int, sigma: Sigma) -> Float[Array, "size size"]:
+    """Computes the matrix that smooths an axis: each row holds a pixel's Gaussian, folded back at the borders."""
     to, of = jnp.arange(size)[:, None], jnp.arange(size)
     distances = jnp.stack([of - to, -1 - of - to, 2 * size - 1 - of - to])
-    # Of a sigma of 0, only the pixel itself is left.
+    # At a sigma of 0, only the pixel itself keeps a weight.
     gaussian = jnp.exp(-((distances / jnp.maximum(sigma, 0.01)) ** 2) / 2)
     weights = jnp.where(abs(distances) <= jnp.floor(3 * sigma + 0.5), gaussian, 0).sum(0)
     return weights / weights.sum(1, keepdims=True)
 
 
 class _Corruptions(dict[str, Corruption]):
-    """By their names, with a message for one that is none."""
+    """Corruptions by name; an unknown name raises an InputError."""
 
-    def __missing__(self, name):
+    def __missing__(self, name: str) -> Corruption:
         raise InputError(f"a corruption must be one of {', '.join(self)}, got {name!r}")
 
 
-# As in the paper's tables, noise first.
+# Noise comes first, as in the paper's tables.
 CORRUPTIONS: Mapping[str, Corruption] = _Corruptions(
     (corruption.__name__, corruption)
     for corruption in (

@@ -1,4 +1,4 @@
-"""Heat maps, and how pictures are kept."""
+"""Draws heat maps, and writes figures and pictures as PNG files and TensorBoard events."""
 
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
@@ -26,42 +26,35 @@ def heat_map(
     number: str = ".3f",
     logarithmic: bool = False,
 ) -> Figure:
-    """A matrix as a picture, with the numbers written in.
+    """Draws a matrix as colored cells with their values.
 
     Args:
         values: `(rows, columns)`.
-        rows: their titles; dots break them into lines, as in the names of pipelines.
-        columns: likewise.
-        title: of the figure.
-        label: of the colours.
-        deviations: of the values, written below them.
+        rows: the titles of the rows. Titles with more than one dot, such as the names of pipelines, are broken into
+            lines at the dots.
+        columns: the titles of the columns, likewise.
+        title: the title of the figure.
+        label: the label of the color bar.
+        deviations: standard deviations, written below the values.
         framed: cells to draw a frame around.
-        number: how numbers are written, as `format` takes it.
-        logarithmic: colours stand for orders of magnitude, of values that are not negative; zeros have none.
+        number: the format of the numbers, as `format` takes it.
+        logarithmic: use a logarithmic color scale, for values that are not negative; zeros get no color.
     """
-    rows, columns = (
-        [name.replace(".", "\n") if name.count(".") > 1 else name for name in names] for names in (rows, columns)
-    )
-    lines = max(name.count("\n") for name in rows) + 1
-    longest = max(len(line) for name in rows for line in name.split("\n"))
-    title_length = max(len(line) for name in columns for line in name.split("\n"))
-    size = (
-        1.8 + 0.09 * longest + 0.72 * len(columns),
-        1.0 + 0.09 * title_length + max(0.5, 0.19 * lines) * len(rows),
-    )
-    figure = Figure(figsize=(max(size[0], 1 + 0.09 * len(title)), size[1]), layout="constrained")
+    rows, columns = _broken_into_lines(rows), _broken_into_lines(columns)
+    norm = _color_scale(values, logarithmic)
+    figure = Figure(figsize=_size(rows, columns, title), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, cmap="viridis", norm=_colours(values, logarithmic), aspect="auto")
+    image = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")
     axes.set_title(title, fontsize="medium")
     upright = all(len(name) < 5 for name in columns)
     axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 90, fontsize="small")
     axes.set_yticks(range(len(rows)), rows, fontsize="small")
     for (row, column), value in np.ndenumerate(values):
-        # Two digits of a whole number come with a point that nothing follows.
+        # Formats such as "#.2g" end a whole number with a point.
         text = f"{value:{number}}".removesuffix(".") + (
             "" if deviations is None else f"\n±{deviations[row, column]:{number}}"
         )
-        dark = image.norm(value) < 0.6
+        dark = norm(value) < 0.6
         axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
     for row, column in framed:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2, zorder=3))
@@ -69,23 +62,38 @@ def heat_map(
     return figure
 
 
-def _colours(values: np.ndarray, logarithmic: bool) -> Normalize:
-    """The colours from the least value to the greatest; a single value is in their middle."""
-    coloured = values[values > 0] if logarithmic else values
-    low, high = (coloured.min(), coloured.max()) if coloured.size else (1.0, 1.0)
+def _broken_into_lines(names: Sequence[str]) -> list[str]:
+    return [name.replace(".", "\n") if name.count(".") > 1 else name for name in names]
+
+
+def _size(rows: Sequence[str], columns: Sequence[str], title: str) -> tuple[float, float]:
+    """Computes the width and the height in inches at which a heat map's titles and numbers fit."""
+    lines = max(name.count("\n") for name in rows) + 1
+    row_length, column_length = (
+        max(len(line) for name in names for line in name.split("\n")) for names in (rows, columns)
+    )
+    width = 1.8 + 0.09 * row_length + 0.72 * len(columns)
+    height = 1.0 + 0.09 * column_length + max(0.5, 0.19 * lines) * len(rows)
+    return max(width, 1 + 0.09 * len(title)), height
+
+
+def _color_scale(values: np.ndarray, logarithmic: bool) -> Normalize:
+    """Returns a color scale from the least to the greatest value; if these are equal, they get the middle color."""
+    colored = values[values > 0] if logarithmic else values
+    low, high = (colored.min(), colored.max()) if colored.size else (1.0, 1.0)
     if logarithmic:
         return LogNorm(low, high) if low < high else LogNorm(low / 2, high * 2)
     return Normalize(low, high) if low < high else Normalize(low - 0.05, high + 0.05)
 
 
 def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> list[str]:
-    """Writes `<name>.png` of each figure or picture, and all of them as TensorBoard events in place of earlier ones.
+    """Writes each figure or picture as `<name>.png`, and all of them as TensorBoard events that replace earlier ones.
 
     Returns:
-        The names of the files of events.
+        The names of the new files of events.
     """
     before = set(folder.glob("events.*"))
-    # At a first step of 0, what earlier calls recorded is superseded.
+    # `purge_step=0` makes TensorBoard ignore the events of earlier calls.
     with SummaryWriter(str(folder), purge_step=0) as writer:
         for name, figure in figures.items():
             if isinstance(figure, Figure):

@@ -21,7 +21,7 @@ from r2l_jax.runtime import compiler
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
-# A module of mosaics to images, as `nnx.split` takes it apart.
+# A module from mosaics to images, in the two parts that `nnx.split` returns.
 Processor = tuple[nnx.GraphDef, nnx.State]
 
 
@@ -51,9 +51,9 @@ class Recipe(NamedTuple):
 class Renderer:
     """Exposes, processes and corrupts mosaics, each by one compiled function.
 
-    A function is compiled again only for another structure or shape: the processors of all folds and runs share what is
-    compiled for one of them, and so do all exposures and all severities of a corruption. Noise depends on the case's
-    name, the seed and the sample's index alone: neither the batch nor the other recipes matter.
+    A function is compiled again only for another structure or shape. Processors of the same structure, such as those of
+    all folds of a run, share one compiled function, and so do all exposures and all severities of a corruption. Noise
+    depends only on the case's name, the seed and the sample's index, not on the batch or on other recipes.
 
     Args:
         seed: the seed of the noise.
@@ -94,17 +94,17 @@ class Renderer:
         camera: isp.Camera | None,
         processors: Mapping[NamedPipeline | None, Processor],
     ) -> Iterator[tuple[Recipe, Float[Array, "batch rows cols 3"]]]:
-        """Yields the images of each recipe, begun and perhaps not computed yet.
+        """Yields the images of each recipe, which the device may still be computing.
 
-        Recipes of one acquisition share its mosaics, and among them those of one processing share its images: the
+        Recipes of one acquisition share its mosaics, and among them, recipes of one processing share its images. The
         recipes are therefore grouped, in the order in which acquisitions and processings first occur.
 
         Args:
             recipes: the recipes, each once.
-            raw: the mosaics as read, which must be at the measured intensity of all acquisitions.
+            raw: the mosaics as read. They must have the measured intensity of all acquisitions.
             index: the samples' indices in their data set.
             camera: the camera that took the mosaics.
-            processors: the processor of each pipeline, and of None for a processing without a pipeline.
+            processors: the processor of each pipeline, and under None that of a processing without a pipeline.
         """
         for acquisition, of_acquisition in _grouped(recipes, lambda recipe: recipe.acquisition):
             mosaics = self.mosaics(acquisition, raw, index, camera)
@@ -145,7 +145,7 @@ def expose(
 def process(
     graph: nnx.GraphDef, state: nnx.State, raw: Float[Array, "batch height width *channels"]
 ) -> Float[Array, "batch rows cols 3"]:
-    """Processes mosaics, or images if the processor takes images, by a processor that `nnx.split` took apart."""
+    """Processes mosaics, or images if the processor takes images, by a processor in the two parts of `nnx.split`."""
     return nnx.merge(graph, state)(raw)
 
 
@@ -156,7 +156,7 @@ def corrupt(
     index: Int[Array, " batch"],
     key: PRNGKeyArray,
 ) -> Float[Array, "batch height width 3"]:
-    """Corrupts images, clipped to [0, 1] first.
+    """Clips images to [0, 1] and corrupts them.
 
     Args:
         name: the corruption's name.

@@ -25,7 +25,7 @@ every_corruption = pytest.mark.parametrize("name", CORRUPTIONS)
 every_severity = pytest.mark.parametrize("severity", SEVERITIES)
 
 
-def grey(level):
+def gray(level):
     return np.full(IMAGE.shape, level, np.float32)
 
 
@@ -57,15 +57,15 @@ def test_identity_changes_nothing():
     [("gaussian_noise", (0.04, 0.06, 0.08, 0.09, 0.10)), ("speckle_noise", (0.03, 0.05, 0.06, 0.08, 0.1))],
 )
 def test_normal_noise_has_its_moments(name, stds, severity):
-    # Of a grey of 1/2, 4 to 17 standard deviations away from where it is clipped.
-    added, std = noise(name, grey(0.5), severity), stds[severity - 1]
+    # Of a gray of 1/2, 4 to 17 standard deviations away from where it is clipped.
+    added, std = noise(name, gray(0.5), severity), stds[severity - 1]
     assert added.mean() == pytest.approx(0, abs=4 * std / math.sqrt(added.size))
     assert added.std() == pytest.approx(std, rel=4 / math.sqrt(2 * added.size))
     assert (abs(added) < std).mean() == pytest.approx(math.erf(math.sqrt(1 / 2)), abs=4 * 0.47 / math.sqrt(added.size))
 
 
 def test_speckle_grows_with_the_light():
-    stds = [noise("speckle_noise", grey(level), 1).std() for level in (0, 0.25, 0.5)]
+    stds = [noise("speckle_noise", gray(level), 1).std() for level in (0, 0.25, 0.5)]
     np.testing.assert_allclose(stds, [0, 0.015, 0.03], rtol=0.02)
 
 
@@ -73,7 +73,7 @@ def test_speckle_grows_with_the_light():
 @pytest.mark.parametrize("level", [0.02, 0.5])
 def test_shot_noise_counts_photons(level, severity):
     photons = PHOTONS[severity - 1]
-    counts = (noise("shot_noise", grey(level), severity) + grey(level)) * photons
+    counts = (noise("shot_noise", gray(level), severity) + gray(level)) * photons
     np.testing.assert_allclose(counts, np.round(counts), atol=1e-4)
     mean = level * photons
     assert counts.mean() == pytest.approx(mean, abs=4 * math.sqrt(mean / counts.size))
@@ -85,7 +85,7 @@ def test_shot_noise_counts_photons(level, severity):
 @every_severity
 def test_impulse_noise_is_as_much_salt_as_pepper_on_single_values(severity):
     amount = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
-    result = np.asarray(CORRUPTIONS["impulse_noise"](grey(0.3), KEY, severity))
+    result = np.asarray(CORRUPTIONS["impulse_noise"](gray(0.3), KEY, severity))
     assert set(np.unique(result)) == {0, np.float32(0.3), 1}
     spread = 4 * math.sqrt(amount / 2 / result.size)
     assert (result == 0).mean() == pytest.approx(amount / 2, abs=spread)
@@ -116,8 +116,8 @@ def test_contrast_keeps_the_mean_of_each_channel():
         ("saturate", 5, [0.4, 0.32, 0.32]),
     ],
 )
-def test_greys_get_no_hue_but_the_red_of_a_constant_saturation(name, severity, expected):
-    result = np.asarray(CORRUPTIONS[name](grey(0.4), KEY, severity))
+def test_grays_get_no_hue_but_the_red_of_a_constant_saturation(name, severity, expected):
+    result = np.asarray(CORRUPTIONS[name](gray(0.4), KEY, severity))
     np.testing.assert_allclose(result, np.broadcast_to(expected, IMAGE.shape), atol=3e-7)
 
 

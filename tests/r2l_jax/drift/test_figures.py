@@ -15,7 +15,7 @@ def drawn(figure):
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])
-def test_colours_go_from_the_least_value_to_the_greatest(logarithmic):
+def test_colors_go_from_the_least_value_to_the_greatest(logarithmic):
     values = np.array([[1e-4, 1e-2], [1e-3, 1.0]])
     _, texts, norm = drawn(draw(values, number=".1g", logarithmic=logarithmic))
     assert texts == ["0.0001", "0.01", "0.001", "1"]
@@ -24,14 +24,14 @@ def test_colours_go_from_the_least_value_to_the_greatest(logarithmic):
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])
-def test_one_value_has_the_middle_of_the_colours(logarithmic):
+def test_one_value_has_the_middle_of_the_colors(logarithmic):
     _, texts, norm = drawn(draw(np.full((1, 2), 0.3), logarithmic=logarithmic))
     assert texts == ["0.300"] * 2
     assert float(norm(0.3)) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("values", [[[0.0, 1e-3, 1e-2]], [[0.0, 0.0, 0.0]]])
-def test_zeros_have_no_colour_among_orders_of_magnitude(tmp_path, values):
+def test_zeros_have_no_color_among_orders_of_magnitude(tmp_path, values):
     figure = draw(np.array(values), number=".2g", logarithmic=True)
     figures.write(tmp_path, {"map": figure})
     axes, texts, norm = drawn(figure)

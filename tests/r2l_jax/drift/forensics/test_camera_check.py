@@ -29,7 +29,7 @@ def knob(parameter, value, below, above, at_limit=False):
 def tolerances():
     """What tolerates a bit around `CAMERA`."""
     knobs = {f"black_level.{place}": knob("black_level", 0.1, 0.1, 0.02) for place in range(4)}
-    knobs |= {f"white_balance.{colour}": knob("white_balance", 1.0, 0.5, 1.0) for colour in ("red", "green", "blue")}
+    knobs |= {f"white_balance.{color}": knob("white_balance", 1.0, 0.5, 1.0) for color in ("red", "green", "blue")}
     for to, row in zip(("red", "green", "blue"), MATRIX, strict=True):
         for source, weight in zip(("red", "green", "blue"), row, strict=True):
             name = f"colour_correction.{to}_from_{source}"
