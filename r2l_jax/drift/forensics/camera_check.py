@@ -1,4 +1,4 @@
-"""Whether a camera's figures are within what a model tolerates."""
+"""Checks whether a model tolerates the calibration values of a camera."""
 
 import math
 import pathlib
@@ -17,27 +17,27 @@ from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.errors import InputError
 
-# So far outside, in natural ranges, is inside: models keep their figures in float32.
+# Values this far outside an interval, in natural ranges, count as inside, because models hold them in float32.
 _ROUNDING = 1e-6
 
 
 class Finding(NamedTuple):
-    """One of a camera's figures, against the interval that a model tolerates.
+    """Compares one calibration value of a camera with the interval that a model tolerates.
 
     Attributes:
-        figure: what it is called, as in `isp.Parameter.element_names`, or `pattern`.
-        value: the camera's.
-        low: the least tolerated; the pattern has the same one for both.
-        high: the greatest.
+        name: the value's name, as in `isp.Parameter.element_names`, or `pattern`.
+        value: the camera's value.
+        low: the least tolerated value, or the expected pattern.
+        high: the greatest tolerated value, or the expected pattern.
         inside: whether the value is tolerated.
-        outside: how far it is above `high` (positive) or below `low` (negative), in its unit; 0 inside, NaN for a
-            pattern.
-        ranges: the same in natural ranges (`isp.Parameter`), without sign; infinite for a gain of the other
-            sign, which no range reaches, NaN for a pattern.
-        untried: whether it is outside of an end that is only where trying stopped.
+        outside: how far the value is above `high` (positive) or below `low` (negative), in its unit; 0 inside, NaN for
+            another pattern.
+        ranges: the distance from the interval in natural ranges (`isp.Parameter`), without sign; 0 inside, infinite
+            for a gain of the other sign, NaN for another pattern.
+        untried: whether the value lies beyond an end at which the measurement stopped, so that it may be tolerated.
     """
 
-    figure: str
+    name: str
     value: float | str
     low: float | str
     high: float | str
@@ -48,10 +48,13 @@ class Finding(NamedTuple):
 
 
 def read_camera(name: str) -> isp.Camera:
-    """The camera of `--check`: one of `isp.CAMERAS`, that of a JSON file (`isp.Camera.to_json`), or that of a raw file.
+    """Returns the camera that `--check` names.
+
+    Args:
+        name: one of `isp.CAMERAS`, the path of a JSON file (`isp.Camera.to_json`), or the path of a raw file.
 
     Raises:
-        InputError: none of these, or a file without a camera's figures.
+        InputError: there is no such camera or file, or the file lacks a camera's calibration values.
     """
     if name in isp.CAMERAS:
         return isp.CAMERAS[name]
@@ -63,10 +66,10 @@ def read_camera(name: str) -> isp.Camera:
         return camera
     except FileNotFoundError:
         known = ", ".join(isp.CAMERAS)
-        raise InputError(f"--check must be a raw file, a camera's JSON file, {known}, got {name!r}") from None
+        raise InputError(f"--check must be a raw file, a camera's JSON file or one of {known}, got {name!r}") from None
     except OSError as error:
         raise InputError(f"--check={name}: {error.strerror}") from None
-    except InputError as error:  # of a raw file, which names the path
+    except InputError as error:  # From `read_raw`; the message names the path.
         raise InputError(f"--check: {error}") from None
     except ValueError as error:
         raise InputError(f"--check={name}: {error}") from None
@@ -75,16 +78,16 @@ def read_camera(name: str) -> isp.Camera:
 def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> list[Finding]:
     """Compares a camera's Bayer pattern, black levels, gains and matrix with the intervals that a model tolerates.
 
-    The question is whether the model's data may be processed by this camera's figures. Each figure is compared by
-    itself, as the intervals were measured: with all others at the model's default, which are the learnt ones of a
-    processing that was learnt. That each is inside does not say that the model tolerates all of them together;
-    `score_together` measures that. Nor does it say anything of the camera's noise, resolution and exposure. What the
-    processing has no knob for is left out.
+    The comparison answers whether the model's data may be processed with this camera's calibration values. Each value
+    is compared separately, as the intervals were measured: with all other values at the model's default, which is the
+    learned value if the processing was learned. Whether the model tolerates all values together is measured by
+    `score_together`. Noise, resolution and exposure of the camera are not compared, and neither are values without a
+    knob in the model's processing.
 
     Args:
         tolerances: the `content` of `tolerance.analyse`.
-        facts: of the parameters of the model's processing.
-        camera: whose figures to compare.
+        facts: the facts of the parameters of the model's processing.
+        camera: the camera to compare.
     """
     wanted = tolerances["pattern"]
     findings = []
@@ -92,7 +95,7 @@ def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> li
         same = camera.pattern == wanted
         away = 0.0 if same else math.nan
         findings.append(Finding("pattern", camera.pattern, wanted, wanted, same, away, away))
-    for parameter, values in _parameters(facts, camera).items():
+    for parameter, values in _calibration(facts, camera).items():
         names = facts[parameter].element_names(parameter, values.shape)
         for name, value in zip(names, values.ravel().tolist(), strict=True):
             if name in tolerances["knobs"]:
@@ -101,12 +104,13 @@ def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> li
 
 
 def table(findings: Sequence[Finding]) -> str:
-    """The findings as aligned text, and a last line that counts those that are not inside."""
+    """Formats findings as an aligned table, with a last line that names those that are not tolerated."""
     rows = [["figure", "camera", "low", "high", "tolerated", "natural ranges"]]
     for finding in findings:
-        numbers = [each if isinstance(each, str) else format_value(each) for each in finding[1:4]]
-        rows.append([finding.figure, *numbers, *_verdict(finding)])
-    outside = [finding.figure for finding in findings if not finding.inside]
+        numbers = (finding.value, finding.low, finding.high)
+        cells = [number if isinstance(number, str) else format_value(number) for number in numbers]
+        rows.append([finding.name, *cells, *_verdict(finding)])
+    outside = [finding.name for finding in findings if not finding.inside]
     summary = f"{len(outside)} of {len(findings)} are not tolerated: {', '.join(outside)}" if outside else "all inside"
     return f"{tables.table(rows)}\n{summary}"
 
@@ -114,41 +118,43 @@ def table(findings: Sequence[Finding]) -> str:
 def score_together(
     frozen: Frozen, dataset: RawDataset, indices: np.ndarray, batch_size: int, camera: isp.Camera
 ) -> tuple[float, float]:
-    """A model's score by default, and with all of a camera's figures together in place of its own, but the pattern.
+    """Measures a model's score by default, and with all calibration values of a camera at once.
+
+    The Bayer pattern of the processing stays that of the model.
 
     Args:
         frozen: the model.
-        dataset: where the samples are.
-        indices: which of them to take.
+        dataset: the data set of the samples.
+        indices: the indices of the samples.
         batch_size: samples at once.
-        camera: whose figures to take.
+        camera: the camera whose values replace those of the model.
     """
-    figures = _parameters(frozen.facts, camera)
+    calibration = _calibration(frozen.facts, camera)
     batches = loader.eval_batches(dataset, indices, batch_size)
-    default, together = Measurer(frozen).measure([frozen.default, frozen.default | figures], batches)
+    default, together = Measurer(frozen).measure([frozen.default, frozen.default | calibration], batches)
     return default.score, together.score
 
 
-def _parameters(facts: Facts, camera: isp.Camera) -> dict[str, np.ndarray]:
-    """Returns a camera's figures by the names of the parameters that start from them."""
+def _calibration(facts: Facts, camera: isp.Camera) -> dict[str, np.ndarray]:
+    """Returns a camera's calibration values by the names of the parameters that start from them."""
     return {name: np.array(getattr(camera, each.camera)) for name, each in facts.items() if each.camera}
 
 
 def _compared(name: str, value: float, knob: Mapping[str, Any], facts: isp.Parameter) -> Finding:
-    end = "low" if value < knob["low"] else "high"
-    nearest = min(max(value, knob["low"]), knob["high"])
-    ranges = abs(facts.offset(nearest, value))
+    low, high = knob["low"], knob["high"]
+    nearest = min(max(value, low), high)
+    ranges = abs(float(facts.offset(nearest, value)))
+    # The offset of a gain of the other sign is NaN.
     if math.isnan(ranges):
         ranges = math.inf
     if ranges <= _ROUNDING:
-        return Finding(name, value, knob["low"], knob["high"], True)
-    return Finding(
-        name, value, knob["low"], knob["high"], False, value - nearest, ranges, bool(knob[f"{end}_at_limit"])
-    )
+        return Finding(name, value, low, high, inside=True)
+    untried = bool(knob["low_at_limit" if value < low else "high_at_limit"])
+    return Finding(name, value, low, high, inside=False, outside=value - nearest, ranges=ranges, untried=untried)
 
 
 def _verdict(finding: Finding) -> tuple[str, str]:
-    """Whether a figure is tolerated, and by how many natural ranges it is not."""
+    """Formats whether a value is tolerated, and its distance from the interval in natural ranges."""
     if finding.inside:
         return "yes", ""
     if isinstance(finding.value, str):

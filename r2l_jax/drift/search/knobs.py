@@ -1,7 +1,7 @@
-"""Knobs: single numbers that move a pipeline's parameters, as a camera's maker or a lens would.
+"""Knobs: single numbers that move a pipeline's parameters, as a camera maker or another lens would.
 
-A knob's position counts in natural ranges from the default, see `isp.Parameter`. All that a knob does is to move one
-parameter along a straight line of offsets.
+A knob moves one parameter along a straight line of offsets. The knob's position is its distance from the default in
+natural ranges, see `isp.Parameter`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ import isp
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.drift.search.ranges import Facts, valid_values
 
-# How far weights move of which any value is valid, in natural ranges.
+# How far values without limits move, in natural ranges.
 _FARTHEST = 4.0
 
 _GREATEST_STRENGTH = 4.0
@@ -27,14 +27,14 @@ class Knob(NamedTuple):
     """One number that moves a parameter.
 
     Attributes:
-        name: its name, such as `white_balance.red`.
-        parameter: the parameter that it moves.
-        facts: on which scale the number counts.
+        name: the knob's name, such as `white_balance.red`.
+        parameter: the parameter that the knob moves.
+        facts: the scale of the number.
         direction: the offsets of the parameter's values at position 1.
         default: the number at position 0, in its unit.
         low: the least position.
-        high: the greatest.
-        quantity: the kind of number, such as a gain.
+        high: the greatest position.
+        quantity: the kind of number, such as "gain".
     """
 
     name: str
@@ -48,28 +48,31 @@ class Knob(NamedTuple):
 
     def value(self, position: float) -> float:
         """Computes the number at a position."""
-        return self.facts.moved(self.default, float(position))
+        return float(self.facts.moved(self.default, float(position)))
 
     def position(self, value: float) -> float:
-        """Computes the position at which the number is that; undoes `value`."""
-        return self.facts.offset(self.default, float(value))
+        """Computes the position of a number, the inverse of `value`."""
+        return float(self.facts.offset(self.default, float(value)))
 
 
 def knobs_of(facts: Facts, parameters: Mapping[str, np.ndarray]) -> dict[str, Knob]:
     """Makes the knobs of a pipeline, by name.
 
-    - Every single value of a parameter of at most nine, called as in `isp.Parameter.element_names`: gains, levels,
-      entries of the color matrix, gamma, strengths and widths of filters.
-    - All values of a vector together: a factor on all gains, which is exposure, or a shift of all black levels.
-    - A filter's strength, of a parameter with a neutral value: from 0, which changes nothing, by way of 1, the default
-      kernel, to 4. A kernel in between is interpolated, one beyond is extrapolated.
+    There are three kinds of knobs:
 
-    Unbounded weights move by up to four natural ranges, all others as far as they are valid. A parameter that is not
-    tuned by hand has no knob, and neither has what cannot move, such as a filter that changes nothing.
+    - A single value of a parameter with at most nine values, such as a gain, a level, an entry of the color matrix,
+      gamma, or the strength or width of a filter. The knob's name is that of `isp.Parameter.element_names`.
+    - All values of a vector together: a factor on all gains, which acts as exposure, or a shift of all black levels.
+    - The strength of a filter, for a parameter with a neutral value. Strength 0 changes nothing, and strength 1 is the
+      default kernel. Kernels between them are interpolated, and beyond 1, up to 4, extrapolated.
+
+    Values without limits move by up to four natural ranges, all others as far as they are valid. Parameters that are
+    not tuned by hand have no knobs. A knob that could not change its parameter is left out, such as the strength of a
+    filter that changes nothing by default.
 
     Args:
-        facts: of the pipeline's parameters.
-        parameters: their defaults, in the order of the knobs.
+        facts: the facts of the pipeline's parameters.
+        parameters: the defaults of the parameters, in the order of the knobs.
     """
     knobs = []
     for name, value in parameters.items():
@@ -85,16 +88,20 @@ def knobs_of(facts: Facts, parameters: Mapping[str, np.ndarray]) -> dict[str, Kn
 def turned(
     facts: Facts, default: Mapping[str, np.ndarray], positions: Iterable[tuple[Knob, float]]
 ) -> dict[str, np.ndarray]:
-    """Returns all parameters with knobs at positions; those of one parameter add up, as far as it stays valid."""
-    offsets = {}
+    """Computes all parameters with some knobs at positions.
+
+    The offsets of several knobs of one parameter add up. The result is clipped to valid values.
+    """
+    offsets: dict[str, np.ndarray] = {}
     for knob, position in positions:
-        offsets[knob.parameter] = offsets.get(knob.parameter, 0) + np.float32(position) * knob.direction
+        offset = np.float32(position) * knob.direction
+        offsets[knob.parameter] = offsets.get(knob.parameter, np.zeros_like(offset)) + offset
     return {**default, **jax.device_get(valid_values(facts, default, offsets))}
 
 
 def format_value(value: float) -> str:
     """Formats a value of a knob or a parameter for tables and figures."""
-    # Rounding leaves tiny numbers where a level is zero, and adding 0.0 turns -0.0 into 0.0.
+    # Rounding to seven digits turns the tiny remainders of computations into zeros, and adding 0.0 turns -0.0 into 0.0.
     return f"{round(value, 7) + 0.0:.3g}"
 
 
@@ -117,11 +124,11 @@ def _single(name: str, facts: isp.Parameter, value: np.ndarray) -> list[Knob]:
 
 
 def _joint(name: str, facts: isp.Parameter, value: np.ndarray) -> list[Knob]:
-    """Makes a knob for all values of a vector together; those of a matrix have no direction in common."""
+    """Makes a knob for all values of a vector together, or none for a matrix, whose values have no common direction."""
     if value.ndim != 1 or value.size < 2:
         return []
     kind, default = ("factor on", 1.0) if facts.scale == "log" else ("shift of", 0.0)
-    # Units are in the singular, but for those that have none, such as pixels.
+    # Most units are given in the singular, but some only exist in the plural, such as "pixels".
     unit = facts.unit or "value"
     quantity = f"{kind} all {unit if unit.endswith('s') else unit + 's'}"
     low, high = _limits(facts, value)
@@ -129,7 +136,7 @@ def _joint(name: str, facts: isp.Parameter, value: np.ndarray) -> list[Knob]:
 
 
 def _strength(name: str, facts: isp.Parameter, kernel: np.ndarray) -> Knob:
-    """Makes a knob from a kernel that changes nothing to this one, and beyond."""
+    """Makes a knob for the strength of a filter, from the kernel that changes nothing to this kernel and beyond."""
     direction = ((kernel - np.array(facts.neutral)) / facts.width).astype(kernel.dtype)
     return Knob(name, name, _STRENGTH, direction, 1.0, -1.0, _GREATEST_STRENGTH - 1, _STRENGTH.unit)
 

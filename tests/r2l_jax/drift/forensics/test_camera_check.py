@@ -37,8 +37,8 @@ def tolerances():
     return {"pattern": "RGGB", "knobs": knobs}
 
 
-def camera(**figures):
-    return dataclasses.replace(CAMERA, **figures)
+def camera(**values):
+    return dataclasses.replace(CAMERA, **values)
 
 
 def only_outside(tolerances, camera):
@@ -47,28 +47,28 @@ def only_outside(tolerances, camera):
     (outside,) = [finding for finding in findings if not finding.inside]
     for finding in findings:
         assert finding.inside == (finding.outside == finding.ranges == 0)
-    assert f"1 of 17 are not tolerated: {outside.figure}" in table(findings)
+    assert f"1 of 17 are not tolerated: {outside.name}" in table(findings)
     return outside, table(findings)
 
 
 @pytest.mark.parametrize(
-    "figures",
+    "values",
     [
         {},
         {"black_level": (0.0, 0.05, 0.11, 0.12)},
-        # Models keep their figures in float32.
+        # Models hold their values in float32.
         {"white_balance": (0.5 - 1e-8, 1.0, 2.0 + 1e-7)},
     ],
 )
-def test_what_is_within_all_intervals_is_inside(tolerances, figures):
-    findings = check(tolerances, FACTS, camera(**figures))
+def test_what_is_within_all_intervals_is_inside(tolerances, values):
+    findings = check(tolerances, FACTS, camera(**values))
     assert all(finding.inside for finding in findings)
     assert table(findings).endswith("\nall inside")
 
 
 def test_a_level_too_high(tolerances):
     outside, text = only_outside(tolerances, camera(black_level=(0.1, 0.1, 0.15, 0.1)))
-    assert (outside.figure, outside.value) == ("black_level.2", 0.15)
+    assert (outside.name, outside.value) == ("black_level.2", 0.15)
     assert (outside.low, outside.high) == pytest.approx((0.0, 0.12))
     assert outside.outside == pytest.approx(0.03)
     assert outside.ranges == pytest.approx(0.3)  # of a tenth of the white level
@@ -77,7 +77,7 @@ def test_a_level_too_high(tolerances):
 
 def test_a_gain_too_low(tolerances):
     outside, text = only_outside(tolerances, camera(white_balance=(1.0, 1.0, 0.25)))
-    assert outside.figure == "white_balance.blue"
+    assert outside.name == "white_balance.blue"
     assert outside.outside == pytest.approx(-0.25)
     assert outside.ranges == pytest.approx(math.log(2))
     assert not outside.untried
@@ -94,7 +94,7 @@ def test_beyond_a_limit_nobody_knows(tolerances):
     matrix = MATRIX.copy()
     matrix[1, 2] = 5.0
     outside, text = only_outside(tolerances, camera(color_matrix=matrix))
-    assert outside.figure == "colour_correction.green_from_blue"
+    assert outside.name == "colour_correction.green_from_blue"
     assert outside.untried
     assert outside.ranges == pytest.approx(1.0)
     assert "no, 1 too high, where it was not tried" in text
@@ -102,7 +102,7 @@ def test_beyond_a_limit_nobody_knows(tolerances):
 
 def test_another_pattern(tolerances):
     outside, text = only_outside(tolerances, camera(pattern="GBRG"))
-    assert (outside.figure, outside.value, outside.low) == ("pattern", "GBRG", "RGGB")
+    assert (outside.name, outside.value, outside.low) == ("pattern", "GBRG", "RGGB")
     assert "no, the processing expects RGGB" in text
 
 
@@ -127,7 +127,7 @@ def test_cameras_are_known_or_read_from_their_files(tmp_path, write_dng):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("phone", None, "--check must be a raw file, a camera's JSON file, drone, microscopy, got 'phone'"),
+        ("phone", None, "--check must be a raw file, a camera's JSON file or one of drone, microscopy, got 'phone'"),
         ("auto", None, "--check must be a raw file, .* got 'auto'"),
         ("none.json", None, "--check must be a raw file, .* got '.*none.json'"),
         ("text.json", "no JSON", "--check=.*text.json: Expecting value"),
@@ -152,7 +152,7 @@ def test_a_folder_is_no_camera(tmp_path):
         read_camera(str(folder))
 
 
-def test_figures_that_are_tolerated_alone_may_not_be_together(small_heads):
+def test_values_that_are_tolerated_alone_may_not_be_together(small_heads):
     dataset = dark_images([0.1, 0.2, 0.3, 0.4])
 
     def scores(camera):
