@@ -1,4 +1,4 @@
-"""Tables of an adaptation: where its searches ended, and how far the parameters moved."""
+"""Formats the tables of an adaptation: where its searches ended, and how far the parameters moved."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.runtime.tables import table
 
-# The most values of a parameter that a table shows.
+# A table shows the values of parameters with at most this many.
 _SHOWN = 4
 
 
 def starts_table(content: Mapping[str, Any], score: str) -> str:
-    """Shows where each start ended; the chosen one is marked."""
+    """Formats where the search from each start ended, with a mark at the chosen start."""
     rows = [["start", "labelled loss", f"labelled {score}", score]]
     for start in content["starts"]:
         name = "no adaptation" if start["stops"] is None else f"{start['stops']:+d} stops"
@@ -24,7 +24,7 @@ def starts_table(content: Mapping[str, Any], score: str) -> str:
 
 
 def parameters_table(frozen: Frozen, group: Sequence[str], adapted: Mapping[str, np.ndarray]) -> str:
-    """Shows how far each parameter that may move has moved, and the values of small ones."""
+    """Formats how far each parameter of the group has moved, and the values of small parameters."""
     rows = [["parameter", "default", "adapted", "farthest in natural ranges"]]
     for name in group:
         values = (frozen.default[name], np.asarray(adapted[name]))

@@ -1,4 +1,4 @@
-"""The settings of drift forensics."""
+"""Declares the settings of drift forensics."""
 
 import dataclasses
 import pathlib
@@ -7,7 +7,7 @@ from r2l_jax.config import AUX_LOSSES, FinishedRun
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, setting
 
-# The settings that the results of each analysis depend on, beside the trained model and the code.
+# The settings that the results of each analysis depend on. They also depend on the trained model and the code.
 SETTINGS = {
     "sensitivity": (),
     "tolerances": ("tolerance", "map", "seed"),
@@ -34,33 +34,37 @@ class ForensicsConfig(FinishedRun):
     """Forensics.
 
     Raises:
-        InputError: values that are not known or out of range.
+        InputError: a value is unknown or out of range.
     """
 
-    analyses: tuple[str, ...] = setting(f"which to do, of {', '.join(ANALYSES)}", ANALYSES, each=ANALYSES)
+    analyses: tuple[str, ...] = setting(f"the analyses to make, of {', '.join(ANALYSES)}", ANALYSES, each=ANALYSES)
     check: str | None = setting(
-        "only check a camera by the tolerances: a raw file, a JSON file, drone or microscopy", None
+        "only compare a camera with the tolerances: a raw file, a JSON file, drone or microscopy", None
     )
-    tolerance: float = setting("points (hundredths) of the score that a parameter may cost", 2.0, bound=POSITIVE)
-    map: tuple[str, ...] = setting("two parameters whose tolerance to map together", ())
+    tolerance: float = setting("how many points (hundredths) the score may fall", 2.0, bound=POSITIVE)
+    map: tuple[str, ...] = setting("two knobs of which to map the scores while both move", ())
     adv_parameters: tuple[str, ...] = setting(
-        "groups to search: all, or parameters; default: all, and each alone that is tuned by hand", ()
+        "groups to search: all, or single parameters; default: all, and each parameter that is tuned by hand", ()
     )
-    adv_aux_loss: str = setting("how the distance to the default is measured", "ssim", choices=AUX_LOSSES)
+    adv_aux_loss: str = setting("the measure of the distance to the default rendering", "ssim", choices=AUX_LOSSES)
     adv_aux_weight: tuple[float, ...] = setting(
-        "price of that distance; several are tried", (10.0, 100.0, 1000.0), bound=NOT_NEGATIVE
+        "the weight of that distance beside the task loss; each of several is tried",
+        (10.0, 100.0, 1000.0),
+        bound=NOT_NEGATIVE,
     )
-    adv_noise_layer: bool = setting("also search over an image that is added at the end", False)
-    adv_track_differences: bool = setting("write pictures of default, worst case and difference", False)
-    starts: int = setting("of each group and weight: the default, and others at random around it", 2, bound=POSITIVE)
-    steps: int = setting("of each search", 60, bound=POSITIVE)
+    adv_noise_layer: bool = setting("also search over an image that is added to the result", False)
+    adv_track_differences: bool = setting("write pictures of the default, the worst case and their difference", False)
+    starts: int = setting(
+        "starts of the search for each group and weight: the default, and random points around it", 2, bound=POSITIVE
+    )
+    steps: int = setting("steps of each search", 60, bound=POSITIVE)
     lr: float = setting(
         "about how far a parameter moves in a step, as a fraction of its natural range", 0.01, bound=POSITIVE
     )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
-    samples: int = setting("training samples that searches draw from, at most", 512, bound=POSITIVE)
+    samples: int = setting("the greatest number of training samples that searches draw from", 512, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
-    seed: int = setting("of samples, starts and batches", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of samples, starts and batches", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Tolerances: how far each number of a processing may move by itself before a model's score falls too far."""
+"""Measures tolerances: how far each knob of a processing may move alone before a model's score falls too far."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ from r2l_jax.drift.search.scored_points import ScoredPoints, point
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.tables import table
 
-# The first step from the default is at most so long, in natural ranges: three per cent of a gain.
+# The greatest length of the first step from the default, in natural ranges: three percent of a gain.
 _FIRST_STEP = 0.03
 
 # How often the gap between the last position that passes and the first that fails is halved.
@@ -27,26 +27,38 @@ _ROUNDS = 5
 
 _PERCENTILES = (5, 95)
 
-# Cells of a map from the default to its border, on each side.
+# The number of cells of a map from the default to its border, on each side.
 _CELLS = 4
 
-# Of a map, a side with less room than this, in natural ranges, is left out.
+# A map leaves out a side on which the knob can move less than this, in natural ranges.
 _ROOM = 1e-3
 
-# Scores are ratios of counts in float32: so much less is as much.
+# Scores are float32 ratios of counts; differences below this are rounding.
 ROUNDING = 1e-6
 
-# A knob's name, and the limit on this side of its default.
+# One side of a knob's default: the knob's name, and its limit on that side.
 Side = tuple[str, float]
 
 
-class _End(NamedTuple):
-    """An end of a knob's interval.
+class _Sweep(NamedTuple):
+    """The scores of the measured positions on one side.
 
     Attributes:
-        position: in natural ranges from the default.
-        resampled: that of each resample.
-        at_limit: whether nothing fails up to the knob's limit.
+        positions: the positions, from the default outward.
+        scores: the score of all samples and that of each resample, `(positions, 1 + resamples)`.
+    """
+
+    positions: np.ndarray
+    scores: np.ndarray
+
+
+class _End(NamedTuple):
+    """The end of a knob's interval on one side.
+
+    Attributes:
+        position: the end's distance from the default in natural ranges, with its sign.
+        resampled: the position for each resample.
+        at_limit: whether all positions up to the knob's limit pass.
     """
 
     position: float
@@ -67,45 +79,51 @@ def analyse(
 ) -> Analysis:
     """Finds the interval of each knob in which the score stays near the default's, with progress bars on stderr.
 
-    Each knob (see `knobs_of`) goes outward from the default to both its limits, every step as long as all before it
-    together. Then the gap between the first position that fails and the one before it is halved five times. A position
-    passes if its score is no more than the tolerance below the default's. The interval ends where a straight line
-    between the scores of the last one that passes and the first one that fails crosses the tolerance, or at the limit,
-    if none fails. A score that falls and rises again between two positions is not seen, and what lies beyond the first
-    one that fails does not count.
+    Each knob (see `knobs_of`) is swept from the default to both of its limits, and each position is twice as far from
+    the default as the one before it. A position passes if its score is below the default's by at most the tolerance.
+    Then the gap between the first position that fails and the position before it is halved five times. The interval
+    ends where a straight line between the scores of these two positions crosses the tolerance, or at the limit if all
+    positions pass. A drop of the score that recovers between two measured positions stays unseen, and positions beyond
+    the first one that fails are ignored.
 
-    The interval of each end is a bootstrap over the samples: of 200 resamples, each compared with its own default,
-    the 5th to the 95th percentile, from the positions that were measured. Ends at the limit count as the limit.
+    The uncertainty of each end is a bootstrap interval over the samples: the 5th to the 95th percentile of the ends of
+    200 resamples. Each resample uses the measured positions and is compared with its own default. An end at the limit
+    counts as the limit.
 
     Args:
         frozen: the model.
-        dataset: where the samples are.
-        indices: which of them to take.
-        batch_size: samples at once. The numbers do not depend on it.
+        dataset: the data set of the samples.
+        indices: the indices of the samples.
+        batch_size: samples at once; the numbers do not depend on it.
         tolerance: how far the score may fall, as a fraction: 0.02 is two points.
-        pair: the names of two knobs, for a map of the scores while both move: as far as twice their intervals, up to
-            their limits.
-        seed: of the resamples.
-        stop: asked after each batch, and ends the measuring there.
-        file: where measured points are kept, each time that some are. The same model goes on from there in the same
-            samples and with the same seed, whatever the tolerance and the pair. It stays until somebody removes it.
+        pair: the names of two knobs for a map of the scores while both move. The map reaches to twice their intervals,
+            but not beyond their limits.
+        seed: the seed of the resamples.
+        stop: called after each batch; if it returns True, the measurement ends there.
+        file: the file that keeps measured points as the measurement proceeds. A later call goes on from there if the
+            model, the samples and the seed are the same; the tolerance and the pair may differ. The file stays.
 
     Returns:
-        `content`: the `score`'s name, its `default`, the `tolerance`, the number of `samples`, the Bayer `pattern` of
-        the processing; for each of the `knobs` its `parameter`, its `quantity`, its `value` by default in that
-        quantity's unit, the `scale` and the `width` on which it counts, `low` and `high`, between which it is
-        tolerated, each with its bootstrap `_interval` and whether it is `_at_limit`, and the `points` measured, as
-        pairs of value and score; the number of values of each parameter that no knob moves (`without_knobs`); and the
-        `map`, None or its two `knobs`, the `values` of each, the `scores` and what is `tolerated`, a row for each value
-        of the first.
-        Tables: `tolerances`, a row for each knob. Figures: `tolerances`, and `map`.
+        The analysis. Its `content` has these keys:
+
+        - `score`: the name of the score; `default`: the score by default; `tolerance`; `samples`: their number;
+          `pattern`: the Bayer pattern of the processing.
+        - `knobs`: for each knob its `parameter`, its `quantity`, its default `value` in that quantity's unit, and its
+          `scale` and `width`. `low` and `high` are the ends of the tolerated interval, `low_interval` and
+          `high_interval` their bootstrap intervals, and `low_at_limit` and `high_at_limit` tell whether they are the
+          knob's limits. `points` are the measured pairs of value and score.
+        - `without_knobs`: the number of values of each parameter that no knob moves.
+        - `map`: None without a pair. Otherwise its two `knobs`, the `values` of each, and the `scores` and whether they
+          are `tolerated`, with a row for each value of the first knob.
+
+        The table `tolerances` has a row for each knob. The figures are `tolerances` and, with a pair, `map`.
 
     Raises:
-        InputError: a pair that are not two of the knobs.
-        Interrupted: `stop` said so.
+        InputError: the pair does not name two knobs.
+        Interrupted: `stop` returned True.
     """
     pipeline = frozen.pipeline(frozen.default)
-    # In the order of the stages, which those of a tree are not in.
+    # `facts` has the order of the stages; `default`, a tree, is sorted by name.
     knobs = knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts})
     if pair:
         check_pair(pair, knobs)
@@ -113,35 +131,26 @@ def analyse(
     points = ScoredPoints(frozen, knobs, batches, seed, stop, file)
     (default,) = points.at([point({})], "default")
     floor = default - tolerance - ROUNDING
-    sides = _sides(points, knobs, floor)
-    ends = {side: _end(positions, _scores(points, side, positions), floor) for side, positions in sides.items()}
+    sweeps = _sweeps(points, knobs, floor)
+    ends = {side: _end(sweep, floor) for side, sweep in sweeps.items()}
     content = {
         "score": frozen.task.score,
         "default": float(default[0]),
         "tolerance": tolerance,
         "samples": points.samples,
         "pattern": _pattern(pipeline),
-        "knobs": {},
+        "knobs": {
+            name: _interval(knob, [ends[side] for side in _sides(knob)])
+            | {"points": _measured(knob, [sweeps[side] for side in _sides(knob)])}
+            for name, knob in knobs.items()
+        },
         "without_knobs": _without_knobs(frozen, knobs),
         "map": None,
     }
-    for name, knob in knobs.items():
-        both = [(name, knob.low), (name, knob.high)]
-        measured = {
-            (knob.value(position), float(score))
-            for side in both
-            for position, score in zip(sides[side], _scores(points, side, sides[side])[:, 0], strict=True)
-        }
-        content["knobs"][name] = _interval(knob, [ends[side] for side in both]) | {
-            "points": sorted(map(list, measured))
-        }
     figures = {"tolerances": intervals_figure(content)}
     if pair:
-        axes = [
-            _axis(knobs[name], [ends[name, limit].position for limit in (knobs[name].low, knobs[name].high)])
-            for name in pair
-        ]
-        content["map"] = _map(points, knobs, dict(zip(pair, axes, strict=True)), float(floor[0]))
+        axes = {name: _axis(knobs[name], [ends[side].position for side in _sides(knobs[name])]) for name in pair}
+        content["map"] = _map(points, knobs, axes, float(floor[0]))
         figures["map"] = map_figure(content)
     return Analysis(content, _table(content), figures, {"tolerances": _rows(content)})
 
@@ -153,14 +162,18 @@ def _without_knobs(frozen: Frozen, knobs: Mapping[str, Knob]) -> dict[str, int]:
 
 
 def check_pair(pair: tuple[str, ...], knobs: Iterable[str]) -> None:
-    """Raises an InputError unless a pair are two of the knobs."""
+    """Raises an InputError unless a pair names two knobs."""
     if len(set(pair)) != 2 or not set(pair) <= set(knobs):
         raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
 
 
-def _sides(points: ScoredPoints, knobs: Mapping[str, Knob], floor: np.ndarray) -> dict[Side, list[float]]:
-    """The measured positions of each side, from the default outward: a sweep, then halved gaps."""
-    sides = {(name, limit): _outward(limit) for name, knob in knobs.items() for limit in (knob.low, knob.high)}
+def _sides(knob: Knob) -> list[Side]:
+    return [(knob.name, knob.low), (knob.name, knob.high)]
+
+
+def _sweeps(points: ScoredPoints, knobs: Mapping[str, Knob], floor: np.ndarray) -> dict[Side, _Sweep]:
+    """Measures each side from the default to the limit, and then halves the gap in which its end lies."""
+    sides = {side: _outward(side[1]) for knob in knobs.values() for side in _sides(knob)}
     points.at([point({name: position}) for (name, _), each in sides.items() for position in each], "sweep")
     for done in range(_ROUNDS):
         middles = {}
@@ -173,32 +186,38 @@ def _sides(points: ScoredPoints, knobs: Mapping[str, Knob], floor: np.ndarray) -
         points.at([point({name: middle}) for (name, _), middle in middles.items()], f"halving {done + 1}/{_ROUNDS}")
         for side, middle in middles.items():
             sides[side] = sorted([*sides[side], middle], key=abs)
-    return sides
+    return {side: _Sweep(np.array(each), _scores(points, side, each)) for side, each in sides.items()}
 
 
 def _outward(limit: float) -> list[float]:
-    """Positions from the default to a limit, of which each lies twice as far as the one before it."""
+    """Returns positions from the default to a limit, each twice as far from the default as the one before it."""
     halvings = math.ceil(math.log2(max(abs(limit) / _FIRST_STEP, 1)))
     return [0.0, *(limit / 2**halving for halving in range(halvings, -1, -1) if limit)]
 
 
 def _scores(points: ScoredPoints, side: Side, positions: Sequence[float]) -> np.ndarray:
-    """The scores of a side's positions, `(positions, 1 + resamples)`."""
-    return points.at([point({side[0]: position}) for position in positions], side[0])
+    """Returns the scores of positions on a side, `(positions, 1 + resamples)`."""
+    name, _ = side
+    return points.at([point({name: position}) for position in positions], name)
 
 
 def _first_failing(scores: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """The first position whose score is below the floor, of all samples and of each resample; their number if none."""
+    """Finds the first position below the floor, for all samples and for each resample.
+
+    Returns:
+        The index of the position, or the number of positions if all of them pass.
+    """
     fails = scores < floor
     return np.where(fails.any(0), fails.argmax(0), len(scores))
 
 
-def _end(positions: Sequence[float], scores: np.ndarray, floor: np.ndarray) -> _End:
-    """Where the scores of a side's positions cross the floor."""
-    positions, first = np.array(positions), _first_failing(scores, floor)
+def _end(sweep: _Sweep, floor: np.ndarray) -> _End:
+    """Computes where the scores of a side cross the floor."""
+    positions, scores = sweep
+    first = _first_failing(scores, floor)
     ends = np.full(len(floor), positions[-1])
     crossing = np.flatnonzero(first < len(positions))
-    # The default itself never fails.
+    # Position 0, the default, never fails, so that there is always a position before.
     after = first[crossing]
     before = after - 1
     passes, fails = scores[before, crossing], scores[after, crossing]
@@ -207,15 +226,27 @@ def _end(positions: Sequence[float], scores: np.ndarray, floor: np.ndarray) -> _
     return _End(float(ends[0]), ends[1:], bool(first[0] == len(positions)))
 
 
+def _measured(knob: Knob, sweeps: Iterable[_Sweep]) -> list[list[float]]:
+    """Returns the pairs of value and score of all measured positions, sorted by value."""
+    # Both sides contain the default, which the set keeps once.
+    pairs = {
+        (knob.value(position), float(score))
+        for positions, scores in sweeps
+        for position, score in zip(positions, scores[:, 0], strict=True)
+    }
+    return [list(pair) for pair in sorted(pairs)]
+
+
 def _interval(knob: Knob, ends: Sequence[_End]) -> dict[str, Any]:
-    """What the content says of a knob, in its unit; of a negative gain, the end at the lower position is the higher."""
-    content = {
+    """Describes a knob and its interval in the knob's unit."""
+    content: dict[str, Any] = {
         "parameter": knob.parameter,
         "quantity": knob.quantity,
         "scale": knob.facts.scale,
         "width": knob.facts.width,
         "value": knob.default,
     }
+    # The ends are sorted by value, because the lower position of a negative gain has the higher value.
     for name, end in zip(("low", "high"), sorted(ends, key=lambda end: knob.value(end.position)), strict=True):
         resampled = sorted(knob.value(position) for position in np.percentile(end.resampled, _PERCENTILES))
         content |= {
@@ -227,7 +258,10 @@ def _interval(knob: Knob, ends: Sequence[_End]) -> dict[str, Any]:
 
 
 def _axis(knob: Knob, ends: Sequence[float]) -> list[float]:
-    """The positions of a map's knob, in the order of their values: as far as twice the interval, up to the limits."""
+    """Returns the positions of a map's knob, in the order of their values.
+
+    They reach to twice the knob's interval, but not beyond its limits.
+    """
     positions = [0.0]
     for end, limit in zip(ends, (knob.low, knob.high), strict=True):
         if abs(limit) >= _ROOM:
@@ -239,7 +273,7 @@ def _axis(knob: Knob, ends: Sequence[float]) -> list[float]:
 def _map(
     points: ScoredPoints, knobs: Mapping[str, Knob], axes: Mapping[str, Sequence[float]], floor: float
 ) -> dict[str, Any]:
-    """The scores while two knobs move."""
+    """Measures the scores while two knobs move."""
     cells = [point(dict(zip(axes, positions, strict=True))) for positions in itertools.product(*axes.values())]
     scores = points.at(cells, "map")[:, 0].reshape([len(positions) for positions in axes.values()])
     return {
@@ -251,13 +285,13 @@ def _map(
 
 
 def _pattern(pipeline: isp.Pipeline) -> str | None:
-    """The Bayer pattern that a pipeline expects; None if it has no stage that depends on one."""
-    patterns = [stage.options["pattern"] for stage in pipeline.stages if "pattern" in stage.options]
+    """Returns the Bayer pattern that a pipeline expects, or None if no stage depends on a pattern."""
+    patterns = [str(stage.options["pattern"]) for stage in pipeline.stages if "pattern" in stage.options]
     return patterns[0] if patterns else None
 
 
 def _rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for each knob."""
+    """Makes a row for each knob."""
     rows = []
     for name, knob in content["knobs"].items():
         row = {"knob": name, **{key: knob[key] for key in ("parameter", "quantity", "value")}}
@@ -273,7 +307,7 @@ def _rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _table(content: Mapping[str, Any]) -> str:
-    """The intervals, each end with its own in brackets."""
+    """Formats the intervals, with the bootstrap interval of each end in brackets."""
     rows = [["tolerated", "of", "value", "low", "", "high", ""]]
     for name, knob in content["knobs"].items():
         cells = [name, knob["quantity"], format_value(knob["value"])]

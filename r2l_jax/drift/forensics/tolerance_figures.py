@@ -1,4 +1,4 @@
-"""Figures of tolerances: the interval of each knob, and a map of two."""
+"""Draws tolerances: the interval of each knob, and the map of two knobs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,17 +12,17 @@ import isp
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.knobs import format_value
 
-# Natural ranges up to which the axis is linear, and logarithmic beyond.
+# The axis of natural ranges is linear up to here, and logarithmic beyond.
 _LINEAR = 0.02
 
 _TICKS = (-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10)
 
 
 def intervals_figure(content: Mapping[str, Any]) -> Figure:
-    """A bar for each knob from low to high, in natural ranges, with the bootstrap intervals as whiskers.
+    """Draws a bar for each knob from low to high, in natural ranges, with bootstrap intervals as whiskers.
 
     Args:
-        content: what `tolerance.analyse` returns.
+        content: the content of `tolerance.analyse`.
     """
     knobs = content["knobs"]
     figure = Figure(figsize=(11, 1.4 + 0.27 * len(knobs)), layout="constrained")
@@ -34,7 +34,7 @@ def intervals_figure(content: Mapping[str, Any]) -> Figure:
     axes.set_yticks(range(len(knobs)), titles, fontsize="small")
     axes.set_ylim(len(knobs) - 0.4, -0.6)
     axes.set_xscale("symlog", linthresh=_LINEAR)
-    # Room for the numbers.
+    # The numbers beside the bars need this much room.
     reach = 8 * np.abs(axes.dataLim.intervalx).max()
     axes.set_xlim(-reach, reach)
     axes.set_xticks([tick for tick in _TICKS if abs(tick) < reach])
@@ -57,9 +57,9 @@ def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
     facts = isp.Parameter(None, scale=knob["scale"], width=knob["width"])
 
     def away(value: float) -> float:
-        return facts.offset(knob["value"], value)
+        return float(facts.offset(knob["value"], value))
 
-    # From left to right, which a negative gain's values are not.
+    # The low value of a negative gain lies to the right of the high value.
     left, right = sorted(("low", "high"), key=lambda end: away(knob[end]))
     axes.barh(row, away(knob[right]) - away(knob[left]), left=away(knob[left]), height=0.6, color="#9ecae1")
     for end, outmost, alignment, gap in ((left, min, "right", -4), (right, max, "left", 4)):
@@ -77,10 +77,10 @@ def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
 
 
 def map_figure(content: Mapping[str, Any]) -> Figure:
-    """The scores while two knobs move, with an outline around what is tolerated.
+    """Draws the scores while two knobs move, with an outline around the tolerated cells.
 
     Args:
-        content: what `tolerance.analyse` returns, with a map.
+        content: the content of `tolerance.analyse`, with a map.
     """
     names, values = content["map"]["knobs"], content["map"]["values"]
     rows, columns = ([format_value(value) for value in each] for each in values)
@@ -102,7 +102,7 @@ def map_figure(content: Mapping[str, Any]) -> Figure:
 
 
 def _outline(cells: np.ndarray) -> list[list[tuple[float, float]]]:
-    """The lines (x, y) between the cells that are true and all others, those beyond the border among them."""
+    """Returns the lines (x, y) between true cells and all others, including the outside of the map."""
     padded = np.pad(cells, 1)
     across = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
     down = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
