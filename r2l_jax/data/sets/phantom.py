@@ -34,18 +34,18 @@ class CellType(NamedTuple):
     lobes with bridges between them for a segmented nucleus.
 
     Attributes:
-        radius: of the cell.
+        radius: the radius of the cell.
         lobes: the probabilities of 1, 2, ... 5 lobes.
-        lobe_radius: as a fraction of the cell's radius.
-        arc_radius: from the center of the cell to the centers of the lobes, as a fraction of the cell's radius.
-        arc_step: from lobe to lobe, in radians.
-        chromatin: the azure in the nucleus.
-        methylene_blue: in the cytoplasm.
-        eosin: in the cytoplasm.
+        lobe_radius: the radius of a lobe, as a fraction of the cell's radius.
+        arc_radius: the distance of the lobes' centers from the cell's center, as a fraction of the cell's radius.
+        arc_step: the angle from lobe to lobe, in radians.
+        chromatin: the concentration of azure in the nucleus.
+        methylene_blue: the concentration of methylene blue in the cytoplasm.
+        eosin: the concentration of eosin in the cytoplasm.
         granule_size: the standard deviation of a granule's bell.
-        granule_share: the fraction that is present of the most granules a cell can have.
-        granule_eosin: in the granules.
-        granule_azure: in the granules.
+        granule_share: the number of granules, as a fraction of the largest number.
+        granule_eosin: the concentration of eosin in the granules.
+        granule_azure: the concentration of azure in the granules.
         granules_on_nucleus: the visible fraction of the granules on the nucleus.
     """
 
@@ -164,8 +164,7 @@ def transmit(
 
     Args:
         concentrations: the concentration of each dye times the thickness `(..., dyes)`.
-        absorbances: the absorbance of each dye for each color, where concentration times thickness is 1
-            `(dyes, colors)`.
+        absorbances: the absorbance of each dye for each color, per concentration times thickness `(dyes, colors)`.
 
     Returns:
         The transmittance `(..., colors)`, in (0, 1] for concentrations of at least 0.
