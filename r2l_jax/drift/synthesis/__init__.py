@@ -1,1 +1,1 @@
-"""Drift synthesis: testing models on other renderings, and writing such data."""
+"""Drift synthesis: tests models on other renderings of their raw data, and writes such renderings as pictures."""

@@ -1,4 +1,4 @@
-"""Tests trained models under drift: every test case on the validation samples of every fold, from raw read once."""
+"""Tests trained models under drift: all cases on the validation samples of all folds, from mosaics read once."""
 
 import dataclasses
 import functools
@@ -35,30 +35,34 @@ class EvaluationConfig(Settings):
     """Evaluation.
 
     Raises:
-        InputError: values that are not known or out of range.
+        InputError: a value is unknown or out of range.
     """
 
     run: tuple[str, ...] = setting("folders of finished runs, or of their folds, separated by commas", kind="repeated")
     against: tuple[str, ...] = setting(
-        f"what to test against, of {', '.join(cases.GROUPS)}", ("pipelines", "corruptions"), each=cases.GROUPS
+        f"the kinds of drift to test against, of {', '.join(cases.GROUPS)}",
+        ("pipelines", "corruptions"),
+        each=cases.GROUPS,
     )
-    pipelines: tuple[str, ...] = setting(f"other processing: {PIPELINE_NAMES}", cases.PIPELINES)
+    pipelines: tuple[str, ...] = setting(f"other pipelines: {PIPELINE_NAMES}", cases.PIPELINES)
     intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES)
     exposures: tuple[float, ...] = setting(
-        "exposures by the model of the sensor, as factors on the light; any raw data", cases.EXPOSURES
+        "exposures by the sensor model, as factors on the light; for any raw data", cases.EXPOSURES
     )
-    corruptions: tuple[str, ...] = setting(f"of processed images, of {', '.join(CORRUPTIONS)}", cases.CHANGES)
+    corruptions: tuple[str, ...] = setting(
+        f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", cases.CHANGES
+    )
     severities: tuple[int, ...] = setting(
-        f"of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
+        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
     )
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     output: str | None = setting(
-        "folder for the results; default: evaluation in the run's folder, or in the innermost that all runs are in",
+        "folder for the results; default: evaluation in the run's folder, or in the innermost folder of all runs",
         None,
     )
     pipeline: tuple[str, ...] = setting(OWN_PIPELINE, ())
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
-    seed: int = setting("of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,7 +83,7 @@ class EvaluationConfig(Settings):
         return ignored
 
     def cases(self) -> list[Case]:
-        """The test cases, each once, and first of all the runs' own images."""
+        """Returns the cases, each once; the first is that of the runs' own images."""
         return list(self._cases)
 
     @functools.cached_property
@@ -95,7 +99,7 @@ class EvaluationConfig(Settings):
 
     @property
     def output_dir(self) -> pathlib.Path:
-        """Where the results go: `evaluation` in the run's folder, or in the innermost one that all runs are in."""
+        """The folder of the results: by default `evaluation` in the run's folder or in the innermost of all runs."""
         if self.output:
             return pathlib.Path(self.output)
         if len(self.run) == 1:
@@ -103,19 +107,19 @@ class EvaluationConfig(Settings):
         return pathlib.Path(os.path.commonpath([os.path.abspath(uri) for uri in self.run])) / "evaluation"
 
 
-def run(config: EvaluationConfig) -> dict:
-    """Tests every fold of every run on its validation samples, or what an earlier call left undone.
+def run(config: EvaluationConfig) -> dict[str, Any]:
+    """Tests every fold of every run on its validation samples, except for cases that an earlier call has finished.
 
-    Writes to the output folder `evaluation.json` (all numbers, and how to reproduce them), `evaluation.csv` (a line for
-    each fold and test case), a heat map of each kind of drift, as PNG and in TensorBoard's events; and as it goes
-    `parts/<run>_fold_<k>.json`, whose numbers a later call takes if it needs them.
+    The output folder gets `evaluation.json` (all numbers, and everything needed to reproduce them), `evaluation.csv` (a
+    row for each fold and case), and a heat map of each kind of drift, as PNG and as TensorBoard events. While the
+    evaluation proceeds, finished numbers are kept in `parts/<run>_fold_<k>.json`, where later calls find them.
 
     Returns:
-        What evaluation.json holds, but its identity and the list of the files beside it.
+        The content of `evaluation.json`, without its identity and the list of the files beside it.
 
     Raises:
-        InputError: folders that are no finished runs, or test cases that do not fit them.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+        InputError: folders that are not finished runs, or cases that do not fit the runs.
+        Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
     tested, output = config.cases(), config.output_dir
     runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
@@ -124,31 +128,22 @@ def run(config: EvaluationConfig) -> dict:
         (output / "parts").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{output}: no folder to write to ({error.strerror})") from None
-    folds = [(label, fold) for label, folds in runs.items() for fold in folds]
     load_at = functools.cache(at_intensity)
-    parts = [_Part(output, label, fold, tested, load_at, config.seed) for label, fold in folds]
-    # All processes have read what is done before the first one adds to it.
+    parts_of = {
+        label: [_Part(output, label, fold, tested, load_at, config.seed) for fold in folds]
+        for label, folds in runs.items()
+    }
+    parts = [part for of_run in parts_of.values() for part in of_run]
+    # No process may add to the parts before all processes have read them.
     multihost_utils.sync_global_devices("evaluation planned")
 
-    devices = jax.device_count()
-    largest = max(len(fold.fold.valid_indices) for _, fold in folds)
-    evaluator = Evaluator(-(-min(config.batch_size, largest) // devices) * devices, config.seed)
+    evaluator = Evaluator(_batch_size(config, parts), config.seed)
     with StopSignals() as stop:
-        for (label, fold), part in zip(folds, parts, strict=True):
-            _evaluate(evaluator, label, fold, part, part.missing, stop)
+        for part in parts:
+            _evaluate(evaluator, part, stop)
 
-    results = {}
-    for label, of_run in runs.items():
-        trained = of_run[0].config
-        own = tuple(case.name for case in tested if case.group != OWN.group and cases.is_own(case, trained))
-        tests = {
-            fold.fold.number: {case.name: part.tests[OWN.name if case.name in own else case.name] for case in tested}
-            for (name, fold), part in zip(folds, parts, strict=True)
-            if name == label
-        }
-        folder, pipeline = str(of_run[0].fold.folder.parent), trained.processing.named_pipeline
-        results[label] = RunResults(folder, trained.processing.processing_mode, pipeline and pipeline.title, own, tests)
-    task, dataset = folds[0][1].task, folds[0][1].dataset
+    results = {label: _results(of_run, tested) for label, of_run in parts_of.items()}
+    task, dataset = parts[0].fold.task, parts[0].fold.dataset
     content = {
         "score": task.score,
         "classes": list(task.classes),
@@ -158,8 +153,7 @@ def run(config: EvaluationConfig) -> dict:
         **environment(),
     }
     if jax.process_index() == 0:
-        names = [f"{label} fold {fold.fold.number}" for label, fold in folds]
-        models = dict(zip(names, (part.model for part in parts), strict=True))
+        models = {part.title: part.model for part in parts}
         _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
         print(summary.make_table(content, task.score))
         print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
@@ -167,7 +161,7 @@ def run(config: EvaluationConfig) -> dict:
 
 
 def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
-    """Writes what is left to read, and removes the heat maps of an earlier call that had others."""
+    """Writes the files of a finished evaluation in place of those of an earlier one."""
     file, pictures = output / "evaluation.json", summary.make_figures(content, content["score"])
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
     store.begin(file, planned, unlisted=[f"{group}.png" for group in cases.GROUPS])
@@ -177,7 +171,7 @@ def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Ide
 
 
 def _labels(uris: Sequence[str]) -> list[str]:
-    """What runs are called: by their folders' names, or if they share those, by the paths as they came."""
+    """Returns the names of runs: those of their folders, or if two are the same, the paths as given."""
     paths = [pathlib.Path(uri).resolve() for uri in uris]
     for number, path in enumerate(paths):
         if path in paths[:number]:
@@ -187,7 +181,7 @@ def _labels(uris: Sequence[str]) -> list[str]:
 
 
 def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> None:
-    """Raises an InputError unless all runs are of one data set, and can be tested against what was asked for."""
+    """Raises an InputError unless all runs share one data set and can be tested against the chosen cases."""
     first = next(iter(runs.values()))[0].dataset
     for uri, (fold, *_) in zip(config.run, runs.values(), strict=True):
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
@@ -200,18 +194,21 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
         cases.check_pipelines(config.cases(), first)
 
 
+# A data set, and the cases that start from its mosaics.
 Source = tuple[RawDataset, list[Case]]
 
 
 class _Part:
-    """What is known of a fold: the numbers of test cases by name, in a file of the output folder.
+    """The numbers of one fold by case, which a file of the output folder keeps.
 
-    Of what an earlier call has left there, each test case counts that depends on nothing that has changed since.
+    Numbers of an earlier call are reused for each case whose identity is the same.
 
     Attributes:
+        fold: the fold.
+        title: the name of the run and the number of the fold.
         model: the hash of the fold's model.
-        tests: the numbers, of all test cases but the run's own under another name.
-        missing: the test cases that are still to be evaluated, with the data set that each is made of.
+        tests: the numbers, by case. A case on which the run was trained is only there under the name of `OWN`.
+        missing: the cases that are still to be evaluated.
     """
 
     def __init__(
@@ -225,6 +222,8 @@ class _Part:
     ):
         file = output / "parts" / f"{label.strip('/').replace('/', '_')}_fold_{fold.fold.number}.json"
         self._entries, self._identities = store.Entries(file), {}
+        self._label = label
+        self.fold, self.title = fold, f"{label} fold {fold.fold.number}"
         self.model = fold.fingerprint
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
@@ -244,51 +243,79 @@ class _Part:
         self.missing = list(sources.values())
         if jax.process_index() == 0:
             for reasons, names in anew.items():
-                store.say_anew(f"{label} fold {fold.fold.number}, {', '.join(names)}", reasons)
+                store.say_anew(f"{self.title}, {', '.join(names)}", reasons)
 
     def add(self, tests: Mapping[str, Numbers]) -> None:
-        """Keeps the numbers of test cases."""
+        """Adds the numbers of cases, and writes the file."""
         self.tests |= tests
         self._entries.add(tests, self._identities)
 
+    def interrupted(self) -> Interrupted:
+        """Returns the error that stops an evaluation of this fold."""
+        return Interrupted(
+            f"stopped in fold {self.fold.fold.number} of {self._label}; the same command goes on with that fold"
+        )
+
 
 def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Case, seed: int) -> store.Identity:
-    """Collects all that a test case's numbers depend on.
-
-    The camera's figures are what pipelines start from, and what exposures are taken by; the model has its own numbers.
-    """
+    """Collects everything that the numbers of a case depend on."""
     random = case.group in ("exposures", "corruptions")
-    camera, processing = fold.dataset.camera, None
+    # Pipelines start from the camera's calibration values, and exposures are computed with them. In other cases, the
+    # model's own values count.
+    of_camera = case.group in ("pipelines", "exposures")
+    camera = dataclasses.asdict(cases.camera_of(fold.dataset)) if of_camera else None
+    processing = None
     if case.pipeline is not None:
-        processing = [*case.pipeline.identity, processor_hash(case.pipeline(camera))]
+        processing = [*case.pipeline.identity, processor_hash(case.pipeline(cases.camera_of(fold.dataset)))]
     return store.identity(
-        # Where the file of a pipeline is does not matter, but what it makes.
+        # A pipeline is identified by its content, not by the path of its file.
         {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
         model=model,
         data=dataset.content_of(fold.fold.valid_indices),
-        camera=dataclasses.asdict(camera) if case.group in ("pipelines", "exposures") else None,
+        camera=camera,
         processing=processing,
     )
 
 
-def _evaluate(
-    evaluator: Evaluator, label: str, fold: TrainedFold, part: _Part, sources: Sequence[Source], stop: StopSignals
-) -> None:
-    """Evaluates what is missing of a fold, and keeps it."""
-    interrupted = Interrupted(f"stopped in fold {fold.fold.number} of {label}; the same command goes on with that fold")
-    total = sum(evaluator.count(fold, tested) for _, tested in sources)
+def _batch_size(config: EvaluationConfig, parts: Sequence[_Part]) -> int:
+    """Returns the batch size, at most the largest fold, rounded up to a multiple of the devices."""
+    devices = jax.device_count()
+    largest = max(len(part.fold.fold.valid_indices) for part in parts)
+    return -(-min(config.batch_size, largest) // devices) * devices
+
+
+def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
+    """Evaluates the missing cases of a fold, and keeps their numbers after each data set."""
+    total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:
         return
-    with tqdm(
-        total=total, desc=f"{label} fold {fold.fold.number}", unit="test", disable=jax.process_index() > 0
-    ) as bar:
+    with tqdm(total=total, desc=part.title, unit="test", disable=jax.process_index() > 0) as bar:
 
-        def tick():
+        def tick() -> None:
             bar.update()
             if stop.after_step():
-                raise interrupted
+                raise part.interrupted()
 
-        for dataset, tested in sources:
+        for dataset, tested in part.missing:
             if stop.after_epoch():
-                raise interrupted
-            part.add(evaluator.evaluate(fold, dataset, tested, tick))
+                raise part.interrupted()
+            part.add(evaluator.evaluate(part.fold, dataset, tested, tick))
+
+
+def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
+    """Collects the numbers of a run's folds."""
+    fold = parts[0].fold
+    pipeline = fold.config.processing.named_pipeline
+    own = tuple(case.name for case in tested if case.group != OWN.group and cases.is_own(case, fold.config))
+    return RunResults(
+        folder=str(fold.fold.folder.parent),
+        processing_mode=fold.config.processing.processing_mode,
+        pipeline=pipeline and pipeline.title,
+        own=own,
+        folds={
+            part.fold.fold.number: {
+                case.name: part.tests[OWN.name if case.name in own else case.name] for case in tested
+            }
+            for part in parts
+        },
+    )

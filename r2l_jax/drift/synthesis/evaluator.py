@@ -26,8 +26,8 @@ from r2l_jax.training.trained import TrainedFold
 class Evaluator:
     """Evaluates cases that share compiled functions and images, see `Renderer`.
 
-    The function that takes images to the sums of loss and confusion is compiled once for all folds of a run, and for
-    all runs with the same head and the same data set.
+    The function from images to the sums of loss and confusion is compiled once for all folds of a run, and for all runs
+    with the same head and the same data set.
 
     Args:
         batch_size: samples at once, a multiple of the devices.
@@ -66,7 +66,7 @@ class Evaluator:
             tick: called after each case of each batch; an exception from it ends the evaluation.
 
         Returns:
-            For each case, by its name: `loss`, the score, `precision`, `recall`, `f1` by class, and `confusion`.
+            For each case, by its name: `loss`, the score, `precision`, `recall` and `f1` by class, and `confusion`.
         """
         model, task = fold.model, fold.task
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
@@ -76,7 +76,7 @@ class Evaluator:
         zeros = {"loss": jnp.zeros(()), "confusion": jnp.zeros(2 * (len(task.classes),))}
         sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
         names = {Recipe.of(case): case.name for case in cases}
-        # The images of more cases than two would fill the device's memory.
+        # The device works at most one case ahead, because the images of many cases would fill its memory.
         ahead = OneAhead()
         for batch in loader.eval_batches(dataset, fold.fold.valid_indices, self._batch_size, keep_decoded=False):
             batch = to_devices(batch, shardings().split)
@@ -89,7 +89,7 @@ class Evaluator:
 
 
 def _add(graph: nnx.GraphDef, task: Task, state: nnx.State, sums: Sums, images: jax.Array, batch: Batch) -> Sums:
-    """Adds the sums of a batch's images to those of the batches before."""
+    """Adds the sums of a batch to those of the batches before it."""
     return jax.tree.map(jnp.add, sums, task.sums(nnx.merge(graph, state)(images), batch))
 
 

@@ -1,10 +1,10 @@
-"""Sets of pictures in a folder, as drift synthesis leaves them: their names, their files and their manifests.
+"""Manages the sets of pictures that drift synthesis writes: their names, their files and their manifests.
 
-<output>/manifest.json                                  what all sets have in common, and what each is made by
+<output>/manifest.json                                  the settings that all sets share, and those of each set
 <output>/<pipeline>/<acquisition>/<corruption>/         a set, such as parametrized/iso=0.05/gaussian_noise.3
-<set>/<class>/<sample>.tiff                             its pictures, to classify
-<set>/images/<sample>.tiff  <set>/masks/<sample>.png    or to segment; 255 where the object is
-<set>/manifest.csv                                      a line for each picture that is there
+<set>/<class>/<sample>.tiff                             the pictures of a set for classification
+<set>/images/<sample>.tiff  <set>/masks/<sample>.png    the same for segmentation; masks are 255 on the object
+<set>/manifest.csv                                      a row for each picture that has been written
 """
 
 import csv
@@ -34,13 +34,13 @@ FORMATS = {"tiff": np.uint16, "png": np.uint8}
 
 
 class PictureSet(NamedTuple):
-    """A picture of each sample of a data set.
+    """Describes a set, which holds one picture of each sample of a data set.
 
     Attributes:
-        pipeline: what processes.
-        acquisition: what is processed: an intensity as measured, an exposure by the model of the sensor, or "own".
-        corruption: what is done to the images; None is nothing.
-        iso: the measured intensity of the mosaics that all begins with; None for a data set that has but one.
+        pipeline: the case of the pipeline.
+        acquisition: the case of a measured intensity or of an exposure by the sensor model, or `OWN`.
+        corruption: the case of a corruption; None leaves the images as they are.
+        iso: the measured intensity of the mosaics to start from; None for a data set with only one intensity.
     """
 
     pipeline: Case
@@ -50,25 +50,25 @@ class PictureSet(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its folder within the output's."""
+        """The path of the set's folder within the output folder."""
         corruption = self.corruption.name if self.corruption else "uncorrupted"
         return f"{self.pipeline.name}/{self.acquisition.name}/{corruption}"
 
     @property
     def named_pipeline(self) -> NamedPipeline:
-        """The pipeline of the case that processes."""
+        """The pipeline that makes the pictures."""
         if self.pipeline.pipeline is None:
-            raise ValueError(f"{self.pipeline.name} is no case of a pipeline")
+            raise ValueError(f"a set's pipeline must be a case with a pipeline, got {self.pipeline.name!r}")
         return self.pipeline.pipeline
 
     @property
     def recipe(self) -> Recipe:
-        """The three steps by which its pictures are made."""
+        """The three steps that make the pictures."""
         return Recipe(self.acquisition, self.pipeline, self.corruption or OWN)
 
     @property
     def settings(self) -> dict[str, str | float | None]:
-        """What it is made by."""
+        """The settings by which the set differs from others, for manifests."""
         corruption, severity = (self.corruption and self.corruption.corruption) or (None, None)
         return {
             "pipeline": self.pipeline.name,
@@ -80,21 +80,21 @@ class PictureSet(NamedTuple):
 
 
 class SetFolder:
-    """A set's folder. `check` and `write` may be called in several threads at once.
+    """Checks and writes the files of a set. `check` and `write` may be called from several threads at once.
 
-    Its manifest lists pictures as they are written: when a program is killed, all but the last few. A file is whole if
-    it has the SHA-256 that is listed, and the sample that it was made of is as it was.
+    The manifest lists pictures soon after they are written, so that a program that is killed loses only the last few. A
+    file is valid if it has the SHA-256 that the manifest lists, and if its sample has not changed since.
 
     Args:
-        pictures: what set it is.
-        output: the folder that its folder is in.
+        pictures: the set.
+        output: the output folder, which contains the set's folder.
         dataset: the samples.
-        files: theirs, as `file_names` gives them.
-        seed: of what is random.
+        files: the files of each sample, from `file_names`.
+        seed: the seed of the noise.
 
     Attributes:
-        pictures: what set it is.
-        missing: the samples whose files have neither been found whole nor been written.
+        pictures: the set.
+        missing: the samples whose files have been neither found valid nor written.
     """
 
     def __init__(
@@ -117,24 +117,24 @@ class SetFolder:
         self.missing = set(range(len(files)))
 
     def check(self, index: int) -> bool:
-        """Whether a sample's files are there and whole."""
+        """Tells whether a sample's files exist and are valid."""
         names = self._files[index]
         try:
-            # Files that are not listed need not be read.
-            whole = all(
+            # The digest comes last, so that only files that the manifest lists are read.
+            valid = all(
                 self._listed.get(name, ("", ""))[1] == self._samples[index]
                 and self._listed[name][0] == self._digest(name)
                 for name in names
             )
         except FileNotFoundError:
             return False
-        if whole:
+        if valid:
             self._digests[index] = [self._listed[name][0] for name in names]
             self.missing.discard(index)
-        return whole
+        return valid
 
     def discard(self) -> None:
-        """Removes all pictures that are listed, and the list: they are of another identity."""
+        """Removes the manifest and all pictures that it lists, because the set has another identity."""
         for name in {name for names in self._files for name in names} & self._listed.keys():
             (self._folder / name).unlink(missing_ok=True)
         self._manifest.unlink(missing_ok=True)
@@ -142,17 +142,17 @@ class SetFolder:
 
     @property
     def listed(self) -> bool:
-        """Whether an earlier call has listed pictures."""
+        """Whether the manifest of an earlier call lists pictures."""
         return bool(self._listed)
 
     @property
     def changed(self) -> int:
-        """How many samples are listed and have changed since."""
+        """The number of listed samples that have changed since."""
         kept = zip(self._files, self._samples, strict=True)
         return sum(names[0] in self._listed and self._listed[names[0]][1] != sample for names, sample in kept)
 
     def begin(self) -> None:
-        """To be called before the first `add`: the manifest lists no more than is whole, and no more is there."""
+        """Prepares for `add`: removes the files of missing samples, and writes a manifest of the valid ones."""
         for folder in {(self._folder / name).parent for names in self._files for name in names}:
             clear_parts(folder)
         for index in self.missing:
@@ -168,14 +168,18 @@ class SetFolder:
         return [hashlib.sha256(content).hexdigest() for content in contents]
 
     def add(self, digests: Mapping[int, list[str]]) -> None:
-        """Lists what `write` has written: what it returned, by the samples' indices."""
+        """Adds written pictures to the manifest.
+
+        Args:
+            digests: the results of `write`, by the samples' indices.
+        """
         self._digests |= digests
         self.missing -= digests.keys()
         with self._manifest.open("a", newline="") as file:
             csv.DictWriter(file, self._columns).writerows(self._row(*item) for item in digests.items())
 
     def finish(self) -> None:
-        """To be called after the last `add`: the manifest lists all in order."""
+        """Writes the manifest anew in the order of the samples, after the last `add`."""
         rows = [self._row(index, self._digests[index]) for index in sorted(self._digests)]
         write_csv(self._manifest, rows, self._columns)
 
@@ -186,7 +190,7 @@ class SetFolder:
         return {"file": picture, "sha256": digests[0], **target, **sample, **self._common}
 
     def _read_manifest(self) -> dict[str, tuple[str, str]]:
-        """The SHA-256 and the sample's hash of each file that is listed; none if the manifest cannot be read."""
+        """Returns the SHA-256 and the sample's hash of each listed file; empty if the manifest cannot be read."""
         try:
             with self._manifest.open(newline="") as file:
                 rows = list(csv.DictReader(file))
@@ -205,15 +209,17 @@ class SetFolder:
 
 
 def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
-    """For each sample, where its picture, and its mask if it has one, go within a set.
+    """Returns the paths of each sample's picture, and of its mask if there is one, within a set's folder.
 
-    They are called as the sample is, without its folder and the suffix of a raw file, and with "_" for what is not good
-    in a file's name. So that no two are called the same, some get their sample's index besides.
+    The name of a file is that of the sample without its folder and the suffix of a raw file, with "_" for characters
+    that a file name should not have. Where two samples would get the same name, the sample's index is appended.
     """
-    task, taken, files = task_of(dataset), set(), []
+    task = task_of(dataset)
+    taken: set[tuple[pathlib.PurePath, str]] = set()
+    files = []
 
     def place(label: int, stem: str) -> tuple[pathlib.PurePath, str]:
-        """Returns a picture's folder, and its name where the file system does not distinguish upper from lower case."""
+        """Returns a picture's folder, and its name as in a file system that ignores case."""
         picture = pathlib.PurePath(task.picture_files(label, stem, suffix)[0])
         return picture.parent, picture.name.casefold()
 
@@ -235,17 +241,17 @@ def describe(
     added: Mapping[str, Mapping[str, Any]],
     folders: Collection[SetFolder],
 ) -> None:
-    """Writes manifest.json, or adds to it, and before it does removes the sets that are of another identity.
+    """Writes `manifest.json`, or adds to that of earlier calls, after removing the sets that have another identity.
 
     Args:
         output: the folder of all sets.
-        fixed: what earlier calls must have given, too.
-        current: what takes the place of what an earlier call gave.
-        added: what is added to what earlier calls gave; among it the sets' `identities`.
-        folders: the sets'.
+        fixed: entries that must be the same in all calls.
+        current: entries that replace those of earlier calls.
+        added: entries that are added to those of earlier calls, among them the `identities` of the sets.
+        folders: the folders of the sets.
 
     Raises:
-        InputError: the folder holds sets of other settings, or something else; or it is a file.
+        InputError: the output folder is a file, or it holds sets of other settings or something else.
     """
     if output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
@@ -259,7 +265,7 @@ def describe(
     try:
         earlier = json.loads(file.read_text())
         changed = {name: earlier[name] for name in fixed if earlier[name] != content[name]}
-        # An earlier version knew no identities.
+        # Earlier versions stored no identities.
         identities = earlier.get("identities", {})
         content |= {name: (identities if name == "identities" else earlier[name]) | content[name] for name in added}
     except (ValueError, LookupError, TypeError):
@@ -277,11 +283,10 @@ def describe(
 def _discard_others(
     folders: Collection[SetFolder], earlier: Mapping[str, Any], wanted: Mapping[str, store.Identity]
 ) -> None:
-    """Removes the sets of another identity, and says which and why.
+    """Removes the sets that have another identity, and prints which and why.
 
-    Changed samples do not discard a set; each picture is checked by itself.
-
-    It comes before the new identities are written: a program that is killed in between makes the sets anew.
+    Changed samples do not discard a set, because `SetFolder.check` finds the pictures of these samples. The removal
+    comes before the new identities are written, so that a program that is killed in between makes the sets anew.
     """
     reasons, changed = {}, []
     for folder in folders:
@@ -297,14 +302,19 @@ def _discard_others(
     for why, names in reasons.items():
         store.say_anew(", ".join(names), why)
     if changed:
-        store.say_anew(", ".join(changed), ["their samples are other"])
+        store.say_anew(", ".join(changed), ["their samples have changed"])
 
 
 def encoded(values: np.ndarray, file_format: str) -> bytes:
-    """The content of a file of `FORMATS`, of a picture `(H, W, 3)` or a mask `(H, W)` of that format's type."""
+    """Encodes a picture `(H, W, 3)` or a mask `(H, W)` as the content of a file.
+
+    Args:
+        values: the pixels, of the data type that `FORMATS` gives for the format.
+        file_format: one of `FORMATS`.
+    """
     file = io.BytesIO()
     if file_format == "png":
-        # Of pictures with noise, more effort would save a tenth at most, in twice the time.
+        # For noisy pictures, higher levels save at most a tenth of the size, and take twice the time.
         Image.fromarray(values).save(file, format="png", compress_level=1)
     else:
         tifffile.imwrite(file, values, photometric="rgb", metadata=None)

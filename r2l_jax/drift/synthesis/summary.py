@@ -1,4 +1,4 @@
-"""What an evaluation comes to: drops and their ratio, matrices of training and test, tables and figures."""
+"""Summarizes an evaluation: drops of the score and their ratio, matrices of runs and cases, tables and figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.measure import LEAST_DROP
 from r2l_jax.runtime.tables import table
 
-# The numbers of one model in one test case by name: `loss`, the score, `precision`, `recall` and `f1` of each class,
+# The numbers of one model in one case, by name: `loss`, the score, `precision`, `recall` and `f1` of each class, and
 # `confusion`.
 Numbers = dict[str, Any]
 
 PER_CLASS = ("precision", "recall", "f1")
 
-# What the drops of each kind of drift are averaged over.
+# The groups of cases over which the drop of each kind of drift is averaged.
 KINDS = {"processing": ("pipelines",), "acquisition": ("intensities", "exposures"), "corruption": ("corruptions",)}
 
 
@@ -25,11 +25,11 @@ class RunResults(NamedTuple):
     """The numbers of a run.
 
     Attributes:
-        folder: the run's.
-        processing_mode: how it was trained; None with a pipeline by name.
-        pipeline: the title of its pipeline, if it has one.
-        own: names of the test cases that are what it was trained on.
-        folds: of each fold, by its number, the numbers of each test case by its name.
+        folder: the run's folder.
+        processing_mode: the run's processing mode; None for a pipeline by name.
+        pipeline: the title of the run's pipeline, if it has one.
+        own: the names of the cases that equal the images on which the run was trained.
+        folds: for each fold, by its number, the numbers of each case, by its name.
     """
 
     folder: str
@@ -39,22 +39,27 @@ class RunResults(NamedTuple):
     folds: Mapping[int, Mapping[str, Numbers]]
 
 
-def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str) -> dict:
-    """Sums up the numbers of runs.
+def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str) -> dict[str, Any]:
+    """Summarizes the numbers of runs.
 
-    A drop is the score on the run's own images less that of a test case, of the same fold. The headline has the score
-    on these images, the mean drop of each kind of drift over all test cases but the run's own and `identity`, and how
-    many times the drop under corruption is that under processing drift: None where there is none worth a ratio.
+    A drop is the difference between a fold's score on its own images and its score in a case. A headline holds the
+    score on the own images, the mean drop under each kind of drift, and the ratio of the drops under corruption and
+    under processing drift. Mean drops leave out the cases on which the run was trained and `identity`. The ratio is
+    None if the drop under processing drift is too small to divide by.
 
     Args:
-        runs: by what they are called.
-        cases: the test cases, the runs' own images first.
-        score: the name of the number to compare by; more is better.
+        runs: the runs, by name.
+        cases: the cases, the first of which is that of the runs' own images.
+        score: the name of the score, of which more is better.
 
     Returns:
-        `headline`, the mean over the runs; `runs`, of each its `headline`, means and standard deviations over its folds
-        (`tests`), and the numbers of each of its `folds`; `matrices`, of each group of test cases the scores of all
-        runs in all cases, or for corruptions the mean over the runs by corruption and severity.
+        A dict with these keys:
+
+        - `headline`: the mean over the runs.
+        - `runs`: for each run its `headline`, the means and standard deviations over its folds for each case (`tests`),
+          and the numbers of each of its `folds`.
+        - `matrices`: for each group of cases the scores of all runs in all cases; for corruptions, the mean over the
+          runs by corruption and severity.
     """
     summaries = {}
     for label, run in runs.items():
@@ -87,23 +92,25 @@ def _is_identity(case: Case) -> bool:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of those that are there; None of none."""
+    """Computes the mean of the values that are not None, or None without such values."""
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
 
 
-def _headline(own: float, drops: Mapping[str, float | None]) -> dict[str, float | None]:
+def _headline(own: float | None, drops: Mapping[str, float | None]) -> dict[str, float | None]:
     processing, corruption = drops["processing"], drops["corruption"]
-    comparable = processing is not None and corruption is not None and processing >= LEAST_DROP
+    ratio = None
+    if processing is not None and corruption is not None and processing >= LEAST_DROP:
+        ratio = corruption / processing
     return {
         OWN.name: own,
         **{f"{kind}_drop": drop for kind, drop in drops.items()},
-        "corruption_over_processing": corruption / processing if comparable else None,
+        "corruption_over_processing": ratio,
     }
 
 
-def _over_folds(folds: Mapping[int, Mapping[str, Numbers]], name: str, score: str) -> dict:
-    """Mean and standard deviation over the folds of what a test case comes to."""
+def _over_folds(folds: Mapping[int, Mapping[str, Numbers]], name: str, score: str) -> dict[str, Any]:
+    """Computes the means and standard deviations over the folds of the numbers of a case."""
     here = [numbers[name] for numbers in folds.values()]
     return {
         score: _mean_and_std([numbers[score] for numbers in here]),
@@ -120,43 +127,58 @@ def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
-def _matrices(summaries: Mapping[str, dict], cases: Sequence[Case], score: str) -> dict:
+def _matrices(summaries: Mapping[str, dict[str, Any]], cases: Sequence[Case], score: str) -> dict[str, Any]:
     matrices = {}
     for group in ("pipelines", "intensities", "exposures"):
         columns = [case.name for case in cases if case.group == group]
         if columns:
-            # The diagonal has each run's own images. A run without one has them in a column of their own.
-            own = {
-                label: next((name for name in columns if name in run["own"]), None) for label, run in summaries.items()
-            }
-            if None in own.values():
-                columns.insert(0, OWN.name)
-            diagonal = {label: name or OWN.name for label, name in own.items()}
-            rows = sorted(summaries, key=lambda label: columns.index(diagonal[label]))
-            matrices[group] = {"rows": rows, "columns": columns, "own": [diagonal[label] for label in rows]}
-            for statistic in ("mean", "std"):
-                matrices[group][statistic] = [
-                    [summaries[label]["tests"][name][score][statistic] for name in columns] for label in rows
-                ]
+            matrices[group] = _scores_of_runs(summaries, columns, score)
     corruptions = {case.corruption: case.name for case in cases if case.corruption}
     if corruptions:
-        names, severities = (list(dict.fromkeys(part)) for part in zip(*corruptions, strict=True))
-        matrices["corruptions"] = {
-            "rows": names,
-            "columns": severities,
-            "mean": [
-                [
-                    _mean([run["tests"][corruptions[name, severity]][score]["mean"] for run in summaries.values()])
-                    for severity in severities
-                ]
-                for name in names
-            ],
-        }
+        matrices["corruptions"] = _scores_by_severity(summaries, corruptions, score)
     return matrices
 
 
+def _scores_of_runs(summaries: Mapping[str, dict[str, Any]], columns: list[str], score: str) -> dict[str, Any]:
+    """Makes the matrix of all runs (rows) in the cases of a group (columns), with each run's own images marked."""
+    own = {label: next((name for name in columns if name in run["own"]), None) for label, run in summaries.items()}
+    if None in own.values():
+        # Runs that were trained on images of another kind have them in a column of their own.
+        columns = [OWN.name, *columns]
+    diagonal = {label: name or OWN.name for label, name in own.items()}
+    # This order of the rows puts the own images near the diagonal.
+    rows = sorted(summaries, key=lambda label: columns.index(diagonal[label]))
+    statistics = {
+        statistic: [[summaries[label]["tests"][name][score][statistic] for name in columns] for label in rows]
+        for statistic in ("mean", "std")
+    }
+    return {"rows": rows, "columns": columns, "own": [diagonal[label] for label in rows], **statistics}
+
+
+def _scores_by_severity(
+    summaries: Mapping[str, dict[str, Any]], corruptions: Mapping[tuple[str, int], str], score: str
+) -> dict[str, Any]:
+    """Makes the matrix of corruptions (rows) and severities (columns), averaged over the runs.
+
+    Args:
+        summaries: the summaries of the runs.
+        corruptions: the name of the case of each corruption and severity.
+        score: the name of the score.
+    """
+    names, severities = (list(dict.fromkeys(part)) for part in zip(*corruptions, strict=True))
+
+    def mean(name: str, severity: int) -> float | None:
+        return _mean([run["tests"][corruptions[name, severity]][score]["mean"] for run in summaries.values()])
+
+    return {
+        "rows": names,
+        "columns": severities,
+        "mean": [[mean(name, severity) for severity in severities] for name in names],
+    }
+
+
 def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
-    """A heat map of each matrix of a summary."""
+    """Draws a heat map of each matrix of a summary."""
     several_folds = any(len(run["folds"]) > 1 for run in summary["runs"].values())
     runs = len(summary["runs"])
     titles = {
@@ -183,36 +205,43 @@ def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
 
 
 def make_table(summary: Mapping[str, Any], score: str) -> str:
-    """The headline of every run; of a single one, also what each test case comes to, corruptions over severities."""
-    runs, text = summary["runs"], ""
+    """Formats the headlines of all runs, after the cases of the run if there is only one."""
+    runs = summary["runs"]
+    headlines = {label: run["headline"] for label, run in runs.items()}
     if len(runs) == 1:
-        ((_, run),) = runs.items()
-        rows = [["test", score, "deviation", "drop"]]
-        collected = {}
-        for name, test in run["tests"].items():
-            title = name.rpartition(".")[0] if test["group"] == "corruptions" else name
-            collected.setdefault(title, []).append(test)
-        for title, tests in collected.items():
-            cells = (
-                _mean([test[key][part] for test in tests])
-                for key, part in ((score, "mean"), (score, "std"), ("drop", "mean"))
-            )
-            title += f" (mean of {len(tests)} severities)" if len(tests) > 1 else ""
-            rows.append([title, *(f"{cell:.4f}" for cell in cells)])
-        text = table(rows) + "\n\n"
+        (run,) = runs.values()
+        return f"{_case_table(run, score)}\n\n{_headline_table(headlines, score)}"
+    return _headline_table({**headlines, "mean": summary["headline"]}, score)
+
+
+def _case_table(run: Mapping[str, Any], score: str) -> str:
+    """Formats the scores of a run, with the mean of each corruption over its severities."""
+    collected = {}
+    for name, test in run["tests"].items():
+        title = name.rpartition(".")[0] if test["group"] == "corruptions" else name
+        collected.setdefault(title, []).append(test)
+    rows = [["test", score, "deviation", "drop"]]
+    for title, tests in collected.items():
+        cells = (
+            _mean([test[key][part] for test in tests])
+            for key, part in ((score, "mean"), (score, "std"), ("drop", "mean"))
+        )
+        title += f" (mean of {len(tests)} severities)" if len(tests) > 1 else ""
+        rows.append([title, *(f"{cell:.4f}" for cell in cells)])
+    return table(rows)
+
+
+def _headline_table(headlines: Mapping[str, Mapping[str, float | None]], score: str) -> str:
     rows = [["run", f"own {score}", *(f"{kind} drop" for kind in KINDS), "corruption / processing"]]
-    lines = {label: run["headline"] for label, run in runs.items()}
-    if len(runs) > 1:
-        lines["mean"] = summary["headline"]
-    for label, headline in lines.items():
+    for label, headline in headlines.items():
         *numbers, ratio = headline.values()
         cells = ["-" if number is None else f"{number:.4f}" for number in numbers]
         rows.append([label, *cells, "-" if ratio is None else f"{ratio:.1f}"])
-    return text + table(rows)
+    return table(rows)
 
 
 def csv_rows(summary: Mapping[str, Any], score: str) -> list[dict[str, Any]]:
-    """A row for each run, fold and test case."""
+    """Makes a row for each run, fold and case."""
     rows = []
     for label, run in summary["runs"].items():
         for fold, tests in run["folds"].items():

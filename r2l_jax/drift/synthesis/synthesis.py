@@ -1,4 +1,4 @@
-"""Drift synthesis: a raw data set as other pipelines, exposures and corruptions make it, written as pictures."""
+"""Writes a raw data set as pictures that other pipelines, exposures and corruptions make of it."""
 
 import collections
 import dataclasses
@@ -38,7 +38,7 @@ from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 
-# Of a batch: 16 mosaics of 256x256, or one large frame.
+# The number of pixels in a batch: 16 mosaics of 256x256, or one large frame.
 _PIXELS = 2**20
 
 
@@ -47,25 +47,25 @@ class SynthesisConfig(DataSettings):
     """Sets of pictures.
 
     Raises:
-        InputError: values that are not known or out of range.
+        InputError: a value is unknown or out of range.
     """
 
     output: str = setting("folder for the sets")
     pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",))
-    pipeline: str | None = setting("in place of --pipelines: a single one", None)
+    pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
     intensities: tuple[float, ...] | None = setting(
-        f"measured ones, of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; not for Folder, which has one",
+        f"measured intensities, of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; a Folder has only one",
         None,
     )
     exposures: tuple[float, ...] = setting(
-        "by the model of the sensor, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
+        "exposures by the sensor model, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
     )
-    corruptions: tuple[str, ...] = setting(f"besides none, of {', '.join(CORRUPTIONS)}", ())
+    corruptions: tuple[str, ...] = setting(f"corruptions, beside a set without one, of {', '.join(CORRUPTIONS)}", ())
     severities: tuple[int, ...] = setting(
-        f"of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
+        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
     )
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=tuple(FORMATS))
-    seed: int = setting("of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
         super().__post_init__()
@@ -78,14 +78,14 @@ class SynthesisConfig(DataSettings):
             raise InputError("--intensities is empty, and so is --exposures")
 
     def without_effect(self) -> dict[str, str]:
-        """Returns the flags that others replace, or that have nothing to apply to."""
+        """Returns the flags that other flags replace, and those that have nothing to apply to."""
         ignored = {"pipelines": "with --pipeline"} if self.pipeline is not None else {}
         return ignored if self.corruptions else {**ignored, "severities": "without --corruptions"}
 
     def sets(self) -> list[PictureSet]:
-        """Every pipeline's of every intensity and exposure, uncorrupted and under every corruption; each once.
+        """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
-        Exposures are of the mosaics at full intensity, or of a Folder's.
+        Exposures start from the mosaics at full intensity, or from those of a Folder.
         """
         return list(self._sets)
 
@@ -104,12 +104,12 @@ class SynthesisConfig(DataSettings):
         return tuple(dict.fromkeys(sets))
 
     def load(self) -> dict[float | None, RawDataset]:
-        """The data set at each of the sets' intensities.
+        """Loads the data set at each intensity of the sets.
 
         Raises:
-            InputError: data that is not there, is processed already, or has other samples at another intensity.
+            InputError: data is missing or processed already, or two intensities have different samples.
         """
-        settings = {**self.source, "download": self.download}
+        settings: dict[str, Any] = {**self.source, "download": self.download}
         isos = dict.fromkeys(pictures.iso for pictures in self.sets())
         loaded = {iso: datasets.load(self.dataset, iso=iso or 1.0, **settings) for iso in isos}
         first = next(iter(loaded.values()))
@@ -122,20 +122,20 @@ class SynthesisConfig(DataSettings):
 
 
 def run(config: SynthesisConfig) -> None:
-    """Writes sets of pictures, or what earlier calls left undone of them.
+    """Writes sets of pictures, except for pictures that earlier calls have finished.
 
-    Pictures are clipped to [0, 1]; as TIFF they have 16 bits, value / 65535, as PNG 8. What is random in one depends on
-    the seed, on the names of its exposure and its corruption, and on the sample's index in the data set: an evaluation
-    of the same seed sees the same.
+    Pictures are clipped to [0, 1]. TIFF files have 16 bits, so that 65535 is white, and PNG files have 8. Noise depends
+    on the seed, on the names of the exposure and the corruption, and on the sample's index in the data set: an
+    evaluation with the same seed uses the same noise.
 
-    To an output folder that has sets already, others can be added, of the same samples, format and seed. A set that was
-    made by other code or of another camera's figures is made anew when it is asked for again, and so is each picture
+    An output folder may already hold sets of the same samples, format and seed. If a set in it was made by other code
+    or with other calibration values of the camera, asking for it again makes it anew. The same is true of each picture
     whose sample has changed.
 
     Raises:
-        InputError: data that is not there or that is processed already, an output folder that holds something else or
-            cannot be written to, or several processes.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+        InputError: data is missing or processed already, the output folder holds something else or cannot be written
+            to, or there are several processes.
+        Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
     refuse_several_processes()
     sets, output, sources = config.sets(), pathlib.Path(config.output), config.load()
@@ -153,7 +153,7 @@ def run(config: SynthesisConfig) -> None:
 
 
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
-    """Collects all that a set depends on."""
+    """Collects everything that a set depends on."""
     pipeline, camera = pictures.named_pipeline, camera_of(dataset)
     processing = [*pipeline.identity, processor_hash(pipeline(camera))]
     return store.identity(
@@ -167,7 +167,7 @@ def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset
 def _describe(
     config: SynthesisConfig, folders: Sequence[SetFolder], dataset: RawDataset, identities: Mapping[str, store.Identity]
 ) -> None:
-    """Writes manifest.json, or adds to it; before it does, sets of another identity are removed."""
+    """Collects the entries of `manifest.json`, and writes them by `picture_sets.describe`."""
     camera = camera_of(dataset)
     fixed = {
         "dataset": dataset.name,
@@ -189,7 +189,7 @@ def _describe(
 
 
 def _described(pipeline: isp.Pipeline) -> dict[str, Any]:
-    """Describes a pipeline by everything that its images depend on."""
+    """Describes a pipeline by everything on which its images depend."""
     return {
         "stages": [
             {
@@ -207,28 +207,22 @@ def _described(pipeline: isp.Pipeline) -> dict[str, Any]:
 def _write(config: SynthesisConfig, sources: Mapping[float | None, RawDataset], folders: Sequence[SetFolder]) -> None:
     """Writes the missing pictures of all sets, one intensity after the other, with a progress bar on stderr.
 
-    Files are checked, encoded and written in threads, while the device makes the next pictures.
+    Threads check, encode and write files, while the device makes the next pictures.
     """
     first = next(iter(sources.values()))
     maker = _Maker(camera_of(first), config, {folder.pictures.named_pipeline for folder in folders})
+    write = functools.partial(_write_begun, config.format)
     total, workers = len(folders) * len(first), os.cpu_count() or 1
-
-    def write(begun: _Begun) -> tuple[SetFolder, dict[int, list[str]]]:
-        # The last batch is filled up with pictures that belong to no sample.
-        pictures = zip(begun.samples, np.asarray(begun.pictures), begun.masks, strict=False)
-        return begun.folder, {
-            index: begun.folder.write(index, [encoded(picture, config.format), *masks])
-            for index, picture, masks in pictures
-            if index in begun.folder.missing
-        }
-
     with ThreadPoolExecutor(workers) as pool, StopSignals() as stop, tqdm(total=total, unit="picture") as bar:
-        interrupted = f"stopped after {{}} of {total} pictures; the same command goes on from there"
+
+        def interrupted() -> Interrupted:
+            return Interrupted(f"stopped after {bar.n} of {total} pictures; the same command goes on from there")
+
         for folder in folders:
-            for whole in pool.map(folder.check, range(len(first))):
-                bar.update(whole)
+            for valid in pool.map(folder.check, range(len(first))):
+                bar.update(valid)
                 if stop.after_step():
-                    raise Interrupted(interrupted.format(bar.n))
+                    raise interrupted()
         for iso, dataset in sources.items():
             todo = [folder for folder in folders if folder.pictures.iso == iso and folder.missing]
             for folder in todo:
@@ -241,17 +235,17 @@ def _write(config: SynthesisConfig, sources: Mapping[float | None, RawDataset], 
             for folder in todo:
                 folder.finish()
             if any(folder.missing for folder in todo):
-                raise Interrupted(interrupted.format(bar.n))
+                raise interrupted()
 
 
 class _Begun(NamedTuple):
-    """The pictures of a batch of samples for one set, perhaps not computed yet, with the files beside them.
+    """Holds the pictures of a batch for one set, which the device may still be computing, and the samples' masks.
 
     Attributes:
         folder: the set's folder.
-        pictures: `(B, H, W, 3)`; those after the last sample only fill the batch up.
+        pictures: `(B, H, W, 3)`; pictures after the last sample only fill up the batch.
         samples: the samples' indices.
-        masks: for each sample, the content of its mask's file if it has one.
+        masks: for each sample, the content of its mask's file; empty without a mask.
     """
 
     folder: SetFolder
@@ -260,12 +254,27 @@ class _Begun(NamedTuple):
     masks: list[list[bytes]]
 
 
+def _write_begun(file_format: str, begun: _Begun) -> tuple[SetFolder, dict[int, list[str]]]:
+    """Waits for the pictures of a batch, and writes those that are missing.
+
+    Returns:
+        The folder, and the digests of `SetFolder.write` by the samples' indices.
+    """
+    # `begun.pictures` may be longer than `begun.samples`: the last batch is filled up with other pictures.
+    pictures = zip(begun.samples, np.asarray(begun.pictures), begun.masks, strict=False)
+    return begun.folder, {
+        index: begun.folder.write(index, [encoded(picture, file_format), *masks])
+        for index, picture, masks in pictures
+        if index in begun.folder.missing
+    }
+
+
 class _Maker:
     """Makes the pictures of sets.
 
     Args:
         camera: the camera at whose calibration values the pipelines process.
-        config: the format and the seed.
+        config: gives the format and the seed.
         pipelines: the pipelines of all sets.
     """
 
@@ -281,9 +290,9 @@ class _Maker:
         )
 
     def begin(self, folders: Sequence[SetFolder], dataset: RawDataset) -> Iterator[_Begun]:
-        """Begins the pictures of each batch and each set of which some are missing.
+        """Yields the pictures of each batch for each set that lacks some of them.
 
-        A sample is always at the same place of the same batch, so that its pictures are the same to the last bit.
+        A sample always has the same place in the same batch, so that its pictures are the same to the last bit.
 
         Args:
             folders: the sets' folders, of one intensity.
@@ -305,7 +314,14 @@ class _Maker:
 
 
 def _work_ahead(pool: Executor, work: Callable, items: Iterable, count: int) -> Iterator:
-    """What `work` makes of items, in their order, in a pool; of which no more than `count` at once are taken."""
+    """Yields the results of `work` for all items, in their order.
+
+    Args:
+        pool: runs the work.
+        work: a function of one item.
+        items: the items, each of which is only taken when there is room for it.
+        count: the greatest number of items in work at once.
+    """
     pending = collections.deque()
     for item in items:
         pending.append(pool.submit(work, item))

@@ -113,7 +113,7 @@ def test_what_has_changed_is_made_anew_and_nothing_else(place, written, monkeypa
 def test_what_is_made_anew_is_said(place, monkeypatch, capsys):
     CHANGES["a pixel at an intensity"](place, monkeypatch)
     synthesis.run(config(*place))
-    assert f"1 of the pictures of {SETS[1]}: made anew (their samples are other)\n" in capsys.readouterr().err
+    assert f"1 of the pictures of {SETS[1]}: made anew (their samples have changed)\n" in capsys.readouterr().err
     CHANGES["the source"](place, monkeypatch)
     synthesis.run(config(*place))
     assert f"{', '.join(SETS)}: made anew (the source code has changed)\n" in capsys.readouterr().err
