@@ -104,7 +104,7 @@ def analyse(
             model, the samples and the seed are the same; the tolerance and the pair may differ. The file stays.
 
     Returns:
-        The analysis. Its `content` has these keys:
+        The analysis, with these keys in its `content`.
 
         - `score`: the name of the score; `default`: the score by default; `tolerance`; `samples`: their number;
           `pattern`: the Bayer pattern of the processing.

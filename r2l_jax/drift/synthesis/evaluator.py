@@ -66,7 +66,7 @@ class Evaluator:
             tick: called after each case of each batch; an exception from it ends the evaluation.
 
         Returns:
-            For each case, by its name: `loss`, the score, `precision`, `recall` and `f1` by class, and `confusion`.
+            The `loss`, the score, `precision`, `recall` and `f1` by class, and `confusion`, for each case by its name.
         """
         model, task = fold.model, fold.task
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}

@@ -53,7 +53,7 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
         score: the name of the score, of which more is better.
 
     Returns:
-        A dict with these keys:
+        A dict with these keys.
 
         - `headline`: the mean over the runs.
         - `runs`: for each run its `headline`, the means and standard deviations over its folds for each case (`tests`),

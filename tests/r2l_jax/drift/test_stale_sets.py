@@ -33,8 +33,8 @@ def finished(request, tmp_path_factory):
 
 def config(dataset, folder):
     return SynthesisConfig(
-        str(folder / "sets"), dataset, str(folder / "data"), synthetic_images=IMAGES, synthetic_size=32,
-        intensities=(1.0, 0.05), exposures=(0.5,),
+        output=str(folder / "sets"), dataset=dataset, data_dir=str(folder / "data"), synthetic_images=IMAGES,
+        synthetic_size=32, intensities=(1.0, 0.05), exposures=(0.5,),
     )  # fmt: skip
 
 
