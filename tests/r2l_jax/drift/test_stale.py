@@ -58,7 +58,7 @@ class Place:
 
     @property
     def forensics(self):
-        return ForensicsConfig(self.run, self.data_dir, str(self.folder / "forensics"))
+        return ForensicsConfig(run=self.run, data_dir=self.data_dir, output=str(self.folder / "forensics"))
 
     @property
     def adaptation(self):
