@@ -53,6 +53,12 @@ AUGMENTATIONS = ("none", "weak", "strong")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
+# The parameters of the parametrized pipeline. To make the pipeline would start JAX before several hosts have met.
+PARAMETERS = (
+    *("black_level", "debayer", "white_balance", "colour_correction"),
+    *("sharpening_filter", "gaussian_blur", "gamma_correct"),
+)
+
 # How an image's distance from its default rendering is measured, see `drift.search.frozen.deviation`.
 AUX_LOSSES = ("ssim", "l2")
 
@@ -268,7 +274,7 @@ class AttackSettings(Settings):
     )
     adv_parameters: str | None = setting(
         "with --adv_training, what may move: a list of all, additive_layer, and the pipeline's parameters, by default "
-        f"{', '.join(isp.parametrized(isp.CAMERAS['drone']).facts)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
+        f"{', '.join(PARAMETERS)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
         None,
     )
     adv_aux_loss: str | None = setting(

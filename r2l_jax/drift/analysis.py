@@ -13,6 +13,7 @@ from r2l_jax.drift import figures
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.files import write_csv
+from r2l_jax.runtime.hosts import on_first_process
 from r2l_jax.training.trained import TrainedFold
 
 
@@ -56,11 +57,18 @@ def once(
     Raises:
         OSError: a file or a folder cannot be written.
     """
-    if (content := store.find(file, identity, ignored)) is not None:
+    if (content := on_first_process(lambda: store.find(file, identity, ignored))) is not None:
         return content
-    file.parent.mkdir(parents=True, exist_ok=True)
+    on_first_process(lambda: file.parent.mkdir(parents=True, exist_ok=True))
     unfinished = file.parent / "unfinished.npz"
     analysis = analyse(unfinished)
+    content = on_first_process(lambda: _write(file, fold, identity, analysis))
+    on_first_process(lambda: unfinished.unlink(missing_ok=True))
+    return content
+
+
+def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, analysis: Analysis) -> dict[str, Any]:
+    """Writes an analysis in place of an earlier one, and returns the content of its file."""
     planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]
     # Earlier versions did not list their files; no other program wrote to the folder.
     store.begin(file, planned, unlisted=("*.png", "*.csv"))
@@ -75,6 +83,4 @@ def once(
         "data": identity["data"],
         **environment(),
     }
-    content = store.finish(file, content, identity, [*planned, *events])
-    unfinished.unlink(missing_ok=True)
-    return content
+    return store.finish(file, content, identity, [*planned, *events])

@@ -32,15 +32,18 @@ def shardings() -> Shardings:
     return Shardings(NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec()))
 
 
-def to_devices(arrays: PyTree, sharding: NamedSharding) -> PyTree:
+def to_devices(arrays: PyTree, sharding: NamedSharding, whole: bool = False) -> PyTree:
     """Moves NumPy arrays to the devices.
 
     Args:
         arrays: a pytree, such as a batch: this process's part of each array for `Shardings.split`, the whole of each
             array for `Shardings.everywhere`.
         sharding: one of `shardings`.
+        whole: whether the arrays are whole for `Shardings.split` as well, the same in all processes.
     """
-    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, array), arrays)
+    return jax.tree.map(
+        lambda array: jax.make_array_from_process_local_data(sharding, array, array.shape if whole else None), arrays
+    )
 
 
 class OneAhead:

@@ -1,6 +1,12 @@
-"""Work that one process does while the processes of the other hosts wait."""
+"""Keeps the processes of several hosts together.
 
+All processes of a run call these functions at the same places and in the same order. A process that calls one of them
+waits for the others; in a run of a single process, nobody waits and nothing is sent.
+"""
+
+import pickle
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -8,7 +14,12 @@ from jax.experimental import multihost_utils
 
 from r2l_jax.runtime.errors import InputError
 
-_MESSAGE_BYTES = 4096
+PyTree = Any
+Result = TypeVar("Result")
+
+
+class _SharedError(InputError):
+    """An error that all processes raise at the same place."""
 
 
 def refuse_several_processes() -> None:
@@ -17,21 +28,90 @@ def refuse_several_processes() -> None:
         raise InputError(f"this runs on the devices of one process, got {jax.process_count()} processes")
 
 
-def on_first_process(work: Callable[[], object]) -> None:
-    """Calls `work` in the first process while the others wait; all processes must call this function together.
+def is_first() -> bool:
+    """Returns whether this process is the one that writes files, prints results and shows progress."""
+    return jax.process_index() == 0
+
+
+def on_first_process(work: Callable[[], Result]) -> Result:
+    """Calls `work` in the first process while the others wait, and returns its result in all of them.
+
+    Args:
+        work: must not call functions of this module. Among several processes, its result is pickled.
 
     Raises:
-        InputError: the work raised it. Every process raises it, so that none waits forever for a process that ended.
+        InputError: the work raised it, or an OSError; every process raises it, so that none waits for one that ended.
+            A single process raises what the work raised.
     """
-    message = ""
-    if jax.process_index() == 0:
-        try:
-            work()
-        except InputError as error:
-            message = str(error)
-    line = np.zeros(_MESSAGE_BYTES, np.uint8)
-    encoded = np.frombuffer(message.encode()[:_MESSAGE_BYTES], np.uint8)
-    line[: len(encoded)] = encoded
-    line = np.asarray(multihost_utils.broadcast_one_to_all(line), np.uint8)
-    if message := line.tobytes().rstrip(b"\0").decode(errors="replace"):
-        raise InputError(message)
+    if jax.process_count() == 1:
+        return work()
+    result, error = _attempt(work) if is_first() else (None, None)
+    _raise_together(error)
+    return pickle.loads(_send(pickle.dumps(result), sender=0))
+
+
+def on_every_process(work: Callable[[], Result]) -> Result:
+    """Calls `work` in every process, and returns each process its own result unless one of them fails.
+
+    Args:
+        work: may call functions of this module: an error that one process raises before such a call reaches the others
+            there.
+
+    Raises:
+        InputError: as `on_first_process`, from whichever process.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result, error = _attempt(work)
+    _raise_together(error)
+    return result  # pyright: ignore[reportReturnType]  # without an error, the work has returned
+
+
+def any_process(flag: bool) -> bool:
+    """Returns whether the flag is set in any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.asarray(multihost_utils.process_allgather(np.array(flag))).any())
+
+
+def gathered(arrays: PyTree) -> PyTree:
+    """Returns the arrays of all processes as NumPy arrays, in each process.
+
+    Args:
+        arrays: a pytree of arrays over the devices of all processes; or of arrays of this process, of the same shapes
+            in all processes, which are concatenated along their first axis.
+    """
+    if jax.process_count() == 1:
+        return jax.device_get(arrays)
+    return multihost_utils.process_allgather(arrays, tiled=True)
+
+
+def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
+    try:
+        return work(), None
+    except _SharedError:
+        raise
+    except (InputError, OSError) as error:
+        return None, error
+
+
+def _raise_together(error: Exception | None) -> None:
+    """Raises the error of the first process that has one, in all processes."""
+    failed = np.asarray(multihost_utils.process_allgather(np.array(error is not None)))
+    if failed.any():
+        message = _send(_message(error).encode(), sender=int(failed.argmax()))
+        raise _SharedError(message.decode()) from error
+
+
+def _message(error: Exception | None) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _send(content: bytes, sender: int) -> bytes:
+    """Returns the content of one process in all of them."""
+    sends = jax.process_index() == sender
+    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(content)), is_source=sends))
+    buffer = np.frombuffer(content, np.uint8) if sends else np.zeros(length, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer, is_source=sends), np.uint8).tobytes()

@@ -5,8 +5,8 @@ import sys
 import threading
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from r2l_jax.runtime.hosts import any_process
 
 
 class Interrupted(Exception):  # noqa: N818 -- not an error
@@ -30,12 +30,12 @@ class StopSignals:
         self._restore()
 
     def after_step(self) -> bool:
-        """Returns whether to stop within an epoch. Several processes stop only between epochs (see `after_epoch`)."""
+        """Returns whether to stop a single process; several processes stop only where they agree (see `agreed`)."""
         return self._requested and jax.process_count() == 1
 
-    def after_epoch(self) -> bool:
-        """Returns whether to stop after an epoch: the same answer in all processes, which must all call this method."""
-        return bool(multihost_utils.process_allgather(np.array(self._requested)).any())
+    def agreed(self) -> bool:
+        """Returns whether to stop: the same answer in all processes, which must all call this method."""
+        return any_process(self._requested)
 
     def _request(self, number: int, frame: object) -> None:
         self._requested = True

@@ -124,7 +124,7 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                     _track_samples(tracker, config, dataset, steps, state, epoch)
                 tracker.flush()
                 record.write(history)
-                if epoch + 1 < epochs and stop.after_epoch():
+                if epoch + 1 < epochs and stop.agreed():
                     raise Interrupted(_farewell(config, f"stopped after epoch {epoch + 1} of {epochs}"))
 
             if not config.tracking.track_every_epoch:

@@ -22,7 +22,7 @@ from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.runtime.hosts import refuse_several_processes
+from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.training import checkpoint
 from r2l_jax.training.folds import Fold
 from r2l_jax.training.record import read_metrics
@@ -54,6 +54,9 @@ class TrainedFold(NamedTuple):
         ).hexdigest()
 
 
+_Description = tuple[TrainConfig, RawDataset, Task, Fold]
+
+
 def load_runs(
     uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = ()
 ) -> list[list[TrainedFold]]:
@@ -73,17 +76,23 @@ def load_runs(
             trained on, a pipeline that is not the one that it was trained with or that is not needed, or a checkpoint
             that cannot be read; named.
     """
-    loaded, named = {}, {name: find_pipeline(name) for name in pipelines}
-    runs = [[_load_fold(folder, data_dir, loaded, named) for folder in _fold_folders(uri)] for uri in uris]
-    used = {fold.config.processing.pipeline for folds in runs for fold in folds}
-    for name in pipelines:
-        if name not in used:
-            raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
-    return runs
+
+    def describe() -> list[list[_Description]]:
+        loaded, named = {}, {name: find_pipeline(name) for name in pipelines}
+        runs = [[_describe_fold(folder, data_dir, loaded, named) for folder in _fold_folders(uri)] for uri in uris]
+        used = {config.processing.pipeline for folds in runs for config, *_ in folds}
+        for name in pipelines:
+            if name not in used:
+                raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
+        return runs
+
+    # Orbax reads checkpoints in all processes together, so that one which has failed must not leave the others alone.
+    runs = on_every_process(describe)
+    return [[TrainedFold(*description, _load_model(*description)) for description in folds] for folds in runs]
 
 
 def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[str] = ()) -> list[TrainedFold]:
-    """Loads the folds of a finished run whose processing has parameters, for one process to work on.
+    """Loads the folds of a finished run whose processing has parameters, for all processes.
 
     Args:
         uri: the run's folder, or a fold's.
@@ -91,9 +100,8 @@ def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[st
         pipelines: as for `load_runs`.
 
     Raises:
-        InputError: as `load_runs`; a processing without parameters; or several processes.
+        InputError: as `load_runs`; or a processing without parameters.
     """
-    refuse_several_processes()
     (folds,) = load_runs([uri], data_dir, pipelines)
     for fold in folds:
         processor = fold.model.processor
@@ -114,9 +122,10 @@ def _fold_folders(uri: str) -> list[pathlib.Path]:
     return folders
 
 
-def _load_fold(
+def _describe_fold(
     folder: pathlib.Path, data_dir: str | None, loaded: dict[str, RawDataset], named: Mapping[str, NamedPipeline]
-) -> TrainedFold:
+) -> _Description:
+    """Finds the settings, the data set, the task and the split of a fold."""
     metrics = read_metrics(folder / "metrics.json", f"--run={folder}")
     if not metrics["complete"]:
         raise InputError(f"--run={folder} is not trained to its end: the command that began it goes on")
@@ -142,7 +151,7 @@ def _load_fold(
         np.array(metrics["valid_indices"]),
         folder,
     )
-    return TrainedFold(config, dataset, task, fold, _load_model(config, dataset, task, fold))
+    return config, dataset, task, fold
 
 
 def _pipeline(

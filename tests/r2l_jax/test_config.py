@@ -1,6 +1,7 @@
 import pytest
 
-from r2l_jax.config import TrainConfig
+import isp
+from r2l_jax.config import PARAMETERS, TrainConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat, replace
 
@@ -89,3 +90,7 @@ def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_
     earlier = flat(TrainConfig())
     assert build(TrainConfig, epochs=9, track_processing=True, data_dir="elsewhere").differences(earlier) == []
     assert build(TrainConfig, lr=1e-3, seed=2).differences(earlier) == ["lr was 1e-05, is 0.001", "seed was 1, is 2"]
+
+
+def test_the_help_names_the_parameters_of_the_parametrized_pipeline():
+    assert tuple(isp.parametrized(isp.CAMERAS["drone"]).facts) == PARAMETERS

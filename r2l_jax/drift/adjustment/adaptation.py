@@ -13,7 +13,6 @@ from PIL import Image
 
 import isp
 from r2l_jax.config import PIPELINE_NAMES, FinishedRun
-from r2l_jax.data import loader
 from r2l_jax.data.files.cameras import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
@@ -24,7 +23,7 @@ from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import LEAST_DROP, Measured, Measurer, ticking
+from r2l_jax.drift.search.measure import LEAST_DROP, Measured, Measurer, ticking, whole_batches
 from r2l_jax.drift.search.ranges import gains, tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.model_hash import model_hash
@@ -34,6 +33,7 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, flat, setting
+from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
@@ -149,13 +149,12 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         What adaptation.json holds.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, a drift that does not fit the
-            data, or several processes.
+        InputError: a folder that is no finished run, a processing without parameters, or a drift that does not fit the
+            data.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
-    for fold in folds:
-        _check(config, fold)
+    on_every_process(lambda: [_check(config, fold) for fold in folds])
     drifts = config.drifts()
     with StopSignals() as stop:
         results = {
@@ -168,8 +167,9 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         "flags": flat(config),
         **environment(),
     }
-    write_json(config.output_dir / "adaptation.json", content)
-    print(f"{make_table(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+    on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
+    if is_first():
+        print(f"{make_table(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
     return content
 
 
@@ -281,22 +281,27 @@ def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
 
 
 def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
-    """The adaptation of a fold to a drift, or what an earlier call has left of it."""
+    """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
     folder = config.output_dir / f"fold_{fold.fold.number}" / drift.name
+    under = on_every_process(lambda: _drifted(config, fold, drift))
+    identity = on_every_process(lambda: _identity(config, fold, drift, under))
+    content = once(
+        folder / "adaptation.json", fold, identity, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
+    )
+    if is_first():
+        print(f"fold {fold.fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
+    return content
 
-    under = _drifted(config, fold, drift)
+
+def _identity(config: AdaptationConfig, fold: TrainedFold, drift: Case, under: _Drifted) -> store.Identity:
+    """Collects everything that an adaptation depends on."""
     drifted_data = under.dataset.content_of([*under.labelled, *under.measured])
-    identity = store.identity(
+    return store.identity(
         {**config.settings, "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
         drifted_model=[*(drift.pipeline.identity if drift.pipeline else ()), model_hash(under.model)],
         data=fold.dataset.content_of(fold.fold.valid_indices),
     )
-    content = once(
-        folder / "adaptation.json", fold, identity, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
-    )
-    print(f"fold {fold.fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
-    return content
 
 
 def _adapt(
@@ -307,15 +312,15 @@ def _adapt(
     stops = STOPS[: config.starts] if gains(frozen.facts, group) else (0,)
     searches = [Search(group, 0.0, config.seed, exposure=2.0**stop) for stop in stops]
     searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)
-    raws, targets = under.dataset.samples(under.labelled)
-    found = searcher.run(searches, raws, targets, config.steps, stop.after_step, file)
+    raws, targets = on_every_process(lambda: under.dataset.samples(under.labelled))
+    found = searcher.run(searches, raws, targets, config.steps, stop.agreed, file)
 
     measurer = Measurer(frozen)
 
     def measure(parameters: list[dict[str, np.ndarray]], indices: np.ndarray, title: str) -> list[Measured]:
-        batches = list(loader.eval_batches(under.dataset, indices, config.batch_size))
+        batches = whole_batches(under.dataset, indices, config.batch_size)
         total = len(parameters) * len(batches)
-        with ticking(title, total, stop.after_step, lambda: "stopped; the same command goes on from there") as tick:
+        with ticking(title, total, stop.agreed, lambda: "stopped; the same command goes on from there") as tick:
             return measurer.measure(parameters, batches, tick)
 
     # No adaptation is one, too: on few images a search may end where it is worse.
@@ -326,7 +331,7 @@ def _adapt(
     chosen = int(np.argmin([measured.loss for measured in on_labelled]))
     before, after = on_measured[0], on_measured[chosen]
     own = Frozen(fold.model, fold.task)
-    own_batches = loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
+    own_batches = whole_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
     (undrifted,) = Measurer(own).measure([own.default], own_batches)
     lost = undrifted.score - before.score
     content = {
@@ -343,7 +348,7 @@ def _adapt(
         "parameters": {name: np.asarray(value).tolist() for name, value in ends[chosen].items()},
     }
     adapted = frozen.pipeline(ends[chosen])
-    pictures = {"curves": _curves(found, stops), "pictures": _pictures(config, fold, under, adapted)}
+    pictures = {"curves": _curves(found, stops), "pictures": _pictures(config, fold, under, frozen, adapted)}
     tables = [starts_table(content, fold.task.score), parameters_table(frozen, group, ends[chosen])]
     return Analysis(content, "\n\n".join(tables), pictures)
 
@@ -361,13 +366,16 @@ def _curves(found: list[Found], starts: Sequence[int]) -> Figure:
     return figure
 
 
-def _pictures(config: AdaptationConfig, fold: TrainedFold, under: _Drifted, adapted: isp.Pipeline) -> Image.Image:
-    """Measured samples as the head knew them, as it sees them drifted, and as it sees them after adaptation."""
+def _pictures(
+    config: AdaptationConfig, fold: TrainedFold, under: _Drifted, frozen: Frozen, adapted: isp.Pipeline
+) -> Image.Image:
+    """Draws measured samples undrifted, as the head learned them, under the drift, and after adaptation."""
     indices = under.measured[: config.track_n_images]
     raws, _ = under.dataset.samples(indices)
-    pictures = {"before": under.model.processor(raws), "after": adapted(raws)}
+    pictures = {"before": frozen.pipeline(frozen.default)(raws), "after": adapted(raws)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:
-        pictures = {"undrifted": fold.model.processor(fold.dataset.samples(indices)[0]), **pictures}
+        own = Frozen(fold.model, fold.task)
+        pictures = {"undrifted": own.pipeline(own.default)(fold.dataset.samples(indices)[0]), **pictures}
     # One by one, since whatever maps over a dict sorts it by name.
     pictures = {name: np.asarray(images) for name, images in pictures.items()}
     return contact_sheet(

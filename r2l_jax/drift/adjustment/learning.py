@@ -18,7 +18,7 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import Bound, flat, replace, setting
-from r2l_jax.runtime.hosts import refuse_several_processes
+from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.tables import table
 from r2l_jax.training import train
 from r2l_jax.training.plan import make_folds
@@ -61,9 +61,37 @@ def run(config: LearningConfig) -> dict[str, Any]:
         InputError: a folder that is no finished run, or whose processing cannot be learnt.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    refuse_several_processes()
-    named = config.own_pipelines
-    (folds,) = load_runs([config.run], config.data_dir, named)
+    (folds,) = load_runs([config.run], config.data_dir, config.own_pipelines)
+    on_every_process(lambda: _check(config, folds))
+    trained = folds[0].config
+    own, other = (FROZEN, LEARNT) if trained.processing.freeze_processor else (LEARNT, FROZEN)
+    counterpart = replace(
+        trained,
+        freeze_processor=not trained.processing.freeze_processor,
+        logdir=str(config.output_dir),
+        experiment_name="learning",
+        run_name=other,
+        overwrite=False,
+        data_dir=config.data_dir or trained.data.data_dir,
+    )
+    if reasons := on_first_process(lambda: _stale(counterpart, folds[0].dataset)):
+        if is_first():
+            store.say_anew(str(counterpart.run_dir), reasons)
+        counterpart = replace(counterpart, overwrite=True)
+    train.run(counterpart)
+    # The other processes wait until the first one has written the run that they load.
+    on_first_process(lambda: None)
+    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines)
+    runs = {own: folds, other: others}
+    content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
+    on_first_process(lambda: _write(config, content))
+    if is_first():
+        print(f"\n{make_tables(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+    return content
+
+
+def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
+    """Raises an InputError unless the counterpart of a run can be trained and compared, before it is trained."""
     trained = folds[0].config
     if not trained.processing.learns_pipeline or trained.attack.adv_training:
         raise InputError(
@@ -80,34 +108,18 @@ def run(config: LearningConfig) -> dict[str, Any]:
     if trained.model.freeze_classifier:
         raise InputError(f"--run={config.run} was trained with --freeze_classifier: with both fixed nothing is trained")
     for fold in folds:
-        _history(fold)  # whose errors shall not come after minutes of training
+        _history(fold)  # raises an InputError for a run of an earlier version
         if changed := changed_data(fold.dataset, json.loads(fold.fold.metrics_file.read_text())):
             raise InputError(
                 f"--run={config.run} was trained on other data ({'; '.join(changed)}): what is trained now does not "
                 "compare with it"
             )
-    own, other = (FROZEN, LEARNT) if trained.processing.freeze_processor else (LEARNT, FROZEN)
-    counterpart = replace(
-        trained,
-        freeze_processor=not trained.processing.freeze_processor,
-        logdir=str(config.output_dir),
-        experiment_name="learning",
-        run_name=other,
-        overwrite=False,
-        data_dir=config.data_dir or trained.data.data_dir,
-    )
-    if reasons := _stale(counterpart, folds[0].dataset):
-        store.say_anew(str(counterpart.run_dir), reasons)
-        counterpart = replace(counterpart, overwrite=True)
-    train.run(counterpart)
-    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, named)
-    runs = {own: folds, other: others}
-    content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
+
+
+def _write(config: LearningConfig, content: Mapping[str, Any]) -> None:
     everything = {**content, "flags": flat(config), **environment()}
     write_json(config.output_dir / "learning.json", everything)
     figures.write(config.output_dir / "learning", {"learning_curves": make_figure(content)})
-    print(f"\n{make_tables(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
-    return content
 
 
 def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:

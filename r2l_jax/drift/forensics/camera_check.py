@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.data import loader, read_raw
+from r2l_jax.data import read_raw
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
-from r2l_jax.drift.search.measure import Measurer
+from r2l_jax.drift.search.measure import Measurer, whole_batches
 from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.errors import InputError
@@ -130,7 +130,7 @@ def score_together(
         camera: the camera whose values replace those of the model.
     """
     calibration = _calibration(frozen.facts, camera)
-    batches = loader.eval_batches(dataset, indices, batch_size)
+    batches = whole_batches(dataset, indices, batch_size)
     default, together = Measurer(frozen).measure([frozen.default, frozen.default | calibration], batches)
     return default.score, together.score
 

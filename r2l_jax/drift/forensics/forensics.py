@@ -9,6 +9,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.runtime import store
+from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.trained import TrainedFold, load_pipelines
 
@@ -25,16 +26,16 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     - `worst_case`: how far the score falls when parameters are searched for that.
 
     Returns:
-        What the JSON files hold, by fold and analysis.
+        The content of the JSON files, by fold and analysis.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, a group or a pair that it does
-            not have, or several processes.
+        InputError: a folder that is no finished run, a processing without parameters, or a group or a pair that it does
+            not have.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
     for fold in folds:
-        # Before minutes of work, not after them.
+        # Checked before the analyses, which take minutes.
         frozen = Frozen(fold.model, fold.task)
         worst_case.make_searches(config, worst_case.searched(config, fold).processor)
         if config.map:
@@ -46,16 +47,16 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
 
 
 def check(config: ForensicsConfig) -> bool:
-    """Whether a camera's figures are within what every fold of a run tolerates; prints what is not, and by how much.
+    """Checks whether every fold of a run tolerates a camera's calibration values, and prints those that it does not.
 
-    Takes the folds' `tolerances` as earlier calls of the same settings have left them, or finds them now. A camera is
-    within them if each of its figures is, and if the score with all of them together is.
+    Takes the folds' `tolerances` as earlier calls of the same settings have left them, or finds them now. A fold
+    tolerates a camera if it tolerates each of its values, and all of them together.
 
     Raises:
         InputError: as `run`, or a camera that cannot be read.
         Interrupted: as `run`.
     """
-    camera = camera_check.read_camera(config.check)
+    camera = on_first_process(lambda: camera_check.read_camera(config.check))
     tolerated = True
     with StopSignals() as stop:
         for fold in load_pipelines(config.run, config.data_dir, config.own_pipelines):
@@ -65,10 +66,11 @@ def check(config: ForensicsConfig) -> bool:
             default, together = camera_check.score_together(
                 frozen, fold.dataset, fold.fold.valid_indices, config.batch_size, camera
             )
-            print(
-                f"fold {fold.fold.number}: {config.check}\n{camera_check.table(findings)}\n"
-                f"{fold.task.score} {default:.4f}, with all of the camera's figures together {together:.4f}\n"
-            )
+            if is_first():
+                print(
+                    f"fold {fold.fold.number}: {config.check}\n{camera_check.table(findings)}\n"
+                    f"{fold.task.score} {default:.4f}, with all of the camera's values together {together:.4f}\n"
+                )
             inside = all(finding.inside for finding in findings)
             tolerated &= inside and together >= default - config.tolerance / 100 - tolerance.ROUNDING
     return tolerated
@@ -77,16 +79,18 @@ def check(config: ForensicsConfig) -> bool:
 def _analyse(
     config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignals, ignored: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """An analysis of a fold, or what an earlier call has left of it."""
+    """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
     folder = config.output_dir / f"fold_{fold.fold.number}" / name
 
     def analyse(unfinished: pathlib.Path) -> Analysis:
-        if stop.after_step():
+        if stop.agreed():
             raise Interrupted(f"stopped before {name} of fold {fold.fold.number}; the same command goes on with that")
         return _run(config, fold, name, stop, unfinished)
 
-    content = once(folder / f"{name}.json", fold, _identity(config, fold, name), analyse, ignored)
-    print(f"fold {fold.fold.number}: {name.replace('_', ' ')}\n{content['table']}\nresults in {folder}\n")
+    identity = on_every_process(lambda: _identity(config, fold, name))
+    content = once(folder / f"{name}.json", fold, identity, analyse, ignored)
+    if is_first():
+        print(f"fold {fold.fold.number}: {name.replace('_', ' ')}\n{content['table']}\nresults in {folder}\n")
     return content
 
 
@@ -99,17 +103,15 @@ def _identity(config: ForensicsConfig, fold: TrainedFold, name: str) -> store.Id
 
 def _run(config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignals, file: pathlib.Path) -> Analysis:
     if name == "worst_case":
-        return worst_case.analyse(config, fold, stop.after_step, file)
+        return worst_case.analyse(config, fold, stop.agreed, file)
     frozen = Frozen(fold.model, fold.task)
     samples = (frozen, fold.dataset, fold.fold.valid_indices)
     if name == "sensitivity":
 
         def tick() -> None:
-            if stop.after_step():
+            if stop.agreed():
                 raise Interrupted("stopped; the same command begins with this analysis")
 
         return sensitivity.analyse(*samples, config.batch_size, tick)
     pair = config.map or None
-    return tolerance.analyse(
-        *samples, config.batch_size, config.tolerance / 100, pair, config.seed, stop.after_step, file
-    )
+    return tolerance.analyse(*samples, config.batch_size, config.tolerance / 100, pair, config.seed, stop.agreed, file)

@@ -25,6 +25,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import Facts, moved
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
+from r2l_jax.runtime.hosts import gathered, is_first
 from r2l_jax.runtime.tables import table
 
 PyTree = Any
@@ -127,14 +128,15 @@ def measure(
     shared = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
     function = compiled(frozen)
     ahead, measured, taken = OneAhead(), [], []
-    with tqdm(total=-(-len(indices) // batch_size), desc="sensitivity", unit="batch") as bar:
-        for batch in loader.eval_batches(dataset, indices, batch_size):
+    total = -(-len(indices) // batch_size)
+    with tqdm(total=total, desc="sensitivity", unit="batch", disable=not is_first()) as bar:
+        for batch in loader.eval_batches(dataset, indices, batch_size, whole=True):
             taken.append(batch["weight"] > 0)
-            measured.append(ahead.begun(function(*shared, to_devices(batch, shardings().split))))
+            measured.append(ahead.begun(function(*shared, to_devices(batch, shardings().split, whole=True))))
             bar.update()
             tick()
     taken = np.concatenate(taken)
-    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *jax.device_get(measured))
+    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *gathered(measured))
     # A tree's dicts are sorted by name.
     pipeline = frozen.pipeline(frozen.default)
     parameters = list(pipeline.parameters())

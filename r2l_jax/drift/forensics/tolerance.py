@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics.tolerance_figures import intervals_figure, map_figure
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, format_value, knobs_of
+from r2l_jax.drift.search.measure import whole_batches
 from r2l_jax.drift.search.scored_points import ScoredPoints, point
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.tables import table
@@ -127,7 +127,7 @@ def analyse(
     knobs = knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts})
     if pair:
         check_pair(pair, knobs)
-    batches = list(loader.eval_batches(dataset, indices, batch_size))
+    batches = whole_batches(dataset, indices, batch_size)
     points = ScoredPoints(frozen, knobs, batches, seed, stop, file)
     (default,) = points.at([point({})], "default")
     floor = default - tolerance - ROUNDING

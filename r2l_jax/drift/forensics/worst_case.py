@@ -12,15 +12,15 @@ from PIL import Image
 
 import isp
 from isp.published import ADDITIVE_LAYER, additive_layer_stage
-from r2l_jax.data import loader
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import Measured, Measurer, ticking
+from r2l_jax.drift.search.measure import Measured, Measurer, ticking, whole_batches
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.trained import TrainedFold
@@ -100,9 +100,9 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
         learning_rate=config.lr,
         batch_size=config.batch_size,
     )
-    raws, targets = fold.dataset.samples(drawn(config, fold))
+    raws, targets = on_every_process(lambda: fold.dataset.samples(drawn(config, fold)))
     found = searcher.run(searches, raws, targets, config.steps, stop, file)
-    batches = list(loader.eval_batches(fold.dataset, fold.fold.valid_indices, config.batch_size))
+    batches = whole_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
     processings = [frozen.default, *(one.parameters for one in found)]
     total = len(processings) * len(batches)
     with ticking("worst cases", total, stop, lambda: "stopped; the same command goes on from there") as tick:
@@ -112,7 +112,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
     if config.adv_track_differences:
         for group in dict.fromkeys(group for group, _, _ in plan):
             worst = min((row for row in rows if row["group"] == group), key=lambda row: row["score"])
-            pictures[group] = _differences(model.processor, worst["parameters"], raws[: config.track_n_images])
+            pictures[group] = _differences(frozen, worst["parameters"], raws[: config.track_n_images])
     score = fold.task.score
     content = {"score": score, "default": {"score": default.score, "loss": default.loss}, "rows": rows}
     return Analysis(content, _table(content), pictures)
@@ -166,11 +166,12 @@ def _curves(plan: Plan, found: Sequence[Found]) -> Figure:
     return figure
 
 
-def _differences(pipeline: isp.Pipeline, parameters: dict[str, Any], raws: np.ndarray) -> Image.Image:
-    """Pictures of samples: as by default, as in the worst case, and their difference around grey."""
-    worst = pipeline.with_values({name: np.array(value) for name, value in parameters.items()})
+def _differences(frozen: Frozen, parameters: dict[str, Any], raws: np.ndarray) -> Image.Image:
+    """Draws samples by default, in the worst case, and their difference around gray."""
+    default = frozen.pipeline(frozen.default)
+    worst = frozen.pipeline({name: np.array(value) for name, value in parameters.items()})
     pictures = {}
-    for number, images in enumerate(zip(*map(jax.device_get, (pipeline(raws), worst(raws))), strict=True)):
+    for number, images in enumerate(zip(*map(jax.device_get, (default(raws), worst(raws))), strict=True)):
         pictures |= {f"{number} default": images[0], f"{number} worst": images[1]}
         pictures |= {f"{number} difference": 0.5 + (images[1] - images[0]) / 2}
     return contact_sheet(pictures, columns=3)

@@ -1,4 +1,4 @@
-"""A trained model under many processings at once, sample by sample."""
+"""Measures a trained model under many processings at once, sample by sample."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,10 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 import tasks
+from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
+from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.runtime.stop import Interrupted
 
 # Processings that a device works on together: more fill its memory and make it no faster.
@@ -23,13 +26,13 @@ LEAST_DROP = 1e-3
 
 
 class Measured(NamedTuple):
-    """What a model comes to under one processing.
+    """The numbers of a model under one processing.
 
     Attributes:
         loss: the mean task loss.
-        score: the task's.
+        score: the task's score.
         ssim: the mean structural similarity to the default rendering.
-        confusion: of each sample, `(N, C, C)`.
+        confusion: the confusion matrix of each sample, `(N, C, C)`.
     """
 
     loss: float
@@ -38,25 +41,30 @@ class Measured(NamedTuple):
     confusion: np.ndarray
 
 
+def whole_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> list[Batch[np.ndarray]]:
+    """Loads samples to measure on: all of them in every process, since processes share the processings."""
+    return on_every_process(lambda: list(loader.eval_batches(dataset, indices, batch_size, whole=True)))
+
+
 @contextlib.contextmanager
 def ticking(
     title: str, total: int, stop: Callable[[], bool], stopped: Callable[[], str]
 ) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, of so many samples' batches under a processing, and what moves it on.
+    """Shows a progress bar on stderr while processings are measured, and stops between batches.
 
     Args:
-        title: of the bar.
-        total: how many there are; none makes no bar.
-        stop: asked after each batch.
-        stopped: what to say if it says so.
+        title: the bar's title.
+        total: the number of batches times processings; 0 shows no bar.
+        stop: returns whether to stop, the same answer in all processes.
+        stopped: returns the message of a stop.
 
     Yields:
-        What `Measurer.measure` takes as its `tick`.
+        The `tick` of `Measurer.measure`.
 
     Raises:
-        Interrupted: `stop` said so.
+        Interrupted: `stop` returned True.
     """
-    with tqdm(total=total, desc=title, unit="batch", disable=not total) as bar:
+    with tqdm(total=total, desc=title, unit="batch", disable=not total or not is_first()) as bar:
 
         def tick(count: int) -> None:
             bar.update(count)
@@ -67,15 +75,16 @@ def ticking(
 
 
 class Measurer:
-    """Measures a frozen model; what it compiles serves all calls with batches of one shape.
+    """Measures a frozen model under processings that the devices of all processes share, see `Stacks`.
+
+    What a measurer compiles serves all calls with batches of one shape.
 
     Args:
         frozen: the model.
-        devices: which devices share the processings; all of this process if left out.
     """
 
-    def __init__(self, frozen: Frozen, devices: Sequence[jax.Device] | None = None):
-        self._frozen, self._stacks = frozen, Stacks(devices)
+    def __init__(self, frozen: Frozen):
+        self._frozen, self._stacks = frozen, Stacks()
 
     def measure(
         self,
@@ -83,25 +92,24 @@ class Measurer:
         batches: Iterable[Batch],
         tick: Callable[[int], None] = lambda count: None,
     ) -> list[Measured]:
-        """Measures the model under several processings.
+        """Measures the model under several processings, and returns the same numbers in all processes.
 
         Args:
-            parameters: the values of each, all of the pipeline's.
-            batches: the samples, those of weight 0 left out.
-            tick: called with the number of processings that a batch was measured under; what it raises ends the
-                measuring.
+            parameters: for each processing, the values of all parameters of the pipeline.
+            batches: the samples, see `whole_batches`; those of weight 0 do not count.
+            tick: called after each batch with the number of processings; an exception from it ends the measuring.
         """
         batches = list(batches)
-        together = len(self._stacks.devices) * TOGETHER
+        together = jax.device_count() * TOGETHER
         results = []
         for start in range(0, len(parameters), together):
             results += self._measure(parameters[start : start + together], batches, tick)
         return results
 
     def _measure(self, parameters, batches, tick) -> list[Measured]:
-        # All calls' stacks are of few sizes, so that few are compiled: powers of two for each device.
-        count = 2 ** max(-(-len(parameters) // len(self._stacks.devices)) - 1, 0).bit_length()
-        padded = [*parameters, *[parameters[-1]] * (count * len(self._stacks.devices) - len(parameters))]
+        # A power of two for each device, so that stacks have few sizes to compile for.
+        count = 2 ** max(-(-len(parameters) // jax.device_count()) - 1, 0).bit_length()
+        padded = [*parameters, *[parameters[-1]] * (count * jax.device_count() - len(parameters))]
         stack = self._stacks.stack([jax.tree.map(np.float32, dict(values)) for values in padded])
         shared = (self._frozen.default, self._frozen.rest)
         function = self._stacks.compile(self._of_batch, (stack,), (*shared, batches[0]))
@@ -111,7 +119,7 @@ class Measurer:
             measured.append(ahead.begun(function(stack, *shared, batch)))
             tick(len(parameters))
         taken = np.concatenate([batch["weight"] for batch in batches]) > 0
-        of_each = [self._stacks.unstack(of_batch, len(parameters)) for of_batch in measured]
+        of_each = [self._stacks.unstack(of_batch, len(padded))[: len(parameters)] for of_batch in measured]
         return [self._summary(taken, *parts) for parts in zip(*of_each, strict=True)]
 
     def _of_batch(self, parameters, default, rest, batch: Batch) -> dict[str, jax.Array]:

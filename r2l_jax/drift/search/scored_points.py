@@ -12,6 +12,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
 from r2l_jax.drift.search.measure import TOGETHER, Measured, Measurer, ticking
+from r2l_jax.runtime.hosts import on_first_process
 from r2l_jax.runtime.store import Identity, Unfinished, identity
 
 RESAMPLES = 200
@@ -72,7 +73,7 @@ class ScoredPoints:
         """
         new = [point for point in dict.fromkeys(points) if point not in self._known]
         # Saved as often as the measurer takes the next ones.
-        together = TOGETHER * jax.local_device_count()
+        together = TOGETHER * jax.device_count()
         total = len(new) * len(self._batches)
 
         def stopped() -> str:
@@ -103,10 +104,11 @@ class ScoredPoints:
 
     def _save(self) -> None:
         points = np.array(json.dumps(list(self._known)))
-        self._unfinished.save({"points": points, "scores": np.stack(list(self._known.values()))})
+        scores = np.stack(list(self._known.values()))
+        on_first_process(lambda: self._unfinished.save({"points": points, "scores": scores}))
 
     def _load(self) -> dict[Point, np.ndarray]:
-        if (arrays := self._unfinished.load()) is None:
+        if (arrays := on_first_process(self._unfinished.load)) is None:
             return {}
         points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
         return dict(zip(points, arrays["scores"], strict=True))

@@ -22,6 +22,7 @@ from r2l_jax.drift.search.ranges import Facts, gains, moved, valid_offsets, vali
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.runtime.store import Identity, Unfinished, identity
 
@@ -132,7 +133,6 @@ class Searcher:
         learning_rate: Adam's, in natural ranges: about how far each parameter moves in a step at first. It falls to 0
             along half a cosine, so that searches settle in spite of the noise of their batches.
         batch_size: samples in a step of one search. Each search draws its own, by its seed.
-        devices: which devices share the searches; all of this process if left out.
     """
 
     def __init__(
@@ -143,12 +143,11 @@ class Searcher:
         aux_loss: Literal["ssim", "l2"] = "ssim",
         learning_rate: float = 0.01,
         batch_size: int = 32,
-        devices: Sequence[jax.Device] | None = None,
     ):
         self._frozen, self._direction = frozen, direction
         self._aux_loss, self._batch_size = aux_loss, batch_size
         self._learning_rate = learning_rate
-        self._stacks = Stacks(devices)
+        self._stacks = Stacks()
 
     def run(
         self,
@@ -159,14 +158,14 @@ class Searcher:
         stop: Callable[[], bool] = lambda: False,
         file: pathlib.Path | None = None,
     ) -> list[Found]:
-        """Runs searches together, with a progress bar on stderr.
+        """Runs searches together, with a progress bar on stderr, and returns the same in all processes.
 
         Args:
             searches: any number of them.
             raws: mosaics `(N, H, W)` that their batches are drawn from.
             targets: theirs.
             steps: how many each search takes.
-            stop: asked after each step, and ends the searches there.
+            stop: asked after each step, and ends the searches there; the same answer in all processes.
             file: where unfinished searches are kept, every half minute and when they are stopped. The same searches
                 in the same samples go on from there. It stays until somebody removes it.
 
@@ -177,7 +176,7 @@ class Searcher:
         kept = Unfinished(file, self._identity(searches, raws, targets, steps))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
         before = np.zeros((len(searches), 0, 2), np.float32)
-        if (arrays := kept.load()) is not None:
+        if (arrays := on_first_process(kept.load)) is not None:
             starts, before = _states(arrays, starts), arrays["losses"]
         state, fixed = self._stacks.stack(starts), self._stacks.stack(fixed)
         samples = {"raw": raws, "target": targets}
@@ -188,18 +187,26 @@ class Searcher:
         curves = []
 
         def all_losses() -> np.ndarray:
-            after = [np.stack(self._stacks.unstack(losses, len(searches)))[:, None] for losses in curves]
-            return np.concatenate([before, *after], 1)
+            """Returns the losses of all searches and steps so far, `(searches, steps, 2)`."""
+            if not curves:
+                return before
+            after = self._stacks.unstack(np.stack(jax.device_get(curves), 2), len(searches))
+            return np.concatenate([before, np.stack(after)], 1)
+
+        def save(state: _State) -> None:
+            arrays = {**_arrays(self._stacks.unstack(state, len(searches))), "losses": all_losses()}
+            on_first_process(lambda: kept.save(arrays))
 
         ahead, saved, done = OneAhead(), time.monotonic(), before.shape[1]
-        for _ in tqdm(range(done, steps), desc=f"{len(searches)} searches", unit="step", initial=done, total=steps):
+        title = f"{len(searches)} searches"
+        for _ in tqdm(range(done, steps), desc=title, unit="step", initial=done, total=steps, disable=not is_first()):
             state, losses = step(state, fixed, *shared)
             curves.append(ahead.begun(losses))
             last = done + len(curves) == steps
             stopped = stop() and not last
-            # The last, too: whoever measures what was found may be stopped at that.
-            if file and (stopped or last or time.monotonic() - saved > _SAVED_EVERY):
-                kept.save({**_arrays(self._stacks.unstack(state, len(searches))), "losses": all_losses()})
+            # Also saved after the last step: the measurement that follows may be interrupted.
+            if file and (stopped or last or any_process(time.monotonic() - saved > _SAVED_EVERY)):
+                save(state)
                 saved = time.monotonic()
             if stopped:
                 goes_on = "the same command goes on from there" if file else "nothing is kept"

@@ -1,4 +1,4 @@
-"""Many computations of one shape as one: stacked along a first axis, of which each device takes a part."""
+"""Runs many computations of one shape as one: stacked along a first axis, and shared among processes and devices."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from r2l_jax.runtime import compiler
+from r2l_jax.runtime.hosts import gathered
 
 PyTree = Any
 
@@ -14,36 +15,38 @@ PyTree = Any
 class Stacks:
     """Stacks pytrees, and compiles functions of one of them for all of a stack.
 
-    The stack is split over the devices (`jax.pmap`), and a device works on its part together (`jax.vmap`). A single one
-    is a stack of one. A number that the devices do not divide is filled up, and what fills it up is dropped again.
-
-    Args:
-        devices: which devices share a stack; all of this process if left out.
+    A stack is shared out equally, first among the processes and then among the devices of each. A device works on its
+    part together (`jax.vmap`), the devices of a process run side by side (`jax.pmap`), and processes meet only to
+    gather results. A single pytree is a stack of one. Where numbers do not divide, stacks are filled up with copies of
+    the last pytree, whose results are dropped.
     """
 
-    def __init__(self, devices: Sequence[jax.Device] | None = None):
-        self.devices = list(devices or jax.local_devices())
-        self._compiled = {}
+    def __init__(self):
+        self._devices = jax.local_devices()
+        self._compiled: dict[Any, jax.stages.Compiled] = {}
 
     def stack(self, trees: Sequence[PyTree]) -> PyTree:
-        """Trees as one, on the host, `(devices, of each device, ...)`; the last is repeated to fill it up."""
-        devices = len(self.devices)
-        padded = [*trees, *[trees[-1]] * (-len(trees) % devices)]
-        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, -1, *leaves[0].shape), *padded)
+        """Returns this process's part of a stack, on the host: arrays of shape `(devices, of each device, ...)`."""
+        share, devices = _share(len(trees)), len(self._devices)
+        mine = trees[jax.process_index() * share :][:share]
+        filled = [*mine, *[trees[-1]] * (-(-share // devices) * devices - len(mine))]
+        return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, -1, *leaves[0].shape), *filled)
 
     def unstack(self, tree: PyTree, count: int) -> list[PyTree]:
-        """Undoes `stack`, on the host."""
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), jax.device_get(tree))
-        return [jax.tree.map(lambda leaf, index=index: np.asarray(leaf[index]), flat) for index in range(count)]
+        """Returns the results of a whole stack of so many pytrees, on the host, in every process."""
+        share = _share(count)
+        mine = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:share], jax.device_get(tree))
+        whole = gathered(mine)
+        return [jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]), whole) for place in range(count)]
 
     def compile(
         self, function: Callable, stacked: tuple[PyTree, ...], shared: tuple[PyTree, ...], donated: tuple[int, ...] = ()
     ) -> jax.stages.Compiled:
-        """A function of one, compiled for a stack, once for each shape.
+        """Compiles a function of one pytree for a stack, once for each shape.
 
         Args:
-            function: of the arguments of one, then of those that all share.
-            stacked: arguments as `stack` makes them; those of the call may be others of their shapes.
+            function: takes the arguments of one, then those that all share.
+            stacked: arguments as `stack` makes them; those of a call may be others of these shapes.
             shared: the arguments that all share.
             donated: the numbers of the arguments that a call consumes.
         """
@@ -51,7 +54,12 @@ class Stacks:
         if known not in self._compiled:
             axes = (0,) * len(stacked) + (None,) * len(shared)
             mapped = jax.pmap(
-                jax.vmap(function, in_axes=axes), in_axes=axes, devices=self.devices, donate_argnums=donated
+                jax.vmap(function, in_axes=axes), in_axes=axes, devices=self._devices, donate_argnums=donated
             )
             self._compiled[known] = mapped.lower(*stacked, *shared).compile(compiler_options=compiler.options())
         return self._compiled[known]
+
+
+def _share(count: int) -> int:
+    """Returns the size of each process's part of a stack of so many pytrees; the last parts may be filled up."""
+    return -(-count // jax.process_count())

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from r2l_jax.config import INTENSITIES, OWN_PIPELINE, PIPELINE_NAMES
@@ -26,6 +25,7 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, flat, setting
+from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.trained import TrainedFold, load_runs
 
@@ -123,6 +123,7 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
     """
     tested, output = config.cases(), config.output_dir
     runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
+<<<<<<< HEAD
     _check(config, runs)
     try:
         (output / "parts").mkdir(parents=True, exist_ok=True)
@@ -138,6 +139,18 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
     multihost_utils.sync_global_devices("evaluation planned")
 
     evaluator = Evaluator(_batch_size(config, parts), config.seed)
+=======
+    on_every_process(lambda: _check(config, runs))
+    on_first_process(lambda: _make_folder(output))
+    folds = [(label, fold) for label, folds in runs.items() for fold in folds]
+    load_at = functools.cache(at_intensity)
+    parts = on_every_process(
+        lambda: [_Part(output, label, fold, tested, load_at, config.seed) for label, fold in folds]
+    )
+    devices = jax.device_count()
+    largest = max(len(fold.fold.valid_indices) for _, fold in folds)
+    evaluator = Evaluator(-(-min(config.batch_size, largest) // devices) * devices, config.seed)
+>>>>>>> 0cd9178 (WIP)
     with StopSignals() as stop:
         for part in parts:
             _evaluate(evaluator, part, stop)
@@ -152,12 +165,28 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
         "flags": flat(config),
         **environment(),
     }
+<<<<<<< HEAD
     if jax.process_index() == 0:
         models = {part.title: part.model for part in parts}
         _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
+=======
+    names = [f"{label} fold {fold.fold.number}" for label, fold in folds]
+    models = dict(zip(names, (part.model for part in parts), strict=True))
+    on_first_process(
+        lambda: _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
+    )
+    if is_first():
+>>>>>>> 0cd9178 (WIP)
         print(summary.make_table(content, task.score))
         print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
     return content
+
+
+def _make_folder(output: pathlib.Path) -> None:
+    try:
+        (output / "parts").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{output}: no folder to write to ({error.strerror})") from None
 
 
 def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
@@ -221,9 +250,14 @@ class _Part:
         seed: int,
     ):
         file = output / "parts" / f"{label.strip('/').replace('/', '_')}_fold_{fold.fold.number}.json"
+<<<<<<< HEAD
         self._entries, self._identities = store.Entries(file), {}
         self._label = label
         self.fold, self.title = fold, f"{label} fold {fold.fold.number}"
+=======
+        self._entries = on_first_process(lambda: store.Entries(file))
+        self._identities: dict[str, store.Identity] = {}
+>>>>>>> 0cd9178 (WIP)
         self.model = fold.fingerprint
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
@@ -241,14 +275,14 @@ class _Part:
             if reasons:
                 anew.setdefault(tuple(reasons), []).append(case.name)
         self.missing = list(sources.values())
-        if jax.process_index() == 0:
+        if is_first():
             for reasons, names in anew.items():
                 store.say_anew(f"{self.title}, {', '.join(names)}", reasons)
 
     def add(self, tests: Mapping[str, Numbers]) -> None:
         """Adds the numbers of cases, and writes the file."""
         self.tests |= tests
-        self._entries.add(tests, self._identities)
+        on_first_process(lambda: self._entries.add(tests, self._identities))
 
     def interrupted(self) -> Interrupted:
         """Returns the error that stops an evaluation of this fold."""
@@ -289,13 +323,18 @@ def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
     total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:
         return
+<<<<<<< HEAD
     with tqdm(total=total, desc=part.title, unit="test", disable=jax.process_index() > 0) as bar:
+=======
+    with tqdm(total=total, desc=f"{label} fold {fold.fold.number}", unit="test", disable=not is_first()) as bar:
+>>>>>>> 0cd9178 (WIP)
 
         def tick() -> None:
             bar.update()
             if stop.after_step():
                 raise part.interrupted()
 
+<<<<<<< HEAD
         for dataset, tested in part.missing:
             if stop.after_epoch():
                 raise part.interrupted()
@@ -319,3 +358,9 @@ def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
             for part in parts
         },
     )
+=======
+        for dataset, tested in sources:
+            if stop.agreed():
+                raise interrupted
+            part.add(evaluator.evaluate(fold, dataset, tested, tick))
+>>>>>>> 0cd9178 (WIP)

@@ -57,6 +57,21 @@ def test_processes_share_each_epoch_without_overlap(monkeypatch, processes):
         assert len(seen) == len(set(seen)) == 16
 
 
+def test_processes_share_each_batch_of_an_evaluation_or_get_it_whole(monkeypatch):
+    dataset, indices = numbered(20), np.arange(5, 18)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    parts, whole = [], []
+    for process in range(2):
+        monkeypatch.setattr("jax.process_index", lambda p=process: p)
+        parts.append([batch["index"].tolist() for batch in loader.eval_batches(dataset, indices, 4)])
+        whole.append([batch["index"].tolist() for batch in loader.eval_batches(dataset, indices, 4, whole=True)])
+    assert whole[0] == whole[1]
+    assert [len(batch) for batch in whole[0]] == [4] * 4
+    for one, other, both in zip(*parts, whole[0], strict=True):
+        assert (len(one), len(other)) == (2, 2)
+        assert sorted([*one, *other]) == sorted(both)
+
+
 def test_evaluation_yields_every_sample_once_in_batches_of_one_shape():
     dataset, indices = numbered(20), np.arange(7, 20)
     batches = list(loader.eval_batches(dataset, indices, 4))

@@ -3,51 +3,91 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+from r2l_jax.runtime import hosts
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.hosts import on_first_process
 
+# What each of two processes prints.
 PROGRAM = """
-from r2l_jax.runtime import startup
+import sys
+
+import jax
+import numpy as np
+
+from r2l_jax.runtime import hosts, startup
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.hosts import on_first_process
 
 startup.prepare()
+number = jax.process_index()
 
 
-def work():
-    raise InputError("the disk of \u00e9 is full")
+def shown(work):
+    try:
+        print(work())
+    except InputError as error:
+        print("error:", error)
 
 
-try:
-    on_first_process(work)
-except InputError as error:
-    print(error)
+def fails(error):
+    raise error
+
+
+def fails_alone(process):
+    if number == process:
+        fails(InputError(f"no data in process {process}"))
+    hosts.on_first_process(lambda: None)  # where the other process learns of it
+
+
+shown(lambda: hosts.on_first_process(lambda: ["of process", number]))
+shown(lambda: hosts.on_first_process(lambda: fails(InputError("the disk of \u00e9 is full"))))
+shown(lambda: hosts.on_first_process(lambda: fails(OSError(28, "No space left on device", "/a/file"))))
+shown(lambda: hosts.on_every_process(lambda: 10 * number) == 10 * number)
+shown(lambda: hosts.on_every_process(lambda: fails_alone(0)))
+shown(lambda: hosts.on_every_process(lambda: fails_alone(1)))
+shown(lambda: hosts.on_every_process(lambda: hosts.on_every_process(lambda: fails_alone(1))))
+shown(lambda: [hosts.any_process(number == 1), hosts.any_process(False)])
+shown(lambda: hosts.gathered({"a": np.float32([number, 5])})["a"].tolist())
+"""
+
+PRINTED = """\
+['of process', 0]
+error: the disk of \u00e9 is full
+error: /a/file: No space left on device
+True
+error: no data in process 0
+error: no data in process 1
+error: no data in process 1
+[True, False]
+[0.0, 5.0, 1.0, 5.0]
 """
 
 
-def test_the_work_is_done_and_its_error_raised():
-    done = []
-    on_first_process(lambda: done.append(1))
-    assert done == [1]
+def test_a_single_process_works_alone():
+    assert hosts.is_first()
+    assert hosts.on_first_process(lambda: 5) == hosts.on_every_process(lambda: 5) == 5
+    assert hosts.any_process(True)
+    assert not hosts.any_process(False)
+    np.testing.assert_array_equal(hosts.gathered({"a": np.arange(3)})["a"], np.arange(3))
 
     def fail():
         raise InputError("no network")
 
-    with pytest.raises(InputError, match="no network"):
-        on_first_process(fail)
+    for together in (hosts.on_first_process, hosts.on_every_process):
+        with pytest.raises(InputError, match="no network"):
+            together(fail)
 
 
-def test_every_process_learns_what_went_wrong_in_the_first():
+def test_processes_share_results_and_errors():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    hosts = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "PYTHONIOENCODING": "utf-8"}
+    environment = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "PYTHONIOENCODING": "utf-8"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
-            env={**os.environ, **hosts, "JAX_PROCESS_ID": str(number)},
+            env={**os.environ, **environment, "JAX_PROCESS_ID": str(number)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -55,6 +95,17 @@ def test_every_process_learns_what_went_wrong_in_the_first():
         )
         for number in range(2)
     ]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    # Gloo may print a line of its own before.
-    assert [stdout.splitlines()[-1] for stdout, _ in outputs] == ["the disk of \u00e9 is full"] * 2, outputs
+    for stdout, stderr in [process.communicate(timeout=120) for process in processes]:
+        # Gloo prints lines of its own.
+        lines = [line for line in stdout.splitlines() if not line.startswith("[Gloo]")]
+        assert lines == PRINTED.splitlines(), stderr
+
+
+def test_programs_leave_jax_alone_until_the_hosts_have_met():
+    modules = ("adjustment.adaptation", "forensics.attack", "forensics.forensics", "synthesis.evaluation")
+    imports = "\n".join(f"import r2l_jax.drift.{module}" for module in modules)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meet = f"import jax; jax.distributed.initialize('127.0.0.1:{free.getsockname()[1]}', 1, 0)"
+    # Which JAX refuses once it has computed anything.
+    subprocess.run([sys.executable, "-c", f"{imports}\n{meet}"], check=True, timeout=120)

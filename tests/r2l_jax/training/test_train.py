@@ -176,7 +176,7 @@ def test_a_signal_stops_between_two_steps_and_a_second_one_at_once():
         assert not stop.after_step()
         signal.raise_signal(signal.SIGINT)
         assert stop.after_step()
-        assert stop.after_epoch()
+        assert stop.agreed()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
