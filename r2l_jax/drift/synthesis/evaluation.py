@@ -123,34 +123,18 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
     """
     tested, output = config.cases(), config.output_dir
     runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
-<<<<<<< HEAD
-    _check(config, runs)
-    try:
-        (output / "parts").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: no folder to write to ({error.strerror})") from None
-    load_at = functools.cache(at_intensity)
-    parts_of = {
-        label: [_Part(output, label, fold, tested, load_at, config.seed) for fold in folds]
-        for label, folds in runs.items()
-    }
-    parts = [part for of_run in parts_of.values() for part in of_run]
-    # No process may add to the parts before all processes have read them.
-    multihost_utils.sync_global_devices("evaluation planned")
-
-    evaluator = Evaluator(_batch_size(config, parts), config.seed)
-=======
     on_every_process(lambda: _check(config, runs))
     on_first_process(lambda: _make_folder(output))
-    folds = [(label, fold) for label, folds in runs.items() for fold in folds]
     load_at = functools.cache(at_intensity)
-    parts = on_every_process(
-        lambda: [_Part(output, label, fold, tested, load_at, config.seed) for label, fold in folds]
+    # All processes have read the parts before the first one adds to them.
+    parts_of = on_every_process(
+        lambda: {
+            label: [_Part(output, label, fold, tested, load_at, config.seed) for fold in folds]
+            for label, folds in runs.items()
+        }
     )
-    devices = jax.device_count()
-    largest = max(len(fold.fold.valid_indices) for _, fold in folds)
-    evaluator = Evaluator(-(-min(config.batch_size, largest) // devices) * devices, config.seed)
->>>>>>> 0cd9178 (WIP)
+    parts = [part for of_run in parts_of.values() for part in of_run]
+    evaluator = Evaluator(_batch_size(config, parts), config.seed)
     with StopSignals() as stop:
         for part in parts:
             _evaluate(evaluator, part, stop)
@@ -165,18 +149,11 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
         "flags": flat(config),
         **environment(),
     }
-<<<<<<< HEAD
-    if jax.process_index() == 0:
-        models = {part.title: part.model for part in parts}
-        _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
-=======
-    names = [f"{label} fold {fold.fold.number}" for label, fold in folds]
-    models = dict(zip(names, (part.model for part in parts), strict=True))
+    models = {part.title: part.model for part in parts}
     on_first_process(
         lambda: _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
     )
     if is_first():
->>>>>>> 0cd9178 (WIP)
         print(summary.make_table(content, task.score))
         print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
     return content
@@ -250,14 +227,10 @@ class _Part:
         seed: int,
     ):
         file = output / "parts" / f"{label.strip('/').replace('/', '_')}_fold_{fold.fold.number}.json"
-<<<<<<< HEAD
-        self._entries, self._identities = store.Entries(file), {}
-        self._label = label
-        self.fold, self.title = fold, f"{label} fold {fold.fold.number}"
-=======
         self._entries = on_first_process(lambda: store.Entries(file))
         self._identities: dict[str, store.Identity] = {}
->>>>>>> 0cd9178 (WIP)
+        self._label = label
+        self.fold, self.title = fold, f"{label} fold {fold.fold.number}"
         self.model = fold.fingerprint
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
@@ -323,20 +296,15 @@ def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
     total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:
         return
-<<<<<<< HEAD
-    with tqdm(total=total, desc=part.title, unit="test", disable=jax.process_index() > 0) as bar:
-=======
-    with tqdm(total=total, desc=f"{label} fold {fold.fold.number}", unit="test", disable=not is_first()) as bar:
->>>>>>> 0cd9178 (WIP)
+    with tqdm(total=total, desc=part.title, unit="test", disable=not is_first()) as bar:
 
         def tick() -> None:
             bar.update()
             if stop.after_step():
                 raise part.interrupted()
 
-<<<<<<< HEAD
         for dataset, tested in part.missing:
-            if stop.after_epoch():
+            if stop.agreed():
                 raise part.interrupted()
             part.add(evaluator.evaluate(part.fold, dataset, tested, tick))
 
@@ -358,9 +326,3 @@ def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
             for part in parts
         },
     )
-=======
-        for dataset, tested in sources:
-            if stop.agreed():
-                raise interrupted
-            part.add(evaluator.evaluate(fold, dataset, tested, tick))
->>>>>>> 0cd9178 (WIP)
