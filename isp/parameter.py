@@ -12,9 +12,6 @@ from jaxtyping import Array
 
 from isp._engine.checks import is_traced
 
-# A start, a value or an offset, which may be traced.
-Number = Array | np.ndarray | np.number | float | int
-
 # The largest factor by which a parameter on a log scale may move. The light intensities that were measured in the study
 # of Oala et al. (TMLR 2023) differ by a factor of a hundred.
 LARGEST_FACTOR = 100.0
@@ -124,7 +121,7 @@ class Parameter:
         """Tells whether offsets can be counted: on a log scale, or with a `width`."""
         return self.scale == "log" or self.width is not None
 
-    def moved(self, start: Number, offset: Number) -> Number:
+    def moved(self, start: ArrayLike, offset: ArrayLike) -> ArrayLike:
         """Computes the value at an offset from a start.
 
         Args:
@@ -148,7 +145,7 @@ class Parameter:
             return start * (math.exp(offset) if isinstance(offset, float) else jnp.exp(offset))
         return start + self._known_width() * offset
 
-    def offset(self, start: Number, value: Number) -> Number:
+    def offset(self, start: ArrayLike, value: ArrayLike) -> ArrayLike:
         """Computes the offset of a value from a start; undoes `moved`.
 
         Args:
@@ -172,9 +169,10 @@ class Parameter:
             if isinstance(start, float) and isinstance(value, float):
                 return math.log(value / start) if value * start > 0 else math.nan
             return jnp.log(value / start)
-        return (value - start) / self._known_width()
+        difference = value - start  # pyright: ignore[reportOperatorIssue]  # ArrayLike includes NumPy's booleans.
+        return difference / self._known_width()
 
-    def offset_limits(self, start: Number) -> tuple[Number, Number]:
+    def offset_limits(self, start: ArrayLike) -> tuple[ArrayLike, ArrayLike]:
         """Computes the least and the greatest valid offset of each value.
 
         Args:
@@ -203,7 +201,7 @@ class Parameter:
         greatest = jnp.maximum(jnp.where(negative, -self.low, self.high), 0) / jnp.abs(start)
         return jnp.clip(jnp.log(least), -reach, 0), jnp.clip(jnp.log(greatest), 0, reach)
 
-    def valid(self, start: Number, value: Number) -> Array:
+    def valid(self, start: ArrayLike, value: ArrayLike) -> Array:
         """Clips a value to the range from `low` to `high`, extended by the start.
 
         Rounding may put a value that was moved to a limit of its offset beyond `low` or `high` by its last digit.

@@ -11,9 +11,13 @@ The derivatives of `relu` and of batch norm are written out for reverse mode; fo
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
+
+# JAX may pass NumPy arrays to derivative rules: constants, and the cotangents that a user gives.
+AnyArray = Array | np.ndarray
 
 HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -138,7 +142,7 @@ def _normalize(rows: Array, scale: Array, bias: Array, epsilon: float) -> tuple[
     return normalized, jax.lax.stop_gradient(mean), jax.lax.stop_gradient(var)
 
 
-def _normalize_primal(rows: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
+def _normalize_primal(rows: AnyArray, scale: AnyArray, bias: AnyArray, epsilon: float) -> tuple[Array, Array, Array]:
     return _normalize_forward(rows, scale, bias, epsilon)[0]
 
 
@@ -146,8 +150,9 @@ _normalize_by_batch = jax.custom_vjp(_normalize_primal, nondiff_argnums=(3,))
 
 
 def _normalize_forward(
-    rows: Array, scale: Array, bias: Array, epsilon: float
+    rows: AnyArray, scale: AnyArray, bias: AnyArray, epsilon: float
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
+    rows, scale, bias = map(jnp.asarray, (rows, scale, bias))
     mean = _mean_by_feature(rows, scale.size)
     var = _mean_by_feature(jnp.square(rows - _each_pixel(mean, rows)), scale.size)
     inverse = jax.lax.rsqrt(var + epsilon)
@@ -156,11 +161,11 @@ def _normalize_forward(
 
 
 def _normalize_backward(
-    epsilon: float, residuals: tuple[Array, Array, Array, Array], gradients: tuple[Array, Array, Array]
+    epsilon: float, residuals: tuple[AnyArray, ...], gradients: tuple[AnyArray, ...]
 ) -> tuple[Array, Array, Array]:
     # For y = scale * z + bias with z = (x - mean) / deviation: dx = scale / deviation * (dy - <dy> - z <dy z>).
-    rows, scale, mean, inverse = residuals
-    gradient, *_ = gradients
+    rows, scale, mean, inverse = map(jnp.asarray, residuals)
+    gradient = jnp.asarray(gradients[0])
     count = rows.size // scale.size
     mean_gradient = _mean_by_feature(gradient, scale.size)
     slope = inverse * _mean_by_feature(gradient * (rows - _each_pixel(mean, rows)), scale.size)
@@ -193,7 +198,7 @@ def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return _positive(x)
 
 
-def _positive(x: Array) -> Array:
+def _positive(x: AnyArray) -> Array:
     if jax.default_backend() != "cpu":
         return _maximum_with_zero(x)
     # Not fused with its readers: XLA:CPU would compute a whole block of the network again for the gradient of each
@@ -207,12 +212,12 @@ def _maximum_with_zero(x: Array) -> Array:
     return jax.lax.max(x, jnp.zeros((), x.dtype))
 
 
-def _relu_forward(x: Array) -> tuple[Array, Array]:
+def _relu_forward(x: AnyArray) -> tuple[Array, Array]:
     y = _positive(x)
     return y, y
 
 
-def _relu_backward(y: Array, gradient: Array) -> tuple[Array]:
+def _relu_backward(y: AnyArray, gradient: AnyArray) -> tuple[Array]:
     return (jnp.where(y > 0, gradient, 0),)
 
 

@@ -1,6 +1,6 @@
 """Weights of trained PyTorch models, for the networks here."""
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +14,7 @@ _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "
 _AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
 
-def _torch_name(path: tuple[object, ...]) -> str:
+def _torch_name(path: tuple[Hashable, ...]) -> str:
     return ".".join([*map(str, path[:-1]), _TORCH_NAMES[str(path[-1])]])
 
 

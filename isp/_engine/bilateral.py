@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from isp._engine import stencil
 from isp._engine.checks import Scalar, check_image
+from isp._engine.derivatives import with_gradient
 
 # Width of a bin of color distances, and the distance between the values that neighboring bins stand for.
 Rounding = tuple[Array, Array]
@@ -69,9 +70,6 @@ def _weighted_means(
     """
     means, _ = _forward(size, centered, planes, spatial_rate, color_rate, rounding)
     return means
-
-
-_window_means = jax.custom_vjp(_weighted_means, nondiff_argnums=(0, 1))
 
 
 def _forward(
@@ -149,7 +147,7 @@ def _backward(
     return planes_gradient, spatial_gradient.sum(), color_gradient, jax.tree.map(jnp.zeros_like, rounding)
 
 
-_window_means.defvjp(_forward, _backward)
+_window_means = with_gradient(_weighted_means, _forward, _backward, static_argnums=(0, 1))
 
 
 def _squared_distances(size: int, centered: bool) -> list[int]:

@@ -11,6 +11,8 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from isp._engine.derivatives import with_gradient
+
 State = PyTree[Float[Array, "..."]]
 Parameters = PyTree[Float[Array, "..."]]
 Scalar = Float[Array, ""]
@@ -49,9 +51,6 @@ def _run(step: Step, stop: Stop, max_iterations: int, state: State, parameters: 
     return _each(_last_state, step, stop, max_iterations)(state, parameters)
 
 
-_iterate = jax.custom_vjp(_run, nondiff_argnums=(0, 1, 2))
-
-
 def _forward(
     step: Step, stop: Stop, max_iterations: int, state: State, parameters: Parameters
 ) -> tuple[State, tuple[State, Parameters]]:
@@ -64,7 +63,7 @@ def _backward(
     return _each(_gradient, step, stop, max_iterations)(*residuals, cotangent)
 
 
-_iterate.defvjp(_forward, _backward)
+_iterate = with_gradient(_run, _forward, _backward, static_argnums=(0, 1, 2))
 
 
 def _each(function: Callable[..., Result], *static: object) -> Callable[..., Result]:

@@ -3,11 +3,11 @@
 import functools
 from collections.abc import Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from isp._engine import stencil
+from isp._engine.derivatives import with_gradient
 
 
 def window_median(plane: Array, size: int) -> Array:
@@ -23,9 +23,6 @@ def _network(size: int, plane: Array) -> Array:
     radius = size // 2
     network = _median_of_9 if size == 3 else functools.partial(_median_of_all, size)
     return stencil.apart(network)(stencil.pad(plane, radius, radius, "symmetric"))
-
-
-_median = jax.custom_vjp(_network, nondiff_argnums=(0,))
 
 
 def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -53,7 +50,7 @@ def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tup
     return (stencil.apart(collect)(plane, pad(medians), pad(shares)),)
 
 
-_median.defvjp(_forward, _backward)
+_median = with_gradient(_network, _forward, _backward, static_argnums=(0,))
 
 
 def _median_of_9(padded: Array) -> Array:

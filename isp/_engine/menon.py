@@ -19,7 +19,6 @@ does the same to o(D), which gives (o(D) + 2 o(refined D)) / 3.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -27,6 +26,7 @@ from jaxtyping import Array, Bool, Float
 
 from isp import bayer
 from isp._engine import stencil
+from isp._engine.derivatives import with_gradient
 
 # A plane as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]
@@ -41,9 +41,6 @@ def demosaic(
 
 def _interpolate(raw: Array, pattern: str, refine: bool) -> Array:
     return _forward(raw, pattern, refine)[0]
-
-
-_demosaic = jax.custom_vjp(_interpolate, nondiff_argnums=(1, 2))
 
 
 def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
@@ -128,7 +125,7 @@ def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) ->
     return (stencil.apart(differentiate)(raw, _mirror(difference, 2), directions),)
 
 
-_demosaic.defvjp(_forward, _backward)
+_demosaic = with_gradient(_interpolate, _forward, _backward, static_argnums=(1, 2))
 
 
 def _tile(pattern: str) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:

@@ -23,6 +23,8 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float, Shaped
 
+from isp._engine.derivatives import with_gradient
+
 # "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
 # repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
 Border = Literal["zero", "mirror", "symmetric"]
@@ -68,7 +70,9 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
     return outer
 
 
-def pointwise(function: Callable[Concatenate[Array, P], Array]) -> Callable[Concatenate[Array, P], Array]:
+def pointwise(
+    function: Callable[Concatenate[Array, P], Array],
+) -> Callable[Concatenate[Array | np.ndarray, P], Array]:
     """Makes a function `(image, *scalars)` that treats each value by itself a unit of its own, as `apart` does.
 
     The function gets the image as a vector, because XLA:CPU does not vectorize every loop over a last axis of three.
@@ -76,8 +80,8 @@ def pointwise(function: Callable[Concatenate[Array, P], Array]) -> Callable[Conc
     unit = apart(function)
 
     @functools.wraps(function)
-    def outer(image: Array, *args: P.args, **kwargs: P.kwargs) -> Array:
-        return unit(image.reshape(-1), *args, **kwargs).reshape(image.shape)
+    def outer(image: Array | np.ndarray, *args: P.args, **kwargs: P.kwargs) -> Array:
+        return unit(jnp.asarray(image).reshape(-1), *args, **kwargs).reshape(image.shape)
 
     return outer
 
@@ -239,9 +243,6 @@ def _weighted_sums(
     return _sum_taps(padded, kernels, taps)
 
 
-_correlate = jax.custom_vjp(_weighted_sums, nondiff_argnums=(2, 3))
-
-
 def _correlate_forward(
     planes: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
 ) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array]]:
@@ -269,7 +270,7 @@ def _correlate_backward(
     return planes_gradient, kernels_gradient
 
 
-_correlate.defvjp(_correlate_forward, _correlate_backward)
+_correlate = with_gradient(_weighted_sums, _correlate_forward, _correlate_backward, static_argnums=(2, 3))
 
 
 def _unpad(padded: Array, rows: int, cols: int, border: Border) -> Array:

@@ -96,6 +96,17 @@ def test_evaluation_uses_the_running_statistics_without_moving_them():
     np.testing.assert_array_equal(norm.var[...], var)
 
 
+def test_a_call_may_choose_the_running_statistics():
+    norm, x = BatchNorm(5, rngs=nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
+    np.testing.assert_allclose(norm(x, use_running_average=True), x / np.sqrt(1 + 1e-5), rtol=1e-6)
+    np.testing.assert_array_equal(norm.mean[...], 0)
+
+
+def test_refuses_a_mask():
+    with pytest.raises(ValueError, match=r"batch norm takes no mask, got one of shape \(2, 3\)"):
+        BatchNorm(5, rngs=nnx.Rngs(0))(jnp.zeros((2, 3, 4, 5)), mask=jnp.ones((2, 3)))
+
+
 def test_one_value_per_channel_cannot_be_normalized():
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"more than one value per channel to train, got shape \(1, 1, 1, 5\)"):

@@ -10,6 +10,10 @@ def trees(count):
     return [{"a": np.float32([number, 0.5]), "b": np.float32(10 * number)} for number in range(count)]
 
 
+def joined(parts):
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("count", [1, 2, 5, 12, 13])
@@ -19,20 +23,30 @@ def test_processes_share_a_stack_and_gather_its_results(monkeypatch, processes, 
     parts, sent = [], []
     for process in range(processes):
         monkeypatch.setattr(jax, "process_index", lambda p=process: p)
-        parts.append(Stacks().stack(trees(count)))
-        # As a compiled function returns it: an array of each device's results.
-        assert parts[-1]["b"].shape[0] == devices
-        assert parts[-1]["a"].shape == (*parts[-1]["b"].shape, 2)
-    # No device has more than its part of the searches.
-    assert max(part["b"].shape[1] for part in parts) == -(-count // (processes * devices))
-    monkeypatch.setattr(stacks, "gathered", lambda mine: sent.append(mine) or mine)
+        part = Stacks().stack(trees(count))
+        assert part["b"].shape == (devices, -(-count // (processes * devices)))  # no device has more than its part
+        assert part["a"].shape == (*part["b"].shape, 2)
+        parts.append(part)
+    monkeypatch.setattr(stacks, "gathered", lambda mine: sent.append(mine) or joined([mine] * processes))
     for part in parts:
-        Stacks().unstack(jax.tree.map(np.asarray, part), min(count, processes) if processes > 1 else count)
-    sent.clear()
-    # What each process sends has one shape; in their order they are the whole stack.
-    monkeypatch.setattr(stacks, "gathered", lambda mine: sent.append(mine) or everything(sent, count))
-    for part in parts:
-        whole = Stacks().unstack(part, count)
+        Stacks().unstack(part, count)
     assert len({mine["b"].shape for mine in sent}) == 1
-    for tree, expected in zip(whole, trees(count), strict=True):
-        jax.tree.map(np.testing.assert_array_equal, tree, expected)
+    monkeypatch.setattr(stacks, "gathered", lambda mine: joined(sent))
+    for part in parts:
+        for tree, expected in zip(Stacks().unstack(part, count), trees(count), strict=True):
+            jax.tree.map(np.testing.assert_array_equal, tree, expected)
+
+
+def test_a_function_of_one_is_compiled_once_for_a_shape():
+    def scaled(tree, factor):
+        return {"product": factor * tree["a"], "twice": 2 * tree["b"]}
+
+    together = Stacks()
+    for count in (3, 3):
+        arguments = (together.stack(trees(count)), np.float32(3))
+        compiled = together.compile(scaled, arguments[:1], arguments[1:])
+        stack = compiled(*jax.device_put(arguments, compiled.input_shardings[0]))
+        for number, result in enumerate(together.unstack(stack, count)):
+            np.testing.assert_array_equal(result["product"], [3 * number, 1.5])
+            assert result["twice"] == 20 * number
+    assert len(together._compiled) == 1
