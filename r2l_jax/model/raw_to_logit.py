@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
+import isp
 from r2l_jax.model.augment import augment
 from r2l_jax.model.processors import Processor
 from r2l_jax.model.standardize import Standardize
 from tasks.layers import BatchNorm
 
-__all__ = ["RawToLogit", "Standardize"]
+__all__ = ["RawToLogit", "Standardize", "pipeline_of"]
 
 
 class RawToLogit(nnx.Module):
@@ -62,3 +63,14 @@ class RawToLogit(nnx.Module):
         """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
         images, stages = self.processor.trace(raw, perturbations)
         return self.head(self.normalizer(images)), stages
+
+
+def pipeline_of(model: RawToLogit) -> isp.Pipeline:
+    """Returns the pipeline that processes in a model.
+
+    Raises:
+        ValueError: another kind of processor does.
+    """
+    if not isinstance(model.processor, isp.Pipeline):
+        raise ValueError(f"the model's processor must be an isp.Pipeline, got {type(model.processor).__name__}")
+    return model.processor

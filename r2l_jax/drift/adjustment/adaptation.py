@@ -27,7 +27,7 @@ from r2l_jax.drift.search.measure import LEAST_DROP, Measured, Measurer, ticking
 from r2l_jax.drift.search.ranges import gains, tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.model_hash import model_hash
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
@@ -202,9 +202,9 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
         )
     cases.check_pipelines(config.drifts(), fold.dataset)
     for drift in config.drifts():
-        processor = _drifted(config, fold, drift).model.processor
-        _parameters(config, processor)
-        ranges.check(processor.facts, jax.device_get(processor.parameters()))
+        pipeline = pipeline_of(_drifted(config, fold, drift).model)
+        _parameters(config, pipeline)
+        ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
 
 
 def _parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:
@@ -221,10 +221,11 @@ def _camera(name: str, dataset: RawDataset) -> isp.Camera:
     camera = find_camera(name, "--cameras")
     if camera is None:
         raise InputError("--cameras=auto: mosaics are taken of the data set's scenes; name a camera or a JSON file")
-    if camera.pattern != dataset.camera.pattern:
+    pattern = cases.camera_of(dataset).pattern
+    if camera.pattern != pattern:
         raise InputError(
-            f"--cameras={name}: its pattern is {camera.pattern}, the data set's {dataset.camera.pattern}; no parameter "
-            "of the processing adjusts that"
+            f"--cameras={name}: its pattern is {camera.pattern}, the data set's {pattern}; no parameter of the "
+            "processing adjusts that"
         )
     return camera
 
@@ -260,22 +261,25 @@ def _drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> _Drift
 
 
 def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
-    """The data of --drifted_data_dir, if it has the classes and the pattern of the run's."""
-    if not pathlib.Path(config.drifted_data_dir).is_dir():  # where a synthetic data set would be rendered anew
-        raise InputError(f"--drifted_data_dir={config.drifted_data_dir} is no folder")
-    settings = fold.config.data.source | {"data_dir": config.drifted_data_dir}
+    """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
+    folder = config.drifted_data_dir
+    # Without a folder, a synthetic data set would be rendered anew.
+    if folder is None or not pathlib.Path(folder).is_dir():
+        raise InputError(f"--drifted_data_dir={folder} is no folder")
+    settings: dict[str, Any] = fold.config.data.source | {"data_dir": folder}
     if config.drifted_camera:
         settings["camera"] = config.drifted_camera
     dataset = datasets.load(fold.config.data.dataset, **settings)
     if dataset.classes != fold.dataset.classes:
         raise InputError(
-            f"--drifted_data_dir={config.drifted_data_dir} must have the classes {', '.join(fold.dataset.classes)}, "
+            f"--drifted_data_dir={folder} must have the classes {', '.join(fold.dataset.classes)}, "
             f"got {', '.join(dataset.classes)}"
         )
-    if dataset.camera.pattern != fold.dataset.camera.pattern:
+    pattern, wanted = (cases.camera_of(each).pattern for each in (dataset, fold.dataset))
+    if pattern != wanted:
         raise InputError(
-            f"--drifted_data_dir={config.drifted_data_dir} must have the pattern {fold.dataset.camera.pattern}, got "
-            f"{dataset.camera.pattern}; no parameter of the processing adjusts that"
+            f"--drifted_data_dir={folder} must have the pattern {wanted}, got {pattern}; no parameter of the "
+            "processing adjusts that"
         )
     return dataset
 
@@ -308,7 +312,7 @@ def _adapt(
     config: AdaptationConfig, fold: TrainedFold, under: _Drifted, stop: StopSignals, file: pathlib.Path
 ) -> Analysis:
     frozen = Frozen(under.model, fold.task)
-    group = _parameters(config, under.model.processor)
+    group = _parameters(config, pipeline_of(under.model))
     stops = STOPS[: config.starts] if gains(frozen.facts, group) else (0,)
     searches = [Search(group, 0.0, config.seed, exposure=2.0**stop) for stop in stops]
     searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)

@@ -13,6 +13,8 @@ from isp.parameter import MOST_ELEMENTS
 from r2l_jax.config import FinishedRun, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import figures
+from r2l_jax.drift.cases import camera_of
+from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
@@ -99,7 +101,7 @@ def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
             f"{' --adv_training' * trained.attack.adv_training}; learning is compared for "
             "--processing_mode=parametrized and for a --pipeline"
         )
-    if not folds[0].model.processor.facts:
+    if not pipeline_of(folds[0].model).facts:
         raise InputError(
             f"--run={config.run} was trained with {trained.processing.flag}, which has no parameters to learn"
         )
@@ -178,9 +180,12 @@ def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, An
 
 
 def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
-    """Each parameter as the camera has it, and as each fold has learnt it."""
-    camera = folds[0].config.processing.named_pipeline(folds[0].dataset.camera)
-    learnt = [fold.model.processor.parameters() for fold in folds]
+    """Collects each parameter's values at the camera's calibration, and as each fold has learned them."""
+    named = folds[0].config.processing.named_pipeline
+    if named is None:
+        raise ValueError("a run that learns its processing must have a pipeline")
+    camera = named(camera_of(folds[0].dataset))
+    learnt = [pipeline_of(fold.model).parameters() for fold in folds]
     return {
         name: {
             "names": camera.facts[name].element_names(name, value.shape),

@@ -143,7 +143,7 @@ def _calibration(facts: Facts, camera: isp.Camera) -> dict[str, np.ndarray]:
 def _compared(name: str, value: float, knob: Mapping[str, Any], facts: isp.Parameter) -> Finding:
     low, high = knob["low"], knob["high"]
     nearest = min(max(value, low), high)
-    ranges = abs(float(facts.offset(nearest, value)))
+    ranges = abs(float(np.asarray(facts.offset(nearest, value))))
     # The offset of a gain of the other sign is NaN.
     if math.isnan(ranges):
         ranges = math.inf

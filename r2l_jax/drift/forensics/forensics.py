@@ -8,6 +8,7 @@ from r2l_jax.drift.forensics import camera_check, sensitivity, tolerance, worst_
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
+from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.stop import Interrupted, StopSignals
@@ -37,7 +38,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     for fold in folds:
         # Checked before the analyses, which take minutes.
         frozen = Frozen(fold.model, fold.task)
-        worst_case.make_searches(config, worst_case.searched(config, fold).processor)
+        worst_case.make_searches(config, pipeline_of(worst_case.searched(config, fold)))
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
     with StopSignals() as stop:
@@ -56,7 +57,10 @@ def check(config: ForensicsConfig) -> bool:
         InputError: as `run`, or a camera that cannot be read.
         Interrupted: as `run`.
     """
-    camera = on_first_process(lambda: camera_check.read_camera(config.check))
+    if config.check is None:
+        raise ValueError("the settings must have a camera to check")
+    name = config.check
+    camera = on_first_process(lambda: camera_check.read_camera(name))
     tolerated = True
     with StopSignals() as stop:
         for fold in load_pipelines(config.run, config.data_dir, config.own_pipelines):
@@ -113,5 +117,5 @@ def _run(config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignal
                 raise Interrupted("stopped; the same command begins with this analysis")
 
         return sensitivity.analyse(*samples, config.batch_size, tick)
-    pair = config.map or None
+    pair = (config.map[0], config.map[1]) if config.map else None
     return tolerance.analyse(*samples, config.batch_size, config.tolerance / 100, pair, config.seed, stop.agreed, file)

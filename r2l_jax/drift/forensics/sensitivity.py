@@ -125,14 +125,15 @@ def measure(
     """The sensitivity of each sample, on the host; see `analyse`."""
     devices = jax.device_count()
     batch_size = -(-min(batch_size, len(indices)) // devices) * devices
-    shared = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
+    default, rest = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
     function = compiled(frozen)
     ahead, measured, taken = OneAhead(), [], []
     total = -(-len(indices) // batch_size)
     with tqdm(total=total, desc="sensitivity", unit="batch", disable=not is_first()) as bar:
         for batch in loader.eval_batches(dataset, indices, batch_size, whole=True):
             taken.append(batch["weight"] > 0)
-            measured.append(ahead.begun(function(*shared, to_devices(batch, shardings().split, whole=True))))
+            on_devices = to_devices(batch, shardings().split, whole=True)
+            measured.append(ahead.begun(function(default, rest, on_devices)))
             bar.update()
             tick()
     taken = np.concatenate(taken)
@@ -188,14 +189,15 @@ def _stated(facts: isp.Parameter) -> dict[str, Any]:
     """States the natural range of a parameter: its width, None if it is the value itself, and in words."""
     if facts.scale == "log":
         return {"width": None, "stated": f"the value itself: moves by a factor of {math.exp(PER_CENT):.4g}"}
-    return {"width": facts.width, "stated": f"{facts.width:g}: moves by {PER_CENT * facts.width:g}"}
+    width = facts.width or 0.0
+    return {"width": facts.width, "stated": f"{width:g}: moves by {PER_CENT * width:g}"}
 
 
 def _means(facts: Facts, sensitivity: Sensitivity, taken: np.ndarray) -> dict[str, Any]:
     """Means over some of the samples."""
 
-    def signed(values: np.ndarray) -> dict[str, float]:
-        return {"mean": float(values[taken].mean()), "mean_absolute": float(np.abs(values[taken]).mean())}
+    def signed(values: jax.Array | np.ndarray) -> dict[str, float]:
+        return {"mean": float(values[taken].mean()), "mean_absolute": float(np.abs(np.asarray(values[taken])).mean())}
 
     def changes(named: Mapping[str, Change]) -> dict[str, Any]:
         return {

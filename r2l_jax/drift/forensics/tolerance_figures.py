@@ -57,7 +57,7 @@ def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
     facts = isp.Parameter(None, scale=knob["scale"], width=knob["width"])
 
     def away(value: float) -> float:
-        return float(facts.offset(knob["value"], value))
+        return float(np.asarray(facts.offset(knob["value"], value)))
 
     # The low value of a negative gain lies to the right of the high value.
     left, right = sorted(("low", "high"), key=lambda end: away(knob[end]))

@@ -18,7 +18,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measured, Measurer, ticking, whole_batches
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
-from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.pictures import contact_sheet
@@ -33,19 +33,19 @@ Plan = Sequence[tuple[str, float, int]]
 
 
 def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
-    """The model that is searched: the fold's, with an additive layer after its pipeline if that is asked for."""
-    if not config.adv_noise_layer or ADDITIVE_LAYER in fold.model.processor.parameters():
+    """Returns the model to search: the fold's, with an additive layer after its pipeline if --adv_noise_layer asks."""
+    pipeline = pipeline_of(fold.model)
+    if not config.adv_noise_layer or ADDITIVE_LAYER in pipeline.facts:
         return fold.model
     raw, _ = fold.dataset[0]
-    processor = fold.model.processor
-    if ADDITIVE_LAYER in processor.stage_names:
+    if ADDITIVE_LAYER in pipeline.stage_names:
         raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
-    pipeline = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
+    pipeline = pipeline.inserted(additive_layer_stage(raw.shape), after=pipeline.stage_names[-1])
     return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
 
 
 def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan, list[Search]]:
-    """The searches for a pipeline: every group, under every weight, from every start.
+    """Makes the searches for a pipeline: every group, under every weight, from every start.
 
     A group is "all" parameters, or one; if none is asked for, all, and each alone that is tuned by hand.
 
@@ -57,7 +57,7 @@ def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan
     known = {"all": parameters, **{name: (name,) for name in parameters}}
     for name in names:
         if name not in known:
-            hint = "; give --adv_noise_layer, too" if name == ADDITIVE_LAYER else ""
+            hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
             raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
     plan = list(
         itertools.product(names or ("all", *tuned(pipeline.facts)), config.adv_aux_weight, range(config.starts))
@@ -70,7 +70,7 @@ def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan
 
 
 def drawn(config: ForensicsConfig, fold: TrainedFold) -> np.ndarray:
-    """The training samples that batches are drawn from."""
+    """Returns the training samples that batches are drawn from."""
     return np.random.default_rng(config.seed).permutation(fold.fold.train_indices)[: config.samples]
 
 
@@ -91,7 +91,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
         Interrupted: `stop` said so.
     """
     model = searched(config, fold)
-    plan, searches = make_searches(config, model.processor)
+    plan, searches = make_searches(config, pipeline_of(model))
     frozen = Frozen(model, fold.task)
     searcher = Searcher(
         frozen,
@@ -108,7 +108,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
     with ticking("worst cases", total, stop, lambda: "stopped; the same command goes on from there") as tick:
         default, *measured = Measurer(frozen).measure(processings, batches, tick)
     rows = _rows(plan, default, measured, found)
-    pictures = {"curves": _curves(plan, found)}
+    pictures: dict[str, Figure | Image.Image] = {"curves": _curves(plan, found)}
     if config.adv_track_differences:
         for group in dict.fromkeys(group for group, _, _ in plan):
             worst = min((row for row in rows if row["group"] == group), key=lambda row: row["score"])
@@ -151,10 +151,11 @@ def _table(content: dict[str, Any]) -> str:
 
 
 def _curves(plan: Plan, found: Sequence[Found]) -> Figure:
-    """Task loss and deviation over the steps, a line for each search, a colour for each group."""
+    """Draws task loss and deviation over the steps, with a line for each search and a color for each group."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     colors = {group: f"C{number}" for number, group in enumerate(dict.fromkeys(group for group, _, _ in plan))}
-    for axes, name in zip(figure.subplots(1, 2), ("task_loss", "deviation"), strict=True):
+    both = figure.subplots(1, 2)
+    for axes, name in zip(both, ("task_loss", "deviation"), strict=True):
         labels = set()
         for (group, _, _), one in zip(plan, found, strict=True):
             label = None if group in labels else group
@@ -162,7 +163,7 @@ def _curves(plan: Plan, found: Sequence[Found]) -> Figure:
             labels.add(group)
         axes.set(xlabel="step", ylabel=name.replace("_", " "))
         axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    both[-1].legend(fontsize="small")
     return figure
 
 

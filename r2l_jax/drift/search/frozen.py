@@ -1,12 +1,13 @@
 """A trained model of which only the processing's parameters may change, and how far its images are from the default."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 import isp
@@ -14,33 +15,35 @@ import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.model.model_hash import model_hash
-from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Task
+from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.model.tasks import Sums, Task
 
 PyTree = Any
 
 
 class Frozen:
-    """A model that evaluates, as functions of its processing's parameters; head and normalisation stay as they are.
+    """A model in evaluation, as functions of its processing's parameters; head and normalization stay as they are.
 
     Args:
-        model: its processor is an `isp.Pipeline`.
-        task: what it was trained for.
+        model: a model whose processor is an `isp.Pipeline`.
+        task: the task that it was trained for.
 
     Raises:
-        InputError: a parameter of whose values no offsets can be counted.
+        InputError: a parameter from whose values no offsets can be counted.
+        ValueError: a processor that is no pipeline.
 
     Attributes:
         default: the parameters' values in the model, on the host.
-        facts: of the parameters.
-        rest: the other variables, on the host: what `logits` and `sums` take.
-        task: the model's.
+        facts: the declarations of the parameters.
+        rest: the other variables, on the host, which `logits` and `sums` take.
+        task: the model's task.
     """
 
     def __init__(self, model: RawToLogit, task: Task):
         # On the host, from where each stack of searches puts them on its devices.
-        self._pipeline, self.default = model.processor, jax.device_get(model.processor.parameters())
-        self._stages, self.facts = model.processor.stages, model.processor.facts
+        self._pipeline = pipeline_of(model)
+        self.default = jax.device_get(self._pipeline.parameters())
+        self.facts = self._pipeline.facts
         ranges.check(self.facts, self.default)
         self._graph, rest = nnx.split((model.normalizer, model.head))
         self.rest = jax.device_get(rest)
@@ -51,16 +54,16 @@ class Frozen:
         """The model's hash, see `model_hash`."""
         return model_hash(RawToLogit(self.pipeline(self.default), *nnx.merge(self._graph, self.rest)))
 
-    def pipeline(self, parameters: dict[str, Array | np.ndarray]) -> isp.Pipeline:
-        """The model's pipeline with other parameters."""
+    def pipeline(self, parameters: Mapping[str, ArrayLike]) -> isp.Pipeline:
+        """Returns the model's pipeline with other parameters."""
         return self._pipeline.with_values(parameters)
 
-    def sums(self, images: Array, rest: PyTree, batch: Batch) -> dict[str, Array]:
-        """The task's sums for processed images."""
+    def sums(self, images: Array, rest: PyTree, batch: Batch) -> Sums:
+        """Computes the task's sums for processed images."""
         return self.task.sums(self.logits(images, rest), batch)
 
     def logits(self, images: Array, rest: PyTree) -> Array:
-        """The logits of processed images."""
+        """Computes the logits of processed images."""
         normalizer, head = nnx.merge(self._graph, rest)
         return head(normalizer(images))
 
@@ -68,7 +71,7 @@ class Frozen:
 def deviation(
     images: Float[Array, "batch height width 3"], default: Float[Array, "batch height width 3"], aux_loss: str
 ) -> Float[Array, ""]:
-    """How far images are from their default rendering: 0 if they are equal, and more the farther.
+    """Computes the distance of images from their default rendering, 0 where they are equal.
 
     Args:
         images: the images.

@@ -48,11 +48,11 @@ class Knob(NamedTuple):
 
     def value(self, position: float) -> float:
         """Computes the number at a position."""
-        return float(self.facts.moved(self.default, float(position)))
+        return float(np.asarray(self.facts.moved(self.default, float(position))))
 
     def position(self, value: float) -> float:
         """Computes the position of a number, the inverse of `value`."""
-        return float(self.facts.offset(self.default, float(value)))
+        return float(np.asarray(self.facts.offset(self.default, float(value))))
 
 
 def knobs_of(facts: Facts, parameters: Mapping[str, np.ndarray]) -> dict[str, Knob]:

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 import isp
-from isp.parameter import Number
 from r2l_jax.runtime.errors import InputError
 
 Facts = Mapping[str, isp.Parameter]
-Values = Mapping[str, Number]
+Values = Mapping[str, ArrayLike]
 
 
 def moved(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:

@@ -118,8 +118,7 @@ def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> Identity:
     """Collects all that scores depend on."""
     digest = hashlib.sha256()
     # Without the samples that only fill a batch up, so that batches of another size are the same.
-    taken = [{name: array[batch["weight"] > 0] for name, array in batch.items()} for batch in batches]
     for name in ("raw", "target"):
-        for batch in taken:
-            digest.update(np.ascontiguousarray(batch[name]))
+        for batch in batches:
+            digest.update(np.asarray(batch[name])[np.asarray(batch["weight"]) > 0].tobytes())
     return identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())

@@ -7,8 +7,8 @@ import hashlib
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import optax
 from jaxtyping import Array
 from tqdm import tqdm
 
+from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search.frozen import Frozen, deviation
 from r2l_jax.drift.search.ranges import Facts, gains, moved, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
@@ -67,7 +68,7 @@ class Found(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What a step changes: the parameters' offsets in natural ranges, and the optimiser's memory."""
+    """The part of a search that a step changes: offsets in natural ranges, and the optimizer's state."""
 
     offsets: dict[str, Array]
     opt_state: optax.OptState
@@ -75,21 +76,21 @@ class _State(NamedTuple):
 
 
 class _Fixed(NamedTuple):
-    """What makes a search: which parameters are free (1 or 0), the weight of deviation, the key of its batches."""
+    """The fixed part of a search: which parameters are free (1 or 0), the weight of deviation, the batches' key."""
 
-    free: dict[str, Array]
+    free: Mapping[str, Array]
     aux_weight: Array
     key: Array
 
 
 def cost_of(direction: Direction, task_loss: Array, away: Array, aux_weight: Array | float) -> Array:
-    """What a search lowers: the task loss or its negative, and a price on leaving the default rendering.
+    """Computes the cost that a search lowers: the task loss or its negative, and a price on deviation.
 
     Args:
         direction: "worst" raises the task loss, "best" lowers it.
         task_loss: the mean over a batch.
         away: the batch's `deviation`. It costs in both directions.
-        aux_weight: how much.
+        aux_weight: the price of deviation.
     """
     return (task_loss if direction == "best" else -task_loss) + aux_weight * away
 
@@ -101,26 +102,27 @@ def descend(
     cost: Callable[[dict[str, Array]], tuple[Array, PyTree]],
     offsets: dict[str, Array],
     opt_state: optax.OptState,
-    free: dict[str, Array | float],
+    free: Mapping[str, Array | float],
 ) -> tuple[dict[str, Array], optax.OptState, PyTree]:
-    """One step down a cost of a pipeline's parameters, which stay valid.
+    """Takes one step down a cost of a pipeline's parameters, which stay valid.
 
     Args:
-        optimizer: of the offsets.
-        facts: of the parameters.
+        optimizer: updates the offsets.
+        facts: the declarations of the parameters.
         default: the values that offsets count from.
-        cost: of values to what shall be lowered, and whatever else is wanted of it.
-        offsets: of the parameters, see `moved`.
-        opt_state: the optimiser's.
+        cost: takes values to the cost and any other results.
+        offsets: the parameters' offsets, see `moved`.
+        opt_state: the optimizer's state.
         free: 1 for each parameter that may move, and 0 for the others.
 
     Returns:
-        The next offsets and the optimiser's next state, and what the cost gave beside itself.
+        The next offsets, the optimizer's next state, and the other results of the cost.
     """
     gradients, wanted = jax.grad(lambda offsets: cost(moved(facts, default, offsets)), has_aux=True)(offsets)
     gradients = {name: free[name] * gradient for name, gradient in gradients.items()}
     updates, opt_state = optimizer.update(gradients, opt_state)
-    return valid_offsets(facts, default, optax.apply_updates(offsets, updates)), opt_state, wanted
+    moved_offsets = cast(dict[str, Array], optax.apply_updates(offsets, updates))
+    return valid_offsets(facts, default, moved_offsets), opt_state, wanted
 
 
 class Searcher:
@@ -144,7 +146,8 @@ class Searcher:
         learning_rate: float = 0.01,
         batch_size: int = 32,
     ):
-        self._frozen, self._direction = frozen, direction
+        self._frozen = frozen
+        self._direction: Direction = direction
         self._aux_loss, self._batch_size = aux_loss, batch_size
         self._learning_rate = learning_rate
         self._stacks = Stacks()
@@ -225,7 +228,7 @@ class Searcher:
         return found
 
     def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> Identity:
-        """Collects all that the searches' steps depend on."""
+        """Collects everything that the steps of the searches depend on."""
         settings = {
             "searches": [search._asdict() for search in searches],
             "direction": self._direction,
@@ -236,7 +239,7 @@ class Searcher:
         }
         digest = hashlib.sha256()
         for array in (raws, targets):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
         return identity(settings, model=self._frozen.fingerprint, data=digest.hexdigest())
 
     def _start(self, search: Search) -> tuple[_State, _Fixed]:
@@ -245,7 +248,7 @@ class Searcher:
             raise ValueError(f"group must be of {sorted(default)}, got also {sorted(unknown)}")
         start_key, key = jax.random.split(jax.random.key(search.seed))
         keys = jax.random.split(start_key, len(default))
-        free = {name: np.float32(name in search.group) for name in default}
+        free = {name: jnp.float32(name in search.group) for name in default}
         offsets = {
             name: free[name] * search.spread * jax.random.normal(key, value.shape)
             for key, (name, value) in zip(keys, default.items(), strict=True)
@@ -254,7 +257,9 @@ class Searcher:
             offsets[name] += math.log(search.exposure)
         offsets = valid_offsets(self._frozen.facts, default, offsets)
         state = _State(offsets, optax.adam(self._learning_rate).init(offsets), jnp.zeros((), jnp.int32))
-        return jax.device_get(state), _Fixed(free, np.float32(search.aux_weight), jax.random.key_data(key))
+        return jax.device_get(state), jax.device_get(
+            _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key))
+        )
 
     def _step(
         self,
@@ -269,7 +274,12 @@ class Searcher:
         size = min(self._batch_size, count)
         key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
         drawn = jax.random.permutation(key, count)[:size]
-        batch = {name: array[drawn] for name, array in samples.items()} | {"weight": jnp.ones(size)}
+        batch: Batch = {
+            "raw": samples["raw"][drawn],
+            "target": samples["target"][drawn],
+            "index": drawn.astype(jnp.int32),
+            "weight": jnp.ones(size),
+        }
         by_default = self._frozen.pipeline(default)(batch["raw"])
 
         def cost(values):
