@@ -1,6 +1,5 @@
 import json
 
-import jax
 import pytest
 from matplotlib.figure import Figure
 
@@ -58,7 +57,7 @@ def test_what_is_finished_is_not_done_again(config, calls):
 
 
 def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
-    monkeypatch.setattr(forensics.StopSignals, "after_step", lambda self: bool(calls))
+    monkeypatch.setattr(forensics.StopSignals, "agreed", lambda self: bool(calls))
     with pytest.raises(Interrupted, match="stopped before tolerances of fold 0; the same command goes on with that"):
         forensics.run(config)
     monkeypatch.undo()
@@ -74,12 +73,6 @@ def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, mo
     monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (0.8, together))
     assert forensics.check(replace(config, check="drone", tolerance=2.0)) == tolerated
     assert calls == ["tolerances"]
-
-
-def test_several_processes_are_refused(config, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(InputError, match="this runs on the devices of one process, got 2 processes"):
-        forensics.run(config)
 
 
 @pytest.mark.parametrize(
