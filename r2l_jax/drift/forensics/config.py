@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-from typing import Literal
 
 from r2l_jax.config import AUX_LOSSES, FinishedRun
 from r2l_jax.runtime.errors import InputError
@@ -47,9 +46,7 @@ class ForensicsConfig(FinishedRun):
     adv_parameters: tuple[str, ...] = setting(
         "groups to search: all, or single parameters; default: all, and each parameter that is tuned by hand", ()
     )
-    adv_aux_loss: Literal["ssim", "l2"] = setting(
-        "the measure of the distance to the default rendering", "ssim", choices=AUX_LOSSES
-    )
+    adv_aux_loss: str = setting("the measure of the distance to the default rendering", "ssim", choices=AUX_LOSSES)
     adv_aux_weight: tuple[float, ...] = setting(
         "the weight of that distance beside the task loss; each of several is tried",
         (10.0, 100.0, 1000.0),

@@ -142,7 +142,7 @@ class Searcher:
         frozen: Frozen,
         *,
         direction: Direction,
-        aux_loss: Literal["ssim", "l2"] = "ssim",
+        aux_loss: str = "ssim",
         learning_rate: float = 0.01,
         batch_size: int = 32,
     ):

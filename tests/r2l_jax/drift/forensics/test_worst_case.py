@@ -78,7 +78,7 @@ def test_all_and_each_alone_are_searched_if_nothing_is_asked_for(fold):
     ("change", "message"),
     [
         ({"adv_parameters": ("hue",)}, "--adv_parameters must be of all, black_level, .* got 'hue'"),
-        ({"adv_noise_layer": False}, "got 'additive_layer'; give --adv_noise_layer, too"),
+        ({"adv_noise_layer": False}, "got 'additive_layer'; give --adv_noise_layer as well"),
     ],
 )
 def test_refuses(fold, change, message):
