@@ -94,7 +94,7 @@ def test_sphinx_fails_if_an_entry_is_removed(tmp_path):
 
     def build(text):
         (tmp_path / "index.md").write_text(text)
-        command = [sys.executable, "-m", "sphinx", "-q", "-b", "coverage_check", "-D", "coverage_packages=tasks"]
+        command = [sys.executable, "-m", "sphinx", "-N", "-q", "-b", "coverage_check", "-D", "coverage_packages=tasks"]
         return subprocess.run([*command, str(tmp_path), str(tmp_path / "built")], capture_output=True, text=True)
 
     complete = build(page)

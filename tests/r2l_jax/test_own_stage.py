@@ -31,6 +31,9 @@ from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.trained import load_runs
 
+# Every test trains or analyzes a run with the stage.
+pytestmark = pytest.mark.slow
+
 GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
 

@@ -67,6 +67,7 @@ def test_training(golden, assert_close, call_once):
     assert_close(call_once(lambda head, image: head(image), head, GOLDEN["input"]), GOLDEN[f"{name}.train"], 2e-4)
 
 
+@pytest.mark.slow
 def test_a_step_compiles_once_and_its_gradients_are_finite():
     head = tasks.resnet("resnet18", num_classes=4, rngs=nnx.Rngs(0))
     traces = []

@@ -77,6 +77,7 @@ def test_training_steps_are_timed(monkeypatch):
     assert len(measure("train_step", 2)["samples_ms"]["ours"]) == 2
 
 
+@pytest.mark.slow
 def test_searches_find_the_same_together_and_apart(monkeypatch):
     monkeypatch.setattr(tasks, "resnet", SmallHead)
     together, apart = both_sides("search_1_at_a_step")

@@ -44,6 +44,7 @@ def ask(copied, file):
     return answer, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("checkout", [True, False], ids=["dirty tree", "installed copy"])
 def test_a_constant_that_has_changed_makes_results_anew(copied, tmp_path, checkout):
     def git(*arguments):

@@ -15,8 +15,8 @@ METRICS = json.loads((RUN / "fold_0" / "metrics.json").read_text())
 
 
 @pytest.mark.usefixtures("small_heads")
-def test_a_run_of_version_0_1_is_loaded_and_scores_as_it_did(data_dir):
-    ((fold,),) = load_runs([str(RUN)], data_dir)
+def test_a_run_of_version_0_1_is_loaded_and_scores_as_it_did(tmp_path):
+    ((fold,),) = load_runs([str(RUN)], str(tmp_path))
     raws, targets = map(jnp.asarray, fold.dataset.samples(fold.fold.valid_indices))
     batch = {"raw": raws, "target": targets, "weight": jnp.ones(len(raws))}
     sums = fold.task.sums(fold.model(raws), batch)

@@ -61,6 +61,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
         train.run(replace(base, run_name="refused", state_dict_uri=str(config.run_dir)))
 
 
+@pytest.mark.slow
 def test_another_run_s_split_is_used_again(base, one_epoch):
     config = replace(base, run_name="same_split", seed=5, epochs=1, state_dict_uri=str(one_epoch.run_dir))
     train.run(config)

@@ -142,6 +142,7 @@ def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalised_images
     np.testing.assert_allclose(model(config)["normalizer.var"], by_default.var((0, 1, 2)), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_an_interrupted_attack_goes_on_to_the_same_end(attacked, monkeypatch):
     whole, _ = attacked
     config = replace(whole, run_name="stopped")
