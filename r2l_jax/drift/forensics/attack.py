@@ -26,9 +26,9 @@ from isp.published import ADDITIVE_LAYER
 from r2l_jax.config import AttackSettings, TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
+from r2l_jax.drift.search.descent import cost_of, descend
 from r2l_jax.drift.search.frozen import deviation
 from r2l_jax.drift.search.ranges import valid_values
-from r2l_jax.drift.search.searcher import cost_of, descend
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.update import Blueprint, GradientDescent, Updated, UpdateRule

@@ -8,7 +8,7 @@ import math
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from r2l_jax.data.loader import Batch
+from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen, deviation
-from r2l_jax.drift.search.ranges import Facts, gains, moved, valid_offsets, valid_values
+from r2l_jax.drift.search.ranges import gains, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
@@ -29,8 +30,6 @@ from r2l_jax.runtime.store import Identity, Unfinished, identity
 
 PyTree = Any
 
-Direction = Literal["worst", "best"]
-
 # How often searches are saved, in seconds.
 _SAVED_EVERY = 30.0
 
@@ -39,11 +38,11 @@ class Search(NamedTuple):
     """One search.
 
     Attributes:
-        group: names of the parameters that it moves; the others stay at the default.
-        aux_weight: what it costs to leave the default rendering, times the deviation.
-        seed: of its start and of its batches.
+        group: names of the parameters that may move; the others stay at the default.
+        aux_weight: the price of deviation from the default rendering.
+        seed: the seed of the start and of the batches.
         spread: standard deviation of the random start around the default, in natural ranges; 0 starts at the default.
-        exposure: factor on all gains at the start, if gains that start at a camera's are in the group.
+        exposure: factor on the group's gains at the start; only gains that start at a camera's white balance count.
     """
 
     group: tuple[str, ...]
@@ -54,12 +53,12 @@ class Search(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search came to.
+    """The end of a search, and the way to it.
 
     Attributes:
-        parameters: the values at its end, by name.
-        task_loss: of each step's batch, before the step.
-        deviation: of that batch's images from their default rendering.
+        parameters: the values of all parameters at the end, by name.
+        task_loss: the task loss of each step's batch, before the step.
+        deviation: the deviation of that batch's images from their default rendering.
     """
 
     parameters: dict[str, np.ndarray]
@@ -83,58 +82,16 @@ class _Fixed(NamedTuple):
     key: Array
 
 
-def cost_of(direction: Direction, task_loss: Array, away: Array, aux_weight: Array | float) -> Array:
-    """Computes the cost that a search lowers: the task loss or its negative, and a price on deviation.
-
-    Args:
-        direction: "worst" raises the task loss, "best" lowers it.
-        task_loss: the mean over a batch.
-        away: the batch's `deviation`. It costs in both directions.
-        aux_weight: the price of deviation.
-    """
-    return (task_loss if direction == "best" else -task_loss) + aux_weight * away
-
-
-def descend(
-    optimizer: optax.GradientTransformation,
-    facts: Facts,
-    default: dict[str, Array],
-    cost: Callable[[dict[str, Array]], tuple[Array, PyTree]],
-    offsets: dict[str, Array],
-    opt_state: optax.OptState,
-    free: Mapping[str, Array | float],
-) -> tuple[dict[str, Array], optax.OptState, PyTree]:
-    """Takes one step down a cost of a pipeline's parameters, which stay valid.
-
-    Args:
-        optimizer: updates the offsets.
-        facts: the declarations of the parameters.
-        default: the values that offsets count from.
-        cost: takes values to the cost and any other results.
-        offsets: the parameters' offsets, see `moved`.
-        opt_state: the optimizer's state.
-        free: 1 for each parameter that may move, and 0 for the others.
-
-    Returns:
-        The next offsets, the optimizer's next state, and the other results of the cost.
-    """
-    gradients, wanted = jax.grad(lambda offsets: cost(moved(facts, default, offsets)), has_aux=True)(offsets)
-    gradients = {name: free[name] * gradient for name, gradient in gradients.items()}
-    updates, opt_state = optimizer.update(gradients, opt_state)
-    moved_offsets = cast(dict[str, Array], optax.apply_updates(offsets, updates))
-    return valid_offsets(facts, default, moved_offsets), opt_state, wanted
-
-
 class Searcher:
-    """Searches over the parameters of a model's pipeline; head and normalisation stay as they are.
+    """Searches over the parameters of a model's pipeline; head and normalization stay as they are.
 
     Args:
-        frozen: the model. Parameters stay valid, see `isp.Parameter`.
+        frozen: the model. Its parameters stay valid, see `isp.Parameter`.
         direction: "worst" raises the task loss, "best" lowers it. Deviation costs in both.
-        aux_loss: what deviation is, see `deviation`.
-        learning_rate: Adam's, in natural ranges: about how far each parameter moves in a step at first. It falls to 0
-            along half a cosine, so that searches settle in spite of the noise of their batches.
-        batch_size: samples in a step of one search. Each search draws its own, by its seed.
+        aux_loss: the measure of deviation, see `deviation`.
+        learning_rate: Adam's learning rate, in natural ranges: about the length of a parameter's first step. It falls
+            to 0 along half a cosine, so that searches settle although their batches are noisy.
+        batch_size: samples in a step of one search. Each search draws its own, from its seed.
     """
 
     def __init__(
@@ -164,60 +121,47 @@ class Searcher:
         """Runs searches together, with a progress bar on stderr, and returns the same in all processes.
 
         Args:
-            searches: any number of them.
-            raws: mosaics `(N, H, W)` that their batches are drawn from.
-            targets: theirs.
-            steps: how many each search takes.
+            searches: the searches.
+            raws: mosaics `(N, H, W)` that batches are drawn from.
+            targets: the targets of the mosaics.
+            steps: the number of steps of each search.
             stop: asked after each step, and ends the searches there; the same answer in all processes.
-            file: where unfinished searches are kept, every half minute and when they are stopped. The same searches
-                in the same samples go on from there. It stays until somebody removes it.
+            file: keeps unfinished searches, saved every half minute and at the end. The same searches over the same
+                samples go on from there. The caller removes it.
 
         Raises:
             InputError: a search has diverged.
-            Interrupted: `stop` said so.
+            Interrupted: `stop` returned True.
         """
-        kept = Unfinished(file, self._identity(searches, raws, targets, steps))
+        record = _Record(self._stacks, len(searches), Unfinished(file, self._identity(searches, raws, targets, steps)))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
-        before = np.zeros((len(searches), 0, 2), np.float32)
-        if (arrays := on_first_process(kept.load)) is not None:
-            starts, before = _states(arrays, starts), arrays["losses"]
-        state, fixed = self._stacks.stack(starts), self._stacks.stack(fixed)
-        samples = {"raw": raws, "target": targets}
-        shared = (self._frozen.default, self._frozen.rest, samples, np.float32(steps))
+        state, fixed = self._stacks.stack(record.resume(starts)), self._stacks.stack(fixed)
+        shared = (self._frozen.default, self._frozen.rest, {"raw": raws, "target": targets}, np.float32(steps))
         step = self._stacks.compile(self._step, (state, fixed), shared, donated=(0,))
         fixed, *shared = jax.device_put((fixed, *shared), step.input_shardings[0][1:])
 
-        curves = []
-
-        def all_losses() -> np.ndarray:
-            """Returns the losses of all searches and steps so far, `(searches, steps, 2)`."""
-            if not curves:
-                return before
-            after = self._stacks.unstack(np.stack(jax.device_get(curves), 2), len(searches))
-            return np.concatenate([before, np.stack(after)], 1)
-
-        def save(state: _State) -> None:
-            arrays = {**_arrays(self._stacks.unstack(state, len(searches))), "losses": all_losses()}
-            on_first_process(lambda: kept.save(arrays))
-
-        ahead, saved, done = OneAhead(), time.monotonic(), before.shape[1]
+        ahead, saved, first = OneAhead(), time.monotonic(), record.steps
         title = f"{len(searches)} searches"
-        for _ in tqdm(range(done, steps), desc=title, unit="step", initial=done, total=steps, disable=not is_first()):
+        for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=not is_first()):
             state, losses = step(state, fixed, *shared)
-            curves.append(ahead.begun(losses))
-            last = done + len(curves) == steps
+            record.add(ahead.begun(losses))
+            last = record.steps == steps
             stopped = stop() and not last
             # Also saved after the last step: the measurement that follows may be interrupted.
             if file and (stopped or last or any_process(time.monotonic() - saved > _SAVED_EVERY)):
-                save(state)
+                record.save(state)
                 saved = time.monotonic()
             if stopped:
                 goes_on = "the same command goes on from there" if file else "nothing is kept"
-                raise Interrupted(f"stopped at step {done + len(curves)} of {steps}; {goes_on}")
-        ends = self._stacks.unstack(state.offsets, len(searches))
+                raise Interrupted(f"stopped at step {record.steps} of {steps}; {goes_on}")
+        return self._found(searches, self._stacks.unstack(state.offsets, len(searches)), record.losses())
+
+    def _found(self, searches: Sequence[Search], ends: Sequence[dict[str, np.ndarray]], losses: np.ndarray) -> list[Found]:
+        """Returns the ends of searches, from their last offsets and their losses `(searches, steps, 2)`."""
+        facts, default = self._frozen.facts, self._frozen.default
         found = [
-            Found(jax.device_get(valid_values(self._frozen.facts, self._frozen.default, offsets)), *losses.T)
-            for offsets, losses in zip(ends, all_losses(), strict=True)
+            Found(jax.device_get(valid_values(facts, default, offsets)), *curves.T)
+            for offsets, curves in zip(ends, losses, strict=True)
         ]
         for search, one in zip(searches, found, strict=True):
             if not all(np.isfinite(array).all() for array in jax.tree.leaves(one)):
@@ -296,14 +240,49 @@ class Searcher:
         return _State(offsets, opt_state, state.step + 1), losses
 
 
-def _arrays(states: Sequence[PyTree]) -> dict[str, np.ndarray]:
-    """Takes the states of unfinished searches apart into arrays by name."""
-    leaves = jax.tree.leaves(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
-    return {f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}
+class _Record:
+    """Records the losses of searches, and keeps their states while they are unfinished.
 
+    Args:
+        stacks: the stacks of the searches.
+        count: the number of searches.
+        kept: keeps unfinished searches.
+    """
 
-def _states(arrays: dict[str, np.ndarray], like: Sequence[PyTree]) -> list[PyTree]:
-    """Puts the states that `_arrays` has taken apart together, in the structure of others."""
-    leaves, structure = jax.tree.flatten(like[0])
-    stacked = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
-    return [jax.tree.unflatten(structure, [leaf[number] for leaf in stacked]) for number in range(len(like))]
+    def __init__(self, stacks: Stacks, count: int, kept: Unfinished):
+        self._stacks, self._count, self._kept = stacks, count, kept
+        self._before = np.zeros((count, 0, 2), np.float32)
+        self._after: list[jax.Array] = []
+
+    @property
+    def steps(self) -> int:
+        """The number of steps so far, with those of earlier calls."""
+        return self._before.shape[1] + len(self._after)
+
+    def resume(self, starts: Sequence[_State]) -> Sequence[_State]:
+        """Returns the states that an earlier call has kept, or the starts."""
+        arrays = on_first_process(self._kept.load)
+        if arrays is None:
+            return starts
+        self._before = arrays["losses"]
+        leaves, structure = jax.tree.flatten(starts[0])
+        stacked = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
+        return [jax.tree.unflatten(structure, [leaf[place] for leaf in stacked]) for place in range(self._count)]
+
+    def add(self, losses: jax.Array) -> None:
+        """Adds the losses of a step, as the stack's compiled function returns them."""
+        self._after.append(losses)
+
+    def losses(self) -> np.ndarray:
+        """Returns the task loss and the deviation of all steps so far, `(searches, steps, 2)`."""
+        if not self._after:
+            return self._before
+        after = self._stacks.unstack(np.stack(jax.device_get(self._after), 2), self._count)
+        return np.concatenate([self._before, np.stack(after)], 1)
+
+    def save(self, state: _State) -> None:
+        """Keeps a stack of states and the losses so far."""
+        states = self._stacks.unstack(state, self._count)
+        leaves = jax.tree.leaves(jax.tree.map(lambda *leaves: np.stack(leaves), *states))
+        arrays = {**{f"leaf_{number}": leaf for number, leaf in enumerate(leaves)}, "losses": self.losses()}
+        on_first_process(lambda: self._kept.save(arrays))
