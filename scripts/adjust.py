@@ -9,7 +9,7 @@ stopped.
 """
 
 from r2l_jax.drift.adjustment import adaptation, learning
-from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
+from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.adjustment.learning import LearningConfig
 from r2l_jax.runtime import flags
 

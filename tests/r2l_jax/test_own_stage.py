@@ -17,7 +17,7 @@ from r2l_jax.apps import render
 from r2l_jax.data.sets.synthetic import CAMERA
 from r2l_jax.drift import cases
 from r2l_jax.drift.adjustment import adaptation, learning
-from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
+from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.adjustment.learning import LearningConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.attack import Attack

@@ -156,7 +156,9 @@ class Searcher:
                 raise Interrupted(f"stopped at step {record.steps} of {steps}; {goes_on}")
         return self._found(searches, self._stacks.unstack(state.offsets, len(searches)), record.losses())
 
-    def _found(self, searches: Sequence[Search], ends: Sequence[dict[str, np.ndarray]], losses: np.ndarray) -> list[Found]:
+    def _found(
+        self, searches: Sequence[Search], ends: Sequence[dict[str, np.ndarray]], losses: np.ndarray
+    ) -> list[Found]:
         """Returns the ends of searches, from their last offsets and their losses `(searches, steps, 2)`."""
         facts, default = self._frozen.facts, self._frozen.default
         found = [

@@ -15,7 +15,7 @@ import isp
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.drift import figures
 from r2l_jax.drift.adjustment import adaptation
-from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
+from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig

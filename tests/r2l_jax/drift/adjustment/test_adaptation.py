@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift.adjustment import adaptation
-from r2l_jax.drift.adjustment.adaptation import AdaptationConfig
+from r2l_jax.drift.adjustment import adaptation, drifts
+from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import trained
@@ -93,14 +93,14 @@ def test_other_data_is_split_into_labelled_and_measured(base, config, monkeypatc
     data = datasets.load(base.data.dataset, **base.data.source)
     others = dataclasses.replace(data, names=tuple(f"other {name}" for name in data.names))
     (fold,) = trained.load_pipelines(config.run)
-    monkeypatch.setattr(adaptation.datasets, "load", lambda name, **settings: others)
+    monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: others)
     drift = replace(config, exposures=(), pipelines=(), drifted_data_dir=base.data.data_dir)
-    under = adaptation._drifted(drift, fold, *drift.drifts())
+    under = drifts.drifted(drift, fold, *drift.drifts())
     assert len(under.labelled) == 8
     assert sorted([*under.labelled, *under.measured]) == list(range(40))
     message = "--labelled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
     with pytest.raises(InputError, match=message):
-        adaptation._drifted(dataclasses.replace(drift, labelled=40), fold, *drift.drifts())
+        drifts.drifted(dataclasses.replace(drift, labelled=40), fold, *drift.drifts())
 
 
 def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_path):

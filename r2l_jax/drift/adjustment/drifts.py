@@ -1,0 +1,126 @@
+"""A trained model under a drift: the start of an adaptation."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import isp
+from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift import acquisition, cases
+from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_drift
+from r2l_jax.drift.cases import Case
+from r2l_jax.drift.search.ranges import tuned
+from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.trained import TrainedFold
+
+
+class Drifted(NamedTuple):
+    """A model under a drift.
+
+    Attributes:
+        model: the model, with the pipeline of a drift of the processing.
+        dataset: the mosaics, under a drift of the acquisition.
+        labelled: the samples to adapt by.
+        measured: the samples to measure on.
+    """
+
+    model: RawToLogit
+    dataset: RawDataset
+    labelled: np.ndarray
+    measured: np.ndarray
+
+    @property
+    def pipeline(self) -> isp.Pipeline:
+        """The model's pipeline."""
+        return pipeline_of(self.model)
+
+
+def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted:
+    """Puts a fold's model under a drift.
+
+    Raises:
+        InputError: the drift does not fit the run's data, or has too few samples.
+    """
+    rng = np.random.default_rng(config.seed)
+    if drift.group == DATA:
+        dataset = _other_data(config, fold)
+    else:
+        cameras = {camera_drift(name).name: name for name in config.cameras}
+        camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
+        dataset = acquisition.drifted(fold.config, fold.dataset, drift, camera, config.seed)
+    if dataset.fingerprint == fold.dataset.fingerprint:
+        # The scenes are those of the run: samples that were trained on are not measured on.
+        labelled, measured = rng.permutation(fold.fold.train_indices), fold.fold.valid_indices
+        labelled = labelled[: config.labelled]
+    else:
+        shuffled = rng.permutation(len(dataset))
+        labelled, measured = shuffled[: config.labelled], np.sort(shuffled[config.labelled :])
+    if len(labelled) < config.labelled or not len(measured):
+        raise InputError(
+            f"--labelled={config.labelled} is too many for {drift.name}: it has {len(labelled)} images to adapt by and "
+            f"{len(measured)} others to measure on"
+        )
+    return Drifted(_model(fold, drift), dataset, labelled, measured)
+
+
+def free_parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:
+    """Returns the parameters that an adaptation may move.
+
+    Raises:
+        InputError: a name that no parameter of the pipeline has.
+    """
+    known = tuple(pipeline.parameters())
+    if "all" in config.parameters:
+        return known
+    for name in config.parameters:
+        if name not in known:
+            raise InputError(f"--parameters must be of all, {', '.join(known)}, got {name!r}")
+    return config.parameters or tuned(pipeline.facts)
+
+
+def _camera(name: str, dataset: RawDataset) -> isp.Camera:
+    camera = find_camera(name, "--cameras")
+    if camera is None:
+        raise InputError("--cameras=auto: mosaics are taken of the data set's scenes; name a camera or a JSON file")
+    pattern = cases.camera_of(dataset).pattern
+    if camera.pattern != pattern:
+        raise InputError(
+            f"--cameras={name}: its pattern is {camera.pattern}, the data set's {pattern}; no parameter of the "
+            "processing adjusts that"
+        )
+    return camera
+
+
+def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
+    """Returns a fold's model, with the pipeline of a drift of the processing in place of its own."""
+    if drift.pipeline is None:
+        return fold.model
+    return RawToLogit(drift.pipeline(cases.camera_of(fold.dataset)), fold.model.normalizer, fold.model.head)
+
+
+def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
+    """Loads the data of --drifted_data_dir, which must have the classes and the pattern of the run's data."""
+    folder = config.drifted_data_dir
+    # Without a folder, a synthetic data set would be rendered anew.
+    if folder is None or not pathlib.Path(folder).is_dir():
+        raise InputError(f"--drifted_data_dir={folder} is no folder")
+    settings: dict[str, Any] = fold.config.data.source | {"data_dir": folder}
+    if config.drifted_camera:
+        settings["camera"] = config.drifted_camera
+    dataset = datasets.load(fold.config.data.dataset, **settings)
+    if dataset.classes != fold.dataset.classes:
+        raise InputError(
+            f"--drifted_data_dir={folder} must have the classes {', '.join(fold.dataset.classes)}, "
+            f"got {', '.join(dataset.classes)}"
+        )
+    pattern, wanted = (cases.camera_of(each).pattern for each in (dataset, fold.dataset))
+    if pattern != wanted:
+        raise InputError(
+            f"--drifted_data_dir={folder} must have the pattern {wanted}, got {pattern}; no parameter of the "
+            "processing adjusts that"
+        )
+    return dataset
