@@ -1,39 +1,28 @@
-"""Sensitivity: how the task loss changes with each parameter of a pipeline, and with the image after each stage.
+"""Sensitivity: the change of the task loss with each parameter of a pipeline, and with the image after each stage.
 
-It is the loss's gradient in natural ranges, which makes parameters and images comparable: numbers are changes of the
-loss to first order, when values move by one per cent of their natural range.
+Numbers are changes of the loss to first order when values move by one per cent of their natural range: gradients in
+natural ranges, which makes parameters and images comparable.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import isp
-from isp.parameter import MOST_ELEMENTS
-from r2l_jax.data import loader
-from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.figures import heat_map
+from r2l_jax.drift.forensics import gradients
+from r2l_jax.drift.forensics.gradients import PER_CENT, Change, Sensitivity
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.ranges import Facts, moved
-from r2l_jax.runtime import compiler
-from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.runtime.hosts import gathered, is_first
+from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.runtime.tables import table
 
-PyTree = Any
-
-# How far values move, in natural ranges.
-PER_CENT = 0.01
-
-# The natural range of images: that of the display, or of a mosaic up to the white level.
+# The natural range of images: the range of the display, or of a mosaic up to the white level.
 _IMAGES = {"width": 1.0, "stated": "1, the white level of a mosaic or all of the display's range: moves by 0.01"}
 
 UNIT = "change of the task loss, to first order, when values move by 1% of their natural range"
@@ -44,35 +33,6 @@ MOVES = {
 CAUTION = "after clipped: overstated for dark pixels, where the tone curve is too steep for first order"
 
 
-class Change(NamedTuple):
-    """How the loss of each sample changes when the values of a parameter or an image move by 1% of their natural range.
-
-    Attributes:
-        worst: each value moves in the direction that raises the loss, `(N,)`.
-        together: all of them move up, `(N,)`.
-    """
-
-    worst: jax.Array | np.ndarray
-    together: jax.Array | np.ndarray
-
-
-class Sensitivity(NamedTuple):
-    """The sensitivity of samples.
-
-    Attributes:
-        loss: the task loss of each sample by itself, `(N,)`.
-        parameters: the change with each parameter of the pipeline, in the order in which stages take them.
-        elements: the change when one value moves up by itself, `(N, ...)` in the parameter's shape; of each parameter
-            with 2 to `MOST_ELEMENTS` values, in the same order.
-        stages: the change with the image after each stage, in order.
-    """
-
-    loss: jax.Array | np.ndarray
-    parameters: dict[str, Change]
-    elements: dict[str, jax.Array | np.ndarray]
-    stages: dict[str, Change]
-
-
 def analyse(
     frozen: Frozen,
     dataset: RawDataset,
@@ -80,27 +40,26 @@ def analyse(
     batch_size: int,
     tick: Callable[[], None] = lambda: None,
 ) -> Analysis:
-    """Finds which parameters and which stages' images a model's task loss depends on, with a progress bar on stderr.
+    """Finds out how a model's task loss depends on parameters and on the images after stages.
 
-    Parameters move in their natural ranges, see `isp.Parameter`. An image's range is 1: the white level of a mosaic,
-    or all of the display's. All its values count, also the empty sites of planes that are still to be interpolated.
-    The tone curve is so steep at black that 1% of the range is far beyond first order there: the change with dark
-    images before it, those after `clipped`, is overstated.
+    Parameters move in their natural ranges, see `isp.Parameter`. The range of an image is 1: up to the white level of a
+    mosaic, or the range of the display. All values of an image count, also the empty sites of planes that are still to
+    be interpolated. At black the tone curve is so steep that 1% of the range is far beyond first order: the change with
+    dark images before the curve, after `clipped`, is overstated.
 
     Args:
         frozen: the model.
-        dataset: where the samples are.
-        indices: which of them to take.
+        dataset: the data set.
+        indices: the samples.
         batch_size: samples at once. The numbers do not depend on it.
-        tick: called after each batch; what it raises ends the analysis.
+        tick: called after each batch; an exception from it ends the analysis.
 
     Returns:
         `content`: the `unit`, what `moves`, a `caution` and the `ranges`; the means over all samples (`overall`) and
-        over those of each class (`by_class`, for classification), of the changes and for those with a sign also of
-        their absolute values. Tables: `sensitivity`, a row for each sample. Figures: `sensitivity_parameters` and
-        `sensitivity_stages`.
+        over those of each class (`by_class`, for classification), for signed changes also of absolute values. Tables:
+        `sensitivity`, a row for each sample. Figures: `sensitivity_parameters` and `sensitivity_stages`.
     """
-    sensitivity = measure(frozen, dataset, indices, batch_size, tick)
+    sensitivity = gradients.measure(frozen, dataset, indices, batch_size, tick)
     groups = frozen.task.groups(dataset.labels[indices])
     content = {
         "unit": UNIT,
@@ -115,78 +74,8 @@ def analyse(
     return Analysis(content, _table(content), _figures(content), tables)
 
 
-def measure(
-    frozen: Frozen,
-    dataset: RawDataset,
-    indices: np.ndarray,
-    batch_size: int,
-    tick: Callable[[], None] = lambda: None,
-) -> Sensitivity:
-    """The sensitivity of each sample, on the host; see `analyse`."""
-    devices = jax.device_count()
-    batch_size = -(-min(batch_size, len(indices)) // devices) * devices
-    default, rest = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
-    function = compiled(frozen)
-    ahead, measured, taken = OneAhead(), [], []
-    total = -(-len(indices) // batch_size)
-    with tqdm(total=total, desc="sensitivity", unit="batch", disable=not is_first()) as bar:
-        for batch in loader.eval_batches(dataset, indices, batch_size, whole=True):
-            taken.append(batch["weight"] > 0)
-            on_devices = to_devices(batch, shardings().split, whole=True)
-            measured.append(ahead.begun(function(default, rest, on_devices)))
-            bar.update()
-            tick()
-    taken = np.concatenate(taken)
-    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *gathered(measured))
-    # A tree's dicts are sorted by name.
-    pipeline = frozen.pipeline(frozen.default)
-    parameters = list(pipeline.parameters())
-    return Sensitivity(
-        every.loss,
-        {name: every.parameters[name] for name in parameters},
-        {name: every.elements[name] for name in parameters if name in every.elements},
-        {name: every.stages[name] for name in pipeline.stage_names},
-    )
-
-
-def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], Sensitivity]:
-    """The sensitivity of each sample of a batch, `(frozen.default, frozen.rest, batch)`; compiled once for a shape.
-
-    Samples are taken one by one: the Dice loss of a batch is that of all its pixels together. Batch norms use what they
-    learned, so that no sample depends on the others.
-    """
-
-    def of_sample(default, rest, sample):
-        batch = jax.tree.map(lambda leaf: leaf[None], sample)
-
-        def loss(offsets, perturbations):
-            images, _ = frozen.pipeline(moved(frozen.facts, default, offsets)).trace(batch["raw"], perturbations)
-            return frozen.sums(images, rest, batch)["loss"]
-
-        _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))
-        value, (parameters, stages) = jax.value_and_grad(loss, argnums=(0, 1))(*zeros)
-        parameters, stages = jax.tree.map(lambda gradient: PER_CENT * gradient, (parameters, stages))
-        return Sensitivity(
-            value,
-            {name: _change(each) for name, each in parameters.items()},
-            {name: each for name, each in parameters.items() if 1 < each.size <= MOST_ELEMENTS},
-            {name: _change(each) for name, each in stages.items()},
-        )
-
-    return jax.jit(
-        jax.vmap(of_sample, (None, None, 0)),
-        out_shardings=shardings().split,
-        compiler_options=compiler.options(),
-    )
-
-
-def _change(each: jax.Array) -> Change:
-    return Change(jnp.abs(each).sum(), each.sum())
-
-
 def _stated(facts: isp.Parameter) -> dict[str, Any]:
-    """States the natural range of a parameter: its width, None if it is the value itself, and in words."""
+    """Describes the natural range of a parameter: its width, None if the range is the value itself, and in words."""
     if facts.scale == "log":
         return {"width": None, "stated": f"the value itself: moves by a factor of {math.exp(PER_CENT):.4g}"}
     width = facts.width or 0.0
@@ -194,7 +83,7 @@ def _stated(facts: isp.Parameter) -> dict[str, Any]:
 
 
 def _means(facts: Facts, sensitivity: Sensitivity, taken: np.ndarray) -> dict[str, Any]:
-    """Means over some of the samples."""
+    """Computes means over some of the samples."""
 
     def signed(values: jax.Array | np.ndarray) -> dict[str, float]:
         return {"mean": float(values[taken].mean()), "mean_absolute": float(np.abs(np.asarray(values[taken])).mean())}
@@ -215,7 +104,7 @@ def _means(facts: Facts, sensitivity: Sensitivity, taken: np.ndarray) -> dict[st
 
 
 def _each_element(facts: Facts, sensitivity: Sensitivity) -> dict[str, np.ndarray]:
-    """The change of each sample with each single value, by its name."""
+    """Returns the change of each sample with each single value, by the value's name."""
     return {
         name: values
         for parameter, of_all in sensitivity.elements.items()
@@ -226,7 +115,7 @@ def _each_element(facts: Facts, sensitivity: Sensitivity) -> dict[str, np.ndarra
 
 
 def _after(stages: Mapping[str, Any]) -> dict[str, Any]:
-    """What tables call the images after stages, some of which are called like a parameter."""
+    """Names the images after stages for tables, where some stages have the name of a parameter."""
     return {f"after {name}": value for name, value in stages.items()}
 
 
@@ -245,7 +134,7 @@ def _rows(
 
 
 def _table(content: Mapping[str, Any]) -> str:
-    """The means over all samples, and how far the loss of each class can be raised."""
+    """Formats the means over all samples, and the worst change of each class."""
     overall, ranges, classes = content["overall"], content["ranges"], content["by_class"]
     rows = [["", "natural range", *MOVES, *classes]]
     for name, change in _named(overall).items():
@@ -264,17 +153,17 @@ def _table(content: Mapping[str, Any]) -> str:
 
 
 def _digits(value: float, sign: str = "") -> str:
-    """Three of them; whole numbers end in no point."""
+    """Formats a number with three digits, without a point at the end of a whole number."""
     return f"{value:{sign}#.3g}".removesuffix(".")
 
 
 def _named(means: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes with parameters and stages' images, as tables name them."""
+    """Returns the changes with parameters and with the images after stages, named for tables."""
     return {**means["parameters"], **_after(means["stages"])}
 
 
 def _figures(content: Mapping[str, Any]) -> dict[str, Figure]:
-    """How far the losses of all samples and of each class can be raised."""
+    """Draws the worst changes of all samples and of each class."""
     groups = {"all": content["overall"], **content["by_class"]}
 
     def figure(kind: str, title: str) -> Figure:

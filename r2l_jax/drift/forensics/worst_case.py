@@ -1,4 +1,4 @@
-"""The worst processing within reach of the default: which parameters break a model, and how far they must move."""
+"""Worst cases: which parameters of a processing break a model, and how far from the default they must move."""
 
 import itertools
 import pathlib
@@ -25,10 +25,11 @@ from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.trained import TrainedFold
 
-# Random starts lie around the default, so many ranges away: near enough to look like it, far enough to differ.
+# The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that
+# searches take different ways.
 _SPREAD = 0.02
 
-# A group, a weight, and the number of a start.
+# The group, the weight and the number of the start of each search.
 Plan = Sequence[tuple[str, float, int]]
 
 
@@ -47,10 +48,14 @@ def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
 def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan, list[Search]]:
     """Makes the searches for a pipeline: every group, under every weight, from every start.
 
-    A group is "all" parameters, or one; if none is asked for, all, and each alone that is tuned by hand.
+    A group is "all" parameters or a single one. Without --adv_parameters, the groups are "all" and each parameter that
+    is tuned by hand.
+
+    Returns:
+        The plan, and the search for each of its entries.
 
     Raises:
-        InputError: a group that is no parameter of the pipeline.
+        InputError: the pipeline has no parameter of a group's name.
     """
     names = config.adv_parameters
     parameters = tuple(pipeline.parameters())
@@ -75,20 +80,20 @@ def drawn(config: ForensicsConfig, fold: TrainedFold) -> np.ndarray:
 
 
 def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool], file: pathlib.Path) -> Analysis:
-    """Searches for the worst processing of a fold, and measures what it does to the validation samples.
+    """Searches for the worst processing of a fold, and measures the model under it on the validation samples.
 
-    Batches are drawn from the fold's training samples. Of several starts the one counts that is worst in the validation
-    samples: the worst of few, not their mean.
+    Batches are drawn from the fold's training samples. Of several starts, the one that is worst on the validation
+    samples counts: the worst of a few, not their mean.
 
     Args:
         config: the searches.
         fold: the trained model.
-        stop: asked after each step, and ends the searches there.
-        file: where unfinished searches are kept.
+        stop: asked after each step, and ends the searches there; the same answer in all processes.
+        file: keeps unfinished searches.
 
     Raises:
-        InputError: a group that the pipeline does not have.
-        Interrupted: `stop` said so.
+        InputError: the pipeline does not have a group, or a search has diverged.
+        Interrupted: `stop` returned True.
     """
     model = searched(config, fold)
     plan, searches = make_searches(config, pipeline_of(model))
@@ -119,7 +124,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
 
 
 def _rows(plan: Plan, default: Measured, measured: Sequence[Measured], found: Sequence[Found]) -> list[dict[str, Any]]:
-    """A row for each group and weight: the worst of its starts, and how far the starts lie apart."""
+    """Returns a row for each group and weight: the worst of its starts, and the range of the starts' scores."""
     rows = []
     for group, weight in dict.fromkeys((group, weight) for group, weight, _ in plan):
         places = [place for place, (*key, _) in enumerate(plan) if key == [group, weight]]

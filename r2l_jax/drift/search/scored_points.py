@@ -1,4 +1,4 @@
-"""A model's score at points of its processing, of all samples and of resamples, kept in a file as far as measured."""
+"""Scores a model at points of its processing, on all samples and on resamples, and keeps the scores in a file."""
 
 import hashlib
 import json
@@ -17,29 +17,29 @@ from r2l_jax.runtime.store import Identity, Unfinished, identity
 
 RESAMPLES = 200
 
-# Where knobs stand, by name in alphabetical order; those that are left out stand at 0.
+# The positions of knobs by name, in alphabetical order; knobs that are left out stand at 0.
 Point = tuple[tuple[str, float], ...]
 
 
 def point(positions: Mapping[str, float]) -> Point:
-    """The point at which these knobs stand there, and all others at their default."""
+    """Returns the point at which some knobs have these positions, and all others their default."""
     return tuple((name, float(position)) for name, position in sorted(positions.items()) if position)
 
 
 class ScoredPoints:
-    """Measures the score at points, each of them once, with progress bars on stderr.
+    """Measures the score at points, each point once, with progress bars on stderr.
 
     Args:
         frozen: the model.
-        knobs: what the points name.
-        batches: the samples, those of weight 0 left out.
-        seed: of the resamples, of which each is as many samples as there are, drawn with replacement.
-        stop: asked after each batch, and ends the measuring there.
-        file: where measured points are kept, if anywhere. Points that the same model has in the same samples, resampled
-            by the same seed, are taken from there.
+        knobs: the knobs that points name.
+        batches: the samples, see `whole_batches`; those of weight 0 do not count.
+        seed: the seed of the resamples. Each draws as many samples as there are, with replacement.
+        stop: asked after each batch, and ends the measuring there; the same answer in all processes.
+        file: keeps the scores of measured points, unless it is None. They are valid for the same model, the same
+            samples and the same seed.
 
     Attributes:
-        samples: how many there are.
+        samples: the number of samples.
     """
 
     def __init__(
@@ -62,17 +62,17 @@ class ScoredPoints:
         self._known = self._load()
 
     def at(self, points: Sequence[Point], title: str) -> np.ndarray:
-        """The scores at points, `(points, 1 + RESAMPLES)`: of all samples, then of each resample.
+        """Returns the scores at points, `(points, 1 + RESAMPLES)`: on all samples, then on each resample.
 
         Args:
-            points: any, known or not.
-            title: of the progress bar.
+            points: the points; those that are not known yet are measured.
+            title: the title of the progress bar.
 
         Raises:
-            Interrupted: `stop` said so.
+            Interrupted: `stop` returned True.
         """
         new = [point for point in dict.fromkeys(points) if point not in self._known]
-        # Saved as often as the measurer takes the next ones.
+        # Scores are saved after each group of points that the measurer takes together.
         together = TOGETHER * jax.device_count()
         total = len(new) * len(self._batches)
 
@@ -98,7 +98,7 @@ class ScoredPoints:
 
     def _resampled(self, measured: Measured) -> np.ndarray:
         samples, *classes = measured.confusion.shape
-        # What adds up over the samples is all that a resample's score needs of them.
+        # The confusion of a resample is the sum of its samples' confusions.
         confusion = self._counts @ measured.confusion.reshape(samples, -1)
         return np.asarray(self._scores(confusion.reshape(-1, *classes)))
 
@@ -115,9 +115,9 @@ class ScoredPoints:
 
 
 def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> Identity:
-    """Collects all that scores depend on."""
+    """Collects everything that scores depend on."""
     digest = hashlib.sha256()
-    # Without the samples that only fill a batch up, so that batches of another size are the same.
+    # Samples that only fill a batch up are left out, so that the batch size does not matter.
     for name in ("raw", "target"):
         for batch in batches:
             digest.update(np.asarray(batch[name])[np.asarray(batch["weight"]) > 0].tobytes())
