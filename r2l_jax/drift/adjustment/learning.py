@@ -1,4 +1,4 @@
-"""Drift adjustment by learning: processing and head trained together, against the same with fixed processing."""
+"""Drift adjustment by learning: compares training processing and head together with training the head alone."""
 
 import dataclasses
 import json
@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from isp.parameter import MOST_ELEMENTS
 from r2l_jax.config import FinishedRun, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import figures
+from r2l_jax.drift.adjustment.learning_report import comparison_table, curves_figure
 from r2l_jax.drift.cases import camera_of
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
@@ -21,7 +20,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import Bound, flat, replace, setting
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
-from r2l_jax.runtime.tables import table
 from r2l_jax.training import train
 from r2l_jax.training.plan import make_folds
 from r2l_jax.training.record import changed_data, changes, other_makers, read_metrics
@@ -44,23 +42,23 @@ class LearningConfig(FinishedRun):
 
     @property
     def output_dir(self) -> pathlib.Path:
-        """Where the results go."""
+        """The folder of the results."""
         return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
 
 
 def run(config: LearningConfig) -> dict[str, Any]:
-    """Trains the counterpart of a run, whose processing is fixed where the run's was learnt, and compares the two.
+    """Trains the counterpart of a run, with fixed processing if the run learned it, and compares the two.
 
-    The counterpart has the run's flags but for `freeze_processor`, and is trained in `<output>/learning/`, or taken
-    from there. Writes `<output>/learning.json` (all numbers, and how to reproduce them), and in `<output>/learning/`
-    `learning_curves.png` and TensorBoard's events of it.
+    The counterpart has the run's flags except `freeze_processor`. It is trained in `<output>/learning/`, unless an
+    earlier call has trained it there. Writes `<output>/learning.json` (all numbers, and how to reproduce them), and to
+    `<output>/learning/` `learning_curves.png` and TensorBoard events of it.
 
     Returns:
-        What learning.json holds: of both runs the score at each epoch, the epochs and the seconds of training to the
-        target, by fold, and the learnt parameters beside the camera's.
+        The content of learning.json: for each fold of both runs, the score at each epoch and the epochs and seconds of
+        training until the target; and the learned parameters with their starts at the camera's calibration values.
 
     Raises:
-        InputError: a folder that is no finished run, or whose processing cannot be learnt.
+        InputError: a folder that is no finished run, or whose processing cannot be learned.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     (folds,) = load_runs([config.run], config.data_dir, config.own_pipelines)
@@ -88,7 +86,8 @@ def run(config: LearningConfig) -> dict[str, Any]:
     content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
     on_first_process(lambda: _write(config, content))
     if is_first():
-        print(f"\n{make_tables(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+        print(f"\n{comparison_table(content)}\n")
+        print(f"results in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
     return content
 
 
@@ -119,13 +118,14 @@ def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
 
 
 def _write(config: LearningConfig, content: Mapping[str, Any]) -> None:
+    """Writes the comparison and its figure."""
     everything = {**content, "flags": flat(config), **environment()}
     write_json(config.output_dir / "learning.json", everything)
-    figures.write(config.output_dir / "learning", {"learning_curves": make_figure(content)})
+    figures.write(config.output_dir / "learning", {"learning_curves": curves_figure(content)})
 
 
 def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
-    """Says why what an earlier call has trained of the counterpart does not count; it is trained anew, then."""
+    """Lists the reasons why the counterpart of an earlier call must be trained anew."""
     reasons = []
     for fold in make_folds(counterpart, dataset):
         if fold.metrics_file.exists():
@@ -140,7 +140,7 @@ def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
 
 
 def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[str, Any]:
-    """The learning curves of two runs, what they take to reach a score, and the parameters that the first learnt."""
+    """Compares the learning curves of two runs and the time to a score, and collects the learned parameters."""
     score = runs[LEARNT][0].task.score
     return {
         "score": score,
@@ -154,6 +154,11 @@ def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[st
 
 
 def _history(fold: TrainedFold) -> list[dict[str, Any]]:
+    """Reads the numbers of a fold's epochs.
+
+    Raises:
+        InputError: an earlier version wrote them, without the seconds of the epochs.
+    """
     history = json.loads(fold.fold.metrics_file.read_text())["history"]
     if any("seconds" not in row for row in history):
         raise InputError(
@@ -163,7 +168,7 @@ def _history(fold: TrainedFold) -> list[dict[str, Any]]:
 
 
 def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, Any]:
-    """The scores of one fold after epochs and seconds of training, and which of them reach the target."""
+    """Computes the scores of one fold over epochs and seconds of training, and when they first reach the target."""
     seconds = np.cumsum([row["seconds"] for row in history])
     rows = [
         (row["epoch"] + 1, float(time), row[score]) for time, row in zip(seconds, history, strict=True) if score in row
@@ -194,53 +199,3 @@ def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
         }
         for name, value in camera.parameters().items()
     }
-
-
-def make_tables(content: Mapping[str, Any]) -> str:
-    """The comparison as text: what each run comes to and takes, and the small parameters beside the camera's."""
-    target = f"{content['target']:g}"
-    rows = [["", f"val {content['score']}", "deviation", "best", f"epochs to {target}", f"seconds to {target}"]]
-    for name, of_run in content["runs"].items():
-        folds = of_run["folds"]
-        last = [fold["scores"][-1] for fold in folds]
-        best = np.mean([max(fold["scores"]) for fold in folds])
-        numbers = (f"{number:.4f}" for number in (np.mean(last), np.std(last), best))
-        reached = (_mean_reached([fold[f"{unit}_to_target"] for fold in folds]) for unit in ("epochs", "seconds"))
-        rows.append([name, *numbers, *reached])
-    text = table(rows)
-    rows = [["parameter", "camera", "learnt", "deviation"]]
-    for values in content["parameters"].values():
-        camera, folds = np.array(values["camera"]), np.array(values["folds"])
-        if camera.size <= MOST_ELEMENTS:
-            columns = (camera.ravel(), folds.mean(0).ravel(), folds.std(0).ravel())
-            rows += [
-                [title, *(f"{number:.4f}" for number in row)]
-                for title, *row in zip(values["names"], *columns, strict=True)
-            ]
-    return f"{text}\n\n{table(rows)}"
-
-
-def _mean_reached(values: Sequence[int | float | None]) -> str:
-    """The mean over folds, and how many have got there if not all have."""
-    reached = [value for value in values if value is not None]
-    if not reached:
-        return "-"
-    return f"{np.mean(reached):.1f}" + (f" ({len(reached)} of {len(values)})" if len(reached) < len(values) else "")
-
-
-def make_figure(content: Mapping[str, Any]) -> Figure:
-    """The validation score over epochs and over seconds of training: mean of the folds, and their deviation."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    for axes, unit in zip(figure.subplots(1, 2, sharey=True), ("epochs", "seconds"), strict=True):
-        for number, (name, of_run) in enumerate(content["runs"].items()):
-            folds = of_run["folds"]
-            scores = np.array([fold["scores"] for fold in folds])
-            places, mean, std = np.mean([fold[unit] for fold in folds], 0), scores.mean(0), scores.std(0)
-            axes.plot(places, mean, color=f"C{number}", marker=".", label=f"{name} processing")
-            axes.fill_between(places, mean - std, mean + std, color=f"C{number}", alpha=0.2, linewidth=0)
-        axes.axhline(content["target"], color="grey", linestyle=":", linewidth=1)
-        axes.set_xlabel({"epochs": "epoch", "seconds": "seconds of training"}[unit])
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel(f"validation {content['score']}")
-    figure.axes[0].legend()
-    return figure

@@ -1,4 +1,4 @@
-"""Adversarial training: the processing's parameters go uphill in the task loss, and everything else stays as it is.
+"""Adversarial training: moves the processing's parameters uphill in the task loss, and nothing else.
 
 The attack is an update rule of training: it takes the steps of `drift.search` with the batches, the augmentation and
 the devices of training.

@@ -1,4 +1,4 @@
-"""Drift forensics: which processing breaks a trained model, and which it tolerates."""
+"""Drift forensics: finds the processing that breaks a trained model, and the processing that it tolerates."""
 
 import pathlib
 from typing import Any
@@ -16,22 +16,22 @@ from r2l_jax.training.trained import TrainedFold, load_pipelines
 
 
 def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
-    """Analyses every fold of a run.
+    """Analyzes every fold of a run.
 
     Writes to `<output>/fold_<k>/<analysis>/`: `<analysis>.json` (all numbers, and how to reproduce them), pictures,
-    tables in CSV, and TensorBoard's events of the pictures. An analysis that an earlier call of the same settings has
-    finished is taken as it is, and one that was stopped goes on.
+    tables in CSV, and TensorBoard events of the pictures. An analysis that an earlier call of the same settings has
+    finished is not repeated, and one that was stopped goes on.
 
-    - `sensitivity`: the task loss's gradient for every parameter and every stage's image.
-    - `tolerances`: how far each parameter may move by itself.
-    - `worst_case`: how far the score falls when parameters are searched for that.
+    - `sensitivity`: the gradient of the task loss for every parameter and for the image after every stage.
+    - `tolerances`: the interval in which each parameter may move by itself.
+    - `worst_case`: the lowest score that a search over the parameters finds.
 
     Returns:
         The content of the JSON files, by fold and analysis.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, or a group or a pair that it does
-            not have.
+        InputError: a folder that is no finished run, a processing without parameters, or a group or a pair that the
+            processing does not have.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)

@@ -1,1 +1,1 @@
-"""What the drift controls share: knobs, frozen models, stacked searches, measuring."""
+"""Shared by the drift controls: knobs, frozen models, stacked searches, measuring."""

@@ -77,7 +77,7 @@ def ticking(
 class Measurer:
     """Measures a frozen model under processings that the devices of all processes share, see `Stacks`.
 
-    What a measurer compiles serves all calls with batches of one shape.
+    Calls with batches of one shape share compiled functions.
 
     Args:
         frozen: the model.
