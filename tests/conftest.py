@@ -15,7 +15,7 @@ if "XLA_FLAGS" not in os.environ:
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory()
     os.environ["XDG_CACHE_HOME"] = _cache.name
-# Tests that train compile the same steps again and again. Programs that tests start share what is compiled, too, and so
+# Tests that train compile the same steps again and again. Programs that tests start share what is compiled as well, and so
 # do the processes that pytest-xdist starts, which come with the folder of the one that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory()

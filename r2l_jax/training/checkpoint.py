@@ -16,7 +16,7 @@ PyTree = Any
 
 
 class Checkpoints:
-    """The last and the best state of one fold, written while training goes on.
+    """Writes the last and the best state of a fold while training continues.
 
     A checkpoint holds three items: `model`, the variables by their paths; `progress`, what else training needs to go
     on; `history`, the numbers of the epochs so far. Leaving the context waits until all that was saved is on the disk.
@@ -38,7 +38,7 @@ class Checkpoints:
 
     @property
     def found(self) -> bool:
-        """Whether there is a last checkpoint to go on from."""
+        """Whether there is a last checkpoint to continue from."""
         manager = self._managers.get("last")
         return manager is not None and manager.latest_step() is not None
 
@@ -55,7 +55,7 @@ class Checkpoints:
             )
 
     def restore_last(self, state: TrainState) -> tuple[TrainState, list[dict]]:
-        """The last checkpoint's state and history, in the shapes and shardings of `state`; without one, it and []."""
+        """Returns the state and history of the last checkpoint, or `state` and no history without a checkpoint."""
         if not self.found:
             return state, []
         manager = self._managers["last"]
@@ -104,14 +104,15 @@ def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
 
 
 def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
-    """The folder of an earlier run that belongs to a fold: its fold of that number.
+    """Returns the folder of an earlier run's fold of the same number.
 
-    Another fold's head has seen what this one validates on; whoever wants it names that fold's folder.
+    The head of another fold has been trained on samples that this fold validates on. To use it all the same, name the
+    folder of that fold.
 
     Args:
         uri: an earlier run's folder, or one of its folds' folders.
         fold: the fold of this run.
-        flag: what to call it in an error.
+        flag: the flag that errors name.
 
     Raises:
         InputError: there is no such folder, or it holds no such fold.
@@ -162,7 +163,7 @@ def load_parts(
 
 
 def _stored_model(checkpoints: pathlib.Path, sharding: jax.sharding.Sharding) -> PyTree | None:
-    """The model of the best checkpoint, or the last, or None; on this machine's devices, whatever saved it."""
+    """Loads the model of the best checkpoint, or else of the last, onto this machine's devices; None without any."""
     for kind in ("best", "last"):
         if (checkpoints / kind).is_dir():
             with _manager(checkpoints / kind) as manager:

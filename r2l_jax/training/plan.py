@@ -1,4 +1,4 @@
-"""What a run is about to do: its folds, and whether its settings fit the data, the devices and earlier runs.
+"""Plans a run: makes its folds, and checks that its settings fit the data, the devices and earlier runs.
 
 Everything that would end a run later, or overwrite another one, is found out here, before anything is trained.
 """

@@ -1,4 +1,4 @@
-"""What a run records while it goes: TensorBoard, pictures and tensors."""
+"""Records of a run in progress: TensorBoard events, pictures and tensors."""
 
 import pathlib
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Tracker:
             self._writer.add_scalar(name, value, epoch)
 
     def processor(self, parameters: Mapping[str, np.ndarray], gradient_norms: Mapping[str, float], epoch: int) -> None:
-        """Records the processing's parameters, and the norm of each one's gradient.
+        """Records the processing's parameters, and the norm of the gradient of each.
 
         Elements are called by their place, as in the runs of earlier versions, and large parameters are histograms.
         """
@@ -54,7 +54,7 @@ class Tracker:
             self._writer.add_scalar(f"processor_gradient_norm/{name}", norm, epoch)
 
     def images(self, group: str, images: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Records pictures by name, each `(N, H, W, 3)` or `(N, H, W)` as a row of N; numbered, to keep their order.
+        """Records batches of pictures `(N, H, W, 3)` or `(N, H, W)`, each as a row, numbered to keep their order.
 
         Values are shown from 0 to 1.
         """
@@ -64,9 +64,10 @@ class Tracker:
             self._tensor(name, batch, epoch)
 
     def gradients(self, gradients: Mapping[str, np.ndarray], epoch: int) -> None:
-        """Records gradients of such pictures as magnitudes, each image's brightest hundredth at full brightness.
+        """Records the magnitudes of gradients of such pictures; the brightest 1% of each image has full brightness.
 
-        Each by itself, since the gradients of well and badly classified samples differ by orders of magnitude.
+        Images are scaled one by one, since gradients of well and badly classified samples differ by orders of
+        magnitude.
         """
         for number, (name, gradient) in enumerate(gradients.items()):
             name = f"gradients/{number}_{name}"
@@ -77,7 +78,7 @@ class Tracker:
             self._tensor(name, gradient, epoch)
 
     def differences(self, default: np.ndarray, adversarial: np.ndarray, epoch: int) -> None:
-        """Records pictures `(N, H, W, 3)` by default and as an attack has them, and half their difference from grey."""
+        """Records the default rendering, the rendering under attack, and half of their difference around gray."""
         difference = 0.5 + (adversarial - default) / 2
         self.images("differences", {"default": default, "adversarial": adversarial, "difference": difference}, epoch)
 
@@ -100,7 +101,7 @@ class Tracker:
         self._writer.add_hparams(flags, {f"final/{name}": value for name, value in metrics.items()}, name="hparams")
 
     def flush(self) -> None:
-        """Makes TensorBoard see all that was recorded."""
+        """Writes the events recorded so far, so that TensorBoard shows them."""
         self._writer.flush()
 
     def _tensor(self, name: str, tensor: np.ndarray, epoch: int) -> None:

@@ -32,11 +32,11 @@ class TrainedFold(NamedTuple):
     """One fold of a finished run.
 
     Attributes:
-        config: what it was trained by, with the data where it is now.
-        dataset: what it was trained on.
-        task: what it was trained for.
-        fold: how it split the data, and its folder.
-        model: the best epoch's, which evaluates: batch norms use their running statistics.
+        config: the settings of the training, with the present place of the data.
+        dataset: the data set.
+        task: the task.
+        fold: the split of the data, and the fold's folder.
+        model: the model of the best epoch, in evaluation: batch norms use their running statistics.
     """
 
     config: TrainConfig
@@ -47,7 +47,7 @@ class TrainedFold(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the model, see `model_hash`, and of the file that its pipeline comes from."""
+        """A hash of the model (see `model_hash`) and of the file of its pipeline."""
         pipeline = self.config.processing.named_pipeline
         return hashlib.sha256(
             "\n".join([model_hash(self.model), *(pipeline.identity if pipeline else ())]).encode()
@@ -60,16 +60,15 @@ _Description = tuple[TrainConfig, RawDataset, Task, Fold]
 def load_runs(
     uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = ()
 ) -> list[list[TrainedFold]]:
-    """Loads the folds of finished runs; those of equal settings of the data share one data set.
+    """Loads the folds of finished runs. Folds with the same settings of the data share one data set.
 
-    A run whose pipeline comes from a file of the user's is loaded with a file of the same content alone: the one that
-    it was trained with, where it was, or one of those named. Code that came with a run's folder is not run unless it is
-    named.
+    A run whose pipeline comes from a user's file needs a file of the same content: the original one in its place, or
+    one of `pipelines`. Code in a run's folder is run only if it is named there.
 
     Args:
         uris: runs' folders, of which all folds are taken, or folds' folders.
-        data_dir: where the data is now; None is where it was.
-        pipelines: pipelines of the user's that runs were trained with, where their files are now.
+        data_dir: the present folder of the data; None if it has not moved.
+        pipelines: the user's pipelines that runs were trained with, by the present places of their files.
 
     Raises:
         InputError: a folder that is no run's, a fold that is not trained to its end, data that is not what it was

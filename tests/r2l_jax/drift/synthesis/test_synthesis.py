@@ -176,7 +176,7 @@ def test_pictures_are_the_pipelines_images_in_16_bits(base, written):
 
 
 def test_an_evaluation_sees_the_same_pictures(base, written):
-    """To the last bit where batches are of one size; what is random, too."""
+    """To the last bit where batches are of one size; what is random as well."""
     config = TrainConfig()
     normalizer, head = Standardize(jnp.zeros(3), jnp.ones(3)), SmallHead(4, 3, nnx.Rngs(0))
     model = RawToLogit(isp.parametrized(written.camera), normalizer, head)
