@@ -15,8 +15,8 @@ if "XLA_FLAGS" not in os.environ:
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory()
     os.environ["XDG_CACHE_HOME"] = _cache.name
-# Tests that train compile the same steps again and again. Programs that tests start share what is compiled as well, and so
-# do the processes that pytest-xdist starts, which come with the folder of the one that started them.
+# Tests that train compile the same steps again and again. They share compiled functions with the programs that they
+# start and with the processes of pytest-xdist, which inherit the folder of the process that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _compiled = tempfile.TemporaryDirectory()
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
