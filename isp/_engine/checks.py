@@ -78,7 +78,7 @@ def bilateral_size(sigma_spatial: Scalar, size: int | None) -> int:
 
 
 def _window_size(name: str, sigma: Scalar, size: int | None, radius: Callable[[float], int]) -> int:
-    """Returns `size`, or `1 + 2 * radius(sigma)` if there is none; checks both."""
+    """Returns `size`, or `1 + 2 * radius(sigma)` without a size; checks both."""
     check_positive(name, sigma)
     if size is not None:
         check_size(size)

@@ -64,7 +64,7 @@ class Comparison:
         inputs: makes the NumPy arrays that all sides are given.
         ours: prepares our work with these arrays, and returns the call to time.
         baseline: prepares the baseline's work likewise.
-        floor: prepares work with the first array that no function can beat; None if there is none.
+        floor: prepares work with the first array that no function can beat; None without a floor.
     """
 
     inputs: Callable[[], tuple[np.ndarray, ...]]

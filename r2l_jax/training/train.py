@@ -212,7 +212,7 @@ class _Trainer:
             batch = to_devices(next(self._batches), shardings().split)
             state, loss = self._compiled.train(state, batch, self._key)
             if self.step == first:
-                # The first call compiles if necessary, which is no part of the speed.
+                # The clock starts after the first call, which may compile.
                 started = time.perf_counter()
             ahead.begun(loss)
             self.step += 1

@@ -1,4 +1,4 @@
-"""What is compiled, for tests of how often."""
+"""Counts what tests compile."""
 
 import contextlib
 import re

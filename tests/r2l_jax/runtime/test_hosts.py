@@ -9,7 +9,7 @@ import pytest
 from r2l_jax.runtime import hosts
 from r2l_jax.runtime.errors import InputError
 
-# What each of two processes prints.
+# The program that each of two processes runs.
 PROGRAM = """
 import sys
 
