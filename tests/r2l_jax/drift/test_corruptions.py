@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.ndimage
+import scipy_warps
 
-from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES, elastic_warp, zoom_blur
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES, zoom_blur
 from r2l_jax.runtime.errors import InputError
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("corruptions.npz"))
@@ -142,39 +143,6 @@ def test_each_axis_of_a_rectangle_is_zoomed_as_that_of_a_square():
     np.testing.assert_allclose(rectangle, square[:, :5], atol=1e-6)
 
 
-def scipy_warp(image, shifts, noise, sigma, amplitude):
-    """What `elastic_warp` says, of one image, by SciPy; the affine map by its three points."""
-    height, width, _ = image.shape
-    distance = min(height, width) // 3
-    points = np.array([width // 2, height // 2]) + distance * np.array([[1, 1], [1, -1], [-1, -1]])
-    back = np.linalg.solve(np.c_[points + shifts, np.ones(3)], points)
-    y, x = np.mgrid[:height, :width]
-    columns, rows = np.moveaxis(np.stack([x, y, np.ones_like(x)], -1) @ back, -1, 0)
-    smooth = [amplitude * scipy.ndimage.gaussian_filter(n, sigma, mode="reflect", truncate=3) for n in noise]
-    for mode, where in (("mirror", (rows, columns)), ("reflect", (y + smooth[0], x + smooth[1]))):
-        channels = np.moveaxis(image, -1, 0)
-        channels = [scipy.ndimage.map_coordinates(channel, where, order=1, mode=mode) for channel in channels]
-        image = np.stack(channels, -1)
-    return image
-
-
-@pytest.mark.parametrize(("sigma", "amplitude"), [(0.0, 0.0), (0.0, 3.0), (2.5, 30.0), (11.0, 200.0)])
-def test_elastic_warp_is_that_of_scipy(sigma, amplitude):
-    # Amplitudes that reach beyond the border, the last one several times across the image.
-    rng = np.random.default_rng(0)
-    images, shifts = IMAGE[None, :40, :56].repeat(2, 0), rng.uniform(-4, 4, (2, 3, 2)).astype(np.float32)
-    noise = rng.uniform(-1, 1, (2, 2, 40, 56)).astype(np.float32)
-    expected = [scipy_warp(*one, sigma, amplitude) for one in zip(images, shifts, noise, strict=True)]
-    # Positions are rounded to some 1e-5 of a pixel.
-    arrays = map(jnp.asarray, (images, shifts, noise))
-    np.testing.assert_allclose(elastic_warp(*arrays, sigma, amplitude), expected, atol=1e-5)
-
-
-def test_elastic_warp_without_strength_changes_nothing():
-    image, noise = jnp.asarray(IMAGE[None, :40, :56].repeat(2, 0)), jnp.ones((2, 2, 40, 56))
-    np.testing.assert_array_equal(elastic_warp(image, jnp.zeros((2, 3, 2)), noise, 0.0, 0.0), image)
-
-
 @every_severity
 def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severity):
     size, count = 48, 100
@@ -185,7 +153,9 @@ def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severi
     )
     rng = np.random.default_rng(severity)
     expected = [
-        scipy_warp(ramps, rng.uniform(-reach, reach, (3, 2)), rng.uniform(-1, 1, (2, size, size)), sigma, amplitude)
+        scipy_warps.warp(
+            ramps, rng.uniform(-reach, reach, (3, 2)), rng.uniform(-1, 1, (2, size, size)), sigma, amplitude
+        )
         for _ in range(count)
     ]
     result = CORRUPTIONS["elastic_transform"](np.tile(ramps, (count, 1, 1, 1)), KEY, severity)
