@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from programs import call, program
+from programs import call, ends, program, start_together
 
 
 @pytest.mark.slow
@@ -23,6 +23,22 @@ def test_a_trained_run_is_evaluated(trained_run):
     assert content["runs"]["run"]["tests"].keys() == {
         *("own", "parametrized", "exposure=0.5", "contrast.1", "contrast.2", "identity.1", "identity.2")
     }
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one(trained_run, tmp_path):
+    cases = ["--pipelines=parametrized", "--exposures=0.5", "--corruptions=gaussian_noise", "--severities=1"]
+    command = ["evaluate.py", f"--run={trained_run}", "--against=pipelines,exposures,corruptions", *cases]
+    done = program(*command, f"--output={tmp_path}/one", "--batch_size=4")
+    assert done.returncode == 0, done.stderr
+    first, second = ends(start_together(*command, f"--output={tmp_path}/two", "--batch_size=4"))
+    assert (first.returncode, second.returncode) == (0, 0), (first.stderr, second.stderr)
+    assert (second.stdout, second.stderr) == ("", "")
+    one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
+    for name, numbers in one["runs"]["run"]["folds"]["0"].items():
+        others = two["runs"]["run"]["folds"]["0"][name]
+        assert numbers["loss"] == pytest.approx(others["loss"], rel=1e-5), name
+        assert numbers["confusion"] == others["confusion"], name
 
 
 @pytest.mark.parametrize(
