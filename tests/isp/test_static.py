@@ -88,7 +88,7 @@ def test_none_skips_a_step():
         ({"demosaic": "none", "denoise": "fft_denoising", "softness": 2.0}, {"sharpening_filter", "keep_fraction"}),
         ({"sharpen": "none", "denoise": "fft_denoising"}, set()),
         ({"sharpen": "none", "denoise": "tv_chambolle"}, {"weight"}),
-        ({"sharpen": "none", "denoise": "tv_bregman", "weight": 50.0}, {"weight"}),
+        pytest.param({"sharpen": "none", "denoise": "tv_bregman", "weight": 50.0}, {"weight"}, marks=pytest.mark.slow),
         ({"sharpen": "none", "denoise": "bilateral", "sigma_color": 0.1}, {"sigma_spatial", "sigma_color"}),
     ],
 )

@@ -1,6 +1,7 @@
 """Runs that take seconds."""
 
 import contextlib
+import dataclasses
 
 import pytest
 import small_runs
@@ -10,6 +11,8 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
+from r2l_jax.training.steps import make_steps
+from r2l_jax.training.update import GradientDescent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,6 +21,31 @@ def _cache_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(startup, "cache_dir", lambda: folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_steps():
+    """Lets runs that differ only in their data and bookkeeping share compiled steps, which take longest to make."""
+    made = {}
+
+    def shared(config, dataset, rule=GradientDescent):
+        raw, _ = dataset[0]
+        pipeline, optimization = config.processing.named_pipeline, config.optimization
+        key = repr(
+            [
+                *map(dataclasses.asdict, (config.processing, config.model, config.attack)),
+                (optimization.lr, optimization.augmentation, pipeline and pipeline.identity),
+                (raw.shape, dataset.task, dataset.classes, dataset.camera and dataset.camera.to_json()),
+                (rule, tasks.resnet, tasks.unet),
+            ]
+        )
+        if key not in made:
+            made[key] = make_steps(config, dataset, rule)
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "make_steps", shared)
         yield
 
 

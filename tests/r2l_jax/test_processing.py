@@ -126,6 +126,7 @@ def weights_file(tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_a_head_starts_from_pretrained_weights(base, weights_file):
     config = replace(
         base, run_name="pretrained", epochs=1, lr=1e-9, save_locally=True,

@@ -78,7 +78,9 @@ def zenodo():
         thread.join()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_download_that_was_ended_goes_on_with_the_bytes_that_are_missing(zenodo, tmp_path, number, status):
     flags = ["--dataset=Drone", f"--data_dir={tmp_path}", f"--zenodo_url={zenodo.url}"]
     part = tmp_path / "drone.zip.part"

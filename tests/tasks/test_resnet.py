@@ -39,8 +39,8 @@ def evaluate(name, head, dtype, call_once):
     return call_once(logits_and_gradient, head, GOLDEN["input"].astype(dtype))
 
 
-# Without ResNet-34, which has the blocks of ResNet-18.
-@pytest.mark.parametrize("golden", ["resnet18", "resnet50"], indirect=True)
+# Without ResNet-34, which has the blocks of ResNet-18. ResNet-50, with the blocks of its own, takes several times as long.
+@pytest.mark.parametrize("golden", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)], indirect=True)
 def test_evaluation_and_its_input_gradient(golden, assert_close, call_once):
     name, head = golden
     logits, gradient = evaluate(name, head, np.float32, call_once)
@@ -60,6 +60,7 @@ def test_evaluation_and_its_input_gradient_in_float64(golden, assert_close, call
     assert_close(gradient, GOLDEN[f"{name}.input_grad"], 1e-6)
 
 
+@pytest.mark.parametrize("golden", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)], indirect=True)
 def test_training(golden, assert_close, call_once):
     name, head = golden
     head.train()

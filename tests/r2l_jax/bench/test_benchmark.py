@@ -72,6 +72,7 @@ class SmallHead(nnx.Module):
         return self.fc(images.mean((1, 2)))
 
 
+@pytest.mark.slow
 def test_training_steps_are_timed(monkeypatch):
     monkeypatch.setattr(tasks, "resnet", SmallHead)
     assert len(measure("train_step", 2)["samples_ms"]["ours"]) == 2

@@ -149,6 +149,7 @@ def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copi
     assert metrics(config) == before
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_no_target_or_another_place_changes_nothing(copied, tmp_path):
     config, root = copied
     change_mask(min((root / "masks").iterdir()))
@@ -167,6 +168,7 @@ def test_a_run_of_an_earlier_version_goes_on(copied):
     assert {"data", "camera", "made_by"} < metrics(config).keys()
 
 
+@pytest.mark.slow
 def test_other_source_is_warned_of(copied, monkeypatch, capsys):
     config, _ = copied
     train.run(config)

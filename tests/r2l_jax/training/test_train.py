@@ -145,7 +145,9 @@ def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finishe
         train.run(config)
 
 
-@pytest.mark.parametrize("stop_after", [2, 4, 6])
+@pytest.mark.parametrize(
+    "stop_after", [pytest.param(2, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
     """Asked to stop within an epoch, at its end, and in the next; then continued by the same call."""
     config = replace(base, run_name=f"stopped_{stop_after}", save_locally=True)

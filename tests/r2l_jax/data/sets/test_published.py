@@ -291,6 +291,7 @@ def test_a_failing_cut_leaves_nothing(drone):
     assert versions(root, "Drone") == []
 
 
+@pytest.mark.slow
 def test_a_killed_cut_leaves_no_tiles(tmp_path):
     for index in range(40):
         write_frame(tmp_path, f"frame_{index:02d}", {(0, 0): 0.5}, (768, 1024))

@@ -112,6 +112,7 @@ def test_a_model_that_tolerates_all():
     assert np.all(content["map"]["tolerated"])
 
 
+@pytest.mark.slow
 def test_iou_of_segmentation_and_negative_gains():
     dark, bright = 0.25, 0.8
     # Next to the edge, pixels are interpolated: their loss is tolerated.

@@ -37,7 +37,7 @@ def run(searcher, fold, searches, steps=4, **options):
 ALL = ("black_level", "white_balance", "colour_correction", "gamma_correct")
 
 
-@pytest.mark.parametrize(("direction", "sign"), [("worst", 1), ("best", -1)])
+@pytest.mark.parametrize(("direction", "sign"), [("worst", 1), pytest.param("best", -1, marks=pytest.mark.slow)])
 def test_the_task_loss_moves_in_the_direction(fold, frozen, direction, sign):
     searcher = make(frozen, direction)
     (found,) = run(searcher, fold, [Search(ALL, aux_weight=0.0)], steps=25)
