@@ -15,6 +15,7 @@ import isp
 from isp.sensor import expose_sites, site_light
 from r2l_jax.drift.cases import OWN, Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
+from r2l_jax.model.augment import sample_keys
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler
 
@@ -139,7 +140,7 @@ def expose(
     def one(raw, key):
         return expose_sites(site_light(raw, camera), key, camera=camera, exposure=exposure)
 
-    return jax.vmap(one)(raw, _sample_keys(key, index))
+    return jax.vmap(one)(raw, sample_keys(key, index))
 
 
 def process(
@@ -169,11 +170,7 @@ def corrupt(
     def one(image, key):
         return CORRUPTIONS[name](image, key, severity)
 
-    return jax.vmap(one)(jnp.clip(images, 0, 1), _sample_keys(key, index))
-
-
-def _sample_keys(key, index):
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+    return jax.vmap(one)(jnp.clip(images, 0, 1), sample_keys(key, index))
 
 
 def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> Iterable[tuple[Key, list[Item]]]:

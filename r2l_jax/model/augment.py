@@ -1,9 +1,9 @@
-"""Random changes of processed images during training, drawn for each sample."""
+"""Random changes of processed images during training, drawn for each sample from a key of its own."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, Shaped
 
 from isp._engine import stencil
 
@@ -14,8 +14,18 @@ SHARPNESS = 0.5
 _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
+def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " batch"]:
+    """Makes a key for each sample of a batch, which depends on no other sample nor on the place in the batch.
+
+    Args:
+        key: what all samples share, such as the key of an epoch.
+        index: the samples' indices in the data set.
+    """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
 def augment(
-    images: Float[Array, "batch height width 3"], key: PRNGKeyArray, augmentation: str
+    images: Float[Array, "batch height width 3"], keys: Key[Array, " batch"], augmentation: str
 ) -> Float[Array, "batch height width 3"]:
     """Changes each image of a batch at random.
 
@@ -28,44 +38,52 @@ def augment(
 
     Args:
         images: normalized images.
-        key: decides the changes.
+        keys: decide the changes of each image (see `sample_keys`).
         augmentation: one of `AUGMENTATIONS`.
     """
     if augmentation == "none":
         return images
-    orient_key, noise_key, smooth_key = jax.random.split(key, 3)
-    images = orient(images, orient_key)
+    orient_keys, noise_keys, noisy_keys, smooth_keys = _split(keys)
+    images = orient(images, orient_keys)
     if augmentation == "weak":
         return images
-    batch = len(images)
-    noise = NOISE_STD * jax.random.normal(noise_key, images.shape)
-    images = images + noise * jax.random.bernoulli(jax.random.fold_in(noise_key, 1), shape=(batch, 1, 1, 1))
+    noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(noise_keys)
+    images = images + NOISE_STD * noise * _coins(noisy_keys)
     channels_first = jnp.moveaxis(images, -1, 1)
     smooth = jnp.moveaxis(stencil.correlate(channels_first, jnp.asarray(_SMOOTH), "mirror"), 1, -1)
-    amount = (1 - SHARPNESS) * jax.random.bernoulli(smooth_key, shape=(batch, 1, 1, 1))
-    return images + amount * (smooth - images)
+    return images + (1 - SHARPNESS) * _coins(smooth_keys) * (smooth - images)
 
 
 def augment_masks(
-    masks: Shaped[Array, "batch height width"], key: PRNGKeyArray, augmentation: str
+    masks: Shaped[Array, "batch height width"], keys: Key[Array, " batch"], augmentation: str
 ) -> Shaped[Array, "batch height width"]:
-    """Flips and turns masks as `augment` does with their images for the same key."""
+    """Flips and turns masks as `augment` does with their images for the same keys."""
     if augmentation == "none":
         return masks
-    orient_key, *_ = jax.random.split(key, 3)
-    return orient(masks[..., None], orient_key)[..., 0]
+    orient_keys, *_ = _split(keys)
+    return orient(masks[..., None], orient_keys)[..., 0]
 
 
 def orient(
-    images: Shaped[Array, "batch height width channels"], key: PRNGKeyArray
+    images: Shaped[Array, "batch height width channels"], keys: Key[Array, " batch"]
 ) -> Shaped[Array, "batch height width channels"]:
     """Gives each image one of the eight orientations of a square, or of the four of a rectangle, all equally likely.
 
-    Images and masks get the same orientations for the same key.
+    Images and masks get the same orientations for the same keys.
     """
-    vertical, horizontal, transposed = jax.random.bernoulli(key, shape=(3, len(images), 1, 1, 1))
+    vertical, horizontal, transposed, _ = map(_coins, _split(keys))
     images = jnp.where(vertical, images[:, ::-1], images)
     images = jnp.where(horizontal, images[:, :, ::-1], images)
     if images.shape[1] == images.shape[2]:
         images = jnp.where(transposed, images.swapaxes(1, 2), images)
     return images
+
+
+def _split(keys):
+    """Splits the key of each sample into four."""
+    return jax.vmap(lambda key: jax.random.split(key, 4), out_axes=1)(keys)
+
+
+def _coins(keys):
+    """Tosses a coin for each sample: 0 or 1, `(B, 1, 1, 1)`."""
+    return jax.vmap(jax.random.bernoulli)(keys)[:, None, None, None]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Key
 
 import isp
 from r2l_jax.model.augment import augment
@@ -31,30 +31,30 @@ class RawToLogit(nnx.Module):
     def __call__(
         self,
         raw: Float[Array, "batch height width *channels"],
-        key: PRNGKeyArray | None = None,
+        keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
         """Computes the logits of mosaics (see `logits`)."""
-        return self.logits(self.processor(raw), key, augmentation)
+        return self.logits(self.processor(raw), keys, augmentation)
 
     def logits(
         self,
         images: Float[Array, "batch height width 3"],
-        key: PRNGKeyArray | None = None,
+        keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
     ) -> Float[Array, "batch ..."]:
         """Computes the logits of processed images.
 
         Args:
             images: the processed images.
-            key: decides the changes by the augmentation; not needed for "none".
+            keys: decide the changes of each image by the augmentation; not needed for "none".
             augmentation: one of `config.AUGMENTATIONS`.
         """
         images = self.normalizer(images)
         if augmentation != "none":
-            if key is None:
-                raise ValueError(f"the augmentation {augmentation!r} needs a key")
-            images = augment(images, key, augmentation)
+            if keys is None:
+                raise ValueError(f"the augmentation {augmentation!r} needs keys")
+            images = augment(images, keys, augmentation)
         return self.head(images)
 
     def trace(

@@ -53,7 +53,7 @@ class Classification:
         """Makes the head, normalized images to logits `(B, C)`."""
         return tasks.resnet(self.network, num_classes=len(self.classes), rngs=rngs)
 
-    def augmented(self, batch: Batch, key: jax.Array, augmentation: str) -> Batch:
+    def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
         """Returns the batch with targets that follow the augmentation of its images: classes stay."""
         return batch
 
@@ -119,9 +119,9 @@ class Segmentation:
         """Makes the head, normalized images to logits `(B, H, W, 1)`."""
         return tasks.unet("unetplusplus", encoder=self.network, classes=1, rngs=rngs)
 
-    def augmented(self, batch: Batch, key: jax.Array, augmentation: str) -> Batch:
+    def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
         """Returns the batch with masks that follow the augmentation of its images."""
-        return {**batch, "target": augment_masks(batch["target"], key, augmentation)}
+        return {**batch, "target": augment_masks(batch["target"], keys, augmentation)}
 
     def sums(self, logits: jax.Array, batch: Batch) -> Sums:
         """Computes the sums of a batch: its Dice loss times its samples, and the confusion of its pixels.

@@ -12,6 +12,7 @@ from flax import nnx
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import make_model
 from r2l_jax.model.tasks import Task, task_of
 from r2l_jax.runtime import compiler
@@ -44,7 +45,8 @@ class Steps(NamedTuple):
     Attributes:
         init: makes a model's variables from a key, and the statistics that `Standardize` takes (None if nothing does).
         begin: makes the state in which a model's training begins.
-        train: updates once, `(state, batch, key) -> (state, loss)`; consumes the state.
+        train: updates once, `(state, batch, key) -> (state, loss)`; consumes the state. The key is that of the epoch:
+            a sample's augmentation follows from it and from the sample's index, not from its batch and devices.
         evaluate: adds a batch to sums, `(state, sums, batch) -> sums`; consumes the sums.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
@@ -95,8 +97,8 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         return TrainState(jnp.zeros((), jnp.int32), model, rule.begin(model), zero_sums())
 
     def train(state, batch, key):
-        key = jax.random.fold_in(key, state.step)
-        updated = rule.update(state.model, state.opt_state, task.augmented(batch, key, augmentation), key)
+        keys = sample_keys(key, batch["index"])
+        updated = rule.update(state.model, state.opt_state, task.augmented(batch, keys, augmentation), keys)
         sums = jax.tree.map(jnp.add, state.sums, updated.sums)
         return TrainState(state.step + 1, updated.model, updated.state, sums), updated.loss
 

@@ -208,9 +208,10 @@ class _Trainer:
             _Stopped: the user or the scheduler asked to stop.
         """
         first, last, ahead, started = self.step, (epoch + 1) * self._size.steps, OneAhead(), time.perf_counter()
+        key = jax.random.fold_in(self._key, epoch)
         while self.step < last:
             batch = to_devices(next(self._batches), shardings().split)
-            state, loss = self._compiled.train(state, batch, self._key)
+            state, loss = self._compiled.train(state, batch, key)
             if self.step == first:
                 # The clock starts after the first call, which may compile.
                 started = time.perf_counter()

@@ -104,14 +104,14 @@ class UpdateRule(abc.ABC):
         """Returns the sums of no batch that the rule adds to the task's."""
 
     @abc.abstractmethod
-    def update(self, model: nnx.State, state: PyTree, batch: Batch, key: jax.Array) -> Updated:
+    def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
         """Updates a model.
 
         Args:
             model: its variables.
             state: that of `begin`, or of the update before.
             batch: samples, whose targets follow the augmentation of their images.
-            key: of the augmentation.
+            keys: of the augmentation, one for each sample.
         """
 
     def measure(self, state: PyTree, images: jax.Array, batch: Batch) -> dict[str, jax.Array]:
@@ -155,13 +155,13 @@ class GradientDescent(UpdateRule):
         """Returns a norm of the gradient for each of the processor's parameters."""
         return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
 
-    def update(self, model: nnx.State, state: PyTree, batch: Batch, key: jax.Array) -> Updated:
+    def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
         """Takes one step of Adam."""
         parameters, fixed = self._split(model)
 
         def mean_loss(parameters):
             module = nnx.merge(self._graph, parameters, fixed, copy=True)  # A copy, whose statistics may change.
-            sums = self._task.sums(module(batch["raw"], key, self._augmentation), batch)
+            sums = self._task.sums(module(batch["raw"], keys, self._augmentation), batch)
             _, updated = self._split(nnx.state(module))
             return sums["loss"] / batch["weight"].sum(), (sums, updated)
 

@@ -112,14 +112,14 @@ class Attack(UpdateRule):
             "gradient_norm": {name: jnp.zeros(()) for name in self._pipeline.facts},
         }
 
-    def update(self, model: nnx.State, state: AttackState, batch: Batch, key: jax.Array) -> Updated:
+    def update(self, model: nnx.State, state: AttackState, batch: Batch, keys: jax.Array) -> Updated:
         """Takes one step uphill."""
         attacked, count = nnx.merge(self._graph, model), batch["weight"].sum()
         by_default = self._render(state.default, batch)
 
         def cost(values):
             images = self._render(values, batch)
-            sums = self._task.sums(attacked.logits(images, key, self._augmentation), batch)
+            sums = self._task.sums(attacked.logits(images, keys, self._augmentation), batch)
             away = deviation(images, by_default, self._aux_loss)
             total = cost_of("worst", sums["loss"] / count, away, self._aux_weight)
             return total, {**sums, "deviation": away * count}

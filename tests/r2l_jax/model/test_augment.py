@@ -3,10 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2l_jax.model.augment import NOISE_STD, augment, augment_masks, orient
+from r2l_jax.model.augment import NOISE_STD, augment, augment_masks, orient, sample_keys
 
 KEY = jax.random.key(0)
 IMAGES = jnp.array(np.random.default_rng(0).random((64, 6, 6, 3), np.float32))
+
+
+def keys(count, key=KEY):
+    return sample_keys(key, jnp.arange(count))
+
+
+KEYS = keys(64)
 
 
 def orientations(image):
@@ -21,23 +28,35 @@ def which(result, image):
 
 
 def test_none_changes_nothing():
-    assert augment(IMAGES, KEY, "none") is IMAGES
+    assert augment(IMAGES, KEYS, "none") is IMAGES
 
 
 def test_weak_draws_each_of_the_eight_orientations_for_each_image():
-    seen = [which(result, image) for result, image in zip(augment(IMAGES, KEY, "weak"), IMAGES, strict=True)]
+    seen = [which(result, image) for result, image in zip(augment(IMAGES, KEYS, "weak"), IMAGES, strict=True)]
     assert set(seen) == set(range(8))
 
 
 @pytest.mark.parametrize("augmentation", ["none", "weak"])
 def test_masks_turn_with_their_images(augmentation):
-    images, masks = augment(IMAGES, KEY, augmentation), augment_masks(IMAGES[..., 0], KEY, augmentation)
+    images, masks = augment(IMAGES, KEYS, augmentation), augment_masks(IMAGES[..., 0], KEYS, augmentation)
     np.testing.assert_array_equal(images[..., 0], masks)
+
+
+@pytest.mark.parametrize("augmentation", ["weak", "strong"])
+def test_a_sample_is_changed_by_its_index_and_the_epoch_wherever_it_stands(augmentation):
+    order = jnp.asarray(np.random.default_rng(0).permutation(64))
+    whole = np.asarray(augment(IMAGES, KEYS, augmentation))
+    part = augment(IMAGES[order[:16]], sample_keys(KEY, order[:16]), augmentation)
+    np.testing.assert_array_equal(part, whole[order[:16]])
+    same = jnp.broadcast_to(IMAGES[0], IMAGES.shape)
+    assert len({image.tobytes() for image in np.asarray(augment(same, KEYS, augmentation))}) >= 8
+    next_epoch = augment(IMAGES, keys(64, jax.random.fold_in(KEY, 1)), augmentation)
+    assert (whole != next_epoch).any((1, 2, 3)).sum() > 32
 
 
 def test_rectangles_keep_their_shape():
     images = IMAGES[:, :4]
-    results = np.asarray(orient(images, KEY))
+    results = np.asarray(orient(images, KEYS))
     four = [[image, image[::-1], image[:, ::-1], image[::-1, ::-1]] for image in np.asarray(images)]
     found = [
         [np.array_equal(result, turned) for turned in turns].index(True)
@@ -48,12 +67,12 @@ def test_rectangles_keep_their_shape():
 
 def test_images_and_masks_get_the_same_orientations_for_the_same_key():
     masks = (IMAGES[..., :1] > 0.5).astype(jnp.float32)
-    np.testing.assert_array_equal(orient(masks, KEY), orient(IMAGES, KEY)[..., :1] > 0.5)
+    np.testing.assert_array_equal(orient(masks, KEYS), orient(IMAGES, KEYS)[..., :1] > 0.5)
 
 
 def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
     images = jnp.ones((4096, 4, 4, 3))
-    changed = np.asarray(augment(images, KEY, "strong")) - 1
+    changed = np.asarray(augment(images, keys(4096), "strong")) - 1
     noisy = np.abs(changed).max((1, 2, 3)) > 0
     assert 0.47 < noisy.mean() < 0.53
     # Some noise is halved by the smoothing; the strongest is not.
@@ -63,7 +82,7 @@ def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
 def test_strong_smooths_as_torchvision_adjust_sharpness_does():
     """Smooths a unit impulse: it keeps 1/2 + 5/26, and each neighbor gets 1/26."""
     impulse = jnp.zeros((512, 5, 5, 3)).at[:, 2, 2].set(1.0)
-    results = np.asarray(augment(impulse, KEY, "strong"))
+    results = np.asarray(augment(impulse, keys(512), "strong"))
     peaks = results[:, 2, 2, 0]
     smoothed = peaks < 0.9
     assert 0.4 < smoothed.mean() < 0.6
