@@ -19,6 +19,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
 from absl import app, flags, logging
 
 from r2l_jax.runtime.errors import InputError
@@ -275,8 +276,11 @@ def _build(settings: type[Config], values: Mapping[str, Any]) -> Config:
         if dataclasses.is_dataclass(kind):
             arguments[name] = _build(typing.cast(type, kind), values)
         elif name in values:
-            # JSON has lists in place of tuples.
-            arguments[name] = tuple(values[name]) if isinstance(values[name], list) else values[name]
+            try:
+                # JSON has lists in place of tuples.
+                arguments[name] = msgspec.convert(values[name], kind)
+            except msgspec.ValidationError as error:
+                raise InputError(f"--{name}: {str(error).replace('`', '').lower()}, {values[name]!r:.80}") from None
     return settings(**arguments)
 
 

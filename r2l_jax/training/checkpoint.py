@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.folds import fold_folders, fold_number
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -118,11 +119,11 @@ def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
         InputError: there is no such folder, or it holds no such fold.
     """
     root = pathlib.Path(uri)
-    if root.name.startswith("fold_") and root.is_dir():
+    if fold_number(root) is not None:
         return root
     if (root / f"fold_{fold}").is_dir():
         return root / f"fold_{fold}"
-    found = ", ".join(sorted(folder.name for folder in root.glob("fold_*"))) or "no fold_* folder"
+    found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
     reason = f"it has {found}" if root.is_dir() else "not found"
     raise InputError(f"--{flag}={uri} is no run's folder with a fold_{fold}: {reason}")
 

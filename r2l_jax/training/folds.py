@@ -1,6 +1,7 @@
 """A run's folds: how each splits the data, and where its files go."""
 
 import pathlib
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -25,3 +26,15 @@ class Fold(NamedTuple):
     def metrics_file(self) -> pathlib.Path:
         """The numbers so far, and how to reproduce them."""
         return self.folder / "metrics.json"
+
+
+def fold_number(folder: pathlib.Path) -> int | None:
+    """Returns the number of the fold whose folder this is; None for another folder, such as a copy of one."""
+    match = re.fullmatch(r"fold_(0|[1-9][0-9]{0,8})", folder.name)
+    return int(match[1]) if match and folder.is_dir() else None
+
+
+def fold_folders(run: pathlib.Path) -> list[pathlib.Path]:
+    """Lists the folders of a run's folds, by their numbers."""
+    numbers = {folder: number for folder in run.glob("fold_*") if (number := fold_number(folder)) is not None}
+    return sorted(numbers, key=numbers.__getitem__)

@@ -6,7 +6,6 @@ Everything that would end a run later, or overwrite another one, is found out he
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from flax import nnx
 
 from r2l_jax.config import HALF_SIZE_MODES, ModelSettings, TrainConfig
@@ -18,7 +17,7 @@ from r2l_jax.model.tasks import TASKS, task_of
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.checkpoint import fold_folder
 from r2l_jax.training.folds import Fold
-from r2l_jax.training.record import changes, read_metrics
+from r2l_jax.training.record import changes, read_metrics, recorded_split
 from r2l_jax.training.update import UpdateRule
 
 
@@ -44,7 +43,7 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     earlier = read_metrics(file, f"--state_dict_uri={uri}")
     if earlier["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
-    return np.array(earlier["train_indices"]), np.array(earlier["valid_indices"])
+    return recorded_split(earlier, dataset, file)
 
 
 def check(config: TrainConfig, dataset: RawDataset, folds: Sequence[Fold], rule: type[UpdateRule]) -> None:

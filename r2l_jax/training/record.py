@@ -4,9 +4,11 @@ import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import msgspec
+import numpy as np
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
@@ -17,7 +19,28 @@ from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.training.folds import Fold
 
-_NEEDED = {"complete", "flags", "history", "fingerprint", "train_indices", "valid_indices"}
+_Indices = list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
+
+
+class _Source(msgspec.Struct):
+    """The file of the user's pipeline."""
+
+    file: str
+    function: str
+    sha256: str
+
+
+class _Metrics(msgspec.Struct):
+    """What is read of a metrics.json. It may hold more, and earlier versions lacked what has a default."""
+
+    complete: bool
+    flags: dict[str, Any]
+    history: list[dict[str, float]]
+    fingerprint: str
+    train_indices: _Indices
+    valid_indices: _Indices
+    made_by: list[dict[str, str]] = []
+    pipeline: _Source | None = None
 
 
 class Record:
@@ -27,12 +50,16 @@ class Record:
         config: the run.
         dataset: its samples.
         fold: how the fold splits them, and where its file is.
+        final: the names of final numbers that a finished fold has.
 
     Attributes:
         finished: the content, if an earlier call with these settings has trained the fold to its end.
+
+    Raises:
+        InputError: the file is there, and is not a fold's.
     """
 
-    def __init__(self, config: TrainConfig, dataset: RawDataset, fold: Fold):
+    def __init__(self, config: TrainConfig, dataset: RawDataset, fold: Fold, final: Sequence[str] = ()):
         self._config, self._dataset, self._fold = config, dataset, fold
         self._made_by, self.finished = [store.made_by()], None
         if not fold.metrics_file.exists():
@@ -44,6 +71,12 @@ class Record:
         ]
         # A flag that an earlier version did not have stood at its default.
         if earlier["complete"] and flat(TrainConfig()) | earlier["flags"] == flat(config):
+            for name in final:
+                if not isinstance(earlier.get(name), int | float):
+                    raise InputError(
+                        f"{fold.metrics_file} is damaged: {name} must be a number, got {earlier.get(name)!r:.80}; "
+                        "start anew with --overwrite"
+                    )
             self.finished = earlier
 
     def write(self, history: Sequence[Mapping[str, Any]], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -84,11 +117,37 @@ def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
     """
     try:
         content = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+        msgspec.convert(content, _Metrics)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "").replace("$.", "")
+        raise InputError(f"{file} is not what a run of this program writes ({reason}); {context}") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}); {context}") from None
-    if not isinstance(content, dict) or _NEEDED - content.keys():
-        raise InputError(f"{file} is not what a run of this program writes; {context}")
     return content
+
+
+def recorded_split(
+    content: Mapping[str, Any], dataset: RawDataset, file: pathlib.Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the training and the validation samples that a metrics.json records.
+
+    Args:
+        content: what `read_metrics` returns.
+        dataset: the data set that they are samples of.
+        file: the file, for the message of an error.
+
+    Raises:
+        InputError: there are none, or the data set is smaller.
+    """
+    splits = []
+    for name in ("train_indices", "valid_indices"):
+        indices = np.array(content[name], np.int64)
+        if len(indices) == 0 or indices.max() >= len(dataset):
+            found = f"one of {indices.max()}" if len(indices) else "none"
+            raise InputError(f"{file} is damaged: {name} must be of the {len(dataset)} samples, found {found}")
+        splits.append(indices)
+    train, valid = splits
+    return train, valid
 
 
 def changes(config: TrainConfig, dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:

@@ -95,7 +95,8 @@ def _over_folds(values: list[float]) -> dict[str, Any]:
 
 def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals) -> Numbers:
     """Trains one fold from its start, or from its last checkpoint, and returns the content of its metrics.json."""
-    record, size = Record(config, dataset, fold), _sizes(config, fold)
+    record = Record(config, dataset, fold, (*steps.summary, "best_epoch", f"best_val_{steps.task.score}"))
+    size = _sizes(config, fold)
     if record.finished:
         return record.finished
     init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.optimization.seed), fold.number))

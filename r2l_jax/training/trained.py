@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 import isp
@@ -24,8 +23,8 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.training import checkpoint
-from r2l_jax.training.folds import Fold
-from r2l_jax.training.record import read_metrics
+from r2l_jax.training.folds import Fold, fold_folders, fold_number
+from r2l_jax.training.record import read_metrics, recorded_split
 
 
 class TrainedFold(NamedTuple):
@@ -113,9 +112,10 @@ def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[st
 
 def _fold_folders(uri: str) -> list[pathlib.Path]:
     root = pathlib.Path(uri)
-    if root.name.startswith("fold_") and root.is_dir():
+    # The folder that is meant, for a link of another name and for ".".
+    if fold_number(root.resolve()) is not None:
         return [root]
-    folders = sorted(root.glob("fold_*"), key=lambda folder: (len(folder.name), folder.name))
+    folders = fold_folders(root)
     if not folders:
         raise InputError(f"--run={uri} is no run's folder: {'it has no fold_0' if root.is_dir() else 'not found'}")
     return folders
@@ -131,7 +131,10 @@ def _describe_fold(
     known = {leaf.name for leaf in leaves(TrainConfig)}
     if unknown := sorted(set(metrics["flags"]) - known):
         raise InputError(f"--run={folder} was trained by another version: it has the flags {', '.join(unknown)}")
-    config = build(TrainConfig, metrics["flags"])
+    try:
+        config = build(TrainConfig, metrics["flags"])
+    except InputError as error:
+        raise InputError(f"{folder / 'metrics.json'} is damaged: {error}") from None
     config = replace(
         config, data_dir=data_dir or config.data.data_dir, pipeline=_pipeline(folder, config, metrics, named)
     )
@@ -144,13 +147,10 @@ def _describe_fold(
             f"{dataset.name} in {config.data.data_dir} are not those"
         )
     task = task_of(dataset, config.model)
-    fold = Fold(
-        int(folder.resolve().name.removeprefix("fold_")),
-        np.array(metrics["train_indices"]),
-        np.array(metrics["valid_indices"]),
-        folder,
-    )
-    return config, dataset, task, fold
+    number = fold_number(folder.resolve())
+    assert number is not None
+    split = recorded_split(metrics, dataset, folder / "metrics.json")
+    return config, dataset, task, Fold(number, *split, folder)
 
 
 def _pipeline(
@@ -159,12 +159,9 @@ def _pipeline(
     """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
     if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
         return config.processing.pipeline
-    try:
-        recorded = Source(**{name: str(value) for name, value in metrics["pipeline"].items()})
-    except (LookupError, TypeError, AttributeError):
-        raise InputError(
-            f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing.flag}"
-        ) from None
+    if not metrics.get("pipeline"):
+        raise InputError(f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing.flag}")
+    recorded = Source(**{field: metrics["pipeline"][field] for field in ("file", "function", "sha256")})
     file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
     for name, pipeline in named.items():
         if pipeline.identity == wanted:

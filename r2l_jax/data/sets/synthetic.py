@@ -8,6 +8,7 @@
 
 import functools
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,7 +110,8 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
         The data set's folder.
 
     Raises:
-        InputError: `images` or `size` is out of range, or a folder of that name holds something else.
+        InputError: `images` or `size` is out of range, the disk has no room for them, or a folder of that name holds
+            something else.
     """
     if images < len(CLASSES):
         raise InputError(f"images must be at least {len(CLASSES)}, one of each class, got {images}")
@@ -118,10 +120,23 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
     settings = {"version": _VERSION, "images": images, "size": size, "seed": seed}
     root = Path(parent) / f"synthetic_{images}x{size}_seed{seed}_v{_VERSION}"
     if not root.exists():
+        _check_room(root, images, size)
         with drafting(root) as draft:
             _write(draft, settings)
     _check(root, settings)
     return root
+
+
+def _check_room(root: Path, images: int, size: int) -> None:
+    """Raises an InputError unless the disk has room for all scenes."""
+    folder = next(parent for parent in root.absolute().parents if parent.exists())
+    # 2 bytes a pixel at each intensity; masks are small.
+    needed, free = 2 * len(INTENSITIES) * images * size**2, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{images} scenes of {size}x{size} pixels need {needed / 1e9:.3g} GB in {folder}, which has "
+            f"{free / 1e9:.3g} GB left"
+        )
 
 
 def _check(root: Path, settings: dict[str, int]) -> None:

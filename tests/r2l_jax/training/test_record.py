@@ -1,0 +1,107 @@
+"""A metrics.json may come from anyone: it is checked once, where it is read."""
+
+import copy
+import json
+import random
+import shutil
+
+import pytest
+
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.record import read_metrics
+from r2l_jax.training.trained import load_runs
+
+
+@pytest.fixture
+def strange(one_epoch, tmp_path):
+    """A function that changes the metrics.json of a run's copy, and returns the run's folder."""
+    run = tmp_path / "run"
+    shutil.copytree(one_epoch.run_dir, run)
+    file = run / "fold_0" / "metrics.json"
+
+    def write(change):
+        content = json.loads(file.read_text())
+        change(content)
+        file.write_text(json.dumps(content))
+        return run
+
+    return write
+
+
+def put(*path):
+    """Returns a change of one value, by its keys from the top."""
+    *keys, last, value = path
+
+    def change(content):
+        for key in keys:
+            content = content[key]
+        content[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (put("complete", "no"), r"what a run of this program writes \(Expected bool, got str - at complete\)"),
+        (put("train_indices", [0, [1]]), r"\(Expected int, got array - at train_indices\[1\]\)"),
+        (put("valid_indices", 0, -1), r"\(Expected int >= 0 - at valid_indices\[0\]\)"),
+        (put("valid_indices", [40]), "is damaged: valid_indices must be of the 40 samples, found one of 40"),
+        (put("train_indices", []), "is damaged: train_indices must be of the 40 samples, found none"),
+        (put("history", [{"val_loss": {"mean": 1}}]), r"\(Expected float, got object - at history\[0\]\[...\]\)"),
+        (put("flags", ["lr"]), r"\(Expected object, got array - at flags\)"),
+        (put("flags", "lr", "fast"), "is damaged: --lr: expected float, got str, 'fast'"),
+        (put("flags", "synthetic_size", 10**7), "pixels need .* GB in .*, which has .* GB left"),
+        (put("flags", "epochs", -1), "is damaged: --epochs must be positive, got -1"),
+        (put("made_by", 7), r"\(Expected array, got int - at made_by\)"),
+        (put("pipeline", {"file": 1}), r"\(Expected str, got int - at pipeline.file\)"),
+    ],
+)
+def test_values_that_no_run_writes_are_named(strange, change, reason):
+    with pytest.raises(InputError, match=reason) as raised:
+        load_runs([str(strange(change))])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "nonsense", "[" * 200_000, "\x00", '{"complete": tr'])
+def test_a_file_of_another_kind_is_named(tmp_path, text):
+    file = tmp_path / "metrics.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"metrics.json (cannot be read|is not what a run)") as raised:
+        read_metrics(file, "start anew")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_copy_of_a_fold_is_not_a_fold(strange):
+    run = strange(lambda content: None)
+    shutil.copytree(run / "fold_0", run / "fold_0 (copy)")
+    ((fold,),) = load_runs([str(run)])
+    assert fold.fold.number == 0
+    with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is no run's folder: it has no fold_0"):
+        load_runs([str(run / "fold_0 (copy)")])
+
+
+def test_mutants_are_read_or_named(one_epoch, tmp_path):
+    """Each has one value anywhere in it replaced, or removed."""
+    content, draw = json.loads((one_epoch.run_dir / "fold_0/metrics.json").read_text()), random.Random(0)
+    values = [None, True, -1, 2**70, 1e308, "", "no", [], [[]], {}, {"a": {}}]
+    file, refused = tmp_path / "metrics.json", []
+    for _ in range(500):
+        mutant = copy.deepcopy(content)
+        place = mutant
+        while True:
+            key = draw.choice(list(place) if isinstance(place, dict) else range(len(place)))
+            if not isinstance(place[key], dict | list) or not place[key] or draw.random() < 0.3:
+                break
+            place = place[key]
+        if draw.random() < 0.2:
+            del place[key]
+        else:
+            place[key] = draw.choice(values)
+        file.write_text(json.dumps(mutant))
+        try:
+            read_metrics(file, "start anew")
+        except InputError as error:
+            refused.append(str(error))
+    assert 50 < len(refused) < 450
+    assert not any("\n" in message for message in refused)
