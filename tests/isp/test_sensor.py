@@ -156,3 +156,11 @@ def test_expose_equals_expose_sites_of_the_mosaic():
 def test_refuses_mosaics_of_odd_size(function):
     with pytest.raises(ValueError, match="even height and width"):
         function(jnp.zeros((4, 5)))
+
+
+def test_negative_light_reads_as_black_and_has_no_gradient():
+    def read(light):
+        return sensor.expose(light, KEY, camera=CAMERA, read_noise=0.0, bits=16)
+
+    np.testing.assert_allclose(read(gray(-0.3, 4)), 128 / 4095, atol=0.5 / 65535)
+    np.testing.assert_array_equal(jax.grad(lambda light: read(light).sum())(gray(-0.3, 4)), 0)

@@ -121,3 +121,11 @@ def test_refuses_a_singular_matrix():
 def test_refuses_arrays_that_are_not_pictures(rgb, message, unchecked):
     with pytest.raises(ValueError, match=message):
         isp.unprocess(rgb, DRONE)
+
+
+def test_a_matrix_that_float32_cannot_invert_is_refused():
+    """Its condition is 1e8, of which float32 with its 1.2e-7 keeps no digit, while float64 keeps eight."""
+    camera = dataclasses.replace(DRONE, color_matrix=np.diag([1, 1, 1e-8]))
+    with pytest.raises(ValueError, match="color_matrix must have an inverse, got the singular"):
+        unprocessing.check_invertible(camera)
+    unprocessing.check_invertible(dataclasses.replace(DRONE, color_matrix=np.diag([1, 1, 1e-6])))

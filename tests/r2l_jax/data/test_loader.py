@@ -133,3 +133,18 @@ def test_splits_are_stratified_disjoint_and_reproducible():
 def test_a_class_of_one_sample_cannot_be_split():
     with pytest.raises(InputError, match=r"the data set cannot be split with --train_size=0.8: The least populated"):
         splits.stratified_splits(np.array([0, 0, 0, 1]), 1, 0.8, seed=1)
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(15, 8), (13, 6), (16, 8)])
+def test_two_processes_take_the_batches_of_one(monkeypatch, count, batch_size):
+    """Also where the first process has samples for one more batch of an epoch than the second."""
+    dataset, indices = numbered(20), np.arange(count)
+
+    def batches(process, processes):
+        monkeypatch.setattr("jax.process_count", lambda: processes)
+        monkeypatch.setattr("jax.process_index", lambda: process)
+        return samples(loader.train_batches(dataset, indices, batch_size, seed=0), 6)
+
+    for whole, first, second in zip(batches(0, 1), batches(0, 2), batches(1, 2), strict=True):
+        assert len(first) == len(second) == batch_size // 2
+        assert sorted([*first, *second]) == sorted(whole)

@@ -119,3 +119,11 @@ def test_processors_may_take_images():
     images = np.random.default_rng(1).random((2, 8, 8, 3)).astype(np.float32)
     graph, state = nnx.split(nnx.Sequential())
     np.testing.assert_array_equal(renderer.process(graph, state, jnp.asarray(images)), images)
+
+
+@pytest.mark.parametrize("name", ["contrast", "gaussian_noise"])
+def test_images_are_clipped_before_they_are_corrupted(name):
+    images = jnp.asarray(np.random.default_rng(2).uniform(-1, 2, (2, 8, 8, 3)).astype(np.float32))
+    arguments = (jnp.arange(2), jax.random.key(0))
+    clipped = renderer.corrupt(name, 3, jnp.clip(images, 0, 1), *arguments)
+    np.testing.assert_array_equal(renderer.corrupt(name, 3, images, *arguments), clipped)

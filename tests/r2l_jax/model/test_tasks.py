@@ -1,9 +1,12 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from small_runs import metrics
 
 from r2l_jax.data.sets import datasets
+from r2l_jax.model.tasks import Classification, Segmentation
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
@@ -47,3 +50,39 @@ def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
     )
     shown = picture[32:64, :, 0].reshape(32, 3, 32).swapaxes(0, 1)
     np.testing.assert_array_equal(shown, [255 * dataset[index][1] for index in range(3)])
+
+
+@pytest.mark.parametrize("name", ["classification", "segmentation"])
+def test_samples_that_fill_up_a_batch_add_nothing(name):
+    rng = np.random.default_rng(0)
+    if name == "segmentation":
+        task, shape, targets = Segmentation(("car",), "resnet18"), (4, 8, 8, 1), rng.integers(0, 2, (4, 8, 8))
+    else:
+        task, shape, targets = Classification(("a", "b", "c"), "resnet18"), (4, 3), rng.integers(0, 3, 4)
+    logits = jnp.asarray(rng.normal(size=shape).astype(np.float32))
+
+    def sums(count, weight):
+        return task.sums(logits[:count], {"target": jnp.asarray(targets[:count]), "weight": jnp.asarray(weight)})
+
+    padded, alone = sums(4, np.float32([1, 1, 0, 0])), sums(2, np.ones(2, np.float32))
+    np.testing.assert_allclose(padded["loss"], alone["loss"], rtol=1e-6)
+    np.testing.assert_allclose(padded["confusion"], alone["confusion"], rtol=1e-6)
+    assert float(alone["confusion"].sum()) == pytest.approx(2)
+
+
+def test_the_loss_of_a_segmentation_is_its_dice_loss_times_its_samples():
+    # Half of all pixels are objects and half are predicted, of which half are right.
+    masks = jnp.tile(jnp.array([0, 1]), (2, 3, 4))
+    logits = jnp.where(jnp.arange(8) < 4, -100.0, 100.0)[None, None, :, None] * jnp.ones((2, 3, 1, 1))
+    sums = Segmentation(("car",), "resnet18").sums(logits, {"target": masks, "weight": jnp.ones(2)})
+    assert float(sums["loss"]) == pytest.approx(2 * 0.5)
+    np.testing.assert_allclose(sums["confusion"], np.full((2, 2), 2 / 4), rtol=1e-6)
+
+
+def test_logits_of_half_the_size_count_for_four_pixels_each():
+    rng = np.random.default_rng(0)
+    half, masks = rng.normal(size=(2, 3, 5, 1)).astype(np.float32), rng.integers(0, 2, (2, 6, 10))
+    batch = {"target": jnp.asarray(masks), "weight": jnp.ones(2)}
+    task = Segmentation(("car",), "resnet18")
+    small, large = (task.sums(jnp.asarray(logits), batch) for logits in (half, half.repeat(2, 1).repeat(2, 2)))
+    jax.tree.map(np.testing.assert_array_equal, small, large)

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -183,3 +184,16 @@ def test_other_source_is_warned_of(copied, monkeypatch, capsys):
     assert metrics(config)["made_by"] == [trained_by, trained_by | {"source": "other"}]
     train.run(replace(config, epochs=2))
     assert warning in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("relative", ["logdir", "uri", "both"])
+def test_overwrite_spares_its_source_however_their_folders_are_written(one_epoch, tmp_path, monkeypatch, relative):
+    shutil.copytree(one_epoch.run_dir, tmp_path / "runs/test/one_epoch")
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path if relative == "uri" else pathlib.Path()
+    source = (tmp_path if relative == "logdir" else pathlib.Path()) / "runs/test/one_epoch"
+    config = replace(one_epoch, logdir=str(root / "runs"), overwrite=True, classifier_uri=str(source / "fold_0"))
+    before = sorted(source.rglob("*"))
+    with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
+        train.run(config)
+    assert sorted(source.rglob("*")) == before

@@ -1,3 +1,5 @@
+import types
+
 import numpy as np
 import pytest
 import rawpy
@@ -357,3 +359,25 @@ def test_png_of_a_palette(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P").save(tmp_path / "raw.png")
     with pytest.raises(ValueError, match=r"raw\.png: .*PNG of mode P"):
         read_raw(tmp_path / "raw.png", CAMERA)
+
+
+@pytest.mark.parametrize(
+    ("tile", "margins", "indices"),
+    [
+        ([[0, 1], [1, 2]], (0, 0), [0, 1, 3, 2]),
+        ([[0, 1], [3, 2]], (0, 0), [0, 1, 3, 2]),
+        ([[0, 3], [1, 2]], (0, 0), [0, 3, 1, 2]),
+        ([[0, 1], [1, 2]], (2, 1), [1, 0, 2, 3]),
+        ([[0, 1], [1, 2]], (1, 2), [1, 2, 0, 3]),
+    ],
+)
+def test_the_second_green_has_an_index_of_its_own(unchecked, tile, margins, indices):
+    """Where LibRaw gives both greens index 1, the later one in the tile gets 3, which has levels of its own."""
+    top, left = margins
+    raw = types.SimpleNamespace(
+        raw_type=rawpy.RawType.Flat,
+        raw_pattern=np.array(tile, np.uint8),
+        color_desc=b"RGBG",
+        sizes=types.SimpleNamespace(top_margin=top, left_margin=left),
+    )
+    assert rawfile._color_indices(raw).tolist() == indices

@@ -10,6 +10,7 @@ from r2l_jax.drift.adjustment import adaptation, drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import trained
 
 
@@ -137,3 +138,16 @@ def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_p
 def test_refuses(config, change, message):
     with pytest.raises(InputError, match=message):
         adaptation.run(replace(config, **change))
+
+
+def test_a_stop_is_a_factor_of_two(config, tmp_path, monkeypatch):
+    started = []
+
+    def start(self, searches, *arguments):
+        started.extend(searches)
+        raise Interrupted("seen")
+
+    monkeypatch.setattr(adaptation.Searcher, "run", start)
+    with pytest.raises(Interrupted, match="seen"):
+        adaptation.run(replace(config, output=str(tmp_path), pipelines=(), starts=9))
+    assert [search.exposure for search in started] == [1, 2, 4, 8, 16, 32, 64, 1 / 2, 1 / 4]

@@ -165,3 +165,13 @@ def test_values_that_are_tolerated_alone_may_not_be_together(small_heads):
     assert scores(camera(white_balance=(gain, gain, gain))) == (1, 0.75)
     # Where it is darker, a gain does not lift it as far.
     assert scores(camera(white_balance=(gain, gain, gain), black_level=(0.2,) * 4)) == (1, 1)
+
+
+@pytest.mark.parametrize("tried", ["low", "high"])
+@pytest.mark.parametrize(("level", "end"), [(0.05, "low"), (0.2, "high")])
+def test_only_beyond_its_own_limit_a_value_is_untried(tolerances, tried, level, end):
+    limits = {"low_at_limit": tried != "low", "high_at_limit": tried != "high"}
+    tolerances["knobs"]["black_level.1"] = knob("black_level", 0.1, 0.02, 0.02) | limits
+    outside, _ = only_outside(tolerances, camera(black_level=(0.1, level, 0.1, 0.1)))
+    assert outside.name == "black_level.1"
+    assert outside.untried == (end != tried)

@@ -226,3 +226,14 @@ def test_the_outline_separates_what_is_tolerated(analysis):
     (lines,) = analysis.figures["map"].axes[0].collections
     changes = [np.diff(np.pad(tolerated, 1).astype(int), axis=axis) for axis in (0, 1)]
     assert len(lines.get_segments()) == sum(np.count_nonzero(change) for change in changes)
+
+
+def test_each_resample_is_compared_with_its_own_default():
+    """A sample of a half is lost by default, so that resamples have other defaults; the others are lost together."""
+    content = analyse(dark_images([0.3] * 10 + [0.9] * 10)).content
+    assert content["default"] == 0.5
+    gain = content["knobs"]["white_balance"]
+    for end in (gain["high"], *gain["high_interval"]):
+        assert math.log(end) == pytest.approx(math.log(BRIGHT / 0.3), rel=PRECISION)
+    # Darker, nothing is lost, in any resample.
+    assert gain["low_interval"] == pytest.approx([1 / 100] * 2, rel=1e-5)

@@ -5,6 +5,7 @@ from r2l_jax.data import loader
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.searcher import Search, Searcher
+from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import trained
 
@@ -25,8 +26,8 @@ def searcher(frozen):
     return make(frozen, "worst")
 
 
-def make(frozen, direction, **options):
-    return Searcher(frozen, direction=direction, batch_size=8, **options)
+def make(frozen, direction, batch_size=8, **options):
+    return Searcher(frozen, direction=direction, batch_size=batch_size, **options)
 
 
 def run(searcher, fold, searches, steps=4, **options):
@@ -109,3 +110,52 @@ def test_parameters_stay_valid(fold, frozen):
 def test_a_group_that_the_pipeline_does_not_have_is_named(fold, searcher):
     with pytest.raises(ValueError, match=r"group must be of .*'white_balance'\], got also \['radius'\]"):
         run(searcher, fold, [Search(("radius",))])
+
+
+def test_the_exposure_multiplies_the_gains_of_the_start_alone(fold, frozen, searcher):
+    for searches in (
+        [Search(ALL, exposure=2.0), Search(("gamma_correct",), exposure=2.0)],
+        [Search(ALL, exposure=0.25), Search(ALL)],
+    ):
+        for search, found in zip(searches, run(searcher, fold, searches, steps=0), strict=True):
+            factor = search.exposure if "white_balance" in search.group else 1
+            for name, value in frozen.default.items():
+                expected = factor * value if name == "white_balance" else value
+                np.testing.assert_allclose(found.parameters[name], expected, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": 0.02},
+        {"batch_size": 4},
+        {"aux_loss": "l2"},
+        {"direction": "best"},
+        {"steps": 6},
+        {"raws": 1.01},
+        {"targets": 2},
+        {"gamma": 2.3},
+    ],
+    ids=str,
+)
+def test_stopped_searches_start_anew_under_other_settings(fold, frozen, searcher, tmp_path, monkeypatch, change):
+    searches, file = [Search(ALL, seed=1), Search(("gamma_correct",), 10.0)], tmp_path / "unfinished.npz"
+
+    def stopped(searcher, message, steps=5, raws=1.0, targets=1):
+        arrays = (raws * fold.dataset.decoded[0], targets * fold.dataset.decoded[1])
+        with pytest.raises(Interrupted, match=message):
+            searcher.run(searches, *arrays, steps, lambda: True, file)
+
+    def compile_nothing(stacks, function, stacked, shared, donated):
+        state, _ = stacked
+        raise Interrupted(f"goes on at step {state.step.max()}")
+
+    stopped(searcher, "stopped at step 1 of 5")
+    monkeypatch.setattr(Stacks, "compile", compile_nothing)
+    stopped(make(frozen, "worst"), "goes on at step 1")
+    change = dict(change)
+    if gamma := change.pop("gamma", None):
+        frozen = Frozen(fold.model, fold.task)
+        frozen.default = frozen.default | {"gamma_correct": np.float32(gamma)}
+    samples = {name: change.pop(name) for name in ("steps", "raws", "targets") if name in change}
+    stopped(make(frozen, **{"direction": "worst", **change}), "goes on at step 0", **samples)

@@ -124,3 +124,15 @@ def test_figures_are_as_large_as_their_matrices():
     assert axes.images[0].get_array().shape == (2, 3)
     assert [text.get_text() for text in axes.texts][:3] == ["0.800\n±0.000", "0.700\n±0.000", "0.500\n±0.000"]
     assert len(axes.patches) == 2
+
+
+def test_the_own_images_of_each_run_are_framed():
+    other = STATIC._replace(own=(SECOND,))
+    for runs, cells in (
+        ({"other": other}, [(0, 1)]),
+        ({"other": other, "static": STATIC}, [(0, 0), (1, 1)]),
+        ({"other": other, "learnt": LEARNT}, [(0, 0), (1, 2)]),
+    ):
+        figure = summary.make_figures(summary.summarize(runs, CASES, "accuracy"), "accuracy")["pipelines"]
+        corners = [frame.get_xy() for frame in figure.axes[0].patches]
+        assert corners == [(column - 0.5, row - 0.5) for row, column in cells]
