@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import Array
 
-from r2l_jax.drift.search.ranges import Facts, moved, valid_offsets
+from r2l_jax.drift.search.ranges import Facts, valid_offsets, values_at
 
 PyTree = Any
 
@@ -42,14 +42,14 @@ def descend(
         facts: the declarations of the parameters.
         default: the values that offsets count from.
         cost: takes values to the cost and any other results.
-        offsets: the parameters' offsets, see `moved`.
+        offsets: the parameters' offsets, at which all values are valid, see `valid_offsets`.
         opt_state: the optimizer's state.
         free: 1 for each parameter that may move, and 0 for the others.
 
     Returns:
         The next offsets, the optimizer's next state, and the other results of the cost.
     """
-    gradients, wanted = jax.grad(lambda offsets: cost(moved(facts, default, offsets)), has_aux=True)(offsets)
+    gradients, wanted = jax.grad(lambda offsets: cost(values_at(facts, default, offsets)), has_aux=True)(offsets)
     gradients = {name: free[name] * gradient for name, gradient in gradients.items()}
     updates, opt_state = optimizer.update(gradients, opt_state)
     moved_offsets = cast(dict[str, Array], optax.apply_updates(offsets, updates))

@@ -6,6 +6,7 @@ functions here apply them to all parameters of a pipeline by name.
 
 from collections.abc import Iterable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -29,15 +30,24 @@ def offsets_of(facts: Facts, default: Values, values: Values) -> dict[str, Array
 
 
 def valid_offsets(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:
-    """Returns the nearest offsets at which all values are valid."""
+    """Returns the nearest offsets at which all values are valid, except for the rounding that `values_at` undoes."""
     return {name: jnp.clip(offset, *facts[name].offset_limits(default[name])) for name, offset in offsets.items()}
+
+
+def values_at(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:
+    """Computes the values at valid offsets, as `moved` does, and keeps rounding from moving them beyond their limits.
+
+    The gradient is that of `moved`.
+    """
+    values = moved(facts, default, offsets)
+    # Clipping by itself would leave a value at its limit a smaller gradient, or none.
+    rounding = {name: facts[name].valid(default[name], value) - value for name, value in values.items()}
+    return {name: value + jax.lax.stop_gradient(rounding[name]) for name, value in values.items()}
 
 
 def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:
     """Computes the values at the nearest valid offsets."""
-    # Rounding could move a value slightly beyond its limit.
-    values = moved(facts, default, valid_offsets(facts, default, offsets))
-    return {name: facts[name].valid(default[name], value) for name, value in values.items()}
+    return values_at(facts, default, valid_offsets(facts, default, offsets))
 
 
 def tuned(facts: Facts) -> tuple[str, ...]:

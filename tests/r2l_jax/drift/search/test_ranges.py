@@ -1,12 +1,13 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import isp
 from r2l_jax.drift.search import ranges
-from r2l_jax.drift.search.ranges import moved, offsets_of, valid_offsets
+from r2l_jax.drift.search.ranges import moved, offsets_of, valid_offsets, valid_values, values_at
 from r2l_jax.runtime.errors import InputError
 
 PIPELINES = {
@@ -86,3 +87,36 @@ def test_offsets_that_cannot_be_counted_are_refused(pipeline):
     black = pipeline.parameters() | {"white_balance": np.float32([1, 0, 1])}  # as no training leaves it
     with pytest.raises(InputError, match=r"^parameter white_balance has a value of 0, which no factor moves"):
         ranges.check(pipeline.facts, black)
+
+
+@pytest.mark.parametrize("far", [-1e6, 1e6])
+def test_an_additive_layer_stays_within_one(far):
+    facts = PIPELINES["drone"].facts
+    zeros = np.zeros((4, 4, 3), np.float32)
+    values = valid_values(facts, {"additive_layer": zeros}, {"additive_layer": zeros + np.float32(far)})
+    np.testing.assert_array_equal(values["additive_layer"], np.sign(far))
+
+
+LEVELS = {"black_level": np.random.default_rng(0).uniform(0, 0.3, (1000, 4)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit], ids=["eager", "jit"])
+@pytest.mark.parametrize("far", [-1e6, 1e6])
+def test_rounding_makes_no_value_invalid(transform, far):
+    facts = PIPELINES["drone"].facts
+
+    def end(levels):
+        offsets = valid_offsets(facts, levels, jax.tree.map(lambda level: jnp.full_like(level, far), levels))
+        return values_at(facts, levels, offsets)["black_level"]
+
+    ends = np.asarray(transform(end)(LEVELS))
+    assert ends.min() >= 0
+    assert ends.max() <= np.float32(0.95)
+    np.testing.assert_allclose(ends, 0.95 if far > 0 else 0, atol=1e-6)
+
+
+def test_at_a_limit_values_move_as_fast_as_elsewhere():
+    facts = PIPELINES["drone"].facts
+    ends = valid_offsets(facts, LEVELS, jax.tree.map(lambda level: jnp.full_like(level, -1e6), LEVELS))
+    gradients = jax.grad(lambda offsets: values_at(facts, LEVELS, offsets)["black_level"].sum())(ends)
+    np.testing.assert_allclose(gradients["black_level"], 0.1, rtol=1e-6)

@@ -1,0 +1,65 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isp
+from r2l_jax.drift.search.descent import cost_of, descend
+from r2l_jax.drift.search.ranges import valid_offsets
+
+LEVELS = jnp.asarray(np.random.default_rng(0).uniform(0, 0.3, (1000, 4)).astype(np.float32))
+FACTS = {name: isp.parametrized(isp.CAMERAS["drone"]).facts[name] for name in ("black_level", "gamma_correct")}
+DEFAULT = {"black_level": LEVELS, "gamma_correct": jnp.float32(2.2)}
+START = jax.tree.map(jnp.zeros_like, DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("direction", "task_loss", "away", "weight", "cost"),
+    [("best", 2.0, 0.5, 3.0, 3.5), ("worst", 2.0, 0.5, 3.0, -0.5), ("worst", 2.0, 0.5, 0.0, -2.0)],
+)
+def test_a_search_pays_for_deviation_in_both_directions(direction, task_loss, away, weight, cost):
+    assert float(cost_of(direction, jnp.float32(task_loss), jnp.float32(away), weight)) == cost
+
+
+@pytest.mark.parametrize(("sign", "limit"), [(1, 0.0), (-1, np.float32(0.95))])
+def test_every_rendered_value_is_valid_and_a_limit_is_left_again(sign, limit):
+    optimizer, free = optax.sgd(1e3), {"black_level": 1.0, "gamma_correct": 1.0}
+
+    @jax.jit
+    def step(offsets, state, sign):
+        def cost(values):
+            return sign * sum(value.sum() for value in values.values()), values
+
+        return descend(optimizer, FACTS, DEFAULT, cost, offsets, state, free)
+
+    offsets, state, values = step(START, optimizer.init(START), sign)
+    np.testing.assert_array_equal(values["black_level"], LEVELS)
+    offsets, state, values = step(offsets, state, -sign)
+    levels = np.asarray(values["black_level"])
+    assert ((levels >= 0) & (levels <= np.float32(0.95))).all()
+    np.testing.assert_allclose(levels, limit, atol=1e-6)
+    _, _, values = step(offsets, state, sign)
+    np.testing.assert_allclose(values["black_level"], np.float32(0.95) - limit, atol=1e-6)
+
+
+def test_what_is_not_free_stays_and_the_rest_goes_downhill():
+    optimizer = optax.sgd(0.1)
+
+    def cost(values):
+        return values["black_level"].sum() + values["gamma_correct"], "seen"
+
+    offsets, _, seen = descend(
+        optimizer, FACTS, DEFAULT, cost, START, optimizer.init(START), {"black_level": 0.0, "gamma_correct": 1.0}
+    )
+    assert seen == "seen"
+    np.testing.assert_array_equal(offsets["black_level"], 0)
+    # The slope of a value on a log scale is the value.
+    assert float(offsets["gamma_correct"]) == pytest.approx(-0.1 * 2.2)
+
+
+def test_offsets_are_clipped_where_the_first_value_becomes_invalid():
+    far = {"black_level": jnp.full_like(LEVELS, -1e6), "gamma_correct": jnp.float32(1e6)}
+    nearest = valid_offsets(FACTS, DEFAULT, far)
+    np.testing.assert_allclose(nearest["black_level"], -LEVELS / 0.1, rtol=1e-6)
+    assert float(nearest["gamma_correct"]) == pytest.approx(np.log(100))
