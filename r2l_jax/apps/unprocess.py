@@ -116,7 +116,7 @@ def unprocess_folder(
         name = os.fsencode(job.picture.relative_to(source).as_posix())
         return _write(job, expose, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
-    counts = each_file(run, jobs)
+    counts = each_file(run, jobs, lambda job: job.picture)
     try:
         with replacing(target / "camera.json") as part:
             part.write_text(camera.to_json())

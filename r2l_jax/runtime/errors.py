@@ -1,4 +1,8 @@
-"""Errors that a program reports to its user in one line."""
+"""Errors and warnings that a program reports to its user in one line."""
+
+import sys
+
+from tqdm import tqdm
 
 
 class InputError(ValueError):
@@ -6,8 +10,19 @@ class InputError(ValueError):
 
 
 def one_line(error: BaseException | str) -> str:
-    """Returns the message of an error in one line."""
-    return " ".join(str(error).split())
+    """Returns the message of an error in one line, in which control characters are escaped.
+
+    Messages quote names that come from files, archives and servers. Written to a terminal as they are, they could
+    move its cursor or hide what it shows.
+    """
+    return printable(" ".join(str(error).split()))
+
+
+def printable(text: str) -> str:
+    """Returns a text with each character that is not printable, such as a line break, as its escape sequence."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def root_cause(error: BaseException) -> str:
@@ -15,3 +30,8 @@ def root_cause(error: BaseException) -> str:
     while cause := error.__cause__ or error.__context__:
         error = cause
     return one_line(error) or type(error).__name__
+
+
+def warn(message: str) -> None:
+    """Writes a warning as one line to stderr, above a progress bar if there is one."""
+    tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, one_line
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -141,10 +141,17 @@ def refuse_shared_targets(targets: Iterable[tuple[pathlib.Path, pathlib.Path]]) 
         sources[place] = source
 
 
-def each_file(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result]:
+def each_file(
+    work: Callable[[Job], Result], jobs: Sequence[Job], file_of: Callable[[Job], object] = str
+) -> list[Result]:
     """Calls `work` for each of many files, several at once, with a progress bar on stderr.
 
-    If `work` raises an InputError or an OSError for a file, it is reported on stderr and the other files go on.
+    If `work` raises an exception for a file, it is reported in one line on stderr, and the other files go on.
+
+    Args:
+        work: the work for one file. Messages of its InputErrors name the file.
+        jobs: the files.
+        file_of: returns the file of a job, to name in reports of other exceptions.
 
     Returns:
         The results of the files that did not fail, in the order in which they were finished.
@@ -152,12 +159,16 @@ def each_file(work: Callable[[Job], Result], jobs: Sequence[Job]) -> list[Result
     results = []
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        futures = [pool.submit(work, job) for job in jobs]
+        futures = {pool.submit(work, job): job for job in jobs}
         for future in tqdm(as_completed(futures), total=len(futures), unit="file"):
             try:
                 results.append(future.result())
-            except (InputError, OSError) as error:
-                tqdm.write(f"error: {error}", file=sys.stderr)
+            except InputError as error:
+                tqdm.write(f"error: {one_line(error)}", file=sys.stderr)
+            except Exception as error:
+                file = one_line(str(file_of(futures[future])))
+                reason = one_line(error).removeprefix(f"{file}: ") or type(error).__name__
+                tqdm.write(f"error: {file}: {reason}", file=sys.stderr)
     finally:
         # After an interruption, files that have not been begun are left out.
         pool.shutdown(cancel_futures=True)

@@ -10,7 +10,7 @@ import jax
 import pooch
 
 from r2l_jax.runtime import store
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.stop import Interrupted
 
 
@@ -85,13 +85,13 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
         prepare()
         return main() or 0
     except InputError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
         return 1
     except OSError as error:
         # An error without a file is not the user's mistake, and needs its traceback.
         if error.errno is None or error.filename is None:
             raise
-        print(f"{program}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{program}: error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
         return 1
     except Interrupted as stop:
         print(f"{program}: {stop}", file=sys.stderr)
