@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -65,7 +66,7 @@ def write_json(target: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
-    """Writes a CSV file.
+    """Writes a CSV file, which `read_csv` reads.
 
     Args:
         target: the file.
@@ -75,7 +76,50 @@ def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: 
     with replacing(target) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(map(_quoted, rows))
+
+
+def append_csv(target: pathlib.Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Adds rows to a CSV file that `write_csv` has written with these columns."""
+    with target.open("a", newline="") as file:
+        csv.DictWriter(file, columns).writerows(map(_quoted, rows))
+
+
+def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
+    """Reads the rows of a CSV file that `write_csv` has written; all cells are texts.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError, csv.Error: it is no CSV file.
+    """
+    with source.open(newline="") as file:
+        return [
+            {
+                column: cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell
+                for column, cell in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]
+
+
+# The beginnings of cells that a spreadsheet takes for a formula, and of those that `_quoted` has quoted.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def _quoted(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts an apostrophe before texts that a spreadsheet would run as a formula; numbers stay as they are."""
+    return {
+        column: f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell) else cell
+        for column, cell in row.items()
+    }
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, replacing, write_csv, write_json
+from r2l_jax.runtime.files import append_csv, clear_parts, read_csv, replacing, write_csv, write_json
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
 
@@ -175,8 +175,7 @@ class SetFolder:
         """
         self._digests |= digests
         self.missing -= digests.keys()
-        with self._manifest.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerows(self._row(*item) for item in digests.items())
+        append_csv(self._manifest, (self._row(*item) for item in digests.items()), self._columns)
 
     def finish(self) -> None:
         """Writes the manifest anew in the order of the samples, after the last `add`."""
@@ -192,8 +191,7 @@ class SetFolder:
     def _read_manifest(self) -> dict[str, tuple[str, str]]:
         """Returns the SHA-256 and the sample's hash of each listed file; empty if the manifest cannot be read."""
         try:
-            with self._manifest.open(newline="") as file:
-                rows = list(csv.DictReader(file))
+            rows = read_csv(self._manifest)
         except (FileNotFoundError, NotADirectoryError, ValueError, csv.Error):
             return {}
         kinds = (("file", "sha256"), ("mask", "mask_sha256"))

@@ -1,9 +1,10 @@
+import csv
 import threading
 
 import pytest
 
 from r2l_jax.runtime.errors import InputError, one_line
-from r2l_jax.runtime.files import each_file
+from r2l_jax.runtime.files import append_csv, each_file, read_csv, write_csv
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,19 @@ def test_control_characters_are_escaped_in_messages(capsys):
     each_file(work, ["a\x1b[2J\u202eb"])
     assert r"error: a\x1b[2J\u202eb: no such file" in capsys.readouterr().err
     assert one_line("a\x1b]0;title\x07 \udcff") == r"a\x1b]0;title\x07 \udcff"
+
+
+TEXTS = ["=1+2", "+x", "-x", "@x", "'=x", "'x", "a,b", "", "-", "=HYPERLINK('a')", "\tx"]
+
+
+def test_no_cell_is_a_formula_and_all_cells_come_back(tmp_path):
+    rows = [{"text": text, "number": -1.5, "as_text": "-2.5e-3"} for text in TEXTS]
+    file = tmp_path / "table.csv"
+    write_csv(file, rows[:-1])
+    append_csv(file, rows[-1:], list(rows[0]))
+    assert read_csv(file) == [{"text": text, "number": "-1.5", "as_text": "-2.5e-3"} for text in TEXTS]
+    with file.open(newline="") as opened:
+        written = list(csv.DictReader(opened))
+    assert not any(row["text"].startswith(("=", "+", "-", "@", "\t")) for row in written)
+    assert {row["number"] for row in written} == {"-1.5"}
+    assert {row["as_text"] for row in written} == {"-2.5e-3"}
