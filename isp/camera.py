@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import numbers
 from collections.abc import Sequence
 
 import jax
@@ -19,6 +20,7 @@ class Camera:
 
     Values may be given as arrays or sequences. They are kept as tuples, so that a camera can be hashed and can be a
     static argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1.
+    In JSON, levels may be digital numbers instead, with the `white_level` beside them.
 
     Attributes:
         black_level: The value of a dark site, below 1, one for each site of the 2x2 tile in the order (0, 0), (0, 1),
@@ -27,10 +29,12 @@ class Camera:
         color_matrix: The matrix from white-balanced camera RGB to linear sRGB:
             out_k = sum_c color_matrix[k][c] * rgb_c.
         pattern: The colors of the 2x2 tile in the order of `black_level`: "RGGB", "BGGR", "GRBG" or "GBRG".
+        white_level: The digital number of a saturated site in files, by which their readers divide, such as 1023. None
+            leaves it to the file and, where that does not say, to the range of its samples.
 
     Raises:
         ValueError: If a value has the wrong shape or is not finite, if a black level is not below the white level of 1,
-            if a gain is 0, or if the pattern is unknown.
+            if a gain is 0, if the pattern is unknown, or if the white level is not greater than 0.
 
     Example:
         >>> import isp
@@ -46,6 +50,7 @@ class Camera:
     white_balance: Values
     color_matrix: Values
     pattern: str = "RGGB"
+    white_level: float | int | None = None
 
     def __post_init__(self) -> None:
         check_pattern(self.pattern)
@@ -58,9 +63,14 @@ class Camera:
             raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
         if 0 in self.white_balance:
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
+        if self.white_level is not None:
+            object.__setattr__(self, "white_level", _checked_white_level(self.white_level))
 
     def to_json(self) -> str:
-        """Writes the camera as a JSON object with its four fields, which `from_json` reads.
+        """Writes the camera as a JSON object, which `from_json` reads.
+
+        The object has the fields of the class; `white_level` is left out if it is None. If it is there, the black
+        levels are digital numbers like it.
 
         Returns:
             The text.
@@ -71,14 +81,20 @@ class Camera:
             >>> isp.Camera.from_json(camera.to_json()) == camera
             True
         """
-        return json.dumps(dataclasses.asdict(self), indent=2)
+        fields = dataclasses.asdict(self)
+        if self.white_level is None:
+            del fields["white_level"]
+        else:
+            # Twelve digits hide the rounding of the division, so that 64 is written as 64.
+            fields["black_level"] = [float(f"{level * self.white_level:.12g}") for level in self.black_level]
+        return json.dumps(fields, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Camera":
-        """Reads a camera from the JSON object that `to_json` writes; `pattern` may be missing.
+        """Reads a camera from the JSON object that `to_json` writes; `pattern` and `white_level` may be missing.
 
         Args:
-            text: The JSON text.
+            text: The JSON text. With a `white_level`, its black levels are digital numbers, which are divided by it.
 
         Returns:
             The camera.
@@ -88,29 +104,49 @@ class Camera:
 
         Example:
             >>> import isp
-            >>> isp.Camera.from_json(
-            ...     '{"black_level": [0, 0, 0, 0], "white_balance": [2, 1, 2],'
+            >>> camera = isp.Camera.from_json(
+            ...     '{"black_level": [64, 64, 64, 64], "white_level": 1024, "white_balance": [2, 1, 2],'
             ...     ' "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}'
-            ... ).white_balance
-            (2.0, 1.0, 2.0)
+            ... )
+            >>> camera.black_level
+            (0.0625, 0.0625, 0.0625, 0.0625)
         """
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except RecursionError:
+            raise ValueError("a camera must be a JSON object, got one that is nested too deeply") from None
         if not isinstance(fields, dict):
             raise ValueError(f"a camera must be a JSON object, got {type(fields).__name__}")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
             raise ValueError(f"a camera has the fields {sorted(known)}, got also {unknown}")
-        if missing := sorted(known - {"pattern"} - set(fields)):
+        if missing := sorted(known - {"pattern", "white_level"} - set(fields)):
             raise ValueError(f"the camera lacks {missing}")
+        if fields.get("white_level") is not None:
+            white = _checked_white_level(fields["white_level"])
+            black = _checked("black_level", fields["black_level"], (4,))
+            if black.max() >= white:
+                raise ValueError(f"black_level must be below the white_level of {white:g}, got {black.tolist()}")
+            fields["black_level"] = black / white
         return cls(**fields)
+
+
+def _checked_white_level(given: object) -> float:
+    """Returns the white level as a float; raises a ValueError unless it is a finite number greater than 0."""
+    if not isinstance(given, numbers.Real) or isinstance(given, bool):
+        raise ValueError(f"white_level must be a number, got {given!r:.100}")
+    white = _checked("white_level", [given], (1,)).item()
+    if white <= 0:
+        raise ValueError(f"white_level must be greater than 0, got {white:g}")
+    return white
 
 
 def _checked(name: str, given: ArrayLike | Sequence, shape: tuple[int, ...]) -> np.ndarray:
     """Returns the values as float64; raises a ValueError unless they are finite numbers of this shape."""
     try:
         values = np.asarray(given, np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be numbers of shape {shape}, got {given!r}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} must be numbers of shape {shape}, got {given!r:.100}") from None
     if values.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got {values.shape}")
     if not np.isfinite(values).all():

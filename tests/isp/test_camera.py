@@ -1,3 +1,5 @@
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -57,3 +59,58 @@ def test_refuses(change, message, unchecked):
 def test_refuses_json(text, message):
     with pytest.raises(ValueError, match=message):
         isp.Camera.from_json(text)
+
+
+BODY = '"white_balance": [2, 1, 2], "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
+
+
+def test_json_with_a_white_level_has_levels_in_digital_numbers():
+    text = f'{{"black_level": [64, 63, 65, 64.5], "white_level": 1023, {BODY}}}'
+    camera = isp.Camera.from_json(text)
+    assert camera.black_level == (64 / 1023, 63 / 1023, 65 / 1023, 64.5 / 1023)
+    assert camera.white_level == 1023
+    written = json.loads(camera.to_json())
+    assert (written["black_level"], written["white_level"]) == ([64, 63, 65, 64.5], 1023)
+    assert isp.Camera.from_json(camera.to_json()) == camera
+
+
+def test_json_without_a_white_level_is_as_it_was():
+    assert set(json.loads(isp.CAMERAS["drone"].to_json())) == {
+        "black_level",
+        "white_balance",
+        "color_matrix",
+        "pattern",
+    }
+
+
+@pytest.mark.parametrize(
+    ("white", "message"),
+    [
+        ("0", "white_level must be greater than 0, got 0"),
+        ("-1023", "white_level must be greater than 0, got -1023"),
+        ("NaN", r"white_level must be finite, got \[nan\]"),
+        ('"1023"', "white_level must be a number, got '1023'"),
+        ("true", "white_level must be a number, got True"),
+        ("64", r"black_level must be below the white_level of 64, got \[64.0, 64.0, 64.0, 64.0\]"),
+    ],
+)
+def test_refuses_white_levels(white, message):
+    with pytest.raises(ValueError, match=message):
+        isp.Camera.from_json(f'{{"black_level": [64, 64, 64, 64], "white_level": {white}, {BODY}}}')
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 200_000, "a camera must be a JSON object, got one that is nested too deeply"),
+        (
+            f'{{"black_level": [1{"0" * 400}, 0, 0, 0], {BODY}}}',
+            r"black_level must be numbers .* got \[1000",
+        ),
+        (f'{{"black_level": [0, 0, 0, 0], "white_level": 1{"0" * 400}, {BODY}}}', "white_level must be"),
+    ],
+)
+def test_refuses_hostile_json(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        isp.Camera.from_json(text)
+    assert len(str(caught.value)) < 300
