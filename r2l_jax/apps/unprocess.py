@@ -119,7 +119,8 @@ def unprocess_folder(
     counts = each_file(run, jobs, lambda job: job.picture)
     try:
         with replacing(target / "camera.json") as part:
-            part.write_text(camera.to_json())
+            # The mosaics that are written saturate at 65535, wherever the camera's own files do.
+            part.write_text(dataclasses.replace(camera, white_level=None).to_json())
     except OSError as error:
         raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
     sites, too_bright, too_dark = np.sum([np.zeros(3), *counts], 0).tolist()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import isp
+from r2l_jax.data.files.decoding import read_text
 from r2l_jax.runtime.errors import InputError
 
 
@@ -24,17 +25,32 @@ def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
     if name in isp.CAMERAS:
         return isp.CAMERAS[name]
     try:
-        return isp.Camera.from_json(pathlib.Path(name).read_text())
+        return read_camera_file(pathlib.Path(name))
     except OSError:
         raise InputError(f"{flag} must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}") from None
+    except InputError as error:
+        raise InputError(f"{flag}={error}") from None
+
+
+def read_camera_file(path: pathlib.Path) -> isp.Camera:
+    """Reads a camera's JSON file.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: it is no camera; the message starts with the path.
+    """
+    text = read_text(path)
+    try:
+        return isp.Camera.from_json(text)
     except ValueError as error:
-        raise InputError(f"{flag}={name}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
 
 
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:
     """Returns one camera for files of several: the median of each calibration value.
 
-    Even files of one camera differ, for example in the white balance as shot.
+    Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`: it goes
+    with mosaics that have been read, and so divided by that, already.
 
     Args:
         files: the files, to name in errors.
@@ -48,8 +64,8 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
             raise InputError(
                 f"all files must have one Bayer pattern: {files[0]} has {cameras[0].pattern}, {path} {camera.pattern}"
             )
-    medians = {
-        name: np.median([getattr(camera, name) for camera in cameras], axis=0)
+    black, gains, matrix = (
+        np.median([getattr(camera, name) for camera in cameras], axis=0)
         for name in ("black_level", "white_balance", "color_matrix")
-    }
-    return isp.Camera(**medians, pattern=cameras[0].pattern)
+    )
+    return isp.Camera(black, gains, matrix, cameras[0].pattern)

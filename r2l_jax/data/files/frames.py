@@ -1,7 +1,7 @@
 """Frames (raw files) with masks: pairs them by name and reads them."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 import isp
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.rawfile import read_mosaic
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
 
@@ -74,12 +74,15 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
     return masks[0]
 
 
-def read_frame(pair: Pair, camera: isp.Camera | None) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
+def read_frame(
+    pair: Pair, camera: isp.Camera | None, warn: Callable[[str], object] = warn
+) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
     """Reads a frame and its mask.
 
     Args:
         pair: the frame and its mask.
         camera: the frame's camera; None reads the camera from the frame's file.
+        warn: as for `rawfile.read_raw`.
 
     Returns:
         The mosaic, the mask of the same size, and the camera.
@@ -88,7 +91,7 @@ def read_frame(pair: Pair, camera: isp.Camera | None) -> tuple[np.ndarray, np.nd
         InputError: a file cannot be read, or the mask has another size than the frame.
     """
     frame, mask_file = pair
-    raw, camera = read_mosaic(frame, camera)
+    raw, camera = read_mosaic(frame, camera, warn)
     mask = read_mask(mask_file)
     rows, cols = raw.shape
     # A mosaic is cropped to even size; its mask may still have the odd size of the sensor.

@@ -4,20 +4,23 @@ Levels and color indices have LibRaw's names: a Bayer sensor has the color indic
 and 3 for the second green.
 """
 
+import io
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import rawpy
 import tifffile
 from jaxtyping import Float, Float32, Float64, Shaped
-from PIL import Image
 
 from isp.bayer import PATTERNS
 from isp.camera import Camera
-from r2l_jax.data.files.pictures import decode, png_bits
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.data.files.decoding import check_declared, reading
+from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
+from r2l_jax.data.files.tiff import check_chunks, check_page, read_tiff
+from r2l_jax.runtime.errors import InputError, one_line, warn
 
 # The suffixes that folders are searched for. `read_raw` hands every suffix other than TIFF's and PNG's to LibRaw.
 RAW_SUFFIXES = (
@@ -32,51 +35,67 @@ SRGB_TO_XYZ = np.array(
 )
 
 
-def read_raw(path: str | os.PathLike, camera: Camera | None = None) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
+# The beginnings of the containers of camera formats: TIFF and its kin, FUJIFILM, Foveon, Minolta.
+_CONTAINERS = (
+    b"II*\0", b"MM\0*", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILM", b"FOVb", b"\0MRM",
+)  # fmt: skip
+# A DNG with more images than this is damaged.
+_MOST_IMAGES = 64
+# A file whose highest value is below this fraction of its range probably has a lower white level.
+_DIM = 1 / 8
+
+
+def read_raw(
+    path: str | os.PathLike, camera: Camera | None = None, warn: Callable[[str], object] = warn
+) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
     """Reads the mosaic of a raw file and the calibration values of its camera.
 
     LibRaw reads camera formats (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the bottom and
     the right, divided by the white level (of each channel, if the file has them). TIFF and PNG files are mosaics of 8
     or 16 bits, divided by 255 or 65535; the values of a floating-point TIFF are in [0, 1] already. A PNG of several
-    channels is a mosaic stored as a gray picture, with equal color channels.
+    channels is a mosaic stored as a gray picture, with equal color channels. If the given camera has a `white_level`,
+    the samples of any file are divided by that instead.
 
     Args:
         path: the file; its suffix decides how it is read.
         camera: required for TIFF and PNG, which have no calibration values; replaces the camera of other formats.
+        warn: called with one line if a TIFF or PNG uses less than an eighth of its range, as a mosaic of 10 bits in a
+            file of 16 does, and the camera has no `white_level`. By default, the line goes to stderr.
 
     Returns:
-        The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W; and the camera.
+        The mosaic `(H, W)` in float32, clipped to [0, 1], with even H and W of at least 2; and the camera.
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is truncated, corrupt, of another format or without calibration values; the sensor has no
-            Bayer pattern, or another one than the given camera; a picture was given instead of a mosaic; the height or
-            width of a TIFF or PNG is odd; values are not finite or, in floating point, not in [0, 1]. Each message
-            starts with the path.
+        InputError: the file is truncated, corrupt, of another format or without calibration values, or does not say
+            what it is; the sensor has no Bayer pattern, or another one than the given camera; a picture was given
+            instead of a mosaic; the height or width of a TIFF or PNG is odd; values are not finite or, in floating
+            point, not in [0, 1]. Each message starts with the path.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            return _checked_even(_fractions(decode(tifffile.imread, path))), _required(camera)
-        if path.suffix.lower() == ".png":
-            return _checked_even(_fractions(_gray(*decode(_read_png, path)))), _required(camera)
-        return _read_camera_file(path, camera)
-    except rawpy.LibRawError as error:
-        message = error.args[0] if error.args else type(error).__name__
-        message = message.decode() if isinstance(message, bytes) else message
-        raise InputError(f"{path}: truncated, corrupt or no raw file (LibRaw: {message})") from error
-    except (ValueError, NotImplementedError) as error:  # rawpy raises the latter for patterns that it does not know.
-        raise InputError(f"{path}: {error}") from error
+    suffix = path.suffix.lower()
+    stored = suffix in (*TIFF_SUFFIXES, ".png")
+    with reading(path, None if stored else "raw file"):
+        if stored:
+            samples = read_tiff(path) if suffix in TIFF_SUFFIXES else _gray(*read_png(path))
+            mosaic, camera = _checked_size(_fractions(path, samples, camera, warn)), _required(camera)
+        else:
+            mosaic, camera = _read_camera_file(path, camera)
+        if mosaic.size == 0:
+            raise InputError(f"a mosaic has at least two rows and columns, got {mosaic.shape[0]}x{mosaic.shape[1]}")
+        return mosaic, camera
 
 
-def read_mosaic(path: Path, camera: Camera | None) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
+def read_mosaic(
+    path: Path, camera: Camera | None, warn: Callable[[str], object] = warn
+) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
     """Calls `read_raw`, and turns each of its errors into an InputError."""
     try:
-        return read_raw(path, camera)
+        return read_raw(path, camera, warn)
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+        raise InputError(f"{path}: {error.strerror or 'no such file'}") from None
 
 
 def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
@@ -97,71 +116,158 @@ def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarra
 
 def _required(camera: Camera | None) -> Camera:
     if camera is None:
-        raise ValueError("TIFF and PNG hold no calibration values: a camera must be given")
+        raise InputError("TIFF and PNG hold no calibration values: a camera must be given")
     return camera
-
-
-def _read_png(path: Path) -> tuple[np.ndarray, str, int]:
-    """Returns the samples of a PNG, pillow's name of its mode, and the number of bits per channel."""
-    with Image.open(path) as image:
-        return np.asarray(image), image.mode, png_bits(path)
 
 
 def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows cols"]:
     """Returns the mosaic that is stored in the samples of a PNG."""
     if mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
-        raise ValueError(f"expected a mosaic of 8 or 16 bits, got a PNG of mode {mode}")
+        raise InputError(f"expected a mosaic of 8 or 16 bits, got a PNG of mode {mode}")
     if samples.ndim == 2:
         return samples
     if bits == 16:
-        raise ValueError("a 16-bit PNG must have one channel: pillow cuts several channels to 8 bits")
+        raise InputError("a 16-bit PNG must have one channel: pillow cuts several channels to 8 bits")
     colors = samples[..., : len(mode.rstrip("A"))]
     if (colors != colors[..., :1]).any():
-        raise ValueError("expected a mosaic, got a color picture: its channels differ")
+        raise InputError("expected a mosaic, got a color picture: its channels differ")
     return colors[..., 0]
 
 
-def _fractions(samples: np.ndarray) -> Float32[np.ndarray, "rows cols"]:
-    """Divides the integers of a TIFF or PNG by the largest value of their type."""
+def _fractions(
+    path: Path, samples: np.ndarray, camera: Camera | None, warn: Callable[[str], object]
+) -> Float32[np.ndarray, "rows cols"]:
+    """Divides the samples of a TIFF or PNG by the camera's white level or, without one, by the range of their type."""
     if samples.ndim != 2:
-        raise ValueError(f"expected one mosaic (H, W), got samples of shape {samples.shape}")
-    if samples.dtype.kind == "f":
-        if not np.isfinite(samples).all():
-            raise ValueError("holds values that are not finite")
-        if samples.min() < 0 or samples.max() > 1:
-            raise ValueError(f"floating-point samples must be in [0, 1], got {samples.min():g} to {samples.max():g}")
+        raise InputError(f"expected one mosaic (H, W), got samples of shape {samples.shape}")
+    if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"expected samples of 8 or 16 bits or floating point, got {samples.dtype}")
+    if samples.size == 0:
         return samples.astype(np.float32)
-    if samples.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"expected samples of 8 or 16 bits or floating point, got {samples.dtype}")
-    return samples / np.float32(np.iinfo(samples.dtype).max)
+    lowest, highest = samples.min(), samples.max()
+    if not np.isfinite([lowest, highest]).all():
+        raise InputError("holds values that are not finite")
+    white = camera and camera.white_level
+    if white is not None:
+        if lowest < 0:
+            raise InputError(f"samples must not be negative, got {lowest:g}")
+        return np.minimum(samples / np.float64(white), 1).astype(np.float32)
+    full = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
+    if samples.dtype.kind == "f" and (lowest < 0 or highest > 1):
+        raise InputError(f"floating-point samples must be in [0, 1], got {lowest:g} to {highest:g}")
+    if highest < _DIM * full:
+        warn(
+            f"{path}: the highest value is {highest:g} of {full}: if the sensor saturates at less, give that value as "
+            '"white_level" in the camera\'s JSON file'
+        )
+    return samples.astype(np.float32) if full == 1 else samples / np.float32(full)
 
 
-def _checked_even(mosaic: Float32[np.ndarray, "rows cols"]) -> Float32[np.ndarray, "rows cols"]:
+def _checked_size(mosaic: Float32[np.ndarray, "rows cols"]) -> Float32[np.ndarray, "rows cols"]:
     if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
-        raise ValueError(f"a mosaic has an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}")
+        raise InputError(f"a mosaic has an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}")
     return mosaic
 
 
 def _read_camera_file(path: Path, camera: Camera | None) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
-    with rawpy.imread(str(path)) as raw:
-        tile = _color_indices(raw)
-        pattern = "".join("RGBG"[index] for index in tile)
-        if camera is not None and camera.pattern != pattern:
-            raise ValueError(f"the sensor's pattern is {pattern}, the given camera's {camera.pattern}")
-        origin = black_origin = (raw.sizes.top_margin, raw.sizes.left_margin)
-        if path.suffix.lower() == ".dng":
-            finite, active_origin = decode(_inspect_dng, path)
-            if not finite:
-                raise ValueError("holds values that are not finite")
-            black_origin = active_origin or origin
-        white = _white_levels(raw.white_level, raw.camera_white_level_per_channel)[tile]
-        mosaic = _normalized(raw.raw_image_visible, white)
-        if camera is None:
-            black = np.array(raw.black_level_per_channel)[tile].reshape(2, 2)
-            black = np.roll(black, np.subtract(black_origin, origin), axis=(0, 1)).ravel() / white
-            gains = _gains(raw.camera_whitebalance, raw.daylight_whitebalance)
-            camera = Camera(black, gains, _color_matrix(raw), pattern)
+    if not _says_what_it_is(path):
+        raise InputError(
+            "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
+            "bytes; convert it to DNG or TIFF"
+        )
+    if path.suffix.lower() == ".dng":
+        _check_dng(path)
+    try:
+        with rawpy.RawPy() as raw:
+            raw.open_file(str(path))
+            check_declared(2 * raw.sizes.raw_height * raw.sizes.raw_width, path.stat().st_size)
+            raw.unpack()
+            return _mosaic_and_camera(path, raw, camera)
+    except rawpy.LibRawError as error:
+        message = error.args[0] if error.args else type(error).__name__
+        message = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+        raise InputError(f"truncated, corrupt or no raw file (LibRaw: {one_line(message)})") from error
+    except NotImplementedError as error:  # rawpy raises it for patterns that it does not know.
+        raise InputError(one_line(error)) from error
+
+
+def _says_what_it_is(path: Path) -> bool:
+    """Tells whether a file names its camera or format, so that LibRaw need not guess by the number of its bytes.
+
+    LibRaw has a table of the sizes of files without a header. A file that it knows only from this table is unknown to
+    it with one byte more.
+    """
+    with path.open("rb") as file:
+        start = file.read(16)
+        if start.startswith(_CONTAINERS) or start[6:14] == b"HEAPCCDR" or start[4:8] == b"ftyp":
+            return True
+        longer = start + file.read() + b"\0"
+    with rawpy.RawPy() as raw:
+        try:
+            raw.open_buffer(io.BytesIO(longer))
+        except rawpy.LibRawError:
+            pass
+        else:
+            return True
+    with rawpy.RawPy() as raw:
+        try:
+            raw.open_file(str(path))
+        except rawpy.LibRawError:
+            return True  # It is no raw file at all, as LibRaw will say when it is read.
+    return False
+
+
+def _mosaic_and_camera(
+    path: Path, raw: rawpy.RawPy, camera: Camera | None
+) -> tuple[Float32[np.ndarray, "rows cols"], Camera]:
+    tile = _color_indices(raw)
+    pattern = "".join("RGBG"[index] for index in tile)
+    if camera is not None and camera.pattern != pattern:
+        raise InputError(f"the sensor's pattern is {pattern}, the given camera's {camera.pattern}")
+    origin = black_origin = (raw.sizes.top_margin, raw.sizes.left_margin)
+    if path.suffix.lower() == ".dng":
+        finite, active_origin = _inspect_dng(path)
+        if not finite:
+            raise InputError("holds values that are not finite")
+        black_origin = active_origin or origin
+    white = _white_levels(raw.white_level, raw.camera_white_level_per_channel)[tile]
+    if camera is not None and camera.white_level is not None:
+        white = np.full(4, camera.white_level)
+    if np.float32(min(white)) <= 0:
+        raise InputError(f"the white level must be greater than 0, got {white.tolist()}")
+    mosaic = _normalized(raw.raw_image_visible, white)
+    if camera is None:
+        black = np.array(raw.black_level_per_channel)[tile].reshape(2, 2)
+        black = np.roll(black, np.subtract(black_origin, origin), axis=(0, 1)).ravel() / white
+        gains = _gains(raw.camera_whitebalance, raw.daylight_whitebalance)
+        camera = Camera(black, gains, _color_matrix(raw), pattern)
     return mosaic, camera
+
+
+def _check_dng(path: Path) -> None:
+    """Checks that the images of a DNG are in the file: LibRaw takes as much memory as their tiles declare.
+
+    Raises:
+        ValueError: a strip or tile is missing.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        for page in _images(tiff):
+            if page.subfiletype & 1 or (0 in page.shaped and not page.dataoffsets):
+                continue  # a preview, or no image
+            sizes = check_chunks(page)
+            tag = page.tags.get("TileByteCounts")
+            short = tag is not None and tag.dtype == tifffile.DATATYPE.SHORT and len(sizes) > 1
+            if short and page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP:
+                raise InputError("its tiles state their sizes in 16 bits, which LibRaw takes for 32")
+            check_declared(page.nbytes, sum(sizes))
+
+
+def _images(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
+    """Goes through the images of a DNG, which has most of them in folders within its first image's."""
+    pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
+    for page in itertools.islice(pages, _MOST_IMAGES):
+        if isinstance(page, tifffile.TiffPage):
+            yield page
 
 
 def _inspect_dng(path: Path) -> tuple[bool, tuple[int, int] | None]:
@@ -176,11 +282,10 @@ def _inspect_dng(path: Path) -> tuple[bool, tuple[int, int] | None]:
         in which LibRaw measures them.
     """
     with tifffile.TiffFile(path) as tiff:
-        pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
-        for page in pages:
-            if not isinstance(page, tifffile.TiffPage) or page.photometric != tifffile.PHOTOMETRIC.CFA:
+        for page in _images(tiff):
+            if page.photometric != tifffile.PHOTOMETRIC.CFA:
                 continue
-            finite = page.sampleformat != tifffile.SAMPLEFORMAT.IEEEFP or bool(np.isfinite(page.asarray()).all())
+            finite = page.sampleformat != tifffile.SAMPLEFORMAT.IEEEFP or _is_finite(page)
             if "ActiveArea" in page.tags and "MaskedAreas" not in page.tags:
                 top, left, *_ = map(int, page.tags["ActiveArea"].value)
                 return finite, (top, left)
@@ -188,17 +293,22 @@ def _inspect_dng(path: Path) -> tuple[bool, tuple[int, int] | None]:
     return True, None
 
 
+def _is_finite(page: tifffile.TiffPage) -> bool:
+    check_page(page)
+    return bool(np.isfinite(page.asarray(maxworkers=1)).all())
+
+
 def _color_indices(raw: rawpy.RawPy) -> Shaped[np.ndarray, "4"]:
     """Returns LibRaw's color index of each site in the first tile of the visible area."""
     tile = raw.raw_pattern if raw.raw_type == rawpy.RawType.Flat else None
     letters = raw.color_desc.decode()
     if tile is None or tile.shape != (2, 2) or tile.max() > 3:
-        raise ValueError("the sensor has no Bayer pattern (X-Trans, Foveon, monochrome or already demosaiced)")
+        raise InputError("the sensor has no Bayer pattern (X-Trans, Foveon, monochrome or already demosaiced)")
     # raw_pattern starts at the corner of the full area. raw_colors_visible starts at that of the visible area, but ends
     # too early for odd sizes.
     tile = np.roll(tile, (-raw.sizes.top_margin, -raw.sizes.left_margin), axis=(0, 1)).ravel()
     if letters != "RGBG" or "".join(letters[index] for index in tile) not in PATTERNS:
-        raise ValueError(f"the sensor has no Bayer pattern: colors {letters}, indices {tile.tolist()} in its tile")
+        raise InputError(f"the sensor has no Bayer pattern: colors {letters}, indices {tile.tolist()} in its tile")
     if 3 not in tile:
         # Both greens have index 1. As in LibRaw, the last one becomes the second green.
         tile[np.flatnonzero(tile == 1)[-1]] = 3
@@ -239,5 +349,5 @@ def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
         return own
     table = raw.rgb_xyz_matrix[:3]
     if not table.any():
-        raise ValueError("holds no color matrix, and LibRaw knows none for this camera: a camera must be given")
+        raise InputError("holds no color matrix, and LibRaw knows none for this camera: a camera must be given")
     return camera_to_srgb(table)

@@ -20,11 +20,13 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.files.cameras import common_camera
+from r2l_jax.data.files.cameras import common_camera, read_camera_file
+from r2l_jax.data.files.decoding import read_text
 from r2l_jax.data.files.frames import Pair, read_frame
-from r2l_jax.data.files.pictures import decode, read_mask
+from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import Sample
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError, one_line, warn
 from r2l_jax.runtime.files import AT_ONCE, drafting
 
 # Takes the fraction of object pixels in each tile of a frame, and returns the indices of the tiles to keep with their
@@ -45,7 +47,14 @@ def version(pairs: Sequence[Pair], camera: isp.Camera | None) -> str:
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
-def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: isp.Camera | None, choose: Choose) -> None:
+def cut(
+    pairs: Sequence[Pair],
+    folder: pathlib.Path,
+    side: int,
+    camera: isp.Camera | None,
+    choose: Choose,
+    warn: Callable[[str], object] = warn,
+) -> None:
     """Cuts all frames into adjacent tiles, starting at the upper left corner, and writes the tiles to keep.
 
     The rest of a frame at its right and at its bottom, narrower than a tile, is dropped. The folder appears complete or
@@ -57,6 +66,7 @@ def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: isp.Came
         side: height and width of a tile. Even, so that all tiles start with the same color of the Bayer pattern.
         camera: the frames' camera; None writes the camera that the files have in common.
         choose: selects the tiles of a frame.
+        warn: as for `rawfile.read_raw`.
 
     Raises:
         InputError: a frame and its mask do not fit, no tile is kept, or the folder cannot be written.
@@ -68,7 +78,7 @@ def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: isp.Came
             for part in ("images", "masks"):
                 (draft / part).mkdir()
             with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-                parts = list(pool.map(lambda pair: _cut_frame(pair, draft, side, camera, choose), pairs))
+                parts = list(pool.map(lambda pair: _cut_frame(pair, draft, side, camera, choose, warn), pairs))
             lines = [line for lines, _ in parts for line in lines]
             if not lines:
                 raise InputError(f"{pairs[0][0].parent}: no tile of any frame has an object in its mask")
@@ -80,11 +90,16 @@ def cut(pairs: Sequence[Pair], folder: pathlib.Path, side: int, camera: isp.Came
 
 
 def _cut_frame(
-    pair: Pair, draft: pathlib.Path, side: int, camera: isp.Camera | None, choose: Choose
+    pair: Pair,
+    draft: pathlib.Path,
+    side: int,
+    camera: isp.Camera | None,
+    choose: Choose,
+    warn: Callable[[str], object],
 ) -> tuple[list[str], isp.Camera]:
     """Writes the chosen tiles of one frame, and returns their lines of labels and the frame's camera."""
     frame, _ = pair
-    raw, mask, camera = read_frame(pair, camera)
+    raw, mask, camera = read_frame(pair, camera, warn)
     corners = [
         (row, col) for row in range(0, raw.shape[0] - side + 1, side) for col in range(0, raw.shape[1] - side + 1, side)
     ]
@@ -102,17 +117,33 @@ def _cut_frame(
     return lines, camera
 
 
-def read_labels(folder: pathlib.Path) -> list[tuple[str, str]]:
-    """Returns the name and the class of every tile."""
+# A line of labels for each of a million tiles.
+_MOST_LABELS = 2**28
+
+
+def read_labels(folder: pathlib.Path, classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the name and the class of every tile.
+
+    Raises:
+        InputError: the file of labels is missing or damaged, or has another class.
+    """
     with _naming_damaged_tiles(folder):
-        lines = (folder / "labels.dat").read_text().splitlines()
-        return [(name, label) for name, label in (line.rsplit("\t", 1) for line in lines)]
+        file = folder / "labels.dat"
+        pairs = []
+        for line in read_text(file, _MOST_LABELS).splitlines():
+            name, separator, label = line.rpartition("\t")
+            if not separator or label not in classes:
+                raise InputError(f"{file}: a line must be a tile, a tab and {' or '.join(classes)}, got {line!r:.100}")
+            pairs.append((name, label))
+        if not pairs:
+            raise InputError(f"{file}: no tiles")
+        return pairs
 
 
 def read_camera(folder: pathlib.Path) -> isp.Camera:
     """Returns the camera that the tiles' frames have in common."""
     with _naming_damaged_tiles(folder):
-        return isp.Camera.from_json((folder / "camera.json").read_text())
+        return read_camera_file(folder / "camera.json")
 
 
 def tile_files(folder: pathlib.Path, name: str) -> Pair:
@@ -120,17 +151,24 @@ def tile_files(folder: pathlib.Path, name: str) -> Pair:
     return folder / "images" / f"{name}.tiff", folder / "masks" / f"{name}.png"
 
 
-def read_tile(folder: pathlib.Path, name: str) -> Sample:
-    """Reads a tile and its mask."""
-    image, mask = tile_files(folder, name)
+def read_tile(folder: pathlib.Path, name: str, side: int) -> Sample:
+    """Reads a tile and its mask, both of this side.
+
+    Raises:
+        InputError: a file cannot be read, is damaged, or has another size.
+    """
+    image, mask_file = tile_files(folder, name)
     with _naming_damaged_tiles(folder):
-        return decode(tifffile.imread, image).astype(np.float32) / 65535, read_mask(mask)
+        raw, mask = read_stored(image, (side, side)), read_mask(mask_file)
+        if mask.shape != raw.shape:
+            raise InputError(f"{mask_file} must have shape {raw.shape}, got {mask.shape}")
+        return raw, mask
 
 
 @contextlib.contextmanager
 def _naming_damaged_tiles(folder: pathlib.Path) -> Iterator[None]:
-    """Turns errors of reading tiles into an InputError that says what to do."""
+    """Adds to errors of reading tiles what to do."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         raise InputError(f"{folder} has damaged tiles ({one_line(error)}); delete it to cut them again") from None

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,11 +12,14 @@ from r2l_jax.data.files.cameras import common_camera, find_camera
 from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import AT_ONCE
 from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
+
+# The class of segmentation.
+_CLASSES = ("object",)
 
 # A side that every network can halve as often as it needs, even after processing at half size.
 _MULTIPLE = 64
@@ -67,16 +71,24 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
         )
 
     def read_middle(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
-        raw, own = read_mosaic(path, camera)
+        raw, own = read_mosaic(path, camera, dim.append)
         if tile_size and min(raw.shape) < tile_size:
             raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
         side = tile_size or TILE_SIZE
         # Copied, because a view would keep the whole file in memory.
         return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])).copy(), own
 
+    dim: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         middles, cameras = zip(*pool.map(read_middle, files), strict=True)
-    side = min(min(middle.shape) for middle in middles)
+    _warn_of_dim(dim, len(files))
+    sides = [min(middle.shape) for middle in middles]
+    side = min(sides)
+    if cropped := sum(own > side for own in sides):
+        warn(
+            f"{files[sides.index(side)]} has a side of only {side}, to which {cropped} of {len(files)} files are "
+            "cropped: all must have one size; leave it out to keep more of the others"
+        )
     labels = np.array([classes.index(path.parent.name) for path in files], np.int32)
     return RawDataset(
         name="Folder",
@@ -89,6 +101,13 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
     )
 
 
+def _warn_of_dim(dim: Sequence[str], files: int) -> None:
+    """Warns once for all files that use little of their range."""
+    if dim:
+        others = f" (and so for {len(dim) - 1} more of {files} files)" if len(dim) > 1 else ""
+        warn(f"{min(dim)}{others}")
+
+
 def center_crop(raw: np.ndarray, height: int, width: int) -> np.ndarray:
     """Crops a mosaic to `(height, width)` around its middle, starting at an even row and column to keep the pattern."""
     top, left = ((have - want) // 2 // 2 * 2 for have, want in zip(raw.shape, (height, width), strict=True))
@@ -99,23 +118,29 @@ def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int 
     pairs = pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
     side = tile_size
     if side is None:
-        side = min(TILE_SIZE, *read_mosaic(pairs[0][0], camera)[0].shape)
+        side = min(TILE_SIZE, *read_mosaic(pairs[0][0], camera, _ignore)[0].shape)
         side = side // _MULTIPLE * _MULTIPLE or side
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
-    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile))
-    names = tuple(name for name, _ in tiles.read_labels(folder))
+    dim: list[str] = []
+    on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile, dim.append))
+    _warn_of_dim(dim, len(pairs))
+    names = tuple(name for name, _ in tiles.read_labels(folder, _CLASSES))
     return RawDataset(
         name="Folder",
         task="segmentation",
-        classes=("object",),
+        classes=_CLASSES,
         camera=tiles.read_camera(folder),
         names=names,
         labels=np.zeros(len(names), np.int32),
-        read=lambda index: tiles.read_tile(folder, names[index]),
+        read=lambda index: tiles.read_tile(folder, names[index], side),
         files=tuple(tiles.tile_files(folder, name) for name in names),
     )
 
 
+def _ignore(_: str) -> None:
+    """Leaves a warning to the reading of all frames."""
+
+
 def _every_tile(fractions: list[float]) -> list[tuple[int, str]]:
     """Keeps all tiles, with or without an object."""
-    return [(index, "object") for index in range(len(fractions))]
+    return [(index, *_CLASSES) for index in range(len(fractions))]

@@ -9,12 +9,13 @@ import pathlib
 import random
 
 import numpy as np
-import tifffile
 
 import isp
 from r2l_jax.data.files import tiles
+from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.frames import Pair, pair_masks, read_frame
 from r2l_jax.data.files.rawfile import read_mosaic
+from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_first_process
@@ -85,10 +86,8 @@ def download_name(name: str) -> str:
 def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     images, labels_file = _sources(name, root, intensity)
     _require(name, root, images, labels_file)
-    try:
-        lines = labels_file.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{labels_file}: {error}") from None
+    with reading(labels_file):
+        lines = read_text(labels_file).splitlines()
     pairs = [_name_and_class(labels_file, line) for line in lines if line.strip()]
     counts = collections.Counter(label for _, label in pairs)
     classes = tuple(label for label in CELLS if counts[label] > RARE)
@@ -102,7 +101,8 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
 
     def read(index: int) -> Sample:
         path = paths[index]
-        return _read_image(path) if camera is None else _read_mosaic(path, camera), labels[index]
+        image = read_stored(path, (TILE_SIZE, TILE_SIZE, 3)) if camera is None else _read_mosaic(path, camera)
+        return image, labels[index]
 
     return RawDataset(
         name=name,
@@ -116,35 +116,23 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
     )
 
 
+def _as_published(_: str) -> None:
+    """Ignores that files are dim: the published intensities go down to 0.01."""
+
+
 def _name_and_class(file: pathlib.Path, line: str) -> tuple[str, str]:
     fields = line.split()
     if len(fields) != 2:
-        raise InputError(f"{file}: a line must be a name and a class, got {line!r}")
+        raise InputError(f"{file}: a line must be a name and a class, got {line!r:.100}")
     return fields[0], fields[1]
 
 
 def _read_mosaic(path: pathlib.Path, camera: isp.Camera) -> np.ndarray:
     """Reads a mosaic of 256x256."""
-    raw, _ = read_mosaic(path, camera)
+    raw, _ = read_mosaic(path, camera, _as_published)
     if raw.shape != (TILE_SIZE, TILE_SIZE):
         raise InputError(f"{path} must be {TILE_SIZE}x{TILE_SIZE}, got {raw.shape[0]}x{raw.shape[1]}")
     return raw
-
-
-def _read_image(path: pathlib.Path) -> np.ndarray:
-    """Reads a 16-bit image `(256, 256, 3)`; in the file, the channels may come first."""
-    try:
-        values = tifffile.imread(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}") from None
-    if values.shape == (3, TILE_SIZE, TILE_SIZE):
-        values = np.moveaxis(values, 0, -1)
-    if values.shape != (TILE_SIZE, TILE_SIZE, 3) or values.dtype != np.uint16:
-        raise InputError(
-            f"{path} must be {TILE_SIZE}x{TILE_SIZE} with three channels of 16 bits, got {values.dtype} of shape "
-            f"{values.shape}"
-        )
-    return values.astype(np.float32) / 65535
 
 
 def is_there(name: str, data_dir: str | pathlib.Path, intensity: str) -> bool:
@@ -209,10 +197,10 @@ def _frame_pairs(name: str, root: pathlib.Path, intensity: str) -> list[Pair]:
 def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
     pairs = _frame_pairs("DroneSegmentationFull", root, intensity)
     camera = isp.CAMERAS["drone"]
-    shape = read_mosaic(pairs[0][0], camera)[0].shape
+    shape = read_mosaic(pairs[0][0], camera, _as_published)[0].shape
 
     def read(index: int) -> Sample:
-        raw, mask, _ = read_frame(pairs[index], camera)
+        raw, mask, _ = read_frame(pairs[index], camera, _as_published)
         if raw.shape != shape:
             raise InputError(f"all frames must have one size: {pairs[0][0]} has {shape}, {pairs[index][0]} {raw.shape}")
         return raw, mask
@@ -239,14 +227,14 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         frames = _frame_pairs(name, root, intensity)
         folder = _tiles_folder(name, root, intensity) / tiles.version(frames, camera)
         choose = _with_cars if segmentation else _balanced
-        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, camera, choose))
+        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, camera, choose, _as_published))
     classes = ("car",) if segmentation else ("car", "no car")
-    lines = tiles.read_labels(folder)
+    lines = tiles.read_labels(folder, classes)
     names = tuple(stem for stem, _ in lines)
     labels = np.array([classes.index(label) for _, label in lines], np.int32)
 
     def read(index: int) -> Sample:
-        raw, mask = tiles.read_tile(folder, names[index])
+        raw, mask = tiles.read_tile(folder, names[index], TILE_SIZE)
         return raw, mask if segmentation else labels[index]
 
     return RawDataset(

@@ -6,10 +6,13 @@
 <root>/camera.json  dataset.json                                   the camera; the settings that made the folder
 """
 
+import contextlib
 import functools
 import json
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import zip_longest
 from pathlib import Path
 
 import jax
@@ -24,10 +27,13 @@ from isp.camera import Camera
 from isp.sensor import expose
 from isp.unprocessing import to_camera
 from r2l_jax.config import INTENSITIES
+from r2l_jax.data.files.cameras import read_camera_file
+from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.phantom import CLASSES, render
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.files import drafting
 
 # An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
@@ -46,6 +52,8 @@ READ_NOISE = 8.0
 # To be raised whenever the same settings give other files.
 _VERSION = 2
 _BATCH = 20
+# The bytes of the labels of some million scenes.
+_MOST_LABELS = 2**28
 
 
 def intensity_folder(intensity: float) -> str:
@@ -64,34 +72,66 @@ def load(name: str, parent: str | Path, intensity: float, images: int, size: int
         size: see `generate`.
 
     Raises:
-        InputError: a setting is out of range, or the folder cannot be written.
+        InputError: a setting is out of range, the folder cannot be written, or a file in it is damaged.
     """
     try:
         root = generate(parent, images=images, size=size)
     except (ValueError, OSError) as error:
         raise InputError(f"synthetic data set: {error}") from None
-    lines = sorted(line.split() for line in (root / "labels" / "labels.dat").read_text().splitlines())
-    names = tuple(stem for stem, _ in lines)
-    classes = tuple(sorted({label for _, label in lines}))
-    labels = np.array([classes.index(label) for _, label in lines], np.int32)
+    with _naming_damaged_files(root):
+        pairs = _read_labels(root, images)
+        camera = read_camera_file(root / "camera.json")
+    names = tuple(stem for stem, _ in pairs)
+    classes = tuple(sorted(CLASSES))
+    labels = np.array([classes.index(label) for _, label in pairs], np.int32)
     segmentation = name == "SyntheticSegmentation"
     mosaics = [root / "images" / intensity_folder(intensity) / f"{stem}.tiff" for stem in names]
     masks = [root / "masks" / f"{stem}.png" for stem in names]
 
     def read(index: int) -> Sample:
-        raw = tifffile.imread(mosaics[index]).astype(np.float32) / 65535
-        return raw, read_mask(masks[index]) if segmentation else labels[index]
+        with _naming_damaged_files(root):
+            raw = read_stored(mosaics[index], (size, size))
+            if not segmentation:
+                return raw, labels[index]
+            mask = read_mask(masks[index])
+            if mask.shape != raw.shape:
+                raise InputError(f"{masks[index]} must have shape {raw.shape}, got {mask.shape}")
+            return raw, mask
 
     return RawDataset(
         name=name,
         task="segmentation" if segmentation else "classification",
         classes=("white cell",) if segmentation else classes,
-        camera=Camera.from_json((root / "camera.json").read_text()),
+        camera=camera,
         names=names,
         labels=labels,
         read=read,
         files=tuple(zip(mosaics, masks, strict=True) if segmentation else zip(mosaics, strict=True)),
     )
+
+
+@contextlib.contextmanager
+def _naming_damaged_files(root: Path) -> Iterator[None]:
+    """Adds to errors of reading the data set what to do."""
+    try:
+        yield
+    except (InputError, OSError) as error:
+        raise InputError(f"{one_line(error)}; delete {root} to render the data set again") from None
+
+
+def _read_labels(root: Path, images: int) -> list[tuple[str, str]]:
+    """Returns the name and the class of every scene; they follow from the number of scenes."""
+    file, pairs = root / "labels" / "labels.dat", _names_and_classes(images)
+    with reading(file):
+        lines = read_text(file, _MOST_LABELS).splitlines()
+    for number, (line, pair) in enumerate(zip_longest(lines, map(" ".join, pairs), fillvalue="nothing"), 1):
+        if line != pair:
+            raise InputError(f"{file}: line {number} must be {pair!r}, got {line!r:.100}")
+    return pairs
+
+
+def _names_and_classes(images: int) -> list[tuple[str, str]]:
+    return [(f"cell_{index:05d}", CLASSES[index % len(CLASSES)]) for index in range(images)]
 
 
 def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: int = 0) -> Path:
@@ -142,7 +182,11 @@ def _check_room(root: Path, images: int, size: int) -> None:
 def _check(root: Path, settings: dict[str, int]) -> None:
     """Raises an InputError unless the folder was made with these settings."""
     description = root / "dataset.json"
-    if not description.is_file() or json.loads(description.read_text()) != settings:
+    try:
+        found = json.loads(read_text(description))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if found != settings:
         raise InputError(f"{root} is not the synthetic data set of {settings}: move it, or use another folder")
 
 
@@ -158,7 +202,8 @@ def _write(root: Path, settings: dict[str, int]) -> None:
         Image.fromarray(mask).save(root / "masks" / f"{name}.png")
 
     images = settings["images"]
-    names = [f"cell_{index:05d}" for index in range(images)]
+    pairs = _names_and_classes(images)
+    names = [name for name, _ in pairs]
     classes = np.arange(images) % len(CLASSES)
     keys = jax.random.split(jax.random.key(settings["seed"]), images)
     with ThreadPoolExecutor() as pool:
@@ -171,7 +216,7 @@ def _write(root: Path, settings: dict[str, int]) -> None:
             written = pool.map(write_scene, names[batch], np.asarray(raws), np.asarray(masks))
         list(written)
 
-    lines = [f"{name} {CLASSES[index]}\n" for name, index in zip(names, classes, strict=True)]
+    lines = [f"{name} {label}\n" for name, label in pairs]
     (root / "labels" / "labels.dat").write_text("".join(lines))
     (root / "camera.json").write_text(CAMERA.to_json())
     (root / "dataset.json").write_text(json.dumps(settings))

@@ -9,6 +9,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data import read_raw
+from r2l_jax.data.files.cameras import read_camera_file
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
@@ -59,9 +60,10 @@ def read_camera(name: str) -> isp.Camera:
     if name in isp.CAMERAS:
         return isp.CAMERAS[name]
     path = pathlib.Path(name)
+    is_json = path.suffix.lower() == ".json"
     try:
-        if path.suffix.lower() == ".json":
-            return isp.Camera.from_json(path.read_text())
+        if is_json:
+            return read_camera_file(path)
         _, camera = read_raw(path)
         return camera
     except FileNotFoundError:
@@ -69,10 +71,8 @@ def read_camera(name: str) -> isp.Camera:
         raise InputError(f"--check must be a raw file, a camera's JSON file or one of {known}, got {name!r}") from None
     except OSError as error:
         raise InputError(f"--check={name}: {error.strerror}") from None
-    except InputError as error:  # From `read_raw`; the message names the path.
-        raise InputError(f"--check: {error}") from None
-    except ValueError as error:
-        raise InputError(f"--check={name}: {error}") from None
+    except InputError as error:  # The message names the path.
+        raise InputError(f"--check{'=' if is_json else ': '}{error}") from None
 
 
 def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> list[Finding]:

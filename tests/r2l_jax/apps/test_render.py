@@ -63,6 +63,29 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys):
     assert f"error: {files[2]}: truncated" in err
 
 
+@pytest.mark.filterwarnings("ignore:.*writing zero-size array")
+@pytest.mark.parametrize("shape", [(48, 0), (0, 64)])
+def test_an_empty_mosaic_does_not_end_the_others(tmp_path, capsys, shape):
+    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(5)]
+    tifffile.imwrite(files[2], np.zeros(shape, np.uint16))
+    assert render_files(files, tmp_path / "out", CAMERA) == (4, 1)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert f"error: {files[2]}: truncated, corrupt or no TIFF (an empty picture" in line
+
+
+def test_whatever_a_pipeline_raises_for_a_file_does_not_end_the_others(tmp_path, capsys, monkeypatch):
+    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(5)]
+
+    def read(path, camera):
+        if path == files[2]:
+            raise MemoryError
+        return read_raw(path, camera)
+
+    monkeypatch.setattr("r2l_jax.apps.render.read_raw", read)
+    assert render_files(files, tmp_path / "out", CAMERA) == (4, 1)
+    assert f"error: {files[2]}: MemoryError" in capsys.readouterr().err
+
+
 def test_stages_are_drawn_side_by_side(tmp_path):
     render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA, stages=True)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "a_stages.png"]

@@ -1,3 +1,4 @@
+import dataclasses
 import struct
 import zlib
 
@@ -323,3 +324,9 @@ def test_two_pictures_that_would_become_one_file(source, tmp_path):
     with pytest.raises(InputError, match=r"1\.jpg and .*1\.png would both be written to .*raw/cats/1\.tiff"):
         unprocess_folder(source, tmp_path / "raw", CAMERA)
     assert not (tmp_path / "raw").exists()
+
+
+def test_the_camera_beside_the_mosaics_has_the_white_level_of_the_mosaics(source, tmp_path):
+    camera = dataclasses.replace(CAMERA, white_level=4095)
+    unprocess_folder(source, tmp_path / "raw", camera)
+    assert isp.Camera.from_json((tmp_path / "raw" / "camera.json").read_text()) == CAMERA

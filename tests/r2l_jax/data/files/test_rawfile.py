@@ -1,3 +1,4 @@
+import dataclasses
 import types
 
 import numpy as np
@@ -10,6 +11,7 @@ import isp
 from isp.bayer import PATTERNS
 from r2l_jax.data.files import rawfile
 from r2l_jax.data.files.rawfile import camera_to_srgb, read_raw
+from r2l_jax.runtime.errors import InputError
 
 CAMERA = isp.CAMERAS["drone"]
 TILE = np.array([[1000, 2000], [3000, 4000]], np.uint16)
@@ -381,3 +383,77 @@ def test_the_second_green_has_an_index_of_its_own(unchecked, tile, margins, indi
         sizes=types.SimpleNamespace(top_margin=top, left_margin=left),
     )
     assert rawfile._color_indices(raw).tolist() == indices
+
+
+@pytest.mark.filterwarnings("ignore:.*writing zero-size array")
+@pytest.mark.parametrize("shape", [(48, 0), (0, 64), (0, 0)])
+def test_an_empty_mosaic_is_refused(tmp_path, shape):
+    with pytest.raises(InputError, match=r"raw\.tiff: .*empty picture"):
+        read_raw(write(tmp_path / "raw.tiff", np.zeros(shape, np.uint16)), CAMERA)
+
+
+# The numbers of bytes by which LibRaw takes a file without a header for one of AVT's cameras.
+@pytest.mark.parametrize("size", [786432, 1447680])
+@pytest.mark.parametrize("camera", [CAMERA, None])
+def test_what_libraw_would_guess_from_the_number_of_bytes_is_refused(tmp_path, size, camera):
+    (tmp_path / "frame.RAW").write_bytes(np.random.default_rng(0).bytes(size))
+    with rawpy.imread(str(tmp_path / "frame.RAW")) as guessed:
+        assert guessed.raw_image.size == size
+    with pytest.raises(InputError, match=r"frame\.RAW: does not say which camera it is from: LibRaw would guess"):
+        read_raw(tmp_path / "frame.RAW", camera)
+
+
+WHITE = dataclasses.replace(CAMERA, white_level=1023)
+
+
+@pytest.mark.parametrize("name", ["raw.tiff", "raw.png"])
+def test_samples_are_divided_by_the_white_level_of_the_camera_and_clipped(tmp_path, name):
+    samples = tiled([0, 64, 1023, 1024]).astype(np.uint16)
+    mosaic, camera = read_raw(write(tmp_path / name, samples), WHITE)
+    assert (mosaic.dtype, camera) == (np.float32, WHITE)
+    np.testing.assert_array_equal(mosaic, tiled(np.float32([0, 64 / 1023, 1, 1])))
+
+
+def test_the_white_level_of_the_camera_replaces_that_of_a_camera_file(write_dng):
+    mosaic, _ = read_raw(write_dng(tiled(TILE), white=4095), dataclasses.replace(CAMERA, white_level=2000))
+    np.testing.assert_array_equal(mosaic[:2, :2], [[0.5, 1], [1, 1]])
+
+
+def test_floating_point_is_divided_by_the_white_level_as_well(tmp_path):
+    path = write(tmp_path / "raw.tiff", tiled([0, 511.5, 1023, 2000]).astype(np.float32))
+    np.testing.assert_array_equal(read_raw(path, WHITE)[0][:2, :2], [[0, 0.5], [1, 1]])
+    with pytest.raises(InputError, match=r"raw\.tiff: samples must not be negative, got -1"):
+        read_raw(write(path, np.full((4, 4), -1, np.float32)), WHITE)
+
+
+@pytest.mark.parametrize("name", ["raw.tiff", "raw.png"])
+def test_a_file_that_uses_little_of_its_range_is_named_once(tmp_path, name, capsys):
+    path = write(tmp_path / name, tiled([0, 64, 1000, 1023]).astype(np.uint16))
+    read_raw(path, CAMERA)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {path}: the highest value is 1023 of 65535: ")
+    assert '"white_level"' in line
+    read_raw(path, WHITE)
+    read_raw(write(path, tiled([0, 64, 1000, 8192]).astype(np.uint16)), CAMERA)
+    assert capsys.readouterr().err == ""
+    read_raw(write(path, tiled([0, 64, 1000, 8191]).astype(np.uint16)), CAMERA)
+    assert "the highest value is 8191 of 65535" in capsys.readouterr().err
+
+
+def test_a_dng_whose_strips_are_not_in_the_file_is_refused_before_memory_is_taken(write_dng):
+    path = write_dng(tiled(TILE))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["StripByteCounts"].overwrite(2**31, dtype="I")
+    with pytest.raises(InputError, match=r"test\.dng: truncated, .*strip 0 of 1 is not in the file"):
+        read_raw(path)
+
+
+def test_a_dng_that_declares_more_than_it_holds_is_refused_before_memory_is_taken(write_dng):
+    path = write_dng(tiled(TILE))
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tags = tiff.pages[0].tags
+        tags["Compression"].overwrite(7)  # lossless JPEG, whose size is not known before it is unpacked
+        for name in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+            tags[name].overwrite(30000, dtype="I")
+    with pytest.raises(InputError, match=r"test\.dng: .*it declares 1800000000 bytes of samples"):
+        read_raw(path)

@@ -183,3 +183,71 @@ def test_refuses(arguments, message, classes):
     arguments = {key: v.format(classes=classes) if isinstance(v, str) else v for key, v in arguments.items()}
     with pytest.raises(InputError, match=message):
         datasets.load("Folder", **arguments)
+
+
+def write_classes(root, shapes, high=60000):
+    for number, shape in enumerate(shapes):
+        path = root / "ab"[number % 2] / f"{number}.tiff"
+        path.parent.mkdir(exist_ok=True)
+        tifffile.imwrite(path, np.linspace(0, high, np.prod(shape)).reshape(shape).astype(np.uint16))
+
+
+def test_a_file_to_which_others_are_cropped_is_named(tmp_path, capsys):
+    write_classes(tmp_path, [(64, 96), (64, 64), (34, 300), (64, 70)])
+    assert datasets.load("Folder", data_dir=tmp_path, camera="drone")[0][0].shape == (34, 34)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'a/2.tiff'} has a side of only 34, to which 3 of 4 files are cropped")
+
+
+def test_files_of_one_side_are_cropped_without_a_word(tmp_path, capsys):
+    write_classes(tmp_path, [(64, 96), (64, 64), (64, 300)])
+    datasets.load("Folder", data_dir=tmp_path, camera="drone")
+    assert capsys.readouterr().err == ""
+
+
+def test_dim_files_are_named_together(tmp_path, capsys):
+    write_classes(tmp_path, [(64, 64)] * 3, high=1023)
+    datasets.load("Folder", data_dir=tmp_path, camera="drone")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path / 'a/0.tiff'}: the highest value is 1023 of 65535")
+    assert line.endswith("(and so for 2 more of 3 files)")
+
+
+CAMERA_10_BITS = """{"black_level": [64, 64, 64, 64], "white_level": 1023, "white_balance": [2, 1, 2],
+    "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}"""
+
+
+def test_a_white_level_in_the_cameras_file_is_what_files_are_divided_by(tmp_path, capsys):
+    write_classes(tmp_path, [(64, 64)] * 2, high=1023)
+    (tmp_path / "camera.json").write_text(CAMERA_10_BITS)
+    dataset = datasets.load("Folder", data_dir=tmp_path, camera=str(tmp_path / "camera.json"))
+    assert dataset[0][0].max() == 1
+    assert dataset.camera.black_level == (64 / 1023,) * 4
+    # The data set's mosaics are fractions of the white level already.
+    assert dataset.camera.white_level is None
+    assert capsys.readouterr().err == ""
+
+
+def test_tiles_of_frames_with_a_white_level_are_fractions_of_it(frames):
+    (frames / "camera.json").write_text(CAMERA_10_BITS)
+    dataset = datasets.load("Folder", data_dir=frames, camera=str(frames / "camera.json"), tile_size=32)
+    assert dataset.camera == isp.Camera([64 / 1023] * 4, (2, 1, 2), np.eye(3))
+    raw, _ = dataset[1]
+    sites = 100 * np.arange(32)[:, None] + np.arange(32, 64)
+    np.testing.assert_allclose(raw, np.minimum(sites / 1023, 1), atol=0.51 / 65535)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", r"--camera=.*camera\.json: Expecting"), ("[" * 200_000, "nested too deeply"), ("\xff", "camera")],
+)
+def test_a_damaged_camera_is_one_line(classes, text, message):
+    (classes / "camera.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=message) as caught:
+        datasets.load("Folder", data_dir=classes, camera=str(classes / "camera.json"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_is_no_endless_camera(classes):
+    with pytest.raises(InputError, match="--camera=/dev/zero: expected a text of at most 1048576 bytes"):
+        datasets.load("Folder", data_dir=classes, camera="/dev/zero")

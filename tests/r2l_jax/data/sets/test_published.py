@@ -366,3 +366,45 @@ def test_a_frame_smaller_than_a_tile_is_named(tmp_path):
     write_frame(tmp_path, "small", {}, (128, 128))
     with pytest.raises(InputError, match=r"small.tif is 128x128, smaller than a tile of 256"):
         datasets.load("Drone", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [np.full((1, 1), 7, np.uint16), np.full((1, 256), 7, np.uint16), np.full((256, 256), np.nan, np.float32)],
+)
+def test_a_tile_of_another_size_or_type_is_never_spread_over_the_batch(drone, samples):
+    drone, _ = drone
+    names = datasets.load("DroneSegmentation", data_dir=drone).names
+    (folder,) = (drone / "drone/tiles_256/DroneSegmentation" / FULL).iterdir()
+    tifffile.imwrite(folder / "images" / f"{names[1]}.tiff", samples)
+    with pytest.raises(InputError, match=rf"damaged tiles \(.*{names[1]}\.tiff must be 256x256 .* delete it to cut"):
+        datasets.load("DroneSegmentation", data_dir=drone).samples(np.arange(len(names)))
+
+
+def test_a_damaged_label_of_a_tile_is_named(drone):
+    drone, _ = drone
+    datasets.load("Drone", data_dir=drone)
+    (folder,) = (drone / "drone/tiles_256/Drone" / FULL).iterdir()
+    text = (folder / "labels.dat").read_text()
+    (folder / "labels.dat").write_text(text[:-3])
+    with pytest.raises(InputError, match=r"labels\.dat: a line must be a tile, a tab and car or no car, got '.*\\tn"):
+        datasets.load("Drone", data_dir=drone)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.9])
+def test_damaged_processed_images_are_named(microscopy, kept):
+    folder = microscopy / "microscopy/images/rgb_scale100"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for index, label in itertools.product(range(5), ("LYT", "EOS")):
+        samples = rng.integers(0, 65536, (256, 256, 3)).astype(np.uint16)
+        tifffile.imwrite(folder / f"{label}_{index}.tiff", samples, compression="zlib", photometric="rgb")
+    content = (folder / "EOS_1.tiff").read_bytes()
+    (folder / "EOS_1.tiff").write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(InputError, match=r"^.*EOS_1\.tiff: truncated, corrupt or no TIFF \(.*\)$"):
+        datasets.load("MicroscopyRGB", data_dir=microscopy).samples(np.arange(10))
+
+
+def test_published_files_may_be_dim(microscopy, capfd):
+    datasets.load("Microscopy", data_dir=microscopy).samples(np.arange(10))
+    assert "highest value" not in capfd.readouterr().err

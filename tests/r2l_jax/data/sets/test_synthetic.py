@@ -1,5 +1,6 @@
 import concurrent.futures
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -168,3 +169,73 @@ def test_too_few_images(tmp_path):
 )
 def test_intensity_folder(intensity, folder):
     assert synthetic.intensity_folder(intensity) == folder
+
+
+@pytest.fixture
+def copy(root, tmp_path):
+    """Returns the parent of a copy of the data set, and the copy."""
+    return tmp_path, shutil.copytree(root, tmp_path / root.name)
+
+
+def halved(content):
+    return content[: len(content) // 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("images/raw_scale100/cell_00003.tiff", halved, r"cell_00003\.tiff: truncated, corrupt or no TIFF"),
+        ("images/raw_scale100/cell_00003.tiff", lambda _: b"", r"cell_00003\.tiff: truncated, corrupt or no TIFF"),
+        ("images/raw_scale100/cell_00003.tiff", None, r"cell_00003\.tiff: No such file or directory"),
+        ("masks/cell_00003.png", halved, r"cell_00003\.png: truncated, corrupt or no PNG"),
+        ("masks/cell_00003.png", None, r"cell_00003\.png: No such file or directory"),
+        ("labels/labels.dat", halved, r"labels\.dat: line \d+ must be 'cell_\d+ \w+', got"),
+        (
+            "labels/labels.dat",
+            lambda text: text + b"cell_00099 basophil\n",
+            r"line 11 must be 'nothing', got 'cell_00099",
+        ),
+        ("labels/labels.dat", lambda text: b"\xff" + text, r"labels\.dat: no text in UTF-8"),
+        ("labels/labels.dat", lambda text: text.replace(b"cell_00001 ", b"cell_00001"), r"line 2 must be 'cell_00001 "),
+        ("camera.json", halved, r"camera\.json: "),
+        ("camera.json", lambda _: b"[" * 200_000, r"camera\.json: .*nested too deeply"),
+        ("camera.json", lambda _: bytes(2**21), r"camera\.json: expected a text of at most 1048576 bytes"),
+        ("dataset.json", halved, "is not the synthetic data set of"),
+        ("dataset.json", lambda _: b"[" * 200_000, "is not the synthetic data set of"),
+    ],
+)
+def test_a_damaged_file_is_named_with_the_way_out(copy, file, damage, message):
+    parent, root = copy
+    if damage is None:
+        (root / file).unlink()
+    else:
+        (root / file).write_bytes(damage((root / file).read_bytes()))
+    with pytest.raises(InputError, match=message) as caught:
+        synthetic.load("SyntheticSegmentation", parent, 1.0, IMAGES, SIZE).samples(np.arange(IMAGES))
+    assert "\n" not in str(caught.value)
+    assert str(root) in str(caught.value)
+    if damage is not None:
+        assert ("delete" in str(caught.value)) != (file == "dataset.json")
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        np.full((1, 1), 7, np.uint16),
+        np.full((1, SIZE), 7, np.uint16),
+        np.full((SIZE, SIZE), np.nan, np.float32),
+        np.full((SIZE, SIZE), 7, np.uint8),
+    ],
+)
+def test_a_mosaic_of_another_size_or_type_is_never_spread_over_the_batch(copy, samples):
+    parent, root = copy
+    tifffile.imwrite(root / "images/raw_scale100/cell_00003.tiff", samples)
+    with pytest.raises(InputError, match=r"cell_00003\.tiff must be 32x32 with one channel of 16 bits, got"):
+        synthetic.load("Synthetic", parent, 1.0, IMAGES, SIZE).samples(np.arange(IMAGES))
+
+
+def test_a_mask_of_another_size_is_named(copy):
+    parent, root = copy
+    Image.new("L", (1, 1), 255).save(root / "masks/cell_00003.png")
+    with pytest.raises(InputError, match=r"cell_00003\.png must have shape \(32, 32\), got \(1, 1\)"):
+        synthetic.load("SyntheticSegmentation", parent, 1.0, IMAGES, SIZE).samples(np.arange(IMAGES))

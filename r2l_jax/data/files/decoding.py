@@ -1,0 +1,76 @@
+"""What all readers of files share: errors in one line that name the file, and bounds on what a file may declare."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from r2l_jax.runtime.errors import InputError, one_line
+
+# Deflate, which shrinks the most of the usual methods, makes data at most this many times smaller.
+MOST_SHRUNK = 1032
+# A picture of this many bytes does no harm, whatever the size of its file.
+ALWAYS_ALLOWED = 2**26
+# A message of a decoder may quote the whole file.
+_LONGEST = 200
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike, kind: str | None = None) -> Iterator[None]:
+    """Turns whatever is raised while a file is read into an InputError of one line that starts with the path.
+
+    Decoders raise OSError, SyntaxError, zlib.error, struct.error, MemoryError and many others for damaged files. A
+    ValueError counts as damage as well; what is wrong with a readable file is an InputError.
+
+    Args:
+        path: the file.
+        kind: what the file should be, such as "TIFF"; None is its suffix.
+
+    Raises:
+        InputError: anything was raised.
+    """
+    path = Path(path)
+    kind = kind or path.suffix[1:].upper() or "file of this kind"
+    try:
+        yield
+    except InputError as error:
+        start = f"{path}: "
+        raise InputError(start + str(error).removeprefix(start)) from error
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{path}: {error.strerror or one_line(error)}") from error
+        reason = one_line(error) or type(error).__name__
+        if len(reason) > _LONGEST:
+            reason = f"{reason[:_LONGEST]}..."
+        raise InputError(f"{path}: truncated, corrupt or no {kind} ({reason})") from error
+
+
+def check_declared(declared: int, present: int) -> None:
+    """Refuses a file that declares more than it can hold, before memory is taken for it.
+
+    Args:
+        declared: the bytes of the samples that the file declares.
+        present: the bytes in the file from which they are decoded.
+
+    Raises:
+        ValueError: no usual method of compression makes so much of so little.
+    """
+    if declared > max(ALWAYS_ALLOWED, MOST_SHRUNK * present):
+        raise ValueError(f"it declares {declared} bytes of samples, and {present} bytes cannot hold them")
+
+
+def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
+    """Reads a text file of at most so many bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: it is longer, or no text in UTF-8; the message starts with the path.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise InputError(f"{path}: expected a text of at most {most} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: no text in UTF-8 ({error.reason} at byte {error.start})") from None

@@ -1,0 +1,142 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tifffile
+
+from r2l_jax.data.files.tiff import read_stored, read_tiff
+from r2l_jax.runtime.errors import InputError
+
+SAMPLES = np.random.default_rng(0).integers(0, 65536, (96, 64)).astype(np.uint16)
+LAYOUTS = [{}, {"rowsperstrip": 16}, {"rowsperstrip": 36}, {"tile": (32, 32)}, {"tile": (64, 48)}]
+
+
+def write(path, samples=SAMPLES, **options):
+    tifffile.imwrite(path, samples, metadata=None, **options)
+    return path
+
+
+def overwrite(path, tag, index, value):
+    """Replaces one value of a tag of the first page."""
+    with tifffile.TiffFile(path) as tiff:
+        entry = tiff.pages[0].tags[tag]
+        kind = tiff.byteorder + tifffile.TIFF.DATA_FORMATS[entry.dtype][-1]
+        place = entry.valueoffset + index * struct.calcsize(kind)
+    content = bytearray(path.read_bytes())
+    struct.pack_into(kind, content, place, value)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib", "lzma"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("byteorder", "<>")
+def test_whole_files_are_read_as_tifffile_does(tmp_path, compression, layout, byteorder):
+    path = write(tmp_path / "a.tif", compression=compression, byteorder=byteorder, **layout)
+    np.testing.assert_array_equal(read_tiff(path), SAMPLES)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((4, 6, 3), {"photometric": "rgb"}),
+        ((3, 4, 6), {"photometric": "rgb", "planarconfig": "separate"}),
+        ((3, 4, 6), {"photometric": "minisblack"}),
+        ((4, 6, 4), {"photometric": "rgb", "extrasamples": ["unassalpha"]}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_channels_and_pages_are_read_as_tifffile_does(tmp_path, shape, options, dtype):
+    samples = np.random.default_rng(1).integers(0, 2, shape).astype(dtype)
+    path = write(tmp_path / "a.tif", samples, **options)
+    np.testing.assert_array_equal(read_tiff(path), tifffile.imread(path))
+    assert read_tiff(path).shape == shape
+
+
+def test_masks_of_one_bit_are_read_as_tifffile_does(tmp_path):
+    path = write(tmp_path / "a.tif", SAMPLES > 30000)
+    np.testing.assert_array_equal(read_tiff(path), SAMPLES > 30000)
+
+
+def test_a_thumbnail_after_the_picture_is_left_out(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(SAMPLES)
+        writer.write(SAMPLES[::4, ::4])
+    np.testing.assert_array_equal(read_tiff(tmp_path / "a.tif"), SAMPLES)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("layout", LAYOUTS[1:])
+@pytest.mark.parametrize("what", ["count", "offset"])
+def test_a_missing_strip_or_tile_is_named_rather_than_read_as_black(tmp_path, compression, layout, what):
+    path = write(tmp_path / "a.tif", compression=compression, **layout)
+    kind = "Tile" if "tile" in layout else "Strip"
+    overwrite(path, f"{kind}ByteCounts" if what == "count" else f"{kind}Offsets", 1, 0)
+    with pytest.raises(InputError, match=rf"a\.tif: truncated.*{kind.lower()} 1 of \d+ is not in the file"):
+        read_tiff(path)
+
+
+def test_a_strip_that_is_too_short_is_named(tmp_path):
+    path = write(tmp_path / "a.tif", rowsperstrip=16)
+    overwrite(path, "StripByteCounts", 5, 2047)
+    with pytest.raises(InputError, match=r"strip 5 of 6 holds 2047 of the 2048 bytes declared"):
+        read_tiff(path)
+
+
+def test_more_rows_than_there_are_strips_are_refused(tmp_path):
+    path = write(tmp_path / "a.tif", rowsperstrip=16)
+    overwrite(path, "ImageLength", 0, 192)
+    with pytest.raises(InputError, match=r"it declares 12 strips and has 6"):
+        read_tiff(path)
+
+
+def test_what_a_strip_unpacks_to_is_bounded(tmp_path):
+    bomb = zlib.compress(bytes(2**27))
+    path = write(tmp_path / "a.tif", SAMPLES[:2], compression="zlib")
+    place = path.stat().st_size
+    path.write_bytes(path.read_bytes() + bomb)
+    overwrite(path, "StripOffsets", 0, place)
+    overwrite(path, "StripByteCounts", 0, len(bomb))
+    with pytest.raises(InputError, match="strip 0 of 1 unpacks to more than the 256 bytes declared"):
+        read_tiff(path)
+
+
+def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path):
+    path = write(tmp_path / "a.tif", compression="zlib")
+    for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+        overwrite(path, tag, 0, 60_000)
+    with pytest.raises(InputError, match=r"it declares 7200000000 bytes of samples, and \d+ bytes cannot hold them"):
+        read_tiff(path)
+
+
+def test_an_empty_picture_is_refused(tmp_path):
+    path = write(tmp_path / "a.tif")
+    overwrite(path, "ImageWidth", 0, 0)
+    with pytest.raises(InputError, match=r"a\.tif: .*empty picture of shape \(96, 0\)"):
+        read_tiff(path)
+
+
+def test_stored_samples_have_16_bits_and_the_known_shape(tmp_path):
+    np.testing.assert_array_equal(read_stored(write(tmp_path / "a.tif"), (96, 64)), SAMPLES / np.float32(65535))
+    for other in (SAMPLES[:1, :1], SAMPLES[:1], SAMPLES.astype(np.float32), SAMPLES.astype(np.uint8)):
+        with pytest.raises(InputError, match=r"a\.tif must be 96x64 with one channel of 16 bits, got"):
+            read_stored(write(tmp_path / "a.tif", other), (96, 64))
+
+
+def test_an_image_that_is_stored_row_by_row_in_pages(tmp_path):
+    samples = np.random.default_rng(0).integers(0, 65536, (256, 20, 3)).astype(np.uint16)
+    path = write(tmp_path / "a.tif", samples, photometric="minisblack")
+    np.testing.assert_array_equal(read_stored(path, samples.shape), samples / np.float32(65535))
+
+
+def test_a_circle_of_pages_ends(tmp_path):
+    path = write(tmp_path / "a.tif")
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        place = page.offset + 2 + 12 * len(page.tags)
+        offset = page.offset
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<I", content, place, offset)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.tif"):
+        read_stored(path, SAMPLES.shape)
