@@ -13,6 +13,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files.file_hashes import hash_files
+from r2l_jax.runtime.errors import InputError
 
 # A mosaic or image, and its target.
 Sample = tuple[np.ndarray, np.ndarray | np.integer]
@@ -58,7 +59,11 @@ class RawDataset:
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""
-        raws, targets = zip(*(self[index] for index in np.asarray(indices).tolist()), strict=True)
+        indices = np.asarray(indices).tolist()
+        samples = [self[index] for index in indices]
+        for index, sample in zip(indices, samples, strict=True):
+            self._check_like(samples[0], sample, index)
+        raws, targets = zip(*samples, strict=True)
         return np.stack(raws), np.stack(targets)
 
     @functools.cached_property
@@ -67,20 +72,32 @@ class RawDataset:
         if self.files is not None:
             # Hashed before they are read: if a file changes in between, the next start notices the difference.
             self.sample_hashes(range(len(self)))
-        raw, target = self.read(0)
+        first = raw, target = self.read(0)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * (raw.nbytes + target.nbytes) > memory // 2:
             return None
         raws, targets = (np.empty((len(self), *array.shape), array.dtype) for array in (raw, target))
 
         def fill(index: int) -> None:
-            raws[index], targets[index] = self.read(index)
+            sample = self.read(index)
+            # NumPy would fill a whole mosaic with a sample of one value.
+            self._check_like(first, sample, index)
+            raws[index], targets[index] = sample
 
         with concurrent.futures.ThreadPoolExecutor() as pool:
             # Going through the results raises the errors of the reads.
             for _ in pool.map(fill, range(len(self))):
                 pass
         return raws, targets
+
+    def _check_like(self, first: Sample, sample: Sample, index: int) -> None:
+        """Raises an InputError unless a sample has the shapes of another one."""
+        for wanted, found in zip(first, sample, strict=True):
+            if np.shape(found) != np.shape(wanted):
+                raise InputError(
+                    f"{self.name}: all samples must have one shape, {np.shape(wanted)}; {self.names[index]} has "
+                    f"{np.shape(found)}"
+                )
 
     @property
     def fingerprint(self) -> str:

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shutil
 
 import layouts
@@ -202,3 +203,23 @@ def test_a_missing_file_is_named(place):
     missing.unlink()
     with pytest.raises(InputError, match=f"{missing.name}: No such file"):
         _ = dataset.content
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 8), (8,), (8, 6)])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_sample_of_another_shape_is_named_rather_than_spread(monkeypatch, shape, in_memory):
+    mosaics = [np.zeros((8, 8), np.float32), np.full(shape, 0.5, np.float32)]
+    dataset = RawDataset(
+        name="Own",
+        task="classification",
+        classes=("a",),
+        camera=isp.CAMERAS["drone"],
+        names=("one", "two"),
+        labels=np.zeros(2, np.int32),
+        read=lambda index: (mosaics[index], np.int32(0)),
+    )
+    if not in_memory:
+        monkeypatch.setattr(RawDataset, "decoded", None)
+    expected = rf"^Own: all samples must have one shape, \(8, 8\); two has {re.escape(str(shape))}$"
+    with pytest.raises(InputError, match=expected):
+        dataset.samples(np.arange(2))
