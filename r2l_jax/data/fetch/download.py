@@ -19,6 +19,7 @@ from tqdm import tqdm
 from r2l_jax.config import INTENSITIES
 from r2l_jax.data.fetch import archives, b2, zenodo
 from r2l_jax.data.fetch.partial import Remote, check_free_disk, lock
+from r2l_jax.data.fetch.web import masked
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
@@ -152,7 +153,9 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
     unpacked = {remote.name: remote.fingerprint for remote in urls}
     if root.exists():
         if layout.missing(root) or _read_unpacked(root) != unpacked:
-            raise InputError(f"{root} exists, but differs from {record}: move it away, or download to another folder")
+            raise InputError(
+                f"{root} exists, but differs from {masked(record)}: move it away, or download to another folder"
+            )
     else:
         with tqdm(desc="Zenodo", total=sum(remote.size for remote in urls), unit="B", unit_scale=True) as bar:
             missing = {target: remote for target, remote in targets.items() if not _is_there(remote, target, bar)}
@@ -176,7 +179,7 @@ def _read_unpacked(root: pathlib.Path) -> dict[str, str]:
         unpacked = json.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError):
         unpacked = None
     if not isinstance(unpacked, dict):
         raise InputError(f"{path} was not written by a download: delete it")
@@ -202,11 +205,11 @@ def _archives_of(layout: Layout, record: str, files: Mapping[Remote, str]) -> di
         if layout.folder in remote.name.lower() and archives.is_archive(remote.name)
     }
     if not chosen:
-        names = ", ".join(remote.name for remote in files) or "none at all"
-        raise InputError(f"{record}: no archive with {layout.folder} in its name; its files are: {names}")
+        names = ", ".join(remote.name for remote in files)[:1000] or "none at all"
+        raise InputError(f"{masked(record)}: no archive with {layout.folder} in its name; its files are: {names}")
     for remote in chosen:
         if len(archives.inside(pathlib.Path(), remote.name).parts) != 1:
-            raise InputError(f"{record}: the name {remote.name!r} is not that of a file")
+            raise InputError(f"{masked(record)}: the name {remote.name!r} is not that of a file")
     return chosen
 
 

@@ -10,6 +10,7 @@ import pooch
 import requests
 from tqdm import tqdm
 
+from r2l_jax.data.fetch.web import get, masked, read_json, without_password
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.hosts import on_first_process
@@ -75,10 +76,12 @@ def _download(folder: pathlib.Path, network: str) -> pathlib.Path:
     with _as_input_error(url), tqdm(desc=_stem(network), total=size, unit="B", unit_scale=True) as bar:
 
         def read(url: str, file: str, _: pooch.Pooch | None) -> None:
-            # Pooch's own downloader does the same, but leaves the connection open when it fails.
-            with requests.get(url, stream=True, timeout=_TIMEOUT) as response, open(file, "wb") as sink:
+            # Pooch's own downloader leaves the connection open when it fails, and takes whatever number of bytes comes.
+            with get(url, _TIMEOUT) as response, open(file, "wb") as sink:
                 response.raise_for_status()
                 for chunk in response.iter_content(_CHUNK):
+                    if sink.tell() + len(chunk) > size:
+                        raise InputError(f"--classifier_pretrained: {masked(url)}: more than the {size} bytes declared")
                     bar.update(sink.write(chunk))
 
         name = f"{_stem(network)}-{sha256}.safetensors"
@@ -90,29 +93,31 @@ def _download(folder: pathlib.Path, network: str) -> pathlib.Path:
                 folder,
                 downloader=read,  # pyright: ignore[reportArgumentType]  # pooch passes these three by position
             )
-        except requests.RequestException:
+        except (requests.RequestException, InputError):
             raise
         except ValueError:
             raise InputError(
-                f"--classifier_pretrained: {url}: the file does not have the SHA-256 that the hub declares, {sha256}; "
-                "nothing is kept"
+                f"--classifier_pretrained: {masked(url)}: the file does not have the SHA-256 that the hub declares, "
+                f"{sha256}; nothing is kept"
             ) from None
         return pathlib.Path(file)
 
 
 def _declared(url: str) -> tuple[str, int]:
     """Returns the SHA-256 and the size of the weights in the hub's list of a repository's files."""
-    with _as_input_error(url):
-        response = requests.get(url, timeout=_TIMEOUT)
-        response.raise_for_status()
     try:
-        declared = {file["path"]: file for file in response.json()}[_FILE]["lfs"]
+        with _as_input_error(url), get(url, _TIMEOUT) as response:
+            response.raise_for_status()
+            content = read_json(response)
+        declared = {file["path"]: file for file in content}[_FILE]["lfs"]
         sha256, size = str(declared["oid"]), int(declared["size"])
         if not re.fullmatch("[0-9a-f]{64}", sha256) or size <= 0:
             raise ValueError(f"{sha256}, {size} bytes")
-    except (ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(
-            f"--classifier_pretrained: {url} declares no SHA-256 and size of {_FILE}: {error!r:.200}"
+            f"--classifier_pretrained: {masked(url)} declares no SHA-256 and size of {_FILE}: {error!r:.200}"
         ) from None
     return sha256, size
 
@@ -124,9 +129,9 @@ def _as_input_error(url: str) -> Iterator[None]:
         yield
     except requests.RequestException as error:
         if error.response is None:
-            reason = root_cause(error)
+            reason = without_password(root_cause(error), url)
         else:
             reason = f"HTTP {error.response.status_code} {error.response.reason}"
         raise InputError(
-            f"--classifier_pretrained: {url}: {reason}; without the network, give --pretrained_weights=<file>"
+            f"--classifier_pretrained: {masked(url)}: {reason}; without the network, give --pretrained_weights=<file>"
         ) from None

@@ -7,6 +7,7 @@ import requests
 from tqdm import tqdm
 
 from r2l_jax.data.fetch.partial import Dropped, Remote, Sink, fetch
+from r2l_jax.data.fetch.web import check_secure, get, masked, read_json, without_password
 from r2l_jax.runtime.errors import InputError, root_cause
 
 URL = "https://zenodo.org/api"
@@ -28,21 +29,27 @@ def read_record(url: str) -> dict[Remote, str]:
     Raises:
         InputError: the record cannot be reached, or is not one with a list of files and their checksums.
     """
+    name = masked(url)
     try:
-        response = requests.get(url, timeout=_TIMEOUT)
-    except requests.RequestException as error:
-        raise InputError(f"{url}: {root_cause(error)}") from None
-    _check_status(response)
-    try:
+        with get(url, _TIMEOUT) as response:
+            _check_status(response)
+            content = read_json(response)
         files = {
             Remote(str(file["key"]), int(file["size"]), str(file["checksum"])): str(file["links"]["self"])
-            for file in response.json()["files"]
+            for file in content["files"]
         }
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{url}: not a record of Zenodo's with a list of files: {error!r}") from None
-    for remote in files:
+    except InputError:
+        raise
+    except requests.RequestException as error:
+        raise InputError(f"{name}: {without_password(root_cause(error), url)}") from None
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
+        raise InputError(f"{name}: not a record of Zenodo's with a list of files: {error!r:.200}") from None
+    for remote, link in files.items():
         if not re.fullmatch(r"(md5|sha1|sha256|sha512):[0-9a-f]+", remote.checksum or ""):
-            raise InputError(f"{url}: {remote.name} has the checksum {remote.checksum!r}, expected one like md5:...")
+            raise InputError(f"{name}: {remote.name} has the checksum {remote.checksum!r}, expected one like md5:...")
+        if remote.size < 0:
+            raise InputError(f"{name}: {remote.name} has the size {remote.size}")
+        check_secure(url, link)
     return files
 
 
@@ -52,21 +59,21 @@ def fetch_file(remote: Remote, target: pathlib.Path, url: str, bar: tqdm) -> Non
     def read(sink: Sink, start: int) -> None:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         try:
-            with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
+            with get(url, _TIMEOUT, headers) as response:
                 _check_status(response)
                 sent = response.headers.get("Content-Range", "")
                 if start and response.status_code != 206:
                     sink.restart()
                 elif start and not sent.startswith(f"bytes {start}-"):
-                    raise InputError(f"{url}: got the range {sent!r}, expected one from byte {start}")
+                    raise InputError(f"{masked(url)}: got the range {sent!r}, expected one from byte {start}")
                 for chunk in response.iter_content(_CHUNK):
                     sink.write(chunk)
         except requests.RequestException as error:
-            raise Dropped(f"{url}: {root_cause(error)}") from None
+            raise Dropped(f"{masked(url)}: {without_password(root_cause(error), url)}") from None
 
     fetch(remote, target, read, bar)
 
 
 def _check_status(response: requests.Response) -> None:
     if not response.ok:
-        raise InputError(f"{response.url}: HTTP {response.status_code} {response.reason}")
+        raise InputError(f"{masked(response.url)}: HTTP {response.status_code} {response.reason}")

@@ -1,0 +1,157 @@
+import contextlib
+import gzip
+import http.server
+import io
+import re
+import threading
+
+import pytest
+import requests
+
+from r2l_jax.data.fetch import hub, zenodo
+from r2l_jax.data.fetch.web import check_secure, get, masked, read_json, without_password
+from r2l_jax.runtime import startup
+from r2l_jax.runtime.errors import InputError
+
+
+@pytest.fixture
+def answers(monkeypatch):
+    """Replaces the network: answers each URL with a redirect or a body, and records the URLs that are asked."""
+    replies, asked = {}, []
+
+    def send(adapter, request, **options):
+        asked.append(request.url)
+        place = re.sub("//.*@", "//", request.url)
+        response = requests.Response()
+        response.request, response.url, response.connection = request, request.url, adapter
+        reply = replies[place]
+        if isinstance(reply, str):
+            response.status_code = 302
+            response.headers["Location"] = reply
+            reply = b""
+        else:
+            response.status_code = 200
+        response.raw = io.BytesIO(reply)
+        return response
+
+    monkeypatch.setattr(requests.adapters.HTTPAdapter, "send", send)
+    return replies, asked
+
+
+@pytest.mark.parametrize("target", ["http://elsewhere.org/x", "//elsewhere.org/y", "/z", "https://elsewhere.org/y"])
+def test_https_is_never_left(answers, target):
+    replies, asked = answers
+    replies |= {"https://zenodo.org/a": target}
+    replies |= dict.fromkeys(("https://elsewhere.org/y", "https://zenodo.org/z", "http://elsewhere.org/x"), b"{}")
+    if target.startswith("http:"):
+        with pytest.raises(
+            InputError, match=r"^https://zenodo.org/a: refused to leave HTTPS for http://elsewhere.org/x$"
+        ):
+            get("https://zenodo.org/a", 1)
+        assert asked == ["https://zenodo.org/a"]
+    else:
+        assert read_json(get("https://zenodo.org/a", 1)) == {}
+
+
+def test_a_chain_of_redirects_is_checked_at_each_step(answers):
+    replies, asked = answers
+    replies |= {"https://a.org/": "https://b.org/", "https://b.org/": "http://c.org/"}
+    with pytest.raises(InputError, match=r"^https://b.org/: refused to leave HTTPS for http://c.org/$"):
+        get("https://a.org/", 1)
+    assert len(asked) == 2
+
+
+def test_plain_http_may_be_redirected(answers):
+    replies, _ = answers
+    replies |= {"http://a.org/": "http://b.org/", "http://b.org/": b"[1]"}
+    assert read_json(get("http://a.org/", 1)) == [1]
+
+
+def test_a_record_by_https_names_no_file_by_plain_http(answers):
+    replies, _ = answers
+    replies["https://zenodo.org/r"] = (
+        b'{"files": [{"key": "a.zip", "size": 1, "checksum": "md5:00", "links": {"self": "http://a.org/a.zip"}}]}'
+    )
+    with pytest.raises(InputError, match=r"^https://zenodo.org/r: refused to leave HTTPS for http://a.org/a.zip$"):
+        zenodo.read_record("https://zenodo.org/r")
+    check_secure("http://a.org", "http://b.org")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://user:pass@host/path", "https://***@host/path"),
+        ("https://user:p@ss@host/path@x", "https://***@host/path@x"),
+        ("https://token@host", "https://***@host"),
+        ("user:pass@host/path", "***@host/path"),
+        ("https://host/path?a=b@c", "https://host/path?a=b@c"),
+        ("https://host:8080", "https://host:8080"),
+    ],
+)
+def test_passwords_are_masked(url, expected):
+    assert masked(url) == expected
+    if "***" in expected:
+        assert "pass" not in without_password(f"Invalid URL {url!r}", url)
+
+
+@pytest.mark.parametrize("reply", [b"<html>", b"{}"])
+@pytest.mark.parametrize("start", ["https://user:secret@host", "user:secret@host", "http://user:secret@127.0.0.1:9"])
+def test_no_message_shows_a_password(answers, monkeypatch, tmp_path, reply, start):
+    replies, _ = answers
+    if start.startswith("https"):
+        replies |= {"https://host/api/models/timm/resnet18.tv_in1k/tree/main": reply, "https://host/r": reply}
+    elif start.startswith("http"):
+        monkeypatch.undo()
+    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", start)
+    for ask in (lambda: hub.weights_file("resnet18"), lambda: zenodo.read_record(f"{start}/r")):
+        with pytest.raises(InputError, match=r"\*\*\*@") as caught:
+            ask()
+        assert "secret" not in str(caught.value)
+
+
+class _Server:
+    """Answers every request with one body."""
+
+    def __init__(self, body, **headers):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                for name, value in {"Content-Length": str(len(body)), **headers}.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    self.wfile.write(body)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+        return self.url
+
+    def __exit__(self, *error):
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "message"),
+    [
+        (gzip.compress(b'{"files": [' + b" " * 2**25), {"Content_Encoding": "gzip"}, r"more than 16777216 bytes"),
+        (b"[" * 200_000, {}, "nested too deeply"),
+        (b'{"files": [{"key": "x", "size": 1e999, "checksum": "md5:0", "links": {"self": "x"}}]}', {}, "OverflowError"),
+        (b'{"files": [{"key": "x", "size": -1, "checksum": "md5:0", "links": {"self": "x"}}]}', {}, "has the size -1"),
+        (b"\xff\xfe\x00", {}, "UnicodeDecodeError"),
+    ],
+)
+def test_a_hostile_record_is_one_line(body, headers, message):
+    with _Server(body, **headers) as url, pytest.raises(InputError, match=message) as caught:
+        zenodo.read_record(url)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
