@@ -1,15 +1,18 @@
 """Unpacks archives without trusting the names and sizes that they state."""
 
+import bz2
+import contextlib
 import functools
+import gzip
+import io
 import lzma
 import pathlib
 import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from r2l_jax.runtime.errors import InputError, one_line
 
@@ -24,18 +27,15 @@ MAX_OF_FREE_DISK = 0.9
 # The published sets have some ten thousand files, and a million empty files would use up a file system's inodes.
 MAX_FILES = 10**6
 
-_CHUNK = 2**20
+# A path of more folders cannot be made on most file systems.
+MAX_DEPTH = 100
 
-# The exceptions other than OSError that zipfile and tarfile raise for damaged, encrypted or unknown content.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    lzma.LZMAError,
-    EOFError,
-    NotImplementedError,
-    ValueError,
-)
+_CHUNK = 2**20
+# The headers of a member of a tar archive, with its name: file systems take names of 4 KiB.
+_MOST_HEADERS = 2**20
+# The directory of a zip archive is read whole, before its entries can be counted.
+_MOST_DIRECTORY = 2**27
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
 class _Member(NamedTuple):
@@ -60,11 +60,13 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
         name: parts separated by slashes, or by backslashes as some Windows programs write them.
 
     Raises:
-        InputError: the name is empty or absolute, leads upwards, or has unprintable characters.
+        InputError: the name is empty or absolute, leads upwards or too deep, or has unprintable characters.
     """
     path = pathlib.PureWindowsPath(name)
     if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
-        raise InputError(f"the name {name!r} does not stay in its folder")
+        raise InputError(f"the name {name!r:.200} does not stay in its folder")
+    if len(path.parts) > MAX_DEPTH:
+        raise InputError(f"the name {name!r:.200} has {len(path.parts)} parts, more than {MAX_DEPTH}")
     return root.joinpath(*path.parts)
 
 
@@ -91,11 +93,13 @@ def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         if isinstance(error, InputError):
             raise InputError(f"{archive}: {error}") from None
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             where = f" {error.filename}" if error.filename else ""
             raise InputError(f"{archive}: unpacking{where}: {error.strerror or error}") from None
-        if isinstance(error, _UNREADABLE):
-            raise InputError(f"{archive}: damaged or no archive: {one_line(error)}") from None
+        if isinstance(error, Exception):
+            # zipfile and tarfile raise many kinds of exceptions for damaged, encrypted or unknown content.
+            reason = one_line(error) or type(error).__name__
+            raise InputError(f"{archive}: damaged or no archive: {reason:.200}") from None
         raise
 
 
@@ -109,7 +113,7 @@ def _unpack_members(archive: pathlib.Path, target: pathlib.Path) -> None:
     members = _zip_members if archive.name.lower().endswith(".zip") else _tar_members
     for count, member in enumerate(members(archive), 1):
         if member.refusal:
-            raise InputError(f"{member.name!r} is {member.refusal}")
+            raise InputError(f"{member.name!r:.200} is {member.refusal}")
         if count > MAX_FILES:
             raise InputError(f"it has more than {MAX_FILES} files")
         path = inside(target, member.name)
@@ -129,29 +133,126 @@ def _unpack_members(archive: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _zip_members(archive: pathlib.Path) -> Iterator[_Member]:
+    _check_directory(archive)
     with zipfile.ZipFile(archive) as opened:
         if sum(member.compress_size for member in opened.infolist()) > archive.stat().st_size:
             raise InputError("its files overlap, as in a zip bomb")
         for member in opened.infolist():
             if member.filename == "./":
                 continue
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)
-            refusal = "encrypted" if member.flag_bits & 1 else None if plain else "a link or a device"
             is_folder = member.filename.endswith(("/", "\\"))
-            yield _Member(member.filename, is_folder, refusal, functools.partial(opened.open, member))
+            open_member = functools.partial(opened.open, member)
+            yield _Member(member.filename, is_folder, _refusal_in_zip(member), open_member)
+
+
+def _refusal_in_zip(member: zipfile.ZipInfo) -> str | None:
+    if member.flag_bits & 1:
+        return "encrypted"
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "a link or a device"
+    if member.compress_type not in _ZIP_METHODS:
+        # LZMA would take as much memory as the file says.
+        return f"compressed by method {member.compress_type}, expected Deflate"
+    return None
+
+
+def _check_directory(archive: pathlib.Path) -> None:
+    """Refuses a zip archive whose directory would fill the memory.
+
+    Raises:
+        InputError: the directory is too long.
+    """
+    with archive.open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        # The record at the end may be followed by a comment of 64 KiB.
+        file.seek(max(0, size - 2**16 - 22))
+        end = file.read()
+    start = end.rfind(b"PK\x05\x06")
+    length = int.from_bytes(end[start + 12 : start + 16], "little") if start >= 0 else 0
+    if length == 2**32 - 1:
+        # An archive of more than 4 GiB states it in a record of its own.
+        start = end.rfind(b"PK\x06\x06")
+        length = int.from_bytes(end[start + 40 : start + 48], "little") if start >= 0 else size
+    if min(length, size) > _MOST_DIRECTORY:
+        raise InputError(f"its directory has {min(length, size)} bytes, more than {_MOST_DIRECTORY}")
+
+
+class _Metered(io.RawIOBase):
+    """Reads a file for tarfile, which reads the names of members whole, and refuses to read too much at once.
+
+    Attributes:
+        left: the bytes that may be read before it is set anew.
+    """
+
+    def __init__(self, file: Any):
+        self._file = file
+        self.left = _MOST_HEADERS
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or size > self.left:
+            raise InputError(f"the headers of one of its members have more than {_MOST_HEADERS} bytes")
+        self.left -= size
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _unpacked(archive: pathlib.Path) -> Iterator[Any]:
+    """Opens the tar archive within a compressed file, which its first bytes recognize."""
+    with archive.open("rb") as file:
+        start = file.read(6)
+        file.seek(0)
+        wrap: Callable[[Any], Any] = contextlib.nullcontext
+        if start.startswith(b"\x1f\x8b"):
+            wrap = functools.partial(gzip.open, mode="rb")
+        elif start.startswith(b"BZh"):
+            wrap = bz2.BZ2File
+        elif start.startswith(b"\xfd7zXZ\0"):
+            wrap = lzma.LZMAFile
+        with wrap(file) as unpacked:
+            yield unpacked
+
+
+def _check_end(file: Any, offset: int) -> None:
+    """Raises an InputError unless a tar archive ends where tarfile found no more member, which it does silently."""
+    file.seek(offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise InputError("damaged or no archive: the header of a member is spoilt")
 
 
 def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
-    with tarfile.open(archive) as opened:
-        for member in opened:
-            # An archive of a whole folder often starts with that folder itself.
-            if member.isdir() and member.name in (".", "./"):
-                continue
-            refusal = None if member.isreg() or member.isdir() else "a link or a device"
-            # Only for a member that is refused, extractfile returns None.
-            open_member = functools.partial(cast(Callable[..., IO[bytes]], opened.extractfile), member)
-            yield _Member(member.name, member.isdir(), refusal, open_member)
+    with _unpacked(archive) as file:
+        metered = _Metered(file)
+        with tarfile.open(fileobj=metered, mode="r:") as opened:  # pyright: ignore[reportArgumentType]  # it suffices
+            while True:
+                metered.left = _MOST_HEADERS
+                member = opened.next()
+                if member is None:
+                    _check_end(file, opened.offset)
+                    return
+                # tarfile keeps all members, of which there may be many.
+                opened.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # typeshed lacks it
+                # An archive of a whole folder often starts with that folder itself.
+                if member.isdir() and member.name in (".", "./"):
+                    continue
+                refusal = None if member.isreg() or member.isdir() else "a link or a device"
+                if member.issparse():
+                    refusal = "a sparse file, which takes more room than the archive"
+                metered.left = max(member.size, 0)
+                # Only for a member that is refused, extractfile returns None.
+                open_member = functools.partial(cast(Callable[..., IO[bytes]], opened.extractfile), member)
+                yield _Member(member.name, member.isdir(), refusal, open_member)
 
 
 def merge(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -1,7 +1,12 @@
+import bz2
+import functools
+import gzip
 import io
+import lzma
 import pathlib
 import stat
 import tarfile
+import tracemalloc
 import zipfile
 
 import pytest
@@ -119,6 +124,83 @@ def test_refuses_files_that_overlap(tmp_path, refused):
                 setattr(copy, detail, getattr(first, detail))
             file.filelist.append(copy)
     refused(tmp_path / "a.zip", "its files overlap")
+
+
+def long_name(kind, size):
+    """Returns a tar archive with a header of a name of so many bytes, which are all there."""
+    member = tarfile.TarInfo("././@LongLink")
+    member.type, member.size = kind, size
+    return member.tobuf() + bytes(-(-size // 512) * 512) + tarfile.TarInfo("x").tobuf() + bytes(1024)
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, b"X"]
+)
+@pytest.mark.parametrize("packed", [bytes, gzip.compress, functools.partial(lzma.compress, preset=0), bz2.compress])
+def test_refuses_names_that_fill_the_memory(tmp_path, refused, kind, packed):
+    (tmp_path / "a.tar").write_bytes(packed(long_name(kind, 2**23)))
+    tracemalloc.start()
+    refused(tmp_path / "a.tar", "the headers of one of its members have more than 1048576 bytes")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "a.tar.bz2", "a.tar.xz"])
+def test_long_names_are_unpacked(tmp_path, name):
+    member = "/".join(["folder" * 8] * 9) + "/ü"
+    archive = tmp_path / name
+    if name in WRITERS:
+        WRITERS[name](archive, [(member, b"1")])
+    else:
+        write_tar(tmp_path / "gz", [(member, b"1")])
+        pack = bz2.compress if name.endswith("bz2") else lzma.compress
+        archive.write_bytes(pack(gzip.decompress((tmp_path / "gz").read_bytes())))
+    archives.unpack(archive, tmp_path / "target")
+    assert (tmp_path / "target" / member).read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("member", ["a/" * 2000, "a/" * 2000 + "x", "a/" * 101])
+def test_refuses_folders_within_too_many_folders(tmp_path, refused, name, member):
+    refused(WRITERS[name](tmp_path / name, [(member, b"")]), r"the name 'a/a/.* has \d+ parts, more than 100")
+
+
+def test_refuses_sparse_files(tmp_path, refused):
+    member = tarfile.TarInfo("x")
+    member.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)}
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        file.addfile(member)
+    refused(tmp_path / "a.tar", "'x' is a sparse file")
+
+
+def test_refuses_what_lzma_in_zip_would_take_of_memory(tmp_path, refused):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("x", b"1")
+    refused(tmp_path / "a.zip", "'x' is compressed by method 14, expected Deflate")
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_refuses_a_directory_that_fills_the_memory(tmp_path, refused, monkeypatch, zip64):
+    archive = write_zip(tmp_path / "a.zip", [("x", b"1")])
+    content = archive.read_bytes()
+    start = content.index(b"PK\5\6")
+    length = int.from_bytes(content[start + 12 : start + 16], "little")
+    if zip64:
+        record = b"PK\6\6" + bytes(36) + length.to_bytes(8, "little") + bytes(8) + b"PK\6\7" + bytes(16)
+        end = content[start : start + 12] + b"\xff" * 4 + content[start + 16 :]
+        archive.write_bytes(content[:start] + record + end)
+    monkeypatch.setattr(archives, "_MOST_DIRECTORY", length - 1)
+    refused(archive, f"its directory has {length} bytes, more than {length - 1}")
+
+
+def test_refuses_a_spoilt_header_in_the_middle_of_a_tar_archive(tmp_path, refused):
+    """tarfile takes it for the end of the archive."""
+    write_tar(tmp_path / "gz", [("x", b"1"), ("y", b"2")])
+    content = bytearray(gzip.decompress((tmp_path / "gz").read_bytes()))
+    content[1024 + 150] ^= 1
+    (tmp_path / "a.tar").write_bytes(content)
+    refused(tmp_path / "a.tar", "the header of a member is spoilt")
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "a.tar.xz"])
