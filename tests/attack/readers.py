@@ -1,0 +1,386 @@
+"""Every reader of files with small whole files to damage, and checks of what it gives for damaged ones."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import shutil
+import socket
+import struct
+import tarfile
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import tifffile
+from PIL import Image
+
+import isp
+from r2l_jax.data.fetch import archives, zenodo
+from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.data.files.pictures import read_mask, read_picture
+from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.data.sets import datasets, synthetic
+from r2l_jax.runtime.errors import InputError
+
+CAMERA = isp.CAMERAS["drone"]
+
+
+def _samples(shape=(48, 64), dtype=np.uint16, seed=0):
+    rng = np.random.default_rng(seed)
+    if np.dtype(dtype).kind == "f":
+        return rng.random(shape).astype(dtype)
+    return rng.integers(0, np.iinfo(dtype).max, shape, dtype)
+
+
+def _tiff(samples, **options):
+    file = io.BytesIO()
+    tifffile.imwrite(file, samples, **{"metadata": None, **options})
+    return file.getvalue()
+
+
+def _picture(samples, form="png", **options):
+    file = io.BytesIO()
+    Image.fromarray(samples).save(file, form, **options)
+    return file.getvalue()
+
+
+def _dng(samples, **options):
+    def rationals(values):
+        return [part for value in values for part in (round(value * 10000), 10000)]
+
+    matrix = (0.9, -0.3, -0.1, -0.45, 1.3, 0.15, -0.1, 0.25, 0.6)
+    tags = [
+        (271, "s", 0, "Maker"), (272, "s", 0, "Model"), (50708, "s", 0, "Maker Model"),
+        (50706, "B", 4, (1, 4, 0, 0)), (50707, "B", 4, (1, 1, 0, 0)), (50717, "I", 1, 65535),
+        (33421, "H", 2, (2, 2)), (33422, "B", 4, (0, 1, 1, 2)), (50713, "H", 2, (2, 2)), (50714, "H", 4, (99,) * 4),
+        (50728, "2I", 3, rationals((0.5, 1, 0.7))), (50721, "2i", 9, rationals(matrix)), (50778, "H", 1, 21),
+        (50829, "I", 4, (2, 4, 46, 60)),
+    ]  # fmt: skip
+    return _tiff(samples, photometric="cfa", extratags=tags, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A reader with the files that are damaged.
+
+    Attributes:
+        read: takes the folder of the files and the path of the damaged one; reads it, and checks that the result is
+            clean.
+        originals: whole files, by their paths in the folder.
+        damaged: the files of which one is damaged each time; None is all of them.
+    """
+
+    read: Callable
+    originals: dict
+    damaged: tuple | None = None
+
+    @property
+    def targets(self):
+        """The files of which one is damaged each time."""
+        return self.damaged or tuple(self.originals)
+
+    def prepare(self, folder):
+        """Writes the whole files."""
+        for name, content in self.originals.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+
+
+# EXIF that says that the picture is turned by 90 degrees.
+_TURNED = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 274, 3, 1, 6, 0, 0)
+
+
+def _check_mosaic(mosaic):
+    assert mosaic.dtype == np.float32
+    assert mosaic.ndim == 2
+    assert min(mosaic.shape) >= 2
+    assert mosaic.shape[0] % 2 == mosaic.shape[1] % 2 == 0
+    assert np.isfinite(mosaic).all()
+    assert mosaic.min() >= 0
+    assert mosaic.max() <= 1
+
+
+_TIFF_ORIGINALS = {
+    "plain.tif": _tiff(_samples()),
+    "strips.tif": _tiff(_samples(), rowsperstrip=16),
+    "zlib.tif": _tiff(_samples(), rowsperstrip=20, compression="zlib"),
+    "lzma.tif": _tiff(_samples(), compression="lzma"),
+    "tiles.tif": _tiff(_samples(), tile=(16, 32)),
+    "tiles_zlib.tif": _tiff(_samples(), tile=(32, 32), compression="zlib"),
+    "float.tif": _tiff(_samples(dtype=np.float32)),
+    "bytes.tif": _tiff(_samples(dtype=np.uint8), byteorder=">"),
+    "described.tif": _tiff(_samples(), metadata={}, software="x"),
+    "imagej.tif": _tiff(_samples(), imagej=True),
+    "ome.tif": _tiff(_samples(), ome=True),
+    "big.tif": _tiff(_samples(), bigtiff=True),
+}
+
+
+def _read_tiff(folder, path):
+    _check_mosaic(read_raw(path, CAMERA, lambda _: None)[0])
+
+
+_PNG_ORIGINALS = {
+    "gray8.png": _picture(_samples(dtype=np.uint8)),
+    "gray16.png": _picture(_samples()),
+    "color.png": _picture(np.repeat(_samples(dtype=np.uint8)[..., None], 3, -1)),
+    "even.png": _picture(np.full((480, 640), 500, np.uint16)),
+}
+
+
+_DNG_ORIGINALS = {
+    "plain.dng": _dng(_samples()),
+    "strips.dng": _dng(_samples(), rowsperstrip=16),
+    "tiles.dng": _dng(_samples((64, 64)), tile=(32, 32)),
+    "float.dng": _dng(_samples(dtype=np.float32)),
+    "zlib.dng": _dng(_samples(dtype=np.float32), compression="zlib", rowsperstrip=48),
+    "tiles_zlib.dng": _dng(_samples((256, 256), np.float32), compression="zlib", tile=(256, 128)),
+}
+
+
+def _read_dng(folder, path):
+    mosaic, camera = read_raw(path, CAMERA if zlib.crc32(path.read_bytes()) % 2 else None)
+    _check_mosaic(mosaic)
+    assert np.isfinite([*camera.black_level, *camera.white_balance]).all()
+
+
+_MASKS_ORIGINALS = {
+    "gray.png": _picture(_samples(dtype=np.uint8)),
+    "palette.png": _picture(_samples(dtype=np.uint8) % 2 > 0),
+    "gray.tif": _tiff(_samples(dtype=np.uint8), compression="zlib"),
+    "color.tif": _tiff(_samples((48, 64, 3), np.uint8), photometric="rgb"),
+}
+
+
+def _read_masks(folder, path):
+    mask = read_mask(path)
+    assert (mask.dtype, mask.ndim) == (np.uint8, 2)
+    assert mask.size == 0 or mask.max() <= 1
+
+
+_PICTURES_ORIGINALS = {
+    "a.jpg": _picture(_samples((48, 64, 3), np.uint8), "jpeg"),
+    "progressive.jpg": _picture(_samples((48, 64, 3), np.uint8), "jpeg", progressive=True),
+    "turned.jpg": _picture(_samples((48, 64), np.uint8), "jpeg", exif=_TURNED),
+    "a.png": _picture(_samples((48, 64, 4), np.uint8)),
+    "gray16.png": _picture(_samples()),
+}  # fmt: skip
+
+
+def _read_pictures(folder, path):
+    picture, _ = read_picture(path)
+    assert picture.ndim == 3
+    assert picture.shape[2] == 3
+    assert picture.dtype in (np.uint8, np.uint16)
+
+
+_CAMERA_ORIGINALS = {
+    "camera.json": CAMERA.to_json().encode(),
+    "white.json": isp.Camera([0.1] * 4, (2, 1, 2), np.eye(3), white_level=1023).to_json().encode(),
+}
+
+
+def _read_camera(folder, path):
+    camera = find_camera(str(path))
+    assert np.isfinite(camera.color_matrix).all()
+    assert max(camera.black_level) < 1
+
+
+_CELLS = [(f"{label}_{number}", label) for label in ("LYT", "EOS") for number in range(5)]
+
+
+_MICROSCOPY_ORIGINALS = {
+    "microscopy/labels/Ma190c_annotations.dat": "".join(f"{stem} {label}\n" for stem, label in _CELLS).encode(),
+    **{
+        f"microscopy/images/raw_scale100/{stem}.tiff": _tiff(
+            _samples((256, 2)).repeat(128, 1), compression="zlib", rowsperstrip=100
+        )
+        for stem, _ in _CELLS
+    },
+    **{
+        f"microscopy/images/rgb_scale100/{stem}.tiff": _tiff(
+            _samples((256, 2, 3)).repeat(128, 1), compression="zlib", photometric="rgb", rowsperstrip=100
+        )
+        for stem, _ in _CELLS
+    },
+}
+_MICROSCOPY_DAMAGED = (
+    "microscopy/labels/Ma190c_annotations.dat",
+    "microscopy/images/raw_scale100/LYT_0.tiff",
+    "microscopy/images/rgb_scale100/LYT_0.tiff",
+)
+
+
+def _read_microscopy(folder, path):
+    """Reads Raw-Microscopy and MicroscopyRGB."""
+    for name, shape in (("Microscopy", (256, 256)), ("MicroscopyRGB", (256, 256, 3))):
+        dataset = datasets.load(name, data_dir=folder)
+        for index, sample in enumerate(dataset.names):
+            if sample == "LYT_0":
+                raw, target = dataset.read(index)
+                assert raw.shape == shape
+                assert 0 <= raw.min() <= raw.max() <= 1
+                assert 0 <= target < len(dataset.classes)
+
+
+_TILES_ROOT = "drone/tiles_256/DroneSegmentation/raw_scale100/0123456789abcdef"
+_TILES_ORIGINALS = {
+    f"{_TILES_ROOT}/labels.dat": b"DJI_1_00_00\tcar\nDJI_1_00_01\tcar\n",
+    f"{_TILES_ROOT}/camera.json": CAMERA.to_json().encode(),
+    **{f"{_TILES_ROOT}/images/DJI_1_00_0{n}.tiff": _tiff(_samples((256, 2)).repeat(128, 1)) for n in range(2)},
+    **{f"{_TILES_ROOT}/masks/DJI_1_00_0{n}.png": _picture(_samples((256, 256), np.uint8)) for n in range(2)},
+}
+_TILES_DAMAGED = (
+    f"{_TILES_ROOT}/labels.dat",
+    f"{_TILES_ROOT}/images/DJI_1_00_00.tiff",
+    f"{_TILES_ROOT}/masks/DJI_1_00_00.png",
+)
+
+
+def _read_tiles(folder, path):
+    """Reads Raw-Drone after its frames were cut into tiles, and deleted."""
+    dataset = datasets.load("DroneSegmentation", data_dir=folder)
+    raw, mask = dataset.read(0)
+    assert raw.shape == mask.shape == (256, 256)
+    assert 0 <= raw.min() <= raw.max() <= 1
+
+
+_SYNTHETIC_ROOT = "synthetic_10x32_seed0_v2"
+_SYNTHETIC_NAMES = [name for name, _ in synthetic._names_and_classes(10)]
+_SYNTHETIC_ORIGINALS = {
+    f"{_SYNTHETIC_ROOT}/labels/labels.dat": "".join(
+        f"{n} {label}\n" for n, label in synthetic._names_and_classes(10)
+    ).encode(),
+    f"{_SYNTHETIC_ROOT}/camera.json": synthetic.CAMERA.to_json().encode(),
+    f"{_SYNTHETIC_ROOT}/dataset.json": json.dumps({"version": 2, "images": 10, "size": 32, "seed": 0}).encode(),
+    **{f"{_SYNTHETIC_ROOT}/images/raw_scale100/{name}.tiff": _tiff(_samples((32, 32))) for name in _SYNTHETIC_NAMES},
+    **{f"{_SYNTHETIC_ROOT}/masks/{name}.png": _picture(_samples((32, 32), np.uint8)) for name in _SYNTHETIC_NAMES},
+}
+_SYNTHETIC_DAMAGED = (
+    f"{_SYNTHETIC_ROOT}/labels/labels.dat",
+    f"{_SYNTHETIC_ROOT}/camera.json",
+    f"{_SYNTHETIC_ROOT}/dataset.json",
+    f"{_SYNTHETIC_ROOT}/images/raw_scale100/cell_00003.tiff",
+    f"{_SYNTHETIC_ROOT}/masks/cell_00003.png",
+)
+
+
+def _read_synthetic(folder, path):
+    for name in ("Synthetic", "SyntheticSegmentation"):
+        dataset = datasets.load(name, data_dir=folder, synthetic_images=10, synthetic_size=32)
+        raw, target = dataset.read(3)
+        assert raw.shape == (32, 32)
+        assert 0 <= raw.min() <= raw.max() <= 1
+        assert np.shape(target) in ((), (32, 32))
+
+
+_MEMBERS = {"data/a.tiff": _tiff(_samples()), "data/b/labels.dat": b"a LYT\n" * 50, "data/" + "n" * 150: b"1"}
+
+
+def _zip(method):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive:
+        archive.writestr("data/", b"")
+        for name, content in _MEMBERS.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def _tar(mode):
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, content in _MEMBERS.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+_ARCHIVES_ORIGINALS = {
+    "a.zip": _zip(zipfile.ZIP_DEFLATED),
+    "stored.zip": _zip(zipfile.ZIP_STORED),
+    "bzip2.zip": _zip(zipfile.ZIP_BZIP2),
+    "a.tar": _tar("w:"),
+    "a.tar.gz": _tar("w:gz"),
+    "a.tar.bz2": _tar("w:bz2"),
+    "a.tar.xz": _tar("w:xz"),
+}
+
+
+def _read_archives(folder, path):
+    before = set(folder.rglob("*"))
+    target = folder / "target"
+    try:
+        archives.unpack(path, target)
+        for each in target.rglob("*"):
+            assert not each.is_symlink()
+            assert each.is_file() or each.is_dir()
+    except InputError:
+        assert not target.exists()
+        raise
+    finally:
+        shutil.rmtree(target, ignore_errors=True)
+        assert set(folder.rglob("*")) == before
+
+
+def _answer(body, **headers):
+    lines = {"Content-Type": "application/json", "Content-Length": len(body), **headers}
+    head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 200 OK\r\n{head}\r\n".encode() + body
+
+
+_RECORD = json.dumps(
+    {
+        "files": [
+            {"key": f"{name}.zip", "size": 10, "checksum": "md5:" + "0" * 32, "links": {"self": f"http://x/{name}"}}
+            for name in ("raw-microscopy", "raw-drone")
+        ]
+    }
+).encode()
+
+
+_SERVERS_ORIGINALS = {
+    "plain": _answer(_RECORD),
+    "gzip": _answer(zlib.compress(_RECORD, wbits=31), Content_Encoding="gzip"),
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(_RECORD), _RECORD),
+    "moved": b"HTTP/1.1 404 Gone\x1b[2J\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+def _read_servers(folder, path):
+    """Asks a server that sends a damaged answer for a record of Zenodo's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(5)
+                connection.recv(2**16)
+                connection.sendall(path.read_bytes())
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            # The URL ends as the file does, by which its errors are recognized.
+            files = zenodo.read_record(f"http://127.0.0.1:{server.getsockname()[1]}/{path.name}")
+        finally:
+            thread.join(10)
+    assert all(remote.size >= 0 for remote in files)
+
+
+READERS = {
+    "TIFF": Reader(_read_tiff, _TIFF_ORIGINALS),
+    "PNG": Reader(_read_tiff, _PNG_ORIGINALS),
+    "DNG": Reader(_read_dng, _DNG_ORIGINALS),
+    "masks": Reader(_read_masks, _MASKS_ORIGINALS),
+    "pictures": Reader(_read_pictures, _PICTURES_ORIGINALS),
+    "camera": Reader(_read_camera, _CAMERA_ORIGINALS),
+    "Microscopy": Reader(_read_microscopy, _MICROSCOPY_ORIGINALS, _MICROSCOPY_DAMAGED),
+    "tiles": Reader(_read_tiles, _TILES_ORIGINALS, _TILES_DAMAGED),
+    "Synthetic": Reader(_read_synthetic, _SYNTHETIC_ORIGINALS, _SYNTHETIC_DAMAGED),
+    "archives": Reader(_read_archives, _ARCHIVES_ORIGINALS),
+    "servers": Reader(_read_servers, _SERVERS_ORIGINALS),
+}
