@@ -40,11 +40,16 @@ def get(url: str, timeout: float | int | tuple[int, int], headers: dict[str, str
     The answer is a context manager, which closes the connection.
 
     Raises:
-        InputError: the server leads from HTTPS to plain HTTP.
+        InputError: the server leads from HTTPS to plain HTTP, or compresses its answer more than once.
         requests.RequestException: the server cannot be reached.
     """
     with _Session() as session:
-        return session.get(url, headers=headers, stream=True, timeout=timeout)
+        response = session.get(url, headers=headers, stream=True, timeout=timeout)
+    # Each method makes up to a thousand times as much of a piece, before any of it can be counted.
+    if "," in (encoding := response.headers.get("Content-Encoding", "")):
+        response.close()
+        raise InputError(f"{masked(response.url)}: the answer is compressed more than once ({encoding:.100})")
+    return response
 
 
 def read_json(response: requests.Response, most: int = MOST_JSON) -> Any:

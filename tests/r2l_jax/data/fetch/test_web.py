@@ -144,6 +144,11 @@ class _Server:
     ("body", "headers", "message"),
     [
         (gzip.compress(b'{"files": [' + b" " * 2**25), {"Content_Encoding": "gzip"}, r"more than 16777216 bytes"),
+        (
+            gzip.compress(gzip.compress(bytes(2**26))),
+            {"Content_Encoding": "gzip, gzip"},
+            r"compressed more than once \(gzip, gzip\)",
+        ),
         (b"[" * 200_000, {}, "nested too deeply"),
         (b'{"files": [{"key": "x", "size": 1e999, "checksum": "md5:0", "links": {"self": "x"}}]}', {}, "OverflowError"),
         (b'{"files": [{"key": "x", "size": -1, "checksum": "md5:0", "links": {"self": "x"}}]}', {}, "has the size -1"),
