@@ -68,7 +68,10 @@ _ATTACK_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_we
 # Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
 # Pipelines are compared by their content, not by the name of their file.
 _FREE_TO_CHANGE = frozenset(
-    {"logdir", "data_dir", "pipeline", "download", "epochs", "overwrite", "save_locally", "adv_track_differences"}
+    {
+        *("logdir", "data_dir", "pipeline", "download", "epochs", "overwrite"),
+        *("keep_optimizer", "save_locally", "adv_track_differences"),
+    }
 )
 
 
@@ -318,6 +321,11 @@ class TrackingSettings(Settings):
     overwrite: bool = setting("start anew where a run of this name would be continued", False)
     log_model: bool = setting(
         "write checkpoints (true or false); without them a run cannot be continued", True, kind="value"
+    )
+    keep_optimizer: bool = setting(
+        "keep the optimizer's state, twice the size of the model, when a run is finished, so that more --epochs can "
+        "continue it",
+        False,
     )
     save_locally: bool = setting("also write the final model as model.safetensors", False)
     track_processing: bool = setting("record the picture after every stage", False)

@@ -1,76 +1,192 @@
 """Checkpoints by Orbax: the last and the best state of each fold, and parts of earlier runs' models."""
 
 import contextlib
+import json
+import math
 import pathlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.folds import fold_folders, fold_number
+from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.hosts import on_first_process
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
+Row = Mapping[str, Any]
+
+# What makes an epoch better than others: its `score` and `loss`, each with the sign that makes more better, and its
+# number, `epoch`. None for an epoch that was not validated.
+Quality = Callable[[Row], dict[str, Any] | None]
+
+_PROGRESS = "progress"
+
+
+def best_of(history: Sequence[Row], quality: Quality) -> Row | None:
+    """Returns the epoch that is best by its score, among equals by its loss, and among equals again the first.
+
+    Returns None if no epoch was validated.
+    """
+    ranked = [(_rank(found), row) for row in history if (found := quality(row)) is not None]
+    return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
+
+
+def _rank(quality: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Returns a sort key that puts the best last, and what was not validated or is not a number first."""
+    score, loss = (float(quality.get(name, -math.inf)) for name in ("score", "loss"))
+    first = -float(quality.get("epoch", math.inf))
+    return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else loss, first
 
 
 class Checkpoints:
-    """Writes the last and the best state of a fold while training continues.
+    """Writes the states of a fold while training continues, and keeps the last and the best of them.
 
-    A checkpoint holds three items: `model`, the variables by their paths; `progress`, what else training needs to go
-    on; `history`, the numbers of the epochs so far. Leaving the context waits until all that was saved is on the disk.
+    A checkpoint is the folder `<step>/`, which appears complete or not at all; only then are earlier ones removed. It
+    holds four items: `model`, the variables by their paths; `progress`, what else training needs to go on; `history`,
+    the numbers of the epochs so far; `metrics`, how good this epoch is, and which one is the best. Only the last
+    checkpoint keeps its `progress`. Leaving the context waits until all that was saved is on the disk.
 
     Args:
-        folder: where `last/` and `best/` are, or will be.
+        folder: where the checkpoints are, or will be. Those of version 0.1 in it, `best/<step>/` and `last/<step>/`,
+            become checkpoints of this version.
+        quality: how good an epoch is.
         enabled: whether anything is saved or found.
     """
 
-    def __init__(self, folder: pathlib.Path, enabled: bool = True):
-        self._managers = {kind: _manager(folder / kind) for kind in ("last", "best") if enabled}
+    def __init__(self, folder: pathlib.Path, quality: Quality, enabled: bool = True):
+        self._folder, self._quality = folder, quality
+        self._manager = None
+        if enabled:
+            on_first_process(lambda: _adopt(folder, quality))
+            with _unreadable(f"{folder} cannot be continued; start anew with --overwrite"):
+                self._manager = _manager(folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *exception) -> None:
-        for manager in self._managers.values():
-            manager.close()
+        if self._manager is not None:
+            self._finish_saving()
+            self._manager.close()
 
     @property
     def found(self) -> bool:
         """Whether there is a last checkpoint to continue from."""
-        manager = self._managers.get("last")
-        return manager is not None and manager.latest_step() is not None
+        return self._manager is not None and self._manager.latest_step() is not None
 
-    def save(self, kind: str, state: TrainState, history: list[dict]) -> None:
-        """Starts to write a checkpoint, "last" or "best"; it replaces the earlier one once it is complete."""
-        if manager := self._managers.get(kind):
-            manager.save(
-                int(state.step),
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardSave(nnx.to_pure_dict(state.model)),
-                    progress=ocp.args.StandardSave(_progress(state)),
-                    history=ocp.args.JsonSave(history),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
-                ),
-            )
+    def save(self, state: TrainState, history: Sequence[Row], ends_epoch: bool = True) -> None:
+        """Starts to write a checkpoint, which becomes the last one once it is complete.
 
-    def restore_last(self, state: TrainState) -> tuple[TrainState, list[dict]]:
-        """Returns the state and history of the last checkpoint, or `state` and no history without a checkpoint."""
-        if not self.found:
+        Args:
+            state: the state after the last step.
+            history: the numbers of the epochs so far.
+            ends_epoch: whether the state is that of the end of the history's last epoch, which may be the best.
+        """
+        if self._manager is None:
+            return
+        self._finish_saving()
+        metrics = (self._quality(history[-1]) or {}) if ends_epoch else {}
+        if (best := best_of(history, self._quality)) is not None:
+            metrics = {**metrics, "best_epoch": best["epoch"]}
+        self._manager.save(
+            int(state.step),
+            metrics=metrics,
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave(nnx.to_pure_dict(state.model)),
+                progress=ocp.args.StandardSave(_progress(state)),
+                history=ocp.args.JsonSave(list(history)),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
+            ),
+        )
+
+    def restore_last(self, state: TrainState, epochs: int) -> tuple[TrainState, list[dict]]:
+        """Returns the state and history of the last checkpoint, or `state` and no history without a checkpoint.
+
+        A finished run may have dropped its optimizer's state; then that of `state` stays.
+
+        Args:
+            state: a state of the same shapes.
+            epochs: the epochs that the run is to have.
+
+        Raises:
+            InputError: the checkpoint cannot be read, the best one is missing, or the optimizer's state is missing and
+                epochs are still to come.
+        """
+        if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, []
-        manager = self._managers["last"]
-        with _unreadable(f"{manager.directory} cannot be continued; start anew with --overwrite"):
-            restored = manager.restore(
-                manager.latest_step(),
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
-                    progress=ocp.args.StandardRestore(_progress(state)),
-                    history=ocp.args.JsonRestore(),
-                ),
+        whole = (self._folder / str(step) / _PROGRESS).is_dir()
+        with _unreadable(f"{self._folder} cannot be continued; start anew with --overwrite"):
+            best = _best_step(self._manager)
+            items: dict[str, Any] = {
+                "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
+                "history": ocp.args.JsonRestore(),
+            }
+            if whole:
+                items[_PROGRESS] = ocp.args.StandardRestore(_progress(state))
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        history = restored["history"]
+        if best is None and best_of(history, self._quality) is not None:
+            raise InputError(f"{self._folder} lacks the checkpoint of the best epoch; start anew with --overwrite")
+        if not whole and len(history) < epochs:
+            raise InputError(
+                f"{self._folder} has dropped the optimizer's state after epoch {len(history)}, so that it cannot be "
+                f"continued to epoch {epochs}; start anew with --overwrite, and with --keep_optimizer to keep it"
             )
         nnx.replace_by_pure_dict(state.model, restored["model"])
-        return state.replace(**restored["progress"]), restored["history"]
+        if whole:
+            return state.replace(**restored[_PROGRESS]), history
+        return state.replace(step=jax.device_put(np.asarray(step, state.step.dtype), state.step.sharding)), history
+
+    def _finish_saving(self) -> None:
+        """Waits until the last checkpoint is complete, and then drops the progress of the one before."""
+        assert self._manager is not None
+        self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            _drop_progress(self._folder, self._manager.all_steps()[:-1])
+
+
+def drop_optimizer(folder: pathlib.Path) -> None:
+    """Removes what a finished run does not need from its checkpoints: the optimizer's state, which is most of them."""
+    steps = [int(each.parent.name) for each in folder.glob(f"[0-9]*/{_PROGRESS}") if each.parent.name.isdigit()]
+    _drop_progress(folder, steps)
+
+
+def _drop_progress(folder: pathlib.Path, steps: Sequence[int]) -> None:
+    # Moved away first: a checkpoint has its progress whole or not at all.
+    for step in steps:
+        with contextlib.suppress(FileNotFoundError):
+            (folder / str(step) / _PROGRESS).rename(folder / f".{_PROGRESS}_{step}")
+    for dropped in folder.glob(f".{_PROGRESS}_*"):
+        shutil.rmtree(dropped, ignore_errors=True)
+
+
+def _adopt(folder: pathlib.Path, quality: Quality) -> None:
+    """Moves the checkpoints of version 0.1 to where this version writes its own.
+
+    The best comes first, so that a reader finds it at any time, and a program that is killed loses nothing.
+    """
+    for kind in ("best", "last"):
+        for checkpoint in (folder / kind).glob("[0-9]*"):
+            target = folder / checkpoint.name
+            if checkpoint.name.isdigit() and not target.exists():
+                with _unreadable(f"{checkpoint} cannot be continued; start anew with --overwrite"):
+                    history = json.loads((checkpoint / "history" / "metadata").read_text())
+                # The last is the best only if the best has the same step, and then it is there already.
+                metrics = (quality(history[-1]) or {}) if kind == "best" else {}
+                if (best := best_of(history, quality)) is not None:
+                    metrics["best_epoch"] = best["epoch"]
+                with replacing(checkpoint / "metrics" / "metrics") as part:
+                    part.write_text(json.dumps(metrics))
+                checkpoint.rename(target)
+    for kind in ("best", "last"):
+        shutil.rmtree(folder / kind, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -87,21 +203,29 @@ def _progress(state: TrainState) -> PyTree:
     return {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
 
 
-def _manager(folder: pathlib.Path) -> ocp.CheckpointManager:
-    """The manager of one kind of checkpoints, of which one is kept."""
+def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
+    """Returns the manager of a folder of checkpoints, which keeps the last and the best."""
+    kept = [LatestN(1), BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]
+    writing: dict[str, Any] = {"cleanup_tmp_directories": True, "preservation_policy": AnyPreservationPolicy(kept)}
+    reading: dict[str, Any] = {"read_only": True, "save_interval_steps": 0, "create": False}
     return ocp.CheckpointManager(
         folder.absolute(),
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=1,
-            # Several processes wait for each other by name: the two kinds may save the same step at once.
-            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
-        ),
+        options=ocp.CheckpointManagerOptions(best_fn=_rank, **(reading if reads_only else writing)),
         item_handlers={
             "model": ocp.StandardCheckpointHandler(),
-            "progress": ocp.StandardCheckpointHandler(),
+            _PROGRESS: ocp.StandardCheckpointHandler(),
             "history": ocp.JsonCheckpointHandler(),
         },
     )
+
+
+def _best_step(manager: ocp.CheckpointManager) -> int | None:
+    """Returns the step of the best checkpoint; None if the last one says that another epoch was better, or none is."""
+    best, last = manager.best_step(), manager.latest_step()
+    if best is None or last is None:
+        return None
+    (of_best, of_last) = (manager.metrics(step) or {} for step in (best, last))
+    return best if "epoch" in of_best and of_best["epoch"] == of_last.get("best_epoch") else None
 
 
 def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
@@ -131,7 +255,7 @@ def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
 def load_parts(
     model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, flag: str, optional: tuple[str, ...] = ()
 ) -> None:
-    """Replaces parts of a model, in place, by those of an earlier run's best checkpoint, or of its last without a best.
+    """Replaces parts of a model, in place, by those of an earlier run's best checkpoint.
 
     Args:
         model: the variables of a `RawToLogit`.
@@ -142,12 +266,12 @@ def load_parts(
         optional: variables of these parts that stay as they are if the earlier run has none.
 
     Raises:
-        InputError: there is no checkpoint, or its variables are others.
+        InputError: the best checkpoint is missing or cannot be read, or its variables are others.
     """
     with _unreadable(f"--{flag}={uri} holds no checkpoint that can be read"):
         stored = _stored_model(fold_folder(uri, fold, flag) / "checkpoints", jax.tree.leaves(model)[0].sharding)
     if stored is None:
-        raise InputError(f"--{flag}={uri} holds no checkpoint")
+        raise InputError(f"--{flag}={uri} holds no checkpoint of a best epoch")
     ours = nnx.to_pure_dict(model)
     loaded = {}
     for part in parts:
@@ -164,11 +288,12 @@ def load_parts(
 
 
 def _stored_model(checkpoints: pathlib.Path, sharding: jax.sharding.Sharding) -> PyTree | None:
-    """Loads the model of the best checkpoint, or else of the last, onto this machine's devices; None without any."""
-    for kind in ("best", "last"):
-        if (checkpoints / kind).is_dir():
-            with _manager(checkpoints / kind) as manager:
-                if (step := manager.latest_step()) is not None:
+    """Loads the model of the best checkpoint onto this machine's devices; None without one."""
+    # Version 0.1 kept the best in a folder of its own, without metrics.
+    for folder, find_step in ((checkpoints, _best_step), (checkpoints / "best", ocp.CheckpointManager.latest_step)):
+        if folder.is_dir():
+            with _manager(folder, reads_only=True) as manager:
+                if (step := find_step(manager)) is not None:
                     target = jax.tree.map(
                         lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
                         dict(manager.item_metadata(step).model.tree),

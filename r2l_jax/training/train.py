@@ -1,5 +1,7 @@
 """Training, from a TrainConfig to metrics.json."""
 
+import functools
+import pathlib
 import shutil
 import sys
 import time
@@ -25,7 +27,7 @@ from r2l_jax.runtime.files import replacing, write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import plan, report
-from r2l_jax.training.checkpoint import Checkpoints
+from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer
 from r2l_jax.training.folds import Fold
 from r2l_jax.training.record import Record, other_makers, read_metrics
 from r2l_jax.training.start import initial_state
@@ -96,14 +98,16 @@ def _over_folds(values: list[float]) -> dict[str, Any]:
 def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals) -> Numbers:
     """Trains one fold from its start, or from its last checkpoint, and returns the content of its metrics.json."""
     record = Record(config, dataset, fold, (*steps.summary, "best_epoch", f"best_val_{steps.task.score}"))
-    size = _sizes(config, fold)
+    size, folder = _sizes(config, fold), fold.folder / "checkpoints"
     if record.finished:
+        _leave(config, steps, folder)
         return record.finished
     init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.optimization.seed), fold.number))
     epochs, writes = config.optimization.epochs, jax.process_index() == 0
-    with Checkpoints(fold.folder / "checkpoints", enabled=config.tracking.log_model) as checkpoints:
+    quality = functools.partial(_quality, steps)
+    with Checkpoints(folder, quality, enabled=config.tracking.log_model) as checkpoints:
         state = initial_state(config, dataset, steps, fold, size.batch, init_key, resumes=checkpoints.found)
-        state, history = checkpoints.restore_last(state)
+        state, history = checkpoints.restore_last(state, epochs)
         trainer = _Trainer(config, dataset, steps, fold, size, step_key, stop, int(state.step))
         tracker = Tracker(fold.folder, len(history), config.tracking.track_save_tensors, enabled=writes)
         with trainer, tracker:
@@ -112,14 +116,11 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                 try:
                     state, speed = trainer.train_epoch(state, epoch)
                 except _Stopped as stopped:
-                    checkpoints.save("last", stopped.state, history)
+                    checkpoints.save(stopped.state, history, ends_epoch=False)
                     raise Interrupted(_farewell(config, f"stopped at step {trainer.step} of {trainer.steps}")) from None
                 state, row, sums = trainer.end_epoch(state, epoch, speed)
                 history.append(row)
-                # The best first: a run that ends between the two does the end of this epoch again.
-                if _best(steps, history) is row:
-                    checkpoints.save("best", state, history)
-                checkpoints.save("last", state, history)
+                checkpoints.save(state, history)
                 _track_epoch(tracker, config, steps, state, row, sums, speed, size.steps)
                 if config.tracking.track_every_epoch:
                     _track_samples(tracker, config, dataset, steps, state, epoch)
@@ -137,7 +138,16 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
             if config.tracking.save_locally and writes:
                 with replacing(fold.folder / "model.safetensors") as part:
                     safetensors.numpy.save_file(_named_arrays(state), part)
-    return record.write(history, final)
+    content = record.write(history, final)
+    _leave(config, steps, folder)
+    return content
+
+
+def _leave(config: TrainConfig, steps: Steps, folder: pathlib.Path) -> None:
+    """Drops the optimizer's state from the checkpoints of a finished fold, unless it is still needed."""
+    kept = config.tracking.keep_optimizer or steps.rule.state_is_result
+    if jax.process_index() == 0 and not kept:
+        drop_optimizer(folder)
 
 
 class _Sizes(NamedTuple):
@@ -269,19 +279,21 @@ def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:
     return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
 
 
-def _best(steps: Steps, history: list[Numbers]) -> Numbers:
-    """Returns the validated epoch that is best by its score, and among equals by its loss; an empty one without any."""
+def _quality(steps: Steps, row: Numbers) -> Numbers | None:
+    """Returns what makes an epoch the best, see `checkpoint.Quality`; None for an epoch that was not validated."""
     score, sign = f"val_{steps.task.score}", steps.rule.sign
-    validated = [row for row in history if score in row]
-    return max(validated, key=lambda row: (sign * row[score], -sign * row["val_loss"]), default={})
+    if score not in row:
+        return None
+    return {"score": sign * row[score], "loss": -sign * row["val_loss"], "epoch": row["epoch"]}
 
 
 def _final_metrics(
     trainer: _Trainer, steps: Steps, state: TrainState, history: list[Numbers]
 ) -> tuple[Numbers, np.ndarray]:
     """Returns the last epoch's numbers, those of each class and the best epoch's; and the confusion matrix."""
-    task, best, sums = steps.task, _best(steps, history), trainer.validate(state)
-    confusion = sums["confusion"]
+    task, sums = steps.task, trainer.validate(state)
+    best, confusion = best_of(history, functools.partial(_quality, steps)), sums["confusion"]
+    assert best is not None  # the last epoch is always validated
     final = {
         **{name: history[-1][name] for name in steps.summary},
         "best_epoch": best["epoch"],

@@ -76,11 +76,13 @@ class UpdateRule(abc.ABC):
         metrics: names of sums, beside the task's, whose means over samples are reported.
         sign: 1 if the best epoch has the highest score, -1 if it has the lowest.
         keeps_statistics: whether the normalization's statistics stay as they are at the start.
+        state_is_result: whether the results of a finished run need the rule's state. Otherwise it may be dropped.
     """
 
     metrics: tuple[str, ...] = ()
     sign: int = 1
     keeps_statistics: bool = False
+    state_is_result: bool = False
 
     @abc.abstractmethod
     def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint): ...

@@ -93,8 +93,8 @@ def whole_history(folder):
 def test_a_killed_run_goes_on_to_the_same_end(folder, whole_history, number, status):
     name = f"killed_{status}"
     process = start(folder, name, *KILLED_FLAGS)
-    checkpoint = folder / "runs" / "test" / name / "fold_0" / "checkpoints" / "last"
-    while not list(checkpoint.glob("[0-9]*")) and process.poll() is None:
+    checkpoints = folder / "runs" / "test" / name / "fold_0" / "checkpoints"
+    while not list(checkpoints.glob("[0-9]*")) and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
     _, stderr = process.communicate()

@@ -39,7 +39,7 @@ def evaluate(name, head, dtype, call_once):
     return call_once(logits_and_gradient, head, GOLDEN["input"].astype(dtype))
 
 
-# Without ResNet-34, which has the blocks of ResNet-18. ResNet-50, with the blocks of its own, takes several times as long.
+# Without ResNet-34, which has the blocks of ResNet-18. ResNet-50 has other blocks, and takes several times as long.
 @pytest.mark.parametrize("golden", ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow)], indirect=True)
 def test_evaluation_and_its_input_gradient(golden, assert_close, call_once):
     name, head = golden

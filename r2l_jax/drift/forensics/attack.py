@@ -68,6 +68,7 @@ class Attack(UpdateRule):
     metrics: tuple[str, ...] = ("deviation",)
     sign = -1
     keeps_statistics = True
+    state_is_result = True  # It holds the default rendering, which the attacked one is compared with.
 
     def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint):
         processor = blueprint.model.processor

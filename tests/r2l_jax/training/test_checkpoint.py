@@ -1,47 +1,185 @@
-import by_hand
-import jax
+import shutil
+from pathlib import Path
+
 import jax.numpy as jnp
-import numpy as np
-import optax
 import pytest
 from flax import nnx
-from small_runs import history, metrics, model
 
-from r2l_jax.runtime.flags import replace
-from r2l_jax.training import checkpoint, train, trained
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer, load_parts
+from r2l_jax.training.steps import TrainState
 
-
-class Ascent(GradientDescent):
-    """Trains uphill in the task loss, so that an early epoch is the best."""
-
-    def __init__(self, config, *arguments):
-        super().__init__(config, *arguments)
-        self._optimizer = optax.adam(-config.optimization.lr)
+RUN_OF_0_1 = Path(__file__).with_name("run_of_0_1") / "fold_0" / "checkpoints"
 
 
-@pytest.fixture(scope="module")
-def worsening(base):
-    """A finished run whose best epoch is not its last."""
-    config = replace(base, run_name="worsening", epochs=3, lr=1e-2, augmentation="none", save_locally=True)
-    train.run(config, Ascent)
-    assert metrics(config)["best_epoch"] < 2
-    return config
+def quality(row):
+    if "val_accuracy" not in row:
+        return None
+    return {"score": row["val_accuracy"], "loss": -row["val_loss"], "epoch": row["epoch"]}
 
 
-def test_a_finished_run_is_loaded_at_its_best_epoch(worsening):
-    content = metrics(worsening)
-    ((fold,),) = trained.load_runs([str(worsening.run_dir)])
-    loss, _ = by_hand.evaluate(fold, fold.model.processor)
-    assert loss == pytest.approx(history(worsening)[content["best_epoch"]]["val_loss"], rel=1e-4)
-    assert content["val_loss"] > 1.01 * loss
+def state(step):
+    """A state whose numbers are those of its step."""
+    full = jnp.full(3, float(step))
+    model = nnx.State({"head": {"kernel": nnx.Param(full)}})
+    return TrainState(step=jnp.asarray(step), model=model, opt_state={"moment": full + 0.5}, sums={"loss": full[0]})
 
 
-def test_the_parts_that_a_run_starts_from_are_those_of_the_best_epoch(worsening):
-    ((fold,),) = trained.load_runs([str(worsening.run_dir)])
-    state = jax.tree.map(jnp.zeros_like, nnx.state(fold.model))
-    checkpoint.load_parts(state, ("head",), str(worsening.run_dir), 0, "classifier_uri")
-    best, kernel = fold.model.head.conv1.kernel[...], nnx.to_pure_dict(state)["head"]["conv1"]["kernel"]
-    np.testing.assert_array_equal(kernel, best)
-    assert (model(worsening)["head.conv1.kernel"] != best).any()
-    assert not nnx.to_pure_dict(state)["processor"]["white_balance"].any()
+def row(epoch, score=None, loss=0.0):
+    return {"epoch": epoch} if score is None else {"epoch": epoch, "val_accuracy": score, "val_loss": loss}
+
+
+def train(folder, rows, stops_at=None):
+    """Saves ten steps an epoch, and another checkpoint within the next epoch."""
+    with Checkpoints(folder / "fold_0" / "checkpoints", quality) as checkpoints:
+        for epoch in range(len(rows)):
+            checkpoints.save(state(10 * (epoch + 1)), rows[: epoch + 1])
+        if stops_at is not None:
+            checkpoints.save(state(stops_at), rows, ends_epoch=False)
+    return folder / "fold_0" / "checkpoints"
+
+
+def steps(checkpoints):
+    return sorted(int(each.name) for each in checkpoints.glob("[0-9]*"))
+
+
+def best(folder):
+    """The step of the checkpoint that whoever asks for the best is given."""
+    model = state(0).model
+    load_parts(model, ("head",), str(folder), 0, "run")
+    return float(model["head"]["kernel"][...][0])
+
+
+def test_the_best_and_the_last_checkpoint_are_kept_and_differ(tmp_path):
+    rows = [row(0, 0.5), row(1, 0.9), row(2, 0.7)]
+    checkpoints = train(tmp_path, rows)
+    assert steps(checkpoints) == [20, 30]
+    assert best(tmp_path) == 20
+    with Checkpoints(checkpoints, quality) as again:
+        restored, history = again.restore_last(state(0), 3)
+    assert int(restored.step) == 30
+    assert float(restored.opt_state["moment"][0]) == 30.5
+    assert history == rows
+
+
+def test_only_the_last_checkpoint_keeps_the_optimizer_s_state(tmp_path):
+    checkpoints = train(tmp_path, [row(0, 0.9), row(1, 0.7)])
+    assert [each.parent.name for each in checkpoints.glob("*/progress")] == ["20"]
+    drop_optimizer(checkpoints)
+    assert not list(checkpoints.rglob("*progress*"))
+    assert best(tmp_path) == 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([row(0, 0.5, 2.0), row(1, 0.5, 1.0), row(2, 0.4, 0.5)], 20),  # by the loss among equal scores
+        ([row(0, 0.5, 1.0), row(1, 0.5, 1.0)], 10),  # the first of equals
+        ([row(0, 0.5), row(1), row(2, 0.4), row(3)], 10),  # whether validated or not
+        ([row(0, float("nan")), row(1, 0.1), row(2, float("nan"))], 20),
+    ],
+)
+def test_the_best_is_that_of_the_history(tmp_path, rows, expected):
+    train(tmp_path, rows)
+    assert best(tmp_path) == expected
+    assert 10 * (best_of(rows, quality)["epoch"] + 1) == expected
+
+
+def test_what_is_saved_within_an_epoch_is_the_last_and_never_the_best(tmp_path):
+    checkpoints = train(tmp_path, [row(0, 0.5)], stops_at=15)
+    assert steps(checkpoints) == [10, 15]
+    assert best(tmp_path) == 10
+    checkpoints = train(tmp_path / "first", [], stops_at=5)
+    with pytest.raises(InputError, match=r"--run=.*first holds no checkpoint of a best epoch"):
+        best(tmp_path / "first")
+
+
+def test_a_run_goes_on_with_the_best_of_earlier_calls(tmp_path):
+    rows = [row(0, 0.9), row(1, 0.7)]
+    checkpoints = train(tmp_path, rows, stops_at=25)
+    with Checkpoints(checkpoints, quality) as again:
+        restored, history = again.restore_last(state(0), 3)
+        assert (int(restored.step), history) == (25, rows)
+        again.save(state(30), [*rows, row(2, 0.8)])
+    assert steps(checkpoints) == [10, 30]
+    assert best(tmp_path) == 10
+
+
+def test_without_the_best_checkpoint_no_other_one_takes_its_place(tmp_path):
+    checkpoints = train(tmp_path, [row(0, 0.9), row(1, 0.7)])
+    shutil.rmtree(checkpoints / "10")
+    with pytest.raises(InputError, match="holds no checkpoint of a best epoch"):
+        best(tmp_path)
+    with (
+        pytest.raises(InputError, match=r"checkpoints lacks the checkpoint of the best epoch; start anew with"),
+        Checkpoints(checkpoints, quality) as again,
+    ):
+        again.restore_last(state(0), 3)
+
+
+def test_a_checkpoint_that_was_not_finished_is_never_read_and_is_removed(tmp_path):
+    checkpoints = train(tmp_path, [row(0, 0.5)])
+    shutil.copytree(checkpoints / "10", checkpoints / "20.orbax-checkpoint-tmp")
+    assert best(tmp_path) == 10
+    with Checkpoints(checkpoints, quality) as again:
+        assert int(again.restore_last(state(0), 2)[0].step) == 10
+    assert sorted(each.name for each in checkpoints.iterdir()) == ["10"]
+
+
+def test_without_its_optimizer_a_run_is_read_but_not_continued(tmp_path):
+    rows = [row(0, 0.5), row(1, 0.9)]
+    checkpoints = train(tmp_path, rows)
+    drop_optimizer(checkpoints)
+    with Checkpoints(checkpoints, quality) as again:
+        restored, history = again.restore_last(state(0), 2)
+        assert (int(restored.step), float(restored.model["head"]["kernel"][...][0]), history) == (20, 20.0, rows)
+        with pytest.raises(InputError, match=r"dropped the optimizer's state after epoch 2, .* to epoch 3; .*keep_opt"):
+            again.restore_last(state(0), 3)
+
+
+def earlier_version(folder, **kinds):
+    """Checkpoints as version 0.1 left them: `best/<step>` and `last/<step>`, each with its optimizer's state."""
+    rows = [row(0, 0.5), row(1, 0.9), row(2, 0.7)]
+    for kind, step in kinds.items():
+        with Checkpoints(folder / "made" / kind, quality) as checkpoints:
+            checkpoints.save(state(step), rows[: step // 10])
+        target = folder / "fold_0" / "checkpoints" / kind / str(step)
+        shutil.copytree(folder / "made" / kind / str(step), target)
+        shutil.rmtree(target / "metrics")
+    return folder / "fold_0" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "last"),
+    [
+        ({"best": 20, "last": 30}, 30),
+        ({"best": 20, "last": 20}, 20),
+        ({"best": 20, "last": 10}, 20),  # It was killed between the two.
+    ],
+)
+def test_checkpoints_of_version_0_1_are_read_and_continued(tmp_path, kinds, last):
+    checkpoints = earlier_version(tmp_path, **kinds)
+    assert best(tmp_path) == 20
+    with Checkpoints(checkpoints, quality) as again:
+        restored, history = again.restore_last(state(0), 3)
+    assert (int(restored.step), len(history)) == (last, last // 10)
+    assert best(tmp_path) == 20
+    assert not list(checkpoints.glob("[bl]*"))
+
+
+def test_a_run_of_version_0_1_that_lost_its_best_is_refused(tmp_path):
+    checkpoints = earlier_version(tmp_path, last=30)
+    with pytest.raises(InputError, match="holds no checkpoint of a best epoch"):
+        best(tmp_path)
+    with (
+        pytest.raises(InputError, match="lacks the checkpoint of the best epoch"),
+        Checkpoints(checkpoints, quality) as again,
+    ):
+        again.restore_last(state(0), 3)
+
+
+def test_a_damaged_history_is_named(tmp_path):
+    shutil.copytree(RUN_OF_0_1, tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "best" / "2" / "history" / "metadata").write_text("[{")
+    with pytest.raises(InputError, match=r"best/2 cannot be continued; start anew with --overwrite \(Expecting"):
+        Checkpoints(tmp_path / "checkpoints", quality)

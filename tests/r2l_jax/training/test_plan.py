@@ -111,7 +111,8 @@ def original(base, data_dir, tmp_path_factory):
     """A finished run of an epoch, in one folder with its data."""
     folder = tmp_path_factory.mktemp("original")
     shutil.copytree(data_dir, folder / "data")
-    config = replace(base, logdir=str(folder), data_dir=str(folder / "data"), epochs=1, test_run=True)
+    settings = {"epochs": 1, "test_run": True, "keep_optimizer": True}
+    config = replace(base, logdir=str(folder), data_dir=str(folder / "data"), **settings)
     train.run(config)
     return config
 

@@ -112,8 +112,8 @@ def test_training_learns_and_keeps_the_best_epoch(base):
     assert rows[-1]["train_accuracy"] > 0.4  # 0.2 by chance
     best = max(range(8), key=lambda epoch: (rows[epoch]["val_accuracy"], -rows[epoch]["val_loss"]))
     assert metrics(config)["best_epoch"] == best
-    (folder,) = (config.run_dir / "fold_0" / "checkpoints" / "best").glob("[0-9]*")
-    assert int(folder.name) == 4 * (best + 1)
+    folders = (config.run_dir / "fold_0" / "checkpoints").glob("[0-9]*")
+    assert {int(folder.name) for folder in folders} == {4 * (best + 1), 32}
 
 
 def test_augmentation_takes_part(base, one_epoch):
@@ -137,12 +137,27 @@ def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, on
 
 
 def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):
-    config = replace(base, run_name="longer", epochs=1)
+    config = replace(base, run_name="longer", epochs=1, keep_optimizer=True)
     train.run(config)
     train.run(replace(config, epochs=2))
     assert history(config) == history(finished[0])
     with pytest.raises(InputError, match=r"holds another run \(it has 2 epochs, more than 1\)"):
         train.run(config)
+
+
+def test_a_finished_run_drops_its_optimizer_and_says_so_when_it_is_to_go_on(base):
+    config = replace(base, run_name="dropped", epochs=1)
+    train.run(config)
+    checkpoints = config.run_dir / "fold_0" / "checkpoints"
+    assert sorted(item.name for item in (checkpoints / "4").iterdir() if item.is_dir()) == [
+        "history",
+        "metrics",
+        "model",
+    ]
+    before = metrics(config)
+    with pytest.raises(InputError, match=r"has dropped the optimizer's state after epoch 1, .*keep_optimizer"):
+        train.run(replace(config, epochs=2))
+    assert metrics(config) == before
 
 
 @pytest.mark.parametrize(
@@ -194,7 +209,7 @@ def test_damaged_and_foreign_files_are_named(base, one_epoch):
     (fold / "metrics.json").write_text("{}")
     with pytest.raises(InputError, match=r"metrics.json is not what a run of this program writes; start anew with"):
         train.run(config)
-    (fold / "checkpoints" / "best" / "7" / "model").mkdir(parents=True)
+    (fold / "checkpoints" / "best" / "7" / "model").mkdir(parents=True)  # as version 0.1 wrote
     with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
         train.run(replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
 
