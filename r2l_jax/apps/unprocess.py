@@ -22,7 +22,8 @@ from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import each_file, make_output_folder, refuse_shared_targets, replacing
+from r2l_jax.runtime.files import each_file, refuse_shared_targets, replacing
+from r2l_jax.runtime.locks import writing_to
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -101,13 +102,12 @@ def unprocess_folder(
 
     Raises:
         InputError: a number is out of range, the camera cannot be inverted, the source holds no pictures, the target
-            cannot be written or lies within the source, two pictures would become one file, or a picture has no mask
-            or several. Nothing is written then.
+            cannot be written or lies within the source, another program writes to it, two pictures would become one
+            file, or a picture has no mask or several. Nothing is written then.
     """
     source, target = Path(source), Path(target)
     _check_settings(camera, exposure, full_well, read_noise, bits, seed)
     jobs = _find_jobs(source, target)
-    make_output_folder(target)
     expose = functools.partial(
         _expose, camera=camera, exposure=exposure, full_well=full_well, read_noise=read_noise, bits=bits
     )
@@ -116,13 +116,14 @@ def unprocess_folder(
         name = os.fsencode(job.picture.relative_to(source).as_posix())
         return _write(job, expose, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
-    counts = each_file(run, jobs, lambda job: job.picture)
-    try:
-        with replacing(target / "camera.json") as part:
-            # The mosaics that are written saturate at 65535, wherever the camera's own files do.
-            part.write_text(dataclasses.replace(camera, white_level=None).to_json())
-    except OSError as error:
-        raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
+    with writing_to(target):
+        counts = each_file(run, jobs, lambda job: job.picture)
+        try:
+            with replacing(target / "camera.json") as part:
+                # The mosaics that are written saturate at 65535, wherever the camera's own files do.
+                part.write_text(dataclasses.replace(camera, white_level=None).to_json())
+        except OSError as error:
+            raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
     sites, too_bright, too_dark = np.sum([np.zeros(3), *counts], 0).tolist()
     return Summary(len(counts), len(jobs) - len(counts), too_bright / max(sites, 1), too_dark / max(sites, 1))
 

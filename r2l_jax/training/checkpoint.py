@@ -15,9 +15,9 @@ from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.folds import fold_folders, fold_number
 from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.hosts import on_first_process
+from r2l_jax.training.folds import fold_folders, fold_number
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any

@@ -46,18 +46,18 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     return recorded_split(earlier, dataset, file)
 
 
-def check(config: TrainConfig, dataset: RawDataset, folds: Sequence[Fold], rule: type[UpdateRule]) -> None:
-    """Raises an InputError for all that would end the run later, before anything is trained or removed."""
+def check_settings(config: TrainConfig, dataset: RawDataset, rule: type[UpdateRule]) -> None:
+    """Raises an InputError for settings that would end the run later."""
     _check_networks(config, dataset)
     _check_pipeline(config, dataset, rule)
     if config.optimization.batch_size % jax.device_count():
         raise InputError(
             f"--batch_size must be a multiple of the {jax.device_count()} devices, got {config.optimization.batch_size}"
         )
-    try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{config.run_dir}: no folder to write to ({error.strerror})") from None
+
+
+def check_folders(config: TrainConfig, dataset: RawDataset, folds: Sequence[Fold]) -> None:
+    """Raises an InputError for earlier runs that would end this one later, before anything is trained or removed."""
     begun = [fold for fold in folds if fold.metrics_file.exists() and not config.tracking.overwrite]
     for fold in begun:
         _check_earlier(config, dataset, fold)

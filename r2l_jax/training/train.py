@@ -25,6 +25,7 @@ from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing, write_json
 from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import plan, report
 from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer
@@ -51,14 +52,22 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
         The content of summary.json: of each final number the mean and standard deviation over the folds.
 
     Raises:
-        InputError: settings, files or an earlier run that do not fit.
+        InputError: settings, files or an earlier run that do not fit, or another program that writes to the run's
+            folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     # A name or a file that is no pipeline ends the run before data is downloaded or rendered.
     _ = config.processing.named_pipeline
     dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
     folds = plan.make_folds(config, dataset)
-    plan.check(config, dataset, folds, rule)
+    plan.check_settings(config, dataset, rule)
+    with writing_to(config.run_dir):
+        plan.check_folders(config, dataset, folds)
+        return _train_folds(config, dataset, folds, rule)
+
+
+def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: type[UpdateRule]) -> Numbers:
+    """Trains the folds one after the other, and returns the content of summary.json."""
     if jax.process_index() == 0:
         _warn(config, folds, rule)
         if config.tracking.overwrite:
@@ -69,7 +78,6 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
     steps = make_steps(config, dataset, rule)
     with StopSignals() as stop:
         results = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
-
     names = [*steps.summary, *(name for name in results[0] if name.startswith("default_val_"))]
     summary = {name: _over_folds([result[name] for result in results]) for name in names}
     if jax.process_index() == 0:

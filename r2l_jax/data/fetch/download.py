@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from r2l_jax.config import INTENSITIES
 from r2l_jax.data.fetch import archives, b2, zenodo
-from r2l_jax.data.fetch.partial import Remote, check_free_disk, lock
+from r2l_jax.data.fetch.partial import Remote, check_free_disk
 from r2l_jax.data.fetch.web import masked
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.locks import locked
 
 SOURCES = ("zenodo", "b2")
 ZENODO_URL = zenodo.URL
@@ -102,7 +103,7 @@ def download(
 
     Raises:
         InputError: the source cannot be reached, refuses the request, or sends something other than it announced or
-            than the data set; another download into `data_dir` is under way; or the disk is full. The bytes received
+            than the data set; another program writes to `data_dir`; or the disk is full. The bytes received
             so far stay in `<name>.part`.
     """
     if dataset not in LAYOUTS:
@@ -118,8 +119,7 @@ def download(
     else:
         download_all = functools.partial(_from_b2, layout, root, b2_account)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder):
+        with locked(folder):
             download_all()
     except OSError as error:
         raise InputError(f"{error.filename or root}: {error.strerror or error}") from None

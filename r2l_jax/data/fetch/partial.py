@@ -1,13 +1,10 @@
 """Downloads of single files that keep the bytes received so far, so that the next call asks only for the rest."""
 
-import contextlib
 import dataclasses
-import fcntl
-import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import pooch
@@ -165,24 +162,3 @@ def check_free_disk(folder: pathlib.Path, missing: Mapping[pathlib.Path, Remote]
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(f"{folder}: {needed} bytes are still to come, and only {free} are free on the disk")
-
-
-@contextlib.contextmanager
-def lock(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps other downloads out of a folder, since two downloads that append to one file would spoil it.
-
-    Raises:
-        InputError: another process has locked the folder.
-    """
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another download into this folder is under way") from None
-        except OSError:
-            # Some network file systems cannot lock folders. There, the user must not start two downloads.
-            pass
-        yield
-    finally:
-        os.close(descriptor)

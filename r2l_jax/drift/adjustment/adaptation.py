@@ -1,7 +1,7 @@
 """Drift adjustment by adaptation: re-tunes a trained model's processing on a few labelled images of drifted data."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -31,6 +31,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.training.trained import TrainedFold, load_pipelines
 
@@ -51,17 +52,27 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         The content of adaptation.json.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, or a drift that does not fit the
-            data.
+        InputError: a folder that is no finished run, a processing without parameters, a drift that does not fit the
+            data, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
     on_every_process(lambda: [_check(config, fold) for fold in folds])
     drifts = config.drifts()
-    with StopSignals() as stop:
+    with writing_to(config.output_dir), StopSignals() as stop:
         results = {
             fold.fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in drifts} for fold in folds
         }
+        return _summarize(config, folds, drifts, results)
+
+
+def _summarize(
+    config: AdaptationConfig,
+    folds: Sequence[TrainedFold],
+    drifts: Sequence[Case],
+    results: Mapping[int, Mapping[str, dict[str, Any]]],
+) -> dict[str, Any]:
+    """Writes adaptation.json over all folds, and returns its content."""
     content = {
         "score": folds[0].task.score,
         "drifts": {drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in drifts},

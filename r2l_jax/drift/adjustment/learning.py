@@ -20,6 +20,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import Bound, flat, replace, setting
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import train
 from r2l_jax.training.plan import make_folds
 from r2l_jax.training.record import changed_data, changes, other_makers, read_metrics
@@ -58,11 +59,18 @@ def run(config: LearningConfig) -> dict[str, Any]:
         training until the target; and the learned parameters with their starts at the camera's calibration values.
 
     Raises:
-        InputError: a folder that is no finished run, or whose processing cannot be learned.
+        InputError: a folder that is no finished run, or whose processing cannot be learned; or another program that
+            writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     (folds,) = load_runs([config.run], config.data_dir, config.own_pipelines)
     on_every_process(lambda: _check(config, folds))
+    with writing_to(config.output_dir):
+        return _train_and_compare(config, folds)
+
+
+def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> dict[str, Any]:
+    """Trains the counterpart of a run, and writes and returns the comparison."""
     trained = folds[0].config
     own, other = (FROZEN, LEARNT) if trained.processing.freeze_processor else (LEARNT, FROZEN)
     counterpart = replace(

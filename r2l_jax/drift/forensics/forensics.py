@@ -11,6 +11,7 @@ from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.trained import TrainedFold, load_pipelines
 
@@ -30,8 +31,8 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         The content of the JSON files, by fold and analysis.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, or a group or a pair that the
-            processing does not have.
+        InputError: a folder that is no finished run, a processing without parameters, a group or a pair that the
+            processing does not have, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
     folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
@@ -41,7 +42,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         worst_case.make_searches(config, pipeline_of(worst_case.searched(config, fold)))
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
-    with StopSignals() as stop:
+    with writing_to(config.output_dir), StopSignals() as stop:
         return {
             fold.fold.number: {name: _analyse(config, fold, name, stop) for name in config.analyses} for fold in folds
         }
@@ -62,8 +63,9 @@ def check(config: ForensicsConfig) -> bool:
     name = config.check
     camera = on_first_process(lambda: camera_check.read_camera(name))
     tolerated = True
-    with StopSignals() as stop:
-        for fold in load_pipelines(config.run, config.data_dir, config.own_pipelines):
+    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
+    with writing_to(config.output_dir), StopSignals() as stop:
+        for fold in folds:
             tolerances = _analyse(config, fold, "tolerances", stop, ignored=("map",))
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)

@@ -26,6 +26,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, flat, setting
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.trained import TrainedFold, load_runs
 
@@ -118,13 +119,19 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
         The content of `evaluation.json`, without its identity and the list of the files beside it.
 
     Raises:
-        InputError: folders that are not finished runs, or cases that do not fit the runs.
+        InputError: folders that are not finished runs, cases that do not fit the runs, or another program that writes
+            to the output folder.
         Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
-    tested, output = config.cases(), config.output_dir
     runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
     on_every_process(lambda: _check(config, runs))
-    on_first_process(lambda: _make_folder(output))
+    with writing_to(config.output_dir):
+        return _test(config, runs)
+
+
+def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -> dict[str, Any]:
+    """Tests the folds of runs, and writes and returns the results."""
+    tested, output = config.cases(), config.output_dir
     load_at = functools.cache(at_intensity)
     # All processes have read the parts before the first one adds to them.
     parts_of = on_every_process(
@@ -157,13 +164,6 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
         print(summary.make_table(content, task.score))
         print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
     return content
-
-
-def _make_folder(output: pathlib.Path) -> None:
-    try:
-        (output / "parts").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{output}: no folder to write to ({error.strerror})") from None
 
 
 def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:

@@ -35,6 +35,7 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, setting
 from r2l_jax.runtime.hosts import refuse_several_processes
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 
@@ -142,11 +143,14 @@ def run(config: SynthesisConfig) -> None:
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)
     files = picture_sets.file_names(dataset, config.format)
+    if output.is_file():
+        raise InputError(f"--output={output} is a file: choose another folder")
     try:
-        identities = {pictures.name: _identity(config, pictures, sources[pictures.iso]) for pictures in sets}
-        folders = [SetFolder(pictures, output, sources[pictures.iso], files, config.seed) for pictures in sets]
-        _describe(config, folders, dataset, identities)
-        _write(config, sources, folders)
+        with writing_to(output):
+            identities = {pictures.name: _identity(config, pictures, sources[pictures.iso]) for pictures in sets}
+            folders = [SetFolder(pictures, output, sources[pictures.iso], files, config.seed) for pictures in sets]
+            _describe(config, folders, dataset, identities)
+            _write(config, sources, folders)
     except OSError as error:
         raise InputError(f"{error.filename or output}: {error.strerror or error}") from None
     print(f"{len(sets)} sets of {len(dataset)} pictures each in {output}")

@@ -103,7 +103,7 @@ def test_a_size_that_the_network_cannot_halve_is_refused(base):
     dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros((40, 32), np.float32), np.int32(0)))
     config = replace(base, run_name="refused", processing_mode="neural_network")
     with pytest.raises(InputError, match=r"multiples of 16 for --processing_mode=neural_network, got 40x32"):
-        plan.check(config, dataset, [], GradientDescent)
+        plan.check_settings(config, dataset, GradientDescent)
 
 
 @pytest.fixture(scope="module")

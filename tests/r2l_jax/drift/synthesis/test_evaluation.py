@@ -215,7 +215,7 @@ def test_runs_that_do_not_go_together_are_named(settings, fold, monkeypatch, tmp
     with pytest.raises(InputError, match=r"--run=nowhere is no run's folder: not found"):
         evaluation.run(dataclasses.replace(settings, run=("nowhere",)))
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file/evaluation: no folder to write to"):
+    with pytest.raises(InputError, match=r"file/evaluation: not a folder to write to"):
         evaluation.run(dataclasses.replace(settings, output=str(tmp_path / "file/evaluation")))
     with pytest.raises(InputError, match=r"--run=first/ is given twice"):
         evaluation.run(dataclasses.replace(settings, run=("first", "first/")))

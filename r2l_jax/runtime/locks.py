@@ -1,0 +1,76 @@
+"""Locks of output folders: at most one run of a program writes to a folder at a time."""
+
+import contextlib
+import datetime
+import errno
+import json
+import os
+import pathlib
+import platform
+from collections.abc import Iterator
+
+import filelock
+
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import make_output_folder, write_json
+from r2l_jax.runtime.hosts import on_first_process
+
+_LOCK = ".lock"
+
+# Beside the lock, not in it: where a file system has no locks, filelock writes to the lock file itself.
+_HOLDER = ".lock_holder"
+
+
+@contextlib.contextmanager
+def writing_to(folder: pathlib.Path) -> Iterator[None]:
+    """Makes a folder, and keeps other runs of this and other programs from writing to it meanwhile.
+
+    Of several processes of one run, the first takes the lock for all of them, and all must enter the context.
+
+    Args:
+        folder: the output folder of a program. Folders within it have locks of their own.
+
+    Raises:
+        InputError: another program writes to the folder, or the folder cannot be made or written to.
+    """
+    with contextlib.ExitStack() as held:
+        on_first_process(lambda: held.enter_context(locked(folder)))
+        yield
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Does the same as `writing_to` for this process alone.
+
+    The lock belongs to the process and ends with it, however it ends: the lock of a killed program is taken over.
+    """
+    make_output_folder(folder)
+    lock, holder = filelock.FileLock(folder / _LOCK), folder / _HOLDER
+    try:
+        lock.acquire(timeout=0)
+        since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        write_json(holder, {"host": platform.node(), "process": os.getpid(), "since": since})
+    except filelock.Timeout:
+        raise InputError(f"{folder}: another program writes to this folder{_describe(holder)}") from None
+    except OSError as error:
+        lock.release()
+        # On some network file systems nothing can be locked. There, the user must not start two programs.
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+            raise InputError(f"{folder}: not a folder to write to ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        # Removed while the lock is still held: filelock does not accept a lock file that has been removed meanwhile.
+        for file in (holder, folder / _LOCK):
+            with contextlib.suppress(OSError):
+                file.unlink()
+        lock.release()
+
+
+def _describe(holder: pathlib.Path) -> str:
+    """Says who holds a lock; nothing if the holder has not written it yet, or is just ending."""
+    try:
+        known = json.loads(holder.read_text())
+        return f": process {known['process']} on {known['host']}, since {known['since']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""

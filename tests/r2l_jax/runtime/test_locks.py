@@ -1,0 +1,70 @@
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.locks import writing_to
+
+HOLD = """
+import pathlib, sys, time
+from r2l_jax.runtime.locks import writing_to
+with writing_to(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
+    with (
+        writing_to(tmp_path / "run"),
+        pytest.raises(InputError) as refused,
+        writing_to(tmp_path / "run"),
+    ):
+        pass
+    message = str(refused.value)
+    host = platform.node()
+    assert message.startswith(f"{tmp_path}/run: another program writes to this folder: process {os.getpid()} on {host}")
+    assert "\n" not in message
+    with writing_to(tmp_path / "run"):
+        pass
+
+
+def test_folders_within_a_folder_have_locks_of_their_own(tmp_path):
+    with writing_to(tmp_path), writing_to(tmp_path / "inner"):
+        assert (tmp_path / "inner").is_dir()
+
+
+def test_the_lock_ends_with_an_error(tmp_path):
+    with pytest.raises(OSError, match="of the body"), writing_to(tmp_path):
+        raise OSError("of the body")
+    with writing_to(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=rf": process {process.pid} on "), writing_to(tmp_path):
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert json.loads((tmp_path / ".lock_holder").read_text())["process"] == process.pid
+    with writing_to(tmp_path):
+        assert json.loads((tmp_path / ".lock_holder").read_text())["process"] == os.getpid()
+    assert not (tmp_path / ".lock_holder").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match=r"file/run: not a folder to write to \(Not a directory\)"),
+        writing_to(tmp_path / "file" / "run"),
+    ):
+        pass
