@@ -47,6 +47,11 @@ class Source:
     function: str
     sha256: str
 
+    @property
+    def description(self) -> str:
+        """The function and the content's hash in words."""
+        return f"{self.function} of a file of SHA-256 {self.sha256[:12]}"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NamedPipeline:
@@ -68,6 +73,11 @@ class NamedPipeline:
     def identity(self) -> tuple[str, ...]:
         """The name or, for a user's file, the function and the content's hash, which do not depend on the path."""
         return (self.name,) if self.source is None else (self.source.function, self.source.sha256)
+
+    @property
+    def description(self) -> str:
+        """The `identity` in words."""
+        return self.name if self.source is None else self.source.description
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedPipeline) and self.identity == other.identity

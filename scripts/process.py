@@ -1,13 +1,14 @@
 """Renders raw files to pictures.
 
 python scripts/process.py --input=IMG_0001.dng --output=pictures
-python scripts/process.py --input=IMG_0001.dng --output=pictures --processing_mode=static --sp_debayer=menon2007
-python scripts/process.py --input=IMG_0001.dng --output=pictures --pipeline=my_isp.py:make
-python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=pictures --format=png --stages
+python scripts/process.py --input=IMG_0001.dng --output=menon2007 --processing_mode=static --sp_debayer=menon2007
+python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline=my_isp.py:make
+python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=drone --format=png --stages
 
 Pictures are 16-bit TIFF or 8-bit PNG, as the differentiable pipeline `isp.parametrized`, a pipeline of classical
-algorithms, `isp.static`, or one of your own renders them, in the sensor's orientation. The exit status is 1 if any file
-could not be rendered.
+algorithms, `isp.static`, or one of your own renders them, in the sensor's orientation. <output>/manifest.json says by
+which pipeline and for which camera: the same command goes on, and other settings need another folder. The exit status
+is 1 if any file could not be rendered.
 """
 
 import dataclasses

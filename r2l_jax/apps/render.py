@@ -1,5 +1,6 @@
 """Renders many raw files to pictures by one pipeline."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,12 @@ from PIL import Image
 import isp
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.runtime import manifests
 from r2l_jax.runtime.devices import one_picture_at_a_time
+from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import each_file, make_output_folder, refuse_shared_targets, replacing
+from r2l_jax.runtime.files import each_file, refuse_shared_targets, replacing, write_json
+from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.pictures import contact_sheet, quantized
 
 FileFormat = Literal["tiff", "png"]
@@ -52,8 +56,9 @@ def render_files(
     """Renders raw files, several at once, with a progress bar on stderr.
 
     Writes `<output>/<name>.tiff` (16 bits per channel) or `<output>/<name>.png` (8 bits), and `<name>_stages.png` if
-    `stages` is true. Replaces earlier pictures. A file that cannot be rendered is reported on stderr, and the others
-    are still rendered.
+    `stages` is true. A file that cannot be rendered is reported on stderr, and the others are still rendered.
+    `<output>/manifest.json` says by which pipeline and for which camera: another call of the same settings adds its
+    pictures, and replaces earlier ones of the same name.
 
     Args:
         files: the raw files.
@@ -67,14 +72,49 @@ def render_files(
         The number of files that were rendered, and the number that failed.
 
     Raises:
-        InputError: two files would be written to one picture, a picture would replace a raw file, or the output folder
-            cannot be made.
+        InputError: two files would be written to one picture; a picture would replace a raw file, or one of which
+            nothing is known; the output folder cannot be made, holds pictures of other settings, or another program
+            writes to it.
     """
     pipeline = pipeline or find_pipeline("parametrized")
     _check_targets(files, output, file_format, stages)
-    make_output_folder(output)
-    rendered = len(each_file(lambda file: _render_file(file, output, camera, file_format, stages, pipeline), files))
+    with writing_to(output):
+        is_new = _describe(files, output, camera, file_format, stages, pipeline)
+        rendered = len(each_file(lambda file: _render_file(file, output, camera, file_format, stages, pipeline), files))
+        if is_new and not rendered:
+            # The next call may have other settings, since the folder holds no pictures of these.
+            (output / manifests.NAME).unlink()
     return rendered, len(files) - rendered
+
+
+def _describe(
+    files: Sequence[Path],
+    output: Path,
+    camera: isp.Camera | None,
+    file_format: FileFormat,
+    stages: bool,
+    pipeline: NamedPipeline,
+) -> bool:
+    """Writes the manifest, and returns whether there was none before.
+
+    Raises:
+        InputError: see `render_files`.
+    """
+    fixed = {
+        "pipeline": pipeline.description,
+        "camera": "auto" if camera is None else json.loads(camera.to_json()),
+    }
+    is_new = manifests.read(output, fixed, "pictures") is None
+    if is_new:
+        for file in files:
+            for target in _targets(file, output, file_format)[: 1 + stages]:
+                if target.exists():
+                    raise InputError(
+                        f"{target} would be written over, and no {manifests.NAME} says how it was made: "
+                        "choose another output folder"
+                    )
+    write_json(output / manifests.NAME, {**fixed, **environment()})
+    return is_new
 
 
 def _targets(file: Path, output: Path, file_format: FileFormat) -> tuple[Path, Path]:

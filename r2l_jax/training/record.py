@@ -12,6 +12,7 @@ import numpy as np
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.pipelines import Source
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
@@ -193,13 +194,8 @@ def _other_pipeline(config: TrainConfig, earlier: Mapping[str, Any]) -> list[str
     """Says whether the pipeline is another one: the content of the user's file counts, not its place."""
     named, recorded = config.processing.named_pipeline, earlier.get("pipeline")
     if named and named.source and recorded:
-        was, now = (
-            f"{function} of a file of SHA-256 {digest[:12]}"
-            for function, digest in (
-                (recorded["function"], recorded["sha256"]),
-                (named.source.function, named.source.sha256),
-            )
-        )
+        earlier_source = Source("", recorded["function"], recorded["sha256"])
+        was, now = earlier_source.description, named.source.description
     else:
         was, now = repr(earlier["flags"].get("pipeline")), repr(config.processing.pipeline)
     return [f"pipeline was {was}, is {now}"] if was != now else []

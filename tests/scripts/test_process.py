@@ -35,7 +35,7 @@ def test_renders_files_and_folders_with_a_camera_from_json(folder, write_dng):
     assert done.stdout == "3 rendered, 0 failed\n"
     assert "3/3" in done.stderr  # The progress bar.
     names = [path.name for path in sorted((folder / "out").iterdir())]
-    assert names == ["a.png", "a_stages.png", "b.png", "b_stages.png", "test.png", "test_stages.png"]
+    assert names == ["a.png", "a_stages.png", "b.png", "b_stages.png", "manifest.json", "test.png", "test_stages.png"]
 
 
 def test_renders_with_a_static_pipeline(folder):
@@ -58,7 +58,7 @@ def test_a_bad_file_fails_the_run_but_not_the_others(folder):
     assert done.stdout == "2 rendered, 1 failed\n"
     assert f"error: {bad}: truncated, corrupt or no raw file" in done.stderr
     assert "Traceback" not in done.stderr
-    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.tiff", "b.tiff"]
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.tiff", "b.tiff", "manifest.json"]
 
 
 @pytest.mark.parametrize(

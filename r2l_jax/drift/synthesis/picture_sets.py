@@ -26,7 +26,7 @@ from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.renderer import Recipe
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import store
+from r2l_jax.runtime import manifests, store
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import append_csv, clear_parts, read_csv, replacing, write_csv, write_json
 
@@ -249,31 +249,22 @@ def describe(
         folders: the folders of the sets.
 
     Raises:
-        InputError: the output folder is a file, or it holds sets of other settings or something else.
+        InputError: the output folder holds sets of other settings or something else.
     """
-    if output.is_file():
-        raise InputError(f"--output={output} is a file: choose another folder")
-    file = output / "manifest.json"
+    file = output / manifests.NAME
     content = json.loads(json.dumps({**fixed, **current, **added}))
-    if not file.exists():
+    earlier = manifests.read(output, {name: content[name] for name in fixed}, "sets")
+    if earlier is None:
         if any(output.glob("[!.]*")):
             raise InputError(f"--output={output} holds something else: choose another folder")
         write_json(file, content)
         return
     try:
-        earlier = json.loads(file.read_text())
-        changed = {name: earlier[name] for name in fixed if earlier[name] != content[name]}
         # Earlier versions stored no identities.
         identities = earlier.get("identities", {})
         content |= {name: (identities if name == "identities" else earlier[name]) | content[name] for name in added}
-    except (ValueError, LookupError, TypeError):
-        raise InputError(f"--output={output}: its manifest.json is damaged: choose another folder") from None
-    if changed:
-        differences = [
-            f"other {name}" if isinstance(value, dict) else f"{name}={value}, not {content[name]}"
-            for name, value in changed.items()
-        ]
-        raise InputError(f"--output={output} holds sets of {' and '.join(differences)}: choose another folder")
+    except (LookupError, TypeError):
+        raise manifests.damaged(output) from None
     _discard_others(folders, identities, added["identities"])
     write_json(file, content)
 

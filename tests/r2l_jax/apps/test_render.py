@@ -6,6 +6,7 @@ from PIL import Image
 import isp
 from r2l_jax.apps.render import find_raw_files, render_files
 from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.pictures import contact_sheet
 
@@ -29,7 +30,7 @@ def test_a_tiff_holds_the_rendering_in_16_bits(tmp_path):
     files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)]
     assert render_files(files, tmp_path / "out" / "pictures", CAMERA) == (6, 0)
     written = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
-    assert written == [file.name for file in files]
+    assert written == [*(file.name for file in files), "manifest.json"]
     for file in files:
         picture = tifffile.imread(tmp_path / "out" / "pictures" / file.name)
         assert picture.dtype == np.uint16
@@ -57,7 +58,7 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys):
     files = [raw_file(tmp_path / "a.tiff"), tmp_path / "gone.dng", tmp_path / "bad.dng", raw_file(tmp_path / "z.png")]
     files[2].write_bytes(b"no raw file")
     assert render_files(files, tmp_path / "out", CAMERA) == (2, 2)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "z.tiff"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "manifest.json", "z.tiff"]
     err = capsys.readouterr().err
     assert f"error: {files[1]}: no such file" in err
     assert f"error: {files[2]}: truncated" in err
@@ -88,7 +89,7 @@ def test_whatever_a_pipeline_raises_for_a_file_does_not_end_the_others(tmp_path,
 
 def test_stages_are_drawn_side_by_side(tmp_path):
     render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA, stages=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "a_stages.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "a_stages.png", "manifest.json"]
     values = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0]
     sheet = contact_sheet({f"stage{i}": np.full((16, 24, 3), value, np.float32) for i, value in enumerate(values)})
     pixels = np.asarray(sheet)
@@ -99,11 +100,44 @@ def test_stages_are_drawn_side_by_side(tmp_path):
         assert written.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)
 
 
-def test_earlier_pictures_are_replaced(tmp_path):
+def test_earlier_pictures_of_the_same_settings_are_replaced(tmp_path):
+    render_files([raw_file(tmp_path / "a.tiff", seed=1)], tmp_path / "out", CAMERA)
+    files = [raw_file(tmp_path / "a.tiff", seed=2), raw_file(tmp_path / "b.tiff")]
+    assert render_files(files, tmp_path / "out", CAMERA, stages=True) == (2, 0)
+    picture = tifffile.imread(tmp_path / "out" / "a.tiff")
+    np.testing.assert_allclose(picture / 65535, rendering(files[0], CAMERA), atol=0.51 / 65535)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pipeline": find_pipeline("bilinear.sharpening_filter.median_denoising")}, "pipeline=parametrized, not bil"),
+        ({"camera": isp.CAMERAS["microscopy"]}, "other camera: choose another folder"),
+        ({"camera": None}, "other camera: choose another folder"),
+    ],
+)
+def test_pictures_of_other_settings_stay_as_they_are(tmp_path, settings, message):
+    files = [raw_file(tmp_path / "a.tiff")]
+    render_files(files, tmp_path / "out", CAMERA, stages=True)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError, match=rf"--output=.*out holds pictures of {message}"):
+        render_files(files, tmp_path / "out", **{"camera": CAMERA} | settings)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_picture_of_unknown_settings_is_not_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.tiff").write_bytes(b"earlier")
-    assert render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA) == (1, 0)
-    assert tifffile.imread(tmp_path / "out" / "a.tiff").shape == (16, 24, 3)
+    with pytest.raises(InputError, match=r"out/a\.tiff would be written over, and no manifest\.json says how it was"):
+        render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA)
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.tiff"]
+    assert (tmp_path / "out" / "a.tiff").read_bytes() == b"earlier"
+
+
+def test_where_nothing_could_be_rendered_other_settings_are_free(tmp_path, capsys):
+    file = raw_file(tmp_path / "a.tiff")
+    assert render_files([file], tmp_path / "out") == (0, 1)  # A TIFF has no calibration of its own.
+    assert render_files([file], tmp_path / "out", CAMERA) == (1, 0)
 
 
 def test_a_failed_write_leaves_no_part_behind(tmp_path, capsys, monkeypatch):
