@@ -1,5 +1,6 @@
 """Writes the results of an analysis of a trained model, and reuses them as long as their identity stays the same."""
 
+import contextlib
 import hashlib
 import pathlib
 import types
@@ -57,14 +58,22 @@ def once(
     Raises:
         OSError: a file or a folder cannot be written.
     """
+    unfinished = file.parent / "unfinished.npz"
     if (content := on_first_process(lambda: store.find(file, identity, ignored))) is not None:
+        on_first_process(lambda: _clean_up(unfinished, file))
         return content
     on_first_process(lambda: file.parent.mkdir(parents=True, exist_ok=True))
-    unfinished = file.parent / "unfinished.npz"
     analysis = analyse(unfinished)
     content = on_first_process(lambda: _write(file, fold, identity, analysis))
     on_first_process(lambda: unfinished.unlink(missing_ok=True))
     return content
+
+
+def _clean_up(unfinished: pathlib.Path, file: pathlib.Path) -> None:
+    """Removes unfinished work that a killed program left beside its result. Work that is newer has other settings."""
+    with contextlib.suppress(FileNotFoundError):
+        if unfinished.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+            unfinished.unlink()
 
 
 def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, analysis: Analysis) -> dict[str, Any]:

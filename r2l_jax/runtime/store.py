@@ -257,7 +257,7 @@ class Unfinished:
         if self._file is not None:
             with replacing(self._file) as part, part.open("wb") as file:
                 named = {"identity": np.array(json.dumps(self._identity)), **arrays}
-                np.savez(file, **named)  # pyright: ignore[reportArgumentType]  # takes one name for `allow_pickle`
+                np.savez_compressed(file, **named)  # pyright: ignore[reportArgumentType]  # one name for `allow_pickle`
 
     def load(self) -> dict[str, np.ndarray] | None:
         """Returns the stored arrays, or None if there are none of this identity."""
