@@ -77,7 +77,7 @@ def start(home, monkeypatch):
 
     monkeypatch.setattr(app, "run", run)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr(startup, "prepare", lambda: None)
+    monkeypatch.setattr(startup, "prepare", lambda *arguments: None)
     for functions in WORK.values():
         for function in functions:
             monkeypatch.setattr(function, work)

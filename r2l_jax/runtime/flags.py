@@ -24,6 +24,7 @@ from absl import app, flags, logging
 
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.startup import exit_status
+from r2l_jax.runtime.watch import TIMEOUT
 
 Config = TypeVar("Config")
 
@@ -45,6 +46,10 @@ NOT_NEGATIVE = Bound(lambda value: 0 <= value < math.inf, "not be negative")
 FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 
 _SETTING = "setting"
+
+# A flag of every program, which results do not depend on and do not record.
+_HOST_TIMEOUT = "host_timeout"
+_HOST_TIMEOUT_HELP = "seconds after which a host that does not answer counts as ended, and ends the run on the others"
 
 
 class _Setting(NamedTuple):
@@ -178,6 +183,7 @@ def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> N
         flags.DEFINE_enum(settings.name, settings.default, list(settings.settings), settings.help, flag_values=values)
     for leaf in _all_leaves(settings).values():
         _define(leaf, values)
+    flags.DEFINE_float(_HOST_TIMEOUT, TIMEOUT, _HOST_TIMEOUT_HELP, lower_bound=1.0, flag_values=values)
 
 
 def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
@@ -301,13 +307,15 @@ def replace(config: Config, **changes: Any) -> Config:
 
 def run(main: Callable[[Any], int | None], settings: type | Switch) -> None:
     """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`."""
-    # Orbax and Grain report their every step at absl's default level.
-    logging.set_verbosity(logging.WARNING)
+    # Orbax and Grain report their every step at absl's default level, and errors with a traceback, although they also
+    # raise them.
+    logging.set_verbosity(logging.FATAL)
     # Schedulers end a program by SIGTERM; it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     define(settings)
     app.run(
-        functools.partial(exit_status, lambda: main(read(settings))), flags_parser=functools.partial(parse, settings)
+        lambda argv: exit_status(lambda: main(read(settings)), argv, flags.FLAGS[_HOST_TIMEOUT].value),
+        flags_parser=functools.partial(parse, settings),
     )
 
 
@@ -338,7 +346,7 @@ def parse(settings: type | Switch, argv: Sequence[str], values: flags.FlagValues
 def _hint(unknown: str, settings: type | Switch) -> str:
     """Names the flag that was probably meant: one of a similar name, or else one whose help has these words."""
     known = _all_leaves(settings)
-    names = [*known, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
+    names = [*known, _HOST_TIMEOUT, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
     if isinstance(settings, Switch):
         names.append(settings.name)
     words = unknown.replace("_", " ").replace("-", " ")
@@ -360,6 +368,7 @@ def help_text(settings: type | Switch, title: str) -> str:
             _entry(f"[no]{leaf.name}" if _is_switch(leaf) else leaf.name, _help(leaf))
         )
     sections = [f"{heading}:\n" + "\n".join(entries) for heading, entries in groups.items()]
+    sections.append(f"Several hosts:\n{_entry(_HOST_TIMEOUT, f'{_HOST_TIMEOUT_HELP} (default: {TIMEOUT})')}")
     more = "--flagfile=<file> reads flags from a file, one a line."
     return "\n\n".join([title.strip(), *sections, more])
 

@@ -18,7 +18,7 @@ PyTree = Any
 Result = TypeVar("Result")
 
 
-class _SharedError(InputError):
+class SharedError(InputError):
     """An error that all processes raise at the same place."""
 
 
@@ -89,7 +89,7 @@ def gathered(arrays: PyTree) -> PyTree:
 def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
     try:
         return work(), None
-    except _SharedError:
+    except SharedError:
         raise
     except (InputError, OSError) as error:
         return None, error
@@ -100,7 +100,7 @@ def _raise_together(error: Exception | None) -> None:
     failed = np.asarray(multihost_utils.process_allgather(np.array(error is not None)))
     if failed.any():
         message = _send(_message(error).encode(), sender=int(failed.argmax()))
-        raise _SharedError(message.decode()) from error
+        raise SharedError(message.decode()) from error
 
 
 def _message(error: Exception | None) -> str:

@@ -1,17 +1,25 @@
 """Start-up of every program: compiled code kept between runs, several hosts, and errors in one line."""
 
+import contextlib
 import ctypes
+import errno
+import math
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import pooch
 
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.hosts import SharedError
 from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.runtime.watch import LATER, TIMEOUT, Watch
 
 
 def cache_dir() -> pathlib.Path:
@@ -38,12 +46,19 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def prepare() -> None:
+def prepare(program: str = "", host_timeout: float = TIMEOUT) -> Watch | None:
     """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
 
     Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
     user's cache folder. Several hosts meet at JAX_COORDINATOR_ADDRESS (host:port of the first one), each with its own
     JAX_PROCESS_ID out of JAX_NUM_PROCESSES.
+
+    Args:
+        program: the program's name, for the message with which it ends if another host does.
+        host_timeout: seconds after which a host that does not answer counts as ended.
+
+    Returns:
+        The watch over the other hosts; None without any.
     """
     keep_memory()
     # Hashed now, before anybody edits the source files that this process has imported.
@@ -52,11 +67,16 @@ def prepare() -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     # By default, JAX stores only functions that take a second to compile, and most of ours take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    if "JAX_COORDINATOR_ADDRESS" in os.environ:
-        jax.distributed.initialize(
-            num_processes=_number_from_environment("JAX_NUM_PROCESSES"),
-            process_id=_number_from_environment("JAX_PROCESS_ID"),
-        )
+    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if coordinator is None:
+        return None
+    jax.distributed.initialize(
+        num_processes=_number_from_environment("JAX_NUM_PROCESSES"),
+        process_id=_number_from_environment("JAX_PROCESS_ID"),
+        # Later than the watch, so that the watch has the word.
+        heartbeat_timeout_seconds=math.ceil(host_timeout) + LATER,
+    )
+    return Watch(program, coordinator, host_timeout) if jax.process_count() > 1 else None
 
 
 def _number_from_environment(variable: str) -> int | None:
@@ -65,7 +85,7 @@ def _number_from_environment(variable: str) -> int | None:
     return int(value) if value else None
 
 
-def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
+def exit_status(main: Callable[[], int | None], argv: Sequence[str], host_timeout: float = TIMEOUT) -> int:
     """Prepares and calls `main()`, and returns the program's exit status.
 
     An InputError, a stray argument, or a file that the system refuses to read or write becomes one line on stderr. Any
@@ -74,24 +94,25 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
     Args:
         main: the program; it returns an exit status, or None for 0.
         argv: the program's path and its arguments other than flags.
+        host_timeout: see `prepare`.
 
     Returns:
         The status that `main` returns, 1 after an error, or 130 after an interruption.
     """
-    program = pathlib.Path(argv[0]).name
+    program, watch = pathlib.Path(argv[0]).name, None
     try:
-        if stray := list(argv[1:]):
-            raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
-        prepare()
-        return main() or 0
-    except InputError as error:
-        print(f"{program}: error: {one_line(error)}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        # An error without a file is not the user's mistake, and needs its traceback.
-        if error.errno is None or error.filename is None:
+        with _failing_threads_end(program):
+            if stray := list(argv[1:]):
+                raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
+            watch = prepare(program, host_timeout)
+            return main() or 0
+    except (InputError, OSError) as error:
+        # Without a file, only a full disk is for the user to mend; other errors need their traceback.
+        if isinstance(error, OSError) and (error.errno is None or error.filename is None) and not _is_full(error):
             raise
-        print(f"{program}: error: {one_line(f'{error.filename}: {error.strerror}')}", file=sys.stderr)
+        print(f"{program}: error: {_line(error)}", file=sys.stderr)
+        if watch is not None and not isinstance(error, SharedError):
+            watch.give_up(seconds=2)
         return 1
     except Interrupted as stop:
         print(f"{program}: {stop}", file=sys.stderr)
@@ -100,3 +121,44 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str]) -> int:
         print(f"{program}: interrupted", file=sys.stderr, flush=True)
         # Python's ordinary exit would tear XLA down while other threads still compile, and crash.
         os._exit(130)
+    except Exception:
+        if watch is not None:
+            # A host that ends breaks off what the others compute with it, just before the watch notices and reports it.
+            time.sleep(3)
+            traceback.print_exc()
+            watch.give_up(seconds=0)
+        raise
+
+
+def _is_full(error: OSError) -> bool:
+    """Returns whether the disk, or what the user may write to it, is used up."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _line(error: InputError | OSError | str) -> str:
+    if isinstance(error, OSError):
+        error = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
+    return one_line(error)
+
+
+@contextlib.contextmanager
+def _failing_threads_end(program: str) -> Iterator[None]:
+    """Ends the process in one line if a background thread cannot write, such as TensorBoard's on a full disk.
+
+    The program would wait for that thread forever. A process that ends at any moment loses nothing.
+    """
+    earlier = threading.excepthook
+
+    def end(failed: threading.ExceptHookArgs) -> None:
+        if not isinstance(failed.exc_value, OSError):
+            earlier(failed)
+            return
+        package = type(failed.thread).__module__.split(".")[0]
+        os.write(2, f"\n{program}: error: {package}: {_line(failed.exc_value)}\n".encode())
+        os._exit(1)
+
+    threading.excepthook = end
+    try:
+        yield
+    finally:
+        threading.excepthook = earlier

@@ -1,8 +1,10 @@
 """Checkpoints by Orbax: the last and the best state of each fold, and parts of earlier runs' models."""
 
 import contextlib
+import errno
 import json
 import math
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +30,9 @@ Row = Mapping[str, Any]
 Quality = Callable[[Row], dict[str, Any] | None]
 
 _PROGRESS = "progress"
+
+# Bytes that the many small files of a checkpoint take beside its numbers.
+_SLACK = 2**18
 
 
 def best_of(history: Sequence[Row], quality: Quality) -> Row | None:
@@ -72,9 +77,13 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *exception) -> None:
-        if self._manager is not None:
+    def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+        if self._manager is None:
+            return
+        # After another error, that of the checkpoint would hide it.
+        with contextlib.suppress(InputError) if kind else contextlib.nullcontext():
             self._finish_saving()
+        with _unwritable(self._folder):
             self._manager.close()
 
     @property
@@ -96,15 +105,14 @@ class Checkpoints:
         metrics = (self._quality(history[-1]) or {}) if ends_epoch else {}
         if (best := best_of(history, self._quality)) is not None:
             metrics = {**metrics, "best_epoch": best["epoch"]}
-        self._manager.save(
-            int(state.step),
-            metrics=metrics,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(nnx.to_pure_dict(state.model)),
-                progress=ocp.args.StandardSave(_progress(state)),
-                history=ocp.args.JsonSave(list(history)),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
-            ),
+        items = ocp.args.Composite(
+            model=ocp.args.StandardSave(nnx.to_pure_dict(state.model)),
+            progress=ocp.args.StandardSave(_progress(state)),
+            history=ocp.args.JsonSave(list(history)),  # pyright: ignore[reportArgumentType]  # JSON holds lists as well.
         )
+        on_first_process(lambda: self._check_disk(state))
+        with _unwritable(self._folder):
+            self._manager.save(int(state.step), metrics=metrics, args=items)
 
     def restore_last(self, state: TrainState, epochs: int) -> tuple[TrainState, list[dict]]:
         """Returns the state and history of the last checkpoint, or `state` and no history without a checkpoint.
@@ -144,10 +152,21 @@ class Checkpoints:
             return state.replace(**restored[_PROGRESS]), history
         return state.replace(step=jax.device_put(np.asarray(step, state.step.dtype), state.step.sharding)), history
 
+    def _check_disk(self, state: TrainState) -> None:
+        """Raises an InputError if a checkpoint does not fit on the disk: TensorStore would fail in many lines."""
+        needed = _SLACK + sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._folder).free
+        if needed > free:
+            raise InputError(
+                f"{self._folder}: a checkpoint needs {needed} bytes, and only {free} are free on the disk; the same "
+                "command goes on from the checkpoint before"
+            )
+
     def _finish_saving(self) -> None:
         """Waits until the last checkpoint is complete, and then drops the progress of the one before."""
         assert self._manager is not None
-        self._manager.wait_until_finished()
+        with _unwritable(self._folder):
+            self._manager.wait_until_finished()
         if jax.process_index() == 0:
             _drop_progress(self._folder, self._manager.all_steps()[:-1])
 
@@ -195,8 +214,26 @@ def _unreadable(message: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{message} ({reason:.200})") from error
+        raise InputError(f"{message} ({_reason(error):.200})") from error
+
+
+@contextlib.contextmanager
+def _unwritable(folder: pathlib.Path) -> Iterator[None]:
+    """Turns whatever Orbax and TensorStore raise where they cannot write into one line."""
+    try:
+        yield
+    except Exception as error:
+        goes_on = "the same command goes on from the checkpoint before"
+        raise InputError(f"{folder}: a checkpoint cannot be written ({_reason(error):.200}); {goes_on}") from error
+
+
+def _reason(error: Exception) -> str:
+    message = str(error)
+    # TensorStore repeats the path several times before it comes to the system's words.
+    for known in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        if known in message:
+            return known
+    return message.splitlines()[0] if message else type(error).__name__
 
 
 def _progress(state: TrainState) -> PyTree:

@@ -122,6 +122,7 @@ def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
         "A program:",
         "Kind:",
         "Steps:",
+        "Several hosts:",
     ]
     assert "  --[no]melted: too late (default: false)" in text
     assert "  --logged: in a book (default: true)" in text
@@ -159,4 +160,5 @@ def test_an_unknown_flag_and_help_of_a_program():
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "")
     names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]
-    assert names == ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]
+    own = ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]
+    assert names == [*own, "--host_timeout"]

@@ -4,6 +4,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -48,7 +49,7 @@ def test_kept_memory_is_mapped_once():
 @pytest.fixture
 def status(monkeypatch):
     """Returns a function that runs another function as a program and returns its exit status."""
-    monkeypatch.setattr(startup, "prepare", lambda: None)
+    monkeypatch.setattr(startup, "prepare", lambda *arguments: None)
     return lambda main, *arguments: startup.exit_status(main, ["scripts/program.py", *arguments])
 
 
@@ -69,12 +70,29 @@ def test_the_exit_status_is_the_value_that_the_program_returns(status):
     [
         (InputError("--lr must be positive"), 1, "error: --lr must be positive"),
         (Interrupted("stopped after 3 steps"), 130, "stopped after 3 steps"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "error: No space left on device"),
         (PermissionError(errno.EACCES, "Permission denied", "out/a.json"), 1, "error: out/a.json: Permission denied"),
     ],
 )
 def test_an_expected_error_is_one_line(status, capsys, error, expected, line):
     assert status(raising(error)) == expected
     assert capsys.readouterr() == ("", f"program.py: {line}\n")
+
+
+def test_a_thread_that_cannot_write_ends_the_program_in_one_line(status, monkeypatch, capfd):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+
+    def main():
+        thread = threading.Thread(target=raising(OSError(errno.ENOSPC, "No space left on device", "events")))
+        thread.start()
+        thread.join()
+
+    before = threading.excepthook
+    assert status(main) == 0  # It goes on only here, where `os._exit` does nothing.
+    assert ended == [1]
+    assert capfd.readouterr().err == "\nprogram.py: error: threading: events: No space left on device\n"
+    assert threading.excepthook is before
 
 
 def test_stray_arguments_are_refused(status, capsys):

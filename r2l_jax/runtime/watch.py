@@ -1,0 +1,135 @@
+"""Ends a process when another process of its run has ended, since it would wait for it forever.
+
+JAX itself notices this as well, and ends the process from C++ with a hundred lines of stack traces. Here each process
+keeps a connection to the first one. The operating system closes the connections of a process that ends, however it
+ends, and a machine that no longer answers is noticed by its silence.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import platform
+import socket
+import sys
+import threading
+import time
+from typing import NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+# Seconds of silence after which a process counts as ended.
+TIMEOUT = 100
+
+# JAX notices silence after this many seconds more, in case that this module does not.
+LATER = 60
+
+_ALIVE, _LEAVES = {"alive": True}, {"leaves": True}
+
+
+class Watch:
+    """Watches the other processes of a run from threads of its own, and tells them when this one ends in good order.
+
+    Args:
+        program: the program's name, for the message.
+        coordinator: host:port of the first process.
+        timeout: seconds of silence after which a process counts as ended.
+    """
+
+    def __init__(self, program: str, coordinator: str, timeout: float):
+        self._program, self._timeout = program, timeout
+        self._peers: dict[int, socket.socket] = {}
+        self._hosts: dict[int, str] = {}
+        self._left = False
+        host = coordinator.rsplit(":", 1)[0].strip("[]")
+        for process, connection in self._connect(host).items():
+            self._peers[process] = connection
+            threading.Thread(target=self._listen, args=(process, connection), daemon=True).start()
+        threading.Thread(target=self._speak, daemon=True).start()
+        atexit.register(self.leave)
+
+    def leave(self) -> None:
+        """Tells the others that this process ends in good order, as it does when Python ends."""
+        if not self._left:
+            self._left = True
+            for connection in self._peers.values():
+                _send(connection, _LEAVES)
+
+    def give_up(self, seconds: float) -> NoReturn:
+        """Ends this process after an error that it has reported, and thereby the others.
+
+        Python's ordinary exit would wait for the others, which wait for this process.
+
+        Args:
+            seconds: how long to wait before: the others may be about to report the same error.
+        """
+        time.sleep(seconds)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    def _connect(self, host: str) -> dict[int, socket.socket]:
+        """Connects the first process with all others, and returns this one's connections by the others' numbers."""
+        first, hello = jax.process_index() == 0, {"process": jax.process_index(), "host": platform.node()}
+        listener = socket.create_server(("", 0), backlog=jax.process_count()) if first else None
+        port = int(multihost_utils.broadcast_one_to_all(np.int32(listener.getsockname()[1] if listener else 0)))
+        connections = {}
+        if listener is None:
+            connection = socket.create_connection((host, port), timeout=self._timeout)
+            _send(connection, hello)
+            connections[0] = connection
+        else:
+            listener.settimeout(self._timeout)
+            while len(connections) + 1 < jax.process_count():
+                connection, _ = listener.accept()
+                connection.settimeout(self._timeout)
+                said = json.loads(connection.makefile("rb").readline())
+                connections[said["process"]], self._hosts[said["process"]] = connection, said["host"]
+                _send(connection, hello)
+            listener.close()
+        return connections
+
+    def _speak(self) -> None:
+        """Sends a sign of life several times within the timeout."""
+        while not self._left:
+            for connection in self._peers.values():
+                _send(connection, _ALIVE)
+            time.sleep(self._timeout / 5)
+
+    def _listen(self, process: int, connection: socket.socket) -> None:
+        """Reads what another process sends, until it leaves; ends this process if it ends otherwise."""
+        connection.settimeout(self._timeout)
+        try:
+            with connection.makefile("rb") as lines:
+                for line in lines:
+                    said = json.loads(line)
+                    if "host" in said:
+                        self._hosts[process] = said["host"]
+                    if "leaves" in said:
+                        return
+                    if "ended" in said:
+                        self._end(said["ended"])
+            reason = "has ended"
+        except TimeoutError:
+            reason = f"has been silent for {self._timeout:g} s"
+        except (OSError, ValueError):
+            reason = "has ended"
+        self._end(f"process {process} on {self._hosts.get(process, 'another host')} {reason}")
+
+    def _end(self, what: str) -> None:
+        """Ends this process with one line, and says so to the others, which know only the first process."""
+        if self._left:
+            return
+        for connection in self._peers.values():
+            _send(connection, {"ended": what})
+        line = f"{self._program}: error: {what}; the same command on all hosts goes on from the last checkpoint\n"
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{line}".encode())
+        # Other threads wait in XLA, which no exception reaches.
+        os._exit(1)
+
+
+def _send(connection: socket.socket, message: dict) -> None:
+    with contextlib.suppress(OSError):
+        connection.sendall(json.dumps(message).encode() + b"\n")
