@@ -313,10 +313,12 @@ def run(main: Callable[[Any], int | None], settings: type | Switch) -> None:
     # Schedulers end a program by SIGTERM; it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     define(settings)
-    app.run(
-        lambda argv: exit_status(lambda: main(read(settings)), argv, flags.FLAGS[_HOST_TIMEOUT].value),
-        flags_parser=functools.partial(parse, settings),
-    )
+
+    def start(argv: Sequence[str]) -> int:
+        host_timeout = typing.cast(float, flags.FLAGS[_HOST_TIMEOUT].value)
+        return exit_status(lambda: main(read(settings)), argv, host_timeout)
+
+    app.run(start, flags_parser=functools.partial(parse, settings))
 
 
 def parse(settings: type | Switch, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Sequence[str]:

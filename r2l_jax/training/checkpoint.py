@@ -242,12 +242,13 @@ def _progress(state: TrainState) -> PyTree:
 
 def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
     """Returns the manager of a folder of checkpoints, which keeps the last and the best."""
-    kept = [LatestN(1), BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)]
+    key: Any = _rank  # declared to be a number, but only sorted by
+    kept = [LatestN(1), BestN(get_metric_fn=key, n=1, keep_checkpoints_without_metrics=False)]
     writing: dict[str, Any] = {"cleanup_tmp_directories": True, "preservation_policy": AnyPreservationPolicy(kept)}
     reading: dict[str, Any] = {"read_only": True, "save_interval_steps": 0, "create": False}
     return ocp.CheckpointManager(
         folder.absolute(),
-        options=ocp.CheckpointManagerOptions(best_fn=_rank, **(reading if reads_only else writing)),
+        options=ocp.CheckpointManagerOptions(best_fn=key, **(reading if reads_only else writing)),
         item_handlers={
             "model": ocp.StandardCheckpointHandler(),
             _PROGRESS: ocp.StandardCheckpointHandler(),

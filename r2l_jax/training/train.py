@@ -287,7 +287,7 @@ def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:
     return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
 
 
-def _quality(steps: Steps, row: Numbers) -> Numbers | None:
+def _quality(steps: Steps, row: Mapping[str, Any]) -> Numbers | None:
     """Returns what makes an epoch the best, see `checkpoint.Quality`; None for an epoch that was not validated."""
     score, sign = f"val_{steps.task.score}", steps.rule.sign
     if score not in row:
