@@ -1,9 +1,11 @@
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2l_jax.data.sets import phantom
+from r2l_jax.data.sets import phantom, synthetic
 
 SIZE, EACH = 64, 12
 
@@ -102,3 +104,13 @@ def test_each_class_has_its_stain(scenes):
     # The neutrophil is paler than the eosinophil, and the monocyte or the lymphocyte is the least pink.
     assert green[order.index("NGS")] < green[order.index("EOS")]
     assert order[np.argmin(green / red)] in ("MON", "LYT")
+
+
+def test_the_scenes_are_those_of_version_2(scenes):
+    """Other scenes need another version of the synthetic data set: folders of the same version hold the same files."""
+    assert synthetic._VERSION == 2
+    expected = np.load(pathlib.Path(__file__).with_name("scenes_of_version_2.npz"))
+    # Means over blocks of eight pixels of four scenes of each class.
+    light, mask = (part[:, :4].reshape(5, 4, 8, 8, 8, 8, *part.shape[4:]).mean((3, 5)) for part in scenes)
+    np.testing.assert_allclose(light, expected["light"] / 65535, atol=1e-4)
+    np.testing.assert_allclose(mask, expected["mask"] / 255, atol=0.02)

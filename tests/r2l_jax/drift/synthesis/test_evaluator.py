@@ -1,3 +1,5 @@
+import dataclasses
+
 import by_hand
 import jax
 import jax.numpy as jnp
@@ -75,3 +77,11 @@ def test_folds_share_what_is_compiled_for_one_of_them(fold, compiled):
         second = evaluator.evaluate(other, fold.dataset, known)
     assert names == []
     assert second["own"]["loss"] != first["own"]["loss"]
+
+
+def test_mosaics_are_read_once_for_all_cases_and_not_kept(fold):
+    read = []
+    dataset = dataclasses.replace(fold.dataset, read=lambda index: read.append(index) or fold.dataset.read(index))
+    Evaluator(8).evaluate(fold, dataset, [cases.OWN, *cases.corruptions(["identity"], [3])])
+    assert sorted(read) == sorted(fold.fold.valid_indices)
+    assert "decoded" not in vars(dataset)
