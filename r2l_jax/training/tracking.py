@@ -98,6 +98,9 @@ class Tracker:
     def hyperparameters(self, flags: Mapping[str, object], metrics: Mapping[str, float]) -> None:
         """Records the flags beside the final numbers, for TensorBoard's HParams page."""
         flags = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flags.items()}
+        # TensorBoardX writes these events to a file of their own, whatever the writer writes.
+        if not self._enabled:
+            return
         self._writer.add_hparams(flags, {f"final/{name}": value for name, value in metrics.items()}, name="hparams")
 
     def flush(self) -> None:

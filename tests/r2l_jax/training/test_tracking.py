@@ -1,0 +1,92 @@
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from r2l_jax.training.tracking import Tracker
+
+RNG = np.random.default_rng(0)
+
+
+def picture(folder, name):
+    return np.asarray(Image.open(folder / "results/epoch_0002" / f"{name}.png"))
+
+
+def tensor(folder, name):
+    return np.load(folder / "results/epoch_0002" / f"{name}.npy")
+
+
+def events(folder):
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    return accumulator
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_parameters_are_scalars_by_their_place_and_large_ones_histograms(tmp_path):
+    nine, ten = np.arange(9.0, dtype=np.float32).reshape(3, 3), np.arange(10.0, dtype=np.float32)
+    with Tracker(tmp_path, 0, save_tensors=False) as tracker:
+        tracker.scalars({"loss/val": 0.5}, 2)
+        tracker.processor({"matrix": nine, "layer": ten, "gamma": np.float32(2.2)}, {"matrix": 0.25}, 2)
+    recorded = events(tmp_path)
+    names = {"loss/val", "processor/gamma", "processor_gradient_norm/matrix"}
+    names |= {f"processor/matrix/{row}/{column}" for row in range(3) for column in range(3)}
+    assert set(recorded.Tags()["scalars"]) == names
+    assert recorded.Tags()["histograms"] == ["processor/layer"]
+    (one,) = recorded.Scalars("processor/matrix/1/2")
+    assert (one.step, one.value) == (2, 5)
+    assert recorded.Scalars("processor_gradient_norm/matrix")[0].value == 0.25
+
+
+def test_images_are_rows_in_their_order_with_the_tensors_behind_them(tmp_path):
+    first, second = RNG.uniform(-0.5, 1.5, (2, 3, 4, 4, 3)).astype(np.float32)
+    with Tracker(tmp_path, 0, save_tensors=True) as tracker:
+        tracker.images("stages", {"demosaic": first, "sharpening": second}, 2)
+    for name, batch in (("stages/0_demosaic", first), ("stages/1_sharpening", second)):
+        row = np.concatenate(list(np.clip(batch, 0, 1)), 1)
+        np.testing.assert_array_equal(picture(tmp_path, name), np.round(255 * row).astype(np.uint8))
+        np.testing.assert_array_equal(tensor(tmp_path, name), batch)
+
+
+def test_gradients_are_magnitudes_of_which_the_brightest_hundredth_of_each_image_is_full(tmp_path):
+    ramp = np.linspace(-1, 0, 300).reshape(10, 10, 3)
+    batch = np.stack([ramp, 1e-6 * ramp, 0 * ramp]).astype(np.float32)
+    with Tracker(tmp_path, 0, save_tensors=True) as tracker:
+        tracker.gradients({"demosaic": batch}, 2)
+    large, small, none = np.split(picture(tmp_path, "gradients/0_demosaic"), 3, 1)
+    np.testing.assert_allclose(large, 255 * np.minimum(-ramp / np.quantile(-ramp, 0.99), 1), atol=0.501)
+    np.testing.assert_allclose(small.astype(int), large, atol=1)
+    assert not none.any()
+    np.testing.assert_array_equal(tensor(tmp_path, "gradients/0_demosaic"), batch)
+
+
+def test_differences_are_halved_around_gray(tmp_path):
+    default, adversarial = np.zeros((1, 4, 4, 3), np.float32), np.full((1, 4, 4, 3), 0.4, np.float32)
+    adversarial[0, 0, 0] = 0
+    with Tracker(tmp_path, 0, save_tensors=True) as tracker:
+        tracker.differences(default, adversarial, 2)
+    np.testing.assert_array_equal(tensor(tmp_path, "differences/0_default"), default)
+    np.testing.assert_array_equal(tensor(tmp_path, "differences/1_adversarial"), adversarial)
+    np.testing.assert_allclose(tensor(tmp_path, "differences/2_difference"), 0.5 + adversarial / 2)
+
+
+def test_what_an_interrupted_run_recorded_of_its_next_epochs_is_superseded(tmp_path):
+    for first_epoch, values in ((0, (1.0, 2.0, 3.0)), (1, (5.0,))):
+        time.sleep(1.1 * first_epoch)  # Files of events are named by the second.
+        with Tracker(tmp_path, first_epoch, save_tensors=False) as tracker:
+            for epoch, value in enumerate(values, first_epoch):
+                tracker.scalars({"loss/val": value}, epoch)
+    assert [(one.step, one.value) for one in events(tmp_path).Scalars("loss/val")] == [(0, 1.0), (1, 5.0)]
+
+
+@pytest.mark.parametrize(("save_tensors", "enabled"), [(False, True), (True, False)])
+def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors, enabled):
+    with Tracker(tmp_path, 0, save_tensors, enabled) as tracker:
+        tracker.scalars({"loss/val": 0.5}, 2)
+        tracker.images("stages", {"demosaic": np.zeros((1, 4, 4, 3), np.float32)}, 2)
+        tracker.hyperparameters({"lr": 1e-3, "dataset": "Synthetic", "exposures": (1,)}, {"val_loss": 0.5})
+    assert not list(tmp_path.rglob("*.npy"))
+    assert len(list(tmp_path.rglob("*.png"))) == enabled
+    assert bool(list(tmp_path.rglob("events*"))) == enabled
