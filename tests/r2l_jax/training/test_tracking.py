@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
 
 from r2l_jax.training.tracking import Tracker
 
@@ -90,3 +91,25 @@ def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors,
     assert not list(tmp_path.rglob("*.npy"))
     assert len(list(tmp_path.rglob("*.png"))) == enabled
     assert bool(list(tmp_path.rglob("events*"))) == enabled
+
+
+def test_predictions_are_a_picture_and_the_tensors_behind_it(tmp_path):
+    shown, logits, targets = RNG.random((4, 4, 3)).astype(np.float32), RNG.random((2, 3)), np.array([2, 0])
+    with Tracker(tmp_path, 0, save_tensors=True) as tracker:
+        tracker.predictions(shown, logits, targets, 2)
+    np.testing.assert_array_equal(picture(tmp_path, "predictions"), np.round(255 * shown))
+    np.testing.assert_array_equal(tensor(tmp_path, "predictions_logits"), logits)
+    np.testing.assert_array_equal(tensor(tmp_path, "predictions_targets"), targets)
+
+
+def test_hyperparameters_keep_their_types_and_others_are_texts(tmp_path):
+    with Tracker(tmp_path, 0, save_tensors=False) as tracker:
+        tracker.hyperparameters(
+            {"lr": 0.25, "dataset": "Synthetic", "exposures": (1,), "camera": None}, {"val_loss": 1.0}
+        )
+    recorded = events(tmp_path / "hparams")
+    content = recorded.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    flags = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
+    assert flags["lr"].number_value == 0.25
+    assert [flags[name].string_value for name in ("dataset", "exposures", "camera")] == ["Synthetic", "(1,)", "None"]
+    assert recorded.Scalars("final/val_loss")[0].value == 1
