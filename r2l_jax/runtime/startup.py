@@ -76,7 +76,14 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT) -> Watch | None:
         # Later than the watch, so that the watch has the word.
         heartbeat_timeout_seconds=math.ceil(host_timeout) + LATER,
     )
-    return Watch(program, coordinator, host_timeout) if jax.process_count() > 1 else None
+    if jax.process_count() == 1:
+        return None
+    try:
+        return Watch(program, coordinator, host_timeout)
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"warning: the hosts cannot watch each other ({reason}): if one ends, others may wait", file=sys.stderr)
+        return None
 
 
 def _number_from_environment(variable: str) -> int | None:

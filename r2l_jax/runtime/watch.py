@@ -36,6 +36,9 @@ class Watch:
         program: the program's name, for the message.
         coordinator: host:port of the first process.
         timeout: seconds of silence after which a process counts as ended.
+
+    Raises:
+        OSError: the processes cannot connect, such as through a firewall.
     """
 
     def __init__(self, program: str, coordinator: str, timeout: float):
@@ -73,7 +76,7 @@ class Watch:
     def _connect(self, host: str) -> dict[int, socket.socket]:
         """Connects the first process with all others, and returns this one's connections by the others' numbers."""
         first, hello = jax.process_index() == 0, {"process": jax.process_index(), "host": platform.node()}
-        listener = socket.create_server(("", 0), backlog=jax.process_count()) if first else None
+        listener = _listener(jax.process_count()) if first else None
         port = int(multihost_utils.broadcast_one_to_all(np.int32(listener.getsockname()[1] if listener else 0)))
         connections = {}
         if listener is None:
@@ -82,13 +85,20 @@ class Watch:
             connections[0] = connection
         else:
             listener.settimeout(self._timeout)
-            while len(connections) + 1 < jax.process_count():
-                connection, _ = listener.accept()
-                connection.settimeout(self._timeout)
-                said = json.loads(connection.makefile("rb").readline())
-                connections[said["process"]], self._hosts[said["process"]] = connection, said["host"]
-                _send(connection, hello)
-            listener.close()
+            try:
+                while len(connections) + 1 < jax.process_count():
+                    connection, _ = listener.accept()
+                    connection.settimeout(self._timeout)
+                    said = json.loads(connection.makefile("rb").readline())
+                    connections[said["process"]], self._hosts[said["process"]] = connection, said["host"]
+                    _send(connection, hello)
+            except OSError:
+                # Those that did connect are not watched either.
+                for connection in connections.values():
+                    _send(connection, _LEAVES)
+                raise
+            finally:
+                listener.close()
         return connections
 
     def _speak(self) -> None:
@@ -128,6 +138,12 @@ class Watch:
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{line}".encode())
         # Other threads wait in XLA, which no exception reaches.
         os._exit(1)
+
+
+def _listener(backlog: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
+    return socket.create_server(("", 0), backlog=backlog)
 
 
 def _send(connection: socket.socket, message: dict) -> None:
