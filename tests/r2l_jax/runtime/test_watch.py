@@ -9,9 +9,9 @@ import pytest
 
 PROGRAM = """
 import os, sys
+from r2l_jax.runtime import startup
 import jax
 import numpy as np
-from r2l_jax.runtime import startup
 
 def main():
     print("up", flush=True)
