@@ -238,7 +238,7 @@ def test_an_image_whose_variance_underflows_does_not_change(scale, bins):
         (lambda rgb: denoise.median_denoising(rgb, 5), ()),
         (denoise.fft_denoising, ()),
         (denoise.fft_denoising, (0.23, 1.5)),
-        (lambda rgb, spatial: denoise.bilateral(rgb, spatial, None, 5), (0.9,)),
+        pytest.param(lambda rgb, spatial: denoise.bilateral(rgb, spatial, None, 5), (0.9,), marks=pytest.mark.slow),
         (lambda rgb, spatial, color: denoise.bilateral(rgb, spatial, color, 3, centered=True), (0.9, 0.2)),
     ],
 )

@@ -20,7 +20,12 @@ from r2l_jax.training import start, train
 
 @pytest.mark.parametrize(
     ("mode", "algorithms", "side"),
-    [("none", {}, 16), ("static", {"sp_debayer": "malvar2004", "sp_denoising": "median_denoising"}, 32)],
+    [
+        ("none", {}, 16),
+        pytest.param(
+            "static", {"sp_debayer": "malvar2004", "sp_denoising": "median_denoising"}, 32, marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base, mode, algorithms, side):
     config = replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
@@ -35,6 +40,7 @@ def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base
     np.testing.assert_allclose(model(config)["normalizer.std"], jnp.sqrt(images.var((0, 1, 2)) + 1e-5), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
     tracked = {"track_processing": True, "track_processing_gradients": True, "track_save_tensors": True}
     config = replace(base, run_name="tracked static", processing_mode="static", epochs=1, **tracked)

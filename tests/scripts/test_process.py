@@ -38,6 +38,7 @@ def test_renders_files_and_folders_with_a_camera_from_json(folder, write_dng):
     assert names == ["a.png", "a_stages.png", "b.png", "b_stages.png", "manifest.json", "test.png", "test_stages.png"]
 
 
+@pytest.mark.slow
 def test_renders_with_a_static_pipeline(folder):
     raw = np.random.default_rng(0).integers(4096, 65536, (16, 24)).astype(np.uint16)
     tifffile.imwrite(folder / "noise.tiff", raw)

@@ -85,6 +85,7 @@ def test_a_step_compiles_once_and_its_gradients_are_finite():
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 def test_weights_start_as_in_torchvision():
     head = tasks.resnet("resnet18", num_classes=9, rngs=nnx.Rngs(0))
     fan_outs = {head.conv1: 7 * 7 * 64, head.layer4[1].conv2: 3 * 3 * 512, head.layer2[0].downsample[0]: 128}

@@ -96,7 +96,7 @@ def test_upsample():
 
 
 @pytest.mark.parametrize("network", ["unet", "unetplusplus"])
-@pytest.mark.parametrize("depth", [1, 4])
+@pytest.mark.parametrize("depth", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_shapes(network, depth):
     head = abstract(network, "resnet50", classes=2, depth=depth, inputs=4)
     image = jax.ShapeDtypeStruct((2, 2**depth, 3 * 2**depth, 4), jnp.float32)

@@ -110,7 +110,7 @@ def test_gradients_are_finite_where_the_image_is_flat(function):
             assert all(np.isfinite(gradient).all() for gradient in differentiated(function)(rgb, 1.0)[1])
 
 
-@pytest.mark.parametrize("function", [tv_chambolle, tv_bregman])
+@pytest.mark.parametrize("function", [tv_chambolle, pytest.param(tv_bregman, marks=pytest.mark.slow)])
 def test_a_batch_equals_its_images_one_by_one(function):
     rgb = np.stack([IMAGES[name] for name in ("noise", "constant", "noisy step", "out of range")])
     with jax.enable_x64(True):

@@ -99,6 +99,7 @@ def test_every_denoiser_is_compiled():
     assert compiled == set(isp.ALGORITHMS["denoise"]) - {"none"}
 
 
+@pytest.mark.slow
 def test_a_row_compares_medians_with_its_bar():
     row = measure("demosaic_bilinear", 3)
     medians = {name: sorted(times)[1] for name, times in row["samples_ms"].items()}

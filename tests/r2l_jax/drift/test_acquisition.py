@@ -28,6 +28,7 @@ def of(config, dataset, drift, camera=None, seed=0):
     return drifted(config, dataset, drift, camera, seed).samples(np.arange(len(dataset)))
 
 
+@pytest.mark.slow
 def test_a_measured_intensity_is_the_data_set_at_it(config, dataset):
     (drift,) = cases.intensities([0.05])
     raws, targets = of(config, dataset, drift)

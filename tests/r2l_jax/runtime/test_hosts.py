@@ -101,6 +101,7 @@ def test_processes_share_results_and_errors():
         assert lines == PRINTED.splitlines(), stderr
 
 
+@pytest.mark.slow
 def test_programs_leave_jax_alone_until_the_hosts_have_met():
     modules = ("adjustment.adaptation", "forensics.attack", "forensics.forensics", "synthesis.evaluation")
     imports = "\n".join(f"import r2l_jax.drift.{module}" for module in modules)

@@ -329,6 +329,7 @@ server.fetch(pathlib.Path(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_download_continues_with_the_missing_bytes(server, tmp_path):
     part = tmp_path / "large.tiff.part"
     child = subprocess.Popen([sys.executable, "-c", CHILD, __file__, str(tmp_path)], stderr=subprocess.PIPE)

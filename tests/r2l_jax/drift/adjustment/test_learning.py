@@ -85,6 +85,7 @@ def test_a_finished_counterpart_is_not_trained_again(config, result):
     assert (config.output_dir / "learning" / "learning_curves.png").exists()
 
 
+@pytest.mark.slow
 def test_the_frozen_run_can_be_the_one_that_is_given(config, result, tmp_path):
     frozen = replace(config, run=str(config.output_dir / "learning/frozen"), output=str(tmp_path))
     other = learning.run(frozen)

@@ -117,6 +117,7 @@ def untrained(attacked):
     return config, stderr.getvalue()
 
 
+@pytest.mark.slow
 def test_only_the_parameters_named_move_and_stay_valid(untrained):
     config, _ = untrained
     dataset = datasets.load(config.data.dataset, **config.data.source)

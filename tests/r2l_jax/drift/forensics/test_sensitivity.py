@@ -87,7 +87,7 @@ def compiled_once(small_heads):
         yield
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
 def case(request, compiled_once):
     """A task, its frozen model, and what that is sensitive to, in batches of which the last is not full."""
     task = request.param

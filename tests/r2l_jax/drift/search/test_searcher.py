@@ -51,6 +51,7 @@ def test_the_task_loss_moves_in_the_direction(fold, frozen, direction, sign):
     assert after.ssim < 0.999
 
 
+@pytest.mark.slow
 def test_only_the_group_moves(fold, frozen, searcher):
     groups = [("white_balance",), ("gamma_correct", "black_level")]
     for group, found in zip(groups, run(searcher, fold, [Search(group) for group in groups]), strict=True):

@@ -163,6 +163,7 @@ def test_several_runs_are_rows_of_the_matrix(settings, two_folds, one_epoch, cap
     assert (both.output_dir / "parts/one_epoch_fold_0.json").exists()
 
 
+@pytest.mark.slow
 def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
     config = replace(
         base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
