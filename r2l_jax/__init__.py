@@ -1,7 +1,6 @@
 """Experiments with raw data and a differentiable ISP: data sets, training, drift controls and programs."""
 
 import importlib
-import os
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -9,10 +8,6 @@ if TYPE_CHECKING:
     from r2l_jax import data
 
 __all__ = ["data"]
-
-if "JAX_COORDINATOR_ADDRESS" in os.environ:
-    # Set before JAX is loaded: where a host ends, XLA would report it in lines of its own, see `runtime.watch`.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def __getattr__(name: str) -> ModuleType:

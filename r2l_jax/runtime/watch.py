@@ -9,9 +9,11 @@ import atexit
 import contextlib
 import json
 import os
+import pathlib
 import platform
 import socket
 import sys
+import tempfile
 import threading
 import time
 from typing import NoReturn
@@ -46,6 +48,7 @@ class Watch:
         self._peers: dict[int, socket.socket] = {}
         self._hosts: dict[int, str] = {}
         self._left = False
+        self._xla_log = _separate_stderr(program)
         host = coordinator.rsplit(":", 1)[0].strip("[]")
         for process, connection in self._connect(host).items():
             self._peers[process] = connection
@@ -57,6 +60,7 @@ class Watch:
         """Tells the others that this process ends in good order, as it does when Python ends."""
         if not self._left:
             self._left = True
+            self._xla_log.unlink(missing_ok=True)
             for connection in self._peers.values():
                 _send(connection, _LEAVES)
 
@@ -134,7 +138,8 @@ class Watch:
             return
         for connection in self._peers.values():
             _send(connection, {"ended": what})
-        line = f"{self._program}: error: {what}; the same command on all hosts goes on from the last checkpoint\n"
+        line = f"{self._program}: error: {what}; the same command on all hosts goes on from the last checkpoint "
+        line += f"(XLA's own log: {self._xla_log})\n"
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{line}".encode())
         # Other threads wait in XLA, which no exception reaches.
         os._exit(1)
@@ -144,6 +149,20 @@ def _listener(backlog: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
     return socket.create_server(("", 0), backlog=backlog)
+
+
+def _separate_stderr(program: str) -> pathlib.Path:
+    """Sends what C++ writes to stderr to a file, and returns its path.
+
+    XLA reports the end of another process in lines of its own, some of which no setting turns off.
+    """
+    sys.stderr.flush()
+    own = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    sys.stderr = sys.__stderr__ = own
+    log, path = tempfile.mkstemp(prefix=f"{program}_{os.getpid()}_", suffix=".log")
+    os.dup2(log, 2)
+    os.close(log)
+    return pathlib.Path(path)
 
 
 def _send(connection: socket.socket, message: dict) -> None:
