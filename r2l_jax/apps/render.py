@@ -81,7 +81,8 @@ def render_files(
     with writing_to(output):
         is_new = _describe(files, output, camera, file_format, stages, pipeline)
         rendered = len(each_file(lambda file: _render_file(file, output, camera, file_format, stages, pipeline), files))
-        if is_new and not rendered:
+        pictures = (target for file in files for target in _targets(file, output, file_format))
+        if is_new and not any(picture.exists() for picture in pictures):
             # The next call may have other settings, since the folder holds no pictures of these.
             (output / manifests.NAME).unlink()
     return rendered, len(files) - rendered

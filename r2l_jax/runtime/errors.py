@@ -18,6 +18,13 @@ def one_line(error: BaseException | str) -> str:
     return printable(" ".join(str(error).split()))
 
 
+def in_words(error: BaseException) -> str:
+    """Returns the message of an error in one line: file and reason, if the system refused to read or write a file."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return one_line(f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror))
+    return one_line(error)
+
+
 def printable(text: str) -> str:
     """Returns a text with each character that is not printable, such as a line break, as its escape sequence."""
     return "".join(

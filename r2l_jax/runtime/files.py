@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import glob
 import json
 import os
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError, in_words, one_line
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -42,10 +43,12 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         yield part
         part.replace(target)
     except OSError as error:
-        # The error of a full disk names no file at all.
-        if error.errno is None or error.filename not in (None, str(part)):
+        # The error of a full disk names no file at all, and NumPy's not even the reason.
+        is_short = error.errno is None and " requested and " in str(error)
+        number = errno.ENOSPC if is_short else error.errno
+        if number is None or error.filename not in (None, str(part)):
             raise
-        raise OSError(error.errno, error.strerror, str(target)) from error
+        raise OSError(number, os.strerror(number), str(target)) from error
     finally:
         # On a read-only file system this raises as well, and would hide the error above.
         with contextlib.suppress(OSError):
@@ -207,12 +210,12 @@ def each_file(
         for future in tqdm(as_completed(futures), total=len(futures), unit="file"):
             try:
                 results.append(future.result())
-            except InputError as error:
-                tqdm.write(f"error: {one_line(error)}", file=sys.stderr)
             except Exception as error:
-                file = one_line(str(file_of(futures[future])))
-                reason = one_line(error).removeprefix(f"{file}: ") or type(error).__name__
-                tqdm.write(f"error: {file}: {reason}", file=sys.stderr)
+                message = in_words(error)
+                if not isinstance(error, InputError) and getattr(error, "filename", None) is None:
+                    file = one_line(str(file_of(futures[future])))
+                    message = f"{file}: {message.removeprefix(f'{file}: ') or type(error).__name__}"
+                tqdm.write(f"error: {message}", file=sys.stderr)
     finally:
         # After an interruption, files that have not been begun are left out.
         pool.shutdown(cancel_futures=True)

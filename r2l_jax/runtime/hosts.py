@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, in_words
 
 PyTree = Any
 Result = TypeVar("Result")
@@ -99,14 +99,8 @@ def _raise_together(error: Exception | None) -> None:
     """Raises the error of the first process that has one, in all processes."""
     failed = np.asarray(multihost_utils.process_allgather(np.array(error is not None)))
     if failed.any():
-        message = _send(_message(error).encode(), sender=int(failed.argmax()))
+        message = _send((in_words(error) if error else "").encode(), sender=int(failed.argmax()))
         raise SharedError(message.decode()) from error
-
-
-def _message(error: Exception | None) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
 
 
 def _send(content: bytes, sender: int) -> bytes:

@@ -16,7 +16,7 @@ import jax
 import pooch
 
 from r2l_jax.runtime import store
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError, in_words
 from r2l_jax.runtime.hosts import SharedError
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.runtime.watch import LATER, TIMEOUT, Watch
@@ -117,7 +117,7 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str], host_timeou
         # Without a file, only a full disk is for the user to mend; other errors need their traceback.
         if isinstance(error, OSError) and (error.errno is None or error.filename is None) and not _is_full(error):
             raise
-        print(f"{program}: error: {_line(error)}", file=sys.stderr)
+        print(f"{program}: error: {in_words(error)}", file=sys.stderr)
         if watch is not None and not isinstance(error, SharedError):
             watch.give_up(seconds=2)
         return 1
@@ -142,12 +142,6 @@ def _is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def _line(error: InputError | OSError | str) -> str:
-    if isinstance(error, OSError):
-        error = f"{error.filename}: {error.strerror}" if error.filename is not None else str(error.strerror)
-    return one_line(error)
-
-
 @contextlib.contextmanager
 def _failing_threads_end(program: str) -> Iterator[None]:
     """Ends the process in one line if a background thread cannot write, such as TensorBoard's on a full disk.
@@ -161,7 +155,7 @@ def _failing_threads_end(program: str) -> Iterator[None]:
             earlier(failed)
             return
         package = type(failed.thread).__module__.split(".")[0]
-        os.write(2, f"\n{program}: error: {package}: {_line(failed.exc_value)}\n".encode())
+        os.write(2, f"\n{program}: error: {package}: {in_words(failed.exc_value)}\n".encode())
         os._exit(1)
 
     threading.excepthook = end

@@ -2,9 +2,9 @@
 
 import os
 import re
-import resource
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def disk(tmp_path):
 def errors(stderr):
     """The lines of stderr but for progress bars."""
     lines = [line.rsplit("\r", 1)[-1].strip() for line in stderr.split("\n")]
-    return [line for line in lines if line and not re.search(r"it/s|s/|/s|\?, \?", line)]
+    return [line for line in lines if line and not re.search(r"\d%\|.*\|", line)]
 
 
 def fills(make_command, disk, sizes, expected):
@@ -85,7 +85,7 @@ def test_process(tmp_path, disk):
     status, stderr = finish(command(disk(200)))
     assert status == 1
     for line in errors(stderr):
-        assert re.fullmatch(r"error: \[Errno 28\] No space left on device: '.*/pictures/\d(_stages\.png|\.tiff)'", line)
+        assert re.fullmatch(r"error: .*/pictures/\d(_stages\.png|\.tiff): No space left on device", line)
     fills(command, disk, [300, 8000], results(tmp_path / "reference"))
 
 
@@ -146,10 +146,12 @@ def test_a_limit_on_the_size_of_files_is_one_line(tmp_path, limit):
     command = script("train.py", *train_flags(tmp_path, tmp_path / "data"))
     assert finish([*command, "--logdir=" + str(tmp_path / "whole")])[0] == 0
 
-    def limited():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limited, timeout=300)
+    code = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({0}, {0})); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    limited = [sys.executable, "-c", code.format(limit), *command]
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     lines = errors(done.stderr)
     assert lines

@@ -63,3 +63,10 @@ def test_no_cell_is_a_formula_and_all_cells_come_back(tmp_path):
     assert not any(row["text"].startswith(("=", "+", "-", "@", "\t")) for row in written)
     assert {row["number"] for row in written} == {"-1.5"}
     assert {row["as_text"] for row in written} == {"-2.5e-3"}
+
+
+def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
+    """NumPy's `tofile` raises an error without a number, a file or a reason."""
+    with pytest.raises(OSError, match="No space left on device") as raised, replacing(tmp_path / "raw.tiff"):
+        raise OSError("16384 requested and 12184 written")
+    assert raised.value.filename == str(tmp_path / "raw.tiff")
