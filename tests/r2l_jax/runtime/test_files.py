@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from r2l_jax.runtime.errors import InputError, one_line
-from r2l_jax.runtime.files import append_csv, each_file, read_csv, write_csv
+from r2l_jax.runtime.files import append_csv, each_file, read_csv, replacing, write_csv
 
 
 @pytest.mark.parametrize(
