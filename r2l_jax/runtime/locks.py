@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import filelock
 
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import make_output_folder, write_json
+from r2l_jax.runtime.files import clear_parts, make_output_folder, write_json
 from r2l_jax.runtime.hosts import on_first_process
 
 _LOCK = ".lock"
@@ -42,13 +42,15 @@ def writing_to(folder: pathlib.Path) -> Iterator[None]:
 def locked(folder: pathlib.Path) -> Iterator[None]:
     """Does the same as `writing_to` for this process alone.
 
-    The lock belongs to the process and ends with it, however it ends: the lock of a killed program is taken over.
+    The lock belongs to the process and ends with it, however it ends: the lock of a killed program is taken over, and
+    the temporary files that it left are removed.
     """
     make_output_folder(folder)
     lock, holder = filelock.FileLock(folder / _LOCK), folder / _HOLDER
     try:
         lock.acquire(timeout=0)
         since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        clear_parts(folder)
         write_json(holder, {"host": platform.node(), "process": os.getpid(), "since": since})
     except filelock.Timeout:
         raise InputError(f"{folder}: another program writes to this folder{_describe(holder)}") from None

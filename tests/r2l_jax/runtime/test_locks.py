@@ -68,3 +68,13 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
         writing_to(tmp_path / "file" / "run"),
     ):
         pass
+
+
+def test_what_a_killed_program_left_half_written_is_removed(tmp_path):
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+    left, own = tmp_path / f".a.tiff.{ended.pid}.part", tmp_path / f".b.tiff.{os.getpid()}.part"
+    for part in (left, own):
+        part.touch()
+    with writing_to(tmp_path):
+        assert (left.exists(), own.exists()) == (False, True)
