@@ -25,7 +25,7 @@ from r2l_jax.training.steps import TrainState
 PyTree = Any
 Row = Mapping[str, Any]
 
-# What makes an epoch better than others: its `score` and `loss`, each with the sign that makes more better, and its
+# The quality of an epoch: its `score` and `loss`, each with the sign that makes more better, and its
 # number, `epoch`. None for an epoch that was not validated.
 Quality = Callable[[Row], dict[str, Any] | None]
 
@@ -229,7 +229,7 @@ def _unwritable(folder: pathlib.Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     message = str(error)
-    # TensorStore repeats the path several times before it comes to the system's words.
+    # TensorStore repeats the path several times before it quotes the system.
     for known in map(os.strerror, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
         if known in message:
             return known

@@ -32,7 +32,7 @@ class _Source(msgspec.Struct):
 
 
 class _Metrics(msgspec.Struct):
-    """What is read of a metrics.json. It may hold more, and earlier versions lacked what has a default."""
+    """The keys of a metrics.json that are read. It may hold more; earlier versions lacked those with a default."""
 
     complete: bool
     flags: dict[str, Any]

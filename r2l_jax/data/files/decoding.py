@@ -1,4 +1,4 @@
-"""What all readers of files share: errors in one line that name the file, and bounds on what a file may declare."""
+"""Helpers of all readers of files: errors in one line that name the file, and bounds on what a file may declare."""
 
 import contextlib
 import os

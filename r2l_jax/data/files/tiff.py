@@ -14,7 +14,7 @@ from jaxtyping import Float32
 from r2l_jax.data.files.decoding import check_declared, reading
 from r2l_jax.runtime.errors import InputError
 
-# What tifffile logs of a damaged file would come on top of the one line that says what is wrong with it.
+# tifffile also logs damaged files, and one line about each is enough.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 # tifffile writes an image (H, W, 3) without further notice as H pages of W x 3.
