@@ -38,8 +38,8 @@ def test_json_round_trip(camera):
         ({"white_balance": (1, 0, 1)}, r"white_balance must have no gain of 0, got \(1.0, 0.0, 1.0\)"),
         ({"white_balance": "daylight"}, r"white_balance must be numbers of shape \(3,\), got 'daylight'"),
         ({"color_matrix": (1,) * 9}, r"color_matrix must have shape \(3, 3\), got \(9,\)"),
-        ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, got \['R'\]"),
-        ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, got 'XTRANS'"),
+        ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got \['R'\]"),
+        ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got 'XTRANS'"),
     ],
 )
 def test_refuses(change, message, unchecked):
