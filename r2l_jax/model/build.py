@@ -46,7 +46,8 @@ def make_model(
         processor = make_processor(config, dataset.camera)
     if config.attack.adv_noise_layer and isinstance(processor, isp.Pipeline):
         raw, _ = dataset[0]
-        processor = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
+        height, width, _ = jax.eval_shape(processor, raw).shape
+        processor = processor.inserted(additive_layer_stage((height, width)), after=processor.stage_names[-1])
     normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.processing.learns else fixed
     return RawToLogit(processor, normalizer, task.make_head(rngs))
 

@@ -196,8 +196,8 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
                 f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
-    if "pipelines" in config.against:
-        cases.check_pipelines(config.cases(), first)
+        if "pipelines" in config.against:
+            cases.check_pipelines([cases.for_run(case, fold.config) for case in config.cases()], first)
 
 
 # A data set, and the cases that start from its mosaics.
@@ -235,7 +235,7 @@ class _Part:
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
         anew = {}
-        for case in tested:
+        for case in (cases.for_run(each, fold.config) for each in tested):
             if case.group != OWN.group and cases.is_own(case, fold.config):
                 continue
             dataset = fold.dataset if case.iso is None else load_at(fold.config, case.iso, fold.dataset.fingerprint)
