@@ -63,6 +63,8 @@ def _tile(pattern: str) -> Int[np.ndarray, "rows cols"] | None:
     if pattern == MONO:
         return _read_only(np.zeros((1, 1), int))
     rows = [pattern[:2], pattern[2:]] if pattern in BAYER else pattern.split("/")
+    if len(rows) == 1:
+        return None  # Rather a misspelled Bayer pattern than the only row of stripes.
     are_letters = all(re.fullmatch(f"[RGB]{{1,{_LONGEST}}}", row) for row in rows)
     if not are_letters or len(rows) > _LONGEST or len({*map(len, rows)}) != 1 or len({*"".join(rows)}) != 3:
         return None
@@ -104,6 +106,8 @@ def canonical(pattern: str) -> str:
     if pattern == MONO:
         return MONO
     rows = ["".join("RGB"[channel] for channel in row) for row in tile(pattern)]
+    if len(rows) == 1:
+        rows *= 2
     joined = "".join(rows)
     return joined if joined in BAYER and len(rows) == 2 else "/".join(rows)
 

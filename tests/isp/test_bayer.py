@@ -67,8 +67,8 @@ def test_refuses_arrays_that_are_not_mosaics(function, raw, message, unchecked):
 
 @pytest.mark.parametrize("function", [cfa.spread, demosaic.binned, lambda raw, p: cfa.mosaic(RGB, p)])
 def test_refuses_unknown_patterns(function):
-    with pytest.raises(ValueError, match=r"pattern must be one of RGGB, .*, MONO, or rows of .*, got 'RGBX'"):
-        function(RAW, "RGBX")
+    with pytest.raises(ValueError, match=r"pattern must be one of RGGB, .*, MONO, or rows of .*, got 'RGBG'"):
+        function(RAW, "RGBG")
 
 
 def test_refuses_another_number_of_levels(unchecked):
