@@ -34,7 +34,9 @@ def test_one_array_has_one_name(pattern, name):
     assert cfa.canonical(pattern) == name
 
 
-@pytest.mark.parametrize("pattern", ["", "RGBG", "RGB", "RG/GBB", "RG/GX", "RR/GG", "/".join(["RGB"] * 17), "RGB" * 17, None])
+@pytest.mark.parametrize(
+    "pattern", ["", "RGBG", "RGB", "RG/GBB", "RG/GX", "RR/GG", "/".join(["RGB"] * 17), "RGB" * 17, None]
+)
 def test_unknown_patterns(pattern, unchecked):
     with pytest.raises(ValueError, match=r"pattern must be one of RGGB, .*, MONO, or rows of R, G and B joined by '/'"):
         cfa.tile(pattern)

@@ -198,7 +198,10 @@ def test_a_parameter_may_start_at_a_traced_value():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"demosaic": "ahd"}, "demosaic must be one of none, bilinear, malvar2004, menon2007, normalized, binned, got 'ahd'"),
+        (
+            {"demosaic": "ahd"},
+            "demosaic must be one of none, bilinear, malvar2004, menon2007, normalized, binned, got 'ahd'",
+        ),
         ({"denoise": "nlm"}, "denoise must be one of none, gaussian_denoising, .*, bilateral, got 'nlm'"),
         ({"radius": 2.0}, "bilinear, sharpening_filter and gaussian_denoising have no radius"),
         ({"pattern": "BGGR"}, "bilinear, sharpening_filter and gaussian_denoising have no pattern"),

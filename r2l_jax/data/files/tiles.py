@@ -161,6 +161,11 @@ def tile_files(folder: pathlib.Path, name: str) -> Pair:
     return folder / "images" / f"{name}.tiff", folder / "masks" / f"{name}.png"
 
 
+def frame_of(name: str) -> str:
+    """Returns the name of the frame that a tile was cut from."""
+    return name.rsplit("_", 2)[0]
+
+
 def read_tile(folder: pathlib.Path, name: str, side: int) -> Sample:
     """Reads a tile and its mask, both of this side.
 

@@ -1,6 +1,7 @@
 """The user's own raw files: one sub-folder per class, or frames and masks."""
 
 import concurrent.futures
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.cameras import common_camera, find_calibration
 from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
+from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import AT_ONCE
@@ -99,6 +101,7 @@ def _classification(root: pathlib.Path, camera: Calibration, tile_size: int | No
         names=tuple(str(path.relative_to(root)) for path in files),
         labels=labels,
         read=lambda index: (center_crop(middles[index], side, side, cameras[index].pattern), labels[index]),
+        shot=lambda index: read_shot(files[index]),
     )
 
 
@@ -129,6 +132,8 @@ def _segmentation(root: pathlib.Path, camera: Calibration, tile_size: int | None
     on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile, dim.append))
     _warn_of_dim(dim, len(pairs))
     names = tuple(name for name, _ in tiles.read_labels(folder, _CLASSES))
+    frames = {frame.stem: frame for frame, _ in pairs}
+    shot_of_frame = functools.cache(read_shot)
     return RawDataset(
         name="Folder",
         task="segmentation",
@@ -138,6 +143,7 @@ def _segmentation(root: pathlib.Path, camera: Calibration, tile_size: int | None
         labels=np.zeros(len(names), np.int32),
         read=lambda index: tiles.read_tile(folder, names[index], side),
         files=tuple(tiles.tile_files(folder, name) for name in names),
+        shot=lambda index: shot_of_frame(frames[tiles.frame_of(names[index])]),
     )
 
 
