@@ -49,6 +49,9 @@ OWN_PIPELINE = (
     "where it was in training"
 )
 
+OPTIMIZERS = ("adam", "adamw", "sgd")
+SCHEDULES = ("constant", "cosine")
+CLASS_WEIGHTS = ("none", "balanced")
 AUGMENTATIONS = ("none", "weak", "strong")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
@@ -64,6 +67,11 @@ AUX_LOSSES = ("ssim", "l2")
 
 # The settings of adversarial training that have a default only with it.
 _ATTACK_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
+
+# The settings of gradient descent that adversarial training does not have.
+_DESCENT_ALONE = (
+    *("optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "class_weights", "ema", "patience"),
+)
 
 # Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
 # Pipelines are compared by their content, not by the name of their file.
@@ -267,14 +275,54 @@ class ModelSettings(Settings):
 class OptimizationSettings(Settings):
     """Optimization."""
 
-    lr: float = setting("Adam's learning rate", 1e-5, bound=POSITIVE)
+    lr: float = setting("the learning rate", 1e-5, bound=POSITIVE)
     epochs: int = setting("passes over the training samples", 3, bound=POSITIVE)
+    optimizer: str = setting("sgd has a Nesterov momentum of 0.9", "adam", choices=OPTIMIZERS)
+    weight_decay: float = setting(
+        "with --optimizer=adamw or sgd, the decay of the head's kernels", 0.0, bound=NOT_NEGATIVE
+    )
+    schedule: str = setting(
+        "how the learning rate goes on: constant, or cosine, which falls to 0 in the last epoch",
+        "constant",
+        choices=SCHEDULES,
+    )
+    warmup_epochs: float = setting("over so many epochs, the learning rate rises from 0", 0.0, bound=NOT_NEGATIVE)
+    patience: int = setting(
+        "stop when so many validations in a row have not improved the score; 0 trains all epochs",
+        0,
+        bound=NOT_NEGATIVE,
+    )
+    label_smoothing: float = setting(
+        "for classification: this share of each target is spread over all classes, in training",
+        0.0,
+        bound=NOT_NEGATIVE,
+    )
+    class_weights: str = setting(
+        "for classification: balanced weighs the loss of a class against its number of samples, in training",
+        "none",
+        choices=CLASS_WEIGHTS,
+    )
+    ema: float = setting(
+        "use the average of the weights over the updates, with this decay, such as 0.99; 0 uses the last ones",
+        0.0,
+        bound=NOT_NEGATIVE,
+    )
     batch_size: int = setting("samples per update, over all devices", 32, bound=POSITIVE)
     augmentation: str = setting(
         "weak: flips and right-angle turns; strong: noise and smoothing besides", "none", choices=AUGMENTATIONS
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE)
     seed: int = setting("of the splits, the initial weights, the order and the augmentation", 1, bound=NOT_NEGATIVE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.weight_decay and self.optimizer == "adam":
+            raise InputError(f"--weight_decay is for --optimizer=adamw or sgd, got --optimizer={self.optimizer}")
+        if self.warmup_epochs > self.epochs:
+            raise InputError(f"--warmup_epochs={self.warmup_epochs:g} is more than --epochs={self.epochs}")
+        for name in ("label_smoothing", "ema"):
+            if getattr(self, name) >= 1:
+                raise InputError(f"--{name} must be below 1, got {getattr(self, name):g}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -385,6 +433,10 @@ class TrainConfig(Settings):
             raise InputError(
                 f"--adv_training needs --processing_mode=parametrized or a --pipeline, got {processing.processing_mode}"
             )
+        if attack.adv_training:
+            for name in _DESCENT_ALONE:
+                if (value := getattr(self.optimization, name)) != getattr(OptimizationSettings(), name):
+                    raise InputError(f"--{name}={value} is for training; --adv_training has an optimizer of its own")
         if attack.adv_training and processing.freeze_processor:
             raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
         for name in ("track_save_tensors", "track_every_epoch"):
@@ -413,10 +465,12 @@ class TrainConfig(Settings):
     def differences(self, earlier: Mapping[str, Any]) -> list[str]:
         """Lists what keeps this run from continuing an earlier one, as "name was old, is new"."""
         before, now = flat(TrainConfig()) | dict(earlier), flat(self)
+        # A cosine ends at the last epoch: with another one, the earlier epochs would have had other learning rates.
+        free = _FREE_TO_CHANGE if self.optimization.schedule == "constant" else _FREE_TO_CHANGE - {"epochs"}
         return [
             f"{name} was {before[name]!r}, is {now[name]!r}"
             for name in sorted(now)
-            if name not in _FREE_TO_CHANGE and not name.startswith("track_") and before[name] != now[name]
+            if name not in free and not name.startswith("track_") and before[name] != now[name]
         ]
 
 

@@ -11,17 +11,25 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Real
 
 
-def cross_entropy(logits: Float[Array, "batch classes"], targets: Int[Array, " batch"]) -> Float[Array, " batch"]:
+def cross_entropy(
+    logits: Float[Array, "batch classes"], targets: Int[Array, " batch"], smoothing: float = 0.0
+) -> Float[Array, " batch"]:
     """Computes the cross-entropy `-log softmax(logits)[target]` of each sample, in nats.
 
     Args:
         logits: Any real numbers, `(B, classes)`.
         targets: Class indices from 0 to classes - 1, `(B,)`.
+        smoothing: The share of each target that is spread over all classes: C. Szegedy et al., "Rethinking the
+            inception architecture for computer vision", CVPR (2016).
 
     Returns:
         One loss per sample, `(B,)`.
     """
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    of_target = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    if not smoothing:
+        return of_target
+    of_all = -jax.nn.log_softmax(logits).mean(-1)
+    return (1 - smoothing) * of_target + smoothing * of_all
 
 
 def dice(

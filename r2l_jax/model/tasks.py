@@ -13,11 +13,12 @@ import numpy as np
 from flax import nnx
 
 import tasks
-from r2l_jax.config import ModelSettings
+from r2l_jax.config import ModelSettings, OptimizationSettings
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import pictures
 from r2l_jax.model.augment import augment_masks
+from r2l_jax.runtime.errors import InputError
 
 
 class Sums(TypedDict):
@@ -34,10 +35,14 @@ class Classification:
     Attributes:
         classes: names of the confusion matrix's rows and columns.
         network: the ResNet, by its name in `tasks.resnet`.
+        smoothing: the share of each target that the loss spreads over all classes.
+        class_weights: the weight of each class in the loss; None weighs all alike.
     """
 
     classes: tuple[str, ...]
     network: str
+    smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None
 
     name: ClassVar[str] = "classification"
     participle: ClassVar[str] = "classified"
@@ -48,6 +53,20 @@ class Classification:
     head_name: ClassVar[str] = "a ResNet"
     # Height and width of an image must be multiples of it.
     multiple: ClassVar[int] = 1
+
+    def for_training(self, settings: OptimizationSettings, labels: np.ndarray) -> "Classification":
+        """Returns the task with the loss that training lowers, which validation does not have.
+
+        Args:
+            settings: how much targets are smoothed, and whether classes are balanced.
+            labels: the class of each sample. Balanced weights are inversely proportional to the numbers of samples, and
+                1 on average over the samples.
+        """
+        weights = None
+        if settings.class_weights == "balanced":
+            counts = np.bincount(labels, minlength=len(self.classes))
+            weights = tuple((len(labels) / (np.count_nonzero(counts) * np.maximum(counts, 1))).tolist())
+        return dataclasses.replace(self, smoothing=settings.label_smoothing, class_weights=weights)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, normalized images to logits `(B, C)`."""
@@ -60,8 +79,11 @@ class Classification:
     def sums(self, logits: jax.Array, batch: Batch) -> Sums:
         """Computes the sums of a batch."""
         target, weight = batch["target"], batch["weight"]
+        losses = tasks.losses.cross_entropy(logits, target, self.smoothing)
+        if self.class_weights is not None:
+            losses *= jnp.array(self.class_weights)[target]
         return {
-            "loss": (tasks.losses.cross_entropy(logits, target) * weight).sum(),
+            "loss": (losses * weight).sum(),
             "confusion": tasks.metrics.confusion_matrix(logits.argmax(-1), target, len(self.classes), weight),
         }
 
@@ -114,6 +136,17 @@ class Segmentation:
     def classes(self) -> tuple[str, ...]:
         """Names of the confusion matrix's rows and columns."""
         return ("background", *self.objects)
+
+    def for_training(self, settings: OptimizationSettings, labels: np.ndarray) -> "Segmentation":
+        """Returns the task itself.
+
+        Raises:
+            InputError: the settings have something for classes.
+        """
+        for name in ("label_smoothing", "class_weights"):
+            if getattr(settings, name) != getattr(OptimizationSettings(), name):
+                raise InputError(f"--{name} is for classification; the data set is {self.participle}")
+        return self
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, normalized images to logits `(B, H, W, 1)`."""

@@ -114,7 +114,9 @@ class Checkpoints:
         with _unwritable(self._folder):
             self._manager.save(int(state.step), metrics=metrics, args=items)
 
-    def restore_last(self, state: TrainState, epochs: int) -> tuple[TrainState, list[dict]]:
+    def restore_last(
+        self, state: TrainState, epochs: int, is_done: Callable[[list[dict]], bool] = lambda _: False
+    ) -> tuple[TrainState, list[dict]]:
         """Returns the state and history of the last checkpoint, or `state` and no history without a checkpoint.
 
         A finished run may have dropped its optimizer's state; then that of `state` stays.
@@ -122,6 +124,7 @@ class Checkpoints:
         Args:
             state: a state of the same shapes.
             epochs: the epochs that the run is to have.
+            is_done: tells of a history of fewer epochs whether it is the whole of a run.
 
         Raises:
             InputError: the checkpoint cannot be read, the best one is missing, or the optimizer's state is missing and
@@ -142,7 +145,7 @@ class Checkpoints:
         history = restored["history"]
         if best is None and best_of(history, self._quality) is not None:
             raise InputError(f"{self._folder} lacks the checkpoint of the best epoch; start anew with --overwrite")
-        if not whole and len(history) < epochs:
+        if not whole and len(history) < epochs and not is_done(history):
             raise InputError(
                 f"{self._folder} has dropped the optimizer's state after epoch {len(history)}, so that it cannot be "
                 f"continued to epoch {epochs}; start anew with --overwrite, and with --keep_optimizer to keep it"

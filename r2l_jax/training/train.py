@@ -28,8 +28,9 @@ from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import plan, report
-from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer
+from r2l_jax.training.checkpoint import Checkpoints, Quality, best_of, drop_optimizer
 from r2l_jax.training.folds import Fold
+from r2l_jax.training.optimizer import schedule
 from r2l_jax.training.record import Record, other_makers, read_metrics
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
@@ -115,12 +116,15 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
     quality = functools.partial(_quality, steps)
     with Checkpoints(folder, quality, enabled=config.tracking.log_model) as checkpoints:
         state = initial_state(config, dataset, steps, fold, size.batch, init_key, resumes=checkpoints.found)
-        state, history = checkpoints.restore_last(state, epochs)
+        is_done = functools.partial(_out_of_patience, config, quality)
+        state, history = checkpoints.restore_last(state, epochs, is_done)
         trainer = _Trainer(config, dataset, steps, fold, size, step_key, stop, int(state.step))
         tracker = Tracker(fold.folder, len(history), config.tracking.track_save_tensors, enabled=writes)
         with trainer, tracker:
             record.write(history)
             for epoch in range(len(history), epochs):
+                if is_done(history):
+                    break
                 try:
                     state, speed = trainer.train_epoch(state, epoch)
                 except _Stopped as stopped:
@@ -138,10 +142,10 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                     raise Interrupted(_farewell(config, f"stopped after epoch {epoch + 1} of {epochs}"))
 
             if not config.tracking.track_every_epoch:
-                _track_samples(tracker, config, dataset, steps, state, epochs - 1)
+                _track_samples(tracker, config, dataset, steps, state, history[-1]["epoch"])
             final, confusion = _final_metrics(trainer, steps, state, history)
             if (picture := steps.task.confusion_picture(confusion)) is not None:
-                tracker.picture("confusion", picture, epochs - 1)
+                tracker.picture("confusion", picture, history[-1]["epoch"])
             tracker.hyperparameters(flat(config), {name: history[-1][name] for name in steps.summary})
             if config.tracking.save_locally and writes:
                 with replacing(fold.folder / "model.safetensors") as part:
@@ -149,6 +153,15 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
     content = record.write(history, final)
     _leave(config, steps, folder)
     return content
+
+
+def _out_of_patience(config: TrainConfig, quality: Quality, history: list[Numbers]) -> bool:
+    """Tells whether the last validations, as many as --patience, have not improved on the best one before them."""
+    patience, best = config.optimization.patience, best_of(history, quality)
+    if not patience or best is None:
+        return False
+    since = [row for row in history if row["epoch"] > best["epoch"] and quality(row) is not None]
+    return len(since) >= patience and since[-1] is history[-1]
 
 
 def _leave(config: TrainConfig, steps: Steps, folder: pathlib.Path) -> None:
@@ -332,7 +345,8 @@ def _track_epoch(
     """Records an epoch's numbers and the processing's parameters."""
     epoch = row["epoch"]
     tracker.scalars({_tag(name): row[name] for name in steps.summary if name in row}, epoch)
-    tracker.scalars({"learning_rate": config.optimization.lr, "images_per_second": speed}, epoch)
+    rate = float(np.asarray(schedule(config.optimization, epoch_steps)(int(state.step) - 1)))
+    tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
     norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
     # A pipeline's parameters: a network's, in a dict of their own, are too many to look at.
     parameters = {name: value for name, value in _processor(state).items() if not isinstance(value, dict)}

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
@@ -16,6 +17,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.build import make_model
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
+from r2l_jax.training.optimizer import make_optimizer, steps_of_epoch
 
 PyTree = Any
 
@@ -27,11 +29,15 @@ class Blueprint(NamedTuple):
         model: the model, with shapes in place of arrays.
         training: its graph in training: batch norms use the batch's statistics, except in parts that are frozen.
         evaluating: its graph in evaluation: batch norms use their running statistics.
+        labels: the class of each sample of the data set.
+        epoch_steps: the number of updates in an epoch.
     """
 
     model: RawToLogit
     training: nnx.GraphDef
     evaluating: nnx.GraphDef
+    labels: np.ndarray
+    epoch_steps: int
 
 
 def draw_blueprint(config: TrainConfig, dataset: RawDataset, task: Task) -> Blueprint:
@@ -45,7 +51,8 @@ def draw_blueprint(config: TrainConfig, dataset: RawDataset, task: Task) -> Blue
         model.processor.eval()
     if config.model.freeze_classifier:
         model.head.eval()
-    return Blueprint(model, nnx.graphdef(model), evaluating)
+    epoch_steps = steps_of_epoch(config, len(dataset))
+    return Blueprint(model, nnx.graphdef(model), evaluating, dataset.labels, epoch_steps)
 
 
 class Updated(NamedTuple):
@@ -125,12 +132,32 @@ class UpdateRule(abc.ABC):
         return None
 
 
+class Averaging(NamedTuple):
+    """The state of gradient descent with averaged weights.
+
+    Attributes:
+        optimizer: the optimizer's state.
+        latest: the latest model, as a pure dict.
+        updates: the number of updates that the average has.
+    """
+
+    optimizer: PyTree
+    latest: PyTree
+    updates: jax.Array
+
+
 class GradientDescent(UpdateRule):
-    """Trains everything that is not frozen, downhill in the task loss, by Adam."""
+    """Trains everything that is not frozen, downhill in the task loss.
+
+    With averaged weights, the model that is validated, kept and used is the average; the state has the latest model,
+    from which the next update starts.
+    """
 
     def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint):
-        self._task, self._augmentation, self._graph = task, config.optimization.augmentation, blueprint.training
-        self._optimizer = optax.adam(config.optimization.lr)
+        settings = config.optimization
+        self._augmentation, self._graph, self._decay = settings.augmentation, blueprint.training, settings.ema
+        self._task = task.for_training(settings, blueprint.labels)
+        self._optimizer = make_optimizer(settings, blueprint.epoch_steps)
         frozen = {
             "processor": config.processing.freeze_processor or not config.processing.learns,
             "head": config.model.freeze_classifier,
@@ -150,15 +177,36 @@ class GradientDescent(UpdateRule):
             raise ValueError("adversarial training needs the update rule r2l_jax.drift.forensics.attack.Attack")
 
     def begin(self, model: nnx.State) -> PyTree:
-        """Returns Adam's state."""
-        return self._optimizer.init(self._split(model)[0])
+        """Returns the optimizer's state and, for averaged weights, the latest model and the number of updates."""
+        optimizer = self._optimizer.init(self._split(model)[0])
+        if not self._decay:
+            return optimizer
+        # A copy, since a step consumes model and state, and no array can be consumed twice.
+        latest = nnx.to_pure_dict(jax.tree.map(jnp.copy, model))
+        return Averaging(optimizer, latest, jnp.zeros((), jnp.int32))
 
     def zero_sums(self) -> dict[str, Any]:
         """Returns a norm of the gradient for each of the processor's parameters."""
         return {"gradient_norm": {name: jnp.zeros(()) for name in self._processor_parameters}}
 
     def update(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
-        """Takes one step of Adam."""
+        """Takes one step of the optimizer."""
+        if not self._decay:
+            return self._updated(model, state, batch, keys)
+        latest = jax.tree.map(lambda variable: variable, model)
+        nnx.replace_by_pure_dict(latest, state.latest)
+        updated = self._updated(latest, state.optimizer, batch, keys)
+        # Few updates are averaged over all of them, so that the start is soon forgotten.
+        decay = jnp.minimum(self._decay, (1 + state.updates) / (10 + state.updates))
+
+        def averaged(before: jax.Array, now: jax.Array) -> jax.Array:
+            return decay * before + (1 - decay) * now if jnp.issubdtype(now.dtype, jnp.floating) else now
+
+        average = jax.tree.map(averaged, model, updated.model)
+        following = Averaging(updated.state, nnx.to_pure_dict(updated.model), state.updates + 1)
+        return updated._replace(model=average, state=following)
+
+    def _updated(self, model: nnx.State, state: PyTree, batch: Batch, keys: jax.Array) -> Updated:
         parameters, fixed = self._split(model)
 
         def mean_loss(parameters):

@@ -29,13 +29,19 @@ def _shared_steps():
     """Lets runs that differ only in their data and bookkeeping share compiled steps, which take longest to make."""
     made = {}
 
+    def bookkeeping(optimization):
+        """The settings that no compiled step depends on."""
+        names = {"seed", "check_val_every_n_epoch", "patience"}
+        return names | ({"epochs", "batch_size"} if optimization.schedule == "constant" else set())
+
     def shared(config, dataset, rule=GradientDescent):
         raw, _ = dataset[0]
         pipeline, optimization = config.processing.named_pipeline, config.optimization
         key = repr(
             [
                 *map(dataclasses.asdict, (config.processing, config.model, config.attack)),
-                (optimization.lr, optimization.augmentation, pipeline and pipeline.identity),
+                {name: value for name, value in vars(optimization).items() if name not in bookkeeping(optimization)},
+                pipeline and pipeline.identity,
                 (raw.shape, dataset.task, dataset.classes, dataset.camera and dataset.camera.to_json()),
                 (rule, tasks.resnet, tasks.unet),
             ]

@@ -1,0 +1,165 @@
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from small_runs import history, metrics, model
+
+import tasks
+from r2l_jax.config import OptimizationSettings
+from r2l_jax.data import loader
+from r2l_jax.data.sets import datasets
+from r2l_jax.model.tasks import Classification, Segmentation
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import steps, train
+from r2l_jax.training.optimizer import make_optimizer, schedule
+
+STEPS = 10
+
+
+def rates(**settings):
+    rate = schedule(OptimizationSettings(lr=0.5, **settings), STEPS)
+    return [float(rate(step)) for step in range(settings.get("epochs", 3) * STEPS + 1)]
+
+
+def test_a_cosine_falls_to_zero_after_the_warm_up():
+    found = rates(epochs=4, schedule="cosine", warmup_epochs=1.0)
+    np.testing.assert_allclose(found[:11], 0.05 * np.arange(11), atol=1e-7)
+    expected = [0.25 * (1 + math.cos(math.pi * step / 30)) for step in range(31)]
+    np.testing.assert_allclose(found[10:], expected, atol=1e-7)
+
+
+def test_a_constant_rate_may_warm_up():
+    np.testing.assert_allclose(rates(epochs=2, warmup_epochs=0.5)[:7], [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5], atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weight_decay_is_for_the_kernels_of_the_head(name):
+    parameters = {
+        "head": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)},
+        "processor": {"colour_correction": jnp.ones((3, 3))},
+    }
+    nothing = jax.tree.map(jnp.zeros_like, parameters)
+    settings = OptimizationSettings(lr=0.1, optimizer=name, weight_decay=0.5)
+    optimizer = make_optimizer(settings, STEPS)
+    updates, _ = optimizer.update(nothing, optimizer.init(parameters), parameters)
+    # The Nesterov momentum adds 0.9 of the step to itself.
+    expected = -0.05 if name == "adamw" else -0.05 * 1.9
+    np.testing.assert_allclose(updates["head"]["kernel"], expected, rtol=1e-6)
+    assert not updates["head"]["bias"].any()
+    assert not updates["processor"]["colour_correction"].any()
+
+
+def test_adam_keeps_the_state_of_earlier_versions():
+    parameters = {"a": jnp.ones(3)}
+    state = make_optimizer(OptimizationSettings(), STEPS).init(parameters)
+    assert jax.tree.structure(state) == jax.tree.structure(optax.adam(1e-5).init(parameters))
+
+
+def test_smoothed_targets_are_a_mixture_of_their_class_and_all_classes():
+    logits, targets = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]]), jnp.array([0, 2])
+    mixture = 0.8 * jax.nn.one_hot(targets, 3) + 0.2 / 3
+    expected = optax.softmax_cross_entropy(logits, mixture)
+    np.testing.assert_allclose(tasks.losses.cross_entropy(logits, targets, 0.2), expected, rtol=1e-6)
+
+
+def test_balanced_classes_weigh_the_same_together():
+    labels = np.array([0] * 6 + [1] * 3 + [3])
+    task = Classification(("a", "b", "c", "d"), "resnet18").for_training(
+        OptimizationSettings(class_weights="balanced", label_smoothing=0.1), labels
+    )
+    weights = np.array(task.class_weights)
+    np.testing.assert_allclose(weights[labels].mean(), 1)
+    np.testing.assert_allclose(weights[[0, 1, 3]] * [6, 3, 1], 10 / 3)
+    assert task.smoothing == 0.1
+    logits = jnp.array(np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32))
+    batch = {"raw": None, "target": jnp.array(labels), "index": None, "weight": jnp.ones(10)}
+    losses = tasks.losses.cross_entropy(logits, jnp.array(labels), 0.1) * weights[labels]
+    np.testing.assert_allclose(task.sums(logits, batch)["loss"], losses.sum(), rtol=1e-6)
+
+
+def test_masks_have_no_classes_to_balance():
+    with pytest.raises(InputError, match="--class_weights is for classification; the data set is segmented"):
+        Segmentation(("cell",), "resnet18").for_training(
+            OptimizationSettings(class_weights="balanced"), np.zeros(2, int)
+        )
+
+
+def test_averaged_weights_are_those_of_all_updates(base):
+    """The model is the average; the next update starts from the latest one."""
+    config = replace(base, lr=1e-2, ema=0.5)
+    dataset = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
+    batches = list(loader.eval_batches(dataset, np.arange(24), 8))
+    key, average = jax.random.key(0), None
+    plain, averaging = (steps.make_steps(each, dataset) for each in (replace(config, ema=0.0), config))
+    latest, state = (each.begin(each.init(key)) for each in (plain, averaging))
+    for number, batch in enumerate(batches):
+        before = nnx.to_pure_dict(latest.model) if average is None else average
+        before = jax.tree.map(np.asarray, before)
+        latest, _ = plain.train(latest, batch, key)
+        state, _ = averaging.train(state, batch, key)
+        decay = min(0.5, (1 + number) / (10 + number))
+        average = jax.tree.map(
+            lambda was, now: decay * was + (1 - decay) * np.asarray(now),  # noqa: B023
+            before,
+            nnx.to_pure_dict(latest.model),
+        )
+    for expected, found in zip(jax.tree.leaves(average), jax.tree.leaves(nnx.to_pure_dict(state.model)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
+
+
+def test_averaged_weights_go_on_where_they_were_stopped(base):
+    settings = {"ema": 0.9, "optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1.0, "save_locally": True}
+    whole = replace(base, run_name="whole average", epochs=3, **settings)
+    train.run(whole)
+    found = model(whole)
+    parts = replace(base, run_name="parts of an average", epochs=3, **settings)
+
+    class Stops(train._Trainer):
+        def end_epoch(self, state, epoch, speed):
+            if epoch == 1 and not stopped:
+                stopped.append(epoch)
+                raise KeyboardInterrupt
+            return super().end_epoch(state, epoch, speed)
+
+    stopped = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_Trainer", Stops)
+        with pytest.raises(KeyboardInterrupt):
+            train.run(parts)
+    train.run(parts)
+    for name, value in model(parts).items():
+        np.testing.assert_allclose(value, found[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    with pytest.raises(InputError, match="epochs was 3, is 4"):
+        train.run(replace(parts, epochs=4))
+
+
+def test_training_stops_when_it_no_longer_improves(base):
+    config = replace(base, run_name="patient", lr=1e-12, epochs=9, patience=2)
+    train.run(config)
+    content, epochs = metrics(config), len(history(config))
+    assert content["complete"]
+    assert content["best_epoch"] + 1 + 2 == epochs < 9
+    again = train.run(dataclasses.replace(config))
+    assert again["val_loss"]["mean"] == content["val_loss"]
+    assert len(history(config)) == epochs
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weight_decay": 0.1}, "--weight_decay is for --optimizer=adamw or sgd, got --optimizer=adam"),
+        ({"warmup_epochs": 9.0, "epochs": 2}, "--warmup_epochs=9 is more than --epochs=2"),
+        ({"ema": 1.0}, "--ema must be below 1, got 1"),
+        ({"label_smoothing": 1.5}, "--label_smoothing must be below 1, got 1.5"),
+        ({"adv_training": True, "schedule": "cosine"}, "--schedule=cosine is for training; --adv_training has an"),
+    ],
+)
+def test_settings_that_contradict_each_other(base, settings, message):
+    with pytest.raises(InputError, match=message):
+        replace(base, **settings)
