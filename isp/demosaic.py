@@ -365,7 +365,7 @@ def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
         dropped at the bottom and at the right.
 
     Raises:
-        ValueError: If `raw` is not a mosaic, or the pattern is unknown.
+        ValueError: If `raw` is not a mosaic or is smaller than a block, or the pattern is unknown.
 
     Example:
         >>> import isp
@@ -376,6 +376,8 @@ def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
     cfa.check_mosaic(raw)
     tile, side = cfa.tile(pattern), bin_side(pattern)
     height, width = (length // side * side for length in raw.shape[-2:])
+    if not height or not width:
+        raise ValueError(f"raw must have at least {side}x{side} sites for the pattern {pattern}, got {raw.shape}")
     raw = raw[..., :height, :width]
     if tile.size == 1 or _block(tile) > 1:
         coarse = _block_means(raw[..., None], side)

@@ -30,8 +30,10 @@ class NeuralProcessor(nnx.Module):
 
     stage_names = ("demosaic", "rgb")
 
-    # The height and width of a mosaic must be multiples of this number: the network halves the half size three times.
-    MULTIPLE = 16
+    @staticmethod
+    def multiple(pattern: str) -> int:
+        """Returns what height and width of a mosaic must be multiples of: the network halves the half size thrice."""
+        return 8 * isp.demosaic.bin_side(pattern)
 
     def __init__(self, pattern: str, normalizer: Standardize, rngs: nnx.Rngs):
         self.pattern = pattern

@@ -84,8 +84,8 @@ def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
         if other.name != task.name and getattr(config.model, flag) != getattr(ModelSettings(), flag):
             raise InputError(f"--{flag} is for {other.name}; --dataset={dataset.name} is {task.participle}")
     multiples = {}
-    if processing.processing_mode == "neural_network":
-        multiples["--processing_mode=neural_network"] = NeuralProcessor.MULTIPLE
+    if processing.processing_mode == "neural_network" and dataset.camera is not None:
+        multiples["--processing_mode=neural_network"] = NeuralProcessor.multiple(dataset.camera.pattern)
     if task.multiple > 1:
         side = 1
         if dataset.camera is not None and processing.images_are_half_size:

@@ -1,0 +1,123 @@
+"""The pipelines of the study on sensors other than Bayer, and on mosaics of odd contents."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import isp
+
+QUAD = "RRGG/RRGG/GGBB/GGBB"
+XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+MATRIX = ((1.5, -0.3, -0.2), (-0.2, 1.7, -0.5), (0.0, -0.3, 1.3))
+RAW = np.random.default_rng(0).uniform(0.1, 0.9, (2, 12, 24)).astype(np.float32)
+
+
+def camera(pattern):
+    if pattern == "MONO":
+        return isp.Camera([0.0625], pattern="MONO")
+    levels = [0.0625, 0.07, 0.065, 0.0625][: isp.cfa.black_level_shape(pattern)[0]]
+    return isp.Camera(levels, (2.0, 1.0, 1.5), MATRIX, pattern)
+
+
+def pipelines(pattern):
+    own = camera(pattern)
+    return {
+        "parametrized": isp.parametrized(own),
+        "half_size": isp.parametrized(own, half_size=True),
+        "static": isp.static(own, "normalized"),
+        "binned": isp.static(own, "binned", "none", "median_denoising"),
+    }
+
+
+@pytest.mark.parametrize("pattern", [QUAD, XTRANS, "MONO"])
+def test_a_gray_scene_is_rendered_gray_at_its_brightness(pattern):
+    """By the inverse of the pipelines, whose filters change nothing where there is nothing to filter."""
+    scene = np.full((24, 36, 3), 0.5, np.float32)
+    raw = isp.unprocess(scene, camera(pattern))
+    for name, pipeline in pipelines(pattern).items():
+        inside = np.asarray(pipeline(raw))[3:-3, 3:-3]
+        np.testing.assert_allclose(inside, np.full(inside.shape, 0.5), atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("pattern", [QUAD, XTRANS, "MONO"])
+def test_every_parameter_has_a_gradient_that_agrees_with_central_differences(pattern):
+    target = np.random.default_rng(1).random((2, 12, 24, 3), np.float32)
+    for name in ("parametrized", "half_size"):
+        pipeline = pipelines(pattern)[name]
+        shape = pipeline(RAW).shape
+        weights = target[:, : shape[1], : shape[2]]
+
+        # Far from the limits of the clip, where there is no derivative.
+        raw = 0.3 + 0.05 * RAW
+
+        def loss(values, pipeline=pipeline, weights=weights, raw=raw):
+            return (pipeline.with_values(values)(raw) * weights).sum()
+
+        values = pipeline.parameters()
+        gradients = jax.grad(loss)(values)
+        assert gradients.keys() == values.keys()
+        for parameter, gradient in gradients.items():
+            direction = np.random.default_rng(2).standard_normal(gradient.shape).astype(np.float32)
+            step = 1e-3 * jnp.asarray(direction)
+            ends = [loss({parameter: values[parameter] + sign * step}) for sign in (1, -1)]
+            expected = (ends[0] - ends[1]) / 2e-3
+            np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-2, atol=5e-2, err_msg=parameter)
+
+
+def test_colors_have_no_stage_where_there_are_no_filters():
+    assert isp.parametrized(camera("MONO")).stage_names == (
+        *("demosaic", "sharpening", "gaussian", "clipped", "gamma_correct"),
+    )
+    assert "white_balance" not in isp.static(camera("MONO"), "normalized").parameters()
+    image = isp.parametrized(camera("MONO"))(RAW)
+    np.testing.assert_allclose(image[..., 0], image[..., 2], atol=1e-6)
+
+
+def test_the_weights_of_the_interpolation_are_one_kernel_a_color():
+    pipeline = isp.parametrized(camera(XTRANS))
+    assert pipeline.debayer[...].shape == (3, 5, 5)
+    assert not pipeline.facts["debayer"].tuned
+    assert pipeline.facts["black_level"].element_names("black_level", (3,)) == [
+        f"black_level.{color}" for color in ("red", "green", "blue")
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["GRBG", QUAD, XTRANS, "MONO"])
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+@pytest.mark.parametrize("size", [(2, 2), (12, 16)])
+def test_odd_contents_give_finite_images_and_gradients(pattern, value, size):
+    raw = np.full(size, value, np.float32)
+    for name, pipeline in pipelines(pattern).items():
+        if pattern == XTRANS and size == (2, 2) and name in ("half_size", "binned"):
+            with pytest.raises(
+                ValueError, match=r"raw must have at least 3x3 sites for the pattern .*, got \(.*2, 2\)"
+            ):
+                pipeline(raw)
+            continue
+        graphdef, parameters = nnx.split(pipeline)
+        image, gradients = jax.value_and_grad(lambda p, g=graphdef: nnx.merge(g, p)(raw).sum())(parameters)
+        assert np.isfinite(image), name
+        for gradient in jax.tree.leaves(gradients):
+            assert np.isfinite(gradient).all(), name
+
+
+def test_a_second_mosaic_does_not_compile_again():
+    pipeline = isp.parametrized(camera(QUAD))
+    pipeline(RAW)
+    with jax.log_compiles(False):
+        before = isp.pipeline._run._cache_size()
+        pipeline(RAW + 0.01)
+        dataclasses.replace(camera(QUAD))
+        isp.parametrized(camera(QUAD)).with_values({"gamma_correct": 1.8})(RAW)
+        assert isp.pipeline._run._cache_size() == before
+
+
+@pytest.mark.parametrize("pattern", [QUAD, XTRANS, "MONO"])
+def test_the_sensor_exposes_every_array(pattern):
+    own, light = camera(pattern), np.full((1200, 600, 3), 0.4, np.float32)
+    raw = np.asarray(isp.sensor.expose(light, jax.random.key(0), camera=own))
+    np.testing.assert_allclose(isp.sensor.site_light(raw, own).mean(), 0.4, rtol=1e-3)
