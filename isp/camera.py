@@ -31,10 +31,14 @@ class Camera:
         pattern: The colors of the 2x2 tile in the order of `black_level`: "RGGB", "BGGR", "GRBG" or "GBRG".
         white_level: The digital number of a saturated site in files, by which their readers divide, such as 1023. None
             leaves it to the file and, where that does not say, to the range of its samples.
+        full_well: The number of electrons at which a site reads as 1. None is unknown; `isp.sensor` then takes 15000.
+        read_noise: The standard deviation of the read-out noise in electrons. None is unknown; `isp.sensor` takes 4.
+        bits: The bits of the analog-to-digital converter, 1 to 16. None is unknown; `isp.sensor` takes 12.
 
     Raises:
         ValueError: If a value has the wrong shape or is not finite, if a black level is not below the white level of 1,
-            if a gain is 0, if the pattern is unknown, or if the white level is not greater than 0.
+            if a gain is 0, if the pattern is unknown, if the white level or the full well is not greater than 0, if the
+            read noise is negative, or if the bits are out of range.
 
     Example:
         >>> import isp
@@ -51,6 +55,9 @@ class Camera:
     color_matrix: Values
     pattern: str = "RGGB"
     white_level: float | int | None = None
+    full_well: float | int | None = None
+    read_noise: float | int | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         check_pattern(self.pattern)
@@ -65,11 +72,19 @@ class Camera:
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
         if self.white_level is not None:
             object.__setattr__(self, "white_level", _checked_white_level(self.white_level))
+        if self.full_well is not None:
+            object.__setattr__(self, "full_well", _checked_positive("full_well", self.full_well))
+        if self.read_noise is not None:
+            object.__setattr__(self, "read_noise", _checked_number("read_noise", self.read_noise))
+            if self.read_noise < 0:
+                raise ValueError(f"read_noise must not be negative, got {self.read_noise:g}")
+        if self.bits is not None:
+            object.__setattr__(self, "bits", _checked_bits(self.bits))
 
     def to_json(self) -> str:
         """Writes the camera as a JSON object, which `from_json` reads.
 
-        The object has the fields of the class; `white_level` is left out if it is None. If it is there, the black
+        The object has the fields of the class, without those that are None. If there is a `white_level`, the black
         levels are digital numbers like it.
 
         Returns:
@@ -81,17 +96,15 @@ class Camera:
             >>> isp.Camera.from_json(camera.to_json()) == camera
             True
         """
-        fields = dataclasses.asdict(self)
-        if self.white_level is None:
-            del fields["white_level"]
-        else:
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if self.white_level is not None:
             # Twelve digits hide the rounding of the division, so that 64 is written as 64.
             fields["black_level"] = [float(f"{level * self.white_level:.12g}") for level in self.black_level]
         return json.dumps(fields, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Camera":
-        """Reads a camera from the JSON object that `to_json` writes; `pattern` and `white_level` may be missing.
+        """Reads a camera from the JSON object that `to_json` writes; fields with a default may be missing.
 
         Args:
             text: The JSON text. With a `white_level`, its black levels are digital numbers, which are divided by it.
@@ -100,7 +113,7 @@ class Camera:
             The camera.
 
         Raises:
-            ValueError: If the text is not a JSON object with exactly these fields, or if the class refuses a value.
+            ValueError: If the text is not a JSON object with these fields, or if the class refuses a value.
 
         Example:
             >>> import isp
@@ -117,10 +130,11 @@ class Camera:
             raise ValueError("a camera must be a JSON object, got one that is nested too deeply") from None
         if not isinstance(fields, dict):
             raise ValueError(f"a camera must be a JSON object, got {type(fields).__name__}")
-        known = {field.name for field in dataclasses.fields(cls)}
+        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
+        known, required = set(defaults), {name for name, value in defaults.items() if value is dataclasses.MISSING}
         if unknown := sorted(set(fields) - known):
             raise ValueError(f"a camera has the fields {sorted(known)}, got also {unknown}")
-        if missing := sorted(known - {"pattern", "white_level"} - set(fields)):
+        if missing := sorted(required - set(fields)):
             raise ValueError(f"the camera lacks {missing}")
         if fields.get("white_level") is not None:
             white = _checked_white_level(fields["white_level"])
@@ -133,12 +147,29 @@ class Camera:
 
 def _checked_white_level(given: object) -> float:
     """Returns the white level as a float; raises a ValueError unless it is a finite number greater than 0."""
+    return _checked_positive("white_level", given)
+
+
+def _checked_positive(name: str, given: object) -> float:
+    """Returns the value as a float; raises a ValueError unless it is a finite number greater than 0."""
+    value = _checked_number(name, given)
+    if value <= 0:
+        raise ValueError(f"{name} must be greater than 0, got {value:g}")
+    return value
+
+
+def _checked_number(name: str, given: object) -> float:
+    """Returns the value as a float; raises a ValueError unless it is a finite number."""
     if not isinstance(given, numbers.Real) or isinstance(given, bool):
-        raise ValueError(f"white_level must be a number, got {given!r:.100}")
-    white = _checked("white_level", [given], (1,)).item()
-    if white <= 0:
-        raise ValueError(f"white_level must be greater than 0, got {white:g}")
-    return white
+        raise ValueError(f"{name} must be a number, got {given!r:.100}")
+    return _checked(name, [given], (1,)).item()
+
+
+def _checked_bits(given: object) -> int:
+    """Returns the bits as an int; raises a ValueError unless they are a whole number from 1 to 16."""
+    if not isinstance(given, numbers.Integral) or isinstance(given, bool) or not 1 <= given <= 16:
+        raise ValueError(f"bits must be a whole number from 1 to 16, got {given!r:.100}")
+    return int(given)
 
 
 def _checked(name: str, given: ArrayLike | Sequence, shape: tuple[int, ...]) -> np.ndarray:

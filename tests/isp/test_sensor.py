@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 
@@ -142,6 +143,21 @@ def test_the_light_of_a_mosaic_exposes_to_the_mosaic(exposure):
     # The noise of a saturated site is clipped on one side, which moves its mean.
     atol = np.array([1e-4, 1e-3, 1e-3, 1e-3 if exposure < 1 else 1e-2])
     assert (abs(bayer.space_to_depth(again).mean((0, 1)) - expected) < atol).all()
+
+
+def test_noise_is_the_cameras_unless_an_argument_says_otherwise():
+    expose = functools.partial(sensor.expose, key=KEY)
+    noisy = dataclasses.replace(CAMERA, full_well=500.0, read_noise=2.0, bits=10)
+    by_camera = expose(gray(0.5, 16), camera=noisy)
+    by_arguments = expose(gray(0.5, 16), camera=CAMERA, full_well=500.0, read_noise=2.0, bits=10)
+    np.testing.assert_array_equal(by_camera, by_arguments)
+    one_argument = expose(gray(0.5, 16), camera=noisy, bits=12)
+    np.testing.assert_array_equal(
+        one_argument, expose(gray(0.5, 16), camera=CAMERA, full_well=500.0, read_noise=2.0, bits=12)
+    )
+    ordinary = expose(gray(0.5, 16), camera=CAMERA, full_well=15000.0, read_noise=4.0, bits=12)
+    np.testing.assert_array_equal(expose(gray(0.5, 16), camera=CAMERA), ordinary)
+    assert (np.asarray(by_camera) != np.asarray(ordinary)).any()
 
 
 def test_expose_equals_expose_sites_of_the_mosaic():
