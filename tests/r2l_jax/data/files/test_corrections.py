@@ -81,28 +81,31 @@ def test_defects_take_the_value_of_their_color_anywhere_in_the_frame(monkeypatch
 
 
 def test_a_single_defect_is_the_median_of_its_nearest_neighbors():
-    mosaic = random((8, 8))
-    red = [mosaic[row, col] for row in (0, 2, 4) for col in (0, 2, 4) if (row, col) != (2, 2)]
-    green = [mosaic[4, 5], mosaic[4, 3], mosaic[6, 5], mosaic[6, 3]]
+    mosaic, black = random((8, 8)), black_levels(CAMERA, 8, 8)
+    light = mosaic - black
+    red = [light[row, col] for row in (0, 2, 4) for col in (0, 2, 4) if (row, col) != (2, 2)]
+    # The nearest greens are in other rows, whose black level differs.
+    green = [light[4, 5], light[4, 3], light[6, 5], light[6, 3]]
     corrected = Corrections(defects=at((2, 2), (5, 4))).apply(mosaic, CAMERA)
-    assert corrected[2, 2] == pytest.approx(np.median(red), abs=1e-7)
-    assert corrected[5, 4] == pytest.approx(np.median(green), abs=1e-7)
+    assert corrected[2, 2] == pytest.approx(np.median(red) + black[2, 2], abs=1e-7)
+    assert corrected[5, 4] == pytest.approx(np.median(green) + black[5, 4], abs=1e-7)
     corrected[2, 2], corrected[5, 4] = mosaic[2, 2], mosaic[5, 4]
     np.testing.assert_allclose(corrected, mosaic, atol=1e-7)
 
 
 def test_a_ramp_is_continued_through_a_defect():
     rows, cols = np.mgrid[:9, :9].astype(np.float32)
-    ramp = 0.1 + 0.03 * rows + 0.05 * cols
+    ramp = black_levels(CAMERA, 9, 9) + 0.03 * rows + 0.05 * cols
     corrected = Corrections(defects=at((4, 4))).apply(np.where((rows == 4) & (cols == 4), 0, ramp), CAMERA)
     np.testing.assert_allclose(corrected, ramp, atol=1e-6)
 
 
 def test_a_cluster_is_filled_from_its_rim():
-    mosaic = np.full((40, 40), 0.5, np.float32)
+    lit = black_levels(CAMERA, 40, 40) + np.float32(0.5)
+    mosaic = lit.copy()
     mosaic[5:30, 8:33] = 1.0
     defects = np.argwhere(mosaic == 1)
-    np.testing.assert_array_equal(Corrections(defects=defects).apply(mosaic, CAMERA), 0.5)
+    np.testing.assert_allclose(Corrections(defects=defects).apply(mosaic, CAMERA), lit, atol=1e-6)
 
 
 def test_a_color_without_good_sites_stays():
