@@ -167,7 +167,7 @@ def _checked_number(name: str, given: object) -> float:
 
 def _checked_bits(given: object) -> int:
     """Returns the bits as an int; raises a ValueError unless they are a whole number from 1 to 16."""
-    if not isinstance(given, numbers.Integral) or isinstance(given, bool) or not 1 <= given <= 16:
+    if not isinstance(given, numbers.Integral) or isinstance(given, bool) or int(given) not in range(1, 17):
         raise ValueError(f"bits must be a whole number from 1 to 16, got {given!r:.100}")
     return int(given)
 

@@ -109,14 +109,12 @@ def expose_sites(
         array([[0.063, 0.063, 0.063, 0.063],
                [0.063, 0.063, 0.063, 0.063]], dtype=float32)
     """
-    full_well, read_noise, bits = (
-        next(value for value in values if value is not None)
-        for values in (
-            (full_well, camera.full_well, FULL_WELL),
-            (read_noise, camera.read_noise, READ_NOISE),
-            (bits, camera.bits, BITS),
-        )
-    )
+    if full_well is None:
+        full_well = FULL_WELL if camera.full_well is None else camera.full_well
+    if read_noise is None:
+        read_noise = READ_NOISE if camera.read_noise is None else camera.read_noise
+    if bits is None:
+        bits = BITS if camera.bits is None else camera.bits
     if not 1 <= bits <= 16:
         raise ValueError(f"bits must be between 1 and 16, got {bits}")
     check_mosaic(light)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt, UInt16
 from PIL import Image
 
 import isp
-from isp.sensor import expose_sites, site_light
+from isp.sensor import BITS, FULL_WELL, READ_NOISE, expose_sites, site_light
 from isp.unprocessing import check_invertible
 from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
@@ -110,7 +110,14 @@ def unprocess_folder(
     noise = {"full_well": full_well, "read_noise": read_noise, "bits": bits}
     camera = dataclasses.replace(camera, **{name: value for name, value in noise.items() if value is not None})
     jobs = _find_jobs(source, target)
-    expose = functools.partial(_expose, camera=camera, exposure=exposure)
+    expose = functools.partial(
+        _expose,
+        camera=camera,
+        exposure=exposure,
+        full_well=FULL_WELL if camera.full_well is None else camera.full_well,
+        read_noise=READ_NOISE if camera.read_noise is None else camera.read_noise,
+        bits=BITS if camera.bits is None else camera.bits,
+    )
 
     def run(job: _Job) -> np.ndarray:
         name = os.fsencode(job.picture.relative_to(source).as_posix())
@@ -220,15 +227,18 @@ def _photograph(
     return np.concatenate(raws, 1).reshape(2, rows // 2, cols).swapaxes(0, 1).reshape(rows, cols), outside
 
 
-@functools.partial(jax.jit, static_argnames="camera")
+@functools.partial(jax.jit, static_argnames=("camera", "bits"))
 def _expose(
     samples: UInt[Array | np.ndarray, "rows cols 3"],
     key: PRNGKeyArray,
     camera: isp.Camera,
     exposure: Float[Array, ""] | float,
+    full_well: Float[Array, ""] | float,
+    read_noise: Float[Array, ""] | float,
+    bits: int,
 ) -> tuple[UInt16[Array, "rows cols"], Int[Array, "2"]]:
     """Computes the mosaic of a block of a picture, and counts the sites that are too bright and too dark."""
     rgb = samples / np.float32(np.iinfo(samples.dtype).max)
     light = exposure * site_light(isp.unprocess(rgb, camera), camera)
-    raw = expose_sites(light, key, camera=camera)
+    raw = expose_sites(light, key, camera=camera, full_well=full_well, read_noise=read_noise, bits=bits)
     return jnp.round(raw * 65535).astype(jnp.uint16), jnp.stack([(light > 1).sum(), (light < 0).sum()])
