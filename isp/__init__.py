@@ -1,8 +1,8 @@
 """Differentiable, compiled image signal processing: from raw sensor data to RGB.
 
 `parametrized` and `static` build the pipelines of the study, and `Pipeline` and `Stage` build others. Each stage is a
-plain function of arrays that also works alone; the modules `bayer`, `color`, `demosaic`, `denoise`, `sensor`, `sharpen`
-and `tone` hold these functions.
+plain function of arrays that also works alone; the modules `bayer`, `cfa`, `color`, `demosaic`, `denoise`, `sensor`,
+`sharpen` and `tone` hold these functions.
 
 A mosaic is an array `(..., H, W)` with one color per site, and an image is `(..., H, W, 3)`, with any number of leading
 batch axes. Both are floating point with white at 1. Functions do not clip unless they say so, and `jax.jit`, `jax.grad`
@@ -17,7 +17,7 @@ Example:
     (4, 6, 3)
 """
 
-from isp import bayer, color, demosaic, denoise, sensor, sharpen, tone
+from isp import bayer, cfa, color, demosaic, denoise, sensor, sharpen, tone
 from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
 from isp.parameter import Parameter
@@ -34,6 +34,7 @@ __all__ = [
     "Pipeline",
     "Stage",
     "bayer",
+    "cfa",
     "color",
     "demosaic",
     "denoise",

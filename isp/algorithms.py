@@ -13,12 +13,14 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp import bayer, demosaic, denoise, sharpen
+from isp import cfa, demosaic, denoise, sharpen
 from isp._engine import checks
 from isp.parameter import Parameter
 
 # A setting as a user gives it, before it is checked.
 Setting = ArrayLike | str | None
+
+COLORS = ("red", "green", "blue")
 
 # The function of a stage, its parameters and its options.
 Parts = tuple[Callable[..., Array], dict[str, Parameter], dict[str, Hashable]]
@@ -63,19 +65,38 @@ def unchanged(rgb: Array) -> Array:
     return rgb
 
 
+def _check_bayer(name: str, pattern: str) -> None:
+    """Raises a ValueError unless the pattern is one that a Bayer algorithm can take."""
+    if not cfa.is_bayer(pattern):
+        raise ValueError(f"{name} is for the Bayer patterns, got the pattern {pattern}: use normalized or binned")
+
+
+def _normalized(pattern: str) -> Parts:
+    # As with the weights of `isp.parametrized`, a few images cannot determine so many.
+    weights = Parameter(demosaic.normalized_kernel(pattern), width=1, unit="weight", labels=COLORS, tuned=False)
+    return demosaic.normalized, {"interpolation": weights}, {"pattern": pattern}
+
+
+def _binned(pattern: str) -> Parts:
+    return demosaic.binned, {}, {"pattern": pattern}
+
+
 def _without_interpolation(pattern: str) -> Parts:
-    return bayer.spread, {}, {"pattern": pattern}
+    return cfa.spread, {}, {"pattern": pattern}
 
 
 def _bilinear(pattern: str) -> Parts:
+    _check_bayer("bilinear", pattern)
     return demosaic.bilinear, {}, {"pattern": pattern}
 
 
 def _malvar2004(pattern: str) -> Parts:
+    _check_bayer("malvar2004", pattern)
     return demosaic.malvar2004, {}, {"pattern": pattern}
 
 
 def _menon2007(pattern: str, refine: Setting = True) -> Parts:
+    _check_bayer("menon2007", pattern)
     return demosaic.menon2007, {}, {"pattern": pattern, "refine": _flag("refine", refine)}
 
 
@@ -185,6 +206,8 @@ ALGORITHMS: dict[str, dict[str, Callable[..., Parts]]] = {
         "bilinear": _bilinear,
         "malvar2004": _malvar2004,
         "menon2007": _menon2007,
+        "normalized": _normalized,
+        "binned": _binned,
     },
     "sharpen": {
         "none": _none,

@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jax.typing import ArrayLike
 
-from isp.bayer import check_pattern
+from isp import cfa
+from isp.parameter import CAMERA_FIELDS
 
 Values = Sequence | np.ndarray | jax.Array
 
@@ -23,12 +24,15 @@ class Camera:
     In JSON, levels may be digital numbers instead, with the `white_level` beside them.
 
     Attributes:
-        black_level: The value of a dark site, below 1, one for each site of the 2x2 tile in the order (0, 0), (0, 1),
-            (1, 0), (1, 1). For RGGB these are R, G1, G2, B.
-        white_balance: The gains of R, G and B. A gain of 0 is refused, because it would lose the channel.
+        black_level: The value of a dark site, below 1. For a Bayer pattern, one for each site of the 2x2 tile in the
+            order (0, 0), (0, 1), (1, 0), (1, 1); for RGGB these are R, G1, G2, B. For other color filter arrays, those
+            of R, G and B; for a sensor without color filters, a single one.
+        white_balance: The gains of R, G and B. A gain of 0 is refused, because it would lose the channel. A sensor
+            without color filters needs none.
         color_matrix: The matrix from white-balanced camera RGB to linear sRGB:
-            out_k = sum_c color_matrix[k][c] * rgb_c.
-        pattern: The colors of the 2x2 tile in the order of `black_level`: "RGGB", "BGGR", "GRBG" or "GBRG".
+            out_k = sum_c color_matrix[k][c] * rgb_c. A sensor without color filters needs none.
+        pattern: The color filter array, see `isp.cfa`: a Bayer pattern such as "RGGB", rows of colors such as
+            "RRGG/RRGG/GGBB/GGBB", or "MONO". It is kept in the spelling of `isp.cfa.canonical`.
         white_level: The digital number of a saturated site in files, by which their readers divide, such as 1023. None
             leaves it to the file and, where that does not say, to the range of its samples.
         full_well: The number of electrons at which a site reads as 1. None is unknown; `isp.sensor` then takes 15000.
@@ -51,8 +55,8 @@ class Camera:
     """
 
     black_level: Values
-    white_balance: Values
-    color_matrix: Values
+    white_balance: Values | None = None
+    color_matrix: Values | None = None
     pattern: str = "RGGB"
     white_level: float | int | None = None
     full_well: float | int | None = None
@@ -60,26 +64,20 @@ class Camera:
     bits: int | None = None
 
     def __post_init__(self) -> None:
-        check_pattern(self.pattern)
-        for name, shape in (("black_level", (4,)), ("white_balance", (3,)), ("color_matrix", (3, 3))):
-            values = _checked(name, getattr(self, name), shape)
-            # Nested tuples of plain floats can be hashed and printed.
-            as_tuple = tuple(map(tuple, values.tolist())) if len(shape) == 2 else tuple(values.tolist())
-            object.__setattr__(self, name, as_tuple)
+        object.__setattr__(self, "pattern", cfa.canonical(self.pattern))
+        levels = cfa.black_level_shape(self.pattern)
+        for name, shape in (("black_level", levels), ("white_balance", (3,)), ("color_matrix", (3, 3))):
+            given = getattr(self, name)
+            if given is None and self.pattern == cfa.MONO:
+                given = np.ones(3) if name == "white_balance" else np.eye(3)
+            object.__setattr__(self, name, _as_tuples(_checked(name, given, shape)))
         if max(self.black_level) >= 1:
             raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
-        if 0 in self.white_balance:
+        if 0 in np.asarray(self.white_balance):
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
-        if self.white_level is not None:
-            object.__setattr__(self, "white_level", _checked_white_level(self.white_level))
-        if self.full_well is not None:
-            object.__setattr__(self, "full_well", _checked_positive("full_well", self.full_well))
-        if self.read_noise is not None:
-            object.__setattr__(self, "read_noise", _checked_number("read_noise", self.read_noise))
-            if self.read_noise < 0:
-                raise ValueError(f"read_noise must not be negative, got {self.read_noise:g}")
-        if self.bits is not None:
-            object.__setattr__(self, "bits", _checked_bits(self.bits))
+        for name, check in _CHECKS.items():
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check(name, given))
 
     def to_json(self) -> str:
         """Writes the camera as a JSON object, which `from_json` reads.
@@ -130,56 +128,106 @@ class Camera:
             raise ValueError("a camera must be a JSON object, got one that is nested too deeply") from None
         if not isinstance(fields, dict):
             raise ValueError(f"a camera must be a JSON object, got {type(fields).__name__}")
-        defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-        known, required = set(defaults), {name for name, value in defaults.items() if value is dataclasses.MISSING}
+        figures = cls.figures_of(fields)
+        needed = {"black_level"} if figures.get("pattern") == cfa.MONO else {*CAMERA_FIELDS}
+        if missing := sorted(needed - set(fields)):
+            raise ValueError(f"the camera lacks {missing}")
+        return cls(**figures)
+
+    @classmethod
+    def figures_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Takes some or all of a camera's figures from the fields of a JSON object.
+
+        Args:
+            fields: Some of the fields that `to_json` writes. With a `white_level`, the black levels are digital
+                numbers.
+
+        Returns:
+            The arguments of this class that the fields give, with levels as fractions of the white level.
+
+        Raises:
+            ValueError: If a name is unknown, or a value has a wrong type or shape, or is not finite.
+
+        Example:
+            >>> import isp
+            >>> isp.Camera.figures_of({"black_level": [64], "white_level": 1024, "pattern": "MONO"})
+            {'black_level': (0.0625,), 'white_level': 1024.0, 'pattern': 'MONO'}
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - known):
             raise ValueError(f"a camera has the fields {sorted(known)}, got also {unknown}")
-        if missing := sorted(required - set(fields)):
-            raise ValueError(f"the camera lacks {missing}")
-        if fields.get("white_level") is not None:
-            white = _checked_white_level(fields["white_level"])
-            black = _checked("black_level", fields["black_level"], (4,))
+        figures = {name: value for name, value in fields.items() if value is not None}
+        shapes = dict(CAMERA_FIELDS)
+        if "pattern" in figures:
+            figures["pattern"] = cfa.canonical(figures["pattern"])
+            shapes["black_level"] = (cfa.black_level_shape(figures["pattern"]),)
+        for name in _CHECKS.keys() & figures.keys():
+            figures[name] = _CHECKS[name](name, figures[name])
+        for name in shapes.keys() & figures.keys():
+            figures[name] = _checked(name, figures[name], *shapes[name])
+        if "white_level" in figures and "black_level" in figures:
+            white, black = figures["white_level"], figures["black_level"]
             if black.max() >= white:
                 raise ValueError(f"black_level must be below the white_level of {white:g}, got {black.tolist()}")
-            fields["black_level"] = black / white
-        return cls(**fields)
+            figures["black_level"] = black / white
+        return {name: _as_tuples(value) for name, value in figures.items()}
 
 
-def _checked_white_level(given: object) -> float:
-    """Returns the white level as a float; raises a ValueError unless it is a finite number greater than 0."""
-    return _checked_positive("white_level", given)
-
-
-def _checked_positive(name: str, given: object) -> float:
+def _positive(name: str, given: object) -> float:
     """Returns the value as a float; raises a ValueError unless it is a finite number greater than 0."""
-    value = _checked_number(name, given)
+    value = _number(name, given)
     if value <= 0:
         raise ValueError(f"{name} must be greater than 0, got {value:g}")
     return value
 
 
-def _checked_number(name: str, given: object) -> float:
+def _not_negative(name: str, given: object) -> float:
+    """Returns the value as a float; raises a ValueError unless it is a finite number that is not negative."""
+    value = _number(name, given)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value:g}")
+    return value
+
+
+def _number(name: str, given: object) -> float:
     """Returns the value as a float; raises a ValueError unless it is a finite number."""
     if not isinstance(given, numbers.Real) or isinstance(given, bool):
         raise ValueError(f"{name} must be a number, got {given!r:.100}")
     return _checked(name, [given], (1,)).item()
 
 
-def _checked_bits(given: object) -> int:
+def _bits(name: str, given: object) -> int:
     """Returns the bits as an int; raises a ValueError unless they are a whole number from 1 to 16."""
     if not isinstance(given, numbers.Integral) or isinstance(given, bool) or int(given) not in range(1, 17):
-        raise ValueError(f"bits must be a whole number from 1 to 16, got {given!r:.100}")
+        raise ValueError(f"{name} must be a whole number from 1 to 16, got {given!r:.100}")
     return int(given)
 
 
-def _checked(name: str, given: ArrayLike | Sequence, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the values as float64; raises a ValueError unless they are finite numbers of this shape."""
+# The fields that are single numbers and may be unknown.
+_CHECKS: dict[str, Callable[[str, object], float | int]] = {
+    "white_level": _positive,
+    "full_well": _positive,
+    "read_noise": _not_negative,
+    "bits": _bits,
+}
+
+
+def _as_tuples(value: Any) -> Any:
+    """Turns an array into nested tuples of plain floats, which can be hashed and printed."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return tuple(map(tuple, value.tolist())) if value.ndim == 2 else tuple(value.tolist())
+
+
+def _checked(name: str, given: object, *shapes: tuple[int, ...]) -> np.ndarray:
+    """Returns the values as float64; raises a ValueError unless they are finite numbers of one of these shapes."""
+    wanted = " or ".join(map(str, shapes))
     try:
         values = np.asarray(given, np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{name} must be numbers of shape {shape}, got {given!r:.100}") from None
-    if values.shape != shape:
-        raise ValueError(f"{name} must have shape {shape}, got {values.shape}")
+        raise ValueError(f"{name} must be numbers of shape {wanted}, got {given!r:.100}") from None
+    if values.shape not in shapes:
+        raise ValueError(f"{name} must have shape {wanted}, got {values.shape}")
     if not np.isfinite(values).all():
         raise ValueError(f"{name} must be finite, got {values.tolist()}")
     return values

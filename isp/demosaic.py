@@ -1,16 +1,21 @@
 """Demosaicing: from one color per site to three colors per pixel.
 
-The colors of a mosaic repeat in 2x2 tiles, so a linear method is one stencil whose weights depend on the site of the
-tile. `bilinear` and `malvar2004` are such stencils. `menon2007` first decides on a direction at each red and blue site,
-and is linear after that. Reverse-mode derivatives are written out, so forward mode does not work.
+`bilinear`, `malvar2004` and `menon2007` are for the Bayer patterns. Their colors repeat in 2x2 tiles, so a linear
+method is one stencil whose weights depend on the site of the tile. `bilinear` and `malvar2004` are such stencils.
+`menon2007` first decides on a direction at each red and blue site, and is linear after that. Reverse-mode derivatives
+are written out, so forward mode does not work.
+
+`normalized` and `binned` take every color filter array that `isp.cfa` describes.
 """
+
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from isp import bayer
+from isp import cfa
 from isp._engine import menon, stencil
 
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
@@ -52,7 +57,7 @@ _OPPOSITE = np.array([
 def interpolate(
     planes: Float[Array, "*batch height width 3"], kernel: Float[Array, "3 3 3 3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Fills the planes of `bayer.spread` by a 3x3 correlation over mirrored borders.
+    """Fills the planes of `cfa.spread` by a 3x3 correlation over mirrored borders.
 
     Args:
         planes: Mosaic values `(..., H, W, 3)`, zero where a site sees another color.
@@ -65,7 +70,7 @@ def interpolate(
     Example:
         >>> import isp
         >>> import jax.numpy as jnp
-        >>> planes = isp.bayer.spread(jnp.full((4, 6), 0.5))
+        >>> planes = isp.cfa.spread(jnp.full((4, 6), 0.5))
         >>> rgb = isp.demosaic.interpolate(planes, jnp.array(isp.demosaic.BILINEAR_KERNEL))
         >>> bool((rgb == 0.5).all())
         True
@@ -82,13 +87,13 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
 
     Args:
         raw: A mosaic `(..., H, W)`.
-        pattern: The colors of a tile in CFA order.
+        pattern: A Bayer pattern.
 
     Returns:
         The images `(..., H, W, 3)`.
 
     Raises:
-        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is not Bayer.
 
     Example:
         >>> import isp
@@ -117,13 +122,13 @@ def malvar2004(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array,
 
     Args:
         raw: A mosaic `(..., H, W)`.
-        pattern: The colors of a tile in CFA order.
+        pattern: A Bayer pattern.
 
     Returns:
         The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
 
     Raises:
-        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is not Bayer.
 
     Example:
         >>> import isp
@@ -155,7 +160,7 @@ def menon2007(
 
     Args:
         raw: A mosaic `(..., H, W)`.
-        pattern: The colors of a tile in CFA order.
+        pattern: A Bayer pattern.
         refine: Whether to smooth the differences along the decided directions at the end, as the paper's refining step
             does.
 
@@ -163,7 +168,7 @@ def menon2007(
         The images `(..., H, W, 3)`. Edges may overshoot, since nothing is clipped.
 
     Raises:
-        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is not Bayer.
 
     Example:
         A vertical edge between two grays stays sharp and free of color.
@@ -181,9 +186,223 @@ def menon2007(
     return stencil.by_strips(lambda raw: menon.demosaic(raw, pattern, refine), raw, 8)
 
 
+def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
+    """Makes the weights that `normalized` starts with.
+
+    They fall linearly from the middle to the distance of the next site of a color. In quad Bayer and similar arrays,
+    where blocks of sites share a color, that distance grows with the block. Where a window at the corner of an image
+    might miss a color, as it would for X-Trans, a ring of small weights makes it wider.
+
+    Args:
+        pattern: The colors of a tile, see `isp.cfa`.
+
+    Returns:
+        One square kernel per color, with an odd side and the sum 1.
+
+    Raises:
+        ValueError: If the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> isp.demosaic.normalized_kernel("RGGB")[0]
+        array([[0.0625, 0.125 , 0.0625],
+               [0.125 , 0.25  , 0.125 ],
+               [0.0625, 0.125 , 0.0625]], dtype=float32)
+    """
+    tile = cfa.tile(pattern)
+    reach = 2 * _block(tile)
+    slope = reach - abs(np.arange(1 - reach, reach))
+    kernel = np.outer(slope, slope) / np.sum(slope) ** 2
+    while not all(len({*corner.ravel().tolist()}) == tile.max() + 1 for corner in _corners(tile, len(kernel) // 2 + 1)):
+        kernel = np.pad(kernel, 1, constant_values=_SMALL)
+    return np.stack([kernel] * 3).astype(np.float32)
+
+
+# Less than one step of 10 bits, so that sites within the window decide alone wherever there are any.
+_SMALL = 2.0**-12
+
+
+def _block(tile: np.ndarray) -> int:
+    """Returns the side of the square blocks of one color that a tile consists of: 2 for quad Bayer, 1 for Bayer."""
+    if tile.size == 1:
+        return 1
+    sides = (side for side in range(min(tile.shape), 1, -1) if not any(length % side for length in tile.shape))
+    return next((side for side in sides if all(np.ptp(block) == 0 for block in _blocks(tile, side))), 1)
+
+
+def _blocks(tile: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """Yields the square blocks of a tile, whose sides are multiples of theirs."""
+    for row, col in np.ndindex(tile.shape[0] // side, tile.shape[1] // side):
+        yield tile[row * side : (row + 1) * side, col * side : (col + 1) * side]
+
+
+def _corners(tile: np.ndarray, side: int) -> Iterator[np.ndarray]:
+    """Yields all squares of sites that may lie at a corner of an image: each is a whole window there."""
+    repeats = [side // length + 2 for length in tile.shape]
+    wide = np.tile(tile, repeats)
+    for row, col in np.ndindex(*tile.shape):
+        yield wide[row : row + side, col : col + side]
+
+
+@jax.jit(static_argnames="pattern")
+def normalized(
+    raw: Shaped[Array, "..."], weights: Float[Array, "3 size size"] | None = None, pattern: str = "RGGB"
+) -> Float[Array, "*batch height width 3"]:
+    """Demosaics any color filter array by normalized convolution: each missing color is a weighted mean of its sites.
+
+    A site keeps the color that it sees. Each other color is sum(w * value) / sum(w) over the sites of that color in a
+    window around it: H. Knutsson and C.-F. Westin, "Normalized and differential convolution", CVPR (1993), with the
+    sites as the certainty. With its default weights, this is the bilinear interpolation of Bayer mosaics, and LibRaw's
+    linear interpolation of X-Trans.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        weights: One square kernel of an odd side per color, which can be learned. If None, `normalized_kernel`.
+        pattern: The colors of a tile, see `isp.cfa`. Without color filters, all channels equal the mosaic.
+
+    Returns:
+        The images `(..., H, W, 3)`. A color that no site of the window sees is 0.
+
+    Raises:
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> quad = np.tile(np.repeat(np.repeat(np.float32([[0.2, 0.4], [0.4, 0.8]]), 2, 0), 2, 1), (2, 2))
+        >>> np.asarray(isp.demosaic.normalized(quad, pattern="RRGG/RRGG/GGBB/GGBB"))[3, 3].round(3)
+        array([0.2, 0.4, 0.8], dtype=float32)
+    """
+    if weights is None:
+        weights = jnp.asarray(normalized_kernel(pattern), raw.dtype)
+    return filled(cfa.spread(raw, pattern), weights, pattern)
+
+
+def filled(
+    planes: Float[Array, "*batch height width 3"], weights: Float[Array, "3 size size"], pattern: str
+) -> Float[Array, "*batch height width 3"]:
+    """Fills the planes of `cfa.spread` as `normalized` does.
+
+    Args:
+        planes: Mosaic values `(..., H, W, 3)`, zero where a site sees another color.
+        weights: One square kernel of an odd side per color.
+        pattern: The colors of a tile, see `isp.cfa`.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> planes = isp.cfa.spread(jnp.full((4, 6), 0.5))
+        >>> rgb = isp.demosaic.filled(planes, jnp.array(isp.demosaic.normalized_kernel("RGGB")), "RGGB")
+        >>> bool((rgb == 0.5).all())
+        True
+    """
+    if pattern == cfa.MONO:
+        return planes
+    height, width = planes.shape[-3:-1]
+    masks = cfa.site_masks(height, width, pattern).astype(planes.dtype)
+    channels = []
+    for channel in range(3):
+        plane, mask, kernel = planes[..., channel], masks[..., channel], weights[channel]
+        weighted, total = (stencil.correlate(values, kernel, "zero") for values in (plane, mask))
+        known = total != 0
+        mean = jnp.where(known, weighted / jnp.where(known, total, 1), 0)
+        channels.append(jnp.where(mask == 1, plane, mean))
+    return jnp.stack(channels, -1)
+
+
+def bin_side(pattern: str) -> int:
+    """Returns the number of rows, and of columns, of sites that `binned` makes one pixel of.
+
+    Args:
+        pattern: The colors of a tile, see `isp.cfa`.
+
+    Returns:
+        2 for Bayer, for quad Bayer and without color filters; 3 for X-Trans.
+
+    Raises:
+        ValueError: If the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> isp.demosaic.bin_side("RGGB"), isp.demosaic.bin_side("MONO")
+        (2, 2)
+    """
+    tile = cfa.tile(pattern)
+    if tile.size == 1:
+        return 2
+    return _block(tile) if _block(tile) > 1 else _balanced(tile)
+
+
+def _balanced(tile: np.ndarray) -> int:
+    """Returns the side of the smallest square blocks that all have the same number of sites of each color."""
+    longest = int(np.lcm(*tile.shape))
+    square = np.tile(tile, [longest // length for length in tile.shape])
+    for side in range(2, longest):
+        if longest % side == 0:
+            counts = {tuple(np.bincount(block.ravel(), minlength=3)) for block in _blocks(square, side)}
+            if len(counts) == 1 and 0 not in next(iter(counts)):
+                return side
+    return longest
+
+
+@jax.jit(static_argnames="pattern")
+def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*batch rows cols 3"]:
+    """Makes one pixel of each block of sites: demosaics and shrinks the image in one step.
+
+    Each channel is the mean of the block's sites of that color, so the image has no color cast. Blocks are the smallest
+    ones that see all colors equally often: 2x2 sites for Bayer, 3x3 for X-Trans. Quad Bayer and similar arrays consist
+    of blocks of one color. The means of these blocks are a Bayer mosaic, which `normalized` fills.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        pattern: The colors of a tile, see `isp.cfa`. Without color filters, blocks have 2x2 sites.
+
+    Returns:
+        Images `(..., H / n, W / n, 3)`, where n is `bin_side(pattern)`. Rows and columns that do not fill a block are
+        dropped at the bottom and at the right.
+
+    Raises:
+        ValueError: If `raw` is not a mosaic, or the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.demosaic.binned(jnp.array([[0.25, 0.5], [1.0, 0.125]]))
+        Array([[[0.25 , 0.75 , 0.125]]], dtype=float32)
+    """
+    cfa.check_mosaic(raw)
+    tile, side = cfa.tile(pattern), bin_side(pattern)
+    height, width = (length // side * side for length in raw.shape[-2:])
+    raw = raw[..., :height, :width]
+    if tile.size == 1 or _block(tile) > 1:
+        coarse = _block_means(raw[..., None], side)
+        if tile.size == 1:
+            return jnp.repeat(coarse, 3, axis=-1)
+        colors = "/".join("".join("RGB"[channel] for channel in row) for row in tile[::side, ::side])
+        coarse_pattern = cfa.canonical(colors)
+        masks = cfa.site_masks(height // side, width // side, coarse_pattern).astype(raw.dtype)
+        return filled(coarse * masks, jnp.asarray(normalized_kernel(coarse_pattern), raw.dtype), coarse_pattern)
+    masks = cfa.site_masks(height, width, pattern).astype(raw.dtype)
+    return _block_means(raw[..., None] * masks, side) / _block_means(masks, side)
+
+
+def _block_means(planes: Float[Array, "*batch height width channels"], side: int) -> Array:
+    """Averages square blocks of pixels."""
+    *batch, height, width, channels = planes.shape
+    blocks = planes.reshape(*batch, height // side, side, width // side, side, channels)
+    return blocks.mean((-4, -2))
+
+
 def _check(raw: Array, pattern: str) -> None:
-    bayer.check_mosaic(raw)
-    bayer.check_pattern(pattern)
+    cfa.check_mosaic(raw)
+    if not cfa.is_bayer(pattern):
+        raise ValueError(
+            f"this demosaicing is for the Bayer patterns {', '.join(cfa.BAYER)}, got {pattern!r}: normalized and "
+            "binned are for every pattern"
+        )
 
 
 def _repeat_border(rgb: Array, pattern: str) -> Array:
@@ -196,7 +415,7 @@ def _repeat_border(rgb: Array, pattern: str) -> Array:
     height, width = rgb.shape[-3:-1]
     # The first pair of rows, one pair that stands for all between, and the last pair.
     lines, pairs = min(height, 6), np.arange(height // 2)[:, None, None]
-    sites = np.tile(np.eye(3)[np.reshape(bayer.PATTERNS[pattern], (2, 2))], (lines // 2, width // 2, 1))
+    sites = np.tile(np.eye(3)[cfa.tile(pattern)], (lines // 2, width // 2, 1))
     in_row = np.isin(np.arange(lines), (0, lines - 1))[:, None, None] * sites.any(1, keepdims=True)
     in_col = np.isin(np.arange(width), (0, width - 1))[:, None] * sites.any(0, keepdims=True)
     gain = (1 + in_row / 2) * (1 + in_col / 2)
@@ -211,7 +430,7 @@ def _bilinear_kernels(pattern: str) -> Float[np.ndarray, "3 3 3 2 2"]:
 
     A weight of `BILINEAR_KERNEL` stays where it meets a site of its color, and is zero elsewhere.
     """
-    colors = np.reshape(bayer.PATTERNS[pattern], (2, 2))
+    colors = cfa.tile(pattern)
     kernels = np.zeros((3, 3, 3, 2, 2))
     for i, j, y, x in np.ndindex(3, 3, 2, 2):
         color = colors[(y + i - 1) % 2, (x + j - 1) % 2]
@@ -221,7 +440,7 @@ def _bilinear_kernels(pattern: str) -> Float[np.ndarray, "3 3 3 2 2"]:
 
 def _malvar_kernels(pattern: str) -> Float[np.ndarray, "3 5 5 2 2"]:
     """Makes kernels with the axes out, row, col, and the site of the tile (row, col)."""
-    colors = np.reshape(bayer.PATTERNS[pattern], (2, 2))
+    colors = cfa.tile(pattern)
     kernels = np.zeros((3, 5, 5, 2, 2))
     for out, y, x in np.ndindex(3, 2, 2):
         if out == colors[y, x]:

@@ -20,8 +20,13 @@ LARGEST_FACTOR = 100.0
 # kernel, is examined as a whole.
 MOST_ELEMENTS = 9
 
-# The fields of `isp.Camera` that a parameter can start from, and their shapes.
-CAMERA_FIELDS = {"black_level": (4,), "white_balance": (3,), "color_matrix": (3, 3)}
+# The fields of `isp.Camera` that a parameter can start from, and their shapes. The number of black levels depends on
+# the color filter array.
+CAMERA_FIELDS = {
+    "black_level": ((4,), (3,), (1,)),
+    "white_balance": ((3,),),
+    "color_matrix": ((3, 3),),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +109,8 @@ class Parameter:
             raise ValueError(f"labels must be as many as the leading axes of {shape} have, got {len(self.labels)}")
         if self.neutral is not None and np.shape(self.neutral) != shape:
             raise ValueError(f"neutral must have the value's shape {shape}, got {np.shape(self.neutral)}")
-        if self.camera is not None and shape != CAMERA_FIELDS[self.camera]:
-            wanted = CAMERA_FIELDS[self.camera]
+        if self.camera is not None and shape not in CAMERA_FIELDS[self.camera]:
+            wanted = " or ".join(map(str, CAMERA_FIELDS[self.camera]))
             raise ValueError(f"value must have the shape {wanted} of a camera's {self.camera}, got {shape}")
         if is_traced(value):
             return

@@ -12,7 +12,7 @@ from flax import nnx
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
-from isp import bayer
+from isp import cfa
 from isp._engine import stencil
 from isp.parameter import Parameter
 
@@ -362,7 +362,7 @@ def _images(
 
 @jax.jit(static_argnums=0)
 def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."]) -> Array:
-    bayer.check_mosaic(raw)
+    cfa.check_mosaic(raw)
 
     def process(raws: Array) -> Array:
         *_, image = _images(_fused(stages), parameters, raws, {})

@@ -11,17 +11,15 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp import bayer, color, demosaic, denoise, sharpen, tone
+from isp import cfa, color, demosaic, denoise, sharpen, tone
 from isp._engine import stencil
-from isp.algorithms import ALGORITHMS, filter_kernel
+from isp.algorithms import ALGORITHMS, COLORS, filter_kernel
 from isp.camera import Camera
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, Stage
 
 # The differentiable pipeline clips to this value before the tone curve, whose slope is infinite at 0.
 BLACK = 1e-5
-
-COLORS = ("red", "green", "blue")
 
 # The name of the stage that adds an image, and of the stage's parameter.
 ADDITIVE_LAYER = "additive_layer"
@@ -39,7 +37,7 @@ PUBLISHED_STATIC = tuple(
 )
 
 
-def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) -> Pipeline:
+def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, *, half_size: bool = False) -> Pipeline:
     """Builds the differentiable pipeline of Oala et al. (TMLR 2023).
 
     The stages are
@@ -52,11 +50,17 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
     - `clipped`: clips to [1e-5, 1];
     - `gamma_correct`: applies the tone curve with the exponent 1 / `gamma_correct ()`.
 
+    That is for Bayer patterns. For other color filter arrays, `debayer (3, size, size)` has one kernel per color, and
+    interpolates as `demosaic.normalized`; `black_level (3,)` is in the order R, G, B. Without color filters, images are
+    gray: there is no `color_correct`, and `black_level` has one value.
+
     Args:
         camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
             `colour_correction`.
         additive_layer: Height and width of an image that a last stage `additive_layer` adds. The image is a parameter
             `(H, W, 3)` of the same name, which starts at zero. If None, there is no such stage.
+        half_size: Whether `demosaic` makes one pixel of each block of sites, as `demosaic.binned` does, which leaves no
+            `debayer` to learn.
 
     Returns:
         The pipeline.
@@ -70,18 +74,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
         (5, 5)
     """
     stages = [
-        Stage("demosaic", _planes, {"black_level": _black_level(camera)}, {"pattern": camera.pattern}),
-        Stage(
-            "color_correct",
-            _color_correct,
-            {
-                # A few images cannot determine 81 weights, and no camera maker tunes them by hand.
-                "debayer": Parameter(demosaic.BILINEAR_KERNEL, width=1, labels=WEIGHTS, unit="weight", tuned=False),
-                "white_balance": _white_balance(camera),
-                "colour_correction": _color_matrix(camera),
-            },
-            fused_after={(_planes, 1): _mosaic_to_rgb},
-        ),
+        *_linear_stages(camera, half_size),
         Stage(
             "sharpening",
             sharpen.sharpening_filter,
@@ -111,14 +104,16 @@ def static(
     """Builds a pipeline of classical algorithms: one of the twelve of Oala et al. (TMLR 2023), or another.
 
     The stages are `black_level`, `demosaic`, `white_balance`, `color_correct`, `sharpen`, `denoise`, `clipped` (to
-    [0, 1]) and `gamma_correct`. The parameters are `black_level (4,)` in CFA order, `white_balance (3,)`,
+    [0, 1]) and `gamma_correct`. The parameters are `black_level` as in `isp.Camera`, `white_balance (3,)`,
     `colour_correction (3, 3)`, `gamma_correct ()`, and the continuous settings of the chosen algorithms.
-    `isp.PUBLISHED_STATIC` lists the algorithms of the twelve.
+    `isp.PUBLISHED_STATIC` lists the algorithms of the twelve. Without color filters, images are gray, and the stages
+    `white_balance` and `color_correct` are left out.
 
     Args:
         camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
             `colour_correction`.
-        demosaic: "bilinear", "malvar2004", "menon2007", or "none", which leaves zeros where a site sees another color.
+        demosaic: "bilinear", "malvar2004", "menon2007" for Bayer patterns; "normalized" for every pattern; "binned",
+            which makes one pixel of each block of sites; or "none", which leaves zeros where a site sees another color.
         sharpen: "sharpening_filter", "unsharp_masking", or "none", which changes nothing.
         denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman", "bilateral",
             or "none", which changes nothing.
@@ -130,8 +125,8 @@ def static(
         The pipeline.
 
     Raises:
-        ValueError: If an algorithm is unknown, a setting belongs to none of the chosen algorithms, or a setting is not
-            valid.
+        ValueError: If an algorithm is unknown or does not take the camera's pattern, a setting belongs to none of the
+            chosen algorithms, or a setting is not valid.
 
     Example:
         >>> import isp
@@ -154,12 +149,17 @@ def static(
         stages[step] = Stage(step, *algorithm(**given))
     if settings:
         raise ValueError(f"{demosaic}, {sharpen} and {denoise} have no {', '.join(sorted(settings))}")
+    colors = [
+        Stage("white_balance", color.white_balance, {"white_balance": _white_balance(camera)}),
+        Stage("color_correct", color.color_correct, {"colour_correction": _color_matrix(camera)}),
+    ]
+    if camera.pattern == cfa.MONO:
+        colors = []
     return Pipeline(
         [
-            Stage("black_level", bayer.subtract_black_level, {"black_level": _black_level(camera)}),
+            Stage("black_level", cfa.subtract_black_level, {"black_level": _black_level(camera)}, _pattern(camera)),
             stages["demosaic"],
-            Stage("white_balance", color.white_balance, {"white_balance": _white_balance(camera)}),
-            Stage("color_correct", color.color_correct, {"colour_correction": _color_matrix(camera)}),
+            *colors,
             stages["sharpen"],
             stages["denoise"],
             _clipped(0.0),
@@ -186,8 +186,39 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
     return Stage(ADDITIVE_LAYER, _add, {ADDITIVE_LAYER: layer})
 
 
+def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
+    """Makes the stages of `parametrized` from the mosaic to linear sRGB, or to a gray image without color filters."""
+    black, gains, matrix = _black_level(camera), _white_balance(camera), _color_matrix(camera)
+    pattern = {"pattern": camera.pattern}
+    if half_size or camera.pattern == cfa.MONO:
+        demosaic_stage = Stage("demosaic", _binned if half_size else _planes, {"black_level": black}, pattern)
+        if camera.pattern == cfa.MONO:
+            return [demosaic_stage]
+        parameters = {"white_balance": gains, "colour_correction": matrix}
+        return [demosaic_stage, Stage("color_correct", _balance_and_correct, parameters)]
+    if cfa.is_bayer(camera.pattern):
+        # A few images cannot determine 81 weights, and no camera maker tunes them by hand.
+        debayer = Parameter(demosaic.BILINEAR_KERNEL, width=1, labels=WEIGHTS, unit="weight", tuned=False)
+        function, options, fused = _color_correct, {}, {(_planes, 1): _mosaic_to_rgb}
+    else:
+        kernel = demosaic.normalized_kernel(camera.pattern)
+        debayer = Parameter(kernel, width=1, labels=COLORS, unit="weight", tuned=False)
+        function, options, fused = _color_correct_any, pattern, {}
+    parameters = {"debayer": debayer, "white_balance": gains, "colour_correction": matrix}
+    return [
+        Stage("demosaic", _planes, {"black_level": black}, pattern),
+        Stage("color_correct", function, parameters, options, fused),
+    ]
+
+
+def _pattern(camera: Camera) -> dict[str, str]:
+    """Returns the option of `cfa.subtract_black_level`: Bayer patterns need none, and share one compiled function."""
+    return {} if cfa.is_bayer(camera.pattern) else {"pattern": camera.pattern}
+
+
 def _black_level(camera: Camera) -> Parameter:
-    return Parameter(camera.black_level, width=0.1, low=0, high=0.95, unit="level", camera="black_level")
+    labels = {4: None, 3: COLORS, 1: None}[len(camera.black_level)]
+    return Parameter(camera.black_level, width=0.1, low=0, high=0.95, labels=labels, unit="level", camera="black_level")
 
 
 def _white_balance(camera: Camera) -> Parameter:
@@ -207,11 +238,23 @@ def _gamma_correct() -> Stage:
 
 
 def _planes(raw: Array, black_level: Array, pattern: str) -> Array:
-    return bayer.spread(bayer.subtract_black_level(raw, black_level), pattern)
+    return cfa.spread(cfa.subtract_black_level(raw, black_level, pattern), pattern)
+
+
+def _binned(raw: Array, black_level: Array, pattern: str) -> Array:
+    return demosaic.binned(cfa.subtract_black_level(raw, black_level, pattern), pattern)
 
 
 def _color_correct(planes: Array, debayer: Array, gains: Array, matrix: Array) -> Array:
-    return color.color_correct(color.white_balance(demosaic.interpolate(planes, debayer), gains), matrix)
+    return _balance_and_correct(demosaic.interpolate(planes, debayer), gains, matrix)
+
+
+def _color_correct_any(planes: Array, debayer: Array, gains: Array, matrix: Array, pattern: str) -> Array:
+    return _balance_and_correct(demosaic.filled(planes, debayer, pattern), gains, matrix)
+
+
+def _balance_and_correct(rgb: Array, gains: Array, matrix: Array) -> Array:
+    return color.color_correct(color.white_balance(rgb, gains), matrix)
 
 
 def _clip(rgb: Array, low: float) -> Array:
@@ -226,11 +269,11 @@ def _mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array,
     linear as well, so they are multiplied into the weights.
     """
     weights = jnp.einsum("kc,c,cnij->knij", matrix, gains, debayer, precision="highest")
-    tile = np.reshape(bayer.PATTERNS[pattern], (2, 2))
+    tile = cfa.tile(pattern)
     rows, cols = debayer.shape[2:]
     i, j, y, x = np.ogrid[:rows, :cols, :2, :2]
     seen = tile[(y + i - rows // 2) % 2, (x + j - cols // 2) % 2]
-    return stencil.correlate_mosaic(bayer.subtract_black_level(raw, black_level), weights[:, seen, i, j], "mirror")
+    return stencil.correlate_mosaic(cfa.subtract_black_level(raw, black_level), weights[:, seen, i, j], "mirror")
 
 
 def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:

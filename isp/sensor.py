@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from isp.bayer import check_mosaic, mosaic
 from isp.camera import Camera
+from isp.cfa import black_levels, check_mosaic, mosaic
 
 # An ordinary sensor, for cameras that do not know their own: electrons at saturation, electrons of noise, and bits.
 FULL_WELL, READ_NOISE, BITS = 15000.0, 4.0, 12
@@ -161,8 +161,7 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
 
 def _black_levels(sites: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "height width"]:
     """Returns the black level of every site."""
-    tiles = sites.shape[-2] // 2, sites.shape[-1] // 2
-    return jnp.tile(jnp.array(camera.black_level, sites.dtype).reshape(2, 2), tiles)
+    return black_levels(jnp.array(camera.black_level, sites.dtype), camera.pattern, *sites.shape[-2:])
 
 
 def poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]:

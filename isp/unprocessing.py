@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp import bayer, color, tone
+from isp import cfa, color, tone
 from isp.camera import Camera
 
 
@@ -97,4 +97,5 @@ def unprocess(
     """
     light = to_camera(tone.gamma_correct(rgb, 1 / gamma), camera)
     # Subtracting a negative level adds it.
-    return bayer.subtract_black_level(bayer.mosaic(light, camera.pattern), -jnp.array(camera.black_level, rgb.dtype))
+    black = jnp.array(camera.black_level, rgb.dtype)
+    return cfa.subtract_black_level(cfa.mosaic(light, camera.pattern), -black, camera.pattern)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import isp
-from r2l_jax.pipelines import NamedPipeline, find_pipeline
+from r2l_jax.pipelines import DEMOSAICING, NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, flat, setting
 
@@ -131,7 +131,7 @@ class ProcessingChoice(Settings):
     sp_debayer: str | None = setting(
         "with --processing_mode=static, the demosaicing; default: bilinear",
         None,
-        choices=tuple(isp.ALGORITHMS["demosaic"]),
+        choices=DEMOSAICING,
     )
     sp_sharpening: str | None = setting(
         "with --processing_mode=static, the sharpening; default: sharpening_filter",
@@ -146,9 +146,16 @@ class ProcessingChoice(Settings):
     pipeline: str | None = setting(
         f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
     )
+    half_size: bool = setting(
+        "demosaic and shrink at once: one pixel of each 2x2 sites of the mosaic, or of 3x3 sites for X-Trans", False
+    )
 
     def __post_init__(self):
         super().__post_init__()
+        if self.half_size and self.processing_mode in HALF_SIZE_MODES:
+            raise InputError(f"--half_size: the images of --processing_mode={self.processing_mode} have that size")
+        if self.half_size and self.sp_debayer is not None:
+            raise InputError(f"--half_size takes the place of --sp_debayer={self.sp_debayer}: leave one of them out")
         if self.pipeline is not None:
             given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
             if given:
@@ -159,7 +166,8 @@ class ProcessingChoice(Settings):
             object.__setattr__(self, "processing_mode", "parametrized")
         for name, (_, default) in STATIC_FLAGS.items():
             if self.processing_mode == "static":
-                object.__setattr__(self, name, getattr(self, name) or default)
+                chosen = None if self.half_size and name == "sp_debayer" else getattr(self, name) or default
+                object.__setattr__(self, name, chosen)
             elif getattr(self, name) is not None:
                 raise InputError(
                     f"--{name} is for --processing_mode=static, got --processing_mode={self.processing_mode}"
@@ -179,9 +187,14 @@ class ProcessingChoice(Settings):
         """
         if self.processing_mode in HALF_SIZE_MODES:
             return None
-        if self.processing_mode == "static":
-            return find_pipeline(".".join(getattr(self, name) for name in STATIC_FLAGS))
-        return find_pipeline(self.pipeline or "parametrized")
+        static = ".".join(getattr(self, name) or default for name, (_, default) in STATIC_FLAGS.items())
+        found = find_pipeline(static if self.processing_mode == "static" else self.pipeline or "parametrized")
+        return found.half_sized() if self.half_size else found
+
+    @property
+    def images_are_half_size(self) -> bool:
+        """Whether images have one pixel for each block of sites of the mosaic."""
+        return self.half_size or self.processing_mode in HALF_SIZE_MODES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,10 @@ from r2l_jax.runtime.errors import InputError
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
+# The algorithm that demosaics to half the size. It is chosen by --half_size, which all that depends on the size knows.
+BINNED = "binned"
+DEMOSAICING = tuple(name for name in isp.ALGORITHMS["demosaic"] if name != BINNED)
+
 # The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
 _MODULE_PREFIX = "_pipeline_"
 
@@ -62,22 +66,43 @@ class NamedPipeline:
         title: the name in folders, tables and figures: `name`, or `<file without suffix>.<function>`.
         make: makes the pipeline for a camera.
         source: the user's file, if the pipeline comes from one.
+        half_size: whether the pipeline makes one pixel of each block of sites, see `half_sized`.
     """
 
     name: str
     title: str
     make: Callable[[isp.Camera], isp.Pipeline]
     source: Source | None = None
+    half_size: bool = False
 
     @property
     def identity(self) -> tuple[str, ...]:
         """The name or, for a user's file, the function and the content's hash, which do not depend on the path."""
-        return (self.name,) if self.source is None else (self.source.function, self.source.sha256)
+        identity = (self.name,) if self.source is None else (self.source.function, self.source.sha256)
+        return (*identity, "half size") if self.half_size else identity
 
     @property
     def description(self) -> str:
         """The `identity` in words."""
-        return self.name if self.source is None else self.source.description
+        return (self.name if self.source is None else self.source.description) + " at half size" * self.half_size
+
+    def half_sized(self) -> "NamedPipeline":
+        """Returns the pipeline that demosaics by `isp.demosaic.binned`, to images of half the size.
+
+        In a pipeline of a user's file, the stage `demosaic` is replaced.
+        """
+        if self.half_size:
+            return self
+        if self.name == "parametrized":
+            make = functools.partial(isp.parametrized, half_size=True)
+        elif self.source is None:
+            # Pipelines that differ only in their demosaicing are one at half size.
+            algorithms = _algorithms(self.name) | {"demosaic": BINNED}
+            name, make = ".".join(algorithms.values()), functools.partial(isp.static, **algorithms)
+            return NamedPipeline(name, name, make, half_size=True)
+        else:
+            make = functools.partial(_binned, self)
+        return dataclasses.replace(self, title=f"{self.title}.half_size", make=make, half_size=True)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, NamedPipeline) and self.identity == other.identity
@@ -89,10 +114,14 @@ class NamedPipeline:
         """Makes the pipeline for a camera.
 
         Raises:
-            InputError: the function in the user's file raises, or does not return a usable pipeline.
+            InputError: the pipeline does not take the camera's pattern; the function in the user's file raises, or does
+                not return a usable pipeline.
         """
         if self.source is None:
-            return self.make(camera)
+            try:
+                return self.make(camera)
+            except ValueError as error:  # An algorithm does not take the camera's pattern.
+                raise InputError(f"{self.name}: {error}") from None
         graphdef, state = _make_once(self, camera)
         return nnx.merge(graphdef, jax.tree.map(jnp.asarray, state))
 
@@ -107,10 +136,12 @@ class NamedPipeline:
             raise InputError(
                 f"{self.name} cannot process a mosaic of {height}x{width}: {_in_one_line(error, self.source.file)}"
             ) from error
+        if self.half_size:
+            height, width = binned_size(camera, height, width)
         if image.shape != (1, height, width, 3) or not jnp.issubdtype(image.dtype, jnp.floating):
             raise InputError(
                 f"{self.name} must make floating-point images (1, {height}, {width}, 3) of mosaics "
-                f"(1, {height}, {width}), got {image.dtype} of shape {image.shape}"
+                f"{mosaic.shape}, got {image.dtype} of shape {image.shape}"
             )
 
 
@@ -131,15 +162,43 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
         return _from_file(name, pathlib.Path(path), function, flag)
     if name.endswith(".py"):
         raise InputError(f"{flag}={name} names a file: name the function in it that makes the pipeline, {name}:make")
-    algorithms = name.split(".")
-    if len(algorithms) == len(_STEPS) and all(
-        each in isp.ALGORITHMS[step] for step, each in zip(_STEPS, algorithms, strict=True)
-    ):
-        return NamedPipeline(name, name, lambda camera: isp.static(camera, *algorithms))
-    choices = " . ".join("|".join(isp.ALGORITHMS[step]) for step in _STEPS)
+    algorithms = _algorithms(name)
+    if algorithms.get("demosaic") == BINNED:
+        raise InputError(f"{flag}={name}: give --half_size and another demosaicing instead, which it replaces")
+    if len(algorithms) == len(_STEPS) and all(each in isp.ALGORITHMS[step] for step, each in algorithms.items()):
+        return NamedPipeline(name, name, lambda camera: isp.static(camera, **algorithms))
+    known = {**isp.ALGORITHMS, "demosaic": DEMOSAICING}
+    choices = " . ".join("|".join(known[step]) for step in _STEPS)
     raise InputError(
         f"{flag}: no pipeline is called {name!r}; there are parametrized, {choices}, and <file>.py:<function>"
     )
+
+
+def _algorithms(name: str) -> dict[str, str]:
+    """Splits the name of a static pipeline into its algorithms by step."""
+    algorithms = name.split(".")
+    return dict(zip(_STEPS, algorithms, strict=True)) if len(algorithms) == len(_STEPS) else {}
+
+
+def binned_size(camera: isp.Camera, height: int, width: int) -> tuple[int, int]:
+    """Returns the height and width of the images at half size of mosaics of a height and width."""
+    side = isp.demosaic.bin_side(camera.pattern)
+    return height // side, width // side
+
+
+def _binned(named: NamedPipeline, camera: isp.Camera) -> isp.Pipeline:
+    """Replaces the demosaicing in the pipeline of a user's file.
+
+    Raises:
+        InputError: the pipeline has no stage `demosaic`, or one with parameters.
+    """
+    pipeline = dataclasses.replace(named, half_size=False)(camera)
+    demosaic = next((stage for stage in pipeline.stages if stage.name == "demosaic"), None)
+    if demosaic is None or demosaic.parameters:
+        reason = "no such stage" if demosaic is None else f"one with parameters, {', '.join(demosaic.parameters)}"
+        raise InputError(f"--half_size replaces the stage demosaic of {named.name}: it has {reason}")
+    options = {"pattern": camera.pattern}
+    return pipeline.replaced("demosaic", isp.Stage("demosaic", isp.demosaic.binned, options=options))
 
 
 def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> NamedPipeline:

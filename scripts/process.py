@@ -16,7 +16,7 @@ import pathlib
 
 from r2l_jax.apps import render
 from r2l_jax.config import ProcessingChoice
-from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.data.files.cameras import find_calibration
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import setting
 
@@ -46,7 +46,7 @@ def main(config: RenderConfig) -> int:
     rendered, failed = render.render_files(
         render.find_raw_files(config.input),
         pathlib.Path(config.output),
-        find_camera(config.camera),
+        find_calibration(config.camera),
         config.format,
         config.stages,
         config.named_pipeline,

@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from isp import bayer
+from isp import cfa
 from isp._engine import stencil
 from isp._engine.derivatives import with_gradient
 
@@ -130,7 +130,7 @@ _demosaic = with_gradient(_interpolate, _forward, _backward, static_argnums=(1, 
 
 def _tile(pattern: str) -> tuple[Bool[np.ndarray, "2 2"], Bool[np.ndarray, "2 1"]]:
     """Tells which sites of the tile are red or blue, and which of its rows have red."""
-    colors = np.reshape(bayer.PATTERNS[pattern], (2, 2))
+    colors = cfa.tile(pattern)
     return colors != 1, (colors == 0).any(1, keepdims=True)
 
 

@@ -1,9 +1,8 @@
 """Calibrates a sensor: writes the JSON file of its camera, and the files of corrections that it names."""
 
 import dataclasses
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,10 @@ from r2l_jax.calibration.defects import KINDS
 from r2l_jax.calibration.figure import color_names, photon_transfer_curve
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import Calibration, measure
-from r2l_jax.data.files.cameras import common_camera, find_camera
+from r2l_jax.data.files.calibration import Calibration as Stated
+from r2l_jax.data.files.cameras import common_camera, find_calibration
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES
 from r2l_jax.data.files.rawfile import read_mosaic
-from r2l_jax.data.files.sites import color_tile
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import replacing, write_csv, write_json
 from r2l_jax.runtime.locks import writing_to
@@ -42,8 +41,9 @@ def calibrate(
 ) -> Calibration:
     """Measures a sensor from frames, with a progress bar on stderr, and writes what it finds.
 
-    - `<output>/camera.json`: the camera with the measured black levels, full well, read noise and bits, and the names
-      of the next three files.
+    - `<output>/camera.json`: what the camera's own JSON file states, with the measured black levels, full well, read
+      noise and bits, and the names of the next three files. Of "auto", it has only these: the rest stays that of each
+      raw file.
     - `<output>/dark.tiff`: the mean dark frame, as fractions of the white level, in 32-bit floating point.
     - `<output>/flat.tiff`: the gain of each site that evens out the light, with mean 1 in each color, likewise.
     - `<output>/defects.csv`: the row, column, kind and deviation in standard deviations of each defect.
@@ -56,7 +56,8 @@ def calibrate(
         dark: raw files and folders of them, taken without light.
         flat: raw files and folders of them, of an evenly lit surface; at least two of each exposure.
         output: the folder to write to; made if it does not exist.
-        camera: the camera to start from, as for `find_camera`; "auto" takes that of the raw files.
+        camera: the camera to start from, as for `find_calibration`; "auto" takes that of the raw files. Corrections
+            that it names are not applied.
         threshold: the number of standard deviations from which a site is defective.
 
     Raises:
@@ -65,19 +66,20 @@ def calibrate(
     """
     darks, flats, output = find_raw_files(dark), find_raw_files(flat), Path(output)
     _check_files(darks, flats, output)
-    given = find_camera(camera)
+    stated = dataclasses.replace(find_calibration(camera), corrections=None)
     # The flats are read twice.
     with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame") as progress:
-        reader = _Reader(given, progress)
+        reader = _Reader(stated, progress)
+        pattern = reader.pattern_of(darks[0])
         measured = measure(
             Frames([str(file) for file in darks], lambda index: reader.mosaic(darks[index])),
             Frames([str(file) for file in flats], lambda index: reader.mosaic(flats[index])),
-            color_tile(reader.camera_of(darks[0]).pattern),
+            isp.cfa.tile(pattern),
             threshold,
         )
         for remark in (*measured.remarks, *reader.remarks(flats)):
             warn(remark)
-        _write(output, _calibrated(reader.camera(), measured), measured)
+        _write(output, _camera_fields(stated, pattern, measured), measured)
     return measured
 
 
@@ -91,49 +93,52 @@ def _check_files(darks: Sequence[Path], flats: Sequence[Path], output: Path) -> 
 
 
 class _Reader:
-    """Reads frames, and remembers the camera that each file names."""
+    """Reads frames of one color filter array."""
 
-    def __init__(self, given: isp.Camera | None, progress: tqdm):
-        self._given, self._progress = given, progress
-        self._cameras: dict[Path, isp.Camera] = {}
+    def __init__(self, stated: Stated, progress: tqdm):
+        self._stated, self._progress = stated, progress
+        self._first: tuple[Path, isp.Camera] | None = None
         self._dim: dict[Path, str] = {}
 
     def mosaic(self, file: Path) -> Float32[np.ndarray, "rows cols"]:
         """Reads a frame; its camera must have the pattern of the first one's."""
         mosaic, camera = self._read(file)
-        first = next(iter(self._cameras), file)
-        self._cameras[file] = camera
-        common_camera([first, file], [self._cameras[first], camera])
+        first, other = self._first = self._first or (file, camera)
+        common_camera([first, file], [other, camera])
         self._progress.update()
         return mosaic
 
-    def camera_of(self, file: Path) -> isp.Camera:
-        """Returns the given camera, or the one that a file names."""
-        return self._given or self._read(file)[1]
-
-    def camera(self) -> isp.Camera:
-        """Returns the given camera, or the one that all files have in common."""
-        return self._given or common_camera(list(self._cameras), list(self._cameras.values()))
+    def pattern_of(self, file: Path) -> str:
+        """Returns the color filter array of a file's camera."""
+        return self._read(file)[1].pattern
 
     def remarks(self, flats: Sequence[Path]) -> list[str]:
         """Returns the warning that values use little of their range, if that is true of every flat."""
         return [self._dim[flats[0]]] if set(flats) <= self._dim.keys() else []
 
     def _read(self, file: Path) -> tuple[Float32[np.ndarray, "rows cols"], isp.Camera]:
-        if self._given is None and file.suffix.lower() in (*TIFF_SUFFIXES, ".png"):
+        if not self._stated.figures and file.suffix.lower() in (*TIFF_SUFFIXES, ".png"):
             raise InputError(f"--camera is required: {file} holds no calibration values, as no TIFF or PNG does")
-        return read_mosaic(file, self._given, lambda line: self._dim.update({file: line}))
+        return read_mosaic(file, self._stated, lambda line: self._dim.update({file: line}))
 
 
-def _calibrated(camera: isp.Camera, measured: Calibration) -> isp.Camera:
-    """Returns the camera with the measured values."""
-    return dataclasses.replace(
-        camera,
-        black_level=[site.black_level for site in measured.sites],
-        full_well=_rounded(measured.mean("full_well")),
-        read_noise=_rounded(measured.mean("read_noise")),
-        bits=measured.bits or camera.bits,
-    )
+def _camera_fields(stated: Stated, pattern: str, measured: Calibration) -> dict[str, Any]:
+    """Returns the fields of the camera's JSON file: what is stated, and the measured values in their places."""
+    black = np.array([site.black_level for site in measured.sites])
+    if not isp.cfa.is_bayer(pattern):
+        channels = np.array([site.channel for site in measured.sites])
+        black = np.array([black[channels == channel].mean() for channel in range(channels.max() + 1)])
+    figures = {
+        **stated.figures,
+        "black_level": black * stated.figures.get("white_level", 1),
+        "full_well": _rounded(measured.mean("full_well")),
+        "read_noise": _rounded(measured.mean("read_noise")),
+    }
+    if measured.bits is not None:
+        figures["bits"] = measured.bits
+    fields = {name: np.asarray(value).tolist() for name, value in figures.items()}
+    layout = {} if stated.layout is None else {"raw": dataclasses.asdict(stated.layout)}
+    return fields | layout | CORRECTIONS
 
 
 def _rounded(value: float) -> float:
@@ -141,7 +146,7 @@ def _rounded(value: float) -> float:
     return float(f"{value:.5g}")
 
 
-def _write(output: Path, camera: isp.Camera, measured: Calibration) -> None:
+def _write(output: Path, camera: Mapping[str, Any], measured: Calibration) -> None:
     # The camera goes first and comes last: whenever it is there, the files that it names are its own.
     (output / CAMERA).unlink(missing_ok=True)
     for name in ("dark", "flat"):
@@ -156,7 +161,7 @@ def _write(output: Path, camera: isp.Camera, measured: Calibration) -> None:
     write_json(output / CURVE, described(measured))
     with replacing(output / FIGURE) as part:
         FigureCanvasAgg(photon_transfer_curve(measured)).print_png(part)
-    write_json(output / CAMERA, json.loads(camera.to_json()) | CORRECTIONS)
+    write_json(output / CAMERA, camera)
 
 
 def summary(measured: Calibration) -> str:

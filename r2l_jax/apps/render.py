@@ -1,6 +1,5 @@
 """Renders many raw files to pictures by one pipeline."""
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import manifests
@@ -48,7 +48,7 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
 def render_files(
     files: Sequence[Path],
     output: Path,
-    camera: isp.Camera | None = None,
+    camera: isp.Camera | Calibration | None = None,
     file_format: FileFormat = "tiff",
     stages: bool = False,
     pipeline: NamedPipeline | None = None,
@@ -63,7 +63,7 @@ def render_files(
     Args:
         files: the raw files.
         output: the folder to write to; made if it does not exist.
-        camera: replaces the camera that each file names; required for TIFF and PNG.
+        camera: what is known of the camera; None leaves all to the files.
         file_format: "tiff" or "png".
         stages: whether to write a contact sheet of the image after each stage as well.
         pipeline: makes the pipeline for the camera of a file; None is `isp.parametrized`.
@@ -76,7 +76,7 @@ def render_files(
             nothing is known; the output folder cannot be made, holds pictures of other settings, or another program
             writes to it.
     """
-    pipeline = pipeline or find_pipeline("parametrized")
+    pipeline, camera = pipeline or find_pipeline("parametrized"), Calibration.of(camera)
     _check_targets(files, output, file_format, stages)
     with writing_to(output):
         is_new = _describe(files, output, camera, file_format, stages, pipeline)
@@ -91,7 +91,7 @@ def render_files(
 def _describe(
     files: Sequence[Path],
     output: Path,
-    camera: isp.Camera | None,
+    camera: Calibration,
     file_format: FileFormat,
     stages: bool,
     pipeline: NamedPipeline,
@@ -103,7 +103,7 @@ def _describe(
     """
     fixed = {
         "pipeline": pipeline.description,
-        "camera": "auto" if camera is None else json.loads(camera.to_json()),
+        "camera": camera.described,
     }
     is_new = manifests.read(output, fixed, "pictures") is None
     if is_new:
@@ -133,12 +133,12 @@ def _check_targets(files: Sequence[Path], output: Path, file_format: FileFormat,
 
 
 def _render_file(
-    file: Path, output: Path, camera: isp.Camera | None, file_format: FileFormat, stages: bool, named: NamedPipeline
+    file: Path, output: Path, camera: Calibration, file_format: FileFormat, stages: bool, named: NamedPipeline
 ) -> None:
-    raw, camera = read_raw(file, camera)
+    raw, own = read_raw(file, camera)
     with one_picture_at_a_time:
-        named.check(camera, *raw.shape)
-        rgb, sheet = _render(named(camera), raw, stages)
+        named.check(own, *raw.shape)
+        rgb, sheet = _render(named(own), raw, stages)
     picture_file, sheet_file = _targets(file, output, file_format)
     with replacing(picture_file) as part:
         if file_format == "png":

@@ -27,7 +27,7 @@ def images(shape: tuple[int, ...]) -> tuple[np.ndarray]:
 def raws(shape: tuple[int, ...]) -> tuple[np.ndarray]:
     """Returns the mosaics of such images."""
     (photographs,) = images(shape)
-    return (np.array(isp.bayer.mosaic(photographs, CAMERA.pattern)),)
+    return (np.array(isp.cfa.mosaic(photographs, CAMERA.pattern)),)
 
 
 def raws_and_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files.file_hashes import hash_files
+from r2l_jax.data.files.shot import Shot
 from r2l_jax.runtime.errors import InputError
 
 # A mosaic or image, and its target.
@@ -36,6 +37,7 @@ class RawDataset:
             computed or held in memory.
         recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
+        shot: reads the facts of the shot of sample i; None where samples have none.
     """
 
     name: str
@@ -47,6 +49,7 @@ class RawDataset:
     read: Callable[[int], Sample]
     files: tuple[tuple[pathlib.Path, ...], ...] | None = None
     recipe: str = ""
+    shot: Callable[[int], Shot] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -99,8 +99,11 @@ def rephotograph(
         camera: the camera that took the mosaic.
         other: the other camera.
     """
-    sites = isp.bayer.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32))
-    rgb = isp.color.white_balance(isp.demosaic.bilinear(sites, camera.pattern), jnp.array(camera.white_balance))
+    sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), camera.pattern)
+    light = isp.demosaic.normalized(sites, pattern=camera.pattern)
+    if isp.cfa.is_bayer(camera.pattern):
+        light = isp.demosaic.bilinear(sites, camera.pattern)
+    rgb = isp.color.white_balance(light, jnp.array(camera.white_balance))
     rgb = jnp.clip(isp.color.color_correct(rgb, jnp.array(camera.color_matrix)), 0, 1)
     mosaic = isp.unprocess(rgb, other, gamma=1.0)
     return expose_sites(site_light(mosaic, other), key, camera=other)

@@ -48,8 +48,12 @@ class Case(NamedTuple):
 OWN = Case("own", "own")
 
 
-def pipelines(names: Iterable[str]) -> list[Case]:
+def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
     """Returns cases of processing drift: other pipelines by their names, see `r2l_jax.pipelines`.
+
+    Args:
+        names: the names.
+        half_size: whether all of them make images of half the size.
 
     Raises:
         InputError: a name without a pipeline, or two pipelines with one title.
@@ -57,6 +61,7 @@ def pipelines(names: Iterable[str]) -> list[Case]:
     found = {}
     for name in names:
         pipeline = find_pipeline(name, "--pipelines")
+        pipeline = pipeline.half_sized() if half_size else pipeline
         if found.setdefault(pipeline.title, pipeline) != pipeline:
             raise InputError(f"--pipelines: {found[pipeline.title].name} and {name} are both called {pipeline.title}")
     return [Case(title, "pipelines", pipeline=pipeline) for title, pipeline in found.items()]
@@ -137,10 +142,17 @@ def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
     return config.processing.named_pipeline if fixed else None
 
 
+def for_run(case: Case, config: TrainConfig) -> Case:
+    """Returns a case whose pipeline makes images of the size on which a run was trained; the name stays."""
+    if case.pipeline is None or not config.processing.half_size:
+        return case
+    return case._replace(pipeline=case.pipeline.half_sized())
+
+
 def is_own(case: Case, config: TrainConfig) -> bool:
     """Tells whether a run was trained on the images of a case, so that the case is no drift for it."""
     if case.pipeline is not None:
-        return case.pipeline == own_pipeline(config)
+        return for_run(case, config).pipeline == own_pipeline(config)
     return case.group == "own" or case.iso == config.data.iso
 
 

@@ -45,10 +45,17 @@ def make_model(
     else:
         processor = make_processor(config, dataset.camera)
     if config.attack.adv_noise_layer and isinstance(processor, isp.Pipeline):
-        raw, _ = dataset[0]
-        processor = processor.inserted(additive_layer_stage(raw.shape), after=processor.stage_names[-1])
+        layer = additive_layer_stage(image_size(processor, dataset))
+        processor = processor.inserted(layer, after=processor.stage_names[-1])
     normalizer = BatchNorm(3, affine=False, rngs=rngs) if config.processing.learns else fixed
     return RawToLogit(processor, normalizer, task.make_head(rngs))
+
+
+def image_size(pipeline: isp.Pipeline, dataset: RawDataset) -> tuple[int, int]:
+    """Returns the height and width of the images that a pipeline makes of a data set's mosaics."""
+    raw, _ = dataset[0]
+    height, width, _ = jax.eval_shape(pipeline, jax.ShapeDtypeStruct(raw.shape, raw.dtype)).shape
+    return height, width
 
 
 def _known(camera: isp.Camera | None) -> isp.Camera:

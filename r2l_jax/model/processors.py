@@ -23,7 +23,7 @@ class NeuralProcessor(nnx.Module):
     norm that follows there is the normalization of `RawToLogit`.
 
     Attributes:
-        pattern: the Bayer pattern.
+        pattern: the color filter array.
         normalizer: normalizes the mosaic at half size.
         network: the U-Net++.
     """
@@ -50,7 +50,7 @@ class NeuralProcessor(nnx.Module):
     ) -> tuple[Float[Array, "batch rows cols 3"], dict[str, Float[Array, "batch rows cols 3"]]]:
         """Computes the images, and the image after each stage (see `isp.Pipeline.trace`)."""
         perturbations = perturbations or {}
-        mosaic = self.normalizer(isp.bayer.half_size(raw, self.pattern)) + perturbations.get("demosaic", 0)
+        mosaic = self.normalizer(isp.demosaic.binned(raw, self.pattern)) + perturbations.get("demosaic", 0)
         rgb = self.network(mosaic) + perturbations.get("rgb", 0)
         return rgb, {"demosaic": mosaic, "rgb": rgb}
 
@@ -83,4 +83,4 @@ def half_size(camera: isp.Camera | None) -> isp.Pipeline | Unprocessed:
     """
     if camera is None:
         return Unprocessed()
-    return isp.Pipeline([isp.Stage("demosaic", isp.bayer.half_size, options={"pattern": camera.pattern})])
+    return isp.Pipeline([isp.Stage("demosaic", isp.demosaic.binned, options={"pattern": camera.pattern})])

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-from r2l_jax.config import HALF_SIZE_MODES, ModelSettings, TrainConfig
+import isp
+from r2l_jax.config import ModelSettings, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split, stratified_splits
 from r2l_jax.model.pretrained import load_weights
@@ -86,8 +87,10 @@ def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
     if processing.processing_mode == "neural_network":
         multiples["--processing_mode=neural_network"] = NeuralProcessor.MULTIPLE
     if task.multiple > 1:
-        halved = 2 if processing.processing_mode in HALF_SIZE_MODES else 1
-        multiples[f"{task.head_name} after {processing.flag}"] = halved * task.multiple
+        side = 1
+        if dataset.camera is not None and processing.images_are_half_size:
+            side = isp.demosaic.bin_side(dataset.camera.pattern)
+        multiples[f"{task.head_name} after {processing.flag}"] = side * task.multiple
     raw, _ = dataset[0]
     for part, multiple in multiples.items():
         if any(side % multiple for side in raw.shape[:2]):

@@ -3,35 +3,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp import bayer
+from isp import bayer, cfa, demosaic
 
 RGB = np.random.default_rng(0).random((2, 6, 10, 3), np.float32)
 RAW = np.random.default_rng(1).random((2, 6, 10), np.float32)
 SITES = ((0, 0), (0, 1), (1, 0), (1, 1))
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", cfa.BAYER)
 def test_mosaic_samples_the_named_color_at_each_site(pattern):
-    mosaic = bayer.mosaic(RGB, pattern)
+    mosaic = cfa.mosaic(RGB, pattern)
     for (row, col), letter in zip(SITES, pattern, strict=True):
         np.testing.assert_array_equal(mosaic[:, row::2, col::2], RGB[:, row::2, col::2, "RGB".index(letter)])
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", cfa.BAYER)
 def test_spread_keeps_every_site_once_in_its_plane(pattern):
-    planes = bayer.spread(RAW, pattern)
+    planes = cfa.spread(RAW, pattern)
     np.testing.assert_array_equal(planes.sum(-1), RAW)
     np.testing.assert_array_equal((planes != 0).sum(-1), 1)
-    np.testing.assert_array_equal(bayer.mosaic(planes, pattern), RAW)
+    np.testing.assert_array_equal(cfa.mosaic(planes, pattern), RAW)
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", cfa.BAYER)
 def test_half_size_averages_the_greens(pattern):
     phases = dict(zip(SITES, pattern, strict=True))
     expected = [
         np.mean([RAW[:, r::2, c::2] for (r, c), letter in phases.items() if letter == channel], 0) for channel in "RGB"
     ]
-    np.testing.assert_allclose(bayer.half_size(RAW, pattern), np.stack(expected, -1), rtol=1e-6)
+    np.testing.assert_allclose(demosaic.binned(RAW, pattern), np.stack(expected, -1), rtol=1e-6)
 
 
 def test_space_to_depth_is_in_cfa_order_and_can_be_undone():
@@ -43,13 +43,13 @@ def test_space_to_depth_is_in_cfa_order_and_can_be_undone():
 
 def test_black_level_is_subtracted_in_cfa_order_without_clipping():
     level = jnp.array([0.1, 0.2, 0.3, 2.0])
-    black = bayer.subtract_black_level(RAW, level)
+    black = cfa.subtract_black_level(RAW, level)
     for i, (row, col) in enumerate(SITES):
         np.testing.assert_allclose(black[:, row::2, col::2], RAW[:, row::2, col::2] - level[i], atol=1e-7)
     assert black.min() < -1
 
 
-@pytest.mark.parametrize("function", [bayer.space_to_depth, bayer.spread, bayer.half_size])
+@pytest.mark.parametrize("function", [bayer.space_to_depth, cfa.spread, demosaic.binned])
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
@@ -65,9 +65,9 @@ def test_refuses_arrays_that_are_not_mosaics(function, raw, message, unchecked):
         function(raw)
 
 
-@pytest.mark.parametrize("function", [bayer.spread, bayer.half_size, lambda raw, p: bayer.mosaic(RGB, p)])
+@pytest.mark.parametrize("function", [cfa.spread, demosaic.binned, lambda raw, p: cfa.mosaic(RGB, p)])
 def test_refuses_unknown_patterns(function):
-    with pytest.raises(ValueError, match="pattern must be one of RGGB, BGGR, GRBG, GBRG, got 'RGBG'"):
+    with pytest.raises(ValueError, match=r"pattern must be one of RGGB, .*, MONO, or rows of .*, got 'RGBG'"):
         function(RAW, "RGBG")
 
 
@@ -75,8 +75,8 @@ def test_refuses_another_number_of_levels(unchecked):
     with pytest.raises(
         ValueError, match=r"black_level must have shape \(4,\), one level a site in CFA order, got \(3,\)"
     ):
-        bayer.subtract_black_level(RAW, jnp.zeros(3))
+        cfa.subtract_black_level(RAW, jnp.zeros(3))
 
 
 def test_vmap_equals_batch_axes():
-    np.testing.assert_array_equal(jax.vmap(bayer.spread)(RAW), bayer.spread(RAW))
+    np.testing.assert_array_equal(jax.vmap(cfa.spread)(RAW), cfa.spread(RAW))

@@ -49,7 +49,6 @@ def test_json_round_trip(camera):
         ({"white_balance": (1, 0, 1)}, r"white_balance must have no gain of 0, got \(1.0, 0.0, 1.0\)"),
         ({"white_balance": "daylight"}, r"white_balance must be numbers of shape \(3,\), got 'daylight'"),
         ({"color_matrix": (1,) * 9}, r"color_matrix must have shape \(3, 3\), got \(9,\)"),
-        ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, got \['R'\]"),
         ({"full_well": 0}, "full_well must be greater than 0, got 0"),
         ({"full_well": "many"}, "full_well must be a number, got 'many'"),
         ({"read_noise": -0.5}, "read_noise must not be negative, got -0.5"),
@@ -57,7 +56,8 @@ def test_json_round_trip(camera):
         ({"bits": 17}, "bits must be a whole number from 1 to 16, got 17"),
         ({"bits": 12.0}, "bits must be a whole number from 1 to 16, got 12.0"),
         ({"bits": True}, "bits must be a whole number from 1 to 16, got True"),
-        ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, got 'XTRANS'"),
+        ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got \['R'\]"),
+        ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got 'XTRANS'"),
     ],
 )
 def test_refuses(change, message, unchecked):

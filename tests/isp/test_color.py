@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from isp import bayer, color, denoise, sharpen
+from isp import cfa, color, denoise, sharpen
 
 RGB = np.random.default_rng(0).random((2, 4, 6, 3), np.float32)
 # Every way in which channels can be equal, including grays, primaries and secondaries.
@@ -56,7 +56,7 @@ def test_with_luma_equals_replacing_y_in_yuv():
         color.hsv_to_rgb,
         sharpen.sharpening_filter,
         lambda rgb: denoise.gaussian_blur(rgb, jnp.ones((5, 5))),
-        bayer.mosaic,
+        cfa.mosaic,
     ],
 )
 def test_refuses_arrays_that_are_not_images(function, rgb, message, unchecked):

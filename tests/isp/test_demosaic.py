@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isp import bayer, demosaic
+from isp import cfa, demosaic
 from isp._engine import stencil
 
 METHODS = {
@@ -44,7 +44,7 @@ def scenes():
     return np.stack([np.round(0.9 * 4096 * plane) / 4096 for plane in planes]).astype(np.float32)
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", cfa.BAYER)
 @pytest.mark.parametrize("method", METHODS)
 def test_agrees_with_the_reference_borders_included(method, pattern):
     raw = scenes()
@@ -54,11 +54,11 @@ def test_agrees_with_the_reference_borders_included(method, pattern):
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", cfa.BAYER)
 @pytest.mark.parametrize("method", ["malvar2004", "menon2007", "menon2007 unrefined"])
 def test_sites_keep_their_values(method, pattern):
     raw = scenes()
-    np.testing.assert_array_equal(bayer.mosaic(METHODS[method](raw, pattern), pattern), raw)
+    np.testing.assert_array_equal(cfa.mosaic(METHODS[method](raw, pattern), pattern), raw)
 
 
 @pytest.mark.parametrize("size", [(2, 2), (2, 8), (6, 2)])
@@ -126,7 +126,7 @@ def test_the_gradient_agrees_with_central_differences(method, size):
 def test_a_color_ramp_is_reproduced(method):
     rows, cols = np.mgrid[:20, :24].astype(np.float32)
     ramp = np.stack([0.02 * rows, 0.01 * cols, 0.3 - 0.01 * rows + 0.02 * cols], -1)
-    rgb = METHODS[method](bayer.mosaic(ramp, "GBRG"), "GBRG")
+    rgb = METHODS[method](cfa.mosaic(ramp, "GBRG"), "GBRG")
     np.testing.assert_allclose(rgb[6:-6, 6:-6], ramp[6:-6, 6:-6], atol=1e-6)
 
 
@@ -138,11 +138,11 @@ def test_menon_does_not_interpolate_across_a_gray_edge(transpose):
     np.testing.assert_allclose(rgb, np.stack([edge] * 3, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", cfa.BAYER)
 def test_interpolate_mirrors_the_border(pattern):
-    planes = np.asarray(bayer.spread(RAW, pattern), np.float64)
+    planes = np.asarray(cfa.spread(RAW, pattern), np.float64)
     expected = [ndimage.correlate(planes[..., c], demosaic.BILINEAR_KERNEL[c, c], mode="mirror") for c in range(3)]
-    result = demosaic.interpolate(bayer.spread(RAW, pattern), jnp.array(demosaic.BILINEAR_KERNEL))
+    result = demosaic.interpolate(cfa.spread(RAW, pattern), jnp.array(demosaic.BILINEAR_KERNEL))
     np.testing.assert_allclose(result, np.stack(expected, -1), atol=1e-6)
 
 
@@ -150,7 +150,7 @@ def test_interpolate_mirrors_the_border(pattern):
 @pytest.mark.parametrize(
     ("raw", "pattern", "message"),
     [
-        (RAW, "RGBG", "pattern must be one of RGGB, BGGR, GRBG, GBRG, got 'RGBG'"),
+        (RAW, "RGBG", "pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of R, G and B"),
         (RAW[:13], "RGGB", "raw must have an even height and width, got shape (13, 10)"),
         (RAW[0], "RGGB", "raw must be (..., H, W), got shape (10,)"),
         (np.zeros((4, 4), np.uint16), "RGGB", "raw must be floating point with the white level at 1, got uint16"),

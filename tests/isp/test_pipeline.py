@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import isp
-from isp import bayer, pipeline
+from isp import cfa, pipeline
 
 # Results of the published PyTorch pipeline (aiaudit-org/raw2logit) in float64: the image, every stage, every gradient.
 # The cases are two cameras, and one of them with every parameter moved at random.
@@ -99,7 +99,7 @@ def test_starts_at_the_parameters_of_the_camera_and_the_study(case):
         np.testing.assert_allclose(value, expected[name], atol=5e-6 if name == "gaussian_blur" else 1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("pattern", bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", cfa.BAYER)
 def test_every_pattern_is_processed_by_its_own_colors(pattern):
     """A mosaic of any pattern is a flipped RGGB mosaic, so it must be processed to the flipped picture."""
     axes = {"RGGB": (), "GRBG": (-1,), "GBRG": (-2,), "BGGR": (-2, -1)}[pattern]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp import bayer, sensor
+from isp import bayer, cfa, sensor
 from isp.camera import CAMERAS, Camera
 
 KEY = jax.random.key(0)
@@ -166,7 +166,7 @@ def test_noise_is_the_cameras_unless_an_argument_says_otherwise():
 
 def test_expose_equals_expose_sites_of_the_mosaic():
     light, camera = jax.random.uniform(KEY, (8, 6, 3)), CAMERAS["drone"]
-    sites = sensor.expose_sites(bayer.mosaic(light, camera.pattern), KEY, camera=camera, read_noise=9.0, bits=16)
+    sites = sensor.expose_sites(cfa.mosaic(light, camera.pattern), KEY, camera=camera, read_noise=9.0, bits=16)
     np.testing.assert_array_equal(sensor.expose(light, KEY, camera=camera, read_noise=9.0, bits=16), sites)
 
 

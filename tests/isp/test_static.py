@@ -58,11 +58,11 @@ def test_pipelines_with_iterative_denoising_agree_with_scikit_image(denoise):
     np.testing.assert_allclose(rgb**2.2, np.clip(denoised, 0, 1), atol=1e-3)
 
 
-@pytest.mark.parametrize("pattern", isp.bayer.PATTERNS)
+@pytest.mark.parametrize("pattern", isp.cfa.BAYER)
 def test_the_stages_are_the_public_functions(pattern):
     camera = dataclasses.replace(CAMERA, pattern=pattern)
     rgb, stages = isp.static(camera, "menon2007", "unsharp_masking", "median_denoising", amount=2.0, size=5).trace(RAW)
-    raw = isp.bayer.subtract_black_level(jnp.array(RAW), jnp.array(camera.black_level))
+    raw = isp.cfa.subtract_black_level(jnp.array(RAW), jnp.array(camera.black_level))
     linear = isp.demosaic.menon2007(raw, pattern) * jnp.array(camera.white_balance) @ jnp.array(camera.color_matrix).T
     sharp = isp.sharpen.unsharp_masking(linear, amount=2.0)
     denoised = isp.denoise.median_denoising(sharp, 5)
@@ -75,7 +75,7 @@ def test_the_stages_are_the_public_functions(pattern):
 
 def test_none_skips_a_step():
     _, stages = isp.static(CAMERA, "none", "none", "none").trace(RAW)
-    np.testing.assert_array_equal(stages["demosaic"], isp.bayer.spread(stages["black_level"]))
+    np.testing.assert_array_equal(stages["demosaic"], isp.cfa.spread(stages["black_level"]))
     np.testing.assert_array_equal(stages["sharpen"], stages["color_correct"])
     np.testing.assert_array_equal(stages["denoise"], stages["color_correct"])
 
@@ -198,7 +198,10 @@ def test_a_parameter_may_start_at_a_traced_value():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"demosaic": "ahd"}, "demosaic must be one of none, bilinear, malvar2004, menon2007, got 'ahd'"),
+        (
+            {"demosaic": "ahd"},
+            "demosaic must be one of none, bilinear, malvar2004, menon2007, normalized, binned, got 'ahd'",
+        ),
         ({"denoise": "nlm"}, "denoise must be one of none, gaussian_denoising, .*, bilateral, got 'nlm'"),
         ({"radius": 2.0}, "bilinear, sharpening_filter and gaussian_denoising have no radius"),
         ({"pattern": "BGGR"}, "bilinear, sharpening_filter and gaussian_denoising have no pattern"),

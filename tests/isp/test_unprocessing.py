@@ -7,14 +7,14 @@ import pytest
 from jax.test_util import check_grads
 
 import isp
-from isp import bayer, unprocessing
+from isp import cfa, unprocessing
 from isp.camera import CAMERAS, Camera
 
 DRONE = CAMERAS["drone"]
 EVERY_CAMERA = pytest.mark.parametrize(
     "camera",
-    [dataclasses.replace(camera, pattern=pattern) for camera in CAMERAS.values() for pattern in bayer.PATTERNS],
-    ids=[f"{name} {pattern}" for name in CAMERAS for pattern in bayer.PATTERNS],
+    [dataclasses.replace(camera, pattern=pattern) for camera in CAMERAS.values() for pattern in cfa.BAYER],
+    ids=[f"{name} {pattern}" for name in CAMERAS for pattern in cfa.BAYER],
 )
 PICTURES = np.random.default_rng(0).random((3, 4, 6, 3), np.float32)
 

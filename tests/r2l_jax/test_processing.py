@@ -78,7 +78,7 @@ def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
     train.run(config)
     variables = model(config)
     dataset = datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
-    mosaics = isp.bayer.half_size(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
+    mosaics = isp.demosaic.binned(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
     np.testing.assert_allclose(variables["processor.normalizer.mean"], mosaics.mean((0, 1, 2)), rtol=1e-4)
     assert (variables["processor.network.bn1.mean"] != 0).all()
     assert (variables["normalizer.mean"] != 0).all()

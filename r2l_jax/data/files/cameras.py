@@ -6,44 +6,60 @@ from collections.abc import Sequence
 import numpy as np
 
 import isp
-from r2l_jax.data.files.decoding import read_text
+from r2l_jax.data.files.calibration import Calibration, read_calibration
 from r2l_jax.runtime.errors import InputError
 
 
-def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
-    """Returns a known camera, a camera from a JSON file, or None for "auto".
+def find_calibration(name: str, flag: str = "--camera") -> Calibration:
+    """Returns what a flag states about the camera of raw files.
 
     Args:
-        name: a name of `isp.CAMERAS`, the path of a JSON file, or "auto" for the camera that each raw file names.
+        name: a name of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing: each raw file names its
+            camera.
         flag: the flag to name in errors.
 
     Raises:
         InputError: the name is neither a known camera nor a readable JSON file.
     """
     if name == "auto":
-        return None
+        return Calibration()
     if name in isp.CAMERAS:
-        return isp.CAMERAS[name]
+        return Calibration.of(isp.CAMERAS[name])
     try:
-        return read_camera_file(pathlib.Path(name))
+        return read_calibration(pathlib.Path(name))
     except OSError:
         raise InputError(f"{flag} must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}") from None
     except InputError as error:
         raise InputError(f"{flag}={error}") from None
 
 
+def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
+    """Returns a known camera, a camera from a JSON file, or None for "auto".
+
+    Args:
+        name: as for `find_calibration`.
+        flag: the flag to name in errors.
+
+    Raises:
+        InputError: the name is neither a known camera nor a readable JSON file with all figures of one.
+    """
+    stated = find_calibration(name, flag)
+    if stated.camera is None and name != "auto":
+        raise InputError(f"{flag}={name}: the camera lacks {', '.join(stated.missing)}")
+    return stated.camera
+
+
 def read_camera_file(path: pathlib.Path) -> isp.Camera:
-    """Reads a camera's JSON file.
+    """Reads a whole camera from its JSON file.
 
     Raises:
         OSError: the file cannot be read.
-        InputError: it is no camera; the message starts with the path.
+        InputError: it is no camera, or lacks a figure; the message starts with the path.
     """
-    text = read_text(path)
-    try:
-        return isp.Camera.from_json(text)
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from None
+    stated = read_calibration(path)
+    if stated.camera is None:
+        raise InputError(f"{path}: the camera lacks {', '.join(stated.missing)}")
+    return stated.camera
 
 
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:
@@ -57,12 +73,13 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
         cameras: the camera of each file.
 
     Raises:
-        InputError: the files' Bayer patterns differ.
+        InputError: the files' color filter arrays differ.
     """
     for path, camera in zip(files, cameras, strict=True):
         if camera.pattern != cameras[0].pattern:
             raise InputError(
-                f"all files must have one Bayer pattern: {files[0]} has {cameras[0].pattern}, {path} {camera.pattern}"
+                f"all files must have one color filter array: {files[0]} has {cameras[0].pattern}, "
+                f"{path} {camera.pattern}"
             )
     black, gains, matrix = (
         np.median([getattr(camera, name) for camera in cameras], axis=0)

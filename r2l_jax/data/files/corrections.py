@@ -15,7 +15,6 @@ from jaxtyping import Bool, Float32, Int, Num
 
 import isp
 from r2l_jax.data.files.decoding import reading
-from r2l_jax.data.files.sites import black_levels, color_tile
 from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
@@ -84,12 +83,13 @@ class Corrections:
                     f"the frame is {_size(mosaic)}, the camera's {name} {_size(array)}: they must be equal"
                 )
         self._check_defects(mosaic.shape)
-        black = black_levels(camera, *mosaic.shape)
+        levels = np.asarray(camera.black_level, np.float32)
+        black = np.asarray(isp.cfa.black_levels(levels, camera.pattern, *mosaic.shape))
         light = mosaic - (black if self.dark is None else self.dark)
         if self.flat is not None:
             light *= self.flat
         if len(self.defects):
-            _replace(light, self.defects, color_tile(camera.pattern))
+            _replace(light, self.defects, isp.cfa.tile(camera.pattern))
         light += black
         return np.clip(light, 0, 1, out=light)
 

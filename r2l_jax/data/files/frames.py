@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import isp
+from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.runtime.errors import InputError, warn
@@ -75,13 +76,13 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
 
 
 def read_frame(
-    pair: Pair, camera: isp.Camera | None, warn: Callable[[str], object] = warn
+    pair: Pair, camera: Calibration, warn: Callable[[str], object] = warn
 ) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
     """Reads a frame and its mask.
 
     Args:
         pair: the frame and its mask.
-        camera: the frame's camera; None reads the camera from the frame's file.
+        camera: what is known of the frame's camera.
         warn: as for `rawfile.read_raw`.
 
     Returns:
@@ -91,10 +92,10 @@ def read_frame(
         InputError: a file cannot be read, or the mask has another size than the frame.
     """
     frame, mask_file = pair
-    raw, camera = read_mosaic(frame, camera, warn)
+    raw, own = read_mosaic(frame, camera, warn)
     mask = read_mask(mask_file)
     rows, cols = raw.shape
     # A mosaic is cropped to even size; its mask may still have the odd size of the sensor.
     if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
         raise InputError(f"{mask_file} must be of the size of {frame}, {raw.shape}, got {mask.shape}")
-    return raw, mask[:rows, :cols], camera
+    return raw, mask[:rows, :cols], own

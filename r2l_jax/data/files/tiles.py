@@ -11,6 +11,7 @@ The name of a tile is that of its frame, followed by its row and column among th
 import concurrent.futures
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ import tifffile
 from PIL import Image
 
 import isp
+from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.cameras import common_camera, read_camera_file
 from r2l_jax.data.files.decoding import read_text
 from r2l_jax.data.files.frames import Pair, read_frame
@@ -34,13 +36,16 @@ from r2l_jax.runtime.files import AT_ONCE, drafting
 Choose = Callable[[list[float]], list[tuple[int, str]]]
 
 
-def version(pairs: Sequence[Pair], camera: isp.Camera | None) -> str:
+def version(pairs: Sequence[Pair], camera: Calibration) -> str:
     """Returns a hash of the camera and of the files that tiles are cut from: their names, sizes and times of change.
 
     Hashing the content of frames of gigabytes would take minutes, and is not needed: results depend on the content of
     the tiles (see `RawDataset.files`).
     """
-    lines = [("auto" if camera is None else camera.to_json()).encode()]
+    plain = camera.camera if camera.layout is None and camera.corrections is None else None
+    # As in earlier versions, whose tiles are still good.
+    described = plain.to_json() if plain is not None else camera.described
+    lines = [(described if isinstance(described, str) else json.dumps(described)).encode()]
     for path in (path for pair in pairs for path in pair):
         status = path.stat()
         lines.append(os.fsencode(path.name) + f" {status.st_size} {status.st_mtime_ns}".encode())
@@ -51,7 +56,7 @@ def cut(
     pairs: Sequence[Pair],
     folder: pathlib.Path,
     side: int,
-    camera: isp.Camera | None,
+    camera: Calibration,
     choose: Choose,
     warn: Callable[[str], object] = warn,
 ) -> None:
@@ -63,8 +68,8 @@ def cut(
     Args:
         pairs: the frames and their masks.
         folder: the folder to write.
-        side: height and width of a tile. Even, so that all tiles start with the same color of the Bayer pattern.
-        camera: the frames' camera; None writes the camera that the files have in common.
+        side: height and width of a tile. Even, as mosaics are.
+        camera: what is known of the frames' camera. The camera that the frames have in common is written.
         choose: selects the tiles of a frame.
         warn: as for `rawfile.read_raw`.
 
@@ -93,15 +98,20 @@ def _cut_frame(
     pair: Pair,
     draft: pathlib.Path,
     side: int,
-    camera: isp.Camera | None,
+    camera: Calibration,
     choose: Choose,
     warn: Callable[[str], object],
 ) -> tuple[list[str], isp.Camera]:
     """Writes the chosen tiles of one frame, and returns their lines of labels and the frame's camera."""
     frame, _ = pair
-    raw, mask, camera = read_frame(pair, camera, warn)
+    raw, mask, own = read_frame(pair, camera, warn)
+    # Tiles start with a whole tile of the color filter array. Where that does not divide their side, as the 6x6 sites
+    # of X-Trans may not, a few rows and columns between them are left out.
+    row_step, col_step = (-(-side // period) * period for period in isp.cfa.tile(own.pattern).shape)
     corners = [
-        (row, col) for row in range(0, raw.shape[0] - side + 1, side) for col in range(0, raw.shape[1] - side + 1, side)
+        (row, col)
+        for row in range(0, raw.shape[0] - side + 1, row_step)
+        for col in range(0, raw.shape[1] - side + 1, col_step)
     ]
     if not corners:
         raise InputError(f"{frame} is {raw.shape[0]}x{raw.shape[1]}, smaller than a tile of {side}")
@@ -109,12 +119,12 @@ def _cut_frame(
     lines = []
     for index, label in choose([mask[tile].mean() for tile in tiles]):
         row, col = corners[index]
-        stem = f"{frame.stem}_{row // side:02d}_{col // side:02d}"
+        stem = f"{frame.stem}_{row // row_step:02d}_{col // col_step:02d}"
         values = np.round(raw[tiles[index]] * 65535).astype(np.uint16)
         tifffile.imwrite(draft / "images" / f"{stem}.tiff", values, metadata=None)
         Image.fromarray(mask[tiles[index]] * 255).save(draft / "masks" / f"{stem}.png")
         lines.append(f"{stem}\t{label}\n")
-    return lines, camera
+    return lines, own
 
 
 # A line of labels for each of a million tiles.
@@ -149,6 +159,11 @@ def read_camera(folder: pathlib.Path) -> isp.Camera:
 def tile_files(folder: pathlib.Path, name: str) -> Pair:
     """Returns the paths of a tile and of its mask."""
     return folder / "images" / f"{name}.tiff", folder / "masks" / f"{name}.png"
+
+
+def frame_of(name: str) -> str:
+    """Returns the name of the frame that a tile was cut from."""
+    return name.rsplit("_", 2)[0]
 
 
 def read_tile(folder: pathlib.Path, name: str, side: int) -> Sample:

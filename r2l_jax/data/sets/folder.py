@@ -1,6 +1,7 @@
 """The user's own raw files: one sub-folder per class, or frames and masks."""
 
 import concurrent.futures
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -8,9 +9,11 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files import tiles
-from r2l_jax.data.files.cameras import common_camera, find_camera
+from r2l_jax.data.files.calibration import Calibration
+from r2l_jax.data.files.cameras import common_camera, find_calibration
 from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
+from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import AT_ONCE
@@ -50,8 +53,8 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
     if camera is None:
         raise InputError(f"--dataset=Folder needs --camera: {', '.join(isp.CAMERAS)}, auto or a JSON file")
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
-        raise InputError(f"--tile_size must be positive and even, to stay on the Bayer grid, got {tile_size}")
-    root, given = pathlib.Path(data_dir), find_camera(camera)
+        raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
+    root, given = pathlib.Path(data_dir), find_calibration(camera)
     there = [name for name in ("images", "masks") if (root / name).is_dir()]
     if len(there) == 2:
         return _segmentation(root, given, tile_size)
@@ -61,7 +64,7 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
     return _classification(root, given, tile_size)
 
 
-def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
+def _classification(root: pathlib.Path, camera: Calibration, tile_size: int | None) -> RawDataset:
     files = sorted(path for path in root.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
     classes = tuple(sorted({path.parent.name for path in files}))
     if len(classes) < 2:
@@ -76,7 +79,7 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
             raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
         side = tile_size or TILE_SIZE
         # Copied, because a view would keep the whole file in memory.
-        return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1])).copy(), own
+        return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1]), own.pattern).copy(), own
 
     dim: list[str] = []
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
@@ -97,7 +100,8 @@ def _classification(root: pathlib.Path, camera: isp.Camera | None, tile_size: in
         camera=common_camera(files, cameras),
         names=tuple(str(path.relative_to(root)) for path in files),
         labels=labels,
-        read=lambda index: (center_crop(middles[index], side, side), labels[index]),
+        read=lambda index: (center_crop(middles[index], side, side, cameras[index].pattern), labels[index]),
+        shot=lambda index: read_shot(files[index]),
     )
 
 
@@ -108,23 +112,28 @@ def _warn_of_dim(dim: Sequence[str], files: int) -> None:
         warn(f"{min(dim)}{others}")
 
 
-def center_crop(raw: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Crops a mosaic to `(height, width)` around its middle, starting at an even row and column to keep the pattern."""
-    top, left = ((have - want) // 2 // 2 * 2 for have, want in zip(raw.shape, (height, width), strict=True))
+def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.ndarray:
+    """Crops a mosaic to `(height, width)` around its middle, starting with a whole tile of the color filter array."""
+    periods = isp.cfa.tile(pattern).shape
+    wanted = zip(raw.shape, (height, width), periods, strict=True)
+    top, left = ((have - want) // 2 // period * period for have, want, period in wanted)
     return raw[top : top + height, left : left + width]
 
 
-def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int | None) -> RawDataset:
+def _segmentation(root: pathlib.Path, camera: Calibration, tile_size: int | None) -> RawDataset:
     pairs = pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
     side = tile_size
     if side is None:
-        side = min(TILE_SIZE, *read_mosaic(pairs[0][0], camera, _ignore)[0].shape)
-        side = side // _MULTIPLE * _MULTIPLE or side
+        raw, own = read_mosaic(pairs[0][0], camera, _ignore)
+        side, multiple = min(TILE_SIZE, *raw.shape), int(np.lcm.reduce([_MULTIPLE, *isp.cfa.tile(own.pattern).shape]))
+        side = side // multiple * multiple or side
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
     dim: list[str] = []
     on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile, dim.append))
     _warn_of_dim(dim, len(pairs))
     names = tuple(name for name, _ in tiles.read_labels(folder, _CLASSES))
+    frames = {frame.stem: frame for frame, _ in pairs}
+    shot_of_frame = functools.cache(read_shot)
     return RawDataset(
         name="Folder",
         task="segmentation",
@@ -134,6 +143,7 @@ def _segmentation(root: pathlib.Path, camera: isp.Camera | None, tile_size: int 
         labels=np.zeros(len(names), np.int32),
         read=lambda index: tiles.read_tile(folder, names[index], side),
         files=tuple(tiles.tile_files(folder, name) for name in names),
+        shot=lambda index: shot_of_frame(frames[tiles.frame_of(names[index])]),
     )
 
 

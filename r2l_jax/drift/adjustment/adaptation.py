@@ -104,7 +104,7 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
             f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
             "computes others"
         )
-    cases.check_pipelines(config.drifts(), fold.dataset)
+    cases.check_pipelines([cases.for_run(drift, fold.config) for drift in config.drifts()], fold.dataset)
     for drift in config.drifts():
         pipeline = drifted(config, fold, drift).pipeline
         free_parameters(config, pipeline)

@@ -97,9 +97,10 @@ def _camera(name: str, dataset: RawDataset) -> isp.Camera:
 
 def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
     """Returns a fold's model, with the pipeline of a drift of the processing in place of its own."""
-    if drift.pipeline is None:
+    pipeline = cases.for_run(drift, fold.config).pipeline
+    if pipeline is None:
         return fold.model
-    return RawToLogit(drift.pipeline(cases.camera_of(fold.dataset)), fold.model.normalizer, fold.model.head)
+    return RawToLogit(pipeline(cases.camera_of(fold.dataset)), fold.model.normalizer, fold.model.head)
 
 
 def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:

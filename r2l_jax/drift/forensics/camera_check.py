@@ -76,7 +76,7 @@ def read_camera(name: str) -> isp.Camera:
 
 
 def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> list[Finding]:
-    """Compares a camera's Bayer pattern, black levels, gains and matrix with the intervals that a model tolerates.
+    """Compares a camera's color filter array, black levels, gains and matrix with the intervals that a model tolerates.
 
     The comparison answers whether the model's data may be processed with this camera's calibration values. Each value
     is compared separately, as the intervals were measured: with all other values at the model's default, which is the
@@ -96,6 +96,8 @@ def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> li
         away = 0.0 if same else math.nan
         findings.append(Finding("pattern", camera.pattern, wanted, wanted, same, away, away))
     for parameter, values in _calibration(facts, camera).items():
+        if facts[parameter].camera == "black_level" and wanted and values.shape != isp.cfa.black_level_shape(wanted):
+            continue  # A sensor of another kind has other black levels, of sites or of colors.
         names = facts[parameter].element_names(parameter, values.shape)
         for name, value in zip(names, values.ravel().tolist(), strict=True):
             if name in tolerances["knobs"]:
@@ -120,7 +122,7 @@ def score_together(
 ) -> tuple[float, float]:
     """Measures a model's score by default, and with all calibration values of a camera at once.
 
-    The Bayer pattern of the processing stays that of the model.
+    The color filter array of the processing stays that of the model.
 
     Args:
         frozen: the model.
@@ -129,7 +131,11 @@ def score_together(
         batch_size: samples at once.
         camera: the camera whose values replace those of the model.
     """
-    calibration = _calibration(frozen.facts, camera)
+    calibration = {
+        name: values
+        for name, values in _calibration(frozen.facts, camera).items()
+        if values.shape == np.shape(frozen.default[name])
+    }
     batches = whole_batches(dataset, indices, batch_size)
     default, together = Measurer(frozen).measure([frozen.default, frozen.default | calibration], batches)
     return default.score, together.score

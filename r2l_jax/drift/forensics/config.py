@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 
 from r2l_jax.config import AUX_LOSSES, FinishedRun
+from r2l_jax.data.files.shot import FIELDS
+from r2l_jax.drift import by_shot
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, setting
 
@@ -64,6 +66,7 @@ class ForensicsConfig(FinishedRun):
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
     samples: int = setting("the greatest number of training samples that searches draw from", 512, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
+    by: tuple[str, ...] = setting(f"{by_shot.SETTING}, by default and in the worst cases", (), each=FIELDS)
     seed: int = setting("the seed of samples, starts and batches", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
@@ -79,7 +82,7 @@ class ForensicsConfig(FinishedRun):
         where = "in --check" if self.check else f"in {', '.join(self.analyses)}"
         ignored = dict.fromkeys(sorted(set().union(*SETTINGS.values()) - used), where)
         if self.check:
-            ignored["analyses"] = where
+            ignored["analyses"] = ignored["by"] = where
         if not self.adv_track_differences:
             ignored.setdefault("track_n_images", "without --adv_track_differences")
         return ignored
@@ -90,5 +93,8 @@ class ForensicsConfig(FinishedRun):
         return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "forensics"
 
     def settings(self, analysis: str) -> dict[str, object]:
-        """Returns the flags that an analysis's results depend on."""
+        """Returns the flags that the results of an analysis, or of `shots`, depend on."""
+        if analysis == "shots":
+            searches = self.settings("worst_case") if "worst_case" in self.analyses else {}
+            return {"by": self.by, **searches}
         return {name: getattr(self, name) for name in SETTINGS[analysis]}

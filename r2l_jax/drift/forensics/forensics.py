@@ -1,10 +1,12 @@
 """Drift forensics: finds the processing that breaks a trained model, and the processing that it tolerates."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
+from r2l_jax.drift import by_shot
 from r2l_jax.drift.analysis import Analysis, once
-from r2l_jax.drift.forensics import camera_check, sensitivity, tolerance, worst_case
+from r2l_jax.drift.forensics import by_shots, camera_check, sensitivity, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
@@ -26,6 +28,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     - `sensitivity`: the gradient of the task loss for every parameter and for the image after every stage.
     - `tolerances`: the interval in which each parameter may move by itself.
     - `worst_case`: the lowest score that a search over the parameters finds.
+    - `shots`, with `by`: the scores of groups of shots, by default and in the worst cases.
 
     Returns:
         The content of the JSON files, by fold and analysis.
@@ -40,12 +43,19 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         # Checked before the analyses, which take minutes.
         frozen = Frozen(fold.model, fold.task)
         worst_case.make_searches(config, pipeline_of(worst_case.searched(config, fold)))
+        on_every_process(lambda: by_shot.check(fold.dataset, fold.fold.valid_indices, config.by))  # noqa: B023
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
     with writing_to(config.output_dir), StopSignals() as stop:
-        return {
-            fold.fold.number: {name: _analyse(config, fold, name, stop) for name in config.analyses} for fold in folds
-        }
+        return {fold.fold.number: _analyse_all(config, fold, stop) for fold in folds}
+
+
+def _analyse_all(config: ForensicsConfig, fold: TrainedFold, stop: StopSignals) -> dict[str, dict[str, Any]]:
+    """Returns all analyses of a fold by name."""
+    done = {name: _analyse(config, fold, name, stop) for name in config.analyses}
+    if config.by:
+        done["shots"] = _analyse(config, fold, "shots", stop, worst=done.get("worst_case"))
+    return done
 
 
 def check(config: ForensicsConfig) -> bool:
@@ -83,7 +93,12 @@ def check(config: ForensicsConfig) -> bool:
 
 
 def _analyse(
-    config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignals, ignored: tuple[str, ...] = ()
+    config: ForensicsConfig,
+    fold: TrainedFold,
+    name: str,
+    stop: StopSignals,
+    ignored: tuple[str, ...] = (),
+    worst: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
     folder = config.output_dir / f"fold_{fold.fold.number}" / name
@@ -91,6 +106,8 @@ def _analyse(
     def analyse(unfinished: pathlib.Path) -> Analysis:
         if stop.agreed():
             raise Interrupted(f"stopped before {name} of fold {fold.fold.number}; the same command goes on with that")
+        if name == "shots":
+            return by_shots.analyse(config, fold, worst, stop.agreed)
         return _run(config, fold, name, stop, unfinished)
 
     identity = on_every_process(lambda: _identity(config, fold, name))
@@ -102,7 +119,8 @@ def _analyse(
 
 def _identity(config: ForensicsConfig, fold: TrainedFold, name: str) -> store.Identity:
     """Collects all that an analysis depends on; not the camera, since the model has its own numbers and pattern."""
-    drawn = worst_case.drawn(config, fold) if name == "worst_case" else ()
+    uses_searches = name == "worst_case" or (name == "shots" and "worst_case" in config.analyses)
+    drawn = worst_case.drawn(config, fold) if uses_searches else ()
     data = fold.dataset.content_of([*drawn, *fold.fold.valid_indices])
     return store.identity(config.settings(name), model=fold.fingerprint, data=data)
 

@@ -107,7 +107,7 @@ def analyse(
         The analysis, with these keys in its `content`.
 
         - `score`: the name of the score; `default`: the score by default; `tolerance`; `samples`: their number;
-          `pattern`: the Bayer pattern of the processing.
+          `pattern`: the color filter array of the processing.
         - `knobs`: for each knob its `parameter`, its `quantity`, its default `value` in that quantity's unit, and its
           `scale` and `width`. `low` and `high` are the ends of the tolerated interval, `low_interval` and
           `high_interval` their bootstrap intervals, and `low_at_limit` and `high_at_limit` tell whether they are the
@@ -285,7 +285,7 @@ def _map(
 
 
 def _pattern(pipeline: isp.Pipeline) -> str | None:
-    """Returns the Bayer pattern that a pipeline expects, or None if no stage depends on a pattern."""
+    """Returns the color filter array that a pipeline expects, or None if no stage depends on a pattern."""
     patterns = [str(stage.options["pattern"]) for stage in pipeline.stages if "pattern" in stage.options]
     return patterns[0] if patterns else None
 

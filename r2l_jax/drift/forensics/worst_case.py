@@ -18,6 +18,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measured, Measurer, ticking, whole_batches
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.model.build import image_size
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_every_process
@@ -38,10 +39,11 @@ def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
     pipeline = pipeline_of(fold.model)
     if not config.adv_noise_layer or ADDITIVE_LAYER in pipeline.facts:
         return fold.model
-    raw, _ = fold.dataset[0]
     if ADDITIVE_LAYER in pipeline.stage_names:
         raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
-    pipeline = pipeline.inserted(additive_layer_stage(raw.shape), after=pipeline.stage_names[-1])
+    pipeline = pipeline.inserted(
+        additive_layer_stage(image_size(pipeline, fold.dataset)), after=pipeline.stage_names[-1]
+    )
     return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
 
 

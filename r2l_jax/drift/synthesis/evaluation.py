@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,8 +13,9 @@ import jax
 from tqdm import tqdm
 
 from r2l_jax.config import INTENSITIES, OWN_PIPELINE, PIPELINE_NAMES
+from r2l_jax.data.files.shot import FIELDS
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import cases, figures
+from r2l_jax.drift import by_shot, cases, figures
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
@@ -62,6 +65,7 @@ class EvaluationConfig(Settings):
         None,
     )
     pipeline: tuple[str, ...] = setting(OWN_PIPELINE, ())
+    by: tuple[str, ...] = setting(by_shot.SETTING, (), each=FIELDS)
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
     seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
 
@@ -140,7 +144,8 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
             for label, folds in runs.items()
         }
     )
-    parts = [part for of_run in parts_of.values() for part in of_run]
+    groups_of = on_every_process(lambda: _parts_of_groups(config, runs, tested, load_at))
+    parts = [part for of_run in (*parts_of.values(), *groups_of.values()) for part in of_run]
     evaluator = Evaluator(_batch_size(config, parts), config.seed)
     with StopSignals() as stop:
         for part in parts:
@@ -153,6 +158,14 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
         "classes": list(task.classes),
         "dataset": dataset.name,
         **summary.summarize(results, tested, task.score),
+        "by": summary.by_groups(
+            {
+                key: [(part.fold.fold.valid_indices, part.tests) for part in of_group]
+                for key, of_group in groups_of.items()
+            },
+            [case.name for case in tested],
+            task.score,
+        ),
         "flags": flat(config),
         **environment(),
     }
@@ -166,11 +179,36 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
     return content
 
 
+# A run, a field of shots and one of its values.
+_Group = tuple[str, str, str]
+
+
+def _parts_of_groups(
+    config: EvaluationConfig,
+    runs: Mapping[str, Sequence[TrainedFold]],
+    tested: Sequence[Case],
+    load_at: Callable[..., RawDataset],
+) -> dict[_Group, list["_Part"]]:
+    """Makes a part of each fold for each group of its samples, which is a fold of fewer samples to validate on."""
+    parts: dict[_Group, list[_Part]] = {}
+    for label, folds in runs.items():
+        for fold in folds:
+            for field, groups in by_shot.check(fold.dataset, fold.fold.valid_indices, config.by).items():
+                for value, indices in groups.items():
+                    of_group = fold._replace(fold=fold.fold._replace(valid_indices=indices))
+                    name = f"{label} {field}={value}"
+                    part = _Part(config.output_dir, name, of_group, tested, load_at, config.seed)
+                    parts.setdefault((label, field, value), []).append(part)
+    return parts
+
+
 def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
     """Writes the files of a finished evaluation in place of those of an earlier one."""
     file, pictures = output / "evaluation.json", summary.make_figures(content, content["score"])
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
-    store.begin(file, planned, unlisted=[f"{group}.png" for group in cases.GROUPS])
+    store.begin(
+        file, planned, unlisted=[f"{name}.png" for name in (*cases.GROUPS, *(f"by_{field}" for field in FIELDS))]
+    )
     write_csv(output / "evaluation.csv", summary.csv_rows(content, content["score"]))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])
@@ -196,8 +234,9 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
                 f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
-    if "pipelines" in config.against:
-        cases.check_pipelines(config.cases(), first)
+        by_shot.check(fold.dataset, fold.fold.valid_indices, config.by)
+        if "pipelines" in config.against:
+            cases.check_pipelines([cases.for_run(case, fold.config) for case in config.cases()], first)
 
 
 # A data set, and the cases that start from its mosaics.
@@ -226,7 +265,7 @@ class _Part:
         load_at: Callable[..., RawDataset],
         seed: int,
     ):
-        file = output / "parts" / f"{label.strip('/').replace('/', '_')}_fold_{fold.fold.number}.json"
+        file = output / "parts" / f"{_file_name(label)}_fold_{fold.fold.number}.json"
         self._entries = on_first_process(lambda: store.Entries(file))
         self._identities: dict[str, store.Identity] = {}
         self._label = label
@@ -235,7 +274,7 @@ class _Part:
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
         anew = {}
-        for case in tested:
+        for case in (cases.for_run(each, fold.config) for each in tested):
             if case.group != OWN.group and cases.is_own(case, fold.config):
                 continue
             dataset = fold.dataset if case.iso is None else load_at(fold.config, case.iso, fold.dataset.fingerprint)
@@ -262,6 +301,15 @@ class _Part:
         return Interrupted(
             f"stopped in fold {self.fold.fold.number} of {self._label}; the same command goes on with that fold"
         )
+
+
+def _file_name(label: str) -> str:
+    """Returns a name for files; those of groups, which hold words of strangers, get a hash of it."""
+    safe = label.strip("/").replace("/", "_")
+    if "=" not in label:
+        return safe
+    digest = hashlib.sha256(label.encode()).hexdigest()[:8]
+    return f"{re.sub('[^A-Za-z0-9_=.-]', '_', safe)[:80]}_{digest}"
 
 
 def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Case, seed: int) -> store.Identity:

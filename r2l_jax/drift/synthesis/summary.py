@@ -177,8 +177,66 @@ def _scores_by_severity(
     }
 
 
+# The samples of a fold, and the numbers of its cases.
+_Tested = tuple[np.ndarray, Mapping[str, Numbers]]
+
+
+def by_groups(
+    groups: Mapping[tuple[str, str, str], Sequence[_Tested]], cases: Sequence[str], score: str
+) -> dict[str, Any]:
+    """Summarizes the scores of groups of samples.
+
+    Args:
+        groups: for each run, field and value, the samples of each fold and the numbers of the cases.
+        cases: the names of the cases. Those on which a run was trained are its own images.
+        score: the name of the score.
+
+    Returns:
+        For each field, the `rows` (run and value), the number of `samples` in all folds, the `columns` (cases), and
+        `mean` and `std` of the scores over the folds.
+    """
+    runs = {run for run, _, _ in groups}
+    fields: dict[str, Any] = {}
+    for (run, field, value), folds in groups.items():
+        matrix = fields.setdefault(field, {"rows": [], "samples": [], "columns": list(cases), "mean": [], "std": []})
+        scores = np.array([[tests.get(name, tests[OWN.name])[score] for name in cases] for _, tests in folds])
+        matrix["rows"].append(value if len(runs) == 1 else f"{run}: {value}")
+        matrix["samples"].append(sum(len(indices) for indices, _ in folds))
+        matrix["mean"].append(scores.mean(0).tolist())
+        matrix["std"].append(scores.std(0).tolist())
+    return fields
+
+
+def _group_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
+    """Draws a heat map of the scores of the groups of each field."""
+    return {
+        f"by_{field}": heat_map(
+            np.array(matrix["mean"]),
+            [f"{row} ({samples})" for row, samples in zip(matrix["rows"], matrix["samples"], strict=True)],
+            matrix["columns"],
+            title=f"by {field.replace('_', ' ')} (number of samples)",
+            label=score,
+        )
+        for field, matrix in summary.get("by", {}).items()
+    }
+
+
+def _group_table(field: str, matrix: Mapping[str, Any], score: str) -> str:
+    """Formats the scores of the groups of a field: on the own images, and the mean drop of the other cases."""
+    rows = [[field.replace("_", " "), "samples", f"own {score}", "mean drop", "largest drop", "in"]]
+    for row, samples, scores in zip(matrix["rows"], matrix["samples"], matrix["mean"], strict=True):
+        own, *others = scores
+        cells = ["-", "-", "-"]
+        if others:
+            worst = int(np.argmin(others))
+            drops = (own - float(np.mean(others)), own - others[worst])
+            cells = [*(f"{drop:.4f}" for drop in drops), matrix["columns"][1 + worst]]
+        rows.append([row, str(samples), f"{own:.4f}", *cells])
+    return table(rows)
+
+
 def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
-    """Draws a heat map of each matrix of a summary."""
+    """Draws a heat map of each matrix of a summary, and of the groups of samples."""
     several_folds = any(len(run["folds"]) > 1 for run in summary["runs"].values())
     runs = len(summary["runs"])
     titles = {
@@ -188,7 +246,7 @@ def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
         "corruptions": f"corruptions by severity; own images {summary['headline'][OWN.name]:.3f}"
         + (f"; mean of {runs} runs" if runs > 1 else ""),
     }
-    figures = {}
+    figures = _group_figures(summary, score)
     for group, matrix in summary["matrices"].items():
         columns = matrix["columns"]
         framed = [(row, columns.index(name)) for row, name in enumerate(matrix.get("own", []))]
@@ -205,13 +263,16 @@ def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
 
 
 def make_table(summary: Mapping[str, Any], score: str) -> str:
-    """Formats the headlines of all runs, after the cases of the run if there is only one."""
+    """Formats the headlines of all runs, after the cases of the run if there is only one, and groups of samples."""
     runs = summary["runs"]
     headlines = {label: run["headline"] for label, run in runs.items()}
+    tables = [_group_table(field, matrix, score) for field, matrix in summary.get("by", {}).items()]
     if len(runs) == 1:
         (run,) = runs.values()
-        return f"{_case_table(run, score)}\n\n{_headline_table(headlines, score)}"
-    return _headline_table({**headlines, "mean": summary["headline"]}, score)
+        tables += [_case_table(run, score), _headline_table(headlines, score)]
+    else:
+        tables.append(_headline_table({**headlines, "mean": summary["headline"]}, score))
+    return "\n\n".join(tables)
 
 
 def _case_table(run: Mapping[str, Any], score: str) -> str:

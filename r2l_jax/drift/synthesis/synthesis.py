@@ -65,6 +65,7 @@ class SynthesisConfig(DataSettings):
     severities: tuple[int, ...] = setting(
         f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
     )
+    half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=tuple(FORMATS))
     seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
 
@@ -96,10 +97,11 @@ class SynthesisConfig(DataSettings):
             full, measured = None, [OWN]
         else:
             full, measured = 1.0, cases.intensities([1.0] if self.intensities is None else self.intensities)
+        names = (self.pipeline,) if self.pipeline is not None else self.pipelines
         sets = [
             PictureSet(pipeline, acquisition, corruption, acquisition.iso or full)
             for acquisition in [*measured, *cases.exposures(self.exposures)]
-            for pipeline in cases.pipelines((self.pipeline,) if self.pipeline is not None else self.pipelines)
+            for pipeline in cases.pipelines(names, self.half_size)
             for corruption in [None, *cases.corruptions(self.corruptions, self.severities)]
         ]
         return tuple(dict.fromkeys(sets))

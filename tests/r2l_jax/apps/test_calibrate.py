@@ -9,7 +9,8 @@ from PIL import Image
 
 import isp
 from r2l_jax.apps.calibrate import calibrate, summary
-from r2l_jax.data.files import corrections
+from r2l_jax.data.files.calibration import read_calibration
+from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
 NAMES = ("dark", "flat", "defects")
@@ -32,13 +33,6 @@ def output(frames, tmp_path_factory):
     return folder
 
 
-def camera_of(folder):
-    """The camera of a calibration, and the files that its JSON file names."""
-    fields = json.loads((folder / "camera.json").read_text())
-    names = {name: fields.pop(name) for name in NAMES}
-    return isp.Camera.from_json(json.dumps(fields)), names
-
-
 def test_the_files_of_a_calibration(output):
     assert sorted(path.name for path in output.iterdir()) == [
         *("camera.json", "dark.tiff", "defects.csv", "flat.tiff", "photon_transfer.json", "photon_transfer.png"),
@@ -51,29 +45,77 @@ def test_the_files_of_a_calibration(output):
 
 
 def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output):
-    camera, names = camera_of(output)
-    base = isp.Camera.from_json((frames / "base.json").read_text())
-    assert names == {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
-    assert camera.black_level == pytest.approx(SENSOR.black, abs=2e-5)
-    assert camera.full_well == pytest.approx(SENSOR.full_well, rel=0.05)
-    assert camera.read_noise == pytest.approx(SENSOR.read_noise, rel=0.05)
-    assert camera.bits == 12
-    assert dataclasses.replace(camera, black_level=base.black_level, full_well=None, read_noise=None, bits=None) == base
+    fields = json.loads((output / "camera.json").read_text())
+    base = json.loads((frames / "base.json").read_text())
+    assert {name: fields[name] for name in NAMES} == {
+        "dark": "dark.tiff",
+        "flat": "flat.tiff",
+        "defects": "defects.csv",
+    }
+    assert fields["black_level"] == pytest.approx(SENSOR.black, abs=2e-5)
+    assert fields["full_well"] == pytest.approx(SENSOR.full_well, rel=0.05)
+    assert fields["read_noise"] == pytest.approx(SENSOR.read_noise, rel=0.05)
+    assert fields["bits"] == 12
+    kept = set(base) - {"black_level"}
+    assert {name: fields[name] for name in kept} == {name: base[name] for name in kept}
+    assert set(fields) == {*base, *NAMES, "full_well", "read_noise", "bits"}
 
 
 def test_corrected_frames_are_flat_and_without_defects(output):
-    camera, names = camera_of(output)
-    known = corrections.read(output, **names)
+    known = read_calibration(output / "camera.json")
     planted = np.concatenate(list(SENSOR.defects.values()))
-    assert set(map(tuple, planted.tolist())) <= set(map(tuple, known.defects.tolist()))
-    black = np.tile(np.reshape(camera.black_level, (2, 2)), (128, 128))
-    new = known.apply(SENSOR.expected(0.6), camera) - black
+    assert set(map(tuple, planted.tolist())) <= set(map(tuple, known.corrections.defects.tolist()))
+    black = np.tile(np.reshape(known.camera.black_level, (2, 2)), (128, 128))
+    new = known.corrections.apply(SENSOR.expected(0.6), known.camera) - black
     for row, col in np.ndindex(2, 2):
         plane = new[row::2, col::2]
         assert plane.std() / plane.mean() < 0.005
-    dark = known.apply(SENSOR.expected(0.0), camera)
+    dark = known.corrections.apply(SENSOR.expected(0.0), known.camera)
     # Six standard deviations of the mean of 16 darks, which the gain of a corner enlarges.
     assert abs(dark - black).max() < 6 / 4 * 1.7 * SENSOR.read_noise / SENSOR.full_well
+
+
+def test_frames_are_corrected_as_they_are_read(frames, output):
+    known = read_calibration(output / "camera.json")
+    file = frames / "flat" / "023.tiff"
+    corrected, camera = read_raw(file, known)
+    plain, _ = read_raw(file, known.camera)
+    np.testing.assert_array_equal(corrected, known.corrections.apply(plain, camera))
+    black = np.tile(np.reshape(camera.black_level, (2, 2)), (128, 128))
+    for row, col in np.ndindex(2, 2):
+        before, after = (values[row::2, col::2] - black[row::2, col::2] for values in (plain, corrected))
+        assert after.std() / after.mean() < 0.2 * before.std() / before.mean()
+
+
+def test_a_calibration_can_start_from_an_earlier_one(frames, output, tmp_path):
+    earlier = json.loads((output / "camera.json").read_text())
+    calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(output / "camera.json"))
+    # The frames were not corrected by the earlier one.
+    assert json.loads((tmp_path / "camera.json").read_text()) == earlier
+    for name in ("dark.tiff", "flat.tiff", "defects.csv"):
+        assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tile"),
+    [("RRGG/RRGG/GGBB/GGBB", np.repeat(np.repeat([[0, 1], [1, 2]], 2, 0), 2, 1)), ("MONO", [[0]])],
+    ids=["quad", "mono"],
+)
+def test_other_color_filter_arrays_have_a_level_for_each_color(tmp_path, pattern, tile):
+    tile = np.array(tile)
+    levels = (0.05, 0.06, 0.07)[: tile.max() + 1]
+    sensor = FlawedSensor(seed=2, tile=tuple(map(tuple, tile.tolist())), black=tuple(np.array(levels)[tile.ravel()]))
+    write_frames(tmp_path, sensor, exposures=(0.3, 0.7))
+    base = isp.Camera([0.0] * len(levels), (1, 1, 1), np.eye(3), pattern)
+    (tmp_path / "base.json").write_text(base.to_json())
+    calibrate([tmp_path / "dark"], [tmp_path / "flat"], tmp_path / "out", str(tmp_path / "base.json"))
+    known = read_calibration(tmp_path / "out" / "camera.json")
+    assert known.camera.black_level == pytest.approx(levels, abs=2e-5)
+    light = known.corrections.apply(sensor.expected(0.6), known.camera)
+    light -= np.asarray(isp.cfa.black_levels(np.float32(known.camera.black_level), pattern, *sensor.shape))
+    for channel in range(len(levels)):
+        of_color = light[np.tile(tile == channel, np.array(sensor.shape) // tile.shape)]
+        assert of_color.std() / of_color.mean() < 0.005
 
 
 def test_the_table_of_defects(output):
@@ -134,14 +176,35 @@ def write_dngs(write_dng, tmp_path, patterns=((0, 1, 1, 2),) * 2):
     return folders
 
 
-def test_camera_formats_bring_their_camera(write_dng, tmp_path):
+def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
     dark, flat = write_dngs(write_dng, tmp_path, ((1, 0, 2, 1),) * 2)
     calibrate(dark, flat, tmp_path / "out")
-    camera, _ = camera_of(tmp_path / "out")
+    fields = json.loads((tmp_path / "out" / "camera.json").read_text())
+    assert set(fields) == {"black_level", "full_well", "read_noise", "bits", *NAMES}
+    assert fields["black_level"] == pytest.approx([255.5 / 4095] * 4, abs=2e-4)
+    assert fields["full_well"] == pytest.approx(4095 - 255.5, rel=0.1)  # an electron for each digital number
+    _, camera = read_raw(dark[0], read_calibration(tmp_path / "out" / "camera.json"))
     assert camera.pattern == "GRBG"
-    assert camera.black_level == pytest.approx([255.5 / 4095] * 4, abs=2e-4)
-    assert camera.full_well == pytest.approx(4095 - 255.5, rel=0.1)  # an electron for each digital number
+    assert camera.black_level == tuple(fields["black_level"])
     assert camera.white_balance == pytest.approx((2, 1, 1 / 0.7), rel=1e-3)
+
+
+def test_files_without_a_header_keep_their_layout(tmp_path):
+    sensor = dataclasses.replace(SENSOR, shape=(64, 96), hot=0, dead=0, flickering=0)
+    rng, files = np.random.default_rng(0), {"dark": [], "flat": []}
+    for name, level in (("dark", 0.0), ("flat", 0.5)):
+        for number in range(4):
+            files[name].append(tmp_path / f"{name}_{number}.raw")
+            files[name][-1].write_bytes(np.round(sensor.frame(level, rng) * 4095).astype("<u2").tobytes())
+    base = isp.Camera([0] * 4, (2, 1, 1.5), np.eye(3))
+    layout = {"width": 96, "height": 64, "bits": 12}
+    (tmp_path / "base.json").write_text(json.dumps({**json.loads(base.to_json()), "raw": layout}))
+    calibrate(files["dark"], files["flat"], tmp_path / "out", str(tmp_path / "base.json"))
+    known = read_calibration(tmp_path / "out" / "camera.json")
+    assert known.camera.black_level == pytest.approx(sensor.black, abs=1e-4)
+    assert known.camera.bits == 12
+    corrected, _ = read_raw(files["flat"][0], known)
+    assert corrected.shape == (64, 96)
 
 
 def test_files_of_two_patterns_are_named(write_dng, tmp_path):

@@ -31,7 +31,7 @@ def test_the_network_is_the_published_one(neural):
 def test_the_network_gets_the_normalized_mosaic_at_half_size(neural):
     images, stages = neural.trace(RAW)
     assert tuple(stages) == neural.stage_names
-    mosaic = (isp.bayer.half_size(RAW, "GRBG") - MEAN) / STD
+    mosaic = (isp.demosaic.binned(RAW, "GRBG") - MEAN) / STD
     np.testing.assert_allclose(stages["demosaic"], mosaic, rtol=1e-6)
     assert images.shape == (1, 16, 24, 3)
     for result in (stages["rgb"], neural(RAW), neural.network(mosaic)):

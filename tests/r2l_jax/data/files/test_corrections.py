@@ -7,19 +7,21 @@ import tifffile
 import isp
 from r2l_jax.data.files import corrections
 from r2l_jax.data.files.corrections import Corrections
-from r2l_jax.data.files.sites import black_levels, color_tile
 from r2l_jax.runtime.errors import InputError
 
 CAMERA = dataclasses.replace(isp.CAMERAS["drone"], black_level=(0.05, 0.06, 0.07, 0.08))
-QUAD = np.repeat(np.repeat([[0, 1], [1, 2]], 2, 0), 2, 1)
-# Rows of the tile of an X-Trans sensor: 0 red, 1 green, 2 blue.
-X_TRANS = np.array(
-    [
-        *([1, 2, 1, 1, 0, 1], [0, 1, 0, 2, 1, 2], [1, 2, 1, 1, 0, 1]),
-        *([1, 0, 1, 1, 2, 1], [2, 1, 2, 0, 1, 0], [1, 0, 1, 1, 2, 1]),
-    ]
-)
-MONO = np.zeros((1, 1), int)
+QUAD = "RRGG/RRGG/GGBB/GGBB"
+X_TRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+
+
+def camera_with(pattern):
+    """A camera of this color filter array, with other black levels at each color."""
+    levels = (0.05, 0.06, 0.07, 0.08)[: isp.cfa.black_level_shape(pattern)[0]]
+    return isp.Camera(levels, (2, 1, 1.5), np.eye(3), pattern)
+
+
+def black_levels(camera, *shape):
+    return np.asarray(isp.cfa.black_levels(np.float32(camera.black_level), camera.pattern, *shape))
 
 
 def random(shape=(12, 16), low=0.2, high=0.8, seed=0):
@@ -60,24 +62,17 @@ def test_results_are_clipped():
     assert corrected.max() == 1
 
 
-def with_tile(monkeypatch, tile):
-    """Gives the camera's pattern another tile, as of sensors that are no Bayer sensors."""
-    monkeypatch.setattr(corrections, "color_tile", lambda pattern: tile)
-    monkeypatch.setattr(corrections, "black_levels", lambda camera, *shape: np.zeros(shape, np.float32))
-
-
-@pytest.mark.parametrize("tile", [*map(color_tile, isp.bayer.PATTERNS), QUAD, X_TRANS, MONO])
+@pytest.mark.parametrize("pattern", [*isp.cfa.BAYER, QUAD, X_TRANS, isp.cfa.MONO])
 @pytest.mark.parametrize("share", [0.02, 0.4])
-def test_defects_take_the_value_of_their_color_anywhere_in_the_frame(monkeypatch, tile, share):
-    with_tile(monkeypatch, tile)
-    shape = (24, 36)
-    channels = np.tile(tile, (24, 36))[: shape[0], : shape[1]]
-    colors = np.float32([0.2, 0.5, 0.9])[channels]
+def test_defects_take_the_light_of_their_color_anywhere_in_the_frame(pattern, share):
+    shape, camera = (24, 36), camera_with(pattern)
+    channels = np.asarray(isp.cfa.tiled(isp.cfa.tile(pattern), *shape))
+    lit = black_levels(camera, *shape) + np.float32([0.2, 0.5, 0.9])[channels]
     is_bad = np.random.default_rng(3).random(shape) < share
     is_bad[:3, :3] = is_bad[-1] = True  # a corner and a border
-    broken = np.where(is_bad, 1.0, colors).astype(np.float32)
-    corrected = Corrections(defects=np.argwhere(is_bad)).apply(broken, CAMERA)
-    np.testing.assert_array_equal(corrected, colors)
+    broken = np.where(is_bad, 1.0, lit).astype(np.float32)
+    corrected = Corrections(defects=np.argwhere(is_bad)).apply(broken, camera)
+    np.testing.assert_allclose(corrected, lit, atol=1e-6)
 
 
 def test_a_single_defect_is_the_median_of_its_nearest_neighbors():

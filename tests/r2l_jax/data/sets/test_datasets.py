@@ -66,7 +66,10 @@ def test_camera_from_json(tmp_path):
     path.write_text(synthetic.CAMERA.to_json())
     assert cameras.find_camera(str(path)) == synthetic.CAMERA
     path.write_text("{}")
-    with pytest.raises(InputError, match=r"--camera=.*camera.json: the camera lacks"):
+    with pytest.raises(InputError, match=r"--camera=.*camera.json: states nothing of a camera: it has"):
+        cameras.find_camera(str(path))
+    path.write_text('{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}')
+    with pytest.raises(InputError, match=r"--camera=.*camera.json: the camera lacks white_balance, color_matrix$"):
         cameras.find_camera(str(path))
 
 

@@ -55,14 +55,14 @@ def test_auto_refuses_files_of_several_patterns(tmp_path, write_dng):
     for name, cfa in (("a", (0, 1, 1, 2)), ("b", (2, 1, 1, 0))):
         (tmp_path / name).mkdir()
         write_dng(samples, cfa=cfa).rename(tmp_path / name / "x.dng")
-    with pytest.raises(InputError, match=r"all files must have one Bayer pattern: .*a/x.dng has RGGB, .*b/x.dng BGGR"):
+    with pytest.raises(InputError, match=r"one color filter array: .*a/x.dng has RGGB, .*b/x.dng BGGR"):
         datasets.load("Folder", data_dir=tmp_path, camera="auto")
 
 
 def test_center_crop_keeps_the_bayer_pattern():
     raw = np.arange(10 * 14).reshape(10, 14)
-    assert folder.center_crop(raw, 4, 8)[0, 0] == raw[2, 2]
-    np.testing.assert_array_equal(folder.center_crop(raw, 10, 14), raw)
+    assert folder.center_crop(raw, 4, 8, "RGGB")[0, 0] == raw[2, 2]
+    np.testing.assert_array_equal(folder.center_crop(raw, 10, 14, "RGGB"), raw)
 
 
 @pytest.fixture

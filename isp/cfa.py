@@ -1,0 +1,376 @@
+"""Color filter arrays: which color each site of a mosaic sees.
+
+A site is one element of the sensor. The colors repeat in rectangular tiles. The *pattern* names the colors of a tile:
+
+- "RGGB", "BGGR", "GRBG" and "GBRG" are the Bayer patterns, whose tile has 2x2 sites.
+- Rows of the letters R, G and B, joined by "/", are any other array, such as the quad Bayer
+  "RRGG/RRGG/GGBB/GGBB" or the 6x6 sites of X-Trans, "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG".
+- "MONO" is a sensor without color filters. Its images are gray.
+
+A mosaic `(..., H, W)` starts with a whole tile at its upper left corner, and has an even height and width.
+"""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from isp._engine.checks import check_image
+
+# The colors of a 2x2 tile in the order (0, 0), (0, 1), (1, 0), (1, 1), which is called CFA order.
+BAYER = ("RGGB", "BGGR", "GRBG", "GBRG")
+MONO = "MONO"
+
+# A tile of a real sensor has at most 6x6 sites; a quad or nona Bayer array has 4x4 or 6x6.
+_LONGEST = 16
+
+
+def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
+    """Finds the channel that each site of a tile sees.
+
+    Args:
+        pattern: The colors of a tile, see the module.
+
+    Returns:
+        The channels of the smallest tile that repeats: 0 red, 1 green, 2 blue. A sensor without color filters has the
+        single channel 0.
+
+    Raises:
+        ValueError: If the pattern is none of those that the module describes.
+
+    Example:
+        >>> import isp
+        >>> isp.cfa.tile("RGGB")
+        array([[0, 1],
+               [1, 2]])
+        >>> isp.cfa.tile("RRGG/RRGG/GGBB/GGBB").shape
+        (4, 4)
+    """
+    if isinstance(pattern, str) and (known := _tile(pattern)) is not None:
+        return known
+    raise ValueError(
+        f"pattern must be one of {', '.join(BAYER)}, {MONO}, or rows of R, G and B joined by '/' such as "
+        f"RRGG/RRGG/GGBB/GGBB, got {pattern!r:.100}"
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _tile(pattern: str) -> Int[np.ndarray, "rows cols"] | None:
+    """Finds the tile of a pattern; returns None for an unknown one."""
+    if pattern == MONO:
+        return _read_only(np.zeros((1, 1), int))
+    rows = [pattern[:2], pattern[2:]] if pattern in BAYER else pattern.split("/")
+    if len(rows) == 1:
+        return None  # Rather a misspelled Bayer pattern than the only row of stripes.
+    are_letters = all(re.fullmatch(f"[RGB]{{1,{_LONGEST}}}", row) for row in rows)
+    if not are_letters or len(rows) > _LONGEST or len({*map(len, rows)}) != 1 or len({*"".join(rows)}) != 3:
+        return None
+    return _read_only(_smallest_tile(np.array([["RGB".index(letter) for letter in row] for row in rows])))
+
+
+def _smallest_tile(colors: Int[np.ndarray, "_ _"]) -> Int[np.ndarray, "_ _"]:
+    """Cuts off what repeats."""
+    for axis in (0, 1):
+        side = colors.shape[axis]
+        periods = (n for n in range(1, side + 1) if side % n == 0)
+        period = next(n for n in periods if (np.roll(colors, n, axis) == colors).all())
+        colors = np.take(colors, np.arange(period), axis)
+    return colors
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def canonical(pattern: str) -> str:
+    """Spells a pattern in one way, so that equal arrays have equal patterns.
+
+    Args:
+        pattern: The colors of a tile, see the module.
+
+    Returns:
+        The pattern of the smallest tile: four letters for a Bayer pattern, or rows joined by "/".
+
+    Raises:
+        ValueError: If the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> isp.cfa.canonical("RGRG/GBGB")
+        'RGGB'
+    """
+    if pattern == MONO:
+        return MONO
+    rows = ["".join("RGB"[channel] for channel in row) for row in tile(pattern)]
+    if len(rows) == 1:
+        rows *= 2
+    joined = "".join(rows)
+    return joined if joined in BAYER and len(rows) == 2 else "/".join(rows)
+
+
+def is_bayer(pattern: str) -> bool:
+    """Tells whether a pattern is one of the four Bayer patterns, for which most algorithms are made.
+
+    Args:
+        pattern: The colors of a tile, see the module.
+
+    Returns:
+        Whether it is.
+
+    Raises:
+        ValueError: If the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> isp.cfa.is_bayer("GRBG"), isp.cfa.is_bayer("MONO")
+        (True, False)
+    """
+    return canonical(pattern) in BAYER
+
+
+def black_level_shape(pattern: str) -> tuple[int]:
+    """Returns the shape of the black levels of a sensor.
+
+    Args:
+        pattern: The colors of a tile, see the module.
+
+    Returns:
+        (4,) for a Bayer pattern, one level a site of the tile in CFA order; (3,) for other arrays, the levels of R, G
+        and B; (1,) without color filters.
+
+    Raises:
+        ValueError: If the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> isp.cfa.black_level_shape("RRGG/RRGG/GGBB/GGBB")
+        (3,)
+    """
+    return (4,) if is_bayer(pattern) else (int(tile(pattern).max()) + 1,)
+
+
+def check_pattern(pattern: str) -> None:
+    """Checks that `pattern` is the name of a color filter array.
+
+    Args:
+        pattern: The colors of a tile, see the module.
+
+    Raises:
+        ValueError: If it is not.
+
+    Example:
+        >>> import isp
+        >>> isp.cfa.check_pattern("RGGB")
+        >>> isp.cfa.check_pattern("RGGX")
+        Traceback (most recent call last):
+        ValueError: pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of R, G and B joined by '/' such as \
+RRGG/RRGG/GGBB/GGBB, got 'RGGX'
+    """
+    tile(pattern)
+
+
+def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
+    """Checks that an array is a mosaic.
+
+    Args:
+        raw: The array, which may be traced.
+
+    Raises:
+        ValueError: If `raw` is not floating point, or not `(..., H, W)` with even H and W.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.cfa.check_mosaic(jnp.zeros((4, 6)))
+        >>> isp.cfa.check_mosaic(jnp.zeros((4, 5)))
+        Traceback (most recent call last):
+        ValueError: raw must have an even height and width, got shape (4, 5)
+    """
+    if not jnp.issubdtype(raw.dtype, jnp.floating):
+        raise ValueError(
+            f"raw must be floating point with the white level at 1, got {raw.dtype}: divide by the white level first"
+        )
+    if raw.ndim < 2:
+        raise ValueError(f"raw must be (..., H, W), got shape {raw.shape}")
+    if raw.shape[-2] % 2 or raw.shape[-1] % 2 or 0 in raw.shape[-2:]:
+        raise ValueError(f"raw must have an even height and width, got shape {raw.shape}")
+
+
+def tiled(values: Shaped[Array | np.ndarray, "rows cols *rest"], height: int, width: int) -> Shaped[Array, "..."]:
+    """Repeats the values of a tile's sites over a mosaic, whose sides need not be multiples of the tile's.
+
+    Args:
+        values: One value or vector per site of the tile, `(rows, cols, ...)`.
+        height: Height of the mosaic.
+        width: Width of the mosaic.
+
+    Returns:
+        The values `(height, width, ...)`.
+
+    Example:
+        >>> import isp
+        >>> isp.cfa.tiled(isp.cfa.tile("RGGB"), 2, 5)
+        Array([[0, 1, 0, 1, 0],
+               [1, 2, 1, 2, 1]], dtype=int32)
+    """
+    rows, cols = values.shape[:2]
+    repeats = (-(-height // rows), -(-width // cols), *(1,) * (values.ndim - 2))
+    return jnp.tile(values, repeats)[:height, :width]
+
+
+def black_levels(
+    black_level: Float[Array | np.ndarray, " levels"], pattern: str, height: int, width: int
+) -> Float[Array, "height width"]:
+    """Looks up the black level of every site of a mosaic.
+
+    Args:
+        black_level: The levels, of the shape that `black_level_shape` returns for the pattern.
+        pattern: The colors of a tile, see the module.
+        height: Height of the mosaic.
+        width: Width of the mosaic.
+
+    Returns:
+        One level per site.
+
+    Raises:
+        ValueError: If the pattern is unknown, or the levels do not have its shape.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.cfa.black_levels(jnp.array([0.25]), "MONO", 2, 2)
+        Array([[0.25, 0.25],
+               [0.25, 0.25]], dtype=float32)
+    """
+    _check_levels(black_level, pattern)
+    if is_bayer(pattern):
+        return tiled(jnp.asarray(black_level).reshape(2, 2), height, width)
+    return tiled(jnp.asarray(black_level)[tile(pattern)], height, width)
+
+
+def _check_levels(black_level: Shaped[Array | np.ndarray, "..."], pattern: str) -> None:
+    shape = black_level_shape(pattern)
+    if black_level.shape != shape:
+        meaning = {4: "one level a site in CFA order", 3: "one level a color", 1: "one level"}[shape[0]]
+        raise ValueError(f"black_level must have shape {shape}, {meaning}, got {black_level.shape}")
+
+
+@jax.jit(static_argnames="pattern")
+def subtract_black_level(
+    raw: Shaped[Array, "..."], black_level: Float[Array, " levels"], pattern: str = "RGGB"
+) -> Float[Array, "*batch height width"]:
+    """Subtracts the black level of each site, without clipping: noise around black keeps its mean.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
+        pattern: The colors of a tile, see the module. All Bayer patterns give the same result.
+
+    Returns:
+        The mosaic `(..., H, W)`, with black at 0.
+
+    Raises:
+        ValueError: If `raw` is not a mosaic, or `black_level` does not have the shape that belongs to the pattern.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.cfa.subtract_black_level(jnp.ones((2, 4)), jnp.array([0.25, 0.5, 0.5, 0.75]))
+        Array([[0.75, 0.5 , 0.75, 0.5 ],
+               [0.5 , 0.25, 0.5 , 0.25]], dtype=float32)
+    """
+    check_mosaic(raw)
+    _check_levels(black_level, pattern)
+    *batch, height, width = raw.shape
+    if not is_bayer(pattern):
+        return raw - black_levels(black_level, pattern, height, width)
+    # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
+    levels = jnp.tile(black_level.reshape(2, 2), width // 2)
+    return (raw.reshape(*batch, height // 2, 2, width) - levels).reshape(raw.shape)
+
+
+def site_masks(height: int, width: int, pattern: str) -> Float[Array, "height width 3"]:
+    """Makes masks that are 1 where a site sees the channel and 0 elsewhere.
+
+    Args:
+        height: Height of the mosaic.
+        width: Width of the mosaic.
+        pattern: The colors of a tile, see the module.
+
+    Returns:
+        One mask per channel. Without color filters, every site sees all three.
+
+    Raises:
+        ValueError: If the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> isp.cfa.site_masks(2, 2, "RGGB")[..., 1]
+        Array([[0., 1.],
+               [1., 0.]], dtype=float32)
+    """
+    if pattern == MONO:
+        return jnp.ones((height, width, 3))
+    return tiled(np.eye(3, dtype=np.float32)[tile(pattern)], height, width)
+
+
+@jax.jit(static_argnames="pattern")
+def spread(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*batch height width 3"]:
+    """Spreads a mosaic over three planes that are zero where the site sees another color.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        pattern: The colors of a tile, see the module. Without color filters, all planes equal the mosaic.
+
+    Returns:
+        The planes `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `raw` is not a mosaic, or the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> red, green, blue = jnp.moveaxis(isp.cfa.spread(jnp.ones((2, 4))), -1, 0)
+        >>> green
+        Array([[0., 1., 0., 1.],
+               [1., 0., 1., 0.]], dtype=float32)
+    """
+    check_mosaic(raw)
+    height, width = raw.shape[-2:]
+    return raw[..., None] * site_masks(height, width, pattern).astype(raw.dtype)
+
+
+@jax.jit(static_argnames="pattern")
+def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") -> Float[Array, "*batch height width"]:
+    """Samples an image as a sensor does: each site keeps the one color that it sees.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` with even H and W.
+        pattern: The colors of a tile, see the module. A site without a color filter sees the mean of the channels.
+
+    Returns:
+        The mosaic `(..., H, W)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image of even height and width, or the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.cfa.mosaic(jnp.broadcast_to(jnp.array([0.25, 0.5, 0.75]), (2, 4, 3)))
+        Array([[0.25, 0.5 , 0.25, 0.5 ],
+               [0.5 , 0.75, 0.5 , 0.75]], dtype=float32)
+    """
+    check_pattern(pattern)
+    check_image(rgb)
+    height, width = rgb.shape[-3:-1]
+    if height % 2 or width % 2:
+        raise ValueError(f"rgb must have an even height and width, got shape {rgb.shape}")
+    if pattern == MONO:
+        return rgb.mean(-1)
+    return (rgb * site_masks(height, width, pattern).astype(rgb.dtype)).sum(-1)

@@ -1,0 +1,121 @@
+"""What a user states about a camera, beside what its files say.
+
+A camera's JSON file has the fields of `isp.Camera`. For files that name their own camera, it may have only some of
+them: each replaces the figure of the file. It may also have
+
+- `raw`: how files without a header lie, see `headerless.Layout`;
+- `dark`, `flat`, `defects`: the files of corrections, relative to the JSON file, see `corrections.read`.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import isp
+from r2l_jax.data.files import corrections
+from r2l_jax.data.files.corrections import Corrections
+from r2l_jax.data.files.decoding import read_text
+from r2l_jax.data.files.headerless import Layout
+from r2l_jax.runtime.errors import InputError
+
+_CORRECTIONS = ("dark", "flat", "defects")
+_FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Calibration:
+    """Holds what a user states about a camera.
+
+    Attributes:
+        figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
+        layout: how files without a header lie.
+        corrections: what to correct on whole frames.
+        guesses_white_level: whether the white level follows from the bits of the layout alone.
+        states_pattern: whether the color filter array is stated for sure, so that it counts where a file has another.
+    """
+
+    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    layout: Layout | None = None
+    corrections: Corrections | None = None
+    states_pattern: bool = False
+    guesses_white_level: bool = False
+
+    @classmethod
+    def of(cls, camera: "isp.Camera | Calibration | None") -> "Calibration":
+        """Returns what a camera states: all of its figures, or nothing for None."""
+        if isinstance(camera, Calibration):
+            return camera
+        if camera is None:
+            return cls()
+        figures = {name: getattr(camera, name) for name in _FIELDS if getattr(camera, name) is not None}
+        made = cls(figures, states_pattern=not isp.cfa.is_bayer(camera.pattern))
+        made.__dict__["camera"] = camera  # The cached property: the camera itself, not an equal one.
+        return made
+
+    @property
+    def missing(self) -> list[str]:
+        """The fields that a camera needs and that are not given."""
+        needed = ["black_level"]
+        if self.figures.get("pattern") != isp.cfa.MONO:
+            needed += ["white_balance", "color_matrix"]
+        return [name for name in needed if name not in self.figures]
+
+    @functools.cached_property
+    def camera(self) -> isp.Camera | None:
+        """The camera, if all fields that it needs are given."""
+        return None if self.missing else isp.Camera(**self.figures)
+
+    @property
+    def described(self) -> str | dict[str, Any]:
+        """What is given, in terms that JSON can write; "auto" for nothing."""
+        if self.camera is not None:
+            given = json.loads(self.camera.to_json())
+        else:
+            given = {name: np.asarray(value).tolist() for name, value in self.figures.items()}
+        if self.layout is not None:
+            given["raw"] = dataclasses.asdict(self.layout)
+        if self.corrections is not None:
+            given["corrections"] = self.corrections.identity
+        return given or "auto"
+
+
+def read_calibration(path: pathlib.Path) -> Calibration:
+    """Reads a camera's JSON file.
+
+    Raises:
+        OSError: the file cannot be read.
+        InputError: it states nothing of a camera, or something wrong; the message starts with the path.
+    """
+    text = read_text(path)
+    try:
+        fields = json.loads(text)
+    except RecursionError:
+        raise InputError(f"{path}: a camera must be a JSON object, got one that is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: a camera must be a JSON object, got {type(fields).__name__}")
+    named = {name: fields.pop(name, None) for name in _CORRECTIONS}
+    raw = fields.pop("raw", None)
+    if not fields and raw is None:
+        raise InputError(f"{path}: states nothing of a camera: it has the fields {', '.join((*_FIELDS, 'raw'))}")
+    try:
+        figures = isp.Camera.figures_of(fields)
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
+    try:
+        layout = None if raw is None else Layout.of(raw)
+    except InputError as error:
+        raise InputError(f"{path}: raw: {error}") from None
+    guesses = "white_level" not in figures
+    if layout is not None and guesses:
+        figures["white_level"] = float(layout.largest)
+    corrected = None
+    if any(name is not None for name in named.values()):
+        corrected = corrections.read(path.parent, **named)
+    return Calibration(figures, layout, corrected, "pattern" in figures, guesses)

@@ -1,0 +1,201 @@
+"""What LibRaw does not say about a DNG: where its samples lie, its color filter array, and its gain maps.
+
+Tags and opcodes are those of Adobe's Digital Negative Specification (1.7.1.0, 2023).
+"""
+
+import dataclasses
+import itertools
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from jaxtyping import Float32, Float64
+
+import isp
+from r2l_jax.data.files.decoding import check_declared
+from r2l_jax.data.files.tiff import check_chunks, check_page
+from r2l_jax.runtime.errors import InputError
+
+# A DNG with more images than this is damaged.
+_MOST_IMAGES = 64
+_GAIN_MAP = 9
+# Maps of real cameras have about 17x13 points.
+_MOST_POINTS = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class GainMap:
+    """Holds a map of gains, an opcode that corrects the shading of a lens.
+
+    Attributes:
+        area: top, left, bottom and right of the sites that it applies to, from the corner of the active area.
+        pitch: the steps between these rows, and between these columns.
+        origin: the place of the first point, vertical and horizontal, as a fraction of the active area.
+        spacing: the distance between points, as a fraction of the active area.
+        gains: the gain at each point.
+    """
+
+    area: tuple[int, int, int, int]
+    pitch: tuple[int, int]
+    origin: tuple[float, float]
+    spacing: tuple[float, float]
+    gains: Float32[np.ndarray, "rows cols"]
+
+    def apply(self, light: Float32[np.ndarray, "rows cols"]) -> None:
+        """Multiplies the light above black of an active area by the gains, in place; between points they are linear."""
+        top, left, bottom, right = self.area
+        rows = np.arange(top, min(bottom, light.shape[0]), self.pitch[0])
+        cols = np.arange(left, min(right, light.shape[1]), self.pitch[1])
+        if not len(rows) or not len(cols):
+            return
+        (low_v, high_v, part_v), (low_h, high_h, part_h) = (
+            self._between((places + 0.5) / side, axis)  # The place of a site is its middle.
+            for axis, (places, side) in enumerate(zip((rows, cols), light.shape, strict=True))
+        )
+        by_row = self.gains[low_v] * (1 - part_v)[:, None] + self.gains[high_v] * part_v[:, None]
+        gains = by_row[:, low_h] * (1 - part_h) + by_row[:, high_h] * part_h
+        light[np.ix_(rows, cols)] *= gains.astype(np.float32)
+
+    def _between(self, places: Float64[np.ndarray, " n"], axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns the points before and after each place, and how far it is between them."""
+        last = self.gains.shape[axis] - 1
+        spacing = self.spacing[axis] or 1.0  # A map of one point has none.
+        index = np.clip((places - self.origin[axis]) / spacing, 0, last)
+        low = np.minimum(index.astype(int), max(last - 1, 0))
+        return low, np.minimum(low + 1, last), (index - low).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """Holds what the main image of a DNG says.
+
+    Attributes:
+        finite: whether all samples are finite; LibRaw reads others as zeros.
+        active_origin: the corner (row, column) of the active area, where the tiles of CFAPattern and BlackLevel start.
+            LibRaw moves the start of the visible area to an even row and column, by one where the active area starts at
+            an odd one, but does not move the tile of BlackLevel along. None where LibRaw's black levels are right:
+            without an active area, or with masked areas, in which LibRaw measures them.
+        pattern: the color filter array, if it has another tile than the 2x2 and 6x6 sites that LibRaw knows.
+        gain_maps: the gain maps of OpcodeList2, in their order.
+    """
+
+    finite: bool = True
+    active_origin: tuple[int, int] | None = None
+    pattern: str | None = None
+    gain_maps: tuple[GainMap, ...] = ()
+
+
+def check(path: Path) -> None:
+    """Checks that the images of a DNG are in the file: LibRaw takes as much memory as their tiles declare.
+
+    Raises:
+        ValueError: a strip or tile is missing.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        for page in _images(tiff):
+            if page.subfiletype & 1 or (0 in page.shaped and not page.dataoffsets):
+                continue  # a preview, or no image
+            sizes = check_chunks(page)
+            tag = page.tags.get("TileByteCounts")
+            short = tag is not None and tag.dtype == tifffile.DATATYPE.SHORT and len(sizes) > 1
+            if short and page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP:
+                raise InputError("its tiles state their sizes in 16 bits, which LibRaw takes for 32")
+            check_declared(page.nbytes, sum(sizes))
+
+
+def read_facts(path: Path) -> Facts:
+    """Reads the facts of the main image: the first that is no preview.
+
+    Raises:
+        InputError: the color filter array has other colors than red, green and blue, or a gain map is damaged.
+    """
+    with tifffile.TiffFile(path) as tiff:
+        for page in _images(tiff):
+            if page.photometric not in (tifffile.PHOTOMETRIC.CFA, tifffile.PHOTOMETRIC.LINEAR_RAW):
+                continue
+            if page.subfiletype & 1:
+                continue
+            active = None
+            if "ActiveArea" in page.tags and "MaskedAreas" not in page.tags:
+                top, left, *_ = map(int, page.tags["ActiveArea"].value)
+                active = (top, left)
+            is_float = page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP
+            opcodes = page.tags.get("OpcodeList2")
+            maps = () if opcodes is None else tuple(_gain_maps(bytes(opcodes.value)))
+            return Facts(not is_float or _is_finite(page), active, _pattern(page), maps)
+    return Facts()
+
+
+def _images(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
+    """Goes through the images of a DNG, which has most of them in folders within its first image's."""
+    pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
+    for page in itertools.islice(pages, _MOST_IMAGES):
+        if isinstance(page, tifffile.TiffPage):
+            yield page
+
+
+def _is_finite(page: tifffile.TiffPage) -> bool:
+    check_page(page)
+    return bool(np.isfinite(page.asarray(maxworkers=1)).all())
+
+
+def _pattern(page: tifffile.TiffPage) -> str | None:
+    """Returns the color filter array of an image, unless LibRaw knows its kind."""
+    size, colors = (page.tags.get(name) for name in ("CFARepeatPatternDim", "CFAPattern"))
+    if size is None or colors is None:
+        return None
+    rows, cols = map(int, size.value)
+    if (rows, cols) in ((2, 2), (6, 6)):
+        return None
+    letters = bytes(colors.value)
+    if rows * cols != len(letters) or not set(letters) <= {0, 1, 2}:
+        raise InputError(
+            f"the color filter array must be of red, green and blue, got {rows}x{cols} sites of the colors "
+            f"{list(letters)}"
+        )
+    tile = ["".join("RGB"[color] for color in letters[row * cols : (row + 1) * cols]) for row in range(rows)]
+    try:
+        return isp.cfa.canonical("/".join(tile))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _gain_maps(opcodes: bytes) -> Iterator[GainMap]:
+    """Yields the gain maps of a list of opcodes.
+
+    Raises:
+        InputError: the list is damaged.
+    """
+    try:
+        (count,) = struct.unpack_from(">I", opcodes)
+        place = 4
+        for _ in range(count):
+            kind, _, _, size = struct.unpack_from(">4I", opcodes, place)
+            place += 16
+            if size > len(opcodes) - place:
+                raise ValueError("an opcode is longer than the list")
+            if kind == _GAIN_MAP:
+                yield _gain_map(opcodes[place : place + size])
+            place += size
+    except (struct.error, ValueError) as error:
+        raise InputError(f"its OpcodeList2 is damaged ({error})") from None
+
+
+def _gain_map(opcode: bytes) -> GainMap:
+    top, left, bottom, right, _, _, row_pitch, col_pitch, points_v, points_h = struct.unpack_from(">10I", opcode)
+    spacing_v, spacing_h, origin_v, origin_h = struct.unpack_from(">4d", opcode, 40)
+    (planes,) = struct.unpack_from(">I", opcode, 72)
+    points = points_v * points_h * planes
+    if not 0 < points <= _MOST_POINTS or not row_pitch or not col_pitch or len(opcode) < 76 + 4 * points:
+        raise ValueError(f"a gain map of {points_v}x{points_h} points and {planes} planes")
+    gains = np.frombuffer(opcode, ">f4", points, 76).reshape(points_v, points_h, planes)[..., 0].astype(np.float32)
+    if (
+        not np.isfinite([spacing_v, spacing_h, origin_v, origin_h]).all()
+        or not (np.isfinite(gains) & (gains > 0)).all()
+    ):
+        raise ValueError("a gain map whose values are not positive and finite")
+    return GainMap(
+        (top, left, bottom, right), (row_pitch, col_pitch), (origin_v, origin_h), (spacing_v, spacing_h), gains
+    )

@@ -1,0 +1,309 @@
+"""Files in the formats of cameras (DNG, NEF, CR2, CR3, ARW, ...), as LibRaw reads them.
+
+Levels and color indices have LibRaw's names: a Bayer sensor has the color indices 0 for red, 1 for green, 2 for blue
+and 3 for the second green.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import rawpy
+from jaxtyping import Float, Float32, Float64, Shaped
+
+import isp
+from r2l_jax.data.files import dng
+from r2l_jax.data.files.calibration import Calibration
+from r2l_jax.data.files.decoding import check_declared
+from r2l_jax.runtime.errors import InputError, one_line
+
+# Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
+SRGB_TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)
+
+# The beginnings of the containers of camera formats: TIFF and its kin, FUJIFILM, Foveon, Minolta.
+_CONTAINERS = (
+    b"II*\0", b"MM\0*", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILM", b"FOVb", b"\0MRM",
+)  # fmt: skip
+
+# The pattern by which the pixels of a file that is demosaiced already become a mosaic again.
+_SAMPLED = "RGGB"
+
+Mosaic = Float32[np.ndarray, "rows cols"]
+
+
+def is_container(path: Path) -> bool:
+    """Tells whether a file starts as the files of cameras do."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    return start.startswith(_CONTAINERS) or start[6:14] == b"HEAPCCDR" or start[4:8] == b"ftyp"
+
+
+def read(path: Path, stated: Calibration, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
+    """Reads the mosaic of a camera's file, and its calibration values.
+
+    Args:
+        path: the file.
+        stated: the figures that replace those of the file.
+        warn: called with one line if the file names another color filter array than the one that is stated.
+
+    Raises:
+        InputError: the file is damaged, of no kind that LibRaw knows, or lacks a figure that is not stated either.
+        ValueError: the file lacks samples that it declares.
+    """
+    if not _says_what_it_is(path):
+        raise InputError(
+            "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
+            "bytes; describe how its samples lie in the camera's JSON file"
+        )
+    facts = dng.Facts()
+    if path.suffix.lower() == ".dng":
+        dng.check(path)
+        facts = dng.read_facts(path)
+        if not facts.finite:
+            raise InputError("holds values that are not finite")
+    try:
+        with rawpy.RawPy() as raw:
+            raw.open_file(str(path))
+            check_declared(2 * raw.sizes.raw_height * raw.sizes.raw_width, path.stat().st_size)
+            raw.unpack()
+            return _mosaic_and_camera(path, raw, facts, stated, warn)
+    except rawpy.LibRawError as error:
+        message = error.args[0] if error.args else type(error).__name__
+        message = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+        raise InputError(f"truncated, corrupt or no raw file (LibRaw: {one_line(message)})") from error
+    except NotImplementedError as error:  # rawpy raises it for patterns that it does not know.
+        raise InputError(one_line(error)) from error
+
+
+def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarray, "3 3"]:
+    """Computes the matrix from white-balanced camera RGB to linear sRGB as dcraw does (`cam_xyz_coeff`).
+
+    The product of `xyz_to_camera` and the matrix from sRGB to XYZ converts sRGB to camera RGB. Its rows are divided by
+    their sums, which maps white-balanced white to the white of sRGB, and the result is inverted.
+
+    Args:
+        xyz_to_camera: CIE XYZ to camera RGB, such as rawpy's `rgb_xyz_matrix` or DNG's ColorMatrix.
+
+    Returns:
+        The matrix `(3, 3)`; its rows sum to one.
+    """
+    srgb_to_camera = xyz_to_camera @ SRGB_TO_XYZ
+    return np.linalg.inv(srgb_to_camera / srgb_to_camera.sum(axis=1, keepdims=True))
+
+
+def _says_what_it_is(path: Path) -> bool:
+    """Tells whether a file names its camera or format, so that LibRaw need not guess by the number of its bytes.
+
+    LibRaw has a table of the sizes of files without a header. A file that it knows only from this table is unknown to
+    it with one byte more.
+    """
+    if is_container(path):
+        return True
+    longer = path.read_bytes() + b"\0"
+    with rawpy.RawPy() as raw:
+        try:
+            raw.open_buffer(io.BytesIO(longer))
+        except rawpy.LibRawError:
+            pass
+        else:
+            return True
+    with rawpy.RawPy() as raw:
+        try:
+            raw.open_file(str(path))
+        except rawpy.LibRawError:
+            return True  # It is no raw file at all, as LibRaw will say when it is read.
+    return False
+
+
+class _Sensor(NamedTuple):
+    """The kind of a sensor, as the file describes it.
+
+    Attributes:
+        pattern: the color filter array of the visible area, from its corner on; None for pixels of three values.
+        colors: LibRaw's color index of each site of its tile.
+    """
+
+    pattern: str | None
+    colors: Shaped[np.ndarray, "rows cols"]
+
+
+def _mosaic_and_camera(
+    path: Path, raw: rawpy.RawPy, facts: dng.Facts, stated: Calibration, warn: Callable[[str], object]
+) -> tuple[Mosaic, isp.Camera]:
+    sensor = _sensor(raw, facts)
+    pattern = _chosen_pattern(path, sensor.pattern, stated, warn)
+    origin = (raw.sizes.top_margin, raw.sizes.left_margin)
+    white = _white_levels(raw.white_level, raw.camera_white_level_per_channel)
+    given = stated.figures.get("white_level")
+    if given is not None:
+        white = np.full(4, given)
+    black = np.array(raw.black_level_per_channel, float)
+    used = white[sensor.colors]
+    if np.float32(used.min()) <= 0:
+        raise InputError(f"the white level must be greater than 0, got {used.ravel().tolist()}")
+    mosaic = _normalized(_visible_samples(raw, sensor, pattern), white, sensor, pattern)
+    if facts.gain_maps:
+        levels = isp.cfa.tiled((black / white)[sensor.colors].astype(np.float32), *mosaic.shape)
+        _correct_shading(mosaic, np.asarray(levels), facts, origin)
+    if stated.camera is not None and stated.camera.pattern == pattern:
+        return mosaic, stated.camera
+
+    figures: dict[str, Any] = dict(stated.figures) | {"pattern": pattern}
+    if "black_level" not in figures:
+        if isp.cfa.is_bayer(pattern) and sensor.colors.shape == (2, 2) and sensor.pattern is not None:
+            tile = np.roll(black[sensor.colors], np.subtract(facts.active_origin or origin, origin), (0, 1))
+            figures["black_level"] = (tile / used).ravel()
+        else:
+            figures["black_level"] = _by_color(black / white, pattern, facts)
+    if pattern != isp.cfa.MONO:
+        figures.setdefault("white_balance", _gains(raw.camera_whitebalance, raw.daylight_whitebalance))
+        if "color_matrix" not in figures:
+            figures["color_matrix"] = _color_matrix(raw)
+    try:
+        return mosaic, isp.Camera(**figures)
+    except ValueError as error:
+        raise InputError(f"with the pattern {pattern}, {error}") from None
+
+
+def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
+    """Finds out the kind of a sensor.
+
+    Raises:
+        InputError: its colors are others than red, green and blue.
+    """
+    margins = (raw.sizes.top_margin, raw.sizes.left_margin)
+    if facts.pattern is not None:
+        start = facts.active_origin or (0, 0)
+        tile = np.roll(isp.cfa.tile(facts.pattern), np.subtract(start, margins), (0, 1))
+        return _Sensor(_named(tile), tile)
+    if raw.raw_type == rawpy.RawType.Stack:
+        if raw.num_colors != 3:
+            raise InputError(f"pixels must have three values where they are demosaiced already, got {raw.num_colors}")
+        return _Sensor(None, np.array([[0, 1], [1, 2]]))
+    if raw.num_colors == 1:
+        return _Sensor(isp.cfa.MONO, np.zeros((1, 1), int))
+    # raw_pattern starts at the corner of the full area. raw_colors_visible starts at that of the visible area, but ends
+    # too early for odd sizes.
+    tile, letters = raw.raw_pattern, raw.color_desc.decode()
+    if tile is None or tile.shape not in ((2, 2), (6, 6)) or tile.max() > 3 or letters != "RGBG":
+        found = "no tile" if tile is None else f"indices {tile.ravel().tolist()} in its tile"
+        raise InputError(f"the sensor's colors must be red, green and blue, got the colors {letters}, {found}")
+    tile = np.roll(tile, np.negative(margins), axis=(0, 1)).astype(int)
+    if 3 not in tile and tile.shape == (2, 2):
+        # Both greens have index 1. As in LibRaw, the last one becomes the second green.
+        tile.ravel()[np.flatnonzero(tile == 1)[-1:]] = 3
+    return _Sensor(_named(np.where(tile == 3, 1, tile)), tile)
+
+
+def _named(tile: Shaped[np.ndarray, "rows cols"]) -> str:
+    """Returns the name of a color filter array."""
+    try:
+        return isp.cfa.canonical("/".join("".join("RGB"[channel] for channel in row) for row in tile))
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _chosen_pattern(path: Path, own: str | None, stated: Calibration, warn: Callable[[str], object]) -> str:
+    """Returns the color filter array to read a file by.
+
+    A pattern that is stated counts, since cameras of phones declare Bayer patterns for their quad Bayer sensors. A
+    camera whose pattern may be nothing but the usual one is refused where the file has another.
+    """
+    given = stated.figures.get("pattern")
+    if own is None:
+        if given is not None and not isp.cfa.is_bayer(given):
+            raise InputError(f"its pixels are demosaiced already: the camera's pattern must be Bayer, got {given}")
+        return given or _SAMPLED
+    if given is None or given == own:
+        return own
+    if not stated.states_pattern:
+        raise InputError(f"the sensor's pattern is {own}, the given camera's {given}")
+    if isp.cfa.MONO in (own, given):
+        raise InputError(f"the sensor's pattern is {own}, the camera's JSON file states {given}")
+    warn(f"{path}: the file's pattern is {own}; that of the camera's JSON file, {given}, is used")
+    return given
+
+
+def _visible_samples(raw: rawpy.RawPy, sensor: _Sensor, pattern: str) -> Shaped[np.ndarray, "rows cols"]:
+    """Returns the samples of the visible area, cropped to even size at the bottom and the right.
+
+    Of pixels that are demosaiced already, each site keeps the one color that a sensor of this pattern would see.
+    """
+    visible = raw.raw_image_visible
+    height, width = (size // 2 * 2 for size in visible.shape[:2])
+    visible = visible[:height, :width]
+    if sensor.pattern is not None:
+        return visible
+    tile = isp.cfa.tile(pattern)
+    channels = np.tile(tile, (height // 2, width // 2))
+    return np.take_along_axis(visible, channels[..., None], -1)[..., 0]
+
+
+def _white_levels(common: int, by_channel: Sequence[int] | None) -> Shaped[np.ndarray, "4"]:
+    """Returns the white level of each color index.
+
+    Args:
+        common: LibRaw's `white_level`, which no site exceeds.
+        by_channel: LibRaw's `linear_max`, where each channel stops being linear; 0 if unknown.
+    """
+    own = np.array(by_channel or (0, 0, 0, 0))
+    return np.where((own > 0) & (own < common), own, common)
+
+
+def _normalized(
+    samples: Shaped[np.ndarray, "rows cols"], white: Shaped[np.ndarray, "4"], sensor: _Sensor, pattern: str
+) -> Mosaic:
+    """Divides samples by the white level of their site, and clips them to at most 1."""
+    if (white == white[0]).all():
+        mosaic = samples / np.float32(white[0])
+    else:
+        colors = isp.cfa.tile(pattern) if sensor.pattern is None else sensor.colors
+        levels = np.asarray(isp.cfa.tiled(white[colors].astype(np.float32), *samples.shape))
+        mosaic = samples / levels
+    return np.minimum(mosaic, 1, out=mosaic)
+
+
+def _correct_shading(
+    mosaic: Mosaic, black: Float32[np.ndarray, "rows cols"], facts: dng.Facts, origin: tuple[int, int]
+) -> None:
+    """Applies the gain maps of a DNG to a mosaic, in place."""
+    top, left = np.maximum(np.subtract(facts.active_origin or origin, origin), 0)
+    light = mosaic - black
+    for gain_map in facts.gain_maps:
+        gain_map.apply(light[top:, left:])
+    np.clip(light + black, 0, 1, out=mosaic)
+
+
+def _by_color(black: Float64[np.ndarray, "4"], pattern: str, facts: dng.Facts) -> list[float]:
+    """Returns the black levels of a sensor that has them by color.
+
+    LibRaw assigns the levels of a color filter array that it does not know to wrong colors; their mean is taken.
+    """
+    if facts.pattern is not None:
+        black = np.full(4, black.mean())
+    if isp.cfa.is_bayer(pattern):
+        return [float(black[channel]) for channel in isp.cfa.tile(pattern).ravel()]
+    return [float(black[0])] if pattern == isp.cfa.MONO else [float(each) for each in black[:3]]
+
+
+def _gains(as_shot: Sequence[float], daylight: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the gains of red, green and blue as shot or, if unknown, for daylight, relative to the mean green."""
+    gains = as_shot if min(as_shot[:3]) > 0 else daylight
+    red, green, blue, second_green = gains
+    green = (green + (second_green if second_green > 0 else green)) / 2
+    return red / green, 1.0, blue / green
+
+
+def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
+    """Returns the matrix from camera RGB to linear sRGB: the file's own, or else that of LibRaw's table of cameras."""
+    own = raw.color_matrix[:, :3]
+    if own.any():
+        return own
+    table = raw.rgb_xyz_matrix[:3]
+    if not table.any():
+        raise InputError("holds no color matrix, and LibRaw knows none for this camera: a camera must be given")
+    return camera_to_srgb(table)

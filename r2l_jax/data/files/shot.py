@@ -1,0 +1,161 @@
+"""Facts about a shot: the camera, the lens, and the settings of the exposure, as raw files record them."""
+
+import contextlib
+import dataclasses
+import datetime
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import rawpy
+import tifffile
+from PIL import Image
+
+from r2l_jax.data.files.libraw import is_container
+from r2l_jax.data.files.pictures import TIFF_SUFFIXES
+
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+_MAKE, _MODEL, _DATE, _EXIF = 271, 272, 306, 34665
+# The longest text of a field that is kept.
+_LONGEST = 100
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shot:
+    """Holds the facts of a shot. None is unknown.
+
+    Attributes:
+        maker: the maker of the camera.
+        model: its model.
+        lens: the lens.
+        iso_speed: the sensitivity, as an ISO speed.
+        exposure_time: in seconds.
+        f_number: the focal length divided by the aperture.
+        date: when it was taken by the camera's clock, as in ISO 8601.
+    """
+
+    maker: str | None = None
+    model: str | None = None
+    lens: str | None = None
+    iso_speed: float | None = None
+    exposure_time: float | None = None
+    f_number: float | None = None
+    date: str | None = None
+
+    def text(self, field: str) -> str:
+        """Returns a field in words, to group shots by it."""
+        value = getattr(self, field)
+        if value is None:
+            return "unknown"
+        return f"{value:g}" if isinstance(value, float) else value
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Shot))
+
+
+def read_shot(path: str | os.PathLike) -> Shot:
+    """Reads the facts of a shot from a raw file.
+
+    They come from the tags of TIFF and of the formats of cameras that are built on it, from EXIF in PNG, and from what
+    LibRaw finds elsewhere. What cannot be read is unknown: whether the file is damaged is the business of `read_raw`.
+    """
+    path, found = Path(path), Shot()
+    suffix = path.suffix.lower()
+    with contextlib.suppress(Exception):
+        if suffix == ".png":
+            with Image.open(path, formats=("PNG",)) as image:
+                exif = image.getexif()
+                found = _merged(found, _from_exif({**exif, **exif.get_ifd(_EXIF)}))
+    with contextlib.suppress(Exception):
+        if suffix != ".png" and (suffix in TIFF_SUFFIXES or is_container(path)):
+            found = _merged(found, _from_tiff(path))
+    with contextlib.suppress(Exception):
+        if suffix not in (*TIFF_SUFFIXES, ".png") and is_container(path):
+            found = _merged(found, _from_libraw(path))
+    return found
+
+
+def _merged(first: Shot, second: Shot) -> Shot:
+    """Fills the gaps of one record by another."""
+    return dataclasses.replace(
+        first, **{name: getattr(second, name) for name in FIELDS if getattr(first, name) is None}
+    )
+
+
+def _from_tiff(path: Path) -> Shot:
+    with tifffile.TiffFile(path) as tiff:
+        tags: dict[int | str, Any] = {}
+        for tag in tiff.pages.first.tags:
+            if tag.code in (_MAKE, _MODEL, _DATE, _EXIF, *_EXIF_NAMES):
+                tags[tag.code] = tag.value
+    inner = tags.pop(_EXIF, None)
+    # tifffile names the tags of EXIF.
+    named = {_EXIF_CODES[name]: value for name, value in (inner or {}).items() if name in _EXIF_CODES}
+    return _from_exif({**tags, **named})
+
+
+# The tags of EXIF 2.32 that hold the facts, and their names.
+_EXIF_NAMES = {
+    33434: "ExposureTime",
+    33437: "FNumber",
+    34855: "ISOSpeedRatings",
+    36867: "DateTimeOriginal",
+    42036: "LensModel",
+}
+_EXIF_CODES = {name: code for code, name in _EXIF_NAMES.items()} | {"PhotographicSensitivity": 34855}
+
+
+def _from_exif(tags: Mapping[Any, Any]) -> Shot:
+    return Shot(
+        maker=_text(tags.get(_MAKE)),
+        model=_text(tags.get(_MODEL)),
+        lens=_text(tags.get(42036)),
+        iso_speed=_number(tags.get(34855)),
+        exposure_time=_number(tags.get(33434)),
+        f_number=_number(tags.get(33437)),
+        date=_date(tags.get(36867)) or _date(tags.get(_DATE)),
+    )
+
+
+def _from_libraw(path: Path) -> Shot:
+    with rawpy.RawPy() as raw:
+        raw.open_file(str(path))
+        other, lens = raw.other, raw.lens
+        taken = other.timestamp
+        return Shot(
+            lens=_text(lens.model),
+            iso_speed=_number(other.iso_speed),
+            exposure_time=_number(other.shutter_speed),
+            f_number=_number(other.aperture),
+            # LibRaw's zero is a time that is not known.
+            date=taken.isoformat() if taken.year > 1970 else None,
+        )
+
+
+def _text(value: Any) -> str | None:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return None
+    return "".join(letter for letter in text if letter.isprintable()).strip()[:_LONGEST] or None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, tuple | list):
+        value = value[0] / value[1] if len(value) == 2 and value[1] else value[0] if len(value) == 1 else None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    # Six digits hide the rounding of LibRaw's float32.
+    return float(f"{number:.6g}") if math.isfinite(number) and number > 0 else None
+
+
+def _date(value: Any) -> str | None:
+    try:
+        return datetime.datetime.strptime(str(_text(value)), "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
+        return None

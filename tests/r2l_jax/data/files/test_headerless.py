@@ -1,0 +1,182 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+import isp
+from r2l_jax.data.files.calibration import read_calibration
+from r2l_jax.data.files.headerless import Layout
+from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.runtime.errors import InputError
+
+COLORS = {"black_level": [64] * 4, "white_balance": [2.0, 1.0, 1.5], "color_matrix": np.eye(3).tolist()}
+
+
+def bits_of(value, places):
+    return [value >> place & 1 for place in places]
+
+
+def packed(samples, packing, bits):
+    """Packs samples bit by bit, as the standards draw it; rows of "mipi" are by themselves, others one stream."""
+    if packing == "unpacked":
+        return samples.astype("<u2" if bits > 8 else np.uint8).tobytes()
+    if packing == "pfnc":
+        stream = [bit for value in samples.ravel().tolist() for bit in bits_of(value, range(bits))]
+        return np.packbits(np.array(stream, np.uint8), bitorder="little").tobytes()
+    low = bits - 8
+    if packing == "gige":
+        data = []
+        for first, second in samples.reshape(-1, 2).tolist():
+            data += [first >> low, first % 2**low | second % 2**low << 4, second >> low]
+        return bytes(data)
+    group = {10: 4, 12: 2, 14: 4}[bits]
+    data = []
+    for values in samples.reshape(-1, group).tolist():
+        rest = [bit for value in values for bit in bits_of(value, range(low))]
+        data += [value >> low for value in values]
+        data += np.packbits(np.array(rest, np.uint8), bitorder="little").tolist()
+    return bytes(data)
+
+
+def samples(bits, shape=(6, 8)):
+    values = np.random.default_rng(bits).integers(0, 2**bits, shape, np.uint16)
+    values.ravel()[:2] = 0, 2**bits - 1
+    return values
+
+
+KINDS = [
+    *(("unpacked", bits) for bits in (8, 10, 12, 14, 16)),
+    *(("mipi", bits) for bits in (10, 12, 14)),
+    *(("pfnc", bits) for bits in (8, 10, 12, 14)),
+    *(("gige", bits) for bits in (10, 12)),
+]
+
+
+@pytest.mark.parametrize(("packing", "bits"), KINDS)
+def test_every_packing_gives_the_same_samples(tmp_path, packing, bits):
+    values = samples(bits)
+    (tmp_path / "a.raw").write_bytes(b"header" + packed(values, packing, bits))
+    layout = Layout(width=8, height=6, bits=bits, packing=packing, offset=6)
+    np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
+
+
+# The bytes of two and four samples as the specifications draw them.
+@pytest.mark.parametrize(
+    ("packing", "bits", "values", "data"),
+    [
+        ("mipi", 10, [0x3FC, 0x001, 0x002, 0x003], [0xFF, 0x00, 0x00, 0x00, 0b11100100]),
+        ("mipi", 12, [0xABC, 0x123], [0xAB, 0x12, 0x3C]),
+        ("pfnc", 10, [0x3FF, 0x000, 0x3FF, 0x000], [0xFF, 0x03, 0xF0, 0x3F, 0x00]),
+        ("pfnc", 12, [0xABC, 0x123], [0xBC, 0x3A, 0x12]),
+        ("gige", 12, [0xABC, 0x123], [0xAB, 0x3C, 0x12]),
+        ("gige", 10, [0x3FD, 0x002], [0xFF, 0x21, 0x00]),
+    ],
+)
+def test_bytes_of_the_specifications(tmp_path, packing, bits, values, data):
+    rows = 2
+    (tmp_path / "a.bin").write_bytes(bytes(data * rows))
+    layout = Layout(width=len(values), height=rows, bits=bits, packing=packing)
+    np.testing.assert_array_equal(layout.read(tmp_path / "a.bin"), [values] * rows)
+
+
+@pytest.mark.parametrize("ending", [0, 4])
+def test_rows_may_be_apart(tmp_path, ending):
+    """Such as those of a Raspberry Pi, of multiples of 32 bytes; the last gap may be missing."""
+    values = samples(10)
+    rows = [packed(row, "mipi", 10) + b"\xff" * 4 for row in values]
+    (tmp_path / "a.raw").write_bytes(b"".join(rows)[: 6 * 14 - 4 + ending])
+    layout = Layout(width=8, height=6, bits=10, packing="mipi", stride=14)
+    np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
+
+
+def test_words_may_be_big_endian_and_aligned_high(tmp_path):
+    values = samples(12)
+    (tmp_path / "a.raw").write_bytes((values << 4).astype(">u2").tobytes())
+    layout = Layout(width=8, height=6, bits=12, byte_order="big", align="high")
+    np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
+    with pytest.raises(InputError, match=r"holds the value \d+, more than 12 bits can be: are the bits"):
+        Layout(width=8, height=6, bits=12).read(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize(("packing", "bits"), KINDS)
+@pytest.mark.parametrize("missing", [-1, 1])
+def test_a_file_of_another_length_is_refused(tmp_path, packing, bits, missing):
+    data = packed(samples(bits), packing, bits)
+    (tmp_path / "a.raw").write_bytes((data + b"\0")[: len(data) - missing])
+    layout = Layout(width=8, height=6, bits=bits, packing=packing)
+    with pytest.raises(InputError, match=rf"expected {len(data)} bytes for 6 rows .*, found {len(data) - missing}$"):
+        layout.read(tmp_path / "a.raw")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ([], r"must be an object such as \"raw\": {\"width\": 1920, .*, got \[\]"),
+        ({"height": 6, "bits": 8}, "missing required field `width`.*an example is"),
+        ({"width": 8.5, "height": 6, "bits": 8}, r"Expected `int`, got `float` - at `\$.width`"),
+        ({"width": True, "height": 6, "bits": 8}, r"Expected `int`, got `bool`"),
+        ({"width": 8, "height": 6, "bits": 8, "depth": 1}, "has the fields width, height, .*, got also 'depth'"),
+        ({"width": 8, "height": 6, "bits": 8, "packing": "zip"}, "Invalid enum value 'zip'"),
+        ({"width": 7, "height": 6, "bits": 8}, "width must be even and from 2 to 1048576, got 7"),
+        ({"width": 8, "height": 0, "bits": 8}, "height must be even and from 2 to 1048576, got 0"),
+        ({"width": 8, "height": 6, "bits": 17}, "bits must be from 1 to 16 for the packing unpacked, got 17"),
+        ({"width": 8, "height": 6, "bits": 11, "packing": "mipi"}, "bits must be of 10, 12, 14 for the packing mipi"),
+        (
+            {"width": 8, "height": 6, "bits": 10, "packing": "mipi", "align": "high"},
+            "are for the packing unpacked",
+        ),
+        ({"width": 8, "height": 6, "bits": 8, "offset": -1}, "offset must not be negative, got -1"),
+        ({"width": 8, "height": 6, "bits": 10, "stride": 15}, "at least the 16 bytes of a row of 8 samples, got 15"),
+    ],
+)
+def test_a_layout_that_cannot_be(tmp_path, fields, message):
+    path = tmp_path / "camera.json"
+    path.write_text(json.dumps({"raw": fields}))
+    with pytest.raises(InputError, match=rf"camera\.json: raw: .*{message}"):
+        read_calibration(path)
+
+
+def write_camera(tmp_path, **fields):
+    (tmp_path / "camera.json").write_text(json.dumps(fields))
+    return read_calibration(tmp_path / "camera.json")
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a.bin", "a", "a.dat"])
+def test_levels_are_digital_numbers(tmp_path, name):
+    values = samples(10)
+    (tmp_path / name).write_bytes(packed(values, "mipi", 10))
+    raw = {"width": 8, "height": 6, "bits": 10, "packing": "mipi"}
+    mosaic, camera = read_raw(tmp_path / name, write_camera(tmp_path, **COLORS, white_level=1000, raw=raw))
+    np.testing.assert_allclose(mosaic, np.minimum(values / 1000, 1), rtol=1e-6)
+    assert camera.black_level == (0.064,) * 4
+
+
+def test_the_white_level_is_the_largest_value_of_the_bits(tmp_path):
+    values = samples(12)
+    (tmp_path / "a.raw").write_bytes(packed(values, "gige", 12))
+    raw = {"width": 8, "height": 6, "bits": 12, "packing": "gige"}
+    colors = COLORS | {"black_level": [0.0625] * 4}
+    mosaic, _ = read_raw(tmp_path / "a.raw", write_camera(tmp_path, **colors, raw=raw))
+    np.testing.assert_allclose(mosaic, values / 4095, rtol=1e-6)
+
+
+def test_other_files_are_read_as_always(tmp_path):
+    values = samples(16)
+    tifffile.imwrite(tmp_path / "a.tiff", values)
+    raw = {"width": 2, "height": 2, "bits": 8}
+    mosaic, _ = read_raw(tmp_path / "a.tiff", write_camera(tmp_path, **COLORS, white_level=65535, raw=raw))
+    np.testing.assert_allclose(mosaic, values / 65535, rtol=1e-6)
+
+
+def test_without_a_layout_the_message_shows_one(tmp_path):
+    (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 4)
+    with pytest.raises(InputError, match=r'a\.bin: .*for samples without a header, such as "raw": \{"width": 1920'):
+        read_raw(tmp_path / "a.bin", isp.CAMERAS["drone"])
+
+
+def test_a_camera_that_lacks_figures_is_named(tmp_path):
+    (tmp_path / "a.bin").write_bytes(bytes(4))
+    camera = write_camera(tmp_path, black_level=[0] * 4, raw={"width": 2, "height": 2, "bits": 8})
+    with pytest.raises(InputError, match=r"a\.bin: .* given, and the given one lacks white_balance, color_matrix$"):
+        read_raw(tmp_path / "a.bin", camera)

@@ -1,0 +1,157 @@
+"""Sensors other than Bayer, and figures that a user states, in files that name their own camera."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import rawpy
+import tifffile
+
+import isp
+from r2l_jax.data.files.calibration import read_calibration
+from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.runtime.errors import InputError
+
+XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
+QUAD = "RRGG/RRGG/GGBB/GGBB"
+MATRIX = [[1.5, -0.3, -0.2], [-0.2, 1.7, -0.5], [0.0, -0.3, 1.3]]
+
+
+def indices(pattern):
+    return tuple(isp.cfa.tile(pattern).ravel().tolist())
+
+
+def ramp(height=48, width=72):
+    y, x = np.mgrid[:height, :width]
+    return (400 + 20 * x + 30 * y).astype(np.uint16)
+
+
+def stated(tmp_path, **fields):
+    path = tmp_path / "camera.json"
+    path.write_text(json.dumps(fields))
+    return read_calibration(path)
+
+
+def mono(path):
+    """Makes a DNG of one sample for each pixel of a DNG of a mosaic."""
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["PhotometricInterpretation"].overwrite(34892)
+    return path
+
+
+@pytest.mark.parametrize("active_area", [None, (2, 4, 44, 70), (1, 3, 44, 70)])
+@pytest.mark.parametrize("pattern", [XTRANS, QUAD])
+def test_the_array_of_the_visible_area(write_dng, pattern, active_area):
+    """The tile starts at the active area; LibRaw's visible area, except for X-Trans, at an even row and column."""
+    samples, shift = ramp(), (1, 1) if pattern == QUAD and active_area == (1, 3, 44, 70) else (0, 0)
+    mosaic, camera = read_raw(write_dng(samples, cfa=indices(pattern), active_area=active_area))
+    top, left, bottom, right = active_area or (0, 0, *samples.shape)
+    start = np.array([top, left]) + shift
+    tile = np.roll(isp.cfa.tile(pattern), np.negative(shift), (0, 1))
+    np.testing.assert_array_equal(isp.cfa.tile(camera.pattern), tile)
+    visible = samples[start[0] : bottom, start[1] : right][: mosaic.shape[0], : mosaic.shape[1]]
+    np.testing.assert_allclose(mosaic, visible / 4095, rtol=1e-6)
+    assert len(camera.black_level) == 3
+
+
+def test_xtrans_agrees_with_the_linear_interpolation_of_libraw(write_dng):
+    """Away from the border, on a ramp.
+
+    LibRaw cuts its weights to multiples of 1/256, which makes some colors up to 1.6% too dark. Flat light shows by how
+    much.
+    """
+    matrix, inside, found, expected = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), np.s_[6:-6, 6:-6], [], []
+    for samples in (np.full((48, 72), 1500, np.uint16), ramp()):
+        path = write_dng(samples, cfa=indices(XTRANS), matrix=matrix, neutral=(1.0, 1.0, 1.0))
+        with rawpy.imread(str(path)) as raw:
+            picture = raw.postprocess(
+                demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
+                output_color=rawpy.ColorSpace.raw,
+                no_auto_bright=True,
+                adjust_maximum_thr=0,
+                user_wb=[1, 1, 1, 1],
+                gamma=(1, 1),
+                output_bps=16,
+                user_flip=0,
+            )
+        mosaic, camera = read_raw(path)
+        found.append(np.asarray(isp.demosaic.normalized(mosaic, pattern=camera.pattern))[inside])
+        expected.append(picture[inside] / 65535)
+    np.testing.assert_allclose(found[0], 1500 / 4095, rtol=1e-6)
+    np.testing.assert_allclose(found[0], expected[0], rtol=0.017)
+    # LibRaw's values are whole numbers.
+    np.testing.assert_allclose(found[1], expected[1] / expected[0] * 1500 / 4095, atol=2 / 4095)
+
+
+def test_a_monochrome_dng_needs_no_colors(write_dng):
+    mosaic, camera = read_raw(mono(write_dng(ramp(), cfa=None, matrix=None, neutral=None)))
+    assert camera == isp.Camera([0.0], pattern="MONO")
+    np.testing.assert_allclose(mosaic, ramp() / 4095, rtol=1e-6)
+
+
+def test_a_demosaiced_dng_is_sampled_by_the_pattern(write_dng, tmp_path):
+    planes = np.stack([ramp(), ramp() + 100, ramp() + 200], -1)
+    path = write_dng(planes, cfa=None)
+    for pattern, camera in (("RGGB", None), ("GBRG", stated(tmp_path, pattern="GBRG"))):
+        mosaic, own = read_raw(path, camera)
+        assert own.pattern == pattern
+        np.testing.assert_allclose(mosaic, isp.cfa.mosaic(planes / np.float32(4095), pattern), rtol=1e-6)
+    with pytest.raises(InputError, match=r"demosaiced already: the camera's pattern must be Bayer, got R"):
+        read_raw(path, stated(tmp_path, pattern=QUAD))
+
+
+def test_each_stated_figure_replaces_that_of_the_file(write_dng, tmp_path):
+    path = write_dng(ramp(), black=(100, 200, 300, 400))
+    _, own = read_raw(path)
+    for name, value in {"white_balance": (3.0, 1.0, 2.0), "black_level": (0.1, 0.1, 0.2, 0.1)}.items():
+        _, camera = read_raw(path, stated(tmp_path, **{name: value}))
+        fields = {**vars(own), name: value}
+        assert camera == isp.Camera(**fields)
+    mosaic, camera = read_raw(path, stated(tmp_path, white_level=8190))
+    np.testing.assert_allclose(mosaic, ramp() / 8190, rtol=1e-6)
+    np.testing.assert_allclose(camera.black_level, np.array([100, 200, 300, 400]) / 8190)
+
+
+def test_a_stated_matrix_is_enough_for_a_file_without_one(write_dng, tmp_path):
+    path = write_dng(ramp(), matrix=None)
+    assert read_raw(path, stated(tmp_path, color_matrix=MATRIX))[1].color_matrix == tuple(map(tuple, MATRIX))
+
+
+def test_a_stated_pattern_counts_for_sensors_that_declare_another(write_dng, tmp_path):
+    """Phones declare 2x2 sites for their quad Bayer sensors."""
+    lines = []
+    mosaic, camera = read_raw(write_dng(ramp()), stated(tmp_path, pattern=QUAD), lines.append)
+    assert (mosaic.shape, camera.pattern, len(camera.black_level)) == ((48, 72), QUAD, 3)
+    assert lines == [
+        f"{tmp_path}/test.dng: the file's pattern is RGGB; that of the camera's JSON file, {QUAD}, is used"
+    ]
+
+
+def test_levels_of_a_kind_that_the_pattern_does_not_have(write_dng, tmp_path):
+    with pytest.raises(InputError, match=r"with the pattern RGGB, black_level must have shape \(4,\), got \(3,\)"):
+        read_raw(write_dng(ramp()), stated(tmp_path, black_level=[0.1, 0.1, 0.1]))
+
+
+@pytest.mark.parametrize("active_area", [None, (4, 6, 48, 70)])
+def test_gain_maps_multiply_the_light_above_black(write_dng, active_area):
+    black, white, samples = 200, 4095, np.full((48, 72), 1200, np.uint16)
+    top, left, bottom, right = active_area or (0, 0, 48, 72)
+    height, width = bottom - top, right - left
+    gains = np.array([[1.0, 1.5], [1.25, 2.0]])
+    header = struct.pack(">10I4dI", 0, 0, height, width, 0, 1, 1, 1, 2, 2, 1.0, 1.0, 0.0, 0.0, 1)
+    opcode = header + gains.astype(">f4").tobytes()
+    unknown = struct.pack(">4I", 77, 0, 1, 3) + b"abc"
+    opcodes = struct.pack(">I", 2) + unknown + struct.pack(">4I", 9, 0, 1, len(opcode)) + opcode
+    path = write_dng(samples, black=(black,) * 4, active_area=active_area, tags=[(51009, "B", len(opcodes), opcodes)])
+    mosaic, _ = read_raw(path)
+    v, h = ((np.arange(side) + 0.5) / side for side in (height, width))
+    gain = np.einsum("vi,ij,hj->vh", np.stack([1 - v, v], -1), gains, np.stack([1 - h, h], -1))
+    np.testing.assert_allclose(mosaic, (black + gain * (1200 - black)) / white, rtol=1e-5)
+
+
+@pytest.mark.parametrize("opcodes", [b"\0\0", struct.pack(">5I", 1, 9, 0, 1, 400), struct.pack(">5I", 1, 9, 0, 1, 0)])
+def test_damaged_opcodes(write_dng, opcodes):
+    path = write_dng(ramp(), tags=[(51009, "B", len(opcodes), opcodes)])
+    with pytest.raises(InputError, match=r"test\.dng: its OpcodeList2 is damaged"):
+        read_raw(path)
