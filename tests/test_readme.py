@@ -56,6 +56,8 @@ def home(tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (own_stage,) = code_blocks("python", PAGES["docs/own_stage.md"])
     (tmp_path / "my_isp.py").write_text(own_stage)
+    _, headerless = code_blocks("json", PAGES["docs/sensors.md"])
+    (tmp_path / "camera.json").write_text(headerless)
     (tmp_path / "more_raw_files").mkdir()
     for name in ("IMG_0001.dng", "more_raw_files/IMG_0002.dng"):
         (tmp_path / name).touch()

@@ -19,10 +19,11 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.fetch import archives, zenodo
-from r2l_jax.data.files import corrections
-from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.data.files import corrections, headerless
+from r2l_jax.data.files.cameras import find_calibration, find_camera
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.sets import datasets, synthetic
 from r2l_jax.runtime.errors import InputError
 
@@ -48,7 +49,7 @@ def _picture(samples, form="png", **options):
     return file.getvalue()
 
 
-def _dng(samples, **options):
+def _dng(samples, cfa=bytes((0, 1, 1, 2)), more=(), **options):
     def rationals(values):
         return [part for value in values for part in (round(value * 10000), 10000)]
 
@@ -56,11 +57,13 @@ def _dng(samples, **options):
     tags = [
         (271, "s", 0, "Maker"), (272, "s", 0, "Model"), (50708, "s", 0, "Maker Model"),
         (50706, "B", 4, (1, 4, 0, 0)), (50707, "B", 4, (1, 1, 0, 0)), (50717, "I", 1, 65535),
-        (33421, "H", 2, (2, 2)), (33422, "B", 4, (0, 1, 1, 2)), (50713, "H", 2, (2, 2)), (50714, "H", 4, (99,) * 4),
+        (50713, "H", 2, (2, 2)), (50714, "H", 4, (99,) * 4),
         (50728, "2I", 3, rationals((0.5, 1, 0.7))), (50721, "2i", 9, rationals(matrix)), (50778, "H", 1, 21),
         (50829, "I", 4, (2, 4, 46, 60)),
     ]  # fmt: skip
-    return _tiff(samples, photometric="cfa", extratags=tags, **options)
+    if cfa is not None:
+        tags += [(33421, "H", 2, (round(len(cfa) ** 0.5),) * 2), (33422, "B", len(cfa), cfa)]
+    return _tiff(samples, **{"photometric": "cfa", **options, "extratags": [*tags, *more]})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +135,12 @@ _PNG_ORIGINALS = {
 }
 
 
+_GAIN_MAP = struct.pack(">10I4dI4f", 0, 0, 44, 56, 0, 1, 1, 1, 2, 2, 1.0, 1.0, 0.0, 0.0, 1, 1.0, 1.5, 1.2, 2.0)
+_OPCODES = struct.pack(">5I", 1, 9, 0, 1, len(_GAIN_MAP)) + _GAIN_MAP
+_XTRANS = bytes(isp.cfa.tile("GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG").astype(np.uint8).ravel())
+_QUAD = bytes(isp.cfa.tile("RRGG/RRGG/GGBB/GGBB").astype(np.uint8).ravel())
+
+
 _DNG_ORIGINALS = {
     "plain.dng": _dng(_samples()),
     "strips.dng": _dng(_samples(), rowsperstrip=16),
@@ -139,6 +148,14 @@ _DNG_ORIGINALS = {
     "float.dng": _dng(_samples(dtype=np.float32)),
     "zlib.dng": _dng(_samples(dtype=np.float32), compression="zlib", rowsperstrip=48),
     "tiles_zlib.dng": _dng(_samples((256, 256), np.float32), compression="zlib", tile=(256, 128)),
+    "xtrans.dng": _dng(_samples(), cfa=_XTRANS),
+    "quad.dng": _dng(_samples(), cfa=_QUAD),
+    "gains.dng": _dng(_samples(), more=[(51009, "B", len(_OPCODES), _OPCODES)]),
+    "linear.dng": _dng(_samples((48, 64, 3)), cfa=None, photometric="linear_raw", planarconfig="contig"),
+    # tifffile does not write LinearRaw of one channel.
+    "mono.dng": _dng(_samples(), cfa=None).replace(
+        struct.pack("<HHIHH", 262, 3, 1, 32803, 0), struct.pack("<HHIHH", 262, 3, 1, 34892, 0)
+    ),
 }
 
 
@@ -146,6 +163,29 @@ def _read_dng(folder, path):
     mosaic, camera = read_raw(path, CAMERA if zlib.crc32(path.read_bytes()) % 2 else None)
     _check_mosaic(mosaic)
     assert np.isfinite([*camera.black_level, *camera.white_balance]).all()
+    read_shot(path)
+
+
+_LAYOUTS = {
+    "unpacked": {"bits": 10, "byte_order": "big", "align": "high"},
+    "mipi": {"bits": 10, "packing": "mipi", "stride": 96},
+    "pfnc": {"bits": 12, "packing": "pfnc", "offset": 7},
+    "gige": {"bits": 12, "packing": "gige"},
+}
+_HEADERLESS_ORIGINALS = {}
+for _name, _fields in _LAYOUTS.items():
+    _layout = headerless.Layout(width=64, height=48, **_fields)
+    _HEADERLESS_ORIGINALS[f"{_name}.bin"] = _samples((_layout.file_bytes[1],), np.uint8).tobytes()
+    _HEADERLESS_ORIGINALS[f"{_name}.json"] = json.dumps(
+        {**json.loads(CAMERA.to_json()), "raw": {"width": 64, "height": 48, **_fields}}
+    ).encode()
+
+
+def _read_headerless(folder, path):
+    """Reads a frame by the camera of its name, one of which is damaged."""
+    camera = find_calibration(str(folder / f"{path.stem}.json"))
+    mosaic, _ = read_raw(folder / f"{path.stem}.bin", camera, lambda _: None)
+    _check_mosaic(mosaic)
 
 
 _MASKS_ORIGINALS = {
@@ -390,6 +430,7 @@ READERS = {
     "TIFF": Reader(_read_tiff, _TIFF_ORIGINALS),
     "PNG": Reader(_read_tiff, _PNG_ORIGINALS),
     "DNG": Reader(_read_dng, _DNG_ORIGINALS),
+    "headerless": Reader(_read_headerless, _HEADERLESS_ORIGINALS),
     "masks": Reader(_read_masks, _MASKS_ORIGINALS),
     "pictures": Reader(_read_pictures, _PICTURES_ORIGINALS),
     "camera": Reader(_read_camera, _CAMERA_ORIGINALS),

@@ -162,8 +162,7 @@ class Layout:
         if self.packing == "unpacked":
             return self._words(data)
         if self.packing == "pfnc":
-            bits = np.unpackbits(data, bitorder="little", count=count * self.bits).reshape(count, self.bits)
-            return bits.astype(np.uint16) @ (1 << np.arange(self.bits, dtype=np.uint16))
+            return self._bits(data, count)
         samples, length = _GROUPS[self.packing, self.bits]
         groups = data.reshape(-1, length).astype(np.uint16).T
         low = self.bits - 8
@@ -178,6 +177,22 @@ class Layout:
             lower = (rest >> low * place & (1 << low) - 1 for place in range(samples))
             values = [high << low | bits for high, bits in zip(groups[:samples], lower, strict=True)]
         return np.stack(values, -1).astype(np.uint16).ravel()[:count]
+
+    def _bits(self, data: UInt8[np.ndarray, " bytes"], count: int) -> UInt16[np.ndarray, " count"]:
+        """Takes samples out of a stream of bits: eight of them fill as many bytes as they have bits."""
+        groups = np.zeros((-(-count // 8), self.bits + 2), np.uint8)  # A sample lies in up to three bytes.
+        whole = len(data) // self.bits
+        groups[:whole, : self.bits] = data[: whole * self.bits].reshape(whole, self.bits)
+        if rest := data[whole * self.bits :].tolist():
+            groups[whole, : len(rest)] = rest
+        samples = np.empty((len(groups), 8), np.uint16)
+        for place in range(8):
+            byte, bit = divmod(place * self.bits, 8)
+            value = groups[:, byte].astype(np.uint32)
+            value |= groups[:, byte + 1].astype(np.uint32) << 8
+            value |= groups[:, byte + 2].astype(np.uint32) << 16
+            samples[:, place] = value >> bit & self.largest
+        return samples.ravel()[:count]
 
     def _words(self, data: UInt8[np.ndarray, " bytes"]) -> UInt16[np.ndarray, " count"]:
         words = data.view({"little": "<u2", "big": ">u2"}[self.byte_order]) if self._word == 2 else data

@@ -57,7 +57,7 @@ def read(path: Path, stated: Calibration, warn: Callable[[str], object]) -> tupl
     if not _says_what_it_is(path):
         raise InputError(
             "does not say which camera it is from: LibRaw would guess the size, pattern and levels from the number of "
-            "bytes; describe how its samples lie in the camera's JSON file"
+            "bytes"
         )
     facts = dng.Facts()
     if path.suffix.lower() == ".dng":

@@ -25,6 +25,9 @@ RAW_SUFFIXES = (
 # A file whose highest value is below this fraction of its range probably has a lower white level.
 _DIM = 1 / 8
 
+# Rows of samples that are divided at a time.
+_ROWS = 256
+
 Mosaic = Float32[np.ndarray, "rows cols"]
 
 
@@ -79,7 +82,10 @@ def read_raw(
                 mosaic, camera = libraw.read(path, stated, warn)
             except InputError as error:
                 if stated.layout is None and not libraw.is_container(path):
-                    raise InputError(f"{error}; for samples without a header, such as {headerless.EXAMPLE}") from error
+                    raise InputError(
+                        f"{error}; how samples without a header lie stands in the camera's JSON file, such as "
+                        f"{headerless.EXAMPLE}"
+                    ) from error
                 raise
         if mosaic.size == 0:
             raise InputError(f"a mosaic has at least two rows and columns, got {mosaic.shape[0]}x{mosaic.shape[1]}")
@@ -143,7 +149,13 @@ def _fractions(path: Path, samples: np.ndarray, stated: Calibration, warn: Calla
             'as "white_level" in the camera\'s JSON file'
         )
     if white is not None:
-        return np.minimum(samples / np.float64(white), 1).astype(np.float32)
+        mosaic = np.empty(samples.shape, np.float32)
+        for start in range(
+            0, len(samples), _ROWS
+        ):  # The quotients of a whole frame in float64 are four times as large.
+            rows = slice(start, start + _ROWS)
+            mosaic[rows] = np.minimum(samples[rows] / np.float64(white), 1)
+        return mosaic
     return samples.astype(np.float32) if full == 1 else samples / np.float32(full)
 
 
