@@ -2,7 +2,7 @@
 
 The number of electrons of a site is Poisson distributed, so its variance equals its mean. In the values that a camera
 writes, the variance of light of mean m is m / K for a gain of K electrons per unit (EMVA Standard 1288, release 4.0
-linear, sections 2.2 and 6.6).
+linear, which calls 1 / K the overall system gain).
 """
 
 import dataclasses

@@ -171,7 +171,9 @@ def test_other_files_are_read_as_always(tmp_path):
 
 def test_without_a_layout_the_message_shows_one(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 4)
-    with pytest.raises(InputError, match=r'a\.bin: .*how samples without a header lie stands in .*"raw": \{"width": 1920'):
+    with pytest.raises(
+        InputError, match=r'a\.bin: .*how samples without a header lie stands in .*"raw": \{"width": 1920'
+    ):
         read_raw(tmp_path / "a.bin", isp.CAMERAS["drone"])
 
 
