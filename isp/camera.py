@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,10 +35,14 @@ class Camera:
             "RRGG/RRGG/GGBB/GGBB", or "MONO". It is kept in the spelling of `isp.cfa.canonical`.
         white_level: The digital number of a saturated site in files, by which their readers divide, such as 1023. None
             leaves it to the file and, where that does not say, to the range of its samples.
+        full_well: The number of electrons at which a site reads as 1. None is unknown; `isp.sensor` then takes 15000.
+        read_noise: The standard deviation of the read-out noise in electrons. None is unknown; `isp.sensor` takes 4.
+        bits: The bits of the analog-to-digital converter, 1 to 16. None is unknown; `isp.sensor` takes 12.
 
     Raises:
         ValueError: If a value has the wrong shape or is not finite, if a black level is not below the white level of 1,
-            if a gain is 0, if the pattern is unknown, or if the white level is not greater than 0.
+            if a gain is 0, if the pattern is unknown, if the white level or the full well is not greater than 0, if the
+            read noise is negative, or if the bits are out of range.
 
     Example:
         >>> import isp
@@ -55,6 +59,9 @@ class Camera:
     color_matrix: Values | None = None
     pattern: str = "RGGB"
     white_level: float | int | None = None
+    full_well: float | int | None = None
+    read_noise: float | int | None = None
+    bits: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", cfa.canonical(self.pattern))
@@ -68,13 +75,14 @@ class Camera:
             raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
         if 0 in np.asarray(self.white_balance):
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
-        if self.white_level is not None:
-            object.__setattr__(self, "white_level", _checked_white_level(self.white_level))
+        for name, check in _CHECKS.items():
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check(name, given))
 
     def to_json(self) -> str:
         """Writes the camera as a JSON object, which `from_json` reads.
 
-        The object has the fields of the class; `white_level` is left out if it is None. If it is there, the black
+        The object has the fields of the class, without those that are None. If there is a `white_level`, the black
         levels are digital numbers like it.
 
         Returns:
@@ -86,17 +94,15 @@ class Camera:
             >>> isp.Camera.from_json(camera.to_json()) == camera
             True
         """
-        fields = dataclasses.asdict(self)
-        if self.white_level is None:
-            del fields["white_level"]
-        else:
+        fields = {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        if self.white_level is not None:
             # Twelve digits hide the rounding of the division, so that 64 is written as 64.
             fields["black_level"] = [float(f"{level * self.white_level:.12g}") for level in self.black_level]
         return json.dumps(fields, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> "Camera":
-        """Reads a camera from the JSON object that `to_json` writes; `pattern` and `white_level` may be missing.
+        """Reads a camera from the JSON object that `to_json` writes; fields with a default may be missing.
 
         Args:
             text: The JSON text. With a `white_level`, its black levels are digital numbers, which are divided by it.
@@ -105,7 +111,7 @@ class Camera:
             The camera.
 
         Raises:
-            ValueError: If the text is not a JSON object with exactly these fields, or if the class refuses a value.
+            ValueError: If the text is not a JSON object with these fields, or if the class refuses a value.
 
         Example:
             >>> import isp
@@ -155,8 +161,8 @@ class Camera:
         if "pattern" in figures:
             figures["pattern"] = cfa.canonical(figures["pattern"])
             shapes["black_level"] = (cfa.black_level_shape(figures["pattern"]),)
-        if "white_level" in figures:
-            figures["white_level"] = _checked_white_level(figures["white_level"])
+        for name in _CHECKS.keys() & figures.keys():
+            figures[name] = _CHECKS[name](name, figures[name])
         for name in shapes.keys() & figures.keys():
             figures[name] = _checked(name, figures[name], *shapes[name])
         if "white_level" in figures and "black_level" in figures:
@@ -167,14 +173,43 @@ class Camera:
         return {name: _as_tuples(value) for name, value in figures.items()}
 
 
-def _checked_white_level(given: object) -> float:
-    """Returns the white level as a float; raises a ValueError unless it is a finite number greater than 0."""
+def _positive(name: str, given: object) -> float:
+    """Returns the value as a float; raises a ValueError unless it is a finite number greater than 0."""
+    value = _number(name, given)
+    if value <= 0:
+        raise ValueError(f"{name} must be greater than 0, got {value:g}")
+    return value
+
+
+def _not_negative(name: str, given: object) -> float:
+    """Returns the value as a float; raises a ValueError unless it is a finite number that is not negative."""
+    value = _number(name, given)
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value:g}")
+    return value
+
+
+def _number(name: str, given: object) -> float:
+    """Returns the value as a float; raises a ValueError unless it is a finite number."""
     if not isinstance(given, numbers.Real) or isinstance(given, bool):
-        raise ValueError(f"white_level must be a number, got {given!r:.100}")
-    white = _checked("white_level", [given], (1,)).item()
-    if white <= 0:
-        raise ValueError(f"white_level must be greater than 0, got {white:g}")
-    return white
+        raise ValueError(f"{name} must be a number, got {given!r:.100}")
+    return _checked(name, [given], (1,)).item()
+
+
+def _bits(name: str, given: object) -> int:
+    """Returns the bits as an int; raises a ValueError unless they are a whole number from 1 to 16."""
+    if not isinstance(given, numbers.Integral) or isinstance(given, bool) or int(given) not in range(1, 17):
+        raise ValueError(f"{name} must be a whole number from 1 to 16, got {given!r:.100}")
+    return int(given)
+
+
+# The fields that are single numbers and may be unknown.
+_CHECKS: dict[str, Callable[[str, object], float | int]] = {
+    "white_level": _positive,
+    "full_well": _positive,
+    "read_noise": _not_negative,
+    "bits": _bits,
+}
 
 
 def _as_tuples(value: Any) -> Any:

@@ -7,6 +7,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from isp.camera import Camera
 from isp.cfa import black_levels, check_mosaic, mosaic
 
+# An ordinary sensor, for cameras that do not know their own: electrons at saturation, electrons of noise, and bits.
+FULL_WELL, READ_NOISE, BITS = 15000.0, 4.0, 12
+
 
 @jax.jit(static_argnames=("camera", "bits"))
 def expose(
@@ -15,9 +18,9 @@ def expose(
     *,
     camera: Camera,
     exposure: Float[Array, ""] | float = 1.0,
-    full_well: Float[Array, ""] | float = 15000.0,
-    read_noise: Float[Array, ""] | float = 4.0,
-    bits: int = 12,
+    full_well: Float[Array, ""] | float | None = None,
+    read_noise: Float[Array, ""] | float | None = None,
+    bits: int | None = None,
 ) -> Float[Array, "*batch height width"]:
     """Exposes a sensor to an image: each site sees one color of the light and is read out by `expose_sites`.
 
@@ -25,11 +28,11 @@ def expose(
         light: Linear camera RGB `(..., H, W, 3)` with even H and W, as fractions of the full well at an exposure of 1.
             Negative light counts as darkness.
         key: The random key of the noise. The same key gives the same noise.
-        camera: The camera, whose `pattern` and `black_level` apply.
+        camera: The camera, whose `pattern`, `black_level` and noise apply.
         exposure: A factor on the light, as of a shutter or a lamp.
-        full_well: The number of electrons at which a site saturates.
-        read_noise: The standard deviation of the read-out noise in electrons.
-        bits: The bits of the analog-to-digital converter, 1 to 16.
+        full_well: The number of electrons at which a site saturates. None is the camera's, or else 15000.
+        read_noise: The standard deviation of the read-out noise in electrons. None is the camera's, or else 4.
+        bits: The bits of the analog-to-digital converter, 1 to 16. None is the camera's, or else 12.
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
@@ -66,9 +69,9 @@ def expose_sites(
     *,
     camera: Camera,
     exposure: Float[Array, ""] | float = 1.0,
-    full_well: Float[Array, ""] | float = 15000.0,
-    read_noise: Float[Array, ""] | float = 4.0,
-    bits: int = 12,
+    full_well: Float[Array, ""] | float | None = None,
+    read_noise: Float[Array, ""] | float | None = None,
+    bits: int | None = None,
 ) -> Float[Array, "*batch height width"]:
     """Exposes the sites of a sensor, with photon noise, read noise, black level, saturation and quantization.
 
@@ -83,12 +86,12 @@ def expose_sites(
         light: The light that reaches each site, `(..., H, W)`, as fractions of the full well at an exposure of 1.
             Negative light counts as darkness.
         key: The random key of the noise. The same key gives the same noise.
-        camera: The camera, whose `black_level` applies.
+        camera: The camera, whose `black_level` and noise apply.
         exposure: A factor on the light, as of a shutter or a lamp. Below 1, it leaves headroom for light beyond a full
             well, which would saturate.
-        full_well: The number of electrons at which a site saturates.
-        read_noise: The standard deviation of the read-out noise in electrons.
-        bits: The bits of the analog-to-digital converter, 1 to 16.
+        full_well: The number of electrons at which a site saturates. None is the camera's, or else 15000.
+        read_noise: The standard deviation of the read-out noise in electrons. None is the camera's, or else 4.
+        bits: The bits of the analog-to-digital converter, 1 to 16. None is the camera's, or else 12.
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
@@ -106,6 +109,12 @@ def expose_sites(
         array([[0.063, 0.063, 0.063, 0.063],
                [0.063, 0.063, 0.063, 0.063]], dtype=float32)
     """
+    if full_well is None:
+        full_well = FULL_WELL if camera.full_well is None else camera.full_well
+    if read_noise is None:
+        read_noise = READ_NOISE if camera.read_noise is None else camera.read_noise
+    if bits is None:
+        bits = BITS if camera.bits is None else camera.bits
     if not 1 <= bits <= 16:
         raise ValueError(f"bits must be between 1 and 16, got {bits}")
     check_mosaic(light)

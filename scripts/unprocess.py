@@ -26,9 +26,13 @@ class UnprocessConfig(Settings):
     exposure: float = setting(
         "factor on the light; below 1 there is headroom for what would exceed the white level", 1.0
     )
-    full_well: float = setting("electrons at which a site saturates; fewer are more noise", 15000.0)
-    read_noise: float = setting("standard deviation of the read-out, in electrons", 4.0)
-    bits: int = setting("bits of the converter, 1 to 16", 12)
+    full_well: float | None = setting(
+        "electrons at which a site saturates; fewer are more noise; default: the camera's, or 15000", None
+    )
+    read_noise: float | None = setting(
+        "standard deviation of the read-out, in electrons; default: the camera's, or 4", None
+    )
+    bits: int | None = setting("bits of the converter, 1 to 16; default: the camera's, or 12", None)
     seed: int = setting("of the noise", 0)
 
 

@@ -24,6 +24,7 @@ ALL_PAGES = "\n".join(PAGES.values())
 WORK = {
     "adjust.py": ("r2l_jax.drift.adjustment.adaptation.run", "r2l_jax.drift.adjustment.learning.run"),
     "benchmark.py": ("r2l_jax.bench.benchmark.run",),
+    "calibrate.py": ("r2l_jax.apps.calibrate.calibrate",),
     "download.py": ("r2l_jax.data.fetch.download.download",),
     "evaluate.py": ("r2l_jax.drift.synthesis.evaluation.run",),
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt, UInt16
 from PIL import Image
 
 import isp
-from isp.sensor import expose_sites, site_light
+from isp.sensor import BITS, FULL_WELL, READ_NOISE, expose_sites, site_light
 from isp.unprocessing import check_invertible
 from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
@@ -67,9 +67,9 @@ def unprocess_folder(
     camera: isp.Camera,
     *,
     exposure: float = 1.0,
-    full_well: float = 15000.0,
-    read_noise: float = 4.0,
-    bits: int = 12,
+    full_well: float | None = None,
+    read_noise: float | None = None,
+    bits: int | None = None,
     seed: int = 0,
 ) -> Summary:
     """Turns a folder of JPEG and PNG pictures into a raw data set in the layout of the data set "Folder".
@@ -80,7 +80,7 @@ def unprocess_folder(
     - `<source>/<class>/<name>.jpg` (.jpeg, .png) becomes `<target>/<class>/<name>.tiff`.
     - If `<source>` has the sub-folders `images` and `masks`, `images/<name>.jpg` becomes `images/<name>.tiff`. Its mask
       `masks/*<name>*` (PNG or TIFF) becomes a PNG of the same name: 255 where the mask was greater than 0, else 0.
-    - `<target>/camera.json` is the camera.
+    - `<target>/camera.json` is the camera, with the noise that was asked for.
 
     Mosaics have 16 bits, value / 65535. Existing files of these names are replaced, and other files stay.
 
@@ -95,9 +95,9 @@ def unprocess_folder(
         camera: the camera whose mosaics are written.
         exposure: the factor on the light; at 1, a picture keeps its brightness. Light that exceeds the white level
             saturates, as white does where a gain is 1 and the black level is added. Less light leaves headroom.
-        full_well: the number of electrons at which a site saturates.
-        read_noise: the standard deviation of the read-out, in electrons.
-        bits: the bits of the converter, 1 to 16.
+        full_well: the electrons at which a site saturates; None is the camera's number, or else that of `isp.sensor`.
+        read_noise: the standard deviation of the read-out in electrons; None likewise.
+        bits: the bits of the converter, 1 to 16; None likewise.
         seed: decides the noise. The noise of a picture depends only on the seed and on its path within `source`.
 
     Raises:
@@ -107,9 +107,16 @@ def unprocess_folder(
     """
     source, target = Path(source), Path(target)
     _check_settings(camera, exposure, full_well, read_noise, bits, seed)
+    noise = {"full_well": full_well, "read_noise": read_noise, "bits": bits}
+    camera = dataclasses.replace(camera, **{name: value for name, value in noise.items() if value is not None})
     jobs = _find_jobs(source, target)
     expose = functools.partial(
-        _expose, camera=camera, exposure=exposure, full_well=full_well, read_noise=read_noise, bits=bits
+        _expose,
+        camera=camera,
+        exposure=exposure,
+        full_well=FULL_WELL if camera.full_well is None else camera.full_well,
+        read_noise=READ_NOISE if camera.read_noise is None else camera.read_noise,
+        bits=BITS if camera.bits is None else camera.bits,
     )
 
     def run(job: _Job) -> np.ndarray:
@@ -129,14 +136,19 @@ def unprocess_folder(
 
 
 def _check_settings(
-    camera: isp.Camera, exposure: float, full_well: float, read_noise: float, bits: int, seed: int
+    camera: isp.Camera,
+    exposure: float,
+    full_well: float | None,
+    read_noise: float | None,
+    bits: int | None,
+    seed: int,
 ) -> None:
     for name, value in (("exposure", exposure), ("full_well", full_well)):
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise InputError(f"{name} must be finite and greater than 0, got {value:g}")
-    if not 0 <= read_noise < math.inf:
+    if read_noise is not None and not 0 <= read_noise < math.inf:
         raise InputError(f"read_noise must be finite and not negative, got {read_noise:g}")
-    if not 1 <= bits <= 16:
+    if bits is not None and not 1 <= bits <= 16:
         raise InputError(f"bits must be between 1 and 16, got {bits}")
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must be between 0 and {2**32 - 1}, got {seed}")

@@ -19,7 +19,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.fetch import archives, zenodo
-from r2l_jax.data.files import headerless
+from r2l_jax.data.files import corrections, headerless
 from r2l_jax.data.files.cameras import find_calibration, find_camera
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.data.files.rawfile import read_raw
@@ -230,6 +230,20 @@ def _read_camera(folder, path):
     assert max(camera.black_level) < 1
 
 
+_CORRECTIONS_ORIGINALS = {
+    "dark.tiff": _tiff(0.1 * _samples(dtype=np.float32), photometric="minisblack"),
+    "flat.tiff": _tiff(0.5 + _samples(dtype=np.float32, seed=1), photometric="minisblack", compression="zlib"),
+    "defects.csv": b"row,column,kind,figure\r\n1,2,hot,12.5\r\n40,63,dead,-80.0\r\n40,62,flickering,9.9\r\n",
+}
+
+
+def _read_corrections(folder, path):
+    known = corrections.read(folder, *_CORRECTIONS_ORIGINALS)
+    corrected = known.apply(_samples(dtype=np.float32, seed=2), CAMERA)
+    assert (corrected.shape, corrected.dtype) == ((48, 64), np.float32)
+    assert 0 <= corrected.min() <= corrected.max() <= 1
+
+
 _CELLS = [(f"{label}_{number}", label) for label in ("LYT", "EOS") for number in range(5)]
 
 
@@ -420,6 +434,7 @@ READERS = {
     "masks": Reader(_read_masks, _MASKS_ORIGINALS),
     "pictures": Reader(_read_pictures, _PICTURES_ORIGINALS),
     "camera": Reader(_read_camera, _CAMERA_ORIGINALS),
+    "corrections": Reader(_read_corrections, _CORRECTIONS_ORIGINALS),
     "Microscopy": Reader(_read_microscopy, _MICROSCOPY_ORIGINALS, _MICROSCOPY_DAMAGED),
     "tiles": Reader(_read_tiles, _TILES_ORIGINALS, _TILES_DAMAGED),
     "Synthetic": Reader(_read_synthetic, _SYNTHETIC_ORIGINALS, _SYNTHETIC_DAMAGED),

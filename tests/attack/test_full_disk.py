@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 from attacks import finish, results, script, train_flags
+from flawed_sensor import FlawedSensor, write_frames
 from PIL import Image
 
 FULL = re.compile(r"No space left on device|bytes are free on the disk|are free on the disk|File too large")
@@ -103,6 +104,19 @@ def test_unprocess(tmp_path, disk):
     (tmp_path / "reference").mkdir()
     assert finish(command(tmp_path / "reference"))[0] == 0
     fills(command, disk, [100, 8000], results(tmp_path / "reference"))
+
+
+@pytest.mark.slow
+def test_calibrate(tmp_path, disk):
+    write_frames(tmp_path, FlawedSensor(), exposures=(0.3, 0.6))
+    flags = [f"--dark={tmp_path}/dark", f"--flat={tmp_path}/flat", f"--camera={tmp_path}/base.json"]
+
+    def command(folder):
+        return script("calibrate.py", *flags, f"--output={folder}/camera")
+
+    (tmp_path / "reference").mkdir()
+    assert finish(command(tmp_path / "reference"))[0] == 0
+    fills(command, disk, [100, 400, 560, 8000], results(tmp_path / "reference"))
 
 
 @pytest.mark.slow

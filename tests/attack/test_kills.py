@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 import tifffile
 from attacks import finish, results, script, train_flags
+from flawed_sensor import FlawedSensor, write_frames
 from PIL import Image
 
 KILLS = int(os.environ.get("R2L_KILLS", "1"))
@@ -164,6 +165,14 @@ def test_unprocess(tmp_path):
         Image.fromarray(pixels).save(photos / f"{seed}.png")
     command = functools.partial(script, "unprocess.py", f"--input={photos.parent}", "--camera=drone")
     attack("unprocess.py", lambda folder: command(f"--output={folder}/raw"), tmp_path)
+
+
+@pytest.mark.slow
+def test_calibrate(tmp_path):
+    write_frames(tmp_path, FlawedSensor(), exposures=(0.3, 0.6))
+    flags = [f"--dark={tmp_path}/dark", f"--flat={tmp_path}/flat", f"--camera={tmp_path}/base.json"]
+    command = functools.partial(script, "calibrate.py", *flags)
+    attack("calibrate.py", lambda folder: command(f"--output={folder}/camera"), tmp_path)
 
 
 class _Zenodo(http.server.BaseHTTPRequestHandler):

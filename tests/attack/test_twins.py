@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 from attacks import finish, results, script, train_flags
+from flawed_sensor import FlawedSensor, write_frames
 from PIL import Image
 
 LINE = re.compile(r"\w+\.py: error: .*: another program writes to this folder(: process \d+ on \S+, since \S+ \S+)?\n")
@@ -89,3 +90,10 @@ def test_process_and_unprocess(tmp_path):
             return script(name, f"--input={tmp_path / source}", "--camera=drone", f"--output={folder / target}")
 
         twins(command, tmp_path / name)
+
+
+@pytest.mark.slow
+def test_calibrate(tmp_path):
+    write_frames(tmp_path, FlawedSensor(), exposures=(0.3, 0.6))
+    flags = [f"--dark={tmp_path}/dark", f"--flat={tmp_path}/flat", f"--camera={tmp_path}/base.json"]
+    twins(lambda folder: script("calibrate.py", *flags, f"--output={folder}/camera"), tmp_path)

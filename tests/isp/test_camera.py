@@ -24,7 +24,18 @@ def test_a_camera_can_be_a_static_argument():
     np.testing.assert_array_equal(gains(isp.Camera(**VALUES)), [2, 1, 1.5])
 
 
-@pytest.mark.parametrize("camera", [*isp.CAMERAS.values(), isp.Camera(**VALUES, pattern="GBRG")])
+NOISE = {"full_well": 9500.5, "read_noise": 2.25, "bits": 14}
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        *isp.CAMERAS.values(),
+        isp.Camera(**VALUES, pattern="GBRG"),
+        isp.Camera(**VALUES, **NOISE),
+        isp.Camera(**VALUES, read_noise=0.0),
+    ],
+)
 def test_json_round_trip(camera):
     assert isp.Camera.from_json(camera.to_json()) == camera
 
@@ -38,6 +49,13 @@ def test_json_round_trip(camera):
         ({"white_balance": (1, 0, 1)}, r"white_balance must have no gain of 0, got \(1.0, 0.0, 1.0\)"),
         ({"white_balance": "daylight"}, r"white_balance must be numbers of shape \(3,\), got 'daylight'"),
         ({"color_matrix": (1,) * 9}, r"color_matrix must have shape \(3, 3\), got \(9,\)"),
+        ({"full_well": 0}, "full_well must be greater than 0, got 0"),
+        ({"full_well": "many"}, "full_well must be a number, got 'many'"),
+        ({"read_noise": -0.5}, "read_noise must not be negative, got -0.5"),
+        ({"read_noise": float("inf")}, r"read_noise must be finite, got \[inf\]"),
+        ({"bits": 17}, "bits must be a whole number from 1 to 16, got 17"),
+        ({"bits": 12.0}, "bits must be a whole number from 1 to 16, got 12.0"),
+        ({"bits": True}, "bits must be a whole number from 1 to 16, got True"),
         ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got \['R'\]"),
         ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got 'XTRANS'"),
     ],
@@ -81,6 +99,12 @@ def test_json_without_a_white_level_is_as_it_was():
         "color_matrix",
         "pattern",
     }
+
+
+def test_json_has_the_noise_that_is_known():
+    written = json.loads(isp.Camera(**VALUES, **NOISE).to_json())
+    assert {name: written[name] for name in NOISE} == NOISE
+    assert "full_well" not in json.loads(isp.Camera(**VALUES, bits=10).to_json())
 
 
 @pytest.mark.parametrize(

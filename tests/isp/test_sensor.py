@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 
@@ -142,6 +143,25 @@ def test_the_light_of_a_mosaic_exposes_to_the_mosaic(exposure):
     # The noise of a saturated site is clipped on one side, which moves its mean.
     atol = np.array([1e-4, 1e-3, 1e-3, 1e-3 if exposure < 1 else 1e-2])
     assert (abs(bayer.space_to_depth(again).mean((0, 1)) - expected) < atol).all()
+
+
+def test_noise_is_the_cameras_unless_an_argument_says_otherwise():
+    noisy = dataclasses.replace(CAMERA, full_well=500.0, read_noise=2.0, bits=10)
+
+    def expose(camera=CAMERA, **noise):
+        return np.asarray(sensor.expose(gray(0.5, 16), KEY, camera=camera, **noise))
+
+    def check(values, expected, bits):
+        # What is known when a function is compiled may be rounded differently, to the next step at most.
+        np.testing.assert_allclose(values, expected, atol=1.01 / (2**bits - 1))
+
+    by_camera, ordinary = expose(noisy), expose(full_well=15000.0, read_noise=4.0, bits=12)
+    check(by_camera, expose(full_well=500.0, read_noise=2.0, bits=10), 10)
+    check(expose(noisy, read_noise=9.0), expose(full_well=500.0, read_noise=9.0, bits=10), 10)
+    check(expose(noisy, bits=12), expose(full_well=500.0, read_noise=2.0, bits=12), 12)
+    check(expose(), ordinary, 12)
+    np.testing.assert_allclose(by_camera * 1023, np.round(by_camera * 1023), atol=1e-3)
+    assert by_camera.std() > 3 * ordinary.std()
 
 
 def test_expose_equals_expose_sites_of_the_mosaic():

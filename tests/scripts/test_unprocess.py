@@ -1,3 +1,4 @@
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -42,7 +43,8 @@ def test_pictures_become_a_raw_data_set(folder):
     assert "3/3" in done.stderr  # The progress bar.
     dataset = datasets.load("Folder", data_dir=folder / "raw", camera=str(folder / "raw" / "camera.json"))
     assert (dataset.classes, len(dataset)) == (("cats", "dogs"), 3)
-    assert dataset.camera == isp.CAMERAS["microscopy"]
+    noisy = dataclasses.replace(isp.CAMERAS["microscopy"], full_well=1e12, read_noise=0.0, bits=8)
+    assert dataset.camera == noisy
     with Image.open(folder / "pictures" / "cats" / "1.png") as picture:
         mosaic = isp.unprocess(np.asarray(picture) / np.float32(255), dataset.camera)
     raw = tifffile.imread(folder / "raw" / "cats" / "1.tiff") / 257

@@ -66,7 +66,7 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
     """Returns one camera for files of several: the median of each calibration value.
 
     Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`: it goes
-    with mosaics that have been read, and so divided by that, already.
+    with mosaics that have been read, and so divided by that, already. It has the noise that all files agree on.
 
     Args:
         files: the files, to name in errors.
@@ -85,4 +85,6 @@ def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) 
         np.median([getattr(camera, name) for camera in cameras], axis=0)
         for name in ("black_level", "white_balance", "color_matrix")
     )
-    return isp.Camera(black, gains, matrix, cameras[0].pattern)
+    noise = {name: {getattr(camera, name) for camera in cameras} for name in ("full_well", "read_noise", "bits")}
+    agreed = {name: values.pop() for name, values in noise.items() if len(values) == 1}
+    return isp.Camera(black, gains, matrix, cameras[0].pattern, **agreed)

@@ -64,8 +64,8 @@ class Corrections:
         """Corrects a whole frame.
 
         Subtracts the deviation of each site's dark value from the camera's black level, multiplies the light above
-        black by the site's gain, and replaces each defect by the median of its nearest good sites of the same color. A
-        saturated site whose gain is below 1 reads less than 1 afterwards.
+        black by the site's gain, and replaces the light of each defect by the median of that of its nearest good sites
+        of the same color. A saturated site whose gain is below 1 reads less than 1 afterwards.
 
         Args:
             mosaic: the frame `(H, W)` in [0, 1], before tiles are cut from it.
@@ -88,9 +88,9 @@ class Corrections:
         light = mosaic - (black if self.dark is None else self.dark)
         if self.flat is not None:
             light *= self.flat
-        light += black
         if len(self.defects):
             _replace(light, self.defects, isp.cfa.tile(camera.pattern))
+        light += black
         return np.clip(light, 0, 1, out=light)
 
     def _check_defects(self, shape: Sequence[int]) -> None:
@@ -150,26 +150,26 @@ def _size(array: np.ndarray | None) -> str:
     return "none" if array is None else f"{array.shape[0]}x{array.shape[1]}"
 
 
-def _replace(mosaic: Mosaic, defects: Int[np.ndarray, "sites 2"], tile: Int[np.ndarray, "height width"]) -> None:
+def _replace(light: Mosaic, defects: Int[np.ndarray, "sites 2"], tile: Int[np.ndarray, "height width"]) -> None:
     """Replaces defects in place by the median of the good sites of their color in the smallest square that has any."""
-    good = np.ones(mosaic.shape, bool)
+    good = np.ones(light.shape, bool)
     good[tuple(defects.T)] = False
-    new = mosaic.copy()
+    new = light.copy()
     phases = defects % tile.shape
     for phase in np.ndindex(*tile.shape):
         left = defects[(phases == phase).all(1)]
         radius = _first_radius(tile, phase)
-        while len(left) and radius < 2 * max(mosaic.shape):
+        while len(left) and radius < 2 * max(light.shape):
             offsets = _same_color(tile, phase, radius)
             chunk = max(1, _AT_ONCE // len(offsets))
             found = [
-                _median_of_good(mosaic, good, left[start : start + chunk], offsets)
+                _median_of_good(light, good, left[start : start + chunk], offsets)
                 for start in range(0, len(left), chunk)
             ]
             medians, is_known = (np.concatenate(parts) for parts in zip(*found, strict=True))
             new[tuple(left[is_known].T)] = medians[is_known]
             left, radius = left[~is_known], 2 * radius
-    mosaic[...] = new
+    light[...] = new
 
 
 def _first_radius(tile: Int[np.ndarray, "height width"], phase: tuple[int, ...]) -> int:
@@ -191,16 +191,16 @@ def _same_color(
 
 
 def _median_of_good(
-    mosaic: Mosaic,
+    light: Mosaic,
     good: Bool[np.ndarray, "rows cols"],
     sites: Int[np.ndarray, "sites 2"],
     offsets: Int[np.ndarray, "neighbors 2"],
 ) -> tuple[Num[np.ndarray, " sites"], Bool[np.ndarray, " sites"]]:
     """Returns the median of each site's good neighbors within the frame, and whether it has any."""
     places = sites[:, None] + offsets
-    inside = np.all((places >= 0) & (places < mosaic.shape), -1)
+    inside = np.all((places >= 0) & (places < light.shape), -1)
     rows, cols = np.moveaxis(np.where(inside[..., None], places, 0), -1, 0)
-    values = np.sort(np.where(inside & good[rows, cols], mosaic[rows, cols], np.inf), 1)
+    values = np.sort(np.where(inside & good[rows, cols], light[rows, cols], np.inf), 1)
     count = np.isfinite(values).sum(1)
     upper, lower = np.minimum(count // 2, len(offsets) - 1), np.maximum(count - 1, 0) // 2
     every = np.arange(len(sites))

@@ -83,7 +83,8 @@ def test_classes_become_a_folder_that_the_loader_reads(source, tmp_path):
     assert set(files(tmp_path / "raw")) == {
         *("cats/1.tiff", "cats/2.tiff", "dogs/1.tiff", "dogs/3.tiff", "camera.json"),
     }
-    assert isp.Camera.from_json((tmp_path / "raw" / "camera.json").read_text()) == CAMERA
+    noisy = dataclasses.replace(CAMERA, full_well=1e12, read_noise=0.0, bits=16)
+    assert isp.Camera.from_json((tmp_path / "raw" / "camera.json").read_text()) == noisy
     for name in ("cats/1.png", "cats/2.PNG", "dogs/1.jpg", "dogs/3.jpeg"):
         raw = tifffile.imread((tmp_path / "raw" / name).with_suffix(".tiff"))
         assert raw.dtype == np.uint16
@@ -91,7 +92,7 @@ def test_classes_become_a_folder_that_the_loader_reads(source, tmp_path):
             np.testing.assert_allclose(raw, expected(np.asarray(picture)), atol=1.5)
     dataset = datasets.load("Folder", data_dir=tmp_path / "raw", camera=str(tmp_path / "raw" / "camera.json"))
     assert dataset.classes == ("cats", "dogs")
-    assert dataset.camera == CAMERA
+    assert dataset.camera == noisy
     np.testing.assert_allclose(dataset[0][0] * 65535, expected(samples(0))[4:12, 8:16], atol=1.5)
 
 
@@ -109,6 +110,19 @@ def test_masks_are_cropped_with_their_images(scenes, tmp_path):
         object_ = np.zeros((12, 16), np.uint8)
         object_[3:7, 5:] = 255
         np.testing.assert_array_equal(values, object_)
+
+
+def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
+    noisy = dataclasses.replace(CAMERA, full_well=200.0, read_noise=1.0, bits=10)
+    unprocess_folder(source, tmp_path / "cameras", noisy)
+    unprocess_folder(source, tmp_path / "flags", CAMERA, full_well=200.0, read_noise=1.0, bits=10)
+    unprocess_folder(source, tmp_path / "one_flag", noisy, bits=4)
+    assert files(tmp_path / "cameras") == files(tmp_path / "flags")
+    assert isp.Camera.from_json((tmp_path / "cameras" / "camera.json").read_text()) == noisy
+    steps = tifffile.imread(tmp_path / "one_flag" / "cats" / "1.tiff") / (65535 / 15)
+    np.testing.assert_array_equal(steps, np.round(steps))
+    four_bits = isp.Camera.from_json((tmp_path / "one_flag" / "camera.json").read_text())
+    assert four_bits == dataclasses.replace(noisy, bits=4)
 
 
 @pytest.mark.parametrize("name", isp.CAMERAS)

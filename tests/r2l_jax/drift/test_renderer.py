@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import jax
@@ -55,6 +56,18 @@ def test_images_are_exposed_processed_and_corrupted(processors, images, recipe):
             name, severity = recipe.corruption.corruption
             image = CORRUPTIONS[name](jnp.clip(image, 0, 1), keys[2][place], severity)
         np.testing.assert_allclose(images[recipe][place], image, atol=2e-5)
+
+
+def test_exposures_have_the_noise_of_the_camera():
+    (exposure,) = cases.exposures([0.5])
+    raws = np.full((1, 64, 64), 0.5, np.float32)
+
+    def spread(camera):
+        return np.asarray(Renderer(0).mosaics(exposure, jnp.asarray(raws), jnp.asarray([0]), camera))[:, ::2, ::2].std()
+
+    # Photon noise grows with the square root of fewer electrons.
+    few = spread(dataclasses.replace(CAMERA, full_well=150.0, read_noise=0.0))
+    assert few == pytest.approx(10 * spread(dataclasses.replace(CAMERA, read_noise=0.0)), rel=0.1)
 
 
 def test_noise_depends_on_the_name_the_seed_and_the_sample_alone(processors, images):

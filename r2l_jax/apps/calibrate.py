@@ -1,0 +1,226 @@
+"""Calibrates a sensor: writes the JSON file of its camera, and the files of corrections that it names."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from jaxtyping import Float32
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from tqdm import tqdm
+
+import isp
+from r2l_jax.apps.render import find_raw_files
+from r2l_jax.calibration.defects import KINDS
+from r2l_jax.calibration.figure import color_names, photon_transfer_curve
+from r2l_jax.calibration.frames import Frames
+from r2l_jax.calibration.measure import Calibration, measure
+from r2l_jax.data.files.calibration import Calibration as Stated
+from r2l_jax.data.files.cameras import common_camera, find_calibration
+from r2l_jax.data.files.pictures import TIFF_SUFFIXES
+from r2l_jax.data.files.rawfile import read_mosaic
+from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.runtime.files import replacing, write_csv, write_json
+from r2l_jax.runtime.locks import writing_to
+
+CAMERA = "camera.json"
+# The fields of the camera's JSON file that name the files of corrections.
+CORRECTIONS = {"dark": "dark.tiff", "flat": "flat.tiff", "defects": "defects.csv"}
+CURVE, FIGURE = "photon_transfer.json", "photon_transfer.png"
+
+
+def calibrate(
+    dark: Sequence[str | os.PathLike],
+    flat: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    camera: str = "auto",
+    threshold: float = 6.0,
+) -> Calibration:
+    """Measures a sensor from frames, with a progress bar on stderr, and writes what it finds.
+
+    - `<output>/camera.json`: what the camera's own JSON file states, with the measured black levels, full well, read
+      noise and bits, and the names of the next three files. Of "auto", it has only these: the rest stays that of each
+      raw file.
+    - `<output>/dark.tiff`: the mean dark frame, as fractions of the white level, in 32-bit floating point.
+    - `<output>/flat.tiff`: the gain of each site that evens out the light, with mean 1 in each color, likewise.
+    - `<output>/defects.csv`: the row, column, kind and deviation in standard deviations of each defect.
+    - `<output>/photon_transfer.json`, `photon_transfer.png`: the values of EMVA Standard 1288, and the curve that they
+      were fitted to.
+
+    Existing files of these names are replaced.
+
+    Args:
+        dark: raw files and folders of them, taken without light.
+        flat: raw files and folders of them, of an evenly lit surface; at least two of each exposure.
+        output: the folder to write to; made if it does not exist.
+        camera: the camera to start from, as for `find_calibration`; "auto" takes that of the raw files. Corrections
+            that it names are not applied.
+        threshold: the number of standard deviations from which a site is defective.
+
+    Raises:
+        InputError: a file cannot be read, would be written over, or is given twice; the frames do not fit each other or
+            the camera, are too few, or do not show the sensor (see `measure`); the output cannot be written.
+    """
+    darks, flats, output = find_raw_files(dark), find_raw_files(flat), Path(output)
+    _check_files(darks, flats, output)
+    stated = dataclasses.replace(find_calibration(camera), corrections=None)
+    # The flats are read twice.
+    with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame") as progress:
+        reader = _Reader(stated, progress)
+        pattern = reader.pattern_of(darks[0])
+        measured = measure(
+            Frames([str(file) for file in darks], lambda index: reader.mosaic(darks[index])),
+            Frames([str(file) for file in flats], lambda index: reader.mosaic(flats[index])),
+            isp.cfa.tile(pattern),
+            threshold,
+        )
+        for remark in (*measured.remarks, *reader.remarks(flats)):
+            warn(remark)
+        _write(output, _camera_fields(stated, pattern, measured), measured)
+    return measured
+
+
+def _check_files(darks: Sequence[Path], flats: Sequence[Path], output: Path) -> None:
+    if shared := {file.resolve() for file in darks} & {file.resolve() for file in flats}:
+        raise InputError(f"{min(shared)} is both in --dark and in --flat")
+    targets = {(output / name).resolve() for name in (CAMERA, CURVE, FIGURE, *CORRECTIONS.values())}
+    for file in (*darks, *flats):
+        if file.resolve() in targets:
+            raise InputError(f"{file} is a frame and would be written over: choose another output folder")
+
+
+class _Reader:
+    """Reads frames of one color filter array."""
+
+    def __init__(self, stated: Stated, progress: tqdm):
+        self._stated, self._progress = stated, progress
+        self._first: tuple[Path, isp.Camera] | None = None
+        self._dim: dict[Path, str] = {}
+
+    def mosaic(self, file: Path) -> Float32[np.ndarray, "rows cols"]:
+        """Reads a frame; its camera must have the pattern of the first one's."""
+        mosaic, camera = self._read(file)
+        first, other = self._first = self._first or (file, camera)
+        common_camera([first, file], [other, camera])
+        self._progress.update()
+        return mosaic
+
+    def pattern_of(self, file: Path) -> str:
+        """Returns the color filter array of a file's camera."""
+        return self._read(file)[1].pattern
+
+    def remarks(self, flats: Sequence[Path]) -> list[str]:
+        """Returns the warning that values use little of their range, if that is true of every flat."""
+        return [self._dim[flats[0]]] if set(flats) <= self._dim.keys() else []
+
+    def _read(self, file: Path) -> tuple[Float32[np.ndarray, "rows cols"], isp.Camera]:
+        if not self._stated.figures and file.suffix.lower() in (*TIFF_SUFFIXES, ".png"):
+            raise InputError(f"--camera is required: {file} holds no calibration values, as no TIFF or PNG does")
+        return read_mosaic(file, self._stated, lambda line: self._dim.update({file: line}))
+
+
+def _camera_fields(stated: Stated, pattern: str, measured: Calibration) -> dict[str, Any]:
+    """Returns the fields of the camera's JSON file: what is stated, and the measured values in their places."""
+    black = np.array([site.black_level for site in measured.sites])
+    if not isp.cfa.is_bayer(pattern):
+        channels = np.array([site.channel for site in measured.sites])
+        black = np.array([black[channels == channel].mean() for channel in range(channels.max() + 1)])
+    figures = {
+        **stated.figures,
+        "black_level": black * stated.figures.get("white_level", 1),
+        "full_well": _rounded(measured.mean("full_well")),
+        "read_noise": _rounded(measured.mean("read_noise")),
+    }
+    if measured.bits is not None:
+        figures["bits"] = measured.bits
+    fields = {name: np.asarray(value).tolist() for name, value in figures.items()}
+    layout = {} if stated.layout is None else {"raw": dataclasses.asdict(stated.layout)}
+    return fields | layout | CORRECTIONS
+
+
+def _rounded(value: float) -> float:
+    """Rounds a measured value to five digits."""
+    return float(f"{value:.5g}")
+
+
+def _write(output: Path, camera: Mapping[str, Any], measured: Calibration) -> None:
+    # The camera goes first and comes last: whenever it is there, the files that it names are its own.
+    (output / CAMERA).unlink(missing_ok=True)
+    for name in ("dark", "flat"):
+        with replacing(output / CORRECTIONS[name]) as part:
+            tifffile.imwrite(part, getattr(measured, name), photometric="minisblack", metadata=None)
+    defects = measured.defects
+    rows = [
+        {"row": row, "column": column, "kind": kind, "figure": f"{figure:.1f}"}
+        for (row, column), kind, figure in zip(defects.sites.tolist(), defects.kinds, defects.figures, strict=True)
+    ]
+    write_csv(output / CORRECTIONS["defects"], rows, ["row", "column", "kind", "figure"])
+    write_json(output / CURVE, described(measured))
+    with replacing(output / FIGURE) as part:
+        FigureCanvasAgg(photon_transfer_curve(measured)).print_png(part)
+    write_json(output / CAMERA, camera)
+
+
+def summary(measured: Calibration) -> str:
+    """Returns the measured values in three lines."""
+    gain, number = measured.mean("gain"), measured.numbers
+    noise = f"{'at most ' if measured.is_bound else ''}{measured.mean('read_noise'):.2f}"
+    return "\n".join(
+        [
+            f"black level {', '.join(f'{site.black_level * number:.5g}' for site in measured.sites)} of {number:g}",
+            f"{gain / number:.4g} electrons per digital number; full well {measured.mean('full_well'):.0f}, read noise "
+            f"{noise}, DSNU {measured.mean('dsnu'):.2f} electrons; PRNU {measured.mean('prnu'):.2%}",
+            f"defects: {', '.join(f'{measured.defects.count(kind)} {kind}' for kind in KINDS)}",
+        ]
+    )
+
+
+def described(measured: Calibration) -> dict[str, Any]:
+    """Returns the measured values as JSON has them: levels in digital numbers, and electrons."""
+    number, names = measured.numbers, color_names(measured)
+    gain = measured.mean("gain") / number
+    values = {
+        "electrons_per_number": gain,
+        "numbers_per_electron": 1 / gain,
+        "relative_error_of_gain": measured.mean("error") / len(measured.sites) ** 0.5,
+        "full_well_electrons": measured.mean("full_well"),
+        "read_noise_electrons": measured.mean("read_noise"),
+        "read_noise_is_upper_bound": measured.is_bound,
+        "dsnu_electrons": measured.mean("dsnu"),
+        "prnu": measured.mean("prnu"),
+        "dynamic_range_decibels": 20 * np.log10(measured.mean("full_well") / measured.mean("read_noise")),
+    }
+    return {
+        "method": "photon transfer, after EMVA Standard 1288, release 4.0 linear",
+        "white_level": number,
+        "bits": measured.bits,
+        "flats_of_each_exposure": list(measured.exposures),
+        "defects": {kind: measured.defects.count(kind) for kind in KINDS},
+        **{name: value if isinstance(value, bool) else float(value) for name, value in values.items()},
+        "sites": [
+            {
+                "row": site.row,
+                "column": site.column,
+                "color": names[site.channel],
+                "black_level": site.black_level * number,
+                "electrons_per_number": site.gain / number,
+                "full_well_electrons": site.full_well,
+                "read_noise_electrons": site.read_noise,
+                "dsnu_electrons": site.dsnu,
+                "prnu": site.prnu,
+            }
+            for site in measured.sites
+        ],
+        "curve": [
+            {
+                "color": names[point.channel],
+                "mean": point.mean * number,
+                "variance": point.variance * number**2,
+                "fitted": point.fitted,
+            }
+            for point in measured.points
+        ],
+    }

@@ -1,0 +1,163 @@
+"""Defective sites, found among their neighbors by medians, which a few defects do not move."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Num
+
+from r2l_jax.calibration.surface import smooth_surface
+
+Plane = Float32[np.ndarray, "rows cols"]
+
+KINDS = ("hot", "dead", "flickering")
+
+# Medians are taken over so many sites of a window in each direction, each so many sites from the next. Clusters of
+# defects up to twice as wide as the step do not reach the median.
+_SIDE, _STEP = 5, 2
+# The side of the blocks in which the spread of good sites is measured.
+_BLOCK = 64
+# The median of absolute deviations of a normal distribution, relative to its standard deviation.
+_MAD = 0.6745
+# Deviations below so many times that estimate are those of good sites.
+_GOOD = 5
+# How many windows are sorted at once.
+_AT_ONCE = 2**17
+
+
+@dataclasses.dataclass(frozen=True)
+class Defects:
+    """Holds the defective sites of a sensor, in the order of rows and columns.
+
+    Attributes:
+        sites: rows and columns `(N, 2)`.
+        kinds: a word of `KINDS` for each.
+        figures: by how many standard deviations of good sites each one deviates.
+    """
+
+    sites: Int[np.ndarray, "sites 2"]
+    kinds: Sequence[str]
+    figures: Float[np.ndarray, " sites"]
+
+    def count(self, kind: str) -> int:
+        """Counts the defects of a kind."""
+        return sum(each == kind for each in self.kinds)
+
+
+def deviations(values: Plane, least: float) -> Plane:
+    """Computes by how many standard deviations each site deviates from its neighborhood.
+
+    Args:
+        values: one value for each site of one place in the tile, such as its mean in the dark.
+        least: a lower bound of the standard deviation, such as that of rounding.
+
+    Returns:
+        The deviations from the median of the neighborhood, relative to the standard deviation of good sites around,
+        which is estimated by the median of absolute deviations.
+    """
+    # Without its slope, a neighborhood at the border stands for sites at its edge.
+    values = values - _surface(values)
+    deviation = values - _local_median(values)
+    for block in _blocks(values.shape):
+        deviation[block] /= np.float32(_spread(deviation[block], least))
+    return deviation
+
+
+def noise_deviations(variance: Plane, expected: Plane, degrees: int, rounding: float) -> Plane:
+    """Computes by how many standard deviations the noise of each site exceeds what is expected.
+
+    The ratio of a measured variance to the true one has a chi-squared distribution, whose cube root is nearly normal
+    (Wilson and Hilferty, "The Distribution of Chi-Square", PNAS 1931).
+
+    Args:
+        variance: the variance of each site over several frames.
+        expected: the expected variance, up to a common factor.
+        degrees: the degrees of freedom of a variance.
+        rounding: the variance of rounding, which is added to both: without noise, one step is no deviation.
+
+    Returns:
+        The deviations of the ratio's cube root from its median.
+    """
+    tiny = np.finfo(np.float32).tiny
+    root = np.cbrt((variance + np.float32(rounding)) / np.maximum(expected + np.float32(rounding), tiny))
+    middle = np.float32(np.median(root))
+    # Most variances may be equal by rounding: the spread is at least that of the distribution.
+    least = float(middle) * np.sqrt(2 / (9 * degrees))
+    return (root - middle) / np.float32(_spread(root, max(least, tiny)))
+
+
+def classified(dark: Plane, flat: Plane, noise: Plane, threshold: float) -> Defects:
+    """Tells which sites are defective, from their deviations in standard deviations.
+
+    Args:
+        dark: the deviations of the mean dark value.
+        flat: the deviations of the response to light.
+        noise: the deviations of the noise.
+        threshold: the number of standard deviations from which a site is defective.
+
+    Returns:
+        "flickering" where the noise deviates; else "hot" where a site is too bright, in the dark or in light; else
+        "dead" where it is too dark.
+    """
+    is_flickering, is_hot, is_low = noise > threshold, dark > threshold, dark < -threshold
+    by_dark = is_hot | is_low
+    figure = np.where(is_flickering, noise, np.where(by_dark, dark, flat))
+    is_bad = is_flickering | by_dark | (abs(flat) > threshold)
+    sites = np.argwhere(is_bad)
+    figures = figure[is_bad].astype(float)
+    kinds = [
+        "flickering" if flickers else "hot" if value > 0 else "dead"
+        for flickers, value in zip(is_flickering[is_bad], figures, strict=True)
+    ]
+    return Defects(sites, kinds, figures)
+
+
+def mask(defects: Defects, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
+    """Makes a map that is true at the defects."""
+    is_bad = np.zeros(shape, bool)
+    is_bad[tuple(defects.sites.T)] = True
+    return is_bad
+
+
+def _surface(values: Plane) -> Plane:
+    """Fits a smooth surface to the sites that do not deviate from the first one by much."""
+    rest = values - smooth_surface(values, np.ones(values.shape, bool))
+    rest = abs(rest - np.median(rest))
+    return smooth_surface(values, rest <= _GOOD * np.median(rest) / _MAD)
+
+
+def _local_median(values: Plane) -> Plane:
+    """Computes the median of each site's neighborhood; at the border, that of the nearest whole neighborhood."""
+    # Small planes have sites next to each other in their neighborhoods.
+    steps = [_STEP if size > _STEP * (_SIDE - 1) else 1 for size in values.shape]
+    reaches = [min(step * (_SIDE // 2), (size - 1) // 2) for step, size in zip(steps, values.shape, strict=True)]
+    windows = np.lib.stride_tricks.sliding_window_view(values, [2 * reach + 1 for reach in reaches])
+    windows = windows[..., :: steps[0], :: steps[1]]
+    medians = np.empty(windows.shape[:2], values.dtype)
+    rows = max(1, _AT_ONCE // windows.shape[1])
+    for start in range(0, len(windows), rows):
+        part = windows[start : start + rows].reshape(-1, windows.shape[2] * windows.shape[3])
+        middle = part.shape[1] // 2
+        medians[start : start + rows] = np.partition(part, middle, 1)[:, middle].reshape(-1, windows.shape[1])
+    beyond = [
+        (reach, size - reach - whole) for reach, size, whole in zip(reaches, values.shape, medians.shape, strict=True)
+    ]
+    return np.pad(medians, beyond, "edge")
+
+
+def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
+    """Divides a plane into blocks of about equal size."""
+    edges = [np.linspace(0, size, max(1, size // _BLOCK) + 1).astype(int) for size in shape]
+    rows, cols = ([slice(*pair) for pair in itertools.pairwise(edge)] for edge in edges)
+    return [(row, col) for row in rows for col in cols]
+
+
+def _spread(values: Num[np.ndarray, "..."], least: float) -> float:
+    """Estimates the standard deviation of good values, which is at least `least`.
+
+    The median of absolute deviations tells which values are good; it is coarse itself where values are rounded.
+    """
+    deviation = values - np.median(values)
+    spread = max(float(np.median(abs(deviation))) / _MAD, least)
+    return max(float(deviation[abs(deviation) < _GOOD * spread].std()), least)

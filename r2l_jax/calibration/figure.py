@@ -1,0 +1,59 @@
+"""Draws the photon transfer curve."""
+
+from matplotlib.figure import Figure
+
+from r2l_jax.calibration.measure import Calibration
+
+_COLORS = {"red": "tab:red", "green": "tab:green", "blue": "tab:blue", "gray": "black"}
+
+
+def color_names(calibration: Calibration) -> dict[int, str]:
+    """Returns the name of each channel: "gray" if there is only one."""
+    channels = sorted({point.channel for point in calibration.points})
+    return dict(enumerate(("red", "green", "blue"))) if len(channels) > 1 else {channels[0]: "gray"}
+
+
+def photon_transfer_curve(calibration: Calibration) -> Figure:
+    """Draws the variance that light adds against the mean light, in digital numbers, with the fitted line.
+
+    Exposures that the line is not fitted to are hollow.
+    """
+    number, names = calibration.numbers, color_names(calibration)
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for channel, name in names.items():
+        points = [point for point in calibration.points if point.channel == channel]
+        for fitted in (True, False):
+            chosen = [point for point in points if point.fitted == fitted]
+            if chosen:
+                axes.plot(
+                    [point.mean * number for point in chosen],
+                    [point.variance * number**2 for point in chosen],
+                    "o",
+                    color=_COLORS[name],
+                    fillstyle="full" if fitted else "none",
+                    label=name if fitted else f"{name}, not fitted",
+                )
+    gain = calibration.mean("gain") / number
+    longest = 1.05 * max(point.mean for point in calibration.points) * number
+    axes.plot(
+        [0, longest], [0, longest / gain], color="black", linewidth=1, label=f"{gain:.4g} electrons per digital number"
+    )
+    axes.set(
+        xlabel="mean above the darks, digital numbers",
+        ylabel="variance above that of the darks, digital numbers squared",
+        xlim=(0, None),
+        ylim=(0, None),
+    )
+    axes.set_title(_title(calibration), fontsize="medium")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _title(calibration: Calibration) -> str:
+    noise = f"{'at most ' if calibration.is_bound else ''}{calibration.mean('read_noise'):.2f}"
+    return (
+        f"full well {calibration.mean('full_well'):.0f}, read noise {noise}, DSNU {calibration.mean('dsnu'):.2f} "
+        f"electrons; PRNU {calibration.mean('prnu'):.2%}"
+    )

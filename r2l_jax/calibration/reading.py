@@ -1,0 +1,216 @@
+"""Reads dark frames and flat frames, one at a time: their sums, and their averages at each exposure."""
+
+import dataclasses
+from collections.abc import Sequence
+from statistics import fmean
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int
+
+from r2l_jax.calibration.defects import noise_deviations
+from r2l_jax.calibration.frames import Frames, Moments, phases
+from r2l_jax.runtime.errors import InputError
+
+Map = Float32[np.ndarray, "rows cols"]
+Tile = Int[np.ndarray, "height width"]
+
+# Flats whose mean light differs by less than this fraction are one exposure.
+SAME_EXPOSURE = 0.03
+# A flat is saturated if more than this fraction of its sites reads the white level.
+_SATURATED = 0.001
+# A flat is saturated below the white level if more than this fraction of its sites reads its highest value, and that
+# value is so many times as frequent as the next one.
+_PILED_UP, _TIMES = 0.01, 5
+# A frame has at least so many tiles in each direction.
+_FEWEST_TILES = 4
+# Darks are below this fraction of the white level.
+_BRIGHT = 0.5
+# The smallest standard deviation, that of rounding to float32.
+TINY = 1e-7
+
+
+def check_counts(dark: Frames, flat: Frames) -> None:
+    """Refuses fewer than two frames, which show no noise."""
+    for name, frames in (("dark", dark), ("flat", flat)):
+        if len(frames) < 2:
+            raise InputError(f"at least two {name} frames are needed, and more measure better: got {len(frames)}")
+
+
+def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[str]]:
+    """Returns the moments of the darks, the first of them, and remarks on them.
+
+    Raises:
+        InputError: the frames are too small, differ in size, or show light.
+    """
+    moments, first, zeros = None, None, 0.0
+    for frame in dark.of():
+        if first is None or moments is None:
+            if (np.array(frame.shape) < _FEWEST_TILES * np.array(tile.shape)).any():
+                rows, cols = (_FEWEST_TILES * size for size in tile.shape)
+                raise InputError(f"frames must be at least {rows}x{cols}, got {frame.shape[0]}x{frame.shape[1]}")
+            moments, first = Moments(frame.shape), frame
+        moments.add(frame)
+        zeros += (frame <= 0).mean() / len(dark)
+    assert moments is not None
+    assert first is not None
+    if (middle := float(np.median(moments.mean))) > _BRIGHT:
+        raise InputError(
+            f"the darks are bright, with a median of {middle:.2g} of white: are --dark and --flat swapped?"
+        )
+    remarks = []
+    if zeros > 0.01:
+        remarks.append(
+            f"{zeros:.0%} of the values in the dark are 0: the camera cuts noise off below black, so black level and "
+            "read noise are not those of the sensor"
+        )
+    return moments, first, remarks
+
+
+def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
+    """Returns the mean light of each flat, and the first flat.
+
+    Raises:
+        InputError: a flat has another size than the darks, no light, or saturated sites.
+    """
+    usable = dark < np.median(dark) + 0.5 * (1 - np.median(dark))
+    light, saturated, first = [], [], None
+    for name, frame in zip(flat.names, flat.of(dark.shape), strict=True):
+        first = frame if first is None else first
+        light.append(float((frame - dark)[usable].mean(dtype=float)))
+        if light[-1] <= 0:
+            raise InputError(f"the darks are as bright as the flat {name}: are --dark and --flat swapped?")
+        if share := _saturated(frame[usable]):
+            saturated.append(f"{name} ({share:.1%} of its sites)")
+    if saturated:
+        more = f" and {len(saturated) - 3} more" if len(saturated) > 3 else ""
+        raise InputError(f"saturated flats: {', '.join(saturated[:3])}{more}: take them with less light")
+    assert first is not None
+    return light, first
+
+
+def _saturated(values: Float32[np.ndarray, " sites"]) -> float:
+    """Returns the fraction of sites that are saturated, or 0 if they are too few to matter."""
+    highest = values.max()
+    share = float((values == highest).mean())
+    if highest >= 1 and share > _SATURATED:
+        return share
+    lower = values[values < highest]
+    if share < _PILED_UP or not lower.size:
+        return 0.0
+    return share if share > _TIMES * float((values == lower.max()).mean()) else 0.0
+
+
+def group_exposures(flat: Frames, light: Sequence[float]) -> list[list[int]]:
+    """Groups flats by their mean light; returns the indices of each group, in the order of light.
+
+    Raises:
+        InputError: a flat is alone.
+    """
+    groups: list[list[int]] = []
+    for index in np.argsort(light, kind="stable").tolist():
+        if groups and light[index] <= (1 + SAME_EXPOSURE) * light[groups[-1][0]]:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    if alone := [group[0] for group in groups if len(group) < 2]:
+        raise InputError(
+            f"{flat.names[alone[0]]} is the only flat of its exposure (mean light {light[alone[0]]:.4g} of white): at "
+            f"least two with means within {SAME_EXPOSURE:.0%} are needed"
+        )
+    return groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Flats:
+    """The sums over all flats, and the averages over good sites at each exposure.
+
+    Attributes:
+        count: the number of flats.
+        signal: the mean light `(H, W)`.
+        degrees: the degrees of freedom of `variance`.
+        variance: the temporal variance within exposures `(H, W)`.
+        of_variance: the mean light `(H, W)` of the exposures, as they count in `variance`.
+        means: the mean light `(places in the tile, exposures)`.
+        variances: the temporal variance that light adds, likewise.
+        samples: the degrees of freedom of each, likewise.
+    """
+
+    count: int
+    signal: Map
+    degrees: int
+    variance: Map
+    of_variance: Map
+    means: Float[np.ndarray, "places exposures"]
+    variances: Float[np.ndarray, "places exposures"]
+    samples: Float[np.ndarray, "places exposures"]
+
+
+def read_flats(
+    flat: Frames,
+    light: Sequence[float],
+    exposures: Sequence[Sequence[int]],
+    darks: Moments,
+    bad: Bool[np.ndarray, "rows cols"],
+    tile: Tile,
+    threshold: float,
+) -> Flats:
+    """Sums up the flats of each exposure.
+
+    Args:
+        flat: the flats.
+        light: the mean light of each.
+        exposures: the indices of the flats of each exposure.
+        darks: the moments of the darks.
+        bad: the sites that deviate in the dark, which averages leave out.
+        tile: the tile of colors.
+        threshold: as for `measure`.
+    """
+    signal, squares, of_variance = (np.zeros_like(darks.mean) for _ in range(3))
+    means, variances, samples = np.zeros((3, tile.size, len(exposures)))
+    for exposure, indices in enumerate(exposures):
+        moments = Moments(darks.mean.shape)
+        mean = fmean(light[index] for index in indices)
+        for index, frame in zip(indices, flat.of(darks.mean.shape, indices), strict=True):
+            # A lamp flickers a little: all flats of an exposure are brought to one light.
+            moments.add(darks.mean + (frame - darks.mean) * np.float32(mean / light[index]))
+        degrees, of_exposure = moments.count - 1, moments.mean - darks.mean
+        signal += moments.count * of_exposure
+        squares += moments.squares
+        of_variance += degrees * of_exposure
+        for number, (_, place) in enumerate(phases(tile)):
+            averages = _averages(of_exposure[place], moments, darks, ~bad[place], place, threshold)
+            means[number, exposure], variances[number, exposure], samples[number, exposure] = averages
+    count = sum(map(len, exposures))
+    degrees = count - len(exposures)
+    return Flats(
+        count,
+        signal / np.float32(count),
+        degrees,
+        squares / np.float32(degrees),
+        of_variance / np.float32(degrees),
+        means,
+        variances,
+        samples,
+    )
+
+
+def _averages(
+    signal: Map,
+    moments: Moments,
+    darks: Moments,
+    good: Bool[np.ndarray, "rows cols"],
+    place: tuple[slice, slice],
+    threshold: float,
+) -> tuple[float, float, float]:
+    """Returns the mean light, the variance that it adds, and the degrees of freedom of that, over the good sites."""
+    variance, dark = moments.variance[place], mean_of(darks.variance[place], good)
+    slope = max(mean_of(variance, good) - dark, 0.0) / max(mean_of(signal, good), TINY)
+    expected = np.float32(dark) + np.maximum(signal, 0) * np.float32(slope)
+    # Sites that flicker in light alone would add to the variance.
+    good = good & (noise_deviations(variance, expected, moments.count - 1, TINY**2) <= threshold)
+    return mean_of(signal, good), mean_of(variance, good) - dark, float(good.sum() * (moments.count - 1))
+
+
+def mean_of(values: Map, good: Bool[np.ndarray, "rows cols"]) -> float:
+    """Returns the mean over the good sites, or 0 without any."""
+    return float(values[good].mean(dtype=float)) if good.any() else 0.0

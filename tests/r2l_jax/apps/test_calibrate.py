@@ -1,0 +1,271 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from flawed_sensor import FlawedSensor, write_frames
+from PIL import Image
+
+import isp
+from r2l_jax.apps.calibrate import calibrate, summary
+from r2l_jax.data.files.calibration import read_calibration
+from r2l_jax.data.files.rawfile import read_raw
+from r2l_jax.runtime.errors import InputError
+
+NAMES = ("dark", "flat", "defects")
+SENSOR = FlawedSensor(seed=1, black=(0.05, 0.06, 0.07, 0.08))
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """The folder of a sensor's frames, and of its base camera."""
+    folder = tmp_path_factory.mktemp("frames")
+    write_frames(folder, SENSOR, exposures=(0.1, 0.4, 0.8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(frames, tmp_path_factory):
+    """The folder of the calibration."""
+    folder = tmp_path_factory.mktemp("calibrated") / "camera"
+    calibrate([frames / "dark"], [frames / "flat"], folder, str(frames / "base.json"))
+    return folder
+
+
+def test_the_files_of_a_calibration(output):
+    assert sorted(path.name for path in output.iterdir()) == [
+        *("camera.json", "dark.tiff", "defects.csv", "flat.tiff", "photon_transfer.json", "photon_transfer.png"),
+    ]
+    for name in ("dark", "flat"):
+        values = tifffile.imread(output / f"{name}.tiff")
+        assert (values.dtype, values.shape) == (np.float32, SENSOR.shape)
+    with Image.open(output / "photon_transfer.png") as picture:
+        assert picture.size == (700, 460)
+
+
+def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output):
+    fields = json.loads((output / "camera.json").read_text())
+    base = json.loads((frames / "base.json").read_text())
+    assert {name: fields[name] for name in NAMES} == {
+        "dark": "dark.tiff",
+        "flat": "flat.tiff",
+        "defects": "defects.csv",
+    }
+    assert fields["black_level"] == pytest.approx(SENSOR.black, abs=2e-5)
+    assert fields["full_well"] == pytest.approx(SENSOR.full_well, rel=0.05)
+    assert fields["read_noise"] == pytest.approx(SENSOR.read_noise, rel=0.05)
+    assert fields["bits"] == 12
+    kept = set(base) - {"black_level"}
+    assert {name: fields[name] for name in kept} == {name: base[name] for name in kept}
+    assert set(fields) == {*base, *NAMES, "full_well", "read_noise", "bits"}
+
+
+def test_corrected_frames_are_flat_and_without_defects(output):
+    known = read_calibration(output / "camera.json")
+    planted = np.concatenate(list(SENSOR.defects.values()))
+    assert set(map(tuple, planted.tolist())) <= set(map(tuple, known.corrections.defects.tolist()))
+    black = np.tile(np.reshape(known.camera.black_level, (2, 2)), (128, 128))
+    new = known.corrections.apply(SENSOR.expected(0.6), known.camera) - black
+    for row, col in np.ndindex(2, 2):
+        plane = new[row::2, col::2]
+        assert plane.std() / plane.mean() < 0.005
+    dark = known.corrections.apply(SENSOR.expected(0.0), known.camera)
+    # Six standard deviations of the mean of 16 darks, which the gain of a corner enlarges.
+    assert abs(dark - black).max() < 6 / 4 * 1.7 * SENSOR.read_noise / SENSOR.full_well
+
+
+def test_frames_are_corrected_as_they_are_read(frames, output):
+    known = read_calibration(output / "camera.json")
+    file = frames / "flat" / "023.tiff"
+    corrected, camera = read_raw(file, known)
+    plain, _ = read_raw(file, known.camera)
+    np.testing.assert_array_equal(corrected, known.corrections.apply(plain, camera))
+    black = np.tile(np.reshape(camera.black_level, (2, 2)), (128, 128))
+    for row, col in np.ndindex(2, 2):
+        before, after = (values[row::2, col::2] - black[row::2, col::2] for values in (plain, corrected))
+        assert after.std() / after.mean() < 0.2 * before.std() / before.mean()
+
+
+def test_a_calibration_can_start_from_an_earlier_one(frames, output, tmp_path):
+    earlier = json.loads((output / "camera.json").read_text())
+    calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(output / "camera.json"))
+    # The frames were not corrected by the earlier one.
+    assert json.loads((tmp_path / "camera.json").read_text()) == earlier
+    for name in ("dark.tiff", "flat.tiff", "defects.csv"):
+        assert (tmp_path / name).read_bytes() == (output / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "tile"),
+    [("RRGG/RRGG/GGBB/GGBB", np.repeat(np.repeat([[0, 1], [1, 2]], 2, 0), 2, 1)), ("MONO", [[0]])],
+    ids=["quad", "mono"],
+)
+def test_other_color_filter_arrays_have_a_level_for_each_color(tmp_path, pattern, tile):
+    tile = np.array(tile)
+    levels = (0.05, 0.06, 0.07)[: tile.max() + 1]
+    sensor = FlawedSensor(seed=2, tile=tuple(map(tuple, tile.tolist())), black=tuple(np.array(levels)[tile.ravel()]))
+    write_frames(tmp_path, sensor, exposures=(0.3, 0.7))
+    base = isp.Camera([0.0] * len(levels), (1, 1, 1), np.eye(3), pattern)
+    (tmp_path / "base.json").write_text(base.to_json())
+    calibrate([tmp_path / "dark"], [tmp_path / "flat"], tmp_path / "out", str(tmp_path / "base.json"))
+    known = read_calibration(tmp_path / "out" / "camera.json")
+    assert known.camera.black_level == pytest.approx(levels, abs=2e-5)
+    light = known.corrections.apply(sensor.expected(0.6), known.camera)
+    light -= np.asarray(isp.cfa.black_levels(np.float32(known.camera.black_level), pattern, *sensor.shape))
+    for channel in range(len(levels)):
+        of_color = light[np.tile(tile == channel, np.array(sensor.shape) // tile.shape)]
+        assert of_color.std() / of_color.mean() < 0.005
+
+
+def test_the_table_of_defects(output):
+    lines = (output / "defects.csv").read_text().splitlines()
+    assert lines[0] == "row,column,kind,figure"
+    listed = {(int(row), int(col)): kind for row, col, kind, _ in (line.split(",") for line in lines[1:])}
+    for kind, sites in SENSOR.defects.items():
+        assert {listed[tuple(site)] for site in sites.tolist()} == {kind}
+    assert all(abs(float(line.split(",")[3])) > 6 for line in lines[1:])
+
+
+def test_the_photon_transfer_in_digital_numbers(output):
+    found = json.loads((output / "photon_transfer.json").read_text())
+    gain = np.mean([SENSOR.full_well / (1 - black) for black in SENSOR.black]) / 4095
+    assert (found["white_level"], found["bits"]) == (4095, 12)
+    assert found["electrons_per_number"] == pytest.approx(gain, rel=0.02)
+    assert found["numbers_per_electron"] == pytest.approx(1 / gain, rel=0.02)
+    assert found["flats_of_each_exposure"] == [8, 8, 8]
+    assert found["dsnu_electrons"] == pytest.approx(SENSOR.dsnu, rel=0.05)
+    assert found["prnu"] == pytest.approx(SENSOR.prnu, rel=0.05)
+    assert found["dynamic_range_decibels"] == pytest.approx(20 * np.log10(15000 / 4), abs=0.5)
+    assert [site["color"] for site in found["sites"]] == ["red", "green", "green", "blue"]
+    assert [site["black_level"] / 4095 for site in found["sites"]] == pytest.approx(SENSOR.black, abs=2e-5)
+    assert len(found["curve"]) == 9
+    for point in found["curve"]:
+        assert point["variance"] == pytest.approx(point["mean"] / gain, rel=0.1)
+    # The noise of the measurement alone.
+    assert 0 < found["relative_error_of_gain"] < 0.01
+
+
+def test_a_white_level_stays_and_scales_the_black_levels(tmp_path):
+    sensor = dataclasses.replace(SENSOR, shape=(64, 64), hot=0, dead=0, flickering=0)
+    for name, levels in (("dark", [0] * 8), ("flat", [0.3] * 4 + [0.6] * 4)):
+        (tmp_path / name).mkdir()
+        rng = np.random.default_rng(len(name))
+        for number, level in enumerate(levels):
+            numbers = np.round(sensor.frame(level, rng) * 4095).astype(np.uint16)
+            tifffile.imwrite(tmp_path / name / f"{number}.tiff", numbers)
+    base = isp.Camera((0, 0, 0, 0), (2, 1, 1.5), np.eye(3), white_level=4095)
+    (tmp_path / "base.json").write_text(base.to_json())
+    found = calibrate([tmp_path / "dark"], [tmp_path / "flat"], tmp_path / "out", str(tmp_path / "base.json"))
+    written = json.loads((tmp_path / "out" / "camera.json").read_text())
+    assert written["white_level"] == 4095
+    assert written["black_level"] == pytest.approx([4095 * level for level in sensor.black], abs=0.2)
+    assert (found.numbers, written["bits"]) == (4095, 12)
+
+
+def write_dngs(write_dng, tmp_path, patterns=((0, 1, 1, 2),) * 2):
+    """Writes two darks and two flats, the latter of another pattern if asked for."""
+    rng = np.random.default_rng(0)
+    folders = []
+    for name, light, cfa in (("dark", 0, patterns[0]), ("flat", 1500, patterns[1])):
+        files = []
+        for number in range(3):
+            samples = (256 + rng.normal(0, 3, (64, 96)) + rng.poisson(light, (64, 96))).astype(np.uint16)
+            files.append(write_dng(samples, f"{name}_{number}.dng", cfa=cfa, black=(240,) * 4))
+        folders.append(files)
+    return folders
+
+
+def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
+    dark, flat = write_dngs(write_dng, tmp_path, ((1, 0, 2, 1),) * 2)
+    calibrate(dark, flat, tmp_path / "out")
+    fields = json.loads((tmp_path / "out" / "camera.json").read_text())
+    assert set(fields) == {"black_level", "full_well", "read_noise", "bits", *NAMES}
+    assert fields["black_level"] == pytest.approx([255.5 / 4095] * 4, abs=2e-4)
+    assert fields["full_well"] == pytest.approx(4095 - 255.5, rel=0.1)  # an electron for each digital number
+    _, camera = read_raw(dark[0], read_calibration(tmp_path / "out" / "camera.json"))
+    assert camera.pattern == "GRBG"
+    assert camera.black_level == tuple(fields["black_level"])
+    assert camera.white_balance == pytest.approx((2, 1, 1 / 0.7), rel=1e-3)
+
+
+def test_files_without_a_header_keep_their_layout(tmp_path):
+    sensor = dataclasses.replace(SENSOR, shape=(64, 96), hot=0, dead=0, flickering=0)
+    rng, files = np.random.default_rng(0), {"dark": [], "flat": []}
+    for name, level in (("dark", 0.0), ("flat", 0.5)):
+        for number in range(4):
+            files[name].append(tmp_path / f"{name}_{number}.raw")
+            files[name][-1].write_bytes(np.round(sensor.frame(level, rng) * 4095).astype("<u2").tobytes())
+    base = isp.Camera([0] * 4, (2, 1, 1.5), np.eye(3))
+    layout = {"width": 96, "height": 64, "bits": 12}
+    (tmp_path / "base.json").write_text(json.dumps({**json.loads(base.to_json()), "raw": layout}))
+    calibrate(files["dark"], files["flat"], tmp_path / "out", str(tmp_path / "base.json"))
+    known = read_calibration(tmp_path / "out" / "camera.json")
+    assert known.camera.black_level == pytest.approx(sensor.black, abs=1e-4)
+    assert known.camera.bits == 12
+    corrected, _ = read_raw(files["flat"][0], known)
+    assert corrected.shape == (64, 96)
+
+
+def test_files_of_two_patterns_are_named(write_dng, tmp_path):
+    dark, flat = write_dngs(write_dng, tmp_path, ((0, 1, 1, 2), (2, 1, 1, 0)))
+    with pytest.raises(InputError, match=r"dark_0\.dng has RGGB, .*flat_0\.dng BGGR"):
+        calibrate(dark, flat, tmp_path / "out")
+
+
+def test_a_second_calibration_replaces_the_first(frames, tmp_path):
+    def run(threshold):
+        calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(frames / "base.json"), threshold)
+        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    strict = run(4.0)
+    assert run(4.0) == strict
+    assert len(run(20.0)["defects.csv"]) < len(strict["defects.csv"])
+
+
+def test_dim_flats_are_remarked_once(tmp_path, capsys):
+    write_frames(tmp_path, dataclasses.replace(SENSOR, shape=(64, 64), hot=0, flickering=0), exposures=(0.02, 0.03))
+    calibrate([tmp_path / "dark"], [tmp_path / "flat"], tmp_path / "out", str(tmp_path / "base.json"))
+    assert capsys.readouterr().err.count("warning: ") == 1
+
+
+def test_the_summary(frames, tmp_path):
+    found = calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(frames / "base.json"))
+    black, values, defects = summary(found).splitlines()
+    assert black.startswith("black level 204.")
+    assert " electrons per digital number; full well 1" in values
+    assert defects.startswith("defects: 12 hot, 12 dead, 12 flickering")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"camera": "auto"},
+            r"--camera is required: dark/000\.tiff holds no calibration values, as no TIFF or PNG does",
+        ),
+        ({"camera": "phone"}, "--camera must be drone, microscopy, auto or a JSON file, got 'phone'"),
+        ({"dark": ["dark", "nothing"]}, "nothing: no such file"),
+        ({"dark": ["bad.tiff", "dark"]}, r"bad\.tiff: truncated, corrupt or no TIFF"),
+        ({"dark": ["empty"]}, "empty: no raw files in this folder"),
+        ({"flat": ["flat", "dark/003.tiff"]}, r"dark/003\.tiff is both in --dark and in --flat"),
+        ({"flat": ["dark.tiff"], "output": "."}, r"dark\.tiff is a frame and would be written over"),
+        ({"dark": ["dark", "small.tiff"]}, r"all frames must be 256x256, as the first one, got 32x32 of small\.tiff"),
+        ({"dark": ["dark/000.tiff"]}, "at least two dark frames are needed, and more measure better: got 1"),
+        ({"flat": ["flat/000.tiff", "flat/001.tiff", "white.tiff"]}, r"saturated flats: white\.tiff \(100\.0% of"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(frames, tmp_path, monkeypatch, change, message):
+    for name in ("dark", "flat", "base.json"):
+        (tmp_path / name).symlink_to(frames / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.tiff").write_bytes(b"II*\0")
+    tifffile.imwrite(tmp_path / "small.tiff", np.full((32, 32), 4096, np.uint16))
+    tifffile.imwrite(tmp_path / "dark.tiff", np.full((32, 32), 4096, np.uint16))
+    tifffile.imwrite(tmp_path / "white.tiff", np.full((256, 256), 65535, np.uint16))
+    monkeypatch.chdir(tmp_path)
+    arguments = {"dark": ["dark"], "flat": ["flat"], "output": "out", "camera": "base.json", **change}
+    with pytest.raises(InputError, match=message) as error:
+        calibrate(**arguments)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out" / "camera.json").exists()

@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+
+from r2l_jax.calibration.defects import classified, deviations, mask, noise_deviations
+
+
+def normal(shape=(128, 160), seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_deviations_of_good_sites_are_standard_normal():
+    rows = np.linspace(0, 40, 128, dtype=np.float32)[:, None]  # a slope of light
+    found = deviations(3 * normal() + rows, 1e-6)
+    assert found.std() == pytest.approx(1, abs=0.05)
+    assert abs(found).max() < 5.5
+
+
+def test_deviations_follow_the_noise_around():
+    scale = np.repeat(np.float32([1, 10]), 80)
+    found = deviations(normal() * scale, 1e-6)
+    assert found[:, :60].std() == pytest.approx(1, abs=0.07)
+    assert found[:, -60:].std() == pytest.approx(1, abs=0.07)
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (60, 70), (122, 154)])
+def test_clusters_are_found_whole_anywhere(corner):
+    values = normal()
+    cluster = tuple(slice(start, start + 5) for start in corner)
+    values[cluster] += 20
+    found = deviations(values, 1e-6) > 6
+    assert found[cluster].all()
+    assert found.sum() == 25
+
+
+def test_rounding_is_no_deviation():
+    values = np.zeros((64, 64), np.float32)
+    values[3, 4], values[40, 50] = 1, 4  # steps
+    found = deviations(values, 1 / np.sqrt(12))
+    assert np.argwhere(found > 6).tolist() == [[40, 50]]
+
+
+@pytest.mark.parametrize("degrees", [1, 3, 15])
+def test_noise_of_good_sites_does_not_deviate(degrees):
+    rng = np.random.default_rng(degrees)
+    expected = np.linspace(1, 9, 256 * 256).reshape(256, 256).astype(np.float32)
+    variance = (expected * rng.chisquare(degrees, (256, 256)) / degrees).astype(np.float32)
+    assert noise_deviations(variance, expected, degrees, 0.0).max() < 6
+    variance[5, 6] *= 400 / variance[5, 6] * expected[5, 6]
+    assert np.argwhere(noise_deviations(variance, expected, degrees, 0.0) > 6).tolist() == [[5, 6]]
+
+
+def test_without_noise_a_step_is_no_deviation():
+    variance = np.zeros((64, 64), np.float32)
+    variance[3, 4], variance[40, 50] = 1 / 16, 9.0  # one frame of sixteen is one step off; a real flicker
+    found = noise_deviations(variance, np.zeros_like(variance), 15, 1 / 12)
+    assert np.argwhere(found > 6).tolist() == [[40, 50]]
+
+
+def test_kinds_and_figures():
+    dark, flat, noise = np.zeros((3, 2, 4), np.float32)
+    noise[0, 0], dark[0, 0] = 8, 50  # flickers, which also shifts its mean
+    dark[0, 1], flat[0, 1] = 20, -30  # saturated in the dark, and so without response
+    dark[0, 2] = -9
+    flat[0, 3] = -40
+    flat[1, 0] = 7
+    dark[1, 1], flat[1, 1], noise[1, 1] = 6, -6, 6  # not beyond the threshold
+    found = classified(dark, flat, noise, 6.0)
+    assert found.sites.tolist() == [[0, 0], [0, 1], [0, 2], [0, 3], [1, 0]]
+    assert list(found.kinds) == ["flickering", "hot", "dead", "dead", "hot"]
+    assert found.figures.tolist() == [8, 20, -9, -40, 7]
+    assert (found.count("hot"), found.count("dead"), found.count("flickering")) == (2, 2, 1)
+    assert np.argwhere(mask(found, (2, 4))).tolist() == found.sites.tolist()

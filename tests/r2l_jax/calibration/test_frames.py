@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+
+from r2l_jax.calibration.frames import Frames, Moments, digital_numbers, phases
+from r2l_jax.runtime.errors import InputError
+
+
+def test_moments_are_mean_and_unbiased_variance():
+    frames = np.random.default_rng(0).normal(0.5, 0.001, (7, 6, 8)).astype(np.float32)
+    moments = Moments((6, 8))
+    for frame in frames:
+        moments.add(frame)
+    assert moments.count == 7
+    np.testing.assert_allclose(moments.mean, frames.mean(0, dtype=float), atol=1e-7)
+    np.testing.assert_allclose(moments.variance, frames.var(0, ddof=1, dtype=float), rtol=2e-3)
+
+
+def test_phases_cover_a_map_once():
+    covered, tile = np.zeros((7, 11), int), np.zeros((2, 3))
+    places = []
+    for position, place in phases(tile):
+        covered[place] += 1
+        places.append(position)
+    assert (covered == 1).all()
+    assert places == list(np.ndindex(2, 3))
+
+
+def rounded(values, numbers):
+    return (np.round(values * numbers) / numbers).astype(np.float32)
+
+
+# A dark and a flat.
+VALUES = np.random.default_rng(0).normal([[0.06], [0.7]], [[0.002], [0.05]], (2, 4096)).clip(0, 1)
+
+
+@pytest.mark.parametrize("numbers", [255, 1023, 4095, 15892, 16383, 65535])
+def test_steps_show_the_digital_numbers(numbers):
+    assert digital_numbers(rounded(VALUES, numbers)) == pytest.approx(numbers, abs=0.01)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+def test_numbers_in_16_bits(bits):
+    numbers = np.round(VALUES * (2**bits - 1))
+    shifted = (numbers * 2 ** (16 - bits)).astype(np.uint16) / np.float32(65535)
+    assert digital_numbers(shifted) == pytest.approx(65535 / 2 ** (16 - bits), rel=1e-6)
+    scaled = np.round(numbers / (2**bits - 1) * 65535) / np.float32(65535)
+    assert digital_numbers(scaled.astype(np.float32)) == 2**bits - 1
+
+
+@pytest.mark.parametrize("values", [VALUES.astype(np.float32), np.full(9, 0.25, np.float32)])
+def test_continuous_and_constant_values_show_none(values):
+    assert digital_numbers(values) is None
+
+
+def test_frames_of_another_size_are_named():
+    arrays = [np.zeros((4, 6), np.float32), np.zeros((4, 6), np.float32), np.zeros((6, 4), np.float32)]
+    frames = Frames(["a", "b", "c"], arrays.__getitem__)
+    assert len(list(frames.of(indices=[0, 1]))) == 2
+    with pytest.raises(InputError, match="all frames must be 4x6, as the first one, got 6x4 of c"):
+        list(frames.of())

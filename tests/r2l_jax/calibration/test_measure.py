@@ -1,0 +1,241 @@
+"""Simulated sensors, whose values the calibration must find again."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flawed_sensor import FlawedSensor
+
+import isp
+from r2l_jax.calibration.defects import mask
+from r2l_jax.calibration.frames import Frames
+from r2l_jax.calibration.measure import measure
+from r2l_jax.runtime.errors import InputError
+
+BAYER = ((0, 1), (1, 2))
+QUAD = ((0, 0, 1, 1), (0, 0, 1, 1), (1, 1, 2, 2), (1, 1, 2, 2))
+X_TRANS = (
+    *((1, 2, 1, 1, 0, 1), (0, 1, 0, 2, 1, 2), (1, 2, 1, 1, 0, 1)),
+    *((1, 0, 1, 1, 2, 1), (2, 1, 2, 0, 1, 0), (1, 0, 1, 1, 2, 1)),
+)
+
+
+def frames(arrays, name):
+    return Frames([f"{name}_{index}" for index in range(len(arrays))], list(arrays).__getitem__)
+
+
+def calibrated(sensor, darks=16, exposures=(0.1, 0.3, 0.5, 0.7, 0.85), flats=8, lamp=0.0):
+    rng = np.random.default_rng([sensor.seed, 9])
+    dark = sensor.frames(0.0, darks)
+    flat = [sensor.frame(level * (1 + lamp * rng.normal()), rng) for level in exposures for _ in range(flats)]
+    return measure(frames(dark, "dark"), frames(flat, "flat"), np.array(sensor.tile))
+
+
+def check(sensor, found):
+    """Compares what was measured with the sensor: gain within 2 %, read noise and full well within 5 %."""
+    assert found.mean("full_well") == pytest.approx(sensor.full_well, rel=0.05)
+    assert found.mean("read_noise") == pytest.approx(sensor.read_noise, rel=0.05)
+    for site, black in zip(found.sites, sensor.black, strict=True):
+        assert site.black_level == pytest.approx(black, abs=2e-5)
+    gain = np.mean([sensor.full_well / (1 - black) for black in sensor.black])
+    assert found.mean("gain") == pytest.approx(gain, rel=0.02)
+    planted = {tuple(site): kind for kind, sites in sensor.defects.items() for site in sites.tolist()}
+    listed = dict(zip(map(tuple, found.defects.sites.tolist()), found.defects.kinds, strict=True))
+    assert {site: listed.get(site) for site in planted} == planted
+    assert len(listed.keys() - planted.keys()) < 1e-4 * found.dark.size
+    check_flatness(sensor, found, set(planted))
+
+
+def check_flatness(sensor, found, planted):
+    good = np.ones(sensor.shape, bool)
+    good[tuple(np.transpose(list(planted)))] = False
+    corrected = (sensor.expected(0.6) - found.dark) * found.flat
+    height, width = np.shape(sensor.tile)
+    channels = np.tile(sensor.tile, (sensor.shape[0] // height + 1, sensor.shape[1] // width + 1))
+    for channel in np.unique(sensor.tile):
+        of_color = good & (channels[: sensor.shape[0], : sensor.shape[1]] == channel)
+        assert corrected[of_color].std() / corrected[of_color].mean() < 0.005
+        assert found.flat[of_color].mean() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_an_ordinary_sensor(seed):
+    sensor = FlawedSensor(seed=seed)
+    found = calibrated(sensor)
+    check(sensor, found)
+    assert (found.numbers, found.bits, found.is_bound, found.remarks) == (4095, 12, False, [])
+    assert found.mean("dsnu") == pytest.approx(sensor.dsnu, rel=0.05)
+    assert found.mean("prnu") == pytest.approx(sensor.prnu, rel=0.05)
+    assert list(found.exposures) == [8] * 5
+    error = found.mean("full_well") / sensor.full_well - 1
+    assert abs(error) < 4 * found.mean("error") / 2  # of the mean of four
+
+
+@pytest.mark.parametrize("seed", [3, 4, 5])
+def test_a_black_level_of_its_own_at_each_site(seed):
+    sensor = FlawedSensor(
+        seed=seed, black=(0.03, 0.06, 0.07, 0.1), full_well=8000.0, read_noise=2.5, bits=14, tile=((1, 2), (0, 1))
+    )
+    found = calibrated(sensor)
+    check(sensor, found)
+    assert [site.channel for site in found.sites] == [1, 2, 0, 1]
+    for site, black in zip(found.sites, sensor.black, strict=True):
+        assert site.gain == pytest.approx(sensor.full_well / (1 - black), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6, 12))
+def test_many_sensors(seed):
+    rng = np.random.default_rng(seed)
+    sensor = FlawedSensor(
+        seed=seed,
+        shape=(512, 512),
+        full_well=rng.uniform(5000, 60000),
+        read_noise=rng.uniform(2, 20),
+        bits=int(rng.integers(12, 17)),
+        prnu=rng.uniform(0.002, 0.03),
+        vignetting=rng.uniform(0, 0.7),
+        hot=60,
+        dead=60,
+        flickering=60,
+    )
+    check(sensor, calibrated(sensor))
+
+
+@pytest.mark.parametrize(
+    ("tile", "shape"),
+    [(QUAD, (256, 252)), (X_TRANS, (402, 404)), (((0,),), (130, 171))],
+    ids=["quad", "xtrans", "mono"],
+)
+def test_other_color_filter_arrays(tile, shape):
+    places = np.size(tile)
+    sensor = FlawedSensor(tile=tile, shape=shape, black=tuple(np.linspace(0.05, 0.08, places)), seed=8)
+    found = calibrated(sensor)
+    check(sensor, found)
+    assert len(found.sites) == places
+    assert len(found.points) == 5 * len(np.unique(tile))
+
+
+def test_pairs_at_one_exposure_give_the_gain():
+    sensor = FlawedSensor(seed=12, flickering=0)
+    found = calibrated(sensor, darks=2, exposures=[0.6], flats=2)
+    assert found.mean("full_well") == pytest.approx(sensor.full_well, rel=0.03)
+    assert found.mean("read_noise") == pytest.approx(sensor.read_noise, rel=0.05)
+    assert list(found.exposures) == [2]
+
+
+def test_a_lamp_that_flickers_adds_no_noise():
+    sensor = FlawedSensor(seed=13)
+    found = calibrated(sensor, lamp=0.004)
+    assert list(found.exposures) == [8] * 5
+    assert found.mean("full_well") == pytest.approx(sensor.full_well, rel=0.02)
+
+
+def test_continuous_values_have_no_bits():
+    sensor = FlawedSensor(seed=14, bits=None)
+    found = calibrated(sensor)
+    check(sensor, found)
+    assert (found.numbers, found.bits) == (65535, None)
+
+
+def test_read_noise_below_the_steps_is_a_bound():
+    sensor = FlawedSensor(seed=15, bits=8, read_noise=4.0)
+    found = calibrated(sensor)
+    assert found.is_bound
+    assert found.bits == 8
+    assert found.mean("read_noise") > sensor.read_noise
+
+
+def test_the_noise_of_the_dark_signal_makes_no_site_flicker():
+    sensor = FlawedSensor(seed=16, hot=40, dead=0, flickering=0)
+    rng = np.random.default_rng(0)
+    # The dark signal of a hot site comes in electrons, which have photon noise.
+    dark_current = np.maximum(sensor.offset, 0)
+
+    def frame(exposure):
+        return sensor.frame(exposure, rng) + (rng.poisson(dark_current) - dark_current) / sensor.full_well
+
+    dark = [np.float32(np.clip(frame(0.0), 0, 1)) for _ in range(16)]
+    flat = [np.float32(np.clip(frame(level), 0, 1)) for level in (0.2, 0.4, 0.6) for _ in range(8)]
+    found = measure(frames(dark, "dark"), frames(flat, "flat"), np.array(BAYER))
+    assert found.defects.count("flickering") == 0
+    assert found.defects.count("hot") >= 40
+
+
+def test_the_model_of_isp_is_found_again():
+    camera = dataclasses.replace(
+        isp.CAMERAS["drone"], black_level=(0.05, 0.06, 0.07, 0.08), full_well=9000.0, read_noise=3.0, bits=12
+    )
+
+    def expose(level, count, seed):
+        keys = jax.random.split(jax.random.key(seed), count)
+        light = np.full((128, 128), level, np.float32)
+        return [np.asarray(isp.sensor.expose_sites(light, key, camera=camera)) for key in keys]
+
+    flat = [*expose(0.2, 4, 1), *expose(0.6, 4, 2)]
+    found = measure(frames(expose(0.0, 8, 0), "dark"), frames(flat, "flat"), np.array(BAYER))
+    assert found.mean("full_well") == pytest.approx(9000, rel=0.02)
+    assert found.mean("read_noise") == pytest.approx(3, rel=0.05)
+    assert [site.black_level for site in found.sites] == pytest.approx(camera.black_level, abs=3e-5)
+    assert found.bits == 12
+    assert found.mean("prnu") < 2e-3
+    assert len(found.defects.sites) == 0
+
+
+def test_gains_are_one_at_defects_and_bounded_in_the_shade():
+    sensor = FlawedSensor(seed=17, shape=(128, 128))
+    sensor.light[:, :16] *= 1e-4  # a stop in the light's way
+    found = calibrated(sensor)
+    np.testing.assert_array_equal(found.flat[mask(found.defects, sensor.shape)], 1)
+    assert np.isfinite(found.flat).all()
+    assert found.flat.min() > 0
+    assert found.flat.max() <= 100
+
+
+SMALL = FlawedSensor(shape=(64, 64), hot=0, dead=0, flickering=0)
+DARK, FLAT = SMALL.frames(0.0, 3), [*SMALL.frames(0.3, 2), *SMALL.frames(0.6, 2)]
+
+
+@pytest.mark.parametrize(
+    ("dark", "flat", "message"),
+    [
+        (DARK[:1], FLAT, "at least two dark frames are needed, and more measure better: got 1"),
+        (DARK, FLAT[:1], "at least two flat frames are needed, and more measure better: got 1"),
+        (DARK, FLAT[:3], r"flat_2 is the only flat of its exposure \(mean light 0\.\d+ of white\): at least two with"),
+        ([DARK[0], DARK[1][:32]], FLAT, "all frames must be 64x64, as the first one, got 32x64 of dark_1"),
+        (DARK, [FLAT[0], FLAT[1][:, :32]], "all frames must be 64x64, as the first one, got 64x32 of flat_1"),
+        ([dark[:6, :6] for dark in DARK], FLAT, "frames must be at least 8x8, got 6x6"),
+        (FLAT[:2], DARK, "the darks are as bright as the flat flat_0: are --dark and --flat swapped"),
+        (SMALL.frames(0.95, 2), FLAT, r"the darks are bright, with a median of 0\.\d+ of white: are --dark and"),
+        (DARK, [*FLAT, *SMALL.frames(1.6, 2)], r"saturated flats: flat_4 \(\d+\.\d% of its sites\), flat_5 \("),
+        (DARK, SMALL.frames(3.0, 5), r"flat_2 \(\d+\.\d% of its sites\) and 2 more: take them with less light"),
+        (DARK, [DARK[0] + np.float32(0.25)] * 4, "the flats are hardly noisier than the darks, so no gain can be"),
+    ],
+)
+def test_frames_that_show_no_sensor_are_refused(dark, flat, message):
+    with pytest.raises(InputError, match=message) as error:
+        measure(frames(dark, "dark"), frames(flat, "flat"), np.array(BAYER))
+    assert "\n" not in str(error.value)
+
+
+def test_saturation_below_the_white_level_is_noticed():
+    low = [np.minimum(flat, np.float32(0.65)) for flat in (*FLAT, *SMALL.frames(0.9, 2))]
+    with pytest.raises(InputError, match=r"saturated flats: flat_4 \(\d+\.\d% of its sites\)"):
+        measure(frames(DARK, "dark"), frames(low, "flat"), np.array(BAYER))
+
+
+def test_noise_that_falls_is_saturation():
+    rng = np.random.default_rng(0)
+    # A full well that is read out with noise: no two sites read the same.
+    full = [(0.8 + 0.001 * rng.normal(size=SMALL.shape)).astype(np.float32) for _ in range(2)]
+    with pytest.raises(
+        InputError, match=r"saturated flats: the noise of the brightest \(flat_[45], flat_[45], \.\.\.\)"
+    ):
+        measure(frames(DARK, "dark"), frames([*FLAT, *full], "flat"), np.array(BAYER))
+
+
+def test_noise_that_is_cut_off_at_zero_is_remarked():
+    sensor = FlawedSensor(shape=(64, 64), black=(0.0,) * 4, hot=0, dead=0, flickering=0)
+    (remark,) = calibrated(sensor).remarks
+    assert "of the values in the dark are 0" in remark
