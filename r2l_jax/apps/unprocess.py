@@ -22,7 +22,7 @@ from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import each_file, refuse_shared_targets, replacing
+from r2l_jax.runtime.files import clear_parts, each_file, refuse_shared_targets, replacing
 from r2l_jax.runtime.locks import writing_to
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -124,6 +124,9 @@ def unprocess_folder(
         return _write(job, expose, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
     with writing_to(target):
+        # The lock clears the folder itself.
+        for folder in {file.parent for job in jobs for file in (job.target, *(job.mask or ())[1:])}:
+            clear_parts(folder)
         counts = each_file(run, jobs, lambda job: job.picture)
         try:
             with replacing(target / "camera.json") as part:

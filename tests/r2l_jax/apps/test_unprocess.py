@@ -1,5 +1,7 @@
 import dataclasses
 import struct
+import subprocess
+import sys
 import zlib
 
 import jax
@@ -272,6 +274,16 @@ def test_a_mask_of_another_size(scenes, tmp_path, capsys):
     picture = scenes / "images" / "1.png"
     assert f"error: {mask} must be of the size of {picture}, (13, 17), got (17, 13)" in capsys.readouterr().err
     assert set(files(tmp_path / "raw")) == {"images/10.tiff", "masks/10_mask.png", "camera.json"}
+
+
+def test_what_a_killed_call_left_half_written_is_removed(source, tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = tmp_path / "raw" / "cats" / f".1.tiff.{ended.pid}.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    unprocess_folder(source, tmp_path / "raw", CAMERA, **QUIET)
+    assert not [path for path in files(tmp_path / "raw") if path.endswith(".part")]
 
 
 def test_a_failed_write_leaves_no_part_behind(source, tmp_path, capsys, monkeypatch):
