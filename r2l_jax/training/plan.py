@@ -32,7 +32,9 @@ def make_folds(config: TrainConfig, dataset: RawDataset) -> list[Fold]:
     if data.state_dict_uri:
         pairs = [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
     else:
-        pairs = stratified_splits(dataset.labels, data.n_splits, data.train_size, config.optimization.seed)
+        pairs = stratified_splits(
+            dataset.labels, data.n_splits, data.train_size, config.optimization.seed, dataset.classes
+        )
     if data.test_run:
         pairs = [(train[:count], valid[:count]) for train, valid in pairs]
     return [Fold(number, *pair, config.run_dir / f"fold_{number}") for number, pair in enumerate(pairs)]

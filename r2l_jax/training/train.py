@@ -39,6 +39,9 @@ from r2l_jax.training.update import GradientDescent, UpdateRule
 
 Numbers = dict[str, Any]
 
+# Wider progress bars break on small terminals and in logs.
+_COLUMNS = 80
+
 
 def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Numbers:
     """Trains every fold of a run, or what an earlier call with the same settings left undone.
@@ -76,15 +79,17 @@ def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], ru
                 shutil.rmtree(fold)
             (config.run_dir / "summary.json").unlink(missing_ok=True)
     multihost_utils.sync_global_devices("run folder prepared")
-    steps = make_steps(config, dataset, rule)
+    steps, started = make_steps(config, dataset, rule), time.monotonic()
     with StopSignals() as stop:
-        results = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
+        trained = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
+    results = [result for result, _ in trained]
     names = [*steps.summary, *(name for name in results[0] if name.startswith("default_val_"))]
     summary = {name: _over_folds([result[name] for result in results]) for name in names}
     if jax.process_index() == 0:
         write_json(config.run_dir / "summary.json", summary)
-        print(report.run_table(results, summary))
-        print(f"\nresults in {config.run_dir}\ntensorboard --logdir '{config.tracking.logdir}'")
+        is_new = any(is_new for _, is_new in trained)
+        print(report.class_table(results), report.run_table(results, summary), sep="\n\n")
+        print(f"\n{report.closing(config, time.monotonic() - started if is_new else None)}")
     return summary
 
 
@@ -104,13 +109,19 @@ def _over_folds(values: list[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values)), "folds": values}
 
 
-def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals) -> Numbers:
-    """Trains one fold from its start, or from its last checkpoint, and returns the content of its metrics.json."""
+def _train_fold(
+    config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals
+) -> tuple[Numbers, bool]:
+    """Trains one fold from its start, or from its last checkpoint.
+
+    Returns:
+        The content of its metrics.json, and whether anything was left to do.
+    """
     record = Record(config, dataset, fold, (*steps.summary, "best_epoch", f"best_val_{steps.task.score}"))
     size, folder = _sizes(config, fold), fold.folder / "checkpoints"
     if record.finished:
         _leave(config, steps, folder)
-        return record.finished
+        return record.finished, False
     init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.optimization.seed), fold.number))
     epochs, writes = config.optimization.epochs, jax.process_index() == 0
     quality = functools.partial(_quality, steps)
@@ -133,6 +144,7 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                 state, row, sums = trainer.end_epoch(state, epoch, speed)
                 history.append(row)
                 checkpoints.save(state, history)
+                trainer.say(report.epoch_line(row, epochs, steps.task.score, best_of(history, quality) is row))
                 _track_epoch(tracker, config, steps, state, row, sums, speed, size.steps)
                 if config.tracking.track_every_epoch:
                     _track_samples(tracker, config, dataset, steps, state, epoch)
@@ -152,7 +164,7 @@ def _train_fold(config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fo
                     safetensors.numpy.save_file(_named_arrays(state), part)
     content = record.write(history, final)
     _leave(config, steps, folder)
-    return content
+    return content, True
 
 
 def _out_of_patience(config: TrainConfig, quality: Quality, history: list[Numbers]) -> bool:
@@ -227,11 +239,18 @@ class _Trainer:
             desc=f"fold {self._fold.number + 1}/{self._config.data.n_splits}",
             unit="step",
             disable=jax.process_index() > 0,
+            ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
         )
         return self
 
     def __exit__(self, *exception) -> None:
         self._bar.close()
+
+    def say(self, line: str) -> None:
+        """Prints a line above the progress bar, on stderr as well."""
+        if not self._bar.disable:
+            self._bar.write(line, file=sys.stderr)
 
     def train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, float]:
         """Takes the steps that are left of an epoch, and returns the state and the images per second.
@@ -272,7 +291,8 @@ class _Trainer:
         row["seconds"] = self._size.steps * self._size.batch / speed
         if (epoch + 1) % optimization.check_val_every_n_epoch == 0 or epoch + 1 == optimization.epochs:
             row |= _means("val", self.validate(state), steps)
-        self._bar.set_postfix({name: f"{row[name]:.3f}" for name in steps.summary if name in row})
+        shown = [name for name in (f"val_{steps.task.score}", "val_loss") if name in row]
+        self._bar.set_postfix({name.removeprefix("val_"): f"{row[name]:.3f}" for name in shown})
         return state, row, sums
 
     def validate(self, state: TrainState) -> Numbers:

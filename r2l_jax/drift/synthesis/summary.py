@@ -288,7 +288,10 @@ def _case_table(run: Mapping[str, Any], score: str) -> str:
             for key, part in ((score, "mean"), (score, "std"), ("drop", "mean"))
         )
         title += f" (mean of {len(tests)} severities)" if len(tests) > 1 else ""
-        rows.append([title, *(f"{cell:.4f}" for cell in cells)])
+        numbers = [f"{cell:.4f}" for cell in cells]
+        if len(run["folds"]) == 1:
+            numbers[1] = "-"  # One fold has no deviation.
+        rows.append([title, *numbers])
     return table(rows)
 
 

@@ -131,8 +131,22 @@ def test_splits_are_stratified_disjoint_and_reproducible():
 
 
 def test_a_class_of_one_sample_cannot_be_split():
-    with pytest.raises(InputError, match=r"the data set cannot be split with --train_size=0.8: The least populated"):
-        splits.stratified_splits(np.array([0, 0, 0, 1]), 1, 0.8, seed=1)
+    with pytest.raises(InputError, match=r"^class BAS has 1 image; a split needs 2$"):
+        splits.stratified_splits(np.array([0, 0, 0, 1]), 1, 0.8, seed=1, names=("LYT", "BAS"))
+    with pytest.raises(InputError, match=r"^class number 1 has 1 image, and so have 1 more; a split needs 2$"):
+        splits.stratified_splits(np.array([0, 0, 0, 1, 2]), 1, 0.8, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("train_size", "message"),
+    [
+        (0.9, "--train_size=0.9 leaves 1 of 10 images to validate on, fewer than the 2 classes"),
+        (0.1, "--train_size=0.1 leaves 1 of 10 images to train on, fewer than the 2 classes"),
+    ],
+)
+def test_a_side_of_a_split_has_a_sample_for_each_class(train_size, message):
+    with pytest.raises(InputError, match=message):
+        splits.stratified_splits(np.array([0, 1] * 5), 1, train_size, seed=1)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(15, 8), (13, 6), (16, 8)])

@@ -88,7 +88,7 @@ def test_another_run_s_split_is_used_again(base, one_epoch):
             "does not fit this run: its head has bn1.bias",
         ),
         ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is no run's folder with a fold_1: it has fold_0"),
-        ({"train_size": 0.99}, "the data set cannot be split with --train_size=0.99"),
+        ({"train_size": 0.99}, "--train_size=0.99 leaves 1 of 40 images to validate on, fewer than the 5 classes"),
     ],
 )
 def test_refuses(base, one_epoch, change, message):

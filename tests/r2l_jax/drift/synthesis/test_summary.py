@@ -96,7 +96,7 @@ def test_tables_of_one_run_and_of_several():
     table = summary.make_table(summary.summarize({"learnt": LEARNT}, CASES, "accuracy"), "accuracy").splitlines()
     assert table[0].split() == ["test", "accuracy", "deviation", "drop"]
     assert [line.split()[0] for line in table[2:8]] == ["own", FIRST, SECOND, "exposure=0.5", "identity", "contrast"]
-    assert table[7].split() == ["contrast", "(mean", "of", "2", "severities)", "0.2000", "0.0000", "0.6000"]
+    assert table[7].split() == ["contrast", "(mean", "of", "2", "severities)", "0.2000", "-", "0.6000"]
     both = summary.summarize({"learnt": LEARNT, "static": STATIC}, CASES, "accuracy")
     table = summary.make_table(both, "accuracy").splitlines()
     assert table[-1].split() == ["mean", "0.8000", "0.1250", "0.2000", "0.4000", "3.2"]
