@@ -158,13 +158,23 @@ def _train_fold(
             final, confusion = _final_metrics(trainer, steps, state, history)
             if (picture := steps.task.confusion_picture(confusion)) is not None:
                 tracker.picture("confusion", picture, history[-1]["epoch"])
-            tracker.hyperparameters(flat(config), {name: history[-1][name] for name in steps.summary})
+            tracker.hyperparameters(_hyperparameters(config), {name: history[-1][name] for name in steps.summary})
             if config.tracking.save_locally and writes:
                 with replacing(fold.folder / "model.safetensors") as part:
                     safetensors.numpy.save_file(_named_arrays(state), part)
     content = record.write(history, final)
     _leave(config, steps, folder)
     return content, True
+
+
+def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
+    """Returns the settings to compare runs by: the most telling ones first, then all that differ from their default."""
+    flags, defaults, named = flat(config), flat(TrainConfig()), config.processing.named_pipeline
+    pipeline = config.processing.processing_mode if named is None else named.title
+    first = {"lr": flags["lr"], "epochs": flags["epochs"], "pipeline": pipeline}
+    places = ("logdir", "data_dir")
+    changed = {name: value for name, value in flags.items() if value != defaults[name] and name not in places}
+    return first | {name: value for name, value in changed.items() if name not in first}
 
 
 def _out_of_patience(config: TrainConfig, quality: Quality, history: list[Numbers]) -> bool:

@@ -80,6 +80,14 @@ def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finishe
     assert "final/val_accuracy" in hparams.Tags()["scalars"]
 
 
+def test_hyperparameters_are_those_that_tell_runs_apart(base):
+    config = replace(base, run_name="compared", ema=0.9, synthetic_images=None)
+    found = train._hyperparameters(config)
+    assert list(found)[:3] == ["lr", "epochs", "pipeline"]
+    assert (found["lr"], found["pipeline"], found["ema"]) == (config.optimization.lr, "parametrized", 0.9)
+    assert not {"weight_decay", "synthetic_images", "logdir"} & found.keys()
+
+
 def test_results_hold_the_pictures_and_the_tensors_behind_them(finished):
     config, _ = finished
     results = config.run_dir / "fold_0" / "results" / "epoch_0001"
