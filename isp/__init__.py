@@ -17,9 +17,23 @@ Example:
     (4, 6, 3)
 """
 
-from isp import bayer, color, demosaic, denoise, sensor, sharpen, tone
+from isp import (
+    balance,
+    bayer,
+    calibration,
+    color,
+    demosaic,
+    denoise,
+    repair,
+    sensor,
+    shading,
+    sharpen,
+    stages,
+    tone,
+)
 from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
+from isp.full import full
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, Stage
 from isp.published import PUBLISHED_STATIC, parametrized, static
@@ -33,13 +47,19 @@ __all__ = [
     "Parameter",
     "Pipeline",
     "Stage",
+    "balance",
     "bayer",
+    "calibration",
     "color",
     "demosaic",
     "denoise",
+    "full",
     "parametrized",
+    "repair",
     "sensor",
+    "shading",
     "sharpen",
+    "stages",
     "static",
     "tone",
     "unprocess",

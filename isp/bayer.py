@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from isp._engine import stencil
 from isp._engine.checks import check_image
 
 # Channel (0 red, 1 green, 2 blue) of each site, in CFA order.
@@ -112,15 +113,16 @@ def depth_to_space(phases: Float[Array, "*batch rows cols 4"]) -> Float[Array, "
     return tiles.reshape(*batch, 2 * rows, 2 * cols)
 
 
-@jax.jit
+@jax.jit(static_argnames="rescale")
 def subtract_black_level(
-    raw: Shaped[Array, "..."], black_level: Float[Array, "4"]
+    raw: Shaped[Array, "..."], black_level: Float[Array, "4"], rescale: bool = False
 ) -> Float[Array, "*batch height width"]:
     """Subtracts the black level of each site, without clipping: noise around black keeps its mean.
 
     Args:
         raw: A mosaic `(..., H, W)`.
         black_level: One level per site of the tile, in CFA order.
+        rescale: Whether to divide by 1 - black_level, so that white stays at 1. The pipelines of the study do not.
 
     Returns:
         The mosaic `(..., H, W)`, with black at 0.
@@ -140,8 +142,16 @@ def subtract_black_level(
         raise ValueError(f"black_level must have shape (4,), one level a site in CFA order, got {black_level.shape}")
     *batch, height, width = raw.shape
     # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
-    levels = jnp.tile(black_level.reshape(2, 2), width // 2)
-    return (raw.reshape(*batch, height // 2, 2, width) - levels).reshape(raw.shape)
+    levels = _tiled_rows(black_level, width)
+    above_black = raw.reshape(*batch, height // 2, 2, width) - levels
+    if rescale:
+        above_black *= _tiled_rows(1 / (1 - black_level), width)
+    return above_black.reshape(raw.shape)
+
+
+def _tiled_rows(by_site: Array, width: int) -> Array:
+    """Repeats the two rows of a tile up to a width; a unit of its own, or XLA would look up each site of a mosaic."""
+    return stencil.apart(lambda by_site: jnp.tile(by_site.reshape(2, 2), width // 2))(by_site)
 
 
 def _site_masks(height: int, width: int, pattern: str) -> Float[Array, "height width 3"]:

@@ -9,18 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine.checks import check_image
+from isp._engine.checks import Scalar, check_image
+from isp.balance import auto_white_balance, shades_of_gray
+from isp.highlights import highlights
 from isp.tone import gamma_correct
 
 __all__ = [
     "RGB_TO_YUV",
     "YUV_TO_RGB",
+    "auto_white_balance",
     "color_correct",
     "gamma_correct",
+    "highlights",
     "hsv_to_rgb",
     "luma",
     "rgb_to_hsv",
     "rgb_to_yuv",
+    "saturation",
+    "shades_of_gray",
     "white_balance",
     "with_luma",
     "yuv_to_rgb",
@@ -189,6 +195,33 @@ def with_luma(
     """
     difference = new_luma - luma(rgb)
     return jnp.stack([rgb[..., channel] + difference for channel in range(3)], -1)
+
+
+@jax.jit
+def saturation(
+    rgb: Float[Array, "*batch height width 3"], amount: Scalar
+) -> Float[Array, "*batch height width 3"]:
+    """Moves colors away from the gray of their luma, or towards it; the luma stays.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        amount: The factor of U and V: 0 for grays, 1 for no change. It can be learned.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
+        >>> np.asarray(isp.color.saturation(rgb, 2.0)).round(3)
+        array([[[0.018, 0.218, 0.418]]], dtype=float32)
+    """
+    gray = luma(rgb)
+    return jnp.stack([gray + amount * (rgb[..., channel] - gray) for channel in range(3)], -1)
 
 
 @jax.jit

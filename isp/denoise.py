@@ -9,10 +9,26 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import color
-from isp._engine import checks, stencil, total_variation
+from isp._engine import checks, gaussian, stencil, total_variation
 from isp._engine.bilateral import bilateral_filter
 from isp._engine.checks import Scalar
 from isp._engine.median import window_median
+from isp.chroma import chroma_denoising
+from isp.nonlocal_means import nlm_denoising
+
+__all__ = [
+    "bilateral",
+    "chroma_denoising",
+    "fft_denoising",
+    "gaussian_blur",
+    "gaussian_denoising",
+    "gaussian_filter",
+    "gaussian_kernel",
+    "median_denoising",
+    "nlm_denoising",
+    "tv_bregman",
+    "tv_chambolle",
+]
 
 
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
@@ -121,10 +137,8 @@ def gaussian_filter(
         >>> np.asarray(isp.denoise.gaussian_filter(spot, sigma=0.5, size=3))[2].round(3)
         array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
-    offsets = jnp.arange(size, dtype=plane.dtype) - size // 2
-    taps = jax.nn.softmax(-((offsets / sigma) ** 2) / 2)
-    along_columns = stencil.correlate(plane, taps[:, None], "symmetric")
-    return stencil.correlate(along_columns, taps[None, :], "symmetric")
+    (smoothed,) = gaussian.smooth((plane,), sigma, size)
+    return smoothed
 
 
 @jax.jit(static_argnames="size")

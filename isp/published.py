@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp import bayer, color, demosaic, denoise, sharpen, tone
+from isp import bayer, calibration, color, demosaic, denoise, sharpen, tone
 from isp._engine import stencil
 from isp.algorithms import ALGORITHMS, filter_kernel
 from isp.camera import Camera
@@ -21,13 +21,8 @@ from isp.pipeline import Pipeline, Stage
 # The differentiable pipeline clips to this value before the tone curve, whose slope is infinite at 0.
 BLACK = 1e-5
 
-COLORS = ("red", "green", "blue")
-
 # The name of the stage that adds an image, and of the stage's parameter.
 ADDITIVE_LAYER = "additive_layer"
-
-# The names of weights from one color to another, ordered by (to, from).
-WEIGHTS = tuple(f"{to}_from_{source}" for to, source in itertools.product(COLORS, COLORS))
 
 # The twelve static pipelines of the study, each as (demosaicing, sharpening, denoising).
 PUBLISHED_STATIC = tuple(
@@ -70,15 +65,15 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
         (5, 5)
     """
     stages = [
-        Stage("demosaic", _planes, {"black_level": _black_level(camera)}, {"pattern": camera.pattern}),
+        Stage("demosaic", _planes, {"black_level": calibration.black_level(camera)}, {"pattern": camera.pattern}),
         Stage(
             "color_correct",
             _color_correct,
             {
                 # A few images cannot determine 81 weights, and no camera maker tunes them by hand.
-                "debayer": Parameter(demosaic.BILINEAR_KERNEL, width=1, labels=WEIGHTS, unit="weight", tuned=False),
-                "white_balance": _white_balance(camera),
-                "colour_correction": _color_matrix(camera),
+                "debayer": Parameter(demosaic.BILINEAR_KERNEL, width=1, labels=calibration.WEIGHTS, unit="weight", tuned=False),
+                "white_balance": calibration.white_balance(camera),
+                "colour_correction": calibration.color_matrix(camera),
             },
             fused_after={(_planes, 1): _mosaic_to_rgb},
         ),
@@ -156,10 +151,10 @@ def static(
         raise ValueError(f"{demosaic}, {sharpen} and {denoise} have no {', '.join(sorted(settings))}")
     return Pipeline(
         [
-            Stage("black_level", bayer.subtract_black_level, {"black_level": _black_level(camera)}),
+            Stage("black_level", bayer.subtract_black_level, {"black_level": calibration.black_level(camera)}),
             stages["demosaic"],
-            Stage("white_balance", color.white_balance, {"white_balance": _white_balance(camera)}),
-            Stage("color_correct", color.color_correct, {"colour_correction": _color_matrix(camera)}),
+            Stage("white_balance", color.white_balance, {"white_balance": calibration.white_balance(camera)}),
+            Stage("color_correct", color.color_correct, {"colour_correction": calibration.color_matrix(camera)}),
             stages["sharpen"],
             stages["denoise"],
             _clipped(0.0),
@@ -184,18 +179,6 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
     """
     layer = Parameter(np.zeros((*size, 3)), width=1, low=-1, high=1)
     return Stage(ADDITIVE_LAYER, _add, {ADDITIVE_LAYER: layer})
-
-
-def _black_level(camera: Camera) -> Parameter:
-    return Parameter(camera.black_level, width=0.1, low=0, high=0.95, unit="level", camera="black_level")
-
-
-def _white_balance(camera: Camera) -> Parameter:
-    return Parameter(camera.white_balance, scale="log", labels=COLORS, unit="gain", camera="white_balance")
-
-
-def _color_matrix(camera: Camera) -> Parameter:
-    return Parameter(camera.color_matrix, width=1, labels=WEIGHTS, unit="weight", camera="color_matrix")
 
 
 def _clipped(low: float) -> Stage:

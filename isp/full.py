@@ -1,0 +1,92 @@
+"""A modern pipeline in the usual order of a camera's own, in which every parameter can be learned."""
+
+import dataclasses
+
+import numpy as np
+
+from isp import demosaic, sharpen, stages
+from isp.algorithms import ALGORITHMS
+from isp.camera import Camera
+from isp.pipeline import Pipeline, Stage
+
+
+def full(camera: Camera) -> Pipeline:
+    """Builds a modern pipeline, which needs nothing but the camera.
+
+    The stages are
+
+    - `black_level`: subtracts `black_level (4,)`, in CFA order, and keeps white at 1;
+    - `defects`: replaces sites that differ from their neighbors by more than `defect_threshold ()`;
+    - `white_balance`: applies the gains `white_balance (3,)` and clips at the least of them, so that saturated areas
+      are white;
+    - `demosaic`: interpolates by Malvar, He and Cutler (2004);
+    - `chroma_denoising`: smooths U and V by a Gaussian of `chroma_sigma ()` pixels;
+    - `color_correct`: applies the matrix `colour_correction (3, 3)`;
+    - `saturation`: multiplies U and V by `saturation ()`;
+    - `local_tone_map`: compresses large contrasts by `tone_strength ()`, and small ones by `tone_detail ()`;
+    - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;
+    - `srgb`: applies the tone curve of sRGB;
+    - `contrast`: stretches values away from `contrast_pivot ()` by `contrast ()`;
+    - `curve`: a tone curve of 8 segments, `curve (8,)`, which changes nothing at first;
+    - `clipped`: clips to [0, 1].
+
+    A negative gain of the camera is taken as positive, and the matrix negates the channel instead, which gives the same
+    colors. Only then are the gains the levels at which the colors saturate.
+
+    Args:
+        camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
+            `colour_correction`.
+
+    Returns:
+        The pipeline.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> pipeline = isp.full(isp.CAMERAS["drone"])
+        >>> pipeline.stage_names[:4]
+        ('black_level', 'defects', 'white_balance', 'demosaic')
+        >>> pipeline(jnp.full((4, 6), 0.3)).shape
+        (4, 6, 3)
+    """
+    positive = with_positive_gains(camera)
+    function, parameters, options = ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
+    made = [
+        stages.black_level(positive),
+        stages.defects(positive.pattern),
+        stages.mosaic_white_balance(positive),
+        Stage("demosaic", demosaic.malvar2004, options={"pattern": positive.pattern}),
+        stages.color_correct(positive),
+        stages.saturation(1.1),
+        stages.local_tone_map(0.15),
+        stages.srgb(),
+        stages.contrast(1.05),
+        stages.curve(),
+        stages.clipped(),
+        # From here on in display values: in linear light, the color of a bright pixel would drown its dark neighbors.
+        stages.chroma_denoising(),
+        Stage("sharpening", function, parameters, options),
+        stages.clipped("output_clipped"),
+    ]
+    return Pipeline(made)
+
+
+def with_positive_gains(camera: Camera) -> Camera:
+    """Makes all gains of a camera positive, by moving the signs of negative ones into the color matrix.
+
+    Args:
+        camera: The camera.
+
+    Returns:
+        A camera that gives the same colors.
+
+    Example:
+        >>> import isp
+        >>> from isp.full import with_positive_gains
+        >>> camera = with_positive_gains(isp.CAMERAS["microscopy"])
+        >>> camera.white_balance, camera.color_matrix[0]
+        ((0.6567, 1.9673, 3.5304), (2.0338, 0.0933, 0.4157))
+    """
+    gains = np.array(camera.white_balance)
+    matrix = np.array(camera.color_matrix) * np.sign(gains)
+    return dataclasses.replace(camera, white_balance=np.abs(gains), color_matrix=matrix)
