@@ -50,9 +50,7 @@ def balance_mosaic(
 
 
 @jax.jit
-def shades_of_gray(
-    rgb: Float[Array, "*batch height width 3"], power: Scalar = 6.0
-) -> Float[Array, "*batch 3"]:
+def shades_of_gray(rgb: Float[Array, "*batch height width 3"], power: Scalar = 6.0) -> Float[Array, "*batch 3"]:
     """Estimates the gains that make the light of a picture neutral.
 
     Assumes that the Minkowski norm of each channel over the picture would be the same under white light: G. D.

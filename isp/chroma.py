@@ -39,7 +39,7 @@ def chroma_denoising(
         >>> bool(np.allclose(isp.color.luma(smooth), isp.color.luma(rgb), atol=1e-6))
         True
         >>> np.asarray(smooth)[2, 2].round(2)
-        array([0.6 , 0.52, 0.51], dtype=float32)
+        array([0.6 , 0.52, 0.5 ], dtype=float32)
     """
     return _chroma_denoising(rgb, sigma, checks.gaussian_size("sigma", sigma, size))
 

@@ -198,9 +198,7 @@ def with_luma(
 
 
 @jax.jit
-def saturation(
-    rgb: Float[Array, "*batch height width 3"], amount: Scalar
-) -> Float[Array, "*batch height width 3"]:
+def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Float[Array, "*batch height width 3"]:
     """Moves colors away from the gray of their luma, or towards it; the luma stays.
 
     Args:

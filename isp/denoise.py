@@ -1,4 +1,4 @@
-"""Denoising: Gaussian smoothing, the median, a cut in the frequency domain, total variation and the bilateral filter.
+"""Denoising: Gaussian smoothing, the median, a cut in the frequency domain, total variation, and weighted means.
 
 Methods that work on the luma leave U and V as they are.
 """

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from isp import demosaic, sharpen, stages
+from isp import demosaic, stages
 from isp.algorithms import ALGORITHMS
 from isp.camera import Camera
 from isp.pipeline import Pipeline, Stage
@@ -16,19 +16,21 @@ def full(camera: Camera) -> Pipeline:
     The stages are
 
     - `black_level`: subtracts `black_level (4,)`, in CFA order, and keeps white at 1;
-    - `defects`: replaces sites that differ from their neighbors by more than `defect_threshold ()`;
+    - `defects`: replaces sites that differ from all of their neighbors by more than `defect_threshold ()`;
     - `white_balance`: applies the gains `white_balance (3,)` and clips at the least of them, so that saturated areas
       are white;
     - `demosaic`: interpolates by Malvar, He and Cutler (2004);
-    - `chroma_denoising`: smooths U and V by a Gaussian of `chroma_sigma ()` pixels;
     - `color_correct`: applies the matrix `colour_correction (3, 3)`;
     - `saturation`: multiplies U and V by `saturation ()`;
-    - `local_tone_map`: compresses large contrasts by `tone_strength ()`, and small ones by `tone_detail ()`;
-    - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;
+    - `local_tone_map`: removes the fraction `tone_strength ()` of large contrasts, and multiplies small ones by
+      `tone_detail ()`;
     - `srgb`: applies the tone curve of sRGB;
     - `contrast`: stretches values away from `contrast_pivot ()` by `contrast ()`;
     - `curve`: a tone curve of 8 segments, `curve (8,)`, which changes nothing at first;
-    - `clipped`: clips to [0, 1].
+    - `clipped`: clips to [0, 1];
+    - `chroma_denoising`: smooths U and V by a Gaussian of `chroma_sigma ()` pixels;
+    - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;
+    - `output_clipped`: clips to [0, 1].
 
     A negative gain of the camera is taken as positive, and the matrix negates the channel instead, which gives the same
     colors. Only then are the gains the levels at which the colors saturate.
@@ -50,13 +52,16 @@ def full(camera: Camera) -> Pipeline:
         (4, 6, 3)
     """
     positive = with_positive_gains(camera)
+    balance, matrix = stages.mosaic_white_balance(positive), stages.color_correct(positive)
+    if positive != camera:
+        balance, matrix = _on_their_own(balance), _on_their_own(matrix)
     function, parameters, options = ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
     made = [
         stages.black_level(positive),
         stages.defects(positive.pattern),
-        stages.mosaic_white_balance(positive),
-        Stage("demosaic", demosaic.malvar2004, options={"pattern": positive.pattern}),
-        stages.color_correct(positive),
+        balance,
+        Stage("demosaic", demosaic.malvar2004, options={"pattern": positive.pattern, "border": "mirror"}),
+        matrix,
         stages.saturation(1.1),
         stages.local_tone_map(0.15),
         stages.srgb(),
@@ -90,3 +95,9 @@ def with_positive_gains(camera: Camera) -> Camera:
     gains = np.array(camera.white_balance)
     matrix = np.array(camera.color_matrix) * np.sign(gains)
     return dataclasses.replace(camera, white_balance=np.abs(gains), color_matrix=matrix)
+
+
+def _on_their_own(stage: Stage) -> Stage:
+    """Returns a stage whose parameters do not claim to start from the camera."""
+    parameters = {name: dataclasses.replace(each, camera=None) for name, each in stage.parameters.items()}
+    return dataclasses.replace(stage, parameters=parameters)

@@ -1,7 +1,7 @@
 """Highlights: what to do where the sensor is saturated.
 
-A saturated site has the value 1 before the gains. The gains move this level apart: with gains of 2, 1 and 1.5, a
-saturated white patch becomes (2, 1, 1.5), which is magenta. Above the level of the least saturated channel, the ratio of
+A saturated site has the value 1 before the gains. The gains set the levels of the channels apart: with gains of 2, 1
+and 1.5, a saturated white patch becomes (2, 1, 1.5), which is magenta. Above the least of these levels, the ratio of
 the channels is not known.
 """
 

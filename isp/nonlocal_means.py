@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isp._engine import stencil
-from isp._engine.checks import Scalar, check_image, check_positive, check_size
+from isp._engine.checks import Scalar, check_image, check_patches
 
 # Patches at a greater distance have no weight in scikit-image.
 _CUTOFF = 5.0
@@ -57,14 +57,11 @@ def nlm_denoising(
         >>> import numpy as np
         >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
         >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
-        >>> denoised = isp.denoise.nlm_denoising(rgb, 0.1, patch_size=3, patch_distance=2)
+        >>> denoised = isp.denoise.nlm_denoising(rgb, 0.2, patch_size=3, patch_distance=2, centered=True)
         >>> np.asarray(denoised)[3, 1:5, 0].round(2)
-        array([0.22, 0.22, 0.78, 0.78], dtype=float32)
+        array([0.23, 0.23, 0.77, 0.77], dtype=float32)
     """
-    check_positive("strength", strength)
-    check_size(patch_size)
-    if not isinstance(patch_distance, int) or patch_distance < 1:
-        raise ValueError(f"patch_distance must be a whole number of pixels from 1 on, got {patch_distance!r}")
+    check_patches(strength, patch_size, patch_distance)
     return _nlm_denoising(rgb, strength, patch_size, patch_distance, centered)
 
 

@@ -71,7 +71,9 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None) 
             _color_correct,
             {
                 # A few images cannot determine 81 weights, and no camera maker tunes them by hand.
-                "debayer": Parameter(demosaic.BILINEAR_KERNEL, width=1, labels=calibration.WEIGHTS, unit="weight", tuned=False),
+                "debayer": Parameter(
+                    demosaic.BILINEAR_KERNEL, width=1, labels=calibration.WEIGHTS, unit="weight", tuned=False
+                ),
                 "white_balance": calibration.white_balance(camera),
                 "colour_correction": calibration.color_matrix(camera),
             },

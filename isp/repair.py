@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import bayer
@@ -10,7 +11,7 @@ from isp._engine.checks import Scalar, check_positive
 
 
 def defects(
-    raw: Shaped[Array, "..."],
+    raw: Shaped[Array | np.ndarray, "..."],
     threshold: Scalar = 0.1,
     pattern: str = "RGGB",
     *,
@@ -22,7 +23,8 @@ def defects(
     A site is compared with the median of its nearest sites of the same color: the four nearest, and all others that are
     as near as the farthest of them. In a Bayer mosaic, a green site has its four diagonal neighbors, and a red or blue
     site the four of its color in its row and column. The median of an even number of values is the mean of the two in
-    the middle, so one defect among the neighbors does no harm. The border mirrors the mosaic.
+    the middle, so one defect among the neighbors does no harm. At the border, sites of the same color farther inside take
+    the place of neighbors beyond it.
 
     The gradient goes to the values in the middle where a site is replaced. Forward-mode derivatives do not work.
 
@@ -47,7 +49,7 @@ def defects(
     Example:
         >>> import isp
         >>> import numpy as np
-        >>> raw = np.full((6, 6), 0.25, np.float32)
+        >>> raw = np.full((8, 8), 0.25, np.float32)
         >>> raw[2, 2], raw[3, 4] = 1.0, 0.0
         >>> bool((isp.repair.defects(raw) == 0.25).all())
         True

@@ -105,7 +105,7 @@ def contrast(
 
 @jax.jit
 def curve(
-    rgb: Float[Array, "*batch height width 3"], rises: Float[Array | np.ndarray, "segments"]
+    rgb: Float[Array, "*batch height width 3"], rises: Float[Array | np.ndarray, " segments"]
 ) -> Float[Array, "*batch height width 3"]:
     """Applies a tone curve of straight segments that rises everywhere, whatever its parameters.
 

@@ -1,6 +1,7 @@
 """Pipelines by name.
 
 - `parametrized`: the differentiable pipeline of the study.
+- `full`: a modern pipeline in the usual order of a camera's own.
 - `<demosaic>.<sharpen>.<denoise>`: classical algorithms of `isp.ALGORITHMS`, such as
   `malvar2004.unsharp_masking.gaussian_denoising`.
 - `<file>.py:<function>`: the user's own pipeline, made by a function `make(camera) -> isp.Pipeline` in a Python file.
@@ -23,6 +24,8 @@ from flax import nnx
 
 import isp
 from r2l_jax.runtime.errors import InputError
+
+_KNOWN: dict[str, Callable[[isp.Camera], isp.Pipeline]] = {"parametrized": isp.parametrized, "full": isp.full}
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
@@ -124,8 +127,8 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     Raises:
         InputError: no pipeline has this name, or the file cannot be read, raises, or lacks the function.
     """
-    if name == "parametrized":
-        return NamedPipeline(name, name, isp.parametrized)
+    if name in _KNOWN:
+        return NamedPipeline(name, name, _KNOWN[name])
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return _from_file(name, pathlib.Path(path), function, flag)
@@ -138,7 +141,7 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
         return NamedPipeline(name, name, lambda camera: isp.static(camera, *algorithms))
     choices = " . ".join("|".join(isp.ALGORITHMS[step]) for step in _STEPS)
     raise InputError(
-        f"{flag}: no pipeline is called {name!r}; there are parametrized, {choices}, and <file>.py:<function>"
+        f"{flag}: no pipeline is called {name!r}; there are {', '.join(_KNOWN)}, {choices}, and <file>.py:<function>"
     )
 
 

@@ -34,9 +34,8 @@ def middles(raw: Array, tile: np.ndarray) -> tuple[Array, Array]:
     """Computes, for each site of mosaics `(..., H, W)`, the two values in the middle of its neighbors' values.
 
     The neighbors are the 4 nearest sites of the same color and all others that are as near as the farthest of them.
-    Half the sum of the two values is their median; the two are the same for an odd number of neighbors. Beyond the
-    border, the mosaic is mirrored where that keeps colors in place, and the sites of its outermost tile are repeated
-    where it does not.
+    Half the sum of the two values is their median; the two are the same for an odd number of neighbors. The neighbors
+    beyond the border are sites of the same color farther inside.
 
     Neighbors that tie for a value share its gradient evenly. Forward mode does not work.
     """
@@ -111,7 +110,7 @@ def _backward(
     shape, reach = residuals[0].shape, _reach(tile, fewest)
     planes, values, gradients = jax.tree.map(lambda plane: plane.reshape(-1, *shape[-2:]), (*residuals, gradients))
 
-    def divide(padded: Array, values: tuple[Array, Array], gradients: tuple[Array, Array]) -> tuple[Array, ...]:
+    def divide(padded: Array, values: tuple[Array, ...], gradients: tuple[Array, ...]) -> tuple[Array, ...]:
         """Divides a site's gradients by the numbers of neighbors that equal its values."""
         counts = [jnp.ones_like(gradient) for gradient in gradients]
         for offsets, mask in _masks(tile, fewest, padded.shape[-1] - 2 * reach).items():
@@ -121,7 +120,7 @@ def _backward(
                 counts[i] = _select(mask, ties, counts[i])
         return tuple(gradient / count for gradient, count in zip(gradients, counts, strict=True))
 
-    def collect(padded: Array, values: tuple[Array, Array], shares: tuple[Array, Array]) -> Array:
+    def collect(padded: Array, values: tuple[Array, ...], shares: tuple[Array, ...]) -> Array:
         """Gathers, for each padded site, the shares of the sites that it is a neighbor of."""
         height, width = padded.shape[-2:]
         collected = jnp.zeros_like(padded)
@@ -168,9 +167,7 @@ def _masks(tile: Tile, fewest: int, width: int) -> dict[Offsets, Bool[np.ndarray
     return {offsets: mask[:, np.arange(width) % mask.shape[1]] for offsets, mask in found.items()}
 
 
-def _masks_beyond(
-    tile: Tile, fewest: int, height: int, width: int
-) -> dict[Offsets, Bool[np.ndarray, "rows cols"]]:
+def _masks_beyond(tile: Tile, fewest: int, height: int, width: int) -> dict[Offsets, Bool[np.ndarray, "rows cols"]]:
     """Lays out the masks for a padded plane and as much padding around it again; beyond the mosaic they are false."""
     reach = _reach(tile, fewest)
     inside = np.ix_(np.arange(height - 2 * reach) % len(tile), np.arange(width - 2 * reach) % len(tile[0]))
@@ -197,13 +194,20 @@ def _unpadded(tile: Tile, fewest: int, padded: Array, planes: Array) -> Array:
 def _extended(tile: Tile, fewest: int, planes: Array) -> Array:
     reach = _reach(tile, fewest)
     for axis, period in ((-2, len(tile)), (-1, len(tile[0]))):
-        side = planes.shape[axis]
-        if period <= 2:
-            margins = [(0, 0)] * planes.ndim
-            margins[axis] = (reach, reach)
-            planes = jnp.pad(planes, margins, "reflect")
-        else:
-            before = np.arange(-reach, 0) % period
-            after = side - period + np.arange(reach) % period
-            planes = jnp.take(planes, np.concatenate([before, np.arange(side), after]), axis)
+        before, after = _beyond(planes.shape[axis], period, reach)
+        parts = [jnp.take(planes, before, axis, mode="clip"), planes, jnp.take(planes, after, axis, mode="clip")]
+        planes = jnp.concatenate(parts, axis)
     return planes
+
+
+def _beyond(side: int, period: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses the rows that stand for those before and after a mosaic, a whole number of tiles farther inside.
+
+    If the mosaic is large enough, they are so far inside that no site is twice a neighbor of another, as in a mirrored
+    mosaic. Otherwise one defect could outvote the other neighbors of a site at the border.
+    """
+    tiles = min(2 * reach // period + 1, (side - 1) // period)
+    shift = tiles * period
+    before = np.arange(-reach, 0) + shift
+    before = np.where(before < 0, before % period, before)
+    return before, (side - 1 - before)[::-1]
