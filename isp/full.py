@@ -26,7 +26,7 @@ def full(camera: Camera) -> Pipeline:
       `tone_detail ()`;
     - `srgb`: applies the tone curve of sRGB;
     - `contrast`: stretches values away from `contrast_pivot ()` by `contrast ()`;
-    - `curve`: a tone curve of 8 segments, `curve (8,)`, which changes nothing at first;
+    - `curve`: a tone curve of 4 segments, `curve (4,)`, which changes nothing at first;
     - `clipped`: clips to [0, 1];
     - `chroma_denoising`: smooths U and V by a Gaussian of `chroma_sigma ()` pixels;
     - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;

@@ -23,8 +23,8 @@ def defects(
     A site is compared with the median of its nearest sites of the same color: the four nearest, and all others that are
     as near as the farthest of them. In a Bayer mosaic, a green site has its four diagonal neighbors, and a red or blue
     site the four of its color in its row and column. The median of an even number of values is the mean of the two in
-    the middle, so one defect among the neighbors does no harm. At the border, sites of the same color farther inside take
-    the place of neighbors beyond it.
+    the middle, so one defect among the neighbors does no harm. At the border, sites of the same color farther inside
+    take the place of neighbors beyond it.
 
     The gradient goes to the values in the middle where a site is replaced. Forward-mode derivatives do not work.
 
@@ -65,14 +65,9 @@ def _defects(raw: Array, threshold: Scalar, pattern: str, softness: float | None
     tile = tiles.tile(pattern)
 
     def repair(raw: Array) -> Array:
-        low, high = neighbors.middles(raw, tile)
-        median = (low + high) / 2
-        if lone:
-            least, greatest = neighbors.extremes(raw, tile)
-            excess = jnp.maximum(raw - greatest, least - raw) - threshold
-        else:
-            excess = jnp.abs(raw - median) - threshold
-        return _replaced(raw, median, excess, softness)[..., None]
+        median = neighbors.median(raw, tile)
+        difference = neighbors.excess(raw, tile) if lone else jnp.abs(raw - median)
+        return _replaced(raw, median, difference - threshold, softness)[..., None]
 
     return stencil.by_strips(repair, raw, 2)[..., 0]
 

@@ -16,6 +16,9 @@ from isp.highlights import MODES, Mode, highlights
 from isp.parameter import Parameter
 from isp.pipeline import Stage
 
+# The quarters of the range of display values.
+_RANGES = ("shadows", "darks", "lights", "highlights")
+
 
 def black_level(camera: Camera, rescale: bool = True) -> Stage:
     """Makes the stage `black_level`, which subtracts the black level of each site.
@@ -272,11 +275,12 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
     return Stage("contrast", tone.contrast, parameters, fused_after={(tone.srgb, 0): _srgb_contrast})
 
 
-def curve(segments: int = 8) -> Stage:
+def curve(segments: int = 4) -> Stage:
     """Makes the stage `curve`, a tone curve that can be learned and rises everywhere.
 
     Args:
-        segments: The number of straight segments, whose equal rises change nothing at first.
+        segments: The number of straight segments, whose equal rises change nothing at first. Four of them are named
+            shadows, darks, lights and highlights.
 
     Returns:
         The stage, for images.
@@ -286,12 +290,13 @@ def curve(segments: int = 8) -> Stage:
 
     Example:
         >>> import isp
-        >>> isp.stages.curve(4).parameters["curve"].value
-        array([0., 0., 0., 0.])
+        >>> isp.stages.curve().parameters["curve"].labels
+        ('shadows', 'darks', 'lights', 'highlights')
     """
     if segments < 1:
         raise ValueError(f"segments must be at least 1, got {segments}")
-    parameters = {"curve": Parameter(np.zeros(segments), width=1, unit="log rise")}
+    labels = _RANGES if segments == len(_RANGES) else None
+    parameters = {"curve": Parameter(np.zeros(segments), width=1, labels=labels, unit="log rise")}
     return Stage("curve", tone.curve, parameters, fused_after={(_srgb_contrast, 2): _srgb_contrast_curve})
 
 

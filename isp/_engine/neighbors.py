@@ -1,7 +1,8 @@
-"""Medians and extremes of the nearest sites of the same color, for any periodic color filter array."""
+"""Statistics of the nearest sites of the same color, for any periodic color filter array."""
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,49 +13,54 @@ from isp._engine import stencil
 from isp._engine.derivatives import with_gradient
 from isp._engine.median import sort_arrays
 
-# The middle is that of at least this many neighbors. With more, a line of one site's width would be taken for a row of
-# defects; with fewer, two defects side by side would vouch for each other.
-_FOR_MIDDLES = 4
-
-# The extremes are those of at least this many neighbors: among the four nearest green sites of a Bayer mosaic, none is
-# in the row or the column of the site in their middle.
-_FOR_EXTREMES = 8
-
 # Places of a site's neighbors relative to the site, in rows and columns.
 Offsets = tuple[tuple[int, int], ...]
 
 # The tile as nested tuples, which can be hashed.
 Tile = tuple[tuple[int, ...], ...]
 
-# Returns the places of the two wanted values among a number of values in ascending order.
-Ranks = Callable[[int], tuple[int, int]]
+
+class Statistic(NamedTuple):
+    """What to compute of the values of a site's neighbors.
+
+    Attributes:
+        fewest: The least number of neighbors: the nearest, and all others that are as near as the farthest of them.
+        ranks: Returns the places of two values among a number of values in ascending order.
+        combine: Computes the statistic from these two values and the site's own, for whole planes.
+    """
+
+    fewest: int
+    ranks: Callable[[int], tuple[int, int]]
+    combine: Callable[[Array, Array, Array], Array]
 
 
-def middles(raw: Array, tile: np.ndarray) -> tuple[Array, Array]:
-    """Computes, for each site of mosaics `(..., H, W)`, the two values in the middle of its neighbors' values.
+def median(raw: Array, tile: np.ndarray) -> Array:
+    """Computes, for each site of mosaics `(..., H, W)`, the median of its 4 nearest neighbors of the same color.
 
-    The neighbors are the 4 nearest sites of the same color and all others that are as near as the farthest of them.
-    Half the sum of the two values is their median; the two are the same for an odd number of neighbors. The neighbors
-    beyond the border are sites of the same color farther inside.
+    Neighbors that are as near as the farthest of the 4 count as well. The median of an even number of values is the
+    mean of the two in the middle. The neighbors beyond the border are sites of the same color farther inside.
 
     Neighbors that tie for a value share its gradient evenly. Forward mode does not work.
     """
-    low, high = _pairs(_as_tuples(tile), _FOR_MIDDLES, _in_the_middle, raw)
-    return low, high
+    return _statistic(_as_tuples(tile), _MEDIAN, raw)
 
 
-def extremes(raw: Array, tile: np.ndarray) -> tuple[Array, Array]:
-    """Computes, as `middles` does, the least and the greatest value of the 8 or more nearest neighbors."""
-    least, greatest = _pairs(_as_tuples(tile), _FOR_EXTREMES, _at_the_ends, raw)
-    return least, greatest
+def excess(raw: Array, tile: np.ndarray) -> Array:
+    """Computes how far each site lies beyond the range of its 8 nearest neighbors of the same color.
+
+    Inside the range, the result is negative. Everything else is as in `median`.
+    """
+    return _statistic(_as_tuples(tile), _EXCESS, raw)
 
 
-def _in_the_middle(count: int) -> tuple[int, int]:
-    return (count - 1) // 2, count // 2
+# With more neighbors, a line of one site's width would be taken for a row of defects; with fewer, two defects side by
+# side would vouch for each other.
+_MEDIAN = Statistic(4, lambda count: ((count - 1) // 2, count // 2), lambda low, high, _: (low + high) / 2)
 
-
-def _at_the_ends(count: int) -> tuple[int, int]:
-    return 0, count - 1
+# Among the 4 nearest green sites of a Bayer mosaic, none is in the row or the column of the site in their middle.
+_EXCESS = Statistic(
+    8, lambda count: (0, count - 1), lambda least, greatest, own: jnp.maximum(own - greatest, least - own)
+)
 
 
 def _as_tuples(tile: np.ndarray) -> Tile:
@@ -85,40 +91,34 @@ def _reach(tile: Tile, fewest: int) -> int:
     return max(abs(step) for offsets in neighborhoods(tile, fewest) for place in offsets for step in place)
 
 
-def _ranked(tile: Tile, fewest: int, ranks: Ranks, raw: Array) -> tuple[Array, Array]:
+def _compute(tile: Tile, statistic: Statistic, raw: Array) -> Array:
+    def compute(padded: Array, planes: Array) -> Array:
+        first, second = _sorted(tile, statistic, padded)
+        return statistic.combine(first, second, planes)
+
     planes = raw.reshape(-1, *raw.shape[-2:])
-    values = stencil.apart(functools.partial(_sorted, tile, fewest, ranks))(_padded(tile, fewest, planes))
-    low, high = (plane.reshape(raw.shape) for plane in values)
-    return low, high
+    return stencil.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
 
 
-def _forward(
-    tile: Tile, fewest: int, ranks: Ranks, raw: Array
-) -> tuple[tuple[Array, Array], tuple[Array, tuple[Array, Array]]]:
-    values = _pairs(tile, fewest, ranks, raw)
-    return values, (raw, values)
+def _forward(tile: Tile, statistic: Statistic, raw: Array) -> tuple[Array, Array]:
+    return _compute(tile, statistic, raw), raw
 
 
-def _backward(
-    tile: Tile,
-    fewest: int,
-    ranks: Ranks,
-    residuals: tuple[Array, tuple[Array, Array]],
-    gradients: tuple[Array, Array],
-) -> tuple[Array]:
-    """Compares with the values again; the derivatives of the sorting network would keep each comparison."""
-    shape, reach = residuals[0].shape, _reach(tile, fewest)
-    planes, values, gradients = jax.tree.map(lambda plane: plane.reshape(-1, *shape[-2:]), (*residuals, gradients))
+def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> tuple[Array]:
+    """Compares with the two values again; the derivatives of the sorting network would keep each comparison."""
+    fewest, reach = statistic.fewest, _reach(tile, statistic.fewest)
+    planes = raw.reshape(-1, *raw.shape[-2:])
 
-    def divide(padded: Array, values: tuple[Array, ...], gradients: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Divides a site's gradients by the numbers of neighbors that equal its values."""
+    def divide(padded: Array, values: tuple[Array, ...], planes: Array, gradient: Array) -> tuple[Array, ...]:
+        """Divides the gradients of the two values by the numbers of neighbors that equal them."""
+        *gradients, own = jax.vjp(statistic.combine, *values, planes)[1](gradient)
         counts = [jnp.ones_like(gradient) for gradient in gradients]
-        for offsets, mask in _masks(tile, fewest, padded.shape[-1] - 2 * reach).items():
+        for offsets, mask in _masks(tile, fewest, planes.shape[-1]).items():
             around = _shifted(padded, offsets, reach)
             for i, value in enumerate(values):
                 ties = stencil.total((neighbor == value).astype(value.dtype) for neighbor in around)
                 counts[i] = _select(mask, ties, counts[i])
-        return tuple(gradient / count for gradient, count in zip(gradients, counts, strict=True))
+        return (own, *(gradient / count for gradient, count in zip(gradients, counts, strict=True)))
 
     def collect(padded: Array, values: tuple[Array, ...], shares: tuple[Array, ...]) -> Array:
         """Gathers, for each padded site, the shares of the sites that it is a neighbor of."""
@@ -135,23 +135,24 @@ def _backward(
         return collected
 
     padded = _padded(tile, fewest, planes)
-    shares = stencil.apart(divide)(padded, values, gradients)
+    values = stencil.apart(functools.partial(_sorted, tile, statistic))(padded)
+    own, *shares = stencil.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
     # The sites that see a padded site lie up to `reach` away, and the padding already reaches that far.
     around = functools.partial(stencil.pad, rows=2 * reach, cols=2 * reach, border="zero")
     collected = stencil.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
-    return (_unpadded(tile, fewest, collected, planes).reshape(shape),)
+    return ((own + _unpadded(tile, fewest, collected, planes)).reshape(raw.shape),)
 
 
-_pairs = with_gradient(_ranked, _forward, _backward, static_argnums=(0, 1, 2))
+_statistic = with_gradient(_compute, _forward, _backward, static_argnums=(0, 1))
 
 
-def _sorted(tile: Tile, fewest: int, ranks: Ranks, padded: Array) -> tuple[Array, ...]:
-    """Computes the wanted values of each site's neighbors, by a network of comparisons."""
-    reach = _reach(tile, fewest)
+def _sorted(tile: Tile, statistic: Statistic, padded: Array) -> tuple[Array, ...]:
+    """Computes the two values of each site's neighbors, by a network of comparisons."""
+    reach = _reach(tile, statistic.fewest)
     chosen: tuple[Array, ...] = ()
-    for offsets, mask in _masks(tile, fewest, padded.shape[-1] - 2 * reach).items():
+    for offsets, mask in _masks(tile, statistic.fewest, padded.shape[-1] - 2 * reach).items():
         ranked = sort_arrays(_shifted(padded, offsets, reach))
-        values = tuple(ranked[rank] for rank in ranks(len(ranked)))
+        values = tuple(ranked[rank] for rank in statistic.ranks(len(ranked)))
         chosen = tuple(_select(mask, value, other) for value, other in zip(values, chosen or values, strict=True))
     return chosen
 
