@@ -1,8 +1,8 @@
 """Differentiable, compiled image signal processing: from raw sensor data to RGB.
 
-`parametrized` and `static` build the pipelines of the study, and `Pipeline` and `Stage` build others. Each stage is a
-plain function of arrays that also works alone; the modules `bayer`, `color`, `demosaic`, `denoise`, `sensor`, `sharpen`
-and `tone` hold these functions.
+`parametrized` and `static` build the pipelines of the study, and `full` a modern one; `Pipeline`, `Stage` and the
+makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules `balance`,
+`bayer`, `color`, `demosaic`, `denoise`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these functions.
 
 A mosaic is an array `(..., H, W)` with one color per site, and an image is `(..., H, W, 3)`, with any number of leading
 batch axes. Both are floating point with white at 1. Functions do not clip unless they say so, and `jax.jit`, `jax.grad`
