@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import bayer
-from isp._engine import stencil, tiles
+from isp._engine import planes, stencil, tiles
 from isp._engine.checks import Scalar, check_image
 
 
@@ -131,5 +131,5 @@ def auto_white_balance(
     gains = shades_of_gray(rgb, power)
     if camera_gains is not None:
         gains = jnp.exp(share * jnp.log(gains) + (1 - share) * jnp.log(jnp.asarray(camera_gains, rgb.dtype)))
-    by_channel = [rgb[..., channel] * gains[..., channel, None, None] for channel in range(3)]
-    return jnp.stack(by_channel, -1)
+    channels = enumerate(planes.split(rgb))
+    return jnp.stack([plane * gains[..., channel, None, None] for channel, plane in channels], -1)

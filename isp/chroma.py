@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isp import color
-from isp._engine import checks, gaussian
+from isp._engine import checks, gaussian, planes
 from isp._engine.checks import Scalar
 
 
@@ -46,10 +46,12 @@ def chroma_denoising(
 
 @jax.jit(static_argnames="size")
 def _chroma_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
-    luma = color.luma(rgb)
-    # U and V are multiples of these differences, so smoothing the differences smooths U and V.
-    red, blue = gaussian.smooth((rgb[..., 0] - luma, rgb[..., 2] - luma), sigma, size)
-    # The weighted differences sum to zero, which leaves the luma as it is.
+    checks.check_image(rgb)
+    red, green, blue = planes.split(rgb)
     of_red, of_green, of_blue = (float(weight) for weight in color.RGB_TO_YUV[0])
+    luma = of_red * red + of_green * green + of_blue * blue
+    # U and V are multiples of these differences, so smoothing the differences smooths U and V.
+    red, blue = gaussian.smooth((red - luma, blue - luma), sigma, size)
+    # The weighted differences sum to zero, which leaves the luma as it is.
     green = -(of_red / of_green) * red - (of_blue / of_green) * blue
     return jnp.stack([luma + red, luma + green, luma + blue], -1)

@@ -77,7 +77,7 @@ def gaussian_blur(
         >>> np.asarray(blurred)[2, :, 0].round(3)
         array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
-    return color.with_luma(rgb, stencil.correlate(color.luma(rgb), kernel, "mirror"))
+    return color.replaced_luma(rgb, lambda luma: stencil.correlate(luma, kernel, "mirror"))
 
 
 def gaussian_denoising(
@@ -112,7 +112,7 @@ def gaussian_denoising(
 
 @jax.jit(static_argnames="size")
 def _gaussian_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
-    return color.with_luma(rgb, gaussian_filter(color.luma(rgb), sigma, size))
+    return color.replaced_luma(rgb, lambda luma: gaussian_filter(luma, sigma, size))
 
 
 @jax.jit(static_argnames="size")
@@ -171,7 +171,7 @@ def median_denoising(
         0.0
     """
     checks.check_size(size)
-    return color.with_luma(rgb, window_median(color.luma(rgb), size))
+    return color.replaced_luma(rgb, lambda luma: window_median(luma, size))
 
 
 def fft_denoising(

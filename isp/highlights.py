@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from isp._engine import planes
 from isp._engine.checks import check_image
 
 Mode = Literal["clip", "desaturate"]
@@ -63,11 +64,11 @@ def _highlights(rgb: Array, gains: Array, mode: Mode, start: float) -> Array:
     check_image(rgb)
     # Not jnp.min: XLA would compute the reduction anew for each pixel.
     white = functools.reduce(jnp.minimum, [gains[channel] for channel in range(3)])
-    planes = [rgb[..., channel] for channel in range(3)]
-    clipped = [jnp.minimum(plane, white) for plane in planes]
+    channels = planes.split(rgb)
+    clipped = [jnp.minimum(plane, white) for plane in channels]
     if mode == "clip":
         return jnp.stack(clipped, -1)
-    red, green, blue = (plane / gains[channel] for channel, plane in enumerate(planes))
+    red, green, blue = (plane / gains[channel] for channel, plane in enumerate(channels))
     fullest = jnp.maximum(jnp.maximum(red, green), blue)
     rise = jnp.clip((fullest - start) / (1 - start), 0, 1)
     fade = rise * rise * (3 - 2 * rise)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import stencil
+from isp._engine import planes, stencil
 from isp._engine.checks import Scalar, check_image, check_positive, check_size
 
 # The luminance of linear sRGB, of IEC 61966-2-1 (ITU-R BT.709).
@@ -77,13 +77,14 @@ def _local_tone_map(
 ) -> Array:
     check_image(rgb)
     *batch, height, width, _ = rgb.shape
-    luminance = stencil.total(weight * rgb[..., channel] for channel, weight in enumerate(LUMINANCE))
+    channels = planes.split(rgb)
+    luminance = stencil.total(weight * plane for weight, plane in zip(LUMINANCE, channels, strict=True))
     logarithm = stencil.apart(functools.partial(_logarithm, floor=floor))(luminance.reshape(-1, height, width))
     slope, intercept = _lines(logarithm, smoothness, size, cell)
     factor = stencil.apart(functools.partial(_factor, cell=cell))
     factors = factor(logarithm, slope, intercept, jnp.asarray(strength), jnp.asarray(detail))
     factors = factors.reshape(*batch, height, width)
-    return jnp.stack([rgb[..., channel] * factors for channel in range(3)], -1)
+    return jnp.stack([plane * factors for plane in channels], -1)
 
 
 def _logarithm(luminance: Array, floor: float) -> Array:

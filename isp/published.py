@@ -220,8 +220,9 @@ def _mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array,
 
 def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
     """Computes `sharpen.sharpening_filter` and `denoise.gaussian_blur` without returning to RGB in between."""
-    sharp = stencil.correlate(color.luma(rgb), first, "zero")
-    return color.with_luma(rgb, stencil.correlate(sharp, second, "mirror"))
+    return color.replaced_luma(
+        rgb, lambda luma: stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
+    )
 
 
 def _add(rgb: Array, layer: Array) -> Array:

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isp import balance, bayer, calibration, chroma, color, local_tone, repair, shading, tone
-from isp._engine import checks, curves
+from isp._engine import checks, curves, planes
 from isp.camera import Camera
 from isp.highlights import MODES, Mode, highlights
 from isp.parameter import Parameter
@@ -347,6 +347,5 @@ def _srgb_contrast_curve(rgb: Array, amount: Array, pivot: Array, rises: Array) 
 
 def _all_curves(rgb: Array, amount: Array, pivot: Array, rises: Array, low: float, high: float) -> Array:
     """Computes `srgb`, `contrast`, `curve` and `clipped` in one pass, with the channels apart."""
-    planes = tuple(rgb[..., channel] for channel in range(3))
     shares = curves.shares(rises, rgb.dtype)
-    return jnp.stack(curves.all_at_once(planes, amount, pivot, shares, low, high), -1)
+    return jnp.stack(curves.all_at_once(planes.split(rgb), amount, pivot, shares, low, high), -1)
