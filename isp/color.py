@@ -225,6 +225,7 @@ def replaced_luma(rgb: Array, function: Callable[[Array], Array]) -> Array:
         >>> np.asarray(isp.color.replaced_luma(rgb, lambda luma: luma + 0.5)).round(3)
         array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
+    rgb = jnp.asarray(rgb)
     check_image(rgb)
     channels = planes.split(rgb)
     luma = _luma(*channels)
@@ -233,7 +234,9 @@ def replaced_luma(rgb: Array, function: Callable[[Array], Array]) -> Array:
 
 
 @jax.jit
-def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Float[Array, "*batch height width 3"]:
+def saturation(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"], amount: Scalar
+) -> Float[Array, "*batch height width 3"]:
     """Moves colors away from the gray of their luma, or towards it; the luma stays.
 
     Args:
