@@ -205,7 +205,9 @@ def with_luma(
     return replaced_luma(rgb, lambda _: new_luma)
 
 
-def replaced_luma(rgb: Array, function: Callable[[Array], Array]) -> Array:
+def replaced_luma(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"], function: Callable[[Array], Array]
+) -> Float[Array, "*batch height width 3"]:
     """Replaces the luma of images by a function of it; splits the channels only once, which makes gradients fast.
 
     Args:
@@ -225,18 +227,16 @@ def replaced_luma(rgb: Array, function: Callable[[Array], Array]) -> Array:
         >>> np.asarray(isp.color.replaced_luma(rgb, lambda luma: luma + 0.5)).round(3)
         array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
-    rgb = jnp.asarray(rgb)
-    check_image(rgb)
-    channels = planes.split(rgb)
+    image = jnp.asarray(rgb)
+    check_image(image)
+    channels = planes.split(image)
     luma = _luma(*channels)
     difference = function(luma) - luma
     return jnp.stack([plane + difference for plane in channels], -1)
 
 
 @jax.jit
-def saturation(
-    rgb: Float[Array | np.ndarray, "*batch height width 3"], amount: Scalar
-) -> Float[Array, "*batch height width 3"]:
+def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Float[Array, "*batch height width 3"]:
     """Moves colors away from the gray of their luma, or towards it; the luma stays.
 
     Args:
