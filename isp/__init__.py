@@ -1,8 +1,9 @@
 """Differentiable, compiled image signal processing: from raw sensor data to RGB.
 
-`parametrized` and `static` build the pipelines of the study, and `Pipeline` and `Stage` build others. Each stage is a
-plain function of arrays that also works alone; the modules `bayer`, `cfa`, `color`, `demosaic`, `denoise`, `sensor`,
-`sharpen` and `tone` hold these functions.
+`parametrized` and `static` build the pipelines of the study, and `full` a modern one; `Pipeline`, `Stage` and the
+makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules `balance`,
+`bayer`, `cfa`, `color`, `demosaic`, `denoise`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these
+functions.
 
 A mosaic is an array `(..., H, W)` with one color per site, and an image is `(..., H, W, 3)`, with any number of leading
 batch axes. Both are floating point with white at 1. Functions do not clip unless they say so, and `jax.jit`, `jax.grad`
@@ -17,9 +18,24 @@ Example:
     (4, 6, 3)
 """
 
-from isp import bayer, cfa, color, demosaic, denoise, sensor, sharpen, tone
+from isp import (
+    balance,
+    bayer,
+    calibration,
+    cfa,
+    color,
+    demosaic,
+    denoise,
+    repair,
+    sensor,
+    shading,
+    sharpen,
+    stages,
+    tone,
+)
 from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
+from isp.full import full
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, Stage
 from isp.published import PUBLISHED_STATIC, parametrized, static
@@ -33,14 +49,20 @@ __all__ = [
     "Parameter",
     "Pipeline",
     "Stage",
+    "balance",
     "bayer",
+    "calibration",
     "cfa",
     "color",
     "demosaic",
     "denoise",
+    "full",
     "parametrized",
+    "repair",
     "sensor",
+    "shading",
     "sharpen",
+    "stages",
     "static",
     "tone",
     "unprocess",

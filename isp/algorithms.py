@@ -15,12 +15,11 @@ from jaxtyping import Array
 
 from isp import cfa, demosaic, denoise, sharpen
 from isp._engine import checks
+from isp.calibration import COLORS
 from isp.parameter import Parameter
 
 # A setting as a user gives it, before it is checked.
 Setting = ArrayLike | str | None
-
-COLORS = ("red", "green", "blue")
 
 # The function of a stage, its parameters and its options.
 Parts = tuple[Callable[..., Array], dict[str, Parameter], dict[str, Hashable]]
@@ -167,6 +166,20 @@ def _bilateral(sigma_spatial: Setting = 0.6, sigma_color: Setting = None, bins: 
     return denoise.bilateral, parameters, {"size": size, "bins": bins}
 
 
+def _chroma_denoising(sigma: Setting = 1.5) -> Parts:
+    sigma = _start("sigma", sigma)
+    size = checks.gaussian_size("sigma", sigma, None)
+    return denoise.chroma_denoising, {"sigma": _strength(sigma, "pixels")}, {"size": size}
+
+
+def _nlm_denoising(strength: Setting = 0.1, patch_size: Setting = 7, patch_distance: Setting = 11) -> Parts:
+    strength, size = _start("strength", strength), _count("patch_size", patch_size)
+    distance = _count("patch_distance", patch_distance)
+    checks.check_patches(strength, size, distance)
+    options: dict[str, Hashable] = {"patch_size": size, "patch_distance": distance}
+    return denoise.nlm_denoising, {"strength": _strength(strength)}, options
+
+
 def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:
     """Makes the parameter of a setting whose natural range is its own value."""
     return Parameter(value, scale="log", unit=unit)
@@ -222,5 +235,7 @@ ALGORITHMS: dict[str, dict[str, Callable[..., Parts]]] = {
         "tv_chambolle": _tv_chambolle,
         "tv_bregman": _tv_bregman,
         "bilateral": _bilateral,
+        "chroma_denoising": _chroma_denoising,
+        "nlm_denoising": _nlm_denoising,
     },
 }

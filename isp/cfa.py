@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from isp._engine import stencil
 from isp._engine.checks import check_image
 
 # The colors of a 2x2 tile in the order (0, 0), (0, 1), (1, 0), (1, 1), which is called CFA order.
@@ -259,9 +260,9 @@ def _check_levels(black_level: Shaped[Array | np.ndarray, "..."], pattern: str) 
         raise ValueError(f"black_level must have shape {shape}, {meaning}, got {black_level.shape}")
 
 
-@jax.jit(static_argnames="pattern")
+@jax.jit(static_argnames=("pattern", "rescale"))
 def subtract_black_level(
-    raw: Shaped[Array, "..."], black_level: Float[Array, " levels"], pattern: str = "RGGB"
+    raw: Shaped[Array, "..."], black_level: Float[Array, " levels"], pattern: str = "RGGB", rescale: bool = False
 ) -> Float[Array, "*batch height width"]:
     """Subtracts the black level of each site, without clipping: noise around black keeps its mean.
 
@@ -269,6 +270,7 @@ def subtract_black_level(
         raw: A mosaic `(..., H, W)`.
         black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
         pattern: The colors of a tile, see the module. All Bayer patterns give the same result.
+        rescale: Whether to divide by 1 - black_level, so that white stays at 1. The pipelines of the study do not.
 
     Returns:
         The mosaic `(..., H, W)`, with black at 0.
@@ -287,10 +289,18 @@ def subtract_black_level(
     _check_levels(black_level, pattern)
     *batch, height, width = raw.shape
     if not is_bayer(pattern):
-        return raw - black_levels(black_level, pattern, height, width)
+        levels = black_levels(black_level, pattern, height, width)
+        return (raw - levels) / (1 - levels) if rescale else raw - levels
     # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
-    levels = jnp.tile(black_level.reshape(2, 2), width // 2)
-    return (raw.reshape(*batch, height // 2, 2, width) - levels).reshape(raw.shape)
+    above_black = raw.reshape(*batch, height // 2, 2, width) - _tiled_rows(black_level, width)
+    if rescale:
+        above_black *= _tiled_rows(1 / (1 - black_level), width)
+    return above_black.reshape(raw.shape)
+
+
+def _tiled_rows(by_site: Float[Array, "4"], width: int) -> Float[Array, "2 width"]:
+    """Repeats the two rows of a tile up to a width; a unit of its own, or XLA would look up each site of a mosaic."""
+    return stencil.apart(lambda by_site: jnp.tile(by_site.reshape(2, 2), width // 2))(by_site)
 
 
 def site_masks(height: int, width: int, pattern: str) -> Float[Array, "height width 3"]:

@@ -4,23 +4,33 @@ Functions compute channel by channel and stack the channels at the end. A broadc
 over that axis as its gradient, and sums over only three neighbors are slow.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine.checks import check_image
+from isp._engine import planes
+from isp._engine.checks import Scalar, check_image
+from isp.balance import auto_white_balance, shades_of_gray
+from isp.highlights import highlights
 from isp.tone import gamma_correct
 
 __all__ = [
     "RGB_TO_YUV",
     "YUV_TO_RGB",
+    "auto_white_balance",
     "color_correct",
     "gamma_correct",
+    "highlights",
     "hsv_to_rgb",
     "luma",
+    "replaced_luma",
     "rgb_to_hsv",
     "rgb_to_yuv",
+    "saturation",
+    "shades_of_gray",
     "white_balance",
     "with_luma",
     "yuv_to_rgb",
@@ -60,7 +70,7 @@ def white_balance(
         Array([[[0.5 , 0.25, 0.75]]], dtype=float32)
     """
     check_image(rgb)
-    return jnp.stack([rgb[..., channel] * gains[channel] for channel in range(3)], -1)
+    return jnp.stack([plane * gains[channel] for channel, plane in enumerate(planes.split(rgb))], -1)
 
 
 @jax.jit
@@ -89,7 +99,8 @@ def color_correct(
     check_image(rgb)
     # Sums instead of a matrix product: matrix units would gain nothing from three terms, and would round to a shorter
     # format.
-    return jnp.stack([sum(rgb[..., c] * matrix[k, c] for c in range(3)) for k in range(3)], -1)
+    channels = planes.split(rgb)
+    return jnp.stack([sum(plane * matrix[k, c] for c, plane in enumerate(channels)) for k in range(3)], -1)
 
 
 def rgb_to_yuv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
@@ -157,8 +168,12 @@ def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
         array([[0.299, 0.587, 0.114]], dtype=float32)
     """
     check_image(rgb)
-    red, green, blue = RGB_TO_YUV[0]
-    return float(red) * rgb[..., 0] + float(green) * rgb[..., 1] + float(blue) * rgb[..., 2]
+    return _luma(*planes.split(rgb))
+
+
+def _luma(red: Array, green: Array, blue: Array) -> Array:
+    of_red, of_green, of_blue = (float(weight) for weight in RGB_TO_YUV[0])
+    return of_red * red + of_green * green + of_blue * blue
 
 
 @jax.jit
@@ -187,8 +202,64 @@ def with_luma(
         >>> np.asarray(isp.color.with_luma(rgb, isp.color.luma(rgb) + 0.5)).round(3)
         array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
-    difference = new_luma - luma(rgb)
-    return jnp.stack([rgb[..., channel] + difference for channel in range(3)], -1)
+    return replaced_luma(rgb, lambda _: new_luma)
+
+
+def replaced_luma(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"], function: Callable[[Array], Array]
+) -> Float[Array, "*batch height width 3"]:
+    """Replaces the luma of images by a function of it; splits the channels only once, which makes gradients fast.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        function: Maps the luma `(..., H, W)` to a new one.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
+        >>> np.asarray(isp.color.replaced_luma(rgb, lambda luma: luma + 0.5)).round(3)
+        array([[[0.6, 0.7, 0.8]]], dtype=float32)
+    """
+    image = jnp.asarray(rgb)
+    check_image(image)
+    channels = planes.split(image)
+    luma = _luma(*channels)
+    difference = function(luma) - luma
+    return jnp.stack([plane + difference for plane in channels], -1)
+
+
+@jax.jit
+def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Float[Array, "*batch height width 3"]:
+    """Moves colors away from the gray of their luma, or towards it; the luma stays.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        amount: The factor of U and V: 0 for grays, 1 for no change. It can be learned.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
+        >>> np.asarray(isp.color.saturation(rgb, 2.0)).round(3)
+        array([[[0.018, 0.218, 0.418]]], dtype=float32)
+    """
+    check_image(rgb)
+    channels = planes.split(rgb)
+    gray = _luma(*channels)
+    return jnp.stack([gray + amount * (plane - gray) for plane in channels], -1)
 
 
 @jax.jit

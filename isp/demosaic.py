@@ -111,8 +111,10 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
     return stencil.by_strips(interpolate_mosaic, raw, 2)
 
 
-@jax.jit(static_argnames="pattern")
-def malvar2004(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*batch height width 3"]:
+@jax.jit(static_argnames=("pattern", "border"))
+def malvar2004(
+    raw: Shaped[Array, "..."], pattern: str = "RGGB", border: stencil.Border = "symmetric"
+) -> Float[Array, "*batch height width 3"]:
     """Demosaics by gradient-corrected linear interpolation.
 
     Adds to the bilinear interpolation a share of the Laplacian of the color that the site itself sees: H. S. Malvar,
@@ -123,6 +125,8 @@ def malvar2004(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array,
     Args:
         raw: A mosaic `(..., H, W)`.
         pattern: A Bayer pattern.
+        border: What lies beyond the border: "symmetric" as above; "mirror" for a mosaic that is mirrored so that its
+            colors stay in place, which leaves no colored dots along the border; or "zero".
 
     Returns:
         The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
@@ -139,7 +143,7 @@ def malvar2004(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array,
     """
     _check(raw, pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
-    return stencil.by_strips(lambda raw: stencil.correlate_mosaic(raw, kernels, "symmetric"), raw, 2)
+    return stencil.by_strips(lambda raw: stencil.correlate_mosaic(raw, kernels, border), raw, 2)
 
 
 @jax.jit(static_argnames=("pattern", "refine"))

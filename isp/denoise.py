@@ -1,4 +1,4 @@
-"""Denoising: Gaussian smoothing, the median, a cut in the frequency domain, total variation and the bilateral filter.
+"""Denoising: Gaussian smoothing, the median, a cut in the frequency domain, total variation, and weighted means.
 
 Methods that work on the luma leave U and V as they are.
 """
@@ -9,10 +9,26 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import color
-from isp._engine import checks, stencil, total_variation
+from isp._engine import checks, gaussian, stencil, total_variation
 from isp._engine.bilateral import bilateral_filter
 from isp._engine.checks import Scalar
 from isp._engine.median import window_median
+from isp.chroma import chroma_denoising
+from isp.nonlocal_means import nlm_denoising
+
+__all__ = [
+    "bilateral",
+    "chroma_denoising",
+    "fft_denoising",
+    "gaussian_blur",
+    "gaussian_denoising",
+    "gaussian_filter",
+    "gaussian_kernel",
+    "median_denoising",
+    "nlm_denoising",
+    "tv_bregman",
+    "tv_chambolle",
+]
 
 
 def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
@@ -61,7 +77,7 @@ def gaussian_blur(
         >>> np.asarray(blurred)[2, :, 0].round(3)
         array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
-    return color.with_luma(rgb, stencil.correlate(color.luma(rgb), kernel, "mirror"))
+    return color.replaced_luma(rgb, lambda luma: stencil.correlate(luma, kernel, "mirror"))
 
 
 def gaussian_denoising(
@@ -96,7 +112,7 @@ def gaussian_denoising(
 
 @jax.jit(static_argnames="size")
 def _gaussian_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
-    return color.with_luma(rgb, gaussian_filter(color.luma(rgb), sigma, size))
+    return color.replaced_luma(rgb, lambda luma: gaussian_filter(luma, sigma, size))
 
 
 @jax.jit(static_argnames="size")
@@ -121,10 +137,8 @@ def gaussian_filter(
         >>> np.asarray(isp.denoise.gaussian_filter(spot, sigma=0.5, size=3))[2].round(3)
         array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
-    offsets = jnp.arange(size, dtype=plane.dtype) - size // 2
-    taps = jax.nn.softmax(-((offsets / sigma) ** 2) / 2)
-    along_columns = stencil.correlate(plane, taps[:, None], "symmetric")
-    return stencil.correlate(along_columns, taps[None, :], "symmetric")
+    (smoothed,) = gaussian.smooth((plane,), sigma, size)
+    return smoothed
 
 
 @jax.jit(static_argnames="size")
@@ -157,7 +171,7 @@ def median_denoising(
         0.0
     """
     checks.check_size(size)
-    return color.with_luma(rgb, window_median(color.luma(rgb), size))
+    return color.replaced_luma(rgb, lambda luma: window_median(luma, size))
 
 
 def fft_denoising(

@@ -11,9 +11,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp import cfa, color, demosaic, denoise, sharpen, tone
+from isp import calibration, cfa, color, demosaic, denoise, sharpen, tone
 from isp._engine import stencil
-from isp.algorithms import ALGORITHMS, COLORS, filter_kernel
+from isp.algorithms import ALGORITHMS, filter_kernel
+from isp.calibration import COLORS, WEIGHTS
 from isp.camera import Camera
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, Stage
@@ -23,9 +24,6 @@ BLACK = 1e-5
 
 # The name of the stage that adds an image, and of the stage's parameter.
 ADDITIVE_LAYER = "additive_layer"
-
-# The names of weights from one color to another, ordered by (to, from).
-WEIGHTS = tuple(f"{to}_from_{source}" for to, source in itertools.product(COLORS, COLORS))
 
 # The twelve static pipelines of the study, each as (demosaicing, sharpening, denoising).
 PUBLISHED_STATIC = tuple(
@@ -150,14 +148,19 @@ def static(
     if settings:
         raise ValueError(f"{demosaic}, {sharpen} and {denoise} have no {', '.join(sorted(settings))}")
     colors = [
-        Stage("white_balance", color.white_balance, {"white_balance": _white_balance(camera)}),
-        Stage("color_correct", color.color_correct, {"colour_correction": _color_matrix(camera)}),
+        Stage("white_balance", color.white_balance, {"white_balance": calibration.white_balance(camera)}),
+        Stage("color_correct", color.color_correct, {"colour_correction": calibration.color_matrix(camera)}),
     ]
     if camera.pattern == cfa.MONO:
         colors = []
     return Pipeline(
         [
-            Stage("black_level", cfa.subtract_black_level, {"black_level": _black_level(camera)}, _pattern(camera)),
+            Stage(
+                "black_level",
+                cfa.subtract_black_level,
+                {"black_level": calibration.black_level(camera)},
+                _pattern(camera),
+            ),
             stages["demosaic"],
             *colors,
             stages["sharpen"],
@@ -188,7 +191,11 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
 
 def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
     """Makes the stages of `parametrized` from the mosaic to linear sRGB, or to a gray image without color filters."""
-    black, gains, matrix = _black_level(camera), _white_balance(camera), _color_matrix(camera)
+    black, gains, matrix = (
+        calibration.black_level(camera),
+        calibration.white_balance(camera),
+        calibration.color_matrix(camera),
+    )
     pattern = {"pattern": camera.pattern}
     if half_size or camera.pattern == cfa.MONO:
         demosaic_stage = Stage("demosaic", _binned if half_size else _planes, {"black_level": black}, pattern)
@@ -214,19 +221,6 @@ def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
 def _pattern(camera: Camera) -> dict[str, str]:
     """Returns the option of `cfa.subtract_black_level`: Bayer patterns need none, and share one compiled function."""
     return {} if cfa.is_bayer(camera.pattern) else {"pattern": camera.pattern}
-
-
-def _black_level(camera: Camera) -> Parameter:
-    labels = {4: None, 3: COLORS, 1: None}[len(camera.black_level)]
-    return Parameter(camera.black_level, width=0.1, low=0, high=0.95, labels=labels, unit="level", camera="black_level")
-
-
-def _white_balance(camera: Camera) -> Parameter:
-    return Parameter(camera.white_balance, scale="log", labels=COLORS, unit="gain", camera="white_balance")
-
-
-def _color_matrix(camera: Camera) -> Parameter:
-    return Parameter(camera.color_matrix, width=1, labels=WEIGHTS, unit="weight", camera="color_matrix")
 
 
 def _clipped(low: float) -> Stage:
@@ -278,8 +272,9 @@ def _mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array,
 
 def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
     """Computes `sharpen.sharpening_filter` and `denoise.gaussian_blur` without returning to RGB in between."""
-    sharp = stencil.correlate(color.luma(rgb), first, "zero")
-    return color.with_luma(rgb, stencil.correlate(sharp, second, "mirror"))
+    return color.replaced_luma(
+        rgb, lambda luma: stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
+    )
 
 
 def _add(rgb: Array, layer: Array) -> Array:

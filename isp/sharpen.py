@@ -36,8 +36,7 @@ def sharpening_filter(
         >>> np.asarray(isp.sharpen.sharpening_filter(edge))[1, 1:3, 0].round(3)
         array([0.  , 0.75], dtype=float32)
     """
-    luma = color.luma(rgb)
-    return color.with_luma(rgb, stencil.correlate(luma, jnp.asarray(kernel, luma.dtype), "zero"))
+    return color.replaced_luma(rgb, lambda luma: stencil.correlate(luma, jnp.asarray(kernel, luma.dtype), "zero"))
 
 
 def unsharp_masking(
@@ -76,5 +75,4 @@ def unsharp_masking(
 
 @jax.jit(static_argnames="size")
 def _unsharp_masking(rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
-    luma = color.luma(rgb)
-    return color.with_luma(rgb, luma + amount * (luma - denoise.gaussian_filter(luma, radius, size)))
+    return color.replaced_luma(rgb, lambda luma: luma + amount * (luma - denoise.gaussian_filter(luma, radius, size)))

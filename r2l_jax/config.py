@@ -39,7 +39,7 @@ STATIC_FLAGS = {
 }
 
 PIPELINE_NAMES = (
-    "parametrized, algorithms for demosaicing, sharpening and denoising such as "
+    "parametrized, full, algorithms for demosaicing, sharpening and denoising such as "
     "bilinear.sharpening_filter.median_denoising, or your own function make(camera) -> isp.Pipeline, my_isp.py:make"
 )
 

@@ -1,6 +1,7 @@
 """Pipelines by name.
 
 - `parametrized`: the differentiable pipeline of the study.
+- `full`: a modern pipeline in the usual order of a camera's own.
 - `<demosaic>.<sharpen>.<denoise>`: classical algorithms of `isp.ALGORITHMS`, such as
   `malvar2004.unsharp_masking.gaussian_denoising`.
 - `<file>.py:<function>`: the user's own pipeline, made by a function `make(camera) -> isp.Pipeline` in a Python file.
@@ -23,6 +24,8 @@ from flax import nnx
 
 import isp
 from r2l_jax.runtime.errors import InputError
+
+_KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametrized, "full": isp.full}
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
@@ -93,8 +96,8 @@ class NamedPipeline:
         """
         if self.half_size:
             return self
-        if self.name == "parametrized":
-            make = functools.partial(isp.parametrized, half_size=True)
+        if self.name in _KNOWN:
+            make = functools.partial(_KNOWN[self.name], half_size=True)
         elif self.source is None:
             # Pipelines that differ only in their demosaicing are one at half size.
             algorithms = _algorithms(self.name) | {"demosaic": BINNED}
@@ -155,8 +158,8 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     Raises:
         InputError: no pipeline has this name, or the file cannot be read, raises, or lacks the function.
     """
-    if name == "parametrized":
-        return NamedPipeline(name, name, isp.parametrized)
+    if name in _KNOWN:
+        return NamedPipeline(name, name, _KNOWN[name])
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
         return _from_file(name, pathlib.Path(path), function, flag)
@@ -170,7 +173,7 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     known = {**isp.ALGORITHMS, "demosaic": DEMOSAICING}
     choices = " . ".join("|".join(known[step]) for step in _STEPS)
     raise InputError(
-        f"{flag}: no pipeline is called {name!r}; there are parametrized, {choices}, and <file>.py:<function>"
+        f"{flag}: no pipeline is called {name!r}; there are {', '.join(_KNOWN)}, {choices}, and <file>.py:<function>"
     )
 
 

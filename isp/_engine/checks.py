@@ -35,10 +35,10 @@ def check_positive(name: str, value: Scalar) -> None:
         raise ValueError(f"{name} must be positive, got {value}")
 
 
-def check_size(size: int) -> None:
-    """Checks that `size` can be the side of a window."""
+def check_size(size: int, name: str = "size") -> None:
+    """Checks that the setting `name` can be the side of a window."""
     if not isinstance(size, int) or size < 1 or size % 2 == 0:
-        raise ValueError(f"size must be an odd number of pixels, got {size!r}")
+        raise ValueError(f"{name} must be an odd number of pixels, got {size!r}")
 
 
 def check_fraction(keep_fraction: Scalar, softness: Scalar | None) -> None:
@@ -65,6 +65,14 @@ def check_colors(sigma_color: Scalar | None, bins: int | None) -> None:
         check_positive("sigma_color", sigma_color)
     if bins is not None and bins < 3:
         raise ValueError(f"bins must be at least 3, one a channel, got {bins}")
+
+
+def check_patches(strength: Scalar, patch_size: int, patch_distance: int) -> None:
+    """Checks the settings of `isp.denoise.nlm_denoising`."""
+    check_positive("strength", strength)
+    check_size(patch_size, "patch_size")
+    if not isinstance(patch_distance, int) or patch_distance < 1:
+        raise ValueError(f"patch_distance must be a positive number of pixels, got {patch_distance!r}")
 
 
 def gaussian_size(name: str, sigma: Scalar, size: int | None) -> int:

@@ -60,17 +60,17 @@ def _median_of_9(padded: Array) -> Array:
     and the least of their maxima. A. W. Paeth, "Median finding on a 3x3 grid", Graphics Gems (1990).
     """
     height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
-    columns = _sorted([padded[..., i : i + height, :] for i in range(3)])
+    columns = sort_arrays([padded[..., i : i + height, :] for i in range(3)])
     least, middle, greatest = ([ranked[..., j : j + width] for j in range(3)] for ranked in columns)
-    candidates = functools.reduce(jnp.maximum, least), _sorted(middle)[1], functools.reduce(jnp.minimum, greatest)
-    return _sorted(candidates)[1]
+    candidates = functools.reduce(jnp.maximum, least), sort_arrays(middle)[1], functools.reduce(jnp.minimum, greatest)
+    return sort_arrays(candidates)[1]
 
 
 def _median_of_all(size: int, padded: Array) -> Array:
-    return _sorted(stencil.windows(padded, size))[size**2 // 2]
+    return sort_arrays(stencil.windows(padded, size))[size**2 // 2]
 
 
-def _sorted(values: Sequence[Array]) -> list[Array]:
+def sort_arrays(values: Sequence[Array]) -> list[Array]:
     """Sorts arrays elementwise. The compiler drops exchanges whose results are not used."""
     values = list(values)
     for i, j in _exchanges(len(values)):

@@ -19,7 +19,10 @@ PIPELINES: tuple[tuple[str, ...], ...] = (
     *isp.PUBLISHED_STATIC,
     *(
         ("menon2007", "unsharp_masking", denoise)
-        for denoise in ("fft_denoising", "tv_chambolle", "tv_bregman", "bilateral")
+        for denoise in (
+            *("fft_denoising", "tv_chambolle", "tv_bregman", "bilateral"),
+            *("chroma_denoising", "nlm_denoising"),
+        )
     ),
 )
 

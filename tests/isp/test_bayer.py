@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from isp import bayer, cfa, demosaic
 
@@ -47,6 +48,20 @@ def test_black_level_is_subtracted_in_cfa_order_without_clipping():
     for i, (row, col) in enumerate(SITES):
         np.testing.assert_allclose(black[:, row::2, col::2], RAW[:, row::2, col::2] - level[i], atol=1e-7)
     assert black.min() < -1
+
+
+def test_rescaling_keeps_white_at_one():
+    level = jnp.array([0.1, 0.2, 0.3, 0.5])
+    np.testing.assert_allclose(cfa.subtract_black_level(jnp.ones((2, 4)), level, rescale=True), 1, rtol=1e-6)
+    plain = cfa.subtract_black_level(RAW, level)
+    expected = bayer.depth_to_space(bayer.space_to_depth(plain) / (1 - level))
+    np.testing.assert_allclose(cfa.subtract_black_level(RAW, level, rescale=True), expected, atol=1e-6)
+
+
+def test_gradients_of_rescaling_agree_with_finite_differences():
+    with jax.enable_x64(True):
+        arguments = jnp.array(RAW, jnp.float64), jnp.array([0.1, 0.2, 0.3, 0.5])
+        check_grads(lambda raw, level: cfa.subtract_black_level(raw, level, rescale=True), arguments, 1, eps=1e-6)
 
 
 @pytest.mark.parametrize("function", [bayer.space_to_depth, cfa.spread, demosaic.binned])

@@ -37,6 +37,19 @@ def test_with_luma_equals_replacing_y_in_yuv():
     np.testing.assert_allclose(color.with_luma(RGB, luma), color.yuv_to_rgb(yuv), atol=1e-6)
 
 
+@pytest.mark.parametrize("amount", [0.0, 0.5, 1.0, 1.7])
+def test_saturation_multiplies_u_and_v(amount):
+    yuv = color.rgb_to_yuv(jnp.array(RGB)) * jnp.array([1, amount, amount])
+    np.testing.assert_allclose(color.saturation(RGB, amount), color.yuv_to_rgb(yuv), atol=1e-6)
+    gray = np.repeat(RGB[..., :1], 3, -1)
+    np.testing.assert_allclose(color.saturation(gray, amount), gray, atol=1e-6)
+
+
+def test_gradients_of_saturation_agree_with_finite_differences():
+    with jax.enable_x64(True):
+        check_grads(color.saturation, (jnp.array(RGB, jnp.float64), jnp.array(1.3)), 1, eps=1e-6)
+
+
 @pytest.mark.parametrize(
     ("rgb", "message"),
     [

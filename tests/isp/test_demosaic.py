@@ -159,3 +159,12 @@ def test_interpolate_mirrors_the_border(pattern):
 def test_a_bad_argument_is_named(method, raw, pattern, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         METHODS[method](raw, pattern)
+
+
+@pytest.mark.parametrize("pattern", cfa.BAYER)
+def test_malvar2004_with_a_mirrored_border_leaves_no_dots_along_it(pattern):
+    raw = cfa.mosaic(jnp.broadcast_to(jnp.array([0.2, 0.4, 0.8]), (6, 8, 3)), pattern)
+    rgb = demosaic.malvar2004(raw, pattern, border="mirror")
+    np.testing.assert_allclose(rgb, np.broadcast_to([0.2, 0.4, 0.8], (6, 8, 3)), atol=1e-6)
+    inside = slice(2, -2)
+    np.testing.assert_allclose(rgb[inside, inside], demosaic.malvar2004(raw, pattern)[inside, inside], atol=1e-6)

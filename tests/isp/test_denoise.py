@@ -29,6 +29,8 @@ DENOISERS = {
     "fft_denoising": denoise.fft_denoising,
     "soft fft_denoising": lambda rgb: denoise.fft_denoising(rgb, softness=2.0),
     "bilateral": lambda rgb: denoise.bilateral(rgb, size=3),
+    "chroma_denoising": denoise.chroma_denoising,
+    "nlm_denoising": lambda rgb: denoise.nlm_denoising(rgb, 0.2, 3, 2),
 }
 
 
@@ -98,6 +100,13 @@ def test_refuses_arrays_that_are_not_images(name, rgb, message, unchecked):
         (lambda rgb: denoise.bilateral(rgb, sigma_color=0.0), "sigma_color must be positive, got 0.0"),
         (lambda rgb: denoise.bilateral(rgb, size=6), "size must be an odd number of pixels, got 6"),
         (lambda rgb: denoise.bilateral(rgb, bins=2), "bins must be at least 3, one a channel, got 2"),
+        (lambda rgb: denoise.chroma_denoising(rgb, -1.0), "sigma must be positive, got -1.0"),
+        (lambda rgb: denoise.nlm_denoising(rgb, 0.0), "strength must be positive, got 0.0"),
+        (lambda rgb: denoise.nlm_denoising(rgb, patch_size=4), "patch_size must be an odd number of pixels, got 4"),
+        (
+            lambda rgb: denoise.nlm_denoising(rgb, patch_distance=0),
+            "patch_distance must be a positive number of pixels, got 0",
+        ),
     ],
 )
 def test_refuses(function, message):
@@ -234,6 +243,9 @@ def test_an_image_whose_variance_underflows_does_not_change(scale, bins):
     ("function", "parameters"),
     [
         (lambda rgb, sigma: denoise.gaussian_denoising(rgb, sigma, 5), (0.7,)),
+        (lambda rgb, sigma: denoise.chroma_denoising(rgb, sigma, 5), (0.7,)),
+        (lambda rgb, strength: denoise.nlm_denoising(rgb, strength, 3, 2, centered=True), (0.3,)),
+        (lambda rgb, strength: denoise.nlm_denoising(rgb, strength, 3, 2), (0.9,)),
         (denoise.median_denoising, ()),
         (lambda rgb: denoise.median_denoising(rgb, 5), ()),
         (denoise.fft_denoising, ()),
@@ -258,3 +270,69 @@ def test_gradients_ignore_the_rounding_of_the_bilateral_filter():
     ]
     np.testing.assert_allclose(gradients[1][0], gradients[0][0], atol=3e-3)
     np.testing.assert_allclose(gradients[1][1], gradients[0][1], rtol=3e-3)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("sigma", [0.5, 2])
+def test_chroma_denoising_smooths_u_and_v_as_scipy_does_and_keeps_the_luma(image, sigma):
+    yuv = IMAGES[image].astype(np.float64) @ color.RGB_TO_YUV.T
+    for channel in (1, 2):
+        yuv[..., channel] = ndimage.gaussian_filter(yuv[..., channel], sigma)
+    result = denoise.chroma_denoising(IMAGES[image], sigma)
+    np.testing.assert_allclose(result, yuv @ color.YUV_TO_RGB.T, atol=2e-6)
+    np.testing.assert_allclose(color.luma(result), color.luma(IMAGES[image]), atol=1e-6)
+
+
+def nlm_by_numpy(rgb, strength, patch_size, patch_distance, centered):
+    """Computes non-local means in float64, pixel by pixel."""
+    rgb, radius = rgb.astype(np.float64), patch_size // 2
+    margin = radius + patch_distance
+    padded = np.pad(rgb, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    first = -radius if centered else 1 - radius
+
+    def patch(y, x):
+        y, x = y + margin, x + margin
+        return padded[y + first : y + radius + 1, x + first : x + radius + 1]
+
+    result = np.empty_like(rgb)
+    shifts = list(itertools.product(range(-patch_distance, patch_distance + 1), repeat=2))
+    for y, x in np.ndindex(rgb.shape[:2]):
+        own = patch(y, x)
+        distances = [((patch(y + i, x + j) - own) ** 2).sum() / (3 * (patch_size * strength) ** 2) for i, j in shifts]
+        weights = np.exp(-np.array(distances)) * (centered or np.array(distances) <= 5)
+        values = [padded[y + margin + i, x + margin + j] for i, j in shifts]
+        result[y, x] = weights @ values / weights.sum()
+    return result
+
+
+@pytest.mark.parametrize("centered", [False, True])
+@pytest.mark.parametrize(("patch_size", "patch_distance"), [(3, 2), (5, 3)])
+@pytest.mark.parametrize("image", IMAGES)
+def test_nlm_denoising_agrees_with_numpy(image, patch_size, patch_distance, centered):
+    arguments = IMAGES[image], 0.3, patch_size, patch_distance
+    with jax.enable_x64(True):
+        result = denoise.nlm_denoising(jnp.array(arguments[0], jnp.float64), *arguments[1:], centered=centered)
+    np.testing.assert_allclose(result, nlm_by_numpy(*arguments, centered), atol=1e-12)
+    result = denoise.nlm_denoising(*arguments, centered=centered)
+    np.testing.assert_allclose(result, nlm_by_numpy(*arguments, centered), atol=1e-5)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_nlm_denoising_agrees_with_skimage(image):
+    from skimage.restoration import denoise_nl_means
+
+    expected = denoise_nl_means(
+        IMAGES[image].astype(np.float64), 5, 3, h=0.3, fast_mode=True, channel_axis=-1, preserve_range=True
+    )
+    result = denoise.nlm_denoising(IMAGES[image], 0.3, 5, 3)
+    # scikit-image's exponential is off by up to 4 %, at some pixels to one side and at others to the other.
+    np.testing.assert_allclose(result, expected, atol=1e-6 + 0.04 * np.ptp(IMAGES[image]))
+    np.testing.assert_allclose(np.mean(result), np.mean(expected), atol=2e-3)
+
+
+def test_nlm_denoising_removes_noise_and_keeps_an_edge():
+    clean = np.tile(np.repeat([0.2, 0.8], 12)[:, None], (24, 1, 3)).astype(np.float32)
+    noisy = clean + RNG.normal(scale=0.05, size=clean.shape).astype(np.float32)
+    error = np.abs(denoise.nlm_denoising(noisy, 0.1, 5, 5) - clean)
+    assert error.mean() < 0.4 * np.abs(noisy - clean).mean()
+    assert error.max() < 0.15

@@ -202,7 +202,7 @@ def test_a_parameter_may_start_at_a_traced_value():
             {"demosaic": "ahd"},
             "demosaic must be one of none, bilinear, malvar2004, menon2007, normalized, binned, got 'ahd'",
         ),
-        ({"denoise": "nlm"}, "denoise must be one of none, gaussian_denoising, .*, bilateral, got 'nlm'"),
+        ({"denoise": "nlm"}, "denoise must be one of none, gaussian_denoising, .*, nlm_denoising, got 'nlm'"),
         ({"radius": 2.0}, "bilinear, sharpening_filter and gaussian_denoising have no radius"),
         ({"pattern": "BGGR"}, "bilinear, sharpening_filter and gaussian_denoising have no pattern"),
         ({"sigma": -1.0}, "sigma must be positive, got -1.0"),

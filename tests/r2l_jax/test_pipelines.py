@@ -41,6 +41,7 @@ def write(tmp_path):
     ("name", "pipeline"),
     [
         ("parametrized", isp.parametrized(CAMERA)),
+        ("full", isp.full(CAMERA)),
         ("menon2007.none.tv_bregman", isp.static(CAMERA, "menon2007", "none", "tv_bregman")),
     ],
 )
@@ -79,7 +80,7 @@ def test_the_pipeline_of_a_file_is_made_once_per_camera_and_holds_no_tracers(wri
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lut", "--pipeline: no pipeline is called 'lut'; there are parametrized, .*, and <file>.py:<function>"),
+        ("lut", "--pipeline: no pipeline is called 'lut'; there are parametrized, full, .*, and <file>.py:<function>"),
         ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; .*"),
         (
             "my_isp.py",

@@ -72,7 +72,7 @@ def test_stopped_by_the_user_the_same_command_goes_on(raw):
     [
         (
             "--pipelines=bilinear",
-            "--pipelines: no pipeline is called 'bilinear'; there are parametrized, none|bilinear",
+            "--pipelines: no pipeline is called 'bilinear'; there are parametrized, full, none|bilinear",
         ),
         ("--severities=3", "--severities changes nothing without --corruptions"),
         ("--output=.", "--output=. holds something else: choose another folder"),

@@ -94,7 +94,7 @@ def test_every_published_pipeline_has_a_row():
 
 
 def test_every_denoiser_is_compiled():
-    assert len(set(compiling.PIPELINES)) == 17
+    assert len(set(compiling.PIPELINES)) == 19
     compiled = {algorithms[2] for algorithms in compiling.PIPELINES if algorithms}
     assert compiled == set(isp.ALGORITHMS["denoise"]) - {"none"}
 

@@ -59,7 +59,7 @@ def test_names_of_test_cases():
     [
         (
             lambda: cases.pipelines(["bilinear"]),
-            r"no pipeline is called 'bilinear'; there are parametrized, none",
+            r"no pipeline is called 'bilinear'; there are parametrized, full, none",
         ),
         (
             lambda: cases.pipelines(["menon2007.median_denoising.unsharp_masking"]),

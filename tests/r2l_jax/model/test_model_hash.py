@@ -153,4 +153,5 @@ def test_no_known_pipeline_is_described_by_an_address():
     for step, algorithms in isp.ALGORITHMS.items():
         for name in algorithms:
             assert " at 0x" not in json.dumps(_settings(isp.static(CAMERA, **{step: name}))), name
-    assert " at 0x" not in json.dumps(_settings(isp.parametrized(CAMERA)))
+    for pipeline in (isp.parametrized(CAMERA), isp.full(CAMERA)):
+        assert " at 0x" not in json.dumps(_settings(pipeline))

@@ -1,0 +1,57 @@
+"""The formulas of tone curves, which treat each value by itself, and all of a pipeline's curves in one pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from isp._engine import stencil
+from isp._engine.checks import Scalar
+
+
+def srgb(light: Array) -> Array:
+    """Computes the display values of sRGB, by IEC 61966-2-1."""
+    dark = light <= 0.0031308
+    # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
+    bright = 1.055 * jnp.exp(jnp.log(jnp.where(dark, 1, light)) / 2.4) - 0.055
+    return jnp.where(dark, 12.92 * light, bright)
+
+
+def contrast(values: Array, amount: Scalar, pivot: Scalar) -> Array:
+    """Stretches values away from a pivot."""
+    return values * jnp.asarray(amount, values.dtype) + jnp.asarray(pivot * (1 - amount), values.dtype)
+
+
+def shares(rises: Array | np.ndarray, dtype: jnp.dtype) -> Array:
+    """Computes the rise of each segment of a curve.
+
+    This belongs outside of the unit that applies the curve, where XLA would do it for each value.
+    """
+    return jax.nn.softmax(jnp.asarray(rises, dtype))
+
+
+def segments(values: Array, shares: Array) -> Array:
+    """Adds up the part of each segment that lies below a value; the outer segments have no outer end.
+
+    Each term rises with the value, also after rounding, and therefore so does the sum.
+    """
+    count = len(shares)
+    raised = jnp.zeros_like(values)
+    for k in range(count):
+        part = values * count - k
+        part = part if k == 0 else jnp.maximum(part, 0)
+        part = part if k == count - 1 else jnp.minimum(part, 1)
+        raised += shares[k] * part
+    return raised
+
+
+def all_at_once(
+    planes: tuple[Array, ...], amount: Array, pivot: Array, shares: Array, low: float, high: float
+) -> tuple[Array, ...]:
+    """Applies `srgb`, `contrast` and `segments` to each plane, and clips."""
+
+    def formula(planes: tuple[Array, ...], amount: Array, pivot: Array, shares: Array) -> tuple[Array, ...]:
+        raised = (segments(contrast(srgb(plane), amount, pivot), shares) for plane in planes)
+        return tuple(jnp.clip(plane, low, high) for plane in raised)
+
+    return stencil.apart(formula)(planes, amount, pivot, shares)

@@ -1,0 +1,222 @@
+"""Statistics of the nearest sites of the same color, for any periodic color filter array."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from isp._engine import stencil
+from isp._engine.derivatives import with_gradient
+from isp._engine.median import sort_arrays
+
+# Places of a site's neighbors relative to the site, in rows and columns.
+Offsets = tuple[tuple[int, int], ...]
+
+# The tile as nested tuples, which can be hashed.
+Tile = tuple[tuple[int, ...], ...]
+
+
+class Statistic(NamedTuple):
+    """What to compute of the values of a site's neighbors.
+
+    Attributes:
+        fewest: The least number of neighbors: the nearest, and all others that are as near as the farthest of them.
+        ranks: Returns the places of two values among a number of values in ascending order.
+        combine: Computes the statistic from these two values and the site's own, for whole planes.
+    """
+
+    fewest: int
+    ranks: Callable[[int], tuple[int, int]]
+    combine: Callable[[Array, Array, Array], Array]
+
+
+def median(raw: Array, tile: np.ndarray) -> Array:
+    """Computes, for each site of mosaics `(..., H, W)`, the median of its 4 nearest neighbors of the same color.
+
+    Neighbors that are as near as the farthest of the 4 count as well. The median of an even number of values is the
+    mean of the two in the middle. The neighbors beyond the border are sites of the same color farther inside.
+
+    Neighbors that tie for a value share its gradient evenly. Forward mode does not work.
+    """
+    return _statistic(_as_tuples(tile), _MEDIAN, raw)
+
+
+def excess(raw: Array, tile: np.ndarray) -> Array:
+    """Computes how far each site lies beyond the range of its 8 nearest neighbors of the same color.
+
+    Inside the range, the result is negative. Everything else is as in `median`.
+    """
+    return _statistic(_as_tuples(tile), _EXCESS, raw)
+
+
+# With more neighbors, a line of one site's width would be taken for a row of defects; with fewer, two defects side by
+# side would vouch for each other.
+_MEDIAN = Statistic(4, lambda count: ((count - 1) // 2, count // 2), lambda low, high, _: (low + high) / 2)
+
+# Among the 4 nearest green sites of a Bayer mosaic, none is in the row or the column of the site in their middle.
+_EXCESS = Statistic(
+    8, lambda count: (0, count - 1), lambda least, greatest, own: jnp.maximum(own - greatest, least - own)
+)
+
+
+def _as_tuples(tile: np.ndarray) -> Tile:
+    return tuple(map(tuple, tile.tolist()))
+
+
+@functools.cache
+def neighborhoods(tile: Tile, fewest: int) -> dict[Offsets, np.ndarray]:
+    """Lists the sets of neighbors that occur, and for each the sites of the tile that have it, as a mask.
+
+    A site's neighbors are the `fewest` nearest sites of its color, and all others as near as the farthest of them.
+    """
+    colors = np.array(tile)
+    rows, cols = colors.shape
+    reach = 2 * max(rows, cols)
+    places = np.mgrid[-reach : reach + 1, -reach : reach + 1].reshape(2, -1).T
+    squared = (places**2).sum(1)
+    found: dict[Offsets, np.ndarray] = {}
+    for y, x in np.ndindex(rows, cols):
+        same = (colors[(y + places[:, 0]) % rows, (x + places[:, 1]) % cols] == colors[y, x]) & (squared > 0)
+        farthest = np.sort(squared[same])[fewest - 1]
+        offsets = tuple((int(row), int(col)) for row, col in places[same & (squared <= farthest)])
+        found.setdefault(offsets, np.zeros((rows, cols), bool))[y, x] = True
+    return found
+
+
+def _reach(tile: Tile, fewest: int) -> int:
+    return max(abs(step) for offsets in neighborhoods(tile, fewest) for place in offsets for step in place)
+
+
+def _compute(tile: Tile, statistic: Statistic, raw: Array) -> Array:
+    def compute(padded: Array, planes: Array) -> Array:
+        first, second = _sorted(tile, statistic, padded)
+        return statistic.combine(first, second, planes)
+
+    planes = raw.reshape(-1, *raw.shape[-2:])
+    return stencil.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
+
+
+def _forward(tile: Tile, statistic: Statistic, raw: Array) -> tuple[Array, Array]:
+    return _compute(tile, statistic, raw), raw
+
+
+def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> tuple[Array]:
+    """Compares with the two values again; the derivatives of the sorting network would keep each comparison."""
+    fewest, reach = statistic.fewest, _reach(tile, statistic.fewest)
+    planes = raw.reshape(-1, *raw.shape[-2:])
+
+    def divide(padded: Array, values: tuple[Array, ...], planes: Array, gradient: Array) -> tuple[Array, ...]:
+        """Divides the gradients of the two values by the numbers of neighbors that equal them."""
+        *gradients, own = jax.vjp(statistic.combine, *values, planes)[1](gradient)
+        counts = [jnp.ones_like(gradient) for gradient in gradients]
+        for offsets, mask in _masks(tile, fewest, planes.shape[-1]).items():
+            around = _shifted(padded, offsets, reach)
+            for i, value in enumerate(values):
+                ties = stencil.total((neighbor == value).astype(value.dtype) for neighbor in around)
+                counts[i] = _select(mask, ties, counts[i])
+        return (own, *(gradient / count for gradient, count in zip(gradients, counts, strict=True)))
+
+    def collect(padded: Array, values: tuple[Array, ...], shares: tuple[Array, ...]) -> Array:
+        """Gathers, for each padded site, the shares of the sites that it is a neighbor of."""
+        height, width = padded.shape[-2:]
+        collected = jnp.zeros_like(padded)
+        for offsets, mask in _masks_beyond(tile, fewest, height, width).items():
+            for y, x in offsets:
+                seen_by = (..., slice(reach - y, reach - y + height), slice(reach - x, reach - x + width))
+                shared = (
+                    jnp.where(padded == value[seen_by], share[seen_by], 0)
+                    for value, share in zip(values, shares, strict=True)
+                )
+                collected += jnp.where(mask[seen_by], stencil.total(shared), 0)
+        return collected
+
+    padded = _padded(tile, fewest, planes)
+    values = stencil.apart(functools.partial(_sorted, tile, statistic))(padded)
+    own, *shares = stencil.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
+    # The sites that see a padded site lie up to `reach` away, and the padding already reaches that far.
+    around = functools.partial(stencil.pad, rows=2 * reach, cols=2 * reach, border="zero")
+    collected = stencil.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
+    return ((own + _unpadded(tile, fewest, collected, planes)).reshape(raw.shape),)
+
+
+_statistic = with_gradient(_compute, _forward, _backward, static_argnums=(0, 1))
+
+
+def _sorted(tile: Tile, statistic: Statistic, padded: Array) -> tuple[Array, ...]:
+    """Computes the two values of each site's neighbors, by a network of comparisons."""
+    reach = _reach(tile, statistic.fewest)
+    chosen: tuple[Array, ...] = ()
+    for offsets, mask in _masks(tile, statistic.fewest, padded.shape[-1] - 2 * reach).items():
+        ranked = sort_arrays(_shifted(padded, offsets, reach))
+        values = tuple(ranked[rank] for rank in statistic.ranks(len(ranked)))
+        chosen = tuple(_select(mask, value, other) for value, other in zip(values, chosen or values, strict=True))
+    return chosen
+
+
+def _shifted(padded: Array, offsets: Offsets, reach: int) -> list[Array]:
+    height, width = (side - 2 * reach for side in padded.shape[-2:])
+    return [padded[..., reach + y : reach + y + height, reach + x : reach + x + width] for y, x in offsets]
+
+
+def _masks(tile: Tile, fewest: int, width: int) -> dict[Offsets, Bool[np.ndarray, "rows width"]]:
+    """Lays out the masks of the neighborhoods along whole rows."""
+    found = neighborhoods(tile, fewest)
+    return {offsets: mask[:, np.arange(width) % mask.shape[1]] for offsets, mask in found.items()}
+
+
+def _masks_beyond(tile: Tile, fewest: int, height: int, width: int) -> dict[Offsets, Bool[np.ndarray, "rows cols"]]:
+    """Lays out the masks for a padded plane and as much padding around it again; beyond the mosaic they are false."""
+    reach = _reach(tile, fewest)
+    inside = np.ix_(np.arange(height - 2 * reach) % len(tile), np.arange(width - 2 * reach) % len(tile[0]))
+    return {offsets: np.pad(mask[inside], 2 * reach) for offsets, mask in neighborhoods(tile, fewest).items()}
+
+
+def _select(mask: np.ndarray, chosen: Array, other: Array) -> Array:
+    """Takes `chosen` at the sites of a mask, which repeats from one tile of rows to the next."""
+    rows, (batch, height, width) = len(mask), chosen.shape
+    if height % rows:
+        return jnp.where(np.tile(mask, (-(-height // rows), 1))[:height], chosen, other)
+    by_tiles = (batch, height // rows, rows, width)
+    return jnp.where(mask, chosen.reshape(by_tiles), other.reshape(by_tiles)).reshape(chosen.shape)
+
+
+def _padded(tile: Tile, fewest: int, planes: Array) -> Array:
+    return stencil.apart(functools.partial(_extended, tile, fewest))(planes)
+
+
+def _unpadded(tile: Tile, fewest: int, padded: Array, planes: Array) -> Array:
+    """Applies the transpose of `_padded`, which adds the values beyond the border to the sites that they repeat."""
+    transpose = jax.linear_transpose(functools.partial(_extended, tile, fewest), planes)
+    return stencil.apart(lambda padded: transpose(padded)[0])(padded)
+
+
+def _extended(tile: Tile, fewest: int, planes: Array) -> Array:
+    reach = _reach(tile, fewest)
+    for axis, period in ((-2, len(tile)), (-1, len(tile[0]))):
+        before, after = _beyond(planes.shape[axis], period, reach)
+        planes = jnp.concatenate([_part(planes, before, axis), planes, _part(planes, after, axis)], axis)
+    return planes
+
+
+def _part(planes: Array, places: np.ndarray, axis: int) -> Array:
+    """Takes rows or columns; as a slice if they are neighbors, since the gradient of other choices is slow."""
+    if (np.diff(places) == 1).all():
+        return jax.lax.slice_in_dim(planes, int(places[0]), int(places[-1]) + 1, axis=axis)
+    return jnp.take(planes, places, axis, mode="clip")
+
+
+def _beyond(side: int, period: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
+    """Chooses the rows that stand for those before and after a mosaic, a whole number of tiles farther inside.
+
+    If the mosaic is large enough, they are so far inside that no site is twice a neighbor of another, as in a mirrored
+    mosaic. Otherwise one defect could outvote the other neighbors of a site at the border.
+    """
+    tiles = min(2 * reach // period + 1, (side - 1) // period)
+    shift = tiles * period
+    before = np.arange(-reach, 0) + shift
+    before = np.where(before < 0, before % period, before)
+    return before, (side - 1 - before)[::-1]

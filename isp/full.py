@@ -1,0 +1,114 @@
+"""A modern pipeline in the usual order of a camera's own, in which every parameter can be learned."""
+
+import dataclasses
+
+import numpy as np
+
+from isp import cfa, demosaic, stages
+from isp.algorithms import ALGORITHMS
+from isp.camera import Camera
+from isp.pipeline import Pipeline, Stage
+
+
+def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
+    """Builds a modern pipeline, which needs nothing but the camera.
+
+    The stages are
+
+    - `black_level`: subtracts `black_level`, as in `isp.Camera`, and keeps white at 1;
+    - `defects`: replaces sites that differ from all of their neighbors by more than `defect_threshold ()`;
+    - `white_balance`: applies the gains `white_balance (3,)` and clips at the least of them, so that saturated areas
+      are white;
+    - `demosaic`: interpolates Bayer mosaics by Malvar, He and Cutler (2004), and others by `demosaic.normalized`;
+    - `color_correct`: applies the matrix `colour_correction (3, 3)`;
+    - `saturation`: multiplies U and V by `saturation ()`;
+    - `local_tone_map`: removes the fraction `tone_strength ()` of large contrasts, and multiplies small ones by
+      `tone_detail ()`;
+    - `srgb`: applies the tone curve of sRGB;
+    - `contrast`: stretches values away from `contrast_pivot ()` by `contrast ()`;
+    - `curve`: a tone curve of 4 segments, `curve (4,)`, which changes nothing at first;
+    - `clipped`: clips to [0, 1];
+    - `chroma_denoising`: smooths U and V by a Gaussian of `chroma_sigma ()` pixels;
+    - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;
+    - `output_clipped`: clips to [0, 1].
+
+    Without color filters, there are no stages of color.
+
+    A negative gain of the camera is taken as positive, and the matrix negates the channel instead, which gives the same
+    colors. Only then are the gains the levels at which the colors saturate.
+
+    Args:
+        camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
+            `colour_correction`.
+        half_size: Whether `demosaic` makes one pixel of each block of sites, as `demosaic.binned` does.
+
+    Returns:
+        The pipeline.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> pipeline = isp.full(isp.CAMERAS["drone"])
+        >>> pipeline.stage_names[:4]
+        ('black_level', 'defects', 'white_balance', 'demosaic')
+        >>> pipeline(jnp.full((4, 6), 0.3)).shape
+        (4, 6, 3)
+    """
+    positive = with_positive_gains(camera)
+    has_colors = positive.pattern != cfa.MONO
+    balance, matrix = stages.mosaic_white_balance(positive), stages.color_correct(positive)
+    if positive != camera:
+        balance, matrix = _on_their_own(balance), _on_their_own(matrix)
+    function, parameters, options = ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
+    made = [
+        stages.black_level(positive),
+        stages.defects(positive.pattern),
+        *([balance] if has_colors else []),
+        _demosaic(positive.pattern, half_size),
+        *([matrix, stages.saturation(1.1)] if has_colors else []),
+        stages.local_tone_map(0.15),
+        stages.srgb(),
+        stages.contrast(1.05),
+        stages.curve(),
+        stages.clipped(),
+        # From here on in display values: in linear light, the color of a bright pixel would drown its dark neighbors.
+        *([stages.chroma_denoising()] if has_colors else []),
+        Stage("sharpening", function, parameters, options),
+        stages.clipped("output_clipped"),
+    ]
+    return Pipeline(made)
+
+
+def _demosaic(pattern: str, half_size: bool) -> Stage:
+    if half_size:
+        return Stage("demosaic", demosaic.binned, options={"pattern": pattern})
+    if cfa.is_bayer(pattern):
+        return Stage("demosaic", demosaic.malvar2004, options={"pattern": pattern, "border": "mirror"})
+    return Stage("demosaic", *ALGORITHMS["demosaic"]["normalized"](pattern=pattern))
+
+
+def with_positive_gains(camera: Camera) -> Camera:
+    """Makes all gains of a camera positive, by moving the signs of negative ones into the color matrix.
+
+    Args:
+        camera: The camera.
+
+    Returns:
+        A camera that gives the same colors.
+
+    Example:
+        >>> import isp
+        >>> from isp.full import with_positive_gains
+        >>> camera = with_positive_gains(isp.CAMERAS["microscopy"])
+        >>> camera.white_balance, camera.color_matrix[0]
+        ((0.6567, 1.9673, 3.5304), (2.0338, 0.0933, 0.4157))
+    """
+    gains = np.array(camera.white_balance)
+    matrix = np.array(camera.color_matrix) * np.sign(gains)
+    return dataclasses.replace(camera, white_balance=np.abs(gains), color_matrix=matrix)
+
+
+def _on_their_own(stage: Stage) -> Stage:
+    """Returns a stage whose parameters do not claim to start from the camera."""
+    parameters = {name: dataclasses.replace(each, camera=None) for name, each in stage.parameters.items()}
+    return dataclasses.replace(stage, parameters=parameters)

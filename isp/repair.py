@@ -1,0 +1,83 @@
+"""Repair of defective sites of a mosaic: those that are always bright or always dark."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from isp import cfa
+from isp._engine import neighbors, stencil
+from isp._engine.checks import Scalar, check_positive
+
+
+def defects(
+    raw: Shaped[Array | np.ndarray, "..."],
+    threshold: Scalar = 0.1,
+    pattern: str = "RGGB",
+    *,
+    softness: float | None = None,
+    lone: bool = False,
+) -> Float[Array, "*batch height width"]:
+    """Replaces sites that differ from their neighbors by more than a threshold, be they too bright or too dark.
+
+    A site is compared with the median of its nearest sites of the same color: the four nearest, and all others that are
+    as near as the farthest of them. In a Bayer mosaic, a green site has its four diagonal neighbors, and a red or blue
+    site the four of its color in its row and column. The median of an even number of values is the mean of the two in
+    the middle, so one defect among the neighbors does no harm. At the border, sites of the same color farther inside
+    take the place of neighbors beyond it. A mosaic smaller than a tile stays as it is.
+
+    The gradient goes to the values in the middle where a site is replaced. Forward-mode derivatives do not work.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+        threshold: The difference, in fractions of white, up to which a site stays as it is. It can be learned if there
+            is a `softness`.
+        pattern: The colors of a tile, see `isp.cfa`.
+        softness: The difference beyond the threshold, in fractions of white, over which the median gradually takes the
+            site's place. If None, it does so at once, and the gradient for the threshold is zero.
+        lone: Whether a site must differ by more than the threshold from each of the eight nearest sites of its color
+            (and those as near), and not only from the median. This spares lines that are one site wide, and leaves
+            defects next to each other.
+
+    Returns:
+        The mosaic `(..., H, W)`.
+
+    Raises:
+        ValueError: If `softness` is not positive, if `raw` is not a floating-point mosaic of even height and width, or
+            if the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> raw = np.full((8, 8), 0.25, np.float32)
+        >>> raw[2, 2], raw[3, 4] = 1.0, 0.0
+        >>> bool((isp.repair.defects(raw) == 0.25).all())
+        True
+    """
+    if softness is not None:
+        check_positive("softness", softness)
+    return _defects(raw, threshold, pattern, softness, lone)
+
+
+@jax.jit(static_argnames=("pattern", "softness", "lone"))
+def _defects(raw: Array, threshold: Scalar, pattern: str, softness: float | None, lone: bool) -> Array:
+    cfa.check_mosaic(raw)
+    tile = cfa.tile(pattern)
+    if raw.shape[-2] < len(tile) or raw.shape[-1] < len(tile[0]):
+        return raw
+
+    def repair(raw: Array) -> Array:
+        median = neighbors.median(raw, tile)
+        difference = neighbors.excess(raw, tile) if lone else jnp.abs(raw - median)
+        return _replaced(raw, median, difference - threshold, softness)[..., None]
+
+    # Strips start at even rows, which is where a tile starts only if it has at most two of them.
+    return stencil.by_strips(repair, raw, 2)[..., 0] if len(tile) <= 2 else repair(raw)[..., 0]
+
+
+def _replaced(raw: Array, median: Array, excess: Array, softness: float | None) -> Array:
+    if softness is None:
+        return jnp.where(excess > 0, median, raw)
+    rise = jnp.clip(excess / softness, 0, 1)
+    # The smooth step has no slope at either end, so the result has no kinks.
+    return raw + (median - raw) * rise * rise * (3 - 2 * rise)

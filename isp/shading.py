@@ -1,0 +1,65 @@
+"""Lens shading: a lens is darker towards the corners of its picture, and not equally so for all colors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from isp import cfa
+from isp._engine import tiles
+from isp._engine.checks import check_image
+
+
+@jax.jit(static_argnames="pattern")
+def correct(
+    image: Shaped[Array, "..."], coefficients: Float[Array | np.ndarray, "3 3"], pattern: str | None = None
+) -> Float[Array, "..."]:
+    """Multiplies by radial gains of one polynomial a color.
+
+    The gain at the radius r is 1 + k1 r^2 + k2 r^4 + k3 r^6, where r is 0 in the middle of the whole image and 1 at the
+    center of its corner pixels. The parts of a larger frame therefore need coefficients of their own.
+
+    Args:
+        image: Images `(..., H, W, 3)`; with a `pattern`, mosaics `(..., H, W)` with black at 0.
+        coefficients: k1, k2 and k3 in columns, for red, green and blue in rows. They can be learned.
+        pattern: The colors of a tile, see `isp.cfa`, for mosaics.
+
+    Returns:
+        The images or mosaics, of the same shape.
+
+    Raises:
+        ValueError: If `image` is not a floating-point image or, with a `pattern`, not a floating-point mosaic of even
+            height and width; or if the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> rgb = isp.shading.correct(jnp.ones((3, 3, 3)), jnp.array([[0.5, 0, 0], [0.25, 0, 0], [0, 0, 0]]))
+        >>> rgb[..., 0]
+        Array([[1.5 , 1.25, 1.5 ],
+               [1.25, 1.  , 1.25],
+               [1.5 , 1.25, 1.5 ]], dtype=float32)
+    """
+    coefficients = jnp.asarray(coefficients, image.dtype)
+    if pattern is None:
+        check_image(image)
+        height, width = image.shape[-3:-1]
+        # Pixels and channels share one axis, because an axis of three does not vectorize.
+        per_row, each = [jnp.tile(coefficients[:, k], width)[None] for k in range(3)], 3
+    else:
+        cfa.check_mosaic(image)
+        height, width = image.shape[-2:]
+        per_row, each = [tiles.rows_of_sites(coefficients[:, k], pattern, height, width) for k in range(3)], 1
+    rows, period = image.reshape(-1, height, width * each), len(per_row[0])
+    squares = _squared_radii(height, width, image.dtype)
+    r2 = (squares[0][:, None] + jnp.repeat(squares[1], each)).reshape(height // period, period, -1)
+    k1, k2, k3 = per_row
+    gains = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    return (rows.reshape(-1, height // period, period, width * each) * gains).reshape(image.shape)
+
+
+def _squared_radii(height: int, width: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Computes the share of each row and of each column in the squared radius."""
+    y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
+    corner = max(y[-1] ** 2 + x[-1] ** 2, 0.25)  # A single pixel is its own middle.
+    return jnp.asarray(y**2 / corner, dtype), jnp.asarray(x**2 / corner, dtype)

@@ -1,0 +1,129 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimised
+import pytest
+from flax import nnx
+from jax.test_util import check_grads
+
+import isp
+from isp import pipeline
+from isp.full import with_positive_gains
+
+CAMERA = isp.CAMERAS["drone"]
+RNG = np.random.default_rng(0)
+
+
+def mosaics():
+    """Makes two mosaics with a gradient of light, an edge, noise, a black and a saturated part, and defects."""
+    y, x = np.mgrid[:24, :32]
+    scene = 0.1 + 0.2 * x / 32 + 0.3 * (x + 2 * y > 50) + 0.01 * RNG.standard_normal((2, 24, 32))
+    raw = 0.0625 + 0.9 * scene
+    raw[:, :6, :6], raw[:, -6:, -6:] = 0, 1
+    raw[:, 12, 10] += 0.14
+    return raw.astype(np.float32)
+
+
+RAW = mosaics()
+
+
+@pytest.mark.parametrize("name", isp.CAMERAS)
+@pytest.mark.parametrize("pattern", isp.cfa.BAYER)
+def test_the_compiled_pipeline_is_its_stages_one_by_one(name, pattern):
+    module = isp.full(dataclasses.replace(isp.CAMERAS[name], pattern=pattern))
+    values, image = module.parameters(), RAW
+    _, traced = module.trace(RAW)
+    for stage in module.stages:
+        image = stage.function(jnp.asarray(image), *(values[each] for each in stage.parameters), **stage.options)
+        np.testing.assert_allclose(traced[stage.name], image, atol=1e-5, err_msg=stage.name)
+    np.testing.assert_allclose(module(RAW), image, atol=2e-5)
+    np.testing.assert_allclose(optimised.apply(module, RAW), image, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", isp.CAMERAS)
+@pytest.mark.parametrize("pattern", isp.cfa.BAYER)
+def test_saturated_parts_are_white_and_black_ones_black(name, pattern):
+    module = isp.full(dataclasses.replace(isp.CAMERAS[name], pattern=pattern))
+    np.testing.assert_allclose(module(jnp.ones((4, 6))), 1, atol=1e-3)
+    assert module(jnp.zeros((4, 6))).max() < 0.05
+
+
+@pytest.mark.parametrize("pattern", isp.cfa.BAYER)
+def test_a_picture_comes_back_in_its_colors(pattern):
+    camera = dataclasses.replace(CAMERA, black_level=(0,) * 4, pattern=pattern)
+    color = np.float32([0.2, 0.5, 0.4])
+    module = isp.full(camera).with_values({"saturation": 1.0, "tone_strength": 0.0, "contrast": 1.0})
+    raw = isp.unprocess(jnp.broadcast_to(color ** (2.2 / 2.4), (8, 8, 3)), camera, gamma=2.2)
+    expected = isp.tone.srgb(jnp.broadcast_to((color ** (2.2 / 2.4)) ** 2.2, (8, 8, 3)))
+    np.testing.assert_allclose(module(raw), expected, atol=1e-4)
+
+
+def test_negative_gains_move_into_the_matrix():
+    camera = isp.CAMERAS["microscopy"]
+    positive = with_positive_gains(camera)
+    assert min(positive.white_balance) > 0
+    rgb = RNG.random((2, 3, 3), np.float32)
+
+    def linear(camera):
+        balanced = isp.color.white_balance(rgb, jnp.array(camera.white_balance))
+        return isp.color.color_correct(balanced, jnp.array(camera.color_matrix))
+
+    np.testing.assert_allclose(linear(positive), linear(camera), atol=1e-5)
+    assert with_positive_gains(CAMERA) == CAMERA
+
+
+def test_parameters_that_differ_from_the_camera_do_not_claim_to_start_from_it():
+    def fields(camera):
+        return {facts.camera for facts in isp.full(camera).facts.values() if facts.camera}
+
+    assert fields(CAMERA) == {"black_level", "white_balance", "color_matrix"}
+    assert fields(isp.CAMERAS["microscopy"]) == {"black_level"}
+
+
+def test_every_parameter_has_a_range_and_a_finite_gradient_that_is_not_zero():
+    module = isp.full(CAMERA)
+    assert all(facts.has_range for facts in module.facts.values())
+    graphdef, params = nnx.split(module)
+    weight = RNG.standard_normal((*RAW.shape, 3)).astype(np.float32)
+    gradients = jax.jit(jax.grad(lambda p, raw: (nnx.merge(graphdef, p)(raw) * weight).sum(), (0, 1)))(params, RAW)
+    assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
+    for name in module.facts:
+        assert np.any(gradients[0][name][...]), name
+
+
+@pytest.mark.slow
+def test_the_gradient_of_each_parameter_agrees_with_finite_differences():
+    module = isp.full(CAMERA)
+    with jax.enable_x64(True):
+        # Without saturated values, whose clipping has a kink.
+        raw = jnp.array(np.clip(RAW[:1, 6:18, 6:22], 0.1, 0.3), jnp.float64)
+        values = {name: jnp.array(value, jnp.float64) for name, value in module.parameters().items()}
+        for name, value in values.items():
+
+            def rendered(value, name=name):
+                return pipeline._trace(module.stages, {**values, name: value}, raw, {})[-1]
+
+            check_grads(rendered, (value,), 1, ["rev"], eps=1e-7, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (2, 6), (6, 2)])
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_tiny_and_constant_mosaics_have_finite_values_and_gradients(size, level):
+    module = isp.full(CAMERA)
+    graphdef, params = nnx.split(module)
+    raw = jnp.full(size, level)
+    gradients = jax.grad(lambda p, raw: nnx.merge(graphdef, p)(raw).sum(), (0, 1))(params, raw)
+    assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
+    rgb = np.asarray(module(raw))
+    assert rgb.min() >= 0
+    assert rgb.max() <= 1
+
+
+def test_vmap_over_parameters_equals_one_by_one():
+    graphdef, params = nnx.split(isp.full(CAMERA))
+    sets = [jax.tree.map(lambda p, factor=factor: factor * p, params) for factor in (1.0, 0.9)]
+    rgb = jax.vmap(lambda p: nnx.merge(graphdef, p)(RAW))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets))
+    for i, single in enumerate(sets):
+        np.testing.assert_allclose(rgb[i], nnx.merge(graphdef, single)(RAW), atol=2e-5)

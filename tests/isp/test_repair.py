@@ -1,0 +1,159 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from isp import cfa, repair
+from isp._engine import neighbors
+
+RNG = np.random.default_rng(0)
+RAW = RNG.random((2, 8, 10), np.float32)
+DIAGONAL = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+STRAIGHT = [(-2, 0), (2, 0), (0, -2), (0, 2)]
+FAR = [(-2, -2), (-2, 2), (2, -2), (2, 2)]
+XTRANS = ["GGRGGB", "GGBGGR", "BRGRBG", "GGBGGR", "GGRGGB", "RBGBRG"]
+TILES = {
+    "Bayer": ["RG", "GB"],
+    "quad Bayer": ["RRGG", "RRGG", "GGBB", "GGBB"],
+    "X-Trans": XTRANS,
+    "monochrome": ["G"],
+}
+TILES = {name: np.array([["RGB".index(letter) for letter in row] for row in rows]) for name, rows in TILES.items()}
+
+
+def directly(raw, pattern, threshold, lone=False):
+    """Compares each site of a mosaic with the neighbors that the documentation names, in float64."""
+    rows, cols = ([4, 5, *range(side), side - 6, side - 5] for side in raw.shape)
+    padded, out = raw[np.ix_(rows, cols)].astype(np.float64), raw.astype(np.float64)
+    for y, x in np.ndindex(raw.shape):
+        green = pattern[2 * (y % 2) + x % 2] == "G"
+        nearest = [padded[y + 2 + i, x + 2 + j] for i, j in (DIAGONAL if green else STRAIGHT)]
+        eight = nearest + [padded[y + 2 + i, x + 2 + j] for i, j in (STRAIGHT if green else FAR)]
+        median = np.median(nearest)
+        away = max(raw[y, x] - max(eight), min(eight) - raw[y, x]) if lone else abs(raw[y, x] - median)
+        if away > threshold:
+            out[y, x] = median
+    return out
+
+
+@pytest.mark.parametrize("lone", [False, True])
+@pytest.mark.parametrize("pattern", cfa.BAYER)
+def test_agrees_with_a_direct_computation(pattern, lone):
+    threshold = 0.05 if lone else 0.3
+    expected = np.stack([directly(raw, pattern, threshold, lone) for raw in RAW])
+    assert 4 < (expected != RAW).sum() < 0.9 * RAW.size
+    np.testing.assert_allclose(repair.defects(RAW, threshold, pattern, lone=lone), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("lone", [False, True])
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_one_defect_is_all_that_changes_wherever_it_is(value, lone):
+    flat = np.full((8, 8), 0.25, np.float32)
+    raw = np.tile(flat, (64, 1, 1))
+    raw[np.arange(64), np.arange(64) // 8, np.arange(64) % 8] = value
+    np.testing.assert_array_equal(repair.defects(raw, 0.1, lone=lone), np.tile(flat, (64, 1, 1)))
+
+
+@pytest.mark.parametrize("lone", [False, True])
+@pytest.mark.parametrize("pattern", cfa.BAYER)
+def test_hot_and_dead_sites_of_a_smooth_scene_are_found_wherever_they_are(pattern, lone):
+    y, x = np.mgrid[:12, :16]
+    levels = np.array([0.3, 0.5, 0.4])[cfa.tile(pattern)]
+    smooth = (np.tile(levels, (6, 8)) + 0.0005 * y + 0.0002 * x).astype(np.float32)
+    for place in [(0, 0), (0, 15), (11, 7), (5, 6), (6, 5), (5, 5), (6, 6)]:
+        for value in (1.0, 0.0):
+            raw = smooth.copy()
+            raw[place] = value
+            np.testing.assert_allclose(repair.defects(raw, 0.1, pattern, lone=lone), smooth, atol=0.005)
+
+
+def test_lone_spares_a_line_of_one_site():
+    line = np.full((12, 12), 0.1, np.float32)
+    line[6] = 0.9
+    np.testing.assert_array_equal(repair.defects(line, 0.1, lone=True), line)
+    assert not np.array_equal(repair.defects(line, 0.1), line)
+
+
+@pytest.mark.parametrize("softness", [None, 0.1])
+@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("size", [(2, 2), (4, 6)])
+def test_constant_mosaics_stay_and_have_finite_gradients(size, level, softness):
+    raw = jnp.full(size, level)
+    np.testing.assert_array_equal(repair.defects(raw, softness=softness), raw)
+    gradient = jax.grad(lambda raw: repair.defects(raw, 0.1, softness=softness).sum())(raw)
+    np.testing.assert_array_equal(gradient, np.ones(size))
+
+
+def test_a_soft_threshold_begins_and_ends_where_it_says():
+    raw = np.full((8, 8), 0.2, np.float32)
+    results = []
+    for excess in (0.0, 0.05, 0.1, 0.2):
+        raw[4, 4] = 0.2 + 0.1 + excess
+        results.append(float(repair.defects(raw, 0.1, softness=0.1)[4, 4]))
+    np.testing.assert_allclose(results, [0.3, 0.275, 0.2, 0.2], atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"softness": 0.3}, {"softness": 0.3, "lone": True}])
+@pytest.mark.parametrize("size", [(8, 10), (2, 2)])
+def test_gradients_agree_with_finite_differences(settings, size):
+    with jax.enable_x64(True):
+        raw = jnp.array(RAW[:, : size[0], : size[1]], jnp.float64)
+        if settings:
+            arguments = (raw, jnp.array(0.04))
+            check_grads(lambda raw, t: repair.defects(raw, t, **settings), arguments, 1, ["rev"], eps=1e-6)
+        else:
+            check_grads(lambda raw: repair.defects(raw, 0.2), (raw,), 1, ["rev"], eps=1e-6)
+
+
+def test_neighbors_that_tie_share_the_gradient():
+    raw = jnp.full((6, 6), 0.25).at[2, 2].set(1.0)
+    gradient = jax.grad(lambda raw: repair.defects(raw)[2, 2])(raw)
+    expected = np.zeros((6, 6))
+    for y, x in STRAIGHT:
+        expected[2 + y, 2 + x] = 1 / 4
+    np.testing.assert_allclose(gradient, expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", TILES)
+def test_neighbors_have_the_color_of_the_site_for_any_pattern(name):
+    tile = TILES[name]
+    rows, cols = (12 // side for side in tile.shape)
+    colors = jnp.array(np.tile(tile, (rows, cols)), jnp.float32)
+    np.testing.assert_array_equal(neighbors.median(colors, tile), colors)
+    np.testing.assert_array_equal(neighbors.excess(colors, tile), 0)
+
+
+@pytest.mark.parametrize("statistic", [neighbors.median, neighbors.excess])
+@pytest.mark.parametrize("name", TILES)
+def test_gradients_of_statistics_agree_with_finite_differences_for_any_pattern(name, statistic):
+    with jax.enable_x64(True):
+        raw = jnp.array(RNG.random((12, 12)))
+        check_grads(lambda raw: statistic(jnp.asarray(raw), TILES[name]), (raw,), 1, ["rev"], eps=1e-7)
+
+
+def test_vmap_equals_batch_axes_and_precision_is_kept():
+    np.testing.assert_array_equal(jax.vmap(repair.defects)(RAW), repair.defects(RAW))
+    assert repair.defects(RAW).dtype == jnp.float32
+    with jax.enable_x64(True):
+        assert repair.defects(jnp.array(RAW)).dtype == jnp.float32
+        assert repair.defects(jnp.array(RAW, jnp.float64)).dtype == jnp.float64
+
+
+def test_strips_of_a_large_mosaic_do_not_show(monkeypatch):
+    from isp._engine import stencil
+
+    raw = RNG.random((64, 32), np.float32)
+    whole = repair.defects(raw, 0.2, lone=True)
+    monkeypatch.setattr(stencil, "_PIXELS_OF_A_STRIP", 16 * 32)
+    jax.clear_caches()
+    np.testing.assert_array_equal(repair.defects(raw, 0.2, lone=True), whole)
+
+
+def test_refuses(unchecked):
+    with pytest.raises(ValueError, match="softness must be positive, got 0"):
+        repair.defects(RAW, softness=0)
+    with pytest.raises(ValueError, match=r"pattern must be one of RGGB, .*, got 'RGBG'"):
+        repair.defects(RAW, pattern="RGBG")
+    with pytest.raises(ValueError, match=r"raw must have an even height and width, got shape \(3, 4\)"):
+        repair.defects(np.zeros((3, 4), np.float32))

@@ -1,0 +1,88 @@
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+
+CAMERA = isp.CAMERAS["drone"]
+RAW = np.random.default_rng(0).random((8, 8), np.float32)
+# Each as the arguments of `inserted`: before demosaicing, or after it.
+MAKERS = {
+    "black_level": (lambda: isp.stages.black_level(CAMERA), "mosaic"),
+    "defects": (isp.stages.defects, "mosaic"),
+    "lens_shading of mosaics": (lambda: isp.stages.lens_shading("RGGB"), "mosaic"),
+    "mosaic_white_balance": (lambda: isp.stages.mosaic_white_balance(CAMERA), "mosaic"),
+    "lens_shading": (isp.stages.lens_shading, "image"),
+    "white_balance": (lambda: isp.stages.white_balance(CAMERA), "image"),
+    "white_balance, desaturated": (lambda: isp.stages.white_balance(CAMERA, "desaturate"), "image"),
+    "white_balance alone": (lambda: isp.stages.white_balance(isp.CAMERAS["microscopy"], None), "image"),
+    "auto_white_balance": (isp.stages.auto_white_balance, "image"),
+    "auto_white_balance with a camera": (lambda: isp.stages.auto_white_balance(CAMERA), "image"),
+    "color_correct": (lambda: isp.stages.color_correct(CAMERA), "image"),
+    "chroma_denoising": (isp.stages.chroma_denoising, "image"),
+    "saturation": (lambda: isp.stages.saturation(1.2), "image"),
+    "local_tone_map": (isp.stages.local_tone_map, "image"),
+    "srgb": (isp.stages.srgb, "image"),
+    "contrast": (lambda: isp.stages.contrast(1.2), "image"),
+    "curve": (isp.stages.curve, "image"),
+    "clipped": (isp.stages.clipped, "image"),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_stages_work_alone_and_their_parameters_have_ranges(name):
+    make, place = MAKERS[name]
+    stage, demosaic = make(), isp.Stage("demosaic", isp.demosaic.malvar2004)
+    module = isp.Pipeline([stage, demosaic] if place == "mosaic" else [demosaic, stage])
+    rgb, traced = module.trace(RAW)
+    assert rgb.shape == (8, 8, 3)
+    assert np.isfinite(rgb).all()
+    np.testing.assert_allclose(module(RAW), rgb, atol=1e-5)
+    assert traced[stage.name].shape == ((8, 8) if place == "mosaic" else (8, 8, 3))
+    assert all(facts.has_range for facts in module.facts.values())
+    assert make() == stage
+
+
+def test_white_balance_handles_highlights():
+    demosaic = isp.Stage("demosaic", isp.demosaic.malvar2004)
+    for mode in ("clip", "desaturate"):
+        module = isp.Pipeline([demosaic, isp.stages.white_balance(CAMERA, mode)])
+        np.testing.assert_allclose(module(jnp.ones((4, 4))), 1, rtol=1e-6)
+    plain = isp.Pipeline([demosaic, isp.stages.white_balance(CAMERA, None)])(jnp.ones((4, 4)))
+    np.testing.assert_allclose(plain[0, 0], CAMERA.white_balance, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kept", [("srgb",), ("srgb", "contrast"), ("srgb", "contrast", "curve"), ("contrast", "curve")]
+)
+def test_tone_curves_in_one_pass_equal_one_after_the_other(kept):
+    stages = [isp.stages.srgb(), isp.stages.contrast(1.3, 0.4), isp.stages.curve(3), isp.stages.clipped(high=0.9)]
+    stages[2] = stages[2].starting_at({"curve": np.array([0.5, -0.5, 1.0])})
+    chosen = [stage for stage in stages if stage.name in kept or stage.name == "clipped"]
+    module = isp.Pipeline([isp.Stage("demosaic", isp.demosaic.malvar2004), *chosen])
+    np.testing.assert_allclose(module(2 * RAW - 0.5), module.trace(2 * RAW - 0.5)[0], atol=1e-6)
+
+
+def test_refuses(unchecked):
+    microscope = isp.CAMERAS["microscopy"]
+    for make in (isp.stages.white_balance, isp.stages.mosaic_white_balance, isp.stages.auto_white_balance):
+        with pytest.raises(ValueError, match=r"white_balance must have positive gains, .*, got \(-0.6567, "):
+            make(microscope)
+    with pytest.raises(ValueError, match="highlights must be one of clip, desaturate, got 'blend'"):
+        isp.stages.white_balance(CAMERA, "blend")
+    with pytest.raises(ValueError, match="sigma must be positive, got 0"):
+        isp.stages.chroma_denoising(0)
+    with pytest.raises(ValueError, match="segments must be at least 1, got 0"):
+        isp.stages.curve(0)
+
+
+def test_all_stages_of_images_fit_into_one_pipeline():
+    demosaic = isp.Stage("demosaic", isp.demosaic.malvar2004)
+    parts = [make() for name, (make, place) in MAKERS.items() if place == "image" and "," not in name]
+    parts = {stage.name: stage for stage in parts if not {"white_balance"} & set(stage.parameters)}
+    module = isp.Pipeline([demosaic, *parts.values()])
+    assert len(module.facts) == sum(len(stage.parameters) for stage in parts.values())
+    assert module(RAW).shape == (8, 8, 3)
+    assert dataclasses.replace(parts["clipped"], name="again").name == "again"
