@@ -284,7 +284,8 @@ def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
         InputError: there is no such folder, or it holds no such fold.
     """
     root = pathlib.Path(uri)
-    if fold_number(root) is not None:
+    # The folder that is meant, for a link of another name and for ".".
+    if fold_number(root.resolve()) is not None:
         return root
     if (root / f"fold_{fold}").is_dir():
         return root / f"fold_{fold}"

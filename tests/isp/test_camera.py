@@ -53,6 +53,7 @@ def test_json_round_trip(camera):
         ({"full_well": "many"}, "full_well must be a number, got 'many'"),
         ({"read_noise": -0.5}, "read_noise must not be negative, got -0.5"),
         ({"read_noise": float("inf")}, r"read_noise must be finite, got \[inf\]"),
+        ({"bits": 0}, "bits must be a whole number from 1 to 16, got 0"),
         ({"bits": 17}, "bits must be a whole number from 1 to 16, got 17"),
         ({"bits": 12.0}, "bits must be a whole number from 1 to 16, got 12.0"),
         ({"bits": True}, "bits must be a whole number from 1 to 16, got True"),
@@ -63,6 +64,11 @@ def test_json_round_trip(camera):
 def test_refuses(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
         isp.Camera(**{**VALUES, **change})
+
+
+@pytest.mark.parametrize("bits", [1, 16])
+def test_converters_have_one_to_sixteen_bits(bits):
+    assert isp.Camera(**VALUES, bits=bits).bits == bits
 
 
 @pytest.mark.parametrize(
@@ -90,6 +96,25 @@ def test_json_with_a_white_level_has_levels_in_digital_numbers():
     written = json.loads(camera.to_json())
     assert (written["black_level"], written["white_level"]) == ([64, 63, 65, 64.5], 1023)
     assert isp.Camera.from_json(camera.to_json()) == camera
+
+
+def test_json_hides_the_rounding_of_levels():
+    level = 49 / 3000
+    assert level * 3000 != 49
+    camera = isp.Camera(**VALUES | {"black_level": (level,) * 4}, white_level=3000)
+    assert json.loads(camera.to_json())["black_level"] == [49] * 4
+
+
+def test_json_of_a_sensor_without_color_filters_needs_a_black_level_only():
+    camera = isp.Camera.from_json('{"black_level": [64], "white_level": 1024, "pattern": "MONO"}')
+    assert camera.black_level == (0.0625,)
+    assert camera.white_balance == (1, 1, 1)
+    assert camera.color_matrix == ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+
+def test_json_of_another_array_has_a_level_for_each_color():
+    text = f'{{"black_level": [64, 32, 16], "white_level": 1024, "pattern": "RRGG/RRGG/GGBB/GGBB", {BODY}}}'
+    assert isp.Camera.from_json(text).black_level == (0.0625, 0.03125, 0.015625)
 
 
 def test_json_without_a_white_level_is_as_it_was():

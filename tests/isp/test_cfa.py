@@ -7,6 +7,7 @@ from isp import cfa, demosaic
 
 QUAD = "RRGG/RRGG/GGBB/GGBB"
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+BLOCKS_OF_FOUR = "/".join(["RRRRGGGG"] * 4 + ["GGGGBBBB"] * 4)
 ANY = ("GRBG", QUAD, XTRANS, "MONO")
 RGB = np.random.default_rng(0).random((2, 12, 20, 3), np.float32)
 RAW = np.random.default_rng(1).random((2, 12, 20), np.float32)
@@ -55,6 +56,12 @@ def test_a_site_without_a_filter_sees_the_mean_of_the_channels():
     np.testing.assert_array_equal(cfa.spread(RAW, "MONO"), np.repeat(RAW[..., None], 3, -1))
 
 
+@pytest.mark.parametrize("size", [(4, 5), (5, 4)])
+def test_an_image_of_an_odd_side_is_no_scene(size):
+    with pytest.raises(ValueError, match=rf"rgb must have an even height and width, got shape \({size[0]}, {size[1]}"):
+        cfa.mosaic(np.zeros((*size, 3), np.float32))
+
+
 @pytest.mark.parametrize("pattern", ANY[:3])
 def test_spread_can_be_undone(pattern):
     planes = cfa.spread(RAW, pattern)
@@ -73,6 +80,11 @@ def test_black_levels_go_by_color(pattern, levels):
     counts = [(np.tile(tile, (12, 20))[:12, :20] == channel).sum() for channel in range(len(levels))]
     np.testing.assert_allclose(gradient, -2.0 * np.array(counts))
     assert np.isfinite(result)
+
+
+def test_black_levels_of_bayer_patterns_are_in_cfa_order():
+    levels = cfa.black_levels(jnp.array([0.1, 0.2, 0.3, 0.4]), "GBRG", 4, 3)
+    np.testing.assert_allclose(levels, [[0.1, 0.2, 0.1], [0.3, 0.4, 0.3]] * 2, rtol=1e-6)
 
 
 def test_the_number_of_levels_belongs_to_the_pattern(unchecked):
@@ -148,7 +160,10 @@ def test_quad_at_half_size_is_the_bayer_mosaic_of_the_same_scene_at_half_size():
     np.testing.assert_allclose(from_quad, from_bayer, atol=1e-6)
 
 
-@pytest.mark.parametrize(("pattern", "side"), [("BGGR", 2), (QUAD, 2), (XTRANS, 3), ("MONO", 2), ("RGB/GBR/BRG", 3)])
+@pytest.mark.parametrize(
+    ("pattern", "side"),
+    [("BGGR", 2), (QUAD, 2), (XTRANS, 3), ("MONO", 2), ("RGB/GBR/BRG", 3), (BLOCKS_OF_FOUR, 4)],
+)
 def test_the_side_of_the_blocks(pattern, side):
     assert demosaic.bin_side(pattern) == side
     assert demosaic.binned(RAW, pattern).shape == (2, 12 // side, 20 // side, 3)
@@ -158,3 +173,21 @@ def test_the_side_of_the_blocks(pattern, side):
 def test_bayer_algorithms_refuse_other_patterns(algorithm):
     with pytest.raises(ValueError, match=r"this demosaicing is for the Bayer patterns RGGB, .*, got 'RRGG"):
         algorithm(RAW, QUAD)
+
+
+@pytest.mark.parametrize("size", [(2, 6), (6, 2)])
+def test_a_mosaic_narrower_than_a_block_is_refused(size):
+    with pytest.raises(ValueError, match=rf"raw must have at least 3x3 sites for .*, got \({size[0]}, {size[1]}\)"):
+        demosaic.binned(np.zeros(size, np.float32), XTRANS)
+
+
+def test_the_ring_of_small_weights_decides_only_where_nothing_else_does():
+    """Far from the border, a site of X-Trans has no say in pixels that are not next to it."""
+    y, x = 13, 12
+    assert cfa.tile(XTRANS)[y % 6, x % 6] == 0
+    raw = np.zeros((24, 24), np.float32)
+    raw[y, x] = 1
+    red = np.array(demosaic.normalized(raw, pattern=XTRANS)[..., 0])
+    red[y - 1 : y + 2, x - 1 : x + 2] = 0
+    # A small weight against a single one of the smallest weights of the window.
+    assert red.max() <= 2.0**-12 * 16

@@ -56,3 +56,37 @@ def test_every_parameter_has_a_natural_range_and_camera_fields_are_declared(pipe
     assert set(fields) == {"black_level", "white_balance", "color_matrix"}
     for field, name in fields.items():
         np.testing.assert_allclose(pipeline.parameters()[name], getattr(CAMERA, field), rtol=1e-6)
+
+
+def test_only_static_pipelines_render_black_as_zero():
+    """The slope of the tone curve is infinite at 0, where nothing could be learned."""
+    dark = jnp.zeros((4, 6))
+    np.testing.assert_allclose(isp.parametrized(CAMERA)(dark).min(), 1e-5 ** (1 / 2.2), rtol=1e-5)
+    assert isp.static(CAMERA)(dark).min() == 0
+
+
+def test_the_blur_starts_as_a_gaussian():
+    y, x = np.mgrid[-2:3, -2:3]
+    gaussian = np.exp(-(x**2 + y**2) / (2 * 0.5**2))
+    blur = isp.parametrized(CAMERA).gaussian_blur[...]
+    np.testing.assert_allclose(blur, gaussian / gaussian.sum(), rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (2, 8)])
+def test_an_additive_layer_has_one_size(size):
+    pipeline = isp.parametrized(CAMERA, additive_layer=(4, 8))
+    message = rf"raw must have the additive layer's height and width \(4, 8\), got \({size[0]}, {size[1]}\)"
+    with pytest.raises(ValueError, match=message):
+        pipeline(jnp.zeros(size))
+
+
+def test_an_additive_layer_may_darken_and_brighten():
+    facts = PIPELINES[0].facts["additive_layer"]
+    assert (facts.low, facts.high, facts.width) == (-1, 1, 1)
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "RRGG/RRGG/GGBB/GGBB"])
+def test_the_weights_of_the_interpolation_are_not_tuned_by_hand(pattern):
+    levels = [0.0] * isp.cfa.black_level_shape(pattern)[0]
+    pipeline = isp.parametrized(isp.Camera(levels, (2, 1, 2), np.eye(3), pattern))
+    assert [name for name, facts in pipeline.facts.items() if not facts.tuned] == ["debayer"]

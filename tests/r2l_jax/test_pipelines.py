@@ -51,6 +51,27 @@ def test_the_known_names(name, pipeline):
     assert found(CAMERA).stages == pipeline.stages
 
 
+def test_a_pipeline_at_half_size_is_another_one():
+    whole = find_pipeline("parametrized")
+    half = whole.half_sized()
+    assert (half.title, half.identity, half.half_size) == (
+        "parametrized.half_size", ("parametrized", "half size"), True,
+    )  # fmt: skip
+    assert half != whole
+    assert half.half_sized() == half
+    assert half.half_sized().title == half.title
+    assert half(CAMERA)(RAW).shape == (4, 4, 3)
+
+
+def test_static_pipelines_that_differ_in_demosaicing_are_one_at_half_size():
+    first, second = (
+        find_pipeline(f"{name}.none.gaussian_denoising").half_sized() for name in ("bilinear", "menon2007")
+    )
+    assert first == second
+    assert first.name == "binned.none.gaussian_denoising"
+    assert first(CAMERA).stages == isp.static(CAMERA, "binned", "none", "gaussian_denoising").stages
+
+
 def test_the_pipeline_of_a_file_does_not_depend_on_its_path(write, tmp_path):
     name = write(CLOSURE)
     (tmp_path / "elsewhere").mkdir()

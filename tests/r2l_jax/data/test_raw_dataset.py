@@ -184,6 +184,49 @@ def test_samples_without_files_are_hashed_by_their_arrays():
     assert dataset.content_of(np.array([0, 1])) == dataset.content_of([0, 1])
 
 
+def test_the_hash_of_a_sample_has_its_label_shape_and_type():
+    """An image of the same bytes is another one in another shape or type, and for another label."""
+
+    def content(array, label=0):
+        return in_memory(None, (label,) * 4, read=lambda index: (array, np.int32(0))).content
+
+    array = np.zeros((2, 8), np.float32)
+    others = [content(array.reshape(4, 4)), content(array.view(np.int32)), content(array, label=1)]
+    assert content(array.copy()) == content(array)
+    assert len({content(array), *others}) == 4
+
+
+def test_the_fingerprint_has_names_labels_and_classes():
+    dataset = in_memory(None)
+    changes = ({"names": tuple("abce")}, {"labels": np.array([0, 1, 1, 1])}, {"classes": ("a", "c")})
+    others = [dataclasses.replace(dataset, **change).fingerprint for change in changes]
+    assert in_memory(None).fingerprint == dataset.fingerprint
+    assert len({dataset.fingerprint, *others}) == 4
+
+
+def test_samples_are_decoded_only_if_all_of_them_fit_in_half_of_the_memory(monkeypatch):
+    raws = np.zeros((4, 8, 8), np.float32)
+    size = raws.nbytes + 4 * 4
+    for pages, fits in ((2 * size, True), (2 * size - 1, False)):
+        monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}.get)
+        dataset = in_memory(raws)
+        assert (dataset.decoded is not None) == fits
+        assert dataset[3][1] == 1
+
+
+def test_a_data_set_of_one_sample_is_decoded():
+    dataset = RawDataset(
+        "one",
+        "classification",
+        ("a",),
+        None,
+        ("a",),
+        np.zeros(1, int),
+        [(np.ones((2, 2)), RNG.integers(9, size=()))].__getitem__,
+    )
+    assert dataset.decoded[0].shape == (1, 2, 2)
+
+
 def test_samples_without_files_are_read_once_to_hash_them():
     indices = []
 

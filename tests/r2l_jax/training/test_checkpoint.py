@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.training import checkpoint
 from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer, load_parts
 from r2l_jax.training.steps import TrainState
 
@@ -77,6 +78,7 @@ def test_only_the_last_checkpoint_keeps_the_optimizer_s_state(tmp_path):
         ([row(0, 0.5, 1.0), row(1, 0.5, 1.0)], 10),  # the first of equals
         ([row(0, 0.5), row(1), row(2, 0.4), row(3)], 10),  # whether validated or not
         ([row(0, float("nan")), row(1, 0.1), row(2, float("nan"))], 20),
+        ([row(0, 0.5, float("nan")), row(1, 0.5, 1.0), row(2, 0.5, float("nan"))], 20),
     ],
 )
 def test_the_best_is_that_of_the_history(tmp_path, rows, expected):
@@ -92,6 +94,19 @@ def test_what_is_saved_within_an_epoch_is_the_last_and_never_the_best(tmp_path):
     checkpoints = train(tmp_path / "first", [], stops_at=5)
     with pytest.raises(InputError, match=r"--run=.*first holds no checkpoint of a best epoch"):
         best(tmp_path / "first")
+
+
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_a_checkpoint_is_written_only_if_the_disk_holds_it(tmp_path, monkeypatch, lacking):
+    """The step and the loss of a state have 4 bytes, its other arrays 12 each."""
+    needed = checkpoint._SLACK + 2 * 4 + 2 * 12
+    usage = shutil.disk_usage(tmp_path)._replace(free=needed - lacking)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage)
+    if not lacking:
+        assert steps(train(tmp_path, [row(0, 0.5)])) == [10]
+        return
+    with pytest.raises(InputError, match=rf"a checkpoint needs {needed} bytes, and only {needed - 1} are free on the"):
+        train(tmp_path, [row(0, 0.5)])
 
 
 def test_a_run_goes_on_with_the_best_of_earlier_calls(tmp_path):

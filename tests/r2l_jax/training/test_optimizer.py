@@ -12,12 +12,14 @@ from small_runs import history, metrics, model
 import tasks
 from r2l_jax.config import OptimizationSettings
 from r2l_jax.data import loader
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import Classification, Segmentation
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import steps, train
-from r2l_jax.training.optimizer import make_optimizer, schedule
+from r2l_jax.training import plan, steps, train
+from r2l_jax.training.optimizer import make_optimizer, schedule, steps_of_epoch
+from r2l_jax.training.update import _norm
 
 STEPS = 10
 
@@ -36,6 +38,40 @@ def test_a_cosine_falls_to_zero_after_the_warm_up():
 
 def test_a_constant_rate_may_warm_up():
     np.testing.assert_allclose(rates(epochs=2, warmup_epochs=0.5)[:7], [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.5], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"warmup_epochs": 0.5}, {"schedule": "cosine"}, {"schedule": "cosine", "warmup_epochs": 1.0}]
+)
+def test_adam_moves_a_constant_slope_by_the_scheduled_rate(settings):
+    optimizer = make_optimizer(OptimizationSettings(lr=0.5, epochs=2, **settings), STEPS)
+    slope = {"a": jnp.full(2, 3.0)}
+    state, found = optimizer.init(slope), []
+    for _ in range(2 * STEPS):
+        updates, state = optimizer.update(slope, state)
+        found.append(-updates["a"][0])
+    np.testing.assert_allclose(found, rates(epochs=2, **settings)[: 2 * STEPS], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, 4),
+        ({"batch_size": 5}, 6),
+        ({"batch_size": 100}, 1),
+        ({"train_size": 0.5}, 2),
+        ({"test_run": True, "batch_size": 4}, 1),
+    ],
+)
+def test_the_schedule_counts_the_updates_that_the_loop_does(base, settings, expected):
+    dataset = RawDataset("memory", "classification", tuple("abcde"), None, ("",) * 40, np.arange(40) % 5, read=print)
+    config = replace(base, **settings)
+    (fold,) = plan.make_folds(config, dataset)
+    assert steps_of_epoch(config, len(dataset)) == train._sizes(config, fold).steps == expected
+
+
+def test_the_norm_of_a_gradient_is_euclidean_over_all_of_its_arrays():
+    assert _norm({"a": jnp.array([3.0, 0.0]), "b": {"c": jnp.array([[4.0]])}}) == 5
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])
@@ -148,6 +184,29 @@ def test_training_stops_when_it_no_longer_improves(base):
     again = train.run(dataclasses.replace(config))
     assert again["val_loss"]["mean"] == content["val_loss"]
     assert len(history(config)) == epochs
+
+
+@pytest.mark.parametrize(
+    ("scores", "is_out"),
+    [
+        ([0.5, 0.4], False),
+        ([0.5, 0.4, 0.4], True),
+        ([0.4, 0.4, 0.5, 0.4], False),
+        ([0.5, None, 0.4, None], False),  # An epoch that is not validated says nothing.
+        ([0.5, None, 0.4, None, 0.4], True),
+        ([0.5, 0.4, 0.4, None], False),  # Training ends with an epoch that is validated.
+        ([], False),
+        ([None, None, None], False),
+    ],
+)
+def test_patience_counts_the_validations_since_the_best(base, scores, is_out):
+    rows = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores)]
+
+    def quality(row):
+        return None if row["score"] is None else {**row, "loss": 0.0}
+
+    assert train._out_of_patience(replace(base, patience=2), quality, rows) == is_out
+    assert not train._out_of_patience(base, quality, rows)
 
 
 @pytest.mark.parametrize(

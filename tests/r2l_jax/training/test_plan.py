@@ -9,6 +9,7 @@ import tifffile
 from changes import change_camera, change_mask, change_pixel
 from small_runs import metrics
 
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
@@ -98,12 +99,33 @@ def test_refuses(base, one_epoch, change, message):
         train.run(replace(base, run_name="refused", **change))
 
 
-def test_a_size_that_the_network_cannot_halve_is_refused(base):
+@pytest.mark.parametrize("size", [(40, 32), (32, 40)])
+def test_a_size_that_the_network_cannot_halve_is_refused(base, size):
     synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
-    dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros((40, 32), np.float32), np.int32(0)))
+    dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros(size, np.float32), np.int32(0)))
     config = replace(base, run_name="refused", processing_mode="neural_network")
-    with pytest.raises(InputError, match=r"multiples of 16 for --processing_mode=neural_network, got 40x32"):
+    with pytest.raises(InputError, match=rf"multiples of 16 for --processing_mode=neural.*, got {size[0]}x{size[1]}"):
         plan.check_settings(config, dataset, GradientDescent)
+
+
+def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
+    dataset = RawDataset("memory", "classification", tuple("abcde"), None, ("",) * 40, np.arange(40) % 5, read=print)
+    for fold in plan.make_folds(replace(base, n_splits=2, batch_size=5, test_run=True), dataset):
+        assert (len(fold.train_indices), len(fold.valid_indices)) == (5, 5)
+
+
+def test_bad_weights_are_refused_for_the_folds_that_are_left(base, one_epoch, tmp_path, monkeypatch):
+    dataset = datasets.load("Synthetic", **base.data.source)
+    config = replace(
+        base, logdir=str(tmp_path), run_name="begun", n_splits=2, classifier_pretrained=True,
+        pretrained_weights=str(tmp_path / "nothing"),
+    )  # fmt: skip
+    folds = plan.make_folds(config, dataset)
+    folds[0].folder.mkdir(parents=True)
+    shutil.copy(one_epoch.run_dir / "fold_0/metrics.json", folds[0].metrics_file)
+    monkeypatch.setattr(plan, "changes", lambda *_: [])
+    with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
+        plan.check_folders(config, dataset, folds)
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,14 @@ import json
 import random
 import shutil
 
+import numpy as np
 import pytest
 
+from r2l_jax.data.sets import datasets
+from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.record import read_metrics
+from r2l_jax.training.folds import Fold
+from r2l_jax.training.record import Record, read_metrics
 from r2l_jax.training.trained import load_runs
 
 
@@ -79,6 +83,25 @@ def test_a_copy_of_a_fold_is_not_a_fold(strange):
     assert fold.fold.number == 0
     with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is no run's folder: it has no fold_0"):
         load_runs([str(run / "fold_0 (copy)")])
+
+
+def test_a_flag_that_an_earlier_version_lacked_stood_at_its_default(one_epoch, strange):
+    dataset = datasets.load("Synthetic", **one_epoch.data.source)
+
+    def record(change):
+        folder = strange(change) / "fold_0"
+        return Record(one_epoch, dataset, Fold(0, np.arange(32), np.arange(32, 40), folder))
+
+    assert record(lambda content: content["flags"].pop("patience")).finished
+    assert record(put("flags", "patience", 3)).finished is None
+
+
+def test_who_has_trained_a_fold_is_written_once(one_epoch, strange):
+    dataset = datasets.load("Synthetic", **one_epoch.data.source)
+    other, this = {"source": "other"}, store.made_by()
+    run = strange(put("made_by", [other, this]))
+    record = Record(one_epoch, dataset, Fold(0, np.arange(32), np.arange(32, 40), run / "fold_0"))
+    assert record.write([])["made_by"] == [other, this]
 
 
 def test_mutants_are_read_or_named(one_epoch, tmp_path):

@@ -1,3 +1,5 @@
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ from small_runs import history
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
+from r2l_jax.training.steps import Steps
 from r2l_jax.training.update import GradientDescent, Updated
 
 
@@ -41,6 +44,12 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_its_own_steps(base, watc
     assert len(set(map(float, losses))) == 8
     means = np.reshape(losses, (2, 4)).mean(1)
     assert [row["train_loss"] for row in history(config)] == pytest.approx(means, rel=1e-5)
+
+
+def test_the_numbers_that_sum_a_run_up():
+    rule, task = types.SimpleNamespace(metrics=("shift",)), types.SimpleNamespace(score="accuracy")
+    numbers = Steps(*[None] * 7, task=task, rule=rule).summary
+    assert numbers == ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "val_shift", "train_shift")
 
 
 class Masks(GradientDescent):

@@ -2,6 +2,7 @@ import itertools
 import json
 import shutil
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,8 @@ from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training import steps, train
+from r2l_jax.training import plan, steps, train
+from r2l_jax.training.tracking import Tracker
 
 STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
 
@@ -67,6 +69,8 @@ def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finishe
     tags = events.Tags()
     for tag in ("loss/train", "loss/val", "accuracy/train", "accuracy/val", "learning_rate", "images_per_second"):
         assert [event.step for event in events.Scalars(tag)] == [0, 1], tag
+    speeds = np.array([event.value for event in events.Scalars("images_per_second")])
+    np.testing.assert_allclose([row["seconds"] for row in metrics(config)["history"]], 32 / speeds, rtol=1e-5)
     assert events.Scalars("loss/val")[1].value == pytest.approx(metrics(config)["val_loss"])
     for tag in ("white_balance/0", "colour_correction/2/2", "gamma_correct", "black_level/3"):
         assert f"processor/{tag}" in tags["scalars"]
@@ -135,6 +139,82 @@ def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, on
     assert (config.run_dir / "fold_0" / "results" / "epoch_0000" / "predictions.png").is_file()
     assert metrics(config)["history"] == before["history"]
     assert metrics(config)["complete"]
+
+
+def test_a_signal_in_the_last_step_does_not_undo_the_end(base, monkeypatch):
+    config = replace(base, run_name="stopped_at_the_end", epochs=1, log_model=False)
+    train_batches = loader.train_batches
+
+    def stopping(*arguments):
+        for number, batch in enumerate(train_batches(*arguments), 1):
+            if number == 4:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(loader, "train_batches", stopping)
+    train.run(config)
+    assert metrics(config)["complete"]
+
+
+def test_every_second_epoch_and_the_last_are_validated(base):
+    config = replace(base, run_name="every_second", epochs=3, check_val_every_n_epoch=2, log_model=False)
+    train.run(config)
+    assert ["val_loss" in row for row in history(config)] == [False, True, True]
+    assert all("train_loss" in row for row in history(config))
+
+
+def test_each_fold_draws_its_own_weights(base, monkeypatch):
+    dataset = datasets.load("Synthetic", **base.data.source)
+    config, keys = replace(base, run_name="keys", n_splits=3, log_model=False), []
+    compiled = steps.make_steps(base, dataset)
+
+    class Drawn(Exception):  # noqa: N818 -- nothing went wrong
+        """The weights are to be drawn."""
+
+    def draw(config, dataset, steps, fold, batch, key, resumes):
+        keys.append(tuple(jax.random.key_data(key).tolist()))
+        raise Drawn
+
+    monkeypatch.setattr(train, "initial_state", draw)
+    for _ in range(2):
+        for fold in plan.make_folds(config, dataset):
+            with pytest.raises(Drawn), StopSignals() as stop:
+                train._train_fold(config, dataset, compiled, fold, stop)
+    assert keys[:3] == keys[3:]
+    assert len({*keys}) == 3
+
+
+def test_a_run_that_stops_says_whether_it_can_go_on(base):
+    assert train._farewell(base, "stopped at step 3") == "stopped at step 3; the same command goes on from there"
+    assert train._farewell(replace(base, log_model=False), "stopped at step 3") == "stopped at step 3; nothing is kept"
+
+
+def test_the_numbers_of_an_epoch_that_are_recorded(base):
+    """The rate is that of the epoch's last update; the norms of gradients are means over its updates."""
+
+    recorded = {}
+
+    class Recorder(Tracker):
+        def __init__(self):
+            pass
+
+        def scalars(self, values, epoch):
+            recorded.update(values)
+
+        def processor(self, parameters, norms, epoch):
+            recorded["norms"] = norms
+
+    config = replace(base, lr=0.5, epochs=2, schedule="cosine")
+    state = steps.TrainState(step=jnp.array(4), model=nnx.State({}), opt_state=None, sums=None)
+    task, rule = types.SimpleNamespace(score="accuracy"), types.SimpleNamespace(metrics=())
+    compiled, row = steps.Steps(*[None] * 7, task=task, rule=rule), {"epoch": 0, "val_loss": 2.0}
+    train._track_epoch(Recorder(), config, compiled, state, row, {"gradient_norm": {"a": 6.0}}, 7.0, epoch_steps=4)
+    assert recorded == {
+        "loss/val": 2.0,
+        "learning_rate": pytest.approx(0.25 * (1 + np.cos(np.pi * 3 / 8))),
+        "images_per_second": 7.0,
+        "norms": {"a": 1.5},
+    }
 
 
 def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):

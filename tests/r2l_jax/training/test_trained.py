@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from small_runs import metrics, model
 
+from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import trained
 
 
@@ -29,6 +30,33 @@ def test_a_finished_run_comes_back_as_it_was_trained(one_epoch):
 def test_runs_of_the_same_data_share_it(one_epoch):
     runs = trained.load_runs([str(one_epoch.run_dir), str(one_epoch.run_dir / "fold_0")])
     assert runs[0][0].dataset is runs[1][0].dataset
+
+
+def test_runs_of_data_in_two_places_share_nothing(one_epoch, tmp_path):
+    shutil.copytree(one_epoch.data.data_dir, tmp_path / "data")
+    shutil.copytree(one_epoch.run_dir, tmp_path / "run")
+    content = metrics(one_epoch)
+    content["flags"]["data_dir"] = str(tmp_path / "data")
+    (tmp_path / "run/fold_0/metrics.json").write_text(json.dumps(content))
+    ((here,), (there,)) = trained.load_runs([str(one_epoch.run_dir), str(tmp_path / "run")])
+    assert here.dataset is not there.dataset
+    assert there.dataset.files[0][0].is_relative_to(tmp_path)
+
+
+def test_a_link_to_a_fold_stands_for_it(one_epoch, tmp_path):
+    (tmp_path / "link").symlink_to(one_epoch.run_dir / "fold_0")
+    ((fold,),) = trained.load_runs([str(tmp_path / "link")])
+    assert fold.fold.number == 0
+
+
+def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(one_epoch, tmp_path):
+    ((fold,),), fingerprints = trained.load_runs([str(one_epoch.run_dir)]), []
+    for name, comment in (("a.py", ""), ("b.py", ""), ("c.py", "# another")):
+        (tmp_path / name).write_text(f"import isp\nmake = isp.parametrized\n{comment}")
+        config = build(TrainConfig, pipeline=f"{tmp_path / name}:make")
+        fingerprints.append(fold._replace(config=config).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    assert len({fold.fingerprint, *fingerprints}) == 3
 
 
 def test_a_folder_that_is_no_finished_run_is_named(one_epoch, tmp_path):

@@ -90,6 +90,38 @@ def test_rows_may_be_apart(tmp_path, ending):
     np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
 
 
+@pytest.mark.parametrize(("packing", "bits"), [("mipi", 10), ("gige", 12), ("pfnc", 10), ("pfnc", 12)])
+@pytest.mark.parametrize("gap", [0, 3])
+def test_each_row_of_a_stride_starts_at_a_whole_byte(tmp_path, packing, bits, gap):
+    """Though six samples fill neither a group of MIPI nor the bytes of 10 bits."""
+    values = samples(bits, (4, 6))
+    filled = np.pad(values, ((0, 0), (0, 2))) if packing == "mipi" else values
+    rows = [packed(row, packing, bits) for row in filled]
+    layout = Layout(width=6, height=4, bits=bits, packing=packing, stride=len(rows[0]) + gap)
+    (tmp_path / "a.raw").write_bytes(b"".join(row + b"\xff" * gap for row in rows))
+    np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
+
+
+def test_a_stream_may_end_with_its_last_sample_or_a_whole_group(tmp_path):
+    values = samples(10, (2, 2))
+    for padding in (0, 5):
+        (tmp_path / "a.raw").write_bytes(packed(values, "pfnc", 10) + bytes(padding))
+        layout = Layout(width=2, height=2, bits=10, packing="pfnc")
+        np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
+
+
+def test_bytes_may_be_aligned_high(tmp_path):
+    values = samples(6)
+    (tmp_path / "a.raw").write_bytes((values << 2).astype(np.uint8).tobytes())
+    layout = Layout(width=8, height=6, bits=6, align="high")
+    np.testing.assert_array_equal(layout.read(tmp_path / "a.raw"), values)
+
+
+def test_the_largest_and_the_tightest_layouts():
+    assert Layout(width=2**20, height=2**20, bits=8).largest == 255
+    assert Layout(width=8, height=6, bits=10, stride=16).row_bytes == 16
+
+
 def test_words_may_be_big_endian_and_aligned_high(tmp_path):
     values = samples(12)
     (tmp_path / "a.raw").write_bytes((values << 4).astype(">u2").tobytes())

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import rawpy
 import tifffile
 
 import isp
+from r2l_jax.data.files import dng, libraw
 from r2l_jax.data.files.calibration import read_calibration
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
@@ -148,6 +150,67 @@ def test_gain_maps_multiply_the_light_above_black(write_dng, active_area):
     v, h = ((np.arange(side) + 0.5) / side for side in (height, width))
     gain = np.einsum("vi,ij,hj->vh", np.stack([1 - v, v], -1), gains, np.stack([1 - h, h], -1))
     np.testing.assert_allclose(mosaic, (black + gain * (1200 - black)) / white, rtol=1e-5)
+
+
+def test_light_that_gains_make_brighter_than_white_is_white(write_dng):
+    header = struct.pack(">10I4dI", 0, 0, 48, 72, 0, 1, 1, 1, 1, 1, 0.0, 0.0, 0.0, 0.0, 1)
+    opcode = header + struct.pack(">f", 2.0)
+    opcodes = struct.pack(">5I", 1, 9, 0, 1, len(opcode)) + opcode
+    path = write_dng(ramp(), tags=[(51009, "B", len(opcodes), opcodes)])
+    mosaic, _ = read_raw(path)
+    np.testing.assert_allclose(mosaic, np.minimum(2 * ramp() / 4095, 1), rtol=1e-5)
+
+
+def test_a_gain_map_has_an_area_and_steps_between_its_sites():
+    light = np.ones((8, 10), np.float32)
+    gain_map = dng.GainMap((1, 2, 7, 99), (2, 3), (0.0, 0.0), (0.0, 0.0), np.full((1, 1), 1.5, np.float32))
+    gain_map.apply(light)
+    expected = np.ones((8, 10))
+    expected[1:7:2, 2::3] = 1.5
+    np.testing.assert_array_equal(light, expected)
+
+
+def test_of_several_planes_of_gains_a_mosaic_takes_the_first():
+    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, 2, 1, 1, 2, 1, 1.0, 0.5, 0.25, 0.0, 2)
+    gain_map = dng._gain_map(header + struct.pack(">4f", 1.0, 5.0, 2.0, 6.0))
+    np.testing.assert_array_equal(gain_map.gains, [[1], [2]])
+    assert (gain_map.origin, gain_map.spacing) == ((0.25, 0.0), (1.0, 0.5))
+
+
+@pytest.mark.parametrize("gain", [0.0, -1.0, float("nan"), float("inf")])
+def test_gains_are_positive_and_finite(gain):
+    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, 1, 1, 1, 1, 1, 1.0, 1.0, 0.0, 0.0, 1)
+    with pytest.raises(ValueError, match="a gain map whose values are not positive and finite"):
+        dng._gain_map(header + struct.pack(">f", gain))
+
+
+def test_black_levels_by_color():
+    levels = np.array([0.1, 0.2, 0.3, 0.4])
+    assert libraw._by_color(levels, XTRANS, dng.Facts()) == [0.1, 0.2, 0.3]
+    assert libraw._by_color(levels, "MONO", dng.Facts()) == [0.1]
+    assert libraw._by_color(levels, "BGGR", dng.Facts()) == [0.3, 0.2, 0.2, 0.1]
+    np.testing.assert_allclose(libraw._by_color(levels, QUAD, dng.Facts(pattern=QUAD)), [0.25] * 3)
+
+
+def test_a_matrix_of_the_file_may_hold_zeros(unchecked):
+    own = np.array(MATRIX)
+    raw = types.SimpleNamespace(color_matrix=np.pad(own, ((0, 0), (0, 1))), rgb_xyz_matrix=np.zeros((4, 3)))
+    np.testing.assert_array_equal(libraw._color_matrix(raw), own)
+
+
+@pytest.mark.parametrize(("own", "given"), [("MONO", QUAD), ("RGGB", "MONO")])
+def test_a_sensor_has_filters_or_has_none(tmp_path, own, given):
+    with pytest.raises(InputError, match=f"pattern is {own}, the camera's JSON file states {given}"):
+        libraw._chosen_pattern(tmp_path, own, stated(tmp_path, pattern=given), print)
+
+
+def test_a_preview_is_not_the_main_image(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.dng") as file:
+        layout = {"photometric": "cfa", "metadata": None}
+        for kind, cfa in ((1, QUAD), (0, "RGB/GBR/BRG")):
+            tags = [(33421, "H", 2, isp.cfa.tile(cfa).shape), (33422, "B", isp.cfa.tile(cfa).size, indices(cfa))]
+            file.write(ramp(), **layout, subfiletype=kind, extratags=tags)
+    assert dng.read_facts(tmp_path / "a.dng").pattern == "RGB/GBR/BRG"
 
 
 @pytest.mark.parametrize("opcodes", [b"\0\0", struct.pack(">5I", 1, 9, 0, 1, 400), struct.pack(">5I", 1, 9, 0, 1, 0)])

@@ -59,6 +59,12 @@ def test_auto_refuses_files_of_several_patterns(tmp_path, write_dng):
         datasets.load("Folder", data_dir=tmp_path, camera="auto")
 
 
+def test_center_crop_starts_with_a_whole_tile():
+    raw = np.arange(12 * 16).reshape(12, 16)
+    assert isp.cfa.tile("RGB/GBR").shape == (2, 3)
+    assert folder.center_crop(raw, 6, 6, "RGB/GBR")[0, 0] == raw[2, 3]
+
+
 def test_center_crop_keeps_the_bayer_pattern():
     raw = np.arange(10 * 14).reshape(10, 14)
     assert folder.center_crop(raw, 4, 8, "RGGB")[0, 0] == raw[2, 2]
@@ -94,6 +100,45 @@ def test_tiles_are_as_large_as_the_first_frame_allows(frames):
         datasets.load("Folder", data_dir=frames, camera="drone", tile_size=70)
     (frames / "images" / "a1.tiff").unlink()
     assert datasets.load("Folder", data_dir=frames, camera="drone")[0][0].shape == (64, 64)
+
+
+@pytest.mark.parametrize(("size", "side"), [((40, 50), 40), ((130, 200), 128), ((300, 400), 256)])
+def test_the_side_of_tiles_is_a_multiple_of_64_if_one_fits(tmp_path, size, side):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    tifffile.imwrite(tmp_path / "images/a.tiff", np.full(size, 30000, np.uint16))
+    Image.new("L", size[::-1]).save(tmp_path / "masks/a.png")
+    assert datasets.load("Folder", data_dir=tmp_path, camera="drone")[0][0].shape == (side, side)
+
+
+def test_the_side_of_tiles_holds_whole_tiles_of_the_array(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    tifffile.imwrite(tmp_path / "images/a.tiff", np.full((260, 260), 30000, np.uint16))
+    Image.new("L", (260, 260)).save(tmp_path / "masks/a.png")
+    xtrans = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+    camera = isp.Camera([0.0] * 3, (2, 1, 2), np.eye(3), xtrans)
+    (tmp_path / "camera.json").write_text(camera.to_json())
+    dataset = datasets.load("Folder", data_dir=tmp_path, camera=str(tmp_path / "camera.json"))
+    assert dataset[0][0].shape == (192, 192)
+
+
+def test_a_tile_has_the_shot_of_its_frame(frames):
+    for stem, maker in (("a", "One"), ("a1", "Two")):
+        file = frames / "images" / f"{stem}.tiff"
+        tifffile.imwrite(file, tifffile.imread(file), metadata=None, extratags=[(271, "s", 0, maker)])
+    dataset = datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
+    assert [dataset.shot(index).maker for index in range(12)] == ["One"] * 6 + ["Two"] * 6
+
+
+def test_a_file_to_classify_has_its_own_shot(tmp_path):
+    for number, name in enumerate(("a/0", "a/1", "b/2")):
+        file = tmp_path / f"{name}.tiff"
+        file.parent.mkdir(exist_ok=True)
+        samples = np.full((32, 32), 30000, np.uint16)
+        tifffile.imwrite(file, samples, metadata=None, extratags=[(271, "s", 0, f"Maker {number}")])
+    dataset = datasets.load("Folder", data_dir=tmp_path, camera="drone")
+    assert [dataset.shot(index).maker for index in range(3)] == ["Maker 0", "Maker 1", "Maker 2"]
 
 
 def test_tiles_are_cut_again_only_if_a_file_or_the_camera_changes(frames):
@@ -170,6 +215,10 @@ def test_two_frames_of_one_name_are_named(frames):
         (
             {"data_dir": "{classes}", "camera": "drone", "tile_size": 42},
             "one.tiff is 40x52, smaller than --tile_size=42",
+        ),
+        (
+            {"data_dir": "{classes}", "camera": "drone", "tile_size": 38},
+            "two.tif is 44x36, smaller than --tile_size=38",
         ),
         ({"data_dir": "{classes}/a", "camera": "drone"}, "found 0 raw files in 0 sub-folders"),
         ({"data_dir": "{classes}", "camera": "auto"}, "a camera must be given"),

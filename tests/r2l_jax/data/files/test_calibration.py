@@ -1,0 +1,46 @@
+import json
+
+import isp
+from r2l_jax.data.files.calibration import Calibration, read_calibration
+
+LAYOUT = {"width": 8, "height": 6, "bits": 10}
+
+
+def stated(tmp_path, **fields):
+    path = tmp_path / "camera.json"
+    path.write_text(json.dumps(fields))
+    return read_calibration(path)
+
+
+def test_a_file_may_state_a_layout_alone(tmp_path):
+    found = stated(tmp_path, raw=LAYOUT)
+    assert (found.layout.width, found.layout.height, found.layout.bits) == (8, 6, 10)
+    # Of 10 bits, the white level is a guess.
+    assert (found.figures, found.guesses_white_level) == ({"white_level": 1023}, True)
+    assert found.camera is None
+
+
+def test_a_stated_white_level_is_no_guess(tmp_path):
+    found = stated(tmp_path, white_level=1000, raw=LAYOUT)
+    assert (found.figures, found.guesses_white_level) == ({"white_level": 1000}, False)
+
+
+def test_what_a_camera_lacks(tmp_path):
+    assert stated(tmp_path, pattern="BGGR").missing == ["black_level", "white_balance", "color_matrix"]
+    assert stated(tmp_path, pattern="MONO").missing == ["black_level"]
+    assert stated(tmp_path, pattern="MONO", black_level=[0.25]).camera == isp.Camera([0.25], pattern="MONO")
+
+
+def test_what_is_stated_in_terms_of_json(tmp_path):
+    assert Calibration().described == "auto"
+    described = stated(tmp_path, white_balance=[2, 1, 3], white_level=1000, raw=LAYOUT).described
+    assert described["white_balance"] == [2, 1, 3]
+    assert described["raw"].items() > LAYOUT.items()
+    assert "raw" not in stated(tmp_path, white_balance=[2, 1, 3]).described
+
+
+def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(tmp_path):
+    assert not Calibration.of(isp.CAMERAS["drone"]).states_pattern
+    assert Calibration.of(isp.Camera([0.0], pattern="MONO")).states_pattern
+    assert not stated(tmp_path, black_level=[0, 0, 0, 0]).states_pattern
+    assert stated(tmp_path, pattern="RGGB").states_pattern

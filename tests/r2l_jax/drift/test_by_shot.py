@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from r2l_jax.data.files.shot import Shot
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift import by_shot
+from r2l_jax.runtime.errors import InputError
+
+
+def dataset_of(shots):
+    labels = np.zeros(len(shots), np.int32)
+    return RawDataset(
+        "own", "classification", ("a",), None, ("",) * len(shots), labels, read=print, shot=shots.__getitem__
+    )
+
+
+def groups(field, values):
+    """The groups of samples whose shots have these values of a field."""
+    dataset = dataset_of([Shot(**{field: value}) for value in values])
+    found = by_shot.groups(dataset, np.arange(len(values)), field)
+    return [(name, indices.tolist()) for name, indices in found.items()]
+
+
+def test_numbers_are_ordered_by_their_size_and_the_unknown_come_last():
+    found = groups("iso_speed", [1600.0, 200.0, None, 1600.0, 800.0])
+    assert found == [("200", [1]), ("800", [4]), ("1600", [0, 3]), ("unknown", [2])]
+
+
+def test_words_are_ordered_by_their_letters():
+    assert groups("model", ["B", "A", "B"]) == [("A", [1]), ("B", [0, 2])]
+
+
+def test_samples_keep_their_indices():
+    dataset = dataset_of([Shot(model=name) for name in "ABAB"])
+    found = by_shot.check(dataset, np.array([3, 2, 0]), ("model",))
+    assert {name: indices.tolist() for name, indices in found["model"].items()} == {"A": [2, 0], "B": [3]}
+    assert by_shot.rows(found) == ["model=A", "model=B"]
+
+
+def test_fifty_groups_make_a_table_and_more_do_not():
+    assert len(groups("iso_speed", [float(1 + number) for number in range(50)])) == 50
+    with pytest.raises(InputError, match="--by=iso_speed: 51 values are too many groups; at most 50 make a table"):
+        groups("iso_speed", [float(1 + number) for number in range(51)])
+
+
+def test_a_field_that_no_file_tells_is_named():
+    with pytest.raises(InputError, match="--by=lens: none of the 2 files tells its lens"):
+        groups("lens", [None, None])
