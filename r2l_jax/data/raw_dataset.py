@@ -60,6 +60,12 @@ class RawDataset:
         raws, targets = self.decoded
         return raws[index], targets[index]
 
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample's mosaic `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
+        raw, _ = self[0] if "decoded" in vars(self) else self.read(0)
+        return raw.shape
+
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""
         indices = np.asarray(indices).tolist()

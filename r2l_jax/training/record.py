@@ -18,17 +18,10 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
+from r2l_jax.training.about import PipelineFile, Shape, TaskName
 from r2l_jax.training.folds import Fold
 
 _Indices = list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
-
-
-class _Source(msgspec.Struct):
-    """The file of the user's pipeline."""
-
-    file: str
-    function: str
-    sha256: str
 
 
 class _Metrics(msgspec.Struct):
@@ -41,7 +34,11 @@ class _Metrics(msgspec.Struct):
     train_indices: _Indices
     valid_indices: _Indices
     made_by: list[dict[str, str]] = []
-    pipeline: _Source | None = None
+    pipeline: PipelineFile | None = None
+    task: TaskName | None = None
+    classes: list[str] | None = None
+    shape: Shape | None = None
+    camera: dict[str, Any] | None = None
 
 
 class Record:
@@ -94,7 +91,9 @@ class Record:
             "history": list(history),
             **_reproduction(config),
             "seed": config.optimization.seed,
+            "task": dataset.task,
             "classes": dataset.classes,
+            "shape": list(dataset.shape),
             "fingerprint": dataset.fingerprint,
             **_describe_data(dataset),
             "made_by": self._made_by,
