@@ -388,7 +388,9 @@ class TrackingSettings(Settings):
         "continue it",
         False,
     )
-    save_locally: bool = setting("also write the final model as model.safetensors", False)
+    save_locally: bool = setting(
+        "also write the best model as model.safetensors, which r2l_jax.load takes without the run", False
+    )
     track_processing: bool = setting("record the picture after every stage", False)
     track_processing_gradients: bool = setting("record the loss's gradient for every stage", False)
     track_predictions: bool = setting("record targets and predictions", False)

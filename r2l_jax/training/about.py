@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from flax import nnx
 
 import isp
 from r2l_jax.config import PUBLISHED_SETS, SYNTHETIC_SETS, SYNTHETIC_SIZE, TrainConfig
@@ -104,6 +106,8 @@ def checked(found: Mapping[str, Any], start: str) -> About:
         raise InputError(f"{start} {str(error).replace('`', '').replace('$.', '')}") from None
     if not about.classes:
         raise InputError(f"{start} no classes")
+    if not math.isfinite(about.score):
+        raise InputError(f"{start} a score that is not finite")
     camera_of(about, start)
     return about
 
@@ -137,6 +141,11 @@ def identity_of(about: About, config: TrainConfig, arrays: Mapping[str, np.ndarr
         digest.update(f"\n{name} {array.dtype} {array.shape} ".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def named_arrays(state: nnx.State) -> dict[str, np.ndarray]:
+    """Returns a model's variables by their dotted paths."""
+    return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
 
 
 def _shape_by(flags: Mapping[str, Any]) -> Sequence[int] | None:

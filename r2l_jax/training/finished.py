@@ -47,7 +47,7 @@ def settings_of(
 
     Args:
         metrics: the recorded `flags`, and the `pipeline` if it came from a file.
-        folder: the fold's folder, within that of the run.
+        folder: the fold's folder, or the model's file; it lies in that of the run.
         named: the user's pipelines, by name.
         where: says in an error which run it is.
 
@@ -60,7 +60,7 @@ def settings_of(
     try:
         config = build(TrainConfig, metrics["flags"])
     except InputError as error:
-        raise InputError(f"{folder / 'metrics.json'} is damaged: {error}") from None
+        raise InputError(f"{where} is damaged: {error}") from None
     return replace(config, pipeline=_pipeline(folder, config, metrics, named, where))
 
 
@@ -75,7 +75,7 @@ def _pipeline(
     if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
         return config.processing.pipeline
     if not metrics.get("pipeline"):
-        raise InputError(f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing.flag}")
+        raise InputError(f"{where} is damaged: it lacks the file of {config.processing.flag}")
     recorded = Source(**{field: metrics["pipeline"][field] for field in ("file", "function", "sha256")})
     file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
     for name, pipeline in named.items():

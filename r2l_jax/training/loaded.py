@@ -2,10 +2,13 @@
 
 import functools
 import os
-from collections.abc import Callable
+import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import msgspec
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Shaped
@@ -15,11 +18,11 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.model.build import Inputs, needed_multiples
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, make_task
-from r2l_jax.pipelines import find_pipeline
+from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training import finished
-from r2l_jax.training.about import About, about_run, camera_of, identity_of
+from r2l_jax.training import finished, model_file
+from r2l_jax.training.about import About, about_run, camera_of, identity_of, named_arrays
 from r2l_jax.training.folds import fold_number
 from r2l_jax.training.stored import CHECKPOINTS, fold_folder, stored_model
 
@@ -208,12 +211,30 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
 def load_from(uri: str, fold: int, checkpoint: str, pipeline: str | None, where: str) -> TrainedModel:
     """Does the same as `load`, with the words that say in errors where the model is from, such as "--run=runs/a"."""
     named = {pipeline: find_pipeline(pipeline)} if pipeline else {}
-    folder = fold_folder(uri, fold, where)
+    if pathlib.Path(uri).is_file():
+        model = _from_file(pathlib.Path(uri), checkpoint, named, where)
+    else:
+        model = _from_folder(fold_folder(uri, fold, where), checkpoint, named, where)
+    if pipeline and model.config.processing.pipeline != pipeline:
+        raise InputError(f"{where} was not trained with the pipeline {pipeline}: leave it out")
+    return model
+
+
+def _from_file(source: pathlib.Path, checkpoint: str, named: Mapping[str, NamedPipeline], where: str) -> TrainedModel:
+    about, stored, identity = model_file.read(source)
+    if about.checkpoint != checkpoint:
+        raise InputError(f"{where} holds the {about.checkpoint} checkpoint, not the {checkpoint} one: ask for that")
+    config = finished.settings_of(msgspec.to_builtins(about), source, named, where)
+    model = _made(about, config, jax.tree.map(jnp.asarray, stored), where)
+    if model.identity != identity:
+        raise InputError(f"{where} is damaged: its arrays are not those that were written")
+    return model
+
+
+def _from_folder(folder: pathlib.Path, checkpoint: str, named: Mapping[str, NamedPipeline], where: str) -> TrainedModel:
     metrics = finished.read(folder, where)
     about = about_run(metrics, fold_number(folder.resolve()) or 0, checkpoint, where)
     config = finished.settings_of(metrics, folder, named, where)
-    if pipeline and config.processing.pipeline != pipeline:
-        raise InputError(f"pipeline={pipeline}: {uri} was not trained with this pipeline; leave it out")
     stored = stored_model(folder, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), checkpoint, where)
     return _made(about, config, stored, where)
 
@@ -226,8 +247,3 @@ def _made(about: About, config: TrainConfig, stored: Any, where: str) -> Trained
     inputs = Inputs(camera, tuple(about.shape or ()))
     task = make_task(about.task, tuple(about.classes), config.model)
     return TrainedModel(about, config, finished.make(config, inputs, task, stored, where))
-
-
-def named_arrays(state: nnx.State) -> dict[str, np.ndarray]:
-    """Returns a model's variables by their dotted paths."""
-    return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}

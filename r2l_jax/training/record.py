@@ -84,8 +84,15 @@ class Record:
             history: the numbers of each epoch.
             final: the final numbers; without them, the fold is recorded as unfinished.
         """
+        content = self.content(history, final)
+        if jax.process_index() == 0:
+            write_json(self._fold.metrics_file, content)
+        return content
+
+    def content(self, history: Sequence[Mapping[str, Any]], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Returns the content that `write` would write."""
         config, dataset, fold = self._config, self._dataset, self._fold
-        content = {
+        return {
             "complete": final is not None,
             **(final or {}),
             "history": list(history),
@@ -100,9 +107,6 @@ class Record:
             "train_indices": fold.train_indices.tolist(),
             "valid_indices": fold.valid_indices.tolist(),
         }
-        if jax.process_index() == 0:
-            write_json(fold.metrics_file, content)
-        return content
 
 
 def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """Models in the checkpoints of earlier runs: the whole of one, or the parts that a run starts from."""
 
+import contextlib
+import logging
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -112,12 +115,24 @@ def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoi
     Raises:
         InputError: the checkpoint is missing or cannot be read.
     """
-    with unreadable(f"{where} holds no checkpoint that can be read"):
+    with _quiet(), unreadable(f"{where} holds no checkpoint that can be read"):
         stored = _stored_model(folder / "checkpoints", sharding, checkpoint)
     if stored is None:
         which = "checkpoint of a best epoch" if checkpoint == "best" else "last checkpoint"
         raise InputError(f"{where} holds no {which}")
     return stored
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from warning that it opens a folder to read only, which is meant so."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _stored_model(checkpoints: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str) -> PyTree | None:
