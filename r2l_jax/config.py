@@ -44,6 +44,8 @@ PIPELINE_NAMES = (
 )
 
 # For programs that take a finished run.
+CHECKPOINTS = ("best", "last")
+WHICH_CHECKPOINT = "the state of the run: that of its best epoch, or that of its last one"
 OWN_PIPELINE = (
     "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
     "where it was in training"
@@ -482,6 +484,7 @@ class FinishedRun(Settings):
 
     run: str = setting("folder of a finished run, or of one of its folds")
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
+    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
     pipeline: str | None = setting(OWN_PIPELINE, None)
 

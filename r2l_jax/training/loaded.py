@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float32, Shaped
 
 import isp
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import CHECKPOINTS, TrainConfig
 from r2l_jax.model.build import Inputs, needed_multiples
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, make_task
@@ -24,7 +24,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.training import finished, model_file
 from r2l_jax.training.about import About, about_run, camera_of, identity_of, named_arrays
 from r2l_jax.training.folds import fold_number
-from r2l_jax.training.stored import CHECKPOINTS, fold_folder, stored_model
+from r2l_jax.training.stored import fold_folder, stored_model
 
 # How many mosaics are processed at once, unless told otherwise.
 BATCH = 32

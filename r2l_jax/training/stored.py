@@ -16,9 +16,6 @@ from r2l_jax.training.folds import fold_folders, fold_number
 
 PyTree = Any
 
-# Which state of a run: that of its best epoch, or that of its last.
-CHECKPOINTS = ("best", "last")
-
 
 def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
     """Returns the folder of an earlier run's fold of the same number.

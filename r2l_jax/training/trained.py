@@ -16,7 +16,7 @@ from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.hosts import on_every_process
+from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.training import finished
 from r2l_jax.training.folds import Fold, fold_folders, fold_number
 from r2l_jax.training.record import recorded_split
@@ -55,7 +55,7 @@ _Description = tuple[TrainConfig, RawDataset, Task, Fold]
 def load_runs(
     uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = (), checkpoint: str = "best"
 ) -> list[list[TrainedFold]]:
-    """Loads the folds of finished runs. Folds with the same settings of the data share one data set.
+    """Loads the folds of finished runs, and prints which checkpoint of each. Folds of the same data share its data set.
 
     A run whose pipeline comes from a user's file needs a file of the same content: the original one in its place, or
     one of `pipelines`. Code in a run's folder is run only if it is named there.
@@ -83,6 +83,9 @@ def load_runs(
 
     # Orbax reads checkpoints in all processes together, so that one which has failed must not leave the others alone.
     runs = on_every_process(describe)
+    if is_first():
+        for *_, fold in (description for folds in runs for description in folds):
+            print(f"{fold.folder}: the {checkpoint} checkpoint")
     return [
         [TrainedFold(*description, _load_model(*description, checkpoint)) for description in folds] for folds in runs
     ]
