@@ -37,6 +37,7 @@ class RawDataset:
             computed or held in memory.
         recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
+        white_level: by which the samples of files without levels of their own were divided; None is their full range.
         shot: reads the facts of the shot of sample i; None where samples have none.
     """
 
@@ -50,6 +51,7 @@ class RawDataset:
     files: tuple[tuple[pathlib.Path, ...], ...] | None = None
     recipe: str = ""
     shot: Callable[[int], Shot] | None = None
+    white_level: float | int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -37,6 +37,7 @@ class About(msgspec.Struct, kw_only=True):
         camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
             are processed already.
         shape: of the mosaics of the training; None if it has not been recorded.
+        white_level: by which the samples of files without levels of their own were divided; None is their full range.
         flags: the settings of the training, by name.
         pipeline: the file of the user's pipeline, if the processing comes from one.
         score: the score of this state on the validation samples.
@@ -49,6 +50,7 @@ class About(msgspec.Struct, kw_only=True):
     classes: list[str]
     camera: dict[str, Any] | None
     shape: Shape | None
+    white_level: Annotated[float, msgspec.Meta(gt=0)] | None
     flags: dict[str, Any]
     pipeline: PipelineFile | None
     score: float
@@ -77,6 +79,7 @@ def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str
             "classes": metrics["classes"],
             "camera": metrics["camera"],
             "shape": metrics.get("shape") or _shape_by(metrics["flags"]),
+            "white_level": metrics.get("white_level"),
             "flags": metrics["flags"],
             "pipeline": metrics.get("pipeline"),
             "score": metrics[f"best_val_{score}" if checkpoint == "best" else f"val_{score}"],

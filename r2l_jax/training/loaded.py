@@ -1,9 +1,10 @@
 """Finished models to use: probabilities and images from mosaics, without the data that a model was trained on."""
 
+import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from r2l_jax.runtime import compiler
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training import finished, model_file
 from r2l_jax.training.about import About, about_run, camera_of, identity_of, named_arrays
-from r2l_jax.training.folds import fold_number
+from r2l_jax.training.folds import fold_folders, fold_number
 from r2l_jax.training.stored import fold_folder, stored_model
 
 # How many mosaics are processed at once, unless told otherwise.
@@ -70,6 +71,12 @@ class TrainedModel:
         return camera_of(self.about)
 
     @property
+    def calibration(self) -> isp.Camera | None:
+        """The camera by which files without calibration values are read: with the white level of the training."""
+        camera, white = self.camera, self.about.white_level
+        return camera if camera is None or white is None else dataclasses.replace(camera, white_level=white)
+
+    @property
     def shape(self) -> tuple[int, int] | None:
         """The height and width of the mosaics of the training; None if an earlier version has not recorded them."""
         return None if self.about.shape is None else (self.about.shape[0], self.about.shape[1])
@@ -103,6 +110,8 @@ class TrainedModel:
         height, width = self._size(raws)
         if height % side or width % side:
             raise InputError(f"height and width must be multiples of {side} for this model, got {height}x{width}")
+        if self.config.attack.adv_noise_layer and self.shape != (height, width):
+            raise InputError(f"the additive layer of this model is for mosaics of {self.shape}, got {height}x{width}")
         return self._in_batches(
             lambda batch: _jit(_probabilities, (0, 1))(self._graph, self._task, self._state, batch), raws, batch_size
         )
@@ -206,6 +215,27 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
     return load_from(str(path), fold, checkpoint, pipeline, str(path))
+
+
+def load_folds(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | None) -> list[TrainedModel]:
+    """Loads folds of a finished run for a program, whose errors name its flags.
+
+    Args:
+        uri: the folder of a run or of a fold, or the file of a model.
+        folds: the numbers of folds, or "all".
+        checkpoint: "best" or "last".
+        pipeline: as for `load`.
+
+    Raises:
+        InputError: as `load`, or something that is no number of a fold.
+    """
+    numbers = [*folds]
+    if numbers == ["all"]:
+        found = [fold_number(folder) for folder in fold_folders(pathlib.Path(uri))]
+        numbers = [str(number) for number in found] or ["0"]
+    if not numbers or not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+        raise InputError(f"--folds must be all, or numbers of folds that differ, got {','.join(folds)}")
+    return [load_from(uri, int(number), checkpoint, pipeline, f"--run={uri}") for number in numbers]
 
 
 def load_from(uri: str, fold: int, checkpoint: str, pipeline: str | None, where: str) -> TrainedModel:

@@ -38,6 +38,7 @@ class _Metrics(msgspec.Struct):
     task: TaskName | None = None
     classes: list[str] | None = None
     shape: Shape | None = None
+    white_level: float | None = None
     camera: dict[str, Any] | None = None
 
 
@@ -101,6 +102,7 @@ class Record:
             "task": dataset.task,
             "classes": dataset.classes,
             "shape": list(dataset.shape),
+            "white_level": dataset.white_level,
             "fingerprint": dataset.fingerprint,
             **_describe_data(dataset),
             "made_by": self._made_by,

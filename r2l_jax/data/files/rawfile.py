@@ -22,6 +22,9 @@ RAW_SUFFIXES = (
     ".srw", ".x3f",
 )  # fmt: skip
 
+# The suffixes of files that hold samples and no calibration values.
+STORED_SUFFIXES = (*TIFF_SUFFIXES, ".png")
+
 # A file whose highest value is below this fraction of its range probably has a lower white level.
 _DIM = 1 / 8
 
@@ -69,7 +72,7 @@ def read_raw(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     suffix = path.suffix.lower()
-    stored = suffix in (*TIFF_SUFFIXES, ".png")
+    stored = suffix in STORED_SUFFIXES
     with reading(path, None if stored else "raw file"):
         if stored:
             samples = read_tiff(path) if suffix in TIFF_SUFFIXES else _gray(*read_png(path))
