@@ -92,6 +92,26 @@ class TrainedModel:
         return self.module.processor if isinstance(self.module.processor, isp.Pipeline) else None
 
     @property
+    def named_pipeline(self) -> NamedPipeline:
+        """The processing as a pipeline by name, with the learned values whatever camera it is made for.
+
+        Raises:
+            InputError: the processing is no pipeline.
+        """
+        pipeline, camera = self.pipeline, self.camera
+        if pipeline is None or camera is None:
+            raise InputError(f"the run was trained with {self.config.processing.flag}, which is no pipeline")
+
+        def make(own: isp.Camera) -> isp.Pipeline:
+            if own.pattern != camera.pattern:
+                raise ValueError(f"the color filter array must be {camera.pattern}, got {own.pattern}")
+            return pipeline
+
+        about = self.about
+        name = f"learned by {self.config.tracking.run_name}, fold {about.fold}, {about.checkpoint} checkpoint"
+        return NamedPipeline(f"{name} ({self.identity[:12]})", name, make)
+
+    @property
     def multiple(self) -> int:
         """What the height and width of mosaics to predict must be multiples of."""
         return int(np.lcm.reduce([1, *needed_multiples(self.config, self.camera, self._task).values()]))
