@@ -32,7 +32,7 @@ class PredictionConfig(Settings):
     masks: str | None = setting("for segmentation: folder for the masks, 8-bit PNG of probabilities", None)
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
-        "cameras, and the camera of the training for TIFF and PNG",
+        "cameras, and the camera of the training for TIFF, PNG, PGM and NPY",
         None,
     )
     pipeline: str | None = setting(OWN_PIPELINE, None)

@@ -33,7 +33,7 @@ class RenderConfig(ProcessingChoice):
     output: str = setting("folder for the pictures, named as the raw files are")
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto, and with --run the "
-        "camera of the training for TIFF and PNG",
+        "camera of the training for TIFF, PNG, PGM and NPY",
         None,
     )
     run: str | None = setting(
