@@ -1,17 +1,19 @@
 """Experiments with raw data and a differentiable ISP: data sets, training, drift controls and programs."""
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2l_jax import data
+    from r2l_jax.training.loaded import load
 
-__all__ = ["data"]
+__all__ = ["data", "load"]
 
 
-def __getattr__(name: str) -> ModuleType:
-    # Imported on first use, because the libraries that read raw files take seconds.
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
+def __getattr__(name: str) -> Any:
+    # Imported on first use, because the libraries that read raw files and checkpoints take seconds.
+    if name == "data":
+        return importlib.import_module(f"{__name__}.data")
+    if name == "load":
+        return importlib.import_module(f"{__name__}.training.loaded").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

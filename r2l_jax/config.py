@@ -44,6 +44,8 @@ PIPELINE_NAMES = (
 )
 
 # For programs that take a finished run.
+CHECKPOINTS = ("best", "last")
+WHICH_CHECKPOINT = "the state of the run: that of its best epoch, or that of its last one"
 OWN_PIPELINE = (
     "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
     "where it was in training"
@@ -388,7 +390,9 @@ class TrackingSettings(Settings):
         "continue it",
         False,
     )
-    save_locally: bool = setting("also write the final model as model.safetensors", False)
+    save_locally: bool = setting(
+        "also write the best model as model.safetensors, which r2l_jax.load takes without the run", False
+    )
     track_processing: bool = setting("record the picture after every stage", False)
     track_processing_gradients: bool = setting("record the loss's gradient for every stage", False)
     track_predictions: bool = setting("record targets and predictions", False)
@@ -480,6 +484,7 @@ class FinishedRun(Settings):
 
     run: str = setting("folder of a finished run, or of one of its folds")
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
+    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
     pipeline: str | None = setting(OWN_PIPELINE, None)
 

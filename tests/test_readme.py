@@ -28,6 +28,7 @@ WORK = {
     "download.py": ("r2l_jax.data.fetch.download.download",),
     "evaluate.py": ("r2l_jax.drift.synthesis.evaluation.run",),
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
+    "predict.py": ("r2l_jax.training.loaded.load_folds",),
     "process.py": ("r2l_jax.apps.render.render_files",),
     "synthesize.py": ("r2l_jax.drift.synthesis.synthesis.run",),
     "train.py": ("r2l_jax.training.train.run",),

@@ -11,7 +11,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.data.files.calibration import Calibration
-from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_raw
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import manifests
 from r2l_jax.runtime.devices import one_picture_at_a_time
@@ -52,6 +52,7 @@ def render_files(
     file_format: FileFormat = "tiff",
     stages: bool = False,
     pipeline: NamedPipeline | None = None,
+    stored: Calibration | None = None,
 ) -> tuple[int, int]:
     """Renders raw files, several at once, with a progress bar on stderr.
 
@@ -67,6 +68,7 @@ def render_files(
         file_format: "tiff" or "png".
         stages: whether to write a contact sheet of the image after each stage as well.
         pipeline: makes the pipeline for the camera of a file; None is `isp.parametrized`.
+        stored: the camera of files that hold no calibration values, such as TIFF; None is `camera`.
 
     Returns:
         The number of files that were rendered, and the number that failed.
@@ -77,10 +79,16 @@ def render_files(
             writes to it.
     """
     pipeline, camera = pipeline or find_pipeline("parametrized"), Calibration.of(camera)
+    stored = stored or camera
     _check_targets(files, output, file_format, stages)
     with writing_to(output):
-        is_new = _describe(files, output, camera, file_format, stages, pipeline)
-        rendered = len(each_file(lambda file: _render_file(file, output, camera, file_format, stages, pipeline), files))
+        is_new = _describe(files, output, camera, file_format, stages, pipeline, stored)
+
+        def render(file: Path) -> None:
+            own = stored if file.suffix.lower() in STORED_SUFFIXES else camera
+            _render_file(file, output, own, file_format, stages, pipeline)
+
+        rendered = len(each_file(render, files))
         pictures = (target for file in files for target in _targets(file, output, file_format))
         if is_new and not any(picture.exists() for picture in pictures):
             # The next call may have other settings, since the folder holds no pictures of these.
@@ -95,6 +103,7 @@ def _describe(
     file_format: FileFormat,
     stages: bool,
     pipeline: NamedPipeline,
+    stored: Calibration,
 ) -> bool:
     """Writes the manifest, and returns whether there was none before.
 
@@ -104,6 +113,7 @@ def _describe(
     fixed = {
         "pipeline": pipeline.description,
         "camera": camera.described,
+        **({} if stored is camera else {"stored_camera": stored.described}),
     }
     is_new = manifests.read(output, fixed, "pictures") is None
     if is_new:

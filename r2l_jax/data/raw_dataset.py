@@ -37,6 +37,7 @@ class RawDataset:
             computed or held in memory.
         recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
+        white_level: by which the samples of files without levels of their own were divided; None is their full range.
         shot: reads the facts of the shot of sample i; None where samples have none.
     """
 
@@ -50,6 +51,7 @@ class RawDataset:
     files: tuple[tuple[pathlib.Path, ...], ...] | None = None
     recipe: str = ""
     shot: Callable[[int], Shot] | None = None
+    white_level: float | int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,6 +61,12 @@ class RawDataset:
             return self.read(index)
         raws, targets = self.decoded
         return raws[index], targets[index]
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a sample's mosaic `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
+        raw, _ = self[0] if "decoded" in vars(self) else self.read(0)
+        return raw.shape
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""

@@ -91,6 +91,10 @@ class Classification:
         """Computes the accuracy of a confusion matrix."""
         return tasks.metrics.accuracy(confusion)
 
+    def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
+        """Computes the probability of each class, `(B, C)`, whatever the height of the mosaics."""
+        return jax.nn.softmax(logits)
+
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns which samples belong to each class, `(N,)` booleans, for results by class."""
         return {name: labels == number for number, name in enumerate(self.classes)}
@@ -170,6 +174,10 @@ class Segmentation:
         """Computes the object's intersection over union from a confusion matrix."""
         return tasks.metrics.iou(confusion)[1]
 
+    def probabilities(self, logits: jax.Array, height: int) -> jax.Array:
+        """Computes the probability of the object at each site `(B, H, W)` of mosaics of a height."""
+        return jax.nn.sigmoid(_enlarged(logits, height)[..., 0])
+
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns no classes: an image has none, its pixels do."""
         return {}
@@ -203,10 +211,20 @@ def task_of(dataset: RawDataset, model: ModelSettings | None = None) -> Task:
         dataset: its kind of targets and its classes.
         model: the networks; None for those by default.
     """
-    model = model or ModelSettings()
-    if dataset.task == Segmentation.name:
-        return Segmentation(dataset.classes, model.encoder)
-    return Classification(dataset.classes, model.classifier_network.lower())
+    return make_task(dataset.task, dataset.classes, model or ModelSettings())
+
+
+def make_task(name: str, classes: tuple[str, ...], model: ModelSettings) -> Task:
+    """Makes a task by its name.
+
+    Args:
+        name: "classification" or "segmentation".
+        classes: as those of a `RawDataset`.
+        model: the networks.
+    """
+    if name == Segmentation.name:
+        return Segmentation(classes, model.encoder)
+    return Classification(classes, model.classifier_network.lower())
 
 
 def _enlarged(images, height: int):

@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the last and the best state of each fold, and parts of earlier runs' models."""
+"""Checkpoints by Orbax: the last and the best state of each fold."""
 
 import contextlib
 import errno
@@ -19,7 +19,6 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.hosts import on_first_process
-from r2l_jax.training.folds import fold_folders, fold_number
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -71,8 +70,8 @@ class Checkpoints:
         self._manager = None
         if enabled:
             on_first_process(lambda: _adopt(folder, quality))
-            with _unreadable(f"{folder} cannot be continued; start anew with --overwrite"):
-                self._manager = _manager(folder)
+            with unreadable(f"{folder} cannot be continued; start anew with --overwrite"):
+                self._manager = open_manager(folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -133,8 +132,8 @@ class Checkpoints:
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, []
         whole = (self._folder / str(step) / _PROGRESS).is_dir()
-        with _unreadable(f"{self._folder} cannot be continued; start anew with --overwrite"):
-            best = _best_step(self._manager)
+        with unreadable(f"{self._folder} cannot be continued; start anew with --overwrite"):
+            best = best_step(self._manager)
             items: dict[str, Any] = {
                 "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
                 "history": ocp.args.JsonRestore(),
@@ -198,7 +197,7 @@ def _adopt(folder: pathlib.Path, quality: Quality) -> None:
         for checkpoint in (folder / kind).glob("[0-9]*"):
             target = folder / checkpoint.name
             if checkpoint.name.isdigit() and not target.exists():
-                with _unreadable(f"{checkpoint} cannot be continued; start anew with --overwrite"):
+                with unreadable(f"{checkpoint} cannot be continued; start anew with --overwrite"):
                     history = json.loads((checkpoint / "history" / "metadata").read_text())
                 # The last is the best only if the best has the same step, and then it is there already.
                 metrics = (quality(history[-1]) or {}) if kind == "best" else {}
@@ -212,7 +211,7 @@ def _adopt(folder: pathlib.Path, quality: Quality) -> None:
 
 
 @contextlib.contextmanager
-def _unreadable(message: str) -> Iterator[None]:
+def unreadable(message: str) -> Iterator[None]:
     """Turns whatever Orbax and TensorStore raise on damaged or foreign files into one line."""
     try:
         yield
@@ -243,7 +242,7 @@ def _progress(state: TrainState) -> PyTree:
     return {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
 
 
-def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
+def open_manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
     """Returns the manager of a folder of checkpoints, which keeps the last and the best."""
     key: Any = _rank  # declared to be a number, but only sorted by
     kept = [LatestN(1), BestN(get_metric_fn=key, n=1, keep_checkpoints_without_metrics=False)]
@@ -260,90 +259,10 @@ def _manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointMa
     )
 
 
-def _best_step(manager: ocp.CheckpointManager) -> int | None:
+def best_step(manager: ocp.CheckpointManager) -> int | None:
     """Returns the step of the best checkpoint; None if the last one says that another epoch was better, or none is."""
     best, last = manager.best_step(), manager.latest_step()
     if best is None or last is None:
         return None
     (of_best, of_last) = (manager.metrics(step) or {} for step in (best, last))
     return best if "epoch" in of_best and of_best["epoch"] == of_last.get("best_epoch") else None
-
-
-def fold_folder(uri: str, fold: int, flag: str) -> pathlib.Path:
-    """Returns the folder of an earlier run's fold of the same number.
-
-    The head of another fold has been trained on samples that this fold validates on. To use it all the same, name the
-    folder of that fold.
-
-    Args:
-        uri: an earlier run's folder, or one of its folds' folders.
-        fold: the fold of this run.
-        flag: the flag that errors name.
-
-    Raises:
-        InputError: there is no such folder, or it holds no such fold.
-    """
-    root = pathlib.Path(uri)
-    # The folder that is meant, for a link of another name and for ".".
-    if fold_number(root.resolve()) is not None:
-        return root
-    if (root / f"fold_{fold}").is_dir():
-        return root / f"fold_{fold}"
-    found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
-    reason = f"it has {found}" if root.is_dir() else "not found"
-    raise InputError(f"--{flag}={uri} is no run's folder with a fold_{fold}: {reason}")
-
-
-def load_parts(
-    model: nnx.State, parts: tuple[str, ...], uri: str, fold: int, flag: str, optional: tuple[str, ...] = ()
-) -> None:
-    """Replaces parts of a model, in place, by those of an earlier run's best checkpoint.
-
-    Args:
-        model: the variables of a `RawToLogit`.
-        parts: which of its attributes to replace.
-        uri: an earlier run's folder, or one of its folds' folders.
-        fold: the fold of this run.
-        flag: what to call `uri` in an error.
-        optional: variables of these parts that stay as they are if the earlier run has none.
-
-    Raises:
-        InputError: the best checkpoint is missing or cannot be read, or its variables are others.
-    """
-    with _unreadable(f"--{flag}={uri} holds no checkpoint that can be read"):
-        stored = _stored_model(fold_folder(uri, fold, flag) / "checkpoints", jax.tree.leaves(model)[0].sharding)
-    if stored is None:
-        raise InputError(f"--{flag}={uri} holds no checkpoint of a best epoch")
-    ours = nnx.to_pure_dict(model)
-    loaded = {}
-    for part in parts:
-        kept = {name: value for name, value in ours.get(part, {}).items() if name in optional}
-        loaded[part] = kept | stored.get(part, {})
-        have, want = _shapes(loaded[part]), _shapes(ours.get(part, {}))
-        for name in sorted(have.keys() | want.keys()):
-            if have.get(name) != want.get(name):
-                raise InputError(
-                    f"--{flag}={uri} does not fit this run: its {part} has {name} {have.get(name, 'not at all')}, "
-                    f"this run's {want.get(name, 'not at all')}"
-                )
-    nnx.replace_by_pure_dict(model, ours | loaded)
-
-
-def _stored_model(checkpoints: pathlib.Path, sharding: jax.sharding.Sharding) -> PyTree | None:
-    """Loads the model of the best checkpoint onto this machine's devices; None without one."""
-    # Version 0.1 kept the best in a folder of its own, without metrics.
-    for folder, find_step in ((checkpoints, _best_step), (checkpoints / "best", ocp.CheckpointManager.latest_step)):
-        if folder.is_dir():
-            with _manager(folder, reads_only=True) as manager:
-                if (step := find_step(manager)) is not None:
-                    target = jax.tree.map(
-                        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
-                        dict(manager.item_metadata(step).model.tree),
-                    )
-                    return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))).model
-    return None
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}

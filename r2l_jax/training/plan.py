@@ -8,17 +8,16 @@ from collections.abc import Sequence
 import jax
 from flax import nnx
 
-import isp
 from r2l_jax.config import ModelSettings, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.splits import Split, stratified_splits
+from r2l_jax.model.build import needed_multiples
 from r2l_jax.model.pretrained import load_weights
-from r2l_jax.model.processors import NeuralProcessor
 from r2l_jax.model.tasks import TASKS, task_of
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.checkpoint import fold_folder
 from r2l_jax.training.folds import Fold
 from r2l_jax.training.record import changes, read_metrics, recorded_split
+from r2l_jax.training.stored import fold_folder
 from r2l_jax.training.update import UpdateRule
 
 
@@ -42,7 +41,7 @@ def make_folds(config: TrainConfig, dataset: RawDataset) -> list[Fold]:
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     """Returns the training and validation indices of an earlier run."""
-    file = fold_folder(uri, fold, "state_dict_uri") / "metrics.json"
+    file = fold_folder(uri, fold, f"--state_dict_uri={uri}") / "metrics.json"
     earlier = read_metrics(file, f"--state_dict_uri={uri}")
     if earlier["fingerprint"] != dataset.fingerprint:
         raise InputError(f"--state_dict_uri={uri} splits other data: its samples or classes are not {dataset.name}'s")
@@ -85,20 +84,11 @@ def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
         flag = other.network_flag
         if other.name != task.name and getattr(config.model, flag) != getattr(ModelSettings(), flag):
             raise InputError(f"--{flag} is for {other.name}; --dataset={dataset.name} is {task.participle}")
-    multiples = {}
-    if processing.processing_mode == "neural_network" and dataset.camera is not None:
-        multiples["--processing_mode=neural_network"] = NeuralProcessor.multiple(dataset.camera.pattern)
-    if task.multiple > 1:
-        side = 1
-        if dataset.camera is not None and processing.images_are_half_size:
-            side = isp.demosaic.bin_side(dataset.camera.pattern)
-        multiples[f"{task.head_name} after {processing.flag}"] = side * task.multiple
-    raw, _ = dataset[0]
-    for part, multiple in multiples.items():
-        if any(side % multiple for side in raw.shape[:2]):
+    for part, multiple in needed_multiples(config, dataset.camera, task).items():
+        if any(side % multiple for side in dataset.shape[:2]):
             raise InputError(
                 f"--dataset={dataset.name}: height and width must be multiples of {multiple} for {part}, "
-                f"got {raw.shape[0]}x{raw.shape[1]}"
+                f"got {dataset.shape[0]}x{dataset.shape[1]}"
             )
 
 
@@ -138,6 +128,6 @@ def _check_sources(config: TrainConfig, fold: Fold) -> None:
     sources = {"processor_uri": config.processing.processor_uri, "classifier_uri": config.model.classifier_uri}
     for flag, uri in sources.items():
         if uri:
-            folder = fold_folder(uri, fold.number, flag).resolve()
+            folder = fold_folder(uri, fold.number, f"--{flag}={uri}").resolve()
             if config.tracking.overwrite and config.run_dir.resolve() in folder.parents:
                 raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")

@@ -18,17 +18,10 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
+from r2l_jax.training.about import PipelineFile, Shape, TaskName
 from r2l_jax.training.folds import Fold
 
 _Indices = list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
-
-
-class _Source(msgspec.Struct):
-    """The file of the user's pipeline."""
-
-    file: str
-    function: str
-    sha256: str
 
 
 class _Metrics(msgspec.Struct):
@@ -41,7 +34,12 @@ class _Metrics(msgspec.Struct):
     train_indices: _Indices
     valid_indices: _Indices
     made_by: list[dict[str, str]] = []
-    pipeline: _Source | None = None
+    pipeline: PipelineFile | None = None
+    task: TaskName | None = None
+    classes: list[str] | None = None
+    shape: Shape | None = None
+    white_level: float | None = None
+    camera: dict[str, Any] | None = None
 
 
 class Record:
@@ -87,23 +85,30 @@ class Record:
             history: the numbers of each epoch.
             final: the final numbers; without them, the fold is recorded as unfinished.
         """
+        content = self.content(history, final)
+        if jax.process_index() == 0:
+            write_json(self._fold.metrics_file, content)
+        return content
+
+    def content(self, history: Sequence[Mapping[str, Any]], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Returns the content that `write` would write."""
         config, dataset, fold = self._config, self._dataset, self._fold
-        content = {
+        return {
             "complete": final is not None,
             **(final or {}),
             "history": list(history),
             **_reproduction(config),
             "seed": config.optimization.seed,
+            "task": dataset.task,
             "classes": dataset.classes,
+            "shape": list(dataset.shape),
+            "white_level": dataset.white_level,
             "fingerprint": dataset.fingerprint,
             **_describe_data(dataset),
             "made_by": self._made_by,
             "train_indices": fold.train_indices.tolist(),
             "valid_indices": fold.valid_indices.tolist(),
         }
-        if jax.process_index() == 0:
-            write_json(fold.metrics_file, content)
-        return content
 
 
 def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:

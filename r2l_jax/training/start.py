@@ -13,9 +13,9 @@ from r2l_jax.data.sets import published
 from r2l_jax.model.build import Statistics, make_processor, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.training.checkpoint import load_parts
 from r2l_jax.training.folds import Fold
 from r2l_jax.training.steps import Steps, TrainState
+from r2l_jax.training.stored import load_parts
 
 
 def initial_state(

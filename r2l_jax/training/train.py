@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors.numpy
 from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
@@ -23,17 +22,19 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing, write_json
+from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training import plan, report
+from r2l_jax.training import model_file, plan, report
+from r2l_jax.training.about import about_run, identity_of, named_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, best_of, drop_optimizer
 from r2l_jax.training.folds import Fold
 from r2l_jax.training.optimizer import schedule
 from r2l_jax.training.record import Record, other_makers, read_metrics
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
+from r2l_jax.training.stored import stored_model
 from r2l_jax.training.tracking import Tracker
 from r2l_jax.training.update import GradientDescent, UpdateRule
 
@@ -159,9 +160,9 @@ def _train_fold(
             if (picture := steps.task.confusion_picture(confusion)) is not None:
                 tracker.picture("confusion", picture, history[-1]["epoch"])
             tracker.hyperparameters(_hyperparameters(config), {name: history[-1][name] for name in steps.summary})
-            if config.tracking.save_locally and writes:
-                with replacing(fold.folder / "model.safetensors") as part:
-                    safetensors.numpy.save_file(_named_arrays(state), part)
+    if config.tracking.save_locally:
+        # After the checkpoints are complete, and before the fold counts as finished.
+        _write_model(config, fold, record.content(history, final), state)
     content = record.write(history, final)
     _leave(config, steps, folder)
     return content, True
@@ -412,6 +413,12 @@ def _tag(name: str) -> str:
     return f"{metric}/{split}"
 
 
-def _named_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Returns the model's variables by their dotted paths."""
-    return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state.model)}
+def _write_model(config: TrainConfig, fold: Fold, content: Mapping[str, Any], state: TrainState) -> None:
+    """Writes the model of the best epoch to one file; without checkpoints, that of the last epoch."""
+    which, where, model = "last", str(fold.folder), state.model
+    if config.tracking.log_model:
+        which = "best"
+        nnx.replace_by_pure_dict(model, stored_model(fold.folder, shardings().everywhere, which, where))
+    if jax.process_index() == 0:
+        about, arrays = about_run(content, fold.number, which, where), named_arrays(model)
+        model_file.write(fold.folder / model_file.NAME, arrays, about, identity_of(about, config, arrays))

@@ -3,28 +3,24 @@
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-from flax import nnx
+from typing import NamedTuple
 
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
-from r2l_jax.model.build import make_model, unknown_statistics
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, task_of
-from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
+from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.runtime.hosts import on_every_process
-from r2l_jax.training import checkpoint
+from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.hosts import is_first, on_every_process
+from r2l_jax.training import finished
 from r2l_jax.training.folds import Fold, fold_folders, fold_number
-from r2l_jax.training.record import read_metrics, recorded_split
+from r2l_jax.training.record import recorded_split
+from r2l_jax.training.stored import stored_model
 
 
 class TrainedFold(NamedTuple):
@@ -35,7 +31,7 @@ class TrainedFold(NamedTuple):
         dataset: the data set.
         task: the task.
         fold: the split of the data, and the fold's folder.
-        model: the model of the best epoch, in evaluation: batch norms use their running statistics.
+        model: the model of a checkpoint, in evaluation: batch norms use their running statistics.
     """
 
     config: TrainConfig
@@ -57,9 +53,9 @@ _Description = tuple[TrainConfig, RawDataset, Task, Fold]
 
 
 def load_runs(
-    uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = ()
+    uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = (), checkpoint: str = "best"
 ) -> list[list[TrainedFold]]:
-    """Loads the folds of finished runs. Folds with the same settings of the data share one data set.
+    """Loads the folds of finished runs, and prints which checkpoint of each. Folds of the same data share its data set.
 
     A run whose pipeline comes from a user's file needs a file of the same content: the original one in its place, or
     one of `pipelines`. Code in a run's folder is run only if it is named there.
@@ -68,6 +64,7 @@ def load_runs(
         uris: runs' folders, of which all folds are taken, or folds' folders.
         data_dir: the present folder of the data; None if it has not moved.
         pipelines: the user's pipelines that runs were trained with, by the present places of their files.
+        checkpoint: "best" or "last".
 
     Raises:
         InputError: a folder that is no run's, a fold that is not trained to its end, data that is not what it was
@@ -86,21 +83,29 @@ def load_runs(
 
     # Orbax reads checkpoints in all processes together, so that one which has failed must not leave the others alone.
     runs = on_every_process(describe)
-    return [[TrainedFold(*description, _load_model(*description)) for description in folds] for folds in runs]
+    if is_first():
+        for *_, fold in (description for folds in runs for description in folds):
+            print(f"{fold.folder}: the {checkpoint} checkpoint")
+    return [
+        [TrainedFold(*description, _load_model(*description, checkpoint)) for description in folds] for folds in runs
+    ]
 
 
-def load_pipelines(uri: str, data_dir: str | None = None, pipelines: Sequence[str] = ()) -> list[TrainedFold]:
+def load_pipelines(
+    uri: str, data_dir: str | None = None, pipelines: Sequence[str] = (), checkpoint: str = "best"
+) -> list[TrainedFold]:
     """Loads the folds of a finished run whose processing has parameters, for all processes.
 
     Args:
         uri: the run's folder, or a fold's.
         data_dir: as for `load_runs`.
         pipelines: as for `load_runs`.
+        checkpoint: as for `load_runs`.
 
     Raises:
         InputError: as `load_runs`; or a processing without parameters.
     """
-    (folds,) = load_runs([uri], data_dir, pipelines)
+    (folds,) = load_runs([uri], data_dir, pipelines, checkpoint)
     for fold in folds:
         processor = fold.model.processor
         if not isinstance(processor, isp.Pipeline) or not processor.parameters():
@@ -125,19 +130,10 @@ def _describe_fold(
     folder: pathlib.Path, data_dir: str | None, loaded: dict[str, RawDataset], named: Mapping[str, NamedPipeline]
 ) -> _Description:
     """Finds the settings, the data set, the task and the split of a fold."""
-    metrics = read_metrics(folder / "metrics.json", f"--run={folder}")
-    if not metrics["complete"]:
-        raise InputError(f"--run={folder} is not trained to its end: the command that began it goes on")
-    known = {leaf.name for leaf in leaves(TrainConfig)}
-    if unknown := sorted(set(metrics["flags"]) - known):
-        raise InputError(f"--run={folder} was trained by another version: it has the flags {', '.join(unknown)}")
-    try:
-        config = build(TrainConfig, metrics["flags"])
-    except InputError as error:
-        raise InputError(f"{folder / 'metrics.json'} is damaged: {error}") from None
-    config = replace(
-        config, data_dir=data_dir or config.data.data_dir, pipeline=_pipeline(folder, config, metrics, named)
-    )
+    where = f"--run={folder}"
+    metrics = finished.read(folder, where)
+    config = finished.settings_of(metrics, folder, named, where)
+    config = replace(config, data_dir=data_dir or config.data.data_dir)
     settings = repr((config.data.dataset, config.data.source))
     dataset = loaded.get(settings) or datasets.load(config.data.dataset, **config.data.source)
     loaded[settings] = dataset
@@ -153,42 +149,7 @@ def _describe_fold(
     return config, dataset, task, Fold(number, *split, folder)
 
 
-def _pipeline(
-    folder: pathlib.Path, config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline]
-) -> str | None:
-    """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
-    if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
-        return config.processing.pipeline
-    if not metrics.get("pipeline"):
-        raise InputError(f"{folder / 'metrics.json'} is damaged: it lacks the file of {config.processing.flag}")
-    recorded = Source(**{field: metrics["pipeline"][field] for field in ("file", "function", "sha256")})
-    file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
-    for name, pipeline in named.items():
-        if pipeline.identity == wanted:
-            return name
-    hint = f"name it by --pipeline=<file>.py:{recorded.function}"
-    if folder.resolve().parent in file.resolve().parents:
-        raise InputError(
-            f"--run={folder} was trained with {file}, in its own folder, which is not run by itself: {hint}"
-        )
-    try:
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(
-            f"--run={folder} was trained with {file}, which cannot be read ({error.strerror}): {hint}"
-        ) from None
-    if content != recorded.sha256:
-        raise InputError(
-            f"--run={folder} was trained with {file} of SHA-256 {recorded.sha256[:12]}, which is {content[:12]} now: "
-            f"if you have the earlier file, {hint}"
-        )
-    return f"{file}:{recorded.function}"
-
-
-def _load_model(config: TrainConfig, dataset: RawDataset, task: Task, fold: Fold) -> RawToLogit:
-    model = nnx.eval_shape(lambda: make_model(config, dataset, task, nnx.Rngs(0), unknown_statistics()))
-    model.eval()
-    graph, shapes = nnx.split(model)
-    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=shardings().everywhere), shapes)
-    checkpoint.load_parts(state, ("processor", "normalizer", "head"), str(fold.folder), fold.number, "run")
-    return nnx.merge(graph, state)
+def _load_model(config: TrainConfig, dataset: RawDataset, task: Task, fold: Fold, checkpoint: str) -> RawToLogit:
+    where = f"--run={fold.folder}"
+    stored = stored_model(fold.folder, shardings().everywhere, checkpoint, where)
+    return finished.make(config, dataset, task, stored, where)

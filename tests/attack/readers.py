@@ -127,6 +127,21 @@ def _read_tiff(folder, path):
     _check_mosaic(read_raw(path, CAMERA, lambda _: None)[0])
 
 
+def _npy(samples, **options):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, samples, **options)
+    return file.getvalue()
+
+
+_ARRAYS_ORIGINALS = {
+    "bytes.pgm": b"P5\n# a comment\n64 48\n255\n" + _samples(dtype=np.uint8).tobytes(),
+    "words.pgm": b"P5 64 48 65535\n" + _samples().tobytes(),
+    "words.npy": _npy(_samples()),
+    "float.npy": _npy(_samples(dtype=np.float32), version=(2, 0)),
+    "columns.npy": _npy(np.asfortranarray(_samples()).astype(">u2")),
+}
+
+
 _PNG_ORIGINALS = {
     "gray8.png": _picture(_samples(dtype=np.uint8)),
     "gray16.png": _picture(_samples()),
@@ -429,6 +444,7 @@ def _read_servers(folder, path):
 READERS = {
     "TIFF": Reader(_read_tiff, _TIFF_ORIGINALS),
     "PNG": Reader(_read_tiff, _PNG_ORIGINALS),
+    "arrays": Reader(_read_tiff, _ARRAYS_ORIGINALS),
     "DNG": Reader(_read_dng, _DNG_ORIGINALS),
     "headerless": Reader(_read_headerless, _HEADERLESS_ORIGINALS),
     "masks": Reader(_read_masks, _MASKS_ORIGINALS),

@@ -16,7 +16,7 @@ def test_a_trained_run_is_evaluated(trained_run):
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split()[0] for line in done.stdout.splitlines() if line]
-    assert rows[2:7] == ["own", "parametrized", "exposure=0.5", "contrast", "identity"]
+    assert rows[3:8] == ["own", "parametrized", "exposure=0.5", "contrast", "identity"]
     assert "run fold 0: 100%" in done.stderr
     content = json.loads((trained_run / "evaluation/evaluation.json").read_text())
     assert content["flags"]["severities"] == [1, 2]

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image
 
 import isp
 
+RUN = Path(__file__).parents[1] / "r2l_jax" / "training" / "run_of_0_1"
 SCRIPT = Path(__file__).parents[2] / "scripts" / "process.py"
 
 
@@ -62,9 +64,32 @@ def test_a_bad_file_fails_the_run_but_not_the_others(folder):
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.tiff", "b.tiff", "manifest.json"]
 
 
+def test_renders_with_what_a_run_has_learned(folder):
+    raw = np.random.default_rng(0).integers(4096, 65536, (48, 40)).astype(np.uint16)
+    tifffile.imwrite(folder / "noise.tiff", raw)
+    done = programs.program("process.py", f"--input={folder}/noise.tiff", f"--output={folder}/out", f"--run={RUN}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{RUN}: the best checkpoint\n1 rendered, 0 failed\n"
+    manifest = json.loads((folder / "out" / "manifest.json").read_text())
+    assert manifest["pipeline"].startswith("learned by small, fold 0, best checkpoint (")
+    stored = json.loads((RUN / "fold_0" / "metrics.json").read_text())["camera"]
+    assert manifest["stored_camera"]["white_balance"] == stored["white_balance"]
+    fixed = isp.parametrized(isp.Camera.from_json(json.dumps(stored)))(raw.astype(np.float32) / 65535)
+    image = tifffile.imread(folder / "out" / "noise.tiff") / 65535
+    assert image.shape == fixed.shape
+    assert 1e-4 < np.abs(image - fixed).mean() < 0.05  # It was trained for one epoch.
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--input=raw", "--output=out", "--run=r", "--pipeline=parametrized"],
+            "--run=r is the processing: leave --pi",
+        ),
+        (["--input=raw", "--output=out", "--run=r", "--half_size"], "--run=r is the processing: leave --half_size out"),
+        (["--input=raw", "--output=out", "--run=r"], "--run=r is no run's folder with a fold_0: not found"),
+        (["--input=raw", "--output=out", "--checkpoint=last"], "--checkpoint changes nothing without --run"),
         (["--input=raw", "--output=out", "--camera=phone"], "got 'phone'"),
         (["--input=raw", "--output=out", "--sp_debayer=none"], "--sp_debayer is for --processing_mode=static"),
     ],

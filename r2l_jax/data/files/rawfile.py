@@ -9,6 +9,7 @@ from jaxtyping import Float32, Shaped
 
 import isp
 from r2l_jax.data.files import headerless, libraw
+from r2l_jax.data.files.arrays import ARRAY_SUFFIXES, read_npy, read_pgm
 from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.decoding import reading
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
@@ -17,10 +18,14 @@ from r2l_jax.runtime.errors import InputError, warn
 
 # The suffixes that folders are searched for. `read_raw` takes others as well.
 RAW_SUFFIXES = (
-    ".tif", ".tiff", ".png", ".3fr", ".arw", ".bin", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq",
+    ".tif", ".tiff", ".png", ".npy", ".pgm",
+    ".3fr", ".arw", ".bin", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq",
     ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".rwl", ".sr2", ".srf",
     ".srw", ".x3f",
 )  # fmt: skip
+
+# The suffixes of files that hold samples and no calibration values.
+STORED_SUFFIXES = (*TIFF_SUFFIXES, ".png", *ARRAY_SUFFIXES)
 
 # A file whose highest value is below this fraction of its range probably has a lower white level.
 _DIM = 1 / 8
@@ -36,8 +41,9 @@ def read_raw(
 ) -> tuple[Mosaic, isp.Camera]:
     """Reads the mosaic of a raw file and the calibration values of its camera.
 
-    - TIFF and PNG files are mosaics of 8 or 16 bits, divided by 255 or 65535; the values of a floating-point TIFF are
-      in [0, 1] already. A PNG of several channels is a mosaic stored as a gray picture, with equal color channels.
+    - TIFF, PNG, PGM and NPY files are mosaics of 8 or 16 bits, divided by 255 or 65535, or by the maximum that a PGM
+      states; the values of a floating-point TIFF or NPY are in [0, 1] already. A PNG of several channels is a mosaic
+      stored as a gray picture, with equal color channels.
     - Files without a header, of any other suffix, are read as the `raw` of the camera's JSON file says.
     - LibRaw reads the formats of cameras (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the
       bottom and the right, divided by the white level (of each channel, if the file has them). Gain maps of a DNG are
@@ -49,8 +55,9 @@ def read_raw(
 
     Args:
         path: the file; its suffix decides how it is read.
-        camera: the camera, or what is known of it (`calibration.read_calibration`). TIFF, PNG and files without a
-            header need a whole camera; in the formats of cameras, what is given replaces the figures of the file.
+        camera: the camera, or what is known of it (`calibration.read_calibration`). TIFF, PNG, PGM, NPY and files
+            without a header need a whole camera; in the formats of cameras, what is given replaces the figures of the
+            file.
         warn: called with one line if a file without levels of its own uses less than an eighth of its range, as a
             mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a camera's JSON file
             states another pattern than the file. By default, the line goes to stderr.
@@ -69,11 +76,12 @@ def read_raw(
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     suffix = path.suffix.lower()
-    stored = suffix in (*TIFF_SUFFIXES, ".png")
+    stored = suffix in STORED_SUFFIXES
     with reading(path, None if stored else "raw file"):
         if stored:
-            samples = read_tiff(path) if suffix in TIFF_SUFFIXES else _gray(*read_png(path))
-            mosaic, camera = _checked_size(_fractions(path, samples, stated, warn)), _whole(stated, "TIFF and PNG hold")
+            samples, white = _stored(path, suffix)
+            mosaic = _checked_size(_fractions(path, samples, stated, warn, white))
+            camera = _whole(stated, "TIFF, PNG, PGM and NPY hold")
         elif stated.layout is not None and not libraw.is_container(path):
             mosaic = _fractions(path, stated.layout.read(path), stated, warn)
             camera = _whole(stated, "a file without a header holds")
@@ -112,6 +120,15 @@ def _whole(stated: Calibration, who: str) -> isp.Camera:
     return stated.camera
 
 
+def _stored(path: Path, suffix: str) -> tuple[np.ndarray, int | None]:
+    """Reads the samples of a file without calibration values, and the value of white if the file states it."""
+    if suffix == ".pgm":
+        return read_pgm(path)
+    if suffix == ".npy":
+        return read_npy(path), None
+    return read_tiff(path) if suffix in TIFF_SUFFIXES else _gray(*read_png(path)), None
+
+
 def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows cols"]:
     """Returns the mosaic that is stored in the samples of a PNG."""
     if mode not in ("L", "LA", "RGB", "RGBA", "I;16"):
@@ -126,8 +143,10 @@ def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows
     return colors[..., 0]
 
 
-def _fractions(path: Path, samples: np.ndarray, stated: Calibration, warn: Callable[[str], object]) -> Mosaic:
-    """Divides samples by the camera's white level or, without one, by the range of their type."""
+def _fractions(
+    path: Path, samples: np.ndarray, stated: Calibration, warn: Callable[[str], object], maximum: int | None = None
+) -> Mosaic:
+    """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
     if samples.ndim != 2:
         raise InputError(f"expected one mosaic (H, W), got samples of shape {samples.shape}")
     if samples.dtype.kind != "f" and samples.dtype not in (np.uint8, np.uint16):
@@ -138,7 +157,7 @@ def _fractions(path: Path, samples: np.ndarray, stated: Calibration, warn: Calla
     if not np.isfinite([lowest, highest]).all():
         raise InputError("holds values that are not finite")
     white = stated.figures.get("white_level")
-    full = white or (1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
+    full = white or maximum or (1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max)
     if white is None and samples.dtype.kind == "f" and (lowest < 0 or highest > 1):
         raise InputError(f"floating-point samples must be in [0, 1], got {lowest:g} to {highest:g}")
     if lowest < 0:

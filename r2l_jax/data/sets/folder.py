@@ -102,6 +102,7 @@ def _classification(root: pathlib.Path, camera: Calibration, tile_size: int | No
         labels=labels,
         read=lambda index: (center_crop(middles[index], side, side, cameras[index].pattern), labels[index]),
         shot=lambda index: read_shot(files[index]),
+        white_level=camera.figures.get("white_level"),
     )
 
 
@@ -144,6 +145,7 @@ def _segmentation(root: pathlib.Path, camera: Calibration, tile_size: int | None
         read=lambda index: tiles.read_tile(folder, names[index], side),
         files=tuple(tiles.tile_files(folder, name) for name in names),
         shot=lambda index: shot_of_frame(frames[tiles.frame_of(names[index])]),
+        white_level=camera.figures.get("white_level"),
     )
 
 

@@ -56,7 +56,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
             data, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
+    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines, config.checkpoint)
     on_every_process(lambda: [_check(config, fold) for fold in folds])
     drifts = config.drifts()
     with writing_to(config.output_dir), StopSignals() as stop:

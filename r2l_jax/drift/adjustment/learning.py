@@ -63,7 +63,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
             writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    (folds,) = load_runs([config.run], config.data_dir, config.own_pipelines)
+    (folds,) = load_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
     on_every_process(lambda: _check(config, folds))
     with writing_to(config.output_dir):
         return _train_and_compare(config, folds)
@@ -89,7 +89,7 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     train.run(counterpart)
     # The other processes wait until the first one has written the run that they load.
     on_first_process(lambda: None)
-    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines)
+    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines, config.checkpoint)
     runs = {own: folds, other: others}
     content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
     on_first_process(lambda: _write(config, content))

@@ -38,7 +38,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
             processing does not have, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
+    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines, config.checkpoint)
     for fold in folds:
         # Checked before the analyses, which take minutes.
         frozen = Frozen(fold.model, fold.task)
@@ -73,7 +73,7 @@ def check(config: ForensicsConfig) -> bool:
     name = config.check
     camera = on_first_process(lambda: camera_check.read_camera(name))
     tolerated = True
-    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines)
+    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines, config.checkpoint)
     with writing_to(config.output_dir), StopSignals() as stop:
         for fold in folds:
             tolerances = _analyse(config, fold, "tolerances", stop, ignored=("map",))

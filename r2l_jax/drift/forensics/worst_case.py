@@ -42,7 +42,7 @@ def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
     if ADDITIVE_LAYER in pipeline.stage_names:
         raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
     pipeline = pipeline.inserted(
-        additive_layer_stage(image_size(pipeline, fold.dataset)), after=pipeline.stage_names[-1]
+        additive_layer_stage(image_size(pipeline, fold.dataset.shape)), after=pipeline.stage_names[-1]
     )
     return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from r2l_jax.config import INTENSITIES, OWN_PIPELINE, PIPELINE_NAMES
+from r2l_jax.config import CHECKPOINTS, INTENSITIES, OWN_PIPELINE, PIPELINE_NAMES, WHICH_CHECKPOINT
 from r2l_jax.data.files.shot import FIELDS
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import by_shot, cases, figures
@@ -59,6 +59,7 @@ class EvaluationConfig(Settings):
     severities: tuple[int, ...] = setting(
         f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
     )
+    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     output: str | None = setting(
         "folder for the results; default: evaluation in the run's folder, or in the innermost folder of all runs",
@@ -127,7 +128,8 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
             to the output folder.
         Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
-    runs = dict(zip(_labels(config.run), load_runs(config.run, config.data_dir, config.pipeline), strict=True))
+    loaded = load_runs(config.run, config.data_dir, config.pipeline, config.checkpoint)
+    runs = dict(zip(_labels(config.run), loaded, strict=True))
     on_every_process(lambda: _check(config, runs))
     with writing_to(config.output_dir):
         return _test(config, runs)

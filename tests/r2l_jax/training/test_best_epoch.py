@@ -8,7 +8,7 @@ from flax import nnx
 from small_runs import history, metrics, model
 
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import checkpoint, train, trained
+from r2l_jax.training import stored, train, trained
 from r2l_jax.training.update import GradientDescent
 
 
@@ -40,8 +40,10 @@ def test_a_finished_run_is_loaded_at_its_best_epoch(worsening):
 def test_the_parts_that_a_run_starts_from_are_those_of_the_best_epoch(worsening):
     ((fold,),) = trained.load_runs([str(worsening.run_dir)])
     state = jax.tree.map(jnp.zeros_like, nnx.state(fold.model))
-    checkpoint.load_parts(state, ("head",), str(worsening.run_dir), 0, "classifier_uri")
+    stored.load_parts(state, ("head",), str(worsening.run_dir), 0, "classifier_uri")
     best, kernel = fold.model.head.conv1.kernel[...], nnx.to_pure_dict(state)["head"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, best)
-    assert (model(worsening)["head.conv1.kernel"] != best).any()
+    np.testing.assert_array_equal(model(worsening)["head.conv1.kernel"], best)
+    (last,), *_ = trained.load_runs([str(worsening.run_dir)], checkpoint="last")
+    assert (last.model.head.conv1.kernel[...] != best).any()
     assert not nnx.to_pure_dict(state)["processor"]["white_balance"].any()

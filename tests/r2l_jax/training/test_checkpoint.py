@@ -7,8 +7,9 @@ from flax import nnx
 
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training import checkpoint
-from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer, load_parts
+from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer
 from r2l_jax.training.steps import TrainState
+from r2l_jax.training.stored import load_parts
 
 RUN_OF_0_1 = Path(__file__).with_name("run_of_0_1") / "fold_0" / "checkpoints"
 

@@ -8,8 +8,12 @@ from small_runs import metrics, model
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
+from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.adjustment.learning import LearningConfig
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, replace
+from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.training import trained
 
 
@@ -25,6 +29,19 @@ def test_a_finished_run_comes_back_as_it_was_trained(one_epoch):
     batch = {"raw": jnp.stack(raws), "target": jnp.stack(targets), "index": index, "weight": weight}
     sums = fold.task.sums(fold.model(batch["raw"]), batch)
     assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
+
+
+def test_which_checkpoint_is_loaded_is_printed(one_epoch, capsys):
+    trained.load_runs([str(one_epoch.run_dir)])
+    trained.load_runs([str(one_epoch.run_dir)], checkpoint="last")
+    folder = one_epoch.run_dir / "fold_0"
+    assert capsys.readouterr().out == f"{folder}: the best checkpoint\n{folder}: the last checkpoint\n"
+
+
+@pytest.mark.parametrize("settings", [AdaptationConfig, LearningConfig, ForensicsConfig, EvaluationConfig])
+def test_every_program_takes_the_best_checkpoint_by_default(settings):
+    (flag,) = (leaf for leaf in leaves(settings) if leaf.name == "checkpoint")
+    assert (flag.default, flag.declared.choices) == ("best", ("best", "last"))
 
 
 def test_runs_of_the_same_data_share_it(one_epoch):

@@ -1,0 +1,234 @@
+"""Predicts the classes or the masks of many raw files by a finished model."""
+
+import csv
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from r2l_jax.apps.frames import predict_frame
+from r2l_jax.data.files.calibration import Calibration
+from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
+from r2l_jax.data.sets.folder import TILE_SIZE, center_crop
+from r2l_jax.runtime import manifests
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError, in_words
+from r2l_jax.runtime.files import (
+    AT_ONCE,
+    append_csv,
+    make_output_folder,
+    read_csv,
+    refuse_shared_targets,
+    replacing,
+    write_csv,
+    write_json,
+)
+from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.pictures import quantized
+from r2l_jax.training.loaded import BATCH, TrainedModel
+
+_FILE, _CLASS = "file", "class"
+
+
+def predict_files(
+    files: Sequence[Path],
+    output: Path,
+    models: Sequence[TrainedModel],
+    camera: Calibration | None = None,
+    masks: Path | None = None,
+) -> tuple[int, int]:
+    """Predicts raw files, with a progress bar on stderr, and writes a row for each to a CSV file.
+
+    For classification, the columns are `file`, `class` (the most probable one) and a probability for each class. Files
+    larger than the mosaics of the training are cropped to their middle. For segmentation, the columns are `file` and
+    the fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
+
+    Rows are on the disk as soon as their files are predicted. `<output>.manifest.json` says by which models: another
+    call of the same settings goes on with the files that have no row yet. A file that cannot be predicted is reported
+    on stderr at the end, and has no row.
+
+    Args:
+        files: the raw files.
+        output: the CSV file.
+        models: the folds of a run, whose probabilities are averaged.
+        camera: what is known of the files' camera. None is each file's own calibration for the formats of cameras, and
+            that of the training for other files.
+        masks: for segmentation, the folder for the masks.
+
+    Returns:
+        The number of files that were predicted, and the number that failed.
+
+    Raises:
+        InputError: the models do not take raw files; the output cannot be written, holds predictions of other settings,
+            or another program writes to its folder.
+    """
+    model = models[0]
+    if model.camera is None:
+        raise InputError("the model was trained on images that are processed already: it takes no raw files")
+    segments = model.task == "segmentation"
+    if segments != (masks is not None):
+        raise InputError(f"--masks is {'needed' if segments else 'not'} for {model.task}")
+    if masks is not None:
+        refuse_shared_targets((file, _mask_file(file, masks)) for file in files)
+        make_output_folder(masks)
+    columns = [_FILE, *model.classes] if segments else [_FILE, _CLASS, *model.classes]
+    if len(set(columns)) < len(columns):
+        raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
+    with writing_to(output.parent):
+        _describe(output, models, camera, masks)
+        done = _begun(output, columns)
+        left = [file for file in files if str(file) not in done]
+        failed = []
+        work = _classes(left, models, camera) if masks is None else _masks(left, models, camera, masks)
+        with tqdm(total=len(files), initial=len(files) - len(left), unit="file") as bar, output.open("a") as log:
+            for rows, errors in work:
+                append_csv(output, rows, columns)
+                os.fsync(log.fileno())
+                failed += errors
+                bar.update(len(rows) + len(errors))
+    for line in failed:
+        print(f"error: {line}", file=sys.stderr)
+    return len(left) - len(failed), len(failed)
+
+
+_Done = Iterator[tuple[list[dict[str, Any]], list[str]]]
+
+
+def _classes(files: Sequence[Path], models: Sequence[TrainedModel], camera: Calibration | None) -> _Done:
+    """Classifies files in batches; yields the rows and the errors of each."""
+    model = models[0]
+    decoded = _decoded(files, model, camera, crops=True, ahead=BATCH)
+    while batch := list(islice(decoded, BATCH)):
+        good = [(file, raw) for file, raw in batch if isinstance(raw, np.ndarray)]
+        rows = []
+        for shape in dict.fromkeys(raw.shape for _, raw in good):
+            alike = [(file, raw) for file, raw in good if raw.shape == shape]
+            raws = np.stack([raw for _, raw in alike])
+            if len(files) > BATCH:
+                # Filled up, since another number would be compiled anew.
+                raws = np.concatenate([raws, np.repeat(raws[-1:], BATCH - len(raws), 0)])
+            probabilities = np.mean([each.predict(raws) for each in models], axis=0)[: len(alike)]
+            for (file, _), values in zip(alike, probabilities, strict=True):
+                found = {name: f"{value:.7g}" for name, value in zip(model.classes, values, strict=True)}
+                rows.append({_FILE: str(file), _CLASS: model.classes[values.argmax()], **found})
+        yield rows, [error for _, error in batch if isinstance(error, str)]
+
+
+def _masks(files: Sequence[Path], models: Sequence[TrainedModel], camera: Calibration | None, masks: Path) -> _Done:
+    """Segments files one by one; yields the row or the error of each, and writes its mask before."""
+    model = models[0]
+    assert model.camera is not None
+    pattern, multiple = model.camera.pattern, model.multiple
+
+    def predict(tile: np.ndarray) -> np.ndarray:
+        return np.mean([each.predict(tile) for each in models], axis=0)
+
+    for file, raw in _decoded(files, model, camera, crops=False, ahead=1):
+        if isinstance(raw, str):
+            yield [], [raw]
+            continue
+        try:
+            mask = predict_frame(predict, raw, pattern, multiple)
+        except InputError as error:
+            yield [], [f"{file}: {in_words(error)}"]
+            continue
+        with replacing(_mask_file(file, masks)) as part:
+            Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
+        yield [{_FILE: str(file), model.classes[0]: f"{(mask > 0.5).mean():.7g}"}], []
+
+
+def _mask_file(file: Path, masks: Path) -> Path:
+    return masks / f"{file.stem}.png"
+
+
+def _decoded(
+    files: Sequence[Path], model: TrainedModel, camera: Calibration | None, crops: bool, ahead: int
+) -> Iterator[tuple[Path, np.ndarray | str]]:
+    """Yields files in order with their mosaics, or with the words for what is wrong; decodes a bounded number ahead."""
+    waiting, rest = list[tuple[Path, Future]](), iter(files)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            while True:
+                for file in islice(rest, AT_ONCE + ahead - len(waiting)):
+                    waiting.append((file, pool.submit(_read, file, model, camera, crops)))
+                if not waiting:
+                    return
+                file, future = waiting.pop(0)
+                try:
+                    yield file, future.result()
+                except InputError as error:
+                    yield file, in_words(error)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _read(file: Path, model: TrainedModel, camera: Calibration | None, crops: bool) -> np.ndarray:
+    """Reads the mosaic of a file, as the model takes it."""
+    own = camera or Calibration.of(model.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
+    raw, found = read_mosaic(file, own)
+    assert model.camera is not None
+    if found.pattern != model.camera.pattern:
+        raise InputError(
+            f"{file} has the color filter array {found.pattern}, and the model is for {model.camera.pattern}"
+        )
+    if not crops:
+        return raw
+    height, width = model.shape or 2 * (min(TILE_SIZE, *raw.shape),)
+    if raw.shape[0] < height or raw.shape[1] < width:
+        raise InputError(
+            f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the mosaics of the training, {height}x{width}"
+        )
+    # Copied, because a view would keep the whole file in memory.
+    return center_crop(raw, height, width, found.pattern).copy()
+
+
+def _describe(output: Path, models: Sequence[TrainedModel], camera: Calibration | None, masks: Path | None) -> None:
+    """Writes the manifest.
+
+    Raises:
+        InputError: there is one of other settings, or predictions without one.
+    """
+    file = output.with_name(f"{output.name}.manifest.json")
+    fixed = {
+        "models": [model.identity for model in models],
+        "checkpoint": models[0].about.checkpoint,
+        "camera": "by default" if camera is None else camera.described,
+        "masks": None if masks is None else str(masks.resolve()),
+    }
+    if manifests.read(output, fixed, "predictions", file) is None and output.exists():
+        raise InputError(f"{output} is there, and no {file.name} says how it was made: choose another file")
+    write_json(file, {**fixed, "run": models[0].config.tracking.run_name, **environment()})
+
+
+def _begun(output: Path, columns: Sequence[str]) -> set[str]:
+    """Returns the files that have a row already, after removing a last row that is not whole; begins a new output.
+
+    Raises:
+        InputError: the output is not what this program writes.
+    """
+    if not output.exists():
+        write_csv(output, [], columns)
+        return set()
+    with output.open("rb+") as file:
+        content = file.read()
+        if not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+    try:
+        rows = read_csv(output)
+        with output.open(newline="") as file:
+            header = next(csv.reader(file), None)
+    except (ValueError, csv.Error):
+        header, rows = None, []
+    if header is None:
+        write_csv(output, [], columns)
+        return set()
+    if header != list(columns):
+        raise InputError(f"{output} has other columns than {', '.join(columns)}: choose another file")
+    return {row[_FILE] for row in rows}

@@ -1,0 +1,153 @@
+"""Models in the checkpoints of earlier runs: the whole of one, or the parts that a run starts from."""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.checkpoint import best_step, open_manager, unreadable
+from r2l_jax.training.folds import fold_folders, fold_number
+
+PyTree = Any
+
+
+def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
+    """Returns the folder of an earlier run's fold of the same number.
+
+    The head of another fold has been trained on samples that this fold validates on. To use it all the same, name the
+    folder of that fold.
+
+    Args:
+        uri: an earlier run's folder, or one of its folds' folders.
+        fold: the fold of this run.
+        where: what to call `uri` in an error, such as its flag with the value.
+
+    Raises:
+        InputError: there is no such folder, or it holds no such fold.
+    """
+    root = pathlib.Path(uri)
+    # The folder that is meant, for a link of another name and for ".".
+    if fold_number(root.resolve()) is not None:
+        return root
+    if (root / f"fold_{fold}").is_dir():
+        return root / f"fold_{fold}"
+    found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
+    reason = f"it has {found}" if root.is_dir() else "not found"
+    raise InputError(f"{where} is no run's folder with a fold_{fold}: {reason}")
+
+
+def load_parts(
+    model: nnx.State,
+    parts: tuple[str, ...],
+    uri: str,
+    fold: int,
+    flag: str,
+    optional: tuple[str, ...] = (),
+    checkpoint: str = "best",
+) -> None:
+    """Replaces parts of a model, in place, by those of a checkpoint of an earlier run.
+
+    Args:
+        model: the variables of a `RawToLogit`.
+        parts: which of its attributes to replace.
+        uri: an earlier run's folder, or one of its folds' folders.
+        fold: the fold of this run.
+        flag: what to call `uri` in an error.
+        optional: variables of these parts that stay as they are if the earlier run has none.
+        checkpoint: "best" or "last".
+
+    Raises:
+        InputError: the checkpoint is missing or cannot be read, or its variables are others.
+    """
+    where = f"--{flag}={uri}"
+    stored = stored_model(fold_folder(uri, fold, where), jax.tree.leaves(model)[0].sharding, checkpoint, where)
+    replace_parts(model, stored, parts, where, optional)
+
+
+def replace_parts(
+    model: nnx.State, stored: PyTree, parts: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
+) -> None:
+    """Replaces parts of a model, in place, by those of nested dicts of arrays.
+
+    Args:
+        model: the variables of a `RawToLogit`.
+        stored: the arrays, by the names of the attributes.
+        parts: which attributes to replace.
+        where: says in an error where the arrays come from.
+        optional: as for `load_parts`.
+
+    Raises:
+        InputError: the names or the shapes differ.
+    """
+    ours = nnx.to_pure_dict(model)
+    loaded = {}
+    for part in parts:
+        kept = {name: value for name, value in ours.get(part, {}).items() if name in optional}
+        loaded[part] = kept | stored.get(part, {})
+        have, want = _shapes(loaded[part]), _shapes(ours.get(part, {}))
+        for name in sorted(have.keys() | want.keys()):
+            if have.get(name) != want.get(name):
+                raise InputError(
+                    f"{where} does not fit this run: its {part} has {name} {have.get(name, 'not at all')}, "
+                    f"this run's {want.get(name, 'not at all')}"
+                )
+    nnx.replace_by_pure_dict(model, ours | loaded)
+
+
+def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:
+    """Loads the model of the best or the last checkpoint of a fold onto this machine's devices.
+
+    Args:
+        folder: the fold's folder.
+        sharding: where its arrays are placed.
+        checkpoint: "best" or "last".
+        where: says in an error whose checkpoint it is.
+
+    Raises:
+        InputError: the checkpoint is missing or cannot be read.
+    """
+    with _quiet(), unreadable(f"{where} holds no checkpoint that can be read"):
+        stored = _stored_model(folder / "checkpoints", sharding, checkpoint)
+    if stored is None:
+        which = "checkpoint of a best epoch" if checkpoint == "best" else "last checkpoint"
+        raise InputError(f"{where} holds no {which}")
+    return stored
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Orbax from warning that it opens a folder to read only, which is meant so."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _stored_model(checkpoints: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str) -> PyTree | None:
+    latest = ocp.CheckpointManager.latest_step
+    # Version 0.1 kept the best and the last in folders of their own, without metrics.
+    places = ((checkpoints, best_step if checkpoint == "best" else latest), (checkpoints / checkpoint, latest))
+    for folder, find_step in places:
+        if folder.is_dir():
+            with open_manager(folder, reads_only=True) as manager:
+                if (step := find_step(manager)) is not None:
+                    target = jax.tree.map(
+                        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+                        dict(manager.item_metadata(step).model.tree),
+                    )
+                    return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))).model
+    return None
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,0 +1,204 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+import isp
+import r2l_jax
+from r2l_jax.apps import predict
+from r2l_jax.apps.frames import predict_frame, spans
+from r2l_jax.apps.predict import predict_files
+from r2l_jax.data.files.cameras import find_calibration
+from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.synthesis.evaluator import Evaluator
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import train, trained
+from r2l_jax.training.loaded import TrainedModel, load_folds
+
+
+@pytest.fixture(scope="module")
+def run(base, tmp_path_factory):
+    """A run of two folds on files of two classes, larger than the mosaics that are cut out of them."""
+    root, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    for label, level in (("bright", 600), ("dark", 200)):
+        (root / label).mkdir()
+        for number in range(8):
+            samples = rng.normal(level, 100, (36 + 2 * number, 40)).clip(80, 1023).astype(np.uint16)
+            tifffile.imwrite(root / label / f"{label}_{number}.tif", samples)
+    fields = {**json.loads(isp.CAMERAS["drone"].to_json()), "white_level": 1023, "black_level": [64] * 4}
+    (root / "camera.json").write_text(json.dumps(fields))
+    config = replace(
+        base, dataset="Folder", data_dir=str(root), camera=str(root / "camera.json"), tile_size=32, n_splits=2,
+        run_name="folder", synthetic_images=None, synthetic_size=None, batch_size=4, epochs=2,
+    )  # fmt: skip
+    train.run(config)
+    return config
+
+
+@pytest.fixture
+def files(run, tmp_path):
+    """Copies of the files, away from where the training found them."""
+    root = shutil.copytree(run.data.data_dir, tmp_path / "copied")
+    return sorted(root.glob("*/*.tif"))
+
+
+def rows(output):
+    with output.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_validation_files_have_the_accuracy_that_evaluate_finds(run, files, tmp_path):
+    ((fold, _),) = trained.load_runs([str(run.run_dir)])
+    evaluated = Evaluator(4).evaluate(fold, fold.dataset, [OWN])[OWN.name]["accuracy"]
+    names = [fold.dataset.names[index] for index in fold.fold.valid_indices]
+    chosen = [file for file in files if f"{file.parent.name}/{file.name}" in names]
+    models = load_folds(str(run.run_dir), ["0"], "best", None)
+    assert predict_files(chosen, tmp_path / "p.csv", models) == (len(names), 0)
+    found = rows(tmp_path / "p.csv")
+    assert [row["file"] for row in found] == [str(file) for file in chosen]
+    right = [row["class"] == file.parent.name for row, file in zip(found, chosen, strict=True)]
+    assert np.mean(right) == pytest.approx(evaluated)
+    # The white level of the training counts, without its camera's file.
+    expected = models[0].predict(np.stack([fold.dataset[fold.dataset.names.index(n)][0] for n in sorted(names)]))
+    values = [[float(row[name]) for name in models[0].classes] for row in found]
+    np.testing.assert_allclose(values, expected, atol=1e-6)
+
+
+def test_all_folds_are_averaged(run, files, tmp_path):
+    both = load_folds(str(run.run_dir), ["all"], "best", None)
+    assert [model.about.fold for model in both] == [0, 1]
+    predict_files(files, tmp_path / "both.csv", both)
+    for number, model in enumerate(both):
+        predict_files(files, tmp_path / f"{number}.csv", [model])
+    one, two, mean = (rows(tmp_path / f"{name}.csv") for name in ("0", "1", "both"))
+    for first, second, row in zip(one, two, mean, strict=True):
+        assert float(row["dark"]) == pytest.approx((float(first["dark"]) + float(second["dark"])) / 2, abs=1e-6)
+    with pytest.raises(InputError, match="--folds must be all, or numbers of folds that differ, got 0,0"):
+        load_folds(str(run.run_dir), ["0", "0"], "best", None)
+
+
+def test_it_goes_on_where_it_was_stopped(run, files, tmp_path, monkeypatch):
+    models, output = load_folds(str(run.run_dir), ["0"], "best", None), tmp_path / "p.csv"
+    predict_files(files, tmp_path / "whole.csv", models)
+    predict_files(files[:5], output, models)
+    with output.open("a") as file:
+        file.write(f"{files[5]},brig")  # Killed within a row.
+    read = []
+    original = predict.read_mosaic
+    monkeypatch.setattr(predict, "read_mosaic", lambda file, *rest: read.append(file) or original(file, *rest))
+    assert predict_files(files, output, models) == (len(files) - 5, 0)
+    assert sorted(read) == files[5:]
+    whole = rows(tmp_path / "whole.csv")
+    assert [(row["file"], row["class"]) for row in rows(output)] == [(row["file"], row["class"]) for row in whole]
+
+
+def test_other_settings_are_refused(run, files, tmp_path):
+    first, second = load_folds(str(run.run_dir), ["all"], "best", None)
+    predict_files(files[:2], tmp_path / "p.csv", [first])
+    with pytest.raises(InputError, match=r"p.csv holds predictions of models=.*: choose another file"):
+        predict_files(files, tmp_path / "p.csv", [second])
+    with pytest.raises(InputError, match="holds predictions of other camera: choose another file"):
+        predict_files(files, tmp_path / "p.csv", [first], find_calibration("drone"))
+    (tmp_path / "foreign.csv").write_text("a,b\n")
+    with pytest.raises(InputError, match=r"is there, and no foreign.csv.manifest.json says how it was made"):
+        predict_files(files, tmp_path / "foreign.csv", [first])
+    with pytest.raises(InputError, match="--masks is not for classification"):
+        predict_files(files, tmp_path / "x.csv", [first], masks=tmp_path)
+
+
+def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
+    small, other = tmp_path / "small.tif", tmp_path / "=1+1.tif"
+    tifffile.imwrite(small, np.full((16, 16), 500, np.uint16))
+    shutil.copy(files[0], other)
+    (tmp_path / "bad.tif").write_bytes(b"no file")
+    models = load_folds(str(run.run_dir), ["0"], "best", None)
+    given = [tmp_path / "bad.tif", small, tmp_path / "gone.tif", other, files[0]]
+    assert predict_files(given, tmp_path / "p.csv", models) == (2, 3)
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert [str(tmp_path / name) in line for name, line in zip(("bad", "small", "gone"), errors, strict=True)] == 3 * [
+        True
+    ]
+    assert "small.tif is 16x16, smaller than the mosaics of the training, 32x32" in errors[1]
+    first, second = rows(tmp_path / "p.csv")
+    assert first["bright"] == second["bright"]
+
+
+def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
+    waiting, most, original, computed = [], [], predict.read_mosaic, TrainedModel.predict
+
+    def read(file, *rest):
+        waiting.append(file)
+        most.append(len(waiting))
+        return original(file, *rest)
+
+    def compute(model, raws):
+        del waiting[: predict.BATCH]
+        return computed(model, raws)
+
+    many = []
+    for number in range(150):
+        many.append(tmp_path / f"{number}.tif")
+        many[-1].symlink_to(files[number % len(files)])
+    monkeypatch.setattr(predict, "read_mosaic", read)
+    monkeypatch.setattr(TrainedModel, "predict", compute)
+    models = load_folds(str(run.run_dir), ["0"], "best", None)
+    assert predict_files(many, tmp_path / "p.csv", models) == (150, 0)
+    assert max(most) <= 3 * predict.BATCH
+
+
+@pytest.mark.parametrize("length", [64, 96, 128, 160, 192, 480])
+def test_the_middles_of_tiles_cover_an_axis_once(length):
+    parts = spans(length, 96, 32)
+    assert [site for part in parts for site in range(part.first, part.last)] == list(range(length))
+    for part in parts:
+        assert part.stop - part.start == min(length, 96)
+        assert part.first == 0 or part.first - part.start >= 32
+        assert part.last == length or part.stop - part.last >= 32
+
+
+@pytest.fixture(scope="module")
+def segmenter(base):
+    config = replace(base, dataset="SyntheticSegmentation", run_name="segmenter", epochs=1)
+    train.run(config)
+    return config
+
+
+def test_a_frame_by_tiles_is_the_whole_frame(segmenter):
+    model = r2l_jax.load(segmenter.run_dir)
+    raw = np.random.default_rng(1).random((160, 224)).astype(np.float32)
+    tiled = predict_frame(model.predict, raw, "RGGB", model.multiple, side=96, margin=32)
+    np.testing.assert_allclose(tiled, model.predict(raw), atol=1e-5)
+    assert np.ptp(tiled) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shape"), [("RGGB", (50, 70)), ("GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG", (50, 70))]
+)
+def test_frames_of_any_size_are_filled_up_in_phase(pattern, shape):
+    sites = isp.cfa.tile(pattern)
+    raw = np.tile(np.arange(sites.size, dtype=np.float32).reshape(sites.shape), (20, 20))[: shape[0], : shape[1]]
+    seen = []
+    predict_frame(lambda tile: seen.append(tile) or tile, raw, pattern, 32)
+    (tile,) = seen
+    repeats = [-(-have // period) for have, period in zip(tile.shape, sites.shape, strict=True)]
+    expected = np.tile(raw[: sites.shape[0], : sites.shape[1]], repeats)[: tile.shape[0], : tile.shape[1]]
+    np.testing.assert_array_equal(tile, expected)
+    assert all(side % 32 == 0 for side in tile.shape)
+
+
+def test_masks_are_pictures_of_probabilities(segmenter, tmp_path):
+    models = load_folds(str(segmenter.run_dir), ["0"], "best", None)
+    tifffile.imwrite(tmp_path / "frame.tif", np.random.default_rng(2).integers(0, 65536, (64, 96)).astype(np.uint16))
+    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", models, masks=tmp_path / "masks") == (1, 0)
+    mask = np.asarray(Image.open(tmp_path / "masks/frame.png"))
+    expected = models[0].predict(tifffile.imread(tmp_path / "frame.tif").astype(np.float32) / 65535)
+    np.testing.assert_array_equal(mask, np.round(expected * 255).astype(np.uint8))
+    (row,) = rows(tmp_path / "p.csv")
+    assert float(row[models[0].classes[0]]) == pytest.approx((expected > 0.5).mean(), abs=1e-6)
+    with pytest.raises(InputError, match="--masks is needed for segmentation"):
+        predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", models)

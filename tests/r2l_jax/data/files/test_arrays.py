@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.data.files.arrays import read_npy, read_pgm
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_raw
+from r2l_jax.runtime.errors import InputError
+
+CAMERA = isp.CAMERAS["drone"]
+SAMPLES = np.random.default_rng(0).integers(200, 1024, (6, 8)).astype(np.uint16)
+
+
+def pgm(folder, samples, white, header="P5\n{w} {h}\n{white}\n"):
+    height, width = samples.shape
+    text = header.format(w=width, h=height, white=white).encode()
+    (folder / "a.pgm").write_bytes(text + samples.astype(">u2" if white > 255 else np.uint8).tobytes())
+    return folder / "a.pgm"
+
+
+@pytest.mark.parametrize("header", ["P5\n{w} {h}\n{white}\n", "P5 # by\n#more\n {w}\t{h} # size\n{white}\r"])
+def test_the_maximum_of_a_pgm_is_white(tmp_path, header):
+    file = pgm(tmp_path, SAMPLES, 1023, header)
+    samples, white = read_pgm(file)
+    np.testing.assert_array_equal(samples, SAMPLES)
+    assert (samples.dtype, white) == (np.uint16, 1023)
+    mosaic, camera = read_raw(file, CAMERA)
+    np.testing.assert_allclose(mosaic, SAMPLES / 1023, rtol=1e-6)
+    assert camera == CAMERA
+
+
+def test_a_camera_s_white_level_comes_before_that_of_the_file(tmp_path):
+    camera = isp.Camera(CAMERA.black_level, CAMERA.white_balance, CAMERA.color_matrix, white_level=2046)
+    mosaic, _ = read_raw(pgm(tmp_path, SAMPLES, 1023), camera)
+    np.testing.assert_allclose(mosaic, SAMPLES / 2046, rtol=1e-6)
+
+
+def test_bytes_are_read(tmp_path):
+    samples = (SAMPLES // 4).astype(np.uint8)
+    np.testing.assert_allclose(read_raw(pgm(tmp_path, samples, 255), CAMERA)[0], samples / 255, rtol=1e-6)
+    np.save(tmp_path / "b.npy", samples)
+    np.testing.assert_allclose(read_raw(tmp_path / "b.npy", CAMERA)[0], samples / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<f4", ">f8", "<f2"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_any_order_are_read(tmp_path, dtype, order):
+    samples = SAMPLES if dtype.endswith("u2") else SAMPLES / 1024
+    np.save(tmp_path / "a.npy", np.array(samples, dtype, order=order))
+    mosaic, _ = read_raw(tmp_path / "a.npy", CAMERA, lambda _: None)
+    np.testing.assert_allclose(mosaic, SAMPLES / (65535 if dtype.endswith("u2") else 1024), rtol=1e-3)
+    assert read_npy(tmp_path / "a.npy").dtype.isnative
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"P2 2 2 255\n1 2 3 4", "truncated, corrupt or no binary PGM"),
+        (b"P5 2 2 0\n1234", "the largest value must be from 1 to 65535, got 0"),
+        (b"P5 2 2 255\n123", r"it declares 4 bytes of samples of shape \(2, 2\), and has 3"),
+        (b"P5 2 2 255\n12345", r"it declares 4 bytes of samples of shape \(2, 2\), and has 5"),
+        (b"P5 999999999 999999999 255\n12345", "it declares 999999998000000001 bytes"),
+        (b"P5 2 2 9\n1234", "holds the value 52, above the largest of its header, 9"),
+        (b"P5 3 2 255\n123456", "a mosaic has an even height and width, got 2x3"),
+        (b"P5 0 2 255\n", "a mosaic has at least two rows and columns, got 2x0"),
+    ],
+)
+def test_a_wrong_pgm_is_one_line(tmp_path, content, message):
+    (tmp_path / "a.pgm").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.pgm: .*{message}"):
+        read_raw(tmp_path / "a.pgm", CAMERA, lambda _: None)
+
+
+def test_a_wrong_npy_is_one_line(tmp_path):
+    def refuse(array, message):
+        np.save(tmp_path / "a.npy", array)
+        with pytest.raises(InputError, match=rf"a\.npy: .*{message}"):
+            read_raw(tmp_path / "a.npy", CAMERA, lambda _: None)
+
+    refuse(np.array([[{}]]), "expected samples of 8 or 16 bits or floating point, got object")
+    refuse(np.zeros((2, 2), np.int16), "expected samples of 8 or 16 bits or floating point, got int16")
+    refuse(np.zeros((2, 2, 3), np.uint8), r"expected one mosaic \(H, W\), got samples of shape \(2, 2, 3\)")
+    refuse(np.full((2, 2), np.nan, np.float32), "holds values that are not finite")
+    np.save(tmp_path / "a.npy", SAMPLES)
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"(6, 8)", b"(9, 8)"))
+    with pytest.raises(InputError, match=r"it declares 144 bytes of samples of shape \(9, 8\), and has 96"):
+        read_raw(tmp_path / "a.npy", CAMERA)
+
+
+def test_folders_are_searched_for_them():
+    assert {".pgm", ".npy"} <= set(RAW_SUFFIXES)
+
+
+def test_they_need_a_camera(tmp_path):
+    with pytest.raises(InputError, match="TIFF, PNG, PGM and NPY hold no calibration values: a camera must be given"):
+        read_raw(pgm(tmp_path, SAMPLES, 1023))
