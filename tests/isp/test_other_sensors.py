@@ -47,7 +47,7 @@ def test_a_gray_scene_is_rendered_gray_at_its_brightness(pattern):
         np.testing.assert_allclose(inside, np.full(inside.shape, 0.5), atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("pattern", [QUAD, XTRANS, "MONO"])
+@pytest.mark.parametrize("pattern", [pytest.param(QUAD, marks=pytest.mark.slow), XTRANS, "MONO"])
 def test_every_parameter_has_a_gradient_that_agrees_with_central_differences(pattern):
     target = np.random.default_rng(1).random((2, 12, 24, 3), np.float32)
     for name in ("parametrized", "half_size"):
@@ -104,9 +104,9 @@ def test_the_weights_of_the_interpolation_are_one_kernel_a_color():
     ]
 
 
-@pytest.mark.parametrize("pattern", ["GRBG", QUAD, XTRANS, "MONO"])
+@pytest.mark.parametrize("pattern", ["GRBG", XTRANS, pytest.param(QUAD, marks=pytest.mark.slow), "MONO"])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
-@pytest.mark.parametrize("size", [(2, 2), (12, 16)])
+@pytest.mark.parametrize("size", [(2, 2), pytest.param((12, 16), marks=pytest.mark.slow)])
 def test_odd_contents_give_finite_images_and_gradients(pattern, value, size):
     raw = np.full(size, value, np.float32)
     for name, pipeline in pipelines(pattern).items():

@@ -61,7 +61,7 @@ def write_frames(folder, pattern, per_class=10):
         pytest.param(XTRANS, False, marks=pytest.mark.slow),
         pytest.param("MONO", True, marks=pytest.mark.slow),
         pytest.param(XTRANS, True, marks=pytest.mark.slow),
-        pytest.param("GRBG", True),
+        pytest.param("GRBG", True, marks=pytest.mark.slow),
     ],
 )
 def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):

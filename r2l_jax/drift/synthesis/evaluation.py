@@ -128,8 +128,8 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
             to the output folder.
         Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
-    loaded = load_runs(config.run, config.data_dir, config.pipeline, config.checkpoint)
-    runs = dict(zip(_labels(config.run), loaded, strict=True))
+    labels = _labels(config.run)
+    runs = dict(zip(labels, load_runs(config.run, config.data_dir, config.pipeline, config.checkpoint), strict=True))
     on_every_process(lambda: _check(config, runs))
     with writing_to(config.output_dir):
         return _test(config, runs)
