@@ -40,7 +40,7 @@ def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
         single channel 0.
 
     Raises:
-        ValueError: If the pattern is none of those that the module describes.
+        ValueError: If the pattern is not one that the module describes.
 
     Example:
         >>> import isp

@@ -97,7 +97,7 @@ def white_balance(camera: Camera, highlights: Mode | None = "clip") -> Stage:
         The stage, for images.
 
     Raises:
-        ValueError: If `highlights` is none of these, or if a gain is negative while there are highlights to handle.
+        ValueError: If `highlights` has another value, or if it is given and a gain is negative.
 
     Example:
         >>> import isp

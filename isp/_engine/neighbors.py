@@ -21,7 +21,7 @@ Tile = tuple[tuple[int, ...], ...]
 
 
 class Statistic(NamedTuple):
-    """What to compute of the values of a site's neighbors.
+    """Defines a statistic of the values of a site's neighbors.
 
     Attributes:
         fewest: The least number of neighbors: the nearest, and all others that are as near as the farthest of them.

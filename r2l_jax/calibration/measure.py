@@ -239,7 +239,7 @@ def _site(
     signal = flats.signal[place]
     surface = smooth_surface(signal, good)
     lit = good & (surface > 0.1 * mean_of(signal, good))
-    # What is left of the noise of single frames, of the flats and of the darks that were subtracted.
+    # The noise that remains after averaging: that of the flats, and that of the darks which were subtracted.
     left = (dark_variance + surface / gain) / flats.count + dark_variance / darks.count
     response = np.square(signal / np.where(lit, surface, 1) - 1) - left / np.square(np.where(lit, surface, 1))
     row, column = position

@@ -19,7 +19,7 @@ Statistics = tuple[jax.Array, jax.Array]
 
 
 class Inputs(NamedTuple):
-    """What a model needs to know of the data that it is made for.
+    """Describes the data that a model is made for.
 
     Attributes:
         camera: where the processing starts; None for images that are processed already.

@@ -40,7 +40,7 @@ def writing_to(folder: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[None]:
-    """Does the same as `writing_to` for this process alone.
+    """Locks a folder as `writing_to` does, for this process alone.
 
     The lock belongs to the process and ends with it, however it ends: the lock of a killed program is taken over, and
     the temporary files that it left are removed.

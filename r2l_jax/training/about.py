@@ -1,4 +1,4 @@
-"""What is known of a finished model beside its arrays: enough to use it without its run and its data."""
+"""The description of a finished model: all that is needed, besides its arrays, to use it without its run and data."""
 
 import hashlib
 import json

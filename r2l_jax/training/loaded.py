@@ -113,7 +113,7 @@ class TrainedModel:
 
     @property
     def multiple(self) -> int:
-        """What the height and width of mosaics to predict must be multiples of."""
+        """The number of which the height and width of mosaics to predict must be multiples."""
         return int(np.lcm.reduce([1, *needed_multiples(self.config, self.camera, self._task).values()]))
 
     def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
@@ -177,10 +177,14 @@ class TrainedModel:
         array = np.asarray(raws, np.float32)
         flat = array.reshape(-1, *array.shape[-rank:])
         size, results = min(batch_size, len(flat)), []
+
+        def fetched(result: Array, count: int) -> np.ndarray:
+            return np.asarray(result)[:count]
+
         for start in range(0, len(flat), size):
             batch = flat[start : start + size]
             filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), 0)])
-            results.append(jax.tree.map(lambda result: np.asarray(result)[: len(batch)], function(filled)))  # noqa: B023
+            results.append(jax.tree.map(functools.partial(fetched, count=len(batch)), function(filled)))
         leading = array.shape[:-rank]
         return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
 
@@ -247,7 +251,7 @@ def load_folds(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | 
         pipeline: as for `load`.
 
     Raises:
-        InputError: as `load`, or something that is no number of a fold.
+        InputError: as `load`, or a fold that is not given by its number.
     """
     numbers = [*folds]
     if numbers == ["all"]:
@@ -259,7 +263,7 @@ def load_folds(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | 
 
 
 def load_from(uri: str, fold: int, checkpoint: str, pipeline: str | None, where: str) -> TrainedModel:
-    """Does the same as `load`, with the words that say in errors where the model is from, such as "--run=runs/a"."""
+    """Loads as `load` does; `where` names the model in errors, such as "--run=runs/a"."""
     named = {pipeline: find_pipeline(pipeline)} if pipeline else {}
     if pathlib.Path(uri).is_file():
         model = _from_file(pathlib.Path(uri), checkpoint, named, where)

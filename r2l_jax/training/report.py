@@ -1,4 +1,4 @@
-"""What a run tells people: a line for each epoch, tables of its final numbers, and what to do next."""
+"""Texts for the terminal: a line for each epoch, tables of the final numbers, and the next commands."""
 
 import shlex
 from collections.abc import Mapping, Sequence

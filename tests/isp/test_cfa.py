@@ -132,11 +132,11 @@ def test_the_gradient_of_the_weights_agrees_with_central_differences(pattern):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-def test_vmap_and_jit_change_nothing():
-    for pattern in ANY:
-        for algorithm in (demosaic.normalized, demosaic.binned):
-            mapped = jax.jit(jax.vmap(lambda raw: algorithm(raw, pattern=pattern)))(RAW)  # noqa: B023
-            np.testing.assert_allclose(mapped, algorithm(RAW, pattern=pattern), rtol=1e-6, atol=1e-7)
+@pytest.mark.parametrize("pattern", ANY)
+@pytest.mark.parametrize("algorithm", [demosaic.normalized, demosaic.binned])
+def test_vmap_and_jit_change_nothing(pattern, algorithm):
+    mapped = jax.jit(jax.vmap(lambda raw: algorithm(raw, pattern=pattern)))(RAW)
+    np.testing.assert_allclose(mapped, algorithm(RAW, pattern=pattern), rtol=1e-6, atol=1e-7)
 
 
 def test_binned_averages_the_sites_of_each_color():

@@ -152,7 +152,7 @@ def test_noise_is_the_cameras_unless_an_argument_says_otherwise():
         return np.asarray(sensor.expose(gray(0.5, 16), KEY, camera=camera, **noise))
 
     def check(values, expected, bits):
-        # What is known when a function is compiled may be rounded differently, to the next step at most.
+        # The compiler may round constants differently, by one step of the converter at most.
         np.testing.assert_allclose(values, expected, atol=1.01 / (2**bits - 1))
 
     by_camera, ordinary = expose(noisy), expose(full_well=15000.0, read_noise=4.0, bits=12)

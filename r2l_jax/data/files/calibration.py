@@ -1,4 +1,4 @@
-"""What a user states about a camera, beside what its files say.
+"""Statements about a camera by the user, which add to the files' own calibration values or replace them.
 
 A camera's JSON file has the fields of `isp.Camera`. For files that name their own camera, it may have only some of
 them: each replaces the figure of the file. It may also have
@@ -29,7 +29,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Calibration:
-    """Holds what a user states about a camera.
+    """Holds the statements of a user about a camera.
 
     Attributes:
         figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
@@ -72,7 +72,7 @@ class Calibration:
 
     @property
     def described(self) -> str | dict[str, Any]:
-        """What is given, in terms that JSON can write; "auto" for nothing."""
+        """The given figures, layout and corrections as values that JSON can hold; "auto" if nothing is given."""
         if self.camera is not None:
             given = json.loads(self.camera.to_json())
         else:

@@ -1,4 +1,4 @@
-"""What LibRaw does not say about a DNG: where its samples lie, its color filter array, and its gain maps.
+"""Facts about a DNG that LibRaw does not report: the place of its samples, its color filter array, its gain maps.
 
 Tags and opcodes are those of Adobe's Digital Negative Specification (1.7.1.0, 2023).
 """

@@ -1,5 +1,6 @@
 """Drift forensics: finds the processing that breaks a trained model, and the processing that it tolerates."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -43,7 +44,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         # Checked before the analyses, which take minutes.
         frozen = Frozen(fold.model, fold.task)
         worst_case.make_searches(config, pipeline_of(worst_case.searched(config, fold)))
-        on_every_process(lambda: by_shot.check(fold.dataset, fold.fold.valid_indices, config.by))  # noqa: B023
+        on_every_process(functools.partial(by_shot.check, fold.dataset, fold.fold.valid_indices, config.by))
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
     with writing_to(config.output_dir), StopSignals() as stop:
