@@ -21,7 +21,7 @@ Example:
 from isp import (
     balance,
     bayer,
-    calibration,
+    camera_parameters,
     cfa,
     color,
     demosaic,
@@ -51,7 +51,7 @@ __all__ = [
     "Stage",
     "balance",
     "bayer",
-    "calibration",
+    "camera_parameters",
     "cfa",
     "color",
     "demosaic",

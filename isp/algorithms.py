@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from isp import cfa, demosaic, denoise, sharpen
 from isp._engine import checks
-from isp.calibration import COLORS
+from isp.camera_parameters import COLORS
 from isp.parameter import Parameter
 
 # A setting as a user gives it, before it is checked.

@@ -11,11 +11,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp import calibration, cfa, color, demosaic, denoise, sharpen, tone
+from isp import camera_parameters, cfa, color, demosaic, denoise, sharpen, tone
 from isp._engine import stencil
 from isp.algorithms import ALGORITHMS, filter_kernel
-from isp.calibration import COLORS, WEIGHTS
 from isp.camera import Camera
+from isp.camera_parameters import COLORS, WEIGHTS
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, Stage
 
@@ -148,8 +148,8 @@ def static(
     if settings:
         raise ValueError(f"{demosaic}, {sharpen} and {denoise} have no {', '.join(sorted(settings))}")
     colors = [
-        Stage("white_balance", color.white_balance, {"white_balance": calibration.white_balance(camera)}),
-        Stage("color_correct", color.color_correct, {"colour_correction": calibration.color_matrix(camera)}),
+        Stage("white_balance", color.white_balance, {"white_balance": camera_parameters.white_balance(camera)}),
+        Stage("color_correct", color.color_correct, {"colour_correction": camera_parameters.color_matrix(camera)}),
     ]
     if camera.pattern == cfa.MONO:
         colors = []
@@ -158,7 +158,7 @@ def static(
             Stage(
                 "black_level",
                 cfa.subtract_black_level,
-                {"black_level": calibration.black_level(camera)},
+                {"black_level": camera_parameters.black_level(camera)},
                 _pattern(camera),
             ),
             stages["demosaic"],
@@ -192,9 +192,9 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
 def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
     """Makes the stages of `parametrized` from the mosaic to linear sRGB, or to a gray image without color filters."""
     black, gains, matrix = (
-        calibration.black_level(camera),
-        calibration.white_balance(camera),
-        calibration.color_matrix(camera),
+        camera_parameters.black_level(camera),
+        camera_parameters.white_balance(camera),
+        camera_parameters.color_matrix(camera),
     )
     pattern = {"pattern": camera.pattern}
     if half_size or camera.pattern == cfa.MONO:

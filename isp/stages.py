@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp import balance, calibration, cfa, chroma, color, local_tone, repair, shading, tone
+from isp import balance, camera_parameters, cfa, chroma, color, local_tone, repair, shading, tone
 from isp._engine import checks, curves, planes
 from isp.camera import Camera
 from isp.highlights import MODES, Mode, highlights
@@ -35,7 +35,7 @@ def black_level(camera: Camera, rescale: bool = True) -> Stage:
         >>> list(isp.stages.black_level(isp.CAMERAS["drone"]).parameters)
         ['black_level']
     """
-    parameters = {"black_level": calibration.black_level(camera)}
+    parameters = {"black_level": camera_parameters.black_level(camera)}
     options: dict[str, str | bool] = {"rescale": rescale}
     if not cfa.is_bayer(camera.pattern):
         options["pattern"] = camera.pattern
@@ -80,7 +80,7 @@ def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = No
         >>> isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="color_correct").shading[...].shape
         (3, 3)
     """
-    labels = tuple(f"{channel}_r{power}" for channel in calibration.COLORS for power in (2, 4, 6))
+    labels = tuple(f"{channel}_r{power}" for channel in camera_parameters.COLORS for power in (2, 4, 6))
     start = np.zeros((3, 3)) if coefficients is None else coefficients
     parameter = Parameter(start, width=0.5, labels=labels, unit="gain")
     return Stage("shading", shading.correct, {"shading": parameter}, {"pattern": pattern})
@@ -107,7 +107,7 @@ def white_balance(camera: Camera, highlights: Mode | None = "clip") -> Stage:
     _check_gains(camera, highlights is not None)
     if highlights is not None and highlights not in MODES:
         raise ValueError(f"highlights must be one of {', '.join(MODES)}, got {highlights!r}")
-    parameters = {"white_balance": calibration.white_balance(camera)}
+    parameters = {"white_balance": camera_parameters.white_balance(camera)}
     return Stage("white_balance", _balanced, parameters, {"mode": highlights})
 
 
@@ -130,7 +130,7 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
         ['white_balance']
     """
     _check_gains(camera, clip)
-    parameters = {"white_balance": calibration.white_balance(camera)}
+    parameters = {"white_balance": camera_parameters.white_balance(camera)}
     options = {"pattern": camera.pattern, "clip": clip}
     return Stage("white_balance", balance.balance_mosaic, parameters, options)
 
@@ -157,7 +157,7 @@ def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: 
     parameters = {"gray_power": Parameter(power, scale="log", low=0.1, high=100, unit="power")}
     if camera is not None:
         _check_gains(camera, True)
-        parameters["white_balance"] = calibration.white_balance(camera)
+        parameters["white_balance"] = camera_parameters.white_balance(camera)
         parameters["estimate_share"] = Parameter(share, width=0.5, low=0, high=1, unit="share")
     return Stage("auto_white_balance", color.auto_white_balance, parameters)
 
@@ -176,7 +176,7 @@ def color_correct(camera: Camera) -> Stage:
         >>> list(isp.stages.color_correct(isp.CAMERAS["drone"]).parameters)
         ['colour_correction']
     """
-    return Stage("color_correct", color.color_correct, {"colour_correction": calibration.color_matrix(camera)})
+    return Stage("color_correct", color.color_correct, {"colour_correction": camera_parameters.color_matrix(camera)})
 
 
 def chroma_denoising(sigma: float = 1.5) -> Stage:

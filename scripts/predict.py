@@ -14,7 +14,7 @@ import pathlib
 from r2l_jax.apps.predict import predict_files
 from r2l_jax.apps.render import find_raw_files
 from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
-from r2l_jax.data.files.cameras import find_calibration
+from r2l_jax.data.files.cameras import find_known_camera
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import Settings, setting
 from r2l_jax.training.loaded import load_folds
@@ -46,7 +46,7 @@ def main(config: PredictionConfig) -> int:
         find_raw_files(config.input),
         pathlib.Path(config.output),
         models,
-        None if config.camera is None else find_calibration(config.camera),
+        None if config.camera is None else find_known_camera(config.camera),
         None if config.masks is None else pathlib.Path(config.masks),
     )
     print(f"{predicted} predicted, {failed} failed")

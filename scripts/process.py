@@ -17,8 +17,8 @@ import pathlib
 
 from r2l_jax.apps import render
 from r2l_jax.config import CHECKPOINTS, STATIC_FLAGS, WHICH_CHECKPOINT, ProcessingChoice
-from r2l_jax.data.files.calibration import Calibration
-from r2l_jax.data.files.cameras import find_calibration
+from r2l_jax.data.files.cameras import find_known_camera
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
@@ -70,11 +70,11 @@ def main(config: RenderConfig) -> int:
     if config.run is not None:
         (model,) = load_folds(config.run, ["0"], config.checkpoint, None)
         print(f"{config.run}: the {config.checkpoint} checkpoint")
-        pipeline, stored = model.named_pipeline, Calibration.of(model.calibration) if config.camera is None else None
+        pipeline, stored = model.named_pipeline, KnownCamera.of(model.calibration) if config.camera is None else None
     rendered, failed = render.render_files(
         render.find_raw_files(config.input),
         pathlib.Path(config.output),
-        find_calibration(config.camera or "auto"),
+        find_known_camera(config.camera or "auto"),
         config.format,
         config.stages,
         pipeline,

@@ -18,8 +18,8 @@ from r2l_jax.calibration.defects import KINDS
 from r2l_jax.calibration.figure import color_names, photon_transfer_curve
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import Calibration, measure
-from r2l_jax.data.files.calibration import Calibration as Stated
-from r2l_jax.data.files.cameras import common_camera, find_calibration
+from r2l_jax.data.files.cameras import common_camera, find_known_camera
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.runtime.errors import InputError, warn
@@ -56,7 +56,7 @@ def calibrate(
         dark: raw files and folders of them, taken without light.
         flat: raw files and folders of them, of an evenly lit surface; at least two of each exposure.
         output: the folder to write to; made if it does not exist.
-        camera: the camera to start from, as for `find_calibration`; "auto" takes that of the raw files. Corrections
+        camera: the camera to start from, as for `find_known_camera`; "auto" takes that of the raw files. Corrections
             that it names are not applied.
         threshold: the number of standard deviations from which a site is defective.
 
@@ -66,7 +66,7 @@ def calibrate(
     """
     darks, flats, output = find_raw_files(dark), find_raw_files(flat), Path(output)
     _check_files(darks, flats, output)
-    stated = dataclasses.replace(find_calibration(camera), corrections=None)
+    stated = dataclasses.replace(find_known_camera(camera), corrections=None)
     # The flats are read twice.
     with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame") as progress:
         reader = _Reader(stated, progress)
@@ -95,7 +95,7 @@ def _check_files(darks: Sequence[Path], flats: Sequence[Path], output: Path) -> 
 class _Reader:
     """Reads frames of one color filter array."""
 
-    def __init__(self, stated: Stated, progress: tqdm):
+    def __init__(self, stated: KnownCamera, progress: tqdm):
         self._stated, self._progress = stated, progress
         self._first: tuple[Path, isp.Camera] | None = None
         self._dim: dict[Path, str] = {}
@@ -122,7 +122,7 @@ class _Reader:
         return read_mosaic(file, self._stated, lambda line: self._dim.update({file: line}))
 
 
-def _camera_fields(stated: Stated, pattern: str, measured: Calibration) -> dict[str, Any]:
+def _camera_fields(stated: KnownCamera, pattern: str, measured: Calibration) -> dict[str, Any]:
     """Returns the fields of the camera's JSON file: what is stated, and the measured values in their places."""
     black = np.array([site.black_level for site in measured.sites])
     if not isp.cfa.is_bayer(pattern):

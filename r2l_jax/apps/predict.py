@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from r2l_jax.apps.frames import predict_frame
-from r2l_jax.data.files.calibration import Calibration
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
 from r2l_jax.data.sets.folder import TILE_SIZE, center_crop
 from r2l_jax.runtime import manifests
@@ -41,7 +41,7 @@ def predict_files(
     files: Sequence[Path],
     output: Path,
     models: Sequence[TrainedModel],
-    camera: Calibration | None = None,
+    camera: KnownCamera | None = None,
     masks: Path | None = None,
 ) -> tuple[int, int]:
     """Predicts raw files, with a progress bar on stderr, and writes a row for each to a CSV file.
@@ -101,7 +101,7 @@ def predict_files(
 _Done = Iterator[tuple[list[dict[str, Any]], list[str]]]
 
 
-def _classes(files: Sequence[Path], models: Sequence[TrainedModel], camera: Calibration | None) -> _Done:
+def _classes(files: Sequence[Path], models: Sequence[TrainedModel], camera: KnownCamera | None) -> _Done:
     """Classifies files in batches; yields the rows and the errors of each."""
     model = models[0]
     decoded = _decoded(files, model, camera, crops=True, ahead=BATCH)
@@ -121,7 +121,7 @@ def _classes(files: Sequence[Path], models: Sequence[TrainedModel], camera: Cali
         yield rows, [error for _, error in batch if isinstance(error, str)]
 
 
-def _masks(files: Sequence[Path], models: Sequence[TrainedModel], camera: Calibration | None, masks: Path) -> _Done:
+def _masks(files: Sequence[Path], models: Sequence[TrainedModel], camera: KnownCamera | None, masks: Path) -> _Done:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
     model = models[0]
     assert model.camera is not None
@@ -149,7 +149,7 @@ def _mask_file(file: Path, masks: Path) -> Path:
 
 
 def _decoded(
-    files: Sequence[Path], model: TrainedModel, camera: Calibration | None, crops: bool, ahead: int
+    files: Sequence[Path], model: TrainedModel, camera: KnownCamera | None, crops: bool, ahead: int
 ) -> Iterator[tuple[Path, np.ndarray | str]]:
     """Yields files in order with their mosaics, or with the words for what is wrong; decodes a bounded number ahead."""
     waiting, rest = list[tuple[Path, Future]](), iter(files)
@@ -169,9 +169,9 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(file: Path, model: TrainedModel, camera: Calibration | None, crops: bool) -> np.ndarray:
+def _read(file: Path, model: TrainedModel, camera: KnownCamera | None, crops: bool) -> np.ndarray:
     """Reads the mosaic of a file, as the model takes it."""
-    own = camera or Calibration.of(model.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
+    own = camera or KnownCamera.of(model.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
     raw, found = read_mosaic(file, own)
     assert model.camera is not None
     if found.pattern != model.camera.pattern:
@@ -189,7 +189,7 @@ def _read(file: Path, model: TrainedModel, camera: Calibration | None, crops: bo
     return center_crop(raw, height, width, found.pattern).copy()
 
 
-def _describe(output: Path, models: Sequence[TrainedModel], camera: Calibration | None, masks: Path | None) -> None:
+def _describe(output: Path, models: Sequence[TrainedModel], camera: KnownCamera | None, masks: Path | None) -> None:
     """Writes the manifest.
 
     Raises:

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.files.calibration import Calibration
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import manifests
@@ -48,11 +48,11 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Path]:
 def render_files(
     files: Sequence[Path],
     output: Path,
-    camera: isp.Camera | Calibration | None = None,
+    camera: isp.Camera | KnownCamera | None = None,
     file_format: FileFormat = "tiff",
     stages: bool = False,
     pipeline: NamedPipeline | None = None,
-    stored: Calibration | None = None,
+    stored: KnownCamera | None = None,
 ) -> tuple[int, int]:
     """Renders raw files, several at once, with a progress bar on stderr.
 
@@ -78,7 +78,7 @@ def render_files(
             nothing is known; the output folder cannot be made, holds pictures of other settings, or another program
             writes to it.
     """
-    pipeline, camera = pipeline or find_pipeline("parametrized"), Calibration.of(camera)
+    pipeline, camera = pipeline or find_pipeline("parametrized"), KnownCamera.of(camera)
     stored = stored or camera
     _check_targets(files, output, file_format, stages)
     with writing_to(output):
@@ -99,11 +99,11 @@ def render_files(
 def _describe(
     files: Sequence[Path],
     output: Path,
-    camera: Calibration,
+    camera: KnownCamera,
     file_format: FileFormat,
     stages: bool,
     pipeline: NamedPipeline,
-    stored: Calibration,
+    stored: KnownCamera,
 ) -> bool:
     """Writes the manifest, and returns whether there was none before.
 
@@ -143,7 +143,7 @@ def _check_targets(files: Sequence[Path], output: Path, file_format: FileFormat,
 
 
 def _render_file(
-    file: Path, output: Path, camera: Calibration, file_format: FileFormat, stages: bool, named: NamedPipeline
+    file: Path, output: Path, camera: KnownCamera, file_format: FileFormat, stages: bool, named: NamedPipeline
 ) -> None:
     raw, own = read_raw(file, camera)
     with one_picture_at_a_time:

@@ -20,7 +20,7 @@ from PIL import Image
 import isp
 from r2l_jax.data.fetch import archives, zenodo
 from r2l_jax.data.files import corrections, headerless
-from r2l_jax.data.files.cameras import find_calibration, find_camera
+from r2l_jax.data.files.cameras import find_camera, find_known_camera
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.shot import read_shot
@@ -198,7 +198,7 @@ for _name, _fields in _LAYOUTS.items():
 
 def _read_headerless(folder, path):
     """Reads a frame by the camera of its name, one of which is damaged."""
-    camera = find_calibration(str(folder / f"{path.stem}.json"))
+    camera = find_known_camera(str(folder / f"{path.stem}.json"))
     mosaic, _ = read_raw(folder / f"{path.stem}.bin", camera, lambda _: None)
     _check_mosaic(mosaic)
 

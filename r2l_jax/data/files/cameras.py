@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 import isp
-from r2l_jax.data.files.calibration import Calibration, read_calibration
+from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
 from r2l_jax.runtime.errors import InputError
 
 
-def find_calibration(name: str, flag: str = "--camera") -> Calibration:
+def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
     """Returns what a flag states about the camera of raw files.
 
     Args:
@@ -22,11 +22,11 @@ def find_calibration(name: str, flag: str = "--camera") -> Calibration:
         InputError: the name is neither a known camera nor a readable JSON file.
     """
     if name == "auto":
-        return Calibration()
+        return KnownCamera()
     if name in isp.CAMERAS:
-        return Calibration.of(isp.CAMERAS[name])
+        return KnownCamera.of(isp.CAMERAS[name])
     try:
-        return read_calibration(pathlib.Path(name))
+        return read_known_camera(pathlib.Path(name))
     except OSError:
         raise InputError(f"{flag} must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}") from None
     except InputError as error:
@@ -37,13 +37,13 @@ def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
     """Returns a known camera, a camera from a JSON file, or None for "auto".
 
     Args:
-        name: as for `find_calibration`.
+        name: as for `find_known_camera`.
         flag: the flag to name in errors.
 
     Raises:
         InputError: the name is neither a known camera nor a readable JSON file with all figures of one.
     """
-    stated = find_calibration(name, flag)
+    stated = find_known_camera(name, flag)
     if stated.camera is None and name != "auto":
         raise InputError(f"{flag}={name}: the camera lacks {', '.join(stated.missing)}")
     return stated.camera
@@ -56,7 +56,7 @@ def read_camera_file(path: pathlib.Path) -> isp.Camera:
         OSError: the file cannot be read.
         InputError: it is no camera, or lacks a figure; the message starts with the path.
     """
-    stated = read_calibration(path)
+    stated = read_known_camera(path)
     if stated.camera is None:
         raise InputError(f"{path}: the camera lacks {', '.join(stated.missing)}")
     return stated.camera

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import isp
-from r2l_jax.data.files.calibration import Calibration
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.runtime.errors import InputError, warn
@@ -76,7 +76,7 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
 
 
 def read_frame(
-    pair: Pair, camera: Calibration, warn: Callable[[str], object] = warn
+    pair: Pair, camera: KnownCamera, warn: Callable[[str], object] = warn
 ) -> tuple[np.ndarray, np.ndarray, isp.Camera]:
     """Reads a frame and its mask.
 

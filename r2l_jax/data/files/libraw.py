@@ -15,8 +15,8 @@ from jaxtyping import Float, Float32, Float64, Shaped
 
 import isp
 from r2l_jax.data.files import dng
-from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.decoding import check_declared
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.runtime.errors import InputError, one_line
 
 # Linear sRGB to CIE XYZ (D65), with as many digits as in LibRaw, so that `camera_to_srgb` gives LibRaw's matrices.
@@ -42,7 +42,7 @@ def is_container(path: Path) -> bool:
     return start.startswith(_CONTAINERS) or start[6:14] == b"HEAPCCDR" or start[4:8] == b"ftyp"
 
 
-def read(path: Path, stated: Calibration, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
+def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tuple[Mosaic, isp.Camera]:
     """Reads the mosaic of a camera's file, and its calibration values.
 
     Args:
@@ -132,7 +132,7 @@ class _Sensor(NamedTuple):
 
 
 def _mosaic_and_camera(
-    path: Path, raw: rawpy.RawPy, facts: dng.Facts, stated: Calibration, warn: Callable[[str], object]
+    path: Path, raw: rawpy.RawPy, facts: dng.Facts, stated: KnownCamera, warn: Callable[[str], object]
 ) -> tuple[Mosaic, isp.Camera]:
     sensor = _sensor(raw, facts)
     pattern = _chosen_pattern(path, sensor.pattern, stated, warn)
@@ -207,7 +207,7 @@ def _named(tile: Shaped[np.ndarray, "rows cols"]) -> str:
         raise InputError(str(error)) from None
 
 
-def _chosen_pattern(path: Path, own: str | None, stated: Calibration, warn: Callable[[str], object]) -> str:
+def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Callable[[str], object]) -> str:
     """Returns the color filter array to read a file by.
 
     A pattern that is stated counts, since cameras of phones declare Bayer patterns for their quad Bayer sensors. A

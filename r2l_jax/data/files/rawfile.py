@@ -10,8 +10,8 @@ from jaxtyping import Float32, Shaped
 import isp
 from r2l_jax.data.files import headerless, libraw
 from r2l_jax.data.files.arrays import ARRAY_SUFFIXES, read_npy, read_pgm
-from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.decoding import reading
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES, read_png
 from r2l_jax.data.files.tiff import read_tiff
 from r2l_jax.runtime.errors import InputError, warn
@@ -37,7 +37,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 
 def read_raw(
-    path: str | os.PathLike, camera: isp.Camera | Calibration | None = None, warn: Callable[[str], object] = warn
+    path: str | os.PathLike, camera: isp.Camera | KnownCamera | None = None, warn: Callable[[str], object] = warn
 ) -> tuple[Mosaic, isp.Camera]:
     """Reads the mosaic of a raw file and the calibration values of its camera.
 
@@ -55,7 +55,7 @@ def read_raw(
 
     Args:
         path: the file; its suffix decides how it is read.
-        camera: the camera, or what is known of it (`calibration.read_calibration`). TIFF, PNG, PGM, NPY and files
+        camera: the camera, or what is known of it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY and files
             without a header need a whole camera; in the formats of cameras, what is given replaces the figures of the
             file.
         warn: called with one line if a file without levels of its own uses less than an eighth of its range, as a
@@ -72,7 +72,7 @@ def read_raw(
             a picture was given instead of a mosaic; the height or width of a TIFF or PNG is odd; values are not finite
             or, in floating point, not in [0, 1]; corrections do not fit the frame. Each message starts with the path.
     """
-    path, stated = Path(path), Calibration.of(camera)
+    path, stated = Path(path), KnownCamera.of(camera)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     suffix = path.suffix.lower()
@@ -103,7 +103,7 @@ def read_raw(
 
 
 def read_mosaic(
-    path: Path, camera: isp.Camera | Calibration | None, warn: Callable[[str], object] = warn
+    path: Path, camera: isp.Camera | KnownCamera | None, warn: Callable[[str], object] = warn
 ) -> tuple[Mosaic, isp.Camera]:
     """Calls `read_raw`, and turns each of its errors into an InputError."""
     try:
@@ -112,7 +112,7 @@ def read_mosaic(
         raise InputError(f"{path}: {error.strerror or 'no such file'}") from None
 
 
-def _whole(stated: Calibration, who: str) -> isp.Camera:
+def _whole(stated: KnownCamera, who: str) -> isp.Camera:
     """Returns the stated camera, for files that hold no calibration values."""
     if stated.camera is None:
         lacks = f", and the given one lacks {', '.join(stated.missing)}" if stated.figures else ""
@@ -144,7 +144,7 @@ def _gray(samples: np.ndarray, mode: str, bits: int) -> Shaped[np.ndarray, "rows
 
 
 def _fractions(
-    path: Path, samples: np.ndarray, stated: Calibration, warn: Callable[[str], object], maximum: int | None = None
+    path: Path, samples: np.ndarray, stated: KnownCamera, warn: Callable[[str], object], maximum: int | None = None
 ) -> Mosaic:
     """Divides samples by the camera's white level or, without one, by the file's maximum or the range of their type."""
     if samples.ndim != 2:

@@ -21,10 +21,10 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.cameras import common_camera, read_camera_file
 from r2l_jax.data.files.decoding import read_text
 from r2l_jax.data.files.frames import Pair, read_frame
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import Sample
@@ -36,7 +36,7 @@ from r2l_jax.runtime.files import AT_ONCE, drafting
 Choose = Callable[[list[float]], list[tuple[int, str]]]
 
 
-def version(pairs: Sequence[Pair], camera: Calibration) -> str:
+def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
     """Returns a hash of the camera and of the files that tiles are cut from: their names, sizes and times of change.
 
     Hashing the content of frames of gigabytes would take minutes, and is not needed: results depend on the content of
@@ -56,7 +56,7 @@ def cut(
     pairs: Sequence[Pair],
     folder: pathlib.Path,
     side: int,
-    camera: Calibration,
+    camera: KnownCamera,
     choose: Choose,
     warn: Callable[[str], object] = warn,
 ) -> None:
@@ -98,7 +98,7 @@ def _cut_frame(
     pair: Pair,
     draft: pathlib.Path,
     side: int,
-    camera: Calibration,
+    camera: KnownCamera,
     choose: Choose,
     warn: Callable[[str], object],
 ) -> tuple[list[str], isp.Camera]:

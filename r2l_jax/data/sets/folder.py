@@ -9,9 +9,9 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files import tiles
-from r2l_jax.data.files.calibration import Calibration
-from r2l_jax.data.files.cameras import common_camera, find_calibration
+from r2l_jax.data.files.cameras import common_camera, find_known_camera
 from r2l_jax.data.files.frames import pair_masks
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
 from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.raw_dataset import RawDataset
@@ -54,7 +54,7 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
         raise InputError(f"--dataset=Folder needs --camera: {', '.join(isp.CAMERAS)}, auto or a JSON file")
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
-    root, given = pathlib.Path(data_dir), find_calibration(camera)
+    root, given = pathlib.Path(data_dir), find_known_camera(camera)
     there = [name for name in ("images", "masks") if (root / name).is_dir()]
     if len(there) == 2:
         return _segmentation(root, given, tile_size)
@@ -64,7 +64,7 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
     return _classification(root, given, tile_size)
 
 
-def _classification(root: pathlib.Path, camera: Calibration, tile_size: int | None) -> RawDataset:
+def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | None) -> RawDataset:
     files = sorted(path for path in root.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
     classes = tuple(sorted({path.parent.name for path in files}))
     if len(classes) < 2:
@@ -121,7 +121,7 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
     return raw[top : top + height, left : left + width]
 
 
-def _segmentation(root: pathlib.Path, camera: Calibration, tile_size: int | None) -> RawDataset:
+def _segmentation(root: pathlib.Path, camera: KnownCamera, tile_size: int | None) -> RawDataset:
     pairs = pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
     side = tile_size
     if side is None:

@@ -12,9 +12,9 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files import tiles
-from r2l_jax.data.files.calibration import Calibration
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.frames import Pair, pair_masks, read_frame
+from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
@@ -201,7 +201,7 @@ def _frames(root: pathlib.Path, intensity: str) -> RawDataset:
     shape = read_mosaic(pairs[0][0], camera, _as_published)[0].shape
 
     def read(index: int) -> Sample:
-        raw, mask, _ = read_frame(pairs[index], Calibration.of(camera), _as_published)
+        raw, mask, _ = read_frame(pairs[index], KnownCamera.of(camera), _as_published)
         if raw.shape != shape:
             raise InputError(f"all frames must have one size: {pairs[0][0]} has {shape}, {pairs[index][0]} {raw.shape}")
         return raw, mask
@@ -226,9 +226,9 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         (folder,) = earlier
     else:
         frames = _frame_pairs(name, root, intensity)
-        folder = _tiles_folder(name, root, intensity) / tiles.version(frames, Calibration.of(camera))
+        folder = _tiles_folder(name, root, intensity) / tiles.version(frames, KnownCamera.of(camera))
         choose = _with_cars if segmentation else _balanced
-        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, Calibration.of(camera), choose, _as_published))
+        on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, KnownCamera.of(camera), choose, _as_published))
     classes = ("car",) if segmentation else ("car", "no car")
     lines = tiles.read_labels(folder, classes)
     names = tuple(stem for stem, _ in lines)

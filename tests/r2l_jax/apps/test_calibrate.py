@@ -9,7 +9,7 @@ from PIL import Image
 
 import isp
 from r2l_jax.apps.calibrate import calibrate, summary
-from r2l_jax.data.files.calibration import read_calibration
+from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
@@ -62,7 +62,7 @@ def test_the_camera_has_the_measured_values_and_keeps_the_others(frames, output)
 
 
 def test_corrected_frames_are_flat_and_without_defects(output):
-    known = read_calibration(output / "camera.json")
+    known = read_known_camera(output / "camera.json")
     planted = np.concatenate(list(SENSOR.defects.values()))
     assert set(map(tuple, planted.tolist())) <= set(map(tuple, known.corrections.defects.tolist()))
     black = np.tile(np.reshape(known.camera.black_level, (2, 2)), (128, 128))
@@ -76,7 +76,7 @@ def test_corrected_frames_are_flat_and_without_defects(output):
 
 
 def test_frames_are_corrected_as_they_are_read(frames, output):
-    known = read_calibration(output / "camera.json")
+    known = read_known_camera(output / "camera.json")
     file = frames / "flat" / "023.tiff"
     corrected, camera = read_raw(file, known)
     plain, _ = read_raw(file, known.camera)
@@ -109,7 +109,7 @@ def test_other_color_filter_arrays_have_a_level_for_each_color(tmp_path, pattern
     base = isp.Camera([0.0] * len(levels), (1, 1, 1), np.eye(3), pattern)
     (tmp_path / "base.json").write_text(base.to_json())
     calibrate([tmp_path / "dark"], [tmp_path / "flat"], tmp_path / "out", str(tmp_path / "base.json"))
-    known = read_calibration(tmp_path / "out" / "camera.json")
+    known = read_known_camera(tmp_path / "out" / "camera.json")
     assert known.camera.black_level == pytest.approx(levels, abs=2e-5)
     light = known.corrections.apply(sensor.expected(0.6), known.camera)
     light -= np.asarray(isp.cfa.black_levels(np.float32(known.camera.black_level), pattern, *sensor.shape))
@@ -183,7 +183,7 @@ def test_camera_formats_keep_what_frames_do_not_show(write_dng, tmp_path):
     assert set(fields) == {"black_level", "full_well", "read_noise", "bits", *NAMES}
     assert fields["black_level"] == pytest.approx([255.5 / 4095] * 4, abs=2e-4)
     assert fields["full_well"] == pytest.approx(4095 - 255.5, rel=0.1)  # an electron for each digital number
-    _, camera = read_raw(dark[0], read_calibration(tmp_path / "out" / "camera.json"))
+    _, camera = read_raw(dark[0], read_known_camera(tmp_path / "out" / "camera.json"))
     assert camera.pattern == "GRBG"
     assert camera.black_level == tuple(fields["black_level"])
     assert camera.white_balance == pytest.approx((2, 1, 1 / 0.7), rel=1e-3)
@@ -200,7 +200,7 @@ def test_files_without_a_header_keep_their_layout(tmp_path):
     layout = {"width": 96, "height": 64, "bits": 12}
     (tmp_path / "base.json").write_text(json.dumps({**json.loads(base.to_json()), "raw": layout}))
     calibrate(files["dark"], files["flat"], tmp_path / "out", str(tmp_path / "base.json"))
-    known = read_calibration(tmp_path / "out" / "camera.json")
+    known = read_known_camera(tmp_path / "out" / "camera.json")
     assert known.camera.black_level == pytest.approx(sensor.black, abs=1e-4)
     assert known.camera.bits == 12
     corrected, _ = read_raw(files["flat"][0], known)

@@ -12,7 +12,7 @@ import r2l_jax
 from r2l_jax.apps import predict
 from r2l_jax.apps.frames import predict_frame, spans
 from r2l_jax.apps.predict import predict_files
-from r2l_jax.data.files.cameras import find_calibration
+from r2l_jax.data.files.cameras import find_known_camera
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.runtime.errors import InputError
@@ -103,7 +103,7 @@ def test_other_settings_are_refused(run, files, tmp_path):
     with pytest.raises(InputError, match=r"p.csv holds predictions of models=.*: choose another file"):
         predict_files(files, tmp_path / "p.csv", [second])
     with pytest.raises(InputError, match="holds predictions of other camera: choose another file"):
-        predict_files(files, tmp_path / "p.csv", [first], find_calibration("drone"))
+        predict_files(files, tmp_path / "p.csv", [first], find_known_camera("drone"))
     (tmp_path / "foreign.csv").write_text("a,b\n")
     with pytest.raises(InputError, match=r"is there, and no foreign.csv.manifest.json says how it was made"):
         predict_files(files, tmp_path / "foreign.csv", [first])

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 
 import isp
-from r2l_jax.data.files.calibration import read_calibration
 from r2l_jax.data.files.headerless import Layout
+from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
@@ -166,12 +166,12 @@ def test_a_layout_that_cannot_be(tmp_path, fields, message):
     path = tmp_path / "camera.json"
     path.write_text(json.dumps({"raw": fields}))
     with pytest.raises(InputError, match=rf"camera\.json: raw: .*{message}"):
-        read_calibration(path)
+        read_known_camera(path)
 
 
 def write_camera(tmp_path, **fields):
     (tmp_path / "camera.json").write_text(json.dumps(fields))
-    return read_calibration(tmp_path / "camera.json")
+    return read_known_camera(tmp_path / "camera.json")
 
 
 @pytest.mark.parametrize("name", ["a.raw", "a.bin", "a", "a.dat"])

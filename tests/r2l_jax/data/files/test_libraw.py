@@ -11,7 +11,7 @@ import tifffile
 
 import isp
 from r2l_jax.data.files import dng, libraw
-from r2l_jax.data.files.calibration import read_calibration
+from r2l_jax.data.files.known_camera import read_known_camera
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.runtime.errors import InputError
 
@@ -32,7 +32,7 @@ def ramp(height=48, width=72):
 def stated(tmp_path, **fields):
     path = tmp_path / "camera.json"
     path.write_text(json.dumps(fields))
-    return read_calibration(path)
+    return read_known_camera(path)
 
 
 def mono(path):

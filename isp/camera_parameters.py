@@ -22,7 +22,7 @@ def black_level(camera: Camera) -> Parameter:
 
     Example:
         >>> import isp
-        >>> isp.calibration.black_level(isp.CAMERAS["drone"]).unit
+        >>> isp.camera_parameters.black_level(isp.CAMERAS["drone"]).unit
         'level'
     """
     # The sites of a Bayer tile are numbered; other sensors have levels by color, or a single one.
@@ -41,7 +41,7 @@ def white_balance(camera: Camera) -> Parameter:
 
     Example:
         >>> import isp
-        >>> isp.calibration.white_balance(isp.CAMERAS["drone"]).labels
+        >>> isp.camera_parameters.white_balance(isp.CAMERAS["drone"]).labels
         ('red', 'green', 'blue')
     """
     return Parameter(camera.white_balance, scale="log", labels=COLORS, unit="gain", camera="white_balance")
@@ -58,7 +58,7 @@ def color_matrix(camera: Camera) -> Parameter:
 
     Example:
         >>> import isp
-        >>> isp.calibration.color_matrix(isp.CAMERAS["drone"]).labels[1]
+        >>> isp.camera_parameters.color_matrix(isp.CAMERAS["drone"]).labels[1]
         'red_from_green'
     """
     return Parameter(camera.color_matrix, width=1, labels=WEIGHTS, unit="weight", camera="color_matrix")

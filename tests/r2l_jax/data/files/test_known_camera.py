@@ -1,7 +1,7 @@
 import json
 
 import isp
-from r2l_jax.data.files.calibration import Calibration, read_calibration
+from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
 
 LAYOUT = {"width": 8, "height": 6, "bits": 10}
 
@@ -9,7 +9,7 @@ LAYOUT = {"width": 8, "height": 6, "bits": 10}
 def stated(tmp_path, **fields):
     path = tmp_path / "camera.json"
     path.write_text(json.dumps(fields))
-    return read_calibration(path)
+    return read_known_camera(path)
 
 
 def test_a_file_may_state_a_layout_alone(tmp_path):
@@ -32,7 +32,7 @@ def test_what_a_camera_lacks(tmp_path):
 
 
 def test_what_is_stated_in_terms_of_json(tmp_path):
-    assert Calibration().described == "auto"
+    assert KnownCamera().described == "auto"
     described = stated(tmp_path, white_balance=[2, 1, 3], white_level=1000, raw=LAYOUT).described
     assert described["white_balance"] == [2, 1, 3]
     assert described["raw"].items() > LAYOUT.items()
@@ -40,7 +40,7 @@ def test_what_is_stated_in_terms_of_json(tmp_path):
 
 
 def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(tmp_path):
-    assert not Calibration.of(isp.CAMERAS["drone"]).states_pattern
-    assert Calibration.of(isp.Camera([0.0], pattern="MONO")).states_pattern
+    assert not KnownCamera.of(isp.CAMERAS["drone"]).states_pattern
+    assert KnownCamera.of(isp.Camera([0.0], pattern="MONO")).states_pattern
     assert not stated(tmp_path, black_level=[0, 0, 0, 0]).states_pattern
     assert stated(tmp_path, pattern="RGGB").states_pattern

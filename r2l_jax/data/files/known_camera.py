@@ -28,7 +28,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(isp.Camera))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Calibration:
+class KnownCamera:
     """Holds the statements of a user about a camera.
 
     Attributes:
@@ -46,9 +46,9 @@ class Calibration:
     guesses_white_level: bool = False
 
     @classmethod
-    def of(cls, camera: "isp.Camera | Calibration | None") -> "Calibration":
+    def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":
         """Returns what a camera states: all of its figures, or nothing for None."""
-        if isinstance(camera, Calibration):
+        if isinstance(camera, KnownCamera):
             return camera
         if camera is None:
             return cls()
@@ -84,7 +84,7 @@ class Calibration:
         return given or "auto"
 
 
-def read_calibration(path: pathlib.Path) -> Calibration:
+def read_known_camera(path: pathlib.Path) -> KnownCamera:
     """Reads a camera's JSON file.
 
     Raises:
@@ -118,4 +118,4 @@ def read_calibration(path: pathlib.Path) -> Calibration:
     corrected = None
     if any(name is not None for name in named.values()):
         corrected = corrections.read(path.parent, **named)
-    return Calibration(figures, layout, corrected, "pattern" in figures, guesses)
+    return KnownCamera(figures, layout, corrected, "pattern" in figures, guesses)
