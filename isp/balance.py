@@ -41,7 +41,7 @@ def balance_mosaic(
     """
     cfa.check_mosaic(raw)
     *batch, height, width = raw.shape
-    by_site = tiles.rows_of_sites(gains, pattern, height, width)
+    by_site = tiles.rows_of_sites(gains[cfa.tile(pattern)], height, width)
     balanced = raw.reshape(*batch, height // len(by_site), len(by_site), width) * by_site
     if clip:
         # Not jnp.min: XLA would compute the reduction anew for each site.

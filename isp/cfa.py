@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from isp._engine import stencil
+from isp._engine import tiles
 from isp._engine.checks import check_image
 
 # The colors of a 2x2 tile in the order (0, 0), (0, 1), (1, 0), (1, 1), which is called CFA order.
@@ -292,15 +292,11 @@ def subtract_black_level(
         levels = black_levels(black_level, pattern, height, width)
         return (raw - levels) / (1 - levels) if rescale else raw - levels
     # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
-    above_black = raw.reshape(*batch, height // 2, 2, width) - _tiled_rows(black_level, width)
+    levels = black_level.reshape(2, 2)
+    above_black = raw.reshape(*batch, height // 2, 2, width) - tiles.rows_of_sites(levels, height, width)
     if rescale:
-        above_black *= _tiled_rows(1 / (1 - black_level), width)
+        above_black *= tiles.rows_of_sites(1 / (1 - levels), height, width)
     return above_black.reshape(raw.shape)
-
-
-def _tiled_rows(by_site: Float[Array, "4"], width: int) -> Float[Array, "2 width"]:
-    """Repeats the two rows of a tile up to a width; a unit of its own, or XLA would look up each site of a mosaic."""
-    return stencil.apart(lambda by_site: jnp.tile(by_site.reshape(2, 2), width // 2))(by_site)
 
 
 def site_masks(height: int, width: int, pattern: str) -> Float[Array, "height width 3"]:

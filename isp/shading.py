@@ -49,7 +49,7 @@ def correct(
     else:
         cfa.check_mosaic(image)
         height, width = image.shape[-2:]
-        per_row, each = [tiles.rows_of_sites(coefficients[:, k], pattern, height, width) for k in range(3)], 1
+        per_row, each = [tiles.rows_of_sites(coefficients[:, k][cfa.tile(pattern)], height, width) for k in range(3)], 1
     rows, period = image.reshape(-1, height, width * each), len(per_row[0])
     squares = _squared_radii(height, width, image.dtype)
     r2 = (squares[0][:, None] + jnp.repeat(squares[1], each)).reshape(height // period, period, -1)

@@ -1,21 +1,22 @@
 """Values laid out by the sites of a color filter array."""
 
-import numpy as np
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isp import cfa
 from isp._engine import stencil
 
 
-def rows_of_sites(values: Float[Array, "3"], pattern: str, height: int, width: int) -> Float[Array, "rows width"]:
-    """Lays out one value a channel along the rows of a tile, as wide as a mosaic.
+def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -> Float[Array, "repeated width"]:
+    """Repeats the values of a tile's sites along its rows, up to the width of a mosaic.
 
     The gradient of a product with full rows sums whole rows, which vectorizes. Where the rows of a tile do not divide
-    the height, all rows of the mosaic are laid out. Without color filters, the value of the first channel counts.
+    the height, they are repeated up to it.
     """
-    colors = cfa.tile(pattern)
-    if height % len(colors):
-        colors = np.tile(colors, (-(-height // len(colors)), 1))[:height]
-    columns = np.arange(width) % colors.shape[1]
-    # A unit of its own, because XLA would look up the color of each site of the mosaic.
-    return stencil.apart(lambda values: values[colors[:, columns]])(values)
+    rows, cols = by_site.shape
+    down = 1 if height % rows == 0 else -(-height // rows)
+
+    def repeated(by_site: Array) -> Array:
+        return jnp.tile(by_site, (down, -(-width // cols)))[: height if down > 1 else rows, :width]
+
+    # A unit of its own, because XLA would look up the value of each site of the mosaic.
+    return stencil.apart(repeated)(by_site)
