@@ -46,7 +46,7 @@ def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
         >>> import isp
         >>> isp.cfa.tile("RGGB")
         array([[0, 1],
-               [1, 2]])
+               [1, 2]], dtype=int32)
         >>> isp.cfa.tile("RRGG/RRGG/GGBB/GGBB").shape
         (4, 4)
     """
@@ -62,14 +62,14 @@ def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
 def _tile(pattern: str) -> Int[np.ndarray, "rows cols"] | None:
     """Finds the tile of a pattern; returns None for an unknown one."""
     if pattern == MONO:
-        return _read_only(np.zeros((1, 1), int))
+        return _read_only(np.zeros((1, 1), np.int32))
     rows = [pattern[:2], pattern[2:]] if pattern in BAYER else pattern.split("/")
     if len(rows) == 1:
         return None  # Rather a misspelled Bayer pattern than the only row of stripes.
     are_letters = all(re.fullmatch(f"[RGB]{{1,{_LONGEST}}}", row) for row in rows)
     if not are_letters or len(rows) > _LONGEST or len({*map(len, rows)}) != 1 or len({*"".join(rows)}) != 3:
         return None
-    return _read_only(_smallest_tile(np.array([["RGB".index(letter) for letter in row] for row in rows])))
+    return _read_only(_smallest_tile(np.array([["RGB".index(letter) for letter in row] for row in rows], np.int32)))
 
 
 def _smallest_tile(colors: Int[np.ndarray, "_ _"]) -> Int[np.ndarray, "_ _"]:

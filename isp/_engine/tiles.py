@@ -13,10 +13,10 @@ def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -
     the height, they are repeated up to it.
     """
     rows, cols = by_site.shape
-    down = 1 if height % rows == 0 else -(-height // rows)
+    count = height if height % rows else rows
 
     def repeated(by_site: Array) -> Array:
-        return jnp.tile(by_site, (down, -(-width // cols)))[: height if down > 1 else rows, :width]
+        return jnp.tile(by_site, (-(-count // rows), -(-width // cols)))[:count, :width]
 
     # A unit of its own, because XLA would look up the value of each site of the mosaic.
     return stencil.apart(repeated)(by_site)
