@@ -42,14 +42,17 @@ def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
     models = load_folds(config.run, config.folds, config.checkpoint, config.pipeline)
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(models)} fold{'s' * (len(models) > 1)}")
+    files = find_raw_files(config.input)
     predicted, failed = predict_files(
-        find_raw_files(config.input),
+        files,
         pathlib.Path(config.output),
         models,
         None if config.camera is None else find_known_camera(config.camera),
         None if config.masks is None else pathlib.Path(config.masks),
     )
-    print(f"{predicted} predicted, {failed} failed")
+    before = len(files) - predicted - failed
+    earlier = f", {before} had been predicted before" if before else ""
+    print(f"{predicted} predicted, {failed} failed{earlier}")
     return 1 if failed else 0
 
 

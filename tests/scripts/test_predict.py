@@ -32,7 +32,7 @@ def test_predicts_files_by_a_run_of_version_0_1(folder):
     (folder / "raw" / "bad.tiff").write_bytes(b"no file")
     again = programs.program("predict.py", *flags)
     assert again.returncode == 1
-    assert "0 predicted, 1 failed" in again.stdout
+    assert "0 predicted, 1 failed, 2 had been predicted before" in again.stdout
     assert "error: " in again.stderr.splitlines()[-1]
     assert "bad.tiff" in again.stderr.splitlines()[-1]
 
