@@ -1,7 +1,6 @@
 """Groups samples by facts of their shots: on which camera does a model fail?"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,8 @@ from r2l_jax.runtime.errors import InputError
 
 # Values of a field beyond these, such as the dates of all samples, have no table that anyone reads.
 _MOST_GROUPS = 50
+
+_UNKNOWN = "unknown"
 
 SETTING = f"also group scores by facts of the shots of a Folder's files: {', '.join(FIELDS)}"
 
@@ -33,10 +34,9 @@ def groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np
         raise InputError(f"--by={field}: {dataset.name} does not know with what its samples were taken; a Folder does")
     found: dict[str | float, list[int]] = {}
     for index in indices.tolist():
-        shot = dataset.shot(index)
-        value = getattr(shot, field)
-        found.setdefault(shot.text(field) if value is None else value, []).append(index)
-    if set(found) == {"unknown"}:
+        value = getattr(dataset.shot(index), field)
+        found.setdefault(_UNKNOWN if value is None else value, []).append(index)
+    if set(found) == {_UNKNOWN}:
         raise InputError(f"--by={field}: none of the {len(indices)} files tells its {field}")
     if len(found) > _MOST_GROUPS:
         raise InputError(f"--by={field}: {len(found)} values are too many groups; at most {_MOST_GROUPS} make a table")
@@ -50,8 +50,3 @@ def groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np
 def check(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> dict[str, Mapping[str, np.ndarray]]:
     """Groups samples by each of several fields; raises the InputErrors of `groups`."""
     return {field: groups(dataset, indices, field) for field in fields}
-
-
-def rows(by: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lists the groups of all fields, such as `model=A`."""
-    return [f"{field}={value}" for field, values in by.items() for value in values]

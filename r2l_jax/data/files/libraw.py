@@ -210,8 +210,8 @@ def _named(tile: Shaped[np.ndarray, "rows cols"]) -> str:
 def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Callable[[str], object]) -> str:
     """Returns the color filter array to read a file by.
 
-    A pattern that is stated counts, since cameras of phones declare Bayer patterns for their quad Bayer sensors. A
-    camera whose pattern may be nothing but the usual one is refused where the file has another.
+    A stated pattern wins, since phones declare Bayer patterns for their quad Bayer sensors. An `isp.Camera` always has
+    a Bayer pattern, stated or not, so one that differs from the file's is refused.
     """
     given = stated.figures.get("pattern")
     if own is None:

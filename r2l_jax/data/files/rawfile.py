@@ -91,7 +91,7 @@ def read_raw(
             except InputError as error:
                 if stated.layout is None and not libraw.is_container(path):
                     raise InputError(
-                        f"{error}; how samples without a header lie stands in the camera's JSON file, such as "
+                        f"{error}; if its samples have no header, describe them in the camera's JSON file, such as "
                         f"{headerless.EXAMPLE}"
                     ) from error
                 raise

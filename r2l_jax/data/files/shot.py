@@ -46,13 +46,6 @@ class Shot:
     f_number: float | None = None
     date: str | None = None
 
-    def text(self, field: str) -> str:
-        """Returns a field in words, to group shots by it."""
-        value = getattr(self, field)
-        if value is None:
-            return "unknown"
-        return f"{value:g}" if isinstance(value, float) else value
-
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Shot))
 

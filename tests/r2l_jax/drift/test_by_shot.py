@@ -34,7 +34,6 @@ def test_samples_keep_their_indices():
     dataset = dataset_of([Shot(model=name) for name in "ABAB"])
     found = by_shot.check(dataset, np.array([3, 2, 0]), ("model",))
     assert {name: indices.tolist() for name, indices in found["model"].items()} == {"A": [2, 0], "B": [3]}
-    assert by_shot.rows(found) == ["model=A", "model=B"]
 
 
 def test_fifty_groups_make_a_table_and_more_do_not():

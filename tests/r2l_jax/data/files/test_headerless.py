@@ -203,7 +203,9 @@ def test_other_files_are_read_as_always(tmp_path):
 
 def test_without_a_layout_the_message_shows_one(tmp_path):
     (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 4)
-    with pytest.raises(InputError, match=r'a\.bin: .*samples without a header lie stands in .*"raw": \{"width"'):
+    with pytest.raises(
+        InputError, match=r'a\.bin: .*if its samples have no header, describe them in .*"raw": \{"width"'
+    ):
         read_raw(tmp_path / "a.bin", isp.CAMERAS["drone"])
 
 

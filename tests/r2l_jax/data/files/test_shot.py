@@ -73,8 +73,3 @@ def test_libraw_finds_the_exposure_and_takes_no_time_for_unknown(write_dng):
     tags = [(33434, "2I", 1, (1, 50)), (33437, "2I", 1, (28, 10))]
     found = _from_libraw(write_dng(np.zeros((32, 32), np.uint16), tags=tags))
     assert found == Shot(exposure_time=0.02, f_number=2.8)
-
-
-def test_fields_in_words():
-    shot = Shot(model="A", iso_speed=100.0)
-    assert [shot.text(name) for name in ("model", "iso_speed", "lens")] == ["A", "100", "unknown"]
