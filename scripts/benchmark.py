@@ -1,34 +1,6 @@
-"""Measures how fast the library is beside what is in use today, and prints the table.
+"""Measures how fast the library is beside what is in use today, and prints the table."""
 
-python scripts/benchmark.py
-python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
-
-All rows take about ten minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'. Rows
-whose baseline is not installed say so.
-"""
-
-import dataclasses
-import json
-
-from r2l_jax.bench import benchmark
-from r2l_jax.runtime import flags
-from r2l_jax.runtime.flags import POSITIVE, Settings, setting
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig(Settings):
-    """Benchmark."""
-
-    rows: tuple[str, ...] = setting("rows to measure, or how their names begin; default: all", ())
-    json: bool = setting("print JSON with every sample in place of the table", False)
-    repeats: int | None = setting("how often each row is measured; default: as often as fits", None, bound=POSITIVE)
-
-
-def main(config: BenchmarkConfig) -> None:
-    """Measures the rows that the flags name."""
-    result = benchmark.run(config.rows, config.repeats)
-    print(json.dumps(result, indent=2) if config.json else benchmark.table(result))
-
+from r2l_jax.programs.benchmark import run
 
 if __name__ == "__main__":
-    flags.run(main, BenchmarkConfig)
+    run()

@@ -1,42 +1,6 @@
-"""Measures a camera's sensor: black level, gain, noise, uneven response, and defective sites.
+"""Measures a camera's sensor: black level, gain, noise, uneven response, and defective sites."""
 
-python scripts/calibrate.py --dark=darks --flat=flats --output=my_camera
-python scripts/calibrate.py --dark=darks --flat=dim,medium,bright --camera=base.json --output=my_camera
-
-Dark frames are taken without light, and flat frames of an evenly lit surface, at least two of each exposure. The output
-holds camera.json with the measured values, the corrections that it names (dark.tiff, flat.tiff, defects.csv), and the
-photon transfer curve after EMVA Standard 1288 (photon_transfer.json and .png).
-"""
-
-import dataclasses
-
-from r2l_jax.apps.calibrate import calibrate, summary
-from r2l_jax.runtime import flags
-from r2l_jax.runtime.flags import POSITIVE, Settings, setting
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CalibrationConfig(Settings):
-    """Calibration."""
-
-    dark: tuple[str, ...] = setting("frames without light: raw files and folders, separated by commas", kind="repeated")
-    flat: tuple[str, ...] = setting(
-        "frames of an evenly lit surface, likewise; their exposures are told apart by their means", kind="repeated"
-    )
-    output: str = setting("folder for the camera and its corrections")
-    camera: str = setting(
-        "drone, microscopy, a JSON file with the values that frames do not show, or auto: those of the raw files",
-        "auto",
-    )
-    threshold: float = setting(
-        "a site is defective if it deviates from its neighbors by more standard deviations", 6.0, bound=POSITIVE
-    )
-
-
-def main(config: CalibrationConfig) -> None:
-    """Measures the frames that the flags name."""
-    print(summary(calibrate(config.dark, config.flat, config.output, config.camera, config.threshold)))
-
+from r2l_jax.programs.calibrate import run
 
 if __name__ == "__main__":
-    flags.run(main, CalibrationConfig)
+    run()

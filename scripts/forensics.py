@@ -1,28 +1,6 @@
-"""Finds out how a trained model depends on its processing: what it is sensitive to, what it tolerates, what breaks it.
+"""Finds out how a trained model depends on its processing."""
 
-python scripts/forensics.py --run=runs/quickstart/parametrized --adv_track_differences
-python scripts/forensics.py --run=runs/quickstart/parametrized --check=IMG_0001.dng
-
-The head stays as it is, and so do all statistics. Three analyses, each with numbers in JSON, pictures and TensorBoard
-events: `sensitivity`, the task loss's gradient for every parameter and every stage; `tolerances`, how far each
-parameter may move; `worst_case`, a search for the processing that breaks the model. The same command goes on where it
-was stopped. With --check the exit status is 0 if a camera's figures are within what the model tolerates, and 2 if not.
-"""
-
-from r2l_jax.drift.forensics import forensics
-from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.runtime import flags
-
-NOT_TOLERATED = 2
-
-
-def main(config: ForensicsConfig) -> int:
-    """Analyzes or checks as the flags say, and returns the exit status."""
-    if config.check:
-        return 0 if forensics.check(config) else NOT_TOLERATED
-    forensics.run(config)
-    return 0
-
+from r2l_jax.programs.forensics import run
 
 if __name__ == "__main__":
-    flags.run(main, ForensicsConfig)
+    run()

@@ -1,18 +1,6 @@
-"""Trains a raw-to-logit model: raw mosaics through a (learnable) image signal processor and a task's network.
+"""Trains a raw-to-logit model: raw mosaics through a (learnable) image signal processor and a task's network."""
 
-python scripts/train.py --flagfile=configs/quickstart.flags
-"""
-
-from r2l_jax.config import TrainConfig
-from r2l_jax.drift.forensics import attack
-from r2l_jax.runtime import flags
-from r2l_jax.training import train
-
-
-def main(config: TrainConfig) -> None:
-    """Trains as the flags say."""
-    train.run(config, attack.rule_of(config))
-
+from r2l_jax.programs.train import run
 
 if __name__ == "__main__":
-    flags.run(main, TrainConfig)
+    run()

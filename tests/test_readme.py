@@ -1,8 +1,8 @@
 """README.md and the guides in docs/: their commands, snippets and links, as a reader follows them."""
 
+import importlib.util
 import pathlib
 import re
-import runpy
 import shlex
 import sys
 import tomllib
@@ -77,7 +77,11 @@ def start(home, monkeypatch):
 
     def start(program, arguments):
         monkeypatch.setattr(sys, "argv", [program, *shlex.split(arguments)])
-        runpy.run_path(str(ROOT / "scripts" / program), run_name="__main__")
+        # A fresh copy of the module, whose names are bound to the functions as they are now.
+        spec = importlib.util.find_spec(f"r2l_jax.programs.{program.removesuffix('.py')}")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.run()
 
     monkeypatch.setattr(app, "run", run)
     monkeypatch.setattr("signal.signal", lambda *_: None)

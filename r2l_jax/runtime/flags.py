@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from absl import app, flags, logging
 
+from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.startup import exit_status
 from r2l_jax.runtime.watch import TIMEOUT
@@ -305,8 +306,11 @@ def replace(config: Config, **changes: Any) -> Config:
     return build(type(config), flat(typing.cast(Settings, config)), **changes)
 
 
-def run(main: Callable[[Any], int | None], settings: type | Switch) -> None:
-    """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`."""
+def run(main: types.FunctionType, settings: type | Switch) -> None:
+    """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`.
+
+    The docstring of the module of `main` is the head of `--help`.
+    """
     # Orbax and Grain report their every step at absl's default level, and errors with a traceback, although they also
     # raise them.
     logging.set_verbosity(logging.FATAL)
@@ -318,23 +322,27 @@ def run(main: Callable[[Any], int | None], settings: type | Switch) -> None:
         host_timeout = typing.cast(float, flags.FLAGS[_HOST_TIMEOUT].value)
         return exit_status(lambda: main(read(settings)), argv, host_timeout)
 
-    app.run(start, flags_parser=functools.partial(parse, settings))
+    title = as_started(main.__globals__["__doc__"] or "")
+    app.run(start, flags_parser=functools.partial(parse, settings, title))
 
 
-def parse(settings: type | Switch, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS) -> Sequence[str]:
+def parse(
+    settings: type | Switch, title: str, argv: Sequence[str], values: flags.FlagValues = flags.FLAGS
+) -> Sequence[str]:
     """Parses a program's flags, and returns its path and the arguments that are left.
 
     Args:
         settings: as for `define`.
+        title: the head of `--help`.
         argv: the program's path and its arguments.
         values: where the flags are defined.
 
     Raises:
-        SystemExit: after `--help`, which prints the program's docstring and its own flags; or with one line that says
+        SystemExit: after `--help`, which prints the title and the program's own flags; or with one line that says
             what is wrong with a flag.
     """
     if not {"--help", "-help", "-h", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
-        print(help_text(settings, sys.modules["__main__"].__doc__ or ""))
+        print(help_text(settings, title))
         sys.exit(0)
     try:
         return values(argv)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2l_jax.config import TrainConfig
+from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.tables import table
 
 Row = Mapping[str, Any]
@@ -56,10 +57,10 @@ def closing(config: TrainConfig, seconds: float | None) -> str:
     lines = [
         f"{done}; results in {config.run_dir}",
         f"curves and pictures:  tensorboard --logdir {shlex.quote(config.tracking.logdir)}",
-        f"under drift:          python scripts/evaluate.py --run={run}",
+        f"under drift:          {command('evaluate')} --run={run}",
     ]
     if config.processing.learns_pipeline:
-        lines.append(f"what breaks it:       python scripts/forensics.py --run={run}")
+        lines.append(f"what breaks it:       {command('forensics')} --run={run}")
     return "\n".join(lines)
 
 

@@ -18,6 +18,7 @@ from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.runtime.commands import command
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_first_process
 
@@ -176,7 +177,7 @@ def _require(name: str, root: pathlib.Path, *paths: pathlib.Path) -> None:
         others = f" and {len(missing) - 1} more of {len(paths)} files are" if len(missing) > 1 else " is"
         raise InputError(
             f"--dataset={name}: {missing[0].relative_to(root)}{others} not in --data_dir={root}; get the data set by "
-            f"python scripts/download.py --dataset={download_name(name)} --data_dir={root}"
+            f"{command('download')} --dataset={download_name(name)} --data_dir={root}"
         )
     if part := _unfinished_file(*paths):
         raise InputError(

@@ -1,0 +1,34 @@
+"""Adjusts a trained model's processing to drifted data, or compares learning it with leaving it as it is.
+
+python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
+python scripts/adjust.py --run=runs/quickstart/parametrized --mode=learn
+
+To adapt, the head stays as it is, and a few labelled images of the drifted data tell how the processing must change.
+Writes adaptation.json or learning.json, curves, pictures and TensorBoard events. The same command goes on where it was
+stopped.
+"""
+
+import functools
+
+from r2l_jax.drift.adjustment import adaptation, learning
+from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.adjustment.learning import LearningConfig
+from r2l_jax.runtime import flags
+
+MODES = flags.Switch(
+    "mode",
+    "adapt",
+    "adapt: the processing, to drifted data; learn: train the run once more with its processing fixed, and compare",
+    {"adapt": AdaptationConfig, "learn": LearningConfig},
+)
+
+
+def main(config: AdaptationConfig | LearningConfig) -> None:
+    """Adapts or compares as the flags say."""
+    if isinstance(config, LearningConfig):
+        learning.run(config)
+    else:
+        adaptation.run(config)
+
+
+run = functools.partial(flags.run, main, MODES)

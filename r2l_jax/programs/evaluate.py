@@ -1,0 +1,22 @@
+"""Tests trained models on data as other pipelines, exposures and corruptions make it.
+
+python scripts/evaluate.py --run=runs/quickstart/parametrized
+python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
+
+Writes evaluation.json, evaluation.csv, heat maps and TensorBoard events. The same command again goes on where it was
+stopped.
+"""
+
+import functools
+
+from r2l_jax.drift.synthesis import evaluation
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.runtime import flags
+
+
+def main(config: EvaluationConfig) -> None:
+    """Evaluates as the flags say."""
+    evaluation.run(config)
+
+
+run = functools.partial(flags.run, main, EvaluationConfig)

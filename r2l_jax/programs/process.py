@@ -1,0 +1,88 @@
+"""Renders raw files to pictures.
+
+python scripts/process.py --input=IMG_0001.dng --output=pictures
+python scripts/process.py --input=IMG_0001.dng --output=menon2007 --processing_mode=static --sp_debayer=menon2007
+python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline=my_isp.py:make
+python scripts/process.py --input=IMG_0001.dng --output=learned --run=runs/quickstart/small
+python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=drone --format=png --stages
+
+Pictures are 16-bit TIFF or 8-bit PNG, as the differentiable pipeline `isp.parametrized`, a pipeline of classical
+algorithms, `isp.static`, one of your own, or what a run has learned renders them, in the sensor's orientation.
+<output>/manifest.json says by which pipeline and for which camera: the same command goes on, and other settings need
+another folder. The exit status is 1 if any file could not be rendered.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+from r2l_jax.apps import render
+from r2l_jax.config import CHECKPOINTS, STATIC_FLAGS, WHICH_CHECKPOINT, ProcessingChoice
+from r2l_jax.data.files.cameras import find_known_camera
+from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import setting
+from r2l_jax.training.loaded import load_folds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RenderConfig(ProcessingChoice):
+    """Rendering."""
+
+    input: tuple[str, ...] = setting("raw files and folders of them, separated by commas", kind="repeated")
+    output: str = setting("folder for the pictures, named as the raw files are")
+    camera: str | None = setting(
+        "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto, and with --run the "
+        "camera of the training for TIFF, PNG, PGM and NPY",
+        None,
+    )
+    run: str | None = setting(
+        "a finished run, one of its folds, or a file model.safetensors: renders with what was learned there", None
+    )
+    checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
+    processing_mode: str | None = setting(
+        "parametrized: the differentiable pipeline as it starts; static: one of classical algorithms; default: "
+        "parametrized, or the --pipeline or the --run",
+        None,
+        choices=("parametrized", "static"),
+    )
+    format: render.FileFormat = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
+    stages: bool = setting(
+        "also write <name>_stages.png, the image after each stage: before gamma_correct it is linear and looks dark",
+        False,
+    )
+
+    def __post_init__(self):
+        if self.run is not None:
+            given = [name for name in ("pipeline", "processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
+            if given or self.half_size:
+                raise InputError(f"--run={self.run} is the processing: leave --{(given or ['half_size'])[0]} out")
+        super().__post_init__()
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that need --run."""
+        return {} if self.run else {"checkpoint": "without --run"}
+
+
+def main(config: RenderConfig) -> int:
+    """Renders the files that the flags name, and returns the exit status."""
+    pipeline, stored = config.named_pipeline, None
+    if config.run is not None:
+        (model,) = load_folds(config.run, ["0"], config.checkpoint, None)
+        print(f"{config.run}: the {config.checkpoint} checkpoint")
+        pipeline, stored = model.named_pipeline, KnownCamera.of(model.calibration) if config.camera is None else None
+    rendered, failed = render.render_files(
+        render.find_raw_files(config.input),
+        pathlib.Path(config.output),
+        find_known_camera(config.camera or "auto"),
+        config.format,
+        config.stages,
+        pipeline,
+        stored,
+    )
+    print(f"{rendered} rendered, {failed} failed")
+    return 1 if failed else 0
+
+
+run = functools.partial(flags.run, main, RenderConfig)

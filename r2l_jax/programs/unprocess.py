@@ -1,0 +1,62 @@
+"""Turns a folder of JPEG and PNG into a raw data set: the mosaics that a camera would have taken, with its noise.
+
+python scripts/unprocess.py --input=photos --output=raw_photos --camera=drone --exposure=0.9
+python scripts/train.py --dataset=Folder --data_dir=raw_photos --camera=raw_photos/camera.json
+
+The input has one sub-folder a class, or images/ and masks/, and the output has the same with 16-bit TIFF in place of
+the pictures, and the camera. The exit status is 1 if any picture could not be read.
+"""
+
+import dataclasses
+import functools
+
+from r2l_jax.apps.unprocess import unprocess_folder
+from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import Settings, setting
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnprocessConfig(Settings):
+    """Mosaics."""
+
+    input: str = setting("folder of pictures: one sub-folder a class, or images/ and masks/")
+    output: str = setting("folder for the mosaics, outside of the input")
+    camera: str = setting("drone, microscopy or a JSON file with a camera's calibration")
+    exposure: float = setting(
+        "factor on the light; below 1 there is headroom for what would exceed the white level", 1.0
+    )
+    full_well: float | None = setting(
+        "electrons at which a site saturates; fewer are more noise; default: the camera's, or 15000", None
+    )
+    read_noise: float | None = setting(
+        "standard deviation of the read-out, in electrons; default: the camera's, or 4", None
+    )
+    bits: int | None = setting("bits of the converter, 1 to 16; default: the camera's, or 12", None)
+    seed: int = setting("of the noise", 0)
+
+
+def main(config: UnprocessConfig) -> int:
+    """Writes the mosaics that the flags ask for, and returns the exit status."""
+    camera = find_camera(config.camera)
+    if camera is None:
+        raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")
+    summary = unprocess_folder(
+        config.input,
+        config.output,
+        camera,
+        exposure=config.exposure,
+        full_well=config.full_well,
+        read_noise=config.read_noise,
+        bits=config.bits,
+        seed=config.seed,
+    )
+    print(
+        f"{summary.written} written, {summary.failed} failed; of the sites, {summary.too_bright:.2%} saturate and "
+        f"{summary.too_dark:.2%} are black for a color outside the camera's gamut"
+    )
+    return 1 if summary.failed else 0
+
+
+run = functools.partial(flags.run, main, UnprocessConfig)
