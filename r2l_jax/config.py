@@ -246,7 +246,9 @@ class ModelSettings(Settings):
     smp_encoder: str | None = setting(
         "for segmentation: the encoder of the U-Net++; default: resnet34", None, choices=ENCODERS
     )
-    classifier_uri: str | None = setting("earlier run whose head to start from", None)
+    classifier_uri: str | None = setting(
+        "earlier run whose head to start from; with other classes, its last layer starts anew", None
+    )
     classifier_pretrained: bool = setting(
         "start the head's ResNet from ImageNet weights, torchvision's from the Hugging Face hub; its last layer or its "
         "decoder stays random",

@@ -51,6 +51,8 @@ class Classification:
     # The flag that chooses the network.
     network_flag: ClassVar[str] = "classifier_network"
     head_name: ClassVar[str] = "a ResNet"
+    # The layers of the head whose shapes depend on the number of classes.
+    class_layers: ClassVar[tuple[str, ...]] = ("fc",)
     # Height and width of an image must be multiples of it.
     multiple: ClassVar[int] = 1
 
@@ -133,6 +135,7 @@ class Segmentation:
     score: ClassVar[str] = "iou"
     network_flag: ClassVar[str] = "smp_encoder"
     head_name: ClassVar[str] = "a U-Net++"
+    class_layers: ClassVar[tuple[str, ...]] = ()
     # A U-Net halves its input five times.
     multiple: ClassVar[int] = 32
 

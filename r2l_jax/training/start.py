@@ -50,7 +50,11 @@ def initial_state(
         (("head",), "classifier_uri", config.model.classifier_uri),
     ):
         if uri:
-            load_parts(model, parts, uri, fold.number, flag, optional=(ADDITIVE_LAYER,))
+            anew = load_parts(
+                model, parts, uri, fold.number, flag, optional=(ADDITIVE_LAYER,), resized=steps.task.class_layers
+            )
+            if anew and jax.process_index() == 0:
+                print(f"--{flag}={uri} has other classes: the layer {', '.join(anew)} of the head starts anew")
     if steps.rule.keeps_statistics and not config.processing.processor_uri:
         # No step changes these statistics, and without them the head would see images unlike those it was trained on.
         processor = make_processor(config, dataset.camera)

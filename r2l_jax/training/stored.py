@@ -49,8 +49,9 @@ def load_parts(
     fold: int,
     flag: str,
     optional: tuple[str, ...] = (),
+    resized: tuple[str, ...] = (),
     checkpoint: str = "best",
-) -> None:
+) -> list[str]:
     """Replaces parts of a model, in place, by those of a checkpoint of an earlier run.
 
     Args:
@@ -60,19 +61,28 @@ def load_parts(
         fold: the fold of this run.
         flag: what to call `uri` in an error.
         optional: variables of these parts that stay as they are if the earlier run has none.
+        resized: layers of these parts that stay as they are if their shapes differ.
         checkpoint: "best" or "last".
+
+    Returns:
+        The layers that stayed because their shapes differ.
 
     Raises:
         InputError: the checkpoint is missing or cannot be read, or its variables are others.
     """
     where = f"--{flag}={uri}"
     stored = stored_model(fold_folder(uri, fold, where), jax.tree.leaves(model)[0].sharding, checkpoint, where)
-    replace_parts(model, stored, parts, where, optional)
+    return replace_parts(model, stored, parts, where, optional, resized)
 
 
 def replace_parts(
-    model: nnx.State, stored: PyTree, parts: tuple[str, ...], where: str, optional: tuple[str, ...] = ()
-) -> None:
+    model: nnx.State,
+    stored: PyTree,
+    parts: tuple[str, ...],
+    where: str,
+    optional: tuple[str, ...] = (),
+    resized: tuple[str, ...] = (),
+) -> list[str]:
     """Replaces parts of a model, in place, by those of nested dicts of arrays.
 
     Args:
@@ -81,15 +91,26 @@ def replace_parts(
         parts: which attributes to replace.
         where: says in an error where the arrays come from.
         optional: as for `load_parts`.
+        resized: as for `load_parts`.
+
+    Returns:
+        The layers that stayed because their shapes differ.
 
     Raises:
         InputError: the names or the shapes differ.
     """
     ours = nnx.to_pure_dict(model)
-    loaded = {}
+    loaded, stayed = {}, []
     for part in parts:
-        kept = {name: value for name, value in ours.get(part, {}).items() if name in optional}
-        loaded[part] = kept | stored.get(part, {})
+        own, theirs = ours.get(part, {}), stored.get(part, {})
+        kept = {name: value for name, value in own.items() if name in optional}
+        differ = {
+            name: own[name]
+            for name in resized
+            if name in own and name in theirs and _shapes(own[name]) != _shapes(theirs[name])
+        }
+        stayed += differ
+        loaded[part] = kept | theirs | differ
         have, want = _shapes(loaded[part]), _shapes(ours.get(part, {}))
         for name in sorted(have.keys() | want.keys()):
             if have.get(name) != want.get(name):
@@ -98,6 +119,7 @@ def replace_parts(
                     f"this run's {want.get(name, 'not at all')}"
                 )
     nnx.replace_by_pure_dict(model, ours | loaded)
+    return stayed
 
 
 def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:

@@ -1,0 +1,34 @@
+"""The state in which training begins."""
+
+import numpy as np
+import pytest
+import tifffile
+from small_runs import model
+
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import train
+
+
+@pytest.fixture
+def three_classes(base, tmp_path):
+    """A run on mosaics of three classes, whose steps are too small to change a float32."""
+    rng = np.random.default_rng(0)
+    for label in ("a", "b", "c"):
+        (tmp_path / label).mkdir()
+        for number in range(4):
+            tifffile.imwrite(tmp_path / label / f"{number}.tiff", rng.integers(0, 2**16, (32, 32), dtype=np.uint16))
+    return replace(
+        base, run_name="three", epochs=1, dataset="Folder", data_dir=str(tmp_path), camera="drone", train_size=0.5,
+        synthetic_images=None, synthetic_size=None, lr=1e-20, batch_size=2, save_locally=True, overwrite=True,
+    )  # fmt: skip
+
+
+def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(three_classes, one_epoch, capsys):
+    train.run(replace(three_classes, classifier_uri=str(one_epoch.run_dir)))
+    said = f"--classifier_uri={one_epoch.run_dir} has other classes: the layer fc of the head starts anew\n"
+    assert said in capsys.readouterr().out
+    earlier, transferred = model(one_epoch), model(three_classes)
+    np.testing.assert_array_equal(transferred["head.conv1.kernel"], earlier["head.conv1.kernel"])
+    assert (earlier["head.fc.kernel"].shape, transferred["head.fc.kernel"].shape) == ((8, 5), (8, 3))
+    train.run(three_classes)
+    np.testing.assert_array_equal(transferred["head.fc.kernel"], model(three_classes)["head.fc.kernel"])
