@@ -33,19 +33,36 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
     figure = Figure(figsize=(2 * len(images), 2.6), layout="constrained")
-    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
-    for axes, image, probability, target in zip(
-        figure.subplots(1, len(images), squeeze=False)[0], images, probabilities, targets, strict=True
+    for axes, image, logit, target in zip(
+        figure.subplots(1, len(images), squeeze=False)[0], images, logits, targets, strict=True
     ):
         axes.imshow(np.clip(image, 0, 1))
         axes.set_axis_off()
-        predicted = int(probability.argmax())
-        axes.set_title(
-            f"target {classes[target]}\n{classes[predicted]} {probability[predicted]:.0%}",
-            fontsize="small",
-            color="darkgreen" if predicted == target else "darkred",
-        )
+        right = int(logit.argmax()) == target
+        title = verdict(logit, target, classes).replace(", ", "\n")
+        axes.set_title(title, fontsize="small", color="darkgreen" if right else "darkred")
     return drawn(figure)
+
+
+def verdict(logits: np.ndarray, target: int, classes: Sequence[str]) -> str:
+    """Returns a target and its prediction in words, such as "target BAS, EOS 76%"."""
+    predicted = int(logits.argmax())
+    probability = np.exp(logits[predicted] - np.logaddexp.reduce(logits))
+    return f"target {classes[target]}, {classes[predicted]} {probability:.0%}"
+
+
+def outlined(image: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Draws the outlines of two masks `(H, W)` on an image `(H, W, 3)`: the target's in green, and over it the other's.
+
+    The predicted mask's outline is magenta.
+    """
+    image = np.array(image)
+    for mask, color in ((target, (0, 0.8, 0)), (predicted, (1, 0, 1))):
+        # Sites of the mask next to one outside of it.
+        inner = np.pad(mask, 1, mode="edge")
+        inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+        image[mask & ~inner] = color
+    return image
 
 
 def masks(images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -105,6 +105,10 @@ class Classification:
         """Draws images `(N, H, W, 3)` with their targets and predictions, `(rows, cols, 3)` in [0, 1]."""
         return pictures.predictions(images, logits, targets, self.classes)
 
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.integer) -> tuple[np.ndarray, str]:
+        """Returns an image `(H, W, 3)`, and its target and prediction in words."""
+        return image, pictures.verdict(logits, int(target), self.classes)
+
     def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
         """Draws a confusion matrix, `(rows, cols, 3)` in [0, 1]."""
         return pictures.confusion(confusion, self.classes)
@@ -189,6 +193,14 @@ class Segmentation:
         """Draws images `(N, H, W, 3)` in a row, below them their masks, and below these the predicted masks."""
         images, logits = (_enlarged(array, targets.shape[1]) for array in (images, logits))
         return pictures.masks(images, logits, targets)
+
+    def judged(self, image: np.ndarray, logits: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, str]:
+        """Returns an image `(H, W, 3)` with the outlines of its two masks, and their overlap in words."""
+        image, logits = (_enlarged(array[None], len(target))[0] for array in (image, logits))
+        predicted = logits[..., 0] > 0
+        union = np.count_nonzero(predicted | (target > 0))
+        overlap = f"IoU {np.count_nonzero(predicted & (target > 0)) / union:.2f}" if union else "no object, none found"
+        return pictures.outlined(image, target > 0, predicted), overlap
 
     def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
         """Draws nothing: of two classes, the numbers say as much."""

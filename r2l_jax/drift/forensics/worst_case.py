@@ -119,7 +119,9 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
     if config.adv_track_differences:
         for group in dict.fromkeys(group for group, _, _ in plan):
             worst = min((row for row in rows if row["group"] == group), key=lambda row: row["score"])
-            pictures[group] = _differences(frozen, worst["parameters"], raws[: config.track_n_images])
+            pictures[group] = _differences(
+                frozen, worst["parameters"], *(each[: config.track_n_images] for each in (raws, targets))
+            )
     score = fold.task.score
     content = {"score": score, "default": {"score": default.score, "loss": default.loss}, "rows": rows}
     return Analysis(content, _table(content), pictures)
@@ -174,12 +176,17 @@ def _curves(plan: Plan, found: Sequence[Found]) -> Figure:
     return figure
 
 
-def _differences(frozen: Frozen, parameters: dict[str, Any], raws: np.ndarray) -> Image.Image:
-    """Draws samples by default, in the worst case, and their difference around gray."""
-    default = frozen.pipeline(frozen.default)
-    worst = frozen.pipeline({name: np.array(value) for name, value in parameters.items()})
+def _differences(frozen: Frozen, parameters: dict[str, Any], raws: np.ndarray, targets: np.ndarray) -> Image.Image:
+    """Draws samples by default and in the worst case, each with its prediction, and their difference around gray."""
+    processings = {"default": frozen.default, "worst": {name: np.array(value) for name, value in parameters.items()}}
+    images = {name: frozen.pipeline(values)(raws) for name, values in processings.items()}
+    logits = {name: jax.device_get(frozen.logits(each, frozen.rest)) for name, each in images.items()}
+    images = jax.device_get(images)
     pictures = {}
-    for number, images in enumerate(zip(*map(jax.device_get, (default(raws), worst(raws))), strict=True)):
-        pictures |= {f"{number} default": images[0], f"{number} worst": images[1]}
-        pictures |= {f"{number} difference": 0.5 + (images[1] - images[0]) / 2}
+    for number, target in enumerate(targets):
+        for name in processings:
+            picture, words = frozen.task.judged(images[name][number], logits[name][number], target)
+            pictures[f"{number} {name}: {words}"] = picture
+        difference = 0.5 + (images["worst"][number] - images["default"][number]) / 2
+        pictures[f"{number} difference"] = difference
     return contact_sheet(pictures, columns=3)

@@ -52,6 +52,28 @@ def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
     np.testing.assert_array_equal(shown, [255 * dataset[index][1] for index in range(3)])
 
 
+def test_a_verdict_names_target_prediction_and_probability():
+    task = Classification(("a", "b", "c"), "resnet18")
+    image = np.zeros((4, 4, 3))
+    shown, words = task.judged(image, np.log([0.1, 0.7, 0.2]), np.int32(2))
+    assert shown is image
+    assert words == "target c, b 70%"
+
+
+def test_outlines_are_the_borders_of_both_masks():
+    task = Segmentation(("car",), "resnet18")
+    target, logits = np.zeros((6, 8), np.uint8), np.full((6, 8, 1), -1.0)
+    target[1:5, 1:5] = 1
+    logits[1:5, 3:7] = 1
+    shown, words = task.judged(np.full((6, 8, 3), 0.25), logits, target)
+    assert words == "IoU 0.33"
+    magenta, green = (shown == (1, 0, 1)).all(-1), (shown == (0, 0.8, 0)).all(-1)
+    assert (magenta.sum(), green.sum()) == (12, 6 + 2)
+    np.testing.assert_array_equal(shown[2, :], np.array(shown[3, :]))
+    np.testing.assert_array_equal(shown[0], 0.25)
+    assert task.judged(np.zeros((6, 8, 3)), np.full((6, 8, 1), -1.0), 0 * target)[1] == "no object, none found"
+
+
 @pytest.mark.parametrize("name", ["classification", "segmentation"])
 def test_samples_that_fill_up_a_batch_add_nothing(name):
     rng = np.random.default_rng(0)
