@@ -169,13 +169,16 @@ def _train_fold(
 
 
 def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
-    """Returns the settings to compare runs by: the most telling ones first, then all that differ from their default."""
+    """Returns the settings to compare runs by: the most telling ones first, then all that differ from their default.
+
+    The first ones are numbered, since TensorBoard sorts by name and shows the first five.
+    """
     flags, defaults, named = flat(config), flat(TrainConfig()), config.processing.named_pipeline
     pipeline = config.processing.processing_mode if named is None else named.title
-    first = {"lr": flags["lr"], "epochs": flags["epochs"], "pipeline": pipeline}
-    places = ("logdir", "data_dir")
-    changed = {name: value for name, value in flags.items() if value != defaults[name] and name not in places}
-    return first | {name: value for name, value in changed.items() if name not in first}
+    first = {"1_lr": flags["lr"], "2_epochs": flags["epochs"], "3_pipeline": pipeline}
+    left_out = ("logdir", "data_dir", "lr", "epochs", "pipeline")
+    changed = {name: value for name, value in flags.items() if value != defaults[name] and name not in left_out}
+    return first | changed
 
 
 def _out_of_patience(config: TrainConfig, quality: Quality, history: list[Numbers]) -> bool:

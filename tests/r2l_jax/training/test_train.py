@@ -87,8 +87,8 @@ def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finishe
 def test_hyperparameters_are_those_that_tell_runs_apart(base):
     config = replace(base, run_name="compared", ema=0.9, synthetic_images=None)
     found = train._hyperparameters(config)
-    assert list(found)[:3] == ["lr", "epochs", "pipeline"]
-    assert (found["lr"], found["pipeline"], found["ema"]) == (config.optimization.lr, "parametrized", 0.9)
+    assert list(found)[:3] == ["1_lr", "2_epochs", "3_pipeline"]
+    assert (found["1_lr"], found["3_pipeline"], found["ema"]) == (config.optimization.lr, "parametrized", 0.9)
     assert not {"weight_decay", "synthetic_images", "logdir"} & found.keys()
 
 
