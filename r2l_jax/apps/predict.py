@@ -24,6 +24,7 @@ from r2l_jax.runtime.files import (
     AT_ONCE,
     append_csv,
     make_output_folder,
+    open_csv,
     read_csv,
     refuse_shared_targets,
     replacing,
@@ -222,7 +223,7 @@ def _begun(output: Path, columns: Sequence[str]) -> set[str]:
             file.truncate(content.rfind(b"\n") + 1)
     try:
         rows = read_csv(output)
-        with output.open(newline="") as file:
+        with open_csv(output) as file:
             header = next(csv.reader(file), None)
     except (ValueError, csv.Error):
         header, rows = None, []

@@ -12,9 +12,10 @@ import re
 import shutil
 import sys
 import tempfile
+import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -68,6 +69,11 @@ def write_json(target: pathlib.Path, content: Mapping[str, Any]) -> None:
         part.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def open_csv(file: pathlib.Path, mode: str = "r") -> TextIO:
+    """Opens a CSV file, in which names of files that are not UTF-8 keep their bytes."""
+    return typing.cast(TextIO, file.open(mode, newline="", encoding="utf-8", errors="surrogateescape"))
+
+
 def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Writes a CSV file, which `read_csv` reads.
 
@@ -76,7 +82,7 @@ def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: 
         rows: the cells of each row by column.
         columns: the columns in their order; None takes them from the first row.
     """
-    with replacing(target) as part, part.open("w", newline="") as file:
+    with replacing(target) as part, open_csv(part, "w") as file:
         writer = csv.DictWriter(file, columns or list(rows[0]))
         writer.writeheader()
         writer.writerows(map(_quoted, rows))
@@ -84,7 +90,7 @@ def write_csv(target: pathlib.Path, rows: Sequence[Mapping[str, Any]], columns: 
 
 def append_csv(target: pathlib.Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Adds rows to a CSV file that `write_csv` has written with these columns."""
-    with target.open("a", newline="") as file:
+    with open_csv(target, "a") as file:
         csv.DictWriter(file, columns).writerows(map(_quoted, rows))
 
 
@@ -95,7 +101,7 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
         OSError: the file cannot be read.
         ValueError, csv.Error: it is no CSV file.
     """
-    with source.open(newline="") as file:
+    with open_csv(source) as file:
         return [
             {
                 column: cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell

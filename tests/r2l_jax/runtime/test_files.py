@@ -1,4 +1,5 @@
 import csv
+import os
 import threading
 
 import pytest
@@ -63,6 +64,14 @@ def test_no_cell_is_a_formula_and_all_cells_come_back(tmp_path):
     assert not any(row["text"].startswith(("=", "+", "-", "@", "\t")) for row in written)
     assert {row["number"] for row in written} == {"-1.5"}
     assert {row["as_text"] for row in written} == {"-2.5e-3"}
+
+
+def test_names_that_are_not_utf_8_keep_their_bytes(tmp_path):
+    name, file = os.fsdecode(b"caf\xe9.tif"), tmp_path / "table.csv"
+    write_csv(file, [{"file": name}])
+    append_csv(file, [{"file": name}], ["file"])
+    assert file.read_bytes().count(b"caf\xe9.tif") == 2
+    assert [row["file"] for row in read_csv(file)] == [name, name]
 
 
 def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
