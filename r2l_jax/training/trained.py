@@ -133,7 +133,8 @@ def _describe_fold(
     where = f"--run={folder}"
     metrics = finished.read(folder, where)
     config = finished.settings_of(metrics, folder, named, where)
-    config = replace(config, data_dir=data_dir or config.data.data_dir)
+    if data_dir is not None:
+        config = replace(config, data_dir=data_dir, camera=_present_camera(config.data.camera, data_dir, where))
     settings = repr((config.data.dataset, config.data.source))
     dataset = loaded.get(settings) or datasets.load(config.data.dataset, **config.data.source)
     loaded[settings] = dataset
@@ -147,6 +148,20 @@ def _describe_fold(
     assert number is not None
     split = recorded_split(metrics, dataset, folder / "metrics.json")
     return config, dataset, task, Fold(number, *split, folder)
+
+
+def _present_camera(name: str | None, data_dir: str, where: str) -> str | None:
+    """Returns a run's camera, whose file may have moved into the folder of the data.
+
+    Raises:
+        InputError: the file is neither where it was nor there.
+    """
+    if name is None or name == "auto" or name in isp.CAMERAS or pathlib.Path(name).is_file():
+        return name
+    moved = pathlib.Path(data_dir) / pathlib.Path(name).name
+    if not moved.is_file():
+        raise InputError(f"{where} was trained with --camera={name}, which is not found here: put it at {moved}")
+    return str(moved)
 
 
 def _load_model(config: TrainConfig, dataset: RawDataset, task: Task, fold: Fold, checkpoint: str) -> RawToLogit:

@@ -4,8 +4,10 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tifffile
 from small_runs import metrics, model
 
+import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift.adjustment.config import AdaptationConfig
@@ -14,7 +16,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.training import trained
+from r2l_jax.training import train, trained
 
 
 def test_a_finished_run_comes_back_as_it_was_trained(one_epoch):
@@ -98,3 +100,33 @@ def test_data_that_has_moved_is_found_by_its_new_place(one_epoch, tmp_path):
     datasets.load("Synthetic", **replace(one_epoch, data_dir=str(tmp_path)).data.source)
     ((fold,),) = trained.load_runs([str(one_epoch.run_dir)], data_dir=str(tmp_path))
     assert fold.config.data.data_dir == str(tmp_path)
+
+
+def test_a_run_on_own_files_is_loaded_after_all_has_moved(base, tmp_path, monkeypatch):
+    """The data, the camera's file in its folder, the run, and the current directory."""
+    rng, here = np.random.default_rng(0), tmp_path / "here"
+    for label in ("a", "b"):
+        (here / "cells" / label).mkdir(parents=True)
+        for number in range(4):
+            samples = rng.integers(0, 2**16, (32, 32), dtype=np.uint16)
+            tifffile.imwrite(here / "cells" / label / f"{number}.tiff", samples)
+    (here / "cells" / "my_camera.json").write_text(isp.CAMERAS["drone"].to_json())
+    monkeypatch.chdir(here)
+    config = replace(
+        base, logdir="runs", run_name="moved", epochs=1, dataset="Folder", data_dir="cells", batch_size=2,
+        camera="cells/my_camera.json", synthetic_images=None, synthetic_size=None, train_size=0.5,
+    )  # fmt: skip
+    train.run(config)
+    there, elsewhere = here.rename(tmp_path / "there"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    uri, data = "../there/runs/test/moved", "../there/cells"
+    ((fold,),) = trained.load_runs([uri], data_dir=data)
+    assert fold.dataset.camera == isp.CAMERAS["drone"]
+    (there / "cells" / "my_camera.json").unlink()
+    message = (
+        rf"--run={uri}/fold_0 was trained with --camera=cells/my_camera.json, which is not found here: put it at "
+        rf"{data}/my_camera.json"
+    )
+    with pytest.raises(InputError, match=message):
+        trained.load_runs([uri], data_dir=data)
