@@ -1,7 +1,6 @@
 """README.md and the guides in docs/: their commands, snippets and links, as a reader follows them."""
 
 import importlib.util
-import pathlib
 import re
 import shlex
 import sys
@@ -9,16 +8,9 @@ import tomllib
 
 import pytest
 from absl import app, flags
+from pages import PAGES, ROOT, code_blocks, commands, own_stage
 
 from r2l_jax.runtime import startup
-
-ROOT = pathlib.Path(__file__).parents[1]
-README = ROOT / "README.md"
-PAGES = {
-    str(page.relative_to(ROOT)): page.read_text()
-    for page in (README, ROOT / ".github/CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-}
-ALL_PAGES = "\n".join(PAGES.values())
 
 # For each program, the functions that do its work once its flags are read.
 WORK = {
@@ -40,23 +32,11 @@ class Begun(BaseException):
     """A program has accepted its flags and begins its work. No handler of errors catches this."""
 
 
-def code_blocks(language, text):
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-
-
-def commands(program):
-    """The arguments of each command on any page that starts a program."""
-    lines = "".join(code_blocks("sh", ALL_PAGES)).replace("\\\n", " ")
-    found = re.findall(rf"python scripts/{re.escape(program)}(?: (.*))?$", lines, re.MULTILINE)
-    return list(dict.fromkeys(found))
-
-
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A folder with the files that the commands name, as the current one."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (own_stage,) = code_blocks("python", PAGES["docs/own_stage.md"])
-    (tmp_path / "my_isp.py").write_text(own_stage)
+    (tmp_path / "my_isp.py").write_text(own_stage())
     _, headerless = code_blocks("json", PAGES["docs/sensors.md"])
     (tmp_path / "camera.json").write_text(headerless)
     (tmp_path / "more_raw_files").mkdir()
@@ -163,6 +143,6 @@ def test_files_named_exist(page):
 
 def test_extras_named_exist():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = set(re.findall(r"'\.\[(\w+)\]'", ALL_PAGES))
+    named = set(re.findall(r"'\.\[(\w+)\]'", "\n".join(PAGES.values())))
     assert {"test", "dev", "docs", "bench", "cuda12"} <= named
     assert named <= set(extras)

@@ -30,7 +30,7 @@ from r2l_jax.training import model_file, plan, report
 from r2l_jax.training.about import about_run, identity_of, named_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, best_of, drop_optimizer
 from r2l_jax.training.folds import Fold
-from r2l_jax.training.optimizer import schedule
+from r2l_jax.training.optimizer import schedule, steps_of_epoch
 from r2l_jax.training.record import Record, other_makers, read_metrics
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
@@ -39,6 +39,9 @@ from r2l_jax.training.tracking import Tracker
 from r2l_jax.training.update import GradientDescent, UpdateRule
 
 Numbers = dict[str, Any]
+
+# After so many updates, the start of the running statistics has a share of 0.9**60, 0.2%.
+_LEAST_UPDATES = 60
 
 # Wider progress bars break on small terminals and in logs.
 _COLUMNS = 80
@@ -74,7 +77,7 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
 def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: type[UpdateRule]) -> Numbers:
     """Trains the folds one after the other, and returns the content of summary.json."""
     if jax.process_index() == 0:
-        _warn(config, folds, rule)
+        _warn(config, dataset, folds, rule)
         if config.tracking.overwrite:
             for fold in config.run_dir.glob("fold_*"):
                 shutil.rmtree(fold)
@@ -94,8 +97,14 @@ def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], ru
     return summary
 
 
-def _warn(config: TrainConfig, folds: list[Fold], rule: type[UpdateRule]) -> None:
+def _warn(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: type[UpdateRule]) -> None:
     warnings = rule.warnings(config)
+    updates = config.optimization.epochs * steps_of_epoch(config, len(dataset))
+    if updates < _LEAST_UPDATES and not rule.keeps_statistics:
+        warnings.append(
+            f"{updates} updates in all are few: the statistics of batch norm, by which validation normalizes, need "
+            f"about {_LEAST_UPDATES}; lower --batch_size or raise --epochs"
+        )
     continued = [fold for fold in folds if fold.metrics_file.exists() and not config.tracking.overwrite]
     for fold in continued:
         # Not refused: after an upgrade, refusing would lose days of training.

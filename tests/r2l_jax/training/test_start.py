@@ -32,3 +32,12 @@ def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(th
     assert (earlier["head.fc.kernel"].shape, transferred["head.fc.kernel"].shape) == ((8, 5), (8, 3))
     train.run(three_classes)
     np.testing.assert_array_equal(transferred["head.fc.kernel"], model(three_classes)["head.fc.kernel"])
+
+
+def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):
+    train.run(replace(three_classes, epochs=2))
+    warning = (
+        "warning: 6 updates in all are few: the statistics of batch norm, by which validation normalizes, need about "
+        "60; lower --batch_size or raise --epochs\n"
+    )
+    assert warning in capsys.readouterr().err

@@ -1,0 +1,81 @@
+"""The training commands of README.md and the guides, run as they stand, reach the scores that docs/scores.md states."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from layouts import write_drone, write_microscopy
+from pages import PAGES, ROOT, commands, own_stage
+from PIL import Image
+
+import isp
+from r2l_jax.data.sets import datasets
+from r2l_jax.training.record import read_metrics
+
+pytestmark = pytest.mark.slow
+
+# Data that must be downloaded, and the quick start, which .ci/run trains.
+_ELSEWHERE = re.compile(r"--data_dir=data\b|--dataset Microscopy |quickstart\.flags")
+
+TRAININGS = [command for command in commands("train.py") if not _ELSEWHERE.search(command)]
+
+
+def name_of(command):
+    return "small" if command.endswith("small.flags") else re.search(r"--run_name=(\w+)", command)[1]
+
+
+def stated():
+    """The least score of each run, in the second column of the table."""
+    rows = re.findall(r"^\| `(\w+)` \| .* \| at least ([\d.]+) ", PAGES["docs/scores.md"], re.MULTILINE)
+    return {name: float(score) for name, score in rows}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with all that the commands name: the embedded cells as raw files and as photos, and the small copies."""
+    home = tmp_path_factory.mktemp("home")
+    for name in ("configs", "scripts", "tests"):
+        (home / name).symlink_to(ROOT / name)
+    (home / "my_isp.py").write_text(own_stage())
+    write_microscopy(home / "small_data", images=12)
+    write_drone(home / "small_data", frames=16, size=(768, 1024))
+    cells = datasets.load("Synthetic", data_dir=str(home / "cells"), synthetic_images=200, synthetic_size=64)
+    render = isp.parametrized(cells.camera)
+    for number, (raw, label) in enumerate(cells[index] for index in range(len(cells))):
+        for folder in ("my_cells", "photos"):
+            (home / folder / cells.classes[label]).mkdir(parents=True, exist_ok=True)
+        name = f"{cells.classes[label]}/{number}"
+        tifffile.imwrite(home / "my_cells" / f"{name}.tiff", np.round(raw * 65535).astype(np.uint16))
+        picture = np.round(255 * np.clip(render(raw), 0, 1)).astype(np.uint8)
+        Image.fromarray(picture).save(home / "photos" / f"{name}.jpg", quality=95)
+    (home / "my_camera").mkdir()
+    (home / "my_camera" / "camera.json").write_text(cells.camera.to_json())
+    for command in commands("unprocess.py"):
+        started(home, "unprocess.py", command)
+    return home
+
+
+def started(home, program, command):
+    done = subprocess.run(
+        [sys.executable, f"scripts/{program}", *shlex.split(command)],
+        cwd=home, env={**os.environ, "XDG_CACHE_HOME": str(home / "cache")}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_training_has_a_score():
+    assert {name_of(command) for command in TRAININGS} <= stated().keys()
+
+
+@pytest.mark.parametrize("command", TRAININGS, ids=name_of)
+def test_a_training_reaches_its_score(home, command):
+    started(home, "train.py", command)
+    (file,) = home.glob(f"runs/*/{name_of(command)}/fold_0/metrics.json")
+    metrics = read_metrics(file, "")
+    scores = [metrics[name] for name in ("val_accuracy", "val_iou") if name in metrics]
+    assert scores[0] >= stated()[name_of(command)]
