@@ -34,8 +34,8 @@ PUBLISHED_STATIC = tuple(
     )
 )
 
-# The same twelve, in the same order, as the study's program computed them: its unsharp masking blurs along columns only,
-# see `sharpen.unsharp_masking_vertical`.
+# The same twelve, in the same order, as the program of the study computed them: its unsharp masking blurs along columns
+# only, see `sharpen.unsharp_masking_vertical`.
 AS_PUBLISHED_STATIC = tuple(
     (demosaicing, "unsharp_masking_vertical" if sharpening == "unsharp_masking" else sharpening, denoising)
     for demosaicing, sharpening, denoising in PUBLISHED_STATIC

@@ -54,9 +54,7 @@ def test_vertical_unsharp_masking_agrees_with_the_published_program(key):
     np.testing.assert_allclose(rgb**2.2, PUBLISHED[key] ** 2.2, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "algorithms", dict.fromkeys([*isp.PUBLISHED_STATIC, *isp.AS_PUBLISHED_STATIC]), ids="-".join
-)
+@pytest.mark.parametrize("algorithms", dict.fromkeys([*isp.PUBLISHED_STATIC, *isp.AS_PUBLISHED_STATIC]), ids="-".join)
 def test_the_published_twelve_agree_with_numpy_scipy_and_scikit_image(algorithms):
     for camera in isp.CAMERAS.values():
         compare_with_numpy(algorithms, camera)
