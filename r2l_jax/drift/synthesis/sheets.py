@@ -41,6 +41,9 @@ _USED_BY = {
     "matrix": ("worst",),
 }
 
+# The outermost pixels, which the scale of differences leaves out.
+_BORDER = 2
+
 # The longer side of a panel in pixels, so that a row of five severities fits on a screen.
 _SMALL_PANEL = 240
 
@@ -240,12 +243,15 @@ def _draw_worst(config: SheetConfig) -> Image.Image:
 
 
 def _differences(trained: np.ndarray, tested: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the difference of each channel around gray, on a scale that all channels share."""
+    """Returns the difference around gray, in color and of each channel, on a scale that all of them share."""
     difference = np.clip(tested, 0, 1) - np.clip(trained, 0, 1)
-    largest = max(float(abs(difference).max()), 1e-6)
+    # Algorithms differ most in how they continue an image beyond its border, which would hide all other differences.
+    inner = difference[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    largest = max(float(abs(inner if inner.size else difference).max()), 1e-6)
+    scaled = np.clip(0.5 + difference / (2 * largest), 0, 1)
     return {
-        f"{name}: tested less trained, white at {largest:+.2f}": 0.5 + difference[..., channel] / (2 * largest)
-        for channel, name in enumerate(("red", "green", "blue"))
+        f"tested less trained, white from {largest:+.2f}": scaled,
+        **{name: scaled[..., channel] for channel, name in enumerate(("red", "green", "blue"))},
     }
 
 

@@ -264,14 +264,15 @@ def _case_table(run: Mapping[str, Any], score: str) -> str:
     collected = {}
     for name, test in run["tests"].items():
         title = name.rpartition(".")[0] if test["group"] == "corruptions" else name
-        collected.setdefault(title, []).append(test)
+        collected.setdefault(title, {})[name] = test
     rows = [["test", score, "deviation", "drop"]]
     for title, tests in collected.items():
         cells = (
-            _mean([test[key][part] for test in tests])
+            _mean([test[key][part] for test in tests.values()])
             for key, part in ((score, "mean"), (score, "std"), ("drop", "mean"))
         )
-        title += f" (mean of {len(tests)} severities)" if len(tests) > 1 else ""
+        # The name of a single severity's case has the severity.
+        title = f"{title} (mean of {len(tests)} severities)" if len(tests) > 1 else next(iter(tests))
         numbers = [f"{cell:.4f}" for cell in cells]
         if len(run["folds"]) == 1:
             numbers[1] = "-"  # One fold has no deviation.

@@ -58,11 +58,15 @@ def test_the_worst_cell_of_an_evaluation_is_drawn_with_its_difference_by_channel
     )
     picture = sheet(base, "worst", tmp_path, evaluation=str(tmp_path / "results" / "evaluation.json"))
     assert picture.shape == (2 * 508 + 8, 3 * 488 + 8, 3)
-    red = picture[28:508, 8 + 2 * 488 : 3 * 488]
-    # A difference is gray, and the largest of all channels reaches black or white.
-    np.testing.assert_array_equal(red[..., 0], red[..., 1])
-    differences = [red, picture[536:1016, 8:488], picture[536:1016, 496:976]]
-    assert max(abs(each.astype(float) - 127.5).max() for each in differences) == pytest.approx(127.5, abs=1)
+    together, *channels = (
+        picture[28 + 508 * row : 508 * (1 + row), 8 + 488 * column : 488 * (1 + column)].astype(float)
+        for row, column in ((0, 2), (1, 0), (1, 1), (1, 2))
+    )
+    for number, channel in enumerate(channels):
+        np.testing.assert_array_equal(channel[..., 0], channel[..., 1])
+        np.testing.assert_array_equal(channel[..., 0], together[..., number])
+    # The largest difference of all channels away from the border is black or white.
+    assert abs(together[30:-30, 30:-30] - 127.5).max() == pytest.approx(127.5, abs=1)
 
 
 @pytest.mark.parametrize(
