@@ -1,19 +1,6 @@
-"""Draws one sample side by side: under pipelines, under corruptions, or in the worst cell of an evaluation.
+"""Draws one sample side by side: under pipelines, under corruptions, or in the worst cell of an evaluation."""
 
-python scripts/sheet.py --sheet=pipelines --output=pipelines.png
-python scripts/sheet.py --sheet=corruptions --output=corruptions.png --severities=1,3,5
-python scripts/sheet.py --sheet=worst --output=worst.png --evaluation=runs/quickstart/small/evaluation/evaluation.json
-"""
-
-from r2l_jax.drift.synthesis import sheets
-from r2l_jax.drift.synthesis.sheets import SheetConfig
-from r2l_jax.runtime import flags
-
-
-def main(config: SheetConfig) -> None:
-    """Draws the sheet that the flags name."""
-    sheets.run(config)
-
+from r2l_jax.programs.sheet import run
 
 if __name__ == "__main__":
-    flags.run(main, SheetConfig)
+    run()
