@@ -92,7 +92,7 @@ class Classification:
         }
 
     def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the sums of `metrics` over the samples of a batch, each times its weight: there are none."""
+        """Returns the sums of `metrics` over the samples of a batch: an empty dict, since there are no such metrics."""
         return {}
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What happens to finished pictures: elastic warps, fewer pixels, and JPEG files."""
+"""Digital processing of finished pictures: elastic warps, fewer pixels, and JPEG files."""
 
 import math
 

@@ -100,8 +100,8 @@ def run(config: SheetConfig) -> None:
     """Draws a sheet, and writes it in place of an earlier one.
 
     Raises:
-        InputError: data is missing or processed already, there is no such sample, `--evaluation` is not what
-            scripts/evaluate.py writes, the file cannot be written, or there are several processes.
+        InputError: data is missing or processed already, there is no such sample, `--evaluation` is not of
+            scripts/evaluate.py, the file cannot be written, or there are several processes.
     """
     refuse_several_processes()
     draw = {"pipelines": _draw_pipelines, "corruptions": _draw_corruptions, "worst": _draw_worst}[config.sheet]
@@ -263,7 +263,7 @@ def _read(config: SheetConfig) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"--evaluation={config.evaluation} cannot be read ({error})") from None
     if not isinstance(content, dict) or not {"runs", "score", "flags"} <= content.keys():
-        raise InputError(f"--evaluation={config.evaluation} is not what scripts/evaluate.py writes")
+        raise InputError(f"--evaluation={config.evaluation} must be an evaluation.json of scripts/evaluate.py")
     return content
 
 

@@ -28,7 +28,7 @@ def scene(height, width):
 
 
 def written(picture, quality):
-    """Returns what Pillow reads of the JPEG file that it writes of a picture."""
+    """Returns a picture after Pillow has written it as a JPEG file and read it again."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file), np.float64)

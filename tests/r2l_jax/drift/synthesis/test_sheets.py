@@ -87,7 +87,10 @@ def test_what_is_not_there_is_named(base, tmp_path):
     with pytest.raises(InputError, match=r"^--sample=40: .* has the samples 0 to 39$"):
         sheet(base, "pipelines", tmp_path, sample=40)
     other = tmp_path / "evaluation.json"
-    for content, message in (("{", "cannot be read"), (json.dumps({}), "is not what scripts/evaluate.py writes")):
+    for content, message in (
+        ("{", "cannot be read"),
+        (json.dumps({}), "must be an evaluation.json of scripts/evaluate.py"),
+    ):
         other.write_text(content)
         with pytest.raises(InputError, match=rf"^--evaluation=.*evaluation.json {message}"):
             sheet(base, "worst", tmp_path, evaluation=str(other))
