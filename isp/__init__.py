@@ -38,11 +38,12 @@ from isp.camera import CAMERAS, Camera
 from isp.full import full
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline, Stage
-from isp.published import PUBLISHED_STATIC, parametrized, static
+from isp.published import AS_PUBLISHED_STATIC, PUBLISHED_STATIC, parametrized, static
 from isp.unprocessing import unprocess
 
 __all__ = [
     "ALGORITHMS",
+    "AS_PUBLISHED_STATIC",
     "CAMERAS",
     "PUBLISHED_STATIC",
     "Camera",

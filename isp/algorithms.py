@@ -108,9 +108,17 @@ def _sharpening_filter(sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL)
 
 
 def _unsharp_masking(radius: Setting = 1.0, amount: Setting = 1.0) -> Parts:
+    return sharpen.unsharp_masking, *_unsharp_settings(radius, amount)
+
+
+def _unsharp_masking_vertical(radius: Setting = 1.0, amount: Setting = 1.0) -> Parts:
+    return sharpen.unsharp_masking_vertical, *_unsharp_settings(radius, amount)
+
+
+def _unsharp_settings(radius: Setting, amount: Setting) -> tuple[dict[str, Parameter], dict[str, Hashable]]:
     radius, amount = _start("radius", radius), _start("amount", amount)
     size = checks.gaussian_size("radius", radius, None)
-    return sharpen.unsharp_masking, {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, {"size": size}
+    return {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, {"size": size}
 
 
 def _gaussian_denoising(sigma: Setting = 0.5) -> Parts:
@@ -226,6 +234,7 @@ ALGORITHMS: dict[str, dict[str, Callable[..., Parts]]] = {
         "none": _none,
         "sharpening_filter": _sharpening_filter,
         "unsharp_masking": _unsharp_masking,
+        "unsharp_masking_vertical": _unsharp_masking_vertical,
     },
     "denoise": {
         "none": _none,

@@ -34,6 +34,13 @@ PUBLISHED_STATIC = tuple(
     )
 )
 
+# The same twelve, in the same order, as the program of the study computed them: its unsharp masking blurs along columns
+# only, see `sharpen.unsharp_masking_vertical`.
+AS_PUBLISHED_STATIC = tuple(
+    (demosaicing, "unsharp_masking_vertical" if sharpening == "unsharp_masking" else sharpening, denoising)
+    for demosaicing, sharpening, denoising in PUBLISHED_STATIC
+)
+
 
 def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, *, half_size: bool = False) -> Pipeline:
     """Builds the differentiable pipeline of Oala et al. (TMLR 2023).
@@ -104,15 +111,16 @@ def static(
     The stages are `black_level`, `demosaic`, `white_balance`, `color_correct`, `sharpen`, `denoise`, `clipped` (to
     [0, 1]) and `gamma_correct`. The parameters are `black_level` as in `isp.Camera`, `white_balance (3,)`,
     `colour_correction (3, 3)`, `gamma_correct ()`, and the continuous settings of the chosen algorithms.
-    `isp.PUBLISHED_STATIC` lists the algorithms of the twelve. Without color filters, images are gray, and the stages
-    `white_balance` and `color_correct` are left out.
+    `isp.PUBLISHED_STATIC` lists the algorithms of the twelve, and `isp.AS_PUBLISHED_STATIC` those that the study's
+    program computed under these names. Without color filters, images are gray, and the stages `white_balance` and
+    `color_correct` are left out.
 
     Args:
         camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
             `colour_correction`.
         demosaic: "bilinear", "malvar2004", "menon2007" for Bayer patterns; "normalized" for every pattern; "binned",
             which makes one pixel of each block of sites; or "none", which leaves zeros where a site sees another color.
-        sharpen: "sharpening_filter", "unsharp_masking", or "none", which changes nothing.
+        sharpen: "sharpening_filter", "unsharp_masking", "unsharp_masking_vertical", or "none", which changes nothing.
         denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman", "bilateral",
             or "none", which changes nothing.
         **settings: Arguments of these functions that differ from their defaults, such as `radius`, `sigma` or `size`.

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from isp import color, denoise
-from isp._engine import stencil
+from isp._engine import gaussian, stencil
 from isp._engine.checks import Scalar, gaussian_size
 
 # Adds the negative Laplacian of the four neighbors.
@@ -76,3 +76,50 @@ def unsharp_masking(
 @jax.jit(static_argnames="size")
 def _unsharp_masking(rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
     return color.replaced_luma(rgb, lambda luma: luma + amount * (luma - denoise.gaussian_filter(luma, radius, size)))
+
+
+def unsharp_masking_vertical(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"],
+    radius: Scalar = 1.0,
+    amount: Scalar = 1.0,
+    size: int | None = None,
+) -> Float[Array, "*batch height width 3"]:
+    """Adds to the luma `amount` times the detail that a Gaussian blur along the columns would remove.
+
+    This is the unsharp masking that the program of Oala et al. (TMLR 2023) ran: it calls
+    `skimage.filters.unsharp_mask` of scikit-image 0.18.1 on the luma `(H, W)` with `multichannel=True`, which takes the
+    last axis for channels and blurs each column by itself. Horizontal edges are sharpened, vertical edges stay. Use it
+    to compare with the study's results, and `unsharp_masking` for everything else.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        radius: The standard deviation of the Gaussian in pixels, positive. It can be learned.
+        amount: The factor. 0 changes nothing and negative values blur. It can be learned.
+        size: The number of rows that the Gaussian covers, odd. If None, 4 standard deviations to each side.
+
+    Returns:
+        The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
+
+    Raises:
+        ValueError: If `radius` is not positive, or is traced without a `size`; if `size` is even; or if `rgb` is not a
+            floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import numpy as np
+        >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None, None], (4, 3, 3))
+        >>> np.asarray(isp.sharpen.unsharp_masking_vertical(edge, radius=0.5))[:, 1, 0].round(3)
+        array([0.25 , 0.223, 0.527, 0.5  ], dtype=float32)
+        >>> turned = edge.swapaxes(0, 1)
+        >>> bool(np.allclose(isp.sharpen.unsharp_masking_vertical(turned), turned, atol=1e-6))
+        True
+    """
+    return _unsharp_masking_vertical(rgb, radius, amount, gaussian_size("radius", radius, size))
+
+
+@jax.jit(static_argnames="size")
+def _unsharp_masking_vertical(rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
+    def sharpened(luma: Array) -> Array:
+        return luma + amount * (luma - gaussian.smooth_columns(luma, radius, size))
+
+    return color.replaced_luma(rgb, sharpened)

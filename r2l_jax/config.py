@@ -65,7 +65,7 @@ PARAMETERS = (
 )
 
 # How an image's distance from its default rendering is measured, see `drift.search.frozen.deviation`.
-AUX_LOSSES = ("ssim", "l2")
+AUX_LOSSES = ("ssim", "l2", "l2_sum")
 
 # The settings of adversarial training that have a default only with it.
 _ATTACK_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
@@ -347,8 +347,9 @@ class AttackSettings(Settings):
     )
     adv_aux_loss: str | None = setting(
         "with --adv_training, how deviation from the default rendering is measured: ssim: 1 less the structural "
-        "similarity (the published program lowers the similarity itself); l2: the mean square difference (there the "
-        f"sum); default: {_ATTACK_DEFAULTS['adv_aux_loss']}",
+        "similarity (the published program lowers the similarity itself); l2: the mean square difference; l2_sum: its "
+        "sum over a batch, as in the published program: l2 times the batch size, height, width and 3; "
+        f"default: {_ATTACK_DEFAULTS['adv_aux_loss']}",
         None,
         choices=AUX_LOSSES,
     )

@@ -75,5 +75,27 @@ def iou(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
     return _ratio(common, confusion.sum(0) + confusion.sum(1) - common)
 
 
+@jax.jit
+def iou_of_images(
+    predictions: Integer[Array, " batch *pixels"] | Bool[Array, " batch *pixels"],
+    targets: Integer[Array, " batch *pixels"] | Bool[Array, " batch *pixels"],
+) -> Float[Array, " batch"]:
+    """Computes the intersection over union of the object in each image of a binary segmentation.
+
+    Their mean is not the `iou` of all pixels together: it weighs a small object as much as a large one.
+
+    Args:
+        predictions: Whether each pixel is predicted as the object, `(B, ...)`, as 0 and 1 or as booleans.
+        targets: Whether it is, of the same shape.
+
+    Returns:
+        The intersection over union of each image, `(B,)`; 1 for an image without the object, if none is predicted.
+    """
+    predicted, true = predictions.astype(bool), targets.astype(bool)
+    pixels = tuple(range(1, targets.ndim))
+    common, union = (predicted & true).sum(pixels), (predicted | true).sum(pixels)
+    return jnp.where(union == 0, 1.0, common / jnp.maximum(union, 1))
+
+
 def _ratio(part: Float[Array, "*shape"], whole: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(whole == 0, 0, part / jnp.where(whole == 0, 1, whole))

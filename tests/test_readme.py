@@ -22,6 +22,7 @@ WORK = {
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
     "predict.py": ("r2l_jax.training.loaded.load_folds",),
     "process.py": ("r2l_jax.apps.render.render_files",),
+    "sheet.py": ("r2l_jax.drift.synthesis.sheets.run",),
     "synthesize.py": ("r2l_jax.drift.synthesis.synthesis.run",),
     "train.py": ("r2l_jax.training.train.run",),
     "unprocess.py": ("r2l_jax.apps.unprocess.unprocess_folder",),

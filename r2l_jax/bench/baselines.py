@@ -121,7 +121,7 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera
     """Prepares NumPy, SciPy and scikit-image to render RGGB mosaics `(B, H, W)`, one after another.
 
     Args:
-        algorithms: one of `isp.PUBLISHED_STATIC`.
+        algorithms: one of `isp.PUBLISHED_STATIC` or `isp.AS_PUBLISHED_STATIC`.
         raw: the mosaics.
         camera: the camera of the mosaics.
     """
@@ -135,6 +135,7 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera
     luma_filters = {
         "sharpening_filter": lambda luma: scipy.signal.convolve2d(luma, isp.sharpen.SHARPENING_KERNEL, "same"),
         "unsharp_masking": lambda luma: skimage.filters.unsharp_mask(luma, preserve_range=True),
+        "unsharp_masking_vertical": lambda luma: 2 * luma - scipy.ndimage.gaussian_filter1d(luma, 1, axis=0),
         "median_denoising": lambda luma: scipy.ndimage.median_filter(luma, 3),
         "gaussian_denoising": lambda luma: scipy.ndimage.gaussian_filter(luma, 0.5),
     }

@@ -10,7 +10,7 @@ import numpy as np
 import isp
 from r2l_jax.config import HALF_SIZE_MODES, INTENSITIES, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.drift.corruptions import CORRUPTIONS, OF_THE_STUDY, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
 
@@ -20,8 +20,8 @@ GROUPS = ("pipelines", "intensities", "exposures", "corruptions")
 
 PIPELINES = tuple(".".join(names) for names in isp.PUBLISHED_STATIC)
 EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
-# All corruptions except the one that changes nothing.
-CHANGES = tuple(name for name in CORRUPTIONS if name != "identity")
+# The corruptions of the study except the one that changes nothing.
+CHANGES = tuple(name for name in OF_THE_STUDY if name != "identity")
 
 
 class Case(NamedTuple):

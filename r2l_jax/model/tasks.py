@@ -48,6 +48,8 @@ class Classification:
     participle: ClassVar[str] = "classified"
     # The metric that epochs are compared by; more is better.
     score: ClassVar[str] = "accuracy"
+    # Names of the means over samples that are recorded beside it.
+    metrics: ClassVar[tuple[str, ...]] = ()
     # The flag that chooses the network.
     network_flag: ClassVar[str] = "classifier_network"
     head_name: ClassVar[str] = "a ResNet"
@@ -88,6 +90,10 @@ class Classification:
             "loss": (losses * weight).sum(),
             "confusion": tasks.metrics.confusion_matrix(logits.argmax(-1), target, len(self.classes), weight),
         }
+
+    def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Returns the sums of `metrics` over the samples of a batch: an empty dict, since there are no such metrics."""
+        return {}
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
         """Computes the accuracy of a confusion matrix."""
@@ -137,6 +143,8 @@ class Segmentation:
     name: ClassVar[str] = "segmentation"
     participle: ClassVar[str] = "segmented"
     score: ClassVar[str] = "iou"
+    # The mean over images, which the published program reports, beside the score of all pixels together.
+    metrics: ClassVar[tuple[str, ...]] = ("tile_iou",)
     network_flag: ClassVar[str] = "smp_encoder"
     head_name: ClassVar[str] = "a U-Net++"
     class_layers: ClassVar[tuple[str, ...]] = ()
@@ -176,6 +184,12 @@ class Segmentation:
         logits = _enlarged(logits, masks.shape[1])[..., 0]
         confusion = tasks.metrics.confusion_matrix(logits > 0, masks, 2, weight / masks[0].size)
         return {"loss": tasks.losses.dice(logits, masks, weight) * weight.sum(), "confusion": confusion}
+
+    def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
+        """Computes the sum of the images' own intersections over union, each times its sample's weight."""
+        masks = batch["target"]
+        of_images = tasks.metrics.iou_of_images(_enlarged(logits, masks.shape[1])[..., 0] > 0, masks)
+        return {"tile_iou": jnp.vdot(of_images, batch["weight"])}
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
         """Computes the object's intersection over union from a confusion matrix."""

@@ -13,7 +13,9 @@ PANEL = 480
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 
-def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], columns: int = 3) -> Image.Image:
+def contact_sheet(
+    images: Mapping[str, Float[Array | np.ndarray, "..."]], columns: int = 3, panel: int = PANEL
+) -> Image.Image:
     """Draws images side by side under their names, such as the images after each stage of a pipeline.
 
     Values are clipped to [0, 1] and not changed otherwise, so images before the tone curve are linear and look dark.
@@ -22,9 +24,10 @@ def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], column
     Args:
         images: by name, all of one size: images `(H, W, 3)` or mosaics `(H, W)`.
         columns: how many images a row has.
+        panel: the longer side of each image on the sheet, in pixels.
     """
     panels = [
-        ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (PANEL, PANEL), Image.Resampling.BOX)
+        ImageOps.contain(Image.fromarray(quantized(np.asarray(image), np.uint8)), (panel, panel), Image.Resampling.BOX)
         for image in images.values()
     ]
     width, height = panels[0].size
@@ -33,10 +36,10 @@ def contact_sheet(images: Mapping[str, Float[Array | np.ndarray, "..."]], column
     size = (columns * (width + gap) + gap, rows * (height + title) + gap)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
-    for place, (name, panel) in enumerate(zip(images, panels, strict=True)):
+    for place, (name, picture) in enumerate(zip(images, panels, strict=True)):
         left, top = gap + place % columns * (width + gap), place // columns * (height + title)
         draw.text((left, top + 4), name, "black", font)
-        sheet.paste(panel, (left, top + title))
+        sheet.paste(picture, (left, top + title))
     return sheet
 
 

@@ -47,11 +47,13 @@ class Steps(NamedTuple):
         begin: makes the state in which a model's training begins.
         train: updates once, `(state, batch, key) -> (state, loss)`; consumes the state. The key is that of the epoch:
             a sample's augmentation follows from it and from the sample's index, not from its batch and devices.
-        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`; consumes the sums.
+        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those of the task, and those of `metrics` of
+            task and rule; consumes the sums.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
         stages: the names of the stages, in the order of those lists.
         zero_sums: returns the sums of no training batch.
+        zero_evaluated: returns the sums of `evaluate` of no batch.
         task: the task that the model is trained for.
         rule: the update rule.
     """
@@ -63,6 +65,7 @@ class Steps(NamedTuple):
     trace: Callable[[nnx.State, Batch], tuple[jax.Array, list[jax.Array], list[jax.Array]]]
     stages: tuple[str, ...]
     zero_sums: Callable[[], PyTree]
+    zero_evaluated: Callable[[], PyTree]
     task: Task
     rule: UpdateRule
 
@@ -86,9 +89,15 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
     rule = make_rule(config, task, blueprint)
     stages, augmentation = blueprint.model.processor.stage_names, config.optimization.augmentation
 
-    def zero_sums():
+    def zeros():
         classes = len(task.classes)
-        return {"loss": jnp.zeros(()), "confusion": jnp.zeros((classes, classes)), **rule.zero_sums()}
+        return {"loss": jnp.zeros(()), "confusion": jnp.zeros((classes, classes))}
+
+    def zero_sums():
+        return zeros() | rule.zero_sums()
+
+    def zero_evaluated():
+        return zeros() | {name: jnp.zeros(()) for name in (*task.metrics, *rule.metrics)}
 
     def init(key, statistics=None):
         return nnx.state(make_model(config, dataset, task, nnx.Rngs(params=key), statistics))
@@ -105,7 +114,9 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
     def evaluate(state, sums, batch):
         model = nnx.merge(blueprint.evaluating, state.model)
         images = model.processor(batch["raw"])
-        of_batch = {**task.sums(model.logits(images), batch), **rule.measure(state.opt_state, images, batch)}
+        logits = model.logits(images)
+        measured = task.measure(logits, batch) | rule.measure(state.opt_state, images, batch)
+        of_batch = {**task.sums(logits, batch), **measured}
         return jax.tree.map(jnp.add, sums, of_batch)
 
     def trace(model, batch):
@@ -128,6 +139,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         trace=jit(trace),
         stages=stages,
         zero_sums=jit(zero_sums),
+        zero_evaluated=jit(zero_evaluated),
         task=task,
         rule=rule,
     )

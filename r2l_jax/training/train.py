@@ -87,7 +87,9 @@ def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], ru
     with StopSignals() as stop:
         trained = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
     results = [result for result, _ in trained]
-    names = [*steps.summary, *(name for name in results[0] if name.startswith("default_val_"))]
+    # A fold that an earlier version has finished may lack some metrics.
+    further = [name for name in results[0] if name.startswith("default_val_") or name in _measured(steps)]
+    names = [*steps.summary, *(name for name in further if all(name in result for result in results))]
     summary = {name: _over_folds([result[name] for result in results]) for name in names}
     if jax.process_index() == 0:
         write_json(config.run_dir / "summary.json", summary)
@@ -319,9 +321,8 @@ class _Trainer:
         return state, row, sums
 
     def validate(self, state: TrainState) -> Numbers:
-        """Adds up a state's sums over the validation samples: the task's, and those of the rule's metrics."""
-        zeros, names = self._compiled.zero_sums(), ("loss", "confusion", *self._compiled.rule.metrics)
-        sums = {name: zeros[name] for name in names}
+        """Adds up a state's sums over the validation samples: the task's, and those of its and the rule's metrics."""
+        sums = self._compiled.zero_evaluated()
         for batch in loader.eval_batches(self._dataset, self._fold.valid_indices, self._size.batch):
             sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
         return jax.device_get(sums)
@@ -336,10 +337,15 @@ def _processor(state: TrainState) -> Mapping[str, Any]:
     return nnx.to_pure_dict(state.model).get("processor", {})
 
 
+def _measured(steps: Steps) -> tuple[str, ...]:
+    """Returns the names of the task's metrics in the history, where the last epoch always has them."""
+    return tuple(f"val_{name}" for name in steps.task.metrics)
+
+
 def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:
-    """Computes the score, the mean loss and the means of the rule's metrics, named after the split."""
-    task, count = steps.task, sums["confusion"].sum()
-    means = {f"{split}_{name}": float(sums[name] / count) for name in ("loss", *steps.rule.metrics) if name in sums}
+    """Computes the score, the mean loss and the means of the task's and the rule's metrics, named after the split."""
+    task, count, names = steps.task, sums["confusion"].sum(), ("loss", *steps.task.metrics, *steps.rule.metrics)
+    means = {f"{split}_{name}": float(sums[name] / count) for name in names if name in sums}
     return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
 
 
@@ -359,9 +365,9 @@ def _final_metrics(
     best, confusion = best_of(history, functools.partial(_quality, steps)), sums["confusion"]
     assert best is not None  # the last epoch is always validated
     final = {
-        **{name: history[-1][name] for name in steps.summary},
+        **{name: history[-1][name] for name in (*steps.summary, *_measured(steps)) if name in history[-1]},
         "best_epoch": best["epoch"],
-        **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss")},
+        **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss", *_measured(steps)) if name in best},
         **{
             f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
             for name in ("precision", "recall", "f1")
@@ -387,7 +393,7 @@ def _track_epoch(
 ) -> None:
     """Records an epoch's numbers and the processing's parameters."""
     epoch = row["epoch"]
-    tracker.scalars({_tag(name): row[name] for name in steps.summary if name in row}, epoch)
+    tracker.scalars({_tag(name): row[name] for name in (*steps.summary, *_measured(steps)) if name in row}, epoch)
     rate = float(np.asarray(schedule(config.optimization, epoch_steps)(int(state.step) - 1)))
     tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
     norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
@@ -421,7 +427,7 @@ def _track_samples(
 
 def _tag(name: str) -> str:
     """Returns TensorBoard's name of a metric, grouped so that training and validation stand side by side."""
-    split, metric = name.split("_")
+    split, metric = name.split("_", 1)
     return f"{metric}/{split}"
 
 

@@ -77,7 +77,7 @@ def test_every_public_function_of_the_design_is_found():
         "demosaic": ["bilinear", "malvar2004", "menon2007"],
         "color": ["white_balance", "color_correct", "rgb_to_yuv", "yuv_to_rgb", "rgb_to_hsv", "hsv_to_rgb"],
         "tone": ["gamma_correct"],
-        "sharpen": ["sharpening_filter", "unsharp_masking"],
+        "sharpen": ["sharpening_filter", "unsharp_masking", "unsharp_masking_vertical"],
         "denoise": [
             *("gaussian_denoising", "median_denoising", "fft_denoising"),
             *("tv_chambolle", "tv_bregman", "bilateral"),

@@ -14,6 +14,7 @@ IMAGES = {
     "impulse": np.pad(np.ones((1, 1, 3), np.float32), ((6, 6), (9, 0), (0, 0))),
     "smaller than the support": RNG.random((2, 3, 3), np.float32),
 }
+UNSHARP = (sharpen.unsharp_masking, sharpen.unsharp_masking_vertical)
 BATCH = RNG.random((2, 3, 8, 7, 3), np.float32)
 
 
@@ -39,17 +40,29 @@ def test_unsharp_masking_agrees_with_skimage(image, radius, amount):
     np.testing.assert_allclose(sharpen.unsharp_masking(IMAGES[image], radius, amount), expected, atol=1e-6)
 
 
-def test_a_constant_image_does_not_change():
+@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize(("radius", "amount"), [(1.0, 1.0), (0.4, 2.5), (2, -0.5)])
+def test_vertical_unsharp_masking_sharpens_each_column_as_scipy_does(image, radius, amount):
+    def sharpened(luma):
+        return luma + amount * (luma - ndimage.gaussian_filter1d(luma, radius, axis=0))
+
+    result = sharpen.unsharp_masking_vertical(IMAGES[image], radius, amount)
+    np.testing.assert_allclose(result, on_luma(sharpened, IMAGES[image]), atol=1e-6)
+
+
+@pytest.mark.parametrize("function", UNSHARP)
+def test_a_constant_image_does_not_change(function):
     rgb = np.full((6, 5, 3), [0.2, 0.5, 0.9], np.float32)
-    np.testing.assert_allclose(sharpen.unsharp_masking(rgb, 1.5, 3.0), rgb, atol=1e-6)
+    np.testing.assert_allclose(function(rgb, 1.5, 3.0), rgb, atol=1e-6)
 
 
-def test_a_learned_radius_agrees_with_a_fixed_one():
-    learned = jax.jit(lambda radius, amount: sharpen.unsharp_masking(BATCH, radius, amount, size=9))
-    np.testing.assert_allclose(learned(1.0, 0.7), sharpen.unsharp_masking(BATCH, 1.0, 0.7), atol=1e-6)
+@pytest.mark.parametrize("function", UNSHARP)
+def test_a_learned_radius_agrees_with_a_fixed_one(function):
+    learned = jax.jit(lambda radius, amount: function(BATCH, radius, amount, size=9))
+    np.testing.assert_allclose(learned(1.0, 0.7), function(BATCH, 1.0, 0.7), atol=1e-6)
 
 
-@pytest.mark.parametrize("function", [sharpen.sharpening_filter, sharpen.unsharp_masking])
+@pytest.mark.parametrize("function", [sharpen.sharpening_filter, *UNSHARP])
 def test_batches_and_vmap_equal_one_by_one(function):
     expected = np.stack([[function(image) for image in row] for row in BATCH])
     np.testing.assert_allclose(function(BATCH), expected, atol=1e-6)
@@ -68,11 +81,12 @@ def test_vmap_over_parameters():
 def test_gradients_agree_with_finite_differences():
     with jax.enable_x64(True):
         rgb = jnp.array(RNG.random((2, 6, 5, 3)))
-        check_grads(lambda *a: sharpen.unsharp_masking(*a, 7), (rgb, jnp.array(0.8), jnp.array(1.3)), 1, ["rev"])
+        for function in UNSHARP:
+            check_grads(lambda *a, f=function: f(*a, 7), (rgb, jnp.array(0.8), jnp.array(1.3)), 1, ["rev"])
         check_grads(sharpen.sharpening_filter, (rgb, jnp.array(RNG.normal(size=(3, 3)))), 1, ["rev"])
 
 
-@pytest.mark.parametrize("function", [sharpen.sharpening_filter, sharpen.unsharp_masking])
+@pytest.mark.parametrize("function", [sharpen.sharpening_filter, *UNSHARP])
 def test_precision_is_kept(function):
     for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
         assert function(jnp.array(BATCH, dtype)).dtype == dtype

@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,10 @@ from isp import pipeline
 from r2l_jax.bench import baselines
 
 CAMERA = isp.CAMERAS["drone"]
+
+# A mosaic of the drone's camera, as the published program processes it with scikit-image 0.18.1.
+PUBLISHED = np.load(pathlib.Path(__file__).with_name("unsharp_masking_vertical.npz"))
+
 STAGES = (
     *("black_level", "demosaic", "white_balance", "color_correct"),
     *("sharpen", "denoise", "clipped", "gamma_correct"),
@@ -37,7 +42,19 @@ def test_the_published_twelve_come_in_a_fixed_order():
     assert isp.PUBLISHED_STATIC[-1] == ("menon2007", "unsharp_masking", "gaussian_denoising")
 
 
-@pytest.mark.parametrize("algorithms", isp.PUBLISHED_STATIC, ids="-".join)
+def test_as_published_the_twelve_differ_in_the_direction_of_unsharp_masking():
+    for named, run in zip(isp.PUBLISHED_STATIC, isp.AS_PUBLISHED_STATIC, strict=True):
+        assert ".".join(run).replace("_vertical", "") == ".".join(named)
+        assert run[1].endswith("_vertical") == (named[1] == "unsharp_masking")
+
+
+@pytest.mark.parametrize("key", [key for key in PUBLISHED.files if key != "raw"])
+def test_vertical_unsharp_masking_agrees_with_the_published_program(key):
+    rgb = isp.static(CAMERA, *key.split("."))(PUBLISHED["raw"])
+    np.testing.assert_allclose(rgb**2.2, PUBLISHED[key] ** 2.2, atol=2e-6)
+
+
+@pytest.mark.parametrize("algorithms", dict.fromkeys([*isp.PUBLISHED_STATIC, *isp.AS_PUBLISHED_STATIC]), ids="-".join)
 def test_the_published_twelve_agree_with_numpy_scipy_and_scikit_image(algorithms):
     for camera in isp.CAMERAS.values():
         compare_with_numpy(algorithms, camera)

@@ -54,7 +54,10 @@ from r2l_jax.runtime.flags import build, flat, replace
             {"pipeline": "parametrized", "processing_mode": "static", "sp_debayer": "bilinear"},
             "--pipeline=parametrized is the processing: leave --processing_mode and --sp_debayer out",
         ),
-        ({"adv_training": True, "adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, got 'lpips'"),
+        (
+            {"adv_training": True, "adv_aux_loss": "lpips"},
+            "--adv_aux_loss must be one of ssim, l2, l2_sum, got 'lpips'",
+        ),
         ({"adv_training": True, "adv_aux_weight": -1.0}, "--adv_aux_weight must not be negative, got -1.0"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),

@@ -90,6 +90,20 @@ def test_iou_of_empty_masks():
         np.testing.assert_array_equal(metrics.iou(metrics.confusion_matrix(prediction, target, 2)), expected)
 
 
+def test_iou_of_images_is_that_of_each_image_by_itself():
+    predictions, targets = np.random.default_rng(0).integers(0, 2, (2, 5, 4, 6))
+    targets[0] = 0
+    flat = (targets.reshape(5, -1), predictions.reshape(5, -1))
+    expected = [sklearn.metrics.jaccard_score(*pair) for pair in zip(*flat, strict=True)]
+    of_images = metrics.iou_of_images(jnp.asarray(predictions), jnp.asarray(targets, bool))
+    np.testing.assert_allclose(of_images, expected, rtol=1e-6)
+    assert expected[0] == 0
+
+
+def test_an_image_without_the_object_that_predicts_none_is_right():
+    np.testing.assert_array_equal(metrics.iou_of_images(*[jnp.zeros((2, 3, 3), bool)] * 2), 1)
+
+
 def test_accuracy():
     predictions, targets = samples()
     expected = sklearn.metrics.accuracy_score(targets, predictions)

@@ -76,8 +76,18 @@ def deviation(
     Args:
         images: the images.
         default: their default rendering.
-        aux_loss: "ssim", 1 less the structural similarity (`tasks.losses.ssim`); or "l2", the mean square difference.
+        aux_loss: "ssim", 1 less the structural similarity (`tasks.losses.ssim`); "l2", the mean square difference; or
+            "l2_sum", for which the distance is that of "l2" as well, and only its `price_factor` differs.
     """
     if aux_loss == "ssim":
         return 1 - tasks.losses.ssim(images, default)
     return jnp.square(images - default).mean()
+
+
+def price_factor(images: Float[Array, "batch height width 3"], aux_loss: str) -> int:
+    """Returns the factor of the price of a batch's `deviation`: 1, or its number of values for "l2_sum".
+
+    The published program sums square differences over a batch, where "l2" takes their mean: a weight of it is this
+    number of times as large, 6291456 for a batch of 32 images of 256x256.
+    """
+    return images.size if aux_loss == "l2_sum" else 1

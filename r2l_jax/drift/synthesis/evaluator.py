@@ -16,7 +16,7 @@ from r2l_jax.drift.renderer import Processor, Recipe, Renderer
 from r2l_jax.drift.synthesis.summary import PER_CLASS, Numbers
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Sums, Task
+from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
@@ -66,14 +66,16 @@ class Evaluator:
             tick: called after each case of each batch; an exception from it ends the evaluation.
 
         Returns:
-            The `loss`, the score, `precision`, `recall` and `f1` by class, and `confusion`, for each case by its name.
+            The `loss`, the score, the task's further `metrics`, `precision`, `recall` and `f1` by class, and
+            `confusion`, for each case by its name.
         """
         model, task = fold.model, fold.task
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
         processors: dict[NamedPipeline | None, Processor] = {None: nnx.split(model.processor)}
         processors |= {pipeline: nnx.split(pipeline(camera_of(fold.dataset))) for pipeline in pipelines}
         graph, state = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
-        zeros = {"loss": jnp.zeros(()), "confusion": jnp.zeros(2 * (len(task.classes),))}
+        zeros = {name: jnp.zeros(()) for name in ("loss", *task.metrics)}
+        zeros["confusion"] = jnp.zeros(2 * (len(task.classes),))
         sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
         names = {Recipe.of(case): case.name for case in cases}
         # The device works at most one case ahead, because the images of many cases would fill its memory.
@@ -88,9 +90,12 @@ class Evaluator:
         return {name: _numbers(total, task) for name, total in jax.device_get(sums).items()}
 
 
-def _add(graph: nnx.GraphDef, task: Task, state: nnx.State, sums: Sums, images: jax.Array, batch: Batch) -> Sums:
+def _add(
+    graph: nnx.GraphDef, task: Task, state: nnx.State, sums: dict[str, jax.Array], images: jax.Array, batch: Batch
+) -> dict[str, jax.Array]:
     """Adds the sums of a batch to those of the batches before it."""
-    return jax.tree.map(jnp.add, sums, task.sums(nnx.merge(graph, state)(images), batch))
+    logits = nnx.merge(graph, state)(images)
+    return jax.tree.map(jnp.add, sums, {**task.sums(logits, batch), **task.measure(logits, batch)})
 
 
 def _numbers(sums: Mapping[str, np.ndarray], task: Task) -> Numbers:
@@ -99,6 +104,7 @@ def _numbers(sums: Mapping[str, np.ndarray], task: Task) -> Numbers:
     return {
         "loss": float(sums["loss"] / confusion.sum()),
         task.score: float(task.score_of(confusion)),
+        **{metric: float(sums[metric] / confusion.sum()) for metric in task.metrics},
         **{
             metric: dict(zip(task.classes, map(float, getattr(tasks.metrics, metric)(confusion)), strict=True))
             for metric in PER_CLASS

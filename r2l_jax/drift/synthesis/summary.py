@@ -9,10 +9,11 @@ from matplotlib.figure import Figure
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.measure import LEAST_DROP
+from r2l_jax.drift.synthesis.matrices import make_matrices
 from r2l_jax.runtime.tables import table
 
-# The numbers of one model in one case, by name: `loss`, the score, `precision`, `recall` and `f1` of each class, and
-# `confusion`.
+# The numbers of one model in one case, by name: `loss`, the score, the task's further metrics, `precision`, `recall`
+# and `f1` of each class, and `confusion`.
 Numbers = dict[str, Any]
 
 PER_CLASS = ("precision", "recall", "f1")
@@ -44,8 +45,10 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
 
     A drop is the difference between a fold's score on its own images and its score in a case. A headline holds the
     score on the own images, the mean drop under each kind of drift, and the ratio of the drops under corruption and
-    under processing drift. Mean drops leave out the cases on which the run was trained and `identity`. The ratio is
-    None if the drop under processing drift is too small to divide by.
+    under processing drift. Mean drops leave out the cases on which the run was trained and `identity`. The standard
+    error of the drop under processing drift is over the runs, over the folds of a single run, or over the cases of a
+    single fold; None with fewer than two. The ratio is None if that drop is within its standard error, or too small to
+    divide by.
 
     Args:
         runs: the runs, by name.
@@ -58,8 +61,7 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
         - `headline`: the mean over the runs.
         - `runs`: for each run its `headline`, the means and standard deviations over its folds for each case (`tests`),
           and the numbers of each of its `folds`.
-        - `matrices`: for each group of cases the scores of all runs in all cases; for corruptions, the mean over the
-          runs by corruption and severity.
+        - `matrices`: see `make_matrices`.
     """
     summaries = {}
     for label, run in runs.items():
@@ -69,22 +71,41 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
             kind: _mean([tests[name]["drop"]["mean"] for name, group in changed.items() if group in groups])
             for kind, groups in KINDS.items()
         }
+        error = _standard_error(_processing_drops(run, changed, score))
         summaries[label] = {
             "folder": run.folder,
             "processing_mode": run.processing_mode,
             "pipeline": run.pipeline,
             "own": list(run.own),
-            "headline": _headline(tests[OWN.name][score]["mean"], drops),
+            "headline": _headline(tests[OWN.name][score]["mean"], drops, error),
             "tests": tests,
             "folds": {str(number): dict(numbers) for number, numbers in run.folds.items()},
         }
     headlines = [summary["headline"] for summary in summaries.values()]
     drops = {kind: _mean([headline[f"{kind}_drop"] for headline in headlines]) for kind in KINDS}
+    error = headlines[0]["processing_drop_error"]
+    if len(headlines) > 1:
+        error = _standard_error([headline["processing_drop"] for headline in headlines])
     return {
-        "headline": _headline(_mean([headline[OWN.name] for headline in headlines]), drops),
+        "headline": _headline(_mean([headline[OWN.name] for headline in headlines]), drops, error),
         "runs": summaries,
-        "matrices": _matrices(summaries, cases, score),
+        "matrices": make_matrices(summaries, cases, score),
     }
+
+
+def _processing_drops(run: RunResults, changed: Mapping[str, str], score: str) -> list[float]:
+    """Returns the drops that the standard error of their mean is computed from: of folds, or of the cases of one."""
+    names = [name for name, group in changed.items() if group in KINDS["processing"]]
+    drops = np.array([[fold[OWN.name][score] - fold[name][score] for name in names] for fold in run.folds.values()])
+    if not names:
+        return []
+    return (drops.mean(1) if len(drops) > 1 else drops[0]).tolist()
+
+
+def _standard_error(values: Sequence[float | None]) -> float | None:
+    """Computes the standard error of the mean of the values that are not None, or None of fewer than two."""
+    present = [value for value in values if value is not None]
+    return float(np.std(present, ddof=1) / np.sqrt(len(present))) if len(present) > 1 else None
 
 
 def _is_identity(case: Case) -> bool:
@@ -97,14 +118,15 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(present)) if present else None
 
 
-def _headline(own: float | None, drops: Mapping[str, float | None]) -> dict[str, float | None]:
+def _headline(own: float | None, drops: Mapping[str, float | None], error: float | None) -> dict[str, float | None]:
     processing, corruption = drops["processing"], drops["corruption"]
     ratio = None
-    if processing is not None and corruption is not None and processing >= LEAST_DROP:
+    if processing is not None and corruption is not None and processing >= LEAST_DROP and processing > (error or 0):
         ratio = corruption / processing
     return {
         OWN.name: own,
         **{f"{kind}_drop": drop for kind, drop in drops.items()},
+        "processing_drop_error": error,
         "corruption_over_processing": ratio,
     }
 
@@ -112,10 +134,11 @@ def _headline(own: float | None, drops: Mapping[str, float | None]) -> dict[str,
 def _over_folds(folds: Mapping[int, Mapping[str, Numbers]], name: str, score: str) -> dict[str, Any]:
     """Computes the means and standard deviations over the folds of the numbers of a case."""
     here = [numbers[name] for numbers in folds.values()]
+    further = here[0].keys() - {score, "loss", *PER_CLASS, "confusion"}
     return {
         score: _mean_and_std([numbers[score] for numbers in here]),
         "drop": _mean_and_std([numbers[OWN.name][score] - numbers[name][score] for numbers in folds.values()]),
-        "loss": _mean_and_std([numbers["loss"] for numbers in here]),
+        **{metric: _mean_and_std([numbers[metric] for numbers in here]) for metric in ("loss", *sorted(further))},
         **{
             metric: {cls: _mean_and_std([numbers[metric][cls] for numbers in here]) for cls in here[0][metric]}
             for metric in PER_CLASS
@@ -125,56 +148,6 @@ def _over_folds(folds: Mapping[int, Mapping[str, Numbers]], name: str, score: st
 
 def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-
-
-def _matrices(summaries: Mapping[str, dict[str, Any]], cases: Sequence[Case], score: str) -> dict[str, Any]:
-    matrices = {}
-    for group in ("pipelines", "intensities", "exposures"):
-        columns = [case.name for case in cases if case.group == group]
-        if columns:
-            matrices[group] = _scores_of_runs(summaries, columns, score)
-    corruptions = {case.corruption: case.name for case in cases if case.corruption}
-    if corruptions:
-        matrices["corruptions"] = _scores_by_severity(summaries, corruptions, score)
-    return matrices
-
-
-def _scores_of_runs(summaries: Mapping[str, dict[str, Any]], columns: list[str], score: str) -> dict[str, Any]:
-    """Makes the matrix of all runs (rows) in the cases of a group (columns), with each run's own images marked."""
-    own = {label: next((name for name in columns if name in run["own"]), None) for label, run in summaries.items()}
-    if None in own.values():
-        # Runs that were trained on images of another kind have them in a column of their own.
-        columns = [OWN.name, *columns]
-    diagonal = {label: name or OWN.name for label, name in own.items()}
-    # This order of the rows puts the own images near the diagonal.
-    rows = sorted(summaries, key=lambda label: columns.index(diagonal[label]))
-    statistics = {
-        statistic: [[summaries[label]["tests"][name][score][statistic] for name in columns] for label in rows]
-        for statistic in ("mean", "std")
-    }
-    return {"rows": rows, "columns": columns, "own": [diagonal[label] for label in rows], **statistics}
-
-
-def _scores_by_severity(
-    summaries: Mapping[str, dict[str, Any]], corruptions: Mapping[tuple[str, int], str], score: str
-) -> dict[str, Any]:
-    """Makes the matrix of corruptions (rows) and severities (columns), averaged over the runs.
-
-    Args:
-        summaries: the summaries of the runs.
-        corruptions: the name of the case of each corruption and severity.
-        score: the name of the score.
-    """
-    names, severities = (list(dict.fromkeys(part)) for part in zip(*corruptions, strict=True))
-
-    def mean(name: str, severity: int) -> float | None:
-        return _mean([run["tests"][corruptions[name, severity]][score]["mean"] for run in summaries.values()])
-
-    return {
-        "rows": names,
-        "columns": severities,
-        "mean": [[mean(name, severity) for severity in severities] for name in names],
-    }
 
 
 # The samples of a fold, and the numbers of its cases.
@@ -237,8 +210,7 @@ def _group_table(field: str, matrix: Mapping[str, Any], score: str) -> str:
 
 def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
     """Draws a heat map of each matrix of a summary, and of the groups of samples."""
-    several_folds = any(len(run["folds"]) > 1 for run in summary["runs"].values())
-    runs = len(summary["runs"])
+    several_folds, runs = _several_folds(summary), len(summary["runs"])
     titles = {
         "pipelines": "processing drift: trained (rows), tested (columns)",
         "intensities": "acquisition drift: measured intensities",
@@ -246,8 +218,13 @@ def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
         "corruptions": f"corruptions by severity; own images {summary['headline'][OWN.name]:.3f}"
         + (f"; mean of {runs} runs" if runs > 1 else ""),
     }
+    matrices = dict(summary["matrices"])
+    of_runs = matrices.pop("corruptions_of_runs", None)
+    if of_runs and runs > 1:
+        matrices["corruptions_of_runs"] = of_runs
+        titles["corruptions_of_runs"] = f"corruptions at {_severities(of_runs['severities'])}: trained (rows)"
     figures = _group_figures(summary, score)
-    for group, matrix in summary["matrices"].items():
+    for group, matrix in matrices.items():
         columns = matrix["columns"]
         framed = [(row, columns.index(name)) for row, name in enumerate(matrix.get("own", []))]
         figures[group] = heat_map(
@@ -262,8 +239,12 @@ def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
     return figures
 
 
+def _several_folds(summary: Mapping[str, Any]) -> bool:
+    return any(len(run["folds"]) > 1 for run in summary["runs"].values())
+
+
 def make_table(summary: Mapping[str, Any], score: str) -> str:
-    """Formats the headlines of all runs, after the cases of the run if there is only one, and groups of samples."""
+    """Formats the headlines of all runs, after groups of samples, and the cases of the run or runs by corruptions."""
     runs = summary["runs"]
     headlines = {label: run["headline"] for label, run in runs.items()}
     tables = [_group_table(field, matrix, score) for field, matrix in summary.get("by", {}).items()]
@@ -271,6 +252,9 @@ def make_table(summary: Mapping[str, Any], score: str) -> str:
         (run,) = runs.values()
         tables += [_case_table(run, score), _headline_table(headlines, score)]
     else:
+        if "corruptions_of_runs" in summary["matrices"]:
+            matrix = summary["matrices"]["corruptions_of_runs"]
+            tables.append(_corruptions_table(matrix, score, _several_folds(summary)))
         tables.append(_headline_table({**headlines, "mean": summary["headline"]}, score))
     return "\n\n".join(tables)
 
@@ -280,14 +264,15 @@ def _case_table(run: Mapping[str, Any], score: str) -> str:
     collected = {}
     for name, test in run["tests"].items():
         title = name.rpartition(".")[0] if test["group"] == "corruptions" else name
-        collected.setdefault(title, []).append(test)
+        collected.setdefault(title, {})[name] = test
     rows = [["test", score, "deviation", "drop"]]
     for title, tests in collected.items():
         cells = (
-            _mean([test[key][part] for test in tests])
+            _mean([test[key][part] for test in tests.values()])
             for key, part in ((score, "mean"), (score, "std"), ("drop", "mean"))
         )
-        title += f" (mean of {len(tests)} severities)" if len(tests) > 1 else ""
+        # The name of a single severity's case has the severity.
+        title = f"{title} (mean of {len(tests)} severities)" if len(tests) > 1 else next(iter(tests))
         numbers = [f"{cell:.4f}" for cell in cells]
         if len(run["folds"]) == 1:
             numbers[1] = "-"  # One fold has no deviation.
@@ -298,10 +283,34 @@ def _case_table(run: Mapping[str, Any], score: str) -> str:
 def _headline_table(headlines: Mapping[str, Mapping[str, float | None]], score: str) -> str:
     rows = [["run", f"own {score}", *(f"{kind} drop" for kind in KINDS), "corruption / processing"]]
     for label, headline in headlines.items():
-        *numbers, ratio = headline.values()
-        cells = ["-" if number is None else f"{number:.4f}" for number in numbers]
-        rows.append([label, *cells, "-" if ratio is None else f"{ratio:.1f}"])
+        cells = {name: "-" if number is None else f"{number:.4f}" for name, number in headline.items()}
+        drop, error, ratio = (
+            headline[name] for name in ("processing_drop", "processing_drop_error", "corruption_over_processing")
+        )
+        quotient = "-" if ratio is None else f"{ratio:.1f}"
+        if drop is not None and error is not None:
+            cells["processing_drop"] += f"±{error:.4f}"
+            # A quotient by a drop that may be nothing is no number to report.
+            if abs(drop) <= error:
+                quotient = "drop within its error"
+        rows.append([label, *(cells[name] for name in (OWN.name, *(f"{kind}_drop" for kind in KINDS))), quotient])
     return table(rows)
+
+
+def _corruptions_table(matrix: Mapping[str, Any], score: str, several_folds: bool) -> str:
+    """Formats the scores of runs under each corruption, with their standard deviations over several folds."""
+    rows = [[f"{score} at {_severities(matrix['severities'])}", *matrix["columns"]]]
+    for label, means, deviations in zip(matrix["rows"], matrix["mean"], matrix["std"], strict=True):
+        pairs = zip(means, deviations, strict=True)
+        rows.append([label, *(f"{mean:.3f}" + f"±{std:.3f}" * several_folds for mean, std in pairs)])
+    return table(rows)
+
+
+def _severities(severities: Sequence[int]) -> str:
+    """Returns the severities that a mean is over in words."""
+    if len(severities) == 1:
+        return f"severity {severities[0]}"
+    return f"severities {', '.join(map(str, severities))}"
 
 
 def csv_rows(summary: Mapping[str, Any], score: str) -> list[dict[str, Any]]:
@@ -318,8 +327,7 @@ def csv_rows(summary: Mapping[str, Any], score: str) -> list[dict[str, Any]]:
                         "group": run["tests"][name]["group"],
                         "test": name,
                         "own": int(own),
-                        "loss": numbers["loss"],
-                        score: numbers[score],
+                        **{metric: value for metric, value in numbers.items() if isinstance(value, float)},
                         "drop": tests[OWN.name][score] - numbers[score],
                         **{f"{metric} {cls}": value for metric in PER_CLASS for cls, value in numbers[metric].items()},
                     }

@@ -68,7 +68,7 @@ def test_names_of_test_cases():
         (lambda: cases.intensities([0.3]), r"--intensities must be of the measured ones, 0.01, .*1, got 0.3"),
         (lambda: cases.exposures([0.0]), r"--exposures must be positive, got 0"),
         (lambda: cases.exposures([float("nan")]), r"--exposures must be positive, got nan"),
-        (lambda: cases.corruptions(["fog"], [1]), r"--corruptions must be of identity, .*, got 'fog'"),
+        (lambda: cases.corruptions(["rain"], [1]), r"--corruptions must be of identity, .*, got 'rain'"),
         (lambda: cases.corruptions(["contrast"], [6]), r"--severities must be of 1, 2, 3, 4, 5, got 6"),
     ],
 )

@@ -30,7 +30,10 @@ def segmented(base):
 def test_segmentation_is_trained_by_its_overlap(segmented):
     config, summary = segmented
     content = metrics(config)
-    assert list(summary) == ["val_iou", "val_loss", "train_iou", "train_loss"]
+    assert list(summary) == ["val_iou", "val_loss", "train_iou", "train_loss", "val_tile_iou"]
+    # A cell covers about as much of every scene, so the mean over scenes is near the score of all pixels.
+    assert 0 < abs(content["val_tile_iou"] - content["val_iou"]) < 0.1
+    assert all("val_tile_iou" in row for row in content["history"])
     assert content["classes"] == ["white cell"]
     assert set(content["val_f1"]) == {"background", "white cell"}
     (_, false_positive), (false_negative, positive) = content["val_confusion_matrix"]
@@ -72,6 +75,19 @@ def test_outlines_are_the_borders_of_both_masks():
     np.testing.assert_array_equal(shown[2, :], np.array(shown[3, :]))
     np.testing.assert_array_equal(shown[0], 0.25)
     assert task.judged(np.zeros((6, 8, 3)), np.full((6, 8, 1), -1.0), 0 * target)[1] == "no object, none found"
+
+
+def test_the_iou_of_tiles_is_the_mean_of_each_tile():
+    masks = np.zeros((3, 4, 4), int)
+    masks[0, :2] = 1  # Half of the first tile, all of which is predicted with as many pixels beside it.
+    masks[1, 0, 0] = 1  # One pixel of the second, which is predicted exactly.
+    predicted = np.copy(masks)
+    predicted[0, 2:] = 1
+    logits, weight = jnp.asarray(2.0 * predicted - 1)[..., None], np.float32([1, 1, 0])
+    task, batch = Segmentation(("car",), "resnet18"), {"target": jnp.asarray(masks), "weight": jnp.asarray(weight)}
+    assert float(task.measure(logits, batch)["tile_iou"]) / 2 == pytest.approx((0.5 + 1) / 2)
+    # Of all pixels together, 9 are common and 17 are true or predicted.
+    assert float(task.score_of(task.sums(logits, batch)["confusion"])) == pytest.approx(9 / 17)
 
 
 @pytest.mark.parametrize("name", ["classification", "segmentation"])

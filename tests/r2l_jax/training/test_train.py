@@ -206,8 +206,8 @@ def test_the_numbers_of_an_epoch_that_are_recorded(base):
 
     config = replace(base, lr=0.5, epochs=2, schedule="cosine")
     state = steps.TrainState(step=jnp.array(4), model=nnx.State({}), opt_state=None, sums=None)
-    task, rule = types.SimpleNamespace(score="accuracy"), types.SimpleNamespace(metrics=())
-    compiled, row = steps.Steps(*[None] * 7, task=task, rule=rule), {"epoch": 0, "val_loss": 2.0}
+    task, rule = types.SimpleNamespace(score="accuracy", metrics=()), types.SimpleNamespace(metrics=())
+    compiled, row = steps.Steps(*[None] * 8, task=task, rule=rule), {"epoch": 0, "val_loss": 2.0}
     train._track_epoch(Recorder(), config, compiled, state, row, {"gradient_norm": {"a": 6.0}}, 7.0, epoch_steps=4)
     assert recorded == {
         "loss/val": 2.0,

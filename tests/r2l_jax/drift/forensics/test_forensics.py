@@ -84,7 +84,7 @@ def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, mo
         ({"run": "nowhere"}, "--run=nowhere is no run's folder: not found"),
         ({"steps": 0}, "--steps must be positive, got 0"),
         ({"analyses": ("gradients",)}, "--analyses must be of sensitivity, tolerances, worst_case, got 'gradients'"),
-        ({"adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, got 'lpips'"),
+        ({"adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, l2_sum, got 'lpips'"),
         ({"adv_aux_weight": (-1.0,)}, r"--adv_aux_weight must not be negative, got -1.0"),
     ],
 )

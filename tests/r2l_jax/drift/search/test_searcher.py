@@ -108,6 +108,17 @@ def test_parameters_stay_valid(fold, frozen):
     assert np.isfinite(found.task_loss).all()
 
 
+def test_l2_sum_is_l2_at_a_price_times_the_values_of_a_batch(fold, frozen):
+    weight, values = 0.5, 8 * fold.dataset.decoded[0][0].size * 3
+    by_sum = make(frozen, "worst", aux_loss="l2_sum", batch_size=8)
+    by_mean = make(frozen, "worst", aux_loss="l2", batch_size=8)
+    (summed,) = run(by_sum, fold, [Search(ALL, weight, seed=1)], steps=3)
+    (mean,) = run(by_mean, fold, [Search(ALL, weight * values, seed=1)], steps=3)
+    for name, value in mean.parameters.items():
+        np.testing.assert_allclose(summed.parameters[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    np.testing.assert_allclose(summed.deviation, mean.deviation, rtol=1e-3, atol=1e-7)
+
+
 def test_a_group_that_the_pipeline_does_not_have_is_named(fold, searcher):
     with pytest.raises(ValueError, match=r"group must be of .*'white_balance'\], got also \['radius'\]"):
         run(searcher, fold, [Search(("radius",))])

@@ -178,6 +178,8 @@ def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
     assert settings.output_dir == config.run_dir / "evaluation"
     assert result["score"] == "iou"
     assert result["runs"]["masks"]["headline"]["own"] == pytest.approx(metrics(config)["best_val_iou"], rel=1e-4)
+    tile_iou = result["runs"]["masks"]["tests"]["own"]["tile_iou"]["mean"]
+    assert tile_iou == pytest.approx(metrics(config)["best_val_tile_iou"], rel=1e-4)
     assert result["runs"]["masks"]["tests"]["contrast.5"]["recall"].keys() == {"background", "white cell"}
 
 

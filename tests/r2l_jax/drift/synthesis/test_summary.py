@@ -38,15 +38,15 @@ def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity
     result = summary.summarize({"static": STATIC, "learnt": LEARNT}, CASES, "accuracy")
     assert result["runs"]["static"]["headline"] == pytest.approx({
         "own": 0.8, "processing_drop": 0.05, "acquisition_drop": 0.4, "corruption_drop": 0.2,
-        "corruption_over_processing": 4.0,
+        "processing_drop_error": 0.05, "corruption_over_processing": None,
     })  # fmt: skip
     assert result["runs"]["learnt"]["headline"] == pytest.approx({
         "own": 0.8, "processing_drop": 0.2, "acquisition_drop": 0.0, "corruption_drop": 0.6,
-        "corruption_over_processing": 3.0,
+        "processing_drop_error": 0.1, "corruption_over_processing": 3.0,
     })  # fmt: skip
     assert result["headline"] == pytest.approx({
         "own": 0.8, "processing_drop": 0.125, "acquisition_drop": 0.2, "corruption_drop": 0.4,
-        "corruption_over_processing": 3.2,
+        "processing_drop_error": 0.075, "corruption_over_processing": 3.2,
     })  # fmt: skip
 
 
@@ -99,8 +99,39 @@ def test_tables_of_one_run_and_of_several():
     assert table[7].split() == ["contrast", "(mean", "of", "2", "severities)", "0.2000", "-", "0.6000"]
     both = summary.summarize({"learnt": LEARNT, "static": STATIC}, CASES, "accuracy")
     table = summary.make_table(both, "accuracy").splitlines()
-    assert table[-1].split() == ["mean", "0.8000", "0.1250", "0.2000", "0.4000", "3.2"]
-    assert len(table) == 5
+    assert table[0].split() == ["accuracy", "at", "severities", "1,", "5", "own", "identity", "contrast"]
+    assert table[2].split() == ["learnt", "0.800±0.000", "0.800±0.000", "0.200±0.000"]
+    assert table[3].split() == ["static", "0.800±0.100", "0.800±0.100", "0.600±0.100"]
+    assert table[-1].split() == ["mean", "0.8000", "0.1250±0.0750", "0.2000", "0.4000", "3.2"]
+    assert len(table) == 5 + 5
+
+
+def test_a_drop_within_its_standard_error_is_no_denominator():
+    # Drops of 0.1 and 0 in two folds: 0.05 on average, with a standard error of 0.05.
+    result = summary.summarize({"static": STATIC}, CASES, "accuracy")
+    line = summary.make_table(result, "accuracy").splitlines()[-1]
+    assert line.split()[2] == "0.0500±0.0500"
+    assert line.endswith("  drop within its error")
+    surer = STATIC._replace(folds={0: STATIC.folds[0], 1: fold(0.7, 0.62, 0.4, 0.6, 0.4)})
+    headline = summary.summarize({"static": surer}, CASES, "accuracy")["headline"]
+    assert headline["processing_drop_error"] == pytest.approx(0.01)
+    assert headline["corruption_over_processing"] == pytest.approx(0.2 / 0.09)
+
+
+def test_runs_by_corruptions_are_means_over_the_severities_of_each_fold():
+    matrix = summary.summarize({"static": STATIC}, CASES, "accuracy")["matrices"]["corruptions_of_runs"]
+    assert (matrix["rows"], matrix["columns"]) == (["static"], ["own", "identity", "contrast"])
+    assert matrix["severities"] == [1, 5]
+    # Of the folds, (0.8 + 0.6) / 2 and (0.6 + 0.4) / 2.
+    assert matrix["mean"][0] == pytest.approx([0.8, 0.8, 0.6])
+    assert matrix["std"][0] == pytest.approx([0.1, 0.1, 0.1])
+
+
+def test_further_metrics_are_summarized_and_have_a_column():
+    with_tiles = {case: {**each, "tile_iou": each["accuracy"] / 2} for case, each in LEARNT.folds[0].items()}
+    result = summary.summarize({"learnt": LEARNT._replace(folds={0: with_tiles})}, CASES, "accuracy")
+    assert result["runs"]["learnt"]["tests"][SECOND]["tile_iou"] == pytest.approx({"mean": 0.25, "std": 0.0})
+    assert summary.csv_rows(result, "accuracy")[0]["tile_iou"] == pytest.approx(0.4)
 
 
 def test_csv_has_a_line_for_each_run_fold_and_test_case(tmp_path):
@@ -119,7 +150,8 @@ def test_figures_are_as_large_as_their_matrices():
     figures = summary.make_figures(
         summary.summarize({"static": STATIC, "learnt": LEARNT}, CASES, "accuracy"), "accuracy"
     )
-    assert list(figures) == ["pipelines", "exposures", "corruptions"]
+    assert list(figures) == ["pipelines", "exposures", "corruptions", "corruptions_of_runs"]
+    assert figures["corruptions_of_runs"].axes[0].get_title() == "corruptions at severities 1, 5: trained (rows)"
     axes, _ = figures["pipelines"].axes
     assert axes.images[0].get_array().shape == (2, 3)
     assert [text.get_text() for text in axes.texts][:3] == ["0.800\n±0.000", "0.700\n±0.000", "0.500\n±0.000"]

@@ -371,7 +371,7 @@ def test_data_and_processes_that_do_not_fit_are_named(base, written, monkeypatch
     [
         ({"pipelines": ("bilinear",)}, r"--pipelines: no pipeline is called 'bilinear'"),
         ({"pipelines": ()}, r"--pipelines is empty"),
-        ({"corruptions": ("fog",)}, r"--corruptions must be of .*, got 'fog'"),
+        ({"corruptions": ("rain",)}, r"--corruptions must be of .*, got 'rain'"),
         ({"corruptions": ("contrast",), "severities": ()}, r"--severities is empty"),
         ({"corruptions": ("contrast",), "severities": (6,)}, r"--severities must be of 1, 2, 3, 4, 5, got 6"),
         ({"intensities": (0.3,)}, r"--intensities must be of the measured ones, .*, got 0\.3"),

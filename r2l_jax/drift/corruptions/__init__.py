@@ -1,0 +1,55 @@
+"""Common corruptions of finished images at five severities, which most tests of robustness use.
+
+The corruptions are the nineteen of D. Hendrycks and T. Dietterich, Benchmarking neural network robustness to common
+corruptions and perturbations, ICLR (2019). They have the strengths of CIFAR-10-C, as in the program of the study, and
+match the functions of scikit-image, SciPy, OpenCV and Pillow that its published code calls. Sizes are in pixels of the
+image, unless a corruption says otherwise. They ignore the raw data and the processing, and serve as the baseline for
+drift in these.
+
+Each corruption is a function of images `(..., H, W, 3)` in [0, 1], which may be a NumPy array, a key and a severity
+from 1 to 5. It returns images in [0, 1]. The same key gives the same noise, which differs between the images of a
+batch; corruptions without noise ignore the key. The severity is an int or a traced whole number: all five share one
+compiled function.
+"""
+
+from collections.abc import Mapping
+
+from r2l_jax.drift.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
+from r2l_jax.drift.corruptions.declare import SEVERITIES, Corruption
+from r2l_jax.drift.corruptions.digital import elastic_transform, jpeg_compression, pixelate
+from r2l_jax.drift.corruptions.droplets import spatter
+from r2l_jax.drift.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
+from r2l_jax.drift.corruptions.values import brightness, contrast, identity, saturate
+from r2l_jax.drift.corruptions.weather import fog, frost, snow
+from r2l_jax.runtime.errors import InputError
+
+__all__ = ["CORRUPTIONS", "OF_THE_STUDY", "SEVERITIES"]
+
+
+class _Corruptions(dict[str, Corruption]):
+    """Corruptions by name; an unknown name raises an InputError."""
+
+    def __missing__(self, name: str) -> Corruption:
+        raise InputError(f"a corruption must be one of {', '.join(self)}, got {name!r}")
+
+
+# Those of the study, in the order of its tables: noise comes first.
+_STUDY = (
+    identity,
+    gaussian_noise,
+    shot_noise,
+    impulse_noise,
+    speckle_noise,
+    gaussian_blur,
+    zoom_blur,
+    contrast,
+    brightness,
+    saturate,
+    elastic_transform,
+)
+_FURTHER = (defocus_blur, glass_blur, motion_blur, fog, frost, snow, spatter, jpeg_compression, pixelate)
+
+OF_THE_STUDY: tuple[str, ...] = tuple(corruption.__name__ for corruption in _STUDY)
+CORRUPTIONS: Mapping[str, Corruption] = _Corruptions(
+    (corruption.__name__, corruption) for corruption in (*_STUDY, *_FURTHER)
+)

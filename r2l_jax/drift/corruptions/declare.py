@@ -1,0 +1,66 @@
+"""Declares corruptions: checks their arguments, compiles each once for all severities, and draws noise by image."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from isp._engine.checks import check_image, is_traced
+from r2l_jax.runtime.errors import InputError
+
+SEVERITIES = (1, 2, 3, 4, 5)
+
+# Within a corruption, all arguments are arrays.
+ImageArray = Float[Array, "*batch height width 3"]
+SeverityArray = Int[Array, ""]
+
+Images = Float[Array | np.ndarray, "*batch height width 3"]
+Severity = int | np.integer | SeverityArray
+Corruption = Callable[[Images, PRNGKeyArray, Severity], ImageArray]
+
+
+def corruption(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corruption:
+    """Checks a function's arguments, computes in at least 32 bits, and compiles it once for all severities."""
+
+    @jax.jit
+    @functools.wraps(function)
+    def compiled(images, key, severity):
+        exact = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+        return function(exact, key, severity).astype(images.dtype)
+
+    @functools.wraps(function)
+    def corrupt(images, key, severity):
+        if not is_traced(severity) and severity not in SEVERITIES:
+            raise InputError(f"severity must be a whole number from 1 to 5, got {severity}")
+        images = jnp.asarray(images)
+        check_image(images)
+        # The type is always the same, because each type would compile the function again.
+        return compiled(images, key, jnp.asarray(severity, jnp.int32))
+
+    return corrupt
+
+
+def strength(severity: Array, strengths: Sequence[Any] | np.ndarray | Array, dtype: Any = float) -> Array:
+    """Selects the strengths of one severity. It is clipped to 1 to 5, because a traced severity cannot be checked.
+
+    Args:
+        severity: the severity.
+        strengths: a number, or numbers of one shape, for each severity.
+        dtype: the type of the result.
+    """
+    return jnp.asarray(strengths, dtype)[jnp.clip(severity - 1, 0, len(SEVERITIES) - 1)]
+
+
+def each_image(function: Callable[..., Array], images: ImageArray, key: PRNGKeyArray, *shared: ArrayLike) -> ImageArray:
+    """Applies a function of one image `(H, W, 3)`, its own key and shared arguments to every image.
+
+    An image's key depends on its place in the batch alone, not on the size of the batch.
+    """
+    flat = images.reshape(-1, *images.shape[-3:])
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(flat)))
+    return jax.vmap(lambda image, key: function(image, key, *shared))(flat, keys).reshape(images.shape)

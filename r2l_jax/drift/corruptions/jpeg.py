@@ -1,0 +1,128 @@
+"""JPEG compression and decompression of images, without the lossless part of the codec, which changes nothing.
+
+The steps are those of libjpeg with its default settings (ITU-T T.81, JFIF): YCbCr, chroma at half the size along both
+axes (4:2:0), a discrete cosine transform of 8x8 blocks, coefficients rounded to multiples of the standard tables, and
+all of it backward, where chroma is interpolated linearly ("fancy upsampling").
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+_SIDE = 8
+
+# The tables K.1 and K.2 of the standard for luminance and chrominance, at quality 50.
+_LUMINANCE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+_CHROMINANCE = np.full((_SIDE, _SIDE), 99)
+_CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+
+_FREQUENCY, _PLACE = np.mgrid[:_SIDE, :_SIDE]
+# The orthonormal cosine transform of 8 values, from which the transform of a block follows along both axes.
+_COSINES = np.cos((2 * _PLACE + 1) * _FREQUENCY * np.pi / (2 * _SIDE)) * np.where(_FREQUENCY == 0, 0.5**0.5, 1) / 2
+
+_RGB_TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+_YCBCR_TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]])
+
+
+def quantization(quality: int) -> np.ndarray:
+    """Computes the steps `(2, 8, 8)` of the coefficients of luminance and chrominance, as libjpeg does for a quality.
+
+    Args:
+        quality: 1 to 100.
+    """
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return np.clip((np.stack([_LUMINANCE, _CHROMINANCE]) * percent + 50) // 100, 1, 255)
+
+
+def compressed(
+    images: Float[Array, "*batch height width 3"], steps: Float[Array, "2 8 8"]
+) -> Float[Array, "*batch height width 3"]:
+    """Computes how images look after they were written as JPEG files and read again.
+
+    Args:
+        images: images in [0, 1], which are rounded to 8 bits first.
+        steps: the steps of the coefficients, see `quantization`.
+
+    Returns:
+        The images, in steps of 1/255.
+    """
+    height, width = images.shape[-3:-1]
+    # Blocks of chroma cover 16x16 pixels.
+    below, right = -height % (2 * _SIDE), -width % (2 * _SIDE)
+    padded = jnp.pad(_rounded(255 * images), [(0, 0)] * (images.ndim - 3) + [(0, below), (0, right), (0, 0)], "edge")
+    luma, *chroma = (
+        jnp.round(sum(float(weight) * padded[..., channel] for channel, weight in enumerate(row)) + offset)
+        for row, offset in zip(_RGB_TO_YCBCR, (0, 128, 128), strict=True)
+    )
+    luma = _through_coefficients(luma, steps[0])[..., :height, :width]
+    rows, columns = -(-height // 2), -(-width // 2)
+    blue, red = (
+        _doubled(_through_coefficients(_halved(plane), steps[1])[..., :rows, :columns])[..., :height, :width] - 128
+        for plane in chroma
+    )
+    ycbcr = (luma, blue, red)
+    rgb = [sum(float(weight) * plane for weight, plane in zip(row, ycbcr, strict=True)) for row in _YCBCR_TO_RGB]
+    return _rounded(jnp.stack(rgb, -1)) / 255
+
+
+def _rounded(values: Array) -> Array:
+    """Rounds to whole numbers of 8 bits."""
+    return jnp.clip(jnp.round(values), 0, 255)
+
+
+def _halved(plane: Array) -> Array:
+    """Averages 2x2 pixels; of averages between two numbers, libjpeg rounds every other one up."""
+    *batch, height, width = plane.shape
+    sums = plane.reshape(*batch, height // 2, 2, width // 2, 2).sum((-3, -1))
+    return jnp.floor((sums + 1 + jnp.arange(width // 2) % 2) / 4)
+
+
+def _doubled(plane: Array) -> Array:
+    """Interpolates at the places of 2x2 pixels, with 3/4 of the nearer and 1/4 of the next value along each axis.
+
+    Planes of one or two columns are repeated, as libjpeg does.
+    """
+    if plane.shape[-1] <= 2:
+        return plane.repeat(2, -1).repeat(2, -2)
+    rows = _interleaved(plane, -2)
+    # Sums of 16ths: libjpeg rounds those of left pixels half up, and those of right pixels half down.
+    sums = _interleaved(rows, -1)
+    return jnp.floor((sums + 8 - jnp.arange(sums.shape[-1]) % 2) / 16)
+
+
+def _interleaved(plane: Array, axis: int) -> Array:
+    """Puts two values in place of each along an axis: 3 times it plus the one before, and plus the one after."""
+    size = plane.shape[axis]
+    index = jnp.arange(size)
+    before, after = (
+        jnp.take(plane, jnp.clip(index + shift, 0, size - 1), axis, mode="clip") + 3 * plane for shift in (-1, 1)
+    )
+    shape = list(plane.shape)
+    shape[axis] *= 2
+    return jnp.stack([before, after], axis % plane.ndim + 1).reshape(shape)
+
+
+def _through_coefficients(plane: Array, steps: Array) -> Array:
+    """Rounds the cosine coefficients of a plane's blocks of 8x8 values from 0 to 255 to multiples of their steps."""
+    *batch, height, width = plane.shape
+    blocks = plane.reshape(*batch, height // _SIDE, _SIDE, width // _SIDE, _SIDE) - 128
+    transform = jnp.asarray(_COSINES, plane.dtype)
+    coefficients = jnp.einsum("ij,...ajbk,lk->...aibl", transform, blocks, transform, precision="highest")
+    steps = steps[:, None, :]
+    # libjpeg has coefficients in whole eighths before it rounds them to steps, halves away from zero.
+    eighths = jnp.round(8 * coefficients)
+    levels = jnp.sign(eighths) * jnp.floor((abs(eighths) + 4 * steps) / (8 * steps))
+    values = jnp.einsum("ij,...aibl,lk->...ajbk", transform, levels * steps, transform, precision="highest")
+    # In flat blocks, values lie halfway between whole numbers, and are rounded up whatever float32 makes of them.
+    return jnp.clip(jnp.floor(values + 128.5 + 1e-3), 0, 255).reshape(plane.shape)

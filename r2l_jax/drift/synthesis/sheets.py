@@ -1,0 +1,286 @@
+"""Sheets: one sample side by side, as pipelines or corruptions make it, or in the worst cell of an evaluation."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from r2l_jax.config import PIPELINE_NAMES, DataSettings
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift import cases
+from r2l_jax.drift.acquisition import at_intensity
+from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.drift.renderer import Processor, Recipe, Renderer
+from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.flags import NOT_NEGATIVE, setting
+from r2l_jax.runtime.hosts import refuse_several_processes
+from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.pictures import contact_sheet
+from r2l_jax.training.trained import TrainedFold, load_runs
+
+SHEETS = ("pipelines", "corruptions", "worst")
+
+# The flags that only some sheets use.
+_USED_BY = {
+    "pipelines": ("pipelines",),
+    "pipeline": ("corruptions",),
+    "corruptions": ("corruptions",),
+    "severities": ("corruptions",),
+    "seed": ("corruptions", "worst"),
+    "evaluation": ("worst",),
+    "matrix": ("worst",),
+}
+
+# The outermost pixels, which the scale of differences leaves out.
+_BORDER = 2
+
+# The longer side of a panel in pixels, so that a row of five severities fits on a screen.
+_SMALL_PANEL = 240
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SheetConfig(DataSettings):
+    """A sheet.
+
+    Raises:
+        InputError: a value is unknown or out of range.
+    """
+
+    sheet: str = setting(
+        "pipelines: a sample under several pipelines; corruptions: under corruptions (rows) of several severities "
+        "(columns); worst: as the run of the worst cell of an evaluation was trained on it and was tested on it, and "
+        "the difference by channel",
+        choices=SHEETS,
+    )
+    output: str = setting("the picture, a PNG file")
+    sample: int | None = setting(
+        "the sample's index in the data set; default: 0, and for worst the first that the run was validated on",
+        None,
+        bound=NOT_NEGATIVE,
+    )
+    pipelines: tuple[str, ...] = setting(f"for pipelines: {PIPELINE_NAMES}", cases.PIPELINES)
+    pipeline: str = setting("for corruptions: the pipeline whose images are corrupted", "parametrized")
+    corruptions: tuple[str, ...] = setting(f"for corruptions: of {', '.join(CORRUPTIONS)}", cases.CHANGES)
+    severities: tuple[int, ...] = setting(f"for corruptions: of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES))
+    evaluation: str | None = setting("for worst: the evaluation.json of scripts/evaluate.py", None)
+    matrix: str = setting("for worst: the matrix of the evaluation", "pipelines", choices=cases.GROUPS)
+    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pipelines", "corruptions", "severities"):
+            if self.sheet in _USED_BY[name] and not getattr(self, name):
+                raise InputError(f"--{name} is empty")
+        if self.sheet == "worst" and self.evaluation is None:
+            raise InputError("--sheet=worst needs --evaluation, the evaluation.json of scripts/evaluate.py")
+        if pathlib.Path(self.output).suffix.lower() != ".png":
+            raise InputError(f"--output must be a .png file, got {self.output}")
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that the sheet does not use."""
+        ignored = {name: f"in --sheet={self.sheet}" for name, used in _USED_BY.items() if self.sheet not in used}
+        if self.sheet == "worst":
+            # The run of the evaluation names its data set; only where it is may have changed.
+            names = {field.name for field in dataclasses.fields(DataSettings)} - {"data_dir"}
+            ignored |= dict.fromkeys(sorted(names), "in --sheet=worst")
+        return ignored
+
+
+def run(config: SheetConfig) -> None:
+    """Draws a sheet, and writes it in place of an earlier one.
+
+    Raises:
+        InputError: data is missing or processed already, there is no such sample, `--evaluation` is not of
+            scripts/evaluate.py, the file cannot be written, or there are several processes.
+    """
+    refuse_several_processes()
+    draw = {"pipelines": _draw_pipelines, "corruptions": _draw_corruptions, "worst": _draw_worst}[config.sheet]
+    output = pathlib.Path(config.output)
+    with writing_to(output.parent):
+        sheet = draw(config)
+        try:
+            with replacing(output) as part:
+                sheet.save(part, "png")
+        except OSError as error:
+            raise InputError(f"{output}: {error.strerror or error}") from None
+    print(f"sheet in {output}")
+
+
+def _draw_pipelines(config: SheetConfig) -> Image.Image:
+    """Draws a sample under each pipeline."""
+    dataset = _load(config)
+    tested = cases.pipelines(config.pipelines)
+    cases.check_pipelines(tested, dataset)
+    return contact_sheet(_Scene(dataset, config.sample or 0, config.seed).images(tested))
+
+
+def _draw_corruptions(config: SheetConfig) -> Image.Image:
+    """Draws a sample under each corruption, with a row for each and a column for each severity."""
+    dataset = _load(config)
+    (processing,) = cases.pipelines([config.pipeline])
+    cases.check_pipelines([processing], dataset)
+    tested = cases.corruptions(config.corruptions, config.severities)
+    pictures = _Scene(dataset, config.sample or 0, config.seed).images(tested, processing)
+    return contact_sheet(pictures, columns=len(dict.fromkeys(config.severities)), panel=_SMALL_PANEL)
+
+
+def _load(config: SheetConfig) -> RawDataset:
+    dataset = datasets.load(config.dataset, download=config.download, **config.source)
+    if dataset.camera is None:
+        raise InputError(f"--dataset={config.dataset} is processed already: there is no raw data")
+    return dataset
+
+
+class _Scene:
+    """One sample, to be rendered in several cases.
+
+    Args:
+        dataset: the data set.
+        index: the sample.
+        seed: the seed of the noise.
+        own: the processor of a case without a pipeline.
+
+    Raises:
+        InputError: there is no such sample.
+    """
+
+    def __init__(self, dataset: RawDataset, index: int, seed: int, own: Processor | None = None):
+        if index >= len(dataset):
+            raise InputError(f"--sample={index}: {dataset.name} has the samples 0 to {len(dataset) - 1}")
+        self._dataset, self._index, self._own = dataset, np.array([index]), own
+        self._raw = jnp.asarray(dataset.samples(self._index)[0])
+        self._renderer = Renderer(seed)
+
+    def images(self, tested: list[Case], processing: Case = OWN) -> dict[str, np.ndarray]:
+        """Returns the images of cases by their names; `processing` is that of cases of another step."""
+        recipes = {case.name: Recipe.of(case) for case in tested}
+        recipes = {
+            name: recipe if recipe.processing != OWN else recipe._replace(processing=processing)
+            for name, recipe in recipes.items()
+        }
+        pipelines = {recipe.processing.pipeline for recipe in recipes.values()} - {None}
+        processors: dict[NamedPipeline | None, Processor] = {
+            pipeline: nnx.split(pipeline(cases.camera_of(self._dataset))) for pipeline in pipelines if pipeline
+        }
+        if self._own is not None:
+            processors[None] = self._own
+        made = self._renderer.images(
+            recipes.values(), self._raw, jnp.asarray(self._index, jnp.int32), self._dataset.camera, processors
+        )
+        by_recipe = {recipe: np.asarray(images[0]) for recipe, images in made}
+        return {name: by_recipe[recipe] for name, recipe in recipes.items()}
+
+
+class Worst(NamedTuple):
+    """The worst cell of a matrix.
+
+    Attributes:
+        run: the name of its run.
+        case: the name of its case.
+        own: the score of the run on its own images.
+        score: the score in the case.
+    """
+
+    run: str
+    case: str
+    own: float
+    score: float
+
+
+def worst_cell(content: Mapping[str, Any], matrix: str) -> Worst:
+    """Finds the case of an evaluation in which a run loses most of its score.
+
+    Args:
+        content: the content of an evaluation.json.
+        matrix: the group of cases.
+
+    Raises:
+        InputError: the evaluation has no such cases.
+    """
+    cells = [
+        Worst(label, name, run["tests"][OWN.name][content["score"]]["mean"], test[content["score"]]["mean"])
+        for label, run in content["runs"].items()
+        for name, test in run["tests"].items()
+        if test["group"] == matrix and name not in run["own"]
+    ]
+    if not cells:
+        groups = dict.fromkeys(test["group"] for run in content["runs"].values() for test in run["tests"].values())
+        tested = ", ".join(group for group in groups if group != OWN.group) or "nothing else"
+        raise InputError(f"--matrix={matrix}: the evaluation is against {tested}")
+    return max(cells, key=lambda cell: cell.own - cell.score)
+
+
+def _draw_worst(config: SheetConfig) -> Image.Image:
+    """Draws a sample as the run of the worst cell was trained on it and tested on it, and their difference."""
+    content = _read(config)
+    worst = worst_cell(content, config.matrix)
+    fold = _first_fold(config, content, worst)
+    index = int(fold.fold.valid_indices[0]) if config.sample is None else config.sample
+    own = nnx.split(fold.model.processor)
+    case = cases.for_run(_case(content["flags"], config.matrix, worst.case), fold.config)
+    dataset = fold.dataset
+    if case.iso is not None:
+        dataset = at_intensity(fold.config, case.iso, dataset.fingerprint)
+    trained = _Scene(fold.dataset, index, config.seed, own).images([OWN])[OWN.name]
+    tested = _Scene(dataset, index, config.seed, own).images([case])[case.name]
+    return contact_sheet(
+        {
+            f"trained: {worst.run}, {worst.own:.3f}": trained,
+            f"tested: {worst.case}, {worst.score:.3f}": tested,
+            **_differences(trained, tested),
+        }
+    )
+
+
+def _differences(trained: np.ndarray, tested: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the difference around gray, in color and of each channel, on a scale that all of them share."""
+    difference = np.clip(tested, 0, 1) - np.clip(trained, 0, 1)
+    # Algorithms differ most in how they continue an image beyond its border, which would hide all other differences.
+    inner = difference[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    largest = max(float(abs(inner if inner.size else difference).max()), 1e-6)
+    scaled = np.clip(0.5 + difference / (2 * largest), 0, 1)
+    return {
+        f"tested less trained, white from {largest:+.2f}": scaled,
+        **{name: scaled[..., channel] for channel, name in enumerate(("red", "green", "blue"))},
+    }
+
+
+def _read(config: SheetConfig) -> dict[str, Any]:
+    """Reads an evaluation.json."""
+    assert config.evaluation is not None
+    try:
+        content = json.loads(pathlib.Path(config.evaluation).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--evaluation={config.evaluation} cannot be read ({error})") from None
+    if not isinstance(content, dict) or not {"runs", "score", "flags"} <= content.keys():
+        raise InputError(f"--evaluation={config.evaluation} must be an evaluation.json of scripts/evaluate.py")
+    return content
+
+
+def _first_fold(config: SheetConfig, content: Mapping[str, Any], worst: Worst) -> TrainedFold:
+    """Loads the first fold of the worst cell's run."""
+    run, flags = content["runs"][worst.run], content["flags"]
+    folder = pathlib.Path(run["folder"]) / f"fold_{next(iter(run['folds']))}"
+    ((fold,),) = load_runs([str(folder)], config.data_dir, flags["pipeline"], flags["checkpoint"])
+    return fold
+
+
+def _case(flags: Mapping[str, Any], matrix: str, name: str) -> Case:
+    """Returns the case of an evaluation by its name."""
+    known = {
+        "pipelines": lambda: cases.pipelines(flags["pipelines"]),
+        "intensities": lambda: cases.intensities(flags["intensities"]),
+        "exposures": lambda: cases.exposures(flags["exposures"]),
+        "corruptions": lambda: cases.corruptions(flags["corruptions"], flags["severities"]),
+    }
+    return next(case for case in known[matrix]() if case.name == name)

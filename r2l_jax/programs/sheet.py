@@ -1,0 +1,20 @@
+"""Draws one sample side by side: under pipelines, under corruptions, or in the worst cell of an evaluation.
+
+python scripts/sheet.py --sheet=pipelines --output=pipelines.png
+python scripts/sheet.py --sheet=corruptions --output=corruptions.png --severities=1,3,5
+python scripts/sheet.py --sheet=worst --output=worst.png --evaluation=runs/quickstart/small/evaluation/evaluation.json
+"""
+
+import functools
+
+from r2l_jax.drift.synthesis import sheets
+from r2l_jax.drift.synthesis.sheets import SheetConfig
+from r2l_jax.runtime import flags
+
+
+def main(config: SheetConfig) -> None:
+    """Draws the sheet that the flags name."""
+    sheets.run(config)
+
+
+run = functools.partial(flags.run, main, SheetConfig)

@@ -1,0 +1,70 @@
+"""Against the published code's answers in published.npz (OpenCV, imagecorruptions 1.1.2) and its loop over pixels."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from r2l_jax.drift.corruptions import SEVERITIES
+from r2l_jax.drift.corruptions.blur import defocus_blur, glass_blur, motion_blur, replaced_by_neighbors
+from r2l_jax.drift.corruptions.filters import gaussian_taps, smoothed, streak_taps, streaked
+
+PUBLISHED = np.load(pathlib.Path(__file__).with_name("published.npz"))
+IMAGE, KEY = PUBLISHED["image"], jax.random.key(0)
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_defocus_blur_is_that_of_opencv(severity):
+    expected = PUBLISHED[f"defocus_blur.{severity}"]
+    np.testing.assert_allclose(defocus_blur(IMAGE, KEY, severity), expected, atol=3e-7)
+
+
+@pytest.mark.parametrize("key", [key for key in PUBLISHED.files if key.startswith("streak")])
+def test_streaks_are_those_of_imagecorruptions(key):
+    radius, sigma, angle = re.fullmatch(r"streak\.(\d+)\.([\d.]+)\.(-?\d+)", key).groups()
+    taps = jnp.asarray(streak_taps([int(radius)], [float(sigma)])[0], jnp.float32)
+    result = streaked(jnp.asarray(IMAGE), jnp.deg2rad(float(angle)), taps)
+    np.testing.assert_allclose(result, PUBLISHED[key], atol=1e-6)
+
+
+def test_motion_blur_moves_each_image_within_45_degrees_of_the_horizontal():
+    # The center of a spot moves to the right by the mean of the weights, and by less up or down.
+    spots = np.zeros((64, 31, 31, 3), np.float32)
+    spots[:, 15, 15] = 1
+    result = np.asarray(motion_blur(spots, KEY, 5), np.float64)[..., 0]
+    np.testing.assert_allclose(result.sum((1, 2)), 1, atol=1e-5)
+    down, right = (np.einsum("nhw,hw->n", result, grid - 15) for grid in np.mgrid[:31, :31])
+    assert ((abs(down) <= abs(right) + 0.1) & (abs(right) > 0.9)).all()
+    assert np.unique(np.round(np.degrees(np.arctan2(down, abs(right))))).size > 20
+    assert np.ptp(np.degrees(np.arctan2(down, abs(right)))) > 60
+
+
+def test_pixels_are_replaced_as_by_the_published_loop():
+    moves = np.random.default_rng(0).integers(-1, 1, (*IMAGE.shape[:2], 2))
+    expected = IMAGE.copy()
+    for row in range(IMAGE.shape[0] - 1, 1, -1):
+        for column in range(IMAGE.shape[1] - 1, 1, -1):
+            other = tuple(np.array([row, column]) + moves[row, column])
+            expected[row, column], expected[other] = expected[other], expected[row, column]
+    np.testing.assert_array_equal(replaced_by_neighbors(jnp.asarray(IMAGE), jnp.asarray(moves)), expected)
+
+
+@pytest.mark.parametrize(("severity", "farthest"), [(1, 1), (4, 2)])
+def test_glass_blur_replaces_pixels_once_or_twice(severity, farthest):
+    size = 24
+    ramps = np.stack([*np.mgrid[:size, :size], np.zeros((size, size))], -1).astype(np.float32) / size
+    moved = size * (ramps - np.asarray(glass_blur(ramps, KEY, severity)))[4:-4, 4:-4, :2]
+    assert moved.min() == pytest.approx(0, abs=0.2)
+    assert moved.max() == pytest.approx(farthest, abs=0.2)
+    assert moved.mean() == pytest.approx(farthest / 2, abs=0.1)
+
+
+def test_the_gaussian_is_that_of_scipy():
+    for sigma in (0.05, 0.4, 1.0):
+        taps = jnp.asarray(gaussian_taps([sigma])[0], jnp.float32)
+        expected = scipy.ndimage.gaussian_filter(IMAGE, (sigma, sigma, 0), mode="nearest")
+        np.testing.assert_allclose(smoothed(jnp.asarray(IMAGE), taps), expected, atol=1e-6)

@@ -1,0 +1,51 @@
+"""Against the published code's answers in published.npz for given liquids, computed by OpenCV and scikit-image."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from r2l_jax.drift.corruptions.droplets import canny_edges, distances_to, muddy, spatter, wet
+
+PUBLISHED = np.load(pathlib.Path(__file__).with_name("published.npz"))
+IMAGE, KEY = jnp.asarray(PUBLISHED["image"]), jax.random.key(0)
+
+
+@pytest.mark.parametrize("severity", [1, 3])
+def test_edges_are_those_of_canny(severity):
+    heights = jnp.floor(255 * jnp.asarray(PUBLISHED[f"liquid.{severity}"]))
+    np.testing.assert_array_equal(canny_edges(heights), PUBLISHED[f"edges.{severity}"])
+
+
+def test_distances_are_euclidean():
+    edges = np.random.default_rng(0).random((40, 50)) < 0.004
+    expected = scipy.ndimage.distance_transform_edt(~edges)
+    np.testing.assert_allclose(np.minimum(distances_to(jnp.asarray(edges)), 20), np.minimum(expected, 20), rtol=1e-6)
+
+
+# Few drops have distances of a pixel or two, in which OpenCV's approximation is exact.
+@pytest.mark.parametrize(("severity", "mean", "largest"), [(1, 1e-6, 1e-5), (3, 4e-3, 0.1)])
+def test_drops_are_those_of_the_published_code(severity, mean, largest):
+    drops = np.clip(wet(IMAGE, jnp.asarray(PUBLISHED[f"liquid.{severity}"]), jnp.float32(0.5)), 0, 1)
+    difference = abs(drops - PUBLISHED[f"water.{severity}"])
+    assert difference.mean() < mean
+    assert difference.max() < largest
+
+
+def test_mud_is_that_of_the_published_code():
+    covered = muddy(IMAGE, jnp.asarray(PUBLISHED["mud.liquid"]), jnp.float32(0.68))
+    np.testing.assert_allclose(covered, PUBLISHED["mud"], atol=1e-6)
+
+
+def test_water_brightens_and_mud_darkens_where_there_is_liquid():
+    image = jnp.full((64, 64, 3), 0.5)
+    water, mud = (np.asarray(spatter(image, KEY, severity)) for severity in (3, 5))
+    assert water.min() >= 0.5 - 1e-6
+    assert water.max() > 0.6
+    assert mud.max() <= 0.5 + 1e-6
+    assert mud.min() < 0.1
+    for spattered in (water, mud):
+        assert 0.01 < (abs(spattered - 0.5).max(-1) > 1e-3).mean() < 0.6

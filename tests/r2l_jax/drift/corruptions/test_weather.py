@@ -1,0 +1,65 @@
+"""Against the published code's answers in published.npz for given random numbers, and the photographs' statistics."""
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from r2l_jax.drift.corruptions.filters import streak_taps
+from r2l_jax.drift.corruptions.frost_pattern import frost_pattern
+from r2l_jax.drift.corruptions.plasma import diamond_square, plasma_fractal
+from r2l_jax.drift.corruptions.weather import fog, frost, snow, snow_falls
+
+PUBLISHED = np.load(pathlib.Path(__file__).with_name("published.npz"))
+IMAGE, KEY = jnp.asarray(PUBLISHED["image"]), jax.random.key(0)
+
+
+@pytest.mark.parametrize("decay", ["3", "1.75"])
+def test_plasma_fractals_are_those_of_the_published_code(decay):
+    sizes = [2 ** (level // 3) for level in range(12)]
+    drawn = np.split(PUBLISHED[f"plasma.{decay}.drawn"], np.cumsum(np.square(sizes))[:-1])
+    draws = [jnp.asarray(numbers.reshape(size, size)) for numbers, size in zip(drawn, sizes, strict=True)]
+    np.testing.assert_allclose(diamond_square(draws, float(decay)), PUBLISHED[f"plasma.{decay}"], atol=1e-6)
+
+
+def test_smoother_maps_decay_faster():
+    roughness = [float(abs(jnp.diff(plasma_fractal(KEY, 40, 64, decay))).mean()) for decay in (3.0, 2.0, 1.5)]
+    assert (np.diff(roughness) > 0).all()
+    assert plasma_fractal(KEY, 40, 64, 2.0).shape == (40, 64)
+
+
+def test_fog_lightens_the_dark_and_keeps_white():
+    image = jnp.linspace(0, 1, 32)[:, None, None] * jnp.ones((32, 32, 3))
+    foggy = np.asarray(fog(image, KEY, 5))
+    # The fractal is in [0, 1], and times 1.5 on an image whose white is 1.
+    assert foggy[0].min() >= 0
+    assert (foggy <= (np.asarray(image) + 1.5) / 2.5 + 1e-6).all()
+    assert (foggy >= np.asarray(image) / 2.5 - 1e-6).all()
+
+
+def test_snow_falls_as_in_the_published_code():
+    taps = jnp.asarray(streak_taps([12], [6.0])[0], jnp.float32)
+    noise = jnp.asarray(PUBLISHED["snow.noise"])[..., None]
+    snowy = snow_falls(IMAGE, noise, jnp.float32(0.6), jnp.float32(0.85), jnp.deg2rad(-70.0), taps)
+    np.testing.assert_allclose(np.clip(snowy, 0, 1), PUBLISHED["snow"], atol=1e-6)
+
+
+def test_snow_is_the_same_after_half_a_turn_of_a_gray_image():
+    snowy = np.asarray(snow(jnp.full((40, 48, 3), 0.2), KEY, 3))
+    np.testing.assert_allclose(snowy, snowy[::-1, ::-1], atol=1e-6)
+    assert snowy.std() > 0.01
+
+
+def test_frost_has_the_mean_color_of_the_photographs_and_their_contrast():
+    patterns = jax.vmap(lambda key: frost_pattern(key, 60, 80))(jax.random.split(KEY, 200))
+    np.testing.assert_allclose(patterns.mean((0, 1, 2)), [0.572, 0.656, 0.702], atol=4 * 0.12 * 0.7 / np.sqrt(200))
+    assert float(patterns.std((1, 2)).mean()) == pytest.approx(0.09, rel=1e-3)
+
+
+@pytest.mark.parametrize(("severity", "share", "amount"), [(1, 1, 0.2), (5, 0.75, 0.45)])
+def test_frost_adds_its_pattern_to_the_image(severity, share, amount):
+    dark, light = (np.asarray(frost(jnp.full((32, 32, 3), level), KEY, severity)) for level in (0.1, 0.3))
+    np.testing.assert_allclose(light - dark, 0.2 * share, atol=1e-5)
+    assert (dark - 0.1 * share).mean() == pytest.approx(amount * 0.64, rel=0.4)
