@@ -1,0 +1,214 @@
+"""Drift synthesis in a report: matrices of runs and cases, drops from the own images, and curves by strength."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from r2l_jax.apps.report import document, tables
+from r2l_jax.apps.report.charts import Line, LineChart
+from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
+from r2l_jax.apps.report.results import EvaluatedRun, Evaluation, Groups, Test
+from r2l_jax.apps.report.runs import RunRecord, joint_evaluation
+from r2l_jax.drift.cases import OWN
+
+# Groups of cases whose names state a strength after "=".
+_STRENGTHS = {"intensities": "measured intensity", "exposures": "exposure by the sensor model"}
+
+_TITLES = {
+    "pipelines": "Processing drift",
+    "intensities": "Acquisition drift, measured intensities",
+    "exposures": "Acquisition drift, exposures by the sensor model",
+    "corruptions": "Common corruptions",
+}
+
+
+class Row(NamedTuple):
+    """A tested run: its name, its numbers, and those of each case."""
+
+    name: str
+    run: EvaluatedRun
+    tests: Mapping[str, Test]
+
+    def in_cases(self, names: Iterable[str]) -> list[Test]:
+        """Returns the numbers of those of some cases in which the run was tested."""
+        return [self.tests[name] for name in names if name in self.tests]
+
+    def is_own(self, name: str) -> bool:
+        """Tells whether the images of a case are those that the run was trained on."""
+        return name == OWN.name or name in self.run.own
+
+
+def make(runs: Sequence[RunRecord]) -> list[Section]:
+    """Makes the section of the evaluations of the runs, each alone and all together."""
+    alone, by = [], []
+    for run in runs:
+        if run.evaluation:
+            found = _rows(run.evaluation, run)
+            alone += found if len(found) > 1 else [each._replace(name=run.name) for each in found]
+            by += [(run.name, _groups(run.evaluation.by, run.evaluation.score))]
+    sections = _sections(alone, runs[0].score, "")
+    if joint := joint_evaluation(runs):
+        _, evaluation = joint
+        suffix = ", evaluated together" if sections else ""
+        sections += _sections(_rows(evaluation, runs[0]), evaluation.score, suffix)
+        by.append(("evaluated together", _groups(evaluation.by, evaluation.score)))
+    sections += document.section("Scores by shots", document.panels(by))
+    return document.section("Drift synthesis", [], sections)
+
+
+def _rows(evaluation: Evaluation, run: RunRecord) -> list[Row]:
+    where = run.folder / "evaluation" / "evaluation.json"
+    rows = [Row(name, each, evaluation.tests(name, where)) for name, each in evaluation.runs.items()]
+    return [row for row in rows if OWN.name in row.tests]
+
+
+def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
+    """Makes a section of the mean drops, and one for each group of cases."""
+    if not rows:
+        return []
+    sections = document.section(f"Mean drops{suffix}", [_headlines(rows, score)])
+    for group, title in _TITLES.items():
+        blocks = _corruptions(rows, score) if group == "corruptions" else _cases(rows, group, score)
+        sections += document.section(f"{title}{suffix}", blocks)
+    return sections
+
+
+def _headlines(rows: Sequence[Row], score: str) -> Table:
+    names = dict.fromkeys(name for row in rows for name in row.run.headline)
+    titles = {OWN.name: f"{score} on own images", "corruption_over_processing": "corruption over processing"}
+    columns = ["run", *(titles.get(name, f"mean {name.replace('_', ' ')}") for name in names)]
+    cells = [[Cell(row.name), *(tables.score(row.run.headline.get(name)) for name in names)] for row in rows]
+    return Table(f"{score} on the own images, and mean drops under drift", columns, cells)
+
+
+def _columns(rows: Sequence[Row], group: str) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name, test in row.tests.items() if test.group == group))
+
+
+def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
+    """Makes the matrix of scores, that of the drops from the diagonal, and curves if the cases state a strength."""
+    columns = _columns(rows, group)
+    if not columns:
+        return []
+    blocks: list[Block] = [
+        Text(
+            "Rows are runs, columns the cases that they are tested in. Framed cells are a run's own images, the "
+            "diagonal of the matrix; drops are differences from there."
+        )
+    ]
+    if group in _STRENGTHS:
+        blocks.append(Charts([_strengths_chart(rows, columns, group, score)]))
+    if not all(any(name in row.run.own for name in columns) for row in rows):
+        columns = [OWN.name, *columns]
+    return [*blocks, _matrix(rows, columns, score), _drops(rows, columns, score)]
+
+
+def _matrix(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
+    """Makes the matrix of scores, with the deviation over folds if there are several."""
+    shades = iter(tables.shades([test.score.mean for row in rows for test in row.in_cases(columns)]))
+
+    def cell(row: Row, name: str) -> Cell:
+        if name not in row.tests:
+            return tables.text(None)
+        found = row.tests[name].score
+        deviation = found.std if len(row.run.folds) > 1 else None
+        return tables.score_and_deviation(found.mean, deviation)._replace(shade=next(shades), framed=row.is_own(name))
+
+    return _rows_by_columns(score, rows, columns, cell)
+
+
+def _drops(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
+    """Makes the matrix of drops from the score on the own images."""
+    most = tables.greatest(test.drop.mean for row in rows for test in row.in_cases(columns))
+
+    def cell(row: Row, name: str) -> Cell:
+        drop = row.tests[name].drop.mean if name in row.tests else None
+        return tables.drop(drop, most, framed=row.is_own(name))
+
+    return _rows_by_columns(f"Drop of {score} from the diagonal", rows, columns, cell)
+
+
+def _rows_by_columns(
+    title: str, rows: Sequence[Row], columns: Sequence[str], cell: Callable[[Row, str], Cell]
+) -> Table:
+    cells = [[Cell(row.name), *(cell(row, name) for name in columns)] for row in rows]
+    return Table(title, ["run", *map(tables.breakable, columns)], cells)
+
+
+def _line(row: Row, color: int, cases: Mapping[float, str]) -> Line:
+    """Makes the line of a run's scores over the strengths of cases, given by their names."""
+    points = {strength: row.tests[name].score.mean for strength, name in sorted(cases.items()) if name in row.tests}
+    return Line(row.name, list(points), list(points.values()), color)
+
+
+def _strengths_chart(rows: Sequence[Row], columns: Iterable[str], group: str, score: str) -> LineChart:
+    cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
+    lines = [_line(row, color, cases) for color, row in enumerate(rows)]
+    title = _STRENGTHS[group]
+    return LineChart(f"{score} by {title}", title, score, lines, log_x=True, levels=_own_scores(rows))
+
+
+def _own_scores(rows: Sequence[Row]) -> list[float]:
+    return [row.tests[OWN.name].score.mean for row in rows]
+
+
+def _strength(name: str) -> float | None:
+    """Reads the strength from the name of a case, such as "iso=0.05"."""
+    try:
+        return float(name.partition("=")[2])
+    except ValueError:
+        return None
+
+
+def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
+    """Makes a chart of each corruption by severity, with a line for each run, and the table of all."""
+    found: dict[str, dict[float, str]] = {}
+    columns = _columns(rows, "corruptions")
+    for name in columns:
+        corruption, _, severity = name.rpartition(".")
+        if severity.isdecimal():
+            found.setdefault(corruption, {})[int(severity)] = name
+    if not found:
+        return []
+    owns = _own_scores(rows)
+    scores = [*owns, *(test.score.mean for row in rows for test in row.in_cases(columns))]
+    charts = [
+        LineChart(
+            corruption.replace("_", " "),
+            "severity",
+            score,
+            [_line(row, color, cases) for color, row in enumerate(rows)],
+            levels=owns,
+            y_range=(min(scores), max(scores)),
+        )
+        for corruption, cases in found.items()
+    ]
+    return [
+        Text("Horizontal lines are the scores on the runs' own images."),
+        Charts(charts),
+        Details("Scores and drops of each corruption", [_corruption_table(rows, found, score)]),
+    ]
+
+
+def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
+    cells = []
+    for row in rows:
+        for corruption, names in found.items():
+            for severity, name in sorted(names.items()):
+                if test := row.tests.get(name):
+                    cells.append(
+                        [
+                            Cell(row.name),
+                            Cell(corruption),
+                            tables.number(severity),
+                            *map(tables.score, (test.score.mean, test.drop.mean, test.loss.mean)),
+                        ]
+                    )
+    return Table("Common corruptions", ["run", "corruption", "severity", score, "drop", "loss"], cells)
+
+
+def _groups(fields: Mapping[str, Groups], score: str) -> list[Block]:
+    """Makes the matrix of groups of samples and cases of each fact of the shots."""
+    return [
+        tables.by_shots(score, field, groups.rows, groups.samples, groups.columns, groups.mean)
+        for field, groups in fields.items()
+    ]
