@@ -23,6 +23,7 @@ class Cell(NamedTuple):
         shade: how strongly the cell is colored, from 0 to 1.
         tone: the color: "level" of a quantity, or "loss" or "gain" of a score.
         framed: whether the cell has a frame, such as that of a run's own images.
+        remark: a line in small type below the text.
         range: a bar in place of the text.
     """
 
@@ -31,6 +32,7 @@ class Cell(NamedTuple):
     shade: float = 0.0
     tone: Shade = "level"
     framed: bool = False
+    remark: str = ""
     range: Range | None = None
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 import isp
 from r2l_jax.apps.report import document, tables
-from r2l_jax.apps.report.charts import Line, LineChart, Range, range_bar
+from r2l_jax.apps.report.charts import Line, LineChart, range_bar
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.results import Changes, Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases
@@ -84,12 +84,13 @@ def _changes_table(title: str, heading: str, groups: Mapping[str, Changes], kind
 
 def _tolerances(content: Tolerances) -> list[Block]:
     rows = [_knob_row(name, knob, _reach(content)) for name, knob in content.knobs.items()]
-    columns = ["knob", "quantity", "value", "low", "5% to 95%", "high", "5% to 95%", "interval in natural ranges"]
+    columns = ["knob", "quantity", "value", "low", "high", "interval in natural ranges"]
     blocks: list[Block] = [
         Text(
             f"{_sentence(content.score)[:-1]} {content.default:.4f} of {content.samples} samples falls by at most "
-            f"{100 * content.tolerance:g} points from low to high, while one knob moves. Percentiles are of resampled "
-            "samples; at a limit, the search ended."
+            f"{100 * content.tolerance:g} points from low to high, while one knob moves. Below an end are the "
+            "percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. No knob "
+            "was moved beyond its limit."
         ),
         Table("Tolerated intervals", columns, rows),
     ]
@@ -123,13 +124,9 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
         (knob.high, knob.high_at_limit, knob.high_interval),
     ):
         cell = tables.number(value)
-        ends.append(cell._replace(text=f"{cell.text} limit") if is_limit else cell)
-        ends.append(Cell(" to ".join(tables.number(each).text for each in interval)))
-    return [Cell(name), Cell(knob.quantity), tables.number(knob.value), *ends, _bar_cell(bar, right - left)]
-
-
-def _bar_cell(bar: Range, width: float) -> Cell:
-    return Cell("", width, range=bar)
+        text = f"limit {cell.text}" if is_limit else cell.text
+        ends.append(cell._replace(text=text, remark=" to ".join(tables.number(each).text for each in interval)))
+    return [Cell(name), Cell(knob.quantity), tables.number(knob.value), *ends, Cell("", right - left, range=bar)]
 
 
 def _map_table(found: KnobMap, score: str) -> Table:
