@@ -38,7 +38,7 @@ def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
 def _sensitivity(content: Sensitivity) -> list[Block]:
     groups = {"all": content.overall, **content.by_class}
     elements = [
-        [Cell(name), tables.number(mean.mean), tables.number(mean.mean_absolute)]
+        [Cell(tables.breakable(name)), tables.number(mean.mean), tables.number(mean.mean_absolute)]
         for name, mean in content.overall.elements.items()
     ]
     blocks: list[Block] = [
@@ -126,7 +126,13 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
         cell = tables.number(value)
         text = f"limit {cell.text}" if is_limit else cell.text
         ends.append(cell._replace(text=text, remark=" to ".join(tables.number(each).text for each in interval)))
-    return [Cell(name), Cell(knob.quantity), tables.number(knob.value), *ends, Cell("", right - left, range=bar)]
+    return [
+        Cell(tables.breakable(name)),
+        Cell(knob.quantity),
+        tables.number(knob.value),
+        *ends,
+        Cell("", right - left, range=bar),
+    ]
 
 
 def _map_table(found: KnobMap, score: str) -> Table:
@@ -191,14 +197,14 @@ def _search_charts(rows: Sequence[WorstCase]) -> list[LineChart]:
     """Makes charts of the task loss and of the distance by step, with a color for each group of parameters."""
     colors = {group: color for color, group in enumerate(dict.fromkeys(row.group for row in rows))}
     charts = []
-    for name, title in (("task_loss", "task loss"), ("deviation", "distance from the default rendering")):
+    for name, title in (("task_loss", "task loss"), ("deviation", "distance from the default")):
         lines = [
             Line(row.group, list(range(1, len(values) + 1)), values, colors[row.group])
             for row in rows
             if (values := getattr(row, name))
         ]
         if lines:
-            charts.append(LineChart(f"{title} of the searches", "step", title, lines))
+            charts.append(LineChart(title, "step", title, lines))
     return charts
 
 

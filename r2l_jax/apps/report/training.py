@@ -45,7 +45,7 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
     The validation is solid and the training dashed. A run has one color in all charts.
     """
     charts = []
-    for metric in ("loss", runs[0].score):
+    for metric in dict.fromkeys(["loss", *(run.score for run in runs)]):
         lines = [
             line
             for color, run in enumerate(runs)
