@@ -27,25 +27,29 @@ def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
 
 def _adaptation(content: Adaptation, folder: pathlib.Path, detail: Detail) -> list[Block]:
     several = len(content.folds) > 1
-    rows = [
-        [
-            Cell(name),
-            *(
-                tables.score_and_deviation(each.mean, each.std if several else None)
-                for each in (numbers.undrifted, numbers.before, numbers.after, numbers.won_back)
-            ),
-        ]
-        for name, numbers in content.drifts.items()
-    ]
-    columns = ["drift", f"{content.score}, undrifted", "before", "after", "share won back"]
-    means = f", means over {len(content.folds)} folds" if several else ""
-    blocks: list[Block] = [Table(f"Adaptation by a few labeled images{means}", columns, rows)]
+    blocks: list[Block] = [_scores_table(content)]
     for fold, drifts in content.folds.items():
         for drift, adapted in drifts.items():
             title = f"{drift}, fold {fold}" if several else drift
             blocks += _pictures(folder, f"fold_{fold}", drift, title, detail)
             blocks.append(Details(f"Searches and values for {title}", _tables(adapted, content.score)))
     return blocks
+
+
+def _scores_table(content: Adaptation) -> Table:
+    """Makes the table of scores: a row for each drift, and of several folds also one for each fold."""
+    several = len(content.folds) > 1
+    rows = []
+    for name, drift in content.drifts.items():
+        numbers = (drift.undrifted, drift.before, drift.after, drift.won_back)
+        means = [tables.score_and_deviation(each.mean, each.std if several else None) for each in numbers]
+        rows.append([Cell(name), *means])
+        for fold, drifts in content.folds.items():
+            if several and (one := drifts.get(name)):
+                of_fold = (one.undrifted, one.before, one.after, one.won_back)
+                rows.append([Cell(f"{name}, fold {fold}"), *map(tables.score, of_fold)])
+    columns = ["drift", f"{content.score}, undrifted", "before", "after", "share won back"]
+    return Table("Adaptation by a few labeled images", columns, rows)
 
 
 def _pictures(folder: pathlib.Path, fold: str, drift: str, title: str, detail: Detail) -> list[Block]:
@@ -84,11 +88,11 @@ def _learning(content: Learning) -> list[Block]:
             title,
             content.score,
             [
-                Line(f"{name} processing", getattr(fold, unit), fold.scores, color)
+                Line(f"{name} processing", [float(each) for each in getattr(fold, unit)], fold.scores, color)
                 for color, (name, run) in enumerate(content.runs.items())
                 for fold in run.folds
             ],
-            levels=[content.target],
+            levels=[(content.target, 8)],
         )
         for unit, title in (("epochs", "epoch"), ("seconds", "seconds of training"))
     ]

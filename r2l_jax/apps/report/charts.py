@@ -54,7 +54,7 @@ class LineChart:
         lines: the lines.
         log_x: whether the horizontal axis is logarithmic.
         log_y: whether the vertical axis is logarithmic.
-        levels: values at which horizontal lines are drawn.
+        levels: values at which horizontal lines are drawn, and the numbers of their colors.
         places: horizontal places at which vertical lines are drawn.
         y_range: the least range of the vertical axis; None fits the lines.
     """
@@ -65,7 +65,7 @@ class LineChart:
     lines: Sequence[Line]
     log_x: bool = False
     log_y: bool = False
-    levels: Sequence[float] = ()
+    levels: Sequence[tuple[float, int]] = ()
     places: Sequence[float] = ()
     y_range: tuple[float, float] | None = None
 
@@ -141,7 +141,7 @@ class Drawing(NamedTuple):
     x_ticks: list[Tick]
     y_ticks: list[Tick]
     lines: list[DrawnLine]
-    levels: list[float]
+    levels: list[tuple[float, int]]
     places: list[float]
 
 
@@ -172,7 +172,8 @@ def drawn(chart: LineChart) -> Drawing | None:
     right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
     xs = [point.x for _, points in lines for point in points] + list(_valid(chart.places, chart.log_x))
     ys = [each for _, points in lines for point in points for each in _band(point, chart.log_y)]
-    ys += list(_valid(chart.levels, chart.log_y)) + list(chart.y_range or ())
+    levels = [(level, color) for level, color in chart.levels if _is_valid(level, chart.log_y)]
+    ys += [level for level, _ in levels] + list(chart.y_range or ())
     x_axis = _Axis(min(xs), max(xs), chart.log_x, _LEFT, right)
     y_axis = _widened(_Axis(min(ys), max(ys), chart.log_y, bottom, _TOP))
     return Drawing(
@@ -180,7 +181,7 @@ def drawn(chart: LineChart) -> Drawing | None:
         x_ticks=_ticks(x_axis, 7, whole=all(float(x).is_integer() for x in xs)),
         y_ticks=_ticks(y_axis, 6),
         lines=[_drawn_line(chart, line, points, x_axis, y_axis) for line, points in lines],
-        levels=[y_axis.place(level) for level in _valid(chart.levels, chart.log_y)],
+        levels=[(y_axis.place(level), color % COLORS) for level, color in levels],
         places=[x_axis.place(place) for place in _valid(chart.places, chart.log_x)],
     )
 

@@ -161,7 +161,7 @@ def _knob_chart(name: str, knob: Knob, content: Tolerances) -> LineChart:
         content.score,
         [Line(content.score, values, scores)],
         log_x=knob.scale == "log" and min(values) > 0,
-        levels=[floor],
+        levels=[(floor, 0)],
         places=[knob.value],
     )
 
@@ -199,7 +199,7 @@ def _search_charts(rows: Sequence[WorstCase]) -> list[LineChart]:
     charts = []
     for name, title in (("task_loss", "task loss"), ("deviation", "distance from the default")):
         lines = [
-            Line(row.group, list(range(1, len(values) + 1)), values, colors[row.group])
+            Line(row.group, [step + 1.0 for step in range(len(values))], values, colors[row.group])
             for row in rows
             if (values := getattr(row, name))
         ]

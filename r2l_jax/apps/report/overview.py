@@ -106,7 +106,7 @@ def _differences(runs: Sequence[RunRecord]) -> list[Block]:
     found = differing_flags(runs)
     if not found:
         return []
-    rows = [[Cell(name), *(_value(value) for value in values)] for name, values in found.items()]
+    rows = [[Cell(f"--{name}"), *(_value(value) for value in values)] for name, values in found.items()]
     return [Table("Settings in which the runs differ", ["setting", *(run.name for run in runs)], rows)]
 
 
@@ -128,7 +128,7 @@ def _reproduction(run: RunRecord) -> list[Block]:
         ("data", fold.fingerprint),
         ("folder", run.folder),
     ]
-    settings = [[Cell(name), _value(value)] for name, value in run.flags.items()]
+    settings = [[Cell(f"--{name}"), _value(value)] for name, value in run.flags.items()]
     return [
         Code(run.command),
         Table("Where it was trained", ("", ""), [[Cell(name), tables.text(value)] for name, value in facts]),

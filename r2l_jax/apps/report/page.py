@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import jinja2
 import markupsafe
 
-from r2l_jax.apps.report import adjustment, charts, forensics, overview, synthesis, training
+from r2l_jax.apps.report import adjustment, charts, forensics, overview, processing, synthesis, training
 from r2l_jax.apps.report.document import Section
 from r2l_jax.apps.report.pictures import DETAILS, Detail
 from r2l_jax.apps.report.runs import RunRecord, read_runs
@@ -66,7 +66,8 @@ def make_sections(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     """Makes all sections of a report that have any content."""
     return [
         *overview.make(runs),
-        *training.make(runs, detail),
+        *training.make(runs),
+        *processing.make(runs, detail),
         *synthesis.make(runs),
         *forensics.make(runs, detail),
         *adjustment.make(runs, detail),

@@ -210,7 +210,7 @@ def _read_analyses(folder: pathlib.Path) -> Analyses:
 def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
     file = folder / "metrics.json"
     metrics = read_metrics(file, f"{where} cannot be shown")
-    history = metrics["history"]
+    history = [{name: float(value) for name, value in row.items()} for row in metrics["history"]]
     score = next((task.score for task in TASKS if history and f"train_{task.score}" in history[0]), None)
     complete, last, best = metrics["complete"], None, None
     if any("epoch" not in row for row in history) or (complete and score is None):

@@ -11,12 +11,12 @@ from r2l_jax.apps.report.runs import RunRecord, joint_evaluation
 from r2l_jax.drift.cases import OWN
 
 # Groups of cases whose names state a strength after "=".
-_STRENGTHS = {"intensities": "measured intensity", "exposures": "exposure by the sensor model"}
+_STRENGTHS = {"intensities": "measured intensity", "exposures": "exposure by the model of the sensor"}
 
 _TITLES = {
     "pipelines": "Processing drift",
-    "intensities": "Acquisition drift, measured intensities",
-    "exposures": "Acquisition drift, exposures by the sensor model",
+    "intensities": "Measured intensities",
+    "exposures": "Exposures",
     "corruptions": "Common corruptions",
 }
 
@@ -48,9 +48,9 @@ def make(runs: Sequence[RunRecord]) -> list[Section]:
     sections = _sections(alone, runs[0].score, "")
     if joint := joint_evaluation(runs):
         _, evaluation = joint
-        suffix = ", evaluated together" if sections else ""
+        suffix = ", runs together" if sections else ""
         sections += _sections(_rows(evaluation, runs[0]), evaluation.score, suffix)
-        by.append(("evaluated together", _groups(evaluation.by, evaluation.score)))
+        by.append(("runs together", _groups(evaluation.by, evaluation.score)))
     sections += document.section("Scores by shots", document.panels(by))
     return document.section("Drift synthesis", [], sections)
 
@@ -67,7 +67,8 @@ def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
         return []
     sections = document.section(f"Mean drops{suffix}", [_headlines(rows, score)])
     for group, title in _TITLES.items():
-        blocks = _corruptions(rows, score) if group == "corruptions" else _cases(rows, group, score)
+        tested = [row for row in rows if any(test.group == group for test in row.tests.values())]
+        blocks = _corruptions(tested, score) if group == "corruptions" else _cases(tested, group, score)
         sections += document.section(f"{title}{suffix}", blocks)
     return sections
 
@@ -143,12 +144,12 @@ def _line(row: Row, color: int, cases: Mapping[float, str]) -> Line:
 def _strengths_chart(rows: Sequence[Row], columns: Iterable[str], group: str, score: str) -> LineChart:
     cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
     lines = [_line(row, color, cases) for color, row in enumerate(rows)]
-    title = _STRENGTHS[group]
-    return LineChart(f"{score} by {title}", title, score, lines, log_x=True, levels=_own_scores(rows))
+    return LineChart(score, _STRENGTHS[group], score, lines, log_x=True, levels=_own_scores(rows))
 
 
-def _own_scores(rows: Sequence[Row]) -> list[float]:
-    return [row.tests[OWN.name].score.mean for row in rows]
+def _own_scores(rows: Sequence[Row]) -> list[tuple[float, int]]:
+    """Returns the score of each run on its own images, and the run's color."""
+    return [(row.tests[OWN.name].score.mean, color) for color, row in enumerate(rows)]
 
 
 def _strength(name: str) -> float | None:
@@ -166,24 +167,24 @@ def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
     for name in columns:
         corruption, _, severity = name.rpartition(".")
         if severity.isdecimal():
-            found.setdefault(corruption, {})[int(severity)] = name
+            found.setdefault(corruption, {})[float(severity)] = name
     if not found:
         return []
     owns = _own_scores(rows)
-    scores = [*owns, *(test.score.mean for row in rows for test in row.in_cases(columns))]
+    scores = [*(own for own, _ in owns), *(test.score.mean for row in rows for test in row.in_cases(columns))]
     charts = [
         LineChart(
             corruption.replace("_", " "),
             "severity",
             score,
-            [_line(row, color, cases) for color, row in enumerate(rows)],
+            [line for color, row in enumerate(rows) if (line := _line(row, color, cases)).xs],
             levels=owns,
             y_range=(min(scores), max(scores)),
         )
         for corruption, cases in found.items()
     ]
     return [
-        Text("Horizontal lines are the scores on the runs' own images."),
+        Text("Dotted lines are the scores on the runs' own images."),
         Charts(charts),
         Details("Scores and drops of each corruption", [_corruption_table(rows, found, score)]),
     ]

@@ -22,7 +22,7 @@ def score(value: float | None, **look: Any) -> Cell:
     return _cell(value, "{:.4f}", look)
 
 
-def number(value: float | None, **look: Any) -> Cell:
+def number(value: float | int | None, **look: Any) -> Cell:
     """Makes a cell of a number with four significant digits; None is a dash."""
     return _cell(value, "{:.4g}", look)
 
@@ -44,7 +44,7 @@ def greatest(values: Iterable[float | None]) -> float:
     return max((abs(value) for value in values if value is not None and math.isfinite(value)), default=0.0)
 
 
-def _cell(value: float | None, form: str, look: dict[str, Any]) -> Cell:
+def _cell(value: float | int | None, form: str, look: dict[str, Any]) -> Cell:
     if value is None:
         return _NOTHING._replace(**look)
     # Adding 0.0 turns -0.0 into 0.0.

@@ -1,27 +1,21 @@
-"""The training in a report: learning curves, classes, the processing's parameters, and pictures over epochs."""
+"""The training in a report: learning curves and classes."""
 
-import contextlib
-import json
 import math
-import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-import isp
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
-from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Frame, Section, Slider, Table
-from r2l_jax.apps.report.pictures import Detail, Picture, embedded, thinned
+from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table
 from r2l_jax.apps.report.runs import FoldRecord, RunRecord
-from r2l_jax.pipelines import find_pipeline
 
 # Larger confusion matrices are left to their picture in the run's folder.
 _MOST_CLASSES = 40
 
 
-def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
-    """Makes the sections of learning curves, classes, processing and pictures over epochs."""
+def make(runs: Sequence[RunRecord]) -> list[Section]:
+    """Makes the sections of learning curves and classes."""
     history = [(run.title(fold.number), [_history_table(fold)]) for run in runs for fold in run.folds if fold.history]
     curves: list[Block] = [Charts(charts)] if (charts := learning_curves(runs)) else []
     if history:
@@ -29,13 +23,6 @@ def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     return [
         *document.section("Learning curves", curves),
         *document.section("Classes", document.panels([(run.name, _classes(run)) for run in runs])),
-        *document.section("Processing over epochs", document.panels([(run.name, _processing(run)) for run in runs])),
-        *document.section(
-            "Pictures over epochs",
-            document.panels(
-                [(run.title(fold.number), _pictures(fold, run, detail)) for run in runs for fold in run.folds]
-            ),
-        ),
     ]
 
 
@@ -137,103 +124,3 @@ def _confusion_table(names: Sequence[str], matrix: np.ndarray) -> Table:
         for row, name in enumerate(names)
     ]
     return Table("Confusion: targets in rows, predictions in columns", ["target", *names], rows)
-
-
-def _processing(run: RunRecord) -> list[Block]:
-    """Makes a chart of each parameter over the epochs, one of the norms of gradients, and a table of the ends."""
-    titles = _element_names(run)
-    names = dict.fromkeys(name for fold in run.folds for name in fold.recorded.parameters)
-    charts = []
-    for name in names:
-        lines = [
-            Line(titles(name, place), [epoch + 1 for epoch in course.epochs], course.values, color)
-            for fold in run.folds
-            for color, (place, course) in enumerate(fold.recorded.parameters.get(name, {}).items())
-        ]
-        charts.append(LineChart(name, "epoch", "value", lines))
-    norms = [
-        Line(name, [epoch + 1 for epoch in course.epochs], course.values, color)
-        for fold in run.folds
-        for color, (name, course) in enumerate(fold.recorded.norms.items())
-        if any(course.values)
-    ]
-    if norms:
-        charts.append(LineChart("norms of gradients", "epoch", "mean norm of the loss's gradient", norms, log_y=True))
-    if not charts:
-        return []
-    columns = ["value", *(f"first, fold {fold.number}" if len(run.folds) > 1 else "first epoch" for fold in run.folds)]
-    columns += [f"last, fold {fold.number}" if len(run.folds) > 1 else "last epoch" for fold in run.folds]
-    rows = []
-    for name in names:
-        for place in dict.fromkeys(place for fold in run.folds for place in fold.recorded.parameters.get(name, {})):
-            courses = [fold.recorded.parameters.get(name, {}).get(place) for fold in run.folds]
-            ends = [course and course.values[end] for end in (0, -1) for course in courses]
-            rows.append([Cell(_full(name, titles(name, place))), *map(tables.number, ends)])
-    return [Charts(charts), Details("Values of the first and the last epoch", [Table("Parameters", columns, rows)])]
-
-
-def _full(name: str, title: str) -> str:
-    return name if title == name else f"{name}.{title}"
-
-
-def _element_names(run: RunRecord) -> Callable[[str, tuple[int, ...]], str]:
-    """Returns a function that names an element of a parameter, as the pipeline declares it: such as "red"."""
-    facts, places = _facts(run), {}
-    for fold in run.folds:
-        for name, elements in fold.recorded.parameters.items():
-            places.setdefault(name, set()).update(elements)
-    names: dict[str, dict[tuple[int, ...], str]] = {}
-    for name, known in places.items():
-        shape = tuple(max(sizes) + 1 for sizes in zip(*known, strict=False))
-        if name in facts and math.prod(shape) == len(known):
-            with contextlib.suppress(ValueError):  # The pipeline has been declared otherwise since.
-                titles = facts[name].element_names(name, shape)
-                names[name] = dict(zip(np.ndindex(*shape), titles, strict=True))
-
-    def title(name: str, place: tuple[int, ...]) -> str:
-        full = names.get(name, {}).get(place, ".".join([name, *map(str, place)]))
-        return full.removeprefix(f"{name}.")
-
-    return title
-
-
-def _facts(run: RunRecord) -> Mapping[str, isp.Parameter]:
-    """Returns what isp declares of a run's parameters; nothing for a user's file, which a report does not run."""
-    name = run.flags["pipeline"] or run.flags["processing_mode"]
-    if name not in ("parametrized", "full"):
-        return {}
-    try:
-        return find_pipeline(name)(isp.Camera.from_json(json.dumps(run.folds[0].camera))).facts
-    except ValueError:  # An earlier version recorded no camera.
-        return {}
-
-
-def _pictures(fold: FoldRecord, run: RunRecord, detail: Detail) -> list[Block]:
-    """Makes a slider of the stages beside their gradients, and of predictions and differences, of each epoch."""
-    recorded = {epoch: shown for epoch, files in fold.pictures.items() if (shown := _shown(files))}
-    frames = []
-    for epoch in thinned(list(recorded), detail.epochs):
-        rows: dict[str, list[Picture]] = {}
-        for name, file in recorded[epoch].items():
-            group, _, stage = name.rpartition("/")
-            key = stage if group == "gradients" else name.removeprefix("stages/")
-            rows.setdefault(key, []).append(_picture(group, stage, file, epoch, detail))
-        frames.append(Frame(f"epoch {epoch + 1}", list(rows.values())))
-    return [Slider(f"Pictures over epochs, {run.title(fold.number)}", frames)] if frames else []
-
-
-def _shown(files: Mapping[str, pathlib.Path]) -> dict[str, pathlib.Path]:
-    """Puts stages first; leaves out the confusion matrix, which is a table of its own."""
-    names = sorted((name for name in files if name != "confusion"), key=lambda name: not name.startswith("stages/"))
-    return {name: files[name] for name in names}
-
-
-def _picture(group: str, stage: str, file: pathlib.Path, epoch: int, detail: Detail) -> Picture:
-    number, _, rest = stage.partition("_")
-    title = (rest if number.isdecimal() else stage).replace("_", " ")
-    captions = {
-        "stages": (title, f"The recorded samples after the stage {title}"),
-        "gradients": (f"gradient after {title}", f"Magnitude of the loss's gradient for the samples after {title}"),
-    }
-    caption, alternative = captions.get(group, (title, f"{title.capitalize()} for the recorded samples"))
-    return embedded(file, detail.width, f"{alternative}, epoch {epoch + 1}", caption)

@@ -24,6 +24,7 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.summary import Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.runtime import store
+from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
@@ -178,7 +179,7 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
     )
     if is_first():
         print(summary.make_table(content, task.score))
-        print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
+        print(f"\n{closing(output, config.run, config.output is None)}")
     return content
 
 
