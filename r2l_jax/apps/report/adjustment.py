@@ -14,10 +14,11 @@ from r2l_jax.apps.report.runs import RunRecord
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     """Makes the section of the adjustments of all runs."""
-    adapted = [
-        (run.name, _adaptation(run.adaptation, run.folder / "adjustment", detail)) for run in runs if run.adaptation
-    ]
-    learned = [(run.name, _learning(run.learning)) for run in runs if run.learning]
+    adapted, learned = [], []
+    for run in runs:
+        folder = run.folder / "adjustment"
+        adapted.append((run.name, _adaptation(run.adaptation, folder, detail) if run.adaptation else []))
+        learned.append((run.name, _learning(run.learning) if run.learning else []))
     sections = [
         *document.section("Adaptation to drift", document.panels(adapted)),
         *document.section("Learned and fixed processing", document.panels(learned)),
@@ -127,8 +128,8 @@ def _learned_parameters(content: Learning) -> Table | None:
 
 def _curve_cells(fold: Curve) -> list[Cell]:
     return [
-        tables.score(fold.scores[-1] if fold.scores else None),
-        tables.score(max(fold.scores, default=None)),
+        tables.score(fold.scores[-1]),
+        tables.score(max(fold.scores)),
         tables.number(fold.epochs_to_target),
         tables.number(fold.seconds_to_target),
     ]

@@ -165,8 +165,8 @@ def section(title: str, blocks: Sequence[Block] = (), sections: Sequence[Section
 
 
 def panels(named: Sequence[tuple[str, Sequence[Block]]]) -> list[Block]:
-    """Returns groups of blocks side by side; a single group needs no title. Empty groups are left out."""
+    """Returns groups of blocks side by side, without the empty ones. If only one was given, it needs no title."""
+    if len(named) == 1:
+        return list(named[0][1])
     filled = [(title, blocks) for title, blocks in named if blocks]
-    if len(filled) == 1:
-        return list(filled[0][1])
     return [Panels(filled)] if filled else []

@@ -1,7 +1,7 @@
 """Drift forensics in a report: sensitivities, tolerances and worst cases of each fold."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,11 +20,12 @@ _LINEAR = 0.02
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     """Makes the section of the analyses of all folds."""
     named = [(run.title(each.fold), each) for run in runs for each in run.analyses]
+    others = [(run.name, []) for run in runs if not run.analyses]
 
-    def of(name: str, make_blocks) -> list[Section]:
+    def of(name: str, make_blocks: Callable[[Analyses], list[Block]]) -> list[Section]:
         titles = {"worst_case": "Worst cases", "shots": "Worst cases by shots"}
-        found = [(title, make_blocks(each)) for title, each in named if name in each.found]
-        return document.section(titles.get(name, name.capitalize()), document.panels(found))
+        found = [(title, make_blocks(each) if name in each.found else []) for title, each in named]
+        return document.section(titles.get(name, name.capitalize()), document.panels([*found, *others]))
 
     sections = [
         *of("sensitivity", lambda each: _sensitivity(each.found["sensitivity"])),
@@ -103,7 +104,7 @@ def _tolerances(content: Tolerances) -> list[Block]:
 
 def _away(knob: Knob, value: float) -> float:
     """Computes the distance of a value from the default in natural ranges."""
-    facts = isp.Parameter(None, scale="log" if knob.scale == "log" else "linear", width=knob.width)
+    facts = isp.Parameter(None, scale=knob.scale, width=None if knob.scale == "log" else knob.width)
     away = float(np.asarray(facts.offset(knob.value, value)))
     return away if math.isfinite(away) else 0.0
 

@@ -111,7 +111,7 @@ def _facts(run: RunRecord) -> Mapping[str, isp.Parameter]:
         return {}
     try:
         return find_pipeline(name)(isp.Camera.from_json(json.dumps(run.folds[0].camera))).facts
-    except ValueError:  # An earlier version recorded no camera.
+    except (ValueError, TypeError):  # An earlier version recorded no camera.
         return {}
 
 

@@ -1,14 +1,18 @@
 """The results that other programs leave in the folders of runs, as far as reports and comparisons read them."""
 
 import json
+import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
 from r2l_jax.runtime.errors import InputError
+
+# Greater numbers would not be exact as the floats that tables sort by.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
 class Statistic(msgspec.Struct):
@@ -48,7 +52,7 @@ class Groups(msgspec.Struct):
     """The scores of groups of samples by a fact of their shots."""
 
     rows: list[str]
-    samples: list[int]
+    samples: list[Count]
     columns: list[str]
     mean: list[list[float]]
 
@@ -93,7 +97,7 @@ class Change(msgspec.Struct):
 class Changes(msgspec.Struct):
     """The changes of the loss of some samples."""
 
-    samples: int
+    samples: Count
     loss: float
     parameters: dict[str, Change]
     elements: dict[str, Mean]
@@ -122,9 +126,13 @@ class Knob(msgspec.Struct):
     high: float
     high_interval: tuple[float, float]
     high_at_limit: bool
-    scale: str
+    scale: Literal["linear", "log"]
     width: float | None = None
     points: list[tuple[float, float]] = []
+
+    def __post_init__(self):
+        if self.scale == "linear" and not 0 < (self.width or 0) < math.inf:
+            raise ValueError(f"a linear knob must have a positive width, got {self.width}")
 
 
 class KnobMap(msgspec.Struct):
@@ -142,7 +150,7 @@ class Tolerances(msgspec.Struct):
     score: str
     default: float
     tolerance: float
-    samples: int
+    samples: Count
     knobs: dict[str, Knob]
     map: KnobMap | None = None
 
@@ -181,7 +189,7 @@ class ShotGroups(msgspec.Struct):
     """The scores of groups of samples by a fact of their shots, by default and in the worst cases."""
 
     rows: list[str]
-    samples: list[int]
+    samples: list[Count]
     columns: list[str]
     scores: list[list[float]]
 
@@ -196,7 +204,7 @@ class Shots(msgspec.Struct):
 class Start(msgspec.Struct):
     """The end of the search from an exposure; no `stops` stand for no adaptation."""
 
-    stops: int | None
+    stops: Annotated[int, msgspec.Meta(ge=-99, le=99)] | None
     labelled_loss: float
     labelled_score: float
     score: float
@@ -235,11 +243,15 @@ class Adaptation(msgspec.Struct):
 class Curve(msgspec.Struct):
     """The scores of a fold over epochs and seconds."""
 
-    epochs: list[int]
+    epochs: list[Count]
     seconds: list[float]
     scores: list[float]
-    epochs_to_target: int | None = None
+    epochs_to_target: Count | None = None
     seconds_to_target: float | None = None
+
+    def __post_init__(self):
+        if not len(self.epochs) == len(self.seconds) == len(self.scores) > 0:
+            raise ValueError("a curve must have as many epochs, seconds and scores, and at least one of each")
 
 
 class LearntRun(msgspec.Struct):
@@ -325,4 +337,7 @@ def _array(kind: type, content: Any) -> Any:
     """Makes an array of nested lists of numbers; msgspec reports the errors that this raises."""
     if kind is not np.ndarray:
         raise NotImplementedError(f"no conversion to {kind}")
-    return np.array(content, float)
+    try:
+        return np.array(content, float)
+    except OverflowError as error:
+        raise ValueError(f"{error}") from None

@@ -35,7 +35,7 @@ _EPOCH = re.compile("epoch_([0-9]{4,9})")
 class Final(msgspec.Struct):
     """The numbers of a finished fold, which its metrics.json holds beside the score and the history."""
 
-    best_epoch: int
+    best_epoch: results.Count
     val_loss: float
     val_precision: dict[str, float] = {}
     val_recall: dict[str, float] = {}

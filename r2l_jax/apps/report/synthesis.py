@@ -1,5 +1,6 @@
 """Drift synthesis in a report: matrices of runs and cases, drops from the own images, and curves by strength."""
 
+import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -42,21 +43,21 @@ def make(runs: Sequence[RunRecord]) -> list[Section]:
     alone, by = [], []
     for run in runs:
         if run.evaluation:
-            found = _rows(run.evaluation, run)
+            found = _rows(run.evaluation, run.folder / "evaluation")
             alone += found if len(found) > 1 else [each._replace(name=run.name) for each in found]
             by += [(run.name, _groups(run.evaluation.by, run.evaluation.score))]
     sections = _sections(alone, runs[0].score, "")
     if joint := joint_evaluation(runs):
-        _, evaluation = joint
+        folder, evaluation = joint
         suffix = ", runs together" if sections else ""
-        sections += _sections(_rows(evaluation, runs[0]), evaluation.score, suffix)
+        sections += _sections(_rows(evaluation, folder), evaluation.score, suffix)
         by.append(("runs together", _groups(evaluation.by, evaluation.score)))
     sections += document.section("Scores by shots", document.panels(by))
     return document.section("Drift synthesis", [], sections)
 
 
-def _rows(evaluation: Evaluation, run: RunRecord) -> list[Row]:
-    where = run.folder / "evaluation" / "evaluation.json"
+def _rows(evaluation: Evaluation, folder: pathlib.Path) -> list[Row]:
+    where = folder / "evaluation.json"
     rows = [Row(name, each, evaluation.tests(name, where)) for name, each in evaluation.runs.items()]
     return [row for row in rows if OWN.name in row.tests]
 
@@ -65,7 +66,11 @@ def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
     """Makes a section of the mean drops, and one for each group of cases."""
     if not rows:
         return []
-    sections = document.section(f"Mean drops{suffix}", [_headlines(rows, score)])
+    legend = Text(
+        "In the matrices, rows are runs, and columns are the cases in which they are tested. Framed cells are a run's "
+        "own images, the diagonal of the matrix; drops are differences from there."
+    )
+    sections = document.section(f"Mean drops{suffix}", [_headlines(rows, score), legend])
     for group, title in _TITLES.items():
         tested = [row for row in rows if any(test.group == group for test in row.tests.values())]
         blocks = _corruptions(tested, score) if group == "corruptions" else _cases(tested, group, score)
@@ -90,12 +95,7 @@ def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
     columns = _columns(rows, group)
     if not columns:
         return []
-    blocks: list[Block] = [
-        Text(
-            "Rows are runs, columns the cases that they are tested in. Framed cells are a run's own images, the "
-            "diagonal of the matrix; drops are differences from there."
-        )
-    ]
+    blocks: list[Block] = []
     if group in _STRENGTHS:
         blocks.append(Charts([_strengths_chart(rows, columns, group, score)]))
     if not all(any(name in row.run.own for name in columns) for row in rows):

@@ -1,6 +1,7 @@
 """Cells and tables that several sections of a report share."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ def _scaled(value: float | None, logarithmic: bool) -> float | None:
 
 def breakable(name: str) -> str:
     """Lets a long name, such as that of a pipeline, be broken into lines at its dots and underscores."""
-    return name.replace(".", ".\N{ZERO WIDTH SPACE}").replace("_", "_\N{ZERO WIDTH SPACE}")
+    return re.sub(r"[._](?=[a-z])", "\\g<0>\N{ZERO WIDTH SPACE}", name)
 
 
 def by_shots(
