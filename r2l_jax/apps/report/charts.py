@@ -277,6 +277,7 @@ def _logarithmic_values(axis: _Axis, count: int) -> list[float]:
 
 def _step(least: float) -> float:
     """Returns the least of 1, 2, 5 and their multiples by powers of ten that is at least this."""
+    least = max(least, 1e-300)  # Powers of ten that are still less would not be exact.
     power = 10.0 ** math.floor(math.log10(least))
     return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= least * (1 - 1e-9))
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.document import Block, Cell, Code, Details, Section, Table, Tiles
-from r2l_jax.apps.report.runs import FoldRecord, RunRecord, differing_flags
+from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_score, differing_flags
 
 
 def make(runs: Sequence[RunRecord]) -> list[Section]:
@@ -75,7 +75,7 @@ def _folds_table(runs: Sequence[RunRecord]) -> Table:
             )
         if len(run.folds) > 1:
             rows.append(_mean_row(run))
-    score = runs[0].score
+    score = common_score(runs)
     columns = ("run", "training", "epochs", f"best {score}", "at epoch", f"last {score}", "last loss", "train", "valid")
     return Table("Scores and losses of the validation, and the numbers of samples", columns, rows)
 

@@ -176,6 +176,12 @@ def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.E
     return folder, found
 
 
+def common_score(runs: Sequence[RunRecord]) -> str:
+    """Returns the name of the score of runs; "score" if they have different ones."""
+    names = {run.score for run in runs}
+    return names.pop() if len(names) == 1 else "score"
+
+
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Returns the settings in which runs differ, with the value of each run; their names and places do not count."""
     names = dict.fromkeys(name for run in runs for name in run.flags)

@@ -8,7 +8,7 @@ from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
 from r2l_jax.apps.report.results import EvaluatedRun, Evaluation, Groups, Test
-from r2l_jax.apps.report.runs import RunRecord, joint_evaluation
+from r2l_jax.apps.report.runs import RunRecord, common_score, joint_evaluation
 from r2l_jax.drift.cases import OWN
 
 # Groups of cases whose names state a strength after "=".
@@ -46,7 +46,7 @@ def make(runs: Sequence[RunRecord]) -> list[Section]:
             found = _rows(run.evaluation, run.folder / "evaluation")
             alone += found if len(found) > 1 else [each._replace(name=run.name) for each in found]
             by += [(run.name, _groups(run.evaluation.by, run.evaluation.score))]
-    sections = _sections(alone, runs[0].score, "")
+    sections = _sections(alone, common_score(runs), "")
     if joint := joint_evaluation(runs):
         folder, evaluation = joint
         suffix = ", runs together" if sections else ""

@@ -59,9 +59,10 @@ def test_values_that_have_no_logarithm_are_left_out():
 
 
 def test_single_points_and_constants_are_drawn():
-    for ys in ([0.0], [5.0, 5.0], [-1.0]):
+    for ys in ([0.0], [5.0, 5.0], [-1.0], [0.0, 5e-324], [1.0, 1.0 + 2**-52]):
         drawing = drawn(chart(Line("a", [float(x) for x in range(len(ys))], ys)))
-        assert all(drawing.top < y < drawing.bottom for _, y in corners(drawing.lines[0]))
+        assert all(drawing.top <= y <= drawing.bottom for _, y in corners(drawing.lines[0]))
+        assert len(drawing.y_ticks) < 12
 
 
 def test_long_lines_have_no_marks():

@@ -243,3 +243,13 @@ def test_an_earlier_report_stays_if_a_file_is_damaged(tmp_path):
         write_report([str(folder)], output)
     assert output.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_runs_of_two_tasks_stand_side_by_side(tmp_path):
+    first, second = (report_runs.write_everything(tmp_path / name) for name in ("first", "second"))
+    for file in second.rglob("*.json"):
+        file.write_text(file.read_text().replace("accuracy", "iou"))
+    read = Page(make_page(read_runs([str(first), str(second)])))
+    best = json.loads((second / "fold_0/metrics.json").read_text())["best_val_iou"]
+    assert read.value("Scores and losses of the validation, and the numbers of samples", "second", "best score") == best
+    assert ("second", "iso=0.05") in read.tables["score"][1]
