@@ -1,7 +1,7 @@
 """Drift forensics in a report: sensitivities, tolerances and worst cases of each fold."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart, range_bar
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
-from r2l_jax.apps.report.results import Changes, Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases
+from r2l_jax.apps.report.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases
 from r2l_jax.apps.report.runs import Analyses, RunRecord
 
 # The axis of tolerances, in natural ranges, is about linear up to here, and logarithmic beyond.
@@ -37,7 +37,6 @@ def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
 
 
 def _sensitivity(content: Sensitivity) -> list[Block]:
-    groups = {"all": content.overall, **content.by_class}
     elements = [
         [Cell(tables.breakable(name)), tables.number(mean.mean), tables.number(mean.mean_absolute)]
         for name, mean in content.overall.elements.items()
@@ -48,8 +47,8 @@ def _sensitivity(content: Sensitivity) -> list[Block]:
             f"{content.overall.loss:.4f}. Worst: each value moves in the direction that raises the loss of the sample; "
             "up: all values move up."
         ),
-        _changes_table("Parameters", "parameter", groups, "parameters"),
-        _changes_table("Images after stages", "stage", groups, "stages"),
+        _changes_table("Parameters", "parameter", content, "parameters"),
+        _changes_table("Images after stages", "stage", content, "stages"),
     ]
     if content.caution and "clipped" in content.overall.stages:
         blocks.append(Text(_sentence(content.caution)))
@@ -63,24 +62,21 @@ def _sentence(text: str) -> str:
     return f"{text[:1].upper()}{text[1:]}."
 
 
-def _changes_table(title: str, heading: str, groups: Mapping[str, Changes], kind: str) -> Table:
+def _changes_table(title: str, heading: str, content: Sensitivity, kind: str) -> Table:
     """Makes the table of worst changes: a row for each parameter or stage, and a column for each class."""
-    changes = {group: getattr(each, kind) for group, each in groups.items()}
-    names = list(changes["all"])
+    changes = {group: getattr(each, kind) for group, each in {"": content.overall, **content.by_class}.items()}
+    names = list(changes[""])
     values = [each[name].worst if name in each else None for name in names for each in changes.values()]
     shades = iter(tables.shades(values, logarithmic=True))
     rows = []
     for name in names:
         worst = (each[name].worst if name in each else None for each in changes.values())
         cells = [tables.number(value, shade=next(shades)) for value in worst]
-        rows.append([Cell(name), cells[0], tables.number(changes["all"][name].together.mean), *cells[1:]])
-    columns = [
-        heading,
-        "worst, all samples",
-        "up, all samples",
-        *(f"worst, {name}" for name in groups if name != "all"),
-    ]
-    return Table(title, columns, rows)
+        natural = content.ranges.get(name if kind == "parameters" else "images")
+        width = Cell("its value") if natural and natural.width is None else tables.number(natural and natural.width)
+        rows.append([Cell(name), width, cells[0], tables.number(changes[""][name].together.mean), *cells[1:]])
+    of_classes = [f"worst, {name}" for name in content.by_class]
+    return Table(title, [heading, "natural range", "worst, all samples", "up, all samples", *of_classes], rows)
 
 
 def _tolerances(content: Tolerances) -> list[Block]:

@@ -61,7 +61,6 @@ class Evaluation(msgspec.Struct):
     """An evaluation.json, which evaluate.py writes."""
 
     score: str
-    dataset: str
     runs: dict[str, EvaluatedRun]
     by: dict[str, Groups] = {}
 
@@ -104,11 +103,17 @@ class Changes(msgspec.Struct):
     stages: dict[str, Change]
 
 
+class NaturalRange(msgspec.Struct):
+    """The natural range of a parameter or of images; no width stands for the value itself."""
+
+    width: float | None
+
+
 class Sensitivity(msgspec.Struct):
     """A sensitivity.json, which forensics.py writes."""
 
     unit: str
-    ranges: dict[str, dict[str, Any]]
+    ranges: dict[str, NaturalRange]
     overall: Changes
     by_class: dict[str, Changes]
     caution: str = ""
