@@ -13,7 +13,7 @@ import pathlib
 
 from r2l_jax.apps.report.page import write_report
 from r2l_jax.runtime import flags
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.flags import Settings, setting
 from r2l_jax.runtime.hosts import refuse_several_processes
 
@@ -43,7 +43,7 @@ def main(config: ReportConfig) -> None:
     """Writes the report that the flags ask for."""
     refuse_several_processes()
     size = write_report(config.run, pathlib.Path(config.output))
-    print(f"{config.output}: {size / 1e6:.1f} MB, of {', '.join(config.run)}")
+    print(one_line(f"{config.output}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
 
 
 run = functools.partial(flags.run, main, ReportConfig)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from r2l_jax.apps.report.charts import Style
 from r2l_jax.apps.report.runs import RunRecord, differing_flags
 from r2l_jax.apps.report.training import learning_curves
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, printable
 from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.tables import table
 
@@ -88,7 +88,8 @@ def _text(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    """Shortens a text in the middle, where names of one kind differ least."""
+    """Shortens a text in the middle, where names of one kind differ least; escapes control characters."""
+    text = printable(text)
     if len(text) <= _WIDEST:
         return text
     start, end = -(-(_WIDEST - 3) // 2), (_WIDEST - 3) // 2

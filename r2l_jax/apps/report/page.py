@@ -88,7 +88,7 @@ def _rendered(runs: Sequence[RunRecord], sections: Sequence[Section]) -> str:
     environment.globals.update(
         drawn=charts.drawn, chart_width=charts.WIDTH, chart_height=charts.HEIGHT, colors=charts.COLORS
     )
-    return environment.get_template("report.html.jinja").render(
+    page = environment.get_template("report.html.jinja").render(
         title=", ".join(run.name for run in runs),
         sections=sections,
         version=importlib.metadata.version("r2l_jax"),
@@ -97,3 +97,5 @@ def _rendered(runs: Sequence[RunRecord], sections: Sequence[Section]) -> str:
         # The browser runs this script alone, whatever the names in the page hold.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+    # Names of files need not be UTF-8; their other bytes are shown as escape sequences.
+    return page.encode(errors="backslashreplace").decode()

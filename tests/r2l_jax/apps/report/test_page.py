@@ -168,6 +168,12 @@ def test_names_from_files_are_texts(tmp_path):
     assert any(HOSTILE in each for each in read.texts)
 
 
+def test_names_need_not_be_utf_8(tmp_path):
+    folder = report_runs.write_run(tmp_path / "run", classes=["\udcff", "EOS"])
+    assert write_report([str(folder)], tmp_path / "report.html") > 0
+    assert "\\udcff" in Page((tmp_path / "report.html").read_text(encoding="utf-8")).texts
+
+
 def test_equal_folders_give_equal_pages(everything, text):
     assert make_page(read_runs([str(everything)])) == text
 
