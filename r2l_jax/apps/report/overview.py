@@ -56,6 +56,7 @@ def _samples(fold: FoldRecord) -> str:
 
 def _folds_table(runs: Sequence[RunRecord]) -> Table:
     """Lists all folds of all runs."""
+    attacked = any(fold.default is not None for run in runs for fold in run.folds)
     rows = []
     for run in runs:
         for fold in run.folds:
@@ -68,19 +69,21 @@ def _folds_table(runs: Sequence[RunRecord]) -> Table:
                     tables.score(fold.best),
                     tables.number(final.best_epoch + 1 if final else None),
                     tables.score(fold.last),
+                    *([tables.score(fold.default)] if attacked else []),
                     tables.score(final.val_loss if final else None),
                     tables.number(fold.samples[0]),
                     tables.number(fold.samples[1]),
                 ]
             )
         if len(run.folds) > 1:
-            rows.append(_mean_row(run))
+            rows.append(_mean_row(run, attacked))
     score = common_score(runs)
-    columns = ("run", "training", "epochs", f"best {score}", "at epoch", f"last {score}", "last loss", "train", "valid")
+    columns = ["run", "training", "epochs", f"best {score}", "at epoch", f"last {score}"]
+    columns += [*([f"{score} by default"] if attacked else []), "last loss", "train", "valid"]
     return Table("Scores and losses of the validation, and the numbers of samples", columns, rows)
 
 
-def _mean_row(run: RunRecord) -> list[Cell]:
+def _mean_row(run: RunRecord, attacked: bool) -> list[Cell]:
     """Averages the finished folds of a run."""
     finished = [fold for fold in run.folds if fold.complete]
 
@@ -95,6 +98,7 @@ def _mean_row(run: RunRecord) -> list[Cell]:
         mean([fold.best for fold in finished]),
         tables.text(None),
         mean([fold.last for fold in finished]),
+        *([mean([fold.default for fold in finished])] if attacked else []),
         mean([fold.final and fold.final.val_loss for fold in finished]),
         tables.text(None),
         tables.text(None),

@@ -65,6 +65,7 @@ class FoldRecord:
         complete: whether it is trained to its end.
         last: the last score of a finished fold.
         best: the best score of a finished fold.
+        default: the score by the default processing, of a finished adversarial training.
         final: more numbers of a finished fold.
         environment: where it was trained.
         camera: the camera that the processing started from, as JSON; None for processed images.
@@ -82,6 +83,7 @@ class FoldRecord:
     complete: bool
     last: float | None
     best: float | None
+    default: float | None
     final: Final | None
     environment: Environment
     camera: Mapping[str, Any] | None
@@ -218,18 +220,19 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
     metrics = read_metrics(file, f"{where} cannot be shown")
     history = [{name: float(value) for name, value in row.items()} for row in metrics["history"]]
     score = next((task.score for task in TASKS if history and f"train_{task.score}" in history[0]), None)
-    complete, last, best = metrics["complete"], None, None
+    complete, last, best, default = metrics["complete"], None, None, None
     if any("epoch" not in row for row in history) or (complete and score is None):
         raise InputError(f"{file} is damaged: its history lacks the epochs or their score; {where} cannot be shown")
     if complete:
         last, best = (results.converted(metrics.get(f"{which}val_{score}"), float, file) for which in ("", "best_"))
+        default = results.converted(metrics.get(f"default_val_{score}"), float | None, file)
     return FoldRecord(
         fold_number(folder.resolve()) or 0,
         folder,
         metrics["flags"],
         history,
         score,
-        *(complete, last, best),
+        *(complete, last, best, default),
         results.converted(metrics, Final, file) if complete else None,
         results.converted(metrics, Environment, file),
         metrics.get("camera"),

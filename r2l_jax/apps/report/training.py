@@ -27,12 +27,12 @@ def make(runs: Sequence[RunRecord]) -> list[Section]:
 
 
 def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
-    """Makes charts of the loss and the score over the epochs: the mean over the folds, and their deviation.
+    """Makes charts of the loss, the score and other metrics over the epochs: mean and standard deviation of the folds.
 
     The validation is solid and the training dashed. A run has one color in all charts.
     """
     charts = []
-    for metric in dict.fromkeys(["loss", *(run.score for run in runs)]):
+    for metric in _metrics(runs):
         lines = [
             line
             for color, run in enumerate(runs)
@@ -42,6 +42,13 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
         if lines:
             charts.append(LineChart(metric, "epoch", metric, lines))
     return charts
+
+
+def _metrics(runs: Sequence[RunRecord]) -> list[str]:
+    """Lists the metrics of the history: the loss, the scores, and others such as those of adversarial training."""
+    names = dict.fromkeys(name for run in runs for fold in run.folds for row in fold.history for name in row)
+    others = [name.partition("_")[2] for name in names if name.startswith(("train_", "val_"))]
+    return list(dict.fromkeys(["loss", *(run.score for run in runs), *others]))
 
 
 def _mean_course(run: RunRecord, name: str, color: int, style: str, named: bool) -> Line | None:

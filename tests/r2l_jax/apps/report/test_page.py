@@ -196,6 +196,21 @@ def test_a_training_that_goes_on_is_shown(tmp_path):
     assert "0 epochs so far" in Page(make_page(read_runs([str(folder)]))).texts
 
 
+def test_an_adversarial_training_is_shown_with_its_metrics(tmp_path):
+    folder = report_runs.write_run(tmp_path / "run", folds=2)
+    for fold in range(2):
+        file = folder / f"fold_{fold}/metrics.json"
+        metrics = json.loads(file.read_text())
+        for row in metrics["history"]:
+            row |= {"train_deviation": 0.25, "val_deviation": 0.125}
+        report_runs.write_json(file, metrics | {"default_val_accuracy": 0.75 + fold / 8})
+    read = Page(make_page(read_runs([str(folder)])))
+    scores = "Scores and losses of the validation, and the numbers of samples"
+    assert read.value(scores, "run, fold 1", "accuracy by default") == 0.875
+    assert read.value(scores, "run, mean", "accuracy by default") == 0.8125
+    assert "deviation" in read.texts
+
+
 def test_runs_stand_side_by_side(tmp_path):
     first = report_runs.write_everything(tmp_path / "first")
     second = report_runs.write_run(tmp_path / "second", start=5000, folds=2, epochs=3, lr=0.5)
