@@ -16,17 +16,17 @@ for (const table of document.querySelectorAll("table")) {
       const descending = title.getAttribute("aria-sort") === "ascending";
       for (const other of titles) other.removeAttribute("aria-sort");
       title.setAttribute("aria-sort", descending ? "descending" : "ascending");
-      const rows = [...body.rows].sort((first, second) => compare(first.cells[column], second.cells[column]));
-      body.append(...(descending ? rows.reverse() : rows));
+      const sign = descending ? -1 : 1;
+      body.append(...[...body.rows].sort((first, second) => compare(first.cells[column], second.cells[column], sign)));
     });
   });
 }
 
-function compare(first, second) {
+function compare(first, second, sign) {
   const [one, two] = [first, second].map((cell) => parseFloat(cell.dataset.value));
-  if (Number.isNaN(one) && Number.isNaN(two)) return first.textContent.localeCompare(second.textContent);
+  if (Number.isNaN(one) && Number.isNaN(two)) return sign * first.textContent.localeCompare(second.textContent);
   // Cells without a number stay below the others.
-  return Number.isNaN(one) ? -1 : Number.isNaN(two) ? 1 : one - two;
+  return Number.isNaN(one) ? 1 : Number.isNaN(two) ? -1 : sign * (one - two);
 }
 
 // A slider shows the pictures of one epoch.
