@@ -120,9 +120,9 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
         (knob.low, knob.low_at_limit, knob.low_interval),
         (knob.high, knob.high_at_limit, knob.high_interval),
     ):
-        cell = tables.number(value)
+        cell = tables.value(value)
         text = f"limit {cell.text}" if is_limit else cell.text
-        ends.append(cell._replace(text=text, remark=" to ".join(tables.number(each).text for each in interval)))
+        ends.append(cell._replace(text=text, remark=" to ".join(tables.value(each).text for each in interval)))
     return [
         Cell(tables.breakable(name)),
         Cell(knob.quantity),

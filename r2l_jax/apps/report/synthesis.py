@@ -67,8 +67,8 @@ def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
     if not rows:
         return []
     legend = Text(
-        "In the matrices, rows are runs, and columns are the cases in which they are tested. Framed cells are a run's "
-        "own images, the diagonal of the matrix; drops are differences from there."
+        "Framed cells are a run's own images, which are the diagonal of a matrix of runs in rows and cases in columns. "
+        "Drops are differences from there."
     )
     sections = document.section(f"Mean drops{suffix}", [_headlines(rows, score), legend])
     for group, title in _TITLES.items():
@@ -91,7 +91,7 @@ def _columns(rows: Sequence[Row], group: str) -> list[str]:
 
 
 def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
-    """Makes the matrix of scores, that of the drops from the diagonal, and curves if the cases state a strength."""
+    """Makes the matrix of scores and that of the drops from the diagonal, and curves if the cases state a strength."""
     columns = _columns(rows, group)
     if not columns:
         return []
@@ -100,19 +100,41 @@ def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
         blocks.append(Charts([_strengths_chart(rows, columns, group, score)]))
     if not all(any(name in row.run.own for name in columns) for row in rows):
         columns = [OWN.name, *columns]
+    if len(rows) == 1:
+        return [*blocks, _cases_table(rows[0], columns, score)]
     return [*blocks, _matrix(rows, columns, score), _drops(rows, columns, score)]
 
 
+def _cases_table(row: Row, columns: Sequence[str], score: str) -> Table:
+    """Makes the table of a single run, with a row for each case."""
+    shades = iter(tables.shades([test.score.mean for test in row.in_cases(columns)]))
+    most = tables.greatest(test.drop.mean for test in row.in_cases(columns))
+    cells = [
+        [
+            Cell(tables.breakable(name)),
+            _score_cell(row, name)._replace(shade=next(shades)),
+            tables.drop(row.tests[name].drop.mean, most),
+            tables.score(row.tests[name].loss.mean),
+        ]
+        for name in columns
+        if name in row.tests
+    ]
+    return Table(f"{score} and drop of {row.name}", ["case", score, "drop", "loss"], cells)
+
+
+def _score_cell(row: Row, name: str) -> Cell:
+    """Makes the cell of a score, with the deviation over folds if there are several."""
+    found = row.tests[name].score
+    deviation = found.std if len(row.run.folds) > 1 else None
+    return tables.score_and_deviation(found.mean, deviation)._replace(framed=row.is_own(name))
+
+
 def _matrix(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
-    """Makes the matrix of scores, with the deviation over folds if there are several."""
+    """Makes the matrix of scores."""
     shades = iter(tables.shades([test.score.mean for row in rows for test in row.in_cases(columns)]))
 
     def cell(row: Row, name: str) -> Cell:
-        if name not in row.tests:
-            return tables.text(None)
-        found = row.tests[name].score
-        deviation = found.std if len(row.run.folds) > 1 else None
-        return tables.score_and_deviation(found.mean, deviation)._replace(shade=next(shades), framed=row.is_own(name))
+        return _score_cell(row, name)._replace(shade=next(shades)) if name in row.tests else tables.text(None)
 
     return _rows_by_columns(score, rows, columns, cell)
 

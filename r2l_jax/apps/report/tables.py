@@ -28,6 +28,11 @@ def number(value: float | int | None, **look: Any) -> Cell:
     return _cell(value, "{:.4g}", look)
 
 
+def value(content: float) -> Cell:
+    """Makes a cell of a value of a parameter, without the tiny remainders of computations that end at 0."""
+    return number(content)._replace(text=number(round(content, 7)).text)
+
+
 def score_and_deviation(mean: float | None, deviation: float | None) -> Cell:
     """Makes a cell of a mean and, unless that is None, its standard deviation."""
     cell = score(mean)

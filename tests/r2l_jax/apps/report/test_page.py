@@ -88,18 +88,17 @@ def test_the_history_and_the_classes_are_those_of_metrics_json(everything, read)
     assert read.value(scores, "everything", "last loss") == metrics["val_loss"]
 
 
-def test_matrices_have_runs_in_rows_and_cases_in_columns(everything, read):
+def test_a_single_run_has_a_row_for_each_case(everything, read):
     tests = json.loads((everything / "evaluation/evaluation.json").read_text())["runs"]["everything"]["tests"]
-    matrices, drops = read.tables["accuracy"], read.tables["Drop of accuracy from the diagonal"]
-    assert len(matrices) == len(drops) == 3
-    cases = {"iso=0.05": 1, "exposure=0.5": 2, PIPELINES[1]: 0}
-    for case, number in cases.items():
-        assert float(matrices[number]["everything", case][0]["data-value"]) == tests[case]["accuracy"]["mean"]
-        assert float(drops[number]["everything", case][0]["data-value"]) == tests[case]["drop"]["mean"]
-    # The run was trained on images of this pipeline; exposures are all drift, so that own images are a column.
-    assert "framed" in matrices[0]["everything", PIPELINES[0]][0]["class"]
-    assert ("everything", "own") not in matrices[0]
-    assert "framed" in matrices[2]["everything", "own"][0]["class"]
+    found = read.tables["accuracy and drop of everything"]
+    assert len(found) == 3
+    for case, number in {PIPELINES[1]: 0, "iso=0.05": 1, "exposure=0.5": 2}.items():
+        for column, name in (("accuracy", "accuracy"), ("drop", "drop"), ("loss", "loss")):
+            assert float(found[number][case, column][0]["data-value"]) == tests[case][name]["mean"]
+    # The run was trained on images of this pipeline; exposures are all drift, so that own images have a row there.
+    assert "framed" in found[0][PIPELINES[0], "accuracy"][0]["class"]
+    assert ("own", "accuracy") not in found[0]
+    assert "framed" in found[2]["own", "accuracy"][0]["class"]
 
 
 def test_the_ends_of_tolerances_are_behind_cells(everything, read):
@@ -222,10 +221,12 @@ def test_runs_stand_side_by_side(tmp_path):
     assert read.value(differences, "--epochs", "first") == 2
     titles = {attributes["aria-label"] for _, attributes in read.tags if attributes.get("class") == "panel"}
     assert {"first", "second", "second, fold 0", "second, fold 1"} <= titles
-    matrix = next(table for table in read.tables["accuracy"] if ("second", "iso=0.05") in table)
-    for run in ("first", "second"):
-        value = joint["runs"][run]["tests"]["iso=0.05"]["accuracy"]["mean"]
-        assert float(matrix[run, "iso=0.05"][0]["data-value"]) == value
+    for caption, name in (("accuracy", "accuracy"), ("Drop of accuracy from the diagonal", "drop")):
+        assert len(read.tables[caption]) == 3
+        for case, number in {PIPELINES[1]: 0, "iso=0.05": 1, "exposure=0.5": 2}.items():
+            for run in ("first", "second"):
+                value = joint["runs"][run]["tests"][case][name]["mean"]
+                assert float(read.tables[caption][number][run, case][0]["data-value"]) == value
     assert "Processing drift, runs together" in read.headings
     scores = [json.loads((second / f"fold_{fold}/metrics.json").read_text())["best_val_accuracy"] for fold in range(2)]
     table = "Scores and losses of the validation, and the numbers of samples"
