@@ -128,13 +128,13 @@ def _reproduction(run: RunRecord) -> list[Block]:
         ("commit", environment.git_commit),
         ("versions", versions or None),
         ("devices", ", ".join(environment.devices) or None),
-        ("seed", environment.seed),
+        ("seed", None if environment.seed is None else str(environment.seed)),
         ("data", fold.fingerprint),
         ("folder", run.folder),
     ]
     settings = [[Cell(f"--{name}"), _value(value)] for name, value in run.flags.items()]
     return [
         Code(run.command),
-        Table("Where it was trained", ("", ""), [[Cell(name), tables.text(value)] for name, value in facts]),
+        Table("Where it was trained", ("", ""), [[Cell(name), Cell(str(value))] for name, value in facts if value]),
         Details("All settings", [Table("Settings, with those at their defaults", ("setting", "value"), settings)]),
     ]
