@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
@@ -81,6 +83,7 @@ def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
 def _headlines(rows: Sequence[Row], score: str) -> Table:
     names = dict.fromkeys(name for row in rows for name in row.run.headline)
     titles = {OWN.name: f"{score} on own images", "corruption_over_processing": "corruption over processing"}
+    titles["processing_drop_error"] = "standard error of the processing drop"
     columns = ["run", *(titles.get(name, f"mean {name.replace('_', ' ')}") for name in names)]
     cells = [[Cell(row.name), *(tables.score(row.run.headline.get(name)) for name in names)] for row in rows]
     return Table(f"{score} on the own images, and mean drops under drift", columns, cells)
@@ -194,6 +197,7 @@ def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
         return []
     owns = _own_scores(rows)
     scores = [*(own for own, _ in owns), *(test.score.mean for row in rows for test in row.in_cases(columns))]
+    matrices = [] if len(rows) == 1 else [_corruptions_of_runs(rows, found, score)]
     charts = [
         LineChart(
             corruption.replace("_", " "),
@@ -206,10 +210,32 @@ def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
         for corruption, cases in found.items()
     ]
     return [
+        *matrices,
         Text("Dotted lines are the scores on the runs' own images."),
         Charts(charts),
         Details("Scores and drops of each corruption", [_corruption_table(rows, found, score)]),
     ]
+
+
+def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
+    """Makes the matrix of runs and corruptions: the mean drop over those severities in which all runs were tested."""
+    shared = {
+        corruption: [name for name in cases.values() if all(name in row.tests for row in rows)]
+        for corruption, cases in found.items()
+    }
+    drops = [
+        [
+            float(np.mean([test.drop.mean for test in row.in_cases(names)])) if names else None
+            for names in shared.values()
+        ]
+        for row in rows
+    ]
+    most = tables.greatest(drop for of_run in drops for drop in of_run)
+    cells = [
+        [Cell(row.name), *(tables.drop(drop, most) for drop in of_run)] for row, of_run in zip(rows, drops, strict=True)
+    ]
+    title = f"Drop of {score} from the own images, mean over the severities"
+    return Table(title, ["run", *map(tables.breakable, shared)], cells)
 
 
 def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:

@@ -228,6 +228,10 @@ def test_runs_stand_side_by_side(tmp_path):
                 value = joint["runs"][run]["tests"][case][name]["mean"]
                 assert float(read.tables[caption][number][run, case][0]["data-value"]) == value
     assert "Processing drift, runs together" in read.headings
+    for run in ("first", "second"):
+        drops = [joint["runs"][run]["tests"][f"contrast.{severity}"]["drop"]["mean"] for severity in (1, 3)]
+        caption = "Drop of accuracy from the own images, mean over the severities"
+        assert read.value(caption, run, "contrast") == np.mean(drops)
     scores = [json.loads((second / f"fold_{fold}/metrics.json").read_text())["best_val_accuracy"] for fold in range(2)]
     table = "Scores and losses of the validation, and the numbers of samples"
     assert read.value(table, "second, mean", "best accuracy") == pytest.approx(np.mean(scores))
