@@ -2,7 +2,9 @@
 
 import pathlib
 import re
+import shlex
 import sys
+from collections.abc import Iterable
 
 _INSTALLED = "r2l-"
 
@@ -17,6 +19,23 @@ def command(program: str) -> str:
         `r2l-evaluate` in an installed command, else `python scripts/evaluate.py`.
     """
     return f"{_INSTALLED}{program}" if _is_installed() else f"python scripts/{program}.py"
+
+
+def report_command(runs: Iterable[str]) -> str:
+    """Returns how to write a report of runs, given by their folders."""
+    return f"{command('report')} --run={shlex.quote(','.join(runs))} --output=report.html"
+
+
+def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:
+    """Says where results about runs are, and which commands show them.
+
+    Args:
+        folder: the folder of the results.
+        runs: the folders of the runs.
+        is_default: whether the results are where they are without --output: there, a report finds them.
+    """
+    lines = [f"results in {folder}", f"tensorboard --logdir {shlex.quote(str(folder))}"]
+    return "\n".join([*lines, *([report_command(runs)] if is_default else [])])
 
 
 def as_started(text: str) -> str:

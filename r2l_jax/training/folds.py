@@ -2,9 +2,12 @@
 
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from r2l_jax.runtime.errors import InputError
 
 
 class Fold(NamedTuple):
@@ -38,3 +41,20 @@ def fold_folders(run: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders of a run's folds, by their numbers."""
     numbers = {folder: number for folder in run.glob("fold_*") if (number := fold_number(folder)) is not None}
     return sorted(numbers, key=numbers.__getitem__)
+
+
+def run_names(uris: Sequence[str]) -> list[str]:
+    """Returns names of runs for tables and plots: those of their folders, or the paths as given if two are the same.
+
+    Args:
+        uris: folders of runs, or of their folds.
+
+    Raises:
+        InputError: two paths lead to one folder.
+    """
+    paths = [pathlib.Path(uri).resolve() for uri in uris]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise InputError(f"--run={uris[number]} is given twice")
+    names = ["/".join(path.parts[-2:]) if path.name.startswith("fold_") else path.name for path in paths]
+    return names if len(set(names)) == len(names) else list(uris)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2l_jax.config import TrainConfig
-from r2l_jax.runtime.commands import command
+from r2l_jax.runtime.commands import command, report_command
 from r2l_jax.runtime.tables import table
 
 Row = Mapping[str, Any]
@@ -61,6 +61,7 @@ def closing(config: TrainConfig, seconds: float | None) -> str:
     ]
     if config.processing.learns_pipeline:
         lines.append(f"what breaks it:       {command('forensics')} --run={run}")
+    lines.append(f"all on one page:      {report_command([str(config.run_dir)])}")
     return "\n".join(lines)
 
 

@@ -26,6 +26,7 @@ from r2l_jax.drift.search.ranges import gains
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.runtime import store
+from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
@@ -82,7 +83,8 @@ def _summarize(
     }
     on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
     if is_first():
-        print(f"{drifts_table(content)}\n\nresults in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+        where = closing(config.output_dir, [config.run], config.output is None)
+        print(f"{drifts_table(content)}\n\n{where}")
     return content
 
 

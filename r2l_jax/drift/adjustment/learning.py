@@ -15,6 +15,7 @@ from r2l_jax.drift.adjustment.learning_report import comparison_table, curves_fi
 from r2l_jax.drift.cases import camera_of
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
+from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
@@ -95,7 +96,7 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     on_first_process(lambda: _write(config, content))
     if is_first():
         print(f"\n{comparison_table(content)}\n")
-        print(f"results in {config.output_dir}\ntensorboard --logdir '{config.output_dir}'")
+        print(closing(config.output_dir, [config.run], config.output is None))
     return content
 
 

@@ -13,6 +13,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
+from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
@@ -48,7 +49,10 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
     with writing_to(config.output_dir), StopSignals() as stop:
-        return {fold.fold.number: _analyse_all(config, fold, stop) for fold in folds}
+        done = {fold.fold.number: _analyse_all(config, fold, stop) for fold in folds}
+    if is_first():
+        print(closing(config.output_dir, [config.run], config.output is None))
+    return done
 
 
 def _analyse_all(config: ForensicsConfig, fold: TrainedFold, stop: StopSignals) -> dict[str, dict[str, Any]]:

@@ -24,6 +24,7 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.summary import Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
 from r2l_jax.runtime import store
+from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
@@ -31,6 +32,7 @@ from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, flat, settin
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.training.folds import run_names
 from r2l_jax.training.trained import TrainedFold, load_runs
 
 
@@ -128,7 +130,7 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
             to the output folder.
         Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
-    labels = _labels(config.run)
+    labels = run_names(config.run)
     runs = dict(zip(labels, load_runs(config.run, config.data_dir, config.pipeline, config.checkpoint), strict=True))
     on_every_process(lambda: _check(config, runs))
     with writing_to(config.output_dir):
@@ -177,7 +179,7 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
     )
     if is_first():
         print(summary.make_table(content, task.score))
-        print(f"\nresults in {output}\ntensorboard --logdir '{output}'")
+        print(f"\n{closing(output, config.run, config.output is None)}")
     return content
 
 
@@ -214,16 +216,6 @@ def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Ide
     write_csv(output / "evaluation.csv", summary.csv_rows(content, content["score"]))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])
-
-
-def _labels(uris: Sequence[str]) -> list[str]:
-    """Returns the names of runs: those of their folders, or if two are the same, the paths as given."""
-    paths = [pathlib.Path(uri).resolve() for uri in uris]
-    for number, path in enumerate(paths):
-        if path in paths[:number]:
-            raise InputError(f"--run={uris[number]} is given twice")
-    names = ["/".join(path.parts[-2:]) if path.name.startswith("fold_") else path.name for path in paths]
-    return names if len(set(names)) == len(names) else list(uris)
 
 
 def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> None:

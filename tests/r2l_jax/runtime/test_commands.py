@@ -1,8 +1,9 @@
+import pathlib
 import sys
 
 import pytest
 
-from r2l_jax.runtime.commands import as_started, command
+from r2l_jax.runtime.commands import as_started, closing, command, report_command
 
 
 @pytest.mark.parametrize(
@@ -18,3 +19,15 @@ def test_commands_have_the_form_of_the_one_that_was_typed(monkeypatch, started, 
     monkeypatch.setattr(sys, "argv", [started])
     assert command("evaluate") == expected
     assert as_started("first\npython scripts/evaluate.py --run=a\nlast") == f"first\n{expected} --run=a\nlast"
+
+
+def test_the_last_line_is_the_command_of_a_report(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scripts/evaluate.py"])
+    report = "python scripts/report.py --run='my runs/a,my runs/b' --output=report.html"
+    runs = ["my runs/a", "my runs/b"]
+    assert report_command(runs) == report
+    folder = pathlib.Path("my runs/evaluation")
+    lines = ["results in my runs/evaluation", "tensorboard --logdir 'my runs/evaluation'"]
+    assert closing(folder, runs, is_default=True).splitlines() == [*lines, report]
+    # A report does not look for results in other folders.
+    assert closing(folder, runs, is_default=False).splitlines() == lines

@@ -1,0 +1,135 @@
+"""Drift adjustment in a report: adaptations to drifts, and learned compared with fixed processing."""
+
+import pathlib
+from collections.abc import Sequence
+
+from isp.parameter import MOST_ELEMENTS
+from r2l_jax.apps.report import document, tables
+from r2l_jax.apps.report.charts import Line, LineChart
+from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
+from r2l_jax.apps.report.pictures import Detail, embedded, existing
+from r2l_jax.apps.report.results import Adaptation, Adapted, Curve, Learning
+from r2l_jax.apps.report.runs import RunRecord
+
+
+def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
+    """Makes the section of the adjustments of all runs."""
+    adapted, learned = [], []
+    for run in runs:
+        folder = run.folder / "adjustment"
+        adapted.append((run.name, _adaptation(run.adaptation, folder, detail) if run.adaptation else []))
+        learned.append((run.name, _learning(run.learning) if run.learning else []))
+    sections = [
+        *document.section("Adaptation to drift", document.panels(adapted)),
+        *document.section("Learned and fixed processing", document.panels(learned)),
+    ]
+    return document.section("Drift adjustment", [], sections)
+
+
+def _adaptation(content: Adaptation, folder: pathlib.Path, detail: Detail) -> list[Block]:
+    several = len(content.folds) > 1
+    blocks: list[Block] = [_scores_table(content)]
+    for fold, drifts in content.folds.items():
+        for drift, adapted in drifts.items():
+            title = f"{drift}, fold {fold}" if several else drift
+            blocks += _pictures(folder, f"fold_{fold}", drift, title, detail)
+            blocks.append(Details(f"Searches and values for {title}", _tables(adapted, content.score)))
+    return blocks
+
+
+def _scores_table(content: Adaptation) -> Table:
+    """Makes the table of scores: a row for each drift, and of several folds also one for each fold."""
+    several = len(content.folds) > 1
+    rows = []
+    for name, drift in content.drifts.items():
+        numbers = (drift.undrifted, drift.before, drift.after, drift.won_back)
+        means = [tables.score_and_deviation(each.mean, each.std if several else None) for each in numbers]
+        rows.append([Cell(name), *means])
+        for fold, drifts in content.folds.items():
+            if several and (one := drifts.get(name)):
+                of_fold = (one.undrifted, one.before, one.after, one.won_back)
+                rows.append([Cell(f"{name}, fold {fold}"), *map(tables.score, of_fold)])
+    columns = ["drift", f"{content.score}, undrifted", "before", "after", "share won back"]
+    return Table("Adaptation by a few labeled images", columns, rows)
+
+
+def _pictures(folder: pathlib.Path, fold: str, drift: str, title: str, detail: Detail) -> list[Block]:
+    pictures = []
+    for name, caption in (("pictures", "samples undrifted, before and after"), ("curves", "loss of the searches")):
+        if file := existing(folder, fold, drift, f"{name}.png"):
+            pictures.append(embedded(file, detail.width, f"Adaptation to {title}: {caption}", f"{title}: {caption}"))
+    return [Pictures(pictures)] if pictures else []
+
+
+def _tables(adapted: Adapted, score: str) -> list[Block]:
+    """Makes the tables of the starts of an adaptation, and of the values that it has changed."""
+    starts = [
+        [
+            Cell(
+                "no adaptation" if start.stops is None else f"{start.stops:+d} stops",
+                framed=start.stops == adapted.start,
+            ),
+            *map(tables.score, (start.labelled_loss, start.labelled_score, start.score)),
+        ]
+        for start in adapted.starts
+    ]
+    columns = ["start", "loss of labeled images", f"{score} of labeled images", score]
+    before, after = tables.elements(adapted.default), tables.elements(adapted.parameters)
+    values = [[Cell(name), tables.number(value), tables.number(after.get(name))] for name, value in before.items()]
+    return [
+        Table("Ends of the searches; the framed start is chosen", columns, starts),
+        *([Table("Values before and after", ("value", "before", "after"), values)] if values else []),
+    ]
+
+
+def _learning(content: Learning) -> list[Block]:
+    charts = [
+        LineChart(
+            f"{content.score} by {title}",
+            title,
+            content.score,
+            [
+                Line(f"{name} processing", [float(each) for each in getattr(fold, unit)], fold.scores, color)
+                for color, (name, run) in enumerate(content.runs.items())
+                for fold in run.folds
+            ],
+            levels=[(content.target, 8)],
+        )
+        for unit, title in (("epochs", "epoch"), ("seconds", "seconds of training"))
+    ]
+    rows = [
+        [Cell(f"{name}, fold {number}" if len(run.folds) > 1 else name), *_curve_cells(fold)]
+        for name, run in content.runs.items()
+        for number, fold in enumerate(run.folds)
+    ]
+    target = f"{content.target:g}"
+    columns = ["processing", f"last {content.score}", "best", f"epochs to {target}", f"seconds to {target}"]
+    parameters = _learned_parameters(content)
+    return [
+        Text(f"The run with its processing learned and with its processing fixed; the line is at {target}."),
+        Charts(charts),
+        Table("Scores of the validation", columns, rows),
+        *([Details("Learned parameters", [parameters])] if parameters else []),
+    ]
+
+
+def _learned_parameters(content: Learning) -> Table | None:
+    """Makes the table of the single values of small parameters, at the camera's calibration and as learned."""
+    rows = []
+    for parameter in content.parameters.values():
+        columns = [parameter.camera.ravel(), *(fold.ravel() for fold in parameter.folds)]
+        if all(column.size == len(parameter.names) <= MOST_ELEMENTS for column in columns):
+            values = zip(parameter.names, *(column.tolist() for column in columns), strict=True)
+            rows += [[Cell(name), *map(tables.number, each)] for name, *each in values]
+    folds = max((len(parameter.folds) for parameter in content.parameters.values()), default=0)
+    titles = ["learned"] if folds == 1 else [f"learned, fold {number}" for number in range(folds)]
+    return Table("Parameters", ["value", "camera", *titles], rows) if rows else None
+
+
+def _curve_cells(fold: Curve) -> list[Cell]:
+    return [
+        tables.score(fold.scores[-1]),
+        tables.score(max(fold.scores)),
+        tables.number(fold.epochs_to_target),
+        tables.number(fold.seconds_to_target),
+    ]

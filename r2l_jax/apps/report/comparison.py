@@ -1,0 +1,121 @@
+"""Runs side by side in the terminal: the settings in which they differ, and their scores; curves as a picture."""
+
+import pathlib
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from r2l_jax.apps.report.charts import Style
+from r2l_jax.apps.report.runs import RunRecord, differing_flags
+from r2l_jax.apps.report.training import learning_curves
+from r2l_jax.runtime.errors import InputError, printable
+from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.tables import table
+
+# Tables are at most as wide.
+WIDTH = 100
+
+# The greatest width of a column.
+_WIDEST = 24
+
+_DASHES: dict[Style, str] = {"solid": "-", "dashed": "--", "dotted": ":"}
+
+
+def comparison_table(runs: Sequence[RunRecord]) -> str:
+    """Formats the scores of runs and the settings in which they differ, in lines of at most `WIDTH` characters.
+
+    Each run is a column; those that do not fit beside the others are in further tables below.
+    """
+    facts = {**_scores(runs), **_settings(runs)}
+    names = [run.name for run in runs]
+    rows = [["", *map(_cut, names)], *([fact, *map(_cut, values)] for fact, values in facts.items())]
+    return "\n\n".join(table([[row[0], *row[1:][part]] for row in rows]) for part in _parts(rows))
+
+
+def _parts(rows: Sequence[Sequence[str]]) -> list[slice]:
+    """Divides the columns after the first among tables that are narrow enough."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    parts, start, width = [], 0, widths[0]
+    for column, each in enumerate(widths[1:]):
+        if column > start and width + 2 + each > WIDTH:
+            parts.append(slice(start, column))
+            start, width = column, widths[0]
+        width += 2 + each
+    return [*parts, slice(start, len(widths) - 1)]
+
+
+def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    """Returns the best and last scores of the validation and the length of the training."""
+    found: dict[str, list[str]] = {}
+    for score in dict.fromkeys(fold.score for run in runs for fold in run.folds if fold.score):
+        for which in ("best", "last"):
+            found[f"{which} {score}"] = [
+                _mean_text([getattr(fold, which) for fold in run.folds]) if run.score == score else "-" for run in runs
+            ]
+    return found | {
+        "last loss": [_mean_text([fold.final and fold.final.val_loss for fold in run.folds]) for run in runs],
+        "folds": [str(len(run.folds)) for run in runs],
+        "epochs": [", ".join(dict.fromkeys(str(len(fold.history)) for fold in run.folds)) for run in runs],
+        "minutes": [_minutes(run) for run in runs],
+        "finished": ["yes" if all(fold.complete for fold in run.folds) else "no" for run in runs],
+    }
+
+
+def _mean_text(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    deviation = f" ±{np.std(known):.4f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.4f}{deviation}"
+
+
+def _minutes(run: RunRecord) -> str:
+    """Adds up the time of all epochs; earlier versions have not recorded it."""
+    seconds = [row.get("seconds") for fold in run.folds for row in fold.history]
+    known = [each for each in seconds if each is not None]
+    return f"{sum(known) / 60:.1f}" if known and len(known) == len(seconds) else "-"
+
+
+def _settings(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
+    return {f"--{name}": [_text(value) for value in values] for name, values in differing_flags(runs).items()}
+
+
+def _text(value: Any) -> str:
+    return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cut(text: str) -> str:
+    """Shortens a text in the middle, where names of one kind differ least; escapes control characters."""
+    text = printable(text)
+    if len(text) <= _WIDEST:
+        return text
+    start, end = -(-(_WIDEST - 3) // 2), (_WIDEST - 3) // 2
+    return f"{text[:start]}...{text[-end:]}"
+
+
+def write_curves(runs: Sequence[RunRecord], output: pathlib.Path) -> None:
+    """Draws the learning curves of runs, those of the report, as a PNG file.
+
+    Raises:
+        InputError: no run has finished an epoch.
+    """
+    charts = learning_curves(runs)
+    if not charts:
+        raise InputError("no run has finished an epoch: there are no curves to draw")
+    figure = Figure(figsize=(5.5 * len(charts), 4.2), layout="constrained")
+    for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
+        for line in chart.lines:
+            color = f"C{line.color}"
+            name = textwrap.shorten(line.name, 60, placeholder="...")
+            axes.plot(line.xs, line.ys, _DASHES[line.style], color=color, marker=".", linewidth=1.2, label=name)
+            if line.spread is not None:
+                ys, spread = np.array(line.ys), np.array(line.spread)
+                axes.fill_between(line.xs, ys - spread, ys + spread, color=color, alpha=0.15, linewidth=0)
+        axes.set(xlabel=chart.x, ylabel=chart.y)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize="small")
+    with replacing(output) as part:
+        figure.savefig(part, format="png", dpi=150)

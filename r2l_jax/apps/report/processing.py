@@ -1,0 +1,146 @@
+"""The processing in a report: its parameters over the epochs, and pictures of its stages and their gradients."""
+
+import contextlib
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+import isp
+from r2l_jax.apps.report import document, tables
+from r2l_jax.apps.report.charts import Line, LineChart
+from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Frame, Section, Slider, Table, Text
+from r2l_jax.apps.report.pictures import Detail, Picture, embedded, thinned
+from r2l_jax.apps.report.runs import FoldRecord, RunRecord
+from r2l_jax.pipelines import find_pipeline
+
+
+def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
+    """Makes the sections of parameters and pictures over epochs."""
+    parameters = [(run.name, _parameters(run)) for run in runs]
+    pictures = [(run.title(fold.number), _pictures(fold, run, detail)) for run in runs for fold in run.folds]
+    return [
+        *document.section("Processing over epochs", document.panels(parameters)),
+        *document.section("Pictures over epochs", document.panels(pictures)),
+    ]
+
+
+def _parameters(run: RunRecord) -> list[Block]:
+    """Makes a chart of each parameter that changes and one of the norms of gradients, and a table of all values."""
+    names = list(dict.fromkeys(name for fold in run.folds for name in fold.recorded.parameters))
+    if not names:
+        return []
+    title = _element_names(run)
+    lines = {name: _parameter_lines(run, name, title) for name in names}
+    constant = [name for name in names if all(len(set(line.ys)) == 1 for line in lines[name])]
+    charts = [LineChart(name, "epoch", "value", lines[name]) for name in names if name not in constant]
+    charts += _norms_chart(run)
+    values = _values_table(run, names, title)
+    if not charts:
+        return [Text("No parameter changes after the first epoch."), values]
+    blocks: list[Block] = [Charts(charts), Details("Values of the first and the last epoch", [values])]
+    return [Text(f"Without any change: {', '.join(constant)}."), *blocks] if constant else blocks
+
+
+# Names an element of a parameter, given by its place.
+_Title: TypeAlias = Callable[[str, tuple[int, ...]], str]
+
+
+def _parameter_lines(run: RunRecord, name: str, title: _Title) -> list[Line]:
+    """Makes a line for each element of a parameter and each fold; folds share the colors."""
+    return [
+        Line(title(name, place), [epoch + 1.0 for epoch in course.epochs], course.values, color)
+        for fold in run.folds
+        for color, (place, course) in enumerate(fold.recorded.parameters.get(name, {}).items())
+    ]
+
+
+def _norms_chart(run: RunRecord) -> list[LineChart]:
+    norms = [
+        Line(name, [epoch + 1.0 for epoch in course.epochs], course.values, color)
+        for fold in run.folds
+        for color, (name, course) in enumerate(fold.recorded.norms.items())
+        if any(course.values)
+    ]
+    label = "mean norm of the loss's gradient"
+    return [LineChart("norms of gradients", "epoch", label, norms, log_y=True)] if norms else []
+
+
+def _values_table(run: RunRecord, names: Sequence[str], title: _Title) -> Table:
+    """Makes the table of all elements at the end of the first and of the last epoch."""
+    folds = [f", fold {fold.number}" if len(run.folds) > 1 else "" for fold in run.folds]
+    columns = ["value", *(f"{which} epoch{fold}" for which in ("first", "last") for fold in folds)]
+    rows = []
+    for name in names:
+        elements = [fold.recorded.parameters.get(name, {}) for fold in run.folds]
+        for place in dict.fromkeys(place for each in elements for place in each):
+            full = name if title(name, place) == name else f"{name}.{title(name, place)}"
+            ends = [each[place].values[end] if place in each else None for end in (0, -1) for each in elements]
+            rows.append([Cell(tables.breakable(full)), *map(tables.number, ends)])
+    return Table("Parameters", columns, rows)
+
+
+def _element_names(run: RunRecord) -> _Title:
+    """Returns a function that names an element of a parameter, as the pipeline declares it: such as "red"."""
+    facts, places = _facts(run), {}
+    for fold in run.folds:
+        for name, elements in fold.recorded.parameters.items():
+            places.setdefault(name, set()).update(elements)
+    names: dict[str, dict[tuple[int, ...], str]] = {}
+    for name, known in places.items():
+        shape = tuple(max(sizes) + 1 for sizes in zip(*known, strict=False))
+        if name in facts and math.prod(shape) == len(known):
+            with contextlib.suppress(ValueError):  # The pipeline has been declared otherwise since.
+                titles = facts[name].element_names(name, shape)
+                names[name] = dict(zip(np.ndindex(*shape), titles, strict=True))
+
+    def title(name: str, place: tuple[int, ...]) -> str:
+        full = names.get(name, {}).get(place, ".".join([name, *map(str, place)]))
+        return full.removeprefix(f"{name}.")
+
+    return title
+
+
+def _facts(run: RunRecord) -> Mapping[str, isp.Parameter]:
+    """Returns what isp declares of a run's parameters; nothing for a user's file, which a report does not run."""
+    name = run.flags["pipeline"] or run.flags["processing_mode"]
+    if name not in ("parametrized", "full"):
+        return {}
+    try:
+        return find_pipeline(name)(isp.Camera.from_json(json.dumps(run.folds[0].camera))).facts
+    except (ValueError, TypeError):  # An earlier version recorded no camera.
+        return {}
+
+
+def _pictures(fold: FoldRecord, run: RunRecord, detail: Detail) -> list[Block]:
+    """Makes a slider of the stages beside their gradients, and of predictions and differences, of each epoch."""
+    recorded = {epoch: shown for epoch, files in fold.pictures.items() if (shown := _shown(files))}
+    frames = []
+    for epoch in thinned(list(recorded), detail.epochs):
+        rows: dict[str, list[Picture]] = {}
+        for name, file in recorded[epoch].items():
+            group, _, stage = name.rpartition("/")
+            key = stage if group == "gradients" else name.removeprefix("stages/")
+            rows.setdefault(key, []).append(_picture(group, stage, file, epoch, detail))
+        frames.append(Frame(f"epoch {epoch + 1}", list(rows.values())))
+    return [Slider(f"Pictures over epochs, {run.title(fold.number)}", frames)] if frames else []
+
+
+def _shown(files: Mapping[str, pathlib.Path]) -> dict[str, pathlib.Path]:
+    """Puts stages first; leaves out the confusion matrix, which is a table of its own."""
+    names = sorted((name for name in files if name != "confusion"), key=lambda name: not name.startswith("stages/"))
+    return {name: files[name] for name in names}
+
+
+def _picture(group: str, stage: str, file: pathlib.Path, epoch: int, detail: Detail) -> Picture:
+    number, _, rest = stage.partition("_")
+    title = (rest if number.isdecimal() else stage).replace("_", " ")
+    captions = {
+        "stages": (title, f"The recorded samples after the stage {title}"),
+        "gradients": (f"gradient after {title}", f"Magnitude of the loss's gradient for the samples after {title}"),
+    }
+    caption, alternative = captions.get(group, (title, f"{title.capitalize()} for the recorded samples"))
+    return embedded(file, detail.width, f"{alternative}, epoch {epoch + 1}", caption)

@@ -1,0 +1,348 @@
+"""The results that other programs leave in the folders of runs, as far as reports and comparisons read them."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+from r2l_jax.runtime.errors import InputError
+
+# Greater numbers would not be exact as the floats that tables sort by.
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class Statistic(msgspec.Struct):
+    """Mean and standard deviation over folds."""
+
+    mean: float
+    std: float
+
+
+class PartialStatistic(msgspec.Struct):
+    """Mean and standard deviation over the folds that have a number; None if no fold has it."""
+
+    mean: float | None
+    std: float | None
+
+
+class Test(NamedTuple):
+    """The numbers of a run in a case: score and loss, and the drop from the score on the run's own images."""
+
+    group: str
+    score: Statistic
+    drop: Statistic
+    loss: Statistic
+
+
+class EvaluatedRun(msgspec.Struct):
+    """A run of an evaluation.json."""
+
+    folder: str
+    headline: dict[str, float | None]
+    own: list[str]
+    tests: dict[str, dict[str, Any]]
+    folds: dict[str, Any]
+
+
+class Groups(msgspec.Struct):
+    """The scores of groups of samples by a fact of their shots."""
+
+    rows: list[str]
+    samples: list[Count]
+    columns: list[str]
+    mean: list[list[float]]
+
+
+class Evaluation(msgspec.Struct):
+    """An evaluation.json, which evaluate.py writes."""
+
+    score: str
+    runs: dict[str, EvaluatedRun]
+    by: dict[str, Groups] = {}
+
+    def tests(self, label: str, where: pathlib.Path) -> dict[str, Test]:
+        """Returns the numbers of a run by case.
+
+        Raises:
+            InputError: a case lacks a number.
+        """
+        return {
+            name: Test(
+                converted(test.get("group"), str, where),
+                *(converted(test.get(key), Statistic, where) for key in (self.score, "drop", "loss")),
+            )
+            for name, test in self.runs[label].tests.items()
+        }
+
+
+class Mean(msgspec.Struct):
+    """A mean of signed changes, and of their absolute values."""
+
+    mean: float
+    mean_absolute: float
+
+
+class Change(msgspec.Struct):
+    """The change of the loss when all values move in the worst directions, and when all move up."""
+
+    worst: float
+    together: Mean
+
+
+class Changes(msgspec.Struct):
+    """The changes of the loss of some samples."""
+
+    samples: Count
+    loss: float
+    parameters: dict[str, Change]
+    elements: dict[str, Mean]
+    stages: dict[str, Change]
+
+
+class NaturalRange(msgspec.Struct):
+    """The natural range of a parameter or of images; no width stands for the value itself."""
+
+    width: float | None
+
+
+class Sensitivity(msgspec.Struct):
+    """A sensitivity.json, which forensics.py writes."""
+
+    unit: str
+    ranges: dict[str, NaturalRange]
+    overall: Changes
+    by_class: dict[str, Changes]
+    caution: str = ""
+
+
+class Knob(msgspec.Struct):
+    """The tolerated interval of a knob."""
+
+    parameter: str
+    quantity: str
+    value: float
+    low: float
+    low_interval: tuple[float, float]
+    low_at_limit: bool
+    high: float
+    high_interval: tuple[float, float]
+    high_at_limit: bool
+    scale: Literal["linear", "log"]
+    width: float | None = None
+    points: list[tuple[float, float]] = []
+
+    def __post_init__(self):
+        if self.scale == "linear" and not 0 < (self.width or 0) < math.inf:
+            raise ValueError(f"a linear knob must have a positive width, got {self.width}")
+
+
+class KnobMap(msgspec.Struct):
+    """The scores while two knobs move."""
+
+    knobs: tuple[str, str]
+    values: tuple[list[float], list[float]]
+    scores: list[list[float]]
+    tolerated: list[list[bool]]
+
+
+class Tolerances(msgspec.Struct):
+    """A tolerances.json, which forensics.py writes."""
+
+    score: str
+    default: float
+    tolerance: float
+    samples: Count
+    knobs: dict[str, Knob]
+    map: KnobMap | None = None
+
+
+class WorstCase(msgspec.Struct):
+    """The worst processing that a search has found."""
+
+    group: str
+    aux_weight: float
+    score: float
+    drop: float
+    loss: float
+    ssim: float
+    spread: float
+    parameters: dict[str, np.ndarray]
+    task_loss: list[float] = []
+    deviation: list[float] = []
+
+
+class Default(msgspec.Struct):
+    """The numbers of the default rendering."""
+
+    score: float
+    loss: float
+
+
+class WorstCases(msgspec.Struct):
+    """A worst_case.json, which forensics.py writes."""
+
+    score: str
+    default: Default
+    rows: list[WorstCase]
+
+
+class ShotGroups(msgspec.Struct):
+    """The scores of groups of samples by a fact of their shots, by default and in the worst cases."""
+
+    rows: list[str]
+    samples: list[Count]
+    columns: list[str]
+    scores: list[list[float]]
+
+
+class Shots(msgspec.Struct):
+    """A shots.json, which forensics.py writes."""
+
+    score: str
+    fields: dict[str, ShotGroups]
+
+
+class Start(msgspec.Struct):
+    """The end of the search from an exposure; no `stops` stand for no adaptation."""
+
+    stops: Annotated[int, msgspec.Meta(ge=-99, le=99)] | None
+    labelled_loss: float
+    labelled_score: float
+    score: float
+
+
+class Adapted(msgspec.Struct):
+    """The adaptation of a fold to a drift."""
+
+    undrifted: float
+    before: float
+    after: float
+    won_back: float | None
+    start: int | None
+    starts: list[Start]
+    default: dict[str, np.ndarray]
+    parameters: dict[str, np.ndarray]
+
+
+class AdaptedOverFolds(msgspec.Struct):
+    """The adaptation of all folds to a drift."""
+
+    undrifted: PartialStatistic
+    before: PartialStatistic
+    after: PartialStatistic
+    won_back: PartialStatistic
+
+
+class Adaptation(msgspec.Struct):
+    """An adaptation.json over all folds, which adjust.py writes."""
+
+    score: str
+    drifts: dict[str, AdaptedOverFolds]
+    folds: dict[str, dict[str, Adapted]]
+
+
+class Curve(msgspec.Struct):
+    """The scores of a fold over epochs and seconds."""
+
+    epochs: list[Count]
+    seconds: list[float]
+    scores: list[float]
+    epochs_to_target: Count | None = None
+    seconds_to_target: float | None = None
+
+    def __post_init__(self):
+        if not len(self.epochs) == len(self.seconds) == len(self.scores) > 0:
+            raise ValueError("a curve must have as many epochs, seconds and scores, and at least one of each")
+
+
+class LearntRun(msgspec.Struct):
+    """The folds of one of the two runs of a comparison."""
+
+    folds: list[Curve]
+
+
+class LearntParameter(msgspec.Struct):
+    """A parameter at the camera's calibration, and as each fold has learned it."""
+
+    names: list[str]
+    camera: np.ndarray
+    folds: list[np.ndarray]
+
+
+class Learning(msgspec.Struct):
+    """A learning.json, which adjust.py writes."""
+
+    score: str
+    target: float
+    runs: dict[str, LearntRun]
+    parameters: dict[str, LearntParameter]
+
+
+Result = TypeVar("Result")
+
+
+def read_result(file: pathlib.Path, kind: type[Result]) -> Result | None:
+    """Reads the result that a program has left in a file.
+
+    Args:
+        file: the file.
+        kind: a class of this module.
+
+    Returns:
+        The result; None if there is no such file, or if the program that writes it has not finished.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    if not file.exists():
+        return None
+    content = read_json(file)
+    # Until a result is finished, its file only lists those beside it.
+    if content.keys() == {"files"}:
+        return None
+    return converted(content, kind, file)
+
+
+def read_json(file: pathlib.Path) -> Mapping[str, Any]:
+    """Reads an object from a JSON file.
+
+    Raises:
+        InputError: the file cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} cannot be read ({error}): make it anew or move it away") from None
+    return converted(content, dict[str, Any], file)
+
+
+def converted(content: Any, kind: Any, file: pathlib.Path) -> Any:
+    """Converts a part of a JSON file to a type.
+
+    Args:
+        content: the part.
+        kind: the type, as `msgspec.convert` takes it; in it, arrays of NumPy stand for nested lists of numbers.
+        file: the file, for the message of an error.
+
+    Raises:
+        InputError: the part has another type.
+    """
+    try:
+        return msgspec.convert(content, kind, dec_hook=_array)
+    except msgspec.ValidationError as error:
+        reason = str(error).replace("`", "").replace("$.", "")
+        raise InputError(f"{file} is damaged or of another version ({reason}): make it anew or move it away") from None
+
+
+def _array(kind: type, content: Any) -> Any:
+    """Makes an array of nested lists of numbers; msgspec reports the errors that this raises."""
+    if kind is not np.ndarray:
+        raise NotImplementedError(f"no conversion to {kind}")
+    try:
+        return np.array(content, float)
+    except OverflowError as error:
+        raise ValueError(f"{error}") from None

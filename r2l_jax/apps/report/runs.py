@@ -1,0 +1,260 @@
+"""The folders of runs as reports and comparisons read them: records of training, and the results of other programs."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from r2l_jax.apps.report import results
+from r2l_jax.apps.report.events import Recorded, read_events
+from r2l_jax.config import TrainConfig
+from r2l_jax.model.tasks import TASKS
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import flat, leaves
+from r2l_jax.training.folds import fold_folders, fold_number, run_names
+from r2l_jax.training.record import read_metrics
+
+ANALYSES: Mapping[str, type] = {
+    "sensitivity": results.Sensitivity,
+    "tolerances": results.Tolerances,
+    "worst_case": results.WorstCases,
+    "shots": results.Shots,
+}
+
+# Where a run is and how it is called, which is no setting that runs are compared by.
+_NAMES = ("logdir", "experiment_name", "run_name", "overwrite", "download")
+
+_EPOCH = re.compile("epoch_([0-9]{4,9})")
+
+
+class Final(msgspec.Struct):
+    """The numbers of a finished fold, which its metrics.json holds beside the score and the history."""
+
+    best_epoch: results.Count
+    val_loss: float
+    val_precision: dict[str, float] = {}
+    val_recall: dict[str, float] = {}
+    val_f1: dict[str, float] = {}
+    val_confusion_matrix: list[list[float]] = []
+
+
+class Environment(msgspec.Struct):
+    """The environment that a fold was trained in."""
+
+    git_commit: str | None = None
+    versions: dict[str, str | None] = {}
+    devices: list[str] = []
+    seed: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldRecord:
+    """A fold of a run, finished or not.
+
+    Attributes:
+        number: its number.
+        folder: its folder.
+        flags: the settings of its training.
+        history: the numbers of each epoch.
+        score: the name of the score; None before the end of the first epoch.
+        complete: whether it is trained to its end.
+        last: the last score of a finished fold.
+        best: the best score of a finished fold.
+        default: the score by the default processing, of a finished adversarial training.
+        final: more numbers of a finished fold.
+        environment: where it was trained.
+        camera: the camera that the processing started from, as JSON; None for processed images.
+        fingerprint: of the samples and classes.
+        samples: the numbers of samples for training and for validation.
+        recorded: the parameters over epochs.
+        pictures: the pictures of each epoch, by their names such as "stages/0_demosaic".
+    """
+
+    number: int
+    folder: pathlib.Path
+    flags: Mapping[str, Any]
+    history: Sequence[Mapping[str, float]]
+    score: str | None
+    complete: bool
+    last: float | None
+    best: float | None
+    default: float | None
+    final: Final | None
+    environment: Environment
+    camera: Mapping[str, Any] | None
+    fingerprint: str
+    samples: tuple[int, int]
+    recorded: Recorded
+    pictures: Mapping[int, Mapping[str, pathlib.Path]]
+
+    def course(self, name: str) -> tuple[list[float], list[float]]:
+        """Returns the epochs, from 1 on, in which a number was recorded, and the numbers."""
+        rows = [row for row in self.history if name in row]
+        return [row["epoch"] + 1 for row in rows], [row[name] for row in rows]
+
+
+class Analyses(NamedTuple):
+    """The forensics of a fold by name, see `ANALYSES`, and their folder."""
+
+    fold: int
+    folder: pathlib.Path
+    found: Mapping[str, Any]
+
+
+class RunRecord(NamedTuple):
+    """A run: its name in the report, its folder, its folds, and the results of other programs; None without them."""
+
+    name: str
+    folder: pathlib.Path
+    folds: Sequence[FoldRecord]
+    evaluation: results.Evaluation | None
+    analyses: Sequence[Analyses]
+    adaptation: results.Adaptation | None
+    learning: results.Learning | None
+
+    @property
+    def score(self) -> str:
+        """The name of the score."""
+        return next((fold.score for fold in self.folds if fold.score), "score")
+
+    @property
+    def flags(self) -> Mapping[str, Any]:
+        """The settings of the training; those that an earlier version did not have are at their defaults."""
+        return flat(TrainConfig()) | dict(self.folds[0].flags)
+
+    @property
+    def command(self) -> str:
+        """The command that trains the run again, in lines of at most about 80 characters."""
+        defaults, values_apart = flat(TrainConfig()), {leaf.name for leaf in leaves(TrainConfig) if leaf.declared.kind}
+        lines = ["python scripts/train.py"]
+        for name, value in self.folds[0].flags.items():
+            if value is None or value == defaults.get(name):
+                continue
+            switch = isinstance(value, bool) and name not in values_apart
+            text = f"--{'' if value else 'no'}{name}" if switch else shlex.quote(f"--{name}={value}")
+            if len(lines[-1]) + len(text) < 80:
+                lines[-1] += f" {text}"
+            else:
+                lines.append(f"  {text}")
+        return " \\\n".join(lines)
+
+    def title(self, fold: int) -> str:
+        """Returns the name of a fold, which is that of the run if it has only one."""
+        return self.name if len(self.folds) == 1 else f"{self.name}, fold {fold}"
+
+
+def read_runs(uris: Sequence[str]) -> list[RunRecord]:
+    """Reads runs, finished or not, with all results in their folders.
+
+    Args:
+        uris: folders of runs, or of their folds.
+
+    Raises:
+        InputError: a folder is given twice or is no run's, or a file in it is damaged.
+    """
+    return [_read_run(uri, name) for uri, name in zip(uris, run_names(uris), strict=True)]
+
+
+def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.Evaluation] | None:
+    """Returns the evaluation of several runs together, and its folder.
+
+    evaluate.py writes it to the innermost folder of the runs that it tests.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if len(runs) < 2:
+        return None
+    folder = pathlib.Path(os.path.commonpath([run.folder.resolve() for run in runs])) / "evaluation"
+    found = results.read_result(folder / "evaluation.json", results.Evaluation)
+    tested = set() if found is None else {pathlib.Path(run.folder).resolve() for run in found.runs.values()}
+    if found is None or not tested.intersection(run.folder.resolve() for run in runs):
+        return None
+    return folder, found
+
+
+def common_score(runs: Sequence[RunRecord]) -> str:
+    """Returns the name of the score of runs; "score" if they have different ones."""
+    names = {run.score for run in runs}
+    return names.pop() if len(names) == 1 else "score"
+
+
+def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
+    """Returns the settings in which runs differ, with the value of each run; their names and places do not count."""
+    names = dict.fromkeys(name for run in runs for name in run.flags)
+    values = {name: [run.flags.get(name) for run in runs] for name in names if name not in _NAMES}
+    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
+
+
+def _read_run(uri: str, name: str) -> RunRecord:
+    folder = pathlib.Path(uri)
+    is_fold = fold_number(folder.resolve()) is not None
+    folders = [folder] if is_fold else fold_folders(folder)
+    folders = [each for each in folders if (each / "metrics.json").exists()]
+    if not folders:
+        reason = "it has no fold_* folder with a metrics.json" if folder.is_dir() else "not found"
+        raise InputError(f"--run={uri} is no folder of a run: {reason}")
+    return RunRecord(
+        name,
+        folder,
+        [_read_fold(each, f"--run={uri}") for each in folders],
+        results.read_result(folder / "evaluation" / "evaluation.json", results.Evaluation),
+        [found for each in fold_folders(folder / "forensics") if (found := _read_analyses(each)).found],
+        results.read_result(folder / "adjustment" / "adaptation.json", results.Adaptation),
+        results.read_result(folder / "adjustment" / "learning.json", results.Learning),
+    )
+
+
+def _read_analyses(folder: pathlib.Path) -> Analyses:
+    found = {name: results.read_result(folder / name / f"{name}.json", kind) for name, kind in ANALYSES.items()}
+    return Analyses(fold_number(folder) or 0, folder, {name: each for name, each in found.items() if each is not None})
+
+
+def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
+    file = folder / "metrics.json"
+    metrics = read_metrics(file, f"{where} cannot be shown")
+    history = [{name: float(value) for name, value in row.items()} for row in metrics["history"]]
+    score = next((task.score for task in TASKS if history and f"train_{task.score}" in history[0]), None)
+    complete, last, best, default = metrics["complete"], None, None, None
+    if any("epoch" not in row for row in history) or (complete and score is None):
+        raise InputError(f"{file} is damaged: its history lacks the epochs or their score; {where} cannot be shown")
+    if complete:
+        last, best = (results.converted(metrics.get(f"{which}val_{score}"), float, file) for which in ("", "best_"))
+        default = results.converted(metrics.get(f"default_val_{score}"), float | None, file)
+    return FoldRecord(
+        fold_number(folder.resolve()) or 0,
+        folder,
+        metrics["flags"],
+        history,
+        score,
+        *(complete, last, best, default),
+        results.converted(metrics, Final, file) if complete else None,
+        results.converted(metrics, Environment, file),
+        metrics.get("camera"),
+        metrics["fingerprint"],
+        (len(metrics["train_indices"]), len(metrics["valid_indices"])),
+        read_events(folder),
+        _pictures(folder / "results"),
+    )
+
+
+def _pictures(folder: pathlib.Path) -> dict[int, dict[str, pathlib.Path]]:
+    """Lists the pictures of each epoch, by their names without the ending, in the order of the stages."""
+    found = {}
+    for epoch in sorted(folder.glob("epoch_*")):
+        if match := _EPOCH.fullmatch(epoch.name):
+            files = {file.relative_to(epoch).with_suffix("").as_posix(): file for file in epoch.rglob("*.png")}
+            found[int(match[1])] = dict(sorted(files.items(), key=lambda item: _order(item[0])))
+    return found
+
+
+def _order(name: str) -> tuple[str, int, str]:
+    """Sorts stages by their numbers, of which the tenth comes after the second."""
+    group, _, stage = name.rpartition("/")
+    number, _, title = stage.partition("_")
+    return (group, int(number), title) if number.isdecimal() else (group, -1, stage)

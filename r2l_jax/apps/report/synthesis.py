@@ -1,0 +1,263 @@
+"""Drift synthesis in a report: matrices of runs and cases, drops from the own images, and curves by strength."""
+
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from r2l_jax.apps.report import document, tables
+from r2l_jax.apps.report.charts import Line, LineChart
+from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
+from r2l_jax.apps.report.results import EvaluatedRun, Evaluation, Groups, Test
+from r2l_jax.apps.report.runs import RunRecord, common_score, joint_evaluation
+from r2l_jax.drift.cases import OWN
+
+# Groups of cases whose names state a strength after "=".
+_STRENGTHS = {"intensities": "measured intensity", "exposures": "exposure by the model of the sensor"}
+
+_TITLES = {
+    "pipelines": "Processing drift",
+    "intensities": "Measured intensities",
+    "exposures": "Exposures",
+    "corruptions": "Common corruptions",
+}
+
+
+class Row(NamedTuple):
+    """A tested run: its name, its numbers, and those of each case."""
+
+    name: str
+    run: EvaluatedRun
+    tests: Mapping[str, Test]
+
+    def in_cases(self, names: Iterable[str]) -> list[Test]:
+        """Returns the numbers of those of some cases in which the run was tested."""
+        return [self.tests[name] for name in names if name in self.tests]
+
+    def is_own(self, name: str) -> bool:
+        """Tells whether the images of a case are those that the run was trained on."""
+        return name == OWN.name or name in self.run.own
+
+
+def make(runs: Sequence[RunRecord]) -> list[Section]:
+    """Makes the section of the evaluations of the runs, each alone and all together."""
+    alone, by = [], []
+    for run in runs:
+        if run.evaluation:
+            found = _rows(run.evaluation, run.folder / "evaluation")
+            alone += found if len(found) > 1 else [each._replace(name=run.name) for each in found]
+            by += [(run.name, _groups(run.evaluation.by, run.evaluation.score))]
+    sections = _sections(alone, common_score(runs), "")
+    if joint := joint_evaluation(runs):
+        folder, evaluation = joint
+        suffix = ", runs together" if sections else ""
+        sections += _sections(_rows(evaluation, folder), evaluation.score, suffix)
+        by.append(("runs together", _groups(evaluation.by, evaluation.score)))
+    sections += document.section("Scores by shots", document.panels(by))
+    return document.section("Drift synthesis", [], sections)
+
+
+def _rows(evaluation: Evaluation, folder: pathlib.Path) -> list[Row]:
+    where = folder / "evaluation.json"
+    rows = [Row(name, each, evaluation.tests(name, where)) for name, each in evaluation.runs.items()]
+    return [row for row in rows if OWN.name in row.tests]
+
+
+def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
+    """Makes a section of the mean drops, and one for each group of cases."""
+    if not rows:
+        return []
+    legend = Text(
+        "Framed cells are a run's own images, which are the diagonal of a matrix of runs in rows and cases in columns. "
+        "Drops are differences from there."
+    )
+    sections = document.section(f"Mean drops{suffix}", [_headlines(rows, score), legend])
+    for group, title in _TITLES.items():
+        tested = [row for row in rows if any(test.group == group for test in row.tests.values())]
+        blocks = _corruptions(tested, score) if group == "corruptions" else _cases(tested, group, score)
+        sections += document.section(f"{title}{suffix}", blocks)
+    return sections
+
+
+def _headlines(rows: Sequence[Row], score: str) -> Table:
+    names = dict.fromkeys(name for row in rows for name in row.run.headline)
+    titles = {OWN.name: f"{score} on own images", "corruption_over_processing": "corruption over processing"}
+    titles["processing_drop_error"] = "standard error of the processing drop"
+    columns = ["run", *(titles.get(name, f"mean {name.replace('_', ' ')}") for name in names)]
+    cells = [[Cell(row.name), *(tables.score(row.run.headline.get(name)) for name in names)] for row in rows]
+    return Table(f"{score} on the own images, and mean drops under drift", columns, cells)
+
+
+def _columns(rows: Sequence[Row], group: str) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name, test in row.tests.items() if test.group == group))
+
+
+def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
+    """Makes the matrix of scores and that of the drops from the diagonal, and curves if the cases state a strength."""
+    columns = _columns(rows, group)
+    if not columns:
+        return []
+    blocks: list[Block] = []
+    if group in _STRENGTHS:
+        blocks.append(Charts([_strengths_chart(rows, columns, group, score)]))
+    if not all(any(name in row.run.own for name in columns) for row in rows):
+        columns = [OWN.name, *columns]
+    if len(rows) == 1:
+        return [*blocks, _cases_table(rows[0], columns, score)]
+    return [*blocks, _matrix(rows, columns, score), _drops(rows, columns, score)]
+
+
+def _cases_table(row: Row, columns: Sequence[str], score: str) -> Table:
+    """Makes the table of a single run, with a row for each case."""
+    shades = iter(tables.shades([test.score.mean for test in row.in_cases(columns)]))
+    most = tables.greatest(test.drop.mean for test in row.in_cases(columns))
+    cells = [
+        [
+            Cell(tables.breakable(name)),
+            _score_cell(row, name)._replace(shade=next(shades)),
+            tables.drop(row.tests[name].drop.mean, most),
+            tables.score(row.tests[name].loss.mean),
+        ]
+        for name in columns
+        if name in row.tests
+    ]
+    return Table(f"{score} and drop of {row.name}", ["case", score, "drop", "loss"], cells)
+
+
+def _score_cell(row: Row, name: str) -> Cell:
+    """Makes the cell of a score, with the deviation over folds if there are several."""
+    found = row.tests[name].score
+    deviation = found.std if len(row.run.folds) > 1 else None
+    return tables.score_and_deviation(found.mean, deviation)._replace(framed=row.is_own(name))
+
+
+def _matrix(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
+    """Makes the matrix of scores."""
+    shades = iter(tables.shades([test.score.mean for row in rows for test in row.in_cases(columns)]))
+
+    def cell(row: Row, name: str) -> Cell:
+        return _score_cell(row, name)._replace(shade=next(shades)) if name in row.tests else tables.text(None)
+
+    return _rows_by_columns(score, rows, columns, cell)
+
+
+def _drops(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
+    """Makes the matrix of drops from the score on the own images."""
+    most = tables.greatest(test.drop.mean for row in rows for test in row.in_cases(columns))
+
+    def cell(row: Row, name: str) -> Cell:
+        drop = row.tests[name].drop.mean if name in row.tests else None
+        return tables.drop(drop, most, framed=row.is_own(name))
+
+    return _rows_by_columns(f"Drop of {score} from the diagonal", rows, columns, cell)
+
+
+def _rows_by_columns(
+    title: str, rows: Sequence[Row], columns: Sequence[str], cell: Callable[[Row, str], Cell]
+) -> Table:
+    cells = [[Cell(row.name), *(cell(row, name) for name in columns)] for row in rows]
+    return Table(title, ["run", *map(tables.breakable, columns)], cells)
+
+
+def _line(row: Row, color: int, cases: Mapping[float, str]) -> Line:
+    """Makes the line of a run's scores over the strengths of cases, given by their names."""
+    points = {strength: row.tests[name].score.mean for strength, name in sorted(cases.items()) if name in row.tests}
+    return Line(row.name, list(points), list(points.values()), color)
+
+
+def _strengths_chart(rows: Sequence[Row], columns: Iterable[str], group: str, score: str) -> LineChart:
+    cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
+    lines = [_line(row, color, cases) for color, row in enumerate(rows)]
+    return LineChart(score, _STRENGTHS[group], score, lines, log_x=True, levels=_own_scores(rows))
+
+
+def _own_scores(rows: Sequence[Row]) -> list[tuple[float, int]]:
+    """Returns the score of each run on its own images, and the run's color."""
+    return [(row.tests[OWN.name].score.mean, color) for color, row in enumerate(rows)]
+
+
+def _strength(name: str) -> float | None:
+    """Reads the strength from the name of a case, such as "iso=0.05"."""
+    try:
+        return float(name.partition("=")[2])
+    except ValueError:
+        return None
+
+
+def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
+    """Makes a chart of each corruption by severity, with a line for each run, and the table of all."""
+    found: dict[str, dict[float, str]] = {}
+    columns = _columns(rows, "corruptions")
+    for name in columns:
+        corruption, _, severity = name.rpartition(".")
+        if severity.isdecimal():
+            found.setdefault(corruption, {})[float(severity)] = name
+    if not found:
+        return []
+    owns = _own_scores(rows)
+    scores = [*(own for own, _ in owns), *(test.score.mean for row in rows for test in row.in_cases(columns))]
+    matrices = [] if len(rows) == 1 else [_corruptions_of_runs(rows, found, score)]
+    charts = [
+        LineChart(
+            corruption.replace("_", " "),
+            "severity",
+            score,
+            [line for color, row in enumerate(rows) if (line := _line(row, color, cases)).xs],
+            levels=owns,
+            y_range=(min(scores), max(scores)),
+        )
+        for corruption, cases in found.items()
+    ]
+    return [
+        *matrices,
+        Text("Dotted lines are the scores on the runs' own images."),
+        Charts(charts),
+        Details("Scores and drops of each corruption", [_corruption_table(rows, found, score)]),
+    ]
+
+
+def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
+    """Makes the matrix of runs and corruptions: the mean drop over those severities in which all runs were tested."""
+    shared = {
+        corruption: [name for name in cases.values() if all(name in row.tests for row in rows)]
+        for corruption, cases in found.items()
+    }
+    drops = [
+        [
+            float(np.mean([test.drop.mean for test in row.in_cases(names)])) if names else None
+            for names in shared.values()
+        ]
+        for row in rows
+    ]
+    most = tables.greatest(drop for of_run in drops for drop in of_run)
+    cells = [
+        [Cell(row.name), *(tables.drop(drop, most) for drop in of_run)] for row, of_run in zip(rows, drops, strict=True)
+    ]
+    title = f"Drop of {score} from the own images, mean over the severities"
+    return Table(title, ["run", *map(tables.breakable, shared)], cells)
+
+
+def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
+    cells = []
+    for row in rows:
+        for corruption, names in found.items():
+            for severity, name in sorted(names.items()):
+                if test := row.tests.get(name):
+                    cells.append(
+                        [
+                            Cell(row.name),
+                            Cell(corruption),
+                            tables.number(severity),
+                            *map(tables.score, (test.score.mean, test.drop.mean, test.loss.mean)),
+                        ]
+                    )
+    return Table("Common corruptions", ["run", "corruption", "severity", score, "drop", "loss"], cells)
+
+
+def _groups(fields: Mapping[str, Groups], score: str) -> list[Block]:
+    """Makes the matrix of groups of samples and cases of each fact of the shots."""
+    return [
+        tables.by_shots(score, field, groups.rows, groups.samples, groups.columns, groups.mean)
+        for field, groups in fields.items()
+    ]

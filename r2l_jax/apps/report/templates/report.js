@@ -1,0 +1,73 @@
+"use strict";
+
+// Tables are sorted by a click on the title of a column: by the number behind a cell, or else by its text.
+for (const table of document.querySelectorAll("table")) {
+  const body = table.tBodies[0];
+  const titles = [...table.tHead.rows[0].cells];
+  titles.forEach((title, column) => {
+    const cells = [...body.rows].map((row) => row.cells[column]);
+    if (cells.some((cell) => cell && cell.dataset.value !== undefined)) title.classList.add("numeric");
+    if (!title.textContent.trim() || body.rows.length < 2) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...title.childNodes);
+    title.append(button);
+    button.addEventListener("click", () => {
+      const descending = title.getAttribute("aria-sort") === "ascending";
+      for (const other of titles) other.removeAttribute("aria-sort");
+      title.setAttribute("aria-sort", descending ? "descending" : "ascending");
+      const sign = descending ? -1 : 1;
+      body.append(...[...body.rows].sort((first, second) => compare(first.cells[column], second.cells[column], sign)));
+    });
+  });
+}
+
+function compare(first, second, sign) {
+  const [one, two] = [first, second].map((cell) => parseFloat(cell.dataset.value));
+  if (Number.isNaN(one) && Number.isNaN(two)) return sign * first.textContent.localeCompare(second.textContent);
+  // Cells without a number stay below the others.
+  return Number.isNaN(one) ? 1 : Number.isNaN(two) ? -1 : sign * (one - two);
+}
+
+// A slider shows the pictures of one epoch.
+for (const slider of document.querySelectorAll(".slider")) {
+  const frames = [...slider.querySelectorAll(".frame")];
+  const [input, button, output] = ["input", "button", "output"].map((name) => slider.querySelector(name));
+  if (!input) continue;
+  let timer = null;
+  const show = () => {
+    frames.forEach((frame, number) => (frame.hidden = number !== input.valueAsNumber));
+    output.textContent = frames[input.valueAsNumber].dataset.title;
+    input.setAttribute("aria-valuetext", output.textContent);
+  };
+  const stop = () => {
+    clearInterval(timer);
+    timer = null;
+    button.textContent = "Play";
+  };
+  input.addEventListener("input", () => (stop(), show()));
+  button.addEventListener("click", () => {
+    if (timer) return stop();
+    button.textContent = "Stop";
+    timer = setInterval(() => {
+      input.value = (input.valueAsNumber + 1) % frames.length;
+      show();
+    }, 600);
+  });
+  // A browser keeps the position of the slider when the page is loaded again.
+  show();
+}
+
+// Folded parts are printed as well.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details:not([open])")) {
+    details.dataset.printed = "";
+    details.open = true;
+  }
+});
+addEventListener("afterprint", () => {
+  for (const details of document.querySelectorAll("details[data-printed]")) {
+    delete details.dataset.printed;
+    details.open = false;
+  }
+});

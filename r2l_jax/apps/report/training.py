@@ -1,0 +1,133 @@
+"""The training in a report: learning curves and classes."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from r2l_jax.apps.report import document, tables
+from r2l_jax.apps.report.charts import Line, LineChart
+from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table
+from r2l_jax.apps.report.runs import FoldRecord, RunRecord
+
+# Larger confusion matrices are left to their picture in the run's folder.
+_MOST_CLASSES = 40
+
+
+def make(runs: Sequence[RunRecord]) -> list[Section]:
+    """Makes the sections of learning curves and classes."""
+    history = [(run.title(fold.number), [_history_table(fold)]) for run in runs for fold in run.folds if fold.history]
+    curves: list[Block] = [Charts(charts)] if (charts := learning_curves(runs)) else []
+    if history:
+        curves.append(Details("Numbers of each epoch", document.panels(history)))
+    return [
+        *document.section("Learning curves", curves),
+        *document.section("Classes", document.panels([(run.name, _classes(run)) for run in runs])),
+    ]
+
+
+def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
+    """Makes charts of the loss, the score and other metrics over the epochs: mean and standard deviation of the folds.
+
+    The validation is solid and the training dashed. A run has one color in all charts.
+    """
+    charts = []
+    for metric in _metrics(runs):
+        lines = [
+            line
+            for color, run in enumerate(runs)
+            for split, style in (("val", "solid"), ("train", "dashed"))
+            if (line := _mean_course(run, f"{split}_{metric}", color, style, len(runs) > 1))
+        ]
+        if lines:
+            charts.append(LineChart(metric, "epoch", metric, lines))
+    return charts
+
+
+def _metrics(runs: Sequence[RunRecord]) -> list[str]:
+    """Lists the metrics of the history: the loss, the scores, and others such as those of adversarial training."""
+    names = dict.fromkeys(name for run in runs for fold in run.folds for row in fold.history for name in row)
+    others = [name.partition("_")[2] for name in names if name.startswith(("train_", "val_"))]
+    return list(dict.fromkeys(["loss", *(run.score for run in runs), *others]))
+
+
+def _mean_course(run: RunRecord, name: str, color: int, style: str, named: bool) -> Line | None:
+    """Averages a number over the folds that have reached an epoch."""
+    values: dict[float, list[float]] = {}
+    for fold in run.folds:
+        for epoch, value in zip(*fold.course(name), strict=True):
+            values.setdefault(epoch, []).append(value)
+    if not values:
+        return None
+    split = "validation" if name.startswith("val_") else "training"
+    epochs = sorted(values)
+    return Line(
+        f"{run.name}, {split}" if named else split,
+        epochs,
+        [float(np.mean(values[epoch])) for epoch in epochs],
+        color,
+        style,  # pyright: ignore[reportArgumentType]
+        [float(np.std(values[epoch])) for epoch in epochs] if len(run.folds) > 1 else None,
+    )
+
+
+def _history_table(fold: FoldRecord) -> Table:
+    names = [name for name in dict.fromkeys(name for row in fold.history for name in row) if name != "epoch"]
+    rows = [
+        [
+            tables.number(row["epoch"] + 1),
+            *(tables.number(row.get(name)) if name == "seconds" else tables.score(row.get(name)) for name in names),
+        ]
+        for row in fold.history
+    ]
+    return Table("Numbers of each epoch", ["epoch", *(name.replace("_", " ") for name in names)], rows)
+
+
+def _classes(run: RunRecord) -> list[Block]:
+    """Makes the table of classes and the confusion matrix, over all finished folds."""
+    finals = [fold.final for fold in run.folds if fold.final and fold.final.val_confusion_matrix]
+    if not finals:
+        return []
+    names = list(finals[0].val_f1)
+    matrices = [
+        np.array(final.val_confusion_matrix, float) for final in finals if _fits(final.val_confusion_matrix, names)
+    ]
+    if not matrices:
+        return []
+    matrix = np.sum(matrices, 0)
+    metrics = ("precision", "recall", "f1")
+    rows = [
+        [
+            Cell(name),
+            tables.number(float(total)),
+            *(
+                tables.score(float(np.mean([getattr(final, f"val_{metric}").get(name, math.nan) for final in finals])))
+                for metric in metrics
+            ),
+        ]
+        for name, total in zip(names, matrix.sum(1), strict=True)
+    ]
+    over = "" if len(finals) == 1 else f"; means over {len(finals)} folds, counts added up"
+    blocks: list[Block] = [Table(f"Validation by class, last epoch{over}", ["class", "samples", *metrics], rows)]
+    if len(names) <= _MOST_CLASSES:
+        blocks.append(_confusion_table(names, matrix))
+    return blocks
+
+
+def _fits(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> bool:
+    return len(matrix) == len(names) and all(len(row) == len(names) for row in matrix)
+
+
+def _confusion_table(names: Sequence[str], matrix: np.ndarray) -> Table:
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    rows = [
+        [
+            Cell(name),
+            *(
+                tables.number(float(count), shade=float(share), framed=row == column)
+                for column, (count, share) in enumerate(zip(matrix[row], shares[row], strict=True))
+            ),
+        ]
+        for row, name in enumerate(names)
+    ]
+    return Table("Confusion: targets in rows, predictions in columns", ["target", *names], rows)

@@ -1,0 +1,49 @@
+"""Compares runs: their scores, the settings in which they differ, and their learning curves.
+
+python scripts/compare.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=curves.png
+
+Prints a table within 100 columns. report.py shows everything else that the folders of runs hold.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+from r2l_jax.apps.report.comparison import comparison_table, write_curves
+from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import Settings, setting
+from r2l_jax.runtime.hosts import refuse_several_processes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparisonConfig(Settings):
+    """Comparison.
+
+    Raises:
+        InputError: fewer than two runs, or an output that is no PNG file.
+    """
+
+    run: tuple[str, ...] = setting("folders of runs, or of their folds, separated by commas", kind="repeated")
+    output: str | None = setting("also draw the learning curves, as a PNG file", None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(self.run) < 2:
+            raise InputError(f"--run must name at least two runs, got {','.join(self.run)!r}")
+        if self.output is not None and pathlib.Path(self.output).suffix != ".png":
+            raise InputError(f"--output must be a file that ends in .png, got {self.output!r}")
+
+
+def main(config: ComparisonConfig) -> None:
+    """Compares the runs that the flags name."""
+    refuse_several_processes()
+    runs = read_runs(config.run)
+    print(comparison_table(runs))
+    if config.output is not None:
+        write_curves(runs, pathlib.Path(config.output))
+        print(f"\ncurves in {config.output}")
+
+
+run = functools.partial(flags.run, main, ComparisonConfig)

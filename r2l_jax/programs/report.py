@@ -1,0 +1,49 @@
+"""Writes a report of runs: one HTML file of everything that their folders hold.
+
+python scripts/report.py --run=runs/quickstart/parametrized --output=report.html
+python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=report.html
+
+The report has the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py where these
+write by default. It needs no other file and no network, and can be read on a phone and printed.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+from r2l_jax.apps.report.page import write_report
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.flags import Settings, setting
+from r2l_jax.runtime.hosts import refuse_several_processes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig(Settings):
+    """Report.
+
+    Raises:
+        InputError: no run, or an output that is no HTML file.
+    """
+
+    run: tuple[str, ...] = setting(
+        "folders of runs, or of their folds, separated by commas; several are shown side by side", kind="repeated"
+    )
+    output: str = setting("the HTML file", "report.html")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.run:
+            raise InputError("--run is empty")
+        if pathlib.Path(self.output).suffix not in (".html", ".htm"):
+            raise InputError(f"--output must be a file that ends in .html, got {self.output!r}")
+
+
+def main(config: ReportConfig) -> None:
+    """Writes the report that the flags ask for."""
+    refuse_several_processes()
+    size = write_report(config.run, pathlib.Path(config.output))
+    print(one_line(f"{config.output}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))
+
+
+run = functools.partial(flags.run, main, ReportConfig)

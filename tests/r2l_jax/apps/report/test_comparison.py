@@ -1,0 +1,66 @@
+import json
+
+import numpy as np
+import pytest
+import report_runs
+from PIL import Image
+
+from r2l_jax.apps.report.comparison import comparison_table, write_curves
+from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.runtime.errors import InputError
+
+
+def rows(text):
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
+
+
+def test_the_table_has_scores_and_settings_that_differ(tmp_path):
+    first = report_runs.write_run(tmp_path / "first")
+    second = report_runs.write_run(tmp_path / "second", start=500, lr=0.5, processing_mode="static", folds=2)
+    text = comparison_table(read_runs([str(first), str(second)]))
+    assert text.splitlines()[0].split() == ["first", "second"]
+    found = rows(text)
+    assert found["--lr"] == ["1e-05", "0.5"]
+    assert found["--processing_mode"] == ["parametrized", "static"]
+    assert found["--sp_debayer"] == ["-", "bilinear"]
+    assert "--run_name" not in found
+    assert "--epochs" not in found
+    best = [
+        json.loads((folder / f"fold_{fold}/metrics.json").read_text())["best_val_accuracy"]
+        for folder, fold in ((first, 0), (second, 0), (second, 1))
+    ]
+    (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
+    assert line.split()[2:] == [f"{best[0]:.4f}", f"{np.mean(best[1:]):.4f}", f"±{np.std(best[1:]):.4f}"]
+
+
+def test_many_runs_fit_into_a_hundred_columns(tmp_path):
+    names = [f"a_rather_long_name_of_a_run_with_number_{number}" for number in range(9)]
+    folders = [report_runs.write_run(tmp_path / name, epochs=number + 1) for number, name in enumerate(names)]
+    text = comparison_table(read_runs(list(map(str, folders))))
+    assert max(map(len, text.splitlines())) <= 100
+    epochs = [word for line in text.splitlines() if line.startswith("epochs") for word in line.split()[1:]]
+    assert epochs == [str(number + 1) for number in range(9)]
+    # Shortened names still differ.
+    assert all(f"a_rather_lo...h_number_{number}" in text for number in range(9))
+
+
+def test_a_run_without_an_epoch_is_compared(tmp_path):
+    folders = [report_runs.write_run(tmp_path / name) for name in ("first", "second")]
+    for folder in folders:
+        file = folder / "fold_0/metrics.json"
+        metrics = json.loads(file.read_text())
+        report_runs.write_json(file, {name: metrics[name] for name in metrics if "val_" not in name} | {
+            "complete": False, "history": []
+        })  # fmt: skip
+        runs = read_runs(list(map(str, folders)))
+        assert rows(comparison_table(runs))["finished"][0] == "no"
+    with pytest.raises(InputError, match=r"^no run has finished an epoch: there are no curves to draw$"):
+        write_curves(runs, tmp_path / "curves.png")
+
+
+def test_curves_are_a_picture(tmp_path):
+    folders = [report_runs.write_run(tmp_path / name, folds=folds) for name, folds in (("first", 1), ("second", 2))]
+    write_curves(read_runs(list(map(str, folders))), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 2 * picture.height
