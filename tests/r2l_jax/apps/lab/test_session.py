@@ -233,6 +233,7 @@ def test_the_model_sees_windows_of_its_own_size_alone(model):
     async def play(visitor):
         session = visitor.session
         await session.open(source(shape=(64, 96)))
+        await visitor.until("slope")
         assert session.view.before.image.shape == (32, 32, 3)
         assert session.view.judged
         # Without a target of its own, the model's answer at the default counts.
