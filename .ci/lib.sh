@@ -63,6 +63,15 @@ print(f"the quick start reached a validation accuracy of {accuracy:.4f}")
 EOF
 )
 
+# The tests of the page start Chromium. Where it is missing and cannot be installed, they are skipped.
+install_browser() {
+    timed .venv/bin/pip install --quiet -e '.[browser]'
+    if ! command -v chromium && [[ $(id -u) == 0 ]] && command -v apt-get; then
+        timed apt-get update -qq && timed apt-get install -qq -y --no-install-recommends chromium || true
+    fi
+    command -v chromium || echo "note: no Chromium: the tests of the page are skipped"
+}
+
 # The tests with the Python of the environment on PATH.
 run_tests() {
     timed eval "${tests#.venv/bin/}"
@@ -97,6 +106,7 @@ check_all() {
 
     in_environment python3 dev lint build_docs
     train_quick_start
+    install_browser
     timed eval "$tests"
     newest=$(newest_python)
     if [[ $newest == python3 ]]; then

@@ -21,6 +21,7 @@ WORK = {
     "download.py": ("r2l_jax.data.fetch.download.download",),
     "evaluate.py": ("r2l_jax.drift.synthesis.evaluation.run",),
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
+    "lab.py": ("r2l_jax.apps.lab.start.run",),
     "predict.py": ("r2l_jax.training.loaded.load_folds",),
     "process.py": ("r2l_jax.apps.render.render_files",),
     "report.py": ("r2l_jax.apps.report.page.write_report",),

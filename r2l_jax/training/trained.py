@@ -43,10 +43,13 @@ class TrainedFold(NamedTuple):
     @property
     def fingerprint(self) -> str:
         """A hash of the model (see `model_hash`) and of the file of its pipeline."""
-        pipeline = self.config.processing.named_pipeline
-        return hashlib.sha256(
-            "\n".join([model_hash(self.model), *(pipeline.identity if pipeline else ())]).encode()
-        ).hexdigest()
+        return fingerprint_of(self.config, self.model)
+
+
+def fingerprint_of(config: TrainConfig, model: RawToLogit) -> str:
+    """Hashes a model in evaluation (see `model_hash`) and the file of its pipeline; results record this hash."""
+    pipeline = config.processing.named_pipeline
+    return hashlib.sha256("\n".join([model_hash(model), *(pipeline.identity if pipeline else ())]).encode()).hexdigest()
 
 
 _Description = tuple[TrainConfig, RawDataset, Task, Fold]

@@ -84,8 +84,13 @@ class KnownCamera:
         return given or "auto"
 
 
-def read_known_camera(path: pathlib.Path) -> KnownCamera:
+def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> KnownCamera:
     """Reads a camera's JSON file.
+
+    Args:
+        path: the file.
+        with_corrections: whether it may name the files of corrections, which are then read. A file from elsewhere could
+            name any file of this machine.
 
     Raises:
         OSError: the file cannot be read.
@@ -101,6 +106,9 @@ def read_known_camera(path: pathlib.Path) -> KnownCamera:
     if not isinstance(fields, dict):
         raise InputError(f"{path}: a camera must be a JSON object, got {type(fields).__name__}")
     named = {name: fields.pop(name, None) for name in _CORRECTIONS}
+    given = [name for name, file in named.items() if file is not None]
+    if given and not with_corrections:
+        raise InputError(f"{path}: names other files ({', '.join(given)}), which are not read here: leave them out")
     raw = fields.pop("raw", None)
     if not fields and raw is None:
         raise InputError(f"{path}: states nothing of a camera: it has the fields {', '.join((*_FIELDS, 'raw'))}")
@@ -116,6 +124,6 @@ def read_known_camera(path: pathlib.Path) -> KnownCamera:
     if layout is not None and guesses:
         figures["white_level"] = float(layout.largest)
     corrected = None
-    if any(name is not None for name in named.values()):
+    if given:
         corrected = corrections.read(path.parent, **named)
     return KnownCamera(figures, layout, corrected, "pattern" in figures, guesses)

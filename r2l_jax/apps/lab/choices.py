@@ -1,0 +1,45 @@
+"""The pipelines that a visitor can choose."""
+
+from collections.abc import Sequence
+
+import isp
+from r2l_jax.pipelines import DEMOSAICING, NamedPipeline, find_pipeline
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.loaded import TrainedModel
+
+LEARNED, CLASSICAL = "learned by the run", "classical algorithms"
+
+# The algorithms of each step of a classical pipeline.
+STEPS = {
+    "demosaic": DEMOSAICING,
+    "sharpen": tuple(isp.ALGORITHMS["sharpen"]),
+    "denoise": tuple(isp.ALGORITHMS["denoise"]),
+}
+
+# Those of a classical pipeline at first.
+FIRST = {"demosaic": "bilinear", "sharpen": "sharpening_filter", "denoise": "gaussian_denoising"}
+
+
+def pipelines(model: TrainedModel | None, own: NamedPipeline | None) -> dict[str, NamedPipeline]:
+    """Returns the pipelines that can be chosen by name, except for classical ones; the first one is the default.
+
+    Args:
+        model: the model of a run.
+        own: a pipeline of the user's.
+    """
+    learned = {} if model is None else {LEARNED: model.named_pipeline}
+    stated = {} if own is None else {own.title: own}
+    return {**learned, **stated, **{name: find_pipeline(name) for name in ("parametrized", "full")}}
+
+
+def classical(algorithms: Sequence[str]) -> NamedPipeline:
+    """Returns the pipeline of a demosaicing, a sharpening and a denoising.
+
+    Raises:
+        InputError: one of them is unknown.
+    """
+    for name, (step, known) in zip(algorithms, STEPS.items(), strict=True):
+        # The name of a pipeline could also be that of a Python file, which would be run.
+        if name not in known:
+            raise InputError(f"{step} must be one of {', '.join(known)}, got {name!r}")
+    return find_pipeline(".".join(algorithms))

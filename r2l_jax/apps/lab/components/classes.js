@@ -1,0 +1,14 @@
+// The probability of each class; the class that the loss is for can be chosen.
+export default {
+  template: `
+    <div class="lab-classes">
+      <component :is="choosable ? 'button' : 'div'" v-for="(row, number) in rows" :key="row.name" class="lab-class"
+                 :class="{target: row.target}" :title="choosable ? 'take ' + row.name + ' as the true class' : ''"
+                 @click="choosable && $emit('choose', number)">
+        <span class="lab-bar" :style="{width: 100 * row.share + '%'}"></span>
+        <span class="lab-name">{{ row.name }}<em v-if="row.target">{{ row.target }}</em></span>
+        <span class="lab-share">{{ row.text }}</span>
+      </component>
+    </div>`,
+  props: { rows: Array, choosable: Boolean },
+};

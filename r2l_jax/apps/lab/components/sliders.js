@@ -1,0 +1,51 @@
+// A slider for each knob, grouped by stage: its value, the tolerated interval, and which way the loss rises.
+export default {
+  template: `
+    <div class="lab-sliders">
+      <details v-for="group in groups" :key="group.stage" class="lab-group" open>
+        <summary>{{ group.stage }}<span v-if="group.note" class="lab-note">{{ group.note }}</span></summary>
+        <div v-for="knob in group.knobs" :key="knob.name" class="lab-knob" :class="{moved: at(knob) !== 0}">
+          <label :for="'knob-' + knob.name" :title="knob.title">{{ knob.label }}</label>
+          <output>{{ knob.value }} <span class="lab-unit">{{ knob.unit }}</span></output>
+          <button class="lab-reset" :disabled="at(knob) === 0" :aria-label="'reset ' + knob.name" title="back to the default"
+                  @click="send(knob, 0, false)">↺</button>
+          <div class="lab-track" :style="{'--at': share(knob, at(knob)), '--zero': share(knob, 0)}">
+            <span v-if="knob.band" class="lab-band" :title="knob.bandTitle"
+                  :style="{left: part(knob, knob.band[0]), right: rest(knob, knob.band[1])}"></span>
+            <span class="lab-zero"></span>
+            <span v-if="knob.slope" class="lab-slope" :class="knob.slope > 0 ? 'up' : 'down'" :title="knob.slopeTitle"
+                  :style="{'--length': Math.abs(knob.slope)}"></span>
+            <input type="range" :id="'knob-' + knob.name" :min="knob.low" :max="knob.high" :step="(knob.high - knob.low) / 400"
+                   :value="at(knob)" :aria-valuetext="knob.value + ' ' + knob.unit"
+                   @input="send(knob, +$event.target.value, true)" @change="send(knob, +$event.target.value, false)"
+                   @dblclick="send(knob, 0, false)">
+          </div>
+        </div>
+      </details>
+    </div>`,
+  props: { groups: Array },
+  data: () => ({ held: null, position: 0 }),
+  methods: {
+    // While a slider is held, its own position counts: that of the server is a little late.
+    at(knob) {
+      return this.held === knob.name ? this.position : knob.position;
+    },
+    send(knob, position, held) {
+      // The range starts at its end, so that its steps may miss the default by a rounding.
+      if (Math.abs(position) < (knob.high - knob.low) / 800) position = 0;
+      this.held = held ? knob.name : null;
+      this.position = position;
+      if (!held) knob.position = position;
+      this.$emit("move", { name: knob.name, position, held });
+    },
+    share(knob, position) {
+      return (position - knob.low) / (knob.high - knob.low);
+    },
+    part(knob, position) {
+      return 100 * Math.min(Math.max(this.share(knob, position), 0), 1) + "%";
+    },
+    rest(knob, position) {
+      return 100 * (1 - Math.min(Math.max(this.share(knob, position), 0), 1)) + "%";
+    },
+  },
+};

@@ -1,0 +1,92 @@
+"""Files to take home: the camera, and the pipeline, as other programs read them."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Array
+
+import isp
+from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.runtime.errors import InputError
+
+Value = np.ndarray | Array
+
+_FILE = '''"""A pipeline with the values that were chosen on the page of lab.py.
+
+python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline={file}:make
+"""
+
+import isp
+{imports}
+
+def make(camera: isp.Camera) -> isp.Pipeline:
+    """Makes the pipeline; its values are those below, whatever the camera."""
+    return {expression}.with_values(VALUES)
+
+
+VALUES = {{
+{values}}}
+'''
+
+
+def camera(shot: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, Value]) -> str:
+    """Writes a camera with the values of a pipeline as JSON, which `--camera` of all programs takes.
+
+    Args:
+        shot: the camera of the frame; figures that no parameter of the pipeline starts from stay as they are.
+        pipeline: declares which parameters start from the camera.
+        values: the values of the parameters.
+
+    Raises:
+        InputError: a value is not valid for a camera.
+    """
+    changed = {
+        facts.camera: np.asarray(values[name], np.float64)
+        for name, facts in pipeline.facts.items()
+        if facts.camera is not None
+    }
+    try:
+        return dataclasses.replace(shot, **changed).to_json()
+    except ValueError as error:
+        raise InputError(f"no camera has these values: {error}") from None
+
+
+def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, Value], file: str) -> str:
+    """Writes a pipeline as a Python file, which `--pipeline=<file>:make` of all programs takes.
+
+    Args:
+        named: the pipeline, with the values that a camera gives it.
+        shot: a camera for which it is made.
+        values: the values of the parameters.
+        file: the name of the file, for its docstring.
+
+    Raises:
+        InputError: the values are those of more stages, such as an additive layer.
+    """
+    if more := sorted(values.keys() - named(shot).facts.keys()):
+        raise InputError(f"the pipeline has parameters that no file makes: {', '.join(more)}")
+    lines = "".join(f'    "{name}": {_numbers(value)},\n' for name, value in values.items())
+    imports, expression = _expression(named)
+    return _FILE.format(file=file, imports=imports, expression=expression, values=lines)
+
+
+def _expression(named: NamedPipeline) -> tuple[str, str]:
+    """Returns the import that makes a pipeline needs besides `isp`, and the expression that makes it."""
+    half = ", half_size=True" * named.half_size
+    if named.source is not None:
+        # The file is the one that the program was started with; it must be there to be used.
+        call = f"find_pipeline({named.name!r}){'.half_sized()' * named.half_size}(camera)"
+        return "from r2l_jax.pipelines import find_pipeline\n", call
+    if named.name in ("parametrized", "full"):
+        return "", f"isp.{named.name}(camera{half})"
+    demosaic, sharpen, denoise = named.name.split(".")
+    return "", f"isp.static(camera, {demosaic!r}, {sharpen!r}, {denoise!r})".replace("'", '"')
+
+
+def _numbers(value: Value) -> str:
+    """Writes float32 numbers in as few digits as bring them back exactly."""
+    if value.ndim == 0:
+        return str(np.float32(value))
+    inner = ", ".join(_numbers(np.asarray(each)) for each in value)
+    return f"[{inner}]"

@@ -1,0 +1,126 @@
+"""Serves the page: pictures by their addresses, uploads of limited size, and one session for each visitor."""
+
+import ipaddress
+import socket
+import tempfile
+
+import uvicorn
+from fastapi import FastAPI, Response
+from nicegui import ui
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from r2l_jax.apps.lab.gallery import Gallery
+from r2l_jax.apps.lab.page import Page
+from r2l_jax.apps.lab.shared import Lab
+from r2l_jax.runtime.errors import InputError
+
+
+class LimitedBodies:
+    """Refuses requests whose body is larger than a limit, before or while it is received.
+
+    Args:
+        app: the application behind.
+        most: the limit in bytes.
+    """
+
+    def __init__(self, app: ASGIApp, most: int):
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles a request as ASGI has it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._most:
+            await Response("the file is too large", 413)(scope, receive, send)
+            return
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            # A body without a declared length may still grow beyond the limit: the connection counts as lost.
+            return {"type": "http.disconnect"} if received > self._most else message
+
+        await self._app(scope, limited, send)
+
+
+def make_app(lab: Lab, title: str, most: int, local: bool) -> FastAPI:
+    """Makes the application.
+
+    Args:
+        lab: what visitors share.
+        title: the title of the page, such as the name of the run.
+        most: the size of the largest upload in bytes.
+        local: whether only this machine is served. Then requests for other host names are refused: pages of other sites
+            could have their name point here.
+    """
+    app, gallery = FastAPI(openapi_url=None), Gallery()
+
+    @app.get("/pictures/{token}/{name}")
+    def picture(token: str, name: str) -> Response:
+        # Not a coroutine: encoding runs in a thread, and several pictures side by side.
+        found = gallery.draw(token, name)
+        if found is None:
+            return Response(status_code=404)
+        content, media_type = found
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-store"})
+
+    ui.run_with(
+        app,
+        root=lambda: Page(lab, gallery, title, most).build(),
+        title=f"{title} · r2l lab" if title else "r2l lab",
+        dark=None,
+        tailwind=False,
+        # Messages are kept for browsers that come back; pictures are not among them.
+        message_history_length=100,
+        show_welcome_message=False,
+    )
+    app.add_middleware(LimitedBodies, most=most)
+    if local:
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    return app
+
+
+def serve(lab: Lab, title: str, host: str, port: int, most: int) -> None:
+    """Serves the page until the program is interrupted, and prints its address.
+
+    Args:
+        lab: what visitors share.
+        title: the title of the page.
+        host: the address to listen on.
+        port: the port; 0 takes a free one.
+        most: the size of the largest upload in bytes.
+
+    Raises:
+        InputError: the address cannot be listened on.
+    """
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot listen on --host={host} --port={port}: {reason}") from None
+    lab.warm_up()
+    shown = f"[{host}]" if ":" in host else host
+    print(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
+    config = uvicorn.Config(
+        make_app(lab, title, most, _is_local(host)), log_level="warning", timeout_graceful_shutdown=2
+    )
+    with tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
+        # All that is received lies here, whichever library writes it, and goes with the folder.
+        tempfile.tempdir = folder
+        try:
+            uvicorn.Server(config).run(sockets=[listening])
+        finally:
+            tempfile.tempdir = None
+            lab.close()
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

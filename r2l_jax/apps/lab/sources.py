@@ -1,0 +1,193 @@
+"""What a visitor can open: validation samples of the run, files that the program was given, and uploaded files."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+import isp
+from r2l_jax.apps.lab.frames import Frame
+from r2l_jax.apps.render import find_raw_files
+from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
+from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_mosaic
+from r2l_jax.runtime.errors import InputError, printable, warn
+from r2l_jax.training.loaded import TrainedModel
+from r2l_jax.training.stored import fold_folder
+from r2l_jax.training.trained import load_runs
+
+# The choice of a camera by which each file names its own.
+OWN_CAMERA = "each file's own"
+
+# The camera of the flag --camera.
+GIVEN_CAMERA = "that of the program"
+
+
+class Source(NamedTuple):
+    """Something to open.
+
+    Attributes:
+        name: the name to show.
+        read: reads the frame, by what is known of the camera, and returns it with the warnings about the file. It
+            raises an InputError.
+    """
+
+    name: str
+    read: Callable[[KnownCamera], tuple[Frame, list[str]]]
+
+
+def cameras(model: TrainedModel | None, given: KnownCamera | None) -> dict[str, KnownCamera]:
+    """Returns the cameras that a visitor can choose, by name; the first one is the default.
+
+    Args:
+        model: the model, whose camera is that of files without calibration values.
+        given: the camera that the program was given.
+    """
+    stated = {} if given is None else {GIVEN_CAMERA: given}
+    training = None if model is None else model.calibration
+    trained = {} if training is None else {"camera of the training": KnownCamera.of(training)}
+    known = {name: KnownCamera.of(camera) for name, camera in isp.CAMERAS.items()}
+    return {**stated, OWN_CAMERA: KnownCamera(), **trained, **known}
+
+
+def uploaded_camera(name: str, path: pathlib.Path) -> KnownCamera:
+    """Reads a camera's JSON file that a visitor has uploaded.
+
+    Args:
+        name: the name of the file in the visitor's folder.
+        path: where it is now.
+
+    Raises:
+        InputError: it is no camera's, or it names further files.
+    """
+    try:
+        return read_known_camera(path, with_corrections=False)
+    except OSError as error:
+        raise InputError(f"{name}: {error.strerror}") from None
+    except InputError as error:
+        raise _named(error, path, name) from None
+
+
+def check_name(name: str) -> str:
+    """Returns the suffix of an uploaded file in lower case.
+
+    Raises:
+        InputError: it is neither that of a raw file nor that of a camera's JSON file.
+    """
+    suffix = pathlib.PurePath(name).suffix.lower()
+    if suffix not in (*RAW_SUFFIXES, ".json"):
+        wanted = "a raw file (DNG, NEF, CR2, TIFF, PNG, ...) or a camera's JSON file"
+        raise InputError(f"{printable(name)}: expected {wanted}")
+    return suffix
+
+
+def read_file(path: pathlib.Path, camera: KnownCamera) -> tuple[np.ndarray, isp.Camera, list[str]]:
+    """Reads a raw file, and returns its mosaic, its camera and the warnings about it.
+
+    Raises:
+        InputError: see `read_mosaic`.
+    """
+    warnings: list[str] = []
+    raw, own = read_mosaic(path, camera, warnings.append)
+    return raw, own, warnings
+
+
+def file_source(
+    name: str,
+    path: pathlib.Path,
+    model: TrainedModel | None,
+    read: Callable[[pathlib.Path, KnownCamera], tuple[np.ndarray, isp.Camera, list[str]]] = read_file,
+) -> Source:
+    """Makes a source of a raw file.
+
+    Args:
+        name: the name to show.
+        path: where the file is.
+        model: the model that is to see the file.
+        read: reads the file as `read_file` does.
+    """
+
+    def read_frame(camera: KnownCamera) -> tuple[Frame, list[str]]:
+        if not camera.figures and model is not None and path.suffix.lower() in STORED_SUFFIXES:
+            camera = KnownCamera.of(model.calibration)
+        try:
+            raw, own, warnings = read(path, camera)
+            _check_fits(raw, own, model)
+        except InputError as error:
+            raise _named(error, path, name) from None
+        return Frame(name, raw, own), [warning.replace(str(path), name) for warning in warnings]
+
+    return Source(name, read_frame)
+
+
+def given_files(inputs: Sequence[str], model: TrainedModel | None) -> list[Source]:
+    """Lists the files that the program was given.
+
+    Raises:
+        InputError: a folder without raw files, or a file that is not there.
+    """
+    files = find_raw_files(inputs) if inputs else []
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"--input: {file}: no such file")
+    return [file_source(file.name, file, model) for file in files]
+
+
+def validation_samples(
+    run: str, model: TrainedModel, data_dir: str | None, pipelines: Sequence[str], checkpoint: str
+) -> list[Source]:
+    """Lists the validation samples of a run; where its data is not found, prints a warning and lists nothing.
+
+    Args:
+        run: the folder of a run or of one of its folds, or the file of a model, which has no samples.
+        model: the model of the run.
+        data_dir: the present folder of the data; None if it has not moved.
+        pipelines: the present place of the user's pipeline, if it has moved.
+        checkpoint: "best" or "last".
+
+    Raises:
+        InputError: `data_dir` does not hold the data of the training.
+    """
+    if pathlib.Path(run).is_file():
+        if data_dir is not None:
+            raise InputError(f"--data_dir={data_dir}: a model's file does not say which samples it was validated on")
+        return []
+    try:
+        folder = fold_folder(run, model.about.fold, f"--run={run}")
+        ((fold,),) = load_runs([str(folder)], data_dir, pipelines, checkpoint)
+    except InputError as error:
+        if data_dir is not None:
+            raise
+        warn(f"no validation samples: {error}")
+        return []
+    dataset = fold.dataset
+
+    def source(index: int) -> Source:
+        name = dataset.names[index]
+
+        def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
+            raw, target = dataset.read(index)
+            assert dataset.camera is not None
+            return Frame(name, raw, dataset.camera, np.asarray(target)), []
+
+        return Source(name, read)
+
+    return [source(int(index)) for index in fold.fold.valid_indices]
+
+
+def _check_fits(raw: np.ndarray, camera: isp.Camera, model: TrainedModel | None) -> None:
+    """Refuses a mosaic that the model cannot see."""
+    if model is None or model.camera is None:
+        return
+    if camera.pattern != model.camera.pattern:
+        raise InputError(f"it has the color filter array {camera.pattern}, and the model is for {model.camera.pattern}")
+    least = model.shape or 2 * (model.multiple,)
+    if raw.shape[0] < least[0] or raw.shape[1] < least[1]:
+        sides = f"{raw.shape[0]}x{raw.shape[1]}"
+        raise InputError(f"it is {sides}, smaller than the mosaics of the model, {least[0]}x{least[1]}")
+
+
+def _named(error: InputError, path: pathlib.Path, name: str) -> InputError:
+    """Returns an error that names a file as its owner does, and not by its place on this machine."""
+    text = str(error).replace(str(path), name)
+    return InputError(text if text.startswith(name) else f"{name}: {text}")

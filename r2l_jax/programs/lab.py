@@ -1,0 +1,24 @@
+"""Serves a page on which raw files are processed live, with what a trained model makes of them.
+
+python scripts/lab.py
+python scripts/lab.py --run=runs/quickstart/small
+python scripts/lab.py --input=more_raw_files --camera=drone --port=9000
+
+Open the printed address in a browser: drop a raw file or pick a sample, choose a pipeline, and move its sliders. With a
+run, the page also shows the probabilities of the classes, which way the loss rises for each slider, and the intervals
+that forensics.py has found to be tolerated. The page needs NiceGUI: pip install 'r2l_jax[lab]'.
+"""
+
+import functools
+
+from r2l_jax.apps.lab import start
+from r2l_jax.apps.lab.config import LabConfig
+from r2l_jax.runtime import flags
+
+
+def main(config: LabConfig) -> None:
+    """Serves the page until the program is interrupted."""
+    start.run(config)
+
+
+run = functools.partial(flags.run, main, LabConfig)

@@ -1,0 +1,140 @@
+import jax
+import numpy as np
+import pytest
+
+import isp
+import r2l_jax
+from r2l_jax.apps.lab.engine import Engine, Search
+from r2l_jax.drift.search.knobs import turned
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.pictures import quantized
+from r2l_jax.training import trained
+
+CAMERA = isp.CAMERAS["drone"]
+
+
+@pytest.fixture(scope="module")
+def raw():
+    return np.random.default_rng(0).random((16, 24), np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(one_epoch):
+    return r2l_jax.load(one_epoch.run_dir)
+
+
+@pytest.fixture(scope="module")
+def judging(model):
+    return Engine(model.pipeline, model)
+
+
+@pytest.fixture(scope="module")
+def sample(one_epoch):
+    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    raw, target = fold.dataset[int(fold.fold.valid_indices[0])]
+    return raw, np.asarray(target)
+
+
+def some_positions(engine, seed=0):
+    low, high = engine.limits()
+    return np.random.default_rng(seed).uniform(low, high).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [isp.parametrized, isp.full])
+def test_pictures_are_those_of_the_pipeline_with_the_knobs_turned(make, raw):
+    pipeline = make(CAMERA)
+    engine = Engine(pipeline)
+    positions = some_positions(engine)
+    facts, default = pipeline.facts, {name: np.asarray(value) for name, value in pipeline.parameters().items()}
+    values = turned(facts, default, zip(engine.knobs.values(), positions, strict=True))
+    expected, stages = pipeline.with_values(values).trace(raw)
+    picture = engine.picture(positions, raw)
+    assert list(picture.stages) == list(stages)
+    # Rounding to 8 bits may fall to either side.
+    np.testing.assert_allclose(picture.image.astype(int), quantized(np.asarray(expected), np.uint8), atol=1)
+    np.testing.assert_allclose(engine.draft(positions, raw).astype(int), picture.image, atol=1)
+    for name, value in engine.values(positions).items():
+        np.testing.assert_array_equal(value, values[name])
+
+
+def test_pixels_count_as_clipped_by_their_values_before(raw):
+    engine = Engine(isp.parametrized(CAMERA))
+    picture = engine.picture(engine.start, raw)
+    _, stages = engine.pipeline.trace(raw)
+    before = np.asarray(stages["gaussian"])
+    np.testing.assert_array_equal(picture.above, (before > 1).any(-1))
+    np.testing.assert_array_equal(picture.below, (before < 0).any(-1))
+    assert 0 < picture.above.mean() < 1
+
+
+def test_every_knob_stands_under_its_stage_and_the_rest_is_named():
+    engine = Engine(isp.parametrized(CAMERA))
+    assert engine.fixed == {"debayer": 81}
+    assert engine.stage_of["white_balance.red"] == "color_correct"
+    assert list(engine.knobs)[:2] == ["black_level", "black_level.0"]
+
+
+def test_a_parameter_without_a_range_is_refused():
+    stage = isp.Stage("gain", lambda rgb, gain: rgb * gain, {"gain": isp.Parameter(1.0)})
+    with pytest.raises(InputError, match="parameter gain has no natural range"):
+        Engine(isp.parametrized(CAMERA).inserted(stage, before="clipped"))
+
+
+def test_probabilities_are_those_of_the_model(judging, model, sample):
+    raw, target = sample
+    judgement = judging.judge(judging.start, raw, target)
+    np.testing.assert_allclose(judgement.probabilities, model.predict(raw), atol=1e-5)
+    assert judgement.loss == pytest.approx(-np.log(judgement.probabilities[target]), rel=1e-4)
+    assert judging.target(raw) == model.predict(raw).argmax()
+
+
+def test_the_slope_is_that_of_the_loss(judging, sample):
+    raw, target = sample
+    judgement, slope = judging.slope(judging.start, raw, target)
+    assert judgement.loss == pytest.approx(judging.judge(judging.start, raw, target).loss, rel=1e-5)
+    for name in ("gamma_correct", "white_balance.red", "white_balance"):
+        number, step = list(judging.knobs).index(name), 0.02
+        ends = [judging.start + side * step * np.eye(len(slope), dtype=np.float32)[number] for side in (1, -1)]
+        above, below = (judging.judge(end.astype(np.float32), raw, target).loss for end in ends)
+        assert slope[number] == pytest.approx((above - below) / (2 * step), rel=0.05, abs=1e-4)
+
+
+def test_searches_move_the_loss_their_way_and_stay_within_the_limits(judging, sample):
+    raw, target = sample
+    losses = {}
+    for direction in ("worst", "best"):
+        search, positions = Search(judging, direction), judging.start
+        for _ in range(60):
+            positions = search.step(positions, judging.slope(positions, raw, target)[1])
+        low, high = judging.limits()
+        assert (positions >= low).all()
+        assert (positions <= high).all()
+        losses[direction] = judging.judge(positions, raw, target).loss
+    assert losses["best"] < judging.judge(judging.start, raw, target).loss < losses["worst"]
+
+
+def test_nothing_is_compiled_while_sliders_move(judging, sample, caplog):
+    raw, target = sample
+
+    def play(positions, engine):
+        engine.draft(positions, raw[::2, ::2])
+        engine.picture(positions, raw)
+        engine.slope(positions, raw, target)
+        return engine.judge(positions, raw, target)
+
+    def compiled():
+        found = [record.message for record in caplog.records if record.message.startswith("Compiling")]
+        caplog.clear()
+        return found
+
+    play(judging.start, judging)
+    with jax.log_compiles():
+        compiled()
+        for seed in range(3):
+            play(some_positions(judging, seed), judging)
+        assert compiled() == []
+        # Another visitor, for whom the same pipeline starts at other values.
+        play(judging.start, Engine(judging.pipeline.with_values({"gamma_correct": 1.8}), judging.model))
+        assert compiled() == []
+        judging.draft(judging.start, raw[:8, :8])
+        assert compiled() != []

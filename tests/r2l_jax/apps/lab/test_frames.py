@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+
+import isp
+from r2l_jax.apps.lab.frames import Frame, overview, reduced, window
+from r2l_jax.data.sets.folder import center_crop
+
+XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+
+
+def colors(pattern, height, width):
+    """A mosaic in which every site has the number of its place in the tile."""
+    places = np.arange(isp.cfa.tile(pattern).size, dtype=np.float32).reshape(isp.cfa.tile(pattern).shape)
+    return np.tile(places, (height // places.shape[0], width // places.shape[1]))
+
+
+@pytest.mark.parametrize(("pattern", "sides"), [("RGGB", (32, 48)), (XTRANS, (36, 72)), ("MONO", (16, 24))])
+def test_a_reduced_mosaic_has_the_same_colors(pattern, sides):
+    small = reduced(colors(pattern, *sides), pattern, 2)
+    np.testing.assert_array_equal(small, colors(pattern, sides[0] // 2, sides[1] // 2))
+
+
+def test_a_site_of_a_reduced_mosaic_is_the_mean_of_the_sites_that_it_replaces():
+    raw = np.random.default_rng(0).random((8, 8), np.float32)
+    small = reduced(raw, "RGGB", 2)
+    assert small.shape == (4, 4)
+    assert small[1, 2] == pytest.approx(raw[[1, 1, 3, 3], [4, 6, 4, 6]].mean())
+
+
+def test_an_overview_fits_and_sites_that_are_left_over_are_cut():
+    frame = Frame("frame", np.zeros((70, 102), np.float32), isp.CAMERAS["drone"])
+    assert overview(frame, 40).shape == (22, 34)
+    assert overview(frame, 102) is frame.raw
+
+
+def test_a_window_in_the_middle_is_that_of_the_training():
+    raw = np.random.default_rng(0).random((50, 74), np.float32)
+    frame = Frame("frame", raw, isp.CAMERAS["drone"])
+    cut, (top, left) = window(frame, 16, 32)
+    np.testing.assert_array_equal(cut, center_crop(raw, 16, 32, "RGGB"))
+    np.testing.assert_array_equal(cut, raw[top : top + 16, left : left + 32])
+
+
+@pytest.mark.parametrize("center", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.7)])
+def test_a_window_lies_within_the_frame_and_begins_with_a_whole_tile(center):
+    raw = colors("RGGB", 50, 74)
+    cut, (top, left) = window(Frame("frame", raw, isp.CAMERAS["drone"]), 16, 32, center)
+    np.testing.assert_array_equal(cut, colors("RGGB", 16, 32))
+    assert 0 <= top <= 34
+    assert 0 <= left <= 42

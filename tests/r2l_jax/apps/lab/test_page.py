@@ -1,0 +1,194 @@
+"""The page as a visitor has it: in headless Chromium, with a program that serves it."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import requests
+import tifffile
+from programs import start
+
+import isp
+from r2l_jax.pipelines import find_pipeline
+
+pytest.importorskip("nicegui")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+# Compiling takes a while on a busy machine; in milliseconds.
+PATIENCE = 120_000
+
+DROP = """([name, content]) => {
+  const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name));
+  document.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+
+
+@pytest.fixture(scope="module")
+def address(one_epoch, tmp_path_factory):
+    """The address of the page of a run. No upload is left when the program ends."""
+    folder = tmp_path_factory.mktemp("tmp")
+    flags = f"--run={one_epoch.run_dir}", "--port=0", "--max_upload=0.2"
+    process = start("lab.py", *flags, environment={"TMPDIR": str(folder)})
+    while not (found := re.match(r"(http://127\.0\.0\.1:\d+)/", line := process.stdout.readline())):
+        assert line, process.stderr.read()
+    yield found[1]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert "Traceback" not in stderr, stderr
+    assert list(folder.glob("r2l_lab_*")) == []
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        # Root has no sandbox to start it in.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """A function that opens the page as a new visitor; nothing on it may fail or come from elsewhere."""
+    contexts, wrong = [], []
+
+    def visit(width=1400, height=900):
+        contexts.append(browser.new_context(viewport={"width": width, "height": height}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: request.url.startswith((address, "data:")) or wrong.append(request.url))
+        page.goto(address)
+        page.wait_for_selector(".lab-slope")
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def drop(page, name, content):
+    page.evaluate(DROP, [name, base64.b64encode(content).decode()])
+
+
+def raw_file(seed=0, shape=(40, 48)):
+    content = io.BytesIO()
+    tifffile.imwrite(content, np.random.default_rng(seed).integers(5000, 40000, shape, np.uint16))
+    return content.getvalue()
+
+
+def picture(page):
+    """The address of the picture that shows now."""
+    return page.get_attribute(".lab-now", "src")
+
+
+def shares(page):
+    return page.locator(".lab-share").all_inner_texts()
+
+
+def changed(page, before):
+    """Waits until another picture shows."""
+    page.wait_for_function("before => document.querySelector('.lab-now').src !== before", arg=before)
+
+
+def move(page, name, position):
+    """Moves a slider, and waits until its picture, its probabilities and its slopes show."""
+    before = picture(page)
+    page.locator(f"[id='knob-{name}']").fill(str(position))
+    changed(page, before)
+    page.wait_for_selector(".lab-slope")
+
+
+def test_a_dropped_file_and_a_slider_show_other_pictures_and_other_probabilities(visit):
+    page = visit()
+    sample, of_sample = picture(page), shares(page)
+    assert len(of_sample) == 5
+    drop(page, "mine.tiff", raw_file())
+    changed(page, sample)
+    page.wait_for_selector(".lab-slope")
+    default, of_default = picture(page), shares(page)
+    assert of_default != of_sample
+    assert page.locator(".lab-name em").inner_text() == "taken as true"
+    move(page, "white_balance.red", 1)
+    assert picture(page) != default
+    page.wait_for_function("before => document.querySelector('.lab-classes').innerText !== before", arg="")
+    assert shares(page) != of_default
+    page.get_by_text("Reset sliders").click()
+    page.wait_for_function(
+        "before => [...document.querySelectorAll('.lab-share')].map(each => each.innerText).join() === before",
+        arg=",".join(of_default),
+    )
+
+
+def test_files_that_cannot_be_read_are_named_and_the_page_goes_on(visit):
+    page = visit()
+    for name, words in (("broken.tiff", "broken.tiff: "), ("notes.txt", "notes.txt: expected a raw file")):
+        drop(page, name, b"no picture")
+        page.get_by_text(words).first.wait_for()
+    drop(page, "large.tiff", bytes(300_000))
+    page.get_by_text("a file must have at most 0.2 MiB").wait_for()
+    move(page, "gamma_correct", 0.5)
+
+
+def test_visitors_do_not_see_each_other(visit):
+    one, other = visit(), visit()
+    before = picture(other), shares(other)
+    move(one, "gamma_correct", 0.5)
+    assert (picture(other), shares(other)) == before
+    assert other.locator("[id='knob-gamma_correct']").input_value() == "0"
+
+
+def test_a_search_moves_the_sliders_until_it_is_stopped(visit):
+    page = visit()
+    page.get_by_text("Towards the worst").click()
+    page.get_by_text(re.compile(r"towards the worst: step [1-9]")).wait_for()
+    page.get_by_text("Stop").click()
+    page.wait_for_selector(".lab-busy:not(.working)")
+    assert page.locator(".lab-knob.moved").count() > 5
+
+
+def test_pipelines_are_chosen_and_saved_with_their_values(visit, tmp_path):
+    page = visit()
+    page.get_by_label("pipeline", exact=True).click()
+    page.get_by_role("option", name="full").click()
+    page.locator("[id='knob-saturation']").wait_for()
+    move(page, "saturation", 0.5)
+    files = {"Camera (JSON)": "camera.json", "Pipeline (Python)": "my_isp.py", "Picture": "picture.png"}
+    for button, name in files.items():
+        with page.expect_download() as download:
+            page.get_by_role("button", name=button).click()
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / name)
+    camera = isp.Camera.from_json((tmp_path / "camera.json").read_text())
+    saved = find_pipeline(f"{tmp_path / 'my_isp.py'}:make")(camera)
+    assert float(saved.saturation[...]) == pytest.approx(1.1 * np.exp(0.5), rel=0.01)
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "camera.json").read_text())["pattern"] == "RGGB"
+
+
+def test_a_telephone_shows_all_of_it_without_scrolling_sideways(visit):
+    page = visit(390, 844)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    slider = page.locator("[id='knob-gamma_correct']")
+    slider.scroll_into_view_if_needed()
+    # The picture stays above the sliders.
+    assert page.locator(".lab-now").bounding_box()["y"] >= 0
+    move(page, "gamma_correct", 0.5)
+
+
+def test_large_bodies_and_other_hosts_are_refused(address):
+    upload = f"{address}/_nicegui/client/none/upload/1"
+    assert requests.post(upload, data=bytes(300_000), timeout=30).status_code == 413
+    assert requests.get(address, headers={"Host": "elsewhere.example"}, timeout=30).status_code == 400
+    assert requests.get(f"{address}/pictures/guess/now", timeout=30).status_code == 404
+    assert requests.get(address, timeout=30).status_code == 200

@@ -1,0 +1,329 @@
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+import isp
+import r2l_jax
+from r2l_jax.apps.lab import choices, shared, sources
+from r2l_jax.apps.lab.frames import Frame
+from r2l_jax.apps.lab.gallery import JPEG, PNG, Gallery
+from r2l_jax.apps.lab.session import Session
+from r2l_jax.apps.lab.shared import Lab
+from r2l_jax.apps.lab.showing import classes, clipped, sliders
+from r2l_jax.apps.lab.sources import Source
+from r2l_jax.apps.lab.tolerated import Tolerances
+from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.runtime.errors import InputError
+
+
+def source(name="frame", shape=(16, 24), seed=0, target=None):
+    raw = np.random.default_rng(seed).uniform(0.1, 0.6, shape).astype(np.float32)
+    return Source(name, lambda camera: (Frame(name, raw, isp.CAMERAS["drone"], target), []))
+
+
+def refused(camera):
+    raise InputError("bad.dng: truncated")
+
+
+class Visitor:
+    """A session with its loop, and a record of what it has shown."""
+
+    def __init__(self, lab):
+        self.shown, self.failed = [], []
+        self.session = Session(lab, self.shown.append, self.failed.append)
+
+    async def until(self, change):
+        """Waits until the session has shown a change since the last call, for at most a minute."""
+        async with asyncio.timeout(60):
+            while change not in self.shown:
+                await asyncio.sleep(0.005)
+        self.shown.clear()
+
+
+@contextlib.asynccontextmanager
+async def visiting(lab):
+    visitor = Visitor(lab)
+    working = asyncio.create_task(visitor.session.run())
+    yield visitor
+    working.cancel()
+
+
+def make_lab(model=None, own=(), tolerances=None):
+    return Lab(list(own), sources.cameras(model, None), choices.pipelines(model, None), model, tolerances)
+
+
+@pytest.fixture(scope="module")
+def model(one_epoch):
+    return r2l_jax.load(one_epoch.run_dir)
+
+
+def played(lab, play):
+    """Runs `play(visitor)` with a new visitor, and returns what it returns."""
+
+    async def run():
+        async with visiting(lab) as visitor:
+            return await play(visitor)
+
+    return asyncio.run(run())
+
+
+def test_a_move_shows_a_draft_while_held_and_a_picture_afterwards():
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source())
+        await visitor.until("picture")
+        before = session.picture.image
+        session.move("white_balance.red", 0.5, held=True)
+        await visitor.until("draft")
+        assert session.draft is not None
+        session.move("white_balance.red", 0.5)
+        await visitor.until("picture")
+        assert session.draft is None
+        expected = session.view.engine.picture(session.positions, session.view.raw).image
+        np.testing.assert_array_equal(session.picture.image, expected)
+        assert (session.picture.image != before).any()
+        session.reset()
+        await visitor.until("picture")
+        np.testing.assert_array_equal(session.picture.image, before)
+
+    played(make_lab(), play)
+
+
+def test_a_slider_that_rests_while_held_shows_its_picture():
+    async def play(visitor):
+        await visitor.session.open(source())
+        visitor.shown.clear()
+        visitor.session.move("gamma_correct", 0.5, held=True)
+        await visitor.until("picture")
+
+    played(make_lab(), play)
+
+
+def test_of_many_moves_the_last_one_counts_and_most_are_not_rendered():
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source())
+        await visitor.until("picture")
+        for step in range(200):
+            session.move("gamma_correct", step / 400, held=True)
+            if step % 20 == 0:
+                await asyncio.sleep(0)
+        await visitor.until("picture")
+        assert visitor.shown.count("draft") < 20
+        expected = session.view.engine.picture(session.positions, session.view.raw).image
+        np.testing.assert_array_equal(session.picture.image, expected)
+        assert session.positions[list(session.view.engine.knobs).index("gamma_correct")] == np.float32(199 / 400)
+
+    played(make_lab(), play)
+
+
+def test_positions_are_clipped_and_odd_ones_ignored():
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source())
+        session.move("gamma_correct", 1e9)
+        number = list(session.view.engine.knobs).index("gamma_correct")
+        assert session.positions[number] == session.view.engine.limits()[1][number]
+        session.move("gamma_correct", float("nan"))
+        session.move("no_such_knob", 0.1)
+        assert np.isfinite(session.positions).all()
+
+    played(make_lab(), play)
+
+
+def test_a_bad_file_is_reported_and_the_former_one_stays():
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source("good"))
+        await session.open(Source("bad.dng", refused))
+        assert visitor.failed == ["bad.dng: truncated"]
+        assert (session.source.name, session.busy) == ("good", "")
+        visitor.shown.clear()
+        session.move("gamma_correct", 0.1)
+        await visitor.until("picture")
+
+    played(make_lab(), play)
+
+
+def test_a_pipeline_that_cannot_be_rendered_leaves_the_choice_as_it_was():
+    def mono(camera):
+        return Frame("mono", np.full((8, 8), 0.5, np.float32), isp.Camera([0.1], pattern="MONO")), []
+
+    async def play(visitor):
+        session = visitor.session
+        await session.open(Source("mono", mono))
+        await session.choose_pipeline(choices.CLASSICAL, ["menon2007", "none", "none"])
+        assert len(visitor.failed) == 1
+        assert "menon2007" in visitor.failed[0]
+        assert session.pipeline_name == "parametrized"
+        await session.choose_pipeline("full")
+        assert session.pipeline_name == "full"
+
+    played(make_lab(), play)
+
+
+def test_several_visitors_have_states_of_their_own():
+    lab = make_lab()
+
+    async def run():
+        async with visiting(lab) as one, visiting(lab) as other:
+            await asyncio.gather(one.session.open(source(seed=1)), other.session.open(source(seed=2)))
+            one.session.move("gamma_correct", 0.5)
+            await one.until("picture")
+            await other.until("picture")
+            assert not other.session.positions.any()
+            for each in (one.session, other.session):
+                expected = each.view.engine.picture(each.positions, each.view.raw).image
+                np.testing.assert_array_equal(each.picture.image, expected)
+            assert (one.session.picture.image != other.session.picture.image).any()
+
+    asyncio.run(run())
+
+
+def test_large_frames_are_shown_as_windows_and_reduced(monkeypatch):
+    monkeypatch.setattr(shared.frames, "WINDOW", 16)
+    monkeypatch.setattr(shared, "_DRAFT_FROM", 100)
+
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source(shape=(40, 60)))
+        assert session.picture.image.shape == (16, 16, 3)
+        assert session.view.draft(session.positions).shape == (8, 8, 3)
+        session.move("gamma_correct", 0.5)
+        positions = session.positions
+        await session.show_whole(True)
+        assert session.picture.image.shape == (40, 60, 3)
+        np.testing.assert_array_equal(session.positions, positions)
+        await session.show_whole(False, (0.0, 1.0))
+        assert session.view.place == (slice(0, 16), slice(44, 60))
+
+    played(make_lab(), play)
+
+
+def test_the_model_judges_and_searches(model):
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source(shape=(32, 32), target=np.asarray(2)))
+        await visitor.until("slope")
+        start = session.judgement
+        rows = classes(session)
+        assert [row["name"] for row in rows] == list(model.classes)
+        assert [row["target"] for row in rows].index("true") == 2
+        session.search("worst")
+        async with asyncio.timeout(60):
+            while session.steps < 20:
+                await asyncio.sleep(0.01)
+        session.stop()
+        await asyncio.sleep(0.1)
+        visitor.shown.clear()
+        session.move("gamma_correct", float(session.positions[list(session.view.engine.knobs).index("gamma_correct")]))
+        await visitor.until("slope")
+        assert session.judgement.loss > start.loss
+        session.choose_target(0)
+        await visitor.until("slope")
+        assert session.judgement.loss == pytest.approx(-np.log(session.judgement.probabilities[0]), rel=1e-3)
+        assert classes(session)[0]["target"] == "taken as true"
+
+    played(make_lab(model), play)
+
+
+def test_the_model_sees_windows_of_its_own_size_alone(model):
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source(shape=(64, 96)))
+        await visitor.until("slope")
+        assert session.view.before.image.shape == (32, 32, 3)
+        assert session.view.judged
+        # Without a target of its own, the model's answer at the default counts.
+        assert int(session.target) == session.judgement.probabilities.argmax()
+        await session.show_whole(True)
+        assert not session.view.judged
+        session.search("worst")
+        assert session.searching is None
+
+    played(make_lab(model), play)
+
+
+def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model):
+    lab = make_lab(model, tolerances=Tolerances(2.0, {"gamma_correct": (1.5, 3.0)}))
+
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source(shape=(32, 32)))
+        await visitor.until("slope")
+        groups = sliders(session)
+        assert groups[0]["stage"] == "demosaic"
+        rows = {row["name"]: row for group in groups for row in group["knobs"]}
+        assert list(rows) == list(session.view.engine.knobs)
+        assert max(abs(row["slope"]) for row in rows.values()) == pytest.approx(1)
+        knob = session.view.engine.knobs["gamma_correct"]
+        assert [knob.value(end) for end in rows["gamma_correct"]["band"]] == pytest.approx([1.5, 3.0])
+        assert "1.5 to 3" in rows["gamma_correct"]["bandTitle"]
+        assert "band" not in rows["white_balance.red"]
+        # The tolerances are those of the learned pipeline.
+        await session.choose_pipeline("full")
+        assert not any("band" in row for group in sliders(session) for row in group["knobs"])
+
+    played(lab, play)
+
+
+def test_pictures_are_drawn_when_they_are_asked_for():
+    gallery = Gallery()
+
+    async def play(visitor):
+        session = visitor.session
+        token = gallery.add(session)
+        assert gallery.draw(token, "now") is None
+        await session.open(source())
+        await visitor.until("picture")
+        for name in ("now", "before", "clipping"):
+            assert gallery.draw(token, name)[1] == PNG
+        assert gallery.draw(token, "strip")[1] == JPEG
+        shown = gallery.draw(token, "now")
+        session.show_stage("color_correct")
+        assert gallery.draw(token, "now") != shown
+        session.show_stage("gamma_correct")
+        assert gallery.draw(token, "now") == shown
+        assert gallery.draw(token, "../now") is None
+        assert gallery.draw("guess", "now") is None
+        gallery.remove(token)
+        assert gallery.draw(token, "now") is None
+
+    played(make_lab(), play)
+
+
+def test_saturated_sites_and_clipped_pixels_are_counted():
+    raw = np.full((8, 8), 0.3, np.float32)
+    raw[:2, :2] = 1
+
+    async def play(visitor):
+        session = visitor.session
+        frame = Frame("frame", raw, isp.CAMERAS["drone"])
+        await session.open(Source("frame", lambda camera: (frame, [])))
+        rows = {words: share for _, words, share in clipped(session)}
+        assert rows["saturated sites of the sensor"] == "6.25 %"
+        assert rows["pixels above white"] == f"{100 * session.picture.above.mean():.2f} %"
+
+    played(make_lab(), play)
+
+
+def test_another_camera_opens_the_file_anew():
+    frames = []
+
+    def read(camera):
+        frames.append(camera)
+        if camera.camera is None:
+            raise InputError("mine.tiff: a camera must be given")
+        return Frame("mine.tiff", np.full((8, 8), 0.5, np.float32), camera.camera), []
+
+    async def play(visitor):
+        session = visitor.session
+        await session.open(Source("mine.tiff", read))
+        assert visitor.failed == ["mine.tiff: a camera must be given"]
+        await session.choose_camera("microscopy")
+        assert session.frame.camera == isp.CAMERAS["microscopy"]
+        assert isinstance(frames[0], KnownCamera)
+
+    played(make_lab(), play)

@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+import isp
+import r2l_jax
+from r2l_jax.apps.lab import choices, sources
+from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.runtime.errors import InputError
+
+DRONE = KnownCamera.of(isp.CAMERAS["drone"])
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(shape=(16, 24), value=20000):
+        file = tmp_path / "upload.tiff"
+        tifffile.imwrite(file, np.full(shape, value, np.uint16))
+        return file
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def model(one_epoch):
+    return r2l_jax.load(one_epoch.run_dir)
+
+
+def test_a_file_is_read_as_its_camera_says(write):
+    frame, warnings = sources.file_source("mine.tiff", write(), None).read(DRONE)
+    assert (frame.name, frame.raw.shape, frame.camera, warnings) == ("mine.tiff", (16, 24), isp.CAMERAS["drone"], [])
+    assert frame.raw[0, 0] == pytest.approx(20000 / 65535)
+
+
+def test_warnings_and_errors_name_the_file_as_its_owner_does(write, tmp_path):
+    _, (warning,) = sources.file_source("mine.tiff", write(value=100), None).read(DRONE)
+    assert warning.startswith("mine.tiff: the highest value is 100")
+    with pytest.raises(InputError, match=r"^mine\.tiff: TIFF, PNG, PGM and NPY hold no calibration values"):
+        sources.file_source("mine.tiff", write(), None).read(KnownCamera())
+    (tmp_path / "upload.tiff").write_bytes(b"no TIFF")
+    with pytest.raises(InputError, match=r"^mine\.tiff: ") as caught:
+        sources.file_source("mine.tiff", tmp_path / "upload.tiff", None).read(DRONE)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_model_s_camera_is_that_of_files_without_one(write, model):
+    frame, _ = sources.file_source("mine.tiff", write((32, 32)), model).read(KnownCamera())
+    assert frame.camera == model.calibration
+
+
+def test_files_that_the_model_cannot_see_are_refused(write, model):
+    with pytest.raises(InputError, match=r"mine\.tiff: it is 16x24, smaller than the mosaics of the model, 32x32"):
+        sources.file_source("mine.tiff", write(), model).read(DRONE)
+    other = KnownCamera.of(isp.Camera([0.1] * 4, [1, 1, 1], np.eye(3), "BGGR"))
+    with pytest.raises(InputError, match=r"mine\.tiff: it has the color filter array BGGR, and the model is for RGGB"):
+        sources.file_source("mine.tiff", write((32, 32)), model).read(other)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "program.py", "tiff", "a.tiff/../../b", "x.so"])
+def test_only_files_of_known_suffixes_are_taken(name):
+    with pytest.raises(InputError, match="expected a raw file"):
+        sources.check_name(name)
+    assert sources.check_name("IMG.DNG") == ".dng"
+
+
+def test_a_camera_from_elsewhere_must_not_name_files_of_this_machine(tmp_path):
+    fields = json.loads(isp.CAMERAS["drone"].to_json())
+    file = tmp_path / "upload.json"
+    file.write_text(json.dumps(fields))
+    assert sources.uploaded_camera("mine.json", file).camera == isp.CAMERAS["drone"]
+    file.write_text(json.dumps({**fields, "dark": "/etc/passwd"}))
+    with pytest.raises(InputError, match=r"^mine\.json: names other files \(dark\), which are not read here"):
+        sources.uploaded_camera("mine.json", file)
+
+
+def test_samples_are_those_of_the_validation_with_their_targets(one_epoch, model):
+    found = sources.validation_samples(str(one_epoch.run_dir), model, None, (), "best")
+    assert len(found) == 8
+    frame, _ = found[0].read(KnownCamera())
+    assert frame.raw.shape == (32, 32)
+    assert 0 <= int(frame.target) < len(model.classes)
+
+
+def test_a_run_without_its_data_has_no_samples_and_says_so(one_epoch, model, tmp_path, capsys):
+    file = one_epoch.run_dir / "fold_0" / "model.safetensors"
+    assert sources.validation_samples(str(file), model, None, (), "best") == []
+    with pytest.raises(InputError, match="a model's file does not say which samples"):
+        sources.validation_samples(str(file), model, "data", (), "best")
+    assert sources.validation_samples(str(tmp_path), model, None, (), "best") == []
+    assert "warning: no validation samples" in capsys.readouterr().err
+
+
+def test_the_names_of_algorithms_are_no_way_to_run_a_file(tmp_path):
+    (tmp_path / "evil.py").write_text("raise SystemExit")
+    with pytest.raises(InputError, match="demosaic must be one of"):
+        choices.classical([f"{tmp_path}/evil", "py:make", "none"])
+    assert choices.classical(["bilinear", "none", "none"]).name == "bilinear.none.none"
+
+
+def test_the_camera_of_the_program_comes_first():
+    assert next(iter(sources.cameras(None, None))) == sources.OWN_CAMERA
+    assert next(iter(sources.cameras(None, DRONE))) == sources.GIVEN_CAMERA
