@@ -39,7 +39,7 @@ def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, cla
         axes.imshow(np.clip(image, 0, 1))
         axes.set_axis_off()
         right = int(logit.argmax()) == target
-        title = verdict(logit, target, classes).replace(", ", "\n")
+        title = verdict(logit, int(target), classes).replace(", ", "\n")
         axes.set_title(title, fontsize="small", color="darkgreen" if right else "darkred")
     return drawn(figure)
 

@@ -17,6 +17,9 @@ from r2l_jax.training.folds import Fold
 from r2l_jax.training.steps import Steps, TrainState
 from r2l_jax.training.stored import load_parts
 
+# Samples that give the running statistics of a learned processing a start.
+_SAMPLES = 256
+
 
 def initial_state(
     config: TrainConfig,
@@ -55,10 +58,11 @@ def initial_state(
             )
             if anew and jax.process_index() == 0:
                 print(f"--{flag}={uri} has other classes: the layer {', '.join(anew)} of the head starts anew")
-    if steps.rule.keeps_statistics and not config.processing.processor_uri:
-        # No step changes these statistics, and without them the head would see images unlike those it was trained on.
-        processor = make_processor(config, dataset.camera)
-        mean, var = _moments(processor, dataset, fold.train_indices, batch_size)
+    if not normalizes and not config.processing.processor_uri:
+        # Without a step that changes them, the head would see images unlike those it was trained on. With such steps,
+        # a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
+        indices = fold.train_indices if steps.rule.keeps_statistics else fold.train_indices[:_SAMPLES]
+        mean, var = _moments(make_processor(config, dataset.camera), dataset, indices, batch_size)
         _put(model, "normalizer", {"mean": mean, "var": var})
     if config.model.classifier_pretrained:
         head = nnx.eval_shape(lambda: steps.task.make_head(nnx.Rngs(0)))

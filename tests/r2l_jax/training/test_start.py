@@ -6,7 +6,7 @@ import tifffile
 from small_runs import model
 
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import train
+from r2l_jax.training import train, trained
 
 
 @pytest.fixture
@@ -41,3 +41,14 @@ def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):
         "60; lower --batch_size or raise --epochs\n"
     )
     assert warning in capsys.readouterr().err
+
+
+def test_running_statistics_start_at_those_of_the_images(three_classes):
+    """Three updates would leave 0.9**3 of a variance of 1."""
+    train.run(replace(three_classes, augmentation="none"))
+    ((fold,),) = trained.load_runs([str(three_classes.run_dir)])
+    raws, _ = fold.dataset.samples(fold.fold.train_indices)
+    images = np.asarray(fold.model.processor(raws))
+    normalizer = fold.model.normalizer
+    np.testing.assert_allclose(normalizer.mean[...], images.mean((0, 1, 2)), rtol=0.02)
+    np.testing.assert_allclose(normalizer.var[...], images.var((0, 1, 2)), rtol=0.05)
