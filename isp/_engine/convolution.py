@@ -1,17 +1,20 @@
 """Stencils as convolutions, which is their plain formulation (see `isp._engine.formulation`)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+PadMode = Literal["constant", "reflect", "symmetric"]
+
 
 def correlate(
     planes: Sequence[Float[Array, "batch height width"]],
     kernels: Float[Array, "out in rows cols row_period col_period"],
-    mode: str,
+    mode: PadMode,
 ) -> tuple[Float[Array, "batch height width"], ...]:
     """Computes the formula of `stencil.correlate_planes` by one convolution.
 
@@ -51,7 +54,7 @@ def _convolved(inputs: Array, kernels: Array, steps: tuple[int, int], margins: t
     return jax.lax.conv_general_dilated(inputs, kernels, steps, padding, precision=jax.lax.Precision.HIGHEST)
 
 
-def extended(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, mode: str) -> Shaped[Array, "..."]:
+def extended(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, mode: PadMode) -> Shaped[Array, "..."]:
     """Pads the last two axes as `jnp.pad` does with one of its modes, by choosing rows and columns."""
     if mode == "constant":
         return jnp.pad(plane, [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)])

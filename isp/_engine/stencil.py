@@ -37,7 +37,7 @@ Tap = tuple[int, int, int, int]
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-_PAD_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
+_PAD_MODES: dict[Border, convolution.PadMode] = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 
 # Images are processed together up to this many pixels: enough to keep all cores busy, and few enough for the planes of
 # a pipeline to stay in a cache of 1 MiB per core.
@@ -111,7 +111,8 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
 def _takes_turns(images: Array) -> bool:
     """Tells whether to process the parts of an array one after the other.
 
-    The plain formulation does not. An array that several devices may share is processed as a whole: each device would wait for all of its parts.
+    The plain formulation does not. An array that several devices may share is processed as a whole: each device would
+    wait for all of its parts.
     """
     if is_plain():
         return False

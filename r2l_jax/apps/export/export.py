@@ -200,9 +200,7 @@ def _other_files(model: TrainedModel, output: Path, formats: Sequence[str], came
     return outcomes
 
 
-def _write_beside(
-    output: Path, parts: dict[str, Part], values: dict[str, np.ndarray], formats: Sequence[str]
-) -> None:
+def _write_beside(output: Path, parts: dict[str, Part], values: dict[str, np.ndarray], formats: Sequence[str]) -> None:
     """Writes the samples with the model's results, the learned parameters, and the example."""
     if not {"stablehlo", "onnx"} & {*formats}:
         return
@@ -217,7 +215,7 @@ def _write_beside(
 
 def _save(target: Path, arrays: dict[str, np.ndarray]) -> None:
     with replacing(target) as part, part.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def report(outcomes: Sequence[Outcome]) -> int:

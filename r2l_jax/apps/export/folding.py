@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.core import Tracer
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -45,7 +46,9 @@ def _evaluate(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[A
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
 
     def read(variable: Any) -> Any:
-        return variable.val if isinstance(variable, core.Literal) else values[variable]
+        if isinstance(variable, core.Literal):
+            return np.asarray(variable.val, jax.typeof(variable.val).dtype)
+        return values[variable]
 
     for equation in jaxpr.eqns:
         outputs = _results(equation, [read(variable) for variable in equation.invars])
@@ -56,6 +59,7 @@ def _evaluate(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[A
 def _results(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
     """Computes the results of an operation."""
     name, parameters = equation.primitive.name, equation.params
+    outputs: Any
     if name in _CALLS:
         inner = parameters[_CALLS[name]]
         return _evaluate(*((inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())), inputs)
@@ -74,7 +78,8 @@ def _results(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
 
 def _is_constant(equation: core.JaxprEqn, inputs: Sequence[Any]) -> bool:
     """Tells whether the results of an operation are known: they depend on no argument, not even on its size."""
-    sides = (side for variable in equation.outvars for side in variable.aval.shape)
+    shapes = (getattr(variable.aval, "shape", ()) for variable in equation.outvars)
+    sides = (side for shape in shapes for side in shape)
     is_known = not any(isinstance(value, Tracer) for value in inputs) and all(isinstance(side, int) for side in sides)
     return is_known and equation.primitive.name != "dim_as_value"
 

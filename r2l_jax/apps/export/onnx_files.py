@@ -1,6 +1,7 @@
 """Parts of models as ONNX, by jax2onnx: for any number of images, with the learned parameters as constants."""
 
 import contextlib
+import importlib
 import logging
 import tempfile
 import time
@@ -26,12 +27,17 @@ _ONLY_ERRORS = 3
 
 def check_installed() -> None:
     """Raises an InputError unless the packages of the extra are installed."""
+    for name in ("jax2onnx", "onnx", "onnxruntime"):
+        _package(name)
+
+
+def _package(name: str) -> Any:
+    """Imports a package of the extra."""
     try:
-        import jax2onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-    except ImportError as error:
+        return importlib.import_module(name)
+    except ImportError:
         raise InputError(
-            f"--formats=onnx needs {error.name}: pip install 'r2l_jax[onnx]', or choose other formats"
+            f"--formats=onnx needs the package {name}: pip install 'r2l_jax[onnx]', or choose other formats"
         ) from None
 
 
@@ -44,10 +50,7 @@ def write(part: Part, target: Path) -> None:
         part: the function.
         target: the file.
     """
-    import jax2onnx
-    import onnx
-    import onnxruntime
-
+    jax2onnx, onnx, onnxruntime = map(_package, ("jax2onnx", "onnx", "onnxruntime"))
     (batch,) = jax.export.symbolic_shape("B")
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
     with isp.plain():
@@ -83,22 +86,18 @@ def run(file: Path, inputs: np.ndarray) -> np.ndarray:
 
 def measured(file: Path, inputs: np.ndarray) -> dict[str, float]:
     """Counts the nodes of a file, and measures the time that onnxruntime takes for a batch, per image."""
-    import onnx
-
     session, seconds = _session(file), []
     feed = _feed(session, inputs)
     for _ in range(_RUNS):
         start = time.perf_counter()
         session.run(None, feed)
         seconds.append(time.perf_counter() - start)
-    nodes = sum(1 for _ in _nodes(onnx.load(file).graph))
+    nodes = sum(1 for _ in _nodes(_package("onnx").load(file).graph))
     return {"nodes": nodes, "milliseconds_per_image": 1000 * float(np.median(seconds)) / len(inputs)}
 
 
 def _session(file: Path) -> Any:
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(file, _options(), providers=["CPUExecutionProvider"])
+    return _package("onnxruntime").InferenceSession(file, _options(), providers=["CPUExecutionProvider"])
 
 
 def _feed(session: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
@@ -106,9 +105,7 @@ def _feed(session: Any, inputs: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _options() -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+    options = _package("onnxruntime").SessionOptions()
     options.log_severity_level = _ONLY_ERRORS
     return options
 
