@@ -48,6 +48,8 @@ class ExportConfig(Settings):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.gradient and self.formats is not None and "stablehlo" not in self.formats:
+            raise InputError(f"--gradient is for --formats=stablehlo, got --formats={','.join(self.formats)}")
         if self.camera is not None and self.input is None:
             raise InputError("--camera is for --input: give both")
         if self.input is not None and self.data_dir is not None:

@@ -86,7 +86,7 @@ def export_model(
     found = parts_of(model.module, samples.shape[1:])
     chosen = _chosen_parts(found, parts)
     camera = description.learned_camera(model)
-    wanted = _chosen_formats(formats, camera is not None, gradient)
+    wanted = _chosen_formats(formats, camera is not None)
     with writing_to(output):
         if (output / NAME).exists():
             raise InputError(f"--output={output} holds an export: choose another folder")
@@ -113,12 +113,10 @@ def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[s
     return {name: found[name] for name in names}
 
 
-def _chosen_formats(names: Sequence[str] | None, has_camera: bool, gradient: bool) -> Sequence[str]:
+def _chosen_formats(names: Sequence[str] | None, has_camera: bool) -> Sequence[str]:
     if names is not None and "camera" in names and not has_camera:
         raise InputError("--formats=camera: no parameter of the processing starts from a camera's value")
     wanted = [name for name in FORMATS if name != "camera" or has_camera] if names is None else names
-    if gradient and "stablehlo" not in wanted:
-        raise InputError("--gradient is for --formats=stablehlo")
     if "onnx" in wanted:
         onnx_files.check_installed()
     return wanted
@@ -210,7 +208,7 @@ def _write_beside(output: Path, parts: dict[str, Part], values: dict[str, np.nda
         _save(output / PARAMETERS, parameters)
     if "onnx" in formats:
         with replacing(output / EXAMPLE) as target:
-            target.write_text((importlib.resources.files("r2l_jax.apps.export") / "example.py").read_text())
+            target.write_text((importlib.resources.files("r2l_jax.apps.export") / "_example.py").read_text())
 
 
 def _save(target: Path, arrays: dict[str, np.ndarray]) -> None:

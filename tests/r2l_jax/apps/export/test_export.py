@@ -9,8 +9,9 @@ import pytest
 
 import isp
 import r2l_jax
-from r2l_jax.apps.export import export_model, samples, stablehlo
+from r2l_jax.apps.export import export_model, onnx_files, samples, stablehlo
 from r2l_jax.apps.export.export import LIMIT
+from r2l_jax.apps.export.parts import Part
 from r2l_jax.data.files.cameras import read_camera_file
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
@@ -160,26 +161,34 @@ def test_onnx_needs_numpy_and_onnxruntime_alone(model, raws, tmp_path):
         assert line == f"  {model.classes[row.argmax()]}: {row.max():.3f}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("denoise", sorted(isp.ALGORITHMS["denoise"]))
-def test_every_algorithm_becomes_onnx(denoise, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("jax2onnx")
-    from r2l_jax.apps.export import onnx_files
-    from r2l_jax.apps.export.parts import Part
+def faded(rgb, strength):
+    return rgb + strength * (rgb.mean(-1, keepdims=True) - rgb)
 
-    demosaic = [*isp.ALGORITHMS["demosaic"]][sorted(isp.ALGORITHMS["denoise"]).index(denoise) % 6]
-    pipeline = isp.static(isp.CAMERAS["drone"], demosaic=demosaic, sharpen="unsharp_masking", denoise=denoise)
-    part = Part("isp", "raw", "images", lambda parameters, raw: pipeline(raw), {}, (24, 36))
-    onnx_files.write(part, tmp_path / "isp.onnx")
+
+def onnx_agrees(pipeline, file):
+    """Compares a pipeline with its ONNX file, in linear light, since the tone curve is steep near black."""
+    onnx_files.write(Part("isp", "raw", "images", lambda _, raw: pipeline(raw), {}, (24, 36)), file)
     rng = np.random.default_rng(0)
     raw = (0.2 + 0.5 * np.kron(rng.random((2, 6, 9)), np.ones((4, 4)))).astype(np.float32)
     for count in (1, 2):
-        found = onnx_files.run(tmp_path / "isp.onnx", raw[:count])
-        # In linear light, since the tone curve is steep near black.
-        np.testing.assert_allclose(found**2.2, np.asarray(pipeline(raw[:count])) ** 2.2, atol=2e-5)
-    session = onnxruntime.InferenceSession(tmp_path / "isp.onnx")
-    assert session.get_inputs()[0].shape == ["B", 24, 36]
+        found, expected = onnx_files.run(file, raw[:count]), np.asarray(pipeline(raw[:count]))
+        np.testing.assert_allclose(found**2.2, expected**2.2, atol=2e-5)
+
+
+def test_a_pipeline_with_a_stage_of_one_s_own_becomes_onnx(tmp_path):
+    pytest.importorskip("jax2onnx")
+    stage = isp.Stage("faded", faded, {"strength": isp.Parameter(0.5)})
+    onnx_agrees(isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="gaussian"), tmp_path / "isp.onnx")
+
+
+ALGORITHMS = [(step, name) for step, algorithms in isp.ALGORITHMS.items() for name in algorithms]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "name"), ALGORITHMS)
+def test_every_algorithm_becomes_onnx(step, name, tmp_path):
+    pytest.importorskip("jax2onnx")
+    onnx_agrees(isp.static(isp.CAMERAS["drone"], **{step: name}), tmp_path / "isp.onnx")
 
 
 def test_samples_of_files_are_cropped(model, tmp_path):
