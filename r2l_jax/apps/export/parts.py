@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import isp
 from r2l_jax.model.processors import Unprocessed
@@ -38,9 +39,9 @@ class Part:
     parameters: Parameters
     shape: tuple[int, ...]
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(self, inputs: jax.Array | np.ndarray) -> jax.Array:
         """Computes the output with the learned parameters."""
-        return self.function(self.parameters, inputs)
+        return self.function(self.parameters, jnp.asarray(inputs))
 
 
 def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:

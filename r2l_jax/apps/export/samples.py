@@ -30,7 +30,7 @@ def of_run(model: TrainedModel, data_dir: str | None) -> np.ndarray:
         dataset = datasets.load(model.config.data.dataset, **{**source, "data_dir": data_dir or source["data_dir"]})
     except InputError as error:
         raise InputError(f"exports are checked on the data of the run: {error}; or name raw files by --input") from None
-    chosen = np.linspace(0, len(dataset) - 1, min(COUNT, len(dataset))).astype(int)
+    chosen = np.linspace(0, len(dataset) - 1, min(COUNT, len(dataset))).astype(int).tolist()
     return np.stack([np.asarray(dataset[index][0], np.float32) for index in chosen])
 
 
