@@ -16,7 +16,7 @@ AnyArray = jax.Array | np.ndarray
 Side = Any  # A whole number, or a symbolic one.
 
 
-def pad(operand: AnyArray, value: AnyArray, padding_config: Sequence[Sequence[Any]]) -> AnyArray:
+def pad(operand: AnyArray, value: AnyArray, padding_config: Sequence[tuple[Any, Any, Any]]) -> AnyArray:
     """Pads by joining; negative margins and margins between elements are left to `lax.pad`."""
     if any(min(margins) < 0 or margins[2] for margins in padding_config):
         return lax.pad(operand, value, padding_config)
