@@ -38,7 +38,7 @@ def clamp(low: AnyArray, operand: AnyArray, high: AnyArray) -> AnyArray:
     return jnp.minimum(jnp.maximum(operand, low), high)
 
 
-def reverse(operand: AnyArray, dimensions: Sequence[int]) -> AnyArray:
+def reverse(operand: AnyArray, dimensions: Sequence[Any]) -> AnyArray:
     """Turns axes around by choosing their elements."""
     for axis in dimensions:
         if operand.shape[axis] != 1:
@@ -47,7 +47,7 @@ def reverse(operand: AnyArray, dimensions: Sequence[int]) -> AnyArray:
     return operand
 
 
-def broadcast(operand: AnyArray, shape: Sequence[Side], broadcast_dimensions: Sequence[int], **_: Any) -> AnyArray:
+def broadcast(operand: AnyArray, shape: Sequence[Side], broadcast_dimensions: Sequence[Any], **_: Any) -> AnyArray:
     """Repeats an array along axes; a reshape where it only gets new axes of one element."""
     sides = [1] * len(shape)
     for axis, side in zip(broadcast_dimensions, operand.shape, strict=True):

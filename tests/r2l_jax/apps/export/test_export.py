@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -53,7 +54,7 @@ def test_model_json_describes_the_model_and_its_files(model, exported):
     assert 0 <= difference <= LIMIT
     images = model.render(np.load(exported / "samples.npz")["raw"])
     normalized = (images - about["normalization"]["mean"]) / about["normalization"]["standard_deviation"]
-    np.testing.assert_allclose(normalized, model.module.normalizer(images), atol=1e-4)
+    np.testing.assert_allclose(normalized, model.module.normalizer(jnp.asarray(images)), atol=1e-4)
 
 
 def test_stablehlo_predicts_any_number_of_images_on_every_platform(model, raws, exported):
