@@ -19,6 +19,7 @@ WORK = {
     "calibrate.py": ("r2l_jax.apps.calibrate.calibrate",),
     "download.py": ("r2l_jax.data.fetch.download.download",),
     "evaluate.py": ("r2l_jax.drift.synthesis.evaluation.run",),
+    "export.py": ("r2l_jax.training.loaded.load_folds",),
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
     "predict.py": ("r2l_jax.training.loaded.load_folds",),
     "process.py": ("r2l_jax.apps.render.render_files",),

@@ -84,7 +84,7 @@ def run(file: Path, inputs: np.ndarray) -> np.ndarray:
     return session.run(None, _feed(session, inputs))[0]
 
 
-def measured(file: Path, inputs: np.ndarray) -> dict[str, float]:
+def measured(file: Path, inputs: np.ndarray) -> dict[str, Any]:
     """Counts the nodes of a file, and measures the time that onnxruntime takes for a batch, per image."""
     session, seconds = _session(file), []
     feed = _feed(session, inputs)
