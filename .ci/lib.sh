@@ -18,7 +18,7 @@ timed() {
     echo "+ ${command#eval }: $((SECONDS - start)) s"
 }
 
-# in_environment PYTHON EXTRA STEP...: installs the package with this extra in an environment of its own, and takes the
+# in_environment PYTHON EXTRAS STEP...: installs the package with these extras in an environment of its own, and takes the
 # steps there.
 in_environment() (
     folder=$(mktemp -d "$work/environment.XXXX")
@@ -112,7 +112,8 @@ check_all() {
     if [[ $newest == python3 ]]; then
         echo "No Python on this machine is newer than python3: the tests ran on one Python only."
     else
-        in_environment "$newest" test run_tests
+        # With the packages of exports to ONNX, whose tests are skipped without them.
+        in_environment "$newest" test,onnx run_tests
     fi
     echo "All checks passed in $SECONDS s."
 }

@@ -33,6 +33,7 @@ from isp import (
     stages,
     tone,
 )
+from isp._engine.formulation import plain
 from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
 from isp.full import full
@@ -59,6 +60,7 @@ __all__ = [
     "denoise",
     "full",
     "parametrized",
+    "plain",
     "repair",
     "sensor",
     "shading",

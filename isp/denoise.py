@@ -12,6 +12,7 @@ from isp import color
 from isp._engine import checks, gaussian, stencil, total_variation
 from isp._engine.bilateral import bilateral_filter
 from isp._engine.checks import Scalar
+from isp._engine.formulation import is_plain
 from isp._engine.median import window_median
 from isp.chroma import chroma_denoising
 from isp.nonlocal_means import nlm_denoising
@@ -234,8 +235,23 @@ def _filter_rows(rgb: Array, gains: Array) -> Array:
     dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # There is no transform of shorter formats.
     # A real row holds a frequency and its negative alike, so taking the real part gives both the mean of their gains.
     gains = (gains + jnp.roll(gains[::-1], 1)).astype(dtype) / 2
+    if is_plain():
+        return _circulated(rgb.astype(dtype), gains).astype(rgb.dtype)
     spectrum = jnp.fft.rfft(rgb.astype(dtype), axis=-2) * gains[: width // 2 + 1, None]
     return jnp.fft.irfft(spectrum, width, axis=-2).astype(rgb.dtype)
+
+
+def _circulated(rgb: Array, gains: Array) -> Array:
+    """Multiplies each row by the matrix that has the same effect as the gains of its frequencies.
+
+    The gain of a frequency and of its negative are the same.
+    """
+    width = len(gains)
+    response = jnp.fft.irfft(gains[: width // 2 + 1], width)
+    columns = np.arange(width)
+    matrix = response[(columns[:, None] - columns) % width]
+    # Full precision, since GPUs and TPUs would round the operands to a shorter format.
+    return jnp.swapaxes(jnp.matmul(jnp.swapaxes(rgb, -1, -2), matrix.T, precision="highest"), -1, -2)
 
 
 def tv_chambolle(

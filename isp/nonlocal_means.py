@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from isp._engine import stencil
 from isp._engine.checks import Scalar, check_image, check_patches
+from isp._engine.formulation import is_plain
 
 # Patches at a greater distance have no weight in scikit-image.
 _CUTOFF = 5.0
@@ -74,9 +75,12 @@ def _nlm_denoising(rgb: Array, strength: Scalar, patch_size: int, patch_distance
     images = rgb.reshape(-1, height, width, 3)
     average = functools.partial(_averaged, patch_size=patch_size, patch_distance=patch_distance, centered=centered)
     rate = 1 / (3 * patch_size**2 * jnp.asarray(strength, rgb.dtype) ** 2)
-    if not len(images):
+    if images.shape[0] == 0:
         return rgb.astype(dtype)
-    averaged = jax.lax.map(lambda image: average(image, rate), images)
+    if is_plain():
+        averaged = jax.vmap(lambda image: average(image, rate))(images)
+    else:
+        averaged = jax.lax.map(lambda image: average(image, rate), images)
     return averaged.reshape(*batch, height, width, 3).astype(dtype)
 
 

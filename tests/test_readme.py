@@ -20,6 +20,7 @@ WORK = {
     "compare.py": ("r2l_jax.apps.report.runs.read_runs",),
     "download.py": ("r2l_jax.data.fetch.download.download",),
     "evaluate.py": ("r2l_jax.drift.synthesis.evaluation.run",),
+    "export.py": ("r2l_jax.training.loaded.load_folds",),
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
     "lab.py": ("r2l_jax.apps.lab.start.run",),
     "predict.py": ("r2l_jax.training.loaded.load_folds",),

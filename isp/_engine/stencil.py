@@ -23,7 +23,9 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float, Shaped
 
+from isp._engine import convolution
 from isp._engine.derivatives import with_gradient
+from isp._engine.formulation import is_plain
 
 # "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
 # repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
@@ -35,7 +37,7 @@ Tap = tuple[int, int, int, int]
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
-_PAD_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
+_PAD_MODES: dict[Border, convolution.PadMode] = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 
 # Images are processed together up to this many pixels: enough to keep all cores busy, and few enough for the planes of
 # a pipeline to stay in a cache of 1 MiB per core.
@@ -62,7 +64,7 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @functools.wraps(function)
     def outer(*args: P.args, **kwargs: P.kwargs) -> Result:
-        if jax.default_backend() != "cpu":
+        if is_plain() or jax.default_backend() != "cpu":
             return function(*args, **kwargs)
         with set_xla_metadata(inlineable="false"):
             return unit(*args, **kwargs)
@@ -81,6 +83,8 @@ def pointwise(
 
     @functools.wraps(function)
     def outer(image: Array | np.ndarray, *args: P.args, **kwargs: P.kwargs) -> Array:
+        if is_plain():
+            return function(jnp.asarray(image), *args, **kwargs)
         return unit(jnp.asarray(image).reshape(-1), *args, **kwargs).reshape(image.shape)
 
     return outer
@@ -107,8 +111,11 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
 def _takes_turns(images: Array) -> bool:
     """Tells whether to process the parts of an array one after the other.
 
-    An array that several devices may share is processed as a whole: each device would wait for all of its parts.
+    The plain formulation does not. An array that several devices may share is processed as a whole: each device would
+    wait for all of its parts.
     """
+    if is_plain():
+        return False
     explicitly_split = any(jax.typeof(images).sharding.spec)
     return jax.default_backend() == "cpu" and jax.device_count() == 1 and not explicitly_split
 
@@ -231,7 +238,10 @@ def correlate_planes(
     every = tuple(itertools.product(range(out), range(channels), range(rows), range(cols)))
     taps = tuple(tap for tap in every if kernels[tap].any()) if isinstance(kernels, np.ndarray) else every
     flat = tuple(plane.astype(dtype).reshape(-1, height, width) for plane in planes)
-    results = _correlate(flat, jnp.asarray(kernels, dtype), border, taps)
+    if is_plain():
+        results = convolution.correlate(flat, jnp.asarray(kernels, dtype), _PAD_MODES[border])
+    else:
+        results = _correlate(flat, jnp.asarray(kernels, dtype), border, taps)
     return tuple(result.reshape(*batch, height, width) for result in results)
 
 
@@ -282,6 +292,8 @@ def _unpad(padded: Array, rows: int, cols: int, border: Border) -> Array:
 
 
 def _padded(plane: Array, rows: int, cols: int, border: Border) -> Array:
+    if is_plain():
+        return convolution.extended(plane, rows, cols, _PAD_MODES[border])
     margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)]
     return jnp.pad(plane, margins, _PAD_MODES[border])
 

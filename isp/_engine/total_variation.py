@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from isp._engine.checks import Scalar, check_image
+from isp._engine.formulation import is_plain
 from isp._engine.iterate import iterate
 from isp._engine.stencil import apart
 
@@ -108,7 +109,15 @@ def bregman(
 
     def denoise_image(image: Array) -> Array:
         planes = jnp.moveaxis(image, -1, 0)
-        _, denoised = lax.scan(denoise, jnp.zeros_like(planes[0]), planes)
+        before = jnp.zeros_like(planes[0])
+        if is_plain():
+            # Written out, because exporters do not take loops within loops.
+            denoised = []
+            for plane in planes:
+                before, _ = denoise(before, plane)
+                denoised.append(before)
+            return jnp.stack(denoised, -1)
+        _, denoised = lax.scan(denoise, before, planes)
         return jnp.moveaxis(denoised, 0, -1)
 
     return jax.vmap(denoise_image)(rgb.reshape(-1, *rgb.shape[-3:])).reshape(rgb.shape)
@@ -194,6 +203,8 @@ _OWN = 9 / 2
 
 def _solve(residual: Array) -> Array:
     """Finds the change that, times `_OWN`, equals the residual plus the changes above and to the left."""
+    if is_plain():
+        return _sweep(residual)
     return lax.custom_linear_solve(
         lambda change: _OWN * change - _before(change, 0) - _before(change, 1),
         residual,

@@ -1,1 +1,1 @@
-"""Programs for pictures and raw files: rendering raw files, and turning pictures into raw data."""
+"""Programs for raw files and finished models: rendering, unprocessing, calibration, prediction and export."""

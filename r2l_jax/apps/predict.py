@@ -158,7 +158,7 @@ def _decoded(
         try:
             while True:
                 for file in islice(rest, AT_ONCE + ahead - len(waiting)):
-                    waiting.append((file, pool.submit(_read, file, model, camera, crops)))
+                    waiting.append((file, pool.submit(read_file, file, model, camera, crops)))
                 if not waiting:
                     return
                 file, future = waiting.pop(0)
@@ -170,8 +170,18 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def _read(file: Path, model: TrainedModel, camera: KnownCamera | None, crops: bool) -> np.ndarray:
-    """Reads the mosaic of a file, as the model takes it."""
+def read_file(file: Path, model: TrainedModel, camera: KnownCamera | None, crops: bool) -> np.ndarray:
+    """Reads the mosaic of a file, as a model takes it.
+
+    Args:
+        file: the raw file.
+        model: the model, which has a camera.
+        camera: as for `predict_files`.
+        crops: whether to cut the size of the training's mosaics out of the middle.
+
+    Raises:
+        InputError: the file cannot be read, is smaller than that size, or has another color filter array.
+    """
     own = camera or KnownCamera.of(model.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
     raw, found = read_mosaic(file, own)
     assert model.camera is not None

@@ -87,6 +87,11 @@ class TrainedModel:
         return self.about.score
 
     @property
+    def score_name(self) -> str:
+        """The name of the score: "accuracy" or "iou"."""
+        return self._task.score
+
+    @property
     def pipeline(self) -> isp.Pipeline | None:
         """The processing; None if it is a neural network, or if images are processed already."""
         return self.module.processor if isinstance(self.module.processor, isp.Pipeline) else None

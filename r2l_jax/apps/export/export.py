@@ -1,0 +1,229 @@
+"""Exports a finished model: its parts in several formats, each compared with the model before it counts as written."""
+
+import importlib.resources
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from r2l_jax.apps.export import description, onnx_files, stablehlo
+from r2l_jax.apps.export.parts import IMAGES, LOGITS, PARTS, RAW, Part, parts_of
+from r2l_jax.runtime import compiler
+from r2l_jax.runtime.environment import environment
+from r2l_jax.runtime.errors import InputError, root_cause
+from r2l_jax.runtime.files import replacing, write_json
+from r2l_jax.runtime.locks import writing_to
+from r2l_jax.training import model_file
+from r2l_jax.training.about import named_arrays
+from r2l_jax.training.loaded import TrainedModel
+
+FORMATS = ("stablehlo", "onnx", "safetensors", "camera")
+
+# The greatest difference from the model, in display values and in logits.
+LIMIT = 1e-4
+
+NAME, CAMERA, SAMPLES, PARAMETERS, EXAMPLE = (
+    "model.json",
+    "camera.json",
+    "samples.npz",
+    "parameters.npz",
+    "example.py",
+)
+
+
+class Outcome(NamedTuple):
+    """How the export of a part in a format went.
+
+    Attributes:
+        file: the file's name.
+        facts: the greatest difference from the model, the number of nodes, the time; empty if nothing is measured.
+        error: why there is no such file; None if there is.
+    """
+
+    file: str
+    facts: dict[str, Any]
+    error: str | None = None
+
+
+def export_model(
+    model: TrainedModel,
+    output: Path,
+    samples: np.ndarray,
+    parts: Sequence[str] | None = None,
+    formats: Sequence[str] | None = None,
+    gradient: bool = False,
+) -> list[Outcome]:
+    """Exports a model to a new folder.
+
+    Each file is compared with the model on the samples, and is refused if it differs by more than `LIMIT`.
+
+    - `<part>.stablehlo`: a function of the pipeline's parameters and a batch, for CPUs, GPUs and TPUs. The learned
+      parameters are in `parameters.npz`.
+    - `<part>.onnx`: a function of a batch, and `example.py`, which needs numpy and onnxruntime alone.
+    - `model.safetensors`: the model for `r2l_jax.load`.
+    - `camera.json`: the camera with the learned values.
+    - `model.json` describes all of them, and `samples.npz` holds the samples with the model's results.
+
+    Args:
+        model: the finished model.
+        output: the folder.
+        samples: mosaics `(N, H, W)`, or images of a model that takes these. Files are for inputs of their size.
+        parts: which of `PARTS`; None is all that the model has.
+        formats: which of `FORMATS`; None is all that the model has.
+        gradient: whether StableHLO has its reverse-mode derivative.
+
+    Returns:
+        How each export went.
+
+    Raises:
+        InputError: the model lacks a part or a format; or the folder holds an export, or cannot be written to.
+    """
+    found = parts_of(model.module, samples.shape[1:])
+    chosen = _chosen_parts(found, parts)
+    camera = description.learned_camera(model)
+    wanted = _chosen_formats(formats, camera is not None)
+    with writing_to(output):
+        if (output / NAME).exists():
+            raise InputError(f"--output={output} holds an export: choose another folder")
+        about = description.described(model, chosen)
+        values = _reference(found, samples)
+        outcomes = []
+        for part in chosen.values():
+            for name, outcome in _written(part, output, values, wanted, gradient):
+                outcomes.append(outcome)
+                if outcome.error is None:
+                    about["parts"][part.name]["files"][name] = {"file": outcome.file, **outcome.facts}
+        outcomes += _other_files(model, output, wanted, camera)
+        about["files"] = [outcome.file for outcome in outcomes if outcome.error is None]
+        _write_beside(output, chosen, values, wanted)
+        write_json(output / NAME, {**about, **environment()})
+    return outcomes
+
+
+def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[str, Part]:
+    names = list(found) if names is None else names
+    if lacking := [name for name in names if name not in found]:
+        known = [name for name in PARTS if name in found]
+        raise InputError(f"--parts={lacking[0]}: the run takes processed images, so it has {' and '.join(known)} alone")
+    return {name: found[name] for name in names}
+
+
+def _chosen_formats(names: Sequence[str] | None, has_camera: bool) -> Sequence[str]:
+    if names is not None and "camera" in names and not has_camera:
+        raise InputError("--formats=camera: no parameter of the processing starts from a camera's value")
+    wanted = [name for name in FORMATS if name != "camera" or has_camera] if names is None else names
+    if "onnx" in wanted:
+        onnx_files.check_installed()
+    return wanted
+
+
+def _reference(parts: dict[str, Part], samples: np.ndarray) -> dict[str, np.ndarray]:
+    """Computes the results of the model as it is used otherwise, by the names of inputs and outputs."""
+    whole = parts["whole"]
+    values = {whole.input: np.asarray(samples, np.float32)}
+    for part in ("isp", "head"):
+        if part in parts:
+            compute = jax.jit(parts[part], compiler_options=compiler.options())
+            values[parts[part].output] = np.asarray(compute(values[parts[part].input]))
+    return values
+
+
+def _written(
+    part: Part, output: Path, values: dict[str, np.ndarray], formats: Sequence[str], gradient: bool
+) -> Iterator[tuple[str, Outcome]]:
+    """Writes a part in each format, and yields how it went."""
+    inputs, expected = values[part.input], values[part.output]
+    if "stablehlo" in formats:
+        facts = {"platforms": list(stablehlo.PLATFORMS), "gradient": gradient}
+        yield (
+            "stablehlo",
+            _checked(
+                output / f"{part.name}.stablehlo",
+                expected,
+                lambda file: stablehlo.write(part, file, gradient),
+                lambda file: stablehlo.run(file, part, inputs),
+                lambda file: facts,
+            ),
+        )
+    if "onnx" in formats:
+        yield (
+            "onnx",
+            _checked(
+                output / f"{part.name}.onnx",
+                expected,
+                lambda file: onnx_files.write(part, file),
+                lambda file: onnx_files.run(file, inputs),
+                lambda file: onnx_files.measured(file, inputs),
+            ),
+        )
+
+
+def _checked(
+    target: Path,
+    expected: np.ndarray,
+    write: Callable[[Path], None],
+    run: Callable[[Path], np.ndarray],
+    measure: Callable[[Path], dict[str, Any]],
+) -> Outcome:
+    """Writes a file, and keeps it only if it computes what the model computes."""
+    try:
+        with replacing(target) as part:
+            write(part)
+            difference = float(np.abs(run(part) - expected).max())
+            if not difference <= LIMIT:  # Holds for NaN as well.
+                raise InputError(f"differs from the model by {difference:.1e} on the samples, more than {LIMIT:.0e}")
+            facts = measure(part)
+    except OSError:
+        raise
+    except Exception as error:  # Tracers and converters raise anything for a function that they do not take.
+        return Outcome(target.name, {}, str(error) if isinstance(error, InputError) else f"{root_cause(error):.300}")
+    return Outcome(target.name, {"difference": difference, **facts})
+
+
+def _other_files(model: TrainedModel, output: Path, formats: Sequence[str], camera: Any) -> list[Outcome]:
+    outcomes = []
+    if "safetensors" in formats:
+        arrays = named_arrays(nnx.state(model.module))
+        model_file.write(output / model_file.NAME, arrays, model.about, model.identity)
+        outcomes.append(Outcome(model_file.NAME, {}))
+    if "camera" in formats:
+        with replacing(output / CAMERA) as part:
+            part.write_text(f"{camera.to_json()}\n")
+        outcomes.append(Outcome(CAMERA, {}))
+    return outcomes
+
+
+def _write_beside(output: Path, parts: dict[str, Part], values: dict[str, np.ndarray], formats: Sequence[str]) -> None:
+    """Writes the samples with the model's results, the learned parameters, and the example."""
+    if not {"stablehlo", "onnx"} & {*formats}:
+        return
+    _save(output / SAMPLES, {name: values[name] for name in (RAW, IMAGES, LOGITS) if name in values})
+    parameters = {name: np.asarray(value) for part in parts.values() for name, value in part.parameters.items()}
+    if "stablehlo" in formats and parameters:
+        _save(output / PARAMETERS, parameters)
+    if "onnx" in formats:
+        with replacing(output / EXAMPLE) as target:
+            target.write_text((importlib.resources.files("r2l_jax.apps.export") / "_example.py").read_text())
+
+
+def _save(target: Path, arrays: dict[str, np.ndarray]) -> None:
+    with replacing(target) as part, part.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def report(outcomes: Sequence[Outcome]) -> int:
+    """Prints how exports went, errors on stderr, and returns the exit status of a program."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            print(f"error: {outcome.file}: {outcome.error}", file=sys.stderr)
+            continue
+        facts = outcome.facts
+        words = [f"differs by {facts['difference']:.1e}"] if "difference" in facts else []
+        if "nodes" in facts:
+            words += [f"{facts['nodes']} nodes", f"{facts['milliseconds_per_image']:.3g} ms an image"]
+        print(f"{outcome.file}{': ' * bool(words)}{', '.join(words)}")
+    return 1 if any(outcome.error for outcome in outcomes) else 0

@@ -1,0 +1,109 @@
+"""Traced functions without nested functions, without operations on constants, and of operations that converters take.
+
+A converter writes a node for each operation of a traced function. Much of what is traced depends on the parameters
+alone, such as the taps of a Gaussian, and is the same at each call.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+from jax.extend import core
+from jax.interpreters import partial_eval
+
+from r2l_jax.apps.export import rules
+
+# The parameter that holds the function of an operation that only calls it. A rule for derivatives is dropped.
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "checkpoint": "jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+}
+
+
+def folded(function: Callable[..., jax.Array], *arguments: jax.ShapeDtypeStruct) -> core.ClosedJaxpr:
+    """Traces a function, inlines the functions that it calls, and computes all that does not depend on the arguments.
+
+    Args:
+        function: a function of arrays; its derivatives are lost.
+        arguments: their shapes and types. Sides may be symbolic.
+
+    Returns:
+        The traced function.
+    """
+    traced = jax.make_jaxpr(function)(*arguments)
+    result = jax.make_jaxpr(lambda *values: _evaluate(traced.jaxpr, traced.consts, values))(*arguments)
+    used, _ = partial_eval.dce_jaxpr(result.jaxpr, [True] * len(result.jaxpr.outvars), instantiate=True)
+    return core.ClosedJaxpr(used, result.consts)
+
+
+def _evaluate(jaxpr: core.Jaxpr, constants: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    """Evaluates a traced function, operation by operation."""
+    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True))
+
+    def read(variable: Any) -> Any:
+        if isinstance(variable, core.Literal):
+            return np.asarray(variable.val, jax.typeof(variable.val).dtype)
+        return values[variable]
+
+    for equation in jaxpr.eqns:
+        outputs = _results(equation, [read(variable) for variable in equation.invars])
+        values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def _results(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
+    """Computes the results of an operation."""
+    name, parameters = equation.primitive.name, equation.params
+    outputs: Any
+    if name in _CALLS:
+        inner = parameters[_CALLS[name]]
+        return _evaluate(*((inner.jaxpr, inner.consts) if isinstance(inner, core.ClosedJaxpr) else (inner, ())), inputs)
+    if _is_constant(equation, inputs):
+        with jax.ensure_compile_time_eval():
+            outputs = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(parameters))
+    elif name == "while":
+        return _loop(inputs, **parameters)
+    elif name in rules.RULES:
+        outputs = rules.RULES[name](*inputs, **parameters)
+    else:
+        rewritten = {name: _rewritten(value) for name, value in parameters.items()}
+        outputs = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(rewritten))
+    return outputs if equation.primitive.multiple_results else [outputs]
+
+
+def _is_constant(equation: core.JaxprEqn, inputs: Sequence[Any]) -> bool:
+    """Tells whether the results of an operation are known: they depend on no argument, not even on its size."""
+    shapes = (getattr(variable.aval, "shape", ()) for variable in equation.outvars)
+    sides = (side for shape in shapes for side in shape)
+    is_known = not any(isinstance(value, Tracer) for value in inputs) and all(isinstance(side, int) for side in sides)
+    return is_known and equation.primitive.name != "dim_as_value"
+
+
+def _loop(
+    inputs: Sequence[Any],
+    cond_jaxpr: core.ClosedJaxpr,
+    cond_nconsts: int,
+    body_jaxpr: core.ClosedJaxpr,
+    body_nconsts: int,
+) -> Sequence[Any]:
+    of_condition, rest = inputs[:cond_nconsts], inputs[cond_nconsts:]
+    of_body, start = rest[:body_nconsts], rest[body_nconsts:]
+    return rules.loop(
+        lambda state: _evaluate(cond_jaxpr.jaxpr, cond_jaxpr.consts, [*of_condition, *state])[0],
+        lambda state: _evaluate(body_jaxpr.jaxpr, body_jaxpr.consts, [*of_body, *state]),
+        start,
+    )
+
+
+def _rewritten(parameter: Any) -> Any:
+    """Rewrites the traced functions among the parameters of an operation, such as the body of a scan."""
+    if type(parameter) is tuple:  # Not a named tuple.
+        return tuple(_rewritten(each) for each in parameter)
+    if not isinstance(parameter, core.ClosedJaxpr):
+        return parameter
+    return jax.make_jaxpr(lambda *values: _evaluate(parameter.jaxpr, parameter.consts, values))(*parameter.in_avals)

@@ -1,0 +1,78 @@
+"""The parts of a model that are exported: all of it, its processing, and its head."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import isp
+from r2l_jax.model.processors import Unprocessed
+from r2l_jax.model.raw_to_logit import RawToLogit
+
+Parameters = dict[str, jax.Array]
+
+PARTS = ("whole", "isp", "head")
+
+RAW, IMAGES, LOGITS = "raw", "images", "logits"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A function of a batch that a model computes.
+
+    Attributes:
+        name: one of `PARTS`.
+        input: the name of the input: "raw" or "images".
+        output: the name of the output: "images" or "logits".
+        function: computes the output from the parameters and the input.
+        parameters: the parameters of the pipeline by name, as learned; none for the head and for other processors.
+        shape: the shape of one input.
+    """
+
+    name: str
+    input: str
+    output: str
+    function: Callable[[Parameters, jax.Array], jax.Array]
+    parameters: Parameters
+    shape: tuple[int, ...]
+
+    def __call__(self, inputs: jax.Array | np.ndarray) -> jax.Array:
+        """Computes the output with the learned parameters."""
+        return self.function(self.parameters, jnp.asarray(inputs))
+
+
+def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
+    """Returns the parts of a model by name; a model of processed images has no "isp".
+
+    Args:
+        model: the model, in evaluation.
+        shape: the shape of a mosaic `(H, W)`, or of a processed image `(H, W, 3)`.
+    """
+    processor = model.processor
+    parameters = processor.parameters() if isinstance(processor, isp.Pipeline) else {}
+    image = jax.eval_shape(processor, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]
+    if isinstance(processor, Unprocessed):
+        whole = Part("whole", IMAGES, LOGITS, functools.partial(_logits, model), {}, shape)
+        return {"whole": whole, "head": dataclasses.replace(whole, name="head")}
+    parts = (
+        Part("whole", RAW, LOGITS, functools.partial(_whole, model), parameters, shape),
+        Part("isp", RAW, IMAGES, functools.partial(_processed, model), parameters, shape),
+        Part("head", IMAGES, LOGITS, functools.partial(_logits, model), {}, image),
+    )
+    return {part.name: part for part in parts}
+
+
+def _processed(model: RawToLogit, parameters: Parameters, raw: jax.Array) -> jax.Array:
+    processor = model.processor
+    return processor.with_values(parameters)(raw) if isinstance(processor, isp.Pipeline) else processor(raw)
+
+
+def _logits(model: RawToLogit, parameters: Parameters, images: jax.Array) -> jax.Array:
+    return model.logits(images)
+
+
+def _whole(model: RawToLogit, parameters: Parameters, raw: jax.Array) -> jax.Array:
+    return model.logits(_processed(model, parameters, raw))

@@ -1,0 +1,34 @@
+"""Parts of models as StableHLO, by `jax.export`: one file for CPUs, GPUs and TPUs, and for any number of images."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import isp
+from r2l_jax.apps.export.parts import Part
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def write(part: Part, target: Path, gradient: bool) -> None:
+    """Writes a function of the parameters, a dict by name, and of a batch.
+
+    Args:
+        part: the function.
+        target: the file, which `jax.export.deserialize` reads.
+        gradient: whether the file also has the reverse-mode derivative.
+    """
+    (batch,) = jax.export.symbolic_shape("B")
+    parameters = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), part.parameters)
+    inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
+    with isp.plain():  # The derivative is traced while the function is written.
+        exported = jax.export.export(jax.jit(part.function), platforms=PLATFORMS)(parameters, inputs)
+        target.write_bytes(exported.serialize(vjp_order=int(gradient)))
+
+
+def run(file: Path, part: Part, inputs: np.ndarray) -> np.ndarray:
+    """Computes a part's outputs by its file."""
+    exported = jax.export.deserialize(bytearray(file.read_bytes()))
+    return np.asarray(exported.call(part.parameters, inputs))

@@ -1,0 +1,72 @@
+"""Exports a trained model: StableHLO and ONNX of the whole, of its processing and of its head.
+
+python scripts/export.py --run=runs/quickstart/small --output=exported
+python scripts/export.py --run=runs/quickstart/small --output=isp_to_tune --parts=isp --formats=stablehlo --gradient
+
+Each file is compared with the model on samples of the run's data, or on raw files, and is refused if it differs by more
+than 1e-4. The output also has model.json, which describes the model, and example.py, which runs ONNX with numpy and
+onnxruntime alone. The exit status is 1 if something could not be exported.
+"""
+
+import dataclasses
+import functools
+import pathlib
+
+from r2l_jax.apps.export import FORMATS, PARTS, export_model, report, samples
+from r2l_jax.apps.render import find_raw_files
+from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
+from r2l_jax.data.files.cameras import find_known_camera
+from r2l_jax.runtime import flags
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import NOT_NEGATIVE, Settings, setting
+from r2l_jax.training.loaded import load_folds
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig(Settings):
+    """Export."""
+
+    run: str = setting("folder of a finished run or of one of its folds, or a file model.safetensors")
+    output: str = setting("folder for the export, without an earlier one")
+    parts: tuple[str, ...] | None = setting(
+        f"of {', '.join(PARTS)}, separated by commas; default: all that the model has", None, each=PARTS
+    )
+    formats: tuple[str, ...] | None = setting(
+        f"of {', '.join(FORMATS)}, separated by commas; default: all, camera if the processing starts from one",
+        None,
+        each=FORMATS,
+    )
+    gradient: bool = setting("with its reverse-mode derivative in StableHLO, to tune the parameters", False)
+    fold: int = setting("fold of the run's folder, by its number", 0, bound=NOT_NEGATIVE)
+    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
+    input: tuple[str, ...] | None = setting(
+        "raw files and folders of them to check the files on; default: samples of the run's data", None, kind="repeated"
+    )
+    camera: str | None = setting("of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None)
+    data_dir: str | None = setting("where the run's data is now; default: where it was in training", None)
+    pipeline: str | None = setting(OWN_PIPELINE, None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gradient and self.formats is not None and "stablehlo" not in self.formats:
+            raise InputError(f"--gradient is for --formats=stablehlo, got --formats={','.join(self.formats)}")
+        if self.camera is not None and self.input is None:
+            raise InputError("--camera is for --input: give both")
+        if self.input is not None and self.data_dir is not None:
+            raise InputError("--input and --data_dir both say what files are checked on: leave one of them out")
+
+
+def main(config: ExportConfig) -> int:
+    """Exports the model that the flags name, and returns the exit status."""
+    (model,) = load_folds(config.run, [str(config.fold)], config.checkpoint, config.pipeline)
+    print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}")
+    if config.input is None:
+        checked_on = samples.of_run(model, config.data_dir)
+    else:
+        camera = None if config.camera is None else find_known_camera(config.camera)
+        checked_on = samples.of_files(model, find_raw_files(config.input), camera)
+    output = pathlib.Path(config.output)
+    return report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
+
+
+run = functools.partial(flags.run, main, ExportConfig)

@@ -1,0 +1,207 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+import r2l_jax
+from r2l_jax.apps.export import export_model, onnx_files, samples, stablehlo
+from r2l_jax.apps.export.export import LIMIT
+from r2l_jax.apps.export.parts import Part
+from r2l_jax.data.files.cameras import read_camera_file
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import train
+
+
+@pytest.fixture(scope="module")
+def model(one_epoch):
+    return r2l_jax.load(one_epoch.run_dir)
+
+
+@pytest.fixture(scope="module")
+def raws(model):
+    return samples.of_run(model, None)
+
+
+@pytest.fixture(scope="module")
+def exported(model, raws, tmp_path_factory):
+    """All formats but ONNX, with gradients."""
+    output = tmp_path_factory.mktemp("exported") / "all"
+    outcomes = export_model(model, output, raws, None, ("stablehlo", "safetensors", "camera"), gradient=True)
+    assert [outcome.error for outcome in outcomes] == [None] * len(outcomes)
+    return output
+
+
+def loaded(output, name):
+    return jax.export.deserialize(bytearray((output / name).read_bytes()))
+
+
+def test_model_json_describes_the_model_and_its_files(model, exported):
+    about = json.loads((exported / "model.json").read_text())
+    assert about["identity"] == model.identity
+    assert (about["classes"], about["score"]) == ([*model.classes], {"name": "accuracy", "value": model.score})
+    assert about["raw"]["pattern"] == "RGGB"
+    assert about["parts"]["whole"]["input"] == {"name": "raw", "shape": ["B", 32, 32], "dtype": "float32"}
+    files = {*about["files"], "model.json", "samples.npz", "parameters.npz"}
+    assert {file.name for file in exported.iterdir()} == files
+    difference = about["parts"]["isp"]["files"]["stablehlo"]["difference"]
+    assert 0 <= difference <= LIMIT
+    images = model.render(np.load(exported / "samples.npz")["raw"])
+    normalized = (images - about["normalization"]["mean"]) / about["normalization"]["standard_deviation"]
+    np.testing.assert_allclose(normalized, model.module.normalizer(jnp.asarray(images)), atol=1e-4)
+
+
+def test_stablehlo_predicts_any_number_of_images_on_every_platform(model, raws, exported):
+    whole, parameters = loaded(exported, "whole.stablehlo"), dict(np.load(exported / "parameters.npz"))
+    assert whole.platforms == ("cpu", "cuda", "tpu")
+    for count in (1, 3):
+        probabilities = jax.nn.softmax(whole.call(parameters, raws[:count]))
+        np.testing.assert_allclose(probabilities, model.predict(raws[:count]), atol=1e-5)
+    images = loaded(exported, "isp.stablehlo").call(parameters, raws)
+    np.testing.assert_allclose(
+        loaded(exported, "head.stablehlo").call({}, images), whole.call(parameters, raws), atol=1e-4
+    )
+
+
+def test_a_shipped_isp_can_be_tuned(model, raws, exported):
+    shipped, parameters = loaded(exported, "isp.stablehlo"), dict(np.load(exported / "parameters.npz"))
+
+    def loss(process):
+        return lambda parameters: (process(parameters, raws) ** 2).mean()
+
+    expected = jax.grad(loss(lambda parameters, raws: model.pipeline.with_values(parameters)(raws)))(parameters)
+    for name, gradient in jax.grad(loss(shipped.call))(parameters).items():
+        np.testing.assert_allclose(gradient, expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
+
+
+def test_the_file_and_the_camera_are_those_of_the_model(model, exported):
+    assert r2l_jax.load(exported / "model.safetensors").identity == model.identity
+    camera = read_camera_file(exported / "camera.json")
+    np.testing.assert_allclose(camera.white_balance, model.pipeline.white_balance[...], rtol=1e-6)
+    np.testing.assert_allclose(camera.black_level, model.pipeline.black_level[...], rtol=1e-6)
+    assert camera.pattern == model.camera.pattern
+
+
+def test_an_earlier_export_is_not_overwritten(model, raws, exported):
+    with pytest.raises(InputError, match="holds an export: choose another folder"):
+        export_model(model, exported, raws)
+
+
+def test_files_that_differ_are_refused(model, raws, tmp_path, monkeypatch):
+    run = stablehlo.run
+    monkeypatch.setattr(stablehlo, "run", lambda *arguments: run(*arguments) + 2 * LIMIT)
+    (outcome,) = export_model(model, tmp_path / "out", raws, ["isp"], ["stablehlo"])
+    assert "differs from the model by 2.0e-04 on the samples, more than 1e-04" in outcome.error
+    assert not (tmp_path / "out" / "isp.stablehlo").exists()
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["files"] == []
+
+
+def not_for_exporters(rgb):
+    raise ValueError("this stage has\nno formula")
+
+
+def test_parts_that_cannot_be_traced_are_named_with_the_reason(model, raws, tmp_path, monkeypatch):
+    monkeypatch.setattr(stablehlo, "write", lambda *arguments: not_for_exporters(None))
+    outcomes = export_model(model, tmp_path / "out", raws, ["isp"], ["stablehlo", "safetensors"])
+    assert [outcome.error for outcome in outcomes] == ["this stage has no formula", None]
+
+
+@pytest.mark.slow
+def test_runs_of_processed_images_have_no_isp(base, tmp_path):
+    config = replace(base, run_name="images", processing_mode="none", epochs=1)
+    train.run(config)
+    model = r2l_jax.load(config.run_dir)
+    raws = samples.of_run(model, None)
+    # Mosaics at half size are a pipeline, without values of the camera.
+    with pytest.raises(InputError, match="--formats=camera: no parameter of the processing starts from a camera"):
+        export_model(model, tmp_path / "out", raws, None, ["camera"])
+    outcomes = export_model(model, tmp_path / "out", raws, None, ["stablehlo"])
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+
+
+# Imports of these fail, as in an environment without them.
+WITHOUT_JAX = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {"jax", "jaxlib", "flax", "isp", "tasks", "r2l_jax", "jax2onnx", "onnx"}:
+            raise ImportError(f"{name} is refused")
+
+sys.meta_path.insert(0, Refused())
+import runpy
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def without_jax(output):
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_JAX, str(output / "example.py")], capture_output=True, text=True, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.slow
+def test_onnx_needs_numpy_and_onnxruntime_alone(model, raws, tmp_path):
+    pytest.importorskip("jax2onnx")
+    outcomes = export_model(model, tmp_path / "out", raws, None, ["onnx"])
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    facts = {outcome.file: outcome.facts for outcome in outcomes}
+    assert facts["isp.onnx"]["nodes"] <= 120
+    lines = without_jax(tmp_path / "out")
+    assert lines[0].startswith(f"whole: (8, 32, 32) -> (8, {len(model.classes)}), difference ")
+    probabilities = model.predict(raws)
+    for line, row in zip(lines[1:9], probabilities, strict=True):
+        assert line == f"  {model.classes[row.argmax()]}: {row.max():.3f}"
+
+
+def faded(rgb, strength):
+    return rgb + strength * (rgb.mean(-1, keepdims=True) - rgb)
+
+
+def onnx_agrees(pipeline, file):
+    """Compares a pipeline with its ONNX file, in linear light, since the tone curve is steep near black."""
+    onnx_files.write(Part("isp", "raw", "images", lambda _, raw: pipeline(raw), {}, (24, 36)), file)
+    rng = np.random.default_rng(0)
+    raw = (0.2 + 0.5 * np.kron(rng.random((2, 6, 9)), np.ones((4, 4)))).astype(np.float32)
+    for count in (1, 2):
+        found, expected = onnx_files.run(file, raw[:count]), np.asarray(pipeline(raw[:count]))
+        np.testing.assert_allclose(found**2.2, expected**2.2, atol=2e-5)
+
+
+def test_a_pipeline_with_a_stage_of_one_s_own_becomes_onnx(tmp_path):
+    pytest.importorskip("jax2onnx")
+    stage = isp.Stage("faded", faded, {"strength": isp.Parameter(0.5)})
+    onnx_agrees(isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="gaussian"), tmp_path / "isp.onnx")
+
+
+ALGORITHMS = [(step, name) for step, algorithms in isp.ALGORITHMS.items() for name in algorithms]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "name"), ALGORITHMS)
+def test_every_algorithm_becomes_onnx(step, name, tmp_path):
+    pytest.importorskip("jax2onnx")
+    onnx_agrees(isp.static(isp.CAMERAS["drone"], **{step: name}), tmp_path / "isp.onnx")
+
+
+def test_samples_of_files_are_cropped(model, tmp_path):
+    np.save(tmp_path / "a.npy", np.full((40, 48), 0.5, np.float32))
+    raws = samples.of_files(model, [tmp_path / "a.npy"], None)
+    assert raws.shape == (1, 32, 32)
+    with pytest.raises(InputError, match="exports are checked on the data of the run"):
+        samples.of_run(_of_folder(model), str(tmp_path / "nowhere"))
+
+
+def _of_folder(model):
+    data = dataclasses.replace(
+        model.config.data, dataset="Folder", synthetic_images=None, synthetic_size=None, data_dir="nowhere"
+    )
+    return r2l_jax.training.loaded.TrainedModel(model.about, dataclasses.replace(model.config, data=data), model.module)
