@@ -87,6 +87,7 @@ def _expression(named: NamedPipeline) -> tuple[str, str]:
 def _numbers(value: Value) -> str:
     """Writes float32 numbers in as few digits as bring them back exactly."""
     if value.ndim == 0:
-        return str(np.float32(value))
+        # Not str(), whose digits depend on the print options that other packages set.
+        return np.format_float_positional(np.float32(value), unique=True, trim="0")
     inner = ", ".join(_numbers(np.asarray(each)) for each in value)
     return f"[{inner}]"

@@ -7,7 +7,7 @@ import scipy_warps
 
 from r2l_jax.drift.warps import elastic_warp
 
-IMAGE = np.load(pathlib.Path(__file__).with_name("corruptions.npz"))["image"].astype(np.float32)
+IMAGE = np.load(pathlib.Path(__file__).with_name("corruptions") / "corruptions.npz")["image"].astype(np.float32)
 
 
 @pytest.mark.parametrize(("sigma", "amplitude"), [(0.0, 0.0), (0.0, 3.0), (2.5, 30.0), (11.0, 200.0)])

@@ -90,7 +90,7 @@ def test_the_file_and_the_camera_are_those_of_the_model(model, exported):
 
 def test_an_earlier_export_is_not_overwritten(model, raws, exported):
     with pytest.raises(InputError, match="holds an export: choose another folder"):
-        export_model(model, exported, raws)
+        export_model(model, exported, raws, None, ["safetensors"])
 
 
 def test_files_that_differ_are_refused(model, raws, tmp_path, monkeypatch):
