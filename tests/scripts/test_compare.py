@@ -16,7 +16,7 @@ def test_runs_are_compared(tmp_path):
     ("flags", "message"),
     [
         (["--run=a"], "--run must name at least two runs, got 'a'"),
-        (["--run=a,b"], "--run=a is no folder of a run: not found"),
+        (["--run=a,b"], "--run=a is no run's folder: not found"),
         (["--run=a,b", "--output=curves.svg"], "--output must be a file that ends in .png, got 'curves.svg'"),
     ],
 )

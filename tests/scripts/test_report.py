@@ -17,8 +17,8 @@ def test_a_report_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--run=nowhere"], "--run=nowhere is no folder of a run: not found"),
-        (["--run="], "--run= is no folder of a run: it has no fold_* folder with a metrics.json"),
+        (["--run=nowhere"], "--run=nowhere is no run's folder: not found"),
+        (["--run="], "--run= is no run's folder: it has no fold_* folder with a metrics.json"),
         (["--run=a,a"], "--run=a is given twice"),
         (["--run=a", "--output=report.pdf"], "--output must be a file that ends in .html, got 'report.pdf'"),
     ],

@@ -36,7 +36,7 @@ NAME, CAMERA, SAMPLES, PARAMETERS, EXAMPLE = (
 
 
 class Outcome(NamedTuple):
-    """How the export of a part in a format went.
+    """The outcome of exporting a part in a format.
 
     Attributes:
         file: the file's name.
@@ -216,7 +216,7 @@ def _save(target: Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def report(outcomes: Sequence[Outcome]) -> int:
-    """Prints how exports went, errors on stderr, and returns the exit status of a program."""
+    """Prints the outcomes of exports, errors on stderr, and returns the exit status of a program."""
     for outcome in outcomes:
         if outcome.error is not None:
             print(f"error: {outcome.file}: {outcome.error}", file=sys.stderr)

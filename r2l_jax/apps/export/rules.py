@@ -1,4 +1,4 @@
-"""Operations of traced functions in terms of others, which a converter to ONNX takes.
+"""Rewrites operations of traced functions as others that a converter to ONNX takes.
 
 jax2onnx 0.17 refuses some operations if the number of images is symbolic, and gets others wrong: arrays without
 elements, reversed axes, and loops in which each image stops by itself.

@@ -23,7 +23,7 @@ _DROP = pathlib.Path(__file__).with_name("components") / "drop.js"
 # A slider that moves sends at most one position in this time, in seconds.
 _THROTTLE = 0.03
 
-# The pictures that are other ones after a change.
+# The pictures to draw anew after each kind of change.
 _DRAWN: dict[Change, tuple[str, ...]] = {
     "view": ("now", "before", "clipping", "strip"),
     "draft": ("now",),

@@ -1,4 +1,4 @@
-"""What the page shows of a session, in the form that its components take."""
+"""Describes the state of a session as values that the components of the page take."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a visitor can open: validation samples of the run, files that the program was given, and uploaded files."""
+"""Sources that a visitor can open: validation samples of the run, files that the program was given, and uploads."""
 
 import pathlib
 from collections.abc import Callable, Sequence

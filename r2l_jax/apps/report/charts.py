@@ -12,13 +12,13 @@ Style = Literal["solid", "dashed", "dotted"]
 WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 38
 
-# How many colors the page has; further lines begin anew with the first.
+# The number of colors of the page; further lines begin anew with the first.
 COLORS = 9
 
 # Lines with more points have no marks.
 _MOST_MARKS = 40
 
-# An alternative text names this many lines.
+# The most lines that an alternative text names.
 _MOST_NAMED = 8
 
 

@@ -15,10 +15,10 @@ from r2l_jax.runtime.errors import InputError, printable
 from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.tables import table
 
-# Tables are at most as wide.
+# The greatest width of a table, in characters.
 WIDTH = 100
 
-# The greatest width of a column.
+# The greatest width of a column, in characters.
 _WIDEST = 24
 
 _DASHES: dict[Style, str] = {"solid": "-", "dashed": "--", "dotted": ":"}

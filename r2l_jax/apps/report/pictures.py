@@ -18,7 +18,7 @@ _SMALL = 420
 
 
 class Detail(NamedTuple):
-    """How much of the pictures a report shows.
+    """The size and the number of the pictures in a report.
 
     Attributes:
         width: their greatest width in pixels.

@@ -198,7 +198,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
     folders = [each for each in folders if (each / "metrics.json").exists()]
     if not folders:
         reason = "it has no fold_* folder with a metrics.json" if folder.is_dir() else "not found"
-        raise InputError(f"--run={uri} is no folder of a run: {reason}")
+        raise InputError(f"--run={uri} is no run's folder: {reason}")
     return RunRecord(
         name,
         folder,

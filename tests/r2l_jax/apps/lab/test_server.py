@@ -8,7 +8,7 @@ from r2l_jax.apps.lab.server import LimitedBodies
 
 
 def sent(parts, headers=(), most=100):
-    """What an application that reads its whole body receives of a request, and the status that is answered."""
+    """Sends a request to an application that reads the whole body; returns the bytes that it read, and the status."""
     received, statuses = [], []
     waiting = iter([{"type": "http.request", "body": part, "more_body": True} for part in parts])
 
