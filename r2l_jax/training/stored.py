@@ -1,9 +1,6 @@
 """Models in the checkpoints of earlier runs: the whole of one, or the parts that a run starts from."""
 
-import contextlib
-import logging
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -11,6 +8,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.quiet import errors_only
 from r2l_jax.training.checkpoint import best_step, open_manager, unreadable
 from r2l_jax.training.folds import fold_folders, fold_number
 
@@ -134,24 +132,13 @@ def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoi
     Raises:
         InputError: the checkpoint is missing or cannot be read.
     """
-    with _quiet(), unreadable(f"{where} holds no checkpoint that can be read"):
+    # Orbax would warn that it opens a folder to read only.
+    with errors_only("absl"), unreadable(f"{where} holds no checkpoint that can be read"):
         stored = _stored_model(folder / "checkpoints", sharding, checkpoint)
     if stored is None:
         which = "checkpoint of a best epoch" if checkpoint == "best" else "last checkpoint"
         raise InputError(f"{where} holds no {which}")
     return stored
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Orbax from warning that it opens a folder to read only, which is meant so."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _stored_model(checkpoints: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str) -> PyTree | None:

@@ -1,8 +1,6 @@
 """Parts of models as ONNX, by jax2onnx: for any number of images, with the learned parameters as constants."""
 
-import contextlib
 import importlib
-import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ import isp
 from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.quiet import errors_only
 
 # Runs of a file, of which the median counts.
 _RUNS = 5
@@ -55,7 +54,8 @@ def write(part: Part, target: Path) -> None:
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
     with isp.plain():
         function = core.jaxpr_as_fun(folded(part, inputs))
-    with _quiet("onnx_ir"):
+    # It would warn that some of the types are left out, which readers infer.
+    with errors_only("onnx_ir"):
         model: Any = jax2onnx.to_onnx(
             lambda batch: function(batch)[0],
             [inputs],
@@ -117,15 +117,3 @@ def _nodes(graph: Any) -> Iterator[Any]:
         for attribute in node.attribute:
             if attribute.HasField("g"):
                 yield from _nodes(attribute.g)
-
-
-@contextlib.contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Keeps a library from warning of files that it writes without some of the types, which readers infer."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
