@@ -101,13 +101,13 @@ def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], ru
 
 def _warn(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: type[UpdateRule]) -> None:
     warnings = rule.warnings(config)
+    continued = [fold for fold in folds if fold.metrics_file.exists() and not config.tracking.overwrite]
     updates = config.optimization.epochs * steps_of_epoch(config, len(dataset))
-    if updates < _LEAST_UPDATES and not rule.keeps_statistics:
+    if len(continued) < len(folds) and updates < _LEAST_UPDATES and not rule.keeps_statistics:
         warnings.append(
             f"{updates} updates in all are few: the statistics of batch norm, by which validation normalizes, need "
             f"about {_LEAST_UPDATES}; lower --batch_size or raise --epochs"
         )
-    continued = [fold for fold in folds if fold.metrics_file.exists() and not config.tracking.overwrite]
     for fold in continued:
         # Not refused: after an upgrade, refusing would lose days of training.
         if other_makers(read_metrics(fold.metrics_file, "start anew with --overwrite")):

@@ -41,6 +41,8 @@ def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):
         "60; lower --batch_size or raise --epochs\n"
     )
     assert warning in capsys.readouterr().err
+    train.run(replace(three_classes, epochs=2, overwrite=False))
+    assert "updates" not in capsys.readouterr().err
 
 
 def test_running_statistics_start_at_those_of_the_images(three_classes):
