@@ -157,6 +157,7 @@ def test_a_search_moves_the_sliders_until_it_is_stopped(visit):
     assert page.locator(".lab-knob.moved").count() > 5
 
 
+@pytest.mark.slow
 def test_pipelines_are_chosen_and_saved_with_their_values(visit, tmp_path):
     page = visit()
     page.get_by_label("pipeline", exact=True).click()
