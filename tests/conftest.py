@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import xla_flags
 
@@ -26,6 +27,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 
+import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
@@ -38,6 +40,19 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_compiled_functions():
+    """Forgets the compiled functions of the files before, once there are many.
+
+    Each takes several mappings of memory, of which Linux allows a process 65,530: without this, XLA could allocate none
+    towards the end of the suite.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and len(mappings.read_bytes().splitlines()) > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture
