@@ -237,17 +237,14 @@ class ProcessingSettings(ProcessingChoice):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelSettings(Settings):
-    """Model."""
+class NetworkSettings(Settings):
+    """Network."""
 
     classifier_network: str = setting(
         "for classification: the head", "ResNet18", choices=CLASSIFIERS, ignores_case=True
     )
     smp_encoder: str | None = setting(
         "for segmentation: the encoder of the U-Net++; default: resnet34", None, choices=ENCODERS
-    )
-    classifier_uri: str | None = setting(
-        "earlier run whose head to start from; with other classes, its last layer starts anew", None
     )
     classifier_pretrained: bool = setting(
         "start the head's ResNet from ImageNet weights, torchvision's from the Hugging Face hub; its last layer or its "
@@ -258,7 +255,6 @@ class ModelSettings(Settings):
         "for --classifier_pretrained without the network: a safetensors file of the weights, with torchvision's names",
         None,
     )
-    freeze_classifier: bool = setting("keep the head's parameters and batch statistics as they are", False)
 
     @property
     def encoder(self) -> str:
@@ -267,12 +263,25 @@ class ModelSettings(Settings):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.classifier_pretrained and self.classifier_uri:
-            raise InputError("--classifier_pretrained and --classifier_uri both say what the head starts from")
         if self.pretrained_weights and not self.classifier_pretrained:
             raise InputError(
                 "--pretrained_weights is for --classifier_pretrained: give --classifier_pretrained as well"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings(NetworkSettings):
+    """Model."""
+
+    classifier_uri: str | None = setting(
+        "earlier run whose head to start from; with other classes, its last layer starts anew", None
+    )
+    freeze_classifier: bool = setting("keep the head's parameters and batch statistics as they are", False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.classifier_pretrained and self.classifier_uri:
+            raise InputError("--classifier_pretrained and --classifier_uri both say what the head starts from")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ WORK = {
     "process.py": ("r2l_jax.apps.render.render_files",),
     "report.py": ("r2l_jax.apps.report.page.write_report",),
     "sheet.py": ("r2l_jax.drift.synthesis.sheets.run",),
+    "study.py": ("r2l_jax.apps.study.study.run", "r2l_jax.apps.study.study.dry_run"),
     "synthesize.py": ("r2l_jax.drift.synthesis.synthesis.run",),
     "train.py": ("r2l_jax.training.train.run",),
     "unprocess.py": ("r2l_jax.apps.unprocess.unprocess_folder",),
@@ -90,9 +91,9 @@ def test_programs_accept_the_commands(start, program, arguments):
 
 
 @pytest.mark.parametrize("file", sorted(file.name for file in (ROOT / "configs").glob("*.flags")))
-def test_train_accepts_the_flagfiles(start, file):
+def test_programs_accept_the_flagfiles(start, file):
     with pytest.raises(Begun):
-        start("train.py", f"--flagfile=configs/{file}")
+        start("study.py" if file.startswith("study") else "train.py", f"--flagfile=configs/{file}")
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from PIL import Image
 from tensorboardX import SummaryWriter
@@ -44,8 +46,39 @@ def heat_map(
     norm = _color_scale(values, logarithmic)
     figure = Figure(figsize=_size(rows, columns, title), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")
+    image = fill_heat_map(axes, values, rows, columns, norm, deviations=deviations, framed=framed, number=number)
     axes.set_title(title, fontsize="medium")
+    figure.colorbar(image, label=label)
+    return figure
+
+
+def fill_heat_map(
+    axes: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    norm: Normalize,
+    *,
+    deviations: np.ndarray | None = None,
+    framed: Collection[tuple[int, int]] = (),
+    number: str = ".3f",
+) -> AxesImage:
+    """Draws a matrix as colored cells with their values into the axes of a figure.
+
+    Args:
+        axes: the axes.
+        values: as for `heat_map`, and so are the arguments that are not named here.
+        rows: the titles of the rows as they are drawn.
+        columns: the titles of the columns as they are drawn.
+        norm: the color scale.
+        deviations: as for `heat_map`.
+        framed: as for `heat_map`.
+        number: as for `heat_map`.
+
+    Returns:
+        The colored cells, for a color bar.
+    """
+    image = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")
     upright = all(len(name) < 5 for name in columns)
     axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 90, fontsize="small")
     axes.set_yticks(range(len(rows)), rows, fontsize="small")
@@ -58,8 +91,7 @@ def heat_map(
         axes.text(column, row, text, ha="center", va="center", fontsize="small", color="white" if dark else "black")
     for row, column in framed:
         axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=2, zorder=3))
-    figure.colorbar(image, label=label)
-    return figure
+    return image
 
 
 def _broken_into_lines(names: Sequence[str]) -> list[str]:

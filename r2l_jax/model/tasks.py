@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 import tasks
-from r2l_jax.config import ModelSettings, OptimizationSettings
+from r2l_jax.config import NetworkSettings, OptimizationSettings
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model import pictures
@@ -233,17 +233,17 @@ Task = Classification | Segmentation
 TASKS: tuple[type[Task], ...] = (Classification, Segmentation)
 
 
-def task_of(dataset: RawDataset, model: ModelSettings | None = None) -> Task:
+def task_of(dataset: RawDataset, model: NetworkSettings | None = None) -> Task:
     """Returns the task of a data set.
 
     Args:
         dataset: its kind of targets and its classes.
         model: the networks; None for those by default.
     """
-    return make_task(dataset.task, dataset.classes, model or ModelSettings())
+    return make_task(dataset.task, dataset.classes, model or NetworkSettings())
 
 
-def make_task(name: str, classes: tuple[str, ...], model: ModelSettings) -> Task:
+def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Task:
     """Makes a task by its name.
 
     Args:

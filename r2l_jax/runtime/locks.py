@@ -21,6 +21,10 @@ _LOCK = ".lock"
 _HOLDER = ".lock_holder"
 
 
+class FolderInUseError(InputError):
+    """Another program writes to a folder, for now."""
+
+
 @contextlib.contextmanager
 def writing_to(folder: pathlib.Path) -> Iterator[None]:
     """Makes a folder, and keeps other runs of this and other programs from writing to it meanwhile.
@@ -31,7 +35,8 @@ def writing_to(folder: pathlib.Path) -> Iterator[None]:
         folder: the output folder of a program. Folders within it have locks of their own.
 
     Raises:
-        InputError: another program writes to the folder, or the folder cannot be made or written to.
+        FolderInUseError: another program writes to the folder.
+        InputError: the folder cannot be made or written to.
     """
     with contextlib.ExitStack() as held:
         on_first_process(lambda: held.enter_context(locked(folder)))
@@ -53,7 +58,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         clear_parts(folder)
         write_json(holder, {"host": platform.node(), "process": os.getpid(), "since": since})
     except filelock.Timeout:
-        raise InputError(f"{folder}: another program writes to this folder{_describe(holder)}") from None
+        raise FolderInUseError(f"{folder}: another program writes to this folder{_describe(holder)}") from None
     except OSError as error:
         lock.release()
         # On some network file systems nothing can be locked. There, the user must not start two programs.

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.locks import locked, writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import model_file, plan, report
 from r2l_jax.training.about import about_run, identity_of, named_arrays
@@ -64,14 +64,44 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
             folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
+    dataset, folds = _planned(config, rule)
+    with writing_to(config.run_dir):
+        plan.check_folders(config, dataset, folds)
+        return _train_folds(config, dataset, folds, rule)
+
+
+def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRule] = GradientDescent) -> None:
+    """Trains some folds of a run, or what an earlier call left undone, while other programs may train its others.
+
+    The folds are those of `run`, which writes `summary.json` once all of them are trained.
+
+    Args:
+        config: the run. It must not `overwrite`.
+        numbers: the folds' numbers.
+        rule: how a step changes the model.
+
+    Raises:
+        InputError: as `run`, or another program that trains one of these folds.
+        Interrupted: as `run`.
+    """
+    if config.tracking.overwrite:
+        raise ValueError("to overwrite a run would remove the folds that others train")
+    dataset, folds = _planned(config, rule)
+    chosen = [folds[number] for number in numbers]
+    plan.check_folders(config, dataset, chosen)
+    if jax.process_index() == 0:
+        _warn(config, dataset, chosen, rule)
+    _train_each(config, dataset, make_steps(config, dataset, rule), chosen)
+
+
+def _planned(config: TrainConfig, rule: type[UpdateRule]) -> tuple[RawDataset, list[Fold]]:
+    """Loads a run's data and makes its folds; raises an InputError for settings that would end the run later."""
     # A name or a file that is no pipeline ends the run before data is downloaded or rendered.
     _ = config.processing.named_pipeline
     dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
     folds = plan.make_folds(config, dataset)
     plan.check_settings(config, dataset, rule)
-    with writing_to(config.run_dir):
-        plan.check_folders(config, dataset, folds)
-        return _train_folds(config, dataset, folds, rule)
+    return dataset, folds
 
 
 def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: type[UpdateRule]) -> Numbers:
@@ -80,12 +110,12 @@ def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], ru
         _warn(config, dataset, folds, rule)
         if config.tracking.overwrite:
             for fold in config.run_dir.glob("fold_*"):
-                shutil.rmtree(fold)
+                with locked(fold):
+                    shutil.rmtree(fold)
             (config.run_dir / "summary.json").unlink(missing_ok=True)
     multihost_utils.sync_global_devices("run folder prepared")
     steps, started = make_steps(config, dataset, rule), time.monotonic()
-    with StopSignals() as stop:
-        trained = [_train_fold(config, dataset, steps, fold, stop) for fold in folds]
+    trained = _train_each(config, dataset, steps, folds)
     results = [result for result, _ in trained]
     # A fold that an earlier version has finished may lack some metrics.
     further = [name for name in results[0] if name.startswith("default_val_") or name in _measured(steps)]
@@ -115,6 +145,18 @@ def _warn(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: typ
             warnings.append(f"{fold.folder} {other}; --overwrite starts anew")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
+
+
+def _train_each(
+    config: TrainConfig, dataset: RawDataset, steps: Steps, folds: Sequence[Fold]
+) -> list[tuple[Numbers, bool]]:
+    """Trains folds one after the other, and returns what `_train_fold` returns of each."""
+    trained = []
+    with StopSignals() as stop:
+        for fold in folds:
+            with writing_to(fold.folder):
+                trained.append(_train_fold(config, dataset, steps, fold, stop))
+    return trained
 
 
 def _over_folds(values: list[float]) -> dict[str, Any]:

@@ -62,10 +62,16 @@ class Charts:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """Pictures below each other, with their captions."""
+    """Pictures with their captions, in a grid.
+
+    Attributes:
+        pictures: the pictures.
+        wide: whether each is as wide as the page.
+    """
 
     kind: ClassVar[str] = "pictures"
     pictures: Sequence[Picture]
+    wide: bool = False
 
 
 class Frame(NamedTuple):

@@ -53,7 +53,7 @@ def make_page(runs: Sequence[RunRecord]) -> str:
     """
     size = 0
     for detail in DETAILS:
-        page = _rendered(runs, make_sections(runs, detail))
+        page = render(", ".join(run.name for run in runs), make_sections(runs, detail))
         size = len(page.encode())
         if size <= LARGEST:
             return page
@@ -74,7 +74,8 @@ def make_sections(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     ]
 
 
-def _rendered(runs: Sequence[RunRecord], sections: Sequence[Section]) -> str:
+def render(title: str, sections: Sequence[Section]) -> str:
+    """Turns sections into the HTML text of a page under a title."""
     files = importlib.resources.files("r2l_jax.apps.report") / "templates"
     style, script = ((files / name).read_text() for name in ("report.css", "report.js"))
     environment = jinja2.Environment(
@@ -89,7 +90,7 @@ def _rendered(runs: Sequence[RunRecord], sections: Sequence[Section]) -> str:
         drawn=charts.drawn, chart_width=charts.WIDTH, chart_height=charts.HEIGHT, colors=charts.COLORS
     )
     page = environment.get_template("report.html.jinja").render(
-        title=", ".join(run.name for run in runs),
+        title=title,
         sections=sections,
         version=importlib.metadata.version("r2l_jax"),
         style=markupsafe.Markup(style),

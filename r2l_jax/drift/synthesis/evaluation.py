@@ -150,7 +150,7 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
     )
     groups_of = on_every_process(lambda: _parts_of_groups(config, runs, tested, load_at))
     parts = [part for of_run in (*parts_of.values(), *groups_of.values()) for part in of_run]
-    evaluator = Evaluator(_batch_size(config, parts), config.seed)
+    evaluator = _evaluator(_batch_size(config, parts), config.seed)
     with StopSignals() as stop:
         for part in parts:
             _evaluate(evaluator, part, stop)
@@ -324,6 +324,12 @@ def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Case, se
         camera=camera,
         processing=processing,
     )
+
+
+@functools.lru_cache(maxsize=1)
+def _evaluator(batch_size: int, seed: int) -> Evaluator:
+    """Returns the last evaluator if it fits: a process that evaluates many runs compiles their functions once."""
+    return Evaluator(batch_size, seed)
 
 
 def _batch_size(config: EvaluationConfig, parts: Sequence[_Part]) -> int:

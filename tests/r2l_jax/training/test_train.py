@@ -18,6 +18,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
+from r2l_jax.runtime.locks import FolderInUseError, locked
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import plan, steps, train
 from r2l_jax.training.tracking import Tracker
@@ -60,6 +61,26 @@ def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
     assert json.loads((config.run_dir / "summary.json").read_text()) == summary
     assert summary["val_loss"]["std"] == np.std(summary["val_loss"]["folds"])
     assert metrics(config, 0)["train_indices"] != metrics(config, 1)["train_indices"]
+
+
+def test_folds_that_are_trained_one_by_one_are_those_of_the_run(base, finished):
+    config, summary = finished
+    apart = replace(base, run_name="apart", n_splits=2, save_locally=True)
+    for fold in (1, 0):
+        train.run_folds(apart, [fold])
+        assert (apart.run_dir / "fold_0").exists() == (fold == 0)
+    assert not (apart.run_dir / "summary.json").exists()
+    assert train.run(apart) == summary
+    for fold in range(2):
+        assert history(apart, fold) == history(config, fold)
+        for name, values in model(config, fold).items():
+            np.testing.assert_array_equal(model(apart, fold)[name], values, err_msg=name)
+
+
+def test_a_fold_in_training_is_not_trained_twice(base):
+    config = replace(base, run_name="twice", n_splits=2)
+    with locked(config.run_dir / "fold_1"), pytest.raises(FolderInUseError, match="another program writes to this"):
+        train.run_folds(config, [1])
 
 
 def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finished):

@@ -1,0 +1,224 @@
+"""The settings of a study."""
+
+import dataclasses
+import os
+import pathlib
+from typing import Any
+
+import isp
+from r2l_jax.config import (
+    AUX_LOSSES,
+    CHECKPOINTS,
+    PARAMETERS,
+    PUBLISHED_SETS,
+    SYNTHETIC_SETS,
+    DataSettings,
+    NetworkSettings,
+    OptimizationSettings,
+    TrainConfig,
+)
+from r2l_jax.drift import cases
+from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.runtime import cluster
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, setting
+
+PARTS = ("synthesis", "forensics", "adjustment")
+
+# Of the published data sets, those that are mosaics, as every part needs.
+DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not name.endswith("RGB")))
+
+# The groups of parameters that the study searched, and weights of the distance over the range of its figure.
+GROUPS = ("all", *(name for name in PARAMETERS if name != "debayer"))
+WEIGHTS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+# The defaults of training for the published data sets, as in the study, and for others, as in configs/recipe.flags.
+_PUBLISHED = {"lr": 1e-5, "batch_size": 32}
+_SMALL_SETS = {"lr": 1e-3, "batch_size": 8}
+
+# The two runs that adjustment compares.
+LEARNED, FROZEN = "learned", "frozen"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyData(DataSettings):
+    """Splits."""
+
+    dataset: str = setting("the data set", "Synthetic", choices=DATASETS)
+    folds: int = setting("number of random splits that every model is trained on", 5, bound=POSITIVE)
+    train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptimization(OptimizationSettings):
+    """Optimization."""
+
+    # Unlike the settings of a run, these may be left to the data set.
+    lr: float | None = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
+        f"the learning rate; default: {_PUBLISHED['lr']:g} for the published data sets, {_SMALL_SETS['lr']:g} for "
+        "others",
+        None,
+        bound=POSITIVE,
+    )
+    batch_size: int | None = setting(  # pyright: ignore[reportIncompatibleVariableOverride]
+        f"samples per update, over all devices; default: {_PUBLISHED['batch_size']} for the published data sets, "
+        f"{_SMALL_SETS['batch_size']} for others",
+        None,
+        bound=POSITIVE,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyChoice(Settings):
+    """Study."""
+
+    output: str = setting("folder of all runs and results", "runs/study")
+    parts: tuple[str, ...] = setting(
+        "what to do: synthesis: models of twelve static pipelines under all twelve and under corruptions; forensics: "
+        "the worst case over the price of distance; adjustment: learned beside frozen processing at low intensity",
+        PARTS,
+        each=PARTS,
+    )
+    dry_run: bool = setting("print the jobs and the time that they will take, and do nothing", False)
+    scheduler: str = setting(
+        cluster.SETTING,
+        "serial",
+    )
+    as_published: bool = setting(
+        "compute unsharp masking as the study's program did, along columns only (unsharp_masking_vertical)", True
+    )
+    checkpoint: str = setting(
+        "for synthesis and forensics: the state of each model: that of its last epoch, as in the study, or that of its "
+        "best one, whose choice by the same samples flatters it",
+        "last",
+        choices=CHECKPOINTS,
+    )
+    corruptions: tuple[str, ...] = setting(
+        f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}", cases.CHANGES, each=tuple(CORRUPTIONS)
+    )
+    severities: tuple[int, ...] = setting(
+        f"for synthesis: the severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", (3,)
+    )
+    adv_aux_loss: str = setting(
+        "for forensics: the distance to the default rendering, as of train.py; l2_sum is that of the study",
+        "l2_sum",
+        choices=AUX_LOSSES,
+    )
+    adv_aux_weight: tuple[float, ...] = setting(
+        "for forensics: the weights of that distance (the study's lambda)", WEIGHTS, bound=NOT_NEGATIVE
+    )
+    adv_parameters: tuple[str, ...] = setting(
+        "for forensics: groups of parameters to search, all or single ones", GROUPS, each=("all", *PARAMETERS)
+    )
+    starts: int = setting("for forensics: the starts of the search for each group and weight", 1, bound=POSITIVE)
+    steps: int = setting("for forensics: the steps of each search", 40, bound=POSITIVE)
+    low_intensity: float = setting("for adjustment: the measured intensity", 0.01)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("parts", "corruptions", "severities", "adv_aux_weight", "adv_parameters"):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is empty")
+        if self.output_dir.name in ("", ".."):
+            raise InputError(f"--output must be a folder's name, got {self.output!r}")
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """The folder of all runs and results."""
+        return pathlib.Path(os.path.normpath(self.output))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyConfig(Settings):
+    """A study.
+
+    Raises:
+        InputError: values that contradict each other or are out of range.
+    """
+
+    choice: StudyChoice = StudyChoice()
+    data: StudyData = StudyData()
+    network: NetworkSettings = dataclasses.field(default_factory=NetworkSettings)
+    optimization: StudyOptimization = StudyOptimization()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if "adjustment" in self.choice.parts and self.data.dataset == "Folder":
+            raise InputError(
+                "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
+                "--parts=synthesis,forensics"
+            )
+        # Values that no run would take end the study before its first job.
+        self.training_of("check")
+        cases.corruptions(self.choice.corruptions, self.choice.severities)
+        if "adjustment" in self.choice.parts:
+            cases.intensities([self.choice.low_intensity])
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags of parts that are not chosen."""
+        of_parts = {
+            "synthesis": ("as_published", "corruptions", "severities"),
+            "forensics": ("adv_aux_loss", "adv_aux_weight", "adv_parameters", "starts", "steps"),
+            "adjustment": ("low_intensity",),
+        }
+        return {
+            name: f"without {part} in --parts"
+            for part, names in of_parts.items()
+            if part not in self.choice.parts
+            for name in names
+        }
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """The folder of all runs and results."""
+        return self.choice.output_dir
+
+    @property
+    def pipelines(self) -> dict[str, str]:
+        """The twelve pipelines: the study's name of each, and the name of the one that is computed."""
+        computed = isp.AS_PUBLISHED_STATIC if self.choice.as_published else isp.PUBLISHED_STATIC
+        return {
+            ".".join(published): ".".join(ours) for published, ours in zip(isp.PUBLISHED_STATIC, computed, strict=True)
+        }
+
+    def training_of(self, run_name: str, **flags: Any) -> TrainConfig:
+        """Returns the training of one of the study's runs.
+
+        Args:
+            run_name: its folder within the study's.
+            **flags: the settings in which it differs from the others.
+        """
+        data = flat(self.data)
+        data["n_splits"] = data.pop("folds")
+        defaults = _PUBLISHED if self.data.dataset in PUBLISHED_SETS else _SMALL_SETS
+        given = {name: value for name, value in flat(self.optimization).items() if value is not None}
+        places = {"logdir": str(self.output_dir.parent), "experiment_name": self.output_dir.name, "run_name": run_name}
+        return build(TrainConfig, {**data, **flat(self.network), **defaults, **given, **places, **flags})
+
+    def evaluation_of(self, training: TrainConfig) -> EvaluationConfig:
+        """Returns the evaluation of a run under all pipelines and corruptions."""
+        return EvaluationConfig(
+            run=(str(training.run_dir),),
+            against=("pipelines", "corruptions"),
+            pipelines=tuple(self.pipelines.values()),
+            corruptions=self.choice.corruptions,
+            severities=self.choice.severities,
+            checkpoint=self.choice.checkpoint,
+        )
+
+    def search_of(self, training: TrainConfig, group: str) -> ForensicsConfig:
+        """Returns the search for the worst cases of a run over one group of parameters."""
+        choice = self.choice
+        return ForensicsConfig(
+            run=str(training.run_dir),
+            output=str(training.run_dir / "forensics" / group),
+            analyses=("worst_case",),
+            adv_parameters=(group,),
+            adv_aux_loss=choice.adv_aux_loss,
+            adv_aux_weight=choice.adv_aux_weight,
+            checkpoint=choice.checkpoint,
+            starts=choice.starts,
+            steps=choice.steps,
+        )

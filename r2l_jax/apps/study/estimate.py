@@ -1,0 +1,126 @@
+"""The time that a study takes, from one epoch that is measured, or from the jobs that have been run."""
+
+import contextlib
+import io
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from r2l_jax.apps.study.config import StudyConfig
+from r2l_jax.apps.study.ledger import Ledger
+from r2l_jax.apps.study.plan import StudyJob
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.tables import table as text_table
+from r2l_jax.training import train
+
+# A step of training or of a search costs about as much as three images that are only classified: one pass forward, and
+# two for the gradient.
+_STEP = 3
+
+
+class Samples(NamedTuple):
+    """The numbers of samples of a fold: to train on, and to validate on."""
+
+    train: int
+    valid: int
+
+    @classmethod
+    def of(cls, config: StudyConfig, dataset: RawDataset) -> "Samples":
+        """Returns the numbers of samples in each fold of a study."""
+        train = math.floor(config.data.train_size * len(dataset))
+        return cls(train, len(dataset) - train)
+
+
+class Speed(NamedTuple):
+    """How fast jobs are.
+
+    Attributes:
+        seconds_per_pass: of one sample through the network.
+        start: the seconds that a job takes to load data and to compile.
+    """
+
+    seconds_per_pass: float
+    start: float
+
+
+def passes(job: StudyJob, samples: Samples) -> int:
+    """Returns the work of a job: how often a sample goes forward through the network, gradients in its measure."""
+    config = job.config
+    if not job.is_work:
+        return 0
+    if isinstance(config, TrainConfig):
+        return job.folds * config.optimization.epochs * (_STEP * samples.train + samples.valid)
+    if isinstance(config, EvaluationConfig):
+        return job.folds * len(config.cases()) * samples.valid
+    searches = len(config.adv_parameters) * len(config.adv_aux_weight) * config.starts
+    return job.folds * searches * (_STEP * config.steps * config.batch_size + samples.valid)
+
+
+def measure(config: StudyConfig) -> Speed:
+    """Measures the speed of training by one epoch of the study's first pipeline, of which nothing is kept."""
+    name = next(iter(config.pipelines.values()))
+    with tempfile.TemporaryDirectory() as folder:
+        training = replace(
+            config.training_of("epoch", pipeline=name),
+            logdir=folder, n_splits=1, epochs=1, warmup_epochs=0.0, patience=0, log_model=False,
+        )  # fmt: skip
+        started = time.monotonic()
+        with contextlib.redirect_stdout(io.StringIO()):
+            train.run(training)
+        whole = time.monotonic() - started
+        metrics = json.loads((training.run_dir / "fold_0" / "metrics.json").read_text())
+    seconds = metrics["history"][0]["seconds"]
+    return Speed(seconds / (_STEP * len(metrics["train_indices"])), whole - seconds)
+
+
+def table(
+    jobs: Sequence[StudyJob], ledger: Ledger, samples: Samples, measured: Callable[[], Speed], workers: int
+) -> str:
+    """Formats the jobs that are left, by part and kind, and the estimate of their time.
+
+    Args:
+        jobs: all jobs of the study.
+        ledger: those that are finished, whose speed counts for the others of their kind.
+        samples: the numbers of samples of a fold.
+        measured: measures the speed for kinds of which no job is finished.
+        workers: how many jobs run at a time.
+    """
+    left = [job for job in jobs if not ledger.has(job)]
+    unknown = {job.kind for job in left if ledger.seconds_per_pass(job.kind) is None}
+    speed = measured() if unknown else None
+    rows, total = [["part", "jobs", "number", "finished", "time left"]], 0.0
+    for part, kind in dict.fromkeys((job.part, job.kind) for job in jobs):
+        here = [job for job in left if (job.part, job.kind) == (part, kind)]
+        count = sum((job.part, job.kind) == (part, kind) for job in jobs)
+        seconds = math.fsum(_seconds(job, ledger, samples, speed) for job in here)
+        total += seconds
+        rows.append([part, _PLURALS[kind], str(count), str(count - len(here)), in_words(seconds)])
+    rows.append(["all", "", str(len(jobs)), str(len(jobs) - len(left)), in_words(total)])
+    names = "\n".join(f"{'finished' if job not in left else 'to do':8}  {job.name}" for job in jobs)
+    on_workers = f"\nwith {workers} workers at a time about {in_words(total / workers)}" if workers > 1 else ""
+    return f"{names}\n\n{text_table(rows)}{on_workers}"
+
+
+_PLURALS = {"training": "trainings", "evaluation": "evaluations", "search": "searches"}
+
+
+def _seconds(job: StudyJob, ledger: Ledger, samples: Samples, speed: Speed | None) -> float:
+    work, known = passes(job, samples), ledger.seconds_per_pass(job.kind)
+    if known is not None:
+        return known * work
+    assert speed is not None
+    return speed.start * (work > 0) + speed.seconds_per_pass * work
+
+
+def in_words(seconds: float) -> str:
+    """Formats a time to two units."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,128 @@
+"""The jobs of a study: trainings, evaluations and searches, each of which any process can run by itself."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from r2l_jax.apps.study.config import FROZEN, LEARNED, StudyConfig
+from r2l_jax.config import TrainConfig
+from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis import evaluation
+from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.runtime.flags import build, flat
+from r2l_jax.runtime.jobs import Job
+from r2l_jax.training import train
+
+Kind = Literal["training", "evaluation", "search"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyJob(Job):
+    """A job of a study.
+
+    Attributes:
+        kind: the function that it calls.
+        part: the part of the study that it belongs to.
+        config: the settings of the function.
+        folds: how many folds it is about.
+        is_work: whether it does more than to sum up the results of others.
+    """
+
+    kind: Kind = "training"
+    part: str = ""
+    config: TrainConfig | EvaluationConfig | ForensicsConfig = dataclasses.field(default_factory=TrainConfig)
+    folds: int = 1
+    is_work: bool = True
+
+
+def make_jobs(config: StudyConfig, by_fold: bool) -> list[StudyJob]:
+    """Makes the jobs of the chosen parts, each after those that it needs.
+
+    Args:
+        config: the study.
+        by_fold: whether each fold of a training is a job of its own, for several workers. A single process compiles a
+            run's functions once for all of its folds.
+    """
+    parts = {"synthesis": _synthesis, "forensics": _forensics, "adjustment": _adjustment}
+    return [job for part in parts if part in config.choice.parts for job in parts[part](config, by_fold)]
+
+
+def trainings_of(config: StudyConfig, part: str) -> dict[str, TrainConfig]:
+    """Returns the runs of a part by name: pipelines by the study's names, `model`, or `learned` and `frozen`."""
+    if part == "synthesis":
+        return {
+            published: config.training_of(f"synthesis/{name}", pipeline=name)
+            for published, name in config.pipelines.items()
+        }
+    if part == "forensics":
+        return {"model": config.training_of("forensics/model")}
+    return {
+        name: config.training_of(f"adjustment/{name}", iso=config.choice.low_intensity, freeze_processor=name == FROZEN)
+        for name in (LEARNED, FROZEN)
+    }
+
+
+def _synthesis(config: StudyConfig, by_fold: bool) -> Iterator[StudyJob]:
+    for training in trainings_of(config, "synthesis").values():
+        trained = list(_training(config, training, "synthesis", by_fold))
+        yield from trained
+        wanted = config.evaluation_of(training)
+        yield StudyJob(
+            f"evaluate {_title(config, training)}",
+            functools.partial(_evaluate, flat(wanted)),
+            tuple(job.name for job in trained),
+            kind="evaluation",
+            part="synthesis",
+            config=wanted,
+            folds=config.data.folds,
+        )
+
+
+def _evaluate(flags: Mapping[str, Any]) -> None:
+    """Evaluates as flags say, which can be pickled, unlike the cases of an EvaluationConfig."""
+    evaluation.run(build(EvaluationConfig, flags))
+
+
+def _forensics(config: StudyConfig, by_fold: bool) -> Iterator[StudyJob]:
+    training = trainings_of(config, "forensics")["model"]
+    trained = list(_training(config, training, "forensics", by_fold))
+    yield from trained
+    for group in config.choice.adv_parameters:
+        search = config.search_of(training, group)
+        yield StudyJob(
+            f"search {group}",
+            functools.partial(forensics.run, search),
+            tuple(job.name for job in trained),
+            kind="search",
+            part="forensics",
+            config=search,
+            folds=config.data.folds,
+        )
+
+
+def _adjustment(config: StudyConfig, by_fold: bool) -> Iterator[StudyJob]:
+    for training in trainings_of(config, "adjustment").values():
+        yield from _training(config, training, "adjustment", by_fold)
+
+
+def _training(config: StudyConfig, training: TrainConfig, part: str, by_fold: bool) -> Iterator[StudyJob]:
+    """Yields the training of a run: one job, or one for each fold."""
+    title = f"train {_title(config, training)}"
+    if not by_fold:
+        work = functools.partial(train.run, training)
+        yield StudyJob(title, work, kind="training", part=part, config=training, folds=config.data.folds)
+        return
+    names = []
+    for fold in range(config.data.folds):
+        work = functools.partial(train.run_folds, training, (fold,))
+        names.append(f"{title}, fold {fold}")
+        yield StudyJob(names[-1], work, kind="training", part=part, config=training)
+    # With all folds trained, this writes the run's summary.
+    work, title = functools.partial(train.run, training), f"sum up {_title(config, training)}"
+    yield StudyJob(title, work, tuple(names), kind="training", part=part, config=training, is_work=False)
+
+
+def _title(config: StudyConfig, training: TrainConfig) -> str:
+    return training.run_dir.relative_to(config.output_dir).as_posix()

@@ -1,0 +1,29 @@
+"""Repeats the study of Oala et al. (TMLR 2023) on a data set, and shows its results beside the published ones.
+
+python scripts/study.py --flagfile=configs/study_small.flags
+python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --dry_run
+python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --scheduler=local:2
+
+Writes study.json, figures in the layout of the study, and study.html to the output folder, and every trained run as an
+ordinary run's folder. The same command again goes on where it was stopped. With --dry_run, it prints the jobs and the
+time that they will take. The exit status is 1 if any job has failed.
+"""
+
+import functools
+
+from r2l_jax.apps.study import study
+from r2l_jax.apps.study.config import StudyConfig
+from r2l_jax.runtime import flags
+
+
+def main(config: StudyConfig) -> int:
+    """Runs the study that the flags ask for, and returns the exit status."""
+    if config.choice.dry_run:
+        print(study.dry_run(config))
+        return 0
+    content = study.run(config)
+    print("\n".join([*study.conclude(content), f"results in {config.output_dir}, to read in study.html"]))
+    return 1 if content["failed"] else 0
+
+
+run = functools.partial(flags.run, main, StudyConfig)

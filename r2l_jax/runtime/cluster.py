@@ -1,0 +1,222 @@
+"""Jobs on the workers of a Dask cluster: processes of this machine, a running scheduler, or a Slurm cluster.
+
+Needs the extra `cluster`. Every worker runs one job at a time, and all workers see the files of the program that gives
+them jobs. A job whose worker dies is begun again by another one.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from r2l_jax.runtime.errors import InputError, in_words, one_line
+from r2l_jax.runtime.jobs import TRIES, Job, Outcome, Runner, Serial, call, not_begun
+
+# The help of `--scheduler`.
+SETTING = (
+    "where jobs run: serial, in this process; local:<n>, in n processes of this machine; tcp://<host>:<port>, on the "
+    "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
+)
+
+_LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
+
+# Options of a Slurm cluster's file that are not those of dask_jobqueue.SLURMCluster.
+_JOBS = "jobs"
+
+# After so many seconds, jobs are given to workers that have come meanwhile.
+_SECONDS = 5
+
+
+@contextlib.contextmanager
+def running(scheduler: str, logs: pathlib.Path) -> Iterator[Runner]:
+    """Starts or joins the workers that a `--scheduler` names, and ends those that it started.
+
+    Args:
+        scheduler: "serial", "local:<n>", "tcp://<host>:<port>", or a JSON file with the options of
+            `dask_jobqueue.SLURMCluster` and the number of `jobs`, each of which starts the workers of one allocation.
+        logs: the folder for what jobs of other processes print, in a file for each job.
+
+    Raises:
+        InputError: a scheduler that is not of these forms or cannot be reached, a file that cannot be read, or the
+            extra `cluster` is not installed.
+    """
+    if scheduler == "serial":
+        yield Serial()
+        return
+    check(scheduler)
+    dask, distributed = _imported()
+    # A worker that dies with the same job this often has died by the job.
+    dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1})
+    with contextlib.ExitStack() as held:
+        if local := _LOCAL.fullmatch(scheduler):
+            place = held.enter_context(
+                distributed.LocalCluster(
+                    n_workers=int(local[1]), threads_per_worker=1, processes=True, dashboard_address=None
+                )
+            )
+        elif scheduler.startswith("tcp://"):
+            place = scheduler
+        else:
+            place = held.enter_context(_slurm(pathlib.Path(scheduler)))
+        try:
+            client = held.enter_context(distributed.Client(place, timeout=30))
+        except OSError as error:
+            raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
+        yield Cluster(client, logs)
+
+
+def check(scheduler: str) -> None:
+    """Raises an InputError unless a `--scheduler` has one of the forms of `running`, and its packages are there."""
+    if scheduler == "serial":
+        return
+    if not _LOCAL.fullmatch(scheduler) and not scheduler.startswith("tcp://"):
+        if not scheduler.endswith(".json"):
+            raise InputError(
+                "--scheduler must be serial, local:<number of processes>, tcp://<host>:<port> or a JSON file, "
+                f"got {scheduler!r}"
+            )
+        read_slurm(pathlib.Path(scheduler))
+    _imported()
+
+
+def asked_for(scheduler: str) -> int:
+    """Returns how many workers a `--scheduler` asks for; 1 where the scheduler decides."""
+    if local := _LOCAL.fullmatch(scheduler):
+        return int(local[1])
+    return read_slurm(pathlib.Path(scheduler))[1] if scheduler.endswith(".json") else 1
+
+
+def _imported() -> tuple[Any, Any]:
+    """Imports Dask, which takes a second and is not installed by default."""
+    try:
+        import dask.config
+
+        # Of what workers begin and end, only losses are news.
+        dask.config.set({"logging": {"distributed": "warning"}})
+        import distributed
+    except ImportError:
+        raise InputError("--scheduler needs Dask: pip install 'r2l_jax[cluster]'") from None
+    return dask, distributed
+
+
+def read_slurm(file: pathlib.Path) -> tuple[dict[str, Any], int]:
+    """Reads the options of a Slurm cluster, and the number of its jobs.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold them.
+    """
+    try:
+        options = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--scheduler={file} cannot be read: {in_words(error)}") from None
+    if not isinstance(options, dict) or not isinstance(jobs := options.pop(_JOBS, None), int) or jobs < 1:
+        raise InputError(
+            f"--scheduler={file} must hold the options of dask_jobqueue.SLURMCluster and the number of jobs, such as "
+            '{"jobs": 8, "cores": 8, "memory": "32GB", "walltime": "08:00:00"}'
+        )
+    return options, jobs
+
+
+def _slurm(file: pathlib.Path) -> Any:
+    """Starts a Slurm cluster: its jobs begin as Slurm has room for them."""
+    options, jobs = read_slurm(file)
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError:
+        raise InputError("--scheduler needs dask-jobqueue: pip install 'r2l_jax[cluster]'") from None
+    try:
+        # One worker of one thread for each job, so that a job has the memory and the GPU of its allocation.
+        cluster = SLURMCluster(**{"processes": 1, "worker_extra_args": ["--nthreads", "1"], **options})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"--scheduler={file}: {one_line(error)}") from None
+    cluster.scale(jobs=jobs)
+    return cluster
+
+
+class Cluster(Runner):
+    """Runs jobs on the workers of a Dask client.
+
+    Args:
+        client: the `distributed.Client`.
+        logs: the folder for what jobs print.
+
+    Attributes:
+        workers: the number of workers that are there now, at least 1.
+    """
+
+    def __init__(self, client: Any, logs: pathlib.Path):
+        self._client, self._logs = client, logs.absolute()
+        threads = {name: worker["nthreads"] for name, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
+        for name, count in threads.items():
+            if count != 1:
+                raise InputError(f"--scheduler: the worker {name} has {count} threads; start workers with --nthreads 1")
+        self.workers = max(len(threads), 1)
+        from r2l_jax.runtime.worker import Prepared
+
+        client.register_plugin(Prepared())
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Runs jobs, see `Runner`."""
+        waiting, begun, ended = list(jobs), {}, {}
+        while waiting or begun:
+            free = self._count_workers() - len(begun)
+            for job in [job for job in waiting if all(name in ended for name in job.after)]:
+                outcome = not_begun(job, ended)
+                if outcome is None and free <= 0:
+                    continue
+                waiting.remove(job)
+                if outcome is None:
+                    begun[job.name] = self._submit(job)
+                    free -= 1
+                else:
+                    ended[job.name] = outcome
+                    yield outcome
+            for name in _finished(begun):
+                future = begun.pop(name)
+                ended[name] = _outcome(future)
+                # A result that is kept is computed anew when its worker is lost.
+                future.release()
+                yield ended[name]
+
+    def _count_workers(self) -> int:
+        """Returns how many jobs can run, one for each worker.
+
+        More at a time would wait at a worker, and count as having died with it. At least one waits until there is a
+        worker.
+        """
+        return max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+
+    def _submit(self, job: Job) -> Any:
+        # Only the call is sent: what else a job knows may not be picklable.
+        call = Job(job.name, job.work)
+        return self._client.submit(_call_logged, call, self._logs, key=job.name, pure=False, retries=TRIES - 1)
+
+
+def _finished(futures: Mapping[str, Any]) -> list[str]:
+    """Waits until a future ends, or for some seconds, in which workers may have come; returns the names that ended."""
+    import distributed
+
+    if futures:
+        with contextlib.suppress(TimeoutError):
+            distributed.wait(list(futures.values()), timeout=_SECONDS, return_when="FIRST_COMPLETED")
+    return [name for name, future in futures.items() if future.done()]
+
+
+def _outcome(future: Any) -> Outcome:
+    """Returns the outcome of a future that has ended."""
+    if future.status == "finished":
+        return future.result()
+    error = future.exception()
+    lost = type(error).__name__ == "KilledWorker"
+    reason = "its worker was lost each time" if lost else in_words(error) or type(error).__name__
+    return Outcome(future.key, error=f"failed {TRIES} times, at last: {reason}")
+
+
+def _call_logged(job: Job, logs: pathlib.Path) -> Outcome:
+    """Calls a job in a worker, and appends what it prints to a file of its name."""
+    logs.mkdir(parents=True, exist_ok=True)
+    file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', job.name)}.txt"
+    with file.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        return call(job)

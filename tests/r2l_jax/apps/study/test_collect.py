@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from report_pages import Page
+
+from r2l_jax.apps.report.page import render
+from r2l_jax.apps.study import adjustment, figures, page, searches, synthesis
+from r2l_jax.apps.study.published import orientation
+from r2l_jax.drift.cases import PIPELINES
+from r2l_jax.model.tasks import Classification
+from r2l_jax.runtime.errors import InputError
+
+TASK = Classification(("a", "b"), "resnet18")
+
+
+def collected(config, jobs, dataset="Synthetic"):
+    theirs = orientation(dataset, "accuracy")
+    parts = {"synthesis": synthesis, "forensics": searches, "adjustment": adjustment}
+    content = {
+        name: part.collect(config, TASK, theirs, [job for job in jobs if job.part == name])
+        for name, part in parts.items()
+    }
+    about = {"dataset": dataset, "score": "accuracy", "folds": 2, "published": theirs.about, "failed": {}}
+    return {**about, **content, "flags": {"output": "runs/study", "dataset": dataset}}
+
+
+def test_matrices_have_means_and_deviations_of_the_folds(config, results):
+    of_score = collected(config, results)["synthesis"]["scores"]["accuracy"]
+    processing, corruption = of_score["processing"], of_score["corruption"]
+    assert processing["rows"] == processing["columns"] == list(PIPELINES)
+    wanted = np.full((12, 12), 0.81) + 0.1 * np.eye(12)
+    np.testing.assert_allclose(processing["mean"], wanted)
+    np.testing.assert_allclose(processing["std"], 0.01)
+    np.testing.assert_allclose(processing["drop_mean"], 0.1 - 0.1 * np.eye(12), atol=1e-12)
+    np.testing.assert_allclose(processing["drop_std"], 0, atol=1e-12)
+    assert corruption["columns"] == ["contrast", "gaussian_noise"]
+    np.testing.assert_allclose(corruption["mean"], 0.51)
+    assert of_score["headline"]["ratio"] == pytest.approx(4)
+    assert of_score["published"]["headline"]["ratio"] == pytest.approx(10.3, abs=0.1)
+    assert "difference" not in processing
+
+
+def test_differences_to_the_published_numbers_of_the_same_data(config, results):
+    content = collected(config, results, "Microscopy")
+    of_score = content["synthesis"]["scores"]["accuracy"]
+    published = np.array(of_score["published"]["processing"]["mean"])
+    np.testing.assert_allclose(
+        of_score["processing"]["difference"], (np.array(of_score["processing"]["mean"]) - published) / 0.01
+    )
+    assert of_score["headline"]["own"]["difference"] == pytest.approx((0.91 - 0.828) / 0.01, abs=0.1)
+    # All folds of the made-up searches agree: there is no deviation to count in.
+    assert content["forensics"]["groups"]["all"]["difference"] == [None, None]
+    assert content["adjustment"]["runs"]["learned"]["end"]["difference"] == pytest.approx((0.7 - 0.79) / 0.1)
+
+
+def test_curves_go_from_the_largest_weight_to_the_smallest(config, results):
+    forensics = collected(config, results)["forensics"]
+    assert forensics["groups"]["black_level"]["weights"] == [1e-2, 1e-4]
+    np.testing.assert_allclose(forensics["groups"]["black_level"]["mean"], [0.8, 0.4])
+    assert forensics["default"] == {"mean": 0.9, "std": 0}
+    # The values of a batch of 16 images of 64 by 32.
+    assert forensics["l2_factor"] == 16 * 64 * 32 * 3
+    assert forensics["published"]["groups"]["black_level"]["scores"][-1] == 0.55
+
+
+def test_learning_curves_are_over_steps(config, results):
+    runs = collected(config, results)["adjustment"]["runs"]
+    # 80 samples in batches of 8.
+    assert runs["learned"]["steps"] == [10, 20, 30]
+    np.testing.assert_allclose(runs["learned"]["mean"], [0.3, 0.5, 0.7])
+    np.testing.assert_allclose(runs["learned"]["std"], 0.1)
+    assert runs["frozen"]["end"] == pytest.approx({"mean": 0.35, "std": 0.05})
+
+
+def test_parts_are_shown_without_the_jobs_that_failed(config, results):
+    lost = {f"evaluate synthesis/{PIPELINES[0]}", "search all", "train adjustment/frozen"}
+    content = collected(config, [job for job in results if job.name not in lost])
+    processing = content["synthesis"]["scores"]["accuracy"]["processing"]
+    assert processing["rows"] == processing["columns"] == list(PIPELINES[1:])
+    assert content["forensics"]["groups"].keys() == {"black_level"}
+    assert content["adjustment"]["runs"].keys() == {"learned"}
+
+
+def test_without_any_result_a_part_is_left_out(config):
+    content = collected(config, [])
+    sections = page.make_sections(content, config.output_dir)
+    assert [section.title for section in sections] == ["Overview", "Reproduction"]
+    assert figures.make(config, content) == {}
+
+
+def test_a_damaged_evaluation_is_named(config, results):
+    file = config.output_dir / "synthesis" / PIPELINES[0] / "evaluation" / "evaluation.json"
+    file.write_text("{}")
+    with pytest.raises(InputError, match=r"evaluation.json cannot be read .*the same command evaluates anew"):
+        collected(config, results)
+
+
+@pytest.mark.parametrize("dataset", ["Synthetic", "Microscopy"])
+def test_the_page_shows_ours_beside_the_published(config, results, dataset):
+    content = collected(config, results, dataset)
+    shown = Page(render("study", page.make_sections(content, config.output_dir)))
+    caption = "Mean accuracy of all models, and its drops"
+    assert shown.value(caption, "own images", "ours") == pytest.approx(0.91)
+    assert shown.value(caption, "own images", "published") == pytest.approx(0.828, abs=1e-3)
+    orientation_only = any("for orientation only" in text for text in shown.texts)
+    assert orientation_only == (dataset == "Synthetic")
+    assert any("deviations from the published" in text for text in shown.texts) == (dataset == "Microscopy")
+    assert "Drift forensics" in shown.headings
+    assert "Drift adjustment" in shown.headings

@@ -1,0 +1,67 @@
+import pytest
+
+from r2l_jax.apps.study import estimate
+from r2l_jax.apps.study.estimate import Samples, Speed, in_words, passes
+from r2l_jax.apps.study.ledger import Ledger
+from r2l_jax.apps.study.plan import make_jobs
+from r2l_jax.runtime.errors import InputError
+
+SAMPLES = Samples(80, 20)
+
+
+@pytest.fixture
+def by_kind(config):
+    """A job of each kind."""
+    return {job.kind: job for job in make_jobs(config, by_fold=False)}
+
+
+def test_the_work_of_a_job_is_counted_in_passes_of_a_sample(by_kind):
+    # Two folds of three epochs; the own images, twelve pipelines and two corruptions; two weights of 40 steps of 16.
+    assert passes(by_kind["training"], SAMPLES) == 2 * 3 * (3 * 80 + 20)
+    assert passes(by_kind["evaluation"], SAMPLES) == 2 * 15 * 20
+    assert passes(by_kind["search"], SAMPLES) == 2 * 2 * (3 * 40 * 16 + 20)
+
+
+def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kind):
+    config.output_dir.mkdir()
+    jobs = make_jobs(config, by_fold=False)
+    ledger = Ledger(config.output_dir)
+    for job in by_kind.values():
+        ledger.add(job, 60.0, passes(job, SAMPLES))
+    ledger.add(by_kind["search"], 0.0, 1)  # A call that finds nothing to do says nothing of the speed.
+    again = Ledger(config.output_dir)
+    assert {job.name for job in jobs if again.has(job)} == {job.name for job in by_kind.values()}
+    table = estimate.table(jobs, again, SAMPLES, pytest.fail, workers=2)
+    assert table.splitlines()[0] == f"to do     {jobs[0].name}"
+    assert f"finished  {by_kind['search'].name}" in table
+    # 14 of 15 trainings, 11 of 12 evaluations and 1 of 2 searches, each a minute.
+    assert "all" in table
+    assert "26 min" in table
+    assert table.endswith("with 2 workers at a time about 13 min")
+
+
+def test_other_settings_are_another_job(config, by_kind):
+    config.output_dir.mkdir()
+    Ledger(config.output_dir).add(by_kind["search"], 1.0, 1)
+    from r2l_jax.runtime.flags import replace
+
+    other = {job.name: job for job in make_jobs(replace(config, steps=7), by_fold=False)}[by_kind["search"].name]
+    assert not Ledger(config.output_dir).has(other)
+
+
+def test_without_finished_jobs_an_epoch_is_measured(config, by_kind):
+    table = estimate.table([by_kind["evaluation"]], Ledger(config.output_dir), SAMPLES, lambda: Speed(0.1, 30.0), 1)
+    assert "2 min" in table  # 30 s to start, and 600 passes
+
+
+def test_a_damaged_ledger_is_named(config):
+    config.output_dir.mkdir()
+    (config.output_dir / "jobs.json").write_text('{"train a": 3}')
+    with pytest.raises(InputError, match=r"jobs.json is damaged .*: remove it; only an estimate is lost"):
+        Ledger(config.output_dir)
+
+
+def test_times_in_words():
+    assert [in_words(seconds) for seconds in (12.0, 61.0, 3599.0, 3600.0, 90000.0)] == [
+        *("12 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min"),
+    ]

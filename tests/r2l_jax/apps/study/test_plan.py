@@ -1,0 +1,82 @@
+import pickle
+
+import pytest
+
+import isp
+from r2l_jax.apps.study.config import FROZEN, StudyConfig
+from r2l_jax.apps.study.plan import make_jobs, trainings_of
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build
+
+
+def test_every_job_comes_after_those_that_it_needs(config):
+    for by_fold in (False, True):
+        names = [job.name for job in make_jobs(config, by_fold)]
+        assert len(set(names)) == len(names)
+        for job in make_jobs(config, by_fold):
+            assert all(names.index(name) < names.index(job.name) for name in job.after)
+
+
+def test_the_number_of_jobs(config):
+    jobs = make_jobs(config, by_fold=False)
+    assert [sum(job.kind == kind for job in jobs) for kind in ("training", "evaluation", "search")] == [15, 12, 2]
+    jobs = make_jobs(config, by_fold=True)
+    # A training of each of two folds, and the summary of their run.
+    assert [sum(job.kind == "training" and job.is_work == work for job in jobs) for work in (True, False)] == [30, 15]
+
+
+def test_calls_can_be_sent_to_other_processes(config):
+    for job in make_jobs(config, by_fold=True):
+        pickle.loads(pickle.dumps(job.work))
+
+
+def test_six_pipelines_are_computed_as_the_program_of_the_study_did(config):
+    assert [name for name, computed in config.pipelines.items() if name != computed] == [
+        ".".join(names) for names in isp.PUBLISHED_STATIC if "unsharp_masking" in names
+    ]
+    as_named = build(StudyConfig, as_published=False)
+    assert all(name == computed for name, computed in as_named.pipelines.items())
+
+
+def test_runs_share_their_settings_but_for_the_processing(config):
+    for part in ("synthesis", "forensics", "adjustment"):
+        for training in trainings_of(config, part).values():
+            assert (training.data.n_splits, training.optimization.epochs) == (2, 3)
+            assert training.run_dir.is_relative_to(config.output_dir)
+            assert training.data.iso == (0.01 if part == "adjustment" else 1)
+    assert trainings_of(config, "adjustment")[FROZEN].processing.freeze_processor
+
+
+def test_the_defaults_of_training_depend_on_the_data_set():
+    def optimization(**flags):
+        return build(StudyConfig, **flags).training_of("run").optimization
+
+    assert (optimization(dataset="Microscopy").lr, optimization(dataset="Microscopy").batch_size) == (1e-5, 32)
+    assert (optimization(dataset="Synthetic").lr, optimization(dataset="Synthetic").batch_size) == (1e-3, 8)
+    assert optimization(dataset="Microscopy", lr=1e-4).lr == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            {"dataset": "Folder"},
+            "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one intensity",
+        ),
+        ({"dataset": "MicroscopyRGB"}, "--dataset must be one of .*DroneSegmentation"),
+        ({"parts": []}, "--parts is empty"),
+        ({"severities": [6]}, "--severities must be of 1, 2, 3, 4, 5, got 6"),
+        ({"low_intensity": 0.3}, "--intensities must be of the measured ones"),
+        ({"output": ".."}, r"--output must be a folder's name, got '..'"),
+        ({"lr": 0.0}, "--lr must be positive"),
+    ],
+)
+def test_settings_that_no_job_would_take_are_refused(flags, message):
+    with pytest.raises(InputError, match=message):
+        build(StudyConfig, flags)
+
+
+def test_flags_of_parts_that_are_not_chosen_change_nothing():
+    ignored = build(StudyConfig, parts=["forensics"]).without_effect()
+    assert ignored.keys() == {"as_published", "corruptions", "severities", "low_intensity"}
+    assert ignored["severities"] == "without synthesis in --parts"

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from r2l_jax.apps.study.published import difference, orientation
+from r2l_jax.apps.study.synthesis import Scores, headline, published_scores, ratio_text
+
+
+@pytest.mark.parametrize(
+    ("dataset", "score", "means", "ratio", "column", "without"),
+    [
+        ("Microscopy", "accuracy", (0.828, 0.805, 0.585), 10.3, "malvar2004.sharpening_filter.median_denoising", True),
+        ("DroneSegmentation", "iou", (0.701, 0.655, 0.520), 3.9, "bilinear.unsharp_masking.median_denoising", False),
+    ],
+)
+def test_the_headline_of_the_published_tables(dataset, score, means, ratio, column, without):
+    theirs = orientation(dataset, score)
+    assert theirs.comparable
+    numbers = headline(published_scores(theirs))
+    found = [numbers[name]["mean"] for name in ("own", "other_pipelines", "corruption")]
+    assert found == pytest.approx(means, abs=1e-3)
+    assert numbers["ratio"] == pytest.approx(ratio, abs=0.1)
+    low, high = numbers["interval"]
+    assert low < numbers["ratio"] < high
+    assert numbers["largest_column"]["pipeline"] == column
+    # One column makes most of the drop of Microscopy.
+    assert (numbers["largest_column"]["share"] > 0.5) == without
+
+
+def test_other_data_is_only_for_orientation():
+    assert orientation("Synthetic", "accuracy")[1:] == ("microscopy", False, "accuracy")
+    assert orientation("SyntheticSegmentation", "iou")[1:] == ("drone_segmentation", False, "tile_iou")
+    assert orientation("Folder", "iou").about["comparable"] is False
+
+
+def scores():
+    """Three models of two folds: 0.9 and 0.8 on own images, 0.1 less under other pipelines, 0.3 under corruption."""
+    own = np.tile([0.9, 0.8], (3, 1))
+    processing = np.repeat((own - 0.1)[:, None], 3, 1)
+    processing[range(3), range(3)] = own
+    return Scores(["a", "b", "c"], processing, np.repeat((own - 0.3)[:, None], 4, 1))
+
+
+def test_the_headline_of_equal_models():
+    numbers = headline(scores())
+    assert numbers["own"] == pytest.approx({"mean": 0.85, "std": 0.05})
+    assert numbers["processing_drop"] == pytest.approx({"mean": 0.1, "std": 0}, abs=1e-12)
+    assert numbers["corruption"]["mean"] == pytest.approx(0.55)
+    assert numbers["ratio"] == pytest.approx(3)
+    assert numbers["interval"] == pytest.approx([3, 3])
+    assert numbers["largest_column"]["share"] == pytest.approx(1 / 3)
+    assert numbers["largest_column"]["ratio"] == pytest.approx(3)
+    assert ratio_text(numbers) == "3.0 (3.0 to 3.0)"
+
+
+def test_the_largest_column_is_left_out_of_its_ratio():
+    made = scores()
+    made.processing[1:, 0] -= 0.4
+    numbers = headline(made)
+    assert numbers["largest_column"] == {
+        "pipeline": "a",
+        "share": pytest.approx((2 * 0.5) / (2 * 0.5 + 4 * 0.1)),
+        "ratio": pytest.approx(3),
+    }
+    assert numbers["ratio"] == pytest.approx(0.3 / ((2 * 0.5 + 4 * 0.1) / 6))
+
+
+def test_without_a_drop_under_other_pipelines_there_is_no_ratio():
+    made = scores()
+    made.processing[:] = 0.8
+    numbers = headline(made)
+    assert numbers["ratio"] is None
+    assert numbers["interval"] == [None, None]
+    assert numbers["largest_column"]["share"] is None
+    assert ratio_text(numbers) == "not defined, since other pipelines cost nothing"
+
+
+def test_differences_are_in_standard_deviations_of_the_folds():
+    assert difference(0.8, 0.05, 0.7) == pytest.approx(2)
+    assert difference(0.8, 0.0, 0.7) is None
+    assert difference(0.8, 0.05, None) is None

@@ -1,0 +1,117 @@
+import json
+import os
+import signal
+import time
+
+import pytest
+from programs import call, program, start
+
+ADJUSTMENT = ("--synthetic_images=25", "--synthetic_size=32", "--folds=2", "--epochs=3", "--low_intensity=0.25")
+FORENSICS = ("--adv_parameters=all", "--adv_aux_weight=1e-2,1e-4", "--steps=2")
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    return (*ADJUSTMENT, f"--data_dir={tmp_path_factory.mktemp('data')}")
+
+
+@pytest.fixture(scope="module")
+def adjustment(flags, tmp_path_factory):
+    """The folder of a study's adjustment that one process has run."""
+    output = tmp_path_factory.mktemp("study") / "serial"
+    done = program("study.py", "--parts=adjustment", *flags, f"--output={output}")
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+@pytest.fixture(scope="module")
+def whole(adjustment, flags):
+    """The same folder with its forensics, and what that call printed."""
+    done = program("study.py", "--parts=forensics,adjustment", *flags, *FORENSICS, f"--output={adjustment}")
+    assert done.returncode == 0, done.stderr
+    return adjustment, done
+
+
+def numbers(output):
+    """The numbers of a study's adjustment."""
+    content = json.loads((output / "study.json").read_text())
+    return {part: content[part] for part in ("adjustment", "failed")}
+
+
+def wait_for(pattern, folder, process):
+    """Waits until a program has written a file."""
+    end = time.monotonic() + 200
+    while not list(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, f"no {pattern} in {folder}"
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_a_study_writes_its_numbers_figures_and_page(whole):
+    output, done = whole
+    assert "[4 of 4] train adjustment/frozen: " in done.stderr
+    assert "adjustment: accuracy at intensity 0.25: learned " in done.stdout
+    content = json.loads((output / "study.json").read_text())
+    assert content["failed"] == {}
+    assert content["forensics"]["groups"]["all"]["weights"] == [1e-2, 1e-4]
+    assert len(content["adjustment"]["runs"]["frozen"]["steps"]) == 3
+    for name in ("forensics.png", "forensics_pictures.png", "adjustment.png", "study.html"):
+        assert (output / name).stat().st_size > 1000, name
+
+
+@pytest.mark.slow
+def test_a_finished_study_has_nothing_left_to_estimate(whole, flags):
+    output, _ = whole
+    done = program("study.py", "--parts=forensics,adjustment", *flags, *FORENSICS, f"--output={output}", "--dry_run")
+    assert done.returncode == 0, done.stderr
+    assert sum(line.startswith("finished  ") for line in done.stdout.splitlines()) == 4
+    assert done.stdout.splitlines()[-1].split() == ["all", "4", "4", "0", "s"]
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_to_the_same_end(adjustment, flags, tmp_path):
+    command = ("study.py", "--parts=adjustment", *flags, f"--output={tmp_path}/study")
+    process = start(*command)
+    wait_for("study/adjustment/learned/fold_1/metrics.json", tmp_path, process)
+    process.kill()
+    process.communicate()
+    done = program(*command)
+    assert done.returncode == 0, done.stderr
+    assert numbers(tmp_path / "study") == numbers(adjustment)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # A worker that is killed leaves sockets and processes to the system.
+def test_workers_of_which_one_is_killed_run_the_study_of_one_process(adjustment, flags, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    from programs import SCRIPTS
+
+    heads = str(SCRIPTS.parent / "tests" / "fixtures" / "small_heads.py")
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "preload": [heads]}
+    with distributed.LocalCluster(**options) as cluster:
+        where = (f"--output={tmp_path}/study", f"--scheduler={cluster.scheduler_address}")
+        process = start("study.py", "--parts=adjustment", *flags, *where)
+        wait_for("study/adjustment/learned/fold_*/metrics.json", tmp_path, process)
+        (file, *_) = tmp_path.glob("study/adjustment/learned/fold_*/.lock_holder")
+        os.kill(json.loads(file.read_text())["process"], signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "failed" not in stdout
+    assert numbers(tmp_path / "study") == numbers(adjustment)
+    assert (tmp_path / "study" / "logs" / "train_adjustment_learned_fold_0.txt").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--scheduler=local"], "--scheduler must be serial, local:<number of processes>"),
+        (["--parts=forensics", "--severities=3"], "--severities changes nothing without synthesis in --parts"),
+        (["--dataset=Folder"], "--parts=adjustment needs mosaics at a low intensity"),
+    ],
+)
+def test_mistakes_are_one_line(flags, message):
+    done = call("study.py", *flags)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"study.py: error: {message}")
+    assert done.stderr.count("\n") == 1
