@@ -68,7 +68,8 @@ def test_folds_share_what_is_compiled_for_one_of_them(fold, compiled):
     other = fold._replace(
         model=nnx.merge(graph, jax.tree.map(lambda leaf: leaf + jnp.asarray(0.01, leaf.dtype), state))
     )
-    evaluator = Evaluator(5)  # for shapes that no other test has compiled for
+    jax.clear_caches()  # of what other tests have compiled
+    evaluator = Evaluator(5)
     with compiled(("expose", "process", "corrupt", "_add")) as names:
         first = evaluator.evaluate(fold, fold.dataset, known)
     # The model's own processor and another pipeline; one function each for two exposures and for two severities.
