@@ -15,7 +15,7 @@ from r2l_jax.drift.forensics.tolerance_figures import intervals_figure, map_figu
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, format_value, knobs_of
 from r2l_jax.drift.search.measure import whole_batches
-from r2l_jax.drift.search.scored_points import ScoredPoints, point
+from r2l_jax.drift.search.scored_points import Between, ScoredPoints, point
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.tables import table
 
@@ -79,12 +79,15 @@ def analyse(
 ) -> Analysis:
     """Finds the interval of each knob in which the score stays near the default's, with progress bars on stderr.
 
-    Each knob (see `knobs_of`) is swept from the default to both of its limits, and each position is twice as far from
-    the default as the one before it. A position passes if its score is below the default's by at most the tolerance.
-    Then the gap between the first position that fails and the position before it is halved five times. The interval
-    ends where a straight line between the scores of these two positions crosses the tolerance, or at the limit if all
-    positions pass. A drop of the score that recovers between two measured positions stays unseen, and positions beyond
-    the first one that fails are ignored.
+    Each knob (see `knobs_of`) is swept from the default towards both of its limits, and each position is twice as far
+    from the default as the one before it. A position passes if its score is below the default's by at most the
+    tolerance. Then the gap between the first position that fails and the position before it is halved five times. The
+    interval ends where a straight line between the scores of these two positions crosses the tolerance, or at the limit
+    if all positions pass. Positions beyond the first one that fails are ignored.
+
+    All samples are measured at every second position of a sweep only, and no farther than where each resample fails.
+    In between, only the samples are measured whose outcome differs between the known positions on both sides: a sample
+    that is lost and found again between these stays unseen.
 
     The uncertainty of each end is a bootstrap interval over the samples: the 5th to the 95th percentile of the ends of
     200 resamples. Each resample uses the measured positions and is compared with its own default. An end at the limit
@@ -172,21 +175,62 @@ def _sides(knob: Knob) -> list[Side]:
 
 
 def _sweeps(points: ScoredPoints, knobs: Mapping[str, Knob], floor: np.ndarray) -> dict[Side, _Sweep]:
-    """Measures each side from the default to the limit, and then halves the gap in which its end lies."""
-    sides = {side: _outward(side[1]) for knob in knobs.values() for side in _sides(knob)}
-    points.at([point({name: position}) for (name, _), each in sides.items() for position in each], "sweep")
+    """Measures each side from the default until all resamples fail, and then halves the gap in which its end lies."""
+    sides = _swept(points, {side: _outward(side[1]) for knob in knobs.values() for side in _sides(knob)}, floor)
     for done in range(_ROUNDS):
-        middles = {}
+        gaps = {}
         for side, positions in sides.items():
             first = _first_failing(_scores(points, side, positions), floor)[0]
             if first < len(positions):
-                middles[side] = (positions[first - 1] + positions[first]) / 2
-        if not middles:
+                gaps[side] = positions[first - 1 : first + 1]
+        if not gaps:
             break
-        points.at([point({name: middle}) for (name, _), middle in middles.items()], f"halving {done + 1}/{_ROUNDS}")
+        middles = {side: sum(gap) / 2 for side, gap in gaps.items()}
+        points.between(
+            [_between(side, middle, *gaps[side]) for side, middle in middles.items()], f"halving {done + 1}/{_ROUNDS}"
+        )
         for side, middle in middles.items():
             sides[side] = sorted([*sides[side], middle], key=abs)
     return {side: _Sweep(np.array(each), _scores(points, side, each)) for side, each in sides.items()}
+
+
+def _swept(points: ScoredPoints, sides: Mapping[Side, list[float]], floor: np.ndarray) -> dict[Side, list[float]]:
+    """Measures the positions of each side from the default outward until all resamples fail, and returns these."""
+    # Every second position, so that the last one is the limit.
+    whole = {side: [0.0, *positions[:0:-2][::-1]] for side, positions in sides.items()}
+    known = dict.fromkeys(sides, 1)
+    for number in itertools.count(1):
+        going = [
+            side
+            for side, positions in whole.items()
+            if known[side] < len(positions) and not _all_fail(points, side, positions[: known[side]], floor)
+        ]
+        if not going:
+            break
+        points.at([point({side[0]: whole[side][known[side]]}) for side in going], f"sweep {number}")
+        for side in going:
+            known[side] += 1
+    measured = {
+        side: positions[: positions.index(whole[side][known[side] - 1]) + 1] for side, positions in sides.items()
+    }
+    skipped = [
+        _between(side, positions[place], positions[place - 1], positions[place + 1])
+        for side, positions in measured.items()
+        for place in range(1, len(positions) - 1)
+        if positions[place] not in whole[side]
+    ]
+    points.between(skipped, "sweep, in between")
+    return measured
+
+
+def _between(side: Side, position: float, inner: float, outer: float) -> Between:
+    """Returns a position of a side with the known ones beside it."""
+    return Between(*(point({side[0]: each}) for each in (position, inner, outer)))
+
+
+def _all_fail(points: ScoredPoints, side: Side, positions: Sequence[float], floor: np.ndarray) -> bool:
+    """Returns whether all resamples fail at one of these positions of a side, which are known."""
+    return bool((_first_failing(_scores(points, side, positions), floor) < len(positions)).all())
 
 
 def _outward(limit: float) -> list[float]:

@@ -106,11 +106,39 @@ class Measurer:
             results += self._measure(parameters[start : start + together], batches, tick)
         return results
 
+    def confusions(
+        self, rows: Sequence[tuple[dict[str, np.ndarray], Batch]], tick: Callable[[int], None] = lambda count: None
+    ) -> list[np.ndarray]:
+        """Measures the model on samples that differ from processing to processing.
+
+        Args:
+            rows: processings, each the values of all parameters of the pipeline, with samples. All have as many.
+            tick: as for `measure`, with the number of rows.
+
+        Returns:
+            For each row the confusion matrix of each sample, `(N, C, C)`, the same in all processes.
+        """
+        together = jax.device_count() * TOGETHER
+        results = []
+        for start in range(0, len(rows), together):
+            part = rows[start : start + together]
+            stack, count = self._stack([(jax.tree.map(np.float32, dict(values)), batch) for values, batch in part])
+            function = self._stacks.compile(self._of_row, (stack,), (self._frozen.rest,))
+            stack, rest = jax.device_put((stack, self._frozen.rest), function.input_shardings[0])
+            results += self._stacks.unstack(function(stack, rest), count)[: len(part)]
+            tick(len(part))
+        return results
+
+    def _stack(self, trees: list[Any]) -> tuple[Any, int]:
+        """Stacks trees and returns their number with those that fill up.
+
+        It is a power of two for each device, so that stacks have few sizes to compile for.
+        """
+        count = jax.device_count() * 2 ** max(-(-len(trees) // jax.device_count()) - 1, 0).bit_length()
+        return self._stacks.stack([*trees, *[trees[-1]] * (count - len(trees))]), count
+
     def _measure(self, parameters, batches, tick) -> list[Measured]:
-        # A power of two for each device, so that stacks have few sizes to compile for.
-        count = 2 ** max(-(-len(parameters) // jax.device_count()) - 1, 0).bit_length()
-        padded = [*parameters, *[parameters[-1]] * (count * jax.device_count() - len(parameters))]
-        stack = self._stacks.stack([jax.tree.map(np.float32, dict(values)) for values in padded])
+        stack, count = self._stack([jax.tree.map(np.float32, dict(values)) for values in parameters])
         shared = (self._frozen.default, self._frozen.rest)
         function = self._stacks.compile(self._of_batch, (stack,), (*shared, batches[0]))
         stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0][:3])
@@ -119,22 +147,29 @@ class Measurer:
             measured.append(ahead.begun(function(stack, *shared, batch)))
             tick(len(parameters))
         taken = np.concatenate([batch["weight"] for batch in batches]) > 0
-        of_each = [self._stacks.unstack(of_batch, len(padded))[: len(parameters)] for of_batch in measured]
+        of_each = [self._stacks.unstack(of_batch, count)[: len(parameters)] for of_batch in measured]
         return [self._summary(taken, *parts) for parts in zip(*of_each, strict=True)]
 
     def _of_batch(self, parameters, default, rest, batch: Batch) -> dict[str, jax.Array]:
         images, default = (self._frozen.pipeline(values)(batch["raw"]) for values in (parameters, default))
         logits = self._frozen.logits(images, rest)
-        task = self._frozen.task
+        return {
+            "loss": self._frozen.task.sums(logits, batch)["loss"],
+            "ssim": jax.vmap(tasks.losses.ssim)(images, default),
+            "confusion": self._of_each(logits, batch),
+        }
+
+    def _of_row(self, row: tuple[dict[str, jax.Array], Batch], rest) -> jax.Array:
+        parameters, batch = row
+        return self._of_each(self._frozen.logits(self._frozen.pipeline(parameters)(batch["raw"]), rest), batch)
+
+    def _of_each(self, logits, batch: Batch) -> jax.Array:
+        """Returns the confusion matrix of each sample."""
 
         def confusion(logits, sample):
-            return task.sums(logits[None], jax.tree.map(lambda leaf: leaf[None], sample))["confusion"]
+            return self._frozen.task.sums(logits[None], jax.tree.map(lambda leaf: leaf[None], sample))["confusion"]
 
-        return {
-            "loss": task.sums(logits, batch)["loss"],
-            "ssim": jax.vmap(tasks.losses.ssim)(images, default),
-            "confusion": jax.vmap(confusion)(logits, batch),
-        }
+        return jax.vmap(confusion)(logits, batch)
 
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:
         ssim, confusion = (np.concatenate([batch[name] for batch in batches])[taken] for name in ("ssim", "confusion"))

@@ -1,9 +1,10 @@
-"""Scores a model at points of its processing, on all samples and on resamples, and keeps the scores in a file."""
+"""Scores a model at points of its processing, on all samples and on resamples, and keeps what it measures in a file."""
 
 import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
-from r2l_jax.drift.search.measure import TOGETHER, Measured, Measurer, ticking
+from r2l_jax.drift.search.measure import TOGETHER, Measurer, ticking
 from r2l_jax.runtime.hosts import on_first_process
 from r2l_jax.runtime.store import Identity, Unfinished, identity
 
@@ -26,6 +27,20 @@ def point(positions: Mapping[str, float]) -> Point:
     return tuple((name, float(position)) for name, position in sorted(positions.items()) if position)
 
 
+class Between(NamedTuple):
+    """A point between two known ones.
+
+    Attributes:
+        point: the point.
+        inner: the known point on one side of it.
+        outer: the known point on the other side.
+    """
+
+    point: Point
+    inner: Point
+    outer: Point
+
+
 class ScoredPoints:
     """Measures the score at points, each point once, with progress bars on stderr.
 
@@ -34,9 +49,9 @@ class ScoredPoints:
         knobs: the knobs that points name.
         batches: the samples, see `whole_batches`; those of weight 0 do not count.
         seed: the seed of the resamples. Each draws as many samples as there are, with replacement.
-        stop: asked after each batch, and ends the measuring there; the same answer in all processes.
-        file: keeps the scores of measured points, unless it is None. They are valid for the same model, the same
-            samples and the same seed.
+        stop: asked after each group of batches, and ends the measuring there; the same answer in all processes.
+        file: keeps the samples' confusion matrices at measured points, unless it is None. They are valid for the same
+            model, the same samples and the same seed.
 
     Attributes:
         samples: the number of samples.
@@ -51,74 +66,137 @@ class ScoredPoints:
         stop: Callable[[], bool],
         file: pathlib.Path | None,
     ):
-        self._frozen, self._knobs, self._batches, self._stop = frozen, knobs, batches, stop
-        self.samples = sum(int((batch["weight"] > 0).sum()) for batch in batches)
+        self._frozen, self._knobs, self._stop = frozen, knobs, stop
+        self._row = len(batches[0]["weight"])
+        whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+        # Samples that only fill a batch up are left out, so that the batch size does not matter.
+        self._samples = jax.tree.map(lambda leaf: leaf[whole["weight"] > 0], whole)
+        self.samples = len(self._samples["weight"])
         chances = np.full(self.samples, 1 / self.samples)
         drawn = np.random.default_rng(seed).multinomial(self.samples, chances, RESAMPLES)
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
-        self._measurer, self._scores = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
+        self._measurer, self._score = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
         self._keeps = file is not None
-        self._unfinished = Unfinished(file, _identity(frozen, batches, seed))
-        self._known = self._load()
+        self._unfinished = Unfinished(file, _identity(frozen, self._samples, seed))
+        # Of each point the confusion matrices of the samples, `(N, C, C)`, and the scores.
+        self._known: dict[Point, np.ndarray] = self._load()
+        self._scores: dict[Point, np.ndarray] = {}
 
     def at(self, points: Sequence[Point], title: str) -> np.ndarray:
         """Returns the scores at points, `(points, 1 + RESAMPLES)`: on all samples, then on each resample.
 
         Args:
-            points: the points; those that are not known yet are measured.
+            points: the points; those that are not known yet are measured on all samples.
             title: the title of the progress bar.
 
         Raises:
             Interrupted: `stop` returned True.
         """
-        new = [point for point in dict.fromkeys(points) if point not in self._known]
-        # Scores are saved after each group of points that the measurer takes together.
-        together = TOGETHER * jax.device_count()
-        total = len(new) * len(self._batches)
+        self._measure({point: (np.arange(self.samples), None) for point in points}, title)
+        return np.stack([self._scored(point) for point in points])
+
+    def between(self, points: Sequence[Between], title: str) -> None:
+        """Measures points between known ones, on the samples whose outcome differs between these.
+
+        All other samples are taken to have that outcome in between, too.
+
+        Args:
+            points: the points; those that are known already are not measured.
+            title: the title of the progress bar.
+
+        Raises:
+            Interrupted: `stop` returned True.
+        """
+        wanted = {}
+        for point, inner, outer in points:
+            differ = (self._known[inner] != self._known[outer]).any((1, 2))
+            wanted[point] = (np.flatnonzero(differ), self._known[inner])
+        self._measure(wanted, title)
+
+    def _measure(self, wanted: Mapping[Point, tuple[np.ndarray, np.ndarray | None]], title: str) -> None:
+        """Measures points that are not known.
+
+        Args:
+            wanted: for each point the indices of the samples to measure, and the confusion matrices of the others: an
+                array for all samples, or None where all are measured.
+            title: the title of the progress bar.
+        """
+        new = {point: samples for point, samples in wanted.items() if point not in self._known}
+        rows = [
+            (point, indices[start : start + self._row])
+            for point, (indices, _) in new.items()
+            for start in range(0, len(indices), self._row)
+        ]
+        measured: dict[Point, list[np.ndarray]] = {point: [] for point in new}
 
         def stopped() -> str:
             goes_on = "the same command goes on from there" if self._keeps else "nothing is kept"
             return f"stopped with {len(self._known)} processings measured; {goes_on}"
 
-        with ticking(title, total, self._stop, stopped) as tick:
-            for start in range(0, len(new), together):
-                part = new[start : start + together]
-                parameters = [
-                    turned(
-                        self._frozen.facts,
-                        self._frozen.default,
-                        [(self._knobs[name], position) for name, position in point],
-                    )
-                    for point in part
-                ]
-                measured = self._measurer.measure(parameters, self._batches, tick)
-                self._known |= dict(zip(part, map(self._resampled, measured), strict=True))
+        # What is known is saved after each group of rows that the measurer takes together.
+        together = TOGETHER * jax.device_count()
+        with ticking(title, len(rows), self._stop, stopped) as tick:
+            for start in range(0, max(len(rows), 1), together):
+                group = rows[start : start + together]
+                confusions = self._measurer.confusions([self._as_batch(*row) for row in group], tick)
+                for (point, indices), of_row in zip(group, confusions, strict=True):
+                    measured[point].append(of_row[: len(indices)])
+                unfinished = {point for point, _ in rows[start + together :]}
+                for point in [point for point in measured if point not in unfinished]:
+                    self._known[point] = _whole(*new[point], measured.pop(point))
                 self._save()
-        return np.stack([self._known[point] for point in points])
 
-    def _resampled(self, measured: Measured) -> np.ndarray:
-        samples, *classes = measured.confusion.shape
-        # The confusion of a resample is the sum of its samples' confusions.
-        confusion = self._counts @ measured.confusion.reshape(samples, -1)
-        return np.asarray(self._scores(confusion.reshape(-1, *classes)))
+    def _as_batch(self, point: Point, indices: np.ndarray) -> tuple[dict[str, np.ndarray], Batch]:
+        """Returns the parameters of a point, and samples, which the last one fills up to the size of a batch."""
+        moved = [(self._knobs[name], position) for name, position in point]
+        filled = np.append(indices, np.full(self._row - len(indices), indices[-1]))
+        batch = jax.tree.map(lambda leaf: leaf[filled], self._samples)
+        return turned(self._frozen.facts, self._frozen.default, moved), batch
+
+    def _scored(self, point: Point) -> np.ndarray:
+        if point not in self._scores:
+            samples, *classes = self._known[point].shape
+            # The confusion of a resample is the sum of its samples' confusions.
+            confusion = self._counts @ self._known[point].reshape(samples, -1)
+            self._scores[point] = np.asarray(self._score(confusion.reshape(-1, *classes)))
+        return self._scores[point]
 
     def _save(self) -> None:
-        points = np.array(json.dumps(list(self._known)))
-        scores = np.stack(list(self._known.values()))
-        on_first_process(lambda: self._unfinished.save({"points": points, "scores": scores}))
+        if not self._known:
+            return
+        known = np.stack(list(self._known.values()))
+        # Most values are zero: a classified sample has one that is not.
+        places = np.flatnonzero(known)
+        arrays = {
+            "points": np.array(json.dumps(list(self._known))),
+            "shape": np.array(known.shape),
+            "places": places,
+            "values": known.ravel()[places],
+        }
+        on_first_process(lambda: self._unfinished.save(arrays))
 
     def _load(self) -> dict[Point, np.ndarray]:
         if (arrays := on_first_process(self._unfinished.load)) is None:
             return {}
+        known = np.zeros(arrays["shape"], np.float32)
+        known.ravel()[arrays["places"]] = arrays["values"]
         points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
-        return dict(zip(points, arrays["scores"], strict=True))
+        return dict(zip(points, known, strict=True))
 
 
-def _identity(frozen: Frozen, batches: Sequence[Batch], seed: int) -> Identity:
+def _whole(indices: np.ndarray, others: np.ndarray | None, measured: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the confusion matrices of all samples, from those that were measured and those of the others."""
+    if others is None:
+        return np.concatenate(measured)
+    whole = others.copy()
+    if measured:
+        whole[indices] = np.concatenate(measured)
+    return whole
+
+
+def _identity(frozen: Frozen, samples: Batch, seed: int) -> Identity:
     """Collects everything that scores depend on."""
     digest = hashlib.sha256()
-    # Samples that only fill a batch up are left out, so that the batch size does not matter.
     for name in ("raw", "target"):
-        for batch in batches:
-            digest.update(np.asarray(batch[name])[np.asarray(batch["weight"]) > 0].tobytes())
+        digest.update(samples[name].tobytes())
     return identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())

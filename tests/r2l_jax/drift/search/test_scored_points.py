@@ -1,0 +1,56 @@
+import brightness
+import numpy as np
+import pytest
+from brightness import dark_images
+
+from r2l_jax.drift.search.knobs import knobs_of
+from r2l_jax.drift.search.measure import whole_batches
+from r2l_jax.drift.search.scored_points import RESAMPLES, Between, ScoredPoints, point
+
+INTENSITIES = np.linspace(0.15, 0.4, 20)
+DEFAULT, INNER, MIDDLE, OUTER = (point({"white_balance": position}) for position in (0.0, 0.5, 0.75, 1.0))
+
+
+@pytest.fixture
+def make():
+    dataset = dark_images(INTENSITIES)
+    frozen = brightness.frozen(dataset)
+    knobs = knobs_of(frozen.facts, frozen.default)
+
+    def make(batch_size=4, file=None):
+        batches = whole_batches(dataset, np.arange(len(dataset)), batch_size)
+        return ScoredPoints(frozen, knobs, batches, 0, lambda: False, file)
+
+    return make
+
+
+def test_scores_are_those_of_all_samples_and_of_resamples(make):
+    scores = make().at([DEFAULT, MIDDLE], "")
+    assert scores.shape == (2, 1 + RESAMPLES)
+    np.testing.assert_array_equal(scores[0], 1)
+    assert scores[1, 0] == pytest.approx((INTENSITIES * np.exp(0.75) < brightness.BRIGHT).mean())
+    assert scores[1, 1:].std() == pytest.approx(np.sqrt(0.75 * 0.25 / 20), rel=0.3)
+
+
+def test_between_known_points_only_samples_are_measured_that_differ_there(make, monkeypatch):
+    points, others = make(), make(batch_size=20)
+    points.at([INNER, OUTER], "")
+    rows = []
+    measure = points._measurer.confusions
+    monkeypatch.setattr(points._measurer, "confusions", lambda part, tick: rows.extend(part) or measure(part, tick))
+    points.between([Between(MIDDLE, INNER, OUTER)], "")
+    lost = (INTENSITIES * np.exp(0.5) < brightness.BRIGHT) & (INTENSITIES * np.exp(1) >= brightness.BRIGHT)
+    measured = {float(raw.mean()) for _, batch in rows for raw in batch["raw"]}
+    np.testing.assert_allclose(sorted(measured), 0.1 + INTENSITIES[lost], rtol=1e-6)
+    np.testing.assert_array_equal(points.at([MIDDLE], ""), others.at([MIDDLE], ""))
+
+
+def test_what_is_known_is_found_again(make, tmp_path, monkeypatch):
+    file = tmp_path / "known.npz"
+    points = make(file=file)
+    scores = points.at([DEFAULT, INNER, OUTER], "")
+    points.between([Between(MIDDLE, INNER, OUTER)], "")
+    again = make(file=file)
+    monkeypatch.setattr(again._measurer, "confusions", lambda part, tick: pytest.fail("measured") if part else [])
+    np.testing.assert_array_equal(again.at([DEFAULT, INNER, OUTER], ""), scores)
+    np.testing.assert_array_equal(again.at([MIDDLE], ""), points.at([MIDDLE], ""))
