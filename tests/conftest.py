@@ -27,6 +27,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 
+import dng  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
@@ -65,49 +66,9 @@ def unchecked():
 
 @pytest.fixture
 def write_dng(tmp_path):
-    """A function that writes samples as an uncompressed DNG and returns its path.
+    """`dng.write` into the test's folder, by the name of the file."""
 
-    Its keyword arguments are DNG's tags: `cfa` the colour of each site of the tile (0 red, 1 green, 2 blue), `black`
-    the level of each site, `neutral` the camera's RGB of a grey as shot, `matrix` CIE XYZ to camera RGB, `active_area`
-    (top, left, bottom, right). None leaves a tag out. `tags` are any more, as tifffile takes them.
-    """
-    from fractions import Fraction
-
-    import tifffile
-
-    def rationals(values):
-        fractions = [Fraction(value).limit_denominator(10000) for value in values]
-        return [number for fraction in fractions for number in (fraction.numerator, fraction.denominator)]
-
-    def write(
-        samples,
-        name="test.dng",
-        cfa=(0, 1, 1, 2),
-        black=None,
-        white=4095,
-        neutral=(0.5, 1.0, 0.7),
-        matrix=(0.9, -0.3, -0.1, -0.45, 1.3, 0.15, -0.1, 0.25, 0.6),
-        active_area=None,
-        camera=("Maker", "Model"),
-        tags=(),
-    ):
-        make, model = camera
-        tags = [(271, "s", 0, make), (272, "s", 0, model), (50708, "s", 0, f"{make} {model}"), *tags]
-        tags += [(50706, "B", 4, (1, 4, 0, 0)), (50707, "B", 4, (1, 1, 0, 0)), (50717, "I", 1, white)]
-        if cfa is not None:
-            tags += [(33421, "H", 2, (round(len(cfa) ** 0.5),) * 2), (33422, "B", len(cfa), cfa)]
-        if black is not None:
-            tags += [(50713, "H", 2, (2, 2)), (50714, "H", 4, black)]
-        if neutral is not None:
-            tags += [(50728, "2I", 3, rationals(neutral))]
-        if matrix is not None:
-            tags += [(50721, "2i", 9, rationals(matrix)), (50778, "H", 1, 21)]  # for D65
-        if active_area is not None:
-            tags += [(50829, "I", 4, active_area)]
-        layout = (
-            {"photometric": "cfa"} if samples.ndim == 2 else {"photometric": "linear_raw", "planarconfig": "contig"}
-        )
-        tifffile.imwrite(tmp_path / name, samples, **layout, metadata=None, extratags=tags)
-        return tmp_path / name
+    def write(samples, name="test.dng", *arguments, **tags):
+        return dng.write(tmp_path / name, samples, *arguments, **tags)
 
     return write

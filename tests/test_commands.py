@@ -6,9 +6,9 @@ import shlex
 import subprocess
 import sys
 
+import dng
 import numpy as np
 import pytest
-import tifffile
 from layouts import write_drone, write_microscopy
 from pages import PAGES, ROOT, commands, own_stage
 from PIL import Image
@@ -48,12 +48,12 @@ def home(tmp_path_factory):
     write_microscopy(home / "small_data", images=12)
     write_drone(home / "small_data", frames=16, size=(768, 1024))
     cells = datasets.load("Synthetic", data_dir=str(home / "cells"), synthetic_images=200, synthetic_size=64)
-    render = isp.parametrized(cells.camera)
+    render, tags = isp.parametrized(cells.camera), calibration_tags(cells.camera)
     for number, (raw, label) in enumerate(cells[index] for index in range(len(cells))):
         for folder in ("my_cells", "photos"):
             (home / folder / cells.classes[label]).mkdir(parents=True, exist_ok=True)
         name = f"{cells.classes[label]}/{number}"
-        tifffile.imwrite(home / "my_cells" / f"{name}.tiff", np.round(raw * 65535).astype(np.uint16))
+        dng.write(home / "my_cells" / f"{name}.dng", np.round(raw * 65535).astype(np.uint16), **tags)
         picture = np.round(255 * np.clip(render(raw), 0, 1)).astype(np.uint8)
         Image.fromarray(picture).save(home / "photos" / f"{name}.jpg", quality=95)
     (home / "my_camera").mkdir()
@@ -61,6 +61,15 @@ def home(tmp_path_factory):
     for command in commands("unprocess.py"):
         started(home, "unprocess.py", command)
     return home
+
+
+def calibration_tags(camera):
+    """The tags of a DNG file that holds a camera's calibration."""
+    from_xyz = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [0.0557, -0.2040, 1.0570]])
+    neutral = 1 / np.array(camera.white_balance)
+    matrix = neutral[:, None] * np.linalg.inv(camera.color_matrix) @ from_xyz
+    black = [round(65535 * level) for level in camera.black_level]
+    return {"white": 65535, "black": black, "neutral": neutral, "matrix": matrix.ravel()}
 
 
 def started(home, program, command):
