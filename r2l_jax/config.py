@@ -8,19 +8,20 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import isp
-from r2l_jax.pipelines import DEMOSAICING, NamedPipeline, find_pipeline
+from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, flat, setting
+
+if TYPE_CHECKING:
+    from r2l_jax.pipelines import NamedPipeline
+else:
+    NamedPipeline = Any  # to import it takes longer than a program's help may
 
 SYNTHETIC_SETS = ("Synthetic", "SyntheticSegmentation")
 PUBLISHED_SETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
 DATASETS = (*SYNTHETIC_SETS, "Folder", *PUBLISHED_SETS)
-
-# The intensities at which scenes were measured, as fractions of the full light.
-INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
 SYNTHETIC_IMAGES = 600
 SYNTHETIC_SIZE = 128
@@ -146,12 +147,12 @@ class ProcessingChoice(Settings):
     sp_sharpening: str | None = setting(
         "with --processing_mode=static, the sharpening; default: sharpening_filter",
         None,
-        choices=tuple(isp.ALGORITHMS["sharpen"]),
+        choices=SHARPENING,
     )
     sp_denoising: str | None = setting(
         "with --processing_mode=static, the denoising; default: gaussian_denoising",
         None,
-        choices=tuple(isp.ALGORITHMS["denoise"]),
+        choices=DENOISING,
     )
     pipeline: str | None = setting(
         f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
@@ -195,6 +196,8 @@ class ProcessingChoice(Settings):
         Raises:
             InputError: a name that no pipeline has, or a file that cannot be read or run.
         """
+        from r2l_jax.pipelines import find_pipeline
+
         if self.processing_mode in HALF_SIZE_MODES:
             return None
         static = ".".join(getattr(self, name) or default for name, (_, default) in STATIC_FLAGS.items())

@@ -23,6 +23,7 @@ import numpy as np
 from flax import nnx
 
 import isp
+from r2l_jax.names import DEMOSAICING
 from r2l_jax.runtime.errors import InputError
 
 _KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametrized, "full": isp.full}
@@ -31,7 +32,6 @@ _STEPS = ("demosaic", "sharpen", "denoise")
 
 # The algorithm that demosaics to half the size. It is chosen by --half_size, which all that depends on the size knows.
 BINNED = "binned"
-DEMOSAICING = tuple(name for name in isp.ALGORITHMS["demosaic"] if name != BINNED)
 
 # The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
 _MODULE_PREFIX = "_pipeline_"

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from r2l_jax.data.files.shot import FIELDS
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError
 
@@ -12,8 +11,6 @@ from r2l_jax.runtime.errors import InputError
 _MOST_GROUPS = 50
 
 _UNKNOWN = "unknown"
-
-SETTING = f"also group scores by facts of the shots of a Folder's files: {', '.join(FIELDS)}"
 
 
 def groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np.ndarray]:

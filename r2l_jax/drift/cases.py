@@ -8,20 +8,11 @@ import jax
 import numpy as np
 
 import isp
-from r2l_jax.config import HALF_SIZE_MODES, INTENSITIES, TrainConfig
+from r2l_jax.config import HALF_SIZE_MODES, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.corruptions import CORRUPTIONS, OF_THE_STUDY, SEVERITIES
+from r2l_jax.names import CORRUPTIONS, INTENSITIES, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
-
-# The kinds of drift: in the processing; in the acquisition, as measured or as computed by the sensor model; and
-# corruptions of finished images, which often stand in for both.
-GROUPS = ("pipelines", "intensities", "exposures", "corruptions")
-
-PIPELINES = tuple(".".join(names) for names in isp.PUBLISHED_STATIC)
-EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
-# The corruptions of the study except the one that changes nothing.
-CHANGES = tuple(name for name in OF_THE_STUDY if name != "identity")
 
 
 class Case(NamedTuple):
@@ -29,7 +20,7 @@ class Case(NamedTuple):
 
     Attributes:
         name: the name in files and titles, which also seeds the case's noise.
-        group: one of `GROUPS`, or "own".
+        group: one of `names.DRIFTS`, or "own".
         iso: the measured intensity at which the scenes are read.
         exposure: factor on the light of the mosaics, which the sensor model exposes once more.
         pipeline: the processing, at the camera's calibration values. It is found when the case is made, so that later
@@ -160,7 +151,7 @@ def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: 
     """Raises an InputError unless a run can be tested against the cases of some groups.
 
     Args:
-        groups: some of `GROUPS`.
+        groups: some of `names.DRIFTS`.
         config: the run's settings.
         dataset: the data set that it was trained on.
         run: the run's name in errors.

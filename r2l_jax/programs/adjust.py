@@ -10,9 +10,7 @@ stopped.
 
 import functools
 
-from r2l_jax.drift.adjustment import adaptation, learning
-from r2l_jax.drift.adjustment.config import AdaptationConfig
-from r2l_jax.drift.adjustment.learning import LearningConfig
+from r2l_jax.drift.adjustment.config import AdaptationConfig, LearningConfig
 from r2l_jax.runtime import flags
 
 MODES = flags.Switch(
@@ -25,6 +23,8 @@ MODES = flags.Switch(
 
 def main(config: AdaptationConfig | LearningConfig) -> None:
     """Adapts or compares as the flags say."""
+    from r2l_jax.drift.adjustment import adaptation, learning
+
     if isinstance(config, LearningConfig):
         learning.run(config)
     else:

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import json
 
-from r2l_jax.bench import benchmark
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 
@@ -27,6 +26,8 @@ class BenchmarkConfig(Settings):
 
 def main(config: BenchmarkConfig) -> None:
     """Measures the rows that the flags name."""
+    from r2l_jax.bench import benchmark
+
     result = benchmark.run(config.rows, config.repeats)
     print(json.dumps(result, indent=2) if config.json else benchmark.table(result))
 

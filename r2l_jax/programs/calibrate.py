@@ -11,7 +11,6 @@ photon transfer curve after EMVA Standard 1288 (photon_transfer.json and .png).
 import dataclasses
 import functools
 
-from r2l_jax.apps.calibrate import calibrate, summary
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 
@@ -36,6 +35,8 @@ class CalibrationConfig(Settings):
 
 def main(config: CalibrationConfig) -> None:
     """Measures the frames that the flags name."""
+    from r2l_jax.apps.calibrate import calibrate, summary
+
     print(summary(calibrate(config.dark, config.flat, config.output, config.camera, config.threshold)))
 
 

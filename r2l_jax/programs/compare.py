@@ -9,8 +9,6 @@ import dataclasses
 import functools
 import pathlib
 
-from r2l_jax.apps.report.comparison import comparison_table, write_curves
-from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
@@ -38,6 +36,9 @@ class ComparisonConfig(Settings):
 
 def main(config: ComparisonConfig) -> None:
     """Compares the runs that the flags name."""
+    from r2l_jax.apps.report.comparison import comparison_table, write_curves
+    from r2l_jax.apps.report.runs import read_runs
+
     refuse_several_processes()
     runs = read_runs(config.run)
     print(comparison_table(runs))

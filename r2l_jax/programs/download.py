@@ -9,7 +9,7 @@ The same command again goes on where one was interrupted, and has nothing to do 
 import dataclasses
 import functools
 
-from r2l_jax.data.fetch import b2, download
+from r2l_jax.names import B2_BUCKET, DOWNLOADS, SOURCES, ZENODO_URL
 from r2l_jax.runtime import flags, startup
 from r2l_jax.runtime.flags import Settings, setting
 
@@ -18,15 +18,15 @@ from r2l_jax.runtime.flags import Settings, setting
 class DownloadConfig(Settings):
     """Download."""
 
-    dataset: str = setting("which data set", choices=tuple(download.LAYOUTS))
-    source: str = setting("zenodo needs no account; b2 an application key", "zenodo", choices=tuple(download.SOURCES))
+    dataset: str = setting("which data set", choices=DOWNLOADS)
+    source: str = setting("zenodo needs no account; b2 an application key", "zenodo", choices=SOURCES)
     data_dir: str | None = setting(
         "folder for the data set, which becomes its sub-folder microscopy or drone; default: your cache folder, where "
         "the other programs look for it",
         None,
     )
-    zenodo_url: str = setting("Zenodo's REST API, or a mirror of it", download.ZENODO_URL)
-    b2_bucket: str = setting("for b2: the bucket", b2.BUCKET)
+    zenodo_url: str = setting("Zenodo's REST API, or a mirror of it", ZENODO_URL)
+    b2_bucket: str = setting("for b2: the bucket", B2_BUCKET)
     b2_key_id: str | None = setting("for b2: the application key's identifier; default: $B2_APPLICATION_KEY_ID", None)
     b2_key: str | None = setting(
         "for b2: the application key; default: $B2_APPLICATION_KEY, which other users cannot see", None
@@ -35,6 +35,8 @@ class DownloadConfig(Settings):
 
 def main(config: DownloadConfig) -> None:
     """Downloads the data set that the flags name."""
+    from r2l_jax.data.fetch import b2, download
+
     account = b2.find_account(config.b2_bucket, config.b2_key_id, config.b2_key) if config.source == "b2" else None
     data_dir = config.data_dir or startup.cache_dir()
     print(download.download(config.dataset, data_dir, config.source, zenodo_url=config.zenodo_url, b2_account=account))

@@ -9,13 +9,14 @@ stopped.
 
 import functools
 
-from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime import flags
 
 
 def main(config: EvaluationConfig) -> None:
     """Evaluates as the flags say."""
+    from r2l_jax.drift.synthesis import evaluation
+
     evaluation.run(config)
 
 

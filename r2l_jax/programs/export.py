@@ -12,14 +12,11 @@ import dataclasses
 import functools
 import pathlib
 
-from r2l_jax.apps.export import FORMATS, PARTS, export_model, report, samples
-from r2l_jax.apps.render import find_raw_files
 from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
-from r2l_jax.data.files.cameras import find_known_camera
+from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, Settings, setting
-from r2l_jax.training.loaded import load_folds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +26,12 @@ class ExportConfig(Settings):
     run: str = setting("folder of a finished run or of one of its folds, or a file model.safetensors")
     output: str = setting("folder for the export, without an earlier one")
     parts: tuple[str, ...] | None = setting(
-        f"of {', '.join(PARTS)}, separated by commas; default: all that the model has", None, each=PARTS
+        f"of {', '.join(EXPORT_PARTS)}, separated by commas; default: all that the model has", None, each=EXPORT_PARTS
     )
     formats: tuple[str, ...] | None = setting(
-        f"of {', '.join(FORMATS)}, separated by commas; default: all, camera if the processing starts from one",
+        f"of {', '.join(EXPORT_FORMATS)}, separated by commas; default: all, camera if the processing starts from one",
         None,
-        each=FORMATS,
+        each=EXPORT_FORMATS,
     )
     gradient: bool = setting("with its reverse-mode derivative in StableHLO, to tune the parameters", False)
     fold: int = setting("fold of the run's folder, by its number", 0, bound=NOT_NEGATIVE)
@@ -58,6 +55,11 @@ class ExportConfig(Settings):
 
 def main(config: ExportConfig) -> int:
     """Exports the model that the flags name, and returns the exit status."""
+    from r2l_jax.apps.export import export_model, report, samples
+    from r2l_jax.apps.render import find_raw_files
+    from r2l_jax.data.files.cameras import find_known_camera
+    from r2l_jax.training.loaded import load_folds
+
     (model,) = load_folds(config.run, [str(config.fold)], config.checkpoint, config.pipeline)
     print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}")
     if config.input is None:

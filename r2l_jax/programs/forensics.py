@@ -11,7 +11,6 @@ was stopped. With --check the exit status is 0 if a camera's figures are within 
 
 import functools
 
-from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.runtime import flags
 
@@ -20,6 +19,8 @@ NOT_TOLERATED = 2
 
 def main(config: ForensicsConfig) -> int:
     """Analyzes or checks as the flags say, and returns the exit status."""
+    from r2l_jax.drift.forensics import forensics
+
     if config.check:
         return 0 if forensics.check(config) else NOT_TOLERATED
     forensics.run(config)

@@ -11,13 +11,14 @@ that forensics.py has found to be tolerated. The page needs NiceGUI: pip install
 
 import functools
 
-from r2l_jax.apps.lab import start
 from r2l_jax.apps.lab.config import LabConfig
 from r2l_jax.runtime import flags
 
 
 def main(config: LabConfig) -> None:
     """Serves the page until the program is interrupted."""
+    from r2l_jax.apps.lab import start
+
     start.run(config)
 
 

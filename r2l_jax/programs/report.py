@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import pathlib
 
-from r2l_jax.apps.report.page import write_report
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.flags import Settings, setting
@@ -41,6 +40,8 @@ class ReportConfig(Settings):
 
 def main(config: ReportConfig) -> None:
     """Writes the report that the flags ask for."""
+    from r2l_jax.apps.report.page import write_report
+
     refuse_several_processes()
     size = write_report(config.run, pathlib.Path(config.output))
     print(one_line(f"{config.output}: {size / 1e6:.1f} MB, of {', '.join(config.run)}"))

@@ -7,13 +7,14 @@ python scripts/sheet.py --sheet=worst --output=worst.png --evaluation=runs/quick
 
 import functools
 
-from r2l_jax.drift.synthesis import sheets
-from r2l_jax.drift.synthesis.sheets import SheetConfig
+from r2l_jax.drift.synthesis.config import SheetConfig
 from r2l_jax.runtime import flags
 
 
 def main(config: SheetConfig) -> None:
     """Draws the sheet that the flags name."""
+    from r2l_jax.drift.synthesis import sheets
+
     sheets.run(config)
 
 

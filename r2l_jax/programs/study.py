@@ -11,13 +11,14 @@ time that they will take. The exit status is 1 if any job has failed.
 
 import functools
 
-from r2l_jax.apps.study import study
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.runtime import flags
 
 
 def main(config: StudyConfig) -> int:
     """Runs the study that the flags ask for, and returns the exit status."""
+    from r2l_jax.apps.study import study
+
     if config.choice.dry_run:
         print(study.dry_run(config))
         return 0

@@ -10,8 +10,6 @@ the pictures, and the camera. The exit status is 1 if any picture could not be r
 import dataclasses
 import functools
 
-from r2l_jax.apps.unprocess import unprocess_folder
-from r2l_jax.data.files.cameras import find_camera
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
@@ -39,6 +37,9 @@ class UnprocessConfig(Settings):
 
 def main(config: UnprocessConfig) -> int:
     """Writes the mosaics that the flags ask for, and returns the exit status."""
+    from r2l_jax.apps.unprocess import unprocess_folder
+    from r2l_jax.data.files.cameras import find_camera
+
     camera = find_camera(config.camera)
     if camera is None:
         raise InputError("--camera=auto: pictures hold no camera's calibration; name a camera or a JSON file")

@@ -17,13 +17,13 @@ from r2l_jax.apps import render
 from r2l_jax.data.sets.synthetic import CAMERA
 from r2l_jax.drift import cases
 from r2l_jax.drift.adjustment import adaptation, learning
-from r2l_jax.drift.adjustment.config import AdaptationConfig
-from r2l_jax.drift.adjustment.learning import LearningConfig
+from r2l_jax.drift.adjustment.config import AdaptationConfig, LearningConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation, synthesis
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError

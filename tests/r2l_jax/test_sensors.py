@@ -13,7 +13,7 @@ import isp
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation, synthesis
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace

@@ -1,7 +1,6 @@
 """Finished models in formats that need neither this package nor the run."""
 
 from r2l_jax.apps.export import samples
-from r2l_jax.apps.export.export import FORMATS, Outcome, export_model, report
-from r2l_jax.apps.export.parts import PARTS
+from r2l_jax.apps.export.export import Outcome, export_model, report
 
-__all__ = ["FORMATS", "PARTS", "Outcome", "export_model", "report", "samples"]
+__all__ = ["Outcome", "export_model", "report", "samples"]

@@ -11,7 +11,8 @@ import numpy as np
 from flax import nnx
 
 from r2l_jax.apps.export import description, onnx_files, stablehlo
-from r2l_jax.apps.export.parts import IMAGES, LOGITS, PARTS, RAW, Part, parts_of
+from r2l_jax.apps.export.parts import IMAGES, LOGITS, RAW, Part, parts_of
+from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, root_cause
@@ -20,8 +21,6 @@ from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import model_file
 from r2l_jax.training.about import named_arrays
 from r2l_jax.training.loaded import TrainedModel
-
-FORMATS = ("stablehlo", "onnx", "safetensors", "camera")
 
 # The greatest difference from the model, in display values and in logits.
 LIMIT = 1e-4
@@ -72,8 +71,8 @@ def export_model(
         model: the finished model.
         output: the folder.
         samples: mosaics `(N, H, W)`, or images of a model that takes these. Files are for inputs of their size.
-        parts: which of `PARTS`; None is all that the model has.
-        formats: which of `FORMATS`; None is all that the model has.
+        parts: which of `names.EXPORT_PARTS`; None is all that the model has.
+        formats: which of `names.EXPORT_FORMATS`; None is all that the model has.
         gradient: whether StableHLO has its reverse-mode derivative.
 
     Returns:
@@ -107,7 +106,7 @@ def export_model(
 def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[str, Part]:
     names = list(found) if names is None else names
     if lacking := [name for name in names if name not in found]:
-        known = [name for name in PARTS if name in found]
+        known = [name for name in EXPORT_PARTS if name in found]
         raise InputError(f"--parts={lacking[0]}: the run takes processed images, so it has {' and '.join(known)} alone")
     return {name: found[name] for name in names}
 
@@ -115,7 +114,7 @@ def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[s
 def _chosen_formats(names: Sequence[str] | None, has_camera: bool) -> Sequence[str]:
     if names is not None and "camera" in names and not has_camera:
         raise InputError("--formats=camera: no parameter of the processing starts from a camera's value")
-    wanted = [name for name in FORMATS if name != "camera" or has_camera] if names is None else names
+    wanted = [name for name in EXPORT_FORMATS if name != "camera" or has_camera] if names is None else names
     if "onnx" in wanted:
         onnx_files.check_installed()
     return wanted

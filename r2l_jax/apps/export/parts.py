@@ -14,7 +14,6 @@ from r2l_jax.model.raw_to_logit import RawToLogit
 
 Parameters = dict[str, jax.Array]
 
-PARTS = ("whole", "isp", "head")
 
 RAW, IMAGES, LOGITS = "raw", "images", "logits"
 
@@ -24,7 +23,7 @@ class Part:
     """A function of a batch that a model computes.
 
     Attributes:
-        name: one of `PARTS`.
+        name: one of `names.EXPORT_PARTS`.
         input: the name of the input: "raw" or "images".
         output: the name of the output: "images" or "logits".
         function: computes the output from the parameters and the input.

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 import isp
-from r2l_jax.pipelines import DEMOSAICING, NamedPipeline, find_pipeline
+from r2l_jax.names import DEMOSAICING
+from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.loaded import TrainedModel
 

@@ -5,7 +5,6 @@ import os
 import pathlib
 from typing import Any
 
-import isp
 from r2l_jax.config import (
     AUX_LOSSES,
     CHECKPOINTS,
@@ -17,10 +16,9 @@ from r2l_jax.config import (
     OptimizationSettings,
     TrainConfig,
 )
-from r2l_jax.drift import cases
-from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.names import CHANGES, CORRUPTIONS, PUBLISHED_PIPELINES, SEVERITIES
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, setting
@@ -96,7 +94,7 @@ class StudyChoice(Settings):
         choices=CHECKPOINTS,
     )
     corruptions: tuple[str, ...] = setting(
-        f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}", cases.CHANGES, each=tuple(CORRUPTIONS)
+        f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}", CHANGES, each=CORRUPTIONS
     )
     severities: tuple[int, ...] = setting(
         f"for synthesis: the severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", (3,)
@@ -150,6 +148,8 @@ class StudyConfig(Settings):
                 "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
                 "--parts=synthesis,forensics"
             )
+        from r2l_jax.drift import cases
+
         # Values that no run would take end the study before its first job.
         self.training_of("check")
         cases.corruptions(self.choice.corruptions, self.choice.severities)
@@ -178,10 +178,8 @@ class StudyConfig(Settings):
     @property
     def pipelines(self) -> dict[str, str]:
         """The twelve pipelines: the study's name of each, and the name of the one that is computed."""
-        computed = isp.AS_PUBLISHED_STATIC if self.choice.as_published else isp.PUBLISHED_STATIC
-        return {
-            ".".join(published): ".".join(ours) for published, ours in zip(isp.PUBLISHED_STATIC, computed, strict=True)
-        }
+        sharpening = "unsharp_masking_vertical" if self.choice.as_published else "unsharp_masking"
+        return {name: name.replace("unsharp_masking", sharpening) for name in PUBLISHED_PIPELINES}
 
     def training_of(self, run_name: str, **flags: Any) -> TrainConfig:
         """Returns the training of one of the study's runs.

@@ -14,7 +14,7 @@ from r2l_jax.apps.study.ledger import Ledger
 from r2l_jax.apps.study.plan import StudyJob
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.tables import table as text_table
 from r2l_jax.training import train

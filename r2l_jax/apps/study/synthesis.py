@@ -12,7 +12,7 @@ from r2l_jax.apps.study.plan import StudyJob, trainings_of
 from r2l_jax.apps.study.published import Orientation, difference
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.search.measure import LEAST_DROP
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.errors import InputError
 

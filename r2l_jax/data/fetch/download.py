@@ -16,17 +16,14 @@ from collections.abc import Mapping, Sequence
 
 from tqdm import tqdm
 
-from r2l_jax.config import INTENSITIES
 from r2l_jax.data.fetch import archives, b2, zenodo
 from r2l_jax.data.fetch.partial import Remote, check_free_disk
 from r2l_jax.data.fetch.web import masked
 from r2l_jax.data.sets.synthetic import intensity_folder
+from r2l_jax.names import INTENSITIES, SOURCES, ZENODO_URL
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.locks import locked
-
-SOURCES = ("zenodo", "b2")
-ZENODO_URL = zenodo.URL
 
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
 _UNPACKED = ".unpacked.json"

@@ -10,7 +10,6 @@ from r2l_jax.data.fetch.partial import Dropped, Remote, Sink, fetch
 from r2l_jax.data.fetch.web import check_secure, get, masked, read_json, without_password
 from r2l_jax.runtime.errors import InputError, root_cause
 
-URL = "https://zenodo.org/api"
 # The record of Raw-Microscopy and Raw-Drone.
 RECORD = 5235536
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from r2l_jax.data.files.libraw import is_container
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES
+from r2l_jax.names import SHOT_FIELDS
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
@@ -47,9 +48,6 @@ class Shot:
     date: str | None = None
 
 
-FIELDS = tuple(field.name for field in dataclasses.fields(Shot))
-
-
 def read_shot(path: str | os.PathLike) -> Shot:
     """Reads the facts of a shot from a raw file.
 
@@ -75,7 +73,7 @@ def read_shot(path: str | os.PathLike) -> Shot:
 def _merged(first: Shot, second: Shot) -> Shot:
     """Fills the gaps of one record by another."""
     return dataclasses.replace(
-        first, **{name: getattr(second, name) for name in FIELDS if getattr(first, name) is None}
+        first, **{name: getattr(second, name) for name in SHOT_FIELDS if getattr(first, name) is None}
     )
 
 

@@ -2,10 +2,11 @@
 
 import pathlib
 
-from r2l_jax.config import DATASETS, INTENSITIES, PUBLISHED_SETS, SYNTHETIC_IMAGES, SYNTHETIC_SETS, SYNTHETIC_SIZE
+from r2l_jax.config import DATASETS, PUBLISHED_SETS, SYNTHETIC_IMAGES, SYNTHETIC_SETS, SYNTHETIC_SIZE
 from r2l_jax.data.fetch import download as downloads
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import folder, published, synthetic
+from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_first_process

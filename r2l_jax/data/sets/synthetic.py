@@ -26,13 +26,13 @@ from tqdm import tqdm
 from isp.camera import Camera
 from isp.sensor import expose
 from isp.unprocessing import to_camera
-from r2l_jax.config import INTENSITIES
 from r2l_jax.data.files.cameras import read_camera_file
 from r2l_jax.data.files.decoding import read_text, reading
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets.phantom import CLASSES, render
+from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.files import drafting
 

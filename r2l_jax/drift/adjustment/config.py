@@ -1,15 +1,18 @@
-"""The settings of an adaptation."""
+"""The settings of the two ways of drift adjustment."""
 
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import PIPELINE_NAMES, FinishedRun
-from r2l_jax.drift import cases
-from r2l_jax.drift.cases import Case
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Bound, setting
+
+if TYPE_CHECKING:
+    from r2l_jax.drift.cases import Case
+else:
+    Case = Any  # to import it takes longer than a program's help may
 
 # The exposures that searches start at, in stops; a smaller number of starts takes the first of them.
 STOPS = (0, 1, 2, 3, 4, 5, 6, -1, -2)
@@ -55,7 +58,7 @@ class AdaptationConfig(FinishedRun):
             raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
         if self.drifted_camera and not self.drifted_data_dir:
             raise InputError("--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well")
-        if len({camera_drift(name) for name in self.cameras}) < len(set(self.cameras)):
+        if len({camera_title(name) for name in self.cameras}) < len(set(self.cameras)):
             raise InputError(f"--cameras: two of {', '.join(self.cameras)} have one name")
         if not self.drifts():
             raise InputError(
@@ -68,8 +71,10 @@ class AdaptationConfig(FinishedRun):
 
     @functools.cached_property
     def _drifts(self) -> tuple[Case, ...]:
-        cameras = [camera_drift(name) for name in self.cameras]
-        data = [Case(DATA, DATA)] if self.drifted_data_dir else []
+        from r2l_jax.drift import cases
+
+        cameras = [cases.Case(camera_title(name), "cameras") for name in self.cameras]
+        data = [cases.Case(DATA, DATA)] if self.drifted_data_dir else []
         return tuple(
             dict.fromkeys(
                 cases.intensities(self.intensities)
@@ -92,6 +97,24 @@ class AdaptationConfig(FinishedRun):
         return {name: getattr(self, name) for name in names}
 
 
-def camera_drift(name: str) -> Case:
-    """Returns the drift to another camera, by the camera's name or its file."""
-    return Case(f"camera={pathlib.Path(name).stem}", "cameras")
+def camera_title(name: str) -> str:
+    """Returns the name of the drift to another camera, from the camera's name or its file."""
+    return f"camera={pathlib.Path(name).stem}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningConfig(FinishedRun):
+    """With --mode=learn.
+
+    Raises:
+        InputError: values out of range.
+    """
+
+    target_score: float = setting(
+        "the score whose time is reported", 0.8, bound=Bound(lambda value: 0 < value <= 1, "be in (0, 1]")
+    )
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """The folder of the results."""
+        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"

@@ -10,7 +10,7 @@ from r2l_jax.data.files.cameras import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases
-from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_drift
+from r2l_jax.drift.adjustment.config import DATA, AdaptationConfig, camera_title
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
@@ -49,7 +49,7 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
     if drift.group == DATA:
         dataset = _other_data(config, fold)
     else:
-        cameras = {camera_drift(name).name: name for name in config.cameras}
+        cameras = {camera_title(name): name for name in config.cameras}
         camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
         dataset = acquisition.drifted(fold.config, fold.dataset, drift, camera, config.seed)
     if dataset.fingerprint == fold.dataset.fingerprint:

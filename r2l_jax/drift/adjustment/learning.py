@@ -1,6 +1,5 @@
 """Drift adjustment by learning: compares training processing and head together with training the head alone."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -8,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from r2l_jax.config import FinishedRun, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import figures
+from r2l_jax.drift.adjustment.config import LearningConfig
 from r2l_jax.drift.adjustment.learning_report import comparison_table, curves_figure
 from r2l_jax.drift.cases import camera_of
 from r2l_jax.model.raw_to_logit import pipeline_of
@@ -19,7 +19,7 @@ from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
-from r2l_jax.runtime.flags import Bound, flat, replace, setting
+from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import train
@@ -28,24 +28,6 @@ from r2l_jax.training.record import changed_data, changes, other_makers, read_me
 from r2l_jax.training.trained import TrainedFold, load_runs
 
 LEARNT, FROZEN = "learnt", "frozen"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LearningConfig(FinishedRun):
-    """With --mode=learn.
-
-    Raises:
-        InputError: values out of range.
-    """
-
-    target_score: float = setting(
-        "the score whose time is reported", 0.8, bound=Bound(lambda value: 0 < value <= 1, "be in (0, 1]")
-    )
-
-    @property
-    def output_dir(self) -> pathlib.Path:
-        """The folder of the results."""
-        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
 
 
 def run(config: LearningConfig) -> dict[str, Any]:

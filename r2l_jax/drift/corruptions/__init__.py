@@ -15,7 +15,7 @@ compiled function.
 from collections.abc import Mapping
 
 from r2l_jax.drift.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
-from r2l_jax.drift.corruptions.declare import SEVERITIES, Corruption
+from r2l_jax.drift.corruptions.declare import Corruption
 from r2l_jax.drift.corruptions.digital import elastic_transform, jpeg_compression, pixelate
 from r2l_jax.drift.corruptions.droplets import spatter
 from r2l_jax.drift.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
@@ -23,7 +23,7 @@ from r2l_jax.drift.corruptions.values import brightness, contrast, identity, sat
 from r2l_jax.drift.corruptions.weather import fog, frost, snow
 from r2l_jax.runtime.errors import InputError
 
-__all__ = ["CORRUPTIONS", "OF_THE_STUDY", "SEVERITIES"]
+__all__ = ["CORRUPTIONS"]
 
 
 class _Corruptions(dict[str, Corruption]):
@@ -33,8 +33,8 @@ class _Corruptions(dict[str, Corruption]):
         raise InputError(f"a corruption must be one of {', '.join(self)}, got {name!r}")
 
 
-# Those of the study, in the order of its tables: noise comes first.
-_STUDY = (
+# In the order of `names.CORRUPTIONS`.
+_ALL = (
     identity,
     gaussian_noise,
     shot_noise,
@@ -46,10 +46,15 @@ _STUDY = (
     brightness,
     saturate,
     elastic_transform,
+    defocus_blur,
+    glass_blur,
+    motion_blur,
+    fog,
+    frost,
+    snow,
+    spatter,
+    jpeg_compression,
+    pixelate,
 )
-_FURTHER = (defocus_blur, glass_blur, motion_blur, fog, frost, snow, spatter, jpeg_compression, pixelate)
 
-OF_THE_STUDY: tuple[str, ...] = tuple(corruption.__name__ for corruption in _STUDY)
-CORRUPTIONS: Mapping[str, Corruption] = _Corruptions(
-    (corruption.__name__, corruption) for corruption in (*_STUDY, *_FURTHER)
-)
+CORRUPTIONS: Mapping[str, Corruption] = _Corruptions((corruption.__name__, corruption) for corruption in _ALL)

@@ -11,9 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from isp._engine.checks import check_image, is_traced
+from r2l_jax.names import SEVERITIES
 from r2l_jax.runtime.errors import InputError
-
-SEVERITIES = (1, 2, 3, 4, 5)
 
 # Within a corruption, all arguments are arrays.
 ImageArray = Float[Array, "*batch height width 3"]

@@ -4,8 +4,7 @@ import dataclasses
 import pathlib
 
 from r2l_jax.config import AUX_LOSSES, FinishedRun
-from r2l_jax.data.files.shot import FIELDS
-from r2l_jax.drift import by_shot
+from r2l_jax.names import BY_SHOT, SHOT_FIELDS
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, setting
 
@@ -66,7 +65,7 @@ class ForensicsConfig(FinishedRun):
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
     samples: int = setting("the greatest number of training samples that searches draw from", 512, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
-    by: tuple[str, ...] = setting(f"{by_shot.SETTING}, by default and in the worst cases", (), each=FIELDS)
+    by: tuple[str, ...] = setting(f"{BY_SHOT}, by default and in the worst cases", (), each=SHOT_FIELDS)
     seed: int = setting("the seed of samples, starts and batches", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):

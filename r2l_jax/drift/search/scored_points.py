@@ -181,7 +181,7 @@ class ScoredPoints:
         known = np.zeros(arrays["shape"], np.float32)
         known.ravel()[arrays["places"]] = arrays["values"]
         points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
-        return dict(zip(points, known, strict=True))
+        return {point: known[place] for place, point in enumerate(points)}
 
 
 def _whole(indices: np.ndarray, others: np.ndarray | None, measured: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,107 +11,27 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from r2l_jax.config import CHECKPOINTS, INTENSITIES, OWN_PIPELINE, PIPELINE_NAMES, WHICH_CHECKPOINT
-from r2l_jax.data.files.shot import FIELDS
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import by_shot, cases, figures
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
-from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.synthesis import summary
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.summary import Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
+from r2l_jax.names import DRIFTS, SHOT_FIELDS
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, flat, setting
+from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.folds import run_names
 from r2l_jax.training.trained import TrainedFold, load_runs
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig(Settings):
-    """Evaluation.
-
-    Raises:
-        InputError: a value is unknown or out of range.
-    """
-
-    run: tuple[str, ...] = setting("folders of finished runs, or of their folds, separated by commas", kind="repeated")
-    against: tuple[str, ...] = setting(
-        f"the kinds of drift to test against, of {', '.join(cases.GROUPS)}",
-        ("pipelines", "corruptions"),
-        each=cases.GROUPS,
-    )
-    pipelines: tuple[str, ...] = setting(f"other pipelines: {PIPELINE_NAMES}", cases.PIPELINES)
-    intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES)
-    exposures: tuple[float, ...] = setting(
-        "exposures by the sensor model, as factors on the light; for any raw data", cases.EXPOSURES
-    )
-    corruptions: tuple[str, ...] = setting(
-        f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", cases.CHANGES
-    )
-    severities: tuple[int, ...] = setting(
-        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
-    )
-    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
-    data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
-    output: str | None = setting(
-        "folder for the results; default: evaluation in the run's folder, or in the innermost folder of all runs",
-        None,
-    )
-    pipeline: tuple[str, ...] = setting(OWN_PIPELINE, ())
-    by: tuple[str, ...] = setting(by_shot.SETTING, (), each=FIELDS)
-    batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
-    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("run", "against", *self.against, *(["severities"] if "corruptions" in self.against else [])):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is empty")
-        self.cases()
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags of groups that are not tested against."""
-        ignored = {}
-        for group in cases.GROUPS:
-            if group not in self.against:
-                names = [group, "severities"] if group == "corruptions" else [group]
-                ignored |= dict.fromkeys(names, f"without {group} in --against")
-        if not {"exposures", "corruptions"}.intersection(self.against):
-            ignored["seed"] = "without exposures or corruptions in --against"
-        return ignored
-
-    def cases(self) -> list[Case]:
-        """Returns the cases, each once; the first is that of the runs' own images."""
-        return list(self._cases)
-
-    @functools.cached_property
-    def _cases(self) -> tuple[Case, ...]:
-        known = {
-            "pipelines": cases.pipelines(self.pipelines),
-            "intensities": cases.intensities(self.intensities),
-            "exposures": cases.exposures(self.exposures),
-            "corruptions": cases.corruptions(self.corruptions, self.severities),
-        }
-        chosen = [case for group in cases.GROUPS if group in self.against for case in known[group]]
-        return tuple(dict.fromkeys([OWN, *chosen]))
-
-    @property
-    def output_dir(self) -> pathlib.Path:
-        """The folder of the results: by default `evaluation` in the run's folder or in the innermost of all runs."""
-        if self.output:
-            return pathlib.Path(self.output)
-        if len(self.run) == 1:
-            return pathlib.Path(self.run[0]) / "evaluation"
-        return pathlib.Path(os.path.commonpath([os.path.abspath(uri) for uri in self.run])) / "evaluation"
 
 
 def run(config: EvaluationConfig) -> dict[str, Any]:
@@ -211,7 +130,7 @@ def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Ide
     file, pictures = output / "evaluation.json", summary.make_figures(content, content["score"])
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
     store.begin(
-        file, planned, unlisted=[f"{name}.png" for name in (*cases.GROUPS, *(f"by_{field}" for field in FIELDS))]
+        file, planned, unlisted=[f"{name}.png" for name in (*DRIFTS, *(f"by_{field}" for field in SHOT_FIELDS))]
     )
     write_csv(output / "evaluation.csv", summary.csv_rows(content, content["score"]))
     events = figures.write(output, pictures)

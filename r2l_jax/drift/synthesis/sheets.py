@@ -1,6 +1,5 @@
 """Sheets: one sample side by side, as pipelines or corruptions make it, or in the worst cell of an evaluation."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -11,89 +10,26 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from r2l_jax.config import PIPELINE_NAMES, DataSettings
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
-from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
+from r2l_jax.drift.synthesis.config import SheetConfig
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
-from r2l_jax.runtime.flags import NOT_NEGATIVE, setting
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.training.trained import TrainedFold, load_runs
-
-SHEETS = ("pipelines", "corruptions", "worst")
-
-# The flags that only some sheets use.
-_USED_BY = {
-    "pipelines": ("pipelines",),
-    "pipeline": ("corruptions",),
-    "corruptions": ("corruptions",),
-    "severities": ("corruptions",),
-    "seed": ("corruptions", "worst"),
-    "evaluation": ("worst",),
-    "matrix": ("worst",),
-}
 
 # The outermost pixels, which the scale of differences leaves out.
 _BORDER = 2
 
 # The longer side of a panel in pixels, so that a row of five severities fits on a screen.
 _SMALL_PANEL = 240
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SheetConfig(DataSettings):
-    """A sheet.
-
-    Raises:
-        InputError: a value is unknown or out of range.
-    """
-
-    sheet: str = setting(
-        "pipelines: a sample under several pipelines; corruptions: under corruptions (rows) of several severities "
-        "(columns); worst: as the run of the worst cell of an evaluation was trained on it and was tested on it, and "
-        "the difference by channel",
-        choices=SHEETS,
-    )
-    output: str = setting("the picture, a PNG file")
-    sample: int | None = setting(
-        "the sample's index in the data set; default: 0, and for worst the first that the run was validated on",
-        None,
-        bound=NOT_NEGATIVE,
-    )
-    pipelines: tuple[str, ...] = setting(f"for pipelines: {PIPELINE_NAMES}", cases.PIPELINES)
-    pipeline: str = setting("for corruptions: the pipeline whose images are corrupted", "parametrized")
-    corruptions: tuple[str, ...] = setting(f"for corruptions: of {', '.join(CORRUPTIONS)}", cases.CHANGES)
-    severities: tuple[int, ...] = setting(f"for corruptions: of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES))
-    evaluation: str | None = setting("for worst: the evaluation.json of scripts/evaluate.py", None)
-    matrix: str = setting("for worst: the matrix of the evaluation", "pipelines", choices=cases.GROUPS)
-    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("pipelines", "corruptions", "severities"):
-            if self.sheet in _USED_BY[name] and not getattr(self, name):
-                raise InputError(f"--{name} is empty")
-        if self.sheet == "worst" and self.evaluation is None:
-            raise InputError("--sheet=worst needs --evaluation, the evaluation.json of scripts/evaluate.py")
-        if pathlib.Path(self.output).suffix.lower() != ".png":
-            raise InputError(f"--output must be a .png file, got {self.output}")
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that the sheet does not use."""
-        ignored = {name: f"in --sheet={self.sheet}" for name, used in _USED_BY.items() if self.sheet not in used}
-        if self.sheet == "worst":
-            # The run of the evaluation names its data set; only where it is may have changed.
-            names = {field.name for field in dataclasses.fields(DataSettings)} - {"data_dir"}
-            ignored |= dict.fromkeys(sorted(names), "in --sheet=worst")
-        return ignored
 
 
 def run(config: SheetConfig) -> None:

@@ -16,18 +16,18 @@ from flax import nnx
 from tqdm import tqdm
 
 import isp
-from r2l_jax.config import INTENSITIES, PIPELINE_NAMES, DataSettings
+from r2l_jax.config import PIPELINE_NAMES, DataSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import OWN, camera_of
-from r2l_jax.drift.corruptions import CORRUPTIONS, SEVERITIES
 from r2l_jax.drift.renderer import Processor, Renderer
 from r2l_jax.drift.synthesis import picture_sets
 from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
+from r2l_jax.names import CORRUPTIONS, INTENSITIES, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler, store
 from r2l_jax.runtime.devices import shardings, to_devices

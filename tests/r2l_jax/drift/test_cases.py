@@ -6,6 +6,7 @@ import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases
+from r2l_jax.names import DRIFTS, PUBLISHED_PIPELINES
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 
@@ -19,9 +20,9 @@ def dataset(camera=CAMERA):
 
 
 def test_the_published_pipelines_are_twelve_by_names_that_stay():
-    assert len(set(cases.PIPELINES)) == 12
-    assert cases.PIPELINES[0] == "bilinear.sharpening_filter.median_denoising"
-    assert cases.PIPELINES[-1] == "menon2007.unsharp_masking.gaussian_denoising"
+    assert len(set(PUBLISHED_PIPELINES)) == 12
+    assert PUBLISHED_PIPELINES[0] == "bilinear.sharpening_filter.median_denoising"
+    assert PUBLISHED_PIPELINES[-1] == "menon2007.unsharp_masking.gaussian_denoising"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_names_of_test_cases():
         *("parametrized", "iso=0.05", "iso=1", "exposure=0.25"),
         *("gaussian_noise.1", "gaussian_noise.3", "contrast.1", "contrast.3"),
     ]
-    assert list(dict.fromkeys(case.group for case in known)) == list(cases.GROUPS)
+    assert list(dict.fromkeys(case.group for case in known)) == list(DRIFTS)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_what_is_not_known_is_named(make, message):
 def test_only_a_pipeline_that_was_not_learnt_is_a_runs_own_by_name(config, own):
     pipeline = cases.own_pipeline(config)
     assert (pipeline and pipeline.title) == own
-    known = cases.pipelines([*cases.PIPELINES, "parametrized"])
+    known = cases.pipelines([*PUBLISHED_PIPELINES, "parametrized"])
     assert [case.name for case in known if cases.is_own(case, config)] == ([own] if own else [])
 
 

@@ -20,7 +20,8 @@ from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig, Evaluator
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.runtime import store
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train, trained

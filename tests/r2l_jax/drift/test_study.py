@@ -1,16 +1,15 @@
 import numpy as np
 import pytest
 
-from r2l_jax.drift import cases
-from r2l_jax.drift.corruptions import OF_THE_STUDY
 from r2l_jax.drift.study import published
+from r2l_jax.names import CORRUPTIONS_OF_THE_STUDY, PUBLISHED_PIPELINES
 
 STUDY = published()
 
 
 def test_the_study_has_our_names_in_our_order():
-    assert tuple(STUDY.pipelines) == cases.PIPELINES
-    assert tuple(STUDY.corruptions) == OF_THE_STUDY
+    assert tuple(STUDY.pipelines) == PUBLISHED_PIPELINES
+    assert tuple(STUDY.corruptions) == CORRUPTIONS_OF_THE_STUDY
     assert (STUDY.severity, STUDY.folds) == (3, 5)
     assert STUDY.source.startswith("Oala et al.")
 

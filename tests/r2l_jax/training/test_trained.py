@@ -10,10 +10,9 @@ from small_runs import metrics, model
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.sets import datasets
-from r2l_jax.drift.adjustment.config import AdaptationConfig
-from r2l_jax.drift.adjustment.learning import LearningConfig
+from r2l_jax.drift.adjustment.config import AdaptationConfig, LearningConfig
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.training import train, trained

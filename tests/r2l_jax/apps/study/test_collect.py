@@ -5,8 +5,8 @@ from report_pages import Page
 from r2l_jax.apps.report.page import render
 from r2l_jax.apps.study import adjustment, figures, page, searches, synthesis
 from r2l_jax.apps.study.published import orientation
-from r2l_jax.drift.cases import PIPELINES
 from r2l_jax.model.tasks import Classification
+from r2l_jax.names import PUBLISHED_PIPELINES as PIPELINES
 from r2l_jax.runtime.errors import InputError
 
 TASK = Classification(("a", "b"), "resnet18")

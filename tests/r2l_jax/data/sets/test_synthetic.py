@@ -8,8 +8,8 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.config import INTENSITIES
 from r2l_jax.data.sets import phantom, synthetic
+from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime.errors import InputError
 
 IMAGES, SIZE = 10, 32

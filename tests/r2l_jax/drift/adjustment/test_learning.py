@@ -5,7 +5,7 @@ import pytest
 
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.adjustment import learning
-from r2l_jax.drift.adjustment.learning import LearningConfig
+from r2l_jax.drift.adjustment.config import LearningConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from r2l_jax.drift.corruptions import SEVERITIES
 from r2l_jax.drift.corruptions.blur import defocus_blur, glass_blur, motion_blur, replaced_by_neighbors
 from r2l_jax.drift.corruptions.filters import gaussian_taps, smoothed, streak_taps, streaked
+from r2l_jax.names import SEVERITIES
 
 PUBLISHED = np.load(pathlib.Path(__file__).with_name("published.npz"))
 IMAGE, KEY = PUBLISHED["image"], jax.random.key(0)

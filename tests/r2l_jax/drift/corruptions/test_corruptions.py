@@ -10,8 +10,10 @@ import pytest
 import scipy.ndimage
 import scipy_warps
 
-from r2l_jax.drift.corruptions import CORRUPTIONS, OF_THE_STUDY, SEVERITIES
+from r2l_jax import names
+from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.drift.corruptions.blur import zoom_blur
+from r2l_jax.names import SEVERITIES
 from r2l_jax.runtime.errors import InputError
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("corruptions.npz"))
@@ -43,8 +45,8 @@ def noise(name, image, severity):
 
 
 def test_names_and_severities():
-    assert ("identity", *RANDOM[:4], *DETERMINISTIC[:5], "elastic_transform") == OF_THE_STUDY
-    assert tuple(CORRUPTIONS)[: len(OF_THE_STUDY)] == OF_THE_STUDY
+    assert ("identity", *RANDOM[:4], *DETERMINISTIC[:5], "elastic_transform") == names.CORRUPTIONS_OF_THE_STUDY
+    assert tuple(CORRUPTIONS) == names.CORRUPTIONS
     assert set(CORRUPTIONS) == {"identity", *RANDOM, *DETERMINISTIC}
     assert len(CORRUPTIONS) == 1 + 19
     assert SEVERITIES == (1, 2, 3, 4, 5)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2l_jax.drift.corruptions import SEVERITIES
 from r2l_jax.drift.corruptions.digital import jpeg_compression, pixelate
 from r2l_jax.drift.corruptions.jpeg import compressed, quantization
+from r2l_jax.names import SEVERITIES
 
 QUALITIES, SHARES, KEY = (80, 65, 58, 50, 40), (0.95, 0.9, 0.85, 0.75, 0.65), jax.random.key(0)
 

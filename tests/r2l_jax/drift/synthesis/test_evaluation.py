@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift.synthesis import evaluation
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace

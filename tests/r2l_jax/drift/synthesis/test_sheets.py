@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from r2l_jax.drift.synthesis import evaluation, sheets
-from r2l_jax.drift.synthesis.evaluation import EvaluationConfig
-from r2l_jax.drift.synthesis.sheets import SheetConfig, worst_cell
+from r2l_jax.drift.synthesis.config import EvaluationConfig, SheetConfig
+from r2l_jax.drift.synthesis.sheets import worst_cell
 from r2l_jax.runtime.errors import InputError
 
 OTHER = "bilinear.unsharp_masking.median_denoising"

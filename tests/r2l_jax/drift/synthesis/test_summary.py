@@ -5,9 +5,10 @@ import pytest
 from r2l_jax.drift import cases
 from r2l_jax.drift.synthesis import summary
 from r2l_jax.drift.synthesis.summary import RunResults
+from r2l_jax.names import PUBLISHED_PIPELINES
 from r2l_jax.runtime.files import write_csv
 
-FIRST, SECOND = cases.PIPELINES[:2]
+FIRST, SECOND = PUBLISHED_PIPELINES[:2]
 CASES = [
     cases.OWN,
     *cases.pipelines([FIRST, SECOND]),

@@ -1,0 +1,167 @@
+"""The settings of the programs that test models under drift, and show a sample under it."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, PIPELINE_NAMES, WHICH_CHECKPOINT, DataSettings
+from r2l_jax.names import (
+    BY_SHOT,
+    CHANGES,
+    CORRUPTIONS,
+    DRIFTS,
+    EXPOSURES,
+    INTENSITIES,
+    PUBLISHED_PIPELINES,
+    SEVERITIES,
+    SHOT_FIELDS,
+)
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
+
+if TYPE_CHECKING:
+    from r2l_jax.drift.cases import Case
+else:
+    Case = Any  # to import it takes longer than a program's help may
+
+SHEETS = ("pipelines", "corruptions", "worst")
+
+# The flags that only some sheets use.
+_USED_BY = {
+    "pipelines": ("pipelines",),
+    "pipeline": ("corruptions",),
+    "corruptions": ("corruptions",),
+    "severities": ("corruptions",),
+    "seed": ("corruptions", "worst"),
+    "evaluation": ("worst",),
+    "matrix": ("worst",),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig(Settings):
+    """Evaluation.
+
+    Raises:
+        InputError: a value is unknown or out of range.
+    """
+
+    run: tuple[str, ...] = setting("folders of finished runs, or of their folds, separated by commas", kind="repeated")
+    against: tuple[str, ...] = setting(
+        f"the kinds of drift to test against, of {', '.join(DRIFTS)}",
+        ("pipelines", "corruptions"),
+        each=DRIFTS,
+    )
+    pipelines: tuple[str, ...] = setting(f"other pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
+    intensities: tuple[float, ...] = setting("other measured intensities", INTENSITIES)
+    exposures: tuple[float, ...] = setting(
+        "exposures by the sensor model, as factors on the light; for any raw data", EXPOSURES
+    )
+    corruptions: tuple[str, ...] = setting(f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", CHANGES)
+    severities: tuple[int, ...] = setting(
+        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", SEVERITIES
+    )
+    checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
+    data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
+    output: str | None = setting(
+        "folder for the results; default: evaluation in the run's folder, or in the innermost folder of all runs",
+        None,
+    )
+    pipeline: tuple[str, ...] = setting(OWN_PIPELINE, ())
+    by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS)
+    batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
+    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("run", "against", *self.against, *(["severities"] if "corruptions" in self.against else [])):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is empty")
+        self.cases()
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags of groups that are not tested against."""
+        ignored = {}
+        for group in DRIFTS:
+            if group not in self.against:
+                names = [group, "severities"] if group == "corruptions" else [group]
+                ignored |= dict.fromkeys(names, f"without {group} in --against")
+        if not {"exposures", "corruptions"}.intersection(self.against):
+            ignored["seed"] = "without exposures or corruptions in --against"
+        return ignored
+
+    def cases(self) -> list[Case]:
+        """Returns the cases, each once; the first is that of the runs' own images."""
+        return list(self._cases)
+
+    @functools.cached_property
+    def _cases(self) -> tuple[Case, ...]:
+        from r2l_jax.drift import cases
+
+        known = {
+            "pipelines": cases.pipelines(self.pipelines),
+            "intensities": cases.intensities(self.intensities),
+            "exposures": cases.exposures(self.exposures),
+            "corruptions": cases.corruptions(self.corruptions, self.severities),
+        }
+        chosen = [case for group in DRIFTS if group in self.against for case in known[group]]
+        return tuple(dict.fromkeys([cases.OWN, *chosen]))
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """The folder of the results: by default `evaluation` in the run's folder or in the innermost of all runs."""
+        if self.output:
+            return pathlib.Path(self.output)
+        if len(self.run) == 1:
+            return pathlib.Path(self.run[0]) / "evaluation"
+        return pathlib.Path(os.path.commonpath([os.path.abspath(uri) for uri in self.run])) / "evaluation"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SheetConfig(DataSettings):
+    """A sheet.
+
+    Raises:
+        InputError: a value is unknown or out of range.
+    """
+
+    sheet: str = setting(
+        "pipelines: a sample under several pipelines; corruptions: under corruptions (rows) of several severities "
+        "(columns); worst: as the run of the worst cell of an evaluation was trained on it and was tested on it, and "
+        "the difference by channel",
+        choices=SHEETS,
+    )
+    output: str = setting("the picture, a PNG file")
+    sample: int | None = setting(
+        "the sample's index in the data set; default: 0, and for worst the first that the run was validated on",
+        None,
+        bound=NOT_NEGATIVE,
+    )
+    pipelines: tuple[str, ...] = setting(f"for pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
+    pipeline: str = setting("for corruptions: the pipeline whose images are corrupted", "parametrized")
+    corruptions: tuple[str, ...] = setting(f"for corruptions: of {', '.join(CORRUPTIONS)}", CHANGES)
+    severities: tuple[int, ...] = setting(f"for corruptions: of {', '.join(map(str, SEVERITIES))}", SEVERITIES)
+    evaluation: str | None = setting("for worst: the evaluation.json of scripts/evaluate.py", None)
+    matrix: str = setting("for worst: the matrix of the evaluation", "pipelines", choices=DRIFTS)
+    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("pipelines", "corruptions", "severities"):
+            if self.sheet in _USED_BY[name] and not getattr(self, name):
+                raise InputError(f"--{name} is empty")
+        if self.sheet == "worst" and self.evaluation is None:
+            raise InputError("--sheet=worst needs --evaluation, the evaluation.json of scripts/evaluate.py")
+        if pathlib.Path(self.output).suffix.lower() != ".png":
+            raise InputError(f"--output must be a .png file, got {self.output}")
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that the sheet does not use."""
+        ignored = {name: f"in --sheet={self.sheet}" for name, used in _USED_BY.items() if self.sheet not in used}
+        if self.sheet == "worst":
+            # The run of the evaluation names its data set; only where it is may have changed.
+            names = {field.name for field in dataclasses.fields(DataSettings)} - {"data_dir"}
+            ignored |= dict.fromkeys(sorted(names), "in --sheet=worst")
+        return ignored

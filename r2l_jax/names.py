@@ -1,0 +1,77 @@
+"""The names that flags take, without the packages that compute what they stand for: those take a second to import."""
+
+# The algorithms of a static pipeline, `isp.ALGORITHMS`, without the demosaicing that --half_size chooses.
+DEMOSAICING = ("none", "bilinear", "malvar2004", "menon2007", "normalized")
+SHARPENING = ("none", "sharpening_filter", "unsharp_masking", "unsharp_masking_vertical")
+DENOISING = (
+    "none",
+    "gaussian_denoising",
+    "median_denoising",
+    "fft_denoising",
+    "tv_chambolle",
+    "tv_bregman",
+    "bilateral",
+    "chroma_denoising",
+    "nlm_denoising",
+)
+
+# The static pipelines of the study.
+PUBLISHED_PIPELINES = tuple(
+    f"{demosaic}.{sharpen}.{denoise}"
+    for demosaic in ("bilinear", "malvar2004", "menon2007")
+    for sharpen in ("sharpening_filter", "unsharp_masking")
+    for denoise in ("median_denoising", "gaussian_denoising")
+)
+
+# The intensities at which scenes were measured, as fractions of the full light.
+INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+
+# The kinds of drift: in the processing; in the acquisition, as measured or as computed by the sensor model; and
+# corruptions of finished images, which often stand in for both.
+DRIFTS = ("pipelines", "intensities", "exposures", "corruptions")
+
+# The corruptions of the study, in the order of its tables; the first one changes nothing.
+CORRUPTIONS_OF_THE_STUDY = (
+    "identity",
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "speckle_noise",
+    "gaussian_blur",
+    "zoom_blur",
+    "contrast",
+    "brightness",
+    "saturate",
+    "elastic_transform",
+)
+CORRUPTIONS = (
+    *CORRUPTIONS_OF_THE_STUDY,
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "fog",
+    "frost",
+    "snow",
+    "spatter",
+    "jpeg_compression",
+    "pixelate",
+)
+SEVERITIES = (1, 2, 3, 4, 5)
+
+# What a model is tested against by default.
+EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
+CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
+
+# The facts that are known of a shot, the fields of `data.files.shot.Shot`.
+SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date")
+BY_SHOT = f"also group scores by facts of the shots of a Folder's files: {', '.join(SHOT_FIELDS)}"
+
+# What an export consists of, and its formats.
+EXPORT_PARTS = ("whole", "isp", "head")
+EXPORT_FORMATS = ("stablehlo", "onnx", "safetensors", "camera")
+
+# The published data sets as they are downloaded, and where from.
+DOWNLOADS = ("Microscopy", "Drone")
+SOURCES = ("zenodo", "b2")
+ZENODO_URL = "https://zenodo.org/api"
+B2_BUCKET = "perturbed-minds"

@@ -1,0 +1,32 @@
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+
+import isp
+from r2l_jax import names
+from r2l_jax.data.fetch.download import LAYOUTS
+from r2l_jax.data.files.shot import Shot
+from r2l_jax.pipelines import BINNED
+
+COMPUTING = ("flax", "isp", "orbax", "matplotlib", "sklearn", "grain", "b2sdk", "PIL")
+
+
+def test_names_are_those_of_what_they_stand_for():
+    assert (*names.DEMOSAICING, BINNED) == tuple(isp.ALGORITHMS["demosaic"])
+    assert tuple(isp.ALGORITHMS["sharpen"]) == names.SHARPENING
+    assert tuple(isp.ALGORITHMS["denoise"]) == names.DENOISING
+    assert tuple(map(".".join, isp.PUBLISHED_STATIC)) == names.PUBLISHED_PIPELINES
+    assert tuple(field.name for field in dataclasses.fields(Shot)) == names.SHOT_FIELDS
+    assert tuple(LAYOUTS) == names.DOWNLOADS
+
+
+@pytest.mark.parametrize("program", ["train", "study"])
+def test_flags_need_none_of_the_packages_that_compute(program):
+    """Which take seconds to import, and would be waited for with --help and after a mistake in a flag."""
+    code = f"import sys, r2l_jax.programs.{program}; print([name for name in {COMPUTING} if name in sys.modules])"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
