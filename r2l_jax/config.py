@@ -57,6 +57,7 @@ SCHEDULES = ("constant", "cosine")
 CLASS_WEIGHTS = ("none", "balanced")
 AUGMENTATIONS = ("none", "weak", "strong")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
+PRECISIONS = ("float32", "bfloat16")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
 # The parameters of the parametrized pipeline. To make the pipeline would start JAX before several hosts have met.
@@ -248,6 +249,11 @@ class NetworkSettings(Settings):
     )
     smp_encoder: str | None = setting(
         "for segmentation: the encoder of the U-Net++; default: resnet34", None, choices=ENCODERS
+    )
+    precision: str = setting(
+        "the type in which the head computes; parameters, statistics, losses and the pipeline are float32",
+        "float32",
+        choices=PRECISIONS,
     )
     classifier_pretrained: bool = setting(
         "start the head's ResNet from ImageNet weights, torchvision's from the Hugging Face hub; its last layer or its "

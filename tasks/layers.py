@@ -6,6 +6,9 @@ here, the gradient of a 1x1 convolution takes twice as long, that of batch norm 
 the layers before an activation are computed again wherever the activation is read. The forms here suit other devices
 just as well.
 
+The layers compute in the precision of the images that they get. Parameters and statistics are float32, and sums are
+at least that.
+
 The derivatives of `relu` and of batch norm are written out for reverse mode; forward mode does not work.
 """
 
@@ -52,7 +55,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
         """Convolves images `(B, H, W, inputs)` to `(B, ceil(H / stride), ceil(W / stride), outputs)`."""
-        kernel = self.kernel[...]
+        kernel = self.kernel[...].astype(x.dtype)
         size, stride = kernel.shape[0], self.stride
         if size == 1:  # As a matrix product, whose gradient for the kernel is faster.
             return x[:, ::stride, ::stride] @ kernel[0, 0]
@@ -118,8 +121,8 @@ class BatchNorm(nnx.BatchNorm):
         # colors of an image, and at sums over all other axes.
         features = x.shape[-1]
         rows = x.reshape(-1, x.shape[2] * features)
-        scale = jnp.ones(features, x.dtype) if self.scale is None else self.scale[...]
-        bias = jnp.zeros(features, x.dtype) if self.bias is None else self.bias[...]
+        scale = jnp.ones(features) if self.scale is None else self.scale[...]
+        bias = jnp.zeros(features) if self.bias is None else self.bias[...]
         if use_running_average:
             gain = scale * jax.lax.rsqrt(self.var[...] + self.epsilon)
             normalized = _scale_and_shift(rows, gain, bias - self.mean[...] * gain)
@@ -134,6 +137,11 @@ class BatchNorm(nnx.BatchNorm):
 
     def _move(self, running: nnx.BatchStat, value: Float[Array, " features"]) -> None:
         running[...] = jax.lax.stop_gradient(self.momentum * running[...] + (1 - self.momentum) * value)
+
+
+def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Returns values in a precision in which many of them can be summed."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _normalize(rows: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, Array, Array]:
@@ -153,7 +161,7 @@ def _normalize_forward(
     rows: AnyArray, scale: AnyArray, bias: AnyArray, epsilon: float
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
     rows, scale, bias = map(jnp.asarray, (rows, scale, bias))
-    mean = _mean_by_feature(rows, scale.size)
+    mean = _mean_by_feature(at_least_float32(rows), scale.size)
     var = _mean_by_feature(jnp.square(rows - _each_pixel(mean, rows)), scale.size)
     inverse = jax.lax.rsqrt(var + epsilon)
     normalized = _scale_and_shift(rows, scale * inverse, bias - mean * scale * inverse)
@@ -165,21 +173,25 @@ def _normalize_backward(
 ) -> tuple[Array, Array, Array]:
     # For y = scale * z + bias with z = (x - mean) / deviation: dx = scale / deviation * (dy - <dy> - z <dy z>).
     rows, scale, mean, inverse = map(jnp.asarray, residuals)
-    gradient = jnp.asarray(gradients[0])
+    gradient = at_least_float32(jnp.asarray(gradients[0]))
     count = rows.size // scale.size
     mean_gradient = _mean_by_feature(gradient, scale.size)
     slope = inverse * _mean_by_feature(gradient * (rows - _each_pixel(mean, rows)), scale.size)
     gain, pull = scale * inverse, scale * inverse * inverse * slope
-    rows_gradient = _scale_and_shift(gradient, gain, mean * pull - gain * mean_gradient) - rows * _each_pixel(
+    rows_gradient = _scaled_and_shifted(gradient, gain, mean * pull - gain * mean_gradient) - rows * _each_pixel(
         pull, rows
     )
-    return rows_gradient, count * slope, count * mean_gradient
+    return rows_gradient.astype(rows.dtype), count * slope, count * mean_gradient
 
 
 _normalize_by_batch.defvjp(_normalize_forward, _normalize_backward)
 
 
 def _scale_and_shift(rows: Array, scale: Array, shift: Array) -> Array:
+    return _scaled_and_shifted(rows, scale, shift).astype(rows.dtype)
+
+
+def _scaled_and_shifted(rows: Array, scale: Array, shift: Array) -> Array:
     return rows * _each_pixel(scale, rows) + _each_pixel(shift, rows)
 
 

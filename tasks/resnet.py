@@ -7,10 +7,12 @@ K. He et al., "Deep residual learning for image recognition", CVPR (2016). Attri
 import functools
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tasks.layers import BatchNorm, Conv, max_pool, relu
+from tasks.layers import BatchNorm, Conv, at_least_float32, max_pool, relu
 
 
 class BasicBlock(nnx.Module):
@@ -101,6 +103,7 @@ class ResNetTrunk(nnx.Module):
         counts: The numbers of blocks in `layer1` to `layer4`.
         inputs: The number of input channels.
         depth: The number of stages to use, counted from the first.
+        dtype: The precision of the features, and of all between them. None is that of the images.
         rngs: Its `params` stream draws the weights.
     """
 
@@ -111,8 +114,10 @@ class ResNetTrunk(nnx.Module):
         *,
         inputs: int = 3,
         depth: int = 5,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
+        self.dtype = None if dtype is None else jnp.dtype(dtype)
         self.conv1 = Conv(inputs, 64, 7, stride=2, rngs=rngs)
         self.bn1 = BatchNorm(64, rngs=rngs)
         channels = [64]
@@ -139,6 +144,7 @@ class ResNetTrunk(nnx.Module):
             One array per stage. The first has `ceil(H / 2)` by `ceil(W / 2)` pixels, and each other one half as many
             rows and columns as the one before, rounded up.
         """
+        x = x if self.dtype is None else x.astype(self.dtype)
         x = relu(self.bn1(self.conv1(x)))
         features = [x]
         for stage in range(1, len(self.channels)):
@@ -159,13 +165,20 @@ class ResNet(ResNetTrunk):
         block: The kind of block.
         counts: The numbers of blocks in `layer1` to `layer4`.
         num_classes: The number of logits.
+        dtype: The precision of the convolutions; None is that of the images. Logits are at least float32.
         rngs: Its `params` stream draws the weights.
     """
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], counts: tuple[int, ...], num_classes: int, *, rngs: nnx.Rngs
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        counts: tuple[int, ...],
+        num_classes: int,
+        *,
+        dtype: DTypeLike | None = None,
+        rngs: nnx.Rngs,
     ):
-        super().__init__(block, counts, rngs=rngs)
+        super().__init__(block, counts, dtype=dtype, rngs=rngs)
         channels = self.channels[-1]
         bound = channels**-0.5
         uniform = functools.partial(jax.random.uniform, minval=-bound, maxval=bound)
@@ -173,15 +186,16 @@ class ResNet(ResNetTrunk):
 
     def __call__(self, x: Float[Array, "batch height width 3"]) -> Float[Array, "batch classes"]:
         """Computes the logits `(B, num_classes)` of images `(B, H, W, 3)`."""
-        return self.fc(self.features(x)[-1].mean((1, 2)))
+        return self.fc(at_least_float32(self.features(x)[-1]).mean((1, 2)))
 
 
-def resnet(name: str, *, num_classes: int, rngs: nnx.Rngs) -> ResNet:
+def resnet(name: str, *, num_classes: int, dtype: DTypeLike | None = None, rngs: nnx.Rngs) -> ResNet:
     """Builds a ResNet with random weights, drawn as torchvision draws them.
 
     Args:
         name: "resnet18", "resnet34" or "resnet50".
         num_classes: The number of logits.
+        dtype: See `ResNet`.
         rngs: Its `params` stream draws the weights.
 
     Returns:
@@ -193,4 +207,4 @@ def resnet(name: str, *, num_classes: int, rngs: nnx.Rngs) -> ResNet:
     if name not in NETWORKS:
         raise ValueError(f"name must be one of {', '.join(NETWORKS)}, got {name!r}")
     block, counts = NETWORKS[name]
-    return ResNet(block, counts, num_classes, rngs=rngs)
+    return ResNet(block, counts, num_classes, dtype=dtype, rngs=rngs)

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from tasks.layers import BatchNorm, Conv, relu
+from tasks.layers import BatchNorm, Conv, at_least_float32, relu
 from tasks.resnet import NETWORKS, BasicBlock, Bottleneck, ResNetTrunk
 
 _MAX_DEPTH = 5
@@ -33,6 +34,7 @@ class Encoder(ResNetTrunk):
         counts: The numbers of blocks in `layer1` to `layer4`.
         inputs: The number of input channels.
         depth: The number of stages to use, 1 to 5.
+        dtype: The precision of the features, and of all between them. None is that of the images.
         rngs: Its `params` stream draws the weights.
     """
 
@@ -43,9 +45,10 @@ class Encoder(ResNetTrunk):
         *,
         inputs: int,
         depth: int,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        super().__init__(block, counts, inputs=inputs, depth=depth, rngs=rngs)
+        super().__init__(block, counts, inputs=inputs, depth=depth, dtype=dtype, rngs=rngs)
         self.unused_tensors = ("fc.", *(f"layer{stage}." for stage in range(depth, _MAX_DEPTH)))
 
 
@@ -167,7 +170,7 @@ class SegmentationConv(Conv):
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width classes"]:
         """Convolves images `(B, H, W, inputs)` to logits `(B, H, W, classes)`."""
-        return super().__call__(x) + self.bias[...]
+        return super().__call__(x) + self.bias[...].astype(x.dtype)
 
 
 NAMES = {"unet": UnetDecoder, "unetplusplus": UnetPlusPlusDecoder}
@@ -212,7 +215,7 @@ class Unet(nnx.Module):
         x = self.decoder(self.encoder.features(x)[::-1])
         for layer in self.segmentation_head:
             x = layer(x)
-        return x
+        return at_least_float32(x)
 
 
 def unet(
@@ -223,6 +226,7 @@ def unet(
     depth: int = 5,
     decoder_channels: Sequence[int] | None = None,
     inputs: int = 3,
+    dtype: DTypeLike | None = None,
     rngs: nnx.Rngs,
 ) -> Unet:
     """Builds a U-Net or U-Net++ with random weights, drawn as segmentation_models_pytorch draws them.
@@ -238,6 +242,7 @@ def unet(
         decoder_channels: The number of channels of each block of the decoder, from the coarsest to the finest. If None,
             the first `depth` of 256, 128, 64, 32 and 16.
         inputs: The number of channels of the images.
+        dtype: The precision of the convolutions; None is that of the images. Logits are at least float32.
         rngs: Its `params` stream draws the weights.
 
     Returns:
@@ -257,6 +262,6 @@ def unet(
         decoder_channels = (256, 128, 64, 32, 16)[:depth]
     if len(decoder_channels) != depth:
         raise ValueError(f"decoder_channels must be {depth}, as many as depth, got {tuple(decoder_channels)}")
-    trunk = Encoder(*NETWORKS[encoder], inputs=inputs, depth=depth, rngs=rngs)
+    trunk = Encoder(*NETWORKS[encoder], inputs=inputs, depth=depth, dtype=dtype, rngs=rngs)
     decoder = NAMES[name](trunk.channels[::-1], decoder_channels, rngs=rngs)
     return Unet(trunk, decoder, SegmentationConv(decoder_channels[-1], classes, rngs=rngs))

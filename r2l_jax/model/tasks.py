@@ -37,12 +37,14 @@ class Classification:
         network: the ResNet, by its name in `tasks.resnet`.
         smoothing: the share of each target that the loss spreads over all classes.
         class_weights: the weight of each class in the loss; None weighs all alike.
+        precision: the type in which the network computes.
     """
 
     classes: tuple[str, ...]
     network: str
     smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    precision: str = "float32"
 
     name: ClassVar[str] = "classification"
     participle: ClassVar[str] = "classified"
@@ -74,7 +76,7 @@ class Classification:
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, normalized images to logits `(B, C)`."""
-        return tasks.resnet(self.network, num_classes=len(self.classes), rngs=rngs)
+        return tasks.resnet(self.network, num_classes=len(self.classes), dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
         """Returns the batch with targets that follow the augmentation of its images: classes stay."""
@@ -135,10 +137,12 @@ class Segmentation:
     Attributes:
         objects: the object's name.
         network: the ResNet that encodes, by its name in `tasks.resnet`.
+        precision: the type in which the network computes.
     """
 
     objects: tuple[str, ...]
     network: str
+    precision: str = "float32"
 
     name: ClassVar[str] = "segmentation"
     participle: ClassVar[str] = "segmented"
@@ -169,7 +173,7 @@ class Segmentation:
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
         """Makes the head, normalized images to logits `(B, H, W, 1)`."""
-        return tasks.unet("unetplusplus", encoder=self.network, classes=1, rngs=rngs)
+        return tasks.unet("unetplusplus", encoder=self.network, classes=1, dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
         """Returns the batch with masks that follow the augmentation of its images."""
@@ -252,8 +256,8 @@ def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Ta
         model: the networks.
     """
     if name == Segmentation.name:
-        return Segmentation(classes, model.encoder)
-    return Classification(classes, model.classifier_network.lower())
+        return Segmentation(classes, model.encoder, model.precision)
+    return Classification(classes, model.classifier_network.lower(), precision=model.precision)
 
 
 def _enlarged(images, height: int):

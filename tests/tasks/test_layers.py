@@ -111,3 +111,39 @@ def test_one_value_per_channel_cannot_be_normalized():
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"more than one value per channel to train, got shape \(1, 1, 1, 5\)"):
         norm(jnp.zeros((1, 1, 1, 5)))
+
+
+# The relative spacing of bfloat16.
+BFLOAT16 = 2**-7
+
+
+@pytest.mark.parametrize(("kernel", "size"), [(1, 8), (3, 8), (3, 2)])
+def test_a_convolution_computes_in_the_precision_of_its_images(kernel, size):
+    x = jax.random.normal(jax.random.key(0), (2, size, size, 16))
+    conv = Conv(16, 5, kernel, rngs=nnx.Rngs(0))
+    y = conv(x.astype(jnp.bfloat16))
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(np.float32), conv(x), rtol=BFLOAT16, atol=4 * BFLOAT16)
+
+
+def test_batch_norm_of_bfloat16_sums_in_float32():
+    # The mean of bfloat16 values would be off by a tenth of their deviation.
+    x = (30 + jax.random.normal(jax.random.key(0), (4, 16, 16, 3))).astype(jnp.bfloat16)
+    graph, state = nnx.split(BatchNorm(3, rngs=nnx.Rngs(0)))
+    weights = jax.random.normal(jax.random.key(1), x.shape)
+
+    def loss(x, state):
+        norm = nnx.merge(graph, state)
+        y = norm(x)
+        return (y.astype(jnp.float32) * weights).sum(), (y, norm.mean[...], norm.var[...])
+
+    (gradient, _), (y, *running) = jax.grad(loss, (0, 1), has_aux=True)(x, state)
+    (expected_gradient, _), (expected, *expected_running) = jax.grad(loss, (0, 1), has_aux=True)(
+        x.astype(jnp.float32), state
+    )
+    assert y.dtype == gradient.dtype == jnp.bfloat16
+    np.testing.assert_allclose(y.astype(np.float32), expected, rtol=BFLOAT16, atol=4 * BFLOAT16)
+    np.testing.assert_allclose(gradient.astype(np.float32), expected_gradient, rtol=BFLOAT16, atol=4 * BFLOAT16)
+    for each, expected_each in zip(running, expected_running, strict=True):
+        assert each.dtype == jnp.float32
+        np.testing.assert_allclose(each, expected_each, rtol=1e-5)

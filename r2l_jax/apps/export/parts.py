@@ -7,10 +7,12 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 import isp
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
+from tasks.resnet import ResNetTrunk
 
 Parameters = dict[str, jax.Array]
 
@@ -46,10 +48,16 @@ class Part:
 def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     """Returns the parts of a model by name; a model of processed images has no "isp".
 
+    Parts compute in float32, also if the head was trained in bfloat16, which few programs that read exports know.
+
     Args:
         model: the model, in evaluation.
         shape: the shape of a mosaic `(H, W)`, or of a processed image `(H, W, 3)`.
     """
+    model = nnx.clone(model)
+    for _, module in nnx.iter_modules(model.head):
+        if isinstance(module, ResNetTrunk):
+            module.dtype = None
     processor = model.processor
     parameters = processor.parameters() if isinstance(processor, isp.Pipeline) else {}
     image = jax.eval_shape(processor, jax.ShapeDtypeStruct((1, *shape), jnp.float32)).shape[1:]

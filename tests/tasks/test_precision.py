@@ -1,0 +1,47 @@
+"""Heads that compute in bfloat16."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import tasks
+
+HEADS = {
+    "resnet18": lambda **options: tasks.resnet("resnet18", num_classes=3, rngs=nnx.Rngs(0), **options),
+    "unetplusplus": lambda **options: tasks.unet("unetplusplus", encoder="resnet18", rngs=nnx.Rngs(0), **options),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_all_convolutions_are_in_bfloat16_and_parameters_and_logits_in_float32(name):
+    head = nnx.eval_shape(lambda: HEADS[name](dtype="bfloat16"))
+    graph, state = nnx.split(head)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32")}
+
+    def loss(state, images):
+        logits = nnx.merge(graph, state)(images)
+        return logits.sum(), logits
+
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    gradients, logits = jax.eval_shape(jax.grad(loss, has_aux=True), state, images)
+    assert logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {np.dtype("float32")}
+    text = jax.jit(jax.grad(loss, has_aux=True)).lower(state, images).as_text()
+    results = re.findall(r"stablehlo\.convolution.*-> tensor<[0-9x]+x(\w+)>", text)
+    assert len(results) > 20
+    assert set(results) == {"bf16"}
+
+
+def test_logits_are_near_those_of_float32():
+    def logits(**options):
+        head = HEADS["resnet18"](**options)
+        head.eval()
+        return nnx.jit(lambda head: head(images))(head)
+
+    images = jax.random.normal(jax.random.key(0), (4, 32, 32, 3))
+    expected = logits()
+    assert jnp.abs(logits(dtype="bfloat16") - expected).max() < 0.05 * expected.std()
