@@ -97,7 +97,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"{error.args[0]} is not set"
     if "must be defined" not in str(error) and "should be defined" not in str(error):
-        return one_line(error)
+        # JAX's client of Kubernetes tries again after some errors, and finally says no more than that.
+        cause = f" ({one_line(error.__cause__)})" if isinstance(error.__cause__, ValueError | OSError) else ""
+        return one_line(error) + cause
     if "SLURM_JOB_ID" in os.environ and "SLURM_STEP_NODELIST" not in os.environ:
         found = "this process of a Slurm job was not started by srun"
     elif "KUBERNETES_SERVICE_HOST" in os.environ and importlib.util.find_spec("kubernetes") is None:

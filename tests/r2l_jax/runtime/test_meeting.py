@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import random
 import socket
 import subprocess
 import sys
@@ -63,7 +64,8 @@ def outside_of_clusters():
 
 def free_port():
     """Returns a port that nobody listens on, of those that JAX derives from the numbers of jobs."""
-    for port in range(61440, 65536):
+    # In random order, since tests that run at the same time need ports of their own.
+    for port in random.sample(range(61440, 65536), 100):
         with socket.socket(socket.AF_INET6) as free:
             try:
                 free.bind(("", port))
@@ -73,9 +75,9 @@ def free_port():
     raise AssertionError("no free port")
 
 
-def slurm(number):
+def slurm(number, port):
     return {
-        "SLURM_JOB_ID": str(free_port() - 61440 + 2**12 * 5),
+        "SLURM_JOB_ID": str(port - 61440 + 2**12 * 5),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_NTASKS": "2",
         "SLURM_PROCID": str(number),
@@ -83,22 +85,22 @@ def slurm(number):
     }
 
 
-def open_mpi_4(number):
+def open_mpi_4(number, port):
     return {
-        "OMPI_MCA_orte_hnp_uri": f"{(free_port() - 61440) * 2**12}.0;tcp://127.0.0.1,10.0.0.1:34911",
+        "OMPI_MCA_orte_hnp_uri": f"{(port - 61440) * 2**12}.0;tcp://127.0.0.1,10.0.0.1:34911",
         "OMPI_COMM_WORLD_SIZE": "2",
         "OMPI_COMM_WORLD_RANK": str(number),
         "OMPI_COMM_WORLD_LOCAL_RANK": str(number),
     }
 
 
-def kubernetes(number):
+def kubernetes(number, port):
     return {
         "KUBERNETES_SERVICE_HOST": "10.0.0.1",
         "HOSTNAME": "localhost",
         "JOB_COMPLETION_INDEX": str(number),
         # That of a Job is the name of a pod, which only the cluster resolves.
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
     }
 
 
@@ -108,16 +110,16 @@ def test_two_processes_meet_where_the_cluster_says(cluster, tmp_path):
     if cluster is kubernetes:
         (tmp_path / "kubernetes.py").write_text(KUBERNETES)
     root = str(pathlib.Path(__file__).parents[3])
-    environment = outside_of_clusters() | {"PYTHONPATH": root}
+    environment, port = outside_of_clusters() | {"PYTHONPATH": root}, free_port()
     processes = [
         subprocess.Popen(
             [sys.executable, str(tmp_path / "two.py"), "--multi_host"],
-            env={**environment, **variables},
+            env={**environment, **cluster(number, port)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for variables in map(cluster, range(2))
+        for number in range(2)
     ]
     (first, error), (second, _) = [process.communicate(timeout=120) for process in processes]
     assert "[0, 1]" in first.splitlines(), error
@@ -181,14 +183,20 @@ def test_processes_that_cannot_meet_are_told_why_in_one_line(refused, variables,
     assert refused(variables) == f"the hosts cannot meet: {reason}"
 
 
-def test_what_kubernetes_refuses_is_one_line(refused, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "cause", "reason"),
+    [
+        (OSError("Service token file\ndoes not exist."), None, "Service token file does not exist."),
+        (RuntimeError("Retry failed"), ValueError("no pod has this address"), "Retry failed (no pod has this address)"),
+    ],
+)
+def test_what_kubernetes_refuses_is_one_line(refused, error, cause, reason, monkeypatch):
     def refuse():
-        raise ConnectionError("Service token file\ndoes not exist.")
+        raise error from cause
 
     package = types.SimpleNamespace(config=types.SimpleNamespace(load_incluster_config=refuse))
     monkeypatch.setitem(sys.modules, "kubernetes", package)
-    message = refused({"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
-    assert message == "the hosts cannot meet: Service token file does not exist."
+    assert refused({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) == f"the hosts cannot meet: {reason}"
 
 
 @pytest.mark.parametrize(
@@ -206,6 +214,6 @@ def test_variables_with_other_values_are_refused(refused, variables, message):
 def test_without_the_flag_and_the_variables_a_process_is_alone(monkeypatch):
     for name in os.environ.keys() - outside_of_clusters().keys():
         monkeypatch.delenv(name)
-    for name, value in slurm(0).items():
+    for name, value in slurm(0, 61440).items():
         monkeypatch.setenv(name, value)
     assert meeting.meet("one.py", TIMEOUT, multi_host=False) is None
