@@ -48,9 +48,12 @@ FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 
 _SETTING = "setting"
 
-# A flag of every program, which results do not depend on and do not record.
-_HOST_TIMEOUT = "host_timeout"
-_HOST_TIMEOUT_HELP = "seconds after which a host that does not answer counts as ended, and ends the run on the others"
+# Flags of every program, which results do not depend on and do not record.
+_MULTI_HOST, _HOST_TIMEOUT = "multi_host", "host_timeout"
+_HELP_OF_HOSTS = {
+    _MULTI_HOST: "join the processes that Slurm, Open MPI or Kubernetes has started for this run",
+    _HOST_TIMEOUT: "seconds after which a host that does not answer counts as ended, and ends the run on the others",
+}
 
 
 class _Setting(NamedTuple):
@@ -184,7 +187,8 @@ def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> N
         flags.DEFINE_enum(settings.name, settings.default, list(settings.settings), settings.help, flag_values=values)
     for leaf in _all_leaves(settings).values():
         _define(leaf, values)
-    flags.DEFINE_float(_HOST_TIMEOUT, TIMEOUT, _HOST_TIMEOUT_HELP, lower_bound=1.0, flag_values=values)
+    flags.DEFINE_boolean(_MULTI_HOST, False, _HELP_OF_HOSTS[_MULTI_HOST], flag_values=values)
+    flags.DEFINE_float(_HOST_TIMEOUT, TIMEOUT, _HELP_OF_HOSTS[_HOST_TIMEOUT], lower_bound=1.0, flag_values=values)
 
 
 def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
@@ -320,7 +324,8 @@ def run(main: types.FunctionType, settings: type | Switch) -> None:
 
     def start(argv: Sequence[str]) -> int:
         host_timeout = typing.cast(float, flags.FLAGS[_HOST_TIMEOUT].value)
-        return exit_status(lambda: main(read(settings)), argv, host_timeout)
+        multi_host = typing.cast(bool, flags.FLAGS[_MULTI_HOST].value)
+        return exit_status(lambda: main(read(settings)), argv, host_timeout, multi_host)
 
     title = as_started(main.__globals__["__doc__"] or "")
     app.run(start, flags_parser=functools.partial(parse, settings, title))
@@ -356,7 +361,7 @@ def parse(
 def _hint(unknown: str, settings: type | Switch) -> str:
     """Names the flag that was probably meant: one of a similar name, or else one whose help has these words."""
     known = _all_leaves(settings)
-    names = [*known, _HOST_TIMEOUT, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
+    names = [*known, *_HELP_OF_HOSTS, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
     if isinstance(settings, Switch):
         names.append(settings.name)
     words = unknown.replace("_", " ").replace("-", " ")
@@ -378,7 +383,11 @@ def help_text(settings: type | Switch, title: str) -> str:
             _entry(f"[no]{leaf.name}" if _is_switch(leaf) else leaf.name, _help(leaf))
         )
     sections = [f"{heading}:\n" + "\n".join(entries) for heading, entries in groups.items()]
-    sections.append(f"Several hosts:\n{_entry(_HOST_TIMEOUT, f'{_HOST_TIMEOUT_HELP} (default: {TIMEOUT})')}")
+    of_hosts = [
+        _entry(f"[no]{_MULTI_HOST}", f"{_HELP_OF_HOSTS[_MULTI_HOST]} (default: false)"),
+        _entry(_HOST_TIMEOUT, f"{_HELP_OF_HOSTS[_HOST_TIMEOUT]} (default: {TIMEOUT:g})"),
+    ]
+    sections.append("\n".join(["Several hosts:", *of_hosts]))
     more = "--flagfile=<file> reads flags from a file, one a line."
     return "\n\n".join([title.strip(), *sections, more])
 

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import errno
-import math
 import os
 import pathlib
 import sys
@@ -18,8 +17,9 @@ import pooch
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError, in_words
 from r2l_jax.runtime.hosts import SharedError
+from r2l_jax.runtime.meeting import meet
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.runtime.watch import LATER, TIMEOUT, Watch
+from r2l_jax.runtime.watch import TIMEOUT, Watch
 
 
 def cache_dir() -> pathlib.Path:
@@ -46,7 +46,7 @@ def keep_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def prepare(program: str = "", host_timeout: float = TIMEOUT) -> Watch | None:
+def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool = False) -> Watch | None:
     """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
 
     Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
@@ -56,9 +56,13 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT) -> Watch | None:
     Args:
         program: the program's name, for the message with which it ends if another host does.
         host_timeout: seconds after which a host that does not answer counts as ended.
+        multi_host: whether Slurm, Open MPI or Kubernetes tells what those variables do not.
 
     Returns:
         The watch over the other hosts; None without any.
+
+    Raises:
+        InputError: a variable has no valid value, or no cluster tells where the hosts meet.
     """
     keep_memory()
     # Hashed now, before anybody edits the source files that this process has imported.
@@ -67,32 +71,12 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT) -> Watch | None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     # By default, JAX stores only functions that take a second to compile, and most of ours take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    coordinator = os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if coordinator is None:
-        return None
-    jax.distributed.initialize(
-        num_processes=_number_from_environment("JAX_NUM_PROCESSES"),
-        process_id=_number_from_environment("JAX_PROCESS_ID"),
-        # Later than the watch, so that the watch has the word.
-        heartbeat_timeout_seconds=math.ceil(host_timeout) + LATER,
-    )
-    if jax.process_count() == 1:
-        return None
-    try:
-        return Watch(program, coordinator, host_timeout)
-    except OSError as error:
-        reason = error.strerror or error
-        print(f"warning: the hosts cannot watch each other ({reason}): if one ends, others may wait", file=sys.stderr)
-        return None
+    return meet(program, host_timeout, multi_host)
 
 
-def _number_from_environment(variable: str) -> int | None:
-    """Returns None for a variable that is not set: JAX then asks the cluster (Slurm, Kubernetes, Open MPI)."""
-    value = os.environ.get(variable)
-    return int(value) if value else None
-
-
-def exit_status(main: Callable[[], int | None], argv: Sequence[str], host_timeout: float = TIMEOUT) -> int:
+def exit_status(
+    main: Callable[[], int | None], argv: Sequence[str], host_timeout: float = TIMEOUT, multi_host: bool = False
+) -> int:
     """Prepares and calls `main()`, and returns the program's exit status.
 
     An InputError, a stray argument, or a file that the system refuses to read or write becomes one line on stderr. Any
@@ -102,6 +86,7 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str], host_timeou
         main: the program; it returns an exit status, or None for 0.
         argv: the program's path and its arguments other than flags.
         host_timeout: see `prepare`.
+        multi_host: see `prepare`.
 
     Returns:
         The status that `main` returns, 1 after an error, or 130 after an interruption.
@@ -111,7 +96,7 @@ def exit_status(main: Callable[[], int | None], argv: Sequence[str], host_timeou
         with _failing_threads_end(program):
             if stray := list(argv[1:]):
                 raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
-            watch = prepare(program, host_timeout)
+            watch = prepare(program, host_timeout, multi_host)
             return main() or 0
     except (InputError, OSError) as error:
         # Without a file, only a full disk is for the user to mend; other errors need their traceback.

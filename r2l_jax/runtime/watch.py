@@ -23,7 +23,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 # Seconds of silence after which a process counts as ended.
-TIMEOUT = 100
+TIMEOUT = 100.0
 
 # JAX notices silence after this many seconds more, in case that this module does not.
 LATER = 60

@@ -161,4 +161,4 @@ def test_an_unknown_flag_and_help_of_a_program():
     assert (shown.returncode, shown.stderr) == (0, "")
     names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]
     own = ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]
-    assert names == [*own, "--host_timeout"]
+    assert names == [*own, "--[no]multi_host", "--host_timeout"]
