@@ -45,6 +45,6 @@ def test_a_run_of_version_0_1_goes_on(tmp_path):
 def test_it_recorded_the_settings_that_runs_record_now_but_for_new_ones():
     assert set(flat(TrainConfig())) - set(METRICS["flags"]) == {
         *("keep_optimizer", "half_size", "optimizer", "weight_decay", "schedule", "warmup_epochs", "patience"),
-        *("label_smoothing", "class_weights", "ema"),
+        *("label_smoothing", "class_weights", "ema", "precision"),
     }
     assert set(METRICS["flags"]) <= set(flat(TrainConfig()))
