@@ -13,7 +13,7 @@ import functools
 import pathlib
 
 from r2l_jax.apps.export import FORMATS, PARTS, export_model, report, samples
-from r2l_jax.apps.render import find_raw_files
+from r2l_jax.apps.render import find_paths
 from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
 from r2l_jax.data.files.cameras import find_known_camera
 from r2l_jax.runtime import flags
@@ -64,7 +64,7 @@ def main(config: ExportConfig) -> int:
         checked_on = samples.of_run(model, config.data_dir)
     else:
         camera = None if config.camera is None else find_known_camera(config.camera)
-        checked_on = samples.of_files(model, find_raw_files(config.input), camera)
+        checked_on = samples.of_files(model, find_paths(config.input), camera)
     output = pathlib.Path(config.output)
     return report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
 

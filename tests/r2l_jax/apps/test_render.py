@@ -22,6 +22,10 @@ def raw_file(path, seed=0, shape=(16, 24)):
     return path
 
 
+def written(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def rendering(path, camera):
     return np.asarray(isp.parametrized(camera)(read_raw(path, camera)[0]))
 
@@ -29,8 +33,7 @@ def rendering(path, camera):
 def test_a_tiff_holds_the_rendering_in_16_bits(tmp_path):
     files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)]
     assert render_files(files, tmp_path / "out" / "pictures", CAMERA) == (6, 0)
-    written = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
-    assert written == [*(file.name for file in files), "manifest.json"]
+    assert written(tmp_path / "out" / "pictures") == [*(file.name for file in files), "manifest.csv", "manifest.json"]
     for file in files:
         picture = tifffile.imread(tmp_path / "out" / "pictures" / file.name)
         assert picture.dtype == np.uint16
@@ -58,7 +61,7 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys):
     files = [raw_file(tmp_path / "a.tiff"), tmp_path / "gone.dng", tmp_path / "bad.dng", raw_file(tmp_path / "z.png")]
     files[2].write_bytes(b"no raw file")
     assert render_files(files, tmp_path / "out", CAMERA) == (2, 2)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "manifest.json", "z.tiff"]
+    assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "manifest.json", "z.tiff"]
     err = capsys.readouterr().err
     assert f"error: {files[1]}: no such file" in err
     assert f"error: {files[2]}: truncated" in err
@@ -89,15 +92,15 @@ def test_whatever_a_pipeline_raises_for_a_file_does_not_end_the_others(tmp_path,
 
 def test_stages_are_drawn_side_by_side(tmp_path):
     render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA, stages=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "a_stages.png", "manifest.json"]
+    assert written(tmp_path / "out") == ["a.tiff", "a_stages.png", "manifest.csv", "manifest.json"]
     values = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0]
     sheet = contact_sheet({f"stage{i}": np.full((16, 24, 3), value, np.float32) for i, value in enumerate(values)})
     pixels = np.asarray(sheet)
     for value in np.clip(values, 0, 1):
         assert (pixels == round(value * 255)).all(-1).sum() >= 480 * 320
-    with Image.open(tmp_path / "out" / "a_stages.png") as written:
+    with Image.open(tmp_path / "out" / "a_stages.png") as sheet_file:
         # The pipeline has six stages, so its sheet has one row less.
-        assert written.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)
+        assert sheet_file.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)
 
 
 def test_earlier_pictures_of_the_same_settings_are_replaced(tmp_path):
