@@ -8,6 +8,8 @@ machine, in temporary folders. An object appears complete or not at all, as a fi
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 import pathlib
 import re
@@ -18,7 +20,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from r2l_jax.runtime.errors import InputError, one_line
-from r2l_jax.runtime.files import is_running, replacing
+from r2l_jax.runtime.files import is_running, replacing, write_json
 from r2l_jax.runtime.locks import writing_to
 
 # What `--help` says of a place that may be a URL.
@@ -207,6 +209,42 @@ def remove(targets: Collection[Place]) -> None:
         system, path = _system(target)
         with _named(target), contextlib.suppress(FileNotFoundError):
             system.rm_file(path)
+
+
+def copied(folder: Url, cache: pathlib.Path) -> pathlib.Path:
+    """Copies a folder of object storage with its sub-folders to this machine, but for what was copied before.
+
+    Args:
+        folder: the folder.
+        cache: the folder for copies of all addresses.
+
+    Returns:
+        The copy. A file that is gone from the folder is gone from it; what programs have added to it stays.
+
+    Raises:
+        InputError: there is nothing at this address, or it cannot be reached.
+    """
+    system, root = _system(folder)
+    with _named(folder):
+        system.invalidate_cache()
+        entries = system.find(root, detail=True)
+        if not entries:
+            raise FileNotFoundError
+    target = cache / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    table = target.with_suffix(".json")
+    there = {name.removeprefix(root).strip("/"): _version(entry) for name, entry in entries.items()}
+    try:
+        earlier = json.loads(table.read_text())
+    except (OSError, ValueError):
+        earlier = {}
+    for name in earlier.keys() - there.keys():
+        (target / name).unlink(missing_ok=True)
+    for name, found in there.items():
+        if name and (earlier.get(name) != found or not (target / name).exists()):
+            with _named(folder / name), replacing(target / name) as part:
+                system.get_file(f"{root}/{name}", str(part))
+    write_json(table, there)
+    return target
 
 
 class Workplace:

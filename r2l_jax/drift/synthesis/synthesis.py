@@ -29,7 +29,7 @@ from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder,
 from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import cluster, compiler, manifests, remote, store
+from r2l_jax.runtime import cluster, compiler, manifests, remote, startup, store
 from r2l_jax.runtime.chunks import Workers, spread
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
@@ -114,6 +114,8 @@ class SynthesisConfig(DataSettings):
             InputError: data is missing or processed already, or two intensities have different samples.
         """
         settings: dict[str, Any] = {**self.source, "download": self.download}
+        if isinstance(place := remote.place(self.data_dir or ""), remote.Url):
+            settings["data_dir"] = remote.copied(place, startup.cache_dir() / "copied")
         isos = dict.fromkeys(pictures.iso for pictures in self.sets())
         loaded = {iso: datasets.load(self.dataset, iso=iso or 1.0, **settings) for iso in isos}
         first = next(iter(loaded.values()))

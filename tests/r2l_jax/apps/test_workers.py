@@ -1,17 +1,12 @@
 """Folders of files by two processes, one of which is killed in the middle: what one process makes of them."""
 
-import contextlib
-import os
-import signal
-import threading
-import time
-
 import numpy as np
 import pytest
 import tifffile
-from programs import SCRIPTS, call
+from lost_workers import errors, losing_one, two_workers
+from programs import call
 
-distributed = pytest.importorskip("distributed")
+pytest.importorskip("distributed")
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,9 +16,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    heads = str(SCRIPTS.parent / "tests" / "fixtures" / "small_heads.py")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "preload": [heads]}
-    with distributed.LocalCluster(**options) as cluster:
+    with two_workers() as cluster:
         yield cluster
 
 
@@ -38,33 +31,8 @@ def raw(tmp_path_factory):
     return folder
 
 
-@contextlib.contextmanager
-def losing_a_worker(cluster, count):
-    """Kills a worker once its program has done something; yields a list of how much that was, as `count` tells."""
-    done = []
-
-    def kill():
-        end = time.monotonic() + 200
-        while not count() and time.monotonic() < end:
-            time.sleep(0.002)
-        nanny = next(iter(cluster.workers.values()))
-        os.kill(nanny.process.pid, signal.SIGKILL)
-        done.append(count())
-
-    with distributed.Client(cluster) as client:
-        client.wait_for_workers(2, timeout=60)
-    thread = threading.Thread(target=kill)
-    thread.start()
-    yield done
-    thread.join()
-
-
 def contents(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def errors(done):
-    return [line for line in done.stderr.replace("\r", "\n").splitlines() if line.lstrip().startswith("error: ")]
 
 
 def test_pictures_of_a_folder(cluster, raw, tmp_path):
@@ -72,7 +40,7 @@ def test_pictures_of_a_folder(cluster, raw, tmp_path):
     serial = call("process.py", *flags, f"--output={tmp_path}/serial")
     assert (serial.returncode, serial.stdout) == (1, "148 rendered, 2 failed\n"), serial.stderr
     output = tmp_path / "others"
-    with losing_a_worker(cluster, lambda: len(list(output.glob("[0-9]*.png")))) as before:
+    with losing_one(cluster, lambda: len(list(output.glob("[0-9]*.png")))) as before:
         done = call("process.py", *flags, f"--output={output}", f"--scheduler={cluster.scheduler_address}")
     assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
     assert 0 < before[0] < 148
@@ -88,7 +56,7 @@ def test_predictions_of_a_folder(cluster, raw, one_epoch, tmp_path):
     assert serial.stdout.endswith("148 predicted, 2 failed\n")
     output = tmp_path / "others"
     table = output / "p.csv"
-    with losing_a_worker(cluster, lambda: table.exists() and table.read_text().count("\n") - 1) as before:
+    with losing_one(cluster, lambda: table.exists() and table.read_text().count("\n") - 1) as before:
         done = call("predict.py", *flags, f"--output={output}/p.csv", f"--scheduler={cluster.scheduler_address}")
     assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
     assert 0 < before[0] < 148
@@ -105,7 +73,7 @@ def test_sets_of_pictures(cluster, data_dir, tmp_path):
     serial = call("synthesize.py", *flags, f"--output={tmp_path}/serial")
     assert serial.returncode == 0, serial.stderr
     output = tmp_path / "others"
-    with losing_a_worker(cluster, lambda: len(list(output.glob("*/*/*/images/*.tiff")))) as before:
+    with losing_one(cluster, lambda: len(list(output.glob("*/*/*/images/*.tiff")))) as before:
         done = call("synthesize.py", *flags, f"--output={output}", f"--scheduler={cluster.scheduler_address}")
     assert done.returncode == 0, done.stderr
     assert done.stdout == serial.stdout.replace("serial", "others")
