@@ -95,5 +95,10 @@ def divided(units: Sequence[list[Item]], size: Callable[[Item], int], workers: i
     return chunks
 
 
+def most_files(size: int) -> int:
+    """Returns how many files of a size in bytes a chunk holds at most."""
+    return max(_BYTES // (size + _EACH), 1)
+
+
 def _work(work: Callable[[Any, list[Item]], Result], load: Callable[[], Any] | None, chunk: list[Item]) -> Result:
     return work(load() if load else None, chunk)

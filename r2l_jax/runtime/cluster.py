@@ -60,11 +60,9 @@ def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
     with contextlib.ExitStack() as held:
         if local := _LOCAL.fullmatch(scheduler):
-            place = held.enter_context(
-                distributed.LocalCluster(
-                    n_workers=int(local[1]), threads_per_worker=1, processes=True, dashboard_address=None
-                )
-            )
+            # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
+            options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+            place = held.enter_context(distributed.LocalCluster(n_workers=int(local[1]), processes=True, **options))
         elif scheduler.startswith("tcp://"):
             place = scheduler
         else:
