@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from tqdm import tqdm
 
 import isp
-from r2l_jax.apps.render import find_raw_files
+from r2l_jax.apps.render import find_paths
 from r2l_jax.calibration.defects import KINDS
 from r2l_jax.calibration.figure import color_names, photon_transfer_curve
 from r2l_jax.calibration.frames import Frames
@@ -64,7 +64,7 @@ def calibrate(
         InputError: a file cannot be read, would be written over, or is given twice; the frames do not fit each other or
             the camera, are too few, or do not show the sensor (see `measure`); the output cannot be written.
     """
-    darks, flats, output = find_raw_files(dark), find_raw_files(flat), Path(output)
+    darks, flats, output = find_paths(dark), find_paths(flat), Path(output)
     _check_files(darks, flats, output)
     stated = dataclasses.replace(find_known_camera(camera), corrections=None)
     # The flats are read twice.

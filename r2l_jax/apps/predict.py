@@ -1,13 +1,14 @@
 """Predicts the classes or the masks of many raw files by a finished model."""
 
 import csv
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -17,33 +18,49 @@ from r2l_jax.apps.frames import predict_frame
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
 from r2l_jax.data.sets.folder import TILE_SIZE, center_crop
-from r2l_jax.runtime import manifests
+from r2l_jax.runtime import manifests, remote
+from r2l_jax.runtime.chunks import SERIAL, Workers, spread
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, in_words
 from r2l_jax.runtime.files import (
     AT_ONCE,
     append_csv,
+    clear_parts,
     make_output_folder,
     open_csv,
     read_csv,
     refuse_shared_targets,
-    replacing,
+    sort_csv,
     write_csv,
     write_json,
 )
-from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.pictures import quantized
+from r2l_jax.runtime.remote import Place
 from r2l_jax.training.loaded import BATCH, TrainedModel
 
 _FILE, _CLASS = "file", "class"
 
 
+class Predictor(NamedTuple):
+    """By which raw files are predicted.
+
+    Attributes:
+        models: the folds of a run, whose probabilities are averaged.
+        camera: what is known of the files' camera. None is each file's own calibration for the formats of cameras, and
+            that of the training for other files.
+    """
+
+    models: Sequence[TrainedModel]
+    camera: KnownCamera | None = None
+
+
 def predict_files(
-    files: Sequence[Path],
-    output: Path,
+    files: Sequence[Place],
+    output: Place,
     models: Sequence[TrainedModel],
     camera: KnownCamera | None = None,
-    masks: Path | None = None,
+    masks: Place | None = None,
+    workers: Workers = SERIAL,
 ) -> tuple[int, int]:
     """Predicts raw files, with a progress bar on stderr, and writes a row for each to a CSV file.
 
@@ -51,24 +68,25 @@ def predict_files(
     larger than the mosaics of the training are cropped to their middle. For segmentation, the columns are `file` and
     the fraction of the frame that the object covers; `<masks>/<name>.png` is the probability at each site, times 255.
 
-    Rows are on the disk as soon as their files are predicted. `<output>.manifest.json` says by which models: another
-    call of the same settings goes on with the files that have no row yet. A file that cannot be predicted is reported
-    on stderr at the end, and has no row.
+    Rows are on the disk as soon as their files are predicted, and at the end in the order of the files. Rows of other
+    files, which earlier calls have written, come before. `<output>.manifest.json` says by which models: another call of
+    the same settings goes on with the files that have no row yet. A file that cannot be predicted is reported on stderr
+    at the end, and has no row.
 
     Args:
         files: the raw files.
         output: the CSV file.
         models: the folds of a run, whose probabilities are averaged.
-        camera: what is known of the files' camera. None is each file's own calibration for the formats of cameras, and
-            that of the training for other files.
+        camera: what is known of the files' camera, see `Predictor`.
         masks: for segmentation, the folder for the masks.
+        workers: the processes that predict; their `load` returns the `Predictor`.
 
     Returns:
         The number of files that were predicted, and the number that failed.
 
     Raises:
         InputError: the models do not take raw files; the output cannot be written, holds predictions of other settings,
-            or another program writes to its folder.
+            or another program writes to its folder; the workers cannot be started.
     """
     model = models[0]
     if model.camera is None:
@@ -78,32 +96,79 @@ def predict_files(
         raise InputError(f"--masks is {'needed' if segments else 'not'} for {model.task}")
     if masks is not None:
         refuse_shared_targets((file, _mask_file(file, masks)) for file in files)
-        make_output_folder(masks)
+        if isinstance(masks, Path):
+            make_output_folder(masks)
     columns = [_FILE, *model.classes] if segments else [_FILE, _CLASS, *model.classes]
     if len(set(columns)) < len(columns):
         raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
-    with writing_to(output.parent):
-        _describe(output, models, camera, masks)
-        done = _begun(output, columns)
+    with remote.working(output.parent, [output.name, _manifest(output.name)]) as work:
+        table = work.path / output.name
+        _describe(table, models, camera, masks)
+        done = _begun(table, columns)
         left = [file for file in files if str(file) not in done]
-        failed = []
-        work = _classes(left, models, camera) if masks is None else _masks(left, models, camera, masks)
-        with tqdm(total=len(files), initial=len(files) - len(left), unit="file") as bar, output.open("a") as log:
-            for rows, errors in work:
-                append_csv(output, rows, columns)
+        failed = dict[Place, str]()
+        with tqdm(total=len(files), initial=len(files) - len(left), unit="file") as bar, table.open("a") as log:
+            for rows, errors in _predicted(left, Predictor(models, camera), masks, workers):
+                append_csv(table, rows, columns)
                 os.fsync(log.fileno())
-                failed += errors
+                failed |= errors
                 bar.update(len(rows) + len(errors))
-    for line in failed:
-        print(f"error: {line}", file=sys.stderr)
+                work.save()
+        if isinstance(masks, Path):
+            # Of workers that were lost.
+            clear_parts(masks)
+        sort_csv(table, {str(file): number for number, file in enumerate(files)})
+    for file in files:
+        if file in failed:
+            print(f"error: {failed[file]}", file=sys.stderr)
     return len(left) - len(failed), len(failed)
 
 
-_Done = Iterator[tuple[list[dict[str, Any]], list[str]]]
+# The rows of files, and why others failed.
+_Found = tuple[list[dict[str, Any]], dict[Place, str]]
+_Done = Iterator[_Found]
 
 
-def _classes(files: Sequence[Path], models: Sequence[TrainedModel], camera: KnownCamera | None) -> _Done:
+def _predicted(files: Sequence[Place], predictor: Predictor, masks: Place | None, workers: Workers) -> _Done:
+    """Predicts files; yields the rows and the errors of some at a time."""
+    fills = len(files) > BATCH
+    if not workers.are_others:
+        yield from _of_files(files, predictor, masks, fills)
+        return
+    # Batches of the same files as in one process, so that the numbers are the same to the last digit.
+    side = BATCH if masks is None else 1
+    units = [list(files[start : start + side]) for start in range(0, len(files), side)]
+    identities = [model.identity for model in predictor.models]
+    work = functools.partial(_predict_chunk, identities, masks, fills)
+    for chunk, found, lost in spread(workers, work, units, remote.size):
+        yield found or ([], {file: f"{file}: {lost}" for file in chunk})
+
+
+def _of_files(files: Sequence[Place], predictor: Predictor, masks: Place | None, fills: bool) -> _Done:
+    """Predicts files in this process."""
+    return _classes(files, predictor, fills) if masks is None else _masks(files, predictor, masks)
+
+
+def _predict_chunk(
+    identities: Sequence[str], masks: Place | None, fills: bool, predictor: Predictor, files: list[Place]
+) -> _Found:
+    """Predicts files in a worker.
+
+    Raises:
+        InputError: the worker has loaded other models than the program.
+    """
+    if [model.identity for model in predictor.models] != list(identities):
+        raise InputError("the run has changed since the program was started")
+    rows, errors = list[dict[str, Any]](), dict[Place, str]()
+    for some, bad in _of_files(files, predictor, masks, fills):
+        rows += some
+        errors |= bad
+    return rows, errors
+
+
+def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> _Done:
     """Classifies files in batches; yields the rows and the errors of each."""
+    models, camera = predictor
     model = models[0]
     decoded = _decoded(files, model, camera, crops=True, ahead=BATCH)
     while batch := list(islice(decoded, BATCH)):
@@ -112,18 +177,19 @@ def _classes(files: Sequence[Path], models: Sequence[TrainedModel], camera: Know
         for shape in dict.fromkeys(raw.shape for _, raw in good):
             alike = [(file, raw) for file, raw in good if raw.shape == shape]
             raws = np.stack([raw for _, raw in alike])
-            if len(files) > BATCH:
+            if fills:
                 # Filled up, since another number would be compiled anew.
                 raws = np.concatenate([raws, np.repeat(raws[-1:], BATCH - len(raws), 0)])
             probabilities = np.mean([each.predict(raws) for each in models], axis=0)[: len(alike)]
             for (file, _), values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(model.classes, values, strict=True)}
                 rows.append({_FILE: str(file), _CLASS: model.classes[values.argmax()], **found})
-        yield rows, [error for _, error in batch if isinstance(error, str)]
+        yield rows, {file: error for file, error in batch if isinstance(error, str)}
 
 
-def _masks(files: Sequence[Path], models: Sequence[TrainedModel], camera: KnownCamera | None, masks: Path) -> _Done:
+def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> _Done:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
+    models, camera = predictor
     model = models[0]
     assert model.camera is not None
     pattern, multiple = model.camera.pattern, model.multiple
@@ -133,27 +199,27 @@ def _masks(files: Sequence[Path], models: Sequence[TrainedModel], camera: KnownC
 
     for file, raw in _decoded(files, model, camera, crops=False, ahead=1):
         if isinstance(raw, str):
-            yield [], [raw]
+            yield [], {file: raw}
             continue
         try:
             mask = predict_frame(predict, raw, pattern, multiple)
         except InputError as error:
-            yield [], [f"{file}: {in_words(error)}"]
+            yield [], {file: f"{file}: {in_words(error)}"}
             continue
-        with replacing(_mask_file(file, masks)) as part:
+        with remote.writing(_mask_file(file, masks)) as part:
             Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
-        yield [{_FILE: str(file), model.classes[0]: f"{(mask > 0.5).mean():.7g}"}], []
+        yield [{_FILE: str(file), model.classes[0]: f"{(mask > 0.5).mean():.7g}"}], {}
 
 
-def _mask_file(file: Path, masks: Path) -> Path:
+def _mask_file(file: Place, masks: Place) -> Place:
     return masks / f"{file.stem}.png"
 
 
 def _decoded(
-    files: Sequence[Path], model: TrainedModel, camera: KnownCamera | None, crops: bool, ahead: int
-) -> Iterator[tuple[Path, np.ndarray | str]]:
+    files: Sequence[Place], model: TrainedModel, camera: KnownCamera | None, crops: bool, ahead: int
+) -> Iterator[tuple[Place, np.ndarray | str]]:
     """Yields files in order with their mosaics, or with the words for what is wrong; decodes a bounded number ahead."""
-    waiting, rest = list[tuple[Path, Future]](), iter(files)
+    waiting, rest = list[tuple[Place, Future]](), iter(files)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             while True:
@@ -170,7 +236,7 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def read_file(file: Path, model: TrainedModel, camera: KnownCamera | None, crops: bool) -> np.ndarray:
+def read_file(file: Place, model: TrainedModel, camera: KnownCamera | None, crops: bool) -> np.ndarray:
     """Reads the mosaic of a file, as a model takes it.
 
     Args:
@@ -183,7 +249,8 @@ def read_file(file: Path, model: TrainedModel, camera: KnownCamera | None, crops
         InputError: the file cannot be read, is smaller than that size, or has another color filter array.
     """
     own = camera or KnownCamera.of(model.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
-    raw, found = read_mosaic(file, own)
+    with remote.brought(file) as path:
+        raw, found = read_mosaic(path, own)
     assert model.camera is not None
     if found.pattern != model.camera.pattern:
         raise InputError(
@@ -200,13 +267,18 @@ def read_file(file: Path, model: TrainedModel, camera: KnownCamera | None, crops
     return center_crop(raw, height, width, found.pattern).copy()
 
 
-def _describe(output: Path, models: Sequence[TrainedModel], camera: KnownCamera | None, masks: Path | None) -> None:
+def _manifest(name: str) -> str:
+    """Returns the name of the manifest beside a CSV file."""
+    return f"{name}.manifest.json"
+
+
+def _describe(output: Path, models: Sequence[TrainedModel], camera: KnownCamera | None, masks: Place | None) -> None:
     """Writes the manifest.
 
     Raises:
         InputError: there is one of other settings, or predictions without one.
     """
-    file = output.with_name(f"{output.name}.manifest.json")
+    file = output.with_name(_manifest(output.name))
     fixed = {
         "models": [model.identity for model in models],
         "checkpoint": models[0].about.checkpoint,

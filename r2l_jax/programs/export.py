@@ -56,7 +56,7 @@ class ExportConfig(Settings):
 def main(config: ExportConfig) -> int:
     """Exports the model that the flags name, and returns the exit status."""
     from r2l_jax.apps.export import export_model, report, samples
-    from r2l_jax.apps.render import find_raw_files
+    from r2l_jax.apps.render import find_paths
     from r2l_jax.data.files.cameras import find_known_camera
     from r2l_jax.training.loaded import load_folds
 
@@ -66,7 +66,7 @@ def main(config: ExportConfig) -> int:
         checked_on = samples.of_run(model, config.data_dir)
     else:
         camera = None if config.camera is None else find_known_camera(config.camera)
-        checked_on = samples.of_files(model, find_raw_files(config.input), camera)
+        checked_on = samples.of_files(model, find_paths(config.input), camera)
     output = pathlib.Path(config.output)
     return report(export_model(model, output, checked_on, config.parts, config.formats, config.gradient))
 

@@ -2,6 +2,7 @@
 
 python scripts/predict.py --run=runs/quickstart/small --input=more_raw_files --output=predictions.csv
 python scripts/predict.py --run=runs/cars/small --input=more_raw_files --output=cars.csv --masks=masks
+python scripts/predict.py --run=runs/quickstart/small --input=s3://bucket/raw --output=p.csv --scheduler=local:8
 
 The table has a row for each file, in columns the most probable class and the probability of each. Files larger than the
 mosaics that the model was trained on are cropped to their middle; frames to segment are taken whole. The same command
@@ -10,13 +11,13 @@ goes on where it was stopped. The exit status is 1 if any file could not be read
 
 import dataclasses
 import functools
-import pathlib
 
-from r2l_jax.apps.predict import predict_files
+from r2l_jax.apps.predict import Predictor, predict_files
 from r2l_jax.apps.render import find_raw_files
 from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
 from r2l_jax.data.files.cameras import find_known_camera
-from r2l_jax.runtime import flags
+from r2l_jax.runtime import cluster, flags, remote
+from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.flags import Settings, setting
 from r2l_jax.training.loaded import load_folds
 
@@ -26,31 +27,41 @@ class PredictionConfig(Settings):
     """Prediction."""
 
     run: str = setting("folder of a finished run or of one of its folds, or a file model.safetensors")
-    input: tuple[str, ...] = setting("raw files and folders of them, separated by commas", kind="repeated")
-    output: str = setting("the table, a CSV file")
+    input: tuple[str, ...] = setting(
+        f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
+    )
+    output: str = setting(f"the table, a CSV file: {remote.BY_URL}")
     folds: tuple[str, ...] = setting("folds whose probabilities are averaged, by their numbers, or all", ("0",))
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
-    masks: str | None = setting("for segmentation: folder for the masks, 8-bit PNG of probabilities", None)
+    masks: str | None = setting(
+        f"for segmentation: folder for the masks, 8-bit PNG of probabilities: {remote.BY_URL}", None
+    )
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto for the formats of "
         "cameras, and the camera of the training for TIFF, PNG, PGM and NPY",
         None,
     )
     pipeline: str | None = setting(OWN_PIPELINE, None)
+    scheduler: str = setting(cluster.SETTING, "serial")
+
+
+@functools.lru_cache(maxsize=1)
+def _load(run: str, folds: tuple[str, ...], checkpoint: str, pipeline: str | None, camera: str | None) -> Predictor:
+    """Loads, once in a process, by what files are predicted."""
+    models = load_folds(run, folds, checkpoint, pipeline)
+    return Predictor(models, None if camera is None else find_known_camera(camera))
 
 
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
-    models = load_folds(config.run, config.folds, config.checkpoint, config.pipeline)
+    cluster.prepare(config.scheduler)
+    load = functools.partial(_load, config.run, config.folds, config.checkpoint, config.pipeline, config.camera)
+    models, camera = load()
     print(f"{config.run}: the {config.checkpoint} checkpoint of {len(models)} fold{'s' * (len(models) > 1)}")
     files = find_raw_files(config.input)
-    predicted, failed = predict_files(
-        files,
-        pathlib.Path(config.output),
-        models,
-        None if config.camera is None else find_known_camera(config.camera),
-        None if config.masks is None else pathlib.Path(config.masks),
-    )
+    masks = None if config.masks is None else remote.place(config.masks)
+    workers = Workers(config.scheduler, load)
+    predicted, failed = predict_files(files, remote.place(config.output), models, camera, masks, workers)
     before = len(files) - predicted - failed
     earlier = f", {before} had been predicted before" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")

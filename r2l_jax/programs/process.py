@@ -5,22 +5,26 @@ python scripts/process.py --input=IMG_0001.dng --output=menon2007 --processing_m
 python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline=my_isp.py:make
 python scripts/process.py --input=IMG_0001.dng --output=learned --run=runs/quickstart/small
 python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=drone --format=png --stages
+python scripts/process.py --input=s3://bucket/raw --output=s3://bucket/pictures --scheduler=local:8
 
 Pictures are 16-bit TIFF or 8-bit PNG, as the differentiable pipeline `isp.parametrized`, a pipeline of classical
 algorithms, `isp.static`, one of your own, or what a run has learned renders them, in the sensor's orientation.
-<output>/manifest.json says by which pipeline and for which camera: the same command goes on, and other settings need
-another folder. The exit status is 1 if any file could not be rendered.
+<output>/manifest.json says by which pipeline and for which camera: the same command goes on where it was stopped, and
+other settings need another folder. The exit status is 1 if any file could not be rendered.
 """
 
+import copy
 import dataclasses
 import functools
-import pathlib
 
 from r2l_jax.apps import render
+from r2l_jax.apps.render import Processing
 from r2l_jax.config import CHECKPOINTS, STATIC_FLAGS, WHICH_CHECKPOINT, ProcessingChoice
 from r2l_jax.data.files.cameras import find_known_camera
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.runtime import flags
+from r2l_jax.pipelines import find_pipeline
+from r2l_jax.runtime import cluster, flags, remote
+from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
 from r2l_jax.training.loaded import load_folds
@@ -30,8 +34,10 @@ from r2l_jax.training.loaded import load_folds
 class RenderConfig(ProcessingChoice):
     """Rendering."""
 
-    input: tuple[str, ...] = setting("raw files and folders of them, separated by commas", kind="repeated")
-    output: str = setting("folder for the pictures, named as the raw files are")
+    input: tuple[str, ...] = setting(
+        f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
+    )
+    output: str = setting(f"folder for the pictures, named as the raw files are: {remote.BY_URL}")
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto, and with --run the "
         "camera of the training for TIFF, PNG, PGM and NPY",
@@ -47,6 +53,7 @@ class RenderConfig(ProcessingChoice):
         None,
         choices=("parametrized", "static"),
     )
+    scheduler: str = setting(cluster.SETTING, "serial")
     format: render.FileFormat = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
         "also write <name>_stages.png, the image after each stage: before gamma_correct it is linear and looks dark",
@@ -65,23 +72,40 @@ class RenderConfig(ProcessingChoice):
         return {} if self.run else {"checkpoint": "without --run"}
 
 
-def main(config: RenderConfig) -> int:
-    """Renders the files that the flags name, and returns the exit status."""
-    pipeline, stored = config.named_pipeline, None
+@functools.lru_cache(maxsize=1)
+def _load(config: RenderConfig) -> Processing:
+    """Loads, once in a process, by what files are rendered."""
+    # A copy remembers the pipeline: the settings themselves are sent to other processes, which a pipeline cannot be.
+    pipeline, camera = copy.copy(config).named_pipeline, find_known_camera(config.camera or "auto")
+    stored = camera
     if config.run is not None:
         (model,) = load_folds(config.run, ["0"], config.checkpoint, None)
+        pipeline = model.named_pipeline
+        if config.camera is None:
+            stored = KnownCamera.of(model.calibration)
+    return Processing(pipeline or find_pipeline("parametrized"), camera, stored)
+
+
+def main(config: RenderConfig) -> int:
+    """Renders the files that the flags name, and returns the exit status."""
+    cluster.prepare(config.scheduler)
+    pipeline, camera, stored = _load(config)
+    if config.run is not None:
         print(f"{config.run}: the {config.checkpoint} checkpoint")
-        pipeline, stored = model.named_pipeline, KnownCamera.of(model.calibration) if config.camera is None else None
+    files = render.find_raw_files(config.input)
     rendered, failed = render.render_files(
-        render.find_raw_files(config.input),
-        pathlib.Path(config.output),
-        find_known_camera(config.camera or "auto"),
+        files,
+        remote.place(config.output),
+        camera,
         config.format,
         config.stages,
         pipeline,
         stored,
+        Workers(config.scheduler, functools.partial(_load, config)),
     )
-    print(f"{rendered} rendered, {failed} failed")
+    before = len(files) - rendered - failed
+    earlier = f", {before} had been rendered before" if before else ""
+    print(f"{rendered} rendered, {failed} failed{earlier}")
     return 1 if failed else 0
 
 

@@ -4,12 +4,19 @@ Needs the extra `cluster`. Every worker runs one job at a time, and all workers 
 them jobs. A job whose worker dies is begun again by another one.
 """
 
+import collections
 import contextlib
+import io
 import json
+import os
 import pathlib
 import re
+import sys
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from tqdm import tqdm
 
 from r2l_jax.runtime.errors import InputError, in_words, one_line
 from r2l_jax.runtime.jobs import TRIES, Job, Outcome, Runner, Serial, call, not_begun
@@ -30,13 +37,14 @@ _SECONDS = 5
 
 
 @contextlib.contextmanager
-def running(scheduler: str, logs: pathlib.Path) -> Iterator[Runner]:
+def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
     """Starts or joins the workers that a `--scheduler` names, and ends those that it started.
 
     Args:
         scheduler: "serial", "local:<n>", "tcp://<host>:<port>", or a JSON file with the options of
             `dask_jobqueue.SLURMCluster` and the number of `jobs`, each of which starts the workers of one allocation.
-        logs: the folder for what jobs of other processes print, in a file for each job.
+        logs: the folder for what jobs of other processes print, in a file for each job; None prints it to stderr when
+            the job has ended.
 
     Raises:
         InputError: a scheduler that is not of these forms or cannot be reached, a file that cannot be read, or the
@@ -47,15 +55,14 @@ def running(scheduler: str, logs: pathlib.Path) -> Iterator[Runner]:
         return
     check(scheduler)
     dask, distributed = _imported()
-    # A worker that dies with the same job this often has died by the job.
-    dask.config.set({"distributed.scheduler.allowed-failures": TRIES - 1})
+    # Dask would give the job of a worker that died to another one at once, which may have a job already: both would
+    # count as having failed if that one dies. `Cluster.run` gives it to a worker that is free.
+    dask.config.set({"distributed.scheduler.allowed-failures": 0})
     with contextlib.ExitStack() as held:
         if local := _LOCAL.fullmatch(scheduler):
-            place = held.enter_context(
-                distributed.LocalCluster(
-                    n_workers=int(local[1]), threads_per_worker=1, processes=True, dashboard_address=None
-                )
-            )
+            # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
+            options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+            place = held.enter_context(distributed.LocalCluster(n_workers=int(local[1]), processes=True, **options))
         elif scheduler.startswith("tcp://"):
             place = scheduler
         else:
@@ -79,6 +86,16 @@ def check(scheduler: str) -> None:
             )
         read_slurm(pathlib.Path(scheduler))
     _imported()
+
+
+def prepare(scheduler: str) -> None:
+    """Checks a `--scheduler` as `check` does, and leaves the memory of GPUs to its workers.
+
+    Must be called before this process computes anything.
+    """
+    check(scheduler)
+    if scheduler != "serial":
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def asked_for(scheduler: str) -> int:
@@ -140,14 +157,14 @@ class Cluster(Runner):
 
     Args:
         client: the `distributed.Client`.
-        logs: the folder for what jobs print.
+        logs: the folder for what jobs print; None prints it to stderr.
 
     Attributes:
         workers: the number of workers that are there now, at least 1.
     """
 
-    def __init__(self, client: Any, logs: pathlib.Path):
-        self._client, self._logs = client, logs.absolute()
+    def __init__(self, client: Any, logs: pathlib.Path | None):
+        self._client, self._logs = client, logs and logs.absolute()
         threads = {name: worker["nthreads"] for name, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
         for name, count in threads.items():
             if count != 1:
@@ -160,25 +177,36 @@ class Cluster(Runner):
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Runs jobs, see `Runner`."""
         waiting, begun, ended = list(jobs), {}, {}
+        tries = collections.Counter()
         while waiting or begun:
             free = self._count_workers() - len(begun)
-            for job in [job for job in waiting if all(name in ended for name in job.after)]:
-                outcome = not_begun(job, ended)
-                if outcome is None and free <= 0:
+            for job in list(waiting):
+                if free <= 0:
+                    break
+                if any(name not in ended for name in job.after):
                     continue
                 waiting.remove(job)
+                outcome = not_begun(job, ended)
                 if outcome is None:
-                    begun[job.name] = self._submit(job)
+                    begun[job.name] = job, self._submit(job)
                     free -= 1
                 else:
                     ended[job.name] = outcome
                     yield outcome
-            for name in _finished(begun):
-                future = begun.pop(name)
-                ended[name] = _outcome(future)
+            for name in _finished({name: future for name, (_, future) in begun.items()}):
+                job, future = begun.pop(name)
+                outcome, is_final = _outcome(name, future)
                 # A result that is kept is computed anew when its worker is lost.
                 future.release()
-                yield ended[name]
+                tries[name] += 1
+                if not is_final and tries[name] < TRIES:
+                    waiting.insert(0, job)
+                    continue
+                if outcome.printed:
+                    tqdm.write(outcome.printed, file=sys.stderr, end="")
+                # Of thousands of jobs, only how they ended is remembered.
+                ended[name] = Outcome(name, error=outcome.error)
+                yield outcome
 
     def _count_workers(self) -> int:
         """Returns how many jobs can run, one for each worker.
@@ -191,7 +219,9 @@ class Cluster(Runner):
     def _submit(self, job: Job) -> Any:
         # Only the call is sent: what else a job knows may not be picklable.
         call = Job(job.name, job.work)
-        return self._client.submit(_call_logged, call, self._logs, key=job.name, pure=False, retries=TRIES - 1)
+        # Other programs may have given the scheduler a job of the same name, whose result this one would be.
+        key = f"{job.name} {uuid.uuid4().hex}"
+        return self._client.submit(_call_elsewhere, call, os.getcwd(), self._logs, key=key, pure=False)
 
 
 def _finished(futures: Mapping[str, Any]) -> list[str]:
@@ -204,19 +234,29 @@ def _finished(futures: Mapping[str, Any]) -> list[str]:
     return [name for name, future in futures.items() if future.done()]
 
 
-def _outcome(future: Any) -> Outcome:
-    """Returns the outcome of a future that has ended."""
+def _outcome(name: str, future: Any) -> tuple[Outcome, bool]:
+    """Returns the outcome of a job whose future has ended, and whether another try could not change it."""
     if future.status == "finished":
-        return future.result()
+        return future.result(), True
     error = future.exception()
     lost = type(error).__name__ == "KilledWorker"
     reason = "its worker was lost each time" if lost else in_words(error) or type(error).__name__
-    return Outcome(future.key, error=f"failed {TRIES} times, at last: {reason}")
+    return Outcome(name, error=f"failed {TRIES} times, at last: {reason}"), False
 
 
-def _call_logged(job: Job, logs: pathlib.Path) -> Outcome:
-    """Calls a job in a worker, and appends what it prints to a file of its name."""
-    logs.mkdir(parents=True, exist_ok=True)
-    file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', job.name)}.txt"
-    with file.open("a", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        return call(job)
+def _call_elsewhere(job: Job, folder: str, logs: pathlib.Path | None) -> Outcome:
+    """Calls a job in a worker, in the folder of the program that gave it, and keeps what it prints."""
+    with contextlib.ExitStack() as held:
+        # A worker of another machine may not have that folder, and need none.
+        if os.path.isdir(folder):
+            held.enter_context(contextlib.chdir(folder))
+        if logs is None:
+            log = io.StringIO()
+        else:
+            logs.mkdir(parents=True, exist_ok=True)
+            file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', job.name)}.txt"
+            log = held.enter_context(file.open("a", buffering=1))
+        held.enter_context(contextlib.redirect_stdout(log))
+        held.enter_context(contextlib.redirect_stderr(log))
+        outcome = call(job)
+    return outcome._replace(printed=log.getvalue()) if isinstance(log, io.StringIO) else outcome

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import glob
+import itertools
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
@@ -59,7 +60,7 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
 def clear_parts(folder: pathlib.Path) -> None:
     """Removes the temporary files that killed processes of this machine left in a folder (see `replacing`)."""
     for part in folder.glob(".*.part"):
-        if not _is_running(part.name.split(".")[-2]):
+        if not is_running(part.name.split(".")[-2]):
             part.unlink(missing_ok=True)
 
 
@@ -103,12 +104,36 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
     """
     with open_csv(source) as file:
         return [
-            {
-                column: cell[1:] if isinstance(cell, str) and cell[:1] == "'" and _FORMULA.match(cell) else cell
-                for column, cell in row.items()
-            }
+            {column: _unquoted(cell) if isinstance(cell, str) else cell for column, cell in row.items()}
             for row in csv.DictReader(file)
         ]
+
+
+def sort_csv(target: pathlib.Path, order: Mapping[str, int]) -> None:
+    """Puts the rows of a CSV file in the order of their first cells, after the rows that have none.
+
+    Args:
+        target: a file that `write_csv` and `append_csv` have written.
+        order: places by first cells.
+    """
+    with open_csv(target) as file:
+        lines = list[str]()
+
+        def read() -> Iterator[str]:
+            for line in file:
+                lines.append(line)
+                yield line
+
+        rows = list[tuple[int, str]]()
+        for cells in csv.reader(read()):
+            name = _unquoted(cells[0])
+            # The header comes first.
+            rows.append((order.get(name, -1) if rows else -2, "".join(lines)))
+            lines.clear()
+    wanted = sorted(rows, key=lambda row: row[0])
+    if wanted != rows:
+        with replacing(target) as part, open_csv(part, "w") as file:
+            file.writelines(text for _, text in wanted)
 
 
 # The beginnings of cells that a spreadsheet takes for a formula, and of those that `_quoted` has quoted.
@@ -121,6 +146,10 @@ def _quoted(row: Mapping[str, Any]) -> dict[str, Any]:
         column: f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) and not _is_number(cell) else cell
         for column, cell in row.items()
     }
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
 def _is_number(text: str) -> bool:
@@ -141,7 +170,7 @@ def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     prefix = f".{folder.name}_{platform.node()}_"
     for left in folder.parent.glob(f"{glob.escape(prefix)}*"):
-        if not _is_running(left.name.removeprefix(prefix).split("_")[0]):
+        if not is_running(left.name.removeprefix(prefix).split("_")[0]):
             shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}_", dir=folder.parent) as scratch:
         # Only the owner may read a temporary folder, so a folder with ordinary permissions is made inside it.
@@ -155,7 +184,8 @@ def drafting(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 raise
 
 
-def _is_running(process: str) -> bool:
+def is_running(process: str) -> bool:
+    """Returns whether a process of this machine, given by its number, may still be running."""
     try:
         os.kill(int(process), 0)
     except ProcessLookupError:
@@ -178,16 +208,16 @@ def make_output_folder(folder: pathlib.Path) -> None:
         raise InputError(f"{folder}: not a folder to write to ({error.strerror})") from None
 
 
-def refuse_shared_targets(targets: Iterable[tuple[pathlib.Path, pathlib.Path]]) -> None:
+def refuse_shared_targets(targets: Iterable[tuple[Any, Any]]) -> None:
     """Refuses two sources that would be written to one file.
 
     Args:
-        targets: pairs of a source and the file that it would be written to.
+        targets: pairs of a source and the file that it would be written to, paths or URLs.
 
     Raises:
         InputError: two sources have one target.
     """
-    sources: dict[pathlib.Path, pathlib.Path] = {}
+    sources = {}
     for source, target in targets:
         if (place := target.resolve()) in sources:
             raise InputError(f"{sources[place]} and {source} would both be written to {target}")
@@ -210,19 +240,50 @@ def each_file(
         The results of the files that did not fail, in the order in which they were finished.
     """
     results = []
-    pool = ThreadPoolExecutor(AT_ONCE)
+    for _, done, error in tqdm(worked(work, jobs, file_of), total=len(jobs), unit="file"):
+        if error:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+        else:
+            results.append(done)
+    return results
+
+
+def worked(
+    work: Callable[[Job], Result], jobs: Iterable[Job], file_of: Callable[[Job], object] = str
+) -> Iterator[tuple[Job, Result | None, str]]:
+    """Calls `work` for each of many files, several at once, and yields each as it is finished.
+
+    Args:
+        work: as for `each_file`.
+        jobs: the files.
+        file_of: as for `each_file`.
+
+    Yields:
+        The file, what `work` returned, and an empty text; or the file, None, and the error in one line.
+    """
+    pool, rest, begun = ThreadPoolExecutor(AT_ONCE), iter(jobs), dict[Future[Result], Job]()
     try:
-        futures = {pool.submit(work, job): job for job in jobs}
-        for future in tqdm(as_completed(futures), total=len(futures), unit="file"):
-            try:
-                results.append(future.result())
-            except Exception as error:
-                message = in_words(error)
-                if not isinstance(error, InputError) and getattr(error, "filename", None) is None:
-                    file = one_line(str(file_of(futures[future])))
-                    message = f"{file}: {message.removeprefix(f'{file}: ') or type(error).__name__}"
-                tqdm.write(f"error: {message}", file=sys.stderr)
+        while True:
+            # Futures of all files at once would take as much memory as some pictures.
+            begun |= {pool.submit(work, job): job for job in itertools.islice(rest, 2 * AT_ONCE - len(begun))}
+            if not begun:
+                return
+            for future in wait(begun, return_when=FIRST_COMPLETED).done:
+                job = begun.pop(future)
+                try:
+                    done = job, future.result(), ""
+                except Exception as error:
+                    done = job, None, _said(error, file_of(job))
+                yield done
     finally:
         # After an interruption, files that have not been begun are left out.
         pool.shutdown(cancel_futures=True)
-    return results
+
+
+def _said(error: Exception, file: object) -> str:
+    """Describes an error in one line that names the file."""
+    message = in_words(error)
+    if isinstance(error, InputError) or getattr(error, "filename", None) is not None:
+        return message
+    name = one_line(str(file))
+    return f"{name}: {message.removeprefix(f'{name}: ') or type(error).__name__}"

@@ -1,7 +1,7 @@
 """Jobs that depend on each other, run one after the other or by the workers of a cluster.
 
-A job is a call of a function that writes its results to files and goes on where it was stopped, so that a job whose
-process has died can be tried again anywhere.
+A job is a call of a function that can be made again: it writes its results to files and goes on where it was stopped,
+or replaces them. A job whose process has died is tried again, anywhere.
 """
 
 import abc
@@ -26,7 +26,8 @@ class Job:
 
     Attributes:
         name: its name, which no other job has.
-        work: the call. A cluster pickles it: a function of a module, or `functools.partial` of one.
+        work: the call. A cluster pickles it, and what it returns: a function of a module, or `functools.partial` of
+            one.
         after: the names of jobs before it in the list, whose results it needs.
     """
 
@@ -42,11 +43,15 @@ class Outcome(NamedTuple):
         name: the job's name.
         seconds: how long it took, without failed tries.
         error: why it failed, in one line; None for a job that succeeded.
+        result: what its call returned.
+        printed: what it printed in another process, unless that is in a file.
     """
 
     name: str
     seconds: float = 0.0
     error: str | None = None
+    result: Any = None
+    printed: str = ""
 
 
 class Runner(abc.ABC):
@@ -113,10 +118,10 @@ def call(job: Job) -> Outcome:
     """
     started = time.monotonic()
     try:
-        job.work()
+        result = job.work()
     except FolderInUseError:
         # Of a job whose worker was lost: its process may still be ending.
         raise
     except InputError as error:
         return Outcome(job.name, time.monotonic() - started, in_words(error))
-    return Outcome(job.name, time.monotonic() - started)
+    return Outcome(job.name, time.monotonic() - started, result=result)

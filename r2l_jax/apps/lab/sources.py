@@ -8,7 +8,7 @@ import numpy as np
 
 import isp
 from r2l_jax.apps.lab.frames import Frame
-from r2l_jax.apps.render import find_raw_files
+from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_mosaic
 from r2l_jax.runtime.errors import InputError, printable, warn
@@ -126,7 +126,7 @@ def given_files(inputs: Sequence[str], model: TrainedModel | None) -> list[Sourc
     Raises:
         InputError: a folder without raw files, or a file that is not there.
     """
-    files = find_raw_files(inputs) if inputs else []
+    files = find_paths(inputs) if inputs else []
     for file in files:
         if not file.is_file():
             raise InputError(f"--input: {file}: no such file")

@@ -8,12 +8,13 @@
 """
 
 import csv
+import functools
 import hashlib
 import io
 import json
 import pathlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +27,10 @@ from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.renderer import Recipe
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import manifests, store
+from r2l_jax.runtime import manifests, remote, store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import append_csv, clear_parts, read_csv, replacing, write_csv, write_json
+from r2l_jax.runtime.files import append_csv, clear_parts, read_csv, write_csv, write_json
+from r2l_jax.runtime.remote import Place, Url
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
 
@@ -88,6 +90,7 @@ class SetFolder:
     Args:
         pictures: the set.
         output: the output folder, which contains the set's folder.
+        tables: where the manifests of all sets are kept: the output folder, or one that stands for it on this machine.
         dataset: the samples.
         files: the files of each sample, from `file_names`.
         seed: the seed of the noise.
@@ -100,19 +103,19 @@ class SetFolder:
     def __init__(
         self,
         pictures: PictureSet,
-        output: pathlib.Path,
+        output: Place,
+        tables: pathlib.Path,
         dataset: RawDataset,
         files: Sequence[tuple[str, ...]],
         seed: int,
     ):
         self.pictures = pictures
         self._folder = output / pictures.name
-        self._manifest = self._folder / "manifest.csv"
+        self._manifest = tables / table_of(pictures)
         self._files, self._names = files, dataset.names
         self._samples = dataset.sample_hashes(range(len(files)))
         self._common = {"dataset": dataset.name, **pictures.settings, "seed": seed}
         self._columns = list(self._row(0, [""] * len(files[0])))
-        self._listed = self._read_manifest()
         self._digests: dict[int, list[str]] = {}
         self.missing = set(range(len(files)))
 
@@ -135,8 +138,7 @@ class SetFolder:
 
     def discard(self) -> None:
         """Removes the manifest and all pictures that it lists, because the set has another identity."""
-        for name in {name for names in self._files for name in names} & self._listed.keys():
-            (self._folder / name).unlink(missing_ok=True)
+        self._remove({name for names in self._files for name in names} & self._listed.keys())
         self._manifest.unlink(missing_ok=True)
         self._listed = {}
 
@@ -153,17 +155,14 @@ class SetFolder:
 
     def begin(self) -> None:
         """Prepares for `add`: removes the files of missing samples, and writes a manifest of the valid ones."""
-        for folder in {(self._folder / name).parent for names in self._files for name in names}:
-            clear_parts(folder)
-        for index in self.missing:
-            for name in self._files[index]:
-                (self._folder / name).unlink(missing_ok=True)
+        self._clear_parts()
+        self._remove({name for index in self.missing for name in self._files[index]})
         self.finish()
 
     def write(self, index: int, contents: Sequence[bytes]) -> list[str]:
         """Writes the files of a sample, and returns the SHA-256 of each."""
         for name, content in zip(self._files[index], contents, strict=True):
-            with replacing(self._folder / name) as part:
+            with remote.writing(self._folder / name) as part:
                 part.write_bytes(content)
         return [hashlib.sha256(content).hexdigest() for content in contents]
 
@@ -179,8 +178,32 @@ class SetFolder:
 
     def finish(self) -> None:
         """Writes the manifest anew in the order of the samples, after the last `add`."""
+        # Of workers that were lost.
+        self._clear_parts()
         rows = [self._row(index, self._digests[index]) for index in sorted(self._digests)]
         write_csv(self._manifest, rows, self._columns)
+
+    @functools.cached_property
+    def _listed(self) -> dict[str, tuple[str, str]]:
+        """The SHA-256 and the sample's hash of each file that the manifest of an earlier call lists."""
+        return self._read_manifest()
+
+    @functools.cached_property
+    def _there(self) -> set[str]:
+        """The files of a set in object storage, by one request for each sub-folder."""
+        folders = {str(pathlib.PurePosixPath(name).parent) for names in self._files for name in names}
+        return {f"{folder}/{name}" for folder in folders for name in remote.names(self._folder / folder)}
+
+    def _clear_parts(self) -> None:
+        if isinstance(self._folder, pathlib.Path):
+            for folder in {(self._folder / name).parent for names in self._files for name in names}:
+                clear_parts(folder)
+
+    def _remove(self, names: Set[str]) -> None:
+        """Removes files of the set that may be there."""
+        if isinstance(self._folder, Url):
+            names = names & self._there
+        remote.remove([self._folder / name for name in names])
 
     def _row(self, index: int, digests: list[str]) -> dict[str, Any]:
         picture, *mask = self._files[index]
@@ -203,7 +226,17 @@ class SetFolder:
         }
 
     def _digest(self, name: str) -> str:
+        if isinstance(self._folder, Url):
+            # An object is there as it was sent, or not at all. To compute its digest would take as long as to make it.
+            if name not in self._there:
+                raise FileNotFoundError(name)
+            return self._listed[name][0]
         return hashlib.sha256((self._folder / name).read_bytes()).hexdigest()
+
+
+def table_of(pictures: PictureSet) -> str:
+    """Returns the path of a set's manifest within the output folder."""
+    return f"{pictures.name}/manifest.csv"
 
 
 def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
@@ -233,7 +266,8 @@ def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
 
 
 def describe(
-    output: pathlib.Path,
+    output: Place,
+    tables: pathlib.Path,
     fixed: Mapping[str, Any],
     current: Mapping[str, Any],
     added: Mapping[str, Mapping[str, Any]],
@@ -243,6 +277,7 @@ def describe(
 
     Args:
         output: the folder of all sets.
+        tables: where its manifests are kept, see `SetFolder`.
         fixed: entries that must be the same in all calls.
         current: entries that replace those of earlier calls.
         added: entries that are added to those of earlier calls, among them the `identities` of the sets.
@@ -251,11 +286,11 @@ def describe(
     Raises:
         InputError: the output folder holds sets of other settings or something else.
     """
-    file = output / manifests.NAME
+    file = tables / manifests.NAME
     content = json.loads(json.dumps({**fixed, **current, **added}))
-    earlier = manifests.read(output, {name: content[name] for name in fixed}, "sets")
+    earlier = manifests.read(tables, {name: content[name] for name in fixed}, "sets")
     if earlier is None:
-        if any(output.glob("[!.]*")):
+        if any(not name.startswith(".") for name in remote.names(output)):
             raise InputError(f"--output={output} holds something else: choose another folder")
         write_json(file, content)
         return
@@ -264,7 +299,7 @@ def describe(
         identities = earlier.get("identities", {})
         content |= {name: (identities if name == "identities" else earlier[name]) | content[name] for name in added}
     except (LookupError, TypeError):
-        raise manifests.damaged(output) from None
+        raise manifests.damaged(tables) from None
     _discard_others(folders, identities, added["identities"])
     write_json(file, content)
 

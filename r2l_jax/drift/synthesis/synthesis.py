@@ -29,13 +29,13 @@ from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
 from r2l_jax.names import CORRUPTIONS, INTENSITIES, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import compiler, store
+from r2l_jax.runtime import cluster, compiler, manifests, remote, startup, store
+from r2l_jax.runtime.chunks import Workers, spread
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, build, flat, setting
 from r2l_jax.runtime.hosts import refuse_several_processes
-from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 
@@ -51,7 +51,7 @@ class SynthesisConfig(DataSettings):
         InputError: a value is unknown or out of range.
     """
 
-    output: str = setting("folder for the sets")
+    output: str = setting(f"folder for the sets: {remote.BY_URL}")
     pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",))
     pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
     intensities: tuple[float, ...] | None = setting(
@@ -68,6 +68,7 @@ class SynthesisConfig(DataSettings):
     half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=tuple(FORMATS))
     seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+    scheduler: str = setting(cluster.SETTING, "serial")
 
     def __post_init__(self):
         super().__post_init__()
@@ -113,6 +114,8 @@ class SynthesisConfig(DataSettings):
             InputError: data is missing or processed already, or two intensities have different samples.
         """
         settings: dict[str, Any] = {**self.source, "download": self.download}
+        if isinstance(place := remote.place(self.data_dir or ""), remote.Url):
+            settings["data_dir"] = remote.copied(place, startup.cache_dir() / "copied")
         isos = dict.fromkeys(pictures.iso for pictures in self.sets())
         loaded = {iso: datasets.load(self.dataset, iso=iso or 1.0, **settings) for iso in isos}
         first = next(iter(loaded.values()))
@@ -141,21 +144,32 @@ def run(config: SynthesisConfig) -> None:
         Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
     refuse_several_processes()
-    sets, output, sources = config.sets(), pathlib.Path(config.output), config.load()
+    cluster.prepare(config.scheduler)
+    sets, output, sources = config.sets(), remote.place(config.output), config.load()
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)
-    files = picture_sets.file_names(dataset, config.format)
-    if output.is_file():
+    if isinstance(output, pathlib.Path) and output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
     try:
-        with writing_to(output):
+        with remote.working(output, [manifests.NAME, *map(picture_sets.table_of, sets)]) as work:
             identities = {pictures.name: _identity(config, pictures, sources[pictures.iso]) for pictures in sets}
-            folders = [SetFolder(pictures, output, sources[pictures.iso], files, config.seed) for pictures in sets]
-            _describe(config, folders, dataset, identities)
-            _write(config, sources, folders)
+            folders = _folders(config, sources, work.path)
+            _describe(config, folders, dataset, identities, work.path)
+            _write(config, sources, folders, work)
     except OSError as error:
         raise InputError(f"{error.filename or output}: {error.strerror or error}") from None
     print(f"{len(sets)} sets of {len(dataset)} pictures each in {output}")
+
+
+def _folders(
+    config: SynthesisConfig, sources: Mapping[float | None, RawDataset], tables: pathlib.Path
+) -> list[SetFolder]:
+    """Returns the folders of all sets, whose manifests are kept in the folder `tables`."""
+    files = picture_sets.file_names(next(iter(sources.values())), config.format)
+    output = remote.place(config.output)
+    return [
+        SetFolder(pictures, output, tables, sources[pictures.iso], files, config.seed) for pictures in config.sets()
+    ]
 
 
 def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset) -> store.Identity:
@@ -171,7 +185,11 @@ def _identity(config: SynthesisConfig, pictures: PictureSet, dataset: RawDataset
 
 
 def _describe(
-    config: SynthesisConfig, folders: Sequence[SetFolder], dataset: RawDataset, identities: Mapping[str, store.Identity]
+    config: SynthesisConfig,
+    folders: Sequence[SetFolder],
+    dataset: RawDataset,
+    identities: Mapping[str, store.Identity],
+    tables: pathlib.Path,
 ) -> None:
     """Collects the entries of `manifest.json`, and writes them by `picture_sets.describe`."""
     camera = camera_of(dataset)
@@ -191,7 +209,7 @@ def _describe(
         "identities": identities,
     }
     current = {"data_dir": config.data_dir, "camera": dataclasses.asdict(camera), **environment()}
-    picture_sets.describe(pathlib.Path(config.output), fixed, current, added, folders)
+    picture_sets.describe(remote.place(config.output), tables, fixed, current, added, folders)
 
 
 def _described(pipeline: isp.Pipeline) -> dict[str, Any]:
@@ -210,38 +228,156 @@ def _described(pipeline: isp.Pipeline) -> dict[str, Any]:
     }
 
 
-def _write(config: SynthesisConfig, sources: Mapping[float | None, RawDataset], folders: Sequence[SetFolder]) -> None:
-    """Writes the missing pictures of all sets, one intensity after the other, with a progress bar on stderr.
-
-    Threads check, encode and write files, while the device makes the next pictures.
-    """
+def _write(
+    config: SynthesisConfig,
+    sources: Mapping[float | None, RawDataset],
+    folders: Sequence[SetFolder],
+    work: remote.Workplace,
+) -> None:
+    """Writes the missing pictures of all sets, with a progress bar on stderr."""
     first = next(iter(sources.values()))
-    maker = _Maker(camera_of(first), config, {folder.pictures.named_pipeline for folder in folders})
-    write = functools.partial(_write_begun, config.format)
-    total, workers = len(folders) * len(first), os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool, StopSignals() as stop, tqdm(total=total, unit="picture") as bar:
+    total, failed = len(folders) * len(first), list[str]()
+    with StopSignals() as stop, tqdm(total=total, unit="picture") as bar:
 
         def interrupted() -> Interrupted:
             return Interrupted(f"stopped after {bar.n} of {total} pictures; the same command goes on from there")
 
-        for folder in folders:
-            for valid in pool.map(folder.check, range(len(first))):
-                bar.update(valid)
-                if stop.after_step():
-                    raise interrupted()
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            for folder in folders:
+                for valid in pool.map(folder.check, range(len(first))):
+                    bar.update(valid)
+                    if stop.after_step():
+                        raise interrupted()
+        todo = [folder for folder in folders if folder.missing]
+        for folder in todo:
+            folder.begin()
+        if config.scheduler == "serial":
+            written = _by_this_process(_Loaded(config, sources, todo, _Maker.of(config, sources)), stop)
+        else:
+            written = _by_workers(config, sources, todo)
+        for folder, digests, error in written:
+            if error:
+                failed.append(error)
+                continue
+            folder.add(digests)
+            bar.update(len(digests))
+            work.save()
+            if stop.after_step() and config.scheduler != "serial":
+                # What workers have begun is left out; this process still writes what it has begun.
+                break
+        for folder in todo:
+            folder.finish()
+        if failed:
+            raise InputError(f"{total - bar.n} of {total} pictures could not be made: {failed[0]}")
+        if any(folder.missing for folder in todo):
+            raise interrupted()
+
+
+# The folder of a set, the digests of `SetFolder.write` by the samples' indices, and why others could not be made.
+_Written = Iterator[tuple[SetFolder, dict[int, list[str]], str]]
+
+
+class _Loaded(NamedTuple):
+    """Holds by what a process makes pictures.
+
+    Attributes:
+        config: the settings.
+        sources: the data set at each intensity.
+        folders: the folders of the sets.
+        maker: makes the pictures.
+    """
+
+    config: SynthesisConfig
+    sources: Mapping[float | None, RawDataset]
+    folders: Sequence[SetFolder]
+    maker: "_Maker"
+
+
+def _by_this_process(loaded: _Loaded, stop: StopSignals | None = None) -> _Written:
+    """Writes the missing pictures of sets, one intensity after the other; threads write while the device works.
+
+    After a request to stop, pictures that were begun are still written.
+    """
+    config, sources, folders, maker = loaded
+    write, workers = functools.partial(_write_begun, config.format), os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
         for iso, dataset in sources.items():
             todo = [folder for folder in folders if folder.pictures.iso == iso and folder.missing]
-            for folder in todo:
-                folder.begin()
-            # After a request to stop, pictures that were begun are still written.
-            begun = itertools.takewhile(lambda _: not stop.after_step(), maker.begin(todo, dataset))
+            begun = itertools.takewhile(lambda _: not (stop and stop.after_step()), maker.begin(todo, dataset))
             for folder, digests in _work_ahead(pool, write, begun, workers + 1):
-                folder.add(digests)
-                bar.update(len(digests))
-            for folder in todo:
-                folder.finish()
-            if any(folder.missing for folder in todo):
-                raise interrupted()
+                yield folder, digests, ""
+
+
+class _Batch(NamedTuple):
+    """Holds the pictures of a batch that are missing.
+
+    Attributes:
+        missing: the samples' indices by the names of sets of one intensity.
+        sites: how many sites these samples have, counted once for each picture.
+    """
+
+    missing: dict[str, list[int]]
+    sites: int
+
+
+def _by_workers(
+    config: SynthesisConfig, sources: Mapping[float | None, RawDataset], folders: Sequence[SetFolder]
+) -> _Written:
+    """Writes the missing pictures of sets by the workers of `--scheduler`, some batches a job."""
+    units = list[list[_Batch]]()
+    for iso, dataset in sources.items():
+        sites = int(np.prod(dataset.shape))
+        for samples in _batches(dataset):
+            missing = {
+                folder.pictures.name: sorted(some)
+                for folder in folders
+                if folder.pictures.iso == iso and (some := folder.missing.intersection(samples))
+            }
+            if missing:
+                units.append([_Batch(missing, sites * sum(map(len, missing.values())))])
+    by_name = {folder.pictures.name: folder for folder in folders}
+    workers = Workers(config.scheduler, functools.partial(_load, tuple(flat(config).items())))
+    for _, written, error in spread(workers, _make_chunk, units, lambda batch: 4 * batch.sites):
+        if error:
+            yield folders[0], {}, error
+        for name, digests in written or ():
+            yield by_name[name], digests, ""
+
+
+@functools.lru_cache(maxsize=1)
+def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
+    """Loads, once in a worker, by what it makes pictures.
+
+    Args:
+        settings: the names and values of flags.
+    """
+    config = build(SynthesisConfig, dict(settings))
+    sources = config.load()
+    # Manifests are read and written by the program alone.
+    folders = _folders(config, sources, pathlib.Path(os.devnull))
+    return _Loaded(config, sources, folders, _Maker.of(config, sources))
+
+
+def _make_chunk(loaded: _Loaded, batches: list[_Batch]) -> list[tuple[str, dict[int, list[str]]]]:
+    """Writes the missing pictures of batches in a worker, and returns their digests by sets and samples."""
+    for folder in loaded.folders:
+        folder.missing = {index for batch in batches for index in batch.missing.get(folder.pictures.name, ())}
+    return [(folder.pictures.name, digests) for folder, digests, _ in _by_this_process(loaded)]
+
+
+def _batch_size(dataset: RawDataset) -> int:
+    """Returns the number of samples in a batch, over all devices."""
+    devices, (height, width) = jax.device_count(), dataset.shape
+    return -(-min(max(_PIXELS // (height * width), 1), len(dataset)) // devices) * devices
+
+
+def _batches(dataset: RawDataset) -> list[range]:
+    """Divides the samples into batches.
+
+    A sample always has the same place in the same batch, so that its pictures are the same to the last bit.
+    """
+    size = _batch_size(dataset)
+    return [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
 
 
 class _Begun(NamedTuple):
@@ -295,21 +431,22 @@ class _Maker:
             compiler_options=compiler.options(),
         )
 
+    @classmethod
+    def of(cls, config: SynthesisConfig, sources: Mapping[float | None, RawDataset]) -> "_Maker":
+        """Returns the maker of all sets of some settings."""
+        camera = camera_of(next(iter(sources.values())))
+        return cls(camera, config, {pictures.named_pipeline for pictures in config.sets()})
+
     def begin(self, folders: Sequence[SetFolder], dataset: RawDataset) -> Iterator[_Begun]:
         """Yields the pictures of each batch for each set that lacks some of them.
-
-        A sample always has the same place in the same batch, so that its pictures are the same to the last bit.
 
         Args:
             folders: the sets' folders, of one intensity.
             dataset: the mosaics at this intensity.
         """
-        task, devices, (height, width) = task_of(dataset), jax.device_count(), dataset.read(0)[0].shape
-        size = -(-min(max(_PIXELS // (height * width), 1), len(dataset)) // devices) * devices
-        missing = set().union(*(folder.missing for folder in folders))
-        batches = [range(start, min(start + size, len(dataset))) for start in range(0, len(dataset), size)]
-        chosen = [index for batch in batches if not missing.isdisjoint(batch) for index in batch]
-        for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), size, keep_decoded=False):
+        task, missing = task_of(dataset), set().union(*(folder.missing for folder in folders))
+        chosen = [index for batch in _batches(dataset) if not missing.isdisjoint(batch) for index in batch]
+        for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), _batch_size(dataset), keep_decoded=False):
             samples = batch["index"][batch["weight"] > 0].tolist()
             masks = [[encoded(mask, "png") for mask in task.mask_pictures(target)] for target in batch["target"]]
             arrays = to_devices({name: batch[name] for name in ("raw", "index")}, shardings().split)

@@ -1,8 +1,11 @@
+import contextlib
 import csv
+import functools
 import json
 import shutil
 
 import numpy as np
+import pickled_jobs
 import pytest
 import tifffile
 from PIL import Image
@@ -15,8 +18,12 @@ from r2l_jax.apps.predict import predict_files
 from r2l_jax.data.files.cameras import find_known_camera
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.synthesis.evaluator import Evaluator
+from r2l_jax.programs import predict as programs_predict
+from r2l_jax.runtime import cluster
+from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.jobs import Serial
 from r2l_jax.training import train, trained
 from r2l_jax.training.loaded import TrainedModel, load_folds
 
@@ -95,6 +102,31 @@ def test_it_goes_on_where_it_was_stopped(run, files, tmp_path, monkeypatch):
     assert sorted(read) == files[5:]
     whole = rows(tmp_path / "whole.csv")
     assert [(row["file"], row["class"]) for row in rows(output)] == [(row["file"], row["class"]) for row in whole]
+
+
+def test_workers_predict_what_one_process_predicts(run, tmp_path, monkeypatch):
+    rng = np.random.default_rng(3)
+    many = [tmp_path / f"{number:03}.tif" for number in range(100)]
+    for number, file in enumerate(many):
+        tifffile.imwrite(file, rng.integers(80, 1023, (36 + 2 * (number % 3), 40), np.uint16))
+    many[40].write_bytes(b"no file")
+    load = functools.partial(programs_predict._load, str(run.run_dir), ("all",), "best", None, None)
+    models, camera = load()
+    assert predict_files(many, tmp_path / "one.csv", models, camera) == (99, 1)
+    monkeypatch.setattr(cluster, "running", pickled_jobs.running)
+    # Chunks end from the last to the first, and a first call has predicted some in the middle.
+    predict_files(many[32:64], tmp_path / "many.csv", models, camera)
+    workers = Workers("local:2", load)
+    assert predict_files(many, tmp_path / "many.csv", models, camera, workers=workers) == (68, 1)
+    assert (tmp_path / "many.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+
+
+def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):
+    first, second = load_folds(str(run.run_dir), ["all"], "best", None)
+    monkeypatch.setattr(cluster, "running", lambda scheduler, logs: contextlib.nullcontext(Serial()))
+    workers = Workers("local:2", lambda: predict.Predictor([second]))
+    assert predict_files(files[:2], tmp_path / "p.csv", [first], workers=workers) == (0, 2)
+    assert f"{files[0]}: the run has changed since the program was started" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused(run, files, tmp_path):

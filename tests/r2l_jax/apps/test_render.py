@@ -1,4 +1,8 @@
+import contextlib
+import functools
+
 import numpy as np
+import pickled_jobs
 import pytest
 import tifffile
 from PIL import Image
@@ -7,7 +11,12 @@ import isp
 from r2l_jax.apps.render import find_raw_files, render_files
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.pipelines import find_pipeline
+from r2l_jax.programs import process
+from r2l_jax.runtime import cluster, store
+from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import read_csv
+from r2l_jax.runtime.jobs import Outcome, Serial
 from r2l_jax.runtime.pictures import contact_sheet
 
 CAMERA = isp.CAMERAS["drone"]
@@ -22,6 +31,10 @@ def raw_file(path, seed=0, shape=(16, 24)):
     return path
 
 
+def written(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def rendering(path, camera):
     return np.asarray(isp.parametrized(camera)(read_raw(path, camera)[0]))
 
@@ -29,8 +42,7 @@ def rendering(path, camera):
 def test_a_tiff_holds_the_rendering_in_16_bits(tmp_path):
     files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)]
     assert render_files(files, tmp_path / "out" / "pictures", CAMERA) == (6, 0)
-    written = sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir())
-    assert written == [*(file.name for file in files), "manifest.json"]
+    assert written(tmp_path / "out" / "pictures") == [*(file.name for file in files), "manifest.csv", "manifest.json"]
     for file in files:
         picture = tifffile.imread(tmp_path / "out" / "pictures" / file.name)
         assert picture.dtype == np.uint16
@@ -58,7 +70,7 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys):
     files = [raw_file(tmp_path / "a.tiff"), tmp_path / "gone.dng", tmp_path / "bad.dng", raw_file(tmp_path / "z.png")]
     files[2].write_bytes(b"no raw file")
     assert render_files(files, tmp_path / "out", CAMERA) == (2, 2)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "manifest.json", "z.tiff"]
+    assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "manifest.json", "z.tiff"]
     err = capsys.readouterr().err
     assert f"error: {files[1]}: no such file" in err
     assert f"error: {files[2]}: truncated" in err
@@ -89,15 +101,15 @@ def test_whatever_a_pipeline_raises_for_a_file_does_not_end_the_others(tmp_path,
 
 def test_stages_are_drawn_side_by_side(tmp_path):
     render_files([raw_file(tmp_path / "a.tiff")], tmp_path / "out", CAMERA, stages=True)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.tiff", "a_stages.png", "manifest.json"]
+    assert written(tmp_path / "out") == ["a.tiff", "a_stages.png", "manifest.csv", "manifest.json"]
     values = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 2.0]
     sheet = contact_sheet({f"stage{i}": np.full((16, 24, 3), value, np.float32) for i, value in enumerate(values)})
     pixels = np.asarray(sheet)
     for value in np.clip(values, 0, 1):
         assert (pixels == round(value * 255)).all(-1).sum() >= 480 * 320
-    with Image.open(tmp_path / "out" / "a_stages.png") as written:
+    with Image.open(tmp_path / "out" / "a_stages.png") as sheet_file:
         # The pipeline has six stages, so its sheet has one row less.
-        assert written.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)
+        assert sheet_file.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)
 
 
 def test_earlier_pictures_of_the_same_settings_are_replaced(tmp_path):
@@ -106,6 +118,59 @@ def test_earlier_pictures_of_the_same_settings_are_replaced(tmp_path):
     assert render_files(files, tmp_path / "out", CAMERA, stages=True) == (2, 0)
     picture = tifffile.imread(tmp_path / "out" / "a.tiff")
     np.testing.assert_allclose(picture / 65535, rendering(files[0], CAMERA), atol=0.51 / 65535)
+
+
+def test_pictures_that_are_there_are_not_rendered_again(tmp_path, monkeypatch):
+    files, out, read = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(3)], tmp_path / "out", []
+    monkeypatch.setattr(
+        "r2l_jax.apps.render.read_raw", lambda path, camera: read.append(path) or read_raw(path, camera)
+    )
+    assert render_files(files[:2], out, CAMERA) == (2, 0)
+    with (out / "manifest.csv").open("a") as table:
+        table.write("2.tiff,")  # Killed within a row.
+    assert render_files(files, out, CAMERA) == (1, 0)
+    (out / "0.tiff").unlink()
+    raw_file(files[1], seed=9)
+    read.clear()
+    assert render_files(files, out, CAMERA) == (2, 0)
+    assert sorted(read) == files[:2]
+    assert render_files(files, out, CAMERA) == (0, 0)
+    assert [row["picture"] for row in read_csv(out / "manifest.csv")] == ["0.tiff", "1.tiff", "2.tiff"]
+    assert render_files(files, out, CAMERA, stages=True) == (3, 0)
+    monkeypatch.setattr(store, "source_hash", lambda: "other")
+    assert render_files(files, out, CAMERA) == (3, 0)
+
+
+def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
+    files = [raw_file(tmp_path / f"{seed:02}.tiff", seed) for seed in range(20)]
+    files[3].write_bytes(b"no file")
+    config = process.RenderConfig(input=("unused",), output="unused", camera="drone", pipeline="full")
+    workers = Workers("local:2", functools.partial(process._load, config))
+    pipeline, camera, _ = process._load(config)
+    one = render_files(files, tmp_path / "one", camera, pipeline=pipeline)
+    one_said = capsys.readouterr().err
+    monkeypatch.setattr(cluster, "running", pickled_jobs.running)
+    many = render_files(files, tmp_path / "many", camera, pipeline=pipeline, workers=workers)
+    assert many == one == (19, 1)
+    for name in written(tmp_path / "one"):
+        assert (tmp_path / "many" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert written(tmp_path / "many") == written(tmp_path / "one")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert line.strip() in one_said
+
+
+def test_files_whose_worker_is_lost_are_named(tmp_path, monkeypatch, capsys):
+    class Lost(Serial):
+        def run(self, jobs):
+            for job in jobs:
+                yield Outcome(job.name, error="failed 3 times, at last: its worker was lost each time")
+
+    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(2)]
+    monkeypatch.setattr(cluster, "running", lambda scheduler, logs: contextlib.nullcontext(Lost()))
+    assert render_files(files, tmp_path / "out", CAMERA, workers=Workers("local:2")) == (0, 2)
+    said = capsys.readouterr().err
+    for file in files:
+        assert f"error: {file}: failed 3 times, at last: its worker was lost each time" in said
 
 
 @pytest.mark.parametrize(

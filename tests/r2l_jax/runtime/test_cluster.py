@@ -86,7 +86,7 @@ def slurm(tmp_path, monkeypatch):
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "sbatch").write_text(
-        f'#!/bin/sh\ncp "$1" {tmp_path}/script\nsetsid sh "$1" >{tmp_path}/worker.log 2>&1 &\n'
+        f'#!/bin/sh\ncp "$1" {tmp_path}/script\nsetsid sh {tmp_path}/script >{tmp_path}/worker.log 2>&1 &\n'
         'echo "Submitted batch job $!"\n'
     )
     (commands / "scancel").write_text('#!/bin/sh\nkill -- "-$1"\n')

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import hashlib
@@ -9,6 +10,7 @@ import signal
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pickled_jobs
 import pytest
 import tifffile
 from flax import nnx
@@ -27,8 +29,10 @@ from r2l_jax.drift.synthesis.picture_sets import SetFolder
 from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
 from r2l_jax.model.tasks import task_of
+from r2l_jax.runtime import cluster
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.jobs import Outcome, Serial
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.folds import Fold
@@ -202,6 +206,32 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
     for name, case in sets.items():
         images = np.concatenate(jax.device_get(rendered[Recipe.of(case)]))[:IMAGES]
         np.testing.assert_array_equal(pictures(base, name), quantized(images, np.uint16))
+
+
+def test_workers_write_what_one_process_writes(base, written, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "prepare", lambda scheduler: None)
+    monkeypatch.setattr(cluster, "running", pickled_jobs.running)
+    many = replace(base, output=str(tmp_path / "many"), scheduler="local:2")
+    synthesis.run(many)
+    assert tree(many) == tree(base)
+    (tmp_path / "many" / "parametrized" / "iso=1" / "uncorrupted" / "manifest.csv").unlink()
+    synthesis.run(many)
+    assert tree(many) == tree(base)
+
+
+def test_pictures_whose_worker_is_lost_are_counted(base, tmp_path, monkeypatch):
+    class Lost(Serial):
+        def run(self, jobs):
+            yield from super().run(jobs[:1])
+            yield from (Outcome(job.name, error="its worker was lost") for job in jobs[1:])
+
+    monkeypatch.setattr(cluster, "prepare", lambda scheduler: None)
+    monkeypatch.setattr(cluster, "running", lambda scheduler, logs: contextlib.nullcontext(Lost()))
+    config = replace(base, output=str(tmp_path / "lost"), scheduler="local:2")
+    total = len(config.sets()) * IMAGES
+    with pytest.raises(InputError, match=rf"[0-9]+ of {total} pictures could not be made: its worker was lost"):
+        synthesis.run(config)
+    assert 0 < len(list((tmp_path / "lost").rglob("*.tiff"))) < total
 
 
 def test_randomness_depends_on_the_seed_alone(base, written, tmp_path):

@@ -1,0 +1,141 @@
+"""Measures how the work on many files grows with workers, and computes from that what it costs.
+
+python -m r2l_jax.bench.scale
+
+Measures seconds a frame in one process and by workers of this machine, the start of a worker, and what the scheduler
+takes for a job, with up to a hundred workers that do nothing. Needs the extra `cluster`, ten minutes, and an idle
+machine.
+"""
+
+import functools
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tifffile
+
+from r2l_jax.runtime.chunks import most_files
+from r2l_jax.runtime.cluster import Cluster
+from r2l_jax.runtime.jobs import Job
+from r2l_jax.runtime.tables import table
+
+# Frames of 24 megapixels, those of the published microscopy, and how many of each are rendered to measure a slope.
+FRAMES = {"4000x6000": ((4000, 6000), (4, 16)), "256x256": ((256, 256), (200, 2200))}
+
+WORKERS = (1, 10, 100)
+MILLION = 10**6
+
+
+class Line(NamedTuple):
+    """The time that work takes, as a function of the number of frames.
+
+    Attributes:
+        start: seconds before the first frame.
+        frame: seconds a frame.
+    """
+
+    start: float
+    frame: float
+
+    @classmethod
+    def through(cls, counts: Sequence[int], seconds: Sequence[float]) -> "Line":
+        """Returns the line through two measurements."""
+        frame = (seconds[1] - seconds[0]) / (counts[1] - counts[0])
+        return cls(seconds[0] - counts[0] * frame, frame)
+
+
+def rendering(folder: pathlib.Path, shape: tuple[int, int], counts: tuple[int, int], scheduler: str) -> Line:
+    """Measures `process.py` on frames of random noise.
+
+    Args:
+        folder: an empty folder.
+        shape: of a frame.
+        counts: the two numbers of frames to measure with.
+        scheduler: as of `--scheduler`.
+
+    Raises:
+        CalledProcessError: the program fails.
+    """
+    frame = np.random.default_rng(0).integers(5000, 30000, shape, np.uint16)
+    tifffile.imwrite(folder / "frame.tiff", frame)
+    seconds = []
+    for count in counts:
+        raw = folder / f"raw_{count}"
+        raw.mkdir()
+        for number in range(count):
+            (raw / f"{number}.tiff").hardlink_to(folder / "frame.tiff")
+        begun = time.monotonic()
+        program = "from r2l_jax.programs.process import run; run()"
+        flags = (f"--input={raw}", f"--output={folder}/out_{count}", "--camera=drone", f"--scheduler={scheduler}")
+        subprocess.run([sys.executable, "-c", program, *flags], check=True, capture_output=True)
+        seconds.append(time.monotonic() - begun)
+    return Line.through(counts, seconds)
+
+
+def job_seconds(workers: int, jobs: int = 1000) -> float:
+    """Measures what the scheduler and this program take for a job, by jobs that do nothing.
+
+    The workers are threads of this process, so that their number is not limited by its cores. All share them, so that
+    the time is an upper bound.
+    """
+    import distributed
+
+    with (
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, processes=False, memory_limit=0, dashboard_address=None
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.wait_for_workers(workers, timeout=120)
+        runner = Cluster(client, None)
+        begun = time.monotonic()
+        for outcome in runner.run([Job(f"empty {number}", functools.partial(int)) for number in range(jobs)]):
+            assert outcome.error is None, outcome.error
+        return (time.monotonic() - begun) / jobs
+
+
+def cost(frames: int, line: Line, workers: int, chunk: int, job: float) -> float:
+    """Returns the seconds that workers take for frames, each with a core or a GPU of its own.
+
+    Args:
+        frames: how many.
+        line: of one worker.
+        workers: how many.
+        chunk: the frames of a job.
+        job: the seconds of the scheduler for a job, of which it gives one at a time.
+    """
+    jobs = math.ceil(frames / chunk)
+    return line.start + max(math.ceil(jobs / workers) * chunk * line.frame, jobs * job)
+
+
+def main() -> None:
+    """Measures, and prints the tables."""
+    jobs = {workers: job_seconds(workers) for workers in WORKERS}
+    print(table([["workers", "ms a job"], *([str(count), f"{1000 * seconds:.1f}"] for count, seconds in jobs.items())]))
+    for name, (shape, counts) in FRAMES.items():
+        rows = [["frames of " + name, "seconds at the start", "frames a second"]]
+        lines = {}
+        for scheduler in ("serial", "local:1", "local:2"):
+            with tempfile.TemporaryDirectory() as folder:
+                lines[scheduler] = line = rendering(pathlib.Path(folder), shape, counts, scheduler)
+            rows.append([scheduler, f"{line.start:.1f}", f"{1 / line.frame:.2f}"])
+        print(f"\n{table(rows)}")
+        chunk = most_files(math.prod(shape) * 2)
+        rows = [["a million " + name, "hours", "limit of workers"]]
+        for workers in WORKERS:
+            seconds = cost(MILLION, lines["local:1"], workers, chunk, jobs[workers])
+            limit = chunk * lines["local:1"].frame / jobs[workers]
+            rows.append([f"{workers} workers", f"{seconds / 3600:.1f}", f"{limit:.0f}"])
+        print(f"\n{table(rows)}")
+    print(f"\nload: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""The programs on object storage: what they make of the same files on a disk."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tifffile
+from lost_workers import errors, losing_one, two_workers
+from programs import call
+
+from r2l_jax.runtime import cluster
+
+fsspec = pytest.importorskip("fsspec")
+pytest.importorskip("s3fs")
+server = pytest.importorskip("moto.server")
+
+# Of the server's and the client's packages.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A storage on this machine with an empty bucket, which programs and their workers find by the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        started = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        started.start()
+        host, port = started.get_host_and_port()
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        system = fsspec.filesystem("s3", skip_instance_cache=True)
+        system.mkdir("bucket")
+        yield system
+        started.stop()
+
+
+@pytest.fixture(scope="module")
+def raw(s3, tmp_path_factory):
+    """A folder of mosaics with one file that is none; the same is in the bucket."""
+    folder, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
+    for number in range(70):
+        tifffile.imwrite(folder / f"{number:03}.tiff", rng.integers(5000, 30000, (48, 40), np.uint16))
+    (folder / "007.tiff").write_bytes(b"no file")
+    s3.put(f"{folder}/", "bucket/raw/", recursive=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workers(s3):
+    pytest.importorskip("distributed")
+    with two_workers() as workers:
+        yield workers
+
+
+def on_disk(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def in_storage(s3, folder):
+    s3.invalidate_cache()
+    return {name.removeprefix(f"{folder}/"): s3.cat_file(name) for name in s3.find(folder)}
+
+
+def pictures(files):
+    """The files but for manifests, which name the raw files by their paths."""
+    return {name: content for name, content in files.items() if "manifest" not in name}
+
+
+@contextlib.contextmanager
+def nobody_lost(*_):
+    yield [1]
+
+
+@pytest.fixture(params=["serial", pytest.param("two workers", marks=pytest.mark.slow)])
+def scheduler(request):
+    """The flag of a scheduler, and the context in which it loses a worker."""
+    if request.param == "serial":
+        return "--scheduler=serial", nobody_lost
+    workers = request.getfixturevalue("workers")
+    return f"--scheduler={workers.scheduler_address}", lambda count: losing_one(workers, count)
+
+
+def count(s3, pattern):
+    """How many objects there are."""
+
+    def number():
+        s3.invalidate_cache()
+        return len(s3.glob(pattern))
+
+    return number
+
+
+def test_pictures(s3, raw, scheduler, tmp_path):
+    flags = ("--camera=drone", "--format=png")
+    serial = call("process.py", *flags, f"--input={raw}", f"--output={tmp_path}/out")
+    where, losing = scheduler
+    name = f"pictures_{where.count('tcp')}"
+    flags = (*flags, "--input=s3://bucket/raw", f"--output=s3://bucket/{name}", where)
+    with losing(count(s3, f"bucket/{name}/*.png")) as before:
+        done = call("process.py", *flags)
+    assert 0 < before[0] < 69
+    assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
+    assert pictures(in_storage(s3, f"bucket/{name}")) == pictures(on_disk(tmp_path / "out"))
+    assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
+    again = call("process.py", *flags)
+    assert again.stdout == "0 rendered, 1 failed, 69 had been rendered before\n"
+
+
+def test_predictions(s3, raw, scheduler, one_epoch, tmp_path):
+    serial = call("predict.py", f"--run={one_epoch.run_dir}", f"--input={raw}", f"--output={tmp_path}/p.csv")
+    where, losing = scheduler
+    name = f"p_{where.count('tcp')}.csv"
+    flags = (f"--run={one_epoch.run_dir}", "--input=s3://bucket/raw", f"--output=s3://bucket/tables/{name}", where)
+    with losing(count(s3, f"bucket/tables/{name}")):
+        done = call("predict.py", *flags)
+    assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
+    table = (tmp_path / "p.csv").read_bytes()
+    assert s3.cat_file(f"bucket/tables/{name}") == table.replace(str(raw).encode(), b"s3://bucket/raw")
+    assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
+    again = call("predict.py", *flags)
+    assert again.stdout.endswith("0 predicted, 1 failed, 69 had been predicted before\n")
+
+
+def test_sets(s3, scheduler, tmp_path):
+    rng = np.random.default_rng(0)
+    for name in [f"{label}/{number}.tiff" for label in ("cat", "dog") for number in range(12)]:
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(tmp_path / "own" / name, rng.integers(9000, 60000, (32, 32), np.uint16))
+    s3.put(f"{tmp_path}/own/", "bucket/own/", recursive=True)
+    flags = ("--dataset=Folder", "--camera=drone", "--exposures=0.5", "--corruptions=contrast", "--severities=1,5")
+    serial = call("synthesize.py", *flags, f"--data_dir={tmp_path}/own", f"--output={tmp_path}/out")
+    assert serial.returncode == 0, serial.stderr
+    where, losing = scheduler
+    name = f"sets_{where.count('tcp')}"
+    flags = (*flags, "--data_dir=s3://bucket/own", f"--output=s3://bucket/{name}", where)
+    with losing(count(s3, f"bucket/{name}/**/*.tiff")) as before:
+        done = call("synthesize.py", *flags)
+    assert 0 < before[0] < 144
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"6 sets of 24 pictures each in s3://bucket/{name}\n"
+    expected = on_disk(tmp_path / "out")
+    del expected["manifest.json"]  # It names the folder of the data.
+    found = in_storage(s3, f"bucket/{name}")
+    del found["manifest.json"]
+    assert found == expected
+    s3.rm(next(iter(s3.glob(f"bucket/{name}/*/*/*/cat/3.tiff"))))
+    assert call("synthesize.py", *flags).returncode == 0
+    assert in_storage(s3, f"bucket/{name}").keys() == {*expected, "manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--input=s3://none/raw", "--output=out"], "s3://none/raw: The specified bucket does not exist"),
+        (["--input=s3://bucket/nothing", "--output=out"], "s3://bucket/nothing: not found"),
+        (["--input=s3://bucket/raw", "--output=s3://none/out"], "s3://none/out: The specified bucket does not exist"),
+        (["--input=nowhere://raw", "--output=out"], "nowhere://raw: Protocol not known: nowhere"),
+    ],
+)
+def test_mistakes_are_one_line(s3, raw, tmp_path, monkeypatch, flags, message):
+    monkeypatch.chdir(tmp_path)
+    done = call("process.py", "--camera=drone", *flags)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"process.py: error: {message}\n")
+
+
+def test_an_address_that_cannot_be_reached_is_said(s3, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(type(s3), "_cache", {})  # Of storages that have been reached.
+    done = call("process.py", "--camera=drone", "--input=s3://elsewhere/raw", f"--output={tmp_path}/out")
+    assert done.returncode == 1
+    assert done.stderr.startswith("process.py: error: s3://elsewhere/raw: Could not connect to the endpoint URL")
+    assert done.stderr.count("\n") == 1
+
+
+def test_workers_are_sent_addresses(s3, raw, monkeypatch):
+    import pickled_jobs
+
+    monkeypatch.setattr(cluster, "running", pickled_jobs.running)
+    flags = ("--camera=drone", "--input=s3://bucket/raw", "--output=s3://bucket/sent", "--scheduler=local:2")
+    done = call("process.py", *flags)
+    assert done.stdout == "69 rendered, 1 failed\n", done.stderr
+    assert len(s3.ls("bucket/sent")) == 71

@@ -1,0 +1,155 @@
+import contextlib
+import pathlib
+import pickle
+import sys
+
+import pytest
+
+from r2l_jax.runtime import remote
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.remote import Url
+
+fsspec = pytest.importorskip("fsspec")
+
+
+@pytest.fixture
+def memory():
+    """An object storage in this process, which is empty."""
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def test_places_are_paths_or_urls():
+    assert remote.place("raw/a.dng") == pathlib.Path("raw/a.dng")
+    url = remote.place("s3://bucket/raw/")
+    assert url == Url("s3://bucket/raw")
+    file = url / "IMG.0001.DNG"
+    assert (str(file), file.name, file.stem) == ("s3://bucket/raw/IMG.0001.DNG", "IMG.0001.DNG", "IMG.0001")
+    assert (file.suffix, file.parent, file.resolve()) == (".DNG", url, file)
+
+
+def test_an_object_is_the_same_whatever_is_known_of_it():
+    known = Url("s3://bucket/a.tiff", 3, "abc")
+    assert known == Url("s3://bucket/a.tiff")
+    sent = pickle.loads(pickle.dumps(known))
+    assert (sent, sent.size, sent.version) == (known, 3, "abc")
+
+
+def test_folders_are_listed_with_sizes_and_versions(memory):
+    memory.pipe({"/raw/b.tiff": b"12", "/raw/a.tiff": b"123", "/raw/deep/c.tiff": b"1"})
+    files = remote.listed(Url("memory://raw"))
+    assert [(str(file), file.size) for file in files] == [("memory://raw/a.tiff", 3), ("memory://raw/b.tiff", 2)]
+    assert [remote.size(file) for file in files] == [3, 2]
+    (alone,) = remote.listed(Url("memory://raw/a.tiff"))
+    assert (alone, alone.size) == (files[0], 3)
+    assert remote.names(Url("memory://raw")) == {"a.tiff", "b.tiff", "deep"}
+    assert remote.names(Url("memory://nothing")) == set()
+    before = remote.version(Url("memory://raw/a.tiff"))
+    memory.pipe("/raw/a.tiff", b"124")
+    assert remote.version(Url("memory://raw/a.tiff")) != before
+    assert remote.version(files[0]) == files[0].version  # As it was listed.
+    assert remote.version(Url("memory://raw/gone.tiff")) == ""
+
+
+def test_a_file_is_brought_and_what_is_said_of_it_names_the_url(memory):
+    memory.pipe("/raw/a.tiff", b"123")
+    with remote.brought(Url("memory://raw/a.tiff")) as path:
+        assert (path.name, path.read_bytes()) == ("a.tiff", b"123")
+    assert not path.parent.exists()
+    with (
+        pytest.raises(InputError, match=r"^memory://raw/a.tiff: truncated$"),
+        remote.brought(Url("memory://raw/a.tiff")) as path,
+    ):
+        raise InputError(f"{path}: truncated")
+    with (
+        pytest.raises(InputError, match=r"memory://raw/gone\.tiff: not found"),
+        remote.brought(Url("memory://raw/gone.tiff")),
+    ):
+        pass
+
+
+def test_an_object_is_written_whole_or_not_at_all(memory, tmp_path):
+    for folder in (Url("memory://out"), tmp_path):
+        with remote.writing(folder / "a.tiff") as part:
+            part.write_bytes(b"123")
+        with contextlib.suppress(ZeroDivisionError), remote.writing(folder / "b.tiff") as part:
+            part.write_bytes(b"12")
+            raise ZeroDivisionError
+        assert remote.names(folder) == {"a.tiff"}
+        remote.remove([folder / "a.tiff", folder / "b.tiff"])
+        assert remote.names(folder) == set()
+
+
+def test_tables_are_kept_here_and_sent(memory, monkeypatch):
+    url = Url("memory://out")
+    memory.pipe({"/out/table.csv": b"old\n", "/out/other": b"", "/out/gone.json": b"{}"})
+    with remote.working(url, ["table.csv", "gone.json", "set/table.csv"]) as work:
+        assert (work.path / "table.csv").read_bytes() == b"old\n"
+        assert not (work.path / "other").exists()
+        (work.path / "set" / "table.csv").write_text("set\n")
+        work.save()
+        assert memory.cat("/out/set/table.csv") == b"set\n"
+        (work.path / "table.csv").write_text("new\n")
+        (work.path / "gone.json").unlink()
+        work.save()
+        assert memory.cat("/out/table.csv") == b"old\n"  # It was sent a moment ago.
+    assert memory.cat("/out/table.csv") == b"new\n"
+    assert remote.names(url) == {"table.csv", "other", "set"}
+    assert not work.path.exists()
+
+
+def test_tables_are_sent_after_an_error_that_names_the_url(memory):
+    def work():
+        with remote.working(Url("memory://out"), []) as work:
+            (work.path / "table.csv").write_text("new\n")
+            raise InputError(f"--output={work.path} holds something else")
+
+    with pytest.raises(InputError, match=r"^--output=memory://out holds"):
+        work()
+    assert memory.cat("/out/table.csv") == b"new\n"
+
+
+def test_a_folder_of_this_machine_is_locked_and_its_own_workplace(tmp_path):
+    with remote.working(tmp_path / "out", []) as work:
+        assert work.path == tmp_path / "out"
+        with (
+            pytest.raises(InputError, match="another program writes to this folder"),
+            remote.working(tmp_path / "out", []),
+        ):
+            pass
+
+
+def test_a_folder_is_copied_once_and_follows_its_origin(memory, tmp_path):
+    memory.pipe({"/data/cat/a.tiff": b"1", "/data/dog/b.tiff": b"2"})
+    copy = remote.copied(Url("memory://data"), tmp_path)
+    (copy / "mine.txt").write_text("mine")
+    (copy / "cat" / "a.tiff").write_bytes(b"not read again")
+    memory.pipe("/data/dog/b.tiff", b"3")
+    memory.rm("/data/cat/a.tiff")
+    memory.pipe("/data/cat/c.tiff", b"4")
+    assert remote.copied(Url("memory://data"), tmp_path) == copy
+    found = {str(file.relative_to(copy)): file.read_bytes() for file in copy.rglob("*") if file.is_file()}
+    assert found == {"cat/c.tiff": b"4", "dog/b.tiff": b"3", "mine.txt": b"mine"}
+    with pytest.raises(InputError, match="memory://nothing: not found"):
+        remote.copied(Url("memory://nothing"), tmp_path)
+
+
+def test_temporary_folders_of_killed_processes_are_removed(memory, monkeypatch, tmp_path):
+    monkeypatch.setattr(remote.tempfile, "gettempdir", lambda: str(tmp_path))
+    remote._clear_scratch.cache_clear()
+    (tmp_path / "r2l_jax_999999999_abc").mkdir()
+    (tmp_path / "r2l_jax_own").mkdir()
+    memory.pipe("/raw/a.tiff", b"123")
+    with remote.brought(Url("memory://raw/a.tiff")):
+        pass
+    assert [folder.name for folder in tmp_path.iterdir()] == ["r2l_jax_own"]
+
+
+def test_what_is_missing_is_said(monkeypatch):
+    with pytest.raises(InputError, match="nowhere://bucket/raw: Protocol not known: nowhere"):
+        remote.listed(Url("nowhere://bucket/raw"))
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    with pytest.raises(InputError, match=r"s3://bucket/raw needs fsspec: pip install 'r2l_jax\[cloud\]'"):
+        remote.names(Url("s3://bucket/raw"))
