@@ -11,15 +11,16 @@ goes on where it was stopped. The exit status is 1 if any file could not be read
 
 import dataclasses
 import functools
+from typing import TYPE_CHECKING, Any
 
-from r2l_jax.apps.predict import Predictor, predict_files
-from r2l_jax.apps.render import find_raw_files
 from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, WHICH_CHECKPOINT
-from r2l_jax.data.files.cameras import find_known_camera
 from r2l_jax.runtime import cluster, flags, remote
-from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.flags import Settings, setting
-from r2l_jax.training.loaded import load_folds
+
+if TYPE_CHECKING:
+    from r2l_jax.apps.predict import Predictor
+else:
+    Predictor = Any  # to import it takes longer than a program's help may
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,20 @@ class PredictionConfig(Settings):
 @functools.lru_cache(maxsize=1)
 def _load(run: str, folds: tuple[str, ...], checkpoint: str, pipeline: str | None, camera: str | None) -> Predictor:
     """Loads, once in a process, by what files are predicted."""
+    from r2l_jax.apps.predict import Predictor
+    from r2l_jax.data.files.cameras import find_known_camera
+    from r2l_jax.training.loaded import load_folds
+
     models = load_folds(run, folds, checkpoint, pipeline)
     return Predictor(models, None if camera is None else find_known_camera(camera))
 
 
 def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
+    from r2l_jax.apps.predict import predict_files
+    from r2l_jax.apps.render import find_raw_files
+    from r2l_jax.runtime.chunks import Workers
+
     cluster.prepare(config.scheduler)
     load = functools.partial(_load, config.run, config.folds, config.checkpoint, config.pipeline, config.camera)
     models, camera = load()

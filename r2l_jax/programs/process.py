@@ -16,18 +16,17 @@ other settings need another folder. The exit status is 1 if any file could not b
 import copy
 import dataclasses
 import functools
+from typing import TYPE_CHECKING, Any, Literal
 
-from r2l_jax.apps import render
-from r2l_jax.apps.render import Processing
 from r2l_jax.config import CHECKPOINTS, STATIC_FLAGS, WHICH_CHECKPOINT, ProcessingChoice
-from r2l_jax.data.files.cameras import find_known_camera
-from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime import cluster, flags, remote
-from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
-from r2l_jax.training.loaded import load_folds
+
+if TYPE_CHECKING:
+    from r2l_jax.apps.render import Processing
+else:
+    Processing = Any  # to import it takes longer than a program's help may
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class RenderConfig(ProcessingChoice):
         choices=("parametrized", "static"),
     )
     scheduler: str = setting(cluster.SETTING, "serial")
-    format: render.FileFormat = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
+    format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
         "also write <name>_stages.png, the image after each stage: before gamma_correct it is linear and looks dark",
         False,
@@ -75,6 +74,12 @@ class RenderConfig(ProcessingChoice):
 @functools.lru_cache(maxsize=1)
 def _load(config: RenderConfig) -> Processing:
     """Loads, once in a process, by what files are rendered."""
+    from r2l_jax.apps.render import Processing
+    from r2l_jax.data.files.cameras import find_known_camera
+    from r2l_jax.data.files.known_camera import KnownCamera
+    from r2l_jax.pipelines import find_pipeline
+    from r2l_jax.training.loaded import load_folds
+
     # A copy remembers the pipeline: the settings themselves are sent to other processes, which a pipeline cannot be.
     pipeline, camera = copy.copy(config).named_pipeline, find_known_camera(config.camera or "auto")
     stored = camera
@@ -88,6 +93,9 @@ def _load(config: RenderConfig) -> Processing:
 
 def main(config: RenderConfig) -> int:
     """Renders the files that the flags name, and returns the exit status."""
+    from r2l_jax.apps import render
+    from r2l_jax.runtime.chunks import Workers
+
     cluster.prepare(config.scheduler)
     pipeline, camera, stored = _load(config)
     if config.run is not None:
