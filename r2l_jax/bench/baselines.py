@@ -1,4 +1,4 @@
-"""The baselines of the benchmark: the same work in PyTorch, NumPy, SciPy and scikit-image, as users write it today.
+"""The baselines of the benchmark: the same work in other libraries, as users write it today.
 
 Each function prepares a piece of work with NumPy arrays, and returns the call to time. The libraries are not
 dependencies of this project, so each function imports its own, and a ModuleNotFoundError names a missing one. All work
@@ -18,11 +18,16 @@ from r2l_jax.bench.timing import Call
 # The baselines' libraries are optional, so pyright does not find them everywhere.
 
 
-def parametrized_forward(raw: np.ndarray) -> Call:
-    """Prepares eager PyTorch to render mosaics `(B, H, W)` with the pipeline and batch norm, to `(B, 3, H, W)`."""
+def parametrized_forward(raw: np.ndarray, compiled: bool = False) -> Call:
+    """Prepares PyTorch to render mosaics `(B, H, W)` with the pipeline and batch norm, to `(B, 3, H, W)`.
+
+    Args:
+        raw: the mosaics.
+        compiled: by `torch.compile`, rather than eagerly.
+    """
     import torch
 
-    processor, raws = _processor(), torch.tensor(raw)
+    processor, raws = _compiled(_processor(), compiled), torch.tensor(raw)
 
     def forward():
         with torch.no_grad():
@@ -31,31 +36,57 @@ def parametrized_forward(raw: np.ndarray) -> Call:
     return forward
 
 
-def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
-    """Prepares eager PyTorch to differentiate the mean of rendered images times weights `(B, H, W, 3)`.
+def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = False) -> Call:
+    """Prepares PyTorch to differentiate the mean of rendered images times weights `(B, H, W, 3)`.
 
     The call returns the gradients by the names of the pipeline's parameters.
+
+    Args:
+        raw: the mosaics.
+        weight: the weights.
+        compiled: by `torch.compile`, rather than eagerly.
     """
     import torch
 
     processor, raws = _processor(), torch.tensor(raw)
+    render = _compiled(processor, compiled)
     weights = torch.tensor(np.moveaxis(weight, -1, 1).copy())
 
     def gradient():
         processor.zero_grad()
-        (processor(raws) * weights).mean().backward()
+        (render(raws) * weights).mean().backward()
         return {name.removesuffix(".weight"): parameter.grad for name, parameter in processor.named_parameters()}
 
     return gradient
 
 
-def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
-    """Prepares eager PyTorch to update the pipeline with batch norm and torchvision's ResNet-18 by one step of Adam."""
+def train_step(raw: np.ndarray, labels: np.ndarray, channels_last: bool = False, compiled: bool = False) -> Call:
+    """Prepares PyTorch to update the pipeline with batch norm and torchvision's ResNet-18 by one step of Adam.
+
+    Args:
+        raw: the mosaics.
+        labels: their classes.
+        channels_last: the head's images and weights have their channels last in memory, which its convolutions prefer.
+        compiled: by `torch.compile`, rather than eagerly.
+    """
     import torch
     import torchvision
 
-    model = torch.nn.Sequential(_processor(), torchvision.models.resnet18(num_classes=CLASSES))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    # Defined here, so that this file can be imported without PyTorch.
+    class RawToLogit(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.processor = _processor()
+            self.head = torchvision.models.resnet18(num_classes=CLASSES).to(memory_format=layout)
+
+        def forward(self, raws):
+            return self.head(self.processor(raws).contiguous(memory_format=layout))
+
+    model = RawToLogit()
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
+    model = _compiled(model, compiled)
     raws, targets = torch.tensor(raw), torch.tensor(labels, dtype=torch.int64)
 
     def step():
@@ -66,6 +97,13 @@ def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
         return loss
 
     return step
+
+
+def _compiled(module, compiled: bool):
+    """Returns a PyTorch module that is compiled, if it shall be."""
+    import torch
+
+    return torch.compile(module) if compiled else module
 
 
 def _processor():
@@ -115,6 +153,25 @@ def demosaic(method: str, raw: np.ndarray) -> Call:
     """Prepares colour-demosaicing to demosaic one RGGB mosaic `(H, W)` by a method of `isp.demosaic`."""
     interpolate = _interpolation(method)
     return lambda: interpolate(raw)
+
+
+def demosaic_opencv(raw: np.ndarray) -> Call:
+    """Prepares OpenCV to demosaic one RGGB mosaic `(H, W)` bilinearly, in 16 bits as it does."""
+    import cv2
+
+    mosaic = np.round(raw * (2**16 - 1)).astype(np.uint16)
+    # OpenCV names a pattern by the colors of its second row and column.
+    return lambda: cv2.demosaicing(mosaic, cv2.COLOR_BayerBG2RGB)
+
+
+def demosaic_kornia(raw: np.ndarray) -> Call:
+    """Prepares kornia to demosaic one RGGB mosaic `(H, W)` bilinearly, by PyTorch."""
+    import kornia
+    import torch
+
+    mosaic = torch.tensor(raw)[None, None]
+    # Kornia names patterns as OpenCV does.
+    return lambda: kornia.color.raw_to_rgb(mosaic, kornia.color.CFA.BG)
 
 
 def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera = CAMERA) -> Call:

@@ -3,13 +3,15 @@
 python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
 
-All rows take about ten minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'. Rows
-whose baseline is not installed say so.
+All rows take about fifteen minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
+Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: if it would
+with the better quartiles of both sides as well.
 """
 
 import dataclasses
 import functools
 import json
+import sys
 
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import POSITIVE, Settings, setting
@@ -24,12 +26,15 @@ class BenchmarkConfig(Settings):
     repeats: int | None = setting("how often each row is measured; default: as often as fits", None, bound=POSITIVE)
 
 
-def main(config: BenchmarkConfig) -> None:
-    """Measures the rows that the flags name."""
+def main(config: BenchmarkConfig) -> int:
+    """Measures the rows that the flags name, and returns the exit status."""
     from r2l_jax.bench import benchmark
 
     result = benchmark.run(config.rows, config.repeats)
     print(json.dumps(result, indent=2) if config.json else benchmark.table(result))
+    if missed := benchmark.missed(result):
+        print(f"missed: {', '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 run = functools.partial(flags.run, main, BenchmarkConfig)
