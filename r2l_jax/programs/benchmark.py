@@ -4,8 +4,8 @@ python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
 
 All rows take about fifteen minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
-Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: if it would
-with the better quartiles of both sides as well.
+Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: if it does
+so with the better quartiles of both sides as well.
 """
 
 import dataclasses
