@@ -12,13 +12,14 @@ common. The same command again goes on where it was stopped; others add their se
 
 import functools
 
-from r2l_jax.drift.synthesis import synthesis
-from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
+from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.runtime import flags
 
 
 def main(config: SynthesisConfig) -> None:
     """Writes the sets that the flags name."""
+    from r2l_jax.drift.synthesis import synthesis
+
     synthesis.run(config)
 
 

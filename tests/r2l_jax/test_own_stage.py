@@ -22,9 +22,8 @@ from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.attack import Attack
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation, synthesis
-from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig, SynthesisConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
-from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace

@@ -13,8 +13,7 @@ import isp
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation, synthesis
-from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig, SynthesisConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
@@ -115,7 +114,7 @@ def test_half_size_is_the_mean_of_blocks(base, tmp_path):
     synthesis.run(config)
     names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert names == {"parametrized.half_size", "binned.sharpening_filter.gaussian_denoising"}
-    ((raw, _), *_), dataset = [config.load()[1.0][0]], config.load()[1.0]
+    ((raw, _), *_), dataset = [synthesis.load(config)[1.0][0]], synthesis.load(config)[1.0]
     file = next(tmp_path.glob(f"binned*/*/*/{dataset.names[0].split('/')[0]}/*.tiff"), None) or next(
         tmp_path.glob("binned*/*/*/*/*.tiff")
     )

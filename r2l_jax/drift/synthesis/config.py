@@ -1,4 +1,4 @@
-"""The settings of the programs that test models under drift, and show a sample under it."""
+"""The settings of the programs that test models under drift, show a sample under it, and write sets of pictures."""
 
 import dataclasses
 import functools
@@ -18,13 +18,15 @@ from r2l_jax.names import (
     SEVERITIES,
     SHOT_FIELDS,
 )
+from r2l_jax.runtime import cluster, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
+    from r2l_jax.drift.synthesis.picture_sets import PictureSet
 else:
-    Case = Any  # to import it takes longer than a program's help may
+    Case = PictureSet = Any  # to import them takes longer than a program's help may
 
 SHEETS = ("pipelines", "corruptions", "worst")
 
@@ -165,3 +167,71 @@ class SheetConfig(DataSettings):
             names = {field.name for field in dataclasses.fields(DataSettings)} - {"data_dir"}
             ignored |= dict.fromkeys(sorted(names), "in --sheet=worst")
         return ignored
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SynthesisConfig(DataSettings):
+    """Sets of pictures.
+
+    Raises:
+        InputError: a value is unknown or out of range.
+    """
+
+    output: str = setting(f"folder for the sets: {remote.BY_URL}")
+    pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",))
+    pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
+    intensities: tuple[float, ...] | None = setting(
+        f"measured intensities, of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; a Folder has only one",
+        None,
+    )
+    exposures: tuple[float, ...] = setting(
+        "exposures by the sensor model, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
+    )
+    corruptions: tuple[str, ...] = setting(f"corruptions, beside a set without one, of {', '.join(CORRUPTIONS)}", ())
+    severities: tuple[int, ...] = setting(
+        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", SEVERITIES
+    )
+    half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
+    format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
+    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+    scheduler: str = setting(cluster.SETTING, "serial")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dataset == "Folder" and self.intensities is not None:
+            raise InputError("--intensities: a Folder holds one intensity, its own; --exposures computes others")
+        for name in ("pipelines", *(["severities"] if self.corruptions else [])):
+            if not getattr(self, name):
+                raise InputError(f"--{name} is empty")
+        if not self.sets():
+            raise InputError("--intensities is empty, and so is --exposures")
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that other flags replace, and those that have nothing to apply to."""
+        ignored = {"pipelines": "with --pipeline"} if self.pipeline is not None else {}
+        return ignored if self.corruptions else {**ignored, "severities": "without --corruptions"}
+
+    def sets(self) -> list[PictureSet]:
+        """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
+
+        Exposures start from the mosaics at full intensity, or from those of a Folder.
+        """
+        return list(self._sets)
+
+    @functools.cached_property
+    def _sets(self) -> tuple[PictureSet, ...]:
+        from r2l_jax.drift import cases
+        from r2l_jax.drift.synthesis.picture_sets import PictureSet
+
+        if self.dataset == "Folder":
+            full, measured = None, [cases.OWN]
+        else:
+            full, measured = 1.0, cases.intensities([1.0] if self.intensities is None else self.intensities)
+        names = (self.pipeline,) if self.pipeline is not None else self.pipelines
+        sets = [
+            PictureSet(pipeline, acquisition, corruption, acquisition.iso or full)
+            for acquisition in [*measured, *cases.exposures(self.exposures)]
+            for pipeline in cases.pipelines(names, self.half_size)
+            for corruption in [None, *cases.corruptions(self.corruptions, self.severities)]
+        ]
+        return tuple(dict.fromkeys(sets))

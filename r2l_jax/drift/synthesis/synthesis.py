@@ -16,115 +16,30 @@ from flax import nnx
 from tqdm import tqdm
 
 import isp
-from r2l_jax.config import PIPELINE_NAMES, DataSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
-from r2l_jax.drift.cases import OWN, camera_of
+from r2l_jax.drift.cases import camera_of
 from r2l_jax.drift.renderer import Processor, Renderer
 from r2l_jax.drift.synthesis import picture_sets
+from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
-from r2l_jax.names import CORRUPTIONS, INTENSITIES, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import cluster, compiler, manifests, remote, startup, store
 from r2l_jax.runtime.chunks import Workers, spread
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, build, flat, setting
+from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 
 # The number of pixels in a batch: 16 mosaics of 256x256, or one large frame.
 _PIXELS = 2**20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SynthesisConfig(DataSettings):
-    """Sets of pictures.
-
-    Raises:
-        InputError: a value is unknown or out of range.
-    """
-
-    output: str = setting(f"folder for the sets: {remote.BY_URL}")
-    pipelines: tuple[str, ...] = setting(PIPELINE_NAMES, ("parametrized",))
-    pipeline: str | None = setting("a single pipeline, in place of --pipelines", None)
-    intensities: tuple[float, ...] | None = setting(
-        f"measured intensities, of {', '.join(map('{:g}'.format, INTENSITIES))}; default: 1; a Folder has only one",
-        None,
-    )
-    exposures: tuple[float, ...] = setting(
-        "exposures by the sensor model, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
-    )
-    corruptions: tuple[str, ...] = setting(f"corruptions, beside a set without one, of {', '.join(CORRUPTIONS)}", ())
-    severities: tuple[int, ...] = setting(
-        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", tuple(SEVERITIES)
-    )
-    half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
-    format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=tuple(FORMATS))
-    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
-    scheduler: str = setting(cluster.SETTING, "serial")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.dataset == "Folder" and self.intensities is not None:
-            raise InputError("--intensities: a Folder holds one intensity, its own; --exposures computes others")
-        for name in ("pipelines", *(["severities"] if self.corruptions else [])):
-            if not getattr(self, name):
-                raise InputError(f"--{name} is empty")
-        if not self.sets():
-            raise InputError("--intensities is empty, and so is --exposures")
-
-    def without_effect(self) -> dict[str, str]:
-        """Returns the flags that other flags replace, and those that have nothing to apply to."""
-        ignored = {"pipelines": "with --pipeline"} if self.pipeline is not None else {}
-        return ignored if self.corruptions else {**ignored, "severities": "without --corruptions"}
-
-    def sets(self) -> list[PictureSet]:
-        """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
-
-        Exposures start from the mosaics at full intensity, or from those of a Folder.
-        """
-        return list(self._sets)
-
-    @functools.cached_property
-    def _sets(self) -> tuple[PictureSet, ...]:
-        if self.dataset == "Folder":
-            full, measured = None, [OWN]
-        else:
-            full, measured = 1.0, cases.intensities([1.0] if self.intensities is None else self.intensities)
-        names = (self.pipeline,) if self.pipeline is not None else self.pipelines
-        sets = [
-            PictureSet(pipeline, acquisition, corruption, acquisition.iso or full)
-            for acquisition in [*measured, *cases.exposures(self.exposures)]
-            for pipeline in cases.pipelines(names, self.half_size)
-            for corruption in [None, *cases.corruptions(self.corruptions, self.severities)]
-        ]
-        return tuple(dict.fromkeys(sets))
-
-    def load(self) -> dict[float | None, RawDataset]:
-        """Loads the data set at each intensity of the sets.
-
-        Raises:
-            InputError: data is missing or processed already, or two intensities have different samples.
-        """
-        settings: dict[str, Any] = {**self.source, "download": self.download}
-        if isinstance(place := remote.place(self.data_dir or ""), remote.Url):
-            settings["data_dir"] = remote.copied(place, startup.cache_dir() / "copied")
-        isos = dict.fromkeys(pictures.iso for pictures in self.sets())
-        loaded = {iso: datasets.load(self.dataset, iso=iso or 1.0, **settings) for iso in isos}
-        first = next(iter(loaded.values()))
-        if first.camera is None:
-            raise InputError(f"--dataset={self.dataset} is processed already: there is no raw data")
-        for iso, dataset in loaded.items():
-            if dataset.fingerprint != first.fingerprint:
-                raise InputError(f"--intensities={iso:g}: its samples are not those of the other intensities")
-        return loaded
 
 
 def run(config: SynthesisConfig) -> None:
@@ -145,7 +60,7 @@ def run(config: SynthesisConfig) -> None:
     """
     refuse_several_processes()
     cluster.prepare(config.scheduler)
-    sets, output, sources = config.sets(), remote.place(config.output), config.load()
+    sets, output, sources = config.sets(), remote.place(config.output), load(config)
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)
     if isinstance(output, pathlib.Path) and output.is_file():
@@ -159,6 +74,26 @@ def run(config: SynthesisConfig) -> None:
     except OSError as error:
         raise InputError(f"{error.filename or output}: {error.strerror or error}") from None
     print(f"{len(sets)} sets of {len(dataset)} pictures each in {output}")
+
+
+def load(config: SynthesisConfig) -> dict[float | None, RawDataset]:
+    """Loads the data set at each intensity of the sets.
+
+    Raises:
+        InputError: data is missing or processed already, or two intensities have different samples.
+    """
+    settings: dict[str, Any] = {**config.source, "download": config.download}
+    if isinstance(place := remote.place(config.data_dir or ""), remote.Url):
+        settings["data_dir"] = remote.copied(place, startup.cache_dir() / "copied")
+    isos = dict.fromkeys(pictures.iso for pictures in config.sets())
+    loaded = {iso: datasets.load(config.dataset, iso=iso or 1.0, **settings) for iso in isos}
+    first = next(iter(loaded.values()))
+    if first.camera is None:
+        raise InputError(f"--dataset={config.dataset} is processed already: there is no raw data")
+    for iso, dataset in loaded.items():
+        if dataset.fingerprint != first.fingerprint:
+            raise InputError(f"--intensities={iso:g}: its samples are not those of the other intensities")
+    return loaded
 
 
 def _folders(
@@ -352,7 +287,7 @@ def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
         settings: the names and values of flags.
     """
     config = build(SynthesisConfig, dict(settings))
-    sources = config.load()
+    sources = load(config)
     # Manifests are read and written by the program alone.
     folders = _folders(config, sources, pathlib.Path(os.devnull))
     return _Loaded(config, sources, folders, _Maker.of(config, sources))

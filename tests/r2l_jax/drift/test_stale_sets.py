@@ -11,8 +11,8 @@ from changes import change_camera, change_mask, change_pixel
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift.synthesis import synthesis
+from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.picture_sets import SetFolder
-from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.runtime import store
 from r2l_jax.runtime.stop import Interrupted
 

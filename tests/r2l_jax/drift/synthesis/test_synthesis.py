@@ -24,9 +24,9 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
 from r2l_jax.drift.renderer import Recipe
 from r2l_jax.drift.synthesis import synthesis
+from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.picture_sets import SetFolder
-from r2l_jax.drift.synthesis.synthesis import SynthesisConfig
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
 from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import cluster
@@ -97,7 +97,7 @@ def base(tmp_path_factory):
 def written(base):
     """The data set at full intensity, of which the sets have been written."""
     synthesis.run(base)
-    return base.load()[1.0]
+    return synthesis.load(base)[1.0]
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_set_has_a_folder_a_class_and_a_line_a_picture(base, written):
 
 
 def test_pictures_are_the_pipelines_images_in_16_bits(base, written):
-    darker = base.load()[0.5]
+    darker = synthesis.load(base)[0.5]
     raws = np.stack([darker.read(index)[0] for index in range(IMAGES)])
     for name, pipeline in (("parametrized", isp.parametrized), (OTHER, lambda camera: isp.static(camera))):
         values = pictures(base, f"{name}/iso=0.5/uncorrupted")
@@ -251,7 +251,7 @@ def test_segmentation_in_8_bits_with_masks(base, written, tmp_path):
         intensities=None, exposures=(), severities=(1,),
     )  # fmt: skip
     synthesis.run(config)
-    dataset = config.load()[1.0]
+    dataset = synthesis.load(config)[1.0]
     for corruption in ("uncorrupted", "gaussian_noise.1"):
         name = f"{OTHER}/iso=1/{corruption}"
         rows = manifest(config, name)
