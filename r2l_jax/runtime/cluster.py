@@ -214,7 +214,9 @@ class Cluster(Runner):
         More at a time would wait at a worker, and count as having died with it. At least one waits until there is a
         worker.
         """
-        return max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        # One that is just starting is listed, and gets no jobs yet.
+        return max(sum(worker["status"] == "running" for worker in workers), 1)
 
     def _submit(self, job: Job) -> Any:
         # Only the call is sent: what else a job knows may not be picklable.

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import json
 import pathlib
@@ -78,6 +79,24 @@ def test_a_job_whose_worker_dies_is_run_by_another(tmp_path):
     assert [(tmp_path / name).read_text().count("called") for name in ("lost", "wrong")] == [3, 3]
     assert (tmp_path / "logs" / "wrong.txt").read_text().count("before the error") == 3
     assert not (tmp_path / "needs lost").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_programs_of_one_scheduler_have_jobs_of_their_own(tmp_path, monkeypatch, capsys):
+    import distributed
+
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options) as workers, contextlib.ExitStack() as held:
+        # Of another folder than that in which the worker was started.
+        monkeypatch.chdir(tmp_path)
+        address = workers.scheduler_address
+        for text in ("one", "other"):
+            runner = held.enter_context(cluster.running(address, None))
+            jobs = runner.run([Job("first", functools.partial(cluster_jobs.tell, text))])
+            assert next(jobs).result == (text, str(tmp_path))
+    assert capsys.readouterr().err.splitlines()[:2] == ["one", "other"]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.fixture
