@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -107,10 +107,9 @@ def job_seconds(workers: int, jobs: int = 1000) -> float:
     """
     import distributed
 
+    options: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
     with (
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, memory_limit=0, dashboard_address=None
-        ) as cluster,
+        distributed.LocalCluster(n_workers=workers, processes=False, **options) as cluster,
         distributed.Client(cluster) as client,
     ):
         client.wait_for_workers(workers, timeout=120)
