@@ -107,7 +107,7 @@ def job_seconds(workers: int, jobs: int = 1000) -> float:
     """
     import distributed
 
-    options: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+    options: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
     with (
         distributed.LocalCluster(n_workers=workers, processes=False, **options) as cluster,
         distributed.Client(cluster) as client,

@@ -68,7 +68,7 @@ def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
     with contextlib.ExitStack() as held:
         if local := _LOCAL.fullmatch(scheduler):
             # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
-            options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+            options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
             place = held.enter_context(distributed.LocalCluster(n_workers=int(local[1]), processes=True, **options))
         elif scheduler.startswith("tcp://"):
             place = scheduler

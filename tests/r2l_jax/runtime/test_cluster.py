@@ -86,7 +86,7 @@ def test_a_job_whose_worker_dies_is_run_by_another(tmp_path):
 def test_programs_of_one_scheduler_have_jobs_of_their_own(tmp_path, monkeypatch, capsys):
     import distributed
 
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
     with distributed.LocalCluster(**options) as workers, contextlib.ExitStack() as held:
         # Of another folder than that in which the worker was started.
         monkeypatch.chdir(tmp_path)
