@@ -140,8 +140,13 @@ def _predicted(files: Sequence[Place], predictor: Predictor, masks: Place | None
     units = [list(files[start : start + side]) for start in range(0, len(files), side)]
     identities = [model.identity for model in predictor.models]
     work = functools.partial(_predict_chunk, identities, masks, fills)
-    for chunk, found, lost in spread(workers, work, units, remote.size):
+    for chunk, found, lost in spread(workers, work, units, remote.size if masks is None else _size_to_segment):
         yield found or ([], {file: f"{file}: {lost}" for file in chunk})
+
+
+def _size_to_segment(file: Place) -> int:
+    """Returns the size of a file whose reading takes about as long as the segmentation of this one."""
+    return 16 * remote.size(file)
 
 
 def _of_files(files: Sequence[Place], predictor: Predictor, masks: Place | None, fills: bool) -> _Done:

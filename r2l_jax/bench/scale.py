@@ -3,20 +3,21 @@
 python -m r2l_jax.bench.scale
 
 Measures seconds a frame in one process and by workers of this machine, the start of a worker, and what the scheduler
-takes for a job, with up to a hundred workers that do nothing. Needs the extra `cluster`, ten minutes, and an idle
-machine.
+takes for a job, with up to a hundred workers that do nothing. Needs the extra `cluster` and ten minutes. Other programs
+slow down all but the seconds of a core.
 """
 
 import functools
 import math
 import os
 import pathlib
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tifffile
@@ -27,18 +28,18 @@ from r2l_jax.runtime.jobs import Job
 from r2l_jax.runtime.tables import table
 
 # Frames of 24 megapixels, those of the published microscopy, and how many of each are rendered to measure a slope.
-FRAMES = {"4000x6000": ((4000, 6000), (4, 16)), "256x256": ((256, 256), (200, 2200))}
+FRAMES = {"4000x6000": ((4000, 6000), (8, 32)), "256x256": ((256, 256), (500, 6500))}
 
 WORKERS = (1, 10, 100)
 MILLION = 10**6
 
 
 class Line(NamedTuple):
-    """The time that work takes, as a function of the number of frames.
+    """Seconds as a function of the number of frames.
 
     Attributes:
-        start: seconds before the first frame.
-        frame: seconds a frame.
+        start: before the first frame.
+        frame: for each frame.
     """
 
     start: float
@@ -51,7 +52,19 @@ class Line(NamedTuple):
         return cls(seconds[0] - counts[0] * frame, frame)
 
 
-def rendering(folder: pathlib.Path, shape: tuple[int, int], counts: tuple[int, int], scheduler: str) -> Line:
+class Cost(NamedTuple):
+    """What rendering takes.
+
+    Attributes:
+        passed: by the clock.
+        core: of the cores that computed, added up.
+    """
+
+    passed: Line
+    core: Line
+
+
+def rendering(folder: pathlib.Path, shape: tuple[int, int], counts: tuple[int, int], scheduler: str) -> Cost:
     """Measures `process.py` on frames of random noise.
 
     Args:
@@ -65,18 +78,25 @@ def rendering(folder: pathlib.Path, shape: tuple[int, int], counts: tuple[int, i
     """
     frame = np.random.default_rng(0).integers(5000, 30000, shape, np.uint16)
     tifffile.imwrite(folder / "frame.tiff", frame)
-    seconds = []
+    passed, core = [], []
     for count in counts:
         raw = folder / f"raw_{count}"
         raw.mkdir()
         for number in range(count):
             (raw / f"{number}.tiff").hardlink_to(folder / "frame.tiff")
-        begun = time.monotonic()
+        begun, computed = time.monotonic(), _of_children()
         program = "from r2l_jax.programs.process import run; run()"
         flags = (f"--input={raw}", f"--output={folder}/out_{count}", "--camera=drone", f"--scheduler={scheduler}")
         subprocess.run([sys.executable, "-c", program, *flags], check=True, capture_output=True)
-        seconds.append(time.monotonic() - begun)
-    return Line.through(counts, seconds)
+        passed.append(time.monotonic() - begun)
+        core.append(_of_children() - computed)
+    return Cost(Line.through(counts, passed), Line.through(counts, core))
+
+
+def _of_children() -> float:
+    """Returns the seconds that cores have computed for the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def job_seconds(workers: int, jobs: int = 1000) -> float:
@@ -87,10 +107,9 @@ def job_seconds(workers: int, jobs: int = 1000) -> float:
     """
     import distributed
 
+    options: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
     with (
-        distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=False, memory_limit=0, dashboard_address=None
-        ) as cluster,
+        distributed.LocalCluster(n_workers=workers, processes=False, **options) as cluster,
         distributed.Client(cluster) as client,
     ):
         client.wait_for_workers(workers, timeout=120)
@@ -101,8 +120,8 @@ def job_seconds(workers: int, jobs: int = 1000) -> float:
         return (time.monotonic() - begun) / jobs
 
 
-def cost(frames: int, line: Line, workers: int, chunk: int, job: float) -> float:
-    """Returns the seconds that workers take for frames, each with a core or a GPU of its own.
+def seconds(frames: int, line: Line, workers: int, chunk: int, job: float) -> float:
+    """Returns the seconds that workers take for frames, each with a core of its own.
 
     Args:
         frames: how many.
@@ -120,20 +139,19 @@ def main() -> None:
     jobs = {workers: job_seconds(workers) for workers in WORKERS}
     print(table([["workers", "ms a job"], *([str(count), f"{1000 * seconds:.1f}"] for count, seconds in jobs.items())]))
     for name, (shape, counts) in FRAMES.items():
-        rows = [["frames of " + name, "seconds at the start", "frames a second"]]
-        lines = {}
+        rows = [["frames of " + name, "seconds at the start", "frames a second", "core seconds a frame"]]
+        costs = {}
         for scheduler in ("serial", "local:1", "local:2"):
             with tempfile.TemporaryDirectory() as folder:
-                lines[scheduler] = line = rendering(pathlib.Path(folder), shape, counts, scheduler)
-            rows.append([scheduler, f"{line.start:.1f}", f"{1 / line.frame:.2f}"])
+                costs[scheduler] = passed, core = rendering(pathlib.Path(folder), shape, counts, scheduler)
+            rows.append([scheduler, f"{passed.start:.1f}", f"{1 / passed.frame:.2f}", f"{core.frame:.4f}"])
         print(f"\n{table(rows)}")
-        chunk = most_files(math.prod(shape) * 2)
-        rows = [["a million " + name, "hours", "limit of workers"]]
+        chunk, one = most_files(math.prod(shape) * 2), costs["local:1"].core
+        rows = [["a million " + name, "hours", "workers that the scheduler keeps busy"]]
         for workers in WORKERS:
-            seconds = cost(MILLION, lines["local:1"], workers, chunk, jobs[workers])
-            limit = chunk * lines["local:1"].frame / jobs[workers]
-            rows.append([f"{workers} workers", f"{seconds / 3600:.1f}", f"{limit:.0f}"])
-        print(f"\n{table(rows)}")
+            hours = seconds(MILLION, one, workers, chunk, jobs[workers]) / 3600
+            rows.append([f"{workers} workers", f"{hours:.1f}", f"{chunk * one.frame / jobs[workers]:.0f}"])
+        print(f"\n{table(rows)}", flush=True)
     print(f"\nload: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 # The most of a job: what one core works on for seconds to a minute. A large job outweighs the time that it takes to
 # give it to a worker; of a small one, less is lost with its worker.
-_BYTES = 2**27
+_BYTES = 2**29
 
 # What a file takes beside the work on its samples, in bytes of samples that would take as long.
 _EACH = 2**19

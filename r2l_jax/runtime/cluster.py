@@ -31,6 +31,11 @@ _LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
 
 # Options of a Slurm cluster's file that are not those of dask_jobqueue.SLURMCluster.
 _JOBS = "jobs"
+_PROLOGUE = "job_script_prologue"
+
+# `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays. A
+# frame of 24 megapixels would take 0.8 s of a core more.
+_ENVIRON = {"MALLOC_ARENA_MAX": "1"}
 
 # After so many seconds, jobs are given to workers that have come meanwhile.
 _SECONDS = 5
@@ -58,10 +63,12 @@ def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
     # Dask would give the job of a worker that died to another one at once, which may have a job already: both would
     # count as having failed if that one dies. `Cluster.run` gives it to a worker that is free.
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    environ = dask.config.get("distributed.nanny.pre-spawn-environ")
+    dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
     with contextlib.ExitStack() as held:
         if local := _LOCAL.fullmatch(scheduler):
             # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
-            options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+            options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
             place = held.enter_context(distributed.LocalCluster(n_workers=int(local[1]), processes=True, **options))
         elif scheduler.startswith("tcp://"):
             place = scheduler
@@ -144,8 +151,10 @@ def _slurm(file: pathlib.Path) -> Any:
     except ImportError:
         raise InputError("--scheduler needs dask-jobqueue: pip install 'r2l_jax[cluster]'") from None
     try:
+        prologue = [*(f"export {name}={value}" for name, value in _ENVIRON.items()), *options.pop(_PROLOGUE, [])]
         # One worker of one thread for each job, so that a job has the memory and the GPU of its allocation.
-        cluster = SLURMCluster(**{"processes": 1, "worker_extra_args": ["--nthreads", "1"], **options})
+        defaults = {"processes": 1, "worker_extra_args": ["--nthreads", "1"], _PROLOGUE: prologue}
+        cluster = SLURMCluster(**{**defaults, **options})
     except (TypeError, ValueError) as error:
         raise InputError(f"--scheduler={file}: {one_line(error)}") from None
     cluster.scale(jobs=jobs)
@@ -214,7 +223,9 @@ class Cluster(Runner):
         More at a time would wait at a worker, and count as having died with it. At least one waits until there is a
         worker.
         """
-        return max(len(self._client.scheduler_info(n_workers=-1)["workers"]), 1)
+        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
+        # One that is just starting is listed, and gets no jobs yet.
+        return max(sum(worker["status"] == "running" for worker in workers), 1)
 
     def _submit(self, job: Job) -> Any:
         # Only the call is sent: what else a job knows may not be picklable.

@@ -58,8 +58,8 @@ def run(config: SynthesisConfig) -> None:
             to, or there are several processes.
         Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
-    refuse_several_processes()
     cluster.prepare(config.scheduler)
+    refuse_several_processes()
     sets, output, sources = config.sets(), remote.place(config.output), load(config)
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)

@@ -19,9 +19,9 @@ def test_each_worker_has_several_chunks_and_each_item_is_in_one():
 
 def test_a_chunk_takes_no_longer_however_many_files_there_are():
     chunks = divided([[number] for number in range(1000)], lambda item: 50 * MEGABYTE, workers=1)
-    assert set(sizes(chunks)) == {2}
+    assert set(sizes(chunks)) == {10}
     # Files whose size is not known, and small ones, take time as well.
-    assert max(sizes(divided([[number] for number in range(9000)], lambda item: 0, workers=1))) == 256
+    assert max(sizes(divided([[number] for number in range(9000)], lambda item: 0, workers=1))) == 1024
 
 
 def test_a_file_larger_than_a_chunk_is_a_chunk_and_units_stay_together():

@@ -1,3 +1,4 @@
+import contextlib
 import functools
 import json
 import pathlib
@@ -80,6 +81,24 @@ def test_a_job_whose_worker_dies_is_run_by_another(tmp_path):
     assert not (tmp_path / "needs lost").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_programs_of_one_scheduler_have_jobs_of_their_own(tmp_path, monkeypatch, capsys):
+    import distributed
+
+    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0"}
+    with distributed.LocalCluster(**options) as workers, contextlib.ExitStack() as held:
+        # Of another folder than that in which the worker was started.
+        monkeypatch.chdir(tmp_path)
+        address = workers.scheduler_address
+        for text in ("one", "other"):
+            runner = held.enter_context(cluster.running(address, None))
+            jobs = runner.run([Job("first", functools.partial(cluster_jobs.tell, text))])
+            assert next(jobs).result == (text, str(tmp_path))
+    assert capsys.readouterr().err.splitlines()[:2] == ["one", "other"]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """Stands for Slurm: `sbatch` runs the script at once, and `scancel` ends it."""
@@ -107,6 +126,6 @@ def test_slurm_starts_workers_of_one_thread(slurm):
         job = Job("first", functools.partial(cluster_jobs.note, str(slurm), "first"))
         assert [outcome.error for outcome in runner.run([job])] == [None]
     script = (slurm / "script").read_text()
-    for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 1"):
+    for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 1", "export MALLOC_ARENA_MAX=1"):
         assert line in script
     assert (slurm / "first").exists()
