@@ -112,8 +112,8 @@ check_all() {
     if [[ $newest == python3 ]]; then
         echo "No Python on this machine is newer than python3: the tests ran on one Python only."
     else
-        # With the packages of exports to ONNX and of object storage, whose tests are skipped without them.
-        in_environment "$newest" test,onnx,cloud_test run_tests
+        # With the packages of exports, clusters and object storage, whose tests are skipped without them.
+        in_environment "$newest" test,onnx,cluster,cloud_test run_tests
     fi
     echo "All checks passed in $SECONDS s."
 }

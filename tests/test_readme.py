@@ -10,7 +10,7 @@ import pytest
 from absl import app, flags
 from pages import PAGES, ROOT, code_blocks, commands, own_stage
 
-from r2l_jax.runtime import startup
+from r2l_jax.runtime import cluster, startup
 
 # For each program, the functions that do its work once its flags are read.
 WORK = {
@@ -24,7 +24,7 @@ WORK = {
     "forensics.py": ("r2l_jax.drift.forensics.forensics.run", "r2l_jax.drift.forensics.forensics.check"),
     "lab.py": ("r2l_jax.apps.lab.start.run",),
     "predict.py": ("r2l_jax.training.loaded.load_folds",),
-    "process.py": ("r2l_jax.apps.render.render_files",),
+    "process.py": ("r2l_jax.apps.render.render_files", "r2l_jax.runtime.remote.listed"),
     "report.py": ("r2l_jax.apps.report.page.write_report",),
     "sheet.py": ("r2l_jax.drift.synthesis.sheets.run",),
     "study.py": ("r2l_jax.apps.study.study.run", "r2l_jax.apps.study.study.dry_run"),
@@ -72,6 +72,8 @@ def start(home, monkeypatch):
     monkeypatch.setattr(app, "run", run)
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(startup, "prepare", lambda *arguments: None)
+    # Which needs the extra cluster.
+    monkeypatch.setattr(cluster, "prepare", lambda scheduler: None)
     for functions in WORK.values():
         for function in functions:
             monkeypatch.setattr(function, work)
