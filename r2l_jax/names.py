@@ -58,7 +58,7 @@ CORRUPTIONS = (
 )
 SEVERITIES = (1, 2, 3, 4, 5)
 
-# What a model is tested against by default.
+# The exposures and corruptions that a model is tested against by default.
 EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
 CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 
@@ -66,7 +66,7 @@ CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date")
 BY_SHOT = f"also group scores by facts of the shots of a Folder's files: {', '.join(SHOT_FIELDS)}"
 
-# What an export consists of, and its formats.
+# The parts of a model that can be exported, and the formats.
 EXPORT_PARTS = ("whole", "isp", "head")
 EXPORT_FORMATS = ("stablehlo", "onnx", "safetensors", "camera")
 

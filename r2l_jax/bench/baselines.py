@@ -100,7 +100,7 @@ def train_step(raw: np.ndarray, labels: np.ndarray, channels_last: bool = False,
 
 
 def _compiled(module, compiled: bool):
-    """Returns a PyTorch module that is compiled, if it shall be."""
+    """Returns a PyTorch module, by `torch.compile` if `compiled` is true."""
     import torch
 
     return torch.compile(module) if compiled else module

@@ -53,11 +53,11 @@ class Line(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What rendering takes.
+    """The time that rendering takes, as lines over the number of frames.
 
     Attributes:
-        passed: by the clock.
-        core: of the cores that computed, added up.
+        passed: elapsed time.
+        core: processor time, added up over the cores.
     """
 
     passed: Line

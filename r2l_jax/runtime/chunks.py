@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 # give it to a worker; of a small one, less is lost with its worker.
 _BYTES = 2**29
 
-# What a file takes beside the work on its samples, in bytes of samples that would take as long.
+# The fixed cost of a file, such as opening it, as the number of bytes of samples that take as long.
 _EACH = 2**19
 
 # The jobs of a worker, if there are enough items: the last ones keep all workers busy for about the same time.

@@ -23,7 +23,7 @@ from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.files import is_running, replacing, write_json
 from r2l_jax.runtime.locks import writing_to
 
-# What `--help` says of a place that may be a URL.
+# The help of a flag that takes a path or a URL.
 BY_URL = "a path, or a URL such as s3://bucket/folder"
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")

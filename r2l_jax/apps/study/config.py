@@ -142,14 +142,14 @@ class StudyConfig(Settings):
     optimization: StudyOptimization = StudyOptimization()
 
     def __post_init__(self):
+        from r2l_jax.drift import cases
+
         super().__post_init__()
         if "adjustment" in self.choice.parts and self.data.dataset == "Folder":
             raise InputError(
                 "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
                 "--parts=synthesis,forensics"
             )
-        from r2l_jax.drift import cases
-
         # Values that no run would take end the study before its first job.
         self.training_of("check")
         cases.corruptions(self.choice.corruptions, self.choice.severities)

@@ -98,7 +98,7 @@ class ScoredPoints:
     def between(self, points: Sequence[Between], title: str) -> None:
         """Measures points between known ones, on the samples whose outcome differs between these.
 
-        All other samples are taken to have that outcome in between, too.
+        For all other samples, the outcome that both known points share is assumed.
 
         Args:
             points: the points; those that are known already are not measured.
@@ -133,7 +133,7 @@ class ScoredPoints:
             goes_on = "the same command goes on from there" if self._keeps else "nothing is kept"
             return f"stopped with {len(self._known)} processings measured; {goes_on}"
 
-        # What is known is saved after each group of rows that the measurer takes together.
+        # The measurer takes a group of rows at a time; results are saved after each group.
         together = TOGETHER * jax.device_count()
         with ticking(title, len(rows), self._stop, stopped) as tick:
             for start in range(0, max(len(rows), 1), together):

@@ -198,7 +198,7 @@ def _write(
             bar.update(len(digests))
             work.save()
             if stop.after_step() and config.scheduler != "serial":
-                # What workers have begun is left out; this process still writes what it has begun.
+                # The batches that workers have begun are given up. In this process, a begun batch is finished.
                 break
         for folder in todo:
             folder.finish()

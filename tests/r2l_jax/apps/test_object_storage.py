@@ -37,7 +37,7 @@ def s3():
 
 @pytest.fixture(scope="module")
 def raw(s3, tmp_path_factory):
-    """A folder of mosaics with one file that is none; the same is in the bucket."""
+    """A folder of mosaics and one damaged file; the bucket has a copy of it."""
     folder, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
     for number in range(70):
         tifffile.imwrite(folder / f"{number:03}.tiff", rng.integers(5000, 30000, (48, 40), np.uint16))
