@@ -1,7 +1,7 @@
 """The training state and the compiled steps that change it."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -37,6 +37,11 @@ class TrainState(flax.struct.PyTreeNode):
     model: nnx.State
     opt_state: PyTree
     sums: PyTree
+
+    @property
+    def processor(self) -> Mapping[str, Any]:
+        """The variables of the model's processor, by name."""
+        return nnx.to_pure_dict(self.model).get("processor", {})
 
 
 class Steps(NamedTuple):
@@ -74,6 +79,11 @@ class Steps(NamedTuple):
         """The numbers that sum a run up, by their names in its history."""
         metrics = [f"{split}_{name}" for split in ("val", "train") for name in (self.task.score, "loss")]
         return (*metrics, *(f"{split}_{name}" for name in self.rule.metrics for split in ("val", "train")))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of the task's metrics in the history, where the last epoch always has them."""
+        return tuple(f"val_{name}" for name in self.task.metrics)
 
 
 def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateRule] = GradientDescent) -> Steps:

@@ -23,14 +23,13 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
-from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.locks import locked, writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training import model_file, plan, report
+from r2l_jax.training import model_file, plan, recording, report
 from r2l_jax.training.about import about_run, identity_of, named_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, best_of, drop_optimizer
 from r2l_jax.training.folds import Fold
-from r2l_jax.training.optimizer import schedule, steps_of_epoch
+from r2l_jax.training.optimizer import steps_of_epoch
 from r2l_jax.training.record import Record, other_makers, read_metrics
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
@@ -118,7 +117,7 @@ def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], ru
     trained = _train_each(config, dataset, steps, folds)
     results = [result for result, _ in trained]
     # A fold that an earlier version has finished may lack some metrics.
-    further = [name for name in results[0] if name.startswith("default_val_") or name in _measured(steps)]
+    further = [name for name in results[0] if name.startswith("default_val_") or name in steps.measured]
     names = [*steps.summary, *(name for name in further if all(name in result for result in results))]
     summary = {name: _over_folds([result[name] for result in results]) for name in names}
     if jax.process_index() == 0:
@@ -199,39 +198,28 @@ def _train_fold(
                 history.append(row)
                 checkpoints.save(state, history)
                 trainer.say(report.epoch_line(row, epochs, steps.task.score, best_of(history, quality) is row))
-                _track_epoch(tracker, config, steps, state, row, sums, speed, size.steps)
+                recording.record_epoch(tracker, config, steps, state, row, sums, speed, size.steps)
                 if config.tracking.track_every_epoch:
-                    _track_samples(tracker, config, dataset, steps, state, epoch)
+                    recording.record_samples(tracker, config, dataset, steps, state, epoch)
                 tracker.flush()
                 record.write(history)
                 if epoch + 1 < epochs and stop.agreed():
                     raise Interrupted(_farewell(config, f"stopped after epoch {epoch + 1} of {epochs}"))
 
             if not config.tracking.track_every_epoch:
-                _track_samples(tracker, config, dataset, steps, state, history[-1]["epoch"])
+                recording.record_samples(tracker, config, dataset, steps, state, history[-1]["epoch"])
             final, confusion = _final_metrics(trainer, steps, state, history)
             if (picture := steps.task.confusion_picture(confusion)) is not None:
                 tracker.picture("confusion", picture, history[-1]["epoch"])
-            tracker.hyperparameters(_hyperparameters(config), {name: history[-1][name] for name in steps.summary})
+            tracker.hyperparameters(
+                recording.hyperparameters(config), {name: history[-1][name] for name in steps.summary}
+            )
     if config.tracking.save_locally:
         # After the checkpoints are complete, and before the fold counts as finished.
         _write_model(config, fold, record.content(history, final), state)
     content = record.write(history, final)
     _leave(config, steps, folder)
     return content, True
-
-
-def _hyperparameters(config: TrainConfig) -> dict[str, Any]:
-    """Returns the settings to compare runs by: the most telling ones first, then all that differ from their default.
-
-    The first ones are numbered, since TensorBoard sorts by name and shows the first five.
-    """
-    flags, defaults, named = flat(config), flat(TrainConfig()), config.processing.named_pipeline
-    pipeline = config.processing.processing_mode if named is None else named.title
-    first = {"1_lr": flags["lr"], "2_epochs": flags["epochs"], "3_pipeline": pipeline}
-    left_out = ("logdir", "data_dir", "lr", "epochs", "pipeline")
-    changed = {name: value for name, value in flags.items() if value != defaults[name] and name not in left_out}
-    return first | changed
 
 
 def _out_of_patience(config: TrainConfig, quality: Quality, history: list[Numbers]) -> bool:
@@ -350,7 +338,7 @@ class _Trainer:
             InputError: training has diverged.
         """
         steps, optimization = self._compiled, self._config.optimization
-        sums, processor = jax.device_get((state.sums, _processor(state)))
+        sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
             raise InputError(f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr")
         state = state.replace(sums=steps.zero_sums())
@@ -373,15 +361,6 @@ class _Trainer:
 def _farewell(config: TrainConfig, stopped: str) -> str:
     left = "the same command goes on from there" if config.tracking.log_model else "nothing is kept"
     return f"{stopped}; {left}"
-
-
-def _processor(state: TrainState) -> Mapping[str, Any]:
-    return nnx.to_pure_dict(state.model).get("processor", {})
-
-
-def _measured(steps: Steps) -> tuple[str, ...]:
-    """Returns the names of the task's metrics in the history, where the last epoch always has them."""
-    return tuple(f"val_{name}" for name in steps.task.metrics)
 
 
 def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:
@@ -407,9 +386,9 @@ def _final_metrics(
     best, confusion = best_of(history, functools.partial(_quality, steps)), sums["confusion"]
     assert best is not None  # the last epoch is always validated
     final = {
-        **{name: history[-1][name] for name in (*steps.summary, *_measured(steps)) if name in history[-1]},
+        **{name: history[-1][name] for name in (*steps.summary, *steps.measured) if name in history[-1]},
         "best_epoch": best["epoch"],
-        **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss", *_measured(steps)) if name in best},
+        **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss", *steps.measured) if name in best},
         **{
             f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
             for name in ("precision", "recall", "f1")
@@ -421,56 +400,6 @@ def _final_metrics(
         by_default = {name: total for name, total in sums.items() if name not in steps.rule.metrics}
         final |= _means("default_val", by_default, steps)
     return final, confusion
-
-
-def _track_epoch(
-    tracker: Tracker,
-    config: TrainConfig,
-    steps: Steps,
-    state: TrainState,
-    row: Numbers,
-    sums: Numbers,
-    speed: float,
-    epoch_steps: int,
-) -> None:
-    """Records an epoch's numbers and the processing's parameters."""
-    epoch = row["epoch"]
-    tracker.scalars({_tag(name): row[name] for name in (*steps.summary, *_measured(steps)) if name in row}, epoch)
-    rate = float(np.asarray(schedule(config.optimization, epoch_steps)(int(state.step) - 1)))
-    tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
-    norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
-    # A pipeline's parameters: a network's, in a dict of their own, are too many to look at.
-    parameters = {name: value for name, value in _processor(state).items() if not isinstance(value, dict)}
-    tracker.processor(jax.device_get(parameters), norms, epoch)
-
-
-def _track_samples(
-    tracker: Tracker, config: TrainConfig, dataset: RawDataset, steps: Steps, state: TrainState, epoch: int
-) -> None:
-    """Records what the flags ask for of the data set's first samples, such as stages, their gradients, predictions."""
-    if not config.records:
-        return
-    tracking, indices = config.tracking, np.arange(min(config.tracking.track_n_images, len(dataset)), dtype=np.int32)
-    raws, targets = dataset.samples(indices)
-    samples: Batch = {"raw": raws, "target": targets, "index": indices, "weight": np.ones(len(indices), np.float32)}
-    batch = to_devices(samples, shardings().everywhere)
-    logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
-    if tracking.track_processing:
-        tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)
-    if tracking.track_processing_gradients:
-        tracker.gradients(dict(zip(steps.stages, gradients, strict=True)), epoch)
-    reference = steps.rule.reference(state.model, state.opt_state)
-    if config.attack.adv_track_differences and reference is not None:
-        _, (*_, default), _ = jax.device_get(steps.trace(reference, batch))
-        tracker.differences(default, images[-1], epoch)
-    if tracking.track_predictions:
-        tracker.predictions(steps.task.predictions_picture(images[-1], logits, targets), logits, targets, epoch)
-
-
-def _tag(name: str) -> str:
-    """Returns TensorBoard's name of a metric, grouped so that training and validation stand side by side."""
-    split, metric = name.split("_", 1)
-    return f"{metric}/{split}"
 
 
 def _write_model(config: TrainConfig, fold: Fold, content: Mapping[str, Any], state: TrainState) -> None:

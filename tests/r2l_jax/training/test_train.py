@@ -20,7 +20,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.locks import FolderInUseError, locked
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training import plan, steps, train
+from r2l_jax.training import plan, recording, steps, train
 from r2l_jax.training.tracking import Tracker
 
 STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
@@ -107,7 +107,7 @@ def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finishe
 
 def test_hyperparameters_are_those_that_tell_runs_apart(base):
     config = replace(base, run_name="compared", ema=0.9, synthetic_images=None)
-    found = train._hyperparameters(config)
+    found = recording.hyperparameters(config)
     assert list(found)[:3] == ["1_lr", "2_epochs", "3_pipeline"]
     assert (found["1_lr"], found["3_pipeline"], found["ema"]) == (config.optimization.lr, "parametrized", 0.9)
     assert not {"weight_decay", "synthetic_images", "logdir"} & found.keys()
@@ -229,7 +229,7 @@ def test_the_numbers_of_an_epoch_that_are_recorded(base):
     state = steps.TrainState(step=jnp.array(4), model=nnx.State({}), opt_state=None, sums=None)
     task, rule = types.SimpleNamespace(score="accuracy", metrics=()), types.SimpleNamespace(metrics=())
     compiled, row = steps.Steps(*[None] * 8, task=task, rule=rule), {"epoch": 0, "val_loss": 2.0}
-    train._track_epoch(Recorder(), config, compiled, state, row, {"gradient_norm": {"a": 6.0}}, 7.0, epoch_steps=4)
+    recording.record_epoch(Recorder(), config, compiled, state, row, {"gradient_norm": {"a": 6.0}}, 7.0, epoch_steps=4)
     assert recorded == {
         "loss/val": 2.0,
         "learning_rate": pytest.approx(0.25 * (1 + np.cos(np.pi * 3 / 8))),
