@@ -239,6 +239,11 @@ class ProcessingSettings(ProcessingChoice):
         """Whether the processor has parameters to train, and a batch norm after it."""
         return self.learns_pipeline or self.processing_mode == "neural_network"
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether training leaves the processor as it is."""
+        return self.freeze_processor or not self.learns
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkSettings(Settings):

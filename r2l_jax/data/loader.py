@@ -37,7 +37,7 @@ class _Samples:
         self._indices, self._weights = indices, weights
         self._sample = dataset.__getitem__ if keep_decoded else dataset.read
         if keep_decoded:
-            dataset.decoded  # noqa: B018 -- decodes here, once, and not in each of Grain's threads
+            dataset[int(indices[0])]  # Here, once, and not in each of Grain's threads: it makes room for all samples.
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -78,8 +78,8 @@ def eval_batches(
         dataset: the data set.
         indices: the samples to yield.
         batch_size: the number of samples in a batch of all processes.
-        keep_decoded: True decodes the whole data set at first and keeps it in memory, for samples that are read many
-            times. False decodes each sample when it is needed and keeps none, for a single pass over the samples.
+        keep_decoded: whether to keep samples in memory if the whole data set fits, for samples that are read many
+            times.
         whole: False gives each process its part of each batch, True the whole batch.
     """
     padded = -len(indices) % batch_size + len(indices)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import isp
-from r2l_jax.data.files.file_hashes import hash_files
+from r2l_jax.data.files.file_facts import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.runtime.errors import InputError
 
@@ -57,58 +57,50 @@ class RawDataset:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
-        if self.decoded is None:
+        """Returns sample i; keeps it in memory if all samples would fit in half of the machine's."""
+        if self._kept is None:
             return self.read(index)
-        raws, targets = self.decoded
-        return raws[index], targets[index]
+        if not self._kept.there[index]:
+            self._kept.put(index, self._checked(self.read(index), index))
+        return self._kept.raws[index], self._kept.targets[index]
 
     @functools.cached_property
+    def _first(self) -> Sample:
+        """Sample 0, whose shapes all others must have."""
+        return self.read(0)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of a sample's mosaic `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
-        raw, _ = self[0] if "decoded" in vars(self) else self.read(0)
-        return raw.shape
+        return self._first[0].shape
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""
         indices = np.asarray(indices).tolist()
-        samples = [self[index] for index in indices]
-        for index, sample in zip(indices, samples, strict=True):
-            self._check_like(samples[0], sample, index)
+        samples = [self._checked(self[index], index) for index in indices]
         raws, targets = zip(*samples, strict=True)
         return np.stack(raws), np.stack(targets)
 
     @functools.cached_property
-    def decoded(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """All mosaics and all targets, decoded once; None if they would take more than half of the machine's memory."""
+    def _kept(self) -> "_Kept | None":
+        """The samples that have been decoded so far; None if all would take more than half of the machine's memory."""
         if self.files is not None:
             # Hashed before they are read: if a file changes in between, the next start notices the difference.
             self.sample_hashes(range(len(self)))
-        first = raw, target = self.read(0)
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if len(self) * (raw.nbytes + target.nbytes) > memory // 2:
+        if len(self) * sum(array.nbytes for array in self._first) > memory // 2:
             return None
-        raws, targets = (np.empty((len(self), *array.shape), array.dtype) for array in (raw, target))
+        return _Kept(len(self), self._first)
 
-        def fill(index: int) -> None:
-            sample = self.read(index)
-            # NumPy would fill a whole mosaic with a sample of one value.
-            self._check_like(first, sample, index)
-            raws[index], targets[index] = sample
-
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            # Going through the results raises the errors of the reads.
-            for _ in pool.map(fill, range(len(self))):
-                pass
-        return raws, targets
-
-    def _check_like(self, first: Sample, sample: Sample, index: int) -> None:
-        """Raises an InputError unless a sample has the shapes of another one."""
-        for wanted, found in zip(first, sample, strict=True):
+    def _checked(self, sample: Sample, index: int) -> Sample:
+        """Returns a sample; raises an InputError unless it has the shapes of the first one."""
+        for wanted, found in zip(self._first, sample, strict=True):
             if np.shape(found) != np.shape(wanted):
                 raise InputError(
                     f"{self.name}: all samples must have one shape, {np.shape(wanted)}; {self.names[index]} has "
                     f"{np.shape(found)}"
                 )
+        return sample
 
     @property
     def fingerprint(self) -> str:
@@ -162,3 +154,16 @@ class RawDataset:
         for array in map(np.asarray, self.read(index)):
             digest.update(f"{array.dtype} {array.shape} ".encode() + array.tobytes())
         return digest.hexdigest()
+
+
+class _Kept:
+    """Holds decoded samples in memory, of which only those that are there take any."""
+
+    def __init__(self, count: int, like: Sample):
+        self.there = np.zeros(count, bool)
+        self.raws, self.targets = (np.empty((count, *np.shape(array)), array.dtype) for array in like)
+
+    def put(self, index: int, sample: Sample) -> None:
+        """Keeps a sample. Several threads may put the same one."""
+        self.raws[index], self.targets[index] = sample
+        self.there[index] = True

@@ -113,7 +113,16 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         return nnx.state(make_model(config, dataset, task, nnx.Rngs(params=key), statistics))
 
     def begin(model):
-        return TrainState(jnp.zeros((), jnp.int32), model, rule.begin(model), zero_sums())
+        _, trained = parts(model)
+        return TrainState(jnp.zeros((), jnp.int32), model, rule.begin(trained), zero_sums())
+
+    def parts(model):
+        """Splits a model into a fixed processor, or nothing, and what updates compute with."""
+        is_fixed = config.processing.is_fixed
+        return nnx.split_state(model, nnx.PathContains("processor") if is_fixed else nnx.Nothing(), ...)
+
+    def process(model, raw):
+        return nnx.merge(blueprint.evaluating, model).processor(raw)
 
     def train(state, batch, key):
         keys = sample_keys(key, batch["index"])
@@ -121,10 +130,14 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         sums = jax.tree.map(jnp.add, state.sums, updated.sums)
         return TrainState(state.step + 1, updated.model, updated.state, sums), updated.loss
 
-    def evaluate(state, sums, batch):
-        model = nnx.merge(blueprint.evaluating, state.model)
-        images = model.processor(batch["raw"])
-        logits = model.logits(images)
+    def train_processed(state, batch, key):
+        fixed, trained = parts(state.model)
+        batch = batch | {"raw": compiled_process(state.model, batch["raw"])}
+        state, loss = compiled_train(state.replace(model=trained), batch, key)
+        return state.replace(model=nnx.merge_state(fixed, state.model)), loss
+
+    def evaluate(state, sums, images, batch):
+        logits = nnx.merge(blueprint.evaluating, state.model).logits(images)
         measured = task.measure(logits, batch) | rule.measure(state.opt_state, images, batch)
         of_batch = {**task.sums(logits, batch), **measured}
         return jax.tree.map(jnp.add, sums, of_batch)
@@ -140,12 +153,18 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         # Lists, since whatever maps over a dict sorts it by name.
         return logits, [images[name] for name in stages], [gradients[name] for name in stages]
 
+    def evaluate_raw(state, sums, batch):
+        return compiled_evaluate(state, sums, compiled_process(state.model, batch["raw"]), batch)
+
     jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
+    # Functions of their own: what is compiled for the head is found again by runs with other processing.
+    compiled_process = jax.jit(process, out_shardings=shardings().split, compiler_options=compiler.options())
+    compiled_train, compiled_evaluate = jit(train, donate_argnums=0), jit(evaluate, donate_argnums=1)
     return Steps(
-        init=jit(init),
+        init=jit(init, compiler_options=compiler.for_one_call()),
         begin=jit(begin),
-        train=jit(train, donate_argnums=0),
-        evaluate=jit(evaluate, donate_argnums=1),
+        train=train_processed if config.processing.is_fixed else compiled_train,
+        evaluate=evaluate_raw,
         trace=jit(trace),
         stages=stages,
         zero_sums=jit(zero_sums),

@@ -15,6 +15,7 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.build import make_model
+from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.training.optimizer import make_optimizer, steps_of_epoch
@@ -27,7 +28,8 @@ class Blueprint(NamedTuple):
 
     Attributes:
         model: the model, with shapes in place of arrays.
-        training: its graph in training: batch norms use the batch's statistics, except in parts that are frozen.
+        training: the graph of what updates compute with, in training: batch norms use the batch's statistics, except in
+            a frozen head. A fixed processor is not part of it: updates get the processed images.
         evaluating: its graph in evaluation: batch norms use their running statistics.
         labels: the class of each sample of the data set.
         epoch_steps: the number of updates in an epoch.
@@ -46,13 +48,11 @@ def draw_blueprint(config: TrainConfig, dataset: RawDataset, task: Task) -> Blue
     model.eval()
     evaluating = nnx.graphdef(model)
     model.train()
-    # Frozen parts also keep their batch statistics.
-    if config.processing.freeze_processor:
-        model.processor.eval()
     if config.model.freeze_classifier:
-        model.head.eval()
-    epoch_steps = steps_of_epoch(config, len(dataset))
-    return Blueprint(model, nnx.graphdef(model), evaluating, dataset.labels, epoch_steps)
+        model.head.eval()  # A frozen head also keeps its batch statistics.
+    processor = Unprocessed() if config.processing.is_fixed else model.processor
+    training = nnx.graphdef(RawToLogit(processor, model.normalizer, model.head))
+    return Blueprint(model, training, evaluating, dataset.labels, steps_of_epoch(config, len(dataset)))
 
 
 class Updated(NamedTuple):
@@ -106,7 +106,7 @@ class UpdateRule(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, model: nnx.State) -> PyTree:
-        """Returns the rule's state before the first update of a model."""
+        """Returns the rule's state before the first update of a model, which lacks a fixed processor."""
 
     @abc.abstractmethod
     def zero_sums(self) -> dict[str, Any]:
@@ -117,9 +117,9 @@ class UpdateRule(abc.ABC):
         """Updates a model.
 
         Args:
-            model: its variables.
+            model: its variables, without those of a fixed processor.
             state: that of `begin`, or of the update before.
-            batch: samples, whose targets follow the augmentation of their images.
+            batch: samples, whose targets follow the augmentation of their images; with a fixed processor, processed.
             keys: of the augmentation, one for each sample.
         """
 
@@ -158,10 +158,7 @@ class GradientDescent(UpdateRule):
         self._augmentation, self._graph, self._decay = settings.augmentation, blueprint.training, settings.ema
         self._task = task.for_training(settings, blueprint.labels)
         self._optimizer = make_optimizer(settings, blueprint.epoch_steps)
-        frozen = {
-            "processor": config.processing.freeze_processor or not config.processing.learns,
-            "head": config.model.freeze_classifier,
-        }
+        frozen = {"processor": config.processing.is_fixed, "head": config.model.freeze_classifier}
         kept = [nnx.PathContains(part) for part, is_frozen in frozen.items() if is_frozen]
         self._trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*kept)))
         self._processor_parameters = _of_processor(self._split(nnx.state(blueprint.model))[0]).keys()

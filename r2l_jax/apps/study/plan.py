@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from r2l_jax.apps.study.config import FROZEN, LEARNED, StudyConfig
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import STATIC_FLAGS, TrainConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
@@ -53,7 +53,7 @@ def trainings_of(config: StudyConfig, part: str) -> dict[str, TrainConfig]:
     """Returns the runs of a part by name: pipelines by the study's names, `model`, or `learned` and `frozen`."""
     if part == "synthesis":
         return {
-            published: config.training_of(f"synthesis/{name}", pipeline=name)
+            published: config.training_of(f"synthesis/{name}", processing_mode="static", **_algorithms(name))
             for published, name in config.pipelines.items()
         }
     if part == "forensics":
@@ -62,6 +62,11 @@ def trainings_of(config: StudyConfig, part: str) -> dict[str, TrainConfig]:
         name: config.training_of(f"adjustment/{name}", iso=config.choice.low_intensity, freeze_processor=name == FROZEN)
         for name in (LEARNED, FROZEN)
     }
+
+
+def _algorithms(pipeline: str) -> dict[str, str]:
+    """Returns the flags that choose a static pipeline's algorithms. As a `pipeline`, it would be trained."""
+    return dict(zip(STATIC_FLAGS, pipeline.split("."), strict=True))
 
 
 def _synthesis(config: StudyConfig, by_fold: bool) -> Iterator[StudyJob]:

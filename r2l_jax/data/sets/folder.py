@@ -1,25 +1,30 @@
 """The user's own raw files: one sub-folder per class, or frames and masks."""
 
-import concurrent.futures
+import dataclasses
 import functools
+import hashlib
+import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import isp
-from r2l_jax.data.files import tiles
+from r2l_jax.data.files import file_facts, tiles
 from r2l_jax.data.files.cameras import common_camera, find_known_camera
 from r2l_jax.data.files.frames import pair_masks
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
 from r2l_jax.data.files.shot import read_shot
-from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.runtime.files import AT_ONCE
 from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
+
+# To be raised whenever files give other facts.
+_VERSION = 1
 
 # The class of segmentation.
 _CLASSES = ("object",)
@@ -73,37 +78,90 @@ def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | No
             f"found {len(files)} raw files in {len(classes)} sub-folders (scripts/unprocess.py makes raw files of JPEG)"
         )
 
-    def read_middle(path: pathlib.Path) -> tuple[np.ndarray, isp.Camera]:
-        raw, own = read_mosaic(path, camera, dim.append)
-        if tile_size and min(raw.shape) < tile_size:
-            raise InputError(f"{path} is {raw.shape[0]}x{raw.shape[1]}, smaller than --tile_size={tile_size}")
-        side = tile_size or TILE_SIZE
-        # Copied, because a view would keep the whole file in memory.
-        return center_crop(raw, min(side, raw.shape[0]), min(side, raw.shape[1]), own.pattern).copy(), own
-
-    dim: list[str] = []
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        middles, cameras = zip(*pool.map(read_middle, files), strict=True)
-    _warn_of_dim(dim, len(files))
-    sides = [min(middle.shape) for middle in middles]
+    facts = _facts_of_mosaics(files, camera)
+    if tile_size and (small := [path for path, own in zip(files, facts, strict=True) if own.side < tile_size]):
+        height, width = facts[files.index(small[0])].shape
+        raise InputError(f"{small[0]} is {height}x{width}, smaller than --tile_size={tile_size}")
+    _warn_of_dim([warning for own in facts for warning in own.warnings], len(files))
+    most = tile_size or TILE_SIZE
+    sides = [min(most, own.side) for own in facts]
     side = min(sides)
     if cropped := sum(own > side for own in sides):
         warn(
             f"{files[sides.index(side)]} has a side of only {side}, to which {cropped} of {len(files)} files are "
             "cropped: all must have one size; leave it out to keep more of the others"
         )
+
+    def read_middle(index: int) -> Sample:
+        raw, own = read_mosaic(files[index], camera, _ignore)
+        height, width = raw.shape
+        middle = center_crop(raw, min(most, height), min(most, width), own.pattern)
+        return center_crop(middle, side, side, own.pattern), labels[index]
+
     labels = np.array([classes.index(path.parent.name) for path in files], np.int32)
     return RawDataset(
         name="Folder",
         task="classification",
         classes=classes,
-        camera=common_camera(files, cameras),
+        camera=common_camera(files, [own.camera for own in facts]),
         names=tuple(str(path.relative_to(root)) for path in files),
         labels=labels,
-        read=lambda index: (center_crop(middles[index], side, side, cameras[index].pattern), labels[index]),
+        read=read_middle,
+        files=tuple((path,) for path in files),
+        recipe=json.dumps([most, side, *_what_decoding_takes(camera)]),
         shot=lambda index: read_shot(files[index]),
         white_level=camera.figures.get("white_level"),
     )
+
+
+def _what_decoding_takes(camera: KnownCamera) -> list[Any]:
+    """Lists the statements of a camera that mosaics depend on, as values that JSON can hold."""
+    layout = None if camera.layout is None else dataclasses.asdict(camera.layout)
+    corrections = None if camera.corrections is None else camera.corrections.identity
+    return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
+
+
+class _MosaicFacts(NamedTuple):
+    """What is to be known of a mosaic before it is used.
+
+    Attributes:
+        shape: its height and width.
+        camera: the camera that took it.
+        warnings: what the user should know of it, such as that it uses little of its range.
+    """
+
+    shape: tuple[int, int]
+    camera: isp.Camera
+    warnings: list[str]
+
+    @property
+    def side(self) -> int:
+        return min(self.shape)
+
+
+def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_MosaicFacts]:
+    """Returns the facts of each file's mosaic, and decodes only files that are new or have changed."""
+
+    def find(path: pathlib.Path) -> list[Any]:
+        warnings: list[str] = []
+        raw, own = read_mosaic(path, camera, warnings.append)
+        # Without the path, which may be written otherwise the next time.
+        return [raw.shape, text_of(own), [text.removeprefix(f"{path}: ") for text in warnings]]
+
+    @functools.cache
+    def text_of(own: isp.Camera) -> str:
+        return json.dumps(dataclasses.asdict(own))
+
+    @functools.cache
+    def camera_of(text: str) -> isp.Camera:
+        return isp.Camera(**json.loads(text))
+
+    described = hashlib.sha256(json.dumps([_VERSION, camera.described]).encode()).hexdigest()[:16]
+    found = file_facts.of_files(f"mosaic_facts/{described}", files, find, "reading raw files")
+    return [
+        _MosaicFacts((height, width), camera_of(text), [f"{path}: {warning}" for warning in warnings])
+        for path, ((height, width), text, warnings) in zip(files, found, strict=True)
+    ]
 
 
 def _warn_of_dim(dim: Sequence[str], files: int) -> None:

@@ -106,17 +106,13 @@ def test_a_single_pass_reads_only_its_samples_and_keeps_none():
     for _ in range(2):
         list(loader.eval_batches(dataset, np.arange(3, 8), 5, keep_decoded=False))
     assert sorted(read) == sorted(2 * [3, 4, 5, 6, 7])
-    assert "decoded" not in vars(dataset)
 
 
-def test_a_data_set_that_does_not_fit_in_memory_is_read_when_needed(monkeypatch):
-    dataset, indices = numbered(20), np.arange(20)
-    expected = samples(loader.train_batches(dataset, indices, 5, seed=0), 4)
-    assert dataset.decoded is not None
+def test_a_data_set_that_does_not_fit_in_memory_gives_the_same_batches(monkeypatch):
+    indices = np.arange(20)
+    expected = samples(loader.train_batches(numbered(20), indices, 5, seed=0), 4)
     monkeypatch.setattr("os.sysconf", lambda name: 1)
-    larger_than_memory = numbered(20)
-    assert larger_than_memory.decoded is None
-    assert samples(loader.train_batches(larger_than_memory, indices, 5, seed=0), 4) == expected
+    assert samples(loader.train_batches(numbered(20), indices, 5, seed=0), 4) == expected
 
 
 def test_splits_are_stratified_disjoint_and_reproducible():

@@ -10,7 +10,7 @@ from changes import change_camera, change_mask, change_pixel
 from PIL import Image
 
 import isp
-from r2l_jax.data.files import file_hashes
+from r2l_jax.data.files import file_facts
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
@@ -136,9 +136,9 @@ def test_another_crop_of_the_same_files_has_another_content(originals):
 
 
 def test_the_second_start_reads_no_file(originals, monkeypatch):
-    monkeypatch.setattr(file_hashes, "_TICK", 0)
-    names, read = [], file_hashes._read
-    monkeypatch.setattr(file_hashes, "_read", lambda path: names.append(path.name) or read(path))
+    monkeypatch.setattr(file_facts, "_TICK", 0)
+    names, read = [], file_facts._sha256
+    monkeypatch.setattr(file_facts, "_sha256", lambda path: names.append(path.name) or read(path))
     place = ("SyntheticSegmentation", originals / "synthetic")
     content = load(place).content
     names.clear()
@@ -157,7 +157,7 @@ def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
         return dataset.read(index)
 
     changing = dataclasses.replace(load(place), read=read)
-    assert changing.decoded is not None
+    changing[0]
     assert changing.content == content
     assert load(place).content != content
 
@@ -204,27 +204,35 @@ def test_the_fingerprint_has_names_labels_and_classes():
     assert len({dataset.fingerprint, *others}) == 4
 
 
-def test_samples_are_decoded_only_if_all_of_them_fit_in_half_of_the_memory(monkeypatch):
+def counting(raws, labels=(0, 1, 0, 1)):
+    """A data set in memory, and the list of the samples that are read of it."""
+    read, labels = [], np.array(labels, np.int32)
+    return in_memory(raws, labels, read=lambda index: read.append(index) or (raws[index], labels[index])), read
+
+
+def test_samples_are_kept_only_if_all_of_them_fit_in_half_of_the_memory(monkeypatch):
     raws = np.zeros((4, 8, 8), np.float32)
     size = raws.nbytes + 4 * 4
     for pages, fits in ((2 * size, True), (2 * size - 1, False)):
         monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}.get)
-        dataset = in_memory(raws)
-        assert (dataset.decoded is not None) == fits
-        assert dataset[3][1] == 1
+        dataset, read = counting(raws)
+        assert [dataset[3][1] for _ in range(2)] == [1, 1]
+        assert read.count(3) == (1 if fits else 2)
 
 
-def test_a_data_set_of_one_sample_is_decoded():
-    dataset = RawDataset(
-        "one",
-        "classification",
-        ("a",),
-        None,
-        ("a",),
-        np.zeros(1, int),
-        [(np.ones((2, 2)), RNG.integers(9, size=()))].__getitem__,
-    )
-    assert dataset.decoded[0].shape == (1, 2, 2)
+def test_a_sample_is_read_when_it_is_first_asked_for():
+    dataset, read = counting(RNG.random((4, 8, 8)).astype(np.float32))
+    assert read == []
+    for _ in range(2):
+        np.testing.assert_array_equal(dataset[2][0], dataset.read(2)[0])
+    # The first sample tells how much room all of them need.
+    assert read == [0, 2, 2, 2]
+
+
+def test_a_data_set_of_one_sample_is_kept():
+    dataset, read = counting(np.ones((1, 2, 2)), [0])
+    assert [dataset[0][0].shape for _ in range(2)] == [(2, 2)] * 2
+    assert read == [0, 0]
 
 
 def test_samples_without_files_are_read_once_to_hash_them():
@@ -262,7 +270,7 @@ def test_a_sample_of_another_shape_is_named_rather_than_spread(monkeypatch, shap
         read=lambda index: (mosaics[index], np.int32(0)),
     )
     if not in_memory:
-        monkeypatch.setattr(RawDataset, "decoded", None)
+        monkeypatch.setattr("os.sysconf", lambda name: 1)
     expected = rf"^Own: all samples must have one shape, \(8, 8\); two has {re.escape(str(shape))}$"
     with pytest.raises(InputError, match=expected):
         dataset.samples(np.arange(2))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from whole_sets import every_sample
 
 import isp
 from r2l_jax.config import TrainConfig
@@ -33,8 +34,8 @@ def test_a_measured_intensity_is_the_data_set_at_it(config, dataset):
     (drift,) = cases.intensities([0.05])
     raws, targets = of(config, dataset, drift)
     measured = datasets.load(config.data.dataset, **(config.data.source | {"iso": 0.05}))
-    np.testing.assert_array_equal(raws, measured.decoded[0])
-    np.testing.assert_array_equal(targets, dataset.decoded[1])
+    np.testing.assert_array_equal(raws, every_sample(measured)[0])
+    np.testing.assert_array_equal(targets, every_sample(dataset)[1])
     other = dataclasses.replace(dataset, labels=dataset.labels[::-1])
     with pytest.raises(InputError, match=r"--intensities=0\.05: its samples are not those of --iso=1"):
         drifted(config, other, drift, None, 0)
@@ -44,7 +45,9 @@ def test_exposures_are_those_of_an_evaluation(config, dataset):
     (drift,) = cases.exposures([0.25])
     raws, _ = of(config, dataset, drift, seed=3)
     key = cases.random_key(drift, 3)
-    expected = renderer.expose(jnp.asarray(dataset.decoded[0]), jnp.arange(len(dataset)), key, 0.25, dataset.camera)
+    expected = renderer.expose(
+        jnp.asarray(every_sample(dataset)[0]), jnp.arange(len(dataset)), key, 0.25, dataset.camera
+    )
     np.testing.assert_allclose(raws, expected, atol=1e-6)
 
 
@@ -58,10 +61,10 @@ def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
     other = isp.Camera((0.1,) * 4, (1.5, 1.0, 2.5), camera.color_matrix, camera.pattern)
     drift = cases.Case("camera=other", "cameras")
     raws, targets = of(config, dataset, drift, other)
-    np.testing.assert_array_equal(targets, dataset.decoded[1])
+    np.testing.assert_array_equal(targets, every_sample(dataset)[1])
     pipelines = [isp.static(each, "bilinear", "none", "none") for each in (camera, other)]
     ours, theirs = (
-        np.asarray(pipeline(each)) for pipeline, each in zip(pipelines, (dataset.decoded[0], raws), strict=True)
+        np.asarray(pipeline(each)) for pipeline, each in zip(pipelines, (every_sample(dataset)[0], raws), strict=True)
     )
     # Up to noise and to what both interpolations blur, each processing gives the same picture of the scene.
     assert abs((theirs - ours).mean((0, 1, 2))).max() < 0.01

@@ -1,3 +1,4 @@
+import re
 import types
 
 import jax
@@ -5,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_runs import history
+from whole_sets import every_sample
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import replace
@@ -52,6 +54,32 @@ def test_the_numbers_that_sum_a_run_up():
     assert numbers == ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "val_shift", "train_shift")
 
 
+@pytest.fixture
+def programs(tmp_path):
+    """A function that trains a run and returns the programs that XLA compiles for it, by the name of the function."""
+
+    def programs(config):
+        folder = tmp_path / config.run_dir.name
+        jax.config.update("jax_dump_ir_to", str(folder))
+        try:
+            train.run(config)
+        finally:
+            jax.config.update("jax_dump_ir_to", None)
+        return {re.sub(r"jax_ir\d+_jit_(.*)_compile", r"\1", path.stem): path.read_text() for path in folder.iterdir()}
+
+    return programs
+
+
+def test_static_pipelines_share_the_programs_of_the_head(base, programs):
+    static = replace(base, processing_mode="static", epochs=1, log_model=False)
+    choices = ("bilinear", "gaussian_denoising"), ("malvar2004", "median_denoising")
+    # Programs name the lines that called for them.
+    one, other = (programs(replace(static, run_name=a, sp_debayer=a, sp_denoising=b)) for a, b in choices)
+    assert one["process"] != other["process"]
+    assert one["train"] == other["train"]
+    assert one["evaluate"] == other["evaluate"]
+
+
 class Masks(GradientDescent):
     """Changes nothing, and records the indices and the masks of a step's samples."""
 
@@ -76,7 +104,7 @@ def test_each_sample_is_augmented_on_its_own_and_anew_in_each_epoch(base, watche
     # An epoch is one step.
     steps = watched(lambda state, loss: (state.sums["indices"], state.sums["masks"]))
     train.run(config, Masks)
-    _, own = datasets.load(config.data.dataset, **config.data.source).decoded
+    _, own = every_sample(datasets.load(config.data.dataset, **config.data.source))
     fits = [(orientations(own[indices]) == masks).all((2, 3)) for indices, masks in steps]
     for fit in fits:
         assert fit.any(0).all()

@@ -47,6 +47,12 @@ def test_runs_share_their_settings_but_for_the_processing(config):
     assert trainings_of(config, "adjustment")[FROZEN].processing.freeze_processor
 
 
+def test_the_twelve_pipelines_are_not_trained(config):
+    for name, training in trainings_of(config, "synthesis").items():
+        assert training.processing.is_fixed
+        assert training.processing.named_pipeline.title == config.pipelines[name]
+
+
 def test_the_defaults_of_training_depend_on_the_data_set():
     def optimization(**flags):
         return build(StudyConfig, **flags).training_of("run").optimization

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from whole_sets import every_sample
 
 import isp
+from r2l_jax.data.files import file_facts
 from r2l_jax.data.sets import datasets, folder
+from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -38,6 +41,42 @@ def test_files_are_cropped_to_the_smallest_one_on_the_bayer_grid(classes):
 def test_tile_size_crops_each_file_to_its_middle(classes):
     raw, _ = datasets.load("Folder", data_dir=classes, camera="drone", tile_size=32)[0]
     np.testing.assert_array_equal(np.round(raw * 65535), [[256 * r + c for c in range(10, 42)] for r in range(4, 36)])
+
+
+def test_the_second_start_decodes_only_files_that_have_changed(classes, tmp_path, monkeypatch):
+    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(file_facts, "_TICK", 0)
+    decoded, read_mosaic = [], folder.read_mosaic
+
+    def reading(path, *arguments):
+        decoded.append(path.name)
+        return read_mosaic(path, *arguments)
+
+    monkeypatch.setattr(folder, "read_mosaic", reading)
+    first = datasets.load("Folder", data_dir=classes, camera="drone")
+    assert sorted(decoded) == ["one.tiff", "three.tiff", "two.tif"]
+    decoded.clear()
+    second = datasets.load("Folder", data_dir=classes, camera="drone")
+    assert decoded == []
+    assert second.content == first.content
+    for one, other in zip(every_sample(first), every_sample(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+    decoded.clear()
+    tifffile.imwrite(classes / "b/three.tiff", np.zeros((20, 20), np.uint16))
+    third = datasets.load("Folder", data_dir=classes, camera="drone")
+    assert decoded == ["three.tiff"]
+    assert third.shape == (20, 20)
+    assert third.content != first.content
+
+
+def test_another_camera_has_facts_of_its_own(tmp_path, write_dng, monkeypatch):
+    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(file_facts, "_TICK", 0)
+    for name in "ab":
+        (tmp_path / "raw" / name).mkdir(parents=True)
+        write_dng(RNG.integers(0, 4096, (32, 32)).astype(np.uint16)).rename(tmp_path / "raw" / name / "x.dng")
+    cameras = [datasets.load("Folder", data_dir=tmp_path / "raw", camera=name).camera for name in ("auto", "drone") * 2]
+    assert cameras[0] == cameras[2] != cameras[1] == cameras[3]
 
 
 def test_auto_takes_the_median_of_the_files_calibration_values(tmp_path, write_dng):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from whole_sets import every_sample
 
 from r2l_jax.data import loader
 from r2l_jax.drift.search.frozen import Frozen
@@ -31,7 +32,7 @@ def make(frozen, direction, batch_size=8, **options):
 
 
 def run(searcher, fold, searches, steps=4, **options):
-    raws, targets = fold.dataset.decoded
+    raws, targets = every_sample(fold.dataset)
     return searcher.run(searches, raws[fold.fold.train_indices], targets[fold.fold.train_indices], steps, **options)
 
 
@@ -109,7 +110,7 @@ def test_parameters_stay_valid(fold, frozen):
 
 
 def test_l2_sum_is_l2_at_a_price_times_the_values_of_a_batch(fold, frozen):
-    weight, values = 0.5, 8 * fold.dataset.decoded[0][0].size * 3
+    weight, values = 0.5, 8 * np.prod(fold.dataset.shape) * 3
     by_sum = make(frozen, "worst", aux_loss="l2_sum", batch_size=8)
     by_mean = make(frozen, "worst", aux_loss="l2", batch_size=8)
     (summed,) = run(by_sum, fold, [Search(ALL, weight, seed=1)], steps=3)
@@ -154,7 +155,8 @@ def test_stopped_searches_start_anew_under_other_settings(fold, frozen, searcher
     searches, file = [Search(ALL, seed=1), Search(("gamma_correct",), 10.0)], tmp_path / "unfinished.npz"
 
     def stopped(searcher, message, steps=5, raws=1.0, targets=1):
-        arrays = (raws * fold.dataset.decoded[0], targets * fold.dataset.decoded[1])
+        all_raws, all_targets = every_sample(fold.dataset)
+        arrays = (raws * all_raws, targets * all_targets)
         with pytest.raises(Interrupted, match=message):
             searcher.run(searches, *arrays, steps, lambda: True, file)
 

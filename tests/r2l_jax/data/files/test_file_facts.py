@@ -1,13 +1,14 @@
 import hashlib
 import json
 import os
+import pathlib
 import shutil
 import time
 
 import pytest
 
-from r2l_jax.data.files import file_hashes
-from r2l_jax.data.files.file_hashes import hash_files
+from r2l_jax.data.files import file_facts
+from r2l_jax.data.files.file_facts import hash_files, of_files
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
 
@@ -22,14 +23,14 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def settled(monkeypatch):
     """Treats files that were just written as old ones."""
-    monkeypatch.setattr(file_hashes, "_TICK", 0)
+    monkeypatch.setattr(file_facts, "_TICK", 0)
 
 
 @pytest.fixture
 def read(monkeypatch):
     """Records the names of the files that are read."""
-    names, read = [], file_hashes._read
-    monkeypatch.setattr(file_hashes, "_read", lambda path: names.append(path.name) or read(path))
+    names, read = [], file_facts._sha256
+    monkeypatch.setattr(file_facts, "_sha256", lambda path: names.append(path.name) or read(path))
     return names
 
 
@@ -80,7 +81,7 @@ def test_a_file_that_was_changed_just_now_is_not_remembered(tmp_path, read, monk
     hash_files([path])
     assert read == ["one", "one"]
     later = time.time_ns() + 3 * 10**9
-    monkeypatch.setattr(file_hashes.time, "time_ns", lambda: later)
+    monkeypatch.setattr(file_facts.time, "time_ns", lambda: later)
     hash_files([path])
     hash_files([path])
     assert read == ["one"] * 3
@@ -105,7 +106,7 @@ def test_hashes_of_removed_files_and_folders_are_removed(tmp_path, settled, cach
     (memory,) = cache.iterdir()
     one.unlink()
     hash_files(write(tmp_path / "a", three="3"))
-    assert file_hashes._recall(tmp_path / "a").keys() == {"two", "three"}
+    assert file_facts._recall("file_hashes", tmp_path / "a").keys() == {"two", "three"}
     shutil.rmtree(tmp_path / "a")
     hash_files(write(tmp_path / "b", one="1"))
     assert not memory.exists()
@@ -114,3 +115,27 @@ def test_hashes_of_removed_files_and_folders_are_removed(tmp_path, settled, cach
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"missing\.tiff: No such file or directory"):
         hash_files([tmp_path / "missing.tiff"])
+
+
+def test_facts_of_one_kind_are_not_taken_for_another(tmp_path, settled):
+    (path,) = write(tmp_path, one="1")
+    assert of_files("lengths", [path], lambda path: len(path.read_text()), "measuring") == [1]
+    assert of_files("contents", [path], lambda path: path.read_text(), "reading") == ["1"]
+    assert of_files("lengths", [path], lambda path: 1 / 0, "measuring") == [1]
+
+
+def test_messages_name_a_file_as_the_caller_does(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^missing\.tiff: No such file"):
+        hash_files([pathlib.Path("missing.tiff")])
+
+
+def test_a_file_that_changes_while_its_facts_are_found_is_read_again(tmp_path, settled):
+    (path,) = write(tmp_path, one="1")
+
+    def find(path):
+        content = path.read_text()
+        path.write_text(content + "1")
+        return content
+
+    assert [of_files("contents", [path], find, "reading") for _ in range(2)] == [["1"], ["11"]]
