@@ -19,6 +19,8 @@ from flax import nnx
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
+from tasks import winograd
+
 # JAX may pass NumPy arrays to derivative rules: constants, and the cotangents that a user gives.
 AnyArray = Array | np.ndarray
 
@@ -58,9 +60,11 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(x.dtype)
         size, stride = kernel.shape[0], self.stride
         if size == 1:  # As a matrix product, whose gradient for the kernel is faster.
-            return x[:, ::stride, ::stride] @ kernel[0, 0]
+            return _each_pixel_times(x[:, ::stride, ::stride], kernel[0, 0])
         if min(x.shape[1:3]) < size:
             return _convolve_small(x, kernel, stride)
+        if stride == 1 and winograd.is_faster(x, kernel):
+            return winograd.convolve(x, kernel)
         return jax.lax.conv_general_dilated(
             x, kernel, (stride, stride), [(size // 2, size // 2)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
@@ -76,7 +80,12 @@ def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
     border = (size // 2, size // 2)
     x = jnp.pad(x, ((0, 0), border, border, (0, 0)))
     shifted = [x[:, i : i + height : stride, j : j + width : stride] for i in range(size) for j in range(size)]
-    return jnp.concatenate(shifted, -1) @ kernel.reshape(-1, kernel.shape[-1])
+    return _each_pixel_times(jnp.concatenate(shifted, -1), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _each_pixel_times(x: Array, kernel: Array) -> Array:
+    # As matrices: for the gradient, XLA:CPU would copy the images to an order in which it can contract several axes.
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 class BatchNorm(nnx.BatchNorm):

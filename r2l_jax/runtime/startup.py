@@ -43,7 +43,7 @@ def keep_memory() -> None:
         # Only the main arena can keep large arrays: the others consist of heaps of 64 MiB and map anything larger.
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, -1)  # Never.
 
 
 def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool = False) -> Watch | None:

@@ -1,0 +1,128 @@
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tasks import winograd
+from tasks.layers import Conv
+
+RNG = np.random.default_rng(0)
+
+# A large batch, and its kernel.
+LARGE = (32, 64, 64, 64), (3, 3, 64, 64)
+
+
+def is_faster(x, kernel, dtype="float32"):
+    """What is told of images and a kernel of these shapes."""
+    told = []
+    jax.eval_shape(
+        lambda *arrays: told.append(winograd.is_faster(*arrays)),
+        *(jax.ShapeDtypeStruct(shape, dtype) for shape in (x, kernel)),
+    )
+    return told[0]
+
+
+def plain(x, kernel):
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), [(1, 1), (1, 1)], dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+    )
+
+
+def normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+def test_the_matrices_filter_exactly():
+    window, kernel = RNG.integers(-9, 10, 6), RNG.integers(-9, 10, 3)
+    filtered = winograd.OUTPUT @ ((winograd.KERNEL @ kernel) * (winograd.INPUT @ window))
+    np.testing.assert_allclose(filtered, np.correlate(window, kernel, "valid"), atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (8, 12), (7, 9), (1, 2), (5, 16)])
+def test_images_and_gradients_are_those_of_the_plain_formula(size):
+    x, kernel, gradient = normal(2, *size, 5), normal(3, 3, 5, 7), normal(2, *size, 7)
+    (image, gradients), (expected, expected_gradients) = (
+        (image, back(gradient))
+        for image, back in (jax.vjp(convolve, x, kernel) for convolve in (winograd.convolve, plain))
+    )
+    for one, other in zip((image, *gradients), (expected, *expected_gradients), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
+
+
+def test_rounding_errors_with_the_channels_of_a_network():
+    x, kernel = jnp.maximum(normal(2, 16, 16, 256), 0), normal(3, 3, 256, 256)
+    expected = plain(x, kernel)
+    assert np.abs(winograd.convolve(x, kernel) - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_a_batch_of_batches():
+    x, kernel = normal(3, 2, 8, 8, 4), normal(3, 3, 4, 6)
+    batched = jax.jit(jax.vmap(winograd.convolve, (0, None)))(x, kernel)
+    np.testing.assert_allclose(batched, jax.vmap(plain, (0, None))(x, kernel), atol=1e-4)
+
+
+def test_derivatives_take_numpy_arrays():
+    x, kernel = (np.asarray(array) for array in (normal(1, 4, 4, 2), normal(3, 3, 2, 2)))
+    _, back = jax.vjp(winograd.convolve, x, kernel)
+    assert [gradient.shape for gradient in back(np.ones((1, 4, 4, 2), np.float32))] == [x.shape, kernel.shape]
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "expected"),
+    [
+        (*LARGE, True),
+        ((32, 16, 16, 256), (3, 3, 256, 256), True),
+        ((32, 128, 128, 32), (3, 3, 32, 32), False),
+        ((32, 64, 64, 64), (5, 5, 64, 64), False),
+        ((8, 32, 32, 64), (3, 3, 64, 64), False),
+        ((32, 2, 2, 2048), (3, 3, 2048, 2048), False),
+    ],
+)
+def test_large_batches_of_many_channels_are_filtered(x, kernel, expected):
+    assert is_faster(x, kernel) == expected
+
+
+def test_other_devices_types_and_programs_convolve(monkeypatch):
+    assert is_faster(*LARGE)
+    assert not is_faster(*LARGE, dtype="bfloat16")
+    with winograd.off():
+        assert not is_faster(*LARGE)
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert not is_faster(*LARGE)
+
+
+def test_a_layer_filters_where_that_is_faster():
+    def convolutions(stride):
+        conv = nnx.eval_shape(lambda: Conv(64, 64, 3, stride=stride, rngs=nnx.Rngs(0)))
+        graph, state = nnx.split(conv)
+        x = jax.ShapeDtypeStruct(LARGE[0], "float32")
+        return str(jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, x)).count("conv_general")
+
+    assert (convolutions(stride=1), convolutions(stride=2)) == (0, 1)
+    with winograd.off():
+        assert convolutions(stride=1) == 1
+
+
+SEVERAL_DEVICES = """
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from tasks import winograd
+
+rng = np.random.default_rng(0)
+x, kernel = rng.normal(size=(4, 8, 8, 4)).astype("float32"), rng.normal(size=(3, 3, 4, 6)).astype("float32")
+split = NamedSharding(jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,)), PartitionSpec("data"))
+found = jax.jit(winograd.convolve, out_shardings=split)(jax.device_put(x, split), kernel)
+assert len(found.sharding.device_set) == 2
+np.testing.assert_allclose(found, winograd.convolve(x, kernel), atol=1e-5)
+"""
+
+
+def test_several_devices_filter_their_parts():
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
+    subprocess.run([sys.executable, "-c", SEVERAL_DEVICES], env=environment, check=True)
