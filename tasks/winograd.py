@@ -207,7 +207,11 @@ def _products(multiply: Callable[[Array, Array], Array], first: Grid, second: Gr
 
 def _both_sides(matrix: np.ndarray, grid: Grid) -> Grid:
     """Computes matrix * grid * matrix'."""
-    combine = _unit(lambda *arrays: _combined(matrix, arrays))
+
+    def combined(*arrays: Array) -> tuple[Array, ...]:
+        return _combined(matrix, arrays)
+
+    combine = _unit(combined)
     half = [combine(*row) for row in grid]
     return list(zip(*(combine(*column) for column in zip(*half, strict=True)), strict=True))
 
