@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 import tasks
+from tasks import winograd
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("heads.npz"))
 NAMES = ("resnet18", "resnet34", "resnet50")
@@ -66,6 +67,15 @@ def test_training(golden, assert_close, call_once):
     head.train()
     # Batch norm over as few as eight values amplifies rounding from layer to layer. In float64, the difference is 3e-8.
     assert_close(call_once(lambda head, image: head(image), head, GOLDEN["input"]), GOLDEN[f"{name}.train"], 2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("golden", ["resnet18"], indirect=True)
+def test_filtered_convolutions_agree_as_closely(golden, assert_close, call_once, monkeypatch):
+    for least in ("_FEWEST_CHANNELS", "_FEWEST_TILES", "_FEWEST_PRODUCTS"):
+        monkeypatch.setattr(winograd, least, 0)
+    test_evaluation_and_its_input_gradient(golden, assert_close, call_once)
+    test_training(golden, assert_close, call_once)
 
 
 @pytest.mark.slow
