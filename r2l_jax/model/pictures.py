@@ -1,23 +1,31 @@
 """Pictures of targets and predictions, as arrays `(rows, cols, 3)` with values in [0, 1]."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 
-def drawn(figure: Figure) -> np.ndarray:
+def drawn(figure: Any) -> np.ndarray:
     """Draws a matplotlib figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3] / 255
 
 
+def _figure(width: float, height: float) -> Any:
+    # Imported here, because matplotlib takes a third of a second, and training begins without it.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws a confusion matrix: targets in rows, predictions in columns, counts written in."""
     side = 2 + 0.5 * len(classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = _figure(side, side)
     axes = figure.subplots()
     axes.imshow(matrix / np.maximum(matrix.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="prediction", ylabel="target")
@@ -32,7 +40,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 
 def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
-    figure = Figure(figsize=(2 * len(images), 2.6), layout="constrained")
+    figure = _figure(2 * len(images), 2.6)
     for axes, image, logit, target in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images, logits, targets, strict=True
     ):

@@ -3,7 +3,6 @@
 import pathlib
 
 from r2l_jax.config import DATASETS, PUBLISHED_SETS, SYNTHETIC_IMAGES, SYNTHETIC_SETS, SYNTHETIC_SIZE
-from r2l_jax.data.fetch import download as downloads
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import folder, published, synthetic
 from r2l_jax.names import INTENSITIES
@@ -71,6 +70,8 @@ def load(
 
 def _download_missing(name: str, data_dir: str | pathlib.Path, intensity: str) -> None:
     """Downloads a published data set in the first process, unless it is there, while the other processes wait."""
+    # Imported here, because b2sdk takes a fifth of a second, and most starts download nothing.
+    from r2l_jax.data.fetch import download as downloads
 
     def download() -> None:
         if not published.is_there(name, data_dir, intensity):

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 import isp
 from r2l_jax.data import loader, splits
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
 
 
@@ -113,6 +115,26 @@ def test_a_data_set_that_does_not_fit_in_memory_gives_the_same_batches(monkeypat
     expected = samples(loader.train_batches(numbered(20), indices, 5, seed=0), 4)
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     assert samples(loader.train_batches(numbered(20), indices, 5, seed=0), 4) == expected
+
+
+def test_splits_are_remembered_and_damaged_ones_drawn_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path)
+    labels = np.repeat([0, 1], [13, 8])
+
+    def drawn():
+        return [[part.tolist() for part in pair] for pair in splits.stratified_splits(labels, 2, 0.7, seed=1)]
+
+    first = drawn()
+    assert first == drawn()
+    (file,) = (tmp_path / "splits").iterdir()
+    for damaged in (np.zeros((2, 21), int), np.arange(21.5), np.array(["a"])):
+        np.save(file, damaged)
+        assert drawn() == first
+    file.write_bytes(b"")
+    assert drawn() == first
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "sklearn.model_selection", None)
+        assert drawn() == first
 
 
 def test_splits_are_stratified_disjoint_and_reproducible():
