@@ -39,7 +39,7 @@ def normal(*shape):
 
 def test_the_matrices_filter_exactly():
     window, kernel = RNG.integers(-9, 10, 6), RNG.integers(-9, 10, 3)
-    filtered = winograd.OUTPUT @ ((winograd.KERNEL @ kernel) * (winograd.INPUT @ window))
+    filtered = winograd._OUTPUT @ ((winograd._KERNEL @ kernel) * (winograd._INPUT @ window))
     np.testing.assert_allclose(filtered, np.correlate(window, kernel, "valid"), atol=1e-12)
 
 
