@@ -57,7 +57,7 @@ class Conv(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch rows cols outputs"]:
         """Convolves images `(B, H, W, inputs)` to `(B, ceil(H / stride), ceil(W / stride), outputs)`."""
-        kernel = self.kernel[...].astype(x.dtype)
+        kernel = jnp.asarray(self.kernel[...], x.dtype)
         size, stride = kernel.shape[0], self.stride
         if size == 1:  # As a matrix product, whose gradient for the kernel is faster.
             return _each_pixel_times(x[:, ::stride, ::stride], kernel[0, 0])

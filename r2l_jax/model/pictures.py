@@ -40,7 +40,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str]) -> np.ndarray:
 
 def predictions(images: np.ndarray, logits: np.ndarray, targets: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Draws images `(N, H, W, 3)` in a row, each titled with its target and the most probable class."""
-    figure = _figure(2 * len(images), 2.6)
+    figure = _figure(2.0 * len(images), 2.6)
     for axes, image, logit, target in zip(
         figure.subplots(1, len(images), squeeze=False)[0], images, logits, targets, strict=True
     ):

@@ -106,7 +106,7 @@ def test_the_weights_of_the_interpolation_are_one_kernel_a_color():
 
 @pytest.mark.parametrize(
     "pattern",
-    [pytest.param("GRBG", marks=pytest.mark.slow), XTRANS, pytest.param(QUAD, marks=pytest.mark.slow), "MONO"],
+    [*(pytest.param(pattern, marks=pytest.mark.slow) for pattern in ("GRBG", XTRANS, QUAD)), "MONO"],
 )
 @pytest.mark.parametrize("value", [0.0, 1.0, pytest.param(0.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("size", [(2, 2), pytest.param((12, 16), marks=pytest.mark.slow)])

@@ -75,7 +75,7 @@ def loss(graphdef, arguments, weight):
     return (batch_norm(rgb) * weight).sum()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("drone", marks=pytest.mark.slow), *CASES[1:]])
 def test_every_gradient_agrees_with_the_reference(case):
     graphdef, params = nnx.split(golden_pipeline(case))
     raw, weight = jnp.array(GOLDEN[f"{case}/raw"]), GOLDEN[f"{case}/weight"]

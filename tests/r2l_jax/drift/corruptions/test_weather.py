@@ -52,6 +52,7 @@ def test_snow_is_the_same_after_half_a_turn_of_a_gray_image():
     assert snowy.std() > 0.01
 
 
+@pytest.mark.slow
 def test_frost_has_the_mean_color_of_the_photographs_and_their_contrast():
     patterns = jax.vmap(lambda key: frost_pattern(key, 60, 80))(jax.random.split(KEY, 200))
     np.testing.assert_allclose(patterns.mean((0, 1, 2)), [0.572, 0.656, 0.702], atol=4 * 0.12 * 0.7 / np.sqrt(200))
