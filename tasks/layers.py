@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 from tasks import winograd
+from tasks._units import apart
 
 # JAX may pass NumPy arrays to derivative rules: constants, and the cotangents that a user gives.
 AnyArray = Array | np.ndarray
@@ -220,15 +220,11 @@ def relu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def _positive(x: AnyArray) -> Array:
-    if jax.default_backend() != "cpu":
-        return _maximum_with_zero(x)
     # Not fused with its readers: XLA:CPU would compute a whole block of the network again for the gradient of each
     # kernel, in an order that is slow to write in.
-    with set_xla_metadata(inlineable="false"):
-        return _maximum_with_zero(x)
+    return apart(_maximum_with_zero)(jnp.asarray(x))
 
 
-@jax.jit
 def _maximum_with_zero(x: Array) -> Array:
     return jax.lax.max(x, jnp.zeros((), x.dtype))
 

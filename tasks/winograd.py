@@ -1,71 +1,71 @@
 """3x3 convolutions on CPUs by Winograd's minimal filtering: a quarter of the products of the plain formula.
 
-The image is divided into tiles of 4x4 outputs, each of which depends on 6x6 inputs. With the matrices below, for an
-input tile d and a kernel g,
+The image is divided into tiles of 4x4 outputs, each of which depends on a window of 6x6 inputs. For a window d and a
+kernel g, with the matrices `_OUTPUT`, `_KERNEL` and `_INPUT` as A, G and B,
 
-    output tile = _OUTPUT ((_KERNEL g _KERNEL') * (_INPUT d _INPUT')) _OUTPUT',
+    output tile = A ((G g G') * (B d B')) A',
 
-where * multiplies value by value, and sums over the channels. All tiles together make that 36 products of matrices,
-(tiles, inputs) by (inputs, outputs).
+where * multiplies value by value, and sums over the input channels. For all tiles together, these are 36 products of
+matrices, (tiles, inputs) by (inputs, outputs).
 
 S. Winograd, "Arithmetic complexity of computations" (1980); A. Lavin and S. Gray, "Fast algorithms for convolutional
 neural networks", CVPR (2016). The matrices come from the points 0, 1, -1, 1/2, -2 and infinity, whose rounding errors
 are a third of those of the usual 0, 1, -1, 2, -2 and infinity (B. Barabasz et al., "Error analysis and improving the
 accuracy of Winograd convolution for deep neural networks", ACM Transactions on Mathematical Software, 2020).
 
-Each transform is a unit of its own (see `_unit`), so that XLA does not compute a part of it again for each of its
-readers. Between the units the transformed images exist in memory, one array for each of the 36 products: with one array
-for all of them, XLA:CPU takes up to 1.4 times as long.
+Between the transforms, which are units of their own, images exist in memory as one array for each of the 36 products:
+with one array for all of them, XLA:CPU takes up to 1.4 times as long.
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
+
+from tasks._units import apart
+
+# Rows of factors; tuples, which tell units apart.
+_Matrix = tuple[tuple[float, ...], ...]
 
 # Arrays by row and column.
 _Grid = Sequence[Sequence[Array]]
 
-P = ParamSpec("P")
-Result = TypeVar("Result")
+# The sides of a tile of outputs and of the kernel.
+_TILE, _SIZE = 4, 3
 
-# The sides of a tile of outputs, of the inputs that it depends on, and of the kernel.
-_TILE, _WINDOW, _SIZE = 4, 6, 3
-
-_INPUT = np.array([
-    [1, -1.5, -2, 1.5, 1, 0],
-    [0, -1, 0.5, 2.5, 1, 0],
-    [0, 1, -2.5, 0.5, 1, 0],
-    [0, -2, -1, 2, 1, 0],
-    [0, 0.5, -1, -0.5, 1, 0],
-    [0, 1, -1.5, -2, 1.5, 1],
-])  # fmt: skip
-_KERNEL = np.array([
-    [1, 0, 0],
-    [1 / 3, 1 / 3, 1 / 3],
-    [-1 / 3, 1 / 3, -1 / 3],
-    [-16 / 15, -8 / 15, -4 / 15],
-    [1 / 15, -2 / 15, 4 / 15],
-    [0, 0, 1],
-])  # fmt: skip
-_OUTPUT = np.array([
-    [1, 1, 1, 1, 1, 0],
-    [0, 1, -1, 1 / 2, -2, 0],
-    [0, 1, 1, 1 / 4, 4, 0],
-    [0, 1, -1, 1 / 8, -8, 1],
-])  # fmt: skip
+_INPUT: _Matrix = (
+    (1.0, -1.5, -2.0, 1.5, 1.0, 0.0),
+    (0.0, -1.0, 0.5, 2.5, 1.0, 0.0),
+    (0.0, 1.0, -2.5, 0.5, 1.0, 0.0),
+    (0.0, -2.0, -1.0, 2.0, 1.0, 0.0),
+    (0.0, 0.5, -1.0, -0.5, 1.0, 0.0),
+    (0.0, 1.0, -1.5, -2.0, 1.5, 1.0),
+)
+_KERNEL: _Matrix = (
+    (1.0, 0.0, 0.0),
+    (1 / 3, 1 / 3, 1 / 3),
+    (-1 / 3, 1 / 3, -1 / 3),
+    (-16 / 15, -8 / 15, -4 / 15),
+    (1 / 15, -2 / 15, 4 / 15),
+    (0.0, 0.0, 1.0),
+)
+_OUTPUT: _Matrix = (
+    (1.0, 1.0, 1.0, 1.0, 1.0, 0.0),
+    (0.0, 1.0, -1.0, 1 / 2, -2.0, 0.0),
+    (0.0, 1.0, 1.0, 1 / 4, 4.0, 0.0),
+    (0.0, 1.0, -1.0, 1 / 8, -8.0, 1.0),
+)
 
 # With fewer channels or tiles, the transforms take longer than the products save.
 _FEWEST_CHANNELS, _FEWEST_TILES = 64, 64
 
-# With fewer products, a training would hardly earn back the two seconds that each convolution takes to compile.
-_FEWEST_PRODUCTS = 2**30
+# With fewer products, a training would hardly earn back the twenty seconds more that a ResNet-18 takes to compile: with
+# 32 images of 128x128, which have 2**30, a step gains a twentieth; with images of 256x256, a quarter.
+_FEWEST_PRODUCTS = 2**31
 
 # Part of the cache keys of compiled functions, so that both ways of a function are kept.
 _is_off = jax.make_user_context(default_value=False)
@@ -119,7 +119,8 @@ def convolve(
 
 
 def _convolved(x: Array, kernel: Array) -> Array:
-    tiles = _both_sides(_OUTPUT, _products(jnp.matmul, _transformed_images(x), _transformed_kernel(kernel)))
+    products = _products(jnp.matmul, _transformed(_INPUT, x, margin=1), apart(_transformed_kernel)(kernel))
+    tiles = _both_sides(_OUTPUT, products)
     batch, rows, cols, outputs = tiles[0][0].shape
     image = jnp.stack([jnp.stack(row, 3) for row in tiles], 2).reshape(batch, rows * _TILE, cols * _TILE, outputs)
     return image[:, : x.shape[1], : x.shape[2]]
@@ -140,8 +141,9 @@ convolve.defvjp(_forward, _backward)
 
 def _kernel_gradient(x: Array, gradient: Array) -> Array:
     """Computes the gradient for the kernel, which is the transpose of the formula."""
-    products = _products(_summed_products, _transformed_images(x), _transformed_gradients(gradient))
-    return jnp.stack([jnp.stack(row) for row in _both_sides(_KERNEL.T, products)])
+    tiles = _transformed(_transposed(_OUTPUT), gradient, margin=0)
+    products = _products(_summed_products, _transformed(_INPUT, x, margin=1), tiles)
+    return jnp.stack([jnp.stack(row) for row in _both_sides(_transposed(_KERNEL), products)])
 
 
 def _summed_products(x: Array, y: Array) -> Array:
@@ -151,51 +153,40 @@ def _summed_products(x: Array, y: Array) -> Array:
     return jax.lax.dot_general(first, second, (((0,), (0,)), ((), ())))
 
 
-def _transformed_images(x: Array) -> _Grid:
-    """Computes _INPUT d _INPUT' of all tiles."""
-    batch, height, width, channels = x.shape
-    rows, cols = _tiles(height), _tiles(width)
-    # A tile more than there is on each axis, since the last window ends within the next tile.
-    margins = [(1, (count + 1) * _TILE - side - 1) for count, side in ((rows, height), (cols, width))]
-    padded = _unit(lambda x: jnp.pad(x, ((0, 0), *margins, (0, 0))))(x)
+def _transformed(matrix: _Matrix, x: Array, margin: int) -> _Grid:
+    """Computes matrix * d * matrix' of a window d for each tile.
 
-    def along_rows(padded: Array) -> tuple[Array, ...]:
-        by_tile = padded.reshape(batch, rows + 1, _TILE, (cols + 1) * _TILE, channels)
-        return _combined(_INPUT, [by_tile[:, i // _TILE :, i % _TILE][:, :rows] for i in range(_WINDOW)])
+    Args:
+        matrix: Has as many columns as the windows have rows and columns.
+        x: Images `(B, H, W, C)`, surrounded by zeros.
+        margin: How many pixels before the image the first window begins.
 
-    def along_cols(padded: Array) -> tuple[Array, ...]:
-        by_tile = padded.reshape(batch, rows, cols + 1, _TILE, channels)
-        return _combined(_INPUT, [by_tile[:, :, i // _TILE :, i % _TILE][:, :, :cols] for i in range(_WINDOW)])
+    Returns:
+        For each row and column of the results, an array `(B, ceil(H / 4), ceil(W / 4), C)`.
+    """
+    counts = [_tiles(side) for side in x.shape[1:3]]
+    needed = [_TILE * (count - 1) + len(matrix[0]) for count in counts]
+    margins = tuple((margin, need - margin - side) for need, side in zip(needed, x.shape[1:3], strict=True))
+    if margins != ((0, 0), (0, 0)):
+        x = apart(_padded, margins)(x)
+    rows, cols = (apart(_combined_along, matrix, axis, count) for axis, count in zip((1, 2), counts, strict=True))
+    return [cols(row) for row in rows(x)]
 
-    return [_unit(along_cols)(row) for row in _unit(along_rows)(padded)]
+
+def _padded(margins: tuple[tuple[int, int], ...], x: Array) -> Array:
+    return jnp.pad(x, ((0, 0), *margins, (0, 0)))
 
 
-def _transformed_gradients(gradient: Array) -> _Grid:
-    """Computes _OUTPUT' d _OUTPUT of all tiles of a gradient for outputs."""
-    batch, height, width, channels = gradient.shape
-    rows, cols = _tiles(height), _tiles(width)
-    beyond = [(0, rows * _TILE - height), (0, cols * _TILE - width)]
-    gradient = jnp.pad(gradient, ((0, 0), *beyond, (0, 0)))
-
-    def along_rows(gradient: Array) -> tuple[Array, ...]:
-        by_tile = gradient.reshape(batch, rows, _TILE, cols * _TILE, channels)
-        return _combined(_OUTPUT.T, [by_tile[:, :, i] for i in range(_TILE)])
-
-    def along_cols(gradient: Array) -> tuple[Array, ...]:
-        by_tile = gradient.reshape(batch, rows, cols, _TILE, channels)
-        return _combined(_OUTPUT.T, [by_tile[:, :, :, i] for i in range(_TILE)])
-
-    return [_unit(along_cols)(row) for row in _unit(along_rows)(gradient)]
+def _combined_along(matrix: _Matrix, axis: int, count: int, x: Array) -> tuple[Array, ...]:
+    """Combines the rows of windows, one window for each tile along an axis."""
+    last = _TILE * (count - 1)
+    rows = [jax.lax.slice_in_dim(x, i, i + last + 1, _TILE, axis) for i in range(len(matrix[0]))]
+    return _combined(matrix, *rows)
 
 
 def _transformed_kernel(kernel: Array) -> _Grid:
-    """Computes _KERNEL g _KERNEL'."""
-
-    def transformed(kernel: Array) -> _Grid:
-        rows = _combined(_KERNEL, list(kernel))
-        return [_combined(_KERNEL, list(row)) for row in rows]
-
-    return _unit(transformed)(kernel)
+    """Computes G g G'."""
+    return [_combined(_KERNEL, *row) for row in _combined(_KERNEL, *kernel)]
 
 
 def _products(multiply: Callable[[Array, Array], Array], first: _Grid, second: _Grid) -> _Grid:
@@ -205,43 +196,24 @@ def _products(multiply: Callable[[Array, Array], Array], first: _Grid, second: _
     ]
 
 
-def _both_sides(matrix: np.ndarray, grid: _Grid) -> _Grid:
+def _both_sides(matrix: _Matrix, grid: _Grid) -> _Grid:
     """Computes matrix * grid * matrix'."""
-
-    def combined(*arrays: Array) -> tuple[Array, ...]:
-        return _combined(matrix, arrays)
-
-    combine = _unit(combined)
+    combine = apart(_combined, matrix)
     half = [combine(*row) for row in grid]
     return list(zip(*(combine(*column) for column in zip(*half, strict=True)), strict=True))
 
 
-def _combined(matrix: np.ndarray, arrays: Sequence[Array]) -> tuple[Array, ...]:
+def _combined(matrix: _Matrix, *arrays: Array) -> tuple[Array, ...]:
     """Computes the sums of arrays with the factors of each row of a matrix."""
     return tuple(
         functools.reduce(jnp.add, [factor * array for factor, array in zip(row, arrays, strict=True) if factor])
-        for row in matrix.tolist()
+        for row in matrix
     )
+
+
+def _transposed(matrix: _Matrix) -> _Matrix:
+    return tuple(zip(*matrix, strict=True))
 
 
 def _tiles(side: int) -> int:
     return -(-side // _TILE)
-
-
-def _unit(function: Callable[P, Result]) -> Callable[P, Result]:
-    """Makes a function of arrays a unit that XLA:CPU does not fuse with its surroundings."""
-
-    @functools.wraps(function)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> Result:
-        # Without this, the functions that are called within would inherit "false".
-        with set_xla_metadata(inlineable="true"):
-            return function(*args, **kwargs)
-
-    unit = jax.jit(inner)
-
-    @functools.wraps(function)
-    def outer(*args: P.args, **kwargs: P.kwargs) -> Result:
-        with set_xla_metadata(inlineable="false"):
-            return unit(*args, **kwargs)
-
-    return outer

@@ -18,7 +18,7 @@ LARGE = (32, 64, 64, 64), (3, 3, 64, 64)
 
 
 def is_faster(x, kernel, dtype="float32"):
-    """What is told of images and a kernel of these shapes."""
+    """Whether `winograd.is_faster` is true for images and a kernel of these shapes."""
     told = []
     jax.eval_shape(
         lambda *arrays: told.append(winograd.is_faster(*arrays)),
@@ -39,7 +39,8 @@ def normal(*shape):
 
 def test_the_matrices_filter_exactly():
     window, kernel = RNG.integers(-9, 10, 6), RNG.integers(-9, 10, 3)
-    filtered = winograd._OUTPUT @ ((winograd._KERNEL @ kernel) * (winograd._INPUT @ window))
+    output, of_kernel, of_input = map(np.array, (winograd._OUTPUT, winograd._KERNEL, winograd._INPUT))
+    filtered = output @ ((of_kernel @ kernel) * (of_input @ window))
     np.testing.assert_allclose(filtered, np.correlate(window, kernel, "valid"), atol=1e-12)
 
 
@@ -77,6 +78,7 @@ def test_derivatives_take_numpy_arrays():
     [
         (*LARGE, True),
         ((32, 16, 16, 256), (3, 3, 256, 256), True),
+        ((32, 32, 32, 64), (3, 3, 64, 64), False),
         ((32, 128, 128, 32), (3, 3, 32, 32), False),
         ((32, 64, 64, 64), (5, 5, 64, 64), False),
         ((8, 32, 32, 64), (3, 3, 64, 64), False),
