@@ -289,7 +289,7 @@ def _render_file(processing: Processing, pictures: Pictures, file: Place) -> Non
     with one_picture_at_a_time:
         processing.pipeline.check(own, *raw.shape)
         rgb, sheet = _render(processing.pipeline(own), raw, pictures.stages)
-        # Here as well: pictures that wait to be written take half or a quarter of the memory.
+        # Before the next picture is rendered: those that wait to be written then take half or a quarter of the memory.
         picture = quantized(rgb, np.uint8 if is_png else np.uint16)
         del raw, rgb
     picture_file, *sheet_file = pictures.of(file)

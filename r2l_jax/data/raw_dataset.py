@@ -157,7 +157,7 @@ class RawDataset:
 
 
 class _Kept:
-    """Holds decoded samples in memory, of which only those that are there take any."""
+    """Holds the samples that have been decoded. The others take no memory yet."""
 
     def __init__(self, count: int, like: Sample):
         self.there = np.zeros(count, bool)

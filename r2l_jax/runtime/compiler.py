@@ -22,8 +22,8 @@ def options() -> dict[str, str | int]:
 def for_one_call() -> dict[str, str | int]:
     """Returns the options for a function that is called once, such as the one that draws initial weights.
 
-    Compiling it takes longer than running it: on a CPU, LLVM's first level of optimization halves the one (ResNet-18: 5
-    to 6 s) and leaves the other (0.1 s) and its results as they are.
+    On a CPU, LLVM optimizes it less. The function that draws the weights of a ResNet-18 then compiles in 2.2 s rather
+    than 5.5 s, takes the same 0.1 s, and draws the same weights.
     """
     if jax.default_backend() != "cpu":
         return {}

@@ -1,4 +1,4 @@
-"""What a training records with a `Tracker`: the numbers of its epochs, samples, and its settings."""
+"""Recording of a training by a `Tracker`: each epoch's numbers, pictures of samples, and the settings."""
 
 from typing import Any
 

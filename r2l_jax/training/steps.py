@@ -117,7 +117,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         return TrainState(jnp.zeros((), jnp.int32), model, rule.begin(trained), zero_sums())
 
     def parts(model):
-        """Splits a model into a fixed processor, or nothing, and what updates compute with."""
+        """Splits a model into its fixed processor, if it has one, and all that updates compute with."""
         is_fixed = config.processing.is_fixed
         return nnx.split_state(model, nnx.PathContains("processor") if is_fixed else nnx.Nothing(), ...)
 
@@ -157,7 +157,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         return compiled_evaluate(state, sums, compiled_process(state.model, batch["raw"]), batch)
 
     jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
-    # Functions of their own: what is compiled for the head is found again by runs with other processing.
+    # Compiled apart from the head, whose functions runs with other processing then find in the cache.
     compiled_process = jax.jit(process, out_shardings=shardings().split, compiler_options=compiler.options())
     compiled_train, compiled_evaluate = jit(train, donate_argnums=0), jit(evaluate, donate_argnums=1)
     return Steps(

@@ -106,7 +106,7 @@ class UpdateRule(abc.ABC):
 
     @abc.abstractmethod
     def begin(self, model: nnx.State) -> PyTree:
-        """Returns the rule's state before the first update of a model, which lacks a fixed processor."""
+        """Returns the rule's state before the first update of a model, given without a fixed processor."""
 
     @abc.abstractmethod
     def zero_sums(self) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from r2l_jax.runtime.files import AT_ONCE, write_json
 # The coarsest tick of a file system's clock, in nanoseconds.
 _TICK = 2 * 10**9
 
-# Bytes of a file that takes longer to decode than Python takes to read it.
+# The bytes from which on four threads read more TIFF files in a second than one thread does, which need not wait for
+# Python's lock.
 _SMALL = 2**20
 
 # Size, times of change in nanoseconds, and inode of a file.
@@ -57,14 +58,15 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
     Args:
         kind: names the facts, and all that they depend on apart from the files.
         paths: the files.
-        find: finds the facts of a file, as values that JSON can hold. It is called in several threads.
+        find: finds the facts of a file, as values that JSON can hold. It may be called in several threads.
         doing: what the progress bar says.
 
     Raises:
         InputError: a file cannot be read, or an error of `find`.
     """
-    # By their full paths; messages name a file as the caller does.
-    named = {pathlib.Path(os.path.abspath(path)): path for path in paths}
+    fulls = [pathlib.Path(os.path.abspath(path)) for path in paths]
+    # Messages name a file as the caller does.
+    named = dict(zip(fulls, paths, strict=True))
     memories = {folder: _recall(kind, folder) for folder in {full.parent for full in named}}
     facts, unknown = {}, []
     for full, path in named.items():
@@ -74,7 +76,6 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
         else:
             unknown.append(full)
     new: dict[pathlib.Path, _Memory] = {}
-    # Of small files, one thread reads more in a second than several, which wait for Python's lock.
     small = sum(path.stat().st_size for path in unknown) < _SMALL * len(unknown)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = (map if small else pool.map)(lambda full: _found(named[full], find), unknown)
@@ -87,7 +88,7 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
                 new.setdefault(full.parent, {})[full.name] = (state, found)
     for folder, of_folder in new.items():
         _remember(kind, folder, _recall(kind, folder) | of_folder)
-    return [facts[pathlib.Path(os.path.abspath(path))] for path in paths]
+    return [facts[full] for full in fulls]
 
 
 @contextlib.contextmanager

@@ -79,12 +79,12 @@ def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | No
         )
 
     facts = _facts_of_mosaics(files, camera)
-    if tile_size and (small := [path for path, own in zip(files, facts, strict=True) if own.side < tile_size]):
-        height, width = facts[files.index(small[0])].shape
-        raise InputError(f"{small[0]} is {height}x{width}, smaller than --tile_size={tile_size}")
+    for path, (shape, *_) in zip(files, facts, strict=True):
+        if tile_size and min(shape) < tile_size:
+            raise InputError(f"{path} is {shape[0]}x{shape[1]}, smaller than --tile_size={tile_size}")
     _warn_of_dim([warning for own in facts for warning in own.warnings], len(files))
     most = tile_size or TILE_SIZE
-    sides = [min(most, own.side) for own in facts]
+    sides = [min(most, *own.shape) for own in facts]
     side = min(sides)
     if cropped := sum(own > side for own in sides):
         warn(
@@ -108,21 +108,21 @@ def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | No
         labels=labels,
         read=read_middle,
         files=tuple((path,) for path in files),
-        recipe=json.dumps([most, side, *_what_decoding_takes(camera)]),
+        recipe=json.dumps([most, side, *_decoding_identity(camera)]),
         shot=lambda index: read_shot(files[index]),
         white_level=camera.figures.get("white_level"),
     )
 
 
-def _what_decoding_takes(camera: KnownCamera) -> list[Any]:
-    """Lists the statements of a camera that mosaics depend on, as values that JSON can hold."""
+def _decoding_identity(camera: KnownCamera) -> list[Any]:
+    """Lists what mosaics depend on of all that is stated about a camera, as values that JSON can hold."""
     layout = None if camera.layout is None else dataclasses.asdict(camera.layout)
     corrections = None if camera.corrections is None else camera.corrections.identity
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
 
 
 class _MosaicFacts(NamedTuple):
-    """What is to be known of a mosaic before it is used.
+    """The facts of a mosaic that a data set needs before it reads its samples.
 
     Attributes:
         shape: its height and width.
@@ -133,10 +133,6 @@ class _MosaicFacts(NamedTuple):
     shape: tuple[int, int]
     camera: isp.Camera
     warnings: list[str]
-
-    @property
-    def side(self) -> int:
-        return min(self.shape)
 
 
 def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_MosaicFacts]:
