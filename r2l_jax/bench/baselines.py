@@ -60,17 +60,50 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = 
     return gradient
 
 
-def train_step(raw: np.ndarray, labels: np.ndarray, channels_last: bool = False, compiled: bool = False) -> Call:
-    """Prepares PyTorch to update the pipeline with batch norm and torchvision's ResNet-18 by one step of Adam.
+def train_step(
+    raw: np.ndarray,
+    labels: np.ndarray,
+    network: str = "resnet18",
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> Call:
+    """Prepares PyTorch to update the pipeline with batch norm and a ResNet of torchvision by one step of Adam.
 
     Args:
         raw: the mosaics.
         labels: their classes.
+        network: the ResNet's name in torchvision.
         channels_last: the head's images and weights have their channels last in memory, which its convolutions prefer.
         compiled: by `torch.compile`, rather than eagerly.
     """
     import torch
     import torchvision
+
+    head = torchvision.models.get_model(network, num_classes=CLASSES)
+    targets = torch.tensor(labels, dtype=torch.int64)
+    return _train_step(head, torch.nn.functional.cross_entropy, raw, targets, channels_last, compiled)
+
+
+def segmentation_step(raw: np.ndarray, masks: np.ndarray, channels_last: bool = False, compiled: bool = False) -> Call:
+    """Prepares the same with the U-Net++ on a ResNet-34 of segmentation_models_pytorch.
+
+    Args:
+        raw: the mosaics.
+        masks: their masks, 1 on the objects.
+        channels_last: see `train_step`.
+        compiled: see `train_step`.
+    """
+    import segmentation_models_pytorch
+    import torch
+
+    head = segmentation_models_pytorch.UnetPlusPlus("resnet34", encoder_weights=None)
+    loss = segmentation_models_pytorch.losses.DiceLoss("binary")
+    return _train_step(head, loss, raw, torch.tensor(masks)[:, None].float(), channels_last, compiled)
+
+
+def _train_step(head, loss_of: Callable, raw: np.ndarray, targets, channels_last: bool, compiled: bool) -> Call:
+    """Prepares to update the pipeline with batch norm and a PyTorch head by one step of Adam."""
+    import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
 
@@ -79,7 +112,7 @@ def train_step(raw: np.ndarray, labels: np.ndarray, channels_last: bool = False,
         def __init__(self):
             super().__init__()
             self.processor = _processor()
-            self.head = torchvision.models.resnet18(num_classes=CLASSES).to(memory_format=layout)
+            self.head = head.to(memory_format=layout)
 
         def forward(self, raws):
             return self.head(self.processor(raws).contiguous(memory_format=layout))
@@ -87,11 +120,11 @@ def train_step(raw: np.ndarray, labels: np.ndarray, channels_last: bool = False,
     model = RawToLogit()
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     model = _compiled(model, compiled)
-    raws, targets = torch.tensor(raw), torch.tensor(labels, dtype=torch.int64)
+    raws = torch.tensor(raw)
 
     def step():
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(model(raws), targets)
+        loss = loss_of(model(raws), targets)
         loss.backward()
         optimizer.step()
         return loss

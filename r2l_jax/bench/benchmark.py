@@ -43,12 +43,14 @@ class Sizes(NamedTuple):
 
     Attributes:
         batch: the batch of most rows.
+        large: the batch of networks that are larger than a ResNet-18.
         mosaic: the mosaic to demosaic.
         frame: the frame to measure memory with.
         search: the samples that searches draw from.
     """
 
     batch: tuple[int, int, int] = (32, 256, 256)
+    large: tuple[int, int, int] = (8, 256, 256)
     mosaic: tuple[int, int] = (2048, 2048)
     frame: tuple[int, int] = (4000, 6000)
     search: tuple[int, int, int] = (32, 64, 64)
@@ -75,6 +77,7 @@ def rows(sizes: Sizes) -> list[Row]:
         ),
         Row("train_step", 1.0, 1.25, Comparison(labeled, ours.train_step, baselines.train_step)),
         *_compiled_rows(raws, weighted, labeled),
+        *_large_network_rows(sizes.large),
     ]
     for method, bar, stretch in (("bilinear", 10.0, 20.0), ("malvar2004", 15.0, 40.0), ("menon2007", 10.0, 20.0)):
         our_side, their_side = partial(ours.demosaic, method), partial(baselines.demosaic, method)
@@ -119,6 +122,22 @@ def _compiled_rows(raws: Callable, weighted: Callable, labeled: Callable) -> lis
             Comparison(labeled, ours.train_step, partial(channels_last, compiled=True)),
         ),
     ]
+
+
+def _large_network_rows(shape: tuple[int, int, int]) -> list[Row]:
+    """Returns the rows of training steps of larger networks, compared with channels last and `torch.compile`."""
+    fast = {"channels_last": True, "compiled": True}
+    networks = {
+        "resnet50": Comparison(
+            partial(inputs.raws_and_labels, shape),
+            partial(ours.train_step, classifier_network="ResNet50"),
+            partial(baselines.train_step, network="resnet50", **fast),
+        ),
+        "unetplusplus": Comparison(
+            partial(inputs.raws_and_masks, shape), ours.train_step, partial(baselines.segmentation_step, **fast)
+        ),
+    }
+    return [Row(f"torch_compile_{name}_step", 1 / 0.95, 1 / 0.85, compare) for name, compare in networks.items()]
 
 
 def missed(result: Mapping[str, Any]) -> list[str]:

@@ -38,3 +38,9 @@ def raws_and_weights(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarra
 def raws_and_labels(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns mosaics and their classes."""
     return *raws(shape), np.arange(shape[0], dtype=np.int32) % CLASSES
+
+
+def raws_and_masks(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mosaics and masks of their brighter halves, 1 inside."""
+    (mosaics,) = raws(shape)
+    return mosaics, (mosaics > np.median(mosaics)).astype(np.uint8)

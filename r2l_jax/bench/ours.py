@@ -69,24 +69,31 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
     return partial(gradient, parameters, statistics, jnp.asarray(raw), jnp.asarray(weight))
 
 
-def _dataset(raw: np.ndarray, labels: np.ndarray) -> RawDataset:
-    names = tuple(map(str, range(len(raw))))
+def _dataset(raw: np.ndarray, targets: np.ndarray) -> RawDataset:
+    names, segmentation = tuple(map(str, range(len(raw)))), targets.ndim > 1
     return RawDataset(
         name="benchmark",
-        task="classification",
-        classes=names[:CLASSES],
+        task="segmentation" if segmentation else "classification",
+        classes=("object",) if segmentation else names[:CLASSES],
         camera=CAMERA,
         names=names,
-        labels=labels,
-        read=lambda index: (raw[index], labels[index]),
+        labels=np.zeros(len(raw), np.int32) if segmentation else targets,
+        read=lambda index: (raw[index], targets[index]),
     )
 
 
-def train_step(raw: np.ndarray, labels: np.ndarray) -> Call:
-    """Prepares the training step of scripts/train.py with its defaults: parametrized pipeline, ResNet-18, Adam."""
-    steps = make_steps(build(TrainConfig, batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, labels))
+def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
+    """Prepares the training step of scripts/train.py: by default, parametrized pipeline, ResNet-18 or U-Net++, Adam.
+
+    Args:
+        raw: the mosaics.
+        targets: their classes, or the masks of a segmentation.
+        **flags: values of the program's flags.
+    """
+    dataset = _dataset(raw, targets)
+    steps = make_steps(build(TrainConfig, flags, batch_size=len(raw), lr=LEARNING_RATE), dataset)
     index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)
-    batch = {"raw": raw, "target": labels, "index": index, "weight": weight}
+    batch = {"raw": raw, "target": targets, "index": index, "weight": weight}
     batch = to_devices(batch, shardings().split)
     key = jax.random.key(0)
     state = steps.begin(steps.init(key))

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import errno
+import gc
 import os
 import pathlib
 import sys
@@ -65,6 +66,9 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool =
         InputError: a variable has no valid value, or no cluster tells where the hosts meet.
     """
     keep_memory()
+    # Python looks for unreachable cycles after so many new objects. By default, it looks after 700, and that is a tenth
+    # of the time in which JAX traces a training step.
+    gc.set_threshold(20_000)
     # Hashed now, before anybody edits the source files that this process has imported.
     store.source_hash()
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it later

@@ -1,5 +1,7 @@
 """The state in which a fold's training begins."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,12 +92,13 @@ def fixed_statistics(config: TrainConfig, dataset: RawDataset, indices: np.ndarr
 def _moments(processor: nnx.Module, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
     """Computes the mean and variance of each channel over the processed images of some samples."""
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=shardings().everywhere)
     def add(moments, batch):
         images, weight = processor(batch["raw"]), batch["weight"]
         return moments + jnp.stack([(weight @ (images**power).mean((1, 2))) for power in (1, 2)])
 
-    moments = jnp.zeros((2, 3))
+    # On the devices from the start: otherwise, the second call would compile again.
+    moments = to_devices(np.zeros((2, 3), np.float32), shardings().everywhere)
     for batch in loader.eval_batches(dataset, indices, batch_size):
         moments = add(moments, to_devices(batch, shardings().split))
     mean, mean_square = moments / len(indices)

@@ -267,6 +267,7 @@ class _Trainer:
     Attributes:
         step: the steps taken so far.
         steps: all that are to be taken.
+        validated: the sums of the last validation; None before the first.
     """
 
     def __init__(
@@ -283,6 +284,7 @@ class _Trainer:
         self._config, self._dataset, self._compiled = config, dataset, steps
         self._fold, self._size, self._key, self._stop = fold, size, key, stop
         self.step, self.steps = first_step, config.optimization.epochs * size.steps
+        self.validated: Numbers | None = None
         self._batches: Iterator[Batch] = loader.train_batches(
             dataset, fold.train_indices, size.batch, config.optimization.seed, first_step
         )
@@ -355,7 +357,9 @@ class _Trainer:
         sums = self._compiled.zero_evaluated()
         for batch in loader.eval_batches(self._dataset, self._fold.valid_indices, self._size.batch):
             sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
-        return jax.device_get(sums)
+        totals = jax.device_get(sums)
+        self.validated = totals
+        return totals
 
 
 def _farewell(config: TrainConfig, stopped: str) -> str:
@@ -382,7 +386,8 @@ def _final_metrics(
     trainer: _Trainer, steps: Steps, state: TrainState, history: list[Numbers]
 ) -> tuple[Numbers, np.ndarray]:
     """Returns the last epoch's numbers, those of each class and the best epoch's; and the confusion matrix."""
-    task, sums = steps.task, trainer.validate(state)
+    # The last epoch was validated in this state, unless an earlier call has trained it.
+    task, sums = steps.task, trainer.validated or trainer.validate(state)
     best, confusion = best_of(history, functools.partial(_quality, steps)), sums["confusion"]
     assert best is not None  # the last epoch is always validated
     final = {
