@@ -36,6 +36,13 @@ def parametrized_forward(raw: np.ndarray, compiled: bool = False) -> Call:
     return forward
 
 
+def parametrized_halide(raw: np.ndarray, by_hand: bool) -> Call:
+    """Prepares Halide to do the work of `parametrized_forward`, see `r2l_jax.bench.halide_pipeline`."""
+    from r2l_jax.bench import halide_pipeline
+
+    return halide_pipeline.parametrized_forward(raw, by_hand)
+
+
 def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = False) -> Call:
     """Prepares PyTorch to differentiate the mean of rendered images times weights `(B, H, W, 3)`.
 

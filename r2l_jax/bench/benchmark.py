@@ -34,7 +34,8 @@ from r2l_jax.runtime.errors import InputError
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "numpy"),
-    *("torch", "torchvision", "scipy", "scikit-image", "colour-demosaicing", "opencv-python-headless", "kornia"),
+    *("torch", "torchvision", "segmentation-models-pytorch", "halide", "kornia"),
+    *("scipy", "scikit-image", "colour-demosaicing", "opencv-python-headless"),
 )
 
 
@@ -107,11 +108,15 @@ def rows(sizes: Sizes) -> list[Row]:
 
 
 def _compiled_rows(raws: Callable, weighted: Callable, labeled: Callable) -> list[Row]:
-    """Returns the rows of PyTorch as those run it who know how to make it fast."""
+    """Returns the rows of PyTorch as those run it who know how to make it fast, and of Halide."""
     forward = partial(baselines.parametrized_forward, compiled=True)
     gradient = partial(baselines.parametrized_gradient, compiled=True)
+    autoscheduled, scheduled = (partial(baselines.parametrized_halide, by_hand=by_hand) for by_hand in (False, True))
     channels_last = partial(baselines.train_step, channels_last=True)
     return [
+        Row("halide_autoscheduled", 1.0, 2.0, Comparison(raws, ours.parametrized_forward, autoscheduled)),
+        # The limit of this machine, which no compiler reaches without a person's help.
+        Row("halide_by_hand", 0.4, 0.8, Comparison(raws, ours.parametrized_forward, scheduled)),
         Row("torch_compile_forward", 5.0, 8.0, Comparison(raws, ours.parametrized_forward, forward)),
         Row("torch_compile_gradient", 3.0, 5.0, Comparison(weighted, ours.parametrized_gradient, gradient)),
         Row("torch_channels_last_step", 1.0, 1.2, Comparison(labeled, ours.train_step, channels_last)),

@@ -108,7 +108,7 @@ def test_the_gradient_of_each_parameter_agrees_with_finite_differences():
             check_grads(rendered, (value,), 1, ["rev"], eps=1e-7, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (2, 6), (6, 2)])
+@pytest.mark.parametrize("size", [(2, 2), *(pytest.param(size, marks=pytest.mark.slow) for size in ((2, 6), (6, 2)))])
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
 def test_tiny_and_constant_mosaics_have_finite_values_and_gradients(size, level):
     module = isp.full(CAMERA)

@@ -35,7 +35,7 @@ def pipelines(pattern):
     }
 
 
-@pytest.mark.parametrize("pattern", [QUAD, XTRANS, "MONO"])
+@pytest.mark.parametrize("pattern", [pytest.param(QUAD, marks=pytest.mark.slow), XTRANS, "MONO"])
 def test_a_gray_scene_is_rendered_gray_at_its_brightness(pattern):
     """By the inverse of the pipelines, whose filters change nothing where there is nothing to filter."""
     scene = np.full((24, 36, 3), 0.5, np.float32)
@@ -72,7 +72,7 @@ def test_every_parameter_has_a_gradient_that_agrees_with_central_differences(pat
             np.testing.assert_allclose((gradient * direction).sum(), expected, rtol=1e-2, atol=5e-2, err_msg=parameter)
 
 
-@pytest.mark.parametrize("pattern", [QUAD, XTRANS, "MONO"])
+@pytest.mark.parametrize("pattern", [pytest.param(QUAD, marks=pytest.mark.slow), XTRANS, "MONO"])
 def test_the_full_pipeline_renders_a_gray_scene_gray(pattern):
     """Of any size, whether or not the tile divides it; and a defect disappears."""
     own = camera(pattern)

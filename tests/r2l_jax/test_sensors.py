@@ -186,6 +186,7 @@ def test_scores_of_an_evaluation_by_camera(two_cameras, capsys):
             assert min(picture.size) > 100
 
 
+@pytest.mark.slow
 def test_worst_cases_by_camera(two_cameras):
     found = forensics.run(
         build(

@@ -11,7 +11,7 @@ from r2l_jax.bench import benchmark, compiling, rows, timing
 from r2l_jax.runtime.errors import InputError
 
 # With a smaller frame, the memory that the process needs otherwise would dominate.
-SIZES = benchmark.Sizes(batch=(2, 32, 32), mosaic=(32, 48), frame=(512, 768), search=(4, 32, 32))
+SIZES = benchmark.Sizes(batch=(2, 32, 32), large=(2, 64, 64), mosaic=(32, 48), frame=(512, 768), search=(4, 32, 32))
 ROWS = {row.name: row for row in benchmark.rows(SIZES)}
 
 
@@ -57,6 +57,13 @@ def test_both_sides_denoise_alike(name):
 def test_both_sides_normalize_alike():
     pytest.importorskip("torch")
     (ours, _), baseline = both_sides("parametrized_forward")
+    np.testing.assert_allclose(np.moveaxis(ours, -1, 1), baseline, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["halide_by_hand", "halide_autoscheduled"])
+def test_halide_normalizes_alike(name):
+    pytest.importorskip("halide")
+    (ours, _), baseline = both_sides(name)
     np.testing.assert_allclose(np.moveaxis(ours, -1, 1), baseline, atol=1e-3)
 
 

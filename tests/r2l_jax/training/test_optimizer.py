@@ -148,6 +148,7 @@ def test_averaged_weights_are_those_of_all_updates(base):
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_averaged_weights_go_on_where_they_were_stopped(base):
     settings = {"ema": 0.9, "optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1.0, "save_locally": True}
     whole = replace(base, run_name="whole average", epochs=3, **settings)

@@ -246,6 +246,7 @@ def test_the_model_sees_windows_of_its_own_size_alone(model):
     played(make_lab(model), play)
 
 
+@pytest.mark.slow
 def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model):
     lab = make_lab(model, tolerances=Tolerances(2.0, {"gamma_correct": (1.5, 3.0)}))
 

@@ -147,6 +147,7 @@ def test_the_map_of_the_pair_in_the_other_order_is_transposed(analysis):
     assert other["values"] == analysis.content["map"]["values"][::-1]
 
 
+@pytest.mark.slow
 def test_what_was_stopped_goes_on(analysis, tmp_path):
     file, dataset = tmp_path / "unfinished.npz", dark_images(INTENSITIES)
     options = {"pair": ("white_balance", "gamma_correct"), "file": file}
