@@ -135,7 +135,7 @@ def _large_network_rows(shape: tuple[int, int, int]) -> list[Row]:
     networks = {
         "resnet50": Comparison(
             partial(inputs.raws_and_labels, shape),
-            partial(ours.train_step, classifier_network="ResNet50"),
+            partial(ours.train_step, classifier_network="Resnet50"),
             partial(baselines.train_step, network="resnet50", **fast),
         ),
         "unetplusplus": Comparison(
