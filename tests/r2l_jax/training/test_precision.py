@@ -1,9 +1,11 @@
 import json
 
 import numpy as np
+import optimised
 import pytest
 
 from r2l_jax.config import TrainConfig
+from r2l_jax.runtime import compiler
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 
@@ -14,6 +16,7 @@ pytestmark = pytest.mark.slow
 def accuracies(tmp_path_factory):
     """The validation accuracies of three folds, by the precision of the head."""
     folder = tmp_path_factory.mktemp("precision")
+    options = compiler.options() | optimised.OPTIONS
     found = {}
     for precision in ("float32", "bfloat16"):
         settings = {
@@ -22,7 +25,10 @@ def accuracies(tmp_path_factory):
             "logdir": str(folder), "run_name": precision,
         }  # fmt: skip
         config = replace(TrainConfig(), **settings)
-        train.run(config)
+        with pytest.MonkeyPatch.context() as patch:
+            # Compiled as in other tests, hundreds of steps would take a quarter of an hour.
+            patch.setattr(compiler, "options", lambda: options)
+            train.run(config)
         summary = json.loads((config.run_dir / "summary.json").read_text())
         found[precision] = np.array(summary["val_accuracy"]["folds"])
     return found
