@@ -12,7 +12,6 @@ import pathlib
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import Settings, setting
-from r2l_jax.runtime.hosts import refuse_several_processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,7 @@ def main(config: ComparisonConfig) -> None:
     """Compares the runs that the flags name."""
     from r2l_jax.apps.report.comparison import comparison_table, write_curves
     from r2l_jax.apps.report.runs import read_runs
+    from r2l_jax.runtime.hosts import refuse_several_processes
 
     refuse_several_processes()
     runs = read_runs(config.run)

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 
 from r2l_jax.names import B2_BUCKET, DOWNLOADS, SOURCES, ZENODO_URL
-from r2l_jax.runtime import flags, startup
+from r2l_jax.runtime import flags
 from r2l_jax.runtime.flags import Settings, setting
 
 
@@ -36,9 +36,10 @@ class DownloadConfig(Settings):
 def main(config: DownloadConfig) -> None:
     """Downloads the data set that the flags name."""
     from r2l_jax.data.fetch import b2, download
+    from r2l_jax.runtime.startup import cache_dir
 
     account = b2.find_account(config.b2_bucket, config.b2_key_id, config.b2_key) if config.source == "b2" else None
-    data_dir = config.data_dir or startup.cache_dir()
+    data_dir = config.data_dir or cache_dir()
     print(download.download(config.dataset, data_dir, config.source, zenodo_url=config.zenodo_url, b2_account=account))
 
 

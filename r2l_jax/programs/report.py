@@ -14,7 +14,6 @@ import pathlib
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.flags import Settings, setting
-from r2l_jax.runtime.hosts import refuse_several_processes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +40,7 @@ class ReportConfig(Settings):
 def main(config: ReportConfig) -> None:
     """Writes the report that the flags ask for."""
     from r2l_jax.apps.report.page import write_report
+    from r2l_jax.runtime.hosts import refuse_several_processes
 
     refuse_several_processes()
     size = write_report(config.run, pathlib.Path(config.output))

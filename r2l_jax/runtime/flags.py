@@ -24,7 +24,6 @@ from absl import app, flags, logging
 
 from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.startup import exit_status
 from r2l_jax.runtime.watch import TIMEOUT
 
 Config = TypeVar("Config")
@@ -323,6 +322,9 @@ def run(main: types.FunctionType, settings: type | Switch) -> None:
     define(settings)
 
     def start(argv: Sequence[str]) -> int:
+        # Imported here: with JAX, --help and a misspelled flag would take half a second longer.
+        from r2l_jax.runtime.startup import exit_status
+
         host_timeout = typing.cast(float, flags.FLAGS[_HOST_TIMEOUT].value)
         multi_host = typing.cast(bool, flags.FLAGS[_MULTI_HOST].value)
         return exit_status(lambda: main(read(settings)), argv, host_timeout, multi_host)

@@ -13,7 +13,6 @@ import filelock
 
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import clear_parts, make_output_folder, write_json
-from r2l_jax.runtime.hosts import on_first_process
 
 _LOCK = ".lock"
 
@@ -38,6 +37,9 @@ def writing_to(folder: pathlib.Path) -> Iterator[None]:
         FolderInUseError: another program writes to the folder.
         InputError: the folder cannot be made or written to.
     """
+    # Imported here, since the help of programs with --scheduler is printed without JAX.
+    from r2l_jax.runtime.hosts import on_first_process
+
     with contextlib.ExitStack() as held:
         on_first_process(lambda: held.enter_context(locked(folder)))
         yield

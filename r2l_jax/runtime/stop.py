@@ -4,10 +4,6 @@ import signal
 import sys
 import threading
 
-import jax
-
-from r2l_jax.runtime.hosts import any_process
-
 
 class Interrupted(Exception):  # noqa: N818 -- not an error
     """Raised when a run stops because it was asked to."""
@@ -31,10 +27,15 @@ class StopSignals:
 
     def after_step(self) -> bool:
         """Returns whether to stop a single process; several processes stop only where they agree (see `agreed`)."""
+        # Imported here, since the help of programs that use this module is printed without JAX.
+        import jax
+
         return self._requested and jax.process_count() == 1
 
     def agreed(self) -> bool:
         """Returns whether to stop: the same answer in all processes, which must all call this method."""
+        from r2l_jax.runtime.hosts import any_process
+
         return any_process(self._requested)
 
     def _request(self, number: int, frame: object) -> None:

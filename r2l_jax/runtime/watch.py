@@ -18,9 +18,7 @@ import threading
 import time
 from typing import NoReturn
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 # Seconds of silence after which a process counts as ended.
 TIMEOUT = 100.0
@@ -79,6 +77,10 @@ class Watch:
 
     def _connect(self, host: str) -> dict[int, socket.socket]:
         """Connects the first process with all others, and returns this one's connections by the others' numbers."""
+        # Imported here, since the flags, which are printed without JAX, take TIMEOUT from this module.
+        import jax
+        from jax.experimental import multihost_utils
+
         first, hello = jax.process_index() == 0, {"process": jax.process_index(), "host": platform.node()}
         listener = _listener(jax.process_count()) if first else None
         port = int(multihost_utils.broadcast_one_to_all(np.int32(listener.getsockname()[1] if listener else 0)))

@@ -11,7 +11,7 @@ from r2l_jax.data.files.shot import Shot
 from r2l_jax.pipelines import BINNED
 
 PROGRAMS = sorted(pathlib.Path(programs.__path__[0]).glob("*.py"))
-COMPUTING = ("flax", "isp", "orbax", "matplotlib", "sklearn", "grain", "b2sdk", "PIL")
+COMPUTING = ("jax", "flax", "isp", "orbax", "matplotlib", "sklearn", "grain", "b2sdk", "PIL")
 
 
 def test_names_are_those_of_what_they_stand_for():
@@ -24,7 +24,7 @@ def test_names_are_those_of_what_they_stand_for():
 
 
 def test_flags_need_none_of_the_packages_that_compute():
-    """Which take seconds to import, and would be waited for with --help and after a mistake in a flag."""
+    """Which take up to seconds to import, and would be waited for with --help and after a mistake in a flag."""
     modules = ", ".join(f"r2l_jax.programs.{path.stem}" for path in PROGRAMS if path.stem != "__init__")
     code = f"import sys, {modules}; print([name for name in {COMPUTING} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
