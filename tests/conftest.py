@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 from jaxtyping import install_import_hook
 
-# Looked for after 700 new objects, unreachable cycles would cost a quarter of the time in which tests are collected.
+# By default, Python looks for unreachable cycles so often that it takes a quarter of the time of collecting the tests.
 gc.set_threshold(20_000)
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 

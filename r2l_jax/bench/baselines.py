@@ -92,7 +92,9 @@ def train_step(
 
 
 def segmentation_step(raw: np.ndarray, masks: np.ndarray, channels_last: bool = False, compiled: bool = False) -> Call:
-    """Prepares the same with the U-Net++ on a ResNet-34 of segmentation_models_pytorch.
+    """Prepares PyTorch to update the pipeline and the U-Net++ of segmentation_models_pytorch by one step of Adam.
+
+    The pipeline has a batch norm, and the U-Net++ encodes by a ResNet-34.
 
     Args:
         raw: the mosaics.

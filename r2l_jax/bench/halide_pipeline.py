@@ -74,7 +74,7 @@ class _Functions(NamedTuple):
 
 def _algorithm(raw: np.ndarray) -> _Functions:
     _, height, width = raw.shape
-    black_level, gains, to_camera_rgb, to_yuv, to_rgb, debayer, sharpening, blur, gamma = (
+    black_level, gains, color_matrix, to_yuv, to_rgb, debayer, sharpening, blur, gamma = (
         hl.Buffer(np.array(values, np.float32))
         for values in (
             *(CAMERA.black_level, CAMERA.white_balance, CAMERA.color_matrix),
@@ -86,7 +86,7 @@ def _algorithm(raw: np.ndarray) -> _Functions:
 
     # White balance, color matrix and the matrix to YUV as one.
     matrix = _function(
-        "matrix", (_x, _channel), sum(to_yuv[k, _channel] * to_camera_rgb[_x, k] for k in range(3)) * gains[_x]
+        "matrix", (_x, _channel), sum(to_yuv[k, _channel] * color_matrix[_x, k] for k in range(3)) * gains[_x]
     )
     # Demosaicing and this matrix as one: for a site in a row and a column, the weight of each of its neighbors. Every
     # column of a vector has its own entry, so that weights are read as vectors.
@@ -97,12 +97,12 @@ def _algorithm(raw: np.ndarray) -> _Functions:
 
     mirrored = hl.BoundaryConditions.mirror_interior(hl.Buffer(np.ascontiguousarray(raw)), inside)
     light = _function("light", (_x, _y, _batch), mirrored[_x, _y, _batch] - black_level[_x % 2 + 2 * (_y % 2)])
-    seen = sum(
+    interpolated = sum(
         taps[_x % _LANES, 3 * row + col, _channel, _y % 2] * light[_x + col - 1, _y + row - 1, _batch]
         for row in range(3)
         for col in range(3)
     )
-    yuv = _function("yuv", (_x, _y, _channel, _batch), seen)
+    yuv = _function("yuv", (_x, _y, _channel, _batch), interpolated)
 
     within = (_x >= 0) & (_x < width) & (_y >= 0) & (_y < height)
     luma_inside = yuv[hl.clamp(_x, 0, width - 1), hl.clamp(_y, 0, height - 1), 0, _batch]

@@ -66,8 +66,8 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool =
         InputError: a variable has no valid value, or no cluster tells where the hosts meet.
     """
     keep_memory()
-    # Python looks for unreachable cycles after so many new objects. Its default, 700, costs a training about half a
-    # second until the first step, while JAX traces functions.
+    # After so many new objects, Python looks for unreachable cycles. After 700, its default, it would do so again and
+    # again while JAX traces functions, and a training would reach its first step half a second later.
     gc.set_threshold(20_000)
     # Hashed now, before anybody edits the source files that this process has imported.
     store.source_hash()

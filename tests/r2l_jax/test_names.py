@@ -24,7 +24,7 @@ def test_names_are_those_of_what_they_stand_for():
 
 
 def test_flags_need_none_of_the_packages_that_compute():
-    """Which take up to seconds to import, and would be waited for with --help and after a mistake in a flag."""
+    """Their imports take long, and users would wait for them with --help and after a mistake in a flag."""
     modules = ", ".join(f"r2l_jax.programs.{path.stem}" for path in PROGRAMS if path.stem != "__init__")
     code = f"import sys, {modules}; print([name for name in {COMPUTING} if name in sys.modules])"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

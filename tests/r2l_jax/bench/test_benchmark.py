@@ -3,11 +3,12 @@ import sys
 
 import numpy as np
 import pytest
+import small_runs
 from flax import nnx
 
 import isp
 import tasks
-from r2l_jax.bench import benchmark, compiling, rows, timing
+from r2l_jax.bench import baselines, benchmark, compiling, rows, timing
 from r2l_jax.runtime.errors import InputError
 
 # With a smaller frame, the memory that the process needs otherwise would dominate.
@@ -90,6 +91,19 @@ class SmallHead(nnx.Module):
 def test_training_steps_are_timed(monkeypatch):
     monkeypatch.setattr(tasks, "resnet", SmallHead)
     assert len(measure("train_step", 2)["samples_ms"]["ours"]) == 2
+
+
+@pytest.mark.slow
+def test_segmentation_steps_have_a_dice_loss(monkeypatch):
+    pytest.importorskip("segmentation_models_pytorch")
+    monkeypatch.setattr(tasks, "unet", small_runs.unet)
+    comparison = ROWS["torch_compile_unetplusplus_step"].measure
+    inputs = comparison.inputs()
+    _, ours = comparison.ours(*inputs)()
+    theirs = baselines.segmentation_step(*inputs)()
+    # A dice loss, which is 1 without any overlap.
+    assert 0 < float(ours) < 1
+    assert 0 < theirs.item() < 1
 
 
 @pytest.mark.slow
