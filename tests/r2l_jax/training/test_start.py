@@ -1,12 +1,14 @@
 """The state in which training begins."""
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 from small_runs import model
 
+from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import train, trained
+from r2l_jax.training import start, train, trained
 
 
 @pytest.fixture
@@ -54,3 +56,11 @@ def test_running_statistics_start_at_those_of_the_images(three_classes):
     normalizer = fold.model.normalizer
     np.testing.assert_allclose(normalizer.mean[...], images.mean((0, 1, 2)), rtol=0.02)
     np.testing.assert_allclose(normalizer.var[...], images.var((0, 1, 2)), rtol=0.05)
+
+
+def test_statistics_of_several_batches_are_compiled_once(base, caplog):
+    dataset = datasets.load(base.data.dataset, **base.data.source)
+    with jax.log_compiles():
+        start.fixed_statistics(base, dataset, np.arange(8), batch_size=2)
+    # The sums of two powers of three channels are added to by the function in question, and by no other `add`.
+    assert len([line for line in caplog.messages if line.startswith("Compiling jit(add)") and "[2,3]" in line]) == 1
