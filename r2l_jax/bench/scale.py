@@ -23,8 +23,9 @@ import numpy as np
 import tifffile
 
 from r2l_jax.runtime.chunks import most_files
-from r2l_jax.runtime.cluster import Cluster
+from r2l_jax.runtime.cluster import Cluster, import_dask
 from r2l_jax.runtime.jobs import Job
+from r2l_jax.runtime.startup import exit_status
 from r2l_jax.runtime.tables import table
 
 # Frames of 24 megapixels, those of the published microscopy, and how many of each are rendered to measure a slope.
@@ -105,8 +106,7 @@ def job_seconds(workers: int, jobs: int = 1000) -> float:
     The workers are threads of this process, so that their number is not limited by its cores. All share them, so that
     the time is an upper bound.
     """
-    import distributed
-
+    _, distributed = import_dask()
     options: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
     with (
         distributed.LocalCluster(n_workers=workers, processes=False, **options) as cluster,
@@ -156,4 +156,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_status(main, sys.argv))

@@ -59,7 +59,7 @@ def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
         yield Serial()
         return
     check(scheduler)
-    dask, distributed = _imported()
+    dask, distributed = import_dask()
     # Dask would give the job of a worker that died to another one at once, which may have a job already: both would
     # count as having failed if that one dies. `Cluster.run` gives it to a worker that is free.
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
@@ -92,7 +92,7 @@ def check(scheduler: str) -> None:
                 f"got {scheduler!r}"
             )
         read_slurm(pathlib.Path(scheduler))
-    _imported()
+    import_dask()
 
 
 def prepare(scheduler: str) -> None:
@@ -112,8 +112,12 @@ def asked_for(scheduler: str) -> int:
     return read_slurm(pathlib.Path(scheduler))[1] if scheduler.endswith(".json") else 1
 
 
-def _imported() -> tuple[Any, Any]:
-    """Imports Dask, which takes a second and is not installed by default."""
+def import_dask() -> tuple[Any, Any]:
+    """Imports Dask, which takes a second, and returns its modules `dask` and `distributed`.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import dask.config
 
@@ -121,7 +125,7 @@ def _imported() -> tuple[Any, Any]:
         dask.config.set({"logging": {"distributed": "warning"}})
         import distributed
     except ImportError:
-        raise InputError("--scheduler needs Dask: pip install 'r2l_jax[cluster]'") from None
+        raise InputError("the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'") from None
     return dask, distributed
 
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from r2l_jax.bench import scale
@@ -23,6 +26,14 @@ def test_the_last_jobs_keep_some_workers_busy_alone():
 def test_jobs_that_do_nothing_are_measured():
     pytest.importorskip("distributed")
     assert 0 < scale.job_seconds(3, jobs=10) < 5
+
+
+def test_without_dask_the_module_ends_in_one_line():
+    code = "import sys; sys.modules['dask'] = None; import runpy; "
+    code += "sys.argv = ['scale.py']; runpy.run_module('r2l_jax.bench.scale', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    message = "scale.py: error: the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'\n"
+    assert (done.returncode, done.stderr) == (1, message)
 
 
 @pytest.mark.slow
