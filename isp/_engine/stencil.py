@@ -268,7 +268,7 @@ def _correlate_backward(
     planes, kernels = residuals
     rows, cols = kernels.shape[2:4]
     padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
-    kernels_gradient = _correlations(padded, gradients, kernels.shape, taps)
+    kernels_gradient = _correlations(padded, gradients, kernels.shape)
 
     # Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180
     # degrees, over gradients that are zero beyond the border.
@@ -334,28 +334,42 @@ def _sum_taps(padded: Sequence[Array], kernels: Array, taps: tuple[Tap, ...]) ->
     return apart(formula)(weights, *padded)
 
 
-def _correlations(
-    padded: Sequence[Array], gradients: Sequence[Array], shape: tuple[int, ...], taps: tuple[Tap, ...]
-) -> Array:
-    """Computes the gradient of `_sum_taps` for kernels of this shape: one inner product for each tap and phase.
+def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:
+    """Computes the gradient of `_sum_taps` for kernels of this shape: an inner product for each tap and phase.
 
-    Each phase is copied into a contiguous plane of its own. This makes the inner products as few and as long as
-    possible.
+    All inner products of a phase come from one matrix product, of the gradients moved down by each number of rows and
+    the planes moved left by each number of columns. This takes far fewer copies than one for each tap.
     """
-    row_period, col_period = shape[4:]
-    phases = tuple(itertools.product(range(row_period), range(col_period)))
-    height, width = gradients[0].shape[1] // row_period, gradients[0].shape[2] // col_period
+    out, channels, rows, cols, row_period, col_period = shape
+    width = gradients[0].shape[2] // col_period
+    # A tap in row i of a site in phase p reads row (p + i) // row_period of the plane of phase (p + i) % row_period.
+    most = (rows + row_period - 2) // row_period
+    # A product of few but very long rows is slow in Eigen. So each row is folded into several shorter ones, whose
+    # products with others than their own partners are not used.
+    folds = math.gcd(width, 8)
 
-    def split(*planes: Array) -> list[dict[tuple[int, int], Array]]:
-        return [{(p, q): plane[:, p::row_period, q::col_period] for p, q in phases} for plane in planes]
+    def operands(p: int, q: int, planes: Sequence[Array], gradients: Sequence[Array]) -> tuple[Array, Array]:
+        moved_down = [
+            jnp.pad(gradient[:, p::row_period, q::col_period], ((0, 0), (row, most - row), (0, 0)))
+            for gradient in gradients
+            for row in range(most + 1)
+        ]
+        moved_left = []
+        for plane, row_phase, j in itertools.product(planes, range(row_period), range(cols)):
+            col, col_phase = divmod(q + j, col_period)
+            moved_left.append(plane[:, row_phase::row_period, col_phase::col_period][..., col : col + width])
+        return folded(moved_down), folded(moved_left)
 
-    def products(padded: list[dict[tuple[int, int], Array]], gradients: list[dict[tuple[int, int], Array]]) -> Array:
-        sums = {}
-        for (k, c, i, j), (p, q) in itertools.product(taps, phases):
-            (y, row), (x, col) = divmod(p + i, row_period), divmod(q + j, col_period)
-            shifted = padded[c][row, col][:, y : y + height, x : x + width]
-            sums[k, c, i, j, p, q] = (shifted * gradients[k][p, q]).sum()
-        absent = jnp.zeros((), gradients[0][0, 0].dtype)
-        return jnp.stack([sums.get(index, absent) for index in np.ndindex(shape)]).reshape(shape)
+    def folded(planes: Sequence[Array]) -> Array:
+        # Without -1, which an empty batch leaves undecided.
+        return jnp.stack([plane.reshape(plane.size // folds, folds) for plane in planes], 1)
 
-    return apart(products)(apart(split)(*padded), apart(split)(*gradients))
+    def phase(p: int, q: int) -> Array:
+        down, left = apart(functools.partial(operands, p, q))(padded, gradients)
+        matrices = (operand.reshape(len(operand), operand.shape[1] * folds) for operand in (down, left))
+        products = jnp.einsum("nx,ny->xy", *matrices, precision="highest")
+        sums = jnp.einsum("akbk->ab", products.reshape(down.shape[1], folds, left.shape[1], folds))
+        by_row = sums.reshape(out, most + 1, channels, row_period, cols)
+        return jnp.stack([by_row[:, (p + i) // row_period, :, (p + i) % row_period] for i in range(rows)], 2)
+
+    return jnp.stack([jnp.stack([phase(p, q) for q in range(col_period)], -1) for p in range(row_period)], -2)
