@@ -1,8 +1,8 @@
 """The classical algorithms, by the names that `isp.static` takes.
 
 `ALGORITHMS` maps each step of a pipeline to its algorithms. An algorithm takes its settings and returns the parts of a
-stage: its function, its parameters (continuous, so that they can be learned) and its options (fixed at compilation,
-such as the side of a window).
+stage: its function, its parameters (continuous, so that they can be learned), its options (fixed at compilation, such
+as the side of a window) and its reach.
 """
 
 import operator
@@ -14,15 +14,15 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isp import cfa, demosaic, denoise, sharpen
-from isp._engine import checks
+from isp._engine import checks, reaches
 from isp.camera_parameters import COLORS
 from isp.parameter import Parameter
 
 # A setting as a user gives it, before it is checked.
 Setting = ArrayLike | str | None
 
-# The function of a stage, its parameters and its options.
-Parts = tuple[Callable[..., Array], dict[str, Parameter], dict[str, Hashable]]
+# The function of a stage, its parameters, its options and its reach.
+Parts = tuple[Callable[..., Array], dict[str, Parameter], dict[str, Hashable], int | Callable[..., int] | None]
 Converted = TypeVar("Converted")
 
 
@@ -73,46 +73,46 @@ def _check_bayer(name: str, pattern: str) -> None:
 def _normalized(pattern: str) -> Parts:
     # As with the weights of `isp.parametrized`, a few images cannot determine so many.
     weights = Parameter(demosaic.normalized_kernel(pattern), width=1, unit="weight", labels=COLORS, tuned=False)
-    return demosaic.normalized, {"interpolation": weights}, {"pattern": pattern}
+    return demosaic.normalized, {"interpolation": weights}, {"pattern": pattern}, reaches.of_kernel
 
 
 def _binned(pattern: str) -> Parts:
-    return demosaic.binned, {}, {"pattern": pattern}
+    return demosaic.binned, {}, {"pattern": pattern}, None
 
 
 def _without_interpolation(pattern: str) -> Parts:
-    return cfa.spread, {}, {"pattern": pattern}
+    return cfa.spread, {}, {"pattern": pattern}, 0
 
 
 def _bilinear(pattern: str) -> Parts:
     _check_bayer("bilinear", pattern)
-    return demosaic.bilinear, {}, {"pattern": pattern}
+    return demosaic.bilinear, {}, {"pattern": pattern}, reaches.BILINEAR
 
 
 def _malvar2004(pattern: str) -> Parts:
     _check_bayer("malvar2004", pattern)
-    return demosaic.malvar2004, {}, {"pattern": pattern}
+    return demosaic.malvar2004, {}, {"pattern": pattern}, reaches.MALVAR
 
 
 def _menon2007(pattern: str, refine: Setting = True) -> Parts:
     _check_bayer("menon2007", pattern)
-    return demosaic.menon2007, {}, {"pattern": pattern, "refine": _flag("refine", refine)}
+    return demosaic.menon2007, {}, {"pattern": pattern, "refine": _flag("refine", refine)}, reaches.MENON
 
 
 def _none() -> Parts:
-    return unchanged, {}, {}
+    return unchanged, {}, {}, 0
 
 
 def _sharpening_filter(sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL) -> Parts:
-    return sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)}, {}
+    return sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)}, {}, reaches.of_kernel
 
 
 def _unsharp_masking(radius: Setting = 1.0, amount: Setting = 1.0) -> Parts:
-    return sharpen.unsharp_masking, *_unsharp_settings(radius, amount)
+    return sharpen.unsharp_masking, *_unsharp_settings(radius, amount), reaches.of_window
 
 
 def _unsharp_masking_vertical(radius: Setting = 1.0, amount: Setting = 1.0) -> Parts:
-    return sharpen.unsharp_masking_vertical, *_unsharp_settings(radius, amount)
+    return sharpen.unsharp_masking_vertical, *_unsharp_settings(radius, amount), reaches.of_window
 
 
 def _unsharp_settings(radius: Setting, amount: Setting) -> tuple[dict[str, Parameter], dict[str, Hashable]]:
@@ -124,13 +124,13 @@ def _unsharp_settings(radius: Setting, amount: Setting) -> tuple[dict[str, Param
 def _gaussian_denoising(sigma: Setting = 0.5) -> Parts:
     sigma = _start("sigma", sigma)
     size = checks.gaussian_size("sigma", sigma, None)
-    return denoise.gaussian_denoising, {"sigma": _strength(sigma, "pixels")}, {"size": size}
+    return denoise.gaussian_denoising, {"sigma": _strength(sigma, "pixels")}, {"size": size}, reaches.of_window
 
 
 def _median_denoising(size: Setting = 3) -> Parts:
     size = _count("size", size)
     checks.check_size(size)
-    return denoise.median_denoising, {}, {"size": size}
+    return denoise.median_denoising, {}, {"size": size}, reaches.of_window
 
 
 def _fft_denoising(keep_fraction: Setting = 0.3, softness: Setting = None) -> Parts:
@@ -138,19 +138,19 @@ def _fft_denoising(keep_fraction: Setting = 0.3, softness: Setting = None) -> Pa
     softness = None if softness is None else _number("softness", softness)
     checks.check_fraction(start, softness)
     if softness is None:  # A hard cut has no derivative, so its fraction is an option.
-        return denoise.fft_denoising, {}, {"keep_fraction": _number("keep_fraction", start)}
-    return denoise.fft_denoising, {"keep_fraction": _strength(start, "fraction")}, {"softness": softness}
+        return denoise.fft_denoising, {}, {"keep_fraction": _number("keep_fraction", start)}, None
+    return denoise.fft_denoising, {"keep_fraction": _strength(start, "fraction")}, {"softness": softness}, None
 
 
 def _tv_chambolle(weight: Setting = 0.01, eps: Setting = 2e-4, max_iterations: Setting = 200) -> Parts:
-    return denoise.tv_chambolle, *_total_variation(weight, eps, max_iterations)
+    return denoise.tv_chambolle, *_total_variation(weight, eps, max_iterations), None
 
 
 def _tv_bregman(
     weight: Setting = 100.0, eps: Setting = 1e-3, max_iterations: Setting = 100, isotropic: Setting = True
 ) -> Parts:
     parameters, options = _total_variation(weight, eps, max_iterations)
-    return denoise.tv_bregman, parameters, options | {"isotropic": _flag("isotropic", isotropic)}
+    return denoise.tv_bregman, parameters, options | {"isotropic": _flag("isotropic", isotropic)}, None
 
 
 def _total_variation(
@@ -171,13 +171,14 @@ def _bilateral(sigma_spatial: Setting = 0.6, sigma_color: Setting = None, bins: 
     checks.check_colors(sigma_color, bins)
     if sigma_color is not None:
         parameters["sigma_color"] = _strength(sigma_color)
-    return denoise.bilateral, parameters, {"size": size, "bins": bins}
+    # The colors of the whole image decide the bins, and the missing sigma.
+    return denoise.bilateral, parameters, {"size": size, "bins": bins}, None
 
 
 def _chroma_denoising(sigma: Setting = 1.5) -> Parts:
     sigma = _start("sigma", sigma)
     size = checks.gaussian_size("sigma", sigma, None)
-    return denoise.chroma_denoising, {"sigma": _strength(sigma, "pixels")}, {"size": size}
+    return denoise.chroma_denoising, {"sigma": _strength(sigma, "pixels")}, {"size": size}, reaches.of_window
 
 
 def _nlm_denoising(strength: Setting = 0.1, patch_size: Setting = 7, patch_distance: Setting = 11) -> Parts:
@@ -185,7 +186,7 @@ def _nlm_denoising(strength: Setting = 0.1, patch_size: Setting = 7, patch_dista
     distance = _count("patch_distance", patch_distance)
     checks.check_patches(strength, size, distance)
     options: dict[str, Hashable] = {"patch_size": size, "patch_distance": distance}
-    return denoise.nlm_denoising, {"strength": _strength(strength)}, options
+    return denoise.nlm_denoising, {"strength": _strength(strength)}, options, reaches.of_patches
 
 
 def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import menon, stencil
+from isp._engine import menon, reaches, stencil, turns
 
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
@@ -105,10 +105,10 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
     _check(raw, pattern)
     kernels = _bilinear_kernels(pattern).astype(raw.dtype)
 
-    def interpolate_mosaic(raw: Array) -> Array:
+    def interpolate_mosaic(_: None, raw: Array) -> Array:
         return _repeat_border(stencil.correlate_mosaic(raw, kernels, "zero"), pattern)
 
-    return stencil.by_strips(interpolate_mosaic, raw, 2)
+    return turns.mosaics_by_patches(interpolate_mosaic, None, raw, reaches.BILINEAR)
 
 
 @jax.jit(static_argnames=("pattern", "border"))
@@ -143,7 +143,9 @@ def malvar2004(
     """
     _check(raw, pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
-    return stencil.by_strips(lambda raw: stencil.correlate_mosaic(raw, kernels, border), raw, 2)
+    return turns.mosaics_by_patches(
+        lambda _, raw: stencil.correlate_mosaic(raw, kernels, border), None, raw, reaches.MALVAR
+    )
 
 
 @jax.jit(static_argnames=("pattern", "refine"))
@@ -187,7 +189,7 @@ def menon2007(
                [0.8, 0.8, 0.8]], dtype=float32)
     """
     _check(raw, pattern)
-    return stencil.by_strips(lambda raw: menon.demosaic(raw, pattern, refine), raw, 8)
+    return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, pattern, refine), None, raw, reaches.MENON)
 
 
 def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:

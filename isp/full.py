@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from isp import cfa, demosaic, stages
+from isp._engine import reaches
 from isp.algorithms import ALGORITHMS
 from isp.camera import Camera
 from isp.pipeline import Pipeline, Stage
@@ -59,7 +60,7 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     balance, matrix = stages.mosaic_white_balance(positive), stages.color_correct(positive)
     if positive != camera:
         balance, matrix = _on_their_own(balance), _on_their_own(matrix)
-    function, parameters, options = ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
+    sharpening = ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
     made = [
         stages.black_level(positive),
         stages.defects(positive.pattern),
@@ -73,7 +74,7 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
         stages.clipped(),
         # From here on in display values: in linear light, the color of a bright pixel would drown its dark neighbors.
         *([stages.chroma_denoising()] if has_colors else []),
-        Stage("sharpening", function, parameters, options),
+        Stage("sharpening", *sharpening),
         stages.clipped("output_clipped"),
     ]
     return Pipeline(made)
@@ -83,7 +84,8 @@ def _demosaic(pattern: str, half_size: bool) -> Stage:
     if half_size:
         return Stage("demosaic", demosaic.binned, options={"pattern": pattern})
     if cfa.is_bayer(pattern):
-        return Stage("demosaic", demosaic.malvar2004, options={"pattern": pattern, "border": "mirror"})
+        options = {"pattern": pattern, "border": "mirror"}
+        return Stage("demosaic", demosaic.malvar2004, options=options, reach=reaches.MALVAR)
     return Stage("demosaic", *ALGORITHMS["demosaic"]["normalized"](pattern=pattern))
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import stencil
+from isp._engine import turns
 from isp.parameter import Parameter
+
+# Patches of an image start at multiples of this, and thus with whole tiles of all color filter arrays of real sensors.
+_PERIOD = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,14 +34,18 @@ class Stage:
             for each pipeline is compiled anew.
         parameters: The parameters by name, in the order of the function's arguments.
         options: Keyword arguments that are fixed at compilation, and must be hashable.
+        reach: How many rows or columns away a pixel can influence the result, or a function that computes it from the
+            stage's parameters and options. The stage must keep height and width, and treat all pixels alike, or all
+            tiles of the color filter array that the option `pattern` names. On CPUs, a large image then passes through
+            neighboring stages of this kind patch by patch, which takes less memory. None stands for the whole image.
         fused_after: Faster functions for this stage together with the stage right before it. The keys are the function
             of that stage and the number of its parameters. A fused function takes the image, the parameters of that
             stage, the parameters of this one, and the options of both. It is used only if these are exactly its
             arguments, and if the two stages have no option of the same name.
 
     Raises:
-        ValueError: If the name is empty or has a slash, if the function or an option cannot be hashed, or if a
-            parameter is not an `isp.Parameter`.
+        ValueError: If the name is empty or has a slash, if the function or an option cannot be hashed, if a parameter
+            is not an `isp.Parameter`, or if the reach is negative or no whole number.
 
     Example:
         >>> import isp
@@ -51,6 +60,7 @@ class Stage:
     function: Callable[..., Array]
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Hashable] = dataclasses.field(default_factory=dict)
+    reach: int | Callable[..., int] | None = None
     fused_after: Mapping[tuple[Callable[..., Array], int], Callable[..., Array]] = dataclasses.field(
         default_factory=dict
     )
@@ -62,6 +72,11 @@ class Stage:
             if not isinstance(parameter, Parameter):
                 kind = type(parameter).__name__
                 raise ValueError(f"parameter {name!r} of stage {self.name!r} must be an isp.Parameter, got {kind}")
+        is_count = isinstance(self.reach, int) and not isinstance(self.reach, bool) and self.reach >= 0
+        if self.reach is not None and not is_count and not callable(self.reach):
+            raise ValueError(
+                f"reach of stage {self.name!r} must be a number of pixels, a function or None, got {self.reach!r}"
+            )
         # Copies, so that later changes of the given mappings have no effect.
         for field in ("parameters", "options", "fused_after"):
             object.__setattr__(self, field, dict(getattr(self, field)))
@@ -88,7 +103,7 @@ class Stage:
     def _key(self) -> tuple[Hashable, ...]:
         # The order of the parameters counts: it is that of the function's arguments.
         mappings = (self.parameters, self.options, self.fused_after)
-        return (self.name, self.function, *(tuple(mapping.items()) for mapping in mappings))
+        return (self.name, self.function, self.reach, *(tuple(mapping.items()) for mapping in mappings))
 
     def starting_at(self, values: Mapping[str, ArrayLike | Sequence | None]) -> "Stage":
         """Returns a copy of the stage whose parameters start at other values.
@@ -365,20 +380,66 @@ def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Ar
     cfa.check_mosaic(raw)
 
     def process(raws: Array) -> Array:
-        *_, image = _images(_fused(stages), parameters, raws, {})
+        image = raws
+        for is_local, group in itertools.groupby(_fused(stages), lambda work: all(map(_is_local, work.stages))):
+            works = tuple(group)
+            together = [stage for work in works for stage in work.stages]
+            of_group = {name: parameters[name] for stage in together for name in stage.parameters}
+            run = functools.partial(_run_works, works)
+            if is_local:
+                image = turns.by_patches(run, of_group, image, _reach(together, parameters), _PERIOD)
+            else:
+                image = run(of_group, image)
         return image
 
-    images = stencil.each_image(process, raw.reshape(-1, *raw.shape[-2:]))
+    images = turns.each_image(process, raw.reshape(-1, *raw.shape[-2:]))
     return images.reshape(*raw.shape[:-2], *images.shape[1:])
 
 
-def _fused(stages: Sequence[Stage]) -> list[Stage]:
-    """Replaces neighbors by one stage where they declare a faster function for both."""
-    fused: list[Stage] = []
+class _Work(NamedTuple):
+    """What is computed at once.
+
+    Attributes:
+        computed: The stage to compute.
+        stages: The stages of the pipeline that it stands for.
+    """
+
+    computed: Stage
+    stages: tuple[Stage, ...]
+
+
+def _run_works(works: Sequence[_Work], parameters: Mapping[str, Array], image: Array) -> Array:
+    *_, result = _images([work.computed for work in works], parameters, image, {})
+    return result
+
+
+def _is_local(stage: Stage) -> bool:
+    """Tells whether a stage can take an image patch by patch."""
+    pattern = stage.options.get("pattern")
+    sides = cfa.tile(pattern).shape if isinstance(pattern, str) else ()
+    return stage.reach is not None and not any(_PERIOD % side for side in sides)
+
+
+def _reach(stages: Sequence[Stage], parameters: Mapping[str, Array]) -> int:
+    """Computes how far away a pixel can influence the result of local stages."""
+    total = 0
     for stage in stages:
-        both = _both(fused[-1], stage) if fused else None
-        fused[-1:] = [both] if both else [*fused[-1:], stage]
-    return fused
+        reach = stage.reach
+        values = (parameters[name] for name in stage.parameters)
+        total += reach(*values, **stage.options) if callable(reach) else reach or 0
+    return total
+
+
+def _fused(stages: Sequence[Stage]) -> list[_Work]:
+    """Replaces neighbors by one stage where they declare a faster function for both."""
+    works: list[_Work] = []
+    for stage in stages:
+        both = _both(works[-1].computed, stage) if works else None
+        if both:
+            works[-1] = _Work(both, (*works[-1].stages, stage))
+        else:
+            works.append(_Work(stage, (stage,)))
+    return works
 
 
 def _both(before: Stage, stage: Stage) -> Stage | None:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isp import camera_parameters, cfa, color, demosaic, denoise, sharpen, tone
-from isp._engine import stencil
+from isp._engine import reaches, stencil
 from isp.algorithms import ALGORITHMS, filter_kernel
 from isp.camera import Camera
 from isp.camera_parameters import COLORS, WEIGHTS
@@ -84,11 +84,13 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
             "sharpening",
             sharpen.sharpening_filter,
             {"sharpening_filter": filter_kernel(sharpen.SHARPENING_KERNEL)},
+            reach=reaches.of_kernel,
         ),
         Stage(
             "gaussian",
             denoise.gaussian_blur,
             {"gaussian_blur": filter_kernel(denoise.gaussian_kernel(0.5, 5))},
+            reach=reaches.of_kernel,
             fused_after={(sharpen.sharpening_filter, 1): _filter_luma_twice},
         ),
         _clipped(BLACK),
@@ -155,9 +157,10 @@ def static(
         stages[step] = Stage(step, *algorithm(**given))
     if settings:
         raise ValueError(f"{demosaic}, {sharpen} and {denoise} have no {', '.join(sorted(settings))}")
+    gains, matrix = camera_parameters.white_balance(camera), camera_parameters.color_matrix(camera)
     colors = [
-        Stage("white_balance", color.white_balance, {"white_balance": camera_parameters.white_balance(camera)}),
-        Stage("color_correct", color.color_correct, {"colour_correction": camera_parameters.color_matrix(camera)}),
+        Stage("white_balance", color.white_balance, {"white_balance": gains}, reach=0),
+        Stage("color_correct", color.color_correct, {"colour_correction": matrix}, reach=0),
     ]
     if camera.pattern == cfa.MONO:
         colors = []
@@ -168,6 +171,7 @@ def static(
                 cfa.subtract_black_level,
                 {"black_level": camera_parameters.black_level(camera)},
                 _pattern(camera),
+                reach=0,
             ),
             stages["demosaic"],
             *colors,
@@ -206,11 +210,12 @@ def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
     )
     pattern = {"pattern": camera.pattern}
     if half_size or camera.pattern == cfa.MONO:
-        demosaic_stage = Stage("demosaic", _binned if half_size else _planes, {"black_level": black}, pattern)
+        function, reach = (_binned, None) if half_size else (_planes, 0)
+        demosaic_stage = Stage("demosaic", function, {"black_level": black}, pattern, reach)
         if camera.pattern == cfa.MONO:
             return [demosaic_stage]
         parameters = {"white_balance": gains, "colour_correction": matrix}
-        return [demosaic_stage, Stage("color_correct", _balance_and_correct, parameters)]
+        return [demosaic_stage, Stage("color_correct", _balance_and_correct, parameters, reach=0)]
     if cfa.is_bayer(camera.pattern):
         # A few images cannot determine 81 weights, and no camera maker tunes them by hand.
         debayer = Parameter(demosaic.BILINEAR_KERNEL, width=1, labels=WEIGHTS, unit="weight", tuned=False)
@@ -221,8 +226,8 @@ def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
         function, options, fused = _color_correct_any, pattern, {}
     parameters = {"debayer": debayer, "white_balance": gains, "colour_correction": matrix}
     return [
-        Stage("demosaic", _planes, {"black_level": black}, pattern),
-        Stage("color_correct", function, parameters, options, fused),
+        Stage("demosaic", _planes, {"black_level": black}, pattern, reach=0),
+        Stage("color_correct", function, parameters, options, reaches.of_kernel, fused),
     ]
 
 
@@ -232,11 +237,12 @@ def _pattern(camera: Camera) -> dict[str, str]:
 
 
 def _clipped(low: float) -> Stage:
-    return Stage("clipped", _clip, options={"low": low})
+    return Stage("clipped", _clip, options={"low": low}, reach=0)
 
 
 def _gamma_correct() -> Stage:
-    return Stage("gamma_correct", tone.gamma_correct, {"gamma_correct": Parameter(2.2, scale="log", unit="gamma")})
+    gamma = Parameter(2.2, scale="log", unit="gamma")
+    return Stage("gamma_correct", tone.gamma_correct, {"gamma_correct": gamma}, reach=0)
 
 
 def _planes(raw: Array, black_level: Array, pattern: str) -> Array:

@@ -1,12 +1,14 @@
 """Repair of defective sites of a mosaic: those that are always bright or always dark."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import neighbors, stencil
+from isp._engine import neighbors, turns
 from isp._engine.checks import Scalar, check_positive
 
 
@@ -66,13 +68,12 @@ def _defects(raw: Array, threshold: Scalar, pattern: str, softness: float | None
     if raw.shape[-2] < len(tile) or raw.shape[-1] < len(tile[0]):
         return raw
 
-    def repair(raw: Array) -> Array:
+    def repair(threshold: Scalar, raw: Array) -> Array:
         median = neighbors.median(raw, tile)
         difference = neighbors.excess(raw, tile) if lone else jnp.abs(raw - median)
-        return _replaced(raw, median, difference - threshold, softness)[..., None]
+        return _replaced(raw, median, difference - threshold, softness)
 
-    # Strips start at even rows, which is where a tile starts only if it has at most two of them.
-    return stencil.by_strips(repair, raw, 2)[..., 0] if len(tile) <= 2 else repair(raw)[..., 0]
+    return turns.mosaics_by_patches(repair, threshold, raw, neighbors.reach(tile), math.lcm(*tile.shape))
 
 
 def _replaced(raw: Array, median: Array, excess: Array, softness: float | None) -> Array:

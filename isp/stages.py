@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isp import balance, camera_parameters, cfa, chroma, color, local_tone, repair, shading, tone
-from isp._engine import checks, curves, planes
+from isp._engine import checks, curves, planes, reaches
 from isp.camera import Camera
 from isp.highlights import MODES, Mode, highlights
 from isp.parameter import Parameter
@@ -39,7 +39,7 @@ def black_level(camera: Camera, rescale: bool = True) -> Stage:
     options: dict[str, str | bool] = {"rescale": rescale}
     if not cfa.is_bayer(camera.pattern):
         options["pattern"] = camera.pattern
-    return Stage("black_level", cfa.subtract_black_level, parameters, options)
+    return Stage("black_level", cfa.subtract_black_level, parameters, options, reach=0)
 
 
 def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
@@ -60,7 +60,7 @@ def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
     """
     parameter = Parameter(threshold, scale="log", unit="fraction of white")
     options = {"pattern": pattern, "softness": threshold, "lone": True}
-    return Stage("defects", repair.defects, {"defect_threshold": parameter}, options)
+    return Stage("defects", repair.defects, {"defect_threshold": parameter}, options, reaches.of_defects)
 
 
 def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = None) -> Stage:
@@ -108,7 +108,7 @@ def white_balance(camera: Camera, highlights: Mode | None = "clip") -> Stage:
     if highlights is not None and highlights not in MODES:
         raise ValueError(f"highlights must be one of {', '.join(MODES)}, got {highlights!r}")
     parameters = {"white_balance": camera_parameters.white_balance(camera)}
-    return Stage("white_balance", _balanced, parameters, {"mode": highlights})
+    return Stage("white_balance", _balanced, parameters, {"mode": highlights}, reach=0)
 
 
 def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
@@ -132,7 +132,7 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
     _check_gains(camera, clip)
     parameters = {"white_balance": camera_parameters.white_balance(camera)}
     options = {"pattern": camera.pattern, "clip": clip}
-    return Stage("white_balance", balance.balance_mosaic, parameters, options)
+    return Stage("white_balance", balance.balance_mosaic, parameters, options, reach=0)
 
 
 def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: float = 0.5) -> Stage:
@@ -176,7 +176,8 @@ def color_correct(camera: Camera) -> Stage:
         >>> list(isp.stages.color_correct(isp.CAMERAS["drone"]).parameters)
         ['colour_correction']
     """
-    return Stage("color_correct", color.color_correct, {"colour_correction": camera_parameters.color_matrix(camera)})
+    parameters = {"colour_correction": camera_parameters.color_matrix(camera)}
+    return Stage("color_correct", color.color_correct, parameters, reach=0)
 
 
 def chroma_denoising(sigma: float = 1.5) -> Stage:
@@ -200,7 +201,7 @@ def chroma_denoising(sigma: float = 1.5) -> Stage:
     # Three standard deviations hold 99.7 % of a Gaussian.
     options = {"size": 2 * int(3 * sigma) + 1}
     parameter = Parameter(sigma, scale="log", unit="pixels")
-    return Stage("chroma_denoising", chroma.chroma_denoising, {"chroma_sigma": parameter}, options)
+    return Stage("chroma_denoising", chroma.chroma_denoising, {"chroma_sigma": parameter}, options, reaches.of_window)
 
 
 def saturation(amount: float = 1.0) -> Stage:
@@ -217,7 +218,8 @@ def saturation(amount: float = 1.0) -> Stage:
         >>> isp.stages.saturation(1.2).parameters["saturation"].value
         1.2
     """
-    return Stage("saturation", color.saturation, {"saturation": Parameter(amount, scale="log", unit="factor")})
+    parameters = {"saturation": Parameter(amount, scale="log", unit="factor")}
+    return Stage("saturation", color.saturation, parameters, reach=0)
 
 
 def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
@@ -253,7 +255,7 @@ def srgb() -> Stage:
         >>> isp.stages.srgb().parameters
         {}
     """
-    return Stage("srgb", tone.srgb)
+    return Stage("srgb", tone.srgb, reach=0)
 
 
 def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
@@ -275,7 +277,7 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
         "contrast": Parameter(amount, scale="log", unit="factor"),
         "contrast_pivot": Parameter(pivot, width=0.5, low=0, high=1, unit="fraction of white"),
     }
-    return Stage("contrast", tone.contrast, parameters, fused_after={(tone.srgb, 0): _srgb_contrast})
+    return Stage("contrast", tone.contrast, parameters, reach=0, fused_after={(tone.srgb, 0): _srgb_contrast})
 
 
 def curve(segments: int = 4) -> Stage:
@@ -300,7 +302,7 @@ def curve(segments: int = 4) -> Stage:
         raise ValueError(f"segments must be at least 1, got {segments}")
     labels = _RANGES if segments == len(_RANGES) else None
     parameters = {"curve": Parameter(np.zeros(segments), width=1, labels=labels, unit="log rise")}
-    return Stage("curve", tone.curve, parameters, fused_after={(_srgb_contrast, 2): _srgb_contrast_curve})
+    return Stage("curve", tone.curve, parameters, reach=0, fused_after={(_srgb_contrast, 2): _srgb_contrast_curve})
 
 
 def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage:
@@ -320,7 +322,7 @@ def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage
         {'low': 0.0, 'high': 1.0}
     """
     options = {"low": low, "high": high}
-    return Stage(name, _clip, options=options, fused_after={(_srgb_contrast_curve, 3): _all_curves})
+    return Stage(name, _clip, options=options, reach=0, fused_after={(_srgb_contrast_curve, 3): _all_curves})
 
 
 def _check_gains(camera: Camera, needed: bool) -> None:

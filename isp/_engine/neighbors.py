@@ -63,6 +63,11 @@ _EXCESS = Statistic(
 )
 
 
+def reach(tile: np.ndarray) -> int:
+    """Returns how many rows or columns away a site can be a neighbor."""
+    return max(_reach(_as_tuples(tile), statistic.fewest) for statistic in (_MEDIAN, _EXCESS))
+
+
 def _as_tuples(tile: np.ndarray) -> Tile:
     return tuple(map(tuple, tile.tolist()))
 

@@ -1,14 +1,11 @@
 """Stencils that are fast on CPUs: padding, shifting, and stopping XLA from fusing stencils together.
 
 A stencil is a weighted sum of shifted copies of its input. On a GPU it is written as just that, and the compiler does
-the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
+the rest. On a CPU, two things decide whether it takes 2 ms or 200 ms:
 
 - The padded input must exist in memory. If XLA fuses the padding into the shifted reads, each read becomes a branch.
 - Stencils must not be fused with each other. XLA:CPU would compute the first stencil anew at every read of the second,
   nine times for a 3x3 stencil. `apart` compiles a function as a unit of its own.
-- A batch should pass through a pipeline image by image, not stage by stage. The data of one image stays in the cache
-  and its small buffers are used again, while a fresh large buffer costs a page fault for each 4 KiB. `each_image` does
-  this.
 """
 
 import functools
@@ -38,13 +35,6 @@ P = ParamSpec("P")
 Result = TypeVar("Result")
 
 _PAD_MODES: dict[Border, convolution.PadMode] = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
-
-# Images are processed together up to this many pixels: enough to keep all cores busy, and few enough for the planes of
-# a pipeline to stay in a cache of 1 MiB per core.
-_PIXELS_AT_ONCE = 2**17
-
-# A strip of a large image may have more pixels, since it is the work of one stage, which has fewer planes.
-_PIXELS_OF_A_STRIP = 2**18
 
 
 def apart(function: Callable[P, Result]) -> Callable[P, Result]:
@@ -88,73 +78,6 @@ def pointwise(
         return unit(jnp.asarray(image).reshape(-1), *args, **kwargs).reshape(image.shape)
 
     return outer
-
-
-def each_image(function: Callable[[Array], Array], images: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-    """Applies a function of a batch whose images do not depend on each other.
-
-    On a CPU, it takes a few images at a time. Their gradient computes intermediate results again, so that those of the
-    whole batch are never in memory at once. On other devices, it takes the whole batch at once.
-    """
-    if not _takes_turns(images):
-        return function(images)
-    batch, pixels = images.shape[0], math.prod(images.shape[1:])
-    divisors = [n for n in range(1, batch + 1) if batch % n == 0 and n * pixels <= _PIXELS_AT_ONCE]
-    at_once = max(divisors, default=1)
-    if batch <= at_once:
-        return function(images)
-    groups = images.reshape(-1, at_once, *images.shape[1:])
-    results = jax.lax.map(jax.checkpoint(function), groups)
-    return results.reshape(batch, *results.shape[2:])
-
-
-def _takes_turns(images: Array) -> bool:
-    """Tells whether to process the parts of an array one after the other.
-
-    The plain formulation does not. An array that several devices may share is processed as a whole: each device would
-    wait for all of its parts.
-    """
-    if is_plain():
-        return False
-    explicitly_split = any(jax.typeof(images).sharding.spec)
-    return jax.default_backend() == "cpu" and jax.device_count() == 1 and not explicitly_split
-
-
-def by_strips(
-    function: Callable[[Array], Array], raw: Float[Array, "*batch height width"], reach: int
-) -> Float[Array, "*batch height width channels"]:
-    """Applies a function of mosaics; on a CPU, it takes a large image one strip of rows after the other.
-
-    Half of the time that a large image takes is the first touch of fresh memory. The intermediate results of strips
-    use the same memory again, and stay in the cache. The result does not change: each strip includes `reach` extra
-    rows on both sides, which are cut off afterwards together with whatever the strip's own border did to them.
-
-    Args:
-        function: Maps mosaics `(..., H, W)` to images `(..., H, W, channels)`.
-        raw: Mosaics `(..., H, W)`.
-        reach: How many rows away a site can influence the result. Even, so that strips start with a whole tile.
-
-    Returns:
-        The images `(..., H, W, channels)`.
-    """
-    *batch, height, width = raw.shape
-    rows = max(
-        (n for n in range(2, height + 1, 2) if height % n == 0 and n * width <= _PIXELS_OF_A_STRIP), default=height
-    )
-    # A height with few divisors may allow thin strips only, most of which would be cut off.
-    if not _takes_turns(raw) or 0 in batch or not 4 * reach <= rows < height:
-        return function(raw)
-    images = raw.reshape(-1, height, width)
-    size = min(rows + 2 * reach, height)
-
-    def strip(place: tuple[Array, Array]) -> Array:
-        image, row = place
-        start = jnp.clip(row - reach, 0, height - size)
-        rgb = function(jax.lax.dynamic_slice(images, (image, start, 0), (1, size, width))[0])
-        return jax.lax.dynamic_slice_in_dim(rgb, row - start, rows)
-
-    places = tuple(axis.ravel() for axis in np.mgrid[: len(images), :height:rows])
-    return jax.lax.map(strip, places).reshape(*batch, height, width, -1)
 
 
 def pad(

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from isp import cfa, demosaic
-from isp._engine import stencil
+from isp._engine import turns
 
 METHODS = {
     "bilinear": demosaic.bilinear,
@@ -84,20 +84,21 @@ def test_directions_of_menon_flip_in_float32_at_near_ties_only():
 
 
 @pytest.mark.parametrize("method", ["bilinear", "malvar2004", "menon2007"])
-def test_large_images_are_the_same_in_strips(method, monkeypatch):
+def test_large_images_are_the_same_in_patches(method, monkeypatch):
     raw = np.random.default_rng(4).random((2, 160, 22), np.float32)
     weight = np.random.default_rng(5).normal(size=(2, 160, 22, 3)).astype(np.float32)
 
     def value_and_gradient(raw):
-        # Without the function's own jit, which has compiled for the former size of a strip.
+        # Without the function's own jit, which has compiled for the former size of patches.
         rgb, transpose = jax.vjp(METHODS[method].__wrapped__, raw)
         return rgb, transpose(weight)[0]
 
     expected = jax.jit(lambda raw: value_and_gradient(raw))(raw)
-    monkeypatch.setattr(stencil, "_PIXELS_OF_A_STRIP", 32 * 22)
-    in_strips = jax.jit(lambda raw: value_and_gradient(raw))
-    assert "while" in in_strips.lower(raw).as_text()
-    for result, wanted in zip(in_strips(raw), expected, strict=True):
+    monkeypatch.setattr(turns, "_LARGE", 100)
+    monkeypatch.setattr(turns, "_PATCH", (32, 12))
+    in_patches = jax.jit(lambda raw: value_and_gradient(raw))
+    assert "while" in in_patches.lower(raw).as_text()
+    for result, wanted in zip(in_patches(raw), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=2e-6)
 
 

@@ -5,7 +5,7 @@ import pytest
 from jax.test_util import check_grads
 
 from isp import cfa, repair
-from isp._engine import neighbors
+from isp._engine import neighbors, turns
 
 RNG = np.random.default_rng(0)
 RAW = RNG.random((2, 8, 10), np.float32)
@@ -140,14 +140,14 @@ def test_vmap_equals_batch_axes_and_precision_is_kept():
         assert repair.defects(jnp.array(RAW, jnp.float64)).dtype == jnp.float64
 
 
-def test_strips_of_a_large_mosaic_do_not_show(monkeypatch):
-    from isp._engine import stencil
-
-    raw = RNG.random((64, 32), np.float32)
-    whole = repair.defects(raw, 0.2, lone=True)
-    monkeypatch.setattr(stencil, "_PIXELS_OF_A_STRIP", 16 * 32)
+@pytest.mark.parametrize("pattern", ["RGGB", "RRGG/RRGG/GGBB/GGBB", "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"])
+def test_patches_of_a_large_mosaic_do_not_show(pattern, monkeypatch):
+    raw = RNG.random((64, 50), np.float32)
+    whole = repair.defects(raw, 0.2, pattern, lone=True)
+    monkeypatch.setattr(turns, "_LARGE", 100)
+    monkeypatch.setattr(turns, "_PATCH", (16, 20))
     jax.clear_caches()
-    np.testing.assert_array_equal(repair.defects(raw, 0.2, lone=True), whole)
+    np.testing.assert_array_equal(repair.defects(raw, 0.2, pattern, lone=True), whole)
 
 
 def test_refuses(unchecked):

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,41 +106,6 @@ def test_apart_is_not_inlined():
     apart = stencil.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
     for function, calls in ((apart, 1), (jax.grad(lambda x: apart(x).sum()), 2)):
         assert jax.jit(function).lower(jnp.ones(3)).as_text().count('inlineable = "false"') == calls
-
-
-@pytest.mark.parametrize("batch", [1, 6, 7])
-def test_each_image_equals_the_whole_batch(monkeypatch, batch):
-    monkeypatch.setattr(stencil, "_PIXELS_AT_ONCE", 2 * 4 * 5)  # Two images of 4x5.
-    images = jnp.array(RNG.random((batch, 4, 5), np.float32))
-
-    def total(gain, images, mapped):
-        def process(images):
-            return jnp.stack([gain * images, images**2], -1)
-
-        results = stencil.each_image(process, images) if mapped else process(images)
-        return (results**2).sum(), results
-
-    for argument in (0, 1):
-        gradients = jax.grad(total, argument, has_aux=True)
-        (ours, results), (theirs, expected) = (gradients(jnp.float32(3), images, mapped) for mapped in (True, False))
-        np.testing.assert_allclose(results, expected, rtol=1e-6)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-
-
-def test_a_batch_that_devices_share_stays_split():
-    program = """
-import jax, numpy as np
-import isp
-from jax.sharding import NamedSharding, PartitionSpec
-mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-split = NamedSharding(mesh, PartitionSpec("data"))
-raw = jax.device_put(np.ones((4, 512, 512), np.float32), split)
-compiled = jax.jit(isp.parametrized(isp.CAMERAS["drone"]).__call__).lower(raw).compile()
-assert compiled.output_shardings.spec == PartitionSpec("data"), compiled.output_shardings
-assert "all-gather" not in compiled.as_text()
-"""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
-    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
 
 
 def test_refuses_even_sides():

@@ -1,0 +1,235 @@
+"""Large inputs on CPUs, part after part: the images of a batch, and the patches of a large image.
+
+Intermediate results of a part stay in the cache, and the next part uses their memory again. Those of a whole input
+would come from fresh memory, which costs a page fault for each 4 KiB. Results do not change.
+"""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from isp._engine.derivatives import with_gradient
+from isp._engine.formulation import is_plain
+
+# Maps parameters and images `(batch, H, W, ...)` to images of the same height and width.
+Local = Callable[[PyTree, Array], Array]
+Carried = TypeVar("Carried")
+Index = int | Array
+
+# Images are processed together up to this many pixels: enough to keep all cores busy, and few enough for the planes of
+# a pipeline to stay in a cache of 1 MiB per core.
+_PIXELS_AT_ONCE = 2**17
+
+# Images of more pixels are processed patch by patch.
+_LARGE = 2**20
+
+# The most rows and columns of the patches of a large image, without the pixels around them that they depend on.
+# Wide patches are copied faster, and high ones depend on fewer pixels around them.
+_PATCH = (256, 2048)
+
+
+def each_image(function: Callable[[Array], Array], images: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
+    """Applies a function of a batch whose images do not depend on each other.
+
+    On a CPU, it takes a few images at a time. Their gradient computes intermediate results again, so that those of the
+    whole batch are never in memory at once. On other devices, it takes the whole batch at once.
+    """
+    if not _takes_turns(images):
+        return function(images)
+    batch, pixels = images.shape[0], math.prod(images.shape[1:])
+    divisors = [n for n in range(1, batch + 1) if batch % n == 0 and n * pixels <= _PIXELS_AT_ONCE]
+    at_once = max(divisors, default=1)
+    if batch <= at_once:
+        return function(images)
+    groups = images.reshape(-1, at_once, *images.shape[1:])
+    results = jax.lax.map(jax.checkpoint(function), groups)
+    return results.reshape(batch, *results.shape[2:])
+
+
+def _takes_turns(images: Array) -> bool:
+    """Tells whether to process the parts of an array one after the other.
+
+    The plain formulation does not. An array that several devices may share is processed as a whole: each device would
+    wait for all of its parts.
+    """
+    if is_plain():
+        return False
+    explicitly_split = any(jax.typeof(images).sharding.spec)
+    return jax.default_backend() == "cpu" and jax.device_count() == 1 and not explicitly_split
+
+
+def by_patches(
+    function: Local, parameters: PyTree, images: Float[Array, "batch height width ..."], reach: int, period: int
+) -> Float[Array, "batch height width ..."]:
+    """Applies a function whose results depend on near pixels only; on a CPU, it takes large images patch after patch.
+
+    Each patch includes the pixels around it that its results depend on. They are cut off afterwards, together with
+    whatever the patch's own border did to them. The gradient takes patch after patch as well and computes intermediate
+    results again, so that those of a whole image are never in memory. Forward mode does not work.
+
+    Args:
+        function: Maps parameters and images to images of the same height and width. It captures no traced values.
+        parameters: Arrays.
+        images: Mosaics `(batch, H, W)` or images `(batch, H, W, channels)`.
+        reach: How many rows or columns away a pixel can influence the result.
+        period: The number of rows and columns after which the function treats pixels alike: 2 for Bayer mosaics.
+
+    Returns:
+        The results.
+    """
+    if not _in_patches(images, *images.shape[1:3]):
+        return function(parameters, images)
+    return _by_patches(function, _layout(images.shape, reach, period), parameters, images)
+
+
+def mosaics_by_patches(
+    function: Local, parameters: PyTree, raw: Float[Array, "*batch height width"], reach: int, period: int = 2
+) -> Float[Array, "..."]:
+    """Applies a function of mosaics with any number of leading axes as `by_patches` does."""
+    if not _in_patches(raw, *raw.shape[-2:]):
+        return function(parameters, raw)
+    results = by_patches(function, parameters, raw.reshape(-1, *raw.shape[-2:]), reach, period)
+    return results.reshape(*raw.shape, *results.shape[3:])
+
+
+def _in_patches(images: Array, height: int, width: int) -> bool:
+    # An empty batch has no patches.
+    return _takes_turns(images) and height * width > _LARGE and images.size > 0
+
+
+class _Place(NamedTuple):
+    """The place of a patch, in numbers that may be traced.
+
+    Attributes:
+        image: The image.
+        taken: The row and column where begins what the function gets.
+        kept: The row and column where begins what is kept.
+        new: The row and column where begins what no earlier patch has kept.
+    """
+
+    image: Index
+    taken: tuple[Index, Index]
+    kept: tuple[Index, Index]
+    new: tuple[Index, Index]
+
+
+class _Layout(NamedTuple):
+    """The patches of a batch of images.
+
+    Attributes:
+        taken: Height and width of what the function gets.
+        kept: Height and width of what is kept.
+        places: The places of the patches.
+    """
+
+    taken: tuple[int, int]
+    kept: tuple[int, int]
+    places: tuple[_Place, ...]
+
+    def each(self, step: Callable[[_Place, Carried], Carried], start: Carried) -> Carried:
+        """Carries a value from patch to patch."""
+
+        def indices(*of_places: int) -> Callable[[Array], Index]:
+            # Known to the compiler where all patches begin in the same column, which makes copies faster.
+            if len({*of_places}) == 1:
+                return lambda i: of_places[0]
+            return lambda i: jnp.array(of_places, jnp.int32)[i]
+
+        place = jax.tree.map(indices, *self.places)
+        return jax.lax.fori_loop(
+            0, len(self.places), lambda i, carried: step(jax.tree.map(lambda index: index(i), place), carried), start
+        )
+
+
+def _layout(shape: tuple[int, ...], reach: int, period: int) -> _Layout:
+    batch, height, width = shape[:3]
+    rows, rows_taken, rows_kept = _pieces(height, _PATCH[0], reach, period)
+    cols, cols_taken, cols_kept = _pieces(width, _PATCH[1], reach, period)
+    places = tuple(
+        _Place(image, *zip(row, col, strict=True)) for image, row, col in itertools.product(range(batch), rows, cols)
+    )
+    return _Layout((rows_taken, cols_taken), (rows_kept, cols_kept), places)
+
+
+def _pieces(length: int, longest: int, reach: int, period: int) -> tuple[list[tuple[int, int, int]], int, int]:
+    """Divides an axis into pieces of one length; what the function gets starts at whole periods.
+
+    Returns:
+        For each piece, where it is taken, kept and new; the length of what is taken, and of what is kept.
+    """
+    margin = -(-reach // period) * period
+    count = -(-length // longest)
+    # With the remainder, the last piece starts at a whole period as well.
+    kept = min(-(-length // (count * period)) * period + length % period, length)
+    taken = min(kept + 2 * margin, length)
+    pieces, new = [], 0
+    while new < length:
+        start = min(new // period * period, length - kept)
+        pieces.append((min(max(start - margin, 0), length - taken), start, new))
+        new = start + kept
+    return pieces, taken, kept
+
+
+def _whole(function: Local, layout: _Layout, parameters: PyTree, images: Array) -> Array:
+    taken = jax.ShapeDtypeStruct((1, *layout.taken, *images.shape[3:]), images.dtype)
+    patch = jax.eval_shape(function, parameters, taken)
+    if patch.shape[1:3] != layout.taken:
+        raise ValueError(f"a stage with a reach must keep height and width {layout.taken}, got {patch.shape[1:3]}")
+
+    def write(place: _Place, results: Array) -> Array:
+        taken = _sliced(images, place.image, place.taken, layout.taken)
+        kept = _cropped(function, layout, place, parameters, taken)
+        return jax.lax.dynamic_update_slice(results, kept, _starts(results, place.image, place.kept))
+
+    return layout.each(write, jnp.zeros((*images.shape[:3], *patch.shape[3:]), patch.dtype))
+
+
+def _whole_forward(
+    function: Local, layout: _Layout, parameters: PyTree, images: Array
+) -> tuple[Array, tuple[PyTree, Array]]:
+    return _by_patches(function, layout, parameters, images), (parameters, images)
+
+
+def _whole_backward(
+    function: Local, layout: _Layout, residuals: tuple[PyTree, Array], gradient: Array
+) -> tuple[PyTree, Array]:
+    parameters, images = residuals
+
+    def add(place: _Place, sums: tuple[PyTree, Array]) -> tuple[PyTree, Array]:
+        taken = _sliced(images, place.image, place.taken, layout.taken)
+        _, pullback = jax.vjp(functools.partial(_cropped, function, layout, place), parameters, taken)
+        kept = _sliced(gradient, place.image, place.kept, layout.kept)
+        rows, cols = (
+            jnp.arange(size) + at >= new for size, at, new in zip(layout.kept, place.kept, place.new, strict=True)
+        )
+        is_new = jnp.expand_dims(rows[:, None] & cols, range(2, kept.ndim - 1))
+        of_parameters, of_patch = pullback(jnp.where(is_new, kept, 0))
+        of_images = _sliced(sums[1], place.image, place.taken, layout.taken) + of_patch
+        return (
+            jax.tree.map(jnp.add, sums[0], of_parameters),
+            jax.lax.dynamic_update_slice(sums[1], of_images, _starts(images, place.image, place.taken)),
+        )
+
+    return layout.each(add, jax.tree.map(jnp.zeros_like, (parameters, images)))
+
+
+_by_patches = with_gradient(_whole, _whole_forward, _whole_backward, static_argnums=(0, 1))
+
+
+def _cropped(function: Local, layout: _Layout, place: _Place, parameters: PyTree, taken: Array) -> Array:
+    corner = place.kept[0] - place.taken[0], place.kept[1] - place.taken[1]
+    return _sliced(function(parameters, taken), 0, corner, layout.kept)
+
+
+def _sliced(images: Array, image: Index, corner: tuple[Index, Index], size: tuple[int, int]) -> Array:
+    return jax.lax.dynamic_slice(images, _starts(images, image, corner), (1, *size, *images.shape[3:]))
+
+
+def _starts(images: Array, image: Index, corner: tuple[Index, Index]) -> tuple[Index, ...]:
+    return (image, *corner, *[0] * (images.ndim - 3))

@@ -1,0 +1,99 @@
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isp._engine import turns
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("batch", [1, 6, 7])
+def test_each_image_equals_the_whole_batch(monkeypatch, batch):
+    monkeypatch.setattr(turns, "_PIXELS_AT_ONCE", 2 * 4 * 5)  # Two images of 4x5.
+    images = jnp.array(RNG.random((batch, 4, 5), np.float32))
+
+    def total(gain, images, mapped):
+        def process(images):
+            return jnp.stack([gain * images, images**2], -1)
+
+        results = turns.each_image(process, images) if mapped else process(images)
+        return (results**2).sum(), results
+
+    for argument in (0, 1):
+        gradients = jax.grad(total, argument, has_aux=True)
+        (ours, results), (theirs, expected) = (gradients(jnp.float32(3), images, mapped) for mapped in (True, False))
+        np.testing.assert_allclose(results, expected, rtol=1e-6)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_a_batch_that_devices_share_stays_split():
+    program = """
+import jax, numpy as np
+import isp
+from jax.sharding import NamedSharding, PartitionSpec
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+split = NamedSharding(mesh, PartitionSpec("data"))
+raw = jax.device_put(np.ones((4, 512, 512), np.float32), split)
+compiled = jax.jit(isp.parametrized(isp.CAMERAS["drone"]).__call__).lower(raw).compile()
+assert compiled.output_shardings.spec == PartitionSpec("data"), compiled.output_shardings
+assert "all-gather" not in compiled.as_text()
+"""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "XLA_FLAGS": ""}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("length", "longest", "reach", "period"), [(40, 9, 2, 2), (41, 9, 0, 1), (64, 24, 7, 6), (8, 9, 2, 2)]
+)
+def test_pieces_cover_an_axis_once_and_start_at_whole_periods(length, longest, reach, period):
+    pieces, taken, kept = turns._pieces(length, longest, reach, period)
+    ends = [start + kept for _, start, _ in pieces]
+    assert [new for *_, new in pieces] == [0, *ends[:-1]]
+    assert ends[-1] == length
+    for taken_at, kept_at, new in pieces:
+        assert taken_at % period == kept_at % period == 0
+        assert kept_at <= new
+        # All that a kept pixel depends on is taken, except where the axis ends.
+        assert taken_at <= max(kept_at - reach, 0)
+        assert taken_at + taken >= min(kept_at + kept + reach, length)
+
+
+def neighbors_and_sites(parameters, images):
+    """Adds the pixels one row and two columns away, with factors that repeat after two rows."""
+    padded = jnp.pad(images, ((0, 0), (1, 1), (2, 2), (0, 0)), "reflect")
+    rows, cols = images.shape[1:3]
+    factors = jnp.resize(parameters["factors"], (rows,))[:, None, None]
+    return factors * images**2 + parameters["share"] * (padded[:, :rows, :cols] + padded[:, 2:, 4:])
+
+
+@pytest.mark.parametrize("shape", [(2, 23, 31, 3), (1, 48, 10, 1)])
+def test_patches_equal_the_whole(monkeypatch, shape):
+    images = jnp.array(RNG.random(shape, np.float32))
+    weights = RNG.normal(size=shape).astype(np.float32)
+    parameters = {"factors": jnp.array([0.5, 2.0]), "share": jnp.float32(0.3)}
+
+    def results_and_gradients(function):
+        results, transpose = jax.vjp(function, parameters, images)
+        return results, transpose(weights)
+
+    expected = results_and_gradients(neighbors_and_sites)
+    monkeypatch.setattr(turns, "_LARGE", 100)
+    monkeypatch.setattr(turns, "_PATCH", (8, 12))
+    program = jax.jit(lambda p, x: turns.by_patches(neighbors_and_sites, p, x, 2, 2))
+    assert "while" in program.lower(parameters, images).as_text()
+    found = results_and_gradients(program)
+    np.testing.assert_array_equal(found[0], expected[0])
+    for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_refuses_a_function_that_changes_the_size(monkeypatch):
+    monkeypatch.setattr(turns, "_LARGE", 100)
+    monkeypatch.setattr(turns, "_PATCH", (8, 12))
+    with pytest.raises(ValueError, match=r"must keep height and width \(12, 16\), got \(6, 16\)"):
+        turns.by_patches(lambda _, images: images[:, ::2], None, jnp.ones((1, 32, 48, 3)), 1, 2)

@@ -1,0 +1,108 @@
+"""Large images pass through pipelines patch by patch, which changes no result."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from isp import pipeline
+from isp._engine import turns
+
+DRONE = isp.CAMERAS["drone"]
+LEVELS = (0.06, 0.05, 0.07)
+CAMERAS = {
+    "bayer": DRONE,
+    "quad": dataclasses.replace(DRONE, black_level=LEVELS, pattern="RRGG/RRGG/GGBB/GGBB"),
+    "x_trans": dataclasses.replace(DRONE, black_level=LEVELS, pattern="GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"),
+    "mono": dataclasses.replace(DRONE, black_level=(0.06,), pattern="MONO"),
+}
+SHORTER = {"patch_distance": 3}  # Shifts of non-local means, which take most of the time.
+
+# The sides are multiples of no tile's but Bayer's.
+RAW = np.random.default_rng(0).random((1, 206, 170), np.float32)
+WEIGHTS = np.random.default_rng(1).normal(size=(*RAW.shape, 3)).astype(np.float32)
+
+
+def by_algorithm():
+    for step, algorithms in isp.ALGORITHMS.items():
+        for name in algorithms:
+            if name not in {"bilinear", "sharpening_filter", "gaussian_denoising"}:  # The defaults of the others.
+                yield pytest.param(isp.static(DRONE, **{step: name}, **SHORTER if "nlm" in name else {}), id=name)
+
+
+def by_camera():
+    for name, camera in CAMERAS.items():
+        for make in (isp.parametrized, isp.full):
+            yield pytest.param(make(camera), id=f"{make.__name__}-{name}")
+
+
+def whole_and_in_patches(module, monkeypatch, function):
+    """Evaluates a function of the pipeline's own compiled function, for the image as a whole and in patches."""
+
+    def evaluated():
+        # Compiled anew, since the sizes of patches are no arguments.
+        jax.clear_caches()
+        program = jax.jit(lambda parameters: function(pipeline._run, module.stages, parameters))
+        return program(module.parameters()), program.lower(module.parameters()).as_text()
+
+    whole, _ = evaluated()
+    monkeypatch.setattr(turns, "_LARGE", 17_000)
+    monkeypatch.setattr(turns, "_PATCH", (52, 60))
+    in_patches, text = evaluated()
+    return whole, in_patches, "while" in text
+
+
+@pytest.mark.parametrize("module", [*by_algorithm(), *by_camera()])
+def test_images_are_the_same_in_patches(module, monkeypatch):
+    whole, in_patches, loops = whole_and_in_patches(module, monkeypatch, lambda run, *of: run(*of, RAW))
+    assert loops
+    np.testing.assert_allclose(in_patches, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [*by_algorithm(), *by_camera()])
+def test_a_pixel_influences_no_pixel_beyond_the_reach(module):
+    raw, (row, col) = jnp.array(RAW[:, :72, :72]), (31, 32)
+    _, images = module.trace(raw)
+    inputs = dict(zip(module.stage_names, (raw, *images.values()), strict=False))
+    for stage in module.stages:
+        if stage.reach is not None:
+            parameters = [getattr(module, name)[...] for name in stage.parameters]
+            image = inputs[stage.name]
+            before, after = (
+                np.array(stage.function(image, *parameters, **stage.options))
+                for image in (image, image.at[:, row, col].add(0.5))
+            )
+            changed = (after != before).reshape(*before.shape[:3], -1).any((0, -1))
+            distances = np.abs(np.argwhere(changed) - (row, col))
+            reach = stage.reach(*parameters, **stage.options) if callable(stage.reach) else stage.reach
+            assert distances.max(initial=0) <= reach, stage.name
+
+
+@pytest.mark.parametrize(
+    "module", [isp.parametrized(DRONE), isp.full(CAMERAS["x_trans"])], ids=["parametrized", "full"]
+)
+def test_gradients_are_the_same_in_patches(module, monkeypatch):
+    def gradients(run, stages, parameters):
+        return jax.grad(lambda parameters, raw: (run(stages, parameters, raw) * WEIGHTS).mean(), (0, 1))(
+            parameters, RAW
+        )
+
+    whole, in_patches, _ = whole_and_in_patches(module, monkeypatch, gradients)
+    for ours, theirs in zip(jax.tree.leaves(in_patches), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_a_stage_with_a_reach_must_keep_the_size(monkeypatch):
+    monkeypatch.setattr(turns, "_LARGE", 17_000)
+    halved = isp.Stage("halved", lambda image: image[:, ::2], reach=0)
+    with pytest.raises(ValueError, match="must keep height and width"):
+        isp.Pipeline([halved])(RAW)
+
+
+@pytest.mark.parametrize("reach", [-1, 0.5, True, "all"])
+def test_refuses_a_reach_that_is_no_number_of_pixels(reach, unchecked):
+    with pytest.raises(ValueError, match="reach of stage 'a' must be a number of pixels, a function or None, got"):
+        isp.Stage("a", np.negative, reach=reach)
