@@ -22,7 +22,7 @@ from isp.parameter import Parameter
 Setting = ArrayLike | str | None
 
 # The function of a stage, its parameters, its options and its reach.
-Parts = tuple[Callable[..., Array], dict[str, Parameter], dict[str, Hashable], int | Callable[..., int] | None]
+Parts = tuple[Callable[..., Array], dict[str, Parameter], dict[str, Hashable], int | Callable[..., int | None] | None]
 Converted = TypeVar("Converted")
 
 

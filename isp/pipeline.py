@@ -15,11 +15,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import turns
+from isp._engine import reaches, turns
 from isp.parameter import Parameter
-
-# Patches of an image start at multiples of this, and thus with whole tiles of all color filter arrays of real sensors.
-_PERIOD = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -60,7 +57,7 @@ class Stage:
     function: Callable[..., Array]
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Hashable] = dataclasses.field(default_factory=dict)
-    reach: int | Callable[..., int] | None = None
+    reach: int | Callable[..., int | None] | None = None
     fused_after: Mapping[tuple[Callable[..., Array], int], Callable[..., Array]] = dataclasses.field(
         default_factory=dict
     )
@@ -381,15 +378,15 @@ def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Ar
 
     def process(raws: Array) -> Array:
         image = raws
-        for is_local, group in itertools.groupby(_fused(stages), lambda work: all(map(_is_local, work.stages))):
+        for is_local, group in itertools.groupby(_fused(stages), lambda work: work.reach(parameters) is not None):
             works = tuple(group)
-            together = [stage for work in works for stage in work.stages]
-            of_group = {name: parameters[name] for stage in together for name in stage.parameters}
             run = functools.partial(_run_works, works)
+            of_works = {name: parameters[name] for work in works for name in work.computed.parameters}
             if is_local:
-                image = turns.by_patches(run, of_group, image, _reach(together, parameters), _PERIOD)
+                reach = sum(work.reach(parameters) or 0 for work in works)
+                image = turns.by_patches(run, of_works, image, reach, reaches.PERIOD)
             else:
-                image = run(of_group, image)
+                image = run(of_works, image)
         return image
 
     images = turns.each_image(process, raw.reshape(-1, *raw.shape[-2:]))
@@ -407,27 +404,22 @@ class _Work(NamedTuple):
     computed: Stage
     stages: tuple[Stage, ...]
 
+    def reach(self, parameters: Mapping[str, Array]) -> int | None:
+        """Computes how far away a pixel can influence the result; None if one of the stages needs the whole image."""
+        of_stages = [_reach(stage, [parameters[name] for name in stage.parameters]) for stage in self.stages]
+        return sum(reach or 0 for reach in of_stages) if None not in of_stages else None
+
 
 def _run_works(works: Sequence[_Work], parameters: Mapping[str, Array], image: Array) -> Array:
     *_, result = _images([work.computed for work in works], parameters, image, {})
     return result
 
 
-def _is_local(stage: Stage) -> bool:
-    """Tells whether a stage can take an image patch by patch."""
+def _reach(stage: Stage, parameters: Sequence[Array]) -> int | None:
     pattern = stage.options.get("pattern")
-    sides = cfa.tile(pattern).shape if isinstance(pattern, str) else ()
-    return stage.reach is not None and not any(_PERIOD % side for side in sides)
-
-
-def _reach(stages: Sequence[Stage], parameters: Mapping[str, Array]) -> int:
-    """Computes how far away a pixel can influence the result of local stages."""
-    total = 0
-    for stage in stages:
-        reach = stage.reach
-        values = (parameters[name] for name in stage.parameters)
-        total += reach(*values, **stage.options) if callable(reach) else reach or 0
-    return total
+    if isinstance(pattern, str) and any(reaches.PERIOD % side for side in cfa.tile(pattern).shape):
+        return None
+    return stage.reach(*parameters, **stage.options) if callable(stage.reach) else stage.reach
 
 
 def _fused(stages: Sequence[Stage]) -> list[_Work]:

@@ -241,7 +241,7 @@ def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
         "tone_strength": Parameter(strength, width=0.3, low=0, high=1, unit="fraction of contrast"),
         "tone_detail": Parameter(detail, scale="log", unit="factor"),
     }
-    return Stage("local_tone_map", local_tone.local_tone_map, parameters)
+    return Stage("local_tone_map", local_tone.local_tone_map, parameters, reach=reaches.of_local_tone_map)
 
 
 def srgb() -> Stage:

@@ -30,8 +30,7 @@ _PIXELS_AT_ONCE = 2**17
 _LARGE = 2**20
 
 # The most rows and columns of the patches of a large image, without the pixels around them that they depend on.
-# Wide patches are copied faster, and high ones depend on fewer pixels around them.
-_PATCH = (256, 2048)
+_PATCH = (512, 1024)
 
 
 def each_image(function: Callable[[Array], Array], images: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
