@@ -10,6 +10,9 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 # The longer side of each image on a contact sheet, in pixels.
 PANEL = 480
 
+# The number of values that are quantized at once.
+_PART = 2**16
+
 AnyArray = TypeVar("AnyArray", Array, np.ndarray)
 
 
@@ -45,4 +48,19 @@ def contact_sheet(
 
 def quantized(image: Float[AnyArray, "..."], dtype: type[np.unsignedinteger]) -> UInt[AnyArray, "..."]:
     """Clips an image to [0, 1] and rounds it to the whole range of an unsigned integer type."""
+    if not isinstance(image, np.ndarray):
+        return _quantized(image, dtype)
+    result = np.empty(image.shape, dtype)
+    # In parts that stay in the cache: floats of the whole image would take several times the memory of the result.
+    for part, integers in zip(_parts(image), _parts(result), strict=True):
+        integers[...] = _quantized(part, dtype)
+    return result
+
+
+def _quantized(image: AnyArray, dtype: type[np.unsignedinteger]) -> AnyArray:
     return (image.clip(0, 1) * np.iinfo(dtype).max).round().astype(dtype)
+
+
+def _parts(array: np.ndarray) -> list[np.ndarray]:
+    rows = max(_PART // max(array[:1].size, 1), 1)
+    return [array[start : start + rows] for start in range(0, len(array), rows)]

@@ -1,6 +1,8 @@
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from r2l_jax.runtime.pictures import contact_sheet
+from r2l_jax.runtime.pictures import contact_sheet, quantized
 
 
 def test_a_contact_sheet_has_the_given_number_of_columns():
@@ -9,3 +11,16 @@ def test_a_contact_sheet_has_the_given_number_of_columns():
     assert three.size == (3 * (480 + 8) + 8, 2 * (320 + 28) + 8)
     assert four.size == (4 * (480 + 8) + 8, 320 + 28 + 8)
     np.testing.assert_array_equal(np.unique(np.asarray(four)[300]), [128, 255])
+
+
+@pytest.mark.parametrize("shape", [(300, 400, 3), (2, 70_000), (0, 4, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_integers_are_the_nearest_of_the_whole_range(shape, dtype):
+    """Large images are quantized in parts."""
+    image = np.random.default_rng(0).uniform(-0.2, 1.2, shape).astype(np.float32)
+    most = np.iinfo(dtype).max
+    expected = np.rint(np.clip(image, 0, 1) * np.float32(most)).astype(dtype)
+    picture = quantized(image, dtype)
+    assert picture.dtype == dtype
+    np.testing.assert_array_equal(picture, expected)
+    np.testing.assert_array_equal(quantized(jnp.asarray(image), dtype), expected)
