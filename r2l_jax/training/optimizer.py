@@ -1,10 +1,13 @@
 """Optimizers and schedules of the learning rate, as the flags choose them."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import optax
+from jaxtyping import Array
 
 from r2l_jax.config import OptimizationSettings, TrainConfig
 
@@ -32,6 +35,12 @@ def schedule(settings: OptimizationSettings, epoch_steps: int) -> optax.Schedule
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, settings.lr, warmup), after], [warmup])
+
+
+@functools.cache
+def learning_rate(settings: OptimizationSettings, epoch_steps: int) -> Callable[[int], Array]:
+    """Compiles the schedule as one function: one operation after the other, each would be compiled by itself."""
+    return jax.jit(schedule(settings, epoch_steps))
 
 
 def make_optimizer(settings: OptimizationSettings, epoch_steps: int) -> optax.GradientTransformation:

@@ -10,7 +10,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.flags import flat
-from r2l_jax.training.optimizer import schedule
+from r2l_jax.training.optimizer import learning_rate
 from r2l_jax.training.steps import Steps, TrainState
 from r2l_jax.training.tracking import Tracker
 
@@ -41,7 +41,7 @@ def record_epoch(
     """
     epoch = row["epoch"]
     tracker.scalars({_tag(name): row[name] for name in (*steps.summary, *steps.measured) if name in row}, epoch)
-    rate = float(np.asarray(schedule(config.optimization, epoch_steps)(int(state.step) - 1)))
+    rate = float(learning_rate(config.optimization, epoch_steps)(int(state.step) - 1))
     tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
     norms = {name: float(norm) / epoch_steps for name, norm in sums["gradient_norm"].items()}
     # A pipeline's parameters: a network's, in a dict of their own, are too many to look at.
