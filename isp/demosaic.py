@@ -8,6 +8,7 @@ are written out, so forward mode does not work.
 `normalized` and `binned` take every color filter array that `isp.cfa` describes.
 """
 
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -105,10 +106,7 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
     _check(raw, pattern)
     kernels = _bilinear_kernels(pattern).astype(raw.dtype)
 
-    def interpolate_mosaic(_: None, raw: Array) -> Array:
-        return _repeat_border(stencil.correlate_mosaic(raw, kernels, "zero"), pattern)
-
-    return turns.mosaics_by_patches(interpolate_mosaic, None, raw, reaches.BILINEAR)
+    return stencil.correlate_mosaic(raw, kernels, "zero", functools.partial(_repeat_border, pattern=pattern))
 
 
 @jax.jit(static_argnames=("pattern", "border"))
@@ -143,9 +141,7 @@ def malvar2004(
     """
     _check(raw, pattern)
     kernels = _malvar_kernels(pattern).astype(raw.dtype)
-    return turns.mosaics_by_patches(
-        lambda _, raw: stencil.correlate_mosaic(raw, kernels, border), None, raw, reaches.MALVAR
-    )
+    return stencil.correlate_mosaic(raw, kernels, border)
 
 
 @jax.jit(static_argnames=("pattern", "refine"))

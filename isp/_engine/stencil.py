@@ -120,13 +120,82 @@ def correlate_channels(
 
 
 def correlate_mosaic(
-    raw: Float[Array, "*batch height width"], kernels: Float[Array | np.ndarray, "out rows cols 2 2"], border: Border
+    raw: Float[Array, "*batch height width"],
+    kernels: Float[Array | np.ndarray, "out rows cols 2 2"],
+    border: Border,
+    finish: Callable[[Array], Array] = lambda image: image,
 ) -> Float[Array, "*batch height width out"]:
     """Cross-correlates a mosaic with kernels that depend on the site of the 2x2 tile.
 
     out[y, x, k] = sum_ij kernels[k, i, j, y % 2, x % 2] * raw[y + i - rows // 2, x + j - cols // 2].
+
+    Args:
+        raw: The mosaic.
+        kernels: The weights. Those in a NumPy array are constants, and zeros among them cost nothing.
+        border: The values beyond the border.
+        finish: A function of the image that treats each value by itself, computed in the same pass.
+
+    Returns:
+        The image.
     """
-    return jnp.stack(correlate_planes((raw,), kernels[:, None], border), -1)
+    if is_plain() or not isinstance(kernels, np.ndarray):
+        return finish(jnp.stack(correlate_planes((raw,), kernels[:, None], border), -1))
+    return _by_constants(raw, _Constants(kernels), border, finish)
+
+
+class _Constants:
+    """Kernels that do not change, which a function with a written-out derivative can take as they are."""
+
+    def __init__(self, kernels: np.ndarray) -> None:
+        self.kernels = kernels
+
+
+def _image_of_mosaic(raw: Array, constants: _Constants, border: Border, finish: Callable[[Array], Array]) -> Array:
+    """Computes all channels of a row as one row, so that the image is written as it lies in memory.
+
+    Planes would have to be interleaved in a pass that takes as long as the stencil. Instead, each site of the mosaic is
+    repeated for each channel; the weights follow the channel and the site.
+    """
+    kernels = constants.kernels
+    out, rows, cols = kernels.shape[:3]
+    *batch, height, width = raw.shape
+    mosaics = raw.reshape(-1, height, width)
+    # One weight for each value of two rows.
+    taps = [(i, j) for i, j in np.ndindex(rows, cols) if kernels[:, i, j].any()]
+    weights = [np.tile(np.moveaxis(kernels[:, i, j], 0, -1).reshape(2, 2 * out), width // 2) for i, j in taps]
+    by_pairs = (len(mosaics), height // 2, 2, out * width)
+
+    def formula(repeated: Array, *weights: Array) -> Array:
+        terms = (
+            repeated[:, i : i + height, out * j : out * (j + width)].reshape(by_pairs) * weight
+            for (i, j), weight in zip(taps, weights, strict=True)
+        )
+        return finish(total(terms).reshape(*batch, height, width, out))
+
+    def repeat(mosaics: Array) -> Array:
+        return jnp.repeat(_padded(mosaics, rows // 2, cols // 2, border), out, -1)
+
+    repeated = apart(repeat)(mosaics)
+    return apart(formula)(repeated, *(jnp.asarray(weight, raw.dtype) for weight in weights))
+
+
+def _image_of_mosaic_forward(
+    raw: Array, constants: _Constants, border: Border, finish: Callable[[Array], Array]
+) -> tuple[Array, Array]:
+    return _by_constants(raw, constants, border, finish), raw
+
+
+def _image_of_mosaic_backward(
+    constants: _Constants, border: Border, finish: Callable[[Array], Array], raw: Array, gradient: Array
+) -> tuple[Array]:
+    """Takes the gradient of the same formula in planes, which is a stencil again."""
+    kernels = jnp.asarray(constants.kernels, raw.dtype)
+    return jax.vjp(lambda raw: correlate_mosaic(raw, kernels, border, finish), raw)[1](gradient)
+
+
+_by_constants = with_gradient(
+    _image_of_mosaic, _image_of_mosaic_forward, _image_of_mosaic_backward, static_argnums=(1, 2, 3)
+)
 
 
 def correlate_planes(

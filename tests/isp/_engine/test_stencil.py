@@ -108,6 +108,24 @@ def test_apart_is_not_inlined():
         assert jax.jit(function).lower(jnp.ones(3)).as_text().count('inlineable = "false"') == calls
 
 
+@pytest.mark.parametrize("border", SCIPY_MODES)
+@pytest.mark.parametrize("shape", [(3, 3, 3), (2, 5, 1), (1, 1, 7)])
+def test_images_of_mosaics_agree_with_scipy_for_constants_and_for_kernels_to_learn(border, shape):
+    raw = RNG.random((2, 3, 12, 10), np.float32)
+    kernels = np.where(RNG.random((*shape, 2, 2)) < 0.3, 0, RNG.normal(size=(*shape, 2, 2))).astype(np.float32)
+    planes = correlate_plainly(raw.reshape(1, 6, 12, 10), kernels[:, None], border)
+    expected = -np.moveaxis(planes, 0, -1).reshape(*raw.shape, -1)
+    weight = RNG.normal(size=expected.shape).astype(np.float32)
+
+    def image_and_gradient(kernels):
+        image, transpose = jax.vjp(lambda raw: stencil.correlate_mosaic(raw, kernels, border, jnp.negative), raw)
+        return image, transpose(weight)[0]
+
+    for ours, learned in zip(image_and_gradient(kernels), image_and_gradient(jnp.array(kernels)), strict=True):
+        np.testing.assert_allclose(ours, learned, rtol=1e-5, atol=3e-6)
+    np.testing.assert_allclose(image_and_gradient(kernels)[0], expected, atol=5e-6)
+
+
 def test_refuses_even_sides():
     with pytest.raises(ValueError, match="a kernel must have odd sides, got 4x3"):
         stencil.correlate(jnp.ones((8, 8)), jnp.ones((4, 3)), "zero")
