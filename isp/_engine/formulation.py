@@ -1,7 +1,7 @@
 """The switch between the fast formulation of the stages and the plain one.
 
 The fast formulation is made for XLA: stencils as sums of shifted copies, units that are not fused with each other,
-strips of large images, one image after the other, and loops that stop for each image by itself. It depends on the
+patches of large images, one image after the other, and loops that stop for each image by itself. It depends on the
 device that a function is traced for and needs to know the number of images.
 
 The plain formulation is for programs that take a traced function apart or ship it to other devices, such as exporters.

@@ -12,6 +12,7 @@ from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isp._engine.derivatives import with_gradient
@@ -20,7 +21,7 @@ from isp._engine.formulation import is_plain
 # Maps parameters and images `(batch, H, W, ...)` to images of the same height and width.
 Local = Callable[[PyTree, Array], Array]
 Carried = TypeVar("Carried")
-Index = int | Array
+Index = int | np.int32 | Array
 
 # Images are processed together up to this many pixels: enough to keep all cores busy, and few enough for the planes of
 # a pipeline to stay in a cache of 1 MiB per core.
@@ -138,7 +139,7 @@ class _Layout(NamedTuple):
         def indices(*of_places: int) -> Callable[[Array], Index]:
             # Known to the compiler where all patches begin in the same column, which makes copies faster.
             if len({*of_places}) == 1:
-                return lambda i: of_places[0]
+                return lambda i: np.int32(of_places[0])
             return lambda i: jnp.array(of_places, jnp.int32)[i]
 
         place = jax.tree.map(indices, *self.places)
@@ -228,7 +229,7 @@ _by_patches = with_gradient(_whole, _whole_forward, _whole_backward, static_argn
 
 def _cropped(function: Local, layout: _Layout, place: _Place, parameters: PyTree, taken: Array) -> Array:
     corner = place.kept[0] - place.taken[0], place.kept[1] - place.taken[1]
-    return _sliced(function(parameters, taken), 0, corner, layout.kept)
+    return _sliced(function(parameters, taken), np.int32(0), corner, layout.kept)
 
 
 def _sliced(images: Array, image: Index, corner: tuple[Index, Index], size: tuple[int, int]) -> Array:
@@ -236,4 +237,4 @@ def _sliced(images: Array, image: Index, corner: tuple[Index, Index], size: tupl
 
 
 def _starts(images: Array, image: Index, corner: tuple[Index, Index]) -> tuple[Index, ...]:
-    return (image, *corner, *[0] * (images.ndim - 3))
+    return (image, *corner, *[np.int32(0)] * (images.ndim - 3))

@@ -97,3 +97,16 @@ def test_refuses_a_function_that_changes_the_size(monkeypatch):
     monkeypatch.setattr(turns, "_PATCH", (8, 12))
     with pytest.raises(ValueError, match=r"must keep height and width \(12, 16\), got \(6, 16\)"):
         turns.by_patches(lambda _, images: images[:, ::2], None, jnp.ones((1, 32, 48, 3)), 1, 2)
+
+
+def test_patches_keep_precision_and_equal_the_whole_under_vmap(monkeypatch):
+    with jax.enable_x64(True):
+        images = jnp.array(RNG.random((2, 1, 23, 31, 3)))
+        parameters = {"factors": jnp.array([0.5, 2.0]), "share": jnp.array([0.3, 0.4])}
+        axes = ({"factors": None, "share": 0}, 0)
+        whole = jax.vmap(neighbors_and_sites, axes)(parameters, images)
+        monkeypatch.setattr(turns, "_LARGE", 100)
+        monkeypatch.setattr(turns, "_PATCH", (8, 12))
+        in_patches = jax.vmap(lambda p, x: turns.by_patches(neighbors_and_sites, p, x, 2, 2), axes)(parameters, images)
+        assert in_patches.dtype == jnp.float64
+        np.testing.assert_allclose(in_patches, whole, rtol=1e-12)
