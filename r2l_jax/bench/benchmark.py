@@ -24,9 +24,8 @@ import numpy as np
 from tqdm import tqdm
 
 import isp
-from r2l_jax.bench import baselines, floors, inputs, ours
+from r2l_jax.bench import baselines, floors, frames, inputs, ours
 from r2l_jax.bench.compiling import compile_times, pipeline_name
-from r2l_jax.bench.memory import memory
 from r2l_jax.bench.rows import Comparison, Measured, Row
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.environment import versions
@@ -46,14 +45,14 @@ class Sizes(NamedTuple):
         batch: the batch of most rows.
         large: the batch of networks that are larger than a ResNet-18.
         mosaic: the mosaic to demosaic.
-        frame: the frame to measure memory with.
+        frames: a large frame to measure memory with, and a larger one whose pixels should take no longer.
         search: the samples that searches draw from.
     """
 
     batch: tuple[int, int, int] = (32, 256, 256)
     large: tuple[int, int, int] = (8, 256, 256)
     mosaic: tuple[int, int] = (2048, 2048)
-    frame: tuple[int, int] = (4000, 6000)
+    frames: tuple[tuple[int, int], tuple[int, int]] = ((4000, 6000), (10_000, 10_000))
     search: tuple[int, int, int] = (32, 64, 64)
 
 
@@ -103,7 +102,8 @@ def rows(sizes: Sizes) -> list[Row]:
         *table,
         Row("compile_forward", 3.0, 1.5, partial(compile_times, sizes.batch, False), "s", at_most=True),
         Row("compile_gradient", 6.0, 3.0, partial(compile_times, sizes.batch, True), "s", at_most=True),
-        Row("memory", 4.0, 2.0, partial(memory, sizes.frame), at_most=True),
+        Row("memory", 3.0, 1.5, partial(frames.memory, sizes.frames[0]), at_most=True),
+        Row("frame_time_per_pixel", 1.2, 1.0, partial(frames.time_per_pixel, sizes.frames), at_most=True),
     ]
 
 
