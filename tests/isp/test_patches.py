@@ -40,7 +40,8 @@ def by_algorithm():
 def by_camera():
     for name, camera in CAMERAS.items():
         for make in (isp.parametrized, isp.full):
-            yield pytest.param(make(camera), id=f"{make.__name__}-{name}")
+            marks = [pytest.mark.slow] if name in {"quad", "mono"} else []
+            yield pytest.param(make(camera), id=f"{make.__name__}-{name}", marks=marks)
 
 
 def whole_and_in_patches(module, monkeypatch, function):

@@ -202,6 +202,7 @@ def test_compile_times_name_the_slowest(monkeypatch):
     assert row["samples_ms"] == {"ours": [1e3 * row["value"]], row["note"]: [1e3 * row["value"]]}
 
 
+@pytest.mark.slow
 def test_memory_is_the_larger_of_plan_and_fact():
     row = measure("memory")
     multiples = dict(multiple.rsplit(maxsplit=1) for multiple in row["note"].split(", "))
@@ -212,6 +213,7 @@ def test_memory_is_the_larger_of_plan_and_fact():
     assert 1 <= row["value"] < 8
 
 
+@pytest.mark.slow
 def test_frames_are_timed_by_the_pixel():
     row = measure("frame_time_per_pixel", 3)
     small, large = (sorted(row["samples_ms"][f"{size} megapixels"])[1] for size in ("1.536", "3.072"))
