@@ -138,25 +138,29 @@ def correlate_mosaic(
     Returns:
         The image.
     """
-    if is_plain() or not isinstance(kernels, np.ndarray):
+
+    def in_planes(raw: Array) -> Array:
         return finish(jnp.stack(correlate_planes((raw,), kernels[:, None], border), -1))
-    return _by_constants(raw, _Constants(kernels), border, finish)
+
+    if is_plain() or not isinstance(kernels, np.ndarray):
+        return in_planes(raw)
+
+    def interleaved(raw: Array) -> Array:
+        return _interleaved(raw, kernels, border, finish)
+
+    def gradient_in_planes(raw: Array, gradient: Array) -> tuple[Array]:
+        # The gradient of the same formula in planes is a stencil again.
+        return jax.vjp(in_planes, raw)[1](gradient)
+
+    return with_gradient(interleaved, lambda raw: (interleaved(raw), raw), gradient_in_planes)(raw)
 
 
-class _Constants:
-    """Kernels that do not change, which a function with a written-out derivative can take as they are."""
-
-    def __init__(self, kernels: np.ndarray) -> None:
-        self.kernels = kernels
-
-
-def _image_of_mosaic(raw: Array, constants: _Constants, border: Border, finish: Callable[[Array], Array]) -> Array:
+def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callable[[Array], Array]) -> Array:
     """Computes all channels of a row as one row, so that the image is written as it lies in memory.
 
     Planes would have to be interleaved in a pass that takes as long as the stencil. Instead, each site of the mosaic is
-    repeated for each channel; the weights follow the channel and the site.
+    repeated for each channel, and the weights follow the channel and the site.
     """
-    kernels = constants.kernels
     out, rows, cols = kernels.shape[:3]
     *batch, height, width = raw.shape
     mosaics = raw.reshape(-1, height, width)
@@ -177,25 +181,6 @@ def _image_of_mosaic(raw: Array, constants: _Constants, border: Border, finish: 
 
     repeated = apart(repeat)(mosaics)
     return apart(formula)(repeated, *(jnp.asarray(weight, raw.dtype) for weight in weights))
-
-
-def _image_of_mosaic_forward(
-    raw: Array, constants: _Constants, border: Border, finish: Callable[[Array], Array]
-) -> tuple[Array, Array]:
-    return _by_constants(raw, constants, border, finish), raw
-
-
-def _image_of_mosaic_backward(
-    constants: _Constants, border: Border, finish: Callable[[Array], Array], raw: Array, gradient: Array
-) -> tuple[Array]:
-    """Takes the gradient of the same formula in planes, which is a stencil again."""
-    kernels = jnp.asarray(constants.kernels, raw.dtype)
-    return jax.vjp(lambda raw: correlate_mosaic(raw, kernels, border, finish), raw)[1](gradient)
-
-
-_by_constants = with_gradient(
-    _image_of_mosaic, _image_of_mosaic_forward, _image_of_mosaic_backward, static_argnums=(1, 2, 3)
-)
 
 
 def correlate_planes(
