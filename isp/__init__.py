@@ -38,8 +38,9 @@ from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
 from isp.full import full
 from isp.parameter import Parameter
-from isp.pipeline import Pipeline, Stage
+from isp.pipeline import Pipeline
 from isp.published import AS_PUBLISHED_STATIC, PUBLISHED_STATIC, parametrized, static
+from isp.stage import Stage
 from isp.unprocessing import unprocess
 
 __all__ = [

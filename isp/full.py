@@ -8,7 +8,8 @@ from isp import cfa, demosaic, stages
 from isp._engine import reaches
 from isp.algorithms import ALGORITHMS
 from isp.camera import Camera
-from isp.pipeline import Pipeline, Stage
+from isp.pipeline import Pipeline
+from isp.stage import Stage
 
 
 def full(camera: Camera, *, half_size: bool = False) -> Pipeline:

@@ -17,7 +17,8 @@ from isp.algorithms import ALGORITHMS, filter_kernel
 from isp.camera import Camera
 from isp.camera_parameters import COLORS, WEIGHTS
 from isp.parameter import Parameter
-from isp.pipeline import Pipeline, Stage
+from isp.pipeline import Pipeline
+from isp.stage import Stage
 
 # The differentiable pipeline clips to this value before the tone curve, whose slope is infinite at 0.
 BLACK = 1e-5

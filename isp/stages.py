@@ -14,7 +14,7 @@ from isp._engine import checks, curves, planes, reaches
 from isp.camera import Camera
 from isp.highlights import MODES, Mode, highlights
 from isp.parameter import Parameter
-from isp.pipeline import Stage
+from isp.stage import Stage
 
 # The quarters of the range of display values.
 _RANGES = ("shadows", "darks", "lights", "highlights")

@@ -85,8 +85,7 @@ def test_a_pixel_influences_no_pixel_beyond_the_reach(module):
             )
             changed = (after != before).reshape(*before.shape[:3], -1).any((0, -1))
             distances = np.abs(np.argwhere(changed) - (row, col))
-            reach = stage.reach(*parameters, **stage.options) if callable(stage.reach) else stage.reach
-            assert distances.max(initial=0) <= reach, stage.name
+            assert distances.max(initial=0) <= stage.reach_at(module.parameters()), stage.name
 
 
 @pytest.mark.parametrize(
@@ -116,6 +115,6 @@ def test_a_stage_with_a_reach_must_keep_the_size(monkeypatch):
 
 
 @pytest.mark.parametrize("reach", [-1, 0.5, True, "all"])
-def test_refuses_a_reach_that_is_no_number_of_pixels(reach, unchecked):
-    with pytest.raises(ValueError, match="reach of stage 'a' must be a number of pixels, a function or None, got"):
+def test_refuses_a_reach_that_is_no_whole_number(reach, unchecked):
+    with pytest.raises(ValueError, match="reach of stage 'a' must be a whole number from 0, a function or None, got"):
         isp.Stage("a", np.negative, reach=reach)
