@@ -1,4 +1,4 @@
-"""How far away a pixel can influence the result of a function, as `isp.Stage` wants to know it.
+"""How far away a pixel can influence the result of a stage: values for `isp.Stage.reach`.
 
 The functions take the arguments of the stage's function without the image.
 """
@@ -40,6 +40,7 @@ def of_defects(_: Scalar, pattern: str, **__: object) -> int:
 def of_local_tone_map(*_: Scalar, size: int = 9, cell: int = 4, **__: object) -> int | None:
     """Returns the reach of the guided filter, or None if patches would not start with whole cells.
 
-    Two rounds of window means and the interpolation reach so many cells away from the pixel's own cell.
+    Means over windows of cells are taken twice, and each reaches half a window farther. The interpolation reaches one
+    cell farther, and a pixel's own cell counts as well.
     """
     return None if PERIOD % cell else (2 * (size // 2) + 2) * cell

@@ -321,8 +321,8 @@ def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tu
     width = gradients[0].shape[2] // col_period
     # A tap in row i of a site in phase p reads row (p + i) // row_period of the plane of phase (p + i) % row_period.
     most = (rows + row_period - 2) // row_period
-    # A product of few but very long rows is slow in Eigen. So each row is folded into several shorter ones, whose
-    # products with others than their own partners are not used.
+    # Eigen is slow at products of few, very long rows. So each row is folded into shorter ones, of whose products only
+    # those of partners count.
     folds = math.gcd(width, 8)
 
     def operands(p: int, q: int, planes: Sequence[Array], gradients: Sequence[Array]) -> tuple[Array, Array]:

@@ -109,9 +109,9 @@ class _Place(NamedTuple):
 
     Attributes:
         image: The image.
-        taken: The row and column where begins what the function gets.
-        kept: The row and column where begins what is kept.
-        new: The row and column where begins what no earlier patch has kept.
+        taken: The first row and column that the function gets.
+        kept: The first row and column that are kept.
+        new: The first row and column that no earlier patch has kept.
     """
 
     image: Index
@@ -137,7 +137,7 @@ class _Layout(NamedTuple):
         """Carries a value from patch to patch."""
 
         def indices(*of_places: int) -> Callable[[Array], Index]:
-            # Known to the compiler where all patches begin in the same column, which makes copies faster.
+            # Where all patches begin in the same row or column, the compiler gets to know it: copies are faster then.
             if len({*of_places}) == 1:
                 return lambda i: np.int32(of_places[0])
             return lambda i: jnp.array(of_places, jnp.int32)[i]
@@ -166,7 +166,7 @@ def _pieces(length: int, longest: int, reach: int, period: int) -> tuple[list[tu
     """Divides an axis into pieces of one length; what the function gets starts at whole periods.
 
     Returns:
-        For each piece, where it is taken, kept and new; the length of what is taken, and of what is kept.
+        For each piece, the first indices that are taken, kept and new; and the lengths that are taken and kept.
     """
     margin = -(-reach // period) * period
     count = -(-length // longest)

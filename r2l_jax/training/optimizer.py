@@ -39,7 +39,7 @@ def schedule(settings: OptimizationSettings, epoch_steps: int) -> optax.Schedule
 
 @functools.cache
 def learning_rate(settings: OptimizationSettings, epoch_steps: int) -> Callable[[int], Array]:
-    """Compiles the schedule as one function: one operation after the other, each would be compiled by itself."""
+    """Compiles the schedule as one function. Otherwise, each of its operations would be compiled by itself."""
     return jax.jit(schedule(settings, epoch_steps))
 
 

@@ -22,7 +22,7 @@ CAMERAS = {
 }
 SHORTER = {"patch_distance": 3}  # Shifts of non-local means, which take most of the time.
 
-# The sides are multiples of no tile's but Bayer's.
+# Of all tiles larger than one site, only Bayer's divides the sides.
 RAW = np.random.default_rng(0).random((1, 206, 170), np.float32)
 WEIGHTS = np.random.default_rng(1).normal(size=(*RAW.shape, 3)).astype(np.float32)
 
