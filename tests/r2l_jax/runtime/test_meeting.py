@@ -30,6 +30,7 @@ class Config(flags.Settings):
 
 def main(config):
     print(hosts.gathered(np.array([jax.process_index()])).tolist(), flush=True)
+    hosts.any_process(False)  # Returns once the other process has printed.
     if jax.process_index() == 1:
         os._exit(0)
     time.sleep(60)
