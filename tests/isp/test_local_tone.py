@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import variants
 from jax.test_util import check_grads
 from scipy import ndimage
 
@@ -77,7 +78,7 @@ def test_the_ratios_of_channels_stay():
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.0])
-@pytest.mark.parametrize("size", [(2, 2), (8, 8)])
+@pytest.mark.parametrize("size", variants.quick(1, [(2, 2), (8, 8)]))
 def test_black_negative_and_saturated_images_have_finite_values_and_gradients(size, value):
     rgb = jnp.full((*size, 3), value)
     assert np.isfinite(tone.local_tone_map(rgb)).all()
@@ -85,7 +86,7 @@ def test_black_negative_and_saturated_images_have_finite_values_and_gradients(si
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("size", [(8, 12), (7, 10)])
+@pytest.mark.parametrize("size", variants.quick(1, [(8, 12), (7, 10)]))
 def test_gradients_agree_with_finite_differences(size):
     with jax.enable_x64(True):
         rgb = jnp.array(RGB[:, : size[0], : size[1]], jnp.float64)

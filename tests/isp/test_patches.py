@@ -40,7 +40,7 @@ def by_algorithm():
 def by_camera():
     for name, camera in CAMERAS.items():
         for make in (isp.parametrized, isp.full):
-            marks = [pytest.mark.slow] if name in {"quad", "mono"} else []
+            marks = [pytest.mark.slow] if name in {"quad", "x_trans", "mono"} else []
             yield pytest.param(make(camera), id=f"{make.__name__}-{name}", marks=marks)
 
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import variants
 from jax.test_util import check_grads
 
 from isp import cfa, repair
@@ -95,7 +96,7 @@ def test_a_soft_threshold_begins_and_ends_where_it_says():
 
 
 @pytest.mark.parametrize("settings", [{}, {"softness": 0.3}, {"softness": 0.3, "lone": True}])
-@pytest.mark.parametrize("size", [(8, 10), (2, 2)])
+@pytest.mark.parametrize("size", variants.quick(1, [(8, 10), (2, 2)]))
 def test_gradients_agree_with_finite_differences(settings, size):
     with jax.enable_x64(True):
         raw = jnp.array(RAW[:, : size[0], : size[1]], jnp.float64)
@@ -125,7 +126,7 @@ def test_neighbors_have_the_color_of_the_site_for_any_pattern(name):
 
 
 @pytest.mark.parametrize("statistic", [neighbors.median, neighbors.excess])
-@pytest.mark.parametrize("name", TILES)
+@pytest.mark.parametrize("name", variants.quick(2, TILES))
 def test_gradients_of_statistics_agree_with_finite_differences_for_any_pattern(name, statistic):
     with jax.enable_x64(True):
         raw = jnp.array(RNG.random((12, 12)))

@@ -53,8 +53,9 @@ def test_kernels_repeat_with_the_position(border, periods, sides):
         kernels = RNG.normal(size=(3, 2, *sides, *periods))
         kernels[0, 0, 0, 0] = 0  # A tap that is left out.
         expected = correlate_plainly(planes, kernels, border)
-        for weights in (kernels, jnp.array(kernels)):
-            result = stencil.correlate_planes(tuple(jnp.array(planes)), weights, border)
+        constant = jax.jit(lambda planes: stencil.correlate_planes(tuple(planes), kernels, border))(planes)
+        learned = jax.jit(lambda planes, kernels: stencil.correlate_planes(tuple(planes), kernels, border))
+        for result in (constant, learned(planes, kernels)):
             np.testing.assert_allclose(result, expected, atol=1e-13)
 
 
@@ -72,10 +73,13 @@ def test_gradients_of_a_bilinear_map(border, periods, sides):
         planes, other = RNG.normal(size=(2, 2, 3, 8, 10))
         kernels, change = RNG.normal(size=(2, 3, 2, *sides, *periods))
         weight = RNG.normal(size=(3, 3, 8, 10))
-        _, pullback = jax.vjp(
-            lambda p, k: stencil.correlate_planes(tuple(p), k, border), jnp.array(planes), jnp.array(kernels)
-        )
-        planes_gradient, kernels_gradient = pullback(tuple(jnp.array(weight)))
+
+        @jax.jit
+        def gradients(planes, kernels, weight):
+            _, pullback = jax.vjp(lambda p, k: stencil.correlate_planes(tuple(p), k, border), planes, kernels)
+            return pullback(tuple(weight))
+
+        planes_gradient, kernels_gradient = gradients(planes, kernels, weight)
         for gradient, moved, expected in (
             (planes_gradient, other, correlate_plainly(other, kernels, border)),
             (kernels_gradient, change, correlate_plainly(planes, change, border)),
@@ -121,9 +125,10 @@ def test_images_of_mosaics_agree_with_scipy_for_constants_and_for_kernels_to_lea
         image, transpose = jax.vjp(lambda raw: stencil.correlate_mosaic(raw, kernels, border, jnp.negative), raw)
         return image, transpose(weight)[0]
 
-    for ours, learned in zip(image_and_gradient(kernels), image_and_gradient(jnp.array(kernels)), strict=True):
-        np.testing.assert_allclose(ours, learned, rtol=1e-5, atol=3e-6)
-    np.testing.assert_allclose(image_and_gradient(kernels)[0], expected, atol=5e-6)
+    constant, learned = jax.jit(lambda: image_and_gradient(kernels))(), jax.jit(image_and_gradient)(kernels)
+    for ours, theirs in zip(constant, learned, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-6)
+    np.testing.assert_allclose(constant[0], expected, atol=5e-6)
 
 
 def test_refuses_even_sides():

@@ -133,6 +133,7 @@ def test_only_the_parameters_named_move_and_stay_valid(untrained):
     assert ((after["black_level"] > lowest - 1e-6) & (after["black_level"] < 0.951)).all()
 
 
+@pytest.mark.slow
 def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalised_images(untrained):
     config, stderr = untrained
     warning = "warning: --adv_training without --classifier_uri attacks a head untrained for the task\n"
