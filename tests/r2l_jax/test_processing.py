@@ -70,6 +70,7 @@ def test_published_mosaics_are_normalised_as_published(base, mode):
     np.testing.assert_allclose([mean, std], [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
     config = replace(
         base, run_name="neural", processing_mode="neural_network", epochs=1, save_locally=True,

@@ -52,15 +52,16 @@ def write_frames(folder, pattern, per_class=10):
         (folder / label / f"{number}.bin").write_bytes(np.packbits(bits, bitorder="little").tobytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pattern", "half_size"),
     [
         ("MONO", False),
-        pytest.param(QUAD, False, marks=pytest.mark.slow),
-        pytest.param(XTRANS, False, marks=pytest.mark.slow),
-        pytest.param("MONO", True, marks=pytest.mark.slow),
-        pytest.param(XTRANS, True, marks=pytest.mark.slow),
-        pytest.param("GRBG", True, marks=pytest.mark.slow),
+        (QUAD, False),
+        (XTRANS, False),
+        ("MONO", True),
+        (XTRANS, True),
+        ("GRBG", True),
     ],
 )
 def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):

@@ -19,6 +19,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_predicts_files_by_a_run_of_version_0_1(folder):
     flags = [f"--run={RUN_OF_0_1}", f"--input={folder}/raw", f"--output={folder}/predictions.csv"]
     done = programs.program("predict.py", *flags)

@@ -74,7 +74,7 @@ def test_steps_and_gradients_equal_those_of_the_written_out_loop(stop, max_itera
             )
         )(state, parameters)
         assert count == steps
-        expected = loss(lambda *arguments: written_out(*arguments, steps))(state, parameters)
+        expected = jax.jit(loss(lambda *arguments: written_out(*arguments, steps)))(state, parameters)
         np.testing.assert_allclose(x, written_out(state, parameters, steps)[0], rtol=1e-14)
         jax.tree.map(
             lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-12, atol=1e-300), (value, gradients), expected

@@ -28,6 +28,7 @@ def test_a_run_of_version_0_1_is_loaded_and_scores_as_it_did(tmp_path):
     assert fold.config.data.synthetic_images == 25
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_heads")
 def test_a_run_of_version_0_1_goes_on(tmp_path):
     shutil.copytree(RUN, tmp_path / "version_0_1" / "small")
