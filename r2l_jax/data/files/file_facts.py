@@ -5,13 +5,12 @@ within one tick of the file system's clock, to the same size, only its content w
 rule.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -64,19 +63,23 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
     Raises:
         InputError: a file cannot be read, or an error of `find`.
     """
-    fulls = [pathlib.Path(os.path.abspath(path)) for path in paths]
+    # As text: with tens of thousands of files, hashing and splitting paths would take most of the time.
+    fulls = [os.path.abspath(path) for path in paths]
     # Messages name a file as the caller does.
     named = dict(zip(fulls, paths, strict=True))
-    memories = {folder: _recall(kind, folder) for folder in {full.parent for full in named}}
+    memories: dict[str, _Memory] = {}
     facts, unknown = {}, []
     for full, path in named.items():
-        state, known = memories[full.parent].get(full.name, (None, None))
+        folder, name = os.path.split(full)
+        if folder not in memories:
+            memories[folder] = _recall(kind, folder)
+        state, known = memories[folder].get(name, (None, None))
         if state == _state(path):
             facts[full] = known
         else:
             unknown.append(full)
-    new: dict[pathlib.Path, _Memory] = {}
-    small = sum(path.stat().st_size for path in unknown) < _SMALL * len(unknown)
+    new: dict[str, _Memory] = {}
+    small = sum(os.stat(full).st_size for full in unknown) < _SMALL * len(unknown)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         results = (map if small else pool.map)(lambda full: _found(named[full], find), unknown)
         # Many large frames take minutes; a quick reading shows no progress bar.
@@ -85,60 +88,61 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
         ):
             facts[full] = found
             if state is not None:
-                new.setdefault(full.parent, {})[full.name] = (state, found)
+                folder, name = os.path.split(full)
+                new.setdefault(folder, {})[name] = (state, found)
     for folder, of_folder in new.items():
         _remember(kind, folder, _recall(kind, folder) | of_folder)
     return [facts[full] for full in fulls]
 
 
-@contextlib.contextmanager
-def _naming(path: pathlib.Path) -> Iterator[None]:
-    """Turns an OSError into an InputError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}") from None
+def _named(error: OSError, path: pathlib.Path) -> InputError:
+    """Makes an InputError that names the file."""
+    return InputError(f"{path}: {error.strerror or error}")
 
 
 def _state(path: pathlib.Path) -> _State:
-    with _naming(path):
-        status = path.stat()
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _named(error, path) from None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _found(path: pathlib.Path, find: Callable[[pathlib.Path], Any]) -> tuple[Any, _State | None]:
     """Returns the facts of a file, and its state unless the file changed recently or while they were found."""
     now, before = time.time_ns(), _state(path)
-    with _naming(path):
+    try:
         facts = find(path)
+    except OSError as error:
+        raise _named(error, path) from None
     _, *times, _ = before
     settled = before == _state(path) and all(abs(now - changed) > _TICK for changed in times)
     return facts, before if settled else None
 
 
-def _memory_file(kind: str, folder: pathlib.Path) -> pathlib.Path:
+def _memory_file(kind: str, folder: str) -> pathlib.Path:
     return startup.cache_dir() / kind / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
 
 
-def _recall(kind: str, folder: pathlib.Path) -> _Memory:
+def _recall(kind: str, folder: str) -> _Memory:
     """Reads the remembered facts of a folder's files; returns an empty dict if they cannot be read."""
     try:
         content = json.loads(_memory_file(kind, folder).read_text())
-        if content["folder"] == str(folder):
+        if content["folder"] == folder:
             return {name: (state, facts) for name, (state, facts) in content["files"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
     return {}
 
 
-def _remember(kind: str, folder: pathlib.Path, memory: _Memory) -> None:
+def _remember(kind: str, folder: str, memory: _Memory) -> None:
     """Stores the facts of a folder's existing files. If the disk is full or read-only, nothing is stored."""
     file = _memory_file(kind, folder)
     try:
         there = set(os.listdir(folder))
         if not file.exists():
             _forget(file.parent.glob("*.json"))
-        write_json(file, {"folder": str(folder), "files": {name: memory[name] for name in memory if name in there}})
+        write_json(file, {"folder": folder, "files": {name: memory[name] for name in memory if name in there}})
     except OSError:
         pass
 
