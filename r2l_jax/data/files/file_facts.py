@@ -5,12 +5,13 @@ within one tick of the file system's clock, to the same size, only its content w
 rule.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -95,26 +96,26 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
     return [facts[full] for full in fulls]
 
 
-def _named(error: OSError, path: pathlib.Path) -> InputError:
-    """Makes an InputError that names the file."""
-    return InputError(f"{path}: {error.strerror or error}")
+@contextlib.contextmanager
+def _naming(path: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError into an InputError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror or error}") from None
 
 
 def _state(path: pathlib.Path) -> _State:
-    try:
+    with _naming(path):
         status = os.stat(path)
-    except OSError as error:
-        raise _named(error, path) from None
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _found(path: pathlib.Path, find: Callable[[pathlib.Path], Any]) -> tuple[Any, _State | None]:
     """Returns the facts of a file, and its state unless the file changed recently or while they were found."""
     now, before = time.time_ns(), _state(path)
-    try:
+    with _naming(path):
         facts = find(path)
-    except OSError as error:
-        raise _named(error, path) from None
     _, *times, _ = before
     settled = before == _state(path) and all(abs(now - changed) > _TICK for changed in times)
     return facts, before if settled else None

@@ -71,9 +71,7 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
 
 
 def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | None) -> RawDataset:
-    files = [path for path in root.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES]
-    # In the order of paths, whose own comparison takes longer.
-    files.sort(key=lambda path: path.parts)
+    files = sorted(path for path in root.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
     class_names = [path.parts[-2] for path in files]
     classes = tuple(sorted(set(class_names)))
     if len(classes) < 2:
