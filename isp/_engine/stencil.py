@@ -12,7 +12,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Concatenate, Literal, ParamSpec, TypeVar, cast
+from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,8 @@ from isp._engine.formulation import is_plain
 # repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
 Border = Literal["zero", "mirror", "symmetric"]
 
-# Output channel, input channel, row and column of one weight of a kernel.
-Tap = tuple[int, int, int, int]
+# Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
+Tap = tuple[int, int, int, int, int, int]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -95,7 +95,7 @@ def windows(padded: Array, size: int) -> list[Array]:
 
 def total(terms: Iterable[Array]) -> Array:
     """Sums arrays from the first to the last."""
-    return cast(Array, sum(terms))  # The sum of no arrays would be the number 0.
+    return functools.reduce(jnp.add, terms)
 
 
 def correlate(
@@ -156,31 +156,19 @@ def correlate_mosaic(
 
 
 def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callable[[Array], Array]) -> Array:
-    """Computes all channels of a row as one row, so that the image is written as it lies in memory.
+    """Computes all channels in one pass, so that the image is written as it lies in memory.
 
-    Planes would have to be interleaved in a pass that takes as long as the stencil. Instead, each site of the mosaic is
-    repeated for each channel, and the weights follow the channel and the site.
+    Planes would have to be interleaved in a pass that takes as long as the stencil.
     """
-    out, rows, cols = kernels.shape[:3]
-    *batch, height, width = raw.shape
-    mosaics = raw.reshape(-1, height, width)
-    # One weight for each value of two rows.
-    taps = [(i, j) for i, j in np.ndindex(rows, cols) if kernels[:, i, j].any()]
-    weights = [np.tile(np.moveaxis(kernels[:, i, j], 0, -1).reshape(2, 2 * out), width // 2) for i, j in taps]
-    by_pairs = (len(mosaics), height // 2, 2, out * width)
+    rows, cols = kernels.shape[1:3]
+    kernels = kernels[:, None]
 
-    def formula(repeated: Array, *weights: Array) -> Array:
-        terms = (
-            repeated[:, i : i + height, out * j : out * (j + width)].reshape(by_pairs) * weight
-            for (i, j), weight in zip(taps, weights, strict=True)
-        )
-        return finish(total(terms).reshape(*batch, height, width, out))
+    def formula(padded: Array) -> Array:
+        channels = [_sites([padded], kernels, _taps_of(kernels), k) for k in range(len(kernels))]
+        tile = [[jnp.stack(of_site, -1) for of_site in zip(*row, strict=True)] for row in zip(*channels, strict=True)]
+        return finish(_woven(tile).reshape(*raw.shape, len(kernels)))
 
-    def repeat(mosaics: Array) -> Array:
-        return jnp.repeat(_padded(mosaics, rows // 2, cols // 2, border), out, -1)
-
-    repeated = apart(repeat)(mosaics)
-    return apart(formula)(repeated, *(jnp.asarray(weight, raw.dtype) for weight in weights))
+    return apart(formula)(pad(raw.reshape(-1, *raw.shape[-2:]), rows // 2, cols // 2, border))
 
 
 def correlate_planes(
@@ -209,11 +197,10 @@ def correlate_planes(
     """
     *batch, height, width = planes[0].shape
     dtype = jnp.result_type(*planes, kernels)
-    out, channels, rows, cols = kernels.shape[:4]
+    rows, cols = kernels.shape[2:4]
     if rows % 2 == 0 or cols % 2 == 0:
         raise ValueError(f"a kernel must have odd sides, got {rows}x{cols}")
-    every = tuple(itertools.product(range(out), range(channels), range(rows), range(cols)))
-    taps = tuple(tap for tap in every if kernels[tap].any()) if isinstance(kernels, np.ndarray) else every
+    taps = _taps_of(kernels)
     flat = tuple(plane.astype(dtype).reshape(-1, height, width) for plane in planes)
     if is_plain():
         results = convolution.correlate(flat, jnp.asarray(kernels, dtype), _PAD_MODES[border])
@@ -250,7 +237,10 @@ def _correlate_backward(
     # Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180
     # degrees, over gradients that are zero beyond the border.
     turned = _turn(kernels)
-    turned_taps = tuple((c, k, rows - 1 - i, cols - 1 - j) for k, c, i, j in taps)
+    row_period, col_period = kernels.shape[4:]
+    turned_taps = tuple(
+        (c, k, rows - 1 - i, cols - 1 - j, (y + i) % row_period, (x + j) % col_period) for k, c, i, j, y, x in taps
+    )
     around = [pad(gradient, rows - 1, cols - 1, "zero") for gradient in gradients]
     padded_gradients = _sum_taps(around, turned, turned_taps)
     planes_gradient = tuple(_unpad(gradient, rows // 2, cols // 2, border) for gradient in padded_gradients)
@@ -289,26 +279,47 @@ def _turn(kernels: Array) -> Array:
     return turned
 
 
-def _sum_taps(padded: Sequence[Array], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
-    """Computes the formula of `correlate_planes`: shifted copies times weights, summed.
+def _taps_of(kernels: Array | np.ndarray) -> tuple[Tap, ...]:
+    """Lists the weights of kernels, without those that are known to be zero."""
+    every = itertools.product(*map(range, kernels.shape))
+    return tuple(tap for tap in every if not isinstance(kernels, np.ndarray) or kernels[tap])
 
-    The weights are laid out for a whole row, and rows are taken one period at a time, so that the loop over a row is
-    plain arithmetic.
+
+def _sum_taps(padded: Sequence[Array], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
+    """Computes the formula of `correlate_planes`: shifted copies times weights, summed."""
+
+    def formula(kernels: Array, *padded: Array) -> tuple[Array, ...]:
+        return tuple(_woven(_sites(padded, kernels, taps, k)) for k in range(len(kernels)))
+
+    return apart(formula)(kernels, *padded)
+
+
+def _sites(padded: Sequence[Array], kernels: Array | np.ndarray, taps: tuple[Tap, ...], out: int) -> list[list[Array]]:
+    """Computes the formula of `correlate_planes` for one output and each site of the tile by itself.
+
+    All pixels of a site have the same weights. So its loop over a row is plain arithmetic, and the sites of a row are
+    computed together and written as they lie in memory.
     """
     rows, cols, row_period, col_period = kernels.shape[2:]
     batch, height, width = padded[0].shape
     height, width = height - (rows - 1), width - (cols - 1)
-    periods = (batch, height // row_period, row_period, width)
 
-    def formula(weights: Array, *padded: Array) -> tuple[Array, ...]:
-        sums = [jnp.zeros(periods, weights.dtype)] * len(weights)
-        for k, c, i, j in taps:
-            sums[k] += padded[c][:, i : i + height, j : j + width].reshape(periods) * weights[k, c, i, j]
-        return tuple(total.reshape(batch, height, width) for total in sums)
+    def site(y: int, x: int) -> Array:
+        terms = [
+            padded[c][:, y + i : i + height : row_period, x + j : j + width : col_period] * kernels[k, c, i, j, y, x]
+            for k, c, i, j, *place in taps
+            if k == out and place == [y, x]
+        ]
+        return total(terms) if terms else jnp.zeros((batch, height // row_period, width // col_period), kernels.dtype)
 
-    # Weights with a period of 1 are single numbers, which broadcast.
-    weights = jnp.tile(kernels, width // col_period) if col_period > 1 else kernels
-    return apart(formula)(weights, *padded)
+    return [[site(y, x) for x in range(col_period)] for y in range(row_period)]
+
+
+def _woven(tile: Sequence[Sequence[Array]]) -> Array:
+    """Puts the sites of a tile, each `(batch, H / row_period, W / col_period, ...)`, in their places."""
+    woven = jnp.stack([jnp.stack(row, 3) for row in tile], 2)
+    batch, height, row_period, width, col_period, *channels = woven.shape
+    return woven.reshape(batch, height * row_period, width * col_period, *channels)
 
 
 def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:
