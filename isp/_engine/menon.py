@@ -1,8 +1,9 @@
 """Menon, Andriani & Calvagno (2007) for `isp.demosaic.menon2007`, multiplied out to a few filters.
 
-All filters read one plane D: color minus green at red and blue sites, zero at green ones. A filter of D that reads
-neighbors in one row or column fills the green sites and leaves zeros at the others; one that reads every second site
-does the opposite. So no step needs to know which site it is at, and red and blue are not told apart until the end.
+All filters read D: color minus green at red and blue sites, zero at green ones. A filter of D that reads neighbors in a
+row or column is zero at red and blue sites; one that reads every second site is zero at green ones. So each site needs
+only some of the formulas below, and they are computed on planes that hold one site of every tile. Red and blue are not
+told apart until the end.
 
 With h(D) the mean of the two neighbors in the row, and v(D) the mean of the two in the column, the interpolations are
 
@@ -17,8 +18,10 @@ Refinement averages D with its means along the decided direction, which gives [1
 does the same to o(D), which gives (o(D) + 2 o(refined D)) / 3.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -28,15 +31,19 @@ from isp import cfa
 from isp._engine import stencil
 from isp._engine.derivatives import with_gradient
 
-# A plane as a function of the offset (rows down, columns right) at which it is read.
+# A mosaic as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]
+
+# Row and column in the tile, and a plane `(batch, H / 2, W / 2)` of such sites for each.
+Site = tuple[int, int]
+Planes = Mapping[Site, Array]
 
 
 def demosaic(
     raw: Float[Array, "*batch height width"], pattern: str, refine: bool
 ) -> Float[Array, "*batch height width 3"]:
     """Demosaics a mosaic; see `isp.demosaic.menon2007`."""
-    return _demosaic(raw, pattern, refine)
+    return _demosaic(raw.reshape(-1, *raw.shape[-2:]), pattern, refine).reshape(*raw.shape, 3)
 
 
 def _interpolate(raw: Array, pattern: str, refine: bool) -> Array:
@@ -44,42 +51,63 @@ def _interpolate(raw: Array, pattern: str, refine: bool) -> Array:
 
 
 def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
-    """Returns the image, and whether each site was decided along its row."""
-    height, width = raw.shape[-2:]
+    """Returns the image, and whether each red or blue site was decided along its row."""
+    height, width = raw.shape[1] // 2, raw.shape[2] // 2
     colored, red_rows = _tile(pattern)
+    sites = [site for site in np.ndindex(2, 2) if colored[site]]
 
-    def changes(padded: Array) -> tuple[Array, Array]:
-        return _changes(padded, 0, 1), _changes(padded, 1, 0)
+    def split(raw: Array) -> Planes:
+        return _mirrored({site: raw[:, site[0] :: 2, site[1] :: 2] for site in np.ndindex(2, 2)}, 2)
 
-    def decide(padded: Array, horizontal_changes: Array, vertical_changes: Array) -> tuple[Array, Array]:
-        across_rows = _shifts(horizontal_changes, 2, height, width)
-        across_cols = _shifts(vertical_changes, 2, height, width)
-        horizontal = _total(lambda i, j: across_cols(j, i)) >= _total(across_rows)
-        sites = _shifts(padded, 4, height, width)
-        difference = _difference(sites(0, 0), _along(sites, 1, horizontal), _along(sites, 2, horizontal))
-        return horizontal, _by_site(colored, difference, 0)
+    def changes(padded: Planes) -> tuple[Planes, Planes]:
+        in_row, in_col = ({site: _changes(padded, site, *step) for site in sites} for step in ((0, 1), (1, 0)))
+        return in_row, in_col
 
-    def smooth(padded: Array, horizontal: Array) -> tuple[Array, Array]:
-        sites = _shifts(padded, 2, height, width)
-        along = _along(sites, 2, horizontal)
-        return (4 * sites(0, 0) + along) / 6, _opposite(sites, along)
+    def decide(padded: Planes, in_row: Planes, in_col: Planes) -> tuple[Planes, Planes]:
+        horizontal, difference = {}, {}
+        for site in sites:
+            row_changes, col_changes = (_around(of_site, 1, site, height, width) for of_site in (in_row, in_col))
+            horizontal[site] = _total(lambda i, j, read=col_changes: read(j, i)) >= _total(row_changes)
+            values = _around(padded, 2, site, height, width)
+            near, far = (_along(values, reach, horizontal[site]) for reach in (1, 2))
+            difference[site] = _difference(values(0, 0), near, far)
+        return horizontal, difference
 
-    def combine(raw: Array, padded: Array, horizontal: Array, unrefined: Array | None = None) -> Array:
-        sites = _shifts(padded, 2, height, width)
-        opposite = _opposite(sites, _along(sites, 2, horizontal))
-        if unrefined is not None:
-            opposite = (unrefined + 2 * opposite) / 3
-        of_row = raw + (sites(0, -1) + sites(0, 1)) / 2
-        of_col = raw + (sites(-1, 0) + sites(1, 0)) / 2 + opposite
-        red, blue = _by_site(red_rows, of_row, of_col), _by_site(red_rows, of_col, of_row)
-        return jnp.stack([red, raw - sites(0, 0), blue], -1)
+    def smooth(padded: Planes, horizontal: Planes) -> tuple[Planes, Planes]:
+        refined, opposite = {}, {}
+        for site in sites:
+            values = _around(padded, 1, site, height, width)
+            along = _along(values, 2, horizontal[site])
+            refined[site], opposite[site] = (4 * values(0, 0) + along) / 6, _opposite(values, along)
+        return refined, opposite
 
-    padded = _mirror(raw, 4)
-    horizontal, difference = stencil.apart(decide)(padded, *stencil.apart(changes)(padded))
-    unrefined = ()
+    def combine(padded_raw: Planes, padded: Planes, horizontal: Planes, unrefined: Planes) -> Array:
+        def channels(site: Site) -> Array:
+            own = _around(padded_raw, 2, site, height, width)(0, 0)
+            values = _around(padded, 1, site, height, width)
+            if colored[site]:
+                opposite = _opposite(values, _along(values, 2, horizontal[site]))
+                if unrefined:
+                    opposite = (unrefined[site] + 2 * opposite) / 3
+                of_row, green, of_col = own, own - values(0, 0), own + opposite
+            else:
+                of_row = own + (values(0, -1) + values(0, 1)) / 2
+                green = own
+                of_col = own + (values(-1, 0) + values(1, 0)) / 2
+            return jnp.stack([of_row, green, of_col] if red_rows[site[0], 0] else [of_col, green, of_row], -1)
+
+        return stencil.woven([[channels((y, x)) for x in range(2)] for y in range(2)])
+
+    padded_raw = stencil.apart(split)(raw)
+    horizontal, difference = stencil.apart(decide)(padded_raw, *stencil.apart(changes)(padded_raw))
+    mirror = stencil.apart(functools.partial(_mirrored, margin=1))
+    padded, unrefined = mirror(difference), {}
     if refine:
-        difference, *unrefined = stencil.apart(smooth)(_mirror(difference, 2), horizontal)
-    return stencil.apart(combine)(raw, _mirror(difference, 2), horizontal, *unrefined), horizontal
+        refined, unrefined = stencil.apart(smooth)(padded, horizontal)
+        padded = mirror(refined)
+    image = stencil.apart(combine)(padded_raw, padded, horizontal, unrefined)
+    nowhere = jnp.zeros_like(horizontal[sites[0]])
+    return image, stencil.woven([[horizontal.get((y, x), nowhere) for x in range(2)] for y in range(2)])
 
 
 def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) -> tuple[Array]:
@@ -149,6 +177,42 @@ def _mirror(plane: Array, margin: int) -> Array:
     return stencil.pad(plane, margin, margin, "mirror")
 
 
+def _mirrored(planes: Planes, margin: int) -> Planes:
+    """Adds a margin of whole tiles to the planes of a mosaic, as `_mirror` does to the mosaic."""
+
+    def padded(plane: Array, site: Site) -> Array:
+        for axis in (1, 2):
+            tiles, offset = plane.shape[axis], site[axis - 1]
+            # The tiles that the mirrored sites lie in.
+            source = np.pad(np.arange(2 * tiles), 2 * margin, "reflect")[offset::2] // 2
+            first, last = (
+                [jax.lax.slice_in_dim(plane, tile, tile + 1, axis=axis) for tile in tiles_beyond]
+                for tiles_beyond in (source[:margin], source[-margin:])
+            )
+            plane = jnp.concatenate([*first, plane, *last], axis)
+        return plane
+
+    return {site: padded(plane, site) for site, plane in planes.items()}
+
+
+def _around(planes: Planes, margin: int, site: Site, height: int, width: int) -> Shifts:
+    """Returns the mosaic around a site of each tile as a function of the offset at which it is read.
+
+    Args:
+        planes: The planes of the sites that are read.
+        margin: The number of tiles that they have before the first row and column of the result.
+        site: The site.
+        height: The number of tiles in a column of the result.
+        width: The number of tiles in a row of the result.
+    """
+
+    def read(down: int, right: int) -> Array:
+        (top, y), (left, x) = divmod(site[0] + down, 2), divmod(site[1] + right, 2)
+        return planes[y, x][:, margin + top : margin + top + height, margin + left : margin + left + width]
+
+    return read
+
+
 def _shifts(padded: Array, margin: int, height: int, width: int) -> Shifts:
     """Returns the plane inside the margin as a function of the offset at which it is read."""
     return lambda y, x: padded[..., margin + y : margin + y + height, margin + x : margin + x + width]
@@ -180,25 +244,26 @@ def _opposite(sites: Shifts, along: Array) -> Array:
     return (diagonal - along) / 4 - sites(0, 0) / 2
 
 
-def _changes(padded: Array, down: int, right: int) -> Array:
-    """Computes the change of D from each site to the second next, |D(site) - D(second next)|; zero beyond the image.
+def _changes(padded: Planes, site: Site, down: int, right: int) -> Array:
+    """Computes the change of D from a site to the second next, |D(site) - D(second next)|; zero beyond the image.
 
     Args:
-        padded: The mosaic, with a margin of 4.
+        padded: The mosaic, with a margin of 2 tiles.
+        site: The site.
         down: 1 if the next site is the one below, else 0.
         right: 1 if the next site is the one to the right, else 0.
 
     Returns:
-        The changes. Along the direction they have a margin of 2 before the image, and across it of 2 on both sides.
+        The changes. They have a margin of 1 tile: along the direction before the image, and across it on both sides.
     """
-    height, width = padded.shape[-2] - 8, padded.shape[-1] - 8
-    row_margins, col_margins = (2, 2 * right), (2, 2 * down)
-    read = _shifts(padded, 2, height + sum(row_margins), width + sum(col_margins))
+    height, width = (side - 4 for side in padded[site].shape[1:])
+    row_margins, col_margins = (1, right), (1, down)
+    read = _around(padded, 1, site, height + sum(row_margins), width + sum(col_margins))
     sites = [read(k * down, k * right) for k in range(-2, 5)]
     first, second = (_difference(sites[k], sites[k - 1] + sites[k + 1], sites[k - 2] + sites[k + 2]) for k in (2, 4))
     inside = (
-        np.pad(np.ones(height, padded.dtype), row_margins)[:, None],
-        np.pad(np.ones(width, padded.dtype), col_margins),
+        np.pad(np.ones(height, first.dtype), row_margins)[:, None],
+        np.pad(np.ones(width, first.dtype), col_margins),
     )
     return jnp.abs(first - second) * inside[0] * inside[1]
 

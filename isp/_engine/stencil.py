@@ -29,7 +29,7 @@ from isp._engine.formulation import is_plain
 Border = Literal["zero", "mirror", "symmetric"]
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
-Tap = tuple[int, int, int, int, int, int]
+Tap = tuple[int, ...]
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -166,7 +166,7 @@ def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callab
     def formula(padded: Array) -> Array:
         channels = [_sites([padded], kernels, _taps_of(kernels), k) for k in range(len(kernels))]
         tile = [[jnp.stack(of_site, -1) for of_site in zip(*row, strict=True)] for row in zip(*channels, strict=True)]
-        return finish(_woven(tile).reshape(*raw.shape, len(kernels)))
+        return finish(woven(tile).reshape(*raw.shape, len(kernels)))
 
     return apart(formula)(pad(raw.reshape(-1, *raw.shape[-2:]), rows // 2, cols // 2, border))
 
@@ -289,7 +289,7 @@ def _sum_taps(padded: Sequence[Array], kernels: Array, taps: tuple[Tap, ...]) ->
     """Computes the formula of `correlate_planes`: shifted copies times weights, summed."""
 
     def formula(kernels: Array, *padded: Array) -> tuple[Array, ...]:
-        return tuple(_woven(_sites(padded, kernels, taps, k)) for k in range(len(kernels)))
+        return tuple(woven(_sites(padded, kernels, taps, k)) for k in range(len(kernels)))
 
     return apart(formula)(kernels, *padded)
 
@@ -315,7 +315,7 @@ def _sites(padded: Sequence[Array], kernels: Array | np.ndarray, taps: tuple[Tap
     return [[site(y, x) for x in range(col_period)] for y in range(row_period)]
 
 
-def _woven(tile: Sequence[Sequence[Array]]) -> Array:
+def woven(tile: Sequence[Sequence[Array]]) -> Array:
     """Puts the sites of a tile, each `(batch, H / row_period, W / col_period, ...)`, in their places."""
     woven = jnp.stack([jnp.stack(row, 3) for row in tile], 2)
     batch, height, row_period, width, col_period, *channels = woven.shape

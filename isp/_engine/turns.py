@@ -27,8 +27,8 @@ Index = int | np.int32 | Array
 # a pipeline to stay in a cache of 1 MiB per core.
 _PIXELS_AT_ONCE = 2**17
 
-# Images of more pixels are processed patch by patch.
-_LARGE = 2**20
+# Images of more pixels are processed patch by patch. Up to here, that would take longer where freed memory is kept.
+_LARGE = 2**22
 
 # The most rows and columns of the patches of a large image, without the pixels around them that they depend on. Wide
 # patches are copied faster.
