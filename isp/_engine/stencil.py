@@ -10,7 +10,6 @@ the rest. On a CPU, two things decide whether it takes 2 ms or 200 ms:
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Concatenate, Literal, ParamSpec, TypeVar
 
@@ -30,6 +29,9 @@ Border = Literal["zero", "mirror", "symmetric"]
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
+
+# The number of parts of an inner product. More would take longer to compile.
+_PARTS = 8
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -323,41 +325,27 @@ def woven(tile: Sequence[Sequence[Array]]) -> Array:
 
 
 def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:
-    """Computes the gradient of `_sum_taps` for kernels of this shape: an inner product for each tap and phase.
+    """Computes the gradient of `_sum_taps` for kernels of this shape: an inner product for each tap and site.
 
-    All inner products of a phase come from one matrix product, of the gradients moved down by each number of rows and
-    the planes moved left by each number of columns. This takes far fewer copies than one for each tap.
+    XLA:CPU vectorizes sums of arrays, but hardly sums along their axes. So the rows are divided into parts, whose
+    products are added as arrays, and only one part is left to sum up.
     """
     out, channels, rows, cols, row_period, col_period = shape
-    width = gradients[0].shape[2] // col_period
-    # A tap in row i of a site in phase p reads row (p + i) // row_period of the plane of phase (p + i) % row_period.
-    most = (rows + row_period - 2) // row_period
-    # Eigen is slow at products of few, very long rows. So each row is folded into shorter ones, of whose products only
-    # those of partners count.
-    folds = math.gcd(width, 8)
+    batch, height, width = gradients[0].shape
+    part = -(-height // (_PARTS * row_period)) * row_period
+    # Rows of zeros complete the last part.
+    margins = [(0, 0), (0, _PARTS * part - height), (0, 0)]
+    padded, gradients = ([jnp.pad(plane, margins) for plane in planes] for planes in (padded, gradients))
 
-    def operands(p: int, q: int, planes: Sequence[Array], gradients: Sequence[Array]) -> tuple[Array, Array]:
-        moved_down = [
-            jnp.pad(gradient[:, p::row_period, q::col_period], ((0, 0), (row, most - row), (0, 0)))
-            for gradient in gradients
-            for row in range(most + 1)
-        ]
-        moved_left = []
-        for plane, row_phase, j in itertools.product(planes, range(row_period), range(cols)):
-            col, col_phase = divmod(q + j, col_period)
-            moved_left.append(plane[:, row_phase::row_period, col_phase::col_period][..., col : col + width])
-        return folded(moved_down), folded(moved_left)
+    def formula(padded: Sequence[Array], gradients: Sequence[Array]) -> Array:
+        def inner_product(k: int, c: int, i: int, j: int) -> Array:
+            starts = range(0, _PARTS * part, part)
+            return total(
+                gradients[k][:, y : y + part] * padded[c][:, y + i : y + i + part, j : j + width] for y in starts
+            )
 
-    def folded(planes: Sequence[Array]) -> Array:
-        # Without -1, which an empty batch leaves undecided.
-        return jnp.stack([plane.reshape(plane.size // folds, folds) for plane in planes], 1)
+        return jnp.stack([inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)])
 
-    def phase(p: int, q: int) -> Array:
-        down, left = apart(functools.partial(operands, p, q))(padded, gradients)
-        matrices = (operand.reshape(len(operand), operand.shape[1] * folds) for operand in (down, left))
-        products = jnp.einsum("nx,ny->xy", *matrices, precision="highest")
-        sums = jnp.einsum("akbk->ab", products.reshape(down.shape[1], folds, left.shape[1], folds))
-        by_row = sums.reshape(out, most + 1, channels, row_period, cols)
-        return jnp.stack([by_row[:, (p + i) // row_period, :, (p + i) % row_period] for i in range(rows)], 2)
-
-    return jnp.stack([jnp.stack([phase(p, q) for q in range(col_period)], -1) for p in range(row_period)], -2)
+    sums = apart(formula)(padded, gradients)
+    by_site = sums.reshape(*shape[:4], batch, part // row_period, row_period, width // col_period, col_period)
+    return by_site.sum((4, 5)).sum(5)
