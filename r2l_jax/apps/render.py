@@ -1,10 +1,11 @@
 """Renders many raw files to pictures by one pipeline."""
 
+import contextlib
 import csv
 import functools
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -168,8 +169,9 @@ def render_files(
         versions = {file: remote.version(file) for file in files}
         left = _left(versions, table, pictures)
         done = failed = 0
-        with tqdm(total=len(files), initial=len(files) - len(left), unit="file") as bar:
-            for file, error in _rendered(left, processing, pictures, workers):
+        bar = tqdm(total=len(files), initial=len(files) - len(left), unit="file")
+        with bar, contextlib.closing(_rendered(left, processing, pictures, workers)) as rendered:
+            for file, error in rendered:
                 if error:
                     tqdm.write(f"error: {error}", file=sys.stderr)
                     failed += 1
@@ -257,7 +259,7 @@ def _rows(file: Place, version: str, pictures: Pictures) -> list[dict[str, str]]
 
 def _rendered(
     files: Sequence[Place], processing: Processing, pictures: Pictures, workers: Workers
-) -> Iterator[tuple[Place, str]]:
+) -> Generator[tuple[Place, str], None, None]:
     """Renders files; yields each with why it failed, or with an empty text."""
     if not workers.are_others:
         for file, _, error in worked(functools.partial(_render_file, processing, pictures), files):

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TextIO, TypeVar
 
@@ -240,18 +240,21 @@ def each_file(
         The results of the files that did not fail, in the order in which they were finished.
     """
     results = []
-    for _, done, error in tqdm(worked(work, jobs, file_of), total=len(jobs), unit="file"):
-        if error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
-        else:
-            results.append(done)
+    with contextlib.closing(worked(work, jobs, file_of)) as outcomes:
+        for _, done, error in tqdm(outcomes, total=len(jobs), unit="file"):
+            if error:
+                tqdm.write(f"error: {error}", file=sys.stderr)
+            else:
+                results.append(done)
     return results
 
 
 def worked(
     work: Callable[[Job], Result], jobs: Iterable[Job], file_of: Callable[[Job], object] = str
-) -> Iterator[tuple[Job, Result | None, str]]:
+) -> Generator[tuple[Job, Result | None, str], None, None]:
     """Calls `work` for each of many files, several at once, and yields each as it is finished.
+
+    Closing the generator finishes the files that have been begun. Its user closes it after an interruption.
 
     Args:
         work: as for `each_file`.

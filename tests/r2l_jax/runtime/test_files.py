@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from r2l_jax.runtime import files
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.files import append_csv, each_file, read_csv, replacing, write_csv
 
@@ -39,6 +40,28 @@ def test_an_interruption_ends_all():
 
     with pytest.raises(KeyboardInterrupt):
         each_file(work, ["a"])
+
+
+def test_an_interruption_between_files_finishes_those_that_have_been_begun(monkeypatch):
+    begun, released, finished = threading.Event(), threading.Event(), []
+
+    def work(name):
+        if name == "slow":
+            begun.set()
+            released.wait()
+            finished.append(name)
+
+    def interrupted(outcomes, **_):
+        yield next(outcomes)
+        begun.wait()
+        threading.Timer(0.2, released.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "tqdm", interrupted)
+    # As a program does while it ends, this holds the exception, and with it all that is not closed.
+    with pytest.raises(KeyboardInterrupt) as held:
+        each_file(work, ["quick", "slow"])
+    assert finished == ["slow"], held
 
 
 def test_control_characters_are_escaped_in_messages(capsys):
