@@ -31,10 +31,10 @@ from isp import cfa
 from isp._engine import stencil
 from isp._engine.derivatives import with_gradient
 
-# A mosaic as a function of the offset (rows down, columns right) at which it is read.
+# A mosaic or a plane as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]
 
-# Row and column in the tile, and a plane `(batch, H / 2, W / 2)` of such sites for each.
+# Row and column of a site in the tile; and for each site a plane `(batch, H / 2, W / 2)` of its values in all tiles.
 Site = tuple[int, int]
 Planes = Mapping[Site, Array]
 
@@ -57,7 +57,7 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
     sites = [site for site in np.ndindex(2, 2) if colored[site]]
 
     def split(raw: Array) -> Planes:
-        return _mirrored({site: raw[:, site[0] :: 2, site[1] :: 2] for site in np.ndindex(2, 2)}, 2)
+        return _with_mirrored_tiles({site: raw[:, site[0] :: 2, site[1] :: 2] for site in np.ndindex(2, 2)}, 2)
 
     def changes(padded: Planes) -> tuple[Planes, Planes]:
         in_row, in_col = ({site: _changes(padded, site, *step) for site in sites} for step in ((0, 1), (1, 0)))
@@ -100,7 +100,7 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
 
     padded_raw = stencil.apart(split)(raw)
     horizontal, difference = stencil.apart(decide)(padded_raw, *stencil.apart(changes)(padded_raw))
-    mirror = stencil.apart(functools.partial(_mirrored, margin=1))
+    mirror = stencil.apart(functools.partial(_with_mirrored_tiles, margin=1))
     padded, unrefined = mirror(difference), {}
     if refine:
         refined, unrefined = stencil.apart(smooth)(padded, horizontal)
@@ -177,8 +177,8 @@ def _mirror(plane: Array, margin: int) -> Array:
     return stencil.pad(plane, margin, margin, "mirror")
 
 
-def _mirrored(planes: Planes, margin: int) -> Planes:
-    """Adds a margin of whole tiles to the planes of a mosaic, as `_mirror` does to the mosaic."""
+def _with_mirrored_tiles(planes: Planes, margin: int) -> Planes:
+    """Does to the planes of a mosaic what `_mirror` does to the mosaic; the margin is a number of tiles."""
 
     def padded(plane: Array, site: Site) -> Array:
         for axis in (1, 2):
@@ -200,7 +200,7 @@ def _around(planes: Planes, margin: int, site: Site, height: int, width: int) ->
 
     Args:
         planes: The planes of the sites that are read.
-        margin: The number of tiles that they have before the first row and column of the result.
+        margin: The number of tiles that they have before the result's first row and column.
         site: The site.
         height: The number of tiles in a column of the result.
         width: The number of tiles in a row of the result.

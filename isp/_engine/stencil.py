@@ -165,10 +165,11 @@ def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callab
     Planes would have to be interleaved in a pass that takes as long as the stencil.
     """
     rows, cols = kernels.shape[1:3]
-    kernels = kernels[:, None]
+    of_plane = kernels[:, None]
+    taps = _taps_of(of_plane)
 
     def formula(padded: Array) -> Array:
-        channels = [_sites([padded], kernels, _taps_of(kernels), k) for k in range(len(kernels))]
+        channels = [_sites([padded], of_plane, taps, k) for k in range(len(kernels))]
         tile = [[jnp.stack(of_site, -1) for of_site in zip(*row, strict=True)] for row in zip(*channels, strict=True)]
         return finish(woven(tile).reshape(*raw.shape, len(kernels)))
 
@@ -301,8 +302,7 @@ def _sum_taps(padded: Sequence[Array], kernels: Array, taps: tuple[Tap, ...]) ->
 def _sites(padded: Sequence[Array], kernels: Array | np.ndarray, taps: tuple[Tap, ...], out: int) -> list[list[Array]]:
     """Computes the formula of `correlate_planes` for one output and each site of the tile by itself.
 
-    All pixels of a site have the same weights. So its loop over a row is plain arithmetic, and the sites of a row are
-    computed together and written as they lie in memory.
+    All pixels of a site have the same weights, so that a loop over them is plain arithmetic.
     """
     rows, cols, row_period, col_period = kernels.shape[2:]
     batch, height, width = padded[0].shape
@@ -320,10 +320,17 @@ def _sites(padded: Sequence[Array], kernels: Array | np.ndarray, taps: tuple[Tap
 
 
 def woven(tile: Sequence[Sequence[Array]]) -> Array:
-    """Puts the sites of a tile, each `(batch, H / row_period, W / col_period, ...)`, in their places."""
-    woven = jnp.stack([jnp.stack(row, 3) for row in tile], 2)
-    batch, height, row_period, width, col_period, *channels = woven.shape
-    return woven.reshape(batch, height * row_period, width * col_period, *channels)
+    """Puts planes that each hold one site of every tile together, so that the sites are in their places.
+
+    Args:
+        tile: The planes `(batch, H / rows, W / cols, ...)` by the row and the column of their site in the tile.
+
+    Returns:
+        The plane or image `(batch, H, W, ...)`.
+    """
+    stacked = jnp.stack([jnp.stack(row, 3) for row in tile], 2)
+    batch, height, rows, width, cols, *channels = stacked.shape
+    return stacked.reshape(batch, height * rows, width * cols, *channels)
 
 
 def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:

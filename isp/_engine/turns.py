@@ -27,7 +27,7 @@ Index = int | np.int32 | Array
 # a pipeline to stay in a cache of 1 MiB per core.
 _PIXELS_AT_ONCE = 2**17
 
-# Images of more pixels are processed patch by patch. Up to here, that would take longer where freed memory is kept.
+# Images of more pixels are processed patch by patch. Smaller ones are faster as a whole where freed memory is kept.
 _LARGE = 2**22
 
 # The most rows and columns of the patches of a large image, without the pixels around them that they depend on. Wide
