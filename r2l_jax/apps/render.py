@@ -68,9 +68,17 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
             files.append(place)
             continue
         if not found:
-            raise InputError(f"{place}: no raw files in this folder")
+            raise InputError(f"{place}: no raw files in this folder{_below(place)}")
         files += found
     return list({file.resolve(): file for file in files}.values())
+
+
+def _below(folder: Place) -> str:
+    """Continues the message that a folder holds no raw files with the name of a sub-folder that does."""
+    if isinstance(folder, Url):
+        return ""
+    deeper = sorted(file.parent.name for file in folder.glob("*/*") if file.suffix.lower() in RAW_SUFFIXES)
+    return f", only in its sub-folders, such as {deeper[0]}" if deeper else ""
 
 
 def find_paths(inputs: Sequence[str | os.PathLike]) -> list[Path]:

@@ -248,7 +248,12 @@ def test_finds_raw_files_in_folders_once(tmp_path):
 
 
 def test_inputs_without_raw_files(tmp_path):
-    with pytest.raises(InputError, match="no raw files in this folder"):
+    with pytest.raises(InputError, match=r"no raw files in this folder$"):
+        find_raw_files([tmp_path])
+    for cells in ("lymphocytes", "basophils"):
+        (tmp_path / cells).mkdir()
+        (tmp_path / cells / "1.dng").touch()
+    with pytest.raises(InputError, match=r"no raw files in this folder, only in its sub-folders, such as basophils$"):
         find_raw_files([tmp_path])
     with pytest.raises(InputError, match="empty"):
         find_raw_files([""])
