@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from jaxtyping import install_import_hook
 
 # By default, Python looks for unreachable cycles so often that it takes a quarter of the time of collecting the tests.
 gc.set_threshold(20_000)
+# A shell makes what it starts in the background ignore interrupts, which some tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 
 import dng  # noqa: E402

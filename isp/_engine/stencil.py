@@ -32,8 +32,9 @@ Border = Literal["zero", "mirror", "symmetric"]
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
 
-# The number of parts of an inner product. More would take longer to compile.
+# The most parts of an inner product, and the least rows of each. More or smaller ones would take longer to compile.
 _PARTS = 8
+_ROWS_OF_PART = 32
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -341,14 +342,15 @@ def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tu
     """
     out, channels, rows, cols, row_period, col_period = shape
     batch, height, width = gradients[0].shape
-    part = -(-height // (_PARTS * row_period)) * row_period
+    parts = min(max(height // _ROWS_OF_PART, 1), _PARTS)
+    part = -(-height // (parts * row_period)) * row_period
     # Rows of zeros complete the last part.
-    margins = [(0, 0), (0, _PARTS * part - height), (0, 0)]
+    margins = [(0, 0), (0, parts * part - height), (0, 0)]
     padded, gradients = ([jnp.pad(plane, margins) for plane in planes] for planes in (padded, gradients))
 
     def formula(padded: Sequence[Array], gradients: Sequence[Array]) -> Array:
         def inner_product(k: int, c: int, i: int, j: int) -> Array:
-            starts = range(0, _PARTS * part, part)
+            starts = range(0, parts * part, part)
             return total(
                 gradients[k][:, y : y + part] * padded[c][:, y + i : y + i + part, j : j + width] for y in starts
             )

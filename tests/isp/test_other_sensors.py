@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import variants
 from flax import nnx
 
 import isp
@@ -47,7 +48,7 @@ def test_a_gray_scene_is_rendered_gray_at_its_brightness(pattern):
         np.testing.assert_allclose(inside, np.full(inside.shape, 0.5), atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("pattern", [pytest.param(QUAD, marks=pytest.mark.slow), XTRANS, "MONO"])
+@pytest.mark.parametrize("pattern", variants.quick(1, ["MONO", XTRANS, QUAD]))
 def test_every_parameter_has_a_gradient_that_agrees_with_central_differences(pattern):
     target = np.random.default_rng(1).random((2, 12, 24, 3), np.float32)
     for name in ("parametrized", "half_size"):

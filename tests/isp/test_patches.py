@@ -34,7 +34,8 @@ def by_algorithm():
             module = isp.static(DRONE, **{step: name}, **SHORTER if "nlm" in name else {})
             (stage,) = (stage for stage in module.stages if stage.name == step)
             if stage.reach is not None and name not in {"none", "bilinear", "sharpening_filter", "gaussian_denoising"}:
-                yield pytest.param(module, id=name)
+                marks = [] if name in {"malvar2004", "menon2007", "median_denoising"} else [pytest.mark.slow]
+                yield pytest.param(module, id=name, marks=marks)
 
 
 def by_camera():

@@ -162,6 +162,7 @@ def two_cameras(tmp_path_factory, small_heads, base):
     return config
 
 
+@pytest.mark.slow
 def test_scores_of_an_evaluation_by_camera(two_cameras, capsys):
     found = evaluation.run(
         build(

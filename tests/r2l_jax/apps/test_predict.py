@@ -104,6 +104,7 @@ def test_it_goes_on_where_it_was_stopped(run, files, tmp_path, monkeypatch):
     assert [(row["file"], row["class"]) for row in rows(output)] == [(row["file"], row["class"]) for row in whole]
 
 
+@pytest.mark.slow
 def test_workers_predict_what_one_process_predicts(run, tmp_path, monkeypatch):
     rng = np.random.default_rng(3)
     many = [tmp_path / f"{number:03}.tif" for number in range(100)]

@@ -175,6 +175,7 @@ def test_averaged_weights_go_on_where_they_were_stopped(base):
         train.run(replace(parts, epochs=4))
 
 
+@pytest.mark.slow
 def test_training_stops_when_it_no_longer_improves(base):
     config = replace(base, run_name="patient", lr=1e-12, epochs=9, patience=2)
     train.run(config)

@@ -208,7 +208,9 @@ def test_the_key_decides_the_noise_of_each_image(name):
     assert (result[0, 0] != result[0, 1]).any() == (name in RANDOM)
 
 
-@every_corruption
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "frost" else []) for name in CORRUPTIONS]
+)
 def test_vmap_is_a_loop_over_images_keys_and_severities(name):
     images, keys, severities = BATCH[0], jax.random.split(KEY, 3), np.array([1, 3, 5])
     looped = [CORRUPTIONS[name](*one) for one in zip(images, keys, severities, strict=True)]

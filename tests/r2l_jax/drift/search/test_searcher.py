@@ -109,6 +109,7 @@ def test_parameters_stay_valid(fold, frozen):
     assert np.isfinite(found.task_loss).all()
 
 
+@pytest.mark.slow
 def test_l2_sum_is_l2_at_a_price_times_the_values_of_a_batch(fold, frozen):
     weight, values = 0.5, 8 * np.prod(fold.dataset.shape) * 3
     by_sum = make(frozen, "worst", aux_loss="l2_sum", batch_size=8)
