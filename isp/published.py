@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isp import camera_parameters, cfa, color, demosaic, denoise, sharpen, tone
-from isp._engine import reaches, stencil
+from isp._engine import checks, curves, planes, reaches, stencil
 from isp.algorithms import ALGORITHMS, filter_kernel
 from isp.camera import Camera
 from isp.camera_parameters import COLORS, WEIGHTS
@@ -243,7 +243,13 @@ def _clipped(low: float) -> Stage:
 
 def _gamma_correct() -> Stage:
     gamma = Parameter(2.2, scale="log", unit="gamma")
-    return Stage("gamma_correct", tone.gamma_correct, {"gamma_correct": gamma}, reach=0)
+    return Stage(
+        "gamma_correct",
+        tone.gamma_correct,
+        {"gamma_correct": gamma},
+        reach=0,
+        fused_after={(_clip, 0): _clip_and_correct},
+    )
 
 
 def _planes(raw: Array, black_level: Array, pattern: str) -> Array:
@@ -290,6 +296,12 @@ def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
     return color.replaced_luma(
         rgb, lambda luma: stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
     )
+
+
+def _clip_and_correct(rgb: Array, gamma: Array, low: float) -> Array:
+    """Computes `_clip` and `tone.gamma_correct` in one pass, with the channels apart."""
+    checks.check_image(rgb)
+    return jnp.stack(curves.clipped_power(planes.split(rgb), gamma, low), -1)
 
 
 def _add(rgb: Array, layer: Array) -> Array:

@@ -1,7 +1,6 @@
 """Tone curves, which map linear light to display values."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -39,14 +38,7 @@ def gamma_correct(
         array([[[0. , 0.5, 1. ]]], dtype=float32)
     """
     check_image(rgb)
-    return _power(rgb, gamma)
-
-
-@stencil.pointwise
-def _power(rgb: Array, gamma: Float[Array, ""] | float) -> Array:
-    dark = rgb <= 0
-    # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
-    return jnp.where(dark, 0, jnp.exp(jnp.log(jnp.where(dark, 1, rgb)) / gamma))
+    return stencil.pointwise(curves.power)(rgb, gamma)
 
 
 @jax.jit

@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from isp._engine import stencil
 from isp._engine.checks import Scalar
+from isp._engine.derivatives import with_gradient
 
 
 def srgb(light: Array) -> Array:
@@ -55,3 +56,56 @@ def all_at_once(
         return tuple(jnp.clip(plane, low, high) for plane in raised)
 
     return stencil.apart(formula)(planes, amount, pivot, shares)
+
+
+def power(light: Array, gamma: Scalar) -> Array:
+    """Computes `light ** (1 / gamma)`, and 0 for values that are not positive."""
+    dark = light <= 0
+    # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
+    return jnp.where(dark, 0, jnp.exp(jnp.log(jnp.where(dark, 1, light)) / gamma))
+
+
+def _powers(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array, ...]:
+    def formula(planes: tuple[Array, ...], gamma: Array) -> tuple[Array, ...]:
+        return tuple(power(jnp.clip(plane, low, 1), gamma) for plane in planes)
+
+    return stencil.apart(formula)(planes, gamma)
+
+
+def _powers_forward(
+    planes: tuple[Array, ...], gamma: Array, low: float
+) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array]]:
+    return clipped_power(planes, gamma, low), (planes, gamma)
+
+
+def _powers_backward(
+    low: float, residuals: tuple[tuple[Array, ...], Array], gradients: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], Array]:
+    def of_plane(plane: Array, gamma: Array, gradient: Array) -> tuple[Array, Array]:
+        """Computes the gradient of the plane, and what adds up to that of the logarithm of gamma."""
+        light = jnp.clip(plane, low, 1)
+        dark = light <= 0
+        light = jnp.where(dark, 1, light)
+        logarithm = jnp.log(light)
+        steepness = jnp.where(dark, 0, gradient * jnp.exp(logarithm / gamma) / gamma)
+        # At its ends, jnp.clip has the mean of the slopes on both sides.
+        inside, within = (plane > low) & (plane < 1), (plane >= low) & (plane <= 1)
+        return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0)) / light, -steepness * logarithm
+
+    def formula(
+        planes: tuple[Array, ...], gamma: Array, gradients: tuple[Array, ...]
+    ) -> tuple[tuple[Array, ...], Array]:
+        pairs = [of_plane(plane, gamma, gradient) for plane, gradient in zip(planes, gradients, strict=True)]
+        of_planes, of_gamma = zip(*pairs, strict=True)
+        return of_planes, stencil.total(of_gamma)
+
+    planes, gamma = residuals
+    of_planes, of_gamma = stencil.apart(formula)(planes, gamma, gradients)
+    return of_planes, of_gamma.sum() / gamma
+
+
+clipped_power = with_gradient(_powers, _powers_forward, _powers_backward, static_argnums=(2,))
+"""Clips planes to [low, 1], and applies `power`: `(planes, gamma, low) -> planes`. Forward mode does not work.
+
+The gradient computes logarithm and power anew in one pass, where JAX would keep a plane of each step.
+"""

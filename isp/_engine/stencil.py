@@ -341,7 +341,7 @@ def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tu
     products are added as arrays, and only one part is left to sum up.
     """
     out, channels, rows, cols, row_period, col_period = shape
-    batch, height, width = gradients[0].shape
+    height, width = gradients[0].shape[1:]
     parts = min(max(height // _ROWS_OF_PART, 1), _PARTS)
     part = -(-height // (parts * row_period)) * row_period
     # Rows of zeros complete the last part.
@@ -358,5 +358,6 @@ def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tu
         return jnp.stack([inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)])
 
     sums = apart(formula)(padded, gradients)
-    by_site = sums.reshape(*shape[:4], batch, part // row_period, row_period, width // col_period, col_period)
-    return by_site.sum((4, 5)).sum(5)
+    columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
+    by_column = jnp.matmul(sums.reshape(-1, width), columns, precision="highest")
+    return by_column.reshape(*shape[:4], -1, row_period, col_period).sum(4)

@@ -1,0 +1,35 @@
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from isp import tone
+from isp._engine import curves
+
+
+@pytest.mark.parametrize("low", [0.0, 1e-5])
+@pytest.mark.parametrize("formulation", [contextlib.nullcontext, isp.plain], ids=["fast", "plain"])
+def test_a_clipped_power_is_both_functions_with_the_gradients_of_both(low, formulation):
+    rng = np.random.default_rng(0)
+    ends = np.float32([-1, 0, low, np.nextafter(np.float32(low), 1, dtype=np.float32), 0.5, 1, 1.5, 3])
+    rgb, weight = rng.permutation(np.tile(ends, 12)).reshape(2, 4, 4, 3), rng.normal(size=(2, 4, 4, 3))
+
+    def at_once(rgb, gamma):
+        images = jnp.stack(curves.clipped_power(tuple(rgb[..., k] for k in range(3)), gamma, low), -1)
+        return (images * weight).sum(), images
+
+    def one_by_one(rgb, gamma):
+        images = tone.gamma_correct(jnp.clip(rgb, low, 1), gamma)
+        return (images * weight).sum(), images
+
+    with formulation():
+        results = [
+            jax.jit(jax.value_and_grad(each, (0, 1), has_aux=True))(rgb, jnp.float32(2.2))
+            for each in (at_once, one_by_one)
+        ]
+    ((_, images), gradients), ((_, expected), expected_gradients) = results
+    np.testing.assert_allclose(images, expected, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), gradients, expected_gradients)
