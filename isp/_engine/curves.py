@@ -65,6 +65,14 @@ def power(light: Array, gamma: Scalar) -> Array:
     return jnp.where(dark, 0, jnp.exp(jnp.log(jnp.where(dark, 1, light)) / gamma))
 
 
+def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array, ...]:
+    """Clips planes to [low, 1], and applies `power`. Forward mode does not work.
+
+    The gradient computes logarithm and power anew in one pass, where JAX would keep a plane of each step.
+    """
+    return _clipped_power(planes, gamma, low)
+
+
 def _powers(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array, ...]:
     def formula(planes: tuple[Array, ...], gamma: Array) -> tuple[Array, ...]:
         return tuple(power(jnp.clip(plane, low, 1), gamma) for plane in planes)
@@ -75,7 +83,7 @@ def _powers(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array,
 def _powers_forward(
     planes: tuple[Array, ...], gamma: Array, low: float
 ) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array]]:
-    return clipped_power(planes, gamma, low), (planes, gamma)
+    return _clipped_power(planes, gamma, low), (planes, gamma)
 
 
 def _powers_backward(
@@ -104,8 +112,4 @@ def _powers_backward(
     return of_planes, of_gamma.sum() / gamma
 
 
-clipped_power = with_gradient(_powers, _powers_forward, _powers_backward, static_argnums=(2,))
-"""Clips planes to [low, 1], and applies `power`: `(planes, gamma, low) -> planes`. Forward mode does not work.
-
-The gradient computes logarithm and power anew in one pass, where JAX would keep a plane of each step.
-"""
+_clipped_power = with_gradient(_powers, _powers_forward, _powers_backward, static_argnums=(2,))
