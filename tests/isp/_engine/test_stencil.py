@@ -91,6 +91,23 @@ def test_gradients_of_a_bilinear_map(border, periods, sides):
             np.testing.assert_allclose((gradient * moved).sum(), (weight * expected).sum(), rtol=1e-10)
 
 
+@pytest.mark.parametrize("row_period", [1, 2])
+def test_gradients_of_kernels_are_the_same_in_parts(row_period, monkeypatch):
+    """The last of three parts has four rows less than the others."""
+    with jax.enable_x64(True):
+        plane, weight = jnp.array(RNG.normal(size=(2, 3, 14, 6)))
+        kernels = RNG.normal(size=(1, 1, 3, 3, row_period, 1))
+
+        def gradient(kernels):
+            return jax.vjp(lambda k: stencil.correlate_planes((plane,), k, "mirror"), kernels)[1]((weight,))[0]
+
+        whole = jax.jit(gradient).lower(kernels)
+        monkeypatch.setattr(stencil, "_ROWS_OF_PART", 4)
+        in_parts = jax.jit(lambda kernels: gradient(kernels)).lower(kernels)
+        assert in_parts.as_text().count("stablehlo.multiply") > whole.as_text().count("stablehlo.multiply")
+        np.testing.assert_allclose(in_parts.compile()(kernels), whole.compile()(kernels), rtol=1e-12)
+
+
 def test_apart_changes_no_number_and_passes_derivatives_through():
     def function(x, y):
         return jnp.sin(jnp.clip(x, 0, 1) * y), x.sum()
