@@ -223,15 +223,16 @@ def _mean_by_feature(rows: Array, features: int) -> Array:
 def _mean_of_terms(terms: Callable[..., Array], rows: Array, mean: Array, *others: Array) -> Array:
     """Computes the mean of `terms(rows, mean, *others)` by feature.
 
-    XLA:CPU would write all terms to memory before it sums them. So it gets to add up those of neighboring rows as
-    arrays, which leaves an eighth of the rows to sum.
+    XLA:CPU would write all terms to memory before it sums them. It does not when those of neighboring rows are added as
+    arrays first, which leaves an eighth of the rows to sum.
     """
     together = math.gcd(len(rows), _ROWS_ADDED) if jax.default_backend() == "cpu" else 1
     added = apart(_added, terms, together)(rows, mean, *others)
-    return (added.sum(0) / len(rows)).reshape(-1, mean.size).mean(0)
+    return _mean_by_feature(added, mean.size) / together
 
 
 def _added(terms: Callable[..., Array], together: int, rows: Array, mean: Array, *others: Array) -> Array:
+    """Adds up the terms of so many neighboring rows."""
     groups = [each.reshape(-1, together, each.shape[-1]) for each in (rows, *others)]
     each_row = ([group[:, k] for group in groups] for k in range(together))
     return functools.reduce(jnp.add, (terms(first, mean, *rest) for first, *rest in each_row))

@@ -90,7 +90,7 @@ def _powers_backward(
     low: float, residuals: tuple[tuple[Array, ...], Array], gradients: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], Array]:
     def of_plane(plane: Array, gamma: Array, gradient: Array) -> tuple[Array, Array]:
-        """Computes the gradient of the plane, and what adds up to that of the logarithm of gamma."""
+        """Returns the gradient for the plane, and terms whose sum is the gradient for the logarithm of gamma."""
         light = jnp.clip(plane, low, 1)
         dark = light <= 0
         light = jnp.where(dark, 1, light)

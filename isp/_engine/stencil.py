@@ -32,7 +32,7 @@ Border = Literal["zero", "mirror", "symmetric"]
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
 
-# The most parts of an inner product, and the least rows of each. More or smaller ones would take longer to compile.
+# An inner product has at most so many parts, of at least so many rows. More parts would take longer to compile.
 _PARTS = 8
 _ROWS_OF_PART = 32
 
@@ -358,6 +358,7 @@ def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tu
         return jnp.stack([inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)])
 
     sums = apart(formula)(padded, gradients)
+    # Columns are summed by a matrix product, which uses all cores; XLA:CPU would sum along two axes with one of them.
     columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
     by_column = jnp.matmul(sums.reshape(-1, width), columns, precision="highest")
     return by_column.reshape(*shape[:4], -1, row_period, col_period).sum(4)
