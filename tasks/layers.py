@@ -1,15 +1,14 @@
 """The layers of the networks: PyTorch's functions, in forms whose gradients XLA makes fast on CPUs as well.
 
 Flax's own layers differ in two ways. Their batch norm keeps a biased running variance, where PyTorch keeps an unbiased
-one. And they are slow on CPUs: the gradient of a max pool takes about three times as long as that of the equal form
-here, the gradient of a 1x1 convolution takes twice as long, that of batch norm makes more passes over the images, and
-the layers before an activation are computed again wherever the activation is read. The forms here suit other devices
-just as well.
+one. And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, that of a 1x1 convolution
+twice as long, that of batch norm makes more passes over the images, and the layers before an activation are computed
+again wherever the activation is read. The forms here suit other devices just as well.
 
 The layers compute in the precision of the images that they get. Parameters and statistics are float32, and sums are
 at least that.
 
-The derivatives of `relu` and of batch norm are written out for reverse mode; forward mode does not work.
+Most derivatives are written out for reverse mode; forward mode does not work.
 """
 
 import functools
@@ -23,6 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from tasks import winograd
+from tasks._products import each_pixel_times
 from tasks._units import apart
 
 # JAX may pass NumPy arrays to derivative rules: constants, and the cotangents that a user gives.
@@ -67,7 +67,7 @@ class Conv(nnx.Module):
         kernel = jnp.asarray(self.kernel[...], x.dtype)
         size, stride = kernel.shape[0], self.stride
         if size == 1:  # As a matrix product, whose gradient for the kernel is faster.
-            return _each_pixel_times(x[:, ::stride, ::stride], kernel[0, 0])
+            return each_pixel_times(x[:, ::stride, ::stride], kernel[0, 0])
         if min(x.shape[1:3]) < size:
             return _convolve_small(x, kernel, stride)
         if stride == 1 and winograd.is_faster(x, kernel):
@@ -87,12 +87,7 @@ def _convolve_small(x: Array, kernel: Array, stride: int) -> Array:
     border = (size // 2, size // 2)
     x = jnp.pad(x, ((0, 0), border, border, (0, 0)))
     shifted = [x[:, i : i + height : stride, j : j + width : stride] for i in range(size) for j in range(size)]
-    return _each_pixel_times(jnp.concatenate(shifted, -1), kernel.reshape(-1, kernel.shape[-1]))
-
-
-def _each_pixel_times(x: Array, kernel: Array) -> Array:
-    # As matrices: for the gradient, XLA:CPU would copy the images to an order in which it can contract several axes.
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
+    return each_pixel_times(jnp.concatenate(shifted, -1), kernel.reshape(-1, kernel.shape[-1]))
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -275,7 +270,7 @@ relu.defvjp(_relu_forward, _relu_backward)
 
 
 def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch rows cols channels"]:
-    """Computes the maximum of each 3x3 window, with stride 2 and padding 1.
+    """Computes the maximum of each 3x3 window, with stride 2 and padding 1. Forward mode does not work.
 
     As in PyTorch, the first of several equal maxima, row by row, gets the gradient, and a window with NaN gives NaN.
 
@@ -285,12 +280,59 @@ def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "ba
     Returns:
         Images `(B, ceil(H / 2), ceil(W / 2), C)`.
     """
+    return _max_pool(x, x.shape[1:3])
+
+
+def _maxima(x: AnyArray, sides: tuple[int, int]) -> Array:
+    return _maxima_and_places(jnp.asarray(x))[0]
+
+
+_max_pool = jax.custom_vjp(_maxima, nondiff_argnums=(1,))
+
+
+def _maxima_and_places(x: Array) -> tuple[Array, Array]:
+    """Also returns which value of its window each maximum is, 0 to 8, row by row."""
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, height % 2), (1, width % 2), (0, 0)), constant_values=-jnp.inf)
-    x = _first_maximum(_first_maximum(x[:, :, :-2:2], x[:, :, 1:-1:2]), x[:, :, 2::2])
-    return _first_maximum(_first_maximum(x[:, :-2:2], x[:, 1:-1:2]), x[:, 2::2])
+    columns = [(x[:, :, start : start + width + width % 2 - 1 : 2], jnp.int8(start)) for start in range(3)]
+    maxima, places = functools.reduce(_first_maximum, columns)
+    windows = [np.s_[:, start : start + height + height % 2 - 1 : 2] for start in range(3)]
+    rows = [(maxima[each], places[each] + jnp.int8(3 * start)) for start, each in enumerate(windows)]
+    return functools.reduce(_first_maximum, rows)
 
 
-def _first_maximum(first: Float[Array, "*shape"], second: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    # Not jnp.maximum, which shares the gradient among equals.
-    return jnp.where((first >= second) | jnp.isnan(first), first, second)
+def _first_maximum(first: tuple[Array, Array], second: tuple[Array, Array]) -> tuple[Array, Array]:
+    (maximum, place), (other, other_place) = first, second
+    is_first = (maximum >= other) | jnp.isnan(maximum)
+    return jnp.where(is_first, maximum, other), jnp.where(is_first, place, other_place)
+
+
+def _max_pool_forward(x: AnyArray, sides: tuple[int, int]) -> tuple[Array, Array]:
+    return apart(_maxima_and_places)(jnp.asarray(x))
+
+
+def _max_pool_backward(sides: tuple[int, int], places: AnyArray, gradient: AnyArray) -> tuple[Array]:
+    return (apart(_spread, sides)(jnp.asarray(places), jnp.asarray(gradient)),)
+
+
+def _spread(sides: tuple[int, int], places: Array, gradient: Array) -> Array:
+    """Adds up what each value gets from the windows that it belongs to: one or two along each axis.
+
+    Window i has the values 2 * i - 1 to 2 * i + 1. So value 2 * i belongs to window i alone, as its second, and value
+    2 * i + 1 belongs to window i, as its third, and to window i + 1, as its first.
+    """
+    beyond = ((0, 0), (0, 1), (0, 1), (0, 0))
+    places, gradient = jnp.pad(places, beyond, constant_values=-1), jnp.pad(gradient, beyond)
+    batch, rows, cols, channels = (side - (axis in {1, 2}) for axis, side in enumerate(gradient.shape))
+    # One loop over all values, which are of four kinds, is faster than four arrays that are woven together.
+    odd_row, odd_col = (np.arange(2).reshape(shape) for shape in ((2, 1, 1, 1), (2, 1)))
+    total = jnp.zeros((), gradient.dtype)
+    for down, right in np.ndindex(2, 2):
+        window = np.s_[:, down : down + rows, None, right : right + cols, None]
+        place = 3 * (odd_row + 1 - 2 * down) + odd_col + 1 - 2 * right
+        belongs = (odd_row >= down) & (odd_col >= right)
+        total += jnp.where(places[window] == np.where(belongs, place, -2).astype(np.int8), gradient[window], 0)
+    return total.reshape(batch, 2 * rows, 2 * cols, channels)[:, : sides[0], : sides[1]]
+
+
+_max_pool.defvjp(_max_pool_forward, _max_pool_backward)
