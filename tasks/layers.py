@@ -291,13 +291,13 @@ _max_pool = jax.custom_vjp(_maxima, nondiff_argnums=(1,))
 
 
 def _maxima_and_places(x: Array) -> tuple[Array, Array]:
-    """Also returns which value of its window each maximum is, 0 to 8, row by row."""
+    """Computes the maxima, and the place of each in its window: 0 to 8, row by row."""
     height, width = x.shape[1:3]
     x = jnp.pad(x, ((0, 0), (1, height % 2), (1, width % 2), (0, 0)), constant_values=-jnp.inf)
-    columns = [(x[:, :, start : start + width + width % 2 - 1 : 2], jnp.int8(start)) for start in range(3)]
+    columns = [(x[:, :, start : start + width : 2], jnp.int8(start)) for start in range(3)]
     maxima, places = functools.reduce(_first_maximum, columns)
-    windows = [np.s_[:, start : start + height + height % 2 - 1 : 2] for start in range(3)]
-    rows = [(maxima[each], places[each] + jnp.int8(3 * start)) for start, each in enumerate(windows)]
+    windows = [np.s_[:, start : start + height : 2] for start in range(3)]
+    rows = [(maxima[window], places[window] + jnp.int8(3 * start)) for start, window in enumerate(windows)]
     return functools.reduce(_first_maximum, rows)
 
 
@@ -316,15 +316,15 @@ def _max_pool_backward(sides: tuple[int, int], places: AnyArray, gradient: AnyAr
 
 
 def _spread(sides: tuple[int, int], places: Array, gradient: Array) -> Array:
-    """Adds up what each value gets from the windows that it belongs to: one or two along each axis.
+    """Adds up what each pixel gets from the windows that it belongs to: one or two along each axis.
 
-    Window i has the values 2 * i - 1 to 2 * i + 1. So value 2 * i belongs to window i alone, as its second, and value
-    2 * i + 1 belongs to window i, as its third, and to window i + 1, as its first.
+    Window i consists of pixels 2 * i - 1 to 2 * i + 1. So pixel 2 * i is the second of window i, and pixel 2 * i + 1 is
+    both the third of window i and the first of window i + 1.
     """
+    batch, rows, cols, channels = gradient.shape
     beyond = ((0, 0), (0, 1), (0, 1), (0, 0))
     places, gradient = jnp.pad(places, beyond, constant_values=-1), jnp.pad(gradient, beyond)
-    batch, rows, cols, channels = (side - (axis in {1, 2}) for axis, side in enumerate(gradient.shape))
-    # One loop over all values, which are of four kinds, is faster than four arrays that are woven together.
+    # Even and odd pixels in one loop: to compute the four kinds apart and then interleave them is slower.
     odd_row, odd_col = (np.arange(2).reshape(shape) for shape in ((2, 1, 1, 1), (2, 1)))
     total = jnp.zeros((), gradient.dtype)
     for down, right in np.ndindex(2, 2):
