@@ -12,9 +12,9 @@ def options() -> dict[str, str | int]:
     """Returns the options to compile with, which on a CPU leave convolutions to Eigen and products to YNNPACK.
 
     YNNPACK's convolutions take 1.7 times as long as Eigen's for the forward pass of ResNet-18's first blocks, and 2.3
-    times for the gradient of their kernels. Eigen's matrix products ask for memory 36,000 times in a training step of a
-    ResNet-18. With them, the step takes 1.15 times as long, or more if the heap has many free places to search. A
-    version of XLA that does not know the option has no YNNPACK.
+    times for the gradient of their kernels. Eigen's matrix products allocate memory 36,000 times in a training step of
+    a ResNet-18. With them, the step takes 1.15 times as long, or more if the heap is fragmented. A version of XLA that
+    does not know the option has no YNNPACK.
     """
     if jax.default_backend() != "cpu":
         return {}
