@@ -37,6 +37,7 @@ class Row:
         measure: measures with a number of repeats; None takes as many as fit.
         unit: the unit of the value, the bar and the stretch.
         at_most: whether less is better.
+        most_floors: how many times as long as the floor ours may take; None without this second bar.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Row:
     measure: Callable[[int | None], Measured]
     unit: str = "x"
     at_most: bool = False
+    most_floors: float | None = None
 
     def reached(self, value: float | None) -> str:
         """Returns "stretch", "pass" or "fail" for a value."""

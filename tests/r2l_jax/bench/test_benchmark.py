@@ -151,6 +151,16 @@ def test_a_row_misses_its_bar_if_it_does_by_more_than_noise(monkeypatch, ours, b
     assert benchmark.missed(result) == ["step"] * missed
 
 
+@pytest.mark.parametrize(("floor", "missed"), [([4, 5, 6], False), ([3, 4, 4], True)])
+def test_a_row_misses_its_bar_of_floors_if_it_does_by_more_than_noise(monkeypatch, floor, missed):
+    samples = {"ours": [10, 11, 12], "baseline": [20, 22, 24], "floor": floor}
+    row = rows.Row("step", 1.0, 2.0, lambda repeats: rows.Measured(2.0, samples), most_floors=2.0)
+    monkeypatch.setattr(benchmark, "rows", lambda sizes: [row])
+    result = benchmark.run()
+    assert result["rows"][0]["times_floor"] > 2
+    assert benchmark.missed(result) == ["step"] * missed
+
+
 @pytest.mark.parametrize(
     ("missing", "name"), [("torch", "parametrized_forward"), ("colour_demosaicing", "demosaic_bilinear")]
 )
