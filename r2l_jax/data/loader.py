@@ -48,6 +48,22 @@ class _Samples:
         return {"raw": raw, "target": target, "index": np.int32(number), "weight": self._weights[index]}
 
 
+def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding) -> Batch[jax.ShapeDtypeStruct]:
+    """Returns the shapes and types of a batch of all processes on its devices, for functions that are compiled ahead.
+
+    Args:
+        dataset: the data set, of which one sample is read.
+        batch_size: the number of samples in a batch of all processes.
+        sharding: the placement of the batch.
+    """
+
+    def stacked(leaf: np.ndarray | np.number) -> jax.ShapeDtypeStruct:
+        of_jax = jax.dtypes.canonicalize_dtype(leaf.dtype)
+        return jax.ShapeDtypeStruct((batch_size, *np.shape(leaf)), of_jax, sharding=sharding)
+
+    return jax.tree.map(stacked, _Samples(dataset, np.arange(1), np.ones(1, np.float32))[0])
+
+
 def train_batches(
     dataset: RawDataset, indices: np.ndarray, batch_size: int, seed: int, first_step: int = 0
 ) -> Iterator[Batch[np.ndarray]]:

@@ -10,7 +10,6 @@ import safetensors
 from flax import nnx
 
 import tasks
-from r2l_jax.data.fetch.hub import weights_file
 from r2l_jax.runtime.errors import InputError
 from tasks.resnet import NETWORKS, ResNetTrunk
 
@@ -44,7 +43,13 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
         InputError: the file is missing, cannot be read, is a PyTorch file, or does not hold the weights of the network;
             or the download fails. The head is unchanged then.
     """
-    path = pathlib.Path(file) if file else weights_file(network)
+    if file:
+        path = pathlib.Path(file)
+    else:
+        # Imported here: the libraries for the network would make every training start later.
+        from r2l_jax.data.fetch import hub
+
+        path = hub.weights_file(network)
     source = f"--pretrained_weights={file}" if file else f"--classifier_pretrained: {path}"
     state = _read(path, source)
     try:

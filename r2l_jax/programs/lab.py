@@ -22,4 +22,4 @@ def main(config: LabConfig) -> None:
     start.run(config)
 
 
-run = functools.partial(flags.run, main, LabConfig)
+run = functools.partial(flags.run, main, LabConfig, any_thread=True)

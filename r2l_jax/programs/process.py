@@ -117,4 +117,4 @@ def main(config: RenderConfig) -> int:
     return 1 if failed else 0
 
 
-run = functools.partial(flags.run, main, RenderConfig)
+run = functools.partial(flags.run, main, RenderConfig, any_thread=True)

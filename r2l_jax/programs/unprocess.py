@@ -60,4 +60,4 @@ def main(config: UnprocessConfig) -> int:
     return 1 if summary.failed else 0
 
 
-run = functools.partial(flags.run, main, UnprocessConfig)
+run = functools.partial(flags.run, main, UnprocessConfig, any_thread=True)

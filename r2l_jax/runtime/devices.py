@@ -41,9 +41,11 @@ def to_devices(arrays: PyTree, sharding: NamedSharding, whole: bool = False) -> 
         sharding: one of `shardings`.
         whole: whether the arrays are whole for `Shardings.split` as well, the same in all processes.
     """
-    return jax.tree.map(
+    placed = jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array, array.shape if whole else None), arrays
     )
+    # On CPUs, JAX would give a call whose arguments are still being copied to a thread that cannot keep its memory.
+    return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
 
 
 class OneAhead:

@@ -8,7 +8,9 @@ default, its help and its bounds in one place; its annotation says what kind of 
 import dataclasses
 import difflib
 import functools
+import gc
 import math
+import os
 import pathlib
 import shutil
 import signal
@@ -309,16 +311,22 @@ def replace(config: Config, **changes: Any) -> Config:
     return build(type(config), flat(typing.cast(Settings, config)), **changes)
 
 
-def run(main: types.FunctionType, settings: type | Switch) -> None:
+def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = False) -> None:
     """Runs an absl program: parses its flags, and exits with the `startup.exit_status` of `main(config)`.
 
-    The docstring of the module of `main` is the head of `--help`.
+    Args:
+        main: the program. The docstring of its module is the head of `--help`.
+        settings: what the flags say, and `main` gets.
+        any_thread: whether other threads than the main one use JAX, too.
     """
     # Orbax and Grain report their every step at absl's default level, and errors with a traceback, although they also
     # raise them.
     logging.set_verbosity(logging.FATAL)
     # Schedulers end a program by SIGTERM; it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # After so many new objects, Python looks for unreachable cycles. After 700, its default, it would do so again and
+    # again during imports and while JAX traces functions, and a training would reach its first step 0.7 s later.
+    gc.set_threshold(20_000)
     define(settings)
 
     def start(argv: Sequence[str]) -> int:
@@ -327,10 +335,18 @@ def run(main: types.FunctionType, settings: type | Switch) -> None:
 
         host_timeout = typing.cast(float, flags.FLAGS[_HOST_TIMEOUT].value)
         multi_host = typing.cast(bool, flags.FLAGS[_MULTI_HOST].value)
-        return exit_status(lambda: main(read(settings)), argv, host_timeout, multi_host)
+        return exit_status(lambda: main(read(settings)), argv, host_timeout, multi_host, any_thread)
 
     title = as_started(main.__globals__["__doc__"] or "")
-    app.run(start, flags_parser=functools.partial(parse, settings, title))
+    try:
+        try:
+            app.run(start, flags_parser=functools.partial(parse, settings, title))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the output, such as `head`, has seen enough. Python will flush it once more when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 def parse(

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import errno
-import gc
 import os
 import pathlib
 import sys
@@ -32,22 +31,37 @@ def cache_dir() -> pathlib.Path:
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 
 
-def keep_memory() -> None:
+def keep_memory(any_thread: bool = False) -> None:
     """Keeps freed memory in this process for its next arrays. Has an effect only on Linux with glibc.
 
     By default, malloc maps fresh pages for every array above 32 MiB and returns them when the array is freed. Each page
-    costs a page fault when it is first written: 0.3 s per GiB, which on a CPU is a quarter of a training step. A single
-    heap that never shrinks pays for its pages once, and the process stays at its peak size.
+    costs a page fault when it is first written: 0.3 s per GiB, which on a CPU is a quarter of a training step. A heap
+    that never shrinks pays for its pages once, and the process stays at its peak size.
+
+    Only the heap of the main thread can keep large arrays: the heaps of other threads consist of pieces of 64 MiB, and
+    anything larger is mapped anew. On CPUs, JAX therefore computes in the thread that calls it, and returns when the
+    result is there.
+
+    Must be called before anything else uses JAX.
+
+    Args:
+        any_thread: whether other threads than the main one compute, too. All threads then share one heap. They wait for
+            each other whenever they allocate, and what XLA compiles in several threads takes 1.4 times as long.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        # Only the main arena can keep large arrays: the others consist of heaps of 64 MiB and map anything larger.
+    if mallopt is None:
+        return
+    if any_thread:
         mallopt(_M_ARENA_MAX, 1)
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, -1)  # Never.
+    else:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, -1)  # Never.
 
 
-def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool = False) -> Watch | None:
+def prepare(
+    program: str = "", host_timeout: float = TIMEOUT, multi_host: bool = False, any_thread: bool = False
+) -> Watch | None:
     """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
 
     Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
@@ -58,6 +72,7 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool =
         program: the program's name, for the message with which it ends if another host does.
         host_timeout: seconds after which a host that does not answer counts as ended.
         multi_host: whether Slurm, Open MPI or Kubernetes tells what those variables do not.
+        any_thread: see `keep_memory`.
 
     Returns:
         The watch over the other hosts; None without any.
@@ -65,10 +80,7 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool =
     Raises:
         InputError: a variable has no valid value, or no cluster tells where the hosts meet.
     """
-    keep_memory()
-    # After so many new objects, Python looks for unreachable cycles. After 700, its default, it would do so again and
-    # again while JAX traces functions, and a training would reach its first step half a second later.
-    gc.set_threshold(20_000)
+    keep_memory(any_thread)
     # Hashed now, before anybody edits the source files that this process has imported.
     store.source_hash()
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it later
@@ -79,7 +91,11 @@ def prepare(program: str = "", host_timeout: float = TIMEOUT, multi_host: bool =
 
 
 def exit_status(
-    main: Callable[[], int | None], argv: Sequence[str], host_timeout: float = TIMEOUT, multi_host: bool = False
+    main: Callable[[], int | None],
+    argv: Sequence[str],
+    host_timeout: float = TIMEOUT,
+    multi_host: bool = False,
+    any_thread: bool = False,
 ) -> int:
     """Prepares and calls `main()`, and returns the program's exit status.
 
@@ -91,6 +107,7 @@ def exit_status(
         argv: the program's path and its arguments other than flags.
         host_timeout: see `prepare`.
         multi_host: see `prepare`.
+        any_thread: see `keep_memory`.
 
     Returns:
         The status that `main` returns, 1 after an error, or 130 after an interruption.
@@ -100,7 +117,7 @@ def exit_status(
         with _failing_threads_end(program):
             if stray := list(argv[1:]):
                 raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
-            watch = prepare(program, host_timeout, multi_host)
+            watch = prepare(program, host_timeout, multi_host, any_thread)
             return main() or 0
     except (InputError, OSError) as error:
         # Without a file, only a full disk is for the user to mend; other errors need their traceback.

@@ -20,7 +20,7 @@ class Prepared(distributed.WorkerPlugin):
         # The workers of a local cluster are numbered. Those of others are given their GPU by who starts them.
         if isinstance(worker.name, int) and gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker.name % len(gpus)]
-        startup.prepare("worker")
+        startup.prepare("worker", any_thread=True)
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:

@@ -1,6 +1,8 @@
-"""The state in which a fold's training begins."""
+"""The state in which a fold's training begins, and the compilation of its step meanwhile."""
 
+import contextlib
 import functools
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +31,12 @@ def initial_state(
     steps: Steps,
     fold: Fold,
     batch_size: int,
-    key: jax.Array,
+    keys: tuple[jax.Array, jax.Array],
     resumes: bool,
 ) -> TrainState:
     """Makes a fresh state, with the parts that earlier runs or ImageNet provide.
+
+    Meanwhile, the training step is compiled, or loaded from the cache, so that the first step finds it.
 
     Args:
         config: the run.
@@ -40,16 +44,44 @@ def initial_state(
         steps: its compiled functions.
         fold: whose training samples give statistics.
         batch_size: samples at once, over all devices.
-        key: of the random weights.
+        keys: the key of the random weights, and one like those that the step will get.
         resumes: whether the state is restored from a checkpoint afterwards and needs only its shapes.
     """
-    normalizes = not config.processing.learns_pipeline
-    statistics = unknown_statistics() if normalizes else None
-    if normalizes and not resumes:
+    of_weights, of_steps = keys
+    everywhere, split = shardings().everywhere, shardings().split
+    statistics = None if config.processing.learns_pipeline else to_devices(unknown_statistics(), everywhere)
+    init = _compiling(steps.init.lower(of_weights, statistics))
+    shapes = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, of_weights, statistics))
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
+    step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps))
+    if statistics is not None and not resumes:
         statistics = fixed_statistics(config, dataset, fold.train_indices, batch_size)
-    model = steps.init(key, statistics)
-    if resumes:
-        return steps.begin(model)
+    init.join()
+    model = steps.init(of_weights, statistics)
+    if not resumes:
+        _provide(model, config, dataset, steps, fold, batch_size)
+    state = steps.begin(model)
+    step.join()
+    return state
+
+
+def _compiling(lowered: jax.stages.Lowered) -> threading.Thread:
+    """Begins to compile a function, or to load it from the cache, in a thread, beside which Python is free."""
+
+    def compile_it() -> None:
+        # A call of the function fails in the same way, where the user learns of it.
+        with contextlib.suppress(Exception):
+            lowered.compile()
+
+    thread = threading.Thread(target=compile_it)
+    thread.start()
+    return thread
+
+
+def _provide(
+    model: nnx.State, config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, batch_size: int
+) -> None:
+    """Replaces the parts of a fresh model that earlier runs, the images or ImageNet provide."""
     for parts, flag, uri in (
         (("processor", "normalizer"), "processor_uri", config.processing.processor_uri),
         (("head",), "classifier_uri", config.model.classifier_uri),
@@ -60,7 +92,7 @@ def initial_state(
             )
             if anew and jax.process_index() == 0:
                 print(f"--{flag}={uri} has other classes: the layer {', '.join(anew)} of the head starts anew")
-    if not normalizes and not config.processing.processor_uri:
+    if config.processing.learns_pipeline and not config.processing.processor_uri:
         # Without a step that changes them, the head would see images unlike those it was trained on. With such steps,
         # a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
         indices = fold.train_indices if steps.rule.keeps_statistics else fold.train_indices[:_SAMPLES]
@@ -71,7 +103,6 @@ def initial_state(
         nnx.update(head, model["head"])
         load_weights(head, steps.task.network, config.model.pretrained_weights)
         _put(model, "head", jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere))
-    return steps.begin(model)
 
 
 def fixed_statistics(config: TrainConfig, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
@@ -82,8 +113,7 @@ def fixed_statistics(config: TrainConfig, dataset: RawDataset, indices: np.ndarr
     half = config.processing.processing_mode in HALF_SIZE_MODES
     known = published.MOSAIC_STATISTICS if half else published.STATIC_STATISTICS
     if dataset.name in known:
-        mean, std = known[dataset.name]
-        return jnp.array(mean), jnp.array(std)
+        return to_devices(tuple(np.array(each, np.float32) for each in known[dataset.name]), shardings().everywhere)
     mean, var = _moments(make_processor(config, dataset.camera), dataset, indices, batch_size)
     # The epsilon of a batch norm, for a channel that is constant.
     return mean, jnp.sqrt(var + 1e-5)
@@ -101,8 +131,8 @@ def _moments(processor: nnx.Module, dataset: RawDataset, indices: np.ndarray, ba
     moments = to_devices(np.zeros((2, 3), np.float32), shardings().everywhere)
     for batch in loader.eval_batches(dataset, indices, batch_size):
         moments = add(moments, to_devices(batch, shardings().split))
-    mean, mean_square = moments / len(indices)
-    return mean, jnp.maximum(mean_square - mean**2, 0)
+    mean, mean_square = jax.device_get(moments) / len(indices)
+    return to_devices((mean, np.maximum(mean_square - mean**2, 0)), shardings().everywhere)
 
 
 def _put(model: nnx.State, part: str, values: dict) -> None:

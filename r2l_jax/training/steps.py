@@ -23,7 +23,7 @@ PyTree = Any
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """Everything that a training step changes.
+    """Everything that a training step changes, or the shapes of it.
 
     Attributes:
         step: the number of updates done.
@@ -33,7 +33,7 @@ class TrainState(flax.struct.PyTreeNode):
             such as `gradient_norm`, of each of the processor's parameters.
     """
 
-    step: jax.Array
+    step: Any
     model: nnx.State
     opt_state: PyTree
     sums: PyTree
@@ -52,6 +52,8 @@ class Steps(NamedTuple):
         begin: makes the state in which a model's training begins.
         train: updates once, `(state, batch, key) -> (state, loss)`; consumes the state. The key is that of the epoch:
             a sample's augmentation follows from it and from the sample's index, not from its batch and devices.
+        lower: traces and lowers what `train` compiles, or most of it, for arguments that may be shapes. Once the
+            result is compiled, `train` finds it.
         evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those of the task, and those of `metrics` of
             task and rule; consumes the sums.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
@@ -63,9 +65,10 @@ class Steps(NamedTuple):
         rule: the update rule.
     """
 
-    init: Callable[..., nnx.State]
+    init: jax.stages.Wrapped
     begin: Callable[[nnx.State], TrainState]
     train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, jax.Array]]
+    lower: Callable[[TrainState, Batch, jax.Array], jax.stages.Lowered]
     evaluate: Callable[[TrainState, PyTree, Batch], PyTree]
     trace: Callable[[nnx.State, Batch], tuple[jax.Array, list[jax.Array], list[jax.Array]]]
     stages: tuple[str, ...]
@@ -136,6 +139,12 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         state, loss = compiled_train(state.replace(model=trained), batch, key)
         return state.replace(model=nnx.merge_state(fixed, state.model)), loss
 
+    def lower_processed(state, batch, key):
+        _, trained = parts(state.model)
+        images = jax.eval_shape(compiled_process, state.model, batch["raw"])
+        images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=shardings().split)
+        return compiled_train.lower(state.replace(model=trained), batch | {"raw": images}, key)
+
     def evaluate(state, sums, images, batch):
         logits = nnx.merge(blueprint.evaluating, state.model).logits(images)
         measured = task.measure(logits, batch) | rule.measure(state.opt_state, images, batch)
@@ -164,6 +173,7 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         init=jit(init, compiler_options=compiler.for_one_call()),
         begin=jit(begin),
         train=train_processed if config.processing.is_fixed else compiled_train,
+        lower=lower_processed if config.processing.is_fixed else compiled_train.lower,
         evaluate=evaluate_raw,
         trace=jit(trace),
         stages=stages,

@@ -179,7 +179,7 @@ def _train_fold(
     epochs, writes = config.optimization.epochs, jax.process_index() == 0
     quality = functools.partial(_quality, steps)
     with Checkpoints(folder, quality, enabled=config.tracking.log_model) as checkpoints:
-        state = initial_state(config, dataset, steps, fold, size.batch, init_key, resumes=checkpoints.found)
+        state = initial_state(config, dataset, steps, fold, size.batch, (init_key, step_key), checkpoints.found)
         is_done = functools.partial(_out_of_patience, config, quality)
         state, history = checkpoints.restore_last(state, epochs, is_done)
         trainer = _Trainer(config, dataset, steps, fold, size, step_key, stop, int(state.step))
@@ -316,13 +316,14 @@ class _Trainer:
             _Stopped: the user or the scheduler asked to stop.
         """
         first, last, ahead, started = self.step, (epoch + 1) * self._size.steps, OneAhead(), time.perf_counter()
-        key = jax.random.fold_in(self._key, epoch)
+        key, timed = jax.random.fold_in(self._key, epoch), last - first
         while self.step < last:
             batch = to_devices(next(self._batches), shardings().split)
             state, loss = self._compiled.train(state, batch, key)
-            if self.step == first:
-                # The clock starts after the first call, which may compile.
-                started = time.perf_counter()
+            if self.step == first and timed > 1:
+                # The first call may compile, so that the clock starts after it.
+                jax.block_until_ready(loss)
+                started, timed = time.perf_counter(), timed - 1
             ahead.begun(loss)
             self.step += 1
             self._bar.update()
@@ -331,7 +332,7 @@ class _Trainer:
                 raise _Stopped(state)
         # The device may still work on the last step: its sums are waited for before the clock is read.
         jax.block_until_ready(state.sums)
-        return state, (self.step - first) * self._size.batch / (time.perf_counter() - started)
+        return state, timed * self._size.batch / (time.perf_counter() - started)
 
     def end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
         """Validates if it is time to, and returns the state of the next epoch, this one's numbers and its sums.

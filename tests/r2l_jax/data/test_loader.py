@@ -2,6 +2,7 @@ import dataclasses
 import itertools
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ import isp
 from r2l_jax.data import loader, splits
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime import startup
+from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 
 
@@ -72,6 +74,15 @@ def test_processes_share_each_batch_of_an_evaluation_or_get_it_whole(monkeypatch
     for one, other, both in zip(*parts, whole[0], strict=True):
         assert (len(one), len(other)) == (2, 2)
         assert sorted([*one, *other]) == sorted(both)
+
+
+@pytest.mark.parametrize("target", [np.int32(1), np.ones((2, 2), np.uint8)])
+def test_the_shapes_of_a_batch_are_known_before_it_is_read(target):
+    dataset = dataclasses.replace(numbered(8), read=lambda index: (np.ones((2, 2), np.float32), target))
+    batch = to_devices(next(loader.train_batches(dataset, np.arange(8), 4, seed=0)), shardings().split)
+    known = loader.shapes(dataset, 4, shardings().split)
+    assert jax.tree.map(jax.typeof, batch) == jax.tree.map(jax.typeof, known)
+    assert jax.tree.map(lambda leaf: leaf.sharding, batch) == jax.tree.map(lambda leaf: leaf.sharding, known)
 
 
 def test_evaluation_yields_every_sample_once_in_batches_of_one_shape():

@@ -8,6 +8,7 @@ import safetensors.numpy
 from flax import nnx
 
 import tasks
+from r2l_jax.data.fetch import hub
 from r2l_jax.model import pretrained
 from r2l_jax.runtime.errors import InputError
 from tasks.layers import BatchNorm, Conv
@@ -207,7 +208,7 @@ def test_the_command_that_converts_a_pytorch_file(head, tmp_path):
 def test_without_a_file_the_weights_come_from_the_hub(head, tmp_path, monkeypatch):
     file = tmp_path / "resnet18.safetensors"
     file.write_bytes(CONTENT)
-    monkeypatch.setattr(pretrained, "weights_file", lambda network: {"resnet18": file}[network])
+    monkeypatch.setattr(hub, "weights_file", lambda network: {"resnet18": file}[network])
     pretrained.load_weights(head, "resnet18")
     check_trunk(head, STATE)
 
@@ -215,7 +216,7 @@ def test_without_a_file_the_weights_come_from_the_hub(head, tmp_path, monkeypatc
 def test_a_file_from_the_hub_that_does_not_fit_is_named(tmp_path, monkeypatch):
     file = tmp_path / "resnet18.safetensors"
     file.write_bytes(CONTENT)
-    monkeypatch.setattr(pretrained, "weights_file", lambda network: file)
+    monkeypatch.setattr(hub, "weights_file", lambda network: file)
     head = abstract(lambda rngs: tasks.resnet("resnet18", num_classes=5, rngs=rngs))
     message = rf"^--classifier_pretrained: {file} does not hold the weights of a resnet18: .*; and \d+ more$"
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
 
@@ -162,3 +164,12 @@ def test_an_unknown_flag_and_help_of_a_program():
     names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]
     own = ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]
     assert names == [*own, "--[no]multi_host", "--host_timeout"]
+
+
+def test_a_reader_who_has_seen_enough_ends_a_program_quietly():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(programs.SCRIPTS / "unprocess.py"), "--help"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, "")

@@ -64,3 +64,15 @@ def test_statistics_of_several_batches_are_compiled_once(base, caplog):
         start.fixed_statistics(base, dataset, np.arange(8), batch_size=2)
     # The sums of two powers of three channels are added to by the function in question, and by no other `add`.
     assert len([line for line in caplog.messages if line.startswith("Compiling jit(add)") and "[2,3]" in line]) == 1
+
+
+@pytest.mark.parametrize("mode", ["parametrized", "static", "neural_network"])
+def test_the_step_is_compiled_once_while_the_start_is_prepared(base, caplog, mode):
+    # No other test has this rate, so that its steps would be compiled already.
+    config = replace(base, run_name=f"ahead_{mode}", processing_mode=mode, epochs=2, log_model=False, lr=3e-5)
+    with jax.log_compiles():
+        train.run(config)
+    for function in ("init", "train"):
+        assert len([line for line in caplog.messages if line.startswith(f"Compiling jit({function})")]) == 1
+        # Messages are those of this thread, which finds what another one has compiled.
+        assert not [line for line in caplog.messages if line.startswith(f"Finished XLA compilation of jit({function})")]

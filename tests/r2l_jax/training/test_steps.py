@@ -50,7 +50,7 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_its_own_steps(base, watc
 
 def test_the_numbers_that_sum_a_run_up():
     rule, task = types.SimpleNamespace(metrics=("shift",)), types.SimpleNamespace(score="accuracy")
-    numbers = Steps(*[None] * 8, task=task, rule=rule).summary
+    numbers = Steps(*[None] * 9, task=task, rule=rule).summary
     assert numbers == ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "val_shift", "train_shift")
 
 

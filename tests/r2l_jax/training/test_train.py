@@ -192,8 +192,8 @@ def test_each_fold_draws_its_own_weights(base, monkeypatch):
     class Drawn(Exception):  # noqa: N818 -- nothing went wrong
         """The weights are to be drawn."""
 
-    def draw(config, dataset, steps, fold, batch, key, resumes):
-        keys.append(tuple(jax.random.key_data(key).tolist()))
+    def draw(config, dataset, steps, fold, batch, own, resumes):
+        keys.append(tuple(jax.random.key_data(own[0]).tolist()))
         raise Drawn
 
     monkeypatch.setattr(train, "initial_state", draw)
@@ -228,7 +228,7 @@ def test_the_numbers_of_an_epoch_that_are_recorded(base):
     config = replace(base, lr=0.5, epochs=2, schedule="cosine")
     state = steps.TrainState(step=jnp.array(4), model=nnx.State({}), opt_state=None, sums=None)
     task, rule = types.SimpleNamespace(score="accuracy", metrics=()), types.SimpleNamespace(metrics=())
-    compiled, row = steps.Steps(*[None] * 8, task=task, rule=rule), {"epoch": 0, "val_loss": 2.0}
+    compiled, row = steps.Steps(*[None] * 9, task=task, rule=rule), {"epoch": 0, "val_loss": 2.0}
     recording.record_epoch(Recorder(), config, compiled, state, row, {"gradient_norm": {"a": 6.0}}, 7.0, epoch_steps=4)
     assert recorded == {
         "loss/val": 2.0,
