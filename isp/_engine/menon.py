@@ -30,6 +30,7 @@ from jaxtyping import Array, Bool, Float
 from isp import cfa
 from isp._engine import stencil
 from isp._engine.derivatives import with_gradient
+from isp._engine.formulation import is_plain
 
 # A mosaic or a plane as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]
@@ -181,16 +182,37 @@ def _with_mirrored_tiles(planes: Planes, margin: int) -> Planes:
     """Does to the planes of a mosaic what `_mirror` does to the mosaic; the margin is a number of tiles."""
 
     def padded(plane: Array, site: Site) -> Array:
-        for axis in (1, 2):
-            tiles, offset = plane.shape[axis], site[axis - 1]
-            # The tiles that the mirrored sites lie in.
-            source = np.pad(np.arange(2 * tiles), 2 * margin, "reflect")[offset::2] // 2
-            first, last = (
-                [jax.lax.slice_in_dim(plane, tile, tile + 1, axis=axis) for tile in tiles_beyond]
-                for tiles_beyond in (source[:margin], source[-margin:])
-            )
-            plane = jnp.concatenate([*first, plane, *last], axis)
-        return plane
+        _, height, width = plane.shape
+        # The tiles that the mirrored sites lie in.
+        of_rows, of_cols = (
+            np.pad(np.arange(2 * tiles), 2 * margin, "reflect")[offset::2] // 2
+            for tiles, offset in zip((height, width), site, strict=True)
+        )
+
+        def beyond(part: Array, source: np.ndarray, axis: int) -> list[Array]:
+            return [
+                jnp.concatenate([jax.lax.slice_in_dim(part, tile, tile + 1, axis=axis) for tile in tiles], axis)
+                for tiles in (source[:margin], source[-margin:])
+            ]
+
+        def widened(part: Array, source: np.ndarray, axis: int) -> Array:
+            first, last = beyond(part, source, axis)
+            return jnp.concatenate([first, part, last], axis)
+
+        if is_plain() or jax.default_backend() != "cpu":
+            return widened(widened(plane, of_rows, 1), of_cols, 2)
+        # On CPUs, each concatenation would write the whole plane.
+        left, right = beyond(plane, of_cols, 2)
+        top, bottom = (widened(rows, of_cols, 2) for rows in beyond(plane, of_rows, 1))
+        whole = jnp.pad(plane, ((0, 0), (margin, margin), (margin, margin)))
+        for strip, row, col in (
+            (left, margin, 0),
+            (right, margin, margin + width),
+            (top, 0, 0),
+            (bottom, margin + height, 0),
+        ):
+            whole = jax.lax.dynamic_update_slice(whole, strip, (0, row, col))
+        return whole
 
     return {site: padded(plane, site) for site, plane in planes.items()}
 
