@@ -170,9 +170,11 @@ def test_several_visitors_have_states_of_their_own():
     async def run():
         async with visiting(lab) as one, visiting(lab) as other:
             await asyncio.gather(one.session.open(source(seed=1)), other.session.open(source(seed=2)))
-            one.session.move("gamma_correct", 0.5)
+            # Not the picture of the move: one visitor may be shown theirs while the other's frame is still opened.
             await one.until("picture")
             await other.until("picture")
+            one.session.move("gamma_correct", 0.5)
+            await one.until("picture")
             assert not other.session.positions.any()
             for each in (one.session, other.session):
                 expected = each.view.engine.picture(each.positions, each.view.raw).image
