@@ -44,7 +44,7 @@ def to_devices(arrays: PyTree, sharding: NamedSharding, whole: bool = False) -> 
     placed = jax.tree.map(
         lambda array: jax.make_array_from_process_local_data(sharding, array, array.shape if whole else None), arrays
     )
-    # On CPUs, JAX would give a call whose arguments are still being copied to a thread that cannot keep its memory.
+    # On CPUs, JAX hands a call whose arguments are not ready yet to another thread, which cannot keep its memory.
     return jax.block_until_ready(placed) if jax.default_backend() == "cpu" else placed
 
 

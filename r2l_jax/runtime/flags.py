@@ -317,7 +317,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
     Args:
         main: the program. The docstring of its module is the head of `--help`.
         settings: what the flags say, and `main` gets.
-        any_thread: whether other threads than the main one use JAX, too.
+        any_thread: whether threads besides the main one use JAX.
     """
     # Orbax and Grain report their every step at absl's default level, and errors with a traceback, although they also
     # raise them.

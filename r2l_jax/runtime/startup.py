@@ -45,8 +45,8 @@ def keep_memory(any_thread: bool = False) -> None:
     Must be called before anything else uses JAX.
 
     Args:
-        any_thread: whether other threads than the main one compute, too. All threads then share one heap. They wait for
-            each other whenever they allocate, and what XLA compiles in several threads takes 1.4 times as long.
+        any_thread: whether threads besides the main one compute. Then all threads share one heap, and wait for each
+            other whenever they allocate: XLA, which compiles in several threads, takes 1.4 times as long.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

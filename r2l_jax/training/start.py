@@ -1,4 +1,4 @@
-"""The state in which a fold's training begins, and the compilation of its step meanwhile."""
+"""The state in which a fold's training begins; the training step is compiled meanwhile."""
 
 import contextlib
 import functools
@@ -66,10 +66,10 @@ def initial_state(
 
 
 def _compiling(lowered: jax.stages.Lowered) -> threading.Thread:
-    """Begins to compile a function, or to load it from the cache, in a thread, beside which Python is free."""
+    """Starts a thread that compiles a function or loads it from the cache, while Python does other work."""
 
     def compile_it() -> None:
-        # A call of the function fails in the same way, where the user learns of it.
+        # A later call of the function fails in the same way, and that error reaches the user.
         with contextlib.suppress(Exception):
             lowered.compile()
 
