@@ -8,7 +8,6 @@ default, its help and its bounds in one place; its annotation says what kind of 
 import dataclasses
 import difflib
 import functools
-import gc
 import math
 import os
 import pathlib
@@ -26,6 +25,7 @@ from absl import app, flags, logging
 
 from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.garbage import collect_rarely
 from r2l_jax.runtime.watch import TIMEOUT
 
 Config = TypeVar("Config")
@@ -324,9 +324,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
     logging.set_verbosity(logging.FATAL)
     # Schedulers end a program by SIGTERM; it cleans up as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # After so many new objects, Python looks for unreachable cycles. After 700, its default, it would do so again and
-    # again during imports and while JAX traces functions, and a training would reach its first step 0.7 s later.
-    gc.set_threshold(20_000)
+    collect_rarely()
     define(settings)
 
     def start(argv: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import distributed
 
 from r2l_jax.runtime import startup
+from r2l_jax.runtime.garbage import collect_rarely
 
 
 class Prepared(distributed.WorkerPlugin):
@@ -20,6 +21,7 @@ class Prepared(distributed.WorkerPlugin):
         # The workers of a local cluster are numbered. Those of others are given their GPU by who starts them.
         if isinstance(worker.name, int) and gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker.name % len(gpus)]
+        collect_rarely()
         startup.prepare("worker", any_thread=True)
 
 
