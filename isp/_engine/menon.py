@@ -184,26 +184,15 @@ def _with_mirrored_tiles(planes: Planes, margin: int) -> Planes:
     def padded(plane: Array, site: Site) -> Array:
         _, height, width = plane.shape
         # The tiles that the mirrored sites lie in.
-        of_rows, of_cols = (
+        rows, cols = (
             np.pad(np.arange(2 * tiles), 2 * margin, "reflect")[offset::2] // 2
             for tiles, offset in zip((height, width), site, strict=True)
         )
-
-        def beyond(part: Array, source: np.ndarray, axis: int) -> list[Array]:
-            return [
-                jnp.concatenate([jax.lax.slice_in_dim(part, tile, tile + 1, axis=axis) for tile in tiles], axis)
-                for tiles in (source[:margin], source[-margin:])
-            ]
-
-        def widened(part: Array, source: np.ndarray, axis: int) -> Array:
-            first, last = beyond(part, source, axis)
-            return jnp.concatenate([first, part, last], axis)
-
         if is_plain() or jax.default_backend() != "cpu":
-            return widened(widened(plane, of_rows, 1), of_cols, 2)
-        # On CPUs, each concatenation would write the whole plane.
-        left, right = beyond(plane, of_cols, 2)
-        top, bottom = (widened(rows, of_cols, 2) for rows in beyond(plane, of_rows, 1))
+            return _widened(_widened(plane, rows, margin, 1), cols, margin, 2)
+        # On CPUs, each of these two concatenations would write the whole plane.
+        left, right = _strips(plane, cols, margin, 2)
+        top, bottom = (_widened(strip, cols, margin, 2) for strip in _strips(plane, rows, margin, 1))
         whole = jnp.pad(plane, ((0, 0), (margin, margin), (margin, margin)))
         for strip, row, col in (
             (left, margin, 0),
@@ -215,6 +204,20 @@ def _with_mirrored_tiles(planes: Planes, margin: int) -> Planes:
         return whole
 
     return {site: padded(plane, site) for site, plane in planes.items()}
+
+
+def _strips(plane: Array, source: np.ndarray, margin: int, axis: int) -> list[Array]:
+    """Collects the first and the last tiles of a padded axis, whose places in the plane are those in `source`."""
+    return [
+        jnp.concatenate([jax.lax.slice_in_dim(plane, tile, tile + 1, axis=axis) for tile in tiles], axis)
+        for tiles in (source[:margin], source[-margin:])
+    ]
+
+
+def _widened(plane: Array, source: np.ndarray, margin: int, axis: int) -> Array:
+    """Puts these strips before and after the plane."""
+    first, last = _strips(plane, source, margin, axis)
+    return jnp.concatenate([first, plane, last], axis)
 
 
 def _around(planes: Planes, margin: int, site: Site, height: int, width: int) -> Shifts:
