@@ -36,7 +36,7 @@ def initial_state(
 ) -> TrainState:
     """Makes a fresh state, with the parts that earlier runs or ImageNet provide.
 
-    Meanwhile, the training step is compiled, or loaded from the cache, so that the first step finds it.
+    Meanwhile, the training step is compiled, or loaded from the cache.
 
     Args:
         config: the run.
@@ -44,7 +44,7 @@ def initial_state(
         steps: its compiled functions.
         fold: whose training samples give statistics.
         batch_size: samples at once, over all devices.
-        keys: the key of the random weights, and one like those that the step will get.
+        keys: the key of the random weights, and the key from which those of the training steps are drawn.
         resumes: whether the state is restored from a checkpoint afterwards and needs only its shapes.
     """
     of_weights, of_steps = keys

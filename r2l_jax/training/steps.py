@@ -52,8 +52,8 @@ class Steps(NamedTuple):
         begin: makes the state in which a model's training begins.
         train: updates once, `(state, batch, key) -> (state, loss)`; consumes the state. The key is that of the epoch:
             a sample's augmentation follows from it and from the sample's index, not from its batch and devices.
-        lower: traces and lowers what `train` compiles, or most of it, for arguments that may be shapes. Once the
-            result is compiled, `train` finds it.
+        lower: traces and lowers what `train` compiles, apart from fixed processing, for arguments that may be shapes.
+            Once its result is compiled, the first call of `train` does not compile it again.
         evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those of the task, and those of `metrics` of
             task and rule; consumes the sums.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient

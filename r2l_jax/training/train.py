@@ -321,7 +321,7 @@ class _Trainer:
             batch = to_devices(next(self._batches), shardings().split)
             state, loss = self._compiled.train(state, batch, key)
             if self.step == first and timed > 1:
-                # The first call may compile, so that the clock starts after it.
+                # The clock starts after the first call, which may compile.
                 jax.block_until_ready(loss)
                 started, timed = time.perf_counter(), timed - 1
             ahead.begun(loss)
