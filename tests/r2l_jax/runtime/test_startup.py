@@ -34,14 +34,15 @@ def faults():
     of_calls.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 x, of_calls = jnp.ones(2**18), []
-for _ in range(3):
+for _ in range(8):
     if sys.argv[1] == "any thread":
         thread = threading.Thread(target=faults)
         thread.start()
         thread.join()
     else:
         faults()
-print(of_calls[-1])
+# Now and then, a call begins before the memory of the one before it is free.
+print(min(of_calls[1:]))
 """
 
 
@@ -51,15 +52,13 @@ print(of_calls[-1])
     reason="this Linux always maps 2 MiB at a time, so 64 MiB cost 32 page faults with and without the settings",
 )
 def test_kept_memory_is_mapped_once():
-    def third_call(memory):
-        # Otherwise NumPy asks for pages of 2 MiB.
-        environment = os.environ | {"NUMPY_MADVISE_HUGEPAGE": "0"}
+    def later_call(memory):
         command = [sys.executable, "-c", PAGE_FAULTS, memory]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert third_call("given back") >= 2**26 // os.sysconf("SC_PAGE_SIZE")
-    assert third_call("main thread") < 100
-    assert third_call("any thread") < 100
+    assert later_call("given back") >= 2**26 // os.sysconf("SC_PAGE_SIZE")
+    assert later_call("main thread") < 100
+    assert later_call("any thread") < 100
 
 
 @pytest.fixture
