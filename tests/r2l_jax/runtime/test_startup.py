@@ -18,22 +18,23 @@ HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PAGE_FAULTS = """
 import resource, sys, threading
 import jax, jax.numpy as jnp
+from isp._engine.stencil import apart
 from r2l_jax.runtime import startup
 
 if sys.argv[1] != "given back":
     startup.keep_memory(any_thread=sys.argv[1] == "any thread")
 
 @jax.jit
-def sums(x):
-    # Sorted along its first axis, the array, of 64 MiB, is among the temporaries.
-    return jnp.sort(jnp.broadcast_to(x, (64, 2**18)) + 1.0, axis=0).sum(), x + 1.0
+def total(x):
+    # Between two units, the table of 64 MiB is among the temporaries.
+    return apart(jnp.sum)(apart(jnp.add)(x[:, None], x))
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    jax.block_until_ready(sums(x))
+    jax.block_until_ready(total(x))
     of_calls.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
-x, of_calls = jnp.ones(2**18), []
+x, of_calls = jnp.ones(2**12), []
 for _ in range(8):
     if sys.argv[1] == "any thread":
         thread = threading.Thread(target=faults)
