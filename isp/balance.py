@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import planes, stencil, tiles
+from isp._engine import planes, tiles, units
 from isp._engine.checks import Scalar, check_image
 
 
@@ -84,7 +84,7 @@ def shades_of_gray(rgb: Float[Array, "*batch height width 3"], power: Scalar = 6
     top = jax.lax.stop_gradient(rows.max(1).reshape(-1, width, 3).max(1))
     lit = top > tiny
     scale = jnp.where(lit, top, 1)
-    columns = stencil.apart(_sums_of_powers)(rows, jnp.tile(scale, width)[:, None], jnp.asarray(power, rgb.dtype))
+    columns = units.apart(_sums_of_powers)(rows, jnp.tile(scale, width)[:, None], jnp.asarray(power, rgb.dtype))
     mean = columns.reshape(-1, width, 3).sum(1) / (height * width)
     norm = jnp.log(jnp.where(lit, mean, 1)) / power + jnp.log(scale)
     gains = jnp.exp(jnp.where(lit & lit[:, 1:2], norm[:, 1:2] - norm, 0))

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import menon, reaches, stencil, turns
+from isp._engine import menon, padding, reaches, stencil, turns
 
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
@@ -111,7 +111,7 @@ def bilinear(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "
 
 @jax.jit(static_argnames=("pattern", "border"))
 def malvar2004(
-    raw: Shaped[Array, "..."], pattern: str = "RGGB", border: stencil.Border = "symmetric"
+    raw: Shaped[Array, "..."], pattern: str = "RGGB", border: padding.Border = "symmetric"
 ) -> Float[Array, "*batch height width 3"]:
     """Demosaics by gradient-corrected linear interpolation.
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import planes, stencil
+from isp._engine import planes, stencil, units
 from isp._engine.checks import Scalar, check_image, check_positive, check_size
 
 # The luminance of linear sRGB, of IEC 61966-2-1 (ITU-R BT.709).
@@ -79,9 +79,9 @@ def _local_tone_map(
     *batch, height, width, _ = rgb.shape
     channels = planes.split(rgb)
     luminance = stencil.total(weight * plane for weight, plane in zip(LUMINANCE, channels, strict=True))
-    logarithm = stencil.apart(functools.partial(_logarithm, floor=floor))(luminance.reshape(-1, height, width))
+    logarithm = units.apart(functools.partial(_logarithm, floor=floor))(luminance.reshape(-1, height, width))
     slope, intercept = _lines(logarithm, smoothness, size, cell)
-    factor = stencil.apart(functools.partial(_factor, cell=cell))
+    factor = units.apart(functools.partial(_factor, cell=cell))
     factors = factor(logarithm, slope, intercept, jnp.asarray(strength), jnp.asarray(detail))
     factors = factors.reshape(*batch, height, width)
     return jnp.stack([plane * factors for plane in channels], -1)
@@ -93,7 +93,7 @@ def _logarithm(luminance: Array, floor: float) -> Array:
 
 def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array, Array]:
     """Computes the mean slope and intercept of the windows around each cell, interpolated along rows."""
-    cells = stencil.apart(functools.partial(_cell_means, cell=cell))(guide)
+    cells = units.apart(functools.partial(_cell_means, cell=cell))(guide)
     mean, square = _window_means(cells, size), _window_means(cells * cells, size)
 
     def line(mean: Array, square: Array) -> tuple[Array, Array]:
@@ -101,9 +101,9 @@ def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array
         slope = variance / (variance + smoothness)
         return slope, (1 - slope) * mean
 
-    slope, intercept = stencil.apart(line)(mean, square)
+    slope, intercept = units.apart(line)(mean, square)
     width = guide.shape[-1]
-    stretch = stencil.apart(functools.partial(_stretched, cell=cell, width=width))
+    stretch = units.apart(functools.partial(_stretched, cell=cell, width=width))
     return stretch(_window_means(slope, size)), stretch(_window_means(intercept, size))
 
 

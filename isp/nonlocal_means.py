@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import stencil
+from isp._engine import padding, stencil, units
 from isp._engine.checks import Scalar, check_image, check_patches
 from isp._engine.formulation import is_plain
 
@@ -90,7 +90,7 @@ def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, c
     before = patch_size // 2 if centered else patch_size // 2 - (patch_size > 1)
     side = patch_size if centered else max(patch_size - 1, 1)
     reach = patch_distance + patch_size // 2
-    planes = [stencil.pad(image[..., channel], reach, reach, "mirror") for channel in range(3)]
+    planes = [padding.pad(image[..., channel], reach, reach, "mirror").plane for channel in range(3)]
     padded = jnp.stack(planes)
     outer = (3, height + side - 1, width + side - 1)
     own = padded[:, reach - before :, reach - before :][:, : outer[1], : outer[2]]
@@ -99,10 +99,10 @@ def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, c
         """Computes the weights of the pixels that are one shift away, and these pixels times the weights."""
         there = reach - before + shift
         moved = jax.lax.dynamic_slice(padded, (0, there[0], there[1]), outer)
-        squares = stencil.apart(_squared_distance)(own, moved)
-        rows = stencil.apart(functools.partial(_sums, side=side, axis=0))(squares)
+        squares = units.apart(_squared_distance)(own, moved)
+        rows = units.apart(functools.partial(_sums, side=side, axis=0))(squares)
         values = jax.lax.dynamic_slice(padded, (0, reach + shift[0], reach + shift[1]), (3, height, width))
-        return stencil.apart(functools.partial(_weighted, side=side, cut=not centered))(rows, rate, values)
+        return units.apart(functools.partial(_weighted, side=side, cut=not centered))(rows, rate, values)
 
     def add(sums: tuple[Array, Array], shift: Array) -> tuple[tuple[Array, Array], None]:
         # The gradient computes the weights of each shift again, so that they are never all in memory.

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import curves, stencil
+from isp._engine import curves, units
 from isp._engine.checks import Scalar, check_image
 from isp.local_tone import local_tone_map
 
@@ -38,7 +38,7 @@ def gamma_correct(
         array([[[0. , 0.5, 1. ]]], dtype=float32)
     """
     check_image(rgb)
-    return stencil.pointwise(curves.power)(rgb, gamma)
+    return units.pointwise(curves.power)(rgb, gamma)
 
 
 @jax.jit
@@ -65,7 +65,7 @@ def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
         array([[[0.0129, 0.5   , 1.    ]]], dtype=float32)
     """
     check_image(rgb)
-    return stencil.pointwise(curves.srgb)(rgb)
+    return units.pointwise(curves.srgb)(rgb)
 
 
 @jax.jit
@@ -129,4 +129,4 @@ def curve(
     check_image(rgb)
     if rises.ndim != 1 or not rises.size:
         raise ValueError(f"rises must have shape (segments,), got {rises.shape}")
-    return stencil.pointwise(curves.segments)(rgb, curves.shares(rises, rgb.dtype))
+    return units.pointwise(curves.segments)(rgb, curves.shares(rises, rgb.dtype))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isp._engine import stencil
+from isp._engine import padding, stencil, units
 from isp._engine.checks import Scalar, check_image
 from isp._engine.derivatives import with_gradient
 
@@ -20,7 +20,7 @@ Rounding = tuple[Array, Array]
 
 
 class _Residuals(NamedTuple):
-    padded: tuple[Array, ...]
+    padded: tuple[padding.Padded, ...]
     means: tuple[Array, ...]
     total: Array
     spatial_rate: Array
@@ -81,16 +81,16 @@ def _forward(
     rounding: Rounding | None,
 ) -> tuple[tuple[Array, ...], _Residuals]:
     def average(
-        padded: tuple[Array, ...], color_weights: list[Array], spatial_rate: Array
+        padded: tuple[padding.Padded, ...], color_weights: list[Array], spatial_rate: Array
     ) -> tuple[tuple[Array, ...], Array]:
         spatial = _spatial_weights(size, centered, spatial_rate)
-        weights = [s * w for s, w in zip(spatial, _in_reading_order(size, color_weights, padded[0]), strict=True)]
+        weights = [s * w for s, w in zip(spatial, _in_reading_order(size, color_weights, padded[0].plane), strict=True)]
         total = stencil.total(weights)
-        return tuple(_dot(weights, stencil.windows(plane, size)) / total for plane in padded), total
+        return tuple(_dot(weights, padding.windows(plane, size)) / total for plane in padded), total
 
-    padded = tuple(stencil.pad(plane, size // 2, size // 2, "zero") for plane in planes)
-    color_weights = stencil.apart(functools.partial(_color_weights, size))(padded, color_rate, rounding)
-    means, total = stencil.apart(average)(padded, color_weights, spatial_rate)
+    padded = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in planes)
+    color_weights = units.apart(functools.partial(_color_weights, size))(padded, color_rate, rounding)
+    means, total = units.apart(average)(padded, color_weights, spatial_rate)
     return means, _Residuals(padded, means, total, spatial_rate, color_rate, rounding)
 
 
@@ -111,18 +111,18 @@ def _backward(
         return (*scaled, _dot(scaled, means))
 
     def gather(
-        padded: tuple[Array, ...],
+        padded: tuple[padding.Padded, ...],
         color_weights: list[Array],
-        scaled: tuple[Array, ...],
+        scaled: tuple[padding.Padded, ...],
         spatial_rate: Array,
         color_rate: Array,
     ) -> tuple[tuple[Array, ...], Array, Array]:
         distances, spatial = _squared_distances(size, centered), _spatial_weights(size, centered, spatial_rate)
-        weights = _in_reading_order(size, color_weights, padded[0])
-        values = list(zip(*(stencil.windows(plane, size) for plane in padded), strict=True))
-        scaled_windows = list(zip(*(stencil.windows(plane, size) for plane in scaled), strict=True))
+        weights = _in_reading_order(size, color_weights, padded[0].plane)
+        values = list(zip(*(padding.windows(plane, size) for plane in padded), strict=True))
+        scaled_windows = list(zip(*(padding.windows(plane, size) for plane in scaled), strict=True))
         v, (*a, am) = values[size**2 // 2], scaled_windows[size**2 // 2]
-        zero = jnp.zeros((), padded[0].dtype)
+        zero = jnp.zeros((), padded[0].plane.dtype)
         gradients, spatial_gradient, color_gradient = [zero] * 3, zero, zero
         for distance, s, s_back, w, v_o, (*a_o, am_o) in zip(
             distances, spatial, reversed(spatial), weights, values, scaled_windows, strict=True
@@ -136,11 +136,11 @@ def _backward(
             color_gradient -= _dot(difference, difference) * own
         return tuple(gradients), spatial_gradient, color_gradient
 
-    scaled = stencil.apart(scale)(gradients, means, total)
-    scaled = tuple(stencil.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
+    scaled = units.apart(scale)(gradients, means, total)
+    scaled = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
     # The gradient ignores the rounding, whose derivative is 0 almost everywhere.
-    color_weights = stencil.apart(functools.partial(_color_weights, size))(padded, color_rate, None)
-    planes_gradient, spatial_gradient, color_gradient = stencil.apart(gather)(
+    color_weights = units.apart(functools.partial(_color_weights, size))(padded, color_rate, None)
+    planes_gradient, spatial_gradient, color_gradient = units.apart(gather)(
         padded, color_weights, scaled, spatial_rate, color_rate
     )
     color_gradient = color_gradient.sum((-2, -1), keepdims=True)
@@ -170,20 +170,22 @@ def _following(size: int) -> list[tuple[int, int]]:
     return [(y, x) for y, x in offsets if (y, x) > (0, 0)]
 
 
-def _color_weights(size: int, padded: Sequence[Array], color_rate: Array, rounding: Rounding | None) -> list[Array]:
+def _color_weights(
+    size: int, padded: Sequence[padding.Padded], color_rate: Array, rounding: Rounding | None
+) -> list[Array]:
     """Computes, for each offset of `_following`, the color weight that two pixels so far apart have for each other.
 
     The earlier pixel of each pair ranges over the image and beyond its border, so that the later pixel covers the whole
     image as well.
     """
     radius = size // 2
-    height, width = (side - 2 * radius for side in padded[0].shape[-2:])
+    height, width = (side - 2 * radius for side in padded[0].plane.shape[-2:])
     weights = []
     for y, x in _following(size):
         top, left, right = radius - y, radius - max(x, 0), radius - min(x, 0)
         earlier = (..., slice(top, radius + height), slice(left, right + width))
         later = (..., slice(top + y, radius + height + y), slice(left + x, right + width + x))
-        differences = [plane[later] - plane[earlier] for plane in padded]
+        differences = [each.plane[later] - each.plane[earlier] for each in padded]
         squares = _dot(differences, differences)
         if rounding is not None:
             width_of_bin, value_of_bin = rounding

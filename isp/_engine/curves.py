@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isp._engine import stencil
+from isp._engine import stencil, units
 from isp._engine.checks import Scalar
 from isp._engine.derivatives import with_gradient
 
@@ -55,7 +55,7 @@ def all_at_once(
         raised = (segments(contrast(srgb(plane), amount, pivot), shares) for plane in planes)
         return tuple(jnp.clip(plane, low, high) for plane in raised)
 
-    return stencil.apart(formula)(planes, amount, pivot, shares)
+    return units.apart(formula)(planes, amount, pivot, shares)
 
 
 def power(light: Array, gamma: Scalar) -> Array:
@@ -77,7 +77,7 @@ def _powers(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array,
     def formula(planes: tuple[Array, ...], gamma: Array) -> tuple[Array, ...]:
         return tuple(power(jnp.clip(plane, low, 1), gamma) for plane in planes)
 
-    return stencil.apart(formula)(planes, gamma)
+    return units.apart(formula)(planes, gamma)
 
 
 def _powers_forward(
@@ -108,7 +108,7 @@ def _powers_backward(
         return of_planes, stencil.total(of_gamma)
 
     planes, gamma = residuals
-    of_planes, of_gamma = stencil.apart(formula)(planes, gamma, gradients)
+    of_planes, of_gamma = units.apart(formula)(planes, gamma, gradients)
     return of_planes, of_gamma.sum() / gamma
 
 

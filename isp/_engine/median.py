@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from isp._engine import stencil
+from isp._engine import padding, stencil, units
 from isp._engine.derivatives import with_gradient
 
 
@@ -22,7 +22,7 @@ def window_median(plane: Array, size: int) -> Array:
 def _network(size: int, plane: Array) -> Array:
     radius = size // 2
     network = _median_of_9 if size == 3 else functools.partial(_median_of_all, size)
-    return stencil.apart(network)(stencil.pad(plane, radius, radius, "symmetric"))
+    return units.apart(network)(padding.pad(plane, radius, radius, "symmetric"))
 
 
 def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -34,40 +34,41 @@ def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tup
     """Compares with the median again; the derivatives of the network would keep the result of each comparison."""
     plane, medians = residuals
 
-    def share(padded: Array, medians: Array, gradient: Array) -> Array:
+    def share(padded: padding.Padded, medians: Array, gradient: Array) -> Array:
         """Divides a window's gradient by the number of its pixels that equal the median."""
-        ties = ((value == medians).astype(gradient.dtype) for value in stencil.windows(padded, size))
+        ties = ((value == medians).astype(gradient.dtype) for value in padding.windows(padded, size))
         return gradient / stencil.total(ties)
 
-    def collect(plane: Array, medians: Array, shares: Array) -> Array:
-        around = zip(stencil.windows(medians, size), stencil.windows(shares, size), strict=True)
+    def collect(plane: Array, medians: padding.Padded, shares: padding.Padded) -> Array:
+        around = zip(padding.windows(medians, size), padding.windows(shares, size), strict=True)
         return stencil.total(jnp.where(plane == median, share, 0) for median, share in around)
 
-    pad = functools.partial(stencil.pad, rows=size // 2, cols=size // 2, border="symmetric")
-    shares = stencil.apart(share)(pad(plane), medians, gradient)
+    pad = functools.partial(padding.pad, rows=size // 2, cols=size // 2, border="symmetric")
+    shares = units.apart(share)(pad(plane), medians, gradient)
     # A window that reaches over the border sees the pixels near it more than once. Its reflection is a window around a
     # position beyond the border, so collecting from the reflected windows as well counts these pixels as often.
-    return (stencil.apart(collect)(plane, pad(medians), pad(shares)),)
+    return (units.apart(collect)(plane, pad(medians), pad(shares)),)
 
 
 _median = with_gradient(_network, _forward, _backward, static_argnums=(0,))
 
 
-def _median_of_9(padded: Array) -> Array:
+def _median_of_9(padded: padding.Padded) -> Array:
     """Computes the medians of 3x3 windows; each column of three is sorted once for the three windows that share it.
 
     The median of nine numbers is the median of three: the greatest minimum of the columns, the median of their medians
     and the least of their maxima. A. W. Paeth, "Median finding on a 3x3 grid", Graphics Gems (1990).
     """
-    height, width = padded.shape[-2] - 2, padded.shape[-1] - 2
-    columns = sort_arrays([padded[..., i : i + height, :] for i in range(3)])
+    plane = padded.plane
+    height, width = plane.shape[-2] - 2, plane.shape[-1] - 2
+    columns = sort_arrays([plane[..., i : i + height, :] for i in range(3)])
     least, middle, greatest = ([ranked[..., j : j + width] for j in range(3)] for ranked in columns)
     candidates = functools.reduce(jnp.maximum, least), sort_arrays(middle)[1], functools.reduce(jnp.minimum, greatest)
     return sort_arrays(candidates)[1]
 
 
-def _median_of_all(size: int, padded: Array) -> Array:
-    return sort_arrays(stencil.windows(padded, size))[size**2 // 2]
+def _median_of_all(size: int, padded: padding.Padded) -> Array:
+    return sort_arrays(padding.windows(padded, size))[size**2 // 2]
 
 
 def sort_arrays(values: Sequence[Array]) -> list[Array]:

@@ -28,9 +28,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from isp import cfa
-from isp._engine import stencil
+from isp._engine import padding, stencil
 from isp._engine.derivatives import with_gradient
-from isp._engine.formulation import is_plain
+from isp._engine.units import apart
 
 # A mosaic or a plane as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]
@@ -52,45 +52,56 @@ def _interpolate(raw: Array, pattern: str, refine: bool) -> Array:
 
 
 def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
-    """Returns the image, and whether each red or blue site was decided along its row."""
-    height, width = raw.shape[1] // 2, raw.shape[2] // 2
+    """Returns the image, and whether each red or blue site was decided along its row.
+
+    Planes of intermediate results have a margin: the tiles beyond the border that later filters read. Filters of a
+    mirrored mosaic give mirrored results, so that the mosaic and the decisions alone are mirrored in passes of their
+    own.
+    """
+    size = raw.shape[1] // 2, raw.shape[2] // 2
     colored, red_rows = _tile(pattern)
     sites = [site for site in np.ndindex(2, 2) if colored[site]]
 
-    def split(raw: Array) -> Planes:
-        return _with_mirrored_tiles({site: raw[:, site[0] :: 2, site[1] :: 2] for site in np.ndindex(2, 2)}, 2)
+    def interpolate(mosaic: padding.Padded) -> tuple[Planes, Planes]:
+        def difference(read: Shifts) -> Array:
+            near, far = (read(0, -reach) + read(0, reach) for reach in (1, 2))
+            return _difference(read(0, 0), near, far)
 
-    def changes(padded: Planes) -> tuple[Planes, Planes]:
-        in_row, in_col = ({site: _changes(padded, site, *step) for site in sites} for step in ((0, 1), (1, 0)))
-        return in_row, in_col
+        around = {site: _around_mosaic(mosaic.plane, site, size, margin=2) for site in sites}
+        in_row = {site: difference(read) for site, read in around.items()}
+        return in_row, {site: difference(_turned(read)) for site, read in around.items()}
 
-    def decide(padded: Planes, in_row: Planes, in_col: Planes) -> tuple[Planes, Planes]:
-        horizontal, difference = {}, {}
+    def decide(in_row: Planes, in_col: Planes) -> Planes:
+        horizontal = {}
         for site in sites:
-            row_changes, col_changes = (_around(of_site, 1, site, height, width) for of_site in (in_row, in_col))
-            horizontal[site] = _total(lambda i, j, read=col_changes: read(j, i)) >= _total(row_changes)
-            values = _around(padded, 2, site, height, width)
-            near, far = (_along(values, reach, horizontal[site]) for reach in (1, 2))
-            difference[site] = _difference(values(0, 0), near, far)
-        return horizontal, difference
+            row_changes = _changes(_around(in_row, site, size), site, size, (0, 2))
+            col_changes = _changes(_around(in_col, site, size), site, size, (2, 0))
+            horizontal[site] = _total(_turned(col_changes)) >= _total(row_changes)
+        return horizontal
 
-    def smooth(padded: Planes, horizontal: Planes) -> tuple[Planes, Planes]:
-        refined, opposite = {}, {}
+    def choose(in_row: Planes, in_col: Planes, horizontal: Planes) -> Planes:
+        return {site: jnp.where(horizontal[site], in_row[site], in_col[site]) for site in sites}
+
+    def smooth(unrefined: Planes, horizontal: Planes) -> Planes:
+        refined = {}
         for site in sites:
-            values = _around(padded, 1, site, height, width)
-            along = _along(values, 2, horizontal[site])
-            refined[site], opposite[site] = (4 * values(0, 0) + along) / 6, _opposite(values, along)
-        return refined, opposite
+            values, direction = (_around(planes, site, size, margin=1) for planes in (unrefined, horizontal))
+            refined[site] = (4 * values(0, 0) + _along(values, 2, direction(0, 0))) / 6
+        return refined
 
-    def combine(padded_raw: Planes, padded: Planes, horizontal: Planes, unrefined: Planes) -> Array:
+    def combine(mosaic: Array, unrefined: Planes, refined: Planes, horizontal: Planes) -> Array:
+        def opposite(differences: Planes, site: Site) -> Array:
+            values, direction = (_around(planes, site, size) for planes in (differences, horizontal))
+            return _opposite(values, _along(values, 2, direction(0, 0)))
+
         def channels(site: Site) -> Array:
-            own = _around(padded_raw, 2, site, height, width)(0, 0)
-            values = _around(padded, 1, site, height, width)
+            own = _around_mosaic(mosaic, site, size)(0, 0)
+            values = _around(refined, site, size)
             if colored[site]:
-                opposite = _opposite(values, _along(values, 2, horizontal[site]))
-                if unrefined:
-                    opposite = (unrefined[site] + 2 * opposite) / 3
-                of_row, green, of_col = own, own - values(0, 0), own + opposite
+                third = opposite(refined, site)
+                if refine:
+                    third = (opposite(unrefined, site) + 2 * third) / 3
+                of_row, green, of_col = own, own - values(0, 0), own + third
             else:
                 of_row = own + (values(0, -1) + values(0, 1)) / 2
                 green = own
@@ -99,16 +110,14 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
 
         return stencil.woven([[channels((y, x)) for x in range(2)] for y in range(2)])
 
-    padded_raw = stencil.apart(split)(raw)
-    horizontal, difference = stencil.apart(decide)(padded_raw, *stencil.apart(changes)(padded_raw))
-    mirror = stencil.apart(functools.partial(_with_mirrored_tiles, margin=1))
-    padded, unrefined = mirror(difference), {}
-    if refine:
-        refined, unrefined = stencil.apart(smooth)(padded, horizontal)
-        padded = mirror(refined)
-    image = stencil.apart(combine)(padded_raw, padded, horizontal, unrefined)
-    nowhere = jnp.zeros_like(horizontal[sites[0]])
-    return image, stencil.woven([[horizontal.get((y, x), nowhere) for x in range(2)] for y in range(2)])
+    in_row, in_col = apart(interpolate)(_mirror(raw, 8))
+    decided = apart(decide)(in_row, in_col)
+    horizontal = apart(functools.partial(_with_mirrored_tiles, margin=2))(decided)
+    unrefined = apart(choose)(in_row, in_col, horizontal)
+    refined = apart(smooth)(unrefined, horizontal) if refine else unrefined
+    image = apart(combine)(raw, unrefined, refined, horizontal)
+    nowhere = jnp.zeros_like(decided[sites[0]])
+    return image, stencil.woven([[decided.get((y, x), nowhere) for x in range(2)] for y in range(2)])
 
 
 def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) -> tuple[Array]:
@@ -129,29 +138,31 @@ def _backward(pattern: str, refine: bool, horizontal: Array, gradient: Array) ->
         red, green, blue = (gradient[..., color] / row_weights / col_weights for color in range(3))
         return _by_site(red_rows, red, blue), green, _by_site(red_rows, blue, red)
 
-    def combine(of_row: Array, green: Array, of_col: Array, directions: Array) -> tuple[Array, Array, Array]:
+    def combine(
+        of_row: padding.Padded, green: Array, of_col: padding.Padded, directions: padding.Padded
+    ) -> tuple[Array, Array, Array]:
         row, col = _shifts(of_row, 2, height, width), _shifts(of_col, 2, height, width)
         direction = _shifts(directions, 2, height, width)
         opposite = _opposite(col, _along_transposed(col, 2, direction))
         difference = (row(0, -1) + row(0, 1) + col(-1, 0) + col(1, 0)) / 2 - green
         return row(0, 0) + green + col(0, 0), difference + (2 * opposite / 3 if refine else opposite), opposite
 
-    def smooth(padded: Array, directions: Array, unrefined: Array) -> Array:
+    def smooth(padded: padding.Padded, directions: padding.Padded, unrefined: Array) -> Array:
         sites, direction = _shifts(padded, 2, height, width), _shifts(directions, 2, height, width)
         return (4 * sites(0, 0) + _along_transposed(sites, 2, direction)) / 6 + unrefined / 3
 
-    def differentiate(raw: Array, padded: Array, directions: Array) -> Array:
+    def differentiate(raw: Array, padded: padding.Padded, directions: padding.Padded) -> Array:
         sites, direction = _shifts(padded, 2, height, width), _shifts(directions, 2, height, width)
         near, far = (_along_transposed(sites, reach, direction) for reach in (1, 2))
         return (raw + _difference(sites(0, 0), near, far)) * row_weights * col_weights
 
     directions = _mirror(horizontal, 2)
-    of_row, green, of_col = stencil.apart(split)(gradient)
-    raw, difference, opposite = stencil.apart(combine)(_mirror(of_row, 2), green, _mirror(of_col, 2), directions)
+    of_row, green, of_col = apart(split)(gradient)
+    raw, difference, opposite = apart(combine)(_mirror(of_row, 2), green, _mirror(of_col, 2), directions)
     if refine:
-        difference = stencil.apart(smooth)(_mirror(difference, 2), directions, opposite)
+        difference = apart(smooth)(_mirror(difference, 2), directions, opposite)
     difference = _by_site(colored, difference, 0)
-    return (stencil.apart(differentiate)(raw, _mirror(difference, 2), directions),)
+    return (apart(differentiate)(raw, _mirror(difference, 2), directions),)
 
 
 _demosaic = with_gradient(_interpolate, _forward, _backward, static_argnums=(1, 2))
@@ -174,73 +185,68 @@ def _by_site(tile: Bool[np.ndarray, "2 _"], x: Array, y: ArrayLike) -> Array:
     return jnp.where(mask, x_pairs, y_pairs).reshape(x.shape)
 
 
-def _mirror(plane: Array, margin: int) -> Array:
-    return stencil.pad(plane, margin, margin, "mirror")
+def _mirror(plane: Array, margin: int) -> padding.Padded:
+    return padding.pad(plane, margin, margin, "mirror")
 
 
 def _with_mirrored_tiles(planes: Planes, margin: int) -> Planes:
     """Does to the planes of a mosaic what `_mirror` does to the mosaic; the margin is a number of tiles."""
 
     def padded(plane: Array, site: Site) -> Array:
-        _, height, width = plane.shape
-        # The tiles that the mirrored sites lie in.
-        rows, cols = (
-            np.pad(np.arange(2 * tiles), 2 * margin, "reflect")[offset::2] // 2
-            for tiles, offset in zip((height, width), site, strict=True)
-        )
-        if is_plain() or jax.default_backend() != "cpu":
-            return _widened(_widened(plane, rows, margin, 1), cols, margin, 2)
-        # On CPUs, each of these two concatenations would write the whole plane.
-        left, right = _strips(plane, cols, margin, 2)
-        top, bottom = (_widened(strip, cols, margin, 2) for strip in _strips(plane, rows, margin, 1))
-        whole = jnp.pad(plane, ((0, 0), (margin, margin), (margin, margin)))
-        for strip, row, col in (
-            (left, margin, 0),
-            (right, margin, margin + width),
-            (top, 0, 0),
-            (bottom, margin + height, 0),
-        ):
-            whole = jax.lax.dynamic_update_slice(whole, strip, (0, row, col))
-        return whole
+        for axis in (0, 1):
+            tiles = plane.shape[1 + axis]
+            # The tiles that the mirrored sites lie in.
+            source = np.pad(np.arange(2 * tiles), 2 * margin, "reflect")[site[axis] :: 2] // 2
+            before, after = (
+                [jax.lax.slice_in_dim(plane, tile, tile + 1, axis=1 + axis) for tile in mirrored]
+                for mirrored in (source[:margin], source[-margin:])
+            )
+            plane = jnp.concatenate([*before, plane, *after], 1 + axis)
+        return plane
 
     return {site: padded(plane, site) for site, plane in planes.items()}
 
 
-def _strips(plane: Array, source: np.ndarray, margin: int, axis: int) -> list[Array]:
-    """Collects the first and the last tiles of a padded axis, whose places in the plane are those in `source`."""
-    return [
-        jnp.concatenate([jax.lax.slice_in_dim(plane, tile, tile + 1, axis=axis) for tile in tiles], axis)
-        for tiles in (source[:margin], source[-margin:])
-    ]
-
-
-def _widened(plane: Array, source: np.ndarray, margin: int, axis: int) -> Array:
-    """Puts these strips before and after the plane."""
-    first, last = _strips(plane, source, margin, axis)
-    return jnp.concatenate([first, plane, last], axis)
-
-
-def _around(planes: Planes, margin: int, site: Site, height: int, width: int) -> Shifts:
+def _around(planes: Planes, site: Site, size: tuple[int, int], margin: int = 0) -> Shifts:
     """Returns the mosaic around a site of each tile as a function of the offset at which it is read.
 
     Args:
-        planes: The planes of the sites that are read.
-        margin: The number of tiles that they have before the result's first row and column.
+        planes: The planes of the sites that are read, with margins of their own.
         site: The site.
-        height: The number of tiles in a column of the result.
-        width: The number of tiles in a row of the result.
+        size: The numbers of tiles in a column and in a row of the image.
+        margin: The number of tiles beyond the border for which the mosaic is read as well.
     """
+    height, width = (tiles + 2 * margin for tiles in size)
 
     def read(down: int, right: int) -> Array:
         (top, y), (left, x) = divmod(site[0] + down, 2), divmod(site[1] + right, 2)
-        return planes[y, x][:, margin + top : margin + top + height, margin + left : margin + left + width]
+        plane = planes[y, x]
+        top, left = top + (plane.shape[1] - height) // 2, left + (plane.shape[2] - width) // 2
+        return plane[:, top : top + height, left : left + width]
 
     return read
 
 
-def _shifts(padded: Array, margin: int, height: int, width: int) -> Shifts:
+def _around_mosaic(mosaic: Array, site: Site, size: tuple[int, int], margin: int = 0) -> Shifts:
+    """Does what `_around` does, for a mosaic that may have a margin as well, instead of its planes."""
+    height, width = (2 * (tiles + 2 * margin) for tiles in size)
+
+    def read(down: int, right: int) -> Array:
+        top, left = site[0] + down + (mosaic.shape[1] - height) // 2, site[1] + right + (mosaic.shape[2] - width) // 2
+        return mosaic[:, top : top + height - 1 : 2, left : left + width - 1 : 2]
+
+    return read
+
+
+def _turned(shifts: Shifts) -> Shifts:
+    """Exchanges rows and columns of the offsets."""
+    return lambda down, right: shifts(right, down)
+
+
+def _shifts(padded: padding.Padded, margin: int, height: int, width: int) -> Shifts:
     """Returns the plane inside the margin as a function of the offset at which it is read."""
-    return lambda y, x: padded[..., margin + y : margin + y + height, margin + x : margin + x + width]
+    plane = padded.plane
+    return lambda y, x: plane[..., margin + y : margin + y + height, margin + x : margin + x + width]
 
 
 def _along(sites: Shifts, reach: int, horizontal: Array) -> Array:
@@ -269,28 +275,22 @@ def _opposite(sites: Shifts, along: Array) -> Array:
     return (diagonal - along) / 4 - sites(0, 0) / 2
 
 
-def _changes(padded: Planes, site: Site, down: int, right: int) -> Array:
-    """Computes the change of D from a site to the second next, |D(site) - D(second next)|; zero beyond the image.
+def _changes(differences: Shifts, site: Site, size: tuple[int, int], step: tuple[int, int]) -> Shifts:
+    """Returns the changes of D to the second next site, |D(site) - D(site + step)|, which are zero beyond the image."""
 
-    Args:
-        padded: The mosaic, with a margin of 2 tiles.
-        site: The site.
-        down: 1 if the next site is the one below, else 0.
-        right: 1 if the next site is the one to the right, else 0.
+    def read(down: int, right: int) -> Array:
+        change = jnp.abs(differences(down, right) - differences(down + step[0], right + step[1]))
+        rows, cols = (
+            place + offset + 2 * np.arange(tiles)
+            for place, offset, tiles in zip(site, (down, right), size, strict=True)
+        )
+        for places, tiles in ((rows[:, None], size[0]), (cols, size[1])):
+            inside = (places >= 0) & (places < 2 * tiles)
+            if not inside.all():
+                change *= inside.astype(change.dtype)
+        return change
 
-    Returns:
-        The changes. They have a margin of 1 tile: along the direction before the image, and across it on both sides.
-    """
-    height, width = (side - 4 for side in padded[site].shape[1:])
-    row_margins, col_margins = (1, right), (1, down)
-    read = _around(padded, 1, site, height + sum(row_margins), width + sum(col_margins))
-    sites = [read(k * down, k * right) for k in range(-2, 5)]
-    first, second = (_difference(sites[k], sites[k - 1] + sites[k + 1], sites[k - 2] + sites[k + 2]) for k in (2, 4))
-    inside = (
-        np.pad(np.ones(height, first.dtype), row_margins)[:, None],
-        np.pad(np.ones(width, first.dtype), col_margins),
-    )
-    return jnp.abs(first - second) * inside[0] * inside[1]
+    return read
 
 
 def _total(changes: Shifts) -> Array:

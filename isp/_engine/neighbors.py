@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from isp._engine import stencil
+from isp._engine import padding, stencil, units
 from isp._engine.derivatives import with_gradient
 from isp._engine.median import sort_arrays
 
@@ -102,7 +102,7 @@ def _compute(tile: Tile, statistic: Statistic, raw: Array) -> Array:
         return statistic.combine(first, second, planes)
 
     planes = raw.reshape(-1, *raw.shape[-2:])
-    return stencil.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
+    return units.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
 
 
 def _forward(tile: Tile, statistic: Statistic, raw: Array) -> tuple[Array, Array]:
@@ -125,7 +125,7 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
                 counts[i] = _select(mask, ties, counts[i])
         return (own, *(gradient / count for gradient, count in zip(gradients, counts, strict=True)))
 
-    def collect(padded: Array, values: tuple[Array, ...], shares: tuple[Array, ...]) -> Array:
+    def collect(padded: Array, values: tuple[padding.Padded, ...], shares: tuple[padding.Padded, ...]) -> Array:
         """Gathers, for each padded site, the shares of the sites that it is a neighbor of."""
         height, width = padded.shape[-2:]
         collected = jnp.zeros_like(padded)
@@ -133,18 +133,18 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
             for y, x in offsets:
                 seen_by = (..., slice(reach - y, reach - y + height), slice(reach - x, reach - x + width))
                 shared = (
-                    jnp.where(padded == value[seen_by], share[seen_by], 0)
+                    jnp.where(padded == value.plane[seen_by], share.plane[seen_by], 0)
                     for value, share in zip(values, shares, strict=True)
                 )
                 collected += jnp.where(mask[seen_by], stencil.total(shared), 0)
         return collected
 
     padded = _padded(tile, fewest, planes)
-    values = stencil.apart(functools.partial(_sorted, tile, statistic))(padded)
-    own, *shares = stencil.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
+    values = units.apart(functools.partial(_sorted, tile, statistic))(padded)
+    own, *shares = units.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
     # The sites that see a padded site lie up to `reach` away, and the padding already reaches that far.
-    around = functools.partial(stencil.pad, rows=2 * reach, cols=2 * reach, border="zero")
-    collected = stencil.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
+    around = functools.partial(padding.pad, rows=2 * reach, cols=2 * reach, border="zero")
+    collected = units.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
     return ((own + _unpadded(tile, fewest, collected, planes)).reshape(raw.shape),)
 
 
@@ -190,13 +190,13 @@ def _select(mask: np.ndarray, chosen: Array, other: Array) -> Array:
 
 
 def _padded(tile: Tile, fewest: int, planes: Array) -> Array:
-    return stencil.apart(functools.partial(_extended, tile, fewest))(planes)
+    return units.apart(functools.partial(_extended, tile, fewest))(planes)
 
 
 def _unpadded(tile: Tile, fewest: int, padded: Array, planes: Array) -> Array:
     """Applies the transpose of `_padded`, which adds the values beyond the border to the sites that they repeat."""
     transpose = jax.linear_transpose(functools.partial(_extended, tile, fewest), planes)
-    return stencil.apart(lambda padded: transpose(padded)[0])(padded)
+    return units.apart(lambda padded: transpose(padded)[0])(padded)
 
 
 def _extended(tile: Tile, fewest: int, planes: Array) -> Array:

@@ -1,11 +1,12 @@
-"""Stencils that are fast on CPUs: padding, shifting, and stopping XLA from fusing stencils together.
+"""Stencils that are fast on CPUs: shifting, and stopping XLA from fusing stencils together.
 
 A stencil is a weighted sum of shifted copies of its input. On a GPU it is written as just that, and the compiler does
 the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
 
 - The padded input must exist in memory. If XLA fuses the padding into the shifted reads, each read becomes a branch.
+  `isp._engine.padding` makes it.
 - Stencils must not be fused with each other. XLA:CPU would compute the first stencil anew at every read of the second,
-  nine times for a 3x3 stencil. `apart` compiles a function as a unit of its own.
+  nine times for a 3x3 stencil. So each is a unit of its own (`isp._engine.units`).
 - Weights must not change along a row. Where they depend on the site of a mosaic's tile, each site is computed by itself
   from every second column, and `woven` puts the sites in their places in the same pass.
 """
@@ -13,21 +14,17 @@ the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Concatenate, Literal, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.xla_metadata import set_xla_metadata
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
 from isp._engine import convolution
 from isp._engine.derivatives import with_gradient
 from isp._engine.formulation import is_plain
-
-# "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
-# repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
-Border = Literal["zero", "mirror", "symmetric"]
+from isp._engine.padding import PAD_MODES, Border, Padded, pad, unpad
+from isp._engine.units import apart
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
@@ -35,67 +32,6 @@ Tap = tuple[int, ...]
 # An inner product has at most so many parts, of at least so many rows. More parts would take longer to compile.
 _PARTS = 8
 _ROWS_OF_PART = 32
-
-P = ParamSpec("P")
-Result = TypeVar("Result")
-
-_PAD_MODES: dict[Border, convolution.PadMode] = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
-
-
-def apart(function: Callable[P, Result]) -> Callable[P, Result]:
-    """Makes a function of arrays a unit of its own on CPUs, which XLA does not fuse with its surroundings.
-
-    Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
-    Values do not change. On other devices the function stays as it is, because GPUs gain from fusing.
-    """
-
-    @functools.wraps(function)
-    def inner(*args: P.args, **kwargs: P.kwargs) -> Result:
-        # Without this, the functions that are called within would inherit "false".
-        with set_xla_metadata(inlineable="true"):
-            return function(*args, **kwargs)
-
-    unit = jax.jit(inner)
-
-    @functools.wraps(function)
-    def outer(*args: P.args, **kwargs: P.kwargs) -> Result:
-        if is_plain() or jax.default_backend() != "cpu":
-            return function(*args, **kwargs)
-        with set_xla_metadata(inlineable="false"):
-            return unit(*args, **kwargs)
-
-    return outer
-
-
-def pointwise(
-    function: Callable[Concatenate[Array, P], Array],
-) -> Callable[Concatenate[Array | np.ndarray, P], Array]:
-    """Makes a function `(image, *scalars)` that treats each value by itself a unit of its own, as `apart` does.
-
-    The function gets the image as a vector, because XLA:CPU does not vectorize every loop over a last axis of three.
-    """
-    unit = apart(function)
-
-    @functools.wraps(function)
-    def outer(image: Array | np.ndarray, *args: P.args, **kwargs: P.kwargs) -> Array:
-        if is_plain():
-            return function(jnp.asarray(image), *args, **kwargs)
-        return unit(jnp.asarray(image).reshape(-1), *args, **kwargs).reshape(image.shape)
-
-    return outer
-
-
-def pad(
-    plane: Shaped[Array, "*batch height width"], rows: int, cols: int, border: Border
-) -> Shaped[Array, "*batch padded_height padded_width"]:
-    """Adds `rows` rows above and below and `cols` columns left and right, and puts the result in memory."""
-    return apart(functools.partial(_padded, rows=rows, cols=cols, border=border))(plane)
-
-
-def windows(padded: Array, size: int) -> list[Array]:
-    """Lists the pixels of every square window, in reading order, as shifted views of a plane from `pad`."""
-    height, width = (side - (size - 1) for side in padded.shape[-2:])
-    return [padded[..., i : i + height, j : j + width] for i, j in itertools.product(range(size), repeat=2)]
 
 
 def total(terms: Iterable[Array]) -> Array:
@@ -169,7 +105,7 @@ def _interleaved(raw: Array, kernels: np.ndarray, border: Border, finish: Callab
     of_plane = kernels[:, None]
     taps = _taps_of(of_plane)
 
-    def formula(padded: Array) -> Array:
+    def formula(padded: Padded) -> Array:
         channels = [_sites([padded], of_plane, taps, k) for k in range(len(kernels))]
         tile = [[jnp.stack(of_site, -1) for of_site in zip(*row, strict=True)] for row in zip(*channels, strict=True)]
         return finish(woven(tile).reshape(*raw.shape, len(kernels)))
@@ -209,7 +145,7 @@ def correlate_planes(
     taps = _taps_of(kernels)
     flat = tuple(plane.astype(dtype).reshape(-1, height, width) for plane in planes)
     if is_plain():
-        results = convolution.correlate(flat, jnp.asarray(kernels, dtype), _PAD_MODES[border])
+        results = convolution.correlate(flat, jnp.asarray(kernels, dtype), PAD_MODES[border])
     else:
         results = _correlate(flat, jnp.asarray(kernels, dtype), border, taps)
     return tuple(result.reshape(*batch, height, width) for result in results)
@@ -241,47 +177,38 @@ def _correlate_backward(
     kernels_gradient = _correlations(padded, gradients, kernels.shape)
 
     # Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180
-    # degrees, over gradients that are zero beyond the border.
-    turned = _turn(kernels)
+    # degrees, over gradients that are zero beyond the border. Where the plane is zero beyond its border, only the
+    # pixels within are of interest.
+    first = (rows // 2, cols // 2) if border == "zero" else (0, 0)
+    margins = rows - 1 - first[0], cols - 1 - first[1]
+    turned = _turn(kernels, *first)
     row_period, col_period = kernels.shape[4:]
     turned_taps = tuple(
-        (c, k, rows - 1 - i, cols - 1 - j, (y + i) % row_period, (x + j) % col_period) for k, c, i, j, y, x in taps
+        (c, k, rows - 1 - i, cols - 1 - j, (y + i - first[0]) % row_period, (x + j - first[1]) % col_period)
+        for k, c, i, j, y, x in taps
     )
-    around = [pad(gradient, rows - 1, cols - 1, "zero") for gradient in gradients]
-    padded_gradients = _sum_taps(around, turned, turned_taps)
-    planes_gradient = tuple(_unpad(gradient, rows // 2, cols // 2, border) for gradient in padded_gradients)
+    around = [pad(gradient, *margins, "zero") for gradient in gradients]
+    planes_gradient = _sum_taps(around, turned, turned_taps)
+    if border != "zero":
+        planes_gradient = tuple(unpad(gradient, rows // 2, cols // 2, border) for gradient in planes_gradient)
     return planes_gradient, kernels_gradient
 
 
 _correlate = with_gradient(_weighted_sums, _correlate_forward, _correlate_backward, static_argnums=(2, 3))
 
 
-def _unpad(padded: Array, rows: int, cols: int, border: Border) -> Array:
-    """Applies the transpose of `pad`, which adds the values beyond the border to the pixels that they repeat."""
-    batch, height, width = padded.shape
-    plane = jax.ShapeDtypeStruct((batch, height - 2 * rows, width - 2 * cols), padded.dtype)
-    transpose = jax.linear_transpose(functools.partial(_padded, rows=rows, cols=cols, border=border), plane)
-    return apart(lambda padded: transpose(padded)[0])(padded)
-
-
-def _padded(plane: Array, rows: int, cols: int, border: Border) -> Array:
-    if is_plain():
-        return convolution.extended(plane, rows, cols, _PAD_MODES[border])
-    margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)]
-    return jnp.pad(plane, margins, _PAD_MODES[border])
-
-
-def _turn(kernels: Array) -> Array:
+def _turn(kernels: Array, first_row: int, first_col: int) -> Array:
     """Makes the kernels of the transposed stencil: inputs and outputs exchanged, turned by 180 degrees.
 
-    The transposed stencil reads padded coordinates, so the phase of each tap moves by the tap's offset.
+    The transposed stencil reads padded coordinates, so the phase of each tap moves by the tap's offset, counted from
+    the first row and column that the stencil is computed for.
     """
     rows, cols, row_period, col_period = kernels.shape[2:]
     turned = jnp.flip(jnp.swapaxes(kernels, 0, 1), (2, 3))
     if row_period > 1:
-        turned = jnp.stack([jnp.roll(turned[:, :, i], rows - 1 - i, -2) for i in range(rows)], 2)
+        turned = jnp.stack([jnp.roll(turned[:, :, i], rows - 1 - i - first_row, -2) for i in range(rows)], 2)
     if col_period > 1:
-        turned = jnp.stack([jnp.roll(turned[:, :, :, j], cols - 1 - j, -1) for j in range(cols)], 3)
+        turned = jnp.stack([jnp.roll(turned[:, :, :, j], cols - 1 - j - first_col, -1) for j in range(cols)], 3)
     return turned
 
 
@@ -291,27 +218,31 @@ def _taps_of(kernels: Array | np.ndarray) -> tuple[Tap, ...]:
     return tuple(tap for tap in every if not isinstance(kernels, np.ndarray) or kernels[tap])
 
 
-def _sum_taps(padded: Sequence[Array], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
+def _sum_taps(padded: Sequence[Padded], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
     """Computes the formula of `correlate_planes`: shifted copies times weights, summed."""
 
-    def formula(kernels: Array, *padded: Array) -> tuple[Array, ...]:
+    def formula(kernels: Array, *padded: Padded) -> tuple[Array, ...]:
         return tuple(woven(_sites(padded, kernels, taps, k)) for k in range(len(kernels)))
 
     return apart(formula)(kernels, *padded)
 
 
-def _sites(padded: Sequence[Array], kernels: Array | np.ndarray, taps: tuple[Tap, ...], out: int) -> list[list[Array]]:
+def _sites(padded: Sequence[Padded], kernels: Array | np.ndarray, taps: tuple[Tap, ...], out: int) -> list[list[Array]]:
     """Computes the formula of `correlate_planes` for one output and each site of the tile by itself.
 
     All pixels of a site have the same weights, so that a loop over them is plain arithmetic.
     """
     rows, cols, row_period, col_period = kernels.shape[2:]
-    batch, height, width = padded[0].shape
+    batch, height, width = padded[0].plane.shape
     height, width = height - (rows - 1), width - (cols - 1)
+
+    def read(plane: Padded, top: int, left: int) -> Array:
+        left += plane.spare
+        return plane.wide[:, top : top + height : row_period, left : left + width : col_period]
 
     def site(y: int, x: int) -> Array:
         terms = [
-            padded[c][:, y + i : i + height : row_period, x + j : j + width : col_period] * kernels[k, c, i, j, y, x]
+            read(padded[c], y + i, x + j) * kernels[k, c, i, j, y, x]
             for k, c, i, j, *place in taps
             if k == out and place == [y, x]
         ]
@@ -334,7 +265,7 @@ def woven(tile: Sequence[Sequence[Array]]) -> Array:
     return stacked.reshape(batch, height * rows, width * cols, *channels)
 
 
-def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:
+def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: tuple[int, ...]) -> Array:
     """Computes the gradient of `_sum_taps` for kernels of this shape: an inner product for each tap and site.
 
     XLA:CPU vectorizes sums of arrays, but hardly sums along their axes. So the rows are divided into parts, whose
@@ -346,13 +277,13 @@ def _correlations(padded: Sequence[Array], gradients: Sequence[Array], shape: tu
     part = -(-height // (parts * row_period)) * row_period
     # Rows of zeros complete the last part.
     margins = [(0, 0), (0, parts * part - height), (0, 0)]
-    padded, gradients = ([jnp.pad(plane, margins) for plane in planes] for planes in (padded, gradients))
+    padded, gradients = jax.tree.map(lambda plane: jnp.pad(plane, margins), (padded, gradients))
 
-    def formula(padded: Sequence[Array], gradients: Sequence[Array]) -> Array:
+    def formula(padded: Sequence[Padded], gradients: Sequence[Array]) -> Array:
         def inner_product(k: int, c: int, i: int, j: int) -> Array:
             starts = range(0, parts * part, part)
             return total(
-                gradients[k][:, y : y + part] * padded[c][:, y + i : y + i + part, j : j + width] for y in starts
+                gradients[k][:, y : y + part] * padded[c].plane[:, y + i : y + i + part, j : j + width] for y in starts
             )
 
         return jnp.stack([inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)])

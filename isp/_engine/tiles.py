@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from isp._engine import stencil
+from isp._engine import units
 
 
 def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -> Float[Array, "repeated width"]:
@@ -19,4 +19,4 @@ def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -
         return jnp.tile(by_site, (-(-count // rows), -(-width // cols)))[:count, :width]
 
     # A unit of its own, because XLA would look up the value of each site of the mosaic.
-    return stencil.apart(repeated)(by_site)
+    return units.apart(repeated)(by_site)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from isp._engine.checks import Scalar, check_image
 from isp._engine.formulation import is_plain
 from isp._engine.iterate import iterate
-from isp._engine.stencil import apart
+from isp._engine.units import apart
 
 # The dual field of `chambolle` (rows, columns) and the image that belongs to it.
 ChambolleState = tuple[tuple[Array, Array], Array]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isp._engine import stencil
+from isp._engine import stencil, units
 
 SCIPY_MODES = {"zero": "constant", "mirror": "mirror", "symmetric": "reflect"}
 RNG = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_apart_changes_no_number_and_passes_derivatives_through():
         return jnp.sin(jnp.clip(x, 0, 1) * y), x.sum()
 
     x, y = jnp.array(RNG.normal(size=(3, 4)), jnp.float32), jnp.float32(2)
-    apart = stencil.apart(function)
+    apart = units.apart(function)
     for transform in (
         lambda f: f,
         jax.jit,
@@ -128,7 +128,7 @@ def test_apart_changes_no_number_and_passes_derivatives_through():
 
 def test_apart_is_not_inlined():
     """An attribute of the call keeps XLA from fusing it, and must survive differentiation."""
-    apart = stencil.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
+    apart = units.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
     for function, calls in ((apart, 1), (jax.grad(lambda x: apart(x).sum()), 2)):
         assert jax.jit(function).lower(jnp.ones(3)).as_text().count('inlineable = "false"') == calls
 

@@ -1,0 +1,168 @@
+"""Planes with values beyond their border.
+
+Stencils read a padded plane that exists in memory. On a CPU, it is made as fast as a copy:
+
+- XLA:CPU would choose between the plane and its border for every single value of a row. So rows are padded by whole
+  blocks of values, and the plane may get more columns than the stencil reads.
+- Reflections are written over a border of zeros, in place. A concatenation would write the whole plane for each axis.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Shaped
+
+from isp._engine import convolution
+from isp._engine.formulation import is_plain
+from isp._engine.units import apart
+
+# "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
+# repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
+Border = Literal["zero", "mirror", "symmetric"]
+
+PAD_MODES: dict[Border, convolution.PadMode] = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
+
+# Values that are copied together. Smaller blocks take longer, larger ones fit the widths of fewer images.
+_BLOCK = 8
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["wide"], meta_fields=["spare"])
+@dataclasses.dataclass(frozen=True)
+class Padded:
+    """A padded plane.
+
+    Attributes:
+        wide: The padded plane, with some columns of unspecified values more at the left and at the right.
+        spare: The number of these columns at either side.
+    """
+
+    wide: Shaped[Array, "*batch padded_height wide"]
+    spare: int
+
+    @property
+    def plane(self) -> Shaped[Array, "*batch padded_height padded_width"]:
+        """The padded plane. Do not take slices with steps from it: XLA would write this plane to memory first."""
+        return self.wide[..., self.spare : self.wide.shape[-1] - self.spare]
+
+
+def pad(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, border: Border) -> Padded:
+    """Adds `rows` rows above and below and `cols` columns left and right, and puts the result in memory."""
+    height, width = plane.shape[-2:]
+    block = math.gcd(width, _BLOCK)
+    margin = -(-cols // block) * block
+    if not _is_cpu() or height <= rows or width <= margin:
+        return Padded(apart(functools.partial(_extended, rows=rows, cols=cols, border=border))(plane), 0)
+    in_blocks = apart(functools.partial(_in_blocks, rows=rows, cols=margin, block=block, border=border))(plane)
+    # Within the unit, XLA would fuse this with the writing of the border, and copy the plane for that.
+    return Padded(in_blocks.reshape(*in_blocks.shape[:-2], width + 2 * margin), margin - cols)
+
+
+def unpad(
+    padded: Shaped[Array, "*batch padded_height padded_width"], rows: int, cols: int, border: Border
+) -> Shaped[Array, "*batch height width"]:
+    """Applies the transpose of `pad`, which adds the values beyond the border to the pixels that they repeat."""
+    *batch, padded_height, padded_width = padded.shape
+    height, width = padded_height - 2 * rows, padded_width - 2 * cols
+    # Reflections of one border must not meet those of the other.
+    if _is_cpu() and height > 2 * rows and width > 2 * cols:
+        return apart(functools.partial(_folded, rows=rows, cols=cols, border=border))(padded)
+    plane = jax.ShapeDtypeStruct((*batch, height, width), padded.dtype)
+    transpose = jax.linear_transpose(functools.partial(_extended, rows=rows, cols=cols, border=border), plane)
+    return apart(lambda padded: transpose(padded)[0])(padded)
+
+
+def windows(padded: Padded, size: int) -> list[Array]:
+    """Lists the pixels of every square window, in reading order, as shifted views of a padded plane."""
+    plane = padded.plane
+    height, width = (side - (size - 1) for side in plane.shape[-2:])
+    return [plane[..., i : i + height, j : j + width] for i, j in itertools.product(range(size), repeat=2)]
+
+
+def _is_cpu() -> bool:
+    return not is_plain() and jax.default_backend() == "cpu"
+
+
+def _extended(plane: Array, rows: int, cols: int, border: Border) -> Array:
+    if is_plain():
+        return convolution.extended(plane, rows, cols, PAD_MODES[border])
+    margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)]
+    return jnp.pad(plane, margins, PAD_MODES[border])
+
+
+def _in_blocks(plane: Array, rows: int, cols: int, block: int, border: Border) -> Array:
+    """Pads a plane; the result has its columns in blocks, `(..., padded_height, padded_width / block, block)`."""
+
+    def blocks(plane: Array) -> Array:
+        return plane.reshape(*plane.shape[:-1], plane.shape[-1] // block, block)
+
+    margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols // block, cols // block), (0, 0)]
+    padded = jnp.pad(blocks(plane), margins)
+    for strip, row, col in _strips_beyond(plane, rows, cols, border):
+        padded = _with(padded, blocks(strip), row, col // block, 0)
+    return padded
+
+
+def _strips_beyond(plane: Array, rows: int, cols: int, border: Border) -> Iterator[tuple[Array, int, int]]:
+    """Yields the strips that border a plane, and the first row and column of each in the padded plane."""
+    if border == "zero":
+        return
+    height, width = plane.shape[-2:]
+    left, right = _reflected(plane, cols, -1, border)
+    yield left, rows, 0
+    yield right, rows, cols + width
+    for strip, row in zip(_reflected(plane, rows, -2, border), (0, rows + height), strict=True):
+        left, right = _reflected(strip, cols, -1, border)
+        yield jnp.concatenate([left, strip, right], -1), row, 0
+
+
+def _folded(padded: Array, rows: int, cols: int, border: Border) -> Array:
+    """Applies the transpose of `_extended`, first along rows and then along columns, which is the order of JAX."""
+    height = padded.shape[-2] - 2 * rows
+    plane = _folded_along(padded[..., rows : rows + height, :], cols, -1, border)
+    along_rows = functools.partial(_folded_along, count=cols, axis=-1, border=border)
+    for strip, row in _folded_strips(padded, rows, -2, border, along_rows):
+        plane = _with(plane, strip, row, 0)
+    return plane
+
+
+def _folded_along(padded: Array, count: int, axis: int, border: Border) -> Array:
+    """Adds the `count` values beyond either end of an axis to those that they repeat."""
+    folded = lax.slice_in_dim(padded, count, padded.shape[axis] - count, axis=axis)
+    for strip, start in _folded_strips(padded, count, axis, border):
+        folded = _with(folded, strip, *((0, start) if axis == -1 else (start, 0)))
+    return folded
+
+
+def _folded_strips(
+    padded: Array, count: int, axis: int, border: Border, prepared: Callable[[Array], Array] = lambda strip: strip
+) -> Iterator[tuple[Array, int]]:
+    """Yields the strips that change where an axis is folded, and the index at which each starts in the result."""
+    if border == "zero" or count == 0:
+        return
+    length = padded.shape[axis] - 2 * count
+    # The first strip repeats the values from index 0 or 1 on, the last one those up to the end or the value before.
+    skipped = int(border == "mirror")
+    for start, beyond in ((skipped, 0), (length - count - skipped, length + count)):
+        own, other = (
+            prepared(lax.slice_in_dim(padded, first, first + count, axis=axis)) for first in (count + start, beyond)
+        )
+        yield own + jnp.flip(other, axis), start
+
+
+def _reflected(plane: Array, count: int, axis: int, border: Border) -> list[Array]:
+    """Returns the `count` values before an axis and those behind it."""
+    skipped = int(border == "mirror")
+    starts = skipped, plane.shape[axis] - count - skipped
+    return [jnp.flip(lax.slice_in_dim(plane, start, start + count, axis=axis), axis) for start in starts]
+
+
+def _with(plane: Array, strip: Array, *place: int) -> Array:
+    """Writes a strip to a place that is given along the last axes."""
+    return lax.dynamic_update_slice(plane, strip, (0,) * (plane.ndim - len(place)) + place)

@@ -1,0 +1,59 @@
+"""Units of compilation: functions that XLA:CPU does not fuse with what comes before and after them."""
+
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array
+
+from isp._engine.formulation import is_plain
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+
+def apart(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Makes a function of arrays a unit of its own on CPUs, which XLA does not fuse with its surroundings.
+
+    Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
+    Values do not change. On other devices the function stays as it is, because GPUs gain from fusing.
+    """
+
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Result:
+        # Without this, the functions that are called within would inherit "false".
+        with set_xla_metadata(inlineable="true"):
+            return function(*args, **kwargs)
+
+    unit = jax.jit(inner)
+
+    @functools.wraps(function)
+    def outer(*args: P.args, **kwargs: P.kwargs) -> Result:
+        if is_plain() or jax.default_backend() != "cpu":
+            return function(*args, **kwargs)
+        with set_xla_metadata(inlineable="false"):
+            return unit(*args, **kwargs)
+
+    return outer
+
+
+def pointwise(
+    function: Callable[Concatenate[Array, P], Array],
+) -> Callable[Concatenate[Array | np.ndarray, P], Array]:
+    """Makes a function `(image, *scalars)` that treats each value by itself a unit of its own, as `apart` does.
+
+    The function gets the image as a vector, because XLA:CPU does not vectorize every loop over a last axis of three.
+    """
+    unit = apart(function)
+
+    @functools.wraps(function)
+    def outer(image: Array | np.ndarray, *args: P.args, **kwargs: P.kwargs) -> Array:
+        if is_plain():
+            return function(jnp.asarray(image), *args, **kwargs)
+        return unit(jnp.asarray(image).reshape(-1), *args, **kwargs).reshape(image.shape)
+
+    return outer
