@@ -30,8 +30,8 @@ from isp._engine.units import apart
 Tap = tuple[int, ...]
 
 # An inner product has at most so many parts, of at least so many rows. More parts would take longer to compile.
-_PARTS = 8
-_ROWS_OF_PART = 32
+_PARTS = 16
+_ROWS_OF_PART = 16
 
 
 def total(terms: Iterable[Array]) -> Array:
@@ -279,16 +279,17 @@ def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: t
     margins = [(0, 0), (0, parts * part - height), (0, 0)]
     padded, gradients = jax.tree.map(lambda plane: jnp.pad(plane, margins), (padded, gradients))
 
-    def formula(padded: Sequence[Padded], gradients: Sequence[Array]) -> Array:
+    def formula(padded: Sequence[Padded], gradients: Sequence[Array]) -> list[Array]:
         def inner_product(k: int, c: int, i: int, j: int) -> Array:
             starts = range(0, parts * part, part)
             return total(
                 gradients[k][:, y : y + part] * padded[c].plane[:, y + i : y + i + part, j : j + width] for y in starts
             )
 
-        return jnp.stack([inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)])
+        return [inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)]
 
-    sums = apart(formula)(padded, gradients)
+    # Within the unit, XLA would fuse the stack with the products of a small kernel, which takes longer.
+    sums = jnp.stack(apart(formula)(padded, gradients))
     # Columns are summed by a matrix product, which uses all cores; XLA:CPU would sum along two axes with one of them.
     columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
     by_column = jnp.matmul(sums.reshape(-1, width), columns, precision="highest")
