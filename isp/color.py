@@ -227,12 +227,37 @@ def replaced_luma(
         >>> np.asarray(isp.color.replaced_luma(rgb, lambda luma: luma + 0.5)).round(3)
         array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
+    channels, change = channels_and_change(rgb, function)
+    return jnp.stack([plane + change for plane in channels], -1)
+
+
+def channels_and_change(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"], function: Callable[[Array], Array]
+) -> tuple[tuple[Array, Array, Array], Float[Array, "*batch height width"]]:
+    """Computes what `replaced_luma` adds to each channel; a function that follows can add it in its own pass.
+
+    Args:
+        rgb: Images `(..., H, W, 3)`.
+        function: Maps the luma `(..., H, W)` to a new one.
+
+    Returns:
+        The channels of the images, and the difference of the new luma and the old one.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> from isp.color import channels_and_change
+        >>> import numpy as np
+        >>> (red, _, _), change = channels_and_change(np.ones((1, 1, 3), np.float32), lambda luma: 2 * luma)
+        >>> red.shape, np.asarray(change).round(3)
+        ((1, 1), array([[1.]], dtype=float32))
+    """
     image = jnp.asarray(rgb)
     check_image(image)
     channels = planes.split(image)
     luma = _luma(*channels)
-    difference = function(luma) - luma
-    return jnp.stack([plane + difference for plane in channels], -1)
+    return channels, function(luma) - luma
 
 
 @jax.jit

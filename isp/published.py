@@ -3,6 +3,7 @@
 L. Oala et al., "Data models for dataset drift controls in machine learning with optical images", TMLR (2023).
 """
 
+import functools
 import inspect
 import itertools
 
@@ -238,7 +239,8 @@ def _pattern(camera: Camera) -> dict[str, str]:
 
 
 def _clipped(low: float) -> Stage:
-    return Stage("clipped", _clip, options={"low": low}, reach=0)
+    options = {"low": low}
+    return Stage("clipped", _clip, options=options, reach=0, fused_after={(_filter_luma_twice, 2): _filter_and_clip})
 
 
 def _gamma_correct() -> Stage:
@@ -248,7 +250,7 @@ def _gamma_correct() -> Stage:
         tone.gamma_correct,
         {"gamma_correct": gamma},
         reach=0,
-        fused_after={(_clip, 0): _clip_and_correct},
+        fused_after={(_clip, 0): _clip_and_correct, (_filter_and_clip, 2): _filter_clip_and_correct},
     )
 
 
@@ -293,9 +295,22 @@ def _mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array,
 
 def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:
     """Computes `sharpen.sharpening_filter` and `denoise.gaussian_blur` without returning to RGB in between."""
-    return color.replaced_luma(
-        rgb, lambda luma: stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
-    )
+    return color.replaced_luma(rgb, functools.partial(_filtered_twice, first=first, second=second))
+
+
+def _filtered_twice(luma: Array, first: Array, second: Array) -> Array:
+    return stencil.correlate(stencil.correlate(luma, first, "zero"), second, "mirror")
+
+
+def _filter_and_clip(rgb: Array, first: Array, second: Array, low: float) -> Array:
+    return _clip(_filter_luma_twice(rgb, first, second), low)
+
+
+def _filter_clip_and_correct(rgb: Array, first: Array, second: Array, gamma: Array, low: float) -> Array:
+    """Computes `_filter_luma_twice` and `_clip_and_correct`; the change of luma is added in the pass of the curve."""
+    filtered = functools.partial(_filtered_twice, first=first, second=second)
+    channels, change = color.channels_and_change(rgb, filtered)
+    return jnp.stack(curves.clipped_power(channels, gamma, low, change), -1)
 
 
 def _clip_and_correct(rgb: Array, gamma: Array, low: float) -> Array:

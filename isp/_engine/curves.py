@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isp._engine import stencil, units
+from isp._engine import powers, stencil, units
 from isp._engine.checks import Scalar
 from isp._engine.derivatives import with_gradient
 
@@ -14,7 +14,7 @@ def srgb(light: Array) -> Array:
     """Computes the display values of sRGB, by IEC 61966-2-1."""
     dark = light <= 0.0031308
     # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
-    bright = 1.055 * jnp.exp(jnp.log(jnp.where(dark, 1, light)) / 2.4) - 0.055
+    bright = 1.055 * powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (1 / 2.4)) - 0.055
     return jnp.where(dark, 12.92 * light, bright)
 
 
@@ -62,54 +62,86 @@ def power(light: Array, gamma: Scalar) -> Array:
     """Computes `light ** (1 / gamma)`, and 0 for values that are not positive."""
     dark = light <= 0
     # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
-    return jnp.where(dark, 0, jnp.exp(jnp.log(jnp.where(dark, 1, light)) / gamma))
+    return jnp.where(dark, 0, powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (1 / gamma)))
 
 
-def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array, ...]:
-    """Clips planes to [low, 1], and applies `power`. Forward mode does not work.
+def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float, added: Array | None = None) -> tuple[Array, ...]:
+    """Adds a plane to each plane, clips to [low, 1], and applies `power`. Forward mode does not work.
 
-    The gradient computes logarithm and power anew in one pass, where JAX would keep a plane of each step.
+    The gradient computes logarithm and power anew, where JAX would keep a plane of each step.
     """
-    return _clipped_power(planes, gamma, low)
+    return _clipped_power(planes, added, gamma, low)
 
 
-def _powers(planes: tuple[Array, ...], gamma: Array, low: float) -> tuple[Array, ...]:
-    def formula(planes: tuple[Array, ...], gamma: Array) -> tuple[Array, ...]:
-        return tuple(power(jnp.clip(plane, low, 1), gamma) for plane in planes)
+def _powers(planes: tuple[Array, ...], added: Array | None, gamma: Array, low: float) -> tuple[Array, ...]:
+    def formula(planes: tuple[Array, ...], added: Array | None, gamma: Array) -> tuple[Array, ...]:
+        lights = [jnp.clip(_sum(plane, added), low, 1) for plane in planes]
+        if low > 0:  # Then there is no dark value to replace.
+            return tuple(powers.exp2(powers.log2(light) * (1 / gamma)) for light in lights)
+        return tuple(power(light, gamma) for light in lights)
 
-    return units.apart(formula)(planes, gamma)
+    return units.apart(formula)(planes, added, gamma)
+
+
+def _sum(plane: Array, added: Array | None) -> Array:
+    return plane if added is None else plane + added
 
 
 def _powers_forward(
-    planes: tuple[Array, ...], gamma: Array, low: float
-) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array]]:
-    return _clipped_power(planes, gamma, low), (planes, gamma)
+    planes: tuple[Array, ...], added: Array | None, gamma: Array, low: float
+) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array | None, Array]]:
+    return _clipped_power(planes, added, gamma, low), (planes, added, gamma)
 
 
 def _powers_backward(
-    low: float, residuals: tuple[tuple[Array, ...], Array], gradients: tuple[Array, ...]
-) -> tuple[tuple[Array, ...], Array]:
-    def of_plane(plane: Array, gamma: Array, gradient: Array) -> tuple[Array, Array]:
-        """Returns the gradient for the plane, and terms whose sum is the gradient for the logarithm of gamma."""
-        light = jnp.clip(plane, low, 1)
-        dark = light <= 0
-        light = jnp.where(dark, 1, light)
-        logarithm = jnp.log(light)
-        steepness = jnp.where(dark, 0, gradient * jnp.exp(logarithm / gamma) / gamma)
-        # At its ends, jnp.clip has the mean of the slopes on both sides.
-        inside, within = (plane > low) & (plane < 1), (plane >= low) & (plane <= 1)
-        return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0)) / light, -steepness * logarithm
+    low: float, residuals: tuple[tuple[Array, ...], Array | None, Array], gradients: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], Array | None, Array]:
+    """Computes the gradients for the planes first, and from them the one for gamma.
 
-    def formula(
-        planes: tuple[Array, ...], gamma: Array, gradients: tuple[Array, ...]
-    ) -> tuple[tuple[Array, ...], Array]:
-        pairs = [of_plane(plane, gamma, gradient) for plane, gradient in zip(planes, gradients, strict=True)]
-        of_planes, of_gamma = zip(*pairs, strict=True)
-        return of_planes, stencil.total(of_gamma)
+    In a single unit, XLA would compute the powers twice.
+    """
 
-    planes, gamma = residuals
-    of_planes, of_gamma = units.apart(formula)(planes, gamma, gradients)
-    return of_planes, of_gamma.sum() / gamma
+    def of_planes(
+        planes: tuple[Array, ...], added: Array | None, exponent: Array, gradients: tuple[Array, ...]
+    ) -> tuple[Array, ...]:
+        def of_plane(plane: Array, gradient: Array) -> Array:
+            light = jnp.clip(plane, low, 1)
+            dark = light <= 0
+            slope = exponent * powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (exponent - 1))
+            steepness = gradient * jnp.where(dark, 0, slope)
+            # At its ends, jnp.clip has the mean of the slopes on both sides.
+            inside, within = (plane > low) & (plane < 1), (plane >= low) & (plane <= 1)
+            return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0))
+
+        return tuple(of_plane(_sum(plane, added), gradient) for plane, gradient in zip(planes, gradients, strict=True))
+
+    def of_gamma(
+        planes: tuple[Array, ...],
+        added: Array | None,
+        planes_gradient: tuple[Array, ...],
+        gradients: tuple[Array, ...],
+        at_low: Array,
+    ) -> Array:
+        """Returns terms whose sum is the gradient for the logarithm of gamma: -gradient * light * slope * log(light).
+
+        They are 0 for white. Where light is clipped to `low`, the gradient for the plane is lost, but not needed.
+        """
+
+        def terms(plane: Array, plane_gradient: Array, gradient: Array) -> Array:
+            light = jnp.clip(plane, low, 1)
+            logarithm = powers.log2(jnp.where(light <= 0, 1, light)) * np.array(np.log(2), light.dtype)
+            return jnp.where(plane <= low, gradient * at_low, plane_gradient * light * logarithm)
+
+        sums = [_sum(plane, added) for plane in planes]
+        return -stencil.total(map(terms, sums, planes_gradient, gradients))
+
+    planes, added, gamma = residuals
+    exponent = 1 / gamma
+    planes_gradient = units.apart(of_planes)(planes, added, exponent, gradients)
+    at_low = exponent * low**exponent * np.log(low) if low > 0 else jnp.zeros_like(gamma)
+    terms = units.apart(of_gamma)(planes, added, planes_gradient, gradients, at_low.astype(gamma.dtype))
+    added_gradient = None if added is None else stencil.total(planes_gradient)
+    return planes_gradient, added_gradient, terms.sum() / gamma
 
 
-_clipped_power = with_gradient(_powers, _powers_forward, _powers_backward, static_argnums=(2,))
+_clipped_power = with_gradient(_powers, _powers_forward, _powers_backward, static_argnums=(3,))

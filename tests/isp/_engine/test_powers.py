@@ -1,0 +1,73 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from isp._engine import powers
+
+# Numbers of all sizes, as many as between neighboring powers of two.
+NUMBERS = np.exp2(np.random.default_rng(0).uniform(-125, 127, 200_000)).astype(np.float32)
+
+
+def test_logarithms_are_as_exact_as_float32():
+    expected = np.log2(NUMBERS.astype(np.float64))
+    found = np.asarray(jax.jit(powers.log2)(NUMBERS), np.float64)
+    assert (np.abs(found - expected) <= 2 * np.spacing(np.abs(expected).astype(np.float32))).all()
+    near_one = np.linspace(0.9, 1.1, 10_001, dtype=np.float32)
+    expected = np.log2(near_one.astype(np.float64))
+    np.testing.assert_allclose(powers.log2(jnp.array(near_one)), expected, rtol=2.5e-7)
+
+
+def test_exponentials_are_as_exact_as_float32():
+    exponents = np.random.default_rng(1).uniform(-126, 127, 200_000).astype(np.float32)
+    np.testing.assert_allclose(jax.jit(powers.exp2)(exponents), np.exp2(exponents.astype(np.float64)), rtol=2e-7)
+    whole = np.arange(-126, 128, dtype=np.float32)
+    np.testing.assert_array_equal(powers.exp2(jnp.array(whole)), np.ldexp(np.float32(1), whole.astype(int)))
+
+
+def test_powers_are_as_exact_as_those_of_xla():
+    light = np.exp(np.random.default_rng(2).uniform(np.log(1e-5), 0, 200_000)).astype(np.float32)
+    expected = light.astype(np.float64) ** (1 / 2.2)
+    ours = jax.jit(lambda light: powers.exp2(powers.log2(light) * (1 / 2.2)))(light)
+    of_xla = jax.jit(lambda light: jnp.exp(jnp.log(light) * (1 / 2.2)))(light)
+    error, error_of_xla = (np.abs(np.asarray(found) / expected - 1) for found in (ours, of_xla))
+    assert error.mean() < 1.1 * error_of_xla.mean()
+    assert error.max() < 7e-7
+
+
+@pytest.mark.parametrize("function", [powers.log2, powers.exp2])
+def test_infinity_and_what_is_not_a_number_stay(function):
+    np.testing.assert_array_equal(function(jnp.array([jnp.inf, jnp.nan])), [jnp.inf, jnp.nan])
+
+
+def test_exponentials_beyond_the_range_end_at_its_ends():
+    np.testing.assert_array_equal(powers.exp2(jnp.array([-jnp.inf, -1e9, -127.0])), np.float32(2.0**-126))
+    np.testing.assert_array_equal(powers.exp2(jnp.array([128.0, 1e9])), jnp.inf)
+
+
+@pytest.mark.parametrize(("function", "of_numpy"), [(powers.log2, np.log2), (powers.exp2, np.exp2)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2), ("float64", 1e-14)])
+def test_other_precisions_are_those_of_xla(function, of_numpy, dtype, tolerance):
+    with jax.enable_x64(True):
+        x = jnp.linspace(0.5, 6, 50).astype(dtype)
+        assert function(x).dtype == dtype
+        np.testing.assert_allclose(
+            function(x).astype(float), of_numpy(np.asarray(x, np.float64)), rtol=tolerance, atol=tolerance
+        )
+
+
+@pytest.mark.parametrize("function", [powers.log2, powers.exp2])
+def test_derivatives_are_those_of_the_plain_formulation(function):
+    x = jnp.linspace(0.1, 5, 100)
+
+    def derivatives():
+        slopes = jax.vmap(jax.grad(function))(x)
+        _, tangents = jax.jvp(function, (x,), (jnp.ones_like(x),))
+        curvatures = jax.vmap(jax.grad(jax.grad(function)))(x)
+        return slopes, tangents, curvatures
+
+    found = derivatives()
+    with isp.plain():
+        expected = derivatives()
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), found, expected)
