@@ -227,37 +227,36 @@ def replaced_luma(
         >>> np.asarray(isp.color.replaced_luma(rgb, lambda luma: luma + 0.5)).round(3)
         array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
-    channels, change = channels_and_change(rgb, function)
+    channels, old = channels_and_luma(rgb)
+    change = function(old) - old
     return jnp.stack([plane + change for plane in channels], -1)
 
 
-def channels_and_change(
-    rgb: Float[Array | np.ndarray, "*batch height width 3"], function: Callable[[Array], Array]
+def channels_and_luma(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"],
 ) -> tuple[tuple[Array, Array, Array], Float[Array, "*batch height width"]]:
-    """Computes what `replaced_luma` adds to each channel; a function that follows can add it in its own pass.
+    """Splits images into channels and computes their luma, which is faster than to do both by itself.
 
     Args:
         rgb: Images `(..., H, W, 3)`.
-        function: Maps the luma `(..., H, W)` to a new one.
 
     Returns:
-        The channels of the images, and the difference of the new luma and the old one.
+        The channels and the luma `(..., H, W)`.
 
     Raises:
         ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
 
     Example:
-        >>> from isp.color import channels_and_change
+        >>> from isp.color import channels_and_luma
         >>> import numpy as np
-        >>> (red, _, _), change = channels_and_change(np.ones((1, 1, 3), np.float32), lambda luma: 2 * luma)
-        >>> red.shape, np.asarray(change).round(3)
+        >>> (red, _, _), luma = channels_and_luma(np.ones((1, 1, 3), np.float32))
+        >>> red.shape, np.asarray(luma).round(3)
         ((1, 1), array([[1.]], dtype=float32))
     """
     image = jnp.asarray(rgb)
     check_image(image)
     channels = planes.split(image)
-    luma = _luma(*channels)
-    return channels, function(luma) - luma
+    return channels, _luma(*channels)
 
 
 @jax.jit

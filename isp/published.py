@@ -308,9 +308,9 @@ def _filter_and_clip(rgb: Array, first: Array, second: Array, low: float) -> Arr
 
 def _filter_clip_and_correct(rgb: Array, first: Array, second: Array, gamma: Array, low: float) -> Array:
     """Computes `_filter_luma_twice` and `_clip_and_correct`; the change of luma is added in the pass of the curve."""
-    filtered = functools.partial(_filtered_twice, first=first, second=second)
-    channels, change = color.channels_and_change(rgb, filtered)
-    return jnp.stack(curves.clipped_power(channels, gamma, low, change), -1)
+    channels, luma = color.channels_and_luma(rgb)
+    lumas = luma, _filtered_twice(luma, first, second)
+    return jnp.stack(curves.clipped_power(channels, gamma, low, lumas), -1)
 
 
 def _clip_and_correct(rgb: Array, gamma: Array, low: float) -> Array:

@@ -9,6 +9,9 @@ from isp._engine import powers, stencil, units
 from isp._engine.checks import Scalar
 from isp._engine.derivatives import with_gradient
 
+# The luma of an image and the one that replaces it.
+Lumas = tuple[Array, Array]
+
 
 def srgb(light: Array) -> Array:
     """Computes the display values of sRGB, by IEC 61966-2-1."""
@@ -65,44 +68,47 @@ def power(light: Array, gamma: Scalar) -> Array:
     return jnp.where(dark, 0, powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (1 / gamma)))
 
 
-def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float, added: Array | None = None) -> tuple[Array, ...]:
+def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lumas | None = None) -> tuple[Array, ...]:
     """Adds a plane to each plane, clips to [low, 1], and applies `power`. Forward mode does not work.
 
     The gradient computes logarithm and power anew, where JAX would keep a plane of each step.
     """
-    return _clipped_power(planes, added, gamma, low)
+    return _clipped_power(planes, lumas, gamma, low)
 
 
-def _powers(planes: tuple[Array, ...], added: Array | None, gamma: Array, low: float) -> tuple[Array, ...]:
-    def formula(planes: tuple[Array, ...], added: Array | None, gamma: Array) -> tuple[Array, ...]:
-        lights = [jnp.clip(_sum(plane, added), low, 1) for plane in planes]
+def _powers(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array, low: float) -> tuple[Array, ...]:
+    def formula(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array) -> tuple[Array, ...]:
+        lights = [jnp.clip(_changed(plane, lumas), low, 1) for plane in planes]
         if low > 0:  # Then there is no dark value to replace.
             return tuple(powers.exp2(powers.log2(light) * (1 / gamma)) for light in lights)
         return tuple(power(light, gamma) for light in lights)
 
-    return units.apart(formula)(planes, added, gamma)
+    return units.apart(formula)(planes, lumas, gamma)
 
 
-def _sum(plane: Array, added: Array | None) -> Array:
-    return plane if added is None else plane + added
+def _changed(plane: Array, lumas: Lumas | None) -> Array:
+    if lumas is None:
+        return plane
+    old, new = lumas
+    return plane + (new - old)
 
 
 def _powers_forward(
-    planes: tuple[Array, ...], added: Array | None, gamma: Array, low: float
-) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Array | None, Array]]:
-    return _clipped_power(planes, added, gamma, low), (planes, added, gamma)
+    planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array, low: float
+) -> tuple[tuple[Array, ...], tuple[tuple[Array, ...], Lumas | None, Array]]:
+    return _clipped_power(planes, lumas, gamma, low), (planes, lumas, gamma)
 
 
 def _powers_backward(
-    low: float, residuals: tuple[tuple[Array, ...], Array | None, Array], gradients: tuple[Array, ...]
-) -> tuple[tuple[Array, ...], Array | None, Array]:
+    low: float, residuals: tuple[tuple[Array, ...], Lumas | None, Array], gradients: tuple[Array, ...]
+) -> tuple[tuple[Array, ...], Lumas | None, Array]:
     """Computes the gradients for the planes first, and from them the one for gamma.
 
     In a single unit, XLA would compute the powers twice.
     """
 
     def of_planes(
-        planes: tuple[Array, ...], added: Array | None, exponent: Array, gradients: tuple[Array, ...]
+        planes: tuple[Array, ...], lumas: Lumas | None, exponent: Array, gradients: tuple[Array, ...]
     ) -> tuple[Array, ...]:
         def of_plane(plane: Array, gradient: Array) -> Array:
             light = jnp.clip(plane, low, 1)
@@ -113,11 +119,13 @@ def _powers_backward(
             inside, within = (plane > low) & (plane < 1), (plane >= low) & (plane <= 1)
             return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0))
 
-        return tuple(of_plane(_sum(plane, added), gradient) for plane, gradient in zip(planes, gradients, strict=True))
+        return tuple(
+            of_plane(_changed(plane, lumas), gradient) for plane, gradient in zip(planes, gradients, strict=True)
+        )
 
     def of_gamma(
         planes: tuple[Array, ...],
-        added: Array | None,
+        lumas: Lumas | None,
         planes_gradient: tuple[Array, ...],
         gradients: tuple[Array, ...],
         at_low: Array,
@@ -132,16 +140,16 @@ def _powers_backward(
             logarithm = powers.log2(jnp.where(light <= 0, 1, light)) * np.array(np.log(2), light.dtype)
             return jnp.where(plane <= low, gradient * at_low, plane_gradient * light * logarithm)
 
-        sums = [_sum(plane, added) for plane in planes]
-        return -stencil.total(map(terms, sums, planes_gradient, gradients))
+        changed = [_changed(plane, lumas) for plane in planes]
+        return -stencil.total(map(terms, changed, planes_gradient, gradients))
 
-    planes, added, gamma = residuals
+    planes, lumas, gamma = residuals
     exponent = 1 / gamma
-    planes_gradient = units.apart(of_planes)(planes, added, exponent, gradients)
+    planes_gradient = units.apart(of_planes)(planes, lumas, exponent, gradients)
     at_low = exponent * low**exponent * np.log(low) if low > 0 else jnp.zeros_like(gamma)
-    terms = units.apart(of_gamma)(planes, added, planes_gradient, gradients, at_low.astype(gamma.dtype))
-    added_gradient = None if added is None else stencil.total(planes_gradient)
-    return planes_gradient, added_gradient, terms.sum() / gamma
+    terms = units.apart(of_gamma)(planes, lumas, planes_gradient, gradients, at_low.astype(gamma.dtype))
+    added = stencil.total(planes_gradient)
+    return planes_gradient, None if lumas is None else (-added, added), terms.sum() / gamma
 
 
 _clipped_power = with_gradient(_powers, _powers_forward, _powers_backward, static_argnums=(3,))
