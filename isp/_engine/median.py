@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator, Sequence
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array
 
 from isp._engine import padding, stencil, units
@@ -75,7 +76,7 @@ def sort_arrays(values: Sequence[Array]) -> list[Array]:
     """Sorts arrays elementwise. The compiler drops exchanges whose results are not used."""
     values = list(values)
     for i, j in _exchanges(len(values)):
-        values[i], values[j] = jnp.minimum(values[i], values[j]), jnp.maximum(values[i], values[j])
+        values[i], values[j] = lax.min(values[i], values[j]), lax.max(values[i], values[j])
     return values
 
 

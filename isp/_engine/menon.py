@@ -222,18 +222,19 @@ def _around(planes: Planes, site: Site, size: tuple[int, int], margin: int = 0) 
         (top, y), (left, x) = divmod(site[0] + down, 2), divmod(site[1] + right, 2)
         plane = planes[y, x]
         top, left = top + (plane.shape[1] - height) // 2, left + (plane.shape[2] - width) // 2
-        return plane[:, top : top + height, left : left + width]
+        return padding.window(plane, (top, left), (height, width))
 
     return read
 
 
 def _around_mosaic(mosaic: Array, site: Site, size: tuple[int, int], margin: int = 0) -> Shifts:
     """Does what `_around` does, for a mosaic that may have a margin as well, instead of its planes."""
-    height, width = (2 * (tiles + 2 * margin) for tiles in size)
+    height, width = (tiles + 2 * margin for tiles in size)
+    first_row, first_col = mosaic.shape[1] // 2 - height, mosaic.shape[2] // 2 - width
 
     def read(down: int, right: int) -> Array:
-        top, left = site[0] + down + (mosaic.shape[1] - height) // 2, site[1] + right + (mosaic.shape[2] - width) // 2
-        return mosaic[:, top : top + height - 1 : 2, left : left + width - 1 : 2]
+        place = first_row + site[0] + down, first_col + site[1] + right
+        return padding.window(mosaic, place, (height, width), (2, 2))
 
     return read
 
@@ -246,7 +247,7 @@ def _turned(shifts: Shifts) -> Shifts:
 def _shifts(padded: padding.Padded, margin: int, height: int, width: int) -> Shifts:
     """Returns the plane inside the margin as a function of the offset at which it is read."""
     plane = padded.plane
-    return lambda y, x: plane[..., margin + y : margin + y + height, margin + x : margin + x + width]
+    return lambda y, x: padding.window(plane, (margin + y, margin + x), (height, width))
 
 
 def _along(sites: Shifts, reach: int, horizontal: Array) -> Array:

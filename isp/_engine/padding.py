@@ -16,6 +16,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
@@ -49,7 +50,7 @@ class Padded:
     @property
     def plane(self) -> Shaped[Array, "*batch padded_height padded_width"]:
         """The padded plane. Do not take slices with steps from it: XLA would write this plane to memory first."""
-        return self.wide[..., self.spare : self.wide.shape[-1] - self.spare]
+        return lax.slice_in_dim(self.wide, self.spare, self.wide.shape[-1] - self.spare, axis=-1)
 
 
 def pad(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, border: Border) -> Padded:
@@ -82,7 +83,26 @@ def windows(padded: Padded, size: int) -> list[Array]:
     """Lists the pixels of every square window, in reading order, as shifted views of a padded plane."""
     plane = padded.plane
     height, width = (side - (size - 1) for side in plane.shape[-2:])
-    return [plane[..., i : i + height, j : j + width] for i, j in itertools.product(range(size), repeat=2)]
+    return [window(plane, place, (height, width)) for place in itertools.product(range(size), repeat=2)]
+
+
+def window(
+    plane: Shaped[Array, "*batch height width"],
+    place: tuple[int, int],
+    size: tuple[int, int],
+    steps: tuple[int, int] = (1, 1),
+) -> Shaped[Array, "*batch rows cols"]:
+    """Reads every so many rows and columns of a plane; tracing takes a fifth of the time of an index with slices.
+
+    Args:
+        plane: The plane.
+        place: The first row and column that are read.
+        size: Height and width of the result.
+        steps: The distances of neighbors in the result.
+    """
+    batch = plane.shape[:-2]
+    ends = (first + (count - 1) * step + 1 for first, count, step in zip(place, size, steps, strict=True))
+    return lax.slice(plane, (*[0] * len(batch), *place), (*batch, *ends), (*[1] * len(batch), *steps))
 
 
 def _is_cpu() -> bool:
@@ -102,8 +122,8 @@ def _in_blocks(plane: Array, rows: int, cols: int, block: int, border: Border) -
     def blocks(plane: Array) -> Array:
         return plane.reshape(*plane.shape[:-1], plane.shape[-1] // block, block)
 
-    margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols // block, cols // block), (0, 0)]
-    padded = jnp.pad(blocks(plane), margins)
+    margins = [(0, 0, 0)] * (plane.ndim - 2) + [(rows, rows, 0), (cols // block, cols // block, 0), (0, 0, 0)]
+    padded = lax.pad(blocks(plane), np.zeros((), plane.dtype), margins)
     for strip, row, col in _strips_beyond(plane, rows, cols, border):
         padded = _with(padded, blocks(strip), row, col // block, 0)
     return padded
@@ -153,14 +173,18 @@ def _folded_strips(
         own, other = (
             prepared(lax.slice_in_dim(padded, first, first + count, axis=axis)) for first in (count + start, beyond)
         )
-        yield own + jnp.flip(other, axis), start
+        yield lax.add(own, _flipped(other, axis)), start
 
 
 def _reflected(plane: Array, count: int, axis: int, border: Border) -> list[Array]:
     """Returns the `count` values before an axis and those behind it."""
     skipped = int(border == "mirror")
     starts = skipped, plane.shape[axis] - count - skipped
-    return [jnp.flip(lax.slice_in_dim(plane, start, start + count, axis=axis), axis) for start in starts]
+    return [_flipped(lax.slice_in_dim(plane, start, start + count, axis=axis), axis) for start in starts]
+
+
+def _flipped(plane: Array, axis: int) -> Array:
+    return lax.rev(plane, (plane.ndim + axis,))
 
 
 def _with(plane: Array, strip: Array, *place: int) -> Array:
