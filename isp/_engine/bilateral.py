@@ -182,10 +182,11 @@ def _color_weights(
     height, width = (side - 2 * radius for side in padded[0].plane.shape[-2:])
     weights = []
     for y, x in _following(size):
-        top, left, right = radius - y, radius - max(x, 0), radius - min(x, 0)
-        earlier = (..., slice(top, radius + height), slice(left, right + width))
-        later = (..., slice(top + y, radius + height + y), slice(left + x, right + width + x))
-        differences = [each.plane[later] - each.plane[earlier] for each in padded]
+        left, right = radius - max(x, 0), radius - min(x, 0) + width
+        shape, earlier, later = (height + y, right - left), (radius - y, left), (radius, left + x)
+        differences = [
+            padding.window(each.plane, later, shape) - padding.window(each.plane, earlier, shape) for each in padded
+        ]
         squares = _dot(differences, differences)
         if rounding is not None:
             width_of_bin, value_of_bin = rounding
@@ -198,8 +199,8 @@ def _in_reading_order(size: int, color_weights: Sequence[Array], padded: Array) 
     """Lists the color weights of each window's pixels in reading order; a pair's weight serves both of its pixels."""
     height, width = (side - (size - 1) for side in padded.shape[-2:])
     following = list(zip(_following(size), color_weights, strict=True))
-    after = [w[..., y : y + height, max(x, 0) : max(x, 0) + width] for (y, x), w in following]
-    before = [w[..., :height, max(-x, 0) : max(-x, 0) + width] for (_, x), w in following]
+    after = [padding.window(w, (y, max(x, 0)), (height, width)) for (y, x), w in following]
+    before = [padding.window(w, (0, max(-x, 0)), (height, width)) for (_, x), w in following]
     return [*reversed(before), jnp.ones((), padded.dtype), *after]
 
 

@@ -83,7 +83,7 @@ def windows(padded: Padded, size: int) -> list[Array]:
     """Lists the pixels of every square window, in reading order, as shifted views of a padded plane."""
     plane = padded.plane
     height, width = (side - (size - 1) for side in plane.shape[-2:])
-    return [window(plane, place, (height, width)) for place in itertools.product(range(size), repeat=2)]
+    return [window(plane, (i, j), (height, width)) for i, j in itertools.product(range(size), repeat=2)]
 
 
 def window(
@@ -92,7 +92,7 @@ def window(
     size: tuple[int, int],
     steps: tuple[int, int] = (1, 1),
 ) -> Shaped[Array, "*batch rows cols"]:
-    """Reads every so many rows and columns of a plane; tracing takes a fifth of the time of an index with slices.
+    """Reads every so many rows and columns of a plane; tracing takes two fifths of the time of slices in brackets.
 
     Args:
         plane: The plane.

@@ -33,9 +33,21 @@ _FRACTION, _BIAS, _ROOT = 23, 127, np.float32(0.5**0.5).view(np.int32)
 _ROUNDING = np.float32(1.5 * 2**_FRACTION)
 
 
-@jax.custom_jvp
+# Jitted, so that they are traced once for all planes of a shape.
+@jax.jit
 def log2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Computes the binary logarithm of positive numbers. Those below 1e-38 may count as 1e-38."""
+    return _log2(x)
+
+
+@jax.jit
+def exp2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Computes two to the power of numbers. Powers below 1e-38 may become 1e-38, and those above 2e38 infinite."""
+    return _exp2(x)
+
+
+@jax.custom_jvp
+def _log2(x: Array) -> Array:
     if not _is_fast(x):
         return lax.log(x) / np.array(_LN2, x.dtype)
     bits = lax.bitcast_convert_type(x, jnp.int32)
@@ -47,8 +59,7 @@ def log2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 @jax.custom_jvp
-def exp2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Computes two to the power of numbers. Powers below 1e-38 may become 1e-38, and those above 2e38 infinite."""
+def _exp2(x: Array) -> Array:
     if not _is_fast(x):
         return lax.exp(x * np.array(_LN2, x.dtype))
     # A comparison lets through what is not a number.
@@ -61,8 +72,8 @@ def exp2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return scale * _polynomial(_EXPONENTIAL, x - whole)
 
 
-log2.defjvps(lambda tangent, _, x: tangent / (x * np.array(_LN2, x.dtype)))
-exp2.defjvps(lambda tangent, result, x: tangent * result * np.array(_LN2, x.dtype))
+_log2.defjvps(lambda tangent, _, x: tangent / (x * np.array(_LN2, x.dtype)))
+_exp2.defjvps(lambda tangent, result, x: tangent * result * np.array(_LN2, x.dtype))
 
 
 def _is_fast(x: Array) -> bool:
