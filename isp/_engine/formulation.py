@@ -38,3 +38,8 @@ def plain() -> contextlib.AbstractContextManager[None]:
 def is_plain() -> bool:
     """Tells whether functions are being traced in the plain formulation."""
     return bool(_is_plain.value)
+
+
+def is_fast_on_cpu() -> bool:
+    """Tells whether functions are being traced in the fast formulation, for a CPU."""
+    return not is_plain() and jax.default_backend() == "cpu"

@@ -12,7 +12,7 @@ from jax.custom_batching import sequential_vmap
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from isp._engine.derivatives import with_gradient
-from isp._engine.formulation import is_plain
+from isp._engine.formulation import is_fast_on_cpu
 
 State = PyTree[Float[Array, "..."]]
 Parameters = PyTree[Float[Array, "..."]]
@@ -70,7 +70,7 @@ _iterate = with_gradient(_run, _forward, _backward, static_argnums=(0, 1, 2))
 def _each(function: Callable[..., Result], *static: object) -> Callable[..., Result]:
     """Binds the static arguments of a function of arrays; on a CPU, `vmap` then calls it for one problem at a time."""
     function = functools.partial(function, *static)
-    return sequential_vmap(function) if jax.default_backend() == "cpu" and not is_plain() else function
+    return sequential_vmap(function) if is_fast_on_cpu() else function
 
 
 class _Progress(NamedTuple):

@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Shaped
 
 from isp._engine import convolution
-from isp._engine.formulation import is_plain
+from isp._engine.formulation import is_fast_on_cpu, is_plain
 from isp._engine.units import apart
 
 # "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
@@ -58,7 +58,7 @@ def pad(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, borde
     height, width = plane.shape[-2:]
     block = math.gcd(width, _BLOCK)
     margin = -(-cols // block) * block
-    if not _is_cpu() or height <= rows or width <= margin:
+    if not is_fast_on_cpu() or height <= rows or width <= margin:
         return Padded(apart(functools.partial(_extended, rows=rows, cols=cols, border=border))(plane), 0)
     in_blocks = apart(functools.partial(_in_blocks, rows=rows, cols=margin, block=block, border=border))(plane)
     # Within the unit, XLA would fuse this with the writing of the border, and copy the plane for that.
@@ -72,7 +72,7 @@ def unpad(
     *batch, padded_height, padded_width = padded.shape
     height, width = padded_height - 2 * rows, padded_width - 2 * cols
     # Reflections of one border must not meet those of the other.
-    if _is_cpu() and height > 2 * rows and width > 2 * cols:
+    if is_fast_on_cpu() and height > 2 * rows and width > 2 * cols:
         return apart(functools.partial(_folded, rows=rows, cols=cols, border=border))(padded)
     plane = jax.ShapeDtypeStruct((*batch, height, width), padded.dtype)
     transpose = jax.linear_transpose(functools.partial(_extended, rows=rows, cols=cols, border=border), plane)
@@ -103,10 +103,6 @@ def window(
     batch = plane.shape[:-2]
     ends = (first + (count - 1) * step + 1 for first, count, step in zip(place, size, steps, strict=True))
     return lax.slice(plane, (*[0] * len(batch), *place), (*batch, *ends), (*[1] * len(batch), *steps))
-
-
-def _is_cpu() -> bool:
-    return not is_plain() and jax.default_backend() == "cpu"
 
 
 def _extended(plane: Array, rows: int, cols: int, border: Border) -> Array:

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._engine.formulation import is_plain
+from isp._engine.formulation import is_fast_on_cpu
 
 # Polynomials of least relative error: log2(1 + x) / x for 1 + x within [sqrt(1/2), sqrt(2)], with an error of 3e-8, and
 # 2^x for x within [-1/2, 1/2], with an error of 2e-9.
@@ -48,7 +48,7 @@ def exp2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 @jax.custom_jvp
 def _log2(x: Array) -> Array:
-    if not _is_fast(x):
+    if not _is_ours(x):
         return lax.log(x) / np.array(_LN2, x.dtype)
     bits = lax.bitcast_convert_type(x, jnp.int32)
     exponent = (bits - _ROOT) >> _FRACTION
@@ -60,7 +60,7 @@ def _log2(x: Array) -> Array:
 
 @jax.custom_jvp
 def _exp2(x: Array) -> Array:
-    if not _is_fast(x):
+    if not _is_ours(x):
         return lax.exp(x * np.array(_LN2, x.dtype))
     # A comparison lets through what is not a number.
     x = jnp.where(x < 1 - _BIAS, np.float32(1 - _BIAS), jnp.where(x > _BIAS + 1, np.float32(_BIAS + 1), x))
@@ -76,8 +76,8 @@ _log2.defjvps(lambda tangent, _, x: tangent / (x * np.array(_LN2, x.dtype)))
 _exp2.defjvps(lambda tangent, result, x: tangent * result * np.array(_LN2, x.dtype))
 
 
-def _is_fast(x: Array) -> bool:
-    return x.dtype == jnp.float32 and not is_plain() and jax.default_backend() == "cpu"
+def _is_ours(x: Array) -> bool:
+    return x.dtype == jnp.float32 and is_fast_on_cpu()
 
 
 def _polynomial(coefficients: Sequence[float], x: Array) -> Array:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from isp._engine.derivatives import with_gradient
-from isp._engine.formulation import is_plain
+from isp._engine.formulation import is_fast_on_cpu
 
 # Maps parameters and images `(batch, H, W, ...)` to images of the same height and width.
 Local = Callable[[PyTree, Array], Array]
@@ -59,10 +59,7 @@ def _takes_turns(images: Array) -> bool:
     The plain formulation does not. An array that several devices may share is processed as a whole: each device would
     wait for all of its parts.
     """
-    if is_plain():
-        return False
-    explicitly_split = any(jax.typeof(images).sharding.spec)
-    return jax.default_backend() == "cpu" and jax.device_count() == 1 and not explicitly_split
+    return is_fast_on_cpu() and jax.device_count() == 1 and not any(jax.typeof(images).sharding.spec)
 
 
 def by_patches(

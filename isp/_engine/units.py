@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array
 
-from isp._engine.formulation import is_plain
+from isp._engine.formulation import is_fast_on_cpu, is_plain
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @functools.wraps(function)
     def outer(*args: P.args, **kwargs: P.kwargs) -> Result:
-        if is_plain() or jax.default_backend() != "cpu":
+        if not is_fast_on_cpu():
             return function(*args, **kwargs)
         with set_xla_metadata(inlineable="false"):
             return unit(*args, **kwargs)
