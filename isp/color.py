@@ -235,7 +235,7 @@ def replaced_luma(
 def channels_and_luma(
     rgb: Float[Array | np.ndarray, "*batch height width 3"],
 ) -> tuple[tuple[Array, Array, Array], Float[Array, "*batch height width"]]:
-    """Splits images into channels and computes their luma, which is faster than to do both by itself.
+    """Splits images into channels and computes their luma. The gradient is faster than that of `luma` and a split.
 
     Args:
         rgb: Images `(..., H, W, 3)`.

@@ -9,7 +9,7 @@ from isp._engine import powers, stencil, units
 from isp._engine.checks import Scalar
 from isp._engine.derivatives import with_gradient
 
-# The luma of an image and the one that replaces it.
+# The luma of an image, and the luma that replaces it.
 Lumas = tuple[Array, Array]
 
 
@@ -69,7 +69,7 @@ def power(light: Array, gamma: Scalar) -> Array:
 
 
 def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lumas | None = None) -> tuple[Array, ...]:
-    """Adds a plane to each plane, clips to [low, 1], and applies `power`. Forward mode does not work.
+    """Clips planes to [low, 1] and applies `power`; with `lumas`, replaces the luma first. Forward mode does not work.
 
     The gradient computes logarithm and power anew, where JAX would keep a plane of each step.
     """
@@ -78,7 +78,7 @@ def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lu
 
 def _powers(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array, low: float) -> tuple[Array, ...]:
     def formula(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array) -> tuple[Array, ...]:
-        lights = [jnp.clip(_changed(plane, lumas), low, 1) for plane in planes]
+        lights = [jnp.clip(_with_new_luma(plane, lumas), low, 1) for plane in planes]
         if low > 0:  # Then there is no dark value to replace.
             return tuple(powers.exp2(powers.log2(light) * (1 / gamma)) for light in lights)
         return tuple(power(light, gamma) for light in lights)
@@ -86,7 +86,7 @@ def _powers(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array, low: f
     return units.apart(formula)(planes, lumas, gamma)
 
 
-def _changed(plane: Array, lumas: Lumas | None) -> Array:
+def _with_new_luma(plane: Array, lumas: Lumas | None) -> Array:
     if lumas is None:
         return plane
     old, new = lumas
@@ -120,7 +120,7 @@ def _powers_backward(
             return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0))
 
         return tuple(
-            of_plane(_changed(plane, lumas), gradient) for plane, gradient in zip(planes, gradients, strict=True)
+            of_plane(_with_new_luma(plane, lumas), gradient) for plane, gradient in zip(planes, gradients, strict=True)
         )
 
     def of_gamma(
@@ -132,7 +132,7 @@ def _powers_backward(
     ) -> Array:
         """Returns terms whose sum is the gradient for the logarithm of gamma: -gradient * light * slope * log(light).
 
-        They are 0 for white. Where light is clipped to `low`, the gradient for the plane is lost, but not needed.
+        White adds nothing. Where light is clipped to `low`, the gradient for the plane is 0, and `at_low` replaces it.
         """
 
         def terms(plane: Array, plane_gradient: Array, gradient: Array) -> Array:
@@ -140,8 +140,8 @@ def _powers_backward(
             logarithm = powers.log2(jnp.where(light <= 0, 1, light)) * np.array(np.log(2), light.dtype)
             return jnp.where(plane <= low, gradient * at_low, plane_gradient * light * logarithm)
 
-        changed = [_changed(plane, lumas) for plane in planes]
-        return -stencil.total(map(terms, changed, planes_gradient, gradients))
+        replaced = [_with_new_luma(plane, lumas) for plane in planes]
+        return -stencil.total(map(terms, replaced, planes_gradient, gradients))
 
     planes, lumas, gamma = residuals
     exponent = 1 / gamma

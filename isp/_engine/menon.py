@@ -54,9 +54,8 @@ def _interpolate(raw: Array, pattern: str, refine: bool) -> Array:
 def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
     """Returns the image, and whether each red or blue site was decided along its row.
 
-    Planes of intermediate results have a margin: the tiles beyond the border that later filters read. Filters of a
-    mirrored mosaic give mirrored results, so that the mosaic and the decisions alone are mirrored in passes of their
-    own.
+    Planes of intermediate results have a margin: the tiles beyond the border that later filters read. Filtering a
+    mirrored mosaic gives mirrored results there. Only the decisions differ, so they are mirrored afterwards.
     """
     size = raw.shape[1] // 2, raw.shape[2] // 2
     colored, red_rows = _tile(pattern)
@@ -110,6 +109,7 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
 
         return stencil.woven([[channels((y, x)) for x in range(2)] for y in range(2)])
 
+    # Six sites are read; eight are copied as one block.
     in_row, in_col = apart(interpolate)(_mirror(raw, 8))
     decided = apart(decide)(in_row, in_col)
     horizontal = apart(functools.partial(_with_mirrored_tiles, margin=2))(decided)
@@ -214,7 +214,7 @@ def _around(planes: Planes, site: Site, size: tuple[int, int], margin: int = 0) 
         planes: The planes of the sites that are read, with margins of their own.
         site: The site.
         size: The numbers of tiles in a column and in a row of the image.
-        margin: The number of tiles beyond the border for which the mosaic is read as well.
+        margin: How many tiles beyond the border the result includes.
     """
     height, width = (tiles + 2 * margin for tiles in size)
 
@@ -228,7 +228,7 @@ def _around(planes: Planes, site: Site, size: tuple[int, int], margin: int = 0) 
 
 
 def _around_mosaic(mosaic: Array, site: Site, size: tuple[int, int], margin: int = 0) -> Shifts:
-    """Does what `_around` does, for a mosaic that may have a margin as well, instead of its planes."""
+    """Does what `_around` does, for a mosaic with or without a margin instead of its planes."""
     height, width = (tiles + 2 * margin for tiles in size)
     first_row, first_col = mosaic.shape[1] // 2 - height, mosaic.shape[2] // 2 - width
 
@@ -277,7 +277,7 @@ def _opposite(sites: Shifts, along: Array) -> Array:
 
 
 def _changes(differences: Shifts, site: Site, size: tuple[int, int], step: tuple[int, int]) -> Shifts:
-    """Returns the changes of D to the second next site, |D(site) - D(site + step)|, which are zero beyond the image."""
+    """Returns the changes of D between sites, |D(site) - D(site + step)|, which are zero for sites beyond the image."""
 
     def read(down: int, right: int) -> Array:
         change = jnp.abs(differences(down, right) - differences(down + step[0], right + step[1]))

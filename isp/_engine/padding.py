@@ -2,9 +2,9 @@
 
 Stencils read a padded plane that exists in memory. On a CPU, it is made as fast as a copy:
 
-- XLA:CPU would choose between the plane and its border for every single value of a row. So rows are padded by whole
-  blocks of values, and the plane may get more columns than the stencil reads.
-- Reflections are written over a border of zeros, in place. A concatenation would write the whole plane for each axis.
+- XLA:CPU chooses between the plane and its border anew for each value of a row. For blocks of values, it chooses once
+  per block. So rows are padded by whole blocks, which may be more columns than the stencil reads.
+- Reflections are written over a border of zeros, in place. Concatenations would copy the whole plane once per axis.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ Border = Literal["zero", "mirror", "symmetric"]
 
 PAD_MODES: dict[Border, convolution.PadMode] = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 
-# Values that are copied together. Smaller blocks take longer, larger ones fit the widths of fewer images.
+# The values of a block. Smaller blocks take longer, and larger ones divide the widths of fewer images.
 _BLOCK = 8
 
 
@@ -40,8 +40,8 @@ class Padded:
     """A padded plane.
 
     Attributes:
-        wide: The padded plane, with some columns of unspecified values more at the left and at the right.
-        spare: The number of these columns at either side.
+        wide: The padded plane, and spare columns of any values to its left and right.
+        spare: The number of spare columns on each side.
     """
 
     wide: Shaped[Array, "*batch padded_height wide"]
@@ -92,13 +92,13 @@ def window(
     size: tuple[int, int],
     steps: tuple[int, int] = (1, 1),
 ) -> Shaped[Array, "*batch rows cols"]:
-    """Reads every so many rows and columns of a plane; tracing takes two fifths of the time of slices in brackets.
+    """Reads a window of a plane. Tracing takes two fifths of the time that it takes for `plane[..., a:b, c:d]`.
 
     Args:
         plane: The plane.
-        place: The first row and column that are read.
-        size: Height and width of the result.
-        steps: The distances of neighbors in the result.
+        place: The first row and column of the window.
+        size: The numbers of rows and columns to read.
+        steps: The distances from one row to the next, and from one column to the next.
     """
     batch = plane.shape[:-2]
     ends = (first + (count - 1) * step + 1 for first, count, step in zip(place, size, steps, strict=True))
@@ -126,7 +126,7 @@ def _in_blocks(plane: Array, rows: int, cols: int, block: int, border: Border) -
 
 
 def _strips_beyond(plane: Array, rows: int, cols: int, border: Border) -> Iterator[tuple[Array, int, int]]:
-    """Yields the strips that border a plane, and the first row and column of each in the padded plane."""
+    """Yields the strips around a plane, and for each its first row and column in the padded plane."""
     if border == "zero":
         return
     height, width = plane.shape[-2:]
@@ -163,7 +163,7 @@ def _folded_strips(
     if border == "zero" or count == 0:
         return
     length = padded.shape[axis] - 2 * count
-    # The first strip repeats the values from index 0 or 1 on, the last one those up to the end or the value before.
+    # A mirror skips the outermost value.
     skipped = int(border == "mirror")
     for start, beyond in ((skipped, 0), (length - count - skipped, length + count)):
         own, other = (
@@ -184,5 +184,5 @@ def _flipped(plane: Array, axis: int) -> Array:
 
 
 def _with(plane: Array, strip: Array, *place: int) -> Array:
-    """Writes a strip to a place that is given along the last axes."""
+    """Writes a strip to a place, which is given for the last axes."""
     return lax.dynamic_update_slice(plane, strip, (0,) * (plane.ndim - len(place)) + place)

@@ -39,7 +39,7 @@ def total(terms: Iterable[Array]) -> Array:
     """Sums arrays from the first to the last."""
 
     def add(first: Array, second: Array) -> Array:
-        # Where nothing is to be broadcast, the primitive spares half of the time of tracing.
+        # Unless something is broadcast, the primitive is traced in half the time.
         alike = first.shape == second.shape and first.dtype == second.dtype
         return lax.add(first, second) if alike else jnp.add(first, second)
 
@@ -184,8 +184,8 @@ def _correlate_backward(
     kernels_gradient = _correlations(padded, gradients, kernels.shape)
 
     # Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180
-    # degrees, over gradients that are zero beyond the border. Where the plane is zero beyond its border, only the
-    # pixels within are of interest.
+    # degrees, over gradients that are zero beyond the border. If the plane is zero beyond its border, its own pixels
+    # suffice.
     first = (rows // 2, cols // 2) if border == "zero" else (0, 0)
     margins = rows - 1 - first[0], cols - 1 - first[1]
     turned = _turn(kernels, *first)
@@ -291,7 +291,7 @@ def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: t
 
         return [inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)]
 
-    # Within the unit, XLA would fuse the stack with the products of a small kernel, which takes longer.
+    # In the unit, XLA would fuse the stack with the products of a small kernel, which would take longer.
     sums = jnp.stack(apart(formula)(padded, gradients))
     # Columns are summed by a matrix product, which uses all cores; XLA:CPU would sum along two axes with one of them.
     columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
