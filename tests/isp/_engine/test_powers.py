@@ -6,7 +6,7 @@ import pytest
 import isp
 from isp._engine import powers
 
-# Numbers of all sizes, as many as between neighboring powers of two.
+# Numbers of all sizes, about as many from each power of two to the next.
 NUMBERS = np.exp2(np.random.default_rng(0).uniform(-125, 127, 200_000)).astype(np.float32)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from isp._engine import stencil, units
+from isp._engine import stencil
 
 SCIPY_MODES = {"zero": "constant", "mirror": "mirror", "symmetric": "reflect"}
 RNG = np.random.default_rng(0)
@@ -106,31 +106,6 @@ def test_gradients_of_kernels_are_the_same_in_parts(row_period, monkeypatch):
         in_parts = jax.jit(lambda kernels: gradient(kernels)).lower(kernels)
         assert in_parts.as_text().count("stablehlo.multiply") > whole.as_text().count("stablehlo.multiply")
         np.testing.assert_allclose(in_parts.compile()(kernels), whole.compile()(kernels), rtol=1e-12)
-
-
-def test_apart_changes_no_number_and_passes_derivatives_through():
-    def function(x, y):
-        return jnp.sin(jnp.clip(x, 0, 1) * y), x.sum()
-
-    x, y = jnp.array(RNG.normal(size=(3, 4)), jnp.float32), jnp.float32(2)
-    apart = units.apart(function)
-    for transform in (
-        lambda f: f,
-        jax.jit,
-        lambda f: jax.grad(lambda x, y: sum(out.sum() for out in f(x, y)), (0, 1)),
-        lambda f: lambda x, y: jax.vmap(f, (0, None))(x, y),
-        lambda f: lambda x, y: jax.jvp(f, (x, y), (x, y)),
-    ):
-        expected, result = (jax.tree.leaves(transform(f)(x, y)) for f in (function, apart))
-        for ours, theirs in zip(result, expected, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
-
-
-def test_apart_is_not_inlined():
-    """An attribute of the call keeps XLA from fusing it, and must survive differentiation."""
-    apart = units.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
-    for function, calls in ((apart, 1), (jax.grad(lambda x: apart(x).sum()), 2)):
-        assert jax.jit(function).lower(jnp.ones(3)).as_text().count('inlineable = "false"') == calls
 
 
 @pytest.mark.parametrize("border", SCIPY_MODES)
