@@ -1,7 +1,5 @@
 """Local tone mapping: strong contrasts of light are compressed, and the detail inside them is kept."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,21 +77,21 @@ def _local_tone_map(
     *batch, height, width, _ = rgb.shape
     channels = planes.split(rgb)
     luminance = stencil.total(weight * plane for weight, plane in zip(LUMINANCE, channels, strict=True))
-    logarithm = units.apart(functools.partial(_logarithm, floor=floor))(luminance.reshape(-1, height, width))
+    logarithm = units.apart_with(_logarithm, floor)(luminance.reshape(-1, height, width))
     slope, intercept = _lines(logarithm, smoothness, size, cell)
-    factor = units.apart(functools.partial(_factor, cell=cell))
+    factor = units.apart_with(_factor, cell)
     factors = factor(logarithm, slope, intercept, jnp.asarray(strength), jnp.asarray(detail))
     factors = factors.reshape(*batch, height, width)
     return jnp.stack([plane * factors for plane in channels], -1)
 
 
-def _logarithm(luminance: Array, floor: float) -> Array:
+def _logarithm(floor: float, luminance: Array) -> Array:
     return jnp.log(jnp.maximum(luminance, 0) + floor)
 
 
 def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array, Array]:
     """Computes the mean slope and intercept of the windows around each cell, interpolated along rows."""
-    cells = units.apart(functools.partial(_cell_means, cell=cell))(guide)
+    cells = units.apart_with(_cell_means, cell)(guide)
     mean, square = _window_means(cells, size), _window_means(cells * cells, size)
 
     def line(mean: Array, square: Array) -> tuple[Array, Array]:
@@ -103,11 +101,11 @@ def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array
 
     slope, intercept = units.apart(line)(mean, square)
     width = guide.shape[-1]
-    stretch = units.apart(functools.partial(_stretched, cell=cell, width=width))
+    stretch = units.apart_with(_stretched, cell, width)
     return stretch(_window_means(slope, size)), stretch(_window_means(intercept, size))
 
 
-def _cell_means(guide: Array, cell: int) -> Array:
+def _cell_means(cell: int, guide: Array) -> Array:
     """Averages the guide over cells; those at the far border repeat its outermost pixels."""
     batch, height, width = guide.shape
     rows, cols = -(-height // cell), -(-width // cell)
@@ -130,7 +128,7 @@ def _phases(cell: int) -> np.ndarray:
     return np.stack([np.maximum(-place, 0), 1 - np.abs(place), np.maximum(place, 0)])
 
 
-def _stretched(plane: Array, cell: int, width: int) -> Array:
+def _stretched(cell: int, width: int, plane: Array) -> Array:
     """Interpolates the cells of each row to pixels."""
     batch, rows, cols = plane.shape
     padded = jnp.pad(plane, [(0, 0), (0, 0), (1, 1)], "edge")[..., None]
@@ -139,7 +137,7 @@ def _stretched(plane: Array, cell: int, width: int) -> Array:
     return pixels.reshape(batch, rows, cols * cell)[..., :width]
 
 
-def _factor(logarithm: Array, slope: Array, intercept: Array, strength: Array, detail: Array, cell: int) -> Array:
+def _factor(cell: int, logarithm: Array, slope: Array, intercept: Array, strength: Array, detail: Array) -> Array:
     """Interpolates the cells of each column to pixels, and computes the factor of each pixel's channels."""
     batch, height, width = logarithm.shape
     rows = slope.shape[1]

@@ -100,9 +100,9 @@ def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, c
         there = reach - before + shift
         moved = jax.lax.dynamic_slice(padded, (0, there[0], there[1]), outer)
         squares = units.apart(_squared_distance)(own, moved)
-        rows = units.apart(functools.partial(_sums, side=side, axis=0))(squares)
+        rows = units.apart_with(_sums, side, 0)(squares)
         values = jax.lax.dynamic_slice(padded, (0, reach + shift[0], reach + shift[1]), (3, height, width))
-        return units.apart(functools.partial(_weighted, side=side, cut=not centered))(rows, rate, values)
+        return units.apart_with(_weighted, side, not centered)(rows, rate, values)
 
     def add(sums: tuple[Array, Array], shift: Array) -> tuple[tuple[Array, Array], None]:
         # The gradient computes the weights of each shift again, so that they are never all in memory.
@@ -121,13 +121,13 @@ def _squared_distance(own: Array, moved: Array) -> Array:
     return stencil.total(difference * difference for difference in differences)
 
 
-def _sums(plane: Array, side: int, axis: int) -> Array:
+def _sums(side: int, axis: int, plane: Array) -> Array:
     length = plane.shape[axis] - side + 1
     return stencil.total(jax.lax.slice_in_dim(plane, i, i + length, axis=axis) for i in range(side))
 
 
-def _weighted(rows: Array, rate: Array, values: Array, side: int, cut: bool) -> tuple[Array, Array]:
-    distance = _sums(rows, side, 1) * rate
+def _weighted(side: int, cut: bool, rows: Array, rate: Array, values: Array) -> tuple[Array, Array]:
+    distance = _sums(side, 1, rows) * rate
     weights = jnp.exp(-distance)
     if cut:
         weights = jnp.where(distance > _CUTOFF, 0, weights)

@@ -1,6 +1,5 @@
 """The bilateral filter: weighted means over square windows, with each pair of pixels compared only once."""
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -80,17 +79,9 @@ def _forward(
     color_rate: Array,
     rounding: Rounding | None,
 ) -> tuple[tuple[Array, ...], _Residuals]:
-    def average(
-        padded: tuple[padding.Padded, ...], color_weights: list[Array], spatial_rate: Array
-    ) -> tuple[tuple[Array, ...], Array]:
-        spatial = _spatial_weights(size, centered, spatial_rate)
-        weights = [s * w for s, w in zip(spatial, _in_reading_order(size, color_weights, padded[0].plane), strict=True)]
-        total = stencil.total(weights)
-        return tuple(_dot(weights, padding.windows(plane, size)) / total for plane in padded), total
-
     padded = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in planes)
-    color_weights = units.apart(functools.partial(_color_weights, size))(padded, color_rate, rounding)
-    means, total = units.apart(average)(padded, color_weights, spatial_rate)
+    color_weights = units.apart_with(_color_weights, size)(padded, color_rate, rounding)
+    means, total = units.apart_with(_means, size, centered)(padded, color_weights, spatial_rate)
     return means, _Residuals(padded, means, total, spatial_rate, color_rate, rounding)
 
 
@@ -105,46 +96,62 @@ def _backward(
     the gradient for w.
     """
     padded, means, total, spatial_rate, color_rate, rounding = residuals
-
-    def scale(gradients: tuple[Array, ...], means: tuple[Array, ...], total: Array) -> tuple[Array, ...]:
-        scaled = tuple(gradient / total for gradient in gradients)
-        return (*scaled, _dot(scaled, means))
-
-    def gather(
-        padded: tuple[padding.Padded, ...],
-        color_weights: list[Array],
-        scaled: tuple[padding.Padded, ...],
-        spatial_rate: Array,
-        color_rate: Array,
-    ) -> tuple[tuple[Array, ...], Array, Array]:
-        distances, spatial = _squared_distances(size, centered), _spatial_weights(size, centered, spatial_rate)
-        weights = _in_reading_order(size, color_weights, padded[0].plane)
-        values = list(zip(*(padding.windows(plane, size) for plane in padded), strict=True))
-        scaled_windows = list(zip(*(padding.windows(plane, size) for plane in scaled), strict=True))
-        v, (*a, am) = values[size**2 // 2], scaled_windows[size**2 // 2]
-        zero = jnp.zeros((), padded[0].plane.dtype)
-        gradients, spatial_gradient, color_gradient = [zero] * 3, zero, zero
-        for distance, s, s_back, w, v_o, (*a_o, am_o) in zip(
-            distances, spatial, reversed(spatial), weights, values, scaled_windows, strict=True
-        ):
-            own = s * w * (_dot(a, v_o) - am)
-            other = s_back * w * (_dot(a_o, v) - am_o)
-            difference = [there - here for there, here in zip(v_o, v, strict=True)]
-            pull = 2 * color_rate * (own + other)
-            gradients = [g + s_back * w * x + pull * d for g, x, d in zip(gradients, a_o, difference, strict=True)]
-            spatial_gradient -= distance * own
-            color_gradient -= _dot(difference, difference) * own
-        return tuple(gradients), spatial_gradient, color_gradient
-
-    scaled = units.apart(scale)(gradients, means, total)
+    scaled = _scaled(gradients, means, total)
     scaled = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
     # The gradient ignores the rounding, whose derivative is 0 almost everywhere.
-    color_weights = units.apart(functools.partial(_color_weights, size))(padded, color_rate, None)
-    planes_gradient, spatial_gradient, color_gradient = units.apart(gather)(
+    color_weights = units.apart_with(_color_weights, size)(padded, color_rate, None)
+    planes_gradient, spatial_gradient, color_gradient = units.apart_with(_gathered, size, centered)(
         padded, color_weights, scaled, spatial_rate, color_rate
     )
     color_gradient = color_gradient.sum((-2, -1), keepdims=True)
     return planes_gradient, spatial_gradient.sum(), color_gradient, jax.tree.map(jnp.zeros_like, rounding)
+
+
+def _means(
+    size: int, centered: bool, padded: tuple[padding.Padded, ...], color_weights: list[Array], spatial_rate: Array
+) -> tuple[tuple[Array, ...], Array]:
+    """Computes the means, and the sum of each window's weights."""
+    spatial = _spatial_weights(size, centered, spatial_rate)
+    weights = [s * w for s, w in zip(spatial, _in_reading_order(size, color_weights, padded[0].plane), strict=True)]
+    total = stencil.total(weights)
+    return tuple(_dot(weights, padding.windows(plane, size)) / total for plane in padded), total
+
+
+@units.apart
+def _scaled(gradients: tuple[Array, ...], means: tuple[Array, ...], total: Array) -> tuple[Array, ...]:
+    """Computes a for each channel, and a.m."""
+    scaled = tuple(gradient / total for gradient in gradients)
+    return (*scaled, _dot(scaled, means))
+
+
+def _gathered(
+    size: int,
+    centered: bool,
+    padded: tuple[padding.Padded, ...],
+    color_weights: list[Array],
+    scaled: tuple[padding.Padded, ...],
+    spatial_rate: Array,
+    color_rate: Array,
+) -> tuple[tuple[Array, ...], Array, Array]:
+    """Computes the gradients for the planes, and for each pixel those for the two rates."""
+    distances, spatial = _squared_distances(size, centered), _spatial_weights(size, centered, spatial_rate)
+    weights = _in_reading_order(size, color_weights, padded[0].plane)
+    values = list(zip(*(padding.windows(plane, size) for plane in padded), strict=True))
+    scaled_windows = list(zip(*(padding.windows(plane, size) for plane in scaled), strict=True))
+    v, (*a, am) = values[size**2 // 2], scaled_windows[size**2 // 2]
+    zero = jnp.zeros((), padded[0].plane.dtype)
+    gradients, spatial_gradient, color_gradient = [zero] * 3, zero, zero
+    for distance, s, s_back, w, v_o, (*a_o, am_o) in zip(
+        distances, spatial, reversed(spatial), weights, values, scaled_windows, strict=True
+    ):
+        own = s * w * (_dot(a, v_o) - am)
+        other = s_back * w * (_dot(a_o, v) - am_o)
+        difference = [there - here for there, here in zip(v_o, v, strict=True)]
+        pull = 2 * color_rate * (own + other)
+        gradients = [g + s_back * w * x + pull * d for g, x, d in zip(gradients, a_o, difference, strict=True)]
+        spatial_gradient -= distance * own
+        color_gradient -= _dot(difference, difference) * own
+    return tuple(gradients), spatial_gradient, color_gradient
 
 
 _window_means = with_gradient(_weighted_means, _forward, _backward, static_argnums=(0, 1))

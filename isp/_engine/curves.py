@@ -53,12 +53,14 @@ def all_at_once(
     planes: tuple[Array, ...], amount: Array, pivot: Array, shares: Array, low: float, high: float
 ) -> tuple[Array, ...]:
     """Applies `srgb`, `contrast` and `segments` to each plane, and clips."""
+    return units.apart_with(_all_at_once, low, high)(planes, amount, pivot, shares)
 
-    def formula(planes: tuple[Array, ...], amount: Array, pivot: Array, shares: Array) -> tuple[Array, ...]:
-        raised = (segments(contrast(srgb(plane), amount, pivot), shares) for plane in planes)
-        return tuple(jnp.clip(plane, low, high) for plane in raised)
 
-    return units.apart(formula)(planes, amount, pivot, shares)
+def _all_at_once(
+    low: float, high: float, planes: tuple[Array, ...], amount: Array, pivot: Array, shares: Array
+) -> tuple[Array, ...]:
+    raised = (segments(contrast(srgb(plane), amount, pivot), shares) for plane in planes)
+    return tuple(jnp.clip(plane, low, high) for plane in raised)
 
 
 def power(light: Array, gamma: Scalar) -> Array:
@@ -77,13 +79,14 @@ def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lu
 
 
 def _powers(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array, low: float) -> tuple[Array, ...]:
-    def formula(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array) -> tuple[Array, ...]:
-        lights = [jnp.clip(_with_new_luma(plane, lumas), low, 1) for plane in planes]
-        if low > 0:  # Then there is no dark value to replace.
-            return tuple(powers.exp2(powers.log2(light) * (1 / gamma)) for light in lights)
-        return tuple(power(light, gamma) for light in lights)
+    return units.apart_with(_powers_of, low)(planes, lumas, gamma)
 
-    return units.apart(formula)(planes, lumas, gamma)
+
+def _powers_of(low: float, planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array) -> tuple[Array, ...]:
+    lights = [jnp.clip(_with_new_luma(plane, lumas), low, 1) for plane in planes]
+    if low > 0:  # Then there is no dark value to replace.
+        return tuple(powers.exp2(powers.log2(light) * (1 / gamma)) for light in lights)
+    return tuple(power(light, gamma) for light in lights)
 
 
 def _with_new_luma(plane: Array, lumas: Lumas | None) -> Array:
@@ -106,50 +109,52 @@ def _powers_backward(
 
     In a single unit, XLA would compute the powers twice.
     """
-
-    def of_planes(
-        planes: tuple[Array, ...], lumas: Lumas | None, exponent: Array, gradients: tuple[Array, ...]
-    ) -> tuple[Array, ...]:
-        def of_plane(plane: Array, gradient: Array) -> Array:
-            light = jnp.clip(plane, low, 1)
-            dark = light <= 0
-            slope = exponent * powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (exponent - 1))
-            steepness = gradient * jnp.where(dark, 0, slope)
-            # At its ends, jnp.clip has the mean of the slopes on both sides.
-            inside, within = (plane > low) & (plane < 1), (plane >= low) & (plane <= 1)
-            return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0))
-
-        return tuple(
-            of_plane(_with_new_luma(plane, lumas), gradient) for plane, gradient in zip(planes, gradients, strict=True)
-        )
-
-    def of_gamma(
-        planes: tuple[Array, ...],
-        lumas: Lumas | None,
-        planes_gradient: tuple[Array, ...],
-        gradients: tuple[Array, ...],
-        at_low: Array,
-    ) -> Array:
-        """Returns terms whose sum is the gradient for the logarithm of gamma: -gradient * light * slope * log(light).
-
-        White adds nothing. Where light is clipped to `low`, the gradient for the plane is 0, and `at_low` replaces it.
-        """
-
-        def terms(plane: Array, plane_gradient: Array, gradient: Array) -> Array:
-            light = jnp.clip(plane, low, 1)
-            logarithm = powers.log2(jnp.where(light <= 0, 1, light)) * np.array(np.log(2), light.dtype)
-            return jnp.where(plane <= low, gradient * at_low, plane_gradient * light * logarithm)
-
-        replaced = [_with_new_luma(plane, lumas) for plane in planes]
-        return -stencil.total(map(terms, replaced, planes_gradient, gradients))
-
     planes, lumas, gamma = residuals
     exponent = 1 / gamma
-    planes_gradient = units.apart(of_planes)(planes, lumas, exponent, gradients)
+    planes_gradient = units.apart_with(_planes_gradient, low)(planes, lumas, exponent, gradients)
     at_low = exponent * low**exponent * np.log(low) if low > 0 else jnp.zeros_like(gamma)
-    terms = units.apart(of_gamma)(planes, lumas, planes_gradient, gradients, at_low.astype(gamma.dtype))
+    terms = units.apart_with(_gamma_terms, low)(planes, lumas, planes_gradient, gradients, at_low.astype(gamma.dtype))
     added = stencil.total(planes_gradient)
     return planes_gradient, None if lumas is None else (-added, added), terms.sum() / gamma
 
 
 _clipped_power = with_gradient(_powers, _powers_forward, _powers_backward, static_argnums=(3,))
+
+
+def _planes_gradient(
+    low: float, planes: tuple[Array, ...], lumas: Lumas | None, exponent: Array, gradients: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    def of_plane(plane: Array, gradient: Array) -> Array:
+        light = jnp.clip(plane, low, 1)
+        dark = light <= 0
+        slope = exponent * powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (exponent - 1))
+        steepness = gradient * jnp.where(dark, 0, slope)
+        # At its ends, jnp.clip has the mean of the slopes on both sides.
+        inside, within = (plane > low) & (plane < 1), (plane >= low) & (plane <= 1)
+        return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0))
+
+    return tuple(
+        of_plane(_with_new_luma(plane, lumas), gradient) for plane, gradient in zip(planes, gradients, strict=True)
+    )
+
+
+def _gamma_terms(
+    low: float,
+    planes: tuple[Array, ...],
+    lumas: Lumas | None,
+    planes_gradient: tuple[Array, ...],
+    gradients: tuple[Array, ...],
+    at_low: Array,
+) -> Array:
+    """Returns terms whose sum is the gradient for the logarithm of gamma: -gradient * light * slope * log(light).
+
+    White adds nothing. Where light is clipped to `low`, the gradient for the plane is 0, and `at_low` replaces it.
+    """
+
+    def terms(plane: Array, plane_gradient: Array, gradient: Array) -> Array:
+        light = jnp.clip(plane, low, 1)
+        logarithm = powers.log2(jnp.where(light <= 0, 1, light)) * np.array(np.log(2), light.dtype)
+        return jnp.where(plane <= low, gradient * at_low, plane_gradient * light * logarithm)
+
+    replaced = [_with_new_luma(plane, lumas) for plane in planes]
+    return -stencil.total(map(terms, replaced, planes_gradient, gradients))

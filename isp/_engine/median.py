@@ -22,8 +22,7 @@ def window_median(plane: Array, size: int) -> Array:
 
 def _network(size: int, plane: Array) -> Array:
     radius = size // 2
-    network = _median_of_9 if size == 3 else functools.partial(_median_of_all, size)
-    return units.apart(network)(padding.pad(plane, radius, radius, "symmetric"))
+    return units.apart_with(_medians, size)(padding.pad(plane, radius, radius, "symmetric"))
 
 
 def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -34,24 +33,30 @@ def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
 def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array]:
     """Compares with the median again; the derivatives of the network would keep the result of each comparison."""
     plane, medians = residuals
-
-    def share(padded: padding.Padded, medians: Array, gradient: Array) -> Array:
-        """Divides a window's gradient by the number of its pixels that equal the median."""
-        ties = ((value == medians).astype(gradient.dtype) for value in padding.windows(padded, size))
-        return gradient / stencil.total(ties)
-
-    def collect(plane: Array, medians: padding.Padded, shares: padding.Padded) -> Array:
-        around = zip(padding.windows(medians, size), padding.windows(shares, size), strict=True)
-        return stencil.total(jnp.where(plane == median, share, 0) for median, share in around)
-
     pad = functools.partial(padding.pad, rows=size // 2, cols=size // 2, border="symmetric")
-    shares = units.apart(share)(pad(plane), medians, gradient)
+    shares = units.apart_with(_shares, size)(pad(plane), medians, gradient)
     # A window that reaches over the border sees the pixels near it more than once. Its reflection is a window around a
     # position beyond the border, so collecting from the reflected windows as well counts these pixels as often.
-    return (units.apart(collect)(plane, pad(medians), pad(shares)),)
+    return (units.apart_with(_collected, size)(plane, pad(medians), pad(shares)),)
 
 
 _median = with_gradient(_network, _forward, _backward, static_argnums=(0,))
+
+
+def _shares(size: int, padded: padding.Padded, medians: Array, gradient: Array) -> Array:
+    """Divides a window's gradient by the number of its pixels that equal the median."""
+    ties = ((value == medians).astype(gradient.dtype) for value in padding.windows(padded, size))
+    return gradient / stencil.total(ties)
+
+
+def _collected(size: int, plane: Array, medians: padding.Padded, shares: padding.Padded) -> Array:
+    """Adds up the shares of the windows whose median a pixel equals."""
+    around = zip(padding.windows(medians, size), padding.windows(shares, size), strict=True)
+    return stencil.total(jnp.where(plane == median, share, 0) for median, share in around)
+
+
+def _medians(size: int, padded: padding.Padded) -> Array:
+    return _median_of_9(padded) if size == 3 else sort_arrays(padding.windows(padded, size))[size**2 // 2]
 
 
 def _median_of_9(padded: padding.Padded) -> Array:
@@ -66,10 +71,6 @@ def _median_of_9(padded: padding.Padded) -> Array:
     least, middle, greatest = ([ranked[..., j : j + width] for j in range(3)] for ranked in columns)
     candidates = functools.reduce(jnp.maximum, least), sort_arrays(middle)[1], functools.reduce(jnp.minimum, greatest)
     return sort_arrays(candidates)[1]
-
-
-def _median_of_all(size: int, padded: padding.Padded) -> Array:
-    return sort_arrays(padding.windows(padded, size))[size**2 // 2]
 
 
 def sort_arrays(values: Sequence[Array]) -> list[Array]:

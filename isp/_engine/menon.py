@@ -18,7 +18,6 @@ Refinement averages D with its means along the decided direction, which gives [1
 does the same to o(D), which gives (o(D) + 2 o(refined D)) / 3.
 """
 
-import functools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -30,7 +29,7 @@ from jaxtyping import Array, Bool, Float
 from isp import cfa
 from isp._engine import padding, stencil
 from isp._engine.derivatives import with_gradient
-from isp._engine.units import apart
+from isp._engine.units import apart, apart_with
 
 # A mosaic or a plane as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]
@@ -112,7 +111,7 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
     # Six sites are read; eight are copied as one block.
     in_row, in_col = apart(interpolate)(_mirror(raw, 8))
     decided = apart(decide)(in_row, in_col)
-    horizontal = apart(functools.partial(_with_mirrored_tiles, margin=2))(decided)
+    horizontal = apart_with(_with_mirrored_tiles, 2)(decided)
     unrefined = apart(choose)(in_row, in_col, horizontal)
     refined = apart(smooth)(unrefined, horizontal) if refine else unrefined
     image = apart(combine)(raw, unrefined, refined, horizontal)
@@ -189,7 +188,7 @@ def _mirror(plane: Array, margin: int) -> padding.Padded:
     return padding.pad(plane, margin, margin, "mirror")
 
 
-def _with_mirrored_tiles(planes: Planes, margin: int) -> Planes:
+def _with_mirrored_tiles(margin: int, planes: Planes) -> Planes:
     """Does to the planes of a mosaic what `_mirror` does to the mosaic; the margin is a number of tiles."""
 
     def padded(plane: Array, site: Site) -> Array:

@@ -140,7 +140,7 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
         return collected
 
     padded = _padded(tile, fewest, planes)
-    values = units.apart(functools.partial(_sorted, tile, statistic))(padded)
+    values = units.apart_with(_sorted, tile, statistic)(padded)
     own, *shares = units.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
     # The sites that see a padded site lie up to `reach` away, and the padding already reaches that far.
     around = functools.partial(padding.pad, rows=2 * reach, cols=2 * reach, border="zero")
@@ -190,7 +190,7 @@ def _select(mask: np.ndarray, chosen: Array, other: Array) -> Array:
 
 
 def _padded(tile: Tile, fewest: int, planes: Array) -> Array:
-    return units.apart(functools.partial(_extended, tile, fewest))(planes)
+    return units.apart_with(_extended, tile, fewest)(planes)
 
 
 def _unpadded(tile: Tile, fewest: int, padded: Array, planes: Array) -> Array:

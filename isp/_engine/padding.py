@@ -22,7 +22,7 @@ from jaxtyping import Array, Shaped
 
 from isp._engine import convolution
 from isp._engine.formulation import is_fast_on_cpu, is_plain
-from isp._engine.units import apart
+from isp._engine.units import apart_with
 
 # "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
 # repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
@@ -59,8 +59,8 @@ def pad(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, borde
     block = math.gcd(width, _BLOCK)
     margin = -(-cols // block) * block
     if not is_fast_on_cpu() or height <= rows or width <= margin:
-        return Padded(apart(functools.partial(_extended, rows=rows, cols=cols, border=border))(plane), 0)
-    in_blocks = apart(functools.partial(_in_blocks, rows=rows, cols=margin, block=block, border=border))(plane)
+        return Padded(apart_with(_extended, rows, cols, border)(plane), 0)
+    in_blocks = apart_with(_in_blocks, rows, margin, block, border)(plane)
     # Within the unit, XLA would fuse this with the writing of the border, and copy the plane for that.
     return Padded(in_blocks.reshape(*in_blocks.shape[:-2], width + 2 * margin), margin - cols)
 
@@ -69,14 +69,11 @@ def unpad(
     padded: Shaped[Array, "*batch padded_height padded_width"], rows: int, cols: int, border: Border
 ) -> Shaped[Array, "*batch height width"]:
     """Applies the transpose of `pad`, which adds the values beyond the border to the pixels that they repeat."""
-    *batch, padded_height, padded_width = padded.shape
-    height, width = padded_height - 2 * rows, padded_width - 2 * cols
+    height, width = padded.shape[-2] - 2 * rows, padded.shape[-1] - 2 * cols
     # Reflections of one border must not meet those of the other.
     if is_fast_on_cpu() and height > 2 * rows and width > 2 * cols:
-        return apart(functools.partial(_folded, rows=rows, cols=cols, border=border))(padded)
-    plane = jax.ShapeDtypeStruct((*batch, height, width), padded.dtype)
-    transpose = jax.linear_transpose(functools.partial(_extended, rows=rows, cols=cols, border=border), plane)
-    return apart(lambda padded: transpose(padded)[0])(padded)
+        return apart_with(_folded, rows, cols, border)(padded)
+    return apart_with(_transposed, rows, cols, border)(padded)
 
 
 def windows(padded: Padded, size: int) -> list[Array]:
@@ -105,14 +102,14 @@ def window(
     return lax.slice(plane, (*[0] * len(batch), *place), (*batch, *ends), (*[1] * len(batch), *steps))
 
 
-def _extended(plane: Array, rows: int, cols: int, border: Border) -> Array:
+def _extended(rows: int, cols: int, border: Border, plane: Array) -> Array:
     if is_plain():
         return convolution.extended(plane, rows, cols, PAD_MODES[border])
     margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)]
     return jnp.pad(plane, margins, PAD_MODES[border])
 
 
-def _in_blocks(plane: Array, rows: int, cols: int, block: int, border: Border) -> Array:
+def _in_blocks(rows: int, cols: int, block: int, border: Border, plane: Array) -> Array:
     """Pads a plane; the result has its columns in blocks, `(..., padded_height, padded_width / block, block)`."""
 
     def blocks(plane: Array) -> Array:
@@ -138,8 +135,16 @@ def _strips_beyond(plane: Array, rows: int, cols: int, border: Border) -> Iterat
         yield jnp.concatenate([left, strip, right], -1), row, 0
 
 
-def _folded(padded: Array, rows: int, cols: int, border: Border) -> Array:
-    """Applies the transpose of `_extended`, first along rows and then along columns, which is the order of JAX."""
+def _transposed(rows: int, cols: int, border: Border, padded: Array) -> Array:
+    """Applies the transpose of `_extended`."""
+    *batch, height, width = padded.shape
+    plane = jax.ShapeDtypeStruct((*batch, height - 2 * rows, width - 2 * cols), padded.dtype)
+    (folded,) = jax.linear_transpose(functools.partial(_extended, rows, cols, border), plane)(padded)
+    return folded
+
+
+def _folded(rows: int, cols: int, border: Border, padded: Array) -> Array:
+    """Does what `_transposed` does, first along rows and then along columns, which is the order of JAX."""
     height = padded.shape[-2] - 2 * rows
     plane = _folded_along(padded[..., rows : rows + height, :], cols, -1, border)
     along_rows = functools.partial(_folded_along, count=cols, axis=-1, border=border)

@@ -25,7 +25,7 @@ from isp._engine import convolution
 from isp._engine.derivatives import with_gradient
 from isp._engine.formulation import is_plain
 from isp._engine.padding import PAD_MODES, Border, Padded, pad, unpad, window
-from isp._engine.units import apart
+from isp._engine.units import apart, apart_with
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
@@ -227,11 +227,11 @@ def _taps_of(kernels: Array | np.ndarray) -> tuple[Tap, ...]:
 
 def _sum_taps(padded: Sequence[Padded], kernels: Array, taps: tuple[Tap, ...]) -> tuple[Array, ...]:
     """Computes the formula of `correlate_planes`: shifted copies times weights, summed."""
+    return apart_with(_formula, taps)(kernels, *padded)
 
-    def formula(kernels: Array, *padded: Padded) -> tuple[Array, ...]:
-        return tuple(woven(_sites(padded, kernels, taps, k)) for k in range(len(kernels)))
 
-    return apart(formula)(kernels, *padded)
+def _formula(taps: tuple[Tap, ...], kernels: Array, *padded: Padded) -> tuple[Array, ...]:
+    return tuple(woven(_sites(padded, kernels, taps, k)) for k in range(len(kernels)))
 
 
 def _sites(padded: Sequence[Padded], kernels: Array | np.ndarray, taps: tuple[Tap, ...], out: int) -> list[list[Array]]:
@@ -275,7 +275,7 @@ def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: t
     XLA:CPU vectorizes sums of arrays, but hardly sums along their axes. So the rows are divided into parts, whose
     products are added as arrays, and only one part is left to sum up.
     """
-    out, channels, rows, cols, row_period, col_period = shape
+    row_period, col_period = shape[4:]
     height, width = gradients[0].shape[1:]
     parts = min(max(height // _ROWS_OF_PART, 1), _PARTS)
     part = -(-height // (parts * row_period)) * row_period
@@ -283,17 +283,23 @@ def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: t
     margins = [(0, 0), (0, parts * part - height), (0, 0)]
     padded, gradients = jax.tree.map(lambda plane: jnp.pad(plane, margins), (padded, gradients))
 
-    def formula(padded: Sequence[Padded], gradients: Sequence[Array]) -> list[Array]:
-        def inner_product(k: int, c: int, i: int, j: int) -> Array:
-            starts = range(0, parts * part, part)
-            plane, size = padded[c].plane, (part, width)
-            return total(lax.mul(window(gradients[k], (y, 0), size), window(plane, (y + i, j), size)) for y in starts)
-
-        return [inner_product(*tap) for tap in np.ndindex(out, channels, rows, cols)]
-
     # In the unit, XLA would fuse the stack with the products of a small kernel, which would take longer.
-    sums = jnp.stack(apart(formula)(padded, gradients))
+    sums = jnp.stack(apart_with(_inner_products, shape[:4], part)(padded, gradients))
     # Columns are summed by a matrix product, which uses all cores; XLA:CPU would sum along two axes with one of them.
     columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
     by_column = jnp.matmul(sums.reshape(-1, width), columns, precision="highest")
     return by_column.reshape(*shape[:4], -1, row_period, col_period).sum(4)
+
+
+def _inner_products(
+    shape: tuple[int, ...], part: int, padded: Sequence[Padded], gradients: Sequence[Array]
+) -> list[Array]:
+    """Multiplies gradients with the inputs of each tap, and adds up the parts of `part` rows."""
+    height, width = gradients[0].shape[1:]
+    size = (part, width)
+
+    def inner_product(k: int, c: int, i: int, j: int) -> Array:
+        plane, starts = padded[c].plane, range(0, height, part)
+        return total(lax.mul(window(gradients[k], (y, 0), size), window(plane, (y + i, j), size)) for y in starts)
+
+    return [inner_product(*tap) for tap in np.ndindex(*shape)]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from isp._engine.checks import Scalar, check_image
 from isp._engine.formulation import is_plain
 from isp._engine.iterate import iterate
-from isp._engine.units import apart
+from isp._engine.units import apart, apart_with
 
 # The dual field of `chambolle` (rows, columns) and the image that belongs to it.
 ChambolleState = tuple[tuple[Array, Array], Array]
@@ -56,8 +56,7 @@ def _chambolle_step(state: ChambolleState, parameters: tuple[Array, Array]) -> t
     denoised = _minus_divergence(image, *field)
     slope = _slope(denoised)
     rows, cols = (
-        apart(functools.partial(_project, axis))(component, denoised, slope, weight)
-        for axis, component in enumerate(field)
+        apart_with(_project, axis)(component, denoised, slope, weight) for axis, component in enumerate(field)
     )
     return ((rows, cols), denoised), _energy(image, denoised, slope, weight)
 
@@ -135,9 +134,7 @@ def _bregman_step(isotropic: bool, state: BregmanState, parameters: tuple[Array,
     """
     framed, old_sums, old_shares = state
     image, weight = parameters
-    rows, cols = (
-        apart(functools.partial(_gradient_plus_b, axis))(framed, old_sums[axis], old_shares[-axis]) for axis in (0, 1)
-    )
+    rows, cols = (apart_with(_gradient_plus_b, axis)(framed, old_sums[axis], old_shares[-axis]) for axis in (0, 1))
     if isotropic:
         shares = (_isotropic_share(rows, cols, weight),)
     else:
@@ -226,7 +223,7 @@ def _sweep(residual: Array, backwards: bool = False) -> Array:
     margins = (0, margin) if backwards else (margin, 0)
     change = apart(lambda residual: jnp.pad(residual / _OWN, (margins, margins)))(residual)
     for factor in range(factors):
-        change = apart(functools.partial(_add_moved, 2**factor, backwards))(change)
+        change = apart_with(_add_moved, 2**factor, backwards)(change)
     return change
 
 

@@ -1,7 +1,7 @@
 """Units of compilation: functions that XLA:CPU does not fuse with what comes before and after them."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Concatenate, ParamSpec, TypeVar
 
 import jax
@@ -39,6 +39,16 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
             return unit(*args, **kwargs)
 
     return outer
+
+
+@functools.cache
+def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
+    """Makes a function of static arguments, followed by arrays, a unit as `apart` does.
+
+    It is the same unit for the same function and static arguments, so that it is traced only once for its shapes.
+    Functions are kept for good, so they belong to a module.
+    """
+    return apart(functools.partial(function, *static))
 
 
 def pointwise(

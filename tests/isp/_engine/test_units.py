@@ -23,6 +23,23 @@ def test_apart_changes_no_number_and_passes_derivatives_through():
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def _scaled(factor, x):
+    traces.append(x.shape)
+    return x * factor
+
+
+traces = []
+
+
+def test_units_of_the_same_static_arguments_are_traced_once():
+    @jax.jit
+    def twice(x):
+        return units.apart_with(_scaled, 2)(units.apart_with(_scaled, 2)(x)) + units.apart_with(_scaled, 3)(x)
+
+    np.testing.assert_array_equal(twice(jnp.ones(3)), [7, 7, 7])
+    assert traces == [(3,), (3,)]
+
+
 def test_apart_is_not_inlined():
     """An attribute of the call keeps XLA from fusing it, and must survive differentiation."""
     apart = units.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
