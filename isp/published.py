@@ -9,11 +9,14 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from isp import camera_parameters, cfa, color, demosaic, denoise, sharpen, tone
 from isp._engine import checks, curves, planes, reaches, stencil
+from isp._engine.derivatives import with_gradient
+from isp._engine.formulation import is_plain
 from isp.algorithms import ALGORITHMS, filter_kernel
 from isp.camera import Camera
 from isp.camera_parameters import COLORS, WEIGHTS
@@ -289,8 +292,39 @@ def _mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array,
     tile = cfa.tile(pattern)
     rows, cols = debayer.shape[2:]
     i, j, y, x = np.ogrid[:rows, :cols, :2, :2]
-    seen = tile[(y + i - rows // 2) % 2, (x + j - cols // 2) % 2]
-    return stencil.correlate_mosaic(cfa.subtract_black_level(raw, black_level), weights[:, seen, i, j], "mirror")
+    site = (y + i - rows // 2) % 2, (x + j - cols // 2) % 2
+    kernels = weights[:, tile[site], i, j]
+    if is_plain():
+        return stencil.correlate_mosaic(cfa.subtract_black_level(raw, black_level), kernels, "mirror")
+    above_black = cfa.subtract_black_level(raw, lax.stop_gradient(black_level))
+    rgb = stencil.correlate_mosaic(above_black, kernels, "mirror")
+    # A mirrored border shows the same sites as the mosaic. So each level lowers all pixels of a site alike.
+    seen = np.eye(4, dtype=np.float32)[2 * site[0] + site[1]]
+    black = jnp.einsum("kijyx,ijyxs,s->kyx", lax.stop_gradient(kernels), seen, black_level, precision="highest")
+    return _containing(rgb, -black.astype(rgb.dtype))
+
+
+def _same(rgb: Array, part: Array) -> Array:
+    """Returns an image that has `part (3, 2, 2)` as a part already, in all pixels of a site.
+
+    The gradient for `part` is a sum over the pixels of each site. The one for all levels of a mosaic would take a
+    stencil over padded planes.
+    """
+    del part
+    return rgb
+
+
+def _same_forward(rgb: Array, part: Array) -> tuple[Array, None]:
+    return _containing(rgb, part), None
+
+
+def _same_backward(_: None, gradient: Array) -> tuple[Array, Array]:
+    # Rows are added first, since that vectorizes.
+    by_column = [plane.reshape(-1, 2, plane.shape[-1]).sum(0) for plane in planes.split(gradient)]
+    return gradient, jnp.stack(by_column).reshape(3, 2, -1, 2).sum(2)
+
+
+_containing = with_gradient(_same, _same_forward, _same_backward)
 
 
 def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:

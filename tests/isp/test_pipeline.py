@@ -89,6 +89,23 @@ def test_every_gradient_agrees_with_the_reference(case):
         assert relative_error(stage_grads[name], GOLDEN[f"{case}/stage_grad.{name}"]) < 1e-4, name
 
 
+@pytest.mark.parametrize("size", [(2, 2), (6, 10)])
+def test_a_black_level_acts_like_less_light_at_its_sites(size):
+    """The mosaic's gradient is computed through the border, and that of black by site."""
+    rng = np.random.default_rng(0)
+    raw, weights = rng.uniform(0.2, 0.9, (3, *size)), rng.normal(size=(3, *size, 3))
+    graphdef, params = nnx.split(isp.parametrized(isp.CAMERAS["drone"]))
+
+    def loss(params, raw):
+        return (nnx.merge(graphdef, params)(raw) * weights).sum()
+
+    with jax.enable_x64(True):
+        of_params, of_raw = jax.grad(loss, (0, 1))(params, raw)
+    by_site = [np.asarray(of_raw)[:, y::2, x::2].sum() for y, x in np.ndindex(2, 2)]
+    # The parameters, and therefore sums for them, are of float32.
+    np.testing.assert_allclose(of_params["black_level"][...], -np.array(by_site), atol=1e-6 * np.abs(by_site).max())
+
+
 @pytest.mark.parametrize("case", ["drone", "microscopy"])
 def test_starts_at_the_parameters_of_the_camera_and_the_study(case):
     module = isp.parametrized(isp.CAMERAS[case])
