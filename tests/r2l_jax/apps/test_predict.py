@@ -41,7 +41,7 @@ def run(base, tmp_path_factory):
     (root / "camera.json").write_text(json.dumps(fields))
     config = replace(
         base, dataset="Folder", data_dir=str(root), camera=str(root / "camera.json"), tile_size=32, n_splits=2,
-        run_name="folder", synthetic_images=None, synthetic_size=None, batch_size=4, epochs=2,
+        run_name="folder", synthetic_images=None, synthetic_size=None, batch_size=4, epochs=2, processing_mode="static",
     )  # fmt: skip
     train.run(config)
     return config
@@ -196,7 +196,7 @@ def test_the_middles_of_tiles_cover_an_axis_once(length):
 
 @pytest.fixture(scope="module")
 def segmenter(base):
-    config = replace(base, dataset="SyntheticSegmentation", run_name="segmenter", epochs=1)
+    config = replace(base, dataset="SyntheticSegmentation", run_name="segmenter", epochs=1, processing_mode="static")
     train.run(config)
     return config
 

@@ -74,7 +74,7 @@ def test_results_depend_neither_on_batches_nor_on_leading_axes(model, samples):
 
 
 def test_the_last_state_differs_from_the_best(base):
-    config = replace(base, run_name="two_states", epochs=3, lr=1e-2, optimizer="sgd")
+    config = replace(base, run_name="two_states", epochs=3, lr=1e-2, optimizer="sgd", processing_mode="static")
     train.run(config)
     rows, best = metrics(config)["history"], metrics(config)["best_epoch"]
     last, chosen = (r2l_jax.load(config.run_dir, checkpoint=which) for which in ("last", "best"))

@@ -48,7 +48,7 @@ def test_bad_weights_are_refused_before_an_earlier_run_is_removed(base, one_epoc
 def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
     config = replace(
         base, run_name="folder", epochs=1, dataset="Folder", data_dir=str(tmp_path), camera="drone", batch_size=2,
-        synthetic_images=None, synthetic_size=None, train_size=0.5,
+        synthetic_images=None, synthetic_size=None, train_size=0.5, processing_mode="static",
     )  # fmt: skip
     samples = np.random.default_rng(0).integers(0, 65536, (8, 32, 32)).astype(np.uint16)
     for number, raw in enumerate(samples):
@@ -60,7 +60,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
     with pytest.raises(InputError, match=r"folder holds another run \(it has other samples or classes\)"):
         train.run(config)
     with pytest.raises(InputError, match=r"--state_dict_uri=.*folder splits other data"):
-        train.run(replace(base, run_name="refused", state_dict_uri=str(config.run_dir)))
+        train.run(replace(base, run_name="refused", processing_mode="static", state_dict_uri=str(config.run_dir)))
 
 
 @pytest.mark.slow

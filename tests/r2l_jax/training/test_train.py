@@ -319,7 +319,7 @@ def test_damaged_and_foreign_files_are_named(base, one_epoch):
 
 
 def test_a_run_that_diverges_says_so(base):
-    config = replace(base, run_name="diverged", lr=1e30)
+    config = replace(base, run_name="diverged", lr=1e30, processing_mode="static")
     with pytest.raises(InputError, match="training diverged in epoch 1, to numbers that are not finite: lower --lr"):
         train.run(config)
 
