@@ -7,9 +7,9 @@ import functools
 import inspect
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
@@ -291,40 +291,52 @@ def _mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array,
     weights = jnp.einsum("kc,c,cnij->knij", matrix, gains, debayer, precision="highest")
     tile = cfa.tile(pattern)
     rows, cols = debayer.shape[2:]
-    i, j, y, x = np.ogrid[:rows, :cols, :2, :2]
-    site = (y + i - rows // 2) % 2, (x + j - cols // 2) % 2
-    kernels = weights[:, tile[site], i, j]
+    i, j, *_ = np.ogrid[:rows, :cols, :2, :2]
+    kernels = weights[:, tile[_site(rows, cols)], i, j]
     if is_plain():
-        return stencil.correlate_mosaic(cfa.subtract_black_level(raw, black_level), kernels, "mirror")
-    above_black = cfa.subtract_black_level(raw, lax.stop_gradient(black_level))
-    rgb = stencil.correlate_mosaic(above_black, kernels, "mirror")
-    # A mirrored border shows the same sites as the mosaic. So each level lowers all pixels of a site alike.
-    seen = np.eye(4, dtype=np.float32)[2 * site[0] + site[1]]
-    black = jnp.einsum("kijyx,ijyxs,s->kyx", lax.stop_gradient(kernels), seen, black_level, precision="highest")
-    return _containing(rgb, -black.astype(rgb.dtype))
+        return _filtered_above_black(raw, black_level, kernels)
+    return _filtered(raw.astype(jnp.result_type(raw, black_level)), black_level, kernels)
 
 
-def _same(rgb: Array, part: Array) -> Array:
-    """Returns an image that has `part (3, 2, 2)` as a part already, in all pixels of a site.
+def _site(rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tells which site of the tile `(row, col)` each weight `(rows, cols)` sees from each site `(2, 2)`."""
+    i, j, y, x = np.ogrid[:rows, :cols, :2, :2]
+    return (y + i - rows // 2) % 2, (x + j - cols // 2) % 2
 
-    The gradient for `part` is a sum over the pixels of each site. The one for all levels of a mosaic would take a
-    stencil over padded planes.
+
+def _filtered_above_black(raw: Array, black_level: Array, kernels: Array) -> Array:
+    return stencil.correlate_mosaic(cfa.subtract_black_level(raw, black_level), kernels, "mirror")
+
+
+def _filtered_forward(raw: Array, black_level: Array, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
+    above_black = cfa.subtract_black_level(raw, black_level)
+    return stencil.correlate_mosaic(above_black, kernels, "mirror"), (above_black, black_level, kernels)
+
+
+def _filtered_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    """Computes the gradient for black by site. If no one needs that for the mosaic, XLA leaves it out.
+
+    A mirrored border shows the same sites as the mosaic. So each level lowers all pixels of a site alike.
     """
-    del part
-    return rgb
-
-
-def _same_forward(rgb: Array, part: Array) -> tuple[Array, None]:
-    return _containing(rgb, part), None
-
-
-def _same_backward(_: None, gradient: Array) -> tuple[Array, Array]:
+    above_black, black_level, kernels = residuals
+    _, pullback = jax.vjp(
+        lambda mosaic, kernels: stencil.correlate_mosaic(mosaic, kernels, "mirror"), above_black, kernels
+    )
+    of_mosaic, of_kernels = pullback(gradient)
     # Rows are added first, since that vectorizes.
     by_column = [plane.reshape(-1, 2, plane.shape[-1]).sum(0) for plane in planes.split(gradient)]
-    return gradient, jnp.stack(by_column).reshape(3, 2, -1, 2).sum(2)
+    by_site = jnp.stack(by_column).reshape(3, 2, -1, 2).sum(2)
+    row, col = _site(*kernels.shape[1:3])
+    seen = np.eye(4, dtype=np.float32)[2 * row + col]
+
+    def lowered(black_level: Array) -> Array:
+        return -jnp.einsum("kijyx,ijyxs,s->kyx", kernels, seen, black_level, precision="highest").astype(gradient.dtype)
+
+    (of_black,) = jax.vjp(lowered, black_level)[1](by_site)
+    return of_mosaic, of_black, of_kernels
 
 
-_containing = with_gradient(_same, _same_forward, _same_backward)
+_filtered = with_gradient(_filtered_above_black, _filtered_forward, _filtered_backward)
 
 
 def _filter_luma_twice(rgb: Array, first: Array, second: Array) -> Array:

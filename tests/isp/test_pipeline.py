@@ -106,6 +106,23 @@ def test_a_black_level_acts_like_less_light_at_its_sites(size):
     np.testing.assert_allclose(of_params["black_level"][...], -np.array(by_site), atol=1e-6 * np.abs(by_site).max())
 
 
+def test_second_derivatives_for_black_are_those_of_the_plain_formulation():
+    rng = np.random.default_rng(0)
+    raw, weights = jnp.asarray(rng.uniform(0.3, 0.8, (1, 4, 4)), jnp.float32), rng.normal(size=(1, 4, 4, 3))
+    graphdef, params = nnx.split(isp.parametrized(isp.CAMERAS["drone"]))
+
+    def gradient(params):
+        return jax.grad(lambda params: (nnx.merge(graphdef, params)(raw) * weights).sum())(params)
+
+    def steepness(params):
+        return sum(jnp.sum(gradient(params)[name][...] ** 2) for name in ("black_level", "white_balance"))
+
+    fast = jax.grad(steepness)(params)["black_level"][...]
+    with isp.plain():
+        plain = jax.grad(steepness)(params)["black_level"][...]
+    np.testing.assert_allclose(fast, plain, rtol=1e-4)
+
+
 @pytest.mark.parametrize("case", ["drone", "microscopy"])
 def test_starts_at_the_parameters_of_the_camera_and_the_study(case):
     module = isp.parametrized(isp.CAMERAS[case])
