@@ -304,25 +304,25 @@ def _site(rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
     return (y + i - rows // 2) % 2, (x + j - cols // 2) % 2
 
 
+_correlate = functools.partial(stencil.correlate_mosaic, border="mirror")
+
+
 def _filtered_above_black(raw: Array, black_level: Array, kernels: Array) -> Array:
-    return stencil.correlate_mosaic(cfa.subtract_black_level(raw, black_level), kernels, "mirror")
+    return _correlate(cfa.subtract_black_level(raw, black_level), kernels)
 
 
 def _filtered_forward(raw: Array, black_level: Array, kernels: Array) -> tuple[Array, tuple[Array, ...]]:
     above_black = cfa.subtract_black_level(raw, black_level)
-    return stencil.correlate_mosaic(above_black, kernels, "mirror"), (above_black, black_level, kernels)
+    return _correlate(above_black, kernels), (above_black, black_level, kernels)
 
 
 def _filtered_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    """Computes the gradient for black by site. If no one needs that for the mosaic, XLA leaves it out.
+    """Computes the gradient for black by site. XLA drops the gradient for the mosaic where nothing reads it.
 
     A mirrored border shows the same sites as the mosaic. So each level lowers all pixels of a site alike.
     """
     above_black, black_level, kernels = residuals
-    _, pullback = jax.vjp(
-        lambda mosaic, kernels: stencil.correlate_mosaic(mosaic, kernels, "mirror"), above_black, kernels
-    )
-    of_mosaic, of_kernels = pullback(gradient)
+    of_mosaic, of_kernels = jax.vjp(_correlate, above_black, kernels)[1](gradient)
     # Rows are added first, since that vectorizes.
     by_column = [plane.reshape(-1, 2, plane.shape[-1]).sum(0) for plane in planes.split(gradient)]
     by_site = jnp.stack(by_column).reshape(3, 2, -1, 2).sum(2)
