@@ -23,12 +23,12 @@ def test_apart_changes_no_number_and_passes_derivatives_through():
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+traces = []
+
+
 def _scaled(factor, x):
     traces.append(x.shape)
     return x * factor
-
-
-traces = []
 
 
 def test_units_of_the_same_static_arguments_are_traced_once():
