@@ -55,7 +55,7 @@ def _log2(x: Array) -> Array:
     exponent = (bits - _ROOT) >> _FRACTION
     fraction = lax.bitcast_convert_type(bits - (exponent << _FRACTION), jnp.float32) - 1
     logarithm = exponent.astype(jnp.float32) + fraction * _polynomial(_LOGARITHM, fraction)
-    # Infinity stays, and so does what is not a number.
+    # Infinity and NaN stay.
     return jnp.where(x < np.float32(np.inf), logarithm, x)
 
 
@@ -63,7 +63,7 @@ def _log2(x: Array) -> Array:
 def _exp2(x: Array) -> Array:
     if not _is_ours(x):
         return lax.exp(x * np.array(_LN2, x.dtype))
-    # What is not a number stays, because neither comparison holds for it.
+    # NaN stays, because comparisons with it are false.
     x = jnp.where(x < 1 - _BIAS, np.float32(1 - _BIAS), jnp.where(x > _BIAS + 1, np.float32(_BIAS + 1), x))
     # This reads bits, because XLA would simplify x + r - r to x, and its conversion to integers checks the range.
     rounded = lax.bitcast_convert_type(x + _ROUNDING, jnp.int32)

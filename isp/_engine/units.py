@@ -45,8 +45,8 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
     """Makes a function of static arguments, followed by arrays, a unit as `apart` does.
 
-    It is the same unit for the same function and static arguments, so that it is traced only once for its shapes.
-    Functions are kept for good, so they belong to a module.
+    It is the same unit for the same function and static arguments, so that it is traced only once for its shapes. The
+    function is never freed, so it should be one of a module rather than a closure.
     """
     return apart(functools.partial(function, *static))
 
