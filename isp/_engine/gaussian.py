@@ -2,28 +2,61 @@
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from isp._engine import stencil
 from isp._engine.checks import Scalar
+from isp._engine.derivatives import with_gradient
+from isp._engine.formulation import is_plain
 
 
 def smooth(planes: Sequence[Array], sigma: Scalar, size: int) -> tuple[Array, ...]:
     """Smooths planes `(..., H, W)` by a Gaussian that is cut off at `size`; the border repeats the outermost pixels."""
-    taps = _taps(sigma, size, planes[0].dtype)
-    along_columns = (stencil.correlate(plane, taps[:, None], "symmetric") for plane in planes)
-    return tuple(stencil.correlate(plane, taps[None, :], "symmetric") for plane in along_columns)
+    along_columns = (smooth_columns(plane, sigma, size) for plane in planes)
+    return tuple(_smooth_along(plane, sigma, size, -1) for plane in along_columns)
 
 
 def smooth_columns(plane: Array, sigma: Scalar, size: int) -> Array:
     """Smooths each column of a plane `(..., H, W)` by itself, as `smooth` does along both axes."""
-    return stencil.correlate(plane, _taps(sigma, size, plane.dtype)[:, None], "symmetric")
+    return _smooth_along(plane, sigma, size, -2)
 
 
-def _taps(sigma: Scalar, size: int, dtype: DTypeLike) -> Array:
-    """Computes the weights of a Gaussian `(size,)`, which sum to 1."""
-    offsets = jnp.arange(size, dtype=dtype) - size // 2
-    return jax.nn.softmax(-((offsets / sigma) ** 2) / 2)
+def _smooth_along(plane: Array, sigma: Scalar, size: int, axis: int) -> Array:
+    smoothed = _smoothed if is_plain() else _smoothed_with_gradient
+    # Times 1.0, since integers have no derivative.
+    return smoothed(plane, 1.0 * jnp.asarray(sigma), size, axis)
+
+
+def _smoothed(plane: Array, sigma: Array, size: int, axis: int) -> Array:
+    kernel, _ = _kernel_and_slope(sigma, size, axis, plane.dtype)
+    return stencil.correlate(plane, kernel, "symmetric")
+
+
+def _forward(plane: Array, sigma: Array, size: int, axis: int) -> tuple[Array, tuple[Array, Array]]:
+    return _smoothed(plane, sigma, size, axis), (plane, sigma)
+
+
+def _backward(size: int, axis: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+    """Computes the gradient for sigma by one more stencil; those for the weights would be an inner product for each."""
+    plane, sigma = residuals
+    kernel, slope = _kernel_and_slope(sigma, size, axis, plane.dtype)
+    of_plane = stencil.transposed(gradient, kernel, "symmetric")
+    of_sigma = stencil.inner_product(stencil.correlate(plane, slope, "symmetric"), gradient)
+    return of_plane.astype(plane.dtype), of_sigma.astype(sigma.dtype)
+
+
+_smoothed_with_gradient = with_gradient(_smoothed, _forward, _backward, static_argnums=(2, 3))
+
+
+def _kernel_and_slope(sigma: Array, size: int, axis: int, dtype: DTypeLike) -> tuple[Array, Array]:
+    """Computes the weights of a Gaussian and their derivatives for sigma, `(size, 1)` or `(1, size)`.
+
+    The weights sum to 1.
+    """
+    offsets = jnp.expand_dims(jnp.arange(size, dtype=dtype) - size // 2, 1 if axis == -2 else 0)
+    squares = (offsets / sigma) ** 2
+    bell = jnp.exp(-squares / 2)
+    kernel = bell / bell.sum()
+    return kernel, kernel * (squares - (kernel * squares).sum()) / sigma

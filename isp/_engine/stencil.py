@@ -57,6 +57,22 @@ def correlate(
     return out
 
 
+def transposed(
+    gradient: Float[Array, "*batch height width"], kernel: Float[Array | np.ndarray, "rows cols"], border: Border
+) -> Float[Array, "*batch height width"]:
+    """Computes the gradient of `correlate` for its image."""
+    kernels = kernel[None, None, :, :, None, None]
+    (of_image,) = _transposed((_flat(gradient),), jnp.asarray(kernels, gradient.dtype), border, _taps_of(kernels))
+    return of_image.reshape(gradient.shape)
+
+
+def inner_product(
+    first: Float[Array, "*batch height width"], second: Float[Array, "*batch height width"]
+) -> Float[Array, ""]:
+    """Adds up the products of two images' values, with all cores of a CPU."""
+    return _correlations([Padded(_flat(first), 0)], [_flat(second)], (1,) * 6).reshape(())
+
+
 def correlate_channels(
     image: Float[Array, "*batch height width channels"],
     kernel: Float[Array | np.ndarray, "out channels rows cols"],
@@ -144,18 +160,21 @@ def correlate_planes(
     Raises:
         ValueError: If a side of the kernels is even.
     """
-    *batch, height, width = planes[0].shape
     dtype = jnp.result_type(*planes, kernels)
     rows, cols = kernels.shape[2:4]
     if rows % 2 == 0 or cols % 2 == 0:
         raise ValueError(f"a kernel must have odd sides, got {rows}x{cols}")
     taps = _taps_of(kernels)
-    flat = tuple(plane.astype(dtype).reshape(-1, height, width) for plane in planes)
+    flat = tuple(_flat(plane.astype(dtype)) for plane in planes)
     if is_plain():
         results = convolution.correlate(flat, jnp.asarray(kernels, dtype), PAD_MODES[border])
     else:
         results = _correlate(flat, jnp.asarray(kernels, dtype), border, taps)
-    return tuple(result.reshape(*batch, height, width) for result in results)
+    return tuple(result.reshape(planes[0].shape) for result in results)
+
+
+def _flat(plane: Array) -> Array:
+    return plane.reshape(-1, *plane.shape[-2:])
 
 
 def _weighted_sums(
@@ -181,24 +200,30 @@ def _correlate_backward(
     planes, kernels = residuals
     rows, cols = kernels.shape[2:4]
     padded = [pad(plane, rows // 2, cols // 2, border) for plane in planes]
-    kernels_gradient = _correlations(padded, gradients, kernels.shape)
+    return _transposed(gradients, kernels, border, taps), _correlations(padded, gradients, kernels.shape)
 
-    # Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180
-    # degrees, over gradients that are zero beyond the border. If the plane is zero beyond its border, its own pixels
-    # suffice.
+
+def _transposed(
+    gradients: tuple[Array, ...], kernels: Array, border: Border, taps: tuple[Tap, ...]
+) -> tuple[Array, ...]:
+    """Computes the gradient for the planes.
+
+    Each padded pixel collects from the outputs that it contributed to. This is the same stencil, turned by 180 degrees,
+    over gradients that are zero beyond the border. If the plane is zero beyond its border, its own pixels suffice.
+    """
+    rows, cols, row_period, col_period = kernels.shape[2:]
     first = (rows // 2, cols // 2) if border == "zero" else (0, 0)
     margins = rows - 1 - first[0], cols - 1 - first[1]
     turned = _turn(kernels, *first)
-    row_period, col_period = kernels.shape[4:]
     turned_taps = tuple(
         (c, k, rows - 1 - i, cols - 1 - j, (y + i - first[0]) % row_period, (x + j - first[1]) % col_period)
         for k, c, i, j, y, x in taps
     )
     around = [pad(gradient, *margins, "zero") for gradient in gradients]
-    planes_gradient = _sum_taps(around, turned, turned_taps)
-    if border != "zero":
-        planes_gradient = tuple(unpad(gradient, rows // 2, cols // 2, border) for gradient in planes_gradient)
-    return planes_gradient, kernels_gradient
+    of_planes = _sum_taps(around, turned, turned_taps)
+    if border == "zero":
+        return of_planes
+    return tuple(unpad(of_plane, rows // 2, cols // 2, border) for of_plane in of_planes)
 
 
 _correlate = with_gradient(_weighted_sums, _correlate_forward, _correlate_backward, static_argnums=(2, 3))
