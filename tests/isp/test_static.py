@@ -109,9 +109,11 @@ def test_none_skips_a_step():
     ("choice", "settings"),
     [
         ({"demosaic": "malvar2004", "sharpen": "unsharp_masking"}, {"radius", "amount", "sigma"}),
-        ({"demosaic": "menon2007", "sharpen": "none", "denoise": "median_denoising"}, set()),
+        pytest.param(
+            {"demosaic": "menon2007", "sharpen": "none", "denoise": "median_denoising"}, set(), marks=pytest.mark.slow
+        ),
         ({"demosaic": "none", "denoise": "fft_denoising", "softness": 2.0}, {"sharpening_filter", "keep_fraction"}),
-        ({"sharpen": "none", "denoise": "fft_denoising"}, set()),
+        pytest.param({"sharpen": "none", "denoise": "fft_denoising"}, set(), marks=pytest.mark.slow),
         ({"sharpen": "none", "denoise": "tv_chambolle"}, {"weight"}),
         pytest.param({"sharpen": "none", "denoise": "tv_bregman", "weight": 50.0}, {"weight"}, marks=pytest.mark.slow),
         ({"sharpen": "none", "denoise": "bilateral", "sigma_color": 0.1}, {"sigma_spatial", "sigma_color"}),

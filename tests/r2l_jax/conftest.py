@@ -8,6 +8,7 @@ import small_runs
 
 import tasks
 from r2l_jax.config import TrainConfig
+from r2l_jax.data.sets import synthetic
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
@@ -52,6 +53,14 @@ def _shared_steps():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "make_steps", shared)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _small_batches_of_scenes():
+    """Renders scenes by fours, so that data sets of all sizes share what is compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "_BATCH", 4)
         yield
 
 

@@ -189,7 +189,7 @@ CHANGES = {
         ("the camera", (PIPELINE, "exposure=0.5"), (), (PIPELINE, "exposure=0.5", "camera=other")),
         ("the model", CASES, ANALYSES, DRIFTS),
         ("the source", CASES, ANALYSES, DRIFTS),
-        ("jaxlib", CASES, ANALYSES, DRIFTS),
+        pytest.param("jaxlib", CASES, ANALYSES, DRIFTS, marks=pytest.mark.slow),
     ],
 )
 def test_what_has_changed_is_made_anew_and_nothing_else(place, made, monkeypatch, change, cases, analyses, drifts):

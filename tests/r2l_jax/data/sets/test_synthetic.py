@@ -16,16 +16,9 @@ IMAGES, SIZE = 10, 32
 SCALES = ("001", "005", "010", "025", "050", "075", "100")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_batches():
-    """Renders ten images in three batches of four, of which the last one starts early."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "_BATCH", 4)
-        yield
-
-
 @pytest.fixture(scope="module")
-def root(tmp_path_factory, small_batches):
+def root(tmp_path_factory):
+    """Ten images, which are rendered in three batches of four, of which the last one starts early."""
     return synthetic.generate(tmp_path_factory.mktemp("data"), images=IMAGES, size=SIZE)
 
 

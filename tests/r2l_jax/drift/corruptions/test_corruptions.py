@@ -183,7 +183,9 @@ def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severi
     assert (abs(ours.mean(1) - theirs.mean(1)) <= 4 * spread + 1e-8).all()
 
 
-@every_severity
+@pytest.mark.parametrize(
+    "severity", [pytest.param(each, marks=[] if each in (1, 5) else [pytest.mark.slow]) for each in SEVERITIES]
+)
 @every_corruption
 def test_results_are_images(name, severity):
     result = np.asarray(CORRUPTIONS[name](BATCH, KEY, severity))
