@@ -69,12 +69,14 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
         in_row = {site: difference(read) for site, read in around.items()}
         return in_row, {site: difference(_turned(read)) for site, read in around.items()}
 
-    def decide(in_row: Planes, in_col: Planes) -> Planes:
+    def change(in_row: Planes, in_col: Planes) -> tuple[Planes, Planes]:
+        return {site: _changes(in_row[site], 2) for site in sites}, {site: _changes(in_col[site], 1) for site in sites}
+
+    def decide(row_changes: Planes, col_changes: Planes) -> Planes:
         horizontal = {}
         for site in sites:
-            row_changes = _changes(_around(in_row, site, size), site, size, (0, 2))
-            col_changes = _changes(_around(in_col, site, size), site, size, (2, 0))
-            horizontal[site] = _total(_turned(col_changes)) >= _total(row_changes)
+            in_row, in_col = (_around(changes, site, size) for changes in (row_changes, col_changes))
+            horizontal[site] = _total(_turned(in_col)) >= _total(in_row)
         return horizontal
 
     def choose(in_row: Planes, in_col: Planes, horizontal: Planes) -> Planes:
@@ -110,7 +112,7 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
 
     # Six sites are read; eight are copied as one block.
     in_row, in_col = apart(interpolate)(_mirror(raw, 8))
-    decided = apart(decide)(in_row, in_col)
+    decided = apart(decide)(*apart(change)(in_row, in_col))
     horizontal = apart_with(_with_mirrored_tiles, 2)(decided)
     unrefined = apart(choose)(in_row, in_col, horizontal)
     refined = apart(smooth)(unrefined, horizontal) if refine else unrefined
@@ -275,22 +277,24 @@ def _opposite(sites: Shifts, along: Array) -> Array:
     return (diagonal - along) / 4 - sites(0, 0) / 2
 
 
-def _changes(differences: Shifts, site: Site, size: tuple[int, int], step: tuple[int, int]) -> Shifts:
-    """Returns the changes of D between sites, |D(site) - D(site + step)|, which are zero for sites beyond the image."""
+def _changes(differences: Array, axis: int) -> Array:
+    """Computes |D(tile) - D(next tile along the axis)|, with zeros in a margin of a tile around the image.
 
-    def read(down: int, right: int) -> Array:
-        change = jnp.abs(differences(down, right) - differences(down + step[0], right + step[1]))
-        rows, cols = (
-            place + offset + 2 * np.arange(tiles)
-            for place, offset, tiles in zip(site, (down, right), size, strict=True)
-        )
-        for places, tiles in ((rows[:, None], size[0]), (cols, size[1])):
-            inside = (places >= 0) & (places < 2 * tiles)
-            if not inside.all():
-                change *= inside.astype(change.dtype)
-        return change
+    Args:
+        differences: D at one site of each tile, with a margin of two tiles.
+        axis: 1 for changes within columns, 2 for those within rows.
 
-    return read
+    Returns:
+        The changes, with a margin of one tile.
+    """
+    height, width = (side - 4 for side in differences.shape[1:])
+    size = height + 2, width + 2
+    here = padding.window(differences, (1, 1), size)
+    change = jnp.abs(here - padding.window(differences, (1 + (axis == 1), 1 + (axis == 2)), size))
+    for tiles, side in ((height, 1), (width, 2)):
+        inside = np.pad(np.ones(tiles, bool), 1)
+        change = jnp.where(np.expand_dims(inside, [d for d in range(3) if d != side]), change, 0)
+    return change
 
 
 def _total(changes: Shifts) -> Array:
