@@ -85,6 +85,7 @@ def test_modules_are_found_without_the_private_ones():
     assert not any("_engine" in module for module in modules)
 
 
+@pytest.mark.slow
 def test_sphinx_fails_if_an_entry_is_removed(tmp_path):
     shutil.copy(DOCS / "conf.py", tmp_path)
     shutil.copytree(DOCS / "ext", tmp_path / "ext")

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 import tifffile
+import variants
 from small_runs import model
 
 from r2l_jax.data.sets import datasets
@@ -66,7 +67,7 @@ def test_statistics_of_several_batches_are_compiled_once(base, caplog):
     assert len([line for line in caplog.messages if line.startswith("Compiling jit(add)") and "[2,3]" in line]) == 1
 
 
-@pytest.mark.parametrize("mode", ["parametrized", "static", pytest.param("neural_network", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("mode", variants.quick(2, ["parametrized", "static", "neural_network"]))
 def test_the_step_is_compiled_once_while_the_start_is_prepared(base, caplog, mode):
     # No other test has this rate, so that its steps would be compiled already.
     config = replace(base, run_name=f"ahead_{mode}", processing_mode=mode, epochs=2, log_model=False, lr=3e-5)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy_warps
+import variants
 
 from r2l_jax import names
 from r2l_jax.drift.corruptions import CORRUPTIONS
@@ -183,9 +184,7 @@ def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severi
     assert (abs(ours.mean(1) - theirs.mean(1)) <= 4 * spread + 1e-8).all()
 
 
-@pytest.mark.parametrize(
-    "severity", [pytest.param(each, marks=[] if each in (1, 5) else [pytest.mark.slow]) for each in SEVERITIES]
-)
+@pytest.mark.parametrize("severity", variants.quick(2, (1, 5, 2, 3, 4)))
 @every_corruption
 def test_results_are_images(name, severity):
     result = np.asarray(CORRUPTIONS[name](BATCH, KEY, severity))

@@ -86,6 +86,7 @@ def test_resamples_of_equal_samples_are_equal():
         assert knob["high_interval"] == pytest.approx([knob["high"]] * 2)
 
 
+@pytest.mark.slow
 def test_bootstrap_intervals_are_around_the_end_and_shrink_with_the_samples(knobs):
     few = knobs["gamma_correct"]
     many = analyse(dark_images(np.repeat(INTENSITIES, 16)), 0.12).content["knobs"]["gamma_correct"]
