@@ -70,7 +70,8 @@ def _forward(raw: Array, pattern: str, refine: bool) -> tuple[Array, Array]:
         return in_row, {site: difference(_turned(read)) for site, read in around.items()}
 
     def change(in_row: Planes, in_col: Planes) -> tuple[Planes, Planes]:
-        return {site: _changes(in_row[site], 2) for site in sites}, {site: _changes(in_col[site], 1) for site in sites}
+        row_changes = {site: _changes(in_row[site], 0, 1) for site in sites}
+        return row_changes, {site: _changes(in_col[site], 1, 0) for site in sites}
 
     def decide(row_changes: Planes, col_changes: Planes) -> Planes:
         horizontal = {}
@@ -277,24 +278,17 @@ def _opposite(sites: Shifts, along: Array) -> Array:
     return (diagonal - along) / 4 - sites(0, 0) / 2
 
 
-def _changes(differences: Array, axis: int) -> Array:
-    """Computes |D(tile) - D(next tile along the axis)|, with zeros in a margin of a tile around the image.
+def _changes(differences: Array, down: int, right: int) -> Array:
+    """Computes |D(tile) - D(tile + (down, right))| for the tiles of the image, and zeros in a margin of one tile.
 
     Args:
         differences: D at one site of each tile, with a margin of two tiles.
-        axis: 1 for changes within columns, 2 for those within rows.
-
-    Returns:
-        The changes, with a margin of one tile.
+        down: How many tiles below the other tile is.
+        right: How many tiles to the right it is.
     """
-    height, width = (side - 4 for side in differences.shape[1:])
-    size = height + 2, width + 2
-    here = padding.window(differences, (1, 1), size)
-    change = jnp.abs(here - padding.window(differences, (1 + (axis == 1), 1 + (axis == 2)), size))
-    for tiles, side in ((height, 1), (width, 2)):
-        inside = np.pad(np.ones(tiles, bool), 1)
-        change = jnp.where(np.expand_dims(inside, [d for d in range(3) if d != side]), change, 0)
-    return change
+    size = differences.shape[1] - 4, differences.shape[2] - 4
+    here, there = (padding.window(differences, place, size) for place in ((2, 2), (2 + down, 2 + right)))
+    return jnp.pad(jnp.abs(here - there), [(0, 0), (1, 1), (1, 1)])
 
 
 def _total(changes: Shifts) -> Array:
