@@ -14,8 +14,7 @@ from isp._engine.formulation import is_plain
 
 def smooth(planes: Sequence[Array], sigma: Scalar, size: int) -> tuple[Array, ...]:
     """Smooths planes `(..., H, W)` by a Gaussian that is cut off at `size`; the border repeats the outermost pixels."""
-    along_columns = (smooth_columns(plane, sigma, size) for plane in planes)
-    return tuple(_smooth_along(plane, sigma, size, -1) for plane in along_columns)
+    return tuple(_smooth_along(smooth_columns(plane, sigma, size), sigma, size, -1) for plane in planes)
 
 
 def smooth_columns(plane: Array, sigma: Scalar, size: int) -> Array:

@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 @pytest.mark.parametrize("sigma", [0.4, 1.3])
 def test_derivatives_are_those_of_the_plain_formulation(sigma):
     with jax.enable_x64(True):
-        planes, weights = jnp.array(RNG.normal(size=(2, 2, 7, 6)))
+        plane, weights = jnp.array(RNG.normal(size=(2, 2, 7, 6)))
 
         def loss(plane, sigma):
             (smoothed,) = gaussian.smooth((plane,), sigma, 5)
@@ -23,9 +23,9 @@ def test_derivatives_are_those_of_the_plain_formulation(sigma):
             return of_sigma + (weights * of_plane**2).sum()
 
         for function in (loss, of_gradients):
-            fast = jax.jit(jax.grad(function, (0, 1)))(planes, sigma)
+            fast = jax.jit(jax.grad(function, (0, 1)))(plane, sigma)
             with isp.plain():
-                plain = jax.jit(jax.grad(function, (0, 1)))(planes, sigma)
+                plain = jax.jit(jax.grad(function, (0, 1)))(plane, sigma)
             np.testing.assert_allclose(fast[0], plain[0], rtol=1e-9, atol=1e-9)
             np.testing.assert_allclose(fast[1], plain[1], rtol=1e-9)
 
