@@ -6,13 +6,11 @@ from flax import nnx
 
 from tasks.layers import BatchNorm, Conv, max_pool, relu
 
-RNG = np.random.default_rng(0)
-
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 8), (8, 7)])
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 def test_convolution(size, kernel, stride):
-    x = RNG.normal(size=(2, *size, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     conv = Conv(3, 5, kernel, stride=stride, rngs=nnx.Rngs(0))
     padded = np.pad(x, ((0, 0), (kernel // 2, kernel // 2), (kernel // 2, kernel // 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (kernel, kernel), (1, 2))[:, ::stride, ::stride]
@@ -22,7 +20,7 @@ def test_convolution(size, kernel, stride):
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (8, 7)])
 def test_max_pool(size):
-    x = RNG.normal(size=(2, *size, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
 
     def stock(x):
         return nnx.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
@@ -61,10 +59,11 @@ def plain_batch_norm(x, scale, bias):
 
 @pytest.mark.parametrize(("affine", "height"), [(True, 8), (True, 1), (False, 3)])
 def test_gradients_of_batch_norm_agree_with_its_formula(affine, height):
+    rng = np.random.default_rng(0)
     with jax.enable_x64():
-        x, weight = 3 + RNG.normal(size=(2, 3, height, 4, 5))
+        x, weight = 3 + rng.normal(size=(2, 3, height, 4, 5))
         graph, state = nnx.split(BatchNorm(5, affine=affine, rngs=nnx.Rngs(0)))
-        state = jax.tree.map(lambda leaf: RNG.normal(size=leaf.shape), state)
+        state = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), state)
         scale, bias = (state[name][...] if affine else default for name, default in (("scale", 1.0), ("bias", 0.0)))
 
         def through(state, x):
