@@ -24,7 +24,7 @@ def smooth_columns(plane: Array, sigma: Scalar, size: int) -> Array:
 
 def _smooth_along(plane: Array, sigma: Scalar, size: int, axis: int) -> Array:
     smoothed = _smoothed if is_plain() else _smoothed_with_gradient
-    # Times 1.0, since integers have no derivative.
+    # Times 1.0, because integers have no derivative.
     return smoothed(plane, 1.0 * jnp.asarray(sigma), size, axis)
 
 
@@ -38,7 +38,7 @@ def _forward(plane: Array, sigma: Array, size: int, axis: int) -> tuple[Array, t
 
 
 def _backward(size: int, axis: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """Computes the gradient for sigma by one more stencil; those for the weights would be an inner product for each."""
+    """Computes the gradient for sigma by one more stencil. For each weight, it would take an inner product."""
     plane, sigma = residuals
     kernel, slope = _kernel_and_slope(sigma, size, axis, plane.dtype)
     of_plane = stencil.transposed(gradient, kernel, "symmetric")

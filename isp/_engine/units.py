@@ -46,7 +46,7 @@ def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[.
     """Makes a function of static arguments, followed by arrays, a unit as `apart` does.
 
     It is the same unit for the same function and static arguments, so that it is traced only once for its shapes. The
-    function is never freed, so it should be one of a module rather than a closure.
+    function is never freed, so it should be a function of a module rather than a closure.
     """
     return apart(functools.partial(function, *static))
 

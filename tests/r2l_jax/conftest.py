@@ -58,7 +58,7 @@ def _shared_steps():
 
 @pytest.fixture(scope="session", autouse=True)
 def _small_batches_of_scenes():
-    """Renders scenes by fours, so that data sets of all sizes share what is compiled."""
+    """Renders four scenes at a time, so that data sets of all sizes share what is compiled."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic, "_BATCH", 4)
         yield
