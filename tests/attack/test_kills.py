@@ -241,6 +241,8 @@ WRITER = """
 import json, os, pathlib, random, signal, sys, time
 from r2l_jax.runtime import files, locks
 folder, chance = pathlib.Path(sys.argv[1]), random.Random(sys.argv[2])
+# On a busy machine, no child may live long enough to write the first file.
+files.write_json(folder / "a.json", {"numbers": [-1] * 20000})
 for number in range(int(sys.argv[3])):
     child = os.fork()
     if not child:
@@ -250,9 +252,8 @@ for number in range(int(sys.argv[3])):
     time.sleep(0.005 + 0.02 * chance.random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    if (folder / "a.json").exists():
-        numbers = json.loads((folder / "a.json").read_text())["numbers"]
-        assert len(numbers) == 20000 and len(set(numbers)) == 1
+    numbers = json.loads((folder / "a.json").read_text())["numbers"]
+    assert len(numbers) == 20000 and len(set(numbers)) == 1
 with locks.locked(folder):
     print("locked", flush=True)
 """
