@@ -1,8 +1,8 @@
 """The baselines of the benchmark: the same work in other libraries, as users write it today.
 
 Each function prepares a piece of work with NumPy arrays, and returns the call to time. The libraries are not
-dependencies of this project, so each function imports its own, and a ModuleNotFoundError names a missing one. All work
-runs on the CPU, with the libraries' default numbers of threads.
+dependencies of this project, so each function imports its own, and a ModuleNotFoundError names a missing one. PyTorch
+computes on the device that it is told, the other libraries on the CPU, with their default numbers of threads.
 """
 
 from collections.abc import Callable
@@ -18,22 +18,23 @@ from r2l_jax.bench.timing import Call
 # The baselines' libraries are optional, so pyright does not find them everywhere.
 
 
-def parametrized_forward(raw: np.ndarray, compiled: bool = False) -> Call:
+def parametrized_forward(raw: np.ndarray, compiled: bool = False, device: str = "cpu") -> Call:
     """Prepares PyTorch to render mosaics `(B, H, W)` with the pipeline and batch norm, to `(B, 3, H, W)`.
 
     Args:
         raw: the mosaics.
         compiled: by `torch.compile`, rather than eagerly.
+        device: PyTorch's name of the device to compute on.
     """
     import torch
 
-    processor, raws = _compiled(_processor(), compiled), torch.tensor(raw)
+    processor, raws = _compiled(_processor().to(device), compiled), torch.tensor(raw, device=device)
 
     def forward():
         with torch.no_grad():
             return processor(raws)
 
-    return forward
+    return _awaited(forward, device)
 
 
 def parametrized_halide(raw: np.ndarray, by_hand: bool) -> Call:
@@ -43,7 +44,7 @@ def parametrized_halide(raw: np.ndarray, by_hand: bool) -> Call:
     return halide_pipeline.parametrized_forward(raw, by_hand)
 
 
-def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = False) -> Call:
+def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = False, device: str = "cpu") -> Call:
     """Prepares PyTorch to differentiate the mean of rendered images times weights `(B, H, W, 3)`.
 
     The call returns the gradients by the names of the pipeline's parameters.
@@ -51,20 +52,21 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = 
     Args:
         raw: the mosaics.
         weight: the weights.
-        compiled: by `torch.compile`, rather than eagerly.
+        compiled: see `parametrized_forward`.
+        device: see `parametrized_forward`.
     """
     import torch
 
-    processor, raws = _processor(), torch.tensor(raw)
+    processor, raws = _processor().to(device), torch.tensor(raw, device=device)
     render = _compiled(processor, compiled)
-    weights = torch.tensor(np.moveaxis(weight, -1, 1).copy())
+    weights = torch.tensor(np.moveaxis(weight, -1, 1).copy(), device=device)
 
     def gradient():
         processor.zero_grad()
         (render(raws) * weights).mean().backward()
         return {name.removesuffix(".weight"): parameter.grad for name, parameter in processor.named_parameters()}
 
-    return gradient
+    return _awaited(gradient, device)
 
 
 def train_step(
@@ -73,6 +75,7 @@ def train_step(
     network: str = "resnet18",
     channels_last: bool = False,
     compiled: bool = False,
+    device: str = "cpu",
 ) -> Call:
     """Prepares PyTorch to update the pipeline with batch norm and a ResNet of torchvision by one step of Adam.
 
@@ -81,17 +84,19 @@ def train_step(
         labels: their classes.
         network: the ResNet's name in torchvision.
         channels_last: the head's images and weights have their channels last in memory, which its convolutions prefer.
-        compiled: by `torch.compile`, rather than eagerly.
+        compiled: see `parametrized_forward`.
+        device: see `parametrized_forward`.
     """
     import torch
-    import torchvision
 
-    head = torchvision.models.get_model(network, num_classes=CLASSES)
-    targets = torch.tensor(labels, dtype=torch.int64)
-    return _train_step(head, torch.nn.functional.cross_entropy, raw, targets, channels_last, compiled)
+    model = _compiled(_raw_to_logit(_resnet(network), channels_last, device), compiled)
+    targets = torch.tensor(labels, dtype=torch.int64, device=device)
+    return _step(model, torch.nn.functional.cross_entropy, raw, targets, device)
 
 
-def segmentation_step(raw: np.ndarray, masks: np.ndarray, channels_last: bool = False, compiled: bool = False) -> Call:
+def segmentation_step(
+    raw: np.ndarray, masks: np.ndarray, channels_last: bool = False, compiled: bool = False, device: str = "cpu"
+) -> Call:
     """Prepares PyTorch to update the pipeline and the U-Net++ of segmentation_models_pytorch by one step of Adam.
 
     The pipeline has a batch norm, and the U-Net++ encodes by a ResNet-34.
@@ -100,21 +105,59 @@ def segmentation_step(raw: np.ndarray, masks: np.ndarray, channels_last: bool = 
         raw: the mosaics.
         masks: their masks, 1 on the objects.
         channels_last: see `train_step`.
-        compiled: see `train_step`.
+        compiled: see `parametrized_forward`.
+        device: see `parametrized_forward`.
     """
     import segmentation_models_pytorch
     import torch
 
     head = segmentation_models_pytorch.UnetPlusPlus("resnet34", encoder_weights=None)
+    model = _compiled(_raw_to_logit(head, channels_last, device), compiled)
     loss = segmentation_models_pytorch.losses.DiceLoss("binary")
-    return _train_step(head, loss, raw, torch.tensor(masks)[:, None].float(), channels_last, compiled)
+    return _step(model, loss, raw, torch.tensor(masks, device=device)[:, None].float(), device)
 
 
-def _train_step(head, loss_of: Callable, raw: np.ndarray, targets, channels_last: bool, compiled: bool) -> Call:
-    """Prepares to update the pipeline with batch norm and a PyTorch head by one step of Adam."""
+def evaluation(
+    raw: np.ndarray, labels: np.ndarray, channels_last: bool = False, compiled: bool = False, device: str = "cpu"
+) -> Call:
+    """Prepares PyTorch to compute the loss and the confusion matrix of the pipeline with batch norm and a ResNet-18.
+
+    Args:
+        raw: the mosaics.
+        labels: their classes.
+        channels_last: see `train_step`.
+        compiled: see `parametrized_forward`.
+        device: see `parametrized_forward`.
+    """
+    import torch
+
+    model = _compiled(_raw_to_logit(_resnet("resnet18"), channels_last, device).eval(), compiled)
+    raws, targets = torch.tensor(raw, device=device), torch.tensor(labels, dtype=torch.int64, device=device)
+
+    def evaluate():
+        with torch.no_grad():
+            logits = model(raws)
+            cells = targets * CLASSES + logits.argmax(1)
+            confusion = torch.zeros(CLASSES**2, device=device).index_add(0, cells, torch.ones_like(cells).float())
+            return torch.nn.functional.cross_entropy(logits, targets), confusion.reshape(CLASSES, CLASSES)
+
+    return _awaited(evaluate, device)
+
+
+def _resnet(name: str):
+    import torchvision
+
+    return torchvision.models.get_model(name, num_classes=CLASSES)
+
+
+def _raw_to_logit(head, channels_last: bool, device: str):
+    """Makes a PyTorch module of the pipeline with batch norm and a head."""
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
+    if torch.device(device).type == "cuda":
+        # JAX multiplies and convolves in TF32 on GPUs, and PyTorch only convolves in it unless told otherwise.
+        torch.set_float32_matmul_precision("high")
 
     # Defined here, so that this file can be imported without PyTorch.
     class RawToLogit(torch.nn.Module):
@@ -126,10 +169,14 @@ def _train_step(head, loss_of: Callable, raw: np.ndarray, targets, channels_last
         def forward(self, raws):
             return self.head(self.processor(raws).contiguous(memory_format=layout))
 
-    model = RawToLogit()
-    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    model = _compiled(model, compiled)
-    raws = torch.tensor(raw)
+    return RawToLogit().to(device)
+
+
+def _step(model, loss_of: Callable, raw: np.ndarray, targets, device: str) -> Call:
+    """Prepares to update a PyTorch module by one step of Adam."""
+    import torch
+
+    optimizer, raws = torch.optim.Adam(model.parameters(), LEARNING_RATE), torch.tensor(raw, device=device)
 
     def step():
         optimizer.zero_grad()
@@ -138,7 +185,22 @@ def _train_step(head, loss_of: Callable, raw: np.ndarray, targets, channels_last
         optimizer.step()
         return loss
 
-    return step
+    return _awaited(step, device)
+
+
+def _awaited(call: Call, device: str) -> Call:
+    """Makes a call return when its work is done: on a GPU, PyTorch's calls return before."""
+    import torch
+
+    if torch.device(device).type != "cuda":
+        return call
+
+    def awaited():
+        result = call()
+        torch.cuda.synchronize(device)
+        return result
+
+    return awaited
 
 
 def _compiled(module, compiled: bool):
@@ -176,7 +238,7 @@ def _processor():
             self.register_buffer("to_rgb", torch.tensor(isp.color.YUV_TO_RGB, dtype=torch.float32))
 
         def forward(self, raw):
-            planes = torch.zeros(raw.shape[0], 3, *raw.shape[1:])
+            planes = raw.new_zeros(raw.shape[0], 3, *raw.shape[1:])
             for site, channel in enumerate((0, 1, 1, 2)):
                 row, col = divmod(site, 2)
                 planes[:, channel, row::2, col::2] = raw[:, row::2, col::2] - self.black_level[site]
@@ -206,14 +268,14 @@ def demosaic_opencv(raw: np.ndarray) -> Call:
     return lambda: cv2.demosaicing(mosaic, cv2.COLOR_BayerBG2RGB)
 
 
-def demosaic_kornia(raw: np.ndarray) -> Call:
-    """Prepares kornia to demosaic one RGGB mosaic `(H, W)` bilinearly, by PyTorch."""
+def demosaic_kornia(raw: np.ndarray, device: str = "cpu") -> Call:
+    """Prepares kornia to demosaic one RGGB mosaic `(H, W)` bilinearly, by PyTorch on a device that it names so."""
     import kornia
     import torch
 
-    mosaic = torch.tensor(raw)[None, None]
+    mosaic = torch.tensor(raw, device=device)[None, None]
     # Kornia names patterns as OpenCV does.
-    return lambda: kornia.color.raw_to_rgb(mosaic, kornia.color.CFA.BG)
+    return _awaited(lambda: kornia.color.raw_to_rgb(mosaic, kornia.color.CFA.BG), device)
 
 
 def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera = CAMERA) -> Call:

@@ -6,28 +6,28 @@ worth: trust the ratio within a row, but do not compare times of different runs.
 as it does in use: ours as `r2l_jax.runtime.startup` prepares it, the baseline without preparation. Functions are
 compiled before the clock starts. Compile times have rows of their own, measured in fresh processes.
 
-The floor is the time that the machine needs to read the input once and to write the result once, into memory that is
-mapped already, with an exp and a log of each value where there is a tone curve. Some rows have a second bar: how many
-times as long as the floor ours may take.
+The floor is the time that the device needs to read the input once and to write the result once, into memory that is
+mapped already. On CPUs, it includes an exp and a log of each value where there is a tone curve; GPUs compute them while
+they wait for memory. Some rows have a second bar: how many times as long as the floor ours may take.
+
+On a GPU, PyTorch computes on the same GPU. Most rows have no bar there, and those whose baseline computes on CPUs only
+have no baseline.
 """
 
-import os
-import pathlib
-import platform
-import re
+import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 import isp
-from r2l_jax.bench import baselines, floors, frames, inputs, ours
+from r2l_jax.bench import baselines, floors, frames, inputs, machine, ours
 from r2l_jax.bench.compiling import compile_times, pipeline_name
-from r2l_jax.bench.rows import Comparison, Measured, Row
+from r2l_jax.bench.rows import Bars, Comparison, Measured, Row
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.environment import versions
 from r2l_jax.runtime.errors import InputError
@@ -43,7 +43,8 @@ class Sizes(NamedTuple):
     """The shapes of mosaics.
 
     Attributes:
-        batch: the batch of most rows.
+        batch: the batch to render or denoise.
+        step: the batch of training steps and of evaluations.
         large: the batch of networks that are larger than a ResNet-18.
         mosaic: the mosaic to demosaic.
         frames: a large frame to measure memory with, and a larger one whose pixels should take no longer.
@@ -51,94 +52,114 @@ class Sizes(NamedTuple):
     """
 
     batch: tuple[int, int, int] = (32, 256, 256)
+    step: tuple[int, int, int] = (32, 256, 256)
     large: tuple[int, int, int] = (8, 256, 256)
     mosaic: tuple[int, int] = (2048, 2048)
     frames: tuple[tuple[int, int], tuple[int, int]] = ((4000, 6000), (10_000, 10_000))
     search: tuple[int, int, int] = (32, 64, 64)
 
 
-def rows(sizes: Sizes) -> list[Row]:
-    """Returns all rows of the table."""
-    raws, weighted, labeled, images = (
-        partial(make, sizes.batch)
-        for make in (inputs.raws, inputs.raws_and_weights, inputs.raws_and_labels, inputs.images)
-    )
+# A GPU would render what is enough for a CPU in less time than its kernels take to start.
+SIZES = {"cpu": Sizes(), "gpu": Sizes(batch=(512, 256, 256), mosaic=(8192, 8192))}
+
+# The bars on GPUs: three fifths of the bandwidth of a copy, and 1.3 times the speed of compiled PyTorch.
+_GPU_BARS = {"parametrized_forward": Bars(most_floors=1 / 0.6), "torch_compile_step": Bars(1.3)}
+# The beginnings of the names of rows that say nothing of a GPU, and of rows whose baseline computes on the CPU.
+_NOT_ON_GPUS = ("halide", "demosaic_opencv", "memory")
+_BASELINE_ON_CPU = ("demosaic_bilinear", "demosaic_malvar2004", "demosaic_menon2007", "static", "denoise")
+
+# The bars beside channels last and `torch.compile`: at most 0.95 of their time, and 0.85 to aim for.
+_AHEAD = Bars(1 / 0.95, 1 / 0.85)
+
+
+def rows(sizes: Sizes, device: str = "cpu") -> list[Row]:
+    """Returns all rows of the table for a kind of device, "cpu" or "gpu"."""
+    if device == "cpu":
+        return _rows(sizes, "cpu", floors.tone_floor)
+    on_gpus = (row for row in _rows(sizes, "cuda", floors.copy_floor) if not row.name.startswith(_NOT_ON_GPUS))
+    return [_on_gpu(row) for row in on_gpus]
+
+
+def _on_gpu(row: Row) -> Row:
+    """Takes a row's bars for CPUs away, and a baseline that computes on the CPU."""
+    measure = row.measure
+    if row.name.startswith(_BASELINE_ON_CPU):
+        assert isinstance(measure, Comparison)
+        measure = dataclasses.replace(measure, baseline=None)
+    return dataclasses.replace(row, measure=measure, bars=_GPU_BARS.get(row.name, Bars()))
+
+
+def _rows(sizes: Sizes, torch_device: str, tone_floor: Callable) -> list[Row]:
+    """Returns all rows, with PyTorch on a device that it names so, and with a floor for what has a tone curve."""
     table = [
-        Row(
-            "parametrized_forward",
-            15.0,
-            25.0,
-            Comparison(raws, ours.parametrized_forward, baselines.parametrized_forward, floors.tone_floor),
-            most_floors=2.5,
-        ),
-        Row(
-            "parametrized_gradient",
-            10.0,
-            20.0,
-            Comparison(weighted, ours.parametrized_gradient, baselines.parametrized_gradient, floors.tone_floor),
-            most_floors=14.0,
-        ),
-        Row("train_step", 1.0, 1.25, Comparison(labeled, ours.train_step, baselines.train_step)),
-        *_compiled_rows(raws, weighted, labeled),
-        *_large_network_rows(sizes.large),
+        *_pipeline_rows(sizes.batch, torch_device, tone_floor),
+        *_network_rows(sizes.step, torch_device),
+        *_large_network_rows(sizes.large, torch_device),
+        *_demosaicing_rows(sizes.mosaic, torch_device),
     ]
-    for method, bar, stretch, most_floors in (
-        ("bilinear", 10.0, 20.0, 3.0),
-        ("malvar2004", 15.0, 40.0, 4.0),
-        ("menon2007", 10.0, 20.0, 4.0),
-    ):
-        our_side, their_side = partial(ours.demosaic, method), partial(baselines.demosaic, method)
-        compare = Comparison(partial(inputs.raws, sizes.mosaic), our_side, their_side, floors.copy_floor)
-        table.append(Row(f"demosaic_{method}", bar, stretch, compare, most_floors=most_floors))
-    for library, their_side in (("opencv", baselines.demosaic_opencv), ("kornia", baselines.demosaic_kornia)):
-        our_side = partial(ours.demosaic, "bilinear")
-        compare = Comparison(partial(inputs.raws, sizes.mosaic), our_side, their_side, floors.copy_floor)
-        table.append(Row(f"demosaic_{library}", 1.0, 2.0, compare))
+    pixels = math.prod(sizes.batch)
     for algorithms in isp.PUBLISHED_STATIC:
         our_side, their_side = partial(ours.static, algorithms), partial(baselines.static, algorithms)
-        compare = Comparison(raws, our_side, their_side, floors.tone_floor)
-        table.append(Row(pipeline_name(algorithms), 10.0, 30.0, compare))
+        compare = Comparison(partial(inputs.raws, sizes.batch), our_side, their_side, tone_floor)
+        table.append(Row(pipeline_name(algorithms), compare, Bars(10.0, 30.0), pixels=pixels))
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
-        compare = Comparison(images, partial(ours.denoise, method), partial(baselines.denoise, method))
-        table.append(Row(f"denoise_{method}", 3.0, 10.0, compare))
-    for samples, bar, stretch in ((1, 2.0, 4.0), (16, 1.0, 2.0)):
+        our_side, their_side = partial(ours.denoise, method), partial(baselines.denoise, method)
+        compare = Comparison(partial(inputs.images, sizes.batch), our_side, their_side)
+        table.append(Row(f"denoise_{method}", compare, Bars(3.0, 10.0), pixels=pixels))
+    for samples, bars in ((1, Bars(2.0, 4.0)), (16, Bars(1.0, 2.0))):
         together, apart = partial(ours.search_together, samples), partial(ours.search_apart, samples)
         compare = Comparison(partial(inputs.raws_and_labels, sizes.search), together, apart)
-        table.append(Row(f"search_{samples}_at_a_step", bar, stretch, compare))
+        table.append(Row(f"search_{samples}_at_a_step", compare, bars))
     return [
         *table,
-        Row("compile_forward", 3.0, 1.5, partial(compile_times, sizes.batch, False), "s", at_most=True),
-        Row("compile_gradient", 6.0, 3.0, partial(compile_times, sizes.batch, True), "s", at_most=True),
-        Row("memory", 3.0, 1.5, partial(frames.memory, sizes.frames[0]), at_most=True),
-        Row("frame_time_per_pixel", 1.2, 1.0, partial(frames.time_per_pixel, sizes.frames), at_most=True),
+        Row("compile_forward", partial(compile_times, sizes.batch, False), Bars(3.0, 1.5), "s", at_most=True),
+        Row("compile_gradient", partial(compile_times, sizes.batch, True), Bars(6.0, 3.0), "s", at_most=True),
+        Row("memory", partial(frames.memory, sizes.frames[0]), Bars(3.0, 1.5), at_most=True),
+        Row("frame_time_per_pixel", partial(frames.time_per_pixel, sizes.frames), Bars(1.2, 1.0), at_most=True),
     ]
 
 
-def _compiled_rows(raws: Callable, weighted: Callable, labeled: Callable) -> list[Row]:
-    """Returns the rows of what an informed user would pick: PyTorch compiled and with channels last, and Halide."""
-    forward = partial(baselines.parametrized_forward, compiled=True)
-    gradient = partial(baselines.parametrized_gradient, compiled=True)
-    autoscheduled, scheduled = (partial(baselines.parametrized_halide, by_hand=by_hand) for by_hand in (False, True))
-    channels_last = partial(baselines.train_step, channels_last=True)
+def _pipeline_rows(shape: tuple[int, int, int], device: str, floor: Callable) -> list[Row]:
+    """Returns the rows of the parametrized pipeline with batch norm: PyTorch, also compiled, and Halide."""
+    forward = partial(inputs.raws, shape), ours.parametrized_forward
+    gradient = partial(inputs.raws_and_weights, shape), ours.parametrized_gradient
+    torch_forward = partial(baselines.parametrized_forward, device=device)
+    torch_gradient = partial(baselines.parametrized_gradient, device=device)
+    autoscheduled, by_hand = (partial(baselines.parametrized_halide, by_hand=by_hand) for by_hand in (False, True))
     return [
-        Row("halide_autoscheduled", 1.0, 2.0, Comparison(raws, ours.parametrized_forward, autoscheduled)),
-        # Halide scheduled by hand shows what the machine can do, so this bar is below 1.
-        Row("halide_by_hand", 0.4, 0.8, Comparison(raws, ours.parametrized_forward, scheduled)),
-        Row("torch_compile_forward", 5.0, 8.0, Comparison(raws, ours.parametrized_forward, forward)),
-        Row("torch_compile_gradient", 3.0, 5.0, Comparison(weighted, ours.parametrized_gradient, gradient)),
-        Row("torch_channels_last_step", 1.0, 1.2, Comparison(labeled, ours.train_step, channels_last)),
-        Row(
-            "torch_compile_step",
-            1 / 0.95,
-            1 / 0.85,
-            Comparison(labeled, ours.train_step, partial(channels_last, compiled=True)),
-        ),
+        Row(name, Comparison(*our_side, their_side, floor), bars, pixels=math.prod(shape))
+        for name, our_side, their_side, bars in (
+            ("parametrized_forward", forward, torch_forward, Bars(15.0, 25.0, most_floors=2.5)),
+            ("parametrized_gradient", gradient, torch_gradient, Bars(10.0, 20.0, most_floors=14.0)),
+            ("torch_compile_forward", forward, partial(torch_forward, compiled=True), Bars(5.0, 8.0)),
+            ("torch_compile_gradient", gradient, partial(torch_gradient, compiled=True), Bars(3.0, 5.0)),
+            ("halide_autoscheduled", forward, autoscheduled, Bars(1.0, 2.0)),
+            # Halide scheduled by hand shows what the machine can do, so this bar is below 1.
+            ("halide_by_hand", forward, by_hand, Bars(0.4, 0.8)),
+        )
     ]
 
 
-def _large_network_rows(shape: tuple[int, int, int]) -> list[Row]:
-    """Returns the rows of training steps of larger networks, compared with channels last and `torch.compile`."""
+def _network_rows(shape: tuple[int, int, int], device: str) -> list[Row]:
+    """Returns the rows of the training step and the evaluation with a ResNet-18: PyTorch in three ways."""
+    labeled = partial(inputs.raws_and_labels, shape)
+    step, evaluation = (partial(side, device=device) for side in (baselines.train_step, baselines.evaluation))
     fast = {"channels_last": True, "compiled": True}
+    return [
+        Row(name, Comparison(labeled, our_side, their_side), bars, pixels=math.prod(shape))
+        for name, our_side, their_side, bars in (
+            ("train_step", ours.train_step, step, Bars(1.0, 1.25)),
+            ("torch_channels_last_step", ours.train_step, partial(step, channels_last=True), Bars(1.0, 1.2)),
+            ("torch_compile_step", ours.train_step, partial(step, **fast), _AHEAD),
+            ("evaluation", ours.evaluation, evaluation, Bars(1.0, 1.25)),
+            ("torch_compile_evaluation", ours.evaluation, partial(evaluation, **fast), _AHEAD),
+        )
+    ]
+
+
+def _large_network_rows(shape: tuple[int, int, int], device: str) -> list[Row]:
+    """Returns the rows of training steps of larger networks, compared with channels last and `torch.compile`."""
+    fast = {"channels_last": True, "compiled": True, "device": device}
     networks = {
         "resnet50": Comparison(
             partial(inputs.raws_and_labels, shape),
@@ -149,7 +170,30 @@ def _large_network_rows(shape: tuple[int, int, int]) -> list[Row]:
             partial(inputs.raws_and_masks, shape), ours.train_step, partial(baselines.segmentation_step, **fast)
         ),
     }
-    return [Row(f"torch_compile_{name}_step", 1 / 0.95, 1 / 0.85, compare) for name, compare in networks.items()]
+    return [
+        Row(f"torch_compile_{name}_step", compare, _AHEAD, pixels=math.prod(shape))
+        for name, compare in networks.items()
+    ]
+
+
+def _demosaicing_rows(shape: tuple[int, int], device: str) -> list[Row]:
+    """Returns the rows of demosaicing one mosaic."""
+    kornia = partial(baselines.demosaic_kornia, device=device)
+    return [
+        Row(
+            f"demosaic_{name}",
+            Comparison(partial(inputs.raws, shape), partial(ours.demosaic, method), their_side, floors.copy_floor),
+            bars,
+            pixels=math.prod(shape),
+        )
+        for name, method, their_side, bars in (
+            ("bilinear", "bilinear", partial(baselines.demosaic, "bilinear"), Bars(10.0, 20.0, most_floors=3.0)),
+            ("malvar2004", "malvar2004", partial(baselines.demosaic, "malvar2004"), Bars(15.0, 40.0, most_floors=4.0)),
+            ("menon2007", "menon2007", partial(baselines.demosaic, "menon2007"), Bars(10.0, 20.0, most_floors=4.0)),
+            ("opencv", "bilinear", baselines.demosaic_opencv, Bars(1.0, 2.0)),
+            ("kornia", "bilinear", kornia, Bars(1.0, 2.0)),
+        )
+    ]
 
 
 def missed(result: Mapping[str, Any]) -> list[str]:
@@ -157,38 +201,47 @@ def missed(result: Mapping[str, Any]) -> list[str]:
     return [row["name"] for row in result["rows"] if row["missed"]]
 
 
-def run(names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | None = None) -> dict[str, Any]:
+def run(
+    names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | None = None, device: str | None = None
+) -> dict[str, Any]:
     """Measures rows.
 
     Args:
         names: the rows to measure, or the beginnings of their names; all rows if empty.
         repeats: how many times to measure each row; None takes as many as fit.
         sizes: sizes other than those that the bars are made for.
+        device: the kind of device to compute on, one of `machine.DEVICES`; None leaves the choice to JAX.
 
     Returns:
         The rows as `table` prints them, all samples, and the machine and the versions that were measured.
 
     Raises:
-        InputError: no row's name begins with one of the names.
+        InputError: no row's name begins with one of the names, or JAX finds no such device.
     """
-    chosen = [row for row in rows(sizes or Sizes()) if not names or row.name.startswith(tuple(names))]
+    device = machine.compute_on(device)
+    known = rows(sizes or SIZES[device], device)
     for name in names:
-        if not any(row.name.startswith(name) for row in chosen):
-            known = ", ".join(row.name for row in rows(Sizes()))
-            raise InputError(f"--rows: no row's name begins with {name!r}; there are {known}")
+        if not any(row.name.startswith(name) for row in known):
+            raise InputError(
+                f"--rows: no row's name begins with {name!r}; there are {', '.join(row.name for row in known)}"
+            )
+    chosen = [row for row in known if not names or row.name.startswith(tuple(names))]
     results = []
     # `disable=None` shows the progress bar only on a terminal.
     for row in (progress := tqdm(chosen, unit="row", disable=None)):
         progress.set_description(row.name)
         results.append(_result(row, row.measure(repeats)))
-    return {"rows": results, "machine": _machine(), "versions": versions(PACKAGES)}
+    return {"rows": results, "machine": machine.description(), "versions": versions(PACKAGES)}
 
 
 def _result(row: Row, measured: Measured) -> dict[str, Any]:
     medians = {name: statistics.median(times) for name, times in measured.samples_ms.items()}
     ours_ms, baseline_ms, floor_ms = (medians.get(name) for name in ("ours", "baseline", "floor"))
     return {
-        **{field: getattr(row, field) for field in ("name", "bar", "stretch", "unit", "at_most", "most_floors")},
+        "name": row.name,
+        **row.bars._asdict(),
+        "unit": row.unit,
+        "at_most": row.at_most,
         "value": measured.value,
         "reached": row.reached(measured.value),
         "missed": row.reached(_at_best(row, measured)) == "fail" or _is_far_above_floor(row, measured),
@@ -196,6 +249,7 @@ def _result(row: Row, measured: Measured) -> dict[str, Any]:
         "baseline_ms": baseline_ms,
         "floor_ms": floor_ms,
         "times_floor": ours_ms / floor_ms if ours_ms and floor_ms else None,
+        "megapixels_per_second": row.pixels / ours_ms / 1e3 if row.pixels and ours_ms else None,
         "note": measured.note,
         "samples_ms": dict(measured.samples_ms),
     }
@@ -212,9 +266,9 @@ def _at_best(row: Row, measured: Measured) -> float | None:
 def _is_far_above_floor(row: Row, measured: Measured) -> bool:
     """Tells whether ours takes more floors than the row allows, by more than noise."""
     times = measured.samples_ms
-    if row.most_floors is None or not {"ours", "floor"} <= times.keys():
+    if row.bars.most_floors is None or not {"ours", "floor"} <= times.keys():
         return False
-    return bool(np.quantile(times["ours"], 0.25) > row.most_floors * np.quantile(times["floor"], 0.75))
+    return bool(np.quantile(times["ours"], 0.25) > row.bars.most_floors * np.quantile(times["floor"], 0.75))
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -224,11 +278,12 @@ def table(result: Mapping[str, Any]) -> str:
         return "-" if number is None else f"{number:.{2 if number < 10 else 1 if number < 100 else 0}f}{unit}"
 
     def limit(row: Mapping[str, Any], name: str) -> str:
-        return f"{'<' if row['at_most'] else '>'} {row[name]:.3g}{row['unit']}"
+        return "-" if row[name] is None else f"{'<' if row['at_most'] else '>'} {row[name]:.3g}{row['unit']}"
 
     columns = {
         "row": lambda row: row["name"],
         "ours ms": lambda row: cell(row["ours_ms"]),
+        "Mpx/s": lambda row: cell(row["megapixels_per_second"]),
         "baseline ms": lambda row: cell(row["baseline_ms"]),
         "measured": lambda row: cell(row["value"], row["unit"]),
         "bar": lambda row: limit(row, "bar"),
@@ -240,16 +295,6 @@ def table(result: Mapping[str, Any]) -> str:
         "note": lambda row: row["note"],
     }
     lines = [list(columns), *([text(row) for text in columns.values()] for row in result["rows"])]
-    machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
+    measured_on = ", ".join(f"{name} {value}" for name, value in result["machine"].items())
     installed = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if version)
-    return f"{tables.table(lines)}\n\n{machine}\n{installed}"
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return {
-        "cpu": model[1] if model else platform.processor(),
-        "cores": os.cpu_count(),
-        "device": jax.devices()[0].device_kind,
-    }
+    return f"{tables.table(lines)}\n\n{measured_on}\n{installed}"

@@ -5,7 +5,7 @@ Each function prepares a piece of work with NumPy arrays, and returns the call t
 
 import contextlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import jax
@@ -17,6 +17,7 @@ import isp
 from r2l_jax.bench.inputs import CAMERA, CLASSES, LEARNING_RATE
 from r2l_jax.bench.timing import Call
 from r2l_jax.config import TrainConfig
+from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
@@ -25,7 +26,7 @@ from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.flags import build
-from r2l_jax.training.steps import make_steps
+from r2l_jax.training.steps import Steps, TrainState, make_steps
 from tasks.layers import BatchNorm
 
 
@@ -90,13 +91,8 @@ def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
         targets: their classes, or the masks of a segmentation.
         **flags: values of the program's flags.
     """
-    dataset = _dataset(raw, targets)
-    steps = make_steps(build(TrainConfig, flags, batch_size=len(raw), lr=LEARNING_RATE), dataset)
-    index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)
-    batch = {"raw": raw, "target": targets, "index": index, "weight": weight}
-    batch = to_devices(batch, shardings().split)
+    steps, state, batch = _begun(raw, targets, flags)
     key = jax.random.key(0)
-    state = steps.begin(steps.init(key))
 
     def step():
         nonlocal state
@@ -104,6 +100,27 @@ def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
         return state, loss
 
     return step
+
+
+def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
+    """Prepares to add a batch's loss and confusion matrix, by parametrized pipeline and ResNet-18, to sums."""
+    steps, state, batch = _begun(raw, labels, {})
+    sums = steps.zero_evaluated()
+
+    def evaluate():
+        nonlocal sums
+        sums = steps.evaluate(state, sums, batch)
+        return sums
+
+    return evaluate
+
+
+def _begun(raw: np.ndarray, targets: np.ndarray, flags: Mapping[str, str]) -> tuple[Steps, TrainState, Batch]:
+    """Returns a run's compiled functions, the state in which its training begins, and a batch on the devices."""
+    steps = make_steps(build(TrainConfig, flags, batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, targets))
+    index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)
+    batch = {"raw": raw, "target": targets, "index": index, "weight": weight}
+    return steps, steps.begin(steps.init(jax.random.key(0))), to_devices(batch, shardings().split)
 
 
 def search_together(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Call:

@@ -1,5 +1,6 @@
 """The rows of the benchmark's table, and the comparison of ours with a baseline."""
 
+import contextlib
 import dataclasses
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -26,34 +27,48 @@ class Measured(NamedTuple):
     note: str = ""
 
 
+class Bars(NamedTuple):
+    """What to reach; None where there is nothing to reach.
+
+    Attributes:
+        bar: the value to reach.
+        stretch: the better value to aim for.
+        most_floors: how many times as long as the floor ours may take.
+    """
+
+    bar: float | None = None
+    stretch: float | None = None
+    most_floors: float | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A piece of work in the table, and the bar to reach.
+    """A piece of work in the table, and the bars to reach.
 
     Attributes:
         name: the row's name.
-        bar: the value to reach.
-        stretch: the better value to aim for.
         measure: measures with a number of repeats; None takes as many as fit.
+        bars: the bars to reach.
         unit: the unit of the value, the bar and the stretch.
         at_most: whether less is better.
-        most_floors: how many times as long as the floor ours may take; None without this second bar.
+        pixels: the number of pixels that ours takes, to show how many it takes in a second; None does not show it.
     """
 
     name: str
-    bar: float
-    stretch: float
     measure: Callable[[int | None], Measured]
+    bars: Bars
     unit: str = "x"
     at_most: bool = False
-    most_floors: float | None = None
+    pixels: int | None = None
 
     def reached(self, value: float | None) -> str:
-        """Returns "stretch", "pass" or "fail" for a value."""
+        """Returns "stretch", "pass" or "fail" for a value, or why it is none of them."""
         if value is None:
             return "not compared"
-        for word, limit in (("stretch", self.stretch), ("pass", self.bar)):
-            if value <= limit if self.at_most else value >= limit:
+        if self.bars.bar is None:
+            return "no bar"
+        for word, limit in (("stretch", self.bars.stretch), ("pass", self.bars.bar)):
+            if limit is not None and (value <= limit if self.at_most else value >= limit):
                 return word
         return "fail"
 
@@ -65,23 +80,23 @@ class Comparison:
     Attributes:
         inputs: makes the NumPy arrays that all sides are given.
         ours: prepares our work with these arrays, and returns the call to time.
-        baseline: prepares the baseline's work likewise.
+        baseline: prepares the baseline's work likewise; None without a baseline.
         floor: prepares work with the first array that no function can beat; None without a floor.
     """
 
     inputs: Callable[[], tuple[np.ndarray, ...]]
     ours: Callable[..., Call]
-    baseline: Callable[..., Call]
+    baseline: Callable[..., Call] | None
     floor: Callable[[np.ndarray], Call] | None = None
 
     def __call__(self, repeats: int | None) -> Measured:
         """Measures all sides; leaves out a baseline that is not installed or fails."""
         inputs, note = self.inputs(), ""
-        with timing.Elsewhere(self.baseline, inputs) as baseline:
-            stopwatches = {
-                "ours": partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS),
-                "baseline": baseline.milliseconds,
-            }
+        with contextlib.ExitStack() as processes:
+            stopwatches: dict[str, Callable[[], float]] = {}
+            stopwatches["ours"] = partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS)
+            if self.baseline is not None:
+                stopwatches["baseline"] = processes.enter_context(timing.Elsewhere(self.baseline, inputs)).milliseconds
             if self.floor is not None:
                 stopwatches["floor"] = partial(timing.milliseconds, self.floor(inputs[0]), timing.TURN_SECONDS)
             try:

@@ -2,6 +2,7 @@
 
 python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
+python scripts/benchmark.py --device=gpu
 
 All rows take about fifteen minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
 Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: if it does
@@ -22,6 +23,9 @@ class BenchmarkConfig(Settings):
     """Benchmark."""
 
     rows: tuple[str, ...] = setting("rows to measure, or how their names begin; default: all", ())
+    device: str | None = setting(
+        "where JAX and PyTorch compute; default: where JAX does by itself", None, choices=("cpu", "gpu")
+    )
     json: bool = setting("print JSON with every sample in place of the table", False)
     repeats: int | None = setting("how often each row is measured; default: as often as fits", None, bound=POSITIVE)
 
@@ -30,7 +34,7 @@ def main(config: BenchmarkConfig) -> int:
     """Measures the rows that the flags name, and returns the exit status."""
     from r2l_jax.bench import benchmark
 
-    result = benchmark.run(config.rows, config.repeats)
+    result = benchmark.run(config.rows, config.repeats, device=config.device)
     print(json.dumps(result, indent=2) if config.json else benchmark.table(result))
     if missed := benchmark.missed(result):
         print(f"missed: {', '.join(missed)}", file=sys.stderr)

@@ -25,7 +25,12 @@ def test_the_program_prints_json():
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("--rows=menon", "no row's name begins with 'menon'"), ("--repeats=0", "--repeats must be positive, got 0")],
+    [
+        ("--rows=menon", "no row's name begins with 'menon'"),
+        ("--repeats=0", "--repeats must be positive, got 0"),
+        ("--device=gpu", "--device=gpu: JAX finds none here, and computes on cpu"),
+        ("--device=tpu", "flag --device=tpu: value should be one of <cpu|gpu>"),
+    ],
 )
 def test_wrong_flags_are_one_line(flag, message):
     done = programs.call("benchmark.py", flag)

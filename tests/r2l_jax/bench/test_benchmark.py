@@ -7,12 +7,14 @@ from flax import nnx
 
 import isp
 import tasks
-from r2l_jax.bench import baselines, benchmark, compiling, rows, timing
+from r2l_jax.bench import baselines, benchmark, compiling, inputs, machine, rows, timing
 from r2l_jax.runtime.errors import InputError
 
 # With smaller frames, the memory that the process needs otherwise would dominate.
 FRAMES = ((1024, 1500), (1024, 3000))
-SIZES = benchmark.Sizes(batch=(2, 32, 32), large=(2, 64, 64), mosaic=(32, 48), frames=FRAMES, search=(4, 32, 32))
+SIZES = benchmark.Sizes(
+    batch=(2, 32, 32), step=(2, 32, 32), large=(2, 64, 64), mosaic=(32, 48), frames=FRAMES, search=(4, 32, 32)
+)
 ROWS = {row.name: row for row in benchmark.rows(SIZES)}
 
 
@@ -31,8 +33,8 @@ def measure(name, repeats=1):
 def both_sides(name):
     """Returns the results of both sides of a comparison."""
     comparison = ROWS[name].measure
-    inputs = comparison.inputs()
-    return comparison.ours(*inputs)(), comparison.baseline(*inputs)()
+    arrays = comparison.inputs()
+    return comparison.ours(*arrays)(), comparison.baseline(*arrays)()
 
 
 # The other static pipelines demosaic by the functions of the rows "demosaic_...".
@@ -77,6 +79,29 @@ def test_both_sides_have_the_same_gradients():
         assert np.linalg.norm(ours[name][...] - expected) < 1e-3 * np.linalg.norm(expected), name
 
 
+def tensors(results):
+    """Returns the tensors of what a call of a baseline returns."""
+    if isinstance(results, dict):
+        return list(results.values())
+    return list(results) if isinstance(results, tuple) else [results]
+
+
+@pytest.mark.parametrize(
+    ("work", "inputs_of"),
+    [
+        ("parametrized_forward", inputs.raws),
+        ("parametrized_gradient", inputs.raws_and_weights),
+        ("train_step", inputs.raws_and_labels),
+        ("evaluation", inputs.raws_and_labels),
+    ],
+)
+def test_pytorch_computes_on_the_device_it_is_told(work, inputs_of):
+    pytest.importorskip("torchvision")
+    # PyTorch refuses to compute with tensors of two devices. This one has shapes only.
+    call = getattr(baselines, work)(*inputs_of((2, 32, 32)), device="meta")
+    assert {tensor.device.type for tensor in tensors(call())} == {"meta"}
+
+
 class SmallHead(nnx.Module):
     """Stands for a ResNet, which takes long to compile."""
 
@@ -94,13 +119,26 @@ def test_training_steps_are_timed(monkeypatch):
 
 
 @pytest.mark.slow
+def test_both_sides_evaluate_all_samples(monkeypatch):
+    pytest.importorskip("torchvision")
+    monkeypatch.setattr(tasks, "resnet", SmallHead)
+    # All nine classes.
+    raw, labels = inputs.raws_and_labels((12, 32, 32))
+    sums = ROWS["evaluation"].measure.ours(raw, labels)()
+    loss, confusion = ROWS["evaluation"].measure.baseline(raw, labels)()
+    np.testing.assert_array_equal(sums["confusion"].sum(1), confusion.sum(1))
+    assert 0 < float(sums["loss"]) / len(raw) < 10
+    assert 0 < loss.item() < 10
+
+
+@pytest.mark.slow
 def test_segmentation_steps_have_a_dice_loss(monkeypatch):
     pytest.importorskip("segmentation_models_pytorch")
     monkeypatch.setattr(tasks, "unet", small_runs.unet)
     comparison = ROWS["torch_compile_unetplusplus_step"].measure
-    inputs = comparison.inputs()
-    _, ours = comparison.ours(*inputs)()
-    theirs = baselines.segmentation_step(*inputs)()
+    arrays = comparison.inputs()
+    _, ours = comparison.ours(*arrays)()
+    theirs = baselines.segmentation_step(*arrays)()
     # A dice loss, which is 1 without any overlap.
     assert 0 < float(ours) < 1
     assert 0 < theirs.item() < 1
@@ -121,6 +159,38 @@ def test_every_published_pipeline_has_a_row():
     assert (kinds["demosaic"], kinds["denoise"]) == (5, 3)
 
 
+def test_rows_for_gpus_have_pytorch_on_the_gpu_and_bars_of_their_own():
+    gpu = {row.name: row for row in benchmark.rows(SIZES, "gpu")}
+    assert set(ROWS) - set(gpu) == {"halide_autoscheduled", "halide_by_hand", "demosaic_opencv", "memory"}
+    bars = {name: row.bars for name, row in gpu.items() if row.bars != rows.Bars()}
+    assert bars == {"parametrized_forward": rows.Bars(most_floors=1 / 0.6), "torch_compile_step": rows.Bars(1.3)}
+    assert gpu["torch_compile_step"].reached(1.4) == "pass"
+    assert gpu["train_step"].reached(0.5) == "no bar"
+    for name, row in gpu.items():
+        if not isinstance(row.measure, rows.Comparison):
+            continue
+        if name.startswith(("static", "denoise", "demosaic")) and name != "demosaic_kornia":
+            assert row.measure.baseline is None
+        elif not name.startswith("search"):  # Their baseline is this library.
+            assert row.measure.baseline.keywords["device"] == "cuda"
+
+
+def test_without_a_baseline_ours_is_compared_with_the_floor(monkeypatch):
+    monkeypatch.setattr(machine, "compute_on", lambda device: device)
+    (row,) = benchmark.run(["demosaic_malvar2004"], 1, SIZES, "gpu")["rows"]
+    assert row["samples_ms"].keys() == {"ours", "floor"}
+    assert (row["value"], row["reached"], row["baseline_ms"]) == (None, "not compared", None)
+    assert row["times_floor"] == row["ours_ms"] / row["floor_ms"]
+    text = benchmark.table({"rows": [row], "machine": {}, "versions": {}}).splitlines()[2]
+    assert text.split()[3:8] == ["-", "-", "-", "-", "not"]
+
+
+def test_speed_is_shown_in_megapixels_per_second():
+    row = measure("demosaic_bilinear")
+    assert row["megapixels_per_second"] == pytest.approx(32 * 48 / 1e6 / (row["ours_ms"] / 1e3))
+    assert ROWS["search_1_at_a_step"].pixels is None
+
+
 def test_every_denoiser_is_compiled():
     assert len(set(compiling.PIPELINES)) == 19
     compiled = {algorithms[2] for algorithms in compiling.PIPELINES if algorithms}
@@ -134,7 +204,7 @@ def test_a_row_compares_medians_with_its_bar():
     assert medians == {name: row[f"{name}_ms"] for name in ("ours", "baseline", "floor")}
     assert row["value"] == medians["baseline"] / medians["ours"]
     assert row["times_floor"] == medians["ours"] / medians["floor"]
-    speed_up = rows.Row("", 10.0, 20.0, ROWS["memory"].measure)
+    speed_up = rows.Row("", ROWS["memory"].measure, rows.Bars(10.0, 20.0))
     assert [speed_up.reached(value) for value in (9.9, 10.0, 20.0, None)] == ["fail", "pass", "stretch", "not compared"]
     assert [ROWS["memory"].reached(value) for value in (3.1, 3.0, 1.5)] == ["fail", "pass", "stretch"]
 
@@ -144,8 +214,8 @@ def test_a_row_compares_medians_with_its_bar():
 )
 def test_a_row_misses_its_bar_if_it_does_by_more_than_noise(monkeypatch, ours, baseline, missed):
     samples = {"ours": ours, "baseline": baseline}
-    row = rows.Row("step", 1.0, 2.0, lambda repeats: rows.Measured(baseline[1] / ours[1], samples))
-    monkeypatch.setattr(benchmark, "rows", lambda sizes: [row])
+    row = rows.Row("step", lambda repeats: rows.Measured(baseline[1] / ours[1], samples), rows.Bars(1.0, 2.0))
+    monkeypatch.setattr(benchmark, "rows", lambda sizes, device: [row])
     result = benchmark.run()
     assert result["rows"][0]["reached"] == "fail"
     assert benchmark.missed(result) == ["step"] * missed
@@ -154,8 +224,8 @@ def test_a_row_misses_its_bar_if_it_does_by_more_than_noise(monkeypatch, ours, b
 @pytest.mark.parametrize(("floor", "missed"), [([4, 5, 6], False), ([3, 4, 4], True)])
 def test_a_row_misses_its_bar_of_floors_if_it_does_by_more_than_noise(monkeypatch, floor, missed):
     samples = {"ours": [10, 11, 12], "baseline": [20, 22, 24], "floor": floor}
-    row = rows.Row("step", 1.0, 2.0, lambda repeats: rows.Measured(2.0, samples), most_floors=2.0)
-    monkeypatch.setattr(benchmark, "rows", lambda sizes: [row])
+    row = rows.Row("step", lambda repeats: rows.Measured(2.0, samples), rows.Bars(1.0, 2.0, most_floors=2.0))
+    monkeypatch.setattr(benchmark, "rows", lambda sizes, device: [row])
     result = benchmark.run()
     assert result["rows"][0]["times_floor"] > 2
     assert benchmark.missed(result) == ["step"] * missed
