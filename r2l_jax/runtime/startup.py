@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import pooch
 
-from r2l_jax.runtime import store
+from r2l_jax.runtime import compilation_cache, store
 from r2l_jax.runtime.errors import InputError, in_words
 from r2l_jax.runtime.hosts import SharedError
 from r2l_jax.runtime.meeting import meet
@@ -83,10 +83,7 @@ def prepare(
     keep_memory(any_thread)
     # Hashed now, before anybody edits the source files that this process has imported.
     store.source_hash()
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it later
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
-    # By default, JAX stores only functions that take a second to compile, and most of ours take less.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compilation_cache.keep(cache_dir() / "compiled")
     return meet(program, host_timeout, multi_host)
 
 
