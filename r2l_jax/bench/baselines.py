@@ -28,7 +28,7 @@ def parametrized_forward(raw: np.ndarray, compiled: bool = False, device: str = 
     """
     import torch
 
-    processor, raws = _compiled(_processor().to(device), compiled), torch.tensor(raw, device=device)
+    processor, raws = _compiled(_processor(device), compiled), torch.tensor(raw, device=device)
 
     def forward():
         with torch.no_grad():
@@ -57,7 +57,7 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = 
     """
     import torch
 
-    processor, raws = _processor().to(device), torch.tensor(raw, device=device)
+    processor, raws = _processor(device), torch.tensor(raw, device=device)
     render = _compiled(processor, compiled)
     weights = torch.tensor(np.moveaxis(weight, -1, 1).copy(), device=device)
 
@@ -155,21 +155,18 @@ def _raw_to_logit(head, channels_last: bool, device: str):
     import torch
 
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    if torch.device(device).type == "cuda":
-        # JAX multiplies and convolves in TF32 on GPUs, and PyTorch only convolves in it unless told otherwise.
-        torch.set_float32_matmul_precision("high")
 
     # Defined here, so that this file can be imported without PyTorch.
     class RawToLogit(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.processor = _processor()
-            self.head = head.to(memory_format=layout)
+            self.processor = _processor(device)
+            self.head = head.to(device, memory_format=layout)
 
         def forward(self, raws):
             return self.head(self.processor(raws).contiguous(memory_format=layout))
 
-    return RawToLogit().to(device)
+    return RawToLogit()
 
 
 def _step(model, loss_of: Callable, raw: np.ndarray, targets, device: str) -> Call:
@@ -210,10 +207,14 @@ def _compiled(module, compiled: bool):
     return torch.compile(module) if compiled else module
 
 
-def _processor():
+def _processor(device: str):
     """Makes a PyTorch module with the stages and the parameters of `isp.parametrized`, followed by a batch norm."""
     import torch
     from torch import nn
+
+    if torch.device(device).type == "cuda":
+        # JAX multiplies and convolves in TF32 on GPUs, and PyTorch only convolves in it unless told otherwise.
+        torch.set_float32_matmul_precision("high")
 
     def convolution(kernel, **padding):
         """Makes a convolution with these initial weights `(out, in, row, col)`."""
@@ -250,7 +251,7 @@ def _processor():
             rgb = torch.einsum("bchw,kc->bkhw", yuv, self.to_rgb).contiguous()
             return self.norm(torch.exp(torch.log(torch.clip(rgb, 1e-5, 1)) / self.gamma_correct))
 
-    return Processor()
+    return Processor().to(device)
 
 
 def demosaic(method: str, raw: np.ndarray) -> Call:

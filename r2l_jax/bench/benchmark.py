@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -230,7 +231,13 @@ def run(
     # `disable=None` shows the progress bar only on a terminal.
     for row in (progress := tqdm(chosen, unit="row", disable=None)):
         progress.set_description(row.name)
-        results.append(_result(row, row.measure(repeats)))
+        try:
+            measured = row.measure(repeats)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            measured = Measured(None, {}, "the device has too little memory")
+        results.append(_result(row, measured))
     return {"rows": results, "machine": machine.description(), "versions": versions(PACKAGES)}
 
 

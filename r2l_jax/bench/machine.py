@@ -30,9 +30,13 @@ def compute_on(device: str | None) -> str:
         jax.config.update("jax_platforms", device)
     # Several processes share a GPU: by default, the first one that uses JAX takes three quarters of its memory.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    # PyTorch computes on one GPU, and JAX would train on all.
+    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     found = jax.default_backend()
     if device not in (None, found):
-        raise InputError(f"--device={device}: JAX finds none here, and computes on {found}")
+        raise InputError(
+            f"--device={device}: JAX computes on {found}; a GPU needs the extra cuda12 and no JAX_PLATFORMS"
+        )
     if found not in DEVICES:
         raise InputError(f"JAX computes on {found}, but --device must be one of {', '.join(DEVICES)}")
     return found

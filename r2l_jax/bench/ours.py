@@ -91,7 +91,7 @@ def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
         targets: their classes, or the masks of a segmentation.
         **flags: values of the program's flags.
     """
-    steps, state, batch = _begun(raw, targets, flags)
+    steps, state, batch = _prepared_run(raw, targets, flags)
     key = jax.random.key(0)
 
     def step():
@@ -104,7 +104,7 @@ def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
 
 def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
     """Prepares to add a batch's loss and confusion matrix, by parametrized pipeline and ResNet-18, to sums."""
-    steps, state, batch = _begun(raw, labels, {})
+    steps, state, batch = _prepared_run(raw, labels, {})
     sums = steps.zero_evaluated()
 
     def evaluate():
@@ -115,7 +115,7 @@ def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
     return evaluate
 
 
-def _begun(raw: np.ndarray, targets: np.ndarray, flags: Mapping[str, str]) -> tuple[Steps, TrainState, Batch]:
+def _prepared_run(raw: np.ndarray, targets: np.ndarray, flags: Mapping[str, str]) -> tuple[Steps, TrainState, Batch]:
     """Returns a run's compiled functions, the state in which its training begins, and a batch on the devices."""
     steps = make_steps(build(TrainConfig, flags, batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, targets))
     index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)

@@ -92,11 +92,12 @@ class Comparison:
     def __call__(self, repeats: int | None) -> Measured:
         """Measures all sides; leaves out a baseline that is not installed or fails."""
         inputs, note = self.inputs(), ""
-        with contextlib.ExitStack() as processes:
+        # The baseline is prepared meanwhile.
+        with timing.Elsewhere(self.baseline, inputs) if self.baseline else contextlib.nullcontext() as baseline:
             stopwatches: dict[str, Callable[[], float]] = {}
             stopwatches["ours"] = partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS)
-            if self.baseline is not None:
-                stopwatches["baseline"] = processes.enter_context(timing.Elsewhere(self.baseline, inputs)).milliseconds
+            if baseline is not None:
+                stopwatches["baseline"] = baseline.milliseconds
             if self.floor is not None:
                 stopwatches["floor"] = partial(timing.milliseconds, self.floor(inputs[0]), timing.TURN_SECONDS)
             try:

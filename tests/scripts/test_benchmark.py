@@ -28,7 +28,7 @@ def test_the_program_prints_json():
     [
         ("--rows=menon", "no row's name begins with 'menon'"),
         ("--repeats=0", "--repeats must be positive, got 0"),
-        ("--device=gpu", "--device=gpu: JAX finds none here, and computes on cpu"),
+        ("--device=gpu", "--device=gpu: JAX computes on cpu; a GPU needs the extra cuda12 and no JAX_PLATFORMS"),
         ("--device=tpu", "flag --device=tpu: value should be one of <cpu|gpu>"),
     ],
 )

@@ -1,5 +1,6 @@
 import collections
 
+import jax
 import numpy as np
 import pytest
 import small_runs
@@ -183,6 +184,15 @@ def test_without_a_baseline_ours_is_compared_with_the_floor(monkeypatch):
     assert row["times_floor"] == row["ours_ms"] / row["floor_ms"]
     text = benchmark.table({"rows": [row], "machine": {}, "versions": {}}).splitlines()[2]
     assert text.split()[3:8] == ["-", "-", "-", "-", "not"]
+
+
+def test_a_row_without_enough_memory_does_not_end_the_run(monkeypatch):
+    def measure(repeats):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+
+    monkeypatch.setattr(benchmark, "rows", lambda sizes, device: [rows.Row("step", measure, rows.Bars(1.0))])
+    (row,) = benchmark.run()["rows"]
+    assert (row["value"], row["note"], row["missed"]) == (None, "the device has too little memory", False)
 
 
 def test_speed_is_shown_in_megapixels_per_second():
