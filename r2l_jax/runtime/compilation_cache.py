@@ -1,6 +1,9 @@
 """Compiled functions that are kept from one start of a program to the next."""
 
+import contextlib
+import os
 import pathlib
+import re
 import sys
 import zlib
 
@@ -8,6 +11,9 @@ import jax
 
 # The first bytes of what JAX compresses by zstd, which it prefers to zlib where Python or a package has it.
 _ZSTD = b"\x28\xb5\x2f\xfd"
+
+# The names of entries end with the hash of what was compiled.
+_ENTRY = re.compile(r"-[0-9a-f]{64}-cache$")
 
 
 def keep(default: pathlib.Path) -> None:
@@ -23,7 +29,8 @@ def keep(default: pathlib.Path) -> None:
     # By default, JAX stores only functions that take a second to compile, and most of ours take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     folder = str(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
-    if "://" not in folder:
+    # An empty name switches the cache off, and JAX itself reads URLs.
+    if folder and "://" not in folder:
         remove_broken(pathlib.Path(folder))
 
 
@@ -36,17 +43,23 @@ def remove_broken(folder: pathlib.Path) -> None:
     Args:
         folder: where JAX stores compiled functions. Nothing happens if it cannot be written.
     """
-    mark = folder / ".checked"
+    mark, begun = folder / ".checked", folder / f".checking-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         last = mark.stat().st_mtime_ns if mark.exists() else 0
-        mark.touch()
-        for entry in folder.glob("*-cache"):
-            if entry.stat().st_mtime_ns >= last and not _is_whole(entry.read_bytes()):
-                entry.unlink()
+        begun.touch()
+        for entry in folder.iterdir():
+            # Another process may have removed it.
+            with contextlib.suppress(FileNotFoundError):
+                if _ENTRY.search(entry.name) and entry.stat().st_mtime_ns >= last and not _is_whole(entry.read_bytes()):
+                    entry.unlink()
+        # Now, with the time at which the check began: what was written since will be checked next time.
+        begun.replace(mark)
     except OSError:
-        # Another process removes entries too, or the folder is somebody else's: what is left costs time only.
         return
+    finally:
+        with contextlib.suppress(OSError):
+            begun.unlink(missing_ok=True)
 
 
 def _is_whole(entry: bytes) -> bool:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import types
 import zlib
 
 import pytest
@@ -26,28 +27,40 @@ def call(folder):
     return {entry.name: entry.read_bytes() for entry in folder.glob("*-cache")}
 
 
+def name(function):
+    """Returns the name that JAX gives an entry."""
+    return f"jit_{function}-{64 * 'a'}-cache"
+
+
 def test_what_was_half_written_is_compiled_again_without_a_warning(tmp_path):
     stored = call(tmp_path)
     assert stored
-    for name, content in stored.items():
-        (tmp_path / name).write_bytes(content[: len(content) // 2])
-    again = call(tmp_path)
-    assert again.keys() == stored.keys()
-    for name, content in again.items():
-        assert len(zlib.decompress(content)) == len(zlib.decompress(stored[name]))
+    for entry, content in stored.items():
+        (tmp_path / entry).write_bytes(content[: len(content) // 2])
+    assert call(tmp_path).keys() == stored.keys()
+    compilation_cache.remove_broken(tmp_path)
+    assert {entry.name for entry in tmp_path.glob("*-cache")} == stored.keys()
 
 
 @pytest.mark.parametrize("content", [b"", WHOLE[:-1], WHOLE[:10], b"something else"])
 def test_what_cannot_be_read_is_removed(tmp_path, content):
-    (tmp_path / "whole-cache").write_bytes(WHOLE)
-    (tmp_path / "broken-cache").write_bytes(content)
-    (tmp_path / "notes").write_bytes(content)
+    (tmp_path / name("whole")).write_bytes(WHOLE)
+    (tmp_path / name("broken")).write_bytes(content)
+    (tmp_path / "my-cache").write_bytes(content)
     compilation_cache.remove_broken(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".checked", "notes", "whole-cache"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".checked", name("whole"), "my-cache"]
+
+
+def test_what_cannot_be_decompressed_here_stays(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    monkeypatch.setitem(sys.modules, "compression", None)
+    (tmp_path / name("zstd")).write_bytes(b"\x28\xb5\x2f\xfd and so on")
+    compilation_cache.remove_broken(tmp_path)
+    assert (tmp_path / name("zstd")).exists()
 
 
 def test_each_entry_is_looked_at_once(tmp_path):
-    entry, mark = tmp_path / "entry-cache", tmp_path / ".checked"
+    entry, mark = tmp_path / name("entry"), tmp_path / ".checked"
     compilation_cache.remove_broken(tmp_path)
     entry.write_bytes(WHOLE[:10])
     os.utime(entry, ns=(0, mark.stat().st_mtime_ns - 1))
@@ -58,6 +71,30 @@ def test_each_entry_is_looked_at_once(tmp_path):
     assert not entry.exists()
 
 
+def test_a_check_that_was_stopped_is_done_again(tmp_path, monkeypatch):
+    def interrupt(entry):
+        raise KeyboardInterrupt
+
+    (tmp_path / name("broken")).write_bytes(WHOLE[:10])
+    with monkeypatch.context() as patch:
+        patch.setattr(compilation_cache, "_is_whole", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            compilation_cache.remove_broken(tmp_path)
+    compilation_cache.remove_broken(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".checked"]
+
+
 def test_a_folder_that_cannot_be_written_is_left_alone(tmp_path):
     (tmp_path / "file").touch()
     compilation_cache.remove_broken(tmp_path / "file" / "compiled")
+
+
+def test_without_a_folder_nothing_is_checked(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        compilation_cache.jax,
+        "config",
+        types.SimpleNamespace(jax_compilation_cache_dir="", update=lambda *option: None),
+    )
+    compilation_cache.keep(tmp_path / "default")
+    assert list(tmp_path.iterdir()) == []
