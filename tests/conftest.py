@@ -1,5 +1,6 @@
 """Checks every shape in a public signature while the tests run, and keeps JAX on the CPU."""
 
+import contextlib
 import gc
 import os
 import signal
@@ -18,14 +19,13 @@ if "XLA_FLAGS" not in os.environ:
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _cache = tempfile.TemporaryDirectory()
     os.environ["XDG_CACHE_HOME"] = _cache.name
-# Tests that train compile the same steps again and again. They share compiled functions with the programs that they
-# start and with the processes of pytest-xdist, which inherit the folder of the process that started them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    _compiled = tempfile.TemporaryDirectory()
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Tests compile the same functions again and again. They share them with the programs that they start and with the
+# processes of pytest-xdist, which inherit the folder, and with later runs: it is in pytest's cache.
+COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # By default, Python looks for unreachable cycles so often that it takes a quarter of the time of collecting the tests.
 gc.set_threshold(20_000)
@@ -37,6 +37,20 @@ import dng  # noqa: E402
 import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
+
+from r2l_jax.runtime import compilation_cache  # noqa: E402
+
+
+def pytest_sessionstart(session):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    compilation_cache.remove_broken(COMPILED)
+    # Entries for code that has changed are never used again.
+    with contextlib.suppress(FileNotFoundError):  # Another run of tests begins as well.
+        entries = list(COMPILED.glob("*-cache"))
+        if sum(entry.stat().st_size for entry in entries) > 2**30:
+            for entry in entries:
+                entry.unlink()
 
 
 def pytest_configure(config):
