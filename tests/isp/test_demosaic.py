@@ -83,6 +83,7 @@ def test_directions_of_menon_flip_in_float32_at_near_ties_only():
     assert np.mean(error.max(-1) > 1e-6) < 1e-3
 
 
+@pytest.mark.cpu
 def test_large_images_are_the_same_in_patches(monkeypatch):
     raw = np.random.default_rng(4).random((2, 160, 22), np.float32)
     weight = np.random.default_rng(5).normal(size=(2, 160, 22, 3)).astype(np.float32)

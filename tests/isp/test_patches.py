@@ -62,6 +62,7 @@ def whole_and_in_patches(module, monkeypatch, function):
     return whole, in_patches
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("module", [*by_algorithm(), *by_camera()])
 def test_images_are_the_same_in_patches(module, monkeypatch):
     whole, in_patches = whole_and_in_patches(
@@ -89,6 +90,7 @@ def test_a_pixel_influences_no_pixel_beyond_the_reach(module):
             assert distances.max(initial=0) <= stage.reach_at(module.parameters()), stage.name
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(
     "module",
     [
@@ -108,6 +110,7 @@ def test_gradients_are_the_same_in_patches(module, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.cpu
 def test_a_stage_with_a_reach_must_keep_the_size(monkeypatch):
     monkeypatch.setattr(turns, "_LARGE", 17_000)
     halved = isp.Stage("halved", lambda image: image[:, ::2], reach=0)

@@ -79,6 +79,7 @@ def test_derivatives_take_numpy_arrays():
     assert [gradient.shape for gradient in back(np.ones((1, 4, 4, 2), np.float32))] == [x.shape, kernel.shape]
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize(
     ("x", "kernel", "expected"),
     [
@@ -95,6 +96,7 @@ def test_large_batches_of_many_channels_are_filtered(x, kernel, expected):
     assert is_faster(x, kernel) == expected
 
 
+@pytest.mark.cpu
 def test_other_devices_types_and_programs_convolve(monkeypatch):
     assert is_faster(*LARGE)
     assert not is_faster(*LARGE, dtype="bfloat16")
@@ -104,6 +106,7 @@ def test_other_devices_types_and_programs_convolve(monkeypatch):
     assert not is_faster(*LARGE)
 
 
+@pytest.mark.cpu
 def test_a_layer_filters_where_that_is_faster():
     def convolutions(stride):
         conv = nnx.eval_shape(lambda: Conv(64, 64, 3, stride=stride, rngs=nnx.Rngs(0)))
@@ -131,6 +134,7 @@ np.testing.assert_allclose(found, winograd.convolve(x, kernel), atol=1e-5)
 """
 
 
+@pytest.mark.cpu
 def test_several_devices_filter_their_parts():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     subprocess.run([sys.executable, "-c", SEVERAL_DEVICES], env=environment, check=True)

@@ -48,6 +48,7 @@ def test_padding_may_be_batched_and_be_plain(border):
         np.testing.assert_array_equal(padding.pad(jnp.array(planes), 2, 1, border).plane, expected)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("border", NUMPY_MODES)
 def test_padding_and_unpadding_copy_a_plane_once(border):
     """Another copy would take as long as a small stencil."""

@@ -19,6 +19,7 @@ def test_logarithms_are_as_exact_as_float32():
     np.testing.assert_allclose(powers.log2(jnp.array(near_one)), expected, rtol=2.5e-7)
 
 
+@pytest.mark.cpu
 def test_exponentials_are_as_exact_as_float32():
     exponents = np.random.default_rng(1).uniform(-126, 127, 200_000).astype(np.float32)
     np.testing.assert_allclose(jax.jit(powers.exp2)(exponents), np.exp2(exponents.astype(np.float64)), rtol=2e-7)
@@ -41,6 +42,7 @@ def test_infinity_and_what_is_not_a_number_stay(function):
     np.testing.assert_array_equal(function(jnp.array([jnp.inf, jnp.nan])), [jnp.inf, jnp.nan])
 
 
+@pytest.mark.cpu
 def test_exponentials_beyond_the_range_end_at_its_ends():
     np.testing.assert_array_equal(powers.exp2(jnp.array([-jnp.inf, -1e9, -127.0])), np.float32(2.0**-126))
     np.testing.assert_array_equal(powers.exp2(jnp.array([128.0, 1e9])), jnp.inf)

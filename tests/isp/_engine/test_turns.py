@@ -71,6 +71,7 @@ def neighbors_and_sites(parameters, images):
     return factors * images**2 + parameters["share"] * (padded[:, :rows, :cols] + padded[:, 2:, 4:])
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("shape", [(2, 23, 31, 3), (1, 48, 10, 1)])
 def test_patches_equal_the_whole(monkeypatch, shape):
     images = jnp.array(RNG.random(shape, np.float32))
@@ -92,6 +93,7 @@ def test_patches_equal_the_whole(monkeypatch, shape):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.cpu
 def test_refuses_a_function_that_changes_the_size(monkeypatch):
     monkeypatch.setattr(turns, "_LARGE", 100)
     monkeypatch.setattr(turns, "_PATCH", (8, 12))

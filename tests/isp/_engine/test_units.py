@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from isp._engine import units
 
@@ -31,6 +32,7 @@ def _scaled(factor, x):
     return x * factor
 
 
+@pytest.mark.cpu
 def test_units_of_the_same_static_arguments_are_traced_once():
     @jax.jit
     def twice(x):
@@ -40,6 +42,7 @@ def test_units_of_the_same_static_arguments_are_traced_once():
     assert traces == [(3,), (3,)]
 
 
+@pytest.mark.cpu
 def test_apart_is_not_inlined():
     """An attribute of the call keeps XLA from fusing it, and must survive differentiation."""
     apart = units.apart(lambda x: jnp.clip(jnp.sin(x), 0, 1))
