@@ -1,4 +1,4 @@
-"""What a GPU is given to compile. No test here needs a GPU: JAX lowers for CUDA on any machine."""
+"""Tests of what JAX gives XLA to compile for a GPU. They need no GPU: JAX lowers for CUDA on any machine."""
 
 import json
 import subprocess
