@@ -65,9 +65,6 @@ SIZES = {"cpu": Sizes(), "gpu": Sizes(batch=(512, 256, 256), mosaic=(8192, 8192)
 
 # The bars on GPUs: three fifths of the bandwidth of a copy, and 1.3 times the speed of compiled PyTorch.
 _GPU_BARS = {"parametrized_forward": Bars(most_floors=1 / 0.6), "torch_compile_step": Bars(1.3)}
-# The beginnings of the names of rows that say nothing of a GPU, and of rows whose baseline computes on the CPU.
-_NOT_ON_GPUS = ("halide", "demosaic_opencv", "memory")
-_BASELINE_ON_CPU = ("demosaic_bilinear", "demosaic_malvar2004", "demosaic_menon2007", "static", "denoise")
 
 # The bars beside channels last and `torch.compile`: at most 0.95 of their time, and 0.85 to aim for.
 _AHEAD = Bars(1 / 0.95, 1 / 0.85)
@@ -77,15 +74,13 @@ def rows(sizes: Sizes, device: str = "cpu") -> list[Row]:
     """Returns all rows of the table for a kind of device, "cpu" or "gpu"."""
     if device == "cpu":
         return _rows(sizes, "cpu", floors.tone_floor)
-    on_gpus = (row for row in _rows(sizes, "cuda", floors.copy_floor) if not row.name.startswith(_NOT_ON_GPUS))
-    return [_on_gpu(row) for row in on_gpus]
+    return [_on_gpu(row) for row in _rows(sizes, "cuda", floors.copy_floor) if row.on_gpu]
 
 
 def _on_gpu(row: Row) -> Row:
     """Takes a row's bars for CPUs away, and a baseline that computes on the CPU."""
     measure = row.measure
-    if row.name.startswith(_BASELINE_ON_CPU):
-        assert isinstance(measure, Comparison)
+    if isinstance(measure, Comparison) and measure.baseline_on_cpu:
         measure = dataclasses.replace(measure, baseline=None)
     return dataclasses.replace(row, measure=measure, bars=_GPU_BARS.get(row.name, Bars()))
 
@@ -94,6 +89,7 @@ def _rows(sizes: Sizes, torch_device: str, tone_floor: Callable) -> list[Row]:
     """Returns all rows, with PyTorch on a device that it names so, and with a floor for what has a tone curve."""
     table = [
         *_pipeline_rows(sizes.batch, torch_device, tone_floor),
+        *_halide_rows(sizes.batch, tone_floor),
         *_network_rows(sizes.step, torch_device),
         *_large_network_rows(sizes.large, torch_device),
         *_demosaicing_rows(sizes.mosaic, torch_device),
@@ -101,11 +97,12 @@ def _rows(sizes: Sizes, torch_device: str, tone_floor: Callable) -> list[Row]:
     pixels = math.prod(sizes.batch)
     for algorithms in isp.PUBLISHED_STATIC:
         our_side, their_side = partial(ours.static, algorithms), partial(baselines.static, algorithms)
-        compare = Comparison(partial(inputs.raws, sizes.batch), our_side, their_side, tone_floor)
+        raws = partial(inputs.raws, sizes.batch)
+        compare = Comparison(raws, our_side, their_side, tone_floor, baseline_on_cpu=True)
         table.append(Row(pipeline_name(algorithms), compare, Bars(10.0, 30.0), pixels=pixels))
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
         our_side, their_side = partial(ours.denoise, method), partial(baselines.denoise, method)
-        compare = Comparison(partial(inputs.images, sizes.batch), our_side, their_side)
+        compare = Comparison(partial(inputs.images, sizes.batch), our_side, their_side, baseline_on_cpu=True)
         table.append(Row(f"denoise_{method}", compare, Bars(3.0, 10.0), pixels=pixels))
     for samples, bars in ((1, Bars(2.0, 4.0)), (16, Bars(1.0, 2.0))):
         together, apart = partial(ours.search_together, samples), partial(ours.search_apart, samples)
@@ -115,18 +112,17 @@ def _rows(sizes: Sizes, torch_device: str, tone_floor: Callable) -> list[Row]:
         *table,
         Row("compile_forward", partial(compile_times, sizes.batch, False), Bars(3.0, 1.5), "s", at_most=True),
         Row("compile_gradient", partial(compile_times, sizes.batch, True), Bars(6.0, 3.0), "s", at_most=True),
-        Row("memory", partial(frames.memory, sizes.frames[0]), Bars(3.0, 1.5), at_most=True),
+        Row("memory", partial(frames.memory, sizes.frames[0]), Bars(3.0, 1.5), at_most=True, on_gpu=False),
         Row("frame_time_per_pixel", partial(frames.time_per_pixel, sizes.frames), Bars(1.2, 1.0), at_most=True),
     ]
 
 
 def _pipeline_rows(shape: tuple[int, int, int], device: str, floor: Callable) -> list[Row]:
-    """Returns the rows of the parametrized pipeline with batch norm: PyTorch, also compiled, and Halide."""
+    """Returns the rows of the parametrized pipeline with batch norm beside PyTorch, also compiled."""
     forward = partial(inputs.raws, shape), ours.parametrized_forward
     gradient = partial(inputs.raws_and_weights, shape), ours.parametrized_gradient
     torch_forward = partial(baselines.parametrized_forward, device=device)
     torch_gradient = partial(baselines.parametrized_gradient, device=device)
-    autoscheduled, by_hand = (partial(baselines.parametrized_halide, by_hand=by_hand) for by_hand in (False, True))
     return [
         Row(name, Comparison(*our_side, their_side, floor), bars, pixels=math.prod(shape))
         for name, our_side, their_side, bars in (
@@ -134,11 +130,19 @@ def _pipeline_rows(shape: tuple[int, int, int], device: str, floor: Callable) ->
             ("parametrized_gradient", gradient, torch_gradient, Bars(10.0, 20.0, most_floors=14.0)),
             ("torch_compile_forward", forward, partial(torch_forward, compiled=True), Bars(5.0, 8.0)),
             ("torch_compile_gradient", gradient, partial(torch_gradient, compiled=True), Bars(3.0, 5.0)),
-            ("halide_autoscheduled", forward, autoscheduled, Bars(1.0, 2.0)),
-            # Halide scheduled by hand shows what the machine can do, so this bar is below 1.
-            ("halide_by_hand", forward, by_hand, Bars(0.4, 0.8)),
         )
     ]
+
+
+def _halide_rows(shape: tuple[int, int, int], floor: Callable) -> list[Row]:
+    """Returns the rows of the parametrized pipeline with batch norm beside Halide."""
+    table = []
+    # Halide scheduled by hand shows what the machine can do, so that bar is below 1.
+    for name, by_hand, bars in (("autoscheduled", False, Bars(1.0, 2.0)), ("by_hand", True, Bars(0.4, 0.8))):
+        their_side = partial(baselines.parametrized_halide, by_hand=by_hand)
+        compare = Comparison(partial(inputs.raws, shape), ours.parametrized_forward, their_side, floor)
+        table.append(Row(f"halide_{name}", compare, bars, pixels=math.prod(shape), on_gpu=False))
+    return table
 
 
 def _network_rows(shape: tuple[int, int, int], device: str) -> list[Row]:
@@ -179,21 +183,22 @@ def _large_network_rows(shape: tuple[int, int, int], device: str) -> list[Row]:
 
 def _demosaicing_rows(shape: tuple[int, int], device: str) -> list[Row]:
     """Returns the rows of demosaicing one mosaic."""
+
+    def row(name: str, method: str, their_side: Callable, bars: Bars, on_cpu: bool, on_gpu: bool = True) -> Row:
+        our_side, mosaic = partial(ours.demosaic, method), partial(inputs.raws, shape)
+        compare = Comparison(mosaic, our_side, their_side, floors.copy_floor, baseline_on_cpu=on_cpu)
+        return Row(f"demosaic_{name}", compare, bars, pixels=math.prod(shape), on_gpu=on_gpu)
+
+    bars_of = {
+        "bilinear": Bars(10.0, 20.0, most_floors=3.0),
+        "malvar2004": Bars(15.0, 40.0, most_floors=4.0),
+        "menon2007": Bars(10.0, 20.0, most_floors=4.0),
+    }
     kornia = partial(baselines.demosaic_kornia, device=device)
     return [
-        Row(
-            f"demosaic_{name}",
-            Comparison(partial(inputs.raws, shape), partial(ours.demosaic, method), their_side, floors.copy_floor),
-            bars,
-            pixels=math.prod(shape),
-        )
-        for name, method, their_side, bars in (
-            ("bilinear", "bilinear", partial(baselines.demosaic, "bilinear"), Bars(10.0, 20.0, most_floors=3.0)),
-            ("malvar2004", "malvar2004", partial(baselines.demosaic, "malvar2004"), Bars(15.0, 40.0, most_floors=4.0)),
-            ("menon2007", "menon2007", partial(baselines.demosaic, "menon2007"), Bars(10.0, 20.0, most_floors=4.0)),
-            ("opencv", "bilinear", baselines.demosaic_opencv, Bars(1.0, 2.0)),
-            ("kornia", "bilinear", kornia, Bars(1.0, 2.0)),
-        )
+        *(row(method, method, partial(baselines.demosaic, method), bars, True) for method, bars in bars_of.items()),
+        row("opencv", "bilinear", baselines.demosaic_opencv, Bars(1.0, 2.0), True, on_gpu=False),
+        row("kornia", "bilinear", kornia, Bars(1.0, 2.0), False),
     ]
 
 
@@ -203,7 +208,7 @@ def missed(result: Mapping[str, Any]) -> list[str]:
 
 
 def run(
-    names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | None = None, device: str | None = None
+    names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
     """Measures rows.
 
@@ -211,15 +216,14 @@ def run(
         names: the rows to measure, or the beginnings of their names; all rows if empty.
         repeats: how many times to measure each row; None takes as many as fit.
         sizes: sizes other than those that the bars are made for.
-        device: the kind of device to compute on, one of `machine.DEVICES`; None leaves the choice to JAX.
+        device: the kind of device that JAX computes on, see `machine.compute_on`.
 
     Returns:
         The rows as `table` prints them, all samples, and the machine and the versions that were measured.
 
     Raises:
-        InputError: no row's name begins with one of the names, or JAX finds no such device.
+        InputError: no row's name begins with one of the names.
     """
-    device = machine.compute_on(device)
     known = rows(sizes or SIZES[device], device)
     for name in names:
         if not any(row.name.startswith(name) for row in known):

@@ -28,10 +28,11 @@ def compute_on(device: str | None) -> str:
     if device == "cpu":
         os.environ["JAX_PLATFORMS"] = device
         jax.config.update("jax_platforms", device)
-    # Several processes share a GPU: by default, the first one that uses JAX takes three quarters of its memory.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # PyTorch computes on one GPU, and JAX would train on all.
-    os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    else:
+        # Several processes share a GPU: by default, the first one that uses JAX takes three quarters of its memory.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        # PyTorch computes on one GPU, and JAX would train on all.
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     found = jax.default_backend()
     if device not in (None, found):
         raise InputError(

@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """What to reach; None where there is nothing to reach.
+    """The bars of a row; None stands for a bar that the row does not have.
 
     Attributes:
         bar: the value to reach.
@@ -52,6 +52,7 @@ class Row:
         unit: the unit of the value, the bar and the stretch.
         at_most: whether less is better.
         pixels: the number of pixels that ours takes, to show how many it takes in a second; None does not show it.
+        on_gpu: whether the row is measured where JAX computes on a GPU.
     """
 
     name: str
@@ -60,9 +61,13 @@ class Row:
     unit: str = "x"
     at_most: bool = False
     pixels: int | None = None
+    on_gpu: bool = True
 
     def reached(self, value: float | None) -> str:
-        """Returns "stretch", "pass" or "fail" for a value, or why it is none of them."""
+        """Says which bar a value reaches: "stretch", "pass", or "fail" for none of them.
+
+        Without a value, it says "not compared"; without a bar, "no bar".
+        """
         if value is None:
             return "not compared"
         if self.bars.bar is None:
@@ -82,17 +87,19 @@ class Comparison:
         ours: prepares our work with these arrays, and returns the call to time.
         baseline: prepares the baseline's work likewise; None without a baseline.
         floor: prepares work with the first array that no function can beat; None without a floor.
+        baseline_on_cpu: whether the baseline computes on the CPU wherever JAX does.
     """
 
     inputs: Callable[[], tuple[np.ndarray, ...]]
     ours: Callable[..., Call]
     baseline: Callable[..., Call] | None
     floor: Callable[[np.ndarray], Call] | None = None
+    baseline_on_cpu: bool = False
 
     def __call__(self, repeats: int | None) -> Measured:
         """Measures all sides; leaves out a baseline that is not installed or fails."""
         inputs, note = self.inputs(), ""
-        # The baseline is prepared meanwhile.
+        # The baseline's process prepares its work while this one prepares ours.
         with timing.Elsewhere(self.baseline, inputs) if self.baseline else contextlib.nullcontext() as baseline:
             stopwatches: dict[str, Callable[[], float]] = {}
             stopwatches["ours"] = partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS)

@@ -32,9 +32,9 @@ class BenchmarkConfig(Settings):
 
 def main(config: BenchmarkConfig) -> int:
     """Measures the rows that the flags name, and returns the exit status."""
-    from r2l_jax.bench import benchmark
+    from r2l_jax.bench import benchmark, machine
 
-    result = benchmark.run(config.rows, config.repeats, device=config.device)
+    result = benchmark.run(config.rows, config.repeats, device=machine.compute_on(config.device))
     print(json.dumps(result, indent=2) if config.json else benchmark.table(result))
     if missed := benchmark.missed(result):
         print(f"missed: {', '.join(missed)}", file=sys.stderr)

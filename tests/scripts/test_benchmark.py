@@ -1,12 +1,21 @@
 import json
+import os
 import pathlib
 import subprocess
 import sys
+import unittest.mock
 
 import programs
 import pytest
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark.py"
+
+
+@pytest.fixture(autouse=True)
+def _environment():
+    """Restores the environment, in which the program says where the processes that it starts compute."""
+    with unittest.mock.patch.dict(os.environ):
+        yield
 
 
 def program(*arguments):
