@@ -24,20 +24,21 @@ def keep(default: pathlib.Path) -> None:
     Args:
         default: the default folder.
     """
-    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it later
-        jax.config.update("jax_compilation_cache_dir", str(default))
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds it later
+    if folder is None:
+        folder = str(default)
+        jax.config.update("jax_compilation_cache_dir", folder)
     # By default, JAX stores only functions that take a second to compile, and most of ours take less.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    folder = str(jax.config.jax_compilation_cache_dir)  # pyright: ignore[reportAttributeAccessIssue]
     # An empty name switches the cache off, and JAX itself reads URLs.
     if folder and "://" not in folder:
         remove_broken(pathlib.Path(folder))
 
 
 def remove_broken(folder: pathlib.Path) -> None:
-    """Removes compiled functions that cannot be read; looks only at those that are new since the last call.
+    """Removes incomplete compiled functions from a folder. Only those that are new since the last call are read.
 
-    JAX writes entries in place, so that a killed process or a full disk leaves a part of one. JAX would neither use nor
+    JAX writes entries in place, so a killed process or a full disk can leave one incomplete. JAX would neither use nor
     replace it: at each start, it would warn and compile the function again.
 
     Args:
@@ -53,7 +54,7 @@ def remove_broken(folder: pathlib.Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 if _ENTRY.search(entry.name) and entry.stat().st_mtime_ns >= last and not _is_whole(entry.read_bytes()):
                     entry.unlink()
-        # Now, with the time at which the check began: what was written since will be checked next time.
+        # The mark keeps the time at which this check began, so the next one reads what was written meanwhile.
         begun.replace(mark)
     except OSError:
         return
@@ -63,7 +64,7 @@ def remove_broken(folder: pathlib.Path) -> None:
 
 
 def _is_whole(entry: bytes) -> bool:
-    """Tells whether an entry can be decompressed, or is of a kind that cannot be decompressed here."""
+    """Tells whether an entry can be decompressed. Where the package for it is missing, the answer is yes."""
     try:
         if entry.startswith(_ZSTD):
             _decompress_zstd(entry)
@@ -71,7 +72,7 @@ def _is_whole(entry: bytes) -> bool:
             zlib.decompress(entry)
     except ImportError:
         return True
-    except Exception:  # Each library has errors of its own.
+    except Exception:  # The errors of zlib and of both zstd libraries have no other base in common.
         return False
     return True
 

@@ -51,6 +51,18 @@ def test_what_cannot_be_read_is_removed(tmp_path, content):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".checked", name("whole"), "my-cache"]
 
 
+def test_zstd_is_read_where_it_is_installed(tmp_path):
+    if sys.version_info >= (3, 14):
+        from compression.zstd import compress
+    else:
+        compress = pytest.importorskip("zstandard").ZstdCompressor().compress
+    whole = compress(b"compiled" * 100)
+    (tmp_path / name("whole")).write_bytes(whole)
+    (tmp_path / name("broken")).write_bytes(whole[:-1])
+    compilation_cache.remove_broken(tmp_path)
+    assert [path.name for path in tmp_path.glob("*-cache")] == [name("whole")]
+
+
 def test_what_cannot_be_decompressed_here_stays(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     monkeypatch.setitem(sys.modules, "compression", None)
