@@ -4,7 +4,7 @@ python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
 python scripts/benchmark.py --device=gpu
 
-All rows take about fifteen minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
+All rows take 15 to 30 minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
 Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: if it does
 so with the better quartiles of both sides as well.
 """
