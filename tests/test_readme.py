@@ -15,7 +15,7 @@ from r2l_jax.runtime import cluster, startup
 # For each program, the functions that do its work once its flags are read.
 WORK = {
     "adjust.py": ("r2l_jax.drift.adjustment.adaptation.run", "r2l_jax.drift.adjustment.learning.run"),
-    "benchmark.py": ("r2l_jax.bench.benchmark.run",),
+    "benchmark.py": ("r2l_jax.bench.machine.compute_on",),
     "calibrate.py": ("r2l_jax.apps.calibrate.calibrate",),
     "compare.py": ("r2l_jax.apps.report.runs.read_runs",),
     "download.py": ("r2l_jax.data.fetch.download.download",),
