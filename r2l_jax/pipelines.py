@@ -24,6 +24,7 @@ from flax import nnx
 
 import isp
 from r2l_jax.names import DEMOSAICING
+from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 
 _KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametrized, "full": isp.full}
@@ -151,18 +152,21 @@ class NamedPipeline:
 def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     """Finds a pipeline by its name. Runs a user's file, but only once as long as its content stays the same.
 
+    A file is run only if the user has named its content, in a flag or by `named_code.name`: the name may come from
+    somebody else's record.
+
     Args:
         name: see the module's docstring.
         flag: the flag to name in errors.
 
     Raises:
-        InputError: no pipeline has this name, or the file cannot be read, raises, or lacks the function.
+        InputError: no pipeline has this name, or the file has not been named, cannot be read, raises, or lacks the
+            function.
     """
     if name in _KNOWN:
         return NamedPipeline(name, name, _KNOWN[name])
-    path, _, function = name.rpartition(":")
-    if path.endswith(".py"):
-        return _from_file(name, pathlib.Path(path), function, flag)
+    if own := named_code.file_of(name):
+        return _from_file(name, *own, flag)
     if name.endswith(".py"):
         raise InputError(f"{flag}={name} names a file: name the function in it that makes the pipeline, {name}:make")
     algorithms = _algorithms(name)
@@ -210,6 +214,11 @@ def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> Named
     except OSError as error:
         raise InputError(f"{flag}={name}: {path}: {error.strerror}") from None
     source = Source(str(path.resolve()), function, hashlib.sha256(content).hexdigest())
+    if not named_code.is_named(source.sha256):
+        raise InputError(
+            f"{flag}={name}: the file is not run, since you have not named it with its present content: if you have "
+            "read it and trust it, name it once by the flag --pipeline of a program, such as process.py"
+        )
     try:
         module = _run(source.file, content)
     except (Exception, SystemExit) as error:

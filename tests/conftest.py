@@ -15,10 +15,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if "XLA_FLAGS" not in os.environ:
     fast_to_compile = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
     os.environ["XLA_FLAGS"] = " ".join(xla_flags.known(fast_to_compile))
-# The user's cache folder, where hashes of files are remembered, stays as it is.
+# The user's own folders, where hashes of files are remembered, stay as they are.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _cache = tempfile.TemporaryDirectory()
-    os.environ["XDG_CACHE_HOME"] = _cache.name
+    _home = tempfile.TemporaryDirectory()
+    os.environ["XDG_CACHE_HOME"] = f"{_home.name}/cache"
+    os.environ["XDG_CONFIG_HOME"] = f"{_home.name}/config"
 # Tests compile the same functions again and again. They share them with the programs that they start and with the
 # processes of pytest-xdist, which inherit the folder, and with later runs: it is in pytest's cache.
 COMPILED = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"

@@ -71,6 +71,8 @@ def described(value: Any, outer: tuple[int, ...] = ()) -> Any:
         return [[described(name, outer), described(each, outer)] for name, each in value.items()]
     if isinstance(value, list | tuple):
         return [described(each, outer) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted((described(each, outer) for each in value), key=json.dumps)
     function = inspect.unwrap(value) if callable(value) else None
     if inspect.isfunction(function):
         return [function_name(function), *(described(each, outer) for each in _held(function))]
@@ -92,7 +94,8 @@ def _held(function: Callable) -> list[Any]:
     captured = [cell.cell_contents for cell in function.__closure__ or ()]
     # The globals of the packages' own functions are part of the packages' source.
     referred = inspect.getclosurevars(function).globals if is_from_file(function) else {}
-    return [captured, function.__defaults__, function.__kwdefaults__, referred]
+    # From Python 3.13 on, they come in the order of a set, which differs from process to process.
+    return [captured, function.__defaults__, function.__kwdefaults__, sorted(referred.items())]
 
 
 def _type_name(value: Any) -> str:

@@ -18,7 +18,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any, Literal
 
-from r2l_jax.config import CHECKPOINTS, STATIC_FLAGS, WHICH_CHECKPOINT, ProcessingChoice
+from r2l_jax.config import CHECKPOINTS, PIPELINE_NAMES, STATIC_FLAGS, WHICH_CHECKPOINT, ProcessingChoice
 from r2l_jax.runtime import cluster, flags, remote
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import setting
@@ -52,6 +52,11 @@ class RenderConfig(ProcessingChoice):
         None,
         choices=("parametrized", "static"),
     )
+    pipeline: str | None = setting(
+        f"a pipeline by name: {PIPELINE_NAMES}; with a --run that was trained with a file of your own, the present "
+        "place of that file",
+        None,
+    )
     scheduler: str = setting(cluster.SETTING, "serial")
     format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
@@ -61,7 +66,7 @@ class RenderConfig(ProcessingChoice):
 
     def __post_init__(self):
         if self.run is not None:
-            given = [name for name in ("pipeline", "processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
+            given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
             if given or self.half_size:
                 raise InputError(f"--run={self.run} is the processing: leave --{(given or ['half_size'])[0]} out")
         super().__post_init__()
@@ -81,14 +86,13 @@ def _load(config: RenderConfig) -> Processing:
     from r2l_jax.training.loaded import load_folds
 
     # A copy remembers the pipeline: the settings themselves are sent to other processes, which a pipeline cannot be.
-    pipeline, camera = copy.copy(config).named_pipeline, find_known_camera(config.camera or "auto")
-    stored = camera
-    if config.run is not None:
-        (model,) = load_folds(config.run, ["0"], config.checkpoint, None)
-        pipeline = model.named_pipeline
-        if config.camera is None:
-            stored = KnownCamera.of(model.calibration)
-    return Processing(pipeline or find_pipeline("parametrized"), camera, stored)
+    camera = find_known_camera(config.camera or "auto")
+    if config.run is None:
+        pipeline = copy.copy(config).named_pipeline or find_pipeline("parametrized")
+        return Processing(pipeline, camera, camera)
+    (model,) = load_folds(config.run, ["0"], config.checkpoint, config.pipeline)
+    stored = KnownCamera.of(model.calibration) if config.camera is None else camera
+    return Processing(model.named_pipeline, camera, stored)
 
 
 def main(config: RenderConfig) -> int:

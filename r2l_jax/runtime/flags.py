@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from absl import app, flags, logging
 
+from r2l_jax.runtime import named_code
 from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.garbage import collect_rarely
@@ -225,7 +226,7 @@ def _text(value: Any) -> str:
 
 
 def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Makes the settings that parsed flags give.
+    """Makes the settings that parsed flags give. Files of Python that they name may be run from then on.
 
     Raises:
         InputError: values that are not valid, or a flag that would change nothing.
@@ -237,7 +238,13 @@ def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -
         _refuse(dict.fromkeys(sorted(others), f"with --{settings.name}={mode}"), values)
     else:
         chosen = settings
-    config = build(chosen, {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()})
+    given = {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()}
+    # Before the settings are made, which may look for pipelines.
+    for value in given.values():
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str):
+                named_code.name(text)
+    config = build(chosen, given)
     _refuse(config.without_effect(), values)
     return config
 

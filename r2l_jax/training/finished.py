@@ -13,6 +13,7 @@ from r2l_jax.model.build import Inputs, make_model, unknown_statistics
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline, Source
+from r2l_jax.runtime import named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
 from r2l_jax.training.record import read_metrics
@@ -37,17 +38,14 @@ def read(folder: pathlib.Path, where: str) -> dict[str, Any]:
     return metrics
 
 
-def settings_of(
-    metrics: Mapping[str, Any], folder: pathlib.Path, named: Mapping[str, NamedPipeline], where: str
-) -> TrainConfig:
+def settings_of(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str) -> TrainConfig:
     """Returns the settings of a training, with the name by which its pipeline is found now.
 
-    A pipeline from a user's file needs a file of the same content: the original one in its place, or one of `named`.
-    Code in the folder of the run is run only if it is named.
+    A pipeline from a user's file needs a file of the same content: the original one in its place, or one of `named`. It
+    is not run if this user has never named it, see `named_code`.
 
     Args:
         metrics: the recorded `flags`, and the `pipeline` if it came from a file.
-        folder: the fold's folder, or the model's file; it lies in that of the run.
         named: the user's pipelines, by name.
         where: says in an error which run it is.
 
@@ -61,15 +59,11 @@ def settings_of(
         config = build(TrainConfig, metrics["flags"])
     except InputError as error:
         raise InputError(f"{where} is damaged: {error}") from None
-    return replace(config, pipeline=_pipeline(folder, config, metrics, named, where))
+    return replace(config, pipeline=_pipeline(config, metrics, named, where))
 
 
 def _pipeline(
-    folder: pathlib.Path,
-    config: TrainConfig,
-    metrics: Mapping[str, Any],
-    named: Mapping[str, NamedPipeline],
-    where: str,
+    config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str
 ) -> str | None:
     """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
     if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
@@ -82,8 +76,11 @@ def _pipeline(
         if pipeline.identity == wanted:
             return name
     hint = f"name it by {'--' * where.startswith('--')}pipeline=<file>.py:{recorded.function}"
-    if folder.resolve().parent in file.resolve().parents:
-        raise InputError(f"{where} was trained with {file}, in its own folder, which is not run by itself: {hint}")
+    if not named_code.is_named(recorded.sha256):
+        raise InputError(
+            f"{where} was trained with {file}, Python code that you have not named, which is not run: if you have read "
+            f"the file and trust it, {hint}"
+        )
     try:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:

@@ -20,7 +20,7 @@ from r2l_jax.model.build import Inputs, needed_multiples
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, make_task
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime import compiler
+from r2l_jax.runtime import compiler, named_code
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training import finished, model_file
 from r2l_jax.training.about import About, about_run, camera_of, identity_of, named_arrays
@@ -219,7 +219,7 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
     """Loads a finished model from the folder of its run, or from a file model.safetensors.
 
     Nothing else is needed, except for the Python file of a user's own pipeline: it must lie where it was in training,
-    with the same content, or be named.
+    with the same content, or be named. A file that this user has never named, in a flag or here, is not run.
 
     Args:
         path: the folder of a run or of one of its folds, or a file that training with --save_locally has written.
@@ -232,7 +232,7 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
 
     Raises:
         InputError: the path is no finished run or model, is damaged, or lacks the checkpoint; or the file of its
-            pipeline is missing or has changed.
+            pipeline is missing, has changed, or has never been named.
 
     Example:
         ::
@@ -243,6 +243,8 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
     """
     if checkpoint not in CHECKPOINTS:
         raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
+    if pipeline is not None:
+        named_code.name(pipeline)
     return load_from(str(path), fold, checkpoint, pipeline, str(path))
 
 
@@ -283,7 +285,7 @@ def _from_file(source: pathlib.Path, checkpoint: str, named: Mapping[str, NamedP
     about, stored, identity = model_file.read(source)
     if about.checkpoint != checkpoint:
         raise InputError(f"{where} holds the {about.checkpoint} checkpoint, not the {checkpoint} one: ask for that")
-    config = finished.settings_of(msgspec.to_builtins(about), source, named, where)
+    config = finished.settings_of(msgspec.to_builtins(about), named, where)
     model = _made(about, config, jax.tree.map(jnp.asarray, stored), where)
     if model.identity != identity:
         raise InputError(f"{where} is damaged: its arrays are not those that were written")
@@ -293,7 +295,7 @@ def _from_file(source: pathlib.Path, checkpoint: str, named: Mapping[str, NamedP
 def _from_folder(folder: pathlib.Path, checkpoint: str, named: Mapping[str, NamedPipeline], where: str) -> TrainedModel:
     metrics = finished.read(folder, where)
     about = about_run(metrics, fold_number(folder.resolve()) or 0, checkpoint, where)
-    config = finished.settings_of(metrics, folder, named, where)
+    config = finished.settings_of(metrics, named, where)
     stored = stored_model(folder, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]), checkpoint, where)
     return _made(about, config, stored, where)
 

@@ -61,7 +61,7 @@ def load_runs(
     """Loads the folds of finished runs, and prints which checkpoint of each. Folds of the same data share its data set.
 
     A run whose pipeline comes from a user's file needs a file of the same content: the original one in its place, or
-    one of `pipelines`. Code in a run's folder is run only if it is named there.
+    one of `pipelines`. A file that this user has never named is not run, see `named_code`.
 
     Args:
         uris: runs' folders, of which all folds are taken, or folds' folders.
@@ -135,7 +135,7 @@ def _describe_fold(
     """Finds the settings, the data set, the task and the split of a fold."""
     where = f"--run={folder}"
     metrics = finished.read(folder, where)
-    config = finished.settings_of(metrics, folder, named, where)
+    config = finished.settings_of(metrics, named, where)
     if data_dir is not None:
         config = replace(config, data_dir=data_dir, camera=_present_camera(config.data.camera, data_dir, where))
     settings = repr((config.data.dataset, config.data.source))

@@ -1,12 +1,12 @@
 """docs/own_stage.md, as a user follows it: the stage goes through every program by its name alone."""
 
-import hashlib
 import json
 import pathlib
 import re
 import shutil
 
 import numpy as np
+import own_code
 import pytest
 import tifffile
 from small_runs import metrics, model
@@ -39,9 +39,7 @@ GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text(
 
 @pytest.fixture(scope="module")
 def my_isp(tmp_path_factory):
-    file = tmp_path_factory.mktemp("own") / "my_isp.py"
-    file.write_text(CODE)
-    return f"{file}:make"
+    return own_code.write(tmp_path_factory.mktemp("own") / "my_isp.py", CODE)
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +120,13 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monke
         return list(evaluated)
 
     file = tmp_path / "my_isp.py"
-    file.write_text(CODE)
+    own_code.write(file, CODE)
     assert run(file) == ["own", "my_isp.make", "parametrized"]
     (tmp_path / "moved").mkdir()
     moved = file.rename(tmp_path / "moved" / "my_isp.py")
     assert run(moved) == []
     for change in (CODE.replace("1 + strength", "1.1 + strength"), CODE.replace("width=0.5", "width=0.6")):
-        moved.write_text(change)
+        own_code.write(moved, change)
         assert run(moved) == ["my_isp.make"]
 
 
@@ -189,26 +187,15 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, m
         moved.replace(file)
 
 
-def test_code_in_a_run_s_folder_is_not_run_by_itself(trained, tmp_path):
+def test_a_record_without_its_file_is_damaged(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained.run_dir, run)
-    marked = CODE + f"\nimport pathlib\npathlib.Path({str(tmp_path)!r}, 'ran').touch()\n"
-    (run / "my_isp.py").write_text(marked)
     recorded = metrics(trained)
-    source = {"file": str(run / "my_isp.py"), "function": "make", "sha256": hashlib.sha256(marked.encode()).hexdigest()}
-    (run / "fold_0/metrics.json").write_text(json.dumps(recorded | {"pipeline": source}))
-    with pytest.raises(InputError, match=r"my_isp.py, in its own folder, which is not run by itself: name it by"):
-        load_runs([str(run)])
-    flags = recorded["flags"] | {"pipeline": f"{run}/my_isp.py:make"}
-    for damaged in ({}, {"pipeline": {"file": "x"}}, {"pipeline": {**source, "sha256": None}}):
-        content = {name: value for name, value in recorded.items() if name != "pipeline"} | {"flags": flags} | damaged
+    for damage in ({}, {"pipeline": {"file": "x"}}, {"pipeline": {**recorded["pipeline"], "sha256": None}}):
+        content = {name: value for name, value in recorded.items() if name != "pipeline"} | damage
         (run / "fold_0/metrics.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"is damaged: it lacks the file|not run by itself: name it by"):
+        with pytest.raises(InputError, match=r"is damaged: it lacks the file"):
             load_runs([str(run)])
-    (run / "fold_0/metrics.json").write_text(json.dumps(recorded | {"pipeline": source}))
-    assert not (tmp_path / "ran").exists()
-    load_runs([str(run)], pipelines=[f"{run}/my_isp.py:make"])
-    assert (tmp_path / "ran").exists()
 
 
 def test_a_file_that_is_not_there_is_named_before_data_is_rendered(trained, tmp_path):
@@ -220,8 +207,8 @@ def test_a_file_that_is_not_there_is_named_before_data_is_rendered(trained, tmp_
 
 def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(trained, my_isp, tmp_path):
     moved, other = tmp_path / "moved_isp.py", tmp_path / "other_isp.py"
-    moved.write_text(CODE)
-    other.write_text(CODE + "\n")
+    own_code.write(moved, CODE)
+    own_code.write(other, CODE + "\n")
     before = metrics(trained)["history"]
     train.run(replace(trained, pipeline=f"{moved}:make"))
     assert metrics(trained)["history"] == before
@@ -247,11 +234,8 @@ def test_two_pipelines_of_one_title_are_refused(my_isp, tmp_path):
 
 
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):
-    file = tmp_path / "my_isp.py"
-    file.write_text(CODE.replace("width=0.5, ", ""))
-    config = replace(
-        base, run_name="no_range", processing_mode=None, pipeline=f"{file}:make", epochs=1, save_locally=True
-    )
+    name = own_code.write(tmp_path / "my_isp.py", CODE.replace("width=0.5, ", ""))
+    config = replace(base, run_name="no_range", processing_mode=None, pipeline=name, epochs=1, save_locally=True)
     with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
         train.run(replace(config, adv_training=True), Attack)
     train.run(config)

@@ -3,6 +3,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own_code
 import pytest
 
 import isp
@@ -30,9 +31,7 @@ def write(tmp_path):
     """Returns a function that writes a file of code, and returns the name of its pipeline `make`."""
 
     def write(code, name="my_isp.py"):
-        file = tmp_path / name
-        file.write_text(code)
-        return f"{file}:make"
+        return own_code.write(tmp_path / name, code)
 
     return write
 

@@ -41,6 +41,21 @@ def test_two_processes_evaluate_as_one(trained_run, tmp_path):
         assert numbers["confusion"] == others["confusion"], name
 
 
+@pytest.mark.slow
+def test_processes_of_any_order_of_sets_share_the_results_of_an_own_pipeline(trained_run, tmp_path):
+    code = "import isp, jax, jax.numpy as jnp, numpy as np\n"
+    code += "def shade(image):\n    return jax.nn.relu(jnp.asarray(np.ones(3)) * image)\n"
+    code += "def make(camera):\n    return isp.static(camera).inserted(isp.Stage('shade', shade), before='clipped')\n"
+    (tmp_path / "my_isp.py").write_text(code)
+    pipelines = f"--pipelines={tmp_path}/my_isp.py:make"
+    command = ["evaluate.py", f"--run={trained_run}", "--against=pipelines", pipelines, f"--output={tmp_path}/out"]
+    seeds = [{"PYTHONHASHSEED": seed} for seed in "132"]
+    together = ends(start_together(*command, environments=seeds[:2]))
+    assert [done.returncode for done in together] == [0, 0], [done.stderr for done in together]
+    resumed = program(*command, environment=seeds[2])
+    assert (resumed.returncode, "anew" in resumed.stdout + resumed.stderr) == (0, False), resumed.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

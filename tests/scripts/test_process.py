@@ -88,8 +88,8 @@ def test_renders_with_what_a_run_has_learned(folder):
     ("arguments", "message"),
     [
         (
-            ["--input=raw", "--output=out", "--run=r", "--pipeline=parametrized"],
-            "--run=r is the processing: leave --pi",
+            ["--input=raw", "--output=out", "--run=r", "--processing_mode=static"],
+            "--run=r is the processing: leave --processing_mode out",
         ),
         (["--input=raw", "--output=out", "--run=r", "--half_size"], "--run=r is the processing: leave --half_size out"),
         (["--input=raw", "--output=out", "--run=r"], "--run=r is no run's folder with a fold_0: not found"),

@@ -1,10 +1,14 @@
 import dataclasses
 import functools
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own_code
 import pytest
 from brightness import dark_images
 from flax import nnx
@@ -134,7 +138,7 @@ def make_own(camera):
 def test_loaded_values_and_classes_of_a_users_file_change_the_hash(tmp_path):
     def hashes(values, factor):
         np.save(tmp_path / "map.npy", values)
-        (tmp_path / "my_isp.py").write_text(MAPPED.format(file=str(tmp_path / "map.npy"), factor=factor))
+        own_code.write(tmp_path / "my_isp.py", MAPPED.format(file=str(tmp_path / "map.npy"), factor=factor))
         for cached in (pipelines._run, pipelines._make_once):  # as in a new process
             cached.cache_clear()
         return [
@@ -147,6 +151,34 @@ def test_loaded_values_and_classes_of_a_users_file_change_the_hash(tmp_path):
     mapped, same = hashes(np.eye(1, 2000, 1000)[0], 1)
     assert (mapped != first[0], same == first[1]) == (True, True)
     assert all(other != one for other, one in zip(hashes(np.ones(2000), 2), first, strict=True))
+
+
+REFERRING = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+import isp
+
+def shade(image, modes):
+    return jax.nn.relu(jnp.asarray(np.ones(3)) * image) if "b" in modes else image
+
+def make(camera):
+    return isp.Pipeline([isp.Stage("shade", shade, options={"modes": frozenset("abcdefgh")})])
+"""
+
+
+def test_the_hash_does_not_depend_on_the_process(tmp_path):
+    # Python shuffles the order of sets of texts in each process.
+    code = (
+        "import sys, isp; from r2l_jax.pipelines import find_pipeline; from r2l_jax.model.model_hash import *;"
+        "print(processor_hash(find_pipeline(sys.argv[1])(isp.CAMERAS['drone'])))"
+    )
+    command = [sys.executable, "-c", code, own_code.write(tmp_path / "my_isp.py", REFERRING)]
+    hashes = {
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
+        for seed in "13"
+    }
+    assert len(hashes) == 1
 
 
 def test_no_known_pipeline_is_described_by_an_address():

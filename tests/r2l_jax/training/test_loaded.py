@@ -6,6 +6,7 @@ import sys
 
 import jax.numpy as jnp
 import numpy as np
+import own_code
 import pytest
 from small_runs import metrics
 
@@ -148,8 +149,8 @@ def make(camera):
 
 def test_a_pipeline_from_a_file_must_be_as_recorded(base, tmp_path):
     file = tmp_path / "my_isp.py"
-    file.write_text(OWN)
-    config = replace(base, run_name="own", processing_mode=None, pipeline=f"{file}:make", epochs=1)
+    name = own_code.write(file, OWN)
+    config = replace(base, run_name="own", processing_mode=None, pipeline=name, epochs=1)
     train.run(config)
     assert "gaussian" not in r2l_jax.load(config.run_dir).pipeline.stage_names
     file.write_text(OWN + "\n")

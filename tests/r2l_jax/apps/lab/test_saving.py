@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import own_code
 import pytest
 
 import isp
@@ -26,8 +27,8 @@ def test_a_saved_pipeline_has_the_same_stages_and_values(tmp_path, name, half_si
     values = moved(pipeline)
     file = tmp_path / "my_isp.py"
     with np.printoptions(legacy="1.13"):  # as colour-demosaicing sets it
-        file.write_text(saving.pipeline_file(named, CAMERA, values, file.name))
-    saved = find_pipeline(f"{file}:make")
+        name = own_code.write(file, saving.pipeline_file(named, CAMERA, values, file.name))
+    saved = find_pipeline(name)
     assert saved(CAMERA).stages == pipeline.stages
     # Values are those of the file, whatever the camera.
     for parameter, value in saved(isp.CAMERAS["drone"]).parameters().items():
@@ -35,12 +36,10 @@ def test_a_saved_pipeline_has_the_same_stages_and_values(tmp_path, name, half_si
 
 
 def test_a_saved_pipeline_of_a_file_takes_that_file(tmp_path):
-    own = tmp_path / "own.py"
-    own.write_text("import isp\n\n\ndef make(camera):\n    return isp.parametrized(camera).without('sharpening')\n")
-    named = find_pipeline(f"{own}:make")
-    file = tmp_path / "my_isp.py"
-    file.write_text(saving.pipeline_file(named, CAMERA, moved(named(CAMERA)), file.name))
-    assert find_pipeline(f"{file}:make")(CAMERA).stages == named(CAMERA).stages
+    code = "import isp\n\n\ndef make(camera):\n    return isp.parametrized(camera).without('sharpening')\n"
+    named = find_pipeline(own_code.write(tmp_path / "own.py", code))
+    saved = saving.pipeline_file(named, CAMERA, moved(named(CAMERA)), "my_isp.py")
+    assert find_pipeline(own_code.write(tmp_path / "my_isp.py", saved))(CAMERA).stages == named(CAMERA).stages
 
 
 def test_a_pipeline_with_more_stages_than_its_name_says_is_refused():
