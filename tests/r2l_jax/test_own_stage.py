@@ -176,7 +176,7 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, m
             load_runs([run])
         ((fold,),) = load_runs([run], pipelines=[f"{moved}:make"])
         assert fold.config.processing.pipeline == f"{moved}:make"
-        file.write_text(CODE + "\n")
+        own_code.write(file, CODE + "\n")
         with pytest.raises(
             InputError, match=r"my_isp.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now: if you have"
         ):
@@ -191,10 +191,10 @@ def test_a_record_without_its_file_is_damaged(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained.run_dir, run)
     recorded = metrics(trained)
-    for damage in ({}, {"pipeline": {"file": "x"}}, {"pipeline": {**recorded["pipeline"], "sha256": None}}):
-        content = {name: value for name, value in recorded.items() if name != "pipeline"} | damage
-        (run / "fold_0/metrics.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"is damaged: it lacks the file"):
+    lacks, other = "is damaged: it lacks the file", "is not what a run of this program writes"
+    for pipeline, message in ((None, lacks), ({"file": "x"}, other), (recorded["pipeline"] | {"sha256": None}, other)):
+        (run / "fold_0/metrics.json").write_text(json.dumps(recorded | {"pipeline": pipeline}))
+        with pytest.raises(InputError, match=message):
             load_runs([str(run)])
 
 
