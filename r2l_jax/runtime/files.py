@@ -29,6 +29,27 @@ Result = TypeVar("Result")
 # each may hold a whole picture in memory.
 AT_ONCE = 4
 
+# A path of more folders cannot be made on most file systems.
+_MAX_DEPTH = 100
+
+
+def inside(root: pathlib.Path, name: str) -> pathlib.Path:
+    """Returns the path under `root` for a name from an archive, a server or object storage.
+
+    Args:
+        root: the folder that nothing may leave.
+        name: parts separated by slashes, or by backslashes as some Windows programs write them.
+
+    Raises:
+        InputError: the name is empty or absolute, leads upwards or too deep, or has unprintable characters.
+    """
+    path = pathlib.PureWindowsPath(name)
+    if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
+        raise InputError(f"the name {name!r:.200} does not stay in its folder")
+    if len(path.parts) > _MAX_DEPTH:
+        raise InputError(f"the name {name!r:.200} has {len(path.parts)} parts, more than {_MAX_DEPTH}")
+    return root.joinpath(*path.parts)
+
 
 @contextlib.contextmanager
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:

@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from r2l_jax.runtime.errors import InputError, one_line
-from r2l_jax.runtime.files import is_running, replacing, write_json
+from r2l_jax.runtime.files import inside, is_running, replacing, write_json
 from r2l_jax.runtime.locks import writing_to
 
 # The help of a flag that takes a path or a URL.
@@ -222,7 +222,7 @@ def copied(folder: Url, cache: pathlib.Path) -> pathlib.Path:
         The copy. A file that is gone from the folder is gone from it; what programs have added to it stays.
 
     Raises:
-        InputError: there is nothing at this address, or it cannot be reached.
+        InputError: there is nothing at this address, it cannot be reached, or the key of an object leads out of it.
     """
     system, root = _system(folder)
     with _named(folder):
@@ -234,14 +234,20 @@ def copied(folder: Url, cache: pathlib.Path) -> pathlib.Path:
     table = target.with_suffix(".json")
     there = {name.removeprefix(root).strip("/"): _version(entry) for name, entry in entries.items()}
     try:
+        files = {name: inside(target, name) for name in there if name}
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    try:
         earlier = json.loads(table.read_text())
     except (OSError, ValueError):
         earlier = {}
     for name in earlier.keys() - there.keys():
-        (target / name).unlink(missing_ok=True)
-    for name, found in there.items():
-        if name and (earlier.get(name) != found or not (target / name).exists()):
-            with _named(folder / name), replacing(target / name) as part:
+        # The table may be of an earlier version, which copied keys that lead out of the folder.
+        with contextlib.suppress(InputError):
+            inside(target, name).unlink(missing_ok=True)
+    for name, file in files.items():
+        if earlier.get(name) != there[name] or not file.exists():
+            with _named(folder / name), replacing(file) as part:
                 system.get_file(f"{root}/{name}", str(part))
     write_json(table, there)
     return target

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.files import inside
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -26,9 +27,6 @@ ALWAYS_ALLOWED = 2**30
 MAX_OF_FREE_DISK = 0.9
 # The published sets have some ten thousand files, and a million empty files would use up a file system's inodes.
 MAX_FILES = 10**6
-
-# A path of more folders cannot be made on most file systems.
-MAX_DEPTH = 100
 
 _CHUNK = 2**20
 # The headers of a member of a tar archive, with its name: file systems take names of 4 KiB.
@@ -50,24 +48,6 @@ class _Member(NamedTuple):
 def is_archive(name: str) -> bool:
     """Returns whether a file of this name can be unpacked."""
     return name.lower().endswith(SUFFIXES)
-
-
-def inside(root: pathlib.Path, name: str) -> pathlib.Path:
-    """Returns the path under `root` for a name from an archive or a server.
-
-    Args:
-        root: the folder that nothing may leave.
-        name: parts separated by slashes, or by backslashes as some Windows programs write them.
-
-    Raises:
-        InputError: the name is empty or absolute, leads upwards or too deep, or has unprintable characters.
-    """
-    path = pathlib.PureWindowsPath(name)
-    if not path.parts or path.anchor or ".." in path.parts or not name.isprintable():
-        raise InputError(f"the name {name!r:.200} does not stay in its folder")
-    if len(path.parts) > MAX_DEPTH:
-        raise InputError(f"the name {name!r:.200} has {len(path.parts)} parts, more than {MAX_DEPTH}")
-    return root.joinpath(*path.parts)
 
 
 def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:

@@ -20,9 +20,9 @@ from b2sdk.v2.exception import (
 )
 from tqdm import tqdm
 
-from r2l_jax.data.fetch.archives import inside
 from r2l_jax.data.fetch.partial import Dropped, Remote, Sink, check_free_disk, fetch
 from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.files import inside
 
 # The bucket that the data sets were published in.
 

@@ -22,7 +22,7 @@ from r2l_jax.data.fetch.web import masked
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.names import INTENSITIES, SOURCES, ZENODO_URL
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import locked
 
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
@@ -205,7 +205,7 @@ def _archives_of(layout: Layout, record: str, files: Mapping[Remote, str]) -> di
         names = ", ".join(remote.name for remote in files)[:1000] or "none at all"
         raise InputError(f"{masked(record)}: no archive with {layout.folder} in its name; its files are: {names}")
     for remote in chosen:
-        if len(archives.inside(pathlib.Path(), remote.name).parts) != 1:
+        if len(inside(pathlib.Path(), remote.name).parts) != 1:
             raise InputError(f"{masked(record)}: the name {remote.name!r} is not that of a file")
     return chosen
 

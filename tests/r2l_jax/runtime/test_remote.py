@@ -7,6 +7,7 @@ import pytest
 
 from r2l_jax.runtime import remote
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.remote import Url
 
 fsspec = pytest.importorskip("fsspec")
@@ -134,6 +135,28 @@ def test_a_folder_is_copied_once_and_follows_its_origin(memory, tmp_path):
     assert found == {"cat/c.tiff": b"4", "dog/b.tiff": b"3", "mine.txt": b"mine"}
     with pytest.raises(InputError, match="memory://nothing: not found"):
         remote.copied(Url("memory://nothing"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../x", "cat/../../x", "..\\x", "C:\\x", "a\nb"])
+def test_a_key_that_leaves_the_folder_is_refused_and_nothing_is_written(memory, tmp_path, name):
+    memory.pipe("/data/a.tiff", b"1")
+    memory.store[f"/data/{name}"] = memory.store["/data/a.tiff"]
+    with pytest.raises(InputError) as refused:
+        remote.copied(Url("memory://data"), tmp_path / "cache")
+    assert str(refused.value) == f"memory://data: the name {name!r} does not stay in its folder"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_of_what_was_copied_removes_nothing_outside_of_the_copy(memory, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    memory.pipe("/data/a.tiff", b"1")
+    copy = remote.copied(Url("memory://data"), tmp_path / "cache")
+    for name in ("../../mine", str(tmp_path / "mine")):
+        write_json(copy.with_suffix(".json"), {name: "1", "b.tiff": "1"})
+        (copy / "b.tiff").touch()
+        assert remote.copied(Url("memory://data"), tmp_path / "cache") == copy
+        assert (tmp_path / "mine").exists()
+        assert [file.name for file in copy.iterdir()] == ["a.tiff"]
 
 
 def test_temporary_folders_of_killed_processes_are_removed(memory, monkeypatch, tmp_path):
