@@ -47,7 +47,7 @@ def on_first_process(work: Callable[[], Result]) -> Result:
         return work()
     result, error = _attempt(work) if is_first() else (None, None)
     _raise_together(error)
-    return pickle.loads(_send(pickle.dumps(result), sender=0))
+    return pickle.loads(sent(pickle.dumps(result), sender=0))
 
 
 def on_every_process(work: Callable[[], Result]) -> Result:
@@ -86,6 +86,14 @@ def gathered(arrays: PyTree) -> PyTree:
     return multihost_utils.process_allgather(arrays, tiled=True)
 
 
+def sent(content: bytes, sender: int) -> bytes:
+    """Returns the content of one process in all of them."""
+    sends = jax.process_index() == sender
+    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(content)), is_source=sends))
+    buffer = np.frombuffer(content, np.uint8) if sends else np.zeros(length, np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(buffer, is_source=sends), np.uint8).tobytes()
+
+
 def _attempt(work: Callable[[], Result]) -> tuple[Result | None, Exception | None]:
     try:
         return work(), None
@@ -99,13 +107,5 @@ def _raise_together(error: Exception | None) -> None:
     """Raises the error of the first process that has one, in all processes."""
     failed = np.asarray(multihost_utils.process_allgather(np.array(error is not None)))
     if failed.any():
-        message = _send((in_words(error) if error else "").encode(), sender=int(failed.argmax()))
+        message = sent((in_words(error) if error else "").encode(), sender=int(failed.argmax()))
         raise SharedError(message.decode()) from error
-
-
-def _send(content: bytes, sender: int) -> bytes:
-    """Returns the content of one process in all of them."""
-    sends = jax.process_index() == sender
-    length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(content)), is_source=sends))
-    buffer = np.frombuffer(content, np.uint8) if sends else np.zeros(length, np.uint8)
-    return np.asarray(multihost_utils.broadcast_one_to_all(buffer, is_source=sends), np.uint8).tobytes()

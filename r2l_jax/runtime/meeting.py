@@ -10,7 +10,8 @@ import warnings
 import jax
 from jax._src import distributed  # No public function tells where the processes have met.
 
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError, in_words, one_line
+from r2l_jax.runtime.hosts import SharedError
 from r2l_jax.runtime.watch import LATER, Watch
 
 _COORDINATOR, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -43,8 +44,8 @@ def meet(program: str, host_timeout: float, multi_host: bool) -> Watch | None:
         return None
     try:
         return Watch(program, str(distributed.global_state.coordinator_address), host_timeout)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SharedError) as error:
+        reason = in_words(error)
         print(f"warning: the hosts cannot watch each other ({reason}): if one ends, others may wait", file=sys.stderr)
         return None
 

@@ -2,23 +2,24 @@
 
 JAX itself notices this as well, and ends the process from C++ with a hundred lines of stack traces. Here each process
 keeps a connection to the first one. The operating system closes the connections of a process that ends, however it
-ends, and a machine that no longer answers is noticed by its silence.
+ends, and a machine that no longer answers is noticed by its silence. The first process listens on the network of the
+coordinator alone, and only until all others have presented the token that it has shared with them through JAX.
 """
 
 import atexit
 import contextlib
+import hmac
 import json
 import os
 import pathlib
 import platform
+import secrets
 import socket
 import sys
 import tempfile
 import threading
 import time
 from typing import NoReturn
-
-import numpy as np
 
 # Seconds of silence after which a process counts as ended.
 TIMEOUT = 100.0
@@ -39,6 +40,7 @@ class Watch:
 
     Raises:
         OSError: the processes cannot connect, such as through a firewall.
+        SharedError: the first process cannot listen where the others reach it.
     """
 
     def __init__(self, program: str, coordinator: str, timeout: float):
@@ -47,8 +49,7 @@ class Watch:
         self._hosts: dict[int, str] = {}
         self._left = False
         self._xla_log = _separate_stderr(program)
-        host = coordinator.rsplit(":", 1)[0].strip("[]")
-        for process, connection in self._connect(host).items():
+        for process, connection in self._connect(coordinator).items():
             self._peers[process] = connection
             threading.Thread(target=self._listen, args=(process, connection), daemon=True).start()
         threading.Thread(target=self._speak, daemon=True).start()
@@ -75,37 +76,35 @@ class Watch:
         sys.stderr.flush()
         os._exit(1)
 
-    def _connect(self, host: str) -> dict[int, socket.socket]:
+    def _connect(self, coordinator: str) -> dict[int, socket.socket]:
         """Connects the first process with all others, and returns this one's connections by the others' numbers."""
         # Imported here, since the flags, which are printed without JAX, take TIMEOUT from this module.
         import jax
-        from jax.experimental import multihost_utils
 
-        first, hello = jax.process_index() == 0, {"process": jax.process_index(), "host": platform.node()}
-        listener = _listener(jax.process_count()) if first else None
-        port = int(multihost_utils.broadcast_one_to_all(np.int32(listener.getsockname()[1] if listener else 0)))
-        connections = {}
-        if listener is None:
-            connection = socket.create_connection((host, port), timeout=self._timeout)
+        from r2l_jax.runtime import hosts
+
+        own, count = jax.process_index(), jax.process_count()
+        hello = {"process": own, "host": platform.node()}
+        reached = hosts.on_every_process(lambda: _reached(coordinator, self._timeout))
+        # As the last process reaches it: a host often resolves its own name to the loopback interface.
+        address = hosts.sent(reached.encode(), sender=count - 1).decode()
+        listeners = []
+
+        def listen() -> tuple[int, str]:
+            listeners.append(_listener(address, count))
+            return listeners[0].getsockname()[1], secrets.token_hex()
+
+        port, token = hosts.on_first_process(listen)
+        if own > 0:
+            connection = socket.create_connection((address, port), timeout=self._timeout)
+            connection.sendall(token.encode() + b"\n")
             _send(connection, hello)
-            connections[0] = connection
-        else:
-            listener.settimeout(self._timeout)
-            try:
-                while len(connections) + 1 < jax.process_count():
-                    connection, _ = listener.accept()
-                    connection.settimeout(self._timeout)
-                    said = json.loads(connection.makefile("rb").readline())
-                    connections[said["process"]], self._hosts[said["process"]] = connection, said["host"]
-                    _send(connection, hello)
-            except OSError:
-                # Those that did connect are not watched either.
-                for connection in connections.values():
-                    _send(connection, _LEAVES)
-                raise
-            finally:
-                listener.close()
-        return connections
+            return {0: connection}
+        accepted = _accepted(listeners[0], count - 1, token, self._timeout)
+        for process, (connection, host) in accepted.items():
+            self._hosts[process] = host
+            _send(connection, hello)
+        return {process: connection for process, (connection, _) in accepted.items()}
 
     def _speak(self) -> None:
         """Sends a sign of life several times within the timeout."""
@@ -147,10 +146,55 @@ class Watch:
         os._exit(1)
 
 
-def _listener(backlog: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", 0), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
-    return socket.create_server(("", 0), backlog=backlog)
+def _reached(coordinator: str, timeout: float) -> str:
+    """Returns the IP address at which this process reaches the coordinator, host:port."""
+    host, _, port = coordinator.rpartition(":")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout) as connection:
+        return connection.getpeername()[0]
+
+
+def _listener(address: str, backlog: int) -> socket.socket:
+    """Listens on one IP address, at a free port."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family, backlog=backlog)
+
+
+def _accepted(listener: socket.socket, others: int, token: str, timeout: float) -> dict[int, tuple[socket.socket, str]]:
+    """Waits for the other processes of a run, and closes the listener.
+
+    Args:
+        listener: the socket that they connect to.
+        others: how many there are.
+        token: the line that each must send first. Other connections are closed, and do not count.
+        timeout: seconds to wait for each.
+
+    Returns:
+        Their connections and hosts, by their numbers.
+
+    Raises:
+        OSError: no process has come in time.
+    """
+    accepted = {}
+    listener.settimeout(timeout)
+    try:
+        while len(accepted) < others:
+            connection, _ = listener.accept()
+            # Whoever is silent holds up the others.
+            connection.settimeout(timeout / 5)
+            with contextlib.suppress(OSError), connection.makefile("rb") as lines:
+                if hmac.compare_digest(lines.readline(len(token) + 1), token.encode() + b"\n"):
+                    said = json.loads(lines.readline())
+                    accepted[said["process"]] = connection, said["host"]
+                    continue
+            connection.close()
+    except OSError:
+        # Those that did connect are not watched either.
+        for connection, _ in accepted.values():
+            _send(connection, _LEAVES)
+        raise
+    finally:
+        listener.close()
+    return accepted
 
 
 def _separate_stderr(program: str) -> pathlib.Path:

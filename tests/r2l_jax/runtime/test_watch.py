@@ -1,11 +1,16 @@
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import pytest
+
+from r2l_jax.runtime import hosts, watch
 
 PROGRAM = """
 import os, sys
@@ -106,3 +111,39 @@ def test_an_error_of_one_process_ends_the_other(start):
     assert f"process 1 on {socket.gethostname()} has ended" in stderr
     _, stderr = processes[1].communicate(timeout=60)
     assert "RuntimeError: of this process" in stderr
+
+
+def test_a_peer_without_the_token_is_refused_and_does_not_count():
+    listener = watch._listener("127.0.0.1", 8)
+    strangers, peers = [], []
+    for line in (b"\n", b"0123\n", b'{"process": 1, "host": "elsewhere"}\n', b"token" * 100, b"token\n"):
+        peer = socket.create_connection(listener.getsockname())
+        peer.sendall(line + b'{"process": 1, "host": "here"}\n')
+        (peers if line == b"token\n" else strangers).append(peer)
+    accepted = watch._accepted(listener, 1, "token", timeout=5.0)
+    ((connection, host),) = accepted.values()
+    assert (accepted.keys(), host, connection.getpeername()) == ({1}, "here", peers[0].getsockname())
+    for stranger in strangers:
+        with stranger, contextlib.suppress(ConnectionResetError):
+            assert stranger.recv(1) == b""
+    for open_one in (*peers, connection):
+        open_one.close()
+
+
+def test_the_first_process_listens_where_the_last_one_reaches_it(monkeypatch):
+    def create_server(address, **options):
+        bound.append(address[0])
+        raise OSError("as far as this test goes")
+
+    bound, senders = [], []
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(hosts, "on_every_process", lambda work: work())
+    monkeypatch.setattr(hosts, "on_first_process", lambda work: work())
+    monkeypatch.setattr(hosts, "sent", lambda content, sender: (senders.append(sender), b"127.0.0.2")[1])
+    with socket.create_server(("127.0.0.1", 0)) as coordinator, monkeypatch.context() as patch:
+        address = f"localhost:{coordinator.getsockname()[1]}"
+        assert watch._reached(address, 5.0) == "127.0.0.1"
+        patch.setattr(socket, "create_server", create_server)
+        with pytest.raises(OSError, match="as far as"):
+            watch.Watch._connect(types.SimpleNamespace(_timeout=5.0), address)
+    assert (bound, senders) == (["127.0.0.2"], [2])
