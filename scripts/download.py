@@ -1,6 +1,6 @@
 """Downloads a published data set, Raw-Microscopy or Raw-Drone."""
 
-from r2l_jax.programs.download import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("download")

@@ -1,6 +1,6 @@
 """Tests trained models on data as other pipelines, exposures and corruptions make it."""
 
-from r2l_jax.programs.evaluate import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("evaluate")

@@ -1,6 +1,6 @@
 """Finds out how a trained model depends on its processing."""
 
-from r2l_jax.programs.forensics import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("forensics")

@@ -1,6 +1,6 @@
 """Serves a page on which raw files are processed live."""
 
-from r2l_jax.programs.lab import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("lab")

@@ -1,6 +1,6 @@
 """Predicts raw files by a trained model: a table of classes, or masks."""
 
-from r2l_jax.programs.predict import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("predict")

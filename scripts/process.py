@@ -1,6 +1,6 @@
 """Renders raw files to pictures."""
 
-from r2l_jax.programs.process import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("process")

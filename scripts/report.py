@@ -1,6 +1,6 @@
 """Writes a report of runs: one HTML file of everything that their folders hold."""
 
-from r2l_jax.programs.report import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("report")

@@ -1,6 +1,6 @@
 """Repeats the study of Oala et al. (TMLR 2023) on a data set, and shows its results beside the published ones."""
 
-from r2l_jax.programs.study import run
+from r2l_jax.programs import start
 
 if __name__ == "__main__":
-    run()
+    start("study")

@@ -86,7 +86,7 @@ def rendering(folder: pathlib.Path, shape: tuple[int, int], counts: tuple[int, i
         for number in range(count):
             (raw / f"{number}.tiff").hardlink_to(folder / "frame.tiff")
         begun, computed = time.monotonic(), _of_children()
-        program = "from r2l_jax.programs.process import run; run()"
+        program = "from r2l_jax.programs import start; start('process')"
         flags = (f"--input={raw}", f"--output={folder}/out_{count}", "--camera=drone", f"--scheduler={scheduler}")
         subprocess.run([sys.executable, "-c", program, *flags], check=True, capture_output=True)
         passed.append(time.monotonic() - begun)

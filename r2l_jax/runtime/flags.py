@@ -27,6 +27,7 @@ from r2l_jax.runtime import named_code
 from r2l_jax.runtime.commands import as_started
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.garbage import collect_rarely
+from r2l_jax.runtime.stop import end_on_signals
 from r2l_jax.runtime.watch import TIMEOUT
 
 Config = TypeVar("Config")
@@ -329,8 +330,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
     # Orbax and Grain report their every step at absl's default level, and errors with a traceback, although they also
     # raise them.
     logging.set_verbosity(logging.FATAL)
-    # Schedulers end a program by SIGTERM; it cleans up as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    end_on_signals()
     collect_rarely()
     define(settings)
 

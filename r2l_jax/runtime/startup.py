@@ -18,7 +18,7 @@ from r2l_jax.runtime import compilation_cache, store
 from r2l_jax.runtime.errors import InputError, in_words
 from r2l_jax.runtime.hosts import SharedError
 from r2l_jax.runtime.meeting import meet
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.runtime.stop import Interrupted, cleaning_up, end
 from r2l_jax.runtime.watch import TIMEOUT, Watch
 
 
@@ -111,7 +111,7 @@ def exit_status(
     """
     program, watch = pathlib.Path(argv[0]).name, None
     try:
-        with _failing_threads_end(program):
+        with cleaning_up(), _failing_threads_end(program):
             if stray := list(argv[1:]):
                 raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
             watch = prepare(program, host_timeout, multi_host, any_thread)
@@ -128,9 +128,7 @@ def exit_status(
         print(f"{program}: {stop}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr, flush=True)
-        # Python's ordinary exit would tear XLA down while other threads still compile, and crash.
-        os._exit(130)
+        end()
     except Exception:
         if watch is not None:
             # A host that ends breaks off what the others compute with it, just before the watch notices and reports it.

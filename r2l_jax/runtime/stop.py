@@ -1,8 +1,75 @@
-"""Stops a run between two steps when the user or the scheduler asks for it."""
+"""Ends a program when the user or the scheduler asks for it: a run stops between two steps, all else ends at once."""
 
+import contextlib
+import os
+import pathlib
 import signal
 import sys
 import threading
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+# Of Ctrl-C, and of schedulers.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_IMPORT = "<frozen importlib._bootstrap>"
+
+
+def end() -> NoReturn:
+    """Ends this process at once, in one line: exit status 130.
+
+    Python's ordinary exit would tear XLA down while other threads still compile, and crash.
+    """
+    with contextlib.suppress(Exception):  # The reader of the output may be gone, or a signal has come while printing.
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):
+        line = f"{pathlib.Path(sys.argv[0]).name}: interrupted\n"
+        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+    os._exit(130)
+
+
+def end_on_signals() -> None:
+    """Lets SIGINT and SIGTERM end this process at once, which has nothing to clean up while it starts or exits."""
+    _handle(lambda number, frame: end())
+
+
+@contextlib.contextmanager
+def cleaning_up() -> Iterator[None]:
+    """Lets SIGINT and SIGTERM raise a KeyboardInterrupt in the block, so that what it has begun is cleaned up.
+
+    During an import they end the process at once: extension modules crash when an exception breaks off their start.
+    """
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code.co_filename == _IMPORT:
+                end()
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    def end_if_ignored(unraisable: Any) -> None:
+        # Python ignores an exception in what the garbage collector calls.
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            end()
+        hook(unraisable)
+
+    hook, earlier = sys.unraisablehook, _handle(interrupt)
+    sys.unraisablehook = end_if_ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _handle(handler: Callable[[int, types.FrameType | None], None]) -> dict[int, Any]:
+    """Sets the handler of both signals, and returns the earlier ones."""
+    # Python lets only the main thread set signal handlers.
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) for number in _SIGNALS}
 
 
 class Interrupted(Exception):  # noqa: N818 -- not an error
@@ -17,9 +84,7 @@ class StopSignals:
         self._earlier = {}
 
     def __enter__(self) -> "StopSignals":
-        # Python lets only the main thread set signal handlers.
-        if threading.current_thread() is threading.main_thread():
-            self._earlier = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._earlier = _handle(self._request)
         return self
 
     def __exit__(self, *exception) -> None:
