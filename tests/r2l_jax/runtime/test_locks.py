@@ -1,3 +1,4 @@
+import datetime
 import json
 import os
 import platform
@@ -30,6 +31,9 @@ def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
     host = platform.node()
     assert message.startswith(f"{tmp_path}/run: another program writes to this folder: process {os.getpid()} on {host}")
     assert "\n" not in message
+    since = datetime.datetime.fromisoformat(message.partition(", since ")[2])
+    # Another host may have another time zone.
+    assert since.utcoffset() == datetime.datetime.now().astimezone().utcoffset()
     with writing_to(tmp_path / "run"):
         pass
 
