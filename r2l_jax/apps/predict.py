@@ -26,6 +26,7 @@ from r2l_jax.runtime.files import (
     AT_ONCE,
     append_csv,
     clear_parts,
+    cut_torn_row,
     make_output_folder,
     open_csv,
     read_csv,
@@ -304,10 +305,7 @@ def _begun(output: Path, columns: Sequence[str]) -> set[str]:
     if not output.exists():
         write_csv(output, [], columns)
         return set()
-    with output.open("rb+") as file:
-        content = file.read()
-        if not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+    cut_torn_row(output)
     try:
         rows = read_csv(output)
         with open_csv(output) as file:

@@ -116,6 +116,19 @@ def append_csv(target: pathlib.Path, rows: Iterable[Mapping[str, Any]], columns:
         csv.DictWriter(file, columns).writerows(map(_quoted, rows))
 
 
+def cut_torn_row(target: pathlib.Path) -> None:
+    """Removes what a killed process has left of a last row from a CSV file that `append_csv` has written."""
+    end = size = quotes = 0
+    with target.open("rb+") as file:
+        for line in file:
+            size += len(line)
+            quotes += line.count(b'"')
+            # After an odd number of quotation marks, the line ends within a cell, such as a file's name of two lines.
+            if line.endswith(b"\n") and quotes % 2 == 0:
+                end = size
+        file.truncate(end)
+
+
 def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
     """Reads the rows of a CSV file that `write_csv` has written; all cells are texts.
 

@@ -6,7 +6,7 @@ import pytest
 
 from r2l_jax.runtime import files
 from r2l_jax.runtime.errors import InputError, one_line
-from r2l_jax.runtime.files import append_csv, each_file, read_csv, replacing, write_csv
+from r2l_jax.runtime.files import append_csv, cut_torn_row, each_file, read_csv, replacing, write_csv
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,23 @@ def test_no_cell_is_a_formula_and_all_cells_come_back(tmp_path):
     assert not any(row["text"].startswith(("=", "+", "-", "@", "\t")) for row in written)
     assert {row["number"] for row in written} == {"-1.5"}
     assert {row["as_text"] for row in written} == {"-2.5e-3"}
+
+
+def test_a_table_cut_anywhere_keeps_its_whole_rows_alone(tmp_path):
+    file, ends = tmp_path / "table.csv", []
+    names = ["a.tif", 'a "b",\nc.tif', '"\r\n,"', "\n\n", "=1\n,x", os.fsdecode(b"\xe9\n")]
+    write_csv(file, [], ["file", "class"])
+    for name in names:
+        append_csv(file, [{"file": name, "class": "car"}], ["file", "class"])
+        ends.append(file.stat().st_size)
+    whole = file.read_bytes()
+    for size in range(whole.index(b"\n") + 1, len(whole) + 1):
+        file.write_bytes(whole[:size])
+        cut_torn_row(file)
+        left = sum(end <= size for end in ends)
+        assert [row["file"] for row in read_csv(file)] == names[:left], whole[:size]
+        append_csv(file, [{"file": name, "class": "car"} for name in names[left:]], ["file", "class"])
+        assert file.read_bytes() == whole
 
 
 def test_names_that_are_not_utf_8_keep_their_bytes(tmp_path):
