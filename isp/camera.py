@@ -146,7 +146,8 @@ class Camera:
             The arguments of this class that the fields give, with levels as fractions of the white level.
 
         Raises:
-            ValueError: If a name is unknown, or a value has a wrong type or shape, or is not finite.
+            ValueError: If a name is unknown, a value has a wrong type or shape or is not finite, or a black level is
+                not below white.
 
         Example:
             >>> import isp
@@ -170,6 +171,11 @@ class Camera:
             if black.max() >= white:
                 raise ValueError(f"black_level must be below the white_level of {white:g}, got {black.tolist()}")
             figures["black_level"] = black / white
+        elif "black_level" in figures and (black := figures["black_level"]).max() >= 1:
+            raise ValueError(
+                f"black_level must be a fraction of the white level below 1, got {black.tolist()}: for digital "
+                "numbers, state the white_level"
+            )
         return {name: _as_tuples(value) for name, value in figures.items()}
 
 

@@ -78,6 +78,10 @@ def test_converters_have_one_to_sixteen_bits(bits):
         ('{"gain": 1}', r"got also \['gain'\]"),
         ('{"black_level": [0, 0, 0, 0]}', r"the camera lacks \['color_matrix', 'white_balance'\]"),
         ("{", "Expecting property name"),
+        (
+            '{"black_level": [64, 0, 0, 0]}',
+            "black_level must be a fraction .*: for digital numbers, state the white_level",
+        ),
     ],
 )
 def test_refuses_json(text, message):

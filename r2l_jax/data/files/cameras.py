@@ -27,8 +27,10 @@ def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
         return KnownCamera.of(isp.CAMERAS[name])
     try:
         return read_known_camera(pathlib.Path(name))
-    except OSError:
-        raise InputError(f"{flag} must be {', '.join(isp.CAMERAS)}, auto or a JSON file, got {name!r}") from None
+    except OSError as error:
+        reason = "not found" if isinstance(error, FileNotFoundError) else error.strerror
+        known = ", ".join(isp.CAMERAS)
+        raise InputError(f"{flag} must be {known}, auto or a JSON file, got {name!r}: {reason}") from None
     except InputError as error:
         raise InputError(f"{flag}={error}") from None
 

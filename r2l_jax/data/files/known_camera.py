@@ -114,6 +114,8 @@ def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> Know
         raise InputError(f"{path}: states nothing of a camera: it has the fields {', '.join((*_FIELDS, 'raw'))}")
     try:
         figures = isp.Camera.figures_of(fields)
+        # A whole camera may be refused, though each of its figures is a valid one.
+        _ = KnownCamera(figures).camera
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
     try:

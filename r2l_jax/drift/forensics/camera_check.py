@@ -68,7 +68,8 @@ def read_camera(name: str) -> isp.Camera:
         return camera
     except FileNotFoundError:
         known = ", ".join(isp.CAMERAS)
-        raise InputError(f"--check must be a raw file, a camera's JSON file or one of {known}, got {name!r}") from None
+        wanted = f"a raw file, a camera's JSON file or one of {known}"
+        raise InputError(f"--check must be {wanted}, got {name!r}: not found") from None
     except OSError as error:
         raise InputError(f"--check={name}: {error.strerror}") from None
     except InputError as error:  # The message names the path.
