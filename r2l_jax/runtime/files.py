@@ -53,9 +53,10 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yields a temporary path to write to, and moves that file to `target` afterwards.
+    """Yields the path of an empty temporary file to write to, and moves that file to `target` afterwards.
 
-    Makes the target's folder. If the block raises, the temporary file is removed and an earlier target stays.
+    Makes the target's folder. The file has the permissions of new files, whoever writes it. If the block raises, the
+    temporary file is removed and an earlier target stays.
 
     Raises:
         OSError: the target cannot be written. The error names the target, not the temporary file.
@@ -63,7 +64,12 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        permissions = part.stat().st_mode
         yield part
+        # Some libraries, such as safetensors, write files that their owner alone can read.
+        if part.stat().st_mode != permissions:
+            part.chmod(permissions)
         part.replace(target)
     except OSError as error:
         # The error of a full disk names no file at all, and NumPy's not even the reason.

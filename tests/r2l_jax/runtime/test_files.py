@@ -114,6 +114,18 @@ def test_names_that_are_not_utf_8_keep_their_bytes(tmp_path):
     assert [row["file"] for row in read_csv(file)] == [name, name]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_files_have_the_permissions_of_new_files_whoever_writes_them(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with replacing(tmp_path / "model.safetensors") as part:
+            part.write_bytes(b"arrays")
+            part.chmod(0o600)  # As safetensors does.
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_short_write_of_numpy_is_a_full_disk(tmp_path):
     """NumPy's `tofile` raises an error without a number, a file or a reason."""
     with pytest.raises(OSError, match="No space left on device") as raised, replacing(tmp_path / "raw.tiff"):
