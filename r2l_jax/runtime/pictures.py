@@ -1,5 +1,6 @@
 """Pictures to look at: images as integers, and contact sheets of several images."""
 
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ def contact_sheet(
     """Draws images side by side under their names, such as the images after each stage of a pipeline.
 
     Values are clipped to [0, 1] and not changed otherwise, so images before the tone curve are linear and look dark.
-    Mosaics are drawn in gray.
+    Mosaics are drawn in gray. Names that are wider than an image take several lines.
 
     Args:
         images: by name, all of one size: images `(H, W, 3)` or mosaics `(H, W)`.
@@ -34,16 +35,36 @@ def contact_sheet(
         for image in images.values()
     ]
     width, height = panels[0].size
-    title, gap = 28, 8
-    rows = -(-len(panels) // columns)
-    size = (columns * (width + gap) + gap, rows * (height + title) + gap)
+    font = ImageFont.load_default(18)
+    titles = [_lines(name, width, font) for name in images]
+    line, gap = 22, 8
+    # Above each row, there is space for its longest name.
+    above = [6 + line * max(map(len, titles[start : start + columns])) for start in range(0, len(titles), columns)]
+    size = (columns * (width + gap) + gap, sum(above) + len(above) * height + gap)
     sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(18)
-    for place, (name, picture) in enumerate(zip(images, panels, strict=True)):
-        left, top = gap + place % columns * (width + gap), place // columns * (height + title)
-        draw.text((left, top + 4), name, "black", font)
-        sheet.paste(picture, (left, top + title))
+    draw = ImageDraw.Draw(sheet)
+    for place, (lines, picture) in enumerate(zip(titles, panels, strict=True)):
+        row, column = divmod(place, columns)
+        left, top = gap + column * (width + gap), sum(above[:row]) + row * height
+        for number, text in enumerate(lines):
+            draw.text((left, top + 4 + number * line), text, "black", font)
+        sheet.paste(picture, (left, top + above[row]))
     return sheet
+
+
+def _lines(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Breaks a text into lines of at most a width in pixels, at spaces and after the stages of a pipeline's name."""
+    lines = []
+    while text:
+        end = len(text)
+        while end > 1 and font.getlength(text[:end]) > width:
+            end -= 1
+        if end < len(text):
+            breaks = [found.end() for found in re.finditer(r" |\.(?=\D)", text[: end + 1])]
+            end = breaks[-1] if breaks else end
+        lines.append(text[:end].rstrip())
+        text = text[end:]
+    return lines
 
 
 def quantized(image: Float[AnyArray, "..."], dtype: type[np.unsignedinteger]) -> UInt[AnyArray, "..."]:

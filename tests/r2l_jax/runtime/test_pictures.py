@@ -13,6 +13,20 @@ def test_a_contact_sheet_has_the_given_number_of_columns():
     np.testing.assert_array_equal(np.unique(np.asarray(four)[300]), [128, 255])
 
 
+@pytest.mark.parametrize("shape", [(20, 30), (40, 10)])
+def test_long_names_stay_above_their_own_images(shape):
+    names = ["tested: bilinear.unsharp_masking.median_denoising, 0.402", "x" * 90, "one two", "of a run " * 9, "a", "b"]
+    sheet = np.asarray(contact_sheet(dict.fromkeys(names, np.full(shape, 0.5)), 2, 240).convert("L"))
+    height, width = 240 * np.array(shape) // max(shape)
+    of_images = sheet[:, 8] == 128
+    assert of_images.sum() == 3 * height
+    for left in (8, 16 + width):
+        assert (sheet[of_images, left : left + width] == 128).all()
+    # The edges of letters may take a pixel of a gap.
+    for gap in (0, 8 + width, 16 + 2 * width):
+        assert (sheet[:, gap + 2 : gap + 6] == 255).all()
+
+
 @pytest.mark.parametrize("shape", [(300, 400, 3), (2, 70_000), (0, 4, 3)])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_integers_are_the_nearest_of_the_whole_range(shape, dtype):
