@@ -97,6 +97,10 @@ class Classification:
         """Returns the sums of `metrics` over the samples of a batch: an empty dict, since there are no such metrics."""
         return {}
 
+    def contained(self, target: jax.Array) -> jax.Array:
+        """Returns which classes each sample holds, `(B, C)`: its own."""
+        return jax.nn.one_hot(target, len(self.classes))
+
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
         """Computes the accuracy of a confusion matrix."""
         return tasks.metrics.accuracy(confusion)
@@ -194,6 +198,10 @@ class Segmentation:
         masks = batch["target"]
         of_images = tasks.metrics.iou_of_images(_enlarged(logits, masks.shape[1])[..., 0] > 0, masks)
         return {"tile_iou": jnp.vdot(of_images, batch["weight"])}
+
+    def contained(self, target: jax.Array) -> jax.Array:
+        """Returns which classes each sample holds, `(B, C)`: those of any of its pixels."""
+        return jnp.stack([(target == number).any((1, 2)) for number in range(len(self.classes))], 1)
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
         """Computes the object's intersection over union from a confusion matrix."""

@@ -35,13 +35,17 @@ def run_table(results: Sequence[Mapping], summary: Mapping[str, Mapping]) -> str
 
 
 def class_table(results: Sequence[Mapping]) -> str:
-    """The last epoch's validation by class: means over the folds, and the number of samples of all folds."""
+    """The last epoch's validation by class: means over the folds, and the number of samples of all folds.
+
+    Samples of several classes count for each. Folds of earlier versions do not say how many there are.
+    """
     metrics = ("precision", "recall", "f1")
     rows = [["class", "samples", *metrics]]
-    for number, name in enumerate(results[0]["val_f1"]):
-        count = sum(sum(result["val_confusion_matrix"][number]) for result in results)
+    counts = [result["val_samples"] for result in results if "val_samples" in result]
+    for name in results[0]["val_f1"]:
+        samples = f"{sum(count[name] for count in counts):.0f}" if len(counts) == len(results) else ""
         means = (sum(result[f"val_{metric}"][name] for result in results) / len(results) for metric in metrics)
-        rows.append([name, f"{count:.0f}", *(f"{mean:.4f}" for mean in means)])
+        rows.append([name, samples, *(f"{mean:.4f}" for mean in means)])
     return table(rows)
 
 

@@ -54,8 +54,8 @@ class Steps(NamedTuple):
             a sample's augmentation follows from it and from the sample's index, not from its batch and devices.
         lower: traces and lowers what `train` compiles, apart from fixed processing, for arguments that may be shapes.
             Once its result is compiled, the first call of `train` does not compile it again.
-        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those of the task, and those of `metrics` of
-            task and rule; consumes the sums.
+        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those of the task, those of `metrics` of task
+            and rule, and the number of `samples (C,)` that hold each class; consumes the sums.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
         stages: the names of the stages, in the order of those lists.
@@ -110,7 +110,8 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
         return zeros() | rule.zero_sums()
 
     def zero_evaluated():
-        return zeros() | {name: jnp.zeros(()) for name in (*task.metrics, *rule.metrics)}
+        measured = {name: jnp.zeros(()) for name in (*task.metrics, *rule.metrics)}
+        return {**zeros(), **measured, "samples": jnp.zeros(len(task.classes))}
 
     def init(key, statistics=None):
         return nnx.state(make_model(config, dataset, task, nnx.Rngs(params=key), statistics))
@@ -148,7 +149,8 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
     def evaluate(state, sums, images, batch):
         logits = nnx.merge(blueprint.evaluating, state.model).logits(images)
         measured = task.measure(logits, batch) | rule.measure(state.opt_state, images, batch)
-        of_batch = {**task.sums(logits, batch), **measured}
+        samples = batch["weight"] @ task.contained(batch["target"]).astype(jnp.float32)
+        of_batch = {**task.sums(logits, batch), **measured, "samples": samples}
         return jax.tree.map(jnp.add, sums, of_batch)
 
     def trace(model, batch):

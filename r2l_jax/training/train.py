@@ -399,6 +399,7 @@ def _final_metrics(
             f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
             for name in ("precision", "recall", "f1")
         },
+        "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
         "val_confusion_matrix": confusion.tolist(),
     }
     if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:

@@ -40,6 +40,7 @@ class Final(msgspec.Struct):
     val_precision: dict[str, float] = {}
     val_recall: dict[str, float] = {}
     val_f1: dict[str, float] = {}
+    val_samples: dict[str, float] = {}
     val_confusion_matrix: list[list[float]] = []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table
-from r2l_jax.apps.report.runs import FoldRecord, RunRecord
+from r2l_jax.apps.report.runs import Final, FoldRecord, RunRecord
 
 # Larger confusion matrices are left to their picture in the run's folder.
 _MOST_CLASSES = 40
@@ -99,19 +99,25 @@ def _classes(run: RunRecord) -> list[Block]:
     rows = [
         [
             Cell(name),
-            tables.number(float(total)),
+            tables.number(_samples(finals, name)),
             *(
                 tables.score(float(np.mean([getattr(final, f"val_{metric}").get(name, math.nan) for final in finals])))
                 for metric in metrics
             ),
         ]
-        for name, total in zip(names, matrix.sum(1), strict=True)
+        for name in names
     ]
     over = "" if len(finals) == 1 else f"; means over {len(finals)} folds, counts added up"
     blocks: list[Block] = [Table(f"Validation by class, last epoch{over}", ["class", "samples", *metrics], rows)]
     if len(names) <= _MOST_CLASSES:
         blocks.append(_confusion_table(names, matrix))
     return blocks
+
+
+def _samples(finals: Sequence[Final], name: str) -> float | None:
+    """Returns the number of samples that hold a class, in all folds; None if an earlier version did not count."""
+    counts = [final.val_samples.get(name) for final in finals]
+    return None if None in counts else sum(filter(None, counts))
 
 
 def _fits(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> bool:

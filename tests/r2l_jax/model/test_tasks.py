@@ -39,6 +39,8 @@ def test_segmentation_is_trained_by_its_overlap(segmented):
     (_, false_positive), (false_negative, positive) = content["val_confusion_matrix"]
     assert content["val_iou"] == pytest.approx(positive / (positive + false_positive + false_negative), rel=1e-6)
     assert np.sum(content["val_confusion_matrix"]) == pytest.approx(8, rel=1e-6)
+    # Every scene has a cell and something beside it.
+    assert content["val_samples"] == {"background": 8, "white cell": 8}
     assert content["best_val_iou"] == max(row["val_iou"] for row in content["history"])
     # A cell covers a fifth of its scene: that is the overlap of calling everything cell.
     assert content["best_val_iou"] > 0.5

@@ -26,6 +26,16 @@ def test_the_end_says_how_long_it_took(base, seconds, text):
     assert text in report.closing(base, seconds).splitlines()[0]
 
 
+def test_samples_of_several_classes_count_for_each():
+    """An object of few pixels is in as many samples as its background."""
+    fold = {f"val_{name}": {"background": 0.5, "car": 0.25} for name in ("precision", "recall", "f1")}
+    fold |= {"val_confusion_matrix": [[3.8, 0.0], [0.1, 0.1]], "val_samples": {"background": 4.0, "car": 4.0}}
+    _, *rows = report.class_table([fold, fold]).splitlines()
+    assert [line.split()[:2] for line in rows if line[0].isalpha()] == [["background", "8"], ["car", "8"]]
+    del fold["val_samples"]  # As by earlier versions.
+    assert report.class_table([fold, fold]).splitlines()[-1].split() == ["car", *3 * ["0.2500"]]
+
+
 def test_a_run_ends_with_its_classes_and_the_next_commands(base, capsys):
     config = replace(base, run_name="told", epochs=2, n_splits=2)
     train.run(config)
@@ -39,6 +49,9 @@ def test_a_run_ends_with_its_classes_and_the_next_commands(base, capsys):
         samples, _, _, f1 = table[name]
         assert int(samples) == sum(sum(fold["val_confusion_matrix"][number]) for fold in folds)
         np.testing.assert_allclose(float(f1), np.mean([fold["val_f1"][name] for fold in folds]), atol=6e-5)
+        assert [fold["val_samples"][name] for fold in folds] == [
+            sum(fold["val_confusion_matrix"][number]) for fold in folds
+        ]
     assert f"python scripts/evaluate.py --run={config.run_dir}" in out
     train.run(config)
     assert "nothing was left to do: the run is complete" in capsys.readouterr().out

@@ -78,7 +78,7 @@ def test_the_history_and_the_classes_are_those_of_metrics_json(everything, read)
     for row in metrics["history"]:
         for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds"):
             assert read.value("Numbers of each epoch", str(row["epoch"] + 1), name.replace("_", " ")) == row[name]
-    for name in ("precision", "recall", "f1"):
+    for name in ("samples", "precision", "recall", "f1"):
         for each, value in metrics[f"val_{name}"].items():
             assert read.value("Validation by class, last epoch", each, name) == value
     confusion = "Confusion: targets in rows, predictions in columns"
