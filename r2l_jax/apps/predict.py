@@ -72,7 +72,7 @@ def predict_files(
     Rows are on the disk as soon as their files are predicted, and at the end in the order of the files. Rows of other
     files, which earlier calls have written, come before. `<output>.manifest.json` says by which models: another call of
     the same settings goes on with the files that have no row yet. A file that cannot be predicted is reported on stderr
-    at the end, and has no row.
+    at the end, and has no row. If no file can be predicted, there is no table.
 
     Args:
         files: the raw files.
@@ -118,7 +118,12 @@ def predict_files(
         if isinstance(masks, Path):
             # Of workers that were lost.
             clear_parts(masks)
-        sort_csv(table, {str(file): number for number, file in enumerate(files)})
+        if not done and len(failed) == len(left):
+            # The next call may have other settings, since there are no predictions of these.
+            table.unlink()
+            table.with_name(_manifest(table.name)).unlink()
+        else:
+            sort_csv(table, {str(file): number for number, file in enumerate(files)})
     for file in files:
         if file in failed:
             print(f"error: {failed[file]}", file=sys.stderr)

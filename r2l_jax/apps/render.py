@@ -44,13 +44,14 @@ _PICTURE, _FILE, _VERSION = _COLUMNS = ("picture", "file", "version")
 
 
 def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
-    """Lists the given files, whether they exist or not, and the raw files directly in the given folders, each once.
+    """Lists the given files, and the raw files directly in the given folders, each once.
 
     Args:
         inputs: paths and URLs.
 
     Raises:
-        InputError: a folder holds no file with the suffix of a raw file, or a URL cannot be reached.
+        InputError: a file is not there, a folder holds no file with the suffix of a raw file, or a URL cannot be
+            reached.
     """
     files = list[Place]()
     for name in inputs:
@@ -64,9 +65,11 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
             found = [url for url in remote.listed(place) if url.suffix.lower() in RAW_SUFFIXES or url == place]
         elif place.is_dir():
             found = sorted(file for file in place.iterdir() if file.is_file() and file.suffix.lower() in RAW_SUFFIXES)
-        else:
+        elif place.exists():
             files.append(place)
             continue
+        else:
+            raise InputError(f"{place}: no such file")
         if not found:
             raise InputError(f"{place}: no raw files in this folder{_below(place)}")
         files += found

@@ -12,7 +12,7 @@ pytest.importorskip("nicegui")
         (["--data_dir=data"], "--data_dir changes nothing without --run"),
         (["--port=70000"], "--port must be from 0 to 65535, got 70000"),
         (["--max_upload=0"], "--max_upload must be positive, got 0"),
-        (["--input=none.dng"], "--input: none.dng: no such file"),
+        (["--input=none.dng"], "none.dng: no such file"),
         (["--camera=none"], "--camera must be drone, microscopy, auto or a JSON file, got 'none'"),
         (["--pipeline=none"], "no pipeline is called 'none'"),
         (["--run=none"], "--run=none is no run's folder with a fold_0: not found"),

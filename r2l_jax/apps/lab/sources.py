@@ -126,11 +126,7 @@ def given_files(inputs: Sequence[str], model: TrainedModel | None) -> list[Sourc
     Raises:
         InputError: a folder without raw files, or a file that is not there.
     """
-    files = find_paths(inputs) if inputs else []
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"--input: {file}: no such file")
-    return [file_source(file.name, file, model) for file in files]
+    return [file_source(file.name, file, model) for file in find_paths(inputs)]
 
 
 def validation_samples(

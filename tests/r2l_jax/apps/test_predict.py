@@ -163,6 +163,13 @@ def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
     assert first["bright"] == second["bright"]
 
 
+def test_of_bad_files_alone_there_is_no_table(run, tmp_path):
+    (tmp_path / "bad.tif").write_bytes(b"no file")
+    for model in load_folds(str(run.run_dir), ["all"], "best", None):
+        assert predict_files([tmp_path / "bad.tif"], tmp_path / "p.csv", [model]) == (0, 1)
+        assert [file.name for file in tmp_path.iterdir() if not file.name.startswith(".")] == ["bad.tif"]
+
+
 def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
     waiting, most, original, computed = [], [], predict.read_mosaic, TrainedModel.predict
 

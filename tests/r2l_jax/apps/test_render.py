@@ -257,3 +257,5 @@ def test_inputs_without_raw_files(tmp_path):
         find_raw_files([tmp_path])
     with pytest.raises(InputError, match="empty"):
         find_raw_files([""])
+    with pytest.raises(InputError, match=r"gone\.dng: no such file$"):
+        find_raw_files([tmp_path / "lymphocytes" / "1.dng", tmp_path / "gone.dng"])
