@@ -56,5 +56,5 @@ def run_names(uris: Sequence[str]) -> list[str]:
     for number, path in enumerate(paths):
         if path in paths[:number]:
             raise InputError(f"--run={uris[number]} is given twice")
-    names = ["/".join(path.parts[-2:]) if path.name.startswith("fold_") else path.name for path in paths]
+    names = ["/".join(path.parts[-2:]) if fold_number(path) is not None else path.name for path in paths]
     return names if len(set(names)) == len(names) else list(uris)

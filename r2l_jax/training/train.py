@@ -28,7 +28,7 @@ from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import model_file, plan, recording, report
 from r2l_jax.training.about import about_run, identity_of, named_arrays
 from r2l_jax.training.checkpoint import Checkpoints, Quality, best_of, drop_optimizer
-from r2l_jax.training.folds import Fold
+from r2l_jax.training.folds import Fold, fold_folders
 from r2l_jax.training.optimizer import steps_of_epoch
 from r2l_jax.training.record import Record, other_makers, read_metrics
 from r2l_jax.training.start import initial_state
@@ -108,7 +108,7 @@ def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], ru
     if jax.process_index() == 0:
         _warn(config, dataset, folds, rule)
         if config.tracking.overwrite:
-            for fold in config.run_dir.glob("fold_*"):
+            for fold in fold_folders(config.run_dir):
                 with locked(fold):
                     shutil.rmtree(fold)
             (config.run_dir / "summary.json").unlink(missing_ok=True)

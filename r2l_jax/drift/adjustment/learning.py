@@ -23,6 +23,7 @@ from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import train
+from r2l_jax.training.folds import fold_number
 from r2l_jax.training.plan import make_folds
 from r2l_jax.training.record import changed_data, changes, other_makers, read_metrics
 from r2l_jax.training.trained import TrainedFold, load_runs
@@ -95,7 +96,7 @@ def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
         raise InputError(
             f"--run={config.run} was trained with {trained.processing.flag}, which has no parameters to learn"
         )
-    if pathlib.Path(config.run).name.startswith("fold_"):
+    if fold_number(pathlib.Path(config.run).resolve()) is not None:
         raise InputError(f"--run={config.run} is one fold: the whole run is compared")
     if trained.model.freeze_classifier:
         raise InputError(f"--run={config.run} was trained with --freeze_classifier: with both fixed nothing is trained")

@@ -25,8 +25,13 @@ def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
         InputError, match=r"holds another run \(seed was 1, is 2\): choose another --run_name, or start"
     ):
         train.run(replace(config, seed=2))
+    for name in ("fold_1", "fold_0_backup", "fold_notes"):
+        (config.run_dir / name).mkdir()
     train.run(replace(config, seed=2, overwrite=True))
     assert metrics(config)["seed"] == 2
+    # Folds of the earlier run go, and no other folders.
+    folders = {path.name for path in config.run_dir.iterdir() if path.is_dir()}
+    assert folders == {"fold_0", "fold_0_backup", "fold_notes"}
 
 
 def test_what_overwrite_would_remove_is_not_what_a_run_starts_from(one_epoch):
