@@ -1,7 +1,6 @@
 """Writes the results of an analysis of a trained model, and reuses them as long as their identity stays the same."""
 
 import contextlib
-import hashlib
 import pathlib
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -61,12 +60,19 @@ def once(
     unfinished = file.parent / "unfinished.npz"
     if (content := on_first_process(lambda: store.find(file, identity, ignored))) is not None:
         on_first_process(lambda: _clean_up(unfinished, file))
-        return content
+        return on_first_process(lambda: _named_after(fold, file, content))
     on_first_process(lambda: file.parent.mkdir(parents=True, exist_ok=True))
     analysis = analyse(unfinished)
     content = on_first_process(lambda: _write(file, fold, identity, analysis))
     on_first_process(lambda: unfinished.unlink(missing_ok=True))
     return content
+
+
+def _named_after(fold: TrainedFold, file: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Records the present training in an earlier result: another training has led to the same model."""
+    if content.get("training") == fold.training:
+        return content
+    return store.finish(file, {**content, "training": fold.training}, content["identity"], content["files"])
 
 
 def _clean_up(unfinished: pathlib.Path, file: pathlib.Path) -> None:
@@ -88,7 +94,7 @@ def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, anal
         **analysis.content,
         "table": analysis.table,
         "flags": identity["flags"],
-        "training": hashlib.sha256(fold.fold.metrics_file.read_bytes()).hexdigest(),
+        "training": fold.training,
         "data": identity["data"],
         **environment(),
     }

@@ -1,6 +1,7 @@
 """A fold's metrics.json: what has been reached so far, and all that a repetition needs."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,15 @@ def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}); {context}") from None
     return content
+
+
+def training_id(metrics: Mapping[str, Any]) -> str:
+    """Identifies the training of a fold by the content of its metrics.json, so that results can name it.
+
+    The id is a hash of the epochs' numbers and seconds: a later training into the same folder has another one, and
+    recording more pictures of a finished training does not change it.
+    """
+    return hashlib.sha256(json.dumps(metrics["history"]).encode()).hexdigest()
 
 
 def recorded_split(

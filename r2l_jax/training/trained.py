@@ -19,7 +19,7 @@ from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.hosts import is_first, on_every_process
 from r2l_jax.training import finished
 from r2l_jax.training.folds import Fold, fold_folders, fold_number
-from r2l_jax.training.record import recorded_split
+from r2l_jax.training.record import recorded_split, training_id
 from r2l_jax.training.stored import stored_model
 
 
@@ -31,6 +31,7 @@ class TrainedFold(NamedTuple):
         dataset: the data set.
         task: the task.
         fold: the split of the data, and the fold's folder.
+        training: the id of the training, which results record (see `record.training_id`).
         model: the model of a checkpoint, in evaluation: batch norms use their running statistics.
     """
 
@@ -38,6 +39,7 @@ class TrainedFold(NamedTuple):
     dataset: RawDataset
     task: Task
     fold: Fold
+    training: str
     model: RawToLogit
 
     @property
@@ -52,7 +54,7 @@ def fingerprint_of(config: TrainConfig, model: RawToLogit) -> str:
     return hashlib.sha256("\n".join([model_hash(model), *(pipeline.identity if pipeline else ())]).encode()).hexdigest()
 
 
-_Description = tuple[TrainConfig, RawDataset, Task, Fold]
+_Description = tuple[TrainConfig, RawDataset, Task, Fold, str]
 
 
 def load_runs(
@@ -87,10 +89,11 @@ def load_runs(
     # Orbax reads checkpoints in all processes together, so that one which has failed must not leave the others alone.
     runs = on_every_process(describe)
     if is_first():
-        for *_, fold in (description for folds in runs for description in folds):
+        for *_, fold, _ in (description for folds in runs for description in folds):
             print(f"{fold.folder}: the {checkpoint} checkpoint")
     return [
-        [TrainedFold(*description, _load_model(*description, checkpoint)) for description in folds] for folds in runs
+        [TrainedFold(*description, _load_model(*description[:-1], checkpoint)) for description in folds]
+        for folds in runs
     ]
 
 
@@ -132,7 +135,7 @@ def _fold_folders(uri: str) -> list[pathlib.Path]:
 def _describe_fold(
     folder: pathlib.Path, data_dir: str | None, loaded: dict[str, RawDataset], named: Mapping[str, NamedPipeline]
 ) -> _Description:
-    """Finds the settings, the data set, the task and the split of a fold."""
+    """Finds the settings, the data set, the task, the split and the training of a fold."""
     where = f"--run={folder}"
     metrics = finished.read(folder, where)
     config = finished.settings_of(metrics, named, where)
@@ -150,7 +153,7 @@ def _describe_fold(
     number = fold_number(folder.resolve())
     assert number is not None
     split = recorded_split(metrics, dataset, folder / "metrics.json")
-    return config, dataset, task, Fold(number, *split, folder)
+    return config, dataset, task, Fold(number, *split, folder), training_id(metrics)
 
 
 def _present_camera(name: str | None, data_dir: str, where: str) -> str | None:

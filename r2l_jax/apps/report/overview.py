@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 
 from r2l_jax.apps.report import document, tables
-from r2l_jax.apps.report.document import Block, Cell, Code, Details, Section, Table, Tiles
+from r2l_jax.apps.report.document import Block, Cell, Code, Details, Section, Table, Text, Tiles
 from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_score, differing_flags
 
 
 def make(runs: Sequence[RunRecord]) -> list[Section]:
     """Makes the section of the most important numbers, and the section of settings and commands."""
-    summary = [*document.panels([(run.name, [_tiles(run)]) for run in runs]), _folds_table(runs)]
+    summary = [
+        *document.panels([(run.name, [_tiles(run), *map(Text, run.left_out)]) for run in runs]),
+        _folds_table(runs),
+    ]
     reproduction = [*_differences(runs), *document.panels([(run.name, _reproduction(run)) for run in runs])]
     return [*document.section("Summary", summary), *document.section("How to reproduce", reproduction)]
 

@@ -46,6 +46,11 @@ class EvaluatedRun(msgspec.Struct):
     own: list[str]
     tests: dict[str, dict[str, Any]]
     folds: dict[str, Any]
+    training: dict[str, str] = {}
+
+    def is_of(self, present: set[str]) -> bool:
+        """Tells whether the folds that were tested are among the present trainings."""
+        return bool(self.training) and present.issuperset(self.training.values())
 
 
 class Groups(msgspec.Struct):
@@ -63,6 +68,10 @@ class Evaluation(msgspec.Struct):
     score: str
     runs: dict[str, EvaluatedRun]
     by: dict[str, Groups] = {}
+
+    def is_of(self, present: set[str]) -> bool:
+        """Tells whether the folds that were tested are among the present trainings."""
+        return all(run.is_of(present) for run in self.runs.values())
 
     def tests(self, label: str, where: pathlib.Path) -> dict[str, Test]:
         """Returns the numbers of a run by case.
@@ -109,7 +118,17 @@ class NaturalRange(msgspec.Struct):
     width: float | None
 
 
-class Sensitivity(msgspec.Struct):
+class OfFold(msgspec.Struct, kw_only=True):
+    """A result of one fold, with the id of the fold's training."""
+
+    training: str | None = None
+
+    def is_of(self, present: set[str]) -> bool:
+        """Tells whether the fold is among the present trainings."""
+        return self.training in present
+
+
+class Sensitivity(OfFold):
     """A sensitivity.json, which forensics.py writes."""
 
     unit: str
@@ -149,7 +168,7 @@ class KnobMap(msgspec.Struct):
     tolerated: list[list[bool]]
 
 
-class Tolerances(msgspec.Struct):
+class Tolerances(OfFold):
     """A tolerances.json, which forensics.py writes."""
 
     score: str
@@ -182,7 +201,7 @@ class Default(msgspec.Struct):
     loss: float
 
 
-class WorstCases(msgspec.Struct):
+class WorstCases(OfFold):
     """A worst_case.json, which forensics.py writes."""
 
     score: str
@@ -199,7 +218,7 @@ class ShotGroups(msgspec.Struct):
     scores: list[list[float]]
 
 
-class Shots(msgspec.Struct):
+class Shots(OfFold):
     """A shots.json, which forensics.py writes."""
 
     score: str
@@ -215,7 +234,7 @@ class Start(msgspec.Struct):
     score: float
 
 
-class Adapted(msgspec.Struct):
+class Adapted(OfFold):
     """The adaptation of a fold to a drift."""
 
     undrifted: float
@@ -243,6 +262,10 @@ class Adaptation(msgspec.Struct):
     score: str
     drifts: dict[str, AdaptedOverFolds]
     folds: dict[str, dict[str, Adapted]]
+
+    def is_of(self, present: set[str]) -> bool:
+        """Tells whether the folds that were adapted are among the present trainings."""
+        return all(each.is_of(present) for drifts in self.folds.values() for each in drifts.values())
 
 
 class Curve(msgspec.Struct):
@@ -280,6 +303,11 @@ class Learning(msgspec.Struct):
     target: float
     runs: dict[str, LearntRun]
     parameters: dict[str, LearntParameter]
+    training: dict[str, str] = {}
+
+    def is_of(self, present: set[str]) -> bool:
+        """Tells whether the folds that were compared are among the present trainings."""
+        return bool(self.training) and present.issuperset(self.training.values())
 
 
 Result = TypeVar("Result")

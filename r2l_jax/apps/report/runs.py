@@ -14,10 +14,10 @@ from r2l_jax.apps.report import results
 from r2l_jax.apps.report.events import Recorded, read_events
 from r2l_jax.config import TrainConfig
 from r2l_jax.model.tasks import TASKS
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
 from r2l_jax.training.folds import fold_folders, fold_number, run_names
-from r2l_jax.training.record import read_metrics
+from r2l_jax.training.record import read_metrics, training_id
 
 ANALYSES: Mapping[str, type] = {
     "sensitivity": results.Sensitivity,
@@ -71,6 +71,7 @@ class FoldRecord:
         environment: where it was trained.
         camera: the camera that the processing started from, as JSON; None for processed images.
         fingerprint: of the samples and classes.
+        training: the id of the training, see `record.training_id`.
         samples: the numbers of samples for training and for validation.
         recorded: the parameters over epochs.
         pictures: the pictures of each epoch, by their names such as "stages/0_demosaic".
@@ -89,6 +90,7 @@ class FoldRecord:
     environment: Environment
     camera: Mapping[str, Any] | None
     fingerprint: str
+    training: str
     samples: tuple[int, int]
     recorded: Recorded
     pictures: Mapping[int, Mapping[str, pathlib.Path]]
@@ -108,7 +110,18 @@ class Analyses(NamedTuple):
 
 
 class RunRecord(NamedTuple):
-    """A run: its name in the report, its folder, its folds, and the results of other programs; None without them."""
+    """A run, as its folder holds it.
+
+    Attributes:
+        name: its name in the report.
+        folder: its folder.
+        folds: its folds.
+        evaluation: the result of evaluate.py; None without one.
+        analyses: the results of forensics.py.
+        adaptation: the result of adjust.py; None without one.
+        learning: the comparison of adjust.py; None without one.
+        left_out: a line for each result that another training has left in the folder.
+    """
 
     name: str
     folder: pathlib.Path
@@ -117,6 +130,7 @@ class RunRecord(NamedTuple):
     analyses: Sequence[Analyses]
     adaptation: results.Adaptation | None
     learning: results.Learning | None
+    left_out: Sequence[str]
 
     @property
     def score(self) -> str:
@@ -161,13 +175,14 @@ def read_runs(uris: Sequence[str]) -> list[RunRecord]:
     return [_read_run(uri, name) for uri, name in zip(uris, run_names(uris), strict=True)]
 
 
-def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.Evaluation] | None:
+def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.Evaluation | str] | None:
     """Returns the evaluation of several runs together, and its folder.
 
-    evaluate.py writes it to the innermost folder of the runs that it tests.
+    evaluate.py writes it to the innermost folder of the runs that it tests. In place of one of other trainings, of any
+    of its runs, there is a line that says so.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or so is a run that it tests.
     """
     if len(runs) < 2:
         return None
@@ -176,7 +191,18 @@ def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.E
     tested = set() if found is None else {pathlib.Path(run.folder).resolve() for run in found.runs.values()}
     if found is None or not tested.intersection(run.folder.resolve() for run in runs):
         return None
-    return folder, found
+    are_present = all(run.is_of(_trainings(pathlib.Path(run.folder))) for run in found.runs.values())
+    return folder, found if are_present else _left_out(folder / "evaluation.json")
+
+
+def _trainings(run: pathlib.Path) -> set[str]:
+    """Reads the ids of the present trainings of a run's folds."""
+    files = [file for fold in fold_folders(run) if (file := fold / "metrics.json").exists()]
+    return {training_id(read_metrics(file, "make it anew or move it away")) for file in files}
+
+
+def _left_out(file: pathlib.Path) -> str:
+    return f"{file} is left out: it is not of the present training, for which the same command makes it anew"
 
 
 def common_score(runs: Sequence[RunRecord]) -> str:
@@ -200,20 +226,35 @@ def _read_run(uri: str, name: str) -> RunRecord:
     if not folders:
         reason = "it has no fold_* folder with a metrics.json" if folder.is_dir() else "not found"
         raise InputError(f"--run={uri} is no run's folder: {reason}")
+    folds = [_read_fold(each, f"--run={uri}") for each in folders]
+    present = {fold.training for fold in folds}
+    left_out = []
+
+    def read(file: pathlib.Path, kind: type) -> Any:
+        """Reads a result, unless it is of another training."""
+        result = results.read_result(file, kind)
+        if result is None or result.is_of(present):
+            return result
+        left_out.append(_left_out(file))
+        warn(left_out[-1])
+        return None
+
+    def read_analyses(place: pathlib.Path) -> Analyses:
+        found = {name: read(place / name / f"{name}.json", kind) for name, kind in ANALYSES.items()}
+        return Analyses(
+            fold_number(place) or 0, place, {name: each for name, each in found.items() if each is not None}
+        )
+
     return RunRecord(
         name,
         folder,
-        [_read_fold(each, f"--run={uri}") for each in folders],
-        results.read_result(folder / "evaluation" / "evaluation.json", results.Evaluation),
-        [found for each in fold_folders(folder / "forensics") if (found := _read_analyses(each)).found],
-        results.read_result(folder / "adjustment" / "adaptation.json", results.Adaptation),
-        results.read_result(folder / "adjustment" / "learning.json", results.Learning),
+        folds,
+        read(folder / "evaluation" / "evaluation.json", results.Evaluation),
+        [found for each in fold_folders(folder / "forensics") if (found := read_analyses(each)).found],
+        read(folder / "adjustment" / "adaptation.json", results.Adaptation),
+        read(folder / "adjustment" / "learning.json", results.Learning),
+        left_out,
     )
-
-
-def _read_analyses(folder: pathlib.Path) -> Analyses:
-    found = {name: results.read_result(folder / name / f"{name}.json", kind) for name, kind in ANALYSES.items()}
-    return Analyses(fold_number(folder) or 0, folder, {name: each for name, each in found.items() if each is not None})
 
 
 def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
@@ -238,6 +279,7 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
         results.converted(metrics, Environment, file),
         metrics.get("camera"),
         metrics["fingerprint"],
+        training_id(metrics),
         (len(metrics["train_indices"]), len(metrics["valid_indices"])),
         read_events(folder),
         _pictures(folder / "results"),

@@ -52,8 +52,11 @@ def make(runs: Sequence[RunRecord]) -> list[Section]:
     if joint := joint_evaluation(runs):
         folder, evaluation = joint
         suffix = ", runs together" if sections else ""
-        sections += _sections(_rows(evaluation, folder), evaluation.score, suffix)
-        by.append(("runs together", _groups(evaluation.by, evaluation.score)))
+        if isinstance(evaluation, str):
+            sections += document.section(f"Mean drops{suffix}", [Text(evaluation)])
+        else:
+            sections += _sections(_rows(evaluation, folder), evaluation.score, suffix)
+            by.append(("runs together", _groups(evaluation.by, evaluation.score)))
     sections += document.section("Scores by shots", document.panels(by))
     return document.section("Drift synthesis", [], sections)
 

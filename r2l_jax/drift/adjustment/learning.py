@@ -76,6 +76,7 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines, config.checkpoint)
     runs = {own: folds, other: others}
     content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
+    content["training"] = {str(fold.fold.number): fold.training for fold in folds}
     on_first_process(lambda: _write(config, content))
     if is_first():
         print(f"\n{comparison_table(content)}\n")

@@ -292,4 +292,5 @@ def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
             }
             for part in parts
         },
+        training={part.fold.fold.number: part.fold.training for part in parts},
     )

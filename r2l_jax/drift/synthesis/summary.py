@@ -31,6 +31,7 @@ class RunResults(NamedTuple):
         pipeline: the title of the run's pipeline, if it has one.
         own: the names of the cases that equal the images on which the run was trained.
         folds: for each fold, by its number, the numbers of each case, by its name.
+        training: for each fold the id of its training (see `record.training_id`).
     """
 
     folder: str
@@ -38,6 +39,7 @@ class RunResults(NamedTuple):
     pipeline: str | None
     own: tuple[str, ...]
     folds: Mapping[int, Mapping[str, Numbers]]
+    training: Mapping[int, str]
 
 
 def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
             "headline": _headline(tests[OWN.name][score]["mean"], drops, error),
             "tests": tests,
             "folds": {str(number): dict(numbers) for number, numbers in run.folds.items()},
+            "training": {str(number): each for number, each in run.training.items()},
         }
     headlines = [summary["headline"] for summary in summaries.values()]
     drops = {kind: _mean([headline[f"{kind}_drop"] for headline in headlines]) for kind in KINDS}

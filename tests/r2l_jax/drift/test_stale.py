@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 
 import jax.numpy as jnp
@@ -17,14 +18,16 @@ from r2l_jax.drift import figures
 from r2l_jax.drift.adjustment import adaptation
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.analysis import Analysis
-from r2l_jax.drift.forensics import forensics
+from r2l_jax.drift.forensics import camera_check, forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.runtime import store
+from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train, trained
+from r2l_jax.training.record import training_id
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
 
@@ -244,6 +247,35 @@ def test_what_a_drift_is_made_of(place, made, change, drift):
     change(place.folder)
     adaptation.run(place.adaptation)
     assert made == [drift]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_results_name_the_training_that_has_led_to_the_same_model_again(one_epoch, place, made, tmp_path):
+    place.run = str(shutil.copytree(one_epoch.run_dir, tmp_path / "one_epoch"))
+    content = metrics(one_epoch)
+    content["history"][0]["seconds"] += 1
+    write_json(tmp_path / "one_epoch/fold_0/metrics.json", content)
+    evaluation.run(place.evaluation)
+    forensics.run(place.forensics)
+    adapted = adaptation.run(place.adaptation)["folds"][0]
+    assert made == []
+    written = json.loads((place.folder / "evaluation/evaluation.json").read_text())
+    assert written["runs"]["one_epoch"]["training"] == {"0": training_id(content)}
+    files = [place.folder / f"forensics/fold_0/{name}/{name}.json" for name in ANALYSES]
+    contents = [*(json.loads(file.read_text()) for file in files), *adapted.values()]
+    assert {each["training"] for each in contents} == {training_id(content)} != {training_id(metrics(one_epoch))}
+
+
+def test_a_camera_is_checked_by_the_tolerances_of_the_present_model(place, made, monkeypatch, capsys):
+    monkeypatch.setattr(camera_check, "check", lambda *arguments: [])
+    monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (1.0, 1.0))
+    config = dataclasses.replace(place.forensics, check="drone")
+    forensics.check(config)
+    assert made == []
+    other_model(place, monkeypatch)
+    forensics.check(config)
+    assert made == ["tolerances"]
+    assert "tolerances.json: made anew (the model has changed)\n" in capsys.readouterr().err
 
 
 def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place, capsys):

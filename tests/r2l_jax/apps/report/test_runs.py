@@ -4,7 +4,9 @@ import shlex
 
 import pytest
 import report_runs
+from report_pages import Page
 
+from r2l_jax.apps.report.comparison import comparison_table
 from r2l_jax.apps.report.page import make_page
 from r2l_jax.apps.report.runs import joint_evaluation, read_runs
 from r2l_jax.config import TrainConfig
@@ -136,6 +138,87 @@ def test_the_command_trains_the_run_again(tmp_path):
 
 def test_an_evaluation_of_other_runs_is_not_theirs(tmp_path):
     runs = [report_runs.write_run(tmp_path / name) for name in ("first", "second")]
-    others = report_runs.evaluation({"third": tmp_path / "third"}, report_runs.Numbers())
+    others = report_runs.evaluation({"third": report_runs.write_run(tmp_path / "third")}, report_runs.Numbers())
     report_runs.write_json(tmp_path / "evaluation/evaluation.json", others)
     assert joint_evaluation(read_runs(list(map(str, runs)))) is None
+
+
+RESULTS = {
+    "evaluation/evaluation.json": "Drift synthesis",
+    "forensics/fold_0/sensitivity/sensitivity.json": "Sensitivity",
+    "forensics/fold_0/tolerances/tolerances.json": "Tolerances",
+    "forensics/fold_0/worst_case/worst_case.json": "Worst cases",
+    "forensics/fold_0/shots/shots.json": "Worst cases by shots",
+    "adjustment/adaptation.json": "Adaptation to drift",
+    "adjustment/learning.json": "Learned and fixed processing",
+}
+
+
+def retrain(folder, fold=0):
+    """Leaves the numbers of another training in the folder of a fold."""
+    metrics = json.loads((folder / f"fold_{fold}/metrics.json").read_text())
+    metrics["history"][0]["seconds"] += 1
+    report_runs.write_json(folder / f"fold_{fold}/metrics.json", metrics)
+
+
+def test_results_of_the_training_before_are_left_out_and_named(everything, capsys):
+    assert {*RESULTS.values()} <= {*Page(make_page(read_runs([str(everything)]))).headings}
+    assert capsys.readouterr().err == ""
+    retrain(everything)
+    read, said = Page(make_page(read_runs([str(everything)]))), capsys.readouterr().err.splitlines()
+    assert not {*RESULTS.values(), "Drift forensics", "Drift adjustment"} & {*read.headings}
+    assert not [text for text in read.texts if text.startswith(("Worst accuracy", "Mean drop", "Adapted to"))]
+    lines = [f"{everything / file} is left out: it is not of the present training" for file in RESULTS]
+    assert all(line.startswith(f"warning: {start}") for line, start in zip(said, lines, strict=True))
+    assert [any(text.startswith(line) for text in read.texts) for line in lines] == [True] * len(lines)
+
+
+@pytest.mark.parametrize("file", RESULTS)
+def test_a_result_that_names_no_training_is_left_out(everything, file):
+    text = (everything / file).read_text()
+    (everything / file).write_text(text.replace('"training"', '"earlier"'))
+    (run,) = read_runs([str(everything)])
+    assert [line.split()[0] for line in run.left_out] == [str(everything / file)]
+
+
+def test_of_two_folds_one_is_trained_anew(tmp_path):
+    folder = report_runs.write_run(tmp_path / "run", folds=2)
+    first, second = report_runs.training(folder), report_runs.training(folder, 1)
+    numbers = report_runs.Numbers(500)
+    for fold, training in enumerate((first, second)):
+        shots = report_runs.shots(training, numbers)
+        report_runs.write_json(folder / f"forensics/fold_{fold}/shots/shots.json", shots)
+    evaluation = report_runs.evaluation({"run": folder}, numbers)
+    evaluation["runs"]["run"]["training"] = {"0": first, "1": second}
+    adaptation = report_runs.adaptation(first, numbers)
+    adaptation["folds"]["1"] = report_runs.adaptation(second, numbers)["folds"]["0"]
+    learning = report_runs.learning(first, numbers) | {"training": {"0": first, "1": second}}
+    report_runs.write_json(folder / "evaluation/evaluation.json", evaluation)
+    report_runs.write_json(folder / "adjustment/adaptation.json", adaptation)
+    report_runs.write_json(folder / "adjustment/learning.json", learning)
+    (run,) = read_runs([str(folder)])
+    assert run.left_out == []
+    retrain(folder, 1)
+    (run,) = read_runs([str(folder)])
+    # The analyses of the other fold still hold; means over both folds do not.
+    assert [each.fold for each in run.analyses] == [0]
+    assert (run.evaluation, run.adaptation, run.learning) == (None, None, None)
+
+
+def test_runs_evaluated_together_are_the_present_ones(tmp_path):
+    folders = [report_runs.write_run(tmp_path / name, start=start) for name, start in (("first", 0), ("second", 100))]
+    content = report_runs.evaluation({folder.name: folder for folder in folders}, report_runs.Numbers(500))
+    report_runs.write_json(tmp_path / "evaluation/evaluation.json", content)
+    runs = read_runs(list(map(str, folders)))
+    assert "Processing drift" in Page(make_page(runs)).headings
+    retrain(folders[1])
+    read = Page(make_page(read_runs(list(map(str, folders)))))
+    assert "Processing drift" not in read.headings
+    assert any("evaluation.json is left out" in text for text in read.texts)
+
+
+def test_a_comparison_says_which_results_are_of_the_training_before(everything, capsys):
+    other = report_runs.write_run(everything.parent / "other", start=100)
+    retrain(everything)
+    assert "last loss" in comparison_table(read_runs([str(everything), str(other)]))
+    assert len(capsys.readouterr().err.splitlines()) == len(RESULTS)

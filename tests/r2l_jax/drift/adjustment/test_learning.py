@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from small_runs import metrics
 
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.adjustment import learning
@@ -9,6 +10,7 @@ from r2l_jax.drift.adjustment.config import LearningConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
+from r2l_jax.training.record import training_id
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +78,14 @@ def test_the_first_epoch_that_reaches_the_target_counts(target, epochs, seconds)
     assert (curve["epochs_to_target"], curve["seconds_to_target"]) == (epochs, seconds)
 
 
-def test_a_finished_counterpart_is_not_trained_again(config, result):
+def test_a_finished_counterpart_is_not_trained_again(trained, config, result):
     file = config.output_dir / "learning/frozen/fold_0/metrics.json"
     before = file.stat().st_mtime_ns
     assert learning.run(config)["runs"] == result["runs"]
     assert file.stat().st_mtime_ns == before
-    assert json.loads((config.output_dir / "learning.json").read_text())["parameters"] == result["parameters"]
+    written = json.loads((config.output_dir / "learning.json").read_text())
+    assert written["parameters"] == result["parameters"]
+    assert written["training"] == {f"{fold}": training_id(metrics(trained, fold)) for fold in range(2)}
     assert (config.output_dir / "learning" / "learning_curves.png").exists()
 
 

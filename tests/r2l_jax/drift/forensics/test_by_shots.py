@@ -22,7 +22,7 @@ def fold():
     )
     task = types.SimpleNamespace(score="accuracy", score_of=lambda confusion: np.trace(confusion) / confusion.sum())
     split = Fold(0, np.zeros(1, int), np.array([9, 4, 7, 2, 5]), pathlib.Path())
-    return TrainedFold(config=None, dataset=dataset, task=task, fold=split, model=None)
+    return TrainedFold(config=None, dataset=dataset, task=task, fold=split, training="", model=None)
 
 
 def analyse(monkeypatch, fold, rows):

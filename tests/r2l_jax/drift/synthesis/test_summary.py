@@ -29,10 +29,17 @@ def fold(own, second, exposed, *corrupted, first=None):
 
 # Trained with the first pipeline: two folds, with drops of 0.1 and 0 by the second one, of 0.2 by corruptions.
 STATIC = RunResults(
-    "runs/static", "static", FIRST, (FIRST,), {0: fold(0.9, 0.8, 0.4, 0.8, 0.6), 1: fold(0.7, 0.7, 0.4, 0.6, 0.4)}
+    "runs/static",
+    "static",
+    FIRST,
+    (FIRST,),
+    {0: fold(0.9, 0.8, 0.4, 0.8, 0.6), 1: fold(0.7, 0.7, 0.4, 0.6, 0.4)},
+    {0: "first", 1: "second"},
 )
 # Learnt its processing, to which both pipelines are others: drops of 0.1 and 0.3, by corruptions of 0.5 and 0.7.
-LEARNT = RunResults("runs/learnt", "parametrized", "parametrized", (), {0: fold(0.8, 0.5, 0.8, 0.3, 0.1, first=0.7)})
+LEARNT = RunResults(
+    "runs/learnt", "parametrized", "parametrized", (), {0: fold(0.8, 0.5, 0.8, 0.3, 0.1, first=0.7)}, {0: "third"}
+)
 
 
 def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity():

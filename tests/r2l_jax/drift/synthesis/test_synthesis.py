@@ -186,7 +186,7 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
     model = RawToLogit(isp.parametrized(written.camera), normalizer, head)
     model.eval()
     fold = Fold(0, np.arange(0), np.arange(IMAGES), folder(base))
-    fold = TrainedFold(config, written, task_of(written), fold, model)
+    fold = TrainedFold(config, written, task_of(written), fold, "", model)
     evaluator, rendered = Evaluator(BATCH, base.seed), {}
     render = evaluator._renderer.images
 
