@@ -1,17 +1,11 @@
 """Splits of a data set into training and validation samples."""
 
-import contextlib
-import hashlib
-import importlib.metadata
-import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from r2l_jax.runtime import startup
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
 
 # The indices of the training samples, and those of the validation samples.
 Split = tuple[np.ndarray, np.ndarray]
@@ -45,23 +39,8 @@ def stratified_splits(
                 f"--train_size={train_size:g} leaves {size} of {len(labels)} images to {part}, fewer than the "
                 f"{classes} classes"
             )
-    return _remembered(labels, n_splits, train_size, seed)
-
-
-def _remembered(labels: np.ndarray, n_splits: int, train_size: float, seed: int) -> list[Split]:
-    """Draws splits, or finds those of an earlier process: importing scikit-learn takes a second."""
-    drawn_from = [labels.tolist(), n_splits, train_size, seed, importlib.metadata.version("scikit-learn")]
-    name = hashlib.sha256(json.dumps(drawn_from).encode()).hexdigest()[:32]
-    file = startup.cache_dir() / "splits" / f"{name}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        orders = np.load(file, allow_pickle=False)
-        if np.array_equal(np.sort(orders), np.tile(np.arange(len(labels)), (n_splits, 1))):
-            train = math.floor(train_size * len(labels))
-            return [(order[:train], order[train:]) for order in orders]
+    # Importing scikit-learn takes a second, which programs that split nothing need not wait for.
     from sklearn.model_selection import StratifiedShuffleSplit
 
     splitter = StratifiedShuffleSplit(n_splits, train_size=train_size, random_state=seed)
-    pairs = [(train, val) for train, val in splitter.split(np.zeros(len(labels)), labels)]
-    with contextlib.suppress(OSError), replacing(file) as part, part.open("wb") as stream:
-        np.save(stream, np.stack([np.concatenate(pair) for pair in pairs]))
-    return pairs
+    return list(splitter.split(np.zeros(len(labels)), labels))

@@ -25,8 +25,8 @@ def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     """Writes a report of runs as one HTML file that needs no other file and no network.
 
     The report has everything that the folders of the runs hold: the training, finished or not, and the results of
-    `evaluate.py`, `forensics.py` and `adjust.py` where these programs write by default. The rest is left out. Equal
-    folders give equal files.
+    `evaluate.py`, `forensics.py` and `adjust.py` for it where these programs write by default. The rest is left out.
+    Equal folders give equal files.
 
     Args:
         uris: folders of runs, or of their folds. Several are shown side by side.
