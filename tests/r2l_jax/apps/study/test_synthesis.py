@@ -78,3 +78,17 @@ def test_differences_are_in_standard_deviations_of_the_folds():
     assert difference(0.8, 0.05, 0.7) == pytest.approx(2)
     assert difference(0.8, 0.0, 0.7) is None
     assert difference(0.8, 0.05, None) is None
+
+
+@pytest.mark.parametrize("shape", [(101, 1), (2, 101)], ids=["over models", "over folds"])
+def test_the_interval_holds_95_percent_of_the_ratios_of_bootstrap_samples(shape):
+    """Drops under corruption of 0 to 1: their mean over 101 draws is nearly normal, and its percentiles are known."""
+    models, _ = shape
+    spread = np.linspace(0.0, 1.0, 101)
+    own, damage = np.ones(shape), np.broadcast_to(spread[:, None] if models == 101 else spread, shape)
+    processing = np.repeat((own - 0.5)[:, None], models, 1)
+    processing[range(models), range(models)] = own
+    numbers = headline(Scores([str(model) for model in range(models)], processing, (own - damage)[:, None]))
+    assert numbers["ratio"] == pytest.approx(1)
+    error = 1.96 * spread.std() / np.sqrt(101) / 0.5
+    assert numbers["interval"] == pytest.approx([1 - error, 1 + error], abs=0.03 * error)
