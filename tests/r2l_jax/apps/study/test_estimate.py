@@ -5,6 +5,7 @@ from r2l_jax.apps.study.estimate import Samples, Speed, in_words, passes
 from r2l_jax.apps.study.ledger import Ledger
 from r2l_jax.apps.study.plan import make_jobs
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.files import write_json
 
 SAMPLES = Samples(80, 20)
 
@@ -52,6 +53,22 @@ def test_other_settings_are_another_job(config, by_kind):
 def test_without_finished_jobs_an_epoch_is_measured(config, by_kind):
     table = estimate.table([by_kind["evaluation"]], Ledger(config.output_dir), SAMPLES, lambda: Speed(0.1, 30.0), 1)
     assert "2 min" in table  # 30 s to start, and 600 passes
+
+
+def test_an_epoch_is_estimated_to_take_as_long_as_the_measured_one(config, by_kind, monkeypatch):
+    def run(training):
+        write_json(
+            training.run_dir / "fold_0" / "metrics.json",
+            {"history": [{"seconds": 12.0}], "train_indices": [*range(80)], "valid_indices": [*range(20)]},
+        )
+
+    clock = iter((100.0, 130.0))
+    monkeypatch.setattr(estimate.train, "run", run)
+    monkeypatch.setattr(estimate.time, "monotonic", lambda: next(clock))
+    speed = estimate.measure(config)
+    # Two folds of three epochs. The seconds are those of the steps; the rest of the time is spent once a job.
+    assert speed.seconds_per_pass * passes(by_kind["training"], Samples(80, 0)) == pytest.approx(2 * 3 * 12)
+    assert speed.start == 18
 
 
 def test_a_damaged_ledger_is_named(config):
