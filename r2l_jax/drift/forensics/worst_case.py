@@ -118,7 +118,8 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
     pictures: dict[str, Figure | Image.Image] = {"curves": _curves(plan, found)}
     if config.adv_track_differences:
         for group in dict.fromkeys(group for group, _, _ in plan):
-            worst = min((row for row in rows if row["group"] == group), key=lambda row: row["score"])
+            of_group = [row for row in rows if row["group"] == group]
+            worst = min(of_group, key=lambda row: (row["score"], -row["loss"]))
             pictures[group] = _differences(
                 frozen, worst["parameters"], *(each[: config.track_n_images] for each in (raws, targets))
             )

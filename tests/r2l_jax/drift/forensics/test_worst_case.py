@@ -6,6 +6,8 @@ from PIL import Image
 
 from r2l_jax.drift.forensics import worst_case
 from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.search.measure import Measured
+from r2l_jax.drift.search.searcher import Found
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training import trained
 
@@ -60,6 +62,20 @@ def test_pictures_of_default_worst_case_and_difference(analysis):
         picture = analysis.figures[group]
         assert isinstance(picture, Image.Image)
         assert np.asarray(picture).std() > 0
+
+
+def test_the_picture_of_a_group_shows_its_worst_case(fold, monkeypatch, tmp_path):
+    """The lowest score, and of equal scores the greatest loss, wherever it stands among the weights."""
+    groups = {"all": [(0.5, 1.0), (0.2, 1.0), (0.4, 9.0)], "gamma_correct": [(0.6, 1.0), (0.6, 1.0), (0.6, 2.0)]}
+    measured = [Measured(loss, score, 1.0, np.zeros(0)) for rows in groups.values() for score, loss in rows]
+    found = [Found({"place": np.array(place)}, np.zeros(1), np.zeros(1)) for place in range(len(measured))]
+    monkeypatch.setattr(worst_case.Searcher, "run", lambda *arguments: found)
+    monkeypatch.setattr(worst_case.Measurer, "measure", lambda *arguments: [measured[0], *measured])
+    shown = []
+    monkeypatch.setattr(worst_case, "_differences", lambda frozen, parameters, *samples: shown.append(parameters))
+    config = dataclasses.replace(CONFIG, adv_parameters=tuple(groups), adv_aux_weight=(1e6, 1.0, 0.0), starts=1)
+    worst_case.analyse(config, fold, lambda: False, tmp_path / "unfinished.npz")
+    assert shown == [{"place": 1}, {"place": 5}]
 
 
 def test_all_and_each_alone_are_searched_if_nothing_is_asked_for(fold):
