@@ -218,8 +218,7 @@ def _worst_values(rows: Sequence[WorstCase]) -> Table | None:
     """Makes the table of the single values of small parameters in the worst case of each group."""
     lowest: dict[str, WorstCase] = {}
     for row in rows:
-        if row.group not in lowest or row.score < lowest[row.group].score:
-            lowest[row.group] = row
+        lowest[row.group] = min(lowest.get(row.group, row), row, key=lambda each: each.order)
     values = {group: tables.elements(row.parameters) for group, row in lowest.items()}
     names = dict.fromkeys(name for each in values.values() for name in each)
     cells = [[Cell(name), *(tables.number(each.get(name)) for each in values.values())] for name in names]

@@ -31,7 +31,7 @@ def _tiles(run: RunRecord) -> Tiles:
                 tiles.append((f"Mean drop, {kind}", tables.score(value).text, f"of {run.score}, drift synthesis"))
     rows = [row for each in run.analyses if "worst_case" in each.found for row in each.found["worst_case"].rows]
     if rows:
-        worst = min(rows, key=lambda row: row.score)
+        worst = min(rows, key=lambda row: row.order)
         remark = f"moves {worst.group}, SSIM {worst.ssim:.2f}"
         tiles.append((f"Worst {run.score}", tables.score(worst.score).text, remark))
     if run.adaptation:

@@ -193,6 +193,11 @@ class WorstCase(msgspec.Struct):
     task_loss: list[float] = []
     deviation: list[float] = []
 
+    @property
+    def order(self) -> tuple[float, float]:
+        """Sorts worst cases as forensics.py does: by the lowest score, and of equal scores by the greatest loss."""
+        return self.score, -self.loss
+
 
 class Default(msgspec.Struct):
     """The numbers of the default rendering."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import report_runs
 from report_pages import Page
-from report_runs import PIPELINES
+from report_runs import CLASSES, PIPELINES
 
 from r2l_jax.apps.report import page
 from r2l_jax.apps.report.page import make_page, write_report
@@ -33,44 +33,159 @@ def read(text):
     return Page(text)
 
 
-def numbers_of(content, *without):
-    """All numbers of a JSON file except those below some keys."""
-    if isinstance(content, dict):
-        return {n for key, each in content.items() if key not in without for n in numbers_of(each, *without)}
-    if isinstance(content, list):
-        return {number for each in content for number in numbers_of(each, *without)}
-    return {float(content)} if isinstance(content, int | float) and not isinstance(content, bool) else set()
+def shown(read, caption, title, columns):
+    """The numbers behind a row of the only table of a caption that has it with these columns."""
+    (table,) = [table for table in read.tables[caption] if all((title, column) in table for column in columns)]
+    return {column: float(table[title, column][0]["data-value"]) for column in columns}
 
 
-@pytest.mark.parametrize(
-    ("file", "without"),
-    [
-        # A run of one fold has no deviations; the numbers of classes under drift are those of evaluation.csv.
-        ("evaluation/evaluation.json", ("std", "precision", "recall", "f1")),
-        ("forensics/fold_0/sensitivity/sensitivity.json", ()),
-        ("forensics/fold_0/worst_case/worst_case.json", ("task_loss", "deviation", "debayer", "default")),
-        ("forensics/fold_0/shots/shots.json", ()),
-        ("adjustment/adaptation.json", ("std", "start", "stops")),
-    ],
-)
-def test_all_numbers_of_a_file_are_behind_cells(everything, read, file, without):
-    content = json.loads((everything / file).read_text())
-    if file.startswith("evaluation"):
-        # The headline of a single run stands under the run.
-        del content["headline"]
-        runs = content["runs"].values()
-        losses = {test["loss"]["mean"] for run in runs for name, test in run["tests"].items() if "contrast" not in name}
-        own = {test["loss"]["mean"] for run in runs for test in run["tests"].values()} & losses
-        assert numbers_of(content, *without) - own <= read.values()
-        return
-    wanted = numbers_of(content, *without)
-    if file.endswith("sensitivity.json"):
-        # Of classes, the tables show the worst changes; the mean loss is in the text.
-        wanted = numbers_of(content["overall"], "samples", "loss", "stages", "parameters")
-        for group in (content["overall"], *content["by_class"].values()):
-            wanted |= {change["worst"] for kind in ("parameters", "stages") for change in group[kind].values()}
-        assert f"{content['overall']['loss']:.4f}" in " ".join(read.texts)
-    assert wanted <= read.values()
+def assert_shown(read, caption, rows):
+    """Rows are dicts of numbers by column, by their titles."""
+    for title, row in rows.items():
+        assert shown(read, caption, title, row) == row, (caption, title)
+
+
+def test_numbers_of_the_evaluation_stand_in_their_rows_and_columns(everything, read):
+    content = json.loads((everything / "evaluation/evaluation.json").read_text())
+    (run,), by = content["runs"].values(), content["by"]["iso_speed"]
+    kinds = ("processing", "acquisition", "corruption")
+    row = {
+        "accuracy on own images": run["headline"]["own"],
+        **{f"mean {kind} drop": run["headline"][f"{kind}_drop"] for kind in kinds},
+        "corruption over processing": run["headline"]["corruption_over_processing"],
+    }
+    assert_shown(read, "accuracy on the own images, and mean drops under drift", {"everything": row})
+    # The severities are rows of one title, of which the test's reader keeps the last.
+    test = run["tests"]["contrast.3"]
+    row = {"severity": 3, **{name: test[name]["mean"] for name in ("accuracy", "drop", "loss")}}
+    assert_shown(read, "Common corruptions", {"everything": row})
+    assert {run["tests"]["contrast.1"][name]["mean"] for name in ("accuracy", "drop", "loss")} <= read.values()
+    rows = {
+        title: dict(zip(("samples", *by["columns"]), (samples, *means), strict=True))
+        for title, samples, means in zip(by["rows"], by["samples"], by["mean"], strict=True)
+    }
+    assert_shown(read, "accuracy by iso speed", rows)
+
+
+def test_numbers_of_the_forensics_stand_in_their_rows_and_columns(everything, read):
+    def content(name):
+        return json.loads((everything / f"forensics/fold_0/{name}/{name}.json").read_text())
+
+    sensitivity = content("sensitivity")
+    overall, by_class = sensitivity["overall"], sensitivity["by_class"]
+    for caption, kind in (("Parameters", "parameters"), ("Images after stages", "stages")):
+        assert_shown(read, caption, {
+            name: {
+                "worst, all samples": change["worst"],
+                "up, all samples": change["together"]["mean"],
+                **{f"worst, {each}": of_class[kind][name]["worst"] for each, of_class in by_class.items()},
+            }
+            for name, change in overall[kind].items()
+        })  # fmt: skip
+    assert_shown(read, "Change of the loss with single values", {
+        name: {"mean": mean["mean"], "mean of absolute values": mean["mean_absolute"]}
+        for name, mean in overall["elements"].items()
+    })  # fmt: skip
+    assert f"{overall['loss']:.4f}" in " ".join(read.texts)
+    names = {"weight of the distance": "aux_weight", "accuracy": "score", "drop": "drop", "loss": "loss"}
+    names |= {"SSIM": "ssim", "between starts": "spread"}
+    rows = content("worst_case")["rows"]
+    wanted = {row["group"]: {column: row[name] for column, name in names.items()} for row in rows}
+    assert_shown(read, "Worst case of each search", wanted)
+    values = {f"white_balance.{place}": {} for place in range(3)}
+    for row in rows:
+        for place, value in enumerate(row["parameters"]["white_balance"]):
+            values[f"white_balance.{place}"][row["group"]] = value
+    assert_shown(read, "Values in the worst case of each group", values)
+    shots = content("shots")["fields"]["iso_speed"]
+    wanted = {"100": dict(zip(shots["columns"], shots["scores"][0], strict=True))}
+    assert_shown(read, "accuracy by iso speed", wanted)
+
+
+def test_numbers_of_the_adjustment_stand_in_their_rows_and_columns(everything, read):
+    (adapted,) = json.loads((everything / "adjustment/adaptation.json").read_text())["folds"]["0"].values()
+    titles = {None: "no adaptation", 0: "+0 stops", 1: "+1 stops"}
+    assert_shown(read, "Ends of the searches; the framed start is chosen", {
+        titles[start["stops"]]: {
+            "loss of labeled images": start["labelled_loss"],
+            "accuracy of labeled images": start["labelled_score"],
+            "accuracy": start["score"],
+        }
+        for start in adapted["starts"]
+    })  # fmt: skip
+    ends = {"before": adapted["default"]["white_balance"], "after": adapted["parameters"]["white_balance"]}
+    wanted = {f"white_balance.{place}": {end: values[place] for end, values in ends.items()} for place in range(3)}
+    assert_shown(read, "Values before and after", wanted)
+    learning = json.loads((everything / "adjustment/learning.json").read_text())
+    columns = ("last accuracy", "best", "seconds to 0.8")
+    for name, run in learning["runs"].items():
+        (curve,) = run["folds"]
+        numbers = (curve["scores"][-1], max(curve["scores"]), curve["seconds_to_target"])
+        assert_shown(read, "Scores of the validation", {name: dict(zip(columns, numbers, strict=True))})
+    values = learning["parameters"]["gamma_correct"]
+    assert_shown(read, "Parameters", {"gamma_correct": {"camera": values["camera"], "learned": values["folds"][0]}})
+
+
+@pytest.fixture(scope="module")
+def two_folds(tmp_path_factory):
+    """A run of two folds that differ in all numbers, with the worst cases and the adaptations of both."""
+    folder = report_runs.write_run(tmp_path_factory.mktemp("runs") / "run", folds=2, epochs=3)
+    numbers, folds = report_runs.Numbers(700), {}
+    for fold in range(2):
+        training = report_runs.training(folder, fold)
+        worst = report_runs.worst_case(training, numbers)
+        # The lowest score of the run is that of the last row, the lowest of the first fold that of its first.
+        worst["rows"][fold]["score"] = 0.02 - fold / 100
+        report_runs.write_json(folder / f"forensics/fold_{fold}/worst_case/worst_case.json", worst)
+        folds[f"{fold}"] = report_runs.adaptation(training, numbers)["folds"]["0"]
+    names = ("undrifted", "before", "after", "won_back")
+    means = {name: float(np.mean([folds[fold]["iso=0.05"][name] for fold in folds])) for name in names}
+    drift = {name: {"mean": mean, "std": 0.5} for name, mean in means.items()}
+    content = {"score": "accuracy", "drifts": {"iso=0.05": drift}, "folds": folds}
+    report_runs.write_json(folder / "adjustment/adaptation.json", content)
+    return folder
+
+
+def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds):
+    read = Page(make_page(read_runs([str(two_folds)])))
+    metrics = [json.loads((two_folds / f"fold_{fold}/metrics.json").read_text()) for fold in range(2)]
+    names = {"best accuracy": "best_val_accuracy", "last accuracy": "val_accuracy", "last loss": "val_loss"}
+    rows = {
+        f"run, fold {fold}": {
+            "epochs": 3,
+            "at epoch": each["best_epoch"] + 1,
+            "train": len(each["train_indices"]),
+            "valid": len(each["valid_indices"]),
+            **{column: each[name] for column, name in names.items()},
+        }
+        for fold, each in enumerate(metrics)
+    }
+    rows["run, mean"] = {column: np.mean([each[name] for each in metrics]) for column, name in names.items()}
+    assert_shown(read, "Scores and losses of the validation, and the numbers of samples", rows)
+    confusion = np.sum([each["val_confusion_matrix"] for each in metrics], 0)
+    rows = {target: dict(zip(CLASSES, row, strict=True)) for target, row in zip(CLASSES, confusion, strict=True)}
+    assert_shown(read, "Confusion: targets in rows, predictions in columns", rows)
+    for name in ("precision", "recall", "f1"):
+        for target, row in zip(CLASSES, confusion, strict=True):
+            rows[target] = {"samples": sum(row), name: np.mean([each[f"val_{name}"][target] for each in metrics])}
+        assert_shown(read, "Validation by class, last epoch; means over 2 folds, counts added up", rows)
+    content = json.loads((two_folds / "adjustment/adaptation.json").read_text())
+    names = {"accuracy, undrifted": "undrifted", "before": "before", "after": "after", "share won back": "won_back"}
+    rows = {"iso=0.05": {column: content["drifts"]["iso=0.05"][name]["mean"] for column, name in names.items()}}
+    for fold, drifts in content["folds"].items():
+        rows[f"iso=0.05, fold {fold}"] = {column: drifts["iso=0.05"][name] for column, name in names.items()}
+    assert_shown(read, "Adaptation by a few labeled images", rows)
+
+
+def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_folds):
+    texts = [text for text in Page(make_page(read_runs([str(two_folds)]))).texts if text.strip()]
+    worst = json.loads((two_folds / "forensics/fold_1/worst_case/worst_case.json").read_text())["rows"][1]
+    place = texts.index("Worst accuracy")
+    assert texts[place + 1 : place + 3] == ["0.0100", f"moves white_balance, SSIM {worst['ssim']:.2f}"]
+    drift = json.loads((two_folds / "adjustment/adaptation.json").read_text())["drifts"]["iso=0.05"]
+    after, before = (f"{drift[name]['mean']:.4f}" for name in ("after", "before"))
+    place = texts.index("Adapted to iso=0.05")
+    assert texts[place + 1 : place + 3] == [after, f"accuracy, {before} before"]
 
 
 def test_the_history_and_the_classes_are_those_of_metrics_json(everything, read):
