@@ -185,7 +185,7 @@ def described(measured: Calibration) -> dict[str, Any]:
     values = {
         "electrons_per_number": gain,
         "numbers_per_electron": 1 / gain,
-        "relative_error_of_gain": measured.mean("error") / len(measured.sites) ** 0.5,
+        "relative_error_of_gain": measured.error,
         "full_well_electrons": measured.mean("full_well"),
         "read_noise_electrons": measured.mean("read_noise"),
         "read_noise_is_upper_bound": measured.is_bound,

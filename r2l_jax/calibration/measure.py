@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from statistics import fmean
+from statistics import fmean, pstdev
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from r2l_jax.calibration.defects import Defects, classified, deviations, mask, noise_deviations
 from r2l_jax.calibration.frames import Frames, Moments, digital_numbers, phases
-from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, read_noise
+from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, mean_error, read_noise
 from r2l_jax.calibration.reading import (
     TINY,
     Flats,
@@ -28,6 +28,9 @@ Tile = Int[np.ndarray, "height width"]
 
 # The noise of the flats must exceed that of the darks by so many of its standard errors.
 _SIGNIFICANT = 4
+# The black level drifts if the means of the darks deviate by more than this fraction of the noise of a site, or
+# of that of rounding.
+_DRIFT = 0.2
 # Light below this fraction of the mean is not enlarged further: it comes from beyond the edge of the light's circle.
 _LEAST_LIGHT = 0.01
 # Digital numbers of files without steps.
@@ -44,7 +47,6 @@ class Site:
         channel: 0 for red, 1 for green, 2 for blue.
         black_level: the mean in the dark, as a fraction of the white level.
         gain: electrons from black to white, divided by the distance from the black level to 1.
-        error: the standard error of the gain, as a fraction of it.
         full_well: the electrons at the white level.
         read_noise: the standard deviation of the read-out in electrons.
         dsnu: the dark signal nonuniformity in electrons: the standard deviation of the mean in the dark between sites.
@@ -56,7 +58,6 @@ class Site:
     channel: int
     black_level: float
     gain: float
-    error: float
     full_well: float
     read_noise: float
     dsnu: float
@@ -74,6 +75,7 @@ class Calibration:
         sites: the values of each place in the tile, in the order of rows and columns.
         points: the photon transfer curve of each color, in fractions of the white level.
         exposures: the number of flats at each exposure, in the order of light.
+        error: the standard error of the mean gain, as a fraction of it.
         numbers: the digital number of the white level.
         bits: the bits of the converter; None if the values are continuous.
         is_bound: whether the read noise is only an upper bound, because rounding dominates it.
@@ -86,6 +88,7 @@ class Calibration:
     sites: Sequence[Site]
     points: Sequence[Point]
     exposures: Sequence[int]
+    error: float
     numbers: float
     bits: int | None
     is_bound: bool
@@ -112,7 +115,7 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
             no noise to them.
     """
     check_counts(dark, flat)
-    darks, first_dark, remarks = read_darks(dark, tile)
+    darks, first_dark, drift, remarks = read_darks(dark, tile)
     light, first_flat = read_light(flat, darks.mean)
     exposures = group_exposures(flat, light)
     numbers = [
@@ -121,8 +124,13 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
     ]
     steps = [0.0 if number is None else 1 / number for number in numbers]
     bad = _noticed_in_the_dark(darks, tile, steps, threshold)
-    flats = read_flats(flat, light, exposures, darks, bad, tile, threshold)
-    lines = _fit_lines(flat, exposures, flats, darks, bad, tile)
+    if pstdev(drift) > _DRIFT * max(np.sqrt(mean_of(darks.variance, ~bad)), _rounding(max(steps))):
+        remarks.append(
+            f"the black level drifts by {np.ptp(drift):.2g} of white between the darks; read noise leaves this out, "
+            "but black level and flats can be off by as much: let the camera warm up, and take darks and flats in turn"
+        )
+    flats = read_flats(flat, light, exposures, darks, bad, tile, steps, threshold)
+    lines = _fit_lines(flat, exposures, flats, darks, bad, tile, steps)
     defects = _find_defects(darks, flats, lines, bad, tile, steps, threshold)
     good = ~mask(defects, darks.mean.shape)
     sites, bounds = zip(
@@ -139,8 +147,9 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
         flat=_gains(flats.signal, good, tile),
         defects=defects,
         sites=sites,
-        points=_points(flats, sites, tile),
+        points=_points(flats, sites, lines, tile),
         exposures=[len(indices) for indices in exposures],
+        error=mean_error(lines),
         numbers=number,
         bits=_bits(number) if known else None,
         is_bound=any(bounds),
@@ -172,27 +181,33 @@ def _fit_lines(
     darks: Moments,
     bad: Bool[np.ndarray, "rows cols"],
     tile: Tile,
+    steps: Sequence[float],
 ) -> list[Line]:
     """Fits the line of each place in the tile; checks that the light adds noise, and does so up to the brightest."""
-    slopes = flats.variances.mean(0) / flats.means.mean(0)
-    if len(slopes) > 1 and slopes[-1] < 0.5 * np.median(slopes[:-1]):
-        names = ", ".join(flat.names[index] for index in exposures[-1][:3])
-        raise InputError(f"saturated flats: the noise of the brightest ({names}, ...) falls: take them with less light")
     lines = []
     variance = darks.variance
-    for number, (_, place) in enumerate(phases(tile)):
+    for number, ((_, place), step) in enumerate(zip(phases(tile), steps, strict=True)):
         good = ~bad[place]
         span = 1 - mean_of(darks.mean[place], good)
         means = flats.means[number]
-        dark_variance = mean_of(variance[place], good)
-        lines.append(fit(means, flats.variances[number], dark_variance, flats.samples[number], linear(means, span)))
-    error = np.sqrt(sum(line.error**2 for line in lines)) / len(lines)
-    if not all(0 < line.gain < np.inf for line in lines) or error * _SIGNIFICANT > 1:
+        variances = np.r_[mean_of(variance[place], good), flats.variances[number]]
+        degrees = np.r_[max(good.sum(), 1) * (darks.count - 1), flats.samples[number]]
+        lines.append(fit(np.r_[0.0, means], variances, degrees, np.r_[True, linear(means, span)], step))
+    slopes = _above_dark(flats, lines).mean(0) / flats.means.mean(0)
+    if len(slopes) > 1 and slopes[-1] < 0.5 * np.median(slopes[:-1]):
+        names = ", ".join(flat.names[index] for index in exposures[-1][:3])
+        raise InputError(f"saturated flats: the noise of the brightest ({names}, ...) falls: take them with less light")
+    if not all(0 < line.gain < np.inf for line in lines) or mean_error(lines) * _SIGNIFICANT > 1:
         raise InputError(
             "the flats are hardly noisier than the darks, so no gain can be measured: single exposures are needed, not "
             "averages or copies of one, with more light"
         )
     return lines
+
+
+def _above_dark(flats: Flats, lines: Sequence[Line]) -> Float[np.ndarray, "places exposures"]:
+    """Computes the temporal variances that light adds."""
+    return flats.variances - np.array([[line.dark_variance] for line in lines])
 
 
 def _find_defects(
@@ -213,7 +228,7 @@ def _find_defects(
         # The dark signal of a hot site has photon-like noise of its own.
         excess = np.maximum(darks.mean[place] - mean_of(darks.mean[place], good), 0) / gain
         unlit = np.float32(mean_of(variance[place], good)) + excess
-        lit = unlit + np.maximum(flats.of_variance[place], 0) / gain
+        lit = np.float32(line.dark_variance) + excess + np.maximum(flats.of_variance[place], 0) / gain
         noise[place] = np.maximum(
             noise_deviations(variance[place], unlit, darks.count - 1, step**2 / 12),
             noise_deviations(flats.variance[place], lit, flats.degrees, step**2 / 12),
@@ -240,7 +255,7 @@ def _site(
     surface = smooth_surface(signal, good)
     lit = good & (surface > 0.1 * mean_of(signal, good))
     # The noise that remains after averaging: that of the flats, and that of the darks which were subtracted.
-    left = (dark_variance + surface / gain) / flats.count + dark_variance / darks.count
+    left = (line.dark_variance + surface / gain) / flats.count + dark_variance / darks.count
     response = np.square(signal / np.where(lit, surface, 1) - 1) - left / np.square(np.where(lit, surface, 1))
     row, column = position
     return (
@@ -250,7 +265,6 @@ def _site(
             channel=channel,
             black_level=black,
             gain=gain,
-            error=line.error,
             full_well=gain * (1 - black),
             read_noise=noise,
             dsnu=gain * float(np.sqrt(max(uneven, 0.0))),
@@ -275,14 +289,14 @@ def _gains(signal: Map, good: Bool[np.ndarray, "rows cols"], tile: Tile) -> Map:
     return gains
 
 
-def _points(flats: Flats, sites: Sequence[Site], tile: Tile) -> list[Point]:
+def _points(flats: Flats, sites: Sequence[Site], lines: Sequence[Line], tile: Tile) -> list[Point]:
     """Averages the photon transfer curves of the places that see one color."""
     spans = np.array([1 - site.black_level for site in sites])
     fitted = np.stack([linear(means, span) for means, span in zip(flats.means, spans, strict=True)])
-    points = []
+    points, added = [], _above_dark(flats, lines)
     for channel in np.unique(tile):
         of_color = tile.ravel() == channel
-        means, variances = flats.means[of_color].mean(0), flats.variances[of_color].mean(0)
+        means, variances = flats.means[of_color].mean(0), added[of_color].mean(0)
         points += [
             Point(int(channel), float(means[index]), float(variances[index]), bool(fitted[of_color, index].any()))
             for index in range(len(means))

@@ -7,12 +7,23 @@ linear, which calls 1 / K the overall system gain).
 
 import dataclasses
 import math
+from collections.abc import Sequence
+from statistics import fmean
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 # The line is fitted to light below this fraction of the range, if there is enough of it, as in EMVA 1288.
 _LINEAR = 0.7
+
+# The variances of normal noise up to a step, in steps squared, and what rounding adds to each: the least and the
+# greatest, by the Fourier series of the error of rounding (B. Widrow and I. Kollar, Quantization Noise, 2008).
+_NORMAL = np.linspace(0, 1, 1001) ** 2
+_ORDERS = np.arange(1, 101)[:, None]
+_TERMS = np.exp(-2 * (np.pi * _ORDERS) ** 2 * _NORMAL) * (4 * _NORMAL + 1 / (np.pi * _ORDERS) ** 2)
+_LEAST_SHARE, _GREATEST_SHARE = 1 / 12 + ((-1.0) ** _ORDERS * _TERMS).sum(0), 1 / 12 + _TERMS.sum(0)
+# Below this variance after rounding, in steps squared, only the few sites near the edge of a step show any noise.
+_HIDDEN = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,37 +49,77 @@ class Line:
 
     Attributes:
         gain: electrons per unit.
-        error: the standard error of the gain, as a fraction of it, for the noise of the measurement alone.
+        error: the standard error of the gain, as a fraction of it, for the noise of the measurement.
+        rounding: likewise, for the rounding to digital numbers, which all places in the tile may share.
+        dark_variance: the temporal variance without light, as the flats have it: their rounding included.
     """
 
     gain: float
     error: float
+    rounding: float
+    dark_variance: float
 
 
 def fit(
     means: Float[np.ndarray, " points"],
     variances: Float[np.ndarray, " points"],
-    dark_variance: float,
     degrees: Float[np.ndarray, " points"],
     fitted: Bool[np.ndarray, " points"],
+    step: float,
 ) -> Line:
-    """Fits the line through darkness to the variances that light adds, each weighted by its own error.
+    """Fits a line to temporal variances, each weighted by its own error.
+
+    Light makes the noise great enough for rounding to add step ** 2 / 12 to it. In the dark, rounding may hide the
+    noise or enlarge it; then the exposures determine the variance in the dark.
 
     Args:
-        means: the mean light at each exposure.
-        variances: the temporal variance that the light adds.
-        dark_variance: the temporal variance in the dark.
+        means: the mean light in the dark, which is 0, and at each exposure.
+        variances: the temporal variances there.
         degrees: the degrees of freedom from which each variance was measured.
-        fitted: the exposures to fit.
+        fitted: which of them to fit.
+        step: the distance of two digital numbers; 0 without rounding.
 
     Returns:
         The line. Its gain is infinite or negative if light adds no noise.
     """
-    errors = (variances + dark_variance) * np.sqrt(2 / degrees)
-    weights = fitted / np.maximum(errors, np.finfo(np.float32).tiny) ** 2
-    curvature = float((weights * means**2).sum())
-    slope = float((weights * means * variances).sum()) / curvature
-    return Line(1 / slope, 1 / (math.sqrt(curvature) * abs(slope))) if slope else Line(math.inf, math.inf)
+    noise, rounding = _without_rounding(variances, step)
+    weights = fitted / np.maximum(variances * np.sqrt(2 / degrees), np.finfo(np.float32).tiny) ** 2
+    weights = weights / (1 + weights * rounding**2)
+    # Relative to the dark, equal variances have a slope of exactly 0.
+    above = noise - noise[0]
+    light = means - (weights * means).sum() / weights.sum()
+    curvature = float((weights * light**2).sum())
+    slope = float((weights * light * above).sum()) / curvature
+    dark_variance = float(noise[0] + (weights * (above - slope * means)).sum() / weights.sum()) + step**2 / 12
+    if not slope:
+        return Line(math.inf, math.inf, math.inf, dark_variance)
+    by_rounding = float((weights * light * rounding) @ (weights * light * rounding)) / curvature**2
+    by_noise = max(1 / curvature - by_rounding, 0.0)
+    return Line(1 / slope, math.sqrt(by_noise) / abs(slope), math.sqrt(by_rounding) / abs(slope), dark_variance)
+
+
+def mean_error(lines: Sequence[Line]) -> float:
+    """Computes the standard error of the mean gain, as a fraction of it."""
+    by_noise = math.sqrt(sum(line.error**2 for line in lines)) / len(lines)
+    return math.hypot(by_noise, fmean(line.rounding for line in lines))
+
+
+def _without_rounding(
+    variances: Float[np.ndarray, " points"], step: float
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Computes the variances before rounding, and their uncertainty.
+
+    A variance after rounding is least if the mean is a digital number, and greatest if it is between two. So it limits
+    the variance before rounding to an interval, which vanishes where the noise exceeds half a step.
+    """
+    if not step:
+        return variances, np.zeros_like(variances)
+    squared = variances / step**2
+    least, greatest = (
+        np.maximum(above - np.interp(above, _NORMAL + share, share), 0)
+        for above, share in ((squared, _GREATEST_SHARE), (np.maximum(squared, _HIDDEN), _LEAST_SHARE))
+    )
+    return step**2 * (greatest + least) / 2, step**2 * (greatest - least) / 2
 
 
 def linear(means: Float[np.ndarray, " points"], span: float) -> Bool[np.ndarray, " points"]:

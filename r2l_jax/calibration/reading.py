@@ -36,23 +36,27 @@ def check_counts(dark: Frames, flat: Frames) -> None:
             raise InputError(f"at least two {name} frames are needed, and more measure better: got {len(frames)}")
 
 
-def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[str]]:
-    """Returns the moments of the darks, the first of them, and remarks on them.
+def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], list[str]]:
+    """Returns the moments of the darks, the first of them, how much the mean of each differs from it, and remarks.
+
+    The frames are brought to one level: a black level that drifts is no noise of the sites.
 
     Raises:
         InputError: the frames are too small, differ in size, or show light.
     """
-    moments, first, zeros = None, None, 0.0
+    moments, first, zeros, drift = None, None, 0.0, []
     for frame in dark.of():
         if first is None or moments is None:
             if (np.array(frame.shape) < _FEWEST_TILES * np.array(tile.shape)).any():
                 rows, cols = (_FEWEST_TILES * size for size in tile.shape)
                 raise InputError(f"frames must be at least {rows}x{cols}, got {frame.shape[0]}x{frame.shape[1]}")
             moments, first = Moments(frame.shape), frame
-        moments.add(frame)
+        drift.append(float((frame - first).mean(dtype=float)))
+        moments.add(frame - np.float32(drift[-1]))
         zeros += (frame <= 0).mean() / len(dark)
     assert moments is not None
     assert first is not None
+    moments.mean += np.float32(fmean(drift))
     if (middle := float(np.median(moments.mean))) > _BRIGHT:
         raise InputError(
             f"the darks are bright, with a median of {middle:.2g} of white: are --dark and --flat swapped?"
@@ -63,7 +67,7 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[str]]:
             f"{zeros:.0%} of the values in the dark are 0: the camera cuts noise off below black, so black level and "
             "read noise are not those of the sensor"
         )
-    return moments, first, remarks
+    return moments, first, drift, remarks
 
 
 def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
@@ -131,7 +135,7 @@ class Flats:
         variance: the temporal variance within exposures `(H, W)`.
         of_variance: the mean light `(H, W)` of the exposures, as they count in `variance`.
         means: the mean light `(places in the tile, exposures)`.
-        variances: the temporal variance that light adds, likewise.
+        variances: the temporal variance, likewise.
         samples: the degrees of freedom of each, likewise.
     """
 
@@ -152,6 +156,7 @@ def read_flats(
     darks: Moments,
     bad: Bool[np.ndarray, "rows cols"],
     tile: Tile,
+    steps: Sequence[float],
     threshold: float,
 ) -> Flats:
     """Sums up the flats of each exposure.
@@ -163,6 +168,7 @@ def read_flats(
         darks: the moments of the darks.
         bad: the sites that deviate in the dark, which averages leave out.
         tile: the tile of colors.
+        steps: the distance of two digital numbers at each place in it; 0 for continuous values.
         threshold: as for `measure`.
     """
     signal, squares, of_variance = (np.zeros_like(darks.mean) for _ in range(3))
@@ -177,8 +183,8 @@ def read_flats(
         signal += moments.count * of_exposure
         squares += moments.squares
         of_variance += degrees * of_exposure
-        for number, (_, place) in enumerate(phases(tile)):
-            averages = _averages(of_exposure[place], moments, darks, ~bad[place], place, threshold)
+        for number, ((_, place), step) in enumerate(zip(phases(tile), steps, strict=True)):
+            averages = _averages(of_exposure[place], moments, darks, ~bad[place], place, step, threshold)
             means[number, exposure], variances[number, exposure], samples[number, exposure] = averages
     count = sum(map(len, exposures))
     degrees = count - len(exposures)
@@ -200,15 +206,16 @@ def _averages(
     darks: Moments,
     good: Bool[np.ndarray, "rows cols"],
     place: tuple[slice, slice],
+    step: float,
     threshold: float,
 ) -> tuple[float, float, float]:
-    """Returns the mean light, the variance that it adds, and the degrees of freedom of that, over the good sites."""
+    """Returns the mean light, the temporal variance, and the degrees of freedom of that, over the good sites."""
     variance, dark = moments.variance[place], mean_of(darks.variance[place], good)
     slope = max(mean_of(variance, good) - dark, 0.0) / max(mean_of(signal, good), TINY)
     expected = np.float32(dark) + np.maximum(signal, 0) * np.float32(slope)
     # Sites that flicker in light alone would add to the variance.
-    good = good & (noise_deviations(variance, expected, moments.count - 1, TINY**2) <= threshold)
-    return mean_of(signal, good), mean_of(variance, good) - dark, float(good.sum() * (moments.count - 1))
+    good = good & (noise_deviations(variance, expected, moments.count - 1, max(step**2 / 12, TINY**2)) <= threshold)
+    return mean_of(signal, good), mean_of(variance, good), float(good.sum() * (moments.count - 1))
 
 
 def mean_of(values: Map, good: Bool[np.ndarray, "rows cols"]) -> float:

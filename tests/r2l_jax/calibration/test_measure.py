@@ -69,7 +69,7 @@ def test_an_ordinary_sensor(seed):
     assert found.mean("prnu") == pytest.approx(sensor.prnu, rel=0.05)
     assert list(found.exposures) == [8] * 5
     error = found.mean("full_well") / sensor.full_well - 1
-    assert abs(error) < 4 * found.mean("error") / 2  # of the mean of four
+    assert abs(error) < 4 * found.error
 
 
 @pytest.mark.parametrize("seed", [3, 4, 5])
@@ -145,6 +145,56 @@ def test_read_noise_below_the_steps_is_a_bound():
     assert found.is_bound
     assert found.bits == 8
     assert found.mean("read_noise") > sensor.read_noise
+
+
+@pytest.mark.parametrize("full_well", [15000.0, 10000.0, 5000.0])
+def test_steps_coarser_than_the_dark_noise_leave_the_gain_right(full_well):
+    found = calibrated(FlawedSensor(seed=15, shape=(128, 128), bits=8, full_well=full_well))
+    assert found.mean("full_well") == pytest.approx(full_well, rel=0.015)
+    assert abs(found.mean("full_well") / full_well - 1) < 2 * found.error < 0.015
+    for point in found.points:
+        assert point.variance == pytest.approx(point.mean / found.mean("gain"), abs=0.1 / 255**2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.07, 0.2, 0.3, 0.4, 0.5])  # digital numbers
+def test_the_stated_error_holds_for_coarse_sensors(noise):
+    """Takes any black level, on which it depends how rounding changes the noise in the dark."""
+    rng = np.random.default_rng(int(100 * noise))
+    times = []
+    for seed in range(20):
+        black = (rng.uniform(0.04, 0.09),) * 4
+        sensor = FlawedSensor(seed=seed, shape=(128, 128), bits=8, black=black, read_noise=noise * 15000 / 240)
+        found = calibrated(sensor)
+        times.append((found.mean("full_well") / sensor.full_well - 1) / found.error)
+    assert (np.abs(times) < 2).mean() >= 0.9
+    assert np.sqrt(np.square(times).mean()) > 0.3  # The error is not exaggerated.
+
+
+def test_pairs_of_coarse_frames_give_the_gain():
+    sensor = FlawedSensor(seed=19, bits=8, flickering=0)
+    assert calibrated(sensor, darks=2, flats=2).mean("full_well") == pytest.approx(sensor.full_well, rel=0.03)
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_a_black_level_that_drifts_is_remarked_and_is_no_read_noise(bits):
+    sensor, rng = (
+        FlawedSensor(seed=18, shape=(128, 128), bits=bits, read_noise=4.0 * 2 ** (12 - bits)),
+        np.random.default_rng(0),
+    )
+    drift = np.round(2 * rng.normal(size=16)) / (2**bits - 1)
+    darks, flats = sensor.frames(0.0, 16), [*sensor.frames(0.3, 4), *sensor.frames(0.5, 4)]
+
+    def found(darks):
+        return measure(frames(darks, "dark"), frames(flats, "flat"), np.array(BAYER))
+
+    steady, drifting = found(darks), found([dark + np.float32(each) for dark, each in zip(darks, drift, strict=True)])
+    assert steady.remarks == []
+    assert [remark.split(" of white")[0] for remark in drifting.remarks] == [
+        f"the black level drifts by {np.ptp(drift):.2g}"
+    ]
+    assert drifting.mean("read_noise") == pytest.approx(sensor.read_noise, rel=0.05)
+    assert drifting.mean("black_level") == pytest.approx(0.0625 + drift.mean(), abs=2e-5 * 2 ** (12 - bits))
 
 
 def test_the_noise_of_the_dark_signal_makes_no_site_flicker():

@@ -3,38 +3,65 @@ import math
 import numpy as np
 import pytest
 
-from r2l_jax.calibration.photon_transfer import fit, linear, read_noise
+from r2l_jax.calibration.photon_transfer import Line, fit, linear, mean_error, read_noise
 
-MEANS = np.array([0.1, 0.3, 0.6])
+# In the dark and in light.
+MEANS = np.array([0, 0.1, 0.3, 0.6])
+VARIANCES = MEANS / 5000 + 1e-6
+ALL = np.ones(4, bool)
 
 
 def test_the_line_through_exact_points_is_exact():
-    line = fit(MEANS, MEANS / 5000, 1e-6, np.full(3, 1000.0), np.ones(3, bool))
-    assert line.gain == pytest.approx(5000)
+    line = fit(MEANS, VARIANCES, np.full(4, 1000.0), ALL, 0.0)
+    assert (line.gain, line.dark_variance, line.rounding) == (pytest.approx(5000), pytest.approx(1e-6), 0)
 
 
 def test_the_error_is_that_of_repeated_measurements():
     rng = np.random.default_rng(0)
-    variances, dark, degrees = MEANS / 5000, 1e-6, np.full(3, 400.0)
-    errors = (variances + dark) * np.sqrt(2 / degrees)
-    lines = [fit(MEANS, variances + errors * rng.normal(size=3), dark, degrees, np.ones(3, bool)) for _ in range(2000)]
+    degrees = np.full(4, 400.0)
+    errors = VARIANCES * np.sqrt(2 / degrees)
+    lines = [fit(MEANS, VARIANCES + errors * rng.normal(size=4), degrees, ALL, 0.0) for _ in range(2000)]
     spread = np.std([line.gain for line in lines]) / 5000
     assert np.mean([line.error for line in lines]) == pytest.approx(spread, rel=0.1)
 
 
 def test_points_that_are_left_out_have_no_weight():
-    variances = MEANS / 5000 * [1, 1, 0.2]
-    line = fit(MEANS, variances, 1e-6, np.full(3, 1000.0), np.array([True, True, False]))
+    line = fit(MEANS, VARIANCES * [1, 1, 1, 0.2], np.full(4, 1000.0), np.array([True, True, True, False]), 0.0)
     assert line.gain == pytest.approx(5000)
 
 
 def test_light_without_noise_has_an_infinite_gain():
-    assert fit(MEANS, np.zeros(3), 1e-6, np.full(3, 1000.0), np.ones(3, bool)).gain == math.inf
+    assert fit(MEANS, np.full(4, 1e-6), np.full(4, 1000.0), ALL, 0.0).gain == math.inf
+
+
+def rounded_variance(noise, black):
+    """The variance of normal noise around a black level after rounding, in steps."""
+    levels = np.arange(-20, 21)
+    edges = [0.5 * math.erf((level - 0.5 - black) / (noise * math.sqrt(2))) for level in [*levels, 21]]
+    weights = np.diff(edges)
+    return weights @ levels**2 - (weights @ levels) ** 2
+
+
+@pytest.mark.parametrize("black", [0.0, 0.2, 0.4, 0.5])
+@pytest.mark.parametrize("noise", [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7])
+def test_noise_that_rounding_hides_in_the_dark_is_within_the_error(noise, black):
+    means = np.array([0, 20.0, 60.0])
+    for used in (means, means[[0, 2]]):
+        variances = used / 50 + noise**2 + 1 / 12
+        variances[0] = rounded_variance(noise, black)
+        line = fit(used, variances, np.full(len(used), 1e6), np.ones(len(used), bool), 1.0)
+        assert abs(line.gain / 50 - 1) < 2 * math.hypot(line.error, line.rounding)
+    assert math.hypot(line.error, line.rounding) < 0.08  # half the interval of one exposure
+
+
+def test_all_places_share_the_error_of_rounding():
+    lines = [Line(1.0, 0.04, 0.03, 0.0)] * 4
+    assert mean_error(lines) == pytest.approx(math.hypot(0.02, 0.03))
 
 
 def test_the_line_is_fitted_below_seventy_percent_of_the_range():
-    assert linear(MEANS, 0.8).tolist() == [True, True, False]
-    assert linear(MEANS, 0.1).tolist() == [True, True, True]
+    assert linear(MEANS, 0.8).tolist() == [True, True, True, False]
+    assert linear(MEANS[1:], 0.1).tolist() == [True, True, True]
 
 
 def test_read_noise_without_rounding():
