@@ -1,7 +1,7 @@
 """Losses, and a similarity of images.
 
 A classification loss is one number per sample; the caller takes the mean, and leaves out samples that only pad a batch.
-A segmentation loss is one number per batch, and takes weights.
+A segmentation loss is one number per batch, and takes weights; that of several batches follows from `dice_sums`.
 """
 
 import jax
@@ -55,6 +55,26 @@ def dice(
     Raises:
         ValueError: If logits and targets differ in shape.
     """
+    return dice_of(*dice_sums(logits, targets, weights))
+
+
+def dice_sums(
+    logits: Float[Array, " batch *pixels"],
+    targets: Real[Array, " batch *pixels"] | Bool[Array, " batch *pixels"],
+    weights: Float[Array, " batch"] | None = None,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Computes the sums `(sum(p t), sum(p), sum(t))` of the Dice loss, which can be added up over batches.
+
+    `dice_of` computes the loss of all batches from their total.
+
+    Args:
+        logits: As in `dice`.
+        targets: As in `dice`.
+        weights: As in `dice`.
+
+    Raises:
+        ValueError: If logits and targets differ in shape.
+    """
     if logits.shape != targets.shape:
         raise ValueError(f"targets must have the shape of the logits, {logits.shape}, got {targets.shape}")
     # In this form the gradient of a large logit does not vanish by rounding.
@@ -65,8 +85,13 @@ def dice(
     )
     if weights is not None:
         common, predicted, true = common * weights, predicted * weights, true * weights
-    score = 2 * common.sum() / jnp.maximum(predicted.sum() + true.sum(), 1e-7)
-    return jnp.where(true.sum() > 0, 1 - score, 0)
+    return common.sum(), predicted.sum(), true.sum()
+
+
+def dice_of(common: Float[Array, ""], predicted: Float[Array, ""], true: Float[Array, ""]) -> Float[Array, ""]:
+    """Computes the Dice loss from the sums of `dice_sums`."""
+    score = 2 * common / jnp.maximum(predicted + true, 1e-7)
+    return jnp.where(true > 0, 1 - score, 0)
 
 
 def ssim(

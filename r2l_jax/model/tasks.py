@@ -5,7 +5,8 @@ hashable, so that compiled functions can take them as static arguments.
 """
 
 import dataclasses
-from typing import ClassVar, TypedDict
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,8 @@ class Classification:
     score: ClassVar[str] = "accuracy"
     # Names of the means over samples that are recorded beside it.
     metrics: ClassVar[tuple[str, ...]] = ()
+    # The shape of the sum from which `totals` computes the loss.
+    loss_shape: ClassVar[tuple[int, ...]] = ()
     # The flag that chooses the network.
     network_flag: ClassVar[str] = "classifier_network"
     head_name: ClassVar[str] = "a ResNet"
@@ -94,8 +97,12 @@ class Classification:
         }
 
     def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Returns the sums of `metrics` over the samples of a batch: an empty dict, since there are no such metrics."""
-        return {}
+        """Computes the sums of a batch in evaluation, which can be added up over batches, see `totals`."""
+        return {**self.sums(logits, batch)}
+
+    def totals(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the total sums of an evaluation, in which the loss is again its mean times the number of samples."""
+        return {**sums}
 
     def contained(self, target: jax.Array) -> jax.Array:
         """Returns which classes each sample holds, `(B, C)`: its own."""
@@ -153,6 +160,7 @@ class Segmentation:
     score: ClassVar[str] = "iou"
     # The mean over images, which the published program reports, beside the score of all pixels together.
     metrics: ClassVar[tuple[str, ...]] = ("tile_iou",)
+    loss_shape: ClassVar[tuple[int, ...]] = (3,)
     network_flag: ClassVar[str] = "smp_encoder"
     head_name: ClassVar[str] = "a U-Net++"
     class_layers: ClassVar[tuple[str, ...]] = ()
@@ -184,20 +192,32 @@ class Segmentation:
         return {**batch, "target": augment_masks(batch["target"], keys, augmentation)}
 
     def sums(self, logits: jax.Array, batch: Batch) -> Sums:
-        """Computes the sums of a batch: its Dice loss times its samples, and the confusion of its pixels.
+        """Computes the sums of a batch in training: its Dice loss times its samples, and the confusion of its pixels.
 
         The pixels of an image count as one, since the pixels of an epoch are too many to count in float32.
         """
-        masks, weight = batch["target"].astype(jnp.int32), batch["weight"]
-        logits = _enlarged(logits, masks.shape[1])[..., 0]
-        confusion = tasks.metrics.confusion_matrix(logits > 0, masks, 2, weight / masks[0].size)
-        return {"loss": tasks.losses.dice(logits, masks, weight) * weight.sum(), "confusion": confusion}
+        measured, weight = self.measure(logits, batch), batch["weight"]
+        loss = tasks.losses.dice_of(*measured["loss"]) * weight.sum()
+        return {"loss": loss, "confusion": measured["confusion"]}
 
     def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
-        """Computes the sum of the images' own intersections over union, each times its sample's weight."""
-        masks = batch["target"]
-        of_images = tasks.metrics.iou_of_images(_enlarged(logits, masks.shape[1])[..., 0] > 0, masks)
-        return {"tile_iou": jnp.vdot(of_images, batch["weight"])}
+        """Computes the sums of a batch in evaluation, which can be added up over batches, see `totals`.
+
+        The mean of the Dice losses of batches depends on how samples are batched. The loss is therefore that of all
+        samples together, and follows from the three sums of `tasks.losses.dice_sums`. `tile_iou` is the sum of the
+        images' own intersections over union, each times its sample's weight.
+        """
+        masks, weight = batch["target"].astype(jnp.int32), batch["weight"]
+        logits = _enlarged(logits, masks.shape[1])[..., 0]
+        return {
+            "loss": jnp.stack(tasks.losses.dice_sums(logits, masks, weight)),
+            "confusion": tasks.metrics.confusion_matrix(logits > 0, masks, 2, weight / masks[0].size),
+            "tile_iou": jnp.vdot(tasks.metrics.iou_of_images(logits > 0, masks), weight),
+        }
+
+    def totals(self, sums: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the total sums of an evaluation, with the Dice loss of all samples times their number as the loss."""
+        return {**sums, "loss": tasks.losses.dice_of(*jnp.asarray(sums["loss"])) * sums["confusion"].sum()}
 
     def contained(self, target: jax.Array) -> jax.Array:
         """Returns which classes each sample holds, `(B, C)`: those of any of its pixels."""

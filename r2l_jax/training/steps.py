@@ -54,8 +54,9 @@ class Steps(NamedTuple):
             a sample's augmentation follows from it and from the sample's index, not from its batch and devices.
         lower: traces and lowers what `train` compiles, apart from fixed processing, for arguments that may be shapes.
             Once its result is compiled, the first call of `train` does not compile it again.
-        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those of the task, those of `metrics` of task
-            and rule, and the number of `samples (C,)` that hold each class; consumes the sums.
+        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those that task and rule measure, and the number
+            of `samples (C,)` that hold each class; consumes the sums. `Task.totals` computes the loss from those of all
+            batches.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
         stages: the names of the stages, in the order of those lists.
@@ -102,16 +103,16 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
     rule = make_rule(config, task, blueprint)
     stages, augmentation = blueprint.model.processor.stage_names, config.optimization.augmentation
 
-    def zeros():
+    def zeros(loss_shape=()):
         classes = len(task.classes)
-        return {"loss": jnp.zeros(()), "confusion": jnp.zeros((classes, classes))}
+        return {"loss": jnp.zeros(loss_shape), "confusion": jnp.zeros((classes, classes))}
 
     def zero_sums():
         return zeros() | rule.zero_sums()
 
     def zero_evaluated():
         measured = {name: jnp.zeros(()) for name in (*task.metrics, *rule.metrics)}
-        return {**zeros(), **measured, "samples": jnp.zeros(len(task.classes))}
+        return zeros(task.loss_shape) | measured | {"samples": jnp.zeros(len(task.classes))}
 
     def init(key, statistics=None):
         return nnx.state(make_model(config, dataset, task, nnx.Rngs(params=key), statistics))
@@ -148,9 +149,9 @@ def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateR
 
     def evaluate(state, sums, images, batch):
         logits = nnx.merge(blueprint.evaluating, state.model).logits(images)
-        measured = task.measure(logits, batch) | rule.measure(state.opt_state, images, batch)
         samples = batch["weight"] @ task.contained(batch["target"]).astype(jnp.float32)
-        of_batch = {**task.sums(logits, batch), **measured, "samples": samples}
+        measured = task.measure(logits, batch) | rule.measure(state.opt_state, images, batch)
+        of_batch = measured | {"samples": samples}
         return jax.tree.map(jnp.add, sums, of_batch)
 
     def trace(model, batch):

@@ -358,7 +358,7 @@ class _Trainer:
         sums = self._compiled.zero_evaluated()
         for batch in loader.eval_batches(self._dataset, self._fold.valid_indices, self._size.batch):
             sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
-        totals = jax.device_get(sums)
+        totals = self._compiled.task.totals(jax.device_get(sums))
         self.validated = totals
         return totals
 

@@ -29,7 +29,7 @@ class Measured(NamedTuple):
     """The numbers of a model under one processing.
 
     Attributes:
-        loss: the mean task loss.
+        loss: the task loss of all samples, see `Task.totals`.
         score: the task's score.
         ssim: the mean structural similarity to the default rendering.
         confusion: the confusion matrix of each sample, `(N, C, C)`.
@@ -154,7 +154,7 @@ class Measurer:
         images, default = (self._frozen.pipeline(values)(batch["raw"]) for values in (parameters, default))
         logits = self._frozen.logits(images, rest)
         return {
-            "loss": self._frozen.task.sums(logits, batch)["loss"],
+            "loss": self._frozen.task.measure(logits, batch)["loss"],
             "ssim": jax.vmap(tasks.losses.ssim)(images, default),
             "confusion": self._of_each(logits, batch),
         }
@@ -173,6 +173,6 @@ class Measurer:
 
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:
         ssim, confusion = (np.concatenate([batch[name] for batch in batches])[taken] for name in ("ssim", "confusion"))
-        loss = sum(batch["loss"] for batch in batches) / taken.sum()
-        score = self._frozen.task.score_of(confusion.sum(0))
-        return Measured(float(loss), float(score), float(ssim.mean()), confusion)
+        total, task = confusion.sum(0), self._frozen.task
+        loss = task.totals({"loss": sum(batch["loss"] for batch in batches), "confusion": total})["loss"] / taken.sum()
+        return Measured(float(loss), float(task.score_of(total)), float(ssim.mean()), confusion)

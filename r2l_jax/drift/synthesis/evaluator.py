@@ -74,8 +74,8 @@ class Evaluator:
         processors: dict[NamedPipeline | None, Processor] = {None: nnx.split(model.processor)}
         processors |= {pipeline: nnx.split(pipeline(camera_of(fold.dataset))) for pipeline in pipelines}
         graph, state = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
-        zeros = {name: jnp.zeros(()) for name in ("loss", *task.metrics)}
-        zeros["confusion"] = jnp.zeros(2 * (len(task.classes),))
+        zeros = {name: jnp.zeros(()) for name in task.metrics}
+        zeros |= {"loss": jnp.zeros(task.loss_shape), "confusion": jnp.zeros(2 * (len(task.classes),))}
         sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
         names = {Recipe.of(case): case.name for case in cases}
         # The device works at most one case ahead, because the images of many cases would fill its memory.
@@ -87,7 +87,7 @@ class Evaluator:
                 name = names[recipe]
                 sums[name] = ahead.begun(self._add(graph, task, state, sums[name], images, batch))
                 tick()
-        return {name: _numbers(total, task) for name, total in jax.device_get(sums).items()}
+        return {name: _numbers(task.totals(total), task) for name, total in jax.device_get(sums).items()}
 
 
 def _add(
@@ -95,7 +95,7 @@ def _add(
 ) -> dict[str, jax.Array]:
     """Adds the sums of a batch to those of the batches before it."""
     logits = nnx.merge(graph, state)(images)
-    return jax.tree.map(jnp.add, sums, {**task.sums(logits, batch), **task.measure(logits, batch)})
+    return jax.tree.map(jnp.add, sums, task.measure(logits, batch))
 
 
 def _numbers(sums: Mapping[str, np.ndarray], task: Task) -> Numbers:

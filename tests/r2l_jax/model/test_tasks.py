@@ -126,3 +126,35 @@ def test_logits_of_half_the_size_count_for_four_pixels_each():
     task = Segmentation(("car",), "resnet18")
     small, large = (task.sums(jnp.asarray(logits), batch) for logits in (half, half.repeat(2, 1).repeat(2, 2)))
     jax.tree.map(np.testing.assert_array_equal, small, large)
+
+
+@pytest.mark.parametrize("name", ["classification", "segmentation"])
+def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
+    rng, taken = np.random.default_rng(0), np.arange(12) < 10
+    if name == "segmentation":
+        # Objects grow from scene to scene, and the first scenes have none.
+        task, shape = Segmentation(("car",), "resnet18"), (12, 8, 8, 1)
+        targets = (rng.random((12, 8, 8)) < np.linspace(-0.2, 0.9, 12)[:, None, None]).astype(int)
+        logits = rng.normal(size=shape) * np.linspace(4, 1, 12)[:, None, None, None]
+        probabilities = 1 / (1 + np.exp(-logits[taken, ..., 0]))
+        expected = 1 - 2 * probabilities[targets[taken] > 0].sum() / (probabilities.sum() + targets[taken].sum())
+    else:
+        task, targets = Classification(("a", "b", "c"), "resnet18"), rng.integers(0, 3, 12)
+        logits = rng.normal(size=(12, 3)) * np.linspace(4, 1, 12)[:, None]
+        of_classes = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        expected = -np.log(of_classes[np.arange(12), targets])[taken].mean()
+
+    def loss(size):
+        sums = [
+            task.measure(
+                jnp.asarray(logits[start : start + size], jnp.float32),
+                {
+                    "target": jnp.asarray(targets[start : start + size]),
+                    "weight": jnp.float32(taken[start : start + size]),
+                },
+            )
+            for start in range(0, 12, size)
+        ]
+        return task.totals(jax.tree.map(lambda *parts: sum(parts), *sums))["loss"] / 10
+
+    np.testing.assert_allclose([loss(3), loss(8), loss(12)], expected, rtol=1e-6)
