@@ -68,7 +68,7 @@ def calibrate(
     _check_files(darks, flats, output)
     stated = dataclasses.replace(find_known_camera(camera), corrections=None)
     # The flats are read twice.
-    with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame") as progress:
+    with writing_to(output), tqdm(total=len(darks) + 2 * len(flats), unit="frame", disable=None) as progress:
         reader = _Reader(stated, progress)
         pattern = reader.pattern_of(darks[0])
         measured = measure(

@@ -108,7 +108,10 @@ def predict_files(
         done = _begun(table, columns)
         left = [file for file in files if str(file) not in done]
         failed = dict[Place, str]()
-        with tqdm(total=len(files), initial=len(files) - len(left), unit="file") as bar, table.open("a") as log:
+        with (
+            tqdm(total=len(files), initial=len(files) - len(left), unit="file", disable=None) as bar,
+            table.open("a") as log,
+        ):
             for rows, errors in _predicted(left, Predictor(models, camera), masks, workers):
                 append_csv(table, rows, columns)
                 os.fsync(log.fileno())

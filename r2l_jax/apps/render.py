@@ -180,7 +180,7 @@ def render_files(
         versions = {file: remote.version(file) for file in files}
         left = _left(versions, table, pictures)
         done = failed = 0
-        bar = tqdm(total=len(files), initial=len(files) - len(left), unit="file")
+        bar = tqdm(total=len(files), initial=len(files) - len(left), unit="file", disable=None)
         with bar, contextlib.closing(_rendered(left, processing, pictures, workers)) as rendered:
             for file, error in rendered:
                 if error:

@@ -281,7 +281,7 @@ def each_file(
     """
     results = []
     with contextlib.closing(worked(work, jobs, file_of)) as outcomes:
-        for _, done, error in tqdm(outcomes, total=len(jobs), unit="file"):
+        for _, done, error in tqdm(outcomes, total=len(jobs), unit="file", disable=None):
             if error:
                 tqdm.write(f"error: {error}", file=sys.stderr)
             else:

@@ -33,6 +33,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def no_bar() -> bool | None:
+    """Returns the `disable` of a tqdm: None in the first process, which shows the bar on terminals alone; else True."""
+    return None if is_first() else True
+
+
 def on_first_process(work: Callable[[], Result]) -> Result:
     """Calls `work` in the first process while the others wait, and returns its result in all of them.
 

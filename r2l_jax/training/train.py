@@ -23,6 +23,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.hosts import is_first, no_bar
 from r2l_jax.runtime.locks import locked, writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import model_file, plan, recording, report
@@ -295,7 +296,7 @@ class _Trainer:
             initial=self.step,
             desc=f"fold {self._fold.number + 1}/{self._config.data.n_splits}",
             unit="step",
-            disable=jax.process_index() > 0,
+            disable=no_bar(),
             ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n}/{total} [{elapsed}<{remaining}{postfix}]",
         )
@@ -305,8 +306,8 @@ class _Trainer:
         self._bar.close()
 
     def say(self, line: str) -> None:
-        """Prints a line above the progress bar, on stderr as well."""
-        if not self._bar.disable:
+        """Prints a line to stderr, above the progress bar if there is one."""
+        if is_first():
             self._bar.write(line, file=sys.stderr)
 
     def train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, float]:

@@ -131,7 +131,7 @@ def _download(
 ) -> None:
     stop = threading.Event()
     with (
-        tqdm(desc="B2", unit="B", unit_scale=True) as bar,
+        tqdm(desc="B2", unit="B", unit_scale=True, disable=None) as bar,
         concurrent.futures.ThreadPoolExecutor(THREADS) as pool,
     ):
 

@@ -154,7 +154,9 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
                 f"{root} exists, but differs from {masked(record)}: move it away, or download to another folder"
             )
     else:
-        with tqdm(desc="Zenodo", total=sum(remote.size for remote in urls), unit="B", unit_scale=True) as bar:
+        with tqdm(
+            desc="Zenodo", total=sum(remote.size for remote in urls), unit="B", unit_scale=True, disable=None
+        ) as bar:
             missing = {target: remote for target, remote in targets.items() if not _is_there(remote, target, bar)}
             check_free_disk(root.parent, missing)
             for target, remote in missing.items():

@@ -73,7 +73,7 @@ def _download(folder: pathlib.Path, network: str) -> pathlib.Path:
     url = f"{hub}/{repository}/resolve/main/{_FILE}"
     # The progress bar shows what pooch would log.
     pooch.get_logger().setLevel("WARNING")
-    with _as_input_error(url), tqdm(desc=_stem(network), total=size, unit="B", unit_scale=True) as bar:
+    with _as_input_error(url), tqdm(desc=_stem(network), total=size, unit="B", unit_scale=True, disable=None) as bar:
 
         def read(url: str, file: str, _: pooch.Pooch | None) -> None:
             # Pooch's own downloader leaves the connection open when it fails, and takes whatever number of bytes comes.

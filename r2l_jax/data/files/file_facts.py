@@ -85,7 +85,7 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
         results = (map if small else pool.map)(lambda full: _found(named[full], find), unknown)
         # Many large frames take minutes; a quick reading shows no progress bar.
         for full, (found, state) in zip(
-            unknown, tqdm(results, total=len(unknown), desc=doing, unit="file", delay=2), strict=True
+            unknown, tqdm(results, total=len(unknown), desc=doing, unit="file", delay=2, disable=None), strict=True
         ):
             facts[full] = found
             if state is not None:

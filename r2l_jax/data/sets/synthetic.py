@@ -208,7 +208,7 @@ def _write(root: Path, settings: dict[str, int]) -> None:
     keys = jax.random.split(jax.random.key(settings["seed"]), images)
     with ThreadPoolExecutor() as pool:
         written = iter(())
-        for start in tqdm(range(0, images, _BATCH), desc="synthetic data set", unit="batch"):
+        for start in tqdm(range(0, images, _BATCH), desc="synthetic data set", unit="batch", disable=None):
             # The last batch starts early enough to be full, so that all batches have one shape to compile.
             batch = slice(max(min(start, images - _BATCH), 0), start + _BATCH)
             raws, masks = _photograph(keys[batch], jnp.array(classes[batch]), settings["size"])

@@ -16,7 +16,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import moved
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.runtime.hosts import gathered, is_first
+from r2l_jax.runtime.hosts import gathered, no_bar
 
 PyTree = Any
 
@@ -75,7 +75,7 @@ def measure(
     function = compiled(frozen)
     ahead, measured, taken = OneAhead(), [], []
     total = -(-len(indices) // batch_size)
-    with tqdm(total=total, desc="sensitivity", unit="batch", disable=not is_first()) as bar:
+    with tqdm(total=total, desc="sensitivity", unit="batch", disable=no_bar()) as bar:
         for batch in loader.eval_batches(dataset, indices, batch_size, whole=True):
             taken.append(batch["weight"] > 0)
             on_devices = to_devices(batch, shardings().split, whole=True)

@@ -15,7 +15,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
-from r2l_jax.runtime.hosts import is_first, on_every_process
+from r2l_jax.runtime.hosts import no_bar, on_every_process
 from r2l_jax.runtime.stop import Interrupted
 
 # Processings that a device works on together: more fill its memory and make it no faster.
@@ -64,7 +64,7 @@ def ticking(
     Raises:
         Interrupted: `stop` returned True.
     """
-    with tqdm(total=total, desc=title, unit="batch", disable=not total or not is_first()) as bar:
+    with tqdm(total=total, desc=title, unit="batch", disable=not total or no_bar()) as bar:
 
         def tick(count: int) -> None:
             bar.update(count)

@@ -24,7 +24,7 @@ from r2l_jax.drift.search.ranges import gains, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.hosts import any_process, is_first, on_first_process
+from r2l_jax.runtime.hosts import any_process, no_bar, on_first_process
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.runtime.store import Identity, Unfinished, identity
 
@@ -142,7 +142,7 @@ class Searcher:
 
         ahead, saved, first = OneAhead(), time.monotonic(), record.steps
         title = f"{len(searches)} searches"
-        for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=not is_first()):
+        for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=no_bar()):
             state, losses = step(state, fixed, *shared)
             record.add(ahead.begun(losses))
             last = record.steps == steps

@@ -27,7 +27,7 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.flags import flat
-from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
+from r2l_jax.runtime.hosts import is_first, no_bar, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.folds import run_names
@@ -263,7 +263,7 @@ def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
     total = sum(evaluator.count(part.fold, tested) for _, tested in part.missing)
     if not total:
         return
-    with tqdm(total=total, desc=part.title, unit="test", disable=not is_first()) as bar:
+    with tqdm(total=total, desc=part.title, unit="test", disable=no_bar()) as bar:
 
         def tick() -> None:
             bar.update()

@@ -172,15 +172,22 @@ def _write(
     """Writes the missing pictures of all sets, with a progress bar on stderr."""
     first = next(iter(sources.values()))
     total, failed = len(folders) * len(first), list[str]()
-    with StopSignals() as stop, tqdm(total=total, unit="picture") as bar:
+    with StopSignals() as stop, tqdm(total=total, unit="picture", disable=None) as bar:
+        done = 0
+
+        def add(count: int) -> None:
+            # A bar that is not shown does not count.
+            nonlocal done
+            done += count
+            bar.update(count)
 
         def interrupted() -> Interrupted:
-            return Interrupted(f"stopped after {bar.n} of {total} pictures; the same command goes on from there")
+            return Interrupted(f"stopped after {done} of {total} pictures; the same command goes on from there")
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for folder in folders:
                 for valid in pool.map(folder.check, range(len(first))):
-                    bar.update(valid)
+                    add(valid)
                     if stop.after_step():
                         raise interrupted()
         todo = [folder for folder in folders if folder.missing]
@@ -195,7 +202,7 @@ def _write(
                 failed.append(error)
                 continue
             folder.add(digests)
-            bar.update(len(digests))
+            add(len(digests))
             work.save()
             if stop.after_step() and config.scheduler != "serial":
                 # The batches that workers have begun are given up. In this process, a begun batch is finished.
@@ -203,7 +210,7 @@ def _write(
         for folder in todo:
             folder.finish()
         if failed:
-            raise InputError(f"{total - bar.n} of {total} pictures could not be made: {failed[0]}")
+            raise InputError(f"{total - done} of {total} pictures could not be made: {failed[0]}")
         if any(folder.missing for folder in todo):
             raise interrupted()
 
