@@ -38,6 +38,7 @@ def finished(base):
         track_predictions=True,
         track_save_tensors=True,
         track_n_images=3,
+        track_every_epoch=True,
         save_locally=True,
     )
     return config, train.run(config)
@@ -126,6 +127,7 @@ def test_results_hold_the_pictures_and_the_tensors_behind_them(finished):
 
 
 def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finished):
+    """Both are those of the best epoch."""
     config, _ = finished
     dataset = datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
     pipeline = isp.parametrized(dataset.camera)
@@ -133,7 +135,8 @@ def test_the_last_stage_of_the_trace_is_what_the_saved_parameters_render(finishe
         if name.startswith("processor."):
             setattr(pipeline, name.removeprefix("processor."), nnx.Param(jnp.array(value)))
     rgb = pipeline(np.stack([dataset[index][0] for index in range(3)]))
-    traced = np.load(config.run_dir / "fold_0" / "results" / "epoch_0001" / "stages" / "5_gamma_correct.npy")
+    results = config.run_dir / "fold_0" / "results" / f"epoch_{metrics(config)['best_epoch']:04d}"
+    traced = np.load(results / "stages" / "5_gamma_correct.npy")
     np.testing.assert_allclose(rgb, traced, atol=1e-5)
 
 
@@ -141,8 +144,9 @@ def test_training_learns_and_keeps_the_best_epoch(base):
     config = replace(base, run_name="learns", epochs=8, lr=1e-2, augmentation="none")
     train.run(config)
     rows = history(config)
-    assert rows[-1]["train_loss"] < 0.9 * rows[0]["train_loss"]
-    assert rows[-1]["train_accuracy"] > 0.4  # 0.2 by chance
+    # Without any knowledge of the five classes, the loss is log(5), and the accuracy 0.2.
+    assert np.mean([row["train_loss"] for row in rows[-3:]]) < 0.9 * np.log(5)
+    assert np.mean([row["train_accuracy"] for row in rows[-3:]]) > 0.4
     best = max(range(8), key=lambda epoch: (rows[epoch]["val_accuracy"], -rows[epoch]["val_loss"]))
     assert metrics(config)["best_epoch"] == best
     folders = (config.run_dir / "fold_0" / "checkpoints").glob("[0-9]*")
