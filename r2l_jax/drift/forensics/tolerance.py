@@ -15,7 +15,7 @@ from r2l_jax.drift.forensics.tolerance_figures import intervals_figure, map_figu
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, format_value, knobs_of
 from r2l_jax.drift.search.measure import whole_batches
-from r2l_jax.drift.search.scored_points import Between, ScoredPoints, point
+from r2l_jax.drift.search.scored_points import Between, Point, ScoredPoints, point
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.tables import table
 
@@ -46,10 +46,12 @@ class _Sweep(NamedTuple):
     Attributes:
         positions: the positions, from the default outward.
         scores: the score of all samples and that of each resample, `(positions, 1 + resamples)`.
+        whole: whether each position was measured on all samples.
     """
 
     positions: np.ndarray
     scores: np.ndarray
+    whole: list[bool]
 
 
 class _End(NamedTuple):
@@ -85,9 +87,11 @@ def analyse(
     interval ends where a straight line between the scores of these two positions crosses the tolerance, or at the limit
     if all positions pass. Positions beyond the first one that fails are ignored.
 
-    All samples are measured at every second position of a sweep only, and no farther than where each resample fails.
-    In between, only the samples are measured whose outcome differs between the known positions on both sides: a sample
-    that is lost and found again between these stays unseen.
+    All samples are measured at every second position of a sweep, no farther than where each resample fails, and at the
+    two positions beside an end: the last one that passes and the first that fails. If these measurements place the end
+    elsewhere, the gap in which it lies is halved instead. In between, only the samples are measured whose outcome
+    differs between the known positions on both sides: a sample that is lost and found again between these stays unseen
+    there, which may move bootstrap intervals, and hides a short range of failures within an interval.
 
     The uncertainty of each end is a bootstrap interval over the samples: the 5th to the 95th percentile of the ends of
     200 resamples. Each resample uses the measured positions and is compared with its own default. An end at the limit
@@ -114,7 +118,8 @@ def analyse(
         - `knobs`: for each knob its `parameter`, its `quantity`, its default `value` in that quantity's unit, and its
           `scale` and `width`. `low` and `high` are the ends of the tolerated interval, `low_interval` and
           `high_interval` their bootstrap intervals, and `low_at_limit` and `high_at_limit` tell whether they are the
-          knob's limits. `points` are the measured pairs of value and score.
+          knob's limits. `points` are the pairs of value and score
+          at which all samples were measured.
         - `without_knobs`: the number of values of each parameter that no knob moves.
         - `map`: None without a pair. Otherwise its two `knobs`, the `values` of each, and the `scores` and whether they
           are `tolerated`, with a row for each value of the first knob.
@@ -175,29 +180,52 @@ def _sides(knob: Knob) -> list[Side]:
 
 
 def _sweeps(points: ScoredPoints, knobs: Mapping[str, Knob], floor: np.ndarray) -> dict[Side, _Sweep]:
-    """Measures each side from the default until all resamples fail, and then halves the gap in which its end lies."""
-    sides = _swept(points, {side: _outward(side[1]) for knob in knobs.values() for side in _sides(knob)}, floor)
-    for done in range(_ROUNDS):
-        gaps = {}
+    """Measures each side from the default until all resamples fail, and then halves the gap in which its end lies.
+
+    The two positions beside each end are measured on all samples. If these show that the end lies elsewhere, it is
+    looked for there.
+    """
+    swept = _swept(points, {side: _outward(side[1]) for knob in knobs.values() for side in _sides(knob)}, floor)
+    sides = {side: list(positions) for side, positions in swept.items()}
+    # A stopped call may have measured more points on all samples than this one needs: these make no difference.
+    on_all = {each for side, positions in swept.items() for each in _points(side, _every_second(positions))}
+    for number in itertools.count(1):
+        halved, whole = [], []
         for side, positions in sides.items():
             first = _first_failing(_scores(points, side, positions), floor)[0]
-            if first < len(positions):
-                gaps[side] = positions[first - 1 : first + 1]
-        if not gaps:
+            if first == len(positions):
+                continue
+            gap = positions[first - 1 : first + 1]
+            rounds = _rounds_left(gap, swept[side])
+            if rounds > 1:
+                halved.append(_between(side, sum(gap) / 2, *gap))
+            else:
+                # The last middle is one of the two positions beside the end.
+                beside = [sum(gap) / 2] if rounds else gap
+                whole += [each for each in _points(side, beside) if each not in on_all]
+            if rounds:
+                positions.insert(first, sum(gap) / 2)
+        if not halved and not whole:
             break
-        middles = {side: sum(gap) / 2 for side, gap in gaps.items()}
-        points.between(
-            [_between(side, middle, *gaps[side]) for side, middle in middles.items()], f"halving {done + 1}/{_ROUNDS}"
-        )
-        for side, middle in middles.items():
-            sides[side] = sorted([*sides[side], middle], key=abs)
-    return {side: _Sweep(np.array(each), _scores(points, side, each)) for side, each in sides.items()}
+        points.between(halved, f"halving {number}")
+        if whole:
+            points.at(whole, f"ends {number}")
+            on_all |= set(whole)
+    return {
+        side: _Sweep(np.array(each), _scores(points, side, each), [one in on_all for one in _points(side, each)])
+        for side, each in sides.items()
+    }
+
+
+def _rounds_left(gap: Sequence[float], swept: Sequence[float]) -> int:
+    """Returns how often the gap between two positions of a side is yet to be halved, to have been `_ROUNDS` times."""
+    place = sum(abs(position) <= abs(gap[0]) for position in swept)
+    return _ROUNDS - round(math.log2((swept[place] - swept[place - 1]) / (gap[1] - gap[0])))
 
 
 def _swept(points: ScoredPoints, sides: Mapping[Side, list[float]], floor: np.ndarray) -> dict[Side, list[float]]:
     """Measures the positions of each side from the default outward until all resamples fail, and returns these."""
-    # Every second position, so that the last one is the limit.
-    whole = {side: [0.0, *positions[:0:-2][::-1]] for side, positions in sides.items()}
+    whole = {side: _every_second(positions) for side, positions in sides.items()}
     known = dict.fromkeys(sides, 1)
     for number in itertools.count(1):
         going = [
@@ -225,7 +253,7 @@ def _swept(points: ScoredPoints, sides: Mapping[Side, list[float]], floor: np.nd
 
 def _between(side: Side, position: float, inner: float, outer: float) -> Between:
     """Returns a position of a side with the known ones beside it."""
-    return Between(*(point({side[0]: each}) for each in (position, inner, outer)))
+    return Between(*_points(side, (position, inner, outer)))
 
 
 def _all_fail(points: ScoredPoints, side: Side, positions: Sequence[float], floor: np.ndarray) -> bool:
@@ -239,10 +267,19 @@ def _outward(limit: float) -> list[float]:
     return [0.0, *(limit / 2**halving for halving in range(halvings, -1, -1) if limit)]
 
 
-def _scores(points: ScoredPoints, side: Side, positions: Sequence[float]) -> np.ndarray:
-    """Returns the scores of positions on a side, `(positions, 1 + resamples)`."""
+def _every_second(positions: Sequence[float]) -> list[float]:
+    """Returns the default and every second position outward, of which the last one is among them."""
+    return [0.0, *positions[:0:-2][::-1]]
+
+
+def _points(side: Side, positions: Sequence[float]) -> list[Point]:
     name, _ = side
-    return points.at([point({name: position}) for position in positions], name)
+    return [point({name: position}) for position in positions]
+
+
+def _scores(points: ScoredPoints, side: Side, positions: Sequence[float]) -> np.ndarray:
+    """Returns the scores of known positions on a side, `(positions, 1 + resamples)`."""
+    return points.known(_points(side, positions))
 
 
 def _first_failing(scores: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -257,7 +294,7 @@ def _first_failing(scores: np.ndarray, floor: np.ndarray) -> np.ndarray:
 
 def _end(sweep: _Sweep, floor: np.ndarray) -> _End:
     """Computes where the scores of a side cross the floor."""
-    positions, scores = sweep
+    positions, scores, _ = sweep
     first = _first_failing(scores, floor)
     ends = np.full(len(floor), positions[-1])
     crossing = np.flatnonzero(first < len(positions))
@@ -271,12 +308,13 @@ def _end(sweep: _Sweep, floor: np.ndarray) -> _End:
 
 
 def _measured(knob: Knob, sweeps: Iterable[_Sweep]) -> list[list[float]]:
-    """Returns the pairs of value and score of all measured positions, sorted by value."""
+    """Returns the pairs of value and score of all positions measured on all samples, sorted by value."""
     # Both sides contain the default, which the set keeps once.
     pairs = {
         (knob.value(position), float(score))
-        for positions, scores in sweeps
-        for position, score in zip(positions, scores[:, 0], strict=True)
+        for positions, scores, whole in sweeps
+        for position, score, is_whole in zip(positions, scores[:, 0], whole, strict=True)
+        if is_whole
     }
     return [list(pair) for pair in sorted(pairs)]
 

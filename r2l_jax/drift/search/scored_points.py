@@ -78,21 +78,32 @@ class ScoredPoints:
         self._measurer, self._score = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
         self._keeps = file is not None
         self._unfinished = Unfinished(file, _identity(frozen, self._samples, seed))
-        # Of each point the confusion matrices of the samples, `(N, C, C)`, and the scores.
-        self._known: dict[Point, np.ndarray] = self._load()
+        # Of each point the confusion matrices of the samples, `(N, C, C)`; which of them are measured rather than
+        # assumed, `(N,)`; and the scores.
+        self._known: dict[Point, np.ndarray] = {}
+        self._seen: dict[Point, np.ndarray] = {}
+        self._load()
         self._scores: dict[Point, np.ndarray] = {}
 
     def at(self, points: Sequence[Point], title: str) -> np.ndarray:
         """Returns the scores at points, `(points, 1 + RESAMPLES)`: on all samples, then on each resample.
 
         Args:
-            points: the points; those that are not known yet are measured on all samples.
+            points: the points, which are measured on all samples that were not measured there before.
             title: the title of the progress bar.
 
         Raises:
             Interrupted: `stop` returned True.
         """
-        self._measure({point: (np.arange(self.samples), None) for point in points}, title)
+        unseen = np.zeros(self.samples, bool)
+        left = {point: ~self._seen.get(point, unseen) for point in points}
+        self._measure(
+            {each: (samples, self._known.get(each)) for each, samples in left.items() if samples.any()}, title
+        )
+        return self.known(points)
+
+    def known(self, points: Sequence[Point]) -> np.ndarray:
+        """Returns the scores at known points, as `at` does, with the outcomes that `between` assumed."""
         return np.stack([self._scored(point) for point in points])
 
     def between(self, points: Sequence[Between], title: str) -> None:
@@ -109,25 +120,25 @@ class ScoredPoints:
         """
         wanted = {}
         for point, inner, outer in points:
-            differ = (self._known[inner] != self._known[outer]).any((1, 2))
-            wanted[point] = (np.flatnonzero(differ), self._known[inner])
+            if point not in self._known:
+                wanted[point] = ((self._known[inner] != self._known[outer]).any((1, 2)), self._known[inner])
         self._measure(wanted, title)
 
     def _measure(self, wanted: Mapping[Point, tuple[np.ndarray, np.ndarray | None]], title: str) -> None:
-        """Measures points that are not known.
+        """Measures points.
 
         Args:
-            wanted: for each point the indices of the samples to measure, and the confusion matrices of the others: an
-                array for all samples, or None where all are measured.
+            wanted: for each point the samples to measure `(N,)`, and the confusion matrices of the others, in an array
+                for all samples, or None where all are measured.
             title: the title of the progress bar.
         """
-        new = {point: samples for point, samples in wanted.items() if point not in self._known}
         rows = [
             (point, indices[start : start + self._row])
-            for point, (indices, _) in new.items()
+            for point, (samples, _) in wanted.items()
+            for indices in [np.flatnonzero(samples)]
             for start in range(0, len(indices), self._row)
         ]
-        measured: dict[Point, list[np.ndarray]] = {point: [] for point in new}
+        measured: dict[Point, list[np.ndarray]] = {point: [] for point in wanted}
 
         def stopped() -> str:
             goes_on = "the same command goes on from there" if self._keeps else "nothing is kept"
@@ -143,8 +154,21 @@ class ScoredPoints:
                     measured[point].append(of_row[: len(indices)])
                 unfinished = {point for point, _ in rows[start + together :]}
                 for point in [point for point in measured if point not in unfinished]:
-                    self._known[point] = _whole(*new[point], measured.pop(point))
+                    self._add(point, *wanted[point], measured.pop(point))
                 self._save()
+
+    def _add(
+        self, point: Point, samples: np.ndarray, others: np.ndarray | None, measured: Sequence[np.ndarray]
+    ) -> None:
+        """Adds the confusion matrices of the samples that were measured at a point to those of the others."""
+        if others is None:
+            whole = np.concatenate(measured)
+        else:
+            whole = others.copy()
+            if measured:
+                whole[samples] = np.concatenate(measured)
+        self._known[point], self._seen[point] = whole, self._seen.get(point, False) | samples
+        self._scores.pop(point, None)
 
     def _as_batch(self, point: Point, indices: np.ndarray) -> tuple[dict[str, np.ndarray], Batch]:
         """Returns the parameters of a point, and samples, which the last one fills up to the size of a batch."""
@@ -169,29 +193,21 @@ class ScoredPoints:
         places = np.flatnonzero(known)
         arrays = {
             "points": np.array(json.dumps(list(self._known))),
+            "seen": np.stack([self._seen[point] for point in self._known]),
             "shape": np.array(known.shape),
             "places": places,
             "values": known.ravel()[places],
         }
         on_first_process(lambda: self._unfinished.save(arrays))
 
-    def _load(self) -> dict[Point, np.ndarray]:
+    def _load(self) -> None:
         if (arrays := on_first_process(self._unfinished.load)) is None:
-            return {}
+            return
         known = np.zeros(arrays["shape"], np.float32)
         known.ravel()[arrays["places"]] = arrays["values"]
         points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
-        return {point: known[place] for place, point in enumerate(points)}
-
-
-def _whole(indices: np.ndarray, others: np.ndarray | None, measured: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the confusion matrices of all samples, from those that were measured and those of the others."""
-    if others is None:
-        return np.concatenate(measured)
-    whole = others.copy()
-    if measured:
-        whole[indices] = np.concatenate(measured)
-    return whole
+        self._known.update(zip(points, known, strict=True))
+        self._seen.update(zip(points, arrays["seen"], strict=True))
 
 
 def _identity(frozen: Frozen, samples: Batch, seed: int) -> Identity:

@@ -80,6 +80,32 @@ def test_every_point_in_an_interval_that_was_measured_passes(analysis, knobs):
             assert knob[f"{end}_at_limit"] == (not beyond.any()), name
 
 
+class _LostAndFound:
+    """Stands for a `Measurer`: while the gain grows, half of the samples are lost for a while, half for good."""
+
+    def __init__(self, frozen):
+        pass
+
+    @staticmethod
+    def lost(brighter, gain):
+        return np.where(brighter, math.log(gain) >= 0.45, 0.35 <= math.log(gain) < 0.53)
+
+    def confusions(self, rows, tick):
+        tick(len(rows))
+        lost = [self.lost(batch["raw"].mean((1, 2)) > 0.35, values["white_balance"].min()) for values, batch in rows]
+        return [np.eye(2, dtype=np.float32)[each.astype(int)][:, None] * [[1], [0]] for each in lost]
+
+
+def test_ends_and_points_are_measured_on_all_samples(monkeypatch):
+    monkeypatch.setattr(scored_points, "Measurer", _LostAndFound)
+    content = analyse(dark_images([0.2] * 10 + [0.3] * 10)).content
+    gain = content["knobs"]["white_balance"]
+    # The sweep sees no sample of the darker half lost, of which the first end that is found takes no notice.
+    assert math.log(gain["high"]) == pytest.approx(0.35, rel=PRECISION)
+    for value, score in gain["points"]:
+        assert score == pytest.approx(1 - _LostAndFound.lost(np.array([False, True]), value).mean()), value
+
+
 def test_resamples_of_equal_samples_are_equal():
     for knob in analyse(dark_images([0.3] * 5)).content["knobs"].values():
         assert knob["low_interval"] == pytest.approx([knob["low"]] * 2)
