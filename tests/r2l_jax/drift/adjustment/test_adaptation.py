@@ -8,6 +8,7 @@ from PIL import Image
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift.adjustment import adaptation, drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
+from r2l_jax.drift.search.measure import Measured
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
@@ -47,6 +48,33 @@ def test_the_start_of_the_lowest_labelled_loss_is_taken(result, drift):
     assert one["before"] == one["starts"][0]["score"]
     lost = one["undrifted"] - one["before"]
     assert one["won_back"] == (pytest.approx((one["after"] - one["before"]) / lost) if lost > 0 else None)
+
+
+def test_labelled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_path, monkeypatch):
+    """Labelled images favor another end than the measured ones, whose loss and score disagree as well."""
+    seen = []
+
+    class Stub:
+        def __init__(self, frozen):
+            pass
+
+        def measure(self, parameters, batches, tick=None):
+            seen.append({int(index) for batch in batches for index in batch["index"][batch["weight"] > 0]})
+            table = {
+                1: [(0.5, 0.2), (0.3, 0.1), (0.4, 0.9)],
+                2: [(0.4, 0.4), (0.6, 0.7), (0.2, 0.8)],
+                3: [(0.1, 0.9)],
+            }[len(seen)]
+            return [Measured(loss, score, 1.0, np.zeros((1, 2, 2))) for loss, score in table]
+
+    monkeypatch.setattr(adaptation, "Measurer", Stub)
+    one = adaptation.run(replace(config, output=str(tmp_path), pipelines=(), labelled=7))["folds"][0]["exposure=0.25"]
+    assert (one["undrifted"], one["before"], one["after"], one["start"]) == (0.9, 0.4, 0.7, 0)
+    assert one["won_back"] == pytest.approx((0.7 - 0.4) / (0.9 - 0.4))
+    labelled, measured, own = seen
+    assert (len(labelled), len(measured)) == (7, 8)
+    assert not labelled & measured
+    assert measured == own
 
 
 def test_only_the_parameters_asked_for_move(config, result):
