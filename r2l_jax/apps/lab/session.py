@@ -244,6 +244,8 @@ class Session:
         if view is None or shown is None:
             self._end(ticket)
             return
+        # One that was begun in the meantime moves the sliders of the view before.
+        self.stop()
         keeps = frame is None and pipeline is None
         self.source, self.frame, self.view = source or self.source, shown, view
         self.draft, self.picture, self.judgement, self.slope = None, view.before, None, None

@@ -72,6 +72,17 @@ def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
     assert abs(np.asarray(pipelines[0](raws)) - ours).mean() > 0.05
 
 
+def test_equal_mosaics_have_different_noise_under_a_camera_and_the_same_each_time(config, dataset):
+    equal = dataclasses.replace(dataset, read=lambda index: dataset[0], files=None)
+    drift, camera = cases.Case("camera=microscopy", "cameras"), isp.CAMERAS["microscopy"]
+    raws, _ = of(config, equal, drift, camera)
+    for index, other in enumerate(raws[1:], 1):
+        assert (other != raws[0]).mean() > 0.2, index
+    np.testing.assert_array_equal(drifted(config, equal, drift, camera, 0)[4][0], raws[4])
+    for change in ({"seed": 1}, {"drift": cases.Case("camera=mine", "cameras")}):
+        assert (of(config, equal, **{"drift": drift, "camera": camera, **change})[0] != raws).mean() > 0.2
+
+
 def test_rephotographed_darkness_is_the_black_level():
     camera = isp.CAMERAS["microscopy"]
     other = isp.Camera((0.2,) * 4, (1.0, 1.0, 1.0), camera.color_matrix, camera.pattern)

@@ -42,9 +42,10 @@ def test_a_window_in_the_middle_is_that_of_the_training():
 
 
 @pytest.mark.parametrize("center", [(0.0, 0.0), (1.0, 1.0), (0.3, 0.7)])
-def test_a_window_lies_within_the_frame_and_begins_with_a_whole_tile(center):
-    raw = colors("RGGB", 50, 74)
-    cut, (top, left) = window(Frame("frame", raw, isp.CAMERAS["drone"]), 16, 32, center)
-    np.testing.assert_array_equal(cut, colors("RGGB", 16, 32))
-    assert 0 <= top <= 34
-    assert 0 <= left <= 42
+@pytest.mark.parametrize("pattern", ["RGGB", XTRANS])
+def test_a_window_lies_within_the_frame_and_begins_with_a_whole_tile(pattern, center):
+    raw = colors(pattern, 72, 108)[:70, :106]
+    camera = isp.Camera(np.zeros(isp.cfa.black_level_shape(pattern)), (2, 1, 2), np.eye(3), pattern)
+    cut, (top, left) = window(Frame("frame", raw, camera), 24, 48, center)
+    np.testing.assert_array_equal(cut, colors(pattern, 24, 48))
+    np.testing.assert_array_equal(cut, raw[top : top + 24, left : left + 48])

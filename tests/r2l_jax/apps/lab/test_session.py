@@ -231,6 +231,43 @@ def test_the_model_judges_and_searches(model):
     played(make_lab(model), play)
 
 
+@pytest.mark.parametrize("end", ["move", "reset", "open", "open while it compiles"])
+def test_a_search_ends_with_what_the_visitor_does_next(model, end):
+    async def play(visitor):
+        session = visitor.session
+        await session.open(source(shape=(32, 32), target=np.asarray(2)))
+        await visitor.until("slope")
+        session.search("worst")
+        async with asyncio.timeout(60):
+            while session.steps < 2:
+                await asyncio.sleep(0.01)
+        if end == "move":
+            session.move("gamma_correct", 0.25)
+        elif end == "reset":
+            session.reset()
+        else:
+            opening = asyncio.create_task(session.open(source("other", shape=(64, 64), seed=1)))
+            while end == "open while it compiles" and session.busy != "compiling":
+                await asyncio.sleep(0)
+            if end == "open while it compiles":
+                session.search("worst")
+            while session.source.name != "other":
+                await asyncio.sleep(0)
+            # The judgement of the file before is none of this one.
+            assert session.judgement is None
+            await opening
+        assert (session.searching, session.slope) == (None, None)
+        steps, positions = session.steps, session.positions
+        visitor.shown.clear()
+        await visitor.until("slope")
+        await asyncio.sleep(0.1)
+        assert session.steps == steps
+        np.testing.assert_array_equal(session.positions, positions)
+        assert positions.any() == (end == "move")
+
+    played(make_lab(model), play)
+
+
 def test_the_model_sees_windows_of_its_own_size_alone(model):
     async def play(visitor):
         session = visitor.session

@@ -69,6 +69,19 @@ def test_the_second_start_decodes_only_files_that_have_changed(classes, tmp_path
     assert third.content != first.content
 
 
+def test_a_smaller_file_changes_the_content_of_all_samples(classes):
+    """All samples are cropped to it, so that nothing that was found on them holds any longer."""
+    before = datasets.load("Folder", data_dir=classes, camera="drone").content_of(range(3))
+    tifffile.imwrite(classes / "b/tiny.tiff", np.zeros((64, 48), np.uint16))
+    assert datasets.load("Folder", data_dir=classes, camera="drone").content_of(range(3)) == before
+    tifffile.imwrite(classes / "b/tiny.tiff", np.zeros((20, 34), np.uint16))
+    assert datasets.load("Folder", data_dir=classes, camera="drone").content_of(range(3)) != before
+    # Cropped to 20 sites anyway, they have lost nothing.
+    given = datasets.load("Folder", data_dir=classes, camera="drone", tile_size=20).content_of(range(3))
+    (classes / "b/tiny.tiff").unlink()
+    assert datasets.load("Folder", data_dir=classes, camera="drone", tile_size=20).content_of(range(3)) == given
+
+
 def test_another_camera_has_facts_of_its_own(tmp_path, write_dng, monkeypatch):
     monkeypatch.setattr(startup, "cache_dir", lambda: tmp_path / "cache")
     monkeypatch.setattr(file_facts, "_TICK", 0)
