@@ -1,0 +1,79 @@
+"""Programs that take a fold and a checkpoint use that model, told by its losses in the run's own history."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from small_runs import metrics
+
+import r2l_jax
+from r2l_jax.apps.lab import tolerated
+from r2l_jax.programs import export, predict
+from r2l_jax.runtime.flags import replace
+from r2l_jax.training import train
+from r2l_jax.training.loaded import load_folds
+from r2l_jax.training.trained import load_runs
+
+
+@pytest.fixture(scope="module")
+def run(base):
+    """A run of two folds whose first epoch is the best one."""
+    config = replace(base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2)
+    with pytest.MonkeyPatch.context() as patch:
+        first = {"score": 0.0, "loss": 0.0}
+        patch.setattr(train, "_quality", lambda steps, row: {**first, "score": -row["epoch"], "epoch": row["epoch"]})
+        train.run(config)
+    return config
+
+
+@pytest.fixture(scope="module")
+def folds(run):
+    (folds,) = load_runs([str(run.run_dir)])
+    return folds
+
+
+def losses(run, fold):
+    """The validation losses of a fold's best and last epochs, as training has recorded them."""
+    first, last = (row["val_loss"] for row in metrics(run, fold)["history"])
+    return {"best": first, "last": last}
+
+
+def test_the_four_models_differ(run):
+    found = [loss for fold in range(2) for loss in losses(run, fold).values()]
+    assert min(abs(a - b) for i, a in enumerate(found) for b in found[:i]) > 1e-3
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):
+    dataset, indices = folds[fold].dataset, folds[fold].fold.valid_indices
+    files = [str(dataset.files[index][0]) for index in indices]
+    output = tmp_path / "p.csv"
+    settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint, "camera": "drone"}
+    assert predict.main(predict.PredictionConfig(input=tuple(files), output=str(output), **settings)) == 0
+    with output.open(newline="") as file:
+        found = {row["file"]: row for row in csv.DictReader(file)}
+    right = [float(found[file][dataset.classes[dataset.labels[i]]]) for file, i in zip(files, indices, strict=True)]
+    assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_path, fold, checkpoint):
+    settings = {"run": str(run.run_dir), "fold": fold, "checkpoint": checkpoint, "formats": ("safetensors",)}
+    assert export.main(export.ExportConfig(output=str(tmp_path / "out"), **settings)) == 0
+    raws, labels = folds[fold].dataset.samples(folds[fold].fold.valid_indices)
+    model = r2l_jax.load(tmp_path / "out" / "model.safetensors", checkpoint=checkpoint)
+    right = model.predict(raws)[np.arange(len(labels)), labels]
+    assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
+
+
+def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
+    for number, fold in enumerate(folds):
+        file = tmp_path / "forensics" / f"fold_{number}" / "tolerances" / "tolerances.json"
+        file.parent.mkdir(parents=True)
+        knobs = {"gamma_correct": {"low": 2.0, "high": 2.5 + number}}
+        file.write_text(json.dumps({"tolerance": 0.02, "knobs": knobs, "identity": {"model": fold.fingerprint}}))
+    for number, model in enumerate(load_folds(str(run.run_dir), ["all"], "best", None)):
+        assert tolerated.read(str(tmp_path), model).intervals == {"gamma_correct": (2.0, 2.5 + number)}
