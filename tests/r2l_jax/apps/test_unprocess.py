@@ -74,7 +74,7 @@ def scenes(tmp_path):
     for stem, shape in (("1", (13, 17)), ("10", (12, 16))):
         save(source / "images" / f"{stem}.png", samples(int(stem), (*shape, 3)))
         mask = np.zeros(shape, np.uint8)
-        mask[3:7, 5:] = 1
+        mask[int(stem) : 11, 5:] = 1
         save(source / "masks" / f"{stem}_mask.png", mask)
     return source
 
@@ -99,18 +99,19 @@ def test_classes_become_a_folder_that_the_loader_reads(source, tmp_path):
 
 
 def test_masks_are_cropped_with_their_images(scenes, tmp_path):
-    unprocess_folder(scenes, tmp_path / "raw", CAMERA, **QUIET)
+    camera = isp.Camera((0.02, 0.04, 0.06, 0.08), CAMERA.white_balance, CAMERA.color_matrix, "GBRG")
+    unprocess_folder(scenes, tmp_path / "raw", camera, **QUIET)
     assert set(files(tmp_path / "raw")) == {
         *("images/1.tiff", "images/10.tiff", "masks/1_mask.png", "masks/10_mask.png", "camera.json"),
     }
     raw = tifffile.imread(tmp_path / "raw" / "images" / "1.tiff")
-    np.testing.assert_allclose(raw, expected(samples(1, (13, 17, 3))[:12, :16]), atol=1.5)
+    np.testing.assert_allclose(raw, expected(samples(1, (13, 17, 3))[:12, :16], camera=camera), atol=1.5)
     for stem in ("1", "10"):
         with Image.open(tmp_path / "raw" / "masks" / f"{stem}_mask.png") as mask:
             assert mask.mode == "L"
             values = np.asarray(mask)
         object_ = np.zeros((12, 16), np.uint8)
-        object_[3:7, 5:] = 255
+        object_[int(stem) : 11, 5:] = 255
         np.testing.assert_array_equal(values, object_)
 
 

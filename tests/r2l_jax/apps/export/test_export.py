@@ -193,9 +193,11 @@ def test_every_algorithm_becomes_onnx(step, name, tmp_path):
 
 
 def test_samples_of_files_are_cropped(model, tmp_path):
-    np.save(tmp_path / "a.npy", np.full((40, 48), 0.5, np.float32))
+    frame = np.random.default_rng(0).random((42, 52), np.float32)
+    np.save(tmp_path / "a.npy", frame)
     raws = samples.of_files(model, [tmp_path / "a.npy"], None)
-    assert raws.shape == (1, 32, 32)
+    # From the middle, and on the grid of the color filter array.
+    np.testing.assert_array_equal(raws, frame[None, 4:36, 10:42])
     with pytest.raises(InputError, match="exports are checked on the data of the run"):
         samples.of_run(_of_folder(model), str(tmp_path / "nowhere"))
 
