@@ -27,7 +27,7 @@ from r2l_jax.runtime.locks import writing_to
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
-# The fewest and the most columns of two rows that go to the device at once; powers of two.
+# The fewest and the most columns, of as many rows as a tile has, that go to the device at once; powers of two.
 _FEWEST, _MOST = 2**9, 2**17
 
 # Takes samples of the picture and a key. Returns the mosaic in uint16, and how many sites are too bright and too dark.
@@ -119,9 +119,13 @@ def unprocess_folder(
         bits=BITS if camera.bits is None else camera.bits,
     )
 
+    # Of whole pairs of rows and columns, so that a sensor without color filters has no strips of a single row.
+    tile_rows, tile_cols = isp.cfa.tile(camera.pattern).shape
+    tile = math.lcm(2, tile_rows), math.lcm(2, tile_cols)
+
     def run(job: _Job) -> np.ndarray:
         name = os.fsencode(job.picture.relative_to(source).as_posix())
-        return _write(job, expose, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
+        return _write(job, expose, tile, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
     with writing_to(target):
         # The lock clears the folder itself.
@@ -185,7 +189,7 @@ def _find_jobs(source: Path, target: Path) -> list[_Job]:
     return jobs
 
 
-def _write(job: _Job, expose: _Expose, key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
+def _write(job: _Job, expose: _Expose, tile: tuple[int, int], key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
     """Writes the mask of a picture and its mosaic; returns the numbers of all, too bright and too dark sites."""
     picture, turned = read_picture(job.picture)
     rows, cols = (size // 2 * 2 for size in picture.shape[:2])
@@ -201,33 +205,36 @@ def _write(job: _Job, expose: _Expose, key: PRNGKeyArray) -> Int[np.ndarray, "3"
         with replacing(mask_target) as part:
             Image.fromarray(mask[:rows, :cols] * np.uint8(255)).save(part, format="png")
     with one_picture_at_a_time:
-        raw, outside = _photograph(picture[:rows, :cols], expose, key)
+        raw, outside = _photograph(picture[:rows, :cols], expose, tile, key)
     with replacing(job.target) as part:
         tifffile.imwrite(part, raw, metadata=None)
     return np.array([raw.size, *outside])
 
 
 def _photograph(
-    picture: UInt[np.ndarray, "rows cols 3"], expose: _Expose, key: PRNGKeyArray
+    picture: UInt[np.ndarray, "rows cols 3"], expose: _Expose, tile: tuple[int, int], key: PRNGKeyArray
 ) -> tuple[UInt16[np.ndarray, "rows cols"], Int[np.ndarray, "2"]]:
     """Exposes a picture block by block; returns its mosaic, and how many sites are too bright and too dark.
 
     Functions are compiled for each shape, and every picture may have its own. Because no site depends on another, the
     tiles of the color filter array can be laid side by side and cut into blocks of few shapes: the last block is filled
-    up to a power of two.
+    up to a power of two. The picture itself is filled up to whole tiles.
     """
-    rows, cols, _ = picture.shape
-    strip = picture.reshape(rows // 2, 2, cols, 3).swapaxes(0, 1).reshape(2, -1, 3)
+    (rows, cols, _), (high, wide) = picture.shape, tile
+    picture = np.pad(picture, ((0, -rows % high), (0, -cols % wide), (0, 0)))
+    across, most = picture.shape[1], _MOST // wide * wide
+    strip = picture.reshape(-1, high, across, 3).swapaxes(0, 1).reshape(high, -1, 3)
     raws, outside = [], np.zeros(2, int)
-    for number, start in enumerate(range(0, strip.shape[1], _MOST)):
-        block = strip[:, start : start + _MOST]
+    for number, start in enumerate(range(0, strip.shape[1], most)):
+        block = strip[:, start : start + most]
         width = block.shape[1]
-        filled = np.zeros((2, max(_FEWEST, 1 << (width - 1).bit_length()), 3), block.dtype)
+        filled = np.zeros((high, max(_FEWEST, 1 << (width - 1).bit_length()), 3), block.dtype)
         filled[:, :width] = block
         raw, counts = expose(filled, jax.random.fold_in(key, number))
         raws.append(np.asarray(raw)[:, :width])
         outside += np.asarray(counts)
-    return np.concatenate(raws, 1).reshape(2, rows // 2, cols).swapaxes(0, 1).reshape(rows, cols), outside
+    mosaic = np.concatenate(raws, 1).reshape(high, -1, across).swapaxes(0, 1).reshape(-1, across)
+    return mosaic[:rows, :cols], outside
 
 
 @functools.partial(jax.jit, static_argnames=("camera", "bits"))

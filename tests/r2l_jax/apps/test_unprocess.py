@@ -50,7 +50,7 @@ def files(folder):
 
 def expected(picture, exposure=0.9, camera=CAMERA):
     """Returns the mosaic of 8-bit samples without noise, scaled to the 16 bits of a file."""
-    black = np.tile(np.reshape(camera.black_level, (2, 2)), np.array(picture.shape[:2]) // 2)
+    black = np.asarray(isp.cfa.black_levels(np.float32(camera.black_level), camera.pattern, *picture.shape[:2]))
     mosaic = np.asarray(isp.unprocess(picture / np.float32(255), camera))
     return 65535 * np.clip(black + exposure * (mosaic - black), 0, 1)
 
@@ -170,6 +170,23 @@ def test_the_same_picture_under_two_names_has_different_noise(tmp_path):
     unprocess_folder(tmp_path / "in", tmp_path / "out", CAMERA)
     first, second = (tifffile.imread(tmp_path / "out" / "class" / f"{name}.tiff") for name in ("a", "b"))
     assert (first != second).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    "pattern", ["RGGB", "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG", "RRGG/RRGG/GGBB/GGBB", "RGB/GBR", isp.cfa.MONO]
+)
+def test_mosaics_have_the_color_filter_array_of_the_camera(tmp_path, monkeypatch, pattern):
+    black = np.linspace(0.02, 0.08, *isp.cfa.black_level_shape(pattern))
+    color = (None, None) if pattern == isp.cfa.MONO else (CAMERA.white_balance, CAMERA.color_matrix)
+    camera = isp.Camera(black, *color, pattern)
+    for name, shape in (("tall", (32, 22, 3)), ("wide", (14, 26, 3))):
+        save(tmp_path / "in" / "class" / f"{name}.png", samples(0, shape))
+    monkeypatch.setattr(unprocess, "_FEWEST", 8)
+    monkeypatch.setattr(unprocess, "_MOST", 64)
+    unprocess_folder(tmp_path / "in", tmp_path / "out", camera, **QUIET)
+    for name, shape in (("tall", (32, 22, 3)), ("wide", (14, 26, 3))):
+        raw = tifffile.imread(tmp_path / "out" / "class" / f"{name}.tiff")
+        np.testing.assert_allclose(raw, expected(samples(0, shape), camera=camera), atol=1.5)
 
 
 def test_blocks_make_one_picture_and_share_no_noise(tmp_path, monkeypatch):
