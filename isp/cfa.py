@@ -288,15 +288,19 @@ def subtract_black_level(
     check_mosaic(raw)
     _check_levels(black_level, pattern)
     *batch, height, width = raw.shape
-    if not is_bayer(pattern):
+    # The gradient of a product with NaN would be NaN, even if a later stage repairs the site.
+    finite = jnp.where(jnp.isfinite(raw), raw, 0) if rescale else raw
+    if is_bayer(pattern):
+        # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
+        levels = black_level.reshape(2, 2)
+        above_black = finite.reshape(*batch, height // 2, 2, width) - tiles.rows_of_sites(levels, height, width)
+        if rescale:
+            above_black *= tiles.rows_of_sites(1 / (1 - levels), height, width)
+    else:
         levels = black_levels(black_level, pattern, height, width)
-        return (raw - levels) / (1 - levels) if rescale else raw - levels
-    # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
-    levels = black_level.reshape(2, 2)
-    above_black = raw.reshape(*batch, height // 2, 2, width) - tiles.rows_of_sites(levels, height, width)
-    if rescale:
-        above_black *= tiles.rows_of_sites(1 / (1 - levels), height, width)
-    return above_black.reshape(raw.shape)
+        above_black = (finite - levels) / (1 - levels) if rescale else finite - levels
+    above_black = above_black.reshape(raw.shape)
+    return jnp.where(jnp.isfinite(raw), above_black, raw) if rescale else above_black
 
 
 def site_masks(height: int, width: int, pattern: str) -> Float[Array, "height width 3"]:

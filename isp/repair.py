@@ -1,4 +1,4 @@
-"""Repair of defective sites of a mosaic: those that are always bright or always dark."""
+"""Repair of defective sites of a mosaic: those that are always bright or always dark, or hold no number."""
 
 import math
 
@@ -27,6 +27,9 @@ def defects(
     site the four of its color in its row and column. The median of an even number of values is the mean of the two in
     the middle, so one defect among the neighbors does no harm. At the border, sites of the same color farther inside
     take the place of neighbors beyond it. A mosaic smaller than a tile stays as it is.
+
+    NaN and infinite sites become the median of their finite neighbors before anything is compared, or 0 if more than
+    half of the neighbors are such sites.
 
     The gradient goes to the values in the middle where a site is replaced. Forward-mode derivatives do not work.
 
@@ -69,6 +72,7 @@ def _defects(raw: Array, threshold: Scalar, pattern: str, softness: float | None
         return raw
 
     def repair(threshold: Scalar, raw: Array) -> Array:
+        raw = neighbors.with_finite(raw, tile)
         median = neighbors.median(raw, tile)
         difference = neighbors.excess(raw, tile) if lone else jnp.abs(raw - median)
         return _replaced(raw, median, difference - threshold, softness)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool
 
 from isp._engine import padding, stencil, units
 from isp._engine.derivatives import with_gradient
+from isp._engine.formulation import is_plain
 from isp._engine.median import sort_arrays
 
 # Places of a site's neighbors relative to the site, in rows and columns.
@@ -45,6 +46,34 @@ def median(raw: Array, tile: np.ndarray) -> Array:
     return _statistic(_as_tuples(tile), _MEDIAN, raw)
 
 
+def with_finite(raw: Array, tile: np.ndarray) -> Array:
+    """Replaces NaN and infinite sites by the median of the finite ones among the neighbors that `median` takes.
+
+    If more than half of the neighbors are such sites, the median is 0. Everything else is as in `median`.
+    """
+    is_finite = jnp.isfinite(raw)
+
+    def filled() -> Array:
+        # As the greatest numbers, the others push the lower place of the median up; as the least, the upper one down.
+        most, tuples = jnp.finfo(raw.dtype).max, _as_tuples(tile)
+        low = _statistic(tuples, _LOWER, jnp.where(is_finite, raw, most))
+        high = _statistic(tuples, _UPPER, jnp.where(is_finite, raw, -most))
+        return jnp.where(is_finite, raw, jnp.where(low < most, (low + high) / 2, 0))
+
+    return filled() if is_plain() else jax.lax.cond(_all(is_finite), lambda: raw, filled)
+
+
+@jax.custom_batching.custom_vmap
+def _all(values: Array) -> Array:
+    """Tells whether all values are true; under `vmap`, of the whole batch, so that a branch stays a branch."""
+    return values.all()
+
+
+@_all.def_vmap
+def _(_size: int, _batched: list[bool], values: Array) -> tuple[Array, bool]:
+    return _all(values), False
+
+
 def excess(raw: Array, tile: np.ndarray) -> Array:
     """Computes how far each site lies beyond the range of its 8 nearest neighbors of the same color.
 
@@ -57,6 +86,9 @@ def excess(raw: Array, tile: np.ndarray) -> Array:
 # side would vouch for each other.
 _MEDIAN = Statistic(4, lambda count: ((count - 1) // 2, count // 2), lambda low, high, _: (low + high) / 2)
 
+_LOWER = _MEDIAN._replace(combine=lambda low, high, _: low)
+_UPPER = _MEDIAN._replace(combine=lambda low, high, _: high)
+
 # Among the 4 nearest green sites of a Bayer mosaic, none is in the row or the column of the site in their middle.
 _EXCESS = Statistic(
     8, lambda count: (0, count - 1), lambda least, greatest, own: jnp.maximum(own - greatest, least - own)
@@ -64,8 +96,8 @@ _EXCESS = Statistic(
 
 
 def reach(tile: np.ndarray) -> int:
-    """Returns how many rows or columns away a site can be a neighbor."""
-    return max(_reach(_as_tuples(tile), statistic.fewest) for statistic in (_MEDIAN, _EXCESS))
+    """Returns how many rows or columns away a site can be a neighbor of a neighbor."""
+    return 2 * max(_reach(_as_tuples(tile), statistic.fewest) for statistic in (_MEDIAN, _EXCESS))
 
 
 def _as_tuples(tile: np.ndarray) -> Tile:

@@ -94,6 +94,25 @@ def test_every_parameter_has_a_range_and_a_finite_gradient_that_is_not_zero():
         assert np.any(gradients[0][name][...]), name
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    variants.quick(2, ["RGGB", "/".join(["GGRGGB", "GGBGGR", "BRGRBG", "GGBGGR", "GGRGGB", "RBGBRG"]), "MONO"]),
+)
+def test_sites_without_a_number_spoil_nothing(pattern):
+    levels = {"RGGB": 4, "MONO": 1}.get(pattern, 3)
+    module = isp.full(isp.Camera((0.05,) * levels, (2.0, 1.0, 1.5), np.eye(3), pattern))
+    y, x = np.mgrid[:96, :36]
+    raw = (0.2 + 0.003 * x + 0.002 * y + 0.002 * RNG.standard_normal((96, 36))).astype(np.float32)
+    spoilt = raw.copy()
+    spoilt[12, 16], spoilt[12, 18], spoilt[0, 0], spoilt[20, 30] = np.nan, np.nan, np.inf, -np.inf
+    repaired = np.asarray(isp.repair.defects(spoilt, 1.0, pattern))
+    np.testing.assert_allclose(module(spoilt), module(repaired), atol=1e-5)
+    np.testing.assert_allclose(module(spoilt)[64:], module(raw)[64:], atol=1e-5)
+    graphdef, params = nnx.split(module)
+    gradients = jax.jit(jax.grad(lambda p, raw: nnx.merge(graphdef, p)(raw).sum(), (0, 1)))(params, spoilt)
+    assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
+
+
 @pytest.mark.slow
 def test_the_gradient_of_each_parameter_agrees_with_finite_differences():
     module = isp.full(CAMERA)

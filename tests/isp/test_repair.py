@@ -69,6 +69,41 @@ def test_hot_and_dead_sites_of_a_smooth_scene_are_found_wherever_they_are(patter
             np.testing.assert_allclose(repair.defects(raw, 0.1, pattern, lone=lone), smooth, atol=0.005)
 
 
+XTRANS_PATTERN = "/".join(XTRANS)
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", XTRANS_PATTERN])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(pattern, value):
+    tile = neighbors._as_tuples(cfa.tile(pattern))
+    offsets = {
+        site: around
+        for around, mask in neighbors.neighborhoods(tile, 4).items()
+        for site in zip(*mask.nonzero(), strict=True)
+    }
+    raw = RNG.random((2, 24, 24), np.float32)
+    spoilt, size = raw.copy(), len(tile)
+    pair = [(12, 12), tuple(12 + step for step in offsets[0, 0][0])]
+    spoilt[0][tuple(np.transpose(pair))] = value
+    expected = raw.copy()
+    for y, x in pair:
+        around = np.array([spoilt[0, y + i, x + j] for i, j in offsets[y % size, x % size]])
+        expected[0, y, x] = np.median(around[np.isfinite(around)])
+    np.testing.assert_allclose(repair.defects(spoilt, 2.0, pattern), expected, atol=1e-7)
+    for lone in (False, True):
+        whole = repair.defects(expected, 0.1, pattern, softness=0.1, lone=lone)
+        np.testing.assert_array_equal(repair.defects(spoilt, 0.1, pattern, softness=0.1, lone=lone), whole)
+        one_by_one = jax.vmap(lambda raw, lone=lone: repair.defects(raw, 0.1, pattern, softness=0.1, lone=lone))(spoilt)
+        np.testing.assert_array_equal(one_by_one, whole)
+    gradient = jax.grad(lambda raw: repair.defects(raw, 2.0, pattern)[0, 12, 12])(jnp.array(spoilt))
+    assert np.isfinite(gradient).all()
+    assert gradient.sum() == pytest.approx(1)
+
+
+def test_without_finite_neighbors_a_site_without_a_number_is_black():
+    np.testing.assert_array_equal(repair.defects(jnp.full((8, 8), jnp.nan)), 0)
+
+
 def test_lone_spares_a_line_of_one_site():
     line = np.full((12, 12), 0.1, np.float32)
     line[6] = 0.9
@@ -146,6 +181,7 @@ def test_vmap_equals_batch_axes_and_precision_is_kept():
 )
 def test_patches_of_a_large_mosaic_do_not_show(pattern, monkeypatch):
     raw = RNG.random((64, 50), np.float32)
+    raw[14:18, 18:24] = np.nan
     whole = repair.defects(raw, 0.2, pattern, lone=True)
     monkeypatch.setattr(turns, "_LARGE", 100)
     monkeypatch.setattr(turns, "_PATCH", (16, 20))
