@@ -43,10 +43,13 @@ def test_the_compiled_pipeline_is_its_stages_one_by_one(name, pattern):
     np.testing.assert_allclose(optimised.apply(module, RAW), image, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", variants.quick(1, isp.CAMERAS))
-@pytest.mark.parametrize("pattern", variants.quick(2, isp.cfa.BAYER))
-def test_saturated_parts_are_white_and_black_ones_black(name, pattern):
-    module = isp.full(dataclasses.replace(isp.CAMERAS[name], pattern=pattern))
+LEAST_RED, LEAST_BLUE = (dataclasses.replace(CAMERA, white_balance=gains) for gains in ((1, 1.25, 2), (1.9, 1.4, 1)))
+
+
+@pytest.mark.parametrize("camera", [*isp.CAMERAS.values(), LEAST_RED, LEAST_BLUE])
+@pytest.mark.parametrize("pattern", variants.quick(1, isp.cfa.BAYER[::-1]))
+def test_saturated_parts_are_white_and_black_ones_black(camera, pattern):
+    module = isp.full(dataclasses.replace(camera, pattern=pattern))
     np.testing.assert_allclose(module(jnp.ones((4, 6))), 1, atol=1e-3)
     assert module(jnp.zeros((4, 6))).max() < 0.05
 

@@ -10,6 +10,7 @@ from flax import nnx
 
 import tasks
 from tasks import winograd
+from tasks.resnet import BasicBlock, Bottleneck
 
 GOLDEN = np.load(pathlib.Path(__file__).with_name("heads.npz"))
 NAMES = ("resnet18", "resnet34", "resnet50")
@@ -93,6 +94,29 @@ def test_a_step_compiles_once_and_its_gradients_are_finite():
         grads = gradients(head, image, jnp.array([0, 3]))
         assert all(jnp.isfinite(leaf).all() and (leaf != 0).any() for leaf in jax.tree.leaves(grads))
     assert len(traces) == 1
+
+
+def test_the_kernels_of_blocks_start_with_the_variance_of_their_outputs():
+    """As in torchvision: the fan-out counts, which differs from the fan-in."""
+    block = Bottleneck(256, 128, stride=2, rngs=nnx.Rngs(0))
+    fan_outs = {block.conv1: 128, block.conv2: 9 * 128, block.conv3: 512, block.downsample[0]: 512}
+    for conv, fan_out in fan_outs.items():
+        np.testing.assert_allclose(conv.kernel[...].std(), np.sqrt(2 / fan_out), rtol=0.02)
+    first = BasicBlock(16, 64, stride=1, rngs=nnx.Rngs(0)).conv1
+    np.testing.assert_allclose(first.kernel[...].std(), np.sqrt(2 / (9 * 64)), rtol=0.05)
+
+
+def test_the_three_by_three_convolution_of_a_bottleneck_has_the_stride():
+    block = Bottleneck(1, 1, stride=2, rngs=nnx.Rngs(0))
+    block.eval()
+    for conv, weight in ((block.conv1, 1), (block.conv2, np.reshape(np.arange(9.0), (3, 3, 1, 1))), (block.conv3, 1)):
+        conv.kernel[...] = jnp.broadcast_to(jnp.float32(weight), conv.kernel.shape)
+    block.downsample[0].kernel[...] *= 0
+    # With a stride in the first convolution, none of the results would see a pixel of an odd row and column.
+    image = jnp.zeros((1, 4, 6, 1)).at[0, 1, 3].set(1)
+    expected = np.zeros((2, 3))
+    expected[:2, 1:] = [[8, 6], [2, 0]]
+    np.testing.assert_allclose(block(image)[0, ..., 0], expected, rtol=1e-4)
 
 
 @pytest.mark.slow

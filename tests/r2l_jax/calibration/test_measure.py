@@ -11,6 +11,7 @@ import isp
 from r2l_jax.calibration.defects import mask
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import measure
+from r2l_jax.calibration.reading import group_exposures
 from r2l_jax.runtime.errors import InputError
 
 BAYER = ((0, 1), (1, 2))
@@ -169,6 +170,28 @@ def test_the_stated_error_holds_for_coarse_sensors(noise):
         times.append((found.mean("full_well") / sensor.full_well - 1) / found.error)
     assert (np.abs(times) < 2).mean() >= 0.9
     assert np.sqrt(np.square(times).mean()) > 0.3  # The error is not exaggerated.
+
+
+def test_the_error_of_the_mean_gain_falls_with_the_square_root_of_the_sites():
+    small, large = (
+        calibrated(FlawedSensor(seed=20, shape=(side, side), hot=0, dead=0, flickering=0), exposures=(0.5,))
+        for side in (64, 128)
+    )
+    assert small.error / large.error == pytest.approx(2, rel=0.05)
+    # The gain of each of four places, from flats and darks of many degrees of freedom.
+    assert large.error == pytest.approx(np.sqrt(2 / (4 * 64**2 * 7)), rel=0.1)
+
+
+def test_prnu_is_free_of_the_noise_of_darks_and_flats():
+    # Of two darks with this noise, 1.6 % of the light remain, twice the PRNU.
+    sensor = FlawedSensor(seed=21, read_noise=100.0, prnu=0.008, hot=0, dead=0, flickering=0)
+    found = calibrated(sensor, darks=2, exposures=(0.5,), flats=16)
+    assert found.mean("prnu") == pytest.approx(sensor.prnu, rel=0.1)
+
+
+def test_exposures_are_grouped_by_the_first_of_each_group():
+    light = [1.04, 1.0, 1.05, 1.02, 1.065]  # Each is within 3 % of the next one, but not all of the first one.
+    assert group_exposures(frames(light, "flat"), light) == [[1, 3], [0, 2, 4]]
 
 
 def test_pairs_of_coarse_frames_give_the_gain():

@@ -67,6 +67,13 @@ def test_statistics_of_several_batches_are_compiled_once(base, caplog):
     assert len([line for line in caplog.messages if line.startswith("Compiling jit(add)") and "[2,3]" in line]) == 1
 
 
+def test_statistics_do_not_depend_on_the_batch_size(base):
+    dataset = datasets.load(base.data.dataset, **base.data.source)
+    # Of batches of four, the last one is half full.
+    few, all_at_once = (start.fixed_statistics(base, dataset, np.arange(10), batch_size=size) for size in (4, 10))
+    np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
+
+
 @pytest.mark.parametrize("mode", variants.quick(2, ["parametrized", "static", "neural_network"]))
 def test_the_step_is_compiled_once_while_the_start_is_prepared(base, caplog, mode):
     # No other test has this rate, so that its steps would be compiled already.
