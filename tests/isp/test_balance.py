@@ -12,7 +12,7 @@ GAINS = np.float32([1.0, 2.0, 1.5])  # The least is that of red.
 RGB = np.random.default_rng(0).random((2, 4, 6, 3), np.float32)
 
 
-@pytest.mark.parametrize("pattern", cfa.BAYER)
+@pytest.mark.parametrize("pattern", [*cfa.BAYER, "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"])
 def test_a_balanced_mosaic_is_the_mosaic_of_the_balanced_image(pattern):
     expected = cfa.mosaic(color.white_balance(RGB, GAINS), pattern)
     raw = cfa.mosaic(RGB, pattern)

@@ -26,7 +26,7 @@ def test_images_follow_the_formula(size):
     np.testing.assert_allclose(shading.correct(rgb, COEFFICIENTS), rgb * gains(*size), rtol=1e-5)
 
 
-@pytest.mark.parametrize("pattern", cfa.BAYER)
+@pytest.mark.parametrize("pattern", [*cfa.BAYER, "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"])
 def test_a_mosaic_of_a_corrected_image_is_the_corrected_mosaic(pattern):
     expected = cfa.mosaic(shading.correct(RGB, COEFFICIENTS), pattern)
     result = shading.correct(cfa.mosaic(RGB, pattern), COEFFICIENTS, pattern)
