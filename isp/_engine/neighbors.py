@@ -51,27 +51,49 @@ def with_finite(raw: Array, tile: np.ndarray) -> Array:
 
     If more than half of the neighbors are such sites, the median is 0. Everything else is as in `median`.
     """
-    is_finite = jnp.isfinite(raw)
+    return _with_finite(_as_tuples(tile), raw)
 
-    def filled() -> Array:
-        # As the greatest numbers, the others push the lower place of the median up; as the least, the upper one down.
-        most, tuples = jnp.finfo(raw.dtype).max, _as_tuples(tile)
-        low = _statistic(tuples, _LOWER, jnp.where(is_finite, raw, most))
-        high = _statistic(tuples, _UPPER, jnp.where(is_finite, raw, -most))
-        return jnp.where(is_finite, raw, jnp.where(low < most, (low + high) / 2, 0))
 
-    return filled() if is_plain() else jax.lax.cond(_all(is_finite), lambda: raw, filled)
+def _unless_finite(tile: Tile, raw: Array) -> Array:
+    return _filled(tile, raw) if is_plain() else jax.lax.cond(_is_finite(raw), lambda: raw, lambda: _filled(tile, raw))
+
+
+def _backward_unless_finite(tile: Tile, raw: Array, gradient: Array) -> tuple[Array]:
+    """Branches again; the derivative of the branch would keep the intermediate results of both sides."""
+    return (
+        jax.lax.cond(
+            _is_finite(raw),
+            lambda: gradient,
+            lambda: jax.vjp(functools.partial(_filled, tile), raw)[1](gradient)[0],
+        ),
+    )
+
+
+_with_finite = with_gradient(
+    _unless_finite,
+    lambda tile, raw: (_with_finite(tile, raw), raw),
+    _backward_unless_finite,
+    static_argnums=(0,),
+)
+
+
+def _filled(tile: Tile, raw: Array) -> Array:
+    # As the greatest numbers, the other sites push the lower place of the median up; as the least, the upper one down.
+    is_finite, most = jnp.isfinite(raw), jnp.finfo(raw.dtype).max
+    low = _statistic(tile, _LOWER, jnp.where(is_finite, raw, most))
+    high = _statistic(tile, _UPPER, jnp.where(is_finite, raw, -most))
+    return jnp.where(is_finite, raw, jnp.where(low < most, (low + high) / 2, 0))
 
 
 @jax.custom_batching.custom_vmap
-def _all(values: Array) -> Array:
-    """Tells whether all values are true; under `vmap`, of the whole batch, so that a branch stays a branch."""
-    return values.all()
+def _is_finite(raw: Array) -> Array:
+    """Tells whether all values are finite; under `vmap`, of the whole batch, so that a branch stays a branch."""
+    return jnp.isfinite(raw).all()
 
 
-@_all.def_vmap
-def _(_size: int, _batched: list[bool], values: Array) -> tuple[Array, bool]:
-    return _all(values), False
+@_is_finite.def_vmap
+def _(_size: int, _batched: list[bool], raw: Array) -> tuple[Array, bool]:
+    return _is_finite(raw), False
 
 
 def excess(raw: Array, tile: np.ndarray) -> Array:
