@@ -8,12 +8,15 @@ import collections
 import contextlib
 import io
 import json
+import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 from tqdm import tqdm
@@ -35,7 +38,8 @@ _PROLOGUE = "job_script_prologue"
 
 # `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays. A
 # frame of 24 megapixels would take 0.8 s of a core more.
-_ENVIRON = {"MALLOC_ARENA_MAX": "1"}
+# Workers would warn of the jobs that they give up when a program is interrupted.
+_ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 
 # After so many seconds, jobs are given to workers that have come meanwhile.
 _SECONDS = 5
@@ -69,7 +73,8 @@ def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
         if local := _LOCAL.fullmatch(scheduler):
             # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
             options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
-            place = held.enter_context(distributed.LocalCluster(n_workers=int(local[1]), processes=True, **options))
+            with _interrupts_blocked():
+                place = held.enter_context(distributed.LocalCluster(n_workers=int(local[1]), processes=True, **options))
         elif scheduler.startswith("tcp://"):
             place = scheduler
         else:
@@ -78,7 +83,27 @@ def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
             client = held.enter_context(distributed.Client(place, timeout=30))
         except OSError as error:
             raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
-        yield Cluster(client, logs)
+        try:
+            yield Cluster(client, logs)
+        except KeyboardInterrupt:
+            # The program ends, and with it workers in the midst of a job, of which Dask would warn.
+            logging.getLogger("distributed").setLevel(logging.ERROR)
+            raise
+
+
+@contextlib.contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Blocks SIGINT in the threads that start in the block, and in the processes that those start.
+
+    Ctrl-C reaches the workers as well, which would end with a traceback each; they end with this process. An interrupt
+    that comes meanwhile takes effect after the block.
+    """
+    resource_tracker.ensure_running()  # Otherwise started with the first worker, after which it unblocks the signal.
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 def check(scheduler: str) -> None:

@@ -1,6 +1,8 @@
 """Ends a program when the user or the scheduler asks for it: a run stops between two steps, all else ends at once."""
 
 import contextlib
+import multiprocessing
+import multiprocessing.util
 import os
 import pathlib
 import signal
@@ -23,6 +25,11 @@ def end() -> NoReturn:
     """
     with contextlib.suppress(Exception):  # The reader of the output may be gone, or a signal has come while printing.
         sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        for child in multiprocessing.active_children():
+            child.kill()
+        # Python's exit removes the semaphores that were shared with them; else their tracker warns that they are left.
+        multiprocessing.util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue]  # No public one does it.
     with contextlib.suppress(OSError):
         line = f"{pathlib.Path(sys.argv[0]).name}: interrupted\n"
         os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())

@@ -1,7 +1,12 @@
 import contextlib
 import functools
 import json
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import cluster_jobs
 import pytest
@@ -129,3 +134,38 @@ def test_slurm_starts_workers_of_one_thread(slurm):
     for line in ("#SBATCH -p gpu", "#SBATCH --gres=gpu:1", "--nthreads 1", "export MALLOC_ARENA_MAX=1"):
         assert line in script
     assert (slurm / "first").exists()
+
+
+INTERRUPTED = """
+import functools, sys, time
+from r2l_jax.runtime import cluster, startup
+from r2l_jax.runtime.jobs import Job
+
+def main():
+    with cluster.running("local:2", None) as runner:
+        print("up", flush=True)
+        list(runner.run([Job("sleeps", functools.partial(time.sleep, 60))]))
+
+if __name__ == "__main__":
+    sys.exit(startup.exit_status(main, ["program.py"]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
+@pytest.mark.parametrize("seconds", [0, 3])
+def test_a_signal_ends_a_program_and_its_workers_in_one_line(tmp_path, number, send, seconds):
+    (tmp_path / "program.py").write_text(INTERRUPTED)
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[3])}
+    command, pipe = [sys.executable, str(tmp_path / "program.py")], subprocess.PIPE
+    # In a group of its own, as a terminal's, which sends Ctrl-C to the workers as well.
+    with subprocess.Popen(
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "up\n"
+        time.sleep(seconds)
+        send(program.pid, number)
+        # Their ends of the pipes are closed once the workers have ended.
+        assert program.communicate(timeout=120)[1] == "program.py: interrupted\n"
+        assert program.returncode == 130
