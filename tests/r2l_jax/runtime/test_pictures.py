@@ -6,11 +6,19 @@ from r2l_jax.runtime.pictures import contact_sheet, quantized
 
 
 def test_a_contact_sheet_has_the_given_number_of_columns():
-    mosaic, image = np.full((20, 30), 0.5), np.full((20, 30, 3), 0.5)
-    three, four = (contact_sheet({"a": mosaic, "b": image, "c": image, "d": image}, columns) for columns in (3, 4))
+    images = {
+        "mosaic": np.full((20, 30), 0.2),
+        "b": np.full((20, 30, 3), 0.4),
+        "c": np.full((20, 30, 3), (1.0, 0.6, 0)),
+    }
+    images["d"] = np.full((20, 30, 3), 0.8)
+    three, four = (contact_sheet(images, columns) for columns in (3, 4))
     assert three.size == (3 * (480 + 8) + 8, 2 * (320 + 28) + 8)
     assert four.size == (4 * (480 + 8) + 8, 320 + 28 + 8)
-    np.testing.assert_array_equal(np.unique(np.asarray(four)[300]), [128, 255])
+    colors = [(51, 51, 51), (102, 102, 102), (255, 153, 0), (204, 204, 204)]
+    assert [four.getpixel((250 + 488 * column, 200)) for column in range(4)] == colors
+    assert [three.getpixel((250 + 488 * column, 200)) for column in range(3)] == colors[:3]
+    assert three.getpixel((250, 200 + 348)) == colors[3]
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (40, 10)])
