@@ -98,7 +98,8 @@ class Classification:
 
     def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Computes the sums of a batch in evaluation, which can be added up over batches, see `totals`."""
-        return {**self.sums(logits, batch)}
+        sums = self.sums(logits, batch)
+        return {"loss": sums["loss"], "confusion": sums["confusion"]}
 
     def totals(self, sums: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the total sums of an evaluation, in which the loss is again its mean times the number of samples."""
