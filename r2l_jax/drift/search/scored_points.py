@@ -206,8 +206,8 @@ class ScoredPoints:
         known = np.zeros(arrays["shape"], np.float32)
         known.ravel()[arrays["places"]] = arrays["values"]
         points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
-        self._known = dict(zip(points, list(known), strict=True))
-        self._seen = dict(zip(points, list(arrays["seen"]), strict=True))
+        self._known = {each: known[place, ...] for place, each in enumerate(points)}
+        self._seen = {each: arrays["seen"][place, ...] for place, each in enumerate(points)}
 
 
 def _identity(frozen: Frozen, samples: Batch, seed: int) -> Identity:
