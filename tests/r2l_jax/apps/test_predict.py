@@ -244,3 +244,16 @@ def test_masks_are_pictures_of_probabilities(segmenter, tmp_path):
     assert float(row[models[0].classes[0]]) == pytest.approx((expected > 0.5).mean(), abs=1e-6)
     with pytest.raises(InputError, match="--masks is needed for segmentation"):
         predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", models)
+
+
+def test_masks_of_several_folds_are_their_mean(segmenter, tmp_path):
+    first, other = (load_folds(str(segmenter.run_dir), ["0"], "best", None)[0] for _ in range(2))
+    other.module.head.conv2.kernel[...] *= -1
+    models = [first, TrainedModel(other.about, other.config, other.module)]
+    frame = np.random.default_rng(2).integers(0, 65536, (64, 96)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "frame.tif", frame)
+    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", models, masks=tmp_path / "masks") == (1, 0)
+    one, two = (model.predict(frame.astype(np.float32) / 65535) for model in models)
+    assert abs(one - two).mean() > 0.1
+    mask = np.asarray(Image.open(tmp_path / "masks/frame.png"))
+    np.testing.assert_array_equal(mask, np.round((one + two) / 2 * 255).astype(np.uint8))

@@ -19,7 +19,7 @@ from r2l_jax.training.trained import load_runs
 @pytest.fixture(scope="module")
 def run(base):
     """A run of two folds whose first epoch is the best one."""
-    config = replace(base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2)
+    config = replace(base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2, save_locally=True)
     with pytest.MonkeyPatch.context() as patch:
         first = {"score": 0.0, "loss": 0.0}
         patch.setattr(train, "_quality", lambda steps, row: {**first, "score": -row["epoch"], "epoch": row["epoch"]})
@@ -67,6 +67,12 @@ def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_pat
     model = r2l_jax.load(tmp_path / "out" / "model.safetensors", checkpoint=checkpoint)
     right = model.predict(raws)[np.arange(len(labels)), labels]
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
+
+
+def test_the_model_file_holds_the_best_epoch(run):
+    file = r2l_jax.load(run.run_dir / "fold_1/model.safetensors")
+    best, last = (r2l_jax.load(run.run_dir, fold=1, checkpoint=which) for which in ("best", "last"))
+    assert file.identity == best.identity != last.identity
 
 
 def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):

@@ -53,6 +53,14 @@ def test_the_twelve_pipelines_are_not_trained(config):
         assert training.processing.named_pipeline.title == config.pipelines[name]
 
 
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_trainings_are_tested_at_the_checkpoint_that_is_asked_for(checkpoint):
+    config = build(StudyConfig, checkpoint=checkpoint)
+    training = config.training_of("run")
+    assert config.evaluation_of(training).checkpoint == checkpoint
+    assert config.search_of(training, "all").checkpoint == checkpoint
+
+
 def test_the_defaults_of_training_depend_on_the_data_set():
     def optimization(**flags):
         return build(StudyConfig, **flags).training_of("run").optimization

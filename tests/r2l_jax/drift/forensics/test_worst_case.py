@@ -36,6 +36,11 @@ def analysis(fold, tmp_path_factory):
     return worst_case.analyse(CONFIG, fold, lambda: False, tmp_path_factory.mktemp("worst") / "unfinished.npz")
 
 
+def test_searches_see_no_sample_that_is_measured(fold):
+    assert set(worst_case.drawn(CONFIG, fold)) <= set(fold.fold.train_indices)
+    assert not set(fold.fold.train_indices) & set(fold.fold.valid_indices)
+
+
 def test_a_row_for_each_group_and_weight(analysis):
     rows = analysis.content["rows"]
     assert [(row["group"], row["aux_weight"]) for row in rows] == [

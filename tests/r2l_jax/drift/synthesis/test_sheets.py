@@ -65,6 +65,9 @@ def test_the_worst_cell_of_an_evaluation_is_drawn_with_its_difference_by_channel
     for number, channel in enumerate(channels):
         np.testing.assert_array_equal(channel[..., 0], channel[..., 1])
         np.testing.assert_array_equal(channel[..., 0], together[..., number])
+    trained, tested = (picture[28:508, 8 + 488 * place : 488 * (place + 1)].astype(float) for place in range(2))
+    inner = slice(60, -60)
+    assert np.corrcoef((tested - trained)[inner, inner].ravel(), together[inner, inner].ravel())[0, 1] > 0.9
     # The largest difference of all channels away from the border is black or white.
     assert abs(together[30:-30, 30:-30] - 127.5).max() == pytest.approx(127.5, abs=1)
 
