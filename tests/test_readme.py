@@ -46,7 +46,8 @@ def home(tmp_path, monkeypatch):
     _, headerless = code_blocks("json", PAGES["docs/sensors.md"])
     (tmp_path / "camera.json").write_text(headerless)
     (tmp_path / "more_raw_files").mkdir()
-    for name in ("IMG_0001.dng", "more_raw_files/IMG_0002.dng"):
+    (tmp_path / "raw").mkdir()
+    for name in ("IMG_0001.dng", "more_raw_files/IMG_0002.dng", "raw/IMG_0003.dng", "frame.bin"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
 

@@ -3,6 +3,7 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
+import own_code
 import pytest
 import tifffile
 from small_runs import metrics, model
@@ -70,8 +71,8 @@ def test_a_link_to_a_fold_stands_for_it(one_epoch, tmp_path):
 def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(one_epoch, tmp_path):
     ((fold,),), fingerprints = trained.load_runs([str(one_epoch.run_dir)]), []
     for name, comment in (("a.py", ""), ("b.py", ""), ("c.py", "# another")):
-        (tmp_path / name).write_text(f"import isp\nmake = isp.parametrized\n{comment}")
-        config = build(TrainConfig, pipeline=f"{tmp_path / name}:make")
+        code = f"import isp\nmake = isp.parametrized\n{comment}"
+        config = build(TrainConfig, pipeline=own_code.write(tmp_path / name, code))
         fingerprints.append(fold._replace(config=config).fingerprint)
     assert fingerprints[0] == fingerprints[1]
     assert len({fold.fingerprint, *fingerprints}) == 3

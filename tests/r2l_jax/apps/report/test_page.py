@@ -166,8 +166,9 @@ def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds):
     rows = {target: dict(zip(CLASSES, row, strict=True)) for target, row in zip(CLASSES, confusion, strict=True)}
     assert_shown(read, "Confusion: targets in rows, predictions in columns", rows)
     for name in ("precision", "recall", "f1"):
-        for target, row in zip(CLASSES, confusion, strict=True):
-            rows[target] = {"samples": sum(row), name: np.mean([each[f"val_{name}"][target] for each in metrics])}
+        for target in CLASSES:
+            samples = sum(each["val_samples"][target] for each in metrics)
+            rows[target] = {"samples": samples, name: np.mean([each[f"val_{name}"][target] for each in metrics])}
         assert_shown(read, "Validation by class, last epoch; means over 2 folds, counts added up", rows)
     content = json.loads((two_folds / "adjustment/adaptation.json").read_text())
     names = {"accuracy, undrifted": "undrifted", "before": "before", "after": "after", "share won back": "won_back"}

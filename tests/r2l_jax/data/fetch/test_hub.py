@@ -104,7 +104,7 @@ def test_weights_are_downloaded_once_and_then_need_no_network(server, cache, mon
     assert file == cache / NAME
     assert files(cache) == {NAME: CONTENT}
     assert server.asked == [server.TREE, server.RESOLVE, server.CDN]
-    assert "resnet18.tv_in1k: 100%" in capfd.readouterr().err
+    assert capfd.readouterr().err == ""  # No progress bar, which is for terminals.
     assert not pooch.get_logger().isEnabledFor(logging.INFO)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert hub.weights_file("resnet18") == file
