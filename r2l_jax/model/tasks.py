@@ -221,7 +221,7 @@ class Segmentation:
         return {**sums, "loss": tasks.losses.dice_of(*jnp.asarray(sums["loss"])) * sums["confusion"].sum()}
 
     def contained(self, target: jax.Array) -> jax.Array:
-        """Returns which classes each sample holds, `(B, C)`: those of any of its pixels."""
+        """Returns which classes each sample holds, `(B, C)`: every class that any of its pixels has."""
         return jnp.stack([(target == number).any((1, 2)) for number in range(len(self.classes))], 1)
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-# Of Ctrl-C, and of schedulers.
+# Ctrl-C sends the first, and schedulers send the second.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _IMPORT = "<frozen importlib._bootstrap>"
