@@ -3,7 +3,7 @@
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
 python scripts/adjust.py --run=runs/quickstart/parametrized --mode=learn
 
-To adapt, the head stays as it is, and a few labelled images of the drifted data tell how the processing must change.
+To adapt, the head stays as it is, and a few labeled images of the drifted data tell how the processing must change.
 Writes adaptation.json or learning.json, curves, pictures and TensorBoard events. The same command goes on where it was
 stopped.
 """

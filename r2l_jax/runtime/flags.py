@@ -66,6 +66,7 @@ class _Setting(NamedTuple):
     bound: Bound | None
     kind: str
     ignores_case: bool
+    former: str
 
 
 def setting(
@@ -77,6 +78,7 @@ def setting(
     bound: Bound | None = None,
     kind: str = "",
     ignores_case: bool = False,
+    former: str = "",
 ) -> Any:
     """Makes a field of a settings dataclass.
 
@@ -89,9 +91,10 @@ def setting(
         kind: "repeated" for a tuple whose flag may be given several times, each with a list; "value" for a boolean that
             takes its value apart, as `--log_model False`.
         ignores_case: whether upper and lower case of a choice are the same.
+        former: an earlier name of the flag, which is accepted as well and not listed by `--help`.
     """
     one_of, all_of = (None if values is None else tuple(values) for values in (choices, each))
-    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case)
+    declared = _Setting(help, one_of, all_of, bound, kind, ignores_case, former)
     return dataclasses.field(default=default, metadata={_SETTING: declared})
 
 
@@ -216,6 +219,8 @@ def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
             bool: flags.DEFINE_boolean,
         }
         makers[leaf.type](leaf.name, default, declared.help, **options)
+    if declared.former:
+        flags.DEFINE_alias(declared.former, leaf.name, **options)
 
 
 def _is_required(leaf: _Leaf) -> bool:

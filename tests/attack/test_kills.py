@@ -126,7 +126,7 @@ def test_forensics(tmp_path, run):
 @pytest.mark.slow
 def test_adjust(tmp_path, run):
     command = functools.partial(
-        script, "adjust.py", f"--run={run}", "--exposures=0.25,0.5", "--steps=100", "--labelled=8"
+        script, "adjust.py", f"--run={run}", "--exposures=0.25,0.5", "--steps=100", "--labeled=8"
     )
     attack("adjust.py", lambda folder: command(f"--output={folder}"), tmp_path)
 

@@ -61,7 +61,7 @@ def test_train(tmp_path, data):
     [
         ("evaluate.py", ["--against=exposures"]),
         ("forensics.py", ["--steps=50", "--starts=1", "--samples=20"]),
-        ("adjust.py", ["--exposures=0.25", "--steps=100", "--labelled=8"]),
+        ("adjust.py", ["--exposures=0.25", "--steps=100", "--labeled=8"]),
         ("adjust.py", ["--mode=learn"]),
     ],
 )

@@ -151,7 +151,7 @@ def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
 
 def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
     config = AdaptationConfig(
-        run=str(trained.run_dir), output=str(tmp_path / "adapt"), intensities=(0.05,), labelled=8, starts=1, steps=3,
+        run=str(trained.run_dir), output=str(tmp_path / "adapt"), intensities=(0.05,), labeled=8, starts=1, steps=3,
         batch_size=8, parameters=("strength",),
     )  # fmt: skip
     adaptation.run(config)

@@ -21,7 +21,7 @@ def test_a_trained_run_is_adapted_and_compared(trained_run, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_adapt_and_compare_as_one(trained_run, tmp_path):
-    adapt = ["--exposures=0.25", "--labelled=8", "--starts=3", "--steps=3", "--batch_size=8"]
+    adapt = ["--exposures=0.25", "--labeled=8", "--starts=3", "--steps=3", "--batch_size=8"]
     learn = ["--mode=learn", "--target_score=0.01"]
     results = {}
     for flags, file in ((adapt, "adaptation.json"), (learn, "learning.json")):

@@ -37,7 +37,7 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     commands = [
         ("evaluate.py", "--against=pipelines,corruptions", "--corruptions=contrast", "--severities=1,2"),
         ("forensics.py", "--analyses=sensitivity,worst_case", "--adv_parameters=white_balance", "--steps=2"),
-        ("adjust.py", "--exposures=0.25", "--steps=2", "--starts=1", "--labelled=8"),
+        ("adjust.py", "--exposures=0.25", "--steps=2", "--starts=1", "--labeled=8"),
     ]
     for name, *flags in commands:
         done = program(name, f"--run={trained_run}", *flags)

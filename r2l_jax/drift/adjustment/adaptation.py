@@ -1,4 +1,4 @@
-"""Drift adjustment by adaptation: re-tunes a trained model's processing on a few labelled images of drifted data."""
+"""Drift adjustment by adaptation: re-tunes a trained model's processing on a few labeled images of drifted data."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -40,9 +40,9 @@ from r2l_jax.training.trained import TrainedFold, load_pipelines
 def run(config: AdaptationConfig) -> dict[str, Any]:
     """Adapts the processing of every fold of a run to each drift, and measures how much of the score comes back.
 
-    The head and all statistics stay as they are. From several exposures, searches lower the task loss of the labelled
+    The head and all statistics stay as they are. From several exposures, searches lower the task loss of the labeled
     images over the parameters of the processing. The start that ends at the lowest loss of these images is chosen, and
-    measured on other images. If the drifted data shows the run's own scenes, the labelled images are drawn from those
+    measured on other images. If the drifted data shows the run's own scenes, the labeled images are drawn from those
     that the fold was trained on, and all that it was validated on are measured.
 
     Writes `<output>/adaptation.json` (all numbers, and how to reproduce them). Writes to `<output>/fold_<k>/<drift>/`:
@@ -128,7 +128,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
 
 def _identity(config: AdaptationConfig, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:
     """Collects everything that an adaptation depends on."""
-    drifted_data = under.dataset.content_of([*under.labelled, *under.measured])
+    drifted_data = under.dataset.content_of([*under.labeled, *under.measured])
     return store.identity(
         {**config.settings, "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
@@ -140,7 +140,7 @@ def _identity(config: AdaptationConfig, fold: TrainedFold, drift: Case, under: D
 def _adapt(
     config: AdaptationConfig, fold: TrainedFold, under: Drifted, stop: StopSignals, file: pathlib.Path
 ) -> Analysis:
-    """Searches from each start, chooses the best end by the labelled images, and measures it on others."""
+    """Searches from each start, chooses the best end by the labeled images, and measures it on others."""
     frozen, own = Frozen(under.model, fold.task), Frozen(fold.model, fold.task)
     group = free_parameters(config, under.pipeline)
     stops = STOPS[: config.starts] if gains(frozen.facts, group) else (0,)
@@ -156,8 +156,8 @@ def _adapt(
     # On few images a search may end where it is worse than no adaptation, which is therefore a choice as well.
     starts = [None, *stops]
     ends = [frozen.default, *(one.parameters for one in found)]
-    on_labelled, on_measured = measure(under.labelled, "labelled images"), measure(under.measured, "other images")
-    chosen = int(np.argmin([measured.loss for measured in on_labelled]))
+    on_labeled, on_measured = measure(under.labeled, "labeled images"), measure(under.measured, "other images")
+    chosen = int(np.argmin([measured.loss for measured in on_labeled]))
     before, after = on_measured[0], on_measured[chosen]
     own_batches = whole_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
     (undrifted,) = Measurer(own).measure([own.default], own_batches)
@@ -169,8 +169,8 @@ def _adapt(
         "won_back": (after.score - before.score) / lost if lost >= LEAST_DROP else None,
         "start": starts[chosen],
         "starts": [
-            {"stops": stops, "labelled_loss": labelled.loss, "labelled_score": labelled.score, "score": measured.score}
-            for stops, labelled, measured in zip(starts, on_labelled, on_measured, strict=True)
+            {"stops": stops, "labelled_loss": labeled.loss, "labelled_score": labeled.score, "score": measured.score}
+            for stops, labeled, measured in zip(starts, on_labeled, on_measured, strict=True)
         ],
         "default": {name: value.tolist() for name, value in frozen.default.items()},
         "parameters": {name: np.asarray(value).tolist() for name, value in ends[chosen].items()},
@@ -189,8 +189,8 @@ def _search(
     stop: StopSignals,
     file: pathlib.Path,
 ) -> list[Found]:
-    """Lowers the task loss of the labelled images from each exposure, given in stops."""
+    """Lowers the task loss of the labeled images from each exposure, given in stops."""
     searches = [Search(group, 0.0, config.seed, exposure=2.0**each) for each in stops]
     searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)
-    raws, targets = on_every_process(lambda: under.dataset.samples(under.labelled))
+    raws, targets = on_every_process(lambda: under.dataset.samples(under.labeled))
     return searcher.run(searches, raws, targets, config.steps, stop.agreed, file)

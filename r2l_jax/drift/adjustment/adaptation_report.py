@@ -32,7 +32,7 @@ def drifts_table(content: Mapping[str, Any]) -> str:
 
 def starts_table(content: Mapping[str, Any], score: str) -> str:
     """Formats where the search from each start ended, with a mark at the chosen start."""
-    rows = [["start", "labelled loss", f"labelled {score}", score]]
+    rows = [["start", "labeled loss", f"labeled {score}", score]]
     for start in content["starts"]:
         name = "no adaptation" if start["stops"] is None else f"{start['stops']:+d} stops"
         mark = " *" if start["stops"] == content["start"] else ""
@@ -60,7 +60,7 @@ def curves_figure(found: Sequence[Found], starts: Sequence[int]) -> Figure:
     axes = figure.subplots()
     for stops, one in zip(starts, found, strict=True):
         axes.plot(one.task_loss, linewidth=1, label=f"{stops:+d} stops")
-    axes.set(xlabel="step", ylabel="task loss of labelled images")
+    axes.set(xlabel="step", ylabel="task loss of labeled images")
     axes.set_yscale("log")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", title="start")

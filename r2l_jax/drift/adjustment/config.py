@@ -39,7 +39,7 @@ class AdaptationConfig(FinishedRun):
     )
     drifted_data_dir: str | None = setting("adapt to other data of the same classes, such as another Folder", None)
     drifted_camera: str | None = setting("for --drifted_data_dir: its camera, as train.py's --camera", None)
-    labelled: int = setting("how many images to adapt by", 32, bound=POSITIVE)
+    labeled: int = setting("how many labeled images to adapt with", 32, bound=POSITIVE, former="labelled")
     parameters: tuple[str, ...] = setting(
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
     )
@@ -50,7 +50,7 @@ class AdaptationConfig(FinishedRun):
     )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
-    seed: int = setting("of the labelled images, the batches and the noise", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("of the labeled images, the batches and the noise", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
         super().__post_init__()
@@ -93,7 +93,7 @@ class AdaptationConfig(FinishedRun):
     @property
     def settings(self) -> dict[str, Any]:
         """The flags that a drift's result depends on, beside the drift."""
-        names = ("labelled", "parameters", "starts", "steps", "lr", "batch_size", "track_n_images", "seed")
+        names = ("labeled", "parameters", "starts", "steps", "lr", "batch_size", "track_n_images", "seed")
         return {name: getattr(self, name) for name in names}
 
 

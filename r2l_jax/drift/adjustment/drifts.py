@@ -24,13 +24,13 @@ class Drifted(NamedTuple):
     Attributes:
         model: the model, with the pipeline of a drift of the processing.
         dataset: the mosaics, under a drift of the acquisition.
-        labelled: the samples to adapt by.
+        labeled: the samples to adapt by.
         measured: the samples to measure on.
     """
 
     model: RawToLogit
     dataset: RawDataset
-    labelled: np.ndarray
+    labeled: np.ndarray
     measured: np.ndarray
 
     @property
@@ -54,17 +54,17 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         dataset = acquisition.drifted(fold.config, fold.dataset, drift, camera, config.seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
         # The scenes are those of the run: samples that were trained on are not measured on.
-        labelled, measured = rng.permutation(fold.fold.train_indices), fold.fold.valid_indices
-        labelled = labelled[: config.labelled]
+        labeled, measured = rng.permutation(fold.fold.train_indices), fold.fold.valid_indices
+        labeled = labeled[: config.labeled]
     else:
         shuffled = rng.permutation(len(dataset))
-        labelled, measured = shuffled[: config.labelled], np.sort(shuffled[config.labelled :])
-    if len(labelled) < config.labelled or not len(measured):
+        labeled, measured = shuffled[: config.labeled], np.sort(shuffled[config.labeled :])
+    if len(labeled) < config.labeled or not len(measured):
         raise InputError(
-            f"--labelled={config.labelled} is too many for {drift.name}: it has {len(labelled)} images to adapt by and "
+            f"--labeled={config.labeled} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "
             f"{len(measured)} others to measure on"
         )
-    return Drifted(_model(fold, drift), dataset, labelled, measured)
+    return Drifted(_model(fold, drift), dataset, labeled, measured)
 
 
 def free_parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:

@@ -39,8 +39,8 @@ class Place:
         self.run, self.folder, self.data_dir = str(run.run_dir), folder, str(folder / "data")
         (self.root,) = (folder / "data").glob("synthetic_40x32*")
         training, validation = (metrics(run)[f"{split}_indices"] for split in ("train", "valid"))
-        labelled, *_, unlabelled = np.random.default_rng(0).permutation(training)
-        self._indices = {"valid": validation[0], "labelled": labelled, "unlabelled": unlabelled}
+        labeled, *_, unlabeled = np.random.default_rng(0).permutation(training)
+        self._indices = {"valid": validation[0], "labeled": labeled, "unlabeled": unlabeled}
 
     def file(self, sample, iso=1.0):
         """The mosaic of a sample to validate on, or to train on and adapt by, or not to adapt by."""
@@ -75,7 +75,7 @@ class Place:
             pipelines=(PIPELINE,),
             cameras=(str(self.folder / "other.json"),),
             drifted_data_dir=str(self.folder / "drifted"),
-            labelled=8,
+            labeled=8,
         )
 
 
@@ -167,8 +167,8 @@ def other_model(place, patch):
 CHANGES = {
     "nothing": lambda place, patch: None,
     "a pixel of a validation sample": lambda place, patch: change_pixel(place.file("valid")),
-    "a pixel of a training sample": lambda place, patch: change_pixel(place.file("unlabelled")),
-    "a pixel of a labelled sample": lambda place, patch: change_pixel(place.file("labelled")),
+    "a pixel of a training sample": lambda place, patch: change_pixel(place.file("unlabeled")),
+    "a pixel of a labeled sample": lambda place, patch: change_pixel(place.file("labeled")),
     "a pixel at an intensity": lambda place, patch: change_pixel(place.file("valid", 0.05)),
     "a mask": lambda place, patch: change_mask(min((place.root / "masks").iterdir())),
     "the camera": lambda place, patch: change_camera(place.root / "camera.json"),
@@ -186,7 +186,7 @@ CHANGES = {
         # The score of the validation samples without a drift is what all drifts are compared with.
         ("a pixel of a validation sample", ("own", PIPELINE, "exposure=0.5", "contrast.1"), ANALYSES, DRIFTS),
         ("a pixel of a training sample", (), ("worst_case",), ()),
-        ("a pixel of a labelled sample", (), ("worst_case",), ("exposure=0.5", PIPELINE, "camera=other")),
+        ("a pixel of a labeled sample", (), ("worst_case",), ("exposure=0.5", PIPELINE, "camera=other")),
         ("a pixel at an intensity", ("iso=0.05",), (), ("iso=0.05",)),
         ("a mask", (), (), ()),
         ("the camera", (PIPELINE, "exposure=0.5"), (), (PIPELINE, "exposure=0.5", "camera=other")),
@@ -324,7 +324,7 @@ def test_a_mask_of_a_segmentation(base, data_dir, made, tmp_path):
     settings = dataclasses.replace(place.evaluation, against=("pipelines",))
     evaluation.run(settings)
     made.clear()
-    change_mask(place.root / "masks" / f"{place.file('labelled').stem}.png")
+    change_mask(place.root / "masks" / f"{place.file('labeled').stem}.png")
     evaluation.run(settings)
     assert made == []
     change_mask(place.root / "masks" / f"{place.file('valid').stem}.png")

@@ -49,7 +49,7 @@ class Other(Settings):
     """Another mode."""
 
     input: tuple[str, ...] = setting("files", kind="repeated")
-    target: float = setting("to reach", 0.5)
+    target: float = setting("to reach", 0.5, former="goal")
 
 
 def parse(*arguments, settings=Config):
@@ -107,6 +107,14 @@ def test_a_switch_takes_the_flags_of_its_choice_and_refuses_the_others():
     assert parse("--input=a", "--mode=two", "--target=0.7", settings=switch) == Other(input=("a",), target=0.7)
     with pytest.raises(InputError, match=r"^--steps changes nothing with --mode=two$"):
         parse("--input=a", "--mode=two", "--steps=3", settings=switch)
+
+
+def test_the_former_name_of_a_flag_is_accepted_and_not_listed():
+    switch = flags.Switch("mode", "one", "which", {"one": Config, "two": Other})
+    assert parse("--input=a", "--goal=0.7", settings=Other) == Other(input=("a",), target=0.7)
+    assert "goal" not in flags.help_text(Other, "A title.")
+    with pytest.raises(InputError, match=r"^--target changes nothing with --mode=one$"):
+        parse("--input=a", "--goal=0.7", settings=switch)
 
 
 def test_settings_are_recorded_flat_and_come_back():

@@ -22,7 +22,7 @@ def config(one_epoch, tmp_path_factory):
         output=str(tmp_path_factory.mktemp("adjustment")),
         exposures=(0.25,),
         pipelines=("malvar2004.unsharp_masking.median_denoising",),
-        labelled=8,
+        labeled=8,
         starts=2,
         steps=4,
         batch_size=8,
@@ -39,7 +39,7 @@ def result(config):
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
-def test_the_start_of_the_lowest_labelled_loss_is_taken(result, drift):
+def test_the_start_of_the_lowest_labeled_loss_is_taken(result, drift):
     one = result["folds"][0][drift]
     best = min(one["starts"], key=lambda start: start["labelled_loss"])
     assert [start["stops"] for start in one["starts"]] == [None, 0, 1]
@@ -50,7 +50,7 @@ def test_the_start_of_the_lowest_labelled_loss_is_taken(result, drift):
     assert one["won_back"] == (pytest.approx((one["after"] - one["before"]) / lost) if lost > 0 else None)
 
 
-def test_labelled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_path, monkeypatch):
+def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_path, monkeypatch):
     """Labelled images favor another end than the measured ones, whose loss and score disagree as well."""
     seen = []
 
@@ -68,12 +68,12 @@ def test_labelled_images_choose_and_others_tell_how_much_is_won_back(config, tmp
             return [Measured(loss, score, 1.0, np.zeros((1, 2, 2))) for loss, score in table]
 
     monkeypatch.setattr(adaptation, "Measurer", Stub)
-    one = adaptation.run(replace(config, output=str(tmp_path), pipelines=(), labelled=7))["folds"][0]["exposure=0.25"]
+    one = adaptation.run(replace(config, output=str(tmp_path), pipelines=(), labeled=7))["folds"][0]["exposure=0.25"]
     assert (one["undrifted"], one["before"], one["after"], one["start"]) == (0.9, 0.4, 0.7, 0)
     assert one["won_back"] == pytest.approx((0.7 - 0.4) / (0.9 - 0.4))
-    labelled, measured, own = seen
-    assert (len(labelled), len(measured)) == (7, 8)
-    assert not labelled & measured
+    labeled, measured, own = seen
+    assert (len(labeled), len(measured)) == (7, 8)
+    assert not labeled & measured
     assert measured == own
 
 
@@ -118,18 +118,18 @@ def test_a_finished_drift_is_not_adapted_to_again(config, result, monkeypatch):
         adaptation.run(replace(config, exposures=(0.25, 0.5)))
 
 
-def test_other_data_is_split_into_labelled_and_measured(base, config, monkeypatch):
+def test_other_data_is_split_into_labeled_and_measured(base, config, monkeypatch):
     data = datasets.load(base.data.dataset, **base.data.source)
     others = dataclasses.replace(data, names=tuple(f"other {name}" for name in data.names))
     (fold,) = trained.load_pipelines(config.run)
     monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: others)
     drift = replace(config, exposures=(), pipelines=(), drifted_data_dir=base.data.data_dir)
     under = drifts.drifted(drift, fold, *drift.drifts())
-    assert len(under.labelled) == 8
-    assert sorted([*under.labelled, *under.measured]) == list(range(40))
-    message = "--labelled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
+    assert len(under.labeled) == 8
+    assert sorted([*under.labeled, *under.measured]) == list(range(40))
+    message = "--labeled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
     with pytest.raises(InputError, match=message):
-        drifts.drifted(dataclasses.replace(drift, labelled=40), fold, *drift.drifts())
+        drifts.drifted(dataclasses.replace(drift, labeled=40), fold, *drift.drifts())
 
 
 def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_path):
@@ -147,8 +147,8 @@ def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_p
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
         ({"parameters": ("hue",)}, "--parameters must be of all, black_level, .* got 'hue'"),
         ({"run": "nowhere"}, "--run=nowhere is no run's folder: not found"),
-        ({"labelled": 33}, "--labelled=33 is too many for exposure=0.25: it has 32 images to adapt by and 8 others"),
-        ({"labelled": 0}, "--labelled must be positive, got 0"),
+        ({"labeled": 33}, "--labeled=33 is too many for exposure=0.25: it has 32 images to adapt by and 8 others"),
+        ({"labeled": 0}, "--labeled must be positive, got 0"),
         ({"starts": 10}, "--starts must be at most 9, got 10"),
         ({"lr": float("nan")}, "--lr must be positive, got nan"),
         ({"pipelines": ("sobel",)}, "--pipelines: no pipeline is called 'sobel'"),
