@@ -1,8 +1,13 @@
 """The baselines of the benchmark: the same work in other libraries, as users write it today.
 
-Each function prepares a piece of work with NumPy arrays, and returns the call to time. The libraries are not
-dependencies of this project, so each function imports its own, and a ModuleNotFoundError names a missing one. PyTorch
-computes on the device that it is told, the other libraries on the CPU, with their default numbers of threads.
+Each function prepares a piece of work with NumPy arrays and returns the call to time: mosaics `raw` `(B, H, W)`, their
+classes `labels`, or masks `masks` that are 1 on the objects. The libraries are not dependencies of this project, so
+each function imports its own, and a ModuleNotFoundError names a missing one. The other libraries than PyTorch compute
+on the CPU, with their default numbers of threads. PyTorch has settings:
+
+- `device`: PyTorch's name of the device to compute on.
+- `compiled`: uses `torch.compile` instead of computing eagerly.
+- `channels_last`: keeps the channels of the head's images and weights last in memory, which its convolutions prefer.
 """
 
 from collections.abc import Callable
@@ -19,26 +24,15 @@ from r2l_jax.bench.timing import Call
 
 
 def parametrized_forward(raw: np.ndarray, compiled: bool = False, device: str = "cpu") -> Call:
-    """Prepares PyTorch to render mosaics `(B, H, W)` with the pipeline and batch norm, to `(B, 3, H, W)`.
-
-    Args:
-        raw: the mosaics.
-        compiled: by `torch.compile`, rather than eagerly.
-        device: PyTorch's name of the device to compute on.
-    """
+    """Prepares PyTorch to render mosaics with the pipeline and batch norm, to `(B, 3, H, W)`."""
     import torch
 
     processor, raws = _compiled(_processor(device), compiled), torch.tensor(raw, device=device)
-
-    def forward():
-        with torch.no_grad():
-            return processor(raws)
-
-    return _awaited(forward, device)
+    return _awaited(torch.no_grad()(lambda: processor(raws)), device)
 
 
 def parametrized_halide(raw: np.ndarray, by_hand: bool) -> Call:
-    """Prepares Halide to do the work of `parametrized_forward`, see `r2l_jax.bench.halide_pipeline`."""
+    """Prepares Halide to do the same work, see `r2l_jax.bench.halide_pipeline`."""
     from r2l_jax.bench import halide_pipeline
 
     return halide_pipeline.parametrized_forward(raw, by_hand)
@@ -48,12 +42,6 @@ def parametrized_gradient(raw: np.ndarray, weight: np.ndarray, compiled: bool = 
     """Prepares PyTorch to differentiate the mean of rendered images times weights `(B, H, W, 3)`.
 
     The call returns the gradients by the names of the pipeline's parameters.
-
-    Args:
-        raw: the mosaics.
-        weight: the weights.
-        compiled: see `parametrized_forward`.
-        device: see `parametrized_forward`.
     """
     import torch
 
@@ -77,16 +65,7 @@ def train_step(
     compiled: bool = False,
     device: str = "cpu",
 ) -> Call:
-    """Prepares PyTorch to update the pipeline with batch norm and a ResNet of torchvision by one step of Adam.
-
-    Args:
-        raw: the mosaics.
-        labels: their classes.
-        network: the ResNet's name in torchvision.
-        channels_last: the head's images and weights have their channels last in memory, which its convolutions prefer.
-        compiled: see `parametrized_forward`.
-        device: see `parametrized_forward`.
-    """
+    """Prepares PyTorch to update the pipeline with batch norm and a ResNet of torchvision with one step of Adam."""
     import torch
 
     model = _compiled(_raw_to_logit(_resnet(network), channels_last, device), compiled)
@@ -97,17 +76,7 @@ def train_step(
 def segmentation_step(
     raw: np.ndarray, masks: np.ndarray, channels_last: bool = False, compiled: bool = False, device: str = "cpu"
 ) -> Call:
-    """Prepares PyTorch to update the pipeline and the U-Net++ of segmentation_models_pytorch by one step of Adam.
-
-    The pipeline has a batch norm, and the U-Net++ encodes by a ResNet-34.
-
-    Args:
-        raw: the mosaics.
-        masks: their masks, 1 on the objects.
-        channels_last: see `train_step`.
-        compiled: see `parametrized_forward`.
-        device: see `parametrized_forward`.
-    """
+    """Prepares the same step for the U-Net++ of segmentation_models_pytorch with a ResNet-34 as its encoder."""
     import segmentation_models_pytorch
     import torch
 
@@ -120,26 +89,18 @@ def segmentation_step(
 def evaluation(
     raw: np.ndarray, labels: np.ndarray, channels_last: bool = False, compiled: bool = False, device: str = "cpu"
 ) -> Call:
-    """Prepares PyTorch to compute the loss and the confusion matrix of the pipeline with batch norm and a ResNet-18.
-
-    Args:
-        raw: the mosaics.
-        labels: their classes.
-        channels_last: see `train_step`.
-        compiled: see `parametrized_forward`.
-        device: see `parametrized_forward`.
-    """
+    """Prepares PyTorch to compute the loss and the confusion matrix of the pipeline with batch norm and a ResNet-18."""
     import torch
 
     model = _compiled(_raw_to_logit(_resnet("resnet18"), channels_last, device).eval(), compiled)
     raws, targets = torch.tensor(raw, device=device), torch.tensor(labels, dtype=torch.int64, device=device)
 
+    @torch.no_grad()
     def evaluate():
-        with torch.no_grad():
-            logits = model(raws)
-            cells = targets * CLASSES + logits.argmax(1)
-            confusion = torch.zeros(CLASSES**2, device=device).index_add(0, cells, torch.ones_like(cells).float())
-            return torch.nn.functional.cross_entropy(logits, targets), confusion.reshape(CLASSES, CLASSES)
+        logits = model(raws)
+        cells = targets * CLASSES + logits.argmax(1)
+        confusion = torch.zeros(CLASSES**2, device=device).index_add(0, cells, torch.ones_like(cells).float())
+        return torch.nn.functional.cross_entropy(logits, targets), confusion.reshape(CLASSES, CLASSES)
 
     return _awaited(evaluate, device)
 
@@ -170,7 +131,7 @@ def _raw_to_logit(head, channels_last: bool, device: str):
 
 
 def _step(model, loss_of: Callable, raw: np.ndarray, targets, device: str) -> Call:
-    """Prepares to update a PyTorch module by one step of Adam."""
+    """Prepares to update a PyTorch module with one step of Adam."""
     import torch
 
     optimizer, raws = torch.optim.Adam(model.parameters(), LEARNING_RATE), torch.tensor(raw, device=device)
@@ -201,7 +162,6 @@ def _awaited(call: Call, device: str) -> Call:
 
 
 def _compiled(module, compiled: bool):
-    """Returns a PyTorch module, by `torch.compile` if `compiled` is true."""
     import torch
 
     return torch.compile(module) if compiled else module
@@ -270,7 +230,7 @@ def demosaic_opencv(raw: np.ndarray) -> Call:
 
 
 def demosaic_kornia(raw: np.ndarray, device: str = "cpu") -> Call:
-    """Prepares kornia to demosaic one RGGB mosaic `(H, W)` bilinearly, by PyTorch on a device that it names so."""
+    """Prepares kornia, which uses PyTorch, to demosaic one RGGB mosaic `(H, W)` bilinearly."""
     import kornia
     import torch
 
@@ -280,12 +240,12 @@ def demosaic_kornia(raw: np.ndarray, device: str = "cpu") -> Call:
 
 
 def static(algorithms: tuple[str, str, str], raw: np.ndarray, camera: isp.Camera = CAMERA) -> Call:
-    """Prepares NumPy, SciPy and scikit-image to render RGGB mosaics `(B, H, W)`, one after another.
+    """Prepares NumPy, SciPy and scikit-image to render RGGB mosaics, one after another.
 
     Args:
         algorithms: one of `isp.PUBLISHED_STATIC` or `isp.AS_PUBLISHED_STATIC`.
         raw: the mosaics.
-        camera: the camera of the mosaics.
+        camera: their camera.
     """
     import scipy.ndimage
     import scipy.signal

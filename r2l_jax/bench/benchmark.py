@@ -17,7 +17,7 @@ have no baseline.
 import dataclasses
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,17 +26,16 @@ import numpy as np
 from tqdm import tqdm
 
 import isp
-from r2l_jax.bench import baselines, floors, frames, inputs, machine, ours
-from r2l_jax.bench.compiling import compile_times, pipeline_name
+from r2l_jax.bench import baselines, fresh, inputs, machine, ours
 from r2l_jax.bench.rows import Bars, Comparison, Measured, Row
+from r2l_jax.bench.timing import Call
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.environment import versions
 from r2l_jax.runtime.errors import InputError
 
 PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "numpy"),
-    *("torch", "torchvision", "segmentation-models-pytorch", "halide", "kornia"),
-    *("scipy", "scikit-image", "colour-demosaicing", "opencv-python-headless"),
+    *("jax", "jaxlib", "flax", "optax", "numpy", "torch", "torchvision", "segmentation-models-pytorch", "halide"),
+    *("kornia", "scipy", "scikit-image", "colour-demosaicing", "opencv-python-headless"),
 )
 
 
@@ -66,15 +65,12 @@ SIZES = {"cpu": Sizes(), "gpu": Sizes(batch=(512, 256, 256), mosaic=(8192, 8192)
 # The bars on GPUs: three fifths of the bandwidth of a copy, and 1.3 times the speed of compiled PyTorch.
 _GPU_BARS = {"parametrized_forward": Bars(most_floors=1 / 0.6), "torch_compile_step": Bars(1.3)}
 
-# The bars beside channels last and `torch.compile`: at most 0.95 of their time, and 0.85 to aim for.
-_AHEAD = Bars(1 / 0.95, 1 / 0.85)
-
 
 def rows(sizes: Sizes, device: str = "cpu") -> list[Row]:
     """Returns all rows of the table for a kind of device, "cpu" or "gpu"."""
     if device == "cpu":
-        return _rows(sizes, "cpu", floors.tone_floor)
-    return [_on_gpu(row) for row in _rows(sizes, "cuda", floors.copy_floor) if row.on_gpu]
+        return _rows(sizes, "cpu", inputs.tone_floor)
+    return [_on_gpu(row) for row in _rows(sizes, "cuda", inputs.copy_floor) if row.on_gpu]
 
 
 def _on_gpu(row: Row) -> Row:
@@ -86,108 +82,95 @@ def _on_gpu(row: Row) -> Row:
 
 
 def _rows(sizes: Sizes, torch_device: str, tone_floor: Callable) -> list[Row]:
-    """Returns all rows, with PyTorch on a device that it names so, and with a floor for what has a tone curve."""
-    table = [
-        *_pipeline_rows(sizes.batch, torch_device, tone_floor),
-        *_halide_rows(sizes.batch, tone_floor),
-        *_network_rows(sizes.step, torch_device),
-        *_large_network_rows(sizes.large, torch_device),
-        *_demosaicing_rows(sizes.mosaic, torch_device),
-    ]
-    pixels = math.prod(sizes.batch)
-    for algorithms in isp.PUBLISHED_STATIC:
-        our_side, their_side = partial(ours.static, algorithms), partial(baselines.static, algorithms)
-        raws = partial(inputs.raws, sizes.batch)
-        compare = Comparison(raws, our_side, their_side, tone_floor, baseline_on_cpu=True)
-        table.append(Row(pipeline_name(algorithms), compare, Bars(10.0, 30.0), pixels=pixels))
-    for method in ("tv_chambolle", "tv_bregman", "bilateral"):
-        our_side, their_side = partial(ours.denoise, method), partial(baselines.denoise, method)
-        compare = Comparison(partial(inputs.images, sizes.batch), our_side, their_side, baseline_on_cpu=True)
-        table.append(Row(f"denoise_{method}", compare, Bars(3.0, 10.0), pixels=pixels))
-    for samples, bars in ((1, Bars(2.0, 4.0)), (16, Bars(1.0, 2.0))):
-        together, apart = partial(ours.search_together, samples), partial(ours.search_apart, samples)
-        compare = Comparison(partial(inputs.raws_and_labels, sizes.search), together, apart)
-        table.append(Row(f"search_{samples}_at_a_step", compare, bars))
+    """Returns all rows, with PyTorch's name of a device, and with the floor of work that ends with a tone curve."""
     return [
-        *table,
-        Row("compile_forward", partial(compile_times, sizes.batch, False), Bars(3.0, 1.5), "s", at_most=True),
-        Row("compile_gradient", partial(compile_times, sizes.batch, True), Bars(6.0, 3.0), "s", at_most=True),
-        Row("memory", partial(frames.memory, sizes.frames[0]), Bars(3.0, 1.5), at_most=True, on_gpu=False),
-        Row("frame_time_per_pixel", partial(frames.time_per_pixel, sizes.frames), Bars(1.2, 1.0), at_most=True),
+        *_pipeline_rows(sizes.batch, torch_device, tone_floor),
+        *_network_rows(sizes.step, sizes.large, torch_device),
+        *_demosaicing_rows(sizes.mosaic, torch_device),
+        *_numpy_rows(sizes.batch, tone_floor),
+        *_search_rows(sizes.search),
+        Row("compile_forward", partial(fresh.compile_times, sizes.batch, False), Bars(3.0, 1.5), "s", at_most=True),
+        Row("compile_gradient", partial(fresh.compile_times, sizes.batch, True), Bars(6.0, 3.0), "s", at_most=True),
+        Row("memory", partial(fresh.memory, sizes.frames[0]), Bars(3.0, 1.5), at_most=True, on_gpu=False),
+        Row("frame_time_per_pixel", partial(fresh.time_per_pixel, sizes.frames), Bars(1.2, 1.0), at_most=True),
     ]
 
 
-def _pipeline_rows(shape: tuple[int, int, int], device: str, floor: Callable) -> list[Row]:
-    """Returns the rows of the parametrized pipeline with batch norm beside PyTorch, also compiled."""
-    forward = partial(inputs.raws, shape), ours.parametrized_forward
-    gradient = partial(inputs.raws_and_weights, shape), ours.parametrized_gradient
+def _row(
+    name: str,
+    make_inputs: Callable,
+    shape: tuple[int, ...],
+    our_side: Callable[..., Call],
+    their_side: Callable[..., Call],
+    bars: Bars,
+    floor: Callable[[np.ndarray], Call] | None = None,
+    baseline_on_cpu: bool = False,
+    on_gpu: bool = True,
+) -> Row:
+    """Returns a row that compares ours with a baseline, given inputs of a shape."""
+    comparison = Comparison(partial(make_inputs, shape), our_side, their_side, floor, baseline_on_cpu)
+    return Row(name, comparison, bars, pixels=math.prod(shape), on_gpu=on_gpu)
+
+
+def _pipeline_rows(shape: tuple[int, int, int], device: str, floor: Callable) -> Iterator[Row]:
+    """Yields the rows of the parametrized pipeline with batch norm beside PyTorch, also compiled, and Halide."""
     torch_forward = partial(baselines.parametrized_forward, device=device)
     torch_gradient = partial(baselines.parametrized_gradient, device=device)
-    return [
-        Row(name, Comparison(*our_side, their_side, floor), bars, pixels=math.prod(shape))
-        for name, our_side, their_side, bars in (
-            ("parametrized_forward", forward, torch_forward, Bars(15.0, 25.0, most_floors=2.5)),
-            ("parametrized_gradient", gradient, torch_gradient, Bars(10.0, 20.0, most_floors=14.0)),
-            ("torch_compile_forward", forward, partial(torch_forward, compiled=True), Bars(5.0, 8.0)),
-            ("torch_compile_gradient", gradient, partial(torch_gradient, compiled=True), Bars(3.0, 5.0)),
-        )
-    ]
-
-
-def _halide_rows(shape: tuple[int, int, int], floor: Callable) -> list[Row]:
-    """Returns the rows of the parametrized pipeline with batch norm beside Halide."""
-    table = []
+    forward = inputs.raws, shape, ours.parametrized_forward
+    gradient = inputs.raws_and_weights, shape, ours.parametrized_gradient
+    for name, our_side, their_side, bars in (
+        ("parametrized_forward", forward, torch_forward, Bars(15.0, 25.0, most_floors=2.5)),
+        ("parametrized_gradient", gradient, torch_gradient, Bars(10.0, 20.0, most_floors=14.0)),
+        ("torch_compile_forward", forward, partial(torch_forward, compiled=True), Bars(5.0, 8.0)),
+        ("torch_compile_gradient", gradient, partial(torch_gradient, compiled=True), Bars(3.0, 5.0)),
+    ):
+        yield _row(name, *our_side, their_side, bars, floor)
     # Halide scheduled by hand shows what the machine can do, so that bar is below 1.
     for name, by_hand, bars in (("autoscheduled", False, Bars(1.0, 2.0)), ("by_hand", True, Bars(0.4, 0.8))):
-        their_side = partial(baselines.parametrized_halide, by_hand=by_hand)
-        compare = Comparison(partial(inputs.raws, shape), ours.parametrized_forward, their_side, floor)
-        table.append(Row(f"halide_{name}", compare, bars, pixels=math.prod(shape), on_gpu=False))
-    return table
+        halide = partial(baselines.parametrized_halide, by_hand=by_hand)
+        yield _row(f"halide_{name}", *forward, halide, bars, floor, on_gpu=False)
 
 
-def _network_rows(shape: tuple[int, int, int], device: str) -> list[Row]:
-    """Returns the rows of the training step and the evaluation with a ResNet-18: PyTorch in three ways."""
-    labeled = partial(inputs.raws_and_labels, shape)
-    step, evaluation = (partial(side, device=device) for side in (baselines.train_step, baselines.evaluation))
+def _network_rows(step: tuple[int, int, int], large: tuple[int, int, int], device: str) -> list[Row]:
+    """Returns the rows of training steps and evaluations beside PyTorch in three ways, or the fastest if large."""
+    torch_step = partial(baselines.train_step, device=device)
+    torch_evaluation = partial(baselines.evaluation, device=device)
     fast = {"channels_last": True, "compiled": True}
+    fast_step, fast_evaluation = partial(torch_step, **fast), partial(torch_evaluation, **fast)
+    segmentation = partial(baselines.segmentation_step, device=device, **fast)
+    resnet50 = partial(ours.train_step, classifier_network="Resnet50")
+    # Beside channels last and `torch.compile`: at most 0.95 of their time, and 0.85 to aim for.
+    ahead = Bars(1 / 0.95, 1 / 0.85)
+    rows = [
+        ("train_step", step, ours.train_step, torch_step, Bars(1.0, 1.25)),
+        ("torch_channels_last_step", step, ours.train_step, partial(torch_step, channels_last=True), Bars(1.0, 1.2)),
+        ("torch_compile_step", step, ours.train_step, fast_step, ahead),
+        ("evaluation", step, ours.evaluation, torch_evaluation, Bars(1.0, 1.25)),
+        ("torch_compile_evaluation", step, ours.evaluation, fast_evaluation, ahead),
+        ("torch_compile_resnet50_step", large, resnet50, partial(fast_step, network="resnet50"), ahead),
+        ("torch_compile_unetplusplus_step", large, ours.train_step, segmentation, ahead),
+    ]
     return [
-        Row(name, Comparison(labeled, our_side, their_side), bars, pixels=math.prod(shape))
-        for name, our_side, their_side, bars in (
-            ("train_step", ours.train_step, step, Bars(1.0, 1.25)),
-            ("torch_channels_last_step", ours.train_step, partial(step, channels_last=True), Bars(1.0, 1.2)),
-            ("torch_compile_step", ours.train_step, partial(step, **fast), _AHEAD),
-            ("evaluation", ours.evaluation, evaluation, Bars(1.0, 1.25)),
-            ("torch_compile_evaluation", ours.evaluation, partial(evaluation, **fast), _AHEAD),
-        )
+        _row(name, inputs.raws_and_masks if "unet" in name else inputs.raws_and_labels, shape, *sides, bars)
+        for name, shape, *sides, bars in rows
     ]
 
 
-def _large_network_rows(shape: tuple[int, int, int], device: str) -> list[Row]:
-    """Returns the rows of training steps of larger networks, compared with channels last and `torch.compile`."""
-    fast = {"channels_last": True, "compiled": True, "device": device}
-    networks = {
-        "resnet50": Comparison(
-            partial(inputs.raws_and_labels, shape),
-            partial(ours.train_step, classifier_network="Resnet50"),
-            partial(baselines.train_step, network="resnet50", **fast),
-        ),
-        "unetplusplus": Comparison(
-            partial(inputs.raws_and_masks, shape), ours.train_step, partial(baselines.segmentation_step, **fast)
-        ),
-    }
+def _search_rows(shape: tuple[int, int, int]) -> list[Row]:
+    """Returns the rows of searches, whose baseline is this library."""
+    samples, together, apart = partial(inputs.raws_and_labels, shape), ours.search_together, ours.search_apart
     return [
-        Row(f"torch_compile_{name}_step", compare, _AHEAD, pixels=math.prod(shape))
-        for name, compare in networks.items()
+        Row(f"search_{size}_at_a_step", Comparison(samples, partial(together, size), partial(apart, size)), bars)
+        for size, bars in ((1, Bars(2.0, 4.0)), (16, Bars(1.0, 2.0)))
     ]
 
 
 def _demosaicing_rows(shape: tuple[int, int], device: str) -> list[Row]:
     """Returns the rows of demosaicing one mosaic."""
 
-    def row(name: str, method: str, their_side: Callable, bars: Bars, on_cpu: bool, on_gpu: bool = True) -> Row:
-        our_side, mosaic = partial(ours.demosaic, method), partial(inputs.raws, shape)
-        compare = Comparison(mosaic, our_side, their_side, floors.copy_floor, baseline_on_cpu=on_cpu)
-        return Row(f"demosaic_{name}", compare, bars, pixels=math.prod(shape), on_gpu=on_gpu)
+    def row(name: str, method: str, their_side: Callable, bars: Bars, **settings: bool) -> Row:
+        our_side = partial(ours.demosaic, method)
+        return _row(f"demosaic_{name}", inputs.raws, shape, our_side, their_side, bars, inputs.copy_floor, **settings)
 
     bars_of = {
         "bilinear": Bars(10.0, 20.0, most_floors=3.0),
@@ -196,10 +179,23 @@ def _demosaicing_rows(shape: tuple[int, int], device: str) -> list[Row]:
     }
     kornia = partial(baselines.demosaic_kornia, device=device)
     return [
-        *(row(method, method, partial(baselines.demosaic, method), bars, True) for method, bars in bars_of.items()),
-        row("opencv", "bilinear", baselines.demosaic_opencv, Bars(1.0, 2.0), True, on_gpu=False),
-        row("kornia", "bilinear", kornia, Bars(1.0, 2.0), False),
+        *(
+            row(method, method, partial(baselines.demosaic, method), bars, baseline_on_cpu=True)
+            for method, bars in bars_of.items()
+        ),
+        row("opencv", "bilinear", baselines.demosaic_opencv, Bars(1.0, 2.0), on_gpu=False),
+        row("kornia", "bilinear", kornia, Bars(1.0, 2.0)),
     ]
+
+
+def _numpy_rows(shape: tuple[int, int, int], floor: Callable) -> Iterator[Row]:
+    """Yields the rows of the static pipelines and of denoising beside NumPy, SciPy and scikit-image."""
+    for algorithms in isp.PUBLISHED_STATIC:
+        sides, bars = (partial(side.static, algorithms) for side in (ours, baselines)), Bars(10.0, 30.0)
+        yield _row(fresh.pipeline_name(algorithms), inputs.raws, shape, *sides, bars, floor, baseline_on_cpu=True)
+    for method in ("tv_chambolle", "tv_bregman", "bilateral"):
+        sides, bars = (partial(side.denoise, method) for side in (ours, baselines)), Bars(3.0, 10.0)
+        yield _row(f"denoise_{method}", inputs.images, shape, *sides, bars, baseline_on_cpu=True)
 
 
 def missed(result: Mapping[str, Any]) -> list[str]:
@@ -210,16 +206,13 @@ def missed(result: Mapping[str, Any]) -> list[str]:
 def run(
     names: Sequence[str] = (), repeats: int | None = None, sizes: Sizes | None = None, device: str = "cpu"
 ) -> dict[str, Any]:
-    """Measures rows.
+    """Measures rows; returns them with all samples, the machine and the versions.
 
     Args:
         names: the rows to measure, or the beginnings of their names; all rows if empty.
         repeats: how many times to measure each row; None takes as many as fit.
         sizes: sizes other than those that the bars are made for.
         device: the kind of device that JAX computes on, see `machine.compute_on`.
-
-    Returns:
-        The rows as `table` prints them, all samples, and the machine and the versions that were measured.
 
     Raises:
         InputError: no row's name begins with one of the names.

@@ -1,8 +1,13 @@
-"""The inputs that both sides of a comparison are given."""
+"""The inputs that both sides of a comparison are given, and the floors that no function can beat with them."""
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 import isp
+from r2l_jax.bench.timing import Call
 
 CAMERA = isp.CAMERAS["drone"]
 GAMMA = 2.2
@@ -44,3 +49,27 @@ def raws_and_masks(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]
     """Returns mosaics and masks of their brighter halves, 1 inside."""
     (mosaics,) = raws(shape)
     return mosaics, (mosaics > np.median(mosaics)).astype(np.uint8)
+
+
+def copy_floor(raw: np.ndarray) -> Call:
+    """Prepares to read a mosaic and to write an image, each once."""
+    return _into_old_memory(lambda raw: jnp.broadcast_to(raw, (3, *raw.shape)), jnp.asarray(raw))
+
+
+def tone_floor(raw: np.ndarray) -> Call:
+    """Prepares to read an image and to write its tone curve, an exp of a log of each value."""
+    image = jnp.stack([jnp.asarray(raw)] * 3)
+    return _into_old_memory(lambda image: jnp.exp(jnp.log(image) / GAMMA), image)
+
+
+def _into_old_memory(function: Callable[[jax.Array], jax.Array], source: jax.Array) -> Call:
+    """Returns a call of a function that writes its result over its previous one, so that no new pages are mapped."""
+    compiled = jax.jit(lambda old, source: function(source), donate_argnums=0, keep_unused=True)
+    result = function(source)
+
+    def call() -> jax.Array:
+        nonlocal result
+        result = compiled(result, source)
+        return result
+
+    return call

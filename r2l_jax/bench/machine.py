@@ -14,13 +14,9 @@ DEVICES = ("cpu", "gpu")
 
 
 def compute_on(device: str | None) -> str:
-    """Makes this process, and those that it starts, compute on a kind of device; must come before any computation.
+    """Makes this process and those that it starts compute on one of `DEVICES`; must come before any computation.
 
-    Args:
-        device: one of `DEVICES`; None leaves the choice to JAX.
-
-    Returns:
-        The kind of device, one of `DEVICES`.
+    None leaves the choice to JAX. Returns the chosen kind.
 
     Raises:
         InputError: JAX computes on another kind of device.

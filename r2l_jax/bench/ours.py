@@ -31,11 +31,9 @@ from tasks.layers import BatchNorm
 
 
 def _normalized_pipeline() -> tuple[Callable, nnx.State, nnx.State]:
-    """Returns the pipeline with batch norm as a pure function, and its initial arguments.
+    """Returns the pipeline with batch norm as `(parameters, statistics, raw) -> (rgb, statistics)`.
 
-    Returns:
-        A function `(parameters, statistics, raw) -> (rgb, statistics)`, the parameters of the pipeline, and the
-        statistics of the batch norm.
+    The initial parameters of the pipeline and statistics of the batch norm follow.
     """
     pipeline, parameters = nnx.split(isp.parametrized(CAMERA))
     norm, statistics = nnx.split(BatchNorm(3, affine=False, rngs=nnx.Rngs(0)))
@@ -56,7 +54,7 @@ def parametrized_forward(raw: np.ndarray) -> Call:
 
 
 def parametrized_gradient(raw: np.ndarray, weight: np.ndarray) -> Call:
-    """Prepares to differentiate a weighted mean of the images of `parametrized_forward` by all parameters."""
+    """Prepares to differentiate a weighted mean of the images of `parametrized_forward` for all parameters."""
     render, parameters, statistics = _normalized_pipeline()
 
     @jax.jit
@@ -84,12 +82,9 @@ def _dataset(raw: np.ndarray, targets: np.ndarray) -> RawDataset:
 
 
 def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
-    """Prepares the training step of scripts/train.py: by default, parametrized pipeline, ResNet-18 or U-Net++, Adam.
+    """Prepares the training step of scripts/train.py with these flags.
 
-    Args:
-        raw: the mosaics.
-        targets: their classes, or the masks of a segmentation.
-        **flags: values of the program's flags.
+    By default: parametrized pipeline, Adam, and a ResNet-18 for classes or a U-Net++ for masks.
     """
     steps, state, batch = _prepared_run(raw, targets, flags)
     key = jax.random.key(0)
@@ -103,7 +98,7 @@ def train_step(raw: np.ndarray, targets: np.ndarray, **flags: str) -> Call:
 
 
 def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
-    """Prepares to add a batch's loss and confusion matrix, by parametrized pipeline and ResNet-18, to sums."""
+    """Prepares to add a batch's loss and confusion matrix, with parametrized pipeline and ResNet-18, to sums."""
     steps, state, batch = _prepared_run(raw, labels, {})
     sums = steps.zero_evaluated()
 

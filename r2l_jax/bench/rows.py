@@ -28,13 +28,7 @@ class Measured(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """The bars of a row; None stands for a bar that the row does not have.
-
-    Attributes:
-        bar: the value to reach.
-        stretch: the better value to aim for.
-        most_floors: how many times as long as the floor ours may take.
-    """
+    """The value to reach, the better one to aim for, and how many times as long as the floor ours may take."""
 
     bar: float | None = None
     stretch: float | None = None
@@ -85,8 +79,8 @@ class Comparison:
     Attributes:
         inputs: makes the NumPy arrays that all sides are given.
         ours: prepares our work with these arrays, and returns the call to time.
-        baseline: prepares the baseline's work likewise; None without a baseline.
-        floor: prepares work with the first array that no function can beat; None without a floor.
+        baseline: prepares the baseline's work in the same way.
+        floor: prepares work with the first array that no function can beat.
         baseline_on_cpu: whether the baseline computes on the CPU wherever JAX does.
     """
 
@@ -101,8 +95,7 @@ class Comparison:
         inputs, note = self.inputs(), ""
         # The baseline's process prepares its work while this one prepares ours.
         with timing.Elsewhere(self.baseline, inputs) if self.baseline else contextlib.nullcontext() as baseline:
-            stopwatches: dict[str, Callable[[], float]] = {}
-            stopwatches["ours"] = partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS)
+            stopwatches = {"ours": partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS)}
             if baseline is not None:
                 stopwatches["baseline"] = baseline.milliseconds
             if self.floor is not None:

@@ -31,14 +31,11 @@ TURN_SECONDS = 0.3
 
 
 def alternate(stopwatches: Mapping[str, Callable[[], float]], repeats: int | None) -> dict[str, list[float]]:
-    """Reads stopwatches in turns, and ignores the first reading of each.
+    """Reads stopwatches in turns, after a first reading of each that does not count.
 
     Args:
         stopwatches: by name, functions that do a piece of work and return its milliseconds.
         repeats: the number of rounds; None takes as many as fit.
-
-    Returns:
-        All milliseconds by name.
     """
     for stopwatch in stopwatches.values():
         stopwatch()
@@ -69,12 +66,7 @@ class BaselineError(Exception):
 
 
 class Elsewhere:
-    """A piece of work that is prepared and timed in a fresh process.
-
-    Args:
-        prepare: prepares the work with the inputs, and returns the call to time.
-        inputs: NumPy arrays.
-    """
+    """Prepares a piece of work with NumPy arrays in a fresh process, and times it there."""
 
     def __init__(self, prepare: Callable[..., Call], inputs: tuple[np.ndarray, ...]):
         context = multiprocessing.get_context("spawn")

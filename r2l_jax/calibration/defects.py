@@ -5,11 +5,9 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Num
+from jaxtyping import Float, Int, Num
 
-from r2l_jax.calibration.surface import smooth_surface
-
-Plane = Float32[np.ndarray, "rows cols"]
+from r2l_jax.calibration.frames import Map, Mask
 
 KINDS = ("hot", "dead", "flickering")
 
@@ -24,6 +22,8 @@ _MAD = 0.6745
 _GOOD = 5
 # How many windows are sorted at once.
 _AT_ONCE = 2**17
+# The highest power of a row or column in the smooth surface of light and lens.
+_DEGREE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,16 +45,12 @@ class Defects:
         return sum(each == kind for each in self.kinds)
 
 
-def deviations(values: Plane, least: float) -> Plane:
-    """Computes by how many standard deviations each site deviates from its neighborhood.
+def deviations(values: Map, least: float) -> Map:
+    """Computes by how many standard deviations of good sites each site deviates from the median of its neighborhood.
 
     Args:
         values: one value for each site of one place in the tile, such as its mean in the dark.
         least: a lower bound of the standard deviation, such as that of rounding.
-
-    Returns:
-        The deviations from the median of the neighborhood, relative to the standard deviation of good sites around,
-        which is estimated by the median of absolute deviations.
     """
     # Without its slope, a neighborhood at the border stands for sites at its edge.
     values = values - _surface(values)
@@ -64,8 +60,8 @@ def deviations(values: Plane, least: float) -> Plane:
     return deviation
 
 
-def noise_deviations(variance: Plane, expected: Plane, degrees: int, rounding: float) -> Plane:
-    """Computes by how many standard deviations the noise of each site exceeds what is expected.
+def noise_deviations(variance: Map, expected: Map, degrees: int, rounding: float) -> Map:
+    """Computes by how many standard deviations the noise of each site exceeds the expected noise.
 
     The ratio of a measured variance to the true one has a chi-squared distribution, whose cube root is nearly normal
     (Wilson and Hilferty, "The Distribution of Chi-Square", PNAS 1931).
@@ -75,9 +71,6 @@ def noise_deviations(variance: Plane, expected: Plane, degrees: int, rounding: f
         expected: the expected variance, up to a common factor.
         degrees: the degrees of freedom of a variance.
         rounding: the variance of rounding, which is added to both: without noise, one step is no deviation.
-
-    Returns:
-        The deviations of the ratio's cube root from its median.
     """
     tiny = np.finfo(np.float32).tiny
     root = np.cbrt((variance + np.float32(rounding)) / np.maximum(expected + np.float32(rounding), tiny))
@@ -87,18 +80,11 @@ def noise_deviations(variance: Plane, expected: Plane, degrees: int, rounding: f
     return (root - middle) / np.float32(_spread(root, max(least, tiny)))
 
 
-def classified(dark: Plane, flat: Plane, noise: Plane, threshold: float) -> Defects:
-    """Tells which sites are defective, from their deviations in standard deviations.
+def classified(dark: Map, flat: Map, noise: Map, threshold: float) -> Defects:
+    """Finds the sites whose mean in the dark, response to light or noise deviates by more than the threshold.
 
-    Args:
-        dark: the deviations of the mean dark value.
-        flat: the deviations of the response to light.
-        noise: the deviations of the noise.
-        threshold: the number of standard deviations from which a site is defective.
-
-    Returns:
-        "flickering" where the noise deviates; else "hot" where a site is too bright, in the dark or in light; else
-        "dead" where it is too dark.
+    They are "flickering" where the noise deviates; else "hot" where they are too bright, in the dark or in light; else
+    "dead".
     """
     is_flickering, is_hot, is_low = noise > threshold, dark > threshold, dark < -threshold
     by_dark = is_hot | is_low
@@ -113,21 +99,38 @@ def classified(dark: Plane, flat: Plane, noise: Plane, threshold: float) -> Defe
     return Defects(sites, kinds, figures)
 
 
-def mask(defects: Defects, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows cols"]:
+def mask(defects: Defects, shape: tuple[int, ...]) -> Mask:
     """Makes a map that is true at the defects."""
     is_bad = np.zeros(shape, bool)
     is_bad[tuple(defects.sites.T)] = True
     return is_bad
 
 
-def _surface(values: Plane) -> Plane:
+def smooth_surface(values: Map, good: Mask) -> Map:
+    """Fits a polynomial of the fourth degree in rows and columns to the good sites of a map, by least squares."""
+    rows, cols = (
+        np.vander(np.linspace(-1, 1, size) if size > 1 else np.zeros(1), 2 * _DEGREE + 1, increasing=True)
+        for size in values.shape
+    )
+    i, j = np.array([(i, j) for i in range(_DEGREE + 1) for j in range(_DEGREE + 1 - i)]).T
+    # All sums of the normal equations are sums over the rows, for each column, of products of powers.
+    sums = rows.T @ good @ cols
+    of_values = rows.T @ np.where(good, values, 0) @ cols
+    normal = sums[i[:, None] + i, j[:, None] + j]
+    coefficients = np.zeros((_DEGREE + 1, _DEGREE + 1))
+    coefficients[i, j] = np.linalg.lstsq(normal, of_values[i, j], rcond=None)[0]
+    rows, cols = rows[:, : _DEGREE + 1], cols[:, : _DEGREE + 1]
+    return (rows @ coefficients @ cols.T).astype(np.float32)
+
+
+def _surface(values: Map) -> Map:
     """Fits a smooth surface to the sites that do not deviate from the first one by much."""
     rest = values - smooth_surface(values, np.ones(values.shape, bool))
     rest = abs(rest - np.median(rest))
     return smooth_surface(values, rest <= _GOOD * np.median(rest) / _MAD)
 
 
-def _local_median(values: Plane) -> Plane:
+def _local_median(values: Map) -> Map:
     """Computes the median of each site's neighborhood; at the border, that of the nearest whole neighborhood."""
     # Small planes have sites next to each other in their neighborhoods.
     steps = [_STEP if size > _STEP * (_SIDE - 1) else 1 for size in values.shape]

@@ -1,24 +1,22 @@
-"""Frames that are read one at a time, and their mean and variance at each site."""
+"""Frames that are read one at a time, their mean and variance at each site, and the places in a tile of colors."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Num
+from jaxtyping import Bool, Float32, Int, Num
 
 from r2l_jax.runtime.errors import InputError
 
 Map = Float32[np.ndarray, "rows cols"]
+Mask = Bool[np.ndarray, "rows cols"]
+Tile = Int[np.ndarray, "height width"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Names frames and reads them.
-
-    Attributes:
-        names: the names of the frames, for errors.
-        read: reads the frame of an index, a mosaic `(H, W)` in [0, 1].
-    """
+    """Names frames, for errors, and reads the one of an index: a mosaic `(H, W)` in [0, 1]."""
 
     names: Sequence[str]
     read: Callable[[int], Map]
@@ -27,23 +25,13 @@ class Frames:
         return len(self.names)
 
     def of(self, shape: tuple[int, ...] | None = None, indices: Sequence[int] | None = None) -> Iterator[Map]:
-        """Reads frames.
-
-        Args:
-            shape: the size that they must have; None is that of the first one.
-            indices: which frames; None is all.
-
-        Raises:
-            InputError: a frame has another size.
-        """
+        """Reads the frames of these indices, or all; refuses one of another size than `shape`, or than the first."""
         for index in range(len(self)) if indices is None else indices:
             frame = self.read(index)
             shape = shape or frame.shape
             if frame.shape != shape:
-                sizes = (f"{rows}x{cols}" for rows, cols in (shape, frame.shape))
-                raise InputError(
-                    "all frames must be {0}, as the first one, got {1} of {name}".format(*sizes, name=self.names[index])
-                )
+                size, other = (f"{rows}x{cols}" for rows, cols in (shape, frame.shape))
+                raise InputError(f"all frames must be {size}, as the first one, got {other} of {self.names[index]}")
             yield frame
 
 
@@ -74,24 +62,43 @@ class Moments:
         return self.squares / np.float32(self.count - 1)
 
 
-def phases(tile: Num[np.ndarray, "height width"]) -> Iterator[tuple[tuple[int, int], tuple[slice, slice]]]:
-    """Yields each place in a tile, and the slices that take its sites from a map."""
+class Place(NamedTuple):
+    """A place in the tile of colors.
+
+    Attributes:
+        row: its row in the tile.
+        column: its column in the tile.
+        channel: 0 for red, 1 for green, 2 for blue.
+        sites: the slices that take its sites from a map.
+        step: the distance of two digital numbers at these sites; 0 for continuous values.
+    """
+
+    row: int
+    column: int
+    channel: int
+    sites: tuple[slice, slice]
+    step: float = 0.0
+
+
+def places(tile: Tile) -> list[Place]:
+    """Lists the places in a tile, row by row."""
     height, width = tile.shape
-    for row, col in np.ndindex(height, width):
-        yield (row, col), (slice(row, None, height), slice(col, None, width))
+    return [
+        Place(row, column, int(tile[row, column]), (slice(row, None, height), slice(column, None, width)))
+        for row, column in np.ndindex(height, width)
+    ]
+
+
+def mean_of(values: Map, good: Mask) -> float:
+    """Computes the mean over the good sites, or 0 without any."""
+    return float(values[good].mean(dtype=float)) if good.any() else 0.0
 
 
 def digital_numbers(values: Num[np.ndarray, "..."]) -> float | None:
-    """Finds the digital number of the white level, from the steps between values.
+    """Finds the digital number of the white level, from the steps between values; None if they are continuous.
 
-    Files hold whole numbers, of which values are fractions: 4095 steps from 0 to 1 are those of 12 bits. Also found are
-    numbers of 12 bits in the upper bits of 16, and those that were scaled and rounded to 16 bits.
-
-    Args:
-        values: values of many sites.
-
-    Returns:
-        The number of steps from 0 to 1, or None if the values are continuous.
+    Files hold whole numbers: values of 12 bits lie on 4095 steps from 0 to 1. Numbers of 12 bits in the upper bits of
+    16 are found as well, and numbers that were scaled and rounded to 16 bits.
     """
     levels = np.unique(values).astype(np.float64)
     if len(levels) < 2:

@@ -5,26 +5,13 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Float
 
-from r2l_jax.calibration.defects import Defects, classified, deviations, mask, noise_deviations
-from r2l_jax.calibration.frames import Frames, Moments, digital_numbers, phases
+from r2l_jax.calibration.defects import Defects, classified, deviations, mask, noise_deviations, smooth_surface
+from r2l_jax.calibration.frames import Frames, Map, Mask, Moments, Place, Tile, digital_numbers, mean_of, places
 from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, mean_error, read_noise
-from r2l_jax.calibration.reading import (
-    TINY,
-    Flats,
-    check_counts,
-    group_exposures,
-    mean_of,
-    read_darks,
-    read_flats,
-    read_light,
-)
-from r2l_jax.calibration.surface import smooth_surface
+from r2l_jax.calibration.reading import TINY, Flats, check_counts, group_exposures, read_darks, read_flats, read_light
 from r2l_jax.runtime.errors import InputError
-
-Map = Float32[np.ndarray, "rows cols"]
-Tile = Int[np.ndarray, "height width"]
 
 # The noise of the flats must exceed that of the darks by so many of its standard errors.
 _SIGNIFICANT = 4
@@ -49,6 +36,7 @@ class Site:
         gain: electrons from black to white, divided by the distance from the black level to 1.
         full_well: the electrons at the white level.
         read_noise: the standard deviation of the read-out in electrons.
+        is_bound: whether the read noise is only an upper bound, because rounding dominates it.
         dsnu: the dark signal nonuniformity in electrons: the standard deviation of the mean in the dark between sites.
         prnu: the photo response nonuniformity: the relative standard deviation of the response between sites.
     """
@@ -60,13 +48,14 @@ class Site:
     gain: float
     full_well: float
     read_noise: float
+    is_bound: bool
     dsnu: float
     prnu: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Holds what was measured.
+    """Holds the measured values of a sensor.
 
     Attributes:
         dark: the mean dark frame `(H, W)`, as fractions of the white level.
@@ -78,8 +67,7 @@ class Calibration:
         error: the standard error of the mean gain, as a fraction of it.
         numbers: the digital number of the white level.
         bits: the bits of the converter; None if the values are continuous.
-        is_bound: whether the read noise is only an upper bound, because rounding dominates it.
-        remarks: what the user must know of the frames, one line each.
+        remarks: facts about the frames that the user must know, one line each.
     """
 
     dark: Map
@@ -91,8 +79,12 @@ class Calibration:
     error: float
     numbers: float
     bits: int | None
-    is_bound: bool
     remarks: Sequence[str]
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the read noise of any place is only an upper bound."""
+        return any(site.is_bound for site in self.sites)
 
     def mean(self, name: str) -> float:
         """Returns the mean of a value of `Site` over the places in the tile."""
@@ -118,55 +110,53 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
     darks, first_dark, drift, remarks = read_darks(dark, tile)
     light, first_flat = read_light(flat, darks.mean)
     exposures = group_exposures(flat, light)
-    numbers = [
-        digital_numbers(np.concatenate([frame[place].ravel() for frame in (first_dark, first_flat)]))
-        for _, place in phases(tile)
-    ]
-    steps = [0.0 if number is None else 1 / number for number in numbers]
-    bad = _noticed_in_the_dark(darks, tile, steps, threshold)
-    if pstdev(drift) > _DRIFT * max(np.sqrt(mean_of(darks.variance, ~bad)), _rounding(max(steps))):
+    in_tile, numbers = _with_steps(places(tile), first_dark, first_flat)
+    bad = _noticed_in_the_dark(darks, in_tile, threshold)
+    coarsest = max(place.step for place in in_tile)
+    if pstdev(drift) > _DRIFT * max(np.sqrt(mean_of(darks.variance, ~bad)), _rounding(coarsest)):
         remarks.append(
             f"the black level drifts by {np.ptp(drift):.2g} of white between the darks; read noise leaves this out, "
             "but black level and flats can be off by as much: let the camera warm up, and take darks and flats in turn"
         )
-    flats = read_flats(flat, light, exposures, darks, bad, tile, steps, threshold)
-    lines = _fit_lines(flat, exposures, flats, darks, bad, tile, steps)
-    defects = _find_defects(darks, flats, lines, bad, tile, steps, threshold)
+    flats = read_flats(flat, light, exposures, darks, bad, in_tile, threshold)
+    lines = [_line(number, place, flats, darks, bad) for number, place in enumerate(in_tile)]
+    _check_lines(flat, exposures, flats, lines)
+    defects = _find_defects(darks, flats, lines, bad, in_tile, threshold)
     good = ~mask(defects, darks.mean.shape)
-    sites, bounds = zip(
-        *(
-            _site(place, int(tile[position]), position, darks, flats, line, good, step)
-            for (position, place), line, step in zip(phases(tile), lines, steps, strict=True)
-        ),
-        strict=True,
-    )
-    known = [number for number in numbers if number is not None]
-    number = float(np.median(known)) if known else _NUMBERS
+    sites = [_site(place, darks, flats, line, good[place.sites]) for place, line in zip(in_tile, lines, strict=True)]
+    number = float(np.median(numbers)) if numbers else _NUMBERS
     return Calibration(
         dark=darks.mean,
-        flat=_gains(flats.signal, good, tile),
+        flat=_gains(flats.signal, good, in_tile),
         defects=defects,
         sites=sites,
-        points=_points(flats, sites, lines, tile),
+        points=_points(flats, sites, lines),
         exposures=[len(indices) for indices in exposures],
         error=mean_error(lines),
         numbers=number,
-        bits=_bits(number) if known else None,
-        is_bound=any(bounds),
+        bits=_bits(number) if numbers else None,
         remarks=remarks,
     )
 
 
-def _noticed_in_the_dark(
-    darks: Moments, tile: Tile, steps: Sequence[float], threshold: float
-) -> Bool[np.ndarray, "rows cols"]:
+def _with_steps(in_tile: Sequence[Place], dark: Map, flat: Map) -> tuple[list[Place], list[float]]:
+    """Returns places with the steps between values, and the digital numbers of white where there are steps."""
+    numbers = [
+        digital_numbers(np.concatenate([frame[place.sites].ravel() for frame in (dark, flat)])) for place in in_tile
+    ]
+    steps = [0.0 if number is None else 1 / number for number in numbers]
+    known = [number for number in numbers if number is not None]
+    return [place._replace(step=step) for place, step in zip(in_tile, steps, strict=True)], known
+
+
+def _noticed_in_the_dark(darks: Moments, in_tile: Sequence[Place], threshold: float) -> Mask:
     """Makes a map of the sites that deviate in the dark, in their mean or in their noise."""
-    bad = np.zeros(darks.mean.shape, bool)
-    variance = darks.variance
-    for (_, place), step in zip(phases(tile), steps, strict=True):
-        even = np.full_like(variance[place], np.median(variance[place]))
-        noise = noise_deviations(variance[place], even, darks.count - 1, step**2 / 12)
-        bad[place] = (abs(deviations(darks.mean[place], _rounding(step))) > threshold) | (noise > threshold)
+    bad, variances = np.zeros(darks.mean.shape, bool), darks.variance
+    for place in in_tile:
+        mean, variance = darks.mean[place.sites], variances[place.sites]
+        even = np.full_like(variance, np.median(variance))
+        noise = noise_deviations(variance, even, darks.count - 1, place.step**2 / 12)
+        bad[place.sites] = (abs(deviations(mean, _rounding(place.step))) > threshold) | (noise > threshold)
     return bad
 
 
@@ -174,25 +164,23 @@ def _rounding(step: float) -> float:
     return max(step / np.sqrt(12), TINY)
 
 
-def _fit_lines(
-    flat: Frames,
-    exposures: Sequence[Sequence[int]],
-    flats: Flats,
-    darks: Moments,
-    bad: Bool[np.ndarray, "rows cols"],
-    tile: Tile,
-    steps: Sequence[float],
-) -> list[Line]:
-    """Fits the line of each place in the tile; checks that the light adds noise, and does so up to the brightest."""
-    lines = []
-    variance = darks.variance
-    for number, ((_, place), step) in enumerate(zip(phases(tile), steps, strict=True)):
-        good = ~bad[place]
-        span = 1 - mean_of(darks.mean[place], good)
-        means = flats.means[number]
-        variances = np.r_[mean_of(variance[place], good), flats.variances[number]]
-        degrees = np.r_[max(good.sum(), 1) * (darks.count - 1), flats.samples[number]]
-        lines.append(fit(np.r_[0.0, means], variances, degrees, np.r_[True, linear(means, span)], step))
+def _line(number: int, place: Place, flats: Flats, darks: Moments, bad: Mask) -> Line:
+    """Fits the line of a place in the tile, which has this number."""
+    good = ~bad[place.sites]
+    means, variances = flats.means[number], flats.variances[number]
+    span = 1 - mean_of(darks.mean[place.sites], good)
+    dark_variance, degrees = mean_of(darks.variance[place.sites], good), max(good.sum(), 1) * (darks.count - 1)
+    return fit(
+        np.r_[0.0, means],
+        np.r_[dark_variance, variances],
+        np.r_[degrees, flats.samples[number]],
+        np.r_[True, linear(means, span)],
+        place.step,
+    )
+
+
+def _check_lines(flat: Frames, exposures: Sequence[Sequence[int]], flats: Flats, lines: Sequence[Line]) -> None:
+    """Refuses flats in which the light adds no noise, or whose brightest have less."""
     slopes = _above_dark(flats, lines).mean(0) / flats.means.mean(0)
     if len(slopes) > 1 and slopes[-1] < 0.5 * np.median(slopes[:-1]):
         names = ", ".join(flat.names[index] for index in exposures[-1][:3])
@@ -202,7 +190,6 @@ def _fit_lines(
             "the flats are hardly noisier than the darks, so no gain can be measured: single exposures are needed, not "
             "averages or copies of one, with more light"
         )
-    return lines
 
 
 def _above_dark(flats: Flats, lines: Sequence[Line]) -> Float[np.ndarray, "places exposures"]:
@@ -211,77 +198,57 @@ def _above_dark(flats: Flats, lines: Sequence[Line]) -> Float[np.ndarray, "place
 
 
 def _find_defects(
-    darks: Moments,
-    flats: Flats,
-    lines: Sequence[Line],
-    bad: Bool[np.ndarray, "rows cols"],
-    tile: Tile,
-    steps: Sequence[float],
-    threshold: float,
+    darks: Moments, flats: Flats, lines: Sequence[Line], bad: Mask, in_tile: Sequence[Place], threshold: float
 ) -> Defects:
-    dark, light, noise = (np.zeros_like(darks.mean) for _ in range(3))
-    variance = darks.variance
-    for (_, place), line, step in zip(phases(tile), lines, steps, strict=True):
-        good, gain = ~bad[place], np.float32(line.gain)
-        dark[place] = deviations(darks.mean[place], _rounding(step))
-        light[place] = deviations(flats.signal[place], _rounding(step))
+    (dark, light, noise), variances = (np.zeros_like(darks.mean) for _ in range(3)), darks.variance
+    for place, line in zip(in_tile, lines, strict=True):
+        sites, good, gain = place.sites, ~bad[place.sites], np.float32(line.gain)
+        mean, variance = darks.mean[sites], variances[sites]
+        dark[sites] = deviations(mean, _rounding(place.step))
+        light[sites] = deviations(flats.signal[sites], _rounding(place.step))
         # The dark signal of a hot site has photon-like noise of its own.
-        excess = np.maximum(darks.mean[place] - mean_of(darks.mean[place], good), 0) / gain
-        unlit = np.float32(mean_of(variance[place], good)) + excess
-        lit = np.float32(line.dark_variance) + excess + np.maximum(flats.of_variance[place], 0) / gain
-        noise[place] = np.maximum(
-            noise_deviations(variance[place], unlit, darks.count - 1, step**2 / 12),
-            noise_deviations(flats.variance[place], lit, flats.degrees, step**2 / 12),
+        excess = np.maximum(mean - mean_of(mean, good), 0) / gain
+        unlit = np.float32(mean_of(variance, good)) + excess
+        lit = np.float32(line.dark_variance) + excess + np.maximum(flats.of_variance[sites], 0) / gain
+        noise[sites] = np.maximum(
+            noise_deviations(variance, unlit, darks.count - 1, place.step**2 / 12),
+            noise_deviations(flats.variance[sites], lit, flats.degrees, place.step**2 / 12),
         )
     return classified(dark, light, noise, threshold)
 
 
-def _site(
-    place: tuple[slice, slice],
-    channel: int,
-    position: tuple[int, int],
-    darks: Moments,
-    flats: Flats,
-    line: Line,
-    good: Bool[np.ndarray, "rows cols"],
-    step: float,
-) -> tuple[Site, bool]:
-    """Returns the values of one place in the tile, and whether its read noise is only an upper bound."""
-    good, dark, gain = good[place], darks.mean[place], line.gain
-    black, dark_variance = mean_of(dark, good), mean_of(darks.variance[place], good)
-    noise, is_bound = read_noise(dark_variance, gain, step)
+def _site(place: Place, darks: Moments, flats: Flats, line: Line, good: Mask) -> Site:
+    dark, gain = darks.mean[place.sites], line.gain
+    black, dark_variance = mean_of(dark, good), mean_of(darks.variance[place.sites], good)
     uneven = float(dark[good].var(dtype=float)) - dark_variance / darks.count
-    signal = flats.signal[place]
+    signal = flats.signal[place.sites]
     surface = smooth_surface(signal, good)
     lit = good & (surface > 0.1 * mean_of(signal, good))
     # The noise that remains after averaging: that of the flats, and that of the darks which were subtracted.
     left = (line.dark_variance + surface / gain) / flats.count + dark_variance / darks.count
     response = np.square(signal / np.where(lit, surface, 1) - 1) - left / np.square(np.where(lit, surface, 1))
-    row, column = position
-    return (
-        Site(
-            row=row,
-            column=column,
-            channel=channel,
-            black_level=black,
-            gain=gain,
-            full_well=gain * (1 - black),
-            read_noise=noise,
-            dsnu=gain * float(np.sqrt(max(uneven, 0.0))),
-            prnu=float(np.sqrt(max(mean_of(response.astype(np.float32), lit), 0.0))),
-        ),
-        is_bound,
+    noise, is_bound = read_noise(dark_variance, gain, place.step)
+    return Site(
+        row=place.row,
+        column=place.column,
+        channel=place.channel,
+        black_level=black,
+        gain=gain,
+        full_well=gain * (1 - black),
+        read_noise=noise,
+        is_bound=is_bound,
+        dsnu=gain * float(np.sqrt(max(uneven, 0.0))),
+        prnu=float(np.sqrt(max(mean_of(response.astype(np.float32), lit), 0.0))),
     )
 
 
-def _gains(signal: Map, good: Bool[np.ndarray, "rows cols"], tile: Tile) -> Map:
+def _gains(signal: Map, good: Mask, in_tile: Sequence[Place]) -> Map:
     """Computes the gain of each site that evens out the light, with mean 1 over the good sites of each color."""
-    gains = np.ones_like(signal)
-    for channel in np.unique(tile):
-        of_color = np.zeros(signal.shape, bool)
-        for position, place in phases(tile):
-            of_color[place] = tile[position] == channel
-        of_color &= good
+    gains, channels = np.ones_like(signal), np.zeros(signal.shape, int)
+    for place in in_tile:
+        channels[place.sites] = place.channel
+    for channel in np.unique(channels):
+        of_color = (channels == channel) & good
         if of_color.any():
             light = signal[of_color].astype(float)
             inverse = 1 / np.maximum(light, _LEAST_LIGHT * light.mean())
@@ -289,19 +256,20 @@ def _gains(signal: Map, good: Bool[np.ndarray, "rows cols"], tile: Tile) -> Map:
     return gains
 
 
-def _points(flats: Flats, sites: Sequence[Site], lines: Sequence[Line], tile: Tile) -> list[Point]:
+def _points(flats: Flats, sites: Sequence[Site], lines: Sequence[Line]) -> list[Point]:
     """Averages the photon transfer curves of the places that see one color."""
-    spans = np.array([1 - site.black_level for site in sites])
-    fitted = np.stack([linear(means, span) for means, span in zip(flats.means, spans, strict=True)])
-    points, added = [], _above_dark(flats, lines)
-    for channel in np.unique(tile):
-        of_color = tile.ravel() == channel
-        means, variances = flats.means[of_color].mean(0), added[of_color].mean(0)
-        points += [
-            Point(int(channel), float(means[index]), float(variances[index]), bool(fitted[of_color, index].any()))
-            for index in range(len(means))
-        ]
-    return points
+    fitted = np.stack([linear(means, 1 - site.black_level) for means, site in zip(flats.means, sites, strict=True)])
+    added, channels = _above_dark(flats, lines), np.array([site.channel for site in sites])
+    return [
+        Point(int(channel), float(mean), float(variance), bool(is_fitted))
+        for channel in np.unique(channels)
+        for mean, variance, is_fitted in zip(
+            flats.means[channels == channel].mean(0),
+            added[channels == channel].mean(0),
+            fitted[channels == channel].any(0),
+            strict=True,
+        )
+    ]
 
 
 def _bits(numbers: float) -> int:

@@ -28,7 +28,7 @@ _HIDDEN = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Holds what the good sites of one color measure at one exposure.
+    """Holds the averages over the good sites of one color at one exposure.
 
     Attributes:
         channel: 0 for red, 1 for green, 2 for blue.
@@ -51,7 +51,7 @@ class Line:
         gain: electrons per unit.
         error: the standard error of the gain, as a fraction of it, for the noise of the measurement.
         rounding: likewise, for the rounding to digital numbers, which all places in the tile may share.
-        dark_variance: the temporal variance without light, as the flats have it: their rounding included.
+        dark_variance: the temporal variance of the flats without light, their rounding included.
     """
 
     gain: float
@@ -80,7 +80,7 @@ def fit(
         step: the distance of two digital numbers; 0 without rounding.
 
     Returns:
-        The line. Its gain is infinite or negative if light adds no noise.
+        The line, whose gain is infinite or negative if light adds no noise.
     """
     noise, rounding = _without_rounding(variances, step)
     weights = fitted / np.maximum(variances * np.sqrt(2 / degrees), np.finfo(np.float32).tiny) ** 2

@@ -5,14 +5,11 @@ from collections.abc import Sequence
 from statistics import fmean
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int
+from jaxtyping import Float, Float32
 
 from r2l_jax.calibration.defects import noise_deviations
-from r2l_jax.calibration.frames import Frames, Moments, phases
+from r2l_jax.calibration.frames import Frames, Map, Mask, Moments, Place, Tile, mean_of
 from r2l_jax.runtime.errors import InputError
-
-Map = Float32[np.ndarray, "rows cols"]
-Tile = Int[np.ndarray, "height width"]
 
 # Flats whose mean light differs by less than this fraction are one exposure.
 SAME_EXPOSURE = 0.03
@@ -39,10 +36,8 @@ def check_counts(dark: Frames, flat: Frames) -> None:
 def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], list[str]]:
     """Returns the moments of the darks, the first of them, how much the mean of each differs from it, and remarks.
 
-    The frames are brought to one level: a black level that drifts is no noise of the sites.
-
-    Raises:
-        InputError: the frames are too small, differ in size, or show light.
+    The frames are brought to one level: a black level that drifts is no noise of the sites. Refuses frames that are too
+    small or show light.
     """
     moments, first, zeros, drift = None, None, 0.0, []
     for frame in dark.of():
@@ -71,11 +66,7 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
 
 
 def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
-    """Returns the mean light of each flat, and the first flat.
-
-    Raises:
-        InputError: a flat has another size than the darks, no light, or saturated sites.
-    """
+    """Returns the mean light of each flat, and the first flat; refuses flats without light or with saturated sites."""
     usable = dark < np.median(dark) + 0.5 * (1 - np.median(dark))
     light, saturated, first = [], [], None
     for name, frame in zip(flat.names, flat.of(dark.shape), strict=True):
@@ -93,7 +84,7 @@ def read_light(flat: Frames, dark: Map) -> tuple[list[float], Map]:
 
 
 def _saturated(values: Float32[np.ndarray, " sites"]) -> float:
-    """Returns the fraction of sites that are saturated, or 0 if they are too few to matter."""
+    """Returns the fraction of saturated sites, or 0 if they are too few to matter."""
     highest = values.max()
     share = float((values == highest).mean())
     if highest >= 1 and share > _SATURATED:
@@ -105,11 +96,7 @@ def _saturated(values: Float32[np.ndarray, " sites"]) -> float:
 
 
 def group_exposures(flat: Frames, light: Sequence[float]) -> list[list[int]]:
-    """Groups flats by their mean light; returns the indices of each group, in the order of light.
-
-    Raises:
-        InputError: a flat is alone.
-    """
+    """Groups the indices of flats by mean light, in the order of light; refuses a flat that is alone."""
     groups: list[list[int]] = []
     for index in np.argsort(light, kind="stable").tolist():
         if groups and light[index] <= (1 + SAME_EXPOSURE) * light[groups[-1][0]]:
@@ -154,9 +141,8 @@ def read_flats(
     light: Sequence[float],
     exposures: Sequence[Sequence[int]],
     darks: Moments,
-    bad: Bool[np.ndarray, "rows cols"],
-    tile: Tile,
-    steps: Sequence[float],
+    bad: Mask,
+    places: Sequence[Place],
     threshold: float,
 ) -> Flats:
     """Sums up the flats of each exposure.
@@ -167,12 +153,11 @@ def read_flats(
         exposures: the indices of the flats of each exposure.
         darks: the moments of the darks.
         bad: the sites that deviate in the dark, which averages leave out.
-        tile: the tile of colors.
-        steps: the distance of two digital numbers at each place in it; 0 for continuous values.
+        places: the places in the tile.
         threshold: as for `measure`.
     """
     signal, squares, of_variance = (np.zeros_like(darks.mean) for _ in range(3))
-    means, variances, samples = np.zeros((3, tile.size, len(exposures)))
+    averages = np.zeros((3, len(places), len(exposures)))
     for exposure, indices in enumerate(exposures):
         moments = Moments(darks.mean.shape)
         mean = fmean(light[index] for index in indices)
@@ -183,41 +168,27 @@ def read_flats(
         signal += moments.count * of_exposure
         squares += moments.squares
         of_variance += degrees * of_exposure
-        for number, ((_, place), step) in enumerate(zip(phases(tile), steps, strict=True)):
-            averages = _averages(of_exposure[place], moments, darks, ~bad[place], place, step, threshold)
-            means[number, exposure], variances[number, exposure], samples[number, exposure] = averages
+        for number, place in enumerate(places):
+            averages[:, number, exposure] = _averages(of_exposure, moments, darks, ~bad, place, threshold)
     count = sum(map(len, exposures))
     degrees = count - len(exposures)
-    return Flats(
-        count,
+    signal, variance, of_variance = (
         signal / np.float32(count),
-        degrees,
         squares / np.float32(degrees),
         of_variance / np.float32(degrees),
-        means,
-        variances,
-        samples,
     )
+    return Flats(count, signal, degrees, variance, of_variance, *averages)
 
 
 def _averages(
-    signal: Map,
-    moments: Moments,
-    darks: Moments,
-    good: Bool[np.ndarray, "rows cols"],
-    place: tuple[slice, slice],
-    step: float,
-    threshold: float,
+    signal: Map, moments: Moments, darks: Moments, good: Mask, place: Place, threshold: float
 ) -> tuple[float, float, float]:
-    """Returns the mean light, the temporal variance, and the degrees of freedom of that, over the good sites."""
-    variance, dark = moments.variance[place], mean_of(darks.variance[place], good)
+    """Computes mean light, temporal variance, and its degrees of freedom over the good sites of a place."""
+    signal, variance, good = signal[place.sites], moments.variance[place.sites], good[place.sites]
+    dark = mean_of(darks.variance[place.sites], good)
     slope = max(mean_of(variance, good) - dark, 0.0) / max(mean_of(signal, good), TINY)
     expected = np.float32(dark) + np.maximum(signal, 0) * np.float32(slope)
+    rounding = max(place.step**2 / 12, TINY**2)
     # Sites that flicker in light alone would add to the variance.
-    good = good & (noise_deviations(variance, expected, moments.count - 1, max(step**2 / 12, TINY**2)) <= threshold)
+    good = good & (noise_deviations(variance, expected, moments.count - 1, rounding) <= threshold)
     return mean_of(signal, good), mean_of(variance, good), float(good.sum() * (moments.count - 1))
-
-
-def mean_of(values: Map, good: Bool[np.ndarray, "rows cols"]) -> float:
-    """Returns the mean over the good sites, or 0 without any."""
-    return float(values[good].mean(dtype=float)) if good.any() else 0.0

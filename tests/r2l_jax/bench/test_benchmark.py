@@ -8,7 +8,7 @@ from flax import nnx
 
 import isp
 import tasks
-from r2l_jax.bench import baselines, benchmark, compiling, inputs, rows, timing
+from r2l_jax.bench import baselines, benchmark, fresh, inputs, rows, timing
 from r2l_jax.runtime.errors import InputError
 
 # With smaller frames, the memory that the process needs otherwise would dominate.
@@ -201,8 +201,8 @@ def test_speed_is_shown_in_megapixels_per_second():
 
 
 def test_every_denoiser_is_compiled():
-    assert len(set(compiling.PIPELINES)) == 19
-    compiled = {algorithms[2] for algorithms in compiling.PIPELINES if algorithms}
+    assert len(set(fresh.PIPELINES)) == 19
+    compiled = {algorithms[2] for algorithms in fresh.PIPELINES if algorithms}
     assert compiled == set(isp.ALGORITHMS["denoise"]) - {"none"}
 
 
@@ -284,7 +284,7 @@ def test_ours_is_measured_in_full_when_a_baseline_fails_later(monkeypatch, tmp_p
 
 
 def test_compile_times_name_the_slowest(monkeypatch):
-    monkeypatch.setattr(compiling, "PIPELINES", (("none", "none", "none"),))
+    monkeypatch.setattr(fresh, "PIPELINES", (("none", "none", "none"),))
     row = measure("compile_gradient")
     assert row["note"] == "static_none_none_none"
     assert row["samples_ms"] == {"ours": [1e3 * row["value"]], row["note"]: [1e3 * row["value"]]}

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r2l_jax.calibration.frames import Frames, Moments, digital_numbers, phases
+from r2l_jax.calibration.frames import Frames, Moments, digital_numbers, places
 from r2l_jax.runtime.errors import InputError
 
 
@@ -15,14 +15,12 @@ def test_moments_are_mean_and_unbiased_variance():
     np.testing.assert_allclose(moments.variance, frames.var(0, ddof=1, dtype=float), rtol=2e-3)
 
 
-def test_phases_cover_a_map_once():
-    covered, tile = np.zeros((7, 11), int), np.zeros((2, 3))
-    places = []
-    for position, place in phases(tile):
-        covered[place] += 1
-        places.append(position)
+def test_places_cover_a_map_once():
+    covered, tile = np.zeros((7, 11), int), np.arange(6).reshape(2, 3)
+    for place in places(tile):
+        covered[place.sites] += 1
+        assert place.channel == tile[place.row, place.column]
     assert (covered == 1).all()
-    assert places == list(np.ndindex(2, 3))
 
 
 def rounded(values, numbers):
