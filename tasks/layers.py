@@ -22,8 +22,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from tasks import winograd
-from tasks._products import each_pixel_times
-from tasks._units import apart
+from tasks._cpu import apart, each_pixel_times
 
 # JAX may pass NumPy arrays to derivative rules: constants, and the cotangents that a user gives.
 AnyArray = Array | np.ndarray

@@ -17,7 +17,6 @@ Between the transforms, which are units of their own, images exist in memory as 
 with one array for all of them, XLA:CPU takes up to 1.4 times as long.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 
@@ -26,8 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from tasks._products import summed_products
-from tasks._units import apart
+from tasks._cpu import apart, summed_products
 
 # Rows of factors; tuples, which tell units apart.
 _Matrix = tuple[tuple[float, ...], ...]
@@ -68,32 +66,14 @@ _FEWEST_CHANNELS, _FEWEST_TILES = 64, 64
 # with 32 images of 128x128, which have 2**30, a step gains 0.13 s, a sixth; with images of 256x256, 0.7 s, a quarter.
 _FEWEST_PRODUCTS = 2**31
 
-# Part of the cache keys of compiled functions, so that both ways of a function are kept.
-_is_off = jax.make_user_context(default_value=False)
-
-
-def off() -> contextlib.AbstractContextManager[None]:
-    """Makes functions that are traced within this context convolve by the plain formula.
-
-    It is for programs that take a traced function apart or ship it to other devices, such as exporters.
-
-    Returns:
-        The context.
-    """
-    return _is_off(True)
-
 
 def is_faster(x: Float[Array, "batch height width inputs"], kernel: Float[Array, "size size inputs outputs"]) -> bool:
     """Tells whether `convolve` is faster than XLA's convolution with stride 1.
 
-    That is so on CPUs for large batches of images in float32 with many channels. Elsewhere the libraries of the devices
-    choose the way.
-
-    Args:
-        x: Images `(B, H, W, inputs)`.
-        kernel: Weights `(size, size, inputs, outputs)`.
+    It is on CPUs, for large batches of images in float32 with many channels. On other devices, their libraries choose
+    the method. A batch of unknown size, as in exported functions, is convolved with the plain formula.
     """
-    if _is_off.value or jax.default_backend() != "cpu" or kernel.shape[0] != _SIZE:
+    if jax.default_backend() != "cpu" or kernel.shape[0] != _SIZE or not isinstance(x.shape[0], int):
         return False
     if x.dtype != jnp.float32 or kernel.dtype != jnp.float32 or min(kernel.shape[2:]) < _FEWEST_CHANNELS:
         return False
@@ -108,13 +88,6 @@ def convolve(
     """Convolves images with a 3x3 kernel, with zeros beyond the border.
 
     Rounding errors are about 5e-6 of the largest value. Forward mode does not work.
-
-    Args:
-        x: Images `(B, H, W, inputs)`.
-        kernel: Weights `(3, 3, inputs, outputs)`.
-
-    Returns:
-        Images `(B, H, W, outputs)`.
     """
     return _convolved(x, kernel)
 

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
-from isp import cfa, color, denoise, sharpen
+from isp import balance, cfa, color
 
 RGB = np.random.default_rng(0).random((2, 4, 6, 3), np.float32)
 # Every way in which channels can be equal, including grays, primaries and secondaries.
 TIES = np.array(list(itertools.product((0, 0.25, 0.5, 1), repeat=3)), np.float32)[None]
+GAINS = np.float32([1.0, 2.0, 1.5])  # The least is that of red.
+RAISED = RGB * GAINS
 
 
 def test_white_balance_scales_channels():
@@ -45,38 +46,6 @@ def test_saturation_multiplies_u_and_v(amount):
     np.testing.assert_allclose(color.saturation(gray, amount), gray, atol=1e-6)
 
 
-def test_gradients_of_saturation_agree_with_finite_differences():
-    with jax.enable_x64(True):
-        check_grads(color.saturation, (jnp.array(RGB, jnp.float64), jnp.array(1.3)), 1, eps=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("rgb", "message"),
-    [
-        (np.zeros((3, 8, 8), np.float32), r"rgb must be \(..., H, W, 3\), channels last, got shape \(3, 8, 8\)"),
-        (np.zeros((8, 3), np.float32), r"rgb must be \(..., H, W, 3\), channels last, got shape \(8, 3\)"),
-        (np.zeros((8, 8, 3), np.uint8), "rgb must be floating point with white at 1, got uint8: divide by its white"),
-    ],
-)
-@pytest.mark.parametrize(
-    "function",
-    [
-        lambda rgb: color.white_balance(rgb, jnp.ones(3)),
-        lambda rgb: color.color_correct(rgb, jnp.eye(3)),
-        color.luma,
-        color.rgb_to_yuv,
-        color.rgb_to_hsv,
-        color.hsv_to_rgb,
-        sharpen.sharpening_filter,
-        lambda rgb: denoise.gaussian_blur(rgb, jnp.ones((5, 5))),
-        cfa.mosaic,
-    ],
-)
-def test_refuses_arrays_that_are_not_images(function, rgb, message, unchecked):
-    with pytest.raises(ValueError, match=message):
-        function(rgb)
-
-
 @pytest.mark.parametrize("rgb", [RGB, TIES], ids=["random", "ties"])
 def test_hsv_agrees_with_skimage(rgb):
     from skimage.color import hsv2rgb, rgb2hsv
@@ -102,16 +71,109 @@ def test_hsv_has_finite_gradients_everywhere(function, image):
     assert np.isfinite(rows).all()
 
 
-@pytest.mark.parametrize("function", [color.rgb_to_hsv, color.hsv_to_rgb])
-def test_gradients_agree_with_finite_differences(function):
-    with jax.enable_x64(True):
-        check_grads(function, (jnp.array(RGB, jnp.float64),), 1, eps=1e-6)
+@pytest.mark.parametrize("pattern", [*cfa.BAYER, "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"])
+def test_a_balanced_mosaic_is_the_mosaic_of_the_balanced_image(pattern):
+    expected = cfa.mosaic(color.white_balance(RGB, GAINS), pattern)
+    raw = cfa.mosaic(RGB, pattern)
+    np.testing.assert_array_equal(balance.balance_mosaic(raw, pattern=pattern, gains=GAINS), expected)
+    np.testing.assert_array_equal(
+        balance.balance_mosaic(raw, pattern=pattern, gains=GAINS, clip=True), np.minimum(expected, 1)
+    )
 
 
-@pytest.mark.parametrize("function", [color.rgb_to_hsv, color.hsv_to_rgb])
-def test_precision_is_kept_and_vmap_equals_batch_axes(function):
-    np.testing.assert_array_equal(jax.vmap(function)(RGB), function(RGB))
-    assert function(RGB).dtype == jnp.float32
-    with jax.enable_x64(True):
-        assert function(jnp.array(RGB)).dtype == jnp.float32
-        assert function(jnp.array(RGB, jnp.float64)).dtype == jnp.float64
+def test_a_saturated_mosaic_becomes_white():
+    for channels in itertools.permutations(0.5 * GAINS):
+        np.testing.assert_array_equal(
+            balance.balance_mosaic(jnp.ones((2, 2)), gains=jnp.array(channels), clip=True), 0.5
+        )
+
+
+@pytest.mark.parametrize("power", [1.0, 2.5, 6.0, 60.0])
+def test_gains_follow_the_minkowski_norm(power):
+    norms = (RGB.astype(np.float64) ** power).mean((1, 2)) ** (1 / power)
+    np.testing.assert_allclose(color.shades_of_gray(RGB, power), norms[:, 1:2] / norms, rtol=2e-5)
+
+
+def test_a_power_of_one_is_the_gray_world_and_a_great_one_the_white_patch():
+    means, tops = RGB.mean((1, 2)), RGB.max((1, 2))
+    np.testing.assert_allclose(color.shades_of_gray(RGB, 1.0), means[:, 1:2] / means, rtol=1e-5)
+    np.testing.assert_allclose(color.shades_of_gray(RGB, 1e4), tops[:, 1:2] / tops, rtol=1e-3)
+
+
+@pytest.mark.parametrize("light", [(0.4, 1.0, 0.7), (1.0, 1.0, 1.0)])
+@pytest.mark.parametrize("power", [1.0, 6.0])
+def test_a_gray_scene_becomes_gray_under_any_light(power, light):
+    scene = RGB[..., :1] * np.float32(light)
+    balanced = np.asarray(color.auto_white_balance(scene, power))
+    np.testing.assert_allclose(balanced, np.repeat(scene[..., 1:2], 3, -1), rtol=1e-5)
+
+
+def test_the_light_of_the_estimate_does_not_depend_on_exposure():
+    for exposure in (1e-6, 1e-2, 1e3):
+        np.testing.assert_allclose(color.shades_of_gray(exposure * RGB), color.shades_of_gray(RGB), rtol=1e-4)
+
+
+def test_share_mixes_estimate_and_camera_geometrically():
+    estimate = color.shades_of_gray(RGB)[:, None, None]
+    for share in (0.0, 0.3, 1.0):
+        expected = RGB * estimate**share * GAINS ** (1 - share)
+        np.testing.assert_allclose(color.auto_white_balance(RGB, 6.0, GAINS, share), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, 1.0])
+def test_black_negative_and_saturated_images_stay(value):
+    rgb = jnp.full((1, 1, 3), value)
+    np.testing.assert_array_equal(color.auto_white_balance(rgb), rgb)
+
+
+def test_a_channel_without_light_keeps_its_gain_of_one():
+    rgb = RGB.copy()
+    rgb[..., 2] = 0
+    gains = color.shades_of_gray(rgb)
+    np.testing.assert_array_equal(gains[:, 1:], 1)
+    np.testing.assert_allclose(gains[:, 0], color.shades_of_gray(RGB)[:, 0], rtol=1e-6)
+    rgb[..., 1] = 0
+    np.testing.assert_array_equal(color.shades_of_gray(rgb), 1)
+
+
+@pytest.mark.parametrize("gains", [(2.0, 1.0, 1.5), (1.2, 1.4, 0.7), (0.7, 1.4, 1.2)])
+@pytest.mark.parametrize("mode", ["clip", "desaturate"])
+def test_saturated_pixels_become_white_at_the_least_gain(mode, gains):
+    gains = jnp.array(gains)
+    saturated = jnp.ones((2, 3, 3)) * gains
+    np.testing.assert_array_equal(color.highlights(saturated, gains, mode), gains.min())
+
+
+@pytest.mark.parametrize("mode", ["clip", "desaturate"])
+def test_pixels_below_the_highlights_stay(mode):
+    dark = RAISED * 0.39  # No channel reaches 0.8 of its level, nor the level of white.
+    np.testing.assert_array_equal(color.highlights(dark, GAINS, mode), dark)
+    np.testing.assert_array_equal(color.highlights(-dark, GAINS, mode), -dark)
+
+
+def test_clip_is_a_minimum():
+    np.testing.assert_array_equal(color.highlights(RAISED, GAINS), np.minimum(RAISED, 1))
+
+
+def test_desaturate_fades_with_the_fullest_channel():
+    levels = RGB.max(-1, keepdims=True).astype(np.float64)
+    rise = np.clip((levels - 0.8) / 0.2, 0, 1)
+    fade = rise**2 * (3 - 2 * rise)
+    clipped = np.minimum(RAISED, 1)
+    np.testing.assert_allclose(color.highlights(RAISED, GAINS, "desaturate"), clipped + fade * (1 - clipped), atol=1e-6)
+
+
+def test_desaturate_takes_a_saturated_color_to_white_without_a_jump():
+    level = np.linspace(0.5, 1, 501, dtype=np.float32)
+    ramp = np.stack([level * 0.1, level * 2, level * 0.3], -1)[None]  # Only green saturates.
+    faded = np.asarray(color.highlights(ramp, GAINS, "desaturate"))
+    np.testing.assert_array_equal(faded[0, -1], 1)
+    assert np.abs(np.diff(faded, axis=1)).max() < 0.02
+    assert (np.diff(faded, axis=1) >= -1e-6).all()
+
+
+def test_highlights_refuse(unchecked):
+    with pytest.raises(ValueError, match="mode must be one of clip, desaturate, got 'blend'"):
+        color.highlights(RGB, GAINS, "blend")
+    with pytest.raises(ValueError, match=r"start must be in \[0, 1\), got 1"):
+        color.highlights(RGB, GAINS, "desaturate", start=1)

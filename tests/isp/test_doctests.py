@@ -1,43 +1,15 @@
 """Runs the examples of the public docstrings, and requires one of each public function of isp."""
 
 import doctest
-import importlib
 import inspect
-import pkgutil
 
 import numpy as np
 import pytest
+from public_names import public_names
 
 import isp
 
-
-def functions_and_classes(namespace):
-    """Finds public names that are defined in a module or a class, compiled functions included."""
-    for name in vars(namespace):
-        value = getattr(namespace, name)
-        defined_here = inspect.isclass(namespace) or getattr(value, "__module__", None) == namespace.__name__
-        if not name.startswith("_") and defined_here:
-            if inspect.isclass(value):
-                yield name, value
-                yield from ((f"{name}.{method}", each) for method, each in functions_and_classes(value))
-            elif inspect.isroutine(inspect.unwrap(value)):
-                yield name, value
-
-
-def documented():
-    """Finds all that must have an example, by full name.
-
-    `doctest.DocTestFinder` would miss functions that are wrapped by `jax.jit` or by the type checker of the tests.
-    """
-    modules = [info.name for info in pkgutil.iter_modules(isp.__path__, "isp.") if info.name != "isp._engine"]
-    found = {"isp": isp}
-    for module in modules:
-        members = functions_and_classes(importlib.import_module(module))
-        found |= {f"{module}.{name}": value for name, value in members}
-    return found
-
-
-DOCUMENTED = documented()
+DOCUMENTED = {"isp": isp, **public_names()}
 
 
 def run_examples(name, docstring):
@@ -55,21 +27,6 @@ def test_the_examples_are_true(name):
     count, report = run_examples(name, inspect.getdoc(DOCUMENTED[name]))
     assert count > 0, f"the docstring of {name} has no example"
     assert not report, report
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "isp.tone.gamma_correct",  # compiled
-        "isp.color.rgb_to_yuv",  # plain
-        "isp.demosaic.menon2007",  # compiled, with options
-        "isp.pipeline.Pipeline",
-        "isp.pipeline.Pipeline.trace",
-        "isp.camera.Camera.from_json",
-    ],
-)
-def test_functions_of_every_kind_are_found(name):
-    assert name in DOCUMENTED
 
 
 def test_every_public_function_of_the_design_is_found():

@@ -6,7 +6,6 @@ import numpy as np
 import optimised
 import pytest
 import variants
-from flax import nnx
 from jax.test_util import check_grads
 
 import isp
@@ -89,17 +88,17 @@ def test_parameters_that_differ_from_the_camera_do_not_claim_to_start_from_it():
 def test_every_parameter_has_a_range_and_a_finite_gradient_that_is_not_zero():
     module = isp.full(CAMERA)
     assert all(facts.has_range for facts in module.facts.values())
-    graphdef, params = nnx.split(module)
     weight = RNG.standard_normal((*RAW.shape, 3)).astype(np.float32)
-    gradients = jax.jit(jax.grad(lambda p, raw: (nnx.merge(graphdef, p)(raw) * weight).sum(), (0, 1)))(params, RAW)
-    assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
-    for name in module.facts:
-        assert np.any(gradients[0][name][...]), name
+    gradients = jax.jit(jax.grad(lambda p, raw: (module.with_values(p)(raw) * weight).sum(), (0, 1)))
+    for raw in (RAW, 0 * RAW, 0 * RAW + 0.5, 0 * RAW + 1):
+        found = gradients(module.parameters(), raw)
+        assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(found))
+        assert raw is not RAW or all(np.any(gradient) for gradient in found[0].values())
 
 
 @pytest.mark.parametrize(
     "pattern",
-    variants.quick(2, ["RGGB", "/".join(["GGRGGB", "GGBGGR", "BRGRBG", "GGBGGR", "GGRGGB", "RBGBRG"]), "MONO"]),
+    variants.quick(1, ["RGGB", "/".join(["GGRGGB", "GGBGGR", "BRGRBG", "GGBGGR", "GGRGGB", "RBGBRG"]), "MONO"]),
 )
 def test_sites_without_a_number_spoil_nothing(pattern):
     levels = {"RGGB": 4, "MONO": 1}.get(pattern, 3)
@@ -108,11 +107,10 @@ def test_sites_without_a_number_spoil_nothing(pattern):
     raw = (0.2 + 0.003 * x + 0.002 * y + 0.002 * RNG.standard_normal((96, 36))).astype(np.float32)
     spoilt = raw.copy()
     spoilt[12, 16], spoilt[12, 18], spoilt[0, 0], spoilt[20, 30] = np.nan, np.nan, np.inf, -np.inf
-    repaired = np.asarray(isp.repair.defects(spoilt, 1.0, pattern))
+    repaired = np.asarray(isp.repair.defects(spoilt, threshold=1.0, pattern=pattern))
     np.testing.assert_allclose(module(spoilt), module(repaired), atol=1e-5)
     np.testing.assert_allclose(module(spoilt)[64:], module(raw)[64:], atol=1e-5)
-    graphdef, params = nnx.split(module)
-    gradients = jax.jit(jax.grad(lambda p, raw: nnx.merge(graphdef, p)(raw).sum(), (0, 1)))(params, spoilt)
+    gradients = jax.jit(jax.grad(lambda p, raw: module.with_values(p)(raw).sum(), (0, 1)))(module.parameters(), spoilt)
     assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
 
 
@@ -131,22 +129,15 @@ def test_the_gradient_of_each_parameter_agrees_with_finite_differences():
             check_grads(rendered, (value,), 1, ["rev"], eps=1e-7, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(2, 2), *(pytest.param(size, marks=pytest.mark.slow) for size in ((2, 6), (6, 2)))])
-@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_tiny_and_constant_mosaics_have_finite_values_and_gradients(size, level):
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(2, 2), (2, 6), (6, 2)])
+def test_tiny_mosaics_have_finite_values_and_gradients(size):
     module = isp.full(CAMERA)
-    graphdef, params = nnx.split(module)
-    raw = jnp.full(size, level)
-    gradients = jax.grad(lambda p, raw: nnx.merge(graphdef, p)(raw).sum(), (0, 1))(params, raw)
-    assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(gradients))
-    rgb = np.asarray(module(raw))
-    assert rgb.min() >= 0
-    assert rgb.max() <= 1
-
-
-def test_vmap_over_parameters_equals_one_by_one():
-    graphdef, params = nnx.split(isp.full(CAMERA))
-    sets = [jax.tree.map(lambda p, factor=factor: factor * p, params) for factor in (1.0, 0.9)]
-    rgb = jax.vmap(lambda p: nnx.merge(graphdef, p)(RAW))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *sets))
-    for i, single in enumerate(sets):
-        np.testing.assert_allclose(rgb[i], nnx.merge(graphdef, single)(RAW), atol=2e-5)
+    gradients = jax.jit(jax.grad(lambda p, raw: module.with_values(p)(raw).sum(), (0, 1)))
+    for level in (0.0, 0.5, 1.0):
+        raw = jnp.full(size, level)
+        found = gradients(module.parameters(), raw)
+        assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(found))
+        rgb = np.asarray(module(raw))
+        assert rgb.min() >= 0
+        assert rgb.max() <= 1

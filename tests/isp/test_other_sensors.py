@@ -1,7 +1,5 @@
 """The pipelines of the study on sensors other than Bayer, and on mosaics of odd contents."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,17 +121,6 @@ def test_odd_contents_give_finite_images_and_gradients(pattern, value, size):
         assert np.isfinite(image), name
         for gradient in jax.tree.leaves(gradients):
             assert np.isfinite(gradient).all(), name
-
-
-def test_a_second_mosaic_does_not_compile_again():
-    pipeline = isp.parametrized(camera(QUAD))
-    pipeline(RAW)
-    with jax.log_compiles(False):
-        before = isp.pipeline._run._cache_size()
-        pipeline(RAW + 0.01)
-        dataclasses.replace(camera(QUAD))
-        isp.parametrized(camera(QUAD)).with_values({"gamma_correct": 1.8})(RAW)
-        assert isp.pipeline._run._cache_size() == before
 
 
 @pytest.mark.parametrize("pattern", [QUAD, XTRANS, "MONO"])

@@ -72,14 +72,6 @@ def test_the_blur_starts_as_a_gaussian():
     np.testing.assert_allclose(blur, gaussian / gaussian.sum(), rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("size", [(4, 6), (2, 8)])
-def test_an_additive_layer_has_one_size(size):
-    pipeline = isp.parametrized(CAMERA, additive_layer=(4, 8))
-    message = rf"raw must have the additive layer's height and width \(4, 8\), got \({size[0]}, {size[1]}\)"
-    with pytest.raises(ValueError, match=message):
-        pipeline(jnp.zeros(size))
-
-
 def test_an_additive_layer_may_darken_and_brighten():
     facts = PIPELINES[0].facts["additive_layer"]
     assert (facts.low, facts.high, facts.width) == (-1, 1, 1)

@@ -7,8 +7,10 @@ from flax import nnx
 from tasks.layers import BatchNorm, Conv, max_pool, relu
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 5), (7, 8), (8, 7)])
-@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"),
+    [((7, 8), 1, 1), ((8, 7), 1, 2), ((1, 1), 3, 1), ((7, 8), 3, 1), ((2, 5), 3, 2), ((8, 7), 3, 2), ((7, 8), 7, 2)],
+)
 def test_convolution(size, kernel, stride):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
     conv = Conv(3, 5, kernel, stride=stride, rngs=nnx.Rngs(0))
@@ -18,7 +20,7 @@ def test_convolution(size, kernel, stride):
     np.testing.assert_allclose(nnx.jit(conv)(x), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (8, 7)])
+@pytest.mark.parametrize("size", [(1, 1), (7, 8), (8, 7)])
 def test_max_pool(size):
     x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
 
@@ -35,22 +37,7 @@ def test_max_pool_gives_the_gradient_to_the_first_of_equal_maxima():
     gradient = jax.jit(jax.grad(lambda x: max_pool(x).sum()))(x)[0, :, :, 0]
     # The first pixels of the four windows inside the image are (0, 0), (0, 1), (1, 0) and (1, 1).
     np.testing.assert_array_equal(gradient, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
-
-
-def test_max_pool_passes_nan_on():
-    x = jnp.zeros((1, 4, 4, 1)).at[0, 1, 1, 0].set(jnp.nan)
-    assert jnp.isnan(max_pool(x)).all()
-
-
-def test_running_statistics_follow_pytorch():
-    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
-    norm = BatchNorm(5, rngs=nnx.Rngs(0))
-    y = norm(x)
-    pixels = np.asarray(x, float).reshape(-1, 5)
-    mean, var = pixels.mean(0), pixels.var(0)
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
-    np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * pixels.var(0, ddof=1), rtol=1e-5)
+    assert jnp.isnan(max_pool(x.at[0, 1, 1, 0].set(jnp.nan))).all()
 
 
 def plain_batch_norm(x, scale, bias):
@@ -86,30 +73,24 @@ def test_relu_and_its_gradient():
     np.testing.assert_array_equal(jax.grad(lambda x: (3 * relu(x)).sum())(x), [0, 0, 0, 3, 3, 0])
 
 
-def test_evaluation_uses_the_running_statistics_without_moving_them():
+def test_the_running_statistics_follow_pytorch_and_stay_in_evaluation():
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
-    norm(3 + jax.random.normal(jax.random.key(0), (2, 3, 4, 5)))
-    norm.eval()
-    mean, var = norm.mean[...], norm.var[...]
-    x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5))
-    np.testing.assert_allclose(norm(x), (x - mean) / jnp.sqrt(var + 1e-5), atol=1e-6)
-    np.testing.assert_array_equal(norm.mean[...], mean)
-    np.testing.assert_array_equal(norm.var[...], var)
-
-
-def test_a_call_may_choose_the_running_statistics():
-    norm, x = BatchNorm(5, rngs=nnx.Rngs(0)), jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
     np.testing.assert_allclose(norm(x, use_running_average=True), x / np.sqrt(1 + 1e-5), rtol=1e-6)
     np.testing.assert_array_equal(norm.mean[...], 0)
+    pixels = np.asarray(x, float).reshape(-1, 5)
+    np.testing.assert_allclose(norm(x), (x - pixels.mean(0)) / np.sqrt(pixels.var(0) + 1e-5), atol=1e-5)
+    mean, var = 0.1 * pixels.mean(0), 0.9 + 0.1 * pixels.var(0, ddof=1)
+    norm.eval()
+    np.testing.assert_allclose(norm(x), (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], var, rtol=1e-5)
 
 
-def test_refuses_a_mask():
-    with pytest.raises(ValueError, match=r"batch norm takes no mask, got one of shape \(2, 3\)"):
-        BatchNorm(5, rngs=nnx.Rngs(0))(jnp.zeros((2, 3, 4, 5)), mask=jnp.ones((2, 3)))
-
-
-def test_one_value_per_channel_cannot_be_normalized():
+def test_batch_norm_refuses_a_mask_and_one_value_per_channel():
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"batch norm takes no mask, got one of shape \(2, 3\)"):
+        norm(jnp.zeros((2, 3, 4, 5)), mask=jnp.ones((2, 3)))
     with pytest.raises(ValueError, match=r"more than one value per channel to train, got shape \(1, 1, 1, 5\)"):
         norm(jnp.zeros((1, 1, 1, 5)))
 

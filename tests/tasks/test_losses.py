@@ -1,3 +1,4 @@
+import itertools
 import pathlib
 
 import jax
@@ -60,7 +61,7 @@ def test_dice_takes_every_type_of_target():
         np.testing.assert_array_equal(dice(logits[..., 0], targets[..., 0].astype(dtype)), expected)
 
 
-def test_dice_ignores_padding():
+def test_dice_ignores_padding_and_counts_by_weight():
     logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
     padded = [jnp.concatenate([array, array[:2]]) for array in (logits, targets)]
     value, gradient = dice_and_gradient(*padded, jnp.array([1.0, 1, 1, 0, 0]))
@@ -68,32 +69,21 @@ def test_dice_ignores_padding():
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     np.testing.assert_allclose(gradient[:3], expected_gradient, rtol=1e-5, atol=1e-9)
     assert not gradient[3:].any()
-
-
-def test_a_sample_of_weight_two_counts_twice_in_dice():
-    logits, targets = (jnp.asarray(GOLDEN[name]) for name in ("logits", "target"))
     twice = dice(*(jnp.concatenate([array, array[:1]]) for array in (logits, targets)))
     np.testing.assert_allclose(dice(logits, targets, jnp.array([2.0, 1, 1])), twice, rtol=1e-6)
 
 
-@pytest.mark.parametrize("set_pixels", [0, 5])
-@pytest.mark.parametrize("logit", [-1e4, -100.0, 0.0, 100.0, 1e4])
-def test_the_gradient_of_dice_is_finite(set_pixels, logit):
-    targets = jnp.asarray(np.arange(16).reshape(1, 4, 4) < set_pixels, jnp.float32)
-    for weights in (jnp.ones(1), jnp.zeros(1)):
-        assert np.isfinite(dice_and_gradient(jnp.full((1, 4, 4), logit), targets, weights)[1]).all()
+def test_the_gradient_of_dice_is_finite():
+    for logit, set_pixels, weight in itertools.product((-1e4, -100.0, 0.0, 100.0, 1e4), (0, 5), (0.0, 1.0)):
+        targets = jnp.asarray(np.arange(16).reshape(1, 4, 4) < set_pixels, jnp.float32)
+        _, gradient = dice_and_gradient(jnp.full((1, 4, 4), logit), targets, jnp.array([weight]))
+        assert np.isfinite(gradient).all(), (logit, set_pixels, weight)
 
 
 def test_the_gradient_of_dice_for_a_large_logit_does_not_vanish():
     _, gradient = dice_and_gradient(jnp.full((1, 1, 2), 30.0), jnp.array([[[1.0, 0]]]))
     # 1 - 2 p / (p + q + 1) at p = q = 1, times the slope of the sigmoid.
     np.testing.assert_allclose(gradient[0, 0], np.exp(-30) * np.array([-4 / 9, 2 / 9]), rtol=1e-4)
-
-
-def test_dice_needs_equal_shapes(unchecked):
-    message = r"targets must have the shape of the logits, \(2, 4, 4, 1\), got \(2, 4, 4\)"
-    with pytest.raises(ValueError, match=message):
-        dice(jnp.zeros((2, 4, 4, 1)), jnp.zeros((2, 4, 4)))
 
 
 def scipy_ssim(image_a, image_b):
@@ -117,17 +107,12 @@ def test_ssim_agrees_with_scipy(size):
     np.testing.assert_allclose(actual, scipy_ssim(image_a, image_b), rtol=1e-5)
 
 
-def test_ssim_is_one_for_equal_images_and_symmetric():
-    image_a, image_b = (jnp.asarray(GOLDEN[name]) for name in ("image_a", "image_b"))
-    np.testing.assert_allclose(ssim(image_a, image_a), 1, rtol=1e-6)
-    np.testing.assert_allclose(ssim(image_a, image_b), ssim(image_b, image_a), rtol=1e-6)
-
-
 def test_ssim_of_each_image_and_its_gradient():
     image_a, image_b = (jnp.asarray(GOLDEN[name]) for name in ("image_a", "image_b"))
     each = jax.vmap(ssim)(image_a, image_b)
     np.testing.assert_allclose(each[1], ssim(image_a[1], image_b[1]), rtol=1e-6)
     np.testing.assert_allclose(each.mean(), GOLDEN["ssim"], rtol=1e-6)
+    np.testing.assert_allclose(ssim(image_a, image_a), 1, rtol=1e-6)
     with jax.enable_x64():
         small = (jnp.asarray(image[0, :6, :5], float) for image in (GOLDEN["image_a"], GOLDEN["image_b"]))
         check_grads(ssim, tuple(small), order=1, modes=["rev"])
@@ -136,6 +121,9 @@ def test_ssim_of_each_image_and_its_gradient():
     np.testing.assert_allclose(jax.grad(ssim)(flat, flat), 0, atol=1e-6)
 
 
-def test_ssim_needs_equal_shapes(unchecked):
+def test_shapes_must_be_equal(unchecked):
+    message = r"targets must have the shape of the logits, \(2, 4, 4, 1\), got \(2, 4, 4\)"
+    with pytest.raises(ValueError, match=message):
+        dice(jnp.zeros((2, 4, 4, 1)), jnp.zeros((2, 4, 4)))
     with pytest.raises(ValueError, match=r"images must have the same shape, got \(8, 8, 3\) and \(1, 8, 8, 3\)"):
         ssim(jnp.zeros((8, 8, 3)), jnp.zeros((1, 8, 8, 3)))

@@ -43,14 +43,7 @@ def normal(*shape):
     return jnp.asarray(RNG.normal(size=shape), jnp.float32)
 
 
-def test_the_matrices_filter_exactly():
-    window, kernel = RNG.integers(-9, 10, 6), RNG.integers(-9, 10, 3)
-    output, of_kernel, of_input = map(np.array, (winograd._OUTPUT, winograd._KERNEL, winograd._INPUT))
-    filtered = output @ ((of_kernel @ kernel) * (of_input @ window))
-    np.testing.assert_allclose(filtered, np.correlate(window, kernel, "valid"), atol=1e-12)
-
-
-@pytest.mark.parametrize("size", variants.quick(2, [(8, 12), (7, 9), (4, 4), (1, 2), (5, 16)]))
+@pytest.mark.parametrize("size", variants.quick(1, [(7, 9), (8, 12), (4, 4), (1, 2), (5, 16)]))
 def test_images_and_gradients_are_those_of_the_plain_formula(size):
     x, kernel, gradient = normal(2, *size, 5), normal(3, 3, 5, 7), normal(2, *size, 7)
     (image, gradients), (expected, expected_gradients) = (
@@ -73,12 +66,6 @@ def test_a_batch_of_batches():
     np.testing.assert_allclose(batched, jax.vmap(plain, (0, None))(x, kernel), atol=1e-4)
 
 
-def test_derivatives_take_numpy_arrays():
-    x, kernel = (np.asarray(array) for array in (normal(1, 4, 4, 2), normal(3, 3, 2, 2)))
-    _, back = jax.vjp(winograd.convolve, x, kernel)
-    assert [gradient.shape for gradient in back(np.ones((1, 4, 4, 2), np.float32))] == [x.shape, kernel.shape]
-
-
 @pytest.mark.cpu
 @pytest.mark.parametrize(
     ("x", "kernel", "expected"),
@@ -97,11 +84,11 @@ def test_large_batches_of_many_channels_are_filtered(x, kernel, expected):
 
 
 @pytest.mark.cpu
-def test_other_devices_types_and_programs_convolve(monkeypatch):
+def test_other_devices_types_and_batches_of_any_size_convolve_plainly(monkeypatch):
     assert is_faster(*LARGE)
     assert not is_faster(*LARGE, dtype="bfloat16")
-    with winograd.off():
-        assert not is_faster(*LARGE)
+    any_batch = jax.export.symbolic_shape("B, 64, 64, 64")
+    assert not is_faster(any_batch, LARGE[1])
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert not is_faster(*LARGE)
 
@@ -115,8 +102,6 @@ def test_a_layer_filters_where_that_is_faster():
         return str(jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, x)).count("conv_general")
 
     assert (convolutions(stride=1), convolutions(stride=2)) == (0, 1)
-    with winograd.off():
-        assert convolutions(stride=1) == 1
 
 
 SEVERAL_DEVICES = """
@@ -135,6 +120,7 @@ np.testing.assert_allclose(found, winograd.convolve(x, kernel), atol=1e-5)
 
 
 @pytest.mark.cpu
+@pytest.mark.slow
 def test_several_devices_filter_their_parts():
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "2"}
     subprocess.run([sys.executable, "-c", SEVERAL_DEVICES], env=environment, check=True)

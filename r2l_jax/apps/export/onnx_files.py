@@ -17,7 +17,6 @@ from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.quiet import errors_only
-from tasks import winograd
 
 # Runs of a file, of which the median counts.
 _RUNS = 5
@@ -53,7 +52,7 @@ def write(part: Part, target: Path) -> None:
     jax2onnx, onnx, onnxruntime = map(_package, ("jax2onnx", "onnx", "onnxruntime"))
     (batch,) = jax.export.symbolic_shape("B")
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
-    with isp.plain(), winograd.off():
+    with isp.plain():
         function = core.jaxpr_as_fun(folded(part, inputs))
     # It would warn that some of the types are left out, which readers infer.
     with errors_only("onnx_ir"):

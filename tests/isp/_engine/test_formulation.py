@@ -56,7 +56,7 @@ def test_the_plain_formulation_computes_the_same_numbers_for_any_number_of_image
 
 
 @pytest.mark.parametrize("border", variants.quick(1, ["mirror", "zero", "symmetric"]))
-@pytest.mark.parametrize("periods", [(1, 1), (2, 2), (2, 1)])
+@pytest.mark.parametrize("periods", variants.quick(1, [(2, 2), (1, 1), (2, 1)]))
 def test_stencils_are_convolutions_of_the_same_value_and_gradient(border, periods):
     rng = np.random.default_rng(1)
     planes = tuple(rng.standard_normal((2, 2, 6, 8)).astype(np.float32))

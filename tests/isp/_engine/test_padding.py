@@ -20,21 +20,15 @@ def with_numpy(plane, rows, cols, border):
 
 @pytest.mark.parametrize("border", NUMPY_MODES)
 @pytest.mark.parametrize(("shape", "rows", "cols"), SHAPES)
-@pytest.mark.parametrize("dtype", [np.float32, bool])
-def test_planes_are_padded_as_by_numpy(border, shape, rows, cols, dtype):
-    plane = (np.random.default_rng(0).random(shape) * 2).astype(dtype)
-    padded = padding.pad(jnp.array(plane), rows, cols, border).plane
-    np.testing.assert_array_equal(padded, with_numpy(plane, rows, cols, border))
-
-
-@pytest.mark.parametrize("border", NUMPY_MODES)
-@pytest.mark.parametrize(("shape", "rows", "cols"), SHAPES)
-def test_unpadding_is_the_transpose_of_padding(border, shape, rows, cols):
-    plane = jax.ShapeDtypeStruct(shape, np.float32)
+def test_padding_is_that_of_numpy_and_unpadding_its_transpose(border, shape, rows, cols):
+    plane = np.random.default_rng(0).random(shape, np.float32)
+    for values in (plane, plane > 0.5) if rows == 2 else (plane,):
+        found = padding.pad(jnp.array(values), rows, cols, border).plane
+        np.testing.assert_array_equal(found, with_numpy(values, rows, cols, border))
     padded = np.random.default_rng(1).random((*shape[:-2], shape[-2] + 2 * rows, shape[-1] + 2 * cols), np.float32)
     mode = NUMPY_MODES[border]
     margins = [(0, 0)] * (len(shape) - 2) + [(rows, rows), (cols, cols)]
-    (expected,) = jax.linear_transpose(lambda plane: jnp.pad(plane, margins, mode), plane)(padded)
+    (expected,) = jax.jit(jax.linear_transpose(lambda plane: jnp.pad(plane, margins, mode), plane))(padded)
     np.testing.assert_array_equal(padding.unpad(jnp.array(padded), rows, cols, border), expected)
 
 

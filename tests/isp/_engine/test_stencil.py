@@ -24,8 +24,9 @@ def correlate_plainly(planes, kernels, border):
     return results
 
 
-@pytest.mark.parametrize("border", SCIPY_MODES)
-@pytest.mark.parametrize("shape", [(3, 3), (5, 5), (1, 5), (7, 3)])
+@pytest.mark.parametrize(
+    ("border", "shape"), zip([*SCIPY_MODES, "mirror"], [(3, 3), (5, 5), (1, 5), (7, 3)], strict=True)
+)
 def test_correlate_agrees_with_scipy(border, shape):
     image = RNG.random((2, 3, 12, 9), np.float32)
     kernel = RNG.normal(size=shape).astype(np.float32)
@@ -44,47 +45,37 @@ def test_channels_are_mixed_by_out_then_in():
         np.testing.assert_allclose(result[..., out], expected, atol=2e-6)
 
 
-@pytest.mark.parametrize("border", SCIPY_MODES)
-@pytest.mark.parametrize(
-    ("periods", "sides"),
-    [
-        *[((1, 1), (5, 3)), ((2, 2), (3, 3)), ((1, 2), (1, 5)), ((2, 1), (3, 1))],
-        pytest.param((2, 2), (5, 5), marks=pytest.mark.slow),
-    ],
-)
-def test_kernels_repeat_with_the_position(border, periods, sides):
-    with jax.enable_x64(True):
-        planes = RNG.normal(size=(2, 3, 8, 10))
-        kernels = RNG.normal(size=(3, 2, *sides, *periods))
-        kernels[0, 0, 0, 0] = 0  # A tap that is left out.
-        expected = correlate_plainly(planes, kernels, border)
-        constant = jax.jit(lambda planes: stencil.correlate_planes(tuple(planes), kernels, border))(planes)
-        learned = jax.jit(lambda planes, kernels: stencil.correlate_planes(tuple(planes), kernels, border))
-        for result in (constant, learned(planes, kernels)):
-            np.testing.assert_allclose(result, expected, atol=1e-13)
+KERNELS = [  # The sides and the periods of kernels, and the borders.
+    ((5, 3), (1, 1), "zero"),
+    ((3, 3), (2, 2), "mirror"),
+    ((1, 5), (1, 2), "symmetric"),
+    ((3, 1), (2, 1), "symmetric"),
+    ((3, 3), (2, 2), "zero"),
+    *(((5, 3), (1, 1), border) for border in ("mirror", "symmetric")),
+    *((sides, (2, 2), border) for sides in ((3, 3), (5, 5)) for border in SCIPY_MODES),
+]
 
 
-@pytest.mark.parametrize("border", SCIPY_MODES)
-@pytest.mark.parametrize(
-    ("periods", "sides"),
-    [
-        *[((1, 1), (5, 3)), ((2, 2), (3, 3)), ((1, 2), (1, 5)), ((2, 1), (3, 1))],
-        pytest.param((2, 2), (5, 5), marks=pytest.mark.slow),
-    ],
-)
-def test_gradients_of_a_bilinear_map(border, periods, sides):
+@pytest.mark.parametrize("kernel", variants.quick(5, KERNELS))
+def test_kernels_repeat_with_the_position_and_gradients_are_those_of_a_bilinear_map(kernel):
     """Checks <df^T g, dx> = <g, df dx>, where df dx is the formula itself for a changed plane or kernel."""
+    sides, periods, border = kernel
     with jax.enable_x64(True):
         planes, other = RNG.normal(size=(2, 2, 3, 8, 10))
         kernels, change = RNG.normal(size=(2, 3, 2, *sides, *periods))
+        kernels[0, 0, 0, 0] = 0  # A tap that is left out.
         weight = RNG.normal(size=(3, 3, 8, 10))
 
         @jax.jit
-        def gradients(planes, kernels, weight):
-            _, pullback = jax.vjp(lambda p, k: stencil.correlate_planes(tuple(p), k, border), planes, kernels)
-            return pullback(tuple(weight))
+        def learned(planes, kernels, weight):
+            results, pullback = jax.vjp(lambda p, k: stencil.correlate_planes(tuple(p), k, border), planes, kernels)
+            return results, *pullback(tuple(weight))
 
-        planes_gradient, kernels_gradient = gradients(planes, kernels, weight)
+        results, planes_gradient, kernels_gradient = learned(planes, kernels, weight)
+        constant = jax.jit(lambda planes: stencil.correlate_planes(tuple(planes), kernels, border))(planes)
+        expected = correlate_plainly(planes, kernels, border)
+        for found in (results, constant):
+            np.testing.assert_allclose(found, expected, atol=1e-13)
         for gradient, moved, expected in (
             (planes_gradient, other, correlate_plainly(other, kernels, border)),
             (kernels_gradient, change, correlate_plainly(planes, change, border)),
@@ -92,7 +83,7 @@ def test_gradients_of_a_bilinear_map(border, periods, sides):
             np.testing.assert_allclose((gradient * moved).sum(), (weight * expected).sum(), rtol=1e-10)
 
 
-@pytest.mark.parametrize("row_period", [1, 2])
+@pytest.mark.parametrize("row_period", variants.quick(1, [2, 1]))
 def test_gradients_of_kernels_are_the_same_in_parts(row_period, monkeypatch):
     """The last of three parts has four rows less than the others."""
     with jax.enable_x64(True):
@@ -109,9 +100,12 @@ def test_gradients_of_kernels_are_the_same_in_parts(row_period, monkeypatch):
         np.testing.assert_allclose(in_parts.compile()(kernels), whole.compile()(kernels), rtol=1e-12)
 
 
-@pytest.mark.parametrize("border", SCIPY_MODES)
-@pytest.mark.parametrize("shape", variants.quick(2, [(3, 3, 3), (2, 5, 1), (1, 1, 7)]))
-def test_images_of_mosaics_agree_with_scipy_for_constants_and_for_kernels_to_learn(border, shape):
+@pytest.mark.parametrize(
+    "case",
+    variants.quick(2, [("mirror", (3, 3, 3)), ("symmetric", (2, 5, 1)), ("zero", (3, 3, 3)), ("zero", (1, 1, 7))]),
+)
+def test_images_of_mosaics_agree_with_scipy_for_constants_and_for_kernels_to_learn(case):
+    border, shape = case
     raw = RNG.random((2, 3, 12, 10), np.float32)
     kernels = np.where(RNG.random((*shape, 2, 2)) < 0.3, 0, RNG.normal(size=(*shape, 2, 2))).astype(np.float32)
     planes = correlate_plainly(raw.reshape(1, 6, 12, 10), kernels[:, None], border)

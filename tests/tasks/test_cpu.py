@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks._products import each_pixel_times, summed_products
+from tasks._cpu import each_pixel_times, summed_products
 
 
 def normal(seed, *shape):

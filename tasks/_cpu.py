@@ -1,26 +1,49 @@
-"""Products of matrices with the channels of all pixels, in forms that XLA:CPU computes fast."""
+"""Units and products of matrices, in forms that XLA:CPU computes fast."""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
-from tasks._units import apart
+
+@functools.cache
+def apart(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]:
+    """Makes a function of arrays a unit of its own on CPUs: its operands and results exist in memory.
+
+    Without this, XLA:CPU may compute a function again for each of its readers. On other devices the function stays as
+    it is. Units of the same function and static arguments are the same, so that each is traced once for its shapes.
+
+    Args:
+        function: Takes the static arguments, followed by arrays.
+        *static: The static arguments.
+    """
+
+    def inner(*arrays: Any) -> Any:
+        # Without this, the functions that are called within would inherit "false".
+        with set_xla_metadata(inlineable="true"):
+            return function(*static, *arrays)
+
+    unit = jax.jit(inner)
+
+    def outer(*arrays: Any) -> Any:
+        if jax.default_backend() != "cpu":
+            return function(*static, *arrays)
+        with set_xla_metadata(inlineable="false"):
+            return unit(*arrays)
+
+    return outer
 
 
 @jax.custom_vjp
 def each_pixel_times(
     x: Float[Array, "*pixels inputs"], matrix: Float[Array, "inputs outputs"]
 ) -> Float[Array, "*pixels outputs"]:
-    """Multiplies the channels of each pixel by a matrix. Forward mode does not work.
-
-    Args:
-        x: Images `(..., inputs)`.
-        matrix: Weights `(inputs, outputs)`.
-
-    Returns:
-        Images `(..., outputs)`.
-    """
+    """Multiplies the channels of each pixel by a matrix. Forward mode does not work."""
     # As matrices: XLA:CPU would copy the images to an order in which it can contract several axes.
     return (x.reshape(-1, x.shape[-1]) @ matrix).reshape(*x.shape[:-1], -1)
 
@@ -41,15 +64,7 @@ each_pixel_times.defvjp(_forward, _backward)
 def summed_products(
     x: Float[Array, "*pixels first"], y: Float[Array, "*pixels second"]
 ) -> Float[Array, "first second"]:
-    """Computes the products of the channels of two images, summed over all pixels.
-
-    Args:
-        x: Images `(..., first)`.
-        y: Images `(..., second)`.
-
-    Returns:
-        The sums `(first, second)`, in the precision of the images.
-    """
+    """Computes the products of the channels of two images, summed over all pixels, in the precision of the images."""
     x, y = (image.reshape(-1, image.shape[-1]) for image in (x, y))
     if jax.default_backend() != "cpu":
         return x.T @ y

@@ -1,0 +1,224 @@
+"""The contract of every public function that processes batches of mosaics or images."""
+
+import functools
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from public_names import public_names
+
+import isp
+
+SHAPES = {"mosaic": (8, 10), "image": (8, 10, 3), "plane": (8, 10), "planes": (8, 10, 3), "phases": (4, 5, 4)}
+MOSAIC, IMAGE = "mosaic", "image"
+GAINS = np.float32([1.0, 2.0, 1.5])
+MATRIX = np.float32([[1.5, -0.3, -0.2], [-0.2, 1.7, -0.5], [0.1, -0.3, 1.3]])
+KERNEL = np.random.default_rng(1).normal(size=(5, 5)).astype(np.float32)
+DRONE = isp.CAMERAS["drone"]
+XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+
+
+def number(value):
+    return np.array(value, np.float32)
+
+
+# By the names of the functions: one input, and arguments. NumPy arrays among them have gradients.
+EXAMPLES = {
+    "auto_white_balance": (IMAGE, {"power": number(2.5), "camera_gains": GAINS, "share": number(0.4)}),
+    "balance_mosaic": (MOSAIC, {"pattern": "GRBG", "gains": GAINS, "clip": True}),
+    "bilateral": (IMAGE, {"sigma_spatial": number(0.9), "sigma_color": number(0.2), "size": 3, "centered": True}),
+    "bilateral as published": (IMAGE, {"sigma_spatial": number(0.9), "size": 3}),
+    "bilinear": (MOSAIC, {"pattern": "GRBG"}),
+    "binned": (MOSAIC, {"pattern": "GRBG"}),
+    "binned of X-Trans": (MOSAIC, {"pattern": XTRANS}),
+    "channels_and_luma": (IMAGE, {}),
+    "chroma_denoising": (IMAGE, {"sigma": number(0.7), "size": 5}),
+    "color_correct": (IMAGE, {"matrix": MATRIX}),
+    "contrast": (IMAGE, {"amount": number(1.2), "pivot": number(0.4)}),
+    "correct": (IMAGE, {"coefficients": 0.3 * MATRIX}),
+    "correct of a mosaic": (MOSAIC, {"pattern": "GBRG", "coefficients": 0.3 * MATRIX}),
+    "curve": (IMAGE, {"rises": np.float32([0.5, -1.0, 0.3, 2.0, 0.0])}),
+    "defects": (MOSAIC, {"threshold": 0.2, "pattern": "GRBG"}),
+    "defects with a soft threshold": (MOSAIC, {"threshold": number(0.04), "softness": 0.3}),
+    "defects that are lone": (MOSAIC, {"threshold": number(0.04), "softness": 0.3, "lone": True}),
+    "depth_to_space": ("phases", {}),
+    "expose": (IMAGE, {"key": jax.random.key(0), "camera": DRONE}),
+    "expose_sites": (MOSAIC, {"key": jax.random.key(0), "camera": DRONE}),
+    "fft_denoising": (IMAGE, {}),
+    "fft_denoising with a soft cut": (IMAGE, {"keep_fraction": number(0.23), "softness": number(1.5)}),
+    "filled": ("planes", {"weights": np.abs(KERNEL[:3, :3]) * np.ones((3, 1, 1), np.float32), "pattern": "GRBG"}),
+    "gamma_correct": (IMAGE, {"gamma": number(2.2)}),
+    "gaussian_blur": (IMAGE, {"kernel": KERNEL}),
+    "gaussian_denoising": (IMAGE, {"sigma": number(0.7), "size": 5}),
+    "gaussian_filter": ("plane", {"sigma": number(0.7), "size": 5}),
+    "highlights": (IMAGE, {"gains": 0.5 * GAINS}),
+    "highlights desaturated": (IMAGE, {"gains": 0.5 * GAINS, "mode": "desaturate"}),
+    "hsv_to_rgb": (IMAGE, {}),
+    "interpolate": ("planes", {"kernel": np.arange(81, dtype=np.float32).reshape(3, 3, 3, 3) / 81}),
+    "local_tone_map": (IMAGE, {"strength": number(0.4), "detail": number(1.3), "size": 3}),
+    "luma": (IMAGE, {}),
+    "malvar2004": (MOSAIC, {"pattern": "GRBG"}),
+    "median_denoising": (IMAGE, {}),
+    "median_denoising of 5x5": (IMAGE, {"size": 5}),
+    "menon2007": (MOSAIC, {"pattern": "GRBG"}),
+    "menon2007 unrefined": (MOSAIC, {"pattern": "GRBG", "refine": False}),
+    "mosaic": (IMAGE, {"pattern": "GRBG"}),
+    "nlm_denoising": (IMAGE, {"strength": number(0.9), "patch_size": 3, "patch_distance": 1}),
+    "nlm_denoising centered": (
+        IMAGE,
+        {"strength": number(0.3), "patch_size": 3, "patch_distance": 1, "centered": True},
+    ),
+    "normalized": (MOSAIC, {"weights": isp.demosaic.normalized_kernel(XTRANS), "pattern": XTRANS}),
+    "replaced_luma": (IMAGE, {"function": jnp.sin}),
+    "rgb_to_hsv": (IMAGE, {}),
+    "rgb_to_yuv": (IMAGE, {}),
+    "saturation": (IMAGE, {"amount": number(1.3)}),
+    "shades_of_gray": (IMAGE, {"power": number(2.5)}),
+    "sharpening_filter": (IMAGE, {"kernel": KERNEL[:3, :3]}),
+    "site_light": (MOSAIC, {"camera": DRONE}),
+    "space_to_depth": (MOSAIC, {}),
+    "spread": (MOSAIC, {"pattern": XTRANS}),
+    "srgb": (IMAGE, {}),
+    "subtract_black_level": (MOSAIC, {"black_level": np.float32([0.1, 0.2, 0.3, 0.5]), "rescale": True}),
+    "to_camera": (IMAGE, {"camera": DRONE}),
+    "tv_bregman": (IMAGE, {"weight": number(5.0), "max_iterations": 10}),
+    "tv_bregman anisotropic": (IMAGE, {"weight": number(5.0), "max_iterations": 10, "isotropic": False}),
+    "tv_chambolle": (IMAGE, {"weight": number(0.05)}),
+    "unprocess": (IMAGE, {"camera": DRONE, "gamma": number(2.2)}),
+    "unsharp_masking": (IMAGE, {"radius": number(0.8), "amount": number(1.3), "size": 5}),
+    "unsharp_masking_vertical": (IMAGE, {"radius": number(0.8), "amount": number(1.3), "size": 5}),
+    "white_balance": (IMAGE, {"gains": GAINS}),
+    "with_luma": (IMAGE, {"new_luma": KERNEL[:1, :1] * np.ones(SHAPES[MOSAIC], np.float32)}),
+    "yuv_to_rgb": (IMAGE, {}),
+}
+
+
+def processing_functions():
+    """Finds the functions whose first argument and result have any number of batch axes."""
+
+    def batched(annotation):
+        return re.search(r"\*batch|'\.\.\.'", str(annotation)) is not None
+
+    for name, value in public_names().items():
+        if not inspect.isclass(value) and name.count(".") == 2:
+            signature = inspect.signature(value)
+            first = next(iter(signature.parameters.values()), None)
+            if first is not None and batched(first.annotation) and batched(signature.return_annotation):
+                yield name.rpartition(".")[2], value
+
+
+FUNCTIONS = dict(processing_functions())
+STRAIGHT_THROUGH = {"expose", "expose_sites"}  # Photons are counted; the gradient is that of their mean.
+
+
+@functools.cache
+def example(name):
+    """Returns a function of an input and traced arguments, the traced arguments, and a batch of 2x2 inputs."""
+    kind, arguments = EXAMPLES[name]
+    traced = {key: jnp.asarray(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
+    static = {key: value for key, value in arguments.items() if key not in traced}
+    function = FUNCTIONS[name.split(" ")[0]]
+    # Of different spread, for settings that follow from each image.
+    shape = SHAPES[kind]
+    spread = np.float32([[0.3, 0.6], [1, 1.5]]).reshape(2, 2, *[1] * len(shape))
+    inputs = jnp.asarray(spread * np.random.default_rng(0).uniform(0.02, 1, (2, 2, *shape)).astype(np.float32))
+    return lambda image, traced: function(image, **traced, **static), traced, inputs
+
+
+def test_every_function_has_an_example():
+    assert {name.split(" ")[0] for name in EXAMPLES} == FUNCTIONS.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_jit_vmap_and_batch_axes_equal_one_by_one_in_float32(name):
+    function, traced, inputs = example(name)
+    one_by_one = [function(each, traced) for each in inputs.reshape(4, *inputs.shape[2:])]
+    mapped = jax.jit(jax.vmap(function, (0, None)))(inputs, traced)
+    for found, *expected in zip(*map(jax.tree.leaves, (mapped, *one_by_one)), strict=True):
+        assert found.dtype == expected[0].dtype == jnp.float32
+        if name in STRAIGHT_THROUGH:
+            continue  # Each input would need its part of the noise.
+        np.testing.assert_allclose(found.reshape(4, *expected[0].shape), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_empty_batch_in_float16_stays_empty_and_in_float16(name):
+    function, traced, inputs = example(name)
+
+    def loss(images, traced):
+        results = jax.tree.leaves(function(images, traced))
+        return sum(each.astype(jnp.float32).sum() for each in results), results
+
+    empty, traced = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), (inputs[:0], traced))
+    gradient, results = jax.eval_shape(jax.grad(loss, has_aux=True), empty, traced)
+    assert (gradient.shape, gradient.dtype) == (empty.shape, jnp.float16)
+    assert {(result.shape[:2], result.dtype) for result in results} == {((0, 2), np.dtype("float16"))}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_gradients_agree_with_finite_differences_and_are_finite_everywhere(name):
+    function, traced, inputs = example(name)
+    rng = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (inputs[0], traced))
+        shapes = jax.tree.leaves(jax.eval_shape(function, *start))
+        assert {shape.dtype for shape in shapes} == {np.dtype("float64")}
+        weights = [rng.normal(size=shape.shape) for shape in shapes]
+
+        @jax.jit
+        @functools.partial(jax.value_and_grad, argnums=(0, 1))
+        def loss(image, traced):
+            results = jax.tree.leaves(function(image, traced))
+            return sum((weight * result).sum() for weight, result in zip(weights, results, strict=True))
+
+        # Constant images, and one with an edge.
+        for content in (0.0, 0.4, 1.0, -0.5, np.where(inputs[0] < inputs[0].mean(), 0.2, 0.9)):
+            gradients = loss(jnp.full_like(start[0], content), start[1])[1]
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), content
+        if name in STRAIGHT_THROUGH:
+            return
+        leaves, tree = jax.tree.flatten(start)
+        gradients = jax.tree.leaves(loss(*start)[1])
+        for part, leaf in enumerate(leaves):
+            step = 1e-6 * rng.normal(size=leaf.shape)
+            ends = ([*leaves[:part], end, *leaves[part + 1 :]] for end in (leaf + step, leaf - step))
+            (above, _), (below, _) = (loss(*jax.tree.unflatten(tree, end)) for end in ends)
+            np.testing.assert_allclose((gradients[part] * step).sum(), (above - below) / 2, rtol=1e-5, atol=1e-12)
+
+
+NOT_IMAGES = [
+    (np.zeros((3, 8, 8), np.float32), r"\w+ must be \(..., H, W, 3\), channels last, got shape \(3, 8, 8\)"),
+    (np.zeros((8, 3), np.float32), r"\w+ must be \(..., H, W, 3\), channels last, got shape \(8, 3\)"),
+    (np.zeros((8, 8, 3), np.uint8), "\\w+ must be floating point with white at 1, got uint8: divide by its white"),
+]
+NOT_MOSAICS = [
+    (np.zeros((4, 4), np.uint16), r"\w+ must be floating point with the white level at 1, got uint16: divide by"),
+    (np.zeros(4, np.float32), r"\w+ must be \(..., H, W\), got shape \(4,\)"),
+    (np.zeros((5, 4), np.float32), r"\w+ must have an even height and width, got shape \(5, 4\)"),
+    (np.zeros((4, 7), np.float32), r"\w+ must have an even height and width, got shape \(4, 7\)"),
+    (np.zeros((0, 4), np.float32), r"\w+ must have an even height and width, got shape \(0, 4\)"),
+]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_refuses_arrays_of_other_shapes_and_types(name, unchecked):
+    function, traced, _ = example(name)
+    for array, message in {IMAGE: NOT_IMAGES, MOSAIC: NOT_MOSAICS}.get(EXAMPLES[name][0], []):
+        with pytest.raises(ValueError, match=message):
+            function(array, traced)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_pattern_and_key_come_second(name):
+    names = list(inspect.signature(FUNCTIONS[name]).parameters)
+    assert not {"pattern", "key"} & {*names[:1], *names[2:]}
+
+
+@pytest.mark.parametrize("name", [name for name, (_, arguments) in EXAMPLES.items() if "pattern" in arguments])
+def test_refuses_unknown_patterns(name):
+    message = r"pattern must be one of RGGB, .*, MONO, or rows of .*, got 'RGBG'"
+    with pytest.raises(ValueError, match=message):
+        FUNCTIONS[name.split(" ")[0]](example(name)[2][0], **EXAMPLES[name][1] | {"pattern": "RGBG"})
