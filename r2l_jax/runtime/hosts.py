@@ -1,10 +1,15 @@
-"""Keeps the processes of several hosts together.
+"""Joins the processes of several hosts to one run, and keeps them together.
 
 All processes of a run call these functions at the same places and in the same order. A process that calls one of them
 waits for the others; in a run of a single process, nobody waits and nothing is sent.
 """
 
+import importlib.util
+import math
+import os
 import pickle
+import re
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,14 +17,72 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from r2l_jax.runtime.errors import InputError, in_words
+from r2l_jax.runtime.errors import InputError, in_words, one_line
 
 PyTree = Any
 Result = TypeVar("Result")
 
+_COORDINATOR, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_VARIABLES = f"{_COORDINATOR}, {_COUNT} and {_NUMBER}"
+
 
 class SharedError(InputError):
     """An error that all processes raise at the same place."""
+
+
+def meet(host_timeout: float, multi_host: bool) -> None:
+    """Joins the other processes of this run, if there are any.
+
+    Args:
+        host_timeout: seconds after which JAX counts a process that does not answer as ended, and ends the others.
+        multi_host: whether to ask the cluster for settings that no environment variable holds. Without it, only
+            processes with JAX_COORDINATOR_ADDRESS join others.
+
+    Raises:
+        InputError: a variable has no valid value, or the cluster does not say where the processes meet.
+    """
+    address = os.environ.get(_COORDINATOR)
+    if address is None and not multi_host:
+        return
+    if address is not None and not re.fullmatch(r".+:\d+", address):
+        raise InputError(f"{_COORDINATOR} must be host:port, got {address!r}")
+    count, number = _whole_number(_COUNT), _whole_number(_NUMBER)
+    # Open MPI 5 does not set the variable by which JAX recognizes Open MPI (jax-ml/jax#14576).
+    is_open_mpi_5 = "OMPI_COMM_WORLD_SIZE" in os.environ and "OMPI_MCA_orte_hnp_uri" not in os.environ
+    asks_mpi = is_open_mpi_5 and None in (address, count, number)
+    if asks_mpi and importlib.util.find_spec("mpi4py") is None:
+        raise InputError(f"with Open MPI 5, JAX needs the Python package mpi4py: install it, or set {_VARIABLES}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # JAX warns in several lines that the package of Kubernetes is missing.
+            jax.distributed.initialize(
+                num_processes=count,
+                process_id=number,
+                cluster_detection_method="mpi4py" if asks_mpi else None,
+                heartbeat_timeout_seconds=math.ceil(host_timeout),
+            )
+    except KeyError as error:
+        raise InputError(f"the hosts cannot meet: {error.args[0]} is not set") from error
+    except Exception as error:  # The packages that JAX asks have exceptions of their own.
+        raise InputError(f"the hosts cannot meet: {_reason(error)}") from error
+
+
+def _whole_number(variable: str) -> int | None:
+    """Returns the value of a variable, or None if it is not set: JAX then asks the cluster."""
+    value = os.environ.get(variable)
+    if value and not value.isdecimal():
+        raise InputError(f"{variable} must be a whole number, got {value!r}")
+    return int(value) if value else None
+
+
+def _reason(error: Exception) -> str:
+    """Says in one line why JAX could not find or join the other processes."""
+    if "must be defined" not in str(error) and "should be defined" not in str(error):
+        return one_line(error)
+    return (
+        "JAX finds no cluster that has started this process; expected srun (Slurm), mpirun (Open MPI), a Job "
+        f"(Kubernetes, with the Python package kubernetes), or the variables {_VARIABLES}"
+    )
 
 
 def refuse_several_processes() -> None:

@@ -16,10 +16,9 @@ import pooch
 
 from r2l_jax.runtime import compilation_cache, store
 from r2l_jax.runtime.errors import InputError, in_words
-from r2l_jax.runtime.hosts import SharedError
-from r2l_jax.runtime.meeting import meet
+from r2l_jax.runtime.flags import HOST_TIMEOUT
+from r2l_jax.runtime.hosts import SharedError, meet
 from r2l_jax.runtime.stop import Interrupted, cleaning_up, end
-from r2l_jax.runtime.watch import TIMEOUT, Watch
 
 
 def cache_dir() -> pathlib.Path:
@@ -59,9 +58,7 @@ def keep_memory(any_thread: bool = False) -> None:
     mallopt(_M_TRIM_THRESHOLD, -1)  # Never.
 
 
-def prepare(
-    program: str = "", host_timeout: float = TIMEOUT, multi_host: bool = False, any_thread: bool = False
-) -> Watch | None:
+def prepare(host_timeout: float = HOST_TIMEOUT, multi_host: bool = False, any_thread: bool = False) -> None:
     """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
 
     Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
@@ -69,13 +66,9 @@ def prepare(
     JAX_PROCESS_ID out of JAX_NUM_PROCESSES.
 
     Args:
-        program: the program's name, for the message with which it ends if another host does.
-        host_timeout: seconds after which a host that does not answer counts as ended.
-        multi_host: whether Slurm, Open MPI or Kubernetes tells what those variables do not.
+        host_timeout: see `hosts.meet`.
+        multi_host: whether Slurm, Open MPI or Kubernetes supplies the variables that are not set.
         any_thread: see `keep_memory`.
-
-    Returns:
-        The watch over the other hosts; None without any.
 
     Raises:
         InputError: a variable has no valid value, or no cluster tells where the hosts meet.
@@ -84,20 +77,20 @@ def prepare(
     # Hashed now, before anybody edits the source files that this process has imported.
     store.source_hash()
     compilation_cache.keep(cache_dir() / "compiled")
-    return meet(program, host_timeout, multi_host)
+    meet(host_timeout, multi_host)
 
 
 def exit_status(
     main: Callable[[], int | None],
     argv: Sequence[str],
-    host_timeout: float = TIMEOUT,
+    host_timeout: float = HOST_TIMEOUT,
     multi_host: bool = False,
     any_thread: bool = False,
 ) -> int:
     """Prepares and calls `main()`, and returns the program's exit status.
 
     An InputError, a stray argument, or a file that the system refuses to read or write becomes one line on stderr. Any
-    other exception is raised.
+    other exception is raised. Among several hosts, an error of this one alone ends the process at once.
 
     Args:
         main: the program; it returns an exit status, or None for 0.
@@ -109,33 +102,44 @@ def exit_status(
     Returns:
         The status that `main` returns, 1 after an error, or 130 after an interruption.
     """
-    program, watch = pathlib.Path(argv[0]).name, None
+    program = pathlib.Path(argv[0]).name
     try:
         with cleaning_up(), _failing_threads_end(program):
             if stray := list(argv[1:]):
                 raise InputError(f"unexpected arguments {stray}; every option has the form --name=value")
-            watch = prepare(program, host_timeout, multi_host, any_thread)
+            prepare(host_timeout, multi_host, any_thread)
             return main() or 0
-    except (InputError, OSError) as error:
-        # Without a file, only a full disk is for the user to mend; other errors need their traceback.
-        if isinstance(error, OSError) and (error.errno is None or error.filename is None) and not _is_full(error):
-            raise
-        print(f"{program}: error: {in_words(error)}", file=sys.stderr)
-        if watch is not None and not isinstance(error, SharedError):
-            watch.give_up(seconds=2)
-        return 1
     except Interrupted as stop:
         print(f"{program}: {stop}", file=sys.stderr)
         return 130
     except KeyboardInterrupt:
         end()
-    except Exception:
-        if watch is not None:
-            # A host that ends breaks off what the others compute with it, just before the watch notices and reports it.
-            time.sleep(3)
+    except Exception as error:
+        if _is_for_the_user(error):
+            print(f"{program}: error: {in_words(error)}", file=sys.stderr)
+        elif jax.distributed.is_initialized():
             traceback.print_exc()
-            watch.give_up(seconds=0)
-        raise
+        else:
+            raise
+        if not isinstance(error, SharedError):
+            _leave_hosts()
+        return 1
+
+
+def _is_for_the_user(error: Exception) -> bool:
+    """Returns whether an error is one that the user can mend, so that its message says enough without a traceback."""
+    if isinstance(error, OSError):
+        return error.errno is not None and (error.filename is not None or _is_full(error))
+    return isinstance(error, InputError)
+
+
+def _leave_hosts() -> None:
+    """Ends a process that has reported an error, if it has joined others: it would wait for them as they for it."""
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        time.sleep(2)  # The others may be about to report the same error, and JAX ends them with this process.
+        os._exit(1)
 
 
 def _is_full(error: OSError) -> bool:

@@ -22,7 +22,7 @@ class Prepared(distributed.WorkerPlugin):
         if isinstance(worker.name, int) and gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[worker.name % len(gpus)]
         collect_rarely()
-        startup.prepare("worker", any_thread=True)
+        startup.prepare(any_thread=True)
 
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
