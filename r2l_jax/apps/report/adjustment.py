@@ -8,8 +8,8 @@ from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
-from r2l_jax.apps.report.results import Adaptation, Adapted, Curve, Learning
 from r2l_jax.apps.report.runs import RunRecord
+from r2l_jax.drift.results import Adaptation, Adapted, Curve, Learning
 
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:

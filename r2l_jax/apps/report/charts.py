@@ -1,25 +1,42 @@
-"""Charts of lines as shapes to draw: coordinates, ticks and texts. The colors are the page's."""
+"""Charts of lines, drawn by matplotlib: as SVG in the colors of a page, or into the axes of another figure."""
 
 import dataclasses
+import io
 import math
+import re
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-Style = Literal["solid", "dashed", "dotted"]
+import markupsafe
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-# The size of a chart in its own units, and the room for its axes. Charts are small, so that their texts can be read on
+Style = Literal["solid", "dashed"]
+
+# The size of a chart in its own units, and the place of its axes. Charts are small, so that their texts can be read on
 # a phone, where they are as wide as the screen.
-WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 8, 8, 38
+_WIDTH, _HEIGHT = 360, 220
+_AXES = (52 / _WIDTH, 38 / _HEIGHT, 300 / _WIDTH, 174 / _HEIGHT)
 
-# The number of colors of the page; further lines begin anew with the first.
-COLORS = 9
+# The colors of lines. In the SVG, each color stands for a variable of the page's style sheet.
+COLORS = ("#0a5fb4", "#c4541a", "#1a7f52", "#8a3ea8", "#8c6d00", "#0a8a99", "#b3265e", "#5a6675", "#1b2430")
+_MUTED, _RULE, _PAPER = COLORS[7], "#dce1e7", "#ffffff"
+_VARIABLES = {_RULE: "rule", _PAPER: "paper", **{color: f"c{number}" for number, color in enumerate(COLORS)}}
 
-# Lines with more points have no marks.
-_MOST_MARKS = 40
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 12,
+    "lines.linewidth": 1.75,
+    "lines.markersize": 3.5,
+    "lines.dashed_pattern": (3, 2.5),
+}
 
-# The most lines that an alternative text names.
-_MOST_NAMED = 8
+# Longer lines have no marks, and an alternative text names at most so many lines.
+_MOST_MARKS, _MOST_NAMED = 40, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +47,7 @@ class Line:
         name: its name in the legend, where lines of one name and look appear once.
         xs: the horizontal places.
         ys: the values.
-        color: the number of its color.
+        color: the number of its color; numbers beyond the last color begin again with the first.
         style: how the line is drawn.
         spread: for each point the half width of a band around the line; None draws no band.
     """
@@ -72,13 +89,10 @@ class LineChart:
     @property
     def alternative(self) -> str:
         """The text in place of the chart: its axes, and the first and last value of each line."""
-        parts = []
-        for line in self.lines[:_MOST_NAMED]:
-            points = _points(self, line)
-            if points:
-                parts.append(f"{line.name} from {points[0].y:.4g} to {points[-1].y:.4g}")
-        more = len(self.lines) - len(parts)
-        parts += [f"{more} more lines"] if len(self.lines) > _MOST_NAMED else []
+        named = [(line.name, self.points(line)[1]) for line in self.lines[:_MOST_NAMED]]
+        parts = [f"{name} from {ys[0]:.4g} to {ys[-1]:.4g}" for name, ys in named if len(ys)]
+        if (more := len(self.lines) - _MOST_NAMED) > 0:
+            parts.append(f"{more} more lines")
         return f"{self.title}: {self.y} by {self.x}. {'; '.join(parts)}."
 
     @property
@@ -87,203 +101,94 @@ class LineChart:
         found = {(line.name, line.color, line.style): line for line in self.lines}
         return list(found.values()) if len(found) > 1 else []
 
-
-class Point(NamedTuple):
-    """A point of a line in its own units, and its half width of the band."""
-
-    x: float
-    y: float
-    spread: float
-
-
-class Mark(NamedTuple):
-    """A point of a drawn line, and the text that appears above it."""
-
-    x: float
-    y: float
-    text: str
+    def points(self, line: Line) -> np.ndarray:
+        """Returns the points of a line that can be drawn: places, values and half widths of the band, (3, points)."""
+        spread = [0.0] * len(line.xs) if line.spread is None else line.spread
+        valid = [
+            point
+            for point in zip(line.xs, line.ys, spread, strict=True)
+            if _is_drawable(point[0], self.log_x) and _is_drawable(point[1], self.log_y)
+        ]
+        return np.array(valid, float).reshape(-1, 3).T
 
 
-class DrawnLine(NamedTuple):
-    """A line in the chart's units.
-
-    Attributes:
-        color: the number of its color.
-        style: how it is drawn.
-        path: the line, as SVG's `points`.
-        band: the outline of its band; empty without one.
-        marks: its points; none if there are many.
-        name: its name.
-    """
-
-    color: int
-    style: Style
-    path: str
-    band: str
-    marks: list[Mark]
-    name: str
-
-
-class Tick(NamedTuple):
-    """A tick of an axis: its place in the chart's units, and its text."""
-
-    place: float
-    text: str
-
-
-class Drawing(NamedTuple):
-    """A chart in its own units; `left`, `right`, `top` and `bottom` bound the lines."""
-
-    left: int
-    right: int
-    top: int
-    bottom: int
-    x_ticks: list[Tick]
-    y_ticks: list[Tick]
-    lines: list[DrawnLine]
-    levels: list[tuple[float, int]]
-    places: list[float]
-
-
-class _Axis(NamedTuple):
-    """An axis from one value to another, drawn from `start` to `end`."""
-
-    low: float
-    high: float
-    logarithmic: bool
-    start: float
-    end: float
-
-    def place(self, value: float) -> float:
-        low, high, value = (
-            (math.log(each) for each in (self.low, self.high, value))
-            if self.logarithmic
-            else (self.low, self.high, value)
-        )
-        share = 0.5 if high == low else (value - low) / (high - low)
-        return round(self.start + min(max(share, 0.0), 1.0) * (self.end - self.start), 2)
-
-
-def drawn(chart: LineChart) -> Drawing | None:
-    """Computes the shapes of a chart; None if no point can be drawn."""
-    lines = [(line, points) for line in chart.lines if (points := _points(chart, line))]
-    if not lines:
-        return None
-    right, bottom = WIDTH - _RIGHT, HEIGHT - _BOTTOM
-    xs = [point.x for _, points in lines for point in points] + list(_valid(chart.places, chart.log_x))
-    ys = [each for _, points in lines for point in points for each in _band(point, chart.log_y)]
-    levels = [(level, color) for level, color in chart.levels if _is_valid(level, chart.log_y)]
-    ys += [level for level, _ in levels] + list(chart.y_range or ())
-    x_axis = _Axis(min(xs), max(xs), chart.log_x, _LEFT, right)
-    y_axis = _widened(_Axis(min(ys), max(ys), chart.log_y, bottom, _TOP))
-    return Drawing(
-        *(_LEFT, right, _TOP, bottom),
-        x_ticks=_ticks(x_axis, 7, whole=all(float(x).is_integer() for x in xs)),
-        y_ticks=_ticks(y_axis, 6),
-        lines=[_drawn_line(chart, line, points, x_axis, y_axis) for line, points in lines],
-        levels=[(y_axis.place(level), color % COLORS) for level, color in levels],
-        places=[x_axis.place(place) for place in _valid(chart.places, chart.log_x)],
-    )
-
-
-def _points(chart: LineChart, line: Line) -> list[Point]:
-    """Returns the points that can be drawn."""
-    spread = line.spread or [0.0] * len(line.xs)
-    return [
-        Point(x, y, half)
-        for x, y, half in zip(line.xs, line.ys, spread, strict=True)
-        if _is_valid(x, chart.log_x) and _is_valid(y, chart.log_y)
-    ]
-
-
-def _valid(values: Iterable[float], logarithmic: bool) -> Iterable[float]:
-    return (value for value in values if _is_valid(value, logarithmic))
-
-
-def _is_valid(value: float, logarithmic: bool) -> bool:
+def _is_drawable(value: float, logarithmic: bool) -> bool:
+    """Tells whether a value has a place on an axis."""
     # Beyond this, differences of two values are not finite.
     return math.isfinite(value) and abs(value) < 1e300 and (value > 0 or not logarithmic)
 
 
-def _band(point: Point, logarithmic: bool) -> list[float]:
-    return [each for each in (point.y - point.spread, point.y, point.y + point.spread) if _is_valid(each, logarithmic)]
+def draw(axes: Axes, chart: LineChart) -> None:
+    """Draws the lines of a chart, its ticks and its labels but the title into the axes of a figure."""
+    axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
+    axes.set(xlabel=chart.x, axisbelow=True)
+    axes.xaxis.label.set_parse_math(False)
+    axes.margins(x=0, y=0.04)
+    for line in chart.lines:
+        xs, ys, spread = chart.points(line)
+        color, marks = COLORS[line.color % len(COLORS)], "o" if len(xs) <= _MOST_MARKS else ""
+        fill = color if line.style == "solid" else _PAPER
+        axes.plot(xs, ys, color=color, linestyle=line.style, marker=marks, markerfacecolor=fill, label=line.name)
+        if spread.any():
+            axes.fill_between(xs, ys - spread, ys + spread, color=color, alpha=0.15, linewidth=0)
+    for level, color in chart.levels:
+        if _is_drawable(level, chart.log_y):
+            axes.axhline(level, color=COLORS[color % len(COLORS)], linestyle="dotted", linewidth=1)
+    for place in chart.places:
+        if _is_drawable(place, chart.log_x):
+            axes.axvline(place, color=_MUTED, linewidth=1)
+    if chart.y_range:
+        axes.update_datalim([(0, end) for end in chart.y_range], updatex=False)
+    whole = all(float(x).is_integer() for line in chart.lines for x in line.xs)
+    _set_ticks(axes.xaxis, 7, chart.log_x, whole)
+    _set_ticks(axes.yaxis, 5, chart.log_y)
 
 
-def _widened(axis: _Axis) -> _Axis:
-    """Leaves some room above and below the values."""
-    if axis.logarithmic:
-        factor = (axis.high / axis.low) ** 0.04 if axis.high > axis.low else 1.5
-        return axis._replace(low=axis.low / factor, high=axis.high * factor)
-    room = 0.04 * (axis.high - axis.low) or 0.05 * abs(axis.high) or 0.5
-    return axis._replace(low=axis.low - room, high=axis.high + room)
-
-
-def _drawn_line(chart: LineChart, line: Line, points: Sequence[Point], x_axis: _Axis, y_axis: _Axis) -> DrawnLine:
-    def path(corners: Iterable[tuple[float, float]]) -> str:
-        return " ".join(f"{x_axis.place(x):g},{y_axis.place(y):g}" for x, y in corners)
-
-    band = ""
-    if line.spread is not None and any(point.spread for point in points):
-        upper = [(point.x, point.y + point.spread) for point in points]
-        lowest = y_axis.low
-        lower = [(point.x, max(point.y - point.spread, lowest)) for point in reversed(points)]
-        band = path([*upper, *lower])
-    marks = [
-        Mark(
-            x_axis.place(point.x),
-            y_axis.place(point.y),
-            f"{line.name}: {chart.y} {point.y:.6g} at {chart.x} {point.x:g}",
-        )
-        for point in points
-    ]
-    return DrawnLine(
-        line.color % COLORS,
-        line.style,
-        path((point.x, point.y) for point in points),
-        band,
-        marks if len(marks) <= _MOST_MARKS else [],
-        line.name,
-    )
-
-
-def _ticks(axis: _Axis, count: int, whole: bool = False) -> list[Tick]:
-    """Returns at most about `count` ticks at round values."""
-    if axis.high == axis.low:
-        values = [axis.low]
-    elif axis.logarithmic:
-        values = _logarithmic_values(axis, count)
+def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False) -> None:
+    """Puts about `count` ticks at round values of an axis."""
+    low, high = axis.get_view_interval()
+    if logarithmic:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,), numticks=count))
     else:
-        step = _step((axis.high - axis.low) / count)
-        step = max(step, 1.0) if whole else step
-        first = math.ceil(axis.low / step - 1e-9)
-        values = [number * step for number in range(first, math.floor(axis.high / step + 1e-9) + 1)]
-    return [Tick(axis.place(value), _tick_text(value)) for value in values]
-
-
-def _logarithmic_values(axis: _Axis, count: int) -> list[float]:
-    """Returns powers of ten, or also twice and five times these, or round values if the axis spans less than that."""
-    decades = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
-    candidates: list[float] = []
-    for digits in ((1,), (1, 3), (1, 2, 5)):
-        inside = [digit * 10.0**power for power in decades for digit in digits]
-        candidates = [value for value in inside if axis.low * (1 - 1e-9) <= value <= axis.high * (1 + 1e-9)]
-        if len(candidates) > 2:
-            break
-    if len(candidates) < 2:
-        return [axis.low, axis.high]
-    every = -(-len(candidates) // (count + 1))
-    return candidates[::every]
-
-
-def _step(least: float) -> float:
-    """Returns the least of 1, 2, 5 and their multiples by powers of ten that is at least this."""
-    least = max(least, 1e-300)  # Powers of ten that are still less would not be exact.
-    power = 10.0 ** math.floor(math.log10(least))
-    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= least * (1 - 1e-9))
+        axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10], integer=whole))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _tick_text(value)))
 
 
 def _tick_text(value: float) -> str:
     return f"{round(value, 12) + 0.0:.4g}".replace("-", "\N{MINUS SIGN}")
+
+
+def svg(chart: LineChart) -> markupsafe.Markup | None:
+    """Draws a chart as an SVG element in the colors of the page, light or dark; None if no point can be drawn."""
+    if not any(chart.points(line).size for line in chart.lines):
+        return None
+    stream = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": chart.alternative}):
+        figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), frameon=False)
+        axes = figure.add_axes(_AXES, facecolor="none")
+        draw(axes, chart)
+        axes.grid(axis="y", color=_RULE)
+        axes.tick_params(color=_MUTED, labelcolor=_MUTED)
+        axes.tick_params(axis="y", length=0)
+        axes.xaxis.label.set_color(_MUTED)
+        axes.spines[["left", "right", "top"]].set_visible(False)
+        axes.spines["bottom"].set_color(_MUTED)
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    shapes = _of_page(stream.getvalue())
+    return markupsafe.Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        _WIDTH, _HEIGHT, chart.alternative, markupsafe.Markup(shapes)
+    )
+
+
+def _of_page(drawing: str) -> str:
+    """Returns the shapes of an SVG file for a page: in its colors and font, without clipping."""
+    shapes = drawing[drawing.index('<g id="figure_1">') : drawing.rindex("<defs>")]
+    shapes = re.sub(r' (?:clip-path="url\(#\w+\)"|transform="rotate\(-0 [^"]*\)")', "", shapes)
+    shapes = re.sub(r'<g id="[\w.]+"', "<g", shapes)
+    shapes = re.sub(r" font-family: [^;]*;", "", shapes)
+    shapes = re.sub(r"\s*\n\s*", " ", shapes)
+    return re.sub('#[0-9a-f]{6}(?=[;"])', lambda color: f"var(--{_VARIABLES.get(color[0], 'ink')})", shapes)
 
 
 class Range(NamedTuple):
@@ -293,14 +198,12 @@ class Range(NamedTuple):
         low: the left end.
         high: the right end.
         whiskers: pairs of places.
-        middle: the place of the default.
         text: the alternative text.
     """
 
     low: float
     high: float
     whiskers: list[tuple[float, float]]
-    middle: float
     text: str
 
 
@@ -322,4 +225,4 @@ def range_bar(
         share = math.asinh(value / linear) / math.asinh(reach / linear) if math.isfinite(value) else 0.0
         return round(0.5 + min(max(share, -1.0), 1.0) / 2, 4)
 
-    return Range(place(low), place(high), [(place(left), place(right)) for left, right in whiskers], 0.5, text)
+    return Range(place(low), place(high), [(place(left), place(right)) for left, right in whiskers], text)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from r2l_jax.apps.report.charts import Style
+from r2l_jax.apps.report.charts import draw
 from r2l_jax.apps.report.runs import RunRecord, differing_flags
 from r2l_jax.apps.report.training import learning_curves
 from r2l_jax.runtime.errors import InputError, printable
@@ -20,8 +20,6 @@ WIDTH = 100
 
 # The greatest width of a column, in characters.
 _WIDEST = 24
-
-_DASHES: dict[Style, str] = {"solid": "-", "dashed": "--", "dotted": ":"}
 
 
 def comparison_table(runs: Sequence[RunRecord]) -> str:
@@ -107,14 +105,10 @@ def write_curves(runs: Sequence[RunRecord], output: pathlib.Path) -> None:
         raise InputError("no run has finished an epoch: there are no curves to draw")
     figure = Figure(figsize=(5.5 * len(charts), 4.2), layout="constrained")
     for axes, chart in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts, strict=True):
-        for line in chart.lines:
-            color = f"C{line.color}"
-            name = textwrap.shorten(line.name, 60, placeholder="...")
-            axes.plot(line.xs, line.ys, _DASHES[line.style], color=color, marker=".", linewidth=1.2, label=name)
-            if line.spread is not None:
-                ys, spread = np.array(line.ys), np.array(line.spread)
-                axes.fill_between(line.xs, ys - spread, ys + spread, color=color, alpha=0.15, linewidth=0)
-        axes.set(xlabel=chart.x, ylabel=chart.y)
+        draw(axes, chart)
+        axes.set_ylabel(chart.y)
+        for line in axes.lines:
+            line.set_label(textwrap.shorten(str(line.get_label()), 60, placeholder="..."))
         axes.grid(alpha=0.3)
     figure.axes[0].legend(fontsize="small")
     with replacing(output) as part:

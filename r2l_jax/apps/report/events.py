@@ -1,25 +1,12 @@
 """Numbers over epochs that only the TensorBoard events of a fold hold, such as the parameters of its processing."""
 
 import pathlib
-import struct
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from google.protobuf.message import DecodeError
-from tensorboardX.proto import event_pb2
-
-from r2l_jax.runtime.errors import InputError
-
-# Made by protobuf while the module is imported, which type checkers do not see.
-_Event, _START = event_pb2.Event, event_pb2.SessionLog.START  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.backend.event_processing.event_accumulator import DEFAULT_SIZE_GUIDANCE, SCALARS, EventAccumulator
 
 _PARAMETER, _NORM = "processor/", "processor_gradient_norm/"
-
-# A record of an event file is its length and a checksum of that, the event, and its checksum.
-_HEAD, _TAIL = struct.Struct("<QI"), 4
-
-# Longer events are pictures and histograms. They are skipped, which makes reading fast.
-_LONGEST = 4096
 
 
 class Course(NamedTuple):
@@ -46,10 +33,7 @@ def read_events(folder: pathlib.Path) -> Recorded:
     """Reads the parameters and the norms of their gradients from the TensorBoard events of a fold.
 
     Args:
-        folder: the fold's folder. Without events, nothing is recorded.
-
-    Raises:
-        InputError: the events cannot be read.
+        folder: the fold's folder. Without events, nothing is recorded; damaged ones count up to the damage.
     """
     parameters: dict[str, dict[tuple[int, ...], Course]] = {}
     norms: dict[str, Course] = {}
@@ -64,40 +48,9 @@ def read_events(folder: pathlib.Path) -> Recorded:
 
 
 def _scalars(folder: pathlib.Path) -> dict[str, Course]:
-    """Reads all scalars by their tags. A run that was continued has a file of events for each of its parts."""
-    found: dict[str, dict[int, float]] = {}
-    for file in sorted(folder.glob("events.*")):
-        try:
-            for event in _events(file):
-                if event.WhichOneof("what") == "session_log" and event.session_log.status == _START:
-                    # The part that begins here supersedes these steps of the part before.
-                    found = {
-                        tag: {step: value for step, value in values.items() if step < event.step}
-                        for tag, values in found.items()
-                    }
-                for value in event.summary.value:
-                    if value.WhichOneof("value") == "simple_value":
-                        found.setdefault(value.tag, {})[event.step] = value.simple_value
-        except (OSError, DecodeError) as error:
-            raise InputError(f"{file} cannot be read ({error}): move it away") from None
-    return {
-        tag: Course(sorted(values), [values[step] for step in sorted(values)])
-        for tag, values in found.items()
-        if values
-    }
-
-
-def _events(file: pathlib.Path) -> Iterator[Any]:
-    """Yields the short events of a file, up to one that is not complete: a running program may be writing it."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        while len(head := stream.read(_HEAD.size)) == _HEAD.size:
-            length, _ = _HEAD.unpack(head)
-            end = stream.tell() + length + _TAIL
-            if end > size:
-                return
-            if length <= _LONGEST:
-                event = _Event()
-                event.ParseFromString(stream.read(length))
-                yield event
-            stream.seek(end)
+    """Reads all scalars by their tags. A continued run supersedes the epochs that it repeats."""
+    # All scalars are kept, and as little as possible of the rest.
+    events = EventAccumulator(str(folder), dict.fromkeys(DEFAULT_SIZE_GUIDANCE, 1) | {SCALARS: 0})
+    events.Reload()
+    found = {tag: events.Scalars(tag) for tag in events.Tags()[SCALARS]}
+    return {tag: Course([each.step for each in found[tag]], [each.value for each in found[tag]]) for tag in found}

@@ -10,8 +10,8 @@ from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart, range_bar
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
-from r2l_jax.apps.report.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases
 from r2l_jax.apps.report.runs import Analyses, RunRecord
+from r2l_jax.drift.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases
 
 # The axis of tolerances, in natural ranges, is about linear up to here, and logarithmic beyond.
 _LINEAR = 0.02

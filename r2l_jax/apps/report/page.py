@@ -86,9 +86,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        drawn=charts.drawn, chart_width=charts.WIDTH, chart_height=charts.HEIGHT, colors=charts.COLORS
-    )
+    environment.globals.update(svg=charts.svg, colors=len(charts.COLORS))
     page = environment.get_template("report.html.jinja").render(
         title=title,
         sections=sections,

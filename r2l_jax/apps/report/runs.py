@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from r2l_jax.apps.report import results
 from r2l_jax.apps.report.events import Recorded, read_events
 from r2l_jax.config import TrainConfig
+from r2l_jax.drift import results
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
@@ -191,7 +191,7 @@ def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.E
     tested = set() if found is None else {pathlib.Path(run.folder).resolve() for run in found.runs.values()}
     if found is None or not tested.intersection(run.folder.resolve() for run in runs):
         return None
-    are_present = all(run.is_of(_trainings(pathlib.Path(run.folder))) for run in found.runs.values())
+    are_present = all(run.trainings <= _trainings(pathlib.Path(run.folder)) for run in found.runs.values())
     return folder, found if are_present else _left_out(folder / "evaluation.json")
 
 
@@ -233,7 +233,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
     def read(file: pathlib.Path, kind: type) -> Any:
         """Reads a result, unless it is of another training."""
         result = results.read_result(file, kind)
-        if result is None or result.is_of(present):
+        if result is None or result.trainings <= present:
             return result
         left_out.append(_left_out(file))
         warn(left_out[-1])

@@ -9,9 +9,9 @@ import numpy as np
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
-from r2l_jax.apps.report.results import EvaluatedRun, Evaluation, Groups, Test
 from r2l_jax.apps.report.runs import RunRecord, common_score, joint_evaluation
 from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.results import EvaluatedRun, Evaluation, Groups, Test
 
 # Groups of cases whose names state a strength after "=".
 _STRENGTHS = {"intensities": "measured intensity", "exposures": "exposure by the model of the sensor"}

@@ -1,8 +1,6 @@
 import numpy as np
-import pytest
 
 from r2l_jax.apps.report.events import Course, read_events
-from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.tracking import Tracker
 
 
@@ -49,13 +47,3 @@ def test_events_that_are_being_written_end_at_the_last_complete_one(tmp_path):
 
 def test_without_events_nothing_is_recorded(tmp_path):
     assert read_events(tmp_path) == ({}, {})
-
-
-def test_damaged_events_are_refused_by_name(tmp_path):
-    track(tmp_path, range(1))
-    (file,) = tmp_path.glob("events.*")
-    content = bytearray(file.read_bytes())
-    content[12:20] = b"\xff" * 8
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=f"^{file} cannot be read"):
-        read_events(tmp_path)

@@ -1,4 +1,4 @@
-"""The results that other programs leave in the folders of runs, as far as reports and comparisons read them."""
+"""The JSON files that the drift controls write, as types for their readers such as reports."""
 
 import json
 import math
@@ -13,6 +13,8 @@ from r2l_jax.runtime.errors import InputError
 
 # Greater numbers would not be exact as the floats that tables sort by.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+Result = TypeVar("Result")
 
 
 class Statistic(msgspec.Struct):
@@ -48,9 +50,10 @@ class EvaluatedRun(msgspec.Struct):
     folds: dict[str, Any]
     training: dict[str, str] = {}
 
-    def is_of(self, present: set[str]) -> bool:
-        """Tells whether the folds that were tested are among the present trainings."""
-        return bool(self.training) and present.issuperset(self.training.values())
+    @property
+    def trainings(self) -> set[str | None]:
+        """The ids of the trainings that were tested."""
+        return {*self.training.values()} or {None}
 
 
 class Groups(msgspec.Struct):
@@ -69,9 +72,10 @@ class Evaluation(msgspec.Struct):
     runs: dict[str, EvaluatedRun]
     by: dict[str, Groups] = {}
 
-    def is_of(self, present: set[str]) -> bool:
-        """Tells whether the folds that were tested are among the present trainings."""
-        return all(run.is_of(present) for run in self.runs.values())
+    @property
+    def trainings(self) -> set[str | None]:
+        """The ids of the trainings that were tested."""
+        return {training for run in self.runs.values() for training in run.trainings}
 
     def tests(self, label: str, where: pathlib.Path) -> dict[str, Test]:
         """Returns the numbers of a run by case.
@@ -86,6 +90,17 @@ class Evaluation(msgspec.Struct):
             )
             for name, test in self.runs[label].tests.items()
         }
+
+
+class OfFold(msgspec.Struct, kw_only=True):
+    """A result of one fold, with the id of the fold's training."""
+
+    training: str | None = None
+
+    @property
+    def trainings(self) -> set[str | None]:
+        """The id of the training that was analyzed."""
+        return {self.training}
 
 
 class Mean(msgspec.Struct):
@@ -116,16 +131,6 @@ class NaturalRange(msgspec.Struct):
     """The natural range of a parameter or of images; no width stands for the value itself."""
 
     width: float | None
-
-
-class OfFold(msgspec.Struct, kw_only=True):
-    """A result of one fold, with the id of the fold's training."""
-
-    training: str | None = None
-
-    def is_of(self, present: set[str]) -> bool:
-        """Tells whether the fold is among the present trainings."""
-        return self.training in present
 
 
 class Sensitivity(OfFold):
@@ -195,7 +200,7 @@ class WorstCase(msgspec.Struct):
 
     @property
     def order(self) -> tuple[float, float]:
-        """Sorts worst cases as forensics.py does: by the lowest score, and of equal scores by the greatest loss."""
+        """Sorts worst cases as forensics.py does: by the lowest score, then by the greatest loss."""
         return self.score, -self.loss
 
 
@@ -231,7 +236,7 @@ class Shots(OfFold):
 
 
 class Start(msgspec.Struct):
-    """The end of the search from an exposure; no `stops` stand for no adaptation."""
+    """The end of the search from an exposure; `stops` is None without adaptation."""
 
     stops: Annotated[int, msgspec.Meta(ge=-99, le=99)] | None
     labelled_loss: float
@@ -268,9 +273,10 @@ class Adaptation(msgspec.Struct):
     drifts: dict[str, AdaptedOverFolds]
     folds: dict[str, dict[str, Adapted]]
 
-    def is_of(self, present: set[str]) -> bool:
-        """Tells whether the folds that were adapted are among the present trainings."""
-        return all(each.is_of(present) for drifts in self.folds.values() for each in drifts.values())
+    @property
+    def trainings(self) -> set[str | None]:
+        """The ids of the trainings that were adapted."""
+        return {each.training for drifts in self.folds.values() for each in drifts.values()}
 
 
 class Curve(msgspec.Struct):
@@ -310,12 +316,10 @@ class Learning(msgspec.Struct):
     parameters: dict[str, LearntParameter]
     training: dict[str, str] = {}
 
-    def is_of(self, present: set[str]) -> bool:
-        """Tells whether the folds that were compared are among the present trainings."""
-        return bool(self.training) and present.issuperset(self.training.values())
-
-
-Result = TypeVar("Result")
+    @property
+    def trainings(self) -> set[str | None]:
+        """The ids of the trainings that were compared."""
+        return {*self.training.values()} or {None}
 
 
 def read_result(file: pathlib.Path, kind: type[Result]) -> Result | None:
@@ -326,31 +330,21 @@ def read_result(file: pathlib.Path, kind: type[Result]) -> Result | None:
         kind: a class of this module.
 
     Returns:
-        The result; None if there is no such file, or if the program that writes it has not finished.
+        The result; None if the file is missing, or if the program that writes it has not finished.
 
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
     if not file.exists():
         return None
-    content = read_json(file)
-    # Until a result is finished, its file only lists those beside it.
-    if content.keys() == {"files"}:
-        return None
-    return converted(content, kind, file)
-
-
-def read_json(file: pathlib.Path) -> Mapping[str, Any]:
-    """Reads an object from a JSON file.
-
-    Raises:
-        InputError: the file cannot be read, or holds something else.
-    """
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}): make it anew or move it away") from None
-    return converted(content, dict[str, Any], file)
+    # Until a result is finished, its file only lists those beside it.
+    if isinstance(content, Mapping) and content.keys() == {"files"}:
+        return None
+    return converted(content, kind, file)
 
 
 def converted(content: Any, kind: Any, file: pathlib.Path) -> Any:
@@ -365,17 +359,7 @@ def converted(content: Any, kind: Any, file: pathlib.Path) -> Any:
         InputError: the part has another type.
     """
     try:
-        return msgspec.convert(content, kind, dec_hook=_array)
-    except msgspec.ValidationError as error:
+        return msgspec.convert(content, kind, dec_hook=lambda _, numbers: np.array(numbers, float))
+    except (msgspec.ValidationError, OverflowError) as error:
         reason = str(error).replace("`", "").replace("$.", "")
         raise InputError(f"{file} is damaged or of another version ({reason}): make it anew or move it away") from None
-
-
-def _array(kind: type, content: Any) -> Any:
-    """Makes an array of nested lists of numbers; msgspec reports the errors that this raises."""
-    if kind is not np.ndarray:
-        raise NotImplementedError(f"no conversion to {kind}")
-    try:
-        return np.array(content, float)
-    except OverflowError as error:
-        raise ValueError(f"{error}") from None
