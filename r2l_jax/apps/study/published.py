@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from r2l_jax.drift.study import Ends, Study, Tables, published
+from r2l_jax.drift.published_scores import Ends, Study, Tables, published
 
 # The published tables by the data set that they are of.
 _TABLES = {"Microscopy": "microscopy", "DroneSegmentation": "drone_segmentation"}

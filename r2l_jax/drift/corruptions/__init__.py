@@ -14,16 +14,12 @@ compiled function.
 
 from collections.abc import Mapping
 
-from r2l_jax.drift.corruptions.blur import defocus_blur, gaussian_blur, glass_blur, motion_blur, zoom_blur
-from r2l_jax.drift.corruptions.declare import Corruption
-from r2l_jax.drift.corruptions.digital import elastic_transform, jpeg_compression, pixelate
-from r2l_jax.drift.corruptions.droplets import spatter
-from r2l_jax.drift.corruptions.noise import gaussian_noise, impulse_noise, shot_noise, speckle_noise
-from r2l_jax.drift.corruptions.values import brightness, contrast, identity, saturate
-from r2l_jax.drift.corruptions.weather import fog, frost, snow
+from r2l_jax import names
+from r2l_jax.drift.corruptions import blur, digital, droplets, noise, values, weather
+from r2l_jax.drift.corruptions.declare import DECLARED, Corruption
 from r2l_jax.runtime.errors import InputError
 
-__all__ = ["CORRUPTIONS"]
+__all__ = ["CORRUPTIONS", "blur", "digital", "droplets", "noise", "values", "weather"]
 
 
 class _Corruptions(dict[str, Corruption]):
@@ -33,28 +29,4 @@ class _Corruptions(dict[str, Corruption]):
         raise InputError(f"a corruption must be one of {', '.join(self)}, got {name!r}")
 
 
-# In the order of `names.CORRUPTIONS`.
-_ALL = (
-    identity,
-    gaussian_noise,
-    shot_noise,
-    impulse_noise,
-    speckle_noise,
-    gaussian_blur,
-    zoom_blur,
-    contrast,
-    brightness,
-    saturate,
-    elastic_transform,
-    defocus_blur,
-    glass_blur,
-    motion_blur,
-    fog,
-    frost,
-    snow,
-    spatter,
-    jpeg_compression,
-    pixelate,
-)
-
-CORRUPTIONS: Mapping[str, Corruption] = _Corruptions((corruption.__name__, corruption) for corruption in _ALL)
+CORRUPTIONS: Mapping[str, Corruption] = _Corruptions((name, DECLARED[name]) for name in names.CORRUPTIONS)

@@ -22,9 +22,12 @@ Images = Float[Array | np.ndarray, "*batch height width 3"]
 Severity = int | np.integer | SeverityArray
 Corruption = Callable[[Images, PRNGKeyArray, Severity], ImageArray]
 
+# All corruptions that have been declared, by name.
+DECLARED: dict[str, Corruption] = {}
+
 
 def corruption(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corruption:
-    """Checks a function's arguments, computes in at least 32 bits, and compiles it once for all severities."""
+    """Declares a corruption: checks arguments, computes in at least 32 bits, and compiles once for all severities."""
 
     @jax.jit
     @functools.wraps(function)
@@ -41,6 +44,7 @@ def corruption(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corru
         # The type is always the same, because each type would compile the function again.
         return compiled(images, key, jnp.asarray(severity, jnp.int32))
 
+    DECLARED[function.__name__] = corrupt
     return corrupt
 
 

@@ -1,18 +1,35 @@
-"""Weather: fog, frost and snow."""
+"""Weather: fog, frost and snow, and the random patterns of ice and plasma that they draw."""
+
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, strength
 from r2l_jax.drift.corruptions.filters import streak_taps, streaked, zoom_positions
-from r2l_jax.drift.corruptions.frost_pattern import frost_pattern
-from r2l_jax.drift.corruptions.plasma import plasma_fractal
 from r2l_jax.drift.warps import between_pixels
 
 # The weights of the luma of ITU-R BT.601, as in `cv2.cvtColor`.
 _LUMA = np.array([0.299, 0.587, 0.114])
+
+# The square of this number is the wobble of the first level, as in the published code; maps are scaled to [0, 1].
+_WOBBLE = 100.0
+
+# The mean color of the published photographs, at equal shares of the five that the published code draws from.
+_COLOR = np.array([0.572, 0.656, 0.702])
+
+# How much the mean brightness differs from one photograph to the other, and how much the crystals vary within one.
+_BRIGHTNESS, _CONTRAST = 0.12, 0.09
+
+# One crystal grows from a place within each square of this many pixels: the photographs at a fifth of their size.
+_SQUARE = 8
+# Crystals reach this many squares far.
+_REACH = 2
+# The distance between the side branches of a crystal, in pixels.
+_BRANCHES = 3.0
 
 
 @corruption
@@ -97,3 +114,98 @@ def snow_falls(image: Array, noise: Array, threshold: Array, share: Array, angle
     gray = image @ jnp.asarray(_LUMA, image.dtype)
     bright = jnp.maximum(image, 1.5 * gray[..., None] + 0.5)
     return share * image + (1 - share) * bright + flakes + flakes[::-1, ::-1]
+
+
+def frost_pattern(key: PRNGKeyArray, height: int, width: int) -> Float[Array, "height width 3"]:
+    """Draws feathered crystals of random places, directions, lengths and heights, over uneven ice.
+
+    Args:
+        key: the key.
+        height: the number of rows.
+        width: the number of columns.
+
+    Returns:
+        The colors, mostly in [0, 1].
+    """
+    crystals_key, ice_key, brightness_key = jax.random.split(key, 3)
+    crystals = _crystals(crystals_key, height, width)
+    ice = plasma_fractal(ice_key, height, width, 1.9)
+    pattern = 0.7 * crystals + 0.6 * ice
+    relief = (pattern - pattern.mean()) / jnp.maximum(pattern.std(), 1e-6)
+    brightness = 1 + _BRIGHTNESS * jax.random.normal(brightness_key)
+    return jnp.asarray(_COLOR) * brightness + _CONTRAST * relief[..., None]
+
+
+def _crystals(key: PRNGKeyArray, height: int, width: int) -> Array:
+    """Draws the height of the highest crystal at each pixel."""
+    rows, columns = (-(-size // _SQUARE) + 2 * _REACH for size in (height, width))
+    drawn = jax.random.uniform(key, (5, rows, columns))
+    y, x = jnp.mgrid[:height, :width]
+    highest = jnp.zeros((height, width))
+    for down, right in itertools.product(range(2 * _REACH + 1), repeat=2):
+        # The numbers of the crystal that grows some squares away from each pixel.
+        shifted = drawn[:, down : down + rows - 2 * _REACH, right : right + columns - 2 * _REACH]
+        of_pixel = shifted.repeat(_SQUARE, 1).repeat(_SQUARE, 2)[:, :height, :width]
+        top, left = (y // _SQUARE + down - _REACH) * _SQUARE, (x // _SQUARE + right - _REACH) * _SQUARE
+        place_y, place_x, turn, length, peak = of_pixel
+        dy, dx = y - top - _SQUARE * place_y, x - left - _SQUARE * place_x
+        angle = jnp.pi * turn
+        along = dx * jnp.cos(angle) + dy * jnp.sin(angle)
+        across = dy * jnp.cos(angle) - dx * jnp.sin(angle)
+        highest = jnp.maximum(highest, peak * _feather(along, across, _SQUARE * (0.5 + (_REACH - 0.5) * length)))
+    return highest
+
+
+def _feather(along: Array, across: Array, length: Array) -> Array:
+    """Computes the height of a crystal: a spine, and side branches at 45 degrees that get shorter toward its tips."""
+    taper = jnp.clip(1 - abs(along) / length, 0, 1)
+    spine = jnp.exp(-((across / 0.7) ** 2))
+    fold = (abs(along) - abs(across)) % _BRANCHES - _BRANCHES / 2
+    branches = jnp.exp(-((fold / 0.7) ** 2)) * jnp.clip(1 - abs(across) / (0.35 * length * taper + 0.5), 0, 1)
+    return taper * jnp.maximum(spine, branches)
+
+
+def plasma_fractal(
+    key: PRNGKeyArray, height: int, width: int, decay: Float[Array, ""] | float
+) -> Float[Array, "height width"]:
+    """Draws a height map in [0, 1], the corner of a square map whose side is the next power of two.
+
+    Args:
+        key: the key.
+        height: the number of rows.
+        width: the number of columns.
+        decay: the factor by which the wobble falls from one level to the next finer one; greater is smoother.
+    """
+    levels = max(max(height, width) - 1, 1).bit_length()
+    drawn = jax.random.uniform(key, (4**levels - 1,), minval=-1, maxval=1)
+    sizes = [2 ** (level // 3) for level in range(3 * levels)]
+    ends = list(itertools.accumulate(size**2 for size in sizes))
+    draws = [drawn[end - size**2 : end].reshape(size, size) for end, size in zip(ends, sizes, strict=True)]
+    return diamond_square(draws, decay)[:height, :width]
+
+
+def diamond_square(draws: Sequence[Array], decay: Float[Array, ""] | float) -> Array:
+    """Computes a square height map in [0, 1] from uniform random numbers.
+
+    This is `plasma_fractal` of the published code, for the numbers that it draws, in its order.
+
+    Args:
+        draws: for each level three arrays `(side, side)` of numbers in [-1, 1]: for the middles of squares, and for
+            the middles of their upper and their left edges. The sides are 1, 2, 4, ...
+        decay: see `plasma_fractal`.
+    """
+    corners, wobble = jnp.zeros((1, 1)), _WOBBLE
+    for squares, upper, left in zip(draws[::3], draws[1::3], draws[2::3], strict=True):
+
+        def mean(total, drawn, wobble=wobble):
+            return total / 4 + wobble**2 * drawn
+
+        pairs = corners + jnp.roll(corners, -1, 0)
+        middles = mean(pairs + jnp.roll(pairs, -1, 1), squares)
+        above = mean(middles + jnp.roll(middles, 1, 0) + corners + jnp.roll(corners, -1, 1), upper)
+        beside = mean(middles + jnp.roll(middles, 1, 1) + corners + jnp.roll(corners, -1, 0), left)
+        side = 2 * len(corners)
+        blocks = jnp.stack([jnp.stack([corners, above], -1), jnp.stack([beside, middles], -1)], 1)
+        corners, wobble = blocks.reshape(side, side), wobble / decay
+    heights = corners - corners.min()
+    return heights / heights.max()

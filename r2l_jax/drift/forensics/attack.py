@@ -26,8 +26,7 @@ from isp.published import ADDITIVE_LAYER
 from r2l_jax.config import AttackSettings, TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
-from r2l_jax.drift.search.descent import cost_of, descend
-from r2l_jax.drift.search.frozen import deviation, price_factor
+from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_values
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.errors import InputError
@@ -121,9 +120,9 @@ class Attack(UpdateRule):
         def cost(values):
             images = self._render(values, batch)
             sums = self._task.sums(attacked.logits(images, keys, self._augmentation), batch)
-            away = deviation(images, by_default, self._aux_loss)
-            weight = self._aux_weight * price_factor(images, self._aux_loss)
-            return cost_of("worst", sums["loss"] / count, away, weight), {**sums, "deviation": away * count}
+            loss = sums["loss"] / count
+            total, away = cost_of("worst", loss, images, by_default, self._aux_loss, self._aux_weight)
+            return total, {**sums, "deviation": away * count}
 
         free: dict[str, jax.Array | float] = {
             name: float(name in self._parameters or "all" in self._parameters) for name in state.default

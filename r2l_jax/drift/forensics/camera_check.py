@@ -13,7 +13,7 @@ from r2l_jax.data.files.cameras import read_camera_file
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
-from r2l_jax.drift.search.measure import Measurer, whole_batches
+from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import Facts
 from r2l_jax.runtime import tables
 from r2l_jax.runtime.errors import InputError
@@ -137,8 +137,8 @@ def score_together(
         for name, values in _calibration(frozen.facts, camera).items()
         if values.shape == np.shape(frozen.default[name])
     }
-    batches = whole_batches(dataset, indices, batch_size)
-    default, together = Measurer(frozen).measure([frozen.default, frozen.default | calibration], batches)
+    processings = [frozen.default, frozen.default | calibration]
+    default, together = Measurer(frozen).measure_samples(processings, dataset, indices, batch_size)
     return default.score, together.score
 
 
@@ -169,4 +169,4 @@ def _verdict(finding: Finding) -> tuple[str, str]:
     if math.isinf(finding.ranges):
         return "no, of the other sign", ""
     text = f"no, {format_value(abs(finding.outside))} too {'high' if finding.outside > 0 else 'low'}"
-    return text + ", where it was not tried" * finding.untried, format_value(finding.ranges)
+    return f"{text}, where it was not tried" if finding.untried else text, format_value(finding.ranges)

@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from r2l_jax.drift import by_shot
+from r2l_jax.drift import shot_groups
 from r2l_jax.drift.analysis import Analysis, once
-from r2l_jax.drift.forensics import by_shots, camera_check, sensitivity, tolerance, worst_case
+from r2l_jax.drift.forensics import camera_check, sensitivity, shots, tolerance, worst_case
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import knobs_of
@@ -45,7 +45,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         # Checked before the analyses, which take minutes.
         frozen = Frozen(fold.model, fold.task)
         worst_case.make_searches(config, pipeline_of(worst_case.searched(config, fold)))
-        on_every_process(functools.partial(by_shot.check, fold.dataset, fold.fold.valid_indices, config.by))
+        on_every_process(functools.partial(shot_groups.groups, fold.dataset, fold.fold.valid_indices, config.by))
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
     with writing_to(config.output_dir), StopSignals() as stop:
@@ -112,7 +112,7 @@ def _analyse(
         if stop.agreed():
             raise Interrupted(f"stopped before {name} of fold {fold.fold.number}; the same command goes on with that")
         if name == "shots":
-            return by_shots.analyse(config, fold, worst, stop.agreed)
+            return shots.analyse(config, fold, worst, stop.agreed)
         return _run(config, fold, name, stop, unfinished)
 
     identity = on_every_process(lambda: _identity(config, fold, name))
@@ -142,5 +142,6 @@ def _run(config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignal
                 raise Interrupted("stopped; the same command begins with this analysis")
 
         return sensitivity.analyse(*samples, config.batch_size, tick)
-    pair = (config.map[0], config.map[1]) if config.map else None
-    return tolerance.analyse(*samples, config.batch_size, config.tolerance / 100, pair, config.seed, stop.agreed, file)
+    return tolerance.analyse(
+        *samples, config.batch_size, config.tolerance / 100, config.map, config.seed, stop.agreed, file
+    )

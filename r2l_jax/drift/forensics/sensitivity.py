@@ -6,21 +6,32 @@ natural ranges, which makes parameters and images comparable.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 import isp
+from isp.parameter import MOST_ELEMENTS
+from r2l_jax.data import loader
+from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.figures import heat_map
-from r2l_jax.drift.forensics import gradients
-from r2l_jax.drift.forensics.gradients import PER_CENT, Change, Sensitivity
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.ranges import Facts
+from r2l_jax.drift.search.ranges import Facts, moved
+from r2l_jax.runtime import compiler
+from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
+from r2l_jax.runtime.hosts import gathered, no_bar
 from r2l_jax.runtime.tables import table
+
+PyTree = Any
+
+# The distance that values move, in natural ranges.
+PER_CENT = 0.01
 
 # The natural range of images: the range of the display, or of a mosaic up to the white level.
 _IMAGES = {"width": 1.0, "stated": "1, the white level of a mosaic or all of the display's range: moves by 0.01"}
@@ -31,6 +42,35 @@ MOVES = {
     "together": "all values move up",
 }
 CAUTION = "after clipped: overstated for dark pixels, where the tone curve is too steep for first order"
+
+
+class Change(NamedTuple):
+    """The changes of the loss of each sample when a parameter or an image moves by 1% of its natural range.
+
+    Attributes:
+        worst: the change when each value moves in the direction that raises the loss, `(N,)`.
+        together: the change when all values move up, `(N,)`.
+    """
+
+    worst: jax.Array | np.ndarray
+    together: jax.Array | np.ndarray
+
+
+class Sensitivity(NamedTuple):
+    """The sensitivity of samples.
+
+    Attributes:
+        loss: the task loss of each sample, `(N,)`.
+        parameters: the change with each parameter of the pipeline, in the order of the stages.
+        elements: the change when a single value moves up, `(N, ...)` in the parameter's shape; for each parameter of 2
+            to `MOST_ELEMENTS` values, in the same order.
+        stages: the change with the image after each stage, in order.
+    """
+
+    loss: jax.Array | np.ndarray
+    parameters: dict[str, Change]
+    elements: dict[str, jax.Array | np.ndarray]
+    stages: dict[str, Change]
 
 
 def analyse(
@@ -55,11 +95,11 @@ def analyse(
         tick: called after each batch; an exception from it ends the analysis.
 
     Returns:
-        `content`: the `unit`, what `moves`, a `caution` and the `ranges`; the means over all samples (`overall`) and
-        over those of each class (`by_class`, for classification), for signed changes also of absolute values. Tables:
-        `sensitivity`, a row for each sample. Figures: `sensitivity_parameters` and `sensitivity_stages`.
+        The analysis. Its `content` has the `unit`, a legend of `moves`, a `caution` and the `ranges`; and the means
+        over all samples (`overall`) and over those of each class (`by_class`, for classification), for signed changes
+        also of absolute values. Its table has a row for each sample.
     """
-    sensitivity = gradients.measure(frozen, dataset, indices, batch_size, tick)
+    sensitivity = measure(frozen, dataset, indices, batch_size, tick)
     groups = frozen.task.groups(dataset.labels[indices])
     content = {
         "unit": UNIT,
@@ -72,6 +112,84 @@ def analyse(
     names = [dataset.names[index] for index in indices]
     tables = {"sensitivity": _rows(frozen.facts, sensitivity, names, groups)}
     return Analysis(content, _table(content), _figures(content), tables)
+
+
+def measure(
+    frozen: Frozen,
+    dataset: RawDataset,
+    indices: np.ndarray,
+    batch_size: int,
+    tick: Callable[[], None] = lambda: None,
+) -> Sensitivity:
+    """Measures the sensitivity of each sample, with a progress bar on stderr; returns NumPy arrays.
+
+    Args:
+        frozen: the model.
+        dataset: the data set.
+        indices: the samples.
+        batch_size: samples at once. The numbers do not depend on it.
+        tick: called after each batch; an exception from it ends the measuring.
+    """
+    devices = jax.device_count()
+    batch_size = -(-min(batch_size, len(indices)) // devices) * devices
+    default, rest = jax.device_put((frozen.default, frozen.rest), shardings().everywhere)
+    function = compiled(frozen)
+    ahead, measured, taken = OneAhead(), [], []
+    total = -(-len(indices) // batch_size)
+    with tqdm(total=total, desc="sensitivity", unit="batch", disable=no_bar()) as bar:
+        for batch in loader.eval_batches(dataset, indices, batch_size, whole=True):
+            taken.append(batch["weight"] > 0)
+            on_devices = to_devices(batch, shardings().split, whole=True)
+            measured.append(ahead.begun(function(default, rest, on_devices)))
+            bar.update()
+            tick()
+    taken = np.concatenate(taken)
+    every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *gathered(measured))
+    # JAX sorts the dicts of a tree by name; these are in the order of the stages.
+    pipeline = frozen.pipeline(frozen.default)
+    parameters = list(pipeline.parameters())
+    return Sensitivity(
+        every.loss,
+        {name: every.parameters[name] for name in parameters},
+        {name: every.elements[name] for name in parameters if name in every.elements},
+        {name: every.stages[name] for name in pipeline.stage_names},
+    )
+
+
+def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], Sensitivity]:
+    """Compiles the sensitivity of each sample of a batch, a function of `(frozen.default, frozen.rest, batch)`.
+
+    Each sample is a batch of its own, since the Dice loss of a batch is that of all its pixels together.
+    Batch norms use their running statistics, so that no sample depends on the others.
+    """
+
+    def of_sample(default, rest, sample):
+        batch = jax.tree.map(lambda leaf: leaf[None], sample)
+
+        def loss(offsets, perturbations):
+            images, _ = frozen.pipeline(moved(frozen.facts, default, offsets)).trace(batch["raw"], perturbations)
+            return frozen.sums(images, rest, batch)["loss"]
+
+        _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))
+        value, (parameters, stages) = jax.value_and_grad(loss, argnums=(0, 1))(*zeros)
+        parameters, stages = jax.tree.map(lambda gradient: PER_CENT * gradient, (parameters, stages))
+        return Sensitivity(
+            value,
+            {name: _change(each) for name, each in parameters.items()},
+            {name: each for name, each in parameters.items() if 1 < each.size <= MOST_ELEMENTS},
+            {name: _change(each) for name, each in stages.items()},
+        )
+
+    return jax.jit(
+        jax.vmap(of_sample, (None, None, 0)),
+        out_shardings=shardings().split,
+        compiler_options=compiler.options(),
+    )
+
+
+def _change(each: jax.Array) -> Change:
+    return Change(jnp.abs(each).sum(), each.sum())
 
 
 def _stated(facts: isp.Parameter) -> dict[str, Any]:
@@ -146,8 +264,8 @@ def _table(content: Mapping[str, Any]) -> str:
         UNIT,
         *(f"{name}: {meaning}" for name, meaning in MOVES.items()),
         f"means over {overall['samples']} samples, whose mean loss is {overall['loss']:.4f}"
-        + "; columns of classes: worst" * bool(classes),
-        *[CAUTION] * ("clipped" in overall["stages"]),
+        + ("; columns of classes: worst" if classes else ""),
+        *([CAUTION] if "clipped" in overall["stages"] else []),
     ]
     return "\n".join([*legend, table(rows)])
 

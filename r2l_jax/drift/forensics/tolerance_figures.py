@@ -66,7 +66,7 @@ def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
         whisker = [away(value) for value in knob[f"{end}_interval"]]
         axes.plot(whisker, [row, row], color="black", marker="|", linewidth=1, markersize=6)
         axes.annotate(
-            format_value(knob[end]) + " (limit)" * knob[f"{end}_at_limit"],
+            format_value(knob[end]) + (" (limit)" if knob[f"{end}_at_limit"] else ""),
             (outmost(*whisker, away(knob[end])), row),
             xytext=(gap, 0),
             textcoords="offset points",

@@ -1,17 +1,15 @@
-"""A trained model of which only the processing's parameters may change, and how far its images are from the default."""
+"""A trained model of which only the processing's parameters may change."""
 
 import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 import isp
-import tasks
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.model.model_hash import model_hash
@@ -66,28 +64,3 @@ class Frozen:
         """Computes the logits of processed images."""
         normalizer, head = nnx.merge(self._graph, rest)
         return head(normalizer(images))
-
-
-def deviation(
-    images: Float[Array, "batch height width 3"], default: Float[Array, "batch height width 3"], aux_loss: str
-) -> Float[Array, ""]:
-    """Computes the distance of images from their default rendering, 0 where they are equal.
-
-    Args:
-        images: the images.
-        default: their default rendering.
-        aux_loss: "ssim", 1 less the structural similarity (`tasks.losses.ssim`); "l2", the mean square difference; or
-            "l2_sum", for which the distance is that of "l2" as well, and only its `price_factor` differs.
-    """
-    if aux_loss == "ssim":
-        return 1 - tasks.losses.ssim(images, default)
-    return jnp.square(images - default).mean()
-
-
-def price_factor(images: Float[Array, "batch height width 3"], aux_loss: str) -> int:
-    """Returns the factor of the price of a batch's `deviation`: 1, or its number of values for "l2_sum".
-
-    The published program sums square differences over a batch, where "l2" takes their mean: a weight of it is this
-    number of times as large, 6291456 for a batch of 32 images of 256x256.
-    """
-    return images.size if aux_loss == "l2_sum" else 1

@@ -48,7 +48,10 @@ def whole_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> 
 
 @contextlib.contextmanager
 def ticking(
-    title: str, total: int, stop: Callable[[], bool], stopped: Callable[[], str]
+    title: str,
+    total: int,
+    stop: Callable[[], bool],
+    stopped: Callable[[], str] = lambda: "stopped; the same command goes on from there",
 ) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar on stderr while processings are measured, and stops between batches.
 
@@ -85,6 +88,29 @@ class Measurer:
 
     def __init__(self, frozen: Frozen):
         self._frozen, self._stacks = frozen, Stacks()
+
+    def measure_samples(
+        self,
+        parameters: Sequence[dict[str, np.ndarray]],
+        dataset: RawDataset,
+        indices: np.ndarray,
+        batch_size: int,
+        title: str = "",
+        stop: Callable[[], bool] = lambda: False,
+    ) -> list[Measured]:
+        """Measures the model under several processings on samples of a data set, with a progress bar if it has a title.
+
+        Args:
+            parameters: for each processing, the values of all parameters of the pipeline.
+            dataset: the data set.
+            indices: the samples.
+            batch_size: samples at once.
+            title: the title of the progress bar.
+            stop: as for `ticking`, whose Interrupted it raises.
+        """
+        batches = whole_batches(dataset, indices, batch_size)
+        with ticking(title, len(parameters) * len(batches) if title else 0, stop) as tick:
+            return self.measure(parameters, batches, tick)
 
     def measure(
         self,

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
-from r2l_jax.drift.search.frozen import Frozen, deviation, price_factor
+from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains, valid_offsets, valid_values
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.devices import OneAhead
@@ -231,9 +231,8 @@ class Searcher:
         def cost(values):
             images = self._frozen.pipeline(values)(batch["raw"])
             task_loss = self._frozen.sums(images, rest, batch)["loss"] / size
-            away = deviation(images, by_default, self._aux_loss)
-            weight = fixed.aux_weight * price_factor(images, self._aux_loss)
-            return cost_of(self._direction, task_loss, away, weight), jnp.stack([task_loss, away])
+            total, away = cost_of(self._direction, task_loss, images, by_default, self._aux_loss, fixed.aux_weight)
+            return total, jnp.stack([task_loss, away])
 
         optimizer = optax.adam(self._learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
         facts = self._frozen.facts

@@ -12,7 +12,7 @@ import jax
 from tqdm import tqdm
 
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import by_shot, cases, figures
+from r2l_jax.drift import cases, figures, shot_groups
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.synthesis import summary
@@ -116,7 +116,7 @@ def _parts_of_groups(
     parts: dict[_Group, list[_Part]] = {}
     for label, folds in runs.items():
         for fold in folds:
-            for field, groups in by_shot.check(fold.dataset, fold.fold.valid_indices, config.by).items():
+            for field, groups in shot_groups.groups(fold.dataset, fold.fold.valid_indices, config.by).items():
                 for value, indices in groups.items():
                     of_group = fold._replace(fold=fold.fold._replace(valid_indices=indices))
                     name = f"{label} {field}={value}"
@@ -147,7 +147,7 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
                 f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
-        by_shot.check(fold.dataset, fold.fold.valid_indices, config.by)
+        shot_groups.groups(fold.dataset, fold.fold.valid_indices, config.by)
         if "pipelines" in config.against:
             cases.check_pipelines([cases.for_run(case, fold.config) for case in config.cases()], first)
 

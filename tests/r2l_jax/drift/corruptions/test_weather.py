@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 
 from r2l_jax.drift.corruptions.filters import streak_taps
-from r2l_jax.drift.corruptions.frost_pattern import frost_pattern
-from r2l_jax.drift.corruptions.plasma import diamond_square, plasma_fractal
-from r2l_jax.drift.corruptions.weather import fog, frost, snow, snow_falls
+from r2l_jax.drift.corruptions.weather import (
+    diamond_square,
+    fog,
+    frost,
+    frost_pattern,
+    plasma_fractal,
+    snow,
+    snow_falls,
+)
 
 PUBLISHED = np.load(pathlib.Path(__file__).with_name("published.npz"))
 IMAGE, KEY = jnp.asarray(PUBLISHED["image"]), jax.random.key(0)

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift.forensics.attack import Attack
-from r2l_jax.drift.search.frozen import deviation
+from r2l_jax.drift.search.descent import deviation
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace

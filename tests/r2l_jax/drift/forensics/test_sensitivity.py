@@ -11,7 +11,7 @@ from flax import nnx
 import isp
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.forensics import gradients, sensitivity
+from r2l_jax.drift.forensics import sensitivity
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import moved
@@ -83,7 +83,7 @@ CASES = {"classification": isp.parametrized, "segmentation": isp.static}
 def compiled_once(small_heads):
     """Lets all tests share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gradients, "compiled", functools.cache(gradients.compiled))
+        patch.setattr(sensitivity, "compiled", functools.cache(sensitivity.compiled))
         yield
 
 
@@ -93,7 +93,7 @@ def case(request, compiled_once):
     task = request.param
     head = SmoothHead(1, of_pixels=True) if task == "segmentation" else SmoothHead(4, of_pixels=False)
     frozen = freeze(task, CASES[task](CAMERA), head)
-    return task, frozen, gradients.measure(frozen, dataset(task), EVERY, 4)
+    return task, frozen, sensitivity.measure(frozen, dataset(task), EVERY, 4)
 
 
 def samples(task, indices, size):
@@ -107,7 +107,7 @@ def assert_close(one, other):
 def test_samples_know_nothing_of_batches_padding_and_each_other(case):
     task, frozen, whole = case
     some = EVERY[[4, 1, 6]]
-    alone = gradients.measure(frozen, dataset(task), some, 100)
+    alone = sensitivity.measure(frozen, dataset(task), some, 100)
     assert_close(alone, jax.tree.map(lambda leaf: leaf[some], whole))
     assert all(leaf.shape[0] == len(EVERY) for leaf in jax.tree.leaves(whole))
 
@@ -166,7 +166,7 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
     ]
     pipeline = isp.Pipeline(stages)
     frozen = freeze("classification", pipeline, ColourHead())
-    found = gradients.measure(frozen, dataset("classification"), EVERY, 4)
+    found = sensitivity.measure(frozen, dataset("classification"), EVERY, 4)
     assert (list(found.parameters), list(found.stages)) == (["white_balance", "gamma_correct"], ["gains", "tones"])
 
     linear = RAWS[..., None] * gains
@@ -193,10 +193,10 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
 
 def test_one_program_serves_all_batches(case):
     task, frozen, _ = case
-    function, ticks = gradients.compiled(frozen), []
+    function, ticks = sensitivity.compiled(frozen), []
     programs = function._cache_size()
     assert 1 <= programs <= 2  # and one for the batch of three above
-    gradients.measure(frozen, dataset(task), EVERY, 4, lambda: ticks.append(1))
+    sensitivity.measure(frozen, dataset(task), EVERY, 4, lambda: ticks.append(1))
     assert len(ticks) == 2
     assert function._cache_size() == programs
 

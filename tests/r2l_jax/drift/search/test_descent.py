@@ -5,7 +5,8 @@ import optax
 import pytest
 
 import isp
-from r2l_jax.drift.search.descent import cost_of, descend
+from r2l_jax.config import AUX_LOSSES
+from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_offsets
 
 LEVELS = jnp.asarray(np.random.default_rng(0).uniform(0, 0.3, (1000, 4)).astype(np.float32))
@@ -14,12 +15,27 @@ DEFAULT = {"black_level": LEVELS, "gamma_correct": jnp.float32(2.2)}
 START = jax.tree.map(jnp.zeros_like, DEFAULT)
 
 
-@pytest.mark.parametrize(
-    ("direction", "task_loss", "away", "weight", "cost"),
-    [("best", 2.0, 0.5, 3.0, 3.5), ("worst", 2.0, 0.5, 3.0, -0.5), ("worst", 2.0, 0.5, 0.0, -2.0)],
-)
-def test_a_search_pays_for_deviation_in_both_directions(direction, task_loss, away, weight, cost):
-    assert float(cost_of(direction, jnp.float32(task_loss), jnp.float32(away), weight)) == cost
+RNG = np.random.default_rng(0)
+IMAGES, RENDERED = (jnp.asarray(RNG.random((4, 6, 5, 3), np.float32)) for _ in range(2))
+
+
+@pytest.mark.parametrize("aux_loss", AUX_LOSSES)
+def test_more_deviation_always_costs_more(aux_loss):
+    image = jnp.asarray(RNG.random((1, 16, 16, 3), np.float32))
+    away = jnp.asarray(RNG.normal(size=image.shape).astype(np.float32))
+    costs = [float(deviation(image + amount * away, image, aux_loss)) for amount in (0.0, 0.01, 0.03, 0.1, 0.3)]
+    assert costs[0] == pytest.approx(0, abs=1e-6)
+    assert (np.diff(costs) > 0).all()
+
+
+@pytest.mark.parametrize(("direction", "weight", "sign"), [("best", 3.0, 1), ("worst", 3.0, -1), ("worst", 0.0, -1)])
+@pytest.mark.parametrize("aux_loss", AUX_LOSSES)
+def test_a_search_pays_for_deviation_in_both_directions(direction, weight, sign, aux_loss):
+    cost, away = cost_of(direction, jnp.float32(2), IMAGES, RENDERED, aux_loss, weight)
+    assert float(away) == float(deviation(IMAGES, RENDERED, aux_loss)) > 0.01
+    # The study's sum over a batch is the mean times the number of its values.
+    price = weight * (4 * 6 * 5 * 3 if aux_loss == "l2_sum" else 1)
+    assert float(cost) == pytest.approx(sign * 2 + price * float(away), rel=1e-6)
 
 
 @pytest.mark.parametrize(("sign", "limit"), [(1, 0.0), (-1, np.float32(0.95))])

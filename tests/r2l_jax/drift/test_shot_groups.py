@@ -3,7 +3,7 @@ import pytest
 
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import by_shot
+from r2l_jax.drift import shot_groups
 from r2l_jax.runtime.errors import InputError
 
 
@@ -17,7 +17,7 @@ def dataset_of(shots):
 def groups(field, values):
     """The groups of samples whose shots have these values of a field."""
     dataset = dataset_of([Shot(**{field: value}) for value in values])
-    found = by_shot.groups(dataset, np.arange(len(values)), field)
+    found = shot_groups.groups(dataset, np.arange(len(values)), (field,))[field]
     return [(name, indices.tolist()) for name, indices in found.items()]
 
 
@@ -32,7 +32,7 @@ def test_words_are_ordered_by_their_letters():
 
 def test_samples_keep_their_indices():
     dataset = dataset_of([Shot(model=name) for name in "ABAB"])
-    found = by_shot.check(dataset, np.array([3, 2, 0]), ("model",))
+    found = shot_groups.groups(dataset, np.array([3, 2, 0]), ("model",))
     assert {name: indices.tolist() for name, indices in found["model"].items()} == {"A": [2, 0], "B": [3]}
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from r2l_jax.drift.study import published
+from r2l_jax.drift.published_scores import published
 from r2l_jax.names import CORRUPTIONS_OF_THE_STUDY, PUBLISHED_PIPELINES
 
 STUDY = published()

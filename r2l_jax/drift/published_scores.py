@@ -1,4 +1,4 @@
-"""The numbers that the study has published, to compare with: `study.json`, which names its source.
+"""The scores that the study has published, to compare with: `published_scores.json`, which names its source.
 
 L. Oala et al., "Data models for dataset drift controls in machine learning with optical images", TMLR (2023).
 """
@@ -9,7 +9,7 @@ import msgspec
 
 
 class Tables(msgspec.Struct, frozen=True):
-    """The scores of models of a data set, the mean over the folds.
+    """The mean scores over the folds of models of a data set.
 
     Attributes:
         score: the score in words.
@@ -23,12 +23,12 @@ class Tables(msgspec.Struct, frozen=True):
 
 
 class Attacks(msgspec.Struct, frozen=True):
-    """The accuracies that searches for the worst processing left of a model.
+    """The accuracies in the worst cases that searches found.
 
     Attributes:
         data: the data set.
-        epochs: how long the searches took.
-        aux_loss: how the distance from the default rendering was measured.
+        epochs: the length of the searches.
+        aux_loss: the measure of the distance from the default rendering.
         default_accuracy: the accuracy before.
         accuracy_at_lambda: for each group of parameters that were searched, the accuracy at each weight of the
             distance, by the weight as it is written; or a remark in words.
@@ -49,14 +49,7 @@ class Ends(msgspec.Struct, frozen=True):
 
 
 class Learning(msgspec.Struct, frozen=True):
-    """The comparison of learned with frozen processing.
-
-    Attributes:
-        intensity: the intensity of the mosaics in words.
-        epochs: how long models were trained.
-        microscopy: the scores of Raw-Microscopy.
-        drone_segmentation: the scores of Raw-Drone.
-    """
+    """The comparison of learned with frozen processing, at an intensity in words, for each data set."""
 
     intensity: str
     epochs: int
@@ -69,9 +62,9 @@ class Study(msgspec.Struct, frozen=True):
 
     Attributes:
         source: where the numbers were published, and how exact they are.
-        pipelines: the names of the rows of all tables and of the columns of processing drift, as in
-            `isp.PUBLISHED_STATIC`. The study's program ran them as in `isp.AS_PUBLISHED_STATIC`.
-        corruptions: the names of the columns under corruptions.
+        pipelines: the rows of all tables and the columns of processing drift, as in `isp.PUBLISHED_STATIC`. The study's
+            program ran them as in `isp.AS_PUBLISHED_STATIC`.
+        corruptions: the columns under corruptions.
         severity: the severity of the corruptions.
         folds: the number of folds that scores are the mean of.
         microscopy: the scores of Raw-Microscopy.
@@ -93,5 +86,5 @@ class Study(msgspec.Struct, frozen=True):
 
 def published() -> Study:
     """Reads the numbers of the study."""
-    content = importlib.resources.files("r2l_jax.drift").joinpath("study.json").read_bytes()
+    content = importlib.resources.files("r2l_jax.drift").joinpath("published_scores.json").read_bytes()
     return msgspec.json.decode(content, type=Study)

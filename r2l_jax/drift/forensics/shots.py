@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from r2l_jax.drift import by_shot
+from r2l_jax.drift import shot_groups
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.forensics import worst_case
@@ -35,11 +35,11 @@ def analyse(
         each search at its worst) and `scores`.
 
     Raises:
-        InputError: as `by_shot.groups`.
+        InputError: as `shot_groups.groups`.
         Interrupted: `stop` returned True.
     """
     indices = fold.fold.valid_indices
-    groups = by_shot.check(fold.dataset, indices, config.by)
+    groups = shot_groups.groups(fold.dataset, indices, config.by)
     frozen = Frozen(worst_case.searched(config, fold), fold.task)
     lowest: dict[str, Mapping[str, Any]] = {}
     for row in worst["rows"] if worst else ():

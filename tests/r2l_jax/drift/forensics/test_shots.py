@@ -6,7 +6,7 @@ import pytest
 
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.forensics import by_shots
+from r2l_jax.drift.forensics import shots
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.runtime.flags import build
 from r2l_jax.training.folds import Fold
@@ -34,12 +34,12 @@ def analyse(monkeypatch, fold, rows):
         return [types.SimpleNamespace(confusion=cells[(np.arange(5) >= number).astype(int)]) for number in right]
 
     measurer = types.SimpleNamespace(measure=lambda processings, batches, tick: measured(processings))
-    monkeypatch.setattr(by_shots, "Measurer", lambda frozen: measurer)
-    monkeypatch.setattr(by_shots, "Frozen", lambda model, task: types.SimpleNamespace(default={"right": 5}))
-    monkeypatch.setattr(by_shots, "whole_batches", lambda *_: [None])
-    monkeypatch.setattr(by_shots.worst_case, "searched", lambda config, fold: None)
+    monkeypatch.setattr(shots, "Measurer", lambda frozen: measurer)
+    monkeypatch.setattr(shots, "Frozen", lambda model, task: types.SimpleNamespace(default={"right": 5}))
+    monkeypatch.setattr(shots, "whole_batches", lambda *_: [None])
+    monkeypatch.setattr(shots.worst_case, "searched", lambda config, fold: None)
     config = build(ForensicsConfig, run="run", by=("model",))
-    return by_shots.analyse(config, fold, {"rows": rows} if rows else None, lambda: False)
+    return shots.analyse(config, fold, {"rows": rows} if rows else None, lambda: False)
 
 
 def test_each_group_of_samples_is_scored_at_the_worst_of_each_search(monkeypatch, fold):

@@ -1,32 +1,36 @@
 """Groups samples by facts of their shots: on which camera does a model fail?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.runtime.errors import InputError
 
-# Values of a field beyond these, such as the dates of all samples, have no table that anyone reads.
+# Nobody reads a table of more values of a field, such as the dates of all samples.
 _MOST_GROUPS = 50
 
 _UNKNOWN = "unknown"
 
 
-def groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np.ndarray]:
-    """Groups samples by the value of a field of their shots.
+def groups(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+    """Groups samples by each of several fields of their shots.
 
     Args:
         dataset: the data set.
         indices: the samples.
-        field: a field of `Shot`.
+        fields: fields of `Shot`.
 
     Returns:
-        The samples of each value, by the value in words, in the order of the values.
+        For each field the samples of each value, by the value in words, in the order of the values.
 
     Raises:
-        InputError: the data set knows no shots, no file tells the field, or there are too many values.
+        InputError: the data set knows no shots, no file tells a field, or a field has too many values.
     """
+    return {field: _groups(dataset, indices, field) for field in fields}
+
+
+def _groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np.ndarray]:
     if dataset.shot is None:
         raise InputError(f"--by={field}: {dataset.name} does not know with what its samples were taken; a Folder does")
     found: dict[str | float, list[int]] = {}
@@ -42,8 +46,3 @@ def groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np
         f"{value:g}" if isinstance(value, float) else str(value): np.array(found[value], indices.dtype)
         for value in ordered
     }
-
-
-def check(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> dict[str, Mapping[str, np.ndarray]]:
-    """Groups samples by each of several fields; raises the InputErrors of `groups`."""
-    return {field: groups(dataset, indices, field) for field in fields}
