@@ -155,7 +155,7 @@ def test_sets(s3, scheduler, tmp_path):
         (["--input=s3://none/raw", "--output=out"], "s3://none/raw: The specified bucket does not exist"),
         (["--input=s3://bucket/nothing", "--output=out"], "s3://bucket/nothing: not found"),
         (["--input=s3://bucket/raw", "--output=s3://none/out"], "s3://none/out: The specified bucket does not exist"),
-        (["--input=nowhere://raw", "--output=out"], "nowhere://raw: Protocol not known: nowhere"),
+        (["--input=nowhere://raw", "--output=out"], "nowhere://raw: Unsupported filesystem: 'nowhere'"),
     ],
 )
 def test_mistakes_are_one_line(s3, raw, tmp_path, monkeypatch, flags, message):
