@@ -110,10 +110,9 @@ check_all() {
     timed eval "$tests"
     newest=$(newest_python)
     if [[ $newest == python3 ]]; then
-        echo "No Python on this machine is newer than python3: the tests ran on one Python only."
-    else
-        # With the packages of exports, clusters and object storage, whose tests are skipped without them.
-        in_environment "$newest" test,onnx,cluster,cloud_test run_tests
+        echo "note: no Python on this machine is newer than python3: the tests run on one Python only"
     fi
+    # With the packages of exports, clusters and object storage, whose tests are skipped without them.
+    in_environment "$newest" test,onnx,cluster,cloud_test run_tests
     echo "All checks passed in $SECONDS s."
 }
