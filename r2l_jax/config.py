@@ -309,13 +309,15 @@ class OptimizationSettings(Settings):
         "with --optimizer=adamw or sgd, the decay of the head's kernels", 0.0, bound=NOT_NEGATIVE
     )
     schedule: str = setting(
-        "how the learning rate goes on: constant, or cosine, which falls to 0 in the last epoch",
+        "the course of the learning rate: constant, or a cosine that falls to 0 in the last epoch",
         "constant",
         choices=SCHEDULES,
     )
-    warmup_epochs: float = setting("over so many epochs, the learning rate rises from 0", 0.0, bound=NOT_NEGATIVE)
+    warmup_epochs: float = setting(
+        "the number of epochs over which the learning rate rises from 0", 0.0, bound=NOT_NEGATIVE
+    )
     patience: int = setting(
-        "stop when so many validations in a row have not improved the score; 0 trains all epochs",
+        "stop after this many validations in a row without a better score; 0 trains all epochs",
         0,
         bound=NOT_NEGATIVE,
     )
@@ -339,7 +341,9 @@ class OptimizationSettings(Settings):
         "weak: flips and right-angle turns; strong: noise and smoothing besides", "none", choices=AUGMENTATIONS
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE)
-    seed: int = setting("of the splits, the initial weights, the order and the augmentation", 1, bound=NOT_NEGATIVE)
+    seed: int = setting(
+        "the seed of the splits, the initial weights, the order and the augmentation", 1, bound=NOT_NEGATIVE
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -364,8 +368,8 @@ class AttackSettings(Settings):
         False,
     )
     adv_parameters: str | None = setting(
-        "with --adv_training, what may move: a list of all, additive_layer, and the pipeline's parameters, by default "
-        f"{', '.join(PARAMETERS)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
+        "with --adv_training, the parameters that may move: a list of all, additive_layer, and the pipeline's "
+        f"parameters, by default {', '.join(PARAMETERS)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
         None,
     )
     adv_aux_loss: str | None = setting(
@@ -377,7 +381,7 @@ class AttackSettings(Settings):
         choices=AUX_LOSSES,
     )
     adv_aux_weight: float | None = setting(
-        "with --adv_training, what deviation costs beside the task loss; "
+        "with --adv_training, the weight of the deviation beside the task loss; "
         f"default: {_ATTACK_DEFAULTS['adv_aux_weight']:g}",
         None,
         bound=NOT_NEGATIVE,
@@ -406,8 +410,8 @@ class TrackingSettings(Settings):
 
     experiment_name: str = setting("folder of runs that belong together", "classification learnable pipeline")
     run_name: str = setting("folder of this run within the experiment's", "test run")
-    logdir: str = setting("folder of all experiments, which TensorBoard is given", "runs")
-    overwrite: bool = setting("start anew where a run of this name would be continued", False)
+    logdir: str = setting("folder of all experiments, for TensorBoard", "runs")
+    overwrite: bool = setting("start over instead of continuing a run of this name", False)
     log_model: bool = setting(
         "write checkpoints (true or false); without them a run cannot be continued", True, kind="value"
     )
@@ -422,7 +426,7 @@ class TrackingSettings(Settings):
     track_processing: bool = setting("record the picture after every stage", False)
     track_processing_gradients: bool = setting("record the loss's gradient for every stage", False)
     track_predictions: bool = setting("record targets and predictions", False)
-    track_save_tensors: bool = setting("also write what is recorded as .npy", False)
+    track_save_tensors: bool = setting("also write the recorded arrays as .npy", False)
     track_every_epoch: bool = setting("record every epoch, not only at the end", False)
     track_n_images: int = setting("how many of the data set's first samples to record", 5, bound=POSITIVE)
 

@@ -1,11 +1,10 @@
-"""Adjusts a trained model's processing to drifted data, or compares learning it with leaving it as it is.
+"""Adjusts a trained model's processing to drifted data, or compares learned with fixed processing.
 
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
 python scripts/adjust.py --run=runs/quickstart/parametrized --mode=learn
 
-To adapt, the head stays as it is, and a few labeled images of the drifted data tell how the processing must change.
-Writes adaptation.json or learning.json, curves, pictures and TensorBoard events. The same command goes on where it was
-stopped.
+To adapt, the processing is tuned on a few labeled images of the drifted data, and the head stays as it is. Writes
+adaptation.json or learning.json, curves, pictures and TensorBoard events. Repeat the command to resume.
 """
 
 import functools

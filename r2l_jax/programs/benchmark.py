@@ -1,12 +1,12 @@
-"""Measures how fast the library is beside what is in use today, and prints the table.
+"""Measures the speed of the library and of the programs in use today, and prints the table.
 
 python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
 python scripts/benchmark.py --device=gpu
 
 All rows take 15 to 30 minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
-Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: if it does
-so with the better quartiles of both sides as well.
+Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise,
+that is, with the better quartiles of both sides as well.
 """
 
 import dataclasses

@@ -25,7 +25,7 @@ class CalibrationConfig(Settings):
     )
     output: str = setting("folder for the camera and its corrections")
     camera: str = setting(
-        "drone, microscopy, a JSON file with the values that frames do not show, or auto: those of the raw files",
+        "drone, microscopy, a JSON file with the values that frames do not show, or auto: taken from the raw files",
         "auto",
     )
     threshold: float = setting(

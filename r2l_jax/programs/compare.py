@@ -2,7 +2,7 @@
 
 python scripts/compare.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=curves.png
 
-Prints a table within 100 columns. report.py shows everything else that the folders of runs hold.
+Prints a table within 100 columns. report.py shows everything else in the folders of runs.
 """
 
 import dataclasses

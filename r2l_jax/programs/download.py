@@ -3,7 +3,7 @@
 python scripts/download.py --dataset=Microscopy --data_dir=data
 B2_APPLICATION_KEY_ID=... B2_APPLICATION_KEY=... python scripts/download.py --dataset=Drone --source=b2 --data_dir=data
 
-The same command again goes on where one was interrupted, and has nothing to do if all is there.
+Repeat the command to resume an interrupted download; complete files are not downloaded again.
 """
 
 import dataclasses

@@ -1,10 +1,9 @@
-"""Tests trained models on data as other pipelines, exposures and corruptions make it.
+"""Tests trained models under other pipelines, intensities, exposures and common corruptions.
 
 python scripts/evaluate.py --run=runs/quickstart/parametrized
 python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
 
-Writes evaluation.json, evaluation.csv, heat maps and TensorBoard events. The same command again goes on where it was
-stopped.
+Writes evaluation.json, evaluation.csv, heat maps and TensorBoard events. Repeat the command to resume.
 """
 
 import functools

@@ -1,12 +1,12 @@
-"""Finds out how a trained model depends on its processing: what it is sensitive to, what it tolerates, what breaks it.
+"""Finds what a trained model is sensitive to in its processing, what it tolerates, and what breaks it.
 
 python scripts/forensics.py --run=runs/quickstart/parametrized --adv_track_differences
 python scripts/forensics.py --run=runs/quickstart/parametrized --check=IMG_0001.dng
 
 The head stays as it is, and so do all statistics. Three analyses, each with numbers in JSON, pictures and TensorBoard
 events: `sensitivity`, the task loss's gradient for every parameter and every stage; `tolerances`, how far each
-parameter may move; `worst_case`, a search for the processing that breaks the model. The same command goes on where it
-was stopped. With --check the exit status is 0 if a camera's figures are within what the model tolerates, and 2 if not.
+parameter may move; `worst_case`, a search for the processing that breaks the model. Repeat the command to
+resume. With --check the exit status is 0 if the model tolerates the camera's calibration values, and 2 if not.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Serves a page on which raw files are processed live, with what a trained model makes of them.
+"""Serves a page on which raw files are processed live, with a trained model's view of them.
 
 python scripts/lab.py
 python scripts/lab.py --run=runs/quickstart/small
@@ -6,7 +6,7 @@ python scripts/lab.py --input=more_raw_files --camera=drone --port=9000
 
 Open the printed address in a browser: drop a raw file or pick a sample, choose a pipeline, and move its sliders. With a
 run, the page also shows the probabilities of the classes, which way the loss rises for each slider, and the intervals
-that forensics.py has found to be tolerated. The page needs NiceGUI: pip install 'r2l_jax[lab]'.
+that the model tolerates, as forensics.py has measured them. The page needs NiceGUI: pip install 'r2l_jax[lab]'.
 """
 
 import functools

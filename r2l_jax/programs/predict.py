@@ -1,12 +1,12 @@
-"""Predicts raw files by a trained model: a table of classes, or masks.
+"""Runs a trained model on raw files: a table of classes, or masks.
 
 python scripts/predict.py --run=runs/quickstart/small --input=more_raw_files --output=predictions.csv
 python scripts/predict.py --run=runs/cars/small --input=more_raw_files --output=cars.csv --masks=masks
 python scripts/predict.py --run=runs/quickstart/small --input=s3://bucket/raw --output=p.csv --scheduler=local:8
 
-The table has a row for each file, in columns the most probable class and the probability of each. Files larger than the
-mosaics that the model was trained on are cropped to their middle; frames to segment are taken whole. The same command
-goes on where it was stopped. The exit status is 1 if any file could not be read.
+The table has a row for each file: the most probable class, and the probability of each class. Files larger than the
+mosaics that the model was trained on are cropped to their middle; frames to segment are taken whole. Repeat the
+command to resume. The exit status is 1 if any file could not be read.
 """
 
 import dataclasses

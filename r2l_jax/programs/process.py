@@ -7,10 +7,10 @@ python scripts/process.py --input=IMG_0001.dng --output=learned --run=runs/quick
 python scripts/process.py --input=raw_folder,one_more.nef --camera=drone --output=drone --format=png --stages
 python scripts/process.py --input=s3://bucket/raw --output=s3://bucket/pictures --scheduler=local:8
 
-Pictures are 16-bit TIFF or 8-bit PNG, as the differentiable pipeline `isp.parametrized`, a pipeline of classical
-algorithms, `isp.static`, one of your own, or what a run has learned renders them, in the sensor's orientation.
-<output>/manifest.json says by which pipeline and for which camera: the same command goes on where it was stopped, and
-other settings need another folder. The exit status is 1 if any file could not be rendered.
+Pictures are 16-bit TIFF or 8-bit PNG, in the sensor's orientation. They are rendered by the differentiable pipeline
+`isp.parametrized`, a pipeline of classical algorithms (`isp.static`), one of your own, or the pipeline that a run has
+learned. <output>/manifest.json records the pipeline and the camera: repeat the command to resume, and choose another
+folder for other settings. The exit status is 1 if any file could not be rendered.
 """
 
 import copy
@@ -43,7 +43,7 @@ class RenderConfig(ProcessingChoice):
         None,
     )
     run: str | None = setting(
-        "a finished run, one of its folds, or a file model.safetensors: renders with what was learned there", None
+        "a finished run, one of its folds, or a file model.safetensors: renders with its learned processing", None
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
     processing_mode: str | None = setting(

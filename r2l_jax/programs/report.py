@@ -1,10 +1,10 @@
-"""Writes a report of runs: one HTML file of everything that their folders hold.
+"""Collects everything in run folders on one HTML page.
 
 python scripts/report.py --run=runs/quickstart/parametrized --output=report.html
 python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=report.html
 
-The report has the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py where these
-write by default. It needs no other file and no network, and can be read on a phone and printed.
+The report shows the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py from their
+default folders. It needs no other file and no network, and can be read on a phone and printed.
 """
 
 import dataclasses

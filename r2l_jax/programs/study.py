@@ -1,11 +1,11 @@
-"""Repeats the study of Oala et al. (TMLR 2023) on a data set, and shows its results beside the published ones.
+"""Repeats the study of Oala et al. (TMLR 2023) on a data set, and compares its results with the published ones.
 
 python scripts/study.py --flagfile=configs/study_small.flags
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --dry_run
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --scheduler=local:2
 
 Writes study.json, figures in the layout of the study, and study.html to the output folder, and every trained run as an
-ordinary run's folder. The same command again goes on where it was stopped. With --dry_run, it prints the jobs and the
+ordinary run's folder. Repeat the command to resume. With --dry_run, it prints the jobs and the
 time that they will take. The exit status is 1 if any job has failed.
 """
 

@@ -1,4 +1,4 @@
-"""Turns a folder of JPEG and PNG into a raw data set: the mosaics that a camera would have taken, with its noise.
+"""Turns a folder of JPEG and PNG into a raw data set, with the noise of a camera's sensor.
 
 python scripts/unprocess.py --input=photos --output=raw_photos --camera=drone --exposure=0.9
 python scripts/train.py --dataset=Folder --data_dir=raw_photos --camera=raw_photos/camera.json
@@ -22,9 +22,7 @@ class UnprocessConfig(Settings):
     input: str = setting("folder of pictures: one sub-folder a class, or images/ and masks/")
     output: str = setting("folder for the mosaics, outside of the input")
     camera: str = setting("drone, microscopy or a JSON file with a camera's calibration")
-    exposure: float = setting(
-        "factor on the light; below 1 there is headroom for what would exceed the white level", 1.0
-    )
+    exposure: float = setting("factor on the light; below 1 leaves headroom for highlights", 1.0)
     full_well: float | None = setting(
         "electrons at which a site saturates; fewer are more noise; default: the camera's, or 15000", None
     )
@@ -32,7 +30,7 @@ class UnprocessConfig(Settings):
         "standard deviation of the read-out, in electrons; default: the camera's, or 4", None
     )
     bits: int | None = setting("bits of the converter, 1 to 16; default: the camera's, or 12", None)
-    seed: int = setting("of the noise", 0)
+    seed: int = setting("the seed of the noise", 0)
 
 
 def main(config: UnprocessConfig) -> int:

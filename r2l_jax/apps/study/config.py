@@ -74,7 +74,7 @@ class StudyChoice(Settings):
 
     output: str = setting("folder of all runs and results", "runs/study")
     parts: tuple[str, ...] = setting(
-        "what to do: synthesis: models of twelve static pipelines under all twelve and under corruptions; forensics: "
+        "the parts: synthesis: models of twelve static pipelines under all twelve and under corruptions; forensics: "
         "the worst case over the price of distance; adjustment: learned beside frozen processing at low intensity",
         PARTS,
         each=PARTS,
@@ -100,7 +100,7 @@ class StudyChoice(Settings):
         f"for synthesis: the severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", (3,)
     )
     adv_aux_loss: str = setting(
-        "for forensics: the distance to the default rendering, as of train.py; l2_sum is that of the study",
+        "for forensics: the distance to the default rendering, as of train.py; the study uses l2_sum",
         "l2_sum",
         choices=AUX_LOSSES,
     )

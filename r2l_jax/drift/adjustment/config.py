@@ -44,13 +44,13 @@ class AdaptationConfig(FinishedRun):
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
     )
     starts: int = setting(f"exposures to search from, the first of {STOPS} stops", 6, bound=POSITIVE)
-    steps: int = setting("of each search", 120, bound=POSITIVE)
+    steps: int = setting("steps of each search", 120, bound=POSITIVE)
     lr: float = setting(
         "about how far a parameter moves in a step, as a fraction of its natural range", 0.01, bound=POSITIVE
     )
     batch_size: int = setting("samples at once, and in a step of one search", 16, bound=POSITIVE)
     track_n_images: int = setting("how many samples the pictures show", 5, bound=POSITIVE)
-    seed: int = setting("of the labeled images, the batches and the noise", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of the labeled images, the batches and the noise", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
         super().__post_init__()

@@ -28,7 +28,8 @@ from r2l_jax.training.plan import make_folds
 from r2l_jax.training.record import changed_data, changes, other_makers, read_metrics
 from r2l_jax.training.trained import TrainedFold, load_runs
 
-LEARNT, FROZEN = "learnt", "frozen"
+# The names in results and of folders, which stay as earlier versions wrote them.
+LEARNED, FROZEN = "learnt", "frozen"
 
 
 def run(config: LearningConfig) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
 def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> dict[str, Any]:
     """Trains the counterpart of a run, and writes and returns the comparison."""
     trained = folds[0].config
-    own, other = (FROZEN, LEARNT) if trained.processing.freeze_processor else (LEARNT, FROZEN)
+    own, other = (FROZEN, LEARNED) if trained.processing.freeze_processor else (LEARNED, FROZEN)
     counterpart = replace(
         trained,
         freeze_processor=not trained.processing.freeze_processor,
@@ -75,7 +76,7 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     on_first_process(lambda: None)
     (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines, config.checkpoint)
     runs = {own: folds, other: others}
-    content = compare({name: runs[name] for name in (LEARNT, FROZEN)}, config.target_score)
+    content = compare({name: runs[name] for name in (LEARNED, FROZEN)}, config.target_score)
     content["training"] = {str(fold.fold.number): fold.training for fold in folds}
     on_first_process(lambda: _write(config, content))
     if is_first():
@@ -134,7 +135,7 @@ def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
 
 def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[str, Any]:
     """Compares the learning curves of two runs and the time to a score, and collects the learned parameters."""
-    score = runs[LEARNT][0].task.score
+    score = runs[LEARNED][0].task.score
     return {
         "score": score,
         "target": target,
@@ -142,7 +143,7 @@ def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[st
             name: {"folds": [curve(_history(fold), f"val_{score}", target) for fold in folds]}
             for name, folds in runs.items()
         },
-        "parameters": _parameters(runs[LEARNT]),
+        "parameters": _parameters(runs[LEARNED]),
     }
 
 
@@ -183,12 +184,12 @@ def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
     if named is None:
         raise ValueError("a run that learns its processing must have a pipeline")
     camera = named(camera_of(folds[0].dataset))
-    learnt = [pipeline_of(fold.model).parameters() for fold in folds]
+    learned = [pipeline_of(fold.model).parameters() for fold in folds]
     return {
         name: {
             "names": camera.facts[name].element_names(name, value.shape),
             "camera": np.asarray(value).tolist(),
-            "folds": [np.asarray(of_fold[name]).tolist() for of_fold in learnt],
+            "folds": [np.asarray(of_fold[name]).tolist() for of_fold in learned],
         }
         for name, value in camera.parameters().items()
     }

@@ -22,7 +22,7 @@ def comparison_table(content: Mapping[str, Any]) -> str:
         reached = (_mean_reached([fold[f"{unit}_to_target"] for fold in folds]) for unit in ("epochs", "seconds"))
         rows.append([name, *numbers, *reached])
     text = table(rows)
-    rows = [["parameter", "camera", "learnt", "deviation"]]
+    rows = [["parameter", "camera", "learned", "deviation"]]
     for values in content["parameters"].values():
         camera, folds = np.array(values["camera"]), np.array(values["folds"])
         if camera.size <= MOST_ELEMENTS:

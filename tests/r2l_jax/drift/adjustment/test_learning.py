@@ -56,7 +56,7 @@ def test_both_runs_have_the_same_splits(config, trained, result):
         assert ours == theirs
 
 
-def test_parameters_are_those_learnt_beside_the_cameras(result):
+def test_parameters_are_those_learned_beside_the_cameras(result):
     gains = result["parameters"]["white_balance"]
     assert np.shape(gains["folds"]) == (2, 3)
     assert (np.array(gains["folds"]) != gains["camera"]).any()
@@ -124,7 +124,7 @@ def test_refuses_a_run_of_other_data(config, trained, monkeypatch):
         learning.run(config)
 
 
-def test_refuses_a_fold_and_what_is_not_learnt(base, trained, config):
+def test_refuses_a_fold_and_what_is_not_learned(base, trained, config):
     with pytest.raises(InputError, match="fold_0 is one fold: the whole run is compared"):
         learning.run(replace(config, run=str(trained.run_dir / "fold_0")))
     with pytest.raises(InputError, match=r"--target_score must be in \(0, 1\], got 2.0"):
