@@ -353,6 +353,36 @@ def test_runs_stand_side_by_side(tmp_path):
     assert read.value(table, "second, mean", "best accuracy") == pytest.approx(np.mean(scores))
 
 
+def test_values_of_the_worst_case_are_those_of_the_lowest_score(tmp_path):
+    folder = report_runs.write_run(tmp_path / "run")
+    content = report_runs.worst_case(report_runs.training(folder), report_runs.Numbers(700))
+    scores_and_losses = [(0.5, 1.0), (0.25, 2.0), (0.25, 3.0), (0.75, 9.0)]
+    content["rows"] = [
+        content["rows"][0] | {"score": score, "loss": loss, "parameters": {"gamma_correct": loss}}
+        for score, loss in scores_and_losses
+    ]
+    report_runs.write_json(folder / "forensics/fold_0/worst_case/worst_case.json", content)
+    read = Page(make_page(read_runs([str(folder)])))
+    # Of equal scores, the greater loss is the worst.
+    assert read.value("Values in the worst case of each group", "gamma_correct", "all") == 3.0
+
+
+def test_runs_are_compared_over_the_severities_of_both(tmp_path):
+    folders = [report_runs.write_run(tmp_path / name, start=start) for name, start in (("first", 0), ("second", 50))]
+    content = report_runs.evaluation({folder.name: folder for folder in folders}, report_runs.Numbers(900))
+    for run, severity in (("first", "fog.2"), ("second", "fog.4")):
+        content["runs"][run]["tests"][severity] = content["runs"][run]["tests"]["contrast.1"]
+    first, second = (content["runs"][run]["tests"] for run in ("first", "second"))
+    del second["contrast.3"]
+    report_runs.write_json(tmp_path / "evaluation/evaluation.json", content)
+    read = Page(make_page(read_runs(list(map(str, folders)))))
+    (table,) = read.tables["Drop of accuracy from the own images, mean over the severities"]
+    for run, tests in (("first", first), ("second", second)):
+        assert float(table[run, "contrast"][0]["data-value"]) == tests["contrast.1"]["drop"]["mean"]
+        # No severity is common to both.
+        assert table[run, "fog"] == ({}, "\N{EN DASH}")
+
+
 def test_pictures_shrink_until_the_page_is_small_enough(tmp_path, monkeypatch):
     folder = report_runs.write_run(tmp_path / "run")
     report_runs.write_pictures(folder / "fold_0", epochs=12, size=(240, 80))
