@@ -93,9 +93,10 @@ class Evaluation(msgspec.Struct):
 
 
 class OfFold(msgspec.Struct, kw_only=True):
-    """A result of one fold, with the id of the fold's training."""
+    """A result of one fold, with the id of the fold's training and the identity of all that it depends on."""
 
     training: str | None = None
+    identity: dict[str, Any] = {}
 
     @property
     def trainings(self) -> set[str | None]:

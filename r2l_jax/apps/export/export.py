@@ -1,5 +1,6 @@
 """Exports a finished model: its parts in several formats, each compared with the model before it counts as written."""
 
+import functools
 import importlib.resources
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +26,8 @@ from r2l_jax.training.loaded import TrainedModel
 # The greatest difference from the model, in display values and in logits.
 LIMIT = 1e-4
 
-NAME, CAMERA, SAMPLES, PARAMETERS, EXAMPLE = (
-    "model.json",
-    "camera.json",
-    "samples.npz",
-    "parameters.npz",
-    "example.py",
-)
+NAME, CAMERA = "model.json", "camera.json"
+SAMPLES, PARAMETERS, EXAMPLE = "samples.npz", "parameters.npz", "example.py"
 
 
 class Outcome(NamedTuple):
@@ -137,45 +133,23 @@ def _written(
     """Writes a part in each format, and yields how it went."""
     inputs, expected = values[part.input], values[part.output]
     if "stablehlo" in formats:
-        facts = {"platforms": list(stablehlo.PLATFORMS), "gradient": gradient}
-        yield (
-            "stablehlo",
-            _checked(
-                output / f"{part.name}.stablehlo",
-                expected,
-                lambda file: stablehlo.write(part, file, gradient),
-                lambda file: stablehlo.run(file, part, inputs),
-                lambda file: facts,
-            ),
-        )
+        write = functools.partial(stablehlo.write, gradient=gradient)
+        yield "stablehlo", _checked(stablehlo, write, part, output / f"{part.name}.stablehlo", inputs, expected)
     if "onnx" in formats:
-        yield (
-            "onnx",
-            _checked(
-                output / f"{part.name}.onnx",
-                expected,
-                lambda file: onnx_files.write(part, file),
-                lambda file: onnx_files.run(file, inputs),
-                lambda file: onnx_files.measured(file, inputs),
-            ),
-        )
+        yield "onnx", _checked(onnx_files, onnx_files.write, part, output / f"{part.name}.onnx", inputs, expected)
 
 
 def _checked(
-    target: Path,
-    expected: np.ndarray,
-    write: Callable[[Path], None],
-    run: Callable[[Path], np.ndarray],
-    measure: Callable[[Path], dict[str, Any]],
+    kind: Any, write: Callable[[Part, Path], None], part: Part, target: Path, inputs: np.ndarray, expected: np.ndarray
 ) -> Outcome:
-    """Writes a file, and keeps it only if it computes what the model computes."""
+    """Writes a part by a module of a format, and keeps the file only if it computes what the model computes."""
     try:
-        with replacing(target) as part:
-            write(part)
-            difference = float(np.abs(run(part) - expected).max())
+        with replacing(target) as file:
+            write(part, file)
+            difference = float(np.abs(kind.run(part, file, inputs) - expected).max())
             if not difference <= LIMIT:  # Holds for NaN as well.
                 raise InputError(f"differs from the model by {difference:.1e} on the samples, more than {LIMIT:.0e}")
-            facts = measure(part)
+            facts = kind.measured(file, inputs)
     except OSError:
         raise
     except Exception as error:  # Tracers and converters raise anything for a function that they do not take.

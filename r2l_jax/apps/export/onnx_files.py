@@ -78,7 +78,7 @@ def write(part: Part, target: Path) -> None:
     onnx.save(model, target)
 
 
-def run(file: Path, inputs: np.ndarray) -> np.ndarray:
+def run(_: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
     """Computes a part's outputs by its file."""
     session = _session(file)
     return session.run(None, _feed(session, inputs))[0]

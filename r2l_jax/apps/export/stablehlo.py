@@ -1,6 +1,7 @@
 """Parts of models as StableHLO, by `jax.export`: one file for CPUs, GPUs and TPUs, and for any number of images."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,13 @@ def write(part: Part, target: Path, gradient: bool) -> None:
         target.write_bytes(exported.serialize(vjp_order=int(gradient)))
 
 
-def run(file: Path, part: Part, inputs: np.ndarray) -> np.ndarray:
+def run(part: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
     """Computes a part's outputs by its file."""
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
     return np.asarray(exported.call(part.parameters, inputs))
+
+
+def measured(file: Path, _: np.ndarray) -> dict[str, Any]:
+    """Returns the platforms of a file, and whether it has its derivative."""
+    exported = jax.export.deserialize(bytearray(file.read_bytes()))
+    return {"platforms": list(exported.platforms), "gradient": exported.has_vjp()}

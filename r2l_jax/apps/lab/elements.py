@@ -14,7 +14,7 @@ class Viewer(Element, component="components/viewer.js"):
 
 
 class Sliders(Element, component="components/sliders.js"):
-    """Shows the sliders of all knobs, see `showing.sliders`; emits `move`."""
+    """Shows the sliders of all knobs, see `presentation.sliders`; emits `move`."""
 
 
 class Strip(Element, component="components/strip.js"):
@@ -22,7 +22,7 @@ class Strip(Element, component="components/strip.js"):
 
 
 class Classes(Element, component="components/classes.js"):
-    """Shows the probability of each class, see `showing.classes`; emits `choose` with the number of a class."""
+    """Shows the probability of each class, see `presentation.classes`; emits `choose` with the number of a class."""
 
 
 class Text(TextElement):

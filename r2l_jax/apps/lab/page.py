@@ -9,11 +9,12 @@ from nicegui import background_tasks, ui
 from nicegui.elements.upload_files import FileUpload
 from nicegui.events import GenericEventArguments
 
-from r2l_jax.apps.lab import choices, drawing, showing, sources
+from r2l_jax.apps.lab import drawing, pipelines, presentation, sources
 from r2l_jax.apps.lab.elements import Button, Classes, Sliders, Strip, Text, Toggle, Viewer, section, update
-from r2l_jax.apps.lab.gallery import Gallery
+from r2l_jax.apps.lab.frames import window_size
+from r2l_jax.apps.lab.lab import Lab
+from r2l_jax.apps.lab.presentation import Gallery
 from r2l_jax.apps.lab.session import STEPS, Change, Session
-from r2l_jax.apps.lab.shared import Lab, window_size
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.runtime.errors import InputError, in_words
 
@@ -133,7 +134,7 @@ class Page:
     def _panel(self) -> None:
         with section("Pipeline"), ui.element("div").classes("lab-selects"):
             self._pipeline = ui.select(
-                [*self._lab.pipelines, choices.CLASSICAL],
+                [*self._lab.pipelines, pipelines.CLASSICAL],
                 value=self._session.pipeline_name,
                 on_change=self._choose_pipeline,
             ).props(f"{_SELECT} aria-label=pipeline")
@@ -142,7 +143,7 @@ class Page:
                     ui.select(list(known), value=first, on_change=self._choose_pipeline).props(
                         f"{_SELECT} prefix={step} aria-label={step}"
                     )
-                    for (step, known), first in zip(choices.STEPS.items(), self._session.algorithms, strict=True)
+                    for (step, known), first in zip(pipelines.STEPS.items(), self._session.algorithms, strict=True)
                 ]
         if self._lab.model is not None:
             self._model(self._lab.model.task == "segmentation")
@@ -189,7 +190,7 @@ class Page:
         if change in ("view", "judgement", "slope", "busy") and self._lab.model is not None:
             self._show_model()
         if change in ("view", "draft", "picture", "slope"):
-            update(self._sliders, groups=showing.sliders(session))
+            update(self._sliders, groups=presentation.sliders(session))
         if change in ("view", "draft", "picture", "busy"):
             self._show_busy()
 
@@ -212,7 +213,7 @@ class Page:
             opened = (number for number, source in enumerate(self._lab.sources) if source is session.source)
             self._sample.value = next(opened, None)
         self._follows = False
-        self._steps.set_visibility(session.pipeline_name == choices.CLASSICAL)
+        self._steps.set_visibility(session.pipeline_name == pipelines.CLASSICAL)
         frame, view = session.frame, session.view
         self._whole.set_visibility(frame is not None and window_size(frame, self._lab.model) != frame.raw.shape)
         self._whole.set_on(session.whole)
@@ -244,7 +245,7 @@ class Page:
         update(self._strip, src=self._address("strip"), stages=names, current=session.stage or names[-1])
         self._clipped.clear()
         with self._clipped:
-            for color, words, share in showing.clipped(session):
+            for color, words, share in presentation.clipped(session):
                 with ui.element("span"):
                     ui.element("i").style(f"background: {color}")
                     Text("span", words)
@@ -254,7 +255,7 @@ class Page:
         session = self._session
         judged = session.view is not None and session.view.judged
         judgement = session.judgement if judged else None
-        update(self._classes, rows=showing.classes(session) if judged else [])
+        update(self._classes, rows=presentation.classes(session) if judged else [])
         self._loss.text = "" if judgement is None else f"loss {judgement.loss:.4f}"
         self._unjudged.set_visibility(session.view is not None and not judged)
         for way, button in self._searches.items():

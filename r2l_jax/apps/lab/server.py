@@ -10,9 +10,9 @@ from nicegui import ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from r2l_jax.apps.lab.gallery import Gallery
+from r2l_jax.apps.lab.lab import Lab
 from r2l_jax.apps.lab.page import Page
-from r2l_jax.apps.lab.shared import Lab
+from r2l_jax.apps.lab.presentation import Gallery
 from r2l_jax.runtime.errors import InputError
 
 

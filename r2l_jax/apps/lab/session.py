@@ -10,10 +10,10 @@ from typing import Literal
 
 import numpy as np
 
-from r2l_jax.apps.lab import choices, drawing, saving, sources
+from r2l_jax.apps.lab import drawing, pipelines, saving, sources
 from r2l_jax.apps.lab.engine import Judgement, Picture, Positions, Search
-from r2l_jax.apps.lab.frames import Frame
-from r2l_jax.apps.lab.shared import Lab, View, prepare
+from r2l_jax.apps.lab.frames import Frame, View, prepare
+from r2l_jax.apps.lab.lab import Lab
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.pipelines import NamedPipeline
@@ -52,7 +52,7 @@ class Session:
         frame: its frame.
         camera_name: the chosen camera.
         pipeline_name: the chosen pipeline.
-        algorithms: the algorithms of `choices.CLASSICAL`.
+        algorithms: the algorithms of `pipelines.CLASSICAL`.
         whole: whether the whole frame is shown rather than a window.
         center: the middle of the window, as fractions of the frame.
         view: what is rendered; None without a frame.
@@ -76,7 +76,7 @@ class Session:
         self.frame: Frame | None = None
         self.camera_name, self.pipeline_name = next(iter(lab.cameras)), next(iter(lab.pipelines))
         self.cameras = dict(lab.cameras)
-        self.algorithms = tuple(choices.FIRST.values())
+        self.algorithms = tuple(pipelines.FIRST.values())
         self.whole, self.center = False, (0.5, 0.5)
         self.view: View | None = None
         self.stage: str | None = None
@@ -188,7 +188,7 @@ class Session:
         if self.frame is None or self.view is None:
             raise InputError("nothing is open")
         named, model = self.view.named, self.lab.model
-        if self.pipeline_name == choices.LEARNED and model is not None and model.config.processing.named_pipeline:
+        if self.pipeline_name == pipelines.LEARNED and model is not None and model.config.processing.named_pipeline:
             # The learned pipeline is one of these with other values.
             named = model.config.processing.named_pipeline
         return saving.pipeline_file(named, self.frame.camera, self.view.engine.values(self.positions), file)
@@ -281,7 +281,7 @@ class Session:
 
     def _find(self, name: str, algorithms: Sequence[str]) -> NamedPipeline:
         """Returns a pipeline by the name that a visitor has chosen."""
-        return choices.classical(algorithms) if name == choices.CLASSICAL else self.lab.pipelines[name]
+        return pipelines.classical(algorithms) if name == pipelines.CLASSICAL else self.lab.pipelines[name]
 
     async def _render(self, view: View) -> None:
         version, positions, held = self._version, self.positions, self._held

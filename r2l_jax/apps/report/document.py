@@ -1,12 +1,12 @@
 """The content of a report before it is a page: sections of tables, charts, pictures and texts.
 
-A template turns each block into HTML by its `kind`. Texts are plain: the template escapes them.
+A template turns each block into HTML by its class. Texts are plain: the template escapes them.
 """
 
 import dataclasses
 import re
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from r2l_jax.apps.report.charts import LineChart, Range
 from r2l_jax.apps.report.pictures import Picture
@@ -36,40 +36,26 @@ class Cell(NamedTuple):
     range: Range | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table, the rows of which can be sorted by each column.
+class Table(NamedTuple):
+    """A table with a caption and titles of columns; the first cell of a row is the row's title.
 
-    Attributes:
-        title: the caption.
-        columns: the titles of the columns.
-        rows: the cells of each row, of which the first is the row's title.
+    The reader can sort the rows by each column.
     """
 
-    kind: ClassVar[str] = "table"
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Charts:
+class Charts(NamedTuple):
     """Charts in a grid."""
 
-    kind: ClassVar[str] = "charts"
     charts: Sequence[LineChart]
 
 
-@dataclasses.dataclass(frozen=True)
-class Pictures:
-    """Pictures with their captions, in a grid.
+class Pictures(NamedTuple):
+    """Pictures with their captions, in a grid; `wide` ones are as wide as the page."""
 
-    Attributes:
-        pictures: the pictures.
-        wide: whether each is as wide as the page.
-    """
-
-    kind: ClassVar[str] = "pictures"
     pictures: Sequence[Picture]
     wide: bool = False
 
@@ -81,58 +67,41 @@ class Frame(NamedTuple):
     rows: Sequence[Sequence[Picture]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Slider:
-    """Pictures that change with the epoch.
+class Slider(NamedTuple):
+    """Pictures that change with the epoch; screen readers are told the title."""
 
-    Attributes:
-        title: the name of the slider, for screen readers.
-        frames: the positions.
-    """
-
-    kind: ClassVar[str] = "slider"
     title: str
     frames: Sequence[Frame]
 
 
-@dataclasses.dataclass(frozen=True)
-class Tiles:
+class Tiles(NamedTuple):
     """The most important numbers, in large type: for each its title, its text and a remark."""
 
-    kind: ClassVar[str] = "tiles"
     tiles: Sequence[tuple[str, str, str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph."""
 
-    kind: ClassVar[str] = "text"
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Code:
+class Code(NamedTuple):
     """A command or another text of fixed width."""
 
-    kind: ClassVar[str] = "code"
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
     """Blocks that are folded away until the reader opens them."""
 
-    kind: ClassVar[str] = "details"
     title: str
     blocks: Sequence["Block"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Panels:
+class Panels(NamedTuple):
     """Titled groups of blocks, side by side where the page is wide enough."""
 
-    kind: ClassVar[str] = "panels"
     panels: Sequence[tuple[str, Sequence["Block"]]]
 
 

@@ -5,10 +5,11 @@ import json
 
 import numpy as np
 import pytest
+import report_runs
 from small_runs import metrics
 
 import r2l_jax
-from r2l_jax.apps.lab import tolerated
+from r2l_jax.apps.lab.lab import read_tolerances
 from r2l_jax.programs import export, predict
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
@@ -79,7 +80,7 @@ def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
     for number, fold in enumerate(folds):
         file = tmp_path / "forensics" / f"fold_{number}" / "tolerances" / "tolerances.json"
         file.parent.mkdir(parents=True)
-        knobs = {"gamma_correct": {"low": 2.0, "high": 2.5 + number}}
-        file.write_text(json.dumps({"tolerance": 0.02, "knobs": knobs, "identity": {"model": fold.fingerprint}}))
+        content = report_runs.tolerances("", report_runs.Numbers(number))
+        file.write_text(json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": fold.fingerprint}}))
     for number, model in enumerate(load_folds(str(run.run_dir), ["all"], "best", None)):
-        assert tolerated.read(str(tmp_path), model).intervals == {"gamma_correct": (2.0, 2.5 + number)}
+        assert read_tolerances(str(tmp_path), model).tolerance == 0.02 + number

@@ -52,6 +52,7 @@ def test_model_json_describes_the_model_and_its_files(model, exported):
     assert {file.name for file in exported.iterdir()} == files
     difference = about["parts"]["isp"]["files"]["stablehlo"]["difference"]
     assert 0 <= difference <= LIMIT
+    assert about["parts"]["isp"]["files"]["stablehlo"]["gradient"] is True
     images = model.render(np.load(exported / "samples.npz")["raw"])
     normalized = (images - about["normalization"]["mean"]) / about["normalization"]["standard_deviation"]
     np.testing.assert_allclose(normalized, model.module.normalizer(jnp.asarray(images)), atol=1e-4)
@@ -114,7 +115,7 @@ def not_for_exporters(rgb):
 
 
 def test_parts_that_cannot_be_traced_are_named_with_the_reason(model, raws, tmp_path, monkeypatch):
-    monkeypatch.setattr(stablehlo, "write", lambda *arguments: not_for_exporters(None))
+    monkeypatch.setattr(stablehlo, "write", lambda *arguments, **options: not_for_exporters(None))
     outcomes = export_model(model, tmp_path / "out", raws, ["isp"], ["stablehlo", "safetensors"])
     assert [outcome.error for outcome in outcomes] == ["this stage has no formula", None]
 
@@ -175,11 +176,12 @@ def faded(rgb, strength):
 
 def onnx_agrees(pipeline, file):
     """Compares a pipeline with its ONNX file, in linear light, since the tone curve is steep near black."""
-    onnx_files.write(Part("isp", "raw", "images", lambda _, raw: pipeline(raw), {}, (24, 36)), file)
+    part = Part("isp", "raw", "images", lambda _, raw: pipeline(raw), {}, (24, 36))
+    onnx_files.write(part, file)
     rng = np.random.default_rng(0)
     raw = (0.2 + 0.5 * np.kron(rng.random((2, 6, 9)), np.ones((4, 4)))).astype(np.float32)
     for count in (1, 2):
-        found, expected = onnx_files.run(file, raw[:count]), np.asarray(pipeline(raw[:count]))
+        found, expected = onnx_files.run(part, file, raw[:count]), np.asarray(pipeline(raw[:count]))
         np.testing.assert_allclose(found**2.2, expected**2.2, atol=2e-5)
 
 

@@ -19,7 +19,7 @@ from r2l_jax.pipelines import find_pipeline
 pytest.importorskip("nicegui")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")]
 
 # Compiling takes a while on a busy machine; in milliseconds.
 PATIENCE = 120_000
@@ -157,7 +157,6 @@ def test_a_search_moves_the_sliders_until_it_is_stopped(visit):
     assert page.locator(".lab-knob.moved").count() > 5
 
 
-@pytest.mark.slow
 def test_pipelines_are_chosen_and_saved_with_their_values(visit, tmp_path):
     page = visit()
     page.get_by_label("pipeline", exact=True).click()

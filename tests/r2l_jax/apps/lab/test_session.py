@@ -6,15 +6,14 @@ import pytest
 
 import isp
 import r2l_jax
-from r2l_jax.apps.lab import choices, shared, sources
+from r2l_jax.apps.lab import frames, pipelines, sources
 from r2l_jax.apps.lab.frames import Frame
-from r2l_jax.apps.lab.gallery import JPEG, PNG, Gallery
+from r2l_jax.apps.lab.lab import Lab
+from r2l_jax.apps.lab.presentation import JPEG, PNG, Gallery, classes, clipped, sliders
 from r2l_jax.apps.lab.session import Session
-from r2l_jax.apps.lab.shared import Lab
-from r2l_jax.apps.lab.showing import classes, clipped, sliders
 from r2l_jax.apps.lab.sources import Source
-from r2l_jax.apps.lab.tolerated import Tolerances
 from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.drift.results import Knob, Tolerances
 from r2l_jax.runtime.errors import InputError
 
 
@@ -51,7 +50,7 @@ async def visiting(lab):
 
 
 def make_lab(model=None, own=(), tolerances=None):
-    return Lab(list(own), sources.cameras(model, None), choices.pipelines(model, None), model, tolerances)
+    return Lab(list(own), sources.cameras(model, None), pipelines.pipelines(model, None), model, tolerances)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +153,7 @@ def test_a_pipeline_that_cannot_be_rendered_leaves_the_choice_as_it_was():
     async def play(visitor):
         session = visitor.session
         await session.open(Source("mono", mono))
-        await session.choose_pipeline(choices.CLASSICAL, ["menon2007", "none", "none"])
+        await session.choose_pipeline(pipelines.CLASSICAL, ["menon2007", "none", "none"])
         assert len(visitor.failed) == 1
         assert "menon2007" in visitor.failed[0]
         assert session.pipeline_name == "parametrized"
@@ -185,8 +184,8 @@ def test_several_visitors_have_states_of_their_own():
 
 
 def test_large_frames_are_shown_as_windows_and_reduced(monkeypatch):
-    monkeypatch.setattr(shared.frames, "WINDOW", 16)
-    monkeypatch.setattr(shared, "_DRAFT_FROM", 100)
+    monkeypatch.setattr(frames, "WINDOW", 16)
+    monkeypatch.setattr(frames, "_DRAFT_FROM", 100)
 
     async def play(visitor):
         session = visitor.session
@@ -287,7 +286,9 @@ def test_the_model_sees_windows_of_its_own_size_alone(model):
 
 @pytest.mark.slow
 def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model):
-    lab = make_lab(model, tolerances=Tolerances(2.0, {"gamma_correct": (1.5, 3.0)}))
+    knob = Knob("gamma_correct", "exponent", 2.2, 1.5, (1.4, 1.6), False, 3.0, (2.9, 3.1), False, "log")
+    tolerances = Tolerances(score="accuracy", default=0.9, tolerance=0.02, samples=8, knobs={"gamma_correct": knob})
+    lab = make_lab(model, tolerances=tolerances)
 
     async def play(visitor):
         session = visitor.session

@@ -6,7 +6,7 @@ import tifffile
 
 import isp
 import r2l_jax
-from r2l_jax.apps.lab import choices, sources
+from r2l_jax.apps.lab import pipelines, sources
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.runtime.errors import InputError
 
@@ -95,8 +95,8 @@ def test_a_run_without_its_data_has_no_samples_and_says_so(one_epoch, model, tmp
 def test_the_names_of_algorithms_are_no_way_to_run_a_file(tmp_path):
     (tmp_path / "evil.py").write_text("raise SystemExit")
     with pytest.raises(InputError, match="demosaic must be one of"):
-        choices.classical([f"{tmp_path}/evil", "py:make", "none"])
-    assert choices.classical(["bilinear", "none", "none"]).name == "bilinear.none.none"
+        pipelines.classical([f"{tmp_path}/evil", "py:make", "none"])
+    assert pipelines.classical(["bilinear", "none", "none"]).name == "bilinear.none.none"
 
 
 def test_the_camera_of_the_program_comes_first():

@@ -1,4 +1,4 @@
-"""Calls of functions in a process of their own, which may crash, hang or run out of memory without harm to the page."""
+"""The process that reads uploads: it may crash, hang or run out of memory without harm to the page."""
 
 import concurrent.futures
 import multiprocessing
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 MEMORY = 8 * 2**30
 
 
-class Isolated:
+class ReaderProcess:
     """Calls functions, from any thread, one after another in a process that is started anew after a crash.
 
     Args:

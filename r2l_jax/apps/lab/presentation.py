@@ -1,12 +1,59 @@
-"""Describes the state of a session as values that the components of the page take."""
+"""What the page shows of a session: pictures by address, and the values that the page's components take."""
 
+import secrets
 from typing import Any
 
 import numpy as np
 
-from r2l_jax.apps.lab import choices
+from r2l_jax.apps.lab import drawing, pipelines
 from r2l_jax.apps.lab.session import Session
 from r2l_jax.drift.search.knobs import Knob, format_value
+
+JPEG, PNG = "image/jpeg", "image/png"
+
+
+class Gallery:
+    """Gives each session an address that others cannot guess, and draws the pictures there when a browser asks."""
+
+    def __init__(self):
+        self._sessions: dict[str, Session] = {}
+
+    def add(self, session: Session) -> str:
+        """Returns the secret part of the addresses of a session's pictures."""
+        token = secrets.token_urlsafe(16)
+        self._sessions[token] = session
+        return token
+
+    def remove(self, token: str) -> None:
+        """Forgets a session."""
+        self._sessions.pop(token, None)
+
+    def draw(self, token: str, name: str) -> tuple[bytes, str] | None:
+        """Draws a picture of a session; may be called in any thread.
+
+        Args:
+            token: what `add` has returned.
+            name: "now", "before", "clipping", "outline", or "strip" for the images after all stages.
+
+        Returns:
+            The content and its media type; None if there is no such picture.
+        """
+        session = self._sessions.get(token)
+        if session is None or session.view is None or session.picture is None:
+            return None
+        draft, picture, judgement = session.draft, session.picture, session.judgement
+        if name == "now":
+            if draft is not None:
+                return drawing.jpeg(draft), JPEG
+            return drawing.png(picture.stages.get(session.stage or "", picture.image)), PNG
+        if name == "before":
+            before = session.view.before
+            return drawing.png(before.stages.get(session.stage or "", before.image)), PNG
+        if name == "clipping":
+            return drawing.clipping(picture), PNG
+        if name == "outline" and judgement is not None and judgement.probabilities.ndim > 1:
+            return drawing.mask(judgement.probabilities), PNG
+        return (drawing.strip(list(picture.stages.values())), JPEG) if name == "strip" else None
 
 
 def sliders(session: Session) -> list[dict[str, Any]]:
@@ -20,7 +67,7 @@ def sliders(session: Session) -> list[dict[str, Any]]:
         return []
     engine, (low, high) = view.engine, view.engine.limits()
     steepest = 0.0 if session.slope is None else float(np.abs(session.slope).max())
-    tolerances = session.lab.tolerances if session.pipeline_name == choices.LEARNED else None
+    tolerances = session.lab.tolerances if session.pipeline_name == pipelines.LEARNED else None
     groups: dict[str, list[dict[str, Any]]] = {}
     for number, (name, knob) in enumerate(engine.knobs.items()):
         position = float(session.positions[number])
@@ -38,12 +85,11 @@ def sliders(session: Session) -> list[dict[str, Any]]:
             slope = float(session.slope[number])
             way = "right" if slope > 0 else "left"
             row |= {"slope": slope / steepest, "slopeTitle": f"the loss rises to the {way}: {abs(slope):.2g} per range"}
-        if tolerances is not None and (band := tolerances.positions(knob)) is not None:
+        if tolerances is not None and (tolerated := tolerances.knobs.get(name)) is not None:
+            band = sorted(knob.position(end) for end in (tolerated.low, tolerated.high))
             ends = " to ".join(format_value(knob.value(end)) for end in band)
-            row |= {
-                "band": band,
-                "bandTitle": f"tolerated by itself: {ends} (at most {tolerances.points:g} points lost)",
-            }
+            points = f"{100 * tolerances.tolerance:g} points"
+            row |= {"band": band, "bandTitle": f"tolerated by itself: {ends} (at most {points} lost)"}
         groups.setdefault(engine.stage_of[name], []).append(row)
     return [
         {"stage": stage, "knobs": groups.get(stage, []), "note": _note(session, stage)}

@@ -1,0 +1,237 @@
+"""Each program, started by its script, does its smallest real job; and what each says of flags that it refuses."""
+
+import dataclasses
+import json
+import socket
+
+import numpy as np
+import pytest
+import report_runs
+import tifffile
+from flawed_sensor import FlawedSensor, write_frames
+from programs import call, program
+from report_pages import Page
+
+from r2l_jax.data.sets.synthetic import CAMERA
+
+SYNTHETIC = "--data_dir={here}/data --synthetic_images=25 --synthetic_size=32"
+
+# The flags of a job, a part of what it prints, and files that it writes.
+QUICK = {
+    "calibrate": (
+        "--dark={here}/dark --flat={here}/flat --camera={here}/base.json --output={out}",
+        "\ndefects: 2 hot, 2 dead, 2 flickering\n",
+        ["camera.json", "dark.tiff", "defects.csv", "flat.tiff", "photon_transfer.json", "photon_transfer.png"],
+    ),
+    "compare": (
+        "--run={here}/first,{here}/second --output={out}/curves.png",
+        "\n\ncurves in {out}/curves.png\n",
+        ["curves.png"],
+    ),
+    "report": ("--run={here}/first --output={out}/a.html", "{out}/a.html: 0.1 MB, of {here}/first\n", ["a.html"]),
+}
+SLOW = {
+    "adjust": (
+        "--run={run} --output={out} --exposures=0.25 --labelled=8 --starts=2 --steps=2",
+        "fold 0: exposure=0.25",
+        ["adaptation.json"],
+    ),
+    "adjust --mode=learn": (
+        "--run={run} --output={out} --target_score=0.01",
+        "epochs to 0.01",
+        ["learning.json"],
+    ),
+    "benchmark": ("--rows=demosaic_bilinear --json --repeats=1", '"name": "demosaic_bilinear"', []),
+    "evaluate": (
+        "--run={run} --output={out} --against=pipelines,exposures,corruptions --pipelines=parametrized "
+        "--exposures=0.5 --corruptions=contrast --severities=1,2",
+        "\nexposure=0.5 ",
+        ["evaluation.json", "evaluation.csv"],
+    ),
+    "export": (
+        "--run={run} --output={out}/exported --input={here}/raw/a/0.tiff --parts=isp,head --formats=stablehlo,camera",
+        "\nhead.stablehlo: differs by ",
+        ["exported/isp.stablehlo", "exported/head.stablehlo", "exported/camera.json", "exported/model.json"],
+    ),
+    "forensics": (
+        "--run={run} --output={out} --steps=2 --adv_parameters=all --adv_aux_weight=1",
+        "\ntensorboard --logdir ",
+        [f"fold_0/{name}/{name}.json" for name in ("sensitivity", "tolerances", "worst_case")],
+    ),
+    "predict": ("--run={run} --input={here}/raw/a --output={out}/p.csv", "2 predicted, 0 failed\n", ["p.csv"]),
+    "process": ("--run={run} --input={here}/raw/a --output={out}", "2 rendered, 0 failed\n", ["0.tiff", "1.tiff"]),
+    "sheet": (f"--sheet=pipelines --output={{out}}/sheet.png {SYNTHETIC}", "", ["sheet.png"]),
+    "synthesize": (
+        "--dataset=Folder --data_dir={here}/raw --camera=drone --output={out}/drifted --exposures=0.5 "
+        "--corruptions=contrast --severities=1,5",
+        "6 sets of 4 pictures each in {out}/drifted\n",
+        ["drifted/manifest.json"],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """A folder with frames of a sensor, raw files of two classes, and the records of two runs."""
+    folder = tmp_path_factory.mktemp("here")
+    write_frames(
+        folder, FlawedSensor(shape=(64, 64), hot=2, dead=2, flickering=2), darks=8, exposures=(0.3, 0.6), flats=4
+    )
+    rng = np.random.default_rng(0)
+    for name in ("a/0", "a/1", "b/0", "b/1"):
+        (folder / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(folder / "raw" / f"{name}.tiff", rng.integers(9000, 60000, (32, 32), np.uint16))
+    report_runs.write_everything(folder / "first")
+    report_runs.write_run(folder / "second", start=500, lr=0.5)
+    return folder
+
+
+def check(name, flags, printed, files, **places):
+    """Runs a job, and checks what it prints and writes."""
+    script, *own = name.split()
+    done = program(f"{script}.py", *own, *flags.format(**places).split())
+    assert done.returncode == 0, done.stderr
+    assert printed.format(**places) in done.stdout
+    assert not [file for file in files if not (places["out"] / file).stat().st_size]
+    return done
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_program_does_its_smallest_job(here, tmp_path, name):
+    done = check(name, *QUICK[name], here=here, out=tmp_path)
+    assert done.stderr == ""  # Progress bars are for terminals.
+    assert sorted(file.name for file in tmp_path.iterdir()) == QUICK[name][2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_a_program_does_its_smallest_job_with_a_trained_run(trained_run, here, tmp_path, name):
+    check(name, *SLOW[name], here=here, out=tmp_path, run=trained_run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pattern", "status"), [(CAMERA.pattern, 0), ("BGGR", 2)])
+def test_a_camera_is_checked_by_exit_status(trained_run, tmp_path, pattern, status):
+    (tmp_path / "camera.json").write_text(dataclasses.replace(CAMERA, pattern=pattern).to_json())
+    flags = [f"--run={trained_run}", f"--output={tmp_path}", f"--check={tmp_path}/camera.json"]
+    done = program("forensics.py", *flags)
+    assert done.returncode == status, done.stderr
+    assert ("not tolerated: pattern" in done.stdout) == bool(status)
+
+
+@pytest.mark.slow
+def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
+    """The numbers of the report are those of the JSON files that the programs have written."""
+    commands = [
+        ("evaluate.py", "--against=pipelines,corruptions", "--corruptions=contrast", "--severities=1,2"),
+        ("forensics.py", "--analyses=sensitivity,worst_case", "--adv_parameters=white_balance", "--steps=2"),
+        ("adjust.py", "--exposures=0.25", "--steps=2", "--starts=1", "--labelled=8"),
+    ]
+    for name, *flags in commands:
+        done = program(name, f"--run={trained_run}", *flags)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == f"python scripts/report.py --run={trained_run} --output=report.html"
+    done = program("report.py", f"--run={trained_run}", f"--output={tmp_path}/report.html")
+    assert done.returncode == 0, done.stderr
+    page = Page((tmp_path / "report.html").read_text())
+    tests = json.loads((trained_run / "evaluation/evaluation.json").read_text())["runs"]["run"]["tests"]
+    for name, test in tests.items():
+        if name != "own":
+            assert {test["accuracy"]["mean"], test["drop"]["mean"]} <= page.values(), name
+    forensics = trained_run / "forensics/fold_0"
+    for row in json.loads((forensics / "worst_case/worst_case.json").read_text())["rows"]:
+        assert {row[name] for name in ("score", "drop", "loss", "ssim", "spread")} <= page.values()
+    overall = json.loads((forensics / "sensitivity/sensitivity.json").read_text())["overall"]
+    assert page.value("Images after stages", "demosaic", "worst, all samples") == overall["stages"]["demosaic"]["worst"]
+    drift = json.loads((trained_run / "adjustment/adaptation.json").read_text())["drifts"]["exposure=0.25"]
+    assert page.value("Adaptation by a few labeled images", "exposure=0.25", "after") == drift["after"]["mean"]
+
+
+NOT_FOUND = "--run=nowhere is no run's folder: not found"
+NO_FOLD = "--run=nowhere is no run's folder with a fold_0: not found"
+DRIFTED = "--output=drifted --dataset=Folder --data_dir=raw --camera=drone"
+REFUSED = [
+    ("adjust", "--run=nowhere --exposures=0.5", NOT_FOUND),
+    ("adjust", "--run=nowhere --mode=learn --lr=0.1", "--lr changes nothing with --mode=learn"),
+    ("benchmark", "--rows=menon", "no row's name begins with 'menon'"),
+    ("benchmark", "--repeats=0", "--repeats must be positive, got 0"),
+    ("benchmark", "--device=tpu", "flag --device=tpu: value should be one of <cpu|gpu>"),
+    ("calibrate", "--flat=flat --output=out", "--dark is required: frames without light"),
+    ("calibrate", "--dark=dark --flat=flat --output=out", "--camera is required: dark/000.tiff holds no calibration"),
+    ("calibrate", "--dark=flat --flat=dark --output=out --camera=base.json", "are --dark and --flat swapped?"),
+    ("calibrate", "--dark=dark --flat=flat --output=out --threshold=0", "--threshold must be positive, got 0"),
+    ("compare", "--run=a", "--run must name at least two runs, got 'a'"),
+    ("compare", "--run=a,b", "--run=a is no run's folder: not found"),
+    ("compare", "--run=a,b --output=curves.svg", "--output must be a file that ends in .png, got 'curves.svg'"),
+    ("evaluate", "--run=nowhere", NOT_FOUND),
+    (
+        "evaluate",
+        "--run=nowhere --against=pipelines --severities=1",
+        "--severities changes nothing without corruptions in --against",
+    ),
+    ("export", "--output=out", "--run is required"),
+    ("export", "--output=out --run=nowhere", NO_FOLD),
+    ("export", "--output=out --run=x --parts=tail", "--parts must be of whole, isp, head, got 'tail'"),
+    (
+        "export",
+        "--output=out --run=x --formats=tflite",
+        "--formats must be of stablehlo, onnx, safetensors, camera, got 'tflite'",
+    ),
+    ("export", "--output=out --run=x --camera=drone", "--camera is for --input: give both"),
+    (
+        "export",
+        "--output=out --run=x --input=a --data_dir=b",
+        "--input and --data_dir both say what files are checked on",
+    ),
+    (
+        "export",
+        "--output=out --run=x --formats=camera --gradient",
+        "--gradient is for --formats=stablehlo, got --formats=camera",
+    ),
+    ("forensics", "--run=nowhere", NOT_FOUND),
+    (
+        "forensics",
+        "--run=nowhere --analyses=sensitivity,tolerances --lr=0.1",
+        "--lr changes nothing in sensitivity, tol",
+    ),
+    ("forensics", "--run=nowhere --check=drone --steps=3", "--steps changes nothing in --check"),
+    (
+        "forensics",
+        "--run=nowhere --track_n_images=2",
+        "--track_n_images changes nothing without --adv_track_differences",
+    ),
+    ("lab", "--data_dir=data", "--data_dir changes nothing without --run"),
+    ("lab", "--port=70000", "--port must be from 0 to 65535, got 70000"),
+    ("lab", "--max_upload=0", "--max_upload must be positive, got 0"),
+    ("lab", "--input=none.dng", "none.dng: no such file"),
+    ("lab", "--camera=none", "--camera must be drone, microscopy, auto or a JSON file, got 'none'"),
+    ("lab", "--pipeline=none", "no pipeline is called 'none'"),
+    ("lab", "--run=nowhere", NO_FOLD),
+    ("lab", "--host=no.such.host.invalid", "cannot listen on --host=no.such.host.invalid --port=8080: "),
+    ("lab", "--port={taken}", "cannot listen on --host=127.0.0.1 --port={taken}: Address already in use"),
+    ("report", "--run=nowhere", NOT_FOUND),
+    ("report", "--run=", "--run= is no run's folder: it has no fold_* folder with a metrics.json"),
+    ("report", "--run=a,a", "--run=a is given twice"),
+    ("report", "--run=a --output=report.pdf", "--output must be a file that ends in .html, got 'report.pdf'"),
+    ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; there are "),
+    ("synthesize", f"{DRIFTED} --severities=3", "--severities changes nothing without --corruptions"),
+    ("synthesize", f"{DRIFTED} --output=.", "--output=. holds something else: choose another folder"),
+]
+
+
+@pytest.mark.parametrize(("name", "flags", "message"), REFUSED)
+def test_refused_flags_are_one_line(here, monkeypatch, name, flags, message):
+    if name == "lab":
+        pytest.importorskip("nicegui")
+    monkeypatch.chdir(here)
+    before = [file for file in here.rglob("*") if file.is_file()]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = call(f"{name}.py", *flags.format(taken=port).split())
+    assert (done.returncode, done.stdout) == (1, "")
+    # Programs that read files report their progress before.
+    *_, last = done.stderr.splitlines()
+    assert last.startswith(f"{name}.py: error: ")
+    assert message.format(taken=port) in last
+    assert "Traceback" not in done.stderr
+    assert [file for file in here.rglob("*") if file.is_file()] == before
