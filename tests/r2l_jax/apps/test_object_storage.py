@@ -14,8 +14,8 @@ fsspec = pytest.importorskip("fsspec")
 pytest.importorskip("s3fs")
 server = pytest.importorskip("moto.server")
 
-# Of the server's and the client's packages.
-pytestmark = pytest.mark.filterwarnings("default")
+# Warnings come from the packages of the server and the client.
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module")
