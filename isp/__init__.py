@@ -1,9 +1,8 @@
 """Differentiable, compiled image signal processing: from raw sensor data to RGB.
 
 `parametrized` and `static` build the pipelines of the study, and `full` a modern one; `Pipeline`, `Stage` and the
-makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules `balance`,
-`bayer`, `cfa`, `color`, `demosaic`, `denoise`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these
-functions.
+makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules `cfa`,
+`color`, `demosaic`, `denoise`, `filter`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these functions.
 
 A mosaic is an array `(..., H, W)` with one color per site, and an image is `(..., H, W, 3)`, with any number of leading
 batch axes. Both are floating point with white at 1. Functions do not clip unless they say so, and `jax.jit`, `jax.grad`
@@ -19,13 +18,11 @@ Example:
 """
 
 from isp import (
-    balance,
-    bayer,
-    camera_parameters,
     cfa,
     color,
     demosaic,
     denoise,
+    filter,
     repair,
     sensor,
     shading,
@@ -33,14 +30,13 @@ from isp import (
     stages,
     tone,
 )
-from isp._engine.formulation import plain
-from isp.algorithms import ALGORITHMS
 from isp.camera import CAMERAS, Camera
 from isp.full import full
 from isp.parameter import Parameter
 from isp.pipeline import Pipeline
 from isp.published import AS_PUBLISHED_STATIC, PUBLISHED_STATIC, parametrized, static
-from isp.stage import Stage
+from isp.stage import Stage, local
+from isp.stages import ALGORITHMS
 from isp.unprocessing import unprocess
 
 __all__ = [
@@ -52,16 +48,14 @@ __all__ = [
     "Parameter",
     "Pipeline",
     "Stage",
-    "balance",
-    "bayer",
-    "camera_parameters",
     "cfa",
     "color",
     "demosaic",
     "denoise",
+    "filter",
     "full",
+    "local",
     "parametrized",
-    "plain",
     "repair",
     "sensor",
     "shading",

@@ -1,6 +1,7 @@
 """The calibration values of a camera that processing needs, and the two cameras of the published raw data sets."""
 
 import dataclasses
+import itertools
 import json
 import numbers
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,14 @@ import jax
 import numpy as np
 
 from isp import cfa
-from isp.parameter import CAMERA_FIELDS
+from isp.parameter import CAMERA_FIELDS, Parameter
 
 Values = Sequence | np.ndarray | jax.Array
+
+COLORS = ("red", "green", "blue")
+
+# The names of weights from one color to another, ordered by (to, from).
+WEIGHTS = tuple(f"{to}_from_{source}" for to, source in itertools.product(COLORS, COLORS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +84,35 @@ class Camera:
         for name, check in _CHECKS.items():
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check(name, given))
+
+    def parameters(self, *names: str) -> dict[str, Parameter]:
+        """Makes the parameters that start from the calibration.
+
+        Args:
+            *names: Some of `black_level`, `white_balance` and `colour_correction`.
+
+        Returns:
+            The parameters by name.
+
+        Example:
+            >>> import isp
+            >>> isp.CAMERAS["drone"].parameters("colour_correction")["colour_correction"].labels[1]
+            'red_from_green'
+        """
+        # The sites of a Bayer tile are numbered; other sensors have levels by color, or a single one.
+        labels = COLORS if len(self.black_level) == len(COLORS) else None
+        made = {
+            "black_level": Parameter(
+                self.black_level, width=0.1, low=0, high=0.95, labels=labels, unit="level", camera="black_level"
+            ),
+            "white_balance": Parameter(
+                self.white_balance, scale="log", labels=COLORS, unit="gain", camera="white_balance"
+            ),
+            "colour_correction": Parameter(
+                self.color_matrix, width=1, labels=WEIGHTS, unit="weight", camera="color_matrix"
+            ),
+        }
+        return {name: made[name] for name in names}
 
     def to_json(self) -> str:
         """Writes the camera as a JSON object, which `from_json` reads.

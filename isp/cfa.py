@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from isp._engine import tiles
+from isp._engine import planes
 from isp._engine.checks import check_image
 
 # The colors of a 2x2 tile in the order (0, 0), (0, 1), (1, 0), (1, 1), which is called CFA order.
@@ -262,7 +262,7 @@ def _check_levels(black_level: Shaped[Array | np.ndarray, "..."], pattern: str) 
 
 @jax.jit(static_argnames=("pattern", "rescale"))
 def subtract_black_level(
-    raw: Shaped[Array, "..."], black_level: Float[Array, " levels"], pattern: str = "RGGB", rescale: bool = False
+    raw: Shaped[Array, "..."], black_level: Float[Array, " levels"], *, pattern: str = "RGGB", rescale: bool = False
 ) -> Float[Array, "*batch height width"]:
     """Subtracts the black level of each site, without clipping: noise around black keeps its mean.
 
@@ -293,9 +293,9 @@ def subtract_black_level(
     if is_bayer(pattern):
         # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
         levels = black_level.reshape(2, 2)
-        above_black = finite.reshape(*batch, height // 2, 2, width) - tiles.rows_of_sites(levels, height, width)
+        above_black = finite.reshape(*batch, height // 2, 2, width) - planes.rows_of_sites(levels, height, width)
         if rescale:
-            above_black *= tiles.rows_of_sites(1 / (1 - levels), height, width)
+            above_black *= planes.rows_of_sites(1 / (1 - levels), height, width)
     else:
         levels = black_levels(black_level, pattern, height, width)
         above_black = (finite - levels) / (1 - levels) if rescale else finite - levels
@@ -303,13 +303,13 @@ def subtract_black_level(
     return jnp.where(jnp.isfinite(raw), above_black, raw) if rescale else above_black
 
 
-def site_masks(height: int, width: int, pattern: str) -> Float[Array, "height width 3"]:
+def site_masks(pattern: str, height: int, width: int) -> Float[Array, "height width 3"]:
     """Makes masks that are 1 where a site sees the channel and 0 elsewhere.
 
     Args:
+        pattern: The colors of a tile, see the module.
         height: Height of the mosaic.
         width: Width of the mosaic.
-        pattern: The colors of a tile, see the module.
 
     Returns:
         One mask per channel. Without color filters, every site sees all three.
@@ -319,7 +319,7 @@ def site_masks(height: int, width: int, pattern: str) -> Float[Array, "height wi
 
     Example:
         >>> import isp
-        >>> isp.cfa.site_masks(2, 2, "RGGB")[..., 1]
+        >>> isp.cfa.site_masks("RGGB", 2, 2)[..., 1]
         Array([[0., 1.],
                [1., 0.]], dtype=float32)
     """
@@ -352,7 +352,7 @@ def spread(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
     """
     check_mosaic(raw)
     height, width = raw.shape[-2:]
-    return raw[..., None] * site_masks(height, width, pattern).astype(raw.dtype)
+    return raw[..., None] * site_masks(pattern, height, width).astype(raw.dtype)
 
 
 @jax.jit(static_argnames="pattern")
@@ -383,4 +383,53 @@ def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") ->
         raise ValueError(f"rgb must have an even height and width, got shape {rgb.shape}")
     if pattern == MONO:
         return rgb.mean(-1)
-    return (rgb * site_masks(height, width, pattern).astype(rgb.dtype)).sum(-1)
+    return (rgb * site_masks(pattern, height, width).astype(rgb.dtype)).sum(-1)
+
+
+@jax.jit
+def space_to_depth(raw: Shaped[Array, "..."]) -> Float[Array, "*batch rows cols 4"]:
+    """Gathers the four sites of each tile into a last axis, in CFA order.
+
+    Args:
+        raw: A mosaic `(..., H, W)`.
+
+    Returns:
+        The sites `(..., H / 2, W / 2, 4)`.
+
+    Raises:
+        ValueError: If `raw` is not a mosaic.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> raw = jnp.arange(8.0).reshape(2, 4)
+        >>> isp.cfa.space_to_depth(raw)
+        Array([[[0., 1., 4., 5.],
+                [2., 3., 6., 7.]]], dtype=float32)
+    """
+    check_mosaic(raw)
+    *batch, height, width = raw.shape
+    tiles = raw.reshape(*batch, height // 2, 2, width // 2, 2)
+    return jnp.moveaxis(tiles, -3, -2).reshape(*batch, height // 2, width // 2, 4)
+
+
+@jax.jit
+def depth_to_space(phases: Float[Array, "*batch rows cols 4"]) -> Float[Array, "*batch height width"]:
+    """Puts the sites of each tile back into a mosaic; undoes `space_to_depth`.
+
+    Args:
+        phases: The sites of each tile in CFA order, `(..., H / 2, W / 2, 4)`.
+
+    Returns:
+        The mosaic `(..., H, W)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.cfa.depth_to_space(jnp.array([[[0.0, 1.0, 4.0, 5.0], [2.0, 3.0, 6.0, 7.0]]]))
+        Array([[0., 1., 2., 3.],
+               [4., 5., 6., 7.]], dtype=float32)
+    """
+    *batch, rows, cols, _ = phases.shape
+    tiles = jnp.moveaxis(phases.reshape(*batch, rows, cols, 2, 2), -2, -3)
+    return tiles.reshape(*batch, 2 * rows, 2 * cols)

@@ -1,40 +1,21 @@
-"""Color: gains, matrices, luma and color spaces. Nothing here clips, so that functions can be chained.
+"""Color: gains, highlights, matrices, luma, color spaces and gamma. Nothing clips unless it says so.
 
 Functions compute channel by channel and stack the channels at the end. A broadcast along the last axis would have a sum
 over that axis as its gradient, and sums over only three neighbors are slow.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
-from isp._engine import planes
+from isp import cfa
+from isp._engine import curves, planes, xla
 from isp._engine.checks import Scalar, check_image
-from isp.balance import auto_white_balance, shades_of_gray
-from isp.highlights import highlights
-from isp.tone import gamma_correct
-
-__all__ = [
-    "RGB_TO_YUV",
-    "YUV_TO_RGB",
-    "auto_white_balance",
-    "color_correct",
-    "gamma_correct",
-    "highlights",
-    "hsv_to_rgb",
-    "luma",
-    "replaced_luma",
-    "rgb_to_hsv",
-    "rgb_to_yuv",
-    "saturation",
-    "shades_of_gray",
-    "white_balance",
-    "with_luma",
-    "yuv_to_rgb",
-]
 
 # Luma and color differences of ITU-R BT.601, in rows Y, U, V. U and V of a gray are exactly zero. Hence the first
 # column of the inverse is ones, and adding to Y adds the same to R, G and B.
@@ -42,6 +23,10 @@ RGB_TO_YUV = np.array(
     [[0.299, 0.587, 0.114], [-0.14714119, -0.28886916, 0.43601035], [0.61497538, -0.51496512, -0.10001026]]
 )
 YUV_TO_RGB = np.linalg.inv(RGB_TO_YUV)
+
+# What `highlights` does to saturated pixels.
+Mode = Literal["clip", "desaturate"]
+MODES = ("clip", "desaturate")
 
 # Channels that differ by no more than this count as equal; with less, the derivatives of hue would overflow float32.
 _NO_CHROMA = 1e-15
@@ -71,6 +56,184 @@ def white_balance(
     """
     check_image(rgb)
     return jnp.stack([plane * gains[channel] for channel, plane in enumerate(planes.split(rgb))], -1)
+
+
+@jax.jit(static_argnames=("pattern", "clip"))
+def balance_mosaic(
+    raw: Shaped[Array, "..."], gains: Float[Array, "3"], *, pattern: str = "RGGB", clip: bool = False
+) -> Float[Array, "*batch height width"]:
+    """Multiplies each site by the gain of its color, so that demosaicing sees channels that agree on a gray.
+
+    Args:
+        raw: A mosaic `(..., H, W)` with black at 0.
+        gains: The gains of red, green and blue.
+        pattern: The colors of a tile, see `isp.cfa`.
+        clip: Whether to clip at the least gain, the level up to which all colors are known. It is the "clip" of
+            `isp.color.highlights` for mosaics, and makes saturated areas white.
+
+    Returns:
+        The mosaic `(..., H, W)`.
+
+    Raises:
+        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> gains = jnp.array([2.0, 1.0, 3.0])
+        >>> isp.color.balance_mosaic(jnp.full((2, 4), 0.25), gains)
+        Array([[0.5 , 0.25, 0.5 , 0.25],
+               [0.25, 0.75, 0.25, 0.75]], dtype=float32)
+    """
+    cfa.check_mosaic(raw)
+    *batch, height, width = raw.shape
+    by_site = planes.rows_of_sites(gains[cfa.tile(pattern)], height, width)
+    balanced = raw.reshape(*batch, height // len(by_site), len(by_site), width) * by_site
+    if clip:
+        # Not jnp.min: XLA would compute the reduction anew for each site.
+        balanced = jnp.minimum(balanced, functools.reduce(jnp.minimum, [gains[channel] for channel in range(3)]))
+    return balanced.reshape(raw.shape)
+
+
+@jax.jit
+def shades_of_gray(rgb: Float[Array, "*batch height width 3"], power: Scalar = 6.0) -> Float[Array, "*batch 3"]:
+    """Estimates the gains that make the light of a picture neutral.
+
+    Assumes that the Minkowski norm of each channel over the picture would be the same under white light: G. D.
+    Finlayson and E. Trezzi, "Shades of gray and colour constancy", Color Imaging Conference (2004), who recommend a
+    power of 6. A power of 1 is the gray-world assumption, and a great power takes the brightest value of each channel
+    for white.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` in linear light, before gains. Negative values count as 0.
+        power: The power of the norm, positive. It can be learned.
+
+    Returns:
+        The gains of red, green and blue `(..., 3)`, divided by that of green. A channel without light has a gain of 1,
+        and so have all channels if green has no light.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.color.shades_of_gray(jnp.full((4, 4, 3), 0.25) * jnp.array([1.0, 2.0, 0.5]), 1.0)
+        Array([2., 1., 4.], dtype=float32)
+    """
+    check_image(rgb)
+    *batch, height, width, _ = rgb.shape
+    # Pixels and channels share one axis, because an axis of three does not vectorize.
+    rows = rgb.reshape(-1, height, width * 3)
+    tiny = jnp.finfo(rgb.dtype).tiny
+    # Dividing by the greatest value keeps great powers from underflowing. The norm does not depend on it.
+    top = jax.lax.stop_gradient(rows.max(1).reshape(-1, width, 3).max(1))
+    lit = top > tiny
+    scale = jnp.where(lit, top, 1)
+    columns = xla.apart(_sums_of_powers)(rows, jnp.tile(scale, width)[:, None], jnp.asarray(power, rgb.dtype))
+    mean = columns.reshape(-1, width, 3).sum(1) / (height * width)
+    norm = jnp.log(jnp.where(lit, mean, 1)) / power + jnp.log(scale)
+    gains = jnp.exp(jnp.where(lit & lit[:, 1:2], norm[:, 1:2] - norm, 0))
+    return gains.reshape(*batch, 3)
+
+
+def _sums_of_powers(rows: Array, scale: Array, power: Array) -> Array:
+    relative = rows / scale
+    positive = relative > jnp.finfo(rows.dtype).tiny
+    # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
+    powers = jnp.exp(power * jnp.log(jnp.where(positive, relative, 1)))
+    return jnp.where(positive, powers, 0).sum(1)
+
+
+@jax.jit
+def auto_white_balance(
+    rgb: Float[Array, "*batch height width 3"],
+    power: Scalar = 6.0,
+    camera_gains: Float[Array | np.ndarray, "3"] | None = None,
+    share: Scalar = 0.5,
+) -> Float[Array, "*batch height width 3"]:
+    """Multiplies each channel by the gain that `shades_of_gray` estimates from the image itself.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` in linear light, before gains.
+        power: The power of the norm: 1 for the gray world, great for the white patch. It can be learned.
+        camera_gains: The camera's own gains, positive. If None, only the estimate counts.
+        share: The weight of the estimate against the camera's gains, in [0, 1], as the exponents of a geometric mean.
+            It can be learned.
+
+    Returns:
+        The images `(..., H, W, 3)`.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> isp.color.auto_white_balance(jnp.full((1, 2, 3), 0.25) * jnp.array([1.0, 2.0, 0.5]), 1.0)
+        Array([[[0.5, 0.5, 0.5],
+                [0.5, 0.5, 0.5]]], dtype=float32)
+    """
+    gains = shades_of_gray(rgb, power)
+    if camera_gains is not None:
+        gains = jnp.exp(share * jnp.log(gains) + (1 - share) * jnp.log(jnp.asarray(camera_gains, rgb.dtype)))
+    channels = enumerate(planes.split(rgb))
+    return jnp.stack([plane * gains[..., channel, None, None] for channel, plane in channels], -1)
+
+
+def highlights(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"],
+    gains: Float[Array | np.ndarray, "3"],
+    mode: Mode = "clip",
+    start: float = 0.8,
+) -> Float[Array, "*batch height width 3"]:
+    """Makes saturated pixels neutral, for images to which the gains have been applied.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` after the gains.
+        gains: The gains that have been applied, positive. They are the levels at which the channels saturate; the least
+            of them is the level of white.
+        mode: "clip" clips each channel at the level of white, as raw converters do by default. "desaturate" moreover
+            fades pixels to white as one of their channels approaches its own level.
+        start: The fraction of a channel's own level at which "desaturate" begins to fade, in [0, 1).
+
+    Returns:
+        The images `(..., H, W, 3)`, with no value above the least gain.
+
+    Raises:
+        ValueError: If the mode is unknown, if `start` is not in [0, 1), or if `rgb` is not a floating-point image
+            `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> gains = jnp.array([2.0, 1.0, 1.5])
+        >>> saturated = isp.color.white_balance(jnp.array([[[1.0, 1.0, 1.0], [0.3, 0.5, 0.4]]]), gains)
+        >>> isp.color.highlights(saturated, gains)
+        Array([[[1. , 1. , 1. ],
+                [0.6, 0.5, 0.6]]], dtype=float32)
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if not 0 <= start < 1:
+        raise ValueError(f"start must be in [0, 1), got {start}")
+    return _highlights(rgb, gains, mode, start)
+
+
+@jax.jit(static_argnames=("mode", "start"))
+def _highlights(rgb: Array, gains: Array, mode: Mode, start: float) -> Array:
+    check_image(rgb)
+    # Not jnp.min: XLA would compute the reduction anew for each pixel.
+    white = functools.reduce(jnp.minimum, [gains[channel] for channel in range(3)])
+    channels = planes.split(rgb)
+    clipped = [jnp.minimum(plane, white) for plane in channels]
+    if mode == "clip":
+        return jnp.stack(clipped, -1)
+    red, green, blue = (plane / gains[channel] for channel, plane in enumerate(channels))
+    fullest = jnp.maximum(jnp.maximum(red, green), blue)
+    rise = jnp.clip((fullest - start) / (1 - start), 0, 1)
+    fade = rise * rise * (3 - 2 * rise)
+    return jnp.stack([plane + fade * (white - plane) for plane in clipped], -1)
 
 
 @jax.jit
@@ -176,39 +339,13 @@ def _luma(red: Array, green: Array, blue: Array) -> Array:
     return of_red * red + of_green * green + of_blue * blue
 
 
-@jax.jit
-def with_luma(
-    rgb: Float[Array, "*batch height width 3"], new_luma: Float[Array, "*batch height width"]
+def replace_luma(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"], function: Callable[[Array], Array]
 ) -> Float[Array, "*batch height width 3"]:
-    """Replaces the luma of images and keeps their U and V.
+    """Replaces the luma of images with a function of it, and keeps U and V.
 
     The result equals converting to YUV, replacing Y and converting back. It takes one addition per channel, because
     adding to Y adds the same to R, G and B.
-
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-        new_luma: The luma `(..., H, W)` of the result.
-
-    Returns:
-        The images `(..., H, W, 3)`.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
-    Example:
-        >>> import isp
-        >>> import numpy as np
-        >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
-        >>> np.asarray(isp.color.with_luma(rgb, isp.color.luma(rgb) + 0.5)).round(3)
-        array([[[0.6, 0.7, 0.8]]], dtype=float32)
-    """
-    return replaced_luma(rgb, lambda _: new_luma)
-
-
-def replaced_luma(
-    rgb: Float[Array | np.ndarray, "*batch height width 3"], function: Callable[[Array], Array]
-) -> Float[Array, "*batch height width 3"]:
-    """Replaces the luma of images by a function of it; splits the channels only once, which makes gradients fast.
 
     Args:
         rgb: Images `(..., H, W, 3)`.
@@ -224,15 +361,15 @@ def replaced_luma(
         >>> import isp
         >>> import numpy as np
         >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
-        >>> np.asarray(isp.color.replaced_luma(rgb, lambda luma: luma + 0.5)).round(3)
+        >>> np.asarray(isp.color.replace_luma(rgb, lambda luma: luma + 0.5)).round(3)
         array([[[0.6, 0.7, 0.8]]], dtype=float32)
     """
-    channels, old = channels_and_luma(rgb)
+    channels, old = split_luma(rgb)
     change = function(old) - old
     return jnp.stack([plane + change for plane in channels], -1)
 
 
-def channels_and_luma(
+def split_luma(
     rgb: Float[Array | np.ndarray, "*batch height width 3"],
 ) -> tuple[tuple[Array, Array, Array], Float[Array, "*batch height width"]]:
     """Splits images into channels and computes their luma. The gradient is faster than that of `luma` and a split.
@@ -247,9 +384,9 @@ def channels_and_luma(
         ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
 
     Example:
-        >>> from isp.color import channels_and_luma
+        >>> import isp
         >>> import numpy as np
-        >>> (red, _, _), luma = channels_and_luma(np.ones((1, 1, 3), np.float32))
+        >>> (red, _, _), luma = isp.color.split_luma(np.ones((1, 1, 3), np.float32))
         >>> red.shape, np.asarray(luma).round(3)
         ((1, 1), array([[1.]], dtype=float32))
     """
@@ -356,3 +493,33 @@ def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
         return value * (1 - saturation * jnp.clip(jnp.minimum(sixths, 4 - sixths), 0, 1))
 
     return jnp.stack([channel(5), channel(3), channel(1)], -1)
+
+
+@jax.jit
+def gamma_correct(
+    rgb: Float[Array, "*batch height width 3"], gamma: Float[Array, ""] | float
+) -> Float[Array, "*batch height width 3"]:
+    """Applies the tone curve `rgb ** (1 / gamma)` to positive values; others become 0, with a gradient of 0.
+
+    The slope grows without bound as values approach 0 from above. Where gradients matter, clip to a small positive
+    value first.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` in linear light.
+        gamma: The exponent's inverse, such as 2.2. It can be learned.
+
+    Returns:
+        The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
+
+    Raises:
+        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> import numpy as np
+        >>> np.asarray(isp.color.gamma_correct(jnp.array([[[-0.5, 0.25, 1.0]]]), 2.0)).round(3)
+        array([[[0. , 0.5, 1. ]]], dtype=float32)
+    """
+    check_image(rgb)
+    return xla.pointwise(curves.power)(rgb, gamma)

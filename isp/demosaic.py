@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import menon, padding, reaches, stencil, turns
+from isp._engine import menon, padding, stencil, turns
 
 _RED_BLUE = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 4
 _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
@@ -185,7 +185,7 @@ def menon2007(
                [0.8, 0.8, 0.8]], dtype=float32)
     """
     _check(raw, pattern)
-    return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, pattern, refine), None, raw, reaches.MENON)
+    return turns.mosaics_by_patches(lambda _, raw: menon.demosaic(raw, pattern, refine), None, raw, menon.REACH)
 
 
 def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
@@ -248,7 +248,7 @@ def _corners(tile: np.ndarray, side: int) -> Iterator[np.ndarray]:
 
 @jax.jit(static_argnames="pattern")
 def normalized(
-    raw: Shaped[Array, "..."], weights: Float[Array, "3 size size"] | None = None, pattern: str = "RGGB"
+    raw: Shaped[Array, "..."], weights: Float[Array, "3 size size"] | None = None, *, pattern: str = "RGGB"
 ) -> Float[Array, "*batch height width 3"]:
     """Demosaics any color filter array by normalized convolution: each missing color is a weighted mean of its sites.
 
@@ -277,11 +277,11 @@ def normalized(
     """
     if weights is None:
         weights = jnp.asarray(normalized_kernel(pattern), raw.dtype)
-    return filled(cfa.spread(raw, pattern), weights, pattern)
+    return fill(cfa.spread(raw, pattern), weights, pattern=pattern)
 
 
-def filled(
-    planes: Float[Array, "*batch height width 3"], weights: Float[Array, "3 size size"], pattern: str
+def fill(
+    planes: Float[Array, "*batch height width 3"], weights: Float[Array, "3 size size"], *, pattern: str
 ) -> Float[Array, "*batch height width 3"]:
     """Fills the planes of `cfa.spread` as `normalized` does.
 
@@ -297,14 +297,14 @@ def filled(
         >>> import isp
         >>> import jax.numpy as jnp
         >>> planes = isp.cfa.spread(jnp.full((4, 6), 0.5))
-        >>> rgb = isp.demosaic.filled(planes, jnp.array(isp.demosaic.normalized_kernel("RGGB")), "RGGB")
+        >>> rgb = isp.demosaic.fill(planes, jnp.array(isp.demosaic.normalized_kernel("RGGB")), pattern="RGGB")
         >>> bool((rgb == 0.5).all())
         True
     """
     if pattern == cfa.MONO:
         return planes
     height, width = planes.shape[-3:-1]
-    masks = cfa.site_masks(height, width, pattern).astype(planes.dtype)
+    masks = cfa.site_masks(pattern, height, width).astype(planes.dtype)
     channels = []
     for channel in range(3):
         plane, mask, kernel = planes[..., channel], masks[..., channel], weights[channel]
@@ -387,9 +387,9 @@ def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
             return jnp.repeat(coarse, 3, axis=-1)
         colors = "/".join("".join("RGB"[channel] for channel in row) for row in tile[::side, ::side])
         coarse_pattern = cfa.canonical(colors)
-        masks = cfa.site_masks(height // side, width // side, coarse_pattern).astype(raw.dtype)
-        return filled(coarse * masks, jnp.asarray(normalized_kernel(coarse_pattern), raw.dtype), coarse_pattern)
-    masks = cfa.site_masks(height, width, pattern).astype(raw.dtype)
+        masks = cfa.site_masks(coarse_pattern, height // side, width // side).astype(raw.dtype)
+        return fill(coarse * masks, jnp.asarray(normalized_kernel(coarse_pattern), raw.dtype), pattern=coarse_pattern)
+    masks = cfa.site_masks(pattern, height, width).astype(raw.dtype)
     return _block_means(raw[..., None] * masks, side) / _block_means(masks, side)
 
 

@@ -5,8 +5,6 @@ import dataclasses
 import numpy as np
 
 from isp import cfa, demosaic, stages
-from isp._engine import reaches
-from isp.algorithms import ALGORITHMS
 from isp.camera import Camera
 from isp.pipeline import Pipeline
 from isp.stage import Stage
@@ -61,7 +59,7 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     balance, matrix = stages.mosaic_white_balance(positive), stages.color_correct(positive)
     if positive != camera:
         balance, matrix = _on_their_own(balance), _on_their_own(matrix)
-    sharpening = ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
+    sharpening = stages.ALGORITHMS["sharpen"]["unsharp_masking"](radius=1.0, amount=0.5)
     made = [
         stages.black_level(positive),
         stages.defects(positive.pattern),
@@ -74,8 +72,9 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
         stages.curve(),
         stages.clipped(),
         # From here on in display values: in linear light, the color of a bright pixel would drown its dark neighbors.
-        *([stages.chroma_denoising()] if has_colors else []),
-        Stage("sharpening", *sharpening),
+        # Three standard deviations hold 99.7 % of a Gaussian.
+        *([stages.chroma_denoising(1.5, size=9)] if has_colors else []),
+        dataclasses.replace(sharpening, name="sharpening"),
         stages.clipped("output_clipped"),
     ]
     return Pipeline(made)
@@ -83,11 +82,10 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
 
 def _demosaic(pattern: str, half_size: bool) -> Stage:
     if half_size:
-        return Stage("demosaic", demosaic.binned, options={"pattern": pattern})
+        return stages.ALGORITHMS["demosaic"]["binned"](pattern)
     if cfa.is_bayer(pattern):
-        options = {"pattern": pattern, "border": "mirror"}
-        return Stage("demosaic", demosaic.malvar2004, options=options, reach=reaches.MALVAR)
-    return Stage("demosaic", *ALGORITHMS["demosaic"]["normalized"](pattern=pattern))
+        return Stage("demosaic", demosaic.malvar2004, options={"pattern": pattern, "border": "mirror"})
+    return stages.ALGORITHMS["demosaic"]["normalized"](pattern)
 
 
 def with_positive_gains(camera: Camera) -> Camera:

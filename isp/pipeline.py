@@ -1,10 +1,6 @@
 """An image signal processor as an ordered list of named stages, whose parameters can be learned."""
 
-import functools
-import inspect
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +10,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import reaches, turns
+from isp._engine import lowering
+from isp._engine.xla import plain_for
 from isp.parameter import Parameter
 from isp.stage import Stage
 
@@ -39,7 +36,7 @@ class Pipeline(nnx.Module):
         >>> pipeline = isp.Pipeline(
         ...     [
         ...         isp.Stage("demosaic", isp.demosaic.bilinear),
-        ...         isp.Stage("gamma_correct", isp.tone.gamma_correct, {"gamma": isp.Parameter(2.0, scale="log")}),
+        ...         isp.Stage("gamma_correct", isp.color.gamma_correct, {"gamma": isp.Parameter(2.0, scale="log")}),
         ...     ]
         ... )
         >>> pipeline.stage_names
@@ -255,85 +252,12 @@ class Pipeline(nnx.Module):
         return Pipeline([*kept[:start], *stages, *kept[stop:]])
 
 
-def _images(
-    stages: Sequence[Stage], parameters: Mapping[str, Array], raw: Array, perturbations: Mapping[str, Array]
-) -> Iterator[Array]:
-    """Yields the image after each stage."""
-    image = raw
-    for stage in stages:
-        image = stage.function(image, *(parameters[name] for name in stage.parameters), **stage.options)
-        if stage.name in perturbations:
-            image = image + perturbations[stage.name]
-        yield image
-
-
 @jax.jit(static_argnums=0)
 def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."]) -> Array:
     cfa.check_mosaic(raw)
-
-    def process(raws: Array) -> Array:
-        image = raws
-        for is_local, group in itertools.groupby(_fused(stages), lambda work: work.reach(parameters) is not None):
-            works = tuple(group)
-            run = functools.partial(_run_works, works)
-            of_works = {name: parameters[name] for work in works for name in work.computed.parameters}
-            if is_local:
-                reach = sum(work.reach(parameters) or 0 for work in works)
-                image = turns.by_patches(run, of_works, image, reach, reaches.PERIOD)
-            else:
-                image = run(of_works, image)
-        return image
-
-    images = turns.each_image(process, raw.reshape(-1, *raw.shape[-2:]))
+    with plain_for(raw):
+        images = lowering.compute(stages, parameters, raw.reshape(-1, *raw.shape[-2:]))
     return images.reshape(*raw.shape[:-2], *images.shape[1:])
-
-
-class _Work(NamedTuple):
-    """A stage to compute, which may stand for several neighbors of the pipeline.
-
-    Attributes:
-        computed: The stage to compute.
-        stages: The stages of the pipeline that it stands for.
-    """
-
-    computed: Stage
-    stages: tuple[Stage, ...]
-
-    def reach(self, parameters: Mapping[str, Array]) -> int | None:
-        """Computes how far away a pixel can influence the result; None if one of the stages needs the whole image."""
-        of_stages = [stage.reach_at(parameters) for stage in self.stages]
-        return None if None in of_stages else sum(reach or 0 for reach in of_stages)
-
-
-def _run_works(works: Sequence[_Work], parameters: Mapping[str, Array], image: Array) -> Array:
-    *_, result = _images([work.computed for work in works], parameters, image, {})
-    return result
-
-
-def _fused(stages: Sequence[Stage]) -> list[_Work]:
-    """Replaces neighbors by one stage where they declare a faster function for both."""
-    works: list[_Work] = []
-    for stage in stages:
-        both = _both(works[-1].computed, stage) if works else None
-        if both:
-            works[-1] = _Work(both, (*works[-1].stages, stage))
-        else:
-            works.append(_Work(stage, (stage,)))
-    return works
-
-
-def _both(before: Stage, stage: Stage) -> Stage | None:
-    """Makes one stage of two neighbors; returns None unless a function takes exactly the arguments of both."""
-    function = stage.fused_after.get((before.function, len(before.parameters)))
-    if function is None or before.options.keys() & stage.options.keys():
-        return None
-    parameters, options = {**before.parameters, **stage.parameters}, {**before.options, **stage.options}
-    arguments = list(inspect.signature(function).parameters)
-    count = 1 + len(parameters)
-    # An edited stage may leave out an optional argument, or pass a former parameter as an option.
-    if set(arguments[count:]) != set(options) or len(arguments) != count + len(options):
-        return None
-    return Stage(stage.name, function, parameters, options)
 
 
 @jax.jit(static_argnums=0)
@@ -343,4 +267,9 @@ def _trace(
     raw: Shaped[Array, "..."],
     perturbations: dict[str, Array],
 ) -> tuple[Array, ...]:
-    return tuple(_images(stages, parameters, raw, perturbations))
+    images, image = [], raw
+    for stage in stages:
+        image = stage.function(image, *(parameters[name] for name in stage.parameters), **stage.options)
+        image = image + perturbations[stage.name] if stage.name in perturbations else image
+        images.append(image)
+    return tuple(images)

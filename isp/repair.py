@@ -15,8 +15,8 @@ from isp._engine.checks import Scalar, check_positive
 def defects(
     raw: Shaped[Array | np.ndarray, "..."],
     threshold: Scalar = 0.1,
-    pattern: str = "RGGB",
     *,
+    pattern: str = "RGGB",
     softness: float | None = None,
     lone: bool = False,
 ) -> Float[Array, "*batch height width"]:

@@ -120,7 +120,7 @@ def expose_sites(
     check_mosaic(light)
     photon_key, read_key = jax.random.split(key)
     mean = jnp.maximum(light, 0) * exposure * full_well
-    electrons = _with_gradient_of(mean, poisson(photon_key, jax.lax.stop_gradient(mean)))
+    electrons = _with_gradient_of(mean, poisson(jax.lax.stop_gradient(mean), photon_key))
     electrons += read_noise * jax.random.normal(read_key, mean.shape, mean.dtype)
 
     black = _black_levels(mean, camera)
@@ -164,7 +164,7 @@ def _black_levels(sites: Float[Array, "*batch height width"], camera: Camera) ->
     return black_levels(jnp.array(camera.black_level, sites.dtype), camera.pattern, *sites.shape[-2:])
 
 
-def poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]:
+def poisson(mean: Float[Array, "*shape"], key: PRNGKeyArray) -> Float[Array, "*shape"]:
     """Draws Poisson counts: exactly where the mean is below 16, from a normal distribution above.
 
     The normal distribution has the same mean and variance. At 16 electrons it lacks a skewness of 0.25, and the read
@@ -172,8 +172,8 @@ def poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]
     of the batch is accepted, which takes fifteen times longer on a CPU.
 
     Args:
-        key: The random key.
         mean: The means, nonnegative.
+        key: The random key.
 
     Returns:
         One count per mean; above 16, a real number.
@@ -182,7 +182,7 @@ def poisson(key: PRNGKeyArray, mean: Float[Array, "..."]) -> Float[Array, "..."]
         >>> import isp
         >>> import jax
         >>> import jax.numpy as jnp
-        >>> counts = isp.sensor.poisson(jax.random.key(0), jnp.full((1000,), 4.0))
+        >>> counts = isp.sensor.poisson(jnp.full((1000,), 4.0), jax.random.key(0))
         >>> bool(abs(counts.mean() - 4.0) < 0.3)
         True
     """

@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
-from isp._engine import tiles
+from isp._engine import planes
 from isp._engine.checks import check_image
 
 
 @jax.jit(static_argnames="pattern")
 def correct(
-    image: Shaped[Array, "..."], coefficients: Float[Array | np.ndarray, "3 3"], pattern: str | None = None
+    image: Shaped[Array, "..."], coefficients: Float[Array | np.ndarray, "3 3"], *, pattern: str | None = None
 ) -> Float[Array, "..."]:
     """Multiplies by radial gains of one polynomial a color.
 
@@ -49,7 +49,8 @@ def correct(
     else:
         cfa.check_mosaic(image)
         height, width = image.shape[-2:]
-        per_row, each = [tiles.rows_of_sites(coefficients[:, k][cfa.tile(pattern)], height, width) for k in range(3)], 1
+        by_site = coefficients[cfa.tile(pattern)]
+        per_row, each = [planes.rows_of_sites(by_site[..., k], height, width) for k in range(3)], 1
     rows, period = image.reshape(-1, height, width * each), len(per_row[0])
     squares = _squared_radii(height, width, image.dtype)
     r2 = (squares[0][:, None] + jnp.repeat(squares[1], each)).reshape(height // period, period, -1)

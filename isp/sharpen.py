@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp import color, denoise
+from isp import color
 from isp._engine import gaussian, stencil
 from isp._engine.checks import Scalar, gaussian_size
+from isp.filter import gaussian_filter
 
 # Adds the negative Laplacian of the four neighbors.
 SHARPENING_KERNEL = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32)
@@ -36,7 +37,7 @@ def sharpening_filter(
         >>> np.asarray(isp.sharpen.sharpening_filter(edge))[1, 1:3, 0].round(3)
         array([0.  , 0.75], dtype=float32)
     """
-    return color.replaced_luma(rgb, lambda luma: stencil.correlate(luma, jnp.asarray(kernel, luma.dtype), "zero"))
+    return color.replace_luma(rgb, lambda luma: stencil.correlate(luma, jnp.asarray(kernel, luma.dtype), "zero"))
 
 
 def unsharp_masking(
@@ -75,7 +76,7 @@ def unsharp_masking(
 
 @jax.jit(static_argnames="size")
 def _unsharp_masking(rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
-    return color.replaced_luma(rgb, lambda luma: luma + amount * (luma - denoise.gaussian_filter(luma, radius, size)))
+    return color.replace_luma(rgb, lambda luma: luma + amount * (luma - gaussian_filter(luma, radius, size)))
 
 
 def unsharp_masking_vertical(
@@ -122,4 +123,4 @@ def _unsharp_masking_vertical(rgb: Array, radius: Scalar, amount: Scalar, size: 
     def sharpened(luma: Array) -> Array:
         return luma + amount * (luma - gaussian.smooth_columns(luma, radius, size))
 
-    return color.replaced_luma(rgb, sharpened)
+    return color.replace_luma(rgb, sharpened)

@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from isp import cfa
-from isp._engine import reaches
 from isp.parameter import Parameter
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,22 +22,13 @@ class Stage:
     Attributes:
         name: The name in traces, plots and perturbations.
         function: `(image, *parameters, **options) -> image`. Best a function of a module: a function that is made anew
-            for each pipeline is compiled anew.
+            for each pipeline is compiled anew. `isp.local` declares how far it looks.
         parameters: The parameters by name, in the order of the function's arguments.
         options: Keyword arguments that are fixed at compilation, and must be hashable.
-        reach: How many rows or columns away a pixel can influence the result, or a function
-            `(*parameters, **options) -> reach`. On CPUs, a large image passes through neighboring stages with a reach
-            patch by patch, which takes less memory. Such a stage must keep height and width, and its result must not
-            depend on where in the image a pixel is, except for its place in the tile of the color filter array. A stage
-            whose reach is None gets the whole image.
-        fused_after: Faster functions for this stage together with the stage right before it. The keys are the function
-            of that stage and the number of its parameters. A fused function takes the image, the parameters of that
-            stage, the parameters of this one, and the options of both. It is used only if these are exactly its
-            arguments, and if the two stages have no option of the same name.
 
     Raises:
-        ValueError: If the name is empty or has a slash, if the function or an option cannot be hashed, if a parameter
-            is not an `isp.Parameter`, or if the reach is a negative number or none that is whole.
+        ValueError: If the name is empty or has a slash, if the function or an option cannot be hashed, or if a
+            parameter is not an `isp.Parameter`.
 
     Example:
         >>> import isp
@@ -51,10 +43,6 @@ class Stage:
     function: Callable[..., Array]
     parameters: Mapping[str, Parameter] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Hashable] = dataclasses.field(default_factory=dict)
-    reach: int | Callable[..., int | None] | None = None
-    fused_after: Mapping[tuple[Callable[..., Array], int], Callable[..., Array]] = dataclasses.field(
-        default_factory=dict
-    )
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name:
@@ -63,14 +51,9 @@ class Stage:
             if not isinstance(parameter, Parameter):
                 kind = type(parameter).__name__
                 raise ValueError(f"parameter {name!r} of stage {self.name!r} must be an isp.Parameter, got {kind}")
-        is_count = isinstance(self.reach, int) and not isinstance(self.reach, bool) and self.reach >= 0
-        if self.reach is not None and not is_count and not callable(self.reach):
-            raise ValueError(
-                f"reach of stage {self.name!r} must be a whole number from 0, a function or None, got {self.reach!r}"
-            )
         # Copies, so that later changes of the given mappings have no effect.
-        for field in ("parameters", "options", "fused_after"):
-            object.__setattr__(self, field, dict(getattr(self, field)))
+        object.__setattr__(self, "parameters", dict(self.parameters))
+        object.__setattr__(self, "options", dict(self.options))
         options = {f"option {name!r}": value for name, value in self.options.items()}
         for part, value in {"the function": self.function, **options}.items():
             try:
@@ -93,8 +76,7 @@ class Stage:
     @functools.cached_property
     def _key(self) -> tuple[Hashable, ...]:
         # The order of the parameters counts: it is that of the function's arguments.
-        mappings = (self.parameters, self.options, self.fused_after)
-        return (self.name, self.function, self.reach, *(tuple(mapping.items()) for mapping in mappings))
+        return self.name, self.function, tuple(self.parameters.items()), tuple(self.options.items())
 
     def starting_at(self, values: Mapping[str, ArrayLike | Sequence | None]) -> "Stage":
         """Returns a copy of the stage whose parameters start at other values.
@@ -117,25 +99,43 @@ class Stage:
         }
         return dataclasses.replace(self, parameters=parameters)
 
-    def reach_at(self, parameters: Mapping[str, Array]) -> int | None:
-        """Computes how far away a pixel can influence the result.
 
-        Args:
-            parameters: The values of the stage's parameters, by name. Other names are ignored.
+def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Function]:
+    """Declares how far the function of a stage looks, so that large images may pass through it in patches.
 
-        Returns:
-            The number of rows or columns. None if the stage needs the whole image: because it has no reach, or because
-            the tile of its `pattern` would not divide the patches of an image.
+    On CPUs, an image of more than four megapixels passes through neighboring local stages patch by patch, which takes a
+    fraction of the memory. A local function must keep height and width, and its result must not depend on the place in
+    the image, except for the place in the tile of the color filter array.
 
-        Example:
-            >>> import isp
-            >>> pipeline = isp.static(isp.CAMERAS["drone"], denoise="median_denoising", size=5)
-            >>> {stage.name: stage.reach_at(pipeline.parameters()) for stage in pipeline.stages[4:6]}
-            {'sharpen': 1, 'denoise': 2}
-        """
-        pattern = self.options.get("pattern")
-        if isinstance(pattern, str) and any(reaches.PERIOD % side for side in cfa.tile(pattern).shape):
-            return None
-        if not callable(self.reach):
-            return self.reach
-        return self.reach(*(parameters[name] for name in self.parameters), **self.options)
+    Args:
+        distance: How many rows or columns away a pixel can influence the result, such as 0 for a function that treats
+            each pixel by itself, or 2 for a window of 5x5 pixels. It may be a function of the stage's parameters and
+            options, which returns None if the stage needs the whole image.
+
+    Returns:
+        The decorator, which returns the function itself.
+
+    Raises:
+        ValueError: If the distance is not a function or a whole number from 0.
+
+    Example:
+        >>> import isp
+        >>> import jax.numpy as jnp
+        >>> @isp.local(1)
+        ... def means_of_rows(rgb):
+        ...     above, below = (jnp.roll(rgb, step, axis=-3) for step in (1, -1))
+        ...     return (above + rgb + below) / 3
+    """
+    is_count = isinstance(distance, int) and not isinstance(distance, bool) and distance >= 0
+    if not is_count and not callable(distance):
+        raise ValueError(f"distance must be a whole number from 0 or a function, got {distance!r}")
+
+    def declare(function: Function) -> Function:
+        setattr(function, DISTANCE, distance)
+        return function
+
+    return declare
+
+
+# The attribute in which `local` keeps the distance. Wrappers such as `jax.jit` copy it.
+DISTANCE = "_local_distance"

@@ -2,17 +2,22 @@
 
 The stages of `isp.full` come from here. Their parameters have names of their own, so that all of them fit into one
 pipeline; a stage that is needed twice takes another `name`, and `dataclasses.replace` renames its parameters.
+
+`ALGORITHMS` has the classical algorithms that `isp.static` offers: for each of "demosaic", "sharpen" and "denoise", a
+dict from names to makers. A maker takes the settings of its algorithm and returns a stage with the name of the step, in
+which continuous settings are parameters and all others, such as the side of a window, are options.
 """
 
-import jax.numpy as jnp
+import operator
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array
 
-from isp import balance, camera_parameters, cfa, chroma, color, local_tone, repair, shading, tone
-from isp._engine import checks, curves, planes, reaches
-from isp.camera import Camera
-from isp.highlights import MODES, Mode, highlights
+from isp import cfa, color, demosaic, denoise, repair, shading, sharpen, tone
+from isp._engine import checks, steps
+from isp.camera import COLORS, Camera
 from isp.parameter import Parameter
 from isp.stage import Stage
 
@@ -21,37 +26,30 @@ _RANGES = ("shadows", "darks", "lights", "highlights")
 
 
 def black_level(camera: Camera, rescale: bool = True) -> Stage:
-    """Makes the stage `black_level`, which subtracts the black level of each site.
+    """Makes the stage `black_level` of mosaics, which subtracts the black level of each site.
 
     Args:
         camera: The camera, whose `black_level` is the start of the parameter of this name.
         rescale: Whether to keep white at 1.
-
-    Returns:
-        The stage, for mosaics.
 
     Example:
         >>> import isp
         >>> list(isp.stages.black_level(isp.CAMERAS["drone"]).parameters)
         ['black_level']
     """
-    parameters = {"black_level": camera_parameters.black_level(camera)}
-    options: dict[str, str | bool] = {"rescale": rescale}
-    if not cfa.is_bayer(camera.pattern):
+    options: dict[str, Hashable] = {"rescale": rescale}
+    if not cfa.is_bayer(camera.pattern):  # All Bayer patterns share one compiled function.
         options["pattern"] = camera.pattern
-    return Stage("black_level", cfa.subtract_black_level, parameters, options, reach=0)
+    return Stage("black_level", cfa.subtract_black_level, camera.parameters("black_level"), options)
 
 
 def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
-    """Makes the stage `defects`, which repairs sites that are always bright or always dark.
+    """Makes the stage `defects` of mosaics, which repairs sites that are always bright or always dark.
 
     Args:
         pattern: The colors of a tile, see `isp.cfa`.
         threshold: The start of the parameter `defect_threshold`. Up to twice the start, sites are gradually replaced,
             so that it can be learned. Sites must differ from each of their neighbors, which spares fine lines.
-
-    Returns:
-        The stage, for mosaics.
 
     Example:
         >>> import isp
@@ -60,7 +58,7 @@ def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
     """
     parameter = Parameter(threshold, scale="log", unit="fraction of white")
     options = {"pattern": pattern, "softness": threshold, "lone": True}
-    return Stage("defects", repair.defects, {"defect_threshold": parameter}, options, reaches.of_defects)
+    return Stage("defects", repair.defects, {"defect_threshold": parameter}, options)
 
 
 def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = None) -> Stage:
@@ -71,30 +69,24 @@ def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = No
         coefficients: The start of the parameter `shading (3, 3)`; see `isp.shading.correct`. If None, zeros, which
             change nothing.
 
-    Returns:
-        The stage.
-
     Example:
         >>> import isp
         >>> stage = isp.stages.lens_shading()
         >>> isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="color_correct").shading[...].shape
         (3, 3)
     """
-    labels = tuple(f"{channel}_r{power}" for channel in camera_parameters.COLORS for power in (2, 4, 6))
+    labels = tuple(f"{channel}_r{power}" for channel in COLORS for power in (2, 4, 6))
     start = np.zeros((3, 3)) if coefficients is None else coefficients
     parameter = Parameter(start, width=0.5, labels=labels, unit="gain")
     return Stage("shading", shading.correct, {"shading": parameter}, {"pattern": pattern})
 
 
-def white_balance(camera: Camera, highlights: Mode | None = "clip") -> Stage:
-    """Makes the stage `white_balance` for images, which applies the gains and makes saturated pixels neutral.
+def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Stage:
+    """Makes the stage `white_balance` of images, which applies the gains and makes saturated pixels neutral.
 
     Args:
         camera: The camera, whose `white_balance` is the start of the parameter of this name.
         highlights: "clip" or "desaturate"; see `isp.color.highlights`. None leaves saturated pixels colored.
-
-    Returns:
-        The stage, for images.
 
     Raises:
         ValueError: If `highlights` has another value, or if it is given and a gain is negative.
@@ -105,21 +97,17 @@ def white_balance(camera: Camera, highlights: Mode | None = "clip") -> Stage:
         'desaturate'
     """
     _check_gains(camera, highlights is not None)
-    if highlights is not None and highlights not in MODES:
-        raise ValueError(f"highlights must be one of {', '.join(MODES)}, got {highlights!r}")
-    parameters = {"white_balance": camera_parameters.white_balance(camera)}
-    return Stage("white_balance", _balanced, parameters, {"mode": highlights}, reach=0)
+    if highlights is not None and highlights not in color.MODES:
+        raise ValueError(f"highlights must be one of {', '.join(color.MODES)}, got {highlights!r}")
+    return Stage("white_balance", steps.balance, camera.parameters("white_balance"), {"mode": highlights})
 
 
 def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
-    """Makes the stage `white_balance` for mosaics, which applies the gains before demosaicing.
+    """Makes the stage `white_balance` of mosaics, which applies the gains before demosaicing.
 
     Args:
         camera: The camera, whose `white_balance` is the start of the parameter of this name.
         clip: Whether to clip at the least gain, which makes saturated areas white.
-
-    Returns:
-        The stage, for mosaics.
 
     Raises:
         ValueError: If a gain is negative although values are clipped.
@@ -130,21 +118,18 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
         ['white_balance']
     """
     _check_gains(camera, clip)
-    parameters = {"white_balance": camera_parameters.white_balance(camera)}
     options = {"pattern": camera.pattern, "clip": clip}
-    return Stage("white_balance", balance.balance_mosaic, parameters, options, reach=0)
+    return Stage("white_balance", color.balance_mosaic, camera.parameters("white_balance"), options)
 
 
 def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: float = 0.5) -> Stage:
-    """Makes the stage `auto_white_balance`, which estimates the gains from the image.
+    """Makes the stage `auto_white_balance` of images, which estimates the gains from the image.
 
     Args:
-        camera: The camera, with whose gains the estimate is mixed. If None, only the estimate counts.
+        camera: The camera, with whose gains, the parameter `white_balance`, the estimate is mixed. If None, only the
+            estimate counts.
         power: The start of the parameter `gray_power`: 1 for the gray world, great for the white patch.
         share: The start of the parameter `estimate_share`, the weight of the estimate; only with a camera.
-
-    Returns:
-        The stage, for images. With a camera, it also has the parameter `white_balance`.
 
     Raises:
         ValueError: If one of the camera's gains is negative.
@@ -157,80 +142,64 @@ def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: 
     parameters = {"gray_power": Parameter(power, scale="log", low=0.1, high=100, unit="power")}
     if camera is not None:
         _check_gains(camera, True)
-        parameters["white_balance"] = camera_parameters.white_balance(camera)
+        parameters |= camera.parameters("white_balance")
         parameters["estimate_share"] = Parameter(share, width=0.5, low=0, high=1, unit="share")
     return Stage("auto_white_balance", color.auto_white_balance, parameters)
 
 
 def color_correct(camera: Camera) -> Stage:
-    """Makes the stage `color_correct`, which applies the color matrix.
+    """Makes the stage `color_correct` of images, which applies the color matrix.
 
     Args:
         camera: The camera, whose `color_matrix` is the start of the parameter `colour_correction`.
-
-    Returns:
-        The stage, for images.
 
     Example:
         >>> import isp
         >>> list(isp.stages.color_correct(isp.CAMERAS["drone"]).parameters)
         ['colour_correction']
     """
-    parameters = {"colour_correction": camera_parameters.color_matrix(camera)}
-    return Stage("color_correct", color.color_correct, parameters, reach=0)
+    return Stage("color_correct", color.color_correct, camera.parameters("colour_correction"))
 
 
-def chroma_denoising(sigma: float = 1.5) -> Stage:
-    """Makes the stage `chroma_denoising`, which smooths U and V.
+def chroma_denoising(sigma: float = 1.5, size: int | None = None) -> Stage:
+    """Makes the stage `chroma_denoising` of images, which smooths U and V.
 
     Args:
-        sigma: The start of the parameter `chroma_sigma`, in pixels. The side of the window follows from it.
-
-    Returns:
-        The stage, for images.
+        sigma: The start of the parameter `chroma_sigma`, in pixels.
+        size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
 
     Raises:
-        ValueError: If `sigma` is not positive.
+        ValueError: If `sigma` is not positive or `size` is even.
 
     Example:
         >>> import isp
         >>> isp.stages.chroma_denoising(1.5).options
-        {'size': 9}
+        {'size': 13}
     """
-    checks.check_positive("sigma", sigma)
-    # Three standard deviations hold 99.7 % of a Gaussian.
-    options = {"size": 2 * int(3 * sigma) + 1}
-    parameter = Parameter(sigma, scale="log", unit="pixels")
-    return Stage("chroma_denoising", chroma.chroma_denoising, {"chroma_sigma": parameter}, options, reaches.of_window)
+    options = {"size": checks.gaussian_size("sigma", sigma, size)}
+    return Stage("chroma_denoising", denoise.chroma_denoising, {"chroma_sigma": _strength(sigma, "pixels")}, options)
 
 
 def saturation(amount: float = 1.0) -> Stage:
-    """Makes the stage `saturation`, which moves colors away from gray.
+    """Makes the stage `saturation` of images, which moves colors away from gray.
 
     Args:
         amount: The start of the parameter `saturation`; 1 changes nothing.
-
-    Returns:
-        The stage, for images.
 
     Example:
         >>> import isp
         >>> isp.stages.saturation(1.2).parameters["saturation"].value
         1.2
     """
-    parameters = {"saturation": Parameter(amount, scale="log", unit="factor")}
-    return Stage("saturation", color.saturation, parameters, reach=0)
+    return Stage("saturation", color.saturation, {"saturation": _strength(amount, "factor")})
 
 
 def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
-    """Makes the stage `local_tone_map`, which brightens dark areas and keeps their detail.
+    """Makes the stage `local_tone_map` of images in linear light, which brightens dark areas and keeps their detail.
 
     Args:
         strength: The start of the parameter `tone_strength`, in [0, 1].
         detail: The start of the parameter `tone_detail`.
-
-    Returns:
-        The stage, for images in linear light.
 
     Example:
         >>> import isp
@@ -239,34 +208,42 @@ def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
     """
     parameters = {
         "tone_strength": Parameter(strength, width=0.3, low=0, high=1, unit="fraction of contrast"),
-        "tone_detail": Parameter(detail, scale="log", unit="factor"),
+        "tone_detail": _strength(detail, "factor"),
     }
-    return Stage("local_tone_map", local_tone.local_tone_map, parameters, reach=reaches.of_local_tone_map)
+    return Stage("local_tone_map", tone.local_tone_map, parameters)
 
 
 def srgb() -> Stage:
-    """Makes the stage `srgb`, which applies the tone curve of sRGB.
-
-    Returns:
-        The stage, for images in linear light.
+    """Makes the stage `srgb` of images in linear light, which applies the tone curve of sRGB.
 
     Example:
         >>> import isp
         >>> isp.stages.srgb().parameters
         {}
     """
-    return Stage("srgb", tone.srgb, reach=0)
+    return Stage("srgb", tone.srgb)
+
+
+def gamma_correct(gamma: float = 2.2) -> Stage:
+    """Makes the stage `gamma_correct` of images in linear light, which applies the exponent 1 / gamma.
+
+    Args:
+        gamma: The start of the parameter `gamma_correct`.
+
+    Example:
+        >>> import isp
+        >>> isp.stages.gamma_correct().parameters["gamma_correct"].value
+        2.2
+    """
+    return Stage("gamma_correct", color.gamma_correct, {"gamma_correct": _strength(gamma, "gamma")})
 
 
 def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
-    """Makes the stage `contrast`, which stretches values away from a pivot.
+    """Makes the stage `contrast` of images, which stretches values away from a pivot.
 
     Args:
         amount: The start of the parameter `contrast`; 1 changes nothing.
         pivot: The start of the parameter `contrast_pivot`, the value that stays.
-
-    Returns:
-        The stage, for images.
 
     Example:
         >>> import isp
@@ -274,21 +251,18 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
         ['contrast', 'contrast_pivot']
     """
     parameters = {
-        "contrast": Parameter(amount, scale="log", unit="factor"),
+        "contrast": _strength(amount, "factor"),
         "contrast_pivot": Parameter(pivot, width=0.5, low=0, high=1, unit="fraction of white"),
     }
-    return Stage("contrast", tone.contrast, parameters, reach=0, fused_after={(tone.srgb, 0): _srgb_contrast})
+    return Stage("contrast", tone.contrast, parameters)
 
 
 def curve(segments: int = 4) -> Stage:
-    """Makes the stage `curve`, a tone curve that can be learned and rises everywhere.
+    """Makes the stage `curve` of images, a tone curve that can be learned and rises everywhere.
 
     Args:
         segments: The number of straight segments, whose equal rises change nothing at first. Four of them are named
             shadows, darks, lights and highlights.
-
-    Returns:
-        The stage, for images.
 
     Raises:
         ValueError: If there is no segment.
@@ -301,28 +275,42 @@ def curve(segments: int = 4) -> Stage:
     if segments < 1:
         raise ValueError(f"segments must be at least 1, got {segments}")
     labels = _RANGES if segments == len(_RANGES) else None
-    parameters = {"curve": Parameter(np.zeros(segments), width=1, labels=labels, unit="log rise")}
-    return Stage("curve", tone.curve, parameters, reach=0, fused_after={(_srgb_contrast, 2): _srgb_contrast_curve})
+    return Stage("curve", tone.curve, {"curve": Parameter(np.zeros(segments), width=1, labels=labels, unit="log rise")})
 
 
 def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage:
-    """Makes a stage that clips to a range.
+    """Makes a stage of mosaics or images that clips to a range.
 
     Args:
         name: The name of the stage.
         low: The least value.
         high: The greatest value.
 
-    Returns:
-        The stage, for mosaics and images.
-
     Example:
         >>> import isp
         >>> isp.stages.clipped().options
         {'low': 0.0, 'high': 1.0}
     """
-    options = {"low": low, "high": high}
-    return Stage(name, _clip, options=options, reach=0, fused_after={(_srgb_contrast_curve, 3): _all_curves})
+    return Stage(name, steps.clip, options={"low": low, "high": high})
+
+
+def filter_kernel(kernel: ArrayLike) -> Parameter:
+    """Makes the parameter of a filter's kernel, which is tuned as a whole by the strength of the filter.
+
+    Args:
+        kernel: The weights, with odd sides.
+
+    Returns:
+        The parameter. Its neutral value is the kernel that copies its input.
+
+    Example:
+        >>> import isp
+        >>> isp.stages.filter_kernel(isp.sharpen.SHARPENING_KERNEL).neutral
+        ((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
+    """
+    neutral = np.zeros(np.shape(kernel))
+    neutral[tuple(side // 2 for side in neutral.shape)] = 1
+    return Parameter(kernel, width=1, unit="weight", neutral=neutral)
 
 
 def _check_gains(camera: Camera, needed: bool) -> None:
@@ -333,24 +321,198 @@ def _check_gains(camera: Camera, needed: bool) -> None:
         )
 
 
-def _balanced(rgb: Array, gains: Array, mode: Mode | None) -> Array:
-    balanced = color.white_balance(rgb, gains)
-    return balanced if mode is None else highlights(balanced, gains, mode)
+def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:
+    """Makes the parameter of a setting whose natural range is its own value."""
+    return Parameter(value, scale="log", unit=unit)
 
 
-def _clip(image: Array, low: float, high: float) -> Array:
-    return jnp.clip(image, low, high)
+# A setting as a user gives it, before it is checked.
+Setting = ArrayLike | str | None
+Converted = TypeVar("Converted")
 
 
-def _srgb_contrast(rgb: Array, amount: Array, pivot: Array) -> Array:
-    return tone.contrast(tone.srgb(rgb), amount, pivot)
+def _normalized(pattern: str) -> Stage:
+    # As with the weights of `isp.parametrized`, a few images cannot determine so many.
+    weights = Parameter(demosaic.normalized_kernel(pattern), width=1, unit="weight", labels=COLORS, tuned=False)
+    return Stage("demosaic", demosaic.normalized, {"interpolation": weights}, {"pattern": pattern})
 
 
-def _srgb_contrast_curve(rgb: Array, amount: Array, pivot: Array, rises: Array) -> Array:
-    return tone.curve(_srgb_contrast(rgb, amount, pivot), rises)
+def _binned(pattern: str) -> Stage:
+    return Stage("demosaic", demosaic.binned, options={"pattern": pattern})
 
 
-def _all_curves(rgb: Array, amount: Array, pivot: Array, rises: Array, low: float, high: float) -> Array:
-    """Computes `srgb`, `contrast`, `curve` and `clipped` in one pass, with the channels apart."""
-    shares = curves.shares(rises, rgb.dtype)
-    return jnp.stack(curves.all_at_once(planes.split(rgb), amount, pivot, shares, low, high), -1)
+def _without_interpolation(pattern: str) -> Stage:
+    return Stage("demosaic", cfa.spread, options={"pattern": pattern})
+
+
+def _bilinear(pattern: str) -> Stage:
+    return _of_bayer(demosaic.bilinear, pattern)
+
+
+def _malvar2004(pattern: str) -> Stage:
+    return _of_bayer(demosaic.malvar2004, pattern)
+
+
+def _menon2007(pattern: str, refine: Setting = True) -> Stage:
+    return _of_bayer(demosaic.menon2007, pattern, refine=_flag("refine", refine))
+
+
+def _of_bayer(function: Callable, pattern: str, **options: Hashable) -> Stage:
+    if not cfa.is_bayer(pattern):
+        raise ValueError(
+            f"{function.__name__} is for the Bayer patterns, got the pattern {pattern}: use normalized or binned"
+        )
+    return Stage("demosaic", function, options={"pattern": pattern, **options})
+
+
+def _not_sharpened() -> Stage:
+    return Stage("sharpen", steps.unchanged)
+
+
+def _sharpening_filter(sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL) -> Stage:
+    return Stage("sharpen", sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)})
+
+
+def _unsharp_masking(radius: Setting = 1.0, amount: Setting = 1.0) -> Stage:
+    return _unsharp(sharpen.unsharp_masking, radius, amount)
+
+
+def _unsharp_masking_vertical(radius: Setting = 1.0, amount: Setting = 1.0) -> Stage:
+    return _unsharp(sharpen.unsharp_masking_vertical, radius, amount)
+
+
+def _unsharp(function: Callable, radius: Setting, amount: Setting) -> Stage:
+    radius, amount = _start("radius", radius), _start("amount", amount)
+    options = {"size": checks.gaussian_size("radius", radius, None)}
+    return Stage("sharpen", function, {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, options)
+
+
+def _not_denoised() -> Stage:
+    return Stage("denoise", steps.unchanged)
+
+
+def _gaussian_denoising(sigma: Setting = 0.5) -> Stage:
+    return _smoothing(denoise.gaussian_denoising, sigma)
+
+
+def _chroma_denoising(sigma: Setting = 1.5) -> Stage:
+    return _smoothing(denoise.chroma_denoising, sigma)
+
+
+def _smoothing(function: Callable, sigma: Setting) -> Stage:
+    sigma = _start("sigma", sigma)
+    options = {"size": checks.gaussian_size("sigma", sigma, None)}
+    return Stage("denoise", function, {"sigma": _strength(sigma, "pixels")}, options)
+
+
+def _median_denoising(size: Setting = 3) -> Stage:
+    size = _count("size", size)
+    checks.check_size(size)
+    return Stage("denoise", denoise.median_denoising, options={"size": size})
+
+
+def _fft_denoising(keep_fraction: Setting = 0.3, softness: Setting = None) -> Stage:
+    start = _start("keep_fraction", keep_fraction)
+    softness = None if softness is None else _number("softness", softness)
+    checks.check_fraction(start, softness)
+    if softness is None:  # A hard cut has no derivative, so its fraction is an option.
+        return Stage("denoise", denoise.fft_denoising, options={"keep_fraction": _number("keep_fraction", start)})
+    parameters = {"keep_fraction": _strength(start, "fraction")}
+    return Stage("denoise", denoise.fft_denoising, parameters, {"softness": softness})
+
+
+def _tv_chambolle(weight: Setting = 0.01, eps: Setting = 2e-4, max_iterations: Setting = 200) -> Stage:
+    return _total_variation(denoise.tv_chambolle, weight, eps, max_iterations)
+
+
+def _tv_bregman(
+    weight: Setting = 100.0, eps: Setting = 1e-3, max_iterations: Setting = 100, isotropic: Setting = True
+) -> Stage:
+    return _total_variation(denoise.tv_bregman, weight, eps, max_iterations, isotropic=_flag("isotropic", isotropic))
+
+
+def _total_variation(
+    function: Callable, weight: Setting, eps: Setting, max_iterations: Setting, **options: Hashable
+) -> Stage:
+    start, tolerance = _start("weight", weight), _number("eps", eps)
+    most = _count("max_iterations", max_iterations)
+    checks.check_total_variation(start, tolerance, most)
+    options = {"eps": tolerance, "max_iterations": most, **options}
+    return Stage("denoise", function, {"weight": _strength(start)}, options)
+
+
+def _bilateral(sigma_spatial: Setting = 0.6, sigma_color: Setting = None, bins: Setting = 10000) -> Stage:
+    sigma_spatial = _start("sigma_spatial", sigma_spatial)
+    size = checks.bilateral_size(sigma_spatial, None)
+    parameters = {"sigma_spatial": _strength(sigma_spatial, "pixels")}
+    sigma_color = None if sigma_color is None else _start("sigma_color", sigma_color)
+    bins = None if bins is None else _count("bins", bins)
+    checks.check_colors(sigma_color, bins)
+    if sigma_color is not None:
+        parameters["sigma_color"] = _strength(sigma_color)
+    return Stage("denoise", denoise.bilateral, parameters, {"size": size, "bins": bins})
+
+
+def _nlm_denoising(strength: Setting = 0.1, patch_size: Setting = 7, patch_distance: Setting = 11) -> Stage:
+    strength, size = _start("strength", strength), _count("patch_size", patch_size)
+    distance = _count("patch_distance", patch_distance)
+    checks.check_patches(strength, size, distance)
+    options = {"patch_size": size, "patch_distance": distance}
+    return Stage("denoise", denoise.nlm_denoising, {"strength": _strength(strength)}, options)
+
+
+def _start(name: str, value: Setting) -> checks.Scalar:
+    """Returns the start of a parameter, which may be traced."""
+    return value if checks.is_traced(value) else _number(name, value)
+
+
+# Settings become Python numbers, because options must be hashable and arrays are not.
+def _number(name: str, value: Setting) -> float:
+    return _converted(name, value, float, "a number")
+
+
+def _count(name: str, value: Setting) -> int:
+    return _converted(name, value, operator.index, "a whole number")
+
+
+def _flag(name: str, value: Setting) -> bool:
+    return _converted(name, value, bool, "true or false")
+
+
+def _converted(name: str, value: Setting, convert: Callable[[Any], Converted], expected: str) -> Converted:
+    try:
+        # Reject strings and one-element arrays, which float() would accept.
+        if not isinstance(value, str) and np.asarray(value).shape == ():
+            return convert(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{name} must be {expected}, got {' '.join(repr(value).split())}")
+
+
+ALGORITHMS: dict[str, dict[str, Callable[..., Stage]]] = {
+    "demosaic": {
+        "none": _without_interpolation,
+        "bilinear": _bilinear,
+        "malvar2004": _malvar2004,
+        "menon2007": _menon2007,
+        "normalized": _normalized,
+        "binned": _binned,
+    },
+    "sharpen": {
+        "none": _not_sharpened,
+        "sharpening_filter": _sharpening_filter,
+        "unsharp_masking": _unsharp_masking,
+        "unsharp_masking_vertical": _unsharp_masking_vertical,
+    },
+    "denoise": {
+        "none": _not_denoised,
+        "gaussian_denoising": _gaussian_denoising,
+        "median_denoising": _median_denoising,
+        "fft_denoising": _fft_denoising,
+        "tv_chambolle": _tv_chambolle,
+        "tv_bregman": _tv_bregman,
+        "bilateral": _bilateral,
+        "chroma_denoising": _chroma_denoising,
+        "nlm_denoising": _nlm_denoising,
+    },
+}

@@ -1,44 +1,15 @@
-"""Tone curves, which map linear light to display values."""
+"""Tone: curves that map linear light to display values, and local tone mapping. `isp.color` has the gamma curve."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import curves, units
-from isp._engine.checks import Scalar, check_image
-from isp.local_tone import local_tone_map
+from isp._engine import curves, planes, stencil, xla
+from isp._engine.checks import Scalar, check_image, check_positive, check_size
 
-__all__ = ["contrast", "curve", "gamma_correct", "local_tone_map", "srgb"]
-
-
-@jax.jit
-def gamma_correct(
-    rgb: Float[Array, "*batch height width 3"], gamma: Float[Array, ""] | float
-) -> Float[Array, "*batch height width 3"]:
-    """Applies the tone curve `rgb ** (1 / gamma)` to positive values; others become 0, with a gradient of 0.
-
-    The slope grows without bound as values approach 0 from above. Where gradients matter, clip to a small positive
-    value first.
-
-    Args:
-        rgb: Images `(..., H, W, 3)` in linear light.
-        gamma: The exponent's inverse, such as 2.2. It can be learned.
-
-    Returns:
-        The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
-    Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
-        >>> import numpy as np
-        >>> np.asarray(isp.tone.gamma_correct(jnp.array([[[-0.5, 0.25, 1.0]]]), 2.0)).round(3)
-        array([[[0. , 0.5, 1. ]]], dtype=float32)
-    """
-    check_image(rgb)
-    return units.pointwise(curves.power)(rgb, gamma)
+# The luminance of linear sRGB, of IEC 61966-2-1 (ITU-R BT.709).
+LUMINANCE = (0.2126, 0.7152, 0.0722)
 
 
 @jax.jit
@@ -65,7 +36,7 @@ def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
         array([[[0.0129, 0.5   , 1.    ]]], dtype=float32)
     """
     check_image(rgb)
-    return units.pointwise(curves.srgb)(rgb)
+    return xla.pointwise(curves.srgb)(rgb)
 
 
 @jax.jit
@@ -129,4 +100,145 @@ def curve(
     check_image(rgb)
     if rises.ndim != 1 or not rises.size:
         raise ValueError(f"rises must have shape (segments,), got {rises.shape}")
-    return units.pointwise(curves.segments)(rgb, curves.shares(rises, rgb.dtype))
+    return xla.pointwise(curves.segments)(rgb, curves.shares(rises, rgb.dtype))
+
+
+def local_tone_map(
+    rgb: Float[Array | np.ndarray, "*batch height width 3"],
+    strength: Scalar = 0.3,
+    detail: Scalar = 1.0,
+    *,
+    smoothness: float = 0.1,
+    size: int = 9,
+    cell: int = 4,
+    floor: float = 1e-3,
+) -> Float[Array, "*batch height width 3"]:
+    """Compresses the large contrasts of the luminance and keeps, or changes, the small ones.
+
+    The logarithm of the luminance is split into a base, which a guided filter smooths except at strong edges, and the
+    detail on top of it. The base is multiplied by 1 - strength, the detail by `detail`, and the channels of a pixel by
+    the common factor that follows. White stays as it is, and dark areas are brightened.
+
+    The base is that of K. He, J. Sun and X. Tang, "Guided image filtering", IEEE Transactions on Pattern Analysis and
+    Machine Intelligence 35(6) (2013), with the image as its own guide: means and variances over square windows give a
+    line through the values of each window, and each pixel takes the mean of its windows' lines. As in K. He and J. Sun,
+    "Fast guided filter", arXiv:1505.00996 (2015), the windows consist of cells, whose lines are interpolated
+    bilinearly; with a `cell` of 1, the base is exactly that of the first paper. Windows that reach over the border see
+    the image reflected.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` in linear light.
+        strength: The fraction of the base's contrast to remove: 0 for none, 1 for all. It can be learned.
+        detail: The factor of the detail's contrast; 1 keeps it. It can be learned.
+        smoothness: The variance of the logarithm, positive, from which on an edge belongs to the base.
+        size: The side of the windows in cells, odd.
+        cell: The side of a cell in pixels.
+        floor: The luminance, positive, that is added before the logarithm. It limits the brightening of black areas to
+            a factor of `floor ** -strength`.
+
+    Returns:
+        The images `(..., H, W, 3)`. Nothing is clipped.
+
+    Raises:
+        ValueError: If `smoothness`, `cell` or `floor` is not positive, if `size` is even, or if `rgb` is not a
+            floating-point image `(..., H, W, 3)`.
+
+    Example:
+        A scene in the dark, 1/100 as bright as the sky beside it, becomes 1/25 as bright.
+
+        >>> import isp
+        >>> import numpy as np
+        >>> rgb = np.full((64, 64, 3), 0.01, np.float32)
+        >>> rgb[:, :32] = 1.0
+        >>> np.asarray(isp.tone.local_tone_map(rgb, strength=0.3))[32, [0, 63], 0].round(2)
+        array([1.  , 0.04], dtype=float32)
+    """
+    check_positive("smoothness", smoothness)
+    check_positive("floor", floor)
+    check_positive("cell", cell)
+    check_size(size)
+    return _local_tone_map(rgb, strength, detail, smoothness, size, cell, floor)
+
+
+@jax.jit(static_argnames=("smoothness", "size", "cell", "floor"))
+def _local_tone_map(
+    rgb: Array, strength: Scalar, detail: Scalar, smoothness: float, size: int, cell: int, floor: float
+) -> Array:
+    check_image(rgb)
+    *batch, height, width, _ = rgb.shape
+    channels = planes.split(rgb)
+    luminance = stencil.total(weight * plane for weight, plane in zip(LUMINANCE, channels, strict=True))
+    logarithm = xla.apart_with(_logarithm, floor)(luminance.reshape(-1, height, width))
+    slope, intercept = _lines(logarithm, smoothness, size, cell)
+    factor = xla.apart_with(_factor, cell)
+    factors = factor(logarithm, slope, intercept, jnp.asarray(strength), jnp.asarray(detail))
+    factors = factors.reshape(*batch, height, width)
+    return jnp.stack([plane * factors for plane in channels], -1)
+
+
+def _logarithm(floor: float, luminance: Array) -> Array:
+    return jnp.log(jnp.maximum(luminance, 0) + floor)
+
+
+def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array, Array]:
+    """Computes the mean slope and intercept of the windows around each cell, interpolated along rows."""
+    cells = xla.apart_with(_cell_means, cell)(guide)
+    mean, square = _window_means(cells, size), _window_means(cells * cells, size)
+
+    def line(mean: Array, square: Array) -> tuple[Array, Array]:
+        variance = jnp.maximum(square - mean * mean, 0)
+        slope = variance / (variance + smoothness)
+        return slope, (1 - slope) * mean
+
+    slope, intercept = xla.apart(line)(mean, square)
+    width = guide.shape[-1]
+    stretch = xla.apart_with(_stretched, cell, width)
+    return stretch(_window_means(slope, size)), stretch(_window_means(intercept, size))
+
+
+def _cell_means(cell: int, guide: Array) -> Array:
+    """Averages the guide over cells; those at the far border repeat its outermost pixels."""
+    batch, height, width = guide.shape
+    rows, cols = -(-height // cell), -(-width // cell)
+    guide = jnp.pad(guide, [(0, 0), (0, rows * cell - height), (0, cols * cell - width)], "edge")
+    # Rows are added first, since that vectorizes.
+    by_rows = guide.reshape(batch, rows, cell, cols * cell)
+    in_rows = stencil.total(by_rows[:, :, i] for i in range(cell)).reshape(batch, rows, cols, cell)
+    return stencil.total(in_rows[..., i] for i in range(cell)) / cell**2
+
+
+def _window_means(plane: Array, size: int) -> Array:
+    weights = np.full(size, 1 / size)
+    along_columns = stencil.correlate(plane, weights[:, None].astype(plane.dtype), "symmetric")
+    return stencil.correlate(along_columns, weights[None].astype(plane.dtype), "symmetric")
+
+
+def _phases(cell: int) -> np.ndarray:
+    """Makes the weights of the cell before, its own, and the cell after, for each pixel of a cell."""
+    place = (np.arange(cell) + 0.5) / cell - 0.5
+    return np.stack([np.maximum(-place, 0), 1 - np.abs(place), np.maximum(place, 0)])
+
+
+def _stretched(cell: int, width: int, plane: Array) -> Array:
+    """Interpolates the cells of each row to pixels."""
+    batch, rows, cols = plane.shape
+    padded = jnp.pad(plane, [(0, 0), (0, 0), (1, 1)], "edge")[..., None]
+    weights = _phases(cell).astype(plane.dtype)
+    pixels = stencil.total(padded[:, :, i : i + cols] * weights[i] for i in range(3))
+    return pixels.reshape(batch, rows, cols * cell)[..., :width]
+
+
+def _factor(cell: int, logarithm: Array, slope: Array, intercept: Array, strength: Array, detail: Array) -> Array:
+    """Interpolates the cells of each column to pixels, and computes the factor of each pixel's channels."""
+    batch, height, width = logarithm.shape
+    rows = slope.shape[1]
+    weights = _phases(cell).astype(slope.dtype)[..., None]
+
+    def pixels(plane: Array) -> Array:
+        padded = jnp.pad(plane, [(0, 0), (1, 1), (0, 0)], "edge")[:, :, None]
+        return stencil.total(padded[:, i : i + rows] * weights[i] for i in range(3))
+
+    logarithm = jnp.pad(logarithm, [(0, 0), (0, rows * cell - height), (0, 0)]).reshape(batch, rows, cell, width)
+    base = pixels(slope) * logarithm + pixels(intercept)
+    factors = jnp.exp((detail - 1) * (logarithm - base) - strength * base)
+    return factors.reshape(batch, rows * cell, width)[:, :height]

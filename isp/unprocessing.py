@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp import cfa, color, tone
+from isp import cfa, color
 from isp.camera import Camera
 
 
@@ -95,7 +95,7 @@ def unprocess(
         >>> np.asarray(rgb)[1, 1].round(3)
         array([0.5, 0.5, 0.5], dtype=float32)
     """
-    light = to_camera(tone.gamma_correct(rgb, 1 / gamma), camera)
+    light = to_camera(color.gamma_correct(rgb, 1 / gamma), camera)
     # Subtracting a negative level adds it.
     black = jnp.array(camera.black_level, rgb.dtype)
-    return cfa.subtract_black_level(cfa.mosaic(light, camera.pattern), -black, camera.pattern)
+    return cfa.subtract_black_level(cfa.mosaic(light, camera.pattern), -black, pattern=camera.pattern)

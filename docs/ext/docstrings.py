@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.ext.autodoc.preserve_defaults import update_defvalue
 from sphinx.util import rst
 
-from isp.denoise import Scalar
+from isp.filter import Scalar
 from r2l_jax.runtime.flags import Settings, leaves
 
 _CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)")

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isp._engine import padding, stencil, units
+from isp._engine import padding, stencil, xla
 from isp._engine.checks import Scalar, check_image
-from isp._engine.derivatives import with_gradient
+from isp._engine.xla import with_gradient
 
 # Width of a bin of color distances, and the distance between the values that neighboring bins stand for.
 Rounding = tuple[Array, Array]
@@ -80,8 +80,8 @@ def _forward(
     rounding: Rounding | None,
 ) -> tuple[tuple[Array, ...], _Residuals]:
     padded = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in planes)
-    color_weights = units.apart_with(_color_weights, size)(padded, color_rate, rounding)
-    means, total = units.apart_with(_means, size, centered)(padded, color_weights, spatial_rate)
+    color_weights = xla.apart_with(_color_weights, size)(padded, color_rate, rounding)
+    means, total = xla.apart_with(_means, size, centered)(padded, color_weights, spatial_rate)
     return means, _Residuals(padded, means, total, spatial_rate, color_rate, rounding)
 
 
@@ -99,8 +99,8 @@ def _backward(
     scaled = _scaled(gradients, means, total)
     scaled = tuple(padding.pad(plane, size // 2, size // 2, "zero") for plane in scaled)
     # The gradient ignores the rounding, whose derivative is 0 almost everywhere.
-    color_weights = units.apart_with(_color_weights, size)(padded, color_rate, None)
-    planes_gradient, spatial_gradient, color_gradient = units.apart_with(_gathered, size, centered)(
+    color_weights = xla.apart_with(_color_weights, size)(padded, color_rate, None)
+    planes_gradient, spatial_gradient, color_gradient = xla.apart_with(_gathered, size, centered)(
         padded, color_weights, scaled, spatial_rate, color_rate
     )
     color_gradient = color_gradient.sum((-2, -1), keepdims=True)
@@ -117,7 +117,7 @@ def _means(
     return tuple(_dot(weights, padding.windows(plane, size)) / total for plane in padded), total
 
 
-@units.apart
+@xla.apart
 def _scaled(gradients: tuple[Array, ...], means: tuple[Array, ...], total: Array) -> tuple[Array, ...]:
     """Computes a for each channel, and a.m."""
     scaled = tuple(gradient / total for gradient in gradients)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from isp._engine import powers, stencil, units
+from isp._engine import powers, stencil, xla
 from isp._engine.checks import Scalar
-from isp._engine.derivatives import with_gradient
+from isp._engine.xla import with_gradient
 
 # The luma of an image, and the luma that replaces it.
 Lumas = tuple[Array, Array]
@@ -53,7 +53,7 @@ def all_at_once(
     planes: tuple[Array, ...], amount: Array, pivot: Array, shares: Array, low: float, high: float
 ) -> tuple[Array, ...]:
     """Applies `srgb`, `contrast` and `segments` to each plane, and clips."""
-    return units.apart_with(_all_at_once, low, high)(planes, amount, pivot, shares)
+    return xla.apart_with(_all_at_once, low, high)(planes, amount, pivot, shares)
 
 
 def _all_at_once(
@@ -79,7 +79,7 @@ def clipped_power(planes: tuple[Array, ...], gamma: Array, low: float, lumas: Lu
 
 
 def _powers(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array, low: float) -> tuple[Array, ...]:
-    return units.apart_with(_powers_of, low)(planes, lumas, gamma)
+    return xla.apart_with(_powers_of, low)(planes, lumas, gamma)
 
 
 def _powers_of(low: float, planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array) -> tuple[Array, ...]:
@@ -111,9 +111,9 @@ def _powers_backward(
     """
     planes, lumas, gamma = residuals
     exponent = 1 / gamma
-    planes_gradient = units.apart_with(_planes_gradient, low)(planes, lumas, exponent, gradients)
+    planes_gradient = xla.apart_with(_planes_gradient, low)(planes, lumas, exponent, gradients)
     at_low = exponent * low**exponent * np.log(low) if low > 0 else jnp.zeros_like(gamma)
-    terms = units.apart_with(_gamma_terms, low)(planes, lumas, planes_gradient, gradients, at_low.astype(gamma.dtype))
+    terms = xla.apart_with(_gamma_terms, low)(planes, lumas, planes_gradient, gradients, at_low.astype(gamma.dtype))
     added = stencil.total(planes_gradient)
     return planes_gradient, None if lumas is None else (-added, added), terms.sum() / gamma
 

@@ -8,8 +8,7 @@ from jaxtyping import Array
 
 from isp._engine import stencil
 from isp._engine.checks import Scalar
-from isp._engine.derivatives import with_gradient
-from isp._engine.formulation import is_plain
+from isp._engine.xla import is_plain, with_gradient
 
 
 def smooth(planes: Sequence[Array], sigma: Scalar, size: int) -> tuple[Array, ...]:

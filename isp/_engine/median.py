@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from isp._engine import padding, stencil, units
-from isp._engine.derivatives import with_gradient
+from isp._engine import padding, stencil, xla
+from isp._engine.xla import with_gradient
 
 
 def window_median(plane: Array, size: int) -> Array:
@@ -22,7 +22,7 @@ def window_median(plane: Array, size: int) -> Array:
 
 def _network(size: int, plane: Array) -> Array:
     radius = size // 2
-    return units.apart_with(_medians, size)(padding.pad(plane, radius, radius, "symmetric"))
+    return xla.apart_with(_medians, size)(padding.pad(plane, radius, radius, "symmetric"))
 
 
 def _forward(size: int, plane: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -34,10 +34,10 @@ def _backward(size: int, residuals: tuple[Array, Array], gradient: Array) -> tup
     """Compares with the median again; the derivatives of the network would keep the result of each comparison."""
     plane, medians = residuals
     pad = functools.partial(padding.pad, rows=size // 2, cols=size // 2, border="symmetric")
-    shares = units.apart_with(_shares, size)(pad(plane), medians, gradient)
+    shares = xla.apart_with(_shares, size)(pad(plane), medians, gradient)
     # A window that reaches over the border sees the pixels near it more than once. Its reflection is a window around a
     # position beyond the border, so collecting from the reflected windows as well counts these pixels as often.
-    return (units.apart_with(_collected, size)(plane, pad(medians), pad(shares)),)
+    return (xla.apart_with(_collected, size)(plane, pad(medians), pad(shares)),)
 
 
 _median = with_gradient(_network, _forward, _backward, static_argnums=(0,))

@@ -28,8 +28,10 @@ from jaxtyping import Array, Bool, Float
 
 from isp import cfa
 from isp._engine import padding, stencil
-from isp._engine.derivatives import with_gradient
-from isp._engine.units import apart, apart_with
+from isp._engine.xla import apart, apart_with, with_gradient
+
+# How many rows or columns away a site can influence the result.
+REACH = 8
 
 # A mosaic or a plane as a function of the offset (rows down, columns right) at which it is read.
 Shifts = Callable[[int, int], Array]

@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from isp._engine import padding, stencil, units
-from isp._engine.derivatives import with_gradient
-from isp._engine.formulation import is_plain
+from isp._engine import padding, stencil, xla
 from isp._engine.median import sort_arrays
+from isp._engine.xla import is_plain, with_gradient
 
 # Places of a site's neighbors relative to the site, in rows and columns.
 Offsets = tuple[tuple[int, int], ...]
@@ -156,7 +155,7 @@ def _compute(tile: Tile, statistic: Statistic, raw: Array) -> Array:
         return statistic.combine(first, second, planes)
 
     planes = raw.reshape(-1, *raw.shape[-2:])
-    return units.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
+    return xla.apart(compute)(_padded(tile, statistic.fewest, planes), planes).reshape(raw.shape)
 
 
 def _forward(tile: Tile, statistic: Statistic, raw: Array) -> tuple[Array, Array]:
@@ -194,11 +193,11 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
         return collected
 
     padded = _padded(tile, fewest, planes)
-    values = units.apart_with(_sorted, tile, statistic)(padded)
-    own, *shares = units.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
+    values = xla.apart_with(_sorted, tile, statistic)(padded)
+    own, *shares = xla.apart(divide)(padded, values, planes, gradient.reshape(planes.shape))
     # The sites that see a padded site lie up to `reach` away, and the padding already reaches that far.
     around = functools.partial(padding.pad, rows=2 * reach, cols=2 * reach, border="zero")
-    collected = units.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
+    collected = xla.apart(collect)(padded, tuple(map(around, values)), tuple(map(around, shares)))
     return ((own + _unpadded(tile, fewest, collected, planes)).reshape(raw.shape),)
 
 
@@ -244,13 +243,13 @@ def _select(mask: np.ndarray, chosen: Array, other: Array) -> Array:
 
 
 def _padded(tile: Tile, fewest: int, planes: Array) -> Array:
-    return units.apart_with(_extended, tile, fewest)(planes)
+    return xla.apart_with(_extended, tile, fewest)(planes)
 
 
 def _unpadded(tile: Tile, fewest: int, padded: Array, planes: Array) -> Array:
     """Applies the transpose of `_padded`, which adds the values beyond the border to the sites that they repeat."""
     transpose = jax.linear_transpose(functools.partial(_extended, tile, fewest), planes)
-    return units.apart(lambda padded: transpose(padded)[0])(padded)
+    return xla.apart(lambda padded: transpose(padded)[0])(padded)
 
 
 def _extended(tile: Tile, fewest: int, planes: Array) -> Array:

@@ -20,15 +20,17 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Shaped
 
-from isp._engine import convolution
-from isp._engine.formulation import is_fast_on_cpu, is_plain
-from isp._engine.units import apart_with
+from isp._engine.xla import apart_with, is_fast_on_cpu, is_plain
 
 # "mirror" reflects about the outermost pixel (row -1 is row 1), which keeps a mosaic's colors in place. "symmetric"
 # repeats the outermost pixel (row -1 is row 0), which is the default of SciPy's filters.
 Border = Literal["zero", "mirror", "symmetric"]
 
-PAD_MODES: dict[Border, convolution.PadMode] = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
+_PAD_MODES: dict[Border, Literal["constant", "reflect", "symmetric"]] = {
+    "zero": "constant",
+    "mirror": "reflect",
+    "symmetric": "symmetric",
+}
 
 # The values of a block. Smaller blocks take longer, and larger ones divide the widths of fewer images.
 _BLOCK = 8
@@ -102,11 +104,26 @@ def window(
     return lax.slice(plane, (*[0] * len(batch), *place), (*batch, *ends), (*[1] * len(batch), *steps))
 
 
+def extended(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, border: Border) -> Shaped[Array, "..."]:
+    """Pads planes in the plain formulation, by choosing rows and columns."""
+    if border == "zero":
+        return jnp.pad(plane, [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)])
+    y, x = (
+        np.pad(np.arange(side), margin, _PAD_MODES[border])
+        for side, margin in zip(plane.shape[-2:], (rows, cols), strict=True)
+    )
+    # Without bounds to check, an exporter writes a single operation for each axis.
+    for places, axis in ((y, -2), (x, -1)):
+        if len(places) > plane.shape[axis]:
+            chosen = (..., places, slice(None)) if axis == -2 else (..., places)
+            plane = plane.at[chosen].get(mode="promise_in_bounds")
+    return plane
+
+
 def _extended(rows: int, cols: int, border: Border, plane: Array) -> Array:
     if is_plain():
-        return convolution.extended(plane, rows, cols, PAD_MODES[border])
-    margins = [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)]
-    return jnp.pad(plane, margins, PAD_MODES[border])
+        return extended(plane, rows, cols, border)
+    return jnp.pad(plane, [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)], _PAD_MODES[border])
 
 
 def _in_blocks(rows: int, cols: int, block: int, border: Border, plane: Array) -> Array:

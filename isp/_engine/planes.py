@@ -1,7 +1,10 @@
-"""The channels of images as planes."""
+"""The channels of images, and the sites of mosaics, as planes."""
 
+import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
+
+from isp._engine import xla
 
 
 def split(rgb: Array) -> tuple[Array, Array, Array]:
@@ -12,3 +15,19 @@ def split(rgb: Array) -> tuple[Array, Array, Array]:
     """
     red, green, blue = (lax.squeeze(plane, (plane.ndim - 1,)) for plane in lax.split(rgb, (1, 1, 1), rgb.ndim - 1))
     return red, green, blue
+
+
+def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -> Float[Array, "repeated width"]:
+    """Repeats the values of a tile's sites along its rows, up to the width of a mosaic.
+
+    The gradient of a product with full rows sums whole rows, which vectorizes. Where the rows of a tile do not divide
+    the height, they are repeated up to it.
+    """
+    rows, cols = by_site.shape
+    count = height if height % rows else rows
+
+    def repeated(by_site: Array) -> Array:
+        return jnp.tile(by_site, (-(-count // rows), -(-width // cols)))[:count, :width]
+
+    # A unit of its own, because XLA would look up the value of each site of the mosaic.
+    return xla.apart(repeated)(by_site)

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._engine.formulation import is_fast_on_cpu
+from isp._engine.xla import is_fast_on_cpu
 
 # Coefficients of polynomials, the lowest first: of log2(1 + x) / x for 1 + x from sqrt(1/2) to sqrt(2), and of 2^x for
 # x from -1/2 to 1/2. Their relative errors are at most 3e-8 and 2e-9. They are fitted by least squares, with weights
@@ -38,19 +38,17 @@ _ROUNDING = np.float32(1.5 * 2**_FRACTION)
 @jax.jit
 def log2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Computes the binary logarithm of positive numbers. Those below 1e-38 may count as 1e-38."""
-    return _log2(x)
+    return _log2(x) if _is_ours(x) else lax.log(x) / np.array(_LN2, x.dtype)
 
 
 @jax.jit
 def exp2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Computes two to the power of numbers. Powers below 1e-38 may become 1e-38, and those above 2e38 infinite."""
-    return _exp2(x)
+    return _exp2(x) if _is_ours(x) else lax.exp(x * np.array(_LN2, x.dtype))
 
 
 @jax.custom_jvp
 def _log2(x: Array) -> Array:
-    if not _is_ours(x):
-        return lax.log(x) / np.array(_LN2, x.dtype)
     bits = lax.bitcast_convert_type(x, jnp.int32)
     exponent = (bits - _ROOT) >> _FRACTION
     fraction = lax.bitcast_convert_type(bits - (exponent << _FRACTION), jnp.float32) - 1
@@ -61,8 +59,6 @@ def _log2(x: Array) -> Array:
 
 @jax.custom_jvp
 def _exp2(x: Array) -> Array:
-    if not _is_ours(x):
-        return lax.exp(x * np.array(_LN2, x.dtype))
     # NaN stays, because comparisons with it are false.
     x = jnp.where(x < 1 - _BIAS, np.float32(1 - _BIAS), jnp.where(x > _BIAS + 1, np.float32(_BIAS + 1), x))
     # This reads bits, because XLA would simplify x + r - r to x, and its conversion to integers checks the range.

@@ -6,7 +6,7 @@ the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
 - The padded input must exist in memory. If XLA fuses the padding into the shifted reads, each read becomes a branch.
   `isp._engine.padding` makes it.
 - Stencils must not be fused with each other. XLA:CPU would compute the first stencil anew at every read of the second,
-  nine times for a 3x3 stencil. So each is a unit of its own (`isp._engine.units`).
+  nine times for a 3x3 stencil. So each is a unit of its own (`isp._engine.xla`).
 - Weights must not change along a row. Where they depend on the site of a mosaic's tile, each site is computed by itself
   from every second column, and `woven` puts the sites in their places in the same pass.
 """
@@ -21,11 +21,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from isp._engine import convolution
-from isp._engine.derivatives import with_gradient
-from isp._engine.formulation import is_plain
-from isp._engine.padding import PAD_MODES, Border, Padded, pad, unpad, window
-from isp._engine.units import apart, apart_with
+from isp._engine.padding import Border, Padded, extended, pad, unpad, window
+from isp._engine.xla import apart, apart_with, is_plain, with_gradient
 
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
@@ -167,10 +164,45 @@ def correlate_planes(
     taps = _taps_of(kernels)
     flat = tuple(_flat(plane.astype(dtype)) for plane in planes)
     if is_plain():
-        results = convolution.correlate(flat, jnp.asarray(kernels, dtype), PAD_MODES[border])
+        results = _convolve(flat, jnp.asarray(kernels, dtype), border)
     else:
         results = _correlate(flat, jnp.asarray(kernels, dtype), border, taps)
     return tuple(result.reshape(planes[0].shape) for result in results)
+
+
+def _convolve(
+    planes: Sequence[Float[Array, "batch height width"]],
+    kernels: Float[Array, "out in rows cols row_period col_period"],
+    border: Border,
+) -> tuple[Float[Array, "batch height width"], ...]:
+    """Computes the formula of `correlate_planes` as one convolution, which is its plain formulation.
+
+    Where weights repeat with the position, each phase is an output channel of a convolution that steps by the period.
+    """
+    out, channels, rows, cols, *periods = kernels.shape
+    inputs, margins = jnp.stack(planes, 1), (rows // 2, cols // 2)
+    if border != "zero":
+        inputs, margins = extended(inputs, *margins, border), (0, 0)
+    if periods == [1, 1]:
+        found = _convolved(inputs, kernels[..., 0, 0], (1, 1), margins)
+    else:
+        row_period, col_period = periods
+        phases = [
+            jnp.pad(kernels[..., p, q], [(0, 0), (0, 0), (p, row_period - 1 - p), (q, col_period - 1 - q)])
+            for p, q in np.ndindex(row_period, col_period)
+        ]
+        by_phase = jnp.stack(phases, 1).reshape(-1, channels, rows + row_period - 1, cols + col_period - 1)
+        found = _convolved(inputs, by_phase, (row_period, col_period), margins)
+        batch, _, height, width = found.shape
+        found = found.reshape(batch, out, row_period, col_period, height, width).transpose(0, 1, 4, 2, 5, 3)
+        found = found.reshape(batch, out, height * row_period, width * col_period)
+    return tuple(found[:, k] for k in range(out))
+
+
+def _convolved(inputs: Array, kernels: Array, steps: tuple[int, int], margins: tuple[int, int]) -> Array:
+    padding = [(margin, margin) for margin in margins]
+    # Full precision, since GPUs and TPUs would round the operands to a shorter format.
+    return jax.lax.conv_general_dilated(inputs, kernels, steps, padding, precision=jax.lax.Precision.HIGHEST)
 
 
 def _flat(plane: Array) -> Array:

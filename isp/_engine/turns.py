@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from isp._engine.derivatives import with_gradient
-from isp._engine.formulation import is_fast_on_cpu
+from isp._engine.xla import is_fast_on_cpu, with_gradient
 
 # Maps parameters and images `(batch, H, W, ...)` to images of the same height and width.
 Local = Callable[[PyTree, Array], Array]
@@ -182,7 +181,7 @@ def _whole(function: Local, layout: _Layout, parameters: PyTree, images: Array) 
     taken = jax.ShapeDtypeStruct((1, *layout.taken, *images.shape[3:]), images.dtype)
     patch = jax.eval_shape(function, parameters, taken)
     if patch.shape[1:3] != layout.taken:
-        raise ValueError(f"a stage with a reach must keep height and width {layout.taken}, got {patch.shape[1:3]}")
+        raise ValueError(f"a local stage must keep height and width {layout.taken}, got {patch.shape[1:3]}")
 
     def write(place: _Place, results: Array) -> Array:
         taken = _sliced(images, place.image, place.taken, layout.taken)

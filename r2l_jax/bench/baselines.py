@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 import isp
-from isp.denoise import gaussian_kernel
+from isp.filter import gaussian_kernel
 from r2l_jax.bench.inputs import CAMERA, CLASSES, GAMMA, LEARNING_RATE
 from r2l_jax.bench.timing import Call
 

@@ -15,7 +15,7 @@ import halide as hl  # pyright: ignore[reportMissingImports]  # Optional.
 import numpy as np
 
 import isp
-from isp.denoise import gaussian_kernel
+from isp.filter import gaussian_kernel
 from r2l_jax.bench.inputs import CAMERA, GAMMA
 from r2l_jax.bench.timing import Call
 

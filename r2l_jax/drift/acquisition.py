@@ -99,7 +99,7 @@ def rephotograph(
         camera: the camera that took the mosaic.
         other: the other camera.
     """
-    sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), camera.pattern)
+    sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), pattern=camera.pattern)
     light = isp.demosaic.normalized(sites, pattern=camera.pattern)
     if isp.cfa.is_bayer(camera.pattern):
         light = isp.demosaic.bilinear(sites, camera.pattern)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, Shaped
 
-from isp._engine import stencil
+from isp.filter import correlate
 
 NOISE_STD = 0.0005
 SHARPNESS = 0.5
@@ -50,7 +50,7 @@ def augment(
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:]))(noise_keys)
     images = images + NOISE_STD * noise * _coins(noisy_keys)
     channels_first = jnp.moveaxis(images, -1, 1)
-    smooth = jnp.moveaxis(stencil.correlate(channels_first, jnp.asarray(_SMOOTH), "mirror"), 1, -1)
+    smooth = jnp.moveaxis(correlate(channels_first, jnp.asarray(_SMOOTH), "mirror"), 1, -1)
     return images + (1 - SHARPNESS) * _coins(smooth_keys) * (smooth - images)
 
 

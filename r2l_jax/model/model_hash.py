@@ -35,7 +35,6 @@ def _settings(processor: nnx.Module) -> dict[str, Any]:
             "function": described(stage.function),
             "parameters": {name: repr(facts) for name, facts in stage.parameters.items()},
             "options": described(stage.options),
-            "fused_after": described(stage.fused_after),
         }
         for stage in getattr(processor, "stages", ())
     ]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import variants
 
-from isp import bayer, cfa, demosaic
+from isp import cfa, demosaic
 
 QUAD = "RRGG/RRGG/GGBB/GGBB"
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
@@ -66,10 +66,10 @@ def test_an_image_of_an_odd_side_is_no_scene(size):
 
 
 def test_space_to_depth_is_in_cfa_order_and_can_be_undone():
-    phases = bayer.space_to_depth(RAW)
+    phases = cfa.space_to_depth(RAW)
     for i, (row, col) in enumerate(SITES):
         np.testing.assert_array_equal(phases[..., i], RAW[:, row::2, col::2])
-    np.testing.assert_array_equal(bayer.depth_to_space(phases), RAW)
+    np.testing.assert_array_equal(cfa.depth_to_space(phases), RAW)
 
 
 def test_black_level_is_subtracted_in_cfa_order_without_clipping():
@@ -87,7 +87,7 @@ def test_rescaling_keeps_white_at_one():
     white = cfa.subtract_black_level(jnp.ones((2, 4)), black_level=level, rescale=True)
     np.testing.assert_allclose(white, 1, rtol=1e-6)
     plain = cfa.subtract_black_level(RAW, black_level=level)
-    expected = bayer.depth_to_space(bayer.space_to_depth(plain) / (1 - level))
+    expected = cfa.depth_to_space(cfa.space_to_depth(plain) / (1 - level))
     np.testing.assert_allclose(cfa.subtract_black_level(RAW, black_level=level, rescale=True), expected, atol=1e-6)
 
 

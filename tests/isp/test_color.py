@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp import balance, cfa, color
+from isp import cfa, color
 
 RGB = np.random.default_rng(0).random((2, 4, 6, 3), np.float32)
 # Every way in which channels can be equal, including grays, primaries and secondaries.
@@ -32,10 +32,10 @@ def test_yuv_round_trip():
     np.testing.assert_allclose(color.yuv_to_rgb(color.rgb_to_yuv(jnp.array(RGB))), RGB, atol=1e-6)
 
 
-def test_with_luma_equals_replacing_y_in_yuv():
+def test_replacing_luma_equals_replacing_y_in_yuv():
     luma = np.random.default_rng(2).random(RGB.shape[:-1], np.float32)
     yuv = color.rgb_to_yuv(jnp.array(RGB)).at[..., 0].set(luma)
-    np.testing.assert_allclose(color.with_luma(RGB, luma), color.yuv_to_rgb(yuv), atol=1e-6)
+    np.testing.assert_allclose(color.replace_luma(RGB, lambda _: luma), color.yuv_to_rgb(yuv), atol=1e-6)
 
 
 @pytest.mark.parametrize("amount", [0.0, 0.5, 1.0, 1.7])
@@ -75,17 +75,15 @@ def test_hsv_has_finite_gradients_everywhere(function, image):
 def test_a_balanced_mosaic_is_the_mosaic_of_the_balanced_image(pattern):
     expected = cfa.mosaic(color.white_balance(RGB, GAINS), pattern)
     raw = cfa.mosaic(RGB, pattern)
-    np.testing.assert_array_equal(balance.balance_mosaic(raw, pattern=pattern, gains=GAINS), expected)
+    np.testing.assert_array_equal(color.balance_mosaic(raw, pattern=pattern, gains=GAINS), expected)
     np.testing.assert_array_equal(
-        balance.balance_mosaic(raw, pattern=pattern, gains=GAINS, clip=True), np.minimum(expected, 1)
+        color.balance_mosaic(raw, pattern=pattern, gains=GAINS, clip=True), np.minimum(expected, 1)
     )
 
 
 def test_a_saturated_mosaic_becomes_white():
     for channels in itertools.permutations(0.5 * GAINS):
-        np.testing.assert_array_equal(
-            balance.balance_mosaic(jnp.ones((2, 2)), gains=jnp.array(channels), clip=True), 0.5
-        )
+        np.testing.assert_array_equal(color.balance_mosaic(jnp.ones((2, 2)), gains=jnp.array(channels), clip=True), 0.5)
 
 
 @pytest.mark.parametrize("power", [1.0, 2.5, 6.0, 60.0])

@@ -10,7 +10,7 @@ import pytest
 
 import isp
 from isp import pipeline
-from isp._engine import turns
+from isp._engine import lowering, turns
 
 DRONE = isp.CAMERAS["drone"]
 LEVELS = (0.06, 0.05, 0.07)
@@ -33,7 +33,8 @@ def by_algorithm():
         for name in algorithms:
             module = isp.static(DRONE, **{step: name}, **SHORTER if "nlm" in name else {})
             (stage,) = (stage for stage in module.stages if stage.name == step)
-            if stage.reach is not None and name not in {"none", "bilinear", "sharpening_filter", "gaussian_denoising"}:
+            is_local = lowering.distance(stage, module.parameters()) is not None
+            if is_local and name not in {"none", "bilinear", "sharpening_filter", "gaussian_denoising"}:
                 marks = [] if name in {"malvar2004", "menon2007", "median_denoising"} else [pytest.mark.slow]
                 yield pytest.param(module, id=name, marks=marks)
 
@@ -78,7 +79,8 @@ def test_a_pixel_influences_no_pixel_beyond_the_reach(module):
     _, images = module.trace(raw)
     inputs = dict(zip(module.stage_names, (raw, *images.values()), strict=False))
     for stage in module.stages:
-        if stage.reach is not None:
+        distance = lowering.distance(stage, module.parameters())
+        if distance is not None:
             parameters = [getattr(module, name)[...] for name in stage.parameters]
             image = inputs[stage.name]
             before, after = (
@@ -87,7 +89,7 @@ def test_a_pixel_influences_no_pixel_beyond_the_reach(module):
             )
             changed = (after != before).reshape(*before.shape[:3], -1).any((0, -1))
             distances = np.abs(np.argwhere(changed) - (row, col))
-            assert distances.max(initial=0) <= stage.reach_at(module.parameters()), stage.name
+            assert distances.max(initial=0) <= distance, stage.name
 
 
 @pytest.mark.cpu
@@ -113,12 +115,12 @@ def test_gradients_are_the_same_in_patches(module, monkeypatch):
 @pytest.mark.cpu
 def test_a_stage_with_a_reach_must_keep_the_size(monkeypatch):
     monkeypatch.setattr(turns, "_LARGE", 17_000)
-    halved = isp.Stage("halved", lambda image: image[:, ::2], reach=0)
+    halved = isp.Stage("halved", isp.local(0)(lambda image: image[:, ::2]))
     with pytest.raises(ValueError, match="must keep height and width"):
         isp.Pipeline([halved])(RAW)
 
 
-@pytest.mark.parametrize("reach", [-1, 0.5, True, "all"])
-def test_refuses_a_reach_that_is_no_whole_number(reach, unchecked):
-    with pytest.raises(ValueError, match="reach of stage 'a' must be a whole number from 0, a function or None, got"):
-        isp.Stage("a", np.negative, reach=reach)
+@pytest.mark.parametrize("distance", [-1, 0.5, True, "all"])
+def test_refuses_a_distance_that_is_no_whole_number(distance, unchecked):
+    with pytest.raises(ValueError, match="distance must be a whole number from 0 or a function, got"):
+        isp.local(distance)

@@ -11,6 +11,7 @@ from flax import nnx
 
 import isp
 from isp import cfa, pipeline
+from isp._engine import xla
 
 # Results of the published PyTorch pipeline (aiaudit-org/raw2logit) in float64: the image, every stage, every gradient.
 # The cases are two cameras, and one of them with every parameter moved at random.
@@ -119,7 +120,7 @@ def test_second_derivatives_for_black_are_those_of_the_plain_formulation():
         return sum(jnp.sum(gradients[name] ** 2) for name in ("black_level", "white_balance"))
 
     fast = jax.jit(jax.grad(steepness))(linear.parameters())["black_level"]
-    with isp.plain():
+    with xla.plain():
         plain = jax.jit(jax.grad(steepness))(linear.parameters())["black_level"]
     np.testing.assert_allclose(fast, plain, rtol=2e-5)
 
@@ -306,36 +307,11 @@ def add(image, amount, side=None):
     return image + amount
 
 
-@pytest.mark.parametrize(("options", "fused"), [({}, True), ({"side": 1}, False)])
-def test_neighbors_are_fused_only_if_they_declare_it_and_share_no_option(options, fused, unchecked):
-    calls = []
-
-    def together(image, first, second):
-        calls.append("together")
-        return add_both(image, first, second)
-
-    first = isp.Stage("first", add, {"a": isp.Parameter(1.0)}, options)
-    second = isp.Stage("second", add, {"b": isp.Parameter(2.0)}, options, fused_after={(add, 1): together})
-    raw = np.zeros((4, 4), np.float32)
-    np.testing.assert_array_equal(isp.Pipeline([first, second])(raw), 3.0)
-    assert bool(calls) == fused
-    calls.clear()
-    np.testing.assert_array_equal(isp.Pipeline([first, DOUBLE, second])(raw), 4.0)
-    assert not calls
-
-
 def test_stages_that_do_not_fit_the_fused_function_run_one_by_one(unchecked):
     raw, module = GOLDEN["drone/raw"], isp.parametrized(isp.CAMERAS["drone"])
     # Sharpening with the default kernel of its function instead of a parameter.
     edited = module.replaced("sharpening", isp.Stage("sharpening", isp.sharpen.sharpening_filter))
     np.testing.assert_allclose(edited(raw) ** 2.2, by_stages(edited, raw) ** 2.2, rtol=5e-6, atol=2e-6)
-
-    def together(image, amount, second):
-        raise AssertionError("takes no amount as an option")
-
-    first = isp.Stage("first", add, {}, {"amount": 1.0})
-    second = isp.Stage("second", add, {"b": isp.Parameter(2.0)}, fused_after={(add, 0): together})
-    np.testing.assert_array_equal(isp.Pipeline([first, second])(np.zeros((4, 4), np.float32)), 3.0)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isp import bayer, sensor
+from isp import cfa, sensor
 from isp.camera import Camera
 
 KEY = jax.random.key(0)
@@ -126,7 +126,7 @@ def test_the_light_of_a_mosaic_exposes_to_the_mosaic(exposure):
     expected = black + exposure * (jnp.array([0.01, 0.5, 0.65, 1.0]) - black)
     # The noise of a saturated site is clipped on one side, which moves its mean.
     atol = np.array([1e-4, 1e-3, 1e-3, 1e-3 if exposure < 1 else 1e-2])
-    assert (abs(bayer.space_to_depth(again).mean((0, 1)) - expected) < atol).all()
+    assert (abs(cfa.space_to_depth(again).mean((0, 1)) - expected) < atol).all()
 
 
 def test_noise_is_the_cameras_unless_an_argument_says_otherwise():

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-import isp
 from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.runtime.errors import InputError
@@ -52,8 +51,7 @@ def write(part: Part, target: Path) -> None:
     jax2onnx, onnx, onnxruntime = map(_package, ("jax2onnx", "onnx", "onnxruntime"))
     (batch,) = jax.export.symbolic_shape("B")
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
-    with isp.plain():
-        function = core.jaxpr_as_fun(folded(part, inputs))
+    function = core.jaxpr_as_fun(folded(part, inputs))
     # It would warn that some of the types are left out, which readers infer.
     with errors_only("onnx_ir"):
         model: Any = jax2onnx.to_onnx(

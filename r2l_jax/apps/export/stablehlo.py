@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import isp
 from r2l_jax.apps.export.parts import Part
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -24,9 +23,8 @@ def write(part: Part, target: Path, gradient: bool) -> None:
     (batch,) = jax.export.symbolic_shape("B")
     parameters = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), part.parameters)
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
-    with isp.plain():  # The derivative is traced while the function is written.
-        exported = jax.export.export(jax.jit(part.function), platforms=PLATFORMS)(parameters, inputs)
-        target.write_bytes(exported.serialize(vjp_order=int(gradient)))
+    exported = jax.export.export(jax.jit(part.function), platforms=PLATFORMS)(parameters, inputs)
+    target.write_bytes(exported.serialize(vjp_order=int(gradient)))
 
 
 def run(part: Part, file: Path, inputs: np.ndarray) -> np.ndarray:

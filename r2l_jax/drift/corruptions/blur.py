@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from isp._engine import stencil
+from isp.filter import correlate
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, strength
 from r2l_jax.drift.corruptions.filters import gaussian_taps, smoothed, streak_taps, streaked, zoom_positions
 from r2l_jax.drift.warps import between_pixels
@@ -30,7 +30,7 @@ def defocus_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray)
     0.6, 0.2 and 0.1, against aliasing. Borders are mirrored about the outermost pixels, as in `cv2.filter2D`.
     """
     disks = [_disk(*each) for each in ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1))]
-    planes = stencil.correlate(jnp.moveaxis(images, -1, -3), strength(severity, disks), "mirror")
+    planes = correlate(jnp.moveaxis(images, -1, -3), strength(severity, disks), "mirror")
     return jnp.clip(jnp.moveaxis(planes, -3, -1), 0, 1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from isp._engine.checks import check_image, is_traced
+from isp.filter import check_image
 from r2l_jax.names import SEVERITIES
 from r2l_jax.runtime.errors import InputError
 
@@ -37,7 +37,7 @@ def corruption(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corru
 
     @functools.wraps(function)
     def corrupt(images, key, severity):
-        if not is_traced(severity) and severity not in SEVERITIES:
+        if not isinstance(severity, jax.core.Tracer) and severity not in SEVERITIES:
             raise InputError(f"severity must be a whole number from 1 to 5, got {severity}")
         images = jnp.asarray(images)
         check_image(images)

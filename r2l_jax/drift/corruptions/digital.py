@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
-from isp._engine import stencil
+from isp.filter import total
 from r2l_jax.drift.corruptions import jpeg
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, strength
 from r2l_jax.drift.warps import elastic_warp
@@ -51,7 +51,7 @@ def _pixelated(images: Array, axis: int, severity: Array) -> Array:
     first, weights = (strength(severity, each, kind) for each, kind in zip(_boxes(size), (int, float), strict=True))
     shape = [1] * images.ndim
     shape[axis] = size
-    return stencil.total(
+    return total(
         weights[offset].reshape(shape) * jnp.take(images, jnp.minimum(first + offset, size - 1), axis, mode="clip")
         for offset in range(weights.shape[0])
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from isp._engine import stencil
+from isp.filter import total
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, each_image, strength
 from r2l_jax.drift.corruptions.filters import gaussian_taps, smoothed
 
@@ -74,7 +74,7 @@ def _mirrored_sum(plane: Array, kernel: np.ndarray) -> Array:
     """Correlates a plane with 3x3 weights; the border is mirrored about the outermost pixels."""
     height, width = plane.shape
     padded = jnp.pad(plane, 1, "reflect")
-    return stencil.total(weight * padded[i : i + height, j : j + width] for (i, j), weight in np.ndenumerate(kernel))
+    return total(weight * padded[i : i + height, j : j + width] for (i, j), weight in np.ndenumerate(kernel))
 
 
 def canny_edges(heights: Float[Array, "height width"]) -> Bool[Array, "height width"]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from isp._engine import stencil
+from isp.filter import correlate
 from r2l_jax.drift.warps import Axis
 
 # Weights along an axis, of which there is an odd number.
@@ -37,8 +37,8 @@ def smoothed(
     reach = len(taps) // 2
     margins = [(0, 0)] * (images.ndim - 2) + [(reach, reach)] * 2
     planes = jnp.pad(jnp.moveaxis(images, -1, -3), margins, "edge")
-    planes = stencil.correlate(planes, taps[:, None], "zero")[..., reach : planes.shape[-2] - reach, :]
-    planes = stencil.correlate(planes, taps[None, :], "zero")[..., reach : planes.shape[-1] - reach]
+    planes = correlate(planes, taps[:, None], "zero")[..., reach : planes.shape[-2] - reach, :]
+    planes = correlate(planes, taps[None, :], "zero")[..., reach : planes.shape[-1] - reach]
     return jnp.moveaxis(planes, -3, -1)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from isp import sensor
-from isp._engine import units
+from isp.filter import pointwise
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, strength
 
 
@@ -39,23 +39,23 @@ def speckle_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray
 
 # Random numbers are drawn inside these functions, which work on vectors: drawing them in the shape of images takes
 # three times as long on a CPU.
-@units.pointwise
+@pointwise
 def _add_normal(values, key, std):
     return jnp.clip(values + std * jax.random.normal(key, values.shape, values.dtype), 0, 1)
 
 
-@units.pointwise
+@pointwise
 def _multiply_normal(values, key, std):
     return jnp.clip(values * (1 + std * jax.random.normal(key, values.shape, values.dtype)), 0, 1)
 
 
-@units.pointwise
+@pointwise
 def _count(values, key, photons):
-    counted = jnp.round(sensor.poisson(key, jax.lax.stop_gradient(values) * photons)) / photons
+    counted = jnp.round(sensor.poisson(jax.lax.stop_gradient(values) * photons, key)) / photons
     return jnp.clip(values + jax.lax.stop_gradient(counted - values), 0, 1)
 
 
-@units.pointwise
+@pointwise
 def _replace(values, key, amount):
     drawn = jax.random.uniform(key, values.shape, values.dtype)
     return jnp.where(drawn < amount, (drawn < amount / 2).astype(values.dtype), values)

@@ -7,8 +7,8 @@ import pytest
 import variants
 
 import isp
-from isp._engine import stencil
-from isp._engine.formulation import is_plain
+from isp._engine import stencil, xla
+from isp._engine.xla import is_plain
 
 CAMERA = isp.CAMERAS["drone"]
 XTRANS = dataclasses.replace(
@@ -47,7 +47,7 @@ def linear(rgb):
 def test_the_plain_formulation_computes_the_same_numbers_for_any_number_of_images(name):
     pipeline, shape = PIPELINES[name], jax.export.symbolic_shape("B, 24, 36")
     fast = pipeline(raw())
-    with isp.plain():
+    with xla.plain():
         exported = jax.export.export(jax.jit(lambda raw: pipeline(raw)))(jax.ShapeDtypeStruct(shape, jnp.float32))
         plain = pipeline(raw())
     np.testing.assert_allclose(linear(plain), linear(fast), atol=2e-5)
@@ -67,7 +67,7 @@ def test_stencils_are_convolutions_of_the_same_value_and_gradient(border, period
         return sum((weight * plane**2).sum() for weight, plane in enumerate(found, 1))
 
     fast = jax.jit(jax.value_and_grad(loss, (0, 1)))(planes, kernels)
-    with isp.plain():
+    with xla.plain():
         plain = jax.jit(jax.value_and_grad(loss, (0, 1)))(planes, kernels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), fast, plain)
 
@@ -77,7 +77,7 @@ def test_a_compiled_function_keeps_its_formulation():
     function = jax.jit(lambda x: traced.append(is_plain()) or x)
     for _ in range(2):
         function(1.0)
-        with isp.plain():
+        with xla.plain():
             function(1.0)
     assert traced == [False, True]
     assert not is_plain()
@@ -94,7 +94,7 @@ def test_gradients_are_the_same(name):
         return (pipeline.with_values(parameters)(raw) ** 2).mean()
 
     fast = jax.grad(loss)(pipeline.parameters(), raw())
-    with isp.plain():
+    with xla.plain():
         plain = jax.grad(loss)(pipeline.parameters(), raw())
     for parameter, value in fast.items():
         np.testing.assert_allclose(plain[parameter], value, rtol=1e-3, atol=1e-5, err_msg=parameter)

@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import isp
-from isp._engine import padding
+from isp._engine import padding, xla
 
 NUMPY_MODES = {"zero": "constant", "mirror": "reflect", "symmetric": "symmetric"}
 
@@ -38,7 +37,7 @@ def test_padding_may_be_batched_and_be_plain(border):
     expected = with_numpy(planes, 2, 1, border)
     batched = jax.vmap(lambda plane: padding.pad(plane, 2, 1, border))(jnp.array(planes))
     np.testing.assert_array_equal(batched.plane, expected)
-    with isp.plain():
+    with xla.plain():
         np.testing.assert_array_equal(padding.pad(jnp.array(planes), 2, 1, border).plane, expected)
 
 

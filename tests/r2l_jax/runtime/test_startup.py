@@ -18,7 +18,7 @@ HUGE_PAGES = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PAGE_FAULTS = """
 import resource, sys, threading
 import jax, jax.numpy as jnp
-from isp._engine.units import apart
+from isp.filter import apart
 from r2l_jax.runtime import startup
 
 if sys.argv[1] != "given back":

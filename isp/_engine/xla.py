@@ -1,0 +1,148 @@
+"""How functions are handed to XLA: in units, in a fast or a plain formulation, and with written-out derivatives.
+
+The fast formulation has stencils as sums of shifted copies, units that are not fused with each other, patches of large
+images, one image after the other, and loops that stop for each image by itself. It depends on the device that a
+function is traced for and needs to know the number of images.
+
+The plain formulation is for exports, which take a traced function apart or ship it to other devices; `isp.Pipeline`
+takes it where the number of images is symbolic. It pads, convolves and computes elementwise, always on the whole batch.
+Its results agree with those of the fast one except for rounding, and its derivatives are the same.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental.xla_metadata import set_xla_metadata
+from jaxtyping import Array, PyTree
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+
+# Part of the cache keys of compiled functions, so that the two formulations of a function are both kept.
+_is_plain = jax.make_user_context(default_value=False)
+
+
+def plain() -> contextlib.AbstractContextManager[None]:
+    """Makes functions that are traced within this context take the plain formulation."""
+    return _is_plain(True)
+
+
+def plain_for(images: Array) -> contextlib.AbstractContextManager[None]:
+    """Makes a function take the plain formulation if the number of images is symbolic, as in exports of any batch."""
+    return contextlib.nullcontext() if all(isinstance(side, int) for side in images.shape) else plain()
+
+
+def is_plain() -> bool:
+    """Tells whether functions are being traced in the plain formulation."""
+    return bool(_is_plain.value)
+
+
+def is_fast_on_cpu() -> bool:
+    """Tells whether functions are being traced in the fast formulation, for a CPU."""
+    return not is_plain() and jax.default_backend() == "cpu"
+
+
+def apart(function: Callable[P, Result]) -> Callable[P, Result]:
+    """Makes a function of arrays a unit of its own on CPUs, which XLA does not fuse with its surroundings.
+
+    Operands and results of the unit exist in memory. Its derivatives and its batched versions are such units as well.
+    Values do not change. On other devices the function stays as it is, because GPUs gain from fusing.
+    """
+
+    @functools.wraps(function)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Result:
+        # Without this, the functions that are called within would inherit "false".
+        with set_xla_metadata(inlineable="true"):
+            return function(*args, **kwargs)
+
+    unit = jax.jit(inner)
+
+    @functools.wraps(function)
+    def outer(*args: P.args, **kwargs: P.kwargs) -> Result:
+        if not is_fast_on_cpu():
+            return function(*args, **kwargs)
+        with set_xla_metadata(inlineable="false"):
+            return unit(*args, **kwargs)
+
+    return outer
+
+
+@functools.cache
+def apart_with(function: Callable[..., Result], *static: Hashable) -> Callable[..., Result]:
+    """Makes a function of static arguments, followed by arrays, a unit as `apart` does.
+
+    It is the same unit for the same function and static arguments, so that it is traced only once for its shapes. The
+    function is never freed, so it should be a function of a module rather than a closure.
+    """
+    return apart(functools.partial(function, *static))
+
+
+def pointwise(
+    function: Callable[Concatenate[Array, P], Array],
+) -> Callable[Concatenate[Array | np.ndarray, P], Array]:
+    """Makes a function `(image, *scalars)` that treats each value by itself a unit of its own, as `apart` does.
+
+    The function gets the image as a vector, because XLA:CPU does not vectorize every loop over a last axis of three.
+    """
+    unit = apart(function)
+
+    @functools.wraps(function)
+    def outer(image: Array | np.ndarray, *args: P.args, **kwargs: P.kwargs) -> Array:
+        if is_plain():
+            return function(jnp.asarray(image), *args, **kwargs)
+        return unit(jnp.asarray(image).reshape(-1), *args, **kwargs).reshape(image.shape)
+
+    return outer
+
+
+def with_gradient(
+    function: Callable[..., Result],
+    forward: Callable[..., tuple[Result, PyTree]],
+    backward: Callable[..., tuple[PyTree, ...]],
+    static_argnums: Sequence[int] = (),
+) -> Callable[..., Result]:
+    """Gives a function of arrays a reverse-mode derivative; forward mode does not work.
+
+    This is `jax.custom_vjp`, except that the three functions always get JAX arrays. JAX itself may pass NumPy arrays.
+
+    Args:
+        function: The function, of positional arguments.
+        forward: `(*arguments) -> (result, residuals)`.
+        backward: `(*static_arguments, residuals, cotangent) -> cotangents`, one for each argument that is not static.
+        static_argnums: The positions of the arguments that are not arrays.
+
+    Returns:
+        The function with its derivative.
+    """
+
+    def formulated(plainly: bool) -> Callable[..., Result]:
+        """Makes the function in one formulation, which its derivative keeps wherever it is traced."""
+
+        def primal(*args: PyTree) -> Result:
+            with _is_plain(plainly):
+                return function(*_with_arrays(args, static_argnums))
+
+        def primal_and_residuals(*args: PyTree) -> tuple[Result, PyTree]:
+            with _is_plain(plainly):
+                return forward(*_with_arrays(args, static_argnums))
+
+        def cotangents(*args: PyTree) -> tuple[PyTree, ...]:
+            with _is_plain(plainly):
+                return backward(*_with_arrays(args, range(len(static_argnums))))
+
+        differentiable = jax.custom_vjp(primal, nondiff_argnums=static_argnums)
+        differentiable.defvjp(primal_and_residuals, cotangents)
+        return differentiable
+
+    fast, plain = formulated(False), formulated(True)
+    return lambda *args: (plain if is_plain() else fast)(*args)
+
+
+def _with_arrays(args: Sequence[PyTree], static_argnums: Sequence[int]) -> list[PyTree]:
+    """Converts the arguments that are not static to JAX arrays."""
+    return [arg if i in static_argnums else jax.tree.map(jnp.asarray, arg) for i, arg in enumerate(args)]
