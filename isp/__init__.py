@@ -4,9 +4,11 @@
 makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules `cfa`,
 `color`, `demosaic`, `denoise`, `filter`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these functions.
 
-A mosaic is an array `(..., H, W)` with one color per site, and an image is `(..., H, W, 3)`, with any number of leading
-batch axes. Both are floating point with white at 1. Functions do not clip unless they say so, and `jax.jit`, `jax.grad`
-and `jax.vmap` apply to all of them.
+A mosaic is an array `(..., H, W)` with one color per site and an even height and width, and an image is
+`(..., H, W, 3)`, with any number of leading batch axes. Both are floating point with white at 1. A function that gets
+anything else, or an unknown pattern of colors, raises a ValueError. Functions do not clip unless they say so, and
+`jax.jit`, `jax.grad` and `jax.vmap` apply to all of them. The examples assume `isp`, `jax`, `jax.numpy as jnp` and
+`numpy as np`.
 
 Example:
     >>> import isp

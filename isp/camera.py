@@ -51,8 +51,6 @@ class Camera:
             read noise is negative, or if the bits are out of range.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> camera = isp.Camera(black_level=[0.06] * 4, white_balance=[2.0, 1.0, 1.5], color_matrix=np.eye(3))
         >>> camera.white_balance
         (2.0, 1.0, 1.5)
@@ -95,7 +93,6 @@ class Camera:
             The parameters by name.
 
         Example:
-            >>> import isp
             >>> isp.CAMERAS["drone"].parameters("colour_correction")["colour_correction"].labels[1]
             'red_from_green'
         """
@@ -124,7 +121,6 @@ class Camera:
             The text.
 
         Example:
-            >>> import isp
             >>> camera = isp.CAMERAS["drone"]
             >>> isp.Camera.from_json(camera.to_json()) == camera
             True
@@ -149,7 +145,6 @@ class Camera:
             ValueError: If the text is not a JSON object with these fields, or if the class refuses a value.
 
         Example:
-            >>> import isp
             >>> camera = isp.Camera.from_json(
             ...     '{"black_level": [64, 64, 64, 64], "white_level": 1024, "white_balance": [2, 1, 2],'
             ...     ' "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}'
@@ -185,7 +180,6 @@ class Camera:
                 not below white.
 
         Example:
-            >>> import isp
             >>> isp.Camera.figures_of({"black_level": [64], "white_level": 1024, "pattern": "MONO"})
             {'black_level': (0.0625,), 'white_level': 1024.0, 'pattern': 'MONO'}
         """

@@ -42,15 +42,7 @@ def white_balance(
         rgb: Images `(..., H, W, 3)`.
         gains: The gains of red, green and blue.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> isp.color.white_balance(jnp.full((1, 1, 3), 0.25), jnp.array([2.0, 1.0, 3.0]))
         Array([[[0.5 , 0.25, 0.75]]], dtype=float32)
     """
@@ -71,15 +63,7 @@ def balance_mosaic(
         clip: Whether to clip at the least gain, the level up to which all colors are known. It is the "clip" of
             `isp.color.highlights` for mosaics, and makes saturated areas white.
 
-    Returns:
-        The mosaic `(..., H, W)`.
-
-    Raises:
-        ValueError: If `raw` is not a floating-point mosaic of even height and width, or the pattern is unknown.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> gains = jnp.array([2.0, 1.0, 3.0])
         >>> isp.color.balance_mosaic(jnp.full((2, 4), 0.25), gains)
         Array([[0.5 , 0.25, 0.5 , 0.25],
@@ -109,15 +93,10 @@ def shades_of_gray(rgb: Float[Array, "*batch height width 3"], power: Scalar = 6
         power: The power of the norm, positive. It can be learned.
 
     Returns:
-        The gains of red, green and blue `(..., 3)`, divided by that of green. A channel without light has a gain of 1,
-        and so have all channels if green has no light.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
+        The gains of red, green and blue `(..., 3)`, divided by the gain of green. A channel without light has a gain of
+        1, and so have all channels if green has no light.
 
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> isp.color.shades_of_gray(jnp.full((4, 4, 3), 0.25) * jnp.array([1.0, 2.0, 0.5]), 1.0)
         Array([2., 1., 4.], dtype=float32)
     """
@@ -161,15 +140,7 @@ def auto_white_balance(
         share: The weight of the estimate against the camera's gains, in [0, 1], as the exponents of a geometric mean.
             It can be learned.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> isp.color.auto_white_balance(jnp.full((1, 2, 3), 0.25) * jnp.array([1.0, 2.0, 0.5]), 1.0)
         Array([[[0.5, 0.5, 0.5],
                 [0.5, 0.5, 0.5]]], dtype=float32)
@@ -201,12 +172,9 @@ def highlights(
         The images `(..., H, W, 3)`, with no value above the least gain.
 
     Raises:
-        ValueError: If the mode is unknown, if `start` is not in [0, 1), or if `rgb` is not a floating-point image
-            `(..., H, W, 3)`.
+        ValueError: If the mode is unknown or `start` is not in [0, 1).
 
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> gains = jnp.array([2.0, 1.0, 1.5])
         >>> saturated = isp.color.white_balance(jnp.array([[[1.0, 1.0, 1.0], [0.3, 0.5, 0.4]]]), gains)
         >>> isp.color.highlights(saturated, gains)
@@ -246,15 +214,7 @@ def color_correct(
         rgb: Images `(..., H, W, 3)`.
         matrix: The matrix, with output channels in rows.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> swap_red_and_blue = jnp.eye(3)[::-1]
         >>> isp.color.color_correct(jnp.array([[[0.25, 0.5, 0.75]]]), swap_red_and_blue)
         Array([[[0.75, 0.5 , 0.25]]], dtype=float32)
@@ -275,13 +235,7 @@ def rgb_to_yuv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
     Returns:
         The images `(..., H, W, 3)` as Y, U, V. For RGB in [0, 1], Y is in [0, 1], and U and V are 0 for grays.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
-        >>> import numpy as np
         >>> np.asarray(isp.color.rgb_to_yuv(jnp.array([[[1.0, 0.0, 0.0]]]))).round(3)
         array([[[ 0.299, -0.147,  0.615]]], dtype=float32)
     """
@@ -297,13 +251,7 @@ def yuv_to_rgb(yuv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
     Returns:
         The images `(..., H, W, 3)` as R, G, B.
 
-    Raises:
-        ValueError: If `yuv` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
-        >>> import numpy as np
         >>> np.asarray(isp.color.yuv_to_rgb(jnp.array([[[0.5, 0.25, 0.25]]]))).round(3)
         array([[[0.785, 0.256, 1.008]]], dtype=float32)
     """
@@ -320,12 +268,7 @@ def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
     Returns:
         The luma `(..., H, W)`.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> red_green_blue = np.eye(3, dtype=np.float32)[None]
         >>> np.asarray(isp.color.luma(red_green_blue)).round(3)
         array([[0.299, 0.587, 0.114]], dtype=float32)
@@ -351,15 +294,7 @@ def replace_luma(
         rgb: Images `(..., H, W, 3)`.
         function: Maps the luma `(..., H, W)` to a new one.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
         >>> np.asarray(isp.color.replace_luma(rgb, lambda luma: luma + 0.5)).round(3)
         array([[[0.6, 0.7, 0.8]]], dtype=float32)
@@ -372,7 +307,7 @@ def replace_luma(
 def split_luma(
     rgb: Float[Array | np.ndarray, "*batch height width 3"],
 ) -> tuple[tuple[Array, Array, Array], Float[Array, "*batch height width"]]:
-    """Splits images into channels and computes their luma. The gradient is faster than that of `luma` and a split.
+    """Splits images into channels and computes their luma; the gradient is faster than with `luma` and a split.
 
     Args:
         rgb: Images `(..., H, W, 3)`.
@@ -380,12 +315,7 @@ def split_luma(
     Returns:
         The channels and the luma `(..., H, W)`.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> (red, _, _), luma = isp.color.split_luma(np.ones((1, 1, 3), np.float32))
         >>> red.shape, np.asarray(luma).round(3)
         ((1, 1), array([[1.]], dtype=float32))
@@ -404,15 +334,7 @@ def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Fl
         rgb: Images `(..., H, W, 3)`.
         amount: The factor of U and V: 0 for grays, 1 for no change. It can be learned.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
         >>> np.asarray(isp.color.saturation(rgb, 2.0)).round(3)
         array([[[0.018, 0.218, 0.418]]], dtype=float32)
@@ -436,12 +358,7 @@ def rgb_to_hsv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
         The images `(..., H, W, 3)` as hue, saturation, value. Hue is in [0, 1): red 0, green 1/3, blue 2/3, gray 0. For
         nonnegative RGB, saturation is in [0, 1]. Value is the greatest channel.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> rgb = np.array([[[0.25, 0.5, 0.25], [0.5, 0.5, 0.5]]], np.float32)
         >>> np.asarray(isp.color.rgb_to_hsv(rgb)).round(3)
         array([[[0.333, 0.5  , 0.5  ],
@@ -473,12 +390,7 @@ def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
     Returns:
         The images `(..., H, W, 3)` as R, G, B.
 
-    Raises:
-        ValueError: If `hsv` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> isp.color.hsv_to_rgb(jnp.array([[[0.5, 1.0, 0.75]]]))
         Array([[[0.  , 0.75, 0.75]]], dtype=float32)
     """
@@ -511,13 +423,7 @@ def gamma_correct(
     Returns:
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
-        >>> import numpy as np
         >>> np.asarray(isp.color.gamma_correct(jnp.array([[[-0.5, 0.25, 1.0]]]), 2.0)).round(3)
         array([[[0. , 0.5, 1. ]]], dtype=float32)
     """

@@ -32,15 +32,10 @@ def filter_luma(
         rgb: Images `(..., H, W, 3)`.
         kernel: Weights with odd sides, which can be learned. `isp.parametrized` starts at a Gaussian.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If a side of `kernel` is even, or `rgb` is not a floating-point image `(..., H, W, 3)`.
+        ValueError: If a side of `kernel` is even.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> spot = np.zeros((5, 5, 3), np.float32)
         >>> spot[2, 2] = 1.0
         >>> blurred = isp.denoise.filter_luma(spot, isp.filter.gaussian_kernel(0.5, 5))
@@ -55,23 +50,17 @@ def gaussian_denoising(
 ) -> Float[Array, "*batch height width 3"]:
     """Smooths the luma by a Gaussian.
 
-    The luma is that of `scipy.ndimage.gaussian_filter`: the border repeats its outermost pixels.
+    Filters the luma as `scipy.ndimage.gaussian_filter` does: the border repeats its outermost pixels.
 
     Args:
         rgb: Images `(..., H, W, 3)`.
         sigma: The standard deviation in pixels, positive. It can be learned.
         size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If `sigma` is not positive, or is traced without a `size`; if `size` is even; or if `rgb` is not a
-            floating-point image `(..., H, W, 3)`.
+        ValueError: If `sigma` is not positive or is traced without a `size`, or `size` is even.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> spot = np.zeros((5, 5, 3), np.float32)
         >>> spot[2, 2] = 1.0
         >>> np.asarray(isp.denoise.gaussian_denoising(spot, sigma=0.5))[2, :, 0].round(3)
@@ -98,16 +87,10 @@ def chroma_denoising(
         sigma: The standard deviation in pixels, positive. It can be learned.
         size: The side of the Gaussian's support, odd. If None, 4 standard deviations to each side.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If `sigma` is not positive, or is traced without a `size`; if `size` is even; or if `rgb` is not a
-            floating-point image `(..., H, W, 3)`.
+        ValueError: If `sigma` is not positive or is traced without a `size`, or `size` is even.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> rgb = np.full((5, 5, 3), 0.5, np.float32)
         >>> rgb[2, 2] = [0.9, 0.4, 0.3]
         >>> smooth = isp.denoise.chroma_denoising(rgb, sigma=1.0)
@@ -137,24 +120,19 @@ def median_denoising(
 ) -> Float[Array, "*batch height width 3"]:
     """Replaces the luma by its median over square windows.
 
-    The luma is that of `scipy.ndimage.median_filter`: the border repeats its outermost pixels. The gradient goes to the
-    pixel that is the median; the pixels of a window that equal its median share the gradient evenly. Forward-mode
-    derivatives do not work.
+    Filters the luma as `scipy.ndimage.median_filter` does: the border repeats its outermost pixels. The gradient goes
+    to the pixel that is the median; the pixels of a window that equal its median share the gradient evenly.
+    Forward-mode derivatives do not work.
 
     Args:
         rgb: Images `(..., H, W, 3)`.
         size: The side of the windows, odd. The comparisons of a window's pixels are compiled one by one, so 3 and 5 are
             fast.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If `size` is even, or `rgb` is not a floating-point image `(..., H, W, 3)`.
+        ValueError: If `size` is even.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> spot = np.zeros((5, 5, 3), np.float32)
         >>> spot[2, 2] = 1.0
         >>> float(isp.denoise.median_denoising(spot).max())
@@ -180,16 +158,11 @@ def fft_denoising(
             give the hard cut. Below 1, the gradient for some values of `keep_fraction` is zero, because the cosine
             falls between two bins.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If `keep_fraction` is not in [0, 1], or is traced without a `softness`; if `softness` is not
-            positive; or if `rgb` is not a floating-point image `(..., H, W, 3)`.
+        ValueError: If `keep_fraction` is not in [0, 1] or is traced without a `softness`, or `softness` is not
+            positive.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> stripes = np.broadcast_to(np.float32([0.2, 0.6] * 4)[:, None], (1, 8, 3))
         >>> np.asarray(isp.denoise.fft_denoising(stripes))[0, :4, 0].round(3)
         array([0.4, 0.4, 0.4, 0.4], dtype=float32)
@@ -221,7 +194,7 @@ def _soft_gains(width: int, keep_fraction: Scalar, softness: Scalar) -> Array:
 def _filter_rows(rgb: Array, gains: Array) -> Array:
     """Multiplies the discrete Fourier transform of each row by real gains; takes the real part of the inverse."""
     width = rgb.shape[-2]
-    dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # There is no transform of shorter formats.
+    dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # Shorter formats have no transform.
     # A real row holds a frequency and its negative alike, so taking the real part gives both the mean of their gains.
     gains = (gains + jnp.roll(gains[::-1], 1)).astype(dtype) / 2
     if is_plain():
@@ -255,7 +228,7 @@ def tv_chambolle(
     E. Fatemi, "Nonlinear total variation based noise removal algorithms", Physica D (1992); A. Chambolle, "An algorithm
     for total variation minimization and applications", Journal of Mathematical Imaging and Vision (2004).
 
-    The result, stopping rule included, is that of scikit-image's `denoise_tv_chambolle` with `channel_axis=-1`. One
+    Equals scikit-image's `denoise_tv_chambolle` with `channel_axis=-1`, stopping rule included. One
     difference does not show in the result: a constant channel is done at once, where scikit-image iterates to the end.
 
     Forward-mode and second derivatives do not work.
@@ -266,18 +239,12 @@ def tv_chambolle(
         eps: Iteration stops when the energy changes by no more than this fraction of the initial energy.
         max_iterations: The largest number of iterations.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If `weight` or `eps` is not positive, if `max_iterations` is below 1, or if `rgb` is not a
-            floating-point image `(..., H, W, 3)`.
+        ValueError: If `weight` or `eps` is not positive, or `max_iterations` is below 1.
 
     Example:
         Noise is flattened, and the edge stays.
 
-        >>> import isp
-        >>> import numpy as np
         >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
         >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
         >>> np.asarray(isp.denoise.tv_chambolle(rgb, weight=0.05))[3, :, 0].round(2)
@@ -298,8 +265,7 @@ def tv_bregman(
 
     Approaches the least sum of slopes plus half of `weight` times the squared distance to the channel: T. Goldstein and
     S. Osher, "The split Bregman method for L1-regularized problems", SIAM Journal on Imaging Sciences (2009). The
-    result is that of scikit-image's `denoise_tv_bregman` with `channel_axis=-1`, including where scikit-image departs
-    from the paper:
+    result equals scikit-image's `denoise_tv_bregman` with `channel_axis=-1`, which departs from the paper:
 
     - An isotropic slope s shrinks to s² / (s + 1 / (2 weight)) instead of max(s - 1 / (2 weight), 0).
     - The pixels beyond the border always come from the noisy image. They are mirrored above and to the left (row -1 is
@@ -316,18 +282,12 @@ def tv_bregman(
         max_iterations: The largest number of iterations.
         isotropic: Whether a slope is the length of the gradient, or the sum of its components' absolute values.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If `weight` or `eps` is not positive, if `max_iterations` is below 1, or if `rgb` is not a
-            floating-point image `(..., H, W, 3)` with H and W of at least 2.
+        ValueError: If `weight` or `eps` is not positive, `max_iterations` is below 1, or H or W is below 2.
 
     Example:
         Noise is flattened, and the edge stays.
 
-        >>> import isp
-        >>> import numpy as np
         >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
         >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
         >>> np.asarray(isp.denoise.tv_bregman(rgb, weight=20.0))[3, :, 0].round(2)
@@ -364,26 +324,21 @@ def bilateral(
     Args:
         rgb: Images `(..., H, W, 3)`.
         sigma_spatial: The standard deviation of spatial distances in pixels, positive. It can be learned.
-        sigma_color: The standard deviation of color distances, positive. It can be learned. If None, that of each
-            image's values, over pixels and channels.
+        sigma_color: The standard deviation of color distances, positive. It can be learned. If None, the deviation of
+            each image's values, over pixels and channels.
         size: The side of the windows, odd. If None, 3 standard deviations to each side, and at least 5.
         bins: The number of steps to which color distances are rounded down, at least 3. scikit-image's default is
             10000. If None, nothing is rounded, which changes results by about 1e-3 at most. Gradients ignore the
             rounding.
         centered: Whether spatial weights peak at the pixel itself.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If a standard deviation is not positive, or `sigma_spatial` is traced without a `size`; if `size` is
-            even; if there are fewer than 3 bins; or if `rgb` is not a floating-point image `(..., H, W, 3)`.
+        ValueError: If a standard deviation is not positive, `sigma_spatial` is traced without a `size`, `size` is even,
+            or `bins` is below 3.
 
     Example:
         Noise is averaged, and the edge stays.
 
-        >>> import isp
-        >>> import numpy as np
         >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
         >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
         >>> denoised = isp.denoise.bilateral(rgb, 2.0, 0.1, size=3, centered=True)
@@ -424,18 +379,12 @@ def nlm_denoising(
         patch_distance: The greatest distance of two pixels in rows and in columns.
         centered: Whether patches are whole, and small weights count.
 
-    Returns:
-        The images `(..., H, W, 3)`.
-
     Raises:
-        ValueError: If `strength` or `patch_distance` is not positive, if `patch_size` is even, or if `rgb` is not a
-            floating-point image `(..., H, W, 3)`.
+        ValueError: If `strength` or `patch_distance` is not positive, or `patch_size` is even.
 
     Example:
         Noise is averaged, and the edge stays.
 
-        >>> import isp
-        >>> import numpy as np
         >>> row = np.array([0.2, 0.24, 0.2, 0.8, 0.76, 0.8], np.float32)
         >>> rgb = np.broadcast_to(row[:, None], (6, 6, 3))
         >>> denoised = isp.denoise.nlm_denoising(rgb, 0.2, patch_size=3, patch_distance=2, centered=True)

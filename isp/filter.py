@@ -26,7 +26,6 @@ def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
         The kernel `(size, size)`, in float32.
 
     Example:
-        >>> import isp
         >>> isp.filter.gaussian_kernel(0.5, 3).round(3)
         array([[0.011, 0.084, 0.011],
                [0.084, 0.619, 0.084],
@@ -51,8 +50,6 @@ def gaussian_filter(
         The planes `(..., H, W)`.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> spot = np.zeros((5, 5), np.float32)
         >>> spot[2, 2] = 1.0
         >>> np.asarray(isp.filter.gaussian_filter(spot, sigma=0.5, size=3))[2].round(3)

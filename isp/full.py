@@ -46,8 +46,6 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
         The pipeline.
 
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> pipeline = isp.full(isp.CAMERAS["drone"])
         >>> pipeline.stage_names[:4]
         ('black_level', 'defects', 'white_balance', 'demosaic')
@@ -98,7 +96,6 @@ def with_positive_gains(camera: Camera) -> Camera:
         A camera that gives the same colors.
 
     Example:
-        >>> import isp
         >>> from isp.full import with_positive_gains
         >>> camera = with_positive_gains(isp.CAMERAS["microscopy"])
         >>> camera.white_balance, camera.color_matrix[0]

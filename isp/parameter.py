@@ -60,7 +60,6 @@ class Parameter:
         ValueError: If facts contradict each other or the value, or if a log scale starts at 0.
 
     Example:
-        >>> import isp
         >>> gains = isp.Parameter((2.0, 1.0, 1.5), scale="log", labels=("red", "green", "blue"), unit="gain")
         >>> gains.has_range
         True
@@ -140,7 +139,6 @@ class Parameter:
             ValueError: If a linear parameter has no `width`.
 
         Example:
-            >>> import isp
             >>> isp.Parameter(0.0, width=0.5).moved(1.0, 2.0)
             2.0
             >>> round(isp.Parameter(2.0, scale="log").moved(2.0, 1.0), 3)
@@ -164,7 +162,6 @@ class Parameter:
             ValueError: If a linear parameter has no `width`.
 
         Example:
-            >>> import isp
             >>> isp.Parameter(0.0, width=0.5).offset(1.0, 2.0)
             2.0
             >>> round(isp.Parameter(2.0, scale="log").offset(2.0, 4.0), 3)
@@ -190,7 +187,6 @@ class Parameter:
             ValueError: If a linear parameter has no `width`.
 
         Example:
-            >>> import isp
             >>> [float(limit) for limit in isp.Parameter(0.0, width=0.5, low=-1, high=2).offset_limits(1.0)]
             [-4.0, 2.0]
         """
@@ -219,7 +215,6 @@ class Parameter:
             The nearest valid value.
 
         Example:
-            >>> import isp
             >>> parameter = isp.Parameter(0.0, width=0.5, low=-1, high=2)
             >>> float(parameter.valid(1.0, 5.0)), float(parameter.valid(3.0, 5.0))
             (2.0, 3.0)
@@ -240,7 +235,6 @@ class Parameter:
             ValueError: If the labels do not fit the shape.
 
         Example:
-            >>> import isp
             >>> isp.Parameter((2.0, 1.0), labels=("red", "green")).element_names("gain", (2,))
             ['gain.red', 'gain.green']
         """

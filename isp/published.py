@@ -1,4 +1,4 @@
-"""The pipelines of the study: the differentiable one, and those of classical algorithms.
+"""The pipelines of the study: the differentiable one, and the ones of classical algorithms.
 
 L. Oala et al., "Data models for dataset drift controls in machine learning with optical images", TMLR (2023).
 """
@@ -71,7 +71,6 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
         The pipeline.
 
     Example:
-        >>> import isp
         >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
         >>> pipeline.stage_names
         ('demosaic', 'color_correct', 'sharpening', 'gaussian', 'clipped', 'gamma_correct')
@@ -128,8 +127,6 @@ def static(
             chosen algorithms, or a setting is not valid.
 
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> pipeline = isp.static(isp.CAMERAS["drone"], "malvar2004", "unsharp_masking", "median_denoising", amount=0.5)
         >>> list(pipeline.parameters())
         ['black_level', 'white_balance', 'colour_correction', 'radius', 'amount', 'gamma_correct']

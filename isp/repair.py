@@ -44,16 +44,10 @@ def defects(
             (and those as near), and not only from the median. This spares lines that are one site wide, and leaves
             defects next to each other.
 
-    Returns:
-        The mosaic `(..., H, W)`.
-
     Raises:
-        ValueError: If `softness` is not positive, if `raw` is not a floating-point mosaic of even height and width, or
-            if the pattern is unknown.
+        ValueError: If `softness` is not positive.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> raw = np.full((8, 8), 0.25, np.float32)
         >>> raw[2, 2], raw[3, 4] = 1.0, 0.0
         >>> bool((isp.repair.defects(raw) == 0.25).all())

@@ -1,5 +1,7 @@
 """The sensor: from light to a raw mosaic, with the noise of a real exposure."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -17,10 +19,7 @@ def expose(
     key: PRNGKeyArray,
     *,
     camera: Camera,
-    exposure: Float[Array, ""] | float = 1.0,
-    full_well: Float[Array, ""] | float | None = None,
-    read_noise: Float[Array, ""] | float | None = None,
-    bits: int | None = None,
+    **settings: Any,
 ) -> Float[Array, "*batch height width"]:
     """Exposes a sensor to an image: each site sees one color of the light and is read out by `expose_sites`.
 
@@ -29,21 +28,12 @@ def expose(
             Negative light counts as darkness.
         key: The random key of the noise. The same key gives the same noise.
         camera: The camera, whose `pattern`, `black_level` and noise apply.
-        exposure: A factor on the light, as of a shutter or a lamp.
-        full_well: The number of electrons at which a site saturates. None is the camera's, or else 15000.
-        read_noise: The standard deviation of the read-out noise in electrons. None is the camera's, or else 4.
-        bits: The bits of the analog-to-digital converter, 1 to 16. None is the camera's, or else 12.
+        **settings: `exposure`, `full_well`, `read_noise` and `bits`, as for `expose_sites`.
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
 
-    Raises:
-        ValueError: If `bits` is out of range, or if `light` is not a floating-point image of even height and width.
-
     Example:
-        >>> import isp
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> light = jnp.full((2, 4, 3), 0.5)
         >>> raw = isp.sensor.expose(light, jax.random.key(0), camera=isp.CAMERAS["drone"])
         >>> raw.shape
@@ -51,15 +41,7 @@ def expose(
         >>> bool((abs(raw - 0.53) < 0.05).all())
         True
     """
-    return expose_sites(
-        mosaic(light, camera.pattern),
-        key,
-        camera=camera,
-        exposure=exposure,
-        full_well=full_well,
-        read_noise=read_noise,
-        bits=bits,
-    )
+    return expose_sites(mosaic(light, camera.pattern), key, camera=camera, **settings)
 
 
 @jax.jit(static_argnames=("camera", "bits"))
@@ -79,8 +61,8 @@ def expose_sites(
     A full well reads as 1. An empty well reads as the black level, with noise on both sides of it. This is the model of
     the EMVA 1288 standard (release 4.0, section 2) without dark current and non-uniformities.
 
-    Gradients are those of the clipped mean: the noise counts as a constant, and the steps of the converter as a
-    straight line.
+    Gradients take the noise for a constant and the steps of the converter for a straight line, and are zero where a
+    site is clipped.
 
     Args:
         light: The light that reaches each site, `(..., H, W)`, as fractions of the full well at an exposure of 1.
@@ -97,12 +79,9 @@ def expose_sites(
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).
 
     Raises:
-        ValueError: If `bits` is out of range, or if `light` is not a floating-point mosaic of even height and width.
+        ValueError: If `bits` is out of range.
 
     Example:
-        >>> import isp
-        >>> import jax
-        >>> import numpy as np
         >>> darkness = np.zeros((2, 4), np.float32)
         >>> raw = isp.sensor.expose_sites(darkness, jax.random.key(0), camera=isp.CAMERAS["drone"], read_noise=0.0)
         >>> np.asarray(raw).round(3)
@@ -143,12 +122,7 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
     Returns:
         The light `(..., H, W)`: 0 at the black level of a site, 1 at the white level.
 
-    Raises:
-        ValueError: If `raw` is not a floating-point mosaic of even height and width.
-
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> raw = np.float32([[0.0625, 0.0626], [0.0625, 1.0]])
         >>> np.asarray(isp.sensor.site_light(raw, isp.CAMERAS["drone"])).round(3)
         array([[0., 0.],
@@ -179,9 +153,6 @@ def poisson(mean: Float[Array, "*shape"], key: PRNGKeyArray) -> Float[Array, "*s
         One count per mean; above 16, a real number.
 
     Example:
-        >>> import isp
-        >>> import jax
-        >>> import jax.numpy as jnp
         >>> counts = isp.sensor.poisson(jnp.full((1000,), 4.0), jax.random.key(0))
         >>> bool(abs(counts.mean() - 4.0) < 0.3)
         True

@@ -27,13 +27,7 @@ def correct(
     Returns:
         The images or mosaics, of the same shape.
 
-    Raises:
-        ValueError: If `image` is not a floating-point image or, with a `pattern`, not a floating-point mosaic of even
-            height and width; or if the pattern is unknown.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> rgb = isp.shading.correct(jnp.ones((3, 3, 3)), jnp.array([[0.5, 0, 0], [0.25, 0, 0], [0, 0, 0]]))
         >>> rgb[..., 0]
         Array([[1.5 , 1.25, 1.5 ],

@@ -27,12 +27,7 @@ def sharpening_filter(
     Returns:
         The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
         >>> np.asarray(isp.sharpen.sharpening_filter(edge))[1, 1:3, 0].round(3)
         array([0.  , 0.75], dtype=float32)
@@ -48,7 +43,7 @@ def unsharp_masking(
 ) -> Float[Array, "*batch height width 3"]:
     """Adds to the luma `amount` times the detail that a Gaussian blur would remove.
 
-    The luma is that of `skimage.filters.unsharp_mask` with `preserve_range=True`: the border repeats its outermost
+    Filters the luma as `skimage.filters.unsharp_mask` does with `preserve_range=True`: the border repeats its outermost
     pixels.
 
     Args:
@@ -61,12 +56,9 @@ def unsharp_masking(
         The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
 
     Raises:
-        ValueError: If `radius` is not positive, or is traced without a `size`; if `size` is even; or if `rgb` is not a
-            floating-point image `(..., H, W, 3)`.
+        ValueError: If `radius` is not positive or is traced without a `size`, or `size` is even.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None], (3, 4, 3))
         >>> np.asarray(isp.sharpen.unsharp_masking(edge, radius=0.5))[1, :, 0].round(3)
         array([0.25 , 0.223, 0.527, 0.5  ], dtype=float32)
@@ -102,12 +94,9 @@ def unsharp_masking_vertical(
         The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.
 
     Raises:
-        ValueError: If `radius` is not positive, or is traced without a `size`; if `size` is even; or if `rgb` is not a
-            floating-point image `(..., H, W, 3)`.
+        ValueError: If `radius` is not positive or is traced without a `size`, or `size` is even.
 
     Example:
-        >>> import isp
-        >>> import numpy as np
         >>> edge = np.broadcast_to(np.float32([0.25, 0.25, 0.5, 0.5])[:, None, None], (4, 3, 3))
         >>> np.asarray(isp.sharpen.unsharp_masking_vertical(edge, radius=0.5))[:, 1, 0].round(3)
         array([0.25 , 0.223, 0.527, 0.5  ], dtype=float32)

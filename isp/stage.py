@@ -31,7 +31,6 @@ class Stage:
             parameter is not an `isp.Parameter`.
 
     Example:
-        >>> import isp
         >>> def brighten(rgb, gain):
         ...     return gain * rgb
         >>> stage = isp.Stage("brighten", brighten, {"gain": isp.Parameter(1.5, scale="log", unit="gain")})
@@ -75,7 +74,7 @@ class Stage:
 
     @functools.cached_property
     def _key(self) -> tuple[Hashable, ...]:
-        # The order of the parameters counts: it is that of the function's arguments.
+        # The order of the parameters counts, because the function's arguments have it as well.
         return self.name, self.function, tuple(self.parameters.items()), tuple(self.options.items())
 
     def starting_at(self, values: Mapping[str, ArrayLike | Sequence | None]) -> "Stage":
@@ -88,8 +87,6 @@ class Stage:
             The new stage.
 
         Example:
-            >>> import isp
-            >>> import jax.numpy as jnp
             >>> stage = isp.Stage("scaled", jnp.multiply, {"factor": isp.Parameter(1.0, scale="log")})
             >>> stage.starting_at({"factor": 2.0}).parameters["factor"].value
             2.0
@@ -119,8 +116,6 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
         ValueError: If the distance is not a function or a whole number from 0.
 
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> @isp.local(1)
         ... def means_of_rows(rgb):
         ...     above, below = (jnp.roll(rgb, step, axis=-3) for step in (1, -1))

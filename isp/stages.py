@@ -33,7 +33,6 @@ def black_level(camera: Camera, rescale: bool = True) -> Stage:
         rescale: Whether to keep white at 1.
 
     Example:
-        >>> import isp
         >>> list(isp.stages.black_level(isp.CAMERAS["drone"]).parameters)
         ['black_level']
     """
@@ -52,7 +51,6 @@ def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
             so that it can be learned. Sites must differ from each of their neighbors, which spares fine lines.
 
     Example:
-        >>> import isp
         >>> isp.stages.defects("BGGR").options["pattern"]
         'BGGR'
     """
@@ -70,7 +68,6 @@ def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = No
             change nothing.
 
     Example:
-        >>> import isp
         >>> stage = isp.stages.lens_shading()
         >>> isp.parametrized(isp.CAMERAS["drone"]).inserted(stage, after="color_correct").shading[...].shape
         (3, 3)
@@ -92,7 +89,6 @@ def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Sta
         ValueError: If `highlights` has another value, or if it is given and a gain is negative.
 
     Example:
-        >>> import isp
         >>> isp.stages.white_balance(isp.CAMERAS["drone"], "desaturate").options["mode"]
         'desaturate'
     """
@@ -113,7 +109,6 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
         ValueError: If a gain is negative although values are clipped.
 
     Example:
-        >>> import isp
         >>> list(isp.stages.mosaic_white_balance(isp.CAMERAS["drone"]).parameters)
         ['white_balance']
     """
@@ -135,7 +130,6 @@ def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: 
         ValueError: If one of the camera's gains is negative.
 
     Example:
-        >>> import isp
         >>> list(isp.stages.auto_white_balance(isp.CAMERAS["drone"]).parameters)
         ['gray_power', 'white_balance', 'estimate_share']
     """
@@ -154,7 +148,6 @@ def color_correct(camera: Camera) -> Stage:
         camera: The camera, whose `color_matrix` is the start of the parameter `colour_correction`.
 
     Example:
-        >>> import isp
         >>> list(isp.stages.color_correct(isp.CAMERAS["drone"]).parameters)
         ['colour_correction']
     """
@@ -172,7 +165,6 @@ def chroma_denoising(sigma: float = 1.5, size: int | None = None) -> Stage:
         ValueError: If `sigma` is not positive or `size` is even.
 
     Example:
-        >>> import isp
         >>> isp.stages.chroma_denoising(1.5).options
         {'size': 13}
     """
@@ -187,7 +179,6 @@ def saturation(amount: float = 1.0) -> Stage:
         amount: The start of the parameter `saturation`; 1 changes nothing.
 
     Example:
-        >>> import isp
         >>> isp.stages.saturation(1.2).parameters["saturation"].value
         1.2
     """
@@ -202,7 +193,6 @@ def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
         detail: The start of the parameter `tone_detail`.
 
     Example:
-        >>> import isp
         >>> list(isp.stages.local_tone_map().parameters)
         ['tone_strength', 'tone_detail']
     """
@@ -217,7 +207,6 @@ def srgb() -> Stage:
     """Makes the stage `srgb` of images in linear light, which applies the tone curve of sRGB.
 
     Example:
-        >>> import isp
         >>> isp.stages.srgb().parameters
         {}
     """
@@ -231,7 +220,6 @@ def gamma_correct(gamma: float = 2.2) -> Stage:
         gamma: The start of the parameter `gamma_correct`.
 
     Example:
-        >>> import isp
         >>> isp.stages.gamma_correct().parameters["gamma_correct"].value
         2.2
     """
@@ -246,7 +234,6 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
         pivot: The start of the parameter `contrast_pivot`, the value that stays.
 
     Example:
-        >>> import isp
         >>> list(isp.stages.contrast(1.1).parameters)
         ['contrast', 'contrast_pivot']
     """
@@ -268,7 +255,6 @@ def curve(segments: int = 4) -> Stage:
         ValueError: If there is no segment.
 
     Example:
-        >>> import isp
         >>> isp.stages.curve().parameters["curve"].labels
         ('shadows', 'darks', 'lights', 'highlights')
     """
@@ -287,7 +273,6 @@ def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage
         high: The greatest value.
 
     Example:
-        >>> import isp
         >>> isp.stages.clipped().options
         {'low': 0.0, 'high': 1.0}
     """
@@ -304,7 +289,6 @@ def filter_kernel(kernel: ArrayLike) -> Parameter:
         The parameter. Its neutral value is the kernel that copies its input.
 
     Example:
-        >>> import isp
         >>> isp.stages.filter_kernel(isp.sharpen.SHARPENING_KERNEL).neutral
         ((0.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
     """

@@ -25,13 +25,7 @@ def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
     Returns:
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
-        >>> import numpy as np
         >>> np.asarray(isp.tone.srgb(jnp.array([[[0.001, 0.2140, 1.0]]]))).round(4)
         array([[[0.0129, 0.5   , 1.    ]]], dtype=float32)
     """
@@ -53,12 +47,7 @@ def contrast(
     Returns:
         The images `(..., H, W, 3)`. Nothing is clipped.
 
-    Raises:
-        ValueError: If `rgb` is not a floating-point image `(..., H, W, 3)`.
-
     Example:
-        >>> import isp
-        >>> import jax.numpy as jnp
         >>> isp.tone.contrast(jnp.array([[[0.25, 0.5, 0.75]]]), 2.0)
         Array([[[0. , 0.5, 1. ]]], dtype=float32)
     """
@@ -73,8 +62,8 @@ def curve(
     """Applies a tone curve of straight segments that rises everywhere, whatever its parameters.
 
     The curve goes from (0, 0) to (1, 1) through knots at equal distances. The rise of each segment is the softmax of
-    its parameter, so it is positive, and the rises sum to 1. Equal parameters change nothing. Beyond [0, 1], the first
-    and the last segment go on.
+    its parameter, so it is positive, and the rises sum to 1. Equal parameters change nothing. The first and the last
+    segment continue beyond [0, 1].
 
     Args:
         rgb: Images `(..., H, W, 3)`.
@@ -84,13 +73,11 @@ def curve(
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
 
     Raises:
-        ValueError: If there are no segments, or `rgb` is not a floating-point image `(..., H, W, 3)`.
+        ValueError: If there are no segments.
 
     Example:
         The lower half of the range takes up three quarters of it.
 
-        >>> import isp
-        >>> import numpy as np
         >>> rgb = np.array([[[0.0, 0.25, 0.5]], [[0.75, 1.0, 2.0]]], np.float32)
         >>> np.asarray(isp.tone.curve(rgb, np.log(np.float32([3, 1])))).round(3)
         array([[[0.   , 0.375, 0.75 ]],
@@ -119,11 +106,11 @@ def local_tone_map(
     detail on top of it. The base is multiplied by 1 - strength, the detail by `detail`, and the channels of a pixel by
     the common factor that follows. White stays as it is, and dark areas are brightened.
 
-    The base is that of K. He, J. Sun and X. Tang, "Guided image filtering", IEEE Transactions on Pattern Analysis and
+    The base follows K. He, J. Sun and X. Tang, "Guided image filtering", IEEE Transactions on Pattern Analysis and
     Machine Intelligence 35(6) (2013), with the image as its own guide: means and variances over square windows give a
     line through the values of each window, and each pixel takes the mean of its windows' lines. As in K. He and J. Sun,
     "Fast guided filter", arXiv:1505.00996 (2015), the windows consist of cells, whose lines are interpolated
-    bilinearly; with a `cell` of 1, the base is exactly that of the first paper. Windows that reach over the border see
+    bilinearly; with a `cell` of 1, the base is exactly the first paper's. Windows that reach over the border see
     the image reflected.
 
     Args:
@@ -140,14 +127,11 @@ def local_tone_map(
         The images `(..., H, W, 3)`. Nothing is clipped.
 
     Raises:
-        ValueError: If `smoothness`, `cell` or `floor` is not positive, if `size` is even, or if `rgb` is not a
-            floating-point image `(..., H, W, 3)`.
+        ValueError: If `smoothness`, `cell` or `floor` is not positive, or `size` is even.
 
     Example:
         A scene in the dark, 1/100 as bright as the sky beside it, becomes 1/25 as bright.
 
-        >>> import isp
-        >>> import numpy as np
         >>> rgb = np.full((64, 64, 3), 0.01, np.float32)
         >>> rgb[:, :32] = 1.0
         >>> np.asarray(isp.tone.local_tone_map(rgb, strength=0.3))[32, [0, 63], 0].round(2)

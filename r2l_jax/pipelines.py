@@ -31,7 +31,8 @@ _KNOWN: dict[str, Callable[..., isp.Pipeline]] = {"parametrized": isp.parametriz
 
 _STEPS = ("demosaic", "sharpen", "denoise")
 
-# The algorithm that demosaics to half the size. It is chosen by --half_size, which all that depends on the size knows.
+# The algorithm that demosaics to half the size. The flag --half_size chooses it, since the size matters elsewhere as
+# well.
 BINNED = "binned"
 
 # The names of the modules that user files are run as start with this prefix, followed by the hash of the content.
@@ -88,7 +89,8 @@ class NamedPipeline:
     @property
     def description(self) -> str:
         """The `identity` in words."""
-        return (self.name if self.source is None else self.source.description) + " at half size" * self.half_size
+        description = self.name if self.source is None else self.source.description
+        return f"{description} at half size" if self.half_size else description
 
     def half_sized(self) -> "NamedPipeline":
         """Returns the pipeline that demosaics by `isp.demosaic.binned`, to images of half the size.
@@ -276,5 +278,5 @@ def _in_one_line(error: BaseException, file: str) -> str:
     if isinstance(error, SyntaxError) and error.filename == file:
         lines, message = [error.lineno], error.msg
     where = f" (line {lines[-1]})" if lines else ""
-    # The first line is enough of a failed shape check, which explains itself in many lines.
+    # A failed shape check explains itself in many lines, of which the first is enough.
     return f"{type(error).__name__}{': ' + message.splitlines()[0] if message else ''}{where}"

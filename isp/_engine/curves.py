@@ -84,7 +84,7 @@ def _powers(planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array, low: f
 
 def _powers_of(low: float, planes: tuple[Array, ...], lumas: Lumas | None, gamma: Array) -> tuple[Array, ...]:
     lights = [jnp.clip(_with_new_luma(plane, lumas), low, 1) for plane in planes]
-    if low > 0:  # Then there is no dark value to replace.
+    if low > 0:  # Then no value is dark.
         return tuple(powers.exp2(powers.log2(light) * (1 / gamma)) for light in lights)
     return tuple(power(light, gamma) for light in lights)
 

@@ -194,7 +194,7 @@ def _mirror(plane: Array, margin: int) -> padding.Padded:
 
 
 def _with_mirrored_tiles(margin: int, planes: Planes) -> Planes:
-    """Does to the planes of a mosaic what `_mirror` does to the mosaic; the margin is a number of tiles."""
+    """Mirrors the planes of a mosaic as `_mirror` mirrors the mosaic; the margin is a number of tiles."""
 
     def padded(plane: Array, site: Site) -> Array:
         for axis in (0, 1):
@@ -232,7 +232,7 @@ def _around(planes: Planes, site: Site, size: tuple[int, int], margin: int = 0) 
 
 
 def _around_mosaic(mosaic: Array, site: Site, size: tuple[int, int], margin: int = 0) -> Shifts:
-    """Does what `_around` does, for a mosaic with or without a margin instead of its planes."""
+    """Reads a mosaic, with or without a margin, as `_around` reads its planes."""
     height, width = (tiles + 2 * margin for tiles in size)
     first_row, first_col = mosaic.shape[1] // 2 - height, mosaic.shape[2] // 2 - width
 

@@ -72,7 +72,7 @@ def unpad(
 ) -> Shaped[Array, "*batch height width"]:
     """Applies the transpose of `pad`, which adds the values beyond the border to the pixels that they repeat."""
     height, width = padded.shape[-2] - 2 * rows, padded.shape[-1] - 2 * cols
-    # Reflections of one border must not meet those of the other.
+    # The reflections of two borders must not meet.
     if is_fast_on_cpu() and height > 2 * rows and width > 2 * cols:
         return apart_with(_folded, rows, cols, border)(padded)
     return apart_with(_transposed, rows, cols, border)(padded)
@@ -161,7 +161,7 @@ def _transposed(rows: int, cols: int, border: Border, padded: Array) -> Array:
 
 
 def _folded(rows: int, cols: int, border: Border, padded: Array) -> Array:
-    """Does what `_transposed` does, first along rows and then along columns, which is the order of JAX."""
+    """Computes `_transposed` first along rows and then along columns, which is the order of JAX."""
     height = padded.shape[-2] - 2 * rows
     plane = _folded_along(padded[..., rows : rows + height, :], cols, -1, border)
     along_rows = functools.partial(_folded_along, count=cols, axis=-1, border=border)

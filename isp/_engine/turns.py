@@ -37,8 +37,8 @@ _PATCH = (256, 2048)
 def each_image(function: Callable[[Array], Array], images: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
     """Applies a function of a batch whose images do not depend on each other.
 
-    On a CPU, it takes a few images at a time. Their gradient computes intermediate results again, so that those of the
-    whole batch are never in memory at once. On other devices, it takes the whole batch at once.
+    On a CPU, it takes a few images at a time. Their gradient computes intermediate results again, so that the ones of
+    the whole batch are never in memory at once. On other devices, it takes the whole batch at once.
     """
     if not _takes_turns(images):
         return function(images)
@@ -68,7 +68,7 @@ def by_patches(
 
     Each patch includes the pixels around it that its results depend on. They are cut off afterwards, together with
     whatever the patch's own border did to them. The gradient takes patch after patch as well and computes intermediate
-    results again, so that those of a whole image are never in memory. Forward mode does not work.
+    results again, so that a whole image's are never in memory. Forward mode does not work.
 
     Args:
         function: Maps parameters and images to images of the same height and width. It captures no traced values.
@@ -120,8 +120,8 @@ class _Layout(NamedTuple):
     """The patches of a batch of images.
 
     Attributes:
-        taken: Height and width of what the function gets.
-        kept: Height and width of what is kept.
+        taken: Height and width of the pixels that the function gets.
+        kept: Height and width of the pixels that are kept.
         places: The places of the patches.
     """
 
@@ -147,7 +147,7 @@ class _Layout(NamedTuple):
 def _layout(shape: tuple[int, ...], reach: int, period: int) -> _Layout:
     batch, height, width = shape[:3]
     most_rows, most_cols = _PATCH
-    # Of a patch that depends on many pixels around it, a high one has fewer of them.
+    # A high patch has fewer pixels around it to depend on than a wide one.
     while most_rows < 8 * reach and most_rows < most_cols:
         most_rows, most_cols = 2 * most_rows, most_cols // 2
     rows, rows_taken, rows_kept = _pieces(height, most_rows, reach, period)
@@ -159,7 +159,7 @@ def _layout(shape: tuple[int, ...], reach: int, period: int) -> _Layout:
 
 
 def _pieces(length: int, longest: int, reach: int, period: int) -> tuple[list[tuple[int, int, int]], int, int]:
-    """Divides an axis into pieces of one length; what the function gets starts at whole periods.
+    """Divides an axis into pieces of one length; the pixels that the function gets start at whole periods.
 
     Returns:
         For each piece, the first indices that are taken, kept and new; and the lengths that are taken and kept.

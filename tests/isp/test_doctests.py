@@ -3,6 +3,8 @@
 import doctest
 import inspect
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from public_names import public_names
@@ -14,7 +16,8 @@ DOCUMENTED = {"isp": isp, **public_names()}
 
 def run_examples(name, docstring):
     """Runs the examples of a docstring; returns their number and the report of those that fail."""
-    test = doctest.DocTestParser().get_doctest(docstring, {}, name, None, None)
+    known = {"isp": isp, "jax": jax, "jnp": jnp, "np": np}
+    test = doctest.DocTestParser().get_doctest(docstring, known, name, None, None)
     report = []
     # colour-demosaicing, which other tests import, switches to the formats of an old NumPy.
     with np.printoptions(legacy=False):

@@ -28,7 +28,7 @@ WEIGHTS = np.random.default_rng(1).normal(size=(*RAW.shape, 3)).astype(np.float3
 
 
 def by_algorithm():
-    """Makes a pipeline for each algorithm that has a reach and is not among the defaults of the others."""
+    """Makes a pipeline for each local algorithm that is not among the defaults of the others."""
     for step, algorithms in isp.ALGORITHMS.items():
         for name in algorithms:
             module = isp.static(DRONE, **{step: name}, **SHORTER if "nlm" in name else {})
@@ -74,7 +74,7 @@ def test_images_are_the_same_in_patches(module, monkeypatch):
 
 
 @pytest.mark.parametrize("module", [*by_algorithm(), *by_camera()])
-def test_a_pixel_influences_no_pixel_beyond_the_reach(module):
+def test_a_pixel_influences_no_pixel_beyond_the_distance(module):
     raw, (row, col) = jnp.array(RAW[:, :96, :96]), (47, 48)
     _, images = module.trace(raw)
     inputs = dict(zip(module.stage_names, (raw, *images.values()), strict=False))
@@ -112,8 +112,31 @@ def test_gradients_are_the_same_in_patches(module, monkeypatch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * np.abs(theirs).max())
 
 
+def means_of_rows(rgb, weight):
+    above, below = (jnp.concatenate([rgb[:, :1], rgb, rgb[:, -1:]], 1)[:, i : i + rgb.shape[1]] for i in (0, 2))
+    return rgb + weight * (above + below)
+
+
 @pytest.mark.cpu
-def test_a_stage_with_a_reach_must_keep_the_size(monkeypatch):
+@pytest.mark.parametrize("compiled", [lambda f: isp.local(1)(jax.jit(f)), lambda f: jax.jit(isp.local(1)(f))])
+def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, monkeypatch):
+    def loops(function):
+        stage = isp.Stage("means", function, {"weight": isp.Parameter(0.3, width=1)})
+        module = isp.static(DRONE).inserted(stage, after="color_correct")
+        program = jax.jit(pipeline._run.__wrapped__, static_argnums=0).lower(module.stages, module.parameters(), RAW)
+        return program.compile()(module.parameters(), RAW), program.as_text().count("while")
+
+    whole, _ = loops(means_of_rows)
+    monkeypatch.setattr(turns, "_LARGE", 17_000)
+    monkeypatch.setattr(turns, "_PATCH", (52, 60))
+    _, of_two_groups = loops(means_of_rows)
+    in_patches, of_one_group = loops(compiled(means_of_rows))
+    assert 0 < of_one_group < of_two_groups
+    np.testing.assert_allclose(in_patches**2.2, whole**2.2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.cpu
+def test_a_local_stage_must_keep_the_size(monkeypatch):
     monkeypatch.setattr(turns, "_LARGE", 17_000)
     halved = isp.Stage("halved", isp.local(0)(lambda image: image[:, ::2]))
     with pytest.raises(ValueError, match="must keep height and width"):

@@ -111,9 +111,7 @@ def test_second_derivatives_for_black_are_those_of_the_plain_formulation():
     rng = np.random.default_rng(0)
     raw, weights = jnp.asarray(rng.uniform(0.3, 0.8, (1, 4, 4)), jnp.float32), rng.normal(size=(1, 4, 4, 3))
     module = isp.parametrized(isp.CAMERAS["drone"])
-    linear = isp.Pipeline(module.stages[:2]).with_values(
-        {name: module.parameters()[name] for name in ("black_level", "debayer", "white_balance", "colour_correction")}
-    )
+    linear = isp.Pipeline([stage.starting_at(module.parameters()) for stage in module.stages[:2]])
 
     def steepness(values):
         gradients = jax.grad(lambda values: (linear.with_values(values)(raw) ** 2 * weights).sum())(values)

@@ -25,7 +25,7 @@ def correlate_plainly(planes, kernels, border):
 
 
 @pytest.mark.parametrize(
-    ("border", "shape"), zip([*SCIPY_MODES, "mirror"], [(3, 3), (5, 5), (1, 5), (7, 3)], strict=True)
+    ("border", "shape"), list(zip([*SCIPY_MODES, "mirror"], [(3, 3), (5, 5), (1, 5), (7, 3)], strict=True))
 )
 def test_correlate_agrees_with_scipy(border, shape):
     image = RNG.random((2, 3, 12, 9), np.float32)
