@@ -9,9 +9,7 @@ import itertools
 import numpy as np
 from jax.typing import ArrayLike
 
-from isp import cfa, sharpen, stages
-from isp import demosaic as demosaicing
-from isp import denoise as denoising
+from isp import cfa, demosaic, denoise, sharpen, stages
 from isp._engine import steps
 from isp.camera import COLORS, WEIGHTS, Camera
 from isp.filter import gaussian_kernel
@@ -77,12 +75,12 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
         >>> pipeline.gaussian_blur[...].shape
         (5, 5)
     """
-    kernels = {"sharpening_filter": sharpen.SHARPENING_KERNEL, "gaussian_blur": gaussian_kernel(0.5, 5)}
-    parameters = {name: {name: stages.filter_kernel(kernel)} for name, kernel in kernels.items()}
+    sharpening = {"sharpening_filter": stages.filter_kernel(sharpen.SHARPENING_KERNEL)}
+    blur = {"gaussian_blur": stages.filter_kernel(gaussian_kernel(0.5, 5))}
     made = [
         *_linear_stages(camera, half_size),
-        Stage("sharpening", sharpen.sharpening_filter, parameters["sharpening_filter"]),
-        Stage("gaussian", denoising.filter_luma, parameters["gaussian_blur"]),
+        Stage("sharpening", sharpen.sharpening_filter, sharpening),
+        Stage("gaussian", denoise.filter_luma, blur),
         Stage("clipped", steps.clip, options={"low": BLACK}),
         stages.gamma_correct(),
     ]
@@ -168,8 +166,7 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
         The stage, with a parameter `additive_layer (H, W, 3)`.
 
     Example:
-        >>> from isp.published import additive_layer_stage
-        >>> additive_layer_stage((2, 4)).parameters["additive_layer"].value.shape
+        >>> isp.published.additive_layer_stage((2, 4)).parameters["additive_layer"].value.shape
         (2, 4, 3)
     """
     layer = Parameter(np.zeros((*size, 3)), width=1, low=-1, high=1)
@@ -187,7 +184,7 @@ def _linear_stages(camera: Camera, half_size: bool) -> list[Stage]:
     if half_size:
         return [*made, Stage("color_correct", steps.balance_and_correct, to_color)]
     is_bayer = cfa.is_bayer(camera.pattern)
-    kernel = demosaicing.BILINEAR_KERNEL if is_bayer else demosaicing.normalized_kernel(camera.pattern)
+    kernel = demosaic.BILINEAR_KERNEL if is_bayer else demosaic.normalized_kernel(camera.pattern)
     # A few images cannot determine 81 weights, and no camera maker tunes them by hand.
     debayer = Parameter(kernel, width=1, labels=WEIGHTS if is_bayer else COLORS, unit="weight", tuned=False)
     function, options = (steps.interpolate_and_correct, {}) if is_bayer else (steps.fill_and_correct, pattern)
