@@ -258,7 +258,7 @@ def normalized(
 
 
 def fill(
-    planes: Float[Array, "*batch height width 3"], weights: Float[Array, "3 size size"], *, pattern: str
+    planes: Float[Array, "*batch height width 3"], weights: Float[Array | np.ndarray, "3 size size"], *, pattern: str
 ) -> Float[Array, "*batch height width 3"]:
     """Fills the planes of `cfa.spread` as `normalized` does.
 

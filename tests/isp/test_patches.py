@@ -123,8 +123,9 @@ def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, 
     def loops(function):
         stage = isp.Stage("means", function, {"weight": isp.Parameter(0.3, width=1)})
         module = isp.static(DRONE).inserted(stage, after="color_correct")
-        program = jax.jit(pipeline._run.__wrapped__, static_argnums=0).lower(module.stages, module.parameters(), RAW)
-        return program.compile()(module.parameters(), RAW), program.as_text().count("while")
+        run = functools.partial(pipeline._run.__wrapped__, module.stages)  # Traced anew for each size of patches.
+        program = jax.jit(lambda parameters: run(parameters, RAW)).lower(module.parameters())
+        return program.compile()(module.parameters()), program.as_text().count("while")
 
     whole, _ = loops(means_of_rows)
     monkeypatch.setattr(turns, "_LARGE", 17_000)
