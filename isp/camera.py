@@ -89,9 +89,6 @@ class Camera:
         Args:
             *names: Some of `black_level`, `white_balance` and `colour_correction`.
 
-        Returns:
-            The parameters by name.
-
         Example:
             >>> isp.CAMERAS["drone"].parameters("colour_correction")["colour_correction"].labels[1]
             'red_from_green'
@@ -117,9 +114,6 @@ class Camera:
         The object has the fields of the class, without those that are None. If there is a `white_level`, the black
         levels are digital numbers like it.
 
-        Returns:
-            The text.
-
         Example:
             >>> camera = isp.CAMERAS["drone"]
             >>> isp.Camera.from_json(camera.to_json()) == camera
@@ -137,9 +131,6 @@ class Camera:
 
         Args:
             text: The JSON text. With a `white_level`, its black levels are digital numbers, which are divided by it.
-
-        Returns:
-            The camera.
 
         Raises:
             ValueError: If the text is not a JSON object with these fields, or if the class refuses a value.

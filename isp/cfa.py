@@ -32,9 +32,6 @@ _LONGEST = 16
 def tile(pattern: str) -> Int[np.ndarray, "rows cols"]:
     """Finds the channel that each site of a tile sees.
 
-    Args:
-        pattern: The colors of a tile, see the module.
-
     Returns:
         The channels of the smallest tile that repeats: 0 red, 1 green, 2 blue. A sensor without color filters has the
         single channel 0.
@@ -89,9 +86,6 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 def canonical(pattern: str) -> str:
     """Spells a pattern in one way, so that equal arrays have equal patterns.
 
-    Args:
-        pattern: The colors of a tile, see the module.
-
     Returns:
         The pattern of the smallest tile: four letters for a Bayer pattern, or rows joined by "/".
 
@@ -111,12 +105,6 @@ def canonical(pattern: str) -> str:
 def is_bayer(pattern: str) -> bool:
     """Tells whether a pattern is one of the four Bayer patterns, for which most algorithms are made.
 
-    Args:
-        pattern: The colors of a tile, see the module.
-
-    Returns:
-        Whether it is.
-
     Example:
         >>> isp.cfa.is_bayer("GRBG"), isp.cfa.is_bayer("MONO")
         (True, False)
@@ -126,9 +114,6 @@ def is_bayer(pattern: str) -> bool:
 
 def black_level_shape(pattern: str) -> tuple[int]:
     """Returns the shape of the black levels of a sensor.
-
-    Args:
-        pattern: The colors of a tile, see the module.
 
     Returns:
         (4,) for a Bayer pattern, one level a site of the tile in CFA order; (3,) for other arrays, the levels of R, G
@@ -174,9 +159,6 @@ def tiled(values: Shaped[Array | np.ndarray, "rows cols *rest"], height: int, wi
         height: Height of the mosaic.
         width: Width of the mosaic.
 
-    Returns:
-        The values `(height, width, ...)`.
-
     Example:
         >>> isp.cfa.tiled(isp.cfa.tile("RGGB"), 2, 5)
         Array([[0, 1, 0, 1, 0],
@@ -197,9 +179,6 @@ def black_levels(
         pattern: The colors of a tile, see the module.
         height: Height of the mosaic.
         width: Width of the mosaic.
-
-    Returns:
-        One level per site.
 
     Raises:
         ValueError: If the levels do not have the shape that belongs to the pattern.
@@ -233,9 +212,6 @@ def subtract_black_level(
         black_level: One level per site of a Bayer tile, in CFA order; or, for other arrays, one level per color.
         pattern: The colors of a tile, see the module. All Bayer patterns give the same result.
         rescale: Whether to divide by 1 - black_level, so that white stays at 1. The pipelines of the study do not.
-
-    Returns:
-        The mosaic `(..., H, W)`, with black at 0.
 
     Raises:
         ValueError: If `black_level` does not have the shape that belongs to the pattern.
@@ -292,9 +268,6 @@ def spread(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*b
         raw: A mosaic `(..., H, W)`.
         pattern: The colors of a tile, see the module. Without color filters, all planes equal the mosaic.
 
-    Returns:
-        The planes `(..., H, W, 3)`.
-
     Example:
         >>> red, green, blue = jnp.moveaxis(isp.cfa.spread(jnp.ones((2, 4))), -1, 0)
         >>> green
@@ -332,9 +305,6 @@ def mosaic(rgb: Float[Array, "*batch height width 3"], pattern: str = "RGGB") ->
 @jax.jit
 def space_to_depth(raw: Shaped[Array, "..."]) -> Float[Array, "*batch rows cols 4"]:
     """Gathers the four sites of each tile into a last axis, in CFA order.
-
-    Args:
-        raw: A mosaic `(..., H, W)`.
 
     Returns:
         The sites `(..., H / 2, W / 2, 4)`.

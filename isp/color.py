@@ -229,9 +229,6 @@ def color_correct(
 def rgb_to_yuv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
     """Converts images from RGB to YUV, the luma and color differences of ITU-R BT.601.
 
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-
     Returns:
         The images `(..., H, W, 3)` as Y, U, V. For RGB in [0, 1], Y is in [0, 1], and U and V are 0 for grays.
 
@@ -248,9 +245,6 @@ def yuv_to_rgb(yuv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
     Args:
         yuv: Images `(..., H, W, 3)` as Y, U, V.
 
-    Returns:
-        The images `(..., H, W, 3)` as R, G, B.
-
     Example:
         >>> np.asarray(isp.color.yuv_to_rgb(jnp.array([[[0.5, 0.25, 0.25]]]))).round(3)
         array([[[0.785, 0.256, 1.008]]], dtype=float32)
@@ -261,12 +255,6 @@ def yuv_to_rgb(yuv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 @jax.jit
 def luma(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width"]:
     """Computes the luma of ITU-R BT.601, the Y of `rgb_to_yuv`.
-
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-
-    Returns:
-        The luma `(..., H, W)`.
 
     Example:
         >>> red_green_blue = np.eye(3, dtype=np.float32)[None]
@@ -309,12 +297,6 @@ def split_luma(
 ) -> tuple[tuple[Array, Array, Array], Float[Array, "*batch height width"]]:
     """Splits images into channels and computes their luma; the gradient is faster than with `luma` and a split.
 
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-
-    Returns:
-        The channels and the luma `(..., H, W)`.
-
     Example:
         >>> (red, _, _), luma = isp.color.split_luma(np.ones((1, 1, 3), np.float32))
         >>> red.shape, np.asarray(luma).round(3)
@@ -351,9 +333,6 @@ def rgb_to_hsv(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 
     The gradient of the hue grows without bound as a color approaches gray, and is zero for a gray itself.
 
-    Args:
-        rgb: Images `(..., H, W, 3)`.
-
     Returns:
         The images `(..., H, W, 3)` as hue, saturation, value. Hue is in [0, 1): red 0, green 1/3, blue 2/3, gray 0. For
         nonnegative RGB, saturation is in [0, 1]. Value is the greatest channel.
@@ -386,9 +365,6 @@ def hsv_to_rgb(hsv: Float[Array, "*batch height width 3"]) -> Float[Array, "*bat
 
     Args:
         hsv: Images `(..., H, W, 3)` as hue, saturation, value. Hue is an angle in turns, which may leave [0, 1).
-
-    Returns:
-        The images `(..., H, W, 3)` as R, G, B.
 
     Example:
         >>> isp.color.hsv_to_rgb(jnp.array([[[0.5, 1.0, 0.75]]]))

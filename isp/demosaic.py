@@ -181,9 +181,6 @@ def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
     where blocks of sites share a color, that distance grows with the block. Where a window at the corner of an image
     might miss a color, as it would for X-Trans, a ring of small weights makes it wider.
 
-    Args:
-        pattern: The colors of a tile, see `isp.cfa`.
-
     Returns:
         One square kernel per color, with an odd side and the sum 1.
 
@@ -289,9 +286,6 @@ def fill(
 
 def bin_side(pattern: str) -> int:
     """Returns the number of rows, and of columns, of sites that `binned` makes one pixel of.
-
-    Args:
-        pattern: The colors of a tile, see `isp.cfa`.
 
     Returns:
         2 for Bayer, for quad Bayer and without color filters; 3 for X-Trans.

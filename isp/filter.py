@@ -46,9 +46,6 @@ def gaussian_filter(
         sigma: The standard deviation in pixels, positive. It can be learned.
         size: The side at which the Gaussian is cut off, odd. Its weights sum to 1.
 
-    Returns:
-        The planes `(..., H, W)`.
-
     Example:
         >>> spot = np.zeros((5, 5), np.float32)
         >>> spot[2, 2] = 1.0

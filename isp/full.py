@@ -42,9 +42,6 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
             `colour_correction`.
         half_size: Whether `demosaic` makes one pixel of each block of sites, as `demosaic.binned` does.
 
-    Returns:
-        The pipeline.
-
     Example:
         >>> pipeline = isp.full(isp.CAMERAS["drone"])
         >>> pipeline.stage_names[:4]
@@ -88,12 +85,6 @@ def _demosaic(pattern: str, half_size: bool) -> Stage:
 
 def with_positive_gains(camera: Camera) -> Camera:
     """Makes all gains of a camera positive, by moving the signs of negative ones into the color matrix.
-
-    Args:
-        camera: The camera.
-
-    Returns:
-        A camera that gives the same colors.
 
     Example:
         >>> from isp.full import with_positive_gains

@@ -132,9 +132,6 @@ class Parameter:
             start: The start, a number or an array.
             offset: The number of natural ranges to move, which may be traced.
 
-        Returns:
-            The value.
-
         Raises:
             ValueError: If a linear parameter has no `width`.
 
@@ -211,9 +208,6 @@ class Parameter:
             start: The start, a number or an array.
             value: The value, which may be traced.
 
-        Returns:
-            The nearest valid value.
-
         Example:
             >>> parameter = isp.Parameter(0.0, width=0.5, low=-1, high=2)
             >>> float(parameter.valid(1.0, 5.0)), float(parameter.valid(3.0, 5.0))
@@ -227,9 +221,6 @@ class Parameter:
         Args:
             name: The parameter's name, which is also the name of a single number.
             shape: The shape of the value.
-
-        Returns:
-            One name per element.
 
         Raises:
             ValueError: If the labels do not fit the shape.

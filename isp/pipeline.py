@@ -140,9 +140,6 @@ class Pipeline(nnx.Module):
         Args:
             values: Values by the name of a parameter, which may be traced.
 
-        Returns:
-            The new pipeline.
-
         Raises:
             ValueError: If no parameter has a given name.
 
@@ -166,9 +163,6 @@ class Pipeline(nnx.Module):
             stage: The new stage.
             after: The name of the stage to put it after.
             before: The name of the stage to put it before, if `after` is not given.
-
-        Returns:
-            The new pipeline.
 
         Raises:
             ValueError: If not exactly one of `after` and `before` is given, if no stage has that name, or if the name
@@ -194,9 +188,6 @@ class Pipeline(nnx.Module):
             name: The name of the stage to replace.
             stage: The new stage.
 
-        Returns:
-            The new pipeline.
-
         Raises:
             ValueError: If no stage is called `name`, or if the name of the new stage or of one of its parameters is
                 taken or not allowed.
@@ -214,9 +205,6 @@ class Pipeline(nnx.Module):
 
         Args:
             name: The name of the stage to leave out.
-
-        Returns:
-            The new pipeline.
 
         Raises:
             ValueError: If no stage is called `name`, or if it is the only one.

@@ -65,9 +65,6 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
         half_size: Whether `demosaic` makes one pixel of each block of sites, as `demosaic.binned` does, which leaves no
             `debayer` to learn.
 
-    Returns:
-        The pipeline.
-
     Example:
         >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
         >>> pipeline.stage_names
@@ -117,9 +114,6 @@ def static(
             Continuous ones become parameters (`keep_fraction` only if `softness` is given). The sides of Gaussian and
             bilateral windows follow from the start of the parameters and stay fixed.
 
-    Returns:
-        The pipeline.
-
     Raises:
         ValueError: If an algorithm is unknown or does not take the camera's pattern, a setting belongs to none of the
             chosen algorithms, or a setting is not valid.
@@ -161,9 +155,6 @@ def additive_layer_stage(size: tuple[int, int]) -> Stage:
 
     Args:
         size: Height and width of the images.
-
-    Returns:
-        The stage, with a parameter `additive_layer (H, W, 3)`.
 
     Example:
         >>> isp.published.additive_layer_stage((2, 4)).parameters["additive_layer"].value.shape

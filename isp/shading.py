@@ -24,9 +24,6 @@ def correct(
         coefficients: k1, k2 and k3 in columns, for red, green and blue in rows. They can be learned.
         pattern: The colors of a tile, see `isp.cfa`, for mosaics.
 
-    Returns:
-        The images or mosaics, of the same shape.
-
     Example:
         >>> rgb = isp.shading.correct(jnp.ones((3, 3, 3)), jnp.array([[0.5, 0, 0], [0.25, 0, 0], [0, 0, 0]]))
         >>> rgb[..., 0]

@@ -12,6 +12,9 @@ from isp.parameter import Parameter
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+# The attribute in which `local` keeps the distance. Wrappers such as `jax.jit` copy it.
+DISTANCE = "_local_distance"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stage:
@@ -83,9 +86,6 @@ class Stage:
         Args:
             values: A value for each parameter of the stage, by name. Other names are ignored.
 
-        Returns:
-            The new stage.
-
         Example:
             >>> stage = isp.Stage("scaled", jnp.multiply, {"factor": isp.Parameter(1.0, scale="log")})
             >>> stage.starting_at({"factor": 2.0}).parameters["factor"].value
@@ -109,9 +109,6 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
             each pixel by itself, or 2 for a window of 5x5 pixels. It may be a function of the stage's parameters and
             options, which returns None if the stage needs the whole image.
 
-    Returns:
-        The decorator, which returns the function itself.
-
     Raises:
         ValueError: If the distance is not a function or a whole number from 0.
 
@@ -130,7 +127,3 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
         return function
 
     return declare
-
-
-# The attribute in which `local` keeps the distance. Wrappers such as `jax.jit` copy it.
-DISTANCE = "_local_distance"

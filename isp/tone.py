@@ -19,9 +19,6 @@ def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch hei
     Values up to 0.0031308 are multiplied by 12.92, negative ones as well; others become 1.055 x^(1/2.4) - 0.055.
     Unlike `gamma_correct`, the curve has a finite slope at 0.
 
-    Args:
-        rgb: Images `(..., H, W, 3)` in linear light.
-
     Returns:
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
 
@@ -43,9 +40,6 @@ def contrast(
         rgb: Images `(..., H, W, 3)`, usually after a tone curve.
         amount: The factor; 1 changes nothing. It can be learned.
         pivot: The value that stays as it is. It can be learned.
-
-    Returns:
-        The images `(..., H, W, 3)`. Nothing is clipped.
 
     Example:
         >>> isp.tone.contrast(jnp.array([[[0.25, 0.5, 0.75]]]), 2.0)
@@ -122,9 +116,6 @@ def local_tone_map(
         cell: The side of a cell in pixels.
         floor: The luminance, positive, that is added before the logarithm. It limits the brightening of black areas to
             a factor of `floor ** -strength`.
-
-    Returns:
-        The images `(..., H, W, 3)`. Nothing is clipped.
 
     Raises:
         ValueError: If `smoothness`, `cell` or `floor` is not positive, or `size` is even.
