@@ -1,4 +1,4 @@
-"""Adds a stage of one's own to a pipeline, and learns its parameter: how much haze to remove."""
+"""Adds a stage of your own to a pipeline, and learns its parameter: how much haze to remove."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ scene = jax.random.uniform(jax.random.key(0), (64, 64, 3), minval=0.4, maxval=0.
 clear = isp.parametrized(camera)(isp.unprocess(scene, camera))
 hazy = isp.unprocess((0.7 * scene**2.2 + 0.3) ** (1 / 2.2), camera)
 
-haze, slope = 0.0, jax.jit(jax.grad(lambda haze: jnp.mean((pipeline.with_values({"haze": haze})(hazy) - clear) ** 2)))
+haze, loss = 0.0, jax.jit(lambda haze: jnp.mean((pipeline.with_values({"haze": haze})(hazy) - clear) ** 2))
 for _ in range(200):
-    haze -= 0.5 * slope(haze)
+    haze -= 0.5 * jax.grad(loss)(haze)
 print(f"stages: {', '.join(pipeline.stage_names)}; learned haze {haze:.2f}, true haze 0.30")
