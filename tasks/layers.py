@@ -1,12 +1,11 @@
 """The layers of the networks: PyTorch's functions, in forms whose gradients XLA makes fast on CPUs as well.
 
-Flax's own layers differ in two ways. Their batch norm keeps a biased running variance, where PyTorch keeps an unbiased
-one. And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, that of a 1x1 convolution
-twice as long, that of batch norm makes more passes over the images, and the layers before an activation are computed
-again wherever the activation is read. The forms here suit other devices just as well.
+Flax's own layers differ in two ways. Their batch norm keeps a biased running variance, and PyTorch's an unbiased one.
+And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, the gradient of a 1x1
+convolution twice as long, batch norm makes more passes over the images, and the layers before an activation are
+computed again wherever the activation is read. The forms here suit other devices just as well.
 
-The layers compute in the precision of the images that they get. Parameters and statistics are float32, and sums are
-at least that.
+The layers compute in the precision of their images. Parameters and statistics are float32, and sums at least float32.
 
 Most derivatives are written out for reverse mode; forward mode does not work.
 """
@@ -44,8 +43,8 @@ class Conv(nnx.Module):
         outputs: The number of output channels.
         size: The side of the kernel, odd.
         stride: The step between outputs, in pixels.
-        kernel_init: Draws the initial weights.
-        rngs: Its `params` stream gives the random key.
+        kernel_init: Draws the initial weights, with a key of the `params` stream of `rngs`.
+        rngs: The random streams.
     """
 
     def __init__(
@@ -110,18 +109,12 @@ class BatchNorm(nnx.BatchNorm):
         *,
         mask: Array | None = None,
     ) -> Float[Array, "batch height width features"]:
-        """Normalizes by the running statistics after `eval()`, else by those of the batch, which move the running ones.
+        """Normalizes with the running statistics after `eval()`, else with the batch's, which move the running ones.
 
         Args:
-            x: Images `(B, H, W, features)`.
+            x: Images `(B, H, W, features)`, with more than one value per channel in training.
             use_running_average: Overrides the choice of `train()` and `eval()`.
             mask: Not supported.
-
-        Returns:
-            The images `(B, H, W, features)`.
-
-        Raises:
-            ValueError: If there is only one value per channel in training, or if there is a mask.
         """
         if mask is not None:
             raise ValueError(f"batch norm takes no mask, got one of shape {mask.shape}")
@@ -272,12 +265,7 @@ def max_pool(x: Float[Array, "batch height width channels"]) -> Float[Array, "ba
     """Computes the maximum of each 3x3 window, with stride 2 and padding 1. Forward mode does not work.
 
     As in PyTorch, the first of several equal maxima, row by row, gets the gradient, and a window with NaN gives NaN.
-
-    Args:
-        x: Images `(B, H, W, C)`.
-
-    Returns:
-        Images `(B, ceil(H / 2), ceil(W / 2), C)`.
+    Images `(B, H, W, C)` become `(B, ceil(H / 2), ceil(W / 2), C)`.
     """
     return _max_pool(x, x.shape[1:3])
 

@@ -24,7 +24,7 @@ def upsample(x: Float[Array, "batch height width channels"]) -> Float[Array, "ba
 
 
 class Encoder(ResNetTrunk):
-    """Computes features by the first `depth` stages of a residual network.
+    """Computes features with the first `depth` stages of a residual network.
 
     `load_torch_state` accepts weights that include those of the other stages and of the classifier, as the files of
     segmentation_models_pytorch and torchvision do.
@@ -34,7 +34,7 @@ class Encoder(ResNetTrunk):
         counts: The numbers of blocks in `layer1` to `layer4`.
         inputs: The number of input channels.
         depth: The number of stages to use, 1 to 5.
-        dtype: The precision of the features, and of all between them. None is that of the images.
+        dtype: The precision of the features and of everything between them; None keeps the images' precision.
         rngs: Its `params` stream draws the weights.
     """
 
@@ -69,15 +69,7 @@ class DecoderBlock(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch height width inputs"], skips: Sequence[Float[Array, "batch rows cols _"]]
     ) -> Float[Array, "batch rows cols outputs"]:
-        """Applies the block.
-
-        Args:
-            x: Images `(B, H, W, inputs)`.
-            skips: Features of twice the height and width.
-
-        Returns:
-            Images `(B, 2 H, 2 W, outputs)`.
-        """
+        """Decodes images `(B, H, W, inputs)` and features of twice the height and width to `(B, 2 H, 2 W, outputs)`."""
         x = jnp.concatenate([upsample(x), *skips], -1)
         for conv, norm in (self.conv1, self.conv2):
             x = relu(norm(conv(x)))
@@ -90,9 +82,9 @@ def _conv_and_norm(inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.List:
 
 
 class UnetDecoder(nnx.Module):
-    """Decodes features by one block per stage of the encoder.
+    """Decodes features with one block per stage of the encoder.
 
-    Each block appends the encoder's features of its resolution, except for the last, which has none.
+    Each block but the last appends the encoder's features of its resolution.
 
     Args:
         features: The numbers of channels of the encoder's features, from the coarsest to the finest.
@@ -116,7 +108,7 @@ class UnetDecoder(nnx.Module):
 
 
 class UnetPlusPlusDecoder(nnx.Module):
-    """Decodes features by U-Net's blocks and by further ones between them.
+    """Decodes features with U-Net's blocks and further ones between them.
 
     The blocks form chains. Each chain starts at the features of one resolution, and carries them step by step to the
     finer ones. `x_{start}_{layer}` is the block of the chain that starts at the features `start` (0 is the coarsest)
@@ -198,17 +190,7 @@ class Unet(nnx.Module):
         self.segmentation_head = nnx.List([segmentation_conv])
 
     def __call__(self, x: Float[Array, "batch height width inputs"]) -> Float[Array, "batch height width classes"]:
-        """Computes the logits of each pixel.
-
-        Args:
-            x: Images `(B, H, W, inputs)`.
-
-        Returns:
-            The logits `(B, H, W, classes)`.
-
-        Raises:
-            ValueError: If height or width is not a multiple of `2**depth`.
-        """
+        """Computes logits `(B, H, W, classes)` of images whose height and width are multiples of `2**depth`."""
         multiple = 2 ** len(self.encoder.channels)
         if x.shape[1] % multiple or x.shape[2] % multiple:
             raise ValueError(f"height and width must be multiples of {multiple}, got shape {x.shape}")
@@ -242,11 +224,8 @@ def unet(
         decoder_channels: The number of channels of each block of the decoder, from the coarsest to the finest. If None,
             the first `depth` of 256, 128, 64, 32 and 16.
         inputs: The number of channels of the images.
-        dtype: The precision of the convolutions; None is that of the images. Logits are at least float32.
+        dtype: The precision of the convolutions; None keeps the images' precision. Logits are at least float32.
         rngs: Its `params` stream draws the weights.
-
-    Returns:
-        The network.
 
     Raises:
         ValueError: If the network or the encoder is unknown, if `depth` is out of range, or if there are not `depth`

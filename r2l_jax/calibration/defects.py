@@ -157,10 +157,8 @@ def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
 
 
 def _spread(values: Num[np.ndarray, "..."], least: float) -> float:
-    """Estimates the standard deviation of good values, which is at least `least`.
-
-    The median of absolute deviations tells which values are good; it is coarse itself where values are rounded.
-    """
+    """Estimates the standard deviation of the values that the median of absolute deviations calls good."""
+    # That median itself is coarse where values are rounded.
     deviation = values - np.median(values)
     spread = max(float(np.median(abs(deviation))) / _MAD, least)
     return max(float(deviation[abs(deviation) < _GOOD * spread].std()), least)

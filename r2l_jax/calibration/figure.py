@@ -1,5 +1,8 @@
 """Draws the photon transfer curve."""
 
+import itertools
+
+import numpy as np
 from matplotlib.figure import Figure
 
 from r2l_jax.calibration.measure import Calibration
@@ -21,24 +24,16 @@ def photon_transfer_curve(calibration: Calibration) -> Figure:
     number, names = calibration.numbers, color_names(calibration)
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.subplots()
-    for channel, name in names.items():
-        points = [point for point in calibration.points if point.channel == channel]
-        for fitted in (True, False):
-            chosen = [point for point in points if point.fitted == fitted]
-            if chosen:
-                axes.plot(
-                    [point.mean * number for point in chosen],
-                    [point.variance * number**2 for point in chosen],
-                    "o",
-                    color=_COLORS[name],
-                    fillstyle="full" if fitted else "none",
-                    label=name if fitted else f"{name}, not fitted",
-                )
+    for (channel, name), fitted in itertools.product(names.items(), (True, False)):
+        points = [point for point in calibration.points if (point.channel, point.fitted) == (channel, fitted)]
+        if points:
+            means, variances = np.array([(point.mean, point.variance) for point in points]).T
+            style = {"fillstyle": "full" if fitted else "none", "label": name if fitted else f"{name}, not fitted"}
+            axes.plot(means * number, variances * number**2, "o", color=_COLORS[name], **style)
     gain = calibration.mean("gain") / number
     longest = 1.05 * max(point.mean for point in calibration.points) * number
-    axes.plot(
-        [0, longest], [0, longest / gain], color="black", linewidth=1, label=f"{gain:.4g} electrons per digital number"
-    )
+    label = f"{gain:.4g} electrons per digital number"
+    axes.plot([0, longest], [0, longest / gain], color="black", linewidth=1, label=label)
     axes.set(
         xlabel="mean above the darks, digital numbers",
         ylabel="variance above that of the darks, digital numbers squared",

@@ -123,22 +123,16 @@ def _without_rounding(
 
 
 def linear(means: Float[np.ndarray, " points"], span: float) -> Bool[np.ndarray, " points"]:
-    """Chooses the exposures for the line: those below 70 % of the range from black to white or, without any, all."""
+    """Chooses the exposures for the line: below 70 % of the range from black to white or, without any, all."""
     below = means < _LINEAR * span
     return below if below.any() else np.ones_like(below)
 
 
 def read_noise(variance: float, gain: float, step: float) -> tuple[float, bool]:
-    """Computes the noise of the read-out from the temporal variance in the dark.
+    """Computes the noise of the read-out in electrons from the temporal variance in the dark.
 
-    Args:
-        variance: the temporal variance in the dark.
-        gain: electrons per unit.
-        step: the distance of two digital numbers, whose rounding adds a variance of step ** 2 / 12.
-
-    Returns:
-        The standard deviation in electrons, and whether it is only an upper bound because rounding dominates: a
-        variance below 0.24 steps squared counts as 0.24.
+    Also tells whether it is only an upper bound because rounding, which adds a variance of step ** 2 / 12, dominates: a
+    variance below 0.24 steps squared counts as 0.24.
     """
     is_bound = variance < 0.24 * step**2
     variance = max(variance, 0.24 * step**2) - step**2 / 12

@@ -145,17 +145,7 @@ def read_flats(
     places: Sequence[Place],
     threshold: float,
 ) -> Flats:
-    """Sums up the flats of each exposure.
-
-    Args:
-        flat: the flats.
-        light: the mean light of each.
-        exposures: the indices of the flats of each exposure.
-        darks: the moments of the darks.
-        bad: the sites that deviate in the dark, which averages leave out.
-        places: the places in the tile.
-        threshold: as for `measure`.
-    """
+    """Sums up the flats of each exposure, given as indices; averages leave out the sites that deviate in the dark."""
     signal, squares, of_variance = (np.zeros_like(darks.mean) for _ in range(3))
     averages = np.zeros((3, len(places), len(exposures)))
     for exposure, indices in enumerate(exposures):

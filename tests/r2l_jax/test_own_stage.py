@@ -14,8 +14,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import isp
 from r2l_jax.apps import render
-from r2l_jax.data.sets.synthetic import CAMERA
-from r2l_jax.drift import cases
 from r2l_jax.drift.adjustment import adaptation, learning
 from r2l_jax.drift.adjustment.config import AdaptationConfig, LearningConfig
 from r2l_jax.drift.forensics import forensics
@@ -35,6 +33,9 @@ pytestmark = pytest.mark.slow
 
 GUIDE = (pathlib.Path(__file__).parents[2] / "docs" / "own_stage.md").read_text()
 (CODE,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+
+
+NO_RANGE = r"^parameter strength has no natural range, which this needs: declare it as"
 
 
 @pytest.fixture(scope="module")
@@ -86,21 +87,7 @@ def test_it_trains_and_is_recorded(trained, my_isp):
     assert "stages/2_shading" in events.Tags()["images"]
 
 
-def test_evaluate_tests_it(trained, my_isp, tmp_path, capsys):
-    evaluation.run(
-        EvaluationConfig(
-            run=(str(trained.run_dir),),
-            output=str(tmp_path),
-            against=("pipelines",),
-            pipelines=(my_isp, "parametrized"),
-        )
-    )
-    printed = capsys.readouterr().out
-    # Its strength starts at 0: until it is learned, the pipeline is the published one.
-    assert row(printed, "my_isp.make") == row(printed, "parametrized")
-
-
-def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monkeypatch):
+def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monkeypatch, capsys):
     evaluated, evaluate = [], Evaluator.evaluate
 
     def watched(self, fold, dataset, cases, tick):
@@ -111,17 +98,16 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monke
 
     def run(name):
         evaluated.clear()
-        pipelines = (f"{name}:make", "parametrized")
-        evaluation.run(
-            EvaluationConfig(
-                run=(str(trained.run_dir),), output=str(tmp_path / "out"), against=("pipelines",), pipelines=pipelines
-            )
-        )
+        settings = {"against": ("pipelines",), "pipelines": (f"{name}:make", "parametrized")}
+        evaluation.run(EvaluationConfig(run=(str(trained.run_dir),), output=str(tmp_path / "out"), **settings))
         return list(evaluated)
 
     file = tmp_path / "my_isp.py"
     own_code.write(file, CODE)
     assert run(file) == ["own", "my_isp.make", "parametrized"]
+    printed = capsys.readouterr().out
+    # Its strength starts at 0: until it is learned, the pipeline is the published one.
+    assert row(printed, "my_isp.make") == row(printed, "parametrized")
     (tmp_path / "moved").mkdir()
     moved = file.rename(tmp_path / "moved" / "my_isp.py")
     assert run(moved) == []
@@ -169,10 +155,7 @@ def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, m
     assert fold.config.processing.pipeline == my_isp
     moved = file.rename(tmp_path / "moved_isp.py")
     try:
-        with pytest.raises(
-            InputError,
-            match=r"my_isp.py, which cannot be read \(No such file .*\): name it by --",
-        ):
+        with pytest.raises(InputError, match=r"my_isp.py, which cannot be read \(No such file .*\): name it by --"):
             load_runs([run])
         ((fold,),) = load_runs([run], pipelines=[f"{moved}:make"])
         assert fold.config.processing.pipeline == f"{moved}:make"
@@ -221,36 +204,15 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
     train.run(trained)
 
 
-def test_a_fixed_pipeline_of_a_file_is_a_run_s_own(trained, my_isp):
-    fixed = replace(trained, freeze_processor=True)
-    (case,) = cases.pipelines([my_isp])
-    assert (case.name, cases.is_own(case, fixed), cases.is_own(case, trained)) == ("my_isp.make", True, False)
-
-
-def test_two_pipelines_of_one_title_are_refused(my_isp, tmp_path):
-    (tmp_path / "my_isp.py").write_text(CODE + "\n")
-    with pytest.raises(InputError, match=r"^--pipelines: .* and .* are both called my_isp.make$"):
-        cases.pipelines([my_isp, f"{tmp_path}/my_isp.py:make"])
-
-
 def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(base, tmp_path):
     name = own_code.write(tmp_path / "my_isp.py", CODE.replace("width=0.5, ", ""))
     config = replace(base, run_name="no_range", processing_mode=None, pipeline=name, epochs=1, save_locally=True)
-    with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
+    with pytest.raises(InputError, match=NO_RANGE):
         train.run(replace(config, adv_training=True), Attack)
     train.run(config)
     assert model(config)["processor.strength"] != 0
-    with pytest.raises(InputError, match=r"^parameter strength has no natural range, which this needs: declare it as"):
+    with pytest.raises(InputError, match=NO_RANGE):
         forensics.run(ForensicsConfig(run=str(config.run_dir), output=str(tmp_path)))
-
-
-def test_the_settings_of_a_static_pipeline_train(base):
-    name = "bilinear.unsharp_masking.gaussian_denoising"
-    config = replace(base, run_name="settings", processing_mode=None, pipeline=name, epochs=1, save_locally=True)
-    train.run(config)
-    start = find_pipeline(name)(CAMERA).parameters()
-    for setting in ("radius", "amount", "sigma", "gamma_correct"):
-        assert model(config)[f"processor.{setting}"] != start[setting], setting
 
 
 def test_adversarial_training_moves_it(trained):
@@ -279,12 +241,9 @@ def test_synthesize_writes_its_pictures(base, my_isp, tmp_path):
 
 
 def test_process_renders_with_it(my_isp, tmp_path):
-    raw, file, camera = (
-        np.random.default_rng(0).random((16, 16), np.float32),
-        tmp_path / "raw.tiff",
-        isp.CAMERAS["drone"],
-    )
-    tifffile.imwrite(file, np.round(65535 * raw).astype(np.uint16))
-    rendered = render.render_files([file], tmp_path / "out", camera, stages=True, pipeline=find_pipeline(my_isp))
+    raw, camera = np.random.default_rng(0).integers(0, 65536, (16, 16), np.uint16), isp.CAMERAS["drone"]
+    tifffile.imwrite(tmp_path / "raw.tiff", raw)
+    pipeline = find_pipeline(my_isp)
+    rendered = render.render_files([tmp_path / "raw.tiff"], tmp_path / "out", camera, stages=True, pipeline=pipeline)
     assert rendered == (1, 0)
     assert (tmp_path / "out" / "raw_stages.png").exists()

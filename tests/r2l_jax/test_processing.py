@@ -18,6 +18,10 @@ from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import start, train
 
 
+def synthetic(config):
+    return datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
+
+
 @pytest.mark.parametrize(
     ("mode", "algorithms", "side"),
     [
@@ -30,7 +34,7 @@ from r2l_jax.training import start, train
 def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base, mode, algorithms, side):
     config = replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
     train.run(config)
-    dataset = datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = synthetic(config)
     processor = (config.processing.named_pipeline or half_size)(dataset.camera)
     images = processor(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
     assert images.shape == (32, side, side, 3)
@@ -53,21 +57,17 @@ def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
             assert picture.size == (5 * 32, 32)
 
 
-def test_static_pipelines_of_the_published_data_sets_are_normalised_as_published(base):
-    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
-    config = replace(base, processing_mode="static")
-    dataset = dataclasses.replace(synthetic, name="Microscopy")
-    mean, std = start.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
-    np.testing.assert_allclose([mean, std], [[0.91, 0.84, 0.94], [0.08, 0.12, 0.05]])
-
-
-@pytest.mark.parametrize("mode", ["none", "neural_network"])
-def test_published_mosaics_are_normalised_as_published(base, mode):
-    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
-    config = replace(base, processing_mode=mode)
-    dataset = dataclasses.replace(synthetic, name="Microscopy")
-    mean, std = start.fixed_statistics(config, dataset, np.arange(8), batch_size=8)
-    np.testing.assert_allclose([mean, std], [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]], rtol=1e-6)
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("static", [[0.91, 0.84, 0.94], [0.08, 0.12, 0.05]]),
+        *((mode, [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]]) for mode in ("none", "neural_network")),
+    ],
+)
+def test_published_data_sets_are_normalised_as_published(base, mode, expected):
+    dataset = dataclasses.replace(synthetic(base), name="Microscopy")
+    statistics = start.fixed_statistics(replace(base, processing_mode=mode), dataset, np.arange(8), batch_size=8)
+    np.testing.assert_allclose(statistics, expected, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -78,7 +78,7 @@ def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
     )  # fmt: skip
     train.run(config)
     variables = model(config)
-    dataset = datasets.load("Synthetic", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = synthetic(config)
     mosaics = isp.demosaic.binned(np.stack([dataset[index][0] for index in metrics(config)["train_indices"]]))
     np.testing.assert_allclose(variables["processor.normalizer.mean"], mosaics.mean((0, 1, 2)), rtol=1e-4)
     assert (variables["processor.network.bn1.mean"] != 0).all()
@@ -100,14 +100,14 @@ def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
 
 
 def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
-    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
-    render = isp.static(synthetic.camera)
+    scenes = synthetic(base)
+    render = isp.static(scenes.camera)
 
     def read(index):
-        raw, target = synthetic.read(index)
+        raw, target = scenes.read(index)
         return np.asarray(render(raw)), target
 
-    processed = dataclasses.replace(synthetic, name="MicroscopyRGB", camera=None, read=read)
+    processed = dataclasses.replace(scenes, name="MicroscopyRGB", camera=None, read=read)
     monkeypatch.setattr(datasets, "load", lambda *arguments, **options: processed)
     with pytest.raises(InputError, match=r"holds images that are processed already: it needs --processing_mode=none"):
         train.run(replace(base, run_name="refused"))
@@ -170,14 +170,9 @@ def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen,
     """Started from an earlier run's processor and head; the other part moves."""
     earlier = str(one_epoch.run_dir)
     config = replace(
-        base,
-        run_name=frozen,
-        epochs=1,
-        save_locally=True,
-        processor_uri=earlier,
-        classifier_uri=earlier,
+        base, run_name=frozen, epochs=1, save_locally=True, processor_uri=earlier, classifier_uri=earlier,
         **{frozen: True},
-    )
+    )  # fmt: skip
     train.run(config)
     before = model(one_epoch)
     for name, value in model(config).items():

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from small_runs import metrics
 
 import isp
 from r2l_jax.drift.forensics import forensics
@@ -21,11 +20,7 @@ from r2l_jax.training.trained import load_runs
 
 QUAD = "RRGG/RRGG/GGBB/GGBB"
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
-STATES = {
-    "white_balance": [2.0, 1.0, 1.5],
-    "color_matrix": np.eye(3).tolist(),
-    "white_level": 4095,
-}
+STATES = {"white_balance": [2.0, 1.0, 1.5], "color_matrix": np.eye(3).tolist(), "white_level": 4095}
 
 
 def camera_file(folder, pattern):
@@ -42,9 +37,8 @@ def write_frames(folder, pattern, per_class=10):
         label = ("blue", "red")[number % 2]
         rgb = np.full((48, 48, 3), 0.2, np.float32)
         rgb[12:36, 12:36] = (0.6, 0.2, 0.1) if label == "red" else (0.1, 0.2, 0.4)
-        camera = isp.Camera(
-            [0.0625] * isp.cfa.black_level_shape(pattern)[0], STATES["white_balance"], np.eye(3), pattern
-        )
+        levels = [0.0625] * isp.cfa.black_level_shape(pattern)[0]
+        camera = isp.Camera(levels, STATES["white_balance"], np.eye(3), pattern)
         raw = isp.sensor.expose(rgb, jax.random.key(number), camera=camera)
         values = np.round(np.asarray(raw) * 4095).astype(np.uint16)
         bits = (values.ravel()[:, None] >> np.arange(12) & 1).astype(np.uint8)
@@ -53,17 +47,7 @@ def write_frames(folder, pattern, per_class=10):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("pattern", "half_size"),
-    [
-        ("MONO", False),
-        (QUAD, False),
-        (XTRANS, False),
-        ("MONO", True),
-        (XTRANS, True),
-        ("GRBG", True),
-    ],
-)
+@pytest.mark.parametrize(("pattern", "half_size"), [("MONO", False), (QUAD, False), (XTRANS, True), ("GRBG", True)])
 def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
     """Training, evaluation against exposures, and forensics."""
     write_frames(tmp_path / "data", pattern)
@@ -106,8 +90,7 @@ def test_bayer_algorithms_are_refused_by_name(base, tmp_path):
         train.run(config)
 
 
-def test_half_size_is_the_mean_of_blocks(base, tmp_path):
-    """As sets of pictures, and by other pipelines; pipelines that differ only in demosaicing are one."""
+def test_sets_of_pictures_at_half_size_name_pipelines_that_differ_only_in_demosaicing_as_one(base, tmp_path):
     config = build(
         SynthesisConfig, output=str(tmp_path), data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32,
         pipelines=("parametrized", "malvar2004.sharpening_filter.gaussian_denoising"), half_size=True,
@@ -115,13 +98,7 @@ def test_half_size_is_the_mean_of_blocks(base, tmp_path):
     synthesis.run(config)
     names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert names == {"parametrized.half_size", "binned.sharpening_filter.gaussian_denoising"}
-    ((raw, _), *_), dataset = [synthesis.load(config)[1.0][0]], synthesis.load(config)[1.0]
-    file = next(tmp_path.glob(f"binned*/*/*/{dataset.names[0].split('/')[0]}/*.tiff"), None) or next(
-        tmp_path.glob("binned*/*/*/*/*.tiff")
-    )
-    assert tifffile.imread(file).shape == (16, 16, 3)
-    expected = isp.static(dataset.camera, "binned")(raw)
-    assert expected.shape == (16, 16, 3)
+    assert tifffile.imread(next(tmp_path.glob("binned*/*/*/*/*.tiff"))).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize(
@@ -207,19 +184,10 @@ def test_worst_cases_by_camera(two_cameras):
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("lens", r"--by=lens: none of the \d+ files tells its lens"),
+        ("model", "--by=model: Synthetic does not know with what its samples were taken"),
         ("color", "--by must be of maker, model, .*, got 'color'|--by=color"),
     ],
 )
-def test_fields_that_no_file_tells(two_cameras, field, message):
+def test_fields_that_a_data_set_does_not_know_are_named(one_epoch, field, message):
     with pytest.raises(InputError, match=message):
-        evaluation.run(build(EvaluationConfig, run=(str(two_cameras.run_dir),), by=(field,)))
-
-
-def test_data_sets_without_shots_are_named(one_epoch):
-    with pytest.raises(InputError, match="--by=model: Synthetic does not know with what its samples were taken"):
-        evaluation.run(build(EvaluationConfig, run=(str(one_epoch.run_dir),), by=("model",)))
-
-
-def test_the_split_keeps_its_samples(two_cameras):
-    assert len(metrics(two_cameras)["train_indices"]) + len(metrics(two_cameras)["valid_indices"]) == 24
+        evaluation.run(build(EvaluationConfig, run=(str(one_epoch.run_dir),), by=(field,)))

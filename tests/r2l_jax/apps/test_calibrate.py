@@ -215,26 +215,23 @@ def test_files_of_two_patterns_are_named(write_dng, tmp_path):
 
 def test_a_second_calibration_replaces_the_first(frames, tmp_path):
     def run(threshold):
-        calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(frames / "base.json"), threshold)
-        return {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        found = calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(frames / "base.json"), threshold)
+        return summary(found), {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    strict = run(4.0)
-    assert run(4.0) == strict
-    assert len(run(20.0)["defects.csv"]) < len(strict["defects.csv"])
+    _, strict = run(4.0)
+    assert run(4.0)[1] == strict
+    text, files = run(6.0)
+    assert len(files["defects.csv"]) < len(strict["defects.csv"])
+    black, values, defects = text.splitlines()
+    assert black.startswith("black level 204.")
+    assert " electrons per digital number; full well 1" in values
+    assert defects.startswith("defects: 12 hot, 12 dead, 12 flickering")
 
 
 def test_dim_flats_are_remarked_once(tmp_path, capsys):
     write_frames(tmp_path, dataclasses.replace(SENSOR, shape=(64, 64), hot=0, flickering=0), exposures=(0.02, 0.03))
     calibrate([tmp_path / "dark"], [tmp_path / "flat"], tmp_path / "out", str(tmp_path / "base.json"))
     assert capsys.readouterr().err.count("warning: ") == 1
-
-
-def test_the_summary(frames, tmp_path):
-    found = calibrate([frames / "dark"], [frames / "flat"], tmp_path, str(frames / "base.json"))
-    black, values, defects = summary(found).splitlines()
-    assert black.startswith("black level 204.")
-    assert " electrons per digital number; full well 1" in values
-    assert defects.startswith("defects: 12 hot, 12 dead, 12 flickering")
 
 
 @pytest.mark.parametrize(
