@@ -11,20 +11,16 @@ VALUES = {
     "white_balance": (2.0, 1.0, 1.5),
     "color_matrix": ((1.5, -0.3, -0.2), (-0.2, 1.7, -0.5), (0.0, -0.3, 1.3)),
 }
+NOISE = {"full_well": 9500.5, "read_noise": 2.25, "bits": 14}
+BODY = '"white_balance": [2, 1, 2], "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
 
 
-def test_arrays_and_tuples_make_equal_hashable_cameras():
+def test_arrays_and_tuples_make_equal_cameras_that_can_be_static_arguments():
     from_arrays = isp.Camera(**{name: np.array(values) for name, values in VALUES.items()})
     assert from_arrays == isp.Camera(**VALUES)
     assert hash(from_arrays) == hash(isp.Camera(**VALUES))
-
-
-def test_a_camera_can_be_a_static_argument():
     gains = jax.jit(lambda camera: jax.numpy.array(camera.white_balance), static_argnums=0)
-    np.testing.assert_array_equal(gains(isp.Camera(**VALUES)), [2, 1, 1.5])
-
-
-NOISE = {"full_well": 9500.5, "read_noise": 2.25, "bits": 14}
+    np.testing.assert_array_equal(gains(from_arrays), [2, 1, 1.5])
 
 
 @pytest.mark.parametrize(
@@ -33,7 +29,8 @@ NOISE = {"full_well": 9500.5, "read_noise": 2.25, "bits": 14}
         *isp.CAMERAS.values(),
         isp.Camera(**VALUES, pattern="GBRG"),
         isp.Camera(**VALUES, **NOISE),
-        isp.Camera(**VALUES, read_noise=0.0),
+        isp.Camera(**VALUES, read_noise=0.0, bits=1),
+        isp.Camera(**VALUES, bits=16),
     ],
 )
 def test_json_round_trip(camera):
@@ -53,10 +50,7 @@ def test_json_round_trip(camera):
         ({"full_well": "many"}, "full_well must be a number, got 'many'"),
         ({"read_noise": -0.5}, "read_noise must not be negative, got -0.5"),
         ({"read_noise": float("inf")}, r"read_noise must be finite, got \[inf\]"),
-        ({"bits": 0}, "bits must be a whole number from 1 to 16, got 0"),
-        ({"bits": 17}, "bits must be a whole number from 1 to 16, got 17"),
-        ({"bits": 12.0}, "bits must be a whole number from 1 to 16, got 12.0"),
-        ({"bits": True}, "bits must be a whole number from 1 to 16, got True"),
+        *(({"bits": bits}, f"bits must be a whole number from 1 to 16, got {bits}") for bits in (0, 17, 12.0, True)),
         ({"pattern": ["R"]}, r"pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got \['R'\]"),
         ({"pattern": "XTRANS"}, "pattern must be one of RGGB, BGGR, GRBG, GBRG, MONO, or rows of .*, got 'XTRANS'"),
     ],
@@ -64,32 +58,6 @@ def test_json_round_trip(camera):
 def test_refuses(change, message, unchecked):
     with pytest.raises(ValueError, match=message):
         isp.Camera(**{**VALUES, **change})
-
-
-@pytest.mark.parametrize("bits", [1, 16])
-def test_converters_have_one_to_sixteen_bits(bits):
-    assert isp.Camera(**VALUES, bits=bits).bits == bits
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "a camera must be a JSON object, got list"),
-        ('{"gain": 1}', r"got also \['gain'\]"),
-        ('{"black_level": [0, 0, 0, 0]}', r"the camera lacks \['color_matrix', 'white_balance'\]"),
-        ("{", "Expecting property name"),
-        (
-            '{"black_level": [64, 0, 0, 0]}',
-            "black_level must be a fraction .*: for digital numbers, state the white_level",
-        ),
-    ],
-)
-def test_refuses_json(text, message):
-    with pytest.raises(ValueError, match=message):
-        isp.Camera.from_json(text)
-
-
-BODY = '"white_balance": [2, 1, 2], "color_matrix": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]'
 
 
 def test_json_with_a_white_level_has_levels_in_digital_numbers():
@@ -109,61 +77,51 @@ def test_json_hides_the_rounding_of_levels():
     assert json.loads(camera.to_json())["black_level"] == [49] * 4
 
 
-def test_json_of_a_sensor_without_color_filters_needs_a_black_level_only():
+def test_json_has_as_many_levels_as_the_array_needs():
     camera = isp.Camera.from_json('{"black_level": [64], "white_level": 1024, "pattern": "MONO"}')
     assert camera.black_level == (0.0625,)
     assert camera.white_balance == (1, 1, 1)
     assert camera.color_matrix == ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-
-
-def test_json_of_another_array_has_a_level_for_each_color():
     text = f'{{"black_level": [64, 32, 16], "white_level": 1024, "pattern": "RRGG/RRGG/GGBB/GGBB", {BODY}}}'
     assert isp.Camera.from_json(text).black_level == (0.0625, 0.03125, 0.015625)
 
 
-def test_json_without_a_white_level_is_as_it_was():
-    assert set(json.loads(isp.CAMERAS["drone"].to_json())) == {
-        "black_level",
-        "white_balance",
-        "color_matrix",
-        "pattern",
-    }
-
-
-def test_json_has_the_noise_that_is_known():
+def test_json_has_the_fields_that_are_known():
+    fields = {*VALUES, "pattern"}
+    assert set(json.loads(isp.CAMERAS["drone"].to_json())) == fields
     written = json.loads(isp.Camera(**VALUES, **NOISE).to_json())
     assert {name: written[name] for name in NOISE} == NOISE
-    assert "full_well" not in json.loads(isp.Camera(**VALUES, bits=10).to_json())
+    assert set(json.loads(isp.Camera(**VALUES, bits=10).to_json())) == fields | {"bits"}
 
 
-@pytest.mark.parametrize(
-    ("white", "message"),
-    [
-        ("0", "white_level must be greater than 0, got 0"),
-        ("-1023", "white_level must be greater than 0, got -1023"),
-        ("NaN", r"white_level must be finite, got \[nan\]"),
-        ('"1023"', "white_level must be a number, got '1023'"),
-        ("true", "white_level must be a number, got True"),
-        ("64", r"black_level must be below the white_level of 64, got \[64.0, 64.0, 64.0, 64.0\]"),
-    ],
-)
-def test_refuses_white_levels(white, message):
-    with pytest.raises(ValueError, match=message):
-        isp.Camera.from_json(f'{{"black_level": [64, 64, 64, 64], "white_level": {white}, {BODY}}}')
+def with_white(level):
+    return f'{{"black_level": [64, 64, 64, 64], "white_level": {level}, {BODY}}}'
+
+
+HUGE = f"1{'0' * 400}"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[]", "a camera must be a JSON object, got list"),
+        ('{"gain": 1}', r"got also \['gain'\]"),
+        ('{"black_level": [0, 0, 0, 0]}', r"the camera lacks \['color_matrix', 'white_balance'\]"),
+        ("{", "Expecting property name"),
+        ('{"black_level": [64, 0, 0, 0]}', "black_level must be a fraction .*: for digital numbers, state the white_"),
+        (with_white("0"), "white_level must be greater than 0, got 0"),
+        (with_white("-1023"), "white_level must be greater than 0, got -1023"),
+        (with_white("NaN"), r"white_level must be finite, got \[nan\]"),
+        (with_white('"1023"'), "white_level must be a number, got '1023'"),
+        (with_white("true"), "white_level must be a number, got True"),
+        (with_white("64"), r"black_level must be below the white_level of 64, got \[64.0, 64.0, 64.0, 64.0\]"),
         ("[" * 200_000, "a camera must be a JSON object, got one that is nested too deeply"),
-        (
-            f'{{"black_level": [1{"0" * 400}, 0, 0, 0], {BODY}}}',
-            r"black_level must be numbers .* got \[1000",
-        ),
-        (f'{{"black_level": [0, 0, 0, 0], "white_level": 1{"0" * 400}, {BODY}}}', "white_level must be"),
+        (f'{{"black_level": [{HUGE}, 0, 0, 0], {BODY}}}', r"black_level must be numbers .* got \[1000"),
+        (with_white(HUGE), "white_level must be"),
     ],
+    ids=lambda value: value[:30],
 )
-def test_refuses_hostile_json(text, message):
+def test_refuses_json(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         isp.Camera.from_json(text)
     assert len(str(caught.value)) < 300

@@ -109,7 +109,8 @@ def processing_functions():
                 yield name.rpartition(".")[2], value
 
 
-FUNCTIONS = dict(processing_functions())
+OF_TWO_BATCHES = {"with_luma"}
+FUNCTIONS = {name: function for name, function in processing_functions() if name not in OF_TWO_BATCHES}
 STRAIGHT_THROUGH = {"expose", "expose_sites"}  # Photons are counted; the gradient is that of their mean.
 
 
@@ -144,17 +145,11 @@ def test_jit_vmap_and_batch_axes_equal_one_by_one_in_float32(name):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_empty_batch_in_float16_stays_empty_and_in_float16(name):
+def test_an_empty_batch_stays_empty_and_float16_stays_float16(name):
     function, traced, inputs = example(name)
-
-    def loss(images, traced):
-        results = jax.tree.leaves(function(images, traced))
-        return sum(each.astype(jnp.float32).sum() for each in results), results
-
     empty, traced = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), (inputs[:0], traced))
-    gradient, results = jax.eval_shape(jax.grad(loss, has_aux=True), empty, traced)
-    assert (gradient.shape, gradient.dtype) == (empty.shape, jnp.float16)
-    assert {(result.shape[:2], result.dtype) for result in results} == {((0, 2), np.dtype("float16"))}
+    for result in jax.tree.leaves(jax.eval_shape(function, empty, traced)):
+        assert (result.shape[:2], result.dtype) == ((0, 2), jnp.float16)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -163,15 +158,13 @@ def test_gradients_agree_with_finite_differences_and_are_finite_everywhere(name)
     rng = np.random.default_rng(3)
     with jax.enable_x64(True):
         start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (inputs[0], traced))
-        shapes = jax.tree.leaves(jax.eval_shape(function, *start))
-        assert {shape.dtype for shape in shapes} == {np.dtype("float64")}
-        weights = [rng.normal(size=shape.shape) for shape in shapes]
 
         @jax.jit
         @functools.partial(jax.value_and_grad, argnums=(0, 1))
         def loss(image, traced):
             results = jax.tree.leaves(function(image, traced))
-            return sum((weight * result).sum() for weight, result in zip(weights, results, strict=True))
+            assert {result.dtype for result in results} == {np.dtype("float64")}
+            return sum((rng.normal(size=result.shape) * result).sum() for result in results)
 
         # Constant images, and one with an edge.
         for content in (0.0, 0.4, 1.0, -0.5, np.where(inputs[0] < inputs[0].mean(), 0.2, 0.9)):
@@ -219,6 +212,7 @@ def test_pattern_and_key_come_second_or_by_name(name):
 
 @pytest.mark.parametrize("name", [name for name, (_, arguments) in EXAMPLES.items() if "pattern" in arguments])
 def test_refuses_unknown_patterns(name):
+    _, traced, inputs = example(name)
     message = r"pattern must be one of RGGB, .*, MONO, or rows of .*, got 'RGBG'"
     with pytest.raises(ValueError, match=message):
-        FUNCTIONS[name.split(" ")[0]](example(name)[2][0], **EXAMPLES[name][1] | {"pattern": "RGBG"})
+        FUNCTIONS[name.split(" ")[0]](inputs[0], **EXAMPLES[name][1] | traced | {"pattern": "RGBG"})

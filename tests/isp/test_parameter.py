@@ -78,13 +78,6 @@ def test_parameters_are_equal_whatever_their_values_and_can_be_hashed():
     assert first != isp.Parameter(np.ones((3, 3)), width=2, neutral=np.eye(3))
 
 
-def test_a_start_may_be_traced():
-    def end(value):
-        return isp.Parameter(value, scale="log", labels=("x", "y")).moved(value, jnp.ones(2))
-
-    np.testing.assert_allclose(jax.jit(end)(jnp.arange(2.0)), [0, math.e], rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("value", "facts", "message"),
     [

@@ -35,7 +35,7 @@ def by_algorithm():
             (stage,) = (stage for stage in module.stages if stage.name == step)
             is_local = lowering.distance(stage, module.parameters()) is not None
             if is_local and name not in {"none", "bilinear", "sharpening_filter", "gaussian_denoising"}:
-                marks = [] if name in {"malvar2004", "menon2007", "median_denoising"} else [pytest.mark.slow]
+                marks = [] if name == "menon2007" else [pytest.mark.slow]
                 yield pytest.param(module, id=name, marks=marks)
 
 

@@ -65,18 +65,6 @@ def test_only_static_pipelines_render_black_as_zero():
     assert isp.static(CAMERA)(dark).min() == 0
 
 
-def test_the_blur_starts_as_a_gaussian():
-    y, x = np.mgrid[-2:3, -2:3]
-    gaussian = np.exp(-(x**2 + y**2) / (2 * 0.5**2))
-    blur = isp.parametrized(CAMERA).gaussian_blur[...]
-    np.testing.assert_allclose(blur, gaussian / gaussian.sum(), rtol=1e-5, atol=1e-8)
-
-
-def test_an_additive_layer_may_darken_and_brighten():
-    facts = PIPELINES[0].facts["additive_layer"]
-    assert (facts.low, facts.high, facts.width) == (-1, 1, 1)
-
-
 @pytest.mark.parametrize("pattern", ["RGGB", "RRGG/RRGG/GGBB/GGBB"])
 def test_the_weights_of_the_interpolation_are_not_tuned_by_hand(pattern):
     levels = [0.0] * isp.cfa.black_level_shape(pattern)[0]

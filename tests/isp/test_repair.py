@@ -3,7 +3,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import variants
-from jax.test_util import check_grads
 
 from isp import cfa, repair
 from isp._engine import neighbors, turns
@@ -13,14 +12,8 @@ RAW = RNG.random((2, 8, 10), np.float32)
 DIAGONAL = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
 STRAIGHT = [(-2, 0), (2, 0), (0, -2), (0, 2)]
 FAR = [(-2, -2), (-2, 2), (2, -2), (2, 2)]
-XTRANS = ["GGRGGB", "GGBGGR", "BRGRBG", "GGBGGR", "GGRGGB", "RBGBRG"]
-TILES = {
-    "Bayer": ["RG", "GB"],
-    "quad Bayer": ["RRGG", "RRGG", "GGBB", "GGBB"],
-    "X-Trans": XTRANS,
-    "monochrome": ["G"],
-}
-TILES = {name: np.array([["RGB".index(letter) for letter in row] for row in rows]) for name, rows in TILES.items()}
+XTRANS = "GGRGGB/GGBGGR/BRGRBG/GGBGGR/GGRGGB/RBGBRG"
+QUAD = "RRGG/RRGG/GGBB/GGBB"
 
 
 def directly(raw, pattern, threshold, lone=False):
@@ -50,62 +43,41 @@ def test_agrees_with_a_direct_computation(pattern, lone):
 
 
 @pytest.mark.parametrize("lone", [False, True])
-@pytest.mark.parametrize("value", [0.0, 1.0])
-def test_one_defect_is_all_that_changes_wherever_it_is(value, lone):
-    flat = np.full((8, 8), 0.25, np.float32)
-    raw = np.tile(flat, (64, 1, 1))
-    raw[np.arange(64), np.arange(64) // 8, np.arange(64) % 8] = value
-    np.testing.assert_array_equal(repair.defects(raw, threshold=0.1, lone=lone), np.tile(flat, (64, 1, 1)))
-
-
-@pytest.mark.parametrize("lone", [False, True])
 @pytest.mark.parametrize("pattern", cfa.BAYER)
 def test_hot_and_dead_sites_of_a_smooth_scene_are_found_wherever_they_are(pattern, lone):
     y, x = np.mgrid[:12, :16]
     levels = np.array([0.3, 0.5, 0.4])[cfa.tile(pattern)]
     smooth = (np.tile(levels, (6, 8)) + 0.0005 * y + 0.0002 * x).astype(np.float32)
-    for place in [(0, 0), (0, 15), (11, 7), (5, 6), (6, 5), (5, 5), (6, 6)]:
-        for value in (1.0, 0.0):
-            raw = smooth.copy()
-            raw[place] = value
-            np.testing.assert_allclose(
-                repair.defects(raw, threshold=0.1, pattern=pattern, lone=lone), smooth, atol=0.005
-            )
+    raws = np.tile(smooth, (2, 12 * 16, 1, 1))
+    places = np.arange(12 * 16), y.ravel(), x.ravel()
+    raws[0][places], raws[1][places] = 0, 1
+    found = repair.defects(raws, threshold=0.1, pattern=pattern, lone=lone)
+    np.testing.assert_allclose(found, np.broadcast_to(smooth, raws.shape), atol=0.005)
 
 
-XTRANS_PATTERN = "/".join(XTRANS)
-
-
-@pytest.mark.parametrize("pattern", ["RGGB", XTRANS_PATTERN])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(pattern, value):
+@pytest.mark.parametrize("pattern", ["RGGB", XTRANS])
+def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(pattern):
     tile = neighbors._as_tuples(cfa.tile(pattern))
     offsets = {
         site: around
         for around, mask in neighbors.neighborhoods(tile, 4).items()
         for site in zip(*mask.nonzero(), strict=True)
     }
-    raw = RNG.random((2, 24, 24), np.float32)
-    spoilt, size = raw.copy(), len(tile)
+    raw, size = RNG.random((3, 24, 24), np.float32), len(tile)
+    spoilt, expected = raw.copy(), raw.copy()
     pair = [(12, 12), tuple(12 + step for step in offsets[0, 0][0])]
-    spoilt[0][tuple(np.transpose(pair))] = value
-    expected = raw.copy()
-    for y, x in pair:
-        around = np.array([spoilt[0, y + i, x + j] for i, j in offsets[y % size, x % size]])
-        expected[0, y, x] = np.median(around[np.isfinite(around)])
+    for image, value in enumerate((np.nan, np.inf, -np.inf)):
+        spoilt[image][tuple(np.transpose(pair))] = value
+        for y, x in pair:
+            around = np.array([spoilt[image, y + i, x + j] for i, j in offsets[y % size, x % size]])
+            expected[image, y, x] = np.median(around[np.isfinite(around)])
     np.testing.assert_allclose(repair.defects(spoilt, threshold=2.0, pattern=pattern), expected, atol=1e-7)
     for lone in (False, True):
-        whole = repair.defects(expected, threshold=0.1, pattern=pattern, softness=0.1, lone=lone)
-        np.testing.assert_array_equal(
-            repair.defects(spoilt, threshold=0.1, pattern=pattern, softness=0.1, lone=lone), whole
-        )
-        one_by_one = jax.vmap(
-            lambda raw, lone=lone: repair.defects(raw, threshold=0.1, pattern=pattern, softness=0.1, lone=lone)
-        )(spoilt)
-        np.testing.assert_array_equal(one_by_one, whole)
-    gradient = jax.grad(lambda raw: repair.defects(raw, threshold=2.0, pattern=pattern)[0, 12, 12])(jnp.array(spoilt))
+        settings = {"threshold": 0.1, "pattern": pattern, "softness": 0.1, "lone": lone}
+        np.testing.assert_array_equal(repair.defects(spoilt, **settings), repair.defects(expected, **settings))
+    gradient = jax.grad(lambda raw: repair.defects(raw, threshold=2.0, pattern=pattern)[:, 12, 12].sum())(spoilt)
     assert np.isfinite(gradient).all()
-    assert gradient.sum() == pytest.approx(1)
+    np.testing.assert_allclose(gradient.sum((1, 2)), 1, rtol=1e-6)
 
 
 def test_without_finite_neighbors_a_site_without_a_number_is_black():
@@ -120,13 +92,13 @@ def test_lone_spares_a_line_of_one_site():
 
 
 @pytest.mark.parametrize("softness", [None, 0.1])
-@pytest.mark.parametrize("level", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("size", [(2, 2), (4, 6)])
-def test_constant_mosaics_stay_and_have_finite_gradients(size, level, softness):
-    raw = jnp.full(size, level)
-    np.testing.assert_array_equal(repair.defects(raw, softness=softness), raw)
-    gradient = jax.grad(lambda raw: repair.defects(raw, threshold=0.1, softness=softness).sum())(raw)
-    np.testing.assert_array_equal(gradient, np.ones(size))
+def test_constant_mosaics_stay_and_have_gradients_of_one(softness):
+    gradient = jax.jit(jax.grad(lambda raw: repair.defects(raw, threshold=0.1, softness=softness).sum()))
+    for raw in (jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.full((2, 2), 0.4)):
+        np.testing.assert_array_equal(repair.defects(raw, softness=softness), raw)
+        np.testing.assert_array_equal(gradient(raw), np.ones(raw.shape))
+    with pytest.raises(ValueError, match="softness must be positive, got"):
+        repair.defects(RAW, softness=0.0)
 
 
 def test_a_soft_threshold_begins_and_ends_where_it_says():
@@ -147,36 +119,21 @@ def test_neighbors_that_tie_share_the_gradient():
     np.testing.assert_allclose(gradient, expected, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", TILES)
-def test_neighbors_have_the_color_of_the_site_for_any_pattern(name):
-    tile = TILES[name]
+@pytest.mark.parametrize("pattern", ["RGGB", QUAD, XTRANS, "MONO"])
+def test_neighbors_have_the_color_of_the_site_for_any_pattern(pattern):
+    tile = cfa.tile(pattern)
     rows, cols = (12 // side for side in tile.shape)
     colors = jnp.array(np.tile(tile, (rows, cols)), jnp.float32)
     np.testing.assert_array_equal(neighbors.median(colors, tile), colors)
     np.testing.assert_array_equal(neighbors.excess(colors, tile), 0)
 
 
-@pytest.mark.parametrize("statistic", [neighbors.median, neighbors.excess])
-@pytest.mark.parametrize("name", variants.quick(2, TILES))
-def test_gradients_of_statistics_agree_with_finite_differences_for_any_pattern(name, statistic):
-    with jax.enable_x64(True):
-        raw = jnp.array(RNG.random((12, 12)))
-        check_grads(lambda raw: statistic(jnp.asarray(raw), TILES[name]), (raw,), 1, ["rev"], eps=1e-7)
-
-
-@pytest.mark.parametrize(
-    "pattern", variants.quick(1, ["GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG", "RGGB", "RRGG/RRGG/GGBB/GGBB"])
-)
+@pytest.mark.parametrize("pattern", variants.quick(1, [XTRANS, "RGGB", QUAD]))
 def test_patches_of_a_large_mosaic_do_not_show(pattern, monkeypatch):
     raw = RNG.random((64, 50), np.float32)
     raw[14:18, 18:24] = np.nan
     whole = repair.defects(raw, threshold=0.2, pattern=pattern, lone=True)
     monkeypatch.setattr(turns, "_LARGE", 100)
     monkeypatch.setattr(turns, "_PATCH", (16, 20))
-    jax.clear_caches()
-    np.testing.assert_array_equal(repair.defects(raw, threshold=0.2, pattern=pattern, lone=True), whole)
-
-
-def test_refuses(unchecked):
-    with pytest.raises(ValueError, match="softness must be positive, got 0"):
-        repair.defects(RAW, softness=0)
+    # A batch is compiled anew.
+    np.testing.assert_array_equal(repair.defects(raw[None], threshold=0.2, pattern=pattern, lone=True)[0], whole)

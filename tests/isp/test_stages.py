@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -36,11 +34,9 @@ def test_stages_work_alone_and_their_parameters_have_ranges(name):
     make, place = MAKERS[name]
     stage, demosaic = make(), isp.Stage("demosaic", isp.demosaic.malvar2004)
     module = isp.Pipeline([stage, demosaic] if place == "mosaic" else [demosaic, stage])
-    rgb, traced = module.trace(RAW)
+    rgb = module(RAW)
     assert rgb.shape == (8, 8, 3)
     assert np.isfinite(rgb).all()
-    np.testing.assert_allclose(module(RAW), rgb, atol=1e-5)
-    assert traced[stage.name].shape == ((8, 8) if place == "mosaic" else (8, 8, 3))
     assert all(facts.has_range for facts in module.facts.values())
     assert make() == stage
 
@@ -76,13 +72,3 @@ def test_refuses(unchecked):
         isp.stages.chroma_denoising(0)
     with pytest.raises(ValueError, match="segments must be at least 1, got 0"):
         isp.stages.curve(0)
-
-
-def test_all_stages_of_images_fit_into_one_pipeline():
-    demosaic = isp.Stage("demosaic", isp.demosaic.malvar2004)
-    parts = [make() for name, (make, place) in MAKERS.items() if place == "image" and "," not in name]
-    parts = {stage.name: stage for stage in parts if not {"white_balance"} & set(stage.parameters)}
-    module = isp.Pipeline([demosaic, *parts.values()])
-    assert len(module.facts) == sum(len(stage.parameters) for stage in parts.values())
-    assert module(RAW).shape == (8, 8, 3)
-    assert dataclasses.replace(parts["clipped"], name="again").name == "again"

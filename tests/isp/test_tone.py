@@ -23,9 +23,6 @@ def test_gamma_is_flat_at_and_below_black():
     rgb_gradient, gamma_gradient = jax.grad(lambda rgb, gamma: color.gamma_correct(rgb, gamma).sum(), (0, 1))(dark, 2.2)
     np.testing.assert_array_equal(rgb_gradient, 0)
     assert gamma_gradient == 0
-
-
-def test_gamma_keeps_nan():
     np.testing.assert_array_equal(color.gamma_correct(jnp.array([[[np.nan, -1.0, 1.0]]]), 2.2), [[[np.nan, 0, 1]]])
 
 
@@ -108,9 +105,9 @@ def directly(rgb, strength, detail, smoothness=0.1, size=9, cell=4, floor=1e-3):
     return rgb * np.exp((1 - strength) * base + detail * (guide - base) - guide)[..., None]
 
 
-@pytest.mark.parametrize("size", [(16, 24), (17, 22), (3, 5), (2, 2), (1, 1)])
+@pytest.mark.parametrize("size", variants.quick(3, [(17, 22), (3, 5), (1, 1), (16, 24), (2, 2)]))
 @pytest.mark.parametrize(
-    "settings", variants.quick(2, [{}, {"cell": 3, "size": 3, "smoothness": 0.01}, {"cell": 1, "size": 5}])
+    "settings", variants.quick(1, [{}, {"cell": 3, "size": 3, "smoothness": 0.01}, {"cell": 1, "size": 5}])
 )
 def test_agrees_with_a_direct_computation(size, settings):
     rgb = RNG.random((*size, 3), np.float32) ** 3

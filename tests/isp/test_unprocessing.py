@@ -1,20 +1,20 @@
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import variants
 
 import isp
 from isp import cfa, unprocessing
 from isp.camera import CAMERAS, Camera
 
 DRONE = CAMERAS["drone"]
-EVERY_CAMERA = pytest.mark.parametrize(
-    "camera",
-    [dataclasses.replace(camera, pattern=pattern) for camera in CAMERAS.values() for pattern in cfa.BAYER],
-    ids=[f"{name} {pattern}" for name in CAMERAS for pattern in cfa.BAYER],
-)
+EVERY_CAMERA = {
+    f"{name} {pattern}": dataclasses.replace(camera, pattern=pattern)
+    for pattern in cfa.BAYER
+    for name, camera in CAMERAS.items()
+}
 PICTURES = np.random.default_rng(0).random((3, 4, 6, 3), np.float32)
 
 
@@ -26,23 +26,14 @@ def without_filters(camera):
     return pipeline
 
 
-@EVERY_CAMERA
-def test_flat_colors_are_recovered(camera):
+@pytest.mark.parametrize("name", variants.quick(3, EVERY_CAMERA))
+def test_flat_colors_are_recovered(name):
+    camera = EVERY_CAMERA[name]
     # Before the tone curve, float32 is exact to 1e-6. The slope of the curve is 5 at the darkest color here.
     colors = np.random.default_rng(0).uniform(0.1, 1, (8, 1, 1, 3)).astype(np.float32)
     pictures = np.broadcast_to(colors, (8, 6, 8, 3))
     back = without_filters(camera)(isp.unprocess(pictures, camera))
     np.testing.assert_allclose(back, pictures, atol=1e-5)
-
-
-@EVERY_CAMERA
-def test_shading_is_recovered(camera):
-    # Bilinear demosaicing is exact for light that is linear in the position, which it is not at the mirrored border.
-    y, x = np.mgrid[:10, :12]
-    light = 0.4 + np.array([0.02, -0.015, 0.01]) * x[..., None] + np.array([0.01, 0.03, -0.02]) * y[..., None]
-    picture = (light ** (1 / 2.2)).astype(np.float32)
-    back = without_filters(camera)(isp.unprocess(picture, camera))
-    np.testing.assert_allclose(back[1:-1, 1:-1], picture[1:-1, 1:-1], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", CAMERAS)
@@ -79,11 +70,6 @@ def test_to_camera_is_undone_by_gains_and_matrix(name):
     light = np.asarray(unprocessing.to_camera(PICTURES, camera), np.float64)
     back = light * np.array(camera.white_balance) @ np.array(camera.color_matrix).T
     np.testing.assert_allclose(back, PICTURES, atol=1e-5)
-
-
-def test_black_has_a_gradient_of_zero():
-    gradients = jax.grad(lambda rgb, gamma: isp.unprocess(rgb, DRONE, gamma).sum(), (0, 1))(jnp.zeros((2, 2, 3)), 2.2)
-    assert all((gradient == 0).all() for gradient in gradients)
 
 
 def test_refuses_a_singular_matrix():

@@ -81,20 +81,3 @@ def test_a_compiled_function_keeps_its_formulation():
             function(1.0)
     assert traced == [False, True]
     assert not is_plain()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["parametrized", "demosaic-menon2007", "denoise-median_denoising", "denoise-tv_bregman"]
-)
-def test_gradients_are_the_same(name):
-    pipeline = PIPELINES[name]
-
-    def loss(parameters, raw):
-        return (pipeline.with_values(parameters)(raw) ** 2).mean()
-
-    fast = jax.grad(loss)(pipeline.parameters(), raw())
-    with xla.plain():
-        plain = jax.grad(loss)(pipeline.parameters(), raw())
-    for parameter, value in fast.items():
-        np.testing.assert_allclose(plain[parameter], value, rtol=1e-3, atol=1e-5, err_msg=parameter)

@@ -26,16 +26,6 @@ def test_exponentials_are_as_exact_as_float32():
     np.testing.assert_array_equal(powers.exp2(jnp.array(whole)), np.ldexp(np.float32(1), whole.astype(int)))
 
 
-def test_powers_are_as_exact_as_those_of_xla():
-    light = np.exp(np.random.default_rng(2).uniform(np.log(1e-5), 0, 200_000)).astype(np.float32)
-    expected = light.astype(np.float64) ** (1 / 2.2)
-    ours = jax.jit(lambda light: powers.exp2(powers.log2(light) * (1 / 2.2)))(light)
-    of_xla = jax.jit(lambda light: jnp.exp(jnp.log(light) * (1 / 2.2)))(light)
-    error, error_of_xla = (np.abs(np.asarray(found) / expected - 1) for found in (ours, of_xla))
-    assert error.mean() < 1.1 * error_of_xla.mean()
-    assert error.max() < 7e-7
-
-
 @pytest.mark.parametrize("function", [powers.log2, powers.exp2])
 def test_infinity_and_what_is_not_a_number_stay(function):
     np.testing.assert_array_equal(function(jnp.array([jnp.inf, jnp.nan])), [jnp.inf, jnp.nan])
@@ -45,17 +35,6 @@ def test_infinity_and_what_is_not_a_number_stay(function):
 def test_exponentials_beyond_the_range_end_at_its_ends():
     np.testing.assert_array_equal(powers.exp2(jnp.array([-jnp.inf, -1e9, -127.0])), np.float32(2.0**-126))
     np.testing.assert_array_equal(powers.exp2(jnp.array([128.0, 1e9])), jnp.inf)
-
-
-@pytest.mark.parametrize(("function", "of_numpy"), [(powers.log2, np.log2), (powers.exp2, np.exp2)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 2e-3), ("bfloat16", 2e-2), ("float64", 1e-14)])
-def test_other_precisions_are_those_of_xla(function, of_numpy, dtype, tolerance):
-    with jax.enable_x64(True):
-        x = jnp.linspace(0.5, 6, 50).astype(dtype)
-        assert function(x).dtype == dtype
-        np.testing.assert_allclose(
-            function(x).astype(float), of_numpy(np.asarray(x, np.float64)), rtol=tolerance, atol=tolerance
-        )
 
 
 @pytest.mark.parametrize("function", [powers.log2, powers.exp2])

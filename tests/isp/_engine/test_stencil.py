@@ -24,27 +24,6 @@ def correlate_plainly(planes, kernels, border):
     return results
 
 
-@pytest.mark.parametrize(
-    ("border", "shape"), list(zip([*SCIPY_MODES, "mirror"], [(3, 3), (5, 5), (1, 5), (7, 3)], strict=True))
-)
-def test_correlate_agrees_with_scipy(border, shape):
-    image = RNG.random((2, 3, 12, 9), np.float32)
-    kernel = RNG.normal(size=shape).astype(np.float32)
-    expected = ndimage.correlate(image.astype(np.float64), kernel[None, None], mode=SCIPY_MODES[border])
-    np.testing.assert_allclose(stencil.correlate(jnp.array(image), jnp.array(kernel), border), expected, atol=3e-6)
-
-
-def test_channels_are_mixed_by_out_then_in():
-    image = RNG.random((4, 6, 2), np.float32)
-    kernel = RNG.normal(size=(3, 2, 3, 3)).astype(np.float32)
-    result = stencil.correlate_channels(jnp.array(image), jnp.array(kernel), "mirror")
-    for out in range(3):
-        expected = sum(
-            ndimage.correlate(image[..., c].astype(np.float64), kernel[out, c], mode="mirror") for c in range(2)
-        )
-        np.testing.assert_allclose(result[..., out], expected, atol=2e-6)
-
-
 KERNELS = [  # The sides and the periods of kernels, and the borders.
     ((5, 3), (1, 1), "zero"),
     ((3, 3), (2, 2), "mirror"),
@@ -56,7 +35,7 @@ KERNELS = [  # The sides and the periods of kernels, and the borders.
 ]
 
 
-@pytest.mark.parametrize("kernel", variants.quick(5, KERNELS))
+@pytest.mark.parametrize("kernel", variants.quick(3, KERNELS))
 def test_kernels_repeat_with_the_position_and_gradients_are_those_of_a_bilinear_map(kernel):
     """Checks <df^T g, dx> = <g, df dx>, where df dx is the formula itself for a changed plane or kernel."""
     sides, periods, border = kernel
@@ -102,7 +81,7 @@ def test_gradients_of_kernels_are_the_same_in_parts(row_period, monkeypatch):
 
 @pytest.mark.parametrize(
     "case",
-    variants.quick(2, [("mirror", (3, 3, 3)), ("symmetric", (2, 5, 1)), ("zero", (3, 3, 3)), ("zero", (1, 1, 7))]),
+    variants.quick(1, [("mirror", (3, 3, 3)), ("symmetric", (2, 5, 1)), ("zero", (3, 3, 3)), ("zero", (1, 1, 7))]),
 )
 def test_images_of_mosaics_agree_with_scipy_for_constants_and_for_kernels_to_learn(case):
     border, shape = case
@@ -120,8 +99,3 @@ def test_images_of_mosaics_agree_with_scipy_for_constants_and_for_kernels_to_lea
     for ours, theirs in zip(constant, learned, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=3e-6)
     np.testing.assert_allclose(constant[0], expected, atol=5e-6)
-
-
-def test_refuses_even_sides():
-    with pytest.raises(ValueError, match="a kernel must have odd sides, got 4x3"):
-        stencil.correlate(jnp.ones((8, 8)), jnp.ones((4, 3)), "zero")

@@ -31,6 +31,7 @@ def test_each_image_equals_the_whole_batch(monkeypatch, batch):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_that_devices_share_stays_split():
     program = """
 import jax, numpy as np
@@ -91,14 +92,6 @@ def test_patches_equal_the_whole(monkeypatch, shape):
     np.testing.assert_array_equal(found[0], expected[0])
     for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(expected[1]), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.cpu
-def test_refuses_a_function_that_changes_the_size(monkeypatch):
-    monkeypatch.setattr(turns, "_LARGE", 100)
-    monkeypatch.setattr(turns, "_PATCH", (8, 12))
-    with pytest.raises(ValueError, match=r"must keep height and width \(12, 16\), got \(6, 16\)"):
-        turns.by_patches(lambda _, images: images[:, ::2], None, jnp.ones((1, 32, 48, 3)), 1, 2)
 
 
 def test_patches_keep_precision_and_equal_the_whole_under_vmap(monkeypatch):
