@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from r2l_jax import data
-    from r2l_jax.training.loaded import load
+    from r2l_jax.training.run import load
 
 __all__ = ["data", "load"]
 
@@ -15,5 +15,5 @@ def __getattr__(name: str) -> Any:
     if name == "data":
         return importlib.import_module(f"{__name__}.data")
     if name == "load":
-        return importlib.import_module(f"{__name__}.training.loaded").load
+        return importlib.import_module(f"{__name__}.training.run").load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,17 +7,17 @@ field here, with its default, its help and its bounds; see `runtime.flags`.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, flat, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, setting
 
 if TYPE_CHECKING:
+    from r2l_jax.optimizers import Optimizer
     from r2l_jax.pipelines import NamedPipeline
 else:
-    NamedPipeline = Any  # to import it takes longer than a program's help may
+    NamedPipeline = Optimizer = Any  # to import them takes longer than a program's help may
 
 SYNTHETIC_SETS = ("Synthetic", "SyntheticSegmentation")
 PUBLISHED_SETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
@@ -77,15 +77,6 @@ _DESCENT_ALONE = (
     *("optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "class_weights", "ema", "patience"),
 )
 
-# Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
-# Pipelines are compared by their content, not by the name of their file.
-_FREE_TO_CHANGE = frozenset(
-    {
-        *("logdir", "data_dir", "pipeline", "download", "epochs", "overwrite"),
-        *("keep_optimizer", "save_locally", "adv_track_differences"),
-    }
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings):
@@ -120,10 +111,7 @@ class DataSettings(Settings):
 class TrainingDataSettings(DataSettings):
     """Training data."""
 
-    iso: float = setting(
-        f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}",
-        1.0,
-    )
+    iso: float = setting(f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}", 1.0)
     n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE)
     train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
     state_dict_uri: str | None = setting("earlier run whose splits to use again", None)
@@ -141,19 +129,13 @@ class ProcessingChoice(Settings):
 
     processing_mode: str | None = setting("", None, choices=PROCESSING_MODES)
     sp_debayer: str | None = setting(
-        "with --processing_mode=static, the demosaicing; default: bilinear",
-        None,
-        choices=DEMOSAICING,
+        "with --processing_mode=static, the demosaicing; default: bilinear", None, choices=DEMOSAICING
     )
     sp_sharpening: str | None = setting(
-        "with --processing_mode=static, the sharpening; default: sharpening_filter",
-        None,
-        choices=SHARPENING,
+        "with --processing_mode=static, the sharpening; default: sharpening_filter", None, choices=SHARPENING
     )
     sp_denoising: str | None = setting(
-        "with --processing_mode=static, the denoising; default: gaussian_denoising",
-        None,
-        choices=DENOISING,
+        "with --processing_mode=static, the denoising; default: gaussian_denoising", None, choices=DENOISING
     )
     pipeline: str | None = setting(
         f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
@@ -161,6 +143,18 @@ class ProcessingChoice(Settings):
     half_size: bool = setting(
         "demosaic and shrink at once: one pixel of each 2x2 sites of the mosaic, or of 3x3 sites for X-Trans", False
     )
+
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the values with the mode and its algorithms, which a run records, given or not."""
+        given = {name: value for name, value in values.items() if value is not None}
+        if "pipeline" in given:
+            return values
+        mode = given.get("processing_mode", "parametrized")
+        algorithms = {name: default for name, (_, default) in STATIC_FLAGS.items()} if mode == "static" else {}
+        if given.get("half_size"):
+            algorithms.pop("sp_debayer", None)
+        return {**values, "processing_mode": mode, **algorithms, **given}
 
     def __post_init__(self):
         super().__post_init__()
@@ -172,18 +166,9 @@ class ProcessingChoice(Settings):
             given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
             if given:
                 raise InputError(f"--pipeline={self.pipeline} is the processing: leave --{' and --'.join(given)} out")
-            return
-        # A run records its mode and its algorithms, given or not.
-        if self.processing_mode is None:
-            object.__setattr__(self, "processing_mode", "parametrized")
-        for name, (_, default) in STATIC_FLAGS.items():
-            if self.processing_mode == "static":
-                chosen = None if self.half_size and name == "sp_debayer" else getattr(self, name) or default
-                object.__setattr__(self, name, chosen)
-            elif getattr(self, name) is not None:
-                raise InputError(
-                    f"--{name} is for --processing_mode=static, got --processing_mode={self.processing_mode}"
-                )
+        for name in STATIC_FLAGS:
+            if self.processing_mode not in ("static", None) and getattr(self, name) is not None:
+                raise InputError(f"--{name} is for --processing_mode=static, got {self.flag}")
 
     @property
     def flag(self) -> str:
@@ -322,9 +307,7 @@ class OptimizationSettings(Settings):
         bound=NOT_NEGATIVE,
     )
     label_smoothing: float = setting(
-        "for classification: this share of each target is spread over all classes, in training",
-        0.0,
-        bound=NOT_NEGATIVE,
+        "for classification: this share of each target is spread over all classes, in training", 0.0, bound=NOT_NEGATIVE
     )
     class_weights: str = setting(
         "for classification: balanced weighs the loss of a class against its number of samples, in training",
@@ -344,6 +327,14 @@ class OptimizationSettings(Settings):
     seed: int = setting(
         "the seed of the splits, the initial weights, the order and the augmentation", 1, bound=NOT_NEGATIVE
     )
+
+    def build(self, epoch_steps: int) -> Optimizer:
+        """Makes the optimizer of a run with so many updates an epoch."""
+        from r2l_jax.optimizers import LearningRate, Optimizer
+
+        end = self.epochs * epoch_steps if self.schedule == "cosine" else None
+        rate = LearningRate(self.lr, round(self.warmup_epochs * epoch_steps), end)
+        return Optimizer(self.optimizer, rate, self.weight_decay)
 
     def __post_init__(self):
         super().__post_init__()
@@ -391,16 +382,16 @@ class AttackSettings(Settings):
         "with --adv_training, record pictures by default, as attacked, and their difference", False
     )
 
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the values with the settings that adversarial training records, given or not."""
+        given = {name: value for name, value in values.items() if value is not None}
+        return {**values, **_ATTACK_DEFAULTS, **given} if given.get("adv_training") else values
+
     def __post_init__(self):
         super().__post_init__()
-        if self.adv_training:
-            # A run records these settings, given or not.
-            for name, default in _ATTACK_DEFAULTS.items():
-                if getattr(self, name) is None:
-                    object.__setattr__(self, name, default)
-            return
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) is not field.default:
+            if not self.adv_training and getattr(self, field.name) is not field.default:
                 raise InputError(f"--{field.name} is for --adv_training: give --adv_training as well")
 
 
@@ -430,6 +421,11 @@ class TrackingSettings(Settings):
     track_every_epoch: bool = setting("record every epoch, not only at the end", False)
     track_n_images: int = setting("how many of the data set's first samples to record", 5, bound=POSITIVE)
 
+    @property
+    def records(self) -> bool:
+        """Whether pictures of the data set's first samples are recorded."""
+        return self.track_processing or self.track_processing_gradients or self.track_predictions
+
     def __post_init__(self):
         super().__post_init__()
         for name in ("experiment_name", "run_name"):
@@ -447,7 +443,7 @@ class TrainConfig(Settings):
     """
 
     data: TrainingDataSettings = TrainingDataSettings()
-    processing: ProcessingSettings = ProcessingSettings()
+    processing: ProcessingSettings = dataclasses.field(default_factory=functools.partial(build, ProcessingSettings))
     model: ModelSettings = ModelSettings()
     optimization: OptimizationSettings = OptimizationSettings()
     attack: AttackSettings = AttackSettings()
@@ -474,38 +470,16 @@ class TrainConfig(Settings):
         if attack.adv_training and processing.freeze_processor:
             raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
         for name in ("track_save_tensors", "track_every_epoch"):
-            if getattr(self.tracking, name) and not self.records:
+            if getattr(self.tracking, name) and not (self.tracking.records or attack.adv_track_differences):
                 raise InputError(
                     f"--{name} is about what --track_processing, --track_processing_gradients, --track_predictions "
                     "and --adv_track_differences record: give one of them as well"
                 )
 
     @property
-    def records(self) -> bool:
-        """Whether anything is recorded of the data set's first samples."""
-        tracking = self.tracking
-        return (
-            tracking.track_processing
-            or tracking.track_processing_gradients
-            or tracking.track_predictions
-            or self.attack.adv_track_differences
-        )
-
-    @property
     def run_dir(self) -> pathlib.Path:
         """The folder of the run's folds."""
         return pathlib.Path(self.tracking.logdir) / self.tracking.experiment_name / self.tracking.run_name
-
-    def differences(self, earlier: Mapping[str, Any]) -> list[str]:
-        """Lists what keeps this run from continuing an earlier one, as "name was old, is new"."""
-        before, now = flat(TrainConfig()) | dict(earlier), flat(self)
-        # A cosine ends at the last epoch: with another one, the earlier epochs would have had other learning rates.
-        free = _FREE_TO_CHANGE if self.optimization.schedule == "constant" else _FREE_TO_CHANGE - {"epochs"}
-        return [
-            f"{name} was {before[name]!r}, is {now[name]!r}"
-            for name in sorted(now)
-            if name not in free and not name.startswith("track_") and before[name] != now[name]
-        ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from r2l_jax.apps.frames import predict_frame
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
-from r2l_jax.data.sets.folder import TILE_SIZE, center_crop
+from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.runtime import manifests, remote
 from r2l_jax.runtime.chunks import SERIAL, Workers, spread
 from r2l_jax.runtime.environment import environment
@@ -37,7 +37,7 @@ from r2l_jax.runtime.files import (
 )
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.remote import Place
-from r2l_jax.training.loaded import BATCH, TrainedModel
+from r2l_jax.training.run import BATCH, Run
 
 _FILE, _CLASS = "file", "class"
 
@@ -46,19 +46,19 @@ class Predictor(NamedTuple):
     """By which raw files are predicted.
 
     Attributes:
-        models: the folds of a run, whose probabilities are averaged.
+        run: the folds of a run.
         camera: what is known of the files' camera. None is each file's own calibration for the formats of cameras, and
             that of the training for other files.
     """
 
-    models: Sequence[TrainedModel]
+    run: Run
     camera: KnownCamera | None = None
 
 
 def predict_files(
     files: Sequence[Place],
     output: Place,
-    models: Sequence[TrainedModel],
+    run: Run,
     camera: KnownCamera | None = None,
     masks: Place | None = None,
     workers: Workers = SERIAL,
@@ -77,7 +77,7 @@ def predict_files(
     Args:
         files: the raw files.
         output: the CSV file.
-        models: the folds of a run, whose probabilities are averaged.
+        run: the folds of a run.
         camera: what is known of the files' camera, see `Predictor`.
         masks: for segmentation, the folder for the masks.
         workers: the processes that predict; their `load` returns the `Predictor`.
@@ -89,22 +89,21 @@ def predict_files(
         InputError: the models do not take raw files; the output cannot be written, holds predictions of other settings,
             or another program writes to its folder; the workers cannot be started.
     """
-    model = models[0]
-    if model.camera is None:
+    if run.camera is None:
         raise InputError("the model was trained on images that are processed already: it takes no raw files")
-    segments = model.task == "segmentation"
+    segments = run.task.name == "segmentation"
     if segments != (masks is not None):
-        raise InputError(f"--masks is {'needed' if segments else 'not'} for {model.task}")
+        raise InputError(f"--masks is {'needed' if segments else 'not'} for {run.task.name}")
     if masks is not None:
         refuse_shared_targets((file, _mask_file(file, masks)) for file in files)
         if isinstance(masks, Path):
             make_output_folder(masks)
-    columns = [_FILE, *model.classes] if segments else [_FILE, _CLASS, *model.classes]
+    columns = [_FILE, *run.classes] if segments else [_FILE, _CLASS, *run.classes]
     if len(set(columns)) < len(columns):
         raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
     with remote.working(output.parent, [output.name, _manifest(output.name)]) as work:
         table = work.path / output.name
-        _describe(table, models, camera, masks)
+        _describe(table, run, camera, masks)
         done = _begun(table, columns)
         left = [file for file in files if str(file) not in done]
         failed = dict[Place, str]()
@@ -112,7 +111,7 @@ def predict_files(
             tqdm(total=len(files), initial=len(files) - len(left), unit="file", disable=None) as bar,
             table.open("a") as log,
         ):
-            for rows, errors in _predicted(left, Predictor(models, camera), masks, workers):
+            for rows, errors in _predicted(left, Predictor(run, camera), masks, workers):
                 append_csv(table, rows, columns)
                 os.fsync(log.fileno())
                 failed |= errors
@@ -147,7 +146,7 @@ def _predicted(files: Sequence[Place], predictor: Predictor, masks: Place | None
     # Batches of the same files as in one process, so that the numbers are the same to the last digit.
     side = BATCH if masks is None else 1
     units = [list(files[start : start + side]) for start in range(0, len(files), side)]
-    identities = [model.identity for model in predictor.models]
+    identities = [fold.identity for fold in predictor.run]
     work = functools.partial(_predict_chunk, identities, masks, fills)
     for chunk, found, lost in spread(workers, work, units, remote.size if masks is None else _size_to_segment):
         yield found or ([], {file: f"{file}: {lost}" for file in chunk})
@@ -171,7 +170,7 @@ def _predict_chunk(
     Raises:
         InputError: the worker has loaded other models than the program.
     """
-    if [model.identity for model in predictor.models] != list(identities):
+    if [fold.identity for fold in predictor.run] != list(identities):
         raise InputError("the run has changed since the program was started")
     rows, errors = list[dict[str, Any]](), dict[Place, str]()
     for some, bad in _of_files(files, predictor, masks, fills):
@@ -182,9 +181,8 @@ def _predict_chunk(
 
 def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> _Done:
     """Classifies files in batches; yields the rows and the errors of each."""
-    models, camera = predictor
-    model = models[0]
-    decoded = _decoded(files, model, camera, crops=True, ahead=BATCH)
+    run, camera = predictor
+    decoded = _decoded(files, run, camera, crops=True, ahead=BATCH)
     while batch := list(islice(decoded, BATCH)):
         good = [(file, raw) for file, raw in batch if isinstance(raw, np.ndarray)]
         rows = []
@@ -194,35 +192,30 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> _Done
             if fills:
                 # Filled up, since another number would be compiled anew.
                 raws = np.concatenate([raws, np.repeat(raws[-1:], BATCH - len(raws), 0)])
-            probabilities = np.mean([each.predict(raws) for each in models], axis=0)[: len(alike)]
+            probabilities = run.predict(raws)[: len(alike)]
             for (file, _), values in zip(alike, probabilities, strict=True):
-                found = {name: f"{value:.7g}" for name, value in zip(model.classes, values, strict=True)}
-                rows.append({_FILE: str(file), _CLASS: model.classes[values.argmax()], **found})
+                found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
+                rows.append({_FILE: str(file), _CLASS: run.classes[values.argmax()], **found})
         yield rows, {file: error for file, error in batch if isinstance(error, str)}
 
 
 def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> _Done:
     """Segments files one by one; yields the row or the error of each, and writes its mask before."""
-    models, camera = predictor
-    model = models[0]
-    assert model.camera is not None
-    pattern, multiple = model.camera.pattern, model.multiple
-
-    def predict(tile: np.ndarray) -> np.ndarray:
-        return np.mean([each.predict(tile) for each in models], axis=0)
-
-    for file, raw in _decoded(files, model, camera, crops=False, ahead=1):
+    run, camera = predictor
+    assert run.camera is not None
+    pattern, multiple = run.camera.pattern, run.multiple
+    for file, raw in _decoded(files, run, camera, crops=False, ahead=1):
         if isinstance(raw, str):
             yield [], {file: raw}
             continue
         try:
-            mask = predict_frame(predict, raw, pattern, multiple)
+            mask = predict_frame(run.predict, raw, pattern, multiple)
         except InputError as error:
             yield [], {file: f"{file}: {in_words(error)}"}
             continue
         with remote.writing(_mask_file(file, masks)) as part:
             Image.fromarray(quantized(mask, np.uint8)).save(part, format="png")
-        yield [{_FILE: str(file), model.classes[0]: f"{(mask > 0.5).mean():.7g}"}], {}
+        yield [{_FILE: str(file), run.classes[0]: f"{(mask > 0.5).mean():.7g}"}], {}
 
 
 def _mask_file(file: Place, masks: Place) -> Place:
@@ -230,7 +223,7 @@ def _mask_file(file: Place, masks: Place) -> Place:
 
 
 def _decoded(
-    files: Sequence[Place], model: TrainedModel, camera: KnownCamera | None, crops: bool, ahead: int
+    files: Sequence[Place], run: Run, camera: KnownCamera | None, crops: bool, ahead: int
 ) -> Iterator[tuple[Place, np.ndarray | str]]:
     """Yields files in order with their mosaics, or with the words for what is wrong; decodes a bounded number ahead."""
     waiting, rest = list[tuple[Place, Future]](), iter(files)
@@ -238,7 +231,7 @@ def _decoded(
         try:
             while True:
                 for file in islice(rest, AT_ONCE + ahead - len(waiting)):
-                    waiting.append((file, pool.submit(read_file, file, model, camera, crops)))
+                    waiting.append((file, pool.submit(read_file, file, run, camera, crops)))
                 if not waiting:
                     return
                 file, future = waiting.pop(0)
@@ -250,29 +243,29 @@ def _decoded(
             pool.shutdown(cancel_futures=True)
 
 
-def read_file(file: Place, model: TrainedModel, camera: KnownCamera | None, crops: bool) -> np.ndarray:
-    """Reads the mosaic of a file, as a model takes it.
+def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) -> np.ndarray:
+    """Reads the mosaic of a file, as a run's model takes it.
 
     Args:
         file: the raw file.
-        model: the model, which has a camera.
+        run: the run, which has a camera.
         camera: as for `predict_files`.
         crops: whether to cut the size of the training's mosaics out of the middle.
 
     Raises:
         InputError: the file cannot be read, is smaller than that size, or has another color filter array.
     """
-    own = camera or KnownCamera.of(model.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
+    own = camera or KnownCamera.of(run.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
     with remote.brought(file) as path:
         raw, found = read_mosaic(path, own)
-    assert model.camera is not None
-    if found.pattern != model.camera.pattern:
+    assert run.camera is not None
+    if found.pattern != run.camera.pattern:
         raise InputError(
-            f"{file} has the color filter array {found.pattern}, and the model is for {model.camera.pattern}"
+            f"{file} has the color filter array {found.pattern}, and the model is for {run.camera.pattern}"
         )
     if not crops:
         return raw
-    height, width = model.shape or 2 * (min(TILE_SIZE, *raw.shape),)
+    height, width = run.shape
     if raw.shape[0] < height or raw.shape[1] < width:
         raise InputError(
             f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the mosaics of the training, {height}x{width}"
@@ -286,7 +279,7 @@ def _manifest(name: str) -> str:
     return f"{name}.manifest.json"
 
 
-def _describe(output: Path, models: Sequence[TrainedModel], camera: KnownCamera | None, masks: Place | None) -> None:
+def _describe(output: Path, run: Run, camera: KnownCamera | None, masks: Place | None) -> None:
     """Writes the manifest.
 
     Raises:
@@ -294,14 +287,14 @@ def _describe(output: Path, models: Sequence[TrainedModel], camera: KnownCamera 
     """
     file = output.with_name(_manifest(output.name))
     fixed = {
-        "models": [model.identity for model in models],
-        "checkpoint": models[0].about.checkpoint,
+        "models": [fold.identity for fold in run],
+        "checkpoint": run.about.checkpoint,
         "camera": "by default" if camera is None else camera.described,
         "masks": None if masks is None else str(masks.resolve()),
     }
     if manifests.read(output, fixed, "predictions", file) is None and output.exists():
         raise InputError(f"{output} is there, and no {file.name} says how it was made: choose another file")
-    write_json(file, {**fixed, "run": models[0].config.tracking.run_name, **environment()})
+    write_json(file, {**fixed, "run": run.config.tracking.run_name, **environment()})
 
 
 def _begun(output: Path, columns: Sequence[str]) -> set[str]:

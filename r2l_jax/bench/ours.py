@@ -21,12 +21,13 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
-from r2l_jax.model.build import make_model
+from r2l_jax.model.build import Architecture
 from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.flags import build
 from r2l_jax.training.steps import Steps, TrainState, make_steps
+from r2l_jax.training.update import StepSettings
 from tasks.layers import BatchNorm
 
 
@@ -112,7 +113,8 @@ def evaluation(raw: np.ndarray, labels: np.ndarray) -> Call:
 
 def _prepared_run(raw: np.ndarray, targets: np.ndarray, flags: Mapping[str, str]) -> tuple[Steps, TrainState, Batch]:
     """Returns a run's compiled functions, the state in which its training begins, and a batch on the devices."""
-    steps = make_steps(build(TrainConfig, flags, batch_size=len(raw), lr=LEARNING_RATE), _dataset(raw, targets))
+    config = build(TrainConfig, flags, batch_size=len(raw), lr=LEARNING_RATE)
+    steps = make_steps(StepSettings.of(config, _dataset(raw, targets), 1))
     index, weight = np.arange(len(raw), dtype=np.int32), np.ones(len(raw), np.float32)
     batch = {"raw": raw, "target": targets, "index": index, "weight": weight}
     return steps, steps.begin(steps.init(jax.random.key(0))), to_devices(batch, shardings().split)
@@ -137,7 +139,7 @@ _SEARCHES = tuple(Search(("white_balance", "gamma_correct"), seed=seed, spread=0
 def _searcher(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Callable[[Sequence[Search]], list[Found]]:
     config, dataset = TrainConfig(), _dataset(raw, labels)
     task = task_of(dataset, config.model)
-    model = make_model(config, dataset, task, nnx.Rngs(0), None)
+    model = Architecture.of(config.processing, task, CAMERA, dataset.shape).model(nnx.Rngs(0), None)
     model.eval()
     searcher = Searcher(Frozen(model, task), direction="worst", batch_size=batch_size)
 

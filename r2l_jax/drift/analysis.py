@@ -14,7 +14,7 @@ from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.hosts import on_first_process
-from r2l_jax.training.trained import TrainedFold
+from r2l_jax.training.run import TrainedFold
 
 
 class Analysis(NamedTuple):

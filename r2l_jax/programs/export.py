@@ -58,12 +58,12 @@ def main(config: ExportConfig) -> int:
     from r2l_jax.apps.export import export_model, report, samples
     from r2l_jax.apps.render import find_paths
     from r2l_jax.data.files.cameras import find_known_camera
-    from r2l_jax.training.loaded import load_folds
+    from r2l_jax.training.run import open_run
 
-    (model,) = load_folds(config.run, [str(config.fold)], config.checkpoint, config.pipeline)
+    model = open_run(config.run, [str(config.fold)], config.checkpoint, config.pipeline, config.data_dir)
     print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}")
     if config.input is None:
-        checked_on = samples.of_run(model, config.data_dir)
+        checked_on = samples.of_run(model)
     else:
         camera = None if config.camera is None else find_known_camera(config.camera)
         checked_on = samples.of_files(model, find_paths(config.input), camera)

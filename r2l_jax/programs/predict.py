@@ -51,10 +51,9 @@ def _load(run: str, folds: tuple[str, ...], checkpoint: str, pipeline: str | Non
     """Loads, once in a process, by what files are predicted."""
     from r2l_jax.apps.predict import Predictor
     from r2l_jax.data.files.cameras import find_known_camera
-    from r2l_jax.training.loaded import load_folds
+    from r2l_jax.training.run import open_run
 
-    models = load_folds(run, folds, checkpoint, pipeline)
-    return Predictor(models, None if camera is None else find_known_camera(camera))
+    return Predictor(open_run(run, folds, checkpoint, pipeline), None if camera is None else find_known_camera(camera))
 
 
 def main(config: PredictionConfig) -> int:
@@ -65,12 +64,12 @@ def main(config: PredictionConfig) -> int:
 
     cluster.prepare(config.scheduler)
     load = functools.partial(_load, config.run, config.folds, config.checkpoint, config.pipeline, config.camera)
-    models, camera = load()
-    print(f"{config.run}: the {config.checkpoint} checkpoint of {len(models)} fold{'s' * (len(models) > 1)}")
+    run, camera = load()
+    print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} fold{'s' * (len(run.folds) > 1)}")
     files = find_raw_files(config.input)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)
-    predicted, failed = predict_files(files, remote.place(config.output), models, camera, masks, workers)
+    predicted, failed = predict_files(files, remote.place(config.output), run, camera, masks, workers)
     before = len(files) - predicted - failed
     earlier = f", {before} had been predicted before" if before else ""
     print(f"{predicted} predicted, {failed} failed{earlier}")

@@ -64,6 +64,11 @@ class RenderConfig(ProcessingChoice):
         False,
     )
 
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the values; without --run, with the mode and its algorithms."""
+        return values if values.get("run") else super().completed(values)
+
     def __post_init__(self):
         if self.run is not None:
             given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
@@ -83,14 +88,14 @@ def _load(config: RenderConfig) -> Processing:
     from r2l_jax.data.files.cameras import find_known_camera
     from r2l_jax.data.files.known_camera import KnownCamera
     from r2l_jax.pipelines import find_pipeline
-    from r2l_jax.training.loaded import load_folds
+    from r2l_jax.training.run import open_run
 
     # A copy remembers the pipeline: the settings themselves are sent to other processes, which a pipeline cannot be.
     camera = find_known_camera(config.camera or "auto")
     if config.run is None:
         pipeline = copy.copy(config).named_pipeline or find_pipeline("parametrized")
         return Processing(pipeline, camera, camera)
-    (model,) = load_folds(config.run, ["0"], config.checkpoint, config.pipeline)
+    model = open_run(config.run, ["0"], config.checkpoint, config.pipeline)
     stored = KnownCamera.of(model.calibration) if config.camera is None else camera
     return Processing(model.named_pipeline, camera, stored)
 

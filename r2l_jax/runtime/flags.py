@@ -111,6 +111,11 @@ class Settings:
             if _SETTING in field.metadata and value is not None:
                 _check(field.name, value, field.metadata[_SETTING])
 
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the values of fields, with those that follow from the others: `build` takes these."""
+        return values
+
     def without_effect(self) -> dict[str, str]:
         """Returns the flags that would change nothing in these settings, with the words that say where."""
         return {}
@@ -306,7 +311,7 @@ def _build(settings: type[Config], values: Mapping[str, Any]) -> Config:
                 arguments[name] = msgspec.convert(values[name], kind)
             except msgspec.ValidationError as error:
                 raise InputError(f"--{name}: {str(error).replace('`', '').lower()}, {values[name]!r:.80}") from None
-    return settings(**arguments)
+    return settings(**(settings.completed(arguments) if issubclass(settings, Settings) else arguments))
 
 
 def flat(*configs: Settings) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import json
 import math
 import os
 import pathlib
@@ -17,8 +16,8 @@ from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.hosts import on_first_process
+from r2l_jax.runtime.quiet import errors_only
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any
@@ -43,6 +42,15 @@ def best_of(history: Sequence[Row], quality: Quality) -> Row | None:
     return max(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
+def out_of_patience(history: Sequence[Row], quality: Quality, patience: int) -> bool:
+    """Returns whether the last `patience` validations have not improved on the best before them; never if it is 0."""
+    best = best_of(history, quality)
+    if not patience or best is None:
+        return False
+    since = [row for row in history if row["epoch"] > best["epoch"] and quality(row) is not None]
+    return len(since) >= patience and since[-1] is history[-1]
+
+
 def _rank(quality: Mapping[str, Any]) -> tuple[float, float, float]:
     """Returns a sort key that puts the best last, and what was not validated or is not a number first."""
     score, loss = (float(quality.get(name, -math.inf)) for name in ("score", "loss"))
@@ -59,8 +67,7 @@ class Checkpoints:
     checkpoint keeps its `progress`. Leaving the context waits until all that was saved is on the disk.
 
     Args:
-        folder: where the checkpoints are, or will be. Those of version 0.1 in it, `best/<step>/` and `last/<step>/`,
-            become checkpoints of this version.
+        folder: where the checkpoints are, or will be.
         quality: how good an epoch is.
         enabled: whether anything is saved or found.
     """
@@ -69,9 +76,8 @@ class Checkpoints:
         self._folder, self._quality = folder, quality
         self._manager = None
         if enabled:
-            on_first_process(lambda: _adopt(folder, quality))
-            with unreadable(f"{folder} cannot be continued; start anew with --overwrite"):
-                self._manager = open_manager(folder)
+            with _unreadable(f"{folder} cannot be continued; start anew with --overwrite"):
+                self._manager = _open_manager(folder)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -132,8 +138,8 @@ class Checkpoints:
         if self._manager is None or (step := self._manager.latest_step()) is None:
             return state, []
         whole = (self._folder / str(step) / _PROGRESS).is_dir()
-        with unreadable(f"{self._folder} cannot be continued; start anew with --overwrite"):
-            best = best_step(self._manager)
+        with _unreadable(f"{self._folder} cannot be continued; start anew with --overwrite"):
+            best = _best_step(self._manager)
             items: dict[str, Any] = {
                 "model": ocp.args.StandardRestore(nnx.to_pure_dict(state.model)),
                 "history": ocp.args.JsonRestore(),
@@ -188,30 +194,8 @@ def _drop_progress(folder: pathlib.Path, steps: Sequence[int]) -> None:
         shutil.rmtree(dropped, ignore_errors=True)
 
 
-def _adopt(folder: pathlib.Path, quality: Quality) -> None:
-    """Moves the checkpoints of version 0.1 to where this version writes its own.
-
-    The best comes first, so that a reader finds it at any time, and a program that is killed loses nothing.
-    """
-    for kind in ("best", "last"):
-        for checkpoint in (folder / kind).glob("[0-9]*"):
-            target = folder / checkpoint.name
-            if checkpoint.name.isdigit() and not target.exists():
-                with unreadable(f"{checkpoint} cannot be continued; start anew with --overwrite"):
-                    history = json.loads((checkpoint / "history" / "metadata").read_text())
-                # The last is the best only if the best has the same step, and then it is there already.
-                metrics = (quality(history[-1]) or {}) if kind == "best" else {}
-                if (best := best_of(history, quality)) is not None:
-                    metrics["best_epoch"] = best["epoch"]
-                with replacing(checkpoint / "metrics" / "metrics") as part:
-                    part.write_text(json.dumps(metrics))
-                checkpoint.rename(target)
-    for kind in ("best", "last"):
-        shutil.rmtree(folder / kind, ignore_errors=True)
-
-
 @contextlib.contextmanager
-def unreadable(message: str) -> Iterator[None]:
+def _unreadable(message: str) -> Iterator[None]:
     """Turns whatever Orbax and TensorStore raise on damaged or foreign files into one line."""
     try:
         yield
@@ -242,7 +226,7 @@ def _progress(state: TrainState) -> PyTree:
     return {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
 
 
-def open_manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
+def _open_manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.CheckpointManager:
     """Returns the manager of a folder of checkpoints, which keeps the last and the best."""
     key: Any = _rank  # declared to be a number, but only sorted by
     kept = [LatestN(1), BestN(get_metric_fn=key, n=1, keep_checkpoints_without_metrics=False)]
@@ -259,10 +243,90 @@ def open_manager(folder: pathlib.Path, reads_only: bool = False) -> ocp.Checkpoi
     )
 
 
-def best_step(manager: ocp.CheckpointManager) -> int | None:
+def _best_step(manager: ocp.CheckpointManager) -> int | None:
     """Returns the step of the best checkpoint; None if the last one says that another epoch was better, or none is."""
     best, last = manager.best_step(), manager.latest_step()
     if best is None or last is None:
         return None
     (of_best, of_last) = (manager.metrics(step) or {} for step in (best, last))
     return best if "epoch" in of_best and of_best["epoch"] == of_last.get("best_epoch") else None
+
+
+def replace_parts(
+    model: nnx.State,
+    stored: PyTree,
+    parts: tuple[str, ...],
+    where: str,
+    optional: tuple[str, ...] = (),
+    resized: tuple[str, ...] = (),
+) -> list[str]:
+    """Replaces parts of a model, in place, by those of nested dicts of arrays.
+
+    Args:
+        model: the variables of a `RawToLogit`.
+        stored: the arrays, by the names of the attributes.
+        parts: which attributes to replace.
+        where: names the arrays in an error, such as the flag of their run with its value.
+        optional: variables of these parts that stay as they are if there are no such arrays.
+        resized: layers of these parts that stay as they are if their shapes differ.
+
+    Returns:
+        The layers that stayed because their shapes differ.
+
+    Raises:
+        InputError: the names or the shapes differ.
+    """
+    ours = nnx.to_pure_dict(model)
+    loaded, stayed = {}, []
+    for part in parts:
+        own, theirs = ours.get(part, {}), stored.get(part, {})
+        kept = {name: value for name, value in own.items() if name in optional}
+        differ = {
+            name: own[name]
+            for name in resized
+            if name in own and name in theirs and _shapes(own[name]) != _shapes(theirs[name])
+        }
+        stayed += differ
+        loaded[part] = kept | theirs | differ
+        have, want = _shapes(loaded[part]), _shapes(ours.get(part, {}))
+        for name in sorted(have.keys() | want.keys()):
+            if have.get(name) != want.get(name):
+                raise InputError(
+                    f"{where} does not fit this run: its {part} has {name} {have.get(name, 'not at all')}, "
+                    f"this run's {want.get(name, 'not at all')}"
+                )
+    nnx.replace_by_pure_dict(model, ours | loaded)
+    return stayed
+
+
+def stored_model(folder: pathlib.Path, sharding: jax.sharding.Sharding, checkpoint: str, where: str) -> PyTree:
+    """Loads the model of the best or the last checkpoint of a fold onto this machine's devices.
+
+    Args:
+        folder: the fold's folder.
+        sharding: where its arrays are placed.
+        checkpoint: "best" or "last".
+        where: names the run in an error.
+
+    Raises:
+        InputError: the checkpoint is missing or cannot be read.
+    """
+    checkpoints = folder / "checkpoints"
+    # Orbax would warn that it opens a folder to read only.
+    with errors_only("absl"), _unreadable(f"{where} holds no checkpoint that can be read"):
+        if checkpoints.is_dir():
+            with _open_manager(checkpoints, reads_only=True) as manager:
+                step = _best_step(manager) if checkpoint == "best" else manager.latest_step()
+                if step is not None:
+                    target = jax.tree.map(
+                        lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding),
+                        dict(manager.item_metadata(step).model.tree),
+                    )
+                    return manager.restore(step, args=ocp.args.Composite(model=ocp.args.StandardRestore(target))).model
+    which = "checkpoint of a best epoch" if checkpoint == "best" else "last checkpoint"
+    raise InputError(f"{where} holds no {which}")
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}

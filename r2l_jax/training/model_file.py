@@ -1,24 +1,156 @@
 """A finished model in one file, model.safetensors: its arrays, and in the metadata all that is needed to use them."""
 
+import hashlib
 import json
+import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax import nnx
 
+import isp
 from r2l_jax.data.files.decoding import reading
+from r2l_jax.model.build import Architecture
+from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
-from r2l_jax.training.about import About, checked
 
 NAME = "model.safetensors"
 
 _FORMAT = "r2l_jax 1"
-_FIELDS = tuple(field.name for field in msgspec.structs.fields(About))
+
+Side = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+Shape = Annotated[list[Side], msgspec.Meta(min_length=2, max_length=3)]
+TaskName = Literal["classification", "segmentation"]
+
+
+class PipelineFile(msgspec.Struct):
+    """The file of the user's pipeline."""
+
+    file: str
+    function: str
+    sha256: str
+
+
+class About(msgspec.Struct, kw_only=True):
+    """Describes a finished model.
+
+    Attributes:
+        task: "classification" or "segmentation".
+        classes: the names of the classes, or the name of the object to segment.
+        camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
+            are processed already.
+        shape: the shape of the mosaics of the training.
+        white_level: the divisor of samples from files without levels of their own; None is their full range.
+        flags: the settings of the training, by name.
+        pipeline: the file of the user's pipeline, if the processing comes from one.
+        score: the score of this state on the validation samples.
+        epoch: the epoch after which this is the state, from 0 on.
+        checkpoint: which state of the run it is.
+        fold: the number of the fold.
+    """
+
+    task: TaskName
+    classes: list[str]
+    camera: dict[str, Any] | None
+    shape: Shape
+    white_level: Annotated[float, msgspec.Meta(gt=0)] | None
+    flags: dict[str, Any]
+    pipeline: PipelineFile | None
+    score: float
+    epoch: Annotated[int, msgspec.Meta(ge=0)]
+    checkpoint: Literal["best", "last"]
+    fold: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:
+    """Describes a state of a finished fold by its metrics.json.
+
+    Args:
+        metrics: the content.
+        fold: the number of the fold.
+        checkpoint: "best" or "last".
+        where: says in an error which run it is.
+
+    Raises:
+        InputError: the file lacks a number, or has a value of another type.
+    """
+    try:
+        score = next(task.score for task in TASKS if task.name == metrics["task"])
+        found = {
+            **{name: metrics[name] for name in ("task", "classes", "camera", "shape", "white_level", "flags")},
+            "pipeline": metrics.get("pipeline"),
+            "score": metrics[f"best_val_{score}" if checkpoint == "best" else f"val_{score}"],
+            "epoch": metrics["best_epoch"] if checkpoint == "best" else metrics["history"][-1]["epoch"],
+            "checkpoint": checkpoint,
+            "fold": fold,
+        }
+    except LookupError as error:
+        raise InputError(f"{where} is damaged: its metrics.json lacks {error}") from None
+    return checked(found, f"{where} is damaged: its metrics.json has")
+
+
+def checked(found: Mapping[str, Any], start: str) -> About:
+    """Returns the description that a file holds.
+
+    Args:
+        found: the values by the names of the fields.
+        start: begins the message of an error.
+
+    Raises:
+        InputError: a value has another type, or the camera is not valid.
+    """
+    try:
+        about = msgspec.convert(dict(found), About)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{start} {str(error).replace('`', '').replace('$.', '')}") from None
+    if not about.classes:
+        raise InputError(f"{start} no classes")
+    if not math.isfinite(about.score):
+        raise InputError(f"{start} a score that is not finite")
+    camera_of(about, start)
+    return about
+
+
+def camera_of(about: About, start: str = "a model has") -> isp.Camera | None:
+    """Returns the camera that the processing started from.
+
+    Raises:
+        InputError: the camera is not valid; the message begins with `start`.
+    """
+    try:
+        return None if about.camera is None else isp.Camera.from_json(json.dumps(about.camera))
+    except ValueError as error:
+        raise InputError(f"{start} no camera: {error}") from None
+
+
+def identity_of(about: About, architecture: Architecture, arrays: Mapping[str, np.ndarray]) -> str:
+    """Hashes a model: its arrays, the processing, the task and the names of the classes.
+
+    Args:
+        about: the description of the model.
+        architecture: the structure of the model.
+        arrays: its variables by their dotted paths.
+    """
+    pipeline = architecture.pipeline
+    processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
+    meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
+    digest = hashlib.sha256(json.dumps(meaning).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"\n{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def named_arrays(state: nnx.State) -> dict[str, np.ndarray]:
+    """Returns a model's variables by their dotted paths."""
+    return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
 
 
 def write(target: pathlib.Path, arrays: Mapping[str, np.ndarray], about: About, identity: str) -> None:
@@ -27,7 +159,7 @@ def write(target: pathlib.Path, arrays: Mapping[str, np.ndarray], about: About, 
     Args:
         target: the file.
         arrays: the variables by their dotted paths.
-        about: what is known of the model; each field becomes an entry of the metadata, as JSON.
+        about: the description of the model; each field becomes an entry of the metadata, as JSON.
         identity: the hash of the model.
     """
     fields = {**msgspec.to_builtins(about), "identity": identity}
@@ -37,13 +169,13 @@ def write(target: pathlib.Path, arrays: Mapping[str, np.ndarray], about: About, 
 
 
 def read(source: pathlib.Path) -> tuple[About, dict[str, Any], str]:
-    """Reads a model that `write` has written, or somebody else: nothing in the file is trusted.
+    """Reads a model, and checks everything in the file, which may come from anybody.
 
     Returns:
-        What is known of the model, its arrays in nested dicts by their paths, and its identity as recorded.
+        The description of the model, its arrays in nested dicts by their paths, and its identity as recorded.
 
     Raises:
-        InputError: the file cannot be read, is damaged, or is no such model; the message starts with the path.
+        InputError: the file cannot be read, is damaged, or holds something else; the message starts with the path.
     """
     with reading(source, "model in safetensors"), safetensors.safe_open(source, "np") as file:
         about, identity = _described(file.metadata() or {})
@@ -54,14 +186,14 @@ def read(source: pathlib.Path) -> tuple[About, dict[str, Any], str]:
 
 
 def _described(metadata: Mapping[str, str]) -> tuple[About, str]:
-    """Returns what the metadata says of the model, and its identity."""
+    """Returns the description of the model in the metadata, and its identity."""
     if metadata.get("format") != _FORMAT:
         raise InputError(
             f"no model that r2l_jax.load takes: its metadata has the format {metadata.get('format')!r:.40}, not "
-            f"{_FORMAT!r} (earlier versions wrote the arrays alone: load the run's folder)"
+            f"{_FORMAT!r}"
         )
     fields = {}
-    for name in (*_FIELDS, "identity"):
+    for name in (*About.__struct_fields__, "identity"):
         if name not in metadata:
             raise InputError(f"its metadata lacks {name}")
         try:

@@ -4,43 +4,110 @@ Everything that would end a run later, or overwrite another one, is found out he
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
-from flax import nnx
 
-from r2l_jax.config import ModelSettings, TrainConfig
+from r2l_jax.config import ModelSettings, ProcessingSettings, TrainConfig, TrainingDataSettings
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
 from r2l_jax.data.splits import Split, stratified_splits
-from r2l_jax.model.build import needed_multiples
-from r2l_jax.model.pretrained import load_weights
-from r2l_jax.model.tasks import TASKS, task_of
+from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.folds import Fold
-from r2l_jax.training.record import changes, read_metrics, recorded_split
-from r2l_jax.training.stored import fold_folder
-from r2l_jax.training.update import UpdateRule
+from r2l_jax.training.record import Fold, changes, describe, fold_folder, read_metrics, recorded_split
+from r2l_jax.training.start import Sources
+from r2l_jax.training.update import GradientDescent, StepSettings, UpdateRule
 
 
-def make_folds(config: TrainConfig, dataset: RawDataset) -> list[Fold]:
-    """Makes a run's folds: drawn from the seed, or an earlier run's.
+class Batches(NamedTuple):
+    """The samples of a training batch, over all devices, and the batches of an epoch."""
+
+    size: int
+    per_epoch: int
+
+    @classmethod
+    def of(cls, samples: int, batch_size: int) -> "Batches":
+        """Divides the training samples of a fold.
+
+        Raises:
+            InputError: there are fewer samples than devices.
+        """
+        devices = jax.device_count()
+        size = min(batch_size, samples // devices * devices)
+        if size == 0:
+            raise InputError(f"{samples} training samples are fewer than the {devices} devices")
+        return cls(size, samples // size)
+
+
+class Plan:
+    """A run before its training: its data, its folds, and the settings of its steps.
+
+    Args:
+        config: the run.
+        rule: how a step changes the model.
+
+    Attributes:
+        dataset: the data set.
+        folds: the splits, and where the files of each go.
+        batches: the batches of each fold.
+        steps: everything that the compiled steps depend on.
+        sources: where the parts of a model start.
+        described: the description of the run, see `record.describe`.
+        overwrites: whether an earlier run in the folder is to be removed.
 
     Raises:
-        InputError: an earlier run that cannot be read, or that splits other data.
+        InputError: the settings would end the run later; or an earlier run, whose split is wanted, cannot be read or
+            splits other data.
     """
-    data, count = config.data, config.optimization.batch_size
-    if data.state_dict_uri:
-        pairs = [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
-    else:
-        pairs = stratified_splits(
-            dataset.labels, data.n_splits, data.train_size, config.optimization.seed, dataset.classes
-        )
-    if data.test_run:
-        pairs = [(train[:count], valid[:count]) for train, valid in pairs]
-    return [Fold(number, *pair, config.run_dir / f"fold_{number}") for number, pair in enumerate(pairs)]
+
+    def __init__(self, config: TrainConfig, rule: type[UpdateRule] = GradientDescent):
+        # A name or a file that is no pipeline ends the run before data is downloaded or rendered.
+        _ = config.processing.named_pipeline
+        self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
+        batch_size = config.optimization.batch_size
+        splits = _splits(config.data, config.optimization.seed, self.dataset)
+        if config.data.test_run:
+            splits = [(train[:batch_size], valid[:batch_size]) for train, valid in splits]
+        self.folds = [Fold(number, *split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
+        _check_processing(config.processing, self.dataset)
+        self.batches = Batches.of(len(self.folds[0].train_indices), batch_size)
+        self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
+        self.sources = Sources.of(config.processing, config.model)
+        self.described, self.overwrites = describe(config, self.dataset), config.tracking.overwrite
+        _check_networks(config.model, self.steps, self.dataset)
+        _check_pipeline(self.steps, self.dataset, rule)
+        if batch_size % jax.device_count():
+            raise InputError(f"--batch_size must be a multiple of the {jax.device_count()} devices, got {batch_size}")
+
+    def check_folders(self, folds: Sequence[Fold]) -> list[Fold]:
+        """Finds the folds that an earlier call has begun, and that are to be continued.
+
+        Raises:
+            InputError: an earlier run would end this one later, before anything is trained or removed.
+        """
+        begun = [fold for fold in folds if fold.metrics_file.exists() and not self.overwrites]
+        for fold in begun:
+            if found := changes(self.described, read_metrics(fold.metrics_file, "start anew with --overwrite")):
+                raise InputError(
+                    f"{fold.folder.parent} holds another run ({'; '.join(found)}): "
+                    "choose another --run_name, or start anew with --overwrite"
+                )
+        others = [fold for fold in folds if fold not in begun]
+        for fold in others:
+            self.sources.check(fold.number, fold.folder.parent if self.overwrites else None)
+        if others:
+            self.sources.check_weights(self.steps.task)
+        return begun
+
+
+def _splits(data: TrainingDataSettings, seed: int, dataset: RawDataset) -> Sequence[Split]:
+    """Draws a run's splits from the seed, or takes an earlier run's."""
+    if data.state_dict_uri is None:
+        return stratified_splits(dataset.labels, data.n_splits, data.train_size, seed, dataset.classes)
+    return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
 
 
 def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
-    """Returns the training and validation indices of an earlier run."""
     file = fold_folder(uri, fold, f"--state_dict_uri={uri}") / "metrics.json"
     earlier = read_metrics(file, f"--state_dict_uri={uri}")
     if earlier["fingerprint"] != dataset.fingerprint:
@@ -48,86 +115,46 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     return recorded_split(earlier, dataset, file)
 
 
-def check_settings(config: TrainConfig, dataset: RawDataset, rule: type[UpdateRule]) -> None:
-    """Raises an InputError for settings that would end the run later."""
-    _check_networks(config, dataset)
-    _check_pipeline(config, dataset, rule)
-    if config.optimization.batch_size % jax.device_count():
-        raise InputError(
-            f"--batch_size must be a multiple of the {jax.device_count()} devices, got {config.optimization.batch_size}"
-        )
-
-
-def check_folders(config: TrainConfig, dataset: RawDataset, folds: Sequence[Fold]) -> None:
-    """Raises an InputError for earlier runs that would end this one later, before anything is trained or removed."""
-    begun = [fold for fold in folds if fold.metrics_file.exists() and not config.tracking.overwrite]
-    for fold in begun:
-        _check_earlier(config, dataset, fold)
-    for fold in folds:
-        if fold not in begun:
-            _check_sources(config, fold)
-    if len(begun) < len(folds) and config.model.classifier_pretrained:
-        task = task_of(dataset, config.model)
-        head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
-        load_weights(head, task.network, config.model.pretrained_weights)
-
-
-def _check_networks(config: TrainConfig, dataset: RawDataset) -> None:
-    """Raises an InputError unless processor and head fit the data set, its task and the size of its samples."""
-    task, processing = task_of(dataset, config.model), config.processing
+def _check_processing(processing: ProcessingSettings, dataset: RawDataset) -> None:
     if dataset.camera is None and processing.processing_mode != "none":
         raise InputError(
             f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
             f"got {processing.flag}"
         )
+
+
+def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDataset) -> None:
+    """Raises an InputError unless processor and head fit the data set, its task and the size of its samples."""
+    task = steps.task
     for other in TASKS:
         flag = other.network_flag
-        if other.name != task.name and getattr(config.model, flag) != getattr(ModelSettings(), flag):
+        if other.name != task.name and getattr(network, flag) != getattr(ModelSettings(), flag):
             raise InputError(f"--{flag} is for {other.name}; --dataset={dataset.name} is {task.participle}")
-    for part, multiple in needed_multiples(config, dataset.camera, task).items():
-        if any(side % multiple for side in dataset.shape[:2]):
+    height, width = dataset.shape[:2]
+    for part, multiple in steps.architecture.multiples.items():
+        if height % multiple or width % multiple:
             raise InputError(
                 f"--dataset={dataset.name}: height and width must be multiples of {multiple} for {part}, "
-                f"got {dataset.shape[0]}x{dataset.shape[1]}"
+                f"got {height}x{width}"
             )
 
 
-def _check_pipeline(config: TrainConfig, dataset: RawDataset, rule: type[UpdateRule]) -> None:
+def _check_pipeline(steps: StepSettings, dataset: RawDataset, rule: type[UpdateRule]) -> None:
     """Raises an InputError unless the pipeline fits the data set, and the rule can update it."""
-    named = config.processing.named_pipeline
-    if named is None or dataset.camera is None:
-        rule.check(config, None)
+    named, camera = steps.architecture.pipeline, dataset.camera
+    if named is None or camera is None:
+        rule.check(steps, None)
         return
-    pipeline, (raw, _) = named(dataset.camera), dataset[0]
-    named.check(dataset.camera, *raw.shape)
-    if config.processing.pipeline and not pipeline.facts:
+    pipeline, (raw, _) = named(camera), dataset[0]
+    named.check(camera, *raw.shape)
+    processing = steps.architecture.processing
+    if processing.pipeline and not pipeline.facts:
         given = {
-            "freeze_classifier": config.model.freeze_classifier,
-            "processor_uri": config.processing.processor_uri,
-            "adv_training": config.attack.adv_training,
+            "freeze_classifier": steps.freezes_head,
+            "processor_uri": processing.processor_uri,
+            "adv_training": steps.attack.adv_training,
         }
         for flag, value in given.items():
             if value:
-                raise InputError(
-                    f"--pipeline={config.processing.pipeline} has no parameters to learn: leave --{flag} out"
-                )
-    rule.check(config, pipeline)
-
-
-def _check_earlier(config: TrainConfig, dataset: RawDataset, fold: Fold) -> None:
-    """Raises an InputError unless this run can continue what a fold's folder holds."""
-    if differences := changes(config, dataset, read_metrics(fold.metrics_file, "start anew with --overwrite")):
-        raise InputError(
-            f"{config.run_dir} holds another run ({'; '.join(differences)}): "
-            "choose another --run_name, or start anew with --overwrite"
-        )
-
-
-def _check_sources(config: TrainConfig, fold: Fold) -> None:
-    """Raises an InputError unless the runs that a fold starts from are there, and stay there."""
-    sources = {"processor_uri": config.processing.processor_uri, "classifier_uri": config.model.classifier_uri}
-    for flag, uri in sources.items():
-        if uri:
-            folder = fold_folder(uri, fold.number, f"--{flag}={uri}").resolve()
-            if config.tracking.overwrite and config.run_dir.resolve() in folder.parents:
-                raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
+                raise InputError(f"--pipeline={processing.pipeline} has no parameters to learn: leave --{flag} out")
+    rule.check(steps, pipeline)

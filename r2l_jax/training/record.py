@@ -1,11 +1,12 @@
-"""A fold's metrics.json: what has been reached so far, and all that a repetition needs."""
+"""The folders of a run's folds, and the metrics.json in each: the numbers so far, and all that a repetition needs."""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import msgspec
@@ -19,37 +20,137 @@ from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
-from r2l_jax.training.about import PipelineFile, Shape, TaskName
-from r2l_jax.training.folds import Fold
+from r2l_jax.training.model_file import PipelineFile, Shape, TaskName
+
+# Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
+# Pipelines are compared by their content, not by the name of their file.
+_FREE_TO_CHANGE = frozenset(
+    {
+        *("logdir", "data_dir", "pipeline", "download", "epochs", "overwrite"),
+        *("keep_optimizer", "save_locally", "adv_track_differences"),
+    }
+)
+
+
+class Fold(NamedTuple):
+    """One of a run's splits.
+
+    Attributes:
+        number: which of them.
+        train_indices: the samples to train on, by their indices in the data set.
+        valid_indices: the samples to validate on.
+        folder: the folder of the fold's files.
+    """
+
+    number: int
+    train_indices: np.ndarray
+    valid_indices: np.ndarray
+    folder: pathlib.Path
+
+    @property
+    def metrics_file(self) -> pathlib.Path:
+        """The numbers so far, and how to reproduce them."""
+        return self.folder / "metrics.json"
+
+
+def fold_number(folder: pathlib.Path) -> int | None:
+    """Returns the number of the fold whose folder this is; None for another folder, such as a copy of one."""
+    match = re.fullmatch(r"fold_(0|[1-9][0-9]{0,8})", folder.name)
+    return int(match[1]) if match and folder.is_dir() else None
+
+
+def fold_folders(run: pathlib.Path) -> list[pathlib.Path]:
+    """Lists the folders of a run's folds, by their numbers."""
+    numbers = {folder: number for folder in run.glob("fold_*") if (number := fold_number(folder)) is not None}
+    return sorted(numbers, key=numbers.__getitem__)
+
+
+def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
+    """Returns the folder of an earlier run's fold of the same number.
+
+    The head of another fold has been trained on samples that this fold validates on. To use it all the same, name the
+    folder of that fold.
+
+    Args:
+        uri: an earlier run's folder, or one of its folds' folders.
+        fold: the fold of this run.
+        where: what to call `uri` in an error, such as its flag with the value.
+
+    Raises:
+        InputError: there is no such folder, or it holds no such fold.
+    """
+    root = pathlib.Path(uri)
+    # The folder that is meant, for a link of another name and for ".".
+    if fold_number(root.resolve()) is not None:
+        return root
+    if (root / f"fold_{fold}").is_dir():
+        return root / f"fold_{fold}"
+    found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
+    reason = f"it has {found}" if root.is_dir() else "not found"
+    raise InputError(f"{where} is no run's folder with a fold_{fold}: {reason}")
+
+
+def run_names(uris: Sequence[str]) -> list[str]:
+    """Returns names of runs for tables and plots: those of their folders, or the paths as given if two are the same.
+
+    Args:
+        uris: folders of runs, or of their folds.
+
+    Raises:
+        InputError: two paths lead to one folder.
+    """
+    paths = [pathlib.Path(uri).resolve() for uri in uris]
+    for number, path in enumerate(paths):
+        if path in paths[:number]:
+            raise InputError(f"--run={uris[number]} is given twice")
+    names = ["/".join(path.parts[-2:]) if fold_number(path) is not None else path.name for path in paths]
+    return names if len(set(names)) == len(names) else list(uris)
+
 
 _Indices = list[Annotated[int, msgspec.Meta(ge=0, lt=2**31)]]
 
 
 class _Metrics(msgspec.Struct):
-    """The keys of a metrics.json that are read. It may hold more; earlier versions lacked those with a default."""
+    """The keys of a metrics.json that are read. It may hold more."""
 
     complete: bool
     flags: dict[str, Any]
     history: list[dict[str, float]]
+    task: TaskName
+    classes: list[str]
+    shape: Shape
+    white_level: float | None
+    camera: dict[str, Any] | None
     fingerprint: str
     train_indices: _Indices
     valid_indices: _Indices
-    made_by: list[dict[str, str]] = []
+    made_by: list[dict[str, str]]
     pipeline: PipelineFile | None = None
-    task: TaskName | None = None
-    classes: list[str] | None = None
-    shape: Shape | None = None
-    white_level: float | None = None
-    camera: dict[str, Any] | None = None
+
+
+def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
+    """Describes a run as metrics.json records it: what a repetition needs, and the data."""
+    named = config.processing.named_pipeline
+    return {
+        "flags": flat(config),
+        **({"pipeline": dataclasses.asdict(named.source)} if named and named.source else {}),
+        **environment(),
+        "seed": config.optimization.seed,
+        "task": dataset.task,
+        "classes": dataset.classes,
+        "shape": list(dataset.shape),
+        "white_level": dataset.white_level,
+        "fingerprint": dataset.fingerprint,
+        **_describe_data(dataset),
+    }
 
 
 class Record:
     """The metrics.json of a fold.
 
     Args:
-        config: the run.
-        dataset: its samples.
-        fold: how the fold splits them, and where its file is.
+        fold: how the fold splits the data, and where its file is.
+        described: the description of the run, see `describe`.
         final: the names of final numbers that a finished fold has.
 
     Attributes:
@@ -59,18 +160,15 @@ class Record:
         InputError: the file is there, and is not a fold's.
     """
 
-    def __init__(self, config: TrainConfig, dataset: RawDataset, fold: Fold, final: Sequence[str] = ()):
-        self._config, self._dataset, self._fold = config, dataset, fold
+    def __init__(self, fold: Fold, described: Mapping[str, Any], final: Sequence[str] = ()):
+        self._fold, self._described = fold, described
         self._made_by, self.finished = [store.made_by()], None
         if not fold.metrics_file.exists():
             return
         earlier = read_metrics(fold.metrics_file, "start anew with --overwrite")
-        self._made_by = [
-            *(maker for maker in earlier.get("made_by", []) if maker not in self._made_by),
-            *self._made_by,
-        ]
+        self._made_by = [*(maker for maker in earlier["made_by"] if maker not in self._made_by), *self._made_by]
         # A flag that an earlier version did not have stood at its default.
-        if earlier["complete"] and flat(TrainConfig()) | earlier["flags"] == flat(config):
+        if earlier["complete"] and flat(TrainConfig()) | earlier["flags"] == described["flags"]:
             for name in final:
                 if not isinstance(earlier.get(name), int | float):
                     raise InputError(
@@ -93,22 +191,14 @@ class Record:
 
     def content(self, history: Sequence[Mapping[str, Any]], final: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Returns the content that `write` would write."""
-        config, dataset, fold = self._config, self._dataset, self._fold
         return {
             "complete": final is not None,
             **(final or {}),
             "history": list(history),
-            **_reproduction(config),
-            "seed": config.optimization.seed,
-            "task": dataset.task,
-            "classes": dataset.classes,
-            "shape": list(dataset.shape),
-            "white_level": dataset.white_level,
-            "fingerprint": dataset.fingerprint,
-            **_describe_data(dataset),
+            **self._described,
             "made_by": self._made_by,
-            "train_indices": fold.train_indices.tolist(),
-            "valid_indices": fold.valid_indices.tolist(),
+            "train_indices": self._fold.train_indices.tolist(),
+            "valid_indices": self._fold.valid_indices.tolist(),
         }
 
 
@@ -166,51 +256,64 @@ def recorded_split(
     return train, valid
 
 
-def changes(config: TrainConfig, dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
-    """Lists what keeps a run from continuing what an earlier one has recorded of a fold."""
-    differences = config.differences(earlier["flags"]) + _other_pipeline(config, earlier)
-    if earlier["fingerprint"] != dataset.fingerprint:
-        differences.append("it has other samples or classes")
-    else:
-        differences += changed_data(dataset, earlier)
-    if len(earlier["history"]) > config.optimization.epochs:
-        differences.append(f"it has {len(earlier['history'])} epochs, more than {config.optimization.epochs}")
-    return differences
-
-
-def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
-    """Lists which of the data has changed since a run recorded it; earlier versions recorded nothing."""
+def changed_flags(flags: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    """Lists the flags that keep a run from continuing an earlier one, as "name was old, is new"."""
+    before = flat(TrainConfig()) | dict(earlier)
+    # A cosine ends at the last epoch: with another one, the earlier epochs would have had other learning rates.
+    free = _FREE_TO_CHANGE if flags["schedule"] == "constant" else _FREE_TO_CHANGE - {"epochs"}
     return [
-        store.WORDS[name]
-        for name, value in _describe_data(dataset).items()
-        if name in earlier and earlier[name] != value
+        f"{name} was {before[name]!r}, is {flags[name]!r}"
+        for name in sorted(flags)
+        if name not in free and not name.startswith("track_") and before[name] != flags[name]
     ]
 
 
+def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    """Lists what keeps a run from continuing a fold.
+
+    Args:
+        described: the description of the run, see `describe`.
+        earlier: the fold's metrics.json.
+    """
+    found = changed_flags(described["flags"], earlier["flags"])
+    was, now = map(_pipeline_of, (earlier, described))
+    if was != now:
+        found.append(f"pipeline was {was}, is {now}")
+    if earlier["fingerprint"] != described["fingerprint"]:
+        found.append("it has other samples or classes")
+    else:
+        found += _changed(described, earlier)
+    epochs = described["flags"]["epochs"]
+    if len(earlier["history"]) > epochs:
+        found.append(f"it has {len(earlier['history'])} epochs, more than {epochs}")
+    return found
+
+
+def _pipeline_of(metrics: Mapping[str, Any]) -> str:
+    """Describes the pipeline of a run. The content of a user's file counts, not its place."""
+    source = metrics.get("pipeline")
+    return (
+        Source("", source["function"], source["sha256"]).description
+        if source
+        else repr(metrics["flags"].get("pipeline"))
+    )
+
+
+def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
+    """Lists which of the data has changed since a run recorded it."""
+    return _changed(_describe_data(dataset), earlier)
+
+
+def _changed(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
+    return [store.WORDS[name] for name in ("data", "camera") if earlier.get(name) != described[name]]
+
+
 def other_makers(earlier: Mapping[str, Any]) -> bool:
-    """Tells whether other code has trained a fold, wholly or in part; earlier versions did not record it."""
-    return any(maker != store.made_by() for maker in earlier.get("made_by", []))
-
-
-def _reproduction(config: TrainConfig) -> dict[str, Any]:
-    """Collects what a repetition needs: flags, the file of the user's pipeline, git commit, versions, devices."""
-    named = config.processing.named_pipeline
-    pipeline = {"pipeline": dataclasses.asdict(named.source)} if named and named.source else {}
-    return {"flags": flat(config), **pipeline, **environment()}
+    """Returns whether other code has trained a fold, wholly or in part."""
+    return any(maker != store.made_by() for maker in earlier["made_by"])
 
 
 def _describe_data(dataset: RawDataset) -> dict[str, Any]:
     """Describes the data that a run records: its content, and the camera as JSON gives it back."""
     camera = dataset.camera and json.loads(dataset.camera.to_json())
     return {"data": dataset.content, "camera": camera}
-
-
-def _other_pipeline(config: TrainConfig, earlier: Mapping[str, Any]) -> list[str]:
-    """Says whether the pipeline is another one: the content of the user's file counts, not its place."""
-    named, recorded = config.processing.named_pipeline, earlier.get("pipeline")
-    if named and named.source and recorded:
-        earlier_source = Source("", recorded["function"], recorded["sha256"])
-        was, now = earlier_source.description, named.source.description
-    else:
-        was, now = repr(earlier["flags"].get("pipeline")), repr(config.processing.pipeline)
-    return [f"pipeline was {was}, is {now}"] if was != now else []

@@ -1,7 +1,9 @@
 """The state in which a fold's training begins; the training step is compiled meanwhile."""
 
 import contextlib
+import dataclasses
 import functools
+import pathlib
 import threading
 
 import jax
@@ -10,25 +12,85 @@ import numpy as np
 from flax import nnx
 
 from isp.published import ADDITIVE_LAYER
-from r2l_jax.config import HALF_SIZE_MODES, TrainConfig
+from r2l_jax.config import HALF_SIZE_MODES, ModelSettings, ProcessingSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import published
-from r2l_jax.model.build import Statistics, make_processor, unknown_statistics
+from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
+from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.training.folds import Fold
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.checkpoint import replace_parts, stored_model
+from r2l_jax.training.record import Fold, fold_folder
 from r2l_jax.training.steps import Steps, TrainState
-from r2l_jax.training.stored import load_parts
 
 # Samples that give the running statistics of a learned processing a start.
 _SAMPLES = 256
 
 
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """The earlier runs and the weights in which the parts of a model start.
+
+    Attributes:
+        processor: the run of the processor and its normalization.
+        head: the run of the head.
+        pretrained: whether the head's ResNet starts from ImageNet weights.
+        weights: the file of these weights; None downloads them.
+    """
+
+    processor: str | None
+    head: str | None
+    pretrained: bool
+    weights: str | None
+
+    @classmethod
+    def of(cls, processing: ProcessingSettings, network: ModelSettings) -> "Sources":
+        """Collects the sources that the settings name."""
+        pretrained = network.classifier_pretrained, network.pretrained_weights
+        return cls(processing.processor_uri, network.classifier_uri, *pretrained)
+
+    @property
+    def _runs(self) -> list[tuple[str, str, tuple[str, ...]]]:
+        """The flag and the folder of each run, and the parts that it provides."""
+        runs = (
+            ("processor_uri", self.processor, ("processor", "normalizer")),
+            ("classifier_uri", self.head, ("head",)),
+        )
+        return [(flag, uri, parts) for flag, uri, parts in runs if uri]
+
+    def check(self, fold: int, removed: pathlib.Path | None) -> None:
+        """Raises an InputError unless the runs that a fold starts from are there, and not in a folder to be removed."""
+        for flag, uri, _ in self._runs:
+            folder = fold_folder(uri, fold, f"--{flag}={uri}").resolve()
+            if removed is not None and removed.resolve() in folder.parents:
+                raise InputError(f"--{flag}={uri} is in the run that --overwrite is to remove")
+
+    def check_weights(self, task: Task) -> None:
+        """Raises an InputError unless the ImageNet weights, if wanted, fit the head."""
+        if self.pretrained:
+            load_weights(nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0))), task.network, self.weights)
+
+    def provide(self, model: nnx.State, fold: int, task: Task) -> None:
+        """Replaces the parts of a fresh model, in place."""
+        for flag, uri, parts in self._runs:
+            where = f"--{flag}={uri}"
+            stored = stored_model(fold_folder(uri, fold, where), shardings().everywhere, "best", where)
+            anew = replace_parts(model, stored, parts, where, (ADDITIVE_LAYER,), task.class_layers)
+            if anew and jax.process_index() == 0:
+                print(f"{where} has other classes: the layer {', '.join(anew)} of the head starts anew")
+        if self.pretrained:
+            head = nnx.eval_shape(lambda: task.make_head(nnx.Rngs(0)))
+            nnx.update(head, model["head"])
+            load_weights(head, task.network, self.weights)
+            _put(model, "head", jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere))
+
+
 def initial_state(
-    config: TrainConfig,
-    dataset: RawDataset,
     steps: Steps,
+    sources: Sources,
+    dataset: RawDataset,
     fold: Fold,
     batch_size: int,
     keys: tuple[jax.Array, jax.Array],
@@ -39,9 +101,9 @@ def initial_state(
     Meanwhile, the training step is compiled, or loaded from the cache.
 
     Args:
-        config: the run.
-        dataset: its samples.
-        steps: its compiled functions.
+        steps: the run's compiled functions.
+        sources: where the parts of the model start.
+        dataset: the samples.
         fold: whose training samples give statistics.
         batch_size: samples at once, over all devices.
         keys: the key of the random weights, and the key from which those of the training steps are drawn.
@@ -49,17 +111,25 @@ def initial_state(
     """
     of_weights, of_steps = keys
     everywhere, split = shardings().everywhere, shardings().split
-    statistics = None if config.processing.learns_pipeline else to_devices(unknown_statistics(), everywhere)
+    learns_pipeline = steps.architecture.processing.learns_pipeline
+    statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
     init = _compiling(steps.init.lower(of_weights, statistics))
     shapes = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, of_weights, statistics))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
     step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps))
     if statistics is not None and not resumes:
-        statistics = fixed_statistics(config, dataset, fold.train_indices, batch_size)
+        statistics = fixed_statistics(steps.architecture, dataset, fold.train_indices, batch_size)
     init.join()
     model = steps.init(of_weights, statistics)
     if not resumes:
-        _provide(model, config, dataset, steps, fold, batch_size)
+        if learns_pipeline and not sources.processor:
+            # Without a step that changes them, the head would see images unlike those it was trained on. With such
+            # steps, a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first
+            # hundred steps.
+            indices = fold.train_indices if steps.rule.keeps_statistics else fold.train_indices[:_SAMPLES]
+            mean, var = _moments(steps.architecture.processor(), dataset, indices, batch_size)
+            _put(model, "normalizer", {"mean": mean, "var": var})
+        sources.provide(model, fold.number, steps.task)
     state = steps.begin(model)
     step.join()
     return state
@@ -78,43 +148,18 @@ def _compiling(lowered: jax.stages.Lowered) -> threading.Thread:
     return thread
 
 
-def _provide(
-    model: nnx.State, config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, batch_size: int
-) -> None:
-    """Replaces the parts of a fresh model that earlier runs, the images or ImageNet provide."""
-    for parts, flag, uri in (
-        (("processor", "normalizer"), "processor_uri", config.processing.processor_uri),
-        (("head",), "classifier_uri", config.model.classifier_uri),
-    ):
-        if uri:
-            anew = load_parts(
-                model, parts, uri, fold.number, flag, optional=(ADDITIVE_LAYER,), resized=steps.task.class_layers
-            )
-            if anew and jax.process_index() == 0:
-                print(f"--{flag}={uri} has other classes: the layer {', '.join(anew)} of the head starts anew")
-    if config.processing.learns_pipeline and not config.processing.processor_uri:
-        # Without a step that changes them, the head would see images unlike those it was trained on. With such steps,
-        # a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first hundred steps.
-        indices = fold.train_indices if steps.rule.keeps_statistics else fold.train_indices[:_SAMPLES]
-        mean, var = _moments(make_processor(config, dataset.camera), dataset, indices, batch_size)
-        _put(model, "normalizer", {"mean": mean, "var": var})
-    if config.model.classifier_pretrained:
-        head = nnx.eval_shape(lambda: steps.task.make_head(nnx.Rngs(0)))
-        nnx.update(head, model["head"])
-        load_weights(head, steps.task.network, config.model.pretrained_weights)
-        _put(model, "head", jax.device_put(nnx.to_pure_dict(nnx.state(head)), shardings().everywhere))
-
-
-def fixed_statistics(config: TrainConfig, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
+def fixed_statistics(
+    architecture: Architecture, dataset: RawDataset, indices: np.ndarray, batch_size: int
+) -> Statistics:
     """Returns the mean and standard deviation of each channel over the training images, or the published ones.
 
     The images are the processed ones, or those that a neural network processes.
     """
-    half = config.processing.processing_mode in HALF_SIZE_MODES
+    half = architecture.processing.processing_mode in HALF_SIZE_MODES
     known = published.MOSAIC_STATISTICS if half else published.STATIC_STATISTICS
     if dataset.name in known:
         return to_devices(tuple(np.array(each, np.float32) for each in known[dataset.name]), shardings().everywhere)
-    mean, var = _moments(make_processor(config, dataset.camera), dataset, indices, batch_size)
+    mean, var = _moments(architecture.processor(), dataset, indices, batch_size)
     # The epsilon of a batch norm, for a channel that is constant.
     return mean, jnp.sqrt(var + 1e-5)
 

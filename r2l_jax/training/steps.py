@@ -2,22 +2,19 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from r2l_jax.config import TrainConfig
 from r2l_jax.data.loader import Batch
-from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.augment import sample_keys
-from r2l_jax.model.build import make_model
-from r2l_jax.model.tasks import Task, task_of
+from r2l_jax.model.build import Statistics
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
-from r2l_jax.training.update import GradientDescent, UpdateRule, draw_blueprint
+from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, UpdateRule
 
 PyTree = Any
 
@@ -44,39 +41,50 @@ class TrainState(flax.struct.PyTreeNode):
         return nnx.to_pure_dict(self.model).get("processor", {})
 
 
-class Steps(NamedTuple):
-    """The compiled functions of a run. They depend on shapes alone, so that all folds share them.
+@functools.lru_cache(maxsize=32)
+def make_steps(settings: StepSettings, rule: type[UpdateRule] = GradientDescent) -> "Steps":
+    """Makes the compiled functions of a run; runs of equal settings share them.
+
+    Args:
+        settings: everything that they depend on.
+        rule: how a step changes the model.
+    """
+    blueprint = Blueprint.of(settings)
+    return Steps(settings, blueprint, rule(settings, blueprint))
+
+
+class Steps:
+    """The functions of a run, compiled at their first use. They depend on shapes alone, so that all folds share them.
 
     Attributes:
         init: makes a model's variables from a key, and the statistics that `Standardize` takes (None if nothing does).
         begin: makes the state in which a model's training begins.
-        train: updates once, `(state, batch, key) -> (state, loss)`; consumes the state. The key is that of the epoch:
-            a sample's augmentation follows from it and from the sample's index, not from its batch and devices.
-        lower: traces and lowers what `train` compiles, apart from fixed processing, for arguments that may be shapes.
-            Once its result is compiled, the first call of `train` does not compile it again.
-        evaluate: adds a batch to sums, `(state, sums, batch) -> sums`: those that task and rule measure, and the number
-            of `samples (C,)` that hold each class; consumes the sums. `Task.totals` computes the loss from those of all
-            batches.
         trace: `(model, batch) -> (logits, images, gradients)`: the image after each stage, and the mean loss's gradient
             for it.
-        stages: the names of the stages, in the order of those lists.
-        zero_sums: returns the sums of no training batch.
-        zero_evaluated: returns the sums of `evaluate` of no batch.
+        zero_sums: returns zeroed training sums.
+        zero_evaluated: returns zeroed sums of `evaluate`.
+        stages: the names of the stages, in the order of the lists that `trace` returns.
         task: the task that the model is trained for.
         rule: the update rule.
+        architecture: the model.
     """
 
-    init: jax.stages.Wrapped
-    begin: Callable[[nnx.State], TrainState]
-    train: Callable[[TrainState, Batch, jax.Array], tuple[TrainState, jax.Array]]
-    lower: Callable[[TrainState, Batch, jax.Array], jax.stages.Lowered]
-    evaluate: Callable[[TrainState, PyTree, Batch], PyTree]
-    trace: Callable[[nnx.State, Batch], tuple[jax.Array, list[jax.Array], list[jax.Array]]]
-    stages: tuple[str, ...]
-    zero_sums: Callable[[], PyTree]
-    zero_evaluated: Callable[[], PyTree]
-    task: Task
-    rule: UpdateRule
+    def __init__(self, settings: StepSettings, blueprint: Blueprint, rule: UpdateRule):
+        self.architecture, self.task, self.rule = settings.architecture, settings.architecture.task, rule
+        self.stages = blueprint.model.processor.stage_names
+        self._augmentation, self._graph = settings.augmentation, blueprint.evaluating
+        self._fixed = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
+        self._processes_apart = settings.freezes_processor
+        jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
+        # Compiled apart from the head, whose functions runs with other processing then find in the cache.
+        self._process = jit(self._processed, out_shardings=shardings().split)
+        self._train = jit(self._trained, donate_argnums=0)
+        self._evaluate = jit(self._evaluated, donate_argnums=1)
+        self.init = jit(self._drawn, compiler_options=compiler.for_one_call())
+        self.begin: Callable[[nnx.State], TrainState] = jit(self._begun)
+        self.trace: Callable[[nnx.State, Batch], tuple[jax.Array, list, list]] = jit(self._traced)
+        self.zero_sums: Callable[[], PyTree] = jit(self._zero_sums)
+        self.zero_evaluated: Callable[[], PyTree] = jit(self._zero_evaluated)
 
     @property
     def summary(self) -> tuple[str, ...]:
@@ -89,99 +97,93 @@ class Steps(NamedTuple):
         """The names of the task's metrics in the history, where the last epoch always has them."""
         return tuple(f"val_{name}" for name in self.task.metrics)
 
+    def train(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
+        """Updates once, and returns the next state and the mean loss; consumes the state.
 
-def make_steps(config: TrainConfig, dataset: RawDataset, make_rule: type[UpdateRule] = GradientDescent) -> Steps:
-    """Makes the compiled functions of a run, compiled at their first use.
+        Args:
+            state: the state.
+            batch: the samples.
+            key: the key of the epoch: a sample's augmentation follows from it and from the sample's index, not from its
+                batch and devices.
+        """
+        if not self._processes_apart:
+            return self._train(state, batch, key)
+        fixed, trained = self._parts(state.model)
+        batch = {**batch, "raw": self._process(state.model, batch["raw"])}
+        state, loss = self._train(state.replace(model=trained), batch, key)
+        return state.replace(model=nnx.merge_state(fixed, state.model)), loss
 
-    Args:
-        config: the run.
-        dataset: its task, and the shapes of its samples.
-        make_rule: how a step changes the model.
-    """
-    task = task_of(dataset, config.model)
-    blueprint = draw_blueprint(config, dataset, task)
-    rule = make_rule(config, task, blueprint)
-    stages, augmentation = blueprint.model.processor.stage_names, config.optimization.augmentation
+    def lower(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Lowered:
+        """Traces and lowers the function that `train` compiles, apart from fixed processing.
 
-    def zeros(loss_shape=()):
-        classes = len(task.classes)
-        return {"loss": jnp.zeros(loss_shape), "confusion": jnp.zeros((classes, classes))}
+        Once the result is compiled, the first call of `train` does not compile it again.
 
-    def zero_sums():
-        return zeros() | rule.zero_sums()
+        Args:
+            state: the state, or its shapes.
+            batch: the samples, or their shapes.
+            key: the key of the epoch.
+        """
+        if not self._processes_apart:
+            return self._train.lower(state, batch, key)
+        _, trained = self._parts(state.model)
+        images = jax.eval_shape(self._process, state.model, batch["raw"])
+        images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=shardings().split)
+        return self._train.lower(state.replace(model=trained), {**batch, "raw": images}, key)
 
-    def zero_evaluated():
-        measured = {name: jnp.zeros(()) for name in (*task.metrics, *rule.metrics)}
-        return zeros(task.loss_shape) | measured | {"samples": jnp.zeros(len(task.classes))}
+    def evaluate(self, state: TrainState, sums: PyTree, batch: Batch) -> PyTree:
+        """Adds a batch to sums, and consumes these.
 
-    def init(key, statistics=None):
-        return nnx.state(make_model(config, dataset, task, nnx.Rngs(params=key), statistics))
+        They are the sums that task and rule measure, and the number of `samples (C,)` that hold each class.
+        `Task.totals` computes the loss from the sums of all batches.
+        """
+        return self._evaluate(state, sums, self._process(state.model, batch["raw"]), batch)
 
-    def begin(model):
-        _, trained = parts(model)
-        return TrainState(jnp.zeros((), jnp.int32), model, rule.begin(trained), zero_sums())
-
-    def parts(model):
+    def _parts(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
         """Splits a model into its fixed processor, if it has one, and all that updates compute with."""
-        is_fixed = config.processing.is_fixed
-        return nnx.split_state(model, nnx.PathContains("processor") if is_fixed else nnx.Nothing(), ...)
+        fixed, trained = nnx.split_state(model, self._fixed, ...)
+        return fixed, trained
 
-    def process(model, raw):
-        return nnx.merge(blueprint.evaluating, model).processor(raw)
+    def _drawn(self, key: jax.Array, statistics: Statistics | None = None) -> nnx.State:
+        return nnx.state(self.architecture.model(nnx.Rngs(params=key), statistics))
 
-    def train(state, batch, key):
+    def _begun(self, model: nnx.State) -> TrainState:
+        _, trained = self._parts(model)
+        return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self._zero_sums())
+
+    def _processed(self, model: nnx.State, raw: jax.Array) -> jax.Array:
+        return nnx.merge(self._graph, model).processor(raw)
+
+    def _trained(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         keys = sample_keys(key, batch["index"])
-        updated = rule.update(state.model, state.opt_state, task.augmented(batch, keys, augmentation), keys)
+        batch = self.task.augmented(batch, keys, self._augmentation)
+        updated = self.rule.update(state.model, state.opt_state, batch, keys)
         sums = jax.tree.map(jnp.add, state.sums, updated.sums)
         return TrainState(state.step + 1, updated.model, updated.state, sums), updated.loss
 
-    def train_processed(state, batch, key):
-        fixed, trained = parts(state.model)
-        batch = batch | {"raw": compiled_process(state.model, batch["raw"])}
-        state, loss = compiled_train(state.replace(model=trained), batch, key)
-        return state.replace(model=nnx.merge_state(fixed, state.model)), loss
+    def _evaluated(self, state: TrainState, sums: PyTree, images: jax.Array, batch: Batch) -> PyTree:
+        logits = nnx.merge(self._graph, state.model).logits(images)
+        samples = batch["weight"] @ self.task.contained(batch["target"]).astype(jnp.float32)
+        measured = self.task.measure(logits, batch) | self.rule.measure(state.opt_state, images, batch)
+        return jax.tree.map(jnp.add, sums, measured | {"samples": samples})
 
-    def lower_processed(state, batch, key):
-        _, trained = parts(state.model)
-        images = jax.eval_shape(compiled_process, state.model, batch["raw"])
-        images = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=shardings().split)
-        return compiled_train.lower(state.replace(model=trained), batch | {"raw": images}, key)
+    def _traced(self, model: nnx.State, batch: Batch) -> tuple[jax.Array, list[jax.Array], list[jax.Array]]:
+        def mean_loss(perturbations: PyTree) -> tuple[jax.Array, PyTree]:
+            logits, images = nnx.merge(self._graph, model).trace(batch["raw"], perturbations)
+            return self.task.sums(logits, batch)["loss"] / batch["weight"].sum(), (logits, images)
 
-    def evaluate(state, sums, images, batch):
-        logits = nnx.merge(blueprint.evaluating, state.model).logits(images)
-        samples = batch["weight"] @ task.contained(batch["target"]).astype(jnp.float32)
-        measured = task.measure(logits, batch) | rule.measure(state.opt_state, images, batch)
-        of_batch = measured | {"samples": samples}
-        return jax.tree.map(jnp.add, sums, of_batch)
-
-    def trace(model, batch):
-        def mean_loss(perturbations):
-            logits, images = nnx.merge(blueprint.evaluating, model).trace(batch["raw"], perturbations)
-            return task.sums(logits, batch)["loss"] / batch["weight"].sum(), (logits, images)
-
-        _, shapes = jax.eval_shape(lambda: nnx.merge(blueprint.evaluating, model).trace(batch["raw"]))
+        _, shapes = jax.eval_shape(lambda: nnx.merge(self._graph, model).trace(batch["raw"]))
         unperturbed = {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         gradients, (logits, images) = jax.grad(mean_loss, has_aux=True)(unperturbed)
         # Lists, since whatever maps over a dict sorts it by name.
-        return logits, [images[name] for name in stages], [gradients[name] for name in stages]
+        return logits, [images[name] for name in self.stages], [gradients[name] for name in self.stages]
 
-    def evaluate_raw(state, sums, batch):
-        return compiled_evaluate(state, sums, compiled_process(state.model, batch["raw"]), batch)
+    def _zeros(self, loss_shape: tuple[int, ...] = ()) -> dict[str, jax.Array]:
+        classes = len(self.task.classes)
+        return {"loss": jnp.zeros(loss_shape), "confusion": jnp.zeros((classes, classes))}
 
-    jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
-    # Compiled apart from the head, whose functions runs with other processing then find in the cache.
-    compiled_process = jax.jit(process, out_shardings=shardings().split, compiler_options=compiler.options())
-    compiled_train, compiled_evaluate = jit(train, donate_argnums=0), jit(evaluate, donate_argnums=1)
-    return Steps(
-        init=jit(init, compiler_options=compiler.for_one_call()),
-        begin=jit(begin),
-        train=train_processed if config.processing.is_fixed else compiled_train,
-        lower=lower_processed if config.processing.is_fixed else compiled_train.lower,
-        evaluate=evaluate_raw,
-        trace=jit(trace),
-        stages=stages,
-        zero_sums=jit(zero_sums),
-        zero_evaluated=jit(zero_evaluated),
-        task=task,
-        rule=rule,
-    )
+    def _zero_sums(self) -> PyTree:
+        return self._zeros() | self.rule.zero_sums()
+
+    def _zero_evaluated(self) -> PyTree:
+        measured = {name: jnp.zeros(()) for name in (*self.task.metrics, *self.rule.metrics)}
+        return self._zeros(self.task.loss_shape) | measured | {"samples": jnp.zeros(len(self.task.classes))}

@@ -1,15 +1,29 @@
-"""Records of a run in progress: TensorBoard events, pictures and tensors."""
+"""What a training shows and records: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
 
 import pathlib
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
 from isp.parameter import MOST_ELEMENTS
+from r2l_jax.config import TrackingSettings, TrainConfig
+from r2l_jax.data.loader import Batch
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.pictures import row_of
+from r2l_jax.runtime.commands import command, report_command
+from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.tables import table
+from r2l_jax.training.steps import Steps, TrainState
+
+Numbers = dict[str, Any]
+Row = Mapping[str, Any]
 
 
 class Tracker:
@@ -33,6 +47,23 @@ class Tracker:
 
     def __exit__(self, *exception) -> None:
         self._writer.close()
+
+    def epoch(self, steps: Steps, state: TrainState, row: Numbers, sums: Numbers, count: int) -> None:
+        """Records an epoch's numbers and the processing's parameters.
+
+        Args:
+            steps: the run's compiled functions.
+            state: the state after the epoch.
+            row: the epoch's row of the history.
+            sums: the sums of the epoch's steps, see `TrainState`.
+            count: the number of these steps.
+        """
+        epoch = row["epoch"]
+        self.scalars({_tag(name): row[name] for name in (*steps.summary, *steps.measured) if name in row}, epoch)
+        norms = {name: float(norm) / count for name, norm in sums["gradient_norm"].items()}
+        # A pipeline's parameters: a network's, in a dict of their own, are too many to look at.
+        parameters = {name: value for name, value in state.processor.items() if not isinstance(value, dict)}
+        self.processor(jax.device_get(parameters), norms, epoch)
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Records numbers by name."""
@@ -114,3 +145,128 @@ class Tracker:
 
     def _path(self, name: str, epoch: int) -> pathlib.Path:
         return self._folder / "results" / f"epoch_{epoch:04d}" / name
+
+
+def record_samples(
+    tracker: Tracker,
+    wanted: TrackingSettings,
+    differences: bool,
+    dataset: RawDataset,
+    steps: Steps,
+    state: TrainState,
+    epoch: int,
+) -> None:
+    """Records what the flags ask for of the data set's first samples, such as stages, their gradients, predictions.
+
+    Args:
+        tracker: takes the record.
+        wanted: what to record.
+        differences: whether to record the difference from the rule's reference.
+        dataset: the samples.
+        steps: the run's compiled functions.
+        state: the state after the epoch.
+        epoch: its number, from 0.
+    """
+    if not (wanted.records or differences):
+        return
+    indices = np.arange(min(wanted.track_n_images, len(dataset)), dtype=np.int32)
+    raws, targets = dataset.samples(indices)
+    samples: Batch = {"raw": raws, "target": targets, "index": indices, "weight": np.ones(len(indices), np.float32)}
+    batch = to_devices(samples, shardings().everywhere)
+    logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
+    if wanted.track_processing:
+        tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)
+    if wanted.track_processing_gradients:
+        tracker.gradients(dict(zip(steps.stages, gradients, strict=True)), epoch)
+    reference = steps.rule.reference(state.model, state.opt_state)
+    if differences and reference is not None:
+        _, (*_, default), _ = jax.device_get(steps.trace(reference, batch))
+        tracker.differences(default, images[-1], epoch)
+    if wanted.track_predictions:
+        tracker.predictions(steps.task.predictions_picture(images[-1], logits, targets), logits, targets, epoch)
+
+
+def hyperparameters(flags: Mapping[str, Any], pipeline: str | None) -> Numbers:
+    """Returns the settings to compare runs by: the most telling ones first, then all that differ from their default.
+
+    The first ones are numbered, since TensorBoard sorts by name and shows the first five.
+
+    Args:
+        flags: the flags of the run.
+        pipeline: the title of the processing.
+    """
+    defaults, first = flat(TrainConfig()), {"1_lr": flags["lr"], "2_epochs": flags["epochs"], "3_pipeline": pipeline}
+    left_out = ("logdir", "data_dir", "lr", "epochs", "pipeline")
+    changed = {name: value for name, value in flags.items() if value != defaults[name] and name not in left_out}
+    return first | changed
+
+
+def _tag(name: str) -> str:
+    """Returns TensorBoard's name of a metric, grouped so that training and validation stand side by side."""
+    split, metric = name.split("_", 1)
+    return f"{metric}/{split}"
+
+
+def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
+    """Returns the line that stays of an epoch, at most 80 characters: losses, scores, seconds, and * at the best."""
+    parts = [f"epoch {row['epoch'] + 1:>{len(str(epochs))}}/{epochs}"]
+    for name in ("loss", score):
+        validated = f" val {row[f'val_{name}']:.4f}" if f"val_{name}" in row else ""
+        parts.append(f"{name} {row[f'train_{name}']:.4f}{validated}")
+    return "  ".join([*parts, f"{row['seconds']:.1f} s", *(["*"] if is_best else [])])
+
+
+def run_table(results: Sequence[Mapping], summary: Mapping[str, Mapping]) -> str:
+    """A run's final numbers: a row for each fold, and mean and standard deviation if there are several."""
+    names = list(summary)
+    score = names[0]  # of the validation
+    rows = [["", *(name.replace("_", " ") for name in names), f"best {score.replace('_', ' ')}"]]
+    for fold, result in enumerate(results):
+        best = f"{result[f'best_{score}']:.4f} (epoch {result['best_epoch'] + 1})"
+        rows.append([f"fold {fold}", *(f"{result[name]:.4f}" for name in names), best])
+    if len(results) > 1:
+        rows.append(["mean", *(f"{summary[name]['mean']:.4f}" for name in names), ""])
+        rows.append(["standard deviation", *(f"{summary[name]['std']:.4f}" for name in names), ""])
+    return table(rows)
+
+
+def class_table(results: Sequence[Mapping]) -> str:
+    """The last epoch's validation by class: means over the folds, and the number of samples of all folds.
+
+    Samples of several classes count for each.
+    """
+    metrics = ("precision", "recall", "f1")
+    rows = [["class", "samples", *metrics]]
+    for name in results[0]["val_f1"]:
+        samples = f"{sum(result['val_samples'][name] for result in results):.0f}"
+        means = (sum(result[f"val_{metric}"][name] for result in results) / len(results) for metric in metrics)
+        rows.append([name, samples, *(f"{mean:.4f}" for mean in means)])
+    return table(rows)
+
+
+def closing(run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: float | None) -> str:
+    """Says how long training took, where everything is, and which commands come next.
+
+    Args:
+        run_dir: the run's folder.
+        logdir: the folder that TensorBoard is given.
+        learns_pipeline: whether the run has learned its processing.
+        seconds: how long this call has trained; None if nothing was left to do.
+    """
+    run = shlex.quote(str(run_dir))
+    done = "nothing was left to do: the run is complete" if seconds is None else f"trained in {_time(seconds)}"
+    lines = [
+        f"{done}; results in {run_dir}",
+        f"curves and pictures:  tensorboard --logdir {shlex.quote(logdir)}",
+        f"under drift:          {command('evaluate')} --run={run}",
+    ]
+    if learns_pipeline:
+        lines.append(f"what breaks it:       {command('forensics')} --run={run}")
+    lines.append(f"all on one page:      {report_command([str(run_dir)])}")
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,12 +1,11 @@
 """Training, from a TrainConfig to metrics.json."""
 
-import functools
 import pathlib
 import shutil
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,32 +14,26 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import tasks
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import OptimizationSettings, TrackingSettings, TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
-from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.hosts import is_first, no_bar
 from r2l_jax.runtime.locks import locked, writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training import model_file, plan, recording, report
-from r2l_jax.training.about import about_run, identity_of, named_arrays
-from r2l_jax.training.checkpoint import Checkpoints, Quality, best_of, drop_optimizer
-from r2l_jax.training.folds import Fold, fold_folders
-from r2l_jax.training.optimizer import steps_of_epoch
-from r2l_jax.training.record import Record, other_makers, read_metrics
+from r2l_jax.training import model_file, tracking
+from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer, out_of_patience, stored_model
+from r2l_jax.training.plan import Plan
+from r2l_jax.training.record import Fold, Record, fold_folders, other_makers, read_metrics
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
-from r2l_jax.training.stored import stored_model
-from r2l_jax.training.tracking import Tracker
 from r2l_jax.training.update import GradientDescent, UpdateRule
 
 Numbers = dict[str, Any]
 
-# After so many updates, the start of the running statistics has a share of 0.9**60, 0.2%.
+# After 60 updates the initial running statistics weigh 0.9**60 = 0.2%.
 _LEAST_UPDATES = 60
 
 # Wider progress bars break on small terminals and in logs.
@@ -48,7 +41,7 @@ _COLUMNS = 80
 
 
 def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Numbers:
-    """Trains every fold of a run, or what an earlier call with the same settings left undone.
+    """Trains every fold of a run, or finishes what an earlier call with the same settings left undone.
 
     Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds.
 
@@ -57,17 +50,32 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
         rule: how a step changes the model.
 
     Returns:
-        The content of summary.json: of each final number the mean and standard deviation over the folds.
+        The content of summary.json: the mean and standard deviation over the folds of each final number.
 
     Raises:
         InputError: settings, files or an earlier run that do not fit, or another program that writes to the run's
             folder.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    dataset, folds = _planned(config, rule)
-    with writing_to(config.run_dir):
-        plan.check_folders(config, dataset, folds)
-        return _train_folds(config, dataset, folds, rule)
+    plan, run_dir = Plan(config, rule), config.run_dir
+    with writing_to(run_dir):
+        begun = plan.check_folders(plan.folds)
+        if is_first():
+            _warn(config, plan, begun, plan.folds)
+            if plan.overwrites:
+                _remove(run_dir)
+        multihost_utils.sync_global_devices("run folder prepared")
+        started = time.monotonic()
+        trainer = Trainer(plan, make_steps(plan.steps, rule), config.optimization, config.tracking)
+        results, are_new = zip(*trainer.train(plan.folds), strict=True)
+        summary = _summary(trainer.steps, results)
+        if is_first():
+            write_json(run_dir / "summary.json", summary)
+            print(tracking.class_table(results), tracking.run_table(results, summary), sep="\n\n")
+            seconds = time.monotonic() - started if any(are_new) else None
+            logdir, learns = config.tracking.logdir, config.processing.learns_pipeline
+            print(f"\n{tracking.closing(run_dir, logdir, learns, seconds)}")
+        return summary
 
 
 def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRule] = GradientDescent) -> None:
@@ -86,59 +94,26 @@ def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRu
     """
     if config.tracking.overwrite:
         raise ValueError("to overwrite a run would remove the folds that others train")
-    dataset, folds = _planned(config, rule)
-    chosen = [folds[number] for number in numbers]
-    plan.check_folders(config, dataset, chosen)
-    if jax.process_index() == 0:
-        _warn(config, dataset, chosen, rule)
-    _train_each(config, dataset, make_steps(config, dataset, rule), chosen)
+    plan = Plan(config, rule)
+    chosen = [plan.folds[number] for number in numbers]
+    begun = plan.check_folders(chosen)
+    if is_first():
+        _warn(config, plan, begun, chosen)
+    Trainer(plan, make_steps(plan.steps, rule), config.optimization, config.tracking).train(chosen)
 
 
-def _planned(config: TrainConfig, rule: type[UpdateRule]) -> tuple[RawDataset, list[Fold]]:
-    """Loads a run's data and makes its folds; raises an InputError for settings that would end the run later."""
-    # A name or a file that is no pipeline ends the run before data is downloaded or rendered.
-    _ = config.processing.named_pipeline
-    dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
-    folds = plan.make_folds(config, dataset)
-    plan.check_settings(config, dataset, rule)
-    return dataset, folds
-
-
-def _train_folds(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: type[UpdateRule]) -> Numbers:
-    """Trains the folds one after the other, and returns the content of summary.json."""
-    if jax.process_index() == 0:
-        _warn(config, dataset, folds, rule)
-        if config.tracking.overwrite:
-            for fold in fold_folders(config.run_dir):
-                with locked(fold):
-                    shutil.rmtree(fold)
-            (config.run_dir / "summary.json").unlink(missing_ok=True)
-    multihost_utils.sync_global_devices("run folder prepared")
-    steps, started = make_steps(config, dataset, rule), time.monotonic()
-    trained = _train_each(config, dataset, steps, folds)
-    results = [result for result, _ in trained]
-    # A fold that an earlier version has finished may lack some metrics.
-    further = [name for name in results[0] if name.startswith("default_val_") or name in steps.measured]
-    names = [*steps.summary, *(name for name in further if all(name in result for result in results))]
-    summary = {name: _over_folds([result[name] for result in results]) for name in names}
-    if jax.process_index() == 0:
-        write_json(config.run_dir / "summary.json", summary)
-        is_new = any(is_new for _, is_new in trained)
-        print(report.class_table(results), report.run_table(results, summary), sep="\n\n")
-        print(f"\n{report.closing(config, time.monotonic() - started if is_new else None)}")
-    return summary
-
-
-def _warn(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: type[UpdateRule]) -> None:
-    warnings = rule.warnings(config)
-    continued = [fold for fold in folds if fold.metrics_file.exists() and not config.tracking.overwrite]
-    updates = config.optimization.epochs * steps_of_epoch(config, len(dataset))
-    if len(continued) < len(folds) and updates < _LEAST_UPDATES and not rule.keeps_statistics:
+def _warn(config: TrainConfig, plan: Plan, begun: Sequence[Fold], folds: Sequence[Fold]) -> None:
+    """Prints what the user should know before training starts; `begun` are the folds that are continued."""
+    warnings, attack = [], config.attack.adv_training
+    if attack and not config.model.classifier_uri:
+        warnings.append("--adv_training without --classifier_uri attacks a head untrained for the task")
+    updates = config.optimization.epochs * plan.batches.per_epoch
+    if len(begun) < len(folds) and updates < _LEAST_UPDATES and not attack:
         warnings.append(
             f"{updates} updates in all are few: the statistics of batch norm, by which validation normalizes, need "
             f"about {_LEAST_UPDATES}; lower --batch_size or raise --epochs"
         )
-    for fold in continued:
+    for fold in begun:
         # Not refused: after an upgrade, refusing would lose days of training.
         if other_makers(read_metrics(fold.metrics_file, "start anew with --overwrite")):
             other = "was trained by different source code or another version of JAX"
@@ -147,111 +122,166 @@ def _warn(config: TrainConfig, dataset: RawDataset, folds: list[Fold], rule: typ
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def _train_each(
-    config: TrainConfig, dataset: RawDataset, steps: Steps, folds: Sequence[Fold]
-) -> list[tuple[Numbers, bool]]:
-    """Trains folds one after the other, and returns what `_train_fold` returns of each."""
-    trained = []
-    with StopSignals() as stop:
-        for fold in folds:
-            with writing_to(fold.folder):
-                trained.append(_train_fold(config, dataset, steps, fold, stop))
-    return trained
+def _remove(run_dir: pathlib.Path) -> None:
+    """Removes an earlier run."""
+    for fold in fold_folders(run_dir):
+        with locked(fold):
+            shutil.rmtree(fold)
+    (run_dir / "summary.json").unlink(missing_ok=True)
 
 
-def _over_folds(values: list[float]) -> dict[str, Any]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values)), "folds": values}
+def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
+    """Computes the mean and the standard deviation of the final numbers over the folds."""
+    further = [name for name in results[0] if name.startswith("default_val_") or name in steps.measured]
+    values = {name: [result[name] for result in results] for name in (*steps.summary, *further)}
+    return {
+        name: {"mean": float(np.mean(each)), "std": float(np.std(each)), "folds": each} for name, each in values.items()
+    }
 
 
-def _train_fold(
-    config: TrainConfig, dataset: RawDataset, steps: Steps, fold: Fold, stop: StopSignals
-) -> tuple[Numbers, bool]:
-    """Trains one fold from its start, or from its last checkpoint.
+class Trainer:
+    """Trains folds of a run, one after the other.
 
-    Returns:
-        The content of its metrics.json, and whether anything was left to do.
+    Args:
+        plan: the run.
+        steps: its compiled steps.
+        optimization: how long to train, how often to validate, and the seed.
+        tracking: what to record and to keep.
     """
-    record = Record(config, dataset, fold, (*steps.summary, "best_epoch", f"best_val_{steps.task.score}"))
-    size, folder = _sizes(config, fold), fold.folder / "checkpoints"
-    if record.finished:
-        _leave(config, steps, folder)
-        return record.finished, False
-    init_key, step_key = jax.random.split(jax.random.fold_in(jax.random.key(config.optimization.seed), fold.number))
-    epochs, writes = config.optimization.epochs, jax.process_index() == 0
-    quality = functools.partial(_quality, steps)
-    with Checkpoints(folder, quality, enabled=config.tracking.log_model) as checkpoints:
-        state = initial_state(config, dataset, steps, fold, size.batch, (init_key, step_key), checkpoints.found)
-        is_done = functools.partial(_out_of_patience, config, quality)
-        state, history = checkpoints.restore_last(state, epochs, is_done)
-        trainer = _Trainer(config, dataset, steps, fold, size, step_key, stop, int(state.step))
-        tracker = Tracker(fold.folder, len(history), config.tracking.track_save_tensors, enabled=writes)
-        with trainer, tracker:
+
+    def __init__(self, plan: Plan, steps: Steps, optimization: OptimizationSettings, tracking: TrackingSettings):
+        self.steps = steps
+        self._plan, self._optimization, self._tracking = plan, optimization, tracking
+
+    def train(self, folds: Sequence[Fold]) -> list[tuple[Numbers, bool]]:
+        """Trains folds from their starts, or from their last checkpoints.
+
+        Returns:
+            The content of each metrics.json, and whether anything was left to do.
+        """
+        trained = []
+        with StopSignals() as stop:
+            for fold in folds:
+                with writing_to(fold.folder):
+                    trained.append(self._train(fold, stop))
+        return trained
+
+    def _train(self, fold: Fold, stop: StopSignals) -> tuple[Numbers, bool]:
+        final_names = (*self.steps.summary, "best_epoch", f"best_val_{self.steps.task.score}")
+        record, folder = Record(fold, self._plan.described, final_names), fold.folder / "checkpoints"
+        content = record.finished
+        if content is None:
+            with Checkpoints(folder, self._quality, enabled=self._tracking.log_model) as checkpoints:
+                state, history, final = self._train_epochs(fold, record, checkpoints, stop)
+            if self._tracking.save_locally:
+                # After the checkpoints are complete, and before the fold counts as finished.
+                self._write_model(fold, record.content(history, final), state)
+            content = record.write(history, final)
+        if is_first() and not (self._tracking.keep_optimizer or self.steps.rule.state_is_result):
+            drop_optimizer(folder)
+        return content, record.finished is None
+
+    def _train_epochs(
+        self, fold: Fold, record: Record, checkpoints: Checkpoints, stop: StopSignals
+    ) -> tuple[TrainState, list[Numbers], Numbers]:
+        """Returns the last state, the numbers of the epochs, and the final numbers."""
+        plan, steps, epochs = self._plan, self.steps, self._optimization.epochs
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(self._optimization.seed), fold.number))
+        init_key, step_key = keys
+        state = initial_state(
+            steps, plan.sources, plan.dataset, fold, plan.batches.size, (init_key, step_key), checkpoints.found
+        )
+        state, history = checkpoints.restore_last(state, epochs, self._is_done)
+        loop = _Loop(plan, steps, fold, self._optimization, step_key, stop, int(state.step))
+        tracker = tracking.Tracker(fold.folder, len(history), self._tracking.track_save_tensors, enabled=is_first())
+        with loop, tracker:
             record.write(history)
             for epoch in range(len(history), epochs):
-                if is_done(history):
+                if self._is_done(history):
                     break
                 try:
-                    state, speed = trainer.train_epoch(state, epoch)
+                    state, speed = loop.train_epoch(state, epoch)
                 except _Stopped as stopped:
                     checkpoints.save(stopped.state, history, ends_epoch=False)
-                    raise Interrupted(_farewell(config, f"stopped at step {trainer.step} of {trainer.steps}")) from None
-                state, row, sums = trainer.end_epoch(state, epoch, speed)
+                    raise self._interrupted(f"stopped at step {loop.step} of {loop.steps}") from None
+                state, row, sums = loop.end_epoch(state, epoch, speed)
                 history.append(row)
                 checkpoints.save(state, history)
-                trainer.say(report.epoch_line(row, epochs, steps.task.score, best_of(history, quality) is row))
-                recording.record_epoch(tracker, config, steps, state, row, sums, speed, size.steps)
-                if config.tracking.track_every_epoch:
-                    recording.record_samples(tracker, config, dataset, steps, state, epoch)
+                is_best = best_of(history, self._quality) is row
+                loop.say(tracking.epoch_line(row, epochs, steps.task.score, is_best))
+                tracker.epoch(steps, state, row, sums, plan.batches.per_epoch)
+                rate = plan.steps.optimizer.rate.at(int(state.step) - 1)
+                tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
+                if self._tracking.track_every_epoch:
+                    self._record_samples(tracker, state, epoch)
                 tracker.flush()
                 record.write(history)
                 if epoch + 1 < epochs and stop.agreed():
-                    raise Interrupted(_farewell(config, f"stopped after epoch {epoch + 1} of {epochs}"))
-
-            if not config.tracking.track_every_epoch:
-                recording.record_samples(tracker, config, dataset, steps, state, history[-1]["epoch"])
-            final, confusion = _final_metrics(trainer, steps, state, history)
+                    raise self._interrupted(f"stopped after epoch {epoch + 1} of {epochs}")
+            if not self._tracking.track_every_epoch:
+                self._record_samples(tracker, state, history[-1]["epoch"])
+            final = self._final_numbers(loop, state, history)
+            confusion = np.array(final["val_confusion_matrix"])
             if (picture := steps.task.confusion_picture(confusion)) is not None:
                 tracker.picture("confusion", picture, history[-1]["epoch"])
             tracker.hyperparameters(
-                recording.hyperparameters(config), {name: history[-1][name] for name in steps.summary}
+                tracking.hyperparameters(plan.described["flags"], plan.steps.architecture.title),
+                {name: history[-1][name] for name in steps.summary},
             )
-    if config.tracking.save_locally:
-        # After the checkpoints are complete, and before the fold counts as finished.
-        _write_model(config, fold, record.content(history, final), state)
-    content = record.write(history, final)
-    _leave(config, steps, folder)
-    return content, True
+        return state, history, final
 
+    def _record_samples(self, tracker: tracking.Tracker, state: TrainState, epoch: int) -> None:
+        differences = self._plan.steps.attack.adv_track_differences
+        tracking.record_samples(tracker, self._tracking, differences, self._plan.dataset, self.steps, state, epoch)
 
-def _out_of_patience(config: TrainConfig, quality: Quality, history: list[Numbers]) -> bool:
-    """Tells whether the last validations, as many as --patience, have not improved on the best one before them."""
-    patience, best = config.optimization.patience, best_of(history, quality)
-    if not patience or best is None:
-        return False
-    since = [row for row in history if row["epoch"] > best["epoch"] and quality(row) is not None]
-    return len(since) >= patience and since[-1] is history[-1]
+    def _final_numbers(self, loop: "_Loop", state: TrainState, history: list[Numbers]) -> Numbers:
+        """Returns the numbers of the last and the best epoch, and of each class."""
+        # The last epoch was validated in this state, unless an earlier call has trained it.
+        steps, task, sums = self.steps, self.steps.task, loop.validated or loop.validate(state)
+        best, confusion = best_of(history, self._quality), sums["confusion"]
+        assert best is not None  # the last epoch is always validated
+        names = (f"val_{task.score}", "val_loss", *steps.measured)
+        final = {
+            **{name: history[-1][name] for name in (*steps.summary, *steps.measured)},
+            "best_epoch": best["epoch"],
+            **{f"best_{name}": best[name] for name in names},
+            **{
+                f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
+                for name in ("precision", "recall", "f1")
+            },
+            "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
+            "val_confusion_matrix": confusion.tolist(),
+        }
+        if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:
+            sums = loop.validate(state.replace(model=reference))
+            by_default = {name: total for name, total in sums.items() if name not in steps.rule.metrics}
+            final |= _means("default_val", by_default, steps)
+        return final
 
+    def _quality(self, row: Mapping[str, Any]) -> Numbers | None:
+        """Returns the quality of an epoch (see `checkpoint.Quality`); None for an epoch that was not validated."""
+        score, sign = f"val_{self.steps.task.score}", self.steps.rule.sign
+        if score not in row:
+            return None
+        return {"score": sign * row[score], "loss": -sign * row["val_loss"], "epoch": row["epoch"]}
 
-def _leave(config: TrainConfig, steps: Steps, folder: pathlib.Path) -> None:
-    """Drops the optimizer's state from the checkpoints of a finished fold, unless it is still needed."""
-    kept = config.tracking.keep_optimizer or steps.rule.state_is_result
-    if jax.process_index() == 0 and not kept:
-        drop_optimizer(folder)
+    def _is_done(self, history: list[Numbers]) -> bool:
+        return out_of_patience(history, self._quality, self._optimization.patience)
 
+    def _interrupted(self, stopped: str) -> Interrupted:
+        left = "the same command goes on from there" if self._tracking.log_model else "nothing is kept"
+        return Interrupted(f"{stopped}; {left}")
 
-class _Sizes(NamedTuple):
-    """The samples of a batch, over all devices, and the batches of an epoch."""
-
-    batch: int
-    steps: int
-
-
-def _sizes(config: TrainConfig, fold: Fold) -> _Sizes:
-    count, devices = len(fold.train_indices), jax.device_count()
-    batch = min(config.optimization.batch_size, count // devices * devices)
-    if batch == 0:
-        raise InputError(f"{count} training samples are fewer than the {devices} devices")
-    return _Sizes(batch, count // batch)
+    def _write_model(self, fold: Fold, content: Mapping[str, Any], state: TrainState) -> None:
+        """Writes the model of the best epoch to one file; without checkpoints, the model of the last epoch."""
+        which, where, model = "last", str(fold.folder), state.model
+        if self._tracking.log_model:
+            which = "best"
+            nnx.replace_by_pure_dict(model, stored_model(fold.folder, shardings().everywhere, which, where))
+        if is_first():
+            about, arrays = model_file.about_run(content, fold.number, which, where), model_file.named_arrays(model)
+            identity = model_file.identity_of(about, self.steps.architecture, arrays)
+            model_file.write(fold.folder / model_file.NAME, arrays, about, identity)
 
 
 class _Stopped(Exception):  # noqa: N818 -- nothing went wrong
@@ -262,39 +292,39 @@ class _Stopped(Exception):  # noqa: N818 -- nothing went wrong
         self.state = state
 
 
-class _Trainer:
-    """Takes the steps of a fold and shows their progress.
+class _Loop:
+    """Takes the steps of a fold, and shows their progress.
 
     Attributes:
-        step: the steps taken so far.
-        steps: all that are to be taken.
+        step: the number of steps taken so far.
+        steps: the total number of training steps.
         validated: the sums of the last validation; None before the first.
     """
 
     def __init__(
         self,
-        config: TrainConfig,
-        dataset: RawDataset,
-        steps: Steps,
+        plan: Plan,
+        compiled: Steps,
         fold: Fold,
-        size: _Sizes,
+        optimization: OptimizationSettings,
         key: jax.Array,
         stop: StopSignals,
         first_step: int,
     ):
-        self._config, self._dataset, self._compiled = config, dataset, steps
-        self._fold, self._size, self._key, self._stop = fold, size, key, stop
-        self.step, self.steps = first_step, config.optimization.epochs * size.steps
+        self._dataset, self._batches, self._compiled, self._fold = plan.dataset, plan.batches, compiled, fold
+        self._optimization, self._key, self._stop = optimization, key, stop
+        self.step, self.steps = first_step, optimization.epochs * plan.batches.per_epoch
         self.validated: Numbers | None = None
-        self._batches: Iterator[Batch] = loader.train_batches(
-            dataset, fold.train_indices, size.batch, config.optimization.seed, first_step
+        self._title = f"fold {fold.number + 1}/{len(plan.folds)}"
+        self._left: Iterator[Batch] = loader.train_batches(
+            plan.dataset, fold.train_indices, plan.batches.size, optimization.seed, first_step
         )
 
-    def __enter__(self) -> "_Trainer":
+    def __enter__(self) -> "_Loop":
         self._bar = tqdm(
             total=self.steps,
             initial=self.step,
-            desc=f"fold {self._fold.number + 1}/{self._config.data.n_splits}",
+            desc=self._title,
             unit="step",
             disable=no_bar(),
             ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
@@ -316,10 +346,10 @@ class _Trainer:
         Raises:
             _Stopped: the user or the scheduler asked to stop.
         """
-        first, last, ahead, started = self.step, (epoch + 1) * self._size.steps, OneAhead(), time.perf_counter()
+        first, last, ahead, started = self.step, (epoch + 1) * self._batches.per_epoch, OneAhead(), time.perf_counter()
         key, timed = jax.random.fold_in(self._key, epoch), last - first
         while self.step < last:
-            batch = to_devices(next(self._batches), shardings().split)
+            batch = to_devices(next(self._left), shardings().split)
             state, loss = self._compiled.train(state, batch, key)
             if self.step == first and timed > 1:
                 # The clock starts after the first call, which may compile.
@@ -333,7 +363,7 @@ class _Trainer:
                 raise _Stopped(state)
         # The device may still work on the last step: its sums are waited for before the clock is read.
         jax.block_until_ready(state.sums)
-        return state, timed * self._size.batch / (time.perf_counter() - started)
+        return state, timed * self._batches.size / (time.perf_counter() - started)
 
     def end_epoch(self, state: TrainState, epoch: int, speed: float) -> tuple[TrainState, Numbers, Numbers]:
         """Validates if it is time to, and returns the state of the next epoch, this one's numbers and its sums.
@@ -341,13 +371,13 @@ class _Trainer:
         Raises:
             InputError: training has diverged.
         """
-        steps, optimization = self._compiled, self._config.optimization
+        steps, optimization = self._compiled, self._optimization
         sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
             raise InputError(f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr")
         state = state.replace(sums=steps.zero_sums())
         row = {"epoch": epoch, **_means("train", sums, steps)}
-        row["seconds"] = self._size.steps * self._size.batch / speed
+        row["seconds"] = self._batches.per_epoch * self._batches.size / speed
         if (epoch + 1) % optimization.check_val_every_n_epoch == 0 or epoch + 1 == optimization.epochs:
             row |= _means("val", self.validate(state), steps)
         shown = [name for name in (f"val_{steps.task.score}", "val_loss") if name in row]
@@ -357,16 +387,11 @@ class _Trainer:
     def validate(self, state: TrainState) -> Numbers:
         """Adds up a state's sums over the validation samples: the task's, and those of its and the rule's metrics."""
         sums = self._compiled.zero_evaluated()
-        for batch in loader.eval_batches(self._dataset, self._fold.valid_indices, self._size.batch):
+        for batch in loader.eval_batches(self._dataset, self._fold.valid_indices, self._batches.size):
             sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
         totals = self._compiled.task.totals(jax.device_get(sums))
         self.validated = totals
         return totals
-
-
-def _farewell(config: TrainConfig, stopped: str) -> str:
-    left = "the same command goes on from there" if config.tracking.log_model else "nothing is kept"
-    return f"{stopped}; {left}"
 
 
 def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:
@@ -374,48 +399,3 @@ def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:
     task, count, names = steps.task, sums["confusion"].sum(), ("loss", *steps.task.metrics, *steps.rule.metrics)
     means = {f"{split}_{name}": float(sums[name] / count) for name in names if name in sums}
     return means | {f"{split}_{task.score}": float(task.score_of(sums["confusion"]))}
-
-
-def _quality(steps: Steps, row: Mapping[str, Any]) -> Numbers | None:
-    """Returns what makes an epoch the best, see `checkpoint.Quality`; None for an epoch that was not validated."""
-    score, sign = f"val_{steps.task.score}", steps.rule.sign
-    if score not in row:
-        return None
-    return {"score": sign * row[score], "loss": -sign * row["val_loss"], "epoch": row["epoch"]}
-
-
-def _final_metrics(
-    trainer: _Trainer, steps: Steps, state: TrainState, history: list[Numbers]
-) -> tuple[Numbers, np.ndarray]:
-    """Returns the last epoch's numbers, those of each class and the best epoch's; and the confusion matrix."""
-    # The last epoch was validated in this state, unless an earlier call has trained it.
-    task, sums = steps.task, trainer.validated or trainer.validate(state)
-    best, confusion = best_of(history, functools.partial(_quality, steps)), sums["confusion"]
-    assert best is not None  # the last epoch is always validated
-    final = {
-        **{name: history[-1][name] for name in (*steps.summary, *steps.measured) if name in history[-1]},
-        "best_epoch": best["epoch"],
-        **{f"best_{name}": best[name] for name in (f"val_{task.score}", "val_loss", *steps.measured) if name in best},
-        **{
-            f"val_{name}": dict(zip(task.classes, map(float, getattr(tasks.metrics, name)(confusion)), strict=True))
-            for name in ("precision", "recall", "f1")
-        },
-        "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
-        "val_confusion_matrix": confusion.tolist(),
-    }
-    if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:
-        sums = trainer.validate(state.replace(model=reference))
-        by_default = {name: total for name, total in sums.items() if name not in steps.rule.metrics}
-        final |= _means("default_val", by_default, steps)
-    return final, confusion
-
-
-def _write_model(config: TrainConfig, fold: Fold, content: Mapping[str, Any], state: TrainState) -> None:
-    """Writes the model of the best epoch to one file; without checkpoints, that of the last epoch."""
-    which, where, model = "last", str(fold.folder), state.model
-    if config.tracking.log_model:
-        which = "best"
-        nnx.replace_by_pure_dict(model, stored_model(fold.folder, shardings().everywhere, which, where))
-    if jax.process_index() == 0:
-        about, arrays = about_run(content, fold.number, which, where), named_arrays(model)
-        model_file.write(fold.folder / model_file.NAME, arrays, about, identity_of(about, config, arrays))

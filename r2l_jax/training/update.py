@@ -1,26 +1,77 @@
 """Update rules: how a training step changes a model. The step itself is the same for all of them, see `steps`."""
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 
 import isp
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import AttackSettings, TrainConfig
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.model.build import make_model
+from r2l_jax.model.build import Architecture
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Task
-from r2l_jax.training.optimizer import make_optimizer, steps_of_epoch
+from r2l_jax.model.tasks import Task, task_of
+from r2l_jax.optimizers import Optimizer
 
 PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSettings:
+    """Everything that the compiled steps of a run depend on: runs with equal settings share them.
+
+    Attributes:
+        architecture: the model.
+        task: the task with the loss that training lowers.
+        optimizer: the optimizer.
+        augmentation: how training images are changed at random.
+        ema: the decay of averaged weights; 0 averages nothing.
+        freezes_head: whether the head keeps its parameters and batch statistics.
+        attack: the settings of adversarial training.
+    """
+
+    architecture: Architecture
+    task: Task
+    optimizer: Optimizer
+    augmentation: str
+    ema: float
+    freezes_head: bool
+    attack: AttackSettings
+
+    @classmethod
+    def of(cls, config: TrainConfig, dataset: RawDataset, epoch_steps: int) -> "StepSettings":
+        """Collects the settings of a run.
+
+        Args:
+            config: the run.
+            dataset: its camera, its task, and the shapes of its samples.
+            epoch_steps: the number of updates in an epoch.
+
+        Raises:
+            InputError: the task does not take the settings of its loss.
+        """
+        task, optimization = task_of(dataset, config.model), config.optimization
+        return cls(
+            Architecture.of(config.processing, task, dataset.camera, dataset.shape, config.attack.adv_noise_layer),
+            task.for_training(optimization, dataset.labels),
+            optimization.build(epoch_steps),
+            optimization.augmentation,
+            optimization.ema,
+            config.model.freeze_classifier,
+            config.attack,
+        )
+
+    @property
+    def freezes_processor(self) -> bool:
+        """Whether the processor stays as it is."""
+        return self.architecture.processing.is_fixed
 
 
 class Blueprint(NamedTuple):
@@ -28,31 +79,26 @@ class Blueprint(NamedTuple):
 
     Attributes:
         model: the model, with shapes in place of arrays.
-        training: the graph of what updates compute with, in training: batch norms use the batch's statistics, except in
-            a frozen head. A fixed processor is not part of it: updates get the processed images.
+        training: the graph of the parts that updates compute with, in training: batch norms use the batch's statistics,
+            except in a frozen head. A fixed processor is not part of it: updates get the processed images.
         evaluating: its graph in evaluation: batch norms use their running statistics.
-        labels: the class of each sample of the data set.
-        epoch_steps: the number of updates in an epoch.
     """
 
     model: RawToLogit
     training: nnx.GraphDef
     evaluating: nnx.GraphDef
-    labels: np.ndarray
-    epoch_steps: int
 
-
-def draw_blueprint(config: TrainConfig, dataset: RawDataset, task: Task) -> Blueprint:
-    """Returns the structure of a run's model."""
-    model = nnx.eval_shape(lambda: make_model(config, dataset, task, nnx.Rngs(0), None))
-    model.eval()
-    evaluating = nnx.graphdef(model)
-    model.train()
-    if config.model.freeze_classifier:
-        model.head.eval()  # A frozen head also keeps its batch statistics.
-    processor = Unprocessed() if config.processing.is_fixed else model.processor
-    training = nnx.graphdef(RawToLogit(processor, model.normalizer, model.head))
-    return Blueprint(model, training, evaluating, dataset.labels, steps_of_epoch(config, len(dataset)))
+    @classmethod
+    def of(cls, settings: StepSettings) -> "Blueprint":
+        """Draws the structure of a run's model."""
+        model = settings.architecture.abstract()
+        evaluating = nnx.graphdef(model)
+        model.train()
+        if settings.freezes_head:
+            model.head.eval()  # A frozen head also keeps its batch statistics.
+        processor = Unprocessed() if settings.freezes_processor else model.processor
+        training = nnx.graphdef(RawToLogit(processor, model.normalizer, model.head))
+        return cls(model, training, evaluating)
 
 
 class Updated(NamedTuple):
@@ -75,8 +121,7 @@ class UpdateRule(abc.ABC):
     """How a training step changes a model.
 
     Args:
-        config: the run.
-        task: the task that the model is trained for.
+        settings: the settings of the run's steps.
         blueprint: the model's structure.
 
     Attributes:
@@ -92,17 +137,12 @@ class UpdateRule(abc.ABC):
     state_is_result: bool = False
 
     @abc.abstractmethod
-    def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint): ...
+    def __init__(self, settings: StepSettings, blueprint: Blueprint): ...
 
     @staticmethod
     @abc.abstractmethod
-    def check(config: TrainConfig, pipeline: isp.Pipeline | None) -> None:
+    def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
         """Raises an InputError unless the rule can update a model with this pipeline, if it has one."""
-
-    @staticmethod
-    def warnings(config: TrainConfig) -> list[str]:
-        """Returns what the user should know before training starts."""
-        return []
 
     @abc.abstractmethod
     def begin(self, model: nnx.State) -> PyTree:
@@ -153,24 +193,22 @@ class GradientDescent(UpdateRule):
     from which the next update starts.
     """
 
-    def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint):
-        settings = config.optimization
+    def __init__(self, settings: StepSettings, blueprint: Blueprint):
         self._augmentation, self._graph, self._decay = settings.augmentation, blueprint.training, settings.ema
-        self._task = task.for_training(settings, blueprint.labels)
-        self._optimizer = make_optimizer(settings, blueprint.epoch_steps)
-        frozen = {"processor": config.processing.is_fixed, "head": config.model.freeze_classifier}
+        self._task, self._optimizer = settings.task, settings.optimizer.transformation()
+        frozen = {"processor": settings.freezes_processor, "head": settings.freezes_head}
         kept = [nnx.PathContains(part) for part, is_frozen in frozen.items() if is_frozen]
         self._trained = nnx.All(nnx.Param, nnx.Not(nnx.Any(*kept)))
         self._processor_parameters = _of_processor(self._split(nnx.state(blueprint.model))[0]).keys()
 
     @staticmethod
-    def check(config: TrainConfig, pipeline: isp.Pipeline | None) -> None:
+    def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
         """Accepts every pipeline.
 
         Raises:
             ValueError: the settings ask for adversarial training, which is another rule.
         """
-        if config.attack.adv_training:
+        if settings.attack.adv_training:
             raise ValueError("adversarial training needs the update rule r2l_jax.drift.forensics.attack.Attack")
 
     def begin(self, model: nnx.State) -> PyTree:

@@ -1,7 +1,6 @@
 """Runs that take seconds."""
 
 import contextlib
-import dataclasses
 
 import pytest
 import small_runs
@@ -12,8 +11,6 @@ from r2l_jax.data.sets import synthetic
 from r2l_jax.runtime import startup
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
-from r2l_jax.training.steps import make_steps
-from r2l_jax.training.update import GradientDescent
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,37 +19,6 @@ def _cache_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(startup, "cache_dir", lambda: folder)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _shared_steps():
-    """Lets runs that differ only in their data and bookkeeping share compiled steps, which take longest to make."""
-    made = {}
-
-    def bookkeeping(optimization):
-        """The settings that no compiled step depends on."""
-        names = {"seed", "check_val_every_n_epoch", "patience"}
-        return names | ({"epochs", "batch_size"} if optimization.schedule == "constant" else set())
-
-    def shared(config, dataset, rule=GradientDescent):
-        raw, _ = dataset[0]
-        pipeline, optimization = config.processing.named_pipeline, config.optimization
-        key = repr(
-            [
-                *map(dataclasses.asdict, (config.processing, config.model, config.attack)),
-                {name: value for name, value in vars(optimization).items() if name not in bookkeeping(optimization)},
-                pipeline and pipeline.identity,
-                (raw.shape, dataset.task, dataset.classes, dataset.camera and dataset.camera.to_json()),
-                (rule, tasks.resnet, tasks.unet),
-            ]
-        )
-        if key not in made:
-            made[key] = make_steps(config, dataset, rule)
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "make_steps", shared)
         yield
 
 

@@ -4,6 +4,7 @@ import isp
 from r2l_jax.config import PARAMETERS, TrainConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat, replace
+from r2l_jax.training.record import changed_flags
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,11 @@ from r2l_jax.runtime.flags import build, flat, replace
             "--adv_aux_loss must be one of ssim, l2, l2_sum, got 'lpips'",
         ),
         ({"adv_training": True, "adv_aux_weight": -1.0}, "--adv_aux_weight must not be negative, got -1.0"),
+        ({"weight_decay": 0.1}, "--weight_decay is for --optimizer=adamw or sgd, got --optimizer=adam"),
+        ({"warmup_epochs": 9.0, "epochs": 2}, "--warmup_epochs=9 is more than --epochs=2"),
+        ({"ema": 1.0}, "--ema must be below 1, got 1"),
+        ({"label_smoothing": 1.5}, "--label_smoothing must be below 1, got 1.5"),
+        ({"adv_training": True, "schedule": "cosine"}, "--schedule=cosine is for training; --adv_training has an"),
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),
@@ -84,15 +90,18 @@ def test_an_attack_names_its_settings_and_may_freeze_the_head_as_published():
         1.0,
     )
     tracked = replace(attack, adv_track_differences=True)
-    assert tracked.differences(flat(attack)) == []
+    assert changed_flags(flat(tracked), flat(attack)) == []
     other = replace(attack, adv_parameters="gamma_correct")
-    assert other.differences(flat(attack)) == ["adv_parameters was 'all', is 'gamma_correct'"]
+    assert changed_flags(flat(other), flat(attack)) == ["adv_parameters was 'all', is 'gamma_correct'"]
 
 
 def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_settings():
     earlier = flat(TrainConfig())
-    assert build(TrainConfig, epochs=9, track_processing=True, data_dir="elsewhere").differences(earlier) == []
-    assert build(TrainConfig, lr=1e-3, seed=2).differences(earlier) == ["lr was 1e-05, is 0.001", "seed was 1, is 2"]
+    assert changed_flags(flat(build(TrainConfig, epochs=9, track_processing=True, data_dir="elsewhere")), earlier) == []
+    assert changed_flags(flat(build(TrainConfig, lr=1e-3, seed=2)), earlier) == [
+        "lr was 1e-05, is 0.001",
+        "seed was 1, is 2",
+    ]
 
 
 def test_the_help_names_the_parameters_of_the_parametrized_pipeline():

@@ -26,7 +26,7 @@ from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.trained import load_runs
+from r2l_jax.training.run import open_runs
 
 # Every test trains or analyzes a run with the stage.
 pytestmark = pytest.mark.slow
@@ -151,21 +151,21 @@ def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
 
 def test_a_run_is_loaded_with_the_file_that_it_was_trained_with_alone(trained, my_isp, tmp_path):
     run, file = str(trained.run_dir), pathlib.Path(my_isp.removesuffix(":make"))
-    ((fold,),) = load_runs([run])
+    ((fold,),) = open_runs([run])
     assert fold.config.processing.pipeline == my_isp
     moved = file.rename(tmp_path / "moved_isp.py")
     try:
         with pytest.raises(InputError, match=r"my_isp.py, which cannot be read \(No such file .*\): name it by --"):
-            load_runs([run])
-        ((fold,),) = load_runs([run], pipelines=[f"{moved}:make"])
+            open_runs([run])
+        ((fold,),) = open_runs([run], pipelines=[f"{moved}:make"])
         assert fold.config.processing.pipeline == f"{moved}:make"
         own_code.write(file, CODE + "\n")
         with pytest.raises(
             InputError, match=r"my_isp.py of SHA-256 [0-9a-f]{12}, which is [0-9a-f]{12} now: if you have"
         ):
-            load_runs([run])
+            open_runs([run])
         with pytest.raises(InputError, match=r"--pipeline=.*my_isp.py:make: no --run was trained with this pipeline"):
-            load_runs([run], pipelines=[my_isp, f"{moved}:make"])
+            open_runs([run], pipelines=[my_isp, f"{moved}:make"])
     finally:
         moved.replace(file)
 
@@ -178,7 +178,7 @@ def test_a_record_without_its_file_is_damaged(trained, tmp_path):
     for pipeline, message in ((None, lacks), ({"file": "x"}, other), (recorded["pipeline"] | {"sha256": None}, other)):
         (run / "fold_0/metrics.json").write_text(json.dumps(recorded | {"pipeline": pipeline}))
         with pytest.raises(InputError, match=message):
-            load_runs([str(run)])
+            open_runs([str(run)])
 
 
 def test_a_file_that_is_not_there_is_named_before_data_is_rendered(trained, tmp_path):
@@ -221,7 +221,7 @@ def test_adversarial_training_moves_it(trained):
         classifier_uri=str(trained.run_dir), epochs=1, lr=0.1, save_locally=True,
     )  # fmt: skip
     train.run(config, Attack)
-    ((before,),) = load_runs([str(trained.run_dir)])
+    ((before,),) = open_runs([str(trained.run_dir)])
     for name, value in before.model.processor.parameters().items():
         assert (np.asarray(value) != model(config)[f"processor.{name}"]).any() == (name == "strength"), name
 

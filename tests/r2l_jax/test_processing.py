@@ -16,6 +16,7 @@ from r2l_jax.model.processors import half_size
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import start, train
+from r2l_jax.training.update import StepSettings
 
 
 def synthetic(config):
@@ -66,7 +67,8 @@ def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
 )
 def test_published_data_sets_are_normalised_as_published(base, mode, expected):
     dataset = dataclasses.replace(synthetic(base), name="Microscopy")
-    statistics = start.fixed_statistics(replace(base, processing_mode=mode), dataset, np.arange(8), batch_size=8)
+    settings = StepSettings.of(replace(base, processing_mode=mode), dataset, 1)
+    statistics = start.fixed_statistics(settings.architecture, dataset, np.arange(8), batch_size=8)
     np.testing.assert_allclose(statistics, expected, rtol=1e-6)
 
 

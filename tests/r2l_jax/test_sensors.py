@@ -16,7 +16,7 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig, SynthesisConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
-from r2l_jax.training.trained import load_runs
+from r2l_jax.training.run import open_runs
 
 QUAD = "RRGG/RRGG/GGBB/GGBB"
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
@@ -57,7 +57,7 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
         half_size=half_size, lr=1e-2,
     )  # fmt: skip
     train.run(config)
-    ((fold,),) = load_runs([str(config.run_dir)])
+    ((fold,),) = open_runs([str(config.run_dir)])
     raws, _ = fold.dataset.samples(np.arange(2))
     assert raws.shape == (2, 48, 48)
     side = 48 // isp.demosaic.bin_side(pattern) if half_size else 48
@@ -147,8 +147,8 @@ def test_scores_of_an_evaluation_by_camera(two_cameras, capsys):
             by=("model", "maker"),
         )
     )  # fmt: skip
-    ((fold,),) = load_runs([str(two_cameras.run_dir)])
-    valid, by = fold.fold.valid_indices, found["by"]["model"]
+    ((fold,),) = open_runs([str(two_cameras.run_dir)])
+    valid, by = fold.valid_indices, found["by"]["model"]
     models = [fold.dataset.shot(index).model for index in valid.tolist()]
     assert dict(zip(by["rows"], by["samples"], strict=True)) == {name: models.count(name) for name in sorted({*models})}
     assert by["columns"] == ["own", "exposure=0.5"]

@@ -8,8 +8,6 @@ import programs
 import pytest
 import tifffile
 
-RUN_OF_0_1 = Path(__file__).parents[1] / "r2l_jax" / "training" / "run_of_0_1"
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -20,11 +18,11 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
-def test_predicts_files_by_a_run_of_version_0_1(folder):
-    flags = [f"--run={RUN_OF_0_1}", f"--input={folder}/raw", f"--output={folder}/predictions.csv"]
+def test_predicts_files_by_a_run(folder, trained_run):
+    flags = [f"--run={trained_run}", f"--input={folder}/raw", f"--output={folder}/predictions.csv"]
     done = programs.program("predict.py", *flags)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{RUN_OF_0_1}: the best checkpoint of 1 fold\n2 predicted, 0 failed\n"
+    assert done.stdout == f"{trained_run}: the best checkpoint of 1 fold\n2 predicted, 0 failed\n"
     with (folder / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["file", "class", "BAS", "EOS", "LYT", "MON", "NGS"]

@@ -9,10 +9,10 @@ import numpy as np
 import isp
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.model.standardize import Standardize
-from r2l_jax.training.loaded import TrainedModel
+from r2l_jax.training.run import Run
 
 
-def described(model: TrainedModel, parts: Mapping[str, Part]) -> dict[str, Any]:
+def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
     """Describes a model and its parts, without their files.
 
     Args:
@@ -26,9 +26,9 @@ def described(model: TrainedModel, parts: Mapping[str, Part]) -> dict[str, Any]:
         "fold": about.fold,
         "checkpoint": about.checkpoint,
         "epoch": about.epoch,
-        "task": model.task,
+        "task": model.task.name,
         "classes": list(model.classes),
-        "score": {"name": model.score_name, "value": model.score},
+        "score": {"name": model.task.score, "value": model.score},
         "processing": model.config.processing.flag.removeprefix("--"),
         "raw": None if camera is None else _mosaics(model, camera),
         "normalization": _normalization(model),
@@ -36,7 +36,7 @@ def described(model: TrainedModel, parts: Mapping[str, Part]) -> dict[str, Any]:
     }
 
 
-def _mosaics(model: TrainedModel, camera: isp.Camera) -> dict[str, Any]:
+def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
     """Describes the mosaics that the model takes: the samples of a file, divided by its white level."""
     return {
         "pattern": camera.pattern,
@@ -46,9 +46,9 @@ def _mosaics(model: TrainedModel, camera: isp.Camera) -> dict[str, Any]:
     }
 
 
-def _normalization(model: TrainedModel) -> dict[str, list[float]]:
+def _normalization(model: Run) -> dict[str, list[float]]:
     """Returns the mean and the standard deviation by which the head's images are normalized, of each channel."""
-    layer = model.module.normalizer
+    layer = model.model.normalizer
     if isinstance(layer, Standardize):
         mean, deviation = layer.mean[...], layer.std[...]
     else:
@@ -56,10 +56,10 @@ def _normalization(model: TrainedModel) -> dict[str, list[float]]:
     return {"mean": np.asarray(mean).tolist(), "standard_deviation": np.asarray(deviation).tolist()}
 
 
-def _interface(part: Part, model: TrainedModel) -> dict[str, Any]:
+def _interface(part: Part, model: Run) -> dict[str, Any]:
     output: dict[str, Any] = {"name": part.output, "dtype": "float32"}
     if part.output == "logits":
-        output["probability"] = "softmax over the last axis" if model.task == "classification" else "sigmoid"
+        output["probability"] = "softmax over the last axis" if model.task.name == "classification" else "sigmoid"
     return {
         "input": {"name": part.input, "shape": ["B", *part.shape], "dtype": "float32"},
         "output": output,
@@ -68,7 +68,7 @@ def _interface(part: Part, model: TrainedModel) -> dict[str, Any]:
     }
 
 
-def learned_camera(model: TrainedModel) -> isp.Camera | None:
+def learned_camera(model: Run) -> isp.Camera | None:
     """Returns the camera of the training with the values that the processing has learned in place of its own.
 
     Args:

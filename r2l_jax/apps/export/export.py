@@ -20,8 +20,8 @@ from r2l_jax.runtime.errors import InputError, root_cause
 from r2l_jax.runtime.files import replacing, write_json
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import model_file
-from r2l_jax.training.about import named_arrays
-from r2l_jax.training.loaded import TrainedModel
+from r2l_jax.training.model_file import named_arrays
+from r2l_jax.training.run import Run
 
 # The greatest difference from the model, in display values and in logits.
 LIMIT = 1e-4
@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
 
 
 def export_model(
-    model: TrainedModel,
+    model: Run,
     output: Path,
     samples: np.ndarray,
     parts: Sequence[str] | None = None,
@@ -77,7 +77,7 @@ def export_model(
     Raises:
         InputError: the model lacks a part or a format; or the folder holds an export, or cannot be written to.
     """
-    found = parts_of(model.module, samples.shape[1:])
+    found = parts_of(model.model, samples.shape[1:])
     chosen = _chosen_parts(found, parts)
     camera = description.learned_camera(model)
     wanted = _chosen_formats(formats, camera is not None)
@@ -157,10 +157,10 @@ def _checked(
     return Outcome(target.name, {"difference": difference, **facts})
 
 
-def _other_files(model: TrainedModel, output: Path, formats: Sequence[str], camera: Any) -> list[Outcome]:
+def _other_files(model: Run, output: Path, formats: Sequence[str], camera: Any) -> list[Outcome]:
     outcomes = []
     if "safetensors" in formats:
-        arrays = named_arrays(nnx.state(model.module))
+        arrays = named_arrays(nnx.state(model.model))
         model_file.write(output / model_file.NAME, arrays, model.about, model.identity)
         outcomes.append(Outcome(model_file.NAME, {}))
     if "camera" in formats:

@@ -7,34 +7,31 @@ import numpy as np
 
 from r2l_jax.apps.predict import read_file
 from r2l_jax.data.files.known_camera import KnownCamera
-from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.loaded import TrainedModel
+from r2l_jax.training.run import Run
 
 # Enough for every class of the published sets, and for files that are small.
 COUNT = 8
 
 
-def of_run(model: TrainedModel, data_dir: str | None) -> np.ndarray:
+def of_run(model: Run) -> np.ndarray:
     """Takes samples from the data that a model was trained on, evenly spread over the data set.
 
     Args:
-        model: the model.
-        data_dir: where the data is now; None if it has not moved.
+        model: the run, which knows where its data is.
 
     Raises:
-        InputError: the data is not there.
+        InputError: the data is missing, or is not the data of the training.
     """
-    source = model.config.data.source
     try:
-        dataset = datasets.load(model.config.data.dataset, **{**source, "data_dir": data_dir or source["data_dir"]})
+        dataset = model.dataset
     except InputError as error:
         raise InputError(f"exports are checked on the data of the run: {error}; or name raw files by --input") from None
     chosen = np.linspace(0, len(dataset) - 1, min(COUNT, len(dataset))).astype(int).tolist()
     return np.stack([np.asarray(dataset[index][0], np.float32) for index in chosen])
 
 
-def of_files(model: TrainedModel, files: Sequence[Path], camera: KnownCamera | None) -> np.ndarray:
+def of_files(model: Run, files: Sequence[Path], camera: KnownCamera | None) -> np.ndarray:
     """Reads raw files as `apps.predict` does, cropped to the size of the mosaics of the training.
 
     Args:

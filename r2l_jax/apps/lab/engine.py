@@ -21,10 +21,10 @@ from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Task, make_task
+from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.pictures import quantized
-from r2l_jax.training.loaded import TrainedModel
+from r2l_jax.training.run import Run
 
 PyTree = Any
 
@@ -121,7 +121,7 @@ class Engine:
         InputError: a parameter has no natural range.
     """
 
-    def __init__(self, pipeline: isp.Pipeline, model: TrainedModel | None = None):
+    def __init__(self, pipeline: isp.Pipeline, model: Run | None = None):
         self.pipeline, self.model = pipeline, model
         # In the order of the stages; a tree of JAX is sorted by name.
         default = {name: np.asarray(value) for name, value in pipeline.parameters().items()}
@@ -133,8 +133,8 @@ class Engine:
         self.fixed = {name: int(value.size) for name, value in default.items() if name not in moved}
         graph = task = head = None
         if model is not None:
-            graph, head = nnx.split((model.module.normalizer, model.module.head))
-            task = make_task(model.task, model.classes, model.config.model)
+            graph, head = nnx.split((model.model.normalizer, model.model.head))
+            task = model.task
         self._default, self._recipe = default, _Recipe(pipeline.stages, graph, task)
         self._numbers = jax.device_put(_Numbers(default, _directions(list(self.knobs.values()), default), head))
 

@@ -10,7 +10,7 @@ from jaxtyping import Float32
 import isp
 from r2l_jax.apps.lab.engine import Engine, Judgement, Picture
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.training.loaded import TrainedModel
+from r2l_jax.training.run import Run
 
 # The sides of a window at full resolution, and the longest side of a reduced frame, in sites.
 WINDOW, OVERVIEW = 512, 768
@@ -129,9 +129,7 @@ class View(NamedTuple):
         return self.engine.judge(positions, self.raw, target)
 
 
-def prepare(
-    frame: Frame, named: NamedPipeline, model: TrainedModel | None, whole: bool, center: tuple[float, float]
-) -> View:
+def prepare(frame: Frame, named: NamedPipeline, model: Run | None, whole: bool, center: tuple[float, float]) -> View:
     """Makes a pipeline for a frame's camera, and renders a part of the frame once, so that all is compiled.
 
     Args:
@@ -177,10 +175,10 @@ def _make_room(engine: Engine, shape: tuple[int, ...]) -> None:
         jax.clear_caches()
 
 
-def window_size(frame: Frame, model: TrainedModel | None) -> tuple[int, int]:
+def window_size(frame: Frame, model: Run | None) -> tuple[int, int]:
     """Returns the height and width of a window: those of the model's mosaics, or those that fit the page."""
-    if model is not None and model.shape is not None:
+    if model is not None:
         return model.shape
-    multiple = int(np.lcm.reduce([1 if model is None else model.multiple, *isp.cfa.tile(frame.camera.pattern).shape]))
+    multiple = int(np.lcm.reduce(isp.cfa.tile(frame.camera.pattern).shape))
     height, width = (min(WINDOW, side) // multiple * multiple for side in frame.raw.shape)
     return height, width

@@ -17,8 +17,7 @@ from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.drift import results
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError, warn
-from r2l_jax.training.loaded import TrainedModel, load_folds
-from r2l_jax.training.trained import fingerprint_of
+from r2l_jax.training.run import Run, open_run
 
 Result = TypeVar("Result")
 
@@ -39,7 +38,7 @@ class Lab:
         sources: Sequence[Source],
         cameras: Mapping[str, KnownCamera],
         pipelines: Mapping[str, NamedPipeline],
-        model: TrainedModel | None = None,
+        model: Run | None = None,
         tolerances: results.Tolerances | None = None,
     ):
         self.sources, self.cameras, self.pipelines = list(sources), dict(cameras), dict(pipelines)
@@ -101,7 +100,7 @@ def run(config: LabConfig) -> None:
     serve(make_lab(config, model), title, config.host, config.port, int(config.max_upload * 2**20))
 
 
-def make_lab(config: LabConfig, model: TrainedModel | None) -> Lab:
+def make_lab(config: LabConfig, model: Run | None) -> Lab:
     """Collects everything that visitors can choose.
 
     Args:
@@ -115,21 +114,20 @@ def make_lab(config: LabConfig, model: TrainedModel | None) -> Lab:
     own = None if config.pipeline is None or model is not None else find_pipeline(config.pipeline)
     offered, tolerances = sources.given_files(config.input, model), None
     if model is not None and config.run is not None:
-        named = () if config.pipeline is None else (config.pipeline,)
-        offered += sources.validation_samples(config.run, model, config.data_dir, named, config.checkpoint)
+        offered += sources.validation_samples(config.run, model, config.data_dir)
         tolerances = read_tolerances(config.run, model)
     return Lab(offered, sources.cameras(model, given), pipelines.pipelines(model, own), model, tolerances)
 
 
-def _model(run: str, config: LabConfig) -> TrainedModel:
-    (model,) = load_folds(run, ["0"], config.checkpoint, config.pipeline)
+def _model(run: str, config: LabConfig) -> Run:
+    model = open_run(run, ["0"], config.checkpoint, config.pipeline, config.data_dir)
     if model.pipeline is None:
         raise InputError(f"--run={run} was trained with {model.config.processing.flag}, which has no sliders")
     print(f"{run}: the {config.checkpoint} checkpoint")
     return model
 
 
-def read_tolerances(run: str, model: TrainedModel) -> results.Tolerances | None:
+def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
     """Reads the tolerated intervals that `forensics.py` has left in a run's folder.
 
     Args:
@@ -143,7 +141,7 @@ def read_tolerances(run: str, model: TrainedModel) -> results.Tolerances | None:
     except InputError as error:
         warn(str(error))
         return None
-    if found is not None and found.identity.get("model") != fingerprint_of(model.config, model.module):
+    if found is not None and found.identity.get("model") != model.folds[0].fingerprint:
         warn(f"{file}: the tolerances are those of another model, and are not shown")
         return None
     return found

@@ -146,7 +146,7 @@ class Page:
                     for (step, known), first in zip(pipelines.STEPS.items(), self._session.algorithms, strict=True)
                 ]
         if self._lab.model is not None:
-            self._model(self._lab.model.task == "segmentation")
+            self._model(self._lab.model.task.name == "segmentation")
         with section("Histogram and clipping"):
             # The drawing holds numbers alone.
             self._histogram = ui.html(sanitize=False).classes("lab-histogram")

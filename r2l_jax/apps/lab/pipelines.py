@@ -6,7 +6,7 @@ import isp
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.loaded import TrainedModel
+from r2l_jax.training.run import Run
 
 LEARNED, CLASSICAL = "learned by the run", "classical algorithms"
 
@@ -21,7 +21,7 @@ STEPS = {
 FIRST = {"demosaic": "bilinear", "sharpen": "sharpening_filter", "denoise": "gaussian_denoising"}
 
 
-def pipelines(model: TrainedModel | None, own: NamedPipeline | None) -> dict[str, NamedPipeline]:
+def pipelines(model: Run | None, own: NamedPipeline | None) -> dict[str, NamedPipeline]:
     """Returns the pipelines that can be chosen by name, except for classical ones; the first one is the default.
 
     Args:

@@ -12,9 +12,7 @@ from r2l_jax.apps.render import find_paths
 from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_mosaic
 from r2l_jax.runtime.errors import InputError, printable, warn
-from r2l_jax.training.loaded import TrainedModel
-from r2l_jax.training.stored import fold_folder
-from r2l_jax.training.trained import load_runs
+from r2l_jax.training.run import Run
 
 # The choice of a camera by which each file names its own.
 OWN_CAMERA = "each file's own"
@@ -36,7 +34,7 @@ class Source(NamedTuple):
     read: Callable[[KnownCamera], tuple[Frame, list[str]]]
 
 
-def cameras(model: TrainedModel | None, given: KnownCamera | None) -> dict[str, KnownCamera]:
+def cameras(model: Run | None, given: KnownCamera | None) -> dict[str, KnownCamera]:
     """Returns the cameras that a visitor can choose, by name; the first one is the default.
 
     Args:
@@ -95,7 +93,7 @@ def read_file(path: pathlib.Path, camera: KnownCamera) -> tuple[np.ndarray, isp.
 def file_source(
     name: str,
     path: pathlib.Path,
-    model: TrainedModel | None,
+    model: Run | None,
     read: Callable[[pathlib.Path, KnownCamera], tuple[np.ndarray, isp.Camera, list[str]]] = read_file,
 ) -> Source:
     """Makes a source of a raw file.
@@ -120,7 +118,7 @@ def file_source(
     return Source(name, read_frame)
 
 
-def given_files(inputs: Sequence[str], model: TrainedModel | None) -> list[Source]:
+def given_files(inputs: Sequence[str], model: Run | None) -> list[Source]:
     """Lists the files that the program was given.
 
     Raises:
@@ -129,17 +127,13 @@ def given_files(inputs: Sequence[str], model: TrainedModel | None) -> list[Sourc
     return [file_source(file.name, file, model) for file in find_paths(inputs)]
 
 
-def validation_samples(
-    run: str, model: TrainedModel, data_dir: str | None, pipelines: Sequence[str], checkpoint: str
-) -> list[Source]:
+def validation_samples(run: str, model: Run, data_dir: str | None) -> list[Source]:
     """Lists the validation samples of a run; where its data is not found, prints a warning and lists nothing.
 
     Args:
         run: the folder of a run or of one of its folds, or the file of a model, which has no samples.
         model: the model of the run.
-        data_dir: the present folder of the data; None if it has not moved.
-        pipelines: the present place of the user's pipeline, if it has moved.
-        checkpoint: "best" or "last".
+        data_dir: the present folder of the data, with which the run was opened; None if it has not moved.
 
     Raises:
         InputError: `data_dir` does not hold the data of the training.
@@ -149,14 +143,12 @@ def validation_samples(
             raise InputError(f"--data_dir={data_dir}: a model's file does not say which samples it was validated on")
         return []
     try:
-        folder = fold_folder(run, model.about.fold, f"--run={run}")
-        ((fold,),) = load_runs([str(folder)], data_dir, pipelines, checkpoint)
+        dataset = model.dataset
     except InputError as error:
         if data_dir is not None:
             raise
         warn(f"no validation samples: {error}")
         return []
-    dataset = fold.dataset
 
     def source(index: int) -> Source:
         name = dataset.names[index]
@@ -168,16 +160,16 @@ def validation_samples(
 
         return Source(name, read)
 
-    return [source(int(index)) for index in fold.fold.valid_indices]
+    return [source(int(index)) for index in model.folds[0].valid_indices]
 
 
-def _check_fits(raw: np.ndarray, camera: isp.Camera, model: TrainedModel | None) -> None:
+def _check_fits(raw: np.ndarray, camera: isp.Camera, model: Run | None) -> None:
     """Refuses a mosaic that the model cannot see."""
     if model is None or model.camera is None:
         return
     if camera.pattern != model.camera.pattern:
         raise InputError(f"it has the color filter array {camera.pattern}, and the model is for {model.camera.pattern}")
-    least = model.shape or 2 * (model.multiple,)
+    least = model.shape
     if raw.shape[0] < least[0] or raw.shape[1] < least[1]:
         sides = f"{raw.shape[0]}x{raw.shape[1]}"
         raise InputError(f"it is {sides}, smaller than the mosaics of the model, {least[0]}x{least[1]}")

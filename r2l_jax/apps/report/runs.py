@@ -16,8 +16,7 @@ from r2l_jax.drift import results
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
-from r2l_jax.training.folds import fold_folders, fold_number, run_names
-from r2l_jax.training.record import read_metrics, training_id
+from r2l_jax.training.record import fold_folders, fold_number, read_metrics, run_names, training_id
 
 ANALYSES: Mapping[str, type] = {
     "sensitivity": results.Sensitivity,

@@ -10,7 +10,7 @@ from r2l_jax.apps.study.plan import StudyJob, trainings_of
 from r2l_jax.apps.study.published import Orientation, difference
 from r2l_jax.config import TrainConfig
 from r2l_jax.model.tasks import Task
-from r2l_jax.training.optimizer import steps_of_epoch
+from r2l_jax.training.plan import Batches
 from r2l_jax.training.record import read_metrics
 
 Numbers = dict[str, Any]
@@ -56,8 +56,7 @@ def _curve(training: TrainConfig, folds: int, score: str) -> Numbers:
         read_metrics(training.run_dir / f"fold_{fold}" / "metrics.json", "the same command trains it anew")
         for fold in range(folds)
     ]
-    samples = len(contents[0]["train_indices"]) + len(contents[0]["valid_indices"])
-    updates = steps_of_epoch(training, samples)
+    updates = Batches.of(len(contents[0]["train_indices"]), training.optimization.batch_size).per_epoch
     rows = [[row for row in content["history"] if score in row] for content in contents]
     # With --patience, folds end at different epochs; the curve ends with the first of them.
     length = min(map(len, rows))

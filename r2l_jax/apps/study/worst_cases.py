@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.model.raw_to_logit import pipeline_of
-from r2l_jax.training.trained import load_pipelines
+from r2l_jax.training.run import open_runs
 
 
 def worst_cases_figure(config: StudyConfig, forensics: Mapping[str, Any]) -> Figure:
@@ -19,8 +19,9 @@ def worst_cases_figure(config: StudyConfig, forensics: Mapping[str, Any]) -> Fig
         config: the study.
         forensics: the numbers of the part, with the `parameters` of the first fold's worst cases.
     """
-    (fold,) = load_pipelines(f"{forensics['run']}/fold_0", config.data.data_dir, checkpoint=config.choice.checkpoint)
-    raws, _ = fold.dataset.samples(fold.fold.valid_indices[:1])
+    uri = f"{forensics['run']}/fold_0"
+    ((fold,),) = open_runs([uri], config.data.data_dir, checkpoint=config.choice.checkpoint)
+    raws, _ = fold.dataset.samples(fold.valid_indices[:1])
     pipeline = pipeline_of(fold.model)
     # Compiled once for all worst cases, which differ in values alone.
     render = jax.jit(lambda values: pipeline.with_values(values)(raws)[0])

@@ -34,7 +34,7 @@ from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import StopSignals
-from r2l_jax.training.trained import TrainedFold, load_pipelines
+from r2l_jax.training.run import TrainedFold, open_runs
 
 
 def run(config: AdaptationConfig) -> dict[str, Any]:
@@ -57,13 +57,13 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
             data, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines, config.checkpoint)
+    (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
+    run.check_parameters()
+    folds = run.folds
     on_every_process(lambda: [_check(config, fold) for fold in folds])
     drifts = config.drifts()
     with writing_to(config.output_dir), StopSignals() as stop:
-        results = {
-            fold.fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in drifts} for fold in folds
-        }
+        results = {fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in drifts} for fold in folds}
         return _summarize(config, folds, drifts, results)
 
 
@@ -115,14 +115,14 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
 
 def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
     """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
-    folder = config.output_dir / f"fold_{fold.fold.number}" / drift.name
+    folder = config.output_dir / f"fold_{fold.number}" / drift.name
     under = on_every_process(lambda: drifted(config, fold, drift))
     identity = on_every_process(lambda: _identity(config, fold, drift, under))
     content = once(
         folder / "adaptation.json", fold, identity, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
     )
     if is_first():
-        print(f"fold {fold.fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
+        print(f"fold {fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
     return content
 
 
@@ -133,7 +133,7 @@ def _identity(config: AdaptationConfig, fold: TrainedFold, drift: Case, under: D
         {**config.settings, "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
         drifted_model=[*(drift.pipeline.identity if drift.pipeline else ()), model_hash(under.model)],
-        data=fold.dataset.content_of(fold.fold.valid_indices),
+        data=fold.dataset.content_of(fold.valid_indices),
     )
 
 
@@ -159,7 +159,7 @@ def _adapt(
     on_labeled, on_measured = measure(under.labeled, "labeled images"), measure(under.measured, "other images")
     chosen = int(np.argmin([measured.loss for measured in on_labeled]))
     before, after = on_measured[0], on_measured[chosen]
-    own_batches = whole_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
+    own_batches = whole_batches(fold.dataset, fold.valid_indices, config.batch_size)
     (undrifted,) = Measurer(own).measure([own.default], own_batches)
     lost = undrifted.score - before.score
     content = {

@@ -14,7 +14,7 @@ from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.search.searcher import Found
 from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.trained import TrainedFold
+from r2l_jax.training.run import TrainedFold
 
 # A table shows the values of parameters with at most this many.
 _SHOWN = 4

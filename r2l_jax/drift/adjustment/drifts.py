@@ -15,7 +15,7 @@ from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.trained import TrainedFold
+from r2l_jax.training.run import TrainedFold
 
 
 class Drifted(NamedTuple):
@@ -54,7 +54,7 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         dataset = acquisition.drifted(fold.config, fold.dataset, drift, camera, config.seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
         # The scenes are those of the run: samples that were trained on are not measured on.
-        labeled, measured = rng.permutation(fold.fold.train_indices), fold.fold.valid_indices
+        labeled, measured = rng.permutation(fold.train_indices), fold.valid_indices
         labeled = labeled[: config.labeled]
     else:
         shuffled = rng.permutation(len(dataset))

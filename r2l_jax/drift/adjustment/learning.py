@@ -1,6 +1,5 @@
 """Drift adjustment by learning: compares training processing and head together with training the head alone."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,10 +22,16 @@ from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.training import train
-from r2l_jax.training.folds import fold_number
-from r2l_jax.training.plan import make_folds
-from r2l_jax.training.record import changed_data, changes, other_makers, read_metrics
-from r2l_jax.training.trained import TrainedFold, load_runs
+from r2l_jax.training.record import (
+    changed_data,
+    changes,
+    describe,
+    fold_folders,
+    fold_number,
+    other_makers,
+    read_metrics,
+)
+from r2l_jax.training.run import TrainedFold, open_runs
 
 # The names in results and of folders, which stay as earlier versions wrote them.
 LEARNED, FROZEN = "learnt", "frozen"
@@ -48,7 +53,8 @@ def run(config: LearningConfig) -> dict[str, Any]:
             writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    (folds,) = load_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
+    (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
+    folds = run.folds
     on_every_process(lambda: _check(config, folds))
     with writing_to(config.output_dir):
         return _train_and_compare(config, folds)
@@ -74,10 +80,10 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     train.run(counterpart)
     # The other processes wait until the first one has written the run that they load.
     on_first_process(lambda: None)
-    (others,) = load_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines, config.checkpoint)
-    runs = {own: folds, other: others}
+    (others,) = open_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines, config.checkpoint)
+    runs = {own: folds, other: others.folds}
     content = compare({name: runs[name] for name in (LEARNED, FROZEN)}, config.target_score)
-    content["training"] = {str(fold.fold.number): fold.training for fold in folds}
+    content["training"] = {str(fold.number): fold.training for fold in folds}
     on_first_process(lambda: _write(config, content))
     if is_first():
         print(f"\n{comparison_table(content)}\n")
@@ -103,8 +109,7 @@ def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
     if trained.model.freeze_classifier:
         raise InputError(f"--run={config.run} was trained with --freeze_classifier: with both fixed nothing is trained")
     for fold in folds:
-        _history(fold)  # raises an InputError for a run of an earlier version
-        if changed := changed_data(fold.dataset, json.loads(fold.fold.metrics_file.read_text())):
+        if changed := changed_data(fold.dataset, fold.metrics):
             raise InputError(
                 f"--run={config.run} was trained on other data ({'; '.join(changed)}): what is trained now does not "
                 "compare with it"
@@ -120,14 +125,14 @@ def _write(config: LearningConfig, content: Mapping[str, Any]) -> None:
 
 def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
     """Lists the reasons why the counterpart of an earlier call must be trained anew."""
-    reasons = []
-    for fold in make_folds(counterpart, dataset):
-        if fold.metrics_file.exists():
+    reasons, described = [], describe(counterpart, dataset)
+    for folder in fold_folders(counterpart.run_dir):
+        if (file := folder / "metrics.json").exists():
             try:
-                earlier = read_metrics(fold.metrics_file, "it is trained anew")
+                earlier = read_metrics(file, "it is trained anew")
             except InputError as error:
                 return [str(error)]
-            reasons += changes(counterpart, dataset, earlier)
+            reasons += changes(described, earlier)
             if other_makers(earlier):
                 reasons.append("different source code or another version of JAX has trained it")
     return list(dict.fromkeys(reasons))
@@ -140,25 +145,11 @@ def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[st
         "score": score,
         "target": target,
         "runs": {
-            name: {"folds": [curve(_history(fold), f"val_{score}", target) for fold in folds]}
+            name: {"folds": [curve(fold.metrics["history"], f"val_{score}", target) for fold in folds]}
             for name, folds in runs.items()
         },
         "parameters": _parameters(runs[LEARNED]),
     }
-
-
-def _history(fold: TrainedFold) -> list[dict[str, Any]]:
-    """Reads the numbers of a fold's epochs.
-
-    Raises:
-        InputError: an earlier version wrote them, without the seconds of the epochs.
-    """
-    history = json.loads(fold.fold.metrics_file.read_text())["history"]
-    if any("seconds" not in row for row in history):
-        raise InputError(
-            f"{fold.fold.metrics_file} was written by an earlier version, without the seconds of its epochs"
-        )
-    return history
 
 
 def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, Any]:

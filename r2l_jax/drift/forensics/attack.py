@@ -28,9 +28,8 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.descent import cost_of, descend, deviation
 from r2l_jax.drift.search.ranges import valid_values
-from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.update import Blueprint, GradientDescent, Updated, UpdateRule
+from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, Updated, UpdateRule
 
 
 def rule_of(config: TrainConfig) -> type[UpdateRule]:
@@ -59,8 +58,7 @@ class Attack(UpdateRule):
     `gradient_norm` of the cost for each parameter's offset, 0 where the parameter may not move.
 
     Args:
-        config: the learning rate in natural ranges, the augmentation, and the attack.
-        task: the task that the model was trained for.
+        settings: the learning rate in natural ranges, the augmentation, and the attack.
         blueprint: the model's structure. It evaluates: batch norms use their running statistics and keep them.
     """
 
@@ -69,34 +67,29 @@ class Attack(UpdateRule):
     keeps_statistics = True
     state_is_result = True  # It holds the default rendering, which the attacked one is compared with.
 
-    def __init__(self, config: TrainConfig, task: Task, blueprint: Blueprint):
+    def __init__(self, settings: StepSettings, blueprint: Blueprint):
         processor = blueprint.model.processor
         assert isinstance(processor, isp.Pipeline)
-        self._pipeline, self._graph, self._task = processor, blueprint.evaluating, task
-        self._augmentation, self._parameters = config.optimization.augmentation, _parameters(config.attack)
-        self._aux_loss, self._aux_weight = _price(config.attack)
-        self._optimizer = optax.chain(_keep_norms(), optax.adam(config.optimization.lr))
+        self._pipeline, self._graph, self._task = processor, blueprint.evaluating, settings.task
+        self._augmentation, self._parameters = settings.augmentation, _parameters(settings.attack)
+        self._aux_loss, self._aux_weight = _price(settings.attack)
+        self._optimizer = optax.chain(_keep_norms(), optax.adam(settings.optimizer.rate.peak))
 
     @staticmethod
-    def check(config: TrainConfig, pipeline: isp.Pipeline | None) -> None:
+    def check(settings: StepSettings, pipeline: isp.Pipeline | None) -> None:
         """Raises an InputError unless the attack can move the parameters that it is to move."""
         assert pipeline is not None
         ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
-        layer = config.attack.adv_noise_layer
+        layer = settings.attack.adv_noise_layer
         known = ("all", *pipeline.facts, *([ADDITIVE_LAYER] if layer else []))
         if layer and ADDITIVE_LAYER in (*pipeline.facts, *pipeline.stage_names):
-            raise InputError(f"--adv_noise_layer: {config.processing.flag} has an {ADDITIVE_LAYER} of its own")
-        for name in _parameters(config.attack):
+            raise InputError(
+                f"--adv_noise_layer: {settings.architecture.processing.flag} has an {ADDITIVE_LAYER} of its own"
+            )
+        for name in _parameters(settings.attack):
             if name not in known:
                 hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
                 raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
-
-    @staticmethod
-    def warnings(config: TrainConfig) -> list[str]:
-        """Returns a warning of a head that has not been trained."""
-        if config.model.classifier_uri:
-            return []
-        return ["--adv_training without --classifier_uri attacks a head untrained for the task"]
 
     def begin(self, model: nnx.State) -> AttackState:
         """Returns the state of an attack on a model as it is: its rendering is the default."""

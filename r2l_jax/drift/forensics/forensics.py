@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2l_jax.drift import shot_groups
@@ -17,7 +17,7 @@ from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training.trained import TrainedFold, load_pipelines
+from r2l_jax.training.run import TrainedFold, open_runs
 
 
 def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
@@ -40,19 +40,26 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
             processing does not have, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
     """
-    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines, config.checkpoint)
+    folds = _folds(config)
     for fold in folds:
         # Checked before the analyses, which take minutes.
         frozen = Frozen(fold.model, fold.task)
         worst_case.make_searches(config, pipeline_of(worst_case.searched(config, fold)))
-        on_every_process(functools.partial(shot_groups.groups, fold.dataset, fold.fold.valid_indices, config.by))
+        on_every_process(functools.partial(shot_groups.groups, fold.dataset, fold.valid_indices, config.by))
         if config.map:
             tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
     with writing_to(config.output_dir), StopSignals() as stop:
-        done = {fold.fold.number: _analyse_all(config, fold, stop) for fold in folds}
+        done = {fold.number: _analyse_all(config, fold, stop) for fold in folds}
     if is_first():
         print(closing(config.output_dir, [config.run], config.output is None))
     return done
+
+
+def _folds(config: ForensicsConfig) -> Sequence[TrainedFold]:
+    """Opens the run."""
+    (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
+    run.check_parameters()
+    return run.folds
 
 
 def _analyse_all(config: ForensicsConfig, fold: TrainedFold, stop: StopSignals) -> dict[str, dict[str, Any]]:
@@ -78,18 +85,18 @@ def check(config: ForensicsConfig) -> bool:
     name = config.check
     camera = on_first_process(lambda: camera_check.read_camera(name))
     tolerated = True
-    folds = load_pipelines(config.run, config.data_dir, config.own_pipelines, config.checkpoint)
+    folds = _folds(config)
     with writing_to(config.output_dir), StopSignals() as stop:
         for fold in folds:
             tolerances = _analyse(config, fold, "tolerances", stop, ignored=("map",))
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(
-                frozen, fold.dataset, fold.fold.valid_indices, config.batch_size, camera
+                frozen, fold.dataset, fold.valid_indices, config.batch_size, camera
             )
             if is_first():
                 print(
-                    f"fold {fold.fold.number}: {config.check}\n{camera_check.table(findings)}\n"
+                    f"fold {fold.number}: {config.check}\n{camera_check.table(findings)}\n"
                     f"{fold.task.score} {default:.4f}, with all of the camera's values together {together:.4f}\n"
                 )
             inside = all(finding.inside for finding in findings)
@@ -106,11 +113,11 @@ def _analyse(
     worst: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
-    folder = config.output_dir / f"fold_{fold.fold.number}" / name
+    folder = config.output_dir / f"fold_{fold.number}" / name
 
     def analyse(unfinished: pathlib.Path) -> Analysis:
         if stop.agreed():
-            raise Interrupted(f"stopped before {name} of fold {fold.fold.number}; the same command goes on with that")
+            raise Interrupted(f"stopped before {name} of fold {fold.number}; the same command goes on with that")
         if name == "shots":
             return shots.analyse(config, fold, worst, stop.agreed)
         return _run(config, fold, name, stop, unfinished)
@@ -118,7 +125,7 @@ def _analyse(
     identity = on_every_process(lambda: _identity(config, fold, name))
     content = once(folder / f"{name}.json", fold, identity, analyse, ignored)
     if is_first():
-        print(f"fold {fold.fold.number}: {name.replace('_', ' ')}\n{content['table']}\nresults in {folder}\n")
+        print(f"fold {fold.number}: {name.replace('_', ' ')}\n{content['table']}\nresults in {folder}\n")
     return content
 
 
@@ -126,7 +133,7 @@ def _identity(config: ForensicsConfig, fold: TrainedFold, name: str) -> store.Id
     """Collects all that an analysis depends on; not the camera, since the model has its own numbers and pattern."""
     uses_searches = name == "worst_case" or (name == "shots" and "worst_case" in config.analyses)
     drawn = worst_case.drawn(config, fold) if uses_searches else ()
-    data = fold.dataset.content_of([*drawn, *fold.fold.valid_indices])
+    data = fold.dataset.content_of([*drawn, *fold.valid_indices])
     return store.identity(config.settings(name), model=fold.fingerprint, data=data)
 
 
@@ -134,7 +141,7 @@ def _run(config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignal
     if name == "worst_case":
         return worst_case.analyse(config, fold, stop.agreed, file)
     frozen = Frozen(fold.model, fold.task)
-    samples = (frozen, fold.dataset, fold.fold.valid_indices)
+    samples = (frozen, fold.dataset, fold.valid_indices)
     if name == "sensitivity":
 
         def tick() -> None:

@@ -14,7 +14,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer, ticking, whole_batches
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.trained import TrainedFold
+from r2l_jax.training.run import TrainedFold
 
 DEFAULT = "default"
 
@@ -38,7 +38,7 @@ def analyse(
         InputError: as `shot_groups.groups`.
         Interrupted: `stop` returned True.
     """
-    indices = fold.fold.valid_indices
+    indices = fold.valid_indices
     groups = shot_groups.groups(fold.dataset, indices, config.by)
     frozen = Frozen(worst_case.searched(config, fold), fold.task)
     lowest: dict[str, Mapping[str, Any]] = {}

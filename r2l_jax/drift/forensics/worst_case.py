@@ -24,7 +24,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.tables import table
-from r2l_jax.training.trained import TrainedFold
+from r2l_jax.training.run import TrainedFold
 
 # The standard deviation of random starts around the default, in natural ranges: too small to be seen, large enough that
 # searches take different ways.
@@ -78,7 +78,7 @@ def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan
 
 def drawn(config: ForensicsConfig, fold: TrainedFold) -> np.ndarray:
     """Returns the training samples that batches are drawn from."""
-    return np.random.default_rng(config.seed).permutation(fold.fold.train_indices)[: config.samples]
+    return np.random.default_rng(config.seed).permutation(fold.train_indices)[: config.samples]
 
 
 def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool], file: pathlib.Path) -> Analysis:
@@ -109,7 +109,7 @@ def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool]
     )
     raws, targets = on_every_process(lambda: fold.dataset.samples(drawn(config, fold)))
     found = searcher.run(searches, raws, targets, config.steps, stop, file)
-    batches = whole_batches(fold.dataset, fold.fold.valid_indices, config.batch_size)
+    batches = whole_batches(fold.dataset, fold.valid_indices, config.batch_size)
     processings = [frozen.default, *(one.parameters for one in found)]
     total = len(processings) * len(batches)
     with ticking("worst cases", total, stop, lambda: "stopped; the same command goes on from there") as tick:

@@ -30,8 +30,8 @@ from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, no_bar, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training.folds import run_names
-from r2l_jax.training.trained import TrainedFold, load_runs
+from r2l_jax.training.record import run_names
+from r2l_jax.training.run import TrainedFold, open_runs
 
 
 def run(config: EvaluationConfig) -> dict[str, Any]:
@@ -50,7 +50,8 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
         Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
     """
     labels = run_names(config.run)
-    runs = dict(zip(labels, load_runs(config.run, config.data_dir, config.pipeline, config.checkpoint), strict=True))
+    opened = open_runs(config.run, config.data_dir, config.pipeline, config.checkpoint)
+    runs = {label: run.folds for label, run in zip(labels, opened, strict=True)}
     on_every_process(lambda: _check(config, runs))
     with writing_to(config.output_dir):
         return _test(config, runs)
@@ -82,10 +83,7 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
         "dataset": dataset.name,
         **summary.summarize(results, tested, task.score),
         "by": summary.by_groups(
-            {
-                key: [(part.fold.fold.valid_indices, part.tests) for part in of_group]
-                for key, of_group in groups_of.items()
-            },
+            {key: [(part.fold.valid_indices, part.tests) for part in of_group] for key, of_group in groups_of.items()},
             [case.name for case in tested],
             task.score,
         ),
@@ -116,9 +114,9 @@ def _parts_of_groups(
     parts: dict[_Group, list[_Part]] = {}
     for label, folds in runs.items():
         for fold in folds:
-            for field, groups in shot_groups.groups(fold.dataset, fold.fold.valid_indices, config.by).items():
+            for field, groups in shot_groups.groups(fold.dataset, fold.valid_indices, config.by).items():
                 for value, indices in groups.items():
-                    of_group = fold._replace(fold=fold.fold._replace(valid_indices=indices))
+                    of_group = dataclasses.replace(fold, valid_indices=indices)
                     name = f"{label} {field}={value}"
                     part = _Part(config.output_dir, name, of_group, tested, load_at, config.seed)
                     parts.setdefault((label, field, value), []).append(part)
@@ -137,7 +135,7 @@ def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Ide
     store.finish(file, content, identity, [*planned, *events])
 
 
-def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> None:
+def _check(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -> None:
     """Raises an InputError unless all runs share one data set and can be tested against the chosen cases."""
     first = next(iter(runs.values()))[0].dataset
     for uri, (fold, *_) in zip(config.run, runs.values(), strict=True):
@@ -147,7 +145,7 @@ def _check(config: EvaluationConfig, runs: Mapping[str, list[TrainedFold]]) -> N
                 f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
-        shot_groups.groups(fold.dataset, fold.fold.valid_indices, config.by)
+        shot_groups.groups(fold.dataset, fold.valid_indices, config.by)
         if "pipelines" in config.against:
             cases.check_pipelines([cases.for_run(case, fold.config) for case in config.cases()], first)
 
@@ -178,11 +176,11 @@ class _Part:
         load_at: Callable[..., RawDataset],
         seed: int,
     ):
-        file = output / "parts" / f"{_file_name(label)}_fold_{fold.fold.number}.json"
+        file = output / "parts" / f"{_file_name(label)}_fold_{fold.number}.json"
         self._entries = on_first_process(lambda: store.Entries(file))
         self._identities: dict[str, store.Identity] = {}
         self._label = label
-        self.fold, self.title = fold, f"{label} fold {fold.fold.number}"
+        self.fold, self.title = fold, f"{label} fold {fold.number}"
         self.model = fold.fingerprint
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
@@ -212,7 +210,7 @@ class _Part:
     def interrupted(self) -> Interrupted:
         """Returns the error that stops an evaluation of this fold."""
         return Interrupted(
-            f"stopped in fold {self.fold.fold.number} of {self._label}; the same command goes on with that fold"
+            f"stopped in fold {self.fold.number} of {self._label}; the same command goes on with that fold"
         )
 
 
@@ -239,7 +237,7 @@ def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Case, se
         # A pipeline is identified by its content, not by the path of its file.
         {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
         model=model,
-        data=dataset.content_of(fold.fold.valid_indices),
+        data=dataset.content_of(fold.valid_indices),
         camera=camera,
         processing=processing,
     )
@@ -254,7 +252,7 @@ def _evaluator(batch_size: int, seed: int) -> Evaluator:
 def _batch_size(config: EvaluationConfig, parts: Sequence[_Part]) -> int:
     """Returns the batch size, at most the largest fold, rounded up to a multiple of the devices."""
     devices = jax.device_count()
-    largest = max(len(part.fold.fold.valid_indices) for part in parts)
+    largest = max(len(part.fold.valid_indices) for part in parts)
     return -(-min(config.batch_size, largest) // devices) * devices
 
 
@@ -282,15 +280,13 @@ def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
     pipeline = fold.config.processing.named_pipeline
     own = tuple(case.name for case in tested if case.group != OWN.group and cases.is_own(case, fold.config))
     return RunResults(
-        folder=str(fold.fold.folder.parent),
+        folder=str(fold.folder.parent),
         processing_mode=fold.config.processing.processing_mode,
         pipeline=pipeline and pipeline.title,
         own=own,
         folds={
-            part.fold.fold.number: {
-                case.name: part.tests[OWN.name if case.name in own else case.name] for case in tested
-            }
+            part.fold.number: {case.name: part.tests[OWN.name if case.name in own else case.name] for case in tested}
             for part in parts
         },
-        training={part.fold.fold.number: part.fold.training for part in parts},
+        training={part.fold.number: part.fold.training for part in parts},
     )

@@ -23,7 +23,7 @@ from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.pictures import contact_sheet
-from r2l_jax.training.trained import TrainedFold, load_runs
+from r2l_jax.training.run import TrainedFold, open_runs
 
 # The outermost pixels, which the scale of differences leaves out.
 _BORDER = 2
@@ -161,7 +161,7 @@ def _draw_worst(config: SheetConfig) -> Image.Image:
     content = _read(config)
     worst = worst_cell(content, config.matrix)
     fold = _first_fold(config, content, worst)
-    index = int(fold.fold.valid_indices[0]) if config.sample is None else config.sample
+    index = int(fold.valid_indices[0]) if config.sample is None else config.sample
     own = nnx.split(fold.model.processor)
     case = cases.for_run(_case(content["flags"], config.matrix, worst.case), fold.config)
     dataset = fold.dataset
@@ -207,7 +207,7 @@ def _first_fold(config: SheetConfig, content: Mapping[str, Any], worst: Worst) -
     """Loads the first fold of the worst cell's run."""
     run, flags = content["runs"][worst.run], content["flags"]
     folder = pathlib.Path(run["folder"]) / f"fold_{next(iter(run['folds']))}"
-    ((fold,),) = load_runs([str(folder)], config.data_dir, flags["pipeline"], flags["checkpoint"])
+    ((fold,),) = open_runs([str(folder)], config.data_dir, flags["pipeline"], flags["checkpoint"])
     return fold
 
 

@@ -24,8 +24,8 @@ from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.jobs import Serial
-from r2l_jax.training import train, trained
-from r2l_jax.training.loaded import TrainedModel, load_folds
+from r2l_jax.training import train
+from r2l_jax.training.run import Run, open_run, open_runs
 
 
 @pytest.fixture(scope="module")
@@ -60,47 +60,47 @@ def rows(output):
 
 
 def test_validation_files_have_the_accuracy_that_evaluate_finds(run, files, tmp_path):
-    ((fold, _),) = trained.load_runs([str(run.run_dir)])
+    ((fold, _),) = open_runs([str(run.run_dir)])
     evaluated = Evaluator(4).evaluate(fold, fold.dataset, [OWN])[OWN.name]["accuracy"]
-    names = [fold.dataset.names[index] for index in fold.fold.valid_indices]
+    names = [fold.dataset.names[index] for index in fold.valid_indices]
     chosen = [file for file in files if f"{file.parent.name}/{file.name}" in names]
-    models = load_folds(str(run.run_dir), ["0"], "best", None)
-    assert predict_files(chosen, tmp_path / "p.csv", models) == (len(names), 0)
+    model = open_run(str(run.run_dir), ["0"], "best", None)
+    assert predict_files(chosen, tmp_path / "p.csv", model) == (len(names), 0)
     found = rows(tmp_path / "p.csv")
     assert [row["file"] for row in found] == [str(file) for file in chosen]
     right = [row["class"] == file.parent.name for row, file in zip(found, chosen, strict=True)]
     assert np.mean(right) == pytest.approx(evaluated)
     # The white level of the training counts, without its camera's file.
-    expected = models[0].predict(np.stack([fold.dataset[fold.dataset.names.index(n)][0] for n in sorted(names)]))
-    values = [[float(row[name]) for name in models[0].classes] for row in found]
+    expected = model.predict(np.stack([fold.dataset[fold.dataset.names.index(n)][0] for n in sorted(names)]))
+    values = [[float(row[name]) for name in model.classes] for row in found]
     np.testing.assert_allclose(values, expected, atol=1e-6)
 
 
 def test_all_folds_are_averaged(run, files, tmp_path):
-    both = load_folds(str(run.run_dir), ["all"], "best", None)
-    assert [model.about.fold for model in both] == [0, 1]
+    both = open_run(str(run.run_dir), ["all"], "best", None)
+    assert [fold.number for fold in both] == [0, 1]
     predict_files(files, tmp_path / "both.csv", both)
-    for number, model in enumerate(both):
-        predict_files(files, tmp_path / f"{number}.csv", [model])
+    for number, fold in enumerate(both):
+        predict_files(files, tmp_path / f"{number}.csv", Run([fold]))
     one, two, mean = (rows(tmp_path / f"{name}.csv") for name in ("0", "1", "both"))
     for first, second, row in zip(one, two, mean, strict=True):
         assert float(row["dark"]) == pytest.approx((float(first["dark"]) + float(second["dark"])) / 2, abs=1e-6)
     with pytest.raises(InputError, match="--folds must be all, or numbers of folds that differ, got 0,0"):
-        load_folds(str(run.run_dir), ["0", "0"], "best", None)
+        open_run(str(run.run_dir), ["0", "0"], "best", None)
 
 
 def test_it_goes_on_where_it_was_stopped(run, files, tmp_path, monkeypatch):
-    models, output = load_folds(str(run.run_dir), ["0"], "best", None), tmp_path / "p.csv"
+    model, output = open_run(str(run.run_dir), ["0"], "best", None), tmp_path / "p.csv"
     for number in range(3, 7):
         files[number] = files[number].rename(files[number].with_name(f'{number} of "all",\nin two lines.tif'))
-    predict_files(files, tmp_path / "whole.csv", models)
-    predict_files(files[:6], output, models)
+    predict_files(files, tmp_path / "whole.csv", model)
+    predict_files(files[:6], output, model)
     content = output.read_bytes()
     output.write_bytes(content[: content.rfind(b"lines.tif")])  # Killed within a row.
     read = []
     original = predict.read_mosaic
     monkeypatch.setattr(predict, "read_mosaic", lambda file, *rest: read.append(file) or original(file, *rest))
-    assert predict_files(files, output, models) == (len(files) - 5, 0)
+    assert predict_files(files, output, model) == (len(files) - 5, 0)
     assert sorted(read) == sorted(files[5:])
     whole = rows(tmp_path / "whole.csv")
     assert [(row["file"], row["class"]) for row in rows(output)] == [(row["file"], row["class"]) for row in whole]
@@ -114,36 +114,36 @@ def test_workers_predict_what_one_process_predicts(run, tmp_path, monkeypatch):
         tifffile.imwrite(file, rng.integers(80, 1023, (36 + 2 * (number % 3), 40), np.uint16))
     many[40].write_bytes(b"no file")
     load = functools.partial(programs_predict._load, str(run.run_dir), ("all",), "best", None, None)
-    models, camera = load()
-    assert predict_files(many, tmp_path / "one.csv", models, camera) == (99, 1)
+    model, camera = load()
+    assert predict_files(many, tmp_path / "one.csv", model, camera) == (99, 1)
     monkeypatch.setattr(cluster, "running", pickled_jobs.running)
     # Chunks end from the last to the first, and a first call has predicted some in the middle.
-    predict_files(many[32:64], tmp_path / "many.csv", models, camera)
+    predict_files(many[32:64], tmp_path / "many.csv", model, camera)
     workers = Workers("local:2", load)
-    assert predict_files(many, tmp_path / "many.csv", models, camera, workers=workers) == (68, 1)
+    assert predict_files(many, tmp_path / "many.csv", model, camera, workers=workers) == (68, 1)
     assert (tmp_path / "many.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 
 def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):
-    first, second = load_folds(str(run.run_dir), ["all"], "best", None)
+    first, second = (open_run(str(run.run_dir), [fold], "best", None) for fold in "01")
     monkeypatch.setattr(cluster, "running", lambda scheduler, logs: contextlib.nullcontext(Serial()))
-    workers = Workers("local:2", lambda: predict.Predictor([second]))
-    assert predict_files(files[:2], tmp_path / "p.csv", [first], workers=workers) == (0, 2)
+    workers = Workers("local:2", lambda: predict.Predictor(second))
+    assert predict_files(files[:2], tmp_path / "p.csv", first, workers=workers) == (0, 2)
     assert f"{files[0]}: the run has changed since the program was started" in capsys.readouterr().err
 
 
 def test_other_settings_are_refused(run, files, tmp_path):
-    first, second = load_folds(str(run.run_dir), ["all"], "best", None)
-    predict_files(files[:2], tmp_path / "p.csv", [first])
+    first, second = (open_run(str(run.run_dir), [fold], "best", None) for fold in "01")
+    predict_files(files[:2], tmp_path / "p.csv", first)
     with pytest.raises(InputError, match=r"p.csv holds predictions of models=.*: choose another file"):
-        predict_files(files, tmp_path / "p.csv", [second])
+        predict_files(files, tmp_path / "p.csv", second)
     with pytest.raises(InputError, match="holds predictions of other camera: choose another file"):
-        predict_files(files, tmp_path / "p.csv", [first], find_known_camera("drone"))
+        predict_files(files, tmp_path / "p.csv", first, find_known_camera("drone"))
     (tmp_path / "foreign.csv").write_text("a,b\n")
     with pytest.raises(InputError, match=r"is there, and no foreign.csv.manifest.json says how it was made"):
-        predict_files(files, tmp_path / "foreign.csv", [first])
+        predict_files(files, tmp_path / "foreign.csv", first)
     with pytest.raises(InputError, match="--masks is not for classification"):
-        predict_files(files, tmp_path / "x.csv", [first], masks=tmp_path)
+        predict_files(files, tmp_path / "x.csv", first, masks=tmp_path)
 
 
 def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
@@ -151,9 +151,9 @@ def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
     tifffile.imwrite(small, np.full((16, 16), 500, np.uint16))
     shutil.copy(files[0], other)
     (tmp_path / "bad.tif").write_bytes(b"no file")
-    models = load_folds(str(run.run_dir), ["0"], "best", None)
+    model = open_run(str(run.run_dir), ["0"], "best", None)
     given = [tmp_path / "bad.tif", small, tmp_path / "gone.tif", other, files[0]]
-    assert predict_files(given, tmp_path / "p.csv", models) == (2, 3)
+    assert predict_files(given, tmp_path / "p.csv", model) == (2, 3)
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert [str(tmp_path / name) in line for name, line in zip(("bad", "small", "gone"), errors, strict=True)] == 3 * [
         True
@@ -165,13 +165,14 @@ def test_bad_files_are_listed_at_the_end(run, files, tmp_path, capsys):
 
 def test_of_bad_files_alone_there_is_no_table(run, tmp_path):
     (tmp_path / "bad.tif").write_bytes(b"no file")
-    for model in load_folds(str(run.run_dir), ["all"], "best", None):
-        assert predict_files([tmp_path / "bad.tif"], tmp_path / "p.csv", [model]) == (0, 1)
+    for fold in "01":
+        model = open_run(str(run.run_dir), [fold], "best", None)
+        assert predict_files([tmp_path / "bad.tif"], tmp_path / "p.csv", model) == (0, 1)
         assert [file.name for file in tmp_path.iterdir() if not file.name.startswith(".")] == ["bad.tif"]
 
 
 def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
-    waiting, most, original, computed = [], [], predict.read_mosaic, TrainedModel.predict
+    waiting, most, original, computed = [], [], predict.read_mosaic, Run.predict
 
     def read(file, *rest):
         waiting.append(file)
@@ -187,9 +188,9 @@ def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
         many.append(tmp_path / f"{number}.tif")
         many[-1].symlink_to(files[number % len(files)])
     monkeypatch.setattr(predict, "read_mosaic", read)
-    monkeypatch.setattr(TrainedModel, "predict", compute)
-    models = load_folds(str(run.run_dir), ["0"], "best", None)
-    assert predict_files(many, tmp_path / "p.csv", models) == (150, 0)
+    monkeypatch.setattr(Run, "predict", compute)
+    model = open_run(str(run.run_dir), ["0"], "best", None)
+    assert predict_files(many, tmp_path / "p.csv", model) == (150, 0)
     assert max(most) <= 3 * predict.BATCH
 
 
@@ -234,26 +235,26 @@ def test_frames_of_any_size_are_filled_up_in_phase(pattern, shape):
 
 
 def test_masks_are_pictures_of_probabilities(segmenter, tmp_path):
-    models = load_folds(str(segmenter.run_dir), ["0"], "best", None)
+    model = open_run(str(segmenter.run_dir), ["0"], "best", None)
     tifffile.imwrite(tmp_path / "frame.tif", np.random.default_rng(2).integers(0, 65536, (64, 96)).astype(np.uint16))
-    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", models, masks=tmp_path / "masks") == (1, 0)
+    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", model, masks=tmp_path / "masks") == (1, 0)
     mask = np.asarray(Image.open(tmp_path / "masks/frame.png"))
-    expected = models[0].predict(tifffile.imread(tmp_path / "frame.tif").astype(np.float32) / 65535)
+    expected = model.predict(tifffile.imread(tmp_path / "frame.tif").astype(np.float32) / 65535)
     np.testing.assert_array_equal(mask, np.round(expected * 255).astype(np.uint8))
     (row,) = rows(tmp_path / "p.csv")
-    assert float(row[models[0].classes[0]]) == pytest.approx((expected > 0.5).mean(), abs=1e-6)
+    assert float(row[model.classes[0]]) == pytest.approx((expected > 0.5).mean(), abs=1e-6)
     with pytest.raises(InputError, match="--masks is needed for segmentation"):
-        predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", models)
+        predict_files([tmp_path / "frame.tif"], tmp_path / "q.csv", model)
 
 
 def test_masks_of_several_folds_are_their_mean(segmenter, tmp_path):
-    first, other = (load_folds(str(segmenter.run_dir), ["0"], "best", None)[0] for _ in range(2))
-    other.module.head.conv2.kernel[...] *= -1
-    models = [first, TrainedModel(other.about, other.config, other.module)]
+    first, other = (open_run(str(segmenter.run_dir), ["0"], "best", None) for _ in range(2))
+    other.model.head.conv2.kernel[...] *= -1
+    both = Run([*first, *other])
     frame = np.random.default_rng(2).integers(0, 65536, (64, 96)).astype(np.uint16)
     tifffile.imwrite(tmp_path / "frame.tif", frame)
-    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", models, masks=tmp_path / "masks") == (1, 0)
-    one, two = (model.predict(frame.astype(np.float32) / 65535) for model in models)
+    assert predict_files([tmp_path / "frame.tif"], tmp_path / "p.csv", both, masks=tmp_path / "masks") == (1, 0)
+    one, two = (model.predict(frame.astype(np.float32) / 65535) for model in (first, other))
     assert abs(one - two).mean() > 0.1
     mask = np.asarray(Image.open(tmp_path / "masks/frame.png"))
     np.testing.assert_array_equal(mask, np.round((one + two) / 2 * 255).astype(np.uint8))

@@ -13,8 +13,7 @@ from r2l_jax.apps.lab.lab import read_tolerances
 from r2l_jax.programs import export, predict
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.loaded import load_folds
-from r2l_jax.training.trained import load_runs
+from r2l_jax.training.run import open_run, open_runs
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +22,16 @@ def run(base):
     config = replace(base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2, save_locally=True)
     with pytest.MonkeyPatch.context() as patch:
         first = {"score": 0.0, "loss": 0.0}
-        patch.setattr(train, "_quality", lambda steps, row: {**first, "score": -row["epoch"], "epoch": row["epoch"]})
+        patch.setattr(
+            train.Trainer, "_quality", lambda _, row: {**first, "score": -row["epoch"], "epoch": row["epoch"]}
+        )
         train.run(config)
     return config
 
 
 @pytest.fixture(scope="module")
 def folds(run):
-    (folds,) = load_runs([str(run.run_dir)])
+    (folds,) = open_runs([str(run.run_dir)])
     return folds
 
 
@@ -82,5 +83,6 @@ def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
         file.parent.mkdir(parents=True)
         content = report_runs.tolerances("", report_runs.Numbers(number))
         file.write_text(json.dumps(content | {"tolerance": 0.02 + number, "identity": {"model": fold.fingerprint}}))
-    for number, model in enumerate(load_folds(str(run.run_dir), ["all"], "best", None)):
+    for number in range(2):
+        model = open_run(str(run.run_dir), [str(number)], "best", None)
         assert read_tolerances(str(tmp_path), model).tolerance == 0.02 + number

@@ -26,7 +26,8 @@ from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.runtime import store
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import train, trained
+from r2l_jax.training import run as finished_run
+from r2l_jax.training import train
 from r2l_jax.training.record import training_id
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
@@ -151,16 +152,14 @@ def no_pictures(monkeypatch):
 
 def other_model(place, patch):
     """Lets a run be loaded with another number in its head."""
-    load = trained.load_runs
+    load = finished_run.stored_model
 
     def loaded(*arguments):
-        runs = load(*arguments)
-        for fold in (fold for folds in runs for fold in folds):
-            fold.model.head.fc.bias[...] = fold.model.head.fc.bias[...] + jnp.float32(0.01)
-        return runs
+        stored = load(*arguments)
+        stored["head"]["fc"]["bias"] += jnp.float32(0.01)
+        return stored
 
-    patch.setattr(trained, "load_runs", loaded)
-    patch.setattr(evaluation, "load_runs", loaded)
+    patch.setattr(finished_run, "stored_model", loaded)
 
 
 # Changes of what all results may depend on, beside the flags.

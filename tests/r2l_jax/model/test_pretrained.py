@@ -122,9 +122,13 @@ def head():
     return SmallHead(nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize(
-    "more", [{}, {"bn1.num_batches_tracked": np.array(7)}, {"fc.weight": np.ones((1000, 4)), "fc.bias": np.ones(1000)}]
+    ("dtype", "more"),
+    [
+        (np.float16, {}),
+        (np.float32, {"bn1.num_batches_tracked": np.array(7)}),
+        (np.float64, {"fc.weight": np.ones((1000, 4)), "fc.bias": np.ones(1000)}),
+    ],
 )
 def test_files_of_any_precision_with_or_without_unused_tensors(head, tmp_path, dtype, more):
     state = {name: tensor.astype(dtype) for name, tensor in STATE.items()}
@@ -135,29 +139,16 @@ def test_files_of_any_precision_with_or_without_unused_tensors(head, tmp_path, d
     jax.tree.map(np.testing.assert_array_equal, arrays_of(head.fc), before)
 
 
-def without(*names):
-    return {name: tensor for name, tensor in STATE.items() if name not in names}
-
-
-MISFITS = [
-    (without("bn1.bias"), r"bn1.bias: missing, expected shape \(4,\)$"),
-    (
-        STATE | {"conv1.weight": STATE["conv1.weight"][:2]},
-        r"conv1.weight: got shape \(2, 3, 3, 3\), expected \(4, 3, 3, 3\)$",
-    ),
-    (STATE | {"conv2.weight": np.ones(3)}, r"conv2.weight: got shape \(3,\), expected no such tensor$"),
-    (
-        {f"module.{name}": tensor for name, tensor in STATE.items()},
-        r"bn1.bias: missing, .*; bn1.running_mean: missing, .*; module.[a-z1.]*: got shape .*; and 7 more$",
-    ),
-]
-
-
-@pytest.mark.parametrize(("state", "misfits"), MISFITS, ids=["missing", "shape", "left over", "prefix"])
-def test_tensors_that_do_not_fit_are_named(head, tmp_path, state, misfits):
-    file = tmp_path / "x.safetensors"
-    safetensors.numpy.save_file(state, file)
-    before = arrays_of(head)
+@pytest.mark.parametrize(
+    ("prefix", "more", "misfits"),
+    [
+        ("", {"conv2.weight": np.ones(3)}, r"conv2.weight: got shape \(3,\), expected no such tensor$"),
+        ("module.", {}, r"bn1.bias: missing, .*; bn1.running_mean: missing, .*; module.[a-z1.]*: got .*; and 7 more$"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(head, tmp_path, prefix, more, misfits):
+    file, before = tmp_path / "x.safetensors", arrays_of(head)
+    safetensors.numpy.save_file({f"{prefix}{name}": tensor for name, tensor in STATE.items()} | more, file)
     message = rf"^--pretrained_weights={file} does not hold the weights of a resnet18: {misfits}"
     with pytest.raises(InputError, match=message) as caught:
         pretrained.load_weights(head, "resnet18", str(file))
@@ -173,11 +164,8 @@ HALF = safetensors.numpy.save(STATE | {"bn1.bias": STATE["bn1.bias"].astype(ml_d
     ("name", "content", "message"),
     [
         ("x.safetensors", None, r": No such file or directory$"),
-        ("x.pth", None, r": No such file or directory$"),
         ("", b"", r": Is a directory$"),
-        ("x.safetensors", b"", r" is no safetensors file that can be read: .*header"),
         ("x.safetensors", CONTENT[:-1], r" is no safetensors file that can be read: .*header"),
-        ("x.safetensors", b"<!DOCTYPE html>", r" is no safetensors file that can be read: .*header"),
         ("x.safetensors", HALF, r": bn1.bias is BF16, expected one of F16, F32, F64, I64$"),
         ("x.pth", b"anything", r" is a PyTorch file"),
         ("x.bin", b"PK\x03\x04\0\0\x08\x08\0\0", r" is a PyTorch file"),
@@ -199,8 +187,7 @@ def test_the_command_that_converts_a_pytorch_file(head, tmp_path):
     with pytest.raises(InputError, match=r"^--pretrained_weights=.* is a PyTorch file") as caught:
         pretrained.load_weights(head, "resnet18", str(file))
     program, option, code, *files = shlex.split(str(caught.value).partition(" by ")[2])
-    assert (program, option) == ("python", "-c")
-    assert files == [str(file), str(file.with_suffix(".safetensors"))]
+    assert (program, option, files) == ("python", "-c", [str(file), str(file.with_suffix(".safetensors"))])
     compile(code, "command", "exec")
     assert "weights_only=True" in code
 

@@ -9,16 +9,14 @@ import tifffile
 from PIL import Image
 from programs import call
 
-RUN = Path(__file__).parents[1] / "training" / "run_of_0_1"
-
 _FLAGS = {
     "process.py": ["--input=raw/a", "--output=out", "--camera"],
     "unprocess.py": ["--input=photos", "--output=out", "--camera"],
     "calibrate.py": ["--dark=raw/a", "--flat=raw/b", "--output=out", "--camera"],
     "train.py": ["--dataset=Folder", "--data_dir=raw", "--logdir=out", "--camera"],
-    "predict.py": [f"--run={RUN}", "--input=raw/a", "--output=out/p.csv", "--camera"],
-    "export.py": [f"--run={RUN}", "--input=raw/a", "--output=out", "--camera"],
-    "forensics.py": [f"--run={RUN}", "--check"],
+    "predict.py": ["--run={run}", "--input=raw/a", "--output=out/p.csv", "--camera"],
+    "export.py": ["--run={run}", "--input=raw/a", "--output=out", "--camera"],
+    "forensics.py": ["--run={run}", "--check"],
 }
 
 
@@ -35,7 +33,7 @@ _FLAGS = {
         (None, "got 'camera.json': not found"),
     ],
 )
-def test_a_camera_file_that_cannot_be_used_is_one_line(small_heads, tmp_path, monkeypatch, program, fields, message):
+def test_a_camera_file_that_cannot_be_used_is_one_line(one_epoch, tmp_path, monkeypatch, program, fields, message):
     monkeypatch.chdir(tmp_path)
     if fields is not None:
         whole = {"black_level": [0.1] * 4, "white_balance": [2, 1, 2], "color_matrix": np.eye(3).tolist(), **fields}
@@ -46,6 +44,7 @@ def test_a_camera_file_that_cannot_be_used_is_one_line(small_heads, tmp_path, mo
         tifffile.imwrite(f"raw/{name}/{name}.tif", np.full((64, 64), 500, np.uint16))
         Image.new("RGB", (64, 64)).save(f"photos/{name}/{name}.png")
     *flags, camera = _FLAGS[program]
+    flags = [flag.format(run=one_epoch.run_dir) for flag in flags]
     done = call(program, *flags, f"{camera}=camera.json")
     assert done.returncode == 1
     assert message in done.stderr

@@ -7,17 +7,20 @@ import pytest
 from flax import nnx
 from small_runs import history, metrics, model
 
+import r2l_jax
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import stored, train, trained
+from r2l_jax.training import train
+from r2l_jax.training.run import open_runs
+from r2l_jax.training.start import Sources
 from r2l_jax.training.update import GradientDescent
 
 
 class Ascent(GradientDescent):
     """Trains uphill in the task loss, so that an early epoch is the best."""
 
-    def __init__(self, config, *arguments):
-        super().__init__(config, *arguments)
-        self._optimizer = optax.adam(-config.optimization.lr)
+    def __init__(self, settings, blueprint):
+        super().__init__(settings, blueprint)
+        self._optimizer = optax.adam(-settings.optimizer.rate.peak)
 
 
 @pytest.fixture(scope="module")
@@ -31,19 +34,24 @@ def worsening(base):
 
 def test_a_finished_run_is_loaded_at_its_best_epoch(worsening):
     content = metrics(worsening)
-    ((fold,),) = trained.load_runs([str(worsening.run_dir)])
+    ((fold,),) = open_runs([str(worsening.run_dir)])
     loss, _ = by_hand.evaluate(fold, fold.model.processor)
     assert loss == pytest.approx(history(worsening)[content["best_epoch"]]["val_loss"], rel=1e-4)
     assert content["val_loss"] > 1.01 * loss
+    last, best = (r2l_jax.load(worsening.run_dir, checkpoint=which) for which in ("last", "best"))
+    rows = history(worsening)
+    assert (last.score, best.score) == (rows[-1]["val_accuracy"], rows[content["best_epoch"]]["val_accuracy"])
+    assert (last.about.epoch, best.about.epoch) == (2, content["best_epoch"])
+    assert last.identity != best.identity
 
 
-def test_the_parts_that_a_run_starts_from_are_those_of_the_best_epoch(worsening):
-    ((fold,),) = trained.load_runs([str(worsening.run_dir)])
+def test_a_run_starts_from_the_parts_of_the_best_epoch(worsening):
+    ((fold,),) = open_runs([str(worsening.run_dir)])
     state = jax.tree.map(jnp.zeros_like, nnx.state(fold.model))
-    stored.load_parts(state, ("head",), str(worsening.run_dir), 0, "classifier_uri")
+    Sources(None, str(worsening.run_dir), pretrained=False, weights=None).provide(state, 0, fold.task)
     best, kernel = fold.model.head.conv1.kernel[...], nnx.to_pure_dict(state)["head"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel, best)
     np.testing.assert_array_equal(model(worsening)["head.conv1.kernel"], best)
-    (last,), *_ = trained.load_runs([str(worsening.run_dir)], checkpoint="last")
+    (last,), *_ = open_runs([str(worsening.run_dir)], checkpoint="last")
     assert (last.model.head.conv1.kernel[...] != best).any()
     assert not nnx.to_pure_dict(state)["processor"]["white_balance"].any()

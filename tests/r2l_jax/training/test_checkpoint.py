@@ -1,17 +1,14 @@
 import shutil
-from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
 
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training import checkpoint
-from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer
+from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer, stored_model
 from r2l_jax.training.steps import TrainState
-from r2l_jax.training.stored import load_parts
-
-RUN_OF_0_1 = Path(__file__).with_name("run_of_0_1") / "fold_0" / "checkpoints"
 
 
 def quality(row):
@@ -47,9 +44,8 @@ def steps(checkpoints):
 
 def best(folder):
     """The step of the checkpoint that whoever asks for the best is given."""
-    model = state(0).model
-    load_parts(model, ("head",), str(folder), 0, "run")
-    return float(model["head"]["kernel"][...][0])
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return float(stored_model(folder / "fold_0", device, "best", f"--run={folder}")["head"]["kernel"][0])
 
 
 def test_the_best_and_the_last_checkpoint_are_kept_and_differ(tmp_path):
@@ -154,51 +150,3 @@ def test_without_its_optimizer_a_run_is_read_but_not_continued(tmp_path):
         assert (int(restored.step), float(restored.model["head"]["kernel"][...][0]), history) == (20, 20.0, rows)
         with pytest.raises(InputError, match=r"dropped the optimizer's state after epoch 2, .* to epoch 3; .*keep_opt"):
             again.restore_last(state(0), 3)
-
-
-def earlier_version(folder, **kinds):
-    """Checkpoints as version 0.1 left them: `best/<step>` and `last/<step>`, each with its optimizer's state."""
-    rows = [row(0, 0.5), row(1, 0.9), row(2, 0.7)]
-    for kind, step in kinds.items():
-        with Checkpoints(folder / "made" / kind, quality) as checkpoints:
-            checkpoints.save(state(step), rows[: step // 10])
-        target = folder / "fold_0" / "checkpoints" / kind / str(step)
-        shutil.copytree(folder / "made" / kind / str(step), target)
-        shutil.rmtree(target / "metrics")
-    return folder / "fold_0" / "checkpoints"
-
-
-@pytest.mark.parametrize(
-    ("kinds", "last"),
-    [
-        ({"best": 20, "last": 30}, 30),
-        ({"best": 20, "last": 20}, 20),
-        ({"best": 20, "last": 10}, 20),  # It was killed between the two.
-    ],
-)
-def test_checkpoints_of_version_0_1_are_read_and_continued(tmp_path, kinds, last):
-    checkpoints = earlier_version(tmp_path, **kinds)
-    assert best(tmp_path) == 20
-    with Checkpoints(checkpoints, quality) as again:
-        restored, history = again.restore_last(state(0), 3)
-    assert (int(restored.step), len(history)) == (last, last // 10)
-    assert best(tmp_path) == 20
-    assert not list(checkpoints.glob("[bl]*"))
-
-
-def test_a_run_of_version_0_1_that_lost_its_best_is_refused(tmp_path):
-    checkpoints = earlier_version(tmp_path, last=30)
-    with pytest.raises(InputError, match="holds no checkpoint of a best epoch"):
-        best(tmp_path)
-    with (
-        pytest.raises(InputError, match="lacks the checkpoint of the best epoch"),
-        Checkpoints(checkpoints, quality) as again,
-    ):
-        again.restore_last(state(0), 3)
-
-
-def test_a_damaged_history_is_named(tmp_path):
-    shutil.copytree(RUN_OF_0_1, tmp_path / "checkpoints")
-    (tmp_path / "checkpoints" / "best" / "2" / "history" / "metadata").write_text("[{")
-    with pytest.raises(InputError, match=r"best/2 cannot be continued; start anew with --overwrite \(Expecting"):
-        Checkpoints(tmp_path / "checkpoints", quality)

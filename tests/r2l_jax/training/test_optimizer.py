@@ -8,25 +8,27 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from small_runs import history, metrics, model
+from small_runs import history, metrics, model, stop_at
 
 import tasks
 from r2l_jax.config import OptimizationSettings
 from r2l_jax.data import loader
-from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import Classification, Segmentation
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import plan, steps, train
-from r2l_jax.training.optimizer import make_optimizer, schedule, steps_of_epoch
-from r2l_jax.training.update import _norm
+from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training import train
+from r2l_jax.training.checkpoint import out_of_patience
+from r2l_jax.training.plan import Batches
+from r2l_jax.training.steps import make_steps
+from r2l_jax.training.update import StepSettings, _norm
 
 STEPS = 10
 
 
 def rates(**settings):
-    rate = schedule(OptimizationSettings(lr=0.5, **settings), STEPS)
+    rate = OptimizationSettings(lr=0.5, **settings).build(STEPS).rate.schedule()
     return [float(rate(step)) for step in range(settings.get("epochs", 3) * STEPS + 1)]
 
 
@@ -45,7 +47,7 @@ def test_a_constant_rate_may_warm_up():
     "settings", [{}, {"warmup_epochs": 0.5}, {"schedule": "cosine"}, {"schedule": "cosine", "warmup_epochs": 1.0}]
 )
 def test_adam_moves_a_constant_slope_by_the_scheduled_rate(settings):
-    optimizer = make_optimizer(OptimizationSettings(lr=0.5, epochs=2, **settings), STEPS)
+    optimizer = OptimizationSettings(lr=0.5, epochs=2, **settings).build(STEPS).transformation()
     slope = {"a": jnp.full(2, 3.0)}
     state, found = optimizer.init(slope), []
     for _ in range(2 * STEPS):
@@ -55,20 +57,15 @@ def test_adam_moves_a_constant_slope_by_the_scheduled_rate(settings):
 
 
 @pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, 4),
-        ({"batch_size": 5}, 6),
-        ({"batch_size": 100}, 1),
-        ({"train_size": 0.5}, 2),
-        ({"test_run": True, "batch_size": 4}, 1),
-    ],
+    ("samples", "batch_size", "expected"), [(32, 8, (8, 4)), (32, 5, (5, 6)), (32, 100, (32, 1)), (20, 8, (8, 2))]
 )
-def test_the_schedule_counts_the_updates_that_the_loop_does(base, settings, expected):
-    dataset = RawDataset("memory", "classification", tuple("abcde"), None, ("",) * 40, np.arange(40) % 5, read=print)
-    config = replace(base, **settings)
-    (fold,) = plan.make_folds(config, dataset)
-    assert steps_of_epoch(config, len(dataset)) == train._sizes(config, fold).steps == expected
+def test_an_epoch_has_whole_batches(samples, batch_size, expected):
+    assert Batches.of(samples, batch_size) == expected
+
+
+def test_fewer_samples_than_devices_are_refused():
+    with pytest.raises(InputError, match="0 training samples are fewer than the 1 devices"):
+        Batches.of(0, 8)
 
 
 def test_the_norm_of_a_gradient_is_euclidean_over_all_of_its_arrays():
@@ -82,8 +79,7 @@ def test_weight_decay_is_for_the_kernels_of_the_head(name):
         "processor": {"colour_correction": jnp.ones((3, 3))},
     }
     nothing = jax.tree.map(jnp.zeros_like, parameters)
-    settings = OptimizationSettings(lr=0.1, optimizer=name, weight_decay=0.5)
-    optimizer = make_optimizer(settings, STEPS)
+    optimizer = OptimizationSettings(lr=0.1, optimizer=name, weight_decay=0.5).build(STEPS).transformation()
     updates, _ = optimizer.update(nothing, optimizer.init(parameters), parameters)
     # The Nesterov momentum adds 0.9 of the step to itself.
     expected = -0.05 if name == "adamw" else -0.05 * 1.9
@@ -94,7 +90,7 @@ def test_weight_decay_is_for_the_kernels_of_the_head(name):
 
 def test_adam_keeps_the_state_of_earlier_versions():
     parameters = {"a": jnp.ones(3)}
-    state = make_optimizer(OptimizationSettings(), STEPS).init(parameters)
+    state = OptimizationSettings().build(STEPS).transformation().init(parameters)
     assert jax.tree.structure(state) == jax.tree.structure(optax.adam(1e-5).init(parameters))
 
 
@@ -133,7 +129,8 @@ def test_averaged_weights_are_those_of_all_updates(base):
     dataset = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
     batches = list(loader.eval_batches(dataset, np.arange(24), 8))
     key, average = jax.random.key(0), None
-    plain, averaging = (steps.make_steps(each, dataset) for each in (replace(config, ema=0.0), config))
+    settings = (StepSettings.of(each, dataset, 4) for each in (replace(config, ema=0.0), config))
+    plain, averaging = map(make_steps, settings)
     latest, state = (each.begin(each.init(key)) for each in (plain, averaging))
     for number, batch in enumerate(batches):
         before = nnx.to_pure_dict(latest.model) if average is None else average
@@ -156,17 +153,9 @@ def test_averaged_weights_go_on_where_they_were_stopped(base):
     found = model(whole)
     parts = replace(base, run_name="parts of an average", epochs=3, **settings)
 
-    class Stops(train._Trainer):
-        def end_epoch(self, state, epoch, speed):
-            if epoch == 1 and not stopped:
-                stopped.append(epoch)
-                raise KeyboardInterrupt
-            return super().end_epoch(state, epoch, speed)
-
-    stopped = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_Trainer", Stops)
-        with pytest.raises(KeyboardInterrupt):
+        stop_at(patch, 6)
+        with pytest.raises(Interrupted):
             train.run(parts)
     train.run(parts)
     for name, value in model(parts).items():
@@ -200,26 +189,11 @@ def test_training_stops_when_it_no_longer_improves(base):
         ([None, None, None], False),
     ],
 )
-def test_patience_counts_the_validations_since_the_best(base, scores, is_out):
+def test_patience_counts_the_validations_since_the_best(scores, is_out):
     rows = [{"epoch": epoch, "score": score} for epoch, score in enumerate(scores)]
 
     def quality(row):
         return None if row["score"] is None else {**row, "loss": 0.0}
 
-    assert train._out_of_patience(replace(base, patience=2), quality, rows) == is_out
-    assert not train._out_of_patience(base, quality, rows)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"weight_decay": 0.1}, "--weight_decay is for --optimizer=adamw or sgd, got --optimizer=adam"),
-        ({"warmup_epochs": 9.0, "epochs": 2}, "--warmup_epochs=9 is more than --epochs=2"),
-        ({"ema": 1.0}, "--ema must be below 1, got 1"),
-        ({"label_smoothing": 1.5}, "--label_smoothing must be below 1, got 1.5"),
-        ({"adv_training": True, "schedule": "cosine"}, "--schedule=cosine is for training; --adv_training has an"),
-    ],
-)
-def test_settings_that_contradict_each_other(base, settings, message):
-    with pytest.raises(InputError, match=message):
-        replace(base, **settings)
+    assert out_of_patience(rows, quality, 2) == is_out
+    assert not out_of_patience(rows, quality, 0)

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import pathlib
 import shutil
 
@@ -9,13 +8,12 @@ import tifffile
 from changes import change_camera, change_mask, change_pixel
 from small_runs import metrics
 
-from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import plan, train
-from r2l_jax.training.update import GradientDescent
+from r2l_jax.training.plan import Plan
 
 
 def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
@@ -105,32 +103,31 @@ def test_refuses(base, one_epoch, change, message):
 
 
 @pytest.mark.parametrize("size", [(40, 32), (32, 40)])
-def test_a_size_that_the_network_cannot_halve_is_refused(base, size):
+def test_a_size_that_the_network_cannot_halve_is_refused(base, monkeypatch, size):
     synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
     dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros(size, np.float32), np.int32(0)))
     config = replace(base, run_name="refused", processing_mode="neural_network")
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: dataset)
     with pytest.raises(InputError, match=rf"multiples of 16 for --processing_mode=neural.*, got {size[0]}x{size[1]}"):
-        plan.check_settings(config, dataset, GradientDescent)
+        Plan(config)
 
 
 def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
-    dataset = RawDataset("memory", "classification", tuple("abcde"), None, ("",) * 40, np.arange(40) % 5, read=print)
-    for fold in plan.make_folds(replace(base, n_splits=2, batch_size=5, test_run=True), dataset):
+    for fold in Plan(replace(base, n_splits=2, batch_size=5, test_run=True)).folds:
         assert (len(fold.train_indices), len(fold.valid_indices)) == (5, 5)
 
 
 def test_bad_weights_are_refused_for_the_folds_that_are_left(base, one_epoch, tmp_path, monkeypatch):
-    dataset = datasets.load("Synthetic", **base.data.source)
     config = replace(
         base, logdir=str(tmp_path), run_name="begun", n_splits=2, classifier_pretrained=True,
         pretrained_weights=str(tmp_path / "nothing"),
     )  # fmt: skip
-    folds = plan.make_folds(config, dataset)
-    folds[0].folder.mkdir(parents=True)
-    shutil.copy(one_epoch.run_dir / "fold_0/metrics.json", folds[0].metrics_file)
+    begun = Plan(config)
+    begun.folds[0].folder.mkdir(parents=True)
+    shutil.copy(one_epoch.run_dir / "fold_0/metrics.json", begun.folds[0].metrics_file)
     monkeypatch.setattr(plan, "changes", lambda *_: [])
     with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
-        plan.check_folders(config, dataset, folds)
+        begun.check_folders(begun.folds)
 
 
 @pytest.fixture(scope="module")
@@ -185,16 +182,6 @@ def test_a_mask_that_is_no_target_or_another_place_changes_nothing(copied, tmp_p
     shutil.move(config.data.data_dir, tmp_path / "elsewhere")
     train.run(replace(config, data_dir=str(tmp_path / "elsewhere"), epochs=2))
     assert len(metrics(config)["history"]) == 2
-
-
-def test_a_run_of_an_earlier_version_goes_on(copied):
-    config, root = copied
-    change_pixel(first_image(root))
-    file = config.run_dir / "fold_0/metrics.json"
-    earlier = {name: value for name, value in metrics(config).items() if name not in ("data", "camera", "made_by")}
-    file.write_text(json.dumps(earlier))
-    train.run(replace(config, epochs=2))
-    assert {"data", "camera", "made_by"} < metrics(config).keys()
 
 
 @pytest.mark.slow

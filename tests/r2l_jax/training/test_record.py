@@ -11,9 +11,8 @@ import pytest
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.folds import Fold
-from r2l_jax.training.record import Record, read_metrics
-from r2l_jax.training.trained import load_runs
+from r2l_jax.training.record import Fold, Record, describe, read_metrics
+from r2l_jax.training.run import open_runs
 
 
 @pytest.fixture
@@ -59,11 +58,21 @@ def put(*path):
         (put("flags", "epochs", -1), "is damaged: --epochs must be positive, got -1"),
         (put("made_by", 7), r"\(Expected array, got int - at made_by\)"),
         (put("pipeline", {"file": 1}), r"\(Expected str, got int - at pipeline.file\)"),
+        (put("complete", False), "is not trained to its end"),
+        (put("fingerprint", "other"), "was trained on other data: the samples or classes of Synthetic in .* are not"),
+        (put("flags", "new", 1), "trained by another version: it has the flags new"),
+        (put("camera", {"black_level": 3}), "its metrics.json has no camera: "),
+        (put("task", "detection"), "is not what a run of this program writes"),
+        (put("classes", []), "its metrics.json has no classes"),
+        (put("classes", ["a", "b"]), r"does not fit this run: its head has fc.bias \(5,\), this run's \(2,\)"),
+        (put("best_epoch", "x"), "its metrics.json has Expected int, got str - at epoch"),
+        (put("best_val_accuracy", None), "its metrics.json has Expected float, got null - at score"),
+        (put("shape", [0, 1]), r"\(Expected int >= 1 - at shape\[0\]\)"),
     ],
 )
 def test_values_that_no_run_writes_are_named(strange, change, reason):
     with pytest.raises(InputError, match=reason) as raised:
-        load_runs([str(strange(change))])
+        open_runs([str(strange(change))])
     assert "\n" not in str(raised.value)
 
 
@@ -76,21 +85,12 @@ def test_a_file_of_another_kind_is_named(tmp_path, text):
     assert "\n" not in str(raised.value)
 
 
-def test_a_copy_of_a_fold_is_not_a_fold(strange):
-    run = strange(lambda content: None)
-    shutil.copytree(run / "fold_0", run / "fold_0 (copy)")
-    ((fold,),) = load_runs([str(run)])
-    assert fold.fold.number == 0
-    with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is no run's folder: it has no fold_0"):
-        load_runs([str(run / "fold_0 (copy)")])
-
-
 def test_a_flag_that_an_earlier_version_lacked_stood_at_its_default(one_epoch, strange):
     dataset = datasets.load("Synthetic", **one_epoch.data.source)
 
     def record(change):
         folder = strange(change) / "fold_0"
-        return Record(one_epoch, dataset, Fold(0, np.arange(32), np.arange(32, 40), folder))
+        return Record(Fold(0, np.arange(32), np.arange(32, 40), folder), describe(one_epoch, dataset))
 
     assert record(lambda content: content["flags"].pop("patience")).finished
     assert record(put("flags", "patience", 3)).finished is None
@@ -100,7 +100,7 @@ def test_who_has_trained_a_fold_is_written_once(one_epoch, strange):
     dataset = datasets.load("Synthetic", **one_epoch.data.source)
     other, this = {"source": "other"}, store.made_by()
     run = strange(put("made_by", [other, this]))
-    record = Record(one_epoch, dataset, Fold(0, np.arange(32), np.arange(32, 40), run / "fold_0"))
+    record = Record(Fold(0, np.arange(32), np.arange(32, 40), run / "fold_0"), describe(one_epoch, dataset))
     assert record.write([])["made_by"] == [other, this]
 
 

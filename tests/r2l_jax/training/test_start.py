@@ -9,7 +9,13 @@ from small_runs import model
 
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import start, train, trained
+from r2l_jax.training import start, train
+from r2l_jax.training.run import open_runs
+from r2l_jax.training.update import StepSettings
+
+
+def architecture(config, dataset):
+    return StepSettings.of(config, dataset, 1).architecture
 
 
 @pytest.fixture
@@ -51,8 +57,8 @@ def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):
 def test_running_statistics_start_at_those_of_the_images(three_classes):
     """Three updates would leave 0.9**3 of a variance of 1."""
     train.run(replace(three_classes, augmentation="none"))
-    ((fold,),) = trained.load_runs([str(three_classes.run_dir)])
-    raws, _ = fold.dataset.samples(fold.fold.train_indices)
+    ((fold,),) = open_runs([str(three_classes.run_dir)])
+    raws, _ = fold.dataset.samples(fold.train_indices)
     images = np.asarray(fold.model.processor(raws))
     normalizer = fold.model.normalizer
     np.testing.assert_allclose(normalizer.mean[...], images.mean((0, 1, 2)), rtol=0.02)
@@ -62,7 +68,7 @@ def test_running_statistics_start_at_those_of_the_images(three_classes):
 def test_statistics_of_several_batches_are_compiled_once(base, caplog):
     dataset = datasets.load(base.data.dataset, **base.data.source)
     with jax.log_compiles():
-        start.fixed_statistics(base, dataset, np.arange(8), batch_size=2)
+        start.fixed_statistics(architecture(base, dataset), dataset, np.arange(8), batch_size=2)
     # The sums of two powers of three channels are added to by the function in question, and by no other `add`.
     assert len([line for line in caplog.messages if line.startswith("Compiling jit(add)") and "[2,3]" in line]) == 1
 
@@ -70,7 +76,8 @@ def test_statistics_of_several_batches_are_compiled_once(base, caplog):
 def test_statistics_do_not_depend_on_the_batch_size(base):
     dataset = datasets.load(base.data.dataset, **base.data.source)
     # Of batches of four, the last one is half full.
-    few, all_at_once = (start.fixed_statistics(base, dataset, np.arange(10), batch_size=size) for size in (4, 10))
+    made = architecture(base, dataset)
+    few, all_at_once = (start.fixed_statistics(made, dataset, np.arange(10), batch_size=size) for size in (4, 10))
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
 
 
@@ -80,7 +87,7 @@ def test_the_step_is_compiled_once_while_the_start_is_prepared(base, caplog, mod
     config = replace(base, run_name=f"ahead_{mode}", processing_mode=mode, epochs=2, log_model=False, lr=3e-5)
     with jax.log_compiles():
         train.run(config)
-    for function in ("init", "train"):
+    for function in ("_drawn", "_trained"):
         assert len([line for line in caplog.messages if line.startswith(f"Compiling jit({function})")]) == 1
         # Messages are those of this thread, which finds what another one has compiled.
         assert not [line for line in caplog.messages if line.startswith(f"Finished XLA compilation of jit({function})")]

@@ -1,5 +1,4 @@
 import re
-import types
 
 import jax
 import jax.numpy as jnp
@@ -11,29 +10,24 @@ from whole_sets import every_sample
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
-from r2l_jax.training.steps import Steps
-from r2l_jax.training.update import GradientDescent, Updated
+from r2l_jax.training.steps import Steps, make_steps
+from r2l_jax.training.update import GradientDescent, StepSettings, Updated
 
 
 @pytest.fixture
 def watched(monkeypatch):
     """A function that lists what another one reads of the state and the loss after each step of a run."""
-    make_steps = train.make_steps
+    train_step = Steps.train
 
     def watched(read):
         seen = []
 
-        def watching(*arguments):
-            steps = make_steps(*arguments)
+        def step(*arguments):
+            state, loss = train_step(*arguments)
+            seen.append(jax.device_get(read(state, loss)))
+            return state, loss
 
-            def step(*arguments):
-                state, loss = steps.train(*arguments)
-                seen.append(jax.device_get(read(state, loss)))
-                return state, loss
-
-            return steps._replace(train=step)
-
-        monkeypatch.setattr(train, "make_steps", watching)
+        monkeypatch.setattr(Steps, "train", step)
         return seen
 
     return watched
@@ -48,9 +42,13 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_its_own_steps(base, watc
     assert [row["train_loss"] for row in history(config)] == pytest.approx(means, rel=1e-5)
 
 
-def test_the_numbers_that_sum_a_run_up():
-    rule, task = types.SimpleNamespace(metrics=("shift",)), types.SimpleNamespace(score="accuracy")
-    numbers = Steps(*[None] * 9, task=task, rule=rule).summary
+class Shifting(GradientDescent):
+    metrics = ("shift",)
+
+
+def test_the_numbers_that_sum_a_run_up(base):
+    dataset = datasets.load(base.data.dataset, **base.data.source)
+    numbers = make_steps(StepSettings.of(base, dataset, 4), Shifting).summary
     assert numbers == ("val_accuracy", "val_loss", "train_accuracy", "train_loss", "val_shift", "train_shift")
 
 
@@ -75,9 +73,9 @@ def test_static_pipelines_share_the_programs_of_the_head(base, programs):
     choices = ("bilinear", "gaussian_denoising"), ("malvar2004", "median_denoising")
     # Programs name the lines that called for them.
     one, other = (programs(replace(static, run_name=a, sp_debayer=a, sp_denoising=b)) for a, b in choices)
-    assert one["process"] != other["process"]
-    assert one["train"] == other["train"]
-    assert one["evaluate"] == other["evaluate"]
+    assert one["_processed"] != other["_processed"]
+    assert one["_trained"] == other["_trained"]
+    assert one["_evaluated"] == other["_evaluated"]
 
 
 class Masks(GradientDescent):

@@ -54,11 +54,7 @@ def received(one_epoch, tmp_path, monkeypatch, code):
         file.write_text(code)
         changes = {
             "flags": metrics(one_epoch)["flags"] | {"pipeline": f"{recorded}:make", "processing_mode": None},
-            "pipeline": {
-                "file": recorded,
-                "function": "make",
-                "sha256": hashlib.sha256(code.encode()).hexdigest(),
-            },
+            "pipeline": {"file": recorded, "function": "make", "sha256": hashlib.sha256(code.encode()).hexdigest()},
         }
         (run / "fold_0/metrics.json").write_text(json.dumps(metrics(one_epoch) | changes))
         model = run / "fold_0/model.safetensors"
@@ -70,16 +66,15 @@ def received(one_epoch, tmp_path, monkeypatch, code):
     return receive
 
 
-@pytest.mark.parametrize("source", ["run", "run/fold_0/model.safetensors"])
 @pytest.mark.parametrize(
-    ("recorded", "current", "link"),
+    ("recorded", "current", "link", "source"),
     [
-        ("beside.py", ".", False),
-        ("run/inside.py", ".", False),
-        ("inside.py", "run", False),
-        ("../beside.py", "run", False),
-        ("{folder}/absolute.py", "run", False),
-        ("link.py", ".", True),
+        ("beside.py", ".", False, "run"),
+        ("beside.py", ".", False, "run/fold_0/model.safetensors"),
+        ("inside.py", "run", False, "run"),
+        ("../beside.py", "run", False, "run"),
+        ("{folder}/absolute.py", "run", False, "run"),
+        ("link.py", ".", True, "run"),
     ],
 )
 def test_it_is_not_run_wherever_it_lies(received, tmp_path, recorded, current, link, source):

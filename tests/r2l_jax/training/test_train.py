@@ -2,14 +2,13 @@ import itertools
 import json
 import shutil
 import signal
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from small_runs import history, metrics, model
+from small_runs import history, metrics, model, stop_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import isp
@@ -20,8 +19,9 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.locks import FolderInUseError, locked
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training import plan, recording, steps, train
-from r2l_jax.training.tracking import Tracker
+from r2l_jax.training import steps, train
+from r2l_jax.training.tracking import Tracker, hyperparameters
+from r2l_jax.training.update import StepSettings
 
 STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gamma_correct")
 
@@ -108,7 +108,7 @@ def test_tensorboard_has_scalars_parameters_pictures_and_hyperparameters(finishe
 
 def test_hyperparameters_are_those_that_tell_runs_apart(base):
     config = replace(base, run_name="compared", ema=0.9, synthetic_images=None)
-    found = recording.hyperparameters(config)
+    found = hyperparameters(flat(config), "parametrized")
     assert list(found)[:3] == ["1_lr", "2_epochs", "3_pipeline"]
     assert (found["1_lr"], found["3_pipeline"], found["ema"]) == (config.optimization.lr, "parametrized", 0.9)
     assert not {"weight_decay", "synthetic_images", "logdir"} & found.keys()
@@ -166,80 +166,62 @@ def test_a_finished_run_is_not_trained_again_but_adds_what_is_asked_for(base, on
     assert metrics(config)["complete"]
 
 
-def test_a_signal_in_the_last_step_does_not_undo_the_end(base, monkeypatch):
+def test_a_signal_in_the_last_step_does_not_undo_the_end_and_one_before_keeps_nothing(base, monkeypatch):
     config = replace(base, run_name="stopped_at_the_end", epochs=1, log_model=False)
-    train_batches = loader.train_batches
-
-    def stopping(*arguments):
-        for number, batch in enumerate(train_batches(*arguments), 1):
-            if number == 4:
-                signal.raise_signal(signal.SIGTERM)
-            yield batch
-
-    monkeypatch.setattr(loader, "train_batches", stopping)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 2)
+        with pytest.raises(Interrupted, match="stopped at step 2 of 4; nothing is kept"):
+            train.run(config)
+    stop_at(monkeypatch, 4)
     train.run(config)
     assert metrics(config)["complete"]
+    assert not (config.run_dir / "fold_0" / "checkpoints").exists()
+    with pytest.raises(InputError, match=r"--processor_uri=.*the_end holds no checkpoint"):
+        train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
 
 
 def test_every_second_epoch_and_the_last_are_validated(base):
-    config = replace(base, run_name="every_second", epochs=3, check_val_every_n_epoch=2, log_model=False)
+    settings = {"check_val_every_n_epoch": 2, "log_model": False, "schedule": "cosine"}
+    config = replace(base, run_name="every_second", epochs=3, **settings)
     train.run(config)
+    events = EventAccumulator(str(config.run_dir / "fold_0"))
+    events.Reload()
+    # The rate of the epoch's last update.
+    expected = [config.optimization.lr * (1 + np.cos(np.pi * update / 12)) / 2 for update in (3, 7, 11)]
+    np.testing.assert_allclose([event.value for event in events.Scalars("learning_rate")], expected, rtol=1e-5)
     assert ["val_loss" in row for row in history(config)] == [False, True, True]
     assert all("train_loss" in row for row in history(config))
 
 
 def test_each_fold_draws_its_own_weights(base, monkeypatch):
-    dataset = datasets.load("Synthetic", **base.data.source)
     config, keys = replace(base, run_name="keys", n_splits=3, log_model=False), []
-    compiled = steps.make_steps(base, dataset)
 
     class Drawn(Exception):  # noqa: N818 -- nothing went wrong
         """The weights are to be drawn."""
 
-    def draw(config, dataset, steps, fold, batch, own, resumes):
+    def draw(steps, sources, dataset, fold, batch, own, resumes):
         keys.append(tuple(jax.random.key_data(own[0]).tolist()))
         raise Drawn
 
     monkeypatch.setattr(train, "initial_state", draw)
-    for _ in range(2):
-        for fold in plan.make_folds(config, dataset):
-            with pytest.raises(Drawn), StopSignals() as stop:
-                train._train_fold(config, dataset, compiled, fold, stop)
+    for fold in (0, 1, 2, 0, 1, 2):
+        with pytest.raises(Drawn):
+            train.run_folds(config, [fold])
     assert keys[:3] == keys[3:]
     assert len({*keys}) == 3
 
 
-def test_a_run_that_stops_says_whether_it_can_go_on(base):
-    assert train._farewell(base, "stopped at step 3") == "stopped at step 3; the same command goes on from there"
-    assert train._farewell(replace(base, log_model=False), "stopped at step 3") == "stopped at step 3; nothing is kept"
-
-
-def test_the_numbers_of_an_epoch_that_are_recorded(base):
-    """The rate is that of the epoch's last update; the norms of gradients are means over its updates."""
-
-    recorded = {}
-
-    class Recorder(Tracker):
-        def __init__(self):
-            pass
-
-        def scalars(self, values, epoch):
-            recorded.update(values)
-
-        def processor(self, parameters, norms, epoch):
-            recorded["norms"] = norms
-
-    config = replace(base, lr=0.5, epochs=2, schedule="cosine")
+def test_the_numbers_of_an_epoch_that_are_recorded(base, tmp_path):
+    """The norms of gradients are means over the epoch's updates."""
+    dataset = datasets.load("Synthetic", **base.data.source)
     state = steps.TrainState(step=jnp.array(4), model=nnx.State({}), opt_state=None, sums=None)
-    task, rule = types.SimpleNamespace(score="accuracy", metrics=()), types.SimpleNamespace(metrics=())
-    compiled, row = steps.Steps(*[None] * 9, task=task, rule=rule), {"epoch": 0, "val_loss": 2.0}
-    recording.record_epoch(Recorder(), config, compiled, state, row, {"gradient_norm": {"a": 6.0}}, 7.0, epoch_steps=4)
-    assert recorded == {
-        "loss/val": 2.0,
-        "learning_rate": pytest.approx(0.25 * (1 + np.cos(np.pi * 3 / 8))),
-        "images_per_second": 7.0,
-        "norms": {"a": 1.5},
-    }
+    row, sums = {"epoch": 0, "val_loss": 2.0}, {"gradient_norm": {"a": 6.0}}
+    with Tracker(tmp_path, 0, save_tensors=False) as tracker:
+        tracker.epoch(steps.make_steps(StepSettings.of(base, dataset, 4)), state, row, sums, 4)
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    found = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert found == {"loss/val": [2.0], "processor_gradient_norm/a": [1.5]}
 
 
 def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finished):
@@ -251,15 +233,11 @@ def test_more_epochs_continue_a_finished_run_and_fewer_are_refused(base, finishe
         train.run(config)
 
 
-def test_a_finished_run_drops_its_optimizer_and_says_so_when_it_is_to_go_on(base):
-    config = replace(base, run_name="dropped", epochs=1)
-    train.run(config)
-    checkpoints = config.run_dir / "fold_0" / "checkpoints"
-    assert sorted(item.name for item in (checkpoints / "4").iterdir() if item.is_dir()) == [
-        "history",
-        "metrics",
-        "model",
-    ]
+def test_a_finished_run_drops_its_optimizer_and_says_so_when_it_is_to_go_on(one_epoch, tmp_path):
+    config = replace(one_epoch, logdir=str(tmp_path))
+    shutil.copytree(one_epoch.run_dir, config.run_dir)
+    items = (config.run_dir / "fold_0/checkpoints/4").iterdir()
+    assert sorted(item.name for item in items if item.is_dir()) == ["history", "metrics", "model"]
     before = metrics(config)
     with pytest.raises(InputError, match=r"has dropped the optimizer's state after epoch 1, .*keep_optimizer"):
         train.run(replace(config, epochs=2))
@@ -272,17 +250,9 @@ def test_a_finished_run_drops_its_optimizer_and_says_so_when_it_is_to_go_on(base
 def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch, stop_after):
     """Asked to stop within an epoch, at its end, and in the next; then continued by the same call."""
     config = replace(base, run_name=f"stopped_{stop_after}", save_locally=True)
-    train_batches = loader.train_batches
-
-    def stopping(*arguments):
-        for number, batch in enumerate(train_batches(*arguments), 1):
-            if number == stop_after:
-                signal.raise_signal(signal.SIGTERM)
-            yield batch
-
     message = "after epoch 1 of 2" if stop_after == 4 else f"at step {stop_after} of 8"
     with monkeypatch.context() as patch:
-        patch.setattr(loader, "train_batches", stopping)
+        stop_at(patch, stop_after)
         with pytest.raises(Interrupted, match=f"stopped {message}; the same command goes on"):
             train.run(config)
     assert not metrics(config)["complete"]
@@ -317,7 +287,7 @@ def test_damaged_and_foreign_files_are_named(base, one_epoch):
         InputError, match=r"metrics.json is not what a run of this program writes \(Object missing .*\); start anew"
     ):
         train.run(config)
-    (fold / "checkpoints" / "best" / "7" / "model").mkdir(parents=True)  # as version 0.1 wrote
+    (fold / "checkpoints" / "7" / "model").mkdir(parents=True)
     with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
         train.run(replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
 
@@ -328,22 +298,14 @@ def test_a_run_that_diverges_says_so(base):
         train.run(config)
 
 
-def test_without_log_model_nothing_is_kept_to_go_on_from(base):
-    config = replace(base, run_name="unlogged", epochs=1, log_model=False, test_run=True)
-    train.run(config)
-    assert not (config.run_dir / "fold_0" / "checkpoints").exists()
-    assert len(metrics(config)["train_indices"]) == 8
-    with pytest.raises(InputError, match=r"--processor_uri=.*unlogged holds no checkpoint"):
-        train.run(replace(base, run_name="refused", processor_uri=str(config.run_dir)))
-
-
-def test_a_second_batch_does_not_compile_again(base):
+def test_a_second_batch_does_not_compile_again(base, caplog):
     dataset = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
-    compiled = steps.make_steps(base, dataset)
+    compiled = steps.make_steps(StepSettings.of(base, dataset, 4))
     batches = loader.train_batches(dataset, np.arange(32), 8, seed=0)
     key = jax.random.key(0)
     state = compiled.begin(compiled.init(key))
-    for _ in range(3):
-        state, _ = compiled.train(state, to_devices(next(batches), shardings().split), key)
-    assert compiled.train._cache_size() == 1
+    with jax.log_compiles():
+        for _ in range(3):
+            state, _ = compiled.train(state, to_devices(next(batches), shardings().split), key)
+    assert len([line for line in caplog.messages if line.startswith("Compiling jit(_trained)")]) <= 1
     assert int(state.step) == 3

@@ -1,5 +1,5 @@
-import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 
@@ -26,7 +26,7 @@ def model(one_epoch):
 
 @pytest.fixture(scope="module")
 def raws(model):
-    return samples.of_run(model, None)
+    return samples.of_run(model)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_model_json_describes_the_model_and_its_files(model, exported):
     assert about["parts"]["isp"]["files"]["stablehlo"]["gradient"] is True
     images = model.render(np.load(exported / "samples.npz")["raw"])
     normalized = (images - about["normalization"]["mean"]) / about["normalization"]["standard_deviation"]
-    np.testing.assert_allclose(normalized, model.module.normalizer(jnp.asarray(images)), atol=1e-4)
+    np.testing.assert_allclose(normalized, model.model.normalizer(jnp.asarray(images)), atol=1e-4)
 
 
 def test_stablehlo_predicts_any_number_of_images_on_every_platform(model, raws, exported):
@@ -125,7 +125,7 @@ def test_runs_of_processed_images_have_no_isp(base, tmp_path):
     config = replace(base, run_name="images", processing_mode="none", epochs=1)
     train.run(config)
     model = r2l_jax.load(config.run_dir)
-    raws = samples.of_run(model, None)
+    raws = samples.of_run(model)
     # Mosaics at half size are a pipeline, without values of the camera.
     with pytest.raises(InputError, match="--formats=camera: no parameter of the processing starts from a camera"):
         export_model(model, tmp_path / "out", raws, None, ["camera"])
@@ -207,12 +207,12 @@ def test_samples_of_files_are_cropped(model, tmp_path):
     raws = samples.of_files(model, [tmp_path / "a.npy"], None)
     # From the middle, and on the grid of the color filter array.
     np.testing.assert_array_equal(raws, frame[None, 4:36, 10:42])
-    with pytest.raises(InputError, match="exports are checked on the data of the run"):
-        samples.of_run(_of_folder(model), str(tmp_path / "nowhere"))
 
 
-def _of_folder(model):
-    data = dataclasses.replace(
-        model.config.data, dataset="Folder", synthetic_images=None, synthetic_size=None, data_dir="nowhere"
-    )
-    return r2l_jax.training.loaded.TrainedModel(model.about, dataclasses.replace(model.config, data=data), model.module)
+def test_samples_of_a_run_need_its_data(one_epoch, tmp_path):
+    shutil.copytree(one_epoch.run_dir, tmp_path / "run")
+    file = tmp_path / "run/fold_0/metrics.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"fingerprint": "of other data"}))
+    with pytest.raises(InputError, match=r"exports are checked on the data of the run: .* was trained on other data"):
+        samples.of_run(r2l_jax.load(tmp_path / "run"))

@@ -7,7 +7,7 @@ from r2l_jax.apps.export import onnx_files, stablehlo
 from r2l_jax.apps.export.export import LIMIT
 from r2l_jax.apps.export.parts import parts_of
 from r2l_jax.config import TrainConfig
-from r2l_jax.model.build import Inputs, make_model, unknown_statistics
+from r2l_jax.model.build import Architecture, unknown_statistics
 from r2l_jax.model.tasks import make_task
 from r2l_jax.runtime.flags import build
 
@@ -20,8 +20,8 @@ def test_networks_become_onnx_and_stablehlo(task, flags, tmp_path):
     pytest.importorskip("jax2onnx")
     config = build(TrainConfig, **flags, smp_encoder="resnet18")
     found = make_task(task, ("a", "b", "c"), config.model)
-    inputs = Inputs(isp.CAMERAS["drone"], (64, 64))
-    made = make_model(config, inputs, found, nnx.Rngs(0), unknown_statistics())
+    architecture = Architecture.of(config.processing, found, isp.CAMERAS["drone"], (64, 64))
+    made = architecture.model(nnx.Rngs(0), unknown_statistics())
     made.eval()
     part = parts_of(made, (64, 64))["whole"]
     raw = np.random.default_rng(0).random((2, 64, 64), np.float32)

@@ -8,7 +8,7 @@ from r2l_jax.apps.lab.engine import Engine, Search
 from r2l_jax.drift.search.knobs import turned
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.pictures import quantized
-from r2l_jax.training import trained
+from r2l_jax.training.run import open_runs
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -30,8 +30,8 @@ def judging(model):
 
 @pytest.fixture(scope="module")
 def sample(one_epoch):
-    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
-    raw, target = fold.dataset[int(fold.fold.valid_indices[0])]
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
+    raw, target = fold.dataset[int(fold.valid_indices[0])]
     return raw, np.asarray(target)
 
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_a_camera_from_elsewhere_must_not_name_files_of_this_machine(tmp_path):
 
 
 def test_samples_are_those_of_the_validation_with_their_targets(one_epoch, model):
-    found = sources.validation_samples(str(one_epoch.run_dir), model, None, (), "best")
+    found = sources.validation_samples(str(one_epoch.run_dir), model, None)
     assert len(found) == 8
     frame, _ = found[0].read(KnownCamera())
     assert frame.raw.shape == (32, 32)
@@ -85,11 +86,17 @@ def test_samples_are_those_of_the_validation_with_their_targets(one_epoch, model
 
 def test_a_run_without_its_data_has_no_samples_and_says_so(one_epoch, model, tmp_path, capsys):
     file = one_epoch.run_dir / "fold_0" / "model.safetensors"
-    assert sources.validation_samples(str(file), model, None, (), "best") == []
+    assert sources.validation_samples(str(file), model, None) == []
     with pytest.raises(InputError, match="a model's file does not say which samples"):
-        sources.validation_samples(str(file), model, "data", (), "best")
-    assert sources.validation_samples(str(tmp_path), model, None, (), "best") == []
+        sources.validation_samples(str(file), model, "data")
+    shutil.copytree(one_epoch.run_dir, tmp_path / "run")
+    record = tmp_path / "run/fold_0/metrics.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"fingerprint": "of other data"}))
+    other = r2l_jax.load(tmp_path / "run")
+    assert sources.validation_samples(str(tmp_path / "run"), other, None) == []
     assert "warning: no validation samples" in capsys.readouterr().err
+    with pytest.raises(InputError, match="was trained on other data"):
+        sources.validation_samples(str(tmp_path / "run"), other, "data")
 
 
 def test_the_names_of_algorithms_are_no_way_to_run_a_file(tmp_path):

@@ -5,7 +5,7 @@ import report_runs
 
 import r2l_jax
 from r2l_jax.apps.lab.lab import read_tolerances
-from r2l_jax.training.trained import load_runs
+from r2l_jax.training.run import open_runs
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def test_tolerances_are_those_that_forensics_has_found_for_this_model(model, one
         return read_tolerances(str(tmp_path), model), capsys.readouterr().err
 
     assert read_tolerances(str(tmp_path), model) is None
-    ((fold,),) = load_runs([str(one_epoch.run_dir)])
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
     content = report_runs.tolerances("", report_runs.Numbers()) | {"identity": {"model": fold.fingerprint}}
     found, said = read(json.dumps(content))
     assert (found.tolerance, said) == (0.02, "")

@@ -1,5 +1,4 @@
 import json
-import pathlib
 import shlex
 
 import pytest
@@ -12,8 +11,6 @@ from r2l_jax.apps.report.runs import joint_evaluation, read_runs
 from r2l_jax.config import TrainConfig
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
-
-EARLIER = pathlib.Path(__file__).parents[2] / "training/run_of_0_1"
 
 
 @pytest.fixture
@@ -114,13 +111,6 @@ def test_a_fold_is_shown_by_itself(tmp_path):
     (run,) = read_runs([str(folder / "fold_1")])
     assert [fold.number for fold in run.folds] == [1]
     assert run.name == "run/fold_1"
-
-
-def test_a_run_of_an_earlier_version_is_shown(tmp_path):
-    (run,) = read_runs([str(EARLIER)])
-    best = json.loads((EARLIER / "fold_0/metrics.json").read_text())["best_val_accuracy"]
-    assert run.folds[0].best == best
-    assert f"{best:.4f}" in make_page([run])
 
 
 def test_the_command_trains_the_run_again(tmp_path):

@@ -12,7 +12,7 @@ from r2l_jax.drift.search.measure import Measured
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training import trained
+from r2l_jax.training.run import open_runs
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_a_finished_drift_is_not_adapted_to_again(config, result, monkeypatch):
 def test_other_data_is_split_into_labeled_and_measured(base, config, monkeypatch):
     data = datasets.load(base.data.dataset, **base.data.source)
     others = dataclasses.replace(data, names=tuple(f"other {name}" for name in data.names))
-    (fold,) = trained.load_pipelines(config.run)
+    ((fold,),) = open_runs([config.run])
     monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: others)
     drift = replace(config, exposures=(), pipelines=(), drifted_data_dir=base.data.data_dir)
     under = drifts.drifted(drift, fold, *drift.drifts())

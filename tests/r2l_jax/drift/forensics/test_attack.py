@@ -17,7 +17,8 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training import steps, train
-from r2l_jax.training.trained import load_runs
+from r2l_jax.training.run import open_runs
+from r2l_jax.training.update import StepSettings
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +63,8 @@ def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
 def test_deviation_is_that_from_the_earlier_run_s_rendering(attacked):
     """Its mean over 8 samples, which do not fill two batches of 6."""
     config, _ = attacked
-    (learnt,), (fold,) = load_runs([config.processing.processor_uri, str(config.run_dir)])
-    raws, _ = fold.dataset.samples(fold.fold.valid_indices)
+    (learnt,), (fold,) = open_runs([config.processing.processor_uri, str(config.run_dir)])
+    raws, _ = fold.dataset.samples(fold.valid_indices)
     away = deviation(fold.model.processor(raws), learnt.model.processor(raws), "ssim")
     row = history(config)[metrics(config)["best_epoch"]]
     assert row["val_deviation"] == pytest.approx(float(away), rel=1e-4)
@@ -79,7 +80,7 @@ def test_differences_are_recorded(attacked):
     )
     assert (default != adversarial).any()
     np.testing.assert_allclose(difference, 0.5 + (adversarial - default) / 2)
-    ((learnt,),) = load_runs([config.processing.processor_uri])
+    ((learnt,),) = open_runs([config.processing.processor_uri])
     raws, _ = learnt.dataset.samples(np.arange(2))
     np.testing.assert_allclose(learnt.model.processor(raws), default, atol=1e-5)
     events = EventAccumulator(str(folder))
@@ -170,16 +171,17 @@ def test_an_interrupted_attack_goes_on_to_the_same_end(attacked, monkeypatch):
         train.run(replace(config, adv_aux_weight=2.0), Attack)
 
 
-def test_a_second_batch_does_not_compile_again(attacked):
+def test_a_second_batch_does_not_compile_again(attacked, caplog):
     config, _ = attacked
     dataset = datasets.load(config.data.dataset, **config.data.source)
-    compiled = steps.make_steps(config, dataset, Attack)
+    compiled = steps.make_steps(StepSettings.of(config, dataset, 4), Attack)
     key = jax.random.key(0)
     state = compiled.begin(compiled.init(key))
     batches = loader.train_batches(dataset, np.arange(32), 6, seed=0)
-    for _ in range(3):
-        state, _ = compiled.train(state, to_devices(next(batches), shardings().split), key)
-    assert compiled.train._cache_size() == 1
+    with jax.log_compiles():
+        for _ in range(3):
+            state, _ = compiled.train(state, to_devices(next(batches), shardings().split), key)
+    assert len([line for line in caplog.messages if line.startswith("Compiling jit(_trained)")]) <= 1
     assert int(state.step) == 3
 
 

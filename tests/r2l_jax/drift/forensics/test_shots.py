@@ -1,6 +1,6 @@
-import pathlib
 import types
 
+import folds_by_hand
 import numpy as np
 import pytest
 
@@ -9,8 +9,6 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.forensics import shots
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.runtime.flags import build
-from r2l_jax.training.folds import Fold
-from r2l_jax.training.trained import TrainedFold
 
 
 @pytest.fixture
@@ -20,9 +18,7 @@ def fold():
     dataset = RawDataset(
         "own", "classification", ("a",), None, ("",) * 10, labels, read=print, shot=lambda i: Shot(model="BA"[i % 2])
     )
-    task = types.SimpleNamespace(score="accuracy", score_of=lambda confusion: np.trace(confusion) / confusion.sum())
-    split = Fold(0, np.zeros(1, int), np.array([9, 4, 7, 2, 5]), pathlib.Path())
-    return TrainedFold(config=None, dataset=dataset, task=task, fold=split, training="", model=None)
+    return folds_by_hand.fold_of(dataset, [0], [9, 4, 7, 2, 5])
 
 
 def analyse(monkeypatch, fold, rows):

@@ -9,12 +9,12 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.search.measure import Measured
 from r2l_jax.drift.search.searcher import Found
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training import trained
+from r2l_jax.training.run import open_runs
 
 
 @pytest.fixture(scope="module")
 def fold(one_epoch):
-    (fold,) = trained.load_pipelines(str(one_epoch.run_dir))
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
     return fold
 
 
@@ -37,8 +37,8 @@ def analysis(fold, tmp_path_factory):
 
 
 def test_searches_see_no_sample_that_is_measured(fold):
-    assert set(worst_case.drawn(CONFIG, fold)) <= set(fold.fold.train_indices)
-    assert not set(fold.fold.train_indices) & set(fold.fold.valid_indices)
+    assert set(worst_case.drawn(CONFIG, fold)) <= set(fold.train_indices)
+    assert not set(fold.train_indices) & set(fold.valid_indices)
 
 
 def test_a_row_for_each_group_and_weight(analysis):

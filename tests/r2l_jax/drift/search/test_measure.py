@@ -5,12 +5,12 @@ from small_runs import metrics
 from r2l_jax.data import loader
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
-from r2l_jax.training import trained
+from r2l_jax.training.run import open_runs
 
 
 @pytest.fixture(scope="module")
 def fold(one_epoch):
-    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
     return fold
 
 
@@ -20,7 +20,7 @@ def frozen(fold):
 
 
 def batches(fold, size):
-    return loader.eval_batches(fold.dataset, fold.fold.valid_indices, size)
+    return loader.eval_batches(fold.dataset, fold.valid_indices, size)
 
 
 def test_the_default_measures_as_training_did(fold, frozen):

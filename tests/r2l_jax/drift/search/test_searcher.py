@@ -8,12 +8,12 @@ from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.searcher import Search, Searcher
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training import trained
+from r2l_jax.training.run import open_runs
 
 
 @pytest.fixture(scope="module")
 def fold(one_epoch):
-    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
     return fold
 
 
@@ -33,7 +33,7 @@ def make(frozen, direction, batch_size=8, **options):
 
 def run(searcher, fold, searches, steps=4, **options):
     raws, targets = every_sample(fold.dataset)
-    return searcher.run(searches, raws[fold.fold.train_indices], targets[fold.fold.train_indices], steps, **options)
+    return searcher.run(searches, raws[fold.train_indices], targets[fold.train_indices], steps, **options)
 
 
 ALL = ("black_level", "white_balance", "colour_correction", "gamma_correct")
@@ -45,7 +45,7 @@ def test_the_task_loss_moves_in_the_direction(fold, frozen, direction, sign):
     (found,) = run(searcher, fold, [Search(ALL, aux_weight=0.0)], steps=25)
     assert found.task_loss.shape == (25,)
     assert found.deviation[0] == pytest.approx(0, abs=1e-6)
-    batches = loader.eval_batches(fold.dataset, fold.fold.train_indices, 8)
+    batches = loader.eval_batches(fold.dataset, fold.train_indices, 8)
     before, after = Measurer(frozen).measure([frozen.default, found.parameters], batches)
     assert sign * (after.loss - before.loss) > 0.01
     assert before.ssim == pytest.approx(1, abs=1e-5)

@@ -19,7 +19,8 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training import train, trained
+from r2l_jax.training import train
+from r2l_jax.training.run import Run, open_runs
 
 OWN = "menon2007.sharpening_filter.gaussian_denoising"
 OTHER = "bilinear.unsharp_masking.median_denoising"
@@ -51,7 +52,7 @@ def result(settings):
 
 @pytest.fixture(scope="module")
 def fold(one_epoch):
-    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
     return fold
 
 
@@ -135,7 +136,7 @@ def test_interrupted_it_stops_within_a_batch_and_goes_on_from_the_last_fold(sett
     evaluate = Evaluator.evaluate
 
     def interrupted(self, fold, dataset, cases, tick):
-        if fold.fold.number == 1:
+        if fold.number == 1:
             os.kill(os.getpid(), signal.SIGINT)
         return evaluate(self, fold, dataset, cases, tick)
 
@@ -232,7 +233,8 @@ def test_runs_that_do_not_go_together_are_named(settings, fold, monkeypatch, tmp
             r"--run=second was trained on Synthetic, --run=first on another Synthetic",
         ),
     ):
-        other = fold._replace(dataset=dataclasses.replace(fold.dataset, **change))
-        monkeypatch.setattr(evaluation, "load_runs", lambda *arguments, other=other: [[fold], [other]])
+        data = dataclasses.replace(fold.dataset, **change)
+        runs = [Run([fold]), Run([dataclasses.replace(fold, load_data=lambda data=data: data)])]
+        monkeypatch.setattr(evaluation, "open_runs", lambda *arguments, runs=runs: runs)
         with pytest.raises(InputError, match=message):
             evaluation.run(both)

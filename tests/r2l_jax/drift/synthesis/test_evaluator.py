@@ -10,14 +10,14 @@ from flax import nnx
 import isp
 from r2l_jax.drift import cases
 from r2l_jax.drift.synthesis.evaluator import Evaluator
-from r2l_jax.training import trained
+from r2l_jax.training.run import open_runs
 
 OTHER = "bilinear.unsharp_masking.median_denoising"
 
 
 @pytest.fixture(scope="module")
 def fold(one_epoch):
-    ((fold,),) = trained.load_runs([str(one_epoch.run_dir)])
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
     return fold
 
 
@@ -84,5 +84,5 @@ def test_mosaics_are_read_once_for_all_cases_and_not_kept(fold):
     read = []
     dataset = dataclasses.replace(fold.dataset, read=lambda index: read.append(index) or fold.dataset.read(index))
     Evaluator(8).evaluate(fold, dataset, [cases.OWN, *cases.corruptions(["identity"], [3])])
-    assert sorted(read) == sorted(fold.fold.valid_indices)
+    assert sorted(read) == sorted(fold.valid_indices)
     assert "decoded" not in vars(dataset)

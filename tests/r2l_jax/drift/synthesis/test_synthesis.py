@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 
+import folds_by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,15 +29,12 @@ from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.picture_sets import SetFolder
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
-from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.jobs import Outcome, Serial
 from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training.folds import Fold
-from r2l_jax.training.trained import TrainedFold
 
 OTHER = "bilinear.sharpening_filter.gaussian_denoising"
 SIZE, IMAGES, BATCH = 32, 12, 5
@@ -185,8 +183,7 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
     normalizer, head = Standardize(jnp.zeros(3), jnp.ones(3)), SmallHead(4, 3, nnx.Rngs(0))
     model = RawToLogit(isp.parametrized(written.camera), normalizer, head)
     model.eval()
-    fold = Fold(0, np.arange(0), np.arange(IMAGES), folder(base))
-    fold = TrainedFold(config, written, task_of(written), fold, "", model)
+    fold = folds_by_hand.fold_of(written, (), range(IMAGES), config, model, folder(base))
     evaluator, rendered = Evaluator(BATCH, base.seed), {}
     render = evaluator._renderer.images
 

@@ -1,0 +1,577 @@
+"""Finished runs, opened once for every program: settings, trained folds, models, data, and what the models compute."""
+
+import dataclasses
+import functools
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import msgspec
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float32, Shaped
+
+import isp
+from r2l_jax.config import CHECKPOINTS, TrainConfig
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.sets import datasets
+from r2l_jax.model.build import Architecture
+from r2l_jax.model.model_hash import model_hash
+from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.model.tasks import Task, make_task
+from r2l_jax.pipelines import NamedPipeline, Source, find_pipeline
+from r2l_jax.runtime import compiler, named_code
+from r2l_jax.runtime.devices import shardings
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, leaves, replace
+from r2l_jax.runtime.hosts import is_first, on_every_process
+from r2l_jax.training import model_file
+from r2l_jax.training.checkpoint import replace_parts, stored_model
+from r2l_jax.training.model_file import About, about_run, camera_of, identity_of, named_arrays
+from r2l_jax.training.record import (
+    fold_folder,
+    fold_folders,
+    fold_number,
+    read_metrics,
+    recorded_split,
+    training_id,
+)
+
+# How many mosaics are processed at once, unless told otherwise.
+BATCH = 32
+
+Raws = Shaped[Array | np.ndarray, "..."]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TrainedFold:
+    """A fold of a finished run.
+
+    Attributes:
+        folder: the fold's folder, or the folder of the model's file.
+        about: the description of the model.
+        metrics: the content of metrics.json; empty for a model's file.
+        config: the settings of the training, with the present place of the data.
+        train_indices: the samples that it was trained on; none for a model's file.
+        valid_indices: the samples that it was validated on; none for a model's file.
+        load_model: loads the model of a checkpoint, once.
+        load_data: loads the data set, once for all folds that were opened together.
+    """
+
+    folder: pathlib.Path
+    about: About
+    metrics: Mapping[str, Any]
+    config: TrainConfig
+    train_indices: np.ndarray
+    valid_indices: np.ndarray
+    load_model: Callable[[], RawToLogit]
+    load_data: Callable[[], RawDataset]
+
+    @property
+    def number(self) -> int:
+        """The number of the fold in its run."""
+        return self.about.fold
+
+    @property
+    def model(self) -> RawToLogit:
+        """The model of a checkpoint, in evaluation: batch norms use their running statistics."""
+        return self.load_model()
+
+    @functools.cached_property
+    def architecture(self) -> Architecture:
+        """The structure of the model."""
+        return _architecture(self.about, self.config)
+
+    @property
+    def task(self) -> Task:
+        """The task that the model was trained for."""
+        return self.architecture.task
+
+    @property
+    def dataset(self) -> RawDataset:
+        """The data set that the model was trained on.
+
+        Raises:
+            InputError: the data is missing, or has other samples or classes.
+        """
+        return self.load_data()
+
+    @property
+    def training(self) -> str:
+        """The id of the training, which results record (see `record.training_id`)."""
+        return training_id(self.metrics)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the model (see `model_hash`) and of the file of its pipeline, which results record."""
+        pipeline = self.config.processing.named_pipeline
+        parts = [model_hash(self.model), *(pipeline.identity if pipeline else ())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A hash of the arrays and of what they mean: the task, the classes and the processing."""
+        return identity_of(self.about, self.architecture, named_arrays(nnx.state(self.model)))
+
+
+class Run:
+    """A finished run, or some of its folds.
+
+    It predicts with the mean of its folds' probabilities. Its other attributes are those of its first fold.
+
+    Mosaics are `(..., H, W)` in [0, 1]; a model of images that are processed already takes images `(..., H, W, 3)`.
+
+    Attributes:
+        folds: its folds, at least one.
+        about: the description of the model.
+        config: the settings of the training.
+        model: the network, from mosaics to logits.
+        task: the task.
+    """
+
+    def __init__(self, folds: Sequence[TrainedFold]):
+        self.folds = tuple(folds)
+        first = self.folds[0]
+        self.about, self.config, self.model, self.task = first.about, first.config, first.model, first.task
+
+    def __iter__(self) -> Iterator[TrainedFold]:
+        """Yields the folds."""
+        return iter(self.folds)
+
+    @functools.cached_property
+    def _split(self) -> list[tuple[nnx.GraphDef, nnx.State]]:
+        return [nnx.split(fold.model) for fold in self.folds]
+
+    @property
+    def identity(self) -> str:
+        """A hash of the arrays and of what they mean: the task, the classes and the processing."""
+        return self.folds[0].identity
+
+    @property
+    def dataset(self) -> RawDataset:
+        """The data set that the run was trained on."""
+        return self.folds[0].dataset
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, or the name of the object to segment."""
+        return tuple(self.about.classes)
+
+    @property
+    def camera(self) -> isp.Camera | None:
+        """The camera that the processing started from in training; None for images that are processed already."""
+        return camera_of(self.about)
+
+    @property
+    def calibration(self) -> isp.Camera | None:
+        """The camera for reading files without calibration values: it has the white level of the training."""
+        camera, white = self.camera, self.about.white_level
+        return camera if camera is None or white is None else dataclasses.replace(camera, white_level=white)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The height and width of the mosaics of the training."""
+        return self.about.shape[0], self.about.shape[1]
+
+    @property
+    def score(self) -> float:
+        """The score on the validation samples: the accuracy, or the intersection over union of segmentation."""
+        return self.about.score
+
+    @property
+    def pipeline(self) -> isp.Pipeline | None:
+        """The processing; None if it is a neural network, or if images are processed already."""
+        return self.model.processor if isinstance(self.model.processor, isp.Pipeline) else None
+
+    @property
+    def named_pipeline(self) -> NamedPipeline:
+        """The processing as a pipeline by name, with the learned values whatever camera it is made for.
+
+        Raises:
+            InputError: the processing is not a pipeline.
+        """
+        pipeline, camera, about = self.pipeline, self.camera, self.about
+        if pipeline is None or camera is None:
+            raise InputError(f"the run was trained with {self.config.processing.flag}, which is no pipeline")
+
+        def make(own: isp.Camera) -> isp.Pipeline:
+            if own.pattern != camera.pattern:
+                raise ValueError(f"the color filter array must be {camera.pattern}, got {own.pattern}")
+            return pipeline
+
+        name = f"learned by {self.config.tracking.run_name}, fold {about.fold}, {about.checkpoint} checkpoint"
+        return NamedPipeline(f"{name} ({self.identity[:12]})", name, make)
+
+    @property
+    def multiple(self) -> int:
+        """The number of which the height and width of mosaics to predict must be multiples."""
+        return int(np.lcm.reduce([1, *self.folds[0].architecture.multiples.values()]))
+
+    def check_parameters(self) -> None:
+        """Raises an InputError if the processing has no parameters."""
+        for fold in self.folds:
+            processor = fold.model.processor
+            if not isinstance(processor, isp.Pipeline) or not processor.parameters():
+                raise InputError(
+                    f"--run={fold.folder} was trained with {fold.config.processing.flag}, which has no processing "
+                    "parameters"
+                )
+
+    def predict(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
+        """Computes the probabilities of classes `(..., C)`, or of the object at each site `(..., H, W)`.
+
+        Args:
+            raws: mosaics `(..., H, W)` in [0, 1]. Mosaics of one size are compiled once.
+            batch_size: how many are processed at once.
+
+        Raises:
+            InputError: the shape is not that of mosaics, or a side does not fit the network.
+        """
+        side = self.multiple
+        height, width = self._size(raws)
+        if height % side or width % side:
+            raise InputError(f"height and width must be multiples of {side} for this model, got {height}x{width}")
+        if self.config.attack.adv_noise_layer and self.shape != (height, width):
+            raise InputError(f"the additive layer of this model is for mosaics of {self.shape}, got {height}x{width}")
+        compute = _jit(_probabilities, (0, 1))
+        each = [
+            self._in_batches(functools.partial(compute, graph, self.task, state), raws, batch_size)
+            for graph, state in self._split
+        ]
+        return np.mean(each, axis=0)
+
+    def render(self, raws: Raws, batch_size: int = BATCH) -> Float32[np.ndarray, "..."]:
+        """Computes the processed images `(..., H, W, 3)`, before the normalization for the network.
+
+        Args:
+            raws: mosaics `(..., H, W)` in [0, 1].
+            batch_size: how many are processed at once.
+
+        Raises:
+            InputError: the shape is not that of mosaics.
+        """
+        return self._in_batches(functools.partial(_jit(_images, (0,)), *self._split[0]), raws, batch_size)
+
+    def trace(self, raws: Raws, batch_size: int = BATCH) -> dict[str, Float32[np.ndarray, "..."]]:
+        """Computes the images after each stage, by the names of the stages, in order.
+
+        Args:
+            raws: mosaics `(..., H, W)` in [0, 1].
+            batch_size: how many are processed at once.
+
+        Raises:
+            InputError: the shape is not that of mosaics.
+        """
+        images = self._in_batches(functools.partial(_jit(_stages, (0,)), *self._split[0]), raws, batch_size)
+        return dict(zip(self.model.processor.stage_names, images, strict=True))
+
+    def _size(self, raws: Raws) -> tuple[int, int]:
+        """Returns the height and width of mosaics; raises an InputError for another shape."""
+        shape = np.shape(raws)
+        rank = 2 if self.camera is not None else 3
+        wanted = "mosaics (..., H, W)" if rank == 2 else "images (..., H, W, 3)"
+        if len(shape) < rank or (rank == 3 and shape[-1] != 3) or 0 in shape:
+            raise InputError(f"expected {wanted}, got an array of shape {shape}")
+        return shape[-rank], shape[1 - rank]
+
+    def _in_batches(self, function: Callable[[np.ndarray], Any], raws: Raws, batch_size: int) -> Any:
+        """Calls a function of a batch of mosaics, and joins its results; all calls have one shape."""
+        self._size(raws)
+        rank = 2 if self.camera is not None else 3
+        array = np.asarray(raws, np.float32)
+        flat = array.reshape(-1, *array.shape[-rank:])
+        size, results = min(batch_size, len(flat)), []
+
+        def fetched(result: Array, count: int) -> np.ndarray:
+            return np.asarray(result)[:count]
+
+        for start in range(0, len(flat), size):
+            batch = flat[start : start + size]
+            filled = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), 0)])
+            results.append(jax.tree.map(functools.partial(fetched, count=len(batch)), function(filled)))
+        leading = array.shape[:-rank]
+        return jax.tree.map(lambda *parts: np.concatenate(parts).reshape(*leading, *parts[0].shape[1:]), *results)
+
+
+@functools.cache
+def _jit(function: Callable, static: tuple[int, ...]) -> Callable:
+    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    return jax.jit(function, static_argnums=static, compiler_options=compiler.options())
+
+
+def _probabilities(graph: nnx.GraphDef, task: Task, state: nnx.State, raws: Array) -> Array:
+    return task.probabilities(nnx.merge(graph, state)(raws), raws.shape[1])
+
+
+def _images(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> Array:
+    return nnx.merge(graph, state).processor(raws)
+
+
+def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> list[Array]:
+    # A list, since a compiled function sorts a dict by its names.
+    processor = nnx.merge(graph, state).processor
+    _, stages = processor.trace(raws)
+    return [stages[name] for name in processor.stage_names]
+
+
+def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipeline: str | None = None) -> Run:
+    """Loads a finished model from the folder of its run, or from a file model.safetensors.
+
+    Nothing else is needed, except for the Python file of a user's own pipeline: it must lie where it was in training,
+    with the same content, or be named. A file that this user has never named, in a flag or here, is not run.
+
+    Args:
+        path: the folder of a run or of one of its folds, or a file that training with --save_locally has written.
+        fold: which fold of the run's folder.
+        checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
+        pipeline: where the file of the run's pipeline is now, as `<file>.py:<function>`.
+
+    Returns:
+        The run with this fold.
+
+    Raises:
+        InputError: the path is no finished run or model, is damaged, or lacks the checkpoint; or the file of its
+            pipeline is missing, has changed, or has never been named.
+
+    Example:
+        ::
+
+            model = r2l_jax.load("runs/quickstart/small")
+            raw, camera = r2l_jax.data.read_raw("IMG_0001.dng")
+            probabilities = model.predict(raw[:64, :64])
+    """
+    if checkpoint not in CHECKPOINTS:
+        raise InputError(f"checkpoint must be one of {', '.join(CHECKPOINTS)}, got {checkpoint!r}")
+    if pipeline is not None:
+        named_code.name(pipeline)
+    return _open(str(path), [fold], checkpoint, pipeline, None, "")
+
+
+def open_run(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | None, data_dir: str | None = None) -> Run:
+    """Opens a finished run for a program that needs no data, on one device. Errors name the program's flags.
+
+    Args:
+        uri: the folder of a run or of a fold, or the file of a model.
+        folds: the numbers of folds, or "all".
+        checkpoint: "best" or "last".
+        pipeline: as for `load`.
+        data_dir: the present folder of the data; None if it has not moved.
+
+    Raises:
+        InputError: as `load`, or a fold that is not given by its number.
+    """
+    numbers = [*folds]
+    if numbers == ["all"]:
+        found = [fold_number(folder) for folder in fold_folders(pathlib.Path(uri))]
+        numbers = [str(number) for number in found] or ["0"]
+    if not numbers or not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
+        raise InputError(f"--folds must be all, or numbers of folds that differ, got {','.join(folds)}")
+    return _open(uri, list(map(int, numbers)), checkpoint, pipeline, data_dir, "--run=")
+
+
+def open_runs(
+    uris: Sequence[str], data_dir: str | None = None, pipelines: Sequence[str] = (), checkpoint: str = "best"
+) -> list[Run]:
+    """Opens finished runs with their data on all devices, and prints which checkpoint of each fold.
+
+    A run whose pipeline comes from a user's file needs a file of the same content: the original one in its place, or
+    one of `pipelines`. A file that this user has never named is not run, see `named_code`.
+
+    Args:
+        uris: runs' folders, whose folds are all taken, or folds' folders.
+        data_dir: the present folder of the data; None if it has not moved.
+        pipelines: the user's pipelines that runs were trained with, by the present places of their files.
+        checkpoint: "best" or "last".
+
+    Raises:
+        InputError: a folder that is no run's, a fold that is not trained to its end, data that is not what it was
+            trained on, a pipeline that is not the one that it was trained with or that is not needed, or a checkpoint
+            that cannot be read; named.
+    """
+
+    def describe() -> list[list[TrainedFold]]:
+        named = {name: find_pipeline(name) for name in pipelines}
+        opening = _Opening(checkpoint, named, data_dir, shardings().everywhere)
+        runs = [[opening.folder(folder, f"--run={folder}") for folder in _folders(uri)] for uri in uris]
+        used = {fold.config.processing.pipeline for folds in runs for fold in folds}
+        for name in pipelines:
+            if name not in used:
+                raise InputError(f"--pipeline={name}: no --run was trained with this pipeline; leave it out")
+        for fold in (fold for folds in runs for fold in folds):
+            fold.load_data()
+        return runs
+
+    # Orbax reads checkpoints in all processes together, so that one which has failed must not leave the others alone.
+    runs = on_every_process(describe)
+    if is_first():
+        for fold in (fold for folds in runs for fold in folds):
+            print(f"{fold.folder}: the {checkpoint} checkpoint")
+    return [Run(folds) for folds in runs]
+
+
+def _folders(uri: str) -> list[pathlib.Path]:
+    root = pathlib.Path(uri)
+    # The folder that is meant, for a link of another name and for ".".
+    if fold_number(root.resolve()) is not None:
+        return [root]
+    folders = fold_folders(root)
+    if not folders:
+        raise InputError(f"--run={uri} is no run's folder: {'it has no fold_0' if root.is_dir() else 'not found'}")
+    return folders
+
+
+def _open(
+    uri: str, numbers: Sequence[int], checkpoint: str, pipeline: str | None, data_dir: str | None, prefix: str
+) -> Run:
+    """Opens folds on one device; errors begin with the prefix and the folder or the file."""
+    named, where = {pipeline: find_pipeline(pipeline)} if pipeline else {}, f"{prefix}{uri}"
+    opening = _Opening(checkpoint, named, data_dir, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
+    if pathlib.Path(uri).is_file():
+        folds = [opening.file(pathlib.Path(uri), where)]
+    else:
+        folds = [opening.folder(fold_folder(uri, number, where), where) for number in numbers]
+    if pipeline and folds[0].config.processing.pipeline != pipeline:
+        raise InputError(f"{where} was not trained with the pipeline {pipeline}: leave it out")
+    return Run(folds)
+
+
+class _Opening:
+    """Opens folds in one way.
+
+    Args:
+        checkpoint: "best" or "last".
+        named: the user's pipelines, by the names of their present files.
+        data_dir: the present folder of the data; None if it has not moved.
+        sharding: where models are placed.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        named: Mapping[str, NamedPipeline],
+        data_dir: str | None,
+        sharding: jax.sharding.Sharding,
+    ):
+        self._checkpoint, self._named, self._data_dir, self._sharding = checkpoint, named, data_dir, sharding
+        # Folds of the same data share its data set.
+        self._load = functools.cache(lambda name, source: datasets.load(name, **dict(source)))
+
+    def folder(self, folder: pathlib.Path, where: str) -> TrainedFold:
+        """Opens a fold's folder; an InputError begins with `where`."""
+        metrics = read_metrics(folder / "metrics.json", where)
+        if not metrics["complete"]:
+            raise InputError(f"{where} is not trained to its end: the command that began it goes on")
+        about = about_run(metrics, fold_number(folder.resolve()) or 0, self._checkpoint, where)
+        config = _moved(_settings(metrics, self._named, where), self._data_dir, where)
+
+        def load_model() -> RawToLogit:
+            return _make(about, config, stored_model(folder, self._sharding, about.checkpoint, where), where)
+
+        def load_data() -> RawDataset:
+            dataset = self._dataset(config)
+            if dataset.fingerprint != metrics["fingerprint"]:
+                raise InputError(
+                    f"{where} was trained on other data: the samples or classes of {dataset.name} in "
+                    f"{config.data.data_dir} are not those"
+                )
+            recorded_split(metrics, dataset, folder / "metrics.json")
+            return dataset
+
+        train, valid = (np.array(metrics[name], np.int64) for name in ("train_indices", "valid_indices"))
+        loading = functools.cache(load_model), functools.cache(load_data)
+        return TrainedFold(folder, about, metrics, config, train, valid, *loading)
+
+    def file(self, file: pathlib.Path, where: str) -> TrainedFold:
+        """Opens a model's file; an InputError begins with `where`."""
+        about, stored, identity = model_file.read(file)
+        if about.checkpoint != self._checkpoint:
+            raise InputError(
+                f"{where} holds the {about.checkpoint} checkpoint, not the {self._checkpoint} one: ask for that"
+            )
+        config = _moved(_settings(msgspec.to_builtins(about), self._named, where), self._data_dir, where)
+        model, none = _make(about, config, jax.tree.map(jnp.asarray, stored), where), np.zeros(0, np.int64)
+        fold = TrainedFold(
+            file.parent, about, {}, config, none, none, lambda: model, functools.partial(self._dataset, config)
+        )
+        if fold.identity != identity:
+            raise InputError(f"{where} is damaged: its arrays are not those that were written")
+        return fold
+
+    def _dataset(self, config: TrainConfig) -> RawDataset:
+        return self._load(config.data.dataset, tuple(config.data.source.items()))
+
+
+def _make(about: About, config: TrainConfig, stored: Any, where: str) -> RawToLogit:
+    """Makes a model from its arrays, given in nested dicts by the names of the attributes."""
+    graph, state = nnx.split(_architecture(about, config).abstract())
+    replace_parts(state, stored, ("processor", "normalizer", "head"), where)
+    return nnx.merge(graph, state)
+
+
+def _architecture(about: About, config: TrainConfig) -> Architecture:
+    task = make_task(about.task, tuple(about.classes), config.model)
+    return Architecture.of(config.processing, task, camera_of(about), about.shape, config.attack.adv_noise_layer)
+
+
+def _settings(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str) -> TrainConfig:
+    """Returns the recorded settings of a training, with the name by which its pipeline is found now.
+
+    A pipeline from a user's file needs a file of the same content: the original one in its place, or one of `named`. It
+    is not run if this user has never named it, see `named_code`.
+    """
+    known = {leaf.name for leaf in leaves(TrainConfig)}
+    if unknown := sorted(set(metrics["flags"]) - known):
+        raise InputError(f"{where} was trained by another version: it has the flags {', '.join(unknown)}")
+    try:
+        config = build(TrainConfig, metrics["flags"])
+    except InputError as error:
+        raise InputError(f"{where} is damaged: {error}") from None
+    return replace(config, pipeline=_present_pipeline(config, metrics, named, where))
+
+
+def _present_pipeline(
+    config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str
+) -> str | None:
+    """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
+    if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
+        return config.processing.pipeline
+    if not metrics.get("pipeline"):
+        raise InputError(f"{where} is damaged: it lacks the file of {config.processing.flag}")
+    recorded = Source(**{field: metrics["pipeline"][field] for field in ("file", "function", "sha256")})
+    file, wanted = pathlib.Path(recorded.file), (recorded.function, recorded.sha256)
+    for name, pipeline in named.items():
+        if pipeline.identity == wanted:
+            return name
+    hint = f"name it by {'--' * where.startswith('--')}pipeline=<file>.py:{recorded.function}"
+    if not named_code.is_named(recorded.sha256):
+        raise InputError(
+            f"{where} was trained with {file}, Python code that you have not named, which is not run: if you have read "
+            f"the file and trust it, {hint}"
+        )
+    try:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"{where} was trained with {file}, which cannot be read ({error.strerror}): {hint}") from None
+    if content != recorded.sha256:
+        raise InputError(
+            f"{where} was trained with {file} of SHA-256 {recorded.sha256[:12]}, which is {content[:12]} now: "
+            f"if you have the earlier file, {hint}"
+        )
+    return f"{file}:{recorded.function}"
+
+
+def _moved(config: TrainConfig, data_dir: str | None, where: str) -> TrainConfig:
+    """Returns settings with the present folder of the data, into which the camera's file may have moved as well."""
+    if data_dir is None:
+        return config
+    name = config.data.camera
+    if name is not None and name != "auto" and name not in isp.CAMERAS and not pathlib.Path(name).is_file():
+        moved = pathlib.Path(data_dir) / pathlib.Path(name).name
+        if not moved.is_file():
+            raise InputError(f"{where} was trained with --camera={name}, which is not found here: put it at {moved}")
+        name = str(moved)
+    return replace(config, data_dir=data_dir, camera=name)

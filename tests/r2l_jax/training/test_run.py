@@ -1,0 +1,212 @@
+import dataclasses
+import json
+import shutil
+
+import folds_by_hand
+import jax.numpy as jnp
+import numpy as np
+import own_code
+import pytest
+import tifffile
+from flax import nnx
+from small_runs import metrics, model
+
+import isp
+import r2l_jax
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift.adjustment.config import AdaptationConfig, LearningConfig
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, leaves, replace
+from r2l_jax.training import train
+from r2l_jax.training.run import Run, open_runs
+from r2l_jax.training.update import StepSettings
+
+
+@pytest.fixture(scope="module")
+def loaded(one_epoch):
+    return r2l_jax.load(one_epoch.run_dir)
+
+
+@pytest.fixture(scope="module")
+def fold(one_epoch):
+    ((fold,),) = open_runs([str(one_epoch.run_dir)])
+    return fold
+
+
+@pytest.fixture(scope="module")
+def samples(fold):
+    return fold.dataset.samples(fold.valid_indices)
+
+
+def test_it_needs_the_run_s_folder_alone(one_epoch, tmp_path, monkeypatch, loaded, samples):
+    shutil.copytree(one_epoch.run_dir, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets, "load", None)
+    moved = r2l_jax.load("elsewhere", fold=0, checkpoint="best")
+    raws, _ = samples
+    np.testing.assert_array_equal(moved.predict(raws), loaded.predict(raws))
+    assert moved.identity == loaded.identity
+
+
+def test_it_predicts_as_the_run_was_validated(loaded, samples, one_epoch):
+    raws, targets = samples
+    probabilities = loaded.predict(raws)
+    assert probabilities.shape == (len(raws), len(loaded.classes))
+    np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
+    assert (probabilities.argmax(-1) == targets).mean() == pytest.approx(metrics(one_epoch)["val_accuracy"])
+    assert loaded.score == metrics(one_epoch)["best_val_accuracy"]
+    assert (loaded.task.name, loaded.shape, loaded.multiple) == ("classification", (32, 32), 1)
+
+
+def test_it_renders_and_traces_with_the_learned_processing(loaded, fold, samples):
+    raws, _ = samples
+    expected, stages = fold.model.processor.trace(raws)
+    np.testing.assert_allclose(loaded.render(raws), expected, atol=1e-5)
+    traced = loaded.trace(raws[0])
+    assert list(traced) == list(stages) == list(loaded.pipeline.stage_names)
+    np.testing.assert_allclose(traced["demosaic"], stages["demosaic"][0], atol=1e-5)
+    assert (loaded.camera, loaded.classes) == (fold.dataset.camera, fold.dataset.classes)
+
+
+def test_results_depend_neither_on_batches_nor_on_leading_axes(loaded, samples):
+    raws, _ = samples
+    whole = loaded.predict(raws)
+    np.testing.assert_allclose(loaded.predict(raws, batch_size=3), whole, atol=1e-6)
+    np.testing.assert_allclose(loaded.predict(raws[:6].reshape(2, 3, 32, 32)), whole[:6].reshape(2, 3, -1), atol=1e-6)
+    assert loaded.render(raws[0]).shape == (32, 32, 3)
+
+
+def test_several_folds_predict_their_mean(base):
+    """Of masks, which have the size of the mosaics."""
+    config = replace(base, dataset="SyntheticSegmentation")
+    dataset = datasets.load(config.data.dataset, **config.data.source)
+    architecture = StepSettings.of(config, dataset, 1).architecture
+    networks = [architecture.model(nnx.Rngs(seed), None) for seed in range(2)]
+    for network in networks:
+        network.eval()
+    run = Run([folds_by_hand.fold_of(dataset, config=config, model=network) for network in networks])
+    raws, masks = dataset.samples(np.arange(3))
+    logits = [np.asarray(network(jnp.asarray(raws))[..., 0]) for network in networks]
+    expected = np.mean([1 / (1 + np.exp(-each)) for each in logits], axis=0)
+    found = run.predict(raws)
+    assert (run.task.name, found.shape, run.multiple) == ("segmentation", masks.shape, 32)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(logits[0] - logits[1]).max() > 0.1
+    with pytest.raises(InputError, match="height and width must be multiples of 32 for this model, got 16x32"):
+        run.predict(raws[:, :16])
+
+
+def test_wrong_arguments_are_named(one_epoch, loaded):
+    with pytest.raises(InputError, match=r"^nowhere is no run's folder with a fold_0: not found$"):
+        r2l_jax.load("nowhere")
+    with pytest.raises(InputError, match=r"is no run's folder with a fold_3: it has fold_0$"):
+        r2l_jax.load(one_epoch.run_dir, fold=3)
+    with pytest.raises(InputError, match=r"^checkpoint must be one of best, last, got 'first'$"):
+        r2l_jax.load(one_epoch.run_dir, checkpoint="first")
+    with pytest.raises(InputError, match=r"^expected mosaics \(..., H, W\), got an array of shape \(3,\)$"):
+        loaded.render(np.zeros(3, np.float32))
+
+
+def test_a_fold_comes_back_as_it_was_trained(one_epoch, fold):
+    assert fold.config == one_epoch
+    assert fold.valid_indices.tolist() == metrics(one_epoch)["valid_indices"]
+    saved = model(one_epoch)
+    np.testing.assert_array_equal(fold.model.head.conv1.kernel[...], saved["head.conv1.kernel"])
+    np.testing.assert_array_equal(fold.model.processor.white_balance[...], saved["processor.white_balance"])
+    raws, targets = fold.dataset.samples(fold.valid_indices)
+    batch = {"raw": raws, "target": jnp.asarray(targets), "index": None, "weight": jnp.ones(len(raws))}
+    sums = fold.task.sums(fold.model(jnp.asarray(raws)), batch)
+    assert float(sums["loss"]) / len(raws) == pytest.approx(metrics(one_epoch)["val_loss"], rel=1e-4)
+
+
+def test_which_checkpoint_is_opened_is_printed(one_epoch, capsys):
+    open_runs([str(one_epoch.run_dir)])
+    open_runs([str(one_epoch.run_dir)], checkpoint="last")
+    folder = one_epoch.run_dir / "fold_0"
+    assert capsys.readouterr().out == f"{folder}: the best checkpoint\n{folder}: the last checkpoint\n"
+
+
+@pytest.mark.parametrize("settings", [AdaptationConfig, LearningConfig, ForensicsConfig, EvaluationConfig])
+def test_every_program_takes_the_best_checkpoint_by_default(settings):
+    (flag,) = (leaf for leaf in leaves(settings) if leaf.name == "checkpoint")
+    assert (flag.default, flag.declared.choices) == ("best", ("best", "last"))
+
+
+def test_runs_of_the_same_data_share_it_and_no_others(one_epoch, tmp_path):
+    shutil.copytree(one_epoch.data.data_dir, tmp_path / "data")
+    shutil.copytree(one_epoch.run_dir, tmp_path / "run")
+    content = metrics(one_epoch)
+    content["flags"]["data_dir"] = str(tmp_path / "data")
+    (tmp_path / "run/fold_0/metrics.json").write_text(json.dumps(content))
+    here, again, there = open_runs([str(one_epoch.run_dir), str(one_epoch.run_dir / "fold_0"), str(tmp_path / "run")])
+    assert here.dataset is again.dataset
+    assert here.dataset is not there.dataset
+    assert there.dataset.files[0][0].is_relative_to(tmp_path)
+
+
+def test_a_link_to_a_fold_stands_for_it_and_a_copy_of_a_fold_does_not(one_epoch, tmp_path):
+    (tmp_path / "link").symlink_to(one_epoch.run_dir / "fold_0")
+    ((fold,),) = open_runs([str(tmp_path / "link")])
+    assert fold.number == 0
+    shutil.copytree(one_epoch.run_dir, tmp_path / "run")
+    shutil.copytree(tmp_path / "run/fold_0", tmp_path / "run/fold_0 (copy)")
+    ((fold,),) = open_runs([str(tmp_path / "run")])
+    assert fold.number == 0
+    with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is no run's folder: it has no fold_0"):
+        open_runs([str(tmp_path / "run/fold_0 (copy)")])
+
+
+def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
+    fingerprints = []
+    for name, comment in (("a.py", ""), ("b.py", ""), ("c.py", "# another")):
+        code = f"import isp\nmake = isp.parametrized\n{comment}"
+        config = build(TrainConfig, pipeline=own_code.write(tmp_path / name, code))
+        fingerprints.append(dataclasses.replace(fold, config=config).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    assert len({fold.fingerprint, *fingerprints}) == 3
+
+
+def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"--run=nowhere is no run's folder: not found"):
+        open_runs(["nowhere"])
+    with pytest.raises(InputError, match=r"is no run's folder: it has no fold_0"):
+        open_runs([str(tmp_path)])
+
+
+def test_data_that_has_moved_is_found_by_its_new_place(one_epoch, tmp_path):
+    datasets.load("Synthetic", **replace(one_epoch, data_dir=str(tmp_path)).data.source)
+    ((fold,),) = open_runs([str(one_epoch.run_dir)], data_dir=str(tmp_path))
+    assert fold.config.data.data_dir == str(tmp_path)
+
+
+def test_a_run_on_own_files_is_loaded_after_all_has_moved(base, tmp_path, monkeypatch):
+    """The data, the camera's file in its folder, the run, and the current directory."""
+    rng, here = np.random.default_rng(0), tmp_path / "here"
+    for label in ("a", "b"):
+        (here / "cells" / label).mkdir(parents=True)
+        for number in range(4):
+            samples = rng.integers(0, 2**16, (32, 32), dtype=np.uint16)
+            tifffile.imwrite(here / "cells" / label / f"{number}.tiff", samples)
+    (here / "cells" / "my_camera.json").write_text(isp.CAMERAS["drone"].to_json())
+    monkeypatch.chdir(here)
+    config = replace(
+        base, logdir="runs", run_name="moved", epochs=1, dataset="Folder", data_dir="cells", batch_size=2,
+        camera="cells/my_camera.json", synthetic_images=None, synthetic_size=None, train_size=0.5,
+    )  # fmt: skip
+    train.run(config)
+    there, elsewhere = here.rename(tmp_path / "there"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    uri, data = "../there/runs/test/moved", "../there/cells"
+    ((fold,),) = open_runs([uri], data_dir=data)
+    assert fold.dataset.camera == isp.CAMERAS["drone"]
+    (there / "cells" / "my_camera.json").unlink()
+    message = (
+        rf"--run={uri}/fold_0 was trained with --camera=cells/my_camera.json, which is not found here: put it at "
+        rf"{data}/my_camera.json"
+    )
+    with pytest.raises(InputError, match=message):
+        open_runs([uri], data_dir=data)
