@@ -287,7 +287,8 @@ def test_damaged_and_foreign_files_are_named(base, one_epoch):
         InputError, match=r"metrics.json is not what a run of this program writes \(Object missing .*\); start anew"
     ):
         train.run(config)
-    (fold / "checkpoints" / "7" / "model").mkdir(parents=True)
+    shutil.copytree(one_epoch.run_dir / "fold_0/checkpoints", fold / "checkpoints")
+    shutil.rmtree(fold / "checkpoints/4/model")
     with pytest.raises(InputError, match=r"--classifier_uri=.*damaged holds no checkpoint that can be read"):
         train.run(replace(base, run_name="refused", classifier_uri=str(config.run_dir)))
 

@@ -26,7 +26,7 @@ def analyse(monkeypatch, fold, rows):
 
     def measured(processings):
         right = [int(processing["right"]) for processing in processings]
-        cells = np.array([[[1, 0], [0, 0]], [[0, 1], [0, 0]]])
+        cells = np.array([[[1, 0], [0, 0]], [[0, 1], [0, 0]]], np.float32)
         return [types.SimpleNamespace(confusion=cells[(np.arange(5) >= number).astype(int)]) for number in right]
 
     measurer = types.SimpleNamespace(measure=lambda processings, batches, tick: measured(processings))
