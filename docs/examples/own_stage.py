@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import isp
 
 
+@isp.local(0)
 def dehaze(rgb, haze):
     """Subtracts an even haze and keeps white at 1."""
     return (rgb - haze) / (1 - haze)

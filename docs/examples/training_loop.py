@@ -11,7 +11,7 @@ raws = isp.unprocess(pictures, camera)
 
 
 def loss(gains):
-    mosaic = isp.cfa.subtract_black_level(raws, jnp.array(camera.black_level), camera.pattern)
+    mosaic = isp.cfa.subtract_black_level(raws, jnp.array(camera.black_level), pattern=camera.pattern)
     rgb = isp.color.white_balance(isp.demosaic.malvar2004(mosaic, camera.pattern, border="mirror"), gains)
     rgb = isp.color.color_correct(rgb, jnp.array(camera.color_matrix))
     return jnp.mean((isp.color.gamma_correct(jnp.clip(rgb, 1e-3, 1), 2.2) - pictures) ** 2)
