@@ -5,7 +5,9 @@ import os
 import pathlib
 import re
 import sys
+import time
 import zlib
+from collections.abc import Callable
 
 import jax
 
@@ -14,6 +16,9 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 # The names of entries end with the hash of what was compiled.
 _ENTRY = re.compile(r"-[0-9a-f]{64}-cache$")
+
+# Nanoseconds by which the clock of a file system may differ from this machine's.
+_DIFFERENCE = 60 * 10**9
 
 
 def keep(default: pathlib.Path) -> None:
@@ -44,32 +49,24 @@ def remove_broken(folder: pathlib.Path) -> None:
     Args:
         folder: where JAX stores compiled functions. Nothing happens if it cannot be written.
     """
-    mark, begun = folder / ".checked", folder / f".checking-{os.getpid()}"
-    try:
+    mark, begun = folder / ".checked", time.time_ns()
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         last = mark.stat().st_mtime_ns if mark.exists() else 0
-        begun.touch()
         for entry in folder.iterdir():
             # Another process may have removed it.
             with contextlib.suppress(FileNotFoundError):
                 if _ENTRY.search(entry.name) and entry.stat().st_mtime_ns >= last and not _is_whole(entry.read_bytes()):
                     entry.unlink()
-        # The mark keeps the time at which this check began, so the next one reads what was written meanwhile.
-        begun.replace(mark)
-    except OSError:
-        return
-    finally:
-        with contextlib.suppress(OSError):
-            begun.unlink(missing_ok=True)
+        mark.touch()
+        # The next check reads what was written during this one, although clocks of file systems may differ.
+        os.utime(mark, ns=(begun - _DIFFERENCE, begun - _DIFFERENCE))
 
 
 def _is_whole(entry: bytes) -> bool:
     """Tells whether an entry can be decompressed. Where the package for it is missing, the answer is yes."""
     try:
-        if entry.startswith(_ZSTD):
-            _decompress_zstd(entry)
-        else:
-            zlib.decompress(entry)
+        _decompressor(entry)(entry)
     except ImportError:
         return True
     except Exception:  # The errors of zlib and of both zstd libraries have no other base in common.
@@ -77,12 +74,13 @@ def _is_whole(entry: bytes) -> bool:
     return True
 
 
-def _decompress_zstd(entry: bytes) -> None:
+def _decompressor(entry: bytes) -> Callable[[bytes], bytes]:
+    if not entry.startswith(_ZSTD):
+        return zlib.decompress
     if sys.version_info >= (3, 14):
         from compression import zstd
 
-        zstd.decompress(entry)
-    else:
-        import zstandard  # pyright: ignore[reportMissingImports]  # JAX uses it where it is installed.
+        return zstd.decompress
+    import zstandard  # pyright: ignore[reportMissingImports]  # JAX uses it where it is installed.
 
-        zstandard.ZstdDecompressor().decompress(entry)
+    return zstandard.ZstdDecompressor().decompress

@@ -164,7 +164,7 @@ def copied(folder: Url, cache: pathlib.Path) -> pathlib.Path:
     """
     with _named(folder):
         folder.fs.invalidate_cache()
-        entries = folder.fs.find(folder.path, detail=True)
+        entries: Any = folder.fs.find(folder.path, detail=True)
         if not entries:
             raise FileNotFoundError
     target = cache / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
@@ -213,7 +213,7 @@ class Workplace:
             now: whether to send them in any case.
         """
         begun = time.monotonic()
-        if self.path == self._output or not (now or begun >= self._next):
+        if isinstance(self._output, pathlib.Path) or not (now or begun >= self._next):
             return
         states = self._states()
         for name in states:
@@ -225,7 +225,7 @@ class Workplace:
 
     def _states(self) -> dict[str, int]:
         """Returns the times of change of all files in the temporary folder."""
-        if self.path == self._output:
+        if isinstance(self._output, pathlib.Path):
             return {}
         files = [file for file in self.path.rglob("*") if file.is_file()]
         return {file.relative_to(self.path).as_posix(): file.stat().st_mtime_ns for file in files}
@@ -266,7 +266,7 @@ def working(output: Place, kept: Collection[str]) -> Iterator[Workplace]:
                 workplace.save(now=True)
 
 
-def _send(file: pathlib.Path, target: Place) -> None:
+def _send(file: pathlib.Path, target: Url) -> None:
     with _named(target):
         target.fs.put_file(str(file), target.path)
 

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -24,15 +24,8 @@ from r2l_jax.runtime.files import AT_ONCE, write_json
 # The coarsest tick of a file system's clock, in nanoseconds.
 _TICK = 2 * 10**9
 
-# The bytes from which on four threads read more TIFF files in a second than one thread does, which need not wait for
-# Python's lock.
+# For smaller files, one thread is faster than several, which would wait for Python's lock.
 _SMALL = 2**20
-
-# Size, times of change in nanoseconds, and inode of a file.
-_State = list[int]
-
-# By the name of a file in a folder: its state when its facts were found, and the facts.
-_Memory = dict[str, tuple[_State, Any]]
 
 
 def hash_files(paths: Sequence[pathlib.Path]) -> list[str]:
@@ -52,48 +45,63 @@ def _sha256(path: pathlib.Path) -> str:
 def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.Path], Any], doing: str) -> list[Any]:
     """Returns the facts of each file, and finds only those of files that are new or have changed.
 
-    The user's cache folder holds them, in one file for each folder. If two processes add facts at the same time, those
-    of one may be lost and found again.
+    The user's cache folder holds them, in one file for all files below one folder. If two processes add facts at the
+    same time, those of one may be lost and found again.
 
     Args:
-        kind: names the facts, and all that they depend on apart from the files.
+        kind: names the facts, and everything that they depend on apart from the files.
         paths: the files.
         find: finds the facts of a file, as values that JSON can hold. It may be called in several threads.
-        doing: what the progress bar says.
+        doing: the text of the progress bar.
 
     Raises:
         InputError: a file cannot be read, or an error of `find`.
     """
-    # As text: hashing and splitting 20,000 paths takes half a second.
+    if not paths:
+        return []
+    # As text, which is faster for many files. Messages name a file as the caller does.
     fulls = [os.path.abspath(path) for path in paths]
-    # Messages name a file as the caller does.
     named = dict(zip(fulls, paths, strict=True))
-    memories: dict[str, _Memory] = {}
-    facts, unknown = {}, []
-    for full, path in named.items():
-        folder, name = os.path.split(full)
-        if folder not in memories:
-            memories[folder] = _recall(kind, folder)
-        state, known = memories[folder].get(name, (None, None))
-        if state == _state(path):
-            facts[full] = known
-        else:
-            unknown.append(full)
-    new: dict[str, _Memory] = {}
+    root = os.path.commonpath(set(map(os.path.dirname, fulls)))
+    memory_file = startup.cache_dir() / kind / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:32]}.json"
+    memory = _recall(memory_file)
+    known = {full: memory.get(full, (None, None)) for full in named}
+    unknown = {full: path for full, path in named.items() if known[full][0] != _state(path)}
     small = sum(os.stat(full).st_size for full in unknown) < _SMALL * len(unknown)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        results = (map if small else pool.map)(lambda full: _found(named[full], find), unknown)
+        found = (map if small else pool.map)(lambda path: _found(path, find), unknown.values())
         # Many large frames take minutes; a quick reading shows no progress bar.
-        for full, (found, state) in zip(
-            unknown, tqdm(results, total=len(unknown), desc=doing, unit="file", delay=2, disable=None), strict=True
-        ):
-            facts[full] = found
-            if state is not None:
-                folder, name = os.path.split(full)
-                new.setdefault(folder, {})[name] = (state, found)
-    for folder, of_folder in new.items():
-        _remember(kind, folder, _recall(kind, folder) | of_folder)
-    return [facts[full] for full in fulls]
+        known |= zip(unknown, tqdm(found, total=len(unknown), desc=doing, unit="file", delay=2, disable=None))
+    if unknown:
+        kept = {full: entry for full, entry in (memory | known).items() if entry[0] and os.path.exists(full)}
+        with contextlib.suppress(OSError):  # If the disk is full or read-only, nothing is stored.
+            write_json(memory_file, kept)
+    return [known[full][1] for full in fulls]
+
+
+def _recall(memory_file: pathlib.Path) -> dict[str, Any]:
+    """Reads the states and facts of files by their paths; returns an empty dict if they cannot be read."""
+    try:
+        content = json.loads(memory_file.read_text())
+        return {full: (state, facts) for full, (state, facts) in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _found(path: pathlib.Path, find: Callable[[pathlib.Path], Any]) -> tuple[list[int] | None, Any]:
+    """Returns the facts of a file after its state, which is None if the file changed recently or meanwhile."""
+    now, before = time.time_ns(), _state(path)
+    with _naming(path):
+        facts = find(path)
+    settled = before == _state(path) and all(abs(now - changed) > _TICK for changed in before[1:])
+    return before if settled else None, facts
+
+
+def _state(path: pathlib.Path) -> list[int]:
+    """Returns the size of a file, and the times at which its content and its entry changed."""
+    with _naming(path):
+        status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 @contextlib.contextmanager
@@ -103,58 +111,3 @@ def _naming(path: pathlib.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(f"{path}: {error.strerror or error}") from None
-
-
-def _state(path: pathlib.Path) -> _State:
-    with _naming(path):
-        status = os.stat(path)
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
-
-
-def _found(path: pathlib.Path, find: Callable[[pathlib.Path], Any]) -> tuple[Any, _State | None]:
-    """Returns the facts of a file, and its state unless the file changed recently or while they were found."""
-    now, before = time.time_ns(), _state(path)
-    with _naming(path):
-        facts = find(path)
-    _, *times, _ = before
-    settled = before == _state(path) and all(abs(now - changed) > _TICK for changed in times)
-    return facts, before if settled else None
-
-
-def _memory_file(kind: str, folder: str) -> pathlib.Path:
-    return startup.cache_dir() / kind / f"{hashlib.sha256(os.fsencode(folder)).hexdigest()[:32]}.json"
-
-
-def _recall(kind: str, folder: str) -> _Memory:
-    """Reads the remembered facts of a folder's files; returns an empty dict if they cannot be read."""
-    try:
-        content = json.loads(_memory_file(kind, folder).read_text())
-        if content["folder"] == folder:
-            return {name: (state, facts) for name, (state, facts) in content["files"].items()}
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        pass
-    return {}
-
-
-def _remember(kind: str, folder: str, memory: _Memory) -> None:
-    """Stores the facts of a folder's existing files. If the disk is full or read-only, nothing is stored."""
-    file = _memory_file(kind, folder)
-    try:
-        there = set(os.listdir(folder))
-        if not file.exists():
-            _forget(file.parent.glob("*.json"))
-        write_json(file, {"folder": folder, "files": {name: memory[name] for name in memory if name in there}})
-    except OSError:
-        pass
-
-
-def _forget(files: Iterable[pathlib.Path]) -> None:
-    """Removes the facts of folders that no longer exist."""
-    for file in files:
-        try:
-            if not pathlib.Path(json.loads(file.read_text())["folder"]).is_dir():
-                file.unlink(missing_ok=True)
-        except FileNotFoundError:
-            pass  # Another process has removed the file.
-        except (ValueError, LookupError, TypeError):
-            file.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
 import os
 import subprocess
 import sys
-import types
 import zlib
 
 import pytest
@@ -83,30 +82,6 @@ def test_each_entry_is_looked_at_once(tmp_path):
     assert not entry.exists()
 
 
-def test_a_check_that_was_stopped_is_done_again(tmp_path, monkeypatch):
-    def interrupt(entry):
-        raise KeyboardInterrupt
-
-    (tmp_path / name("broken")).write_bytes(WHOLE[:10])
-    with monkeypatch.context() as patch:
-        patch.setattr(compilation_cache, "_is_whole", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            compilation_cache.remove_broken(tmp_path)
-    compilation_cache.remove_broken(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [".checked"]
-
-
 def test_a_folder_that_cannot_be_written_is_left_alone(tmp_path):
     (tmp_path / "file").touch()
     compilation_cache.remove_broken(tmp_path / "file" / "compiled")
-
-
-def test_without_a_folder_nothing_is_checked(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        compilation_cache.jax,
-        "config",
-        types.SimpleNamespace(jax_compilation_cache_dir="", update=lambda *option: None),
-    )
-    compilation_cache.keep(tmp_path / "default")
-    assert list(tmp_path.iterdir()) == []
