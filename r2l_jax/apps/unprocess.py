@@ -18,7 +18,7 @@ from PIL import Image
 import isp
 from isp.sensor import BITS, FULL_WELL, READ_NOISE, expose_sites, site_light
 from isp.unprocessing import check_invertible
-from r2l_jax.data.files.frames import pair_masks
+from r2l_jax.data.files.masks import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError

@@ -131,6 +131,7 @@ def _check_none_lost(outcomes):
     assert not [loss for each in outcomes for loss in each.losses]
 
 
+@pytest.mark.slow
 def test_a_few_mutants_of_each_reader_are_read_or_refused():
     outcomes = {name: Outcomes(name) for name in READERS}
     with subprocess.Popen(

@@ -24,8 +24,6 @@ from r2l_jax.data.fetch.partial import Dropped, Remote, Sink, check_free_disk, f
 from r2l_jax.runtime.errors import InputError, one_line
 from r2l_jax.runtime.files import inside
 
-# The bucket that the data sets were published in.
-
 # Most files are small, so waiting for the server takes most of the time. B2 allows many more requests at once.
 THREADS = 16
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from r2l_jax.data.fetch import archives, b2, zenodo
 from r2l_jax.data.fetch.partial import Remote, check_free_disk
-from r2l_jax.data.fetch.web import masked
+from r2l_jax.data.fetch.web import fetch_file, masked
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.names import INTENSITIES, SOURCES, ZENODO_URL
 from r2l_jax.runtime.errors import InputError
@@ -160,7 +160,7 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
             missing = {target: remote for target, remote in targets.items() if not _is_there(remote, target, bar)}
             check_free_disk(root.parent, missing)
             for target, remote in missing.items():
-                zenodo.fetch_file(remote, target, urls[remote], bar)
+                fetch_file(remote, target, urls[remote], bar)
         scratch = root.with_name(f".{root.name}{_SCRATCH}")
         try:
             draft = _assemble(layout, list(targets), scratch)

@@ -1,28 +1,23 @@
 """Weights of networks from the Hugging Face hub, kept in the user's cache folder."""
 
-import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator
+from typing import Any
 
 import pooch
-import requests
 from tqdm import tqdm
 
-from r2l_jax.data.fetch.web import get, masked, read_json, without_password
+from r2l_jax.data.fetch.partial import Remote
+from r2l_jax.data.fetch.web import ask, fetch_file
 from r2l_jax.runtime import startup
-from r2l_jax.runtime.errors import InputError, root_cause
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_first_process
 
 _HUB = "https://huggingface.co"
 # Torchvision's first ImageNet weights ("IMAGENET1K_V1") as timm publishes them, with torchvision's names of tensors.
 _REPOSITORY = "timm/{network}.tv_in1k"
 _FILE = "model.safetensors"
-
-# Seconds to connect, and between two pieces of an answer.
-_TIMEOUT = 30
-_CHUNK = 2**16
 
 
 def weights_file(network: str) -> pathlib.Path:
@@ -69,69 +64,24 @@ def _cached(folder: pathlib.Path, network: str) -> pathlib.Path | None:
 def _download(folder: pathlib.Path, network: str) -> pathlib.Path:
     """Downloads the file of a network, which appears in the folder complete and checked or not at all."""
     hub, repository = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/"), _REPOSITORY.format(network=network)
-    sha256, size = _declared(f"{hub}/api/models/{repository}/tree/main")
-    url = f"{hub}/{repository}/resolve/main/{_FILE}"
-    # The progress bar shows what pooch would log.
-    pooch.get_logger().setLevel("WARNING")
-    with _as_input_error(url), tqdm(desc=_stem(network), total=size, unit="B", unit_scale=True, disable=None) as bar:
-
-        def read(url: str, file: str, _: pooch.Pooch | None) -> None:
-            # Pooch's own downloader leaves the connection open when it fails, and takes whatever number of bytes comes.
-            with get(url, _TIMEOUT) as response, open(file, "wb") as sink:
-                response.raise_for_status()
-                for chunk in response.iter_content(_CHUNK):
-                    if sink.tell() + len(chunk) > size:
-                        raise InputError(f"--classifier_pretrained: {masked(url)}: more than the {size} bytes declared")
-                    bar.update(sink.write(chunk))
-
-        name = f"{_stem(network)}-{sha256}.safetensors"
-        try:
-            file = pooch.retrieve(
-                url,
-                f"sha256:{sha256}",
-                name,
-                folder,
-                downloader=read,  # pyright: ignore[reportArgumentType]  # pooch passes these three by position
-            )
-        except (requests.RequestException, InputError):
-            raise
-        except ValueError:
-            raise InputError(
-                f"--classifier_pretrained: {masked(url)}: the file does not have the SHA-256 that the hub declares, "
-                f"{sha256}; nothing is kept"
-            ) from None
-        return pathlib.Path(file)
+    try:
+        listing = f"{hub}/api/models/{repository}/tree/main"
+        sha256, size = ask(listing, _declared, f"declares no SHA-256 and size of {_FILE}")
+        target = folder / f"{_stem(network)}-{sha256}.safetensors"
+        with tqdm(desc=_stem(network), total=size, unit="B", unit_scale=True, disable=None) as bar:
+            remote = Remote(target.name, size, f"sha256:{sha256}")
+            fetch_file(remote, target, f"{hub}/{repository}/resolve/main/{_FILE}", bar)
+    except InputError as error:
+        raise InputError(
+            f"--classifier_pretrained: {error}; without the network, give --pretrained_weights=<file>"
+        ) from None
+    return target
 
 
-def _declared(url: str) -> tuple[str, int]:
+def _declared(content: Any) -> tuple[str, int]:
     """Returns the SHA-256 and the size of the weights in the hub's list of a repository's files."""
-    try:
-        with _as_input_error(url), get(url, _TIMEOUT) as response:
-            response.raise_for_status()
-            content = read_json(response)
-        declared = {file["path"]: file for file in content}[_FILE]["lfs"]
-        sha256, size = str(declared["oid"]), int(declared["size"])
-        if not re.fullmatch("[0-9a-f]{64}", sha256) or size <= 0:
-            raise ValueError(f"{sha256}, {size} bytes")
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise InputError(
-            f"--classifier_pretrained: {masked(url)} declares no SHA-256 and size of {_FILE}: {error!r:.200}"
-        ) from None
+    declared = {file["path"]: file for file in content}[_FILE]["lfs"]
+    sha256, size = str(declared["oid"]), int(declared["size"])
+    if not re.fullmatch("[0-9a-f]{64}", sha256) or size <= 0:
+        raise ValueError(f"{sha256}, {size} bytes")
     return sha256, size
-
-
-@contextlib.contextmanager
-def _as_input_error(url: str) -> Iterator[None]:
-    """Turns an error of requests into an InputError that names the URL and the way without a network."""
-    try:
-        yield
-    except requests.RequestException as error:
-        if error.response is None:
-            reason = without_password(root_cause(error), url)
-        else:
-            reason = f"HTTP {error.response.status_code} {error.response.reason}"
-        raise InputError(
-            f"--classifier_pretrained: {masked(url)}: {reason}; without the network, give --pretrained_weights=<file>"
-        ) from None

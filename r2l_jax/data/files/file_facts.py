@@ -71,7 +71,8 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = (map if small else pool.map)(lambda path: _found(path, find), unknown.values())
         # Many large frames take minutes; a quick reading shows no progress bar.
-        known |= zip(unknown, tqdm(found, total=len(unknown), desc=doing, unit="file", delay=2, disable=None))
+        shown = tqdm(found, total=len(unknown), desc=doing, unit="file", delay=2, disable=None)
+        known |= zip(unknown, shown, strict=True)
     if unknown:
         kept = {full: entry for full, entry in (memory | known).items() if entry[0] and os.path.exists(full)}
         with contextlib.suppress(OSError):  # If the disk is full or read-only, nothing is stored.

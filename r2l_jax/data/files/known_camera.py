@@ -37,6 +37,7 @@ class KnownCamera:
         corrections: what to correct on whole frames.
         guesses_white_level: whether the white level follows from the bits of the layout alone.
         states_pattern: whether the color filter array is stated for sure, so that it counts where a file has another.
+        given: the camera whose figures these are, if a whole one was given.
     """
 
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -44,6 +45,7 @@ class KnownCamera:
     corrections: Corrections | None = None
     states_pattern: bool = False
     guesses_white_level: bool = False
+    given: isp.Camera | None = None
 
     @classmethod
     def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":
@@ -53,9 +55,7 @@ class KnownCamera:
         if camera is None:
             return cls()
         figures = {name: getattr(camera, name) for name in _FIELDS if getattr(camera, name) is not None}
-        made = cls(figures, states_pattern=not isp.cfa.is_bayer(camera.pattern))
-        made.__dict__["camera"] = camera  # The cached property: the camera itself, not an equal one.
-        return made
+        return cls(figures, states_pattern=not isp.cfa.is_bayer(camera.pattern), given=camera)
 
     @property
     def missing(self) -> list[str]:
@@ -68,7 +68,7 @@ class KnownCamera:
     @functools.cached_property
     def camera(self) -> isp.Camera | None:
         """The camera, if all fields that it needs are given."""
-        return None if self.missing else isp.Camera(**self.figures)
+        return self.given if self.given or self.missing else isp.Camera(**self.figures)
 
     @property
     def described(self) -> str | dict[str, Any]:

@@ -13,8 +13,8 @@ import numpy as np
 import isp
 from r2l_jax.data.files import tiles
 from r2l_jax.data.files.decoding import read_text, reading
-from r2l_jax.data.files.frames import Pair, pair_masks, read_frame
 from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.masks import Pair, pair_masks, read_frame
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample

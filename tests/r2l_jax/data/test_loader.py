@@ -47,19 +47,6 @@ def test_training_can_start_at_any_step_of_the_same_order():
     assert samples(loader.train_batches(dataset, indices, 6, seed=2), 9) != whole
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_each_epoch_without_overlap(monkeypatch, processes):
-    dataset, indices = numbered(20), np.arange(19)
-    parts = []
-    for process in range(processes):
-        monkeypatch.setattr("jax.process_count", lambda: processes)
-        monkeypatch.setattr("jax.process_index", lambda p=process: p)
-        parts.append(samples(loader.train_batches(dataset, indices, 8, seed=0), 4))
-    for epoch in (0, 1):
-        seen = [index for part in parts for batch in part[2 * epoch : 2 * epoch + 2] for index in batch]
-        assert len(seen) == len(set(seen)) == 16
-
-
 def test_processes_share_each_batch_of_an_evaluation_or_get_it_whole(monkeypatch):
     dataset, indices = numbered(20), np.arange(5, 18)
     monkeypatch.setattr("jax.process_count", lambda: 2)
@@ -146,23 +133,18 @@ def test_splits_are_stratified_disjoint_and_reproducible():
     assert list(pairs[0][0]) != list(pairs[1][0])
 
 
-def test_a_class_of_one_sample_cannot_be_split():
-    with pytest.raises(InputError, match=r"^class BAS has 1 image; a split needs 2$"):
-        splits.stratified_splits(np.array([0, 0, 0, 1]), 1, 0.8, seed=1, names=("LYT", "BAS"))
-    with pytest.raises(InputError, match=r"^class number 1 has 1 image, and so have 1 more; a split needs 2$"):
-        splits.stratified_splits(np.array([0, 0, 0, 1, 2]), 1, 0.8, seed=1)
-
-
 @pytest.mark.parametrize(
-    ("train_size", "message"),
+    ("labels", "train_size", "names", "message"),
     [
-        (0.9, "--train_size=0.9 leaves 1 of 10 images to validate on, fewer than the 2 classes"),
-        (0.1, "--train_size=0.1 leaves 1 of 10 images to train on, fewer than the 2 classes"),
+        ([0, 0, 0, 1], 0.8, ("LYT", "BAS"), "class BAS has 1 image; a split needs 2"),
+        ([0, 0, 0, 1, 2], 0.8, (), "class number 1 has 1 image, and so have 1 more; a split needs 2"),
+        ([0, 1] * 5, 0.9, (), "--train_size=0.9 leaves 1 of 10 images to validate on, fewer than the 2 classes"),
+        ([0, 1] * 5, 0.1, (), "--train_size=0.1 leaves 1 of 10 images to train on, fewer than the 2 classes"),
     ],
 )
-def test_a_side_of_a_split_has_a_sample_for_each_class(train_size, message):
-    with pytest.raises(InputError, match=message):
-        splits.stratified_splits(np.array([0, 1] * 5), 1, train_size, seed=1)
+def test_a_split_has_a_sample_of_each_class_on_both_sides(labels, train_size, names, message):
+    with pytest.raises(InputError, match=f"^{message}$"):
+        splits.stratified_splits(np.array(labels), 1, train_size, seed=1, names=names)
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(15, 8), (13, 6), (16, 8)])

@@ -10,7 +10,6 @@ from changes import change_camera, change_mask, change_pixel
 from PIL import Image
 
 import isp
-from r2l_jax.data.files import file_facts
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime.errors import InputError
@@ -130,22 +129,6 @@ def test_the_content_does_not_depend_on_the_camera(place, tmp_path):
     assert other.content == content
 
 
-def test_another_crop_of_the_same_files_has_another_content(originals):
-    place = ("Folder", originals / "Folder")
-    assert load(place).content != load(place, tile_size=16).content
-
-
-def test_the_second_start_reads_no_file(originals, monkeypatch):
-    monkeypatch.setattr(file_facts, "_TICK", 0)
-    names, read = [], file_facts._sha256
-    monkeypatch.setattr(file_facts, "_sha256", lambda path: names.append(path.name) or read(path))
-    place = ("SyntheticSegmentation", originals / "synthetic")
-    content = load(place).content
-    names.clear()
-    assert load(place).content == content
-    assert names == []
-
-
 @pytest.mark.parametrize("place", ["Synthetic"], indirect=True)
 def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
     dataset = load(place)
@@ -227,24 +210,9 @@ def test_a_sample_is_read_when_it_is_first_asked_for():
         np.testing.assert_array_equal(dataset[2][0], dataset.read(2)[0])
     # The first sample tells how much room all of them need.
     assert read == [0, 2, 2, 2]
-
-
-def test_a_data_set_of_one_sample_is_kept():
-    dataset, read = counting(np.ones((1, 2, 2)), [0])
-    assert [dataset[0][0].shape for _ in range(2)] == [(2, 2)] * 2
-    assert read == [0, 0]
-
-
-def test_samples_without_files_are_read_once_to_hash_them():
-    indices = []
-
-    def read(index):
-        indices.append(index)
-        return np.zeros((2, 2), np.float32), np.int32(0)
-
-    dataset = in_memory(None, read=read)
+    read.clear()
     assert dataset.content == dataset.content
-    assert sorted(indices) == [0, 1, 2, 3]
+    assert sorted(read) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("place", ["Synthetic", "SyntheticSegmentation", "Microscopy", "Drone"], indirect=True)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -26,12 +28,13 @@ def test_the_maximum_of_a_pgm_is_white(tmp_path, header):
     mosaic, camera = read_raw(file, CAMERA)
     np.testing.assert_allclose(mosaic, SAMPLES / 1023, rtol=1e-6)
     assert camera == CAMERA
-
-
-def test_a_camera_s_white_level_comes_before_that_of_the_file(tmp_path):
-    camera = isp.Camera(CAMERA.black_level, CAMERA.white_balance, CAMERA.color_matrix, white_level=2046)
-    mosaic, _ = read_raw(pgm(tmp_path, SAMPLES, 1023), camera)
-    np.testing.assert_allclose(mosaic, SAMPLES / 2046, rtol=1e-6)
+    assert file.suffix in RAW_SUFFIXES
+    # The camera's own white level comes first.
+    np.testing.assert_allclose(
+        read_raw(file, dataclasses.replace(CAMERA, white_level=2046))[0], SAMPLES / 2046, rtol=1e-6
+    )
+    with pytest.raises(InputError, match="TIFF, PNG, PGM and NPY hold no calibration values: a camera must be given"):
+        read_raw(file)
 
 
 def test_bytes_are_read(tmp_path):
@@ -85,12 +88,3 @@ def test_a_wrong_npy_is_one_line(tmp_path):
     (tmp_path / "a.npy").write_bytes(content.replace(b"(6, 8)", b"(9, 8)"))
     with pytest.raises(InputError, match=r"it declares 144 bytes of samples of shape \(9, 8\), and has 96"):
         read_raw(tmp_path / "a.npy", CAMERA)
-
-
-def test_folders_are_searched_for_them():
-    assert {".pgm", ".npy"} <= set(RAW_SUFFIXES)
-
-
-def test_they_need_a_camera(tmp_path):
-    with pytest.raises(InputError, match="TIFF, PNG, PGM and NPY hold no calibration values: a camera must be given"):
-        read_raw(pgm(tmp_path, SAMPLES, 1023))

@@ -1,10 +1,98 @@
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from r2l_jax.data.files.pictures import read_mask
+from r2l_jax.data.files.pictures import check_png, read_mask, read_picture, read_png
 from r2l_jax.runtime.errors import InputError
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def write(path, width, height, rows, bits=8, interlaced=False):
+    """Writes a gray PNG, well-formed but for the number of its rows."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, interlaced))
+    content = zlib.compress((b"\0" + b"\x7f" * -(-width * bits // 8)) * rows)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", content) + chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("rows", [0, 48, 95])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("read", [read_png, read_mask, read_picture])
+def test_rows_that_are_missing_are_refused_rather_than_read_as_black(tmp_path, rows, bits, read):
+    path = write(tmp_path / "a.png", 64, 96, rows, bits)
+    with pytest.raises(InputError, match=rf"a\.png: truncated, .*it declares 96 rows of 64 and holds {rows}"):
+        read(path)
+    read(write(path, 64, 96, 96, bits))
+
+
+def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_path):
+    path = write(tmp_path / "a.png", 2_097_200, 64, 1)
+    with pytest.raises(InputError, match=r"it declares 134220864 bytes of samples, and \d+ bytes cannot hold them"):
+        read_png(path)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (640, 801)])
+def test_whole_files_pass(tmp_path, mode, size):
+    samples = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    image = Image.fromarray(samples).convert("L" if mode == "I;16" else mode)
+    image = image.convert("I;16") if mode == "I;16" else image
+    image.save(tmp_path / "a.png")
+    assert check_png(tmp_path / "a.png") == {"1": 1, "I;16": 16}.get(mode, 8)
+    np.testing.assert_array_equal(read_png(tmp_path / "a.png")[0], np.asarray(image))
+
+
+# The pass in which each pixel of a tile of 8x8 is stored.
+ADAM7 = np.array(
+    [
+        [1, 6, 4, 6, 2, 6, 4, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+        [5, 6, 5, 6, 5, 6, 5, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+        [3, 6, 4, 6, 3, 6, 4, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+        [5, 6, 5, 6, 5, 6, 5, 6],
+        [7, 7, 7, 7, 7, 7, 7, 7],
+    ]
+)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (3, 2), (9, 11), (64, 64)])
+def test_the_passes_of_an_interlaced_png_are_counted(tmp_path, width, height):
+    order = np.tile(ADAM7, (8, 8))[:height, :width]
+    needed = sum((order == number).sum() + (order == number).any(1).sum() for number in range(1, 8))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1))
+    for length, complete in ((needed, True), (needed - 1, False)):
+        content = chunk(b"IDAT", zlib.compress(bytes(int(length))))
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + content + chunk(b"IEND", b""))
+        if complete:
+            assert read_png(tmp_path / "a.png")[0].shape == (height, width)
+        else:
+            with pytest.raises(InputError, match="it declares"):
+                read_png(tmp_path / "a.png")
+
+
+def test_other_formats_are_not_opened_by_the_suffix_of_a_png(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png", format="GIF")
+    with pytest.raises(InputError, match=r"a\.png: truncated, corrupt or no PNG \(its header is missing\)"):
+        read_mask(tmp_path / "a.png")
+
+
+def test_a_jpeg_of_an_impossible_size_is_refused(tmp_path):
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.jpg")
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    place = content.index(b"\xff\xc0") + 5
+    struct.pack_into(">HH", content, place, 8000, 8000)
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match="it declares 192000000 bytes of samples"):
+        read_picture(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize(

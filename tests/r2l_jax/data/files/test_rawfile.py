@@ -65,10 +65,18 @@ def bt709(linear):
     return np.where(linear < 0.018054, 4.5 * linear, 1.0992968 * np.maximum(linear, 0.018054) ** 0.45 - 0.0992968)
 
 
-@pytest.mark.parametrize("active_area", [None, (1, 1, 64, 80), (2, 5, 63, 80)])
+@pytest.mark.parametrize(
+    ("active_area", "black"),
+    [
+        (None, (512,) * 4),
+        (None, (500, 600, 700, 800)),
+        ((1, 1, 64, 80), (512,) * 4),
+        ((2, 5, 63, 80), (512,) * 4),
+    ],
+)
 @pytest.mark.parametrize("pattern", BAYER)
-def test_renders_like_libraw(write_dng, pattern, active_area):
-    neutral, black, white = (0.5, 1.0, 0.7), (512,) * 4, 16383
+def test_renders_like_libraw(write_dng, pattern, active_area, black):
+    neutral, white = (0.5, 1.0, 0.7), 16383
     raw = scene(pattern, neutral, black, white)
     if active_area is not None:
         top, left, *_ = active_area
@@ -81,17 +89,8 @@ def test_renders_like_libraw(write_dng, pattern, active_area):
     # LibRaw truncates to integers after the gains, after the interpolation, and after the matrix, which amplifies the
     # first two errors. Its tone curve amplifies them by at most 4.5, and only in dark areas.
     np.testing.assert_allclose(libraw(path, gamma=(1, 1))[rows, cols], rgb[rows, cols], rtol=0, atol=4 / 65535)
-    np.testing.assert_allclose(libraw(path)[rows, cols], bt709(rgb[rows, cols]), rtol=0, atol=8 / 65535)
-
-
-@pytest.mark.parametrize("pattern", BAYER)
-def test_four_black_levels_render_like_libraw(write_dng, pattern):
-    neutral, black, white = (0.5, 1.0, 0.7), (500, 600, 700, 800), 16383
-    path = write_dng(scene(pattern, neutral, black, white), cfa=PATTERNS[pattern], black=black, white=white)
-    mosaic, camera = read_raw(path)
-    rgb = linear_rendering(mosaic, camera) * white / (white - min(black))
-    expected = libraw(path, gamma=(1, 1))
-    np.testing.assert_allclose(expected[2:-2, 2:-2], rgb[2:-2, 2:-2], rtol=0, atol=4 / 65535)
+    if len(set(black)) == 1:
+        np.testing.assert_allclose(libraw(path)[rows, cols], bt709(rgb[rows, cols]), rtol=0, atol=8 / 65535)
 
 
 @pytest.mark.parametrize("pattern", BAYER)
@@ -215,16 +214,6 @@ def test_a_given_camera_replaces_the_calibration_values_of_the_file(write_dng):
         read_raw(path)
 
 
-def test_given_camera_of_another_pattern(write_dng):
-    with pytest.raises(ValueError, match=r"test\.dng: .* BGGR, the given camera's RGGB"):
-        read_raw(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), CAMERA)
-
-
-def test_cyan_yellow_green_magenta(write_dng):
-    with pytest.raises(InputError, match=r"test\.dng: the sensor's colors must be red, green and blue, got "):
-        read_raw(write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))]))
-
-
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.99])
 @pytest.mark.parametrize("suffix", ["dng", "tiff", "png"])
 def test_truncated(write_dng, tmp_path, suffix, kept):
@@ -249,17 +238,61 @@ def test_corrupt(tmp_path, name):
         read_raw(tmp_path / name, CAMERA)
 
 
-def test_no_such_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone\.dng: no such file"):
-        read_raw(tmp_path / "gone.dng")
-
-
 def write(path, samples):
     if path.suffix == ".png":
         Image.fromarray(samples).save(path)
     else:
         tifffile.imwrite(path, samples)
     return path
+
+
+def lit(value, dtype=np.float32):
+    """A mosaic of 0.5 with one other value."""
+    samples = np.full((48, 64), 0.5, dtype)
+    samples[3, 4] = value
+    return samples
+
+
+BLUE_SITE = np.zeros((4, 4, 3), np.uint8)
+BLUE_SITE[1, 2, 2] = 1
+
+
+@pytest.mark.filterwarnings("ignore:.*writing zero-size array")
+@pytest.mark.parametrize(
+    ("name", "samples", "message"),
+    [
+        *(("raw.tiff", lit(value), "holds values that are not finite") for value in (np.nan, np.inf, -np.inf)),
+        *(("raw.tiff", lit(value), r"must be in \[0, 1\]") for value in (-0.01, 1.01)),
+        *(
+            ("raw.tiff", np.zeros((4, 4), dtype), "expected samples of 8 or 16 bits")
+            for dtype in (np.int16, np.uint32, np.complex64)
+        ),
+        ("raw.tiff", np.zeros((3, 4, 4), np.uint16), "expected one mosaic"),
+        *(("raw.tiff", np.zeros(shape, np.uint16), "empty picture") for shape in ((48, 0), (0, 64), (0, 0))),
+        ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic has an even height and width, got 5x4"),
+        ("raw.png", np.zeros((4, 5), np.uint8), "a mosaic has an even height and width, got 4x5"),
+        ("raw.png", BLUE_SITE, "expected a mosaic, got a color picture"),
+    ],
+)
+def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message):
+    with pytest.raises(InputError, match=rf"{name}: .*{message}"):
+        read_raw(write(tmp_path / name, samples), CAMERA)
+
+
+def test_other_files_are_refused(write_dng, tmp_path):
+    def refuse(path, message, camera=CAMERA, error=InputError):
+        with pytest.raises(error, match=rf"{path.name}: .*{message}"):
+            read_raw(path, camera)
+
+    refuse(tmp_path / "gone.dng", "no such file", error=FileNotFoundError)
+    refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "BGGR, the given camera's RGGB")
+    refuse(write_dng(lit(np.nan), white=1), "not finite")
+    magenta = write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))])
+    refuse(magenta, "the sensor's colors must be red, green and blue, got ")
+    for name in ("raw.tiff", "raw.png"):
+        refuse(write(tmp_path / name, np.zeros((4, 4), np.uint8)), "a camera must be given", camera=None)
+    Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P").save(tmp_path / "raw.png")
+    refuse(tmp_path / "raw.png", "PNG of mode P")
 
 
 @pytest.mark.parametrize("name", ["raw.tif", "raw.TIFF", "raw.png"])
@@ -281,64 +314,12 @@ def test_floating_point_tiff(tmp_path, dtype):
     np.testing.assert_array_equal(mosaic, samples)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_not_finite(write_dng, tmp_path, value):
-    samples = np.full((48, 64), 0.5, np.float32)
-    samples[3, 4] = value
-    for path in write(tmp_path / "test.tiff", samples), write_dng(samples, white=1):
-        with pytest.raises(ValueError, match=rf"{path.name}: .*not finite"):
-            read_raw(path, CAMERA)
-
-
-@pytest.mark.parametrize("value", [-0.01, 1.01])
-def test_floating_point_outside_the_range(tmp_path, value):
-    with pytest.raises(ValueError, match=r"raw\.tiff: .*\[0, 1\]"):
-        read_raw(write(tmp_path / "raw.tiff", np.full((4, 4), value, np.float32)), CAMERA)
-
-
-@pytest.mark.parametrize("dtype", [np.int16, np.uint32, np.complex64])
-def test_other_samples(tmp_path, dtype):
-    with pytest.raises(ValueError, match=r"raw\.tiff: expected samples of 8 or 16 bits"):
-        read_raw(write(tmp_path / "raw.tiff", np.zeros((4, 4), dtype)), CAMERA)
-
-
-def test_several_pages(tmp_path):
-    with pytest.raises(ValueError, match=r"raw\.tiff: expected one mosaic"):
-        read_raw(write(tmp_path / "raw.tiff", np.zeros((3, 4, 4), np.uint16)), CAMERA)
-
-
-@pytest.mark.parametrize("name", ["raw.tiff", "raw.png"])
-@pytest.mark.parametrize("shape", [(5, 4), (4, 5)])
-def test_odd_size(tmp_path, name, shape):
-    with pytest.raises(ValueError, match=rf"{name}: .*even height and width, got {shape[0]}x{shape[1]}"):
-        read_raw(write(tmp_path / name, np.zeros(shape, np.uint8)), CAMERA)
-
-
-@pytest.mark.parametrize("name", ["raw.tiff", "raw.png"])
-def test_no_camera_given(tmp_path, name):
-    with pytest.raises(ValueError, match=rf"{name}: .*a camera must be given"):
-        read_raw(write(tmp_path / name, np.zeros((4, 4), np.uint8)))
-
-
 @pytest.mark.parametrize("mode", ["LA", "RGB", "RGBA"])
 def test_png_of_a_mosaic_stored_as_a_gray_picture(tmp_path, mode):
     gray = Image.fromarray(tiled([0, 1, 100, 255]).astype(np.uint8))
     gray.convert(mode).save(tmp_path / "raw.png")
     mosaic, _ = read_raw(tmp_path / "raw.png", CAMERA)
     np.testing.assert_allclose(mosaic, np.asarray(gray) / 255, rtol=1e-6)
-
-
-def test_png_of_a_color_picture(tmp_path):
-    samples = np.zeros((4, 4, 3), np.uint8)
-    samples[1, 2, 2] = 1
-    with pytest.raises(ValueError, match=r"raw\.png: expected a mosaic, got a color picture"):
-        read_raw(write(tmp_path / "raw.png", samples), CAMERA)
-
-
-def test_png_of_a_palette(tmp_path):
-    Image.fromarray(np.zeros((4, 4), np.uint8)).convert("P").save(tmp_path / "raw.png")
-    with pytest.raises(ValueError, match=r"raw\.png: .*PNG of mode P"):
-        read_raw(tmp_path / "raw.png", CAMERA)
 
 
 @pytest.mark.parametrize(
@@ -362,13 +343,6 @@ def test_the_second_green_has_an_index_of_its_own(unchecked, tile, margins, indi
         sizes=types.SimpleNamespace(top_margin=top, left_margin=left),
     )
     assert _sensor(raw, dng.Facts()).colors.ravel().tolist() == indices
-
-
-@pytest.mark.filterwarnings("ignore:.*writing zero-size array")
-@pytest.mark.parametrize("shape", [(48, 0), (0, 64), (0, 0)])
-def test_an_empty_mosaic_is_refused(tmp_path, shape):
-    with pytest.raises(InputError, match=r"raw\.tiff: .*empty picture"):
-        read_raw(write(tmp_path / "raw.tiff", np.zeros(shape, np.uint16)), CAMERA)
 
 
 # The numbers of bytes by which LibRaw takes a file without a header for one of AVT's cameras.

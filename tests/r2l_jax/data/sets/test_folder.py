@@ -111,13 +111,10 @@ def test_auto_refuses_files_of_several_patterns(tmp_path, write_dng):
         datasets.load("Folder", data_dir=tmp_path, camera="auto")
 
 
-def test_center_crop_starts_with_a_whole_tile():
+def test_center_crop_starts_with_a_whole_tile_of_the_array():
     raw = np.arange(12 * 16).reshape(12, 16)
     assert isp.cfa.tile("RGB/GBR").shape == (2, 3)
     assert folder.center_crop(raw, 6, 6, "RGB/GBR")[0, 0] == raw[2, 3]
-
-
-def test_center_crop_keeps_the_bayer_pattern():
     raw = np.arange(10 * 14).reshape(10, 14)
     assert folder.center_crop(raw, 4, 8, "RGGB")[0, 0] == raw[2, 2]
     np.testing.assert_array_equal(folder.center_crop(raw, 10, 14, "RGGB"), raw)
@@ -154,25 +151,22 @@ def test_tiles_are_as_large_as_the_first_frame_allows(frames):
     assert datasets.load("Folder", data_dir=frames, camera="drone")[0][0].shape == (64, 64)
 
 
-@pytest.mark.parametrize(("size", "side"), [((40, 50), 40), ((130, 200), 128), ((300, 400), 256)])
-def test_the_side_of_tiles_is_a_multiple_of_64_if_one_fits(tmp_path, size, side):
+XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
+
+
+@pytest.mark.parametrize(
+    ("size", "pattern", "side"),
+    [((40, 50), "RGGB", 40), ((130, 200), "RGGB", 128), ((300, 400), "RGGB", 256), ((260, 260), XTRANS, 192)],
+)
+def test_the_side_of_tiles_is_a_multiple_of_64_and_of_the_array_if_one_fits(tmp_path, size, pattern, side):
+    camera = isp.Camera([0.0] * isp.cfa.black_level_shape(pattern)[0], (2, 1, 2), np.eye(3), pattern)
+    (tmp_path / "camera.json").write_text(camera.to_json())
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     tifffile.imwrite(tmp_path / "images/a.tiff", np.full(size, 30000, np.uint16))
     Image.new("L", size[::-1]).save(tmp_path / "masks/a.png")
-    assert datasets.load("Folder", data_dir=tmp_path, camera="drone")[0][0].shape == (side, side)
-
-
-def test_the_side_of_tiles_holds_whole_tiles_of_the_array(tmp_path):
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-    tifffile.imwrite(tmp_path / "images/a.tiff", np.full((260, 260), 30000, np.uint16))
-    Image.new("L", (260, 260)).save(tmp_path / "masks/a.png")
-    xtrans = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
-    camera = isp.Camera([0.0] * 3, (2, 1, 2), np.eye(3), xtrans)
-    (tmp_path / "camera.json").write_text(camera.to_json())
     dataset = datasets.load("Folder", data_dir=tmp_path, camera=str(tmp_path / "camera.json"))
-    assert dataset[0][0].shape == (192, 192)
+    assert dataset[0][0].shape == (side, side)
 
 
 def test_a_tile_has_the_shot_of_its_frame(frames):
@@ -206,24 +200,6 @@ def test_tiles_are_cut_again_only_if_a_file_or_the_camera_changes(frames):
     assert len(load("microscopy")) == 3
 
 
-def test_auto_takes_the_median_of_the_frames_calibration_values(tmp_path, write_dng):
-    samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
-    for folder_name in ("images", "masks"):
-        (tmp_path / folder_name).mkdir()
-    for number, red in enumerate((0.4, 0.5, 0.8)):
-        write_dng(samples, neutral=(red, 1.0, 0.7)).rename(tmp_path / "images" / f"{number}.dng")
-        Image.new("L", (32, 32)).save(tmp_path / "masks" / f"{number}.png")
-    for _ in range(2):
-        camera = datasets.load("Folder", data_dir=tmp_path, camera="auto").camera
-        np.testing.assert_allclose(camera.white_balance, (1 / 0.5, 1, 1 / 0.7), rtol=1e-3)
-
-
-def test_a_folder_that_cannot_be_written_is_named(frames):
-    (frames / "tiles_32").write_text("a file")
-    with pytest.raises(InputError, match=r"tiles_32: File exists"):
-        datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
-
-
 def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
     for stem in ("a_1", "11"):
         tifffile.imwrite(frames / "images" / f"{stem}.tiff", np.full((32, 32), 100, np.uint16))
@@ -234,23 +210,10 @@ def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
     assert objects == ["11", "a_1"]
 
 
-@pytest.mark.parametrize(("gone", "there"), [("images", "masks"), ("masks", "images")])
-def test_images_without_masks_are_not_taken_for_classes(frames, gone, there):
-    (frames / gone).rename(frames / "misspelt")
-    with pytest.raises(InputError, match=f"has the sub-folder {there}, and lacks {gone}: segmentation needs both"):
-        datasets.load("Folder", data_dir=frames, camera="drone")
-
-
 def test_hidden_files_are_ignored(frames):
     for name in ("images/._a.tiff", "masks/._mask of a.png"):
         (frames / name).write_bytes(b"left by macOS")
     assert len(datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)) == 12
-
-
-def test_two_frames_of_one_name_are_named(frames):
-    tifffile.imwrite(frames / "images" / "a.tif", np.zeros((32, 32), np.uint16))
-    with pytest.raises(InputError, match=r"images must have one frame a, whatever its suffix; found several"):
-        datasets.load("Folder", data_dir=frames, camera="drone")
 
 
 @pytest.mark.parametrize(
@@ -295,15 +258,11 @@ def write_classes(root, shapes, high=60000):
 
 def test_a_file_to_which_others_are_cropped_is_named(tmp_path, capsys):
     write_classes(tmp_path, [(64, 96), (64, 64), (34, 300), (64, 70)])
+    assert datasets.load("Folder", data_dir=tmp_path, camera="drone", tile_size=34)[0][0].shape == (34, 34)
+    assert capsys.readouterr().err == ""
     assert datasets.load("Folder", data_dir=tmp_path, camera="drone")[0][0].shape == (34, 34)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {tmp_path / 'a/2.tiff'} has a side of only 34, to which 3 of 4 files are cropped")
-
-
-def test_files_of_one_side_are_cropped_without_a_word(tmp_path, capsys):
-    write_classes(tmp_path, [(64, 96), (64, 64), (64, 300)])
-    datasets.load("Folder", data_dir=tmp_path, camera="drone")
-    assert capsys.readouterr().err == ""
 
 
 def test_dim_files_are_named_together(tmp_path, capsys):
@@ -339,16 +298,33 @@ def test_tiles_of_frames_with_a_white_level_are_fractions_of_it(frames):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [("{", r"--camera=.*camera\.json: Expecting"), ("[" * 200_000, "nested too deeply"), ("\xff", "camera")],
+    ("spoil", "message"),
+    [
+        (lambda root: (root / "images").rename(root / "misspelt"), "has the sub-folder masks, and lacks images: segm"),
+        (lambda root: (root / "masks").rename(root / "misspelt"), "has the sub-folder images, and lacks masks: segm"),
+        (lambda root: (root / "images/a.tif").touch(), "images must have one frame a, whatever its suffix; found sev"),
+        (lambda root: (root / "tiles_32").write_text("a file"), r"tiles_32: File exists"),
+    ],
 )
-def test_a_damaged_camera_is_one_line(classes, text, message):
-    (classes / "camera.json").write_text(text, encoding="latin-1")
+def test_refuses_frames(frames, spoil, message):
+    spoil(frames)
+    with pytest.raises(InputError, match=message):
+        datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", r"--camera=.*camera\.json: Expecting"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"\xff", "camera"),
+        (None, "--camera=/dev/zero: expected a text of at most 1048576 bytes"),
+    ],
+)
+def test_a_damaged_or_endless_camera_is_one_line(classes, content, message):
+    camera = classes / "camera.json" if content else "/dev/zero"
+    if content:
+        camera.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        datasets.load("Folder", data_dir=classes, camera=str(classes / "camera.json"))
+        datasets.load("Folder", data_dir=classes, camera=str(camera))
     assert "\n" not in str(caught.value)
-
-
-def test_a_device_is_no_endless_camera(classes):
-    with pytest.raises(InputError, match="--camera=/dev/zero: expected a text of at most 1048576 bytes"):
-        datasets.load("Folder", data_dir=classes, camera="/dev/zero")

@@ -1,10 +1,5 @@
 import collections
 import itertools
-import os
-import signal
-import subprocess
-import sys
-import time
 import zlib
 
 import layouts
@@ -172,24 +167,6 @@ def test_processed_images_have_channels_last_whatever_their_files_have(microscop
     np.testing.assert_allclose(image, np.broadcast_to(values / 65535, (256, 256, 3)), rtol=1e-6)
 
 
-def test_a_mosaic_in_place_of_a_processed_image_is_named(microscopy):
-    (microscopy / "microscopy/images" / FULL).rename(microscopy / "microscopy/images/rgb_scale100")
-    with pytest.raises(InputError, match=r"256x256 with three channels of 16 bits, got uint16 of shape \(256, 256\)"):
-        datasets.load("MicroscopyRGB", data_dir=microscopy)[0]
-
-
-def test_a_line_without_a_class_is_named(microscopy):
-    (microscopy / "microscopy/labels/Ma190c_annotations.dat").write_text("alone\n")
-    with pytest.raises(InputError, match=r"annotations.dat: a line must be a name and a class, got 'alone'"):
-        datasets.load("Microscopy", data_dir=microscopy)
-
-
-def test_an_image_of_another_size_is_named(microscopy):
-    tifffile.imwrite(microscopy / "microscopy/images/raw_scale100/LYT_0.tiff", np.zeros((128, 256), np.uint16))
-    with pytest.raises(InputError, match=r"LYT_0.tiff must be 256x256, got 128x256"):
-        datasets.load("Microscopy", data_dir=microscopy)[0]
-
-
 @pytest.fixture
 def drone(tmp_path):
     """Returns a folder with two frames of six tiles, and the frames; one frame's name starts with the other's."""
@@ -282,33 +259,6 @@ def test_an_interrupted_download_is_not_taken_for_a_data_set(drone, place):
         datasets.load("Drone", data_dir=root)
 
 
-def test_a_failing_cut_leaves_nothing(drone):
-    root, _ = drone
-    (root / "drone/images_full" / FULL / "DJI_2.tif").write_bytes(b"no picture")
-    Image.new("L", (768, 512)).save(root / "drone/masks_full/DJI_2.png")
-    with pytest.raises(InputError, match=r"DJI_2.tif: "):
-        datasets.load("Drone", data_dir=root)
-    assert versions(root, "Drone") == []
-
-
-@pytest.mark.slow
-def test_a_killed_cut_leaves_no_tiles(tmp_path):
-    for index in range(40):
-        write_frame(tmp_path, f"frame_{index:02d}", {(0, 0): 0.5}, (768, 1024))
-    call = f"from r2l_jax.data.sets import datasets; datasets.load('DroneSegmentation', data_dir={str(tmp_path)!r})"
-    process = subprocess.Popen([sys.executable, "-c", call], env={**os.environ, "JAX_PLATFORMS": "cpu"})
-    parent = tmp_path / "drone/tiles_256/DroneSegmentation"
-    while not list(parent.glob("*/.*/*/images/*.tiff")) and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    (left,) = (parent / FULL).iterdir()
-    assert left.name.startswith(".")
-    assert len(datasets.load("DroneSegmentation", data_dir=tmp_path)) == 40
-    (tiles,) = (parent / FULL).iterdir()
-    assert not tiles.name.startswith(".")
-
-
 def test_whole_frames(drone):
     root, frames = drone
     dataset = datasets.load("DroneSegmentationFull", data_dir=root)
@@ -316,56 +266,6 @@ def test_whole_frames(drone):
     raw, mask = dataset[1]
     np.testing.assert_array_equal(np.round(raw * 65535), frames["DJI_10"][0])
     np.testing.assert_array_equal(mask, frames["DJI_10"][1] > 0)
-
-
-def without_folder(root):
-    (root / "drone/masks_full").rename(root / "masks")
-
-
-def without_mask(root):
-    (root / "drone/masks_full/DJI_10_mask.png").unlink()
-
-
-def with_two_masks(root):
-    Image.new("L", (768, 512)).save(root / "drone/masks_full/DJI_10_other.png")
-
-
-def with_a_smaller_mask(root):
-    Image.new("L", (768, 500)).save(root / "drone/masks_full/DJI_10_mask.png")
-
-
-def without_cars(root):
-    for path in (root / "drone/masks_full").iterdir():
-        Image.new("L", (768, 512)).save(path)
-
-
-def without_frames(root):
-    for path in (root / "drone/images_full" / FULL).iterdir():
-        path.unlink()
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (without_folder, r"drone/masks_full is not in --data_dir=.*; get .*download.py --dataset=Drone --data_dir="),
-        (without_mask, r"DJI_10.tif must have one mask .* in .* whose name contains 'DJI_10', found 0"),
-        (with_two_masks, r"whose name contains 'DJI_10', found 2"),
-        (with_a_smaller_mask, r"DJI_10_mask.png must be of the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)"),
-        (without_cars, r"no tile of any frame has an object in its mask"),
-        (without_frames, r"raw_scale100 must hold frames \(.tif, .tiff, .png, .dng\), found none"),
-    ],
-)
-def test_wrong_frames_and_masks_are_named(drone, spoil, message):
-    root, _ = drone
-    spoil(root)
-    with pytest.raises(InputError, match=message):
-        datasets.load("DroneSegmentation", data_dir=root)
-
-
-def test_a_frame_smaller_than_a_tile_is_named(tmp_path):
-    write_frame(tmp_path, "small", {}, (128, 128))
-    with pytest.raises(InputError, match=r"small.tif is 128x128, smaller than a tile of 256"):
-        datasets.load("Drone", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -391,18 +291,61 @@ def test_a_damaged_label_of_a_tile_is_named(drone):
         datasets.load("Drone", data_dir=drone)
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.9])
-def test_damaged_processed_images_are_named(microscopy, kept):
-    folder = microscopy / "microscopy/images/rgb_scale100"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for index, label in itertools.product(range(5), ("LYT", "EOS")):
-        samples = rng.integers(0, 65536, (256, 256, 3)).astype(np.uint16)
-        tifffile.imwrite(folder / f"{label}_{index}.tiff", samples, compression="zlib", photometric="rgb")
-    content = (folder / "EOS_1.tiff").read_bytes()
-    (folder / "EOS_1.tiff").write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(InputError, match=r"^.*EOS_1\.tiff: truncated, corrupt or no TIFF \(.*\)$"):
-        datasets.load("MicroscopyRGB", data_dir=microscopy).samples(np.arange(10))
+IMAGES, FRAMES, MASKS = f"microscopy/images/{FULL}", f"drone/images_full/{FULL}", "drone/masks_full"
+
+
+def mosaic(*shape):
+    return lambda path: tifffile.imwrite(path, np.zeros(shape, np.uint16))
+
+
+def mask(*shape):
+    return lambda path: Image.new("L", shape[::-1]).save(path)
+
+
+def gone(path):
+    path.unlink() if path.is_file() else path.rename(path.with_name("elsewhere"))
+
+
+def rename(name):
+    return lambda path: path.rename(path.with_name(name))
+
+
+LONE_MASK = f"{MASKS}/DJI_10_mask.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "spoilt", "spoil", "message"),
+    [
+        ("Microscopy", "microscopy/labels/*", lambda path: path.write_text("alone\n"), "must be a name .* got 'alone'"),
+        ("Microscopy", f"{IMAGES}/LYT_0.tiff", mosaic(128, 256), "LYT_0.tiff must be 256x256, got 128x256"),
+        ("MicroscopyRGB", IMAGES, rename("rgb_scale100"), r"with three channels of 16 bits, got .* \(256, 256\)"),
+        ("DroneSegmentation", MASKS, gone, r"masks_full is not in --data_dir=.*; get .*download.py --dataset=Drone"),
+        ("DroneSegmentation", LONE_MASK, gone, r"DJI_10.tif must have one mask .* contains 'DJI_10', found 0"),
+        ("DroneSegmentation", LONE_MASK, lambda path: mask(4, 4)(path.with_stem("DJI_10_a")), "'DJI_10', found 2"),
+        (
+            "DroneSegmentation",
+            LONE_MASK,
+            mask(500, 768),
+            r"DJI_10_mask.png must be of the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)",
+        ),
+        ("DroneSegmentation", f"{MASKS}/*", mask(512, 768), r"no tile of any frame has an object in its mask"),
+        ("DroneSegmentation", f"{FRAMES}/*", gone, r"must hold frames \(.tif, .tiff, .png, .dng\), found none"),
+        ("Drone", f"{FRAMES}/DJI_10.tif", lambda path: path.write_bytes(b"no picture"), r"DJI_10.tif: truncated"),
+    ],
+)
+def test_wrong_files_are_named_and_leave_no_tiles(drone, microscopy, name, spoilt, spoil, message):
+    root, _ = drone
+    for path in sorted(root.glob(spoilt)):
+        spoil(path)
+    with pytest.raises(InputError, match=message):
+        datasets.load(name, data_dir=root)[0]
+    assert not [path for path in root.glob("drone/tiles_256/*/*/*") if path.is_dir()]
+
+
+def test_a_frame_smaller_than_a_tile_is_named(tmp_path):
+    write_frame(tmp_path, "small", {}, (128, 128))
+    with pytest.raises(InputError, match=r"small.tif is 128x128, smaller than a tile of 256"):
+        datasets.load("Drone", data_dir=tmp_path)
 
 
 def test_published_files_may_be_dim(microscopy, capfd):
