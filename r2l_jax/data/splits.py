@@ -7,7 +7,7 @@ import numpy as np
 
 from r2l_jax.runtime.errors import InputError
 
-# The indices of the training samples, and those of the validation samples.
+# The indices of the training samples, and of the validation samples.
 Split = tuple[np.ndarray, np.ndarray]
 
 

@@ -14,7 +14,7 @@ import jax
 # The first bytes of what JAX compresses by zstd, which it prefers to zlib where Python or a package has it.
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
-# The names of entries end with the hash of what was compiled.
+# The names of entries end with a hash of the function.
 _ENTRY = re.compile(r"-[0-9a-f]{64}-cache$")
 
 # Nanoseconds by which the clock of a file system may differ from this machine's.

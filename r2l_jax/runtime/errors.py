@@ -13,7 +13,7 @@ def one_line(error: BaseException | str) -> str:
     """Returns the message of an error in one line, in which control characters are escaped.
 
     Messages quote names that come from files, archives and servers. Written to a terminal as they are, they could
-    move its cursor or hide what it shows.
+    move its cursor or hide text.
     """
     return printable(" ".join(str(error).split()))
 

@@ -55,8 +55,8 @@ def inside(root: pathlib.Path, name: str) -> pathlib.Path:
 def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields the path of an empty temporary file to write to, and moves that file to `target` afterwards.
 
-    Makes the target's folder. The file has the permissions of new files, whoever writes it. If the block raises, the
-    temporary file is removed and an earlier target stays.
+    Makes the target's folder. The file has the permissions of new files, even if a library sets others. If the block
+    raises, the temporary file is removed and an earlier target stays.
 
     Raises:
         OSError: the target cannot be written. The error names the target, not the temporary file.
@@ -123,7 +123,7 @@ def append_csv(target: pathlib.Path, rows: Iterable[Mapping[str, Any]], columns:
 
 
 def cut_torn_row(target: pathlib.Path) -> None:
-    """Removes what a killed process has left of a last row from a CSV file that `append_csv` has written."""
+    """Removes an incomplete last row, left by a killed process, from a CSV file that `append_csv` has written."""
     end = size = quotes = 0
     with target.open("rb+") as file:
         for line in file:
@@ -269,7 +269,7 @@ def each_file(
 ) -> list[Result]:
     """Calls `work` for each of many files, several at once, with a progress bar on stderr.
 
-    If `work` raises an exception for a file, it is reported in one line on stderr, and the other files go on.
+    If `work` raises an exception for a file, it is reported in one line on stderr, and work on the others continues.
 
     Args:
         work: the work for one file. Messages of its InputErrors name the file.

@@ -283,7 +283,7 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
-    """Makes settings from values by the names of their flags; what is left out has its default.
+    """Makes settings from values by the names of their flags; others have their defaults.
 
     Args:
         settings: the dataclass.
@@ -334,7 +334,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
 
     Args:
         main: the program. The docstring of its module is the head of `--help`.
-        settings: what the flags say, and `main` gets.
+        settings: the dataclass that the flags fill and `main` takes.
         any_thread: whether threads besides the main one use JAX.
     """
     # Orbax and Grain report their every step at absl's default level, and errors with a traceback, although they also

@@ -298,7 +298,7 @@ def _said_of(path: pathlib.Path, url: Url) -> Iterator[None]:
 
 
 def _version(entry: dict[str, Any]) -> str:
-    """Returns the size of an object, and what its storage tells of its content."""
+    """Returns the size of an object, and its storage's mark of its content."""
     known = [entry[name] for name in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "created") if name in entry]
     return " ".join(map(str, [entry.get("size"), *known[:1]]))
 

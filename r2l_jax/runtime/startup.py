@@ -143,7 +143,7 @@ def _leave_hosts() -> None:
 
 
 def _is_full(error: OSError) -> bool:
-    """Returns whether the disk, or what the user may write to it, is used up."""
+    """Returns whether the disk or the user's quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -43,7 +43,7 @@ def end_on_signals() -> None:
 
 @contextlib.contextmanager
 def cleaning_up() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM raise a KeyboardInterrupt in the block, so that what it has begun is cleaned up.
+    """Lets SIGINT and SIGTERM raise a KeyboardInterrupt in the block, so that begun work is cleaned up.
 
     During an import they end the process at once: extension modules crash when an exception breaks off their start.
     """
@@ -56,7 +56,7 @@ def cleaning_up() -> Iterator[None]:
         raise KeyboardInterrupt
 
     def end_if_ignored(unraisable: Any) -> None:
-        # Python ignores an exception in what the garbage collector calls.
+        # Python ignores an exception in a callback of the garbage collector.
         if isinstance(unraisable.exc_value, KeyboardInterrupt):
             end()
         hook(unraisable)

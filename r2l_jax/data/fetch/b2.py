@@ -171,7 +171,7 @@ def _is_there(target: pathlib.Path, remote: Remote) -> bool:
 
 @contextlib.contextmanager
 def _as_input_error(account: Account, what: str) -> Iterator[None]:
-    """Turns an error of b2sdk into an InputError that says what was being done."""
+    """Turns an error of b2sdk into an InputError that names the step that failed."""
     try:
         yield
     except (InvalidAuthToken, Unauthorized, NotAllowedByAppKeyError) as error:

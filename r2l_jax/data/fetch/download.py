@@ -3,8 +3,8 @@
 microscopy/images/raw_scale{001,005,010,025,050,075,100}/*    microscopy/labels/Ma190c_annotations.dat
 drone/images_full/raw_scale{001,005,010,025,050,075,100}/*    drone/masks_full/*
 
-Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images" (TMLR 2023); the layout is
-that of the program published with it.
+Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images" (TMLR 2023); the layout
+follows the program published with it.
 """
 
 import dataclasses

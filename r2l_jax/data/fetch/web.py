@@ -69,7 +69,7 @@ def ask(url: str, parse: Callable[[Any], Parsed], otherwise: str) -> Parsed:
 
     Args:
         url: the URL.
-        parse: may raise whatever comes of other JSON than it expects.
+        parse: takes the JSON; may raise a ValueError, KeyError or TypeError for JSON that it does not expect.
         otherwise: the message for such JSON.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Plain files of samples: PGM, the gray format of Netpbm, and NPY, that of NumPy."""
+"""Plain files of samples: PGM, the gray format of Netpbm, and NPY, NumPy's format."""
 
 import math
 import re

@@ -11,7 +11,7 @@ from r2l_jax.runtime.errors import InputError
 
 
 def find_known_camera(name: str, flag: str = "--camera") -> KnownCamera:
-    """Returns what a flag states about the camera of raw files.
+    """Returns the statements of a flag about the camera of raw files.
 
     Args:
         name: a name of `isp.CAMERAS`, the path of a JSON file, or "auto", which states nothing: each raw file names its

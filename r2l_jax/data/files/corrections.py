@@ -29,7 +29,7 @@ _AT_ONCE = 2**22
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Corrections:
-    """Holds what is known of the faults of one sensor.
+    """Holds the known faults of one sensor.
 
     Attributes:
         dark: the mean dark frame `(H, W)`, as fractions of the white level; None corrects no dark signal.
@@ -64,7 +64,7 @@ class Corrections:
         """Corrects a whole frame.
 
         Subtracts the deviation of each site's dark value from the camera's black level, multiplies the light above
-        black by the site's gain, and replaces the light of each defect by the median of that of its nearest good sites
+        black by the site's gain, and replaces the light of each defect with the median light of its nearest good sites
         of the same color. A saturated site whose gain is below 1 reads less than 1 afterwards.
 
         Args:

@@ -17,14 +17,14 @@ _LONGEST = 200
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike, kind: str | None = None) -> Iterator[None]:
-    """Turns whatever is raised while a file is read into an InputError of one line that starts with the path.
+    """Turns every exception of a reader into an InputError of one line that starts with the path.
 
     Decoders raise OSError, SyntaxError, zlib.error, struct.error, MemoryError and many others for damaged files. A
-    ValueError counts as damage as well; what is wrong with a readable file is an InputError.
+    ValueError counts as damage as well; for a readable file with wrong content, raise an InputError.
 
     Args:
         path: the file.
-        kind: what the file should be, such as "TIFF"; None is its suffix.
+        kind: the expected kind of file, such as "TIFF"; None is its suffix.
 
     Raises:
         InputError: anything was raised.

@@ -1,6 +1,6 @@
 """Facts about a DNG that LibRaw does not report: the place of its samples, its color filter array, its gain maps.
 
-Tags and opcodes are those of Adobe's Digital Negative Specification (1.7.1.0, 2023).
+Tags and opcodes as in Adobe's Digital Negative Specification (1.7.1.0, 2023).
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class GainMap:
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """Holds what the main image of a DNG says.
+    """Holds the facts that the main image of a DNG states.
 
     Attributes:
         finite: whether all samples are finite; LibRaw reads others as zeros.

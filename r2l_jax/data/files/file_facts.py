@@ -43,10 +43,10 @@ def _sha256(path: pathlib.Path) -> str:
 
 
 def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.Path], Any], doing: str) -> list[Any]:
-    """Returns the facts of each file, and finds only those of files that are new or have changed.
+    """Returns the facts of each file, and looks for them only in files that are new or have changed.
 
     The user's cache folder holds them, in one file for all files below one folder. If two processes add facts at the
-    same time, those of one may be lost and found again.
+    same time, the facts of one may be lost and found again.
 
     Args:
         kind: names the facts, and everything that they depend on apart from the files.

@@ -1,6 +1,6 @@
 """Raw files without a header: samples whose layout the camera's JSON file describes.
 
-The packings are those of
+The packings:
 
 - MIPI CSI-2 (RAW10, RAW12 and RAW14 of the specification, and of Linux's V4L2): the upper eight bits of two or four
   samples, then the lower bits of all of them;
@@ -47,8 +47,8 @@ class Layout:
         byte_order: of unpacked words of 16 bits.
         align: whether samples are the low or the high bits of unpacked words.
         offset: the bytes before the first sample.
-        stride: the bytes from the start of one row to that of the next. None leaves no gap: rows of "pfnc" and "gige"
-            then follow each other within a byte.
+        stride: the bytes from the start of one row to the start of the next. None leaves no gap: rows of "pfnc" and
+            "gige" then follow each other within a byte.
 
     Raises:
         InputError: a value is out of range, or two of them contradict each other.

@@ -49,7 +49,7 @@ class KnownCamera:
 
     @classmethod
     def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":
-        """Returns what a camera states: all of its figures, or nothing for None."""
+        """Returns the statements of a camera: all of its figures, or none for None."""
         if isinstance(camera, KnownCamera):
             return camera
         if camera is None:

@@ -224,14 +224,14 @@ def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Call
         raise InputError(f"the sensor's pattern is {own}, the given camera's {given}")
     if isp.cfa.MONO in (own, given):
         raise InputError(f"the sensor's pattern is {own}, the camera's JSON file states {given}")
-    warn(f"{path}: the file's pattern is {own}; that of the camera's JSON file, {given}, is used")
+    warn(f"{path}: the file's pattern is {own}; the camera's JSON file states {given}, which is used")
     return given
 
 
 def _visible_samples(raw: rawpy.RawPy, sensor: _Sensor, pattern: str) -> Shaped[np.ndarray, "rows cols"]:
     """Returns the samples of the visible area, cropped to even size at the bottom and the right.
 
-    Of pixels that are demosaiced already, each site keeps the one color that a sensor of this pattern would see.
+    A demosaiced file is re-mosaiced: each site keeps only its pattern's color.
     """
     visible = raw.raw_image_visible
     height, width = (size // 2 * 2 for size in visible.shape[:2])
@@ -299,7 +299,7 @@ def _gains(as_shot: Sequence[float], daylight: Sequence[float]) -> tuple[float, 
 
 
 def _color_matrix(raw: rawpy.RawPy) -> Shaped[np.ndarray, "3 3"]:
-    """Returns the matrix from camera RGB to linear sRGB: the file's own, or else that of LibRaw's table of cameras."""
+    """Returns the matrix from camera RGB to linear sRGB: the file's own, or the one in LibRaw's table of cameras."""
     own = raw.color_matrix[:, :3]
     if own.any():
         return own

@@ -47,8 +47,7 @@ def read_raw(
     - Files without a header, of any other suffix, are read as the `raw` of the camera's JSON file says.
     - LibRaw reads the formats of cameras (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the
       bottom and the right, divided by the white level (of each channel, if the file has them). Gain maps of a DNG are
-      applied. Of a DNG that is demosaiced already, each site keeps the color that the camera's pattern, or RGGB, has
-      there.
+      applied. A demosaiced DNG is re-mosaiced: each site keeps only its pattern's color, the camera's or RGGB.
 
     If the camera has a `white_level`, the samples of any file are divided by that. Corrections that the camera's JSON
     file names are applied to the whole frame.
@@ -56,7 +55,7 @@ def read_raw(
     Args:
         path: the file; its suffix decides how it is read.
         camera: the camera, or what is known of it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY and files
-            without a header need a whole camera; in the formats of cameras, what is given replaces the figures of the
+            without a header need a whole camera; in the formats of cameras, its figures replace the figures of the
             file.
         warn: called with one line if a file without levels of its own uses less than an eighth of its range, as a
             mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a camera's JSON file

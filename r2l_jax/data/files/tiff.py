@@ -72,7 +72,7 @@ def _pages(tiff: tifffile.TiffFile) -> list[tifffile.TiffPage]:
 def check_page(page: tifffile.TiffPage) -> None:
     """Checks that all samples that a page declares are in the file.
 
-    Where strips or tiles are missing or empty, tifffile fills in zeros; what they unpack to is not bounded.
+    Where strips or tiles are missing or empty, tifffile fills in zeros; it does not bound their unpacked size.
 
     Raises:
         ValueError: samples are missing, strips unpack to more than the page declares, or the samples' type is unknown.
@@ -87,7 +87,7 @@ def check_page(page: tifffile.TiffPage) -> None:
         if page.compression == _UNCOMPRESSED:
             held = count
         elif inflate is None:
-            continue  # PackBits shrinks little, and the others know the size of what they make.
+            continue  # PackBits shrinks little, and the others know the size of their output.
         else:
             file.seek(page.dataoffsets[index])
             held = len(inflate(file.read(count), most + 1))
@@ -101,7 +101,7 @@ def check_chunks(page: tifffile.TiffPage) -> list[int]:
     """Checks the places and sizes that the strips or tiles of a page declare; returns the bytes of each in the file.
 
     Raises:
-        ValueError: one of them is missing, empty, not in the file, or larger than what it can unpack to.
+        ValueError: one of them is missing, empty, not in the file, or unpacks to more than declared.
     """
     if 0 in page.shaped:
         raise ValueError(f"an empty picture of shape {page.shape}")

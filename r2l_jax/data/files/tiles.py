@@ -5,7 +5,7 @@
 <folder>/labels.dat           lines of a tile, a tab and the tile's class
 <folder>/camera.json          the frames' camera
 
-The name of a tile is that of its frame, followed by its row and column among the frame's tiles.
+The name of a tile is its frame's name, followed by its row and column among the frame's tiles.
 """
 
 import concurrent.futures

@@ -129,7 +129,7 @@ class _MosaicFacts(NamedTuple):
     Attributes:
         shape: its height and width.
         camera: the camera that took it.
-        warnings: what the user should know of it, such as that it uses little of its range.
+        warnings: warnings for the user, such as that it uses little of its range.
     """
 
     shape: tuple[int, int]

@@ -292,7 +292,7 @@ def _red_cells(
 ) -> Float[Array, "size size"]:
     """Returns the thickness of red cells in each pixel: biconcave discs around the white cell that hardly overlap it.
 
-    The profile is that of Evans and Fung, "Improved measurements of the erythrocyte geometry" (1972).
+    The profile follows Evans and Fung, "Improved measurements of the erythrocyte geometry" (1972).
     """
     angle_key, distance_key, radius_key, stretch_key, turn_key, share_key = jax.random.split(key, 6)
     radius = 3.7 + 0.25 * jax.random.normal(radius_key, (_RED_CELLS,))

@@ -1,7 +1,7 @@
 """The published raw data sets, Raw-Microscopy and Raw-Drone, in the layout in which they are downloaded.
 
 Oala et al., "Data Models for Dataset Drift Controls in Machine Learning With Optical Images", TMLR 2023. The choice of
-images, their order, and the tiles that are drawn are those of the program published with the data sets.
+images, their order, and the tiles that are drawn follow the program published with the data sets.
 """
 
 import collections

@@ -125,7 +125,7 @@ def test_a_stated_pattern_counts_for_sensors_that_declare_another(write_dng, tmp
     mosaic, camera = read_raw(write_dng(ramp()), stated(tmp_path, pattern=QUAD), lines.append)
     assert (mosaic.shape, camera.pattern, len(camera.black_level)) == ((48, 72), QUAD, 3)
     assert lines == [
-        f"{tmp_path}/test.dng: the file's pattern is RGGB; that of the camera's JSON file, {QUAD}, is used"
+        f"{tmp_path}/test.dng: the file's pattern is RGGB; the camera's JSON file states {QUAD}, which is used"
     ]
 
 
