@@ -101,7 +101,7 @@ def check_chunks(page: tifffile.TiffPage) -> list[int]:
     """Checks the places and sizes that the strips or tiles of a page declare; returns the bytes of each in the file.
 
     Raises:
-        ValueError: one of them is missing, empty, not in the file, or unpacks to more than declared.
+        ValueError: one of them is missing, empty, not in the file, or too short for its samples.
     """
     if 0 in page.shaped:
         raise ValueError(f"an empty picture of shape {page.shape}")
