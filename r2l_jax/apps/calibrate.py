@@ -18,8 +18,7 @@ from r2l_jax.calibration.defects import KINDS
 from r2l_jax.calibration.figure import color_names, photon_transfer_curve
 from r2l_jax.calibration.frames import Frames
 from r2l_jax.calibration.measure import Calibration, measure
-from r2l_jax.data.files.cameras import common_camera, find_known_camera
-from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES
 from r2l_jax.data.files.rawfile import read_mosaic
 from r2l_jax.runtime.errors import InputError, warn

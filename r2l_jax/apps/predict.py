@@ -20,6 +20,7 @@ from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.runtime import manifests, remote
 from r2l_jax.runtime.chunks import SERIAL, Workers, spread
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError, in_words
 from r2l_jax.runtime.files import (
@@ -35,7 +36,6 @@ from r2l_jax.runtime.files import (
     write_csv,
     write_json,
 )
-from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.remote import Place
 from r2l_jax.training.run import BATCH, Run
 

@@ -20,6 +20,7 @@ from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime import manifests, remote, store
 from r2l_jax.runtime.chunks import SERIAL, Workers, spread
+from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
@@ -33,7 +34,6 @@ from r2l_jax.runtime.files import (
     write_csv,
     write_json,
 )
-from r2l_jax.runtime.pictures import contact_sheet, quantized
 from r2l_jax.runtime.remote import Place, Url
 
 FileFormat = Literal["tiff", "png"]

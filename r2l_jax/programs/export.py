@@ -57,7 +57,7 @@ def main(config: ExportConfig) -> int:
     """Exports the model that the flags name, and returns the exit status."""
     from r2l_jax.apps.export import export_model, report, samples
     from r2l_jax.apps.render import find_paths
-    from r2l_jax.data.files.cameras import find_known_camera
+    from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import open_run
 
     model = open_run(config.run, [str(config.fold)], config.checkpoint, config.pipeline, config.data_dir)

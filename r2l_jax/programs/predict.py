@@ -50,7 +50,7 @@ class PredictionConfig(Settings):
 def _load(run: str, folds: tuple[str, ...], checkpoint: str, pipeline: str | None, camera: str | None) -> Predictor:
     """Loads, once in a process, by what files are predicted."""
     from r2l_jax.apps.predict import Predictor
-    from r2l_jax.data.files.cameras import find_known_camera
+    from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import open_run
 
     return Predictor(open_run(run, folds, checkpoint, pipeline), None if camera is None else find_known_camera(camera))

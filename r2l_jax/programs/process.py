@@ -85,8 +85,7 @@ class RenderConfig(ProcessingChoice):
 def _load(config: RenderConfig) -> Processing:
     """Loads, once in a process, by what files are rendered."""
     from r2l_jax.apps.render import Processing
-    from r2l_jax.data.files.cameras import find_known_camera
-    from r2l_jax.data.files.known_camera import KnownCamera
+    from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
     from r2l_jax.pipelines import find_pipeline
     from r2l_jax.training.run import open_run
 

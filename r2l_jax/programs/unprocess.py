@@ -36,7 +36,7 @@ class UnprocessConfig(Settings):
 def main(config: UnprocessConfig) -> int:
     """Writes the mosaics that the flags ask for, and returns the exit status."""
     from r2l_jax.apps.unprocess import unprocess_folder
-    from r2l_jax.data.files.cameras import find_camera
+    from r2l_jax.data.files.known_camera import find_camera
 
     camera = find_camera(config.camera)
     if camera is None:

@@ -1,6 +1,9 @@
 """Errors and warnings that a program reports to its user in one line."""
 
+import contextlib
+import logging
 import sys
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
@@ -42,3 +45,19 @@ def root_cause(error: BaseException) -> str:
 def warn(message: str) -> None:
     """Writes a warning as one line to stderr, above a progress bar if there is one."""
     tqdm.write(f"warning: {one_line(message)}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def errors_only(name: str) -> Iterator[None]:
+    """Keeps a library from logging anything below errors.
+
+    Args:
+        name: of its logger.
+    """
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

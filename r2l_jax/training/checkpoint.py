@@ -15,9 +15,8 @@ import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.errors import InputError, errors_only
 from r2l_jax.runtime.hosts import on_first_process
-from r2l_jax.runtime.quiet import errors_only
 from r2l_jax.training.steps import TrainState
 
 PyTree = Any

@@ -20,7 +20,7 @@ from PIL import Image
 import isp
 from r2l_jax.data.fetch import archives, zenodo
 from r2l_jax.data.files import corrections, headerless
-from r2l_jax.data.files.cameras import find_camera, find_known_camera
+from r2l_jax.data.files.known_camera import find_camera, find_known_camera
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.data.files.shot import read_shot

@@ -14,8 +14,7 @@ from jax.extend import core
 
 from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
-from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.quiet import errors_only
+from r2l_jax.runtime.errors import InputError, errors_only
 
 # Runs of a file, of which the median counts.
 _RUNS = 5

@@ -23,7 +23,7 @@ from r2l_jax.drift.search.knobs import Knob, knobs_of, turned
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime import compiler
-from r2l_jax.runtime.pictures import quantized
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.training.run import Run
 
 PyTree = Any

@@ -12,8 +12,7 @@ from r2l_jax.apps.lab import pipelines, sources
 from r2l_jax.apps.lab.config import LabConfig
 from r2l_jax.apps.lab.reader_process import ReaderProcess
 from r2l_jax.apps.lab.sources import Source
-from r2l_jax.data.files.cameras import find_known_camera
-from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
 from r2l_jax.drift import results
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError, warn

@@ -21,9 +21,8 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.files.cameras import common_camera, read_camera_file
 from r2l_jax.data.files.decoding import read_text
-from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_camera_file
 from r2l_jax.data.files.masks import Pair, read_frame
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.tiff import read_stored

@@ -13,8 +13,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data.files import file_facts, tiles
-from r2l_jax.data.files.cameras import common_camera, find_known_camera
-from r2l_jax.data.files.known_camera import KnownCamera
+from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera
 from r2l_jax.data.files.masks import pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
 from r2l_jax.data.files.shot import read_shot

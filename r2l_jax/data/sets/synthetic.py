@@ -26,8 +26,8 @@ from tqdm import tqdm
 from isp.camera import Camera
 from isp.sensor import expose
 from isp.unprocessing import to_camera
-from r2l_jax.data.files.cameras import read_camera_file
 from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.tiff import read_stored
 from r2l_jax.data.raw_dataset import RawDataset, Sample

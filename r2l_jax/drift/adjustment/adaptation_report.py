@@ -12,7 +12,7 @@ from r2l_jax.drift.adjustment.drifts import Drifted
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.search.searcher import Found
-from r2l_jax.runtime.pictures import contact_sheet
+from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
 

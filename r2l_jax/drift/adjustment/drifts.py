@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.data.files.cameras import find_camera
+from r2l_jax.data.files.known_camera import find_camera
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, cases

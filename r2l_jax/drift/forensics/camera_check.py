@@ -9,7 +9,7 @@ import numpy as np
 
 import isp
 from r2l_jax.data import read_raw
-from r2l_jax.data.files.cameras import read_camera_file
+from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value

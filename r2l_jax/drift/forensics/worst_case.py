@@ -20,9 +20,9 @@ from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.build import image_size
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
+from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_every_process
-from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
 

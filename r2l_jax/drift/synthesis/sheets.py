@@ -18,11 +18,11 @@ from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
 from r2l_jax.drift.synthesis.config import SheetConfig
 from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.training.run import TrainedFold, open_runs
 
 # The outermost pixels, which the scale of differences leaves out.

@@ -30,12 +30,12 @@ from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import cluster, compiler, manifests, remote, startup, store
 from r2l_jax.runtime.chunks import Workers, spread
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.hosts import refuse_several_processes
-from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 
 # The number of pixels in a batch: 16 mosaics of 256x256, or one large frame.

@@ -15,7 +15,7 @@ import r2l_jax
 from r2l_jax.apps import predict
 from r2l_jax.apps.frames import predict_frame, spans
 from r2l_jax.apps.predict import predict_files
-from r2l_jax.data.files.cameras import find_known_camera
+from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.programs import predict as programs_predict

@@ -14,10 +14,10 @@ from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import process
 from r2l_jax.runtime import cluster, store
 from r2l_jax.runtime.chunks import Workers
+from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
 from r2l_jax.runtime.jobs import Outcome, Serial
-from r2l_jax.runtime.pictures import contact_sheet
 
 CAMERA = isp.CAMERAS["drone"]
 

@@ -13,7 +13,7 @@ import r2l_jax
 from r2l_jax.apps.export import export_model, onnx_files, samples, stablehlo
 from r2l_jax.apps.export.export import LIMIT
 from r2l_jax.apps.export.parts import Part
-from r2l_jax.data.files.cameras import read_camera_file
+from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train

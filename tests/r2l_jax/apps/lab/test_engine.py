@@ -6,8 +6,8 @@ import isp
 import r2l_jax
 from r2l_jax.apps.lab.engine import Engine, Search
 from r2l_jax.drift.search.knobs import turned
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.pictures import quantized
 from r2l_jax.training.run import open_runs
 
 CAMERA = isp.CAMERAS["drone"]

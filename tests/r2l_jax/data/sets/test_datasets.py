@@ -3,7 +3,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from r2l_jax.data.files import cameras
+from r2l_jax.data.files import known_camera
 from r2l_jax.data.sets import datasets, synthetic
 from r2l_jax.runtime.errors import InputError
 
@@ -64,13 +64,13 @@ def test_refuses(arguments, message):
 def test_camera_from_json(tmp_path):
     path = tmp_path / "camera.json"
     path.write_text(synthetic.CAMERA.to_json())
-    assert cameras.find_camera(str(path)) == synthetic.CAMERA
+    assert known_camera.find_camera(str(path)) == synthetic.CAMERA
     path.write_text("{}")
     with pytest.raises(InputError, match=r"--camera=.*camera.json: states nothing of a camera: it has"):
-        cameras.find_camera(str(path))
+        known_camera.find_camera(str(path))
     path.write_text('{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}')
     with pytest.raises(InputError, match=r"--camera=.*camera.json: the camera lacks white_balance, color_matrix$"):
-        cameras.find_camera(str(path))
+        known_camera.find_camera(str(path))
 
 
 def test_samples_have_the_labels_of_their_names(data_dir):

@@ -30,10 +30,10 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.picture_sets import SetFolder
 from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
 from r2l_jax.runtime import cluster
+from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.jobs import Outcome, Serial
-from r2l_jax.runtime.pictures import quantized
 from r2l_jax.runtime.stop import Interrupted
 
 OTHER = "bilinear.sharpening_filter.gaussian_denoising"

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from r2l_jax.runtime.pictures import contact_sheet, quantized
+from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
 
 
 def test_a_contact_sheet_has_the_given_number_of_columns():

@@ -1,6 +1,6 @@
 import logging
 
-from r2l_jax.runtime.quiet import errors_only
+from r2l_jax.runtime.errors import errors_only
 
 
 def test_only_errors_are_logged_and_the_level_comes_back(caplog):
