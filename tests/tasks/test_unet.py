@@ -1,7 +1,3 @@
-"""Compares with segmentation_models_pytorch, whose results are in unet.npz (float64, rounded to float32)."""
-
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,60 +7,9 @@ from flax import nnx
 import tasks
 from tasks.unet import upsample
 
-GOLDEN = np.load(pathlib.Path(__file__).with_name("unet.npz"))
-NETWORKS = {
-    "unetplusplus_resnet34_depth3": ("unetplusplus", {"classes": 3, "depth": 3, "decoder_channels": (256, 128, 64)}),
-    "unet_resnet34": ("unet", {}),
-    "unetplusplus_resnet34": ("unetplusplus", {}),
-}
-
 
 def abstract(network="unet", encoder="resnet18", **options):
     return nnx.eval_shape(lambda: tasks.unet(network, encoder=encoder, **options, rngs=nnx.Rngs(0)))
-
-
-# The smallest one has every block of the others.
-PARAMS = [name if name.endswith("depth3") else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
-
-
-@pytest.fixture(scope="module", params=PARAMS)
-def golden(request, torch_state):
-    """Returns the name of a network among the golden values, and the network with their weights."""
-    network, options = NETWORKS[request.param]
-    head = nnx.eval_shape(lambda: tasks.unet(network, **options, rngs=nnx.Rngs(0)))
-    tasks.load_torch_state(head, torch_state(head))
-    return request.param, head
-
-
-def test_evaluation(golden, assert_close, call_once):
-    name, head = golden
-    head.eval()
-    assert_close(call_once(lambda head, image: head(image), head, GOLDEN["input"]), GOLDEN[f"{name}.eval"], 1e-5)
-
-
-def test_training(golden, assert_close, call_once):
-    name, head = golden
-    head = nnx.clone(head)
-    head.train()
-    assert_close(call_once(lambda head, image: head(image), head, GOLDEN["input"]), GOLDEN[f"{name}.train"], 1e-4)
-
-
-def test_input_gradient_in_float64(golden, assert_close, call_once):
-    # In float32, two pixels in one window of the max pool tie, and the gradient may go to either.
-    name, head = golden
-    head.eval()
-
-    def logits_and_gradient(head, image, weight):
-        logits, gradient_of = jax.vjp(head, image)
-        return logits, *gradient_of(weight)
-
-    with jax.enable_x64(True):
-        graphdef, state = nnx.split(head)
-        head = nnx.merge(graphdef, jax.tree.map(lambda leaf: leaf.astype(float), state))
-        arrays = (jnp.asarray(GOLDEN[key], float) for key in ("input", f"{name}.weight"))
-        logits, gradient = call_once(logits_and_gradient, head, *arrays)
-    assert_close(logits, GOLDEN[f"{name}.eval"], 1e-6)
-    assert_close(gradient, GOLDEN[f"{name}.input_grad"], 1e-6)
 
 
 def test_a_step_compiles_once_and_its_gradients_are_finite(torch_state):
