@@ -195,7 +195,7 @@ def test_the_bilateral_filter_of_one_value_passes_image_and_gradient_through():
 
 def test_gradients_ignore_the_rounding_of_the_bilateral_filter():
     gradients = [
-        jax.grad(lambda rgb, sigma, bins=bins: (denoise.bilateral(rgb, 0.6, sigma, 3, bins=bins) ** 2).sum(), (0, 1))(
+        jax.jit(jax.grad(lambda *a, bins=bins: (denoise.bilateral(a[0], 0.6, a[1], 3, bins=bins) ** 2).sum(), (0, 1)))(
             jnp.array(RANDOM), 0.2
         )
         for bins in (None, 10_000)

@@ -124,7 +124,7 @@ def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, 
         stage = isp.Stage("means", function, {"weight": isp.Parameter(0.3, width=1)})
         module = isp.static(DRONE).inserted(stage, after="color_correct")
         run = functools.partial(pipeline._run.__wrapped__, module.stages)  # Traced anew for each size of patches.
-        program = jax.jit(lambda parameters: run(parameters, RAW)).lower(module.parameters())
+        program = jax.jit(lambda parameters: run(parameters, jnp.array(RAW))).lower(module.parameters())
         return program.compile()(module.parameters()), program.as_text().count("while")
 
     whole, _ = loops(means_of_rows)

@@ -120,7 +120,7 @@ def test_batch_norm_of_bfloat16_sums_in_float32():
         return (y.astype(jnp.float32) * weights).sum(), (y, norm.mean[...], norm.var[...])
 
     (gradient, _), (y, *running) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(x, state)
-    (expected_gradient, _), (expected, *expected_running) = jax.grad(loss, (0, 1), has_aux=True)(
+    (expected_gradient, _), (expected, *expected_running) = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(
         x.astype(jnp.float32), state
     )
     assert y.dtype == gradient.dtype == jnp.bfloat16

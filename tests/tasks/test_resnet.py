@@ -28,7 +28,7 @@ def test_the_three_by_three_convolution_of_a_bottleneck_has_the_stride():
     image = jnp.zeros((1, 4, 6, 1)).at[0, 1, 3].set(1)
     expected = np.zeros((2, 3))
     expected[:2, 1:] = [[8, 6], [2, 0]]
-    np.testing.assert_allclose(block(image)[0, ..., 0], expected, rtol=1e-4)
+    np.testing.assert_allclose(nnx.jit(block)(image)[0, ..., 0], expected, rtol=1e-4)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ def with_numpy(plane, rows, cols, border):
 @pytest.mark.parametrize(("shape", "rows", "cols"), SHAPES)
 def test_padding_is_that_of_numpy_and_unpadding_its_transpose(border, shape, rows, cols):
     plane = np.random.default_rng(0).random(shape, np.float32)
-    for values in (plane, plane > 0.5) if rows == 2 else (plane,):
+    for values in (plane, plane > 0.5) if shape == (2, 16, 24) else (plane,):
         found = padding.pad(jnp.array(values), rows, cols, border).plane
         np.testing.assert_array_equal(found, with_numpy(values, rows, cols, border))
     padded = np.random.default_rng(1).random((*shape[:-2], shape[-2] + 2 * rows, shape[-1] + 2 * cols), np.float32)
