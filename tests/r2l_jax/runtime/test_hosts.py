@@ -18,22 +18,6 @@ from jax._src import distributed
 from r2l_jax.runtime import hosts
 from r2l_jax.runtime.errors import InputError
 
-# Kubernetes knows how many processes there are. JAX asks it through this package.
-KUBERNETES = """
-from types import SimpleNamespace as Object
-from jax._src.clusters.k8s_cluster import K8sCluster
-
-K8sCluster._namespace = lambda: "default"  # It reads a file of the pod.
-pod = Object(metadata=Object(labels={"job-name": "train"}))
-job = Object(spec=Object(parallelism=2))
-config = Object(load_incluster_config=lambda: None)
-client = Object(
-    CoreV1Api=lambda: Object(list_namespaced_pod=lambda namespace, field_selector: Object(items=[pod])),
-    BatchV1Api=lambda: Object(read_namespaced_job=lambda name, namespace: job),
-    exceptions=Object(ApiException=OSError),
-)
-"""
-
 # The program that each of two processes runs.
 PROGRAM = """
 import sys
@@ -153,23 +137,13 @@ def open_mpi_4(number, port):
     }
 
 
-def kubernetes(number, port):
-    return {
-        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
-        "HOSTNAME": "localhost",
-        "JOB_COMPLETION_INDEX": str(number),
-        # That of a Job is the name of a pod, which only the cluster resolves.
-        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-    }
-
-
 @pytest.fixture
 def start():
     """Starts two processes of a program, and ends them after the test."""
     processes = []
 
-    def start(code, *arguments, cluster=by_variables, **variables):
-        environment, port = outside_of_clusters() | {"PYTHONIOENCODING": "utf-8", **variables}, free_port()
+    def start(code, *arguments, cluster=by_variables):
+        environment, port = outside_of_clusters() | {"PYTHONIOENCODING": "utf-8"}, free_port()
         for number in range(2):
             pipe = subprocess.PIPE
             processes.append(
@@ -206,12 +180,9 @@ print(hosts.gathered(np.array([jax.process_index()])).tolist())
 """
 
 
-@pytest.mark.parametrize("cluster", [slurm, open_mpi_4, pytest.param(kubernetes, marks=pytest.mark.slow)])
-def test_two_processes_meet_where_the_cluster_says(start, cluster, tmp_path):
-    root = str(pathlib.Path(__file__).parents[3])
-    if cluster is kubernetes:
-        (tmp_path / "kubernetes.py").write_text(KUBERNETES)
-    for process in start(MEETING, cluster=cluster, PYTHONPATH=f"{tmp_path}:{root}"):
+@pytest.mark.parametrize("cluster", [slurm, open_mpi_4])
+def test_two_processes_meet_where_the_cluster_says(start, cluster):
+    for process in start(MEETING, cluster=cluster):
         stdout, stderr = process.communicate(timeout=120)
         assert "[0, 1]" in stdout.splitlines(), stderr
 

@@ -182,31 +182,6 @@ def test_a_file_that_ends_early_stays_as_a_part(server, tmp_path):
     assert contents(tmp_path) == {"x.part": (bytes(range(256)) * 40)[:5000]}
 
 
-def test_an_interrupted_download_is_continued(server, tmp_path):
-    content = bytes(range(256)) * 80
-    server.put({"folder/x": content})
-    count = server.raw.download_file_from_url
-
-    def interrupted(*arguments, **options):
-        response = count(*arguments, **options)
-
-        def pieces(chunk_size):
-            yield response.response.raw.read(5000)
-            raise KeyboardInterrupt
-
-        response.response.iter_content = pieces
-        return response
-
-    server.raw.download_file_from_url = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        server.fetch(tmp_path)
-    assert contents(tmp_path) == {"x.part": content[:5000]}
-    server.raw.download_file_from_url = count
-    server.fetch(tmp_path)
-    assert contents(tmp_path) == {"x": content}
-    assert server.asked == [("x", None), ("x", (5000, len(content) - 1))]
-
-
 def test_a_failure_ends_the_other_downloads(server, tmp_path):
     server.put({"folder/bad": b"as uploaded"} | {f"folder/x{n:03}": bytes(20000) for n in range(100)})
     server.stored("folder/bad").data_bytes = b"as spoilt.."

@@ -61,36 +61,6 @@ def test_the_key_and_the_class_decide_the_scene(keys, scenes):
     assert (abs(np.diff(same_key, axis=0)).mean((2, 3, 4)) > 0.001).all()
 
 
-def test_light_does_not_exceed_that_of_the_lamp(scenes):
-    light, _ = scenes
-    assert light.min() >= 0
-    assert light.max() <= 0.84
-    # Every scene has an empty part of the field.
-    assert (light.max((2, 3)) > 0.6).all()
-
-
-def test_white_cell_is_darker_than_its_surroundings(scenes):
-    light, mask = scenes
-    green = light[..., 1]
-    assert (np.mean(green, axis=(2, 3), where=mask) < np.mean(green, axis=(2, 3), where=~mask)).all()
-
-
-def test_mask_is_one_cell_near_the_middle(scenes):
-    _, mask = scenes
-    area = mask.mean((2, 3))
-    assert area.min() > 0.03
-    assert area.max() < 0.7
-    assert mask[..., SIZE // 2, SIZE // 2].mean() > 0.95
-
-
-def test_cells_have_the_size_of_their_class(scenes):
-    for name, cell_type in phantom.CELL_TYPES.items():
-        _, mask = of_class(scenes, name)
-        radius = phantom.FIELD * np.sqrt(mask.mean((1, 2)) / np.pi)
-        mean, deviation = cell_type.radius
-        assert radius.mean() == pytest.approx(mean, abs=3 * deviation / np.sqrt(EACH) + 0.1)
-
-
 def test_each_class_has_its_stain(scenes):
     absorbed = {}
     for name in phantom.CLASSES:
