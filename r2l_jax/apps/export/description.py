@@ -13,12 +13,7 @@ from r2l_jax.training.run import Run
 
 
 def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
-    """Describes a model and its parts, without their files.
-
-    Args:
-        model: the model.
-        parts: the exported parts, by name.
-    """
+    """Describes a model and its exported parts, without their files."""
     camera, about = model.camera, model.about
     return {
         "identity": model.identity,
@@ -71,11 +66,7 @@ def _interface(part: Part, model: Run) -> dict[str, Any]:
 def learned_camera(model: Run) -> isp.Camera | None:
     """Returns the camera of the training with the values that the processing has learned in place of its own.
 
-    Args:
-        model: the model.
-
-    Returns:
-        The camera; None if no parameter of the processing started from one of the camera's values.
+    None if no parameter of the processing started from one of the camera's values.
     """
     pipeline, camera = model.pipeline, model.camera
     if pipeline is None or camera is None:

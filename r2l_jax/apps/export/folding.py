@@ -31,9 +31,6 @@ def folded(function: Callable[..., jax.Array], *arguments: jax.ShapeDtypeStruct)
     Args:
         function: a function of arrays; its derivatives are lost.
         arguments: their shapes and types. Sides may be symbolic.
-
-    Returns:
-        The traced function.
     """
     traced = jax.make_jaxpr(function)(*arguments)
     result = jax.make_jaxpr(lambda *values: _evaluate(traced.jaxpr, traced.consts, values))(*arguments)

@@ -39,13 +39,9 @@ def _package(name: str) -> Any:
 
 
 def write(part: Part, target: Path) -> None:
-    """Writes a function of a batch.
+    """Writes a function of a batch as ONNX.
 
     The graph is as onnxruntime simplifies it, of standard operators alone.
-
-    Args:
-        part: the function.
-        target: the file.
     """
     jax2onnx, onnx, onnxruntime = map(_package, ("jax2onnx", "onnx", "onnxruntime"))
     (batch,) = jax.export.symbolic_shape("B")

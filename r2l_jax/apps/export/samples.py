@@ -17,9 +17,6 @@ COUNT = 8
 def of_run(model: Run) -> np.ndarray:
     """Takes samples from the data that a model was trained on, evenly spread over the data set.
 
-    Args:
-        model: the run, which knows where its data is.
-
     Raises:
         InputError: the data is missing, or is not the data of the training.
     """
@@ -32,12 +29,7 @@ def of_run(model: Run) -> np.ndarray:
 
 
 def of_files(model: Run, files: Sequence[Path], camera: KnownCamera | None) -> np.ndarray:
-    """Reads raw files as `apps.predict` does, cropped to the size of the mosaics of the training.
-
-    Args:
-        model: the model.
-        files: the raw files, of which the first few are read.
-        camera: what is known of the files' camera, as for `predict_files`.
+    """Reads the first few raw files as `apps.predict` does, cropped to the size of the mosaics of the training.
 
     Raises:
         InputError: the model takes no raw files; or a file cannot be read, is smaller, or has another pattern.

@@ -13,12 +13,9 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write(part: Part, target: Path, gradient: bool) -> None:
-    """Writes a function of the parameters, a dict by name, and of a batch.
+    """Writes a function of the parameters, a dict by name, and of a batch, for `jax.export.deserialize`.
 
-    Args:
-        part: the function.
-        target: the file, which `jax.export.deserialize` reads.
-        gradient: whether the file also has the reverse-mode derivative.
+    With `gradient`, the file also has the reverse-mode derivative.
     """
     (batch,) = jax.export.symbolic_shape("B")
     parameters = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), part.parameters)

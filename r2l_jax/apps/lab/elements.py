@@ -26,25 +26,14 @@ class Classes(Element, component="components/classes.js"):
 
 
 class Text(TextElement):
-    """An element of HTML with a text.
-
-    Args:
-        tag: the element, such as "h1".
-        text: the text.
-    """
+    """An element of HTML, such as "h1", with a text."""
 
     def __init__(self, tag: str, text: str = ""):
         super().__init__(tag=tag, text=text)
 
 
 class Button(Text):
-    """A plain button.
-
-    Args:
-        text: its text.
-        pressed: called when it is pressed.
-        hint: its name for those who do not see it, and its tooltip; its text by default.
-    """
+    """A plain button; `hint` is its tooltip and its name for screen readers, by default its text."""
 
     def __init__(self, text: str, pressed: Callable[[], Any], hint: str = ""):
         super().__init__("button", text)
@@ -59,13 +48,7 @@ class Button(Text):
 
 
 class Toggle(Button):
-    """A button that stays pressed until it is pressed again.
-
-    Args:
-        text: its text.
-        changed: called with the new state when it is pressed.
-        hint: as for `Button`.
-    """
+    """A button that stays pressed until it is pressed again; each press calls `changed` with the new state."""
 
     def __init__(self, text: str, changed: Callable[[bool], Any], hint: str = ""):
         super().__init__(text, self._press, hint)

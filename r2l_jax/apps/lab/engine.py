@@ -212,12 +212,7 @@ class Search:
         self._state = _ADAM.init(jnp.asarray(engine.start))
 
     def step(self, positions: Positions, slope: Positions) -> Positions:
-        """Returns the next positions.
-
-        Args:
-            positions: the present positions.
-            slope: the derivative of the loss at these, see `Engine.slope`.
-        """
+        """Returns the next positions, from the present ones and the derivative of the loss there."""
         moved, self._state = _adam_step(positions, self._sign * slope, self._state)
         return np.clip(np.asarray(moved), *self._limits)
 

@@ -59,12 +59,7 @@ class Lab:
         return await _call(self._slow, function, *arguments)
 
     def upload(self, name: str, path: pathlib.Path) -> Source:
-        """Returns the source of a file that a visitor has uploaded, which is read in a process of its own.
-
-        Args:
-            name: the name of the file in the visitor's folder.
-            path: where it is now.
-        """
+        """Returns the source of a file that a visitor has uploaded, which a process of its own reads."""
         return sources.file_source(name, path, self.model, functools.partial(self._reader.call, sources.read_file))
 
     def warm_up(self) -> None:
@@ -102,10 +97,6 @@ def run(config: LabConfig) -> None:
 def make_lab(config: LabConfig, model: Run | None) -> Lab:
     """Collects everything that visitors can choose.
 
-    Args:
-        config: names the run and the files.
-        model: the model of the run.
-
     Raises:
         InputError: a file, a camera or a pipeline cannot be used.
     """
@@ -127,12 +118,10 @@ def _model(run: str, config: LabConfig) -> Run:
 
 
 def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
-    """Reads the tolerated intervals that `forensics.py` has left in a run's folder.
+    """Reads the tolerated intervals that `forensics.py` has left in the folder of a run or fold.
 
-    Args:
-        run: the folder of the run, or of one of its folds.
-        model: the model; tolerances of another one, such as an earlier training of the same name, are left out with a
-            warning, and so are damaged ones.
+    Tolerances of another model, such as an earlier training of the same name, are left out with a warning, and so are
+    damaged ones.
     """
     file = pathlib.Path(run) / "forensics" / f"fold_{model.about.fold}" / "tolerances" / "tolerances.json"
     try:

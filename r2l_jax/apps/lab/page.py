@@ -40,14 +40,7 @@ _DIRECTIONS: tuple[Direction, ...] = ("worst", "best")
 
 
 class Page:
-    """One visitor's page.
-
-    Args:
-        lab: what visitors share.
-        gallery: where the browser finds pictures.
-        title: the title, such as the name of the run.
-        most: the size of the largest upload in bytes.
-    """
+    """One visitor's page; uploads have at most `most` bytes."""
 
     def __init__(self, lab: Lab, gallery: Gallery, title: str, most: int):
         self._lab, self._gallery, self._title, self._most = lab, gallery, title, most

@@ -24,9 +24,7 @@ FIRST = {"demosaic": "bilinear", "sharpen": "sharpening_filter", "denoise": "gau
 def pipelines(model: Run | None, own: NamedPipeline | None) -> dict[str, NamedPipeline]:
     """Returns the pipelines that can be chosen by name, except for classical ones; the first one is the default.
 
-    Args:
-        model: the model of a run.
-        own: a pipeline of the user's.
+    A model brings the pipeline that it has learned, and a user their `own`.
     """
     learned = {} if model is None else {LEARNED: model.named_pipeline}
     stated = {} if own is None else {own.title: own}

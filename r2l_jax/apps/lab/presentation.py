@@ -29,14 +29,11 @@ class Gallery:
         self._sessions.pop(token, None)
 
     def draw(self, token: str, name: str) -> tuple[bytes, str] | None:
-        """Draws a picture of a session; may be called in any thread.
+        """Draws a picture of a session, and returns its content and media type; may be called in any thread.
 
         Args:
-            token: what `add` has returned.
-            name: "now", "before", "clipping", "outline", or "strip" for the images after all stages.
-
-        Returns:
-            The content and its media type; None if there is no such picture.
+            token: the result of `add`.
+            name: "now", "before", "clipping", "outline", or "strip" for the images after all stages. Others are None.
         """
         session = self._sessions.get(token)
         if session is None or session.view is None or session.picture is None:

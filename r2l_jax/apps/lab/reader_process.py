@@ -20,8 +20,7 @@ MEMORY = 8 * 2**30
 class ReaderProcess:
     """Calls functions, from any thread, one after another in a process that is started anew after a crash.
 
-    Args:
-        seconds: how long a call may take.
+    A call may take as many seconds as given.
     """
 
     def __init__(self, seconds: float = 60.0):

@@ -17,12 +17,7 @@ from r2l_jax.runtime.errors import InputError
 
 
 class LimitedBodies:
-    """Refuses requests whose body is larger than a limit, before or while it is received.
-
-    Args:
-        app: the application behind.
-        most: the limit in bytes.
-    """
+    """Refuses requests whose body has more than `most` bytes, before or while it is received."""
 
     def __init__(self, app: ASGIApp, most: int):
         self._app, self._most = app, most
@@ -49,14 +44,10 @@ class LimitedBodies:
 
 
 def make_app(lab: Lab, title: str, most: int, local: bool) -> FastAPI:
-    """Makes the application.
+    """Makes the application; uploads have at most `most` bytes.
 
-    Args:
-        lab: what visitors share.
-        title: the title of the page, such as the name of the run.
-        most: the size of the largest upload in bytes.
-        local: whether only this machine is served. Then requests for other host names are refused: pages of other sites
-            could have their name point here.
+    If only this machine is served (`local`), requests for other host names are refused: pages of other sites could have
+    their name point here.
     """
     app, gallery = FastAPI(openapi_url=None), Gallery()
 
@@ -86,14 +77,7 @@ def make_app(lab: Lab, title: str, most: int, local: bool) -> FastAPI:
 
 
 def serve(lab: Lab, title: str, host: str, port: int, most: int) -> None:
-    """Serves the page until the program is interrupted, and prints its address.
-
-    Args:
-        lab: what visitors share.
-        title: the title of the page.
-        host: the address to listen on.
-        port: the port; 0 takes a free one.
-        most: the size of the largest upload in bytes.
+    """Serves the page until the program is interrupted, and prints its address; port 0 takes a free one.
 
     Raises:
         InputError: the address cannot be listened on.

@@ -37,9 +37,7 @@ class Source(NamedTuple):
 def cameras(model: Run | None, given: KnownCamera | None) -> dict[str, KnownCamera]:
     """Returns the cameras that a visitor can choose, by name; the first one is the default.
 
-    Args:
-        model: the model, whose camera is that of files without calibration values.
-        given: the camera that the program was given.
+    The camera that the program was given comes first, and the camera of a model's training is among them.
     """
     stated = {} if given is None else {GIVEN_CAMERA: given}
     training = None if model is None else model.calibration
@@ -49,11 +47,7 @@ def cameras(model: Run | None, given: KnownCamera | None) -> dict[str, KnownCame
 
 
 def uploaded_camera(name: str, path: pathlib.Path) -> KnownCamera:
-    """Reads a camera's JSON file that a visitor has uploaded.
-
-    Args:
-        name: the name of the file in the visitor's folder.
-        path: where it is now.
+    """Reads a camera's JSON file that a visitor has uploaded; `name` is its name in the visitor's folder.
 
     Raises:
         InputError: it is no camera's, or it names further files.
@@ -96,14 +90,7 @@ def file_source(
     model: Run | None,
     read: Callable[[pathlib.Path, KnownCamera], tuple[np.ndarray, isp.Camera, list[str]]] = read_file,
 ) -> Source:
-    """Makes a source of a raw file.
-
-    Args:
-        name: the name to show.
-        path: where the file is.
-        model: the model that is to see the file.
-        read: reads the file as `read_file` does.
-    """
+    """Makes a source of a raw file that is shown by a name, for a model; `read` works as `read_file` does."""
 
     def read_frame(camera: KnownCamera) -> tuple[Frame, list[str]]:
         if not camera.figures and model is not None and path.suffix.lower() in STORED_SUFFIXES:

@@ -210,16 +210,7 @@ class Range(NamedTuple):
 def range_bar(
     low: float, high: float, whiskers: Iterable[Sequence[float]], reach: float, linear: float, text: str
 ) -> Range:
-    """Makes a bar of an interval on an axis from -reach to reach, linear near 0 and logarithmic beyond.
-
-    Args:
-        low: the left end of the interval.
-        high: its right end.
-        whiskers: pairs of values.
-        reach: the end of the axis.
-        linear: up to where the axis is about linear.
-        text: the alternative text.
-    """
+    """Makes a bar of an interval on an axis from -reach to reach: about linear up to `linear`, then logarithmic."""
 
     def place(value: float) -> float:
         share = math.asinh(value / linear) / math.asinh(reach / linear) if math.isfinite(value) else 0.0

@@ -30,10 +30,9 @@ class Recorded(NamedTuple):
 
 
 def read_events(folder: pathlib.Path) -> Recorded:
-    """Reads the parameters and the norms of their gradients from the TensorBoard events of a fold.
+    """Reads the parameters and the norms of their gradients from the TensorBoard events of a fold's folder.
 
-    Args:
-        folder: the fold's folder. Without events, nothing is recorded; damaged ones count up to the damage.
+    Without events, nothing is recorded; damaged ones count up to the damage.
     """
     parameters: dict[str, dict[tuple[int, ...], Course]] = {}
     norms: dict[str, Course] = {}

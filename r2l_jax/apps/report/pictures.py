@@ -57,13 +57,7 @@ class Picture(NamedTuple):
 
 
 def embedded(file: pathlib.Path, width: int, alternative: str, caption: str = "") -> Picture:
-    """Reads a picture and puts it into the page as lossy WebP.
-
-    Args:
-        file: the picture.
-        width: the greatest width in pixels; wider pictures are shrunk.
-        alternative: the text in place of the picture.
-        caption: the text below it.
+    """Reads a picture and puts it into the page as lossy WebP of at most so many pixels in width.
 
     Raises:
         InputError: the file is no picture.

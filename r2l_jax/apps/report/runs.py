@@ -163,10 +163,7 @@ class RunRecord(NamedTuple):
 
 
 def read_runs(uris: Sequence[str]) -> list[RunRecord]:
-    """Reads runs, finished or not, with all results in their folders.
-
-    Args:
-        uris: folders of runs, or of their folds.
+    """Reads runs, or folds of runs, finished or not, with all results in their folders.
 
     Raises:
         InputError: a folder is given twice or is no run's, or a file in it is damaged.

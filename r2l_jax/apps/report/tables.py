@@ -60,9 +60,7 @@ def _cell(value: float | int | None, form: str, look: dict[str, Any]) -> Cell:
 def shades(values: Sequence[float | None], logarithmic: bool = False) -> list[float]:
     """Computes how strongly cells are colored: from 0 for the least value to 1 for the greatest.
 
-    Args:
-        values: the values. Those that are None or not finite get 0.
-        logarithmic: whether the scale is logarithmic, for positive values; others get 0.
+    Values without a place on the scale get 0: None, not finite, or on a logarithmic scale not positive.
     """
     scaled = [_scaled(value, logarithmic) for value in values]
     known = [value for value in scaled if value is not None]
