@@ -226,7 +226,4 @@ def _worst_values(rows: Sequence[WorstCase]) -> Table | None:
 
 
 def _shots(content: Shots) -> list[Block]:
-    return [
-        tables.by_shots(content.score, field, groups.rows, groups.samples, groups.columns, groups.scores)
-        for field, groups in content.fields.items()
-    ]
+    return [tables.by_shots(content.score, field, groups, groups.scores) for field, groups in content.fields.items()]

@@ -22,22 +22,15 @@ LARGEST = 10_000_000
 
 
 def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
-    """Writes a report of runs as one HTML file that needs no other file and no network.
+    """Writes a report of runs as one HTML file that needs no other file and no network, and returns its size in bytes.
 
     The report has everything that the folders of the runs hold: the training, finished or not, and the results of
-    `evaluate.py`, `forensics.py` and `adjust.py` for it where these programs write by default. The rest is left out.
-    Equal folders give equal files.
-
-    Args:
-        uris: folders of runs, or of their folds. Several are shown side by side.
-        output: the HTML file.
-
-    Returns:
-        The size of the file in bytes.
+    `evaluate.py`, `forensics.py` and `adjust.py` for it where these programs write by default. Several runs, or
+    folds, are shown side by side. Equal folders give equal files.
 
     Raises:
-        InputError: a folder is no run's or is given twice, a file in it is damaged, or the report would be larger than
-            `LARGEST`.
+        InputError: a folder is no run's or is given twice, a file in it is damaged, or the report would be larger
+            than `LARGEST`.
     """
     page = make_page(read_runs(uris))
     with replacing(output) as part:

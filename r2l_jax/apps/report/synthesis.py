@@ -260,7 +260,4 @@ def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, st
 
 def _groups(fields: Mapping[str, Groups], score: str) -> list[Block]:
     """Makes the matrix of groups of samples and cases of each fact of the shots."""
-    return [
-        tables.by_shots(score, field, groups.rows, groups.samples, groups.columns, groups.mean)
-        for field, groups in fields.items()
-    ]
+    return [tables.by_shots(score, field, groups, groups.mean) for field, groups in fields.items()]

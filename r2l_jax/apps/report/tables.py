@@ -9,6 +9,7 @@ import numpy as np
 
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.apps.report.document import Cell, Table
+from r2l_jax.drift.results import Groups, ShotGroups
 
 _NOTHING = Cell("\N{EN DASH}")
 
@@ -79,31 +80,15 @@ def breakable(name: str) -> str:
     return re.sub(r"[._](?=[a-z])", "\\g<0>\N{ZERO WIDTH SPACE}", name)
 
 
-def by_shots(
-    score_name: str,
-    field: str,
-    values: Sequence[str],
-    samples: Sequence[int],
-    columns: Sequence[str],
-    scores: Sequence[Sequence[float]],
-) -> Table:
-    """Makes the table of the scores of groups of samples by a fact of their shots.
-
-    Args:
-        score_name: the name of the score.
-        field: the name of the fact.
-        values: its values, a row for each.
-        samples: the number of samples of each.
-        columns: the names of the cases.
-        scores: the scores of each value in each case.
-    """
+def by_shots(score_name: str, field: str, groups: Groups | ShotGroups, scores: Sequence[Sequence[float]]) -> Table:
+    """Makes the table of the scores of groups of samples by a fact of their shots."""
     shade = iter(shades([each for row in scores for each in row]))
     rows = [
         [Cell(value), number(count), *(score(each, shade=next(shade)) for each in row)]
-        for value, count, row in zip(values, samples, scores, strict=False)
+        for value, count, row in zip(groups.rows, groups.samples, scores, strict=False)
     ]
     title = field.replace("_", " ")
-    return Table(f"{score_name} by {title}", [title, "samples", *map(breakable, columns)], rows)
+    return Table(f"{score_name} by {title}", [title, "samples", *map(breakable, groups.columns)], rows)
 
 
 def elements(parameters: Mapping[str, np.ndarray]) -> dict[str, float]:
