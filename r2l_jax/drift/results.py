@@ -40,7 +40,30 @@ class Test(NamedTuple):
     loss: Statistic
 
 
-class EvaluatedRun(msgspec.Struct):
+class OfFolds(msgspec.Struct, kw_only=True):
+    """A result of several folds, with the id of each fold's training."""
+
+    training: dict[str, str] = {}
+
+    @property
+    def trainings(self) -> set[str | None]:
+        """The ids of the trainings."""
+        return {*self.training.values()} or {None}
+
+
+class OfFold(msgspec.Struct, kw_only=True):
+    """A result of one fold, with the id of the fold's training and the identity of all that it depends on."""
+
+    training: str | None = None
+    identity: dict[str, Any] = {}
+
+    @property
+    def trainings(self) -> set[str | None]:
+        """The id of the training."""
+        return {self.training}
+
+
+class EvaluatedRun(OfFolds):
     """A run of an evaluation.json."""
 
     folder: str
@@ -48,20 +71,19 @@ class EvaluatedRun(msgspec.Struct):
     own: list[str]
     tests: dict[str, dict[str, Any]]
     folds: dict[str, Any]
-    training: dict[str, str] = {}
-
-    @property
-    def trainings(self) -> set[str | None]:
-        """The ids of the trainings that were tested."""
-        return {*self.training.values()} or {None}
 
 
-class Groups(msgspec.Struct):
-    """The scores of groups of samples by a fact of their shots."""
+class ByShots(msgspec.Struct):
+    """Groups of samples by a fact of their shots, and the cases in which they were tested."""
 
     rows: list[str]
     samples: list[Count]
     columns: list[str]
+
+
+class Groups(ByShots):
+    """The scores of groups in an evaluation: means over the folds."""
+
     mean: list[list[float]]
 
 
@@ -90,18 +112,6 @@ class Evaluation(msgspec.Struct):
             )
             for name, test in self.runs[label].tests.items()
         }
-
-
-class OfFold(msgspec.Struct, kw_only=True):
-    """A result of one fold, with the id of the fold's training and the identity of all that it depends on."""
-
-    training: str | None = None
-    identity: dict[str, Any] = {}
-
-    @property
-    def trainings(self) -> set[str | None]:
-        """The id of the training that was analyzed."""
-        return {self.training}
 
 
 class Mean(msgspec.Struct):
@@ -220,12 +230,9 @@ class WorstCases(OfFold):
     rows: list[WorstCase]
 
 
-class ShotGroups(msgspec.Struct):
-    """The scores of groups of samples by a fact of their shots, by default and in the worst cases."""
+class ShotGroups(ByShots):
+    """The scores of groups of a fold, by default and in the worst cases."""
 
-    rows: list[str]
-    samples: list[Count]
-    columns: list[str]
     scores: list[list[float]]
 
 
@@ -308,19 +315,13 @@ class LearntParameter(msgspec.Struct):
     folds: list[np.ndarray]
 
 
-class Learning(msgspec.Struct):
+class Learning(OfFolds):
     """A learning.json, which adjust.py writes."""
 
     score: str
     target: float
     runs: dict[str, LearntRun]
     parameters: dict[str, LearntParameter]
-    training: dict[str, str] = {}
-
-    @property
-    def trainings(self) -> set[str | None]:
-        """The ids of the trainings that were compared."""
-        return {*self.training.values()} or {None}
 
 
 def read_result(file: pathlib.Path, kind: type[Result]) -> Result | None:

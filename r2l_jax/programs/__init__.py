@@ -11,7 +11,7 @@ def start(name: str = "") -> None:
     """Imports and runs a program. From here on, SIGINT and SIGTERM end it in one line.
 
     Args:
-        name: the program's name; by default, that of the installed command.
+        name: the program's name; by default, the installed command's.
     """
     end_on_signals()
     name = name or pathlib.Path(sys.argv[0]).stem.removeprefix("r2l-")

@@ -19,7 +19,7 @@ class ComparisonConfig(Settings):
     """Comparison.
 
     Raises:
-        InputError: fewer than two runs, or an output that is no PNG file.
+        InputError: fewer than two runs, or an output that does not end in .png.
     """
 
     run: tuple[str, ...] = setting("folders of runs, or of their folds, separated by commas", kind="repeated")

@@ -21,7 +21,7 @@ class ReportConfig(Settings):
     """Report.
 
     Raises:
-        InputError: no run, or an output that is no HTML file.
+        InputError: no run, or an output that does not end in .html.
     """
 
     run: tuple[str, ...] = setting(

@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
     Attributes:
         file: the file's name.
         facts: the greatest difference from the model, the number of nodes, the time; empty if nothing is measured.
-        error: why there is no such file; None if there is.
+        error: why the file is missing; None if it is there.
     """
 
     file: str
@@ -142,7 +142,7 @@ def _written(
 def _checked(
     kind: Any, write: Callable[[Part, Path], None], part: Part, target: Path, inputs: np.ndarray, expected: np.ndarray
 ) -> Outcome:
-    """Writes a part by a module of a format, and keeps the file only if it computes what the model computes."""
+    """Writes a part by a module of a format, and keeps the file only if it agrees with the model."""
     try:
         with replacing(target) as file:
             write(part, file)

@@ -1,6 +1,6 @@
 """Simplifies traced functions for converters: inlines nested functions, folds constants, and rewrites operations.
 
-A converter writes a node for each operation of a traced function. Much of what is traced depends on the parameters
+A converter writes a node for each operation of a traced function. Many operations depend on the parameters
 alone, such as the taps of a Gaussian, and is the same at each call.
 """
 

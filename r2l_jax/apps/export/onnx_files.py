@@ -104,7 +104,7 @@ def _options() -> Any:
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """Yields the nodes of a graph, and those of its loops."""
+    """Yields the nodes of a graph and of its loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:

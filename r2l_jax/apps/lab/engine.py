@@ -1,7 +1,7 @@
 """Images, probabilities and slopes of one pipeline as functions of the positions of its knobs.
 
 All numbers are arguments of compiled functions, so that nothing is compiled again while sliders move, and visitors with
-equal pipelines share what is compiled.
+equal pipelines share compiled functions.
 """
 
 import functools
@@ -62,7 +62,7 @@ class Judgement(NamedTuple):
     """A model's view of a processed mosaic.
 
     Attributes:
-        probabilities: those of the classes `(C,)`, or that of the object at each site `(H, W)`.
+        probabilities: of each class `(C,)`, or of the object at each site `(H, W)`.
         loss: the task loss for the target.
     """
 
@@ -74,7 +74,7 @@ class _Recipe(NamedTuple):
     """All that a compiled function depends on besides numbers.
 
     Attributes:
-        stages: those of the pipeline, without values.
+        stages: the pipeline's stages, without values.
         graph: the structure of normalizer and head; None without a model.
         task: the model's task; None without a model.
     """
@@ -245,7 +245,7 @@ def _pipeline_at(recipe: _Recipe, numbers: _Numbers, positions: Array) -> isp.Pi
     facts, default = recipe.facts, numbers.default
     offsets = {name: jnp.tensordot(positions, each, 1) for name, each in numbers.directions.items()}
     valid = ranges.valid_offsets(facts, default, offsets)
-    # The derivative is that of the offsets before they are clipped.
+    # The derivative ignores the clipping of offsets.
     clipped = {name: offset + jax.lax.stop_gradient(valid[name] - offset) for name, offset in offsets.items()}
     values = {**default, **ranges.values_at(facts, default, clipped)}
     return isp.Pipeline([stage.starting_at(values) for stage in recipe.stages])

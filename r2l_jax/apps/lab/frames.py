@@ -58,7 +58,7 @@ def window(
         center: the middle of the window as fractions of the frame's height and width; moved so that the window fits.
 
     Returns:
-        The window, and the row and column of its first site. In the middle of the frame it is that of
+        The window, and the row and column of its first site. In the middle of the frame it equals
         `data.sets.folder.center_crop`, which training and `predict.py` take.
     """
     corner = []
@@ -176,8 +176,8 @@ def _make_room(engine: Engine, shape: tuple[int, ...]) -> None:
 
 
 def window_size(frame: Frame, model: Run | None) -> tuple[int, int]:
-    """Returns the height and width of a window: those of the model's mosaics, or those that fit the page."""
-    if model is not None:
+    """Returns the height and width of a window: as the model's mosaics, or as fits the page."""
+    if model is not None and model.shape is not None:
         return model.shape
     multiple = int(np.lcm.reduce(isp.cfa.tile(frame.camera.pattern).shape))
     height, width = (min(WINDOW, side) // multiple * multiple for side in frame.raw.shape)

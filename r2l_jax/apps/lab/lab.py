@@ -1,4 +1,4 @@
-"""The work that many visitors share: one device, a few threads that read and compile, and what can be chosen."""
+"""The work that many visitors share: one device, a few threads that read and compile, and all choices."""
 
 import asyncio
 import functools
@@ -25,8 +25,8 @@ class Lab:
     """Everything that visitors can choose, and the threads that work for all of them.
 
     Args:
-        sources: what can be opened besides uploads.
-        cameras: what is known of a camera, by the name to choose; the first is the default.
+        sources: samples and files to open, besides uploads.
+        cameras: the known cameras, by the name to choose; the first is the default.
         pipelines: the pipelines by the name to choose; the first is the default.
         model: the model that judges pictures; None shows pictures alone.
         tolerances: the tolerated intervals of the model's own pipeline.

@@ -195,7 +195,7 @@ class Page:
         self._busy.classes(toggle=None, **{"add" if session.busy or search else "remove": "working"})
 
     def _show_choices(self) -> None:
-        """Brings the choices to those of the session, which keeps the former ones where others cannot be rendered."""
+        """Shows the choices of the session, which keeps the former ones where others cannot be rendered."""
         session = self._session
         self._follows = True
         self._pipeline.value = session.pipeline_name

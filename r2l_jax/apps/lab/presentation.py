@@ -56,8 +56,8 @@ class Gallery:
 def sliders(session: Session) -> list[dict[str, Any]]:
     """Describes the sliders, in groups by stage and in the order of the stages.
 
-    Each has its limits, its position and its value; `slope` is the derivative of the loss relative to that of the
-    steepest slider, in [-1, 1], and `band` the tolerated interval.
+    Each has its limits, its position and its value; `slope` is the derivative of the loss relative to the
+    steepest slider's, in [-1, 1], and `band` the tolerated interval.
     """
     view = session.view
     if view is None:
@@ -96,7 +96,7 @@ def sliders(session: Session) -> list[dict[str, Any]]:
 
 
 def label(knob: Knob) -> str:
-    """Returns the name of a slider beside those of its stage, such as `white_balance, red`."""
+    """Returns the name of a slider among its stage's sliders, such as "white balance, red"."""
     parameter, _, element = knob.name.partition(".")
     name = parameter.replace("_", " ")
     if element:

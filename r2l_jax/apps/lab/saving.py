@@ -62,7 +62,7 @@ def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, V
         file: the name of the file, for its docstring.
 
     Raises:
-        InputError: the values are those of more stages, such as an additive layer.
+        InputError: there are values for further stages, such as an additive layer.
     """
     if more := sorted(values.keys() - named(shot).facts.keys()):
         raise InputError(f"the pipeline has parameters that no file makes: {', '.join(more)}")

@@ -42,22 +42,22 @@ class Session:
     Methods that are coroutines return when the change shows. `run` must run meanwhile.
 
     Args:
-        lab: what is shared.
-        changed: called in the event loop with what has changed.
+        lab: the work and the choices that visitors share.
+        changed: called in the event loop with the kind of change.
         failed: called with a message for the visitor.
 
     Attributes:
-        lab: what is shared.
-        source: what is open; None at first.
+        lab: as above.
+        source: the open source; None at first.
         frame: its frame.
         camera_name: the chosen camera.
         pipeline_name: the chosen pipeline.
         algorithms: the algorithms of `pipelines.CLASSICAL`.
         whole: whether the whole frame is shown rather than a window.
         center: the middle of the window, as fractions of the frame.
-        view: what is rendered; None without a frame.
+        view: the part of the frame that is rendered; None without a frame.
         stage: the stage whose image is shown instead of the last; None for the last.
-        positions: those of the sliders.
+        positions: the positions of the sliders.
         draft: the latest image while a slider moves; None if `picture` is later.
         picture: the latest picture.
         judgement: the model's latest view of it.
@@ -201,7 +201,7 @@ class Session:
             if self.view is not None:
                 try:
                     await self._render(self.view)
-                except Exception as error:  # The visitor goes on with other settings.
+                except Exception as error:  # The visitor can choose other settings.
                     self.stop()
                     self._failed(f"cannot be rendered: {in_words(error) or type(error).__name__}")
 
@@ -271,7 +271,7 @@ class Session:
                 self.target, self.target_known, self._judges = target, frame.target is not None, True
                 self._wake()
             await self.lab.slowly(view.slope, view.engine.start, target)
-        except Exception as error:  # The model may not take what a user's stage makes.
+        except Exception as error:  # The model may not take the image of a user's stage.
             self._end(ticket, f"the model cannot judge: {in_words(error) or type(error).__name__}")
             return
         if ticket == self._ticket:

@@ -64,7 +64,7 @@ def check_name(name: str) -> str:
     """Returns the suffix of an uploaded file in lower case.
 
     Raises:
-        InputError: it is neither that of a raw file nor that of a camera's JSON file.
+        InputError: neither raw files nor a camera's JSON file have this suffix.
     """
     suffix = pathlib.PurePath(name).suffix.lower()
     if suffix not in (*RAW_SUFFIXES, ".json"):

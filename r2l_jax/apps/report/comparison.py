@@ -95,7 +95,7 @@ def _cut(text: str) -> str:
 
 
 def write_curves(runs: Sequence[RunRecord], output: pathlib.Path) -> None:
-    """Draws the learning curves of runs, those of the report, as a PNG file.
+    """Draws the learning curves of a report as a PNG file.
 
     Raises:
         InputError: no run has finished an epoch.

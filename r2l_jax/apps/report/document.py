@@ -22,7 +22,7 @@ class Cell(NamedTuple):
         value: the number behind the text, unrounded, by which the column is sorted.
         shade: how strongly the cell is colored, from 0 to 1.
         tone: the color: "level" of a quantity, or "loss" or "gain" of a score.
-        framed: whether the cell has a frame, such as that of a run's own images.
+        framed: whether the cell has a frame, as the cases of a run's own images have.
         remark: a line in small type below the text.
         range: a bar in place of the text.
     """

@@ -60,7 +60,7 @@ def embedded(file: pathlib.Path, width: int, alternative: str, caption: str = ""
     """Reads a picture and puts it into the page as lossy WebP of at most so many pixels in width.
 
     Raises:
-        InputError: the file is no picture.
+        InputError: the file cannot be read as a picture.
     """
     stream = io.BytesIO()
     try:

@@ -105,7 +105,7 @@ def _element_names(run: RunRecord) -> _Title:
 
 
 def _facts(run: RunRecord) -> Mapping[str, isp.Parameter]:
-    """Returns what isp declares of a run's parameters; nothing for a user's file, which a report does not run."""
+    """Returns the declarations of a run's parameters; none for a user's file, which a report does not run."""
     name = run.flags["pipeline"] or run.flags["processing_mode"]
     if name not in ("parametrized", "full"):
         return {}

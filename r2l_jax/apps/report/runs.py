@@ -25,7 +25,7 @@ ANALYSES: Mapping[str, type] = {
     "shots": results.Shots,
 }
 
-# Where a run is and how it is called, which is no setting that runs are compared by.
+# The place and the name of a run: runs are not compared by these settings.
 _NAMES = ("logdir", "experiment_name", "run_name", "overwrite", "download")
 
 _EPOCH = re.compile("epoch_([0-9]{4,9})")
@@ -158,7 +158,7 @@ class RunRecord(NamedTuple):
         return " \\\n".join(lines)
 
     def title(self, fold: int) -> str:
-        """Returns the name of a fold, which is that of the run if it has only one."""
+        """Returns the name of a fold; an only fold is called as its run."""
         return self.name if len(self.folds) == 1 else f"{self.name}, fold {fold}"
 
 

@@ -25,14 +25,14 @@ _TITLES = {
 
 
 class Row(NamedTuple):
-    """A tested run: its name, its numbers, and those of each case."""
+    """A tested run: its name, its numbers, and the numbers of each case."""
 
     name: str
     run: EvaluatedRun
     tests: Mapping[str, Test]
 
     def in_cases(self, names: Iterable[str]) -> list[Test]:
-        """Returns the numbers of those of some cases in which the run was tested."""
+        """Returns the numbers of some cases, without those in which the run was not tested."""
         return [self.tests[name] for name in names if name in self.tests]
 
     def is_own(self, name: str) -> bool:
@@ -97,7 +97,7 @@ def _columns(rows: Sequence[Row], group: str) -> list[str]:
 
 
 def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
-    """Makes the matrix of scores and that of the drops from the diagonal, and curves if the cases state a strength."""
+    """Makes the matrices of scores and of drops from the diagonal, and curves if the cases state a strength."""
     columns = _columns(rows, group)
     if not columns:
         return []

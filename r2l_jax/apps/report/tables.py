@@ -9,7 +9,7 @@ import numpy as np
 
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.apps.report.document import Cell, Table
-from r2l_jax.drift.results import Groups, ShotGroups
+from r2l_jax.drift.results import ByShots
 
 _NOTHING = Cell("\N{EN DASH}")
 
@@ -76,11 +76,11 @@ def _scaled(value: float | None, logarithmic: bool) -> float | None:
 
 
 def breakable(name: str) -> str:
-    """Lets a long name, such as that of a pipeline, be broken into lines at its dots and underscores."""
+    """Lets a long name, such as a pipeline's, be broken into lines at its dots and underscores."""
     return re.sub(r"[._](?=[a-z])", "\\g<0>\N{ZERO WIDTH SPACE}", name)
 
 
-def by_shots(score_name: str, field: str, groups: Groups | ShotGroups, scores: Sequence[Sequence[float]]) -> Table:
+def by_shots(score_name: str, field: str, groups: ByShots, scores: Sequence[Sequence[float]]) -> Table:
     """Makes the table of the scores of groups of samples by a fact of their shots."""
     shade = iter(shades([each for row in scores for each in row]))
     rows = [

@@ -45,7 +45,7 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
 
 
 def _metrics(runs: Sequence[RunRecord]) -> list[str]:
-    """Lists the metrics of the history: the loss, the scores, and others such as those of adversarial training."""
+    """Lists the metrics of the history: the loss, the scores, and others such as adversarial training records."""
     names = dict.fromkeys(name for run in runs for fold in run.folds for row in fold.history for name in row)
     others = [name.partition("_")[2] for name in names if name.startswith(("train_", "val_"))]
     return list(dict.fromkeys(["loss", *(run.score for run in runs), *others]))
