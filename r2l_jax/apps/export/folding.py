@@ -1,7 +1,7 @@
 """Simplifies traced functions for converters: inlines nested functions, folds constants, and rewrites operations.
 
-A converter writes a node for each operation of a traced function. Many operations depend on the parameters
-alone, such as the taps of a Gaussian, and is the same at each call.
+A converter writes a node for each operation of a traced function. Many results depend on the parameters
+alone, such as the taps of a Gaussian, and are the same at each call.
 """
 
 from collections.abc import Callable, Sequence

@@ -20,18 +20,18 @@ _FLAGS = {
 }
 
 
-@pytest.mark.parametrize("program", _FLAGS)
+_GAIN = ({"white_balance": [2, 0, 1]}, "white_balance must have no gain of 0, got (2.0, 0.0, 1.0)")
+_LEVEL = (
+    {"black_level": [64, 64, 64, 64]},
+    "black_level must be a fraction of the white level below 1, got [64.0, 64.0, 64.0, 64.0]: for digital "
+    "numbers, state the white_level",
+)
+_MISSING = (None, "got 'camera.json': not found")
+
+
 @pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (
-            {"black_level": [64, 64, 64, 64]},
-            "black_level must be a fraction of the white level below 1, got [64.0, 64.0, 64.0, 64.0]: for digital "
-            "numbers, state the white_level",
-        ),
-        ({"white_balance": [2, 0, 1]}, "white_balance must have no gain of 0, got (2.0, 0.0, 1.0)"),
-        (None, "got 'camera.json': not found"),
-    ],
+    ("program", "fields", "message"),
+    [*((program, *_GAIN) for program in _FLAGS), ("process.py", *_LEVEL), ("process.py", *_MISSING)],
 )
 def test_a_camera_file_that_cannot_be_used_is_one_line(one_epoch, tmp_path, monkeypatch, program, fields, message):
     monkeypatch.chdir(tmp_path)
