@@ -16,7 +16,6 @@ from r2l_jax.apps.lab.frames import Frame, View, prepare
 from r2l_jax.apps.lab.lab import Lab
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.drift.search.descent import Direction
-from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime.errors import InputError, in_words
 
 # The frame or the pipeline, the image while a slider moves, the choice of the stage to show, the picture, the model's
@@ -99,13 +98,23 @@ class Session:
 
     async def open(self, source: Source) -> None:
         """Opens a source in the middle of its frame, and puts the sliders to their default."""
-        await self._load(source)
+        self._asked = source
+        ticket = self._begin(f"reading {source.name}")
+        try:
+            frame, warnings = await self.lab.slowly(source.read, self.cameras[self.camera_name])
+        except Exception as error:  # Most are InputErrors; a result may also be too large for the memory.
+            self._end(ticket, in_words(error) or f"{source.name}: {type(error).__name__}")
+            return
+        if ticket == self._ticket:
+            for warning in warnings:
+                self._failed(warning)
+            await self._look(source=source, frame=frame, place=(False, (0.5, 0.5)))
 
     async def choose_camera(self, name: str) -> None:
         """Takes another camera, and opens the latest source anew."""
         self.camera_name = name
         if self._asked is not None:
-            await self._load(self._asked)
+            await self.open(self._asked)
 
     async def add_camera(self, name: str, path: pathlib.Path) -> None:
         """Reads a camera's JSON file, and chooses it."""
@@ -172,26 +181,27 @@ class Session:
 
     def picture_file(self) -> bytes:
         """Returns the present picture as PNG."""
-        if self.view is None:
-            raise InputError("nothing is open")
-        return drawing.png(self.view.picture(self.positions).image, compressed=True)
+        _, view = self._opened()
+        return drawing.png(view.picture(self.positions).image, compressed=True)
 
     def camera_json(self) -> str:
         """Returns the frame's camera with the present values, see `saving.camera`."""
-        if self.frame is None or self.view is None:
-            raise InputError("nothing is open")
-        engine = self.view.engine
-        return saving.camera(self.frame.camera, engine.pipeline, engine.values(self.positions))
+        frame, view = self._opened()
+        return saving.camera(frame.camera, view.engine.pipeline, view.engine.values(self.positions))
 
     def pipeline_file(self, file: str) -> str:
         """Returns the pipeline with the present values, see `saving.pipeline_file`."""
-        if self.frame is None or self.view is None:
-            raise InputError("nothing is open")
-        named, model = self.view.named, self.lab.model
+        frame, view = self._opened()
+        named, model = view.named, self.lab.model
         if self.pipeline_name == pipelines.LEARNED and model is not None and model.config.processing.named_pipeline:
             # The learned pipeline is one of these with other values.
             named = model.config.processing.named_pipeline
-        return saving.pipeline_file(named, self.frame.camera, self.view.engine.values(self.positions), file)
+        return saving.pipeline_file(named, frame.camera, view.engine.values(self.positions), file)
+
+    def _opened(self) -> tuple[Frame, View]:
+        if self.frame is None or self.view is None:
+            raise InputError("nothing is open")
+        return self.frame, self.view
 
     async def run(self) -> None:
         """Renders whatever has moved last, until it is cancelled."""
@@ -204,19 +214,6 @@ class Session:
                 except Exception as error:  # The visitor can choose other settings.
                     self.stop()
                     self._failed(f"cannot be rendered: {in_words(error) or type(error).__name__}")
-
-    async def _load(self, source: Source) -> None:
-        self._asked = source
-        ticket = self._begin(f"reading {source.name}")
-        try:
-            frame, warnings = await self.lab.slowly(source.read, self.cameras[self.camera_name])
-        except Exception as error:  # Most are InputErrors; a result may also be too large for the memory.
-            self._end(ticket, in_words(error) or f"{source.name}: {type(error).__name__}")
-            return
-        if ticket == self._ticket:
-            for warning in warnings:
-                self._failed(warning)
-            await self._look(source=source, frame=frame, place=(False, (0.5, 0.5)))
 
     async def _look(
         self,
@@ -232,7 +229,8 @@ class Session:
         shown = frame or self.frame
         ticket = self._begin("compiling")
         try:
-            named = self._find(pipeline_name, algorithms)
+            is_classical = pipeline_name == pipelines.CLASSICAL
+            named = pipelines.classical(algorithms) if is_classical else self.lab.pipelines[pipeline_name]
             view = shown and await self.lab.slowly(prepare, shown, named, self.lab.model, whole, center)
         except Exception as error:  # Odd values in a file, or a user's stage, may raise anything.
             self._end(ticket, in_words(error) or type(error).__name__)
@@ -278,10 +276,6 @@ class Session:
             self._has_slope = True
             self._end(ticket)
             self._wake()
-
-    def _find(self, name: str, algorithms: Sequence[str]) -> NamedPipeline:
-        """Returns a pipeline by the name that a visitor has chosen."""
-        return pipelines.classical(algorithms) if name == pipelines.CLASSICAL else self.lab.pipelines[name]
 
     async def _render(self, view: View) -> None:
         version, positions, held = self._version, self.positions, self._held
@@ -339,14 +333,11 @@ class Session:
             self._move_to(search.step(self.positions, slope), held=False)
 
     def _move_to(self, positions: Positions, held: bool) -> None:
-        self.positions, self._held, self.slope = positions, held, None
-        self._version += 1
-        self._moved_at = time.monotonic()
-        self._woken.set()
+        self.positions, self.slope = positions, None
+        self._wake(held)
 
-    def _wake(self) -> None:
-        self._moved_at = time.monotonic()
-        self._held = False
+    def _wake(self, held: bool = False) -> None:
+        self._moved_at, self._held = time.monotonic(), held
         self._version += 1
         self._woken.set()
 

@@ -20,11 +20,6 @@ from r2l_jax.training import train
 
 
 @pytest.fixture(scope="module")
-def model(one_epoch):
-    return r2l_jax.load(one_epoch.run_dir)
-
-
-@pytest.fixture(scope="module")
 def raws(model):
     return samples.of_run(model)
 

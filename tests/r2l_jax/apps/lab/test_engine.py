@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 import isp
-import r2l_jax
 from r2l_jax.apps.lab.engine import Engine, Search
 from r2l_jax.drift.search.knobs import turned
 from r2l_jax.runtime.contact_sheet import quantized
@@ -16,11 +15,6 @@ CAMERA = isp.CAMERAS["drone"]
 @pytest.fixture(scope="module")
 def raw():
     return np.random.default_rng(0).random((16, 24), np.float32)
-
-
-@pytest.fixture(scope="module")
-def model(one_epoch):
-    return r2l_jax.load(one_epoch.run_dir)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import isp
-import r2l_jax
 from r2l_jax.apps.lab import frames, pipelines, sources
 from r2l_jax.apps.lab.frames import Frame
 from r2l_jax.apps.lab.lab import Lab
@@ -51,11 +50,6 @@ async def visiting(lab):
 
 def make_lab(model=None, own=(), tolerances=None):
     return Lab(list(own), sources.cameras(model, None), pipelines.pipelines(model, None), model, tolerances)
-
-
-@pytest.fixture(scope="module")
-def model(one_epoch):
-    return r2l_jax.load(one_epoch.run_dir)
 
 
 def played(lab, play):

@@ -24,11 +24,6 @@ def write(tmp_path):
     return write
 
 
-@pytest.fixture(scope="module")
-def model(one_epoch):
-    return r2l_jax.load(one_epoch.run_dir)
-
-
 def test_a_file_is_read_as_its_camera_says(write):
     frame, warnings = sources.file_source("mine.tiff", write(), None).read(DRONE)
     assert (frame.name, frame.raw.shape, frame.camera, warnings) == ("mine.tiff", (16, 24), isp.CAMERAS["drone"], [])

@@ -1,16 +1,9 @@
 import json
 
-import pytest
 import report_runs
 
-import r2l_jax
 from r2l_jax.apps.lab.lab import read_tolerances
 from r2l_jax.training.run import open_runs
-
-
-@pytest.fixture(scope="module")
-def model(one_epoch):
-    return r2l_jax.load(one_epoch.run_dir)
 
 
 def test_tolerances_are_those_that_forensics_has_found_for_this_model(model, one_epoch, tmp_path, capsys):
