@@ -47,23 +47,24 @@ def _parts(rows: Sequence[Sequence[str]]) -> list[slice]:
 
 def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Returns the best and last scores of the validation and the length of the training."""
-    found: dict[str, list[str]] = {}
-    for score in dict.fromkeys(fold.score for run in runs for fold in run.folds if fold.score):
-        for which in ("best", "last"):
-            found[f"{which} {score}"] = [
-                _mean_text([getattr(fold, which) for fold in run.folds]) if run.score == score else "-" for run in runs
-            ]
+    scores = dict.fromkeys(fold.score for run in runs for fold in run.folds if fold.score)
+    found = {
+        f"{which} {score}": [_mean_text(run, which) if run.score == score else "-" for run in runs]
+        for score in scores
+        for which in ("best", "last")
+    }
     return found | {
-        "last loss": [_mean_text([fold.final and fold.final.val_loss for fold in run.folds]) for run in runs],
+        "last loss": [_mean_text(run, "val_loss") for run in runs],
         "folds": [str(len(run.folds)) for run in runs],
         "epochs": [", ".join(dict.fromkeys(str(len(fold.history)) for fold in run.folds)) for run in runs],
         "minutes": [_minutes(run) for run in runs],
-        "finished": ["yes" if all(fold.complete for fold in run.folds) else "no" for run in runs],
+        "finished": ["yes" if all(fold.final for fold in run.folds) else "no" for run in runs],
     }
 
 
-def _mean_text(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
+def _mean_text(run: RunRecord, name: str) -> str:
+    """Formats the mean of a number over the finished folds, with its deviation if there are several."""
+    known = [getattr(fold.final, name) for fold in run.folds if fold.final]
     if not known:
         return "-"
     deviation = f" ±{np.std(known):.4f}" if len(known) > 1 else ""

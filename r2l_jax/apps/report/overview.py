@@ -7,7 +7,7 @@ import numpy as np
 
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.document import Block, Cell, Code, Details, Section, Table, Text, Tiles
-from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_score, differing_flags
+from r2l_jax.apps.report.runs import Final, FoldRecord, RunRecord, common_score, differing_flags
 
 
 def make(runs: Sequence[RunRecord]) -> list[Section]:
@@ -42,14 +42,13 @@ def _tiles(run: RunRecord) -> Tiles:
 
 
 def _score_tile(run: RunRecord) -> tuple[str, str, str]:
-    finished = [fold for fold in run.folds if fold.complete]
-    if not finished:
-        return "Training", "not finished", f"{len(run.folds[0].history)} epochs so far"
-    mean = tables.score(float(np.mean([fold.best for fold in finished if fold.best is not None]))).text
+    finals, epochs = [fold.final for fold in run.folds if fold.final], len(run.folds[0].history)
+    if not finals:
+        return "Training", "not finished", f"{epochs} epochs so far"
+    mean = tables.score(float(np.mean([final.best for final in finals]))).text
     if len(run.folds) > 1:
-        return f"Best {run.score}", mean, f"mean of {len(finished)} folds, validation"
-    epoch = finished[0].final.best_epoch + 1 if finished[0].final else "?"
-    return f"Best {run.score}", mean, f"validation, epoch {epoch} of {len(finished[0].history)}"
+        return f"Best {run.score}", mean, f"mean of {len(finals)} folds, validation"
+    return f"Best {run.score}", mean, f"validation, epoch {finals[0].best_epoch + 1} of {epochs}"
 
 
 def _samples(fold: FoldRecord) -> str:
@@ -58,54 +57,37 @@ def _samples(fold: FoldRecord) -> str:
 
 
 def _folds_table(runs: Sequence[RunRecord]) -> Table:
-    """Lists all folds of all runs."""
-    attacked = any(fold.default is not None for run in runs for fold in run.folds)
+    """Lists all folds of all runs, and the means over the folds of a run."""
+    score, every = common_score(runs), [fold.final for run in runs for fold in run.folds if fold.final]
+    attacked = any(final.default is not None for final in every)
+    numbers = {f"best {score}": "best", "at epoch": "best_epoch", f"last {score}": "last"}
+    numbers |= ({f"{score} by default": "default"} if attacked else {}) | {"last loss": "val_loss"}
     rows = []
     for run in runs:
         for fold in run.folds:
-            final = fold.final
-            rows.append(
-                [
-                    Cell(run.title(fold.number)),
-                    Cell("finished" if fold.complete else "not finished"),
-                    tables.number(len(fold.history)),
-                    tables.score(fold.best),
-                    tables.number(final.best_epoch + 1 if final else None),
-                    tables.score(fold.last),
-                    *([tables.score(fold.default)] if attacked else []),
-                    tables.score(final.val_loss if final else None),
-                    tables.number(fold.samples[0]),
-                    tables.number(fold.samples[1]),
-                ]
-            )
+            state = Cell("finished" if fold.final else "not finished")
+            found = [_number(fold.final, name) for name in numbers.values()]
+            beside = map(tables.number, fold.samples)
+            rows.append([Cell(run.title(fold.number)), state, tables.number(len(fold.history)), *found, *beside])
         if len(run.folds) > 1:
-            rows.append(_mean_row(run, attacked))
-    score = common_score(runs)
-    columns = ["run", "training", "epochs", f"best {score}", "at epoch", f"last {score}"]
-    columns += [*([f"{score} by default"] if attacked else []), "last loss", "train", "valid"]
+            finals = [fold.final for fold in run.folds if fold.final]
+            state, nothing = Cell(f"{len(finals)} of {len(run.folds)} folds"), tables.text(None)
+            means = [_mean(finals, name) if name != "best_epoch" else nothing for name in numbers.values()]
+            rows.append([Cell(f"{run.name}, mean"), state, nothing, *means, nothing, nothing])
+    columns = ["run", "training", "epochs", *numbers, "train", "valid"]
     return Table("Scores and losses of the validation, and the numbers of samples", columns, rows)
 
 
-def _mean_row(run: RunRecord, attacked: bool) -> list[Cell]:
-    """Averages the finished folds of a run."""
-    finished = [fold for fold in run.folds if fold.complete]
+def _number(final: Final | None, name: str) -> Cell:
+    """Makes the cell of a number of a fold, with epochs from 1 on."""
+    value = getattr(final, name, None)
+    return tables.number(value + 1) if name == "best_epoch" and value is not None else tables.score(value)
 
-    def mean(values: Sequence[float | None]) -> Cell:
-        known = [value for value in values if value is not None]
-        return tables.score_and_deviation(float(np.mean(known)), float(np.std(known))) if known else tables.score(None)
 
-    return [
-        Cell(f"{run.name}, mean"),
-        Cell(f"{len(finished)} of {len(run.folds)} folds"),
-        tables.text(None),
-        mean([fold.best for fold in finished]),
-        tables.text(None),
-        mean([fold.last for fold in finished]),
-        *([mean([fold.default for fold in finished])] if attacked else []),
-        mean([fold.final and fold.final.val_loss for fold in finished]),
-        tables.text(None),
-        tables.text(None),
-    ]
+def _mean(finals: Sequence[Final], name: str) -> Cell:
+    """Makes the cell of the mean and the deviation of a number over the finished folds."""
+    known = [value for final in finals if (value := getattr(final, name)) is not None]
+    return tables.score_and_deviation(float(np.mean(known)), float(np.std(known))) if known else tables.score(None)
 
 
 def _differences(runs: Sequence[RunRecord]) -> list[Block]:

@@ -32,8 +32,11 @@ _EPOCH = re.compile("epoch_([0-9]{4,9})")
 
 
 class Final(msgspec.Struct):
-    """The numbers of a finished fold, which its metrics.json holds beside the score and the history."""
+    """The numbers of a finished fold: its last and best scores, an adversarial training's by default, and others."""
 
+    last: float
+    best: float
+    default: float | None
     best_epoch: results.Count
     val_loss: float
     val_precision: dict[str, float] = {}
@@ -62,11 +65,7 @@ class FoldRecord:
         flags: the settings of its training.
         history: the numbers of each epoch.
         score: the name of the score; None before the end of the first epoch.
-        complete: whether it is trained to its end.
-        last: the last score of a finished fold.
-        best: the best score of a finished fold.
-        default: the score by the default processing, of a finished adversarial training.
-        final: more numbers of a finished fold.
+        final: the numbers of a finished fold; None before the end of the training.
         environment: where it was trained.
         camera: the camera that the processing started from, as JSON; None for processed images.
         fingerprint: of the samples and classes.
@@ -81,10 +80,6 @@ class FoldRecord:
     flags: Mapping[str, Any]
     history: Sequence[Mapping[str, float]]
     score: str | None
-    complete: bool
-    last: float | None
-    best: float | None
-    default: float | None
     final: Final | None
     environment: Environment
     camera: Mapping[str, Any] | None
@@ -258,20 +253,17 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
     metrics = read_metrics(file, f"{where} cannot be shown")
     history = [{name: float(value) for name, value in row.items()} for row in metrics["history"]]
     score = next((task.score for task in TASKS if history and f"train_{task.score}" in history[0]), None)
-    complete, last, best, default = metrics["complete"], None, None, None
-    if any("epoch" not in row for row in history) or (complete and score is None):
+    if any("epoch" not in row for row in history) or (metrics["complete"] and score is None):
         raise InputError(f"{file} is damaged: its history lacks the epochs or their score; {where} cannot be shown")
-    if complete:
-        last, best = (results.converted(metrics.get(f"{which}val_{score}"), float, file) for which in ("", "best_"))
-        default = results.converted(metrics.get(f"default_val_{score}"), float | None, file)
+    places = {"last": f"val_{score}", "best": f"best_val_{score}", "default": f"default_val_{score}"}
+    scores = {name: metrics.get(place) for name, place in places.items()}
     return FoldRecord(
         fold_number(folder.resolve()) or 0,
         folder,
         metrics["flags"],
         history,
         score,
-        *(complete, last, best, default),
-        results.converted(metrics, Final, file) if complete else None,
+        results.converted({**metrics, **scores}, Final, file) if metrics["complete"] else None,
         results.converted(metrics, Environment, file),
         metrics.get("camera"),
         metrics["fingerprint"],
