@@ -1,4 +1,4 @@
-"""Each program, started by its script, does its smallest real job; and what each says of flags that it refuses."""
+"""Each program does its smallest real job, and refuses wrong flags in one line."""
 
 import dataclasses
 import json
@@ -86,10 +86,10 @@ def here(tmp_path_factory):
     return folder
 
 
-def check(name, flags, printed, files, **places):
-    """Runs a job, and checks what it prints and writes."""
+def check(run, name, flags, printed, files, **places):
+    """Runs a job in this process (`call`) or by its script (`program`), and checks its output and its files."""
     script, *own = name.split()
-    done = program(f"{script}.py", *own, *flags.format(**places).split())
+    done = run(f"{script}.py", *own, *flags.format(**places).split())
     assert done.returncode == 0, done.stderr
     assert printed.format(**places) in done.stdout
     assert not [file for file in files if not (places["out"] / file).stat().st_size]
@@ -98,7 +98,7 @@ def check(name, flags, printed, files, **places):
 
 @pytest.mark.parametrize("name", QUICK)
 def test_a_program_does_its_smallest_job(here, tmp_path, name):
-    done = check(name, *QUICK[name], here=here, out=tmp_path)
+    done = check(call, name, *QUICK[name], here=here, out=tmp_path)
     assert done.stderr == ""  # Progress bars are for terminals.
     assert sorted(file.name for file in tmp_path.iterdir()) == QUICK[name][2]
 
@@ -106,7 +106,7 @@ def test_a_program_does_its_smallest_job(here, tmp_path, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_a_program_does_its_smallest_job_with_a_trained_run(trained_run, here, tmp_path, name):
-    check(name, *SLOW[name], here=here, out=tmp_path, run=trained_run)
+    check(program, name, *SLOW[name], here=here, out=tmp_path, run=trained_run)
 
 
 @pytest.mark.slow
