@@ -86,10 +86,10 @@ def here(tmp_path_factory):
     return folder
 
 
-def check(run, name, flags, printed, files, **places):
+def check(start, name, flags, printed, files, **places):
     """Runs a job in this process (`call`) or by its script (`program`), and checks its output and its files."""
     script, *own = name.split()
-    done = run(f"{script}.py", *own, *flags.format(**places).split())
+    done = start(f"{script}.py", *own, *flags.format(**places).split())
     assert done.returncode == 0, done.stderr
     assert printed.format(**places) in done.stdout
     assert not [file for file in files if not (places["out"] / file).stat().st_size]
