@@ -72,10 +72,9 @@ def _mean_text(run: RunRecord, name: str) -> str:
 
 
 def _minutes(run: RunRecord) -> str:
-    """Adds up the time of all epochs; earlier versions have not recorded it."""
-    seconds = [row.get("seconds") for fold in run.folds for row in fold.history]
-    known = [each for each in seconds if each is not None]
-    return f"{sum(known) / 60:.1f}" if known and len(known) == len(seconds) else "-"
+    """Adds up the time of all epochs."""
+    seconds = [row["seconds"] for fold in run.folds for row in fold.history]
+    return f"{sum(seconds) / 60:.1f}" if seconds else "-"
 
 
 def _settings(runs: Sequence[RunRecord]) -> dict[str, list[str]]:

@@ -109,10 +109,7 @@ def _facts(run: RunRecord) -> Mapping[str, isp.Parameter]:
     name = run.flags["pipeline"] or run.flags["processing_mode"]
     if name not in ("parametrized", "full"):
         return {}
-    try:
-        return find_pipeline(name)(isp.Camera.from_json(json.dumps(run.folds[0].camera))).facts
-    except (ValueError, TypeError):  # An earlier version recorded no camera.
-        return {}
+    return find_pipeline(name)(isp.Camera.from_json(json.dumps(run.folds[0].camera))).facts
 
 
 def _pictures(fold: FoldRecord, run: RunRecord, detail: Detail) -> list[Block]:

@@ -8,7 +8,7 @@ import numpy as np
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table
-from r2l_jax.apps.report.runs import Final, FoldRecord, RunRecord
+from r2l_jax.apps.report.runs import FoldRecord, RunRecord
 
 # Larger confusion matrices are left to their picture in the run's folder.
 _MOST_CLASSES = 40
@@ -88,36 +88,23 @@ def _classes(run: RunRecord) -> list[Block]:
     finals = [fold.final for fold in run.folds if fold.final and fold.final.val_confusion_matrix]
     if not finals:
         return []
-    names = list(finals[0].val_f1)
-    matrices = [
-        np.array(final.val_confusion_matrix, float) for final in finals if _fits(final.val_confusion_matrix, names)
-    ]
+    names, metrics = list(finals[0].val_f1), ("precision", "recall", "f1")
+    matrices = [np.array(each.val_confusion_matrix) for each in finals if _fits(each.val_confusion_matrix, names)]
     if not matrices:
         return []
-    matrix = np.sum(matrices, 0)
-    metrics = ("precision", "recall", "f1")
-    rows = [
-        [
-            Cell(name),
-            tables.number(_samples(finals, name)),
-            *(
-                tables.score(float(np.mean([getattr(final, f"val_{metric}").get(name, math.nan) for final in finals])))
-                for metric in metrics
-            ),
-        ]
-        for name in names
-    ]
+
+    def mean(metric: str, name: str) -> Cell:
+        return tables.score(float(np.mean([getattr(final, f"val_{metric}").get(name, math.nan) for final in finals])))
+
+    rows = []
+    for name in names:
+        samples = sum(final.val_samples.get(name, math.nan) for final in finals)
+        rows.append([Cell(name), tables.number(samples), *(mean(metric, name) for metric in metrics)])
     over = "" if len(finals) == 1 else f"; means over {len(finals)} folds, counts added up"
     blocks: list[Block] = [Table(f"Validation by class, last epoch{over}", ["class", "samples", *metrics], rows)]
     if len(names) <= _MOST_CLASSES:
-        blocks.append(_confusion_table(names, matrix))
+        blocks.append(_confusion_table(names, np.sum(matrices, 0)))
     return blocks
-
-
-def _samples(finals: Sequence[Final], name: str) -> float | None:
-    """Returns the number of samples that hold a class, in all folds; None if an earlier version did not count."""
-    counts = [final.val_samples.get(name) for final in finals]
-    return None if None in counts else sum(filter(None, counts))
 
 
 def _fits(matrix: Sequence[Sequence[float]], names: Sequence[str]) -> bool:
