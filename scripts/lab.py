@@ -1,5 +1,3 @@
-"""Serves a page on which raw files are processed live."""
-
 from r2l_jax.programs import start
 
 if __name__ == "__main__":

@@ -1,5 +1,3 @@
-"""Renders raw files to pictures."""
-
 from r2l_jax.programs import start
 
 if __name__ == "__main__":

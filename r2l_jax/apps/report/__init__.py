@@ -1,1 +1,1 @@
-"""Reports: one self-contained HTML page of everything that the folders of runs hold."""
+"""Reports: everything in run folders on one self-contained HTML page."""
