@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import variants
 from scipy import ndimage
 
 from isp import color, denoise
@@ -227,7 +228,7 @@ def nlm_by_numpy(rgb, strength, patch_size, patch_distance, centered):
 
 
 @EVERY_IMAGE
-@pytest.mark.parametrize("settings", [(3, 2, False), (3, 2, True), (5, 3, False)])
+@pytest.mark.parametrize("settings", variants.quick(2, [(3, 2, False), (3, 2, True), (5, 3, False)]))
 def test_nlm_denoising_agrees_with_numpy(images, settings):
     patch_size, patch_distance, centered = settings
     expected = np.stack([nlm_by_numpy(rgb, 0.3, *settings) for rgb in images])
@@ -269,7 +270,7 @@ VARIED = np.stack(
 BREGMAN_SETTINGS = [{"isotropic": True}, {"isotropic": False}]
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", variants.quick(1, [np.float64, np.float32]))
 @pytest.mark.parametrize(("method", "settings"), [("chambolle", {}), *(("bregman", each) for each in BREGMAN_SETTINGS)])
 def test_total_variation_agrees_with_scikit_image(method, settings, dtype):
     from skimage import restoration
