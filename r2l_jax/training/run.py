@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float32, Shaped
 
 import isp
-from r2l_jax.config import CHECKPOINTS, TrainConfig
+from r2l_jax.config import CHECKPOINTS, TrainConfig, TrainingDataSettings
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.build import Architecture
@@ -136,7 +136,9 @@ class Run:
     def __init__(self, folds: Sequence[TrainedFold]):
         self.folds = tuple(folds)
         first = self.folds[0]
-        self.about, self.config, self.model, self.task = first.about, first.config, first.model, first.task
+        self.about, self.config, self.task = first.about, first.config, first.task
+        # All at once, since several processes load each checkpoint together.
+        self.model, *_ = [fold.model for fold in self.folds]
 
     def __iter__(self) -> Iterator[TrainedFold]:
         """Yields the folds."""
@@ -439,40 +441,34 @@ def _open(
     return Run(folds)
 
 
+@dataclasses.dataclass(frozen=True)
 class _Opening:
-    """Opens folds in one way.
+    """Opens folds at a checkpoint, onto a sharding, with the present places of the user's pipelines and of the data.
 
-    Args:
-        checkpoint: "best" or "last".
-        named: the user's pipelines, by the names of their present files.
-        data_dir: the present folder of the data; None if it has not moved.
-        sharding: where models are placed.
+    Folds of the same data share its data set.
     """
 
-    def __init__(
-        self,
-        checkpoint: str,
-        named: Mapping[str, NamedPipeline],
-        data_dir: str | None,
-        sharding: jax.sharding.Sharding,
-    ):
-        self._checkpoint, self._named, self._data_dir, self._sharding = checkpoint, named, data_dir, sharding
-        # Folds of the same data share its data set.
-        self._load = functools.cache(lambda name, source: datasets.load(name, **dict(source)))
+    checkpoint: str
+    named: Mapping[str, NamedPipeline]
+    data_dir: str | None
+    sharding: jax.sharding.Sharding
+    load: Callable[..., RawDataset] = dataclasses.field(
+        default_factory=lambda: functools.cache(lambda name, source: datasets.load(name, **dict(source)))
+    )
 
     def folder(self, folder: pathlib.Path, where: str) -> TrainedFold:
         """Opens a fold's folder; an InputError begins with `where`."""
         metrics = read_metrics(folder / "metrics.json", where)
         if not metrics["complete"]:
             raise InputError(f"{where} is not trained to its end: the command that began it goes on")
-        about = about_run(metrics, fold_number(folder.resolve()) or 0, self._checkpoint, where)
-        config = _moved(_settings(metrics, self._named, where), self._data_dir, where)
+        about = about_run(metrics, fold_number(folder.resolve()) or 0, self.checkpoint, where)
+        config = _moved(_settings(metrics, self.named, where), self.data_dir, where)
 
         def load_model() -> RawToLogit:
-            return _make(about, config, stored_model(folder, self._sharding, about.checkpoint, where), where)
+            return _make(about, config, stored_model(folder, self.sharding, about.checkpoint, where), where)
 
         def load_data() -> RawDataset:
-            dataset = self._dataset(config)
+            dataset = self._dataset(config.data)
             if dataset.fingerprint != metrics["fingerprint"]:
                 raise InputError(
                     f"{where} was trained on other data: the samples or classes of {dataset.name} in "
@@ -488,21 +484,20 @@ class _Opening:
     def file(self, file: pathlib.Path, where: str) -> TrainedFold:
         """Opens a model's file; an InputError begins with `where`."""
         about, stored, identity = model_file.read(file)
-        if about.checkpoint != self._checkpoint:
+        if about.checkpoint != self.checkpoint:
             raise InputError(
-                f"{where} holds the {about.checkpoint} checkpoint, not the {self._checkpoint} one: ask for that"
+                f"{where} holds the {about.checkpoint} checkpoint, not the {self.checkpoint} one: ask for that"
             )
-        config = _moved(_settings(msgspec.to_builtins(about), self._named, where), self._data_dir, where)
+        config = _moved(_settings(msgspec.to_builtins(about), self.named, where), self.data_dir, where)
         model, none = _make(about, config, jax.tree.map(jnp.asarray, stored), where), np.zeros(0, np.int64)
-        fold = TrainedFold(
-            file.parent, about, {}, config, none, none, lambda: model, functools.partial(self._dataset, config)
-        )
+        load_data = functools.partial(self._dataset, config.data)
+        fold = TrainedFold(file.parent, about, {}, config, none, none, lambda: model, load_data)
         if fold.identity != identity:
             raise InputError(f"{where} is damaged: its arrays are not those that were written")
         return fold
 
-    def _dataset(self, config: TrainConfig) -> RawDataset:
-        return self._load(config.data.dataset, tuple(config.data.source.items()))
+    def _dataset(self, data: TrainingDataSettings) -> RawDataset:
+        return self.load(data.dataset, tuple(data.source.items()))
 
 
 def _make(about: About, config: TrainConfig, stored: Any, where: str) -> RawToLogit:
