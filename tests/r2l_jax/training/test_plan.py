@@ -1,10 +1,10 @@
 import dataclasses
+import json
 import pathlib
 import shutil
 
 import numpy as np
 import pytest
-import tifffile
 from changes import change_camera, change_mask, change_pixel
 from small_runs import metrics
 
@@ -16,54 +16,42 @@ from r2l_jax.training import plan, train
 from r2l_jax.training.plan import Plan
 
 
-def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(base):
-    config = replace(base, run_name="overwritten", epochs=1, test_run=True)
-    train.run(config)
+@pytest.fixture
+def copy(one_epoch, tmp_path):
+    """A copy of a finished run, to change."""
+    config = replace(one_epoch, logdir=str(tmp_path / "runs"))
+    shutil.copytree(one_epoch.run_dir, config.run_dir)
+    return config
+
+
+def test_a_run_of_other_settings_is_refused_and_overwritten_on_demand(copy):
     with pytest.raises(
         InputError, match=r"holds another run \(seed was 1, is 2\): choose another --run_name, or start"
     ):
-        train.run(replace(config, seed=2))
+        train.run(replace(copy, seed=2))
     for name in ("fold_1", "fold_0_backup", "fold_notes"):
-        (config.run_dir / name).mkdir()
-    train.run(replace(config, seed=2, overwrite=True))
-    assert metrics(config)["seed"] == 2
+        (copy.run_dir / name).mkdir()
+    train.run(replace(copy, seed=2, test_run=True, log_model=False, overwrite=True))
+    assert metrics(copy)["seed"] == 2
     # Folds of the earlier run go, and no other folders.
-    folders = {path.name for path in config.run_dir.iterdir() if path.is_dir()}
+    folders = {path.name for path in copy.run_dir.iterdir() if path.is_dir()}
     assert folders == {"fold_0", "fold_0_backup", "fold_notes"}
 
 
-def test_what_overwrite_would_remove_is_not_what_a_run_starts_from(one_epoch):
-    config = replace(one_epoch, overwrite=True, classifier_uri=str(one_epoch.run_dir))
-    with pytest.raises(InputError, match=r"--classifier_uri=.* is in the run that --overwrite is to remove"):
-        train.run(config)
-    assert metrics(one_epoch)["complete"]
-
-
-def test_bad_weights_are_refused_before_an_earlier_run_is_removed(base, one_epoch):
-    config = replace(
-        one_epoch, overwrite=True, classifier_pretrained=True, pretrained_weights=str(one_epoch.run_dir / "nothing")
-    )
+def test_bad_weights_are_refused_before_an_earlier_run_is_removed(copy):
+    config = replace(copy, overwrite=True, classifier_pretrained=True, pretrained_weights=str(copy.run_dir / "nothing"))
     with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
         train.run(config)
-    assert metrics(one_epoch)["complete"]
+    assert metrics(copy)["complete"]
 
 
-def test_a_run_is_not_continued_on_other_data(tmp_path, base, write_dng):
-    config = replace(
-        base, run_name="folder", epochs=1, dataset="Folder", data_dir=str(tmp_path), camera="drone", batch_size=2,
-        synthetic_images=None, synthetic_size=None, train_size=0.5, processing_mode="static",
-    )  # fmt: skip
-    samples = np.random.default_rng(0).integers(0, 65536, (8, 32, 32)).astype(np.uint16)
-    for number, raw in enumerate(samples):
-        file = tmp_path / "ab"[number % 2] / f"{number}.tiff"
-        file.parent.mkdir(exist_ok=True)
-        tifffile.imwrite(file, raw)
-    train.run(config)
-    (tmp_path / "a" / "0.tiff").rename(tmp_path / "b" / "0.tiff")
-    with pytest.raises(InputError, match=r"folder holds another run \(it has other samples or classes\)"):
-        train.run(config)
-    with pytest.raises(InputError, match=r"--state_dict_uri=.*folder splits other data"):
-        train.run(replace(base, run_name="refused", processing_mode="static", state_dict_uri=str(config.run_dir)))
+def test_a_run_is_not_continued_on_other_data(base, copy):
+    file = copy.run_dir / "fold_0/metrics.json"
+    file.write_text(json.dumps(metrics(copy) | {"fingerprint": "of other data"}))
+    with pytest.raises(InputError, match=r"one_epoch holds another run \(it has other samples or classes\)"):
+        train.run(copy)
+    with pytest.raises(InputError, match=r"--state_dict_uri=.*one_epoch splits other data"):
+        train.run(replace(base, run_name="refused", state_dict_uri=str(copy.run_dir)))
 
 
 @pytest.mark.slow

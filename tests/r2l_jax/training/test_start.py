@@ -1,5 +1,8 @@
 """The state in which training begins."""
 
+import contextlib
+import io
+
 import jax
 import numpy as np
 import pytest
@@ -18,49 +21,52 @@ def architecture(config, dataset):
     return StepSettings.of(config, dataset, 1).architecture
 
 
-@pytest.fixture
-def three_classes(base, tmp_path):
-    """A run on mosaics of three classes, whose steps are too small to change a float32."""
-    rng = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def three_classes(base, tmp_path_factory):
+    """A run on mosaics of three classes, whose steps are too small to change a float32, and what it said of itself."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("three")
     for label in ("a", "b", "c"):
-        (tmp_path / label).mkdir()
+        (folder / label).mkdir()
         for number in range(4):
-            tifffile.imwrite(tmp_path / label / f"{number}.tiff", rng.integers(0, 2**16, (32, 32), dtype=np.uint16))
-    return replace(
-        base, run_name="three", epochs=1, dataset="Folder", data_dir=str(tmp_path), camera="drone", train_size=0.5,
-        synthetic_images=None, synthetic_size=None, lr=1e-20, batch_size=2, save_locally=True, overwrite=True,
+            tifffile.imwrite(folder / label / f"{number}.tiff", rng.integers(0, 2**16, (32, 32), dtype=np.uint16))
+    config = replace(
+        base, run_name="three", epochs=1, dataset="Folder", data_dir=str(folder), camera="drone", train_size=0.5,
+        synthetic_images=None, synthetic_size=None, lr=1e-20, batch_size=2, save_locally=True, augmentation="none",
     )  # fmt: skip
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        train.run(config)
+    return config, stderr.getvalue()
 
 
 def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(three_classes, one_epoch, capsys):
-    train.run(replace(three_classes, classifier_uri=str(one_epoch.run_dir)))
+    config, _ = three_classes
+    taken = replace(config, run_name="taken", classifier_uri=str(one_epoch.run_dir))
+    train.run(taken)
     said = f"--classifier_uri={one_epoch.run_dir} has other classes: the layer fc of the head starts anew\n"
     assert said in capsys.readouterr().out
-    earlier, transferred = model(one_epoch), model(three_classes)
+    earlier, transferred = model(one_epoch), model(taken)
     np.testing.assert_array_equal(transferred["head.conv1.kernel"], earlier["head.conv1.kernel"])
     assert (earlier["head.fc.kernel"].shape, transferred["head.fc.kernel"].shape) == ((8, 5), (8, 3))
-    train.run(three_classes)
-    np.testing.assert_array_equal(transferred["head.fc.kernel"], model(three_classes)["head.fc.kernel"])
+    np.testing.assert_array_equal(transferred["head.fc.kernel"], model(config)["head.fc.kernel"])
 
 
 def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):
-    train.run(replace(three_classes, epochs=2))
+    config, said = three_classes
     warning = (
-        "warning: 6 updates in all are few: the statistics of batch norm, by which validation normalizes, need about "
+        "warning: 3 updates in all are few: the statistics of batch norm, by which validation normalizes, need about "
         "60; lower --batch_size or raise --epochs\n"
     )
-    assert warning in capsys.readouterr().err
-    train.run(replace(three_classes, epochs=2, overwrite=False))
+    assert warning in said
+    train.run(config)
     assert "updates" not in capsys.readouterr().err
 
 
 def test_running_statistics_start_at_those_of_the_images(three_classes):
     """Three updates would leave 0.9**3 of a variance of 1."""
-    train.run(replace(three_classes, augmentation="none"))
-    ((fold,),) = open_runs([str(three_classes.run_dir)])
+    config, _ = three_classes
+    ((fold,),) = open_runs([str(config.run_dir)])
     raws, _ = fold.dataset.samples(fold.train_indices)
-    images = np.asarray(fold.model.processor(raws))
-    normalizer = fold.model.normalizer
+    images, normalizer = np.asarray(fold.model.processor(raws)), fold.model.normalizer
     np.testing.assert_allclose(normalizer.mean[...], images.mean((0, 1, 2)), rtol=0.02)
     np.testing.assert_allclose(normalizer.var[...], images.var((0, 1, 2)), rtol=0.05)
 

@@ -1,3 +1,4 @@
+import pathlib
 import time
 
 import numpy as np
@@ -6,7 +7,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from r2l_jax.training.tracking import Tracker
+from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line
 
 RNG = np.random.default_rng(0)
 
@@ -113,3 +114,31 @@ def test_hyperparameters_keep_their_types_and_others_are_texts(tmp_path):
     assert flags["lr"].number_value == 0.25
     assert [flags[name].string_value for name in ("dataset", "exposures", "camera")] == ["Synthetic", "(1,)", "None"]
     assert recorded.Scalars("final/val_loss")[0].value == 1
+
+
+def test_an_epoch_has_one_line_of_at_most_80_characters():
+    row = {
+        "epoch": 8, "train_loss": 0.51234, "train_accuracy": 0.91234, "val_loss": 1.61234, "val_accuracy": 0.81234,
+        "seconds": 123.45,
+    }  # fmt: skip
+    line = epoch_line(row, 12, "accuracy", is_best=True)
+    assert line == "epoch  9/12  loss 0.5123 val 1.6123  accuracy 0.9123 val 0.8123  123.5 s  *"
+    assert len(line) <= 80
+    assert "*" not in epoch_line(row, 12, "accuracy", is_best=False)
+    without = {name: value for name, value in row.items() if not name.startswith("val")}
+    assert epoch_line(without, 12, "accuracy", is_best=False).endswith("accuracy 0.9123  123.5 s")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(None, "nothing was left to do"), (59.6, "1 min 0 s"), (7.2, "7 s"), (3725.0, "1 h 2 min")]
+)
+def test_the_end_says_how_long_it_took(seconds, text):
+    assert text in closing(pathlib.Path("runs/a"), "runs", True, seconds).splitlines()[0]
+
+
+def test_samples_of_several_classes_count_for_each():
+    """An object of few pixels is in as many samples as its background."""
+    fold = {f"val_{name}": {"background": 0.5, "car": 0.25} for name in ("precision", "recall", "f1")}
+    fold |= {"val_confusion_matrix": [[3.8, 0.0], [0.1, 0.1]], "val_samples": {"background": 4.0, "car": 4.0}}
+    _, *rows = class_table([fold, fold]).splitlines()
+    assert [line.split()[:2] for line in rows if line[0].isalpha()] == [["background", "8"], ["car", "8"]]

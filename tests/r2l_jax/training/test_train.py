@@ -1,3 +1,5 @@
+import contextlib
+import io
 import itertools
 import json
 import shutil
@@ -27,21 +29,47 @@ STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gam
 
 
 @pytest.fixture(scope="module")
-def finished(base):
-    """A finished run of two folds that recorded everything."""
+def _trained(base):
     config = replace(
-        base,
-        run_name="finished",
-        n_splits=2,
-        track_processing=True,
-        track_processing_gradients=True,
-        track_predictions=True,
-        track_save_tensors=True,
-        track_n_images=3,
-        track_every_epoch=True,
-        save_locally=True,
-    )
-    return config, train.run(config)
+        base, run_name="finished", n_splits=2, track_processing=True, track_processing_gradients=True,
+        track_predictions=True, track_save_tensors=True, track_n_images=3, track_every_epoch=True, save_locally=True,
+    )  # fmt: skip
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        summary = train.run(config)
+    return config, summary, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(_trained):
+    """A finished run of two folds that recorded everything, and its summary."""
+    return _trained[:2]
+
+
+@pytest.fixture(scope="module")
+def said(_trained):
+    """The output of that run, and its errors."""
+    return _trained[2:]
+
+
+def test_a_run_ends_with_its_classes_and_the_next_commands(finished, said, capsys):
+    (config, _), (out, err) = finished, said
+    assert "\r" not in err  # It is no terminal, which would show a bar.
+    lines = [line for line in err.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"] * 2
+    assert sum(line.endswith("*") for line in lines) >= 2
+    table = {line.split()[0]: line.split()[1:] for line in out.splitlines() if line[:1].isupper()}
+    folds = [metrics(config, fold) for fold in range(2)]
+    for number, name in enumerate(folds[0]["classes"]):
+        samples, _, _, f1 = table[name]
+        assert int(samples) == sum(sum(fold["val_confusion_matrix"][number]) for fold in folds)
+        np.testing.assert_allclose(float(f1), np.mean([fold["val_f1"][name] for fold in folds]), atol=6e-5)
+        assert [fold["val_samples"][name] for fold in folds] == [
+            sum(fold["val_confusion_matrix"][number]) for fold in folds
+        ]
+    assert f"python scripts/evaluate.py --run={config.run_dir}" in out
+    train.run(config)
+    assert "nothing was left to do: the run is complete" in capsys.readouterr().out
 
 
 def test_metrics_say_what_came_out_and_how_to_do_it_again(finished):
