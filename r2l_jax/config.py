@@ -1,6 +1,6 @@
-"""The settings that say what a training run is; other programs share some of them.
+"""The settings of a training run; other programs share some of them.
 
-Names and defaults are those of the published PyTorch program where it has them. Each flag of scripts/train.py is a
+Names and defaults follow the published PyTorch program where it has them. Each flag of scripts/train.py is a
 field here, with its default, its help and its bounds; see `runtime.flags`.
 """
 
@@ -46,7 +46,7 @@ PIPELINE_NAMES = (
 
 # For programs that take a finished run.
 CHECKPOINTS = ("best", "last")
-WHICH_CHECKPOINT = "the state of the run: that of its best epoch, or that of its last one"
+WHICH_CHECKPOINT = "the state of the run after its best or its last epoch"
 OWN_PIPELINE = (
     "where the file of the run's pipeline is now, as <file>.py:<function>; its content must be unchanged; default: "
     "where it was in training"

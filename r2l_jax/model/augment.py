@@ -18,7 +18,7 @@ def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " 
     """Makes a key for each sample of a batch, which depends on no other sample nor on the place in the batch.
 
     Args:
-        key: what all samples share, such as the key of an epoch.
+        key: a key that all samples share, such as the key of an epoch.
         index: the samples' indices in the data set.
     """
     return jax.vmap(jax.random.fold_in, (None, 0))(key, index)

@@ -11,8 +11,8 @@ from flax import nnx
 import isp
 from isp.published import additive_layer_stage
 from r2l_jax.config import ProcessingSettings
-from r2l_jax.model.processors import NeuralProcessor, Unprocessed, half_size
-from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.processors import NeuralProcessor, Standardize, Unprocessed, half_size
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
 from r2l_jax.pipelines import NamedPipeline
 from tasks.layers import BatchNorm
@@ -21,7 +21,7 @@ Statistics = tuple[jax.Array, jax.Array]
 
 
 def unknown_statistics() -> Statistics:
-    """Returns a mean and a standard deviation that change nothing, for a model whose own are restored later."""
+    """Returns a mean of 0 and a standard deviation of 1, for a model whose statistics are restored later."""
     return jnp.zeros(3), jnp.ones(3)
 
 
@@ -31,7 +31,7 @@ class Architecture:
 
     Attributes:
         processing: the settings of the processor.
-        pipeline: the pipeline that they name; None if the processor is none.
+        pipeline: the pipeline that they name; None for another kind of processor.
         task: makes the head.
         camera: the camera whose values the processing starts from; None for images that are processed already.
         shape: the shape of a mosaic `(H, W)`, or of an image `(H, W, 3)`.

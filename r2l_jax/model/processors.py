@@ -1,4 +1,4 @@
-"""Processors other than the pipelines of `isp`: a network, and none for images that are processed already.
+"""Processors other than the pipelines of `isp`, and the normalization with fixed statistics.
 
 Like an `isp.Pipeline`, a processor can be called and traced, and has the names of its stages.
 """
@@ -10,9 +10,20 @@ from jaxtyping import Array, Float
 
 import isp
 import tasks
-from r2l_jax.model.standardize import Standardize
 
 Images = Float[Array, "batch height width 3"]
+
+
+class Standardize(nnx.Module):
+    """Subtracts a fixed mean from each channel, and divides it by a fixed standard deviation."""
+
+    def __init__(self, mean: Float[Array, "3"], std: Float[Array, "3"]):
+        self.mean = nnx.BatchStat(mean)
+        self.std = nnx.BatchStat(std)
+
+    def __call__(self, images: Images) -> Images:
+        """Normalizes images."""
+        return (images - self.mean[...]) / self.std[...]
 
 
 class NeuralProcessor(nnx.Module):
@@ -32,7 +43,7 @@ class NeuralProcessor(nnx.Module):
 
     @staticmethod
     def multiple(pattern: str) -> int:
-        """Returns what height and width of a mosaic must be multiples of: the network halves the half size thrice."""
+        """Returns the divisor of valid heights and widths of mosaics: the network halves the half size three times."""
         return 8 * isp.demosaic.bin_side(pattern)
 
     def __init__(self, pattern: str, normalizer: Standardize, rngs: nnx.Rngs):

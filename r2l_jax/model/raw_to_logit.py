@@ -7,11 +7,8 @@ from jaxtyping import Array, Float, Key
 
 import isp
 from r2l_jax.model.augment import augment
-from r2l_jax.model.processors import Processor
-from r2l_jax.model.standardize import Standardize
+from r2l_jax.model.processors import Processor, Standardize
 from tasks.layers import BatchNorm
-
-__all__ = ["RawToLogit", "Standardize", "pipeline_of"]
 
 
 class RawToLogit(nnx.Module):

@@ -1,7 +1,7 @@
 """The tasks that models are trained for: classification and segmentation, each with its head, loss, score and pictures.
 
-A task is all that the rest of the house needs to know to treat both kinds of data sets alike. Tasks are frozen and
-hashable, so that compiled functions can take them as static arguments.
+A task lets other code treat both kinds of data sets alike. Tasks are frozen and hashable, so that compiled functions
+can take them as static arguments.
 """
 
 import dataclasses
@@ -204,8 +204,8 @@ class Segmentation:
     def measure(self, logits: jax.Array, batch: Batch) -> dict[str, jax.Array]:
         """Computes the sums of a batch in evaluation, which can be added up over batches, see `totals`.
 
-        The mean of the Dice losses of batches depends on how samples are batched. The loss is therefore that of all
-        samples together, and follows from the three sums of `tasks.losses.dice_sums`. `tile_iou` is the sum of the
+        The mean of the Dice losses of batches depends on how samples are batched. The loss is therefore computed over
+        all samples together, and follows from the three sums of `tasks.losses.dice_sums`. `tile_iou` is the sum of the
         images' own intersections over union, each times its sample's weight.
         """
         masks, weight = batch["target"].astype(jnp.int32), batch["weight"]
@@ -233,7 +233,7 @@ class Segmentation:
         return jax.nn.sigmoid(_enlarged(logits, height)[..., 0])
 
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns no classes: an image has none, its pixels do."""
+        """Returns an empty dict: pixels have classes, images do not."""
         return {}
 
     def predictions_picture(self, images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -281,7 +281,7 @@ def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Ta
 
     Args:
         name: "classification" or "segmentation".
-        classes: as those of a `RawDataset`.
+        classes: the names of its classes, as in a `RawDataset`.
         model: the networks.
     """
     if name == Segmentation.name:
@@ -290,6 +290,6 @@ def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Ta
 
 
 def _enlarged(images, height: int):
-    """Repeats the pixels of images `(B, H, W, C)` to a height: those of a mosaic at half size are half as large."""
+    """Repeats the pixels of images `(B, H, W, C)`, such as images of half the size, to a height."""
     factor = height // images.shape[1]
     return images if factor == 1 else images.repeat(factor, 1).repeat(factor, 2)

@@ -51,7 +51,7 @@ def out_of_patience(history: Sequence[Row], quality: Quality, patience: int) -> 
 
 
 def _rank(quality: Mapping[str, Any]) -> tuple[float, float, float]:
-    """Returns a sort key that puts the best last, and what was not validated or is not a number first."""
+    """Returns a sort key that puts the best epoch last, and epochs without a valid score first."""
     score, loss = (float(quality.get(name, -math.inf)) for name in ("score", "loss"))
     first = -float(quality.get("epoch", math.inf))
     return -math.inf if math.isnan(score) else score, -math.inf if math.isnan(loss) else loss, first
@@ -61,9 +61,9 @@ class Checkpoints:
     """Writes the states of a fold while training continues, and keeps the last and the best of them.
 
     A checkpoint is the folder `<step>/`, which appears complete or not at all; only then are earlier ones removed. It
-    holds four items: `model`, the variables by their paths; `progress`, what else training needs to go on; `history`,
+    holds four items: `model`, the variables by their paths; `progress`, the rest of the training state; `history`,
     the numbers of the epochs so far; `metrics`, how good this epoch is, and which one is the best. Only the last
-    checkpoint keeps its `progress`. Leaving the context waits until all that was saved is on the disk.
+    checkpoint keeps its `progress`. Leaving the context waits until everything saved is on the disk.
 
     Args:
         folder: where the checkpoints are, or will be.
@@ -84,7 +84,7 @@ class Checkpoints:
     def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
         if self._manager is None:
             return
-        # After another error, that of the checkpoint would hide it.
+        # An error of the checkpoint would hide the error before.
         with contextlib.suppress(InputError) if kind else contextlib.nullcontext():
             self._finish_saving()
         with _unwritable(self._folder):
@@ -101,7 +101,7 @@ class Checkpoints:
         Args:
             state: the state after the last step.
             history: the numbers of the epochs so far.
-            ends_epoch: whether the state is that of the end of the history's last epoch, which may be the best.
+            ends_epoch: whether the history's last epoch ended in this state, so that it may be the best.
         """
         if self._manager is None:
             return
@@ -123,7 +123,7 @@ class Checkpoints:
     ) -> tuple[TrainState, list[dict]]:
         """Returns the state and history of the last checkpoint, or `state` and no history without a checkpoint.
 
-        A finished run may have dropped its optimizer's state; then that of `state` stays.
+        A finished run may have dropped its optimizer's state; then `state` keeps its own.
 
         Args:
             state: a state of the same shapes.
@@ -179,7 +179,7 @@ class Checkpoints:
 
 
 def drop_optimizer(folder: pathlib.Path) -> None:
-    """Removes what a finished run does not need from its checkpoints: the optimizer's state, which is most of them."""
+    """Removes the optimizer's state, which is most of a checkpoint, from the checkpoints of a finished run."""
     steps = [int(each.parent.name) for each in folder.glob(f"[0-9]*/{_PROGRESS}") if each.parent.name.isdigit()]
     _drop_progress(folder, steps)
 
@@ -259,7 +259,7 @@ def replace_parts(
     optional: tuple[str, ...] = (),
     resized: tuple[str, ...] = (),
 ) -> list[str]:
-    """Replaces parts of a model, in place, by those of nested dicts of arrays.
+    """Replaces parts of a model, in place, with arrays from nested dicts.
 
     Args:
         model: the variables of a `RawToLogit`.

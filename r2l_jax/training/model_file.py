@@ -1,4 +1,4 @@
-"""A finished model in one file, model.safetensors: its arrays, and in the metadata all that is needed to use them."""
+"""A finished model in one file, model.safetensors: its arrays, and its description in the metadata."""
 
 import hashlib
 import json

@@ -61,7 +61,7 @@ class Plan:
     """
 
     def __init__(self, config: TrainConfig, rule: type[UpdateRule] = GradientDescent):
-        # A name or a file that is no pipeline ends the run before data is downloaded or rendered.
+        # A wrong name of a pipeline ends the run before data is downloaded or rendered.
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
         batch_size = config.optimization.batch_size

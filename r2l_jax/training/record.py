@@ -1,4 +1,4 @@
-"""The folders of a run's folds, and the metrics.json in each: the numbers so far, and all that a repetition needs."""
+"""The folders of a run's folds, and the metrics.json in each: its numbers, and how to reproduce them."""
 
 import dataclasses
 import hashlib
@@ -54,7 +54,7 @@ class Fold(NamedTuple):
 
 
 def fold_number(folder: pathlib.Path) -> int | None:
-    """Returns the number of the fold whose folder this is; None for another folder, such as a copy of one."""
+    """Returns the number in the name of a fold's folder; None for another folder, such as a copy of one."""
     match = re.fullmatch(r"fold_(0|[1-9][0-9]{0,8})", folder.name)
     return int(match[1]) if match and folder.is_dir() else None
 
@@ -74,7 +74,7 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
     Args:
         uri: an earlier run's folder, or one of its folds' folders.
         fold: the fold of this run.
-        where: what to call `uri` in an error, such as its flag with the value.
+        where: the name of `uri` in an error, such as its flag with the value.
 
     Raises:
         InputError: there is no such folder, or it holds no such fold.
@@ -91,7 +91,7 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
 
 
 def run_names(uris: Sequence[str]) -> list[str]:
-    """Returns names of runs for tables and plots: those of their folders, or the paths as given if two are the same.
+    """Returns names of runs for tables and plots: their folders' names, or the given paths if two names are equal.
 
     Args:
         uris: folders of runs, or of their folds.
@@ -129,7 +129,7 @@ class _Metrics(msgspec.Struct):
 
 
 def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
-    """Describes a run as metrics.json records it: what a repetition needs, and the data."""
+    """Describes a run as metrics.json records it: its settings, environment and data."""
     named = config.processing.named_pipeline
     return {
         "flags": flat(config),
@@ -238,7 +238,7 @@ def recorded_split(
     """Returns the indices of the training and the validation samples that a metrics.json records.
 
     Args:
-        content: what `read_metrics` returns.
+        content: the result of `read_metrics`.
         dataset: the data set that they are samples of.
         file: the file, for the message of an error.
 
@@ -269,7 +269,7 @@ def changed_flags(flags: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[
 
 
 def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    """Lists what keeps a run from continuing a fold.
+    """Lists the reasons why a run cannot continue a fold.
 
     Args:
         described: the description of the run, see `describe`.

@@ -1,4 +1,4 @@
-"""Finished runs, opened once for every program: settings, trained folds, models, data, and what the models compute."""
+"""Finished runs, opened in one way for every program: settings, trained folds, models, data and predictions."""
 
 import dataclasses
 import functools
@@ -114,7 +114,7 @@ class TrainedFold:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A hash of the arrays and of what they mean: the task, the classes and the processing."""
+        """A hash of the arrays, the task, the classes and the processing."""
         return identity_of(self.about, self.architecture, named_arrays(nnx.state(self.model)))
 
 
@@ -150,7 +150,7 @@ class Run:
 
     @property
     def identity(self) -> str:
-        """A hash of the arrays and of what they mean: the task, the classes and the processing."""
+        """A hash of the arrays, the task, the classes and the processing."""
         return self.folds[0].identity
 
     @property
@@ -231,7 +231,7 @@ class Run:
             batch_size: how many are processed at once.
 
         Raises:
-            InputError: the shape is not that of mosaics, or a side does not fit the network.
+            InputError: the shape is wrong, or a side does not fit the network.
         """
         side = self.multiple
         height, width = self._size(raws)
@@ -254,7 +254,7 @@ class Run:
             batch_size: how many are processed at once.
 
         Raises:
-            InputError: the shape is not that of mosaics.
+            InputError: the shape is wrong.
         """
         return self._in_batches(functools.partial(_jit(_images, (0,)), *self._split[0]), raws, batch_size)
 
@@ -266,7 +266,7 @@ class Run:
             batch_size: how many are processed at once.
 
         Raises:
-            InputError: the shape is not that of mosaics.
+            InputError: the shape is wrong.
         """
         images = self._in_batches(functools.partial(_jit(_stages, (0,)), *self._split[0]), raws, batch_size)
         return dict(zip(self.model.processor.stage_names, images, strict=True))
@@ -336,7 +336,7 @@ def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipel
         The run with this fold.
 
     Raises:
-        InputError: the path is no finished run or model, is damaged, or lacks the checkpoint; or the file of its
+        InputError: the path is not a finished run or model, is damaged, or lacks the checkpoint; or the file of its
             pipeline is missing, has changed, or has never been named.
 
     Example:
@@ -390,9 +390,8 @@ def open_runs(
         checkpoint: "best" or "last".
 
     Raises:
-        InputError: a folder that is no run's, a fold that is not trained to its end, data that is not what it was
-            trained on, a pipeline that is not the one that it was trained with or that is not needed, or a checkpoint
-            that cannot be read; named.
+        InputError: a folder without a run, a fold that is not trained to its end, other data or another pipeline than
+            in training, a pipeline that no run needs, or a checkpoint that cannot be read.
     """
 
     def describe() -> list[list[TrainedFold]]:

@@ -104,9 +104,9 @@ def initial_state(
         steps: the run's compiled functions.
         sources: where the parts of the model start.
         dataset: the samples.
-        fold: whose training samples give statistics.
+        fold: the fold, whose training samples give statistics.
         batch_size: samples at once, over all devices.
-        keys: the key of the random weights, and the key from which those of the training steps are drawn.
+        keys: the keys of the random weights and of the training steps.
         resumes: whether the state is restored from a checkpoint afterwards and needs only its shapes.
     """
     of_weights, of_steps = keys

@@ -26,8 +26,8 @@ class TrainState(flax.struct.PyTreeNode):
         step: the number of updates done.
         model: the variables of a `RawToLogit`.
         opt_state: the update rule's state.
-        sums: added up since the epoch began: the task's `loss` and `confusion (C, C)`, and those of the update rule,
-            such as `gradient_norm`, of each of the processor's parameters.
+        sums: added up since the epoch began: the task's `loss` and `confusion (C, C)`, and the update rule's sums, such
+            as the `gradient_norm` of each of the processor's parameters.
     """
 
     step: Any
@@ -76,7 +76,7 @@ class Steps:
         self._fixed = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
         self._processes_apart = settings.freezes_processor
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
-        # Compiled apart from the head, whose functions runs with other processing then find in the cache.
+        # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
         self._process = jit(self._processed, out_shardings=shardings().split)
         self._train = jit(self._trained, donate_argnums=0)
         self._evaluate = jit(self._evaluated, donate_argnums=1)
@@ -139,7 +139,7 @@ class Steps:
         return self._evaluate(state, sums, self._process(state.model, batch["raw"]), batch)
 
     def _parts(self, model: nnx.State) -> tuple[nnx.State, nnx.State]:
-        """Splits a model into its fixed processor, if it has one, and all that updates compute with."""
+        """Splits a model into its fixed processor, if it has one, and the rest, which updates compute with."""
         fixed, trained = nnx.split_state(model, self._fixed, ...)
         return fixed, trained
 

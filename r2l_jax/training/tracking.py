@@ -32,7 +32,7 @@ class Tracker:
     Args:
         folder: the fold's.
         first_epoch: events from this epoch on, left by an interrupted run, are superseded.
-        save_tensors: also write what the pictures show as .npy.
+        save_tensors: also write the arrays behind the pictures as .npy.
         enabled: whether anything is written: in one process of several.
     """
 
@@ -156,11 +156,11 @@ def record_samples(
     state: TrainState,
     epoch: int,
 ) -> None:
-    """Records what the flags ask for of the data set's first samples, such as stages, their gradients, predictions.
+    """Records stages, their gradients, and predictions of the data set's first samples, as the flags ask for.
 
     Args:
         tracker: takes the record.
-        wanted: what to record.
+        wanted: the flags.
         differences: whether to record the difference from the rule's reference.
         dataset: the samples.
         steps: the run's compiled functions.
@@ -187,7 +187,7 @@ def record_samples(
 
 
 def hyperparameters(flags: Mapping[str, Any], pipeline: str | None) -> Numbers:
-    """Returns the settings to compare runs by: the most telling ones first, then all that differ from their default.
+    """Returns the settings to compare runs by: the most telling ones first, then the others that are not defaults.
 
     The first ones are numbered, since TensorBoard sorts by name and shows the first five.
 

@@ -79,7 +79,7 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
 
 
 def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRule] = GradientDescent) -> None:
-    """Trains some folds of a run, or what an earlier call left undone, while other programs may train its others.
+    """Trains some folds of a run, or finishes them, while other programs may train its others.
 
     The folds are those of `run`, which writes `summary.json` once all of them are trained.
 
@@ -103,7 +103,7 @@ def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRu
 
 
 def _warn(config: TrainConfig, plan: Plan, begun: Sequence[Fold], folds: Sequence[Fold]) -> None:
-    """Prints what the user should know before training starts; `begun` are the folds that are continued."""
+    """Prints warnings before training starts; `begun` are the folds that are continued."""
     warnings, attack = [], config.attack.adv_training
     if attack and not config.model.classifier_uri:
         warnings.append("--adv_training without --classifier_uri attacks a head untrained for the task")
@@ -146,7 +146,7 @@ class Trainer:
         plan: the run.
         steps: its compiled steps.
         optimization: how long to train, how often to validate, and the seed.
-        tracking: what to record and to keep.
+        tracking: the settings of records and checkpoints.
     """
 
     def __init__(self, plan: Plan, steps: Steps, optimization: OptimizationSettings, tracking: TrackingSettings):
@@ -385,7 +385,7 @@ class _Loop:
         return state, row, sums
 
     def validate(self, state: TrainState) -> Numbers:
-        """Adds up a state's sums over the validation samples: the task's, and those of its and the rule's metrics."""
+        """Adds up the sums of the task and the rule over the validation samples."""
         sums = self._compiled.zero_evaluated()
         for batch in loader.eval_batches(self._dataset, self._fold.valid_indices, self._batches.size):
             sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))

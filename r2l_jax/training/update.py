@@ -157,8 +157,8 @@ class UpdateRule(abc.ABC):
         """Updates a model.
 
         Args:
-            model: its variables, without those of a fixed processor.
-            state: that of `begin`, or of the update before.
+            model: its variables, without a fixed processor.
+            state: the result of `begin`, or of the update before.
             batch: samples, whose targets follow the augmentation of their images; with a fixed processor, processed.
             keys: of the augmentation, one for each sample.
         """

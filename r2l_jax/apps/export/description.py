@@ -8,7 +8,7 @@ import numpy as np
 
 import isp
 from r2l_jax.apps.export.parts import Part
-from r2l_jax.model.standardize import Standardize
+from r2l_jax.model.processors import Standardize
 from r2l_jax.training.run import Run
 
 

@@ -18,8 +18,8 @@ import isp
 from r2l_jax import pipelines
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.model.model_hash import _settings, model_hash, processor_hash
-from r2l_jax.model.processors import Unprocessed
-from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.processors import Standardize, Unprocessed
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import task_of
 
 CAMERA = isp.CAMERAS["drone"]

@@ -7,7 +7,7 @@ from flax import nnx
 import isp
 import tasks
 from r2l_jax.model import processors
-from r2l_jax.model.standardize import Standardize
+from r2l_jax.model.processors import Standardize
 
 RAW = jnp.asarray(np.random.default_rng(0).random((1, 32, 48), np.float32))
 MEAN, STD = jnp.array((0.2, 0.5, 0.4)), jnp.array((0.1, 0.3, 0.2))

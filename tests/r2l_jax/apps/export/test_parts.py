@@ -5,7 +5,8 @@ from flax import nnx
 
 import isp
 from r2l_jax.apps.export.parts import parts_of
-from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
 from tasks.resnet import BasicBlock, ResNet
 
 

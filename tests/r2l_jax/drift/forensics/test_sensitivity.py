@@ -15,7 +15,8 @@ from r2l_jax.drift.forensics import sensitivity
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import moved
-from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime.files import write_csv
 from tasks.layers import BatchNorm, Conv

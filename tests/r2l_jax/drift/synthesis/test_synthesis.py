@@ -28,7 +28,8 @@ from r2l_jax.drift.synthesis import synthesis
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.picture_sets import SetFolder
-from r2l_jax.model.raw_to_logit import RawToLogit, Standardize
+from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
