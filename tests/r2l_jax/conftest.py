@@ -7,27 +7,8 @@ import small_runs
 
 import tasks
 from r2l_jax.config import TrainConfig
-from r2l_jax.data.sets import synthetic
-from r2l_jax.runtime import startup
 from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _cache_dir(tmp_path_factory):
-    """Keeps the user's cache folder free of what is remembered of tests' files."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(startup, "cache_dir", lambda: folder)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _small_batches_of_scenes():
-    """Renders four scenes at a time, so that data sets of all sizes share what is compiled."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(synthetic, "_BATCH", 4)
-        yield
 
 
 @contextlib.contextmanager
@@ -40,7 +21,10 @@ def _small_heads():
 
 @pytest.fixture(scope="module")
 def small_heads():
-    """Puts small heads in place of ResNets and U-Nets."""
+    """Puts small heads in place of ResNets and U-Nets.
+
+    Runs of equal settings share their compiled steps (`make_steps`): a run with real heads needs other settings.
+    """
     with _small_heads():
         yield
 

@@ -65,11 +65,6 @@ def test_rectangles_keep_their_shape():
     assert set(found) == set(range(4))
 
 
-def test_images_and_masks_get_the_same_orientations_for_the_same_key():
-    masks = (IMAGES[..., :1] > 0.5).astype(jnp.float32)
-    np.testing.assert_array_equal(orient(masks, KEYS), orient(IMAGES, KEYS)[..., :1] > 0.5)
-
-
 def test_strong_adds_noise_or_smoothing_to_half_of_the_images_each():
     images = jnp.ones((4096, 4, 4, 3))
     changed = np.asarray(augment(images, keys(4096), "strong")) - 1

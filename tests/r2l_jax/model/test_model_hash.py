@@ -30,10 +30,6 @@ def make(processor=None, mean=0.0, seed=0):
     return RawToLogit(processor or isp.static(CAMERA), normalizer, SmallHead(4, 3, nnx.Rngs(seed)))
 
 
-def test_equal_models_have_one_hash():
-    assert model_hash(make()) == model_hash(make())
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -47,6 +43,7 @@ def test_equal_models_have_one_hash():
     ],
 )
 def test_a_variable_a_stage_or_an_option_changes_the_hash(other):
+    assert model_hash(make()) == model_hash(make())
     assert model_hash(make(**other)) != model_hash(make())
     if "processor" in other:
         assert processor_hash(other["processor"]) != processor_hash(isp.static(CAMERA))

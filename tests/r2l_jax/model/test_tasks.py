@@ -14,16 +14,8 @@ from r2l_jax.training import train
 @pytest.fixture(scope="module")
 def segmented(base):
     """A finished run of segmentation."""
-    config = replace(
-        base,
-        run_name="segmented",
-        dataset="SyntheticSegmentation",
-        augmentation="weak",
-        epochs=8,
-        lr=1e-2,
-        track_predictions=True,
-        track_n_images=3,
-    )
+    settings = {"augmentation": "weak", "epochs": 8, "lr": 1e-2, "track_predictions": True, "track_n_images": 3}
+    config = replace(base, run_name="segmented", dataset="SyntheticSegmentation", **settings)
     return config, train.run(config)
 
 
@@ -147,13 +139,9 @@ def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
     def loss(size):
         sums = [
             task.measure(
-                jnp.asarray(logits[start : start + size], jnp.float32),
-                {
-                    "target": jnp.asarray(targets[start : start + size]),
-                    "weight": jnp.float32(taken[start : start + size]),
-                },
+                jnp.float32(logits[part]), {"target": jnp.asarray(targets[part]), "weight": jnp.float32(taken[part])}
             )
-            for start in range(0, 12, size)
+            for part in (slice(start, start + size) for start in range(0, 12, size))
         ]
         return task.totals(jax.tree.map(lambda *parts: sum(parts), *sums))["loss"] / 10
 
