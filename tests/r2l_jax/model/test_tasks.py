@@ -136,6 +136,8 @@ def test_the_loss_that_is_measured_does_not_depend_on_batches(name):
         of_classes = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
         expected = -np.log(of_classes[np.arange(12), targets])[taken].mean()
 
+    targets = jnp.asarray(targets)
+
     def loss(size):
         sums = [
             task.measure(
