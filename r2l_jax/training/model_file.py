@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
+import flax.traverse_util
 import msgspec
 import numpy as np
 import safetensors
@@ -179,10 +180,8 @@ def read(source: pathlib.Path) -> tuple[About, dict[str, Any], str]:
     """
     with reading(source, "model in safetensors"), safetensors.safe_open(source, "np") as file:
         about, identity = _described(file.metadata() or {})
-        arrays: dict[str, Any] = {}
-        for name in file.keys():  # noqa: SIM118 -- no dict
-            _put(arrays, name, file.get_tensor(name))
-        return about, arrays, identity
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no dict
+        return about, _nested(arrays), identity
 
 
 def _described(metadata: Mapping[str, str]) -> tuple[About, str]:
@@ -206,15 +205,12 @@ def _described(metadata: Mapping[str, str]) -> tuple[About, str]:
     return checked(fields, "its metadata has"), identity
 
 
-def _put(arrays: dict[str, Any], name: str, array: np.ndarray) -> None:
-    """Puts an array into nested dicts by its dotted path."""
-    if array.dtype != np.float32:
-        raise InputError(f"its array {name:.80} must be float32, got {array.dtype}")
-    *path, last = name.split(".")
-    for part in path:
-        arrays = arrays.setdefault(part, {})
-        if not isinstance(arrays, dict):
-            raise InputError(f"its array {name:.80} lies in another one")
-    if last in arrays:
-        raise InputError(f"its array {name:.80} is there twice")
-    arrays[last] = array
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Puts arrays into nested dicts by their dotted paths."""
+    for name, array in arrays.items():
+        if array.dtype != np.float32:
+            raise InputError(f"its array {name:.80} must be float32, got {array.dtype}")
+    try:
+        return flax.traverse_util.unflatten_dict(dict(arrays), sep=".")
+    except (IndexError, TypeError):
+        raise InputError("one of its arrays lies in another one") from None

@@ -53,7 +53,8 @@ class Plan:
         steps: everything that the compiled steps depend on.
         sources: where the parts of a model start.
         described: the description of the run, see `record.describe`.
-        overwrites: whether an earlier run in the folder is to be removed.
+        optimization: how long to train, how often to validate, and the seed.
+        tracking: the settings of records and checkpoints.
 
     Raises:
         InputError: the settings would end the run later; or an earlier run, whose split is wanted, cannot be read or
@@ -73,7 +74,8 @@ class Plan:
         self.batches = Batches.of(len(self.folds[0].train_indices), batch_size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
         self.sources = Sources.of(config.processing, config.model)
-        self.described, self.overwrites = describe(config, self.dataset), config.tracking.overwrite
+        self.described = describe(config, self.dataset)
+        self.optimization, self.tracking = config.optimization, config.tracking
         _check_networks(config.model, self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
         if batch_size % jax.device_count():
@@ -85,7 +87,7 @@ class Plan:
         Raises:
             InputError: an earlier run would end this one later, before anything is trained or removed.
         """
-        begun = [fold for fold in folds if fold.metrics_file.exists() and not self.overwrites]
+        begun = [fold for fold in folds if fold.metrics_file.exists() and not self.tracking.overwrite]
         for fold in begun:
             if found := changes(self.described, read_metrics(fold.metrics_file, "start anew with --overwrite")):
                 raise InputError(
@@ -94,7 +96,7 @@ class Plan:
                 )
         others = [fold for fold in folds if fold not in begun]
         for fold in others:
-            self.sources.check(fold.number, fold.folder.parent if self.overwrites else None)
+            self.sources.check(fold.number, fold.folder.parent if self.tracking.overwrite else None)
         if others:
             self.sources.check_weights(self.steps.task)
         return begun

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 import tasks
-from r2l_jax.config import OptimizationSettings, TrackingSettings, TrainConfig
+from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
@@ -62,11 +62,11 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
         begun = plan.check_folders(plan.folds)
         if is_first():
             _warn(config, plan, begun, plan.folds)
-            if plan.overwrites:
+            if config.tracking.overwrite:
                 _remove(run_dir)
         multihost_utils.sync_global_devices("run folder prepared")
         started = time.monotonic()
-        trainer = Trainer(plan, make_steps(plan.steps, rule), config.optimization, config.tracking)
+        trainer = Trainer(plan, make_steps(plan.steps, rule))
         results, are_new = zip(*trainer.train(plan.folds), strict=True)
         summary = _summary(trainer.steps, results)
         if is_first():
@@ -99,7 +99,7 @@ def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRu
     begun = plan.check_folders(chosen)
     if is_first():
         _warn(config, plan, begun, chosen)
-    Trainer(plan, make_steps(plan.steps, rule), config.optimization, config.tracking).train(chosen)
+    Trainer(plan, make_steps(plan.steps, rule)).train(chosen)
 
 
 def _warn(config: TrainConfig, plan: Plan, begun: Sequence[Fold], folds: Sequence[Fold]) -> None:
@@ -145,13 +145,10 @@ class Trainer:
     Args:
         plan: the run.
         steps: its compiled steps.
-        optimization: how long to train, how often to validate, and the seed.
-        tracking: the settings of records and checkpoints.
     """
 
-    def __init__(self, plan: Plan, steps: Steps, optimization: OptimizationSettings, tracking: TrackingSettings):
-        self.steps = steps
-        self._plan, self._optimization, self._tracking = plan, optimization, tracking
+    def __init__(self, plan: Plan, steps: Steps):
+        self.steps, self._plan, self._tracking = steps, plan, plan.tracking
 
     def train(self, folds: Sequence[Fold]) -> list[tuple[Numbers, bool]]:
         """Trains folds from their starts, or from their last checkpoints.
@@ -185,25 +182,23 @@ class Trainer:
         self, fold: Fold, record: Record, checkpoints: Checkpoints, stop: StopSignals
     ) -> tuple[TrainState, list[Numbers], Numbers]:
         """Returns the last state, the numbers of the epochs, and the final numbers."""
-        plan, steps, epochs = self._plan, self.steps, self._optimization.epochs
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(self._optimization.seed), fold.number))
-        init_key, step_key = keys
-        state = initial_state(
-            steps, plan.sources, plan.dataset, fold, plan.batches.size, (init_key, step_key), checkpoints.found
-        )
+        plan, steps, epochs = self._plan, self.steps, self._plan.optimization.epochs
+        seed = jax.random.key(plan.optimization.seed)
+        init_key, step_key = jax.random.split(jax.random.fold_in(seed, fold.number))
+        keys = init_key, step_key
+        state = initial_state(steps, plan.sources, plan.dataset, fold, plan.batches.size, keys, checkpoints.found)
         state, history = checkpoints.restore_last(state, epochs, self._is_done)
-        loop = _Loop(plan, steps, fold, self._optimization, step_key, stop, int(state.step))
+        loop = _Loop(plan, steps, fold, step_key, stop, int(state.step))
         tracker = tracking.Tracker(fold.folder, len(history), self._tracking.track_save_tensors, enabled=is_first())
         with loop, tracker:
             record.write(history)
             for epoch in range(len(history), epochs):
                 if self._is_done(history):
                     break
-                try:
-                    state, speed = loop.train_epoch(state, epoch)
-                except _Stopped as stopped:
-                    checkpoints.save(stopped.state, history, ends_epoch=False)
-                    raise self._interrupted(f"stopped at step {loop.step} of {loop.steps}") from None
+                state, speed = loop.train_epoch(state, epoch)
+                if speed is None:
+                    checkpoints.save(state, history, ends_epoch=False)
+                    raise self._interrupted(f"stopped at step {loop.step} of {loop.steps}")
                 state, row, sums = loop.end_epoch(state, epoch, speed)
                 history.append(row)
                 checkpoints.save(state, history)
@@ -266,7 +261,7 @@ class Trainer:
         return {"score": sign * row[score], "loss": -sign * row["val_loss"], "epoch": row["epoch"]}
 
     def _is_done(self, history: list[Numbers]) -> bool:
-        return out_of_patience(history, self._quality, self._optimization.patience)
+        return out_of_patience(history, self._quality, self._plan.optimization.patience)
 
     def _interrupted(self, stopped: str) -> Interrupted:
         left = "the same command goes on from there" if self._tracking.log_model else "nothing is kept"
@@ -284,14 +279,6 @@ class Trainer:
             model_file.write(fold.folder / model_file.NAME, arrays, about, identity)
 
 
-class _Stopped(Exception):  # noqa: N818 -- nothing went wrong
-    """Training was asked to stop within an epoch, in this state."""
-
-    def __init__(self, state: TrainState):
-        super().__init__()
-        self.state = state
-
-
 class _Loop:
     """Takes the steps of a fold, and shows their progress.
 
@@ -306,25 +293,23 @@ class _Loop:
         plan: Plan,
         compiled: Steps,
         fold: Fold,
-        optimization: OptimizationSettings,
         key: jax.Array,
         stop: StopSignals,
         first_step: int,
     ):
-        self._dataset, self._batches, self._compiled, self._fold = plan.dataset, plan.batches, compiled, fold
-        self._optimization, self._key, self._stop = optimization, key, stop
-        self.step, self.steps = first_step, optimization.epochs * plan.batches.per_epoch
+        self._plan, self._batches, self._compiled, self._fold = plan, plan.batches, compiled, fold
+        self._key, self._stop = key, stop
+        self.step, self.steps = first_step, plan.optimization.epochs * plan.batches.per_epoch
         self.validated: Numbers | None = None
-        self._title = f"fold {fold.number + 1}/{len(plan.folds)}"
         self._left: Iterator[Batch] = loader.train_batches(
-            plan.dataset, fold.train_indices, plan.batches.size, optimization.seed, first_step
+            plan.dataset, fold.train_indices, plan.batches.size, plan.optimization.seed, first_step
         )
 
     def __enter__(self) -> "_Loop":
         self._bar = tqdm(
             total=self.steps,
             initial=self.step,
-            desc=self._title,
+            desc=f"fold {self._fold.number + 1}/{len(self._plan.folds)}",
             unit="step",
             disable=no_bar(),
             ncols=min(shutil.get_terminal_size().columns, _COLUMNS),
@@ -340,11 +325,11 @@ class _Loop:
         if is_first():
             self._bar.write(line, file=sys.stderr)
 
-    def train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, float]:
-        """Takes the steps that are left of an epoch, and returns the state and the images per second.
+    def train_epoch(self, state: TrainState, epoch: int) -> tuple[TrainState, float | None]:
+        """Takes the steps that are left of an epoch.
 
-        Raises:
-            _Stopped: the user or the scheduler asked to stop.
+        Returns:
+            The state, and the images per second; None if the user or the scheduler asked to stop within the epoch.
         """
         first, last, ahead, started = self.step, (epoch + 1) * self._batches.per_epoch, OneAhead(), time.perf_counter()
         key, timed = jax.random.fold_in(self._key, epoch), last - first
@@ -360,7 +345,7 @@ class _Loop:
             self._bar.update()
             # The validation at an epoch's end still belongs to the epoch.
             if self._stop.after_step() and self.step < last:
-                raise _Stopped(state)
+                return state, None
         # The device may still work on the last step: its sums are waited for before the clock is read.
         jax.block_until_ready(state.sums)
         return state, timed * self._batches.size / (time.perf_counter() - started)
@@ -371,7 +356,7 @@ class _Loop:
         Raises:
             InputError: training has diverged.
         """
-        steps, optimization = self._compiled, self._optimization
+        steps, optimization = self._compiled, self._plan.optimization
         sums, processor = jax.device_get((state.sums, state.processor))
         if not all(np.isfinite(array).all() for array in jax.tree.leaves((sums["loss"], processor))):
             raise InputError(f"training diverged in epoch {epoch + 1}, to numbers that are not finite: lower --lr")
@@ -387,7 +372,7 @@ class _Loop:
     def validate(self, state: TrainState) -> Numbers:
         """Adds up the sums of the task and the rule over the validation samples."""
         sums = self._compiled.zero_evaluated()
-        for batch in loader.eval_batches(self._dataset, self._fold.valid_indices, self._batches.size):
+        for batch in loader.eval_batches(self._plan.dataset, self._fold.valid_indices, self._batches.size):
             sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
         totals = self._compiled.task.totals(jax.device_get(sums))
         self.validated = totals

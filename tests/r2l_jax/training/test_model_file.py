@@ -99,7 +99,7 @@ def test_metadata_of_others_is_refused_in_one_line(changed, metadata, message):
         ({"head.fc.bias": None}, r"does not fit this run: its head has fc.bias not at all, this run's \(5,\)"),
         ({"head.fc.bias": np.zeros(7, np.float32)}, r"its head has fc.bias \(7,\), this run's \(5,\)"),
         ({"head.fc.bias": np.zeros(5, np.float64)}, "its array head.fc.bias must be float32, got float64"),
-        ({"head.fc.bias.more": np.zeros(5, np.float32)}, "lies in another one|is there twice"),
+        ({"head.fc.bias.more": np.zeros(5, np.float32)}, "one of its arrays lies in another one"),
         ({"head.fc.bias": np.ones(5, np.float32)}, "its arrays are not those that were written"),
     ],
 )
