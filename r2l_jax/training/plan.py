@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax
 
-from r2l_jax.config import ModelSettings, ProcessingSettings, TrainConfig, TrainingDataSettings
+from r2l_jax.config import ModelSettings, TrainConfig, TrainingDataSettings
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.data.splits import Split, stratified_splits
@@ -70,16 +70,16 @@ class Plan:
         if config.data.test_run:
             splits = [(train[:batch_size], valid[:batch_size]) for train, valid in splits]
         self.folds = [Fold(number, *split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
-        _check_processing(config.processing, self.dataset)
         self.batches = Batches.of(len(self.folds[0].train_indices), batch_size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
         self.sources = Sources.of(config.processing, config.model)
-        self.described = describe(config, self.dataset)
         self.optimization, self.tracking = config.optimization, config.tracking
         _check_networks(config.model, self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
         if batch_size % jax.device_count():
             raise InputError(f"--batch_size must be a multiple of the {jax.device_count()} devices, got {batch_size}")
+        # Last, since it hashes the data.
+        self.described = describe(config, self.dataset)
 
     def check_folders(self, folds: Sequence[Fold]) -> list[Fold]:
         """Finds the folds that an earlier call has begun, and that are to be continued.
@@ -117,17 +117,14 @@ def _earlier_split(uri: str, fold: int, dataset: RawDataset) -> Split:
     return recorded_split(earlier, dataset, file)
 
 
-def _check_processing(processing: ProcessingSettings, dataset: RawDataset) -> None:
+def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDataset) -> None:
+    """Raises an InputError unless processor and head fit the data set, its task and the size of its samples."""
+    task, processing = steps.task, steps.architecture.processing
     if dataset.camera is None and processing.processing_mode != "none":
         raise InputError(
             f"--dataset={dataset.name} holds images that are processed already: it needs --processing_mode=none, "
             f"got {processing.flag}"
         )
-
-
-def _check_networks(network: ModelSettings, steps: StepSettings, dataset: RawDataset) -> None:
-    """Raises an InputError unless processor and head fit the data set, its task and the size of its samples."""
-    task = steps.task
     for other in TASKS:
         flag = other.network_flag
         if other.name != task.name and getattr(network, flag) != getattr(ModelSettings(), flag):
