@@ -41,7 +41,7 @@ class TrainState(flax.struct.PyTreeNode):
         return nnx.to_pure_dict(self.model).get("processor", {})
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=8)
 def make_steps(settings: StepSettings, rule: type[UpdateRule] = GradientDescent) -> "Steps":
     """Makes the compiled functions of a run; runs of equal settings share them.
 
