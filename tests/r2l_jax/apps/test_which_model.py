@@ -31,8 +31,8 @@ def run(base):
 
 @pytest.fixture(scope="module")
 def folds(run):
-    (folds,) = open_runs([str(run.run_dir)])
-    return folds
+    (opened,) = open_runs([str(run.run_dir)])
+    return opened.folds
 
 
 def losses(run, fold):
@@ -49,7 +49,7 @@ def test_the_four_models_differ(run):
 @pytest.mark.parametrize("fold", [0, 1])
 @pytest.mark.parametrize("checkpoint", ["best", "last"])
 def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, folds, tmp_path, fold, checkpoint):
-    dataset, indices = folds[fold].dataset, folds[fold].fold.valid_indices
+    dataset, indices = folds[fold].dataset, folds[fold].valid_indices
     files = [str(dataset.files[index][0]) for index in indices]
     output = tmp_path / "p.csv"
     settings = {"run": str(run.run_dir), "folds": (str(fold),), "checkpoint": checkpoint, "camera": "drone"}
@@ -65,7 +65,7 @@ def test_files_are_predicted_by_the_fold_and_checkpoint_that_are_named(run, fold
 def test_the_fold_and_checkpoint_that_are_named_are_exported(run, folds, tmp_path, fold, checkpoint):
     settings = {"run": str(run.run_dir), "fold": fold, "checkpoint": checkpoint, "formats": ("safetensors",)}
     assert export.main(export.ExportConfig(output=str(tmp_path / "out"), **settings)) == 0
-    raws, labels = folds[fold].dataset.samples(folds[fold].fold.valid_indices)
+    raws, labels = folds[fold].dataset.samples(folds[fold].valid_indices)
     model = r2l_jax.load(tmp_path / "out" / "model.safetensors", checkpoint=checkpoint)
     right = model.predict(raws)[np.arange(len(labels)), labels]
     assert -np.log(right).mean() == pytest.approx(losses(run, fold)[checkpoint], abs=1e-4)
