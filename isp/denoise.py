@@ -15,7 +15,6 @@ from isp._engine import checks, gaussian, padding, stencil, total_variation, xla
 from isp._engine.bilateral import bilateral_filter
 from isp._engine.checks import Scalar, check_image
 from isp._engine.median import window_median
-from isp._engine.xla import is_plain
 from isp.filter import gaussian_filter
 
 # Patches at a greater distance have no weight in scikit-image.
@@ -48,7 +47,7 @@ def filter_luma(
 def gaussian_denoising(
     rgb: Float[Array | np.ndarray, "*batch height width 3"], sigma: Scalar = 0.5, size: int | None = None
 ) -> Float[Array, "*batch height width 3"]:
-    """Smooths the luma by a Gaussian.
+    """Smooths the luma with a Gaussian.
 
     Filters the luma as `scipy.ndimage.gaussian_filter` does: the border repeats its outermost pixels.
 
@@ -77,7 +76,7 @@ def _gaussian_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
 def chroma_denoising(
     rgb: Float[Array | np.ndarray, "*batch height width 3"], sigma: Scalar = 1.5, size: int | None = None
 ) -> Float[Array, "*batch height width 3"]:
-    """Smooths U and V by a Gaussian and keeps the luma.
+    """Smooths U and V with a Gaussian and keeps the luma.
 
     The eye sees color at a lower resolution than brightness, and demosaicing turns noise into colored spots a few
     pixels wide. The border repeats its outermost pixels.
@@ -108,7 +107,7 @@ def _chroma_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
     (red, _, blue), luma = color.split_luma(rgb)
     of_red, of_green, of_blue = (float(weight) for weight in color.RGB_TO_YUV[0])
     # U and V are multiples of these differences, so smoothing the differences smooths U and V.
-    red, blue = gaussian.smooth((red - luma, blue - luma), sigma, size)
+    red, blue = (gaussian.smooth(plane - luma, sigma, size) for plane in (red, blue))
     # The weighted differences sum to zero, which leaves the luma as it is.
     green = -(of_red / of_green) * red - (of_blue / of_green) * blue
     return jnp.stack([luma + red, luma + green, luma + blue], -1)
@@ -197,7 +196,7 @@ def _filter_rows(rgb: Array, gains: Array) -> Array:
     dtype = jnp.promote_types(rgb.dtype, jnp.float32)  # Shorter formats have no transform.
     # A real row holds a frequency and its negative alike, so taking the real part gives both the mean of their gains.
     gains = (gains + jnp.roll(gains[::-1], 1)).astype(dtype) / 2
-    if is_plain():
+    if xla.is_plain():
         return _circulated(rgb.astype(dtype), gains).astype(rgb.dtype)
     spectrum = jnp.fft.rfft(rgb.astype(dtype), axis=-2) * gains[: width // 2 + 1, None]
     return jnp.fft.irfft(spectrum, width, axis=-2).astype(rgb.dtype)
@@ -406,7 +405,7 @@ def _nlm_denoising(rgb: Array, strength: Scalar, patch_size: int, patch_distance
     rate = 1 / (3 * patch_size**2 * jnp.asarray(strength, rgb.dtype) ** 2)
     if images.shape[0] == 0:
         return rgb.astype(dtype)
-    if is_plain():
+    if xla.is_plain():
         averaged = jax.vmap(lambda image: average(image, rate))(images)
     else:
         averaged = jax.lax.map(lambda image: average(image, rate), images)

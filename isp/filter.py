@@ -39,7 +39,7 @@ def gaussian_kernel(sigma: float, size: int) -> np.ndarray:
 def gaussian_filter(
     plane: Float[Array, "*batch height width"], sigma: Scalar, size: int
 ) -> Float[Array, "*batch height width"]:
-    """Smooths planes by a Gaussian; the border repeats the outermost pixels.
+    """Smooths planes with a Gaussian; the border repeats the outermost pixels.
 
     Args:
         plane: Planes `(..., H, W)`.
@@ -52,5 +52,4 @@ def gaussian_filter(
         >>> np.asarray(isp.filter.gaussian_filter(spot, sigma=0.5, size=3))[2].round(3)
         array([0.   , 0.084, 0.619, 0.084, 0.   ], dtype=float32)
     """
-    (smoothed,) = gaussian.smooth((plane,), sigma, size)
-    return smoothed
+    return gaussian.smooth(plane, sigma, size)

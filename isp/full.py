@@ -19,7 +19,7 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     - `defects`: replaces sites that differ from all of their neighbors by more than `defect_threshold ()`;
     - `white_balance`: applies the gains `white_balance (3,)` and clips at the least of them, so that saturated areas
       are white;
-    - `demosaic`: interpolates Bayer mosaics by Malvar, He and Cutler (2004), and others by `demosaic.normalized`;
+    - `demosaic`: interpolates Bayer mosaics as Malvar, He and Cutler (2004), and others by `demosaic.normalized`;
     - `color_correct`: applies the matrix `colour_correction (3, 3)`;
     - `saturation`: multiplies U and V by `saturation ()`;
     - `local_tone_map`: removes the fraction `tone_strength ()` of large contrasts, and multiplies small ones by
@@ -28,7 +28,7 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     - `contrast`: stretches values away from `contrast_pivot ()` by `contrast ()`;
     - `curve`: a tone curve of 4 segments, `curve (4,)`, which changes nothing at first;
     - `clipped`: clips to [0, 1];
-    - `chroma_denoising`: smooths U and V by a Gaussian of `chroma_sigma ()` pixels;
+    - `chroma_denoising`: smooths U and V with a Gaussian of `chroma_sigma ()` pixels;
     - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;
     - `output_clipped`: clips to [0, 1].
 

@@ -46,10 +46,10 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
     The stages are
 
     - `demosaic`: subtracts `black_level (4,)`, in CFA order, and spreads the mosaic over three planes;
-    - `color_correct`: interpolates the planes by `debayer (3, 3, 3, 3)`, with the axes out, in, row, col, and applies
+    - `color_correct`: interpolates the planes with `debayer (3, 3, 3, 3)`, with the axes out, in, row, col, and applies
       the gains `white_balance (3,)` and the matrix `colour_correction (3, 3)`;
-    - `sharpening`: filters the luma by `sharpening_filter (3, 3)`;
-    - `gaussian`: filters the luma by `gaussian_blur (5, 5)`;
+    - `sharpening`: filters the luma with `sharpening_filter (3, 3)`;
+    - `gaussian`: filters the luma with `gaussian_blur (5, 5)`;
     - `clipped`: clips to [1e-5, 1];
     - `gamma_correct`: applies the tone curve with the exponent 1 / `gamma_correct ()`.
 

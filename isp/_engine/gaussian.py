@@ -1,7 +1,5 @@
 """Smoothing of planes by a separable Gaussian."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -11,9 +9,9 @@ from isp._engine.checks import Scalar
 from isp._engine.xla import is_plain, with_gradient
 
 
-def smooth(planes: Sequence[Array], sigma: Scalar, size: int) -> tuple[Array, ...]:
-    """Smooths planes `(..., H, W)` by a Gaussian that is cut off at `size`; the border repeats the outermost pixels."""
-    return tuple(_smooth_along(smooth_columns(plane, sigma, size), sigma, size, -1) for plane in planes)
+def smooth(plane: Array, sigma: Scalar, size: int) -> Array:
+    """Smooths a plane `(..., H, W)` with a Gaussian cut off at `size`; the border repeats the outermost pixels."""
+    return _smooth_along(smooth_columns(plane, sigma, size), sigma, size, -1)
 
 
 def smooth_columns(plane: Array, sigma: Scalar, size: int) -> Array:
