@@ -53,7 +53,8 @@ def distance(stage: Stage, parameters: Mapping[str, Array]) -> int | None:
 
     It is None as well if the tile of the stage's `pattern` would not divide the patches of an image.
     """
-    declared = getattr(stage.function, DISTANCE, _DISTANCES.get(stage.function))
+    known = _DISTANCES.get(stage.function)
+    declared: int | Callable[..., int | None] | None = getattr(stage.function, DISTANCE, known)
     pattern = stage.options.get("pattern")
     if isinstance(pattern, str) and any(PERIOD % side for side in cfa.tile(pattern).shape):
         return None

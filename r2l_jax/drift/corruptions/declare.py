@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
@@ -37,7 +38,7 @@ def corruption(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corru
 
     @functools.wraps(function)
     def corrupt(images, key, severity):
-        if not isinstance(severity, jax.core.Tracer) and severity not in SEVERITIES:
+        if not isinstance(severity, Tracer) and severity not in SEVERITIES:
             raise InputError(f"severity must be a whole number from 1 to 5, got {severity}")
         images = jnp.asarray(images)
         check_image(images)
