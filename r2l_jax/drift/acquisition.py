@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 import isp
 from isp.sensor import expose_sites, site_light
-from r2l_jax.config import TrainConfig
+from r2l_jax.config import TrainingDataSettings
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift.cases import Case, camera_of, random_key
@@ -24,29 +24,26 @@ from r2l_jax.runtime.errors import InputError
 Take = Callable[[np.ndarray, int], Array | np.ndarray]
 
 
-def at_intensity(config: TrainConfig, iso: float, fingerprint: str) -> RawDataset:
+def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> RawDataset:
     """Loads the data set of a run at another measured intensity.
 
-    Args:
-        config: the run's settings.
-        iso: the intensity.
-        fingerprint: the fingerprint of the data set that the run was trained on.
-
     Raises:
-        InputError: the intensity is not there, or has other samples.
+        InputError: the intensity is not there, or its data has another fingerprint.
     """
-    settings: dict[str, Any] = {**config.data.source, "iso": iso}
-    dataset = datasets.load(config.data.dataset, **settings)
+    settings: dict[str, Any] = {**data.source, "iso": iso}
+    dataset = datasets.load(data.dataset, **settings)
     if dataset.fingerprint != fingerprint:
-        raise InputError(f"--intensities={iso:g}: its samples are not those of --iso={config.data.iso:g}")
+        raise InputError(f"--intensities={iso:g}: its samples are not those of --iso={data.iso:g}")
     return dataset
 
 
-def drifted(config: TrainConfig, dataset: RawDataset, drift: Case, camera: isp.Camera | None, seed: int) -> RawDataset:
+def drifted(
+    data: TrainingDataSettings, dataset: RawDataset, drift: Case, camera: isp.Camera | None, seed: int
+) -> RawDataset:
     """Returns a run's data set under an acquisition drift, and unchanged under a drift of the processing.
 
     Args:
-        config: the run's settings.
+        data: the run's settings of the data.
         dataset: the mosaics that the run was trained on.
         drift: an intensity, an exposure or a camera; noise depends on its name.
         camera: the camera of a drift to another camera; its mosaics keep the data set's pattern.
@@ -56,7 +53,7 @@ def drifted(config: TrainConfig, dataset: RawDataset, drift: Case, camera: isp.C
         InputError: the intensity is not there.
     """
     if drift.iso is not None:
-        return at_intensity(config, drift.iso, dataset.fingerprint)
+        return at_intensity(data, drift.iso, dataset.fingerprint)
     own = camera_of(dataset)
     if drift.exposure is not None:
         take = _exposed_again(drift, own, seed)

@@ -6,14 +6,16 @@ import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
 from r2l_jax.drift import figures
+from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.files import write_csv
-from r2l_jax.runtime.hosts import on_first_process
+from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.training.run import TrainedFold
 
 
@@ -33,18 +35,65 @@ class Analysis(NamedTuple):
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = types.MappingProxyType({})
 
 
+class FoldAnalysis:
+    """An analysis of a trained model on its data, with the settings that it uses.
+
+    Attributes:
+        name: the name of its folder and file.
+    """
+
+    name: str
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags that its results depend on."""
+        return {}
+
+    def check_fold(self, fold: TrainedFold) -> None:
+        """Raises an InputError unless the fold can be analyzed."""
+        Frozen(fold.model, fold.task)
+
+    def drawn(self, fold: TrainedFold) -> Sequence[int] | np.ndarray:
+        """Returns the training samples that it draws from."""
+        return ()
+
+    def analyse(
+        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+    ) -> Analysis:
+        """Analyzes a fold.
+
+        Args:
+            fold: the trained model.
+            done: the contents of the fold's earlier analyses by name.
+            stop: returns whether to stop, the same answer in all processes.
+            file: keeps unfinished work, unless it is None.
+
+        Raises:
+            Interrupted: `stop` returned True.
+        """
+        raise NotImplementedError
+
+    def identity(self, fold: TrainedFold) -> store.Identity:
+        """Collects all that the results depend on; not the camera, since the model has its own numbers and pattern."""
+        samples = [*self.drawn(fold), *fold.valid_indices]
+        data = on_every_process(lambda: fold.dataset.content_of(samples))
+        return store.identity(self.flags, model=fold.fingerprint, data=data)
+
+
 def once(
     file: pathlib.Path,
+    title: str,
     fold: TrainedFold,
     identity: store.Identity,
     analyse: Callable[[pathlib.Path], Analysis],
     ignored: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Returns the content of an analysis, from an earlier call of the same identity or made by this call.
+    """Returns the content of an analysis, from an earlier call of the same identity or made now, and prints its table.
 
     Args:
         file: the JSON file for the content, the `table`, and everything needed to reproduce them. Tables, figures and
             TensorBoard events are first written beside it, and replace those of an earlier result.
+        title: the name of the analysis above the table.
         fold: the trained model.
         identity: everything that the analysis depends on, including its `flags` and the content of the `data`.
         analyse: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
@@ -58,28 +107,26 @@ def once(
         OSError: a file or a folder cannot be written.
     """
     unfinished = file.parent / "unfinished.npz"
-    if (content := on_first_process(lambda: store.find(file, identity, ignored))) is not None:
-        on_first_process(lambda: _clean_up(unfinished, file))
-        return on_first_process(lambda: _named_after(fold, file, content))
-    on_first_process(lambda: file.parent.mkdir(parents=True, exist_ok=True))
-    analysis = analyse(unfinished)
-    content = on_first_process(lambda: _write(file, fold, identity, analysis))
-    on_first_process(lambda: unfinished.unlink(missing_ok=True))
+
+    def clean_up() -> None:
+        """Removes unfinished work, also of a program that was killed. Work that is newer has other settings."""
+        with contextlib.suppress(FileNotFoundError):
+            if unfinished.stat().st_mtime_ns <= file.stat().st_mtime_ns:
+                unfinished.unlink()
+
+    content = on_first_process(lambda: store.find(file, identity, ignored))
+    if content is None:
+        on_first_process(lambda: file.parent.mkdir(parents=True, exist_ok=True))
+        analysis = analyse(unfinished)
+        content = on_first_process(lambda: _write(file, fold, identity, analysis))
+    elif content.get("training") != fold.training:
+        # Another training has led to the same model.
+        renamed = {**content, "training": fold.training}
+        content = on_first_process(lambda: store.finish(file, renamed, renamed["identity"], renamed["files"]))
+    on_first_process(clean_up)
+    if is_first():
+        print(f"fold {fold.number}: {title}\n{content['table']}\nresults in {file.parent}\n")
     return content
-
-
-def _named_after(fold: TrainedFold, file: pathlib.Path, content: dict[str, Any]) -> dict[str, Any]:
-    """Records the present training in an earlier result: another training has led to the same model."""
-    if content.get("training") == fold.training:
-        return content
-    return store.finish(file, {**content, "training": fold.training}, content["identity"], content["files"])
-
-
-def _clean_up(unfinished: pathlib.Path, file: pathlib.Path) -> None:
-    """Removes unfinished work that a killed program left beside its result. Work that is newer has other settings."""
-    with contextlib.suppress(FileNotFoundError):
-        if unfinished.stat().st_mtime_ns <= file.stat().st_mtime_ns:
-            unfinished.unlink()
 
 
 def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, analysis: Analysis) -> dict[str, Any]:

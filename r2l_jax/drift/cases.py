@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import isp
-from r2l_jax.config import HALF_SIZE_MODES, TrainConfig
+from r2l_jax.config import HALF_SIZE_MODES, ProcessingSettings, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.names import CORRUPTIONS, INTENSITIES, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
@@ -42,9 +42,7 @@ OWN = Case("own", "own")
 def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
     """Returns cases of processing drift: other pipelines by their names, see `r2l_jax.pipelines`.
 
-    Args:
-        names: the names.
-        half_size: whether all of them make images of half the size.
+    With `half_size`, all of them make images of half the size.
 
     Raises:
         InputError: a name without a pipeline, or two pipelines with one title.
@@ -58,33 +56,29 @@ def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
     return [Case(title, "pipelines", pipeline=pipeline) for title, pipeline in found.items()]
 
 
-def intensities(values: Iterable[float]) -> list[Case]:
+def intensities(values: Sequence[float]) -> list[Case]:
     """Returns cases of acquisition drift: the same scenes at other measured intensities, such as `iso=0.05`.
 
     Raises:
         InputError: an intensity that was not measured.
     """
-    cases = []
     for value in values:
         if value not in INTENSITIES:
             measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
             raise InputError(f"--intensities must be of the measured ones, {measured}, got {value:g}")
-        cases.append(Case(f"iso={value:g}", "intensities", iso=value))
-    return cases
+    return [Case(f"iso={value:g}", "intensities", iso=value) for value in values]
 
 
-def exposures(values: Iterable[float]) -> list[Case]:
+def exposures(values: Sequence[float]) -> list[Case]:
     """Returns cases of acquisition drift by the sensor model: each mosaic exposed once more, such as `exposure=0.05`.
 
     Raises:
         InputError: an exposure that is not positive.
     """
-    cases = []
     for value in values:
         if not 0 < value < np.inf:
             raise InputError(f"--exposures must be positive, got {value:g}")
-        cases.append(Case(f"exposure={value:g}", "exposures", exposure=value))
-    return cases
+    return [Case(f"exposure={value:g}", "exposures", exposure=value) for value in values]
 
 
 def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
@@ -107,11 +101,7 @@ def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
 
 
 def camera_of(dataset: RawDataset) -> isp.Camera:
-    """Returns the camera of a data set of mosaics.
-
-    Raises:
-        ValueError: the data set holds processed images, which have no camera.
-    """
+    """Returns the camera of a data set of mosaics; raises a ValueError if it holds processed images."""
     if dataset.camera is None:
         raise ValueError(f"{dataset.name} holds processed images, which have no camera")
     return dataset.camera
@@ -125,17 +115,15 @@ def check_pipelines(cases: Iterable[Case], dataset: RawDataset) -> None:
             case.pipeline.check(camera_of(dataset), *raw.shape)
 
 
-def own_pipeline(config: TrainConfig) -> NamedPipeline | None:
+def own_pipeline(processing: ProcessingSettings) -> NamedPipeline | None:
     """Returns the pipeline of a run if it stayed at the camera's calibration values during training, else None."""
-    fixed = not config.processing.learns_pipeline or (
-        config.processing.freeze_processor and not config.processing.processor_uri
-    )
-    return config.processing.named_pipeline if fixed else None
+    fixed = not processing.learns_pipeline or (processing.freeze_processor and not processing.processor_uri)
+    return processing.named_pipeline if fixed else None
 
 
-def for_run(case: Case, config: TrainConfig) -> Case:
+def for_run(case: Case, processing: ProcessingSettings) -> Case:
     """Returns a case whose pipeline makes images of the size on which a run was trained; the name stays."""
-    if case.pipeline is None or not config.processing.half_size:
+    if case.pipeline is None or not processing.half_size:
         return case
     return case._replace(pipeline=case.pipeline.half_sized())
 
@@ -143,19 +131,12 @@ def for_run(case: Case, config: TrainConfig) -> Case:
 def is_own(case: Case, config: TrainConfig) -> bool:
     """Tells whether a run was trained on the images of a case, so that the case is no drift for it."""
     if case.pipeline is not None:
-        return for_run(case, config).pipeline == own_pipeline(config)
+        return for_run(case, config.processing).pipeline == own_pipeline(config.processing)
     return case.group == "own" or case.iso == config.data.iso
 
 
 def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: str) -> None:
-    """Raises an InputError unless a run can be tested against the cases of some groups.
-
-    Args:
-        groups: some of `names.DRIFTS`.
-        config: the run's settings.
-        dataset: the data set that it was trained on.
-        run: the run's name in errors.
-    """
+    """Raises an InputError unless a run can be tested against the cases of some groups, which are of `names.DRIFTS`."""
     for group in groups:
         reason = None
         if group in ("pipelines", "exposures") and dataset.camera is None:

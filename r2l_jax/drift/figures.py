@@ -2,6 +2,7 @@
 
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -52,6 +53,13 @@ def heat_map(
     return figure
 
 
+def heat_map_of_groups(title: str, groups: Mapping[str, Any], scores: Sequence[Sequence[float]], label: str) -> Figure:
+    """Draws the scores of groups of samples, which have `rows`, `columns` and the number of `samples` of each row."""
+    rows = [f"{row} ({samples})" for row, samples in zip(groups["rows"], groups["samples"], strict=True)]
+    title = f"{title.replace('_', ' ')} (number of samples)"
+    return heat_map(np.array(scores), rows, groups["columns"], title=title, label=label)
+
+
 def fill_heat_map(
     axes: Axes,
     values: np.ndarray,
@@ -63,20 +71,9 @@ def fill_heat_map(
     framed: Collection[tuple[int, int]] = (),
     number: str = ".3f",
 ) -> AxesImage:
-    """Draws a matrix as colored cells with their values into the axes of a figure.
+    """Draws a matrix as `heat_map` does into the axes of a figure, and returns the cells, for a color bar.
 
-    Args:
-        axes: the axes.
-        values: as for `heat_map`, and so are the arguments that are not named here.
-        rows: the titles of the rows as they are drawn.
-        columns: the titles of the columns as they are drawn.
-        norm: the color scale.
-        deviations: as for `heat_map`.
-        framed: as for `heat_map`.
-        number: as for `heat_map`.
-
-    Returns:
-        The colored cells, for a color bar.
+    Titles are drawn as they are, and `norm` is the color scale.
     """
     image = axes.imshow(values, cmap="viridis", norm=norm, aspect="auto")
     upright = all(len(name) < 5 for name in columns)
@@ -121,8 +118,7 @@ def _color_scale(values: np.ndarray, logarithmic: bool) -> Normalize:
 def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> list[str]:
     """Writes each figure or picture as `<name>.png`, and all of them as TensorBoard events that replace earlier ones.
 
-    Returns:
-        The names of the new files of events.
+    Returns the names of the new files of events.
     """
     before = set(folder.glob("events.*"))
     # `purge_step=0` makes TensorBoard ignore the events of earlier calls.

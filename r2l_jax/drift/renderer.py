@@ -77,11 +77,7 @@ class Renderer:
     ) -> Float[Array | np.ndarray, "batch height width *channels"]:
         """Exposes mosaics once more if an acquisition has an exposure, and returns them unchanged otherwise.
 
-        Args:
-            acquisition: the case.
-            raw: the mosaics, or images if there is no camera.
-            index: the samples' indices in their data set.
-            camera: the camera that took the mosaics.
+        Without a camera they are images, which no acquisition exposes.
         """
         if acquisition.exposure is None:
             return raw
@@ -127,14 +123,9 @@ def expose(
     exposure: Float[Array, ""] | float,
     camera: isp.Camera,
 ) -> Float[Array, "batch height width"]:
-    """Exposes mosaics once more by the sensor model, with noise around their values.
+    """Exposes mosaics once more by the sensor model, with a factor on the light and with noise around their values.
 
-    Args:
-        raw: the mosaics.
-        index: the samples' indices, from which their noise is drawn, so that it does not depend on the batch.
-        key: the case's key.
-        exposure: factor on the light.
-        camera: gives the black level.
+    The noise is drawn from the samples' indices and the case's key, so that it does not depend on the batch.
     """
 
     def one(raw, key):
@@ -157,15 +148,7 @@ def corrupt(
     index: Int[Array, " batch"],
     key: PRNGKeyArray,
 ) -> Float[Array, "batch height width 3"]:
-    """Clips images to [0, 1] and corrupts them.
-
-    Args:
-        name: the corruption's name.
-        severity: 1 to 5.
-        images: the images.
-        index: the samples' indices, from which their noise is drawn, so that it does not depend on the batch.
-        key: the case's key.
-    """
+    """Clips images to [0, 1] and corrupts them; the noise is drawn as in `expose`."""
 
     def one(image, key):
         return CORRUPTIONS[name](image, key, severity)

@@ -24,7 +24,7 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig, SynthesisConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import train
 from r2l_jax.training.run import open_runs
 
@@ -117,9 +117,9 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monke
 
 
 def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
-    config = ForensicsConfig(
-        run=str(trained.run_dir), output=str(tmp_path), adv_parameters=("strength",), adv_aux_weight=(1.0,), starts=1,
-        steps=3, batch_size=8, map=("strength", "gamma_correct"),
+    config = build(
+        ForensicsConfig, run=str(trained.run_dir), output=str(tmp_path), adv_parameters=("strength",),
+        adv_aux_weight=(1.0,), starts=1, steps=3, batch_size=8, map=("strength", "gamma_correct"),
     )  # fmt: skip
     found = forensics.run(config)[0]
     printed = capsys.readouterr().out
@@ -136,9 +136,9 @@ def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
 
 
 def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
-    config = AdaptationConfig(
-        run=str(trained.run_dir), output=str(tmp_path / "adapt"), intensities=(0.05,), labeled=8, starts=1, steps=3,
-        batch_size=8, parameters=("strength",),
+    config = build(
+        AdaptationConfig, run=str(trained.run_dir), output=str(tmp_path / "adapt"), intensities=(0.05,), labeled=8,
+        starts=1, steps=3, batch_size=8, parameters=("strength",),
     )  # fmt: skip
     adaptation.run(config)
     before, after, farthest = row(capsys.readouterr().out, "strength")

@@ -209,7 +209,8 @@ class StudyConfig(Settings):
     def search_of(self, training: TrainConfig, group: str) -> ForensicsConfig:
         """Returns the search for the worst cases of a run over one group of parameters."""
         choice = self.choice
-        return ForensicsConfig(
+        return build(
+            ForensicsConfig,
             run=str(training.run_dir),
             output=str(training.run_dir / "forensics" / group),
             analyses=("worst_case",),

@@ -39,7 +39,7 @@ def collect(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence
     default: list[float] = []
     for job in jobs:
         if isinstance(job.config, ForensicsConfig):
-            (group,) = job.config.adv_parameters
+            (group,) = job.config.worst_case.adv_parameters
             folds = [_read(job.config.output_dir, fold) for fold in range(config.data.folds)]
             default = [fold["default"]["score"] for fold in folds]
             groups[group] = _curve([sorted(fold["rows"], key=lambda row: -row["aux_weight"]) for fold in folds])

@@ -1,27 +1,23 @@
 """Drift adjustment by adaptation: re-tunes a trained model's processing on a few labeled images of drifted data."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
 
 from r2l_jax.drift import cases
-from r2l_jax.drift.adjustment.adaptation_report import (
-    curves_figure,
-    drifts_table,
-    parameters_table,
-    pictures_sheet,
-    starts_table,
-)
-from r2l_jax.drift.adjustment.config import STOPS, AdaptationConfig
+from r2l_jax.drift.adjustment.config import STOPS, AdaptationConfig, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.cases import Case
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import LEAST_DROP, Measured, Measurer, ticking, whole_batches
+from r2l_jax.drift.search.knobs import format_value
+from r2l_jax.drift.search.measure import LEAST_DROP, Measurer
 from r2l_jax.drift.search.ranges import gains
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.model_hash import model_hash
@@ -33,8 +29,13 @@ from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.pictures import contact_sheet
 from r2l_jax.runtime.stop import StopSignals
+from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold, open_runs
+
+# A table shows the values of parameters with at most this many.
+_SHOWN = 4
 
 
 def run(config: AdaptationConfig) -> dict[str, Any]:
@@ -55,36 +56,28 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     Raises:
         InputError: a folder that is no finished run, a processing without parameters, a drift that does not fit the
             data, or another program that writes to the output folder.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
     run.check_parameters()
     folds = run.folds
     on_every_process(lambda: [_check(config, fold) for fold in folds])
-    drifts = config.drifts()
     with writing_to(config.output_dir), StopSignals() as stop:
-        results = {fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in drifts} for fold in folds}
-        return _summarize(config, folds, drifts, results)
-
-
-def _summarize(
-    config: AdaptationConfig,
-    folds: Sequence[TrainedFold],
-    drifts: Sequence[Case],
-    results: Mapping[int, Mapping[str, dict[str, Any]]],
-) -> dict[str, Any]:
-    """Writes adaptation.json over all folds, and returns its content."""
-    content = {
-        "score": folds[0].task.score,
-        "drifts": {drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in drifts},
-        "folds": results,
-        "flags": flat(config),
-        **environment(),
-    }
-    on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
+        results = {
+            fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
+        }
+        content = {
+            "score": folds[0].task.score,
+            "drifts": {
+                drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in config.drifts
+            },
+            "folds": results,
+            "flags": flat(config),
+            **environment(),
+        }
+        on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
     if is_first():
-        where = closing(config.output_dir, [config.run], config.output is None)
-        print(f"{drifts_table(content)}\n\n{where}")
+        print(f"{_drifts_table(content)}\n\n{closing(config.output_dir, [config.run], config.output is None)}")
     return content
 
 
@@ -106,61 +99,70 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
             f"--intensities: --run={config.run} was trained on a Folder, which holds one intensity; --exposures "
             "computes others"
         )
-    cases.check_pipelines([cases.for_run(drift, fold.config) for drift in config.drifts()], fold.dataset)
-    for drift in config.drifts():
+    cases.check_pipelines([cases.for_run(drift, fold.config.processing) for drift in config.drifts], fold.dataset)
+    for drift in config.drifts:
         pipeline = drifted(config, fold, drift).pipeline
-        free_parameters(config, pipeline)
+        free_parameters(config.searches.parameters, pipeline)
         ranges.check(pipeline.facts, jax.device_get(pipeline.parameters()))
 
 
 def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
     """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
-    folder = config.output_dir / f"fold_{fold.number}" / drift.name
+    file = config.output_dir / f"fold_{fold.number}" / drift.name / "adaptation.json"
     under = on_every_process(lambda: drifted(config, fold, drift))
-    identity = on_every_process(lambda: _identity(config, fold, drift, under))
-    content = once(
-        folder / "adaptation.json", fold, identity, lambda unfinished: _adapt(config, fold, under, stop, unfinished)
-    )
-    if is_first():
-        print(f"fold {fold.number}: {drift.name}\n{content['table']}\nresults in {folder}\n")
-    return content
+    identity = on_every_process(lambda: _identity(config.searches, fold, drift, under))
+
+    def analyse(unfinished: pathlib.Path) -> Analysis:
+        return adapt(config.searches, fold, under, stop.agreed, unfinished)
+
+    return once(file, drift.name, fold, identity, analyse)
 
 
-def _identity(config: AdaptationConfig, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:
+def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:
     """Collects everything that an adaptation depends on."""
     drifted_data = under.dataset.content_of([*under.labeled, *under.measured])
     return store.identity(
-        {**config.settings, "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
+        {**flat(settings), "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
         drifted_model=[*(drift.pipeline.identity if drift.pipeline else ()), model_hash(under.model)],
         data=fold.dataset.content_of(fold.valid_indices),
     )
 
 
-def _adapt(
-    config: AdaptationConfig, fold: TrainedFold, under: Drifted, stop: StopSignals, file: pathlib.Path
+def adapt(
+    settings: AdaptationSettings, fold: TrainedFold, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
 ) -> Analysis:
-    """Searches from each start, chooses the best end by the labeled images, and measures it on others."""
+    """Searches from each start, chooses the best end by the labeled images, and measures it on others.
+
+    Args:
+        settings: the searches.
+        fold: the trained model.
+        under: the model and the data under the drift.
+        stop: returns whether to stop, the same answer in all processes.
+        file: keeps unfinished searches.
+
+    Raises:
+        InputError: a search has diverged.
+        Interrupted: `stop` returned True.
+    """
     frozen, own = Frozen(under.model, fold.task), Frozen(fold.model, fold.task)
-    group = free_parameters(config, under.pipeline)
-    stops = STOPS[: config.starts] if gains(frozen.facts, group) else (0,)
-    found = _search(config, frozen, group, stops, under, stop, file)
-    measurer = Measurer(frozen)
-
-    def measure(indices: np.ndarray, title: str) -> list[Measured]:
-        batches = whole_batches(under.dataset, indices, config.batch_size)
-        total = len(ends) * len(batches)
-        with ticking(title, total, stop.agreed, lambda: "stopped; the same command goes on from there") as tick:
-            return measurer.measure(ends, batches, tick)
-
+    group = free_parameters(settings.parameters, under.pipeline)
+    stops = STOPS[: settings.starts] if gains(frozen.facts, group) else (0,)
+    searcher = Searcher(frozen, direction="best", learning_rate=settings.lr, batch_size=settings.batch_size)
+    searches = [Search(group, 0.0, settings.seed, exposure=2.0**each) for each in stops]
+    raws, targets = on_every_process(lambda: under.dataset.samples(under.labeled))
+    found = searcher.run(searches, raws, targets, settings.steps, stop, file)
     # On few images a search may end where it is worse than no adaptation, which is therefore a choice as well.
     starts = [None, *stops]
     ends = [frozen.default, *(one.parameters for one in found)]
-    on_labeled, on_measured = measure(under.labeled, "labeled images"), measure(under.measured, "other images")
+    measurer = Measurer(frozen)
+    on_labeled, on_measured = (
+        measurer.measure_samples(ends, under.dataset, indices, settings.batch_size, title, stop)
+        for indices, title in ((under.labeled, "labeled images"), (under.measured, "other images"))
+    )
     chosen = int(np.argmin([measured.loss for measured in on_labeled]))
     before, after = on_measured[0], on_measured[chosen]
-    own_batches = whole_batches(fold.dataset, fold.valid_indices, config.batch_size)
-    (undrifted,) = Measurer(own).measure([own.default], own_batches)
+    (undrifted,) = Measurer(own).measure_samples([own.default], fold.dataset, fold.valid_indices, settings.batch_size)
     lost = undrifted.score - before.score
     content = {
         "undrifted": undrifted.score,
@@ -175,22 +177,73 @@ def _adapt(
         "default": {name: value.tolist() for name, value in frozen.default.items()},
         "parameters": {name: np.asarray(value).tolist() for name, value in ends[chosen].items()},
     }
-    pictures = pictures_sheet(config.track_n_images, fold, under, frozen, frozen.pipeline(ends[chosen]))
-    tables = [starts_table(content, fold.task.score), parameters_table(frozen, group, ends[chosen])]
-    return Analysis(content, "\n\n".join(tables), {"curves": curves_figure(found, stops), "pictures": pictures})
+    pictures = _pictures(settings.track_n_images, fold, own, under, frozen, ends[chosen])
+    tables = [_starts_table(content, fold.task.score), _parameters_table(frozen, group, ends[chosen])]
+    return Analysis(content, "\n\n".join(tables), {"curves": _curves(found, stops), "pictures": pictures})
 
 
-def _search(
-    config: AdaptationConfig,
-    frozen: Frozen,
-    group: tuple[str, ...],
-    stops: Sequence[int],
-    under: Drifted,
-    stop: StopSignals,
-    file: pathlib.Path,
-) -> list[Found]:
-    """Lowers the task loss of the labeled images from each exposure, given in stops."""
-    searches = [Search(group, 0.0, config.seed, exposure=2.0**each) for each in stops]
-    searcher = Searcher(frozen, direction="best", learning_rate=config.lr, batch_size=config.batch_size)
-    raws, targets = on_every_process(lambda: under.dataset.samples(under.labeled))
-    return searcher.run(searches, raws, targets, config.steps, stop.agreed, file)
+def _drifts_table(content: Mapping[str, Any]) -> str:
+    """Formats the score that each drift costs and that adaptation wins back, as means over the folds."""
+    rows = [["drift", f"{content['score']} undrifted", "before", "after", "won back"]]
+    for name, drift in content["drifts"].items():
+        cells = [f"{drift[key]['mean']:.4f}" for key in ("undrifted", "before", "after")]
+        won = drift["won_back"]["mean"]
+        rows.append([name, *cells, "-" if won is None else f"{won:.0%}"])
+    return table(rows)
+
+
+def _starts_table(content: Mapping[str, Any], score: str) -> str:
+    """Formats where the search from each start ended, with a mark at the chosen start."""
+    rows = [["start", "labeled loss", f"labeled {score}", score]]
+    for start in content["starts"]:
+        name = "no adaptation" if start["stops"] is None else f"{start['stops']:+d} stops"
+        mark = " *" if start["stops"] == content["start"] else ""
+        rows.append([name + mark, *(f"{start[key]:.4f}" for key in ("labelled_loss", "labelled_score", "score"))])
+    return table(rows)
+
+
+def _parameters_table(frozen: Frozen, group: Sequence[str], adapted: Mapping[str, np.ndarray]) -> str:
+    """Formats how far each parameter of the group has moved, and the values of small parameters."""
+    rows = [["parameter", "default", "adapted", "farthest in natural ranges"]]
+    for name in group:
+        values = (frozen.default[name], np.asarray(adapted[name]))
+        cells = [
+            " ".join(map(format_value, each.ravel().tolist())) if each.size <= _SHOWN else f"{each.size} values"
+            for each in values
+        ]
+        farthest = np.abs(np.asarray(frozen.facts[name].offset(*values))).max()
+        rows.append([name, *cells, f"{farthest:.3f}"])
+    return table(rows)
+
+
+def _curves(found: Sequence[Found], starts: Sequence[int]) -> Figure:
+    """Draws the task loss of the batches over the steps, with a line for each start."""
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for stops, one in zip(starts, found, strict=True):
+        axes.plot(one.task_loss, linewidth=1, label=f"{stops:+d} stops")
+    axes.set(xlabel="step", ylabel="task loss of labeled images")
+    axes.set_yscale("log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", title="start")
+    return figure
+
+
+def _pictures(
+    count: int, fold: TrainedFold, own: Frozen, under: Drifted, frozen: Frozen, adapted: Mapping[str, np.ndarray]
+) -> Image.Image:
+    """Draws measured samples undrifted, as the head learned them, under the drift, and after adaptation.
+
+    Undrifted samples are left out unless the drifted data has the same scenes.
+    """
+    indices = under.measured[:count]
+    raws, _ = under.dataset.samples(indices)
+    pictures = {"before": frozen.pipeline(frozen.default)(raws), "after": frozen.pipeline(adapted)(raws)}
+    if under.dataset.fingerprint == fold.dataset.fingerprint:
+        pictures = {"undrifted": own.pipeline(own.default)(fold.dataset.samples(indices)[0]), **pictures}
+    # One by one, since whatever maps over a dict sorts it by name.
+    pictures = {name: np.asarray(images) for name, images in pictures.items()}
+    return contact_sheet(
+        {f"{number} {name}": images[number] for number in range(len(indices)) for name, images in pictures.items()},
+        columns=len(pictures),
+    )

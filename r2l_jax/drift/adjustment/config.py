@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import PIPELINE_NAMES, FinishedRun
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Bound, setting
+from r2l_jax.runtime.flags import NOT_NEGATIVE, POSITIVE, Bound, Settings, setting
 
 if TYPE_CHECKING:
     from r2l_jax.drift.cases import Case
@@ -22,23 +22,13 @@ DATA = "data"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdaptationConfig(FinishedRun):
-    """With --mode=adapt.
+class AdaptationSettings(Settings):
+    """With --mode=adapt, the searches.
 
     Raises:
-        InputError: values that are not known or out of range.
+        InputError: a value is out of range.
     """
 
-    intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
-    exposures: tuple[float, ...] = setting("adapt to exposures by the model of the sensor, as factors on the light", ())
-    pipelines: tuple[str, ...] = setting(
-        f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
-    )
-    cameras: tuple[str, ...] = setting(
-        "adapt to pictures that other cameras take of the scenes: drone, microscopy, JSON files", ()
-    )
-    drifted_data_dir: str | None = setting("adapt to other data of the same classes, such as another Folder", None)
-    drifted_camera: str | None = setting("for --drifted_data_dir: its camera, as train.py's --camera", None)
     labeled: int = setting("how many labeled images to adapt with", 32, bound=POSITIVE, former="labelled")
     parameters: tuple[str, ...] = setting(
         "parameters to adapt, or all; default: all that are tuned by hand (isp.Parameter)", ()
@@ -56,45 +46,57 @@ class AdaptationConfig(FinishedRun):
         super().__post_init__()
         if self.starts > len(STOPS):
             raise InputError(f"--starts must be at most {len(STOPS)}, got {self.starts}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdaptationConfig(FinishedRun):
+    """With --mode=adapt.
+
+    Raises:
+        InputError: a value is unknown or out of range.
+    """
+
+    intensities: tuple[float, ...] = setting("adapt to other measured intensities", ())
+    exposures: tuple[float, ...] = setting("adapt to exposures by the model of the sensor, as factors on the light", ())
+    pipelines: tuple[str, ...] = setting(
+        f"adapt other pipelines, at the camera's calibration, to the head: {PIPELINE_NAMES}", ()
+    )
+    cameras: tuple[str, ...] = setting(
+        "adapt to pictures that other cameras take of the scenes: drone, microscopy, JSON files", ()
+    )
+    drifted_data_dir: str | None = setting("adapt to other data of the same classes, such as another Folder", None)
+    drifted_camera: str | None = setting("for --drifted_data_dir: its camera, as train.py's --camera", None)
+    searches: AdaptationSettings = AdaptationSettings()
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.drifted_camera and not self.drifted_data_dir:
             raise InputError("--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well")
         if len({camera_title(name) for name in self.cameras}) < len(set(self.cameras)):
             raise InputError(f"--cameras: two of {', '.join(self.cameras)} have one name")
-        if not self.drifts():
+        if not self.drifts:
             raise InputError(
                 "no drift to adapt to: give --intensities, --exposures, --pipelines, --cameras or --drifted_data_dir"
             )
 
-    def drifts(self) -> list[Case]:
-        """Returns the drifts, each once."""
-        return list(self._drifts)
-
     @functools.cached_property
-    def _drifts(self) -> tuple[Case, ...]:
+    def drifts(self) -> tuple[Case, ...]:
+        """The drifts, each once."""
         from r2l_jax.drift import cases
 
-        cameras = [cases.Case(camera_title(name), "cameras") for name in self.cameras]
-        data = [cases.Case(DATA, DATA)] if self.drifted_data_dir else []
-        return tuple(
-            dict.fromkeys(
-                cases.intensities(self.intensities)
-                + cases.exposures(self.exposures)
-                + cases.pipelines(self.pipelines)
-                + cameras
-                + data
-            )
-        )
+        known = [
+            *cases.intensities(self.intensities),
+            *cases.exposures(self.exposures),
+            *cases.pipelines(self.pipelines),
+            *(cases.Case(camera_title(name), "cameras") for name in self.cameras),
+            *([cases.Case(DATA, DATA)] if self.drifted_data_dir else []),
+        ]
+        return tuple(dict.fromkeys(known))
 
     @property
     def output_dir(self) -> pathlib.Path:
         """The folder of the results."""
         return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The flags that a drift's result depends on, beside the drift."""
-        names = ("labeled", "parameters", "starts", "steps", "lr", "batch_size", "track_n_images", "seed")
-        return {name: getattr(self, name) for name in names}
 
 
 def camera_title(name: str) -> str:
@@ -107,7 +109,7 @@ class LearningConfig(FinishedRun):
     """With --mode=learn.
 
     Raises:
-        InputError: values out of range.
+        InputError: a value is out of range.
     """
 
     target_score: float = setting(

@@ -45,41 +45,45 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
     Raises:
         InputError: the drift does not fit the run's data, or has too few samples.
     """
-    rng = np.random.default_rng(config.seed)
+    wanted, seed = config.searches.labeled, config.searches.seed
+    rng = np.random.default_rng(seed)
     if drift.group == DATA:
         dataset = _other_data(config, fold)
     else:
         cameras = {camera_title(name): name for name in config.cameras}
         camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
-        dataset = acquisition.drifted(fold.config, fold.dataset, drift, camera, config.seed)
+        dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
         # The scenes are those of the run: samples that were trained on are not measured on.
-        labeled, measured = rng.permutation(fold.train_indices), fold.valid_indices
-        labeled = labeled[: config.labeled]
+        labeled, measured = rng.permutation(fold.train_indices)[:wanted], fold.valid_indices
     else:
         shuffled = rng.permutation(len(dataset))
-        labeled, measured = shuffled[: config.labeled], np.sort(shuffled[config.labeled :])
-    if len(labeled) < config.labeled or not len(measured):
+        labeled, measured = shuffled[:wanted], np.sort(shuffled[wanted:])
+    if len(labeled) < wanted or not len(measured):
         raise InputError(
-            f"--labeled={config.labeled} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "
+            f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "
             f"{len(measured)} others to measure on"
         )
     return Drifted(_model(fold, drift), dataset, labeled, measured)
 
 
-def free_parameters(config: AdaptationConfig, pipeline: isp.Pipeline) -> tuple[str, ...]:
+def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str, ...]:
     """Returns the parameters that an adaptation may move.
+
+    Args:
+        names: the names of parameters, or "all"; without names, all that are tuned by hand.
+        pipeline: the pipeline under the drift.
 
     Raises:
         InputError: a name that no parameter of the pipeline has.
     """
     known = tuple(pipeline.parameters())
-    if "all" in config.parameters:
+    if "all" in names:
         return known
-    for name in config.parameters:
+    for name in names:
         if name not in known:
             raise InputError(f"--parameters must be of all, {', '.join(known)}, got {name!r}")
-    return config.parameters or tuned(pipeline.facts)
+    return names or tuned(pipeline.facts)
 
 
 def _camera(name: str, dataset: RawDataset) -> isp.Camera:
@@ -97,7 +101,7 @@ def _camera(name: str, dataset: RawDataset) -> isp.Camera:
 
 def _model(fold: TrainedFold, drift: Case) -> RawToLogit:
     """Returns a fold's model, with the pipeline of a drift of the processing in place of its own."""
-    pipeline = cases.for_run(drift, fold.config).pipeline
+    pipeline = cases.for_run(drift, fold.config.processing).pipeline
     if pipeline is None:
         return fold.model
     return RawToLogit(pipeline(cases.camera_of(fold.dataset)), fold.model.normalizer, fold.model.head)

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from isp.parameter import MOST_ELEMENTS
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import figures
 from r2l_jax.drift.adjustment.config import LearningConfig
-from r2l_jax.drift.adjustment.learning_report import comparison_table, curves_figure
 from r2l_jax.drift.cases import camera_of
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
@@ -21,6 +22,7 @@ from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.tables import table
 from r2l_jax.training import train
 from r2l_jax.training.record import (
     changed_data,
@@ -86,7 +88,7 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     content["training"] = {str(fold.number): fold.training for fold in folds}
     on_first_process(lambda: _write(config, content))
     if is_first():
-        print(f"\n{comparison_table(content)}\n")
+        print(f"\n{_table(content)}\n")
         print(closing(config.output_dir, [config.run], config.output is None))
     return content
 
@@ -97,7 +99,7 @@ def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
     if not trained.processing.learns_pipeline or trained.attack.adv_training:
         raise InputError(
             f"--run={config.run} was trained with {trained.processing.flag}"
-            f"{' --adv_training' * trained.attack.adv_training}; learning is compared for "
+            f"{' --adv_training' if trained.attack.adv_training else ''}; learning is compared for "
             "--processing_mode=parametrized and for a --pipeline"
         )
     if not pipeline_of(folds[0].model).facts:
@@ -120,7 +122,7 @@ def _write(config: LearningConfig, content: Mapping[str, Any]) -> None:
     """Writes the comparison and its figure."""
     everything = {**content, "flags": flat(config), **environment()}
     write_json(config.output_dir / "learning.json", everything)
-    figures.write(config.output_dir / "learning", {"learning_curves": curves_figure(content)})
+    figures.write(config.output_dir / "learning", {"learning_curves": _figure(content)})
 
 
 def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
@@ -184,3 +186,53 @@ def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
         }
         for name, value in camera.parameters().items()
     }
+
+
+def _table(content: Mapping[str, Any]) -> str:
+    """Formats the scores of each run and the time to the target, and the small parameters that were learned."""
+    target = f"{content['target']:g}"
+    rows = [["", f"val {content['score']}", "deviation", "best", f"epochs to {target}", f"seconds to {target}"]]
+    for name, of_run in content["runs"].items():
+        folds = of_run["folds"]
+        last = [fold["scores"][-1] for fold in folds]
+        best = np.mean([max(fold["scores"]) for fold in folds])
+        numbers = (f"{number:.4f}" for number in (np.mean(last), np.std(last), best))
+        reached = (_mean_reached([fold[f"{unit}_to_target"] for fold in folds]) for unit in ("epochs", "seconds"))
+        rows.append([name, *numbers, *reached])
+    text = table(rows)
+    rows = [["parameter", "camera", "learned", "deviation"]]
+    for values in content["parameters"].values():
+        camera, folds = np.array(values["camera"]), np.array(values["folds"])
+        if camera.size <= MOST_ELEMENTS:
+            columns = (camera.ravel(), folds.mean(0).ravel(), folds.std(0).ravel())
+            rows += [
+                [title, *(f"{number:.4f}" for number in row)]
+                for title, *row in zip(values["names"], *columns, strict=True)
+            ]
+    return f"{text}\n\n{table(rows)}"
+
+
+def _mean_reached(values: Sequence[int | float | None]) -> str:
+    """Formats the mean over the folds that reached the target, and their number unless all did."""
+    reached = [value for value in values if value is not None]
+    if not reached:
+        return "-"
+    return f"{np.mean(reached):.1f}" + (f" ({len(reached)} of {len(values)})" if len(reached) < len(values) else "")
+
+
+def _figure(content: Mapping[str, Any]) -> Figure:
+    """Draws the validation score over epochs and over seconds: the mean of the folds, and their standard deviation."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, unit in zip(figure.subplots(1, 2, sharey=True), ("epochs", "seconds"), strict=True):
+        for number, (name, of_run) in enumerate(content["runs"].items()):
+            folds = of_run["folds"]
+            scores = np.array([fold["scores"] for fold in folds])
+            places, mean, std = np.mean([fold[unit] for fold in folds], 0), scores.mean(0), scores.std(0)
+            axes.plot(places, mean, color=f"C{number}", marker=".", label=f"{name} processing")
+            axes.fill_between(places, mean - std, mean + std, color=f"C{number}", alpha=0.2, linewidth=0)
+        axes.axhline(content["target"], color="gray", linestyle=":", linewidth=1)
+        axes.set_xlabel({"epochs": "epoch", "seconds": "seconds of training"}[unit])
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(f"validation {content['score']}")
+    figure.axes[0].legend()
+    return figure

@@ -81,14 +81,9 @@ def check(tolerances: Mapping[str, Any], facts: Facts, camera: isp.Camera) -> li
 
     The comparison answers whether the model's data may be processed with this camera's calibration values. Each value
     is compared separately, as the intervals were measured: with all other values at the model's default, which is the
-    learned value if the processing was learned. Whether the model tolerates all values together is measured by
-    `score_together`. Noise, resolution and exposure of the camera are not compared, and neither are values without a
-    knob in the model's processing.
-
-    Args:
-        tolerances: the `content` of `tolerance.analyse`.
-        facts: the facts of the parameters of the model's processing.
-        camera: the camera to compare.
+    learned value if the processing was learned. `score_together` measures whether the model tolerates all values
+    together. Noise, resolution and exposure of the camera are not compared, nor values without a knob in the model's
+    processing, whose parameters `facts` declares.
     """
     wanted = tolerances["pattern"]
     findings = []
@@ -121,16 +116,9 @@ def table(findings: Sequence[Finding]) -> str:
 def score_together(
     frozen: Frozen, dataset: RawDataset, indices: np.ndarray, batch_size: int, camera: isp.Camera
 ) -> tuple[float, float]:
-    """Measures a model's score by default, and with all calibration values of a camera at once.
+    """Measures a model's score on samples by default, and with all calibration values of a camera at once.
 
-    The color filter array of the processing stays that of the model.
-
-    Args:
-        frozen: the model.
-        dataset: the data set of the samples.
-        indices: the indices of the samples.
-        batch_size: samples at once.
-        camera: the camera whose values replace those of the model.
+    The processing keeps the model's color filter array.
     """
     calibration = {
         name: values

@@ -1,20 +1,20 @@
 """Drift forensics: finds the processing that breaks a trained model, and the processing that it tolerates."""
 
-import functools
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r2l_jax.drift import shot_groups
-from r2l_jax.drift.analysis import Analysis, once
-from r2l_jax.drift.forensics import camera_check, sensitivity, shots, tolerance, worst_case
+from r2l_jax.drift.analysis import Analysis, FoldAnalysis, once
+from r2l_jax.drift.forensics import camera_check
 from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
+from r2l_jax.drift.forensics.shots import ShotsAnalysis
+from r2l_jax.drift.forensics.tolerance import ROUNDING, ToleranceAnalysis
+from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.knobs import knobs_of
-from r2l_jax.model.raw_to_logit import pipeline_of
-from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
-from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
+from r2l_jax.runtime.hosts import is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.run import TrainedFold, open_runs
@@ -25,7 +25,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
 
     Writes to `<output>/fold_<k>/<analysis>/`: `<analysis>.json` (all numbers, and how to reproduce them), pictures,
     tables in CSV, and TensorBoard events of the pictures. An analysis that an earlier call of the same settings has
-    finished is not repeated, and one that was stopped goes on.
+    finished is not repeated, and one that was stopped resumes.
 
     - `sensitivity`: the gradient of the task loss for every parameter and for the image after every stage.
     - `tolerances`: the interval in which each parameter may move by itself.
@@ -38,36 +38,68 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     Raises:
         InputError: a folder that is no finished run, a processing without parameters, a group or a pair that the
             processing does not have, or another program that writes to the output folder.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     folds = _folds(config)
-    for fold in folds:
-        # Checked before the analyses, which take minutes.
-        frozen = Frozen(fold.model, fold.task)
-        worst_case.make_searches(config, pipeline_of(worst_case.searched(config, fold)))
-        on_every_process(functools.partial(shot_groups.groups, fold.dataset, fold.valid_indices, config.by))
-        if config.map:
-            tolerance.check_pair(config.map, knobs_of(frozen.facts, frozen.default))
+    analyses = make_analyses(config)
+    # Checked before the analyses, which take minutes.
+    for fold, analysis in itertools.product(folds, analyses):
+        analysis.check_fold(fold)
     with writing_to(config.output_dir), StopSignals() as stop:
-        done = {fold.number: _analyse_all(config, fold, stop) for fold in folds}
+        done = {fold.number: _analyse_all(analyses, fold, config.output_dir, stop) for fold in folds}
     if is_first():
         print(closing(config.output_dir, [config.run], config.output is None))
     return done
 
 
 def _folds(config: ForensicsConfig) -> Sequence[TrainedFold]:
-    """Opens the run."""
+    """Opens the run, whose processing must have parameters."""
     (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
     run.check_parameters()
     return run.folds
 
 
-def _analyse_all(config: ForensicsConfig, fold: TrainedFold, stop: StopSignals) -> dict[str, dict[str, Any]]:
-    """Returns all analyses of a fold by name."""
-    done = {name: _analyse(config, fold, name, stop) for name in config.analyses}
-    if config.by:
-        done["shots"] = _analyse(config, fold, "shots", stop, worst=done.get("worst_case"))
+def make_analyses(config: ForensicsConfig) -> list[FoldAnalysis]:
+    """Makes the analyses that are chosen, each with the settings that it uses."""
+    known = {
+        "sensitivity": SensitivityAnalysis(config.batch_size),
+        "tolerances": ToleranceAnalysis(config.tolerances, config.batch_size, config.seed),
+        "worst_case": WorstCaseAnalysis(config.worst_case, config.batch_size, config.seed),
+    }
+    searches = known["worst_case"] if "worst_case" in config.analyses else None
+    shots = [ShotsAnalysis(config.by, config.batch_size, searches)] if config.by else []
+    return [*(known[name] for name in config.analyses), *shots]
+
+
+def _analyse_all(
+    analyses: Sequence[FoldAnalysis], fold: TrainedFold, output: pathlib.Path, stop: StopSignals
+) -> dict[str, dict[str, Any]]:
+    """Returns the results of all analyses of a fold by name."""
+    done: dict[str, dict[str, Any]] = {}
+    for analysis in analyses:
+        done[analysis.name] = _analyse(analysis, fold, output, stop, done)
     return done
+
+
+def _analyse(
+    analysis: FoldAnalysis,
+    fold: TrainedFold,
+    output: pathlib.Path,
+    stop: StopSignals,
+    done: Mapping[str, Any],
+    ignored: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
+
+    def analyse(unfinished: pathlib.Path) -> Analysis:
+        if stop.agreed():
+            raise Interrupted(
+                f"stopped before {analysis.name} of fold {fold.number}; the same command goes on with that"
+            )
+        return analysis.analyse(fold, done, stop.agreed, unfinished)
+
+    file = output / f"fold_{fold.number}" / analysis.name / f"{analysis.name}.json"
+    return once(file, analysis.name.replace("_", " "), fold, analysis.identity(fold), analyse, ignored)
 
 
 def check(config: ForensicsConfig) -> bool:
@@ -86,9 +118,10 @@ def check(config: ForensicsConfig) -> bool:
     camera = on_first_process(lambda: camera_check.read_camera(name))
     tolerated = True
     folds = _folds(config)
+    analysis = ToleranceAnalysis(config.tolerances, config.batch_size, config.seed)
     with writing_to(config.output_dir), StopSignals() as stop:
         for fold in folds:
-            tolerances = _analyse(config, fold, "tolerances", stop, ignored=("map",))
+            tolerances = _analyse(analysis, fold, config.output_dir, stop, {}, ignored=("map",))
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(
@@ -100,55 +133,5 @@ def check(config: ForensicsConfig) -> bool:
                     f"{fold.task.score} {default:.4f}, with all of the camera's values together {together:.4f}\n"
                 )
             inside = all(finding.inside for finding in findings)
-            tolerated &= inside and together >= default - config.tolerance / 100 - tolerance.ROUNDING
+            tolerated &= inside and together >= default - config.tolerances.tolerance / 100 - ROUNDING
     return tolerated
-
-
-def _analyse(
-    config: ForensicsConfig,
-    fold: TrainedFold,
-    name: str,
-    stop: StopSignals,
-    ignored: tuple[str, ...] = (),
-    worst: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
-    folder = config.output_dir / f"fold_{fold.number}" / name
-
-    def analyse(unfinished: pathlib.Path) -> Analysis:
-        if stop.agreed():
-            raise Interrupted(f"stopped before {name} of fold {fold.number}; the same command goes on with that")
-        if name == "shots":
-            return shots.analyse(config, fold, worst, stop.agreed)
-        return _run(config, fold, name, stop, unfinished)
-
-    identity = on_every_process(lambda: _identity(config, fold, name))
-    content = once(folder / f"{name}.json", fold, identity, analyse, ignored)
-    if is_first():
-        print(f"fold {fold.number}: {name.replace('_', ' ')}\n{content['table']}\nresults in {folder}\n")
-    return content
-
-
-def _identity(config: ForensicsConfig, fold: TrainedFold, name: str) -> store.Identity:
-    """Collects all that an analysis depends on; not the camera, since the model has its own numbers and pattern."""
-    uses_searches = name == "worst_case" or (name == "shots" and "worst_case" in config.analyses)
-    drawn = worst_case.drawn(config, fold) if uses_searches else ()
-    data = fold.dataset.content_of([*drawn, *fold.valid_indices])
-    return store.identity(config.settings(name), model=fold.fingerprint, data=data)
-
-
-def _run(config: ForensicsConfig, fold: TrainedFold, name: str, stop: StopSignals, file: pathlib.Path) -> Analysis:
-    if name == "worst_case":
-        return worst_case.analyse(config, fold, stop.agreed, file)
-    frozen = Frozen(fold.model, fold.task)
-    samples = (frozen, fold.dataset, fold.valid_indices)
-    if name == "sensitivity":
-
-        def tick() -> None:
-            if stop.agreed():
-                raise Interrupted("stopped; the same command begins with this analysis")
-
-        return sensitivity.analyse(*samples, config.batch_size, tick)
-    return tolerance.analyse(
-        *samples, config.batch_size, config.tolerance / 100, config.map, config.seed, stop.agreed, file
-    )

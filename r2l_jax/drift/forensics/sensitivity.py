@@ -4,7 +4,9 @@ Numbers are changes of the loss to first order when values move by one per cent 
 natural ranges, which makes parameters and images comparable.
 """
 
+import dataclasses
 import math
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,14 +21,16 @@ from isp.parameter import MOST_ELEMENTS
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.analysis import Analysis
+from r2l_jax.drift.analysis import Analysis, FoldAnalysis
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import Facts, moved
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.hosts import gathered, no_bar
+from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.runtime.tables import table
+from r2l_jax.training.run import TrainedFold
 
 PyTree = Any
 
@@ -73,13 +77,8 @@ class Sensitivity(NamedTuple):
     stages: dict[str, Change]
 
 
-def analyse(
-    frozen: Frozen,
-    dataset: RawDataset,
-    indices: np.ndarray,
-    batch_size: int,
-    tick: Callable[[], None] = lambda: None,
-) -> Analysis:
+@dataclasses.dataclass(frozen=True)
+class SensitivityAnalysis(FoldAnalysis):
     """Finds out how a model's task loss depends on parameters and on the images after stages.
 
     Parameters move in their natural ranges, see `isp.Parameter`. The range of an image is 1: up to the white level of a
@@ -87,31 +86,39 @@ def analyse(
     be interpolated. At black the tone curve is so steep that 1% of the range is far beyond first order: the change with
     dark images before the curve, after `clipped`, is overstated.
 
-    Args:
-        frozen: the model.
-        dataset: the data set.
-        indices: the samples.
+    Attributes:
         batch_size: samples at once. The numbers do not depend on it.
-        tick: called after each batch; an exception from it ends the analysis.
-
-    Returns:
-        The analysis. Its `content` has the `unit`, a legend of `moves`, a `caution` and the `ranges`; and the means
-        over all samples (`overall`) and over those of each class (`by_class`, for classification), for signed changes
-        also of absolute values. Its table has a row for each sample.
     """
-    sensitivity = measure(frozen, dataset, indices, batch_size, tick)
-    groups = frozen.task.groups(dataset.labels[indices])
-    content = {
-        "unit": UNIT,
-        "moves": MOVES,
-        "caution": CAUTION,
-        "ranges": {name: _stated(frozen.facts[name]) for name in sensitivity.parameters} | {"images": _IMAGES},
-        "overall": _means(frozen.facts, sensitivity, np.ones(len(indices), bool)),
-        "by_class": {name: _means(frozen.facts, sensitivity, taken) for name, taken in groups.items() if taken.any()},
-    }
-    names = [dataset.names[index] for index in indices]
-    tables = {"sensitivity": _rows(frozen.facts, sensitivity, names, groups)}
-    return Analysis(content, _table(content), _figures(content), tables)
+
+    batch_size: int
+    name = "sensitivity"
+
+    def analyse(
+        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+    ) -> Analysis:
+        """Measures the sensitivity of a fold's model on its validation samples; nothing is kept if it is stopped.
+
+        The content is `results.Sensitivity`, with a legend of `moves`. Its table has a row for each sample.
+        """
+
+        def tick() -> None:
+            if stop():
+                raise Interrupted("stopped; the same command begins with this analysis")
+
+        frozen, dataset, indices = Frozen(fold.model, fold.task), fold.dataset, fold.valid_indices
+        sensitivity = measure(frozen, dataset, indices, self.batch_size, tick)
+        groups, facts = fold.task.groups(dataset.labels[indices]), frozen.facts
+        content = {
+            "unit": UNIT,
+            "moves": MOVES,
+            "caution": CAUTION,
+            "ranges": {name: _stated(facts[name]) for name in sensitivity.parameters} | {"images": _IMAGES},
+            "overall": _means(facts, sensitivity, np.ones(len(indices), bool)),
+            "by_class": {name: _means(facts, sensitivity, taken) for name, taken in groups.items() if taken.any()},
+        }
+        names = [dataset.names[index] for index in indices]
+        tables = {"sensitivity": _rows(facts, sensitivity, names, groups)}
+        return Analysis(content, _table(content), _figures(content), tables)
 
 
 def measure(
@@ -121,14 +128,9 @@ def measure(
     batch_size: int,
     tick: Callable[[], None] = lambda: None,
 ) -> Sensitivity:
-    """Measures the sensitivity of each sample, with a progress bar on stderr; returns NumPy arrays.
+    """Measures the sensitivity of each of some samples, with a progress bar on stderr; returns NumPy arrays.
 
-    Args:
-        frozen: the model.
-        dataset: the data set.
-        indices: the samples.
-        batch_size: samples at once. The numbers do not depend on it.
-        tick: called after each batch; an exception from it ends the measuring.
+    `tick` is called after each batch; an exception from it ends the measuring.
     """
     devices = jax.device_count()
     batch_size = -(-min(batch_size, len(indices)) // devices) * devices

@@ -1,74 +1,93 @@
 """Worst cases by facts of the shots: whose samples does the worst processing of each group break?"""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from r2l_jax.drift import shot_groups
-from r2l_jax.drift.analysis import Analysis
-from r2l_jax.drift.figures import heat_map
-from r2l_jax.drift.forensics import worst_case
-from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.analysis import Analysis, FoldAnalysis
+from r2l_jax.drift.figures import heat_map_of_groups
+from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import Measurer, ticking, whole_batches
+from r2l_jax.drift.search.measure import Measurer
+from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
 
 DEFAULT = "default"
 
 
-def analyse(
-    config: ForensicsConfig, fold: TrainedFold, worst: Mapping[str, Any] | None, stop: Callable[[], bool]
-) -> Analysis:
+@dataclasses.dataclass(frozen=True)
+class ShotsAnalysis(FoldAnalysis):
     """Measures the samples of each group of shots by default, and under the worst processing of each search.
 
-    Args:
-        config: names the fields of shots.
-        fold: the trained model.
-        worst: the content of the analysis `worst_case`; None measures only the default.
-        stop: as for `worst_case.analyse`.
-
-    Returns:
-        The content has, for each field, `rows` (values), `samples`, `columns` (default, and the group of parameters of
-        each search at its worst) and `scores`.
-
-    Raises:
-        InputError: as `shot_groups.groups`.
-        Interrupted: `stop` returned True.
+    Attributes:
+        by: the fields of shots.
+        batch_size: samples at once; the numbers do not depend on it.
+        searches: the analysis that has searched for the worst cases; None measures only the default.
     """
-    indices = fold.valid_indices
-    groups = shot_groups.groups(fold.dataset, indices, config.by)
-    frozen = Frozen(worst_case.searched(config, fold), fold.task)
-    lowest: dict[str, Mapping[str, Any]] = {}
-    for row in worst["rows"] if worst else ():
-        if row["group"] not in lowest or row["score"] < lowest[row["group"]]["score"]:
-            lowest[row["group"]] = row
-    processings = [
-        frozen.default,
-        *(
+
+    by: Sequence[str]
+    batch_size: int
+    searches: WorstCaseAnalysis | None
+    name = "shots"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags that the results depend on, among them those of the searches."""
+        return {"by": self.by, **(self.searches.flags if self.searches else {})}
+
+    def check_fold(self, fold: TrainedFold) -> None:
+        """Raises the InputErrors of `shot_groups.groups`."""
+        on_every_process(lambda: shot_groups.groups(fold.dataset, fold.valid_indices, self.by))
+
+    def drawn(self, fold: TrainedFold) -> Sequence[int] | np.ndarray:
+        """Returns the training samples that the searches draw from."""
+        return self.searches.drawn(fold) if self.searches else ()
+
+    def analyse(
+        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+    ) -> Analysis:
+        """Measures the groups. The content is `results.Shots`, with a column for the worst case of each search."""
+        indices, task = fold.valid_indices, fold.task
+        model = self.searches.searched(fold) if self.searches else fold.model
+        frozen, lowest = Frozen(model, task), _lowest(done["worst_case"]["rows"] if self.searches else [])
+        worst = [
             {name: np.asarray(value, np.float32) for name, value in row["parameters"].items()}
             for row in lowest.values()
-        ),
-    ]
-    batches = whole_batches(fold.dataset, indices, config.batch_size)
-    total = len(processings) * len(batches)
-    with ticking("shots", total, stop, lambda: "stopped; the same command goes on from there") as tick:
-        measured = Measurer(frozen).measure(processings, batches, tick)
-    place = {index: number for number, index in enumerate(indices.tolist())}
-    content: dict[str, Any] = {"score": fold.task.score, "fields": {}}
-    for field, samples in groups.items():
-        chosen = [[place[index] for index in of_value.tolist()] for of_value in samples.values()]
-        content["fields"][field] = {
-            "rows": list(samples),
-            "samples": [len(places) for places in chosen],
-            "columns": [DEFAULT, *lowest],
-            "scores": [
-                [float(fold.task.score_of(one.confusion[places].sum(0))) for one in measured] for places in chosen
-            ],
+        ]
+        measured = Measurer(frozen).measure_samples(
+            [frozen.default, *worst], fold.dataset, indices, self.batch_size, self.name, stop
+        )
+        place = {index: number for number, index in enumerate(indices.tolist())}
+        content: dict[str, Any] = {"score": task.score, "fields": {}}
+        for field, samples in shot_groups.groups(fold.dataset, indices, self.by).items():
+            chosen = [[place[index] for index in of_value.tolist()] for of_value in samples.values()]
+            content["fields"][field] = {
+                "rows": list(samples),
+                "samples": [len(places) for places in chosen],
+                "columns": [DEFAULT, *lowest],
+                "scores": [
+                    [float(task.score_of(one.confusion[places].sum(0))) for one in measured] for places in chosen
+                ],
+            }
+        figures = {
+            f"by_{field}": heat_map_of_groups(f"worst cases by {field}", found, found["scores"], task.score)
+            for field, found in content["fields"].items()
         }
-    return Analysis(content, _tables(content), _figures(content))
+        return Analysis(content, _tables(content), figures)
+
+
+def _lowest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Returns the worst case of the lowest score of each group of parameters."""
+    lowest: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        if row["group"] not in lowest or row["score"] < lowest[row["group"]]["score"]:
+            lowest[row["group"]] = row
+    return lowest
 
 
 def _tables(content: Mapping[str, Any]) -> str:
@@ -79,16 +98,3 @@ def _tables(content: Mapping[str, Any]) -> str:
             rows.append([value, str(samples), *(f"{score:.4f}" for score in scores)])
         tables.append(table(rows))
     return "\n\n".join(tables)
-
-
-def _figures(content: Mapping[str, Any]) -> dict[str, Figure]:
-    return {
-        f"by_{field}": heat_map(
-            np.array(found["scores"]),
-            [f"{row} ({samples})" for row, samples in zip(found["rows"], found["samples"], strict=True)],
-            found["columns"],
-            title=f"worst cases by {field.replace('_', ' ')} (number of samples)",
-            label=content["score"],
-        )
-        for field, found in content["fields"].items()
-    }

@@ -1,5 +1,6 @@
 """Measures tolerances: how far each knob of a processing may move alone before a model's score falls too far."""
 
+import dataclasses
 import itertools
 import math
 import pathlib
@@ -9,15 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import isp
-from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.analysis import Analysis
+from r2l_jax.drift.analysis import Analysis, FoldAnalysis
+from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.forensics.tolerance_figures import intervals_figure, map_figure
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, format_value, knobs_of
 from r2l_jax.drift.search.measure import whole_batches
 from r2l_jax.drift.search.scored_points import Between, Point, ScoredPoints, point
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.tables import table
+from r2l_jax.training.run import TrainedFold
 
 # The greatest length of the first step from the default, in natural ranges: three percent of a gain.
 _FIRST_STEP = 0.03
@@ -69,17 +72,8 @@ class _End(NamedTuple):
     measured: dict[float, float]
 
 
-def analyse(
-    frozen: Frozen,
-    dataset: RawDataset,
-    indices: np.ndarray,
-    batch_size: int,
-    tolerance: float,
-    pair: Sequence[str] = (),
-    seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
-    file: pathlib.Path | None = None,
-) -> Analysis:
+@dataclasses.dataclass(frozen=True)
+class ToleranceAnalysis(FoldAnalysis):
     """Finds the interval of each knob in which the score stays near the default's, with progress bars on stderr.
 
     Each knob (see `knobs_of`) is swept from the default towards both of its limits; each position is twice as far from
@@ -98,66 +92,68 @@ def analyse(
     200 resamples. Each resample uses the measured positions and is compared with its own default. An end at the limit
     counts as the limit.
 
-    Args:
-        frozen: the model.
-        dataset: the data set of the samples.
-        indices: the indices of the samples.
+    The map of two knobs reaches to twice their intervals, but not beyond their limits. Measured points are kept for
+    another tolerance and another map.
+
+    Attributes:
+        settings: how far the score may fall, and the knobs to map.
         batch_size: samples at once; the numbers do not depend on it.
-        tolerance: how far the score may fall, as a fraction: 0.02 is two points.
-        pair: the names of two knobs for a map of the scores while both move, or none. The map reaches to twice their
-            intervals, but not beyond their limits.
         seed: the seed of the resamples.
-        stop: called after each batch; if it returns True, the measurement ends there.
-        file: the file that keeps measured points as the measurement proceeds. A later call resumes from there if the
-            model, the samples and the seed are the same; the tolerance and the pair may differ. The file stays.
-
-    Returns:
-        The analysis. Its `content` has these keys:
-
-        - `score`: the name of the score; `default`: the score by default; `tolerance`; `samples`: their number;
-          `pattern`: the color filter array of the processing.
-        - `knobs`: for each knob its `parameter`, its `quantity`, its default `value` in that quantity's unit, and its
-          `scale` and `width`; the ends of the tolerated interval, `low` and `high`, their bootstrap intervals,
-          `low_interval` and `high_interval`, and whether they are the knob's limits, `low_at_limit` and
-          `high_at_limit`; and `points`, the pairs of value and score at which all samples were measured.
-        - `without_knobs`: the number of values of each parameter that no knob moves.
-        - `map`: None without a pair. Otherwise its two `knobs`, the `values` of each, and the `scores` and whether they
-          are `tolerated`, with a row for each value of the first knob.
-
-    Raises:
-        InputError: the pair does not name two knobs.
-        Interrupted: `stop` returned True.
     """
-    # `facts` has the order of the stages; `default`, a tree, is sorted by name.
-    knobs = knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts})
-    check_pair(pair, knobs)
-    points = ScoredPoints(frozen, knobs, whole_batches(dataset, indices, batch_size), seed, stop, file)
-    (default,) = points.at([point({})], "default")
-    floor = default - tolerance - ROUNDING
-    ends = _ends(points, knobs, floor)
-    moved = {knob.parameter for knob in knobs.values()}
-    content = {
-        "score": frozen.task.score,
-        "default": float(default[0]),
-        "tolerance": tolerance,
-        "samples": points.samples,
-        "pattern": _pattern(frozen.pipeline(frozen.default)),
-        "knobs": {name: _interval(knob, ends[name]) for name, knob in knobs.items()},
-        "without_knobs": {name: int(frozen.default[name].size) for name in frozen.facts if name not in moved},
-        "map": None,
-    }
-    figures = {"tolerances": intervals_figure(content)}
-    if pair:
-        axes = {name: _axis(knobs[name], [end.position for end in ends[name]]) for name in pair}
-        content["map"] = _map(points, knobs, axes, float(floor[0]))
-        figures["map"] = map_figure(content)
-    return Analysis(content, _table(content), figures, {"tolerances": _rows(content)})
+
+    settings: ToleranceSettings
+    batch_size: int
+    seed: int
+    name = "tolerances"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags that the results depend on."""
+        return {**flat(self.settings), "seed": self.seed}
+
+    def check_fold(self, fold: TrainedFold) -> None:
+        """Raises an InputError unless the pair to map is two knobs."""
+        pair, knobs = self.settings.map, _knobs(Frozen(fold.model, fold.task))
+        if pair and (len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(knobs)):
+            raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
+
+    def analyse(
+        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+    ) -> Analysis:
+        """Measures the intervals of a fold's model on its validation samples.
+
+        The content is `results.Tolerances`, with the `pattern` that the processing expects and, `without_knobs`, the
+        number of values of each parameter that no knob moves.
+        """
+        frozen, tolerance = Frozen(fold.model, fold.task), self.settings.tolerance / 100
+        batches = whole_batches(fold.dataset, fold.valid_indices, self.batch_size)
+        knobs = _knobs(frozen)
+        points = ScoredPoints(frozen, knobs, batches, self.seed, stop, file)
+        (default,) = points.at([point({})], "default")
+        floor = default - tolerance - ROUNDING
+        ends = _ends(points, knobs, floor)
+        moved = {knob.parameter for knob in knobs.values()}
+        content = {
+            "score": frozen.task.score,
+            "default": float(default[0]),
+            "tolerance": tolerance,
+            "samples": points.samples,
+            "pattern": _pattern(frozen.pipeline(frozen.default)),
+            "knobs": {name: _interval(knob, ends[name]) for name, knob in knobs.items()},
+            "without_knobs": {name: int(frozen.default[name].size) for name in frozen.facts if name not in moved},
+            "map": None,
+        }
+        figures = {"tolerances": intervals_figure(content)}
+        if pair := self.settings.map:
+            axes = {name: _axis(knobs[name], [end.position for end in ends[name]]) for name in pair}
+            content["map"] = _map(points, knobs, axes, float(floor[0]))
+            figures["map"] = map_figure(content)
+        return Analysis(content, _table(content), figures, {"tolerances": _rows(content)})
 
 
-def check_pair(pair: Sequence[str], knobs: Iterable[str]) -> None:
-    """Raises an InputError unless a pair is empty or names two knobs."""
-    if pair and (len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(knobs)):
-        raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
+def _knobs(frozen: Frozen) -> dict[str, Knob]:
+    """Returns the knobs in the order of the stages, which `facts` has; `default`, a tree, is sorted by name."""
+    return knobs_of(frozen.facts, {name: frozen.default[name] for name in frozen.facts})
 
 
 def _ends(points: ScoredPoints, knobs: Mapping[str, Knob], floor: np.ndarray) -> dict[str, list[_End]]:

@@ -1,8 +1,9 @@
 """Worst cases: which parameters of a processing break a model, and how far from the default they must move."""
 
+import dataclasses
 import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,16 +13,17 @@ from PIL import Image
 
 import isp
 from isp.published import ADDITIVE_LAYER, additive_layer_stage
-from r2l_jax.drift.analysis import Analysis
-from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.analysis import Analysis, FoldAnalysis
+from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import Measured, Measurer, ticking, whole_batches
+from r2l_jax.drift.search.measure import Measured, Measurer
 from r2l_jax.drift.search.ranges import tuned
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.build import image_size
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import on_every_process
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
@@ -30,123 +32,137 @@ from r2l_jax.training.run import TrainedFold
 # searches take different ways.
 _SPREAD = 0.02
 
-# The group, the weight and the number of the start of each search.
-Plan = Sequence[tuple[str, float, int]]
+# The group, the weight and the number of the start of a search.
+Key = tuple[str, float, int]
+
+# The end of a search, and the numbers of the model there.
+Result = tuple[Found, Measured]
 
 
-def searched(config: ForensicsConfig, fold: TrainedFold) -> RawToLogit:
-    """Returns the model to search: the fold's, with an additive layer after its pipeline if --adv_noise_layer asks."""
-    pipeline = pipeline_of(fold.model)
-    if not config.adv_noise_layer or ADDITIVE_LAYER in pipeline.facts:
-        return fold.model
-    if ADDITIVE_LAYER in pipeline.stage_names:
-        raise InputError(f"--adv_noise_layer: {fold.config.processing.flag} has a stage {ADDITIVE_LAYER} of its own")
-    pipeline = pipeline.inserted(
-        additive_layer_stage(image_size(pipeline, fold.dataset.shape)), after=pipeline.stage_names[-1]
-    )
-    return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
-
-
-def make_searches(config: ForensicsConfig, pipeline: isp.Pipeline) -> tuple[Plan, list[Search]]:
-    """Makes the searches for a pipeline: every group, under every weight, from every start.
-
-    A group is "all" parameters or a single one. Without --adv_parameters, the groups are "all" and each parameter that
-    is tuned by hand.
-
-    Returns:
-        The plan, and the search for each of its entries.
-
-    Raises:
-        InputError: the pipeline has no parameter of a group's name.
-    """
-    names = config.adv_parameters
-    parameters = tuple(pipeline.parameters())
-    known = {"all": parameters, **{name: (name,) for name in parameters}}
-    for name in names:
-        if name not in known:
-            hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
-            raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
-    plan = list(
-        itertools.product(names or ("all", *tuned(pipeline.facts)), config.adv_aux_weight, range(config.starts))
-    )
-    searches = [
-        Search(known[group], weight, seed=config.seed + start, spread=_SPREAD if start else 0.0)
-        for group, weight, start in plan
-    ]
-    return plan, searches
-
-
-def drawn(config: ForensicsConfig, fold: TrainedFold) -> np.ndarray:
-    """Returns the training samples that batches are drawn from."""
-    return np.random.default_rng(config.seed).permutation(fold.train_indices)[: config.samples]
-
-
-def analyse(config: ForensicsConfig, fold: TrainedFold, stop: Callable[[], bool], file: pathlib.Path) -> Analysis:
+@dataclasses.dataclass(frozen=True)
+class WorstCaseAnalysis(FoldAnalysis):
     """Searches for the worst processing of a fold, and measures the model under it on the validation samples.
 
     Batches are drawn from the fold's training samples. Of several starts, the one that is worst on the validation
     samples counts: the worst of a few, not their mean.
 
-    Args:
-        config: the searches.
-        fold: the trained model.
-        stop: asked after each step, and ends the searches there; the same answer in all processes.
-        file: keeps unfinished searches.
-
-    Raises:
-        InputError: the pipeline does not have a group, or a search has diverged.
-        Interrupted: `stop` returned True.
+    Attributes:
+        settings: the searches.
+        batch_size: samples in a step of one search, and at once.
+        seed: the seed of samples, starts and batches.
     """
-    model = searched(config, fold)
-    plan, searches = make_searches(config, pipeline_of(model))
-    frozen = Frozen(model, fold.task)
-    searcher = Searcher(
-        frozen,
-        direction="worst",
-        aux_loss=config.adv_aux_loss,
-        learning_rate=config.lr,
-        batch_size=config.batch_size,
-    )
-    raws, targets = on_every_process(lambda: fold.dataset.samples(drawn(config, fold)))
-    found = searcher.run(searches, raws, targets, config.steps, stop, file)
-    batches = whole_batches(fold.dataset, fold.valid_indices, config.batch_size)
-    processings = [frozen.default, *(one.parameters for one in found)]
-    total = len(processings) * len(batches)
-    with ticking("worst cases", total, stop, lambda: "stopped; the same command goes on from there") as tick:
-        default, *measured = Measurer(frozen).measure(processings, batches, tick)
-    rows = _rows(plan, default, measured, found)
-    pictures: dict[str, Figure | Image.Image] = {"curves": _curves(plan, found)}
-    if config.adv_track_differences:
-        for group in dict.fromkeys(group for group, _, _ in plan):
-            of_group = [row for row in rows if row["group"] == group]
-            worst = min(of_group, key=lambda row: (row["score"], -row["loss"]))
-            pictures[group] = _differences(
-                frozen, worst["parameters"], *(each[: config.track_n_images] for each in (raws, targets))
+
+    settings: WorstCaseSettings
+    batch_size: int
+    seed: int
+    name = "worst_case"
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags that the results depend on."""
+        return {**flat(self.settings), "batch_size": self.batch_size, "seed": self.seed}
+
+    def check_fold(self, fold: TrainedFold) -> None:
+        """Raises an InputError unless the processing has the groups of parameters."""
+        self.searches(pipeline_of(self.searched(fold)))
+
+    def drawn(self, fold: TrainedFold) -> np.ndarray:
+        """Returns the training samples that batches are drawn from."""
+        shuffled = np.random.default_rng(self.seed).permutation(fold.train_indices)
+        return shuffled[: self.settings.samples]
+
+    def searched(self, fold: TrainedFold) -> RawToLogit:
+        """Returns the model to search: the fold's, with an additive layer after its pipeline if that is asked for."""
+        pipeline = pipeline_of(fold.model)
+        if not self.settings.adv_noise_layer or ADDITIVE_LAYER in pipeline.facts:
+            return fold.model
+        if ADDITIVE_LAYER in pipeline.stage_names:
+            flag = fold.config.processing.flag
+            raise InputError(f"--adv_noise_layer: {flag} has a stage {ADDITIVE_LAYER} of its own")
+        layer = additive_layer_stage(image_size(pipeline, fold.dataset.shape))
+        pipeline = pipeline.inserted(layer, after=pipeline.stage_names[-1])
+        return RawToLogit(pipeline, fold.model.normalizer, fold.model.head)
+
+    def searches(self, pipeline: isp.Pipeline) -> dict[Key, Search]:
+        """Makes the searches for a pipeline: every group, under every weight, from every start.
+
+        A group is "all" parameters or a single one. By default, the groups are "all" and each parameter that is tuned
+        by hand.
+
+        Raises:
+            InputError: the pipeline has no parameter of a group's name.
+        """
+        names, settings = self.settings.adv_parameters, self.settings
+        parameters = tuple(pipeline.parameters())
+        known = {"all": parameters, **{name: (name,) for name in parameters}}
+        for name in names:
+            if name not in known:
+                hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
+                raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
+        groups = names or ("all", *tuned(pipeline.facts))
+        return {
+            (group, weight, start): Search(
+                known[group], weight, seed=self.seed + start, spread=_SPREAD if start else 0.0
             )
-    score = fold.task.score
-    content = {"score": score, "default": {"score": default.score, "loss": default.loss}, "rows": rows}
-    return Analysis(content, _table(content), pictures)
+            for group, weight, start in itertools.product(groups, settings.adv_aux_weight, range(settings.starts))
+        }
+
+    def analyse(
+        self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
+    ) -> Analysis:
+        """Searches for the worst cases, whose content is `results.WorstCases`.
+
+        Raises:
+            InputError: a search has diverged.
+        """
+        settings, task = self.settings, fold.task
+        frozen = Frozen(self.searched(fold), task)
+        searches = self.searches(frozen.pipeline(frozen.default))
+        searcher = Searcher(
+            frozen,
+            direction="worst",
+            aux_loss=settings.adv_aux_loss,
+            learning_rate=settings.lr,
+            batch_size=self.batch_size,
+        )
+        raws, targets = on_every_process(lambda: fold.dataset.samples(self.drawn(fold)))
+        ends = searcher.run(list(searches.values()), raws, targets, settings.steps, stop, file)
+        processings = [frozen.default, *(one.parameters for one in ends)]
+        default, *measured = Measurer(frozen).measure_samples(
+            processings, fold.dataset, fold.valid_indices, self.batch_size, "worst cases", stop
+        )
+        found = dict(zip(searches, zip(ends, measured, strict=True), strict=True))
+        rows = _rows(default, found)
+        pictures: dict[str, Figure | Image.Image] = {"curves": _curves(found)}
+        if settings.adv_track_differences:
+            shown = (raws[: settings.track_n_images], targets[: settings.track_n_images])
+            for group in dict.fromkeys(row["group"] for row in rows):
+                of_group = [row for row in rows if row["group"] == group]
+                worst = min(of_group, key=lambda row: (row["score"], -row["loss"]))
+                pictures[group] = _differences(frozen, worst["parameters"], *shown)
+        content = {"score": task.score, "default": {"score": default.score, "loss": default.loss}, "rows": rows}
+        return Analysis(content, _table(content), pictures)
 
 
-def _rows(plan: Plan, default: Measured, measured: Sequence[Measured], found: Sequence[Found]) -> list[dict[str, Any]]:
+def _rows(default: Measured, found: Mapping[Key, Result]) -> list[dict[str, Any]]:
     """Returns a row for each group and weight: the worst of its starts, and the range of the starts' scores."""
     rows = []
-    for group, weight in dict.fromkeys((group, weight) for group, weight, _ in plan):
-        places = [place for place, (*key, _) in enumerate(plan) if key == [group, weight]]
-        worst = min(places, key=lambda place: (measured[place].score, -measured[place].loss))
-        scores = [measured[place].score for place in places]
+    for group, weight in dict.fromkeys((group, weight) for group, weight, _ in found):
+        of_starts = [result for (*key, _), result in found.items() if key == [group, weight]]
+        end, worst = min(of_starts, key=lambda result: (result[1].score, -result[1].loss))
+        scores = [measured.score for _, measured in of_starts]
         rows.append(
             {
                 "group": group,
                 "aux_weight": weight,
-                "score": measured[worst].score,
-                "drop": default.score - measured[worst].score,
-                "loss": measured[worst].loss,
-                "ssim": measured[worst].ssim,
+                "score": worst.score,
+                "drop": default.score - worst.score,
+                "loss": worst.loss,
+                "ssim": worst.ssim,
                 "spread": max(scores) - min(scores),
-                "parameters": {name: value.tolist() for name, value in found[worst].parameters.items()},
-                "task_loss": found[worst].task_loss.tolist(),
-                "deviation": found[worst].deviation.tolist(),
+                "parameters": {name: value.tolist() for name, value in end.parameters.items()},
+                "task_loss": end.task_loss.tolist(),
+                "deviation": end.deviation.tolist(),
             }
         )
     return rows
@@ -160,16 +176,16 @@ def _table(content: dict[str, Any]) -> str:
     return table(rows)
 
 
-def _curves(plan: Plan, found: Sequence[Found]) -> Figure:
+def _curves(found: Mapping[Key, Result]) -> Figure:
     """Draws task loss and deviation over the steps, with a line for each search and a color for each group."""
     figure = Figure(figsize=(10, 4), layout="constrained")
-    colors = {group: f"C{number}" for number, group in enumerate(dict.fromkeys(group for group, _, _ in plan))}
+    colors = {group: f"C{number}" for number, group in enumerate(dict.fromkeys(group for group, _, _ in found))}
     both = figure.subplots(1, 2)
     for axes, name in zip(both, ("task_loss", "deviation"), strict=True):
         labels = set()
-        for (group, _, _), one in zip(plan, found, strict=True):
+        for (group, _, _), (end, _) in found.items():
             label = None if group in labels else group
-            axes.plot(getattr(one, name), color=colors[group], linewidth=0.8, label=label)
+            axes.plot(getattr(end, name), color=colors[group], linewidth=0.8, label=label)
             labels.add(group)
         axes.set(xlabel="step", ylabel=name.replace("_", " "))
         axes.grid(alpha=0.3)

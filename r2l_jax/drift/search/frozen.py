@@ -22,13 +22,9 @@ PyTree = Any
 class Frozen:
     """A model in evaluation, as functions of its processing's parameters; head and normalization stay as they are.
 
-    Args:
-        model: a model whose processor is an `isp.Pipeline`.
-        task: the task that it was trained for.
-
     Raises:
         InputError: a parameter from whose values no offsets can be counted.
-        ValueError: a processor that is no pipeline.
+        ValueError: a processor that is not an `isp.Pipeline`.
 
     Attributes:
         default: the parameters' values in the model, on the host.

@@ -68,11 +68,7 @@ def knobs_of(facts: Facts, parameters: Mapping[str, np.ndarray]) -> dict[str, Kn
 
     Values without limits move by up to four natural ranges, all others as far as they are valid. Parameters that are
     not tuned by hand have no knobs. A knob that could not change its parameter is left out, such as the strength of a
-    filter that changes nothing by default.
-
-    Args:
-        facts: the facts of the pipeline's parameters.
-        parameters: the defaults of the parameters, in the order of the knobs.
+    filter that changes nothing by default. The knobs have the order of `parameters`, the defaults.
     """
     knobs = []
     for name, value in parameters.items():

@@ -53,19 +53,9 @@ def ticking(
     stop: Callable[[], bool],
     stopped: Callable[[], str] = lambda: "stopped; the same command goes on from there",
 ) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar on stderr while processings are measured, and stops between batches.
+    """Shows a progress bar of `total` steps, none without steps, and yields the function that moves it.
 
-    Args:
-        title: the bar's title.
-        total: the number of batches times processings; 0 shows no bar.
-        stop: returns whether to stop, the same answer in all processes.
-        stopped: returns the message of a stop.
-
-    Yields:
-        The `tick` of `Measurer.measure`.
-
-    Raises:
-        Interrupted: `stop` returned True.
+    That function raises Interrupted with the message `stopped()` if `stop()`, the same in all processes, is True.
     """
     with tqdm(total=total, desc=title, unit="batch", disable=not total or no_bar()) as bar:
 
@@ -80,10 +70,7 @@ def ticking(
 class Measurer:
     """Measures a frozen model under processings that the devices of all processes share, see `Stacks`.
 
-    Calls with batches of one shape share compiled functions.
-
-    Args:
-        frozen: the model.
+    All processes get the same numbers. Calls with batches of one shape share compiled functions.
     """
 
     def __init__(self, frozen: Frozen):
@@ -118,41 +105,46 @@ class Measurer:
         batches: Iterable[Batch],
         tick: Callable[[int], None] = lambda count: None,
     ) -> list[Measured]:
-        """Measures the model under several processings, and returns the same numbers in all processes.
+        """Measures the model under several processings.
 
         Args:
-            parameters: for each processing, the values of all parameters of the pipeline.
+            parameters: as for `measure_samples`.
             batches: the samples, see `whole_batches`; those of weight 0 do not count.
             tick: called after each batch with the number of processings; an exception from it ends the measuring.
         """
         batches = list(batches)
-        together = jax.device_count() * TOGETHER
-        results = []
+        taken = np.concatenate([batch["weight"] for batch in batches]) > 0
+        results, together = [], jax.device_count() * TOGETHER
         for start in range(0, len(parameters), together):
-            results += self._measure(parameters[start : start + together], batches, tick)
+            part = parameters[start : start + together]
+            stack, count = self._stack([jax.tree.map(np.float32, dict(values)) for values in part])
+            shared = (self._frozen.default, self._frozen.rest)
+            function = self._stacks.compile(self._of_batch, (stack,), (*shared, batches[0]))
+            stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0][:3])
+            ahead, measured = OneAhead(), []
+            for batch in batches:
+                measured.append(ahead.begun(function(stack, *shared, batch)))
+                tick(len(part))
+            of_each = [self._stacks.unstack(of_batch, count)[: len(part)] for of_batch in measured]
+            results += [self._summary(taken, *parts) for parts in zip(*of_each, strict=True)]
         return results
 
     def confusions(
         self, rows: Sequence[tuple[dict[str, np.ndarray], Batch]], tick: Callable[[int], None] = lambda count: None
     ) -> list[np.ndarray]:
-        """Measures the model on samples that differ from processing to processing.
+        """Returns for each row the confusion matrix of each sample, `(N, C, C)`.
 
         Args:
-            rows: processings, each the values of all parameters of the pipeline, with samples. All have as many.
-            tick: as for `measure`, with the number of rows.
-
-        Returns:
-            For each row the confusion matrix of each sample, `(N, C, C)`, the same in all processes.
+            rows: at most `TOGETHER` a device: processings, each with samples of its own. All have as many.
+            tick: called with the number of rows.
         """
-        together = jax.device_count() * TOGETHER
-        results = []
-        for start in range(0, len(rows), together):
-            part = rows[start : start + together]
-            stack, count = self._stack([(jax.tree.map(np.float32, dict(values)), batch) for values, batch in part])
-            function = self._stacks.compile(self._of_row, (stack,), (self._frozen.rest,))
-            stack, rest = jax.device_put((stack, self._frozen.rest), function.input_shardings[0])
-            results += self._stacks.unstack(function(stack, rest), count)[: len(part)]
-            tick(len(part))
+        if not rows:
+            return []
+        stack, count = self._stack([(jax.tree.map(np.float32, dict(values)), batch) for values, batch in rows])
+        function = self._stacks.compile(self._of_row, (stack,), (self._frozen.rest,))
+        stack, rest = jax.device_put((stack, self._frozen.rest), function.input_shardings[0])
+        results = self._stacks.unstack(function(stack, rest), count)[: len(rows)]
+        tick(len(rows))
         return results
 
     def _stack(self, trees: list[Any]) -> tuple[Any, int]:
@@ -162,19 +154,6 @@ class Measurer:
         """
         count = jax.device_count() * 2 ** max(-(-len(trees) // jax.device_count()) - 1, 0).bit_length()
         return self._stacks.stack([*trees, *[trees[-1]] * (count - len(trees))]), count
-
-    def _measure(self, parameters, batches, tick) -> list[Measured]:
-        stack, count = self._stack([jax.tree.map(np.float32, dict(values)) for values in parameters])
-        shared = (self._frozen.default, self._frozen.rest)
-        function = self._stacks.compile(self._of_batch, (stack,), (*shared, batches[0]))
-        stack, *shared = jax.device_put((stack, *shared), function.input_shardings[0][:3])
-        ahead, measured = OneAhead(), []
-        for batch in batches:
-            measured.append(ahead.begun(function(stack, *shared, batch)))
-            tick(len(parameters))
-        taken = np.concatenate([batch["weight"] for batch in batches]) > 0
-        of_each = [self._stacks.unstack(of_batch, count)[: len(parameters)] for of_batch in measured]
-        return [self._summary(taken, *parts) for parts in zip(*of_each, strict=True)]
 
     def _of_batch(self, parameters, default, rest, batch: Batch) -> dict[str, jax.Array]:
         images, default = (self._frozen.pipeline(values)(batch["raw"]) for values in (parameters, default))

@@ -61,12 +61,7 @@ def gains(facts: Facts, names: Iterable[str]) -> list[str]:
 
 
 def check(facts: Facts, default: Values) -> None:
-    """Raises an InputError unless every parameter has offsets.
-
-    Args:
-        facts: the facts of the parameters.
-        default: the parameters' values, which must not be traced.
-    """
+    """Raises an InputError unless every parameter has offsets from its default value, which must not be traced."""
     for name, parameter in facts.items():
         if not parameter.has_range:
             raise InputError(

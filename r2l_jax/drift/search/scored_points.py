@@ -1,4 +1,4 @@
-"""Scores a model at points of its processing, on all samples and on resamples, and keeps what it measures in a file."""
+"""Scores a model at points of its processing, on all samples and on resamples, and keeps its measurements in a file."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
 from r2l_jax.drift.search.measure import TOGETHER, Measurer, ticking
 from r2l_jax.runtime.hosts import on_first_process
-from r2l_jax.runtime.store import Identity, Unfinished, identity
+from r2l_jax.runtime.store import Unfinished, identity
 
 RESAMPLES = 200
 
@@ -28,13 +28,7 @@ def point(positions: Mapping[str, float]) -> Point:
 
 
 class Between(NamedTuple):
-    """A point between two known ones.
-
-    Attributes:
-        point: the point.
-        inner: the known point on one side of it.
-        outer: the known point on the other side.
-    """
+    """A point, and the known points on both sides of it."""
 
     point: Point
     inner: Point
@@ -76,14 +70,17 @@ class ScoredPoints:
         drawn = np.random.default_rng(seed).multinomial(self.samples, chances, RESAMPLES)
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
         self._measurer, self._score = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
-        self._keeps = file is not None
-        self._unfinished = Unfinished(file, _identity(frozen, self._samples, seed))
-        # Of each point the confusion matrices of the samples, `(N, C, C)`; which of them are measured rather than
+        digest = hashlib.sha256(self._samples["raw"].tobytes())
+        digest.update(self._samples["target"].tobytes())
+        wanted = identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())
+        self._unfinished = Unfinished(file, wanted)
+        self._goes_on = "the same command goes on from there" if file else "nothing is kept"
+        # For each point the confusion matrices of the samples, `(N, C, C)`; which of them are measured rather than
         # assumed, `(N,)`; and the scores.
         self._known: dict[Point, np.ndarray] = {}
         self._seen: dict[Point, np.ndarray] = {}
-        self._load()
         self._scores: dict[Point, np.ndarray] = {}
+        self._load()
 
     def at(self, points: Sequence[Point], title: str) -> np.ndarray:
         """Returns the scores at points, `(points, 1 + RESAMPLES)`: on all samples, then on each resample.
@@ -95,8 +92,7 @@ class ScoredPoints:
         Raises:
             Interrupted: `stop` returned True.
         """
-        unseen = np.zeros(self.samples, bool)
-        left = {point: ~self._seen.get(point, unseen) for point in points}
+        left = {each: ~self._seen.get(each, np.zeros(self.samples, bool)) for each in points}
         self._measure(
             {each: (samples, self._known.get(each)) for each, samples in left.items() if samples.any()}, title
         )
@@ -107,13 +103,9 @@ class ScoredPoints:
         return np.stack([self._scored(point) for point in points])
 
     def between(self, points: Sequence[Between], title: str) -> None:
-        """Measures points between known ones, on the samples whose outcome differs between these.
+        """Measures points that are not known yet, on the samples whose outcome differs between the points beside them.
 
-        For all other samples, the outcome that both known points share is assumed.
-
-        Args:
-            points: the points; those that are known already are not measured.
-            title: the title of the progress bar.
+        For all other samples, the outcome at both points beside is assumed.
 
         Raises:
             Interrupted: `stop` returned True.
@@ -139,14 +131,14 @@ class ScoredPoints:
             for start in range(0, len(indices), self._row)
         ]
         measured: dict[Point, list[np.ndarray]] = {point: [] for point in wanted}
-
-        def stopped() -> str:
-            goes_on = "the same command goes on from there" if self._keeps else "nothing is kept"
-            return f"stopped with {len(self._known)} processings measured; {goes_on}"
-
-        # The measurer takes a group of rows at a time; results are saved after each group.
         together = TOGETHER * jax.device_count()
-        with ticking(title, len(rows), self._stop, stopped) as tick:
+        with ticking(
+            title,
+            len(rows),
+            self._stop,
+            lambda: f"stopped with {len(self._known)} processings measured; {self._goes_on}",
+        ) as tick:
+            # Results are saved after each group of rows that is measured together.
             for start in range(0, max(len(rows), 1), together):
                 group = rows[start : start + together]
                 confusions = self._measurer.confusions([self._as_batch(*row) for row in group], tick)
@@ -208,11 +200,3 @@ class ScoredPoints:
         points = [tuple(map(tuple, point)) for point in json.loads(str(arrays["points"]))]
         self._known = {each: known[place, ...] for place, each in enumerate(points)}
         self._seen = {each: arrays["seen"][place, ...] for place, each in enumerate(points)}
-
-
-def _identity(frozen: Frozen, samples: Batch, seed: int) -> Identity:
-    """Collects everything that scores depend on."""
-    digest = hashlib.sha256()
-    for name in ("raw", "target"):
-        digest.update(samples[name].tobytes())
-    return identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())

@@ -127,7 +127,7 @@ class Searcher:
             steps: the number of steps of each search.
             stop: asked after each step, and ends the searches there; the same answer in all processes.
             file: keeps unfinished searches, saved every half minute and at the end. The same searches over the same
-                samples go on from there. The caller removes it.
+                samples resume from there. The caller removes it.
 
         Raises:
             InputError: a search has diverged.
@@ -144,7 +144,7 @@ class Searcher:
         title = f"{len(searches)} searches"
         for _ in tqdm(range(first, steps), desc=title, unit="step", initial=first, total=steps, disable=no_bar()):
             state, losses = step(state, fixed, *shared)
-            record.add(ahead.begun(losses))
+            record.after.append(ahead.begun(losses))
             last = record.steps == steps
             stopped = stop() and not last
             # Also saved after the last step: the measurement that follows may be interrupted.
@@ -154,23 +154,17 @@ class Searcher:
             if stopped:
                 goes_on = "the same command goes on from there" if file else "nothing is kept"
                 raise Interrupted(f"stopped at step {record.steps} of {steps}; {goes_on}")
-        return self._found(searches, self._stacks.unstack(state.offsets, len(searches)), record.losses())
+        ends = self._stacks.unstack(state.offsets, len(searches))
+        return [self._found(*each) for each in zip(searches, ends, record.losses(), strict=True)]
 
-    def _found(
-        self, searches: Sequence[Search], ends: Sequence[dict[str, np.ndarray]], losses: np.ndarray
-    ) -> list[Found]:
-        """Returns the ends of searches, from their last offsets and their losses `(searches, steps, 2)`."""
-        facts, default = self._frozen.facts, self._frozen.default
-        found = [
-            Found(jax.device_get(valid_values(facts, default, offsets)), *curves.T)
-            for offsets, curves in zip(ends, losses, strict=True)
-        ]
-        for search, one in zip(searches, found, strict=True):
-            if not all(np.isfinite(array).all() for array in jax.tree.leaves(one)):
-                raise InputError(
-                    f"the search over {', '.join(search.group)} has diverged: try a learning rate below "
-                    f"{self._learning_rate:g}"
-                )
+    def _found(self, search: Search, offsets: dict[str, np.ndarray], losses: np.ndarray) -> Found:
+        """Returns the end of a search from its last offsets and its losses `(steps, 2)`."""
+        found = Found(jax.device_get(valid_values(self._frozen.facts, self._frozen.default, offsets)), *losses.T)
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(found)):
+            raise InputError(
+                f"the search over {', '.join(search.group)} has diverged: try a learning rate below "
+                f"{self._learning_rate:g}"
+            )
         return found
 
     def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> Identity:
@@ -183,9 +177,8 @@ class Searcher:
             "learning_rate": self._learning_rate,
             "steps": steps,
         }
-        digest = hashlib.sha256()
-        for array in (raws, targets):
-            digest.update(array.tobytes())
+        digest = hashlib.sha256(raws.tobytes())
+        digest.update(targets.tobytes())
         return identity(settings, model=self._frozen.fingerprint, data=digest.hexdigest())
 
     def _start(self, search: Search) -> tuple[_State, _Fixed]:
@@ -203,9 +196,7 @@ class Searcher:
             offsets[name] += math.log(search.exposure)
         offsets = valid_offsets(self._frozen.facts, default, offsets)
         state = _State(offsets, optax.adam(self._learning_rate).init(offsets), jnp.zeros((), jnp.int32))
-        return jax.device_get(state), jax.device_get(
-            _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key))
-        )
+        return jax.device_get((state, _Fixed(free, jnp.float32(search.aux_weight), jax.random.key_data(key))))
 
     def _step(
         self,
@@ -235,9 +226,8 @@ class Searcher:
             return total, jnp.stack([task_loss, away])
 
         optimizer = optax.adam(self._learning_rate * (1 + jnp.cos(jnp.pi * state.step / steps)) / 2)
-        facts = self._frozen.facts
         offsets, opt_state, losses = descend(
-            optimizer, facts, default, cost, state.offsets, state.opt_state, fixed.free
+            optimizer, self._frozen.facts, default, cost, state.offsets, state.opt_state, fixed.free
         )
         return _State(offsets, opt_state, state.step + 1), losses
 
@@ -245,42 +235,37 @@ class Searcher:
 class _Record:
     """Records the losses of searches, and keeps their states while they are unfinished.
 
-    Args:
-        stacks: the stacks of the searches.
-        count: the number of searches.
-        kept: keeps unfinished searches.
+    Attributes:
+        before: the losses of earlier calls, `(searches, steps, 2)`.
+        after: the losses of each step since, as the stack's compiled function returns them.
     """
 
     def __init__(self, stacks: Stacks, count: int, kept: Unfinished):
         self._stacks, self._count, self._kept = stacks, count, kept
-        self._before = np.zeros((count, 0, 2), np.float32)
-        self._after: list[jax.Array] = []
+        self.before = np.zeros((count, 0, 2), np.float32)
+        self.after: list[jax.Array] = []
 
     @property
     def steps(self) -> int:
-        """The number of steps so far, with those of earlier calls."""
-        return self._before.shape[1] + len(self._after)
+        """The number of steps so far, including earlier calls."""
+        return self.before.shape[1] + len(self.after)
 
     def resume(self, starts: Sequence[_State]) -> Sequence[_State]:
         """Returns the states that an earlier call has kept, or the starts."""
         arrays = on_first_process(self._kept.load)
         if arrays is None:
             return starts
-        self._before = arrays["losses"]
+        self.before = arrays["losses"]
         leaves, structure = jax.tree.flatten(starts[0])
         stacked = [arrays[f"leaf_{number}"] for number in range(len(leaves))]
         return [jax.tree.unflatten(structure, [leaf[place] for leaf in stacked]) for place in range(self._count)]
 
-    def add(self, losses: jax.Array) -> None:
-        """Adds the losses of a step, as the stack's compiled function returns them."""
-        self._after.append(losses)
-
     def losses(self) -> np.ndarray:
         """Returns the task loss and the deviation of all steps so far, `(searches, steps, 2)`."""
-        if not self._after:
-            return self._before
-        after = self._stacks.unstack(np.stack(jax.device_get(self._after), 2), self._count)
-        return np.concatenate([self._before, np.stack(after)], 1)
+        if not self.after:
+            return self.before
+        after = self._stacks.unstack(np.stack(jax.device_get(self.after), 2), self._count)
+        return np.concatenate([self.before, np.stack(after)], 1)
 
     def save(self, state: _State) -> None:
         """Keeps a stack of states and the losses so far."""

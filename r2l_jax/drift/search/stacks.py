@@ -42,12 +42,12 @@ class Stacks:
     def compile(
         self, function: Callable, stacked: tuple[PyTree, ...], shared: tuple[PyTree, ...], donated: tuple[int, ...] = ()
     ) -> jax.stages.Compiled:
-        """Compiles a function of one pytree for a stack, once for each shape.
+        """Compiles a function of one pytree for a stack, once for each shape of its arguments.
 
         Args:
-            function: takes the arguments of one, then those that all share.
-            stacked: arguments as `stack` makes them; those of a call may be others of these shapes.
-            shared: the arguments that all share.
+            function: takes the arguments of one, then the shared ones.
+            stacked: stacked arguments, as `stack` makes them.
+            shared: the shared arguments.
             donated: the numbers of the arguments that a call consumes.
         """
         known = (function, tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves((stacked, shared))))

@@ -78,7 +78,6 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
     results = {label: _results(of_run, tested) for label, of_run in parts_of.items()}
     task, dataset = parts[0].fold.task, parts[0].fold.dataset
     content = {
-        "score": task.score,
         "classes": list(task.classes),
         "dataset": dataset.name,
         **summary.summarize(results, tested, task.score),
@@ -95,7 +94,7 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
         lambda: _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
     )
     if is_first():
-        print(summary.make_table(content, task.score))
+        print(summary.make_table(content))
         print(f"\n{closing(output, config.run, config.output is None)}")
     return content
 
@@ -125,12 +124,12 @@ def _parts_of_groups(
 
 def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
     """Writes the files of a finished evaluation in place of those of an earlier one."""
-    file, pictures = output / "evaluation.json", summary.make_figures(content, content["score"])
+    file, pictures = output / "evaluation.json", summary.make_figures(content)
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
     store.begin(
         file, planned, unlisted=[f"{name}.png" for name in (*DRIFTS, *(f"by_{field}" for field in SHOT_FIELDS))]
     )
-    write_csv(output / "evaluation.csv", summary.csv_rows(content, content["score"]))
+    write_csv(output / "evaluation.csv", summary.csv_rows(content))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])
 
@@ -142,12 +141,12 @@ def _check(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) 
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
             raise InputError(
                 f"--run={uri} was trained on {fold.dataset.name}, --run={config.run[0]} on "
-                f"{'another ' * (fold.dataset.name == first.name)}{first.name}: evaluate them one by one"
+                f"{'another ' if fold.dataset.name == first.name else ''}{first.name}: evaluate them one by one"
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
         shot_groups.groups(fold.dataset, fold.valid_indices, config.by)
         if "pipelines" in config.against:
-            cases.check_pipelines([cases.for_run(case, fold.config) for case in config.cases()], first)
+            cases.check_pipelines([cases.for_run(case, fold.config.processing) for case in config.cases()], first)
 
 
 # A data set, and the cases that start from its mosaics.
@@ -185,10 +184,12 @@ class _Part:
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
         anew = {}
-        for case in (cases.for_run(each, fold.config) for each in tested):
+        for case in (cases.for_run(each, fold.config.processing) for each in tested):
             if case.group != OWN.group and cases.is_own(case, fold.config):
                 continue
-            dataset = fold.dataset if case.iso is None else load_at(fold.config, case.iso, fold.dataset.fingerprint)
+            dataset = (
+                fold.dataset if case.iso is None else load_at(fold.config.data, case.iso, fold.dataset.fingerprint)
+            )
             self._identities[case.name] = _identity(fold, self.model, dataset, case, seed)
             numbers, reasons = self._entries.find(case.name, self._identities[case.name])
             if numbers is not None:

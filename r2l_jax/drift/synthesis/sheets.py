@@ -163,10 +163,10 @@ def _draw_worst(config: SheetConfig) -> Image.Image:
     fold = _first_fold(config, content, worst)
     index = int(fold.valid_indices[0]) if config.sample is None else config.sample
     own = nnx.split(fold.model.processor)
-    case = cases.for_run(_case(content["flags"], config.matrix, worst.case), fold.config)
+    case = cases.for_run(_case(content["flags"], config.matrix, worst.case), fold.config.processing)
     dataset = fold.dataset
     if case.iso is not None:
-        dataset = at_intensity(fold.config, case.iso, dataset.fingerprint)
+        dataset = at_intensity(fold.config.data, case.iso, dataset.fingerprint)
     trained = _Scene(fold.dataset, index, config.seed, own).images([OWN])[OWN.name]
     tested = _Scene(dataset, index, config.seed, own).images([case])[case.name]
     return contact_sheet(

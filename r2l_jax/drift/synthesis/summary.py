@@ -7,9 +7,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from r2l_jax.drift.cases import OWN, Case
-from r2l_jax.drift.figures import heat_map
+from r2l_jax.drift.figures import heat_map, heat_map_of_groups
 from r2l_jax.drift.search.measure import LEAST_DROP
-from r2l_jax.drift.synthesis.matrices import make_matrices
 from r2l_jax.runtime.tables import table
 
 # The numbers of one model in one case, by name: `loss`, the score, the task's further metrics, `precision`, `recall`
@@ -60,39 +59,50 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
     Returns:
         A dict with these keys.
 
+        - `score`: the name of the score.
         - `headline`: the mean over the runs.
         - `runs`: for each run its `headline`, the means and standard deviations over its folds for each case (`tests`),
           and the numbers of each of its `folds`.
-        - `matrices`: see `make_matrices`.
+        - `matrices`: for each group of cases but corruptions, the scores of all runs (rows) in all cases (columns).
+          `corruptions` has the mean over the runs by corruption (rows) and severity (columns), and
+          `corruptions_of_runs` the scores of all runs by corruption, each the mean over the `severities` that it names.
     """
-    summaries = {}
-    for label, run in runs.items():
-        tests = {case.name: {"group": case.group, **_over_folds(run.folds, case.name, score)} for case in cases}
-        changed = {case.name: case.group for case in cases if case.name not in run.own and not _is_identity(case)}
-        drops = {
-            kind: _mean([tests[name]["drop"]["mean"] for name, group in changed.items() if group in groups])
-            for kind, groups in KINDS.items()
-        }
-        error = _standard_error(_processing_drops(run, changed, score))
-        summaries[label] = {
-            "folder": run.folder,
-            "processing_mode": run.processing_mode,
-            "pipeline": run.pipeline,
-            "own": list(run.own),
-            "headline": _headline(tests[OWN.name][score]["mean"], drops, error),
-            "tests": tests,
-            "folds": {str(number): dict(numbers) for number, numbers in run.folds.items()},
-            "training": {str(number): each for number, each in run.training.items()},
-        }
+    summaries = {label: _summary(run, cases, score) for label, run in runs.items()}
     headlines = [summary["headline"] for summary in summaries.values()]
     drops = {kind: _mean([headline[f"{kind}_drop"] for headline in headlines]) for kind in KINDS}
     error = headlines[0]["processing_drop_error"]
     if len(headlines) > 1:
         error = _standard_error([headline["processing_drop"] for headline in headlines])
     return {
+        "score": score,
         "headline": _headline(_mean([headline[OWN.name] for headline in headlines]), drops, error),
         "runs": summaries,
-        "matrices": make_matrices(summaries, cases, score),
+        "matrices": _matrices(summaries, cases, score),
+    }
+
+
+def _summary(run: RunResults, cases: Sequence[Case], score: str) -> dict[str, Any]:
+    """Summarizes the numbers of a run."""
+    tests = {case.name: {"group": case.group, **_over_folds(run.folds, case.name, score)} for case in cases}
+    changed = {
+        case.name: case.group
+        for case in cases
+        if case.name not in run.own and not (case.corruption and case.corruption[0] == "identity")
+    }
+    drops = {
+        kind: _mean([tests[name]["drop"]["mean"] for name, group in changed.items() if group in groups])
+        for kind, groups in KINDS.items()
+    }
+    error = _standard_error(_processing_drops(run, changed, score))
+    return {
+        "folder": run.folder,
+        "processing_mode": run.processing_mode,
+        "pipeline": run.pipeline,
+        "own": list(run.own),
+        "headline": _headline(tests[OWN.name][score]["mean"], drops, error),
+        "tests": tests,
+        "folds": {str(number): dict(numbers) for number, numbers in run.folds.items()},
+        "training": {str(number): each for number, each in run.training.items()},
     }
 
 
@@ -109,10 +119,6 @@ def _standard_error(values: Sequence[float | None]) -> float | None:
     """Computes the standard error of the mean of the values that are not None, or None of fewer than two."""
     present = [value for value in values if value is not None]
     return float(np.std(present, ddof=1) / np.sqrt(len(present))) if len(present) > 1 else None
-
-
-def _is_identity(case: Case) -> bool:
-    return case.corruption is not None and case.corruption[0] == "identity"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -153,6 +159,70 @@ def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
+def _matrices(summaries: Mapping[str, dict[str, Any]], cases: Sequence[Case], score: str) -> dict[str, Any]:
+    """Makes the matrices of an evaluation, see `summarize`."""
+    matrices = {}
+    for group in ("pipelines", "intensities", "exposures"):
+        columns = [case.name for case in cases if case.group == group]
+        if columns:
+            matrices[group] = _scores_of_runs(summaries, columns, score)
+    corrupted = {case.corruption: case.name for case in cases if case.corruption}
+    if corrupted:
+        names, severities = (list(dict.fromkeys(part)) for part in zip(*corrupted, strict=True))
+        by_name = {name: [corrupted[name, severity] for severity in severities] for name in names}
+        matrices["corruptions"] = {
+            "rows": names,
+            "columns": severities,
+            "mean": [[_mean_of_runs(summaries, case, score) for case in by_name[name]] for name in names],
+        }
+        matrices["corruptions_of_runs"] = {
+            "severities": severities,
+            **_scores_by_corruption(summaries, {OWN.name: [OWN.name], **by_name}, score),
+        }
+    return matrices
+
+
+def _scores_of_runs(summaries: Mapping[str, dict[str, Any]], columns: list[str], score: str) -> dict[str, Any]:
+    """Makes the matrix of all runs (rows) in the cases of a group (columns), with each run's own images marked."""
+    own = {label: next((name for name in columns if name in run["own"]), None) for label, run in summaries.items()}
+    if None in own.values():
+        # Runs that were trained on images of another kind have them in a column of their own.
+        columns = [OWN.name, *columns]
+    diagonal = {label: name or OWN.name for label, name in own.items()}
+    # This order of the rows puts the own images near the diagonal.
+    rows = sorted(summaries, key=lambda label: columns.index(diagonal[label]))
+    statistics = {
+        statistic: [[summaries[label]["tests"][name][score][statistic] for name in columns] for label in rows]
+        for statistic in ("mean", "std")
+    }
+    return {"rows": rows, "columns": columns, "own": [diagonal[label] for label in rows], **statistics}
+
+
+def _mean_of_runs(summaries: Mapping[str, dict[str, Any]], case: str, score: str) -> float:
+    return float(np.mean([run["tests"][case][score]["mean"] for run in summaries.values()]))
+
+
+def _scores_by_corruption(
+    summaries: Mapping[str, dict[str, Any]], columns: Mapping[str, Sequence[str]], score: str
+) -> dict[str, Any]:
+    """Makes the matrix of all runs (rows), where each column is the mean of each fold over some cases."""
+    scores = {
+        label: np.array(
+            [
+                [np.mean([fold[case][score] for case in of_column]) for of_column in columns.values()]
+                for fold in run["folds"].values()
+            ]
+        )
+        for label, run in summaries.items()
+    }
+    return {
+        "rows": list(scores),
+        "columns": list(columns),
+        "mean": [of_run.mean(0).tolist() for of_run in scores.values()],
+        "std": [of_run.std(0).tolist() for of_run in scores.values()],
+    }
+
+
 # The samples of a fold, and the numbers of its cases.
 _Tested = tuple[np.ndarray, Mapping[str, Numbers]]
 
@@ -183,37 +253,9 @@ def by_groups(
     return fields
 
 
-def _group_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
-    """Draws a heat map of the scores of the groups of each field."""
-    return {
-        f"by_{field}": heat_map(
-            np.array(matrix["mean"]),
-            [f"{row} ({samples})" for row, samples in zip(matrix["rows"], matrix["samples"], strict=True)],
-            matrix["columns"],
-            title=f"by {field.replace('_', ' ')} (number of samples)",
-            label=score,
-        )
-        for field, matrix in summary.get("by", {}).items()
-    }
-
-
-def _group_table(field: str, matrix: Mapping[str, Any], score: str) -> str:
-    """Formats the scores of the groups of a field: on the own images, and the mean drop of the other cases."""
-    rows = [[field.replace("_", " "), "samples", f"own {score}", "mean drop", "largest drop", "in"]]
-    for row, samples, scores in zip(matrix["rows"], matrix["samples"], matrix["mean"], strict=True):
-        own, *others = scores
-        cells = ["-", "-", "-"]
-        if others:
-            worst = int(np.argmin(others))
-            drops = (own - float(np.mean(others)), own - others[worst])
-            cells = [*(f"{drop:.4f}" for drop in drops), matrix["columns"][1 + worst]]
-        rows.append([row, str(samples), f"{own:.4f}", *cells])
-    return table(rows)
-
-
-def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
+def make_figures(summary: Mapping[str, Any]) -> dict[str, Figure]:
     """Draws a heat map of each matrix of a summary, and of the groups of samples."""
-    several_folds, runs = _several_folds(summary), len(summary["runs"])
+    score, several_folds, runs = summary["score"], _several_folds(summary), len(summary["runs"])
     titles = {
         "pipelines": "processing drift: trained (rows), tested (columns)",
         "intensities": "acquisition drift: measured intensities",
@@ -226,7 +268,10 @@ def make_figures(summary: Mapping[str, Any], score: str) -> dict[str, Figure]:
     if of_runs and runs > 1:
         matrices["corruptions_of_runs"] = of_runs
         titles["corruptions_of_runs"] = f"corruptions at {_severities(of_runs['severities'])}: trained (rows)"
-    figures = _group_figures(summary, score)
+    figures = {
+        f"by_{field}": heat_map_of_groups(f"by {field}", matrix, matrix["mean"], score)
+        for field, matrix in summary.get("by", {}).items()
+    }
     for group, matrix in matrices.items():
         columns = matrix["columns"]
         framed = [(row, columns.index(name)) for row, name in enumerate(matrix.get("own", []))]
@@ -246,9 +291,9 @@ def _several_folds(summary: Mapping[str, Any]) -> bool:
     return any(len(run["folds"]) > 1 for run in summary["runs"].values())
 
 
-def make_table(summary: Mapping[str, Any], score: str) -> str:
+def make_table(summary: Mapping[str, Any]) -> str:
     """Formats the headlines of all runs, after groups of samples, and the cases of the run or runs by corruptions."""
-    runs = summary["runs"]
+    score, runs = summary["score"], summary["runs"]
     headlines = {label: run["headline"] for label, run in runs.items()}
     tables = [_group_table(field, matrix, score) for field, matrix in summary.get("by", {}).items()]
     if len(runs) == 1:
@@ -260,6 +305,20 @@ def make_table(summary: Mapping[str, Any], score: str) -> str:
             tables.append(_corruptions_table(matrix, score, _several_folds(summary)))
         tables.append(_headline_table({**headlines, "mean": summary["headline"]}, score))
     return "\n\n".join(tables)
+
+
+def _group_table(field: str, matrix: Mapping[str, Any], score: str) -> str:
+    """Formats the scores of the groups of a field: on the own images, and the mean drop of the other cases."""
+    rows = [[field.replace("_", " "), "samples", f"own {score}", "mean drop", "largest drop", "in"]]
+    for row, samples, scores in zip(matrix["rows"], matrix["samples"], matrix["mean"], strict=True):
+        own, *others = scores
+        cells = ["-", "-", "-"]
+        if others:
+            worst = int(np.argmin(others))
+            drops = (own - float(np.mean(others)), own - others[worst])
+            cells = [*(f"{drop:.4f}" for drop in drops), matrix["columns"][1 + worst]]
+        rows.append([row, str(samples), f"{own:.4f}", *cells])
+    return table(rows)
 
 
 def _case_table(run: Mapping[str, Any], score: str) -> str:
@@ -293,7 +352,6 @@ def _headline_table(headlines: Mapping[str, Mapping[str, float | None]], score: 
         quotient = "-" if ratio is None else f"{ratio:.1f}"
         if drop is not None and error is not None:
             cells["processing_drop"] += f"±{error:.4f}"
-            # A quotient by a drop that may be nothing is no number to report.
             if abs(drop) <= error:
                 quotient = "drop within its error"
         rows.append([label, *(cells[name] for name in (OWN.name, *(f"{kind}_drop" for kind in KINDS))), quotient])
@@ -305,7 +363,7 @@ def _corruptions_table(matrix: Mapping[str, Any], score: str, several_folds: boo
     rows = [[f"{score} at {_severities(matrix['severities'])}", *matrix["columns"]]]
     for label, means, deviations in zip(matrix["rows"], matrix["mean"], matrix["std"], strict=True):
         pairs = zip(means, deviations, strict=True)
-        rows.append([label, *(f"{mean:.3f}" + f"±{std:.3f}" * several_folds for mean, std in pairs)])
+        rows.append([label, *(f"{mean:.3f}" + (f"±{std:.3f}" if several_folds else "") for mean, std in pairs)])
     return table(rows)
 
 
@@ -316,23 +374,20 @@ def _severities(severities: Sequence[int]) -> str:
     return f"severities {', '.join(map(str, severities))}"
 
 
-def csv_rows(summary: Mapping[str, Any], score: str) -> list[dict[str, Any]]:
+def csv_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Makes a row for each run, fold and case."""
-    rows = []
-    for label, run in summary["runs"].items():
-        for fold, tests in run["folds"].items():
-            for name, numbers in tests.items():
-                own = name == OWN.name or name in run["own"]
-                rows.append(
-                    {
-                        "run": label,
-                        "fold": fold,
-                        "group": run["tests"][name]["group"],
-                        "test": name,
-                        "own": int(own),
-                        **{metric: value for metric, value in numbers.items() if isinstance(value, float)},
-                        "drop": tests[OWN.name][score] - numbers[score],
-                        **{f"{metric} {cls}": value for metric in PER_CLASS for cls, value in numbers[metric].items()},
-                    }
-                )
-    return rows
+    return [
+        {
+            "run": label,
+            "fold": fold,
+            "group": run["tests"][name]["group"],
+            "test": name,
+            "own": int(name == OWN.name or name in run["own"]),
+            **{metric: value for metric, value in numbers.items() if isinstance(value, float)},
+            "drop": tests[OWN.name][summary["score"]] - numbers[summary["score"]],
+            **{f"{metric} {cls}": value for metric in PER_CLASS for cls, value in numbers[metric].items()},
+        }
+        for label, run in summary["runs"].items()
+        for fold, tests in run["folds"].items()
+        for name, numbers in tests.items()
+    ]

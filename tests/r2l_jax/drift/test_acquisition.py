@@ -26,7 +26,7 @@ def dataset(config):
 
 
 def of(config, dataset, drift, camera=None, seed=0):
-    return drifted(config, dataset, drift, camera, seed).samples(np.arange(len(dataset)))
+    return drifted(config.data, dataset, drift, camera, seed).samples(np.arange(len(dataset)))
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_a_measured_intensity_is_the_data_set_at_it(config, dataset):
     np.testing.assert_array_equal(targets, every_sample(dataset)[1])
     other = dataclasses.replace(dataset, labels=dataset.labels[::-1])
     with pytest.raises(InputError, match=r"--intensities=0\.05: its samples are not those of --iso=1"):
-        drifted(config, other, drift, None, 0)
+        drifted(config.data, other, drift, None, 0)
 
 
 def test_exposures_are_those_of_an_evaluation(config, dataset):
@@ -53,7 +53,7 @@ def test_exposures_are_those_of_an_evaluation(config, dataset):
 
 def test_a_drift_of_the_processing_leaves_the_mosaics(config, dataset):
     (drift,) = cases.pipelines(["parametrized"])
-    assert drifted(config, dataset, drift, None, 0) is dataset
+    assert drifted(config.data, dataset, drift, None, 0) is dataset
 
 
 def test_a_camera_sees_the_scene_with_its_own_figures(config, dataset):
@@ -78,7 +78,7 @@ def test_equal_mosaics_have_different_noise_under_a_camera_and_the_same_each_tim
     raws, _ = of(config, equal, drift, camera)
     for index, other in enumerate(raws[1:], 1):
         assert (other != raws[0]).mean() > 0.2, index
-    np.testing.assert_array_equal(drifted(config, equal, drift, camera, 0)[4][0], raws[4])
+    np.testing.assert_array_equal(drifted(config.data, equal, drift, camera, 0)[4][0], raws[4])
     for change in ({"seed": 1}, {"drift": cases.Case("camera=mine", "cameras")}):
         assert (of(config, equal, **{"drift": drift, "camera": camera, **change})[0] != raws).mean() > 0.2
 

@@ -89,7 +89,7 @@ def test_what_is_not_known_is_named(make, message):
     ],
 )
 def test_only_a_pipeline_that_was_not_learnt_is_a_runs_own_by_name(config, own):
-    pipeline = cases.own_pipeline(config)
+    pipeline = cases.own_pipeline(config.processing)
     assert (pipeline and pipeline.title) == own
     known = cases.pipelines([*PUBLISHED_PIPELINES, "parametrized"])
     assert [case.name for case in known if cases.is_own(case, config)] == ([own] if own else [])

@@ -128,12 +128,6 @@ def test_structures_and_shapes_alone_are_compiled_for(processors, compiled):
     assert sorted(names) == ["corrupt", "corrupt", "expose", "process", "process"]
 
 
-def test_processors_may_take_images():
-    images = np.random.default_rng(1).random((2, 8, 8, 3)).astype(np.float32)
-    graph, state = nnx.split(nnx.Sequential())
-    np.testing.assert_array_equal(renderer.process(graph, state, jnp.asarray(images)), images)
-
-
 @pytest.mark.parametrize("name", ["contrast", "gaussian_noise"])
 def test_images_are_clipped_before_they_are_corrupted(name):
     images = jnp.asarray(np.random.default_rng(2).uniform(-1, 2, (2, 8, 8, 3)).astype(np.float32))

@@ -8,7 +8,7 @@ import shutil
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from changes import change_camera, change_mask, change_pixel
+from changes import change_camera, change_pixel
 from matplotlib.figure import Figure
 from small_runs import metrics
 
@@ -20,14 +20,17 @@ from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import camera_check, forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
+from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
+from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
+from r2l_jax.drift.synthesis.summary import PER_CLASS
 from r2l_jax.runtime import store
 from r2l_jax.runtime.files import write_json
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import run as finished_run
-from r2l_jax.training import train
 from r2l_jax.training.record import training_id
 
 PIPELINE = "bilinear.sharpening_filter.gaussian_denoising"
@@ -67,7 +70,8 @@ class Place:
 
     @property
     def adaptation(self):
-        return AdaptationConfig(
+        return build(
+            AdaptationConfig,
             run=self.run,
             data_dir=self.data_dir,
             output=str(self.folder / "adjustment"),
@@ -81,7 +85,8 @@ class Place:
 
 
 CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
-ANALYSES = ("sensitivity", "tolerances", "worst_case")
+KINDS = (SensitivityAnalysis, ToleranceAnalysis, WorstCaseAnalysis)
+ANALYSES = tuple(kind.name for kind in KINDS)
 DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 
 
@@ -93,23 +98,25 @@ def quick(name):
 @contextlib.contextmanager
 def watched():
     """The names of all that is computed, which takes no time."""
-    names, evaluate, adapted = [], Evaluator.evaluate, adaptation._adapted
+    names, adapted = [], adaptation._adapted
 
     def evaluated(self, fold, dataset, cases, tick):
         names.extend(case.name for case in cases)
-        return evaluate(self, fold, dataset, cases, tick)
+        of_classes = {metric: dict.fromkeys(fold.task.classes, 0.5) for metric in PER_CLASS}
+        return {case.name: {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": []} for case in cases}
 
-    def analysed(config, fold, name, stop, file):
-        names.append(name)
-        return quick(name)
+    def analysed(self, fold, done, stop, file):
+        names.append(self.name)
+        return quick(self.name)
 
     def adapted_to(config, fold, drift, stop):
-        patch.setattr(adaptation, "_adapt", lambda *arguments: names.append(drift.name) or quick("curves"))
+        patch.setattr(adaptation, "adapt", lambda *arguments: names.append(drift.name) or quick("curves"))
         return adapted(config, fold, drift, stop)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", evaluated)
-        patch.setattr(forensics, "_run", analysed)
+        for kind in KINDS:
+            patch.setattr(kind, "analyse", analysed)
         patch.setattr(adaptation, "_adapted", adapted_to)
         yield names
 
@@ -169,7 +176,6 @@ CHANGES = {
     "a pixel of a training sample": lambda place, patch: change_pixel(place.file("unlabeled")),
     "a pixel of a labeled sample": lambda place, patch: change_pixel(place.file("labeled")),
     "a pixel at an intensity": lambda place, patch: change_pixel(place.file("valid", 0.05)),
-    "a mask": lambda place, patch: change_mask(min((place.root / "masks").iterdir())),
     "the camera": lambda place, patch: change_camera(place.root / "camera.json"),
     "the model": other_model,
     "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
@@ -187,7 +193,6 @@ CHANGES = {
         ("a pixel of a training sample", (), ("worst_case",), ()),
         ("a pixel of a labeled sample", (), ("worst_case",), ("exposure=0.5", PIPELINE, "camera=other")),
         ("a pixel at an intensity", ("iso=0.05",), (), ("iso=0.05",)),
-        ("a mask", (), (), ()),
         ("the camera", (PIPELINE, "exposure=0.5"), (), (PIPELINE, "exposure=0.5", "camera=other")),
         ("the model", CASES, ANALYSES, DRIFTS),
         ("the source", CASES, ANALYSES, DRIFTS),
@@ -277,7 +282,7 @@ def test_a_camera_is_checked_by_the_tolerances_of_the_present_model(place, made,
     assert "tolerances.json: made anew (the model has changed)\n" in capsys.readouterr().err
 
 
-def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place, capsys):
+def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place, made, capsys):
     change_camera(place.root / "camera.json")
     output = place.evaluation.output_dir
     (output / "mine.png").touch()
@@ -289,7 +294,7 @@ def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place,
     assert len(list(output.glob("events.*"))) == 1
 
 
-def test_heat_maps_of_an_earlier_version_are_removed(place, tmp_path):
+def test_heat_maps_of_an_earlier_version_are_removed(place, made, tmp_path):
     output = tmp_path / "earlier"
     (output / "parts").mkdir(parents=True)
     for name in ("exposures.png", "mine.png"):
@@ -304,28 +309,9 @@ def test_an_analysis_leaves_nothing_of_an_old_one(place, monkeypatch):
     folder = place.forensics.output_dir / "fold_0/sensitivity"
     assert (folder / "sensitivity.png").exists()
     (folder / "mine.png").touch()
-    monkeypatch.setattr(forensics, "_run", lambda *arguments: quick("other"))
+    monkeypatch.setattr(SensitivityAnalysis, "analyse", lambda *arguments: quick("other"))
     change_pixel(place.file("valid"))
     forensics.run(dataclasses.replace(place.forensics, analyses=("sensitivity",)))
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
     assert names == {"mine.png", "other.png", "sensitivity.json"}
     assert len(list(folder.glob("events.*"))) == 1
-
-
-@pytest.mark.usefixtures("no_pictures")
-def test_a_mask_of_a_segmentation(base, data_dir, made, tmp_path):
-    config = replace(
-        base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
-    )
-    train.run(config)
-    shutil.copytree(data_dir, tmp_path / "data")
-    place = Place(config, tmp_path)
-    settings = dataclasses.replace(place.evaluation, against=("pipelines",))
-    evaluation.run(settings)
-    made.clear()
-    change_mask(place.root / "masks" / f"{place.file('labeled').stem}.png")
-    evaluation.run(settings)
-    assert made == []
-    change_mask(place.root / "masks" / f"{place.file('valid').stem}.png")
-    evaluation.run(settings)
-    assert made == ["own", PIPELINE]

@@ -1,36 +1,52 @@
 import dataclasses
 import json
 
+import brightness
 import numpy as np
 import pytest
 from PIL import Image
 
-from r2l_jax.data.sets import datasets
 from r2l_jax.drift.adjustment import adaptation, drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.search.measure import Measured
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training.run import open_runs
+from r2l_jax.training.run import Run
+
+# At a quarter of the light, all images are dark; two stops more, a gain of four, bring the bright ones back.
+INTENSITIES = [0.2, 0.25, 0.7, 0.8] * 10
+DATASET = brightness.images(INTENSITIES, np.array(INTENSITIES) > brightness.BRIGHT)
+DRIFTS = ("exposure=0.25", "bilinear.none.none")
 
 
 @pytest.fixture(scope="module")
-def config(one_epoch, tmp_path_factory):
-    return AdaptationConfig(
-        run=str(one_epoch.run_dir),
+def fold():
+    return brightness.fold(DATASET, np.arange(8, 40), np.arange(8))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded(fold):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adaptation, "open_runs", lambda *arguments: [Run([fold])])
+        yield
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return build(
+        AdaptationConfig,
+        run="run",
         output=str(tmp_path_factory.mktemp("adjustment")),
         exposures=(0.25,),
-        pipelines=("malvar2004.unsharp_masking.median_denoising",),
+        pipelines=DRIFTS[1:],
         labeled=8,
-        starts=2,
-        steps=4,
+        starts=3,
+        steps=2,
         batch_size=8,
+        parameters=("white_balance", "gamma_correct"),
         track_n_images=2,
     )
-
-
-DRIFTS = ("exposure=0.25", "malvar2004.unsharp_masking.median_denoising")
 
 
 @pytest.fixture(scope="module")
@@ -38,28 +54,32 @@ def result(config):
     return adaptation.run(config)
 
 
-@pytest.mark.parametrize("drift", DRIFTS)
-def test_the_start_of_the_lowest_labeled_loss_is_taken(result, drift):
-    one = result["folds"][0][drift]
-    best = min(one["starts"], key=lambda start: start["labelled_loss"])
-    assert [start["stops"] for start in one["starts"]] == [None, 0, 1]
-    assert one["start"] == best["stops"]
-    assert one["after"] == best["score"]
-    assert one["before"] == one["starts"][0]["score"]
-    lost = one["undrifted"] - one["before"]
-    assert one["won_back"] == (pytest.approx((one["after"] - one["before"]) / lost) if lost > 0 else None)
+def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(result):
+    one = result["folds"][0]["exposure=0.25"]
+    assert [start["stops"] for start in one["starts"]] == [None, 0, 1, 2]
+    assert [start["score"] for start in one["starts"]] == [0.5, 0.5, 0.5, 1]
+    assert one["start"] == min(one["starts"], key=lambda start: start["labelled_loss"])["stops"] == 2
+    assert (one["undrifted"], one["before"], one["after"], one["won_back"]) == (1, 0.5, 1, 1)
+    assert result["drifts"]["exposure=0.25"]["won_back"] == {"mean": 1, "std": 0, "folds": [1]}
+    # The parameters that were not asked for stay.
+    for name, value in one["parameters"].items():
+        assert (value != one["default"][name]) == (name in ("white_balance", "gamma_correct")), name
+    # The search goes on from a gain of four, downhill.
+    assert np.array(one["parameters"]["white_balance"]) == pytest.approx(4, rel=0.05)
+    same = result["folds"][0]["bilinear.none.none"]
+    assert (same["undrifted"], same["before"], same["won_back"]) == (1, 1, None)
 
 
 def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_path, monkeypatch):
-    """Labelled images favor another end than the measured ones, whose loss and score disagree as well."""
+    """Labeled images favor another end than the measured ones, whose loss and score disagree as well."""
     seen = []
 
     class Stub:
         def __init__(self, frozen):
             pass
 
-        def measure(self, parameters, batches, tick=None):
-            seen.append({int(index) for batch in batches for index in batch["index"][batch["weight"] > 0]})
+        def measure_samples(self, parameters, dataset, indices, *options):
+            seen.append(set(indices.tolist()))
             table = {
                 1: [(0.5, 0.2), (0.3, 0.1), (0.4, 0.9)],
                 2: [(0.4, 0.4), (0.6, 0.7), (0.2, 0.8)],
@@ -68,30 +88,17 @@ def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_
             return [Measured(loss, score, 1.0, np.zeros((1, 2, 2))) for loss, score in table]
 
     monkeypatch.setattr(adaptation, "Measurer", Stub)
-    one = adaptation.run(replace(config, output=str(tmp_path), pipelines=(), labeled=7))["folds"][0]["exposure=0.25"]
+    config = replace(config, output=str(tmp_path), pipelines=(), labeled=7, starts=2)
+    one = adaptation.run(config)["folds"][0]["exposure=0.25"]
     assert (one["undrifted"], one["before"], one["after"], one["start"]) == (0.9, 0.4, 0.7, 0)
     assert one["won_back"] == pytest.approx((0.7 - 0.4) / (0.9 - 0.4))
     labeled, measured, own = seen
-    assert (len(labeled), len(measured)) == (7, 8)
-    assert not labeled & measured
-    assert measured == own
+    assert len(labeled) == 7
+    assert labeled < set(range(8, 40))
+    assert measured == own == set(range(8))
 
 
-def test_only_the_parameters_asked_for_move(config, result):
-    one = result["folds"][0]["exposure=0.25"]
-    assert set(one["parameters"]) == set(one["default"])
-    for name, value in one["parameters"].items():
-        if one["start"] is None or name == "debayer":
-            assert value == one["default"][name], name
-        else:
-            assert value != one["default"][name], name
-
-
-def test_what_is_undrifted_does_not_depend_on_the_drift(result):
-    assert len({one["undrifted"] for one in result["folds"][0].values()}) == 1
-
-
-def test_files_hold_what_was_returned(config, result):
+def test_files_hold_the_content(config, result, capsys):
     written = json.loads((config.output_dir / "adaptation.json").read_text())
     assert written["drifts"] == result["drifts"]
     assert list(written["drifts"]) == list(DRIFTS)
@@ -103,42 +110,43 @@ def test_files_hold_what_was_returned(config, result):
         assert not (folder / "unfinished.npz").exists()
         with Image.open(folder / "pictures.png") as picture:
             assert np.asarray(picture).std() > 0
+    adaptation.run(config)
+    printed = capsys.readouterr().out
+    assert "fold 0: exposure=0.25\n" in printed
+    assert [line.split()[2] for line in printed.splitlines() if line.startswith("+2 stops")] == ["*"]
+    assert "exposure=0.25       1.0000              0.5000  1.0000  100%" in printed
 
 
 def test_a_finished_drift_is_not_adapted_to_again(config, result, monkeypatch):
-    def adapt(*arguments):
-        raise AssertionError
-
-    monkeypatch.setattr(adaptation, "_adapt", adapt)
+    monkeypatch.setattr(adaptation, "adapt", lambda *arguments: pytest.fail("adapted"))
     assert adaptation.run(config)["folds"] == result["folds"]
-    with pytest.raises(AssertionError):
-        adaptation.run(replace(config, steps=5))
-    # Others are added.
-    with pytest.raises(AssertionError):
-        adaptation.run(replace(config, exposures=(0.25, 0.5)))
+    for change in ({"steps": 5}, {"exposures": (0.25, 0.5)}):
+        with pytest.raises(pytest.fail.Exception, match="adapted"):
+            adaptation.run(replace(config, **change))
 
 
-def test_other_data_is_split_into_labeled_and_measured(base, config, monkeypatch):
-    data = datasets.load(base.data.dataset, **base.data.source)
-    others = dataclasses.replace(data, names=tuple(f"other {name}" for name in data.names))
-    ((fold,),) = open_runs([config.run])
+def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
+    others = dataclasses.replace(DATASET, names=tuple(f"other {name}" for name in DATASET.names))
     monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: others)
-    drift = replace(config, exposures=(), pipelines=(), drifted_data_dir=base.data.data_dir)
-    under = drifts.drifted(drift, fold, *drift.drifts())
+    config = replace(config, exposures=(), pipelines=(), drifted_data_dir=str(tmp_path))
+    under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
     assert sorted([*under.labeled, *under.measured]) == list(range(40))
     message = "--labeled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
     with pytest.raises(InputError, match=message):
-        drifts.drifted(dataclasses.replace(drift, labeled=40), fold, *drift.drifts())
-
-
-def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_path):
-    drift = replace(
-        config, output=str(tmp_path), exposures=(), pipelines=(), drifted_data_dir=base.data.data_dir, steps=1
-    )
-    one = adaptation.run(drift)["folds"][0]["data"]
-    assert one["before"] == one["undrifted"]
-    assert one["won_back"] is None
+        drifts.drifted(replace(config, labeled=40), fold, *config.drifts)
+    for change, message in (
+        ({"classes": ("a", "b")}, "must have the classes dark, bright, got a, b"),
+        ({"camera": dataclasses.replace(brightness.CAMERA, pattern="BGGR")}, "must have the pattern RGGB, got BGGR"),
+    ):
+        others = dataclasses.replace(others, **{"classes": DATASET.classes, "camera": DATASET.camera, **change})
+        with pytest.raises(InputError, match=message):
+            drifts.drifted(config, fold, *config.drifts)
+    # The same scenes taken anew are split as in training.
+    others = DATASET
+    under = drifts.drifted(config, fold, *config.drifts)
+    assert set(under.labeled) < set(range(8, 40))
+    assert list(under.measured) == list(range(8))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,6 @@ def test_the_same_scenes_taken_anew_are_split_as_in_training(base, config, tmp_p
     [
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
         ({"parameters": ("hue",)}, "--parameters must be of all, black_level, .* got 'hue'"),
-        ({"run": "nowhere"}, "--run=nowhere is no run's folder: not found"),
         ({"labeled": 33}, "--labeled=33 is too many for exposure=0.25: it has 32 images to adapt by and 8 others"),
         ({"labeled": 0}, "--labeled must be positive, got 0"),
         ({"starts": 10}, "--starts must be at most 9, got 10"),
@@ -172,10 +179,14 @@ def test_a_stop_is_a_factor_of_two(config, tmp_path, monkeypatch):
     started = []
 
     def start(self, searches, *arguments):
-        started.extend(searches)
+        started.append(searches)
         raise Interrupted("seen")
 
     monkeypatch.setattr(adaptation.Searcher, "run", start)
-    with pytest.raises(Interrupted, match="seen"):
-        adaptation.run(replace(config, output=str(tmp_path), pipelines=(), starts=9))
-    assert [search.exposure for search in started] == [1, 2, 4, 8, 16, 32, 64, 1 / 2, 1 / 4]
+    # Without gains there is nothing to start from but the default.
+    for parameters in ((), ("gamma_correct",)):
+        with pytest.raises(Interrupted, match="seen"):
+            adaptation.run(replace(config, output=str(tmp_path), pipelines=(), starts=9, parameters=parameters))
+    exposures = [[search.exposure for search in searches] for searches in started]
+    assert exposures == [[1, 2, 4, 8, 16, 32, 64, 1 / 2, 1 / 4], [1]]
+    assert {search.group for search in started[1]} == {("gamma_correct",)}

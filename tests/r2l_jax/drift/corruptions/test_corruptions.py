@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy_warps
-import variants
 
 from r2l_jax import names
 from r2l_jax.drift.corruptions import CORRUPTIONS
@@ -59,10 +58,6 @@ def test_published_answers(name, severity):
     # A few roundings of float32, of 6e-8 each near 1. Saturation is a quotient of small differences, times up to 2.5.
     atol = 2e-6 if name == "saturate" else 3e-7
     np.testing.assert_allclose(CORRUPTIONS[name](IMAGE, KEY, severity), GOLDEN[f"{name}.{severity}"], rtol=0, atol=atol)
-
-
-def test_identity_changes_nothing():
-    np.testing.assert_array_equal(CORRUPTIONS["identity"](IMAGE, KEY, 3), IMAGE)
 
 
 @every_severity
@@ -135,9 +130,11 @@ def test_grays_get_no_hue_but_the_red_of_a_constant_saturation(name, severity, e
     np.testing.assert_allclose(result, np.broadcast_to(expected, IMAGE.shape), atol=3e-7)
 
 
-@pytest.mark.parametrize("size", [9, 32, 45])
-def test_zooms_are_those_of_scipy_at_any_size(size):
+@pytest.mark.parametrize(("size", "width"), [(9, 9), (32, 32), (45, 20)])
+def test_zooms_are_those_of_scipy_at_any_size(size, width):
+    """Each axis of a rectangle is zoomed as that of a square: here, one whose columns are equal."""
     image = np.random.default_rng(0).random((size, size, 3))
+    image = image if width == size else image[:, :1].repeat(size, 1)
     zooms = []
     for factor in np.arange(1, 1.11, 0.01):
         crop = math.ceil(size / factor)
@@ -147,13 +144,8 @@ def test_zooms_are_those_of_scipy_at_any_size(size):
         start = (len(zoomed) - size) // 2
         zooms.append(zoomed[start : start + size, start : start + size])
     mean = (image + sum(zooms)) / (len(zooms) + 1)
-    np.testing.assert_allclose(zoom_blur(image.astype(np.float32), KEY, 2), mean, atol=1e-6)
-
-
-def test_each_axis_of_a_rectangle_is_zoomed_as_that_of_a_square():
-    column = np.random.default_rng(0).random((9, 1, 3), np.float32)
-    square, rectangle = (zoom_blur(np.tile(column, (1, width, 1)), KEY, 5) for width in (9, 5))
-    np.testing.assert_allclose(rectangle, square[:, :5], atol=1e-6)
+    blurred = zoom_blur(image[:, :width].astype(np.float32), KEY, 2)
+    np.testing.assert_allclose(blurred, mean[:, :width], atol=1e-6)
 
 
 @every_severity
@@ -184,20 +176,18 @@ def test_elastic_transform_moves_pixels_as_cifar_10_c_scaled_to_the_image(severi
     assert (abs(ours.mean(1) - theirs.mean(1)) <= 4 * spread + 1e-8).all()
 
 
-@pytest.mark.parametrize("severity", variants.quick(2, (1, 5, 2, 3, 4)))
 @every_corruption
-def test_results_are_images(name, severity):
-    result = np.asarray(CORRUPTIONS[name](BATCH, KEY, severity))
-    assert (result.shape, result.dtype) == (BATCH.shape, BATCH.dtype)
-    assert result.min() >= 0
-    assert result.max() <= 1
-
-
-@every_corruption
-def test_images_of_any_size_are_taken(name):
-    result = CORRUPTIONS[name](np.full((1, 3, 3), 0.5, np.float32), KEY, 4)
-    assert result.shape == (1, 3, 3)
-    assert ((result >= 0) & (result <= 1)).all()
+def test_results_are_images_of_any_size_and_severities_share_a_compiled_function(name, caplog):
+    with jax.log_compiles():
+        for severity in (1, 5, np.int64(3), jnp.int32(4)):
+            result = np.asarray(CORRUPTIONS[name](BATCH, KEY, severity))
+            assert (result.shape, result.dtype) == (BATCH.shape, BATCH.dtype)
+            assert result.min() >= 0
+            assert result.max() <= 1
+    assert caplog.text.count(f"Compiling jit({name})") <= 1
+    small = CORRUPTIONS[name](np.full((1, 3, 3), 0.5, np.float32), KEY, 4)
+    assert small.shape == (1, 3, 3)
+    assert ((small >= 0) & (small <= 1)).all()
 
 
 @every_corruption
@@ -225,21 +215,6 @@ def test_an_image_does_not_depend_on_those_that_follow_it(name):
     np.testing.assert_allclose(CORRUPTIONS[name](BATCH[0, 0], KEY, 4), batch[0, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["identity", *DETERMINISTIC])
-def test_without_random_numbers_an_image_does_not_depend_on_the_batch(name):
-    alone = [CORRUPTIONS[name](image, KEY, 4) for image in BATCH[0]]
-    np.testing.assert_allclose(CORRUPTIONS[name](BATCH, KEY, 4), np.array(alone)[None], atol=1e-6)
-
-
-@every_corruption
-def test_one_compiled_function_serves_all_severities(name, caplog):
-    CORRUPTIONS[name](BATCH, KEY, 1)
-    with jax.log_compiles():
-        for severity in (2, np.int64(3), jnp.int32(4), np.uint8(5)):
-            CORRUPTIONS[name](BATCH, KEY, severity)
-    assert f"Compiling jit({name})" not in caplog.text
-
-
 @pytest.mark.parametrize("name", ["shot_noise", "elastic_transform"])
 def test_gradients_are_finite_and_on_average_those_of_the_mean(name):
     gradient = jax.grad(lambda images: CORRUPTIONS[name](images, KEY, 1).sum())(jnp.asarray(BATCH))
@@ -248,11 +223,10 @@ def test_gradients_are_finite_and_on_average_those_of_the_mean(name):
     assert 0.5 < gradient.mean() < 1.2
 
 
-@every_corruption
 @pytest.mark.parametrize("severity", [0, 6, -1, 2.5])
-def test_unknown_severity(name, severity):
+def test_unknown_severity(severity):
     with pytest.raises(InputError, match=f"^severity must be a whole number from 1 to 5, got {severity}$"):
-        CORRUPTIONS[name](BATCH, KEY, severity)
+        CORRUPTIONS["fog"](BATCH, KEY, severity)
 
 
 def test_unknown_name():

@@ -6,10 +6,12 @@ from matplotlib.figure import Figure
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import camera_check, forensics
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
+from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
+from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
+from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training import train
 
 
 @pytest.fixture
@@ -22,12 +24,14 @@ def calls(monkeypatch):
     """Puts a quick analysis in place of the known ones, and lists those that are asked for."""
     calls = []
 
-    def run(config, fold, name, stop, file):
-        calls.append(name)
+    def analyse(self, fold, done, stop, file):
+        calls.append(self.name)
         file.write_text("unfinished")
-        return Analysis({"number": len(calls)}, f"table of {name}", {"figure": Figure()}, {"rows": [{"a": 1, "b": 2}]})
+        table, rows = f"table of {self.name}", [{"a": 1, "b": 2}]
+        return Analysis({"number": len(calls)}, table, {"figure": Figure()}, {"rows": rows})
 
-    monkeypatch.setattr(forensics, "_run", run)
+    for kind in (SensitivityAnalysis, ToleranceAnalysis, WorstCaseAnalysis):
+        monkeypatch.setattr(kind, "analyse", analyse)
     return calls
 
 
@@ -35,11 +39,11 @@ def test_every_analysis_leaves_its_files(config, calls, capsys):
     result = forensics.run(config)[0]
     printed = capsys.readouterr().out
     assert tuple(result) == tuple(calls) == ANALYSES
-    for name in ANALYSES:
+    for name, analysis in zip(ANALYSES, forensics.make_analyses(config), strict=True):
         folder = config.output_dir / "fold_0" / name
         written = json.loads((folder / f"{name}.json").read_text())
         assert written == result[name]
-        assert written["flags"] == json.loads(json.dumps(config.settings(name)))
+        assert written["flags"] == json.loads(json.dumps(analysis.flags))
         assert (folder / "rows.csv").read_text().split() == ["a,b", "1,2"]
         assert (folder / "figure.png").exists()
         assert len(list(folder.glob("events.*"))) == 1
@@ -91,10 +95,3 @@ def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, mo
 def test_refuses(config, change, message):
     with pytest.raises(InputError, match=message):
         forensics.run(replace(config, **change))
-
-
-def test_a_run_without_processing_parameters_is_refused(base, config):
-    trained = replace(base, run_name="none", processing_mode="none", epochs=1)
-    train.run(trained)
-    with pytest.raises(InputError, match=r"--processing_mode=none, which has no processing parameters"):
-        forensics.run(replace(config, run=str(trained.run_dir)))

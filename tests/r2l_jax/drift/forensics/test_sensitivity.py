@@ -2,6 +2,7 @@ import csv
 import functools
 import json
 
+import folds_by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,8 +18,8 @@ from r2l_jax.drift.search.measure import Measurer
 from r2l_jax.drift.search.ranges import moved
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime.files import write_csv
+from r2l_jax.runtime.stop import Interrupted
 from tasks.layers import BatchNorm, Conv
 
 SIDE = 16
@@ -70,11 +71,16 @@ class ColourHead(nnx.Module):
         return jnp.pad(images.mean((1, 2)), ((0, 0), (0, 1)), constant_values=-jnp.inf)
 
 
-def freeze(task, pipeline, head):
+def fold_of(task, pipeline, head):
+    """A fold that validates a model on all samples."""
     normalizer = Standardize(jnp.asarray(MEAN, jnp.float32), jnp.asarray(STD, jnp.float32))
     model = RawToLogit(pipeline, normalizer, head)
     model.eval()
-    return Frozen(model, task_of(dataset(task)))
+    return folds_by_hand.fold_of(dataset(task), [], EVERY, model=model)
+
+
+def analyse(fold, stop=lambda: False):
+    return sensitivity.SensitivityAnalysis(4).analyse(fold, {}, stop, None)
 
 
 CASES = {"classification": isp.parametrized, "segmentation": isp.static}
@@ -84,21 +90,23 @@ CASES = {"classification": isp.parametrized, "segmentation": isp.static}
 def compiled_once(small_heads):
     """Lets all tests share what they compile."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sensitivity, "Frozen", functools.cache(Frozen))
         patch.setattr(sensitivity, "compiled", functools.cache(sensitivity.compiled))
         yield
 
 
 @pytest.fixture(scope="module", params=["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
 def case(request, compiled_once):
-    """A task, its frozen model, and what that is sensitive to, in batches of which the last is not full."""
+    """A fold, its frozen model, and the sensitivity of that, in batches of which the last is not full."""
     task = request.param
     head = SmoothHead(1, of_pixels=True) if task == "segmentation" else SmoothHead(4, of_pixels=False)
-    frozen = freeze(task, CASES[task](CAMERA), head)
-    return task, frozen, sensitivity.measure(frozen, dataset(task), EVERY, 4)
+    fold = fold_of(task, CASES[task](CAMERA), head)
+    frozen = sensitivity.Frozen(fold.model, fold.task)
+    return fold, frozen, sensitivity.measure(frozen, fold.dataset, EVERY, 4)
 
 
-def samples(task, indices, size):
-    return list(loader.eval_batches(dataset(task), np.asarray(indices), size))
+def samples(fold, indices, size):
+    return list(loader.eval_batches(fold.dataset, np.asarray(indices), size))
 
 
 def assert_close(one, other):
@@ -106,16 +114,16 @@ def assert_close(one, other):
 
 
 def test_samples_know_nothing_of_batches_padding_and_each_other(case):
-    task, frozen, whole = case
+    fold, frozen, whole = case
     some = EVERY[[4, 1, 6]]
-    alone = sensitivity.measure(frozen, dataset(task), some, 100)
+    alone = sensitivity.measure(frozen, fold.dataset, some, 100)
     assert_close(alone, jax.tree.map(lambda leaf: leaf[some], whole))
     assert all(leaf.shape[0] == len(EVERY) for leaf in jax.tree.leaves(whole))
 
 
 def test_changes_are_a_hundredth_of_the_gradients_norm_and_sum_in_natural_ranges(case):
-    task, frozen, whole = case
-    (batch,) = samples(task, [3], 1)
+    fold, frozen, whole = case
+    (batch,) = samples(fold, [3], 1)
 
     @jax.jit
     @jax.grad
@@ -135,8 +143,8 @@ def test_changes_are_a_hundredth_of_the_gradients_norm_and_sum_in_natural_ranges
 
 
 def test_changes_are_those_of_the_measured_loss(case):
-    task, frozen, _ = case
-    analysis = sensitivity.analyse(frozen, dataset(task), EVERY, 4)
+    fold, frozen, _ = case
+    analysis = analyse(fold)
     overall = analysis.content["overall"]
     parts = [
         ("white_balance", 1, overall["elements"]["white_balance.green"]),
@@ -152,7 +160,7 @@ def test_changes_are_those_of_the_measured_loss(case):
             offset.reshape(-1)[place] = end
             ends.append(frozen.default | jax.device_get(moved(frozen.facts, frozen.default, {name: offset})))
     # A batch of one sample, since the Dice loss of several is not the mean of theirs.
-    default, *measured = Measurer(frozen).measure([frozen.default, *ends], samples(task, EVERY, 1))
+    default, *measured = Measurer(frozen).measure([frozen.default, *ends], samples(fold, EVERY, 1))
     assert overall["loss"] == pytest.approx(default.loss, rel=1e-5)
     differences = np.diff(np.reshape([each.loss for each in measured], (-1, 2)))[:, 0] / 2
     for (name, place, change), difference in zip(parts, differences, strict=True):
@@ -166,8 +174,8 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
         isp.Stage("tones", isp.color.gamma_correct, {"gamma_correct": isp.Parameter(2.2, scale="log")}),
     ]
     pipeline = isp.Pipeline(stages)
-    frozen = freeze("classification", pipeline, ColourHead())
-    found = sensitivity.measure(frozen, dataset("classification"), EVERY, 4)
+    fold = fold_of("classification", pipeline, ColourHead())
+    found = sensitivity.measure(Frozen(fold.model, fold.task), fold.dataset, EVERY, 4)
     assert (list(found.parameters), list(found.stages)) == (["white_balance", "gamma_correct"], ["gains", "tones"])
 
     linear = RAWS[..., None] * gains
@@ -193,33 +201,30 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
 
 
 def test_one_program_serves_all_batches(case):
-    task, frozen, _ = case
+    fold, frozen, _ = case
     function, ticks = sensitivity.compiled(frozen), []
     programs = function._cache_size()
     assert 1 <= programs <= 2  # and one for the batch of three above
-    sensitivity.measure(frozen, dataset(task), EVERY, 4, lambda: ticks.append(1))
+    sensitivity.measure(frozen, fold.dataset, EVERY, 4, lambda: ticks.append(1))
     assert len(ticks) == 2
     assert function._cache_size() == programs
 
 
-def test_what_a_tick_raises_ends_the_analysis(case):
-    def tick():
-        raise KeyboardInterrupt
-
-    task, frozen, _ = case
-    with pytest.raises(KeyboardInterrupt):
-        sensitivity.analyse(frozen, dataset(task), EVERY, 4, tick)
+def test_a_stop_ends_the_analysis_after_a_batch(case):
+    fold, _, _ = case
+    with pytest.raises(Interrupted, match="stopped; the same command begins with this analysis"):
+        analyse(fold, lambda: True)
 
 
 def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_path):
-    task, frozen, whole = case
-    analysis = sensitivity.analyse(frozen, dataset(task), EVERY, 4)
+    fold, frozen, whole = case
+    analysis = analyse(fold)
     content = json.loads(json.dumps(analysis.content))
     assert content == analysis.content
     assert tuple(content["overall"]["stages"]) == frozen.pipeline(frozen.default).stage_names
     assert list(content["overall"]["parameters"]) == list(frozen.pipeline(frozen.default).parameters())
     overall, by_class = content["overall"], content["by_class"]
-    assert list(by_class) == (["a", "b", "c"] if task == "classification" else [])
+    assert list(by_class) == (["a", "b", "c"] if fold.task.name == "classification" else [])
     assert set(content["ranges"]) == {*frozen.default, "images"}
     assert content["ranges"]["black_level"] == {"width": 0.1, "stated": "0.1: moves by 0.001"}
     assert content["ranges"]["gamma_correct"]["stated"] == "the value itself: moves by a factor of 1.01"
@@ -238,7 +243,7 @@ def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_pa
     write_csv(tmp_path / "rows.csv", analysis.tables["sensitivity"])
     rows = list(csv.DictReader((tmp_path / "rows.csv").read_text().splitlines()))
     assert [row["sample"] for row in rows] == [f"sample {index}" for index in EVERY]
-    assert [row.get("class") for row in rows] == ([*"cabccac"] if task == "classification" else [None] * len(EVERY))
+    assert [row.get("class") for row in rows] == ([*"cabccac"] if by_class else [None] * len(EVERY))
     assert np.mean([float(row["after clipped worst"]) for row in rows]) == pytest.approx(
         overall["stages"]["clipped"]["worst"], rel=1e-5
     )
@@ -256,6 +261,6 @@ def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_pa
 
 
 def test_a_mask_without_an_object_has_no_loss_to_change(small_heads, case):
-    task, _, whole = case
-    if task == "segmentation":
+    fold, _, whole = case
+    if fold.task.name == "segmentation":
         assert all((leaf[1] == 0).all() for leaf in jax.tree.leaves(whole))

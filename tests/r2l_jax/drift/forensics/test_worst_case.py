@@ -1,98 +1,109 @@
 import dataclasses
+import pathlib
 
+import brightness
 import numpy as np
 import pytest
+from brightness import dark_images
 from PIL import Image
 
 from r2l_jax.drift.forensics import worst_case
-from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.drift.forensics.config import WorstCaseSettings
+from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.measure import Measured
 from r2l_jax.drift.search.searcher import Found
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.run import open_runs
 
-
-@pytest.fixture(scope="module")
-def fold(one_epoch):
-    ((fold,),) = open_runs([str(one_epoch.run_dir)])
-    return fold
-
-
-CONFIG = ForensicsConfig(
-    run="",
+SETTINGS = WorstCaseSettings(
     adv_parameters=("all", "gamma_correct", "additive_layer"),
     adv_aux_weight=(0.0, 1e6),
     adv_noise_layer=True,
     adv_track_differences=True,
-    steps=6,
-    lr=0.03,
-    batch_size=8,
+    steps=4,
+    lr=0.05,
+    samples=5,
     track_n_images=2,
 )
+FILE = pathlib.Path("unfinished.npz")
+
+
+@pytest.fixture(scope="module")
+def fold():
+    """A model of which some validation samples are near its limit: brighter, they are lost."""
+    return brightness.fold(dark_images([0.2, 0.3, 0.4, 0.48, 0.49] * 2, side=8), range(5, 10), [4, 3, 2, 1, 0])
+
+
+def make(**changes):
+    return WorstCaseAnalysis(dataclasses.replace(SETTINGS, **changes), batch_size=4, seed=0)
 
 
 @pytest.fixture(scope="module")
 def analysis(fold, tmp_path_factory):
-    return worst_case.analyse(CONFIG, fold, lambda: False, tmp_path_factory.mktemp("worst") / "unfinished.npz")
+    return make().analyse(fold, {}, lambda: False, tmp_path_factory.mktemp("worst") / "unfinished.npz")
 
 
 def test_searches_see_no_sample_that_is_measured(fold):
-    assert set(worst_case.drawn(CONFIG, fold)) <= set(fold.train_indices)
-    assert not set(fold.train_indices) & set(fold.valid_indices)
+    assert sorted(make().drawn(fold)) == list(range(5, 10))
+    few = make(samples=2).drawn(fold)
+    assert len(few) == 2
+    assert set(few) < set(range(5, 10))
 
 
 def test_a_row_for_each_group_and_weight(analysis):
     rows = analysis.content["rows"]
     assert [(row["group"], row["aux_weight"]) for row in rows] == [
-        (group, weight) for group in CONFIG.adv_parameters for weight in CONFIG.adv_aux_weight
+        (group, weight) for group in SETTINGS.adv_parameters for weight in SETTINGS.adv_aux_weight
     ]
+    assert analysis.content["default"]["score"] == 1
     for row in rows:
-        assert row["drop"] == pytest.approx(analysis.content["default"]["score"] - row["score"])
-        assert set(row["parameters"]) >= {"gamma_correct", "additive_layer", "debayer"}
+        assert row["drop"] == pytest.approx(1 - row["score"])
         if row["group"] == "gamma_correct":
             assert not np.any(row["parameters"]["additive_layer"])
-        assert len(row["task_loss"]) == len(row["deviation"]) == CONFIG.steps
+        assert len(row["task_loss"]) == len(row["deviation"]) == SETTINGS.steps
+    # Gamma lifts 0.48 and 0.49 over the threshold, in both starts.
+    by_key = {(row["group"], row["aux_weight"]): row for row in rows}
+    assert by_key["gamma_correct", 0.0]["score"] == pytest.approx(0.6)
+    assert by_key["gamma_correct", 0.0]["loss"] > analysis.content["default"]["loss"]
+    assert by_key["gamma_correct", 0.0]["parameters"]["gamma_correct"] > brightness.GAMMA
+    # A heavy price keeps the default.
+    assert by_key["gamma_correct", 0.0]["ssim"] < by_key["gamma_correct", 1e6]["ssim"]
     assert len(analysis.table.splitlines()) == 2 + len(rows)
 
 
-def test_a_heavy_penalty_keeps_the_default(analysis):
-    by_key = {(row["group"], row["aux_weight"]): row for row in analysis.content["rows"]}
-    assert by_key["gamma_correct", 0.0]["ssim"] < by_key["gamma_correct", 1e6]["ssim"]
-    assert by_key["gamma_correct", 0.0]["loss"] > analysis.content["default"]["loss"]
-
-
 def test_pictures_of_default_worst_case_and_difference(analysis):
-    assert set(analysis.figures) == {"curves", *CONFIG.adv_parameters}
-    for group in CONFIG.adv_parameters:
+    assert set(analysis.figures) == {"curves", *SETTINGS.adv_parameters}
+    for group in SETTINGS.adv_parameters:
         picture = analysis.figures[group]
         assert isinstance(picture, Image.Image)
         assert np.asarray(picture).std() > 0
 
 
-def test_the_picture_of_a_group_shows_its_worst_case(fold, monkeypatch, tmp_path):
+def test_the_worst_of_the_starts_counts_and_is_shown(fold, monkeypatch):
     """The lowest score, and of equal scores the greatest loss, wherever it stands among the weights."""
-    groups = {"all": [(0.5, 1.0), (0.2, 1.0), (0.4, 9.0)], "gamma_correct": [(0.6, 1.0), (0.6, 1.0), (0.6, 2.0)]}
+    groups = {"all": [(0.5, 1.0), (0.2, 1.0), (0.4, 9.0), (0.4, 2.0)], "gamma_correct": [(0.6, 1.0)] * 3 + [(0.6, 2.0)]}
     measured = [Measured(loss, score, 1.0, np.zeros(0)) for rows in groups.values() for score, loss in rows]
     found = [Found({"place": np.array(place)}, np.zeros(1), np.zeros(1)) for place in range(len(measured))]
     monkeypatch.setattr(worst_case.Searcher, "run", lambda *arguments: found)
-    monkeypatch.setattr(worst_case.Measurer, "measure", lambda *arguments: [measured[0], *measured])
+    monkeypatch.setattr(worst_case.Measurer, "measure_samples", lambda *arguments: [measured[0], *measured])
     shown = []
     monkeypatch.setattr(worst_case, "_differences", lambda frozen, parameters, *samples: shown.append(parameters))
-    config = dataclasses.replace(CONFIG, adv_parameters=tuple(groups), adv_aux_weight=(1e6, 1.0, 0.0), starts=1)
-    worst_case.analyse(config, fold, lambda: False, tmp_path / "unfinished.npz")
-    assert shown == [{"place": 1}, {"place": 5}]
+    chosen = make(adv_parameters=tuple(groups), adv_aux_weight=(1e6, 1.0)).analyse(fold, {}, lambda: False, FILE)
+    rows = [(row["group"], row["aux_weight"], row["parameters"]["place"]) for row in chosen.content["rows"]]
+    assert rows == [("all", 1e6, 1), ("all", 1.0, 2), ("gamma_correct", 1e6, 4), ("gamma_correct", 1.0, 7)]
+    assert [row["spread"] for row in chosen.content["rows"]] == pytest.approx([0.3, 0, 0, 0])
+    assert shown == [{"place": 1}, {"place": 7}]
 
 
 def test_all_and_each_alone_are_searched_if_nothing_is_asked_for(fold):
-    config = dataclasses.replace(CONFIG, adv_parameters=(), adv_noise_layer=False)
-    plan, searches = worst_case.make_searches(config, fold.model.processor)
-    names = list(fold.model.processor.parameters())
-    names.remove("debayer")
-    assert list(dict.fromkeys(group for group, _, _ in plan)) == ["all", *names]
-    assert len(searches) == (1 + len(names)) * len(CONFIG.adv_aux_weight) * CONFIG.starts
-    # The first start is the default, the others are near.
-    assert {search.spread for (_, _, start), search in zip(plan, searches, strict=True) if start == 0} == {0.0}
-    assert all(search.spread > 0 for (_, _, start), search in zip(plan, searches, strict=True) if start)
+    searches = make(adv_parameters=(), adv_noise_layer=False, starts=3).searches(fold.model.processor)
+    names = ["black_level", "white_balance", "colour_correction", "gamma_correct"]
+    assert list(dict.fromkeys(group for group, _, _ in searches)) == ["all", *names]
+    assert len(searches) == 5 * 2 * 3
+    for (group, weight, start), search in searches.items():
+        assert set(search.group) == ({*names} if group == "all" else {group})
+        assert (search.aux_weight, search.seed) == (weight, start)
+        # The first start is the default, the others are near.
+        assert (search.spread > 0) == (start > 0)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +114,5 @@ def test_all_and_each_alone_are_searched_if_nothing_is_asked_for(fold):
     ],
 )
 def test_refuses(fold, change, message):
-    config = dataclasses.replace(CONFIG, **change)
     with pytest.raises(InputError, match=message):
-        worst_case.make_searches(config, worst_case.searched(config, fold).processor)
+        make(**change).check_fold(fold)

@@ -1,48 +1,51 @@
+import brightness
 import numpy as np
 import pytest
-from small_runs import metrics
+from brightness import BRIGHT, GAMMA, dark_images
 
-from r2l_jax.data import loader
-from r2l_jax.drift.search.frozen import Frozen
-from r2l_jax.drift.search.measure import Measurer
-from r2l_jax.training.run import open_runs
+from r2l_jax.drift.search.measure import Measurer, whole_batches
+from r2l_jax.runtime.stop import Interrupted
 
-
-@pytest.fixture(scope="module")
-def fold(one_epoch):
-    ((fold,),) = open_runs([str(one_epoch.run_dir)])
-    return fold
+INTENSITIES = np.linspace(0.05, 0.45, 10)
+DATASET, EVERY = dark_images(INTENSITIES, side=8), np.arange(10)
 
 
 @pytest.fixture(scope="module")
-def frozen(fold):
-    return Frozen(fold.model, fold.task)
+def frozen():
+    return brightness.frozen(DATASET)
 
 
-def batches(fold, size):
-    return loader.eval_batches(fold.dataset, fold.valid_indices, size)
+def with_gain(frozen, gain):
+    return frozen.default | {"white_balance": np.full(3, gain, np.float32)}
 
 
-def test_the_default_measures_as_training_did(fold, frozen):
-    (result,) = Measurer(frozen).measure([frozen.default], batches(fold, 8))
-    assert result.score == pytest.approx(metrics(fold.config)["val_accuracy"])
-    assert result.loss == pytest.approx(metrics(fold.config)["val_loss"], rel=1e-4)
-    assert result.ssim == pytest.approx(1, abs=1e-5)
-    np.testing.assert_array_equal(result.confusion.sum(0), metrics(fold.config)["val_confusion_matrix"])
+def test_numbers_are_those_of_all_samples(frozen):
+    default, brighter = Measurer(frozen).measure_samples([frozen.default, with_gain(frozen, 2.0)], DATASET, EVERY, 4)
+    for measured, gain in ((default, 1.0), (brighter, 2.0)):
+        above = (gain * INTENSITIES) ** (1 / GAMMA) - BRIGHT ** (1 / GAMMA)
+        assert measured.loss == pytest.approx(np.log1p(np.exp(2 * above)).mean(), rel=1e-5)
+        assert measured.score == pytest.approx((above < 0).mean())
+        np.testing.assert_array_equal(measured.confusion, [[[low, 1 - low], [0, 0]] for low in (above < 0).astype(int)])
+    assert default.ssim == pytest.approx(1, abs=1e-5)
+    assert 0 < brighter.ssim < 0.99
 
 
-def test_neither_batches_nor_neighbours_matter(fold, frozen):
-    gains = [frozen.default | {"gamma_correct": np.float32(gamma)} for gamma in np.linspace(0.5, 5, 19)]
+def test_neither_batches_nor_neighbors_matter(frozen):
+    processings = [with_gain(frozen, gain) for gain in np.linspace(0.5, 3, 19)]
     measurer, ticks = Measurer(frozen), []
-    together = measurer.measure(gains, batches(fold, 8), ticks.append)
-    assert ticks == [16, 3]
-    assert len({round(result.loss, 4) for result in together}) > 10
-    for values, result in list(zip(gains, together, strict=True))[::6]:
-        (alone,) = measurer.measure([values], batches(fold, 3))
-        assert alone.loss == pytest.approx(result.loss, rel=1e-4)
-        assert alone.ssim == pytest.approx(result.ssim, rel=1e-4)
+    batches = whole_batches(DATASET, EVERY, 8)
+    together = measurer.measure(processings, batches, ticks.append)
+    assert ticks == [16, 16, 3, 3]
+    assert len({round(result.loss, 4) for result in together}) == 19
+    for values, result in list(zip(processings, together, strict=True))[::6]:
+        (alone,) = measurer.measure_samples([values], DATASET, EVERY, 3)
+        assert alone.loss == pytest.approx(result.loss, rel=1e-5)
+        assert alone.ssim == pytest.approx(result.ssim, rel=1e-5)
         np.testing.assert_array_equal(alone.confusion, result.confusion)
-    compiled = len(measurer._stacks._compiled)
-    measurer.measure(gains[:2], batches(fold, 8))
-    measurer.measure(gains[2:4], batches(fold, 8))
-    assert len(measurer._stacks._compiled) == compiled + 1
+
+
+def test_a_stop_ends_the_measuring_between_batches(frozen):
+    answers = iter([False, True])
+    with pytest.raises(Interrupted, match=r"^stopped; the same command goes on from there$"):
+        Measurer(frozen).measure_samples([frozen.default], DATASET, EVERY, 4, stop=lambda: next(answers))
+    assert not list(answers)

@@ -5,39 +5,51 @@ import os
 import pathlib
 import signal
 
-import by_hand
+import brightness
+import folds_by_hand
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import metrics
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from r2l_jax.data.sets import datasets
+from r2l_jax.config import TrainConfig
+from r2l_jax.drift import acquisition
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
+from r2l_jax.model.processors import Unprocessed
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.flags import build
 from r2l_jax.runtime.stop import Interrupted
-from r2l_jax.training import train
-from r2l_jax.training.run import Run, open_runs
+from r2l_jax.training.run import Run
 
-OWN = "menon2007.sharpening_filter.gaussian_denoising"
+OWN = "bilinear.none.none"
 OTHER = "bilinear.unsharp_masking.median_denoising"
+INTENSITIES = np.linspace(0.3, 0.7, 16)
+DATASET = brightness.images(INTENSITIES, INTENSITIES > brightness.BRIGHT)
+STATIC = build(TrainConfig, processing_mode="static", sp_debayer="bilinear", sp_sharpening="none", sp_denoising="none")
+# Two folds of a run whose processing was fixed, and a fold of one that has learned its processing.
+FOLDS = [
+    brightness.fold(DATASET, range(8, 16), range(8), config=STATIC),
+    brightness.fold(DATASET, range(8), range(8, 16), config=STATIC, number=1),
+]
+LEARNED = brightness.fold(DATASET, range(8), range(8, 16))
+
+
+@pytest.fixture(autouse=True)
+def runs(monkeypatch):
+    """The folds of runs by their names."""
+    known = {"static": FOLDS, "learned": [LEARNED]}
+    monkeypatch.setattr(evaluation, "open_runs", lambda uris, *_: [Run(known[pathlib.Path(uri).name]) for uri in uris])
+    return known
 
 
 @pytest.fixture(scope="module")
-def two_folds(base):
-    config = replace(base, run_name="static", processing_mode="static", sp_debayer="menon2007", n_splits=2, epochs=1)
-    train.run(config)
-    return config
-
-
-@pytest.fixture(scope="module")
-def settings(two_folds, tmp_path_factory):
+def settings(tmp_path_factory):
     """An evaluation against two pipelines, of which one is the run's own, and two strengths of a corruption."""
     return EvaluationConfig(
-        run=(str(two_folds.run_dir),),
+        run=("runs/static",),
         pipelines=(OTHER, OWN),
         corruptions=("gaussian_noise",),
         severities=(1, 5),
@@ -45,36 +57,23 @@ def settings(two_folds, tmp_path_factory):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def result(settings):
     return evaluation.run(settings)
 
 
-@pytest.fixture(scope="module")
-def fold(one_epoch):
-    ((fold,),) = open_runs([str(one_epoch.run_dir)])
-    return fold
-
-
-def test_own_images_score_as_the_best_epoch_did(two_folds, result):
-    run = result["runs"]["static"]
-    for number in range(2):
-        trained_to = metrics(two_folds, number)
-        own = run["folds"][str(number)]["own"]
-        assert own["accuracy"] == pytest.approx(trained_to["best_val_accuracy"])
-        assert own["loss"] == pytest.approx(trained_to["best_val_loss"], rel=1e-4)
-        assert run["folds"][str(number)][OWN] == own
-    assert run["own"] == [OWN]
-    assert run["tests"][OWN]["drop"] == {"mean": 0, "std": 0}
-
-
-def test_everything_is_left_to_read(settings, result, two_folds):
+def test_everything_is_left_to_read(settings, result):
     output = settings.output_dir
     written = json.loads((output / "evaluation.json").read_text())
     assert {"evaluation.csv", "corruptions.png", "pipelines.png"} < set(written.pop("files"))
     assert written.pop("identity")["model"].keys() == {"static fold 0", "static fold 1"}
     assert written == json.loads(json.dumps(result))
     assert {"git_commit", "versions", "devices", "flags", "headline", "matrices", "classes"} <= result.keys()
+    run = result["runs"]["static"]
+    assert (run["own"], run["tests"][OWN]["drop"]) == ([OWN], {"mean": 0, "std": 0})
+    for tests in run["folds"].values():
+        assert tests[OWN] == tests["own"]
+        assert tests["own"]["accuracy"] == 1
     assert np.shape(result["matrices"]["pipelines"]["mean"]) == (1, 2)
     assert np.shape(result["matrices"]["corruptions"]["mean"]) == (1, 2)
     with (output / "evaluation.csv").open() as file:
@@ -87,16 +86,20 @@ def test_everything_is_left_to_read(settings, result, two_folds):
             assert min(picture.size) > 100
 
 
-def test_intensities_are_the_same_scenes_as_measured(fold, one_epoch, tmp_path):
-    settings = EvaluationConfig(
-        run=(str(one_epoch.run_dir),), against=("intensities",), intensities=(0.5, 1.0), output=str(tmp_path)
-    )
-    result = evaluation.run(settings)["runs"]["one_epoch"]
-    darker = datasets.load("Synthetic", **(fold.config.data.source | {"iso": 0.5}))
-    loss, confusion = by_hand.evaluate(fold, fold.model.processor, darker)
-    assert result["folds"]["0"]["iso=0.5"]["loss"] == pytest.approx(loss, rel=1e-4)
-    np.testing.assert_array_equal(result["folds"]["0"]["iso=0.5"]["confusion"], confusion)
+def test_intensities_are_the_same_scenes_as_measured(monkeypatch, tmp_path):
+    """At half the light, all images are dark."""
+    darker = brightness.images(INTENSITIES / 2, INTENSITIES > brightness.BRIGHT)
+    monkeypatch.setattr(acquisition.datasets, "load", lambda name, iso, **source: darker if iso == 0.5 else DATASET)
+    settings = EvaluationConfig(run=("static",), against=("intensities",), intensities=(0.5, 1.0), output=str(tmp_path))
+    result = evaluation.run(settings)["runs"]["static"]
+    bright = [(INTENSITIES[fold.valid_indices] > brightness.BRIGHT).sum() for fold in FOLDS]
+    for number, count in enumerate(bright):
+        assert result["folds"][str(number)]["iso=0.5"]["confusion"] == [[8 - count, 0], [count, 0]]
     assert result["own"] == ["iso=1"]
+    others = dataclasses.replace(DATASET, names=DATASET.names[::-1])
+    monkeypatch.setattr(acquisition.datasets, "load", lambda name, **source: others)
+    with pytest.raises(InputError, match=r"--intensities=0\.5: its samples are not those of --iso=1"):
+        evaluation.run(dataclasses.replace(settings, seed=1, output=str(tmp_path / "other")))
 
 
 @pytest.fixture
@@ -121,7 +124,7 @@ def test_the_same_again_takes_what_is_there_and_other_settings_only_what_is_miss
     assert more["runs"]["static"]["folds"]["0"]["own"] == result["runs"]["static"]["folds"]["0"]["own"]
 
 
-def test_another_seed_or_a_spoilt_file_is_evaluated_anew(settings, result, evaluated, tmp_path):
+def test_another_seed_or_a_spoilt_file_is_evaluated_anew(settings, evaluated, tmp_path):
     settings = dataclasses.replace(settings, against=("corruptions",), severities=(1,), output=str(tmp_path))
     evaluation.run(settings)
     (tmp_path / "parts/static_fold_1.json").write_text("[]")
@@ -146,53 +149,52 @@ def test_interrupted_it_stops_within_a_batch_and_goes_on_from_the_last_fold(sett
             evaluation.run(settings)
     assert [file.name for file in (tmp_path / "parts").iterdir()] == ["static_fold_0.json"]
     assert not (tmp_path / "evaluation.json").exists()
-    resumed = evaluation.run(settings)
-    assert resumed["runs"] == result["runs"]
+    assert evaluation.run(settings)["runs"] == result["runs"]
 
 
-def test_several_runs_are_rows_of_the_matrix(settings, two_folds, one_epoch, capsys):
-    both = dataclasses.replace(
-        settings, run=(str(one_epoch.run_dir), str(two_folds.run_dir)), against=("pipelines",), output=None
-    )
-    deepest = os.path.commonpath([one_epoch.run_dir.resolve(), two_folds.run_dir.resolve()])
-    assert both.output_dir == pathlib.Path(deepest) / "evaluation"
+def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
+    uris = (str(tmp_path / "runs/learned"), str(tmp_path / "runs/static"))
+    both = dataclasses.replace(settings, run=uris, against=("pipelines",), output=None)
+    assert both.output_dir == tmp_path / "runs/evaluation"
     result = evaluation.run(both)
     matrix = result["matrices"]["pipelines"]
-    assert (matrix["rows"], matrix["columns"]) == (["one_epoch", "static"], ["own", OTHER, OWN])
+    assert (matrix["rows"], matrix["columns"]) == (["learned", "static"], ["own", OTHER, OWN])
     assert matrix["mean"][1][0] == matrix["mean"][1][2]
-    *told, _, _, first_row = capsys.readouterr().out.splitlines()[:6]
-    assert all(line.endswith(": the best checkpoint") for line in told)
-    assert first_row.startswith("one_epoch")
-    assert (both.output_dir / "parts/one_epoch_fold_0.json").exists()
+    assert capsys.readouterr().out.splitlines()[2].startswith("learned")
+    assert (both.output_dir / "parts/learned_fold_0.json").exists()
 
 
-@pytest.mark.slow
-def test_segmentation_is_scored_by_the_intersection_over_union(base, tmp_path):
-    config = replace(
-        base, run_name="masks", dataset="SyntheticSegmentation", smp_encoder="resnet18", epochs=1, augmentation="none"
-    )
-    train.run(config)
+def test_segmentation_is_scored_by_the_intersection_over_union(runs, tmp_path):
+    """Brightened, all pixels are taken for the object, which covers half of them."""
+    runs["masks"] = [brightness.fold(brightness.half_images(0.3, 0.8, 4), [0], [1, 2, 3])]
     settings = EvaluationConfig(
-        run=(str(config.run_dir),), pipelines=(OTHER,), corruptions=("contrast",), severities=(5,)
+        run=("masks",), against=("corruptions",), corruptions=("brightness",), severities=(5,), output=str(tmp_path)
     )
     result = evaluation.run(settings)
-    assert settings.output_dir == config.run_dir / "evaluation"
+    tests = result["runs"]["masks"]["tests"]
     assert result["score"] == "iou"
-    assert result["runs"]["masks"]["headline"]["own"] == pytest.approx(metrics(config)["best_val_iou"], rel=1e-4)
-    tile_iou = result["runs"]["masks"]["tests"]["own"]["tile_iou"]["mean"]
-    assert tile_iou == pytest.approx(metrics(config)["best_val_tile_iou"], rel=1e-4)
-    assert result["runs"]["masks"]["tests"]["contrast.5"]["recall"].keys() == {"background", "white cell"}
+    assert tests["own"]["iou"]["mean"] > 0.8
+    for metric in ("iou", "tile_iou"):
+        assert tests["brightness.5"][metric]["mean"] == pytest.approx(0.5)
+    assert tests["brightness.5"]["recall"] == {
+        "background": {"mean": 0, "std": 0},
+        "object": {"mean": 1, "std": 0},
+    }
 
 
-def test_a_run_without_processing_against_corruptions(base, tmp_path):
-    config = replace(base, run_name="none", processing_mode="none", epochs=1)
-    train.run(config)
-    settings = EvaluationConfig(
-        run=(str(config.run_dir),), against=("corruptions",), corruptions=("contrast",), severities=(5,)
+def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
+    processed = dataclasses.replace(
+        DATASET, camera=None, read=lambda index: (np.full((8, 8, 3), INTENSITIES[index], np.float32), DATASET[index][1])
     )
-    result = evaluation.run(settings)
-    assert result["headline"]["own"] == pytest.approx(metrics(config)["best_val_accuracy"])
-    with pytest.raises(InputError, match=r"--against=pipelines: --run=.*none was trained with --processing_mode=none"):
+    config = build(TrainConfig, processing_mode="none")
+    model = RawToLogit(Unprocessed(), LEARNED.model.normalizer, LEARNED.model.head)
+    runs["none"] = [folds_by_hand.fold_of(processed, range(8), range(8, 16), config, model)]
+    settings = EvaluationConfig(
+        run=("none",), against=("corruptions",), corruptions=("contrast",), severities=(5,), output=str(tmp_path)
+    )
+    own = evaluation.run(settings)["headline"]["own"]
+    assert own == pytest.approx(((INTENSITIES > brightness.BRIGHT ** (1 / 2.2)) == (INTENSITIES > 0.5))[8:].mean())
+    with pytest.raises(InputError, match=r"--against=pipelines: --run=none was trained on brightness, which is proc"):
         evaluation.run(dataclasses.replace(settings, against=("pipelines",)))
 
 
@@ -217,24 +219,16 @@ def test_settings_that_are_wrong_are_named(change, message):
         EvaluationConfig(**({"run": ("somewhere",)} | change))
 
 
-def test_runs_that_do_not_go_together_are_named(settings, fold, monkeypatch, tmp_path):
-    with pytest.raises(InputError, match=r"--run=nowhere is no run's folder: not found"):
-        evaluation.run(dataclasses.replace(settings, run=("nowhere",)))
+def test_runs_that_do_not_go_together_are_named(settings, runs, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file/evaluation: not a folder to write to"):
         evaluation.run(dataclasses.replace(settings, output=str(tmp_path / "file/evaluation")))
     with pytest.raises(InputError, match=r"--run=first/ is given twice"):
         evaluation.run(dataclasses.replace(settings, run=("first", "first/")))
-    both = dataclasses.replace(settings, run=("first", "second"))
     for change, message in (
-        ({"name": "Drone"}, r"--run=second was trained on Drone, --run=first on Synthetic: evaluate them one by one"),
-        (
-            {"names": fold.dataset.names[::-1]},
-            r"--run=second was trained on Synthetic, --run=first on another Synthetic",
-        ),
+        ({"name": "Drone"}, r"--run=second was trained on Drone, --run=static on brightness: evaluate them one by one"),
+        ({"names": DATASET.names[::-1]}, r"--run=second was trained on brightness, --run=static on another brightness"),
     ):
-        data = dataclasses.replace(fold.dataset, **change)
-        runs = [Run([fold]), Run([dataclasses.replace(fold, load_data=lambda data=data: data)])]
-        monkeypatch.setattr(evaluation, "open_runs", lambda *arguments, runs=runs: runs)
+        runs["second"] = [brightness.fold(dataclasses.replace(DATASET, **change), range(8), range(8, 16))]
         with pytest.raises(InputError, match=message):
-            evaluation.run(both)
+            evaluation.run(dataclasses.replace(settings, run=("static", "second")))

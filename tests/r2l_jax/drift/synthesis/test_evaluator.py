@@ -1,11 +1,13 @@
 import dataclasses
 
+import brightness
 import by_hand
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from small_runs import metrics
 
 import isp
 from r2l_jax.drift import cases
@@ -13,12 +15,21 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.training.run import open_runs
 
 OTHER = "bilinear.unsharp_masking.median_denoising"
+INTENSITIES = np.linspace(0.3, 0.7, 12)
 
 
 @pytest.fixture(scope="module")
-def fold(one_epoch):
+def fold():
+    dataset = brightness.images(INTENSITIES, INTENSITIES > brightness.BRIGHT)
+    return brightness.fold(dataset, range(2), range(2, 12))
+
+
+def test_own_images_score_as_the_best_epoch_did(one_epoch):
     ((fold,),) = open_runs([str(one_epoch.run_dir)])
-    return fold
+    own = Evaluator(8).evaluate(fold, fold.dataset, [cases.OWN])["own"]
+    assert own["accuracy"] == pytest.approx(metrics(one_epoch)["best_val_accuracy"])
+    assert own["loss"] == pytest.approx(metrics(one_epoch)["best_val_loss"], rel=1e-4)
+    np.testing.assert_array_equal(own["confusion"], metrics(one_epoch)["val_confusion_matrix"])
 
 
 def test_pipelines_are_followed_by_the_models_normalizer_and_head(fold):
@@ -28,12 +39,24 @@ def test_pipelines_are_followed_by_the_models_normalizer_and_head(fold):
     np.testing.assert_array_equal(tests[OTHER]["confusion"], confusion)
 
 
-def test_what_changes_nothing_scores_as_the_own_images(fold):
-    tests = Evaluator(8).evaluate(fold, fold.dataset, [cases.OWN, *cases.corruptions(["identity"], [3])])
+def test_numbers_of_a_corruption_follow_from_its_formula(fold):
+    """The brightest corruption makes all images bright; the identity changes nothing."""
+    known = [cases.OWN, *cases.corruptions(["identity"], [3]), *cases.corruptions(["brightness"], [5])]
+    tests = Evaluator(8).evaluate(fold, fold.dataset, known)
+    dark, bright = (int(count) for count in np.bincount(INTENSITIES[2:] > brightness.BRIGHT))
+    assert (tests["own"]["accuracy"], tests["own"]["confusion"]) == (1, [[dark, 0], [0, bright]])
     assert tests["identity.3"]["loss"] == pytest.approx(tests["own"]["loss"], rel=1e-5)
+    all_bright = tests["brightness.5"]
+    assert all_bright["confusion"] == [[0, dark], [0, bright]]
+    assert all_bright["accuracy"] == pytest.approx(bright / 10)
+    assert all_bright["recall"] == {"dark": 0, "bright": 1}
+    assert all_bright["precision"]["bright"] == pytest.approx(bright / 10)
+    above = np.minimum(INTENSITIES[2:] ** (1 / 2.2) + 0.3, 1) - brightness.BRIGHT ** (1 / 2.2)
+    signs = np.where(INTENSITIES[2:] > brightness.BRIGHT, -1, 1)
+    assert all_bright["loss"] == pytest.approx(np.log1p(np.exp(2 * signs * above)).mean(), rel=1e-4)
 
 
-def test_results_depend_neither_on_the_batch_size_nor_on_what_else_is_evaluated(fold):
+def test_results_depend_neither_on_the_batch_size_nor_on_other_cases(fold):
     known = [cases.OWN, *cases.exposures([0.3]), *cases.corruptions(["gaussian_noise"], [5])]
     whole, parts = (
         Evaluator(8).evaluate(fold, fold.dataset, known),
@@ -50,8 +73,7 @@ def test_results_depend_neither_on_the_batch_size_nor_on_what_else_is_evaluated(
 
 def test_exposures_are_of_the_light_in_the_mosaics(fold):
     tests = Evaluator(8).evaluate(fold, fold.dataset, cases.exposures([0.3]))
-    black = np.tile(np.reshape(fold.dataset.camera.black_level, (2, 2)), (16, 16)).astype(np.float32)
-    loss, _ = by_hand.evaluate(fold, lambda raws: fold.model.processor(black + np.float32(0.3) * (raws - black)))
+    loss, _ = by_hand.evaluate(fold, lambda raws: fold.model.processor(0.1 + np.float32(0.3) * (raws - 0.1)))
     own, _ = by_hand.evaluate(fold, fold.model.processor)
     # The noise is what is left.
     assert abs(tests["exposure=0.3"]["loss"] - loss) < 0.2 * abs(own - loss)
@@ -65,8 +87,8 @@ def test_folds_share_what_is_compiled_for_one_of_them(fold, compiled):
         *cases.corruptions(["contrast"], [1, 5]),
     ]
     graph, state = nnx.split(fold.model)
-    model = nnx.merge(graph, jax.tree.map(lambda leaf: leaf + jnp.asarray(0.01, leaf.dtype), state))
-    other = dataclasses.replace(fold, load_model=lambda: model)
+    moved = nnx.merge(graph, jax.tree.map(lambda leaf: leaf + jnp.asarray(0.01, leaf.dtype), state))
+    other = dataclasses.replace(fold, load_model=lambda: moved)
     jax.clear_caches()  # of what other tests have compiled
     evaluator = Evaluator(5)
     with compiled(("expose", "process", "corrupt", "_add")) as names:

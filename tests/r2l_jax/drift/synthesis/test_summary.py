@@ -91,7 +91,7 @@ def test_there_is_no_ratio_to_a_drop_of_nothing(processing):
     run = STATIC._replace(folds={0: fold(0.9, 0.9 - processing, 0.4, 0.8, 0.6)})
     result = summary.summarize({"static": run}, CASES, "accuracy")
     assert result["headline"]["corruption_over_processing"] is None
-    assert summary.make_table(result, "accuracy").splitlines()[-1].split()[-1] == "-"
+    assert summary.make_table(result).splitlines()[-1].split()[-1] == "-"
 
 
 def test_what_was_not_asked_for_has_no_drop():
@@ -101,12 +101,12 @@ def test_what_was_not_asked_for_has_no_drop():
 
 
 def test_tables_of_one_run_and_of_several():
-    table = summary.make_table(summary.summarize({"learnt": LEARNT}, CASES, "accuracy"), "accuracy").splitlines()
+    table = summary.make_table(summary.summarize({"learnt": LEARNT}, CASES, "accuracy")).splitlines()
     assert table[0].split() == ["test", "accuracy", "deviation", "drop"]
     assert [line.split()[0] for line in table[2:8]] == ["own", FIRST, SECOND, "exposure=0.5", "identity", "contrast"]
     assert table[7].split() == ["contrast", "(mean", "of", "2", "severities)", "0.2000", "-", "0.6000"]
     both = summary.summarize({"learnt": LEARNT, "static": STATIC}, CASES, "accuracy")
-    table = summary.make_table(both, "accuracy").splitlines()
+    table = summary.make_table(both).splitlines()
     assert table[0].split() == ["accuracy", "at", "severities", "1,", "5", "own", "identity", "contrast"]
     assert table[2].split() == ["learnt", "0.800±0.000", "0.800±0.000", "0.200±0.000"]
     assert table[3].split() == ["static", "0.800±0.100", "0.800±0.100", "0.600±0.100"]
@@ -117,7 +117,7 @@ def test_tables_of_one_run_and_of_several():
 def test_a_drop_within_its_standard_error_is_no_denominator():
     # Drops of 0.1 and 0 in two folds: 0.05 on average, with a standard error of 0.05.
     result = summary.summarize({"static": STATIC}, CASES, "accuracy")
-    line = summary.make_table(result, "accuracy").splitlines()[-1]
+    line = summary.make_table(result).splitlines()[-1]
     assert line.split()[2] == "0.0500±0.0500"
     assert line.endswith("  drop within its error")
     surer = STATIC._replace(folds={0: STATIC.folds[0], 1: fold(0.7, 0.62, 0.4, 0.6, 0.4)})
@@ -139,12 +139,12 @@ def test_further_metrics_are_summarized_and_have_a_column():
     with_tiles = {case: {**each, "tile_iou": each["accuracy"] / 2} for case, each in LEARNT.folds[0].items()}
     result = summary.summarize({"learnt": LEARNT._replace(folds={0: with_tiles})}, CASES, "accuracy")
     assert result["runs"]["learnt"]["tests"][SECOND]["tile_iou"] == pytest.approx({"mean": 0.25, "std": 0.0})
-    assert summary.csv_rows(result, "accuracy")[0]["tile_iou"] == pytest.approx(0.4)
+    assert summary.csv_rows(result)[0]["tile_iou"] == pytest.approx(0.4)
 
 
 def test_csv_has_a_line_for_each_run_fold_and_test_case(tmp_path):
     result = summary.summarize({"static": STATIC, "learnt": LEARNT}, CASES, "accuracy")
-    write_csv(tmp_path / "all.csv", summary.csv_rows(result, "accuracy"))
+    write_csv(tmp_path / "all.csv", summary.csv_rows(result))
     with (tmp_path / "all.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == 3 * len(CASES)
@@ -155,9 +155,7 @@ def test_csv_has_a_line_for_each_run_fold_and_test_case(tmp_path):
 
 
 def test_figures_are_as_large_as_their_matrices():
-    figures = summary.make_figures(
-        summary.summarize({"static": STATIC, "learnt": LEARNT}, CASES, "accuracy"), "accuracy"
-    )
+    figures = summary.make_figures(summary.summarize({"static": STATIC, "learnt": LEARNT}, CASES, "accuracy"))
     assert list(figures) == ["pipelines", "exposures", "corruptions", "corruptions_of_runs"]
     assert figures["corruptions_of_runs"].axes[0].get_title() == "corruptions at severities 1, 5: trained (rows)"
     axes, _ = figures["pipelines"].axes
@@ -173,6 +171,6 @@ def test_the_own_images_of_each_run_are_framed():
         ({"other": other, "static": STATIC}, [(0, 0), (1, 1)]),
         ({"other": other, "learnt": LEARNT}, [(0, 0), (1, 2)]),
     ):
-        figure = summary.make_figures(summary.summarize(runs, CASES, "accuracy"), "accuracy")["pipelines"]
+        figure = summary.make_figures(summary.summarize(runs, CASES, "accuracy"))["pipelines"]
         corners = [frame.get_xy() for frame in figure.axes[0].patches]
         assert corners == [(column - 0.5, row - 0.5) for row, column in cells]
