@@ -60,29 +60,23 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
 def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -> dict[str, Any]:
     """Tests the folds of runs, and writes and returns the results."""
     tested, output = config.cases(), config.output_dir
-    load_at = functools.cache(at_intensity)
     # All processes have read the parts before the first one adds to them.
-    parts_of = on_every_process(
-        lambda: {
-            label: [_Part(output, label, fold, tested, load_at, config.seed) for fold in folds]
-            for label, folds in runs.items()
-        }
-    )
-    groups_of = on_every_process(lambda: _parts_of_groups(config, runs, tested, load_at))
-    parts = [part for of_run in (*parts_of.values(), *groups_of.values()) for part in of_run]
-    evaluator = _evaluator(_batch_size(config, parts), config.seed)
+    parts_of = on_every_process(lambda: _parts(config, runs, tested))
+    parts = [part for of_key in parts_of.values() for part in of_key]
+    evaluator = _evaluator(_batch_size(config.batch_size, parts), config.seed)
     with StopSignals() as stop:
         for part in parts:
             _evaluate(evaluator, part, stop)
 
-    results = {label: _results(of_run, tested) for label, of_run in parts_of.items()}
+    results = {label: _results(parts_of[label,], tested) for label in runs}
+    groups = {key: of_group for key, of_group in parts_of.items() if len(key) == 3}
     task, dataset = parts[0].fold.task, parts[0].fold.dataset
     content = {
         "classes": list(task.classes),
         "dataset": dataset.name,
         **summary.summarize(results, tested, task.score),
         "by": summary.by_groups(
-            {key: [(part.fold.valid_indices, part.tests) for part in of_group] for key, of_group in groups_of.items()},
+            {key: [(part.fold.valid_indices, part.tests) for part in of_group] for key, of_group in groups.items()},
             [case.name for case in tested],
             task.score,
         ),
@@ -99,26 +93,26 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
     return content
 
 
-# A run, a field of shots and one of its values.
-_Group = tuple[str, str, str]
+def _parts(
+    config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]], tested: Sequence[Case]
+) -> dict[tuple[str, ...], list["_Part"]]:
+    """Makes a part of each fold by the name of its run, and one for each group of its samples.
 
-
-def _parts_of_groups(
-    config: EvaluationConfig,
-    runs: Mapping[str, Sequence[TrainedFold]],
-    tested: Sequence[Case],
-    load_at: Callable[..., RawDataset],
-) -> dict[_Group, list["_Part"]]:
-    """Makes a part of each fold for each group of its samples, which is a fold of fewer samples to validate on."""
-    parts: dict[_Group, list[_Part]] = {}
+    A group has the name of its run, a field of shots and one of its values. Its part is of a fold of fewer samples.
+    """
+    parts: dict[tuple[str, ...], list[_Part]] = {}
+    load_at = functools.cache(at_intensity)
     for label, folds in runs.items():
         for fold in folds:
+            samples = {(label,): fold.valid_indices}
             for field, groups in shot_groups.groups(fold.dataset, fold.valid_indices, config.by).items():
-                for value, indices in groups.items():
-                    of_group = dataclasses.replace(fold, valid_indices=indices)
-                    name = f"{label} {field}={value}"
-                    part = _Part(config.output_dir, name, of_group, tested, load_at, config.seed)
-                    parts.setdefault((label, field, value), []).append(part)
+                samples |= {(label, field, value): indices for value, indices in groups.items()}
+            for key, indices in samples.items():
+                own = key == (label,)
+                of_key = fold if own else dataclasses.replace(fold, valid_indices=indices)
+                name = label if own else f"{label} {'='.join(key[1:])}"
+                part = _Part(config.output_dir, name, of_key, tested, load_at, config.seed)
+                parts.setdefault(key, []).append(part)
     return parts
 
 
@@ -250,11 +244,11 @@ def _evaluator(batch_size: int, seed: int) -> Evaluator:
     return Evaluator(batch_size, seed)
 
 
-def _batch_size(config: EvaluationConfig, parts: Sequence[_Part]) -> int:
+def _batch_size(wanted: int, parts: Sequence[_Part]) -> int:
     """Returns the batch size, at most the largest fold, rounded up to a multiple of the devices."""
     devices = jax.device_count()
     largest = max(len(part.fold.valid_indices) for part in parts)
-    return -(-min(config.batch_size, largest) // devices) * devices
+    return -(-min(wanted, largest) // devices) * devices
 
 
 def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:

@@ -227,9 +227,7 @@ def _scores_by_corruption(
 _Tested = tuple[np.ndarray, Mapping[str, Numbers]]
 
 
-def by_groups(
-    groups: Mapping[tuple[str, str, str], Sequence[_Tested]], cases: Sequence[str], score: str
-) -> dict[str, Any]:
+def by_groups(groups: Mapping[tuple[str, ...], Sequence[_Tested]], cases: Sequence[str], score: str) -> dict[str, Any]:
     """Summarizes the scores of groups of samples.
 
     Args:
