@@ -58,8 +58,9 @@ def passes(job: StudyJob, samples: Samples) -> int:
         return job.folds * config.optimization.epochs * (_STEP * samples.train + samples.valid)
     if isinstance(config, EvaluationConfig):
         return job.folds * len(config.cases()) * samples.valid
-    searches = len(config.adv_parameters) * len(config.adv_aux_weight) * config.starts
-    return job.folds * searches * (_STEP * config.steps * config.batch_size + samples.valid)
+    worst = config.worst_case
+    searches = len(worst.adv_parameters) * len(worst.adv_aux_weight) * worst.starts
+    return job.folds * searches * (_STEP * worst.steps * config.batch_size + samples.valid)
 
 
 def measure(config: StudyConfig) -> Speed:
