@@ -113,7 +113,7 @@ def test_files_hold_the_content(config, result, capsys):
     adaptation.run(config)
     printed = capsys.readouterr().out
     assert "fold 0: exposure=0.25\n" in printed
-    assert [line.split()[2] for line in printed.splitlines() if line.startswith("+2 stops")][0] == "*"
+    assert next(line.split()[2] for line in printed.splitlines() if line.startswith("+2 stops")) == "*"
     assert "exposure=0.25       1.0000              0.5000  1.0000  100%" in printed
 
 
