@@ -19,12 +19,6 @@ def dataset(camera=CAMERA):
     return RawDataset("Microscopy", "classification", ("a", "b"), camera, ("x",), np.zeros(1, np.int32), lambda i: None)
 
 
-def test_the_published_pipelines_are_twelve_by_names_that_stay():
-    assert len(set(PUBLISHED_PIPELINES)) == 12
-    assert PUBLISHED_PIPELINES[0] == "bilinear.sharpening_filter.median_denoising"
-    assert PUBLISHED_PIPELINES[-1] == "menon2007.unsharp_masking.gaussian_denoising"
-
-
 @pytest.mark.parametrize(
     ("name", "pipeline"),
     [

@@ -9,6 +9,9 @@ STUDY = published()
 
 def test_the_study_has_our_names_in_our_order():
     assert tuple(STUDY.pipelines) == PUBLISHED_PIPELINES
+    assert len(set(PUBLISHED_PIPELINES)) == 12
+    assert PUBLISHED_PIPELINES[0] == "bilinear.sharpening_filter.median_denoising"
+    assert PUBLISHED_PIPELINES[-1] == "menon2007.unsharp_masking.gaussian_denoising"
     assert tuple(STUDY.corruptions) == CORRUPTIONS_OF_THE_STUDY
     assert (STUDY.severity, STUDY.folds) == (3, 5)
     assert STUDY.source.startswith("Oala et al.")

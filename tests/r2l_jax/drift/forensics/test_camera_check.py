@@ -66,38 +66,27 @@ def test_what_is_within_all_intervals_is_inside(tolerances, values):
     assert table(findings).endswith("\nall inside")
 
 
-def test_a_level_too_high(tolerances):
-    outside, text = only_outside(tolerances, camera(black_level=(0.1, 0.1, 0.15, 0.1)))
-    assert (outside.name, outside.value) == ("black_level.2", 0.15)
-    assert (outside.low, outside.high) == pytest.approx((0.0, 0.12))
-    assert outside.outside == pytest.approx(0.03)
-    assert outside.ranges == pytest.approx(0.3)  # of a tenth of the white level
-    assert "no, 0.03 too high" in text
-
-
-def test_a_gain_too_low(tolerances):
-    outside, text = only_outside(tolerances, camera(white_balance=(1.0, 1.0, 0.25)))
-    assert outside.name == "white_balance.blue"
-    assert outside.outside == pytest.approx(-0.25)
-    assert outside.ranges == pytest.approx(math.log(2))
-    assert not outside.untried
-    assert "no, 0.25 too low" in text
-
-
-def test_a_gain_of_the_other_sign(tolerances):
-    outside, text = only_outside(tolerances, camera(white_balance=(-1.0, 1.0, 1.0)))
-    assert outside.ranges == math.inf
-    assert "no, of the other sign" in text
-
-
-def test_beyond_a_limit_nobody_knows(tolerances):
+def with_entry(value):
     matrix = MATRIX.copy()
-    matrix[1, 2] = 5.0
-    outside, text = only_outside(tolerances, camera(color_matrix=matrix))
-    assert outside.name == "colour_correction.green_from_blue"
-    assert outside.untried
-    assert outside.ranges == pytest.approx(1.0)
-    assert "no, 1 too high, where it was not tried" in text
+    matrix[1, 2] = value
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "outside", "ranges", "untried", "words"),
+    [
+        # Natural ranges of a black level are a tenth of the white level.
+        ({"black_level": (0.1, 0.1, 0.15, 0.1)}, "black_level.2", 0.03, 0.3, False, "no, 0.03 too high"),
+        ({"white_balance": (1, 1, 0.25)}, "white_balance.blue", -0.25, math.log(2), False, "no, 0.25 too low"),
+        ({"white_balance": (-1, 1, 1)}, "white_balance.red", -1.5, math.inf, False, "no, of the other sign"),
+        ({"color_matrix": with_entry(5)}, "colour_correction.green_from_blue", 1, 1, True, "1 too high, where it was"),
+    ],
+)
+def test_a_value_outside_its_interval(tolerances, values, name, outside, ranges, untried, words):
+    finding, text = only_outside(tolerances, camera(**values))
+    assert (finding.name, finding.untried) == (name, untried)
+    assert (finding.outside, finding.ranges) == pytest.approx((outside, ranges))
+    assert words in text
 
 
 def test_another_pattern(tolerances):
