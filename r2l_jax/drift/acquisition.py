@@ -42,12 +42,7 @@ def drifted(
 ) -> RawDataset:
     """Returns a run's data set under an acquisition drift, and unchanged under a drift of the processing.
 
-    Args:
-        data: the run's settings of the data.
-        dataset: the mosaics that the run was trained on.
-        drift: an intensity, an exposure or a camera; noise depends on its name.
-        camera: the camera of a drift to another camera; its mosaics keep the data set's pattern.
-        seed: the seed of the noise.
+    Noise depends on the seed and the drift's name. Mosaics of another camera keep the data set's pattern.
 
     Raises:
         InputError: the intensity is not there.
@@ -89,12 +84,6 @@ def rephotograph(
 
     The mosaic is demosaiced bilinearly and brought to linear sRGB by its camera's white balance and color matrix. The
     other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
-
-    Args:
-        raw: the mosaic, in [0, 1].
-        key: the key of the other sensor's noise.
-        camera: the camera that took the mosaic.
-        other: the other camera.
     """
     sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), pattern=camera.pattern)
     light = isp.demosaic.normalized(sites, pattern=camera.pattern)

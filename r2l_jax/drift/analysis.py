@@ -99,12 +99,6 @@ def once(
         analyse: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
             at the end.
         ignored: flags whose values may differ in the earlier call.
-
-    Returns:
-        The content of the file.
-
-    Raises:
-        OSError: a file or a folder cannot be written.
     """
     unfinished = file.parent / "unfinished.npz"
 

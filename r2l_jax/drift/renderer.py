@@ -101,7 +101,7 @@ class Renderer:
             raw: the mosaics as read. They must have the measured intensity of all acquisitions.
             index: the samples' indices in their data set.
             camera: the camera that took the mosaics.
-            processors: the processor of each pipeline, and under None that of a processing without a pipeline.
+            processors: the processor of each pipeline; under None, the one for a processing without a pipeline.
         """
         for acquisition, of_acquisition in _grouped(recipes, lambda recipe: recipe.acquisition):
             mosaics = self.mosaics(acquisition, raw, index, camera)

@@ -14,15 +14,9 @@ _UNKNOWN = "unknown"
 
 
 def groups(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
-    """Groups samples by each of several fields of their shots.
+    """Groups samples by each of several fields of `Shot`.
 
-    Args:
-        dataset: the data set.
-        indices: the samples.
-        fields: fields of `Shot`.
-
-    Returns:
-        For each field the samples of each value, by the value in words, in the order of the values.
+    Returns the samples of each value of a field, by the value in words, in the order of the values.
 
     Raises:
         InputError: the data set knows no shots, no file tells a field, or a field has too many values.

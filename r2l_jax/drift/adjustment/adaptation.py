@@ -134,12 +134,7 @@ def adapt(
 ) -> Analysis:
     """Searches from each start, chooses the best end by the labeled images, and measures it on others.
 
-    Args:
-        settings: the searches.
-        fold: the trained model.
-        under: the model and the data under the drift.
-        stop: returns whether to stop, the same answer in all processes.
-        file: keeps unfinished searches.
+    The content is `results.Adapted`. Unfinished searches are kept in the file.
 
     Raises:
         InputError: a search has diverged.

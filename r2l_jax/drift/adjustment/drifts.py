@@ -68,11 +68,7 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
 
 
 def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str, ...]:
-    """Returns the parameters that an adaptation may move.
-
-    Args:
-        names: the names of parameters, or "all"; without names, all that are tuned by hand.
-        pipeline: the pipeline under the drift.
+    """Returns the parameters that an adaptation may move: the named ones or "all", by default those tuned by hand.
 
     Raises:
         InputError: a name that no parameter of the pipeline has.

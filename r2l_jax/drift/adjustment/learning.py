@@ -53,7 +53,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
     Raises:
         InputError: a folder that is no finished run, or whose processing cannot be learned; or another program that
             writes to the output folder.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
     folds = run.folds

@@ -38,13 +38,7 @@ def rule_of(config: TrainConfig) -> type[UpdateRule]:
 
 
 class AttackState(NamedTuple):
-    """The state of an attack, beside the model.
-
-    Attributes:
-        default: the parameters' values at the start, which give the default rendering.
-        offsets: how many natural ranges the parameters lie from there.
-        opt_state: the optimizer's state.
-    """
+    """The state of an attack: the values of the default rendering, the offsets from them, and the optimizer's state."""
 
     default: dict[str, jax.Array]
     offsets: dict[str, jax.Array]

@@ -85,9 +85,7 @@ class ScoredPoints:
     def at(self, points: Sequence[Point], title: str) -> np.ndarray:
         """Returns the scores at points, `(points, 1 + RESAMPLES)`: on all samples, then on each resample.
 
-        Args:
-            points: the points, which are measured on all samples that were not measured there before.
-            title: the title of the progress bar.
+        Points are measured on all samples that were not measured there before, with a progress bar of this title.
 
         Raises:
             Interrupted: `stop` returned True.

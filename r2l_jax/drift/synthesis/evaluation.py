@@ -47,7 +47,7 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
     Raises:
         InputError: folders that are not finished runs, cases that do not fit the runs, or another program that writes
             to the output folder.
-        Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
+        Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
     """
     labels = run_names(config.run)
     opened = open_runs(config.run, config.data_dir, config.pipeline, config.checkpoint)

@@ -59,15 +59,8 @@ class Evaluator:
 
         The numbers depend neither on the batch size nor on the other cases.
 
-        Args:
-            fold: the model and the samples' indices.
-            dataset: the mosaics, at the intensity of the cases.
-            cases: the cases.
-            tick: called after each case of each batch; an exception from it ends the evaluation.
-
-        Returns:
-            The `loss`, the score, the task's further `metrics`, `precision`, `recall` and `f1` by class, and
-            `confusion`, for each case by its name.
+        The data set holds the mosaics at the intensity of the cases. `tick` is called after each case of each batch; an
+        exception from it ends the evaluation.
         """
         model, task = fold.model, fold.task
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}

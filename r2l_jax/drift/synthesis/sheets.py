@@ -78,13 +78,7 @@ def _load(config: SheetConfig) -> RawDataset:
 
 
 class _Scene:
-    """One sample, to be rendered in several cases.
-
-    Args:
-        dataset: the data set.
-        index: the sample.
-        seed: the seed of the noise.
-        own: the processor of a case without a pipeline.
+    """One sample, to be rendered in several cases; `own` is the processor of a case without a pipeline.
 
     Raises:
         InputError: there is no such sample.
@@ -118,14 +112,7 @@ class _Scene:
 
 
 class Worst(NamedTuple):
-    """The worst cell of a matrix.
-
-    Attributes:
-        run: the name of its run.
-        case: the name of its case.
-        own: the score of the run on its own images.
-        score: the score in the case.
-    """
+    """The worst cell of a matrix: its run and case, and the scores of the run on its own images and in the case."""
 
     run: str
     case: str
@@ -134,11 +121,7 @@ class Worst(NamedTuple):
 
 
 def worst_cell(content: Mapping[str, Any], matrix: str) -> Worst:
-    """Finds the case of an evaluation in which a run loses most of its score.
-
-    Args:
-        content: the content of an evaluation.json.
-        matrix: the group of cases.
+    """Finds the case of a group, `matrix`, in which a run of an evaluation.json loses most of its score.
 
     Raises:
         InputError: the evaluation has no such cases.
