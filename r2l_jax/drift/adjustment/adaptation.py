@@ -29,7 +29,7 @@ from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.pictures import contact_sheet
+from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold, open_runs
