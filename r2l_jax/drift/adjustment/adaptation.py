@@ -23,13 +23,13 @@ from r2l_jax.drift.search.searcher import Found, Search, Searcher
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
+from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
-from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold, open_runs
