@@ -111,14 +111,15 @@ def initial_state(
     """
     of_weights, of_steps = keys
     everywhere, split = shardings().everywhere, shardings().split
-    learns_pipeline = steps.architecture.processing.learns_pipeline
+    architecture = steps.settings.architecture
+    learns_pipeline = architecture.processing.learns_pipeline
     statistics = None if learns_pipeline else to_devices(unknown_statistics(), everywhere)
     init = _compiling(steps.init.lower(of_weights, statistics))
     shapes = jax.eval_shape(steps.begin, jax.eval_shape(steps.init, of_weights, statistics))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes)
     step = _compiling(steps.lower(shapes, loader.shapes(dataset, batch_size, split), of_steps))
     if statistics is not None and not resumes:
-        statistics = fixed_statistics(steps.architecture, dataset, fold.train_indices, batch_size)
+        statistics = fixed_statistics(architecture, dataset, fold.train_indices, batch_size)
     init.join()
     model = steps.init(of_weights, statistics)
     if not resumes:
@@ -127,7 +128,7 @@ def initial_state(
             # steps, a start of 0 and 1 would outweigh the variance of dark images, such as 0.0007, for the first
             # hundred steps.
             indices = fold.train_indices if steps.rule.keeps_statistics else fold.train_indices[:_SAMPLES]
-            mean, var = _moments(steps.architecture.processor(), dataset, indices, batch_size)
+            mean, var = _moments(architecture.processor(), dataset, indices, batch_size)
             _put(model, "normalizer", {"mean": mean, "var": var})
         sources.provide(model, fold.number, steps.task)
     state = steps.begin(model)

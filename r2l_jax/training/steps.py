@@ -66,15 +66,14 @@ class Steps:
         stages: the names of the stages, in the order of the lists that `trace` returns.
         task: the task that the model is trained for.
         rule: the update rule.
-        architecture: the model.
+        settings: everything that the functions depend on.
     """
 
     def __init__(self, settings: StepSettings, blueprint: Blueprint, rule: UpdateRule):
-        self.architecture, self.task, self.rule = settings.architecture, settings.architecture.task, rule
+        self.settings, self.task, self.rule = settings, settings.architecture.task, rule
         self.stages = blueprint.model.processor.stage_names
-        self._augmentation, self._graph = settings.augmentation, blueprint.evaluating
+        self._graph = blueprint.evaluating
         self._fixed = nnx.PathContains("processor") if settings.freezes_processor else nnx.Nothing()
-        self._processes_apart = settings.freezes_processor
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
         # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
         self._process = jit(self._processed, out_shardings=shardings().split)
@@ -106,7 +105,7 @@ class Steps:
             key: the key of the epoch: a sample's augmentation follows from it and from the sample's index, not from its
                 batch and devices.
         """
-        if not self._processes_apart:
+        if not self.settings.freezes_processor:
             return self._train(state, batch, key)
         fixed, trained = self._parts(state.model)
         batch = {**batch, "raw": self._process(state.model, batch["raw"])}
@@ -123,7 +122,7 @@ class Steps:
             batch: the samples, or their shapes.
             key: the key of the epoch.
         """
-        if not self._processes_apart:
+        if not self.settings.freezes_processor:
             return self._train.lower(state, batch, key)
         _, trained = self._parts(state.model)
         images = jax.eval_shape(self._process, state.model, batch["raw"])
@@ -144,7 +143,7 @@ class Steps:
         return fixed, trained
 
     def _drawn(self, key: jax.Array, statistics: Statistics | None = None) -> nnx.State:
-        return nnx.state(self.architecture.model(nnx.Rngs(params=key), statistics))
+        return nnx.state(self.settings.architecture.model(nnx.Rngs(params=key), statistics))
 
     def _begun(self, model: nnx.State) -> TrainState:
         _, trained = self._parts(model)
@@ -155,7 +154,7 @@ class Steps:
 
     def _trained(self, state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, jax.Array]:
         keys = sample_keys(key, batch["index"])
-        batch = self.task.augmented(batch, keys, self._augmentation)
+        batch = self.task.augmented(batch, keys, self.settings.augmentation)
         updated = self.rule.update(state.model, state.opt_state, batch, keys)
         sums = jax.tree.map(jnp.add, state.sums, updated.sums)
         return TrainState(state.step + 1, updated.model, updated.state, sums), updated.loss

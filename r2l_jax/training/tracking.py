@@ -148,25 +148,19 @@ class Tracker:
 
 
 def record_samples(
-    tracker: Tracker,
-    wanted: TrackingSettings,
-    differences: bool,
-    dataset: RawDataset,
-    steps: Steps,
-    state: TrainState,
-    epoch: int,
+    tracker: Tracker, wanted: TrackingSettings, dataset: RawDataset, steps: Steps, state: TrainState, epoch: int
 ) -> None:
     """Records stages, their gradients, and predictions of the data set's first samples, as the flags ask for.
 
     Args:
         tracker: takes the record.
         wanted: the flags.
-        differences: whether to record the difference from the rule's reference.
         dataset: the samples.
         steps: the run's compiled functions.
         state: the state after the epoch.
         epoch: its number, from 0.
     """
+    differences = steps.settings.attack.adv_track_differences
     if not (wanted.records or differences):
         return
     indices = np.arange(min(wanted.track_n_images, len(dataset)), dtype=np.int32)

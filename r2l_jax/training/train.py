@@ -208,13 +208,13 @@ class Trainer:
                 rate = plan.steps.optimizer.rate.at(int(state.step) - 1)
                 tracker.scalars({"learning_rate": rate, "images_per_second": speed}, epoch)
                 if self._tracking.track_every_epoch:
-                    self._record_samples(tracker, state, epoch)
+                    tracking.record_samples(tracker, self._tracking, plan.dataset, steps, state, epoch)
                 tracker.flush()
                 record.write(history)
                 if epoch + 1 < epochs and stop.agreed():
                     raise self._interrupted(f"stopped after epoch {epoch + 1} of {epochs}")
             if not self._tracking.track_every_epoch:
-                self._record_samples(tracker, state, history[-1]["epoch"])
+                tracking.record_samples(tracker, self._tracking, plan.dataset, steps, state, history[-1]["epoch"])
             final = self._final_numbers(loop, state, history)
             confusion = np.array(final["val_confusion_matrix"])
             if (picture := steps.task.confusion_picture(confusion)) is not None:
@@ -224,10 +224,6 @@ class Trainer:
                 {name: history[-1][name] for name in steps.summary},
             )
         return state, history, final
-
-    def _record_samples(self, tracker: tracking.Tracker, state: TrainState, epoch: int) -> None:
-        differences = self._plan.steps.attack.adv_track_differences
-        tracking.record_samples(tracker, self._tracking, differences, self._plan.dataset, self.steps, state, epoch)
 
     def _final_numbers(self, loop: "_Loop", state: TrainState, history: list[Numbers]) -> Numbers:
         """Returns the numbers of the last and the best epoch, and of each class."""
@@ -275,7 +271,7 @@ class Trainer:
             nnx.replace_by_pure_dict(model, stored_model(fold.folder, shardings().everywhere, which, where))
         if is_first():
             about, arrays = model_file.about_run(content, fold.number, which, where), model_file.named_arrays(model)
-            identity = model_file.identity_of(about, self.steps.architecture, arrays)
+            identity = model_file.identity_of(about, self.steps.settings.architecture, arrays)
             model_file.write(fold.folder / model_file.NAME, arrays, about, identity)
 
 

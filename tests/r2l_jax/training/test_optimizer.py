@@ -125,7 +125,7 @@ def test_masks_have_no_classes_to_balance():
 
 def test_averaged_weights_are_those_of_all_updates(base):
     """The model is the average; the next update starts from the latest one."""
-    config = replace(base, lr=1e-2, ema=0.5)
+    config = replace(base, lr=1e-2, ema=0.5, processing_mode="static")
     dataset = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
     batches = list(loader.eval_batches(dataset, np.arange(24), 8))
     key, average = jax.random.key(0), None
