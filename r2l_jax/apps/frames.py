@@ -8,8 +8,8 @@ from jaxtyping import Float32
 
 import isp
 
-# The side of a tile, and the part of it at each border that is not kept: what a network sees of a site's neighbors
-# beyond this distance has little weight.
+# The side of a tile, and the margin at each border that is not kept: neighbors beyond this distance have little weight
+# in a network's output for a site.
 SIDE, MARGIN = 1024, 128
 
 Mosaic = Float32[np.ndarray, "rows cols"]
@@ -57,17 +57,17 @@ def predict_frame(
 ) -> Mosaic:
     """Computes the mask of a frame, tile by tile if it is larger than a tile.
 
-    Tiles begin at whole tiles of the color filter array and at multiples of what the network halves its input by, so
-    that a site's probability by its tile is that by the whole frame, up to what lies beyond the margin. Where a frame's
-    side is no such multiple, its last rows or columns are repeated, and cut off again.
+    Tiles begin at whole tiles of the color filter array and at multiples of `multiple`, so that a site has the same
+    probability as in the whole frame, except for the influence of sites beyond the margin. A frame whose side is not
+    such a multiple is filled up with its last rows or columns, and the mask is cut again.
 
     Args:
         predict: computes the mask of a tile.
         raw: the frame.
         pattern: its color filter array.
-        multiple: what sides must be multiples of.
+        multiple: the network takes tiles whose sides are multiples of this.
         side: of a tile.
-        margin: at each border of a tile, what is not kept.
+        margin: sites at each border of a tile that are not kept.
 
     Returns:
         The mask, of the frame's size.

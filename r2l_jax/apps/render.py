@@ -1,40 +1,27 @@
-"""Renders many raw files to pictures by one pipeline."""
+"""Renders many raw files to pictures with one pipeline."""
 
-import contextlib
-import csv
 import functools
 import os
-import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import tifffile
 from PIL import Image
-from tqdm import tqdm
 
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, STORED_SUFFIXES, read_raw
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
-from r2l_jax.runtime import manifests, remote, store
-from r2l_jax.runtime.chunks import SERIAL, Workers, spread
+from r2l_jax.runtime import remote, store
 from r2l_jax.runtime.contact_sheet import contact_sheet, quantized
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import (
-    append_csv,
-    clear_parts,
-    read_csv,
-    refuse_shared_targets,
-    sort_csv,
-    worked,
-    write_csv,
-    write_json,
-)
+from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, write_json
 from r2l_jax.runtime.remote import Place, Url
+from r2l_jax.runtime.worklist import MANIFEST, SERIAL, Table, Workers, finished, one_by_one, read_manifest, worked
 
 FileFormat = Literal["tiff", "png"]
 
@@ -97,12 +84,12 @@ def find_paths(inputs: Sequence[str | os.PathLike]) -> list[Path]:
 
 
 class Processing(NamedTuple):
-    """By which raw files are rendered.
+    """The pipeline and the calibration with which raw files are rendered.
 
     Attributes:
         pipeline: makes the pipeline for the camera of a file.
-        camera: what is known of the camera of files.
-        stored: what is known of the camera of files that hold no calibration values, such as TIFF.
+        camera: the known calibration of a file's camera.
+        stored: the same for files that hold no calibration values, such as TIFF.
     """
 
     pipeline: NamedPipeline
@@ -110,12 +97,12 @@ class Processing(NamedTuple):
     stored: KnownCamera
 
     def of(self, file: Place) -> KnownCamera:
-        """Returns what is known of the camera of a file."""
+        """Returns the known calibration of a file's camera."""
         return self.stored if file.suffix.lower() in STORED_SUFFIXES else self.camera
 
 
 class Pictures(NamedTuple):
-    """Which pictures of raw files are written.
+    """The pictures of raw files to write.
 
     Attributes:
         output: the folder.
@@ -146,16 +133,15 @@ def render_files(
     """Renders raw files, several at once, with a progress bar on stderr.
 
     Writes `<output>/<name>.tiff` (16 bits per channel) or `<output>/<name>.png` (8 bits), and `<name>_stages.png` if
-    `stages` is true. A file that cannot be rendered is reported on stderr, and the others are still rendered.
-    `<output>/manifest.json` says by which pipeline and for which camera: another call of the same settings adds its
-    pictures, and replaces those of raw files that have changed. `<output>/manifest.csv` has a row for each picture,
-    with the size and the time of the raw file: a picture that is there and listed is not rendered again by the same
-    code.
+    `stages` is true. A file that cannot be rendered is reported on stderr at the end, and the others are still
+    rendered. `<output>/manifest.json` holds the pipeline and the camera, and `<output>/manifest.csv` has a row for each
+    picture, with the size and the time of the raw file. Another call with the same settings renders the files whose
+    pictures are missing, or were made by other code or from an earlier version of the raw file.
 
     Args:
         files: the raw files.
         output: the folder to write to; made if it does not exist.
-        camera: what is known of the camera; None leaves all to the files.
+        camera: the known calibration; None takes all of it from the files.
         file_format: "tiff" or "png".
         stages: whether to write a contact sheet of the image after each stage as well.
         pipeline: makes the pipeline for the camera of a file; None is `isp.parametrized`.
@@ -174,45 +160,33 @@ def render_files(
     processing = Processing(pipeline or find_pipeline("parametrized"), known, stored or known)
     pictures = Pictures(output, file_format, stages)
     _check_targets(files, pictures)
-    with remote.working(output, [manifests.NAME, _TABLE]) as work:
-        table = work.path / _TABLE
-        is_new = _describe(files, work.path, processing, pictures)
+    with remote.working(output, [MANIFEST, _TABLE]) as work:
+        table = Table(work.path / _TABLE, _COLUMNS)
+        is_new = _describe(files, work.path / MANIFEST, processing, pictures)
+        # Read before the files are: one that changes meanwhile is rendered again by the next call.
         versions = {file: remote.version(file) for file in files}
         left = _left(versions, table, pictures)
-        done = failed = 0
-        bar = tqdm(total=len(files), initial=len(files) - len(left), unit="file", disable=None)
-        with bar, contextlib.closing(_rendered(left, processing, pictures, workers)) as rendered:
-            for file, error in rendered:
-                if error:
-                    tqdm.write(f"error: {error}", file=sys.stderr)
-                    failed += 1
-                else:
-                    if not table.exists():
-                        write_csv(table, [], _COLUMNS)
-                    append_csv(table, _rows(file, versions[file], pictures), _COLUMNS)
-                    done += 1
-                bar.update()
-                work.save()
+
+        def record(rendered: Iterable[Place]) -> None:
+            table.add(row for file in rendered for row in _rows(file, versions[file], pictures))
+            work.save()
+
+        workers = workers if workers.are_others else Workers(load=lambda: processing)
+        rendering = functools.partial(one_by_one, functools.partial(_render_file, pictures))
+        ended = worked(rendering, [[file] for file in left], workers, remote.size)
+        done, failed = finished(ended, left, len(files) - len(left), record)
         if isinstance(output, Path):
-            # Of workers that were lost.
+            # Workers that were lost have left them.
             clear_parts(output)
-        if table.exists():
-            order = {target.name: number for number, file in enumerate(files) for target in pictures.of(file)}
-            sort_csv(table, order)
-        elif is_new:
+        table.sort(target.name for file in files for target in pictures.of(file))
+        if is_new and not table.file.exists():
             # The next call may have other settings, since the folder holds no pictures of these.
-            (work.path / manifests.NAME).unlink()
-    return done, failed
+            (work.path / MANIFEST).unlink()
+    return len(done), failed
 
 
-def _describe(files: Sequence[Place], folder: Path, processing: Processing, pictures: Pictures) -> bool:
+def _describe(files: Sequence[Place], manifest: Path, processing: Processing, pictures: Pictures) -> bool:
     """Writes the manifest, and returns whether there was none before; forgets pictures of other code.
-
-    Args:
-        files: the raw files.
-        folder: where the manifest is kept.
-        processing: by which the files are rendered.
-        pictures: the pictures to write.
 
     Raises:
         InputError: see `render_files`.
@@ -223,67 +197,37 @@ def _describe(files: Sequence[Place], folder: Path, processing: Processing, pict
         "camera": camera.described,
         **({} if stored is camera else {"stored_camera": stored.described}),
     }
-    earlier = manifests.read(folder, fixed, "pictures")
+    earlier = read_manifest(manifest, fixed, "pictures")
     if earlier is None:
         there = remote.names(pictures.output)
-        for file in files:
-            for target in pictures.of(file):
-                if target.name in there:
-                    raise InputError(
-                        f"{target} would be written over, and no {manifests.NAME} says how it was made: "
-                        "choose another output folder"
-                    )
+        for target in (target for file in files for target in pictures.of(file)):
+            if target.name in there:
+                raise InputError(
+                    f"{target} would be written over, and no {MANIFEST} says how it was made: "
+                    "choose another output folder"
+                )
     if earlier is None or earlier.get("made_by") != store.made_by():
-        (folder / _TABLE).unlink(missing_ok=True)
-    write_json(folder / manifests.NAME, {**fixed, "made_by": store.made_by(), **environment()})
+        manifest.with_name(_TABLE).unlink(missing_ok=True)
+    write_json(manifest, {**fixed, "made_by": store.made_by(), **environment()})
     return earlier is None
 
 
-def _left(versions: Mapping[Place, str], table: Path, pictures: Pictures) -> list[Place]:
-    """Returns the files whose pictures are not there, or not of their present versions.
-
-    Their rows, and rows that are not whole, are removed from the table.
-    """
-    try:
-        rows = read_csv(table)
-    except (OSError, ValueError, csv.Error):
-        rows = []
-    there = remote.names(pictures.output) if rows else set()
-    made = {row[_PICTURE]: (row[_FILE], row[_VERSION]) for row in rows if row.get(_VERSION) and row[_PICTURE] in there}
+def _left(versions: Mapping[Place, str], table: Table, pictures: Pictures) -> list[Place]:
+    """Returns the files that lack a picture of their present version, and removes their rows from the table."""
+    rows = table.rows()
+    made = {name: rows[name] for name in rows.keys() & remote.names(pictures.output)} if rows else {}
     left = [
         file
         for file, version in versions.items()
-        if not all(made.get(target.name) == (str(file), version) for target in pictures.of(file))
+        if not version or any(made.get(row[_PICTURE]) != row for row in _rows(file, version, pictures))
     ]
     again = {target.name for file in left for target in pictures.of(file)}
-    kept = [row for row in rows if row[_PICTURE] in made.keys() - again]
-    if kept:
-        write_csv(table, kept, _COLUMNS)
-    else:
-        table.unlink(missing_ok=True)
+    table.write(made[name] for name in rows if name in made.keys() - again)
     return left
 
 
 def _rows(file: Place, version: str, pictures: Pictures) -> list[dict[str, str]]:
     return [{_PICTURE: target.name, _FILE: str(file), _VERSION: version} for target in pictures.of(file)]
-
-
-def _rendered(
-    files: Sequence[Place], processing: Processing, pictures: Pictures, workers: Workers
-) -> Generator[tuple[Place, str], None, None]:
-    """Renders files; yields each with why it failed, or with an empty text."""
-    if not workers.are_others:
-        for file, _, error in worked(functools.partial(_render_file, processing, pictures), files):
-            yield file, error
-        return
-    work = functools.partial(_render_chunk, pictures)
-    for chunk, errors, lost in spread(workers, work, [[file] for file in files], remote.size):
-        yield from errors or [(file, f"{file}: {lost}") for file in chunk]
-
-
-def _render_chunk(pictures: Pictures, processing: Processing, files: list[Place]) -> list[tuple[Place, str]]:
-    """Renders files in a worker."""
-    return list(_rendered(files, processing, pictures, SERIAL))
 
 
 def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
@@ -295,7 +239,8 @@ def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
             raise InputError(f"{file} is a raw file and would be written over: choose another output folder")
 
 
-def _render_file(processing: Processing, pictures: Pictures, file: Place) -> None:
+def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:
+    """Renders a file, and writes its pictures."""
     with remote.brought(file) as path:
         raw, own = read_raw(path, processing.of(file))
     is_png = pictures.file_format == "png"

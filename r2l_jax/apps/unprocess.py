@@ -22,8 +22,9 @@ from r2l_jax.data.files.masks import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
 from r2l_jax.runtime.devices import one_picture_at_a_time
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import clear_parts, each_file, refuse_shared_targets, replacing
+from r2l_jax.runtime.files import clear_parts, refuse_shared_targets, replacing
 from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.worklist import SERIAL, finished, one_by_one, worked
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -59,6 +60,9 @@ class _Job:
     picture: Path
     target: Path
     mask: tuple[Path, Path] | None = None
+
+    def __str__(self) -> str:
+        return str(self.picture)
 
 
 def unprocess_folder(
@@ -123,7 +127,7 @@ def unprocess_folder(
     tile_rows, tile_cols = isp.cfa.tile(camera.pattern).shape
     tile = math.lcm(2, tile_rows), math.lcm(2, tile_cols)
 
-    def run(job: _Job) -> np.ndarray:
+    def run(_: object, job: _Job) -> np.ndarray:
         name = os.fsencode(job.picture.relative_to(source).as_posix())
         return _write(job, expose, tile, jax.random.fold_in(jax.random.key(seed), zlib.crc32(name)))
 
@@ -131,15 +135,16 @@ def unprocess_folder(
         # The lock clears the folder itself.
         for folder in {file.parent for job in jobs for file in (job.target, *(job.mask or ())[1:])}:
             clear_parts(folder)
-        counts = each_file(run, jobs, lambda job: job.picture)
+        ended = worked(functools.partial(one_by_one, run), [[job] for job in jobs], SERIAL)
+        counts, failed = finished(ended, jobs)
         try:
             with replacing(target / "camera.json") as part:
                 # The mosaics that are written saturate at 65535, wherever the camera's own files do.
                 part.write_text(dataclasses.replace(camera, white_level=None).to_json())
         except OSError as error:
             raise InputError(f"{target / 'camera.json'}: {error.strerror or error}") from None
-    sites, too_bright, too_dark = np.sum([np.zeros(3), *counts], 0).tolist()
-    return Summary(len(counts), len(jobs) - len(counts), too_bright / max(sites, 1), too_dark / max(sites, 1))
+    sites, too_bright, too_dark = np.sum([np.zeros(3), *counts.values()], 0).tolist()
+    return Summary(len(counts), failed, too_bright / max(sites, 1), too_dark / max(sites, 1))
 
 
 def _check_settings(

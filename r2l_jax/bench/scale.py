@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 
-from r2l_jax.runtime.chunks import most_files
-from r2l_jax.runtime.cluster import Cluster, import_dask
-from r2l_jax.runtime.jobs import Job
+from r2l_jax.runtime.cluster import Cluster, Job, import_dask
 from r2l_jax.runtime.startup import exit_status
 from r2l_jax.runtime.tables import table
+from r2l_jax.runtime.worklist import most_files
 
 # Frames of 24 megapixels, those of the published microscopy, and how many of each are rendered to measure a slope.
 FRAMES = {"4000x6000": ((4000, 6000), (8, 32)), "256x256": ((256, 256), (500, 6500))}

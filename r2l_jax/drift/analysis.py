@@ -126,8 +126,7 @@ def once(
 def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, analysis: Analysis) -> dict[str, Any]:
     """Writes an analysis in place of an earlier one, and returns the content of its file."""
     planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]
-    # Earlier versions did not list their files; no other program wrote to the folder.
-    store.begin(file, planned, unlisted=("*.png", "*.csv"))
+    store.begin(file, planned)
     for name, rows in analysis.tables.items():
         write_csv(file.parent / f"{name}.csv", rows)
     events = figures.write(file.parent, analysis.figures)

@@ -60,7 +60,7 @@ def main(config: PredictionConfig) -> int:
     """Predicts the files that the flags name, and returns the exit status."""
     from r2l_jax.apps.predict import predict_files
     from r2l_jax.apps.render import find_raw_files
-    from r2l_jax.runtime.chunks import Workers
+    from r2l_jax.runtime.worklist import Workers
 
     cluster.prepare(config.scheduler)
     load = functools.partial(_load, config.run, config.folds, config.checkpoint, config.pipeline, config.camera)

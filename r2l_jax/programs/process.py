@@ -102,7 +102,7 @@ def _load(config: RenderConfig) -> Processing:
 def main(config: RenderConfig) -> int:
     """Renders the files that the flags name, and returns the exit status."""
     from r2l_jax.apps import render
-    from r2l_jax.runtime.chunks import Workers
+    from r2l_jax.runtime.worklist import Workers
 
     cluster.prepare(config.scheduler)
     pipeline, camera, stored = _load(config)

@@ -1,11 +1,13 @@
-"""Jobs on the workers of a Dask cluster: processes of this machine, a running scheduler, or a Slurm cluster.
+"""Jobs in this process, in others of this machine, or on the workers of a Dask or Slurm cluster.
 
-Needs the extra `cluster`. Every worker runs one job at a time, and all workers see the files of the program that gives
-them jobs. A job whose worker dies is begun again by another one.
+A job is a call that can be made again: it writes its results to files and resumes, or replaces them. Every worker runs
+one job at a time, and sees the files of the program that gives out the jobs. A job whose worker dies is begun again by
+another one. Workers need the extra `cluster`.
 """
 
 import collections
 import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -14,15 +16,18 @@ import pathlib
 import re
 import signal
 import sys
+import time
+import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from r2l_jax.runtime.errors import InputError, in_words, one_line
-from r2l_jax.runtime.jobs import TRIES, Job, Outcome, Runner, Serial, call, not_begun
+from r2l_jax.runtime.locks import FolderInUseError
+from r2l_jax.runtime.stop import Interrupted
 
 # The help of `--scheduler`.
 SETTING = (
@@ -30,11 +35,10 @@ SETTING = (
     "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
 )
 
-_LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
+# How often a job is begun before it counts as failed.
+TRIES = 3
 
-# Options of a Slurm cluster's file that are not those of dask_jobqueue.SLURMCluster.
-_JOBS = "jobs"
-_PROLOGUE = "job_script_prologue"
+_LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
 
 # `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays. A
 # frame of 24 megapixels would take 0.8 s of a core more.
@@ -45,14 +49,226 @@ _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 _SECONDS = 5
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A call that a process can make by itself.
+
+    Attributes:
+        name: its name, which no other job has.
+        work: the call. A cluster pickles it, and its result: a function of a module, or `functools.partial` of one.
+        after: the names of jobs before it in the list, whose results it needs.
+    """
+
+    name: str
+    work: Callable[[], Any]
+    after: tuple[str, ...] = ()
+
+
+class Outcome(NamedTuple):
+    """How a job has ended.
+
+    Attributes:
+        name: the job's name.
+        seconds: how long it took, without failed tries.
+        error: why it failed, in one line; None for a job that succeeded.
+        result: the result of its call.
+        printed: the text that it printed in another process, unless that is in a file.
+        is_final: whether another try would end the same way.
+    """
+
+    name: str
+    seconds: float = 0.0
+    error: str | None = None
+    result: Any = None
+    printed: str = ""
+    is_final: bool = True
+
+
+class Runner:
+    """Runs jobs one after the other in this process.
+
+    Attributes:
+        workers: how many jobs run at a time.
+    """
+
+    workers = 1
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
+        """Runs jobs, each after those that it needs, and yields how each ended, in the order in which they end.
+
+        A job that fails is begun again, `TRIES` times in all, except after an `InputError`, which would only come
+        again. Jobs that need a failed one are not begun; the others are.
+
+        Raises:
+            Interrupted: the user asked to stop.
+        """
+        waiting, begun, errors = list(jobs), dict[str, tuple[Job, Any]](), dict[str, str | None]()
+        tries = collections.Counter()
+        while waiting or begun:
+            room = self._room()
+            for job in list(waiting):
+                if len(begun) >= room:
+                    break
+                if not errors.keys() >= set(job.after):
+                    continue
+                waiting.remove(job)
+                if failed := [name for name in job.after if errors[name] is not None]:
+                    errors[job.name] = f"not begun, since {failed[0]} failed"
+                    yield Outcome(job.name, error=errors[job.name])
+                else:
+                    begun[job.name] = job, self._begin(job)
+            for outcome in self._ended({name: handle for name, (_, handle) in begun.items()}):
+                job, _ = begun.pop(outcome.name)
+                tries[job.name] += 1
+                if outcome.printed:
+                    tqdm.write(outcome.printed, file=sys.stderr, end="")
+                if not outcome.is_final and tries[job.name] < TRIES:
+                    said = f"{job.name}: try {tries[job.name]} of {TRIES} failed: {outcome.error}"
+                    tqdm.write(said, file=sys.stderr)
+                    waiting.insert(0, job)
+                    continue
+                if not outcome.is_final:
+                    outcome = outcome._replace(error=f"failed {TRIES} times, at last: {outcome.error}")
+                errors[job.name] = outcome.error
+                yield outcome
+
+    def _room(self) -> int:
+        """Returns how many jobs can run at a time now."""
+        return 1
+
+    def _begin(self, job: Job) -> Any:
+        """Begins a job, and returns its handle for `_ended`."""
+        return job
+
+    def _ended(self, begun: Mapping[str, Any]) -> Iterator[Outcome]:
+        """Waits for a job, and yields how jobs ended; begun ones are given as handles by their names."""
+        for job in begun.values():
+            yield _call(job)
+
+
+def _call(job: Job) -> Outcome:
+    """Calls a job once, and returns how it ended.
+
+    Raises:
+        Interrupted: the user asked to stop.
+    """
+    started = time.monotonic()
+    try:
+        result = job.work()
+    except Interrupted:
+        raise
+    except Exception as error:
+        # A folder may still be locked by the process of a worker that was lost.
+        is_final = isinstance(error, InputError) and not isinstance(error, FolderInUseError)
+        if not is_final:
+            traceback.print_exc()
+        seconds, reason = time.monotonic() - started, in_words(error) or type(error).__name__
+        return Outcome(job.name, seconds, reason, is_final=is_final)
+    return Outcome(job.name, time.monotonic() - started, result=result)
+
+
+class Cluster(Runner):
+    """Runs jobs on the workers of a Dask client.
+
+    Args:
+        client: the `distributed.Client`.
+        logs: the folder for the output of jobs; None prints it to stderr.
+        asked: the number of workers that were asked for, some of which may come later.
+    """
+
+    def __init__(self, client: Any, logs: pathlib.Path | None, asked: int = 1):
+        self._client, self._logs = client, logs and logs.absolute()
+        for name, worker in self._list().items():
+            if (count := worker["nthreads"]) != 1:
+                raise InputError(f"--scheduler: the worker {name} has {count} threads; start workers with --nthreads 1")
+        self.workers = max(len(self._list()), asked)
+        client.register_worker_callbacks(prepare_worker)
+
+    def _list(self) -> dict[str, Any]:
+        return self._client.scheduler_info(n_workers=-1)["workers"]
+
+    def _room(self) -> int:
+        # One job for each worker: more would wait at a worker, and count as having died with it. At least one waits
+        # until there is a worker. One that is just starting is listed, and gets no jobs yet.
+        return max(sum(worker["status"] == "running" for worker in self._list().values()), 1)
+
+    def _begin(self, job: Job) -> Any:
+        # Only the call is sent: other attributes of a job may not be picklable.
+        call = Job(job.name, job.work)
+        # Other programs may have given the scheduler a job of the same name, whose result this one would be.
+        key = f"{job.name} {uuid.uuid4().hex}"
+        return self._client.submit(_call_elsewhere, call, os.getcwd(), self._logs, key=key, pure=False)
+
+    def _ended(self, begun: Mapping[str, Any]) -> Iterator[Outcome]:
+        import distributed
+
+        with contextlib.suppress(TimeoutError):
+            distributed.wait(list(begun.values()), timeout=_SECONDS, return_when="FIRST_COMPLETED")
+        for name, future in begun.items():
+            if future.status == "finished":
+                yield future.result()
+            elif future.done():
+                error = future.exception()
+                lost = type(error).__name__ == "KilledWorker"
+                reason = "its worker was lost" if lost else in_words(error) or type(error).__name__
+                yield Outcome(name, error=reason, is_final=False)
+            else:
+                continue
+            # A result that is kept is computed anew when its worker is lost.
+            future.release()
+
+
+def _call_elsewhere(job: Job, folder: str, logs: pathlib.Path | None) -> Outcome:
+    """Calls a job in a worker, in the folder of the program that gave it, and keeps its output."""
+    with contextlib.ExitStack() as held:
+        # A worker of another machine may not have that folder, and need none.
+        if os.path.isdir(folder):
+            held.enter_context(contextlib.chdir(folder))
+        if logs is None:
+            log = io.StringIO()
+        else:
+            logs.mkdir(parents=True, exist_ok=True)
+            file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', job.name)}.txt"
+            log = held.enter_context(file.open("a", buffering=1))
+        held.enter_context(contextlib.redirect_stdout(log))
+        held.enter_context(contextlib.redirect_stderr(log))
+        outcome = _call(job)
+    return outcome._replace(printed=log.getvalue()) if isinstance(log, io.StringIO) else outcome
+
+
+def prepare_worker(dask_worker: Any) -> None:
+    """Prepares the process of a worker once, before anything in it uses JAX: memory, compiled functions and the GPU.
+
+    Args:
+        dask_worker: the `distributed.Worker`. Those of a local cluster are numbered, and get a GPU each. Others are
+            given theirs by whoever starts them.
+    """
+    from r2l_jax.runtime import startup
+    from r2l_jax.runtime.garbage import collect_rarely
+
+    gpus = visible_gpus(os.environ)
+    if isinstance(dask_worker.name, int) and gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[dask_worker.name % len(gpus)]
+    collect_rarely()
+    startup.prepare(any_thread=True)
+
+
+def visible_gpus(environment: Mapping[str, str]) -> list[str]:
+    """Lists the NVIDIA GPUs of this machine that a program may use, without starting CUDA on them."""
+    if "CUDA_VISIBLE_DEVICES" in environment:
+        return [name for name in environment["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    files = pathlib.Path("/dev").glob("nvidia[0-9]*")
+    return sorted((file.name.removeprefix("nvidia") for file in files), key=int)
+
+
 @contextlib.contextmanager
-def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
+def running(scheduler: str, logs: pathlib.Path | None = None) -> Iterator[Runner]:
     """Starts or joins the workers that a `--scheduler` names, and ends those that it started.
 
     Args:
         scheduler: "serial", "local:<n>", "tcp://<host>:<port>", or a JSON file with the options of
             `dask_jobqueue.SLURMCluster` and the number of `jobs`, each of which starts the workers of one allocation.
-        logs: the folder for what jobs of other processes print, in a file for each job; None prints it to stderr when
+        logs: the folder for the output of jobs in other processes, a file for each job; None prints it to stderr when
             the job has ended.
 
     Raises:
@@ -60,31 +276,31 @@ def running(scheduler: str, logs: pathlib.Path | None) -> Iterator[Runner]:
             extra `cluster` is not installed.
     """
     if scheduler == "serial":
-        yield Serial()
+        yield Runner()
         return
-    check(scheduler)
+    workers, _ = _options(scheduler)
     dask, distributed = import_dask()
     # Dask would give the job of a worker that died to another one at once, which may have a job already: both would
-    # count as having failed if that one dies. `Cluster.run` gives it to a worker that is free.
+    # count as having failed if that one dies. `Runner.run` gives it to a worker that is free.
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
     environ = dask.config.get("distributed.nanny.pre-spawn-environ")
     dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
     with contextlib.ExitStack() as held:
-        if local := _LOCAL.fullmatch(scheduler):
+        if _LOCAL.fullmatch(scheduler):
             # Without a limit: workers keep freed memory for their next arrays, for which Dask would pause or kill them.
             options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": "127.0.0.1:0"}
             with _interrupts_blocked():
-                place = held.enter_context(distributed.LocalCluster(n_workers=int(local[1]), processes=True, **options))
+                place = held.enter_context(distributed.LocalCluster(n_workers=workers, processes=True, **options))
         elif scheduler.startswith("tcp://"):
             place = scheduler
         else:
-            place = held.enter_context(_slurm(pathlib.Path(scheduler)))
+            place = held.enter_context(_slurm(scheduler))
         try:
             client = held.enter_context(distributed.Client(place, timeout=30))
         except OSError as error:
             raise InputError(f"--scheduler={scheduler} cannot be reached: {one_line(error)}") from None
         try:
-            yield Cluster(client, logs)
+            yield Cluster(client, logs, workers)
         except KeyboardInterrupt:
             # The program ends, and with it workers in the midst of a job, of which Dask would warn.
             logging.getLogger("distributed").setLevel(logging.ERROR)
@@ -106,35 +322,23 @@ def _interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
-def check(scheduler: str) -> None:
-    """Raises an InputError unless a `--scheduler` has one of the forms of `running`, and its packages are there."""
-    if scheduler == "serial":
-        return
-    if not _LOCAL.fullmatch(scheduler) and not scheduler.startswith("tcp://"):
-        if not scheduler.endswith(".json"):
-            raise InputError(
-                "--scheduler must be serial, local:<number of processes>, tcp://<host>:<port> or a JSON file, "
-                f"got {scheduler!r}"
-            )
-        read_slurm(pathlib.Path(scheduler))
-    import_dask()
-
-
 def prepare(scheduler: str) -> None:
-    """Checks a `--scheduler` as `check` does, and leaves the memory of GPUs to its workers.
+    """Checks a `--scheduler` and the packages that it needs, and leaves the memory of GPUs to its workers.
 
     Must be called before this process computes anything.
+
+    Raises:
+        InputError: see `running`.
     """
-    check(scheduler)
+    _options(scheduler)
     if scheduler != "serial":
+        import_dask()
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def asked_for(scheduler: str) -> int:
     """Returns how many workers a `--scheduler` asks for; 1 where the scheduler decides."""
-    if local := _LOCAL.fullmatch(scheduler):
-        return int(local[1])
-    return read_slurm(pathlib.Path(scheduler))[1] if scheduler.endswith(".json") else 1
+    return _options(scheduler)[0]
 
 
 def import_dask() -> tuple[Any, Any]:
@@ -146,7 +350,7 @@ def import_dask() -> tuple[Any, Any]:
     try:
         import dask.config
 
-        # Of what workers begin and end, only losses are news.
+        # Dask also reports that workers start and end; only losses are news.
         dask.config.set({"logging": {"distributed": "warning"}})
         import distributed
     except ImportError:
@@ -154,149 +358,49 @@ def import_dask() -> tuple[Any, Any]:
     return dask, distributed
 
 
-def read_slurm(file: pathlib.Path) -> tuple[dict[str, Any], int]:
-    """Reads the options of a Slurm cluster, and the number of its jobs.
+def _options(scheduler: str) -> tuple[int, dict[str, Any]]:
+    """Reads how many workers a `--scheduler` asks for, and for a Slurm cluster its other options.
 
     Raises:
-        InputError: the file cannot be read, or does not hold them.
+        InputError: see `running`.
     """
-    try:
-        options = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"--scheduler={file} cannot be read: {in_words(error)}") from None
-    if not isinstance(options, dict) or not isinstance(jobs := options.pop(_JOBS, None), int) or jobs < 1:
+    if local := _LOCAL.fullmatch(scheduler):
+        return int(local[1]), {}
+    if scheduler == "serial" or scheduler.startswith("tcp://"):
+        return 1, {}
+    if not scheduler.endswith(".json"):
         raise InputError(
-            f"--scheduler={file} must hold the options of dask_jobqueue.SLURMCluster and the number of jobs, such as "
-            '{"jobs": 8, "cores": 8, "memory": "32GB", "walltime": "08:00:00"}'
+            "--scheduler must be serial, local:<number of processes>, tcp://<host>:<port> or a JSON file, "
+            f"got {scheduler!r}"
         )
-    return options, jobs
+    try:
+        options = json.loads(pathlib.Path(scheduler).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--scheduler={scheduler} cannot be read: {in_words(error)}") from None
+    if not isinstance(options, dict) or not isinstance(jobs := options.pop("jobs", None), int) or jobs < 1:
+        raise InputError(
+            f"--scheduler={scheduler} must hold the options of dask_jobqueue.SLURMCluster and the number of jobs, such "
+            'as {"jobs": 8, "cores": 8, "memory": "32GB", "walltime": "08:00:00"}'
+        )
+    return jobs, options
 
 
-def _slurm(file: pathlib.Path) -> Any:
+def _slurm(scheduler: str) -> Any:
     """Starts a Slurm cluster: its jobs begin as Slurm has room for them."""
-    options, jobs = read_slurm(file)
+    jobs, options = _options(scheduler)
     try:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError:
         raise InputError("--scheduler needs dask-jobqueue: pip install 'r2l_jax[cluster]'") from None
+    # One worker of one thread for each job, so that a job has the memory and the GPU of its allocation.
+    defaults = {"processes": 1, "worker_extra_args": ["--nthreads", "1"]}
     try:
-        prologue = [*(f"export {name}={value}" for name, value in _ENVIRON.items()), *options.pop(_PROLOGUE, [])]
-        # One worker of one thread for each job, so that a job has the memory and the GPU of its allocation.
-        defaults = {"processes": 1, "worker_extra_args": ["--nthreads", "1"], _PROLOGUE: prologue}
-        cluster = SLURMCluster(**{**defaults, **options})
+        prologue = [
+            *(f"export {name}={value}" for name, value in _ENVIRON.items()),
+            *options.pop("job_script_prologue", []),
+        ]
+        cluster = SLURMCluster(**{**defaults, **options, "job_script_prologue": prologue})
     except (TypeError, ValueError) as error:
-        raise InputError(f"--scheduler={file}: {one_line(error)}") from None
+        raise InputError(f"--scheduler={scheduler}: {one_line(error)}") from None
     cluster.scale(jobs=jobs)
     return cluster
-
-
-class Cluster(Runner):
-    """Runs jobs on the workers of a Dask client.
-
-    Args:
-        client: the `distributed.Client`.
-        logs: the folder for what jobs print; None prints it to stderr.
-
-    Attributes:
-        workers: the number of workers that are there now, at least 1.
-    """
-
-    def __init__(self, client: Any, logs: pathlib.Path | None):
-        self._client, self._logs = client, logs and logs.absolute()
-        threads = {name: worker["nthreads"] for name, worker in client.scheduler_info(n_workers=-1)["workers"].items()}
-        for name, count in threads.items():
-            if count != 1:
-                raise InputError(f"--scheduler: the worker {name} has {count} threads; start workers with --nthreads 1")
-        self.workers = max(len(threads), 1)
-        from r2l_jax.runtime.worker import Prepared
-
-        client.register_plugin(Prepared())
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Runs jobs, see `Runner`."""
-        waiting, begun, ended = list(jobs), {}, {}
-        tries = collections.Counter()
-        while waiting or begun:
-            free = self._count_workers() - len(begun)
-            for job in list(waiting):
-                if free <= 0:
-                    break
-                if any(name not in ended for name in job.after):
-                    continue
-                waiting.remove(job)
-                outcome = not_begun(job, ended)
-                if outcome is None:
-                    begun[job.name] = job, self._submit(job)
-                    free -= 1
-                else:
-                    ended[job.name] = outcome
-                    yield outcome
-            for name in _finished({name: future for name, (_, future) in begun.items()}):
-                job, future = begun.pop(name)
-                outcome, is_final = _outcome(name, future)
-                # A result that is kept is computed anew when its worker is lost.
-                future.release()
-                tries[name] += 1
-                if not is_final and tries[name] < TRIES:
-                    waiting.insert(0, job)
-                    continue
-                if outcome.printed:
-                    tqdm.write(outcome.printed, file=sys.stderr, end="")
-                # Of thousands of jobs, only how they ended is remembered.
-                ended[name] = Outcome(name, error=outcome.error)
-                yield outcome
-
-    def _count_workers(self) -> int:
-        """Returns how many jobs can run, one for each worker.
-
-        More at a time would wait at a worker, and count as having died with it. At least one waits until there is a
-        worker.
-        """
-        workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        # One that is just starting is listed, and gets no jobs yet.
-        return max(sum(worker["status"] == "running" for worker in workers), 1)
-
-    def _submit(self, job: Job) -> Any:
-        # Only the call is sent: what else a job knows may not be picklable.
-        call = Job(job.name, job.work)
-        # Other programs may have given the scheduler a job of the same name, whose result this one would be.
-        key = f"{job.name} {uuid.uuid4().hex}"
-        return self._client.submit(_call_elsewhere, call, os.getcwd(), self._logs, key=key, pure=False)
-
-
-def _finished(futures: Mapping[str, Any]) -> list[str]:
-    """Waits until a future ends, or for some seconds, in which workers may have come; returns the names that ended."""
-    import distributed
-
-    if futures:
-        with contextlib.suppress(TimeoutError):
-            distributed.wait(list(futures.values()), timeout=_SECONDS, return_when="FIRST_COMPLETED")
-    return [name for name, future in futures.items() if future.done()]
-
-
-def _outcome(name: str, future: Any) -> tuple[Outcome, bool]:
-    """Returns the outcome of a job whose future has ended, and whether another try could not change it."""
-    if future.status == "finished":
-        return future.result(), True
-    error = future.exception()
-    lost = type(error).__name__ == "KilledWorker"
-    reason = "its worker was lost each time" if lost else in_words(error) or type(error).__name__
-    return Outcome(name, error=f"failed {TRIES} times, at last: {reason}"), False
-
-
-def _call_elsewhere(job: Job, folder: str, logs: pathlib.Path | None) -> Outcome:
-    """Calls a job in a worker, in the folder of the program that gave it, and keeps what it prints."""
-    with contextlib.ExitStack() as held:
-        # A worker of another machine may not have that folder, and need none.
-        if os.path.isdir(folder):
-            held.enter_context(contextlib.chdir(folder))
-        if logs is None:
-            log = io.StringIO()
-        else:
-            logs.mkdir(parents=True, exist_ok=True)
-            file = logs / f"{re.sub('[^A-Za-z0-9_=.-]+', '_', job.name)}.txt"
-            log = held.enter_context(file.open("a", buffering=1))
-        held.enter_context(contextlib.redirect_stdout(log))
-        held.enter_context(contextlib.redirect_stderr(log))
-        outcome = call(job)
-    return outcome._replace(printed=log.getvalue()) if isinstance(log, io.StringIO) else outcome

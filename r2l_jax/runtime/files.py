@@ -1,29 +1,21 @@
-"""Files and folders that appear complete or not at all, and work on many files at once."""
+"""Files and folders that appear complete or not at all."""
 
 import contextlib
 import csv
 import errno
 import glob
-import itertools
 import json
 import os
 import pathlib
 import platform
 import re
 import shutil
-import sys
 import tempfile
 import typing
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import Any, TextIO, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TextIO
 
-from tqdm import tqdm
-
-from r2l_jax.runtime.errors import InputError, in_words, one_line
-
-Job = TypeVar("Job")
-Result = TypeVar("Result")
+from r2l_jax.runtime.errors import InputError
 
 # How many files are read, worked on and written at once. A few are enough to hide the time that the disk takes, and
 # each may hold a whole picture in memory.
@@ -149,33 +141,6 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
         ]
 
 
-def sort_csv(target: pathlib.Path, order: Mapping[str, int]) -> None:
-    """Puts the rows of a CSV file in the order of their first cells, after the rows that have none.
-
-    Args:
-        target: a file that `write_csv` and `append_csv` have written.
-        order: places by first cells.
-    """
-    with open_csv(target) as file:
-        lines = list[str]()
-
-        def read() -> Iterator[str]:
-            for line in file:
-                lines.append(line)
-                yield line
-
-        rows = list[tuple[int, str]]()
-        for cells in csv.reader(read()):
-            name = _unquoted(cells[0])
-            # The header comes first.
-            rows.append((order.get(name, -1) if rows else -2, "".join(lines)))
-            lines.clear()
-    wanted = sorted(rows, key=lambda row: row[0])
-    if wanted != rows:
-        with replacing(target) as part, open_csv(part, "w") as file:
-            file.writelines(text for _, text in wanted)
-
-
 # The beginnings of cells that a spreadsheet takes for a formula, and of those that `_quoted` has quoted.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
@@ -262,71 +227,3 @@ def refuse_shared_targets(targets: Iterable[tuple[Any, Any]]) -> None:
         if (place := target.resolve()) in sources:
             raise InputError(f"{sources[place]} and {source} would both be written to {target}")
         sources[place] = source
-
-
-def each_file(
-    work: Callable[[Job], Result], jobs: Sequence[Job], file_of: Callable[[Job], object] = str
-) -> list[Result]:
-    """Calls `work` for each of many files, several at once, with a progress bar on stderr.
-
-    If `work` raises an exception for a file, it is reported in one line on stderr, and work on the others continues.
-
-    Args:
-        work: the work for one file. Messages of its InputErrors name the file.
-        jobs: the files.
-        file_of: returns the file of a job, to name in reports of other exceptions.
-
-    Returns:
-        The results of the files that did not fail, in the order in which they were finished.
-    """
-    results = []
-    with contextlib.closing(worked(work, jobs, file_of)) as outcomes:
-        for _, done, error in tqdm(outcomes, total=len(jobs), unit="file", disable=None):
-            if error:
-                tqdm.write(f"error: {error}", file=sys.stderr)
-            else:
-                results.append(done)
-    return results
-
-
-def worked(
-    work: Callable[[Job], Result], jobs: Iterable[Job], file_of: Callable[[Job], object] = str
-) -> Generator[tuple[Job, Result | None, str], None, None]:
-    """Calls `work` for each of many files, several at once, and yields each as it is finished.
-
-    Closing the generator finishes the files that have been begun. Its user closes it after an interruption.
-
-    Args:
-        work: as for `each_file`.
-        jobs: the files.
-        file_of: as for `each_file`.
-
-    Yields:
-        The file, what `work` returned, and an empty text; or the file, None, and the error in one line.
-    """
-    pool, rest, begun = ThreadPoolExecutor(AT_ONCE), iter(jobs), dict[Future[Result], Job]()
-    try:
-        while True:
-            # Futures of all files at once would take as much memory as some pictures.
-            begun |= {pool.submit(work, job): job for job in itertools.islice(rest, 2 * AT_ONCE - len(begun))}
-            if not begun:
-                return
-            for future in wait(begun, return_when=FIRST_COMPLETED).done:
-                job = begun.pop(future)
-                try:
-                    done = job, future.result(), ""
-                except Exception as error:
-                    done = job, None, _said(error, file_of(job))
-                yield done
-    finally:
-        # After an interruption, files that have not been begun are left out.
-        pool.shutdown(cancel_futures=True)
-
-
-def _said(error: Exception, file: object) -> str:
-    """Describes an error in one line that names the file."""
-    message = in_words(error)
-    if isinstance(error, InputError) or getattr(error, "filename", None) is not None:
-        return message
-    name = one_line(str(file))
-    return f"{name}: {message.removeprefix(f'{name}: ') or type(error).__name__}"

@@ -146,7 +146,7 @@ def find(file: pathlib.Path, wanted: Identity, ignored: Collection[str] = ()) ->
     return None
 
 
-def begin(file: pathlib.Path, files: Collection[str], unlisted: Collection[str] = ()) -> None:
+def begin(file: pathlib.Path, files: Collection[str]) -> None:
     """Makes room for a finished result: removes the earlier result and the files that were written beside it.
 
     Other files in the folder stay. Until `finish`, the result's file lists the files that are being written, so that
@@ -155,13 +155,12 @@ def begin(file: pathlib.Path, files: Collection[str], unlisted: Collection[str] 
     Args:
         file: the result's file; its folder is made.
         files: names of the pictures and tables that will be written beside it.
-        unlisted: patterns of the files beside a result of an earlier version, which did not list them.
 
     Raises:
         OSError: a file cannot be removed or written.
     """
     earlier = _read(file)
-    old = [] if earlier is None else _beside(file, earlier.get(_FILES), unlisted)
+    old = [] if earlier is None else _beside(file, earlier.get(_FILES))
     # Written before anything is removed: if the program is killed now, the earlier result must not be found without its
     # files.
     write_json(file, {_FILES: sorted({*files, *(path.name for path in old)})})
@@ -184,15 +183,12 @@ def finish(
     return json.loads(file.read_text())
 
 
-def _beside(file: pathlib.Path, listed: Any, unlisted: Collection[str]) -> list[pathlib.Path]:
+def _beside(file: pathlib.Path, listed: Any) -> list[pathlib.Path]:
     """Lists the existing files that were written beside an earlier result."""
-    if isinstance(listed, list):
-        # Only plain names are accepted, since a path in a file from elsewhere could lead out of the folder.
-        names = [name for name in listed if isinstance(name, str) and name and pathlib.PurePath(name).name == name]
-        paths = [file.parent / name for name in names if name != file.name]
-    else:
-        paths = [path for pattern in unlisted for path in file.parent.glob(pattern)]
-    return [path for path in paths if path.is_file()]
+    # Only plain names are accepted, since a path in a file from elsewhere could lead out of the folder.
+    names = listed if isinstance(listed, list) else []
+    names = [name for name in names if isinstance(name, str) and name and pathlib.PurePath(name).name == name]
+    return [path for name in names if name != file.name and (path := file.parent / name).is_file()]
 
 
 def _read(file: pathlib.Path) -> dict[str, Any] | None:

@@ -148,12 +148,30 @@ def test_synthesize(tmp_path, data):
 
 
 @pytest.mark.slow
+def test_predict(tmp_path, run):
+    raws = write_raws(tmp_path / "raws", 300, (32, 32))
+    command = functools.partial(script, "predict.py", f"--run={run}", f"--input={raws}")
+    attack("predict.py", lambda folder: command(f"--output={folder}/p.csv"), tmp_path)
+
+
+@pytest.mark.slow
+def test_study(tmp_path, data):
+    flags = ["--parts=adjustment", "--synthetic_images=25", "--synthetic_size=32", "--folds=2", "--epochs=3"]
+    command = functools.partial(script, "study.py", *flags, "--low_intensity=0.25", f"--data_dir={data}")
+    attack("study.py", lambda folder: command(f"--output={folder}/study"), tmp_path)
+
+
+def write_raws(folder, count, shape):
+    """Writes mosaics of noise as TIFF, and returns their folder."""
+    folder.mkdir()
+    for seed in range(count):
+        tifffile.imwrite(folder / f"{seed}.tiff", np.random.default_rng(seed).integers(5000, 60000, shape, np.uint16))
+    return folder
+
+
+@pytest.mark.slow
 def test_process(tmp_path):
-    raws = tmp_path / "raws"
-    raws.mkdir()
-    for seed in range(24):
-        samples = np.random.default_rng(seed).integers(5000, 60000, (512, 512), np.uint16)
-        tifffile.imwrite(raws / f"{seed}.tiff", samples)
+    raws = write_raws(tmp_path / "raws", 24, (512, 512))
     command = functools.partial(script, "process.py", f"--input={raws}", "--camera=drone", "--stages")
     attack("process.py", lambda folder: command(f"--output={folder}/pictures"), tmp_path)
 

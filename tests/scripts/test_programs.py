@@ -9,6 +9,7 @@ import pytest
 import report_runs
 import tifffile
 from flawed_sensor import FlawedSensor, write_frames
+from PIL import Image
 from programs import call, program
 from report_pages import Page
 
@@ -27,6 +28,16 @@ QUICK = {
         "--run={here}/first,{here}/second --output={out}/curves.png",
         "\n\ncurves in {out}/curves.png\n",
         ["curves.png"],
+    ),
+    "process": (
+        "--input={here}/raw/a --output={out} --camera={here}/base.json --format=png --stages",
+        "2 rendered, 0 failed\n",
+        ["0.png", "0_stages.png", "1.png", "1_stages.png", "manifest.csv", "manifest.json"],
+    ),
+    "unprocess": (
+        "--input={here}/photos --output={out} --camera=drone --exposure=0.5 --full_well=1e12 --read_noise=0 --bits=8",
+        "1 written, 0 failed; of the sites, 0.00% saturate and ",
+        ["camera.json", "cats"],
     ),
     "report": ("--run={here}/first --output={out}/a.html", "{out}/a.html: 0.1 MB, of {here}/first\n", ["a.html"]),
 }
@@ -81,6 +92,8 @@ def here(tmp_path_factory):
     for name in ("a/0", "a/1", "b/0", "b/1"):
         (folder / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(folder / "raw" / f"{name}.tiff", rng.integers(9000, 60000, (32, 32), np.uint16))
+    (folder / "photos" / "cats").mkdir(parents=True)
+    Image.fromarray(rng.integers(0, 256, (16, 24, 3), np.uint8)).save(folder / "photos" / "cats" / "1.png")
     report_runs.write_everything(folder / "first")
     report_runs.write_run(folder / "second", start=500, lr=0.5)
     return folder
@@ -209,13 +222,36 @@ REFUSED = [
     ("lab", "--run=nowhere", NO_FOLD),
     ("lab", "--host=no.such.host.invalid", "cannot listen on --host=no.such.host.invalid --port=8080: "),
     ("lab", "--port={taken}", "cannot listen on --host=127.0.0.1 --port={taken}: Address already in use"),
+    ("predict", "--input=raw --output=p.csv", "--run is required"),
+    ("predict", "--input=raw --output=p.csv --run=nowhere", NO_FOLD),
+    (
+        "predict",
+        "--input=raw --output=p.csv --run=nowhere --folds=x",
+        "--folds must be all, or numbers of folds that differ, got x",
+    ),
+    ("predict", "--input=raw --output=p.csv --run=nowhere --checkpoint=first", "checkpoint"),
+    (
+        "process",
+        "--input=raw --output=out --run=r --processing_mode=static",
+        "--run=r is the processing: leave --processing_mode out",
+    ),
+    ("process", "--input=raw --output=out --run=r --half_size", "--run=r is the processing: leave --half_size out"),
+    ("process", "--input=raw --output=out --run=nowhere", NO_FOLD),
+    ("process", "--input=raw --output=out --checkpoint=last", "--checkpoint changes nothing without --run"),
+    ("process", "--input=raw --output=out --camera=phone", "got 'phone'"),
+    ("process", "--input=raw --output=out --sp_debayer=none", "--sp_debayer is for --processing_mode=static"),
     ("report", "--run=nowhere", NOT_FOUND),
     ("report", "--run=", "--run= is no run's folder: it has no fold_* folder with a metrics.json"),
     ("report", "--run=a,a", "--run=a is given twice"),
     ("report", "--run=a --output=report.pdf", "--output must be a file that ends in .html, got 'report.pdf'"),
+    ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),
+    ("study", "--parts=forensics --severities=3", "--severities changes nothing without synthesis in --parts"),
+    ("study", "--dataset=Folder", "--parts=adjustment needs mosaics at a low intensity"),
     ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; there are "),
     ("synthesize", f"{DRIFTED} --severities=3", "--severities changes nothing without --corruptions"),
     ("synthesize", f"{DRIFTED} --output=.", "--output=. holds something else: choose another folder"),
+    ("unprocess", "--output=out --camera=drone", "--input is required: folder of pictures"),
+    ("unprocess", "--input=raw --output=out --camera=auto", "--camera=auto: pictures hold no camera's calibration"),
 ]
 
 

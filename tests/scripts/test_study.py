@@ -4,7 +4,7 @@ import signal
 import time
 
 import pytest
-from programs import call, program, start
+from programs import program, start
 
 ADJUSTMENT = ("--synthetic_images=25", "--synthetic_size=32", "--folds=2", "--epochs=3", "--low_intensity=0.25")
 FORENSICS = ("--adv_parameters=all", "--adv_aux_weight=1e-2,1e-4", "--steps=2")
@@ -70,18 +70,6 @@ def test_a_finished_study_has_nothing_left_to_estimate(whole, flags):
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_to_the_same_end(adjustment, flags, tmp_path):
-    command = ("study.py", "--parts=adjustment", *flags, f"--output={tmp_path}/study")
-    process = start(*command)
-    wait_for("study/adjustment/learned/fold_1/metrics.json", tmp_path, process)
-    process.kill()
-    process.communicate()
-    done = program(*command)
-    assert done.returncode == 0, done.stderr
-    assert numbers(tmp_path / "study") == numbers(adjustment)
-
-
-@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # A worker that is killed leaves sockets and processes to the system.
 def test_workers_of_which_one_is_killed_run_the_study_of_one_process(adjustment, flags, tmp_path):
     distributed = pytest.importorskip("distributed")
@@ -100,18 +88,3 @@ def test_workers_of_which_one_is_killed_run_the_study_of_one_process(adjustment,
     assert "failed" not in stdout
     assert numbers(tmp_path / "study") == numbers(adjustment)
     assert (tmp_path / "study" / "logs" / "train_adjustment_learned_fold_0.txt").stat().st_size > 0
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--scheduler=local"], "--scheduler must be serial, local:<number of processes>"),
-        (["--parts=forensics", "--severities=3"], "--severities changes nothing without synthesis in --parts"),
-        (["--dataset=Folder"], "--parts=adjustment needs mosaics at a low intensity"),
-    ],
-)
-def test_mistakes_are_one_line(flags, message):
-    done = call("study.py", *flags)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"study.py: error: {message}")
-    assert done.stderr.count("\n") == 1

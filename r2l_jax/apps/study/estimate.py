@@ -1,22 +1,25 @@
 """The time that a study takes, from one epoch that is measured, or from the jobs that have been run."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
+import pathlib
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.ledger import Ledger
 from r2l_jax.apps.study.plan import StudyJob
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.runtime.flags import replace
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import flat, replace
 from r2l_jax.runtime.tables import table as text_table
+from r2l_jax.runtime.worklist import Table
 from r2l_jax.training import train
 
 # A step of training or of a search costs about as much as three images that are only classified: one pass forward, and
@@ -47,6 +50,59 @@ class Speed(NamedTuple):
 
     seconds_per_pass: float
     start: float
+
+
+class Entry(NamedTuple):
+    """A finished job: its name and kind, a hash of its settings, the seconds that it took, and its `passes`."""
+
+    job: str
+    kind: str
+    settings: str
+    seconds: float
+    passes: int
+
+
+class Ledger:
+    """The finished jobs of a study, in the table `jobs.csv`.
+
+    Args:
+        output: the folder of the study.
+
+    Raises:
+        InputError: the table is damaged.
+    """
+
+    def __init__(self, output: pathlib.Path):
+        self._table = Table(output / "jobs.csv", Entry._fields)
+        try:
+            rows = self._table.rows().values()
+            entries = [
+                Entry(row["job"], row["kind"], row["settings"], float(row["seconds"]), int(row["passes"]))
+                for row in rows
+            ]
+        except ValueError as error:
+            raise InputError(f"{self._table.file} is damaged ({error}): remove it; only an estimate is lost") from None
+        self._entries = {entry.job: entry for entry in entries}
+
+    def has(self, job: StudyJob) -> bool:
+        """Tells whether a job of the same settings is finished."""
+        return job.name in self._entries and self._entries[job.name].settings == _hash(job)
+
+    def add(self, job: StudyJob, seconds: float, passes: int) -> None:
+        """Adds a finished job; one that is there already had nothing left to do now, and stays."""
+        if not self.has(job):
+            self._entries[job.name] = entry = Entry(job.name, job.kind, _hash(job), seconds, passes)
+            self._table.add([entry._asdict()])
+
+    def seconds_per_pass(self, kind: str) -> float | None:
+        """Returns the mean seconds of a pass in the finished jobs of a kind; None without such jobs."""
+        entries = [entry for entry in self._entries.values() if entry.kind == kind]
+        passes = sum(entry.passes for entry in entries)
+        return sum(entry.seconds for entry in entries) / passes if passes else None
+
+
+def _hash(job: StudyJob) -> str:
+    return hashlib.sha256(json.dumps(flat(job.config), sort_keys=True).encode()).hexdigest()
 
 
 def passes(job: StudyJob, samples: Samples) -> int:

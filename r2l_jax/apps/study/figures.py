@@ -4,15 +4,17 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.worst_cases import worst_cases_figure
 from r2l_jax.drift.figures import fill_heat_map
+from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime.files import replacing
+from r2l_jax.training.run import open_runs
 
 Numbers = Mapping[str, Any]
 
@@ -38,7 +40,7 @@ def make(config: StudyConfig, content: Numbers) -> dict[str, Figure]:
     forensics = content.get("forensics")
     if forensics and forensics["groups"]:
         figures["forensics"] = _curves_over_weight(forensics)
-        figures["forensics_pictures"] = worst_cases_figure(config, forensics)
+        figures["forensics_pictures"] = _worst_cases(config, forensics)
     adjustment = content.get("adjustment")
     if adjustment and adjustment["runs"]:
         figures["adjustment"] = _curves_over_steps(adjustment)
@@ -133,3 +135,33 @@ def _band(axes: Axes, xs: Sequence[float], mean: Sequence[float], std: Sequence[
     middle, half = np.array(mean), np.array(std)
     axes.plot(xs, middle, color=color, marker=".", label=label)
     axes.fill_between(xs, middle - half, middle + half, color=color, alpha=0.2, linewidth=0)
+
+
+def _worst_cases(config: StudyConfig, forensics: Numbers) -> Figure:
+    """Draws the first validation sample of the first fold: a row for each group, from the default to the worst case."""
+    uri = f"{forensics['run']}/fold_0"
+    ((fold,),) = open_runs([uri], config.data.data_dir, checkpoint=config.choice.checkpoint)
+    raws, _ = fold.dataset.samples(fold.valid_indices[:1])
+    pipeline = pipeline_of(fold.model)
+    # Compiled once for all worst cases, which differ in values alone.
+    render = jax.jit(lambda values: pipeline.with_values(values)(raws)[0])
+    default = jax.device_get(pipeline.parameters())
+    groups = forensics["groups"]
+    columns = 1 + max(len(curve["weights"]) for curve in groups.values())
+    figure = Figure(figsize=(1.3 * columns + 1, 1.45 * len(groups) + 0.4), layout="constrained")
+    grid = figure.subplots(len(groups), columns, squeeze=False)
+    for of_group, (group, curve) in zip(grid, groups.items(), strict=True):
+        points = zip(curve["weights"], curve["mean"], strict=True)
+        titles = ["default", *(f"{weight:g}: {score:.2f}" for weight, score in points)]
+        values = [default, *(default | _arrays(parameters) for parameters in curve["parameters"])]
+        for axes in of_group:
+            axes.set(xticks=[], yticks=[])
+        for axes, title, parameters in zip(of_group, titles, values, strict=False):
+            axes.imshow(np.clip(jax.device_get(render(parameters)), 0, 1))
+            axes.set_title(title, fontsize="x-small")
+        of_group[0].set_ylabel(group.replace("_", "\n"), fontsize="x-small")
+    return figure
+
+
+def _arrays(parameters: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {name: np.array(value, np.float32) for name, value in parameters.items()}

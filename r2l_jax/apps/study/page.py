@@ -1,4 +1,4 @@
-"""The page of a study: ours, the published numbers, and their difference in standard deviations of the folds."""
+"""The page of a study: its numbers, the published ones, and the difference in standard deviations of the folds."""
 
 import pathlib
 import shlex
@@ -7,18 +7,18 @@ from typing import Any
 
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.document import Block, Cell, Code, Details, Pictures, Section, Table, Text, Tiles
-from r2l_jax.apps.report.page import render
 from r2l_jax.apps.report.pictures import embedded, existing
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.synthesis import ratio_text
 from r2l_jax.runtime.commands import command
-from r2l_jax.runtime.files import replacing
 from r2l_jax.runtime.flags import flat
 
 Numbers = Mapping[str, Any]
 
 # The greatest width of a figure in pixels.
 _WIDTH = 1600
+
+_DIFFERENCE = "difference in fold deviations"
 
 _HEADLINE = {
     "own": "own images",
@@ -27,18 +27,6 @@ _HEADLINE = {
     "processing_drop": "drop under other pipelines",
     "corruption_drop": "drop under corruptions",
 }
-
-
-def write(output: pathlib.Path, content: Numbers) -> None:
-    """Writes the page of a study as one HTML file that needs no other file and no network.
-
-    Args:
-        output: the HTML file, beside the figures.
-        content: the content of study.json.
-    """
-    text = render(f"The study on {content['dataset']}", make_sections(content, output.parent))
-    with replacing(output) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def make_sections(content: Numbers, folder: pathlib.Path) -> list[Section]:
@@ -62,8 +50,7 @@ def _overview(content: Numbers) -> list[Block]:
     for score, of_score in content.get("synthesis", {}).get("scores", {}).items():
         numbers, theirs = of_score["headline"], of_score.get("published")
         remark = f"published {ratio_text(theirs['headline'])}" if theirs else ""
-        ratio = "not defined" if numbers["ratio"] is None else f"{numbers['ratio']:.1f}"
-        tiles.append((f"Drop under corruptions over that under pipelines, {score}", ratio, remark))
+        tiles.append((f"Drop under corruptions over the one under pipelines, {score}", _ratio(numbers), remark))
     blocks: list[Block] = [Tiles(tiles)] if tiles else []
     folds = f"{content['folds']} fold{'s' * (content['folds'] > 1)}"
     same = "The published numbers are of the same data."
@@ -92,7 +79,7 @@ def _synthesis(content: Numbers, folder: pathlib.Path) -> list[Section]:
             for name, title in titles.items()
             for which, word in (("mean", score), ("drop_mean", f"drop of {score}"))
         ]
-        blocks = [_headline(of_score, score), *_largest(of_score), *figures, Details("All numbers", matrices)]
+        blocks = [_headline(of_score, score), _largest(of_score), *figures, Details("All numbers", matrices)]
         sections.append(Section(f"Scores as {score}", blocks))
     computed = [f"{name} as {ours}" for name, ours in synthesis.get("computed", {}).items() if name != ours]
     note = (
@@ -109,39 +96,41 @@ def _synthesis(content: Numbers, folder: pathlib.Path) -> list[Section]:
 
 def _headline(of_score: Numbers, score: str) -> Table:
     ours, theirs = of_score["headline"], of_score.get("published", {}).get("headline")
-    rows = []
-    for name, title in _HEADLINE.items():
-        cells = [tables.score_and_deviation(ours[name]["mean"], ours[name]["std"])]
-        if theirs:
-            cells += [tables.score(theirs[name]["mean"]), _difference(ours[name].get("difference"))]
-        rows.append([Cell(title), *cells])
-    ratio = [Cell(ratio_text(ours), ours["ratio"])]
+    rows = [[Cell(title), _mean(ours[name])] for name, title in _HEADLINE.items()]
+    rows.append([Cell("corruption drop over processing drop"), Cell(ratio_text(ours), ours["ratio"])])
+    columns = ["", "ours"]
     if theirs:
-        ratio += [Cell(ratio_text(theirs), theirs["ratio"]), tables.text(None)]
-    rows.append([Cell("corruption drop over processing drop"), *ratio])
-    columns = ("", "ours", *(("published", "difference in fold deviations") if theirs else ()))
+        columns += ["published", _DIFFERENCE]
+        for row, name in zip(rows, _HEADLINE, strict=False):
+            row += [tables.score(theirs[name]["mean"]), _difference(ours[name].get("difference"))]
+        rows[-1] += [Cell(ratio_text(theirs), theirs["ratio"]), tables.text(None)]
     return Table(f"Mean {score} of all models, and its drops", columns, rows)
 
 
-def _largest(of_score: Numbers) -> list[Block]:
+def _largest(of_score: Numbers) -> Text:
     """Says which pipeline makes the largest part of the drop, as in the published table one column does."""
     said = []
-    for name, numbers in (
-        ("Here", of_score["headline"]),
-        ("In the study", of_score.get("published", {}).get("headline")),
-    ):
+    headlines = {"Here": of_score["headline"], "In the study": of_score.get("published", {}).get("headline")}
+    for name, numbers in headlines.items():
         column = numbers and numbers["largest_column"]
         if column and column["share"] is not None:
-            without = "not defined" if column["ratio"] is None else f"{column['ratio']:.1f}"
             said.append(
                 f"{name}, models lose most under {column['pipeline']}, {column['share']:.0%} of the drop under other "
-                f"pipelines; without this column the ratio is {without}."
+                f"pipelines; without this column the ratio is {_ratio(column)}."
             )
     interval = (
         "The interval of the ratio holds 95% of bootstrap samples of the models and the folds; the pipelines and "
         "corruptions that they are tested on stay the same."
     )
-    return [Text(" ".join([*said, interval]))]
+    return Text(" ".join([*said, interval]))
+
+
+def _ratio(numbers: Numbers) -> str:
+    return "not defined" if numbers["ratio"] is None else f"{numbers['ratio']:.1f}"
+
+
+def _mean(numbers: Numbers) -> Cell:
+    return tables.score_and_deviation(numbers["mean"], numbers["std"])
 
 
 def _matrix(matrix: Numbers, which: str, title: str) -> Table:
@@ -198,7 +187,7 @@ def _worst_cases(forensics: Numbers) -> Table:
                     _difference(differences[place]),
                 ]
             )
-    columns = ["group", "weight", forensics["score"], "SSIM", "published", "difference in fold deviations"]
+    columns = ["group", "weight", forensics["score"], "SSIM", "published", _DIFFERENCE]
     return Table("Worst cases", columns, rows)
 
 
@@ -210,13 +199,13 @@ def _adjustment(content: Numbers, folder: pathlib.Path) -> list[Section]:
     rows = [
         [
             Cell(name),
-            tables.score_and_deviation(run["end"]["mean"], run["end"]["std"]),
+            _mean(run["end"]),
             tables.number(adjustment["published"][name]),
             _difference(run["end"].get("difference")),
         ]
         for name, run in adjustment["runs"].items()
     ]
-    columns = ("processing", "ours", "published", "difference in fold deviations")
+    columns = ("processing", "ours", "published", _DIFFERENCE)
     blocks: list[Block] = [
         Text(f"Validation at intensity {adjustment['intensity']:g} while models train, as the mean over the folds."),
         Table(f"{score} after the last epoch", columns, rows),

@@ -5,20 +5,20 @@ import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from r2l_jax.apps.study.config import FROZEN, LEARNED, StudyConfig
+from r2l_jax.apps.study.config import FROZEN, LEARNED, PARTS, StudyConfig
 from r2l_jax.config import STATIC_FLAGS, TrainConfig
 from r2l_jax.drift.forensics import forensics
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
+from r2l_jax.runtime.cluster import Job
 from r2l_jax.runtime.flags import build, flat
-from r2l_jax.runtime.jobs import Job
 from r2l_jax.training import train
 
 Kind = Literal["training", "evaluation", "search"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyJob(Job):
     """A job of a study.
 
@@ -30,9 +30,9 @@ class StudyJob(Job):
         is_work: whether it does more than to sum up the results of others.
     """
 
-    kind: Kind = "training"
-    part: str = ""
-    config: TrainConfig | EvaluationConfig | ForensicsConfig = dataclasses.field(default_factory=TrainConfig)
+    kind: Kind
+    part: str
+    config: TrainConfig | EvaluationConfig | ForensicsConfig
     folds: int = 1
     is_work: bool = True
 
@@ -45,8 +45,12 @@ def make_jobs(config: StudyConfig, by_fold: bool) -> list[StudyJob]:
         by_fold: whether each fold of a training is a job of its own, for several workers. A single process compiles a
             run's functions once for all of its folds.
     """
-    parts = {"synthesis": _synthesis, "forensics": _forensics, "adjustment": _adjustment}
-    return [job for part in parts if part in config.choice.parts for job in parts[part](config, by_fold)]
+    jobs = list[StudyJob]()
+    for part in (part for part in PARTS if part in config.choice.parts):
+        for training in trainings_of(config, part).values():
+            trained = list(_training(config, training, part, by_fold))
+            jobs += [*trained, *_tests(config, training, part, tuple(job.name for job in trained))]
+    return jobs
 
 
 def trainings_of(config: StudyConfig, part: str) -> dict[str, TrainConfig]:
@@ -69,47 +73,23 @@ def _algorithms(pipeline: str) -> dict[str, str]:
     return dict(zip(STATIC_FLAGS, pipeline.split("."), strict=True))
 
 
-def _synthesis(config: StudyConfig, by_fold: bool) -> Iterator[StudyJob]:
-    for training in trainings_of(config, "synthesis").values():
-        trained = list(_training(config, training, "synthesis", by_fold))
-        yield from trained
+def _tests(config: StudyConfig, training: TrainConfig, part: str, trained: tuple[str, ...]) -> Iterator[StudyJob]:
+    """Yields the evaluation of a run, or the searches in its model, after the jobs that train it."""
+    shared: Any = {"part": part, "after": trained, "folds": config.data.folds}
+    if part == "synthesis":
         wanted = config.evaluation_of(training)
-        yield StudyJob(
-            f"evaluate {_title(config, training)}",
-            functools.partial(_evaluate, flat(wanted)),
-            tuple(job.name for job in trained),
-            kind="evaluation",
-            part="synthesis",
-            config=wanted,
-            folds=config.data.folds,
-        )
+        name, work = f"evaluate {_title(config, training)}", functools.partial(_evaluate, flat(wanted))
+        yield StudyJob(name, work, kind="evaluation", config=wanted, **shared)
+    elif part == "forensics":
+        for group in config.choice.adv_parameters:
+            search = config.search_of(training, group)
+            work = functools.partial(forensics.run, search)
+            yield StudyJob(f"search {group}", work, kind="search", config=search, **shared)
 
 
 def _evaluate(flags: Mapping[str, Any]) -> None:
-    """Evaluates as flags say, which can be pickled, unlike the cases of an EvaluationConfig."""
+    """Evaluates with flags, which can be pickled, unlike the cases of an EvaluationConfig."""
     evaluation.run(build(EvaluationConfig, flags))
-
-
-def _forensics(config: StudyConfig, by_fold: bool) -> Iterator[StudyJob]:
-    training = trainings_of(config, "forensics")["model"]
-    trained = list(_training(config, training, "forensics", by_fold))
-    yield from trained
-    for group in config.choice.adv_parameters:
-        search = config.search_of(training, group)
-        yield StudyJob(
-            f"search {group}",
-            functools.partial(forensics.run, search),
-            tuple(job.name for job in trained),
-            kind="search",
-            part="forensics",
-            config=search,
-            folds=config.data.folds,
-        )
-
-
-def _adjustment(config: StudyConfig, by_fold: bool) -> Iterator[StudyJob]:
-    for training in trainings_of(config, "adjustment").values():
-        yield from _training(config, training, "adjustment", by_fold)
 
 
 def _training(config: StudyConfig, training: TrainConfig, part: str, by_fold: bool) -> Iterator[StudyJob]:

@@ -1,36 +1,35 @@
 """A study from its settings to study.json, its figures and its page."""
 
 import json
-import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from r2l_jax.apps.study import adjustment, estimate, figures, page, plan, searches, synthesis
+from r2l_jax.apps.report.page import render
+from r2l_jax.apps.study import curves, estimate, figures, page, plan, synthesis
 from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.ledger import Ledger
 from r2l_jax.apps.study.plan import StudyJob
 from r2l_jax.apps.study.published import orientation
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import task_of
 from r2l_jax.runtime import cluster
+from r2l_jax.runtime.cluster import Runner
 from r2l_jax.runtime.environment import environment
-from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.files import replacing, write_json
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import refuse_several_processes
-from r2l_jax.runtime.jobs import Runner
 from r2l_jax.runtime.locks import writing_to
 
 Numbers = dict[str, Any]
 
 
 def run(config: StudyConfig) -> Numbers:
-    """Runs the chosen parts of the study, or what an earlier call left undone, and shows them beside the published.
+    """Runs the chosen parts of the study, as far as earlier calls have not, and shows them beside the published.
 
     Writes to the output folder: every trained run as an ordinary run's folder, `study.json` (all numbers), figures in
-    the layout of the study as PNG, and `study.html`. A part is shown without the jobs that
-    failed, which `failed` in study.json names.
+    the layout of the study as PNG, and `study.html`. A part is shown without the jobs that failed, which `failed` in
+    study.json names.
 
     Returns:
         The content of study.json.
@@ -38,7 +37,7 @@ def run(config: StudyConfig) -> Numbers:
     Raises:
         InputError: settings or data that do not fit, a scheduler that cannot be used, or another program that writes to
             the output folder.
-        Interrupted: SIGINT or SIGTERM came; the same call goes on where this one stopped.
+        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     dataset = _prepare(config)
     with writing_to(config.output_dir):
@@ -57,17 +56,14 @@ def dry_run(config: StudyConfig) -> str:
     """
     dataset = _prepare(config)
     jobs = _jobs(config)
-    ledger = Ledger(config.output_dir)
+    ledger = estimate.Ledger(config.output_dir)
     workers = cluster.asked_for(config.choice.scheduler)
     return estimate.table(jobs, ledger, estimate.Samples.of(config, dataset), lambda: estimate.measure(config), workers)
 
 
 def _prepare(config: StudyConfig) -> RawDataset:
     """Loads the data, and renders or downloads it first, before jobs of several workers would."""
-    cluster.check(config.choice.scheduler)
-    if config.choice.scheduler != "serial":
-        # This process only waits: the memory of a GPU is for the workers.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    cluster.prepare(config.choice.scheduler)
     refuse_several_processes()
     data = config.data
     dataset = datasets.load(data.dataset, download=data.download, **data.source)
@@ -82,7 +78,7 @@ def _jobs(config: StudyConfig) -> list[StudyJob]:
 
 def _run_jobs(config: StudyConfig, dataset: RawDataset, runner: Runner) -> dict[str, str]:
     """Runs all jobs, says how each ended, and returns the reasons of those that failed, by their names."""
-    jobs, failed, ledger = _jobs(config), {}, Ledger(config.output_dir)
+    jobs, failed, ledger = _jobs(config), {}, estimate.Ledger(config.output_dir)
     samples = estimate.Samples.of(config, dataset)
     by_name = {job.name: job for job in jobs}
     for number, outcome in enumerate(runner.run(jobs), start=1):
@@ -100,7 +96,7 @@ def _collect(config: StudyConfig, dataset: RawDataset, failed: Mapping[str, str]
     """Collects the numbers of all parts from the folders of the runs."""
     task = task_of(dataset, config.network)
     complete = _complete(config, failed)
-    parts = {"synthesis": synthesis.collect, "forensics": searches.collect, "adjustment": adjustment.collect}
+    parts = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
     theirs = orientation(config.data.dataset, task.score)
     return {
         "dataset": dataset.name,
@@ -123,11 +119,13 @@ def _complete(config: StudyConfig, failed: Collection[str]) -> dict[str, list[St
 def _write(config: StudyConfig, content: Numbers) -> None:
     output = config.output_dir
     figures.write(output, figures.make(config, content))
-    page.write(output / "study.html", content)
+    text = render(f"The study on {content['dataset']}", page.make_sections(content, output))
+    with replacing(output / "study.html") as part:
+        part.write_text(text, encoding="utf-8")
     write_json(output / "study.json", content)
 
 
 def conclude(content: Numbers) -> Sequence[str]:
     """Returns the lines that a study ends with: its most important numbers, and the jobs that failed."""
-    lines = [*synthesis.lines(content), *searches.lines(content), *adjustment.lines(content)]
+    lines = [*synthesis.lines(content), *curves.lines(content)]
     return [*lines, *(f"failed: {name}: {reason}" for name, reason in content["failed"].items())]

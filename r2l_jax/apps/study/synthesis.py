@@ -80,12 +80,7 @@ def collect(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence
     for score in (task.score, *task.metrics):
         processing = _table(runs, {name: [case] for name, case in names.items()}, score)
         scores = Scores(list(names), processing, _table(runs, corruptions, score))
-        own = scores.own[:, None]
-        content["scores"][score] = {
-            "processing": _matrix(scores.processing, own, list(names), list(names)),
-            "corruption": _matrix(scores.corruption, own, list(names), list(corruptions)),
-            "headline": headline(scores),
-        }
+        content["scores"][score] = _described(scores, list(corruptions))
     _compare(content["scores"][theirs.score], theirs)
     return content
 
@@ -109,13 +104,22 @@ def _table(runs: Mapping[str, list[dict[str, Numbers]]], columns: Mapping[str, l
     )
 
 
-def _matrix(scores: np.ndarray, own: np.ndarray, rows: list[str], columns: list[str]) -> Numbers:
-    drops = own - scores
+def _described(scores: Scores, corruptions: list[str]) -> Numbers:
+    """Returns the matrices of scores and the headline."""
     return {
-        "rows": rows,
+        "processing": _matrix(scores, scores.processing, list(scores.names)),
+        "corruption": _matrix(scores, scores.corruption, corruptions),
+        "headline": headline(scores),
+    }
+
+
+def _matrix(scores: Scores, values: np.ndarray, columns: list[str]) -> Numbers:
+    drops = scores.own[:, None] - values
+    return {
+        "rows": list(scores.names),
         "columns": columns,
-        "mean": scores.mean(-1).tolist(),
-        "std": scores.std(-1).tolist(),
+        "mean": values.mean(-1).tolist(),
+        "std": values.std(-1).tolist(),
         "drop_mean": drops.mean(-1).tolist(),
         "drop_std": drops.std(-1).tolist(),
     }
@@ -183,7 +187,7 @@ def _largest_column(scores: Scores) -> Numbers | None:
 
 
 def published_scores(theirs: Orientation) -> Scores:
-    """Returns the published scores as those of one fold, without the column of the corruption that changes nothing."""
+    """Returns the published scores as one fold, without the column of the corruption that changes nothing."""
     tables = theirs.tables
     processing, corruption = (np.array(values)[..., None] for values in (tables.processing_drift, tables.corruption))
     return Scores(theirs.study.pipelines, processing, corruption[:, 1:])
@@ -191,22 +195,14 @@ def published_scores(theirs: Orientation) -> Scores:
 
 def _compare(content: Numbers, theirs: Orientation) -> None:
     """Adds the published numbers, and the differences to them in standard deviations of the folds."""
-    scores, study = published_scores(theirs), theirs.study
-    own = scores.own[:, None]
-    columns = study.corruptions[1:]
-    content["published"] = {
-        "processing": _matrix(scores.processing, own, study.pipelines, study.pipelines),
-        "corruption": _matrix(scores.corruption, own, study.pipelines, columns),
-        "headline": headline(scores),
-    }
+    content["published"] = published = _described(published_scores(theirs), theirs.study.corruptions[1:])
     if not theirs.comparable:
         return
     for name in ("processing", "corruption"):
-        content[name]["difference"] = _differences(content[name], content["published"][name])
+        content[name]["difference"] = _differences(content[name], published[name])
     for name, numbers in content["headline"].items():
         if isinstance(numbers, dict) and "mean" in numbers:
-            published = content["published"]["headline"][name]["mean"]
-            numbers["difference"] = difference(numbers["mean"], numbers["std"], published)
+            numbers["difference"] = difference(numbers["mean"], numbers["std"], published["headline"][name]["mean"])
 
 
 def _differences(ours: Numbers, theirs: Numbers) -> list[list[float | None]]:

@@ -20,7 +20,6 @@ from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.drift.synthesis.summary import Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
-from r2l_jax.names import DRIFTS, SHOT_FIELDS
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
@@ -120,9 +119,7 @@ def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Ide
     """Writes the files of a finished evaluation in place of those of an earlier one."""
     file, pictures = output / "evaluation.json", summary.make_figures(content)
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
-    store.begin(
-        file, planned, unlisted=[f"{name}.png" for name in (*DRIFTS, *(f"by_{field}" for field in SHOT_FIELDS))]
-    )
+    store.begin(file, planned)
     write_csv(output / "evaluation.csv", summary.csv_rows(content))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])

@@ -1,20 +1,19 @@
 """Manages the sets of pictures that drift synthesis writes: their names, their files and their manifests.
 
-<output>/manifest.json                                  the settings that all sets share, and those of each set
+<output>/manifest.json                                  the settings that all sets share, and of each set
 <output>/<pipeline>/<acquisition>/<corruption>/         a set, such as parametrized/iso=0.05/gaussian_noise.3
 <set>/<class>/<sample>.tiff                             the pictures of a set for classification
 <set>/images/<sample>.tiff  <set>/masks/<sample>.png    the same for segmentation; masks are 255 on the object
 <set>/manifest.csv                                      a row for each picture that has been written
 """
 
-import csv
 import functools
 import hashlib
 import io
 import json
 import pathlib
 import re
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,10 +26,11 @@ from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.renderer import Recipe
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import manifests, remote, store
+from r2l_jax.runtime import remote, store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.files import append_csv, clear_parts, read_csv, write_csv, write_json
+from r2l_jax.runtime.files import clear_parts, write_json
 from r2l_jax.runtime.remote import Place, Url
+from r2l_jax.runtime.worklist import MANIFEST, Table, damaged, read_manifest
 
 FORMATS = {"tiff": np.uint16, "png": np.uint8}
 
@@ -84,8 +84,7 @@ class PictureSet(NamedTuple):
 class SetFolder:
     """Checks and writes the files of a set. `check` and `write` may be called from several threads at once.
 
-    The manifest lists pictures soon after they are written, so that a program that is killed loses only the last few. A
-    file is valid if it has the SHA-256 that the manifest lists, and if its sample has not changed since.
+    A file is valid if it has the SHA-256 that the manifest lists, and if its sample has not changed since.
 
     Args:
         pictures: the set.
@@ -111,35 +110,29 @@ class SetFolder:
     ):
         self.pictures = pictures
         self._folder = output / pictures.name
-        self._manifest = tables / table_of(pictures)
         self._files, self._names = files, dataset.names
         self._samples = dataset.sample_hashes(range(len(files)))
         self._common = {"dataset": dataset.name, **pictures.settings, "seed": seed}
-        self._columns = list(self._row(0, [""] * len(files[0])))
-        self._digests: dict[int, list[str]] = {}
+        self._table = Table(tables / table_of(pictures), list(self._row(0, [""] * len(files[0]))))
+        self._done: dict[int, dict[str, Any]] = {}
         self.missing = set(range(len(files)))
 
     def check(self, index: int) -> bool:
         """Tells whether a sample's files exist and are valid."""
         names = self._files[index]
-        try:
-            # The digest comes last, so that only files that the manifest lists are read.
-            valid = all(
-                self._listed.get(name, ("", ""))[1] == self._samples[index]
-                and self._listed[name][0] == self._digest(name)
-                for name in names
-            )
-        except FileNotFoundError:
+        row = self._listed.get(names[0])
+        if row is None or row["sample_hash"] != self._samples[index]:
             return False
-        if valid:
-            self._digests[index] = [self._listed[name][0] for name in names]
-            self.missing.discard(index)
-        return valid
+        digests = [row[column] for column in _DIGESTS if column in row]
+        if any(not self._has(name, digest) for name, digest in zip(names, digests, strict=True)):
+            return False
+        self._done[index] = self._row(index, digests)
+        self.missing.discard(index)
+        return True
 
     def discard(self) -> None:
-        """Removes the manifest and all pictures that it lists, because the set has another identity."""
-        self._remove({name for names in self._files for name in names} & self._listed.keys())
-        self._manifest.unlink(missing_ok=True)
+        """Forgets all pictures that the manifest lists, because the set has another identity."""
+        self._table.file.unlink(missing_ok=True)
         self._listed = {}
 
     @property
@@ -151,12 +144,14 @@ class SetFolder:
     def changed(self) -> int:
         """The number of listed samples that have changed since."""
         kept = zip(self._files, self._samples, strict=True)
-        return sum(names[0] in self._listed and self._listed[names[0]][1] != sample for names, sample in kept)
+        return sum(names[0] in self._listed and self._listed[names[0]]["sample_hash"] != now for names, now in kept)
 
     def begin(self) -> None:
         """Prepares for `add`: removes the files of missing samples, and writes a manifest of the valid ones."""
-        self._clear_parts()
-        self._remove({name for index in self.missing for name in self._files[index]})
+        names = {name for index in self.missing for name in self._files[index]}
+        if isinstance(self._folder, Url):
+            names &= self._there
+        remote.remove([self._folder / name for name in names])
         self.finish()
 
     def write(self, index: int, contents: Sequence[bytes]) -> list[str]:
@@ -172,21 +167,23 @@ class SetFolder:
         Args:
             digests: the results of `write`, by the samples' indices.
         """
-        self._digests |= digests
-        self.missing -= digests.keys()
-        append_csv(self._manifest, (self._row(*item) for item in digests.items()), self._columns)
+        rows = {index: self._row(index, each) for index, each in digests.items()}
+        self._done |= rows
+        self.missing -= rows.keys()
+        self._table.add(rows.values())
 
     def finish(self) -> None:
         """Writes the manifest anew in the order of the samples, after the last `add`."""
-        # Of workers that were lost.
-        self._clear_parts()
-        rows = [self._row(index, self._digests[index]) for index in sorted(self._digests)]
-        write_csv(self._manifest, rows, self._columns)
+        if isinstance(self._folder, pathlib.Path):
+            # Workers that were lost have left them.
+            for folder in {(self._folder / name).parent for names in self._files for name in names}:
+                clear_parts(folder)
+        self._table.write(self._done[index] for index in sorted(self._done))
 
     @functools.cached_property
-    def _listed(self) -> dict[str, tuple[str, str]]:
-        """The SHA-256 and the sample's hash of each file that the manifest of an earlier call lists."""
-        return self._read_manifest()
+    def _listed(self) -> dict[str, dict[str, str]]:
+        """The rows of the manifest of an earlier call, by their pictures."""
+        return self._table.rows()
 
     @functools.cached_property
     def _there(self) -> set[str]:
@@ -194,44 +191,25 @@ class SetFolder:
         folders = {str(pathlib.PurePosixPath(name).parent) for names in self._files for name in names}
         return {f"{folder}/{name}" for folder in folders for name in remote.names(self._folder / folder)}
 
-    def _clear_parts(self) -> None:
-        if isinstance(self._folder, pathlib.Path):
-            for folder in {(self._folder / name).parent for names in self._files for name in names}:
-                clear_parts(folder)
-
-    def _remove(self, names: Set[str]) -> None:
-        """Removes files of the set that may be there."""
-        if isinstance(self._folder, Url):
-            names = names & self._there
-        remote.remove([self._folder / name for name in names])
-
-    def _row(self, index: int, digests: list[str]) -> dict[str, Any]:
+    def _row(self, index: int, digests: Sequence[str]) -> dict[str, Any]:
         picture, *mask = self._files[index]
-        target = {"mask": mask[0], "mask_sha256": digests[1]} if mask else {"class": picture.split("/")[0]}
+        target = {"mask": mask[0], _DIGESTS[1]: digests[1]} if mask else {"class": picture.split("/")[0]}
         sample = {"sample": self._names[index], "index": index, "sample_hash": self._samples[index]}
-        return {"file": picture, "sha256": digests[0], **target, **sample, **self._common}
+        return {"file": picture, _DIGESTS[0]: digests[0], **target, **sample, **self._common}
 
-    def _read_manifest(self) -> dict[str, tuple[str, str]]:
-        """Returns the SHA-256 and the sample's hash of each listed file; empty if the manifest cannot be read."""
-        try:
-            rows = read_csv(self._manifest)
-        except (FileNotFoundError, NotADirectoryError, ValueError, csv.Error):
-            return {}
-        kinds = (("file", "sha256"), ("mask", "mask_sha256"))
-        return {
-            row[name]: (row[digest], row.get("sample_hash") or "")
-            for row in rows
-            for name, digest in kinds
-            if row.get(name) and row.get(digest)
-        }
-
-    def _digest(self, name: str) -> str:
+    def _has(self, name: str, digest: str) -> bool:
+        """Tells whether a file has a SHA-256."""
         if isinstance(self._folder, Url):
             # An object is there as it was sent, or not at all. To compute its digest would take as long as to make it.
-            if name not in self._there:
-                raise FileNotFoundError(name)
-            return self._listed[name][0]
-        return hashlib.sha256((self._folder / name).read_bytes()).hexdigest()
+            return name in self._there
+        try:
+            return hashlib.sha256((self._folder / name).read_bytes()).hexdigest() == digest
+        except FileNotFoundError:
+            return False
+
+
+# The columns of the SHA-256 of a picture and of its mask.
+_DIGESTS = ("sha256", "mask_sha256")
 
 
 def table_of(pictures: PictureSet) -> str:
@@ -242,8 +220,8 @@ def table_of(pictures: PictureSet) -> str:
 def file_names(dataset: RawDataset, suffix: str) -> list[tuple[str, ...]]:
     """Returns the paths of each sample's picture, and of its mask if there is one, within a set's folder.
 
-    The name of a file is that of the sample without its folder and the suffix of a raw file, with "_" for characters
-    that a file name should not have. Where two samples would get the same name, the sample's index is appended.
+    A file is named as its sample, without the folder and the suffix of a raw file, with "_" for characters that a file
+    name should not have. Where two samples would get the same name, the sample's index is appended.
     """
     task = task_of(dataset)
     taken: set[tuple[pathlib.PurePath, str]] = set()
@@ -273,33 +251,32 @@ def describe(
     added: Mapping[str, Mapping[str, Any]],
     folders: Collection[SetFolder],
 ) -> None:
-    """Writes `manifest.json`, or adds to that of earlier calls, after removing the sets that have another identity.
+    """Writes `manifest.json`, or adds to an earlier one, after removing the sets that have another identity.
 
     Args:
         output: the folder of all sets.
         tables: where its manifests are kept, see `SetFolder`.
         fixed: entries that must be the same in all calls.
-        current: entries that replace those of earlier calls.
-        added: entries that are added to those of earlier calls, among them the `identities` of the sets.
+        current: entries that replace earlier ones.
+        added: entries that are added to earlier ones, among them the `identities` of the sets.
         folders: the folders of the sets.
 
     Raises:
         InputError: the output folder holds sets of other settings or something else.
     """
-    file = tables / manifests.NAME
+    file = tables / MANIFEST
     content = json.loads(json.dumps({**fixed, **current, **added}))
-    earlier = manifests.read(tables, {name: content[name] for name in fixed}, "sets")
+    earlier = read_manifest(file, {name: content[name] for name in fixed}, "sets")
     if earlier is None:
         if any(not name.startswith(".") for name in remote.names(output)):
             raise InputError(f"--output={output} holds something else: choose another folder")
         write_json(file, content)
         return
     try:
-        # Earlier versions stored no identities.
-        identities = earlier.get("identities", {})
-        content |= {name: (identities if name == "identities" else earlier[name]) | content[name] for name in added}
+        identities = earlier["identities"]
+        content |= {name: earlier[name] | content[name] for name in added}
     except (LookupError, TypeError):
-        raise manifests.damaged(tables) from None
+        raise damaged(file) from None
     _discard_others(folders, identities, added["identities"])
     write_json(file, content)
 

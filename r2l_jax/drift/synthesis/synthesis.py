@@ -6,8 +6,8 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -21,15 +21,14 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
 from r2l_jax.drift.cases import camera_of
-from r2l_jax.drift.renderer import Processor, Renderer
+from r2l_jax.drift.renderer import Processor, Recipe, Renderer
 from r2l_jax.drift.synthesis import picture_sets
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.picture_sets import FORMATS, PictureSet, SetFolder, encoded
 from r2l_jax.model.model_hash import described, function_name, processor_hash
 from r2l_jax.model.tasks import task_of
 from r2l_jax.pipelines import NamedPipeline
-from r2l_jax.runtime import cluster, compiler, manifests, remote, startup, store
-from r2l_jax.runtime.chunks import Workers, spread
+from r2l_jax.runtime import cluster, compiler, remote, startup, store
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.environment import environment
@@ -37,6 +36,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, flat
 from r2l_jax.runtime.hosts import refuse_several_processes
 from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.runtime.worklist import MANIFEST, Done, Workers, ahead, worked
 
 # The number of pixels in a batch: 16 mosaics of 256x256, or one large frame.
 _PIXELS = 2**20
@@ -56,7 +56,7 @@ def run(config: SynthesisConfig) -> None:
     Raises:
         InputError: data is missing or processed already, the output folder holds something else or cannot be written
             to, or there are several processes.
-        Interrupted: SIGINT or SIGTERM arrived; the same call goes on where this one stopped.
+        Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
     """
     cluster.prepare(config.scheduler)
     refuse_several_processes()
@@ -66,7 +66,7 @@ def run(config: SynthesisConfig) -> None:
     if isinstance(output, pathlib.Path) and output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
     try:
-        with remote.working(output, [manifests.NAME, *map(picture_sets.table_of, sets)]) as work:
+        with remote.working(output, [MANIFEST, *map(picture_sets.table_of, sets)]) as work:
             identities = {pictures.name: _identity(config, pictures, sources[pictures.iso]) for pictures in sets}
             folders = _folders(config, sources, work.path)
             _describe(config, folders, dataset, identities, work.path)
@@ -170,125 +170,110 @@ def _write(
     work: remote.Workplace,
 ) -> None:
     """Writes the missing pictures of all sets, with a progress bar on stderr."""
-    first = next(iter(sources.values()))
-    total, failed = len(folders) * len(first), list[str]()
+    samples = len(next(iter(sources.values())))
+    total, errors = len(folders) * samples, list[str]()
     with StopSignals() as stop, tqdm(total=total, unit="picture", disable=None) as bar:
-        done = 0
 
-        def add(count: int) -> None:
-            # A bar that is not shown does not count.
-            nonlocal done
-            done += count
-            bar.update(count)
+        def left() -> int:
+            return sum(len(folder.missing) for folder in folders)
 
         def interrupted() -> Interrupted:
-            return Interrupted(f"stopped after {done} of {total} pictures; the same command goes on from there")
+            return Interrupted(
+                f"stopped after {total - left()} of {total} pictures; the same command goes on from there"
+            )
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for folder in folders:
-                for valid in pool.map(folder.check, range(len(first))):
-                    add(valid)
+                for valid in pool.map(folder.check, range(samples)):
+                    bar.update(valid)
                     if stop.after_step():
                         raise interrupted()
-        todo = [folder for folder in folders if folder.missing]
-        for folder in todo:
+        todo = {folder.pictures.name: folder for folder in folders if folder.missing}
+        for folder in todo.values():
             folder.begin()
-        if config.scheduler == "serial":
-            written = _by_this_process(_Loaded(config, sources, todo, _Maker.of(config, sources)), stop)
-        else:
-            written = _by_workers(config, sources, todo)
-        for folder, digests, error in written:
-            if error:
-                failed.append(error)
-                continue
-            folder.add(digests)
-            add(len(digests))
+        for done in _written(config, sources, todo, stop):
+            # Those of one set.
+            if done.results:
+                todo[next(iter(done.results)).set].add({picture.sample: each for picture, each in done.results.items()})
+            errors += done.errors.values()
+            bar.update(len(done.results))
             work.save()
             if stop.after_step() and config.scheduler != "serial":
                 # The batches that workers have begun are given up. In this process, a begun batch is finished.
                 break
-        for folder in todo:
+        for folder in todo.values():
             folder.finish()
-        if failed:
-            raise InputError(f"{total - done} of {total} pictures could not be made: {failed[0]}")
-        if any(folder.missing for folder in todo):
+        if errors:
+            raise InputError(f"{left()} of {total} pictures could not be made: {errors[0]}")
+        if left():
             raise interrupted()
 
 
-# The folder of a set, the digests of `SetFolder.write` by the samples' indices, and why others could not be made.
-_Written = Iterator[tuple[SetFolder, dict[int, list[str]], str]]
+class Picture(NamedTuple):
+    """A picture to make.
+
+    Attributes:
+        set: the name of its set.
+        sample: the index of its sample.
+    """
+
+    set: str
+    sample: int
+
+    def __str__(self) -> str:
+        return f"{self.set}, sample {self.sample}"
+
+
+# The results of `SetFolder.write`.
+_Written = Generator[Done[Picture, list[str]], None, None]
 
 
 class _Loaded(NamedTuple):
-    """Holds by what a process makes pictures.
+    """Holds the data and the code with which a process makes pictures.
 
     Attributes:
         config: the settings.
         sources: the data set at each intensity.
-        folders: the folders of the sets.
+        folders: the folders of the sets by their names.
         maker: makes the pictures.
     """
 
     config: SynthesisConfig
     sources: Mapping[float | None, RawDataset]
-    folders: Sequence[SetFolder]
+    folders: Mapping[str, SetFolder]
     maker: "_Maker"
 
 
-def _by_this_process(loaded: _Loaded, stop: StopSignals | None = None) -> _Written:
-    """Writes the missing pictures of sets, one intensity after the other; threads write while the device works.
-
-    After a request to stop, pictures that were begun are still written.
-    """
-    config, sources, folders, maker = loaded
-    write, workers = functools.partial(_write_begun, config.format), os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for iso, dataset in sources.items():
-            todo = [folder for folder in folders if folder.pictures.iso == iso and folder.missing]
-            begun = itertools.takewhile(lambda _: not (stop and stop.after_step()), maker.begin(todo, dataset))
-            for folder, digests in _work_ahead(pool, write, begun, workers + 1):
-                yield folder, digests, ""
-
-
-class _Batch(NamedTuple):
-    """Holds the pictures of a batch that are missing.
-
-    Attributes:
-        missing: the samples' indices by the names of sets of one intensity.
-        sites: how many sites these samples have, counted once for each picture.
-    """
-
-    missing: dict[str, list[int]]
-    sites: int
-
-
-def _by_workers(
-    config: SynthesisConfig, sources: Mapping[float | None, RawDataset], folders: Sequence[SetFolder]
+def _written(
+    config: SynthesisConfig,
+    sources: Mapping[float | None, RawDataset],
+    folders: Mapping[str, SetFolder],
+    stop: StopSignals,
 ) -> _Written:
-    """Writes the missing pictures of sets by the workers of `--scheduler`, some batches a job."""
-    units = list[list[_Batch]]()
-    for iso, dataset in sources.items():
-        sites = int(np.prod(dataset.shape))
-        for samples in _batches(dataset):
-            missing = {
-                folder.pictures.name: sorted(some)
-                for folder in folders
-                if folder.pictures.iso == iso and (some := folder.missing.intersection(samples))
-            }
-            if missing:
-                units.append([_Batch(missing, sites * sum(map(len, missing.values())))])
-    by_name = {folder.pictures.name: folder for folder in folders}
-    workers = Workers(config.scheduler, functools.partial(_load, tuple(flat(config).items())))
-    for _, written, error in spread(workers, _make_chunk, units, lambda batch: 4 * batch.sites):
-        if error:
-            yield folders[0], {}, error
-        for name, digests in written or ():
-            yield by_name[name], digests, ""
+    """Writes the missing pictures of sets. After a request to stop, this process finishes those that were begun."""
+    units = [
+        [
+            Picture(name, index)
+            for name, folder in folders.items()
+            if folder.pictures.iso == iso
+            for index in sorted(folder.missing.intersection(samples))
+        ]
+        for iso, dataset in sources.items()
+        for samples in _batches(dataset)
+    ]
+    sites = int(np.prod(next(iter(sources.values())).shape))
+    if config.scheduler == "serial":
+        workers = Workers(load=lambda: _Loaded(config, sources, folders, _Maker.of(config, sources)))
+        make = functools.partial(_make, stop)
+    else:
+        workers = Workers(config.scheduler, functools.partial(_load, tuple(flat(config).items())))
+        make = functools.partial(_make, None)
+    return worked(make, [unit for unit in units if unit], workers, lambda picture: 4 * sites)
 
 
 @functools.lru_cache(maxsize=1)
 def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
-    """Loads, once in a worker, by what it makes pictures.
+    """Loads, once in a worker, the data and the code with which it makes pictures.
 
     Args:
         settings: the names and values of flags.
@@ -296,15 +281,25 @@ def _load(settings: tuple[tuple[str, Any], ...]) -> _Loaded:
     config = build(SynthesisConfig, dict(settings))
     sources = load(config)
     # Manifests are read and written by the program alone.
-    folders = _folders(config, sources, pathlib.Path(os.devnull))
+    folders = {folder.pictures.name: folder for folder in _folders(config, sources, pathlib.Path(os.devnull))}
     return _Loaded(config, sources, folders, _Maker.of(config, sources))
 
 
-def _make_chunk(loaded: _Loaded, batches: list[_Batch]) -> list[tuple[str, dict[int, list[str]]]]:
-    """Writes the missing pictures of batches in a worker, and returns their digests by sets and samples."""
-    for folder in loaded.folders:
-        folder.missing = {index for batch in batches for index in batch.missing.get(folder.pictures.name, ())}
-    return [(folder.pictures.name, digests) for folder, digests, _ in _by_this_process(loaded)]
+def _make(stop: StopSignals | None, loaded: _Loaded, pictures: Sequence[Picture]) -> _Written:
+    """Makes and writes pictures, one intensity after the other; threads write while the device works."""
+    write, threads = functools.partial(_write_begun, loaded.config.format), os.cpu_count() or 1
+    missing = collections.defaultdict(set)
+    for picture in pictures:
+        missing[picture.set].add(picture.sample)
+    for iso, dataset in loaded.sources.items():
+        todo = {
+            folder.pictures.recipe: (folder, missing[name])
+            for name, folder in loaded.folders.items()
+            if folder.pictures.iso == iso and name in missing
+        }
+        begun = itertools.takewhile(lambda _: not (stop and stop.after_step()), loaded.maker.begin(todo, dataset))
+        for _, written in ahead(write, begun, threads + 1, threads):
+            yield written.result()
 
 
 def _batch_size(dataset: RawDataset) -> int:
@@ -327,30 +322,29 @@ class _Begun(NamedTuple):
 
     Attributes:
         folder: the set's folder.
+        missing: the indices of the set's missing samples.
         pictures: `(B, H, W, 3)`; pictures after the last sample only fill up the batch.
         samples: the samples' indices.
         masks: for each sample, the content of its mask's file; empty without a mask.
     """
 
     folder: SetFolder
+    missing: Set[int]
     pictures: jax.Array
     samples: list[int]
     masks: list[list[bytes]]
 
 
-def _write_begun(file_format: str, begun: _Begun) -> tuple[SetFolder, dict[int, list[str]]]:
-    """Waits for the pictures of a batch, and writes those that are missing.
-
-    Returns:
-        The folder, and the digests of `SetFolder.write` by the samples' indices.
-    """
+def _write_begun(file_format: str, begun: _Begun) -> Done[Picture, list[str]]:
+    """Waits for the pictures of a batch, and writes those that are missing."""
     # `begun.pictures` may be longer than `begun.samples`: the last batch is filled up with other pictures.
     pictures = zip(begun.samples, np.asarray(begun.pictures), begun.masks, strict=False)
-    return begun.folder, {
-        index: begun.folder.write(index, [encoded(picture, file_format), *masks])
+    digests = {
+        Picture(begun.folder.pictures.name, index): begun.folder.write(index, [encoded(picture, file_format), *masks])
         for index, picture, masks in pictures
-        if index in begun.folder.missing
+        if index in begun.missing
     }
+    return Done(digests, {})
 
 
 class _Maker:
@@ -379,38 +373,20 @@ class _Maker:
         camera = camera_of(next(iter(sources.values())))
         return cls(camera, config, {pictures.named_pipeline for pictures in config.sets()})
 
-    def begin(self, folders: Sequence[SetFolder], dataset: RawDataset) -> Iterator[_Begun]:
+    def begin(self, sets: Mapping[Recipe, tuple[SetFolder, Set[int]]], dataset: RawDataset) -> Iterator[_Begun]:
         """Yields the pictures of each batch for each set that lacks some of them.
 
         Args:
-            folders: the sets' folders, of one intensity.
+            sets: the sets' folders, of one intensity, and their missing samples.
             dataset: the mosaics at this intensity.
         """
-        task, missing = task_of(dataset), set().union(*(folder.missing for folder in folders))
+        task, missing = task_of(dataset), set().union(*(each for _, each in sets.values()))
         chosen = [index for batch in _batches(dataset) if not missing.isdisjoint(batch) for index in batch]
         for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), _batch_size(dataset), keep_decoded=False):
             samples = batch["index"][batch["weight"] > 0].tolist()
             masks = [[encoded(mask, "png") for mask in task.mask_pictures(target)] for target in batch["target"]]
             arrays = to_devices({name: batch[name] for name in ("raw", "index")}, shardings().split)
-            todo = {folder.pictures.recipe: folder for folder in folders if not folder.missing.isdisjoint(samples)}
+            todo = [recipe for recipe, (_, each) in sets.items() if not each.isdisjoint(samples)]
             images = self._renderer.images(todo, arrays["raw"], arrays["index"], self._camera, self._processors)
             for recipe, values in images:
-                yield _Begun(todo[recipe], self._quantize(values), samples, masks)
-
-
-def _work_ahead(pool: Executor, work: Callable, items: Iterable, count: int) -> Iterator:
-    """Yields the results of `work` for all items, in their order.
-
-    Args:
-        pool: runs the work.
-        work: a function of one item.
-        items: the items, each of which is only taken when there is room for it.
-        count: the greatest number of items in work at once.
-    """
-    pending = collections.deque()
-    for item in items:
-        pending.append(pool.submit(work, item))
-        if len(pending) == count:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+                yield _Begun(*sets[recipe], self._quantize(values), samples, masks)

@@ -1,7 +1,5 @@
 """The programs on object storage: what they make of the same files on a disk."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import tifffile
@@ -46,13 +44,6 @@ def raw(s3, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def workers(s3):
-    pytest.importorskip("distributed")
-    with two_workers() as workers:
-        yield workers
-
-
 def on_disk(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
@@ -67,62 +58,44 @@ def pictures(files):
     return {name: content for name, content in files.items() if "manifest" not in name}
 
 
-@contextlib.contextmanager
-def nobody_lost(*_):
-    yield [1]
-
-
-@pytest.fixture(params=["serial", pytest.param("two workers", marks=pytest.mark.slow)])
-def scheduler(request):
-    """The flag of a scheduler, and the context in which it loses a worker."""
-    if request.param == "serial":
-        return "--scheduler=serial", nobody_lost
-    workers = request.getfixturevalue("workers")
-    return f"--scheduler={workers.scheduler_address}", lambda count: losing_one(workers, count)
-
-
-def count(s3, pattern):
-    """How many objects there are."""
-
-    def number():
-        s3.invalidate_cache()
-        return len(s3.glob(pattern))
-
-    return number
-
-
-def test_pictures(s3, raw, scheduler, tmp_path):
+def test_pictures(s3, raw, tmp_path):
     flags = ("--camera=drone", "--format=png")
     serial = call("process.py", *flags, f"--input={raw}", f"--output={tmp_path}/out")
-    where, losing = scheduler
-    name = f"pictures_{where.count('tcp')}"
-    flags = (*flags, "--input=s3://bucket/raw", f"--output=s3://bucket/{name}", where)
-    with losing(count(s3, f"bucket/{name}/*.png")) as before:
-        done = call("process.py", *flags)
-    assert 0 < before[0] < 69
+    flags = (*flags, "--input=s3://bucket/raw")
+    done = call("process.py", *flags, "--output=s3://bucket/pictures")
     assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
-    assert pictures(in_storage(s3, f"bucket/{name}")) == pictures(on_disk(tmp_path / "out"))
+    assert pictures(in_storage(s3, "bucket/pictures")) == pictures(on_disk(tmp_path / "out"))
     assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
-    again = call("process.py", *flags)
+    again = call("process.py", *flags, "--output=s3://bucket/pictures")
     assert again.stdout == "0 rendered, 1 failed, 69 had been rendered before\n"
 
+    def count():
+        s3.invalidate_cache()
+        return len(s3.glob("bucket/others/*.png"))
 
-def test_predictions(s3, raw, scheduler, one_epoch, tmp_path):
-    serial = call("predict.py", f"--run={one_epoch.run_dir}", f"--input={raw}", f"--output={tmp_path}/p.csv")
-    where, losing = scheduler
-    name = f"p_{where.count('tcp')}.csv"
-    flags = (f"--run={one_epoch.run_dir}", "--input=s3://bucket/raw", f"--output=s3://bucket/tables/{name}", where)
-    with losing(count(s3, f"bucket/tables/{name}")):
-        done = call("predict.py", *flags)
+    pytest.importorskip("distributed")
+    with two_workers() as workers, losing_one(workers, count) as before:
+        where = ("--output=s3://bucket/others", f"--scheduler={workers.scheduler_address}")
+        done = call("process.py", *flags, *where)
+    assert 0 < before[0] < 69
+    assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
+    assert in_storage(s3, "bucket/others") == in_storage(s3, "bucket/pictures")
+
+
+def test_predictions(s3, raw, one_epoch, tmp_path):
+    run = f"--run={one_epoch.run_dir}"
+    serial = call("predict.py", run, f"--input={raw}", f"--output={tmp_path}/p.csv")
+    flags = (run, "--input=s3://bucket/raw", "--output=s3://bucket/tables/p.csv")
+    done = call("predict.py", *flags)
     assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
     table = (tmp_path / "p.csv").read_bytes()
-    assert s3.cat_file(f"bucket/tables/{name}") == table.replace(str(raw).encode(), b"s3://bucket/raw")
+    assert s3.cat_file("bucket/tables/p.csv") == table.replace(str(raw).encode(), b"s3://bucket/raw")
     assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
     again = call("predict.py", *flags)
     assert again.stdout.endswith("0 predicted, 1 failed, 69 had been predicted before\n")
 
 
-def test_sets(s3, scheduler, tmp_path):
+def test_sets(s3, tmp_path):
     rng = np.random.default_rng(0)
     for name in [f"{label}/{number}.tiff" for label in ("cat", "dog") for number in range(12)]:
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -131,22 +104,16 @@ def test_sets(s3, scheduler, tmp_path):
     flags = ("--dataset=Folder", "--camera=drone", "--exposures=0.5", "--corruptions=contrast", "--severities=1,5")
     serial = call("synthesize.py", *flags, f"--data_dir={tmp_path}/own", f"--output={tmp_path}/out")
     assert serial.returncode == 0, serial.stderr
-    where, losing = scheduler
-    name = f"sets_{where.count('tcp')}"
-    flags = (*flags, "--data_dir=s3://bucket/own", f"--output=s3://bucket/{name}", where)
-    with losing(count(s3, f"bucket/{name}/**/*.tiff")) as before:
-        done = call("synthesize.py", *flags)
-    assert 0 < before[0] < 144
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"6 sets of 24 pictures each in s3://bucket/{name}\n"
-    expected = on_disk(tmp_path / "out")
-    del expected["manifest.json"]  # It names the folder of the data.
-    found = in_storage(s3, f"bucket/{name}")
-    del found["manifest.json"]
+    flags = (*flags, "--data_dir=s3://bucket/own", "--output=s3://bucket/sets")
+    done = call("synthesize.py", *flags)
+    assert (done.returncode, done.stdout) == (0, "6 sets of 24 pictures each in s3://bucket/sets\n"), done.stderr
+    expected, found = on_disk(tmp_path / "out"), in_storage(s3, "bucket/sets")
+    for files in (expected, found):
+        del files["manifest.json"]  # It names the folder of the data.
     assert found == expected
-    s3.rm(next(iter(s3.glob(f"bucket/{name}/*/*/*/cat/3.tiff"))))
+    s3.rm(next(iter(s3.glob("bucket/sets/*/*/*/cat/3.tiff"))))
     assert call("synthesize.py", *flags).returncode == 0
-    assert in_storage(s3, f"bucket/{name}").keys() == {*expected, "manifest.json"}
+    assert in_storage(s3, "bucket/sets").keys() == {*expected, "manifest.json"}
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,24 @@
-import contextlib
 import functools
+import json
 
 import numpy as np
 import pickled_jobs
+import programs
 import pytest
 import tifffile
 from PIL import Image
 
 import isp
+import r2l_jax
 from r2l_jax.apps.render import find_raw_files, render_files
 from r2l_jax.data.files.rawfile import read_raw
 from r2l_jax.pipelines import find_pipeline
 from r2l_jax.programs import process
 from r2l_jax.runtime import cluster, store
-from r2l_jax.runtime.chunks import Workers
 from r2l_jax.runtime.contact_sheet import contact_sheet
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import read_csv
-from r2l_jax.runtime.jobs import Outcome, Serial
+from r2l_jax.runtime.worklist import Workers
 
 CAMERA = isp.CAMERAS["drone"]
 
@@ -39,22 +40,17 @@ def rendering(path, camera):
     return np.asarray(isp.parametrized(camera)(read_raw(path, camera)[0]))
 
 
-def test_a_tiff_holds_the_rendering_in_16_bits(tmp_path):
-    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(6)]
-    assert render_files(files, tmp_path / "out" / "pictures", CAMERA) == (6, 0)
-    assert written(tmp_path / "out" / "pictures") == [*(file.name for file in files), "manifest.csv", "manifest.json"]
+@pytest.mark.parametrize(("file_format", "levels"), [("tiff", 65535), ("png", 255)])
+def test_pictures_hold_the_rendering(tmp_path, file_format, levels):
+    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(3)]
+    out = tmp_path / "out" / "pictures"
+    assert render_files(files, out, CAMERA, file_format) == (3, 0)
+    assert written(out) == [*(f"{file.stem}.{file_format}" for file in files), "manifest.csv", "manifest.json"]
     for file in files:
-        picture = tifffile.imread(tmp_path / "out" / "pictures" / file.name)
-        assert picture.dtype == np.uint16
-        np.testing.assert_allclose(picture / 65535, rendering(file, CAMERA), atol=0.51 / 65535)
-
-
-def test_a_png_holds_the_rendering_in_8_bits(tmp_path):
-    file = raw_file(tmp_path / "a.tiff")
-    render_files([file], tmp_path / "out", CAMERA, "png")
-    with Image.open(tmp_path / "out" / "a.png") as picture:
-        assert picture.mode == "RGB"
-        np.testing.assert_allclose(np.asarray(picture) / 255, rendering(file, CAMERA), atol=0.51 / 255)
+        path = out / f"{file.stem}.{file_format}"
+        picture = tifffile.imread(path) if file_format == "tiff" else np.asarray(Image.open(path))
+        assert picture.dtype == (np.uint16 if file_format == "tiff" else np.uint8)
+        np.testing.assert_allclose(picture / levels, rendering(file, CAMERA), atol=0.51 / levels)
 
 
 def test_each_file_is_rendered_with_its_own_calibration_values(write_dng, tmp_path):
@@ -66,37 +62,27 @@ def test_each_file_is_rendered_with_its_own_calibration_values(write_dng, tmp_pa
         np.testing.assert_allclose(picture / 65535, rendering(file, read_raw(file)[1]), atol=0.51 / 65535)
 
 
-def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys):
-    files = [raw_file(tmp_path / "a.tiff"), tmp_path / "gone.dng", tmp_path / "bad.dng", raw_file(tmp_path / "z.png")]
-    files[2].write_bytes(b"no raw file")
-    assert render_files(files, tmp_path / "out", CAMERA) == (2, 2)
-    assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "manifest.json", "z.tiff"]
-    err = capsys.readouterr().err
-    assert f"error: {files[1]}: no such file" in err
-    assert f"error: {files[2]}: truncated" in err
-
-
 @pytest.mark.filterwarnings("ignore:.*writing zero-size array")
-@pytest.mark.parametrize("shape", [(48, 0), (0, 64)])
-def test_an_empty_mosaic_does_not_end_the_others(tmp_path, capsys, shape):
-    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(5)]
-    tifffile.imwrite(files[2], np.zeros(shape, np.uint16))
-    assert render_files(files, tmp_path / "out", CAMERA) == (4, 1)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert f"error: {files[2]}: truncated, corrupt or no TIFF (an empty picture" in line
-
-
-def test_whatever_a_pipeline_raises_for_a_file_does_not_end_the_others(tmp_path, capsys, monkeypatch):
-    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(5)]
+def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys, monkeypatch):
+    names = ("a.tiff", "gone.dng", "bad.dng", "rows.tiff", "columns.tiff", "large.tiff", "z.png")
+    files = [tmp_path / name for name in names]
+    for number in (0, 5, 6):
+        raw_file(files[number])
+    files[2].write_bytes(b"no raw file")
+    tifffile.imwrite(files[3], np.zeros((0, 64), np.uint16))
+    tifffile.imwrite(files[4], np.zeros((48, 0), np.uint16))
 
     def read(path, camera):
-        if path == files[2]:
+        if path == files[5]:
             raise MemoryError
         return read_raw(path, camera)
 
     monkeypatch.setattr("r2l_jax.apps.render.read_raw", read)
-    assert render_files(files, tmp_path / "out", CAMERA) == (4, 1)
-    assert f"error: {files[2]}: MemoryError" in capsys.readouterr().err
+    assert render_files(files, tmp_path / "out", CAMERA) == (2, 5)
+    assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "manifest.json", "z.tiff"]
+    said = ["no such file", "truncated", *2 * ["truncated, corrupt or no TIFF (an empty picture"], "MemoryError"]
+    for file, message, line in zip(files[1:6], said, capsys.readouterr().err.splitlines(), strict=True):
+        assert line.startswith(f"error: {file}: {message}")
 
 
 def test_stages_are_drawn_side_by_side(tmp_path):
@@ -112,28 +98,19 @@ def test_stages_are_drawn_side_by_side(tmp_path):
         assert sheet_file.size == (sheet.width, sheet.height - (sheet.height - 8) // 3)
 
 
-def test_earlier_pictures_of_the_same_settings_are_replaced(tmp_path):
-    render_files([raw_file(tmp_path / "a.tiff", seed=1)], tmp_path / "out", CAMERA)
-    files = [raw_file(tmp_path / "a.tiff", seed=2), raw_file(tmp_path / "b.tiff")]
-    assert render_files(files, tmp_path / "out", CAMERA, stages=True) == (2, 0)
-    picture = tifffile.imread(tmp_path / "out" / "a.tiff")
-    np.testing.assert_allclose(picture / 65535, rendering(files[0], CAMERA), atol=0.51 / 65535)
-
-
-def test_pictures_that_are_there_are_not_rendered_again(tmp_path, monkeypatch):
+def test_only_pictures_that_are_missing_or_stale_are_rendered_again(tmp_path, monkeypatch):
     files, out, read = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(3)], tmp_path / "out", []
     monkeypatch.setattr(
         "r2l_jax.apps.render.read_raw", lambda path, camera: read.append(path) or read_raw(path, camera)
     )
     assert render_files(files[:2], out, CAMERA) == (2, 0)
-    with (out / "manifest.csv").open("a") as table:
-        table.write("2.tiff,")  # Killed within a row.
     assert render_files(files, out, CAMERA) == (1, 0)
     (out / "0.tiff").unlink()
     raw_file(files[1], seed=9)
     read.clear()
     assert render_files(files, out, CAMERA) == (2, 0)
     assert sorted(read) == files[:2]
+    np.testing.assert_allclose(tifffile.imread(out / "1.tiff") / 65535, rendering(files[1], CAMERA), atol=0.51 / 65535)
     assert render_files(files, out, CAMERA) == (0, 0)
     assert [row["picture"] for row in read_csv(out / "manifest.csv")] == ["0.tiff", "1.tiff", "2.tiff"]
     assert render_files(files, out, CAMERA, stages=True) == (3, 0)
@@ -157,20 +134,6 @@ def test_workers_render_what_one_process_renders(tmp_path, monkeypatch, capsys):
     assert written(tmp_path / "many") == written(tmp_path / "one")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert line.strip() in one_said
-
-
-def test_files_whose_worker_is_lost_are_named(tmp_path, monkeypatch, capsys):
-    class Lost(Serial):
-        def run(self, jobs):
-            for job in jobs:
-                yield Outcome(job.name, error="failed 3 times, at last: its worker was lost each time")
-
-    files = [raw_file(tmp_path / f"{seed}.tiff", seed) for seed in range(2)]
-    monkeypatch.setattr(cluster, "running", lambda scheduler, logs: contextlib.nullcontext(Lost()))
-    assert render_files(files, tmp_path / "out", CAMERA, workers=Workers("local:2")) == (0, 2)
-    said = capsys.readouterr().err
-    for file in files:
-        assert f"error: {file}: failed 3 times, at last: its worker was lost each time" in said
 
 
 @pytest.mark.parametrize(
@@ -232,12 +195,6 @@ def test_a_picture_does_not_replace_a_raw_file(tmp_path):
     assert file.read_bytes() == before
 
 
-def test_an_output_that_is_a_file(tmp_path):
-    file = raw_file(tmp_path / "a.tiff")
-    with pytest.raises(InputError, match=r"a\.tiff: not a folder"):
-        render_files([file], file, CAMERA)
-
-
 def test_finds_raw_files_in_folders_once(tmp_path):
     for name in ("b.DNG", "a.tiff", "notes.txt", "c.jpg"):
         (tmp_path / name).touch()
@@ -259,3 +216,19 @@ def test_inputs_without_raw_files(tmp_path):
         find_raw_files([""])
     with pytest.raises(InputError, match=r"gone\.dng: no such file$"):
         find_raw_files([tmp_path / "lymphocytes" / "1.dng", tmp_path / "gone.dng"])
+
+
+def test_a_run_renders_as_it_has_learned(one_epoch, tmp_path):
+    raw = np.random.default_rng(0).integers(4096, 65536, (48, 40)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "noise.tiff", raw)
+    flags = (f"--input={tmp_path}/noise.tiff", f"--output={tmp_path}/out", f"--run={one_epoch.run_dir}")
+    done = programs.call("process.py", *flags)
+    assert (done.returncode, done.stdout) == (0, f"{one_epoch.run_dir}: the best checkpoint\n1 rendered, 0 failed\n")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["pipeline"].startswith("learned by one_epoch, fold 0, best checkpoint (")
+    model = r2l_jax.load(one_epoch.run_dir)
+    assert manifest["stored_camera"]["white_balance"] == list(model.calibration.white_balance)
+    image = tifffile.imread(tmp_path / "out" / "noise.tiff") / 65535
+    np.testing.assert_allclose(image, np.clip(model.render(raw.astype(np.float32) / 65535), 0, 1), atol=1e-4)
+    fixed = isp.parametrized(model.camera)(raw.astype(np.float32) / 65535)
+    assert np.abs(image - fixed).mean() > 1e-4

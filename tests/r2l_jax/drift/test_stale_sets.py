@@ -64,19 +64,6 @@ def file(place, folder):
     return sorted((root / folder).iterdir())[CHANGED]
 
 
-def forget_identities(place):
-    """Leaves the manifests as an earlier version wrote them."""
-    manifest = place[1] / "sets/manifest.json"
-    content = json.loads(manifest.read_text())
-    del content["identities"]
-    manifest.write_text(json.dumps(content | {"git_commit": "abc"}))
-
-
-def forget_samples(place):
-    for manifest in (place[1] / "sets").glob("*/*/*/manifest.csv"):
-        manifest.write_text(manifest.read_text().replace("sample_hash", "something"))
-
-
 CHANGES = {
     "nothing": lambda place, patch: None,
     "a pixel": lambda place, patch: change_pixel(file(place, "images/raw_scale100")),
@@ -85,8 +72,6 @@ CHANGES = {
     "the camera": lambda place, patch: change_camera(next((place[1] / "data").rglob("camera.json"))),
     "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
     "jaxlib": lambda place, patch: patch.setattr(store, "_versions", lambda: {"jax": "1", "jaxlib": "2"}),
-    "an earlier version": lambda place, patch: forget_identities(place),
-    "samples unknown": lambda place, patch: forget_samples(place),
 }
 EVERY = [(name, index) for name in SETS for index in range(IMAGES)]
 

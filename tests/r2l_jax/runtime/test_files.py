@@ -1,75 +1,13 @@
 import csv
 import os
-import threading
 
 import pytest
 
-from r2l_jax.runtime import files
-from r2l_jax.runtime.errors import InputError, one_line
-from r2l_jax.runtime.files import append_csv, cut_torn_row, each_file, read_csv, replacing, write_csv
+from r2l_jax.runtime.errors import one_line
+from r2l_jax.runtime.files import append_csv, cut_torn_row, read_csv, replacing, write_csv
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("one\ntwo"),
-        MemoryError(),
-        RecursionError("deep"),
-        KeyError("x"),
-        OSError("full"),
-        InputError("b: bad"),
-    ],
-)
-def test_a_bad_file_never_ends_the_others_whatever_it_raises(capsys, error):
-    def work(name):
-        if name == "b":
-            raise error
-        return name
-
-    assert sorted(each_file(work, list("abcdef"))) == list("acdef")
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert line.endswith(f"error: b: {one_line(error).removeprefix('b: ') or type(error).__name__}")
-
-
-def test_an_interruption_ends_all():
-    started = threading.Event()
-
-    def work(name):
-        started.set()
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        each_file(work, ["a"])
-
-
-def test_an_interruption_between_files_finishes_those_that_have_been_begun(monkeypatch):
-    begun, released, finished = threading.Event(), threading.Event(), []
-
-    def work(name):
-        if name == "slow":
-            begun.set()
-            released.wait()
-            finished.append(name)
-
-    def interrupted(outcomes, **_):
-        yield next(outcomes)
-        begun.wait()
-        threading.Timer(0.2, released.set).start()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(files, "tqdm", interrupted)
-    # As a program does while it ends, this holds the exception, and with it all that is not closed.
-    with pytest.raises(KeyboardInterrupt) as held:
-        each_file(work, ["quick", "slow"])
-    assert finished == ["slow"], held
-
-
-def test_control_characters_are_escaped_in_messages(capsys):
-    def work(name):
-        raise InputError(f"{name}: no such file")
-
-    each_file(work, ["a\x1b[2J\u202eb"])
-    assert r"error: a\x1b[2J\u202eb: no such file" in capsys.readouterr().err
+def test_control_characters_are_escaped_in_messages():
     assert one_line("a\x1b]0;title\x07 \udcff") == r"a\x1b]0;title\x07 \udcff"
 
 

@@ -109,7 +109,7 @@ def test_differences_are_described(change, said):
 
 def written(file, identity, names):
     """Writes a finished result with files beside it."""
-    store.begin(file, names, unlisted=["*.png"])
+    store.begin(file, names)
     for name in names:
         (file.parent / name).write_text(name)
     return store.finish(file, {"number": 1}, identity, names)
@@ -166,20 +166,6 @@ def test_a_result_whose_files_are_being_removed_is_not_found(tmp_path, monkeypat
     assert store.find(file, identity) is None
     written(file, identity, [])
     assert names(tmp_path) == ["result.json"]
-
-
-def test_files_beside_a_result_that_lists_none_are_found_by_pattern(tmp_path):
-    file = tmp_path / "result.json"
-    for name in ("map.png", "notes.txt"):
-        (tmp_path / name).touch()
-    file.write_text(json.dumps({"git_commit": "abc"}))
-    written(file, store.identity({}), ["curves.png"])
-    assert names(tmp_path) == ["curves.png", "notes.txt", "result.json"]
-    # Without an earlier result, no file in the folder belongs to one.
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "map.png").touch()
-    written(tmp_path / "other" / "result.json", store.identity({}), [])
-    assert names(tmp_path / "other") == ["map.png", "result.json"]
 
 
 def test_a_list_of_files_does_not_lead_out_of_its_folder(tmp_path):

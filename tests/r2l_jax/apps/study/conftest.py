@@ -54,9 +54,10 @@ def results(config):
                 {"epoch": epoch, "val_accuracy": (0.2 if name == "learned" else 0.1) * (epoch + 1 + fold)}
                 for epoch in range(3)
             ]
-            content = {"complete": True, "flags": flat(training), "history": history, "fingerprint": ""}
+            content = {"complete": True, "flags": flat(training), "history": history, "fingerprint": "", "made_by": []}
+            about = {"task": "classification", "classes": ["a", "b"], "shape": [64, 32], "white_level": None}
             indices = {"train_indices": list(range(80)), "valid_indices": list(range(80, 100))}
-            write(training.run_dir / f"fold_{fold}" / "metrics.json", {**content, **indices})
+            write(training.run_dir / f"fold_{fold}" / "metrics.json", {**content, **about, "camera": None, **indices})
     return make_jobs(config, by_fold=False)
 
 

@@ -3,7 +3,7 @@ import pytest
 from report_pages import Page
 
 from r2l_jax.apps.report.page import render
-from r2l_jax.apps.study import adjustment, figures, page, searches, synthesis
+from r2l_jax.apps.study import curves, figures, page, synthesis
 from r2l_jax.apps.study.published import orientation
 from r2l_jax.model.tasks import Classification
 from r2l_jax.names import PUBLISHED_PIPELINES as PIPELINES
@@ -14,10 +14,9 @@ TASK = Classification(("a", "b"), "resnet18")
 
 def collected(config, jobs, dataset="Synthetic"):
     theirs = orientation(dataset, "accuracy")
-    parts = {"synthesis": synthesis, "forensics": searches, "adjustment": adjustment}
+    parts = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
     content = {
-        name: part.collect(config, TASK, theirs, [job for job in jobs if job.part == name])
-        for name, part in parts.items()
+        name: part(config, TASK, theirs, [job for job in jobs if job.part == name]) for name, part in parts.items()
     }
     about = {"dataset": dataset, "score": "accuracy", "folds": 2, "published": theirs.about, "failed": {}}
     return {**about, **content, "flags": {"output": "runs/study", "dataset": dataset}}

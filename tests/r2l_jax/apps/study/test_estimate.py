@@ -1,8 +1,7 @@
 import pytest
 
 from r2l_jax.apps.study import estimate
-from r2l_jax.apps.study.estimate import Samples, Speed, in_words, passes
-from r2l_jax.apps.study.ledger import Ledger
+from r2l_jax.apps.study.estimate import Ledger, Samples, Speed, in_words, passes
 from r2l_jax.apps.study.plan import make_jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
@@ -73,8 +72,8 @@ def test_an_epoch_is_estimated_to_take_as_long_as_the_measured_one(config, by_ki
 
 def test_a_damaged_ledger_is_named(config):
     config.output_dir.mkdir()
-    (config.output_dir / "jobs.json").write_text('{"train a": 3}')
-    with pytest.raises(InputError, match=r"jobs.json is damaged .*: remove it; only an estimate is lost"):
+    (config.output_dir / "jobs.csv").write_text("job,kind,settings,seconds,passes\ntrain a,training,x,long,3\n")
+    with pytest.raises(InputError, match=r"jobs.csv is damaged .*: remove it; only an estimate is lost"):
         Ledger(config.output_dir)
 
 

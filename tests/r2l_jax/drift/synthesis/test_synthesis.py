@@ -31,10 +31,10 @@ from r2l_jax.drift.synthesis.picture_sets import SetFolder
 from r2l_jax.model.processors import Standardize
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime import cluster
+from r2l_jax.runtime.cluster import Outcome, Runner
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.runtime.jobs import Outcome, Serial
 from r2l_jax.runtime.stop import Interrupted
 
 OTHER = "bilinear.sharpening_filter.gaussian_denoising"
@@ -218,16 +218,16 @@ def test_workers_write_what_one_process_writes(base, written, tmp_path, monkeypa
 
 
 def test_pictures_whose_worker_is_lost_are_counted(base, tmp_path, monkeypatch):
-    class Lost(Serial):
+    class Lost(Runner):
         def run(self, jobs):
             yield from super().run(jobs[:1])
             yield from (Outcome(job.name, error="its worker was lost") for job in jobs[1:])
 
     monkeypatch.setattr(cluster, "prepare", lambda scheduler: None)
-    monkeypatch.setattr(cluster, "running", lambda scheduler, logs: contextlib.nullcontext(Lost()))
+    monkeypatch.setattr(cluster, "running", lambda scheduler: contextlib.nullcontext(Lost()))
     config = replace(base, output=str(tmp_path / "lost"), scheduler="local:2")
     total = len(config.sets()) * IMAGES
-    with pytest.raises(InputError, match=rf"[0-9]+ of {total} pictures could not be made: its worker was lost"):
+    with pytest.raises(InputError, match=rf"[0-9]+ of {total} pictures could not be made: .*, sample .: its worker"):
         synthesis.run(config)
     assert 0 < len(list((tmp_path / "lost").rglob("*.tiff"))) < total
 

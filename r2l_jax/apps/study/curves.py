@@ -1,0 +1,171 @@
+"""Collects the curves of drift forensics, over the price of distance, and of drift adjustment, over the steps."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from r2l_jax.apps.study.config import FROZEN, LEARNED, StudyConfig
+from r2l_jax.apps.study.plan import StudyJob, trainings_of
+from r2l_jax.apps.study.published import Orientation, difference
+from r2l_jax.config import TrainConfig
+from r2l_jax.drift.forensics.config import ForensicsConfig
+from r2l_jax.model.tasks import Task
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.training.plan import Batches
+from r2l_jax.training.record import read_metrics
+
+Numbers = dict[str, Any]
+
+
+def forensics(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence[StudyJob]) -> Numbers:
+    """Collects the curves of worst cases over the weight of the distance.
+
+    Args:
+        config: the study.
+        task: its task.
+        theirs: the published numbers.
+        jobs: the jobs that have succeeded.
+
+    Returns:
+        The `default` score, and for each of the `groups` its `weights`, from the largest, with the `mean` and `std` of
+        the score, the mean `ssim` to the default rendering and the `parameters` of the first fold. `aux_loss` is the
+        distance, and `l2_factor` turns a weight of "l2_sum" into one of "l2". The `published` curves, and the
+        `difference` to them in standard deviations of the folds if the data is the same.
+
+    Raises:
+        InputError: a result cannot be read.
+    """
+    groups, default = Numbers(), list[float]()
+    for job in jobs:
+        if isinstance(job.config, ForensicsConfig):
+            (group,) = job.config.worst_case.adv_parameters
+            folds = [_worst_cases(job.config.output_dir, fold) for fold in range(config.data.folds)]
+            default = [fold["default"]["score"] for fold in folds]
+            groups[group] = _over_weight([sorted(fold["rows"], key=lambda row: -row["aux_weight"]) for fold in folds])
+    # The study searched with the data of microscopy alone.
+    comparable = theirs.comparable and theirs.name == theirs.study.forensics.data
+    if comparable:
+        for group, curve in groups.items():
+            known = [theirs.attacks.get(group, {}).get(weight) for weight in curve["weights"]]
+            curve["difference"] = list(map(difference, curve["mean"], curve["std"], known))
+    published = {
+        group: {"weights": sorted(curve, reverse=True), "scores": [curve[key] for key in sorted(curve, reverse=True)]}
+        for group, curve in theirs.attacks.items()
+    }
+    run = trainings_of(config, "forensics")["model"].run_dir
+    return {
+        "score": task.score,
+        "run": str(run),
+        "aux_loss": config.choice.adv_aux_loss,
+        "l2_factor": _l2_factor(config, run),
+        "default": _mean(default) if default else None,
+        "groups": groups,
+        "comparable": comparable,
+        "published": {"default": theirs.study.forensics.default_accuracy, "groups": published},
+    }
+
+
+def _worst_cases(output: pathlib.Path, fold: int) -> Numbers:
+    file = output / f"fold_{fold}" / "worst_case" / "worst_case.json"
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): remove it, and the same command searches anew") from None
+
+
+def _over_weight(folds: Sequence[Sequence[Numbers]]) -> Numbers:
+    """Collects the rows of a group's worst cases in each fold, by weight."""
+    scores = np.array([[row["score"] for row in rows] for rows in folds])
+    return {
+        "weights": [row["aux_weight"] for row in folds[0]],
+        "mean": scores.mean(0).tolist(),
+        "std": scores.std(0).tolist(),
+        "ssim": np.mean([[row["ssim"] for row in rows] for rows in folds], 0).tolist(),
+        "parameters": [row["parameters"] for row in folds[0]],
+    }
+
+
+def _l2_factor(config: StudyConfig, run: pathlib.Path) -> int | None:
+    """Returns the number of values of a batch of images of a search: its weights of "l2_sum" count so much in "l2"."""
+    if config.choice.adv_aux_loss != "l2_sum":
+        return None
+    try:
+        height, width, *_ = json.loads((run / "fold_0" / "metrics.json").read_text())["shape"]
+    except (OSError, ValueError, LookupError):
+        return None
+    return 3 * height * width * config.search_of(trainings_of(config, "forensics")["model"], "all").batch_size
+
+
+def adjustment(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence[StudyJob]) -> Numbers:
+    """Collects the validation of learned and of frozen processing at low intensity, over the steps.
+
+    Args:
+        config: the study.
+        task: its task.
+        theirs: the published numbers.
+        jobs: the jobs that have succeeded.
+
+    Returns:
+        For each run that is trained its `steps`, `mean` and `std` of the published score over the folds there, and the
+        `end` with mean and deviation; the `published` ends, and the `difference` to them in standard deviations of the
+        folds if the data is the same.
+
+    Raises:
+        InputError: a run cannot be read.
+    """
+    runs = Numbers()
+    for name, training in trainings_of(config, "adjustment").items():
+        trained = sum(job.folds for job in jobs if job.config == training and job.is_work)
+        if trained == config.data.folds:
+            runs[name] = _over_steps(training, config.data.folds, f"val_{theirs.score}")
+            if theirs.comparable:
+                end = runs[name]["end"]
+                end["difference"] = difference(end["mean"], end["std"], getattr(theirs.ends, name))
+    return {
+        "score": theirs.score,
+        "intensity": config.choice.low_intensity,
+        "runs": runs,
+        "comparable": theirs.comparable,
+        "published": {name: getattr(theirs.ends, name) for name in (LEARNED, FROZEN)},
+    }
+
+
+def _over_steps(training: TrainConfig, folds: int, score: str) -> Numbers:
+    """Computes the score of a run over its steps, as mean and standard deviation of the folds."""
+    contents = [
+        read_metrics(training.run_dir / f"fold_{fold}" / "metrics.json", "the same command trains it anew")
+        for fold in range(folds)
+    ]
+    updates = Batches.of(len(contents[0]["train_indices"]), training.optimization.batch_size).per_epoch
+    rows = [[row for row in content["history"] if score in row] for content in contents]
+    # With --patience, folds end at different epochs; the curve ends with the first of them.
+    length = min(map(len, rows))
+    scores = np.array([[row[score] for row in of_fold[:length]] for of_fold in rows])
+    return {
+        "steps": [(row["epoch"] + 1) * updates for row in rows[0][:length]],
+        "mean": scores.mean(0).tolist(),
+        "std": scores.std(0).tolist(),
+        "end": _mean([of_fold[-1][score] for of_fold in rows]),
+    }
+
+
+def _mean(values: Sequence[float]) -> Numbers:
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
+
+
+def lines(content: Numbers) -> list[str]:
+    """Returns the ends of the curves in words, for the terminal."""
+    said, searched, adjusted = [], content.get("forensics"), content.get("adjustment")
+    if searched and searched["groups"]:
+        ends = []
+        for group, curve in searched["groups"].items():
+            points = [f"{curve['mean'][place]:.3f} at {curve['weights'][place]:g}" for place in (0, -1)]
+            ends.append(f"{group} {' and '.join(points)}")
+        said.append(f"forensics: {searched['score']} {searched['default']['mean']:.3f} by default; {'; '.join(ends)}")
+    if adjusted and adjusted["runs"]:
+        ends = [f"{name} {run['end']['mean']:.3f} ± {run['end']['std']:.3f}" for name, run in adjusted["runs"].items()]
+        said.append(f"adjustment: {adjusted['score']} at intensity {adjusted['intensity']:g}: {', '.join(ends)}")
+    return said
