@@ -1,19 +1,23 @@
 """Simplifies traced functions for converters: inlines nested functions, folds constants, and rewrites operations.
 
-A converter writes a node for each operation of a traced function. Many results depend on the parameters
-alone, such as the taps of a Gaussian, and are the same at each call.
+A converter writes a node for each operation of a traced function. Many results depend on the parameters alone, such as
+the taps of a Gaussian, and are the same at each call. jax2onnx 0.17 refuses some operations if the number of images is
+symbolic, and gets others wrong: arrays without elements, reversed axes, and loops in which each image stops by itself.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from r2l_jax.apps.export import rules
+AnyArray = jax.Array | np.ndarray
+Side = Any  # A whole number, or a symbolic one.
 
 # The parameter that holds the function of an operation that only calls it. A rule for derivatives is dropped.
 _CALLS = {
@@ -65,8 +69,8 @@ def _results(equation: core.JaxprEqn, inputs: Sequence[Any]) -> Sequence[Any]:
             outputs = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(parameters))
     elif name == "while":
         return _loop(inputs, **parameters)
-    elif name in rules.RULES:
-        outputs = rules.RULES[name](*inputs, **parameters)
+    elif name in RULES:
+        outputs = RULES[name](*inputs, **parameters)
     else:
         rewritten = {name: _rewritten(value) for name, value in parameters.items()}
         outputs = equation.primitive.bind(*inputs, **equation.primitive.get_bind_params(rewritten))
@@ -90,7 +94,7 @@ def _loop(
 ) -> Sequence[Any]:
     of_condition, rest = inputs[:cond_nconsts], inputs[cond_nconsts:]
     of_body, start = rest[:body_nconsts], rest[body_nconsts:]
-    return rules.loop(
+    return loop(
         lambda state: _evaluate(cond_jaxpr.jaxpr, cond_jaxpr.consts, [*of_condition, *state])[0],
         lambda state: _evaluate(body_jaxpr.jaxpr, body_jaxpr.consts, [*of_body, *state]),
         start,
@@ -104,3 +108,89 @@ def _rewritten(parameter: Any) -> Any:
     if not isinstance(parameter, core.ClosedJaxpr):
         return parameter
     return jax.make_jaxpr(lambda *values: _evaluate(parameter.jaxpr, parameter.consts, values))(*parameter.in_avals)
+
+
+def pad(operand: AnyArray, value: AnyArray, padding_config: Sequence[tuple[Any, Any, Any]]) -> AnyArray:
+    """Pads by joining; negative margins and margins between elements are left to `lax.pad`."""
+    if any(min(margins) < 0 or margins[2] for margins in padding_config):
+        return lax.pad(operand, value, padding_config)
+    for axis, (before, after, _) in enumerate(padding_config):
+        shapes = [(*operand.shape[:axis], margin, *operand.shape[axis + 1 :]) for margin in (before, after)]
+        first, last = (jnp.broadcast_to(value, shape) for shape in shapes)
+        operand = concatenate(first, operand, last, dimension=axis)
+    return operand
+
+
+def concatenate(*operands: AnyArray, dimension: int) -> AnyArray:
+    """Joins arrays, without those that have no elements."""
+    parts = [operand for operand in operands if operand.shape[dimension] != 0]
+    return lax.concatenate(parts, dimension) if len(parts) > 1 else (*parts, operands[0])[0]
+
+
+def clamp(low: AnyArray, operand: AnyArray, high: AnyArray) -> AnyArray:
+    """Clips to a range."""
+    return jnp.minimum(jnp.maximum(operand, low), high)
+
+
+def reverse(operand: AnyArray, dimensions: Sequence[Any]) -> AnyArray:
+    """Turns axes around by choosing their elements."""
+    for axis in dimensions:
+        if operand.shape[axis] != 1:
+            chosen = (*[slice(None)] * axis, np.arange(operand.shape[axis])[::-1])
+            operand = jnp.asarray(operand).at[chosen].get(mode="promise_in_bounds")
+    return operand
+
+
+def broadcast(operand: AnyArray, shape: Sequence[Side], broadcast_dimensions: Sequence[Any], **_: Any) -> AnyArray:
+    """Repeats an array along axes; a reshape where it only gets new axes of one element."""
+    sides = [1] * len(shape)
+    for axis, side in zip(broadcast_dimensions, operand.shape, strict=True):
+        sides[axis] = side
+    if tuple(sides) != tuple(shape):
+        return lax.broadcast_in_dim(operand, shape, broadcast_dimensions)
+    return operand if operand.shape == tuple(shape) else lax.reshape(operand, shape)
+
+
+def select(which: AnyArray, *cases: AnyArray) -> AnyArray:
+    """Selects between arrays; onnxruntime does not select between booleans, which are combined instead."""
+    if cases[0].dtype != bool:
+        return lax.select_n(which, *cases)
+    first, second = cases
+    return (which & second) | (~which & first)
+
+
+def loop(
+    condition: Callable[[Sequence[AnyArray]], AnyArray],
+    body: Callable[[Sequence[AnyArray]], Sequence[AnyArray]],
+    start: Sequence[AnyArray],
+) -> Sequence[AnyArray]:
+    """Runs a loop whose condition may differ between the elements of a batch: those that are done keep their state."""
+
+    def step(state: Sequence[AnyArray]) -> Sequence[AnyArray]:
+        moved, runs = body(state), condition(state)
+        if runs.ndim == 0:
+            return moved
+        return [
+            select(jnp.broadcast_to(jnp.expand_dims(runs, range(runs.ndim, new.ndim)), new.shape), old, new)
+            for old, new in zip(state, moved, strict=True)
+        ]
+
+    return lax.while_loop(lambda state: condition(state).any(), step, list(start))
+
+
+def copy(operand: AnyArray) -> AnyArray:
+    """Returns an array as it is."""
+    return operand
+
+
+# By the names of JAX's operations. Each takes the operands and the parameters of the operation.
+RULES: dict[str, Callable[..., AnyArray]] = {
+    "pad": pad,
+    "concatenate": concatenate,
+    "clamp": clamp,
+    "rev": reverse,
+    "broadcast_in_dim": broadcast,
+    "select_n": select,
+    "copy": copy,
+    "copy_p": copy,
+}
