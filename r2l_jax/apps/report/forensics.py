@@ -65,13 +65,11 @@ def _sentence(text: str) -> str:
 def _changes_table(title: str, heading: str, content: Sensitivity, kind: str) -> Table:
     """Makes the table of worst changes: a row for each parameter or stage, and a column for each class."""
     changes = {group: getattr(each, kind) for group, each in {"": content.overall, **content.by_class}.items()}
-    names = list(changes[""])
-    values = [each[name].worst if name in each else None for name in names for each in changes.values()]
-    shades = iter(tables.shades(values, logarithmic=True))
+    worst = [
+        [tables.number(each[name].worst if name in each else None) for each in changes.values()] for name in changes[""]
+    ]
     rows = []
-    for name in names:
-        worst = (each[name].worst if name in each else None for each in changes.values())
-        cells = [tables.number(value, shade=next(shades)) for value in worst]
+    for name, cells in zip(changes[""], tables.leveled(worst, logarithmic=True), strict=True):
         natural = content.ranges.get(name if kind == "parameters" else "images")
         width = Cell("its value") if natural and natural.width is None else tables.number(natural and natural.width)
         rows.append([Cell(name), width, cells[0], tables.number(changes[""][name].together.mean), *cells[1:]])
@@ -133,18 +131,12 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
 
 
 def _map_table(found: KnobMap, score: str) -> Table:
-    shades = iter(tables.shades([value for row in found.scores for value in row]))
     first, second = found.knobs
-    rows = [
-        [
-            tables.number(value),
-            *(
-                tables.score(each, shade=next(shades), framed=inside)
-                for each, inside in zip(scores, tolerated, strict=False)
-            ),
-        ]
-        for value, scores, tolerated in zip(found.values[0], found.scores, found.tolerated, strict=False)
+    cells = [
+        [tables.score(each, framed=inside) for each, inside in zip(*of_row, strict=False)]
+        for of_row in zip(found.scores, found.tolerated, strict=False)
     ]
+    rows = [[tables.number(value), *row] for value, row in zip(found.values[0], tables.leveled(cells), strict=False)]
     columns = [f"{first} \\ {second}", *(tables.number(value).text for value in found.values[1])]
     return Table(f"{score} while {first} and {second} move; framed cells are tolerated", columns, rows)
 
@@ -164,16 +156,16 @@ def _knob_chart(name: str, knob: Knob, content: Tolerances) -> LineChart:
 
 
 def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> list[Block]:
-    most = tables.greatest(row.drop for row in content.rows)
+    (drops,) = tables.dropped([[tables.score(row.drop) for row in content.rows]])
     rows = [
         [
             Cell(row.group),
             tables.number(row.aux_weight),
             tables.score(row.score),
-            tables.drop(row.drop, most),
+            drop,
             *map(tables.score, (row.loss, row.ssim, row.spread)),
         ]
-        for row in content.rows
+        for row, drop in zip(content.rows, drops, strict=True)
     ]
     columns = ["parameters", "weight of the distance", content.score, "drop", "loss", "SSIM", "between starts"]
     blocks: list[Block] = [

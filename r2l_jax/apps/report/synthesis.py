@@ -1,7 +1,7 @@
 """Drift synthesis in a report: matrices of runs and cases, drops from the own images, and curves by strength."""
 
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -113,17 +113,12 @@ def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
 
 def _cases_table(row: Row, columns: Sequence[str], score: str) -> Table:
     """Makes the table of a single run, with a row for each case."""
-    shades = iter(tables.shades([test.score.mean for test in row.in_cases(columns)]))
-    most = tables.greatest(test.drop.mean for test in row.in_cases(columns))
+    names = [name for name in columns if name in row.tests]
+    (scores,) = tables.leveled([[_score_cell(row, name) for name in names]])
+    (drops,) = tables.dropped([[tables.score(row.tests[name].drop.mean) for name in names]])
     cells = [
-        [
-            Cell(tables.breakable(name)),
-            _score_cell(row, name)._replace(shade=next(shades)),
-            tables.drop(row.tests[name].drop.mean, most),
-            tables.score(row.tests[name].loss.mean),
-        ]
-        for name in columns
-        if name in row.tests
+        [Cell(tables.breakable(name)), found, drop, tables.score(row.tests[name].loss.mean)]
+        for name, found, drop in zip(names, scores, drops, strict=True)
     ]
     return Table(f"{score} and drop of {row.name}", ["case", score, "drop", "loss"], cells)
 
@@ -137,30 +132,25 @@ def _score_cell(row: Row, name: str) -> Cell:
 
 def _matrix(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
     """Makes the matrix of scores."""
-    shades = iter(tables.shades([test.score.mean for row in rows for test in row.in_cases(columns)]))
-
-    def cell(row: Row, name: str) -> Cell:
-        return _score_cell(row, name)._replace(shade=next(shades)) if name in row.tests else tables.text(None)
-
-    return _rows_by_columns(score, rows, columns, cell)
+    cells = [[_score_cell(row, name) if name in row.tests else tables.text(None) for name in columns] for row in rows]
+    return _rows_by_columns(score, rows, columns, tables.leveled(cells))
 
 
 def _drops(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
     """Makes the matrix of drops from the score on the own images."""
-    most = tables.greatest(test.drop.mean for row in rows for test in row.in_cases(columns))
+    cells = [
+        [
+            tables.score(row.tests[name].drop.mean if name in row.tests else None, framed=row.is_own(name))
+            for name in columns
+        ]
+        for row in rows
+    ]
+    return _rows_by_columns(f"Drop of {score} from the diagonal", rows, columns, tables.dropped(cells))
 
-    def cell(row: Row, name: str) -> Cell:
-        drop = row.tests[name].drop.mean if name in row.tests else None
-        return tables.drop(drop, most, framed=row.is_own(name))
 
-    return _rows_by_columns(f"Drop of {score} from the diagonal", rows, columns, cell)
-
-
-def _rows_by_columns(
-    title: str, rows: Sequence[Row], columns: Sequence[str], cell: Callable[[Row, str], Cell]
-) -> Table:
-    cells = [[Cell(row.name), *(cell(row, name) for name in columns)] for row in rows]
-    return Table(title, ["run", *map(tables.breakable, columns)], cells)
+def _rows_by_columns(title: str, rows: Sequence[Row], columns: Iterable[str], cells: tables.Rows) -> Table:
+    titled = [[Cell(row.name), *of_run] for row, of_run in zip(rows, cells, strict=True)]
+    return Table(title, ["run", *map(tables.breakable, columns)], titled)
 
 
 def _line(row: Row, color: int, cases: Mapping[float, str]) -> Line:
@@ -228,17 +218,13 @@ def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float,
     }
     drops = [
         [
-            float(np.mean([test.drop.mean for test in row.in_cases(names)])) if names else None
+            tables.score(float(np.mean([row.tests[name].drop.mean for name in names])) if names else None)
             for names in shared.values()
         ]
         for row in rows
     ]
-    most = tables.greatest(drop for of_run in drops for drop in of_run)
-    cells = [
-        [Cell(row.name), *(tables.drop(drop, most) for drop in of_run)] for row, of_run in zip(rows, drops, strict=True)
-    ]
     title = f"Drop of {score} from the own images, mean over the severities"
-    return Table(title, ["run", *map(tables.breakable, shared)], cells)
+    return _rows_by_columns(title, rows, shared, tables.dropped(drops))
 
 
 def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:

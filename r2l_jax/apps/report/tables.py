@@ -2,14 +2,16 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.apps.report.document import Cell, Table
 from r2l_jax.drift.results import ByShots
+
+Rows: TypeAlias = Sequence[Sequence[Cell]]
 
 _NOTHING = Cell("\N{EN DASH}")
 
@@ -40,15 +42,16 @@ def score_and_deviation(mean: float | None, deviation: float | None) -> Cell:
     return cell if mean is None or deviation is None else cell._replace(text=f"{cell.text} ± {score(deviation).text}")
 
 
-def drop(value: float | None, most: float, **look: Any) -> Cell:
-    """Makes a cell of a drop of the score, colored by its share of the greatest drop."""
-    shade = abs(value) / most if value is not None and most > 0 else 0.0
-    return score(value, shade=shade, tone="loss" if value is not None and value > 0 else "gain", **look)
+def dropped(rows: Rows) -> list[list[Cell]]:
+    """Colors cells of drops of a score by their share of the greatest drop or gain among them."""
+    values = [abs(cell.value) for row in rows for cell in row if cell.value is not None and math.isfinite(cell.value)]
+    most = max(values, default=0.0) or 1.0
 
+    def colored(cell: Cell) -> Cell:
+        value = cell.value or 0.0
+        return cell._replace(shade=abs(value) / most, tone="loss" if value > 0 else "gain")
 
-def greatest(values: Iterable[float | None]) -> float:
-    """Returns the greatest magnitude of values, without those that are None or not finite."""
-    return max((abs(value) for value in values if value is not None and math.isfinite(value)), default=0.0)
+    return [[*map(colored, row)] for row in rows]
 
 
 def _cell(value: float | int | None, form: str, look: dict[str, Any]) -> Cell:
@@ -58,15 +61,19 @@ def _cell(value: float | int | None, form: str, look: dict[str, Any]) -> Cell:
     return Cell(form.format(value + 0.0).replace("-", "\N{MINUS SIGN}"), float(value), **look)
 
 
-def shades(values: Sequence[float | None], logarithmic: bool = False) -> list[float]:
-    """Computes how strongly cells are colored: from 0 for the least value to 1 for the greatest.
+def leveled(rows: Rows, logarithmic: bool = False) -> list[list[Cell]]:
+    """Colors cells by their values, from the least among them, which has no color, to the greatest.
 
-    Values without a place on the scale get 0: None, not finite, or on a logarithmic scale not positive.
+    Values without a place on the scale have no color: None, not finite, or on a logarithmic scale not positive.
     """
-    scaled = [_scaled(value, logarithmic) for value in values]
-    known = [value for value in scaled if value is not None]
+    known = [scaled for row in rows for cell in row if (scaled := _scaled(cell.value, logarithmic)) is not None]
     low, high = (min(known), max(known)) if known else (0.0, 0.0)
-    return [0.0 if value is None or low == high else (value - low) / (high - low) for value in scaled]
+
+    def colored(cell: Cell) -> Cell:
+        value = _scaled(cell.value, logarithmic)
+        return cell if value is None or low == high else cell._replace(shade=(value - low) / (high - low))
+
+    return [[*map(colored, row)] for row in rows]
 
 
 def _scaled(value: float | None, logarithmic: bool) -> float | None:
@@ -82,10 +89,10 @@ def breakable(name: str) -> str:
 
 def by_shots(score_name: str, field: str, groups: ByShots, scores: Sequence[Sequence[float]]) -> Table:
     """Makes the table of the scores of groups of samples by a fact of their shots."""
-    shade = iter(shades([each for row in scores for each in row]))
+    cells = leveled([[*map(score, row)] for row in scores])
     rows = [
-        [Cell(value), number(count), *(score(each, shade=next(shade)) for each in row)]
-        for value, count, row in zip(groups.rows, groups.samples, scores, strict=False)
+        [Cell(value), number(count), *row]
+        for value, count, row in zip(groups.rows, groups.samples, cells, strict=False)
     ]
     title = field.replace("_", " ")
     return Table(f"{score_name} by {title}", [title, "samples", *map(breakable, groups.columns)], rows)

@@ -135,18 +135,18 @@ def _mean(numbers: Numbers) -> Cell:
 
 def _matrix(matrix: Numbers, which: str, title: str) -> Table:
     """Makes a table of a matrix with its deviations, and the difference to the published where there is one."""
-    shades = iter(tables.shades([value for row in matrix[which] for value in row]))
     deviations, differences = matrix[which.replace("mean", "std")], matrix.get("difference")
     rows = []
     for number, name in enumerate(matrix["rows"]):
-        cells = [Cell(name)]
+        cells = []
         for place, column in enumerate(matrix["columns"]):
             cell = tables.score_and_deviation(matrix[which][number][place], deviations[number][place])
             away = differences[number][place] if differences and which == "mean" else None
             remark = f"{away:+.1f} deviations from the published" if away is not None else ""
-            cells.append(cell._replace(shade=next(shades), framed=name == column, remark=remark))
+            cells.append(cell._replace(framed=name == column, remark=remark))
         rows.append(cells)
-    return Table(title, ["trained with", *map(tables.breakable, matrix["columns"])], rows)
+    titled = [[Cell(name), *cells] for name, cells in zip(matrix["rows"], tables.leveled(rows), strict=True)]
+    return Table(title, ["trained with", *map(tables.breakable, matrix["columns"])], titled)
 
 
 def _difference(value: float | None) -> Cell:
