@@ -1,0 +1,28 @@
+import math
+
+import pytest
+
+from r2l_jax.apps.report.tables import dropped, leveled, number, score, value
+
+
+def test_levels_are_colored_from_the_least_to_the_greatest():
+    rows = leveled([[score(0.5), score(None)], [score(0.75), score(1.0), score(math.nan)]])
+    assert [[cell.shade for cell in row] for row in rows] == [[0, 0], [0.5, 1, 0]]
+    (row,) = leveled([[number(each) for each in (1.0, 10.0, 0.0, 100.0)]], logarithmic=True)
+    assert [cell.shade for cell in row] == pytest.approx([0, 0.5, 0, 1])
+    assert leveled([[score(0.5), score(0.5)]])[0][0].shade == 0
+
+
+def test_drops_and_gains_have_colors_of_their_own():
+    (row,) = dropped([[score(0.1), score(-0.2), score(None), score(0.0, framed=True)]])
+    assert [cell.shade for cell in row] == [0.5, 1, 0, 0]
+    assert [cell.tone for cell in row[:2]] == ["loss", "gain"]
+    assert row[3].framed
+
+
+def test_numbers_are_short_in_text_and_whole_behind_it():
+    assert (score(-0.123456).text, score(-0.123456).value) == ("\N{MINUS SIGN}0.1235", -0.123456)
+    assert number(1234567.0).text == "1.235e+06"
+    assert score(-0.0).text == "0.0000"
+    assert value(1e-12).text == "0"
+    assert score(None).text == "\N{EN DASH}"
