@@ -228,19 +228,16 @@ def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float,
 
 
 def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
-    cells = []
-    for row in rows:
-        for corruption, names in found.items():
-            for severity, name in sorted(names.items()):
-                if test := row.tests.get(name):
-                    cells.append(
-                        [
-                            Cell(row.name),
-                            Cell(corruption),
-                            tables.number(severity),
-                            *map(tables.score, (test.score.mean, test.drop.mean, test.loss.mean)),
-                        ]
-                    )
+    cells = [
+        [
+            *(Cell(row.name), Cell(corruption), tables.number(severity)),
+            *map(tables.score, (test.score.mean, test.drop.mean, test.loss.mean)),
+        ]
+        for row in rows
+        for corruption, names in found.items()
+        for severity, name in sorted(names.items())
+        if (test := row.tests.get(name))
+    ]
     return Table("Common corruptions", ["run", "corruption", "severity", score, "drop", "loss"], cells)
 
 
