@@ -1,10 +1,13 @@
 """Weights of networks from the Hugging Face hub, kept in the user's cache folder."""
 
+import contextlib
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
+import filelock
 import pooch
 from tqdm import tqdm
 
@@ -38,7 +41,10 @@ def weights_file(network: str) -> pathlib.Path:
 
     def find() -> pathlib.Path:
         try:
-            return _cached(folder, network) or _download(folder, network)
+            if cached := _cached(folder, network):
+                return cached
+            with _alone(folder):
+                return _cached(folder, network) or _download(folder, network)
         except OSError as error:
             raise InputError(
                 f"--classifier_pretrained: {error.filename or folder}: {error.strerror or error}"
@@ -47,6 +53,19 @@ def weights_file(network: str) -> pathlib.Path:
     on_first_process(find)
     # A process on another host may have a cache folder of its own, and downloads to it here.
     return find()
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Makes a folder, and waits until no other program downloads to it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock")
+    with contextlib.suppress(OSError):  # Some network file systems have no locks.
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _stem(network: str) -> str:

@@ -1,3 +1,4 @@
+import concurrent.futures
 import hashlib
 import json
 import threading
@@ -65,7 +66,7 @@ def server(serve, cache, monkeypatch):
 
 
 def files(folder):
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.rglob("[!.]*") if path.is_file()}
 
 
 NAME = f"resnet18.tv_in1k-{hashlib.sha256(CONTENT).hexdigest()}.safetensors"
@@ -129,6 +130,14 @@ def test_a_download_that_was_dropped_is_continued(server, cache):
     (cache / f"{NAME}.part").write_bytes(CONTENT[:100])
     assert hub.weights_file("resnet18").read_bytes() == CONTENT
     assert files(cache) == {NAME: CONTENT}
+
+
+def test_programs_that_start_at_once_download_one_after_the_other(server, cache):
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(hub.weights_file, ["resnet18"] * 3))
+    assert found == [cache / NAME] * 3
+    assert files(cache) == {NAME: CONTENT}
+    assert server.asked == [server.TREE, server.RESOLVE, server.CDN]
 
 
 def test_no_network_is_one_line(cache, monkeypatch):
