@@ -155,3 +155,9 @@ def test_extras_named_exist():
     named = set(re.findall(r"'\.\[(\w+)\]'", "\n".join(PAGES.values())))
     assert {"test", "dev", "docs", "bench", "cuda12"} <= named
     assert named <= set(extras)
+
+
+def test_package_citation_and_changelog_state_one_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(r"^## (\d\S*)", PAGES["docs/CHANGELOG.md"], re.MULTILINE)[1] == version
