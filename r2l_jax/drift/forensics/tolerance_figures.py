@@ -19,11 +19,7 @@ _TICKS = (-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10)
 
 
 def intervals_figure(content: Mapping[str, Any]) -> Figure:
-    """Draws a bar for each knob from low to high, in natural ranges, with bootstrap intervals as whiskers.
-
-    Args:
-        content: the content of `tolerance.analyse`.
-    """
+    """Draws a bar for each knob of a `results.Tolerances`, in natural ranges, with bootstrap intervals as whiskers."""
     knobs = content["knobs"]
     figure = Figure(figsize=(11, 1.4 + 0.27 * len(knobs)), layout="constrained")
     axes = figure.subplots()
@@ -77,11 +73,7 @@ def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
 
 
 def map_figure(content: Mapping[str, Any]) -> Figure:
-    """Draws the scores while two knobs move, with an outline around the tolerated cells.
-
-    Args:
-        content: the content of `tolerance.analyse`, with a map.
-    """
+    """Draws the scores while two knobs of a `results.Tolerances` move, with an outline around the tolerated cells."""
     names, values = content["map"]["knobs"], content["map"]["values"]
     rows, columns = ([format_value(value) for value in each] for each in values)
     figure = heat_map(
