@@ -492,6 +492,14 @@ class FinishedRun(Settings):
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
     pipeline: str | None = setting(OWN_PIPELINE, None)
 
+    # The folder of the results within the run's.
+    results = "results"
+
+    @property
+    def output_dir(self) -> pathlib.Path:
+        """The folder of the results."""
+        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / self.results
+
     @property
     def own_pipelines(self) -> tuple[str, ...]:
         """The run's own pipeline, if it is named."""

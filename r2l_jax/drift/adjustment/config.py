@@ -67,6 +67,7 @@ class AdaptationConfig(FinishedRun):
     drifted_data_dir: str | None = setting("adapt to other data of the same classes, such as another Folder", None)
     drifted_camera: str | None = setting("for --drifted_data_dir: its camera, as train.py's --camera", None)
     searches: AdaptationSettings = AdaptationSettings()
+    results = "adjustment"
 
     def __post_init__(self):
         super().__post_init__()
@@ -93,11 +94,6 @@ class AdaptationConfig(FinishedRun):
         ]
         return tuple(dict.fromkeys(known))
 
-    @property
-    def output_dir(self) -> pathlib.Path:
-        """The folder of the results."""
-        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
-
 
 def camera_title(name: str) -> str:
     """Returns the name of the drift to another camera, from the camera's name or its file."""
@@ -115,8 +111,4 @@ class LearningConfig(FinishedRun):
     target_score: float = setting(
         "the score whose time is reported", 0.8, bound=Bound(lambda value: 0 < value <= 1, "be in (0, 1]")
     )
-
-    @property
-    def output_dir(self) -> pathlib.Path:
-        """The folder of the results."""
-        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "adjustment"
+    results = "adjustment"

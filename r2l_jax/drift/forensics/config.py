@@ -1,7 +1,6 @@
 """Declares the settings of drift forensics."""
 
 import dataclasses
-import pathlib
 
 from r2l_jax.config import AUX_LOSSES, FinishedRun
 from r2l_jax.names import BY_SHOT, SHOT_FIELDS
@@ -75,6 +74,7 @@ class ForensicsConfig(FinishedRun):
     seed: int = setting("the seed of samples, starts and batches", 0, bound=NOT_NEGATIVE)
     tolerances: ToleranceSettings = ToleranceSettings()
     worst_case: WorstCaseSettings = WorstCaseSettings()
+    results = "forensics"
 
     def __post_init__(self):
         super().__post_init__()
@@ -93,8 +93,3 @@ class ForensicsConfig(FinishedRun):
         if not self.worst_case.adv_track_differences:
             ignored.setdefault("track_n_images", "without --adv_track_differences")
         return ignored
-
-    @property
-    def output_dir(self) -> pathlib.Path:
-        """The folder of the results."""
-        return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / "forensics"
