@@ -10,7 +10,7 @@ from pathlib import Path
 import xla_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Small arrays take less time than optimising what computes them. Tests of optimised code compile it by `optimised`.
+# Small arrays take less time than optimizing what computes them. Tests of optimized code compile it by `optimized`.
 # The processes that pytest-xdist and tests start find the flags in the environment, and do not ask XLA again.
 if "XLA_FLAGS" not in os.environ:
     fast_to_compile = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]

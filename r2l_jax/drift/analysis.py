@@ -57,7 +57,7 @@ class FoldAnalysis:
         """Returns the training samples that it draws from."""
         return ()
 
-    def analyse(
+    def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Analyzes a fold.
@@ -85,7 +85,7 @@ def once(
     title: str,
     fold: TrainedFold,
     identity: store.Identity,
-    analyse: Callable[[pathlib.Path], Analysis],
+    analyze: Callable[[pathlib.Path], Analysis],
     ignored: Collection[str] = (),
 ) -> dict[str, Any]:
     """Returns the content of an analysis, from an earlier call of the same identity or made now, and prints its table.
@@ -96,7 +96,7 @@ def once(
         title: the name of the analysis above the table.
         fold: the trained model.
         identity: everything that the analysis depends on, including its `flags` and the content of the `data`.
-        analyse: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
+        analyze: makes the analysis. It is called with a file in which it may keep unfinished work, and which is removed
             at the end.
         ignored: flags whose values may differ in the earlier call.
     """
@@ -111,7 +111,7 @@ def once(
     content = on_first_process(lambda: store.find(file, identity, ignored))
     if content is None:
         on_first_process(lambda: file.parent.mkdir(parents=True, exist_ok=True))
-        analysis = analyse(unfinished)
+        analysis = analyze(unfinished)
         content = on_first_process(lambda: _write(file, fold, identity, analysis))
     elif content.get("training") != fold.training:
         # Another training has led to the same model.

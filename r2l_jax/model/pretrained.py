@@ -96,4 +96,4 @@ def _read(path: pathlib.Path, source: str) -> dict[str, np.ndarray]:
     except OSError as error:
         raise InputError(f"{source}: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:
-        raise InputError(f"{source} is no safetensors file that can be read: {error}") from None
+        raise InputError(f"{source} is not a safetensors file that can be read: {error}") from None

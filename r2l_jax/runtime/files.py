@@ -132,7 +132,7 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError, csv.Error: it is no CSV file.
+        ValueError, csv.Error: it is not a CSV file.
     """
     with open_csv(source) as file:
         return [

@@ -166,7 +166,7 @@ class Checkpoints:
         if needed > free:
             raise InputError(
                 f"{self._folder}: a checkpoint needs {needed} bytes, and only {free} are free on the disk; the same "
-                "command goes on from the checkpoint before"
+                "command resumes from the last checkpoint"
             )
 
     def _finish_saving(self) -> None:
@@ -208,7 +208,7 @@ def _unwritable(folder: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        goes_on = "the same command goes on from the checkpoint before"
+        goes_on = "the same command resumes from the last checkpoint"
         raise InputError(f"{folder}: a checkpoint cannot be written ({_reason(error):.200}); {goes_on}") from error
 
 

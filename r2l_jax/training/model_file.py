@@ -198,10 +198,10 @@ def _described(metadata: Mapping[str, str]) -> tuple[About, str]:
         try:
             fields[name] = json.loads(metadata[name])
         except (ValueError, RecursionError):
-            raise InputError(f"its metadata has {name}, which is no JSON") from None
+            raise InputError(f"its metadata has {name}, which is not JSON") from None
     identity = fields.pop("identity")
     if not isinstance(identity, str):
-        raise InputError("its metadata has identity, which is no text")
+        raise InputError("its metadata has identity, which is not text")
     return checked(fields, "its metadata has"), identity
 
 

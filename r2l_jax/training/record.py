@@ -87,7 +87,7 @@ def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
         return root / f"fold_{fold}"
     found = ", ".join(folder.name for folder in fold_folders(root)) or "no fold_* folder"
     reason = f"it has {found}" if root.is_dir() else "not found"
-    raise InputError(f"{where} is no run's folder with a fold_{fold}: {reason}")
+    raise InputError(f"{where} is not a run's folder with a fold_{fold}: {reason}")
 
 
 def run_names(uris: Sequence[str]) -> list[str]:

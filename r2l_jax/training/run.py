@@ -198,7 +198,7 @@ class Run:
         """
         pipeline, camera, about = self.pipeline, self.camera, self.about
         if pipeline is None or camera is None:
-            raise InputError(f"the run was trained with {self.config.processing.flag}, which is no pipeline")
+            raise InputError(f"the run was trained with {self.config.processing.flag}, which is not a pipeline")
 
         def make(own: isp.Camera) -> isp.Pipeline:
             if own.pattern != camera.pattern:
@@ -421,7 +421,7 @@ def _folders(uri: str) -> list[pathlib.Path]:
         return [root]
     folders = fold_folders(root)
     if not folders:
-        raise InputError(f"--run={uri} is no run's folder: {'it has no fold_0' if root.is_dir() else 'not found'}")
+        raise InputError(f"--run={uri} is not a run's folder: {'it has no fold_0' if root.is_dir() else 'not found'}")
     return folders
 
 
@@ -459,7 +459,7 @@ class _Opening:
         """Opens a fold's folder; an InputError begins with `where`."""
         metrics = read_metrics(folder / "metrics.json", where)
         if not metrics["complete"]:
-            raise InputError(f"{where} is not trained to its end: the command that began it goes on")
+            raise InputError(f"{where} is not trained to its end: the command that began it resumes it")
         about = about_run(metrics, fold_number(folder.resolve()) or 0, self.checkpoint, where)
         config = _moved(_settings(metrics, self.named, where), self.data_dir, where)
 

@@ -260,7 +260,7 @@ class Trainer:
         return out_of_patience(history, self._quality, self._plan.optimization.patience)
 
     def _interrupted(self, stopped: str) -> Interrupted:
-        left = "the same command goes on from there" if self._tracking.log_model else "nothing is kept"
+        left = "the same command resumes there" if self._tracking.log_model else "nothing is kept"
         return Interrupted(f"{stopped}; {left}")
 
     def _write_model(self, fold: Fold, content: Mapping[str, Any], state: TrainState) -> None:

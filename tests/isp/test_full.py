@@ -3,7 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimised
+import optimized
 import pytest
 import variants
 
@@ -33,7 +33,7 @@ def test_the_compiled_pipeline_is_its_stages_one_by_one(name, pattern):
     module = isp.full(dataclasses.replace(isp.CAMERAS[name], pattern=pattern))
     image, traced = module.trace(RAW)
     assert tuple(traced) == module.stage_names
-    np.testing.assert_allclose(optimised.apply(module, RAW), image, atol=2e-5)
+    np.testing.assert_allclose(optimized.apply(module, RAW), image, atol=2e-5)
 
 
 LEAST_RED, LEAST_BLUE = (dataclasses.replace(CAMERA, white_balance=gains) for gains in ((1, 1.25, 2), (1.9, 1.4, 1)))
@@ -84,9 +84,9 @@ def test_every_parameter_has_a_range_and_a_finite_gradient_that_is_not_zero():
     assert all(facts.has_range for facts in module.facts.values())
     weight = RNG.standard_normal((*RAW.shape, 3)).astype(np.float32)
     gradients = jax.jit(jax.grad(lambda p, raw: (module.with_values(p)(raw) * weight).sum(), (0, 1)))
-    spoilt = RAW.copy()
-    spoilt[0, 12, 16], spoilt[1, 0, 0], spoilt[1, 20, 30] = np.nan, np.inf, -np.inf
-    for raw in (RAW, spoilt, 0 * RAW, 0 * RAW + 0.5, 0 * RAW + 1):
+    spoiled = RAW.copy()
+    spoiled[0, 12, 16], spoiled[1, 0, 0], spoiled[1, 20, 30] = np.nan, np.inf, -np.inf
+    for raw in (RAW, spoiled, 0 * RAW, 0 * RAW + 0.5, 0 * RAW + 1):
         found = gradients(module.parameters(), raw)
         assert all(np.isfinite(gradient).all() for gradient in jax.tree.leaves(found))
         assert raw is not RAW or all(np.any(gradient) for gradient in found[0].values())
@@ -101,11 +101,11 @@ def test_sites_without_a_number_spoil_nothing(pattern):
     module = isp.full(isp.Camera((0.05,) * levels, (2.0, 1.0, 1.5), np.eye(3), pattern))
     y, x = np.mgrid[:96, :36]
     raw = (0.2 + 0.003 * x + 0.002 * y + 0.002 * RNG.standard_normal((96, 36))).astype(np.float32)
-    spoilt = raw.copy()
-    spoilt[12, 16], spoilt[12, 18], spoilt[0, 0], spoilt[20, 30] = np.nan, np.nan, np.inf, -np.inf
-    repaired = np.asarray(isp.repair.defects(spoilt, threshold=1.0, pattern=pattern))
-    np.testing.assert_allclose(module(spoilt), module(repaired), atol=1e-5)
-    np.testing.assert_allclose(module(spoilt)[64:], module(raw)[64:], atol=1e-5)
+    spoiled = raw.copy()
+    spoiled[12, 16], spoiled[12, 18], spoiled[0, 0], spoiled[20, 30] = np.nan, np.nan, np.inf, -np.inf
+    repaired = np.asarray(isp.repair.defects(spoiled, threshold=1.0, pattern=pattern))
+    np.testing.assert_allclose(module(spoiled), module(repaired), atol=1e-5)
+    np.testing.assert_allclose(module(spoiled)[64:], module(raw)[64:], atol=1e-5)
 
 
 @pytest.mark.slow

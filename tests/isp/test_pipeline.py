@@ -4,7 +4,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimised
+import optimized
 import pytest
 import variants
 from flax import nnx
@@ -64,12 +64,12 @@ def test_every_stage_agrees_with_the_reference(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_optimized_code_agrees_with_the_reference(case):
-    rgb = optimised.apply(golden_pipeline(case), GOLDEN[f"{case}/raw"])
+    rgb = optimized.apply(golden_pipeline(case), GOLDEN[f"{case}/raw"])
     np.testing.assert_allclose(rgb, golden(case, "stage")["gamma_correct"], atol=1e-4)
     np.testing.assert_allclose(batch_norm(rgb), GOLDEN[f"{case}/rgb"], atol=1e-3)
 
 
-@functools.partial(optimised.optimised, static_argnums=0)
+@functools.partial(optimized.optimized, static_argnums=0)
 @functools.partial(jax.value_and_grad, argnums=1)
 def loss(graphdef, arguments, weight):
     params, raw, perturbations = arguments

@@ -64,18 +64,18 @@ def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(patt
         for site in zip(*mask.nonzero(), strict=True)
     }
     raw, size = RNG.random((3, 24, 24), np.float32), len(tile)
-    spoilt, expected = raw.copy(), raw.copy()
+    spoiled, expected = raw.copy(), raw.copy()
     pair = [(12, 12), tuple(12 + step for step in offsets[0, 0][0])]
     for image, value in enumerate((np.nan, np.inf, -np.inf)):
-        spoilt[image][tuple(np.transpose(pair))] = value
+        spoiled[image][tuple(np.transpose(pair))] = value
         for y, x in pair:
-            around = np.array([spoilt[image, y + i, x + j] for i, j in offsets[y % size, x % size]])
+            around = np.array([spoiled[image, y + i, x + j] for i, j in offsets[y % size, x % size]])
             expected[image, y, x] = np.median(around[np.isfinite(around)])
-    np.testing.assert_allclose(repair.defects(spoilt, threshold=2.0, pattern=pattern), expected, atol=1e-7)
+    np.testing.assert_allclose(repair.defects(spoiled, threshold=2.0, pattern=pattern), expected, atol=1e-7)
     for lone in (False, True):
         settings = {"threshold": 0.1, "pattern": pattern, "softness": 0.1, "lone": lone}
-        np.testing.assert_array_equal(repair.defects(spoilt, **settings), repair.defects(expected, **settings))
-    gradient = jax.grad(lambda raw: repair.defects(raw, threshold=2.0, pattern=pattern)[:, 12, 12].sum())(spoilt)
+        np.testing.assert_array_equal(repair.defects(spoiled, **settings), repair.defects(expected, **settings))
+    gradient = jax.grad(lambda raw: repair.defects(raw, threshold=2.0, pattern=pattern)[:, 12, 12].sum())(spoiled)
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient.sum((1, 2)), 1, rtol=1e-6)
 

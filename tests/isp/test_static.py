@@ -5,7 +5,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimised
+import optimized
 import pytest
 import variants
 
@@ -68,7 +68,7 @@ def test_vertical_unsharp_masking_agrees_with_the_published_program(key):
 )
 def test_the_published_twelve_agree_with_numpy_scipy_and_scikit_image(algorithms, camera):
     expected = np.stack(baselines.static(algorithms, RAW.astype(np.float64), isp.CAMERAS[camera])())
-    rgb = optimised.apply(isp.static(isp.CAMERAS[camera], *algorithms), RAW)
+    rgb = optimized.apply(isp.static(isp.CAMERAS[camera], *algorithms), RAW)
     # In linear light: the tone curve is steep near black.
     np.testing.assert_allclose(rgb**2.2, expected**2.2, atol=1e-5)
 
@@ -77,7 +77,7 @@ def test_the_published_twelve_agree_with_numpy_scipy_and_scikit_image(algorithms
 def test_pipelines_with_iterative_denoising_agree_with_scikit_image(denoise):
     before = isp.static(CAMERA, denoise="none").trace(RAW)[1]["sharpen"]
     denoised = np.stack(baselines.denoise(denoise, np.asarray(before, np.float64))())
-    rgb = optimised.apply(isp.static(CAMERA, denoise=denoise), RAW)
+    rgb = optimized.apply(isp.static(CAMERA, denoise=denoise), RAW)
     np.testing.assert_allclose(rgb**2.2, np.clip(denoised, 0, 1), atol=1e-3)
 
 

@@ -32,7 +32,7 @@ def synthetic(config):
         ),
     ],
 )
-def test_fixed_processing_is_normalised_by_the_training_set_and_not_trained(base, mode, algorithms, side):
+def test_fixed_processing_is_normalized_by_the_training_set_and_not_trained(base, mode, algorithms, side):
     config = replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
     train.run(config)
     dataset = synthetic(config)
@@ -65,7 +65,7 @@ def test_the_stages_of_a_static_pipeline_are_recorded_the_mosaic_too(base):
         *((mode, [[0.5663, 0.1401, 0.0731], [0.097, 0.0423, 0.008]]) for mode in ("none", "neural_network")),
     ],
 )
-def test_published_data_sets_are_normalised_as_published(base, mode, expected):
+def test_published_data_sets_are_normalized_as_published(base, mode, expected):
     dataset = dataclasses.replace(synthetic(base), name="Microscopy")
     settings = StepSettings.of(replace(base, processing_mode=mode), dataset, 1)
     statistics = start.fixed_statistics(settings.architecture, dataset, np.arange(8), batch_size=8)

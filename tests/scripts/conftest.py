@@ -1,4 +1,4 @@
-"""A run that a program has trained, for the programs that analyse it."""
+"""A run that a program has trained, for the programs that analyze it."""
 
 import pytest
 from programs import program

@@ -160,8 +160,8 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     assert page.value("Adaptation by a few labeled images", "exposure=0.25", "after") == drift["after"]["mean"]
 
 
-NOT_FOUND = "--run=nowhere is no run's folder: not found"
-NO_FOLD = "--run=nowhere is no run's folder with a fold_0: not found"
+NOT_FOUND = "--run=nowhere is not a run's folder: not found"
+NO_FOLD = "--run=nowhere is not a run's folder with a fold_0: not found"
 DRIFTED = "--output=drifted --dataset=Folder --data_dir=raw --camera=drone"
 REFUSED = [
     ("adjust", "--run=nowhere --exposures=0.5", NOT_FOUND),
@@ -174,7 +174,7 @@ REFUSED = [
     ("calibrate", "--dark=flat --flat=dark --output=out --camera=base.json", "are --dark and --flat swapped?"),
     ("calibrate", "--dark=dark --flat=flat --output=out --threshold=0", "--threshold must be positive, got 0"),
     ("compare", "--run=a", "--run must name at least two runs, got 'a'"),
-    ("compare", "--run=a,b", "--run=a is no run's folder: not found"),
+    ("compare", "--run=a,b", "--run=a is not a run's folder: not found"),
     ("compare", "--run=a,b --output=curves.svg", "--output must be a file that ends in .png, got 'curves.svg'"),
     ("evaluate", "--run=nowhere", NOT_FOUND),
     (
@@ -241,7 +241,7 @@ REFUSED = [
     ("process", "--input=raw --output=out --camera=phone", "got 'phone'"),
     ("process", "--input=raw --output=out --sp_debayer=none", "--sp_debayer is for --processing_mode=static"),
     ("report", "--run=nowhere", NOT_FOUND),
-    ("report", "--run=", "--run= is no run's folder: it has no fold_* folder with a metrics.json"),
+    ("report", "--run=", "--run= is not a run's folder: it has no fold_* folder with a metrics.json"),
     ("report", "--run=a,a", "--run=a is given twice"),
     ("report", "--run=a --output=report.pdf", "--output must be a file that ends in .html, got 'report.pdf'"),
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),

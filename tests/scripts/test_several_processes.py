@@ -76,7 +76,7 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(trained_run,
     processes[1].send_signal(signal.SIGINT)
     first, second = ends(processes)
     assert (first.returncode, second.returncode) == (130, 130), (first.stderr, second.stderr)
-    stopped = re.search(r"stopped at step (\d+) of 300; the same command goes on from there\n$", first.stderr)
+    stopped = re.search(r"stopped at step (\d+) of 300; the same command resumes there\n$", first.stderr)
     assert stopped, first.stderr
     assert second.stderr.endswith(f"forensics.py: {stopped[0]}")
     done = program(*command, f"--output={tmp_path}")
@@ -90,7 +90,7 @@ def test_an_error_of_one_process_ends_both(trained_run, tmp_path):
     own = [f"--run={trained_run}"], ["--run=nowhere"]
     for done in ends(start_together("forensics.py", output, own=own), timeout=60):
         assert done.returncode == 1
-        assert done.stderr == "forensics.py: error: --run=nowhere is no run's folder: not found\n"
+        assert done.stderr == "forensics.py: error: --run=nowhere is not a run's folder: not found\n"
 
 
 def test_two_processes_adapt_and_compare_as_one(trained_run, tmp_path):

@@ -50,7 +50,7 @@ def uploaded_camera(name: str, path: pathlib.Path) -> KnownCamera:
     """Reads a camera's JSON file that a visitor has uploaded; `name` is its name in the visitor's folder.
 
     Raises:
-        InputError: it is no camera's, or it names further files.
+        InputError: it is not a camera's, or it names further files.
     """
     try:
         return read_known_camera(path, with_corrections=False)

@@ -69,7 +69,7 @@ def embedded(file: pathlib.Path, width: int, alternative: str, caption: str = ""
         picture.thumbnail((width, 20 * width), Image.Resampling.LANCZOS)
         picture.save(stream, "webp", quality=_QUALITY)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{file} is no picture that can be shown ({error}): move it away") from None
+        raise InputError(f"{file} is not a picture that can be shown ({error}): move it away") from None
     content = base64.b64encode(stream.getvalue()).decode()
     return Picture(f"data:image/webp;base64,{content}", *picture.size, alternative, caption)
 

@@ -216,7 +216,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
     folders = [each for each in folders if (each / "metrics.json").exists()]
     if not folders:
         reason = "it has no fold_* folder with a metrics.json" if folder.is_dir() else "not found"
-        raise InputError(f"--run={uri} is no run's folder: {reason}")
+        raise InputError(f"--run={uri} is not a run's folder: {reason}")
     folds = [_read_fold(each, f"--run={uri}") for each in folders]
     present = {fold.training for fold in folds}
     left_out = []

@@ -208,7 +208,7 @@ def _check_end(file: Any, offset: int) -> None:
     """Raises an InputError unless a tar archive ends where tarfile found no more member, which it does silently."""
     file.seek(offset)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise InputError("damaged or no archive: the header of a member is spoilt")
+        raise InputError("damaged or no archive: the header of a member is damaged")
 
 
 def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:

@@ -141,7 +141,7 @@ def _fill(
             if file.tell() <= furthest:
                 raise InputError(
                     f"{remote.name}: {reason} after {file.tell()} of {remote.size} bytes; "
-                    "the same command goes on from there"
+                    "the same command resumes there"
                 )
             furthest = file.tell()
         return earlier > 0

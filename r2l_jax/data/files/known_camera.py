@@ -177,7 +177,7 @@ def read_camera_file(path: pathlib.Path) -> isp.Camera:
 
     Raises:
         OSError: the file cannot be read.
-        InputError: it is no camera, or lacks a figure; the message starts with the path.
+        InputError: it is not a camera, or lacks a figure; the message starts with the path.
     """
     stated = read_known_camera(path)
     if stated.camera is None:

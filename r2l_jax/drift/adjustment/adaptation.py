@@ -112,10 +112,10 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
     under = on_every_process(lambda: drifted(config, fold, drift))
     identity = on_every_process(lambda: _identity(config.searches, fold, drift, under))
 
-    def analyse(unfinished: pathlib.Path) -> Analysis:
+    def analyze(unfinished: pathlib.Path) -> Analysis:
         return adapt(config.searches, fold, under, stop.agreed, unfinished)
 
-    return once(file, drift.name, fold, identity, analyse)
+    return once(file, drift.name, fold, identity, analyze)
 
 
 def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:

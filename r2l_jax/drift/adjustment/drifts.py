@@ -108,7 +108,7 @@ def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
     folder = config.drifted_data_dir
     # Without a folder, a synthetic data set would be rendered anew.
     if folder is None or not pathlib.Path(folder).is_dir():
-        raise InputError(f"--drifted_data_dir={folder} is no folder")
+        raise InputError(f"--drifted_data_dir={folder} is not a folder")
     settings: dict[str, Any] = fold.config.data.source | {"data_dir": folder}
     if config.drifted_camera:
         settings["camera"] = config.drifted_camera

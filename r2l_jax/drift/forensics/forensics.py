@@ -46,7 +46,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     for fold, analysis in itertools.product(folds, analyses):
         analysis.check_fold(fold)
     with writing_to(config.output_dir), StopSignals() as stop:
-        done = {fold.number: _analyse_all(analyses, fold, config.output_dir, stop) for fold in folds}
+        done = {fold.number: _analyze_all(analyses, fold, config.output_dir, stop) for fold in folds}
     if is_first():
         print(closing(config.output_dir, [config.run], config.output is None))
     return done
@@ -71,17 +71,17 @@ def make_analyses(config: ForensicsConfig) -> list[FoldAnalysis]:
     return [*(known[name] for name in config.analyses), *shots]
 
 
-def _analyse_all(
+def _analyze_all(
     analyses: Sequence[FoldAnalysis], fold: TrainedFold, output: pathlib.Path, stop: StopSignals
 ) -> dict[str, dict[str, Any]]:
     """Returns the results of all analyses of a fold by name."""
     done: dict[str, dict[str, Any]] = {}
     for analysis in analyses:
-        done[analysis.name] = _analyse(analysis, fold, output, stop, done)
+        done[analysis.name] = _analyze(analysis, fold, output, stop, done)
     return done
 
 
-def _analyse(
+def _analyze(
     analysis: FoldAnalysis,
     fold: TrainedFold,
     output: pathlib.Path,
@@ -91,15 +91,13 @@ def _analyse(
 ) -> dict[str, Any]:
     """Returns an analysis of a fold, made now or by an earlier call, and prints its table."""
 
-    def analyse(unfinished: pathlib.Path) -> Analysis:
+    def analyze(unfinished: pathlib.Path) -> Analysis:
         if stop.agreed():
-            raise Interrupted(
-                f"stopped before {analysis.name} of fold {fold.number}; the same command goes on with that"
-            )
-        return analysis.analyse(fold, done, stop.agreed, unfinished)
+            raise Interrupted(f"stopped before {analysis.name} of fold {fold.number}; the same command resumes with it")
+        return analysis.analyze(fold, done, stop.agreed, unfinished)
 
     file = output / f"fold_{fold.number}" / analysis.name / f"{analysis.name}.json"
-    return once(file, analysis.name.replace("_", " "), fold, analysis.identity(fold), analyse, ignored)
+    return once(file, analysis.name.replace("_", " "), fold, analysis.identity(fold), analyze, ignored)
 
 
 def check(config: ForensicsConfig) -> bool:
@@ -121,7 +119,7 @@ def check(config: ForensicsConfig) -> bool:
     analysis = ToleranceAnalysis(config.tolerances, config.batch_size, config.seed)
     with writing_to(config.output_dir), StopSignals() as stop:
         for fold in folds:
-            tolerances = _analyse(analysis, fold, config.output_dir, stop, {}, ignored=("map",))
+            tolerances = _analyze(analysis, fold, config.output_dir, stop, {}, ignored=("map",))
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(

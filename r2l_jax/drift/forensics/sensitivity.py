@@ -93,7 +93,7 @@ class SensitivityAnalysis(FoldAnalysis):
     batch_size: int
     name = "sensitivity"
 
-    def analyse(
+    def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Measures the sensitivity of a fold's model on its validation samples; nothing is kept if it is stopped.

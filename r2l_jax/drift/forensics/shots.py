@@ -48,7 +48,7 @@ class ShotsAnalysis(FoldAnalysis):
         """Returns the training samples that the searches draw from."""
         return self.searches.drawn(fold) if self.searches else ()
 
-    def analyse(
+    def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Measures the groups. The content is `results.Shots`, with a column for the worst case of each search."""

@@ -117,7 +117,7 @@ class ToleranceAnalysis(FoldAnalysis):
         if pair and (len(pair) != 2 or len(set(pair)) != 2 or not set(pair) <= set(knobs)):
             raise InputError(f"--map must be two of {', '.join(knobs)}, got {','.join(pair)!r}")
 
-    def analyse(
+    def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Measures the intervals of a fold's model on its validation samples.

@@ -107,7 +107,7 @@ class WorstCaseAnalysis(FoldAnalysis):
             for group, weight, start in itertools.product(groups, settings.adv_aux_weight, range(settings.starts))
         }
 
-    def analyse(
+    def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Searches for the worst cases, whose content is `results.WorstCases`.

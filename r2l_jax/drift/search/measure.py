@@ -51,7 +51,7 @@ def ticking(
     title: str,
     total: int,
     stop: Callable[[], bool],
-    stopped: Callable[[], str] = lambda: "stopped; the same command goes on from there",
+    stopped: Callable[[], str] = lambda: "stopped; the same command resumes there",
 ) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar of `total` steps, none without steps, and yields the function that moves it.
 

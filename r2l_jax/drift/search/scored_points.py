@@ -74,7 +74,7 @@ class ScoredPoints:
         digest.update(self._samples["target"].tobytes())
         wanted = identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())
         self._unfinished = Unfinished(file, wanted)
-        self._goes_on = "the same command goes on from there" if file else "nothing is kept"
+        self._goes_on = "the same command resumes there" if file else "nothing is kept"
         # For each point the confusion matrices of the samples, `(N, C, C)`; which of them are measured rather than
         # assumed, `(N,)`; and the scores.
         self._known: dict[Point, np.ndarray] = {}

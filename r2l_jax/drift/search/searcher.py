@@ -152,7 +152,7 @@ class Searcher:
                 record.save(state)
                 saved = time.monotonic()
             if stopped:
-                goes_on = "the same command goes on from there" if file else "nothing is kept"
+                goes_on = "the same command resumes there" if file else "nothing is kept"
                 raise Interrupted(f"stopped at step {record.steps} of {steps}; {goes_on}")
         ends = self._stacks.unstack(state.offsets, len(searches))
         return [self._found(*each) for each in zip(searches, ends, record.losses(), strict=True)]

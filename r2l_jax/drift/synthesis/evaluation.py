@@ -202,7 +202,7 @@ class _Part:
     def interrupted(self) -> Interrupted:
         """Returns the error that stops an evaluation of this fold."""
         return Interrupted(
-            f"stopped in fold {self.fold.number} of {self._label}; the same command goes on with that fold"
+            f"stopped in fold {self.fold.number} of {self._label}; the same command resumes with that fold"
         )
 
 

@@ -178,9 +178,7 @@ def _write(
             return sum(len(folder.missing) for folder in folders)
 
         def interrupted() -> Interrupted:
-            return Interrupted(
-                f"stopped after {total - left()} of {total} pictures; the same command goes on from there"
-            )
+            return Interrupted(f"stopped after {total - left()} of {total} pictures; the same command resumes there")
 
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
             for folder in folders:

@@ -82,7 +82,7 @@ def test_what_is_not_known_is_named(make, message):
         (build(TrainConfig, processing_mode="none"), None),
     ],
 )
-def test_only_a_pipeline_that_was_not_learnt_is_a_runs_own_by_name(config, own):
+def test_only_a_pipeline_that_was_not_learned_is_a_runs_own_by_name(config, own):
     pipeline = cases.own_pipeline(config.processing)
     assert (pipeline and pipeline.title) == own
     known = cases.pipelines([*PUBLISHED_PIPELINES, "parametrized"])

@@ -105,7 +105,7 @@ def watched():
         of_classes = {metric: dict.fromkeys(fold.task.classes, 0.5) for metric in PER_CLASS}
         return {case.name: {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": []} for case in cases}
 
-    def analysed(self, fold, done, stop, file):
+    def analyzed(self, fold, done, stop, file):
         names.append(self.name)
         return quick(self.name)
 
@@ -116,7 +116,7 @@ def watched():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", evaluated)
         for kind in KINDS:
-            patch.setattr(kind, "analyse", analysed)
+            patch.setattr(kind, "analyze", analyzed)
         patch.setattr(adaptation, "_adapted", adapted_to)
         yield names
 
@@ -309,7 +309,7 @@ def test_an_analysis_leaves_nothing_of_an_old_one(place, monkeypatch):
     folder = place.forensics.output_dir / "fold_0/sensitivity"
     assert (folder / "sensitivity.png").exists()
     (folder / "mine.png").touch()
-    monkeypatch.setattr(SensitivityAnalysis, "analyse", lambda *arguments: quick("other"))
+    monkeypatch.setattr(SensitivityAnalysis, "analyze", lambda *arguments: quick("other"))
     change_pixel(place.file("valid"))
     forensics.run(dataclasses.replace(place.forensics, analyses=("sensitivity",)))
     names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}

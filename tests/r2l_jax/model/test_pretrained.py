@@ -165,7 +165,7 @@ HALF = safetensors.numpy.save(STATE | {"bn1.bias": STATE["bn1.bias"].astype(ml_d
     [
         ("x.safetensors", None, r": No such file or directory$"),
         ("", b"", r": Is a directory$"),
-        ("x.safetensors", CONTENT[:-1], r" is no safetensors file that can be read: .*header"),
+        ("x.safetensors", CONTENT[:-1], r" is not a safetensors file that can be read: .*header"),
         ("x.safetensors", HALF, r": bn1.bias is BF16, expected one of F16, F32, F64, I64$"),
         ("x.pth", b"anything", r" is a PyTorch file"),
         ("x.bin", b"PK\x03\x04\0\0\x08\x08\0\0", r" is a PyTorch file"),

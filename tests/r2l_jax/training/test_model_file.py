@@ -74,7 +74,7 @@ def test_without_checkpoints_the_file_holds_the_last_state(base):
         ({"task": None}, "its metadata lacks task"),
         ({"task": '"detection"'}, "its metadata has Invalid enum value 'detection' - at task"),
         ({"classes": "[1]"}, "its metadata has Expected str, got int - at classes"),
-        ({"classes": "[" * 10**5}, "its metadata has classes, which is no JSON"),
+        ({"classes": "[" * 10**5}, "its metadata has classes, which is not JSON"),
         ({"flags": "[]"}, "its metadata has Expected object, got array - at flags"),
         ({"flags": '{"lr": "high"}'}, "is damaged: --lr: expected float"),
         ({"flags": '{"new": 1}'}, "was trained by another version: it has the flags new"),
@@ -82,7 +82,7 @@ def test_without_checkpoints_the_file_holds_the_last_state(base):
         ({"camera": '{"black_level": 1}'}, "its metadata has no camera"),
         ({"shape": "[-1, 3]"}, "its metadata has Expected int >= 1 - at shape"),
         ({"score": "NaN"}, "its metadata has a score that is not finite"),
-        ({"identity": "1"}, "its metadata has identity, which is no text"),
+        ({"identity": "1"}, "its metadata has identity, which is not text"),
         ({"identity": '"abc"'}, "is damaged: its arrays are not those that were written"),
     ],
 )

@@ -73,13 +73,13 @@ def test_another_run_s_split_is_used_again(base, one_epoch):
             {"dataset": "SyntheticSegmentation", "processing_mode": "none"},
             r"height and width must be multiples of 64 for a U-Net\+\+ after --processing_mode=none, got 32x32",
         ),
-        ({"classifier_uri": "nowhere"}, "--classifier_uri=nowhere is no run's folder with a fold_0: not found"),
-        ({"classifier_uri": "{data_dir}"}, "is no run's folder with a fold_0: it has no fold_.* folder"),
+        ({"classifier_uri": "nowhere"}, "--classifier_uri=nowhere is not a run's folder with a fold_0: not found"),
+        ({"classifier_uri": "{data_dir}"}, "is not a run's folder with a fold_0: it has no fold_.* folder"),
         (
             {"classifier_uri": "{one_epoch}", "classifier_network": "ResNet34"},
             "does not fit this run: its head has bn1.bias",
         ),
-        ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is no run's folder with a fold_1: it has fold_0"),
+        ({"state_dict_uri": "{one_epoch}", "n_splits": 2}, "is not a run's folder with a fold_1: it has fold_0"),
         ({"train_size": 0.99}, "--train_size=0.99 leaves 1 of 40 images to validate on, fewer than the 5 classes"),
     ],
 )

@@ -1,7 +1,7 @@
 import json
 
 import numpy as np
-import optimised
+import optimized
 import pytest
 
 from r2l_jax.config import TrainConfig
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 def accuracies(tmp_path_factory):
     """The validation accuracies of three folds, by the precision of the head."""
     folder = tmp_path_factory.mktemp("precision")
-    options = compiler.options() | optimised.OPTIONS
+    options = compiler.options() | optimized.OPTIONS
     found = {}
     for precision in ("float32", "bfloat16"):
         settings = {

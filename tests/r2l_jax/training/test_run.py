@@ -100,9 +100,9 @@ def test_several_folds_predict_their_mean(base):
 
 
 def test_wrong_arguments_are_named(one_epoch, loaded):
-    with pytest.raises(InputError, match=r"^nowhere is no run's folder with a fold_0: not found$"):
+    with pytest.raises(InputError, match=r"^nowhere is not a run's folder with a fold_0: not found$"):
         r2l_jax.load("nowhere")
-    with pytest.raises(InputError, match=r"is no run's folder with a fold_3: it has fold_0$"):
+    with pytest.raises(InputError, match=r"is not a run's folder with a fold_3: it has fold_0$"):
         r2l_jax.load(one_epoch.run_dir, fold=3)
     with pytest.raises(InputError, match=r"^checkpoint must be one of best, last, got 'first'$"):
         r2l_jax.load(one_epoch.run_dir, checkpoint="first")
@@ -155,7 +155,7 @@ def test_a_link_to_a_fold_stands_for_it_and_a_copy_of_a_fold_does_not(one_epoch,
     shutil.copytree(tmp_path / "run/fold_0", tmp_path / "run/fold_0 (copy)")
     ((fold,),) = open_runs([str(tmp_path / "run")])
     assert fold.number == 0
-    with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is no run's folder: it has no fold_0"):
+    with pytest.raises(InputError, match=r"--run=.*fold_0 \(copy\) is not a run's folder: it has no fold_0"):
         open_runs([str(tmp_path / "run/fold_0 (copy)")])
 
 
@@ -170,9 +170,9 @@ def test_the_fingerprint_has_the_content_of_the_pipeline_s_file(fold, tmp_path):
 
 
 def test_a_folder_that_is_no_finished_run_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"--run=nowhere is no run's folder: not found"):
+    with pytest.raises(InputError, match=r"--run=nowhere is not a run's folder: not found"):
         open_runs(["nowhere"])
-    with pytest.raises(InputError, match=r"is no run's folder: it has no fold_0"):
+    with pytest.raises(InputError, match=r"is not a run's folder: it has no fold_0"):
         open_runs([str(tmp_path)])
 
 

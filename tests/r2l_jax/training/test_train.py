@@ -281,7 +281,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(base, finished, monkeypatch,
     message = "after epoch 1 of 2" if stop_after == 4 else f"at step {stop_after} of 8"
     with monkeypatch.context() as patch:
         stop_at(patch, stop_after)
-        with pytest.raises(Interrupted, match=f"stopped {message}; the same command goes on"):
+        with pytest.raises(Interrupted, match=f"stopped {message}; the same command resumes"):
             train.run(config)
     assert not metrics(config)["complete"]
     train.run(config)

@@ -403,7 +403,7 @@ def test_an_earlier_report_stays_if_a_file_is_damaged(tmp_path):
     assert output.stat().st_size == size
     before = output.read_bytes()
     (folder / "forensics/fold_0/worst_case/white_balance.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"white_balance\.png is no picture that can be shown"):
+    with pytest.raises(InputError, match=r"white_balance\.png is not a picture that can be shown"):
         write_report([str(folder)], output)
     assert output.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

@@ -87,10 +87,10 @@ def test_results_that_are_not_finished_are_left_out(everything):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda folder: None, "is no run's folder: not found"),
-        (lambda folder: folder.mkdir(), "is no run's folder: it has no fold_* folder with a metrics.json"),
+        (lambda folder: None, "is not a run's folder: not found"),
+        (lambda folder: folder.mkdir(), "is not a run's folder: it has no fold_* folder with a metrics.json"),
         (lambda folder: (folder / "fold_0").mkdir(parents=True), "it has no fold_* folder with a metrics.json"),
-        (lambda folder: folder.write_text(""), "is no run's folder: not found"),
+        (lambda folder: folder.write_text(""), "is not a run's folder: not found"),
     ],
 )
 def test_other_folders_are_refused(tmp_path, make, message):

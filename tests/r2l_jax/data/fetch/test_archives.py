@@ -194,13 +194,13 @@ def test_refuses_a_directory_that_fills_the_memory(tmp_path, refused, monkeypatc
     refused(archive, f"its directory has {length} bytes, more than {length - 1}")
 
 
-def test_refuses_a_spoilt_header_in_the_middle_of_a_tar_archive(tmp_path, refused):
+def test_refuses_a_damaged_header_in_the_middle_of_a_tar_archive(tmp_path, refused):
     """tarfile takes it for the end of the archive."""
     write_tar(tmp_path / "gz", [("x", b"1"), ("y", b"2")])
     content = bytearray(gzip.decompress((tmp_path / "gz").read_bytes()))
     content[1024 + 150] ^= 1
     (tmp_path / "a.tar").write_bytes(content)
-    refused(tmp_path / "a.tar", "the header of a member is spoilt")
+    refused(tmp_path / "a.tar", "the header of a member is damaged")
 
 
 @pytest.mark.parametrize("name", [*WRITERS, "a.tar.xz"])

@@ -160,8 +160,8 @@ def test_large_files_are_checked_by_the_sha1_of_their_uploader(server, tmp_path,
 
 def test_a_file_with_a_wrong_hash_is_refused_and_removed(server, tmp_path):
     server.put({"folder/good": b"good", "folder/x": b"what was uploaded"})
-    server.stored("folder/x").data_bytes = b"what was spoilt.."
-    came, expected = (hashlib.sha1(b).hexdigest() for b in (b"what was spoilt..", b"what was uploaded"))
+    server.stored("folder/x").data_bytes = b"what was spoiled."
+    came, expected = (hashlib.sha1(b).hexdigest() for b in (b"what was spoiled.", b"what was uploaded"))
     with pytest.raises(InputError, match=f"^folder/x: got the SHA1 {came}, expected {expected}$"):
         server.fetch(tmp_path)
     assert not [name for name in contents(tmp_path) if name.startswith("x")]
@@ -177,14 +177,14 @@ def test_a_file_that_ends_early_stays_as_a_part(server, tmp_path):
         return response
 
     server.raw.download_file_from_url = cut
-    with pytest.raises(InputError, match=r"^folder/x: .* after 5000 of 10240 bytes; the same command goes on"):
+    with pytest.raises(InputError, match=r"^folder/x: .* after 5000 of 10240 bytes; the same command resumes"):
         server.fetch(tmp_path)
     assert contents(tmp_path) == {"x.part": (bytes(range(256)) * 40)[:5000]}
 
 
 def test_a_failure_ends_the_other_downloads(server, tmp_path):
     server.put({"folder/bad": b"as uploaded"} | {f"folder/x{n:03}": bytes(20000) for n in range(100)})
-    server.stored("folder/bad").data_bytes = b"as spoilt.."
+    server.stored("folder/bad").data_bytes = b"as spoiled."
     with pytest.raises(InputError, match="folder/bad: got the SHA1"):
         server.fetch(tmp_path)
     assert len(server.asked) < 60

@@ -249,7 +249,7 @@ SPOILT = ARCHIVE[:-1] + b"?"
         ),
         ({"sends": {NAME: ARCHIVE + b"?"}}, rf"got more than the {len(ARCHIVE)} bytes expected$", [f"{NAME}.part"]),
         ({"sends": {NAME: ARCHIVE[:9]}}, rf"the source sent no more after 9 of {len(ARCHIVE)} bytes", [f"{NAME}.part"]),
-        ({"drops": [9, 0]}, r"after 0 of \d+ bytes; the same command goes on from there", []),
+        ({"drops": [9, 0]}, r"after 0 of \d+ bytes; the same command resumes there", []),
         ({"ranges": "bytes 0-9/10", "drops": [80_000]}, r"got the range .bytes 0-9/10., .* 65536", [f"{NAME}.part"]),
         ({"ranges": False, "drops": [80_000] * 9}, r"IncompleteRead.* after 65536 of", [f"{NAME}.part"]),
         ({"statuses": {"": 404}}, r"/api/records/5235536: HTTP 404 Not Found$", []),

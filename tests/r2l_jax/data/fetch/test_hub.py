@@ -99,7 +99,7 @@ UNDECLARED = rf"{Hub.TREE}: declares no SHA-256 and size of model.safetensors: "
         ({"content": DAMAGED}, rf"{NAME}: got the SHA256 [0-9a-f]+, expected {NAME[17:81]}"),
         ({"content": b""}, rf"{NAME}: the source sent no more after 0 of {len(CONTENT)} bytes"),
         ({"content": CONTENT + b"?"}, rf"{NAME}: got more than the {len(CONTENT)} bytes expected"),
-        ({"drop": 100}, rf"{NAME}: .*100 bytes read, {len(CONTENT) - 100} more expected.*; the same command goes on"),
+        ({"drop": 100}, rf"{NAME}: .*100 bytes read, {len(CONTENT) - 100} more expected.*; the same command resumes"),
         ({"statuses": {Hub.TREE: 401}}, rf"{Hub.TREE}: HTTP 401 Unauthorized"),
         ({"statuses": {Hub.RESOLVE: 404}}, rf"{Hub.RESOLVE}: HTTP 404 Not Found"),
         ({"statuses": {Hub.CDN: 503}}, r"/elsewhere/a-hash.*: HTTP 503 Service Unavailable"),

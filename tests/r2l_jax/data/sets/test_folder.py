@@ -300,8 +300,11 @@ def test_tiles_of_frames_with_a_white_level_are_fractions_of_it(frames):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda root: (root / "images").rename(root / "misspelt"), "has the sub-folder masks, and lacks images: segm"),
-        (lambda root: (root / "masks").rename(root / "misspelt"), "has the sub-folder images, and lacks masks: segm"),
+        (
+            lambda root: (root / "images").rename(root / "misspelled"),
+            "has the sub-folder masks, and lacks images: segm",
+        ),
+        (lambda root: (root / "masks").rename(root / "misspelled"), "has the sub-folder images, and lacks masks: segm"),
         (lambda root: (root / "images/a.tif").touch(), "images must have one frame a, whatever its suffix; found sev"),
         (lambda root: (root / "tiles_32").write_text("a file"), r"tiles_32: File exists"),
     ],

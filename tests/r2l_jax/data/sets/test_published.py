@@ -314,7 +314,7 @@ LONE_MASK = f"{MASKS}/DJI_10_mask.png"
 
 
 @pytest.mark.parametrize(
-    ("name", "spoilt", "spoil", "message"),
+    ("name", "spoiled", "spoil", "message"),
     [
         ("Microscopy", "microscopy/labels/*", lambda path: path.write_text("alone\n"), "must be a name .* got 'alone'"),
         ("Microscopy", f"{IMAGES}/LYT_0.tiff", mosaic(128, 256), "LYT_0.tiff must be 256x256, got 128x256"),
@@ -333,9 +333,9 @@ LONE_MASK = f"{MASKS}/DJI_10_mask.png"
         ("Drone", f"{FRAMES}/DJI_10.tif", lambda path: path.write_bytes(b"no picture"), r"DJI_10.tif: truncated"),
     ],
 )
-def test_wrong_files_are_named_and_leave_no_tiles(drone, microscopy, name, spoilt, spoil, message):
+def test_wrong_files_are_named_and_leave_no_tiles(drone, microscopy, name, spoiled, spoil, message):
     root, _ = drone
-    for path in sorted(root.glob(spoilt)):
+    for path in sorted(root.glob(spoiled)):
         spoil(path)
     with pytest.raises(InputError, match=message):
         datasets.load(name, data_dir=root)[0]

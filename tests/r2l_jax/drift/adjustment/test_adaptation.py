@@ -164,7 +164,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
         ({"cameras": ("nikon",)}, "--cameras must be drone, microscopy, auto or a JSON file, got 'nikon'"),
         ({"cameras": ("auto",)}, "--cameras=auto: mosaics are taken of the data set's scenes"),
         ({"cameras": ("drone", "my/drone.json")}, "--cameras: two of drone, my/drone.json have one name"),
-        ({"drifted_data_dir": "nowhere"}, "--drifted_data_dir=nowhere is no folder"),
+        ({"drifted_data_dir": "nowhere"}, "--drifted_data_dir=nowhere is not a folder"),
         (
             {"drifted_camera": "drone"},
             "--drifted_camera is the camera of --drifted_data_dir: give --drifted_data_dir as well",

@@ -63,9 +63,9 @@ def test_the_task_loss_rises_and_only_the_processor_moves(one_epoch, attacked):
 def test_deviation_is_that_from_the_earlier_run_s_rendering(attacked):
     """Its mean over 8 samples, which do not fill two batches of 6."""
     config, _ = attacked
-    (learnt,), (fold,) = open_runs([config.processing.processor_uri, str(config.run_dir)])
+    (learned,), (fold,) = open_runs([config.processing.processor_uri, str(config.run_dir)])
     raws, _ = fold.dataset.samples(fold.valid_indices)
-    away = deviation(fold.model.processor(raws), learnt.model.processor(raws), "ssim")
+    away = deviation(fold.model.processor(raws), learned.model.processor(raws), "ssim")
     row = history(config)[metrics(config)["best_epoch"]]
     assert row["val_deviation"] == pytest.approx(float(away), rel=1e-4)
     assert float(away) > 1e-3
@@ -80,9 +80,9 @@ def test_differences_are_recorded(attacked):
     )
     assert (default != adversarial).any()
     np.testing.assert_allclose(difference, 0.5 + (adversarial - default) / 2)
-    ((learnt,),) = open_runs([config.processing.processor_uri])
-    raws, _ = learnt.dataset.samples(np.arange(2))
-    np.testing.assert_allclose(learnt.model.processor(raws), default, atol=1e-5)
+    ((learned,),) = open_runs([config.processing.processor_uri])
+    raws, _ = learned.dataset.samples(np.arange(2))
+    np.testing.assert_allclose(learned.model.processor(raws), default, atol=1e-5)
     events = EventAccumulator(str(folder))
     events.Reload()
     assert {"differences/0_default", "differences/2_difference"} <= set(events.Tags()["images"])
@@ -128,7 +128,7 @@ def test_only_the_parameters_named_move_and_stay_valid(untrained):
 
 
 @pytest.mark.slow
-def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalised_images(untrained):
+def test_an_untrained_head_is_attacked_with_a_warning_and_sees_normalized_images(untrained):
     config, stderr = untrained
     warning = "warning: --adv_training without --classifier_uri attacks a head untrained for the task\n"
     assert stderr.count(warning) == 1
@@ -153,7 +153,7 @@ def test_an_interrupted_attack_goes_on_to_the_same_end(attacked, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(loader, "train_batches", stopping)
-        with pytest.raises(Interrupted, match="stopped at step 7 of 10; the same command goes on"):
+        with pytest.raises(Interrupted, match="stopped at step 7 of 10; the same command resumes"):
             train.run(config, Attack)
     train.run(config, Attack)
     assert history(config) == history(whole)

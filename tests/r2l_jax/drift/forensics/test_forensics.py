@@ -24,14 +24,14 @@ def calls(monkeypatch):
     """Puts a quick analysis in place of the known ones, and lists those that are asked for."""
     calls = []
 
-    def analyse(self, fold, done, stop, file):
+    def analyze(self, fold, done, stop, file):
         calls.append(self.name)
         file.write_text("unfinished")
         table, rows = f"table of {self.name}", [{"a": 1, "b": 2}]
         return Analysis({"number": len(calls)}, table, {"figure": Figure()}, {"rows": rows})
 
     for kind in (SensitivityAnalysis, ToleranceAnalysis, WorstCaseAnalysis):
-        monkeypatch.setattr(kind, "analyse", analyse)
+        monkeypatch.setattr(kind, "analyze", analyze)
     return calls
 
 
@@ -62,7 +62,7 @@ def test_what_is_finished_is_not_done_again(config, calls):
 
 def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
     monkeypatch.setattr(forensics.StopSignals, "agreed", lambda self: bool(calls))
-    with pytest.raises(Interrupted, match="stopped before tolerances of fold 0; the same command goes on with that"):
+    with pytest.raises(Interrupted, match="stopped before tolerances of fold 0; the same command resumes with it"):
         forensics.run(config)
     monkeypatch.undo()
     assert calls == ["sensitivity"]
@@ -85,7 +85,7 @@ def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, mo
         ({"adv_parameters": ("hue",)}, "--adv_parameters must be of all, black_level, .* got 'hue'"),
         ({"map": ("gamma_correct",)}, "--map must be two of black_level, .* got 'gamma_correct'"),
         ({"map": ("gamma_correct", "hue")}, "--map must be two of black_level, .* got 'gamma_correct,hue'"),
-        ({"run": "nowhere"}, "--run=nowhere is no run's folder: not found"),
+        ({"run": "nowhere"}, "--run=nowhere is not a run's folder: not found"),
         ({"steps": 0}, "--steps must be positive, got 0"),
         ({"analyses": ("gradients",)}, "--analyses must be of sensitivity, tolerances, worst_case, got 'gradients'"),
         ({"adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, l2_sum, got 'lpips'"),

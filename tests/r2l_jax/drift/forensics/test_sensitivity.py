@@ -60,7 +60,7 @@ class SmoothHead(nnx.Module):
         return self.linear(features if self.of_pixels else features.mean((1, 2)))
 
 
-def coloured(raw, gains):
+def colored(raw, gains):
     return raw[..., None] * gains
 
 
@@ -79,8 +79,8 @@ def fold_of(task, pipeline, head):
     return folds_by_hand.fold_of(dataset(task), [], EVERY, model=model)
 
 
-def analyse(fold, stop=lambda: False):
-    return sensitivity.SensitivityAnalysis(4).analyse(fold, {}, stop, None)
+def analyze(fold, stop=lambda: False):
+    return sensitivity.SensitivityAnalysis(4).analyze(fold, {}, stop, None)
 
 
 CASES = {"classification": isp.parametrized, "segmentation": isp.static}
@@ -144,7 +144,7 @@ def test_changes_are_a_hundredth_of_the_gradients_norm_and_sum_in_natural_ranges
 
 def test_changes_are_those_of_the_measured_loss(case):
     fold, frozen, _ = case
-    analysis = analyse(fold)
+    analysis = analyze(fold)
     overall = analysis.content["overall"]
     parts = [
         ("white_balance", 1, overall["elements"]["white_balance.green"]),
@@ -170,7 +170,7 @@ def test_changes_are_those_of_the_measured_loss(case):
 def test_closed_forms_of_a_head_that_averages(small_heads):
     gains = np.array([1.3, 1.0, 1.2])
     stages = [
-        isp.Stage("gains", coloured, {"white_balance": isp.Parameter(gains, scale="log")}),
+        isp.Stage("gains", colored, {"white_balance": isp.Parameter(gains, scale="log")}),
         isp.Stage("tones", isp.color.gamma_correct, {"gamma_correct": isp.Parameter(2.2, scale="log")}),
     ]
     pipeline = isp.Pipeline(stages)
@@ -183,7 +183,7 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
     slopes = images / (2.2 * linear)
     logits = (images.mean((1, 2)) - MEAN) / STD
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    of_mean = (probabilities - np.eye(3)[LABELS]) / STD  # the loss's gradient for the mean colour
+    of_mean = (probabilities - np.eye(3)[LABELS]) / STD  # the loss's gradient for the mean color
     np.testing.assert_allclose(found.loss, -np.log(probabilities[EVERY, LABELS]), rtol=1e-5)
 
     by_gains = of_mean * (slopes * linear).mean((1, 2))  # moved by factors
@@ -213,12 +213,12 @@ def test_one_program_serves_all_batches(case):
 def test_a_stop_ends_the_analysis_after_a_batch(case):
     fold, _, _ = case
     with pytest.raises(Interrupted, match="stopped; the same command begins with this analysis"):
-        analyse(fold, lambda: True)
+        analyze(fold, lambda: True)
 
 
 def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_path):
     fold, frozen, whole = case
-    analysis = analyse(fold)
+    analysis = analyze(fold)
     content = json.loads(json.dumps(analysis.content))
     assert content == analysis.content
     assert tuple(content["overall"]["stages"]) == frozen.pipeline(frozen.default).stage_names

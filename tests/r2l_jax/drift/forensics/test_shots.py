@@ -21,9 +21,9 @@ def fold():
     return brightness.fold(dataset, [0, 1, 3], valid)
 
 
-def analyse(fold, searches, done):
+def analyze(fold, searches, done):
     analysis = ShotsAnalysis(("model",), 4, searches)
-    return analysis, analysis.analyse(fold, done, lambda: False, pathlib.Path("unfinished.npz"))
+    return analysis, analysis.analyze(fold, done, lambda: False, pathlib.Path("unfinished.npz"))
 
 
 def test_each_group_of_samples_is_scored_at_the_worst_of_each_search(fold):
@@ -34,7 +34,7 @@ def test_each_group_of_samples_is_scored_at_the_worst_of_each_search(fold):
         for group, score, gain in (("all", 0.6, 2.0), ("all", 0.2, 4.0), ("all", 0.8, 1.4), ("gains", 0.4, 3.0))
     ]
     searches = WorstCaseAnalysis(WorstCaseSettings(samples=2), 4, 0)
-    analysis, found = analyse(fold, searches, {"worst_case": {"rows": rows}})
+    analysis, found = analyze(fold, searches, {"worst_case": {"rows": rows}})
     scores = found.content["fields"]["model"].pop("scores")
     assert found.content == {
         "score": "accuracy",
@@ -52,7 +52,7 @@ def test_each_group_of_samples_is_scored_at_the_worst_of_each_search(fold):
 
 
 def test_without_a_search_the_default_is_scored(fold):
-    analysis, found = analyse(fold, None, {})
+    analysis, found = analyze(fold, None, {})
     fields = found.content["fields"]["model"]
     assert (fields["columns"], fields["scores"]) == (["default"], [[1], [1]])
     assert analysis.flags == {"by": ("model",)}

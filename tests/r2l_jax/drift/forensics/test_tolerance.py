@@ -31,19 +31,19 @@ def compiled_once(small_heads):
         yield
 
 
-def analyse(
+def analyze(
     dataset, allowed=2, batch_size=16, camera=brightness.CAMERA, pair=(), seed=0, stop=lambda: False, file=None
 ):
     fold = brightness.fold(dataset, [], np.arange(len(dataset)), camera)
     analysis = ToleranceAnalysis(ToleranceSettings(tolerance=float(allowed), map=pair), batch_size, seed)
     analysis.check_fold(fold)
-    return analysis.analyse(fold, {}, stop, file)
+    return analysis.analyze(fold, {}, stop, file)
 
 
 @pytest.fixture(scope="module")
 def analysis(compiled_once):
     # Each sample is five points: two of them may be lost.
-    return analyse(dark_images(INTENSITIES), 12, pair=("white_balance", "gamma_correct"))
+    return analyze(dark_images(INTENSITIES), 12, pair=("white_balance", "gamma_correct"))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ class _LostAndFound:
 
 def test_ends_and_points_are_measured_on_all_samples(monkeypatch):
     monkeypatch.setattr(scored_points, "Measurer", _LostAndFound)
-    content = analyse(dark_images([0.2] * 10 + [0.3] * 10)).content
+    content = analyze(dark_images([0.2] * 10 + [0.3] * 10)).content
     gain = content["knobs"]["white_balance"]
     # The sweep sees no sample of the darker half lost, of which the first end that is found takes no notice.
     assert math.log(gain["high"]) == pytest.approx(0.35, rel=PRECISION)
@@ -114,13 +114,13 @@ def test_ends_and_points_are_measured_on_all_samples(monkeypatch):
 
 
 def test_resamples_of_equal_samples_are_equal():
-    for knob in analyse(dark_images([0.3] * 5)).content["knobs"].values():
+    for knob in analyze(dark_images([0.3] * 5)).content["knobs"].values():
         assert knob["low_interval"] == pytest.approx([knob["low"]] * 2)
         assert knob["high_interval"] == pytest.approx([knob["high"]] * 2)
 
 
 def test_the_seed_moves_no_ends(analysis, knobs):
-    others = analyse(dark_images(INTENSITIES), 12, seed=1).content
+    others = analyze(dark_images(INTENSITIES), 12, seed=1).content
     assert others["default"] == analysis.content["default"] == 1
     for name, knob in others["knobs"].items():
         for key in ("value", "low", "high", "points"):
@@ -129,7 +129,7 @@ def test_the_seed_moves_no_ends(analysis, knobs):
 
 
 def test_a_model_that_tolerates_all():
-    content = analyse(dark_images([0.0] * 3), pair=("white_balance.red", "black_level.0")).content
+    content = analyze(dark_images([0.0] * 3), pair=("white_balance.red", "black_level.0")).content
     assert all(knob["low_at_limit"] and knob["high_at_limit"] for knob in content["knobs"].values())
     assert np.all(content["map"]["tolerated"])
 
@@ -138,7 +138,7 @@ def test_a_model_that_tolerates_all():
 def test_iou_of_segmentation_and_negative_gains():
     dark, bright = 0.25, 0.8
     # Next to the edge, pixels are interpolated: their loss is tolerated.
-    content = analyse(half_images(dark, bright, 3), 30, camera=brightness.NEGATIVE).content
+    content = analyze(half_images(dark, bright, 3), 30, camera=brightness.NEGATIVE).content
     assert content["score"] == "iou"
     factor = content["knobs"]["white_balance"]
     assert math.log(factor["low"]) == pytest.approx(math.log(BRIGHT / bright), rel=PRECISION)
@@ -168,35 +168,35 @@ def test_what_was_stopped_goes_on(analysis, tmp_path):
     file, dataset = tmp_path / "unfinished.npz", dark_images(INTENSITIES)
     options = {"pair": ("white_balance", "gamma_correct"), "file": file}
     answers = iter([False] * 12 + [True])
-    with pytest.raises(Interrupted, match=r"^stopped with [1-9]\d* processings measured; the same command goes on"):
-        analyse(dataset, 12, stop=lambda: next(answers), **options)
+    with pytest.raises(Interrupted, match=r"^stopped with [1-9]\d* processings measured; the same command resumes"):
+        analyze(dataset, 12, stop=lambda: next(answers), **options)
     asked = []
 
     def ask():
         asked.append(1)
         return False
 
-    assert analyse(dataset, 12, stop=ask, **options).content == analysis.content
+    assert analyze(dataset, 12, stop=ask, **options).content == analysis.content
     # Nothing is measured twice, whatever the batches; other samples, another seed or a damaged file start anew.
     asked.clear()
-    assert analyse(dataset, 12, stop=ask, batch_size=20, **options).content == analysis.content
+    assert analyze(dataset, 12, stop=ask, batch_size=20, **options).content == analysis.content
     assert not asked
     kept = file.read_bytes()
     for content, changed in ((kept, {"seed": 1}), (kept[: len(kept) // 2], {}), (b"something else", {})):
         file.write_bytes(content)
         with pytest.raises(Interrupted, match="stopped with 0 processings"):
-            analyse(dataset, 12, stop=lambda: True, **options, **changed)
+            analyze(dataset, 12, stop=lambda: True, **options, **changed)
 
 
 def test_without_a_file_nothing_is_kept():
     with pytest.raises(Interrupted, match="stopped with 0 processings measured; nothing is kept"):
-        analyse(dark_images([0.3]), stop=lambda: True)
+        analyze(dark_images([0.3]), stop=lambda: True)
 
 
 @pytest.mark.parametrize("pair", [("gamma_correct", "gamma_correct"), ("gamma_correct", "radius")])
 def test_a_pair_that_are_not_two_knobs_is_named(pair):
     with pytest.raises(InputError, match=f"--map must be two of black_level, .*gamma_correct, got '{','.join(pair)}'"):
-        analyse(dark_images([0.3]), pair=pair)
+        analyze(dark_images([0.3]), pair=pair)
 
 
 def test_content_is_json_and_has_a_row_and_figures(analysis, knobs):
@@ -247,7 +247,7 @@ def test_the_outline_separates_what_is_tolerated(analysis):
 
 def test_each_resample_is_compared_with_its_own_default():
     """A sample of a half is lost by default, so that resamples have other defaults; the others are lost together."""
-    content = analyse(dark_images([0.3] * 10 + [0.9] * 10)).content
+    content = analyze(dark_images([0.3] * 10 + [0.9] * 10)).content
     assert content["default"] == 0.5
     gain = content["knobs"]["white_balance"]
     for end in (gain["high"], *gain["high_interval"]):

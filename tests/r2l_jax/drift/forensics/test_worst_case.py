@@ -39,7 +39,7 @@ def make(**changes):
 
 @pytest.fixture(scope="module")
 def analysis(fold, tmp_path_factory):
-    return make().analyse(fold, {}, lambda: False, tmp_path_factory.mktemp("worst") / "unfinished.npz")
+    return make().analyze(fold, {}, lambda: False, tmp_path_factory.mktemp("worst") / "unfinished.npz")
 
 
 def test_searches_see_no_sample_that_is_measured(fold):
@@ -87,7 +87,7 @@ def test_the_worst_of_the_starts_counts_and_is_shown(fold, monkeypatch):
     monkeypatch.setattr(worst_case.Measurer, "measure_samples", lambda *arguments: [measured[0], *measured])
     shown = []
     monkeypatch.setattr(worst_case, "_differences", lambda frozen, parameters, *samples: shown.append(parameters))
-    chosen = make(adv_parameters=tuple(groups), adv_aux_weight=(1e6, 1.0)).analyse(fold, {}, lambda: False, FILE)
+    chosen = make(adv_parameters=tuple(groups), adv_aux_weight=(1e6, 1.0)).analyze(fold, {}, lambda: False, FILE)
     rows = [(row["group"], row["aux_weight"], row["parameters"]["place"]) for row in chosen.content["rows"]]
     assert rows == [("all", 1e6, 1), ("all", 1.0, 2), ("gamma_correct", 1e6, 4), ("gamma_correct", 1.0, 7)]
     assert [row["spread"] for row in chosen.content["rows"]] == pytest.approx([0.3, 0, 0, 0])

@@ -46,6 +46,6 @@ def test_neither_batches_nor_neighbors_matter(frozen):
 
 def test_a_stop_ends_the_measuring_between_batches(frozen):
     answers = iter([False, True])
-    with pytest.raises(Interrupted, match=r"^stopped; the same command goes on from there$"):
+    with pytest.raises(Interrupted, match=r"^stopped; the same command resumes there$"):
         Measurer(frozen).measure_samples([frozen.default], DATASET, EVERY, 4, stop=lambda: next(answers))
     assert not list(answers)

@@ -101,7 +101,7 @@ def test_stopped_searches_go_on_where_they_were(searcher, tmp_path):
     whole = run(searcher, searches, steps=5)
     file = tmp_path / "unfinished.npz"
     answers = iter([False, False, True])
-    with pytest.raises(Interrupted, match="stopped at step 3 of 5; the same command goes on from there"):
+    with pytest.raises(Interrupted, match="stopped at step 3 of 5; the same command resumes there"):
         run(searcher, searches, steps=5, stop=lambda: next(answers), file=file)
     steps_left = []
     parts = run(searcher, searches, steps=5, stop=lambda: steps_left.append(1), file=file)

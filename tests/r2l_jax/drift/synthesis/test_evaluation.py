@@ -124,7 +124,7 @@ def test_the_same_again_takes_what_is_there_and_other_settings_only_what_is_miss
     assert more["runs"]["static"]["folds"]["0"]["own"] == result["runs"]["static"]["folds"]["0"]["own"]
 
 
-def test_another_seed_or_a_spoilt_file_is_evaluated_anew(settings, evaluated, tmp_path):
+def test_another_seed_or_a_damaged_file_is_evaluated_anew(settings, evaluated, tmp_path):
     settings = dataclasses.replace(settings, against=("corruptions",), severities=(1,), output=str(tmp_path))
     evaluation.run(settings)
     (tmp_path / "parts/static_fold_1.json").write_text("[]")
@@ -145,7 +145,7 @@ def test_interrupted_it_stops_within_a_batch_and_goes_on_from_the_last_fold(sett
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", interrupted)
-        with pytest.raises(Interrupted, match="stopped in fold 1 of static; the same command goes on with that fold"):
+        with pytest.raises(Interrupted, match="stopped in fold 1 of static; the same command resumes with that fold"):
             evaluation.run(settings)
     assert [file.name for file in (tmp_path / "parts").iterdir()] == ["static_fold_0.json"]
     assert not (tmp_path / "evaluation.json").exists()

@@ -339,7 +339,7 @@ def test_interrupted_it_goes_on_where_it_stopped(base, written, tmp_path, monkey
         with pytest.raises(Interrupted) as stopped:
             synthesis.run(config)
     done = sum(batches)
-    assert str(stopped.value) == f"stopped after {done} of {12 * IMAGES} pictures; the same command goes on from there"
+    assert str(stopped.value) == f"stopped after {done} of {12 * IMAGES} pictures; the same command resumes there"
     assert 4 * BATCH <= done < 8 * IMAGES
     assert len(list(folder(config).rglob("*.tiff"))) == done
     written_later = []
