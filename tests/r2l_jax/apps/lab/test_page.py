@@ -8,6 +8,7 @@ import shutil
 import signal
 
 import numpy as np
+import own_code
 import pytest
 import requests
 import tifffile
@@ -170,7 +171,8 @@ def test_pipelines_are_chosen_and_saved_with_their_values(visit, tmp_path):
         assert download.value.suggested_filename == name
         download.value.save_as(tmp_path / name)
     camera = isp.Camera.from_json((tmp_path / "camera.json").read_text())
-    saved = find_pipeline(f"{tmp_path / 'my_isp.py'}:make")(camera)
+    named = own_code.write(tmp_path / "my_isp.py", (tmp_path / "my_isp.py").read_text())
+    saved = find_pipeline(named)(camera)
     assert float(saved.saturation[...]) == pytest.approx(1.1 * np.exp(0.5), rel=0.01)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "camera.json").read_text())["pattern"] == "RGGB"
