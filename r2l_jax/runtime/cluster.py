@@ -302,8 +302,9 @@ def running(scheduler: str, logs: pathlib.Path | None = None) -> Iterator[Runner
         try:
             yield Cluster(client, logs, workers)
         except KeyboardInterrupt:
-            # The program ends, and with it workers in the midst of a job, of which Dask would warn.
+            # The program ends, and with it begun jobs and requests, which Dask would report.
             logging.getLogger("distributed").setLevel(logging.ERROR)
+            logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
             raise
 
 
