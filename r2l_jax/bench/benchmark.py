@@ -151,8 +151,10 @@ def _network_rows(step: tuple[int, int, int], large: tuple[int, int, int], devic
         ("torch_compile_unetplusplus_step", large, ours.train_step, segmentation, ahead),
     ]
     return [
-        _row(name, inputs.raws_and_masks if "unet" in name else inputs.raws_and_labels, shape, *sides, bars)
-        for name, shape, *sides, bars in rows
+        _row(
+            name, inputs.raws_and_masks if "unet" in name else inputs.raws_and_labels, shape, our_side, their_side, bars
+        )
+        for name, shape, our_side, their_side, bars in rows
     ]
 
 
@@ -191,11 +193,14 @@ def _demosaicing_rows(shape: tuple[int, int], device: str) -> list[Row]:
 def _numpy_rows(shape: tuple[int, int, int], floor: Callable) -> Iterator[Row]:
     """Yields the rows of the static pipelines and of denoising beside NumPy, SciPy and scikit-image."""
     for algorithms in isp.PUBLISHED_STATIC:
-        sides, bars = (partial(side.static, algorithms) for side in (ours, baselines)), Bars(10.0, 30.0)
-        yield _row(fresh.pipeline_name(algorithms), inputs.raws, shape, *sides, bars, floor, baseline_on_cpu=True)
+        our_side, their_side = partial(ours.static, algorithms), partial(baselines.static, algorithms)
+        name, bars = fresh.pipeline_name(algorithms), Bars(10.0, 30.0)
+        yield _row(name, inputs.raws, shape, our_side, their_side, bars, floor, baseline_on_cpu=True)
     for method in ("tv_chambolle", "tv_bregman", "bilateral"):
-        sides, bars = (partial(side.denoise, method) for side in (ours, baselines)), Bars(3.0, 10.0)
-        yield _row(f"denoise_{method}", inputs.images, shape, *sides, bars, baseline_on_cpu=True)
+        our_side, their_side = partial(ours.denoise, method), partial(baselines.denoise, method)
+        yield _row(
+            f"denoise_{method}", inputs.images, shape, our_side, their_side, Bars(3.0, 10.0), baseline_on_cpu=True
+        )
 
 
 def missed(result: Mapping[str, Any]) -> list[str]:

@@ -95,7 +95,9 @@ class Comparison:
         inputs, note = self.inputs(), ""
         # The baseline's process prepares its work while this one prepares ours.
         with timing.Elsewhere(self.baseline, inputs) if self.baseline else contextlib.nullcontext() as baseline:
-            stopwatches = {"ours": partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS)}
+            stopwatches: dict[str, Callable[[], float]] = {
+                "ours": partial(timing.milliseconds, self.ours(*inputs), timing.TURN_SECONDS)
+            }
             if baseline is not None:
                 stopwatches["baseline"] = baseline.milliseconds
             if self.floor is not None:

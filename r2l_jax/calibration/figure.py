@@ -28,8 +28,8 @@ def photon_transfer_curve(calibration: Calibration) -> Figure:
         points = [point for point in calibration.points if (point.channel, point.fitted) == (channel, fitted)]
         if points:
             means, variances = np.array([(point.mean, point.variance) for point in points]).T
-            style = {"fillstyle": "full" if fitted else "none", "label": name if fitted else f"{name}, not fitted"}
-            axes.plot(means * number, variances * number**2, "o", color=_COLORS[name], **style)
+            label, fill = (name, "full") if fitted else (f"{name}, not fitted", "none")
+            axes.plot(means * number, variances * number**2, "o", color=_COLORS[name], fillstyle=fill, label=label)
     gain = calibration.mean("gain") / number
     longest = 1.05 * max(point.mean for point in calibration.points) * number
     label = f"{gain:.4g} electrons per digital number"

@@ -266,7 +266,7 @@ def _points(flats: Flats, sites: Sequence[Site], lines: Sequence[Line]) -> list[
         for mean, variance, is_fitted in zip(
             flats.means[channels == channel].mean(0),
             added[channels == channel].mean(0),
-            fitted[channels == channel].any(0),
+            np.any(fitted[channels == channel], axis=0),
             strict=True,
         )
     ]
