@@ -294,17 +294,6 @@ def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place,
     assert len(list(output.glob("events.*"))) == 1
 
 
-def test_heat_maps_of_an_earlier_version_are_removed(place, made, tmp_path):
-    output = tmp_path / "earlier"
-    (output / "parts").mkdir(parents=True)
-    for name in ("exposures.png", "mine.png"):
-        (output / name).touch()
-    (output / "evaluation.json").write_text('{"git_commit": null}')
-    (output / "parts/one_epoch_fold_0.json").write_text('{"settings": {}, "tests": {"own": {}}}')
-    evaluation.run(dataclasses.replace(place.evaluation, against=("corruptions",), output=str(output)))
-    assert sorted(path.name for path in output.glob("*.png")) == ["corruptions.png", "mine.png"]
-
-
 def test_an_analysis_leaves_nothing_of_an_old_one(place, monkeypatch):
     folder = place.forensics.output_dir / "fold_0/sensitivity"
     assert (folder / "sensitivity.png").exists()
