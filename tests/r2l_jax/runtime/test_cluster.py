@@ -35,19 +35,18 @@ def failing(errors, calls):
     return work
 
 
-def errors_of(*jobs):
-    return {outcome.name: outcome.error for outcome in Runner().run(jobs)}
-
-
-def test_jobs_run_in_their_order():
+def test_jobs_run_in_their_order_and_are_timed():
     called = []
-    done = errors_of(Job("a", lambda: called.append("a")), Job("b", lambda: called.append("b"), ("a",)))
-    assert (done, called) == ({"a": None, "b": None}, ["a", "b"])
+    jobs = Job("a", lambda: called.append(time.sleep(0.1))), Job("b", lambda: called.append("b"), ("a",))
+    first, second = Runner().run(jobs)
+    assert called == [None, "b"]
+    assert (first, second) == (Outcome("a", first.seconds), Outcome("b", second.seconds))
+    assert 0.1 <= first.seconds < 5
 
 
 def test_a_job_that_fails_is_tried_again_and_then_reported_while_the_others_finish(capsys):
     few, many, mistake, used = [], [], [], []
-    done = errors_of(
+    jobs = [
         Job("few", failing([OSError("disk"), MemoryError()], few)),
         Job("many", failing([ValueError("no\nnumber")] * 5, many)),
         Job("needs many", lambda: None, ("many",)),
@@ -56,7 +55,8 @@ def test_a_job_that_fails_is_tried_again_and_then_reported_while_the_others_fini
         # A mistake of the user is final; a folder is in use only for now.
         Job("mistake", failing([InputError("--lr must be positive")], mistake)),
         Job("used", failing([FolderInUseError("in use")], used)),
-    )
+    ]
+    done = {outcome.name: outcome.error for outcome in Runner().run(jobs)}
     assert [len(calls) for calls in (few, many, mistake, used)] == [3, cluster.TRIES, 1, 2]
     assert done == {
         "few": None,
@@ -76,12 +76,6 @@ def test_an_interruption_ends_all():
         next(ran)
 
 
-def test_an_outcome_of_a_job_that_succeeds_has_its_seconds():
-    (outcome,) = Runner().run([Job("a", lambda: time.sleep(0.1))])
-    assert outcome == Outcome("a", outcome.seconds)
-    assert 0.1 <= outcome.seconds < 5
-
-
 @pytest.mark.parametrize(
     ("scheduler", "content", "message"),
     [
@@ -89,10 +83,10 @@ def test_an_outcome_of_a_job_that_succeeds_has_its_seconds():
         ("slurm", None, "--scheduler must be serial, .* got 'slurm'"),
         ("none.json", None, "--scheduler=none.json cannot be read: none.json: No such file or directory"),
         ("slurm.json", "{", "--scheduler=slurm.json cannot be read"),
-        ("slurm.json", "[]", "--scheduler=slurm.json must hold the options"),
-        ("slurm.json", '{"cores": 8}', "--scheduler=slurm.json must hold the options"),
-        ("slurm.json", '{"jobs": 0}', "--scheduler=slurm.json must hold the options"),
-        ("slurm.json", '{"jobs": "8"}', "--scheduler=slurm.json must hold the options"),
+        *(
+            ("slurm.json", content, "--scheduler=slurm.json must hold the options")
+            for content in ("[]", '{"cores": 8}', '{"jobs": 0}', '{"jobs": "8"}')
+        ),
     ],
 )
 def test_other_schedulers_are_refused(tmp_path, monkeypatch, scheduler, content, message):

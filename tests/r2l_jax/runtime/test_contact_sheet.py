@@ -9,7 +9,7 @@ def test_a_contact_sheet_has_the_given_number_of_columns():
     images = {
         "mosaic": np.full((20, 30), 0.2),
         "b": np.full((20, 30, 3), 0.4),
-        "c": np.full((20, 30, 3), (1.0, 0.6, 0)),
+        "c": np.full((20, 30, 3), (2.0, 0.6, -0.5)),
     }
     images["d"] = np.full((20, 30, 3), 0.8)
     three, four = (contact_sheet(images, columns) for columns in (3, 4))

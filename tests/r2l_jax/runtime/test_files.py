@@ -44,14 +44,6 @@ def test_a_table_cut_anywhere_keeps_its_whole_rows_alone(tmp_path):
         assert file.read_bytes() == whole
 
 
-def test_names_that_are_not_utf_8_keep_their_bytes(tmp_path):
-    name, file = os.fsdecode(b"caf\xe9.tif"), tmp_path / "table.csv"
-    write_csv(file, [{"file": name}])
-    append_csv(file, [{"file": name}], ["file"])
-    assert file.read_bytes().count(b"caf\xe9.tif") == 2
-    assert [row["file"] for row in read_csv(file)] == [name, name]
-
-
 @pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
 def test_files_have_the_permissions_of_new_files_whoever_writes_them(tmp_path, mask):
     before = os.umask(mask)

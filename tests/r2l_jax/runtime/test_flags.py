@@ -104,17 +104,14 @@ def test_settings_made_without_flags_are_checked_as_well():
 def test_a_switch_takes_the_flags_of_its_choice_and_refuses_the_others():
     switch = flags.Switch("mode", "one", "which", {"one": Config, "two": Other})
     assert parse("--input=a", "--steps=2", settings=switch).steps.steps == 2
-    assert parse("--input=a", "--mode=two", "--target=0.7", settings=switch) == Other(input=("a",), target=0.7)
+    # The target was called goal before.
+    for flag in ("--target=0.7", "--goal=0.7"):
+        assert parse("--input=a", "--mode=two", flag, settings=switch) == Other(input=("a",), target=0.7)
+        with pytest.raises(InputError, match=r"^--target changes nothing with --mode=one$"):
+            parse("--input=a", flag, settings=switch)
     with pytest.raises(InputError, match=r"^--steps changes nothing with --mode=two$"):
         parse("--input=a", "--mode=two", "--steps=3", settings=switch)
-
-
-def test_the_former_name_of_a_flag_is_accepted_and_not_listed():
-    switch = flags.Switch("mode", "one", "which", {"one": Config, "two": Other})
-    assert parse("--input=a", "--goal=0.7", settings=Other) == Other(input=("a",), target=0.7)
     assert "goal" not in flags.help_text(Other, "A title.")
-    with pytest.raises(InputError, match=r"^--target changes nothing with --mode=one$"):
-        parse("--input=a", "--goal=0.7", settings=switch)
 
 
 def test_settings_are_recorded_flat_and_come_back():
@@ -128,17 +125,16 @@ def test_settings_are_recorded_flat_and_come_back():
 
 def test_help_has_all_of_the_programs_flags_in_groups_and_no_others():
     text = flags.help_text(Config, "A title.")
-    assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
-        "A program:",
-        "Kind:",
-        "Steps:",
-        "Several hosts:",
-    ]
-    assert "  --[no]melted: too late (default: false)" in text
-    assert "  --logged: in a book (default: true)" in text
-    assert "  --kind: <cream|cube>: of ice (default: cream)" in text
-    assert "  --weights: of the loss (default: 1, 2.5)" in text
-    assert "  --input: files (required)" in text
+    groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")]
+    assert groups == ["A program:", "Kind:", "Steps:", "Several hosts:"]
+    for line in (
+        "--[no]melted: too late (default: false)",
+        "--logged: in a book (default: true)",
+        "--kind: <cream|cube>: of ice (default: cream)",
+        "--weights: of the loss (default: 1, 2.5)",
+        "--input: files (required)",
+    ):
+        assert f"  {line}" in text
 
 
 def test_train_has_a_flag_for_each_setting_with_help():
@@ -159,14 +155,12 @@ def test_train_has_a_flag_for_each_setting_with_help():
     ],
 )
 def test_an_unknown_flag_suggests_the_nearest(unknown, hint):
-    assert flags._hint(unknown, TrainConfig) == hint
+    wrong = programs.call("train.py", f"--{unknown}=2")
+    assert (wrong.returncode, wrong.stderr) == (1, f"train.py: error: unknown flag --{unknown}{hint}\n")
 
 
-def test_an_unknown_flag_and_help_of_a_program():
+def test_help_of_a_program():
     command = [sys.executable, str(programs.SCRIPTS / "unprocess.py")]
-    wrong = subprocess.run([*command, "--exposures=2"], capture_output=True, text=True)
-    assert (wrong.returncode, wrong.stdout) == (1, "")
-    assert wrong.stderr == "unprocess.py: error: unknown flag --exposures: did you mean --exposure?\n"
     shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert (shown.returncode, shown.stderr) == (0, "")
     names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]

@@ -111,11 +111,8 @@ def free_port():
 
 
 def by_variables(number, port):
-    return {
-        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
-        "JAX_NUM_PROCESSES": "2",
-        "JAX_PROCESS_ID": str(number),
-    }
+    address = f"127.0.0.1:{port}"
+    return {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(number)}
 
 
 def slurm(number, port):
@@ -143,19 +140,12 @@ def start():
     processes = []
 
     def start(code, *arguments, cluster=by_variables):
-        environment, port = outside_of_clusters() | {"PYTHONIOENCODING": "utf-8"}, free_port()
+        environment = {"PYTHONPATH": str(pathlib.Path(__file__).parents[3]), **outside_of_clusters()}
+        command, port, pipe = [sys.executable, "-c", code, *arguments], free_port(), subprocess.PIPE
         for number in range(2):
-            pipe = subprocess.PIPE
+            variables = {**environment, "PYTHONIOENCODING": "utf-8", **cluster(number, port)}
             processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", code, *arguments],
-                    env={"PYTHONPATH": str(pathlib.Path(__file__).parents[3]), **environment, **cluster(number, port)},
-                    stdin=pipe,
-                    stdout=pipe,
-                    stderr=pipe,
-                    text=True,
-                    encoding="utf-8",
-                )
+                subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8")
             )
         return processes
 

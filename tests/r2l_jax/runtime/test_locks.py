@@ -20,22 +20,22 @@ with writing_to(pathlib.Path(sys.argv[1])):
 """
 
 
-def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
-    with (
-        writing_to(tmp_path / "run"),
-        pytest.raises(InputError) as refused,
-        writing_to(tmp_path / "run"),
-    ):
+def refusal(folder):
+    """The error of a second writer."""
+    with pytest.raises(InputError) as refused, writing_to(folder):
         pass
-    message = str(refused.value)
-    host = platform.node()
-    assert message.startswith(f"{tmp_path}/run: another program writes to this folder: process {os.getpid()} on {host}")
+    return str(refused.value)
+
+
+def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
+    with writing_to(tmp_path / "run"):
+        message = refusal(tmp_path / "run")
+    holder = f"process {os.getpid()} on {platform.node()}"
+    assert message.startswith(f"{tmp_path}/run: another program writes to this folder: {holder}")
     assert "\n" not in message
     since = datetime.datetime.fromisoformat(message.partition(", since ")[2])
     # Another host may have another time zone.
     assert since.utcoffset() == datetime.datetime.now().astimezone().utcoffset()
-    with writing_to(tmp_path / "run"):
-        pass
 
 
 def test_folders_within_a_folder_have_locks_of_their_own(tmp_path):
@@ -55,8 +55,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     assert process.stdout is not None
     with process.stdout:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(InputError, match=rf": process {process.pid} on "), writing_to(tmp_path):
-            pass
+        assert f": process {process.pid} on " in refusal(tmp_path)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert json.loads((tmp_path / ".lock_holder").read_text())["process"] == process.pid
@@ -67,11 +66,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(InputError, match=r"file/run: not a folder to write to \(Not a directory\)"),
-        writing_to(tmp_path / "file" / "run"),
-    ):
-        pass
+    assert refusal(tmp_path / "file" / "run") == f"{tmp_path}/file/run: not a folder to write to (Not a directory)"
 
 
 def test_what_a_killed_program_left_half_written_is_removed(tmp_path):

@@ -76,11 +76,6 @@ def raising(error):
     return main
 
 
-def test_the_exit_status_is_the_value_that_the_program_returns(status):
-    assert status(lambda: None) == 0
-    assert status(lambda: 2) == 2
-
-
 @pytest.mark.parametrize(
     ("error", "expected", "line"),
     [
@@ -111,7 +106,8 @@ def test_a_thread_that_cannot_write_ends_the_program_in_one_line(status, monkeyp
     assert threading.excepthook is before
 
 
-def test_stray_arguments_are_refused(status, capsys):
+def test_the_exit_status_is_the_value_that_the_program_returns(status, capsys):
+    assert (status(lambda: None), status(lambda: 2)) == (0, 2)
     assert status(lambda: 0, "lr", "0.1") == 1
     message = "unexpected arguments ['lr', '0.1']; every option has the form --name=value"
     assert capsys.readouterr() == ("", f"program.py: error: {message}\n")
