@@ -30,8 +30,7 @@ def sample(one_epoch):
 
 
 def some_positions(engine, seed=0):
-    low, high = engine.limits()
-    return np.random.default_rng(seed).uniform(low, high).astype(np.float32)
+    return np.random.default_rng(seed).uniform(*engine.limits()).astype(np.float32)
 
 
 @pytest.mark.parametrize("make", [isp.parametrized, isp.full])
@@ -100,9 +99,7 @@ def test_searches_move_the_loss_their_way_and_stay_within_the_limits(judging, sa
         search, positions = Search(judging, direction), judging.start
         for _ in range(60):
             positions = search.step(positions, judging.slope(positions, raw, target)[1])
-        low, high = judging.limits()
-        assert (positions >= low).all()
-        assert (positions <= high).all()
+        np.testing.assert_array_equal(positions, np.clip(positions, *judging.limits()))
         losses[direction] = judging.judge(positions, raw, target).loss
     assert losses["best"] < judging.judge(judging.start, raw, target).loss < losses["worst"]
 

@@ -141,14 +141,6 @@ def test_files_that_cannot_be_read_are_named_and_the_page_goes_on(visit):
     move(page, "gamma_correct", 0.5)
 
 
-def test_visitors_do_not_see_each_other(visit):
-    one, other = visit(), visit()
-    before = picture(other), shares(other)
-    move(one, "gamma_correct", 0.5)
-    assert (picture(other), shares(other)) == before
-    assert other.locator("[id='knob-gamma_correct']").input_value() == "0"
-
-
 def test_a_search_moves_the_sliders_until_it_is_stopped(visit):
     page = visit()
     page.get_by_text("Towards the worst").click()

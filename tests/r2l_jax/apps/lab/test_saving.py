@@ -15,8 +15,7 @@ CAMERA = isp.CAMERAS["microscopy"]
 
 def moved(pipeline):
     engine = Engine(pipeline)
-    low, high = engine.limits()
-    return engine.values(np.random.default_rng(0).uniform(low, high).astype(np.float32))
+    return engine.values(np.random.default_rng(0).uniform(*engine.limits()).astype(np.float32))
 
 
 @pytest.mark.parametrize("half_size", [False, True])

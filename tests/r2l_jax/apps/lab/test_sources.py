@@ -24,7 +24,9 @@ def write(tmp_path):
     return write
 
 
-def test_a_file_is_read_as_its_camera_says(write):
+def test_a_file_is_read_as_its_camera_says_and_the_camera_of_the_program_comes_first(write):
+    assert next(iter(sources.cameras(None, None))) == sources.OWN_CAMERA
+    assert next(iter(sources.cameras(None, DRONE))) == sources.GIVEN_CAMERA
     frame, warnings = sources.file_source("mine.tiff", write(), None).read(DRONE)
     assert (frame.name, frame.raw.shape, frame.camera, warnings) == ("mine.tiff", (16, 24), isp.CAMERAS["drone"], [])
     assert frame.raw[0, 0] == pytest.approx(20000 / 65535)
@@ -99,8 +101,3 @@ def test_the_names_of_algorithms_are_no_way_to_run_a_file(tmp_path):
     with pytest.raises(InputError, match="demosaic must be one of"):
         pipelines.classical([f"{tmp_path}/evil", "py:make", "none"])
     assert pipelines.classical(["bilinear", "none", "none"]).name == "bilinear.none.none"
-
-
-def test_the_camera_of_the_program_comes_first():
-    assert next(iter(sources.cameras(None, None))) == sources.OWN_CAMERA
-    assert next(iter(sources.cameras(None, DRONE))) == sources.GIVEN_CAMERA
