@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -105,12 +106,8 @@ def test_files_that_differ_are_refused(model, raws, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "model.json").read_text())["files"] == []
 
 
-def not_for_exporters(rgb):
-    raise ValueError("this stage has\nno formula")
-
-
 def test_parts_that_cannot_be_traced_are_named_with_the_reason(model, raws, tmp_path, monkeypatch):
-    monkeypatch.setattr(stablehlo, "write", lambda *arguments, **options: not_for_exporters(None))
+    monkeypatch.setattr(stablehlo, "write", Mock(side_effect=ValueError("this stage has\nno formula")))
     outcomes = export_model(model, tmp_path / "out", raws, ["isp"], ["stablehlo", "safetensors"])
     assert [outcome.error for outcome in outcomes] == ["this stage has no formula", None]
 
@@ -143,14 +140,6 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-def without_jax(output):
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_JAX, str(output / "example.py")], capture_output=True, text=True, cwd="/"
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.slow
 def test_onnx_needs_numpy_and_onnxruntime_alone(model, raws, tmp_path):
     pytest.importorskip("jax2onnx")
@@ -158,7 +147,10 @@ def test_onnx_needs_numpy_and_onnxruntime_alone(model, raws, tmp_path):
     assert [outcome.error for outcome in outcomes] == [None] * 3
     facts = {outcome.file: outcome.facts for outcome in outcomes}
     assert facts["isp.onnx"]["nodes"] <= 120
-    lines = without_jax(tmp_path / "out")
+    command = [sys.executable, "-c", WITHOUT_JAX, str(tmp_path / "out" / "example.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert lines[0].startswith(f"whole: (8, 32, 32) -> (8, {len(model.classes)}), difference ")
     probabilities = model.predict(raws)
     for line, row in zip(lines[1:9], probabilities, strict=True):

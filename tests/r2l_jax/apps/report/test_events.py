@@ -7,12 +7,9 @@ from r2l_jax.training.tracking import Tracker
 def track(folder, epochs, offset=0.0):
     with Tracker(folder, epochs.start, save_tensors=False) as tracker:
         for epoch in epochs:
-            values = {
-                "gamma_correct": np.array(offset + epoch),
-                "gain": np.array([[epoch, 1.5]]),
-                "kernel": np.ones(10),
-            }
-            tracker.processor(values, {"gain": 0.5 * epoch}, epoch)
+            values = {"gamma_correct": offset + epoch, "gain": [[epoch, 1.5]], "kernel": np.ones(10)}
+            arrays = {name: np.array(value) for name, value in values.items()}
+            tracker.processor(arrays, {"gain": 0.5 * epoch}, epoch)
             # Much longer than the events of numbers.
             tracker.picture("stages/0_demosaic", np.random.default_rng(epoch).random((64, 64, 3)), epoch)
 

@@ -11,7 +11,6 @@ from report_runs import CLASSES, PIPELINES
 
 from r2l_jax.apps.report import page
 from r2l_jax.apps.report.page import make_page, write_report
-from r2l_jax.apps.report.pictures import DETAILS
 from r2l_jax.apps.report.runs import read_runs
 from r2l_jax.runtime.errors import InputError
 
@@ -189,20 +188,17 @@ def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_fold
     assert texts[place + 1 : place + 3] == [after, f"accuracy, {before} before"]
 
 
-def test_the_numbers_of_each_epoch_are_those_of_metrics_json(everything, read):
-    metrics = json.loads((everything / "fold_0/metrics.json").read_text())
-    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
-    rows = {str(row["epoch"] + 1): {name.replace("_", " "): row[name] for name in names} for row in metrics["history"]}
-    assert_shown(read, "Numbers of each epoch", rows)
+# A case of each kind of drift, by the number of its table.
+CASES = {PIPELINES[1]: 0, "iso=0.05": 1, "exposure=0.5": 2}
 
 
 def test_a_single_run_has_a_row_for_each_case(everything, read):
     tests = json.loads((everything / "evaluation/evaluation.json").read_text())["runs"]["everything"]["tests"]
     found = read.tables["accuracy and drop of everything"]
     assert len(found) == 3
-    for case, number in {PIPELINES[1]: 0, "iso=0.05": 1, "exposure=0.5": 2}.items():
-        for column, name in (("accuracy", "accuracy"), ("drop", "drop"), ("loss", "loss")):
-            assert float(found[number][case, column][0]["data-value"]) == tests[case][name]["mean"]
+    for case, number in CASES.items():
+        for name in ("accuracy", "drop", "loss"):
+            assert float(found[number][case, name][0]["data-value"]) == tests[case][name]["mean"]
     # The run was trained on images of this pipeline; exposures are all drift, so that own images have a row there.
     assert "framed" in found[0][PIPELINES[0], "accuracy"][0]["class"]
     assert ("own", "accuracy") not in found[0]
@@ -214,20 +210,19 @@ def test_the_ends_of_tolerances_are_behind_cells(everything, read):
     for name, knob in knobs.items():
         for column in ("value", "low", "high"):
             assert read.value("Tolerated intervals", name, column) == knob[column]
-    ((_, high),) = [
-        each for key, each in read.tables["Tolerated intervals"][0].items() if key == ("gamma_correct", "high")
-    ]
-    assert high.startswith("limit ")
+    assert read.tables["Tolerated intervals"][0]["gamma_correct", "high"][1].startswith("limit ")
 
 
-def test_parameters_over_epochs_are_those_of_the_events(everything, read):
+def test_numbers_of_each_epoch_are_those_of_metrics_json_and_of_the_events(everything, read):
+    metrics = json.loads((everything / "fold_0/metrics.json").read_text())
+    names = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+    rows = {str(row["epoch"] + 1): {name.replace("_", " "): row[name] for name in names} for row in metrics["history"]}
+    assert_shown(read, "Numbers of each epoch", rows)
     (fold,) = read_runs([str(everything)])[0].folds
     course = fold.recorded.parameters["white_balance"][0,]
     assert course.epochs == [0, 1]
-    caption = "Parameters"
-    table = next(table for table in read.tables[caption] if ("white_balance.red", "first epoch") in table)
-    for column, value in zip(("first epoch", "last epoch"), course.values, strict=True):
-        assert float(table["white_balance.red", column][0]["data-value"]) == value
+    wanted = dict(zip(("first epoch", "last epoch"), course.values, strict=True))
+    assert_shown(read, "Parameters", {"white_balance.red": wanted})
 
 
 def test_every_epoch_has_a_frame_of_the_slider(read):
@@ -265,20 +260,16 @@ def test_the_contents_list_every_section(read):
     assert len(set(anchors)) == len(anchors)
 
 
-def test_names_from_files_are_texts(tmp_path):
-    folder = report_runs.write_everything(tmp_path / "run", classes=[HOSTILE, "EOS"])
-    text = make_page(read_runs([str(folder)]))
+def test_names_from_files_are_texts_and_need_not_be_utf_8(tmp_path):
+    folder = report_runs.write_everything(tmp_path / "run", classes=[HOSTILE, "\udcff"])
+    assert write_report([str(folder)], tmp_path / "report.html") > 0
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
     read = Page(text)
     assert "<img src=x" not in text
     assert sum(tag == "script" for tag, _ in read.tags) == 1
     assert not any(name.startswith("on") for _, attributes in read.tags for name in attributes)
     assert any(HOSTILE in each for each in read.texts)
-
-
-def test_names_need_not_be_utf_8(tmp_path):
-    folder = report_runs.write_run(tmp_path / "run", classes=["\udcff", "EOS"])
-    assert write_report([str(folder)], tmp_path / "report.html") > 0
-    assert "\\udcff" in Page((tmp_path / "report.html").read_text(encoding="utf-8")).texts
+    assert "\\udcff" in read.texts
 
 
 def test_equal_folders_give_equal_pages(everything, text):
@@ -295,12 +286,10 @@ def test_a_training_that_goes_on_is_shown(tmp_path):
     folder = report_runs.write_run(tmp_path / "run")
     file = folder / "fold_0/metrics.json"
     metrics = json.loads(file.read_text())
-    report_runs.write_json(file, {name: metrics[name] for name in metrics if "val_" not in name} | {"complete": False})
-    texts = Page(make_page(read_runs([str(folder)]))).texts
-    assert "not finished" in texts
-    # Before the end of the first epoch.
-    report_runs.write_json(file, json.loads(file.read_text()) | {"history": []})
-    assert "0 epochs so far" in Page(make_page(read_runs([str(folder)]))).texts
+    begun = {name: metrics[name] for name in metrics if "val_" not in name} | {"complete": False}
+    for content, words in ((begun, "not finished"), (begun | {"history": []}, "0 epochs so far")):
+        report_runs.write_json(file, content)
+        assert words in Page(make_page(read_runs([str(folder)]))).texts
 
 
 def test_an_adversarial_training_is_shown_with_its_metrics(tmp_path):
@@ -331,7 +320,7 @@ def test_runs_stand_side_by_side(tmp_path):
     assert {"first", "second", "second, fold 0", "second, fold 1"} <= titles
     for caption, name in (("accuracy", "accuracy"), ("Drop of accuracy from the diagonal", "drop")):
         assert len(read.tables[caption]) == 3
-        for case, number in {PIPELINES[1]: 0, "iso=0.05": 1, "exposure=0.5": 2}.items():
+        for case, number in CASES.items():
             for run in ("first", "second"):
                 value = joint["runs"][run]["tests"][case][name]["mean"]
                 assert float(read.tables[caption][number][run, case][0]["data-value"]) == value
@@ -348,10 +337,9 @@ def test_runs_stand_side_by_side(tmp_path):
 def test_values_of_the_worst_case_are_those_of_the_lowest_score(tmp_path):
     folder = report_runs.write_run(tmp_path / "run")
     content = report_runs.worst_case(report_runs.training(folder), report_runs.Numbers(700))
-    scores_and_losses = [(0.5, 1.0), (0.25, 2.0), (0.25, 3.0), (0.75, 9.0)]
     content["rows"] = [
         content["rows"][0] | {"score": score, "loss": loss, "parameters": {"gamma_correct": loss}}
-        for score, loss in scores_and_losses
+        for score, loss in [(0.5, 1.0), (0.25, 2.0), (0.25, 3.0), (0.75, 9.0)]
     ]
     report_runs.write_json(folder / "forensics/fold_0/worst_case/worst_case.json", content)
     read = Page(make_page(read_runs([str(folder)])))
@@ -390,10 +378,6 @@ def test_pictures_shrink_until_the_page_is_small_enough(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "LARGEST", 1000)
     with pytest.raises(InputError, match=r"^the report would have 0 MB, at most 0 are allowed: name fewer runs$"):
         make_page(runs)
-
-
-def test_the_largest_detail_is_the_first():
-    assert list(DETAILS) == sorted(DETAILS, reverse=True)
 
 
 def test_an_earlier_report_stays_if_a_file_is_damaged(tmp_path):

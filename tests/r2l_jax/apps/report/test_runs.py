@@ -18,62 +18,46 @@ def everything(tmp_path):
     return report_runs.write_everything(tmp_path / "run")
 
 
-def changed(file, change):
-    content = json.loads(file.read_text())
-    change(content)
-    file.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize(
-    ("file", "change", "reason"),
-    [
-        ("fold_0/metrics.json", lambda c: c.pop("history"), "missing required field history"),
-        ("fold_0/metrics.json", lambda c: c["history"][0].pop("epoch"), "its history lacks the epochs or their score"),
-        ("fold_0/metrics.json", lambda c: c.pop("val_accuracy"), "Expected float, got null"),
-        ("fold_0/metrics.json", lambda c: c.update(val_f1=[]), "Expected object, got array"),
-        (
-            "evaluation/evaluation.json",
-            lambda c: c["runs"]["run"]["tests"]["own"].pop("drop"),
-            "Expected object, got null",
-        ),
-        ("evaluation/evaluation.json", lambda c: c.update(score="iou"), "Expected object, got null"),
-        ("forensics/fold_0/sensitivity/sensitivity.json", lambda c: c.pop("overall"), "missing required field overall"),
-        (
-            "forensics/fold_0/tolerances/tolerances.json",
-            lambda c: c["knobs"]["gamma_correct"].update(width=None),
-            "a linear knob must have a positive width, got None",
-        ),
-        (
-            "forensics/fold_0/worst_case/worst_case.json",
-            lambda c: c["rows"][0].update(parameters={"a": ["b"]}),
-            "could not",
-        ),
-        ("forensics/fold_0/shots/shots.json", lambda c: c.update(fields=[]), "Expected object, got array"),
-        (
-            "adjustment/adaptation.json",
-            lambda c: c["folds"]["0"]["iso=0.05"].pop("starts"),
-            "missing required field starts",
-        ),
-        (
-            "adjustment/learning.json",
-            lambda c: c["runs"]["learnt"]["folds"][0].update(scores=[]),
-            "a curve must have as many epochs, seconds and scores, and at least one of each",
-        ),
-    ],
+EVALUATION, ADAPTATION, LEARNING = (
+    "evaluation/evaluation.json",
+    "adjustment/adaptation.json",
+    "adjustment/learning.json",
 )
+METRICS, FORENSICS = "fold_0/metrics.json", "forensics/fold_0/{0}/{0}.json"
+SENSITIVITY, TOLERANCES, WORST_CASE, SHOTS = map(FORENSICS.format, ("sensitivity", "tolerances", "worst_case", "shots"))
+DAMAGES = [
+    (METRICS, lambda c: c.pop("history"), "missing required field history"),
+    (METRICS, lambda c: c["history"][0].pop("epoch"), "its history lacks the epochs or their score"),
+    (METRICS, lambda c: c.pop("val_accuracy"), "Expected float, got null"),
+    (METRICS, lambda c: c.update(val_f1=[]), "Expected object, got array"),
+    (EVALUATION, lambda c: c["runs"]["run"]["tests"]["own"].pop("drop"), "Expected object, got null"),
+    (EVALUATION, lambda c: c.update(score="iou"), "Expected object, got null"),
+    (SENSITIVITY, lambda c: c.pop("overall"), "missing required field overall"),
+    (TOLERANCES, lambda c: c["knobs"]["gamma_correct"].update(width=None), "a linear knob must have a positive width"),
+    (WORST_CASE, lambda c: c["rows"][0].update(parameters={"a": ["b"]}), "could not"),
+    (SHOTS, lambda c: c.update(fields=[]), "Expected object, got array"),
+    (ADAPTATION, lambda c: c["folds"]["0"]["iso=0.05"].pop("starts"), "missing required field starts"),
+    (
+        LEARNING,
+        lambda c: c["runs"]["learnt"]["folds"][0].update(scores=[]),
+        "as many epochs, seconds and scores",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "reason"), DAMAGES)
 def test_a_damaged_file_is_named_in_one_line(everything, file, change, reason):
-    changed(everything / file, change)
+    content = json.loads((everything / file).read_text())
+    change(content)
+    report_runs.write_json(everything / file, content)
     with pytest.raises(InputError) as error:
         make_page(read_runs([str(everything)]))
     assert str(everything / file) in str(error.value)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_a_file_that_is_no_json_is_named(everything):
-    (everything / "evaluation/evaluation.json").write_text("{")
-    with pytest.raises(InputError, match=r"evaluation\.json cannot be read"):
-        read_runs([str(everything)])
+    (everything / file).write_text("{")
+    with pytest.raises(InputError, match=f"{file} cannot be read"):
+        make_page(read_runs([str(everything)]))
 
 
 def test_results_that_are_not_finished_are_left_out(everything):
@@ -134,13 +118,13 @@ def test_an_evaluation_of_other_runs_is_not_theirs(tmp_path):
 
 
 RESULTS = {
-    "evaluation/evaluation.json": "Drift synthesis",
-    "forensics/fold_0/sensitivity/sensitivity.json": "Sensitivity",
-    "forensics/fold_0/tolerances/tolerances.json": "Tolerances",
-    "forensics/fold_0/worst_case/worst_case.json": "Worst cases",
-    "forensics/fold_0/shots/shots.json": "Worst cases by shots",
-    "adjustment/adaptation.json": "Adaptation to drift",
-    "adjustment/learning.json": "Learned and fixed processing",
+    EVALUATION: "Drift synthesis",
+    SENSITIVITY: "Sensitivity",
+    TOLERANCES: "Tolerances",
+    WORST_CASE: "Worst cases",
+    SHOTS: "Worst cases by shots",
+    ADAPTATION: "Adaptation to drift",
+    LEARNING: "Learned and fixed processing",
 }
 
 
@@ -183,9 +167,8 @@ def test_of_two_folds_one_is_trained_anew(tmp_path):
     adaptation = report_runs.adaptation(first, numbers)
     adaptation["folds"]["1"] = report_runs.adaptation(second, numbers)["folds"]["0"]
     learning = report_runs.learning(first, numbers) | {"training": {"0": first, "1": second}}
-    report_runs.write_json(folder / "evaluation/evaluation.json", evaluation)
-    report_runs.write_json(folder / "adjustment/adaptation.json", adaptation)
-    report_runs.write_json(folder / "adjustment/learning.json", learning)
+    for file, content in ((EVALUATION, evaluation), (ADAPTATION, adaptation), (LEARNING, learning)):
+        report_runs.write_json(folder / file, content)
     (run,) = read_runs([str(folder)])
     assert run.left_out == []
     retrain(folder, 1)

@@ -12,15 +12,9 @@ from r2l_jax.runtime.flags import build, flat
 def config(tmp_path):
     """A study of two folds with few cases and searches."""
     return build(
-        StudyConfig,
-        output=str(tmp_path / "study"),
-        folds=2,
-        epochs=3,
-        corruptions=["contrast", "gaussian_noise"],
-        severities=[3],
-        adv_parameters=["all", "black_level"],
-        adv_aux_weight=[1e-2, 1e-4],
-    )
+        StudyConfig, output=str(tmp_path / "study"), folds=2, epochs=3, corruptions=["contrast", "gaussian_noise"],
+        severities=[3], adv_parameters=["all", "black_level"], adv_aux_weight=[1e-2, 1e-4],
+    )  # fmt: skip
 
 
 def score(model, case, fold):

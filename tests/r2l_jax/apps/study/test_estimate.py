@@ -5,6 +5,7 @@ from r2l_jax.apps.study.estimate import Ledger, Samples, Speed, in_words, passes
 from r2l_jax.apps.study.plan import make_jobs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
+from r2l_jax.runtime.flags import replace
 
 SAMPLES = Samples(80, 20)
 
@@ -43,8 +44,6 @@ def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kin
 def test_other_settings_are_another_job(config, by_kind):
     config.output_dir.mkdir()
     Ledger(config.output_dir).add(by_kind["search"], 1.0, 1)
-    from r2l_jax.runtime.flags import replace
-
     other = {job.name: job for job in make_jobs(replace(config, steps=7), by_fold=False)}[by_kind["search"].name]
     assert not Ledger(config.output_dir).has(other)
 
@@ -78,6 +77,5 @@ def test_a_damaged_ledger_is_named(config):
 
 
 def test_times_in_words():
-    assert [in_words(seconds) for seconds in (12.0, 61.0, 3599.0, 3600.0, 90000.0)] == [
-        *("12 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min"),
-    ]
+    said = [in_words(seconds) for seconds in (12.0, 61.0, 3599.0, 3600.0, 90000.0)]
+    assert said == ["12 s", "1 min", "1 h 0 min", "1 h 0 min", "25 h 0 min"]

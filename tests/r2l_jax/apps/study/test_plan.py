@@ -9,12 +9,14 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build
 
 
-def test_every_job_comes_after_those_that_it_needs(config):
-    for by_fold in (False, True):
-        names = [job.name for job in make_jobs(config, by_fold)]
-        assert len(set(names)) == len(names)
-        for job in make_jobs(config, by_fold):
-            assert all(names.index(name) < names.index(job.name) for name in job.after)
+@pytest.mark.parametrize("by_fold", [False, True])
+def test_jobs_come_after_those_that_they_need_and_can_be_sent_to_other_processes(config, by_fold):
+    jobs = make_jobs(config, by_fold)
+    names = [job.name for job in jobs]
+    assert len(set(names)) == len(names)
+    for job in jobs:
+        assert all(names.index(name) < names.index(job.name) for name in job.after)
+        pickle.loads(pickle.dumps(job.work))
 
 
 def test_the_number_of_jobs(config):
@@ -23,11 +25,6 @@ def test_the_number_of_jobs(config):
     jobs = make_jobs(config, by_fold=True)
     # A training of each of two folds, and the summary of their run.
     assert [sum(job.kind == "training" and job.is_work == work for job in jobs) for work in (True, False)] == [30, 15]
-
-
-def test_calls_can_be_sent_to_other_processes(config):
-    for job in make_jobs(config, by_fold=True):
-        pickle.loads(pickle.dumps(job.work))
 
 
 def test_six_pipelines_are_computed_as_the_program_of_the_study_did(config):
@@ -75,7 +72,7 @@ def test_the_defaults_of_training_depend_on_the_data_set():
     [
         (
             {"dataset": "Folder"},
-            "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one intensity",
+            "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one",
         ),
         ({"dataset": "MicroscopyRGB"}, "--dataset must be one of .*DroneSegmentation"),
         ({"parts": []}, "--parts is empty"),
