@@ -1,7 +1,10 @@
 import json
 
+import pytest
+
 import isp
-from r2l_jax.data.files.known_camera import KnownCamera, read_known_camera
+from r2l_jax.data.files.known_camera import KnownCamera, find_camera, read_known_camera
+from r2l_jax.runtime.errors import InputError
 
 LAYOUT = {"width": 8, "height": 6, "bits": 10}
 
@@ -44,3 +47,28 @@ def test_the_usual_pattern_of_a_camera_is_not_stated_for_sure(tmp_path):
     assert KnownCamera.of(isp.Camera([0.0], pattern="MONO")).states_pattern
     assert not stated(tmp_path, black_level=[0, 0, 0, 0]).states_pattern
     assert stated(tmp_path, pattern="RGGB").states_pattern
+
+
+def test_a_whole_camera_from_json(tmp_path):
+    (tmp_path / "camera.json").write_text(isp.CAMERAS["drone"].to_json())
+    assert find_camera(str(tmp_path / "camera.json")) == isp.CAMERAS["drone"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{}", r"states nothing of a camera: it has"),
+        (b'{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}', "the camera lacks white_balance, color_matrix$"),
+        (b"{", r"Expecting"),
+        (b"[" * 200_000, "nested too deeply"),
+        (b"\xff", r"no text in UTF-8"),
+        (None, "expected a text of at most 1048576 bytes"),
+    ],
+)
+def test_a_damaged_or_endless_camera_is_one_line(tmp_path, content, message):
+    camera = tmp_path / "camera.json" if content else "/dev/zero"
+    if content:
+        camera.write_bytes(content)
+    with pytest.raises(InputError, match=f"^--camera={camera}: .*{message}") as caught:
+        find_camera(str(camera))
+    assert "\n" not in str(caught.value)

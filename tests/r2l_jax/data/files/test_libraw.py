@@ -5,7 +5,6 @@ import struct
 
 import numpy as np
 import pytest
-import rawpy
 import tifffile
 
 import isp
@@ -54,35 +53,6 @@ def test_the_array_of_the_visible_area(write_dng, pattern, active_area):
     visible = samples[start[0] : bottom, start[1] : right][: mosaic.shape[0], : mosaic.shape[1]]
     np.testing.assert_allclose(mosaic, visible / 4095, rtol=1e-6)
     assert len(camera.black_level) == 3
-
-
-def test_xtrans_agrees_with_the_linear_interpolation_of_libraw(write_dng):
-    """Away from the border, on a ramp.
-
-    LibRaw cuts its weights to multiples of 1/256, which makes some colors up to 1.6% too dark. Flat light shows by how
-    much.
-    """
-    matrix, inside, found, expected = (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0), np.s_[6:-6, 6:-6], [], []
-    for samples in (np.full((48, 72), 1500, np.uint16), ramp()):
-        path = write_dng(samples, cfa=indices(XTRANS), matrix=matrix, neutral=(1.0, 1.0, 1.0))
-        with rawpy.imread(str(path)) as raw:
-            picture = raw.postprocess(
-                demosaic_algorithm=rawpy.DemosaicAlgorithm.LINEAR,
-                output_color=rawpy.ColorSpace.raw,
-                no_auto_bright=True,
-                adjust_maximum_thr=0,
-                user_wb=[1, 1, 1, 1],
-                gamma=(1, 1),
-                output_bps=16,
-                user_flip=0,
-            )
-        mosaic, camera = read_raw(path)
-        found.append(np.asarray(isp.demosaic.normalized(mosaic, pattern=camera.pattern))[inside])
-        expected.append(picture[inside] / 65535)
-    np.testing.assert_allclose(found[0], 1500 / 4095, rtol=1e-6)
-    np.testing.assert_allclose(found[0], expected[0], rtol=0.017)
-    # LibRaw's values are whole numbers.
-    np.testing.assert_allclose(found[1], expected[1] / expected[0] * 1500 / 4095, atol=2 / 4095)
 
 
 def test_a_monochrome_dng_needs_no_colors(write_dng):
@@ -156,18 +126,22 @@ def test_a_gain_map_has_an_area_and_steps_between_its_sites():
     np.testing.assert_array_equal(light, expected)
 
 
+def gain_map(*gains, planes=1, rows=1, spacing=(1.0, 1.0), origin=(0.0, 0.0)):
+    """Reads gains from the bytes of a map of one column."""
+    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, planes, 1, 1, rows, 1, *spacing, *origin, planes)
+    return dng._gain_map(header + struct.pack(f">{len(gains)}f", *gains))
+
+
 def test_of_several_planes_of_gains_a_mosaic_takes_the_first():
-    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, 2, 1, 1, 2, 1, 1.0, 0.5, 0.25, 0.0, 2)
-    gain_map = dng._gain_map(header + struct.pack(">4f", 1.0, 5.0, 2.0, 6.0))
-    np.testing.assert_array_equal(gain_map.gains, [[1], [2]])
-    assert (gain_map.origin, gain_map.spacing) == ((0.25, 0.0), (1.0, 0.5))
+    found = gain_map(1.0, 5.0, 2.0, 6.0, planes=2, rows=2, spacing=(1.0, 0.5), origin=(0.25, 0.0))
+    np.testing.assert_array_equal(found.gains, [[1], [2]])
+    assert (found.origin, found.spacing) == ((0.25, 0.0), (1.0, 0.5))
 
 
 @pytest.mark.parametrize("gain", [0.0, -1.0, float("nan"), float("inf")])
 def test_gains_are_positive_and_finite(gain):
-    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, 1, 1, 1, 1, 1, 1.0, 1.0, 0.0, 0.0, 1)
     with pytest.raises(ValueError, match="a gain map whose values are not positive and finite"):
-        dng._gain_map(header + struct.pack(">f", gain))
+        gain_map(gain)
 
 
 def test_black_levels_by_color():
