@@ -125,31 +125,16 @@ def test_files_are_downloaded_in_parallel(server, tmp_path):
     assert contents(tmp_path) == {name.removeprefix("folder/"): content for name, content in files.items()}
 
 
-@pytest.mark.parametrize("left", ["the beginning", "something else", "too much"])
-def test_the_part_of_an_earlier_call_is_continued_or_replaced(server, tmp_path, left):
-    content = bytes(range(256)) * 200
-    server.put({"folder/x": content})
-    part = {"the beginning": content[:20000], "something else": b"?" * 20000, "too much": content + b"?"}[left]
-    (tmp_path / "x.part").write_bytes(part)
-    server.fetch(tmp_path)
-    assert contents(tmp_path) == {"x": content}
-    rest, whole = ("x", (20000, len(content) - 1)), ("x", None)
-    assert server.asked == {"the beginning": [rest], "something else": [rest, whole], "too much": [whole]}[left]
-
-
 @pytest.mark.parametrize("known", [True, False])
 def test_large_files_are_checked_by_the_sha1_of_their_uploader(server, tmp_path, known):
     content = bytes(range(250)) * 4
     if known:
-        server.bucket.upload_bytes(
-            content, "folder/x", file_info={"large_file_sha1": hashlib.sha1(content).hexdigest()}
-        )
+        stated = {"large_file_sha1": hashlib.sha1(content).hexdigest()}
+        server.bucket.upload_bytes(content, "folder/x", file_info=stated)
         server.stored("folder/x").content_sha1 = "none"
     else:
-        server.bucket.upload_unbound_stream(
-            io.BytesIO(content), "folder/x", min_part_size=200, recommended_upload_part_size=200
-        )
-    assert server.stored("folder/x").content_sha1 == "none"
+        sizes = {"min_part_size": 200, "recommended_upload_part_size": 200}
+        server.bucket.upload_unbound_stream(io.BytesIO(content), "folder/x", **sizes)
     server.fetch(tmp_path)
     assert contents(tmp_path) == {"x": content}
     (tmp_path / "x").write_bytes(content[::-1])
@@ -158,17 +143,19 @@ def test_large_files_are_checked_by_the_sha1_of_their_uploader(server, tmp_path,
     assert len(server.asked) == known
 
 
-def test_a_file_with_a_wrong_hash_is_refused_and_removed(server, tmp_path):
-    server.put({"folder/good": b"good", "folder/x": b"what was uploaded"})
-    server.stored("folder/x").data_bytes = b"what was spoiled."
-    came, expected = (hashlib.sha1(b).hexdigest() for b in (b"what was spoiled.", b"what was uploaded"))
-    with pytest.raises(InputError, match=f"^folder/x: got the SHA1 {came}, expected {expected}$"):
+def test_a_file_with_a_wrong_hash_is_removed_and_ends_the_other_downloads(server, tmp_path):
+    server.put({"folder/bad": b"as uploaded"} | {f"folder/x{n:03}": bytes(20000) for n in range(100)})
+    server.stored("folder/bad").data_bytes = b"as spoiled."
+    came, expected = (hashlib.sha1(content).hexdigest() for content in (b"as spoiled.", b"as uploaded"))
+    with pytest.raises(InputError, match=f"^folder/bad: got the SHA1 {came}, expected {expected}$"):
         server.fetch(tmp_path)
-    assert not [name for name in contents(tmp_path) if name.startswith("x")]
+    assert not list(tmp_path.glob("bad*"))
+    assert len(server.asked) < 60
 
 
-def test_a_file_that_ends_early_stays_as_a_part(server, tmp_path):
-    server.put({"folder/x": bytes(range(256)) * 40})
+def test_a_file_that_ends_early_stays_as_a_part_and_is_continued(server, tmp_path):
+    content = bytes(range(256)) * 40
+    server.put({"folder/x": content})
     count = server.raw.download_file_from_url
 
     def cut(*arguments, **options):
@@ -179,25 +166,19 @@ def test_a_file_that_ends_early_stays_as_a_part(server, tmp_path):
     server.raw.download_file_from_url = cut
     with pytest.raises(InputError, match=r"^folder/x: .* after 5000 of 10240 bytes; the same command resumes"):
         server.fetch(tmp_path)
-    assert contents(tmp_path) == {"x.part": (bytes(range(256)) * 40)[:5000]}
-
-
-def test_a_failure_ends_the_other_downloads(server, tmp_path):
-    server.put({"folder/bad": b"as uploaded"} | {f"folder/x{n:03}": bytes(20000) for n in range(100)})
-    server.stored("folder/bad").data_bytes = b"as spoiled."
-    with pytest.raises(InputError, match="folder/bad: got the SHA1"):
-        server.fetch(tmp_path)
-    assert len(server.asked) < 60
+    assert contents(tmp_path) == {"x.part": content[:5000]}
+    server.raw.download_file_from_url = count
+    server.asked.clear()
+    server.fetch(tmp_path)
+    assert contents(tmp_path) == {"x": content}
+    assert server.asked == [("x", (5000, 10239))]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("../x", "the name '../x' does not stay in its folder"),
-        ("a/../../x", "does not stay in its folder"),
         ("/x", "the name '/x' does not stay in its folder"),
-        ("..\\x", "does not stay in its folder"),
-        ("C:x", "does not stay in its folder"),
         ("a\\b", r"folder/a/b and folder/a\\b would both become .*/a/b"),
     ],
 )

@@ -1,6 +1,8 @@
 import gzip
 import io
+import itertools
 import re
+import urllib.parse
 
 import pytest
 import requests
@@ -35,33 +37,29 @@ def answers(monkeypatch):
     return replies, asked
 
 
-@pytest.mark.parametrize("target", ["http://elsewhere.org/x", "//elsewhere.org/y", "/z", "https://elsewhere.org/y"])
-def test_https_is_never_left(answers, target):
+@pytest.mark.parametrize(
+    ("chain", "error"),
+    [
+        (["https://a.org/", "http://b.org/x"], "https://a.org/: refused to leave HTTPS for http://b.org/x"),
+        (
+            ["https://a.org/", "https://b.org/", "http://c.org/"],
+            "https://b.org/: refused to leave HTTPS for http://c.org/",
+        ),
+        *((["https://a.org/", target], None) for target in ("//b.org/y", "/z", "https://b.org/y")),
+        (["http://a.org/", "http://b.org/"], None),
+    ],
+)
+def test_redirects_never_leave_https(answers, chain, error):
     replies, asked = answers
-    replies |= {"https://zenodo.org/a": target}
-    replies |= dict.fromkeys(("https://elsewhere.org/y", "https://zenodo.org/z", "http://elsewhere.org/x"), b"{}")
-    if target.startswith("http:"):
-        with pytest.raises(
-            InputError, match=r"^https://zenodo.org/a: refused to leave HTTPS for http://elsewhere.org/x$"
-        ):
-            get("https://zenodo.org/a")
-        assert asked == ["https://zenodo.org/a"]
+    urls = list(itertools.accumulate(chain, urllib.parse.urljoin))
+    replies |= {**dict(zip(urls, chain[1:], strict=False)), urls[-1]: b"{}"}
+    if error is None:
+        assert read_json(get(urls[0])) == {}
+        assert asked == urls
     else:
-        assert read_json(get("https://zenodo.org/a")) == {}
-
-
-def test_a_chain_of_redirects_is_checked_at_each_step(answers):
-    replies, asked = answers
-    replies |= {"https://a.org/": "https://b.org/", "https://b.org/": "http://c.org/"}
-    with pytest.raises(InputError, match=r"^https://b.org/: refused to leave HTTPS for http://c.org/$"):
-        get("https://a.org/")
-    assert len(asked) == 2
-
-
-def test_plain_http_may_be_redirected(answers):
-    replies, _ = answers
-    replies |= {"http://a.org/": "http://b.org/", "http://b.org/": b"[1]"}
-    assert read_json(get("http://a.org/")) == [1]
+        with pytest.raises(InputError, match=f"^{error}$"):
+            get(urls[0])
+        assert asked == urls[:-1]
 
 
 def test_a_record_by_https_names_no_file_by_plain_http(answers):
