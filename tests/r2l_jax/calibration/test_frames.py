@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from r2l_jax.calibration.frames import Frames, Moments, digital_numbers, places
-from r2l_jax.runtime.errors import InputError
+from r2l_jax.calibration.frames import Moments, digital_numbers, places
 
 
 def test_moments_are_mean_and_unbiased_variance():
@@ -48,11 +47,3 @@ def test_numbers_in_16_bits(bits):
 @pytest.mark.parametrize("values", [VALUES.astype(np.float32), np.full(9, 0.25, np.float32)])
 def test_continuous_and_constant_values_show_none(values):
     assert digital_numbers(values) is None
-
-
-def test_frames_of_another_size_are_named():
-    arrays = [np.zeros((4, 6), np.float32), np.zeros((4, 6), np.float32), np.zeros((6, 4), np.float32)]
-    frames = Frames(["a", "b", "c"], arrays.__getitem__)
-    assert len(list(frames.of(indices=[0, 1]))) == 2
-    with pytest.raises(InputError, match="all frames must be 4x6, as the first one, got 6x4 of c"):
-        list(frames.of())

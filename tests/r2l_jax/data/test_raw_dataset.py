@@ -145,71 +145,59 @@ def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
     assert load(place).content != content
 
 
-def in_memory(raws, labels=(0, 1, 0, 1), **changes):
-    labels = np.array(labels, np.int32)
-    return RawDataset(
+def in_memory(raws=None, labels=(0, 1, 0, 1), **changes):
+    """Returns a data set of four samples, and the list of those that are read."""
+    read, labels = [], np.array(labels, np.int32)
+    dataset = RawDataset(
         "memory", "classification", ("a", "b"), None, tuple("abcd"), labels,
-        **{"read": lambda index: (raws[index], labels[index]), **changes},
+        **{"read": lambda index: read.append(index) or (raws[index], labels[index]), **changes},
     )  # fmt: skip
+    return dataset, read
 
 
 def test_samples_without_files_are_hashed_by_their_arrays():
     raws = RNG.random((4, 8, 8)).astype(np.float32)
-    dataset = in_memory(raws)
-    other = raws.copy()
-    other[3, 0, 0] += 0.5
-    assert in_memory(raws.copy()).content == dataset.content
-    assert in_memory(other).content != dataset.content
-    assert in_memory(other).content_of([0, 1, 2]) == dataset.content_of([0, 1, 2])
-    assert in_memory(raws, (0, 1, 1, 1)).content != dataset.content
-    assert in_memory(raws, recipe="darker").content != dataset.content
+    dataset, _ = in_memory(raws)
+    changed = raws.copy()
+    changed[3, 0, 0] += 0.5
+    other, _ = in_memory(changed)
+    assert in_memory(raws.copy())[0].content == dataset.content != other.content
+    assert other.content_of([0, 1, 2]) == dataset.content_of([0, 1, 2])
+    assert in_memory(raws, (0, 1, 1, 1))[0].content != dataset.content
+    assert in_memory(raws, recipe="darker")[0].content != dataset.content
+    # An image of the same bytes is another one in another shape or type.
+    for another in (raws.reshape(4, 4, 16), raws.view(np.int32)):
+        assert in_memory(another)[0].content != dataset.content
     assert dataset.content_of([0, 1]) != dataset.content_of([1, 0])
     assert dataset.content_of(np.array([0, 1])) == dataset.content_of([0, 1])
 
 
-def test_the_hash_of_a_sample_has_its_label_shape_and_type():
-    """An image of the same bytes is another one in another shape or type, and for another label."""
-
-    def content(array, label=0):
-        return in_memory(None, (label,) * 4, read=lambda index: (array, np.int32(0))).content
-
-    array = np.zeros((2, 8), np.float32)
-    others = [content(array.reshape(4, 4)), content(array.view(np.int32)), content(array, label=1)]
-    assert content(array.copy()) == content(array)
-    assert len({content(array), *others}) == 4
-
-
 def test_the_fingerprint_has_names_labels_and_classes():
-    dataset = in_memory(None)
+    dataset, _ = in_memory()
     changes = ({"names": tuple("abce")}, {"labels": np.array([0, 1, 1, 1])}, {"classes": ("a", "c")})
     others = [dataclasses.replace(dataset, **change).fingerprint for change in changes]
-    assert in_memory(None).fingerprint == dataset.fingerprint
+    assert in_memory()[0].fingerprint == dataset.fingerprint
     assert len({dataset.fingerprint, *others}) == 4
 
 
-def counting(raws, labels=(0, 1, 0, 1)):
-    """A data set in memory, and the list of the samples that are read of it."""
-    read, labels = [], np.array(labels, np.int32)
-    return in_memory(raws, labels, read=lambda index: read.append(index) or (raws[index], labels[index])), read
-
-
-def test_samples_are_kept_only_if_all_of_them_fit_in_half_of_the_memory(monkeypatch):
+@pytest.mark.parametrize("is_short", [False, True])
+def test_samples_are_kept_only_if_all_of_them_fit_in_half_of_the_memory(monkeypatch, is_short):
     raws = np.zeros((4, 8, 8), np.float32)
-    size = raws.nbytes + 4 * 4
-    for pages, fits in ((2 * size, True), (2 * size - 1, False)):
-        monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": pages}.get)
-        dataset, read = counting(raws)
-        assert [dataset[3][1] for _ in range(2)] == [1, 1]
-        assert read.count(3) == (1 if fits else 2)
+    size = 2 * (raws.nbytes + 4 * 4) - is_short
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": size}.get)
+    dataset, read = in_memory(raws)
+    assert [dataset[3][1] for _ in range(2)] == [1, 1]
+    assert read.count(3) == 1 + is_short
 
 
 def test_a_sample_is_read_when_it_is_first_asked_for():
-    dataset, read = counting(RNG.random((4, 8, 8)).astype(np.float32))
+    raws = RNG.random((4, 8, 8)).astype(np.float32)
+    dataset, read = in_memory(raws)
     assert read == []
     for _ in range(2):
-        np.testing.assert_array_equal(dataset[2][0], dataset.read(2)[0])
+        np.testing.assert_array_equal(dataset[2][0], raws[2])
     # The first sample tells how much room all of them need.
-    assert read == [0, 2, 2, 2]
+    assert read == [0, 2]
     read.clear()
     assert dataset.content == dataset.content
     assert sorted(read) == [0, 1, 2, 3]
@@ -225,20 +213,11 @@ def test_a_missing_file_is_named(place):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 8), (8,), (8, 6)])
-@pytest.mark.parametrize("in_memory", [True, False])
-def test_a_sample_of_another_shape_is_named_rather_than_spread(monkeypatch, shape, in_memory):
-    mosaics = [np.zeros((8, 8), np.float32), np.full(shape, 0.5, np.float32)]
-    dataset = RawDataset(
-        name="Own",
-        task="classification",
-        classes=("a",),
-        camera=isp.CAMERAS["drone"],
-        names=("one", "two"),
-        labels=np.zeros(2, np.int32),
-        read=lambda index: (mosaics[index], np.int32(0)),
-    )
-    if not in_memory:
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_a_sample_of_another_shape_is_named_rather_than_spread(monkeypatch, shape, is_kept):
+    dataset, _ = in_memory([np.zeros((8, 8), np.float32), np.full(shape, 0.5, np.float32)])
+    if not is_kept:
         monkeypatch.setattr("os.sysconf", lambda name: 1)
-    expected = rf"^Own: all samples must have one shape, \(8, 8\); two has {re.escape(str(shape))}$"
+    expected = rf"^memory: all samples must have one shape, \(8, 8\); b has {re.escape(str(shape))}$"
     with pytest.raises(InputError, match=expected):
         dataset.samples(np.arange(2))

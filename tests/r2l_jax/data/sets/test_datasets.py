@@ -1,9 +1,6 @@
-import pathlib
-
 import numpy as np
 import pytest
 
-from r2l_jax.data.files import known_camera
 from r2l_jax.data.sets import datasets, synthetic
 from r2l_jax.runtime.errors import InputError
 
@@ -29,6 +26,9 @@ def test_synthetic_classes_labels_and_values(data_dir):
     assert 0 <= raw.min() < raw.max() <= 1
     assert target == dataset.labels[3]
     assert dataset.camera == synthetic.CAMERA
+    root = synthetic.generate(data_dir, images=10, size=32)
+    lines = sorted((root / "labels" / "labels.dat").read_text().splitlines())
+    assert [dataset.classes[label] for label in dataset.labels] == [line.split()[1] for line in lines]
 
 
 def test_iso_chooses_the_intensity_of_the_same_scene(data_dir):
@@ -59,22 +59,3 @@ def test_segmentation_has_masks_as_targets(data_dir):
 def test_refuses(arguments, message):
     with pytest.raises(InputError, match=message):
         datasets.load(**{"name": "Synthetic", **arguments})
-
-
-def test_camera_from_json(tmp_path):
-    path = tmp_path / "camera.json"
-    path.write_text(synthetic.CAMERA.to_json())
-    assert known_camera.find_camera(str(path)) == synthetic.CAMERA
-    path.write_text("{}")
-    with pytest.raises(InputError, match=r"--camera=.*camera.json: states nothing of a camera: it has"):
-        known_camera.find_camera(str(path))
-    path.write_text('{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}')
-    with pytest.raises(InputError, match=r"--camera=.*camera.json: the camera lacks white_balance, color_matrix$"):
-        known_camera.find_camera(str(path))
-
-
-def test_samples_have_the_labels_of_their_names(data_dir):
-    dataset = load_synthetic(data_dir)
-    root = synthetic.generate(data_dir, images=10, size=32)
-    lines = sorted(pathlib.Path(root, "labels", "labels.dat").read_text().splitlines())
-    assert [dataset.classes[label] for label in dataset.labels] == [line.split()[1] for line in lines]

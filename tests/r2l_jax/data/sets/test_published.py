@@ -2,11 +2,11 @@ import collections
 import itertools
 import zlib
 
-import layouts
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from whole_sets import every_sample
 
 import isp
 from r2l_jax.data.fetch import download
@@ -46,45 +46,6 @@ def write_frame(root, stem, cars, shape=(512, 768), folder=FULL, mask_name="{}_m
     tifffile.imwrite(frames / f"{stem}.tif", raw)
     Image.fromarray(mask).save(masks / mask_name.format(stem))
     return raw, mask
-
-
-@pytest.fixture(scope="module")
-def published_root(tmp_path_factory):
-    """Returns a folder with both data sets, photographed by the synthetic sensor."""
-    root = tmp_path_factory.mktemp("published")
-    layouts.write_microscopy(root, images=5, intensities=(1.0,))
-    layouts.write_drone(root, frames=2)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("name", "classes", "shape"),
-    [
-        ("Microscopy", ("EOS", "LYT", "MON"), (256, 256)),
-        ("MicroscopyRGB", ("EOS", "LYT", "MON"), (256, 256, 3)),
-        ("Drone", ("car", "no car"), (256, 256)),
-        ("DroneSegmentation", ("car",), (256, 256)),
-        ("DroneSegmentationFull", ("car",), (512, 768)),
-    ],
-)
-def test_each_data_set_shows_the_photographed_scenes(published_root, name, classes, shape):
-    dataset = datasets.load(name, data_dir=published_root)
-    assert dataset.classes == classes
-    raw, target = dataset[0]
-    assert (raw.shape, raw.dtype) == (shape, np.float32)
-    assert 0 <= raw.min() < raw.max() <= 1
-    assert (dataset.camera is None) == (raw.ndim == 3)
-    rgb = raw if raw.ndim == 3 else isp.static(dataset.camera, sharpen="none", denoise="none")(raw)
-    if name.startswith("Microscopy"):
-        # The cell's nucleus is in the middle, and the background in a corner.
-        np.testing.assert_allclose(rgb[124:132, 124:132].mean((0, 1)), np.power((0.25, 0.12, 0.35), 1 / 2.2), atol=0.02)
-        np.testing.assert_allclose(rgb[4:12, 4:12].mean((0, 1)), np.power((0.85, 0.8, 0.85), 1 / 2.2), atol=0.02)
-    elif dataset.task == "segmentation":
-        car = target > 0
-        assert 0.005 < car.mean() < 0.2
-        assert rgb[car].mean() > 1.3 * rgb[~car].mean()
-    else:
-        assert set(dataset.labels) == {0, 1}
 
 
 @pytest.fixture
@@ -235,16 +196,47 @@ def test_tiles_are_cut_again_when_a_frame_is_added(drone):
     assert len(versions(root, "DroneSegmentation")) == 2
 
 
-def test_damaged_tiles_are_named(drone):
+def halved(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def gone(path):
+    path.unlink() if path.is_file() else path.rename(path.with_name("elsewhere"))
+
+
+def stored(samples):
+    return lambda path: tifffile.imwrite(path, samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "spoil", "message"),
+    [
+        ("DroneSegmentation", "images/DJI_1_01_02.tiff", halved, ""),
+        *(
+            ("DroneSegmentation", "images/DJI_1_01_02.tiff", stored(samples), r"DJI_1_01_02\.tiff must be 256x256 .*")
+            for samples in (
+                np.full((1, 1), 7, np.uint16),
+                np.full((1, 256), 7, np.uint16),
+                np.full((256, 256), np.nan, np.float32),
+            )
+        ),
+        ("Drone", "labels.dat", gone, "labels.dat.*"),
+        (
+            "Drone",
+            "labels.dat",
+            lambda path: path.write_text(path.read_text()[:-3]),
+            r"labels\.dat: a line must be a tile, a tab and car or no car, got '.*\\tn.*",
+        ),
+    ],
+)
+def test_damaged_tiles_are_named(drone, name, file, spoil, message):
     root, _ = drone
-    dataset = datasets.load("DroneSegmentation", data_dir=root)
-    (tile,) = (root / "drone/tiles_256").rglob("DJI_1_00_00.tiff")
-    tile.write_bytes(tile.read_bytes()[:100])
-    with pytest.raises(InputError, match=r"has damaged tiles \(.*\); delete it to cut them again"):
-        dataset[0]
-    tile.parents[1].joinpath("labels.dat").unlink()
-    with pytest.raises(InputError, match=r"has damaged tiles \(.*labels.dat.*\); delete it"):
-        datasets.load("DroneSegmentation", data_dir=root)
+    datasets.load(name, data_dir=root)
+    (folder,) = (root / "drone/tiles_256" / name / FULL).iterdir()
+    spoil(folder / file)
+    with pytest.raises(InputError, match=rf"has damaged tiles \(.*{message}\); delete it to cut them again"):
+        every_sample(datasets.load(name, data_dir=root))
 
 
 @pytest.mark.parametrize("place", ["drone/images_full/raw_scale100", "drone/masks_full"])
@@ -268,29 +260,6 @@ def test_whole_frames(drone):
     np.testing.assert_array_equal(mask, frames["DJI_10"][1] > 0)
 
 
-@pytest.mark.parametrize(
-    "samples",
-    [np.full((1, 1), 7, np.uint16), np.full((1, 256), 7, np.uint16), np.full((256, 256), np.nan, np.float32)],
-)
-def test_a_tile_of_another_size_or_type_is_never_spread_over_the_batch(drone, samples):
-    drone, _ = drone
-    names = datasets.load("DroneSegmentation", data_dir=drone).names
-    (folder,) = (drone / "drone/tiles_256/DroneSegmentation" / FULL).iterdir()
-    tifffile.imwrite(folder / "images" / f"{names[1]}.tiff", samples)
-    with pytest.raises(InputError, match=rf"damaged tiles \(.*{names[1]}\.tiff must be 256x256 .* delete it to cut"):
-        datasets.load("DroneSegmentation", data_dir=drone).samples(np.arange(len(names)))
-
-
-def test_a_damaged_label_of_a_tile_is_named(drone):
-    drone, _ = drone
-    datasets.load("Drone", data_dir=drone)
-    (folder,) = (drone / "drone/tiles_256/Drone" / FULL).iterdir()
-    text = (folder / "labels.dat").read_text()
-    (folder / "labels.dat").write_text(text[:-3])
-    with pytest.raises(InputError, match=r"labels\.dat: a line must be a tile, a tab and car or no car, got '.*\\tn"):
-        datasets.load("Drone", data_dir=drone)
-
-
 IMAGES, FRAMES, MASKS = f"microscopy/images/{FULL}", f"drone/images_full/{FULL}", "drone/masks_full"
 
 
@@ -300,10 +269,6 @@ def mosaic(*shape):
 
 def mask(*shape):
     return lambda path: Image.new("L", shape[::-1]).save(path)
-
-
-def gone(path):
-    path.unlink() if path.is_file() else path.rename(path.with_name("elsewhere"))
 
 
 def rename(name):
