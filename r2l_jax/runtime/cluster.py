@@ -283,6 +283,8 @@ def running(scheduler: str, logs: pathlib.Path | None = None) -> Iterator[Runner
     # Dask would give the job of a worker that died to another one at once, which may have a job already: both would
     # count as having failed if that one dies. `Runner.run` gives it to a worker that is free.
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
+    # A request of Dask that an interruption ends is reported from another thread, sooner than this one hears of it.
+    logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     environ = dask.config.get("distributed.nanny.pre-spawn-environ")
     dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
     with contextlib.ExitStack() as held:
@@ -304,7 +306,6 @@ def running(scheduler: str, logs: pathlib.Path | None = None) -> Iterator[Runner
         except KeyboardInterrupt:
             # The program ends, and with it begun jobs and requests, which Dask would report.
             logging.getLogger("distributed").setLevel(logging.ERROR)
-            logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
             raise
 
 
