@@ -89,18 +89,9 @@ def test_gains_follow_the_minkowski_norm(power):
     np.testing.assert_allclose(color.shades_of_gray(RGB, power), norms[:, 1:2] / norms, rtol=2e-5)
 
 
-def test_a_power_of_one_is_the_gray_world_and_a_great_one_the_white_patch():
-    means, tops = RGB.mean((1, 2)), RGB.max((1, 2))
-    np.testing.assert_allclose(color.shades_of_gray(RGB, 1.0), means[:, 1:2] / means, rtol=1e-5)
+def test_a_great_power_is_the_white_patch():
+    tops = RGB.max((1, 2))
     np.testing.assert_allclose(color.shades_of_gray(RGB, 1e4), tops[:, 1:2] / tops, rtol=1e-3)
-
-
-@pytest.mark.parametrize("light", [(0.4, 1.0, 0.7), (1.0, 1.0, 1.0)])
-@pytest.mark.parametrize("power", [1.0, 6.0])
-def test_a_gray_scene_becomes_gray_under_any_light(power, light):
-    scene = RGB[..., :1] * np.float32(light)
-    balanced = np.asarray(color.auto_white_balance(scene, power))
-    np.testing.assert_allclose(balanced, np.repeat(scene[..., 1:2], 3, -1), rtol=1e-5)
 
 
 def test_the_light_of_the_estimate_does_not_depend_on_exposure():
@@ -110,6 +101,7 @@ def test_the_light_of_the_estimate_does_not_depend_on_exposure():
 
 def test_share_mixes_estimate_and_camera_geometrically():
     estimate = color.shades_of_gray(RGB)[:, None, None]
+    np.testing.assert_allclose(color.auto_white_balance(RGB), RGB * estimate, rtol=1e-5)
     for share in (0.0, 0.3, 1.0):
         expected = RGB * estimate**share * GAINS ** (1 - share)
         np.testing.assert_allclose(color.auto_white_balance(RGB, 6.0, GAINS, share), expected, rtol=1e-5)
@@ -153,15 +145,6 @@ def test_desaturate_fades_with_the_fullest_channel():
     clipped = np.minimum(RAISED, 1)
     np.testing.assert_array_equal(color.highlights(RAISED, GAINS), clipped)
     np.testing.assert_allclose(color.highlights(RAISED, GAINS, "desaturate"), clipped + fade * (1 - clipped), atol=1e-6)
-
-
-def test_desaturate_takes_a_saturated_color_to_white_without_a_jump():
-    level = np.linspace(0.5, 1, 501, dtype=np.float32)
-    ramp = np.stack([level * 0.1, level * 2, level * 0.3], -1)[None]  # Only green saturates.
-    faded = np.asarray(color.highlights(ramp, GAINS, "desaturate"))
-    np.testing.assert_array_equal(faded[0, -1], 1)
-    assert np.abs(np.diff(faded, axis=1)).max() < 0.02
-    assert (np.diff(faded, axis=1) >= -1e-6).all()
 
 
 def test_highlights_refuse(unchecked):

@@ -77,12 +77,6 @@ def test_float64_agrees_everywhere(method):
     np.testing.assert_allclose(np.asarray(result), by_reference(method, raw, "GBRG"), atol=1e-14)
 
 
-def test_directions_of_menon_flip_in_float32_at_near_ties_only():
-    raw = np.random.default_rng(2).random((256, 256), np.float32)
-    error = np.abs(demosaic.menon2007(raw) - by_reference("menon2007", raw, "RGGB"))
-    assert np.mean(error.max(-1) > 1e-6) < 1e-3
-
-
 @pytest.mark.cpu
 def test_large_images_are_the_same_in_patches(monkeypatch):
     raw = np.random.default_rng(4).random((2, 160, 22), np.float32)
@@ -100,22 +94,6 @@ def test_large_images_are_the_same_in_patches(monkeypatch):
     assert "while" in in_patches.lower(raw).as_text()
     for result, wanted in zip(in_patches(raw), expected, strict=True):
         np.testing.assert_allclose(result, wanted, atol=2e-6)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_color_ramp_is_reproduced(method):
-    rows, cols = np.mgrid[:20, :24].astype(np.float32)
-    ramp = np.stack([0.02 * rows, 0.01 * cols, 0.3 - 0.01 * rows + 0.02 * cols], -1)
-    rgb = METHODS[method](cfa.mosaic(ramp, "GBRG"), "GBRG")
-    np.testing.assert_allclose(rgb[6:-6, 6:-6], ramp[6:-6, 6:-6], atol=1e-6)
-
-
-@pytest.mark.parametrize("transpose", [False, True])
-def test_menon_does_not_interpolate_across_a_gray_edge(transpose):
-    edge = np.where(np.arange(16) < 7, 0.25, 0.75).astype(np.float32) * np.ones((20, 1), np.float32)
-    edge = edge.T if transpose else edge
-    rgb = demosaic.menon2007(edge)
-    np.testing.assert_allclose(rgb, np.stack([edge] * 3, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("pattern", cfa.BAYER)

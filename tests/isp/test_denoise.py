@@ -250,14 +250,6 @@ def test_nlm_denoising_agrees_with_skimage(images):
         np.testing.assert_allclose(np.mean(result), np.mean(expected), atol=2e-3)
 
 
-def test_nlm_denoising_removes_noise_and_keeps_an_edge():
-    clean = np.tile(np.repeat([0.2, 0.8], 12)[:, None], (24, 1, 3)).astype(np.float32)
-    noisy = clean + RNG.normal(scale=0.05, size=clean.shape).astype(np.float32)
-    error = np.abs(denoise.nlm_denoising(noisy, 0.1, 5, 5) - clean)
-    assert error.mean() < 0.4 * np.abs(noisy - clean).mean()
-    assert error.max() < 0.15
-
-
 NOISE = RNG.random((13, 18, 3))
 STEP = np.where(np.arange(18) < 7, 0.2, 0.9)[:, None] * np.ones((13, 18, 3))
 # By total variation: noise, an edge, a noisy edge, nothing, one channel alone, and values out of range.

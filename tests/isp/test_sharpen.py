@@ -49,12 +49,6 @@ def test_vertical_unsharp_masking_sharpens_each_column_as_scipy_does(image, radi
 
 
 @pytest.mark.parametrize("function", UNSHARP)
-def test_a_constant_image_does_not_change(function):
-    rgb = np.full((6, 5, 3), [0.2, 0.5, 0.9], np.float32)
-    np.testing.assert_allclose(function(rgb, 1.5, 3.0), rgb, atol=1e-6)
-
-
-@pytest.mark.parametrize("function", UNSHARP)
 def test_a_learned_radius_agrees_with_a_fixed_one(function):
     radii, amounts = np.float32([0.6, 1.0]), np.float32([-2.0, 0.7])
     learned = jax.jit(jax.vmap(lambda radius, amount: function(BATCH, radius, amount, size=9)))(radii, amounts)
