@@ -34,19 +34,16 @@ def test_mean_and_variance_follow_from_photons_read_out_and_converter(exposure):
     assert electrons.var() == pytest.approx(variance, rel=4 * math.sqrt(2 / raw.size))
 
 
-@pytest.mark.parametrize("mean", [0.3, 15.5, 16.5, 300.0])
-def test_photon_noise_has_the_mean_and_variance_of_poisson(mean):
+@pytest.mark.parametrize("mean", [0.3, 4.0, 15.5, 16.5, 300.0])
+def test_photon_noise_is_exactly_poisson_for_few_photons_and_has_its_mean_and_variance_for_many(mean):
     electrons = np.asarray(COUNTER(gray(mean / 4095), KEY), np.float64) * 4095
     assert electrons.mean() == pytest.approx(mean, abs=4 * math.sqrt(mean / electrons.size))
     rounding = 0 if mean < 16 else 1 / 12
     spread = math.sqrt((2 + 1 / mean) / electrons.size)
     assert electrons.var() == pytest.approx(mean + rounding, rel=4 * spread)
-
-
-@pytest.mark.parametrize("mean", [0.3, 4.0, 15.5])
-def test_few_photons_are_exactly_poisson(mean):
-    electrons = np.round(np.asarray(COUNTER(gray(mean / 4095), KEY)) * 4095).astype(int)
-    share = np.bincount(electrons.ravel(), minlength=50) / electrons.size
+    if mean > 16:
+        return
+    share = np.bincount(np.round(electrons).astype(int).ravel(), minlength=50) / electrons.size
     exact = np.array([math.exp(n * math.log(mean) - mean - math.lgamma(n + 1)) for n in range(len(share))])
     assert (abs(share - exact) <= 5 * np.sqrt(exact / electrons.size) + 1e-5).all()
 

@@ -56,20 +56,6 @@ def test_unknown_classes_are_not_counted():
     np.testing.assert_array_equal(confusion([0, -1, 0, CLASSES], [-1, 0, CLASSES, 0]), np.zeros((CLASSES, CLASSES)))
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32])
-def test_iou_of_a_binary_segmentation(dtype):
-    rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.standard_normal((4, 8, 6, 1)), jnp.float32)
-    masks = rng.random(logits.shape) < 0.3
-    counts = [
-        metrics.confusion_matrix(logits[part] > 0, jnp.asarray(masks[part].astype(dtype)), 2)
-        for part in (slice(3), slice(3, 4))
-    ]
-    found = np.asarray(logits) > 0
-    expected = [(a & b).sum() / (a | b).sum() for a, b in ((~found, ~masks), (found, masks))]
-    np.testing.assert_allclose(metrics.iou(counts[0] + counts[1]), expected, rtol=1e-6)
-
-
 def test_iou_of_images_is_that_of_each_image_by_itself():
     predictions, targets = np.random.default_rng(0).integers(0, 2, (2, 5, 4, 6))
     targets[0] = 0

@@ -16,41 +16,32 @@ from tasks.layers import BatchNorm, Conv
 RNG = np.random.default_rng(0)
 
 
-def norm(name, channels):
-    return {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+LAST = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+AXES = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
 
 
-def torchvision_shapes(counts):
-    """Returns the shapes of a torchvision network with these numbers of basic blocks in its layers."""
-    shapes = {"conv1.weight": (64, 3, 7, 7), **norm("bn1", 64), "fc.weight": (1000, 512), "fc.bias": (1000,)}
-    inputs = 64
-    for layer, count in enumerate(counts, 1):
-        width = 32 * 2**layer
-        for block in range(count):
-            name = f"layer{layer}.{block}"
-            shapes |= {f"{name}.conv1.weight": (width, inputs, 3, 3), **norm(f"{name}.bn1", width)}
-            shapes |= {f"{name}.conv2.weight": (width, width, 3, 3), **norm(f"{name}.bn2", width)}
-            if inputs != width:
-                shapes |= {f"{name}.downsample.0.weight": (width, inputs, 1, 1), **norm(f"{name}.downsample.1", width)}
-            inputs = width
-    return shapes
-
-
-def write(file, shapes):
-    """Writes a safetensors file with random tensors of these shapes, and returns the tensors."""
-    state = {name: RNG.standard_normal(shape, np.float32) for name, shape in shapes.items()}
-    safetensors.numpy.save_file(state, file)
-    return state
+def variables_of(head):
+    """Returns a network's variables by PyTorch's names."""
+    flat = nnx.to_flat_state(nnx.state(head))
+    return {".".join([*map(str, path[:-1]), LAST[path[-1]]]): variable for path, variable in flat}
 
 
 def arrays_of(head):
     """Returns a network's arrays by PyTorch's names, with PyTorch's axes."""
-    last = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-    axes = {1: (0,), 2: (1, 0), 4: (3, 2, 0, 1)}
-    return {
-        ".".join([*map(str, path[:-1]), last[path[-1]]]): np.asarray(variable[...]).transpose(axes[variable.ndim])
-        for path, variable in nnx.to_flat_state(nnx.state(head))
-    }
+    return {name: np.asarray(each[...]).transpose(AXES[each.ndim]) for name, each in variables_of(head).items()}
+
+
+def abstract(make):
+    return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+
+
+def write(file, network):
+    """Writes random weights of a ResNet with a thousand classes, and returns the tensors."""
+    variables = variables_of(abstract(lambda rngs: tasks.resnet(network, num_classes=1000, rngs=rngs)))
+    shapes = {name: [each.shape[axis] for axis in AXES[each.ndim]] for name, each in variables.items()}
+    state = {name: RNG.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    safetensors.numpy.save_file(state, file)
+    return state
 
 
 def check_trunk(head, state):
@@ -64,11 +55,7 @@ def check_trunk(head, state):
 @pytest.fixture(scope="module")
 def resnet18(tmp_path_factory):
     file = tmp_path_factory.mktemp("resnet18") / "resnet18.safetensors"
-    return file, write(file, torchvision_shapes((2, 2, 2, 2)))
-
-
-def abstract(make):
-    return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    return file, write(file, "resnet18")
 
 
 def test_a_resnet_keeps_its_classifier(resnet18):
@@ -81,14 +68,10 @@ def test_a_resnet_keeps_its_classifier(resnet18):
     jax.tree.map(np.testing.assert_array_equal, arrays_of(head.fc), before)
 
 
-@pytest.mark.parametrize(
-    ("name", "encoder", "counts"), [("unet", "resnet18", (2, 2, 2, 2)), ("unetplusplus", "resnet34", (3, 4, 6, 3))]
-)
-def test_a_unet_gets_its_encoder(resnet18, tmp_path, name, encoder, counts):
-    file, state = resnet18
-    if encoder != "resnet18":
-        file = tmp_path / "weights.safetensors"
-        state = write(file, torchvision_shapes(counts))
+@pytest.mark.parametrize(("name", "encoder"), [("unet", "resnet18"), ("unetplusplus", "resnet34")])
+def test_a_unet_gets_its_encoder(tmp_path, name, encoder):
+    file = tmp_path / "weights.safetensors"
+    state = write(file, encoder)
     head = abstract(lambda rngs: tasks.unet(name, encoder=encoder, rngs=rngs))
     pretrained.load_weights(head, encoder, str(file))
     check_trunk(head.encoder, state)
@@ -113,7 +96,8 @@ class SmallHead(nnx.Module):
         self.fc = nnx.Linear(4, 2, rngs=rngs)
 
 
-SHAPES = {"conv1.weight": (4, 3, 3, 3), **norm("bn1", 4)}
+PARTS = ("weight", "bias", "running_mean", "running_var")
+SHAPES = {"conv1.weight": (4, 3, 3, 3), **{f"bn1.{part}": (4,) for part in PARTS}}
 STATE = {name: RNG.standard_normal(shape, np.float32) for name, shape in SHAPES.items()}
 
 

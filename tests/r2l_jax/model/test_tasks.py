@@ -42,9 +42,7 @@ def test_masks_are_shown_below_pictures_and_above_predictions(segmented):
     config, _ = segmented
     picture = np.asarray(Image.open(config.run_dir / "fold_0/results/epoch_0007/predictions.png"))
     assert picture.shape == (3 * 32, 3 * 32, 3)
-    dataset = datasets.load(
-        "SyntheticSegmentation", data_dir=config.data.data_dir, synthetic_images=40, synthetic_size=32
-    )
+    dataset = datasets.load("SyntheticSegmentation", **config.data.source)
     shown = picture[32:64, :, 0].reshape(32, 3, 32).swapaxes(0, 1)
     np.testing.assert_array_equal(shown, [255 * dataset[index][1] for index in range(3)])
 

@@ -8,8 +8,6 @@ from safetensors import safe_open
 
 import r2l_jax
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import replace
-from r2l_jax.training import train
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +54,6 @@ def test_the_metadata_says_what_the_arrays_are(file, one_epoch):
     assert metadata["shape"] == [32, 32]
     assert metadata["pipeline"] is None
     assert metadata["identity"] == r2l_jax.load(file).identity
-
-
-def test_without_checkpoints_the_file_holds_the_last_state(base):
-    config = replace(base, run_name="no_checkpoints", epochs=1, log_model=False, save_locally=True)
-    train.run(config)
-    file = config.run_dir / "fold_0/model.safetensors"
-    assert r2l_jax.load(file, checkpoint="last").about.checkpoint == "last"
-    with pytest.raises(InputError, match="holds the last checkpoint, not the best one: ask for that"):
-        r2l_jax.load(file)
 
 
 @pytest.mark.parametrize(

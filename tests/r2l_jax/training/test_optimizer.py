@@ -88,12 +88,6 @@ def test_weight_decay_is_for_the_kernels_of_the_head(name):
     assert not updates["processor"]["colour_correction"].any()
 
 
-def test_adam_keeps_the_state_of_earlier_versions():
-    parameters = {"a": jnp.ones(3)}
-    state = OptimizationSettings().build(STEPS).transformation().init(parameters)
-    assert jax.tree.structure(state) == jax.tree.structure(optax.adam(1e-5).init(parameters))
-
-
 def test_smoothed_targets_are_a_mixture_of_their_class_and_all_classes():
     logits, targets = jnp.array([[2.0, -1.0, 0.5], [0.0, 3.0, 1.0]]), jnp.array([0, 2])
     mixture = 0.8 * jax.nn.one_hot(targets, 3) + 0.2 / 3
@@ -126,7 +120,7 @@ def test_masks_have_no_classes_to_balance():
 def test_averaged_weights_are_those_of_all_updates(base):
     """The model is the average; the next update starts from the latest one."""
     config = replace(base, lr=1e-2, ema=0.5, processing_mode="static")
-    dataset = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
+    dataset = datasets.load("Synthetic", **base.data.source)
     batches = list(loader.eval_batches(dataset, np.arange(24), 8))
     key, average = jax.random.key(0), None
     settings = (StepSettings.of(each, dataset, 4) for each in (replace(config, ema=0.0), config))

@@ -92,7 +92,7 @@ def test_refuses(base, one_epoch, change, message):
 
 @pytest.mark.parametrize("size", [(40, 32), (32, 40)])
 def test_a_size_that_the_network_cannot_halve_is_refused(base, monkeypatch, size):
-    synthetic = datasets.load("Synthetic", data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32)
+    synthetic = datasets.load("Synthetic", **base.data.source)
     dataset = dataclasses.replace(synthetic, read=lambda index: (np.zeros(size, np.float32), np.int32(0)))
     config = replace(base, run_name="refused", processing_mode="neural_network")
     monkeypatch.setattr(datasets, "load", lambda *_, **__: dataset)
@@ -118,27 +118,22 @@ def test_bad_weights_are_refused_for_the_folds_that_are_left(base, one_epoch, tm
         begun.check_folders(begun.folds)
 
 
-@pytest.fixture(scope="module")
-def original(base, data_dir, tmp_path_factory):
-    """A finished run of an epoch, in one folder with its data."""
-    folder = tmp_path_factory.mktemp("original")
-    shutil.copytree(data_dir, folder / "data")
-    settings = {"epochs": 1, "test_run": True, "keep_optimizer": True}
-    config = replace(base, logdir=str(folder), data_dir=str(folder / "data"), **settings)
-    train.run(config)
-    return config
-
-
 @pytest.fixture
-def copied(original, tmp_path):
-    """A copy of that run, as if it had been trained there, and the folder of its data, to change."""
-    folder = tmp_path / "copied"
-    shutil.copytree(original.tracking.logdir, folder)
-    config = replace(original, logdir=str(folder), data_dir=str(folder / "data"))
+def copied(copy, tmp_path):
+    """A copy of a finished run and of its data, as if it had been trained there, and the folder of the data."""
+    shutil.copytree(copy.data.data_dir, tmp_path / "data")
+    config = replace(copy, data_dir=str(tmp_path / "data"))
     file = config.run_dir / "fold_0/metrics.json"
-    file.write_text(file.read_text().replace(original.tracking.logdir, config.tracking.logdir))
-    (root,) = (folder / "data").glob("synthetic*")
+    file.write_text(file.read_text().replace(copy.data.data_dir, config.data.data_dir))
+    (root,) = (tmp_path / "data").glob("synthetic*")
     return config, root
+
+
+def with_optimizer(config):
+    """Trains a run anew for an epoch, after which it can be continued."""
+    config = replace(config, overwrite=True, test_run=True, keep_optimizer=True)
+    train.run(config)
+    return replace(config, overwrite=False)
 
 
 def first_image(root):
@@ -165,7 +160,7 @@ def test_neither_a_finished_nor_an_unfinished_run_goes_on_with_changed_data(copi
 
 @pytest.mark.slow
 def test_a_mask_that_is_no_target_or_another_place_changes_nothing(copied, tmp_path):
-    config, root = copied
+    config, root = with_optimizer(copied[0]), copied[1]
     change_mask(min((root / "masks").iterdir()))
     shutil.move(config.data.data_dir, tmp_path / "elsewhere")
     train.run(replace(config, data_dir=str(tmp_path / "elsewhere"), epochs=2))
@@ -174,7 +169,7 @@ def test_a_mask_that_is_no_target_or_another_place_changes_nothing(copied, tmp_p
 
 @pytest.mark.slow
 def test_other_source_is_warned_of(copied, monkeypatch, capsys):
-    config, _ = copied
+    config = with_optimizer(copied[0])
     train.run(config)
     assert "different source" not in capsys.readouterr().err
     (trained_by,) = metrics(config)["made_by"]

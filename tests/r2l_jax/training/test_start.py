@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tifffile
 import variants
+from flax import nnx
+from safetensors.numpy import load_file
 from small_runs import model
 
 from r2l_jax.data.sets import datasets
@@ -38,16 +40,30 @@ def three_classes(base, tmp_path_factory):
     return config, stderr.getvalue()
 
 
+def provided(config, **sources):
+    """Returns the head of a run's model after parts of it were taken from elsewhere, and its task."""
+    ((fold,),) = open_runs([str(config.run_dir)])
+    state = nnx.state(fold.model)
+    start.Sources(**{"processor": None, "head": None, "pretrained": False, "weights": None, **sources}).provide(
+        state, 0, fold.task
+    )
+    return nnx.to_pure_dict(state)["head"]
+
+
 def test_the_head_of_a_run_with_other_classes_is_taken_but_for_its_last_layer(three_classes, one_epoch, capsys):
     config, _ = three_classes
-    taken = replace(config, run_name="taken", classifier_uri=str(one_epoch.run_dir))
-    train.run(taken)
+    head, earlier = provided(config, head=str(one_epoch.run_dir)), model(one_epoch)
     said = f"--classifier_uri={one_epoch.run_dir} has other classes: the layer fc of the head starts anew\n"
     assert said in capsys.readouterr().out
-    earlier, transferred = model(one_epoch), model(taken)
-    np.testing.assert_array_equal(transferred["head.conv1.kernel"], earlier["head.conv1.kernel"])
-    assert (earlier["head.fc.kernel"].shape, transferred["head.fc.kernel"].shape) == ((8, 5), (8, 3))
-    np.testing.assert_array_equal(transferred["head.fc.kernel"], model(config)["head.fc.kernel"])
+    np.testing.assert_array_equal(head["conv1"]["kernel"], earlier["head.conv1.kernel"])
+    assert (earlier["head.fc.kernel"].shape, head["fc"]["kernel"].shape) == ((8, 5), (8, 3))
+    np.testing.assert_array_equal(head["fc"]["kernel"], model(config)["head.fc.kernel"])
+
+
+def test_a_head_starts_from_pretrained_weights_but_for_its_last_layer(one_epoch, weights_file):
+    head, weights = provided(one_epoch, pretrained=True, weights=str(weights_file)), load_file(weights_file)
+    np.testing.assert_array_equal(head["conv1"]["kernel"], weights["conv1.weight"].transpose(2, 3, 1, 0))
+    np.testing.assert_array_equal(head["fc"]["kernel"], model(one_epoch)["head.fc.kernel"])
 
 
 def test_too_few_updates_for_batch_norm_are_warned_of(three_classes, capsys):

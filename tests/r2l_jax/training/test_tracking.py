@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from small_runs import events
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line
@@ -18,12 +18,6 @@ def picture(folder, name):
 
 def tensor(folder, name):
     return np.load(folder / "results/epoch_0002" / f"{name}.npy")
-
-
-def events(folder):
-    accumulator = EventAccumulator(str(folder))
-    accumulator.Reload()
-    return accumulator
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
