@@ -11,7 +11,6 @@ import tifffile
 from small_runs import events, metrics, model
 
 import isp
-from r2l_jax.apps import render
 from r2l_jax.drift.adjustment import adaptation, learning
 from r2l_jax.drift.adjustment.config import AdaptationConfig, LearningConfig
 from r2l_jax.drift.forensics import forensics
@@ -217,12 +216,3 @@ def test_synthesize_writes_its_pictures(base, my_isp, tmp_path):
         for name in ("my_isp.make", "parametrized")
     )
     assert np.abs(own.astype(int) - plain).max() <= 1
-
-
-def test_process_renders_with_it(my_isp, tmp_path):
-    raw, camera = np.random.default_rng(0).integers(0, 65536, (16, 16), np.uint16), isp.CAMERAS["drone"]
-    tifffile.imwrite(tmp_path / "raw.tiff", raw)
-    pipeline = find_pipeline(my_isp)
-    rendered = render.render_files([tmp_path / "raw.tiff"], tmp_path / "out", camera, stages=True, pipeline=pipeline)
-    assert rendered == (1, 0)
-    assert (tmp_path / "out" / "raw_stages.png").exists()

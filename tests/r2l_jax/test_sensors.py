@@ -165,22 +165,6 @@ def test_scores_of_an_evaluation_by_camera(two_cameras, capsys):
             assert min(picture.size) > 100
 
 
-@pytest.mark.slow
-def test_worst_cases_by_camera(two_cameras):
-    found = forensics.run(
-        build(
-            ForensicsConfig, run=str(two_cameras.run_dir), analyses=("worst_case",), steps=2, starts=1,
-            adv_aux_weight=(10.0,), adv_parameters=("black_level",), by=("model",),
-        )
-    )[0]  # fmt: skip
-    by = found["shots"]["fields"]["model"]
-    assert by["columns"] == ["default", "black_level"]
-    (row,) = found["worst_case"]["rows"]
-    for column, score in enumerate((found["worst_case"]["default"]["score"], row["score"])):
-        weighted = np.average([scores[column] for scores in by["scores"]], weights=by["samples"])
-        np.testing.assert_allclose(weighted, score, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("field", "message"),
     [

@@ -87,14 +87,6 @@ def test_running_statistics_start_at_those_of_the_images(three_classes):
     np.testing.assert_allclose(normalizer.var[...], images.var((0, 1, 2)), rtol=0.05)
 
 
-def test_statistics_of_several_batches_are_compiled_once(base, caplog):
-    dataset = datasets.load(base.data.dataset, **base.data.source)
-    with jax.log_compiles():
-        start.fixed_statistics(architecture(base, dataset), dataset, np.arange(8), batch_size=2)
-    # The sums of two powers of three channels are added to by the function in question, and by no other `add`.
-    assert len([line for line in caplog.messages if line.startswith("Compiling jit(add)") and "[2,3]" in line]) == 1
-
-
 def test_statistics_do_not_depend_on_the_batch_size(base):
     dataset = datasets.load(base.data.dataset, **base.data.source)
     # Of batches of four, the last one is half full.
