@@ -117,23 +117,11 @@ def test_unknown_names_are_refused(name, message):
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("x = 1", "{name}: {file} has no function 'make' that takes a camera"),
-        ("make = 1", "{name}: {file} has no function 'make' that takes a camera"),
-        ("\n1 / 0", "{name} cannot be run: ZeroDivisionError: division by zero (line 2)"),
-        ("import sys; sys.exit()", "{name} cannot be run: SystemExit (line 1)"),
-        ("def make(camera) return", "{name} cannot be run: SyntaxError: expected ':' (line 1)"),
-    ],
-)
-def test_the_error_of_a_file_that_cannot_be_run_is_one_line(write, code, message):
-    name = write(code)
-    with pytest.raises(InputError) as error:
-        find_pipeline(name)
-    assert str(error.value) == message.format(name=f"--pipeline={name}", file=name.removesuffix(":make"))
-
-
-@pytest.mark.parametrize(
-    ("code", "message"),
-    [
+        ("x = 1", "--pipeline={name}: {file} has no function 'make' that takes a camera"),
+        ("make = 1", "--pipeline={name}: {file} has no function 'make' that takes a camera"),
+        ("\n1 / 0", "--pipeline={name} cannot be run: ZeroDivisionError: division by zero (line 2)"),
+        ("import sys; sys.exit()", "--pipeline={name} cannot be run: SystemExit (line 1)"),
+        ("def make(camera) return", "--pipeline={name} cannot be run: SyntaxError: expected ':' (line 1)"),
         ("def make(camera):\n    raise KeyError('gain')", "{name} raised KeyError: 'gain' (line 2)"),
         ("def make(camera):\n    exit('no')", "{name} raised SystemExit: no (line 2)"),
         ("def make():\n    pass", "{name} raised TypeError: make() takes 0 positional arguments but 1 was given"),
@@ -149,11 +137,11 @@ def test_the_error_of_a_file_that_cannot_be_run_is_one_line(write, code, message
         ),
     ],
 )
-def test_the_error_of_a_function_that_makes_no_pipeline_is_one_line(write, code, message):
-    found = find_pipeline(write(code))
+def test_the_error_of_a_file_that_makes_no_pipeline_is_one_line(write, code, message):
+    name = write(code)
     with pytest.raises(InputError) as error:
-        found(CAMERA)
-    assert str(error.value) == message.format(name=found.name)
+        find_pipeline(name)(CAMERA)
+    assert str(error.value) == message.format(name=name, file=name.removesuffix(":make"))
 
 
 @pytest.mark.parametrize(
