@@ -5,7 +5,6 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-import variants
 from flawed_sensor import FlawedSensor
 
 import isp
@@ -61,9 +60,8 @@ def check_flatness(sensor, found, planted):
         assert found.flat[of_color].mean() == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("seed", variants.quick(1, [0, 1, 2]))
-def test_an_ordinary_sensor(seed):
-    sensor = FlawedSensor(seed=seed)
+def test_an_ordinary_sensor():
+    sensor = FlawedSensor(seed=0)
     found = calibrated(sensor)
     check(sensor, found)
     assert (found.numbers, found.bits, found.is_bound, found.remarks) == (4095, 12, False, [])
@@ -74,11 +72,9 @@ def test_an_ordinary_sensor(seed):
     assert abs(error) < 4 * found.error
 
 
-@pytest.mark.parametrize("seed", variants.quick(1, [3, 4, 5]))
-def test_a_black_level_of_its_own_at_each_site(seed):
-    sensor = FlawedSensor(
-        seed=seed, black=(0.03, 0.06, 0.07, 0.1), full_well=8000.0, read_noise=2.5, bits=14, tile=((1, 2), (0, 1))
-    )
+def test_a_black_level_of_its_own_at_each_site():
+    levels = (0.03, 0.06, 0.07, 0.1)
+    sensor = FlawedSensor(seed=3, black=levels, full_well=8000.0, read_noise=2.5, bits=14, tile=((1, 2), (0, 1)))
     found = calibrated(sensor)
     check(sensor, found)
     assert [site.channel for site in found.sites] == [1, 2, 0, 1]

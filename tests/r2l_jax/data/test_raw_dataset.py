@@ -203,15 +203,6 @@ def test_a_sample_is_read_when_it_is_first_asked_for():
     assert sorted(read) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("place", ["Synthetic", "SyntheticSegmentation", "Microscopy", "Drone"], indirect=True)
-def test_a_missing_file_is_named(place):
-    dataset = load(place)
-    missing = dataset.files[-1][-1]
-    missing.unlink()
-    with pytest.raises(InputError, match=f"{missing.name}: No such file"):
-        _ = dataset.content
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (1, 8), (8,), (8, 6)])
 @pytest.mark.parametrize("is_kept", [True, False])
 def test_a_sample_of_another_shape_is_named_rather_than_spread(monkeypatch, shape, is_kept):

@@ -332,18 +332,14 @@ def test_existing_files_are_not_touched(zenodo, tmp_path, there):
     assert zenodo.asked == []
 
 
-def test_a_data_set_that_lost_a_file_is_named(zenodo, tmp_path):
-    fetch(zenodo, tmp_path)
-    (tmp_path / "microscopy/labels/Ma190c_annotations.dat").unlink()
-    with pytest.raises(InputError, match="microscopy exists, but differs from"):
-        fetch(zenodo, tmp_path)
-
-
-def test_two_downloads_into_one_folder_are_refused(zenodo, tmp_path):
+def test_a_locked_folder_and_a_data_set_that_lost_a_file_are_refused(zenodo, tmp_path):
     with locked(tmp_path), pytest.raises(InputError, match=r"another program writes to this folder: process \d+ on "):
         fetch(zenodo, tmp_path)
     fetch(zenodo, tmp_path)
     check_complete(tmp_path)
+    (tmp_path / "microscopy/labels/Ma190c_annotations.dat").unlink()
+    with pytest.raises(InputError, match="microscopy exists, but differs from"):
+        fetch(zenodo, tmp_path)
 
 
 @pytest.mark.parametrize(
