@@ -17,9 +17,9 @@ from r2l_jax.runtime import flags
 
 def main(config: LabConfig) -> None:
     """Serves the page until the program is interrupted."""
-    from r2l_jax.apps.lab import lab
+    from r2l_jax.apps.lab import start
 
-    lab.run(config)
+    start.run(config)
 
 
 run = functools.partial(flags.run, main, LabConfig, any_thread=True)

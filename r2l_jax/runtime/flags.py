@@ -52,7 +52,7 @@ _SETTING = "setting"
 
 # Flags of every program, which results do not depend on and do not record.
 _MULTI_HOST, _HOST_TIMEOUT = "multi_host", "host_timeout"
-HOST_TIMEOUT = 100.0
+_TIMEOUT = 100.0
 _HELP_OF_HOSTS = {
     _MULTI_HOST: "join the processes that Slurm, Open MPI or Kubernetes has started for this run",
     _HOST_TIMEOUT: "seconds after which a host that does not answer counts as ended, and ends the run on the others",
@@ -199,7 +199,7 @@ def define(settings: type | Switch, values: flags.FlagValues = flags.FLAGS) -> N
     for leaf in _all_leaves(settings).values():
         _define(leaf, values)
     flags.DEFINE_boolean(_MULTI_HOST, False, _HELP_OF_HOSTS[_MULTI_HOST], flag_values=values)
-    flags.DEFINE_float(_HOST_TIMEOUT, HOST_TIMEOUT, _HELP_OF_HOSTS[_HOST_TIMEOUT], lower_bound=1.0, flag_values=values)
+    flags.DEFINE_float(_HOST_TIMEOUT, _TIMEOUT, _HELP_OF_HOSTS[_HOST_TIMEOUT], lower_bound=1.0, flag_values=values)
 
 
 def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
@@ -418,7 +418,7 @@ def help_text(settings: type | Switch, title: str) -> str:
     sections = [f"{heading}:\n" + "\n".join(entries) for heading, entries in groups.items()]
     of_hosts = [
         _entry(f"[no]{_MULTI_HOST}", f"{_HELP_OF_HOSTS[_MULTI_HOST]} (default: false)"),
-        _entry(_HOST_TIMEOUT, f"{_HELP_OF_HOSTS[_HOST_TIMEOUT]} (default: {HOST_TIMEOUT:g})"),
+        _entry(_HOST_TIMEOUT, f"{_HELP_OF_HOSTS[_HOST_TIMEOUT]} (default: {_TIMEOUT:g})"),
     ]
     sections.append("\n".join(["Several hosts:", *of_hosts]))
     more = "--flagfile=<file> reads flags from a file, one a line."

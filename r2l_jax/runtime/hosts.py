@@ -30,11 +30,12 @@ class SharedError(InputError):
     """An error that all processes raise at the same place."""
 
 
-def meet(host_timeout: float, multi_host: bool) -> None:
+def meet(host_timeout: float | None, multi_host: bool) -> None:
     """Joins the other processes of this run, if there are any.
 
     Args:
-        host_timeout: seconds after which JAX counts a process that does not answer as ended, and ends the others.
+        host_timeout: seconds after which JAX counts a process that does not answer as ended, and ends the others;
+            None leaves the number to JAX.
         multi_host: whether to ask the cluster for settings that no environment variable holds. Without it, only
             processes with JAX_COORDINATOR_ADDRESS join others.
 
@@ -52,6 +53,7 @@ def meet(host_timeout: float, multi_host: bool) -> None:
     asks_mpi = is_open_mpi_5 and None in (address, count, number)
     if asks_mpi and importlib.util.find_spec("mpi4py") is None:
         raise InputError(f"with Open MPI 5, JAX needs the Python package mpi4py: install it, or set {_VARIABLES}")
+    timeout = {} if host_timeout is None else {"heartbeat_timeout_seconds": math.ceil(host_timeout)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # JAX warns in several lines that the package of Kubernetes is missing.
@@ -59,7 +61,7 @@ def meet(host_timeout: float, multi_host: bool) -> None:
                 num_processes=count,
                 process_id=number,
                 cluster_detection_method="mpi4py" if asks_mpi else None,
-                heartbeat_timeout_seconds=math.ceil(host_timeout),
+                **timeout,
             )
     except KeyError as error:
         raise InputError(f"the hosts cannot meet: {error.args[0]} is not set") from error

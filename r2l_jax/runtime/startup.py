@@ -16,7 +16,6 @@ import pooch
 
 from r2l_jax.runtime import compilation_cache, store
 from r2l_jax.runtime.errors import InputError, in_words
-from r2l_jax.runtime.flags import HOST_TIMEOUT
 from r2l_jax.runtime.hosts import SharedError, meet
 from r2l_jax.runtime.stop import Interrupted, cleaning_up, end
 
@@ -58,7 +57,7 @@ def keep_memory(any_thread: bool = False) -> None:
     mallopt(_M_TRIM_THRESHOLD, -1)  # Never.
 
 
-def prepare(host_timeout: float = HOST_TIMEOUT, multi_host: bool = False, any_thread: bool = False) -> None:
+def prepare(host_timeout: float | None = None, multi_host: bool = False, any_thread: bool = False) -> None:
     """Keeps memory and compiled functions, and joins other hosts if the environment names a coordinator.
 
     Must be called before anything else uses JAX. Compiled functions are stored in JAX_COMPILATION_CACHE_DIR, or in the
@@ -83,7 +82,7 @@ def prepare(host_timeout: float = HOST_TIMEOUT, multi_host: bool = False, any_th
 def exit_status(
     main: Callable[[], int | None],
     argv: Sequence[str],
-    host_timeout: float = HOST_TIMEOUT,
+    host_timeout: float | None = None,
     multi_host: bool = False,
     any_thread: bool = False,
 ) -> int:

@@ -2,7 +2,7 @@ import json
 
 import report_runs
 
-from r2l_jax.apps.lab.lab import read_tolerances
+from r2l_jax.apps.lab.start import read_tolerances
 from r2l_jax.training.run import open_runs
 
 
