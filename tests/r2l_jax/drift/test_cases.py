@@ -11,6 +11,7 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 
 CAMERA = isp.CAMERAS["drone"]
+NONE, NEURAL = (build(TrainConfig, processing_mode=mode) for mode in ("none", "neural_network"))
 TRIPLE = "malvar2004.unsharp_masking.median_denoising"
 STATIC = build(TrainConfig, processing_mode="static", sp_debayer="malvar2004", sp_sharpening="unsharp_masking")
 
@@ -54,12 +55,9 @@ def test_names_of_test_cases():
     [
         (
             lambda: cases.pipelines(["bilinear"]),
-            r"no pipeline is called 'bilinear'; there are parametrized, full, none",
+            r"no pipeline is called 'bilinear'; there are parametrized, full",
         ),
-        (
-            lambda: cases.pipelines(["menon2007.median_denoising.unsharp_masking"]),
-            r"no pipeline is called 'menon2007",
-        ),
+        (lambda: cases.pipelines(["menon2007.median_denoising.unsharp_masking"]), r"no pipeline is called 'menon2007"),
         (lambda: cases.intensities([0.3]), r"--intensities must be of the measured ones, 0.01, .*1, got 0.3"),
         (lambda: cases.exposures([0.0]), r"--exposures must be positive, got 0"),
         (lambda: cases.exposures([float("nan")]), r"--exposures must be positive, got nan"),
@@ -79,7 +77,7 @@ def test_what_is_not_known_is_named(make, message):
         (TrainConfig(), None),
         (build(TrainConfig, freeze_processor=True), "parametrized"),
         (build(TrainConfig, freeze_processor=True, processor_uri="elsewhere"), None),
-        (build(TrainConfig, processing_mode="none"), None),
+        (NONE, None),
     ],
 )
 def test_only_a_pipeline_that_was_not_learned_is_a_runs_own_by_name(config, own):
@@ -98,27 +96,17 @@ def test_the_intensity_that_was_trained_at_is_no_drift():
 @pytest.mark.parametrize(
     ("group", "config", "camera", "message"),
     [
-        ("pipelines", build(TrainConfig, processing_mode="none"), None, "on Microscopy, which is processed already"),
-        ("exposures", build(TrainConfig, processing_mode="none"), None, "there is no raw data"),
-        (
-            "pipelines",
-            build(TrainConfig, processing_mode="none"),
-            CAMERA,
-            "--processing_mode=none, on images of half the size",
-        ),
-        ("pipelines", build(TrainConfig, processing_mode="neural_network"), CAMERA, "on images of half the size"),
+        ("pipelines", NONE, None, "on Microscopy, which is processed already"),
+        ("exposures", NONE, None, "there is no raw data"),
+        ("pipelines", NONE, CAMERA, "--processing_mode=none, on images of half the size"),
+        ("pipelines", NEURAL, CAMERA, "on images of half the size"),
         (
             "intensities",
             build(TrainConfig, dataset="Folder"),
             CAMERA,
-            "one intensity: --against=exposures computes others",
+            "one intensity: --against=exposures computes",
         ),
-        (
-            "corruptions",
-            build(TrainConfig, processing_mode="neural_network"),
-            CAMERA,
-            r"whose images are not in \[0, 1\]",
-        ),
+        ("corruptions", NEURAL, CAMERA, r"whose images are not in \[0, 1\]"),
     ],
 )
 def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camera, message):
@@ -128,9 +116,7 @@ def test_what_makes_no_sense_for_a_run_is_refused_and_named(group, config, camer
 
 @pytest.mark.parametrize("camera", [None, CAMERA])
 def test_a_run_without_processing_can_be_tested_against_corruptions_and_intensities(camera):
-    cases.check(
-        ["corruptions", "intensities"], build(TrainConfig, processing_mode="none"), dataset(camera), "--run=here"
-    )
+    cases.check(["corruptions", "intensities"], NONE, dataset(camera), "--run=here")
 
 
 def test_randomness_depends_on_the_name_and_the_seed():

@@ -21,12 +21,9 @@ def test_colors_go_from_the_least_value_to_the_greatest(logarithmic):
     assert texts == ["0.0001", "0.01", "0.001", "1"]
     expected = [[0, 0.5], [0.25, 1]] if logarithmic else (values - 1e-4) / (1 - 1e-4)
     np.testing.assert_allclose(norm(values), expected, atol=1e-12)
-
-
-@pytest.mark.parametrize("logarithmic", [False, True])
-def test_one_value_has_the_middle_of_the_colors(logarithmic):
     _, texts, norm = drawn(draw(np.full((1, 2), 0.3), logarithmic=logarithmic))
     assert texts == ["0.300"] * 2
+    # One value has the middle of the colors.
     assert float(norm(0.3)) == pytest.approx(0.5)
 
 
@@ -44,8 +41,6 @@ def test_zeros_have_no_color_among_orders_of_magnitude(tmp_path, values):
 def test_numbers_are_written_as_asked_with_their_deviations():
     _, texts, _ = drawn(draw(np.array([[0.5, 0.25]]), number=".1f", deviations=np.array([[0.125, 0.0]])))
     assert texts == ["0.5\n±0.1", "0.2\n±0.0"]
-
-
-def test_two_digits_of_whole_numbers_end_in_no_point():
+    # Two digits of whole numbers end in no point.
     _, texts, _ = drawn(draw(np.array([[19.8, 6.56, 0.02]]), number="#.2g"))
     assert texts == ["20", "6.6", "0.020"]

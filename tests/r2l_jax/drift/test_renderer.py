@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -78,18 +79,12 @@ def test_noise_depends_on_the_name_the_seed_and_the_sample_alone(processors, ima
         assert np.abs(rendered(processors, [noisy], **others)[noisy] - images[noisy]).mean() > 0.01
 
 
-def test_a_case_changes_one_step():
-    (exposed,), (corrupted,) = cases.exposures([0.3]), cases.corruptions(["contrast"], [1])
-    (measured,) = cases.intensities([0.5])
-    assert Recipe.of(OWN) == (OWN, OWN, OWN)
-    assert Recipe.of(exposed) == (exposed, OWN, OWN)
-    assert Recipe.of(measured) == (measured, OWN, OWN)
-    assert Recipe.of(PIPELINE) == (OWN, PIPELINE, OWN)
-    assert Recipe.of(corrupted) == (OWN, OWN, corrupted)
-
-
-def test_a_measured_intensity_leaves_the_mosaics_as_they_were_read():
-    (measured,) = cases.intensities([0.5])
+def test_a_case_changes_one_step_and_a_measured_intensity_leaves_the_mosaics_as_they_were_read():
+    (exposed,), (measured,), (corrupted,) = ACQUISITIONS[1:2], cases.intensities([0.5]), CORRUPTED[1:2]
+    for case, place in ((OWN, 0), (exposed, 0), (measured, 0), (PIPELINE, 1), (corrupted, 2)):
+        expected = [OWN] * 3
+        expected[place] = case
+        assert Recipe.of(case) == tuple(expected)
     assert Renderer(0).mosaics(measured, RAWS, INDICES, CAMERA) is RAWS
 
 
@@ -113,18 +108,19 @@ def test_mosaics_are_exposed_once_for_all_pipelines_and_processed_once_for_all_c
     assert calls.count("_corrupt") == 3 * 2 * 4
 
 
-def test_structures_and_shapes_alone_are_compiled_for(processors, compiled):
+def test_structures_and_shapes_alone_are_compiled_for(processors, caplog):
     # A size of its own: JAX keeps what other tests have compiled of these functions for theirs.
     raws = np.random.default_rng(0).uniform(0.2, 0.6, (3, 14, 18)).astype(np.float32)
     made, mosaics = Renderer(0, shardings().split), to_devices({"raw": raws, "index": INDICES}, shardings().split)
     others = {
         name: (graph, jax.tree.map(lambda leaf: 1.1 * leaf, state)) for name, (graph, state) in processors.items()
     }
-    with compiled(("expose", "process", "corrupt")) as names:
+    with jax.log_compiles():
         for values in (processors, others):
             recipes = made.images(RECIPES, mosaics["raw"], mosaics["index"], CAMERA, values)
             assert len(list(recipes)) == len(RECIPES)
     # Once for two exposures, once for each processor, and once for each corruption at two severities.
+    names = re.findall(r"Compiling jit\((expose|process|corrupt)\)", caplog.text)
     assert sorted(names) == ["corrupt", "corrupt", "expose", "process", "process"]
 
 

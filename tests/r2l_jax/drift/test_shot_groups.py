@@ -21,12 +21,9 @@ def groups(field, values):
     return [(name, indices.tolist()) for name, indices in found.items()]
 
 
-def test_numbers_are_ordered_by_their_size_and_the_unknown_come_last():
+def test_numbers_are_ordered_by_their_size_words_by_their_letters_and_the_unknown_come_last():
     found = groups("iso_speed", [1600.0, 200.0, None, 1600.0, 800.0])
     assert found == [("200", [1]), ("800", [4]), ("1600", [0, 3]), ("unknown", [2])]
-
-
-def test_words_are_ordered_by_their_letters():
     assert groups("model", ["B", "A", "B"]) == [("A", [1]), ("B", [0, 2])]
 
 
@@ -36,12 +33,9 @@ def test_samples_keep_their_indices():
     assert {name: indices.tolist() for name, indices in found["model"].items()} == {"A": [2, 0], "B": [3]}
 
 
-def test_fifty_groups_make_a_table_and_more_do_not():
+def test_more_than_fifty_groups_and_a_field_that_no_file_tells_are_refused():
     assert len(groups("iso_speed", [float(1 + number) for number in range(50)])) == 50
     with pytest.raises(InputError, match="--by=iso_speed: 51 values are too many groups; at most 50 make a table"):
         groups("iso_speed", [float(1 + number) for number in range(51)])
-
-
-def test_a_field_that_no_file_tells_is_named():
     with pytest.raises(InputError, match="--by=lens: none of the 2 files tells its lens"):
         groups("lens", [None, None])

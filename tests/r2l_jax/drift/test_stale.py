@@ -53,16 +53,10 @@ class Place:
     @property
     def evaluation(self):
         return EvaluationConfig(
-            run=(self.run,),
-            against=("pipelines", "intensities", "exposures", "corruptions"),
-            pipelines=(PIPELINE,),
-            intensities=(0.05, 1.0),
-            exposures=(0.5,),
-            corruptions=("contrast",),
-            severities=(1,),
-            data_dir=self.data_dir,
-            output=str(self.folder / "evaluation"),
-        )
+            run=(self.run,), against=("pipelines", "intensities", "exposures", "corruptions"), pipelines=(PIPELINE,),
+            intensities=(0.05, 1.0), exposures=(0.5,), corruptions=("contrast",), severities=(1,),
+            data_dir=self.data_dir, output=str(self.folder / "evaluation"),
+        )  # fmt: skip
 
     @property
     def forensics(self):
@@ -71,19 +65,17 @@ class Place:
     @property
     def adaptation(self):
         return build(
-            AdaptationConfig,
-            run=self.run,
-            data_dir=self.data_dir,
-            output=str(self.folder / "adjustment"),
-            intensities=(0.05,),
-            exposures=(0.5,),
-            pipelines=(PIPELINE,),
-            cameras=(str(self.folder / "other.json"),),
-            drifted_data_dir=str(self.folder / "drifted"),
-            labeled=8,
-        )
+            AdaptationConfig, run=self.run, data_dir=self.data_dir, output=str(self.folder / "adjustment"),
+            intensities=(0.05,), exposures=(0.5,), pipelines=(PIPELINE,),
+            cameras=(str(self.folder / "other.json"),), drifted_data_dir=str(self.folder / "drifted"), labeled=8,
+        )  # fmt: skip
+
+    @property
+    def configs(self):
+        return self.evaluation, self.forensics, self.adaptation
 
 
+RUNS = (evaluation.run, forensics.run, adaptation.run)
 CASES = ("own", PIPELINE, "iso=0.05", "exposure=0.5", "contrast.1")
 KINDS = (SensitivityAnalysis, ToleranceAnalysis, WorstCaseAnalysis)
 ANALYSES = tuple(kind.name for kind in KINDS)
@@ -130,9 +122,8 @@ def finished(one_epoch, data_dir, tmp_path_factory):
     (folder / "other.json").write_text(isp.CAMERAS["drone"].to_json())
     place = Place(one_epoch, folder)
     with watched() as names:
-        evaluation.run(place.evaluation)
-        forensics.run(place.forensics)
-        adaptation.run(place.adaptation)
+        for run, config in zip(RUNS, place.configs, strict=True):
+            run(config)
     assert sorted(names) == sorted([*CASES, *ANALYSES, *DRIFTS])
     return folder
 
@@ -183,7 +174,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("change", "cases", "analyses", "drifts"),
     [
@@ -199,13 +189,10 @@ CHANGES = {
         pytest.param("jaxlib", CASES, ANALYSES, DRIFTS, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("no_pictures")
 def test_what_has_changed_is_made_anew_and_nothing_else(place, made, monkeypatch, change, cases, analyses, drifts):
     CHANGES[change](place, monkeypatch)
-    for run, config, anew in (
-        (evaluation.run, place.evaluation, cases),
-        (forensics.run, place.forensics, analyses),
-        (adaptation.run, place.adaptation, drifts),
-    ):
+    for run, config, anew in zip(RUNS, place.configs, (cases, analyses, drifts), strict=True):
         made.clear()
         run(config)
         assert sorted(made) == sorted(anew)
@@ -215,7 +202,6 @@ def test_what_has_changed_is_made_anew_and_nothing_else(place, made, monkeypatch
         assert made == []
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("flag", "cases", "analyses", "drifts"),
     [
@@ -226,19 +212,15 @@ def test_what_has_changed_is_made_anew_and_nothing_else(place, made, monkeypatch
         ({"steps": 5}, None, ["worst_case"], DRIFTS),
     ],
 )
+@pytest.mark.usefixtures("no_pictures")
 def test_a_flag_makes_anew_what_depends_on_it(place, made, flag, cases, analyses, drifts):
-    for run, config, anew in (
-        (evaluation.run, place.evaluation, cases),
-        (forensics.run, place.forensics, analyses),
-        (adaptation.run, place.adaptation, drifts),
-    ):
+    for run, config, anew in zip(RUNS, place.configs, (cases, analyses, drifts), strict=True):
         if anew is not None:
             made.clear()
             run(replace(config, **flag))
             assert sorted(made) == sorted(anew)
 
 
-@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("change", "drift"),
     [
@@ -247,6 +229,7 @@ def test_a_flag_makes_anew_what_depends_on_it(place, made, flag, cases, analyses
     ],
     ids=["the other camera", "the drifted data"],
 )
+@pytest.mark.usefixtures("no_pictures")
 def test_what_a_drift_is_made_of(place, made, change, drift):
     change(place.folder)
     adaptation.run(place.adaptation)

@@ -84,6 +84,10 @@ def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, mo
     [
         ({"adv_parameters": ("hue",)}, "--adv_parameters must be of all, black_level, .* got 'hue'"),
         ({"map": ("gamma_correct",)}, "--map must be two of black_level, .* got 'gamma_correct'"),
+        (
+            {"map": ("gamma_correct", "gamma_correct")},
+            "--map must be two of .* got 'gamma_correct,gamma_correct'",
+        ),
         ({"map": ("gamma_correct", "hue")}, "--map must be two of black_level, .* got 'gamma_correct,hue'"),
         ({"run": "nowhere"}, "--run=nowhere is not a run's folder: not found"),
         ({"steps": 0}, "--steps must be positive, got 0"),

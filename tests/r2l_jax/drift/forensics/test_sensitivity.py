@@ -83,9 +83,6 @@ def analyze(fold, stop=lambda: False):
     return sensitivity.SensitivityAnalysis(4).analyze(fold, {}, stop, None)
 
 
-CASES = {"classification": isp.parametrized, "segmentation": isp.static}
-
-
 @pytest.fixture(scope="module")
 def compiled_once(small_heads):
     """Lets all tests share what they compile."""
@@ -98,15 +95,12 @@ def compiled_once(small_heads):
 @pytest.fixture(scope="module", params=["classification", pytest.param("segmentation", marks=pytest.mark.slow)])
 def case(request, compiled_once):
     """A fold, its frozen model, and the sensitivity of that, in batches of which the last is not full."""
-    task = request.param
-    head = SmoothHead(1, of_pixels=True) if task == "segmentation" else SmoothHead(4, of_pixels=False)
-    fold = fold_of(task, CASES[task](CAMERA), head)
+    if request.param == "segmentation":
+        fold = fold_of("segmentation", isp.static(CAMERA), SmoothHead(1, of_pixels=True))
+    else:
+        fold = fold_of("classification", isp.parametrized(CAMERA), SmoothHead(4, of_pixels=False))
     frozen = sensitivity.Frozen(fold.model, fold.task)
     return fold, frozen, sensitivity.measure(frozen, fold.dataset, EVERY, 4)
-
-
-def samples(fold, indices, size):
-    return list(loader.eval_batches(fold.dataset, np.asarray(indices), size))
 
 
 def assert_close(one, other):
@@ -119,27 +113,8 @@ def test_samples_know_nothing_of_batches_padding_and_each_other(case):
     alone = sensitivity.measure(frozen, fold.dataset, some, 100)
     assert_close(alone, jax.tree.map(lambda leaf: leaf[some], whole))
     assert all(leaf.shape[0] == len(EVERY) for leaf in jax.tree.leaves(whole))
-
-
-def test_changes_are_a_hundredth_of_the_gradients_norm_and_sum_in_natural_ranges(case):
-    fold, frozen, whole = case
-    (batch,) = samples(fold, [3], 1)
-
-    @jax.jit
-    @jax.grad
-    def gradients(parameters, batch):
-        return frozen.sums(frozen.pipeline(parameters)(batch["raw"]), frozen.rest, batch)["loss"]
-
-    for name, gradient in gradients(frozen.default, batch).items():
-        width = frozen.facts[name].width
-        change = np.float64(gradient) * (frozen.default[name] if width is None else width) / 100
-        scale = np.abs(change).sum()
-        assert scale > 0, name
-        assert whole.parameters[name].worst[3] == pytest.approx(scale, rel=1e-3), name
-        assert whole.parameters[name].together[3] == pytest.approx(change.sum(), abs=1e-3 * scale), name
-        assert (name in whole.elements) == (2 <= change.size <= 9)
-        if name in whole.elements:
-            np.testing.assert_allclose(whole.elements[name][3], change, atol=1e-3 * scale)
+    if fold.task.name == "segmentation":  # a mask without an object has no loss to change
+        assert all((leaf[1] == 0).all() for leaf in jax.tree.leaves(whole))
 
 
 def test_changes_are_those_of_the_measured_loss(case):
@@ -160,7 +135,7 @@ def test_changes_are_those_of_the_measured_loss(case):
             offset.reshape(-1)[place] = end
             ends.append(frozen.default | jax.device_get(moved(frozen.facts, frozen.default, {name: offset})))
     # A batch of one sample, since the Dice loss of several is not the mean of theirs.
-    default, *measured = Measurer(frozen).measure([frozen.default, *ends], samples(fold, EVERY, 1))
+    default, *measured = Measurer(frozen).measure([frozen.default, *ends], loader.eval_batches(fold.dataset, EVERY, 1))
     assert overall["loss"] == pytest.approx(default.loss, rel=1e-5)
     differences = np.diff(np.reshape([each.loss for each in measured], (-1, 2)))[:, 0] / 2
     for (name, place, change), difference in zip(parts, differences, strict=True):
@@ -198,16 +173,6 @@ def test_closed_forms_of_a_head_that_averages(small_heads):
         np.testing.assert_allclose(change.together, signed / 100, atol=1e-4 * absolute.max() / 100)
     assert list(found.elements) == ["white_balance"]
     np.testing.assert_allclose(found.elements["white_balance"], by_gains / 100, rtol=1e-4)
-
-
-def test_one_program_serves_all_batches(case):
-    fold, frozen, _ = case
-    function, ticks = sensitivity.compiled(frozen), []
-    programs = function._cache_size()
-    assert 1 <= programs <= 2  # and one for the batch of three above
-    sensitivity.measure(frozen, fold.dataset, EVERY, 4, lambda: ticks.append(1))
-    assert len(ticks) == 2
-    assert function._cache_size() == programs
 
 
 def test_a_stop_ends_the_analysis_after_a_batch(case):
@@ -258,9 +223,3 @@ def test_an_analysis_has_means_of_classes_and_a_row_for_each_sample(case, tmp_pa
     assert list(analysis.figures) == ["sensitivity_parameters", "sensitivity_stages"]
     for figure, rows in zip(analysis.figures.values(), (whole.parameters, whole.stages), strict=True):
         assert figure.axes[0].images[0].get_array().shape == (len(rows), 1 + len(by_class))
-
-
-def test_a_mask_without_an_object_has_no_loss_to_change(small_heads, case):
-    fold, _, whole = case
-    if fold.task.name == "segmentation":
-        assert all((leaf[1] == 0).all() for leaf in jax.tree.leaves(whole))

@@ -12,7 +12,6 @@ from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
 from r2l_jax.drift.search.measure import Measured
 from r2l_jax.drift.search.searcher import Found
-from r2l_jax.runtime.errors import InputError
 
 SETTINGS = WorstCaseSettings(
     adv_parameters=("all", "gamma_correct", "additive_layer"),
@@ -104,15 +103,3 @@ def test_all_and_each_alone_are_searched_if_nothing_is_asked_for(fold):
         assert (search.aux_weight, search.seed) == (weight, start)
         # The first start is the default, the others are near.
         assert (search.spread > 0) == (start > 0)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"adv_parameters": ("hue",)}, "--adv_parameters must be of all, black_level, .* got 'hue'"),
-        ({"adv_noise_layer": False}, "got 'additive_layer'; give --adv_noise_layer as well"),
-    ],
-)
-def test_refuses(fold, change, message):
-    with pytest.raises(InputError, match=message):
-        make(**change).check_fold(fold)

@@ -7,14 +7,11 @@ import pytest
 import isp
 from r2l_jax.config import AUX_LOSSES
 from r2l_jax.drift.search.descent import cost_of, descend, deviation
-from r2l_jax.drift.search.ranges import valid_offsets
 
 LEVELS = jnp.asarray(np.random.default_rng(0).uniform(0, 0.3, (1000, 4)).astype(np.float32))
 FACTS = {name: isp.parametrized(isp.CAMERAS["drone"]).facts[name] for name in ("black_level", "gamma_correct")}
 DEFAULT = {"black_level": LEVELS, "gamma_correct": jnp.float32(2.2)}
 START = jax.tree.map(jnp.zeros_like, DEFAULT)
-
-
 RNG = np.random.default_rng(0)
 IMAGES, RENDERED = (jnp.asarray(RNG.random((4, 6, 5, 3), np.float32)) for _ in range(2))
 
@@ -72,10 +69,3 @@ def test_what_is_not_free_stays_and_the_rest_goes_downhill():
     np.testing.assert_array_equal(offsets["black_level"], 0)
     # The slope of a value on a log scale is the value.
     assert float(offsets["gamma_correct"]) == pytest.approx(-0.1 * 2.2)
-
-
-def test_offsets_are_clipped_where_the_first_value_becomes_invalid():
-    far = {"black_level": jnp.full_like(LEVELS, -1e6), "gamma_correct": jnp.float32(1e6)}
-    nearest = valid_offsets(FACTS, DEFAULT, far)
-    np.testing.assert_allclose(nearest["black_level"], -LEVELS / 0.1, rtol=1e-6)
-    assert float(nearest["gamma_correct"]) == pytest.approx(np.log(100))

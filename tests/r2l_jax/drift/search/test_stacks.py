@@ -35,18 +35,3 @@ def test_processes_share_a_stack_and_gather_its_results(monkeypatch, processes, 
     for part in parts:
         for tree, expected in zip(Stacks().unstack(part, count), trees(count), strict=True):
             jax.tree.map(np.testing.assert_array_equal, tree, expected)
-
-
-def test_a_function_of_one_is_compiled_once_for_a_shape():
-    def scaled(tree, factor):
-        return {"product": factor * tree["a"], "twice": 2 * tree["b"]}
-
-    together = Stacks()
-    for count in (3, 3):
-        arguments = (together.stack(trees(count)), np.float32(3))
-        compiled = together.compile(scaled, arguments[:1], arguments[1:])
-        stack = compiled(*jax.device_put(arguments, compiled.input_shardings[0]))
-        for number, result in enumerate(together.unstack(stack, count)):
-            np.testing.assert_array_equal(result["product"], [3 * number, 1.5])
-            assert result["twice"] == 20 * number
-    assert len(together._compiled) == 1

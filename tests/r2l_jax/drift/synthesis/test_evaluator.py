@@ -2,11 +2,8 @@ import dataclasses
 
 import brightness
 import by_hand
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from small_runs import metrics
 
 import isp
@@ -69,36 +66,6 @@ def test_results_depend_neither_on_the_batch_size_nor_on_other_cases(fold):
         assert parts[case.name]["confusion"] == whole[case.name]["confusion"]
     assert alone["gaussian_noise.5"]["loss"] == pytest.approx(whole["gaussian_noise.5"]["loss"], rel=1e-6)
     assert other["gaussian_noise.5"]["loss"] != pytest.approx(whole["gaussian_noise.5"]["loss"], rel=1e-6)
-
-
-def test_exposures_are_of_the_light_in_the_mosaics(fold):
-    tests = Evaluator(8).evaluate(fold, fold.dataset, cases.exposures([0.3]))
-    loss, _ = by_hand.evaluate(fold, lambda raws: fold.model.processor(0.1 + np.float32(0.3) * (raws - 0.1)))
-    own, _ = by_hand.evaluate(fold, fold.model.processor)
-    # The noise is what is left.
-    assert abs(tests["exposure=0.3"]["loss"] - loss) < 0.2 * abs(own - loss)
-
-
-def test_folds_share_what_is_compiled_for_one_of_them(fold, compiled):
-    known = [
-        cases.OWN,
-        *cases.pipelines([OTHER]),
-        *cases.exposures([0.3, 0.5]),
-        *cases.corruptions(["contrast"], [1, 5]),
-    ]
-    graph, state = nnx.split(fold.model)
-    moved = nnx.merge(graph, jax.tree.map(lambda leaf: leaf + jnp.asarray(0.01, leaf.dtype), state))
-    other = dataclasses.replace(fold, load_model=lambda: moved)
-    jax.clear_caches()  # of what other tests have compiled
-    evaluator = Evaluator(5)
-    with compiled(("expose", "process", "corrupt", "_add")) as names:
-        first = evaluator.evaluate(fold, fold.dataset, known)
-    # The model's own processor and another pipeline; one function each for two exposures and for two severities.
-    assert sorted(names) == ["_add", "corrupt", "expose", "process", "process"]
-    with compiled(("expose", "process", "corrupt", "_add")) as names:
-        second = evaluator.evaluate(other, fold.dataset, known)
-    assert names == []
-    assert second["own"]["loss"] != first["own"]["loss"]
 
 
 def test_mosaics_are_read_once_for_all_cases_and_not_kept(fold):

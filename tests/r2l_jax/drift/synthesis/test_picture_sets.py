@@ -15,13 +15,11 @@ def dataset(names, task="classification", labels=None):
     return RawDataset("Folder", task, classes, None, names, labels, lambda index: None)
 
 
-def test_files_are_called_as_their_samples_in_the_folder_of_their_class():
+def test_files_are_called_as_their_samples_in_the_folder_of_their_class_and_masks_are_beside_images():
     names = ("a/IMG 1.dng", "b/IMG 1.dng", "zone1.5_x2")
-    assert file_names(dataset(names, labels=[0, 1, 1]), "png") == [
-        ("a/IMG_1.png",),
-        ("b/IMG_1.png",),
-        ("b/zone1.5_x2.png",),
-    ]
+    expected = [("a/IMG_1.png",), ("b/IMG_1.png",), ("b/zone1.5_x2.png",)]
+    assert file_names(dataset(names, labels=[0, 1, 1]), "png") == expected
+    assert file_names(dataset(("x.dng",), "segmentation"), "tiff") == [("images/x.tiff", "masks/x.png")]
 
 
 def test_no_two_files_are_called_the_same():
@@ -30,10 +28,6 @@ def test_no_two_files_are_called_the_same():
     (*files,) = [name for (name,) in file_names(dataset(names), "tiff")]
     assert files == ["a/x.tiff", "a/X_1.tiff", "a/x_2.tiff", "a/dng.tiff", "a/x_1_4.tiff"]
     assert len({name.casefold() for name in files}) == len(names)
-
-
-def test_masks_are_beside_images():
-    assert file_names(dataset(("x.dng",), "segmentation"), "tiff") == [("images/x.tiff", "masks/x.png")]
 
 
 @pytest.mark.parametrize(("file_format", "dtype"), [("tiff", np.uint16), ("png", np.uint8)])
