@@ -12,28 +12,11 @@ from r2l_jax.runtime.flags import build, replace
 
 CAMERA = isp.CAMERAS["drone"]
 NONE, NEURAL = (build(TrainConfig, processing_mode=mode) for mode in ("none", "neural_network"))
-TRIPLE = "malvar2004.unsharp_masking.median_denoising"
 STATIC = build(TrainConfig, processing_mode="static", sp_debayer="malvar2004", sp_sharpening="unsharp_masking")
 
 
 def dataset(camera=CAMERA):
     return RawDataset("Microscopy", "classification", ("a", "b"), camera, ("x",), np.zeros(1, np.int32), lambda i: None)
-
-
-@pytest.mark.parametrize(
-    ("name", "pipeline"),
-    [
-        (TRIPLE, isp.static(CAMERA, "malvar2004", "unsharp_masking", "median_denoising")),
-        ("none.none.tv_bregman", isp.static(CAMERA, "none", "none", "tv_bregman")),
-        ("parametrized", isp.parametrized(CAMERA)),
-    ],
-)
-def test_a_name_is_a_pipeline_at_the_cameras_figures(name, pipeline):
-    (case,) = cases.pipelines([name])
-    made = case.pipeline(CAMERA)
-    assert made.stages == pipeline.stages
-    for parameter, value in pipeline.parameters().items():
-        np.testing.assert_array_equal(made.parameters()[parameter], value)
 
 
 def test_names_of_test_cases():

@@ -275,15 +275,3 @@ def test_an_evaluation_says_what_is_made_anew_and_leaves_no_old_heat_maps(place,
     evaluation.run(dataclasses.replace(place.evaluation, against=("corruptions",)))
     assert sorted(path.name for path in output.glob("*.png")) == ["corruptions.png", "mine.png"]
     assert len(list(output.glob("events.*"))) == 1
-
-
-def test_an_analysis_leaves_nothing_of_an_old_one(place, monkeypatch):
-    folder = place.forensics.output_dir / "fold_0/sensitivity"
-    assert (folder / "sensitivity.png").exists()
-    (folder / "mine.png").touch()
-    monkeypatch.setattr(SensitivityAnalysis, "analyze", lambda *arguments: quick("other"))
-    change_pixel(place.file("valid"))
-    forensics.run(dataclasses.replace(place.forensics, analyses=("sensitivity",)))
-    names = {path.name for path in folder.iterdir() if not path.name.startswith("events")}
-    assert names == {"mine.png", "other.png", "sensitivity.json"}
-    assert len(list(folder.glob("events.*"))) == 1

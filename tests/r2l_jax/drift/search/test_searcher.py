@@ -96,29 +96,21 @@ def test_searches_of_a_stack_do_not_know_of_each_other(searcher):
     assert len({round(float(found.task_loss[0]), 6) for found in together}) == 3
 
 
-def test_stopped_searches_go_on_where_they_were(searcher, tmp_path):
-    searches = [Search(ALL, seed=1, spread=0.02), Search(("gamma_correct",), 10.0)]
-    whole = run(searcher, searches, steps=5)
+KEPT = [Search(ALL, seed=1, spread=0.02), Search(("gamma_correct",), 10.0)]
+
+
+def test_stopped_searches_resume_where_they_were(searcher, tmp_path):
+    whole = run(searcher, KEPT, steps=5)
     file = tmp_path / "unfinished.npz"
     answers = iter([False, False, True])
     with pytest.raises(Interrupted, match="stopped at step 3 of 5; the same command resumes there"):
-        run(searcher, searches, steps=5, stop=lambda: next(answers), file=file)
+        run(searcher, KEPT, steps=5, stop=lambda: next(answers), file=file)
     steps_left = []
-    parts = run(searcher, searches, steps=5, stop=lambda: steps_left.append(1), file=file)
+    parts = run(searcher, KEPT, steps=5, stop=lambda: steps_left.append(1), file=file)
     assert len(steps_left) == 2
     assert_same(whole, parts, 0)
-    # Others start anew, and so does a file of another kind.
-    kept = file.read_bytes()
-    for others, content in ((searches[::-1], kept), (searches, b"something else"), (searches, kept[: len(kept) // 2])):
-        file.write_bytes(content)
-        steps_left.clear()
-        run(searcher, others, steps=5, stop=lambda: steps_left.append(1), file=file)
-        assert len(steps_left) == 5
     with pytest.raises(Interrupted, match="stopped at step 1 of 5; nothing is kept"):
-        run(searcher, searches, steps=5, stop=lambda: True)
-
-
-KEPT = [Search(ALL, seed=1), Search(("gamma_correct",), 10.0)]
+        run(searcher, KEPT, steps=5, stop=lambda: True)
 
 
 @pytest.fixture(scope="module")
@@ -142,21 +134,26 @@ def kept(searcher, tmp_path_factory):
         ({"raws": 1.01}, 0),
         ({"targets": 1}, 0),
         ({"gamma": 2.3}, 0),
+        ({"searches": KEPT[::-1]}, 0),
+        ({"damage": lambda content: content[: len(content) // 2]}, 0),
+        ({"damage": lambda content: b"something else"}, 0),
     ],
-    ids=str,
 )
-def test_stopped_searches_start_anew_under_other_settings(frozen, kept, monkeypatch, change, step):
+def test_stopped_searches_start_anew_under_other_settings(frozen, kept, tmp_path, monkeypatch, change, step):
     def compile_nothing(stacks, function, stacked, shared, donated):
         state, _ = stacked
-        raise Interrupted(f"goes on at step {state.step.max()}")
+        raise Interrupted(f"resumes at step {state.step.max()}")
 
     monkeypatch.setattr(Stacks, "compile", compile_nothing)
     change = dict(change)
     if gamma := change.pop("gamma", None):
         frozen = Frozen(brightness.model(DATASET, gamma), frozen.task)
     steps, raws, targets = change.pop("steps", 5), change.pop("raws", 1.0), change.pop("targets", 0)
-    with pytest.raises(Interrupted, match=f"goes on at step {step}"):
-        make(frozen, **change).run(KEPT, np.float32(raws) * RAWS, targets + TARGETS, steps, file=kept)
+    searches, damage = change.pop("searches", KEPT), change.pop("damage", bytes)
+    file = tmp_path / kept.name
+    file.write_bytes(damage(kept.read_bytes()))
+    with pytest.raises(Interrupted, match=f"resumes at step {step}"):
+        make(frozen, **change).run(searches, np.float32(raws) * RAWS, targets + TARGETS, steps, file=file)
 
 
 def test_a_search_that_diverges_is_named(searcher):

@@ -120,14 +120,12 @@ def test_the_same_again_takes_what_is_there_and_other_settings_only_what_is_miss
     assert more["runs"]["static"]["folds"]["0"]["own"] == result["runs"]["static"]["folds"]["0"]["own"]
 
 
-def test_another_seed_or_a_damaged_file_is_evaluated_anew(settings, evaluated, tmp_path):
+def test_a_damaged_file_is_evaluated_anew(settings, evaluated, tmp_path):
     settings = dataclasses.replace(settings, against=("corruptions",), severities=(1,), output=str(tmp_path))
     evaluation.run(settings)
     (tmp_path / "parts/static_fold_1.json").write_text("[]")
     evaluation.run(settings)
     assert evaluated == [["own", "gaussian_noise.1"]] * 3
-    evaluation.run(dataclasses.replace(settings, seed=1))
-    assert evaluated[3:] == [["gaussian_noise.1"]] * 2
 
 
 def test_interrupted_it_stops_within_a_batch_and_goes_on_from_the_last_fold(settings, result, monkeypatch, tmp_path):
@@ -155,9 +153,7 @@ def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
     result = evaluation.run(both)
     matrix = result["matrices"]["pipelines"]
     assert (matrix["rows"], matrix["columns"]) == (["learned", "static"], ["own", OTHER, OWN])
-    assert matrix["mean"][1][0] == matrix["mean"][1][2]
     assert capsys.readouterr().out.splitlines()[2].startswith("learned")
-    assert (both.output_dir / "parts/learned_fold_0.json").exists()
 
 
 def test_segmentation_is_scored_by_the_intersection_over_union(runs, tmp_path):

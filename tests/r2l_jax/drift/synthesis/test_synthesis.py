@@ -310,12 +310,6 @@ def test_whole_files_are_kept_and_others_are_written_again(small, pattern, spoil
     assert sum(path.stat().st_mtime_ns != time for path, time in times.items()) == rewritten
 
 
-def test_what_is_whole_is_left_alone(small, monkeypatch, capsys):
-    monkeypatch.setattr(SetFolder, "begin", None)
-    synthesis.run(small)
-    assert capsys.readouterr().out == f"1 sets of {IMAGES} pictures each in {small.output}\n"
-
-
 def test_interrupted_it_goes_on_where_it_stopped(base, written, tmp_path, monkeypatch):
     config = replace(base, output=str(tmp_path / "out"))
     add, batches = SetFolder.add, []
@@ -340,9 +334,11 @@ def test_interrupted_it_goes_on_where_it_stopped(base, written, tmp_path, monkey
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
 
 
-def test_sets_are_added_to_others(small):
+def test_sets_are_added_to_others(small, capsys):
     before = tree(small)
+    capsys.readouterr()
     synthesis.run(dataclasses.replace(small, corruptions=("contrast",), severities=(1,)))
+    assert capsys.readouterr().out == f"2 sets of {IMAGES} pictures each in {small.output}\n"
     assert before.items() < tree(small).items()
     content = json.loads((folder(small) / "manifest.json").read_text())
     assert list(content["sets"]) == [f"parametrized/iso=1/{name}" for name in ("uncorrupted", "contrast.1")]
