@@ -168,6 +168,10 @@ CHANGES = {
     "a pixel of a labeled sample": lambda place, patch: change_pixel(place.file("labeled")),
     "a pixel at an intensity": lambda place, patch: change_pixel(place.file("valid", 0.05)),
     "the camera": lambda place, patch: change_camera(place.root / "camera.json"),
+    "the other camera": lambda place, patch: change_camera(place.folder / "other.json"),
+    "the drifted data": lambda place, patch: [
+        change_pixel(path) for path in place.folder.glob("drifted/*/images/raw_scale100/*")
+    ],
     "the model": other_model,
     "the source": lambda place, patch: patch.setattr(store, "source_hash", lambda: "other"),
     "jaxlib": lambda place, patch: patch.setattr(store, "_versions", lambda: {"jax": "1", "jaxlib": "2"}),
@@ -184,6 +188,8 @@ CHANGES = {
         ("a pixel of a labeled sample", (), ("worst_case",), ("exposure=0.5", PIPELINE, "camera=other")),
         ("a pixel at an intensity", ("iso=0.05",), (), ("iso=0.05",)),
         ("the camera", (PIPELINE, "exposure=0.5"), (), (PIPELINE, "exposure=0.5", "camera=other")),
+        ("the other camera", (), (), ("camera=other",)),
+        ("the drifted data", (), (), ("data",)),
         ("the model", CASES, ANALYSES, DRIFTS),
         ("the source", CASES, ANALYSES, DRIFTS),
         pytest.param("jaxlib", CASES, ANALYSES, DRIFTS, marks=pytest.mark.slow),
@@ -219,21 +225,6 @@ def test_a_flag_makes_anew_what_depends_on_it(place, made, flag, cases, analyses
             made.clear()
             run(replace(config, **flag))
             assert sorted(made) == sorted(anew)
-
-
-@pytest.mark.parametrize(
-    ("change", "drift"),
-    [
-        (lambda folder: change_camera(folder / "other.json"), "camera=other"),
-        (lambda folder: [change_pixel(path) for path in folder.glob("drifted/*/images/raw_scale100/*")], "data"),
-    ],
-    ids=["the other camera", "the drifted data"],
-)
-@pytest.mark.usefixtures("no_pictures")
-def test_what_a_drift_is_made_of(place, made, change, drift):
-    change(place.folder)
-    adaptation.run(place.adaptation)
-    assert made == [drift]
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -34,18 +34,10 @@ def loaded(fold):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     return build(
-        AdaptationConfig,
-        run="run",
-        output=str(tmp_path_factory.mktemp("adjustment")),
-        exposures=(0.25,),
-        pipelines=DRIFTS[1:],
-        labeled=8,
-        starts=3,
-        steps=2,
-        batch_size=8,
-        parameters=("white_balance", "gamma_correct"),
-        track_n_images=2,
-    )
+        AdaptationConfig, run="run", output=str(tmp_path_factory.mktemp("adjustment")), exposures=(0.25,),
+        pipelines=DRIFTS[1:], labeled=8, starts=3, steps=2, batch_size=8,
+        parameters=("white_balance", "gamma_correct"), track_n_images=2,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +125,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
         ({"classes": ("a", "b")}, "must have the classes dark, bright, got a, b"),
         ({"camera": dataclasses.replace(brightness.CAMERA, pattern="BGGR")}, "must have the pattern RGGB, got BGGR"),
     ):
-        others = dataclasses.replace(others, **{"classes": DATASET.classes, "camera": DATASET.camera, **change})
+        others = dataclasses.replace(DATASET, **change)
         with pytest.raises(InputError, match=message):
             drifts.drifted(config, fold, *config.drifts)
     # The same scenes taken anew are split as in training.

@@ -67,9 +67,12 @@ def test_parameters_are_those_learned_beside_the_cameras(result):
 
 @pytest.mark.parametrize(("target", "epochs", "seconds"), [(0.3, 2, 5.0), (0.2, 1, 2.0), (0.7, None, None)])
 def test_the_first_epoch_that_reaches_the_target_counts(target, epochs, seconds):
-    scores = [{"val_iou": 0.2}, {"val_iou": 0.6}, {}, {"val_iou": 0.3}]
-    seconds_of = (2.0, 3.0, 1.0, 1.0)
-    rows = [{"epoch": epoch, "seconds": seconds_of[epoch], **score} for epoch, score in enumerate(scores)]
+    rows = [
+        {"epoch": 0, "seconds": 2.0, "val_iou": 0.2},
+        {"epoch": 1, "seconds": 3.0, "val_iou": 0.6},
+        {"epoch": 2, "seconds": 1.0},
+        {"epoch": 3, "seconds": 1.0, "val_iou": 0.3},
+    ]
     curve = learning.curve(rows, "val_iou", target)
     assert curve["epochs"] == [1, 2, 4]
     assert curve["seconds"] == [2.0, 5.0, 7.0]

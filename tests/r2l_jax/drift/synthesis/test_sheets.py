@@ -51,21 +51,18 @@ def test_the_worst_cell_is_the_greatest_loss_of_a_run():
 
 
 def test_the_worst_cell_of_an_evaluation_is_drawn_with_its_difference_by_channel(base, one_epoch, tmp_path):
-    evaluation.run(
-        EvaluationConfig(
-            run=(str(one_epoch.run_dir),), against=("pipelines",), pipelines=(OTHER,), output=str(tmp_path / "results")
-        )
-    )
+    run, output = (str(one_epoch.run_dir),), str(tmp_path / "results")
+    evaluation.run(EvaluationConfig(run=run, against=("pipelines",), pipelines=(OTHER,), output=output))
     picture = sheet(base, "worst", tmp_path, evaluation=str(tmp_path / "results" / "evaluation.json"))
     assert picture.shape == (2 * 508 + 8, 3 * 488 + 8, 3)
-    together, *channels = (
-        picture[28 + 508 * row : 508 * (1 + row), 8 + 488 * column : 488 * (1 + column)].astype(float)
-        for row, column in ((0, 2), (1, 0), (1, 1), (1, 2))
-    )
+
+    def panel(row, column):
+        return picture[28 + 508 * row : 508 * (1 + row), 8 + 488 * column : 488 * (1 + column)].astype(float)
+
+    trained, tested, together, *channels = (panel(place // 3, place % 3) for place in range(6))
     for number, channel in enumerate(channels):
         np.testing.assert_array_equal(channel[..., 0], channel[..., 1])
         np.testing.assert_array_equal(channel[..., 0], together[..., number])
-    trained, tested = (picture[28:508, 8 + 488 * place : 488 * (place + 1)].astype(float) for place in range(2))
     inner = slice(60, -60)
     assert np.corrcoef((tested - trained)[inner, inner].ravel(), together[inner, inner].ravel())[0, 1] > 0.9
     # The largest difference of all channels away from the border is black or white.
