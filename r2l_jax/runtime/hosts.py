@@ -53,7 +53,7 @@ def meet(host_timeout: float | None, multi_host: bool) -> None:
     asks_mpi = is_open_mpi_5 and None in (address, count, number)
     if asks_mpi and importlib.util.find_spec("mpi4py") is None:
         raise InputError(f"with Open MPI 5, JAX needs the Python package mpi4py: install it, or set {_VARIABLES}")
-    timeout = {} if host_timeout is None else {"heartbeat_timeout_seconds": math.ceil(host_timeout)}
+    timeout: dict[str, Any] = {} if host_timeout is None else {"heartbeat_timeout_seconds": math.ceil(host_timeout)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # JAX warns in several lines that the package of Kubernetes is missing.
