@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tifffile
-from lost_workers import errors, losing_one, two_workers
+from lost_workers import errors
 from programs import call
 
 from r2l_jax.runtime import cluster
@@ -68,18 +68,6 @@ def test_pictures(s3, raw, tmp_path):
     assert [line.replace(str(raw), "s3://bucket/raw") for line in errors(serial)] == errors(done)
     again = call("process.py", *flags, "--output=s3://bucket/pictures")
     assert again.stdout == "0 rendered, 1 failed, 69 had been rendered before\n"
-
-    def count():
-        s3.invalidate_cache()
-        return len(s3.glob("bucket/others/*.png"))
-
-    pytest.importorskip("distributed")
-    with two_workers() as workers, losing_one(workers, count) as before:
-        where = ("--output=s3://bucket/others", f"--scheduler={workers.scheduler_address}")
-        done = call("process.py", *flags, *where)
-    assert 0 < before[0] < 69
-    assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
-    assert in_storage(s3, "bucket/others") == in_storage(s3, "bucket/pictures")
 
 
 def test_predictions(s3, raw, one_epoch, tmp_path):

@@ -35,33 +35,38 @@ def contents(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+def losing(cluster, folder, count, name, *flags, output=""):
+    """Runs a program alone, and with workers of which one is lost: returns its two ends and how much had been done."""
+    serial = call(name, *flags, f"--output={folder}/serial{output}")
+    with losing_one(cluster, count) as before:
+        where = f"--output={folder}/others{output}", f"--scheduler={cluster.scheduler_address}"
+        done = call(name, *flags, *where)
+    assert (done.returncode, done.stdout) == (serial.returncode, serial.stdout.replace("serial", "others")), done.stderr
+    assert contents(folder / "others") == contents(folder / "serial")
+    assert sorted(errors(done)) == sorted(errors(serial))
+    return serial, before[0]
+
+
 def test_pictures_of_a_folder(cluster, raw, tmp_path):
     flags = (f"--input={raw}", "--camera=drone", "--format=png")
-    serial = call("process.py", *flags, f"--output={tmp_path}/serial")
+    pictures = tmp_path / "others"
+    serial, before = losing(cluster, tmp_path, lambda: len([*pictures.glob("[0-9]*.png")]), "process.py", *flags)
     assert (serial.returncode, serial.stdout) == (1, "148 rendered, 2 failed\n"), serial.stderr
-    output = tmp_path / "others"
-    with losing_one(cluster, lambda: len(list(output.glob("[0-9]*.png")))) as before:
-        done = call("process.py", *flags, f"--output={output}", f"--scheduler={cluster.scheduler_address}")
-    assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
-    assert 0 < before[0] < 148
-    assert contents(output) == contents(tmp_path / "serial")
-    assert sorted(errors(done)) == sorted(errors(serial))
-    assert len(errors(done)) == 2
+    assert 0 < before < 148
+    assert len(errors(serial)) == 2
 
 
 def test_predictions_of_a_folder(cluster, raw, one_epoch, tmp_path):
     flags = (f"--run={one_epoch.run_dir}", f"--input={raw}")
-    serial = call("predict.py", *flags, f"--output={tmp_path}/serial/p.csv")
+    table = tmp_path / "others" / "p.csv"
+
+    def count():
+        return table.exists() and table.read_text().count("\n") - 1
+
+    serial, before = losing(cluster, tmp_path, count, "predict.py", *flags, output="/p.csv")
     assert serial.returncode == 1, serial.stderr
     assert serial.stdout.endswith("148 predicted, 2 failed\n")
-    output = tmp_path / "others"
-    table = output / "p.csv"
-    with losing_one(cluster, lambda: table.exists() and table.read_text().count("\n") - 1) as before:
-        done = call("predict.py", *flags, f"--output={output}/p.csv", f"--scheduler={cluster.scheduler_address}")
-    assert (done.returncode, done.stdout) == (1, serial.stdout), done.stderr
-    assert 0 < before[0] < 148
-    assert contents(output) == contents(tmp_path / "serial")
-    assert errors(done) == errors(serial)
+    assert 0 < before < 148
 
 
 def test_sets_of_pictures(cluster, data_dir, tmp_path):
@@ -70,12 +75,8 @@ def test_sets_of_pictures(cluster, data_dir, tmp_path):
         "--pipelines=parametrized,bilinear.sharpening_filter.median_denoising", "--intensities=1,0.05",
         "--exposures=0.5", "--corruptions=gaussian_noise", "--severities=1,3",
     )  # fmt: skip
-    serial = call("synthesize.py", *flags, f"--output={tmp_path}/serial")
+    sets = tmp_path / "others"
+    written = "*/*/*/images/*.tiff"
+    serial, before = losing(cluster, tmp_path, lambda: len([*sets.glob(written)]), "synthesize.py", *flags)
     assert serial.returncode == 0, serial.stderr
-    output = tmp_path / "others"
-    with losing_one(cluster, lambda: len(list(output.glob("*/*/*/images/*.tiff")))) as before:
-        done = call("synthesize.py", *flags, f"--output={output}", f"--scheduler={cluster.scheduler_address}")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == serial.stdout.replace("serial", "others")
-    assert 0 < before[0] < 40 * 18
-    assert contents(output) == contents(tmp_path / "serial")
+    assert 0 < before < 40 * 18
