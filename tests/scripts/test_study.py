@@ -4,6 +4,7 @@ import signal
 import time
 
 import pytest
+from lost_workers import two_workers
 from programs import program, start
 
 ADJUSTMENT = ("--synthetic_images=25", "--synthetic_size=32", "--folds=2", "--epochs=3", "--low_intensity=0.25")
@@ -15,21 +16,18 @@ def flags(tmp_path_factory):
     return (*ADJUSTMENT, f"--data_dir={tmp_path_factory.mktemp('data')}")
 
 
+def study(*flags):
+    done = program("study.py", *flags)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.fixture(scope="module")
 def adjustment(flags, tmp_path_factory):
     """The folder of a study's adjustment that one process has run."""
     output = tmp_path_factory.mktemp("study") / "serial"
-    done = program("study.py", "--parts=adjustment", *flags, f"--output={output}")
-    assert done.returncode == 0, done.stderr
+    study("--parts=adjustment", *flags, f"--output={output}")
     return output
-
-
-@pytest.fixture(scope="module")
-def whole(adjustment, flags):
-    """The same folder with its forensics, and what that call printed."""
-    done = program("study.py", "--parts=forensics,adjustment", *flags, *FORENSICS, f"--output={adjustment}")
-    assert done.returncode == 0, done.stderr
-    return adjustment, done
 
 
 def numbers(output):
@@ -48,36 +46,28 @@ def wait_for(pattern, folder, process):
 
 
 @pytest.mark.slow
-def test_a_study_writes_its_numbers_figures_and_page(whole):
-    output, done = whole
+def test_a_study_writes_its_numbers_figures_and_page(adjustment, flags):
+    command = ("--parts=forensics,adjustment", *flags, *FORENSICS, f"--output={adjustment}")
+    done = study(*command)
     assert "[4 of 4] train adjustment/frozen: " in done.stderr
     assert "adjustment: accuracy at intensity 0.25: learned " in done.stdout
-    content = json.loads((output / "study.json").read_text())
+    content = json.loads((adjustment / "study.json").read_text())
     assert content["failed"] == {}
     assert content["forensics"]["groups"]["all"]["weights"] == [1e-2, 1e-4]
     assert len(content["adjustment"]["runs"]["frozen"]["steps"]) == 3
     for name in ("forensics.png", "forensics_pictures.png", "adjustment.png", "study.html"):
-        assert (output / name).stat().st_size > 1000, name
-
-
-@pytest.mark.slow
-def test_a_finished_study_has_nothing_left_to_estimate(whole, flags):
-    output, _ = whole
-    done = program("study.py", "--parts=forensics,adjustment", *flags, *FORENSICS, f"--output={output}", "--dry_run")
-    assert done.returncode == 0, done.stderr
-    assert sum(line.startswith("finished  ") for line in done.stdout.splitlines()) == 4
-    assert done.stdout.splitlines()[-1].split() == ["all", "4", "4", "0", "s"]
+        assert (adjustment / name).stat().st_size > 1000, name
+    # Nothing is left to estimate.
+    estimate = study(*command, "--dry_run").stdout.splitlines()
+    assert sum(line.startswith("finished  ") for line in estimate) == 4
+    assert estimate[-1].split() == ["all", "4", "4", "0", "s"]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # A worker that is killed leaves sockets and processes to the system.
 def test_workers_of_which_one_is_killed_run_the_study_of_one_process(adjustment, flags, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    from programs import SCRIPTS
-
-    heads = str(SCRIPTS.parent / "tests" / "fixtures" / "small_heads.py")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "preload": [heads]}
-    with distributed.LocalCluster(**options) as cluster:
+    pytest.importorskip("distributed")
+    with two_workers() as cluster:
         where = (f"--output={tmp_path}/study", f"--scheduler={cluster.scheduler_address}")
         process = start("study.py", "--parts=adjustment", *flags, *where)
         wait_for("study/adjustment/learned/fold_*/metrics.json", tmp_path, process)
