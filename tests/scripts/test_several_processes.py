@@ -16,12 +16,26 @@ SHARED = ["--adv_parameters=all", "--adv_aux_weight=1", "--starts=3", "--steps=3
 ANALYSES = ("sensitivity", "tolerances", "worst_case")
 
 
+def succeeded(*command, **options):
+    """Runs a program to its end without an error."""
+    done = program(*command, **options)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def succeeded_together(*command, **options):
+    """Runs a program as two processes, of which the first alone writes, prints and shows progress."""
+    first, second = ends(start_together(*command, **options))
+    assert (first.returncode, second.returncode) == (0, 0), (first.stderr, second.stderr)
+    assert (second.stdout, second.stderr) == ("", "")
+    return first
+
+
 @pytest.fixture(scope="module")
 def one_device(trained_run, tmp_path_factory):
     """The folder of what one process finds on one device."""
     output = tmp_path_factory.mktemp("one_device")
-    done = program("forensics.py", f"--run={trained_run}", f"--output={output}", *SHARED)
-    assert done.returncode == 0, done.stderr
+    succeeded("forensics.py", f"--run={trained_run}", f"--output={output}", *SHARED)
     return output
 
 
@@ -47,24 +61,19 @@ def assert_same(one, other):
 
 
 def test_one_device_and_four_find_the_same(trained_run, one_device, tmp_path):
-    done = program("forensics.py", f"--run={trained_run}", f"--output={tmp_path}", *SHARED, devices=4)
-    assert done.returncode == 0, done.stderr
+    succeeded("forensics.py", f"--run={trained_run}", f"--output={tmp_path}", *SHARED, devices=4)
     assert_same(one_device, tmp_path)
 
 
 def test_two_processes_find_the_same_as_one(trained_run, one_device, tmp_path):
-    first, second = ends(start_together("forensics.py", f"--run={trained_run}", f"--output={tmp_path}", *SHARED))
-    assert (first.returncode, second.returncode) == (0, 0), (first.stderr, second.stderr)
+    command = ["forensics.py", f"--run={trained_run}", f"--output={tmp_path}", *SHARED]
+    first = succeeded_together(*command)
     assert_same(one_device, tmp_path)
     for name in ANALYSES:
         assert found(tmp_path, name)["table"] in first.stdout
-    # The first process alone writes, prints and shows progress.
-    assert (second.stdout, second.stderr) == ("", "")
     # Both take what they find as finished.
-    again = ends(start_together("forensics.py", f"--run={trained_run}", f"--output={tmp_path}", *SHARED))
-    assert [done.returncode for done in again] == [0, 0]
-    assert again[0].stdout == first.stdout
-    assert again[0].stderr == ""
+    again = succeeded_together(*command)
+    assert (again.stdout, again.stderr) == (first.stdout, "")
 
 
 def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(trained_run, tmp_path):
@@ -79,9 +88,7 @@ def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(trained_run,
     stopped = re.search(r"stopped at step (\d+) of 300; the same command resumes there\n$", first.stderr)
     assert stopped, first.stderr
     assert second.stderr.endswith(f"forensics.py: {stopped[0]}")
-    done = program(*command, f"--output={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    assert f" {stopped[1]}/300 " in done.stderr
+    assert f" {stopped[1]}/300 " in succeeded(*command, f"--output={tmp_path}").stderr
     assert len(found(tmp_path, "worst_case")["rows"][0]["task_loss"]) == 300
 
 
@@ -99,12 +106,8 @@ def test_two_processes_adapt_and_compare_as_one(trained_run, tmp_path):
     results = {}
     for flags, file in ((adapt, "adaptation.json"), (learn, "learning.json")):
         command = ["adjust.py", f"--run={trained_run}", *flags]
-        done = program(*command, f"--output={tmp_path}/one")
-        assert done.returncode == 0, done.stderr
-        first, second = ends(start_together(*command, f"--output={tmp_path}/two"))
-        assert (first.returncode, second.returncode) == (0, 0), (first.stderr, second.stderr)
-        # The first process alone writes, prints and shows progress.
-        assert (second.stdout, second.stderr) == ("", "")
+        done = succeeded(*command, f"--output={tmp_path}/one")
+        first = succeeded_together(*command, f"--output={tmp_path}/two")
         assert first.stdout.splitlines()[0] == done.stdout.splitlines()[0]
         results[file] = [json.loads((tmp_path / folder / file).read_text()) for folder in ("one", "two")]
     one, two = (content["folds"]["0"]["exposure=0.25"] for content in results["adaptation.json"])
@@ -125,11 +128,8 @@ def test_two_processes_adapt_and_compare_as_one(trained_run, tmp_path):
 def test_two_processes_evaluate_as_one(trained_run, tmp_path):
     cases = ["--pipelines=parametrized", "--exposures=0.5", "--corruptions=gaussian_noise", "--severities=1"]
     command = ["evaluate.py", f"--run={trained_run}", "--against=pipelines,exposures,corruptions", *cases]
-    done = program(*command, f"--output={tmp_path}/one", "--batch_size=4")
-    assert done.returncode == 0, done.stderr
-    first, second = ends(start_together(*command, f"--output={tmp_path}/two", "--batch_size=4"))
-    assert (first.returncode, second.returncode) == (0, 0), (first.stderr, second.stderr)
-    assert (second.stdout, second.stderr) == ("", "")
+    succeeded(*command, f"--output={tmp_path}/one", "--batch_size=4")
+    succeeded_together(*command, f"--output={tmp_path}/two", "--batch_size=4")
     one, two = (json.loads((tmp_path / name / "evaluation.json").read_text()) for name in ("one", "two"))
     for name, numbers in one["runs"]["run"]["folds"]["0"].items():
         others = two["runs"]["run"]["folds"]["0"][name]
@@ -145,7 +145,6 @@ def test_processes_of_any_order_of_sets_share_the_results_of_an_own_pipeline(tra
     pipelines = f"--pipelines={tmp_path}/my_isp.py:make"
     command = ["evaluate.py", f"--run={trained_run}", "--against=pipelines", pipelines, f"--output={tmp_path}/out"]
     seeds = [{"PYTHONHASHSEED": seed} for seed in "132"]
-    together = ends(start_together(*command, environments=seeds[:2]))
-    assert [done.returncode for done in together] == [0, 0], [done.stderr for done in together]
-    resumed = program(*command, environment=seeds[2])
-    assert (resumed.returncode, "anew" in resumed.stdout + resumed.stderr) == (0, False), resumed.stderr
+    succeeded_together(*command, environments=seeds[:2])
+    resumed = succeeded(*command, environment=seeds[2])
+    assert "anew" not in resumed.stdout + resumed.stderr
