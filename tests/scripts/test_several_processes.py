@@ -1,13 +1,16 @@
 """The drift controls with several processes and devices: they find the same, and stop and fail together."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import subprocess
+import termios
 
 import numpy as np
 import pytest
-from programs import ends, program, start_together
+from programs import ends, program, start, start_together
 
 pytestmark = pytest.mark.slow
 
@@ -76,19 +79,43 @@ def test_two_processes_find_the_same_as_one(trained_run, one_device, tmp_path):
     assert (again.stdout, again.stderr) == (first.stdout, "")
 
 
+def open_terminal():
+    """Opens a terminal that is wide enough for a progress bar; returns the ends for its reader and for a program."""
+    terminal, end = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 120))
+    return terminal, end
+
+
+def shown(terminal, until=None):
+    """Reads the text on a terminal, until some text or the end of its programs."""
+    text = ""
+    # Linux tells of the end by an error.
+    with contextlib.suppress(OSError):
+        while (until is None or until not in text) and (read := os.read(terminal, 1024)):
+            text += read.decode()
+    return text
+
+
 def test_a_signal_to_one_process_stops_both_and_one_process_goes_on(trained_run, tmp_path):
     command = ["forensics.py", f"--run={trained_run}", "--analyses=worst_case", *SHARED, "--steps=300"]
-    processes = start_together(*command, f"--output={tmp_path}")
-    bar = b""
-    while b"3 searches:   1%" not in bar and processes[0].poll() is None:
-        bar += os.read(processes[0].stderr.fileno(), 1024)
+    command.append(f"--output={tmp_path}")
+    # Progress is shown on terminals alone.
+    terminal, end = open_terminal()
+    processes = start_together(*command, stderrs=[end, subprocess.PIPE])
+    os.close(end)
+    shown(terminal, until="3 searches:   1%")
     processes[1].send_signal(signal.SIGINT)
+    last_words = shown(terminal)
     first, second = ends(processes)
-    assert (first.returncode, second.returncode) == (130, 130), (first.stderr, second.stderr)
-    stopped = re.search(r"stopped at step (\d+) of 300; the same command resumes there\n$", first.stderr)
-    assert stopped, first.stderr
-    assert second.stderr.endswith(f"forensics.py: {stopped[0]}")
-    assert f" {stopped[1]}/300 " in succeeded(*command, f"--output={tmp_path}").stderr
+    assert (first.returncode, second.returncode) == (130, 130), (last_words, second.stderr)
+    stopped = re.search(r"stopped at step (\d+) of 300; the same command resumes there\n$", second.stderr)
+    assert stopped, second.stderr
+    assert last_words.replace("\r\n", "\n").endswith(f"forensics.py: {stopped[0]}")
+    terminal, end = open_terminal()
+    resumed = start(*command, stderr=end)
+    os.close(end)
+    assert f" {stopped[1]}/300 " in shown(terminal)
+    assert ends([resumed])[0].returncode == 0
     assert len(found(tmp_path, "worst_case")["rows"][0]["task_loss"]) == 300
 
 
