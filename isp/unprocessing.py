@@ -49,7 +49,9 @@ def to_camera(rgb: Float[Array, "*batch height width 3"], camera: Camera) -> Flo
         array([[[0.349, 1.   , 0.578]]], dtype=float32)
     """
     check_invertible(camera)
-    inverse = jnp.linalg.inv(jnp.array(camera.color_matrix, rgb.dtype))
+    # Matrices of half precision cannot be inverted.
+    matrix = jnp.array(camera.color_matrix, jnp.promote_types(rgb.dtype, jnp.float32))
+    inverse = jnp.linalg.inv(matrix).astype(rgb.dtype)
     return color.color_correct(rgb, inverse) / jnp.array(camera.white_balance, rgb.dtype)
 
 
