@@ -111,8 +111,8 @@ class Camera:
     def to_json(self) -> str:
         """Writes the camera as a JSON object, which `from_json` reads.
 
-        The object has the fields of the class, without those that are None. If there is a `white_level`, the black
-        levels are digital numbers like it.
+        The object has the fields of the class that are not None. If there is a `white_level`, the black levels are
+        digital numbers like it.
 
         Example:
             >>> camera = isp.CAMERAS["drone"]

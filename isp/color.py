@@ -24,7 +24,7 @@ RGB_TO_YUV = np.array(
 )
 YUV_TO_RGB = np.linalg.inv(RGB_TO_YUV)
 
-# What `highlights` does to saturated pixels.
+# The treatments of saturated pixels for `highlights`.
 Mode = Literal["clip", "desaturate"]
 MODES = ("clip", "desaturate")
 

@@ -113,8 +113,8 @@ def malvar2004(
     Args:
         raw: A mosaic `(..., H, W)`.
         pattern: A Bayer pattern.
-        border: What lies beyond the border: "symmetric" as above; "mirror" for a mosaic that is mirrored so that its
-            colors stay in place, which leaves no colored dots along the border; or "zero".
+        border: The extension beyond the border: "symmetric" as above; "mirror" for a mosaic that is mirrored so that
+            its colors stay in place, which leaves no colored dots along the border; or "zero".
 
     Returns:
         The images `(..., H, W, 3)`. Edges overshoot, since nothing is clipped.

@@ -131,7 +131,7 @@ class Pipeline(nnx.Module):
 
     @property
     def facts(self) -> dict[str, Parameter]:
-        """The declarations of all parameters by name, in the order of `parameters`. Their `value` is None."""
+        """The declarations of all parameters by name, in the order of `parameters`. Each has a `value` of None."""
         return {name: parameter for stage in self.stages for name, parameter in stage.parameters.items()}
 
     def with_values(self, values: Mapping[str, ArrayLike | Sequence]) -> "Pipeline":

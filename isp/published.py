@@ -61,7 +61,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
         camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
             `colour_correction`.
         additive_layer: Height and width of an image that a last stage `additive_layer` adds. The image is a parameter
-            `(H, W, 3)` of the same name, which starts at zero. If None, there is no such stage.
+            `(H, W, 3)` of the same name, which starts at zero. None adds no stage.
         half_size: Whether `demosaic` makes one pixel of each block of sites, as `demosaic.binned` does, which leaves no
             `debayer` to learn.
 

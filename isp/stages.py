@@ -252,7 +252,7 @@ def curve(segments: int = 4) -> Stage:
             shadows, darks, lights and highlights.
 
     Raises:
-        ValueError: If there is no segment.
+        ValueError: If there are no segments.
 
     Example:
         >>> isp.stages.curve().parameters["curve"].labels

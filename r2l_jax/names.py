@@ -1,4 +1,4 @@
-"""The names that flags take, without the packages that compute what they stand for: those take a second to import."""
+"""The names that flags take, without the packages behind them, which take a second to import."""
 
 # The algorithms of a static pipeline, `isp.ALGORITHMS`, without the demosaicing that --half_size chooses.
 DEMOSAICING = ("none", "bilinear", "malvar2004", "menon2007", "normalized")

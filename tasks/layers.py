@@ -210,8 +210,8 @@ def _mean_by_feature(rows: Array, features: int) -> Array:
 def _mean_of_terms(terms: Callable[..., Array], rows: Array, mean: Array, *others: Array) -> Array:
     """Computes the mean of `terms(rows, mean, *others)` by feature.
 
-    XLA:CPU would write all terms to memory before it sums them. It does not when those of neighboring rows are added as
-    arrays first, which leaves an eighth of the rows to sum.
+    XLA:CPU would write all terms to memory before it sums them. It does not when the terms of neighboring rows are
+    added as arrays first, which leaves an eighth of the rows to sum.
     """
     together = math.gcd(len(rows), _ROWS_ADDED) if jax.default_backend() == "cpu" else 1
     added = apart(_added, terms, together)(rows, mean, *others)
@@ -303,7 +303,7 @@ def _max_pool_backward(sides: tuple[int, int], places: AnyArray, gradient: AnyAr
 
 
 def _spread(sides: tuple[int, int], places: Array, gradient: Array) -> Array:
-    """Adds up what each pixel gets from the windows that it belongs to: one or two along each axis.
+    """Sums each pixel's gradients over the windows that it belongs to: one or two along each axis.
 
     Window i consists of pixels 2 * i - 1 to 2 * i + 1. So pixel 2 * i is the second of window i, and pixel 2 * i + 1 is
     both the third of window i and the first of window i + 1.

@@ -1,7 +1,7 @@
 """Losses, and a similarity of images.
 
 A classification loss is one number per sample; the caller takes the mean, and leaves out samples that only pad a batch.
-A segmentation loss is one number per batch, and takes weights; that of several batches follows from `dice_sums`.
+A segmentation loss is one number per batch, and takes weights; `dice_sums` gives the loss of several batches.
 """
 
 import jax
@@ -126,7 +126,7 @@ def ssim(
 
 
 def _blur(images: Float[Array, "*batch height width channels"]) -> Float[Array, "*batch height width channels"]:
-    # The gradients of products with band matrices take a quarter of the time of those of sums of shifted images.
+    # Gradients of products with band matrices take a quarter of the time that sums of shifted images need.
     rows, columns = (_gaussian_band(size, images.dtype) for size in images.shape[-3:-1])
     images = jnp.einsum("ij,...jwc->...iwc", rows, images, precision="highest")
     return jnp.einsum("ij,...hjc->...hic", columns, images, precision="highest")

@@ -45,13 +45,13 @@ def accuracy(confusion: Float[Array, "classes classes"]) -> Float[Array, ""]:
 
 @jax.jit
 def precision(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
-    """Computes the precision of each class: the share of its predictions that are correct; 0 if there are none."""
+    """Computes the precision of each class: the share of its predictions that are correct; 0 without predictions."""
     return _ratio(jnp.diag(confusion), confusion.sum(0))
 
 
 @jax.jit
 def recall(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
-    """Computes the recall of each class: the share of its samples that are found; 0 if there are none."""
+    """Computes the recall of each class: the share of its samples that are found; 0 without samples."""
     return _ratio(jnp.diag(confusion), confusion.sum(1))
 
 
@@ -68,8 +68,8 @@ def f1(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
 def iou(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
     """Computes the intersection over union of each class.
 
-    Of all samples or pixels that belong to the class or are predicted as it, this is the share that are both. It is 0
-    for a class that is neither present nor predicted. In a binary segmentation, class 1 is the object.
+    This is the share of samples or pixels that are both in the class and predicted as it, among those that are either.
+    It is 0 for a class that is neither present nor predicted. In a binary segmentation, class 1 is the object.
     """
     common = jnp.diag(confusion)
     return _ratio(common, confusion.sum(0) + confusion.sum(1) - common)

@@ -103,7 +103,7 @@ class ResNetTrunk(nnx.Module):
         counts: The numbers of blocks in `layer1` to `layer4`.
         inputs: The number of input channels.
         depth: The number of stages to use, counted from the first.
-        dtype: The precision of the features, and of all between them. None is that of the images.
+        dtype: The precision of the features and all intermediate results. None takes the images' precision.
         rngs: Its `params` stream draws the weights.
     """
 
@@ -165,7 +165,7 @@ class ResNet(ResNetTrunk):
         block: The kind of block.
         counts: The numbers of blocks in `layer1` to `layer4`.
         num_classes: The number of logits.
-        dtype: The precision of the convolutions; None is that of the images. Logits are at least float32.
+        dtype: The precision of the convolutions; None takes the images' precision. Logits are at least float32.
         rngs: Its `params` stream draws the weights.
     """
 

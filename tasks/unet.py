@@ -26,7 +26,7 @@ def upsample(x: Float[Array, "batch height width channels"]) -> Float[Array, "ba
 class Encoder(ResNetTrunk):
     """Computes features with the first `depth` stages of a residual network.
 
-    `load_torch_state` accepts weights that include those of the other stages and of the classifier, as the files of
+    `load_torch_state` accepts weights that also cover the other stages and the classifier, as the files of
     segmentation_models_pytorch and torchvision do.
 
     Args:

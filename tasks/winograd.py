@@ -10,8 +10,8 @@ matrices, (tiles, inputs) by (inputs, outputs).
 
 S. Winograd, "Arithmetic complexity of computations" (1980); A. Lavin and S. Gray, "Fast algorithms for convolutional
 neural networks", CVPR (2016). The matrices come from the points 0, 1, -1, 1/2, -2 and infinity, whose rounding errors
-are a third of those of the usual 0, 1, -1, 2, -2 and infinity (B. Barabasz et al., "Error analysis and improving the
-accuracy of Winograd convolution for deep neural networks", ACM Transactions on Mathematical Software, 2020).
+are a third as large as with the usual 0, 1, -1, 2, -2 and infinity (B. Barabasz et al., "Error analysis and improving
+the accuracy of Winograd convolution for deep neural networks", ACM Transactions on Mathematical Software, 2020).
 
 Between the transforms, which are units of their own, images exist in memory as one array for each of the 36 products:
 with one array for all of them, XLA:CPU takes up to 1.4 times as long.

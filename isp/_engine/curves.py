@@ -35,7 +35,7 @@ def shares(rises: Array | np.ndarray, dtype: jnp.dtype) -> Array:
 
 
 def segments(values: Array, shares: Array) -> Array:
-    """Adds up the part of each segment that lies below a value; the outer segments have no outer end.
+    """Adds up the part of each segment that lies below a value; the outer segments extend without limit.
 
     Each term rises with the value, also after rounding, and therefore so does the sum.
     """

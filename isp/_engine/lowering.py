@@ -51,7 +51,7 @@ def compute(stages: Sequence[Stage], parameters: Mapping[str, Array], mosaics: A
 def distance(stage: Stage, parameters: Mapping[str, Array]) -> int | None:
     """Computes how many rows or columns away a pixel can influence the result; None if that may be any number.
 
-    It is None as well if the tile of the stage's `pattern` would not divide the patches of an image.
+    It is also None if the tile of the stage's `pattern` would not divide the patches of an image.
     """
     known = _DISTANCES.get(stage.function)
     declared: int | Callable[..., int | None] | None = getattr(stage.function, DISTANCE, known)

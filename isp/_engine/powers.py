@@ -1,7 +1,7 @@
 """Logarithms and exponentials for powers of positive numbers, `exp2(exponent * log2(base))`.
 
-On CPUs, XLA's own take almost twice as long, because they serve every number. These split off the bits of the exponent
-and evaluate one polynomial (J.-M. Muller, Elementary Functions, 2016). Their errors are no larger.
+On CPUs, XLA's own functions take almost twice as long, because they accept every number. These split off the bits of
+the exponent and evaluate one polynomial (J.-M. Muller, Elementary Functions, 2016). Their errors are no larger.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _EXPONENTIAL = (
 )
 _LN2 = np.log(2)
 
-# Of float32: the number of bits of the fraction, the number added to the exponent, and the bits of sqrt(1/2).
+# For float32: the fraction's number of bits, the exponent's bias, and the bits of sqrt(1/2).
 _FRACTION, _BIAS, _ROOT = 23, 127, np.float32(0.5**0.5).view(np.int32)
 
 # The sum of this and a small float32 has no bits for a fraction: its last bits are the small number, rounded.

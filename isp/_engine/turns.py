@@ -1,7 +1,7 @@
 """Large inputs on CPUs, part after part: the images of a batch, and the patches of a large image.
 
-Intermediate results of a part stay in the cache, and the next part uses their memory again. Those of a whole input
-would come from fresh memory, which costs a page fault for each 4 KiB. Results do not change.
+A part's intermediate results stay in the cache, and the next part reuses their memory. A whole input's results would
+need fresh memory, which costs a page fault for each 4 KiB. Results do not change.
 """
 
 import functools

@@ -6,7 +6,7 @@ function is traced for and needs to know the number of images.
 
 The plain formulation is for exports, which take a traced function apart or ship it to other devices; `isp.Pipeline`
 takes it where the number of images is symbolic. It pads, convolves and computes elementwise, always on the whole batch.
-Its results agree with those of the fast one except for rounding, and its derivatives are the same.
+Both formulations agree except for rounding, and have the same derivatives.
 """
 
 import contextlib

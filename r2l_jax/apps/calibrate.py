@@ -38,11 +38,11 @@ def calibrate(
     camera: str = "auto",
     threshold: float = 6.0,
 ) -> Calibration:
-    """Measures a sensor from frames, with a progress bar on stderr, and writes what it finds.
+    """Measures a sensor from frames, with a progress bar on stderr, and writes the results.
 
-    - `<output>/camera.json`: what the camera's own JSON file states, with the measured black levels, full well, read
-      noise and bits, and the names of the next three files. Of "auto", it has only these: the rest stays that of each
-      raw file.
+    - `<output>/camera.json`: the fields of the camera's JSON file, with the measured black levels, full well, read
+      noise and bits, and the names of the next three files. With "auto", it has only the measured fields; each raw file
+      gives the rest.
     - `<output>/dark.tiff`: the mean dark frame, as fractions of the white level, in 32-bit floating point.
     - `<output>/flat.tiff`: the gain of each site that evens out the light, with mean 1 in each color, likewise.
     - `<output>/defects.csv`: the row, column, kind and deviation in standard deviations of each defect.
@@ -55,8 +55,8 @@ def calibrate(
         dark: raw files and folders of them, taken without light.
         flat: raw files and folders of them, of an evenly lit surface; at least two of each exposure.
         output: the folder to write to; made if it does not exist.
-        camera: the camera to start from, as for `find_known_camera`; "auto" takes that of the raw files. Corrections
-            that it names are not applied.
+        camera: the camera to start from, as for `find_known_camera`; "auto" takes the camera of the raw files.
+            Corrections that it names are not applied.
         threshold: the number of standard deviations from which a site is defective.
 
     Raises:
@@ -122,7 +122,7 @@ class _Reader:
 
 
 def _camera_fields(stated: KnownCamera, pattern: str, measured: Calibration) -> dict[str, Any]:
-    """Returns the fields of the camera's JSON file: what is stated, and the measured values in their places."""
+    """Returns the fields of the camera's JSON file: the stated values, replaced by measured ones."""
     black = np.array([site.black_level for site in measured.sites])
     if not isp.cfa.is_bayer(pattern):
         channels = np.array([site.channel for site in measured.sites])

@@ -55,7 +55,7 @@ def predict_files(
     Rows are on the disk as soon as their files are predicted. At the end they are sorted in the order of the files,
     after rows of other files from earlier calls. `<output>.manifest.json` names the models: another call with the same
     settings predicts the files that have no row yet. A file that cannot be predicted is reported on stderr at the end,
-    and has no row. If no file can be predicted, there is no table.
+    and has no row. If no file can be predicted, no table is written.
 
     Args:
         files: the raw files.

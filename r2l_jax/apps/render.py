@@ -186,7 +186,7 @@ def render_files(
 
 
 def _describe(files: Sequence[Place], manifest: Path, processing: Processing, pictures: Pictures) -> bool:
-    """Writes the manifest, and returns whether there was none before; forgets pictures of other code.
+    """Writes the manifest, and returns whether it is the first; forgets pictures of other code.
 
     Raises:
         InputError: see `render_files`.

@@ -99,7 +99,8 @@ def unprocess_folder(
         camera: the camera whose mosaics are written.
         exposure: the factor on the light; at 1, a picture keeps its brightness. Light that exceeds the white level
             saturates, as white does where a gain is 1 and the black level is added. Less light leaves headroom.
-        full_well: the electrons at which a site saturates; None is the camera's number, or else that of `isp.sensor`.
+        full_well: the electrons at which a site saturates; None is the camera's number, or else the default of
+            `isp.sensor`.
         read_noise: the standard deviation of the read-out in electrons; None likewise.
         bits: the bits of the converter, 1 to 16; None likewise.
         seed: decides the noise. The noise of a picture depends only on the seed and on its path within `source`.
@@ -123,7 +124,7 @@ def unprocess_folder(
         bits=BITS if camera.bits is None else camera.bits,
     )
 
-    # Of whole pairs of rows and columns, so that a sensor without color filters has no strips of a single row.
+    # Whole pairs of rows and columns, so that a sensor without color filters has no strips of a single row.
     tile_rows, tile_cols = isp.cfa.tile(camera.pattern).shape
     tile = math.lcm(2, tile_rows), math.lcm(2, tile_cols)
 

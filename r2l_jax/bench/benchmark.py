@@ -1,4 +1,4 @@
-"""Compares the speed of this library with that of the programs in use today (see `r2l_jax.bench.baselines`).
+"""Compares the speed of this library with the programs in use today (see `r2l_jax.bench.baselines`).
 
 Each row of the table is a piece of work with a bar to reach; searches are compared with searches of this library. Ours
 and the baseline take turns, because the speed of a machine drifts by more from minute to minute than many a change is
@@ -10,8 +10,8 @@ The floor is the time that the device needs to read the input once and to write 
 mapped already. On CPUs, it includes an exp and a log of each value where there is a tone curve; GPUs compute them while
 they wait for memory. Some rows have a second bar: how many times as long as the floor ours may take.
 
-On a GPU, PyTorch computes on the same GPU. Most rows have no bar there, and those whose baseline computes on CPUs only
-have no baseline.
+On a GPU, PyTorch computes on the same GPU. Most rows have no bar there, and baselines that compute only on CPUs are
+left out.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ class Sizes(NamedTuple):
     search: tuple[int, int, int] = (32, 64, 64)
 
 
-# A GPU would render what is enough for a CPU in less time than its kernels take to start.
+# A GPU would render the CPU's sizes in less time than its kernels take to start.
 SIZES = {"cpu": Sizes(), "gpu": Sizes(batch=(512, 256, 256), mosaic=(8192, 8192))}
 
 # The bars on GPUs: three fifths of the bandwidth of a copy, and 1.3 times the speed of compiled PyTorch.
@@ -265,7 +265,7 @@ def _result(row: Row, measured: Measured) -> dict[str, Any]:
 
 
 def _at_best(row: Row, measured: Measured) -> float | None:
-    """Returns a row's value with what its samples leave open: the better quartiles of both sides of a comparison."""
+    """Returns the most favorable value that a row's samples allow, from the quartiles of ours and the baseline."""
     times = measured.samples_ms
     if measured.value is None or not {"ours", "baseline"} <= times.keys():
         return measured.value

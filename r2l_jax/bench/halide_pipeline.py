@@ -1,6 +1,6 @@
 """The parametrized pipeline with batch norm in Halide: how fast a CPU is when a person arranges its work.
 
-The algorithm says what is computed; the schedule says in which order, in which memory and on which core.
+The algorithm defines the results; the schedule defines order, memory and cores.
 
 J. Ragan-Kelley et al., "Halide: a language and compiler for optimizing parallelism, locality, and recomputation in
 image processing pipelines" (2013). R. Mullapudi et al., "Automatically scheduling Halide image processing pipelines"
@@ -118,7 +118,7 @@ def _algorithm(raw: np.ndarray) -> _Functions:
         "toned", (_x, _y, _channel, _batch), hl.exp(hl.log(hl.clamp(rgb, hl.f32(1e-5), hl.f32(1))) / gamma[0])
     )
 
-    # Batch norm: what differs from the mean is squared and summed in a second pass, which loses no digits.
+    # Batch norm: deviations from the mean are squared and summed in a second pass, which loses no digits.
     site = hl.RDom(inside)
     value = toned[site.x, site.y, _channel, _batch]
     sums = _summed("sums", value)

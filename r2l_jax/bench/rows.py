@@ -18,7 +18,7 @@ class Measured(NamedTuple):
 
     Attributes:
         value: the number to compare with the bar; None if it could not be measured.
-        samples_ms: all times by name; those of "ours", "baseline" and "floor" have columns in the table.
+        samples_ms: all times by name; "ours", "baseline" and "floor" have columns in the table.
         note: a remark for the table.
     """
 

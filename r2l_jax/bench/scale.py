@@ -1,10 +1,10 @@
-"""Measures how the work on many files grows with workers, and computes from that what it costs.
+"""Measures how the work on many files scales with workers, and computes its cost.
 
 python -m r2l_jax.bench.scale
 
-Measures seconds a frame in one process and by workers of this machine, the start of a worker, and what the scheduler
-takes for a job, with up to a hundred workers that do nothing. Needs the extra `cluster` and ten minutes. Other programs
-slow down all but the seconds of a core.
+Measures the seconds per frame in one process and with workers on this machine, the start of a worker, and the
+scheduler's time per job, with up to a hundred workers that do nothing. Needs the extra `cluster` and ten minutes. Other
+running programs slow down everything but the seconds of a core.
 """
 
 import functools
@@ -27,7 +27,7 @@ from r2l_jax.runtime.startup import exit_status
 from r2l_jax.runtime.tables import table
 from r2l_jax.runtime.worklist import most_files
 
-# Frames of 24 megapixels, those of the published microscopy, and how many of each are rendered to measure a slope.
+# Frames of 24 megapixels and of the published microscopy, and how many of each are rendered to measure a slope.
 FRAMES = {"4000x6000": ((4000, 6000), (8, 32)), "256x256": ((256, 256), (500, 6500))}
 
 WORKERS = (1, 10, 100)
@@ -100,7 +100,7 @@ def _of_children() -> float:
 
 
 def job_seconds(workers: int, jobs: int = 1000) -> float:
-    """Measures what the scheduler and this program take for a job, by jobs that do nothing.
+    """Measures the time that the scheduler and this program take per job, using jobs that do nothing.
 
     The workers are threads of this process, so that their number is not limited by its cores. All share them, so that
     the time is an upper bound.

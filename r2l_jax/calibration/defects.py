@@ -18,7 +18,7 @@ _SIDE, _STEP = 5, 2
 _BLOCK = 64
 # The median of absolute deviations of a normal distribution, relative to its standard deviation.
 _MAD = 0.6745
-# Deviations below so many times that estimate are those of good sites.
+# Sites that deviate by less than this many times that estimate are good.
 _GOOD = 5
 # How many windows are sorted at once.
 _AT_ONCE = 2**17
@@ -50,7 +50,7 @@ def deviations(values: Map, least: float) -> Map:
 
     Args:
         values: one value for each site of one place in the tile, such as its mean in the dark.
-        least: a lower bound of the standard deviation, such as that of rounding.
+        least: a lower bound of the standard deviation, such as the rounding error.
     """
     # Without its slope, a neighborhood at the border stands for sites at its edge.
     values = values - _surface(values)
@@ -70,12 +70,13 @@ def noise_deviations(variance: Map, expected: Map, degrees: int, rounding: float
         variance: the variance of each site over several frames.
         expected: the expected variance, up to a common factor.
         degrees: the degrees of freedom of a variance.
-        rounding: the variance of rounding, which is added to both: without noise, one step is no deviation.
+        rounding: the variance of rounding, which is added to both, so that without noise, one step does not count as a
+            deviation.
     """
     tiny = np.finfo(np.float32).tiny
     root = np.cbrt((variance + np.float32(rounding)) / np.maximum(expected + np.float32(rounding), tiny))
     middle = np.float32(np.median(root))
-    # Most variances may be equal by rounding: the spread is at least that of the distribution.
+    # Rounding may make most variances equal, so the spread is at least the distribution's.
     least = float(middle) * np.sqrt(2 / (9 * degrees))
     return (root - middle) / np.float32(_spread(root, max(least, tiny)))
 
@@ -131,7 +132,7 @@ def _surface(values: Map) -> Map:
 
 
 def _local_median(values: Map) -> Map:
-    """Computes the median of each site's neighborhood; at the border, that of the nearest whole neighborhood."""
+    """Computes the median of each site's neighborhood; at the border, of the nearest whole neighborhood."""
     # Small planes have sites next to each other in their neighborhoods.
     steps = [_STEP if size > _STEP * (_SIDE - 1) else 1 for size in values.shape]
     reaches = [min(step * (_SIDE // 2), (size - 1) // 2) for step, size in zip(steps, values.shape, strict=True)]

@@ -119,5 +119,5 @@ def digital_numbers(values: Num[np.ndarray, "..."]) -> float | None:
 
 # The greatest number in a file of 16 bits.
 _MOST_NUMBERS = 65535
-# The mean deviation from whole numbers that rounding to 16 bits leaves; that of continuous values is 0.25.
+# The mean deviation from whole numbers that rounding to 16 bits leaves; continuous values have 0.25.
 _MOST_ROUNDING = 0.1

@@ -13,10 +13,10 @@ from r2l_jax.calibration.photon_transfer import Line, Point, fit, linear, mean_e
 from r2l_jax.calibration.reading import TINY, Flats, check_counts, group_exposures, read_darks, read_flats, read_light
 from r2l_jax.runtime.errors import InputError
 
-# The noise of the flats must exceed that of the darks by so many of its standard errors.
+# The flats' noise must exceed the darks' by this many of its standard errors.
 _SIGNIFICANT = 4
-# The black level drifts if the means of the darks deviate by more than this fraction of the noise of a site, or
-# of that of rounding.
+# The black level drifts if the means of the darks deviate by more than this fraction of a site's noise, or of the
+# rounding noise.
 _DRIFT = 0.2
 # Light below this fraction of the mean is not enlarged further: it comes from beyond the edge of the light's circle.
 _LEAST_LIGHT = 0.01
@@ -224,7 +224,7 @@ def _site(place: Place, darks: Moments, flats: Flats, line: Line, good: Mask) ->
     signal = flats.signal[place.sites]
     surface = smooth_surface(signal, good)
     lit = good & (surface > 0.1 * mean_of(signal, good))
-    # The noise that remains after averaging: that of the flats, and that of the darks which were subtracted.
+    # The noise that remains after averaging, of the flats and of the subtracted darks.
     left = (line.dark_variance + surface / gain) / flats.count + dark_variance / darks.count
     response = np.square(signal / np.where(lit, surface, 1) - 1) - left / np.square(np.where(lit, surface, 1))
     noise, is_bound = read_noise(dark_variance, gain, place.step)

@@ -16,8 +16,8 @@ from jaxtyping import Bool, Float
 # The line is fitted to light below this fraction of the range, if there is enough of it, as in EMVA 1288.
 _LINEAR = 0.7
 
-# The variances of normal noise up to a step, in steps squared, and what rounding adds to each: the least and the
-# greatest, by the Fourier series of the error of rounding (B. Widrow and I. Kollar, Quantization Noise, 2008).
+# The variances of normal noise up to a step, in steps squared, and the least and greatest variance that rounding adds
+# to each, from the Fourier series of the rounding error (B. Widrow and I. Kollar, Quantization Noise, 2008).
 _NORMAL = np.linspace(0, 1, 1001) ** 2
 _ORDERS = np.arange(1, 101)[:, None]
 _TERMS = np.exp(-2 * (np.pi * _ORDERS) ** 2 * _NORMAL) * (4 * _NORMAL + 1 / (np.pi * _ORDERS) ** 2)
@@ -32,8 +32,8 @@ class Point:
 
     Attributes:
         channel: 0 for red, 1 for green, 2 for blue.
-        mean: the light: the mean of the flats less that of the darks.
-        variance: the temporal variance that the light adds to that of the darks.
+        mean: the light: the mean of the flats minus the mean of the darks.
+        variance: the temporal variance that the light adds to the variance of the darks.
         fitted: whether the line is fitted to it.
     """
 

@@ -22,7 +22,7 @@ _PILED_UP, _TIMES = 0.01, 5
 _FEWEST_TILES = 4
 # Darks are below this fraction of the white level.
 _BRIGHT = 0.5
-# The smallest standard deviation, that of rounding to float32.
+# The smallest standard deviation: the error of rounding to float32.
 TINY = 1e-7
 
 
@@ -36,8 +36,8 @@ def check_counts(dark: Frames, flat: Frames) -> None:
 def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], list[str]]:
     """Returns the moments of the darks, the first of them, how much the mean of each differs from it, and remarks.
 
-    The frames are brought to one level: a black level that drifts is no noise of the sites. Refuses frames that are too
-    small or show light.
+    The frames are brought to one level, so that a drifting black level does not count as noise of the sites. Refuses
+    frames that are too small or show light.
     """
     moments, first, zeros, drift = None, None, 0.0, []
     for frame in dark.of():

@@ -37,8 +37,8 @@ class RawDataset:
             computed or held in memory.
         recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
-        white_level: by which the samples of files without levels of their own were divided; None is their full range.
-        shot: reads the facts of the shot of sample i; None where samples have none.
+        white_level: the divisor of samples from files without levels of their own; None is their full range.
+        shot: reads the facts of sample i's shot; None where samples have no such facts.
     """
 
     name: str

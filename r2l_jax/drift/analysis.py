@@ -92,7 +92,7 @@ def once(
 
     Args:
         file: the JSON file for the content, the `table`, and everything needed to reproduce them. Tables, figures and
-            TensorBoard events are first written beside it, and replace those of an earlier result.
+            TensorBoard events are first written beside it, and replace an earlier result's.
         title: the name of the analysis above the table.
         fold: the trained model.
         identity: everything that the analysis depends on, including its `flags` and the content of the `data`.

@@ -52,8 +52,8 @@ class Recipe(NamedTuple):
 class Renderer:
     """Exposes, processes and corrupts mosaics, each by one compiled function.
 
-    A function is compiled again only for another structure or shape. Processors of the same structure, such as those of
-    all folds of a run, share one compiled function, and so do all exposures and all severities of a corruption. Noise
+    A function is compiled again only for another structure or shape. Processors of the same structure, such as all
+    folds of a run, share one compiled function, and so do all exposures and all severities of a corruption. Noise
     depends only on the case's name, the seed and the sample's index, not on the batch or on other recipes.
 
     Args:

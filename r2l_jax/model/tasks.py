@@ -250,7 +250,7 @@ class Segmentation:
         return pictures.outlined(image, target > 0, predicted), overlap
 
     def confusion_picture(self, confusion: np.ndarray) -> np.ndarray | None:
-        """Draws nothing: of two classes, the numbers say as much."""
+        """Draws nothing: with two classes, a picture adds nothing to the numbers."""
         return None
 
     def picture_files(self, label: int, stem: str, suffix: str) -> tuple[str, ...]:

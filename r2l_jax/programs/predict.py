@@ -48,7 +48,7 @@ class PredictionConfig(Settings):
 
 @functools.lru_cache(maxsize=1)
 def _load(run: str, folds: tuple[str, ...], checkpoint: str, pipeline: str | None, camera: str | None) -> Predictor:
-    """Loads, once in a process, by what files are predicted."""
+    """Loads the model that predicts the files, once per process."""
     from r2l_jax.apps.predict import Predictor
     from r2l_jax.data.files.known_camera import find_known_camera
     from r2l_jax.training.run import open_run

@@ -83,7 +83,7 @@ class RenderConfig(ProcessingChoice):
 
 @functools.lru_cache(maxsize=1)
 def _load(config: RenderConfig) -> Processing:
-    """Loads, once in a process, by what files are rendered."""
+    """Loads the processing that renders the files, once per process."""
     from r2l_jax.apps.render import Processing
     from r2l_jax.data.files.known_camera import KnownCamera, find_known_camera
     from r2l_jax.pipelines import find_pipeline

@@ -240,8 +240,8 @@ def prepare_worker(dask_worker: Any) -> None:
     """Prepares the process of a worker once, before anything in it uses JAX: memory, compiled functions and the GPU.
 
     Args:
-        dask_worker: the `distributed.Worker`. Those of a local cluster are numbered, and get a GPU each. Others are
-            given theirs by whoever starts them.
+        dask_worker: the `distributed.Worker`. Workers of a local cluster are numbered, and get a GPU each. On other
+            clusters, whoever starts the workers assigns GPUs.
     """
     from r2l_jax.runtime import startup
     from r2l_jax.runtime.garbage import collect_rarely

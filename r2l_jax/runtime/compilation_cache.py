@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 
-# The first bytes of what JAX compresses by zstd, which it prefers to zlib where Python or a package has it.
+# The first bytes of zstd data. JAX prefers zstd to zlib where Python or a package has it.
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 # The names of entries end with a hash of the function.
@@ -59,7 +59,7 @@ def remove_broken(folder: pathlib.Path) -> None:
                 if _ENTRY.search(entry.name) and entry.stat().st_mtime_ns >= last and not _is_whole(entry.read_bytes()):
                     entry.unlink()
         mark.touch()
-        # The next check reads what was written during this one, although clocks of file systems may differ.
+        # The next check reads entries written during this one, although clocks of file systems may differ.
         os.utime(mark, ns=(begun - _DIFFERENCE, begun - _DIFFERENCE))
 
 

@@ -14,7 +14,7 @@ def options() -> dict[str, str | int]:
     YNNPACK's convolutions take 1.7 times as long as Eigen's for the forward pass of ResNet-18's first blocks, and 2.3
     times for the gradient of their kernels. Eigen's matrix products allocate memory 36,000 times in a training step of
     a ResNet-18. Where all threads share one heap (`startup.keep_memory`), the step takes 1.15 times as long with them,
-    or more if the heap is fragmented; elsewhere it takes as long. A version of XLA that does not know the option has no
+    or more if the heap is fragmented; elsewhere it takes as long. Versions of XLA that do not know the option lack
     YNNPACK.
     """
     if jax.default_backend() != "cpu":

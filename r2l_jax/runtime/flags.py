@@ -1,7 +1,7 @@
 """The flags of a program, derived from the dataclasses that hold its settings.
 
 A program's settings are a frozen dataclass, or a tree of them. Each field is made by `setting`, which holds its
-default, its help and its bounds in one place; its annotation says what kind of flag it is. `define` makes the flags,
+default, its help and its bounds in one place; its annotation decides the kind of flag. `define` makes the flags,
 `build` makes the dataclass from their values, and `flat` gives the values back, as results record them.
 """
 
@@ -83,7 +83,7 @@ def setting(
     """Makes a field of a settings dataclass.
 
     Args:
-        help: what `--help` says of the flag.
+        help: the flag's text in `--help`.
         default: the value without the flag; a field without a default is a required flag.
         choices: the valid values of a text.
         each: the valid elements of a list of texts.
@@ -376,8 +376,8 @@ def parse(
         values: where the flags are defined.
 
     Raises:
-        SystemExit: after `--help`, which prints the title and the program's own flags; or with one line that says
-            what is wrong with a flag.
+        SystemExit: after `--help`, which prints the title and the program's own flags; or with one line about a wrong
+            flag.
     """
     if not {"--help", "-help", "-h", "--helpshort", "--helpfull"}.isdisjoint(argv[1:]):
         print(help_text(settings, title))

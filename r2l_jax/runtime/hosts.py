@@ -110,8 +110,8 @@ def on_first_process(work: Callable[[], Result]) -> Result:
         work: must not call functions of this module. Among several processes, its result is pickled.
 
     Raises:
-        InputError: the work raised it, or an OSError; every process raises it, so that none waits for one that ended.
-            A single process raises what the work raised.
+        InputError: the work raised it, or an OSError; every process raises it, so that none waits for one that ended. A
+            single process raises the work's own error.
     """
     if jax.process_count() == 1:
         return work()

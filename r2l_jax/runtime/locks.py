@@ -28,7 +28,7 @@ class FolderInUseError(InputError):
 def writing_to(folder: pathlib.Path) -> Iterator[None]:
     """Makes a folder, and keeps other runs of this and other programs from writing to it meanwhile.
 
-    Of several processes of one run, the first takes the lock for all of them, and all must enter the context.
+    A run's first process takes the lock for all of its processes, and all must enter the context.
 
     Args:
         folder: the output folder of a program. Folders within it have locks of their own.

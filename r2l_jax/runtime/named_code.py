@@ -1,7 +1,7 @@
 """Files of Python that this user has named, by their content: nothing else that a run or a model file records is run.
 
-A run records the file of its pipeline. Whoever passes a run on could record any file there, so the record alone is no
-reason to run it. The user names a file in a flag or in a call; the hash of its content is then kept in the user's
+A run records the file of its pipeline. Whoever passes a run on could record any file there, so the record alone does
+not justify running it. The user names a file in a flag or in a call; the hash of its content is then kept in the user's
 configuration folder, and files of this content are run from then on, wherever they lie.
 """
 

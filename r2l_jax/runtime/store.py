@@ -46,7 +46,7 @@ WORDS = {
 def source_hash() -> str:
     """Hashes the source files of `PACKAGES`, from where this process imports them.
 
-    A commit would not be enough: an installed copy has none, and two uncommitted changes of a checkout share one. The
+    A commit would not be enough: an installed copy lacks it, and two uncommitted changes of a checkout share it. The
     hash is computed once, because later changes of the files do not change the code that runs.
     """
     return hash_sources(_package_folder(name) for name in PACKAGES)
@@ -226,7 +226,7 @@ class Entries:
         return (None if reasons else entry["content"]), reasons
 
     def add(self, contents: Mapping[str, Mapping[str, Any]], identities: Mapping[str, Identity]) -> None:
-        """Adds entries, replaces those of the same names, and writes the file in the first process."""
+        """Adds or replaces entries by name, and writes the file in the first process."""
         for name, content in contents.items():
             self._entries[name] = {"identity": identities[name], "content": content}
         if jax.process_index() == 0:
@@ -256,7 +256,7 @@ class Unfinished:
                 np.savez_compressed(file, **named)  # pyright: ignore[reportArgumentType]  # one name for `allow_pickle`
 
     def load(self) -> dict[str, np.ndarray] | None:
-        """Returns the stored arrays, or None if there are none of this identity."""
+        """Returns the stored arrays, or None if nothing is stored for this identity."""
         if self._file is None:
             return None
         try:

@@ -135,7 +135,7 @@ class Table:
             self._next_sync = time.monotonic() + 1
 
     def sort(self, names: Iterable[str]) -> None:
-        """Puts rows in the order of their names, after those that have none; removes the file if there are no rows."""
+        """Sorts rows by name, unnamed rows first; removes the file if there are no rows."""
         rows, order = self.rows(), {name: number for number, name in enumerate(names)}
         if rows:
             self.write(sorted(rows.values(), key=lambda row: order.get(row[self._columns[0]], -1)))
@@ -177,7 +177,7 @@ class Done(Generic[Item, Result]):
     errors: Mapping[Item, str]
 
 
-# Takes what a process has loaded, and items.
+# Takes the object that a process has loaded, and items.
 Work = Callable[[Any, Sequence[Item]], Generator[Done[Item, Result], None, None]]
 
 

@@ -121,7 +121,7 @@ class TrainedFold:
 class Run:
     """A finished run, or some of its folds.
 
-    It predicts with the mean of its folds' probabilities. Its other attributes are those of its first fold.
+    It predicts with the mean of its folds' probabilities. Its other attributes come from its first fold.
 
     Mosaics are `(..., H, W)` in [0, 1]; a model of images that are processed already takes images `(..., H, W, 3)`.
 

@@ -1,4 +1,4 @@
-"""What a training shows and records: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
+"""The output of a training: lines and tables for the terminal; TensorBoard events, pictures and tensors."""
 
 import pathlib
 import shlex

@@ -41,7 +41,7 @@ _COLUMNS = 80
 
 
 def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Numbers:
-    """Trains every fold of a run, or finishes what an earlier call with the same settings left undone.
+    """Trains every fold of a run, or finishes the work of an earlier call with the same settings.
 
     Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds.
 
@@ -81,7 +81,7 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
 def run_folds(config: TrainConfig, numbers: Collection[int], rule: type[UpdateRule] = GradientDescent) -> None:
     """Trains some folds of a run, or finishes them, while other programs may train its others.
 
-    The folds are those of `run`, which writes `summary.json` once all of them are trained.
+    The folds belong to `run`, which writes `summary.json` once all of them are trained.
 
     Args:
         config: the run. It must not `overwrite`.

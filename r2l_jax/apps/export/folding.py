@@ -122,7 +122,7 @@ def pad(operand: AnyArray, value: AnyArray, padding_config: Sequence[tuple[Any, 
 
 
 def concatenate(*operands: AnyArray, dimension: int) -> AnyArray:
-    """Joins arrays, without those that have no elements."""
+    """Joins arrays, leaving out empty ones."""
     parts = [operand for operand in operands if operand.shape[dimension] != 0]
     return lax.concatenate(parts, dimension) if len(parts) > 1 else (*parts, operands[0])[0]
 

@@ -17,7 +17,7 @@ STEPS = {
     "denoise": tuple(isp.ALGORITHMS["denoise"]),
 }
 
-# Those of a classical pipeline at first.
+# The algorithms chosen at first, as in a classical pipeline.
 FIRST = {"demosaic": "bilinear", "sharpen": "sharpening_filter", "denoise": "gaussian_denoising"}
 
 
@@ -38,7 +38,7 @@ def classical(algorithms: Sequence[str]) -> NamedPipeline:
         InputError: one of them is unknown.
     """
     for name, (step, known) in zip(algorithms, STEPS.items(), strict=True):
-        # The name of a pipeline could also be that of a Python file, which would be run.
+        # A pipeline's name could also name a Python file, which would be run.
         if name not in known:
             raise InputError(f"{step} must be one of {', '.join(known)}, got {name!r}")
     return find_pipeline(".".join(algorithms))

@@ -1,4 +1,4 @@
-"""What the page shows of a session: pictures by address, and the values that the page's components take."""
+"""The contents of the page: the session's pictures by address, and the values of the page's components."""
 
 import secrets
 from typing import Any

@@ -26,7 +26,7 @@ class Source(NamedTuple):
 
     Attributes:
         name: the name to show.
-        read: reads the frame, by what is known of the camera, and returns it with the warnings about the file. It
+        read: reads the frame, given the known facts of its camera, and returns it with the warnings about the file. It
             raises an InputError.
     """
 

@@ -29,8 +29,8 @@ def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     folds, are shown side by side. Equal folders give equal files.
 
     Raises:
-        InputError: a folder is no run's or is given twice, a file in it is damaged, or the report would be larger
-            than `LARGEST`.
+        InputError: a folder does not belong to a run or is given twice, a file in it is damaged, or the report would be
+            larger than `LARGEST`.
     """
     page = make_page(read_runs(uris))
     with replacing(output) as part:

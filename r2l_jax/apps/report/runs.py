@@ -161,7 +161,7 @@ def read_runs(uris: Sequence[str]) -> list[RunRecord]:
     """Reads runs, or folds of runs, finished or not, with all results in their folders.
 
     Raises:
-        InputError: a folder is given twice or is no run's, or a file in it is damaged.
+        InputError: a folder is given twice or does not belong to a run, or a file in it is damaged.
     """
     return [_read_run(uri, name) for uri, name in zip(uris, run_names(uris), strict=True)]
 

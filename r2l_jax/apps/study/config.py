@@ -25,7 +25,7 @@ from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, bu
 
 PARTS = ("synthesis", "forensics", "adjustment")
 
-# Of the published data sets, those that are mosaics, as every part needs.
+# The published data sets of mosaics, which every part needs.
 DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not name.endswith("RGB")))
 
 # The groups of parameters that the study searched, and weights of the distance over the range of its figure.

@@ -131,7 +131,7 @@ def _refusal_in_zip(member: zipfile.ZipInfo) -> str | None:
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "a link or a device"
     if member.compress_type not in _ZIP_METHODS:
-        # LZMA would take as much memory as the file says.
+        # LZMA allocates all the memory that the file declares.
         return f"compressed by method {member.compress_type}, expected Deflate"
     return None
 

@@ -28,8 +28,8 @@ def weights_file(network: str) -> pathlib.Path:
 
     The file comes from the Hugging Face hub, or from the mirror that $HF_ENDPOINT names, and is checked against the
     SHA-256 that the hub declares. The SHA-256 becomes a part of the file's name, and a file that still has it is used
-    without asking the network. Of several processes, the first one downloads while the others wait, so all processes
-    must call this together.
+    without asking the network. The first process downloads while the others wait, so all processes must call this
+    together.
 
     Args:
         network: `resnet18`, `resnet34` or `resnet50`.

@@ -20,7 +20,7 @@ class Remote:
     Attributes:
         name: the file's name in messages.
         size: the size in bytes.
-        checksum: "md5:..." or "sha1:..." in hexadecimal; None if the source has none.
+        checksum: "md5:..." or "sha1:..." in hexadecimal; None if the source gives no checksum.
     """
 
     name: str

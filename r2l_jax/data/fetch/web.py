@@ -24,7 +24,7 @@ _CHUNK = 2**16
 
 
 class _Session(requests.Session):
-    """Follows redirects, but not from HTTPS to anything else: what comes then can be from anybody."""
+    """Follows redirects, but not from HTTPS to anything else, where anybody could have sent the answer."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
@@ -54,7 +54,7 @@ def get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
     """
     with _Session() as session:
         response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT)
-    # Each method makes up to a thousand times as much of a piece, before any of it can be counted.
+    # Each method may expand a piece a thousandfold before any of it can be counted.
     if "," in (encoding := response.headers.get("Content-Encoding", "")):
         response.close()
         raise InputError(f"{masked(response.url)}: the answer is compressed more than once ({encoding:.100})")
@@ -65,7 +65,7 @@ def get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
 
 
 def ask(url: str, parse: Callable[[Any], Parsed], otherwise: str) -> Parsed:
-    """Returns what `parse` finds in the JSON at a URL.
+    """Returns the result of `parse` on the JSON at a URL.
 
     Args:
         url: the URL.
@@ -110,7 +110,7 @@ def read_json(response: requests.Response, most: int = MOST_JSON) -> Any:
     """Reads the JSON of an answer, unpacked piece by piece so that a small answer cannot become a large one.
 
     Raises:
-        ValueError: the answer has more than `most` bytes, is no JSON, or is nested too deeply.
+        ValueError: the answer has more than `most` bytes, is not JSON, or is nested too deeply.
         requests.RequestException: the connection ends.
     """
     content = bytearray()

@@ -28,8 +28,8 @@ def read_pgm(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], int]:
         The samples, in 8 or 16 bits, and the value of white that the file states.
 
     Raises:
-        InputError: the file cannot be read, is no such PGM, has another length than it declares, or a sample is above
-            white.
+        InputError: the file cannot be read, is not such a PGM, has another length than it declares, or a sample is
+            above white.
     """
     with reading(path, "binary PGM"), path.open("rb") as file:
         header = _PGM.match(file.read(_LONGEST_HEADER))
@@ -49,7 +49,8 @@ def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
     """Reads an array of 8 or 16 bits or floating point; pickled objects are refused.
 
     Raises:
-        InputError: the file cannot be read, is no NPY file, has another length than it declares, or holds other values.
+        InputError: the file cannot be read, is not an NPY file, has another length than it declares, or holds other
+            values.
     """
     with reading(path, "NPY"), path.open("rb") as file:
         version = np.lib.format.read_magic(file)

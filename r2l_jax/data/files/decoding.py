@@ -1,4 +1,4 @@
-"""Helpers of all readers of files: errors in one line that name the file, and bounds on what a file may declare."""
+"""Helpers of all readers of files: one-line errors that name the file, and bounds on declared sizes."""
 
 import contextlib
 import os

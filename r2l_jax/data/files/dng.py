@@ -61,7 +61,7 @@ class GainMap:
     def _between(self, places: Float64[np.ndarray, " n"], axis: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the points before and after each place, and how far it is between them."""
         last = self.gains.shape[axis] - 1
-        spacing = self.spacing[axis] or 1.0  # A map of one point has none.
+        spacing = self.spacing[axis] or 1.0  # A map of one point has no spacing.
         index = np.clip((places - self.origin[axis]) / spacing, 0, last)
         low = np.minimum(index.astype(int), max(last - 1, 0))
         return low, np.minimum(low + 1, last), (index - low).astype(np.float32)
@@ -88,7 +88,7 @@ class Facts:
 
 
 def check(path: Path) -> None:
-    """Checks that the images of a DNG are in the file: LibRaw takes as much memory as their tiles declare.
+    """Checks that the images of a DNG are in the file: LibRaw allocates all the memory that their tiles declare.
 
     Raises:
         ValueError: a strip or tile is missing.
@@ -106,7 +106,7 @@ def check(path: Path) -> None:
 
 
 def read_facts(path: Path) -> Facts:
-    """Reads the facts of the main image: the first that is no preview.
+    """Reads the facts of the main image: the first that is not a preview.
 
     Raises:
         InputError: the color filter array has other colors than red, green and blue, or a gain map is damaged.

@@ -34,7 +34,7 @@ class KnownCamera:
     Attributes:
         figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
         layout: how files without a header lie.
-        corrections: what to correct on whole frames.
+        corrections: the corrections of whole frames.
         guesses_white_level: whether the white level follows from the bits of the layout alone.
         states_pattern: whether the color filter array is stated for sure, so that it counts where a file has another.
         given: the camera whose figures these are, if a whole one was given.
@@ -188,8 +188,8 @@ def read_camera_file(path: pathlib.Path) -> isp.Camera:
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:
     """Returns one camera for files of several: the median of each calibration value.
 
-    Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`: it goes
-    with mosaics that have been read, and so divided by that, already. It has the noise that all files agree on.
+    Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`, because
+    mosaics are divided by it when they are read. It has the noise that all files agree on.
 
     Args:
         files: the files, to name in errors.

@@ -47,7 +47,7 @@ def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tupl
 
     Args:
         path: the file.
-        stated: the figures that replace those of the file.
+        stated: the figures that replace the file's own.
         warn: called with one line if the file names another color filter array than the one that is stated.
 
     Raises:
@@ -115,7 +115,7 @@ def _says_what_it_is(path: Path) -> bool:
         try:
             raw.open_file(str(path))
         except rawpy.LibRawError:
-            return True  # It is no raw file at all, as LibRaw will say when it is read.
+            return True  # Not a raw file, as LibRaw will say when it is read.
     return False
 
 
@@ -186,8 +186,8 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
         return _Sensor(None, np.array([[0, 1], [1, 2]]))
     if raw.num_colors == 1:
         return _Sensor(isp.cfa.MONO, np.zeros((1, 1), int))
-    # raw_pattern starts at the corner of the full area. raw_colors_visible starts at that of the visible area, but ends
-    # too early for odd sizes.
+    # raw_pattern starts at the corner of the full area. raw_colors_visible starts at the corner of the visible area,
+    # but ends too early for odd sizes.
     tile, letters = raw.raw_pattern, raw.color_desc.decode()
     if tile is None or tile.shape not in ((2, 2), (6, 6)) or tile.max() > 3 or letters != "RGBG":
         found = "no tile" if tile is None else f"indices {tile.ravel().tolist()} in its tile"

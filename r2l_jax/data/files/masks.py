@@ -22,7 +22,7 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
     """Pairs every frame of a folder with its mask, in the order of the frames' names.
 
     A mask's name contains the name of its frame. If it contains the names of several frames, the longest one counts:
-    the name of frame 10's mask also contains that of frame 1.
+    the name of frame 10's mask also contains the name of frame 1.
 
     Args:
         folder: the folder of frames.
@@ -82,7 +82,7 @@ def read_frame(
 
     Args:
         pair: the frame and its mask.
-        camera: what is known of the frame's camera.
+        camera: the known facts of the frame's camera.
         warn: as for `rawfile.read_raw`.
 
     Returns:

@@ -107,7 +107,7 @@ def check_png(path: Path) -> int:
     Pillow shows rows black that are missing at the end of a complete file.
 
     Raises:
-        ValueError: the file is no PNG, or rows are missing.
+        ValueError: the file is not a PNG, or rows are missing.
         OSError: it cannot be read.
     """
     size = path.stat().st_size

@@ -54,7 +54,7 @@ def read_raw(
 
     Args:
         path: the file; its suffix decides how it is read.
-        camera: the camera, or what is known of it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY and files
+        camera: the camera, or the known facts of it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY and files
             without a header need a whole camera; in the formats of cameras, its figures replace the figures of the
             file.
         warn: called with one line if a file without levels of its own uses less than an eighth of its range, as a
@@ -66,10 +66,11 @@ def read_raw(
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: the file is truncated, corrupt, of another format or without calibration values, or does not say
-            what it is; the sensor has other colors than red, green and blue, or another pattern than the given camera;
-            a picture was given instead of a mosaic; the height or width of a TIFF or PNG is odd; values are not finite
-            or, in floating point, not in [0, 1]; corrections do not fit the frame. Each message starts with the path.
+        InputError: the file is truncated, corrupt, of another format or without calibration values, or does not
+            identify itself; the sensor has other colors than red, green and blue, or another pattern than the given
+            camera; a picture was given instead of a mosaic; the height or width of a TIFF or PNG is odd; values are not
+            finite or, in floating point, not in [0, 1]; corrections do not fit the frame. Each message starts with the
+            path.
     """
     path, stated = Path(path), KnownCamera.of(camera)
     if not path.is_file():

@@ -51,8 +51,8 @@ class Shot:
 def read_shot(path: str | os.PathLike) -> Shot:
     """Reads the facts of a shot from a raw file.
 
-    They come from the tags of TIFF and of the formats of cameras that are built on it, from EXIF in PNG, and from what
-    LibRaw finds elsewhere. What cannot be read is unknown: whether the file is damaged is the business of `read_raw`.
+    They come from the tags of TIFF and of camera formats built on it, from EXIF in PNG, and elsewhere from LibRaw.
+    Facts that cannot be read are unknown; `read_raw` reports damaged files.
     """
     path, found = Path(path), Shot()
     suffix = path.suffix.lower()

@@ -1,4 +1,4 @@
-"""TIFF files: their samples, read only if the file holds as much as it declares."""
+"""TIFF files: their samples, read only if the file holds all that it declares."""
 
 import logging
 import lzma
@@ -36,7 +36,7 @@ _INFLATE: dict[int, _Inflate] = {
 def read_tiff(path: Path) -> np.ndarray:
     """Reads the first picture of a TIFF file, and other pages of its size, if there are any, as one array.
 
-    What other programs note in descriptions, such as the axes of a hyperstack, is ignored.
+    Descriptions by other programs, such as the axes of a hyperstack, are ignored.
 
     Returns:
         The samples as they are stored: `(H, W)`, `(H, W, channels)`, `(channels, H, W)` or `(pages, ...)`.

@@ -68,7 +68,7 @@ def cut(
         pairs: the frames and their masks.
         folder: the folder to write.
         side: height and width of a tile. Even, as mosaics are.
-        camera: what is known of the frames' camera. The camera that the frames have in common is written.
+        camera: the known facts of the frames' camera. The camera that the frames have in common is written.
         choose: selects the tiles of a frame.
         warn: as for `rawfile.read_raw`.
 
@@ -181,7 +181,7 @@ def read_tile(folder: pathlib.Path, name: str, side: int) -> Sample:
 
 @contextlib.contextmanager
 def _naming_damaged_tiles(folder: pathlib.Path) -> Iterator[None]:
-    """Adds to errors of reading tiles what to do."""
+    """Adds advice to errors of reading tiles."""
     try:
         yield
     except (OSError, InputError) as error:

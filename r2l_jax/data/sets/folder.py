@@ -116,7 +116,7 @@ def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | No
 
 
 def _decoding_identity(camera: KnownCamera) -> list[Any]:
-    """Lists what mosaics depend on of all that is stated about a camera, as values that JSON can hold."""
+    """Lists the stated facts of a camera that mosaics depend on, as JSON values."""
     layout = None if camera.layout is None else dataclasses.asdict(camera.layout)
     corrections = None if camera.corrections is None else camera.corrections.identity
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]

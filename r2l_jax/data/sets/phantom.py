@@ -1,6 +1,6 @@
 """Renders phantoms of a stained blood smear: one white cell among red ones, as bright-field light in linear sRGB.
 
-Lengths are in micrometers, so that scenes look the same at every size in pixels. The colors are those of a
+Lengths are in micrometers, so that scenes look the same at every size in pixels. The colors follow a
 May-Gruenwald-Giemsa stain: purple nuclei, blue or pink cytoplasm, and red cells in the color of hemoglobin.
 """
 

@@ -112,7 +112,7 @@ def load(name: str, parent: str | Path, intensity: float, images: int, size: int
 
 @contextlib.contextmanager
 def _naming_damaged_files(root: Path) -> Iterator[None]:
-    """Adds to errors of reading the data set what to do."""
+    """Adds advice to errors of reading the data set."""
     try:
         yield
     except (InputError, OSError) as error:

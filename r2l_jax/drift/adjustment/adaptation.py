@@ -54,7 +54,7 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         The content of adaptation.json.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, a drift that does not fit the
+        InputError: a folder that is not a finished run, a processing without parameters, a drift that does not fit the
             data, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """

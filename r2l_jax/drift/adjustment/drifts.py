@@ -54,7 +54,7 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         camera = _camera(cameras[drift.name], fold.dataset) if drift.name in cameras else None
         dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
-        # The scenes are those of the run: samples that were trained on are not measured on.
+        # These are the run's own scenes, so training samples must not be measured.
         labeled, measured = rng.permutation(fold.train_indices)[:wanted], fold.valid_indices
     else:
         shuffled = rng.permutation(len(dataset))

@@ -51,7 +51,7 @@ def run(config: LearningConfig) -> dict[str, Any]:
         training until the target; and the learned parameters with their starts at the camera's calibration values.
 
     Raises:
-        InputError: a folder that is no finished run, or whose processing cannot be learned; or another program that
+        InputError: a folder that is not a finished run, or whose processing cannot be learned; or another program that
             writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """

@@ -124,8 +124,7 @@ def replaced_by_neighbors(
 
     Args:
         image: the image.
-        moves: for each pixel, the number of rows and columns, each -1 or 0. Those of the first two rows and columns do
-            not count.
+        moves: for each pixel, the number of rows and columns, each -1 or 0. The first two rows and columns are ignored.
     """
     rows, columns = jnp.mgrid[: image.shape[0], : image.shape[1]]
     moved = (rows > 1) & (columns > 1)

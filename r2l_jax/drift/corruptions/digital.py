@@ -94,7 +94,7 @@ def _box_average(size: int, resized: int) -> np.ndarray:
 def jpeg_compression(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Writes the image as a JPEG file of quality 80, 65, 58, 50 and 40, and reads it again; see `jpeg.compressed`.
 
-    Of an image of 256x256, 9 in 10 values are those of Pillow's file and the others differ by 2 of 255 on average,
-    because libjpeg computes its transforms with rounded whole numbers. The gradient is zero.
+    In a 256x256 image, 9 in 10 values equal Pillow's and the others differ by 2 of 255 on average, because libjpeg
+    computes its transforms with rounded whole numbers. The gradient is zero.
     """
     return jpeg.compressed(images, strength(severity, [jpeg.quantization(each) for each in (80, 65, 58, 50, 40)]))

@@ -82,8 +82,8 @@ def zoom_positions(size: int, factors: Sequence[float] | np.ndarray) -> Axis:
     A zoom crops the middle of the image and interpolates linearly, as `scipy.ndimage.zoom` does.
 
     Returns:
-        The index of the pixel before the position, that of the pixel after it, and the fraction of the way to the
-        latter, each `(factors, size)`.
+        The indices of the pixels before and after the position, and the fraction of the way to the latter, each
+        `(factors, size)`.
     """
     positions = []
     for factor in factors:

@@ -1,8 +1,8 @@
 """JPEG compression and decompression of images, without the lossless part of the codec, which changes nothing.
 
-The steps are those of libjpeg with its default settings (ITU-T T.81, JFIF): YCbCr, chroma at half the size along both
-axes (4:2:0), a discrete cosine transform of 8x8 blocks, coefficients rounded to multiples of the standard tables, and
-all of it backward, where chroma is interpolated linearly ("fancy upsampling").
+The steps follow libjpeg with its default settings (ITU-T T.81, JFIF): YCbCr, chroma at half the size along both axes
+(4:2:0), a discrete cosine transform of 8x8 blocks, coefficients rounded to multiples of the standard tables, and all of
+it backward, where chroma is interpolated linearly ("fancy upsampling").
 """
 
 import jax.numpy as jnp
@@ -96,7 +96,7 @@ def _doubled(plane: Array) -> Array:
     if plane.shape[-1] <= 2:
         return plane.repeat(2, -1).repeat(2, -2)
     rows = _interleaved(plane, -2)
-    # Sums of 16ths: libjpeg rounds those of left pixels half up, and those of right pixels half down.
+    # Sums of 16ths: libjpeg rounds left pixels half up and right pixels half down.
     sums = _interleaved(rows, -1)
     return jnp.floor((sums + 8 - jnp.arange(sums.shape[-1]) % 2) / 16)
 

@@ -20,7 +20,7 @@ def shot_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -
     """Replaces each value by a Poisson count of photons, where white is 500 photons down to 50.
 
     Values become multiples of 1 / photons. Counts with a mean of 16 or more are rounded normal numbers, see
-    `isp.sensor.poisson`, whose variance is greater by 1/12. The gradient is that of the mean.
+    `isp.sensor.poisson`, whose variance is greater by 1/12. The gradient is the gradient of the mean.
     """
     return _count(images, key, strength(severity, (500, 250, 100, 75, 50)))
 

@@ -104,7 +104,7 @@ def snow_falls(image: Array, noise: Array, threshold: Array, share: Array, angle
     Args:
         image: the image `(H, W, 3)`.
         noise: the height of the flakes, `(H, W, 1)`.
-        threshold: the height below which there is no flake.
+        threshold: the height from which a flake begins.
         share: the share of the image that is not brightened.
         angle: see `filters.streaked`.
         taps: the weights along the way of a flake, see `filters.streak_taps`.

@@ -48,7 +48,7 @@ class AttackState(NamedTuple):
 class Attack(UpdateRule):
     """Steps uphill in the task loss of a model whose processor is an `isp.Pipeline`.
 
-    Sums are those of the task, the `deviation` of each sample's image from its default rendering, and the
+    The sums are the task's own, the `deviation` of each sample's image from its default rendering, and the
     `gradient_norm` of the cost for each parameter's offset, 0 where the parameter may not move.
 
     Args:
@@ -145,7 +145,7 @@ def _parameters(attack: AttackSettings) -> list[str]:
 
 
 def _price(attack: AttackSettings) -> tuple[str, float]:
-    """Returns how deviation is measured, and what it costs; adversarial training has both."""
+    """Returns the measure of deviation and its weight, which adversarial training always has."""
     assert attack.adv_aux_loss is not None
     assert attack.adv_aux_weight is not None
     return attack.adv_aux_loss, attack.adv_aux_weight

@@ -36,7 +36,7 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
         The content of the JSON files, by fold and analysis.
 
     Raises:
-        InputError: a folder that is no finished run, a processing without parameters, a group or a pair that the
+        InputError: a folder that is not a finished run, a processing without parameters, a group or a pair that the
             processing does not have, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """

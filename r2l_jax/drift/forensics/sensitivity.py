@@ -161,8 +161,8 @@ def measure(
 def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], Sensitivity]:
     """Compiles the sensitivity of each sample of a batch, a function of `(frozen.default, frozen.rest, batch)`.
 
-    Each sample is a batch of its own, since the Dice loss of a batch is that of all its pixels together.
-    Batch norms use their running statistics, so that no sample depends on the others.
+    Each sample is a batch of its own, since the Dice loss of a batch takes all its pixels together. Batch norms use
+    their running statistics, so that no sample depends on the others.
     """
 
     def of_sample(default, rest, sample):

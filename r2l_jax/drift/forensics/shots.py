@@ -37,7 +37,7 @@ class ShotsAnalysis(FoldAnalysis):
 
     @property
     def flags(self) -> dict[str, Any]:
-        """The flags that the results depend on, among them those of the searches."""
+        """The flags that the results depend on, including the flags of the searches."""
         return {"by": self.by, **(self.searches.flags if self.searches else {})}
 
     def check_fold(self, fold: TrainedFold) -> None:

@@ -43,8 +43,8 @@ Result = tuple[Found, Measured]
 class WorstCaseAnalysis(FoldAnalysis):
     """Searches for the worst processing of a fold, and measures the model under it on the validation samples.
 
-    Batches are drawn from the fold's training samples. Of several starts, the one that is worst on the validation
-    samples counts: the worst of a few, not their mean.
+    Batches are drawn from the fold's training samples. The start that ends worst on the validation samples counts, not
+    the mean of the starts.
 
     Attributes:
         settings: the searches.

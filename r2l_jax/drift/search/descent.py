@@ -43,7 +43,7 @@ def cost_of(
     """Computes the cost that a search lowers: the task loss or its negative, and the price of deviation.
 
     The published program sums square differences over a batch, as "l2_sum" does, where "l2" takes their mean: its
-    weights count as many times as much as the batch has values, 6291456 times for 32 images of 256x256.
+    weights count as many times more as the batch has values, 6291456 for 32 images of 256x256.
 
     Args:
         direction: "worst" raises the task loss, "best" lowers it.

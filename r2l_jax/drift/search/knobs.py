@@ -61,7 +61,7 @@ def knobs_of(facts: Facts, parameters: Mapping[str, np.ndarray]) -> dict[str, Kn
     There are three kinds of knobs:
 
     - A single value of a parameter with at most nine values, such as a gain, a level, an entry of the color matrix,
-      gamma, or the strength or width of a filter. The knob's name is that of `isp.Parameter.element_names`.
+      gamma, or the strength or width of a filter. The knob's name comes from `isp.Parameter.element_names`.
     - All values of a vector together: a factor on all gains, which acts as exposure, or a shift of all black levels.
     - The strength of a filter, for a parameter with a neutral value. Strength 0 changes nothing, and strength 1 is the
       default kernel. Kernels between them are interpolated, and beyond 1, up to 4, extrapolated.

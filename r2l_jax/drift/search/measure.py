@@ -109,7 +109,7 @@ class Measurer:
 
         Args:
             parameters: as for `measure_samples`.
-            batches: the samples, see `whole_batches`; those of weight 0 do not count.
+            batches: the samples, see `whole_batches`; samples of weight 0 do not count.
             tick: called after each batch with the number of processings; an exception from it ends the measuring.
         """
         batches = list(batches)

@@ -37,7 +37,7 @@ def valid_offsets(facts: Facts, default: Values, offsets: Values) -> dict[str, A
 def values_at(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:
     """Computes the values at valid offsets, as `moved` does, and keeps rounding from moving them beyond their limits.
 
-    The gradient is that of `moved`.
+    The gradient is taken through `moved`.
     """
     values = moved(facts, default, offsets)
     # Clipping by itself would leave a value at its limit a smaller gradient, or none.
@@ -56,7 +56,7 @@ def tuned(facts: Facts) -> tuple[str, ...]:
 
 
 def gains(facts: Facts, names: Iterable[str]) -> list[str]:
-    """Returns those of the named parameters that are gains of a camera, which scale an image's brightness."""
+    """Returns the named parameters that are gains of a camera, which scale an image's brightness."""
     return [name for name in names if facts[name].camera == "white_balance" and facts[name].scale == "log"]
 
 

@@ -41,7 +41,7 @@ class ScoredPoints:
     Args:
         frozen: the model.
         knobs: the knobs that points name.
-        batches: the samples, see `whole_batches`; those of weight 0 do not count.
+        batches: the samples, see `whole_batches`; samples of weight 0 do not count.
         seed: the seed of the resamples. Each draws as many samples as there are, with replacement.
         stop: asked after each group of batches, and ends the measuring there; the same answer in all processes.
         file: keeps the samples' confusion matrices at measured points, unless it is None. They are valid for the same
@@ -150,7 +150,7 @@ class ScoredPoints:
     def _add(
         self, point: Point, samples: np.ndarray, others: np.ndarray | None, measured: Sequence[np.ndarray]
     ) -> None:
-        """Adds the confusion matrices of the samples that were measured at a point to those of the others."""
+        """Adds the confusion matrices of the samples measured at a point to the stored ones."""
         if others is None:
             whole = np.concatenate(measured)
         else:

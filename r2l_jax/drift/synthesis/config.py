@@ -95,7 +95,7 @@ class EvaluationConfig(Settings):
         return ignored
 
     def cases(self) -> list[Case]:
-        """Returns the cases, each once; the first is that of the runs' own images."""
+        """Returns the cases, each once; the runs' own images come first."""
         return list(self._cases)
 
     @functools.cached_property
@@ -214,7 +214,7 @@ class SynthesisConfig(DataSettings):
     def sets(self) -> list[PictureSet]:
         """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
-        Exposures start from the mosaics at full intensity, or from those of a Folder.
+        Exposures start from the mosaics at full intensity, or from a Folder's mosaics.
         """
         return list(self._sets)
 

@@ -116,7 +116,7 @@ def _parts(
 
 
 def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
-    """Writes the files of a finished evaluation in place of those of an earlier one."""
+    """Writes the files of a finished evaluation in place of an earlier one's."""
     file, pictures = output / "evaluation.json", summary.make_figures(content)
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
     store.begin(file, planned)
@@ -207,7 +207,7 @@ class _Part:
 
 
 def _file_name(label: str) -> str:
-    """Returns a name for files; those of groups, which hold words of strangers, get a hash of it."""
+    """Returns a name for files; a group's name, which holds words of strangers, gets its hash appended."""
     safe = label.strip("/").replace("/", "_")
     if "=" not in label:
         return safe

@@ -86,7 +86,7 @@ class Evaluator:
 def _add(
     graph: nnx.GraphDef, task: Task, state: nnx.State, sums: dict[str, jax.Array], images: jax.Array, batch: Batch
 ) -> dict[str, jax.Array]:
-    """Adds the sums of a batch to those of the batches before it."""
+    """Adds the sums of a batch to the running sums."""
     logits = nnx.merge(graph, state)(images)
     return jax.tree.map(jnp.add, sums, task.measure(logits, batch))
 

@@ -92,7 +92,7 @@ class _Scene:
         self._renderer = Renderer(seed)
 
     def images(self, tested: list[Case], processing: Case = OWN) -> dict[str, np.ndarray]:
-        """Returns the images of cases by their names; `processing` is that of cases of another step."""
+        """Returns the images of cases by their names; `processing` serves the cases that change another step."""
         recipes = {case.name: Recipe.of(case) for case in tested}
         recipes = {
             name: recipe if recipe.processing != OWN else recipe._replace(processing=processing)

@@ -53,8 +53,8 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
 
     Args:
         runs: the runs, by name.
-        cases: the cases, the first of which is that of the runs' own images.
-        score: the name of the score, of which more is better.
+        cases: the cases; the runs' own images come first.
+        score: the name of the score; higher is better.
 
     Returns:
         A dict with these keys.

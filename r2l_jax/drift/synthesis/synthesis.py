@@ -190,7 +190,7 @@ def _write(
         for folder in todo.values():
             folder.begin()
         for done in _written(config, sources, todo, stop):
-            # Those of one set.
+            # All results belong to one set.
             if done.results:
                 todo[next(iter(done.results)).set].add({picture.sample: each for picture, each in done.results.items()})
             errors += done.errors.values()
