@@ -39,8 +39,8 @@ class Camera:
             out_k = sum_c color_matrix[k][c] * rgb_c. A sensor without color filters needs none.
         pattern: The color filter array, see `isp.cfa`: a Bayer pattern such as "RGGB", rows of colors such as
             "RRGG/RRGG/GGBB/GGBB", or "MONO". It is kept in the spelling of `isp.cfa.canonical`.
-        white_level: The digital number of a saturated site in files, by which their readers divide, such as 1023. None
-            leaves it to the file and, where that does not say, to the range of its samples.
+        white_level: The digital number of a saturated site in files, which readers divide by, such as 1023. None leaves
+            it to the file and, where that does not say, to the range of its samples.
         full_well: The number of electrons at which a site reads as 1. None is unknown; `isp.sensor` then takes 15000.
         read_noise: The standard deviation of the read-out noise in electrons. None is unknown; `isp.sensor` takes 4.
         bits: The bits of the analog-to-digital converter, 1 to 16. None is unknown; `isp.sensor` takes 12.

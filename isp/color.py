@@ -28,7 +28,8 @@ YUV_TO_RGB = np.linalg.inv(RGB_TO_YUV)
 Mode = Literal["clip", "desaturate"]
 MODES = ("clip", "desaturate")
 
-# Channels that differ by no more than this count as equal; with less, the derivatives of hue would overflow float32.
+# Channels that differ by no more than this count as equal; with smaller limits, the derivatives of hue would overflow
+# float32.
 _NO_CHROMA = 1e-15
 
 

@@ -58,7 +58,7 @@ _OPPOSITE = np.array([
 def interpolate(
     planes: Float[Array, "*batch height width 3"], kernel: Float[Array, "3 3 3 3"]
 ) -> Float[Array, "*batch height width 3"]:
-    """Fills the planes of `cfa.spread` by a 3x3 correlation over mirrored borders.
+    """Fills the planes of `cfa.spread` with a 3x3 correlation over mirrored borders.
 
     Args:
         planes: Mosaic values `(..., H, W, 3)`, zero where a site sees another color.

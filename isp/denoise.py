@@ -117,7 +117,7 @@ def _chroma_denoising(rgb: Array, sigma: Scalar, size: int) -> Array:
 def median_denoising(
     rgb: Float[Array, "*batch height width 3"], size: int = 3
 ) -> Float[Array, "*batch height width 3"]:
-    """Replaces the luma by its median over square windows.
+    """Replaces the luma with its median over square windows.
 
     Filters the luma as `scipy.ndimage.median_filter` does: the border repeats its outermost pixels. The gradient goes
     to the pixel that is the median; the pixels of a window that equal its median share the gradient evenly.

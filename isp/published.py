@@ -1,4 +1,4 @@
-"""The pipelines of the study: the differentiable one, and the ones of classical algorithms.
+"""The pipelines of the study: a differentiable one, and pipelines of classical algorithms.
 
 L. Oala et al., "Data models for dataset drift controls in machine learning with optical images", TMLR (2023).
 """
@@ -53,7 +53,7 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
     - `clipped`: clips to [1e-5, 1];
     - `gamma_correct`: applies the tone curve with the exponent 1 / `gamma_correct ()`.
 
-    That is for Bayer patterns. For other color filter arrays, `debayer (3, size, size)` has one kernel per color, and
+    These are for Bayer patterns. For other color filter arrays, `debayer (3, size, size)` has one kernel per color, and
     interpolates as `demosaic.normalized`; `black_level (3,)` is in the order R, G, B. Without color filters, images are
     gray: there is no `color_correct`, and `black_level` has one value.
 

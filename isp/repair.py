@@ -20,7 +20,7 @@ def defects(
     softness: float | None = None,
     lone: bool = False,
 ) -> Float[Array, "*batch height width"]:
-    """Replaces sites that differ from their neighbors by more than a threshold, be they too bright or too dark.
+    """Replaces sites that differ from their neighbors by more than a threshold, whether too bright or too dark.
 
     A site is compared with the median of its nearest sites of the same color: the four nearest, and all others that are
     as near as the farthest of them. In a Bayer mosaic, a green site has its four diagonal neighbors, and a red or blue

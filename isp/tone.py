@@ -14,9 +14,9 @@ LUMINANCE = (0.2126, 0.7152, 0.0722)
 
 @jax.jit
 def srgb(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
-    """Applies the tone curve of sRGB, by IEC 61966-2-1.
+    """Applies the tone curve of sRGB (IEC 61966-2-1).
 
-    Values up to 0.0031308 are multiplied by 12.92, negative ones as well; others become 1.055 x^(1/2.4) - 0.055.
+    Values up to 0.0031308, including negative ones, are multiplied by 12.92; others become 1.055 x^(1/2.4) - 0.055.
     Unlike `gamma_correct`, the curve has a finite slope at 0.
 
     Returns:

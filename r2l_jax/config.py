@@ -329,7 +329,7 @@ class OptimizationSettings(Settings):
     )
 
     def build(self, epoch_steps: int) -> Optimizer:
-        """Makes the optimizer of a run with so many updates an epoch."""
+        """Makes the optimizer of a run with this many updates per epoch."""
         from r2l_jax.optimizers import LearningRate, Optimizer
 
         end = self.epochs * epoch_steps if self.schedule == "cosine" else None

@@ -93,7 +93,7 @@ class NamedPipeline:
         return f"{description} at half size" if self.half_size else description
 
     def half_sized(self) -> "NamedPipeline":
-        """Returns the pipeline that demosaics by `isp.demosaic.binned`, to images of half the size.
+        """Returns the pipeline that demosaics with `isp.demosaic.binned`, to images of half the size.
 
         In a pipeline of a user's file, the stage `demosaic` is replaced.
         """

@@ -33,7 +33,7 @@ HE_NORMAL = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Conv(nnx.Module):
-    """Convolves images with a square kernel, without bias, padded by `size // 2` zeros on each side.
+    """Convolves images with a square kernel, without bias, padded with `size // 2` zeros on each side.
 
     The weights are `kernel (size, size, inputs, outputs)`. As in torchvision, they start normally distributed with the
     variance `2 / (size * size * outputs)` (K. He et al., "Delving deep into rectifiers", 2015).
@@ -219,7 +219,7 @@ def _mean_of_terms(terms: Callable[..., Array], rows: Array, mean: Array, *other
 
 
 def _added(terms: Callable[..., Array], together: int, rows: Array, mean: Array, *others: Array) -> Array:
-    """Adds up the terms of so many neighboring rows."""
+    """Adds up the terms of this many neighboring rows."""
     groups = [each.reshape(-1, together, each.shape[-1]) for each in (rows, *others)]
     each_row = ([group[:, k] for group in groups] for k in range(together))
     return functools.reduce(jnp.add, (terms(first, mean, *rest) for first, *rest in each_row))

@@ -99,9 +99,9 @@ def ssim(
 ) -> Float[Array, ""]:
     """Computes the mean structural similarity (SSIM) of images, over all pixels, channels and images.
 
-    Means, variances and covariance are taken in a Gaussian window of 11x11 pixels with sigma 1.5, over images padded by
-    zeros; C1 is 0.01^2 and C2 is 0.03^2: Z. Wang et al., "Image quality assessment: from error visibility to structural
-    similarity" (2004). `1 - ssim` is a loss, and `jax.vmap` gives one value per image.
+    Means, variances and covariance are taken in a Gaussian window of 11x11 pixels with sigma 1.5, over images padded
+    with zeros; C1 is 0.01^2 and C2 is 0.03^2: Z. Wang et al., "Image quality assessment: from error visibility to
+    structural similarity" (2004). `1 - ssim` is a loss, and `jax.vmap` gives one value per image.
 
     Args:
         image_a: Images `(..., H, W, C)` in [0, 1].
@@ -133,7 +133,7 @@ def _blur(images: Float[Array, "*batch height width channels"]) -> Float[Array, 
 
 
 def _gaussian_band(size: int, dtype: jnp.dtype) -> Float[Array, "size size"]:
-    """Makes the matrix that convolves a vector of this size, padded by zeros, with a Gaussian of 11 taps, sigma 1.5."""
+    """Makes the matrix that convolves a zero-padded vector of this size with a Gaussian of 11 taps, sigma 1.5."""
     sites = jnp.arange(size, dtype=dtype)
     squares = (sites[:, None] - sites) ** 2
     total = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2)).sum()

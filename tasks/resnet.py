@@ -1,6 +1,6 @@
 """Residual networks in torchvision's topology.
 
-K. He et al., "Deep residual learning for image recognition", CVPR (2016). Attributes have torchvision's names, by which
+K. He et al., "Deep residual learning for image recognition", CVPR (2016). Attributes have torchvision's names, so that
 `load_torch_state` finds them.
 """
 
@@ -159,7 +159,7 @@ class ResNetTrunk(nnx.Module):
 class ResNet(ResNetTrunk):
     """Classifies images `(B, H, W, 3)`: a residual network that returns logits `(B, num_classes)`.
 
-    `train()`, the initial mode, normalizes by the statistics of the batch, and `eval()` by the running ones.
+    `train()`, the initial mode, normalizes with the statistics of the batch, and `eval()` with the running ones.
 
     Args:
         block: The kind of block.

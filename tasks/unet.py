@@ -2,7 +2,7 @@
 
 O. Ronneberger et al., "U-Net: convolutional networks for biomedical image segmentation" (2015); Z. Zhou et al.,
 "UNet++: a nested U-Net architecture for medical image segmentation" (2018). Attributes have the names of
-segmentation_models_pytorch, by which `load_torch_state` finds them.
+segmentation_models_pytorch, so that `load_torch_state` finds them.
 """
 
 from collections.abc import Sequence
@@ -171,7 +171,7 @@ NAMES = {"unet": UnetDecoder, "unetplusplus": UnetPlusPlusDecoder}
 class Unet(nnx.Module):
     """Segments images `(B, H, W, inputs)`: an encoder, a decoder and a convolution that returns logits.
 
-    `train()`, the initial mode, normalizes by the statistics of the batch, and `eval()` by the running ones.
+    `train()`, the initial mode, normalizes with the statistics of the batch, and `eval()` with the running ones.
 
     Args:
         encoder: Computes features of several resolutions.

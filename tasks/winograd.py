@@ -1,4 +1,4 @@
-"""3x3 convolutions on CPUs by Winograd's minimal filtering: a quarter of the products of the plain formula.
+"""3x3 convolutions on CPUs, with Winograd's minimal filtering: a quarter of the products of the plain formula.
 
 The image is divided into tiles of 4x4 outputs, each of which depends on a window of 6x6 inputs. For a window d and a
 kernel g, with the matrices `_OUTPUT`, `_KERNEL` and `_INPUT` as A, G and B,

@@ -81,7 +81,7 @@ def gaussian_size(name: str, sigma: Scalar, size: int | None) -> int:
 
 
 def bilateral_size(sigma_spatial: Scalar, size: int | None) -> int:
-    """Returns the side of the bilateral filter's window: `size`, or the one that scikit-image chooses."""
+    """Returns the side of the bilateral filter's window: `size`, or the size that scikit-image chooses."""
     return _window_size("sigma_spatial", sigma_spatial, size, lambda sigma: max(2, math.ceil(3 * sigma)))
 
 

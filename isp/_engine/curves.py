@@ -1,4 +1,4 @@
-"""The formulas of tone curves, which treat each value by itself, and all of a pipeline's curves in one pass."""
+"""The formulas of tone curves, which treat each value separately, and all of a pipeline's curves in one pass."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ Lumas = tuple[Array, Array]
 
 
 def srgb(light: Array) -> Array:
-    """Computes the display values of sRGB, by IEC 61966-2-1."""
+    """Computes the display values of sRGB (IEC 61966-2-1)."""
     dark = light <= 0.0031308
     # Dark values are replaced before the logarithm as well: its infinite derivative times 0 would be NaN.
     bright = 1.055 * powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (1 / 2.4)) - 0.055

@@ -1,4 +1,4 @@
-"""Smoothing of planes by a separable Gaussian."""
+"""Smoothing of planes with a separable Gaussian."""
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -35,7 +35,7 @@ def _forward(plane: Array, sigma: Array, size: int, axis: int) -> tuple[Array, t
 
 
 def _backward(size: int, axis: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """Computes the gradient for sigma by one more stencil. For each weight, it would take an inner product."""
+    """Computes the gradient for sigma with one more stencil. For each weight, it would take an inner product."""
     plane, sigma = residuals
     kernel, slope = _kernel_and_slope(sigma, size, axis, plane.dtype)
     of_plane = stencil.transposed(gradient, kernel, "symmetric")

@@ -1,4 +1,4 @@
-"""The median over square windows, by networks of comparisons that XLA can vectorize."""
+"""The median over square windows, using networks of comparisons that XLA can vectorize."""
 
 import functools
 from collections.abc import Iterator, Sequence

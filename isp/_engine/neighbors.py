@@ -205,7 +205,7 @@ _statistic = with_gradient(_compute, _forward, _backward, static_argnums=(0, 1))
 
 
 def _sorted(tile: Tile, statistic: Statistic, padded: Array) -> tuple[Array, ...]:
-    """Computes the two values of each site's neighbors, by a network of comparisons."""
+    """Computes the two values of each site's neighbors with a network of comparisons."""
     reach = _reach(tile, statistic.fewest)
     chosen: tuple[Array, ...] = ()
     for offsets, mask in _masks(tile, statistic.fewest, padded.shape[-1] - 2 * reach).items():

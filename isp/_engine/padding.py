@@ -105,7 +105,7 @@ def window(
 
 
 def extended(plane: Shaped[Array, "*batch height width"], rows: int, cols: int, border: Border) -> Shaped[Array, "..."]:
-    """Pads planes in the plain formulation, by choosing rows and columns."""
+    """Pads planes in the plain formulation by indexing rows and columns."""
     if border == "zero":
         return jnp.pad(plane, [(0, 0)] * (plane.ndim - 2) + [(rows, rows), (cols, cols)])
     y, x = (

@@ -37,7 +37,7 @@ _ROUNDING = np.float32(1.5 * 2**_FRACTION)
 # Compiled functions, so that they are traced once for all planes of a shape.
 @jax.jit
 def log2(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Computes the binary logarithm of positive numbers. Those below 1e-38 may count as 1e-38."""
+    """Computes the binary logarithm of positive numbers. Numbers below 1e-38 may count as 1e-38."""
     return _log2(x) if _is_ours(x) else lax.log(x) / np.array(_LN2, x.dtype)
 
 

@@ -27,7 +27,7 @@ from isp._engine.xla import apart, apart_with, is_plain, with_gradient
 # Output channel, input channel, row and column of a weight in its kernel, and row and column of the site in its tile.
 Tap = tuple[int, ...]
 
-# An inner product has at most so many parts, of at least so many rows. More parts would take longer to compile.
+# The most parts of an inner product, and the fewest rows of each. More parts would take longer to compile.
 _PARTS = 16
 _ROWS_OF_PART = 16
 
@@ -92,7 +92,7 @@ def correlate_mosaic(
 
     Args:
         raw: The mosaic.
-        kernels: The weights. Those in a NumPy array are constants, and zeros among them cost nothing.
+        kernels: The weights. In a NumPy array they are constants, and zeros cost nothing.
         border: The values beyond the border.
         finish: A function of the image that treats each value by itself, computed in the same pass.
 
@@ -342,7 +342,7 @@ def _correlations(padded: Sequence[Padded], gradients: Sequence[Array], shape: t
 
     # In the unit, XLA would fuse the stack with the products of a small kernel, which would take longer.
     sums = jnp.stack(apart_with(_inner_products, shape[:4], part)(padded, gradients))
-    # Columns are summed by a matrix product, which uses all cores; XLA:CPU would sum along two axes with one of them.
+    # A matrix product sums columns on all cores; XLA:CPU would sum along two axes on one core.
     columns = jnp.tile(jnp.eye(col_period, dtype=sums.dtype), (width // col_period, 1))
     by_column = jnp.matmul(sums.reshape(-1, width), columns, precision="highest")
     return by_column.reshape(*shape[:4], -1, row_period, col_period).sum(4)

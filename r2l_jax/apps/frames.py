@@ -1,4 +1,4 @@
-"""Masks of frames of any size: large ones by tiles that overlap, without seams."""
+"""Masks of frames of any size: large ones in overlapping tiles, without seams."""
 
 from collections.abc import Callable
 from typing import NamedTuple

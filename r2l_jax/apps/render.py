@@ -107,7 +107,7 @@ class Pictures(NamedTuple):
     Attributes:
         output: the folder.
         file_format: "tiff" or "png".
-        stages: whether a contact sheet of the image after each stage is written as well.
+        stages: whether to also write a contact sheet of the image after each stage.
     """
 
     output: Place
@@ -143,7 +143,7 @@ def render_files(
         output: the folder to write to; made if it does not exist.
         camera: the known calibration; None takes all of it from the files.
         file_format: "tiff" or "png".
-        stages: whether to write a contact sheet of the image after each stage as well.
+        stages: whether to also write a contact sheet of the image after each stage.
         pipeline: makes the pipeline for the camera of a file; None is `isp.parametrized`.
         stored: the camera of files that hold no calibration values, such as TIFF; None is `camera`.
         workers: the processes that render; their `load` returns the `Processing`.

@@ -196,7 +196,7 @@ def _find_jobs(source: Path, target: Path) -> list[_Job]:
 
 
 def _write(job: _Job, expose: _Expose, tile: tuple[int, int], key: PRNGKeyArray) -> Int[np.ndarray, "3"]:
-    """Writes the mask of a picture and its mosaic; returns the numbers of all, too bright and too dark sites."""
+    """Writes a picture's mask and mosaic; returns how many sites it has, and how many are too bright and too dark."""
     picture, turned = read_picture(job.picture)
     rows, cols = (size // 2 * 2 for size in picture.shape[:2])
     if 0 in (rows, cols):

@@ -215,7 +215,7 @@ def _processor(device: str):
 
 
 def demosaic(method: str, raw: np.ndarray) -> Call:
-    """Prepares colour-demosaicing to demosaic one RGGB mosaic `(H, W)` by a method of `isp.demosaic`."""
+    """Prepares colour-demosaicing to demosaic one RGGB mosaic `(H, W)` with a method of `isp.demosaic`."""
     interpolate = _interpolation(method)
     return lambda: interpolate(raw)
 

@@ -177,7 +177,7 @@ def _schedule(functions: _Functions) -> None:
     f.yuv.reorder(_channel, _x, _y, _batch).unroll(_channel).vectorize(_x, _LANES).unroll(_y, 2)
 
     for sums in (f.sums, f.squares):
-        # The lanes of each row are summed by themselves, and then together.
+        # The lanes of each row are summed separately, and then together.
         col, row = sums.rvars()
         outer, lane, lanes, rows = hl.RVar("outer"), hl.RVar("lane"), hl.Var("lanes"), hl.Var("rows")
         parts = sums.update().split(col, outer, lane, _LANES).rfactor([(lane, lanes), (row, rows)])

@@ -152,7 +152,7 @@ def _searcher(batch_size: int, raw: np.ndarray, labels: np.ndarray) -> Callable[
 
 
 def demosaic(method: str, raw: np.ndarray) -> Call:
-    """Prepares to demosaic by a method of `isp.demosaic`."""
+    """Prepares to demosaic with a method of `isp.demosaic`."""
     return partial(getattr(isp.demosaic, method), jnp.asarray(raw), CAMERA.pattern)
 
 
@@ -162,5 +162,5 @@ def static(algorithms: tuple[str, str, str], raw: np.ndarray) -> Call:
 
 
 def denoise(method: str, rgb: np.ndarray) -> Call:
-    """Prepares to denoise by a method of `isp.denoise`."""
+    """Prepares to denoise with a method of `isp.denoise`."""
     return partial(getattr(isp.denoise, method), jnp.asarray(rgb))

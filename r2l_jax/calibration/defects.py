@@ -1,4 +1,4 @@
-"""Defective sites, found among their neighbors by medians, which a few defects do not move."""
+"""Defective sites, found with medians of their neighbors, which a few defects do not move."""
 
 import dataclasses
 import itertools
@@ -108,7 +108,7 @@ def mask(defects: Defects, shape: tuple[int, ...]) -> Mask:
 
 
 def smooth_surface(values: Map, good: Mask) -> Map:
-    """Fits a polynomial of the fourth degree in rows and columns to the good sites of a map, by least squares."""
+    """Fits a polynomial of the fourth degree in rows and columns to the good sites of a map (least squares)."""
     rows, cols = (
         np.vander(np.linspace(-1, 1, size) if size > 1 else np.zeros(1), 2 * _DEGREE + 1, increasing=True)
         for size in values.shape

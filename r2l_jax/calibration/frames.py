@@ -16,7 +16,7 @@ Tile = Int[np.ndarray, "height width"]
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Names frames, for errors, and reads the one of an index: a mosaic `(H, W)` in [0, 1]."""
+    """Names frames, for errors, and reads a frame by its index: a mosaic `(H, W)` in [0, 1]."""
 
     names: Sequence[str]
     read: Callable[[int], Map]

@@ -49,7 +49,7 @@ class _Samples:
 
 
 def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding) -> Batch[jax.ShapeDtypeStruct]:
-    """Returns the shapes and types of a batch, by which functions are compiled before the first batch is there.
+    """Returns the shapes and types of a batch, so that functions can be compiled before the first batch is there.
 
     Args:
         dataset: the data set, of which one sample is read.

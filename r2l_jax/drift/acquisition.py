@@ -1,4 +1,4 @@
-"""Replaces the data set of a run by the same scenes under another acquisition."""
+"""Replaces the data set of a run with the same scenes under another acquisition."""
 
 import dataclasses
 import functools
@@ -80,9 +80,9 @@ def _taken_by(other: isp.Camera, camera: isp.Camera, key: PRNGKeyArray) -> Take:
 def rephotograph(
     raw: Float[Array | np.ndarray, "height width"], key: PRNGKeyArray, *, camera: isp.Camera, other: isp.Camera
 ) -> Float[Array, "height width"]:
-    """Takes the scene of a mosaic by another camera, adding the noise of that camera's sensor.
+    """Retakes the scene of a mosaic with another camera, adding the noise of that camera's sensor.
 
-    The mosaic is demosaiced bilinearly and brought to linear sRGB by its camera's white balance and color matrix. The
+    The mosaic is demosaiced bilinearly and brought to linear sRGB with its camera's white balance and color matrix. The
     other camera's values undo these steps, see `isp.unprocess`, and its sensor is exposed to that light.
     """
     sites = isp.cfa.subtract_black_level(raw, jnp.array(camera.black_level, jnp.float32), pattern=camera.pattern)

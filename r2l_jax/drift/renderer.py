@@ -50,7 +50,7 @@ class Recipe(NamedTuple):
 
 
 class Renderer:
-    """Exposes, processes and corrupts mosaics, each by one compiled function.
+    """Exposes, processes and corrupts mosaics, each with one compiled function.
 
     A function is compiled again only for another structure or shape. Processors of the same structure, such as all
     folds of a run, share one compiled function, and so do all exposures and all severities of a corruption. Noise
@@ -123,7 +123,7 @@ def expose(
     exposure: Float[Array, ""] | float,
     camera: isp.Camera,
 ) -> Float[Array, "batch height width"]:
-    """Exposes mosaics once more by the sensor model, with a factor on the light and with noise around their values.
+    """Exposes mosaics once more with the sensor model, with a factor on the light and with noise around their values.
 
     The noise is drawn from the samples' indices and the case's key, so that it does not depend on the batch.
     """
@@ -137,7 +137,7 @@ def expose(
 def process(
     graph: nnx.GraphDef, state: nnx.State, raw: Float[Array, "batch height width *channels"]
 ) -> Float[Array, "batch rows cols 3"]:
-    """Processes mosaics, or images if the processor takes images, by a processor in the two parts of `nnx.split`."""
+    """Processes mosaics or images, as the processor takes them; it comes in the two parts of `nnx.split`."""
     return nnx.merge(graph, state)(raw)
 
 

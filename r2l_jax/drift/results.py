@@ -11,7 +11,7 @@ import numpy as np
 
 from r2l_jax.runtime.errors import InputError
 
-# Greater numbers would not be exact as the floats that tables sort by.
+# Tables sort by floats, where greater numbers would not be exact.
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 Result = TypeVar("Result")

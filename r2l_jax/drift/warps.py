@@ -99,7 +99,7 @@ def _reflected(index, size):
 
 
 def _smooth(planes: Float[Array, "*batch height width"], sigma: Sigma) -> Float[Array, "*batch height width"]:
-    """Smooths planes by matrix products, because the Gaussian may be as wide as the planes."""
+    """Smooths planes with matrix products, because the Gaussian may be as wide as the planes."""
     down, along = (_smoothing(size, sigma) for size in planes.shape[-2:])
     return jnp.matmul(jnp.matmul(down, planes, precision="highest"), along.T, precision="highest")
 

@@ -44,7 +44,7 @@ class RawToLogit(nnx.Module):
 
         Args:
             images: the processed images.
-            keys: decide the changes of each image by the augmentation; not needed for "none".
+            keys: decide how the augmentation changes each image; not needed for "none".
             augmentation: one of `config.AUGMENTATIONS`.
         """
         images = self.normalizer(images)

@@ -1,8 +1,8 @@
 """Jobs in this process, in others of this machine, or on the workers of a Dask or Slurm cluster.
 
 A job is a call that can be made again: it writes its results to files and resumes, or replaces them. Every worker runs
-one job at a time, and sees the files of the program that gives out the jobs. A job whose worker dies is begun again by
-another one. Workers need the extra `cluster`.
+one job at a time, and sees the files of the program that gives out the jobs. Another worker restarts the job of a
+worker that dies. Workers need the extra `cluster`.
 """
 
 import collections
@@ -45,7 +45,7 @@ _LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
 # Workers would warn of the jobs that they give up when a program is interrupted.
 _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 
-# After so many seconds, jobs are given to workers that have come meanwhile.
+# After this many seconds, jobs are given to workers that have come meanwhile.
 _SECONDS = 5
 
 

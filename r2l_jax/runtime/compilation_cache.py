@@ -17,7 +17,7 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 # The names of entries end with a hash of the function.
 _ENTRY = re.compile(r"-[0-9a-f]{64}-cache$")
 
-# Nanoseconds by which the clock of a file system may differ from this machine's.
+# The most nanoseconds between the clocks of a file system and of this machine.
 _DIFFERENCE = 60 * 10**9
 
 

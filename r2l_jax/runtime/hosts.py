@@ -48,7 +48,7 @@ def meet(host_timeout: float | None, multi_host: bool) -> None:
     if address is not None and not re.fullmatch(r".+:\d+", address):
         raise InputError(f"{_COORDINATOR} must be host:port, got {address!r}")
     count, number = _whole_number(_COUNT), _whole_number(_NUMBER)
-    # Open MPI 5 does not set the variable by which JAX recognizes Open MPI (jax-ml/jax#14576).
+    # Open MPI 5 does not set the variable from which JAX recognizes Open MPI (jax-ml/jax#14576).
     is_open_mpi_5 = "OMPI_COMM_WORLD_SIZE" in os.environ and "OMPI_MCA_orte_hnp_uri" not in os.environ
     asks_mpi = is_open_mpi_5 and None in (address, count, number)
     if asks_mpi and importlib.util.find_spec("mpi4py") is None:

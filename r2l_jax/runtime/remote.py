@@ -2,7 +2,7 @@
 
 A place is a `pathlib.Path`, or a `UPath` of a URL such as `s3://bucket/folder`, which needs the extra `cloud`. Programs
 read a file through `brought` and write one through `writing`, whichever it is. Only the files in use lie on this
-machine, in temporary folders. An object appears complete or not at all, as a file does by `files.replacing`.
+machine, in temporary folders. An object appears complete or not at all, as a file does with `files.replacing`.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from r2l_jax.runtime.locks import writing_to
 # The help of a flag that takes a path or a URL.
 BY_URL = "a path, or a URL such as s3://bucket/folder"
 
-# Tables are sent every so many seconds, or less often if that took more than a twentieth of the time.
+# Seconds between two uploads of a table; longer if uploads would take more than a twentieth of the time.
 _SECONDS = 30
 
 Place = pathlib.Path | Url

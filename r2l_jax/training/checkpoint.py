@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: the last and the best state of each fold."""
+"""Checkpoints with Orbax: the last and the best state of each fold."""
 
 import contextlib
 import errno

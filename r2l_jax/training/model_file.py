@@ -70,7 +70,7 @@ class About(msgspec.Struct, kw_only=True):
 
 
 def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:
-    """Describes a state of a finished fold by its metrics.json.
+    """Describes a state of a finished fold from its metrics.json.
 
     Args:
         metrics: the content.

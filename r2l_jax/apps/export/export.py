@@ -142,7 +142,7 @@ def _written(
 def _checked(
     kind: Any, write: Callable[[Part, Path], None], part: Part, target: Path, inputs: np.ndarray, expected: np.ndarray
 ) -> Outcome:
-    """Writes a part by a module of a format, and keeps the file only if it agrees with the model."""
+    """Writes a part with a format's module, and keeps the file only if it agrees with the model."""
     try:
         with replacing(target) as file:
             write(part, file)

@@ -1,4 +1,4 @@
-"""Parts of models as ONNX, by jax2onnx: for any number of images, with the learned parameters as constants."""
+"""Parts of models as ONNX, using jax2onnx: for any number of images, with the learned parameters as constants."""
 
 import importlib
 import tempfile
@@ -72,7 +72,7 @@ def write(part: Part, target: Path) -> None:
 
 
 def run(_: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
-    """Computes a part's outputs by its file."""
+    """Computes a part's outputs from its file."""
     session = _session(file)
     return session.run(None, _feed(session, inputs))[0]
 

@@ -1,4 +1,4 @@
-"""Parts of models as StableHLO, by `jax.export`: one file for CPUs, GPUs and TPUs, and for any number of images."""
+"""Parts of models as StableHLO, using `jax.export`: one file for CPUs, GPUs and TPUs, and for any number of images."""
 
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ def write(part: Part, target: Path, gradient: bool) -> None:
 
 
 def run(part: Part, file: Path, inputs: np.ndarray) -> np.ndarray:
-    """Computes a part's outputs by its file."""
+    """Computes a part's outputs from its file."""
     exported = jax.export.deserialize(bytearray(file.read_bytes()))
     return np.asarray(exported.call(part.parameters, inputs))
 

@@ -184,7 +184,7 @@ class Engine:
         return Judgement(np.asarray(probabilities), float(loss))
 
     def slope(self, positions: Positions, raw: Mosaic, target: np.ndarray) -> tuple[Judgement, Positions]:
-        """Computes the model's view, and the derivative of the loss by each knob's position.
+        """Computes the model's view, and the derivative of the loss with respect to each knob's position.
 
         Where clipping holds a value at a limit, the derivative is that without the limit, so that it still tells which
         way the loss rises.

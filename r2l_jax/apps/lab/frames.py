@@ -42,7 +42,7 @@ class Frame:
 
 
 def overview(frame: Frame, most: int = OVERVIEW) -> Mosaic:
-    """Reduces a frame so that its longer side has at most so many sites; see `reduced`."""
+    """Reduces a frame so that its longer side has at most this many sites; see `reduced`."""
     return reduced(frame.raw, frame.camera.pattern, -(-max(frame.raw.shape) // most))
 
 

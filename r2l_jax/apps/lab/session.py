@@ -31,7 +31,7 @@ _QUICK = 0.05
 # A step of a search is shown at least so long, in seconds, so that it can be followed.
 _PACE = 0.1
 
-# A search ends after so many steps.
+# A search ends after this many steps.
 STEPS = 100
 
 
@@ -60,7 +60,7 @@ class Session:
         draft: the latest image while a slider moves; None if `picture` is later.
         picture: the latest picture.
         judgement: the model's latest view of it.
-        slope: the derivative of the loss by each position; None while it is not known for these positions.
+        slope: the derivative of the loss with respect to each position; None while it is not known for these positions.
         target: the class or mask that the loss is for.
         target_known: whether it is the sample's own; otherwise it is the model's answer at the default, or a choice.
         busy: the work in progress, in words; empty for none.
@@ -126,7 +126,7 @@ class Session:
         await self.choose_camera(name)
 
     async def choose_pipeline(self, name: str, algorithms: Sequence[str] | None = None) -> None:
-        """Renders by another pipeline, with its sliders at their default."""
+        """Renders with another pipeline, its sliders at their default."""
         await self._look(pipeline=(name, tuple(algorithms or self.algorithms)))
 
     async def show_whole(self, whole: bool, center: tuple[float, float] | None = None) -> None:
@@ -174,7 +174,7 @@ class Session:
             self._changed("busy")
 
     def choose_target(self, number: int) -> None:
-        """Takes another class as the one that the loss is for."""
+        """Sets the class for which the loss is computed."""
         if self.lab.model is not None and 0 <= number < len(self.lab.model.classes):
             self.target, self.target_known = np.asarray(number, np.int32), False
             self._wake()

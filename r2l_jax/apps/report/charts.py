@@ -1,4 +1,4 @@
-"""Charts of lines, drawn by matplotlib: as SVG in the colors of a page, or into the axes of another figure."""
+"""Charts of lines, drawn with matplotlib: as SVG in the colors of a page, or into the axes of another figure."""
 
 import dataclasses
 import io

@@ -57,7 +57,7 @@ class Picture(NamedTuple):
 
 
 def embedded(file: pathlib.Path, width: int, alternative: str, caption: str = "") -> Picture:
-    """Reads a picture and puts it into the page as lossy WebP of at most so many pixels in width.
+    """Reads a picture and puts it into the page as lossy WebP of at most this width in pixels.
 
     Raises:
         InputError: the file cannot be read as a picture.
@@ -75,7 +75,7 @@ def embedded(file: pathlib.Path, width: int, alternative: str, caption: str = ""
 
 
 def thinned(epochs: Sequence[int], most: int) -> list[int]:
-    """Returns at most so many of some epochs, evenly spread; the last is always among them."""
+    """Returns at most this many of some epochs, evenly spread; the last is always among them."""
     if len(epochs) <= most:
         return list(epochs)
     places = np.linspace(len(epochs) - 1, 0, most).round().astype(int) if most > 1 else [len(epochs) - 1]

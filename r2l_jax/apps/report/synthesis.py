@@ -36,7 +36,7 @@ class Row(NamedTuple):
         return [self.tests[name] for name in names if name in self.tests]
 
     def is_own(self, name: str) -> bool:
-        """Tells whether the images of a case are those that the run was trained on."""
+        """Tells whether the run was trained on the images of a case."""
         return name == OWN.name or name in self.run.own
 
 

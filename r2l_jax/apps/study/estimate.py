@@ -120,7 +120,7 @@ def passes(job: StudyJob, samples: Samples) -> int:
 
 
 def measure(config: StudyConfig) -> Speed:
-    """Measures the speed of training by one epoch of the study's first pipeline, of which nothing is kept."""
+    """Measures the speed of training in one discarded epoch of the study's first pipeline."""
     name = next(iter(config.pipelines.values()))
     with tempfile.TemporaryDirectory() as folder:
         training = replace(

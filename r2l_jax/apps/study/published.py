@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from r2l_jax.drift.published_scores import Ends, Study, Tables, published
 
-# The published tables by the data set that they are of.
+# The published tables of each data set.
 _TABLES = {"Microscopy": "microscopy", "DroneSegmentation": "drone_segmentation"}
 
 
@@ -56,7 +56,7 @@ class Orientation(NamedTuple):
 
 
 def orientation(dataset: str, score: str) -> Orientation:
-    """Returns the published numbers of a data set, or of the one of the same task.
+    """Returns the published numbers of a data set, or of the data set with the same task.
 
     Args:
         dataset: the name of the data set.

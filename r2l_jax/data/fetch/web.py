@@ -34,7 +34,7 @@ class _Session(requests.Session):
 
 
 def check_secure(source: str, target: str) -> None:
-    """Raises an InputError if a server that was asked by HTTPS names a URL of another scheme."""
+    """Raises an InputError if a server that was asked over HTTPS names a URL of another scheme."""
     if _scheme(source) == "https" and _scheme(target) != "https":
         raise InputError(f"{masked(source)}: refused to leave HTTPS for {masked(target)}")
 
@@ -87,7 +87,7 @@ def ask(url: str, parse: Callable[[Any], Parsed], otherwise: str) -> Parsed:
 
 
 def fetch_file(remote: Remote, target: pathlib.Path, url: str, bar: tqdm) -> None:
-    """Downloads a file by HTTP, from the first byte that is missing (see `partial.fetch`)."""
+    """Downloads a file over HTTP, from the first byte that is missing (see `partial.fetch`)."""
 
     def read(sink: Sink, start: int) -> None:
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})

@@ -21,7 +21,7 @@ from r2l_jax.runtime.files import read_csv
 
 Mosaic = Float32[np.ndarray, "rows cols"]
 
-# A defect is replaced from at least so many sites of its color, defective or not.
+# A defect is replaced from at least this many sites of its color, defective or not.
 _NEIGHBORS = 4
 # How many values of neighbors are held at once.
 _AT_ONCE = 2**22
@@ -151,7 +151,7 @@ def _size(array: np.ndarray | None) -> str:
 
 
 def _replace(light: Mosaic, defects: Int[np.ndarray, "sites 2"], tile: Int[np.ndarray, "height width"]) -> None:
-    """Replaces defects in place by the median of the good sites of their color in the smallest square that has any."""
+    """Replaces defects in place with the median of good sites of their color in the smallest square with any."""
     good = np.ones(light.shape, bool)
     good[tuple(defects.T)] = False
     new = light.copy()

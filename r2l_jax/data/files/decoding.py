@@ -20,7 +20,7 @@ def reading(path: str | os.PathLike, kind: str | None = None) -> Iterator[None]:
     """Turns every exception of a reader into an InputError of one line that starts with the path.
 
     Decoders raise OSError, SyntaxError, zlib.error, struct.error, MemoryError and many others for damaged files. A
-    ValueError counts as damage as well; for a readable file with wrong content, raise an InputError.
+    ValueError also counts as damage; for a readable file with wrong content, raise an InputError.
 
     Args:
         path: the file.
@@ -60,7 +60,7 @@ def check_declared(declared: int, present: int) -> None:
 
 
 def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
-    """Reads a text file of at most so many bytes.
+    """Reads a text file of limited size.
 
     Raises:
         OSError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""Statements about a camera by the user, which add to the files' own calibration values or replace them.
+"""The user's statements about a camera, which add to the files' own calibration values or replace them.
 
 A camera's JSON file has the fields of `isp.Camera`. For files that name their own camera, it may have only some of
 them: each replaces the figure of the file. It may also have

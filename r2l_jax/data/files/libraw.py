@@ -29,7 +29,7 @@ _CONTAINERS = (
     b"II*\0", b"MM\0*", b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILM", b"FOVb", b"\0MRM",
 )  # fmt: skip
 
-# The pattern by which the pixels of a file that is demosaiced already become a mosaic again.
+# The pattern with which a demosaiced file becomes a mosaic again.
 _SAMPLED = "RGGB"
 
 Mosaic = Float32[np.ndarray, "rows cols"]
@@ -96,7 +96,7 @@ def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarra
 
 
 def _says_what_it_is(path: Path) -> bool:
-    """Tells whether a file names its camera or format, so that LibRaw need not guess by the number of its bytes.
+    """Tells whether a file names its camera or format, so that LibRaw need not guess from its size.
 
     LibRaw has a table of the sizes of files without a header. A file that it knows only from this table is unknown to
     it with one byte more.
@@ -208,7 +208,7 @@ def _named(tile: Shaped[np.ndarray, "rows cols"]) -> str:
 
 
 def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Callable[[str], object]) -> str:
-    """Returns the color filter array to read a file by.
+    """Returns the color filter array with which to read a file.
 
     A stated pattern wins, since phones declare Bayer patterns for their quad Bayer sensors. An `isp.Camera` always has
     a Bayer pattern, stated or not, so one that differs from the file's is refused.
@@ -279,7 +279,7 @@ def _correct_shading(
 
 
 def _by_color(black: Float64[np.ndarray, "4"], pattern: str, facts: dng.Facts) -> list[float]:
-    """Returns the black levels of a sensor that has them by color.
+    """Returns the black levels of a sensor that has one per color.
 
     LibRaw assigns the levels of a color filter array that it does not know to wrong colors; their mean is taken.
     """

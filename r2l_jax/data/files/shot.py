@@ -36,7 +36,7 @@ class Shot:
         iso_speed: the sensitivity, as an ISO speed.
         exposure_time: in seconds.
         f_number: the focal length divided by the aperture.
-        date: when it was taken by the camera's clock, as in ISO 8601.
+        date: when it was taken on the camera's clock, in ISO 8601.
     """
 
     maker: str | None = None
@@ -71,7 +71,7 @@ def read_shot(path: str | os.PathLike) -> Shot:
 
 
 def _merged(first: Shot, second: Shot) -> Shot:
-    """Fills the gaps of one record by another."""
+    """Fills the gaps of one record from another."""
     return dataclasses.replace(
         first, **{name: getattr(second, name) for name in SHOT_FIELDS if getattr(first, name) is None}
     )

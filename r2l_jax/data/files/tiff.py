@@ -22,7 +22,7 @@ _MOST_PAGES = 2**12
 
 _UNCOMPRESSED = 1
 
-# Takes the bytes of a strip and a limit; returns at most so many decoded bytes.
+# Takes the bytes of a strip and a limit; returns at most that many decoded bytes.
 _Inflate = Callable[[bytes, int], bytes]
 
 

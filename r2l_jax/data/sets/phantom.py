@@ -158,7 +158,7 @@ _PLATELETS = 3
 def transmit(
     concentrations: Float[Array, "*batch dyes"], absorbances: Float[Array, "dyes colors"]
 ) -> Float[Array, "*batch colors"]:
-    """Computes the fraction of light that passes the dyes, by the Beer-Lambert law.
+    """Computes the fraction of light that passes the dyes (Beer-Lambert law).
 
     The transmittance is 10 ** -(sum over dyes of concentration * absorbance).
 

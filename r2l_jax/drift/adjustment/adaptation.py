@@ -132,7 +132,7 @@ def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, unde
 def adapt(
     settings: AdaptationSettings, fold: TrainedFold, under: Drifted, stop: Callable[[], bool], file: pathlib.Path
 ) -> Analysis:
-    """Searches from each start, chooses the best end by the labeled images, and measures it on others.
+    """Searches from each start, chooses the best end on the labeled images, and measures it on others.
 
     The content is `results.Adapted`. Unfinished searches are kept in the file.
 

@@ -24,7 +24,7 @@ class Drifted(NamedTuple):
     Attributes:
         model: the model, with the pipeline of a drift of the processing.
         dataset: the mosaics, under a drift of the acquisition.
-        labeled: the samples to adapt by.
+        labeled: the samples to adapt with.
         measured: the samples to measure on.
     """
 

@@ -17,7 +17,7 @@ _FAR = 20
 _LIGHT = np.array([[-2, -1, 0], [-1, 1, 1], [0, 1, 2]])
 # The gradients from which OpenCV's edge detector starts and continues an edge.
 _STRONG, _WEAK = 150, 50
-# The tangent of 22.5 degrees, in the whole numbers that OpenCV compares directions by.
+# The tangent of 22.5 degrees, in the whole numbers with which OpenCV compares directions.
 _TANGENT, _UNIT = 13573, 1 << 15
 
 

@@ -16,7 +16,7 @@ Taps = Float[Array, " taps"]
 
 
 def gaussian_taps(sigmas: Sequence[float]) -> np.ndarray:
-    """Computes SciPy's weights `(sigmas, taps)` for several standard deviations, padded by zeros to the widest."""
+    """Computes SciPy's weights `(sigmas, taps)` for several standard deviations, padded with zeros to the widest."""
     sigma = np.array(sigmas)[:, None]
     reach = (4 * sigma + 0.5).astype(int)
     offsets = np.arange(-reach.max(), reach.max() + 1)

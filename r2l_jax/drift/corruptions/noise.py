@@ -17,7 +17,7 @@ def gaussian_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArra
 
 @corruption
 def shot_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Replaces each value by a Poisson count of photons, where white is 500 photons down to 50.
+    """Replaces each value with a Poisson count of photons, where white is 500 photons down to 50.
 
     Values become multiples of 1 / photons. Counts with a mean of 16 or more are rounded normal numbers, see
     `isp.sensor.poisson`, whose variance is greater by 1/12. The gradient is the gradient of the mean.
@@ -27,7 +27,7 @@ def shot_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -
 
 @corruption
 def impulse_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
-    """Replaces 1 to 7 percent of the values independently by 0 or 1, with equal probability (salt and pepper)."""
+    """Replaces 1 to 7 percent of the values independently with 0 or 1, with equal probability (salt and pepper)."""
     return _replace(images, key, strength(severity, (0.01, 0.02, 0.03, 0.05, 0.07)))
 
 

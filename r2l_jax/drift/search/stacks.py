@@ -33,7 +33,7 @@ class Stacks:
         return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(devices, -1, *leaves[0].shape), *filled)
 
     def unstack(self, tree: PyTree, count: int) -> list[PyTree]:
-        """Returns the results of a whole stack of so many pytrees, on the host, in every process."""
+        """Returns the results of a whole stack of this many pytrees, on the host, in every process."""
         share = _share(count)
         mine = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:share], jax.device_get(tree))
         whole = gathered(mine)
@@ -61,5 +61,5 @@ class Stacks:
 
 
 def _share(count: int) -> int:
-    """Returns the size of each process's part of a stack of so many pytrees; the last parts may be filled up."""
+    """Returns the size of each process's part of a stack of this many pytrees; the last parts may be filled up."""
     return -(-count // jax.process_count())

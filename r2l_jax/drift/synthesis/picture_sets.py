@@ -70,7 +70,7 @@ class PictureSet(NamedTuple):
 
     @property
     def settings(self) -> dict[str, str | float | None]:
-        """The settings by which the set differs from others, for manifests."""
+        """The settings that distinguish the set, for manifests."""
         corruption, severity = (self.corruption and self.corruption.corruption) or (None, None)
         return {
             "pipeline": self.pipeline.name,
@@ -187,7 +187,7 @@ class SetFolder:
 
     @functools.cached_property
     def _there(self) -> set[str]:
-        """The files of a set in object storage, by one request for each sub-folder."""
+        """The files of a set in object storage, listed with one request per sub-folder."""
         folders = {str(pathlib.PurePosixPath(name).parent) for names in self._files for name in names}
         return {f"{folder}/{name}" for folder in folders for name in remote.names(self._folder / folder)}
 

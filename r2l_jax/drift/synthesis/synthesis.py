@@ -126,7 +126,7 @@ def _describe(
     identities: Mapping[str, store.Identity],
     tables: pathlib.Path,
 ) -> None:
-    """Collects the entries of `manifest.json`, and writes them by `picture_sets.describe`."""
+    """Collects the entries of `manifest.json`, and writes them with `picture_sets.describe`."""
     camera = camera_of(dataset)
     fixed = {
         "dataset": dataset.name,
