@@ -94,8 +94,8 @@ def shades_of_gray(rgb: Float[Array, "*batch height width 3"], power: Scalar = 6
         power: The power of the norm, positive. It can be learned.
 
     Returns:
-        The gains of red, green and blue `(..., 3)`, divided by the gain of green. A channel without light has a gain of
-        1, and so have all channels if green has no light.
+        The gains of red, green and blue `(..., 3)`, divided by the gain of green. The gain is 1 for a channel without
+        light, and for all channels if green has no light.
 
     Example:
         >>> isp.color.shades_of_gray(jnp.full((4, 4, 3), 0.25) * jnp.array([1.0, 2.0, 0.5]), 1.0)

@@ -44,7 +44,8 @@ def calibrate(
       noise and bits, and the names of the next three files. With "auto", it has only the measured fields; each raw file
       gives the rest.
     - `<output>/dark.tiff`: the mean dark frame, as fractions of the white level, in 32-bit floating point.
-    - `<output>/flat.tiff`: the gain of each site that evens out the light, with mean 1 in each color, likewise.
+    - `<output>/flat.tiff`: the gain of each site that evens out the light, with mean 1 in each color, in the same
+      format.
     - `<output>/defects.csv`: the row, column, kind and deviation in standard deviations of each defect.
     - `<output>/photon_transfer.json`, `photon_transfer.png`: the values of EMVA Standard 1288, and the curve that they
       were fitted to.

@@ -152,9 +152,9 @@ def render_files(
         The number of files that were rendered, and the number that failed.
 
     Raises:
-        InputError: two files would be written to one picture; a picture would replace a raw file, or one of which
-            nothing is known; the output folder cannot be made, holds pictures of other settings, or another program
-            writes to it; the workers cannot be started.
+        InputError: two files would be written to one picture; a picture would replace a raw file or an unknown file;
+            the output folder cannot be made, holds pictures of other settings, or another program writes to it; the
+            workers cannot be started.
     """
     known = KnownCamera.of(camera)
     processing = Processing(pipeline or find_pipeline("parametrized"), known, stored or known)

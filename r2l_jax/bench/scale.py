@@ -127,7 +127,7 @@ def seconds(frames: int, line: Line, workers: int, chunk: int, job: float) -> fl
         line: of one worker.
         workers: how many.
         chunk: the frames of a job.
-        job: the seconds of the scheduler for a job, of which it gives one at a time.
+        job: the seconds of the scheduler for a job; it gives out one at a time.
     """
     jobs = math.ceil(frames / chunk)
     return line.start + max(math.ceil(jobs / workers) * chunk * line.frame, jobs * job)

@@ -58,7 +58,7 @@ class Moments:
 
     @property
     def variance(self) -> Map:
-        """The unbiased variance of each site over the frames, of which there must be at least two."""
+        """The unbiased variance of each site over at least two frames."""
         return self.squares / np.float32(self.count - 1)
 
 

@@ -122,8 +122,8 @@ class Flats:
         variance: the temporal variance within exposures `(H, W)`.
         of_variance: the mean light `(H, W)` of the exposures, as they count in `variance`.
         means: the mean light `(places in the tile, exposures)`.
-        variances: the temporal variance, likewise.
-        samples: the degrees of freedom of each, likewise.
+        variances: the temporal variance, in the same shape.
+        samples: the degrees of freedom of each, in the same shape.
     """
 
     count: int

@@ -52,7 +52,7 @@ def shapes(dataset: RawDataset, batch_size: int, sharding: jax.sharding.Sharding
     """Returns the shapes and types of a batch, so that functions can be compiled before the first batch is there.
 
     Args:
-        dataset: the data set, of which one sample is read.
+        dataset: the data set; one sample is read.
         batch_size: the number of samples in a batch of all processes.
         sharding: the placement of the batch.
     """

@@ -55,7 +55,7 @@ def _before_shifts(shifts, rows, columns, distance):
     Args:
         shifts: the shifts of the points.
         rows: positions, relative to the middle.
-        columns: likewise.
+        columns: as `rows`.
         distance: the distance of the three points from the middle along each axis.
     """
     first, second, third = (shifts[..., i, :, :, :] for i in range(3))

@@ -87,7 +87,7 @@ class Architecture:
 
     @functools.cached_property
     def multiples(self) -> dict[str, int]:
-        """The numbers of which height and width of mosaics must be multiples, by the part of the model."""
+        """The numbers that must divide the height and width of mosaics, for each part of the model."""
         multiples, camera = {}, self.camera
         if self.processing.processing_mode == "neural_network" and camera is not None:
             multiples["--processing_mode=neural_network"] = NeuralProcessor.multiple(camera.pattern)

@@ -210,7 +210,7 @@ class Run:
 
     @property
     def multiple(self) -> int:
-        """The number of which the height and width of mosaics to predict must be multiples."""
+        """The number that must divide the height and width of mosaics to predict."""
         return int(np.lcm.reduce([1, *self.folds[0].architecture.multiples.values()]))
 
     def check_parameters(self) -> None:

@@ -56,8 +56,8 @@ def _model(run: str, config: LabConfig) -> Run:
 def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
     """Reads the tolerated intervals that `forensics.py` has left in the folder of a run or fold.
 
-    Tolerances of another model, such as an earlier training of the same name, are left out with a warning, and so are
-    damaged ones.
+    Damaged tolerances, and those from another model such as an earlier training of the same name, are left out with a
+    warning.
     """
     file = pathlib.Path(run) / "forensics" / f"fold_{model.about.fold}" / "tolerances" / "tolerances.json"
     try:

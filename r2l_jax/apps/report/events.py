@@ -20,8 +20,8 @@ class Recorded(NamedTuple):
     """The numbers that the events of a fold hold beside its metrics.json.
 
     Attributes:
-        parameters: for each parameter of the processing the course of each element, by its place such as (0, 2). Those
-            with many elements are not recorded one by one.
+        parameters: for each parameter of the processing the course of each element, by its place such as (0, 2).
+            Elements of large parameters are not recorded one by one.
         norms: the course of the norm of each parameter's gradient.
     """
 

@@ -285,7 +285,7 @@ def _pictures(folder: pathlib.Path) -> dict[int, dict[str, pathlib.Path]]:
 
 
 def _order(name: str) -> tuple[str, int, str]:
-    """Sorts stages by their numbers, of which the tenth comes after the second."""
+    """Sorts stages by number, so that the tenth comes after the second."""
     group, _, stage = name.rpartition("/")
     number, _, title = stage.partition("_")
     return (group, int(number), title) if number.isdecimal() else (group, -1, stage)

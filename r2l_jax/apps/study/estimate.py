@@ -145,7 +145,7 @@ def table(
         jobs: all jobs of the study.
         ledger: those that are finished, whose speed counts for the others of their kind.
         samples: the numbers of samples of a fold.
-        measured: measures the speed for kinds of which no job is finished.
+        measured: measures the speed for kinds without a finished job.
         workers: how many jobs run at a time.
     """
     left = [job for job in jobs if not ledger.has(job)]

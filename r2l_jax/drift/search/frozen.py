@@ -1,4 +1,4 @@
-"""A trained model of which only the processing's parameters may change."""
+"""A trained model whose processing parameters alone may change."""
 
 import functools
 from collections.abc import Mapping

@@ -232,7 +232,7 @@ def by_groups(groups: Mapping[tuple[str, ...], Sequence[_Tested]], cases: Sequen
 
     Args:
         groups: for each run, field and value, the samples of each fold and the numbers of the cases.
-        cases: the names of the cases. Those on which a run was trained are its own images.
+        cases: the names of the cases. Cases on which a run was trained are its own images.
         score: the name of the score.
 
     Returns:
