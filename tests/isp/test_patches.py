@@ -140,6 +140,21 @@ def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, 
 
 
 @pytest.mark.cpu
+def test_stages_together_look_as_far_as_the_sum_of_their_distances(monkeypatch):
+    @isp.local(7)
+    def moved(rgb):
+        return jnp.concatenate([jnp.repeat(rgb[:, :1], 7, 1), rgb[:, :-7]], 1)
+
+    module = isp.static(DRONE)
+    for name in ("once", "twice", "thrice"):
+        module = module.inserted(isp.Stage(name, moved), after="denoise")
+    whole, in_patches = whole_and_in_patches(
+        module, monkeypatch, lambda run, parameters: run(parameters, jnp.array(RAW))
+    )
+    np.testing.assert_allclose(in_patches**2.2, whole**2.2, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.cpu
 def test_a_local_stage_must_keep_the_size(monkeypatch):
     monkeypatch.setattr(turns, "_LARGE", 17_000)
     halved = isp.Stage("halved", isp.local(0)(lambda image: image[:, ::2]))

@@ -169,6 +169,7 @@ def test_a_failed_write_leaves_no_part_behind(tmp_path, capsys, monkeypatch):
     [
         (["a.tiff"], "out", r"out/a\.tiff would be written over, and no manifest\.json says how it was"),
         (["a.tiff"], ".", r"a\.tiff is a raw file"),
+        (["link/a.tiff"], ".", r"link/a\.tiff is a raw file"),
         (["b.tiff", "b.png"], "new", r"b\.tiff and .*b\.png would both be written to .*new/b\.tiff"),
     ],
 )
@@ -177,6 +178,7 @@ def test_no_picture_takes_the_place_of_another_file(tmp_path, files, out, messag
         raw_file(tmp_path / name)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.tiff").write_bytes(b"earlier")
+    (tmp_path / "link").symlink_to(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(InputError, match=message):
         render_files([tmp_path / name for name in files], tmp_path / out, CAMERA)
