@@ -156,7 +156,7 @@ def _set_ticks(axis: Axis, count: int, logarithmic: bool, whole: bool = False) -
 
 
 def _tick_text(value: float) -> str:
-    return f"{round(value, 12) + 0.0:.4g}".replace("-", "\N{MINUS SIGN}")
+    return f"{round(value, 12) + 0.0:.6g}".replace("-", "\N{MINUS SIGN}")
 
 
 def svg(chart: LineChart) -> markupsafe.Markup | None:

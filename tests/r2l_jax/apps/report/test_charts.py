@@ -35,6 +35,8 @@ def test_ticks_are_at_round_values():
     axes = drawn(Line("a", [1.0, 6.0], [0.031, 0.034]))
     assert ticks(axes.xaxis, 1, 6) == ["1", "2", "3", "4", "5", "6"]
     assert ticks(axes.yaxis, 0.031, 0.034) == ["0.031", "0.032", "0.033", "0.034"]
+    found = ticks(drawn(Line("a", [1.0, 2.0], [2.197, 2.199])).yaxis, 2.197, 2.199)
+    assert found == ["2.197", "2.1975", "2.198", "2.1985", "2.199"]
     found = ticks(drawn(Line("a", [1.0, 2.0], [-1.0, 1.0])).yaxis, -1, 1)
     assert found == ["\N{MINUS SIGN}1", "\N{MINUS SIGN}0.5", "0", "0.5", "1"]
 
