@@ -129,6 +129,11 @@ def test_the_content_does_not_depend_on_the_camera(place, tmp_path):
     assert other.content == content
 
 
+def test_another_crop_of_the_same_files_has_another_content(originals):
+    place = ("Folder", originals / "Folder")
+    assert load(place).content != load(place, tile_size=16).content
+
+
 @pytest.mark.parametrize("place", ["Synthetic"], indirect=True)
 def test_a_file_that_changes_while_it_is_read_has_its_earlier_content(place):
     dataset = load(place)
@@ -164,6 +169,9 @@ def test_samples_without_files_are_hashed_by_their_arrays():
     assert in_memory(raws.copy())[0].content == dataset.content != other.content
     assert other.content_of([0, 1, 2]) == dataset.content_of([0, 1, 2])
     assert in_memory(raws, (0, 1, 1, 1))[0].content != dataset.content
+    # A label counts even where the target is the same.
+    same_target = {"read": lambda index: (raws[index], np.int32(0))}
+    assert in_memory(raws, (0, 1, 1, 1), **same_target)[0].content != in_memory(raws, **same_target)[0].content
     assert in_memory(raws, recipe="darker")[0].content != dataset.content
     # An image of the same bytes is another one in another shape or type.
     for another in (raws.reshape(4, 4, 16), raws.view(np.int32)):
