@@ -41,6 +41,10 @@ def test_many_runs_fit_into_a_hundred_columns(tmp_path):
     assert epochs == [str(number + 1) for number in range(9)]
     # Shortened names still differ.
     assert all(f"a_rather_lo...h_number_{number}" in text for number in range(9))
+    runs = read_runs(list(map(str, folders)))
+    for width in range(8, 24):  # Some of these fill 99 to 101 columns, with the gaps between them.
+        text = comparison_table([run._replace(name=f"{number}".ljust(width, "x")) for number, run in enumerate(runs)])
+        assert max(map(len, text.splitlines())) <= 100, width
 
 
 def test_a_run_without_an_epoch_is_compared(tmp_path):
