@@ -154,19 +154,31 @@ def test_tiles_are_as_large_as_the_first_frame_allows(frames):
 XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
 
 
+def write_frame(folder, raw, pattern):
+    """Writes a folder for segmentation with a frame, its empty mask, and the camera."""
+    camera = isp.Camera([0.0] * isp.cfa.black_level_shape(pattern)[0], (2, 1, 2), np.eye(3), pattern)
+    (folder / "camera.json").write_text(camera.to_json())
+    for name in ("images", "masks"):
+        (folder / name).mkdir()
+    tifffile.imwrite(folder / "images/a.tiff", raw)
+    Image.new("L", raw.shape[::-1]).save(folder / "masks/a.png")
+    return {"data_dir": folder, "camera": str(folder / "camera.json")}
+
+
 @pytest.mark.parametrize(
     ("size", "pattern", "side"),
     [((40, 50), "RGGB", 40), ((130, 200), "RGGB", 128), ((300, 400), "RGGB", 256), ((260, 260), XTRANS, 192)],
 )
 def test_the_side_of_tiles_is_a_multiple_of_64_and_of_the_array_if_one_fits(tmp_path, size, pattern, side):
-    camera = isp.Camera([0.0] * isp.cfa.black_level_shape(pattern)[0], (2, 1, 2), np.eye(3), pattern)
-    (tmp_path / "camera.json").write_text(camera.to_json())
-    for name in ("images", "masks"):
-        (tmp_path / name).mkdir()
-    tifffile.imwrite(tmp_path / "images/a.tiff", np.full(size, 30000, np.uint16))
-    Image.new("L", size[::-1]).save(tmp_path / "masks/a.png")
-    dataset = datasets.load("Folder", data_dir=tmp_path, camera=str(tmp_path / "camera.json"))
+    dataset = datasets.load("Folder", **write_frame(tmp_path, np.full(size, 30000, np.uint16), pattern))
     assert dataset[0][0].shape == (side, side)
+
+
+def test_tiles_start_with_a_whole_tile_of_the_color_filter_array(tmp_path):
+    colors = np.array([["RGB".index(color) for color in row] for row in XTRANS.split("/")], np.uint16)
+    given = write_frame(tmp_path, 10_000 * np.tile(colors, (14, 14)), XTRANS)
+    raws, _ = datasets.load("Folder", tile_size=32, **given).samples(np.arange(4))
+    assert np.ptp(raws, axis=0).max() == 0 < np.ptp(raws[0])
 
 
 def write_maker(path, maker):
