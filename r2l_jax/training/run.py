@@ -512,7 +512,7 @@ def _architecture(about: About, config: TrainConfig) -> Architecture:
 
 
 def _settings(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str) -> TrainConfig:
-    """Returns the recorded settings of a training, with the name by which its pipeline is found now.
+    """Returns the recorded settings of a training, with the present name of its pipeline.
 
     A pipeline from a user's file needs a file of the same content: the original one in its place, or one of `named`. It
     is not run if this user has never named it, see `named_code`.
@@ -530,7 +530,7 @@ def _settings(metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], wh
 def _present_pipeline(
     config: TrainConfig, metrics: Mapping[str, Any], named: Mapping[str, NamedPipeline], where: str
 ) -> str | None:
-    """Finds the pipeline that a fold was trained with, and returns the name by which it is found now."""
+    """Finds the pipeline that a fold was trained with, and returns its present name."""
     if config.processing.pipeline is None or ".py" not in config.processing.pipeline:
         return config.processing.pipeline
     if not metrics.get("pipeline"):

@@ -10,7 +10,7 @@ from isp import cfa, color
 RGB = np.random.default_rng(0).random((2, 4, 6, 3), np.float32)
 # Every way in which channels can be equal, including grays, primaries and secondaries.
 TIES = np.array(list(itertools.product((0, 0.25, 0.5, 1), repeat=3)), np.float32)[None]
-GAINS = np.float32([1.0, 2.0, 1.5])  # The least is that of red.
+GAINS = np.float32([1.0, 2.0, 1.5])  # Red has the least gain.
 RAISED = RGB * GAINS
 
 

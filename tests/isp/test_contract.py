@@ -111,7 +111,7 @@ def processing_functions():
 
 OF_TWO_BATCHES = {"with_luma"}
 FUNCTIONS = {name: function for name, function in processing_functions() if name not in OF_TWO_BATCHES}
-STRAIGHT_THROUGH = {"expose", "expose_sites"}  # Photons are counted; the gradient is that of their mean.
+STRAIGHT_THROUGH = {"expose", "expose_sites"}  # They draw counts of photons, but differentiate the mean.
 
 
 @functools.cache
@@ -121,7 +121,7 @@ def example(name):
     traced = {key: jnp.asarray(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
     static = {key: value for key, value in arguments.items() if key not in traced}
     function = FUNCTIONS[name.split(" ")[0]]
-    # Of different spread, for settings that follow from each image.
+    # The images differ in spread, so that settings derived from an image differ.
     shape = SHAPES[kind]
     spread = np.float32([[0.3, 0.6], [1, 1.5]]).reshape(2, 2, *[1] * len(shape))
     inputs = jnp.asarray(spread * np.random.default_rng(0).uniform(0.02, 1, (2, 2, *shape)).astype(np.float32))
@@ -153,7 +153,7 @@ def test_an_empty_batch_stays_empty_and_float16_stays_float16(name):
         assert (result.shape[:2], result.dtype) == ((0, 2), jnp.float16)
 
 
-# Their gradients are those of others, but for masks and weights.
+# Except for masks and weights, these share their gradients with other functions.
 LIKE_OTHERS = {name for name in EXAMPLES if name.endswith(("5x5", "unrefined", "lone", "X-Trans", "of a mosaic"))}
 
 

@@ -174,7 +174,7 @@ def plasma_fractal(
         key: the key.
         height: the number of rows.
         width: the number of columns.
-        decay: the factor by which the wobble falls from one level to the next finer one; greater is smoother.
+        decay: divides the wobble at each finer level; a greater one gives a smoother map.
     """
     levels = max(max(height, width) - 1, 1).bit_length()
     drawn = jax.random.uniform(key, (4**levels - 1,), minval=-1, maxval=1)

@@ -118,7 +118,7 @@ def test_masks_are_cropped_with_their_images(scenes, tmp_path):
 def test_noise_is_the_cameras_unless_a_flag_says_otherwise(source, tmp_path):
     noise = {"full_well": 200.0, "read_noise": 1.0, "bits": 10}
     noisy = dataclasses.replace(CAMERA, **noise)
-    # The white level is that of the mosaics, not of the camera's raw files.
+    # The white level describes the mosaics, not the camera's raw files.
     unprocess_folder(source, tmp_path / "cameras", dataclasses.replace(noisy, white_level=4095), exposure=0.5, seed=7)
     flags = [f"--{name}={value}" for name, value in {**noise, "exposure": 0.5, "seed": 7}.items()]
     done = programs.call("unprocess.py", f"--input={source}", f"--output={tmp_path}/flags", "--camera=drone", *flags)

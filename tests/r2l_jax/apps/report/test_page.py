@@ -343,7 +343,7 @@ def test_values_of_the_worst_case_are_those_of_the_lowest_score(tmp_path):
     ]
     report_runs.write_json(folder / "forensics/fold_0/worst_case/worst_case.json", content)
     read = Page(make_page(read_runs([str(folder)])))
-    # Of equal scores, the greater loss is the worst.
+    # Among equal scores, the greatest loss is the worst case.
     assert read.value("Values in the worst case of each group", "gamma_correct", "all") == 3.0
 
 

@@ -368,7 +368,7 @@ def test_a_file_that_uses_little_of_its_range_is_named_once(tmp_path, name, caps
     ("values", "message"),
     [
         ({"StripByteCounts": 2**31}, "truncated, .*strip 0 of 1 is not in the file"),
-        # Of lossless JPEG, whose size is not known before it is unpacked.
+        # Lossless JPEG: its size is unknown until it is unpacked.
         (
             {"Compression": 7, **dict.fromkeys(("ImageWidth", "ImageLength", "RowsPerStrip"), 30000)},
             ".*it declares 1800000000 bytes of samples",

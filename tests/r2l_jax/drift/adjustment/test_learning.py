@@ -103,7 +103,7 @@ def test_a_counterpart_of_other_code_or_settings_is_trained_anew(config, result,
     file.write_text(json.dumps(content | {"flags": content["flags"] | {"lr": 1.0}}))
     learning.run(config)
     assert "learning/frozen: made anew (lr was 1.0, is 0.001)" in capsys.readouterr().err
-    # What is finished is left to training, which leaves it alone.
+    # Training is called for finished runs as well, and leaves them alone.
     assert [counterpart.tracking.overwrite for counterpart in trained] == [False, True, True]
 
 
