@@ -96,7 +96,7 @@ def size(file: Place) -> int:
     """Returns the size of a file in bytes; 0 if it is not known."""
     try:
         return file.stat().st_size
-    except Exception:  # Each storage has its own.
+    except Exception:  # Each storage raises exceptions of its own.
         return 0
 
 

@@ -53,7 +53,7 @@ def test_published_data_sets_are_normalized_as_published(base, mode, expected):
     dataset = dataclasses.replace(synthetic(base), name="Microscopy")
     settings = StepSettings.of(replace(base, processing_mode=mode), dataset, 1)
     statistics = start.fixed_statistics(settings.architecture, dataset, np.arange(8), batch_size=8)
-    np.testing.assert_allclose(statistics, expected, rtol=1e-6)
+    np.testing.assert_allclose(statistics, expected)
 
 
 @pytest.mark.slow
