@@ -8,6 +8,8 @@ dict from names to makers. A maker takes the settings of its algorithm and retur
 which continuous settings are parameters and all others, such as the side of a window, are options.
 """
 
+import dataclasses
+import functools
 import operator
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -321,66 +323,31 @@ def _normalized(pattern: str) -> Stage:
     return Stage("demosaic", demosaic.normalized, {"interpolation": weights}, {"pattern": pattern})
 
 
-def _binned(pattern: str) -> Stage:
-    return Stage("demosaic", demosaic.binned, options={"pattern": pattern})
+def _of_any_array(function: Callable, pattern: str) -> Stage:
+    return Stage("demosaic", function, options={"pattern": pattern})
 
 
-def _without_interpolation(pattern: str) -> Stage:
-    return Stage("demosaic", cfa.spread, options={"pattern": pattern})
-
-
-def _bilinear(pattern: str) -> Stage:
-    return _of_bayer(demosaic.bilinear, pattern)
-
-
-def _malvar2004(pattern: str) -> Stage:
-    return _of_bayer(demosaic.malvar2004, pattern)
-
-
-def _menon2007(pattern: str, refine: Setting = True) -> Stage:
-    return _of_bayer(demosaic.menon2007, pattern, refine=_flag("refine", refine))
-
-
-def _of_bayer(function: Callable, pattern: str, **options: Hashable) -> Stage:
+def _of_bayer(function: Callable, pattern: str) -> Stage:
     if not cfa.is_bayer(pattern):
         raise ValueError(
             f"{function.__name__} is for the Bayer patterns, got the pattern {pattern}: use normalized or binned"
         )
-    return Stage("demosaic", function, options={"pattern": pattern, **options})
+    return _of_any_array(function, pattern)
 
 
-def _not_sharpened() -> Stage:
-    return Stage("sharpen", steps.unchanged)
+def _menon2007(pattern: str, refine: Setting = True) -> Stage:
+    stage = _of_bayer(demosaic.menon2007, pattern)
+    return dataclasses.replace(stage, options={**stage.options, "refine": _flag("refine", refine)})
 
 
 def _sharpening_filter(sharpening_filter: ArrayLike = sharpen.SHARPENING_KERNEL) -> Stage:
     return Stage("sharpen", sharpen.sharpening_filter, {"sharpening_filter": filter_kernel(sharpening_filter)})
 
 
-def _unsharp_masking(radius: Setting = 1.0, amount: Setting = 1.0) -> Stage:
-    return _unsharp(sharpen.unsharp_masking, radius, amount)
-
-
-def _unsharp_masking_vertical(radius: Setting = 1.0, amount: Setting = 1.0) -> Stage:
-    return _unsharp(sharpen.unsharp_masking_vertical, radius, amount)
-
-
-def _unsharp(function: Callable, radius: Setting, amount: Setting) -> Stage:
+def _unsharp(function: Callable, radius: Setting = 1.0, amount: Setting = 1.0) -> Stage:
     radius, amount = _start("radius", radius), _start("amount", amount)
     options = {"size": checks.gaussian_size("radius", radius, None)}
     return Stage("sharpen", function, {"radius": _strength(radius, "pixels"), "amount": _strength(amount)}, options)
-
-
-def _not_denoised() -> Stage:
-    return Stage("denoise", steps.unchanged)
-
-
-def _gaussian_denoising(sigma: Setting = 0.5) -> Stage:
-    return _smoothing(denoise.gaussian_denoising, sigma)
-
-
-def _chroma_denoising(sigma: Setting = 1.5) -> Stage:
-    return _smoothing(denoise.chroma_denoising, sigma)
 
 
 def _smoothing(function: Callable, sigma: Setting) -> Stage:
@@ -405,24 +372,18 @@ def _fft_denoising(keep_fraction: Setting = 0.3, softness: Setting = None) -> St
     return Stage("denoise", denoise.fft_denoising, parameters, {"softness": softness})
 
 
-def _tv_chambolle(weight: Setting = 0.01, eps: Setting = 2e-4, max_iterations: Setting = 200) -> Stage:
-    return _total_variation(denoise.tv_chambolle, weight, eps, max_iterations)
+def _total_variation(function: Callable, weight: Setting, eps: Setting, max_iterations: Setting) -> Stage:
+    start, tolerance = _start("weight", weight), _number("eps", eps)
+    most = _count("max_iterations", max_iterations)
+    checks.check_total_variation(start, tolerance, most)
+    return Stage("denoise", function, {"weight": _strength(start)}, {"eps": tolerance, "max_iterations": most})
 
 
 def _tv_bregman(
     weight: Setting = 100.0, eps: Setting = 1e-3, max_iterations: Setting = 100, isotropic: Setting = True
 ) -> Stage:
-    return _total_variation(denoise.tv_bregman, weight, eps, max_iterations, isotropic=_flag("isotropic", isotropic))
-
-
-def _total_variation(
-    function: Callable, weight: Setting, eps: Setting, max_iterations: Setting, **options: Hashable
-) -> Stage:
-    start, tolerance = _start("weight", weight), _number("eps", eps)
-    most = _count("max_iterations", max_iterations)
-    checks.check_total_variation(start, tolerance, most)
-    options = {"eps": tolerance, "max_iterations": most, **options}
-    return Stage("denoise", function, {"weight": _strength(start)}, options)
+    stage = _total_variation(denoise.tv_bregman, weight, eps, max_iterations)
+    return dataclasses.replace(stage, options={**stage.options, "isotropic": _flag("isotropic", isotropic)})
 
 
 def _bilateral(sigma_spatial: Setting = 0.6, sigma_color: Setting = None, bins: Setting = 10000) -> Stage:
@@ -475,28 +436,30 @@ def _converted(name: str, value: Setting, convert: Callable[[Any], Converted], e
 
 ALGORITHMS: dict[str, dict[str, Callable[..., Stage]]] = {
     "demosaic": {
-        "none": _without_interpolation,
-        "bilinear": _bilinear,
-        "malvar2004": _malvar2004,
+        "none": functools.partial(_of_any_array, cfa.spread),
+        "bilinear": functools.partial(_of_bayer, demosaic.bilinear),
+        "malvar2004": functools.partial(_of_bayer, demosaic.malvar2004),
         "menon2007": _menon2007,
         "normalized": _normalized,
-        "binned": _binned,
+        "binned": functools.partial(_of_any_array, demosaic.binned),
     },
     "sharpen": {
-        "none": _not_sharpened,
+        "none": lambda: Stage("sharpen", steps.unchanged),
         "sharpening_filter": _sharpening_filter,
-        "unsharp_masking": _unsharp_masking,
-        "unsharp_masking_vertical": _unsharp_masking_vertical,
+        "unsharp_masking": functools.partial(_unsharp, sharpen.unsharp_masking),
+        "unsharp_masking_vertical": functools.partial(_unsharp, sharpen.unsharp_masking_vertical),
     },
     "denoise": {
-        "none": _not_denoised,
-        "gaussian_denoising": _gaussian_denoising,
+        "none": lambda: Stage("denoise", steps.unchanged),
+        "gaussian_denoising": functools.partial(_smoothing, denoise.gaussian_denoising, sigma=0.5),
         "median_denoising": _median_denoising,
         "fft_denoising": _fft_denoising,
-        "tv_chambolle": _tv_chambolle,
+        "tv_chambolle": functools.partial(
+            _total_variation, denoise.tv_chambolle, weight=0.01, eps=2e-4, max_iterations=200
+        ),
         "tv_bregman": _tv_bregman,
         "bilateral": _bilateral,
-        "chroma_denoising": _chroma_denoising,
+        "chroma_denoising": functools.partial(_smoothing, denoise.chroma_denoising, sigma=1.5),
         "nlm_denoising": _nlm_denoising,
     },
 }
