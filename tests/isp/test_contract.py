@@ -132,17 +132,57 @@ def test_every_function_has_an_example():
     assert {name.split(" ")[0] for name in EXAMPLES} == FUNCTIONS.keys()
 
 
+@functools.cache
+def results_and_gradients(name):
+    """Compiles a function's batched results, in float64, and the gradients of their weighted sum."""
+    function, _, _ = example(name)
+
+    def loss(images, traced):
+        results = jax.vmap(function, (0, None))(images, traced)
+        leaves = jax.tree.leaves(results)
+        assert {leaf.dtype for leaf in leaves} == {np.dtype("float64")}
+        rng = np.random.default_rng(3)
+        return sum((rng.normal(size=leaf.shape) * leaf).sum() for leaf in leaves), leaves
+
+    return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))
+
+
+def in_float64(name):
+    _, traced, inputs = example(name)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (inputs, traced))
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - STRAIGHT_THROUGH))  # Each input needs its part of the noise.
+def test_vmap_and_batch_axes_equal_one_by_one(name):
+    with jax.enable_x64(True):
+        images, traced = in_float64(name)
+        (_, together), _ = results_and_gradients(name)(images, traced)
+        for place in np.ndindex(2, 2):
+            alone = np.broadcast_to(images[place], images.shape)
+            (_, results), _ = results_and_gradients(name)(alone, traced)
+            for found, expected in zip(together, results, strict=True):
+                np.testing.assert_allclose(found[place], expected[0, 0], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_vmap_and_batch_axes_equal_one_by_one_in_float32(name):
-    function, traced, inputs = example(name)
-    single = jax.jit(function)
-    one_by_one = [single(each, traced) for each in inputs.reshape(4, *inputs.shape[2:])]
-    mapped = jax.jit(jax.vmap(function, (0, None)))(inputs, traced)
-    for found, *expected in zip(*map(jax.tree.leaves, (mapped, *one_by_one)), strict=True):
-        assert found.dtype == expected[0].dtype == jnp.float32
+def test_gradients_agree_with_finite_differences_and_are_finite_everywhere(name):
+    with jax.enable_x64(True):
+        images, traced = start = in_float64(name)
+        constant = np.array([[0.0, 0.4], [1.0, -0.5]]).reshape(2, 2, *[1] * (images.ndim - 2))
+        with_an_edge = np.where(images < images.mean(), 0.2, 0.9)
+        for contents in (np.broadcast_to(constant, images.shape), with_an_edge):
+            _, gradients = results_and_gradients(name)(contents, traced)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
         if name in STRAIGHT_THROUGH:
-            continue  # Each input would need its part of the noise.
-        np.testing.assert_allclose(found.reshape(4, *expected[0].shape), expected, rtol=2e-5, atol=2e-6)
+            return
+        leaves, tree = jax.tree.flatten(start)
+        gradients = jax.tree.leaves(results_and_gradients(name)(*start)[1])
+        rng = np.random.default_rng(4)
+        for part, leaf in enumerate(leaves):
+            step = 1e-6 * rng.normal(size=leaf.shape)
+            ends = ([*leaves[:part], end, *leaves[part + 1 :]] for end in (leaf + step, leaf - step))
+            ((above, _), _), ((below, _), _) = (results_and_gradients(name)(*tree.unflatten(end)) for end in ends)
+            np.testing.assert_allclose((gradients[part] * step).sum(), (above - below) / 2, rtol=1e-5, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -151,41 +191,6 @@ def test_an_empty_batch_stays_empty_and_float16_stays_float16(name):
     empty, traced = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float16), (inputs[:0], traced))
     for result in jax.tree.leaves(jax.eval_shape(function, empty, traced)):
         assert (result.shape[:2], result.dtype) == ((0, 2), jnp.float16)
-
-
-# Except for masks and weights, these share their gradients with other functions.
-LIKE_OTHERS = {name for name in EXAMPLES if name.endswith(("5x5", "unrefined", "lone", "X-Trans", "of a mosaic"))}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LIKE_OTHERS)) for name in EXAMPLES]
-)
-def test_gradients_agree_with_finite_differences_and_are_finite_everywhere(name):
-    function, traced, inputs = example(name)
-    rng = np.random.default_rng(3)
-    with jax.enable_x64(True):
-        start = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (inputs[0], traced))
-
-        @jax.jit
-        @functools.partial(jax.value_and_grad, argnums=(0, 1))
-        def loss(image, traced):
-            results = jax.tree.leaves(function(image, traced))
-            assert {result.dtype for result in results} == {np.dtype("float64")}
-            return sum((rng.normal(size=result.shape) * result).sum() for result in results)
-
-        # Constant images, and one with an edge.
-        for content in (0.0, 0.4, 1.0, -0.5, np.where(inputs[0] < inputs[0].mean(), 0.2, 0.9)):
-            gradients = loss(jnp.full_like(start[0], content), start[1])[1]
-            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)), content
-        if name in STRAIGHT_THROUGH:
-            return
-        leaves, tree = jax.tree.flatten(start)
-        gradients = jax.tree.leaves(loss(*start)[1])
-        for part, leaf in enumerate(leaves):
-            step = 1e-6 * rng.normal(size=leaf.shape)
-            ends = ([*leaves[:part], end, *leaves[part + 1 :]] for end in (leaf + step, leaf - step))
-            (above, _), (below, _) = (loss(*jax.tree.unflatten(tree, end)) for end in ends)
-            np.testing.assert_allclose((gradients[part] * step).sum(), (above - below) / 2, rtol=1e-5, atol=1e-12)
 
 
 NOT_IMAGES = [

@@ -1,4 +1,5 @@
 import functools
+import itertools
 import warnings
 
 import jax
@@ -17,6 +18,8 @@ METHODS = {
     "menon2007": demosaic.menon2007,
     "menon2007 unrefined": functools.partial(demosaic.menon2007, refine=False),
 }
+# The quick tests take one pattern of the last method, which is a part of the one before.
+CASES = [*itertools.product(METHODS, cfa.BAYER)]
 RAW = np.random.default_rng(1).random((14, 10), np.float32)
 
 
@@ -44,20 +47,18 @@ def scenes():
     return np.stack([np.round(0.9 * 4096 * plane) / 4096 for plane in planes]).astype(np.float32)
 
 
-@pytest.mark.parametrize("pattern", cfa.BAYER)
-@pytest.mark.parametrize("method", METHODS)
-def test_agrees_with_the_reference_borders_included(method, pattern):
-    raw = scenes()
+@pytest.mark.parametrize("case", variants.quick(13, CASES))
+def test_agrees_with_the_reference_borders_included(case):
+    (method, pattern), raw = case, scenes()
     expected = np.stack([by_reference(method, image, pattern) for image in raw])
     result = METHODS[method](raw, pattern)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("pattern", cfa.BAYER)
-@pytest.mark.parametrize("method", ["malvar2004", "menon2007", "menon2007 unrefined"])
-def test_sites_keep_their_values(method, pattern):
-    raw = scenes()
+@pytest.mark.parametrize("case", variants.quick(9, CASES[4:]))
+def test_sites_keep_their_values(case):
+    (method, pattern), raw = case, scenes()
     np.testing.assert_array_equal(cfa.mosaic(METHODS[method](raw, pattern), pattern), raw)
 
 
@@ -68,7 +69,7 @@ def test_agrees_with_the_reference_at_the_smallest_sizes(method, size):
     np.testing.assert_allclose(METHODS[method](raw, "GRBG"), by_reference(method, raw, "GRBG"), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", variants.quick(3, METHODS))
 def test_float64_agrees_everywhere(method):
     raw = np.random.default_rng(1).random((64, 48))
     with jax.enable_x64(True):
