@@ -2,7 +2,6 @@
 
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +13,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from r2l_jax.drift.results import ByShots
 from r2l_jax.runtime.files import replacing
 
 
@@ -53,11 +53,11 @@ def heat_map(
     return figure
 
 
-def heat_map_of_groups(title: str, groups: Mapping[str, Any], scores: Sequence[Sequence[float]], label: str) -> Figure:
-    """Draws the scores of groups of samples, which have `rows`, `columns` and the number of `samples` of each row."""
-    rows = [f"{row} ({samples})" for row, samples in zip(groups["rows"], groups["samples"], strict=True)]
+def heat_map_of_groups(title: str, groups: ByShots, scores: Sequence[Sequence[float]], label: str) -> Figure:
+    """Draws the scores of groups of samples."""
+    rows = [f"{row} ({samples})" for row, samples in zip(groups.rows, groups.samples, strict=True)]
     title = f"{title.replace('_', ' ')} (number of samples)"
-    return heat_map(np.array(scores), rows, groups["columns"], title=title, label=label)
+    return heat_map(np.array(scores), rows, groups.columns, title=title, label=label)
 
 
 def fill_heat_map(

@@ -1,14 +1,15 @@
-"""The JSON files that the drift controls write, as types for their readers such as reports."""
+"""The JSON files of the drift controls, as types that their writers build and their readers get."""
 
 import json
 import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
+import isp
 from r2l_jax.runtime.errors import InputError
 
 # Tables sort by floats, where greater numbers would not be exact.
@@ -23,12 +24,24 @@ class Statistic(msgspec.Struct):
     mean: float
     std: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Statistic":
+        """Computes the statistic of the folds' numbers."""
+        return cls(float(np.mean(values)), float(np.std(values)))
+
 
 class PartialStatistic(msgspec.Struct):
     """Mean and standard deviation over the folds that have a number; None if no fold has it."""
 
     mean: float | None
     std: float | None
+    folds: list[float | None] = []
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "PartialStatistic":
+        """Computes the statistic of the folds' numbers, of which some may be None."""
+        known = Statistic.of(present) if (present := [value for value in values if value is not None]) else None
+        return cls(known and known.mean, known and known.std, list(values))
 
 
 class Test(NamedTuple):
@@ -51,8 +64,8 @@ class OfFolds(msgspec.Struct, kw_only=True):
         return {*self.training.values()} or {None}
 
 
-class OfFold(msgspec.Struct, kw_only=True):
-    """A result of one fold, with the id of the fold's training and the identity of all that it depends on."""
+class OfFold(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """A result of one fold, with the id of its training and the identity of all that it depends on, once stored."""
 
     training: str | None = None
     identity: dict[str, Any] = {}
@@ -64,11 +77,23 @@ class OfFold(msgspec.Struct, kw_only=True):
 
 
 class EvaluatedRun(OfFolds):
-    """A run of an evaluation.json."""
+    """A run of an evaluation.json.
+
+    Attributes:
+        folder: the run's folder.
+        processing_mode: the run's processing mode; None for a pipeline by name.
+        pipeline: the title of the run's pipeline, if it has one.
+        own: the cases that equal the images on which the run was trained.
+        headline: the score on the own images, the mean drops, and their ratio.
+        tests: means and standard deviations over the folds, by case; one has the name of the score.
+        folds: the numbers of each case, by fold.
+    """
 
     folder: str
-    headline: dict[str, float | None]
+    processing_mode: str | None
+    pipeline: str | None
     own: list[str]
+    headline: dict[str, float | None]
     tests: dict[str, dict[str, Any]]
     folds: dict[str, Any]
 
@@ -82,17 +107,31 @@ class ByShots(msgspec.Struct):
 
 
 class Groups(ByShots):
-    """The scores of groups in an evaluation: means over the folds."""
+    """The scores of groups in an evaluation: means and standard deviations over the folds."""
 
     mean: list[list[float]]
+    std: list[list[float]]
 
 
 class Evaluation(msgspec.Struct):
-    """An evaluation.json, which evaluate.py writes."""
+    """An evaluation.json, which evaluate.py writes.
+
+    Attributes:
+        score: the name of the score.
+        headline: the mean of the runs' headlines.
+        runs: the runs by name.
+        matrices: for each group of cases but corruptions, the scores of all runs (rows) in all cases (columns).
+            `corruptions` has the mean over the runs by corruption (rows) and severity (columns), and
+            `corruptions_of_runs` the scores of all runs by corruption, each the mean over the `severities` that it
+            names.
+        by: the scores of groups of samples, by field of their shots.
+    """
 
     score: str
+    headline: dict[str, float | None]
     runs: dict[str, EvaluatedRun]
-    by: dict[str, Groups] = {}
+    matrices: dict[str, dict[str, Any]]
+    by: dict[str, Groups]
 
     @property
     def trainings(self) -> set[str | None]:
@@ -139,19 +178,29 @@ class Changes(msgspec.Struct):
 
 
 class NaturalRange(msgspec.Struct):
-    """The natural range of a parameter or of images; no width stands for the value itself."""
+    """The natural range of a parameter or of images, also in words; no width stands for the value itself."""
 
     width: float | None
+    stated: str
 
 
 class Sensitivity(OfFold):
     """A sensitivity.json, which forensics.py writes."""
 
     unit: str
+    moves: dict[str, str]
+    caution: str
     ranges: dict[str, NaturalRange]
     overall: Changes
     by_class: dict[str, Changes]
-    caution: str = ""
+
+
+class End(NamedTuple):
+    """An end of a tolerated interval: its value, its bootstrap interval, and whether it is the knob's limit."""
+
+    value: float
+    interval: tuple[float, float]
+    at_limit: bool
 
 
 class Knob(msgspec.Struct):
@@ -159,6 +208,8 @@ class Knob(msgspec.Struct):
 
     parameter: str
     quantity: str
+    scale: Literal["linear", "log"]
+    width: float | None
     value: float
     low: float
     low_interval: tuple[float, float]
@@ -166,13 +217,24 @@ class Knob(msgspec.Struct):
     high: float
     high_interval: tuple[float, float]
     high_at_limit: bool
-    scale: Literal["linear", "log"]
-    width: float | None = None
-    points: list[tuple[float, float]] = []
+    points: list[tuple[float, float]]
 
     def __post_init__(self):
         if self.scale == "linear" and not 0 < (self.width or 0) < math.inf:
             raise ValueError(f"a linear knob must have a positive width, got {self.width}")
+
+    @property
+    def ends(self) -> dict[str, End]:
+        """Both ends by name."""
+        return {
+            "low": End(self.low, self.low_interval, self.low_at_limit),
+            "high": End(self.high, self.high_interval, self.high_at_limit),
+        }
+
+    def away(self, value: float) -> float:
+        """Computes the distance of a value from the default in natural ranges."""
+        facts = isp.Parameter(None, scale=self.scale, width=self.width if self.scale == "linear" else None)
+        return float(np.asarray(facts.offset(self.value, value)))
 
 
 class KnobMap(msgspec.Struct):
@@ -185,14 +247,27 @@ class KnobMap(msgspec.Struct):
 
 
 class Tolerances(OfFold):
-    """A tolerances.json, which forensics.py writes."""
+    """A tolerances.json, which forensics.py writes.
+
+    Attributes:
+        score: the name of the score.
+        default: the score of the default rendering.
+        tolerance: how far the score may fall below it.
+        samples: the number of samples.
+        pattern: the color filter array that the processing expects, if any.
+        knobs: the interval of each knob.
+        without_knobs: the number of values of each parameter that no knob moves.
+        map: the map of two knobs, if it was asked for.
+    """
 
     score: str
     default: float
     tolerance: float
     samples: Count
+    pattern: str | None
     knobs: dict[str, Knob]
-    map: KnobMap | None = None
+    without_knobs: dict[str, Count]
+    map: KnobMap | None
 
 
 class WorstCase(msgspec.Struct):
@@ -206,13 +281,19 @@ class WorstCase(msgspec.Struct):
     ssim: float
     spread: float
     parameters: dict[str, np.ndarray]
-    task_loss: list[float] = []
-    deviation: list[float] = []
+    task_loss: list[float]
+    deviation: list[float]
 
     @property
     def order(self) -> tuple[float, float]:
         """Sorts worst cases as forensics.py does: by the lowest score, then by the greatest loss."""
         return self.score, -self.loss
+
+
+def worst(rows: Sequence[WorstCase]) -> dict[str, WorstCase]:
+    """Returns the worst case of each group of parameters."""
+    groups = dict.fromkeys(row.group for row in rows)
+    return {group: min((row for row in rows if row.group == group), key=lambda row: row.order) for group in groups}
 
 
 class Default(msgspec.Struct):
@@ -293,8 +374,8 @@ class Curve(msgspec.Struct):
     epochs: list[Count]
     seconds: list[float]
     scores: list[float]
-    epochs_to_target: Count | None = None
-    seconds_to_target: float | None = None
+    epochs_to_target: Count | None
+    seconds_to_target: float | None
 
     def __post_init__(self):
         if not len(self.epochs) == len(self.seconds) == len(self.scores) > 0:
@@ -322,6 +403,11 @@ class Learning(OfFolds):
     target: float
     runs: dict[str, LearntRun]
     parameters: dict[str, LearntParameter]
+
+
+def plain(result: Any) -> Any:
+    """Returns a result, or a part of one, as its JSON file holds it."""
+    return json.loads(json.dumps(msgspec.to_builtins(result, enc_hook=lambda array: array.tolist())))
 
 
 def read_result(file: pathlib.Path, kind: type[Result]) -> Result | None:

@@ -3,15 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
-import isp
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart, range_bar
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import Analyses, RunRecord
-from r2l_jax.drift.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases
+from r2l_jax.drift.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases, worst
 
 # The axis of tolerances, in natural ranges, is about linear up to here, and logarithmic beyond.
 _LINEAR = 0.02
@@ -97,9 +94,8 @@ def _tolerances(content: Tolerances) -> list[Block]:
 
 
 def _away(knob: Knob, value: float) -> float:
-    """Computes the distance of a value from the default in natural ranges."""
-    facts = isp.Parameter(None, scale=knob.scale, width=None if knob.scale == "log" else knob.width)
-    away = float(np.asarray(facts.offset(knob.value, value)))
+    """Returns the distance of a value from the default in natural ranges, or 0 if it is not finite."""
+    away = knob.away(value)
     return away if math.isfinite(away) else 0.0
 
 
@@ -114,10 +110,7 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
     whiskers = [sorted(_away(knob, value) for value in ends) for ends in (knob.low_interval, knob.high_interval)]
     bar = range_bar(left, right, whiskers, reach, _LINEAR, f"{left:.3g} to {right:.3g} natural ranges")
     ends = []
-    for value, is_limit, interval in (
-        (knob.low, knob.low_at_limit, knob.low_interval),
-        (knob.high, knob.high_at_limit, knob.high_interval),
-    ):
+    for value, interval, is_limit in knob.ends.values():
         cell = tables.value(value)
         text = f"limit {cell.text}" if is_limit else cell.text
         ends.append(cell._replace(text=text, remark=" to ".join(tables.value(each).text for each in interval)))
@@ -208,10 +201,7 @@ def _worst_pictures(analyses: Analyses, content: WorstCases, detail: Detail) -> 
 
 def _worst_values(rows: Sequence[WorstCase]) -> Table | None:
     """Makes the table of the single values of small parameters in the worst case of each group."""
-    lowest: dict[str, WorstCase] = {}
-    for row in rows:
-        lowest[row.group] = min(lowest.get(row.group, row), row, key=lambda each: each.order)
-    values = {group: tables.elements(row.parameters) for group, row in lowest.items()}
+    values = {group: tables.elements(row.parameters) for group, row in worst(rows).items()}
     names = dict.fromkeys(name for each in values.values() for name in each)
     cells = [[Cell(name), *(tables.number(each.get(name)) for each in values.values())] for name in names]
     return Table("Values in the worst case of each group", ["value", *values], cells) if cells else None

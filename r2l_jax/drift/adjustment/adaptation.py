@@ -14,6 +14,7 @@ from r2l_jax.drift.adjustment.config import STOPS, AdaptationConfig, AdaptationS
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
 from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.cases import Case
+from r2l_jax.drift.results import Adapted, AdaptedOverFolds, PartialStatistic, Start, plain
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
@@ -66,30 +67,28 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
         results = {
             fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
         }
+        score = folds[0].task.score
+        drifts = {
+            drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in config.drifts
+        }
+        # This is a `results.Adaptation` whose folds have the table and the identity of their own files as well.
         content = {
-            "score": folds[0].task.score,
-            "drifts": {
-                drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in config.drifts
-            },
+            "score": score,
+            "drifts": plain(drifts),
             "folds": results,
             "flags": flat(config),
             **environment(),
         }
         on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
     if is_first():
-        print(f"{_drifts_table(content)}\n\n{closing(config.output_dir, [config.run], config.output is None)}")
+        print(f"{_drifts_table(drifts, score)}\n\n{closing(config.output_dir, [config.run], config.output is None)}")
     return content
 
 
-def _over_folds(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _over_folds(results: Sequence[dict[str, Any]]) -> AdaptedOverFolds:
     """Computes the mean and the standard deviation of each number over the folds that have it."""
-    summary = {}
-    for name in ("undrifted", "before", "after", "won_back"):
-        values = [result[name] for result in results]
-        known = [value for value in values if value is not None]
-        mean, std = (float(np.mean(known)), float(np.std(known))) if known else (None, None)
-        summary[name] = {"mean": mean, "std": std, "folds": values}
-    return summary
+    names = AdaptedOverFolds.__struct_fields__
+    return AdaptedOverFolds(*(PartialStatistic.of([result[name] for result in results]) for name in names))
 
 
 def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
@@ -134,7 +133,7 @@ def adapt(
 ) -> Analysis:
     """Searches from each start, chooses the best end on the labeled images, and measures it on others.
 
-    The content is `results.Adapted`. Unfinished searches are kept in the file.
+    The content is a `results.Adapted`. Unfinished searches are kept in the file.
 
     Raises:
         InputError: a search has diverged.
@@ -159,41 +158,42 @@ def adapt(
     before, after = on_measured[0], on_measured[chosen]
     (undrifted,) = Measurer(own).measure_samples([own.default], fold.dataset, fold.valid_indices, settings.batch_size)
     lost = undrifted.score - before.score
-    content = {
-        "undrifted": undrifted.score,
-        "before": before.score,
-        "after": after.score,
-        "won_back": (after.score - before.score) / lost if lost >= LEAST_DROP else None,
-        "start": starts[chosen],
-        "starts": [
-            {"stops": stops, "labelled_loss": labeled.loss, "labelled_score": labeled.score, "score": measured.score}
+    adapted = Adapted(
+        undrifted=undrifted.score,
+        before=before.score,
+        after=after.score,
+        won_back=(after.score - before.score) / lost if lost >= LEAST_DROP else None,
+        start=starts[chosen],
+        starts=[
+            Start(stops, labeled.loss, labeled.score, measured.score)
             for stops, labeled, measured in zip(starts, on_labeled, on_measured, strict=True)
         ],
-        "default": {name: value.tolist() for name, value in frozen.default.items()},
-        "parameters": {name: np.asarray(value).tolist() for name, value in ends[chosen].items()},
-    }
+        default=frozen.default,
+        parameters={name: np.asarray(value) for name, value in ends[chosen].items()},
+    )
     pictures = _pictures(settings.track_n_images, fold, own, under, frozen, ends[chosen])
-    tables = [_starts_table(content, fold.task.score), _parameters_table(frozen, group, ends[chosen])]
-    return Analysis(content, "\n\n".join(tables), {"curves": _curves(found, stops), "pictures": pictures})
+    tables = [_starts_table(adapted, fold.task.score), _parameters_table(frozen, group, adapted.parameters)]
+    return Analysis(plain(adapted), "\n\n".join(tables), {"curves": _curves(found, stops), "pictures": pictures})
 
 
-def _drifts_table(content: Mapping[str, Any]) -> str:
+def _drifts_table(drifts: Mapping[str, AdaptedOverFolds], score: str) -> str:
     """Formats the score that each drift costs and that adaptation wins back, as means over the folds."""
-    rows = [["drift", f"{content['score']} undrifted", "before", "after", "won back"]]
-    for name, drift in content["drifts"].items():
-        cells = [f"{drift[key]['mean']:.4f}" for key in ("undrifted", "before", "after")]
-        won = drift["won_back"]["mean"]
+    rows = [["drift", f"{score} undrifted", "before", "after", "won back"]]
+    for name, drift in drifts.items():
+        cells = [f"{each.mean:.4f}" for each in (drift.undrifted, drift.before, drift.after)]
+        won = drift.won_back.mean
         rows.append([name, *cells, "-" if won is None else f"{won:.0%}"])
     return table(rows)
 
 
-def _starts_table(content: Mapping[str, Any], score: str) -> str:
+def _starts_table(adapted: Adapted, score: str) -> str:
     """Formats where the search from each start ended, with a mark at the chosen start."""
     rows = [["start", "labeled loss", f"labeled {score}", score]]
-    for start in content["starts"]:
-        name = "no adaptation" if start["stops"] is None else f"{start['stops']:+d} stops"
-        mark = " *" if start["stops"] == content["start"] else ""
-        rows.append([name + mark, *(f"{start[key]:.4f}" for key in ("labelled_loss", "labelled_score", "score"))])
+    for start in adapted.starts:
+        name = "no adaptation" if start.stops is None else f"{start.stops:+d} stops"
+        mark = " *" if start.stops == adapted.start else ""
+        numbers = (start.labelled_loss, start.labelled_score, start.score)
+        rows.append([name + mark, *(f"{number:.4f}" for number in numbers)])
     return table(rows)
 
 
@@ -201,7 +201,7 @@ def _parameters_table(frozen: Frozen, group: Sequence[str], adapted: Mapping[str
     """Formats how far each parameter of the group has moved, and the values of small parameters."""
     rows = [["parameter", "default", "adapted", "farthest in natural ranges"]]
     for name in group:
-        values = (frozen.default[name], np.asarray(adapted[name]))
+        values = (frozen.default[name], adapted[name])
         cells = [
             " ".join(map(format_value, each.ravel().tolist())) if each.size <= _SHOWN else f"{each.size} values"
             for each in values

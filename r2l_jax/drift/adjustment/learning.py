@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import figures
+from r2l_jax.drift import figures, results
 from r2l_jax.drift.adjustment.config import LearningConfig
 from r2l_jax.drift.cases import camera_of
+from r2l_jax.drift.results import Curve, Learning, LearntParameter, LearntRun
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
@@ -84,11 +85,12 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     on_first_process(lambda: None)
     (others,) = open_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines, config.checkpoint)
     runs = {own: folds, other: others.folds}
-    content = compare({name: runs[name] for name in (LEARNED, FROZEN)}, config.target_score)
-    content["training"] = {str(fold.number): fold.training for fold in folds}
-    on_first_process(lambda: _write(config, content))
+    compared = compare({name: runs[name] for name in (LEARNED, FROZEN)}, config.target_score)
+    compared.training = {str(fold.number): fold.training for fold in folds}
+    content = results.plain(compared)
+    on_first_process(lambda: _write(config, compared, content))
     if is_first():
-        print(f"\n{_table(content)}\n")
+        print(f"\n{_table(compared)}\n")
         print(closing(config.output_dir, [config.run], config.output is None))
     return content
 
@@ -118,11 +120,11 @@ def _check(config: LearningConfig, folds: Sequence[TrainedFold]) -> None:
             )
 
 
-def _write(config: LearningConfig, content: Mapping[str, Any]) -> None:
+def _write(config: LearningConfig, compared: Learning, content: Mapping[str, Any]) -> None:
     """Writes the comparison and its figure."""
     everything = {**content, "flags": flat(config), **environment()}
     write_json(config.output_dir / "learning.json", everything)
-    figures.write(config.output_dir / "learning", {"learning_curves": _figure(content)})
+    figures.write(config.output_dir / "learning", {"learning_curves": _figure(compared)})
 
 
 def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
@@ -140,21 +142,17 @@ def _stale(counterpart: TrainConfig, dataset: RawDataset) -> list[str]:
     return list(dict.fromkeys(reasons))
 
 
-def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> dict[str, Any]:
+def compare(runs: Mapping[str, Sequence[TrainedFold]], target: float) -> Learning:
     """Compares the learning curves of two runs and the time to a score, and collects the learned parameters."""
     score = runs[LEARNED][0].task.score
-    return {
-        "score": score,
-        "target": target,
-        "runs": {
-            name: {"folds": [curve(fold.metrics["history"], f"val_{score}", target) for fold in folds]}
-            for name, folds in runs.items()
-        },
-        "parameters": _parameters(runs[LEARNED]),
+    curves = {
+        name: LearntRun([curve(fold.metrics["history"], f"val_{score}", target) for fold in folds])
+        for name, folds in runs.items()
     }
+    return Learning(score, target, curves, _parameters(runs[LEARNED]))
 
 
-def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, Any]:
+def curve(history: Sequence[Mapping], score: str, target: float) -> Curve:
     """Computes the scores of one fold over epochs and seconds of training, and when they first reach the target."""
     seconds = np.cumsum([row["seconds"] for row in history])
     rows = [
@@ -162,16 +160,11 @@ def curve(history: Sequence[Mapping], score: str, target: float) -> dict[str, An
     ]
     epochs, seconds, scores = map(list, zip(*rows, strict=True))
     reached = next((place for place, value in enumerate(scores) if value >= target), None)
-    return {
-        "epochs": epochs,
-        "seconds": seconds,
-        "scores": scores,
-        "epochs_to_target": None if reached is None else epochs[reached],
-        "seconds_to_target": None if reached is None else seconds[reached],
-    }
+    until = (None, None) if reached is None else (epochs[reached], seconds[reached])
+    return Curve(epochs, seconds, scores, *until)
 
 
-def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
+def _parameters(folds: Sequence[TrainedFold]) -> dict[str, LearntParameter]:
     """Collects each parameter's values at the camera's calibration, and as each fold has learned them."""
     named = folds[0].config.processing.named_pipeline
     if named is None:
@@ -179,35 +172,35 @@ def _parameters(folds: Sequence[TrainedFold]) -> dict[str, dict[str, Any]]:
     camera = named(camera_of(folds[0].dataset))
     learned = [pipeline_of(fold.model).parameters() for fold in folds]
     return {
-        name: {
-            "names": camera.facts[name].element_names(name, value.shape),
-            "camera": np.asarray(value).tolist(),
-            "folds": [np.asarray(of_fold[name]).tolist() for of_fold in learned],
-        }
+        name: LearntParameter(
+            names=camera.facts[name].element_names(name, value.shape),
+            camera=np.asarray(value),
+            folds=[np.asarray(of_fold[name]) for of_fold in learned],
+        )
         for name, value in camera.parameters().items()
     }
 
 
-def _table(content: Mapping[str, Any]) -> str:
+def _table(compared: Learning) -> str:
     """Formats the scores of each run and the time to the target, and the small parameters that were learned."""
-    target = f"{content['target']:g}"
-    rows = [["", f"val {content['score']}", "deviation", "best", f"epochs to {target}", f"seconds to {target}"]]
-    for name, of_run in content["runs"].items():
-        folds = of_run["folds"]
-        last = [fold["scores"][-1] for fold in folds]
-        best = np.mean([max(fold["scores"]) for fold in folds])
+    target = f"{compared.target:g}"
+    rows = [["", f"val {compared.score}", "deviation", "best", f"epochs to {target}", f"seconds to {target}"]]
+    for name, of_run in compared.runs.items():
+        last = [fold.scores[-1] for fold in of_run.folds]
+        best = np.mean([max(fold.scores) for fold in of_run.folds])
         numbers = (f"{number:.4f}" for number in (np.mean(last), np.std(last), best))
-        reached = (_mean_reached([fold[f"{unit}_to_target"] for fold in folds]) for unit in ("epochs", "seconds"))
-        rows.append([name, *numbers, *reached])
+        epochs = _mean_reached([fold.epochs_to_target for fold in of_run.folds])
+        seconds = _mean_reached([fold.seconds_to_target for fold in of_run.folds])
+        rows.append([name, *numbers, epochs, seconds])
     text = table(rows)
     rows = [["parameter", "camera", "learned", "deviation"]]
-    for values in content["parameters"].values():
-        camera, folds = np.array(values["camera"]), np.array(values["folds"])
-        if camera.size <= MOST_ELEMENTS:
-            columns = (camera.ravel(), folds.mean(0).ravel(), folds.std(0).ravel())
+    for values in compared.parameters.values():
+        if values.camera.size <= MOST_ELEMENTS:
+            folds = np.array(values.folds, float)
+            columns = (values.camera.ravel(), folds.mean(0).ravel(), folds.std(0).ravel())
             rows += [
                 [title, *(f"{number:.4f}" for number in row)]
-                for title, *row in zip(values["names"], *columns, strict=True)
+                for title, *row in zip(values.names, *columns, strict=True)
             ]
     return f"{text}\n\n{table(rows)}"
 
@@ -220,19 +213,19 @@ def _mean_reached(values: Sequence[int | float | None]) -> str:
     return f"{np.mean(reached):.1f}" + (f" ({len(reached)} of {len(values)})" if len(reached) < len(values) else "")
 
 
-def _figure(content: Mapping[str, Any]) -> Figure:
+def _figure(compared: Learning) -> Figure:
     """Draws the validation score over epochs and over seconds: the mean of the folds, and their standard deviation."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, unit in zip(figure.subplots(1, 2, sharey=True), ("epochs", "seconds"), strict=True):
-        for number, (name, of_run) in enumerate(content["runs"].items()):
-            folds = of_run["folds"]
-            scores = np.array([fold["scores"] for fold in folds])
-            places, mean, std = np.mean([fold[unit] for fold in folds], 0), scores.mean(0), scores.std(0)
+        for number, (name, of_run) in enumerate(compared.runs.items()):
+            scores = np.array([fold.scores for fold in of_run.folds])
+            places = np.mean([getattr(fold, unit) for fold in of_run.folds], 0)
+            mean, std = scores.mean(0), scores.std(0)
             axes.plot(places, mean, color=f"C{number}", marker=".", label=f"{name} processing")
             axes.fill_between(places, mean - std, mean + std, color=f"C{number}", alpha=0.2, linewidth=0)
-        axes.axhline(content["target"], color="gray", linestyle=":", linewidth=1)
+        axes.axhline(compared.target, color="gray", linestyle=":", linewidth=1)
         axes.set_xlabel({"epochs": "epoch", "seconds": "seconds of training"}[unit])
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel(f"validation {content['score']}")
+    figure.axes[0].set_ylabel(f"validation {compared.score}")
     figure.axes[0].legend()
     return figure

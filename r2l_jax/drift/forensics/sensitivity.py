@@ -8,27 +8,27 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 import isp
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift import results
 from r2l_jax.drift.analysis import Analysis, FoldAnalysis
 from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.frozen import Frozen
+from r2l_jax.drift.search.measure import ticking
 from r2l_jax.drift.search.ranges import Facts, moved
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
-from r2l_jax.runtime.hosts import gathered, no_bar
-from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.runtime.hosts import gathered
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.run import TrainedFold
 
@@ -38,7 +38,7 @@ PyTree = Any
 PER_CENT = 0.01
 
 # The natural range of images: the range of the display, or of a mosaic up to the white level.
-_IMAGES = {"width": 1.0, "stated": "1, the white level of a mosaic or all of the display's range: moves by 0.01"}
+_IMAGES = results.NaturalRange(1.0, "1, the white level of a mosaic or all of the display's range: moves by 0.01")
 
 UNIT = "change of the task loss, to first order, when values move by 1% of their natural range"
 MOVES = {
@@ -98,27 +98,22 @@ class SensitivityAnalysis(FoldAnalysis):
     ) -> Analysis:
         """Measures the sensitivity of a fold's model on its validation samples; nothing is kept if it is stopped.
 
-        The content is `results.Sensitivity`, with a legend of `moves`. Its table has a row for each sample.
+        The content is a `results.Sensitivity`. Its table has a row for each sample.
         """
-
-        def tick() -> None:
-            if stop():
-                raise Interrupted("stopped; the same command begins with this analysis")
-
         frozen, dataset, indices = Frozen(fold.model, fold.task), fold.dataset, fold.valid_indices
-        sensitivity = measure(frozen, dataset, indices, self.batch_size, tick)
+        sensitivity = measure(frozen, dataset, indices, self.batch_size, stop)
         groups, facts = fold.task.groups(dataset.labels[indices]), frozen.facts
-        content = {
-            "unit": UNIT,
-            "moves": MOVES,
-            "caution": CAUTION,
-            "ranges": {name: _stated(facts[name]) for name in sensitivity.parameters} | {"images": _IMAGES},
-            "overall": _means(facts, sensitivity, np.ones(len(indices), bool)),
-            "by_class": {name: _means(facts, sensitivity, taken) for name, taken in groups.items() if taken.any()},
-        }
+        content = results.Sensitivity(
+            unit=UNIT,
+            moves=MOVES,
+            caution=CAUTION,
+            ranges={name: _stated(facts[name]) for name in sensitivity.parameters} | {"images": _IMAGES},
+            overall=_means(facts, sensitivity, np.ones(len(indices), bool)),
+            by_class={name: _means(facts, sensitivity, taken) for name, taken in groups.items() if taken.any()},
+        )
         names = [dataset.names[index] for index in indices]
         tables = {"sensitivity": _rows(facts, sensitivity, names, groups)}
-        return Analysis(content, _table(content), _figures(content), tables)
+        return Analysis(results.plain(content), _table(content), _figures(content), tables)
 
 
 def measure(
@@ -126,11 +121,12 @@ def measure(
     dataset: RawDataset,
     indices: np.ndarray,
     batch_size: int,
-    tick: Callable[[], None] = lambda: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Sensitivity:
     """Measures the sensitivity of each of some samples, with a progress bar on stderr; returns NumPy arrays.
 
-    `tick` is called after each batch; an exception from it ends the measuring.
+    Raises:
+        Interrupted: `stop`, asked after each batch, returned True.
     """
     devices = jax.device_count()
     batch_size = -(-min(batch_size, len(indices)) // devices) * devices
@@ -138,13 +134,12 @@ def measure(
     function = compiled(frozen)
     ahead, measured, taken = OneAhead(), [], []
     total = -(-len(indices) // batch_size)
-    with tqdm(total=total, desc="sensitivity", unit="batch", disable=no_bar()) as bar:
+    with ticking("sensitivity", total, stop, lambda: "stopped; the same command begins with this analysis") as tick:
         for batch in loader.eval_batches(dataset, indices, batch_size, whole=True):
             taken.append(batch["weight"] > 0)
             on_devices = to_devices(batch, shardings().split, whole=True)
             measured.append(ahead.begun(function(default, rest, on_devices)))
-            bar.update()
-            tick()
+            tick(1)
     taken = np.concatenate(taken)
     every = jax.tree.map(lambda *parts: np.concatenate(parts)[taken], *gathered(measured))
     # JAX sorts the dicts of a tree by name; these are in the order of the stages.
@@ -194,33 +189,33 @@ def _change(each: jax.Array) -> Change:
     return Change(jnp.abs(each).sum(), each.sum())
 
 
-def _stated(facts: isp.Parameter) -> dict[str, Any]:
-    """Describes the natural range of a parameter: its width, None if the range is the value itself, and in words."""
+def _stated(facts: isp.Parameter) -> results.NaturalRange:
+    """Describes the natural range of a parameter."""
     if facts.scale == "log":
-        return {"width": None, "stated": f"the value itself: moves by a factor of {math.exp(PER_CENT):.4g}"}
+        return results.NaturalRange(None, f"the value itself: moves by a factor of {math.exp(PER_CENT):.4g}")
     width = facts.width or 0.0
-    return {"width": facts.width, "stated": f"{width:g}: moves by {PER_CENT * width:g}"}
+    return results.NaturalRange(facts.width, f"{width:g}: moves by {PER_CENT * width:g}")
 
 
-def _means(facts: Facts, sensitivity: Sensitivity, taken: np.ndarray) -> dict[str, Any]:
+def _means(facts: Facts, sensitivity: Sensitivity, taken: np.ndarray) -> results.Changes:
     """Computes means over some of the samples."""
 
-    def signed(values: jax.Array | np.ndarray) -> dict[str, float]:
-        return {"mean": float(values[taken].mean()), "mean_absolute": float(np.abs(np.asarray(values[taken])).mean())}
+    def signed(values: jax.Array | np.ndarray) -> results.Mean:
+        return results.Mean(float(values[taken].mean()), float(np.abs(np.asarray(values[taken])).mean()))
 
-    def changes(named: Mapping[str, Change]) -> dict[str, Any]:
+    def changes(named: Mapping[str, Change]) -> dict[str, results.Change]:
         return {
-            name: {"worst": float(change.worst[taken].mean()), "together": signed(change.together)}
+            name: results.Change(float(change.worst[taken].mean()), signed(change.together))
             for name, change in named.items()
         }
 
-    return {
-        "samples": int(taken.sum()),
-        "loss": float(sensitivity.loss[taken].mean()),
-        "parameters": changes(sensitivity.parameters),
-        "elements": {name: signed(values) for name, values in _each_element(facts, sensitivity).items()},
-        "stages": changes(sensitivity.stages),
-    }
+    return results.Changes(
+        int(taken.sum()),
+        float(sensitivity.loss[taken].mean()),
+        changes(sensitivity.parameters),
+        {name: signed(values) for name, values in _each_element(facts, sensitivity).items()},
+        changes(sensitivity.stages),
+    )
 
 
 def _each_element(facts: Facts, sensitivity: Sensitivity) -> dict[str, np.ndarray]:
@@ -253,21 +248,21 @@ def _rows(
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _table(content: Mapping[str, Any]) -> str:
+def _table(content: results.Sensitivity) -> str:
     """Formats the means over all samples, and the worst change of each class."""
-    overall, ranges, classes = content["overall"], content["ranges"], content["by_class"]
+    overall, classes = content.overall, content.by_class
     rows = [["", "natural range", *MOVES, *classes]]
     for name, change in _named(overall).items():
-        width = ranges.get(name, _IMAGES)["width"]
-        moves = [_digits(change["worst"]), _digits(change["together"]["mean"], "+")]
-        of_classes = [_digits(_named(means)[name]["worst"]) for means in classes.values()]
+        width = content.ranges.get(name, _IMAGES).width
+        moves = [_digits(change.worst), _digits(change.together.mean, "+")]
+        of_classes = [_digits(_named(means)[name].worst) for means in classes.values()]
         rows.append([name, "its value" if width is None else f"{width:g}", *moves, *of_classes])
     legend = [
         UNIT,
         *(f"{name}: {meaning}" for name, meaning in MOVES.items()),
-        f"means over {overall['samples']} samples, whose mean loss is {overall['loss']:.4f}"
+        f"means over {overall.samples} samples, whose mean loss is {overall.loss:.4f}"
         + ("; columns of classes: worst" if classes else ""),
-        *([CAUTION] if "clipped" in overall["stages"] else []),
+        *([CAUTION] if "clipped" in overall.stages else []),
     ]
     return "\n".join([*legend, table(rows)])
 
@@ -277,20 +272,20 @@ def _digits(value: float, sign: str = "") -> str:
     return f"{value:{sign}#.3g}".removesuffix(".")
 
 
-def _named(means: Mapping[str, Any]) -> dict[str, Any]:
+def _named(means: results.Changes) -> dict[str, results.Change]:
     """Returns the changes with parameters and with the images after stages, named for tables."""
-    return {**means["parameters"], **_after(means["stages"])}
+    return {**means.parameters, **_after(means.stages)}
 
 
-def _figures(content: Mapping[str, Any]) -> dict[str, Figure]:
+def _figures(content: results.Sensitivity) -> dict[str, Figure]:
     """Draws the worst changes of all samples and of each class."""
-    groups = {"all": content["overall"], **content["by_class"]}
+    groups = {"all": content.overall, **content.by_class}
 
-    def figure(kind: str, title: str) -> Figure:
-        of_groups = [_after(means[kind]) if kind == "stages" else means[kind] for means in groups.values()]
+    def figure(kind: Literal["parameters", "stages"], title: str) -> Figure:
+        of_groups = [means.parameters if kind == "parameters" else _after(means.stages) for means in groups.values()]
         names = list(of_groups[0])
         return heat_map(
-            np.array([[changes[name]["worst"] for changes in of_groups] for name in names]),
+            np.array([[changes[name].worst for changes in of_groups] for name in names]),
             names,
             list(groups),
             title=title,

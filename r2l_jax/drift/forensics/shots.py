@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from r2l_jax.drift import shot_groups
+from r2l_jax.drift import results, shot_groups
 from r2l_jax.drift.analysis import Analysis, FoldAnalysis
 from r2l_jax.drift.figures import heat_map_of_groups
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
@@ -51,50 +51,41 @@ class ShotsAnalysis(FoldAnalysis):
     def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
-        """Measures the groups. The content is `results.Shots`, with a column for the worst case of each search."""
+        """Measures the groups. The content is a `results.Shots`, with a column for the worst case of each search."""
         indices, task = fold.valid_indices, fold.task
         model = self.searches.searched(fold) if self.searches else fold.model
-        frozen, lowest = Frozen(model, task), _lowest(done["worst_case"]["rows"] if self.searches else [])
-        worst = [
-            {name: np.asarray(value, np.float32) for name, value in row["parameters"].items()}
-            for row in lowest.values()
+        frozen, worst = Frozen(model, task), {}
+        if self.searches:
+            found = results.converted(done["worst_case"], results.WorstCases, pathlib.Path("worst_case.json"))
+            worst = results.worst(found.rows)
+        processings = [
+            {name: value.astype(np.float32) for name, value in row.parameters.items()} for row in worst.values()
         ]
         measured = Measurer(frozen).measure_samples(
-            [frozen.default, *worst], fold.dataset, indices, self.batch_size, self.name, stop
+            [frozen.default, *processings], fold.dataset, indices, self.batch_size, self.name, stop
         )
         place = {index: number for number, index in enumerate(indices.tolist())}
-        content: dict[str, Any] = {"score": task.score, "fields": {}}
+        fields = {}
         for field, samples in shot_groups.groups(fold.dataset, indices, self.by).items():
             chosen = [[place[index] for index in of_value.tolist()] for of_value in samples.values()]
-            content["fields"][field] = {
-                "rows": list(samples),
-                "samples": [len(places) for places in chosen],
-                "columns": [DEFAULT, *lowest],
-                "scores": [
-                    [float(task.score_of(one.confusion[places].sum(0))) for one in measured] for places in chosen
-                ],
-            }
+            fields[field] = results.ShotGroups(
+                rows=list(samples),
+                samples=[len(places) for places in chosen],
+                columns=[DEFAULT, *worst],
+                scores=[[float(task.score_of(one.confusion[places].sum(0))) for one in measured] for places in chosen],
+            )
         figures = {
-            f"by_{field}": heat_map_of_groups(f"worst cases by {field}", found, found["scores"], task.score)
-            for field, found in content["fields"].items()
+            f"by_{field}": heat_map_of_groups(f"worst cases by {field}", groups, groups.scores, task.score)
+            for field, groups in fields.items()
         }
-        return Analysis(content, _tables(content), figures)
+        return Analysis(results.plain(results.Shots(task.score, fields)), _tables(fields), figures)
 
 
-def _lowest(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Returns the worst case of the lowest score of each group of parameters."""
-    lowest: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
-        if row["group"] not in lowest or row["score"] < lowest[row["group"]]["score"]:
-            lowest[row["group"]] = row
-    return lowest
-
-
-def _tables(content: Mapping[str, Any]) -> str:
+def _tables(fields: Mapping[str, results.ShotGroups]) -> str:
     tables = []
-    for field, found in content["fields"].items():
-        rows = [[field.replace("_", " "), "samples", *found["columns"]]]
-        for value, samples, scores in zip(found["rows"], found["samples"], found["scores"], strict=True):
+    for field, groups in fields.items():
+        rows = [[field.replace("_", " "), "samples", *groups.columns]]
+        for value, samples, scores in zip(groups.rows, groups.samples, groups.scores, strict=True):
             rows.append([value, str(samples), *(f"{score:.4f}" for score in scores)])
         tables.append(table(rows))
     return "\n\n".join(tables)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import isp
+from r2l_jax.drift import results
 from r2l_jax.drift.analysis import Analysis, FoldAnalysis
 from r2l_jax.drift.forensics.config import ToleranceSettings
 from r2l_jax.drift.forensics.tolerance_figures import intervals_figure, map_figure
@@ -120,11 +121,7 @@ class ToleranceAnalysis(FoldAnalysis):
     def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
-        """Measures the intervals of a fold's model on its validation samples.
-
-        The content is `results.Tolerances`, with the `pattern` that the processing expects and, `without_knobs`, the
-        number of values of each parameter that no knob moves.
-        """
+        """Measures the intervals of a fold's model on its validation samples; the content is a `results.Tolerances`."""
         frozen, tolerance = Frozen(fold.model, fold.task), self.settings.tolerance / 100
         batches = whole_batches(fold.dataset, fold.valid_indices, self.batch_size)
         knobs = _knobs(frozen)
@@ -133,22 +130,22 @@ class ToleranceAnalysis(FoldAnalysis):
         floor = default - tolerance - ROUNDING
         ends = _ends(points, knobs, floor)
         moved = {knob.parameter for knob in knobs.values()}
-        content = {
-            "score": frozen.task.score,
-            "default": float(default[0]),
-            "tolerance": tolerance,
-            "samples": points.samples,
-            "pattern": _pattern(frozen.pipeline(frozen.default)),
-            "knobs": {name: _interval(knob, ends[name]) for name, knob in knobs.items()},
-            "without_knobs": {name: int(frozen.default[name].size) for name in frozen.facts if name not in moved},
-            "map": None,
-        }
+        content = results.Tolerances(
+            score=frozen.task.score,
+            default=float(default[0]),
+            tolerance=tolerance,
+            samples=points.samples,
+            pattern=_pattern(frozen.pipeline(frozen.default)),
+            knobs={name: _interval(knob, ends[name]) for name, knob in knobs.items()},
+            without_knobs={name: int(frozen.default[name].size) for name in frozen.facts if name not in moved},
+            map=None,
+        )
         figures = {"tolerances": intervals_figure(content)}
         if pair := self.settings.map:
             axes = {name: _axis(knobs[name], [end.position for end in ends[name]]) for name in pair}
-            content["map"] = _map(points, knobs, axes, float(floor[0]))
-            figures["map"] = map_figure(content)
-        return Analysis(content, _table(content), figures, {"tolerances": _rows(content)})
+            content.map = _map(points, knobs, axes, float(floor[0]))
+            figures["map"] = map_figure(content, content.map)
+        return Analysis(results.plain(content), _table(content), figures, {"tolerances": _rows(content.knobs)})
 
 
 def _knobs(frozen: Frozen) -> dict[str, Knob]:
@@ -266,26 +263,31 @@ def _end(points: ScoredPoints, side: _Side, positions: Sequence[float], on_all: 
     return _End(float(ends[0]), ends[1:], bool(first[0] == len(positions)), measured)
 
 
-def _interval(knob: Knob, ends: Sequence[_End]) -> dict[str, Any]:
+def _interval(knob: Knob, ends: Sequence[_End]) -> results.Knob:
     """Describes a knob, its interval and its measured points in the knob's unit."""
-    content: dict[str, Any] = {
-        "parameter": knob.parameter,
-        "quantity": knob.quantity,
-        "scale": knob.facts.scale,
-        "width": knob.facts.width,
-        "value": knob.default,
-    }
+
+    def resampled(end: _End) -> tuple[float, float]:
+        first, last = sorted(knob.value(position) for position in np.percentile(end.resampled, _PERCENTILES))
+        return first, last
+
     # The ends are sorted by value, because the lower position of a negative gain has the higher value.
-    for name, end in zip(("low", "high"), sorted(ends, key=lambda end: knob.value(end.position)), strict=True):
-        resampled = sorted(knob.value(position) for position in np.percentile(end.resampled, _PERCENTILES))
-        content |= {
-            name: knob.value(end.position),
-            f"{name}_interval": resampled,
-            f"{name}_at_limit": end.at_limit,
-        }
+    low, high = sorted(ends, key=lambda end: knob.value(end.position))
     # Both sides contain the default, which the set keeps once.
-    pairs = {(knob.value(position), score) for end in ends for position, score in end.measured.items()}
-    return content | {"points": [list(pair) for pair in sorted(pairs)]}
+    points = {(knob.value(position), score) for end in ends for position, score in end.measured.items()}
+    return results.Knob(
+        parameter=knob.parameter,
+        quantity=knob.quantity,
+        scale=knob.facts.scale,
+        width=knob.facts.width,
+        value=knob.default,
+        low=knob.value(low.position),
+        low_interval=resampled(low),
+        low_at_limit=low.at_limit,
+        high=knob.value(high.position),
+        high_interval=resampled(high),
+        high_at_limit=high.at_limit,
+        points=sorted(points),
+    )
 
 
 def _axis(knob: Knob, ends: Sequence[float]) -> list[float]:
@@ -303,16 +305,13 @@ def _axis(knob: Knob, ends: Sequence[float]) -> list[float]:
 
 def _map(
     points: ScoredPoints, knobs: Mapping[str, Knob], axes: Mapping[str, Sequence[float]], floor: float
-) -> dict[str, Any]:
+) -> results.KnobMap:
     """Measures the scores while two knobs move."""
     cells = [point(dict(zip(axes, positions, strict=True))) for positions in itertools.product(*axes.values())]
     scores = points.at(cells, "map")[:, 0].reshape([len(positions) for positions in axes.values()])
-    return {
-        "knobs": list(axes),
-        "values": [[knobs[name].value(position) for position in positions] for name, positions in axes.items()],
-        "scores": scores.tolist(),
-        "tolerated": (scores >= floor).tolist(),
-    }
+    first, second = axes
+    values = [[knobs[name].value(position) for position in positions] for name, positions in axes.items()]
+    return results.KnobMap((first, second), (values[0], values[1]), scores.tolist(), (scores >= floor).tolist())
 
 
 def _pattern(pipeline: isp.Pipeline) -> str | None:
@@ -321,35 +320,34 @@ def _pattern(pipeline: isp.Pipeline) -> str | None:
     return patterns[0] if patterns else None
 
 
-def _rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(knobs: Mapping[str, results.Knob]) -> list[dict[str, Any]]:
     """Makes a row for each knob."""
     rows = []
-    for name, knob in content["knobs"].items():
-        row = {"knob": name, **{key: knob[key] for key in ("parameter", "quantity", "value")}}
-        for end in ("low", "high"):
-            percentiles = zip(_PERCENTILES, knob[f"{end}_interval"], strict=True)
-            row |= {end: knob[end], **{f"{end} {percentile}%": value for percentile, value in percentiles}}
-            row[f"{end} at limit"] = knob[f"{end}_at_limit"]
+    for name, knob in knobs.items():
+        row = {"knob": name, "parameter": knob.parameter, "quantity": knob.quantity, "value": knob.value}
+        for end, (value, interval, at_limit) in knob.ends.items():
+            percentiles = zip(_PERCENTILES, interval, strict=True)
+            row |= {end: value, **{f"{end} {percentile}%": resampled for percentile, resampled in percentiles}}
+            row[f"{end} at limit"] = at_limit
         rows.append(row)
     return rows
 
 
-def _table(content: Mapping[str, Any]) -> str:
+def _table(content: results.Tolerances) -> str:
     """Formats the intervals, with the bootstrap interval of each end in brackets."""
     rows = [["tolerated", "of", "value", "low", "", "high", ""]]
-    for name, knob in content["knobs"].items():
-        cells = [name, knob["quantity"], format_value(knob["value"])]
-        for end in ("low", "high"):
-            resampled = " ".join(map(format_value, knob[f"{end}_interval"]))
-            limit = " limit" if knob[f"{end}_at_limit"] else ""
-            cells += [format_value(knob[end]) + limit, f"[{resampled}]"]
+    for name, knob in content.knobs.items():
+        cells = [name, knob.quantity, format_value(knob.value)]
+        for value, interval, at_limit in knob.ends.values():
+            limit = " limit" if at_limit else ""
+            cells += [format_value(value) + limit, f"[{' '.join(map(format_value, interval))}]"]
         rows.append(cells)
     left_out = [
-        f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in content["without_knobs"].items()
+        f"not moved: {name}, {size} value{'' if size == 1 else 's'}" for name, size in content.without_knobs.items()
     ]
     heading = (
-        f"{content['score']} {content['default']:.4f} of {content['samples']} samples, which falls by at most "
-        f"{100 * content['tolerance']:g} points from low to high\n"
+        f"{content.score} {content.default:.4f} of {content.samples} samples, which falls by at most "
+        f"{100 * content.tolerance:g} points from low to high\n"
         "[percentiles 5 and 95 of resampled samples]; limit: it was tried no farther"
     )
     return "\n".join([heading, table(rows), *left_out])

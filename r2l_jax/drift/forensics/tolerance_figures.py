@@ -1,15 +1,12 @@
 """Draws tolerances: the interval of each knob, and the map of two knobs."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-import isp
 from r2l_jax.drift.figures import heat_map
+from r2l_jax.drift.results import Knob, KnobMap, Tolerances
 from r2l_jax.drift.search.knobs import format_value
 
 # The axis of natural ranges is linear up to here, and logarithmic beyond.
@@ -18,15 +15,15 @@ _LINEAR = 0.02
 _TICKS = (-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10)
 
 
-def intervals_figure(content: Mapping[str, Any]) -> Figure:
-    """Draws a bar for each knob of a `results.Tolerances`, in natural ranges, with bootstrap intervals as whiskers."""
-    knobs = content["knobs"]
+def intervals_figure(content: Tolerances) -> Figure:
+    """Draws a bar for each knob in natural ranges, with bootstrap intervals as whiskers."""
+    knobs = content.knobs
     figure = Figure(figsize=(11, 1.4 + 0.27 * len(knobs)), layout="constrained")
     axes = figure.subplots()
     for row, knob in enumerate(knobs.values()):
         _interval(axes, row, knob)
     axes.axvline(0, color="black", linewidth=0.8)
-    titles = [f"{name} ({knob['quantity']}) = {format_value(knob['value'])}" for name, knob in knobs.items()]
+    titles = [f"{name} ({knob.quantity}) = {format_value(knob.value)}" for name, knob in knobs.items()]
     axes.set_yticks(range(len(knobs)), titles, fontsize="small")
     axes.set_ylim(len(knobs) - 0.4, -0.6)
     axes.set_xscale("symlog", linthresh=_LINEAR)
@@ -40,30 +37,26 @@ def intervals_figure(content: Mapping[str, Any]) -> Figure:
     axes.set_axisbelow(True)
     axes.set(xlabel="natural ranges from the default; numbers are the ends in the parameter's unit")
     axes.set_title(
-        f"where {content['score']} is at most {100 * content['tolerance']:g} points below {content['default']:.3f}, "
+        f"where {content.score} is at most {100 * content.tolerance:g} points below {content.default:.3f}, "
         "one parameter at a time\n"
-        f"whiskers: percentiles 5 and 95 of resamples of the {content['samples']} samples",
+        f"whiskers: percentiles 5 and 95 of resamples of the {content.samples} samples",
         fontsize="medium",
     )
     return figure
 
 
-def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
+def _interval(axes: Axes, row: int, knob: Knob) -> None:
     """Draws the interval of one knob."""
-    facts = isp.Parameter(None, scale=knob["scale"], width=knob["width"])
-
-    def away(value: float) -> float:
-        return float(np.asarray(facts.offset(knob["value"], value)))
-
     # The low value of a negative gain lies to the right of the high value.
-    left, right = sorted(("low", "high"), key=lambda end: away(knob[end]))
-    axes.barh(row, away(knob[right]) - away(knob[left]), left=away(knob[left]), height=0.6, color="#9ecae1")
+    left, right = sorted(knob.ends.values(), key=lambda end: knob.away(end.value))
+    start, stop = knob.away(left.value), knob.away(right.value)
+    axes.barh(row, stop - start, left=start, height=0.6, color="#9ecae1")
     for end, outmost, alignment, gap in ((left, min, "right", -4), (right, max, "left", 4)):
-        whisker = [away(value) for value in knob[f"{end}_interval"]]
+        whisker = [knob.away(value) for value in end.interval]
         axes.plot(whisker, [row, row], color="black", marker="|", linewidth=1, markersize=6)
         axes.annotate(
-            format_value(knob[end]) + (" (limit)" if knob[f"{end}_at_limit"] else ""),
-            (outmost(*whisker, away(knob[end])), row),
+            format_value(end.value) + (" (limit)" if end.at_limit else ""),
+            (outmost(*whisker, knob.away(end.value)), row),
             xytext=(gap, 0),
             textcoords="offset points",
             ha=alignment,
@@ -72,23 +65,22 @@ def _interval(axes: Axes, row: int, knob: Mapping[str, Any]) -> None:
         )
 
 
-def map_figure(content: Mapping[str, Any]) -> Figure:
-    """Draws the scores while two knobs of a `results.Tolerances` move, with an outline around the tolerated cells."""
-    names, values = content["map"]["knobs"], content["map"]["values"]
-    rows, columns = ([format_value(value) for value in each] for each in values)
+def map_figure(content: Tolerances, both: KnobMap) -> Figure:
+    """Draws the scores while two knobs move, with an outline around the tolerated cells."""
+    rows, columns = ([format_value(value) for value in each] for each in both.values)
     figure = heat_map(
-        np.array(content["map"]["scores"]),
+        np.array(both.scores),
         rows,
         columns,
-        title=f"outlined: at most {100 * content['tolerance']:g} points below the default's (triangle)",
-        label=content["score"],
+        title=f"outlined: at most {100 * content.tolerance:g} points below the default's (triangle)",
+        label=content.score,
     )
     axes = figure.axes[0]
-    ylabel, xlabel = (f"{name} ({content['knobs'][name]['quantity']})" for name in names)
+    ylabel, xlabel = (f"{name} ({content.knobs[name].quantity})" for name in both.knobs)
     axes.set(ylabel=ylabel, xlabel=xlabel)
-    outline = _outline(np.array(content["map"]["tolerated"]))
+    outline = _outline(np.array(both.tolerated))
     axes.add_collection(LineCollection(outline, colors="red", linewidths=2.5, zorder=3))
-    row, column = (each.index(content["knobs"][name]["value"]) for name, each in zip(names, values, strict=True))
+    row, column = (each.index(content.knobs[name].value) for name, each in zip(both.knobs, both.values, strict=True))
     axes.plot(column, row + 0.33, marker="^", color="red", markersize=5)
     return figure
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import isp
 from isp.published import ADDITIVE_LAYER, additive_layer_stage
+from r2l_jax.drift import results
 from r2l_jax.drift.analysis import Analysis, FoldAnalysis
 from r2l_jax.drift.forensics.config import WorstCaseSettings
 from r2l_jax.drift.search.frozen import Frozen
@@ -110,7 +111,7 @@ class WorstCaseAnalysis(FoldAnalysis):
     def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
-        """Searches for the worst cases, whose content is `results.WorstCases`.
+        """Searches for the worst cases; the content is a `results.WorstCases`.
 
         Raises:
             InputError: a search has diverged.
@@ -136,15 +137,14 @@ class WorstCaseAnalysis(FoldAnalysis):
         pictures: dict[str, Figure | Image.Image] = {"curves": _curves(found)}
         if settings.adv_track_differences:
             shown = (raws[: settings.track_n_images], targets[: settings.track_n_images])
-            for group in dict.fromkeys(row["group"] for row in rows):
-                of_group = [row for row in rows if row["group"] == group]
-                worst = min(of_group, key=lambda row: (row["score"], -row["loss"]))
-                pictures[group] = _differences(frozen, worst["parameters"], *shown)
-        content = {"score": task.score, "default": {"score": default.score, "loss": default.loss}, "rows": rows}
-        return Analysis(content, _table(content), pictures)
+            pictures |= {
+                group: _differences(frozen, worst.parameters, *shown) for group, worst in results.worst(rows).items()
+            }
+        content = results.WorstCases(task.score, results.Default(default.score, default.loss), rows)
+        return Analysis(results.plain(content), _table(content), pictures)
 
 
-def _rows(default: Measured, found: Mapping[Key, Result]) -> list[dict[str, Any]]:
+def _rows(default: Measured, found: Mapping[Key, Result]) -> list[results.WorstCase]:
     """Returns a row for each group and weight: the worst of its starts, and the range of the starts' scores."""
     rows = []
     for group, weight in dict.fromkeys((group, weight) for group, weight, _ in found):
@@ -152,27 +152,27 @@ def _rows(default: Measured, found: Mapping[Key, Result]) -> list[dict[str, Any]
         end, worst = min(of_starts, key=lambda result: (result[1].score, -result[1].loss))
         scores = [measured.score for _, measured in of_starts]
         rows.append(
-            {
-                "group": group,
-                "aux_weight": weight,
-                "score": worst.score,
-                "drop": default.score - worst.score,
-                "loss": worst.loss,
-                "ssim": worst.ssim,
-                "spread": max(scores) - min(scores),
-                "parameters": {name: value.tolist() for name, value in end.parameters.items()},
-                "task_loss": end.task_loss.tolist(),
-                "deviation": end.deviation.tolist(),
-            }
+            results.WorstCase(
+                group=group,
+                aux_weight=weight,
+                score=worst.score,
+                drop=default.score - worst.score,
+                loss=worst.loss,
+                ssim=worst.ssim,
+                spread=max(scores) - min(scores),
+                parameters=end.parameters,
+                task_loss=end.task_loss.tolist(),
+                deviation=end.deviation.tolist(),
+            )
         )
     return rows
 
 
-def _table(content: dict[str, Any]) -> str:
-    rows = [["group", "weight", f"{content['score']} default", "worst case", "drop", "SSIM", "between starts"]]
-    for row in content["rows"]:
-        numbers = (content["default"]["score"], row["score"], row["drop"], row["ssim"], row["spread"])
-        rows.append([row["group"], f"{row['aux_weight']:g}", *(f"{number:.4f}" for number in numbers)])
+def _table(content: results.WorstCases) -> str:
+    rows = [["group", "weight", f"{content.score} default", "worst case", "drop", "SSIM", "between starts"]]
+    for row in content.rows:
+        numbers = (content.default.score, row.score, row.drop, row.ssim, row.spread)
+        rows.append([row.group, f"{row.aux_weight:g}", *(f"{number:.4f}" for number in numbers)])
     return table(rows)
 
 
@@ -193,9 +193,11 @@ def _curves(found: Mapping[Key, Result]) -> Figure:
     return figure
 
 
-def _differences(frozen: Frozen, parameters: dict[str, Any], raws: np.ndarray, targets: np.ndarray) -> Image.Image:
+def _differences(
+    frozen: Frozen, parameters: dict[str, np.ndarray], raws: np.ndarray, targets: np.ndarray
+) -> Image.Image:
     """Draws samples by default and in the worst case, each with its prediction, and their difference around gray."""
-    processings = {"default": frozen.default, "worst": {name: np.array(value) for name, value in parameters.items()}}
+    processings = {"default": frozen.default, "worst": parameters}
     images = {name: frozen.pipeline(values)(raws) for name, values in processings.items()}
     logits = {name: jax.device_get(frozen.logits(each, frozen.rest)) for name, each in images.items()}
     images = jax.device_get(images)

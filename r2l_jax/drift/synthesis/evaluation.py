@@ -15,6 +15,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import cases, figures, shot_groups
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.results import Evaluation, plain
 from r2l_jax.drift.synthesis import summary
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
@@ -68,26 +69,25 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
             _evaluate(evaluator, part, stop)
 
     results = {label: _results(parts_of[label,], tested) for label in runs}
-    groups = {key: of_group for key, of_group in parts_of.items() if len(key) == 3}
+    groups = {
+        key: [(part.fold.valid_indices, part.tests) for part in of_group]
+        for key, of_group in parts_of.items()
+        if len(key) == 3
+    }
     task, dataset = parts[0].fold.task, parts[0].fold.dataset
+    found = summary.summarize(results, tested, task.score, groups)
     content = {
         "classes": list(task.classes),
         "dataset": dataset.name,
-        **summary.summarize(results, tested, task.score),
-        "by": summary.by_groups(
-            {key: [(part.fold.valid_indices, part.tests) for part in of_group] for key, of_group in groups.items()},
-            [case.name for case in tested],
-            task.score,
-        ),
+        **plain(found),
         "flags": flat(config),
         **environment(),
     }
     models = {part.title: part.model for part in parts}
-    on_first_process(
-        lambda: _write(output, content, store.identity(content["flags"], model=models, data=dataset.content))
-    )
+    identity = store.identity(content["flags"], model=models, data=dataset.content)
+    on_first_process(lambda: _write(output, found, content, identity))
     if is_first():
-        print(summary.make_table(content))
+        print(summary.make_table(found))
         print(f"\n{closing(output, config.run, config.output is None)}")
     return content
 
@@ -115,12 +115,12 @@ def _parts(
     return parts
 
 
-def _write(output: pathlib.Path, content: Mapping[str, Any], identity: store.Identity) -> None:
+def _write(output: pathlib.Path, found: Evaluation, content: Mapping[str, Any], identity: store.Identity) -> None:
     """Writes the files of a finished evaluation in place of an earlier one's."""
-    file, pictures = output / "evaluation.json", summary.make_figures(content)
+    file, pictures = output / "evaluation.json", summary.make_figures(found)
     planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
     store.begin(file, planned)
-    write_csv(output / "evaluation.csv", summary.csv_rows(content))
+    write_csv(output / "evaluation.csv", summary.csv_rows(found))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])
 

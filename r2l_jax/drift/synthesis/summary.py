@@ -1,5 +1,6 @@
 """Summarizes an evaluation: drops of the score and their ratio, matrices of runs and cases, tables and figures."""
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.figures import heat_map, heat_map_of_groups
+from r2l_jax.drift.results import EvaluatedRun, Evaluation, Groups, Statistic
 from r2l_jax.drift.search.measure import LEAST_DROP
 from r2l_jax.runtime.tables import table
 
@@ -22,16 +24,7 @@ KINDS = {"processing": ("pipelines",), "acquisition": ("intensities", "exposures
 
 
 class RunResults(NamedTuple):
-    """The numbers of a run.
-
-    Attributes:
-        folder: the run's folder.
-        processing_mode: the run's processing mode; None for a pipeline by name.
-        pipeline: the title of the run's pipeline, if it has one.
-        own: the names of the cases that equal the images on which the run was trained.
-        folds: for each fold, by its number, the numbers of each case, by its name.
-        training: for each fold the id of its training (see `record.training_id`).
-    """
+    """The numbers of a run by fold and case, the id of each fold's training, and facts as in `EvaluatedRun`."""
 
     folder: str
     processing_mode: str | None
@@ -41,7 +34,16 @@ class RunResults(NamedTuple):
     training: Mapping[int, str]
 
 
-def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str) -> dict[str, Any]:
+# The samples of a fold, and the numbers of its cases.
+_Tested = tuple[np.ndarray, Mapping[str, Numbers]]
+
+
+def summarize(
+    runs: Mapping[str, RunResults],
+    cases: Sequence[Case],
+    score: str,
+    groups: Mapping[tuple[str, ...], Sequence[_Tested]] = types.MappingProxyType({}),
+) -> Evaluation:
     """Summarizes the numbers of runs.
 
     A drop is the difference between a fold's score on its own images and its score in a case. A headline holds the
@@ -55,33 +57,24 @@ def summarize(runs: Mapping[str, RunResults], cases: Sequence[Case], score: str)
         runs: the runs, by name.
         cases: the cases; the runs' own images come first.
         score: the name of the score; higher is better.
-
-    Returns:
-        A dict with these keys.
-
-        - `score`: the name of the score.
-        - `headline`: the mean over the runs.
-        - `runs`: for each run its `headline`, the means and standard deviations over its folds for each case (`tests`),
-          and the numbers of each of its `folds`.
-        - `matrices`: for each group of cases but corruptions, the scores of all runs (rows) in all cases (columns).
-          `corruptions` has the mean over the runs by corruption (rows) and severity (columns), and
-          `corruptions_of_runs` the scores of all runs by corruption, each the mean over the `severities` that it names.
+        groups: for each run, field and value, the samples of each fold and the numbers of the cases.
     """
     summaries = {label: _summary(run, cases, score) for label, run in runs.items()}
-    headlines = [summary["headline"] for summary in summaries.values()]
+    headlines = [summary.headline for summary in summaries.values()]
     drops = {kind: _mean([headline[f"{kind}_drop"] for headline in headlines]) for kind in KINDS}
     error = headlines[0]["processing_drop_error"]
     if len(headlines) > 1:
         error = _standard_error([headline["processing_drop"] for headline in headlines])
-    return {
-        "score": score,
-        "headline": _headline(_mean([headline[OWN.name] for headline in headlines]), drops, error),
-        "runs": summaries,
-        "matrices": _matrices(summaries, cases, score),
-    }
+    return Evaluation(
+        score=score,
+        headline=_headline(_mean([headline[OWN.name] for headline in headlines]), drops, error),
+        runs=summaries,
+        matrices=_matrices(summaries, cases, score),
+        by=_by_groups(groups, [case.name for case in cases], score),
+    )
 
 
-def _summary(run: RunResults, cases: Sequence[Case], score: str) -> dict[str, Any]:
+def _summary(run: RunResults, cases: Sequence[Case], score: str) -> EvaluatedRun:
     """Summarizes the numbers of a run."""
     tests = {case.name: {"group": case.group, **_over_folds(run.folds, case.name, score)} for case in cases}
     changed = {
@@ -90,20 +83,20 @@ def _summary(run: RunResults, cases: Sequence[Case], score: str) -> dict[str, An
         if case.name not in run.own and not (case.corruption and case.corruption[0] == "identity")
     }
     drops = {
-        kind: _mean([tests[name]["drop"]["mean"] for name, group in changed.items() if group in groups])
+        kind: _mean([tests[name]["drop"].mean for name, group in changed.items() if group in groups])
         for kind, groups in KINDS.items()
     }
     error = _standard_error(_processing_drops(run, changed, score))
-    return {
-        "folder": run.folder,
-        "processing_mode": run.processing_mode,
-        "pipeline": run.pipeline,
-        "own": list(run.own),
-        "headline": _headline(tests[OWN.name][score]["mean"], drops, error),
-        "tests": tests,
-        "folds": {str(number): dict(numbers) for number, numbers in run.folds.items()},
-        "training": {str(number): each for number, each in run.training.items()},
-    }
+    return EvaluatedRun(
+        folder=run.folder,
+        processing_mode=run.processing_mode,
+        pipeline=run.pipeline,
+        own=list(run.own),
+        headline=_headline(tests[OWN.name][score].mean, drops, error),
+        tests=tests,
+        folds={str(number): dict(numbers) for number, numbers in run.folds.items()},
+        training={str(number): each for number, each in run.training.items()},
+    )
 
 
 def _processing_drops(run: RunResults, changed: Mapping[str, str], score: str) -> list[float]:
@@ -145,21 +138,17 @@ def _over_folds(folds: Mapping[int, Mapping[str, Numbers]], name: str, score: st
     here = [numbers[name] for numbers in folds.values()]
     further = here[0].keys() - {score, "loss", *PER_CLASS, "confusion"}
     return {
-        score: _mean_and_std([numbers[score] for numbers in here]),
-        "drop": _mean_and_std([numbers[OWN.name][score] - numbers[name][score] for numbers in folds.values()]),
-        **{metric: _mean_and_std([numbers[metric] for numbers in here]) for metric in ("loss", *sorted(further))},
+        score: Statistic.of([numbers[score] for numbers in here]),
+        "drop": Statistic.of([numbers[OWN.name][score] - numbers[name][score] for numbers in folds.values()]),
+        **{metric: Statistic.of([numbers[metric] for numbers in here]) for metric in ("loss", *sorted(further))},
         **{
-            metric: {cls: _mean_and_std([numbers[metric][cls] for numbers in here]) for cls in here[0][metric]}
+            metric: {cls: Statistic.of([numbers[metric][cls] for numbers in here]) for cls in here[0][metric]}
             for metric in PER_CLASS
         },
     }
 
 
-def _mean_and_std(values: Sequence[float]) -> dict[str, float]:
-    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
-
-
-def _matrices(summaries: Mapping[str, dict[str, Any]], cases: Sequence[Case], score: str) -> dict[str, Any]:
+def _matrices(summaries: Mapping[str, EvaluatedRun], cases: Sequence[Case], score: str) -> dict[str, Any]:
     """Makes the matrices of an evaluation, see `summarize`."""
     matrices = {}
     for group in ("pipelines", "intensities", "exposures"):
@@ -182,35 +171,38 @@ def _matrices(summaries: Mapping[str, dict[str, Any]], cases: Sequence[Case], sc
     return matrices
 
 
-def _scores_of_runs(summaries: Mapping[str, dict[str, Any]], columns: list[str], score: str) -> dict[str, Any]:
+def _scores_of_runs(summaries: Mapping[str, EvaluatedRun], columns: list[str], score: str) -> dict[str, Any]:
     """Makes the matrix of all runs (rows) in the cases of a group (columns), with each run's own images marked."""
-    own = {label: next((name for name in columns if name in run["own"]), None) for label, run in summaries.items()}
+    own = {label: next((name for name in columns if name in run.own), None) for label, run in summaries.items()}
     if None in own.values():
         # Runs that were trained on images of another kind have them in a column of their own.
         columns = [OWN.name, *columns]
     diagonal = {label: name or OWN.name for label, name in own.items()}
     # This order of the rows puts the own images near the diagonal.
     rows = sorted(summaries, key=lambda label: columns.index(diagonal[label]))
-    statistics = {
-        statistic: [[summaries[label]["tests"][name][score][statistic] for name in columns] for label in rows]
-        for statistic in ("mean", "std")
+    scores = [[summaries[label].tests[name][score] for name in columns] for label in rows]
+    return {
+        "rows": rows,
+        "columns": columns,
+        "own": [diagonal[label] for label in rows],
+        "mean": [[each.mean for each in of_run] for of_run in scores],
+        "std": [[each.std for each in of_run] for of_run in scores],
     }
-    return {"rows": rows, "columns": columns, "own": [diagonal[label] for label in rows], **statistics}
 
 
-def _mean_of_runs(summaries: Mapping[str, dict[str, Any]], case: str, score: str) -> float:
-    return float(np.mean([run["tests"][case][score]["mean"] for run in summaries.values()]))
+def _mean_of_runs(summaries: Mapping[str, EvaluatedRun], case: str, score: str) -> float:
+    return float(np.mean([run.tests[case][score].mean for run in summaries.values()]))
 
 
 def _scores_by_corruption(
-    summaries: Mapping[str, dict[str, Any]], columns: Mapping[str, Sequence[str]], score: str
+    summaries: Mapping[str, EvaluatedRun], columns: Mapping[str, Sequence[str]], score: str
 ) -> dict[str, Any]:
     """Makes the matrix of all runs (rows), where each column is the mean of each fold over some cases."""
     scores = {
         label: np.array(
             [
                 [np.mean([fold[case][score] for case in of_column]) for of_column in columns.values()]
-                for fold in run["folds"].values()
+                for fold in run.folds.values()
             ]
         )
         for label, run in summaries.items()
@@ -223,52 +215,40 @@ def _scores_by_corruption(
     }
 
 
-# The samples of a fold, and the numbers of its cases.
-_Tested = tuple[np.ndarray, Mapping[str, Numbers]]
-
-
-def by_groups(groups: Mapping[tuple[str, ...], Sequence[_Tested]], cases: Sequence[str], score: str) -> dict[str, Any]:
-    """Summarizes the scores of groups of samples.
-
-    Args:
-        groups: for each run, field and value, the samples of each fold and the numbers of the cases.
-        cases: the names of the cases. Cases on which a run was trained are its own images.
-        score: the name of the score.
-
-    Returns:
-        For each field, the `rows` (run and value), the number of `samples` in all folds, the `columns` (cases), and
-        `mean` and `std` of the scores over the folds.
-    """
+def _by_groups(
+    groups: Mapping[tuple[str, ...], Sequence[_Tested]], cases: Sequence[str], score: str
+) -> dict[str, Groups]:
+    """Summarizes the scores of groups of samples. Cases on which a run was trained are its own images."""
     runs = {run for run, _, _ in groups}
-    fields: dict[str, Any] = {}
+    fields: dict[str, Groups] = {}
     for (run, field, value), folds in groups.items():
-        matrix = fields.setdefault(field, {"rows": [], "samples": [], "columns": list(cases), "mean": [], "std": []})
+        matrix = fields.setdefault(field, Groups(rows=[], samples=[], columns=list(cases), mean=[], std=[]))
         scores = np.array([[tests.get(name, tests[OWN.name])[score] for name in cases] for _, tests in folds])
-        matrix["rows"].append(value if len(runs) == 1 else f"{run}: {value}")
-        matrix["samples"].append(sum(len(indices) for indices, _ in folds))
-        matrix["mean"].append(scores.mean(0).tolist())
-        matrix["std"].append(scores.std(0).tolist())
+        matrix.rows.append(value if len(runs) == 1 else f"{run}: {value}")
+        matrix.samples.append(sum(len(indices) for indices, _ in folds))
+        matrix.mean.append(scores.mean(0).tolist())
+        matrix.std.append(scores.std(0).tolist())
     return fields
 
 
-def make_figures(summary: Mapping[str, Any]) -> dict[str, Figure]:
+def make_figures(summary: Evaluation) -> dict[str, Figure]:
     """Draws a heat map of each matrix of a summary, and of the groups of samples."""
-    score, several_folds, runs = summary["score"], _several_folds(summary), len(summary["runs"])
+    score, several_folds, runs = summary.score, _several_folds(summary), len(summary.runs)
     titles = {
         "pipelines": "processing drift: trained (rows), tested (columns)",
         "intensities": "acquisition drift: measured intensities",
         "exposures": "acquisition drift: exposures by the sensor model",
-        "corruptions": f"corruptions by severity; own images {summary['headline'][OWN.name]:.3f}"
+        "corruptions": f"corruptions by severity; own images {summary.headline[OWN.name]:.3f}"
         + (f"; mean of {runs} runs" if runs > 1 else ""),
     }
-    matrices = dict(summary["matrices"])
+    matrices = dict(summary.matrices)
     of_runs = matrices.pop("corruptions_of_runs", None)
     if of_runs and runs > 1:
         matrices["corruptions_of_runs"] = of_runs
         titles["corruptions_of_runs"] = f"corruptions at {_severities(of_runs['severities'])}: trained (rows)"
     figures = {
-        f"by_{field}": heat_map_of_groups(f"by {field}", matrix, matrix["mean"], score)
-        for field, matrix in summary.get("by", {}).items()
+        f"by_{field}": heat_map_of_groups(f"by {field}", matrix, matrix.mean, score)
+        for field, matrix in summary.by.items()
     }
     for group, matrix in matrices.items():
         columns = matrix["columns"]
@@ -285,56 +265,54 @@ def make_figures(summary: Mapping[str, Any]) -> dict[str, Figure]:
     return figures
 
 
-def _several_folds(summary: Mapping[str, Any]) -> bool:
-    return any(len(run["folds"]) > 1 for run in summary["runs"].values())
+def _several_folds(summary: Evaluation) -> bool:
+    return any(len(run.folds) > 1 for run in summary.runs.values())
 
 
-def make_table(summary: Mapping[str, Any]) -> str:
+def make_table(summary: Evaluation) -> str:
     """Formats the headlines of all runs, after groups of samples, and the cases of the run or runs by corruptions."""
-    score, runs = summary["score"], summary["runs"]
-    headlines = {label: run["headline"] for label, run in runs.items()}
-    tables = [_group_table(field, matrix, score) for field, matrix in summary.get("by", {}).items()]
+    score, runs = summary.score, summary.runs
+    headlines = {label: run.headline for label, run in runs.items()}
+    tables = [_group_table(field, matrix, score) for field, matrix in summary.by.items()]
     if len(runs) == 1:
         (run,) = runs.values()
         tables += [_case_table(run, score), _headline_table(headlines, score)]
     else:
-        if "corruptions_of_runs" in summary["matrices"]:
-            matrix = summary["matrices"]["corruptions_of_runs"]
+        if matrix := summary.matrices.get("corruptions_of_runs"):
             tables.append(_corruptions_table(matrix, score, _several_folds(summary)))
-        tables.append(_headline_table({**headlines, "mean": summary["headline"]}, score))
+        tables.append(_headline_table({**headlines, "mean": summary.headline}, score))
     return "\n\n".join(tables)
 
 
-def _group_table(field: str, matrix: Mapping[str, Any], score: str) -> str:
+def _group_table(field: str, matrix: Groups, score: str) -> str:
     """Formats the scores of the groups of a field: on the own images, and the mean drop of the other cases."""
     rows = [[field.replace("_", " "), "samples", f"own {score}", "mean drop", "largest drop", "in"]]
-    for row, samples, scores in zip(matrix["rows"], matrix["samples"], matrix["mean"], strict=True):
+    for row, samples, scores in zip(matrix.rows, matrix.samples, matrix.mean, strict=True):
         own, *others = scores
         cells = ["-", "-", "-"]
         if others:
             worst = int(np.argmin(others))
             drops = (own - float(np.mean(others)), own - others[worst])
-            cells = [*(f"{drop:.4f}" for drop in drops), matrix["columns"][1 + worst]]
+            cells = [*(f"{drop:.4f}" for drop in drops), matrix.columns[1 + worst]]
         rows.append([row, str(samples), f"{own:.4f}", *cells])
     return table(rows)
 
 
-def _case_table(run: Mapping[str, Any], score: str) -> str:
+def _case_table(run: EvaluatedRun, score: str) -> str:
     """Formats the scores of a run, with the mean of each corruption over its severities."""
     collected = {}
-    for name, test in run["tests"].items():
+    for name, test in run.tests.items():
         title = name.rpartition(".")[0] if test["group"] == "corruptions" else name
         collected.setdefault(title, {})[name] = test
     rows = [["test", score, "deviation", "drop"]]
     for title, tests in collected.items():
-        cells = (
-            _mean([test[key][part] for test in tests.values()])
-            for key, part in ((score, "mean"), (score, "std"), ("drop", "mean"))
-        )
+        scores = [test[score] for test in tests.values()]
+        drops = [test["drop"].mean for test in tests.values()]
+        cells = map(_mean, ([each.mean for each in scores], [each.std for each in scores], drops))
         # The name of a single severity's case has the severity.
         title = f"{title} (mean of {len(tests)} severities)" if len(tests) > 1 else next(iter(tests))
         numbers = [f"{cell:.4f}" for cell in cells]
-        if len(run["folds"]) == 1:
+        if len(run.folds) == 1:
             numbers[1] = "-"  # One fold has no deviation.
         rows.append([title, *numbers])
     return table(rows)
@@ -372,20 +350,20 @@ def _severities(severities: Sequence[int]) -> str:
     return f"severities {', '.join(map(str, severities))}"
 
 
-def csv_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def csv_rows(summary: Evaluation) -> list[dict[str, Any]]:
     """Makes a row for each run, fold and case."""
     return [
         {
             "run": label,
             "fold": fold,
-            "group": run["tests"][name]["group"],
+            "group": run.tests[name]["group"],
             "test": name,
-            "own": int(name == OWN.name or name in run["own"]),
+            "own": int(name == OWN.name or name in run.own),
             **{metric: value for metric, value in numbers.items() if isinstance(value, float)},
-            "drop": tests[OWN.name][summary["score"]] - numbers[summary["score"]],
+            "drop": tests[OWN.name][summary.score] - numbers[summary.score],
             **{f"{metric} {cls}": value for metric in PER_CLASS for cls, value in numbers[metric].items()},
         }
-        for label, run in summary["runs"].items()
-        for fold, tests in run["folds"].items()
+        for label, run in summary.runs.items()
+        for fold, tests in run.folds.items()
         for name, numbers in tests.items()
     ]

@@ -213,8 +213,8 @@ async def test_the_model_sees_windows_of_its_own_size_alone(model):
 
 @pytest.mark.slow
 async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(model):
-    knob = Knob("gamma_correct", "exponent", 2.2, 1.5, (1.4, 1.6), False, 3.0, (2.9, 3.1), False, "log")
-    tolerances = Tolerances(score="accuracy", default=0.9, tolerance=0.02, samples=8, knobs={"gamma_correct": knob})
+    knob = Knob("gamma_correct", "exponent", "log", None, 2.2, 1.5, (1.4, 1.6), False, 3.0, (2.9, 3.1), False, [])
+    tolerances = Tolerances("accuracy", 0.9, 0.02, 8, "RGGB", {"gamma_correct": knob}, {}, None)
     async with visiting(make_lab(model, tolerances)) as (visitor, session):
         await session.open(source(shape=(32, 32)))
         await visitor.until("slope")

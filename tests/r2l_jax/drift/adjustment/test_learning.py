@@ -74,9 +74,8 @@ def test_the_first_epoch_that_reaches_the_target_counts(target, epochs, seconds)
         {"epoch": 3, "seconds": 1.0, "val_iou": 0.3},
     ]
     curve = learning.curve(rows, "val_iou", target)
-    assert curve["epochs"] == [1, 2, 4]
-    assert curve["seconds"] == [2.0, 5.0, 7.0]
-    assert (curve["epochs_to_target"], curve["seconds_to_target"]) == (epochs, seconds)
+    assert (curve.epochs, curve.seconds, curve.scores) == ([1, 2, 4], [2.0, 5.0, 7.0], [0.2, 0.6, 0.3])
+    assert (curve.epochs_to_target, curve.seconds_to_target) == (epochs, seconds)
 
 
 def test_files_hold_the_comparison(one_epoch, config, result):

@@ -29,12 +29,23 @@ def analyze(fold, searches, done):
 def test_each_group_of_samples_is_scored_at_the_worst_of_each_search(fold):
     """The cameras are A, B, A, B, A. A gain of 2 loses the last two samples, 4 the last four, 3 the last three."""
     parameters = {name: np.asarray(value).tolist() for name, value in brightness.frozen(fold.dataset).default.items()}
+    numbers = {
+        "aux_weight": 0.0,
+        "drop": 0.0,
+        "loss": 0.0,
+        "ssim": 1.0,
+        "spread": 0.0,
+        "task_loss": [],
+        "deviation": [],
+    }
     rows = [
-        {"group": group, "score": score, "parameters": {**parameters, "white_balance": [gain] * 3}}
+        {**numbers, "group": group, "score": score, "parameters": {**parameters, "white_balance": [gain] * 3}}
         for group, score, gain in (("all", 0.6, 2.0), ("all", 0.2, 4.0), ("all", 0.8, 1.4), ("gains", 0.4, 3.0))
     ]
     searches = WorstCaseAnalysis(WorstCaseSettings(samples=2), 4, 0)
-    analysis, found = analyze(fold, searches, {"worst_case": {"rows": rows}})
+    analysis, found = analyze(
+        fold, searches, {"worst_case": {"score": "accuracy", "default": {"score": 1, "loss": 0}, "rows": rows}}
+    )
     scores = found.content["fields"]["model"].pop("scores")
     assert found.content == {
         "score": "accuracy",

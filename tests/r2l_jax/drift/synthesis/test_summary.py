@@ -3,6 +3,7 @@ import csv
 import pytest
 
 from r2l_jax.drift import cases
+from r2l_jax.drift.results import Statistic
 from r2l_jax.drift.synthesis import summary
 from r2l_jax.drift.synthesis.summary import RunResults
 from r2l_jax.names import PUBLISHED_PIPELINES
@@ -37,43 +38,47 @@ LEARNT = RunResults(
 )
 
 
+def approx(mean, std):
+    return Statistic(pytest.approx(mean), pytest.approx(std))
+
+
 def summarized(**runs):
     return summary.summarize(runs, CASES, "accuracy")
 
 
 def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity():
     result = summarized(static=STATIC, learnt=LEARNT)
-    assert result["runs"]["static"]["headline"] == pytest.approx({
+    assert result.runs["static"].headline == pytest.approx({
         "own": 0.8, "processing_drop": 0.05, "acquisition_drop": 0.4, "corruption_drop": 0.2,
         "processing_drop_error": 0.05, "corruption_over_processing": None,
     })  # fmt: skip
-    assert result["runs"]["learnt"]["headline"] == pytest.approx({
+    assert result.runs["learnt"].headline == pytest.approx({
         "own": 0.8, "processing_drop": 0.2, "acquisition_drop": 0.0, "corruption_drop": 0.6,
         "processing_drop_error": 0.1, "corruption_over_processing": 3.0,
     })  # fmt: skip
-    assert result["headline"] == pytest.approx({
+    assert result.headline == pytest.approx({
         "own": 0.8, "processing_drop": 0.125, "acquisition_drop": 0.2, "corruption_drop": 0.4,
         "processing_drop_error": 0.075, "corruption_over_processing": 3.2,
     })  # fmt: skip
 
 
 def test_means_and_deviations_are_over_the_folds():
-    tests = summarized(static=STATIC)["runs"]["static"]["tests"]
-    assert tests[SECOND]["accuracy"] == pytest.approx({"mean": 0.75, "std": 0.05})
-    assert tests[SECOND]["drop"] == pytest.approx({"mean": 0.05, "std": 0.05})
-    assert tests[SECOND]["f1"]["b"] == pytest.approx({"mean": 0.375, "std": 0.025})
+    tests = summarized(static=STATIC).runs["static"].tests
+    assert tests[SECOND]["accuracy"] == approx(0.75, 0.05)
+    assert tests[SECOND]["drop"] == approx(0.05, 0.05)
+    assert tests[SECOND]["f1"]["b"] == approx(0.375, 0.025)
     assert tests[SECOND]["group"] == "pipelines"
 
 
 def test_the_matrix_has_runs_in_the_order_of_what_they_were_trained_with():
-    matrix = summarized(other=OTHER, static=STATIC)["matrices"]["pipelines"]
+    matrix = summarized(other=OTHER, static=STATIC).matrices["pipelines"]
     assert (matrix["rows"], matrix["columns"], matrix["own"]) == (["static", "other"], [FIRST, SECOND], [FIRST, SECOND])
     assert matrix["mean"][0] == pytest.approx([0.8, 0.75])
     assert matrix["std"][0] == pytest.approx([0.1, 0.05])
 
 
 def test_a_run_without_a_pipeline_of_its_own_has_its_images_in_a_column():
-    matrices = summarized(static=STATIC, learnt=LEARNT)["matrices"]
+    matrices = summarized(static=STATIC, learnt=LEARNT).matrices
     assert matrices["pipelines"]["columns"] == ["own", FIRST, SECOND]
     assert matrices["pipelines"]["rows"] == ["learnt", "static"]
     assert matrices["pipelines"]["mean"][0] == pytest.approx([0.8, 0.7, 0.5])
@@ -87,14 +92,14 @@ def test_a_run_without_a_pipeline_of_its_own_has_its_images_in_a_column():
 def test_there_is_no_ratio_to_a_drop_of_nothing(processing):
     run = STATIC._replace(folds={0: fold(0.9, 0.9 - processing, 0.4, 0.8, 0.6)})
     result = summarized(static=run)
-    assert result["headline"]["corruption_over_processing"] is None
+    assert result.headline["corruption_over_processing"] is None
     assert summary.make_table(result).splitlines()[-1].split()[-1] == "-"
 
 
 def test_what_was_not_asked_for_has_no_drop():
     result = summary.summarize({"learnt": LEARNT}, CASES[:1] + CASES[4:], "accuracy")
-    assert result["headline"]["processing_drop"] is None
-    assert result["headline"]["corruption_drop"] == pytest.approx(0.6)
+    assert result.headline["processing_drop"] is None
+    assert result.headline["corruption_drop"] == pytest.approx(0.6)
 
 
 def test_tables_of_one_run_and_of_several():
@@ -116,13 +121,13 @@ def test_a_drop_within_its_standard_error_is_no_denominator():
     assert line.split()[2] == "0.0500±0.0500"
     assert line.endswith("  drop within its error")
     surer = STATIC._replace(folds={0: STATIC.folds[0], 1: fold(0.7, 0.62, 0.4, 0.6, 0.4)})
-    headline = summarized(static=surer)["headline"]
+    headline = summarized(static=surer).headline
     assert headline["processing_drop_error"] == pytest.approx(0.01)
     assert headline["corruption_over_processing"] == pytest.approx(0.2 / 0.09)
 
 
 def test_runs_by_corruptions_are_means_over_the_severities_of_each_fold():
-    matrix = summarized(static=STATIC)["matrices"]["corruptions_of_runs"]
+    matrix = summarized(static=STATIC).matrices["corruptions_of_runs"]
     assert (matrix["rows"], matrix["columns"]) == (["static"], ["own", "identity", "contrast"])
     assert matrix["severities"] == [1, 5]
     # Of the folds, (0.8 + 0.6) / 2 and (0.6 + 0.4) / 2.
@@ -133,7 +138,7 @@ def test_runs_by_corruptions_are_means_over_the_severities_of_each_fold():
 def test_further_metrics_are_summarized_and_have_a_column():
     with_tiles = {case: {**each, "tile_iou": each["accuracy"] / 2} for case, each in LEARNT.folds[0].items()}
     result = summarized(learnt=LEARNT._replace(folds={0: with_tiles}))
-    assert result["runs"]["learnt"]["tests"][SECOND]["tile_iou"] == pytest.approx({"mean": 0.25, "std": 0.0})
+    assert result.runs["learnt"].tests[SECOND]["tile_iou"] == approx(0.25, 0.0)
     assert summary.csv_rows(result)[0]["tile_iou"] == pytest.approx(0.4)
 
 
