@@ -191,7 +191,8 @@ def test_the_key_decides_the_noise_of_each_image(name):
     assert (result != other).any() == (name in RANDOM)
     assert (result[0, 0] != result[0, 1]).any() == (name in RANDOM)
     # An image does not depend on those that follow it.
-    np.testing.assert_allclose(CORRUPTIONS[name](images[0, 0], KEY, 3), result[0, 0], atol=1e-5)
+    others = np.concatenate([images[:, :1], 1 - images[:, 1:]], 1)
+    np.testing.assert_allclose(CORRUPTIONS[name](others, KEY, 3)[0, 0], result[0, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -51,15 +51,6 @@ def test_every_analysis_leaves_its_files(config, calls, capsys):
         assert f"table of {name}" in printed
 
 
-def test_what_is_finished_is_not_done_again(config, calls):
-    result = forensics.run(config)
-    assert forensics.run(config) == result
-    assert len(calls) == 3
-    # Only what depends on a flag is done again.
-    forensics.run(replace(config, steps=5))
-    assert calls[3:] == ["worst_case"]
-
-
 def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
     monkeypatch.setattr(forensics.StopSignals, "agreed", lambda self: bool(calls))
     with pytest.raises(Interrupted, match="stopped before tolerances of fold 0; the same command resumes with it"):

@@ -85,30 +85,45 @@ def test_every_point_in_an_interval_that_was_measured_passes(analysis, knobs):
             assert knob[f"{end}_at_limit"] == (not beyond.any()), name
 
 
-class _LostAndFound:
-    """Stands for a `Measurer`: while the gain grows, half of the samples are lost for a while, half for good."""
+def measure(monkeypatch, lost):
+    """Lets a rule tell which samples are lost: it takes their intensities and the gain of green."""
 
-    def __init__(self, frozen):
-        pass
+    class Measurer:
+        def __init__(self, frozen):
+            pass
 
-    @staticmethod
-    def lost(brighter, gain):
-        return np.where(brighter, math.log(gain) >= 0.45, 0.35 <= math.log(gain) < 0.53)
+        def confusions(self, rows, tick):
+            tick(len(rows))
+            each = [lost(batch["raw"].mean((1, 2)) - 0.1, values["white_balance"][1]) for values, batch in rows]
+            return [np.eye(2, dtype=np.float32)[of_row.astype(int)][:, None] * [[1], [0]] for of_row in each]
 
-    def confusions(self, rows, tick):
-        tick(len(rows))
-        lost = [self.lost(batch["raw"].mean((1, 2)) > 0.35, values["white_balance"].min()) for values, batch in rows]
-        return [np.eye(2, dtype=np.float32)[each.astype(int)][:, None] * [[1], [0]] for each in lost]
+    monkeypatch.setattr(scored_points, "Measurer", Measurer)
 
 
 def test_ends_and_points_are_measured_on_all_samples(monkeypatch):
-    monkeypatch.setattr(scored_points, "Measurer", _LostAndFound)
+    """While the gain grows, half of the samples are lost for a while, half for good."""
+
+    def lost(intensities, gain):
+        gain = math.log(gain)
+        return np.where(intensities > 0.25, gain >= 0.45, 0.35 <= gain < 0.53)
+
+    measure(monkeypatch, lost)
     content = analyze(dark_images([0.2] * 10 + [0.3] * 10)).content
     gain = content["knobs"]["white_balance"]
     # The sweep sees no sample of the darker half lost, of which the first end that is found takes no notice.
     assert math.log(gain["high"]) == pytest.approx(0.35, rel=PRECISION)
     for value, score in gain["points"]:
-        assert score == pytest.approx(1 - _LostAndFound.lost(np.array([False, True]), value).mean()), value
+        assert score == pytest.approx(1 - lost(np.array([0.2, 0.3]), value).mean()), value
+
+
+def test_the_higher_end_of_a_negative_gain_is_nearer_to_zero(monkeypatch):
+    measure(monkeypatch, lambda intensities, gain: np.full(len(intensities), gain < -1.5))
+    knob = analyze(dark_images([0.3] * 3), camera=brightness.NEGATIVE).content["knobs"]["white_balance.green"]
+    assert math.log(-knob["low"]) == pytest.approx(math.log(1.5), rel=PRECISION)
+    assert (knob["value"], knob["high"]) == pytest.approx((-1, -0.01))
+    assert (knob["low_at_limit"], knob["high_at_limit"]) == (False, True)
+    assert knob["low_interval"] == pytest.approx([knob["low"]] * 2)
+    assert knob["high_interval"] == pytest.approx([-0.01] * 2)
 
 
 def test_resamples_of_equal_samples_are_equal():
@@ -141,9 +156,6 @@ def test_iou_of_segmentation_and_negative_gains():
     factor = content["knobs"]["white_balance"]
     assert math.log(factor["low"]) == pytest.approx(math.log(BRIGHT / bright), rel=PRECISION)
     assert math.log(factor["high"]) == pytest.approx(math.log(BRIGHT / dark), rel=PRECISION)
-    # Of a gain below zero, the end nearer to zero is the higher one.
-    gain = content["knobs"]["white_balance.green"]
-    assert gain["low"] < gain["value"] == -1 < gain["high"] < 0
 
 
 def test_the_map_is_that_of_both_knobs(analysis):

@@ -112,14 +112,6 @@ def evaluated(monkeypatch):
     return names
 
 
-def test_the_same_again_takes_what_is_there_and_other_settings_only_what_is_missing(settings, result, evaluated):
-    assert evaluation.run(settings) == result
-    assert evaluated == []
-    more = evaluation.run(dataclasses.replace(settings, severities=(1, 3, 5)))
-    assert evaluated == [["gaussian_noise.3"]] * 2
-    assert more["runs"]["static"]["folds"]["0"]["own"] == result["runs"]["static"]["folds"]["0"]["own"]
-
-
 def test_a_damaged_file_is_evaluated_anew(settings, evaluated, tmp_path):
     settings = dataclasses.replace(settings, against=("corruptions",), severities=(1,), output=str(tmp_path))
     evaluation.run(settings)
@@ -200,7 +192,6 @@ def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
         ({"severities": ()}, r"--severities is empty"),
         ({"batch_size": 0}, r"--batch_size must be positive, got 0"),
         ({"seed": -1}, r"--seed must not be negative, got -1"),
-        ({"pipelines": ("bilinear",)}, r"no pipeline is called 'bilinear'"),
     ],
 )
 def test_settings_that_are_wrong_are_named(change, message):
