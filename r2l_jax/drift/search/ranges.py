@@ -24,11 +24,6 @@ def moved(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:
     return {name: jnp.asarray(facts[name].moved(default[name], offset)) for name, offset in offsets.items()}
 
 
-def offsets_of(facts: Facts, default: Values, values: Values) -> dict[str, Array]:
-    """Computes the offsets of values, the inverse of `moved`; NaN for a gain of the other sign."""
-    return {name: jnp.asarray(facts[name].offset(default[name], value)) for name, value in values.items()}
-
-
 def valid_offsets(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:
     """Returns the nearest offsets at which all values are valid, except for the rounding that `values_at` undoes."""
     return {name: jnp.clip(offset, *facts[name].offset_limits(default[name])) for name, offset in offsets.items()}

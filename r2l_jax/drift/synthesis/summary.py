@@ -162,7 +162,10 @@ def _matrices(summaries: Mapping[str, EvaluatedRun], cases: Sequence[Case], scor
         matrices["corruptions"] = {
             "rows": names,
             "columns": severities,
-            "mean": [[_mean_of_runs(summaries, case, score) for case in by_name[name]] for name in names],
+            "mean": [
+                [_mean([run.tests[case][score].mean for run in summaries.values()]) for case in by_name[name]]
+                for name in names
+            ],
         }
         matrices["corruptions_of_runs"] = {
             "severities": severities,
@@ -188,10 +191,6 @@ def _scores_of_runs(summaries: Mapping[str, EvaluatedRun], columns: list[str], s
         "mean": [[each.mean for each in of_run] for of_run in scores],
         "std": [[each.std for each in of_run] for of_run in scores],
     }
-
-
-def _mean_of_runs(summaries: Mapping[str, EvaluatedRun], case: str, score: str) -> float:
-    return float(np.mean([run.tests[case][score].mean for run in summaries.values()]))
 
 
 def _scores_by_corruption(

@@ -6,7 +6,6 @@ import pytest
 
 import isp
 from r2l_jax.drift.search import knobs as knobs_module
-from r2l_jax.drift.search import ranges
 
 PIPELINES = {
     "drone": isp.parametrized(isp.CAMERAS["drone"], additive_layer=(4, 4)),
@@ -49,7 +48,7 @@ def test_a_knob_moves_its_parameter_alone_along_its_direction_in_its_unit(defaul
             for other, value in values.items():
                 if other != knob.parameter:
                     np.testing.assert_array_equal(value, default[other])
-            offsets = ranges.offsets_of(FACTS, default, values)[knob.parameter]
+            offsets = FACTS[knob.parameter].offset(default[knob.parameter], values[knob.parameter])
             # Nothing is cut off: the limits are where the first value stops being valid.
             np.testing.assert_allclose(offsets, position * knob.direction, atol=2e-5, err_msg=f"{name} at {position}")
             value = knob.value(position)
