@@ -33,7 +33,7 @@ def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> Ra
     settings: dict[str, Any] = {**data.source, "iso": iso}
     dataset = datasets.load(data.dataset, **settings)
     if dataset.fingerprint != fingerprint:
-        raise InputError(f"--intensities={iso:g}: its samples are not those of --iso={data.iso:g}")
+        raise InputError(f"--intensities={iso:g} has other samples than --iso={data.iso:g}")
     return dataset
 
 

@@ -7,7 +7,6 @@ import re
 import sys
 import time
 import zlib
-from collections.abc import Callable
 
 import jax
 
@@ -22,9 +21,7 @@ _DIFFERENCE = 60 * 10**9
 
 
 def keep(default: pathlib.Path) -> None:
-    """Stores compiled functions in JAX_COMPILATION_CACHE_DIR, or else in a default folder.
-
-    Entries that cannot be read are removed first, see `remove_broken`.
+    """Stores compiled functions in JAX_COMPILATION_CACHE_DIR, or else in a default folder, without broken ones.
 
     Args:
         default: the default folder.
@@ -64,23 +61,20 @@ def remove_broken(folder: pathlib.Path) -> None:
 
 
 def _is_whole(entry: bytes) -> bool:
-    """Tells whether an entry can be decompressed. Where the package for it is missing, the answer is yes."""
+    """Returns whether an entry can be decompressed; True if the package for it is missing."""
     try:
-        _decompressor(entry)(entry)
+        if not entry.startswith(_ZSTD):
+            zlib.decompress(entry)
+        elif sys.version_info >= (3, 14):
+            from compression import zstd
+
+            zstd.decompress(entry)
+        else:
+            import zstandard  # pyright: ignore[reportMissingImports]  # JAX uses it where it is installed.
+
+            zstandard.ZstdDecompressor().decompress(entry)
     except ImportError:
         return True
     except Exception:  # The errors of zlib and of both zstd libraries have no other base in common.
         return False
     return True
-
-
-def _decompressor(entry: bytes) -> Callable[[bytes], bytes]:
-    if not entry.startswith(_ZSTD):
-        return zlib.decompress
-    if sys.version_info >= (3, 14):
-        from compression import zstd
-
-        return zstd.decompress
-    import zstandard  # pyright: ignore[reportMissingImports]  # JAX uses it where it is installed.
-
-    return zstandard.ZstdDecompressor().decompress

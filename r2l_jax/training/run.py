@@ -471,7 +471,7 @@ class _Opening:
             if dataset.fingerprint != metrics["fingerprint"]:
                 raise InputError(
                     f"{where} was trained on other data: the samples or classes of {dataset.name} in "
-                    f"{config.data.data_dir} are not those"
+                    f"{config.data.data_dir} differ"
                 )
             recorded_split(metrics, dataset, folder / "metrics.json")
             return dataset
@@ -492,7 +492,7 @@ class _Opening:
         load_data = functools.partial(self._dataset, config.data)
         fold = TrainedFold(file.parent, about, {}, config, none, none, lambda: model, load_data)
         if fold.identity != identity:
-            raise InputError(f"{where} is damaged: its arrays are not those that were written")
+            raise InputError(f"{where} is damaged: its arrays have changed since it was written")
         return fold
 
     def _dataset(self, data: TrainingDataSettings) -> RawDataset:

@@ -33,10 +33,12 @@ def test_the_gradient_agrees_with_finite_differences(capsys):
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(found["start"])
 
 
+@pytest.mark.slow
 def test_the_own_stage_learns_the_haze():
     assert run("own_stage")["haze"] == pytest.approx(0.3, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_worst_white_balance_is_worse_and_within_its_limits():
     found = run("worst_white_balance")
     own, worst = (found["loss"](found["weights"], offsets) for offsets in (np.zeros(3), found["offsets"]))

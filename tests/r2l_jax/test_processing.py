@@ -15,6 +15,9 @@ from r2l_jax.runtime.flags import build, replace
 from r2l_jax.training import start, train
 from r2l_jax.training.update import StepSettings
 
+# One epoch, whose model is in a file alone.
+SHORT = {"epochs": 1, "save_locally": True, "log_model": False}
+
 
 def synthetic(config):
     return datasets.load("Synthetic", **config.data.source)
@@ -30,7 +33,7 @@ def synthetic(config):
     ],
 )
 def test_fixed_processing_is_normalized_by_the_training_set_and_not_trained(base, mode, algorithms, side):
-    config = replace(base, run_name=mode, processing_mode=mode, **algorithms, epochs=1, save_locally=True)
+    config = replace(base, run_name=mode, processing_mode=mode, **algorithms, **SHORT)
     train.run(config)
     dataset = synthetic(config)
     processor = (config.processing.named_pipeline or half_size)(dataset.camera)
@@ -97,7 +100,7 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
     with pytest.raises(InputError, match=r"holds images that are processed already: it needs --processing_mode=none"):
         train.run(replace(base, run_name="refused"))
     config = replace(
-        base, run_name="images", processing_mode="none", epochs=1, save_locally=True,
+        base, run_name="images", processing_mode="none", **SHORT,
         track_processing=True, track_save_tensors=True,
     )  # fmt: skip
     train.run(config)
@@ -131,7 +134,7 @@ def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen,
     """Started from an earlier run's processor and head; the other part moves."""
     earlier = str(one_epoch.run_dir)
     config = replace(
-        base, run_name=frozen, epochs=1, save_locally=True, processor_uri=earlier, classifier_uri=earlier,
+        base, run_name=frozen, **SHORT, processor_uri=earlier, classifier_uri=earlier,
         **{frozen: True},
     )  # fmt: skip
     train.run(config)

@@ -66,6 +66,6 @@ def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
         warn(str(error))
         return None
     if found is not None and found.identity.get("model") != model.folds[0].fingerprint:
-        warn(f"{file}: the tolerances are those of another model, and are not shown")
+        warn(f"{file}: the tolerances belong to another model, and are not shown")
         return None
     return found

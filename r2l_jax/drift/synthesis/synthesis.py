@@ -92,7 +92,7 @@ def load(config: SynthesisConfig) -> dict[float | None, RawDataset]:
         raise InputError(f"--dataset={config.dataset} is processed already: there is no raw data")
     for iso, dataset in loaded.items():
         if dataset.fingerprint != first.fingerprint:
-            raise InputError(f"--intensities={iso:g}: its samples are not those of the other intensities")
+            raise InputError(f"--intensities={iso:g} has other samples than the other intensities")
     return loaded
 
 

@@ -68,23 +68,20 @@ def test_a_resnet_keeps_its_classifier(resnet18):
     jax.tree.map(np.testing.assert_array_equal, arrays_of(head.fc), before)
 
 
-@pytest.mark.parametrize(("name", "encoder"), [("unet", "resnet18"), ("unetplusplus", "resnet34")])
-def test_a_unet_gets_its_encoder(tmp_path, name, encoder):
-    file = tmp_path / "weights.safetensors"
-    state = write(file, encoder)
-    head = abstract(lambda rngs: tasks.unet(name, encoder=encoder, rngs=rngs))
-    pretrained.load_weights(head, encoder, str(file))
+def test_a_unet_gets_its_encoder(resnet18):
+    file, state = resnet18
+    head = abstract(lambda rngs: tasks.unet("unetplusplus", encoder="resnet18", rngs=rngs))
+    pretrained.load_weights(head, "resnet18", str(file))
     check_trunk(head.encoder, state)
     rest = jax.tree.leaves((nnx.state(head.decoder), nnx.state(head.segmentation_head)))
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in rest)
 
 
-@pytest.mark.parametrize("expected", ["resnet34", "resnet50"])
-def test_another_network_is_named(resnet18, expected):
+def test_another_network_is_named(resnet18):
     file, _ = resnet18
-    head = abstract(lambda rngs: tasks.resnet(expected, num_classes=5, rngs=rngs))
-    with pytest.raises(InputError, match=rf"^--pretrained_weights=.* holds .* a resnet18, expected a {expected}$"):
-        pretrained.load_weights(head, expected, str(file))
+    head = abstract(lambda rngs: tasks.resnet("resnet34", num_classes=5, rngs=rngs))
+    with pytest.raises(InputError, match=r"^--pretrained_weights=.* holds .* a resnet18, expected a resnet34$"):
+        pretrained.load_weights(head, "resnet34", str(file))
 
 
 class SmallHead(nnx.Module):
@@ -152,7 +149,6 @@ HALF = safetensors.numpy.save(STATE | {"bn1.bias": STATE["bn1.bias"].astype(ml_d
         ("x.safetensors", CONTENT[:-1], r" is not a safetensors file that can be read: .*header"),
         ("x.safetensors", HALF, r": bn1.bias is BF16, expected one of F16, F32, F64, I64$"),
         ("x.pth", b"anything", r" is a PyTorch file"),
-        ("x.bin", b"PK\x03\x04\0\0\x08\x08\0\0", r" is a PyTorch file"),
         ("x.bin", b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.", r" is a PyTorch file"),
     ],
 )
@@ -167,7 +163,7 @@ def test_unusable_files_are_refused(head, tmp_path, name, content, message):
 
 def test_the_command_that_converts_a_pytorch_file(head, tmp_path):
     file = tmp_path / "it's mine.pth"
-    file.touch()
+    file.write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match=r"^--pretrained_weights=.* is a PyTorch file") as caught:
         pretrained.load_weights(head, "resnet18", str(file))
     program, option, code, *files = shlex.split(str(caught.value).partition(" by ")[2])
@@ -182,12 +178,6 @@ def test_without_a_file_the_weights_come_from_the_hub(head, tmp_path, monkeypatc
     monkeypatch.setattr(hub, "weights_file", lambda network: {"resnet18": file}[network])
     pretrained.load_weights(head, "resnet18")
     check_trunk(head, STATE)
-
-
-def test_a_file_from_the_hub_that_does_not_fit_is_named(tmp_path, monkeypatch):
-    file = tmp_path / "resnet18.safetensors"
-    file.write_bytes(CONTENT)
-    monkeypatch.setattr(hub, "weights_file", lambda network: file)
     head = abstract(lambda rngs: tasks.resnet("resnet18", num_classes=5, rngs=rngs))
     message = rf"^--classifier_pretrained: {file} does not hold the weights of a resnet18: .*; and \d+ more$"
     with pytest.raises(InputError, match=message):

@@ -1,29 +1,14 @@
 import os
-import subprocess
 import sys
 import zlib
 
+import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache as cache_of_jax
 
 from r2l_jax.runtime import compilation_cache
 
 WHOLE = zlib.compress(b"compiled" * 100)
-
-CALL = """
-import jax
-from r2l_jax.runtime.startup import prepare
-
-prepare()
-print(jax.jit(lambda x: 2 * x)(21))
-"""
-
-
-def call(folder):
-    """Compiles a function as a program does, and returns what was stored."""
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(folder)}
-    done = subprocess.run([sys.executable, "-c", CALL], env=environment, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "42\n", "")
-    return {entry.name: entry.read_bytes() for entry in folder.glob("*-cache")}
 
 
 def name(function):
@@ -31,38 +16,55 @@ def name(function):
     return f"jit_{function}-{64 * 'a'}-cache"
 
 
-def test_what_was_half_written_is_compiled_again_without_a_warning(tmp_path):
-    stored = call(tmp_path)
-    assert stored
-    for entry, content in stored.items():
-        (tmp_path / entry).write_bytes(content[: len(content) // 2])
-    assert call(tmp_path).keys() == stored.keys()
-    compilation_cache.remove_broken(tmp_path)
-    assert {entry.name for entry in tmp_path.glob("*-cache")} == stored.keys()
+@pytest.fixture
+def folder(tmp_path):
+    """An empty folder where JAX stores what it compiles during the test."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    cache_of_jax.reset_cache()
+    compilation_cache.keep(tmp_path / "compiled")
+    yield tmp_path / "compiled"
+    jax.config.update("jax_compilation_cache_dir", before)
+    cache_of_jax.reset_cache()
 
 
-@pytest.mark.parametrize("content", [b"", WHOLE[:-1], WHOLE[:10], b"something else"])
-def test_what_cannot_be_read_is_removed(tmp_path, content):
-    (tmp_path / name("whole")).write_bytes(WHOLE)
-    (tmp_path / name("broken")).write_bytes(content)
-    (tmp_path / "my-cache").write_bytes(content)
-    compilation_cache.remove_broken(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".checked", name("whole"), "my-cache"]
+def test_what_jax_has_half_written_is_compiled_again_without_a_warning(folder):
+    def compiled():
+        assert jax.jit(lambda x: 2 * x)(21) == 42
+        return {entry.name for entry in folder.glob("*-cache")}
+
+    stored = compiled()
+    compilation_cache.remove_broken(folder)
+    assert {entry.name for entry in folder.glob("*-cache")} == stored != set()
+    for entry in stored:
+        (folder / entry).write_bytes((folder / entry).read_bytes()[:99])
+    compilation_cache.remove_broken(folder)
+    assert not list(folder.glob("*-cache"))
+    jax.clear_caches()
+    assert compiled() == stored
 
 
-def test_zstd_is_read_where_it_is_installed(tmp_path):
+def zstd():
     if sys.version_info >= (3, 14):
         from compression.zstd import compress
     else:
         compress = pytest.importorskip("zstandard").ZstdCompressor().compress
-    whole = compress(b"compiled" * 100)
-    (tmp_path / name("whole")).write_bytes(whole)
-    (tmp_path / name("broken")).write_bytes(whole[:-1])
+    return compress(b"compiled" * 100)
+
+
+@pytest.mark.parametrize("whole", [lambda: WHOLE, zstd], ids=["zlib", "zstd"])
+def test_entries_that_cannot_be_read_are_removed(tmp_path, whole):
+    content = whole()
+    (tmp_path / name("whole")).write_bytes(content)
+    broken = [b"", content[:-1], content[:10], b"something else"]
+    for number, part in enumerate(broken):
+        (tmp_path / name(f"broken{number}")).write_bytes(part)
+        (tmp_path / "my-cache").write_bytes(part)
     compilation_cache.remove_broken(tmp_path)
-    assert [path.name for path in tmp_path.glob("*-cache")] == [name("whole")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".checked", name("whole"), "my-cache"]
 
 
-def test_what_cannot_be_decompressed_here_stays(tmp_path, monkeypatch):
+def test_an_entry_that_cannot_be_decompressed_here_stays(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     monkeypatch.setitem(sys.modules, "compression", None)
     (tmp_path / name("zstd")).write_bytes(b"\x28\xb5\x2f\xfd and so on")

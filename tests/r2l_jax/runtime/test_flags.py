@@ -160,8 +160,7 @@ def test_an_unknown_flag_suggests_the_nearest(unknown, hint):
 
 
 def test_help_of_a_program():
-    command = [sys.executable, str(programs.SCRIPTS / "unprocess.py")]
-    shown = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    shown = programs.call("unprocess.py", "--help")
     assert (shown.returncode, shown.stderr) == (0, "")
     names = [line.split(":")[0].strip() for line in shown.stdout.splitlines() if line.startswith("  --")]
     own = ["--input", "--output", "--camera", "--exposure", "--full_well", "--read_noise", "--bits", "--seed"]

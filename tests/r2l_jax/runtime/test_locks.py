@@ -13,8 +13,8 @@ from r2l_jax.runtime.locks import writing_to
 
 HOLD = """
 import pathlib, sys, time
-from r2l_jax.runtime.locks import writing_to
-with writing_to(pathlib.Path(sys.argv[1])):
+from r2l_jax.runtime.locks import locked
+with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """

@@ -1,4 +1,5 @@
 import errno
+import math
 import os
 import pathlib
 import platform
@@ -52,14 +53,18 @@ print(min(of_calls[1:]))
     HUGE_PAGES.exists() and "[always]" in HUGE_PAGES.read_text(),
     reason="this Linux always maps 2 MiB at a time, so 64 MiB cost 32 page faults with and without the settings",
 )
-def test_kept_memory_is_mapped_once():
-    def later_call(memory):
-        command = [sys.executable, "-c", PAGE_FAULTS, memory]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    assert later_call("given back") >= 2**26 // os.sysconf("SC_PAGE_SIZE")
-    assert later_call("main thread") < 100
-    assert later_call("any thread") < 100
+@pytest.mark.parametrize(
+    ("memory", "low", "high"),
+    [
+        pytest.param("given back", 2**26 // os.sysconf("SC_PAGE_SIZE"), math.inf, marks=pytest.mark.slow),
+        ("main thread", 0, 100),
+        pytest.param("any thread", 0, 100, marks=pytest.mark.slow),
+    ],
+)
+def test_kept_memory_is_mapped_once(memory, low, high):
+    command = [sys.executable, "-c", PAGE_FAULTS, memory]
+    faults = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert low <= faults < high
 
 
 @pytest.fixture

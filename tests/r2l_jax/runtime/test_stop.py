@@ -51,8 +51,15 @@ def started(code, *arguments):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["r2l_jax.config", "msgspec", "jaxlib.mlir.ir", "flax"])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGINT, "r2l_jax.config"),
+        (signal.SIGTERM, "msgspec"),
+        (signal.SIGINT, "jaxlib.mlir.ir"),
+        pytest.param(signal.SIGTERM, "flax", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_during_an_import_ends_a_program_in_one_line(tmp_path, number, moment):
     script, logdir = ROOT / "scripts" / "train.py", f"--logdir={tmp_path}"
     ended = started(AT_IMPORT, str(int(number)), moment, str(script), logdir, "--experiment_name=a", "--run_name=b")

@@ -72,7 +72,7 @@ def test_the_metadata_says_what_the_arrays_are(file, one_epoch):
         ({"shape": "[-1, 3]"}, "its metadata has Expected int >= 1 - at shape"),
         ({"score": "NaN"}, "its metadata has a score that is not finite"),
         ({"identity": "1"}, "its metadata has identity, which is not text"),
-        ({"identity": '"abc"'}, "is damaged: its arrays are not those that were written"),
+        ({"identity": '"abc"'}, "is damaged: its arrays have changed since it was written"),
     ],
 )
 def test_metadata_of_others_is_refused_in_one_line(changed, metadata, message):
@@ -89,7 +89,7 @@ def test_metadata_of_others_is_refused_in_one_line(changed, metadata, message):
         ({"head.fc.bias": np.zeros(7, np.float32)}, r"its head has fc.bias \(7,\), this run's \(5,\)"),
         ({"head.fc.bias": np.zeros(5, np.float64)}, "its array head.fc.bias must be float32, got float64"),
         ({"head.fc.bias.more": np.zeros(5, np.float32)}, "one of its arrays lies in another one"),
-        ({"head.fc.bias": np.ones(5, np.float32)}, "its arrays are not those that were written"),
+        ({"head.fc.bias": np.ones(5, np.float32)}, "its arrays have changed since it was written"),
     ],
 )
 def test_arrays_of_others_are_refused(changed, arrays, message):

@@ -12,7 +12,7 @@ from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
-from r2l_jax.training import plan, train
+from r2l_jax.training import train
 from r2l_jax.training.plan import Plan
 
 
@@ -103,19 +103,6 @@ def test_a_size_that_the_network_cannot_halve_is_refused(base, monkeypatch, size
 def test_a_test_run_has_a_batch_of_each_side_of_the_split(base):
     for fold in Plan(replace(base, n_splits=2, batch_size=5, test_run=True)).folds:
         assert (len(fold.train_indices), len(fold.valid_indices)) == (5, 5)
-
-
-def test_bad_weights_are_refused_for_the_folds_that_are_left(base, one_epoch, tmp_path, monkeypatch):
-    config = replace(
-        base, logdir=str(tmp_path), run_name="begun", n_splits=2, classifier_pretrained=True,
-        pretrained_weights=str(tmp_path / "nothing"),
-    )  # fmt: skip
-    begun = Plan(config)
-    begun.folds[0].folder.mkdir(parents=True)
-    shutil.copy(one_epoch.run_dir / "fold_0/metrics.json", begun.folds[0].metrics_file)
-    monkeypatch.setattr(plan, "changes", lambda *_: [])
-    with pytest.raises(InputError, match=r"--pretrained_weights=.*nothing: No such file"):
-        begun.check_folders(begun.folds)
 
 
 @pytest.fixture

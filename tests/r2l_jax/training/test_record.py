@@ -59,7 +59,7 @@ def put(*path):
         (put("made_by", 7), r"\(Expected array, got int - at made_by\)"),
         (put("pipeline", {"file": 1}), r"\(Expected str, got int - at pipeline.file\)"),
         (put("complete", False), "is not trained to its end"),
-        (put("fingerprint", "other"), "was trained on other data: the samples or classes of Synthetic in .* are not"),
+        (put("fingerprint", "other"), "was trained on other data: the samples or classes of Synthetic in .* differ"),
         (put("flags", "new", 1), "trained by another version: it has the flags new"),
         (put("camera", {"black_level": 3}), "its metrics.json has no camera: "),
         (put("task", "detection"), "is not what a run of this program writes"),

@@ -20,7 +20,6 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, leaves, replace
-from r2l_jax.training import train
 from r2l_jax.training.run import Run, open_runs
 from r2l_jax.training.update import StepSettings
 
@@ -182,21 +181,22 @@ def test_data_that_has_moved_is_found_by_its_new_place(one_epoch, tmp_path):
     assert fold.config.data.data_dir == str(tmp_path)
 
 
-def test_a_run_on_own_files_is_loaded_after_all_has_moved(base, tmp_path, monkeypatch):
+def test_a_run_on_own_files_is_loaded_after_all_has_moved(one_epoch, tmp_path, monkeypatch):
     """The data, the camera's file in its folder, the run, and the current directory."""
-    rng, here = np.random.default_rng(0), tmp_path / "here"
-    for label in ("a", "b"):
-        (here / "cells" / label).mkdir(parents=True)
-        for number in range(4):
-            samples = rng.integers(0, 2**16, (32, 32), dtype=np.uint16)
-            tifffile.imwrite(here / "cells" / label / f"{number}.tiff", samples)
+    here = tmp_path / "here"
+    for number in range(40):
+        file = here / "cells" / "ab"[number % 2] / f"{number}.tiff"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(file, np.full((32, 32), 1000 * number, np.uint16))
     (here / "cells" / "my_camera.json").write_text(isp.CAMERAS["drone"].to_json())
     monkeypatch.chdir(here)
-    config = replace(
-        base, logdir="runs", run_name="moved", epochs=1, dataset="Folder", data_dir="cells", batch_size=2,
-        camera="cells/my_camera.json", synthetic_images=None, synthetic_size=None, train_size=0.5,
-    )  # fmt: skip
-    train.run(config)
+    # As if the run of the scenes had been trained on these files.
+    shutil.copytree(one_epoch.run_dir, here / "runs/test/moved")
+    own = {"dataset": "Folder", "data_dir": "cells", "camera": "cells/my_camera.json"}
+    own |= {"synthetic_images": None, "synthetic_size": None}
+    fingerprint = datasets.load("Folder", **replace(one_epoch, **own).data.source).fingerprint
+    content = metrics(one_epoch) | {"fingerprint": fingerprint, "flags": metrics(one_epoch)["flags"] | own}
+    (here / "runs/test/moved/fold_0/metrics.json").write_text(json.dumps(content))
     there, elsewhere = here.rename(tmp_path / "there"), tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

@@ -95,7 +95,7 @@ def test_statistics_do_not_depend_on_the_batch_size(base):
     np.testing.assert_allclose(few, all_at_once, rtol=1e-4)
 
 
-@pytest.mark.parametrize("mode", variants.quick(2, ["parametrized", "static", "neural_network"]))
+@pytest.mark.parametrize("mode", variants.quick(1, ["parametrized", "static", "neural_network"]))
 def test_the_step_is_compiled_once_while_the_start_is_prepared(base, caplog, mode):
     # No other test has this rate, so that its steps would be compiled already.
     config = replace(base, run_name=f"ahead_{mode}", processing_mode=mode, epochs=2, log_model=False, lr=3e-5)

@@ -20,7 +20,7 @@ def test_tolerances_are_those_that_forensics_has_found_for_this_model(model, one
     assert (found.tolerance, said) == (0.02, "")
     assert found.knobs["gamma_correct"].high == content["knobs"]["gamma_correct"]["high"]
     for text, words in (
-        (json.dumps(content | {"identity": {"model": "another"}}), "the tolerances are those of another model"),
+        (json.dumps(content | {"identity": {"model": "another"}}), "the tolerances belong to another model"),
         ('{"knobs": 3}', "is damaged or of another version"),
     ):
         found, said = read(text)

@@ -95,7 +95,7 @@ def test_intensities_are_the_same_scenes_as_measured(monkeypatch, tmp_path):
     assert result["own"] == ["iso=1"]
     others = dataclasses.replace(DATASET, names=DATASET.names[::-1])
     monkeypatch.setattr(acquisition.datasets, "load", lambda name, **source: others)
-    with pytest.raises(InputError, match=r"--intensities=0\.5: its samples are not those of --iso=1"):
+    with pytest.raises(InputError, match=r"--intensities=0\.5 has other samples than --iso=1"):
         evaluation.run(dataclasses.replace(settings, seed=1, output=str(tmp_path / "other")))
 
 

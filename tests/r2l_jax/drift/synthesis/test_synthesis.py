@@ -373,7 +373,7 @@ def test_data_and_processes_that_do_not_fit_are_named(base, written, monkeypatch
         synthesis.run(base)
     by_iso = {1.0: written, 0.5: dataclasses.replace(written, names=written.names[::-1])}
     monkeypatch.setattr(datasets, "load", lambda name, iso, **settings: by_iso[iso])
-    with pytest.raises(InputError, match=r"--intensities=0\.5: its samples are not those of the other intensities"):
+    with pytest.raises(InputError, match=r"--intensities=0\.5 has other samples than the other intensities"):
         synthesis.run(base)
 
 
