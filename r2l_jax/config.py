@@ -280,7 +280,7 @@ class ModelSettings(NetworkSettings):
     def __post_init__(self):
         super().__post_init__()
         if self.classifier_pretrained and self.classifier_uri:
-            raise InputError("--classifier_pretrained and --classifier_uri both say what the head starts from")
+            raise InputError("--classifier_pretrained and --classifier_uri both set the head's start: leave one out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -355,7 +355,7 @@ class AttackSettings(Settings):
         "search for the processing that breaks a model: only the processor is trained, uphill in the task loss, from "
         "the camera's or --processor_uri, --lr in natural ranges of its parameters. The head, of --classifier_uri, and "
         "all batch statistics are frozen, also without --freeze_classifier (the published program then stops). The "
-        "best epoch is that of the lowest score",
+        "best epoch has the lowest score",
         False,
     )
     adv_parameters: str | None = setting(
@@ -472,8 +472,8 @@ class TrainConfig(Settings):
         for name in ("track_save_tensors", "track_every_epoch"):
             if getattr(self.tracking, name) and not (self.tracking.records or attack.adv_track_differences):
                 raise InputError(
-                    f"--{name} is about what --track_processing, --track_processing_gradients, --track_predictions "
-                    "and --adv_track_differences record: give one of them as well"
+                    f"--{name} needs a record: give --track_processing, --track_processing_gradients, "
+                    "--track_predictions or --adv_track_differences as well"
                 )
 
     @property

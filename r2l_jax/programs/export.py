@@ -50,7 +50,7 @@ class ExportConfig(Settings):
         if self.camera is not None and self.input is None:
             raise InputError("--camera is for --input: give both")
         if self.input is not None and self.data_dir is not None:
-            raise InputError("--input and --data_dir both say what files are checked on: leave one of them out")
+            raise InputError("--input and --data_dir both choose the samples of the check: leave one of them out")
 
 
 def main(config: ExportConfig) -> int:

@@ -217,7 +217,7 @@ def read_metrics(file: pathlib.Path, context: str) -> dict[str, Any]:
         msgspec.convert(content, _Metrics)
     except msgspec.ValidationError as error:
         reason = str(error).replace("`", "").replace("$.", "")
-        raise InputError(f"{file} is not what a run of this program writes ({reason}); {context}") from None
+        raise InputError(f"{file} was not written by a run of this program ({reason}); {context}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} cannot be read ({error}); {context}") from None
     return content

@@ -284,15 +284,7 @@ class _Loop:
         validated: the sums of the last validation; None before the first.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        compiled: Steps,
-        fold: Fold,
-        key: jax.Array,
-        stop: StopSignals,
-        first_step: int,
-    ):
+    def __init__(self, plan: Plan, compiled: Steps, fold: Fold, key: jax.Array, stop: StopSignals, first_step: int):
         self._plan, self._batches, self._compiled, self._fold = plan, plan.batches, compiled, fold
         self._key, self._stop = key, stop
         self.step, self.steps = first_step, plan.optimization.epochs * plan.batches.per_epoch

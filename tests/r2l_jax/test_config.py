@@ -25,7 +25,7 @@ from r2l_jax.training.record import changed_flags
         ),
         (
             {"classifier_pretrained": True, "classifier_uri": "runs/x"},
-            "--classifier_pretrained and --classifier_uri both say what the head starts from",
+            "--classifier_pretrained and --classifier_uri both set the head's start",
         ),
         (
             {"classifier_pretrained": True, "freeze_classifier": True},
@@ -54,7 +54,7 @@ from r2l_jax.training.record import changed_flags
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),
-        ({"track_every_epoch": True}, "--track_every_epoch is about what --track_processing, .* give one of them"),
+        ({"track_every_epoch": True}, "--track_every_epoch needs a record: give --track_processing, .* as well"),
     ],
 )
 def test_refuses_contradictions(change, message):

@@ -162,7 +162,7 @@ REFUSED = [
     ("export", "--output=out --run=x --parts=tail", "--parts must be of whole, isp, head, got 'tail'"),
     ("export", "--output=out --run=x --formats=tflite", "--formats must be of stablehlo, onnx, safetensors, camera, "),
     ("export", "--output=out --run=x --camera=drone", "--camera is for --input: give both"),
-    ("export", "--output=out --run=x --input=a --data_dir=b", "--input and --data_dir both say what files are checked"),
+    ("export", "--output=out --run=x --input=a --data_dir=b", "--input and --data_dir both choose the samples"),
     ("export", "--output=out --run=x --formats=camera --gradient", "--gradient is for --formats=stablehlo, got "),
     ("forensics", "--run=nowhere", NOT_FOUND),
     ("forensics", "--run=x --analyses=sensitivity,tolerances --lr=0.1", "--lr changes nothing in sensitivity, tol"),

@@ -46,7 +46,7 @@ def put(*path):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (put("complete", "no"), r"what a run of this program writes \(Expected bool, got str - at complete\)"),
+        (put("complete", "no"), r"was not written by a run of this program \(Expected bool, got str - at complete\)"),
         (put("train_indices", [0, [1]]), r"\(Expected int, got array - at train_indices\[1\]\)"),
         (put("valid_indices", 0, -1), r"\(Expected int >= 0 - at valid_indices\[0\]\)"),
         (put("valid_indices", [40]), "is damaged: valid_indices must be of the 40 samples, found one of 40"),
@@ -62,7 +62,7 @@ def put(*path):
         (put("fingerprint", "other"), "was trained on other data: the samples or classes of Synthetic in .* differ"),
         (put("flags", "new", 1), "trained by another version: it has the flags new"),
         (put("camera", {"black_level": 3}), "its metrics.json has no camera: "),
-        (put("task", "detection"), "is not what a run of this program writes"),
+        (put("task", "detection"), "was not written by a run of this program"),
         (put("classes", []), "its metrics.json has no classes"),
         (put("classes", ["a", "b"]), r"does not fit this run: its head has fc.bias \(5,\), this run's \(2,\)"),
         (put("best_epoch", "x"), "its metrics.json has Expected int, got str - at epoch"),
@@ -80,7 +80,7 @@ def test_values_that_no_run_writes_are_named(strange, change, reason):
 def test_a_file_of_another_kind_is_named(tmp_path, text):
     file = tmp_path / "metrics.json"
     file.write_text(text)
-    with pytest.raises(InputError, match=r"metrics.json (cannot be read|is not what a run)") as raised:
+    with pytest.raises(InputError, match=r"metrics.json (cannot be read|was not written by)") as raised:
         read_metrics(file, "start anew")
     assert "\n" not in str(raised.value)
 
