@@ -12,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import variants
 from jax._src import distributed
 
 from r2l_jax.runtime import hosts
@@ -27,7 +28,7 @@ import numpy as np
 from r2l_jax.runtime import hosts, startup
 from r2l_jax.runtime.errors import InputError
 
-startup.prepare()
+startup.prepare(multi_host=True)
 number = jax.process_index()
 
 
@@ -154,26 +155,12 @@ def start():
         process.communicate()
 
 
-def test_processes_share_results_and_errors(start):
-    for stdout, stderr in [process.communicate(timeout=120) for process in start(PROGRAM)]:
+@pytest.mark.parametrize("cluster", variants.quick(1, [slurm, by_variables, open_mpi_4]))
+def test_processes_meet_and_share_results_and_errors(start, cluster):
+    for stdout, stderr in [process.communicate(timeout=120) for process in start(PROGRAM, cluster=cluster)]:
         # Gloo prints lines of its own.
         lines = [line for line in stdout.splitlines() if not line.startswith("[Gloo]")]
         assert lines == PRINTED.splitlines(), stderr
-
-
-MEETING = """
-import jax, numpy as np
-from r2l_jax.runtime import hosts
-hosts.meet(100.0, multi_host=True)
-print(hosts.gathered(np.array([jax.process_index()])).tolist())
-"""
-
-
-@pytest.mark.parametrize("cluster", [slurm, pytest.param(open_mpi_4, marks=pytest.mark.slow)])
-def test_two_processes_meet_where_the_cluster_says(start, cluster):
-    for process in start(MEETING, cluster=cluster):
-        stdout, stderr = process.communicate(timeout=120)
-        assert "[0, 1]" in stdout.splitlines(), stderr
 
 
 ENDING = """
