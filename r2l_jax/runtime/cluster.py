@@ -244,12 +244,10 @@ def prepare_worker(dask_worker: Any) -> None:
             clusters, whoever starts the workers assigns GPUs.
     """
     from r2l_jax.runtime import startup
-    from r2l_jax.runtime.garbage import collect_rarely
 
     gpus = visible_gpus(os.environ)
     if isinstance(dask_worker.name, int) and gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[dask_worker.name % len(gpus)]
-    collect_rarely()
     startup.prepare(any_thread=True)
 
 

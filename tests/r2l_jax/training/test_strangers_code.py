@@ -90,7 +90,6 @@ def test_it_is_not_run_wherever_it_lies(received, tmp_path, recorded, current, l
     ("program", "flags"),
     [
         ("predict.py", ["--input=raw", "--output=table.csv"]),
-        ("export.py", ["--output=exported"]),
         ("process.py", ["--input=raw", "--output=pictures"]),
         ("evaluate.py", []),
     ],
