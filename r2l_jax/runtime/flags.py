@@ -341,7 +341,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
     # raise them.
     logging.set_verbosity(logging.FATAL)
     end_on_signals()
-    # Imports and JAX's tracing make many objects: with Python's default of 700, a training begins 0.7 s later.
+    # Imports and JAX's tracing make many objects: with Python's default of 700, a training begins 0.4 s later.
     gc.set_threshold(20_000)
     define(settings)
 

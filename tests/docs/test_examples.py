@@ -46,6 +46,7 @@ def test_the_worst_white_balance_is_worse_and_within_its_limits():
     assert abs(found["offsets"]).max() <= 0.2
 
 
+@pytest.mark.slow
 def test_a_small_model_predicts(monkeypatch, capsys):
     monkeypatch.setattr(tasks, "resnet", small_runs.resnet)
     found = run("predict")
