@@ -33,6 +33,12 @@ _CHUNK = 2**20
 _MOST_HEADERS = 2**20
 # The directory of a zip archive is read whole, before its entries can be counted.
 _MOST_DIRECTORY = 2**27
+# The first bytes of compressed files.
+_COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\0": lzma.open,
+}
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 
 
@@ -157,7 +163,7 @@ def _check_directory(archive: pathlib.Path) -> None:
         raise InputError(f"its directory has {min(length, size)} bytes, more than {_MOST_DIRECTORY}")
 
 
-class _Metered(io.RawIOBase):
+class _Metered:
     """Reads a file for tarfile, which reads the names of members whole, and refuses to read too much at once.
 
     Attributes:
@@ -165,41 +171,24 @@ class _Metered(io.RawIOBase):
     """
 
     def __init__(self, file: Any):
-        self._file = file
+        self._file, self.seek, self.tell = file, file.seek, file.tell
         self.left = _MOST_HEADERS
 
     def read(self, size: int = -1) -> bytes:
+        """Reads so many bytes; raises an InputError if they are more than `left`."""
         if size < 0 or size > self.left:
             raise InputError(f"the headers of one of its members have more than {_MOST_HEADERS} bytes")
         self.left -= size
         return self._file.read(size)
 
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def seekable(self) -> bool:
-        return True
-
-    def readable(self) -> bool:
-        return True
-
 
 @contextlib.contextmanager
 def _unpacked(archive: pathlib.Path) -> Iterator[Any]:
-    """Opens the tar archive within a compressed file, which its first bytes recognize."""
+    """Opens the tar archive within a compressed file, which is recognized by its first bytes."""
     with archive.open("rb") as file:
         start = file.read(6)
         file.seek(0)
-        wrap: Callable[[Any], Any] = contextlib.nullcontext
-        if start.startswith(b"\x1f\x8b"):
-            wrap = functools.partial(gzip.open, mode="rb")
-        elif start.startswith(b"BZh"):
-            wrap = bz2.BZ2File
-        elif start.startswith(b"\xfd7zXZ\0"):
-            wrap = lzma.LZMAFile
+        wrap = next((wrap for magic, wrap in _COMPRESSED.items() if start.startswith(magic)), contextlib.nullcontext)
         with wrap(file) as unpacked:
             yield unpacked
 

@@ -11,19 +11,24 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 import shutil
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
-from r2l_jax.data.fetch import archives, b2, zenodo
+from r2l_jax.data.fetch import archives, b2
 from r2l_jax.data.fetch.partial import Remote, check_free_disk
-from r2l_jax.data.fetch.web import fetch_file, masked
+from r2l_jax.data.fetch.web import ask, check_secure, fetch_file, masked
 from r2l_jax.data.sets.synthetic import intensity_folder
 from r2l_jax.names import INTENSITIES, SOURCES, ZENODO_URL
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import inside, write_json
 from r2l_jax.runtime.locks import locked
+
+# The record of both data sets on Zenodo.
+_RECORD = 5235536
 
 # A file in a data set's folder that lists the archives unpacked into it, because the archives themselves are removed.
 _UNPACKED = ".unpacked.json"
@@ -144,8 +149,8 @@ def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
 
 
 def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
-    record = f"{url.rstrip('/')}/records/{zenodo.RECORD}"
-    urls = _archives_of(layout, record, zenodo.read_record(record))
+    record = f"{url.rstrip('/')}/records/{_RECORD}"
+    urls = _archives_of(layout, record, read_record(record))
     targets = {root.parent / remote.name: remote for remote in urls}
     unpacked = {remote.name: remote.fingerprint for remote in urls}
     if root.exists():
@@ -172,7 +177,34 @@ def _from_zenodo(layout: Layout, root: pathlib.Path, url: str) -> None:
         target.unlink(missing_ok=True)
 
 
+def read_record(url: str) -> dict[Remote, str]:
+    """Returns the files of a record and the URL of each file.
+
+    Args:
+        url: the record in Zenodo's REST API.
+
+    Raises:
+        InputError: the record cannot be reached, or is not one with a list of files and their checksums.
+    """
+
+    def files_of(content: Any) -> dict[Remote, str]:
+        return {
+            Remote(str(file["key"]), int(file["size"]), str(file["checksum"])): str(file["links"]["self"])
+            for file in content["files"]
+        }
+
+    name, files = masked(url), ask(url, files_of, "not a record of Zenodo's with a list of files")
+    for remote, link in files.items():
+        if not re.fullmatch(r"(md5|sha1|sha256|sha512):[0-9a-f]+", remote.checksum or ""):
+            raise InputError(f"{name}: {remote.name} has the checksum {remote.checksum!r}, expected one like md5:...")
+        if remote.size < 0:
+            raise InputError(f"{name}: {remote.name} has the size {remote.size}")
+        check_secure(url, link)
+    return files
+
+
 def _read_unpacked(root: pathlib.Path) -> dict[str, str]:
+    """Returns the fingerprints of the archives that were unpacked into a data set's folder."""
     path = root / _UNPACKED
     try:
         unpacked = json.loads(path.read_text())
@@ -229,7 +261,7 @@ def _assemble(layout: Layout, files: Sequence[pathlib.Path], scratch: pathlib.Pa
         tree = scratch / "unpacked"
         archives.unpack(archive, tree)
         archives.merge(_find_folder(layout, tree, archive), draft)
-        shutil.rmtree(tree, ignore_errors=True)
+        shutil.rmtree(tree)
     for name, place in layout.aliases.items():
         if (draft / name).is_dir() and not (draft / place).exists():
             (draft / name).rename(draft / place)

@@ -18,8 +18,6 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.hosts import on_first_process
 
 _HUB = "https://huggingface.co"
-# Torchvision's first ImageNet weights ("IMAGENET1K_V1") as timm publishes them, with torchvision's names of tensors.
-_REPOSITORY = "timm/{network}.tv_in1k"
 _FILE = "model.safetensors"
 
 
@@ -38,13 +36,15 @@ def weights_file(network: str) -> pathlib.Path:
         InputError: the hub cannot be reached, declares no SHA-256, or sends other bytes; or the file cannot be written.
     """
     folder = startup.cache_dir() / "pretrained"
+    # Torchvision's first ImageNet weights ("IMAGENET1K_V1") as timm publishes them, with torchvision's tensor names.
+    name = f"{network}.tv_in1k"
 
     def find() -> pathlib.Path:
         try:
-            if cached := _cached(folder, network):
+            if cached := _cached(folder, name):
                 return cached
             with _alone(folder):
-                return _cached(folder, network) or _download(folder, network)
+                return _cached(folder, name) or _download(folder, name)
         except OSError as error:
             raise InputError(
                 f"--classifier_pretrained: {error.filename or folder}: {error.strerror or error}"
@@ -68,26 +68,22 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         lock.release()
 
 
-def _stem(network: str) -> str:
-    return _REPOSITORY.format(network=network).rpartition("/")[2]
-
-
-def _cached(folder: pathlib.Path, network: str) -> pathlib.Path | None:
+def _cached(folder: pathlib.Path, name: str) -> pathlib.Path | None:
     """Returns a file that was downloaded earlier and still has the SHA-256 in its name, or None."""
-    for path in sorted(folder.glob(f"{_stem(network)}-*.safetensors")):
+    for path in sorted(folder.glob(f"{name}-*.safetensors")):
         if path.stem.endswith(f"-{pooch.file_hash(path)}"):
             return path
     return None
 
 
-def _download(folder: pathlib.Path, network: str) -> pathlib.Path:
+def _download(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Downloads the file of a network, which appears in the folder complete and checked or not at all."""
-    hub, repository = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/"), _REPOSITORY.format(network=network)
+    hub, repository = (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/"), f"timm/{name}"
     try:
         listing = f"{hub}/api/models/{repository}/tree/main"
         sha256, size = ask(listing, _declared, f"declares no SHA-256 and size of {_FILE}")
-        target = folder / f"{_stem(network)}-{sha256}.safetensors"
-        with tqdm(desc=_stem(network), total=size, unit="B", unit_scale=True, disable=None) as bar:
+        target = folder / f"{name}-{sha256}.safetensors"
+        with tqdm(desc=name, total=size, unit="B", unit_scale=True, disable=None) as bar:
             remote = Remote(target.name, size, f"sha256:{sha256}")
             fetch_file(remote, target, f"{hub}/{repository}/resolve/main/{_FILE}", bar)
     except InputError as error:

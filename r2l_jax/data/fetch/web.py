@@ -35,12 +35,9 @@ class _Session(requests.Session):
 
 def check_secure(source: str, target: str) -> None:
     """Raises an InputError if a server that was asked over HTTPS names a URL of another scheme."""
-    if _scheme(source) == "https" and _scheme(target) != "https":
+    asked, named = (urllib.parse.urlsplit(url).scheme.lower() for url in (source, target))
+    if asked == "https" != named:
         raise InputError(f"{masked(source)}: refused to leave HTTPS for {masked(target)}")
-
-
-def _scheme(url: str) -> str:
-    return urllib.parse.urlsplit(url).scheme.lower()
 
 
 def get(url: str, headers: dict[str, str] | None = None) -> requests.Response:
@@ -81,7 +78,7 @@ def ask(url: str, parse: Callable[[Any], Parsed], otherwise: str) -> Parsed:
     except InputError:
         raise
     except requests.RequestException as error:
-        raise InputError(f"{masked(url)}: {without_password(root_cause(error), url)}") from None
+        raise InputError(f"{masked(url)}: {masked(root_cause(error), url)}") from None
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise InputError(f"{masked(url)}: {otherwise}: {error!r:.200}") from None
 
@@ -101,7 +98,7 @@ def fetch_file(remote: Remote, target: pathlib.Path, url: str, bar: tqdm) -> Non
                 for chunk in response.iter_content(_CHUNK):
                     sink.write(chunk)
         except requests.RequestException as error:
-            raise Dropped(f"{masked(url)}: {without_password(root_cause(error), url)}") from None
+            raise Dropped(f"{masked(url)}: {masked(root_cause(error), url)}") from None
 
     fetch(remote, target, read, bar)
 
@@ -124,19 +121,13 @@ def read_json(response: requests.Response, most: int = MOST_JSON) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def masked(url: str) -> str:
-    """Returns a URL for messages, with *** in place of a user's name and password."""
-    user = _user(url)
-    return url.replace(f"{user}@", "***@", 1) if user else url
+def masked(message: str, url: str | None = None) -> str:
+    """Replaces the user's name and password of a URL, with or without a scheme, with *** in a message.
 
-
-def without_password(message: str, url: str) -> str:
-    """Returns a message of an error without the user's name and password of a URL."""
-    user = _user(url)
+    Args:
+        message: the message; without `url`, the URL itself.
+        url: the URL.
+    """
+    place = (url or message).rpartition("://")[2].partition("/")[0]
+    user = place.rpartition("@")[0]
     return message.replace(user, "***") if user else message
-
-
-def _user(url: str) -> str:
-    """Returns the user's name and password in a URL, with or without a scheme."""
-    place = url.rpartition("://")[2].partition("/")[0]
-    return place.rpartition("@")[0]

@@ -45,6 +45,19 @@ def reading(path: str | os.PathLike, kind: str | None = None) -> Iterator[None]:
         raise InputError(f"{path}: truncated, corrupt or no {kind} ({reason})") from error
 
 
+@contextlib.contextmanager
+def advising(advice: str) -> Iterator[None]:
+    """Adds advice to errors of reading files that a program wrote for itself.
+
+    Raises:
+        InputError: an InputError or OSError was raised.
+    """
+    try:
+        yield
+    except (InputError, OSError) as error:
+        raise InputError(f"{one_line(error)}; {advice}") from None
+
+
 def check_declared(declared: int, present: int) -> None:
     """Refuses a file that declares more than it can hold, before memory is taken for it.
 

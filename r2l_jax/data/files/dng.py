@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int
 
 import isp
 from r2l_jax.data.files.decoding import check_declared
@@ -155,9 +155,17 @@ def _pattern(page: tifffile.TiffPage) -> str | None:
             f"the color filter array must be of red, green and blue, got {rows}x{cols} sites of the colors "
             f"{list(letters)}"
         )
-    tile = ["".join("RGB"[color] for color in letters[row * cols : (row + 1) * cols]) for row in range(rows)]
+    return named(np.reshape(list(letters), (rows, cols)))
+
+
+def named(tile: Int[np.ndarray, "rows cols"]) -> str:
+    """Returns the name of a color filter array.
+
+    Raises:
+        InputError: `isp` does not know such an array.
+    """
     try:
-        return isp.cfa.canonical("/".join(tile))
+        return isp.cfa.canonical("/".join("".join("RGB"[channel] for channel in row) for row in tile))
     except ValueError as error:
         raise InputError(str(error)) from None
 

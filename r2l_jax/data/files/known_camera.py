@@ -70,6 +70,12 @@ class KnownCamera:
         """The camera, if all fields that it needs are given."""
         return self.given if self.given or self.missing else isp.Camera(**self.figures)
 
+    def whole(self, source: str) -> isp.Camera:
+        """Returns the camera; raises an InputError that names the source if a field is missing."""
+        if self.camera is None:
+            raise InputError(f"{source}: the camera lacks {', '.join(self.missing)}")
+        return self.camera
+
     @property
     def described(self) -> str | dict[str, Any]:
         """The given figures, layout and corrections as values that JSON can hold; "auto" if nothing is given."""
@@ -167,9 +173,7 @@ def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
         InputError: the name is neither a known camera nor a readable JSON file with all figures of one.
     """
     stated = find_known_camera(name, flag)
-    if stated.camera is None and name != "auto":
-        raise InputError(f"{flag}={name}: the camera lacks {', '.join(stated.missing)}")
-    return stated.camera
+    return None if name == "auto" else stated.whole(f"{flag}={name}")
 
 
 def read_camera_file(path: pathlib.Path) -> isp.Camera:
@@ -179,10 +183,7 @@ def read_camera_file(path: pathlib.Path) -> isp.Camera:
         OSError: the file cannot be read.
         InputError: it is not a camera, or lacks a figure; the message starts with the path.
     """
-    stated = read_known_camera(path)
-    if stated.camera is None:
-        raise InputError(f"{path}: the camera lacks {', '.join(stated.missing)}")
-    return stated.camera
+    return read_known_camera(path).whole(str(path))
 
 
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:

@@ -179,7 +179,7 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
     if facts.pattern is not None:
         start = facts.active_origin or (0, 0)
         tile = np.roll(isp.cfa.tile(facts.pattern), np.subtract(start, margins), (0, 1))
-        return _Sensor(_named(tile), tile)
+        return _Sensor(dng.named(tile), tile)
     if raw.raw_type == rawpy.RawType.Stack:
         if raw.num_colors != 3:
             raise InputError(f"pixels must have three values where they are demosaiced already, got {raw.num_colors}")
@@ -196,15 +196,7 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
     if 3 not in tile and tile.shape == (2, 2):
         # Both greens have index 1. As in LibRaw, the last one becomes the second green.
         tile.ravel()[np.flatnonzero(tile == 1)[-1:]] = 3
-    return _Sensor(_named(np.where(tile == 3, 1, tile)), tile)
-
-
-def _named(tile: Shaped[np.ndarray, "rows cols"]) -> str:
-    """Returns the name of a color filter array."""
-    try:
-        return isp.cfa.canonical("/".join("".join("RGB"[channel] for channel in row) for row in tile))
-    except ValueError as error:
-        raise InputError(str(error)) from None
+    return _Sensor(dng.named(np.where(tile == 3, 1, tile)), tile)
 
 
 def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Callable[[str], object]) -> str:

@@ -3,13 +3,17 @@
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import isp
+from r2l_jax.data.files.decoding import advising
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.pictures import read_mask
 from r2l_jax.data.files.rawfile import read_mosaic
+from r2l_jax.data.files.tiff import read_stored
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, warn
 
 MASK_SUFFIXES = (".tif", ".tiff", ".png")
@@ -73,6 +77,36 @@ def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
             f"{frame.stem!r}, found {len(masks)}"
         )
     return masks[0]
+
+
+def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str, **facts: Any) -> RawDataset:
+    """Makes a data set of mosaics that a program stored in 16 bits, and of their masks.
+
+    Args:
+        pairs: the mosaics and their masks.
+        side: the height and width of all of them.
+        segmentation: whether the targets are the masks rather than the labels.
+        advice: a way out, which errors of reading samples end with.
+        facts: other fields of `RawDataset`, the labels among them.
+    """
+
+    def read(index: int) -> Sample:
+        image, mask_file = pairs[index]
+        with advising(advice):
+            raw = read_stored(image, (side, side))
+            if not segmentation:
+                return raw, facts["labels"][index]
+            mask = read_mask(mask_file)
+            if mask.shape != raw.shape:
+                raise InputError(f"{mask_file} must have shape {raw.shape}, got {mask.shape}")
+            return raw, mask
+
+    return RawDataset(
+        task="segmentation" if segmentation else "classification",
+        read=read,
+        files=tuple(pair if segmentation else pair[:1] for pair in pairs),
+        **facts,
+    )
 
 
 def read_frame(

@@ -80,7 +80,9 @@ def read_raw(
     with reading(path, None if stored else "raw file"):
         if stored:
             samples, white = _stored(path, suffix)
-            mosaic = _checked_size(_fractions(path, samples, stated, warn, white))
+            mosaic = _fractions(path, samples, stated, warn, white)
+            if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
+                raise InputError(f"a mosaic has an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}")
             camera = _whole(stated, "TIFF, PNG, PGM and NPY hold")
         elif stated.layout is not None and not libraw.is_container(path):
             mosaic = _fractions(path, stated.layout.read(path), stated, warn)
@@ -169,16 +171,9 @@ def _fractions(
         )
     if white is not None:
         mosaic = np.empty(samples.shape, np.float32)
-        for start in range(
-            0, len(samples), _ROWS
-        ):  # The quotients of a whole frame in float64 are four times as large.
+        # The quotients of a whole frame in float64 are four times as large.
+        for start in range(0, len(samples), _ROWS):
             rows = slice(start, start + _ROWS)
             mosaic[rows] = np.minimum(samples[rows] / np.float64(white), 1)
         return mosaic
     return samples.astype(np.float32) if full == 1 else samples / np.float32(full)
-
-
-def _checked_size(mosaic: Mosaic) -> Mosaic:
-    if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
-        raise InputError(f"a mosaic has an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}")
-    return mosaic

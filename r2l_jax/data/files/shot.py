@@ -12,7 +12,7 @@ from typing import Any
 
 import rawpy
 import tifffile
-from PIL import Image
+from PIL import ExifTags, Image
 
 from r2l_jax.data.files.libraw import is_container
 from r2l_jax.data.files.pictures import TIFF_SUFFIXES
@@ -20,7 +20,12 @@ from r2l_jax.names import SHOT_FIELDS
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-_MAKE, _MODEL, _DATE, _EXIF = 271, 272, 306, 34665
+# The names of the tags of TIFF and EXIF 2.32 that hold the facts, and of the tag that holds EXIF in a TIFF.
+_EXIF = "ExifTag"
+_TAGS = (
+    *("Make", "Model", "LensModel", "ExposureTime", "FNumber"),
+    *("ISOSpeedRatings", "PhotographicSensitivity", "DateTimeOriginal", "DateTime", _EXIF),
+)
 # The longest text of a field that is kept.
 _LONGEST = 100
 
@@ -55,18 +60,10 @@ def read_shot(path: str | os.PathLike) -> Shot:
     Facts that cannot be read are unknown; `read_raw` reports damaged files.
     """
     path, found = Path(path), Shot()
-    suffix = path.suffix.lower()
-    with contextlib.suppress(Exception):
-        if suffix == ".png":
-            with Image.open(path, formats=("PNG",)) as image:
-                exif = image.getexif()
-                found = _merged(found, _from_exif({**exif, **exif.get_ifd(_EXIF)}))
-    with contextlib.suppress(Exception):
-        if suffix != ".png" and (suffix in TIFF_SUFFIXES or is_container(path)):
-            found = _merged(found, _from_tiff(path))
-    with contextlib.suppress(Exception):
-        if suffix not in (*TIFF_SUFFIXES, ".png") and is_container(path):
-            found = _merged(found, _from_libraw(path))
+    readers = {".png": (_from_png,), **dict.fromkeys(TIFF_SUFFIXES, (_from_tiff,))}
+    for read in readers.get(path.suffix.lower(), (_from_tiff, _from_libraw)):
+        with contextlib.suppress(Exception):
+            found = _merged(found, read(path))
     return found
 
 
@@ -77,42 +74,35 @@ def _merged(first: Shot, second: Shot) -> Shot:
     )
 
 
+def _from_png(path: Path) -> Shot:
+    with Image.open(path, formats=("PNG",)) as image:
+        exif = image.getexif()
+        tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    return _from_tags({ExifTags.TAGS.get(code, ""): value for code, value in tags.items()})
+
+
 def _from_tiff(path: Path) -> Shot:
     with tifffile.TiffFile(path) as tiff:
-        tags: dict[int | str, Any] = {}
-        for tag in tiff.pages.first.tags:
-            if tag.code in (_MAKE, _MODEL, _DATE, _EXIF, *_EXIF_NAMES):
-                tags[tag.code] = tag.value
-    inner = tags.pop(_EXIF, None)
-    # tifffile names the tags of EXIF.
-    named = {_EXIF_CODES[name]: value for name, value in (inner or {}).items() if name in _EXIF_CODES}
-    return _from_exif({**tags, **named})
+        tags = {tag.name: tag.value for tag in tiff.pages.first.tags if tag.name in _TAGS}
+    return _from_tags({**tags, **tags.get(_EXIF, {})})
 
 
-# The tags of EXIF 2.32 that hold the facts, and their names.
-_EXIF_NAMES = {
-    33434: "ExposureTime",
-    33437: "FNumber",
-    34855: "ISOSpeedRatings",
-    36867: "DateTimeOriginal",
-    42036: "LensModel",
-}
-_EXIF_CODES = {name: code for code, name in _EXIF_NAMES.items()} | {"PhotographicSensitivity": 34855}
-
-
-def _from_exif(tags: Mapping[Any, Any]) -> Shot:
+def _from_tags(tags: Mapping[str, Any]) -> Shot:
+    """Takes the facts from the values of tags by their names."""
     return Shot(
-        maker=_text(tags.get(_MAKE)),
-        model=_text(tags.get(_MODEL)),
-        lens=_text(tags.get(42036)),
-        iso_speed=_number(tags.get(34855)),
-        exposure_time=_number(tags.get(33434)),
-        f_number=_number(tags.get(33437)),
-        date=_date(tags.get(36867)) or _date(tags.get(_DATE)),
+        maker=_text(tags.get("Make")),
+        model=_text(tags.get("Model")),
+        lens=_text(tags.get("LensModel")),
+        iso_speed=_number(tags.get("ISOSpeedRatings", tags.get("PhotographicSensitivity"))),
+        exposure_time=_number(tags.get("ExposureTime")),
+        f_number=_number(tags.get("FNumber")),
+        date=_date(tags.get("DateTimeOriginal")) or _date(tags.get("DateTime")),
     )
 
 
 def _from_libraw(path: Path) -> Shot:
+    if not is_container(path):
+        return Shot()  # LibRaw would guess from the number of bytes.
     with rawpy.RawPy() as raw:
         raw.open_file(str(path))
         other, lens = raw.other, raw.lens

@@ -22,12 +22,9 @@ _MOST_PAGES = 2**12
 
 _UNCOMPRESSED = 1
 
-# Takes the bytes of a strip and a limit; returns at most that many decoded bytes.
-_Inflate = Callable[[bytes, int], bytes]
-
-
-# The methods of compression, by TIFF's numbers, whose output can be bounded while it is made.
-_INFLATE: dict[int, _Inflate] = {
+# The methods of compression, by TIFF's numbers, whose output can be bounded while it is made: each takes the bytes of a
+# strip and a limit, and returns at most that many decoded bytes.
+_INFLATE: dict[int, Callable[[bytes, int], bytes]] = {
     **dict.fromkeys((8, 32946, 50013), lambda data, limit: zlib.decompressobj().decompress(data, limit)),
     34925: lambda data, limit: lzma.LZMADecompressor(memlimit=2**28).decompress(data, limit),
 }

@@ -9,25 +9,22 @@ The name of a tile is its frame's name, followed by its row and column among the
 """
 
 import concurrent.futures
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.files.decoding import read_text
+from r2l_jax.data.files.decoding import advising, read_text
 from r2l_jax.data.files.known_camera import KnownCamera, common_camera, read_camera_file
-from r2l_jax.data.files.masks import Pair, read_frame
-from r2l_jax.data.files.pictures import read_mask
-from r2l_jax.data.files.tiff import read_stored
-from r2l_jax.data.raw_dataset import Sample
-from r2l_jax.runtime.errors import InputError, one_line, warn
+from r2l_jax.data.files.masks import Pair, read_frame, stored_set
+from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.files import AT_ONCE, drafting
 
 # Takes the fraction of object pixels in each tile of a frame, and returns the indices of the tiles to keep with their
@@ -41,10 +38,7 @@ def version(pairs: Sequence[Pair], camera: KnownCamera) -> str:
     Hashing the content of frames of gigabytes would take minutes, and is not needed: results depend on the content of
     the tiles (see `RawDataset.files`).
     """
-    plain = camera.camera if camera.layout is None and camera.corrections is None else None
-    # As in earlier versions, whose tiles are still good.
-    described = plain.to_json() if plain is not None else camera.described
-    lines = [(described if isinstance(described, str) else json.dumps(described)).encode()]
+    lines = [json.dumps(camera.described).encode()]
     for path in (path for pair in pairs for path in pair):
         status = path.stat()
         lines.append(os.fsencode(path.name) + f" {status.st_size} {status.st_mtime_ns}".encode())
@@ -130,59 +124,58 @@ def _cut_frame(
 _MOST_LABELS = 2**28
 
 
-def read_labels(folder: pathlib.Path, classes: Sequence[str]) -> list[tuple[str, str]]:
-    """Returns the name and the class of every tile.
+def load(
+    name: str,
+    folder: pathlib.Path,
+    side: int,
+    classes: tuple[str, ...],
+    segmentation: bool,
+    camera: isp.Camera | None = None,
+) -> RawDataset:
+    """Loads the tiles of a folder that `cut` has written.
+
+    Args:
+        name: the data set's name.
+        folder: the folder.
+        side: height and width of a tile.
+        classes: the classes of the labels.
+        segmentation: whether the targets are masks rather than classes.
+        camera: the tiles' camera; None is the one that their frames have in common.
 
     Raises:
-        InputError: the file of labels is missing or damaged, or has another class.
+        InputError: a file is missing or damaged, or has another class or size.
     """
-    with _naming_damaged_tiles(folder):
-        file = folder / "labels.dat"
-        pairs = []
-        for line in read_text(file, _MOST_LABELS).splitlines():
-            name, separator, label = line.rpartition("\t")
-            if not separator or label not in classes:
-                raise InputError(f"{file}: a line must be a tile, a tab and {' or '.join(classes)}, got {line!r:.100}")
-            pairs.append((name, label))
-        if not pairs:
-            raise InputError(f"{file}: no tiles")
-        return pairs
+    advice = f"delete {folder} to cut the tiles again"
+    with advising(advice):
+        lines = _read_labels(folder / "labels.dat", classes)
+        camera = camera or read_camera_file(folder / "camera.json")
+    names = tuple(stem for stem, _ in lines)
+    return stored_set(
+        [(folder / "images" / f"{stem}.tiff", folder / "masks" / f"{stem}.png") for stem in names],
+        side,
+        segmentation,
+        advice,
+        name=name,
+        classes=classes,
+        camera=camera,
+        names=names,
+        labels=np.array([classes.index(label) for _, label in lines], np.int32),
+    )
 
 
-def read_camera(folder: pathlib.Path) -> isp.Camera:
-    """Returns the camera that the tiles' frames have in common."""
-    with _naming_damaged_tiles(folder):
-        return read_camera_file(folder / "camera.json")
-
-
-def tile_files(folder: pathlib.Path, name: str) -> Pair:
-    """Returns the paths of a tile and of its mask."""
-    return folder / "images" / f"{name}.tiff", folder / "masks" / f"{name}.png"
+def _read_labels(file: pathlib.Path, classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the name and the class of every tile."""
+    pairs = []
+    for line in read_text(file, _MOST_LABELS).splitlines():
+        name, separator, label = line.rpartition("\t")
+        if not separator or label not in classes:
+            raise InputError(f"{file}: a line must be a tile, a tab and {' or '.join(classes)}, got {line!r:.100}")
+        pairs.append((name, label))
+    if not pairs:
+        raise InputError(f"{file}: no tiles")
+    return pairs
 
 
 def frame_of(name: str) -> str:
     """Returns the name of the frame that a tile was cut from."""
     return name.rsplit("_", 2)[0]
-
-
-def read_tile(folder: pathlib.Path, name: str, side: int) -> Sample:
-    """Reads a tile and its mask, both of this side.
-
-    Raises:
-        InputError: a file cannot be read, is damaged, or has another size.
-    """
-    image, mask_file = tile_files(folder, name)
-    with _naming_damaged_tiles(folder):
-        raw, mask = read_stored(image, (side, side)), read_mask(mask_file)
-        if mask.shape != raw.shape:
-            raise InputError(f"{mask_file} must have shape {raw.shape}, got {mask.shape}")
-        return raw, mask
-
-
-@contextlib.contextmanager
-def _naming_damaged_tiles(folder: pathlib.Path) -> Iterator[None]:
-    """Adds advice to errors of reading tiles."""
-    try:
-        yield
-    except (OSError, InputError) as error:
-        raise InputError(f"{folder} has damaged tiles ({one_line(error)}); delete it to cut them again") from None

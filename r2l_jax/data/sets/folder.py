@@ -187,19 +187,12 @@ def _segmentation(root: pathlib.Path, camera: KnownCamera, tile_size: int | None
     dim: list[str] = []
     on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile, dim.append))
     _warn_of_dim(dim, len(pairs))
-    names = tuple(name for name, _ in tiles.read_labels(folder, _CLASSES))
+    dataset = tiles.load("Folder", folder, side, _CLASSES, True)
     frames = {frame.stem: frame for frame, _ in pairs}
     shot_of_frame = functools.cache(read_shot)
-    return RawDataset(
-        name="Folder",
-        task="segmentation",
-        classes=_CLASSES,
-        camera=tiles.read_camera(folder),
-        names=names,
-        labels=np.zeros(len(names), np.int32),
-        read=lambda index: tiles.read_tile(folder, names[index], side),
-        files=tuple(tiles.tile_files(folder, name) for name in names),
-        shot=lambda index: shot_of_frame(frames[tiles.frame_of(names[index])]),
+    return dataclasses.replace(
+        dataset,
+        shot=lambda index: shot_of_frame(frames[tiles.frame_of(dataset.names[index])]),
         white_level=camera.figures.get("white_level"),
     )
 

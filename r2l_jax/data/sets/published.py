@@ -231,24 +231,7 @@ def _tiles(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
         choose = _with_cars if segmentation else _balanced
         on_first_process(lambda: tiles.cut(frames, folder, TILE_SIZE, KnownCamera.of(camera), choose, _as_published))
     classes = ("car",) if segmentation else ("car", "no car")
-    lines = tiles.read_labels(folder, classes)
-    names = tuple(stem for stem, _ in lines)
-    labels = np.array([classes.index(label) for _, label in lines], np.int32)
-
-    def read(index: int) -> Sample:
-        raw, mask = tiles.read_tile(folder, names[index], TILE_SIZE)
-        return raw, mask if segmentation else labels[index]
-
-    return RawDataset(
-        name=name,
-        task="segmentation" if segmentation else "classification",
-        classes=classes,
-        camera=camera,
-        names=names,
-        labels=labels,
-        read=read,
-        files=tuple(tiles.tile_files(folder, stem)[: 1 + segmentation] for stem in names),
-    )
+    return tiles.load(name, folder, TILE_SIZE, classes, segmentation, camera)
 
 
 def _with_cars(fractions: list[float]) -> list[tuple[int, str]]:

@@ -6,11 +6,9 @@
 <root>/camera.json  dataset.json                                   the camera; the settings that made the folder
 """
 
-import contextlib
 import functools
 import json
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
 from pathlib import Path
@@ -26,14 +24,13 @@ from tqdm import tqdm
 from isp.camera import Camera
 from isp.sensor import expose
 from isp.unprocessing import to_camera
-from r2l_jax.data.files.decoding import read_text, reading
+from r2l_jax.data.files.decoding import advising, read_text, reading
 from r2l_jax.data.files.known_camera import read_camera_file
-from r2l_jax.data.files.pictures import read_mask
-from r2l_jax.data.files.tiff import read_stored
-from r2l_jax.data.raw_dataset import RawDataset, Sample
+from r2l_jax.data.files.masks import stored_set
+from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets.phantom import CLASSES, render
 from r2l_jax.names import INTENSITIES
-from r2l_jax.runtime.errors import InputError, one_line
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import drafting
 
 # An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
@@ -78,45 +75,25 @@ def load(name: str, parent: str | Path, intensity: float, images: int, size: int
         root = generate(parent, images=images, size=size)
     except (ValueError, OSError) as error:
         raise InputError(f"synthetic data set: {error}") from None
-    with _naming_damaged_files(root):
+    advice = f"delete {root} to render the data set again"
+    with advising(advice):
         pairs = _read_labels(root, images)
         camera = read_camera_file(root / "camera.json")
     names = tuple(stem for stem, _ in pairs)
     classes = tuple(sorted(CLASSES))
-    labels = np.array([classes.index(label) for _, label in pairs], np.int32)
     segmentation = name == "SyntheticSegmentation"
-    mosaics = [root / "images" / intensity_folder(intensity) / f"{stem}.tiff" for stem in names]
-    masks = [root / "masks" / f"{stem}.png" for stem in names]
-
-    def read(index: int) -> Sample:
-        with _naming_damaged_files(root):
-            raw = read_stored(mosaics[index], (size, size))
-            if not segmentation:
-                return raw, labels[index]
-            mask = read_mask(masks[index])
-            if mask.shape != raw.shape:
-                raise InputError(f"{masks[index]} must have shape {raw.shape}, got {mask.shape}")
-            return raw, mask
-
-    return RawDataset(
+    folder = root / "images" / intensity_folder(intensity)
+    return stored_set(
+        [(folder / f"{stem}.tiff", root / "masks" / f"{stem}.png") for stem in names],
+        size,
+        segmentation,
+        advice,
         name=name,
-        task="segmentation" if segmentation else "classification",
         classes=("white cell",) if segmentation else classes,
         camera=camera,
         names=names,
-        labels=labels,
-        read=read,
-        files=tuple(zip(mosaics, masks, strict=True) if segmentation else zip(mosaics, strict=True)),
+        labels=np.array([classes.index(label) for _, label in pairs], np.int32),
     )
-
-
-@contextlib.contextmanager
-def _naming_damaged_files(root: Path) -> Iterator[None]:
-    """Adds advice to errors of reading the data set."""
-    try:
-        yield
-    except (InputError, OSError) as error:
-        raise InputError(f"{one_line(error)}; delete {root} to render the data set again") from None
 
 
 def _read_labels(root: Path, images: int) -> list[tuple[str, str]]:

@@ -29,8 +29,8 @@ def write_own_files(root, segmentation):
 
 
 SETTINGS = {
-    "Synthetic": {"synthetic_images": 10, "synthetic_size": 32},
-    "SyntheticSegmentation": {"synthetic_images": 10, "synthetic_size": 32},
+    "Synthetic": {"synthetic_images": 20, "synthetic_size": 32},
+    "SyntheticSegmentation": {"synthetic_images": 20, "synthetic_size": 32},
     "Folder": {"camera": "drone", "tile_size": 32},
     "FolderSegmentation": {"camera": "drone", "tile_size": 32},
     "Microscopy": {},

@@ -1,6 +1,5 @@
 import hashlib
 import io
-import threading
 import zipfile
 
 import pytest
@@ -108,21 +107,6 @@ def test_missing_files_of_the_bucket_are_named(server, tmp_path):
     server.put({name: content for name, content in bucket.items() if "raw_scale010" not in name})
     with pytest.raises(InputError, match=r"bucket data lacks images/raw_scale010$"):
         download("Microscopy", tmp_path, "b2", b2_account=server.account())
-
-
-def test_files_are_downloaded_in_parallel(server, tmp_path):
-    together = threading.Barrier(4, timeout=20)
-    count = server.raw.download_file_from_url
-
-    def wait(*arguments, **options):
-        together.wait()  # raises unless four files are requested at the same time
-        return count(*arguments, **options)
-
-    server.raw.download_file_from_url = wait
-    files = {f"folder/a/b/c/{number}": bytes([number]) * 1000 for number in range(8)}
-    server.put(files)
-    server.fetch(tmp_path)
-    assert contents(tmp_path) == {name.removeprefix("folder/"): content for name, content in files.items()}
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -30,9 +30,8 @@ def test_the_maximum_of_a_pgm_is_white(tmp_path, header):
     assert camera == CAMERA
     assert file.suffix in RAW_SUFFIXES
     # The camera's own white level comes first.
-    np.testing.assert_allclose(
-        read_raw(file, dataclasses.replace(CAMERA, white_level=2046))[0], SAMPLES / 2046, rtol=1e-6
-    )
+    mosaic, _ = read_raw(file, dataclasses.replace(CAMERA, white_level=2046))
+    np.testing.assert_allclose(mosaic, SAMPLES / 2046, rtol=1e-6)
     with pytest.raises(InputError, match="TIFF, PNG, PGM and NPY hold no calibration values: a camera must be given"):
         read_raw(file)
 

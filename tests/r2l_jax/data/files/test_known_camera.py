@@ -15,15 +15,11 @@ def stated(tmp_path, **fields):
     return read_known_camera(path)
 
 
-def test_a_file_may_state_a_layout_alone(tmp_path):
+def test_a_file_may_state_a_layout_alone_whose_bits_are_a_guess_of_the_white_level(tmp_path):
     found = stated(tmp_path, raw=LAYOUT)
     assert (found.layout.width, found.layout.height, found.layout.bits) == (8, 6, 10)
-    # Of 10 bits, the white level is a guess.
     assert (found.figures, found.guesses_white_level) == ({"white_level": 1023}, True)
     assert found.camera is None
-
-
-def test_a_stated_white_level_is_no_guess(tmp_path):
     found = stated(tmp_path, white_level=1000, raw=LAYOUT)
     assert (found.figures, found.guesses_white_level) == ({"white_level": 1000}, False)
 

@@ -126,22 +126,14 @@ def test_a_gain_map_has_an_area_and_steps_between_its_sites():
     np.testing.assert_array_equal(light, expected)
 
 
-def gain_map(*gains, planes=1, rows=1, spacing=(1.0, 1.0), origin=(0.0, 0.0)):
-    """Reads gains from the bytes of a map of one column."""
-    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, planes, 1, 1, rows, 1, *spacing, *origin, planes)
-    return dng._gain_map(header + struct.pack(f">{len(gains)}f", *gains))
-
-
-def test_of_several_planes_of_gains_a_mosaic_takes_the_first():
-    found = gain_map(1.0, 5.0, 2.0, 6.0, planes=2, rows=2, spacing=(1.0, 0.5), origin=(0.25, 0.0))
+def test_of_several_planes_of_gains_a_mosaic_takes_the_first_and_each_gain_is_positive_and_finite():
+    header = struct.pack(">10I4dI", 0, 0, 4, 4, 0, 2, 1, 1, 2, 1, 1.0, 0.5, 0.25, 0.0, 2)
+    found = dng._gain_map(header + struct.pack(">4f", 1, 5, 2, 6))
     np.testing.assert_array_equal(found.gains, [[1], [2]])
     assert (found.origin, found.spacing) == ((0.25, 0.0), (1.0, 0.5))
-
-
-@pytest.mark.parametrize("gain", [0.0, -1.0, float("nan"), float("inf")])
-def test_gains_are_positive_and_finite(gain):
-    with pytest.raises(ValueError, match="a gain map whose values are not positive and finite"):
-        gain_map(gain)
+    for gain in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="a gain map whose values are not positive and finite"):
+            dng._gain_map(header + struct.pack(">4f", 1, 5, gain, 6))
 
 
 def test_black_levels_by_color():

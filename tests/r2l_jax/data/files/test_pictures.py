@@ -43,7 +43,7 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
-@pytest.mark.parametrize("size", [(1, 1), (7, 5), (640, 801)])
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (400, 801)])
 def test_whole_files_pass(tmp_path, mode, size):
     samples = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
     image = Image.fromarray(samples).convert("L" if mode == "I;16" else mode)

@@ -177,22 +177,15 @@ def test_without_a_matrix_in_the_file_libraws_table_is_used(write_dng):
     np.testing.assert_allclose(read_raw(path)[1].color_matrix, camera_to_srgb(sony), atol=1e-6)
 
 
-def test_camera_to_srgb_inverts_and_keeps_white():
-    srgb_to_xyz = [
-        [0.4124564, 0.3575761, 0.1804375],
-        [0.2126729, 0.7151522, 0.0721750],
-        [0.0193339, 0.1191920, 0.9503041],
-    ]
-    # A camera whose RGB is sRGB times three gains needs no matrix after white balancing.
-    xyz_to_camera = np.diag([0.5, 1, 0.7]) @ np.linalg.inv(srgb_to_xyz)
-    np.testing.assert_allclose(camera_to_srgb(xyz_to_camera), np.eye(3), atol=1e-12)
-
-
 def test_a_given_camera_replaces_the_calibration_values_of_the_file(write_dng):
     path = write_dng(tiled(TILE), matrix=None)
     assert read_raw(path, CAMERA)[1] is CAMERA
-    with pytest.raises(ValueError, match=r"test\.dng: .*no color matrix"):
-        read_raw(path)
+    refuse(path, "holds no color matrix, and LibRaw knows none for this camera: a camera must be given", None)
+
+
+def refuse(path, message, camera=CAMERA, error=InputError):
+    with pytest.raises(error, match=rf"{path.name}: .*{message}"):
+        read_raw(path, camera)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.99])
@@ -203,15 +196,13 @@ def test_truncated(write_dng, tmp_path, suffix, kept):
     write_dng(raw, path.name) if suffix == "dng" else write(path, raw)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    with pytest.raises(ValueError, match=rf"short\.{suffix}: truncated, corrupt or no "):
-        read_raw(path, CAMERA)
+    refuse(path, "truncated, corrupt or no ")
 
 
 @pytest.mark.parametrize("name", ["bad.dng", "bad.NEF", "bad.cr3", "bad.tif", "bad.png", "notes.txt"])
 def test_corrupt(tmp_path, name):
     (tmp_path / name).write_bytes(b"no raw file" * 1000)
-    with pytest.raises(ValueError, match=rf"{name}: truncated, corrupt or no "):
-        read_raw(tmp_path / name, CAMERA)
+    refuse(tmp_path / name, "truncated, corrupt or no ")
 
 
 def write(path, samples):
@@ -251,15 +242,10 @@ BLUE_SITE[1, 2, 2] = 1
     ],
 )
 def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message):
-    with pytest.raises(InputError, match=rf"{name}: .*{message}"):
-        read_raw(write(tmp_path / name, samples), CAMERA)
+    refuse(write(tmp_path / name, samples), message)
 
 
 def test_other_files_are_refused(write_dng, tmp_path):
-    def refuse(path, message, camera=CAMERA, error=InputError):
-        with pytest.raises(error, match=rf"{path.name}: .*{message}"):
-            read_raw(path, camera)
-
     refuse(tmp_path / "gone.dng", "no such file", error=FileNotFoundError)
     refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "BGGR, the given camera's RGGB")
     refuse(write_dng(lit(np.nan), white=1), "not finite")
@@ -299,22 +285,15 @@ def test_png_of_a_mosaic_stored_as_a_gray_picture(tmp_path, mode):
     ("tile", "margins", "indices"),
     [
         ([[0, 1], [1, 2]], (0, 0), [0, 1, 3, 2]),
-        ([[0, 1], [3, 2]], (0, 0), [0, 1, 3, 2]),
         ([[0, 3], [1, 2]], (0, 0), [0, 3, 1, 2]),
         ([[0, 1], [1, 2]], (2, 1), [1, 0, 2, 3]),
-        ([[0, 1], [1, 2]], (1, 2), [1, 2, 0, 3]),
     ],
 )
 def test_the_second_green_has_an_index_of_its_own(unchecked, tile, margins, indices):
     """Where LibRaw gives both greens index 1, the later one in the tile gets 3, which has levels of its own."""
-    top, left = margins
-    raw = types.SimpleNamespace(
-        raw_type=rawpy.RawType.Flat,
-        num_colors=3,
-        raw_pattern=np.array(tile, np.uint8),
-        color_desc=b"RGBG",
-        sizes=types.SimpleNamespace(top_margin=top, left_margin=left),
-    )
+    sizes = types.SimpleNamespace(top_margin=margins[0], left_margin=margins[1])
+    kind = {"raw_type": rawpy.RawType.Flat, "num_colors": 3, "color_desc": b"RGBG"}
+    raw = types.SimpleNamespace(**kind, raw_pattern=np.array(tile, np.uint8), sizes=sizes)
     assert _sensor(raw, dng.Facts()).colors.ravel().tolist() == indices
 
 
@@ -325,8 +304,7 @@ def test_what_libraw_would_guess_from_the_number_of_bytes_is_refused(tmp_path, s
     (tmp_path / "frame.RAW").write_bytes(np.random.default_rng(0).bytes(size))
     with rawpy.imread(str(tmp_path / "frame.RAW")) as guessed:
         assert guessed.raw_image.size == size
-    with pytest.raises(InputError, match=r"frame\.RAW: does not say which camera it is from: LibRaw would guess"):
-        read_raw(tmp_path / "frame.RAW", camera)
+    refuse(tmp_path / "frame.RAW", "does not say which camera it is from: LibRaw would guess", camera)
 
 
 WHITE = dataclasses.replace(CAMERA, white_level=1023)
@@ -339,8 +317,7 @@ def test_samples_are_divided_by_the_white_level_of_the_camera_and_clipped(tmp_pa
     assert (mosaic.dtype, camera) == (np.float32, WHITE)
     np.testing.assert_array_equal(mosaic, tiled(np.float32([0, 64 / 1023, 1, 1])))
     if dtype is np.float32:
-        with pytest.raises(InputError, match=r"a\.tiff: samples must not be negative, got -1"):
-            read_raw(write(path, np.full((4, 4), -1, np.float32)), WHITE)
+        refuse(write(path, np.full((4, 4), -1, np.float32)), "samples must not be negative, got -1", WHITE)
 
 
 def test_the_white_level_of_the_camera_comes_before_that_of_the_file(write_dng):
@@ -367,11 +344,11 @@ def test_a_file_that_uses_little_of_its_range_is_named_once(tmp_path, name, caps
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"StripByteCounts": 2**31}, "truncated, .*strip 0 of 1 is not in the file"),
+        ({"StripByteCounts": 2**31}, "strip 0 of 1 is not in the file"),
         # Lossless JPEG: its size is unknown until it is unpacked.
         (
             {"Compression": 7, **dict.fromkeys(("ImageWidth", "ImageLength", "RowsPerStrip"), 30000)},
-            ".*it declares 1800000000 bytes of samples",
+            "it declares 1800000000 bytes of samples",
         ),
     ],
 )
@@ -380,5 +357,4 @@ def test_a_dng_that_declares_more_than_it_holds_is_refused_before_memory_is_take
     with tifffile.TiffFile(path, mode="r+b") as tiff:
         for name, value in values.items():
             tiff.pages[0].tags[name].overwrite(value, dtype=None if name == "Compression" else "I")
-    with pytest.raises(InputError, match=rf"test\.dng: {message}"):
-        read_raw(path)
+    refuse(path, message)

@@ -3,7 +3,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from r2l_jax.data.files.shot import Shot, _from_exif, _from_libraw, _merged, read_shot
+from r2l_jax.data.files.shot import Shot, _from_libraw, _from_tags, _merged, read_shot
 
 SAMPLES = np.zeros((16, 16), np.uint16)
 
@@ -53,23 +53,19 @@ def test_words_of_strangers_are_short_and_printable(tmp_path):
 
 def test_the_time_of_the_exposure_counts_rather_than_that_of_the_file():
     taken, changed = "2024:05:06 07:08:09", "2025:01:02 03:04:05"
-    assert _from_exif({36867: taken, 306: changed}).date == "2024-05-06T07:08:09"
-    assert _from_exif({36867: "0000:00:00 00:00:00", 306: changed}).date == "2025-01-02T03:04:05"
+    assert _from_tags({"DateTimeOriginal": taken, "DateTime": changed}).date == "2024-05-06T07:08:09"
+    assert _from_tags({"DateTimeOriginal": "0000:00:00 00:00:00", "DateTime": changed}).date == "2025-01-02T03:04:05"
 
 
 def test_numbers_may_be_fractions_or_lists_of_one_and_zero_is_unknown():
-    assert _from_exif({33434: (1, 50), 34855: (400,), 33437: 2.8}) == Shot(
-        exposure_time=0.02, iso_speed=400.0, f_number=2.8
-    )
-    assert _from_exif({33434: 0, 34855: (400, 200, 100), 33437: "wide"}) == Shot()
+    tags = {"ExposureTime": (1, 50), "ISOSpeedRatings": (400,), "FNumber": 2.8}
+    assert _from_tags(tags) == Shot(exposure_time=0.02, iso_speed=400.0, f_number=2.8)
+    assert _from_tags({"ExposureTime": 0, "ISOSpeedRatings": (400, 200, 100), "FNumber": "wide"}) == Shot()
 
 
-def test_the_first_record_counts_and_the_second_fills_its_gaps():
-    first, second = Shot(model="A", iso_speed=100.0), Shot(model="B", lens="C")
-    assert _merged(first, second) == Shot(model="A", lens="C", iso_speed=100.0)
-
-
-def test_libraw_finds_the_exposure_and_takes_no_time_for_unknown(write_dng):
+def test_libraw_finds_the_exposure_and_fills_the_gaps_of_the_tags(write_dng):
     tags = [(33434, "2I", 1, (1, 50)), (33437, "2I", 1, (28, 10))]
     found = _from_libraw(write_dng(np.zeros((32, 32), np.uint16), tags=tags))
-    assert found == Shot(exposure_time=0.02, f_number=2.8)
+    assert found == Shot(exposure_time=0.02, f_number=2.8)  # The time is unknown.
+    tagged = Shot(model="A", exposure_time=0.5)
+    assert _merged(tagged, found) == Shot(model="A", exposure_time=0.5, f_number=2.8)

@@ -92,22 +92,17 @@ def test_another_camera_has_facts_of_its_own(tmp_path, write_dng, monkeypatch):
     assert cameras[0] == cameras[2] != cameras[1] == cameras[3]
 
 
-def test_auto_takes_the_median_of_the_files_calibration_values(tmp_path, write_dng):
-    samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
-    for number, red in enumerate((0.4, 0.5, 0.8)):
-        target = tmp_path / "ab"[number % 2] / f"{number}.dng"
-        target.parent.mkdir(exist_ok=True)
-        write_dng(samples, neutral=(red, 1.0, 0.7)).rename(target)
+def test_auto_takes_the_median_of_the_files_calibration_values_if_they_have_one_pattern(tmp_path, write_dng):
+    def write(name, **facts):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_dng(np.full((32, 32), 1000, np.uint16), **facts).rename(tmp_path / name)
+
+    for name, red in (("a/0.dng", 0.4), ("b/1.dng", 0.5), ("a/2.dng", 0.8)):
+        write(name, neutral=(red, 1.0, 0.7))
     camera = datasets.load("Folder", data_dir=tmp_path, camera="auto").camera
     np.testing.assert_allclose(camera.white_balance, (1 / 0.5, 1, 1 / 0.7), rtol=1e-3)
-
-
-def test_auto_refuses_files_of_several_patterns(tmp_path, write_dng):
-    samples = RNG.integers(0, 4096, (32, 32)).astype(np.uint16)
-    for name, cfa in (("a", (0, 1, 1, 2)), ("b", (2, 1, 1, 0))):
-        (tmp_path / name).mkdir()
-        write_dng(samples, cfa=cfa).rename(tmp_path / name / "x.dng")
-    with pytest.raises(InputError, match=r"one color filter array: .*a/x.dng has RGGB, .*b/x.dng BGGR"):
+    write("b/x.dng", cfa=(2, 1, 1, 0))
+    with pytest.raises(InputError, match=r"one color filter array: .*a/0.dng has RGGB, .*b/x.dng BGGR"):
         datasets.load("Folder", data_dir=tmp_path, camera="auto")
 
 
@@ -122,13 +117,18 @@ def test_center_crop_starts_with_a_whole_tile_of_the_array():
 
 @pytest.fixture
 def frames(tmp_path):
-    """Writes two frames of 70x100 and 66x96 numbered sites with masks; one frame's name starts with the other's."""
+    """Writes two frames of 70x100 and 66x96 numbered sites with masks, and hidden files, as macOS leaves them.
+
+    One frame's name starts with the other's.
+    """
     for folder_name in ("images", "masks"):
         (tmp_path / folder_name).mkdir()
     for stem, shape in (("a", (70, 100)), ("a1", (66, 96))):
         sites = np.arange(shape[0] * shape[1], dtype=np.uint16).reshape(shape)
         tifffile.imwrite(tmp_path / "images" / f"{stem}.tiff", sites)
         Image.fromarray((sites % 7 == 0).astype(np.uint8)).save(tmp_path / "masks" / f"mask of {stem}.png")
+    for name in ("images/._a.tiff", "masks/._mask of a.png"):
+        (tmp_path / name).touch()
     return tmp_path
 
 
@@ -156,8 +156,8 @@ XTRANS = "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG"
 
 def write_frame(folder, raw, pattern):
     """Writes a folder for segmentation with a frame, its empty mask, and the camera."""
-    camera = isp.Camera([0.0] * isp.cfa.black_level_shape(pattern)[0], (2, 1, 2), np.eye(3), pattern)
-    (folder / "camera.json").write_text(camera.to_json())
+    black_level = [0.0] * isp.cfa.black_level_shape(pattern)[0]
+    (folder / "camera.json").write_text(isp.Camera(black_level, (2, 1, 2), np.eye(3), pattern).to_json())
     for name in ("images", "masks"):
         (folder / name).mkdir()
     tifffile.imwrite(folder / "images/a.tiff", raw)
@@ -181,22 +181,20 @@ def test_tiles_start_with_a_whole_tile_of_the_color_filter_array(tmp_path):
     assert np.ptp(raws, axis=0).max() == 0 < np.ptp(raws[0])
 
 
-def write_maker(path, maker):
-    tifffile.imwrite(path, tifffile.imread(path), metadata=None, extratags=[(271, "s", 0, maker)])
+def makers(root):
+    """Writes the name of each file of a folder as its camera's maker; returns the maker of each sample's shot."""
+    for path in (*root.glob("images/[!.]*"), *root.glob("[ab]/*.tif*")):
+        tifffile.imwrite(path, tifffile.imread(path), metadata=None, extratags=[(271, "s", 0, path.stem)])
+    dataset = datasets.load("Folder", data_dir=root, camera="drone", tile_size=32)
+    return [dataset.shot(index).maker for index in range(len(dataset))]
 
 
 def test_a_tile_has_the_shot_of_its_frame(frames):
-    for stem in ("a", "a1"):
-        write_maker(frames / "images" / f"{stem}.tiff", stem)
-    dataset = datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
-    assert [dataset.shot(index).maker for index in range(12)] == ["a"] * 6 + ["a1"] * 6
+    assert makers(frames) == ["a"] * 6 + ["a1"] * 6
 
 
 def test_a_file_to_classify_has_its_own_shot(classes):
-    for name in ("a/one.tiff", "a/two.tif", "b/three.tiff"):
-        write_maker(classes / name, name)
-    dataset = datasets.load("Folder", data_dir=classes, camera="drone")
-    assert [dataset.shot(index).maker for index in range(3)] == ["a/one.tiff", "a/two.tif", "b/three.tiff"]
+    assert makers(classes) == ["one", "two", "three"]
 
 
 def test_tiles_are_cut_again_only_if_a_file_or_the_camera_changes(frames):
@@ -220,12 +218,6 @@ def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
     dataset = datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)
     objects = [name[:-6] for index, name in enumerate(dataset.names) if dataset[index][1].all()]
     assert objects == ["11", "a_1"]
-
-
-def test_hidden_files_are_ignored(frames):
-    for name in ("images/._a.tiff", "masks/._mask of a.png"):
-        (frames / name).write_bytes(b"left by macOS")
-    assert len(datasets.load("Folder", data_dir=frames, camera="drone", tile_size=32)) == 12
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,6 @@ def test_only_a_missing_data_set_is_downloaded(microscopy, monkeypatch, name, th
             "--dataset=Microscopy: microscopy/images/raw_scale100 and 1 more of 2 files are not in --data_dir={root}; "
             "get the data set by python scripts/download.py --dataset=Microscopy --data_dir={root}",
         ),
-        ("microscopy/labels", "--dataset=Microscopy: microscopy/labels/Ma190c_annotations.dat is not in --data_dir="),
         (
             "microscopy/images/raw_scale100/EOS_3.tiff",
             "--dataset=Microscopy: microscopy/images/raw_scale100/EOS_3.tiff is not in --data_dir={root}; get",
@@ -188,14 +187,6 @@ def test_tiles_are_cut_once_and_outlive_their_frames(drone):
     assert len(cut) == 1
 
 
-def test_tiles_are_cut_again_when_a_frame_is_added(drone):
-    root, _ = drone
-    assert len(datasets.load("DroneSegmentation", data_dir=root)) == 6
-    write_frame(root, "DJI_2", {(0, 0): 0.5})
-    assert len(datasets.load("DroneSegmentation", data_dir=root)) == 7
-    assert len(versions(root, "DroneSegmentation")) == 2
-
-
 def halved(path):
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -205,29 +196,12 @@ def gone(path):
     path.unlink() if path.is_file() else path.rename(path.with_name("elsewhere"))
 
 
-def stored(samples):
-    return lambda path: tifffile.imwrite(path, samples)
-
-
 @pytest.mark.parametrize(
     ("name", "file", "spoil", "message"),
     [
-        ("DroneSegmentation", "images/DJI_1_01_02.tiff", halved, ""),
-        *(
-            ("DroneSegmentation", "images/DJI_1_01_02.tiff", stored(samples), r"DJI_1_01_02\.tiff must be 256x256 .*")
-            for samples in (
-                np.full((1, 1), 7, np.uint16),
-                np.full((1, 256), 7, np.uint16),
-                np.full((256, 256), np.nan, np.float32),
-            )
-        ),
+        ("DroneSegmentation", "images/DJI_1_01_02.tiff", halved, "truncated, corrupt or no TIFF.*"),
         ("Drone", "labels.dat", gone, "labels.dat.*"),
-        (
-            "Drone",
-            "labels.dat",
-            lambda path: path.write_text(path.read_text()[:-3]),
-            r"labels\.dat: a line must be a tile, a tab and car or no car, got '.*\\tn.*",
-        ),
+        ("Drone", "labels.dat", halved, r"labels\.dat: a line must be a tile, a tab and car or no car, got 'DJ.*'"),
     ],
 )
 def test_damaged_tiles_are_named(drone, name, file, spoil, message):
@@ -235,7 +209,7 @@ def test_damaged_tiles_are_named(drone, name, file, spoil, message):
     datasets.load(name, data_dir=root)
     (folder,) = (root / "drone/tiles_256" / name / FULL).iterdir()
     spoil(folder / file)
-    with pytest.raises(InputError, match=rf"has damaged tiles \(.*{message}\); delete it to cut them again"):
+    with pytest.raises(InputError, match=rf"{message}; delete .*/tiles_256/.* to cut the tiles again"):
         every_sample(datasets.load(name, data_dir=root))
 
 
@@ -305,12 +279,6 @@ def test_wrong_files_are_named_and_leave_no_tiles(drone, microscopy, name, spoil
     with pytest.raises(InputError, match=message):
         datasets.load(name, data_dir=root)[0]
     assert not [path for path in root.glob("drone/tiles_256/*/*/*") if path.is_dir()]
-
-
-def test_a_frame_smaller_than_a_tile_is_named(tmp_path):
-    write_frame(tmp_path, "small", {}, (128, 128))
-    with pytest.raises(InputError, match=r"small.tif is 128x128, smaller than a tile of 256"):
-        datasets.load("Drone", data_dir=tmp_path)
 
 
 def test_published_files_may_be_dim(microscopy, capfd):

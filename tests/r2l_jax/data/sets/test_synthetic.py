@@ -9,17 +9,17 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.sets import phantom, synthetic
+from r2l_jax.data.sets import datasets, phantom, synthetic
 from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime.errors import InputError
 
-IMAGES, SIZE = 10, 32
+# The second of two batches of 20 starts early.
+IMAGES, SIZE = 25, 32
 SCALES = ("001", "005", "010", "025", "050", "075", "100")
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Ten images, which are rendered in three batches of four, of which the last one starts early."""
     return synthetic.generate(tmp_path_factory.mktemp("data"), images=IMAGES, size=SIZE)
 
 
@@ -43,11 +43,46 @@ def test_layout(root):
     expected |= {"labels/labels.dat", "camera.json", "dataset.json"}
     assert {path.as_posix() for path in files(root)} == expected
     assert isp.Camera.from_json((root / "camera.json").read_text()) == synthetic.CAMERA
-    assert json.loads((root / "dataset.json").read_text()) == {"version": 2, "images": 10, "size": 32, "seed": 0}
-    assert sorted(label for _, label in labels(root)) == sorted(2 * phantom.CLASSES)
+    assert json.loads((root / "dataset.json").read_text()) == {"version": 2, "images": 25, "size": 32, "seed": 0}
+    assert [label for _, label in labels(root)] == [*5 * phantom.CLASSES]
     for name in names:
         mask = np.asarray(Image.open(root / "masks" / f"{name}.png"))
         assert (mask.dtype, mask.shape, set(np.unique(mask))) == (np.uint8, (SIZE, SIZE), {0, 255})
+
+
+@pytest.mark.parametrize("name", ["Synthetic", "SyntheticSegmentation"])
+def test_loads_mosaics_of_an_intensity_with_classes_or_masks(root, name):
+    dataset = datasets.load(name, data_dir=root.parent, iso=0.1, synthetic_images=IMAGES, synthetic_size=SIZE)
+    assert (len(dataset), dataset.camera) == (IMAGES, synthetic.CAMERA)
+    raw, target = dataset[3]
+    assert raw.dtype == np.float32
+    np.testing.assert_allclose(raw, load(root, 0.1)[3] / 65535, rtol=1e-6)
+    if name == "Synthetic":
+        assert (dataset.task, dataset.classes) == ("classification", ("BAS", "EOS", "LYT", "MON", "NGS"))
+        assert [dataset.classes[label] for label in dataset.labels] == [label for _, label in labels(root)]
+        assert target == dataset.labels[3]
+    else:
+        assert (dataset.task, dataset.classes) == ("segmentation", ("white cell",))
+        mask = np.asarray(Image.open(root / "masks" / f"{dataset.names[3]}.png"))
+        np.testing.assert_array_equal(target, mask / 255)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "Microscope"}, "--dataset must be one of Synthetic, .*, Folder, Microscopy, .*, got 'Microscope'"),
+        ({"download": True}, "--download is for Microscopy, .*, not for --dataset=Synthetic"),
+        ({"iso": 0.3}, "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1, got 0.3"),
+        ({"camera": "drone"}, "--camera is for --dataset=Folder; Synthetic has its own"),
+        ({"synthetic_size": 33}, "synthetic data set: size must be even and at least 32, got 33"),
+        ({"synthetic_size": 30}, "synthetic data set: size must be even and at least 32, got 30"),
+        ({"synthetic_images": 4}, "synthetic data set: images must be at least 5, one of each class, got 4"),
+    ],
+)
+def test_refuses_settings(tmp_path, arguments, message):
+    with pytest.raises(InputError, match=message):
+        datasets.load(**{"name": "Synthetic", "data_dir": tmp_path, **arguments})
+    assert not list(tmp_path.iterdir())
 
 
 def test_mosaics_are_12_bits_in_16(root):
@@ -107,31 +142,10 @@ def test_two_calls_at_the_same_time_agree(root, tmp_path):
     assert files(first).keys() == files(root).keys()
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"size": 30}, "size must be even and at least 32, got 30"),
-        ({"size": 33}, "size must be even and at least 32, got 33"),
-        ({"images": 4}, "images must be at least 5, one of each class, got 4"),
-    ],
-)
-def test_refuses_settings(tmp_path, settings, message):
-    with pytest.raises(InputError, match=message):
-        synthetic.generate(tmp_path, **{"images": IMAGES, "size": SIZE, **settings})
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def copy(root, tmp_path):
-    """Returns the parent of a copy of the data set, and the copy."""
-    return tmp_path, shutil.copytree(root, tmp_path / root.name)
-
-
-def encoded(shape, form, dtype=np.uint8):
-    """Returns a file whose pixels are all 7."""
+def small_mask():
+    """Returns a PNG of one pixel."""
     file = io.BytesIO()
-    samples = np.full(shape, 7, dtype)
-    tifffile.imwrite(file, samples) if form == "tiff" else Image.fromarray(samples).save(file, form)
+    Image.new("L", (1, 1), 7).save(file, "png")
     return file.getvalue()
 
 
@@ -146,35 +160,24 @@ MOSAIC, MASK = "images/raw_scale100/cell_00003.tiff", "masks/cell_00003.png"
     ("file", "damage", "message"),
     [
         (MOSAIC, halved, r"cell_00003\.tiff: truncated, corrupt or no TIFF"),
-        (MOSAIC, b"", r"cell_00003\.tiff: truncated, corrupt or no TIFF"),
-        (MOSAIC, None, r"cell_00003\.tiff: No such file or directory"),
-        *(
-            (MOSAIC, encoded(shape, "tiff", dtype), r"cell_00003\.tiff must be 32x32 with one channel of 16 bits, got")
-            for shape, dtype in (((1, 1), "u2"), ((1, SIZE), "u2"), ((SIZE, SIZE), "f4"), ((SIZE, SIZE), "u1"))
-        ),
-        (MASK, halved, r"cell_00003\.png: truncated, corrupt or no PNG"),
-        (MASK, encoded((1, 1), "png"), r"cell_00003\.png must have shape \(32, 32\), got \(1, 1\)"),
-        (MASK, None, r"cell_00003\.png: No such file or directory"),
+        (MASK, small_mask(), r"cell_00003\.png must have shape \(32, 32\), got \(1, 1\)"),
         ("labels/labels.dat", halved, r"labels\.dat: line \d+ must be 'cell_\d+ \w+', got"),
-        ("labels/labels.dat", lambda text: text + b"cell_00099 LYT\n", "line 11 must be 'nothing', got 'cell_00099"),
+        ("labels/labels.dat", lambda text: text + b"cell_00099 LYT\n", "line 26 must be 'nothing', got 'cell_00099"),
         ("labels/labels.dat", b"\xff", r"labels\.dat: no text in UTF-8"),
         ("labels/labels.dat", lambda text: text.replace(b"cell_00001 ", b"cell_00001"), r"line 2 must be 'cell_00001 "),
         ("camera.json", halved, r"camera\.json: "),
-        ("camera.json", b"[" * 200_000, r"camera\.json: .*nested too deeply"),
-        ("camera.json", bytes(2**21), r"camera\.json: expected a text of at most 1048576 bytes"),
         ("dataset.json", halved, "is not the synthetic data set of"),
         ("dataset.json", b"[" * 200_000, "is not the synthetic data set of"),
+        ("camera.json", None, r"camera\.json"),
     ],
 )
-def test_a_damaged_file_is_named_with_the_way_out(copy, file, damage, message):
-    parent, root = copy
+def test_a_damaged_file_is_named_with_the_way_out(root, tmp_path, file, damage, message):
+    root = shutil.copytree(root, tmp_path / root.name)
     if damage is None:
         (root / file).unlink()
     else:
         (root / file).write_bytes(damage if isinstance(damage, bytes) else damage((root / file).read_bytes()))
     with pytest.raises(InputError, match=message) as caught:
-        synthetic.load("SyntheticSegmentation", parent, 1.0, IMAGES, SIZE).samples(np.arange(IMAGES))
+        synthetic.load("SyntheticSegmentation", tmp_path, 1.0, IMAGES, SIZE).samples(np.arange(IMAGES))
     assert "\n" not in str(caught.value)
-    assert str(root) in str(caught.value)
-    if damage is not None:
-        assert ("delete" in str(caught.value)) != (file == "dataset.json")
+    assert ("move it" if file == "dataset.json" else f"delete {root} to render") in str(caught.value)
