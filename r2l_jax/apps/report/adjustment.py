@@ -9,7 +9,7 @@ from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import RunRecord
-from r2l_jax.drift.results import Adaptation, Adapted, Curve, Learning
+from r2l_jax.drift.results import Adaptation, Adapted, Learning
 
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
@@ -74,11 +74,10 @@ def _tables(adapted: Adapted, score: str) -> list[Block]:
         for start in adapted.starts
     ]
     columns = ["start", "loss of labeled images", f"{score} of labeled images", score]
-    before, after = tables.elements(adapted.default), tables.elements(adapted.parameters)
-    values = [[Cell(name), tables.number(value), tables.number(after.get(name))] for name, value in before.items()]
+    ends = {"before": tables.elements(adapted.default), "after": tables.elements(adapted.parameters)}
     return [
         Table("Ends of the searches; the framed start is chosen", columns, starts),
-        *([Table("Values before and after", ("value", "before", "after"), values)] if values else []),
+        *tables.values("Values before and after", ends),
     ]
 
 
@@ -98,7 +97,11 @@ def _learning(content: Learning) -> list[Block]:
         for unit, title in (("epochs", "epoch"), ("seconds", "seconds of training"))
     ]
     rows = [
-        [Cell(f"{name}, fold {number}" if len(run.folds) > 1 else name), *_curve_cells(fold)]
+        [
+            Cell(f"{name}, fold {number}" if len(run.folds) > 1 else name),
+            *map(tables.score, (fold.scores[-1], max(fold.scores))),
+            *map(tables.number, (fold.epochs_to_target, fold.seconds_to_target)),
+        ]
         for name, run in content.runs.items()
         for number, fold in enumerate(run.folds)
     ]
@@ -124,12 +127,3 @@ def _learned_parameters(content: Learning) -> Table | None:
     folds = max((len(parameter.folds) for parameter in content.parameters.values()), default=0)
     titles = ["learned"] if folds == 1 else [f"learned, fold {number}" for number in range(folds)]
     return Table("Parameters", ["value", "camera", *titles], rows) if rows else None
-
-
-def _curve_cells(fold: Curve) -> list[Cell]:
-    return [
-        tables.score(fold.scores[-1]),
-        tables.score(max(fold.scores)),
-        tables.number(fold.epochs_to_target),
-        tables.number(fold.seconds_to_target),
-    ]

@@ -161,7 +161,7 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
         for row, drop in zip(content.rows, drops, strict=True)
     ]
     columns = ["parameters", "weight of the distance", content.score, "drop", "loss", "SSIM", "between starts"]
-    blocks: list[Block] = [
+    return [
         Text(
             f"By default, the {content.score} is {content.default.score:.4f} and the loss {content.default.loss:.4f}. "
             "Each search raises the task loss over its parameters; distance from the default rendering has a price."
@@ -169,10 +169,8 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
         Table("Worst case of each search", columns, rows),
         *_worst_pictures(analyses, content, detail),
         Charts(_search_charts(content.rows)),
+        *(Details("Parameters of the worst cases", [values]) for values in _worst_values(content.rows)),
     ]
-    if values := _worst_values(content.rows):
-        blocks.append(Details("Parameters of the worst cases", [values]))
-    return blocks
 
 
 def _search_charts(rows: Sequence[WorstCase]) -> list[LineChart]:
@@ -199,12 +197,10 @@ def _worst_pictures(analyses: Analyses, content: WorstCases, detail: Detail) -> 
     return [Pictures(pictures)] if pictures else []
 
 
-def _worst_values(rows: Sequence[WorstCase]) -> Table | None:
+def _worst_values(rows: Sequence[WorstCase]) -> list[Table]:
     """Makes the table of the single values of small parameters in the worst case of each group."""
     values = {group: tables.elements(row.parameters) for group, row in worst(rows).items()}
-    names = dict.fromkeys(name for each in values.values() for name in each)
-    cells = [[Cell(name), *(tables.number(each.get(name)) for each in values.values())] for name in names]
-    return Table("Values in the worst case of each group", ["value", *values], cells) if cells else None
+    return tables.values("Values in the worst case of each group", values)
 
 
 def _shots(content: Shots) -> list[Block]:

@@ -1,8 +1,6 @@
 """The processing in a report: its parameters over the epochs, and pictures of its stages and their gradients."""
 
-import contextlib
 import json
-import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
@@ -84,32 +82,25 @@ def _values_table(run: RunRecord, names: Sequence[str], title: _Title) -> Table:
 
 
 def _element_names(run: RunRecord) -> _Title:
-    """Returns a function that names an element of a parameter, as the pipeline declares it: such as "red"."""
-    facts, places = _facts(run), {}
-    for fold in run.folds:
-        for name, elements in fold.recorded.parameters.items():
-            places.setdefault(name, set()).update(elements)
-    names: dict[str, dict[tuple[int, ...], str]] = {}
-    for name, known in places.items():
-        shape = tuple(max(sizes) + 1 for sizes in zip(*known, strict=False))
-        if name in facts and math.prod(shape) == len(known):
-            with contextlib.suppress(ValueError):  # The pipeline has been declared otherwise since.
-                titles = facts[name].element_names(name, shape)
-                names[name] = dict(zip(np.ndindex(*shape), titles, strict=True))
+    """Returns a function that names an element of a parameter, as the pipeline declares it: such as "red".
+
+    A user's pipeline, which a report does not run, declares none: its elements are named by their places.
+    """
+    names: dict[tuple[str, tuple[int, ...]], str] = {}
+    pipeline = run.flags["pipeline"] or run.flags["processing_mode"]
+    if pipeline in ("parametrized", "full"):
+        made = find_pipeline(pipeline)(isp.Camera.from_json(json.dumps(run.folds[0].camera)))
+        values = made.parameters()
+        for name, facts in made.facts.items():
+            shape = np.shape(values[name])
+            places = [(name, place) for place in np.ndindex(*shape)]
+            names |= zip(places, facts.element_names(name, shape), strict=True)
 
     def title(name: str, place: tuple[int, ...]) -> str:
-        full = names.get(name, {}).get(place, ".".join([name, *map(str, place)]))
+        full = names.get((name, place), ".".join([name, *map(str, place)]))
         return full.removeprefix(f"{name}.")
 
     return title
-
-
-def _facts(run: RunRecord) -> Mapping[str, isp.Parameter]:
-    """Returns the declarations of a run's parameters; none for a user's file, which a report does not run."""
-    name = run.flags["pipeline"] or run.flags["processing_mode"]
-    if name not in ("parametrized", "full"):
-        return {}
-    return find_pipeline(name)(isp.Camera.from_json(json.dumps(run.folds[0].camera))).facts
 
 
 def _pictures(fold: FoldRecord, run: RunRecord, detail: Detail) -> list[Block]:

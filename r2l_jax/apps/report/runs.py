@@ -280,12 +280,10 @@ def _pictures(folder: pathlib.Path) -> dict[int, dict[str, pathlib.Path]]:
     for epoch in sorted(folder.glob("epoch_*")):
         if match := _EPOCH.fullmatch(epoch.name):
             files = {file.relative_to(epoch).with_suffix("").as_posix(): file for file in epoch.rglob("*.png")}
-            found[int(match[1])] = dict(sorted(files.items(), key=lambda item: _order(item[0])))
+            found[int(match[1])] = {name: files[name] for name in sorted(files, key=_parts)}
     return found
 
 
-def _order(name: str) -> tuple[str, int, str]:
-    """Sorts stages by number, so that the tenth comes after the second."""
-    group, _, stage = name.rpartition("/")
-    number, _, title = stage.partition("_")
-    return (group, int(number), title) if number.isdecimal() else (group, -1, stage)
+def _parts(name: str) -> list[str | int]:
+    """Divides a name into texts and numbers, by which the tenth stage comes after the second."""
+    return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]

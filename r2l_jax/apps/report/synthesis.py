@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,10 +30,6 @@ class Row(NamedTuple):
     name: str
     run: EvaluatedRun
     tests: Mapping[str, Test]
-
-    def in_cases(self, names: Iterable[str]) -> list[Test]:
-        """Returns the numbers of some cases, without those in which the run was not tested."""
-        return [self.tests[name] for name in names if name in self.tests]
 
     def is_own(self, name: str) -> bool:
         """Tells whether the run was trained on the images of a case."""
@@ -103,12 +99,19 @@ def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
         return []
     blocks: list[Block] = []
     if group in _STRENGTHS:
-        blocks.append(Charts([_strengths_chart(rows, columns, group, score)]))
+        cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
+        blocks.append(Charts([_chart(score, _STRENGTHS[group], score, rows, cases, log_x=True)]))
     if not all(any(name in row.run.own for name in columns) for row in rows):
         columns = [OWN.name, *columns]
     if len(rows) == 1:
         return [*blocks, _cases_table(rows[0], columns, score)]
-    return [*blocks, _matrix(rows, columns, score), _drops(rows, columns, score)]
+    scores = [[_score_cell(row, name) for name in columns] for row in rows]
+    drops = [[_drop_cell(row, name) for name in columns] for row in rows]
+    return [
+        *blocks,
+        _matrix(score, rows, columns, tables.leveled(scores)),
+        _matrix(f"Drop of {score} from the diagonal", rows, columns, tables.dropped(drops)),
+    ]
 
 
 def _cases_table(row: Row, columns: Sequence[str], score: str) -> Table:
@@ -125,49 +128,38 @@ def _cases_table(row: Row, columns: Sequence[str], score: str) -> Table:
 
 def _score_cell(row: Row, name: str) -> Cell:
     """Makes the cell of a score, with the deviation over folds if there are several."""
+    if name not in row.tests:
+        return tables.text(None)
     found = row.tests[name].score
     deviation = found.std if len(row.run.folds) > 1 else None
     return tables.score_and_deviation(found.mean, deviation)._replace(framed=row.is_own(name))
 
 
-def _matrix(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
-    """Makes the matrix of scores."""
-    cells = [[_score_cell(row, name) if name in row.tests else tables.text(None) for name in columns] for row in rows]
-    return _rows_by_columns(score, rows, columns, tables.leveled(cells))
+def _drop_cell(row: Row, name: str) -> Cell:
+    """Makes the cell of a drop from the score on the own images."""
+    return tables.score(row.tests[name].drop.mean if name in row.tests else None, framed=row.is_own(name))
 
 
-def _drops(rows: Sequence[Row], columns: Sequence[str], score: str) -> Table:
-    """Makes the matrix of drops from the score on the own images."""
-    cells = [
-        [
-            tables.score(row.tests[name].drop.mean if name in row.tests else None, framed=row.is_own(name))
-            for name in columns
-        ]
-        for row in rows
-    ]
-    return _rows_by_columns(f"Drop of {score} from the diagonal", rows, columns, tables.dropped(cells))
-
-
-def _rows_by_columns(title: str, rows: Sequence[Row], columns: Iterable[str], cells: tables.Rows) -> Table:
+def _matrix(title: str, rows: Sequence[Row], columns: Iterable[str], cells: tables.Rows) -> Table:
+    """Makes a matrix of runs and cases, or groups of cases."""
     titled = [[Cell(row.name), *of_run] for row, of_run in zip(rows, cells, strict=True)]
     return Table(title, ["run", *map(tables.breakable, columns)], titled)
 
 
-def _line(row: Row, color: int, cases: Mapping[float, str]) -> Line:
-    """Makes the line of a run's scores over the strengths of cases, given by their names."""
-    points = {strength: row.tests[name].score.mean for strength, name in sorted(cases.items()) if name in row.tests}
-    return Line(row.name, list(points), list(points.values()), color)
+def _chart(
+    title: str, x: str, score: str, rows: Sequence[Row], cases: Mapping[float, str], **options: Any
+) -> LineChart:
+    """Makes a chart of the scores of all runs over the strengths of cases, given by their names.
 
-
-def _strengths_chart(rows: Sequence[Row], columns: Iterable[str], group: str, score: str) -> LineChart:
-    cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
-    lines = [_line(row, color, cases) for color, row in enumerate(rows)]
-    return LineChart(score, _STRENGTHS[group], score, lines, log_x=True, levels=_own_scores(rows))
-
-
-def _own_scores(rows: Sequence[Row]) -> list[tuple[float, int]]:
-    """Returns the score of each run on its own images, and the run's color."""
-    return [(row.tests[OWN.name].score.mean, color) for color, row in enumerate(rows)]
+    A dotted line is the score of a run on its own images.
+    """
+    owns = [(row.tests[OWN.name].score.mean, color) for color, row in enumerate(rows)]
+    lines = []
+    for color, row in enumerate(rows):
+        points = {strength: row.tests[name].score.mean for strength, name in sorted(cases.items()) if name in row.tests}
+        if points:
+            lines.append(Line(row.name, list(points), list(points.values()), color))
+    return LineChart(title, x, score, lines, levels=owns, **options)
 
 
 def _strength(name: str) -> float | None:
@@ -188,19 +180,12 @@ def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
             found.setdefault(corruption, {})[float(severity)] = name
     if not found:
         return []
-    owns = _own_scores(rows)
-    scores = [*(own for own, _ in owns), *(test.score.mean for row in rows for test in row.in_cases(columns))]
+    cases = [OWN.name, *columns]
+    scores = [row.tests[name].score.mean for row in rows for name in cases if name in row.tests]
     matrices = [] if len(rows) == 1 else [_corruptions_of_runs(rows, found, score)]
     charts = [
-        LineChart(
-            corruption.replace("_", " "),
-            "severity",
-            score,
-            [line for color, row in enumerate(rows) if (line := _line(row, color, cases)).xs],
-            levels=owns,
-            y_range=(min(scores), max(scores)),
-        )
-        for corruption, cases in found.items()
+        _chart(corruption.replace("_", " "), "severity", score, rows, severities, y_range=(min(scores), max(scores)))
+        for corruption, severities in found.items()
     ]
     return [
         *matrices,
@@ -224,7 +209,7 @@ def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float,
         for row in rows
     ]
     title = f"Drop of {score} from the own images, mean over the severities"
-    return _rows_by_columns(title, rows, shared, tables.dropped(drops))
+    return _matrix(title, rows, shared, tables.dropped(drops))
 
 
 def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:

@@ -100,8 +100,16 @@ def by_shots(score_name: str, field: str, groups: ByShots, scores: Sequence[Sequ
 
 def elements(parameters: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Returns the single values of parameters, by name and place; those with many values are left out."""
-    found = {}
-    for name, value in parameters.items():
-        if value.size <= MOST_ELEMENTS:
-            found |= {".".join([name, *map(str, place)]): float(each) for place, each in np.ndenumerate(value)}
-    return found
+    return {
+        ".".join([name, *map(str, place)]): float(each)
+        for name, value in parameters.items()
+        if value.size <= MOST_ELEMENTS
+        for place, each in np.ndenumerate(value)
+    }
+
+
+def values(title: str, columns: Mapping[str, Mapping[str, float]]) -> list[Table]:
+    """Makes the table of single values by their names, with a column for each state; no table without a value."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = [[Cell(breakable(name)), *(number(column.get(name)) for column in columns.values())] for name in names]
+    return [Table(title, ["value", *columns], rows)] if rows else []
