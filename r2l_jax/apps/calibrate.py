@@ -147,7 +147,7 @@ def _rounded(value: float) -> float:
 
 
 def _write(output: Path, camera: Mapping[str, Any], measured: Calibration) -> None:
-    # The camera goes first and comes last: whenever it is there, the files that it names are its own.
+    # Removed first and written last: whenever the camera exists, the files that it names belong to it.
     (output / CAMERA).unlink(missing_ok=True)
     for name in ("dark", "flat"):
         with replacing(output / CORRECTIONS[name]) as part:

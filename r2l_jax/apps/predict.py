@@ -1,15 +1,16 @@
 """Predicts the classes or the masks of many raw files with a finished model."""
 
 import functools
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 from PIL import Image
 
-from r2l_jax.apps.frames import predict_frame
+import isp
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
 from r2l_jax.data.sets.folder import center_crop
@@ -23,6 +24,12 @@ from r2l_jax.runtime.worklist import MANIFEST, SERIAL, Done, Table, Workers, fin
 from r2l_jax.training.run import BATCH, Run
 
 _FILE, _CLASS = "file", "class"
+
+# The side of a tile, and the margin at each border that is not kept: neighbors beyond this distance have little weight
+# in a network's output for a site.
+SIDE, MARGIN = 1024, 128
+
+Mosaic = Float32[np.ndarray, "rows cols"]
 
 
 class Predictor(NamedTuple):
@@ -99,7 +106,7 @@ def predict_files(
             _predicted(left, Predictor(run, camera), masks, workers), left, len(files) - len(left), record
         )
         if isinstance(masks, Path):
-            # Workers that were lost have left them.
+            # Workers that were lost have left parts of files.
             clear_parts(masks)
         table.sort(map(str, files))
         if not table.file.exists():
@@ -152,7 +159,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Gener
             alike = [file for file, raw in raws.items() if raw.shape == shape]
             stacked = np.stack([raws[file] for file in alike])
             if fills:
-                # Filled up, since another number would be compiled anew.
+                # Filled up, since each number of mosaics is compiled anew.
                 stacked = np.concatenate([stacked, np.repeat(stacked[-1:], BATCH - len(alike), 0)])
             probabilities = run.predict(stacked)[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
@@ -230,3 +237,86 @@ def _describe(output: Path, manifest: Path, run: Run, camera: KnownCamera | None
     if read_manifest(manifest, fixed, "predictions") is None and output.exists():
         raise InputError(f"{output} is there, and no {manifest.name} says how it was made: choose another file")
     write_json(manifest, {**fixed, "run": run.config.tracking.run_name, **environment()})
+
+
+class Span(NamedTuple):
+    """A part of an axis.
+
+    Attributes:
+        start: where its tile begins.
+        stop: where its tile ends.
+        first: the first site that is kept.
+        last: the end of the sites that are kept.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def spans(length: int, side: int, margin: int) -> list[Span]:
+    """Divides an axis into overlapping tiles whose middles cover each site once.
+
+    Args:
+        length: sites.
+        side: of a tile, more than twice the margin.
+        margin: sites at both ends of a tile that are not kept, except at the ends of the axis.
+    """
+    if length <= side:
+        return [Span(0, length, 0, length)]
+    step = side - 2 * margin
+    starts = [*range(0, length - side, step), length - side]
+    ends = [*(start + side - margin for start in starts[:-1]), length]
+    return [Span(start, start + side, *kept) for start, *kept in zip(starts, [0, *ends[:-1]], ends, strict=True)]
+
+
+def predict_frame(
+    predict: Callable[[Mosaic], Mosaic],
+    raw: Mosaic,
+    pattern: str,
+    multiple: int,
+    side: int = SIDE,
+    margin: int = MARGIN,
+) -> Mosaic:
+    """Computes the mask of a frame, tile by tile if it is larger than a tile.
+
+    Tiles begin at whole tiles of the color filter array and at multiples of `multiple`, so that a site has the same
+    probability as in the whole frame, except for the influence of sites beyond the margin. A frame whose side is not
+    such a multiple is filled up with its last rows or columns, and the mask is cut again.
+
+    Args:
+        predict: computes the mask of a tile.
+        raw: the frame.
+        pattern: its color filter array.
+        multiple: the network takes tiles whose sides are multiples of this.
+        side: of a tile.
+        margin: sites at each border of a tile that are not kept.
+
+    Returns:
+        The mask, of the frame's size.
+    """
+    periods = isp.cfa.tile(pattern).shape
+    grid = int(np.lcm.reduce([multiple, *periods]))
+    filled = raw
+    for axis, period in enumerate(periods):
+        filled = filled.take(_filled(raw.shape[axis], grid, period), axis)
+    # Rounded up to the grid; a margin is the least distance.
+    margin = -(-margin // grid) * grid
+    side = max(-(-side // grid) * grid, 2 * margin + grid)
+    mask = np.empty(filled.shape, np.float32)
+    for rows in spans(filled.shape[0], side, margin):
+        for columns in spans(filled.shape[1], side, margin):
+            found = predict(filled[rows.start : rows.stop, columns.start : columns.stop])
+            mask[rows.first : rows.last, columns.first : columns.last] = found[
+                rows.first - rows.start : rows.last - rows.start,
+                columns.first - columns.start : columns.last - columns.start,
+            ]
+    return mask[: raw.shape[0], : raw.shape[1]]
+
+
+def _filled(length: int, grid: int, period: int) -> np.ndarray:
+    """Returns the indices along an axis, filled up to the grid by the last period that is whole."""
+    indices = np.arange(-(-length // grid) * grid)
+    beyond = np.maximum(indices - length, -1) // period + 1
+    return indices - beyond * period

@@ -163,7 +163,7 @@ def render_files(
     with remote.working(output, [MANIFEST, _TABLE]) as work:
         table = Table(work.path / _TABLE, _COLUMNS)
         is_new = _describe(files, work.path / MANIFEST, processing, pictures)
-        # Read before the files are: one that changes meanwhile is rendered again by the next call.
+        # Read before the files: a file that changes meanwhile is rendered again by the next call.
         versions = {file: remote.version(file) for file in files}
         left = _left(versions, table, pictures)
 
@@ -176,7 +176,7 @@ def render_files(
         ended = worked(rendering, [[file] for file in left], workers, remote.size)
         done, failed = finished(ended, left, len(files) - len(left), record)
         if isinstance(output, Path):
-            # Workers that were lost have left them.
+            # Workers that were lost have left parts of files.
             clear_parts(output)
         table.sort(target.name for file in files for target in pictures.of(file))
         if is_new and not table.file.exists():
@@ -247,7 +247,7 @@ def _render_file(pictures: Pictures, processing: Processing, file: Place) -> Non
     with one_picture_at_a_time:
         processing.pipeline.check(own, *raw.shape)
         rgb, sheet = _render(processing.pipeline(own), raw, pictures.stages)
-        # Before the next picture is rendered: those that wait to be written then take half or a quarter of the memory.
+        # Quantized before the next picture is rendered, so that pictures that wait to be written take less memory.
         picture = quantized(rgb, np.uint8 if is_png else np.uint16)
         del raw, rgb
     picture_file, *sheet_file = pictures.of(file)
@@ -266,5 +266,5 @@ def _render(pipeline: isp.Pipeline, raw: np.ndarray, stages: bool) -> tuple[np.n
     if not stages:
         return np.asarray(pipeline(raw)), None
     rgb, trace = pipeline.trace(raw)
-    # Drawn here, while other pictures wait: the images after all stages of several large pictures are too much to hold.
+    # Drawn while other pictures wait, because memory holds the stages of one large picture, not of several.
     return np.asarray(rgb), contact_sheet({name: np.asarray(image) for name, image in trace.items()})

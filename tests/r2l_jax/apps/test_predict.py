@@ -1,11 +1,9 @@
 import contextlib
 import csv
-import functools
 import json
 import shutil
 
 import numpy as np
-import pickled_jobs
 import pytest
 import tifffile
 from PIL import Image
@@ -13,12 +11,10 @@ from PIL import Image
 import isp
 import r2l_jax
 from r2l_jax.apps import predict
-from r2l_jax.apps.frames import predict_frame, spans
-from r2l_jax.apps.predict import predict_files
+from r2l_jax.apps.predict import predict_files, predict_frame, spans
 from r2l_jax.data.files.known_camera import find_known_camera
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.synthesis.evaluator import Evaluator
-from r2l_jax.programs import predict as programs_predict
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.cluster import Runner
 from r2l_jax.runtime.errors import InputError
@@ -42,6 +38,7 @@ def run(base, tmp_path_factory):
     config = replace(
         base, dataset="Folder", data_dir=str(root), camera=str(root / "camera.json"), tile_size=32,
         run_name="folder", synthetic_images=None, synthetic_size=None, batch_size=4, epochs=1, processing_mode="static",
+        augmentation="none",
     )  # fmt: skip
     train.run(config)
     return config
@@ -107,24 +104,6 @@ def test_files_that_have_a_row_are_not_predicted_again(run, files, tmp_path, mon
     assert predict_files(files, output, model) == (len(files) - 3, 0)
     assert sorted(read) == sorted({*files} - {*files[3:6]})
     assert [row["class"] for row in rows(output)] == [row["class"] for row in rows(tmp_path / "whole.csv")]
-
-
-@pytest.mark.slow
-def test_workers_predict_what_one_process_predicts(run, tmp_path, monkeypatch):
-    rng = np.random.default_rng(3)
-    many = [tmp_path / f"{number:03}.tif" for number in range(100)]
-    for number, file in enumerate(many):
-        tifffile.imwrite(file, rng.integers(80, 1023, (36 + 2 * (number % 3), 40), np.uint16))
-    many[40].write_bytes(b"no file")
-    load = functools.partial(programs_predict._load, str(run.run_dir), ("0",), "best", None, None)
-    model, camera = load()
-    assert predict_files(many, tmp_path / "one.csv", model, camera) == (99, 1)
-    monkeypatch.setattr(cluster, "running", pickled_jobs.running)
-    # Chunks end from the last to the first, and a first call has predicted some in the middle.
-    predict_files(many[32:64], tmp_path / "many.csv", model, camera)
-    workers = Workers("local:2", load)
-    assert predict_files(many, tmp_path / "many.csv", model, camera, workers=workers) == (68, 1)
-    assert (tmp_path / "many.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
 
 
 def test_a_worker_that_has_loaded_another_model_predicts_nothing(run, files, tmp_path, monkeypatch, capsys):
@@ -206,7 +185,10 @@ def test_the_middles_of_tiles_cover_an_axis_once(length):
 
 @pytest.fixture(scope="module")
 def segmenter(base):
-    config = replace(base, dataset="SyntheticSegmentation", run_name="segmenter", epochs=1, processing_mode="static")
+    config = replace(
+        base, dataset="SyntheticSegmentation", run_name="segmenter", epochs=1, processing_mode="static",
+        augmentation="none",
+    )  # fmt: skip
     train.run(config)
     return config
 
