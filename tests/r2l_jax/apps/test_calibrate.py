@@ -197,7 +197,6 @@ def test_a_second_calibration_replaces_the_first(frames, tmp_path):
         return summary(found), {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     _, strict = run(4.0)
-    assert run(4.0)[1] == strict
     text, files = run(6.0)
     assert len(files["defects.csv"]) < len(strict["defects.csv"])
     black, values, defects = text.splitlines()

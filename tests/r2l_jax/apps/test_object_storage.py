@@ -1,4 +1,4 @@
-"""The programs on object storage: what they make of the same files on a disk."""
+"""The programs make the same of files on object storage as of files on a disk."""
 
 import numpy as np
 import pytest

@@ -19,7 +19,9 @@ from r2l_jax.training.run import open_run, open_runs
 @pytest.fixture(scope="module")
 def run(base):
     """A run of two folds whose first epoch is the best one."""
-    config = replace(base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2, save_locally=True)
+    config = replace(
+        base, run_name="first_is_best", n_splits=2, epochs=2, lr=1e-2, augmentation="none", save_locally=True
+    )
     with pytest.MonkeyPatch.context() as patch:
         first = {"score": 0.0, "loss": 0.0}
         patch.setattr(

@@ -1,4 +1,4 @@
-"""Folders of files by two processes, one of which is killed in the middle: what one process makes of them."""
+"""Two processes, one of which is killed in the middle, make the same of a folder of files as one process."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    """A folder of mosaics, and some files that are none."""
+    """A folder of mosaics, and two broken files."""
     folder, rng = tmp_path_factory.mktemp("raw"), np.random.default_rng(0)
     for number in range(150):
         tifffile.imwrite(folder / f"{number:03}.tiff", rng.integers(5000, 30000, (192, 160), np.uint16))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -33,17 +34,20 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
 
 
 def test_many_runs_fit_into_a_hundred_columns(tmp_path):
-    names = [f"a_rather_long_name_of_a_run_with_number_{number}" for number in range(9)]
-    folders = [report_runs.write_run(tmp_path / name, epochs=number + 1) for number, name in enumerate(names)]
-    text = comparison_table(read_runs(list(map(str, folders))))
+    (run,) = read_runs([str(report_runs.write_run(tmp_path / "run", epochs=1))])
+    folds = [dataclasses.replace(run.folds[0], history=[*run.folds[0].history] * epochs) for epochs in range(1, 10)]
+
+    def table(name):
+        return comparison_table([run._replace(name=name(number), folds=[fold]) for number, fold in enumerate(folds)])
+
+    text = table("a_rather_long_name_of_a_run_with_number_{}".format)
     assert max(map(len, text.splitlines())) <= 100
     epochs = [word for line in text.splitlines() if line.startswith("epochs") for word in line.split()[1:]]
     assert epochs == [str(number + 1) for number in range(9)]
     # Shortened names still differ.
     assert all(f"a_rather_lo...h_number_{number}" in text for number in range(9))
-    runs = read_runs(list(map(str, folders)))
     for width in range(8, 24):  # Some of these fill 99 to 101 columns, with the gaps between them.
-        text = comparison_table([run._replace(name=f"{number}".ljust(width, "x")) for number, run in enumerate(runs)])
+        text = table(lambda number, width=width: f"{number}".ljust(width, "x"))
         assert max(map(len, text.splitlines())) <= 100, width
 
 

@@ -1,4 +1,4 @@
-"""The page of a report: its numbers are those of the files, and it needs nothing else."""
+"""The page of a report shows the numbers of the files, and needs nothing else."""
 
 import json
 import re
@@ -133,7 +133,7 @@ def two_folds(tmp_path_factory):
     for fold in range(2):
         training = report_runs.training(folder, fold)
         worst = report_runs.worst_case(training, numbers)
-        # The lowest score of the run is that of the last row, the lowest of the first fold that of its first.
+        # The last row has the lowest score of the run, and the first row the lowest of the first fold.
         worst["rows"][fold]["score"] = 0.02 - fold / 100
         report_runs.write_json(folder / f"forensics/fold_{fold}/worst_case/worst_case.json", worst)
         folds[f"{fold}"] = report_runs.adaptation(training, numbers)["folds"]["0"]
@@ -145,8 +145,13 @@ def two_folds(tmp_path_factory):
     return folder
 
 
-def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds):
-    read = Page(make_page(read_runs([str(two_folds)])))
+@pytest.fixture(scope="module")
+def two_folds_read(two_folds):
+    return Page(make_page(read_runs([str(two_folds)])))
+
+
+def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds, two_folds_read):
+    read = two_folds_read
     metrics = [json.loads((two_folds / f"fold_{fold}/metrics.json").read_text()) for fold in range(2)]
     names = {"best accuracy": "best_val_accuracy", "last accuracy": "val_accuracy", "last loss": "val_loss"}
     rows = {
@@ -177,8 +182,8 @@ def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds):
     assert_shown(read, "Adaptation by a few labeled images", rows)
 
 
-def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_folds):
-    texts = [text for text in Page(make_page(read_runs([str(two_folds)]))).texts if text.strip()]
+def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_folds, two_folds_read):
+    texts = [text for text in two_folds_read.texts if text.strip()]
     worst = json.loads((two_folds / "forensics/fold_1/worst_case/worst_case.json").read_text())["rows"][1]
     place = texts.index("Worst accuracy")
     assert texts[place + 1 : place + 3] == ["0.0100", f"moves white_balance, SSIM {worst['ssim']:.2f}"]
@@ -236,7 +241,7 @@ def test_every_epoch_has_a_frame_of_the_slider(read):
 def test_pictures_and_charts_have_alternative_texts(read):
     pictures = [attributes for tag, attributes in read.tags if tag == "img"]
     charts = [attributes for tag, attributes in read.tags if tag == "svg" and "aria-hidden" not in attributes]
-    # Of each of two epochs a stage, its gradient and predictions; a worst case, and an adaptation.
+    # A stage, its gradient and predictions in each of two epochs; a worst case, and an adaptation.
     assert len(pictures) == 8
     assert len(charts) > 10
     assert all(len(picture["alt"]) > 10 for picture in pictures)
@@ -282,7 +287,7 @@ def test_parts_that_a_run_lacks_have_no_heading(tmp_path):
     assert headings == ["run", "Summary", "How to reproduce", "Learning curves", "Classes", "Processing over epochs"]
 
 
-def test_a_training_that_goes_on_is_shown(tmp_path):
+def test_an_unfinished_training_is_shown(tmp_path):
     folder = report_runs.write_run(tmp_path / "run")
     file = folder / "fold_0/metrics.json"
     metrics = json.loads(file.read_text())
@@ -365,36 +370,43 @@ def test_runs_are_compared_over_the_severities_of_both(tmp_path):
 
 def test_pictures_shrink_until_the_page_is_small_enough(tmp_path, monkeypatch):
     folder = report_runs.write_run(tmp_path / "run")
-    report_runs.write_pictures(folder / "fold_0", epochs=12, size=(240, 80))
+    report_runs.write_pictures(folder / "fold_0", epochs=12)
     runs = read_runs([str(folder)])
-    full = Page(make_page(runs))
-    assert sum(attributes.get("class") == "frame" for _, attributes in full.tags) == 12
-    monkeypatch.setattr(page, "LARGEST", 300_000)
+
+    def frames(text):
+        return [attributes["data-title"] for _, attributes in Page(text).tags if attributes.get("class") == "frame"]
+
+    full = make_page(runs)
+    assert frames(full) == [f"epoch {epoch}" for epoch in range(1, 13)]
+    monkeypatch.setattr(page, "LARGEST", len(full.encode()) - 1)
     text = make_page(runs)
-    frames = [attributes["data-title"] for _, attributes in Page(text).tags if attributes.get("class") == "frame"]
-    assert len(text.encode()) <= 300_000
-    assert 1 <= len(frames) < 12
-    assert frames[-1] == "epoch 12"
+    assert len(text.encode()) < len(full.encode())
+    assert len(frames(text)) == 8
+    assert frames(text)[-1] == "epoch 12"
     monkeypatch.setattr(page, "LARGEST", 1000)
+    monkeypatch.setattr(page, "DETAILS", page.DETAILS[-1:])
     with pytest.raises(InputError, match=r"^the report would have 0 MB, at most 0 are allowed: name fewer runs$"):
         make_page(runs)
 
 
 def test_an_earlier_report_stays_if_a_file_is_damaged(tmp_path):
-    folder = report_runs.write_everything(tmp_path / "run")
-    output = tmp_path / "report.html"
+    folder, output = report_runs.write_run(tmp_path / "run"), tmp_path / "report.html"
+    report_runs.write_pictures(folder / "fold_0")
     size = write_report([str(folder)], output)
     assert output.stat().st_size == size
     before = output.read_bytes()
-    (folder / "forensics/fold_0/worst_case/white_balance.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"white_balance\.png is not a picture that can be shown"):
+    (folder / "fold_0/results/epoch_0001/predictions.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"epoch_0001/predictions\.png is not a picture that can be shown"):
         write_report([str(folder)], output)
     assert output.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_runs_of_two_tasks_stand_side_by_side(tmp_path):
-    first, second = (report_runs.write_everything(tmp_path / name) for name in ("first", "second"))
+    first, second = (report_runs.write_run(tmp_path / name) for name in ("first", "second"))
+    for folder in (first, second):
+        content = report_runs.evaluation({folder.name: folder}, report_runs.Numbers(500))
+        report_runs.write_json(folder / "evaluation/evaluation.json", content)
     before = report_runs.training(second)
     for file in sorted(second.rglob("*.json"), key=lambda file: file.name != "metrics.json"):
         file.write_text(file.read_text().replace("accuracy", "iou").replace(before, report_runs.training(second)))
