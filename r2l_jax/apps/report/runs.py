@@ -204,8 +204,9 @@ def common_score(runs: Sequence[RunRecord]) -> str:
 
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Returns the settings in which runs differ, with the value of each run; their names and places do not count."""
-    names = dict.fromkeys(name for run in runs for name in run.flags)
-    values = {name: [run.flags.get(name) for run in runs] for name in names if name not in _NAMES}
+    flags = [run.flags for run in runs]
+    names = dict.fromkeys(name for each in flags for name in each)
+    values = {name: [each.get(name) for each in flags] for name in names if name not in _NAMES}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 
