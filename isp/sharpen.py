@@ -1,5 +1,7 @@
 """Sharpening of the luma; U and V stay, so no color fringes appear."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,6 @@ from jaxtyping import Array, Float
 from isp import color
 from isp._engine import gaussian, stencil
 from isp._engine.checks import Scalar, gaussian_size
-from isp.filter import gaussian_filter
 
 # Adds the negative Laplacian of the four neighbors.
 SHARPENING_KERNEL = np.array([[0, -1, 0], [-1, 5, -1], [0, -1, 0]], np.float32)
@@ -63,12 +64,7 @@ def unsharp_masking(
         >>> np.asarray(isp.sharpen.unsharp_masking(edge, radius=0.5))[1, :, 0].round(3)
         array([0.25 , 0.223, 0.527, 0.5  ], dtype=float32)
     """
-    return _unsharp_masking(rgb, radius, amount, gaussian_size("radius", radius, size))
-
-
-@jax.jit(static_argnames="size")
-def _unsharp_masking(rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
-    return color.replace_luma(rgb, lambda luma: luma + amount * (luma - gaussian_filter(luma, radius, size)))
+    return _unsharp_masking(gaussian.smooth, rgb, radius, amount, gaussian_size("radius", radius, size))
 
 
 def unsharp_masking_vertical(
@@ -104,12 +100,9 @@ def unsharp_masking_vertical(
         >>> bool(np.allclose(isp.sharpen.unsharp_masking_vertical(turned), turned, atol=1e-6))
         True
     """
-    return _unsharp_masking_vertical(rgb, radius, amount, gaussian_size("radius", radius, size))
+    return _unsharp_masking(gaussian.smooth_columns, rgb, radius, amount, gaussian_size("radius", radius, size))
 
 
-@jax.jit(static_argnames="size")
-def _unsharp_masking_vertical(rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
-    def sharpened(luma: Array) -> Array:
-        return luma + amount * (luma - gaussian.smooth_columns(luma, radius, size))
-
-    return color.replace_luma(rgb, sharpened)
+@jax.jit(static_argnames=("smooth", "size"))
+def _unsharp_masking(smooth: Callable[..., Array], rgb: Array, radius: Scalar, amount: Scalar, size: int) -> Array:
+    return color.replace_luma(rgb, lambda luma: luma + amount * (luma - smooth(luma, radius, size)))
