@@ -28,6 +28,8 @@ EVERY_IMAGE = pytest.mark.parametrize("images", [IMAGES, SMALLER_THAN_WINDOWS], 
 # Images of different spread, for settings that follow from each image.
 BATCH = RNG.random((2, 2, 8, 7, 3), np.float32) * np.float32([[0.1, 0.5], [1, 3]])[..., None, None, None]
 
+FORMATS = [(jnp.float16, 1e-3), pytest.param(jnp.bfloat16, 1, marks=pytest.mark.slow)]  # The scales of their values.
+
 
 def by_yuv(rgb, of_luma=None, of_chroma=None):
     """Filters the luma or the chroma planes of each image by way of YUV, in float64."""
@@ -38,7 +40,7 @@ def by_yuv(rgb, of_luma=None, of_chroma=None):
     return yuv @ color.YUV_TO_RGB.T
 
 
-@pytest.mark.parametrize(("dtype", "scale"), [(jnp.bfloat16, 1), (jnp.float16, 1e-3)])
+@pytest.mark.parametrize(("dtype", "scale"), FORMATS)
 @pytest.mark.parametrize(
     "function",
     [
@@ -96,9 +98,10 @@ def test_refuses_a_traced_parameter_that_decides_a_shape_or_a_cut(function, mess
         jax.jit(lambda parameter: function(BATCH, parameter))(0.3)
 
 
-@EVERY_IMAGE
 @pytest.mark.parametrize("sigma", [0.5, 2])
-def test_gaussian_and_chroma_denoising_agree_with_scipy(images, sigma):
+def test_gaussian_and_chroma_denoising_agree_with_scipy(sigma):
+    images = IMAGES if sigma == 0.5 else SMALLER_THAN_WINDOWS
+
     def smooth(plane):
         return ndimage.gaussian_filter(plane, sigma)
 
@@ -116,14 +119,14 @@ def test_a_learned_sigma_agrees_with_a_fixed_one():
     np.testing.assert_allclose(result[0], denoise.gaussian_denoising(BATCH, 0.5), atol=2e-6)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
+@pytest.mark.parametrize("size", variants.quick(2, [3, 5, 7, 1]))
 def test_median_denoising_agrees_with_scipy(size):
     for images in (IMAGES, SMALLER_THAN_WINDOWS) if size != 7 else (IMAGES,):
         expected = by_yuv(images, lambda luma: ndimage.median_filter(luma, size))
         np.testing.assert_allclose(denoise.median_denoising(images, size), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("size", variants.quick(1, [3, 5]))
 def test_pixels_that_tie_for_the_median_share_its_gradient(size):
     gradient = jax.jit(jax.grad(lambda rgb: color.luma(denoise.median_denoising(rgb, size)).sum()))
     # All pixels tie. Each is seen size^2 times, because windows that reach over the border see some pixels repeatedly.
@@ -146,8 +149,11 @@ def test_fft_denoising_agrees_with_numpy(width, keep_fraction):
     np.testing.assert_allclose(soft, expected, atol=1e-9)
 
 
-@EVERY_IMAGE
-@pytest.mark.parametrize(("sigma_spatial", "sigma_color"), [(0.6, None), (1.0, 0.1)])
+@pytest.mark.parametrize(
+    ("images", "sigma_spatial", "sigma_color"),
+    [(IMAGES, 0.6, None), (IMAGES, 1.0, 0.1), (SMALLER_THAN_WINDOWS, 0.6, None)],
+    ids=["own spread", "given", "small"],
+)
 def test_bilateral_agrees_with_skimage(images, sigma_spatial, sigma_color):
     from skimage.restoration import denoise_bilateral
 
@@ -238,12 +244,11 @@ def test_nlm_denoising_agrees_with_numpy(images, settings):
     np.testing.assert_allclose(result, expected, atol=1e-12)
 
 
-@EVERY_IMAGE
-def test_nlm_denoising_agrees_with_skimage(images):
+def test_nlm_denoising_agrees_with_skimage():
     from skimage.restoration import denoise_nl_means
 
-    results = denoise.nlm_denoising(images, 0.3, 5, 3)
-    for rgb, result in zip(images.astype(np.float64), results, strict=True):
+    results = denoise.nlm_denoising(IMAGES, 0.3, 5, 3)
+    for rgb, result in zip(IMAGES.astype(np.float64), results, strict=True):
         expected = denoise_nl_means(rgb, 5, 3, h=0.3, fast_mode=True, channel_axis=-1, preserve_range=True)
         # scikit-image's exponential is off by up to 4 %, at some pixels to one side and at others to the other.
         np.testing.assert_allclose(result, expected, atol=1e-6 + 0.04 * np.ptp(rgb))

@@ -43,7 +43,7 @@ def test_agrees_with_a_direct_computation(pattern, lone):
 
 
 @pytest.mark.parametrize("lone", [False, True])
-@pytest.mark.parametrize("pattern", cfa.BAYER)
+@pytest.mark.parametrize("pattern", variants.quick(1, cfa.BAYER[::-1]))
 def test_hot_and_dead_sites_of_a_smooth_scene_are_found_wherever_they_are(pattern, lone):
     y, x = np.mgrid[:12, :16]
     levels = np.array([0.3, 0.5, 0.4])[cfa.tile(pattern)]
@@ -72,9 +72,8 @@ def test_sites_without_a_number_become_the_median_of_their_finite_neighbors(patt
             around = np.array([spoiled[image, y + i, x + j] for i, j in offsets[y % size, x % size]])
             expected[image, y, x] = np.median(around[np.isfinite(around)])
     np.testing.assert_allclose(repair.defects(spoiled, threshold=2.0, pattern=pattern), expected, atol=1e-7)
-    for lone in (False, True):
-        settings = {"threshold": 0.1, "pattern": pattern, "softness": 0.1, "lone": lone}
-        np.testing.assert_array_equal(repair.defects(spoiled, **settings), repair.defects(expected, **settings))
+    settings = {"threshold": 0.1, "pattern": pattern, "softness": 0.1, "lone": True}
+    np.testing.assert_array_equal(repair.defects(spoiled, **settings), repair.defects(expected, **settings))
     gradient = jax.grad(lambda raw: repair.defects(raw, threshold=2.0, pattern=pattern)[:, 12, 12].sum())(spoiled)
     assert np.isfinite(gradient).all()
     np.testing.assert_allclose(gradient.sum((1, 2)), 1, rtol=1e-6)
@@ -91,7 +90,7 @@ def test_lone_spares_a_line_of_one_site():
     assert not np.array_equal(repair.defects(line, threshold=0.1), line)
 
 
-@pytest.mark.parametrize("softness", [None, 0.1])
+@pytest.mark.parametrize("softness", variants.quick(1, [0.1, None]))
 def test_constant_mosaics_stay_and_have_gradients_of_one(softness):
     gradient = jax.jit(jax.grad(lambda raw: repair.defects(raw, threshold=0.1, softness=softness).sum()))
     for raw in (jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.full((2, 2), 0.4)):
