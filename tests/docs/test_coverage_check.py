@@ -56,27 +56,24 @@ def shapes(monkeypatch):
     return modules["shapes"]
 
 
-def test_functions_classes_and_members_are_public(shapes):
-    assert undocumented(["shapes"], []) == sorted(f"shapes.{name}" for name in ALL)
+ENTRIES = [f"shapes.{name}" for name in ALL]
 
 
-@pytest.mark.parametrize("missing", ALL)
-def test_a_missing_entry_is_found(shapes, missing):
-    assert undocumented(["shapes"], [f"shapes.{name}" for name in ALL if name != missing]) == [f"shapes.{missing}"]
-
-
-def test_an_entry_under_another_name_of_the_object_counts(shapes):
-    entries = ["geometry.plain", "shapes.compiled", *(f"geometry.{name}" for name in ALL if "Shape" in name)]
-    assert undocumented(["shapes"], entries) == []
-
-
-def test_exported_constants_need_an_entry(shapes):
-    assert undocumented(["geometry"], [f"shapes.{name}" for name in ALL]) == ["geometry.LIMIT"]
-    assert undocumented(["geometry"], [*(f"shapes.{name}" for name in ALL), "geometry.LIMIT"]) == []
-
-
-def test_an_entry_of_an_object_that_is_gone_is_no_error(shapes):
-    assert undocumented(["shapes"], ["shapes.gone", "gone.function", "gone", *(f"shapes.{name}" for name in ALL)]) == []
+@pytest.mark.parametrize(
+    ("module", "entries", "missing"),
+    [
+        ("shapes", [], sorted(ENTRIES)),
+        *(("shapes", [entry for entry in ENTRIES if entry != missing], [missing]) for missing in ENTRIES),
+        # An entry may use another name of the object, or name an object that is gone.
+        ("shapes", ["geometry.plain", "shapes.compiled", *(f"geometry.{name}" for name in ALL if "Shape" in name)], []),
+        ("shapes", ["shapes.gone", "gone.function", "gone", *ENTRIES], []),
+        # A constant needs an entry if it is exported.
+        ("geometry", ENTRIES, ["geometry.LIMIT"]),
+        ("geometry", [*ENTRIES, "geometry.LIMIT"], []),
+    ],
+)
+def test_public_names_without_an_entry_are_found(shapes, module, entries, missing):
+    assert undocumented([module], entries) == missing
 
 
 def test_modules_are_found_without_the_private_ones():

@@ -36,14 +36,19 @@ def test_parameters_are_scalars_by_their_place_and_large_ones_histograms(tmp_pat
     assert recorded.Scalars("processor_gradient_norm/matrix")[0].value == 0.25
 
 
-def test_images_are_rows_in_their_order_with_the_tensors_behind_them(tmp_path):
+def test_images_are_rows_in_their_order_and_predictions_a_picture_with_the_tensors_behind_them(tmp_path):
     first, second = RNG.uniform(-0.5, 1.5, (2, 3, 4, 4, 3)).astype(np.float32)
+    shown, logits, targets = RNG.random((4, 4, 3)).astype(np.float32), RNG.random((2, 3)), np.array([2, 0])
     with Tracker(tmp_path, 0, save_tensors=True) as tracker:
         tracker.images("stages", {"demosaic": first, "sharpening": second}, 2)
+        tracker.predictions(shown, logits, targets, 2)
     for name, batch in (("stages/0_demosaic", first), ("stages/1_sharpening", second)):
         row = np.concatenate(list(np.clip(batch, 0, 1)), 1)
         np.testing.assert_array_equal(picture(tmp_path, name), np.round(255 * row).astype(np.uint8))
         np.testing.assert_array_equal(tensor(tmp_path, name), batch)
+    np.testing.assert_array_equal(picture(tmp_path, "predictions"), np.round(255 * shown))
+    np.testing.assert_array_equal(tensor(tmp_path, "predictions_logits"), logits)
+    np.testing.assert_array_equal(tensor(tmp_path, "predictions_targets"), targets)
 
 
 def test_gradients_are_magnitudes_of_which_the_brightest_hundredth_of_each_image_is_full(tmp_path):
@@ -86,15 +91,6 @@ def test_tensors_and_files_are_written_only_if_asked_for(tmp_path, save_tensors,
     assert not list(tmp_path.rglob("*.npy"))
     assert len(list(tmp_path.rglob("*.png"))) == enabled
     assert bool(list(tmp_path.rglob("events*"))) == enabled
-
-
-def test_predictions_are_a_picture_and_the_tensors_behind_it(tmp_path):
-    shown, logits, targets = RNG.random((4, 4, 3)).astype(np.float32), RNG.random((2, 3)), np.array([2, 0])
-    with Tracker(tmp_path, 0, save_tensors=True) as tracker:
-        tracker.predictions(shown, logits, targets, 2)
-    np.testing.assert_array_equal(picture(tmp_path, "predictions"), np.round(255 * shown))
-    np.testing.assert_array_equal(tensor(tmp_path, "predictions_logits"), logits)
-    np.testing.assert_array_equal(tensor(tmp_path, "predictions_targets"), targets)
 
 
 def test_hyperparameters_keep_their_types_and_others_are_texts(tmp_path):
