@@ -1,7 +1,7 @@
 """The settings of a training run; other programs share some of them.
 
-Names and defaults follow the published PyTorch program where it has them. Each flag of scripts/train.py is a
-field here, with its default, its help and its bounds; see `runtime.flags`.
+Names and defaults follow the published PyTorch program where it has the same setting. Each flag of scripts/train.py is
+a field here, with its default, its help and its bounds; see `runtime.flags`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from r2l_jax.optimizers import Optimizer
     from r2l_jax.pipelines import NamedPipeline
 else:
-    NamedPipeline = Optimizer = Any  # to import them takes longer than a program's help may
+    NamedPipeline = Optimizer = Any  # importing them would delay a program's help
 
 SYNTHETIC_SETS = ("Synthetic", "SyntheticSegmentation")
 PUBLISHED_SETS = ("Microscopy", "MicroscopyRGB", "Drone", "DroneSegmentation", "DroneSegmentationFull")
@@ -31,8 +31,8 @@ PROCESSING_MODES = ("parametrized", "static", "neural_network", "none")
 # The modes whose images have one pixel for each 2x2 tile of the mosaic.
 HALF_SIZE_MODES = ("neural_network", "none")
 
-# The flags of --processing_mode=static, named as in the published program: the step that each chooses an algorithm for,
-# and the algorithm by default.
+# The flags of --processing_mode=static, named as in the published program: the step whose algorithm each chooses, and
+# its default algorithm.
 STATIC_FLAGS = {
     "sp_debayer": ("demosaic", "bilinear"),
     "sp_sharpening": ("sharpen", "sharpening_filter"),
@@ -60,7 +60,7 @@ CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 PRECISIONS = ("float32", "bfloat16")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
 
-# The parameters of the parametrized pipeline. To make the pipeline would start JAX before several hosts have met.
+# The parameters of the parametrized pipeline. Making the pipeline would start JAX before several hosts are connected.
 PARAMETERS = (
     *("black_level", "debayer", "white_balance", "colour_correction"),
     *("sharpening_filter", "gaussian_blur", "gamma_correct"),
@@ -84,15 +84,15 @@ class DataSettings(Settings):
 
     dataset: str = setting(f"one of {', '.join(DATASETS)}", "Synthetic")
     data_dir: str | None = setting(
-        "folder of the data set, where a synthetic one is also written; default: your cache folder", None
+        "folder of the data set; a synthetic one is also written there; default: your cache folder", None
     )
     download: bool = setting("download a published data set from Zenodo if it is not there", False)
     camera: str | None = setting(
         "for Folder: drone, microscopy, a JSON file, or auto (each file's own calibration)", None
     )
     tile_size: int | None = setting(
-        "for Folder: side of the tiles cut out of frames, or of the center that is cut out of files to classify; "
-        "default: 256, or the shortest side if that is less",
+        "for Folder: side of the square tiles cut from frames to segment, or of the center cut from files to classify; "
+        "default: 256, or the shortest side if it is smaller",
         None,
     )
     synthetic_images: int | None = setting(
@@ -114,8 +114,8 @@ class TrainingDataSettings(DataSettings):
     iso: float = setting(f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}", 1.0)
     n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE)
     train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
-    state_dict_uri: str | None = setting("earlier run whose splits to use again", None)
-    test_run: bool = setting("use only one batch of training samples and one of validation samples", False)
+    state_dict_uri: str | None = setting("earlier run whose splits are used again", None)
+    test_run: bool = setting("use only one batch of training samples and one batch of validation samples", False)
 
     @property
     def source(self) -> dict[str, Any]:
@@ -141,12 +141,12 @@ class ProcessingChoice(Settings):
         f"a pipeline by name, instead of --processing_mode and --sp_*: {PIPELINE_NAMES}", None
     )
     half_size: bool = setting(
-        "demosaic and shrink at once: one pixel of each 2x2 sites of the mosaic, or of 3x3 sites for X-Trans", False
+        "demosaic and shrink in one step: one pixel for each 2x2 sites of the mosaic, or 3x3 sites for X-Trans", False
     )
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values with the mode and its algorithms, which a run records, given or not."""
+        """Returns the values, and adds the mode and its algorithms if they are not given: a run records them."""
         given = {name: value for name, value in values.items() if value is not None}
         if "pipeline" in given:
             return values
@@ -202,12 +202,12 @@ class ProcessingSettings(ProcessingChoice):
 
     processing_mode: str | None = setting(
         "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
-        "RGB from the mosaic; none: that RGB as it is; default: parametrized, or the --pipeline",
+        "RGB from the mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
         None,
         choices=PROCESSING_MODES,
     )
-    processor_uri: str | None = setting("earlier run whose processor and normalization to start from", None)
-    freeze_processor: bool = setting("keep the processor's parameters as they are", False)
+    processor_uri: str | None = setting("earlier run; training starts from its processor and normalization", None)
+    freeze_processor: bool = setting("do not train the processor's parameters", False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -246,12 +246,13 @@ class NetworkSettings(Settings):
         choices=PRECISIONS,
     )
     classifier_pretrained: bool = setting(
-        "start the head's ResNet from ImageNet weights, torchvision's from the Hugging Face hub; its last layer or its "
-        "decoder stays random",
+        "start the head's ResNet from torchvision's ImageNet weights, downloaded from the Hugging Face hub; its last "
+        "layer, or the decoder, still starts from random values",
         False,
     )
     pretrained_weights: str | None = setting(
-        "for --classifier_pretrained without the network: a safetensors file of the weights, with torchvision's names",
+        "for --classifier_pretrained without network access: a safetensors file of the weights, with the names that "
+        "torchvision gives them",
         None,
     )
 
@@ -273,9 +274,9 @@ class ModelSettings(NetworkSettings):
     """Model."""
 
     classifier_uri: str | None = setting(
-        "earlier run whose head to start from; with other classes, its last layer starts anew", None
+        "earlier run; training starts from its head; if the classes differ, the last layer starts anew", None
     )
-    freeze_classifier: bool = setting("keep the head's parameters and batch statistics as they are", False)
+    freeze_classifier: bool = setting("do not change the head's parameters and batch statistics", False)
 
     def __post_init__(self):
         super().__post_init__()
@@ -294,7 +295,7 @@ class OptimizationSettings(Settings):
         "with --optimizer=adamw or sgd, the decay of the head's kernels", 0.0, bound=NOT_NEGATIVE
     )
     schedule: str = setting(
-        "the course of the learning rate: constant, or a cosine that falls to 0 in the last epoch",
+        "how the learning rate changes: constant, or a cosine that falls to 0 in the last epoch",
         "constant",
         choices=SCHEDULES,
     )
@@ -307,25 +308,25 @@ class OptimizationSettings(Settings):
         bound=NOT_NEGATIVE,
     )
     label_smoothing: float = setting(
-        "for classification: this share of each target is spread over all classes, in training", 0.0, bound=NOT_NEGATIVE
+        "for classification: in training, this share of each target is spread over all classes", 0.0, bound=NOT_NEGATIVE
     )
     class_weights: str = setting(
-        "for classification: balanced weighs the loss of a class against its number of samples, in training",
+        "for classification: balanced gives rare classes more weight in the training loss, by their number of samples",
         "none",
         choices=CLASS_WEIGHTS,
     )
     ema: float = setting(
-        "use the average of the weights over the updates, with this decay, such as 0.99; 0 uses the last ones",
+        "use a moving average of the weights over the updates, with this decay, such as 0.99; 0 uses the last weights",
         0.0,
         bound=NOT_NEGATIVE,
     )
     batch_size: int = setting("samples per update, over all devices", 32, bound=POSITIVE)
     augmentation: str = setting(
-        "weak: flips and right-angle turns; strong: noise and smoothing besides", "none", choices=AUGMENTATIONS
+        "weak: flips and right-angle turns; strong: also noise and smoothing", "none", choices=AUGMENTATIONS
     )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE)
     seed: int = setting(
-        "the seed of the splits, the initial weights, the order and the augmentation", 1, bound=NOT_NEGATIVE
+        "the seed of the splits, the initial weights, the order of samples and the augmentation", 1, bound=NOT_NEGATIVE
     )
 
     def build(self, epoch_steps: int) -> Optimizer:
@@ -352,39 +353,41 @@ class AttackSettings(Settings):
     """Adversarial training."""
 
     adv_training: bool = setting(
-        "search for the processing that breaks a model: only the processor is trained, uphill in the task loss, from "
-        "the camera's or --processor_uri, --lr in natural ranges of its parameters. The head, of --classifier_uri, and "
-        "all batch statistics are frozen, also without --freeze_classifier (the published program then stops). The "
-        "best epoch has the lowest score",
+        "search for the processing that breaks a model: only the processor is trained, to raise the task loss. It "
+        "starts from the camera's values or --processor_uri, and --lr is in natural ranges of the parameters. The head "
+        "of --classifier_uri and all batch statistics are frozen, even without --freeze_classifier (the published "
+        "program then stops). The best epoch has the lowest score",
         False,
     )
     adv_parameters: str | None = setting(
-        "with --adv_training, the parameters that may move: a list of all, additive_layer, and the pipeline's "
-        f"parameters, by default {', '.join(PARAMETERS)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
+        "with --adv_training, a list of the parameters that may move: all, additive_layer, or parameters of the "
+        f"pipeline, such as {', '.join(PARAMETERS)}; default: {_ATTACK_DEFAULTS['adv_parameters']}",
         None,
     )
     adv_aux_loss: str | None = setting(
-        "with --adv_training, how deviation from the default rendering is measured: ssim: 1 less the structural "
-        "similarity (the published program lowers the similarity itself); l2: the mean square difference; l2_sum: its "
-        "sum over a batch, as in the published program: l2 times the batch size, height, width and 3; "
+        "with --adv_training, how deviation from the default rendering is measured: ssim: 1 minus the structural "
+        "similarity (the published program minimizes the similarity itself); l2: the mean squared difference; l2_sum: "
+        "the sum over a batch, as in the published program, which is l2 times the batch size, height, width and 3; "
         f"default: {_ATTACK_DEFAULTS['adv_aux_loss']}",
         None,
         choices=AUX_LOSSES,
     )
     adv_aux_weight: float | None = setting(
-        "with --adv_training, the weight of the deviation beside the task loss; "
+        "with --adv_training, the weight of the deviation relative to the task loss; "
         f"default: {_ATTACK_DEFAULTS['adv_aux_weight']:g}",
         None,
         bound=NOT_NEGATIVE,
     )
-    adv_noise_layer: bool = setting("with --adv_training, also train an image that is added at the end", False)
+    adv_noise_layer: bool = setting(
+        "with --adv_training, also train an image that is added to the pipeline's images", False
+    )
     adv_track_differences: bool = setting(
-        "with --adv_training, record pictures by default, as attacked, and their difference", False
+        "with --adv_training, record pictures in the default rendering and under attack, and their difference", False
     )
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values with the settings that adversarial training records, given or not."""
+        """Returns the values; with adversarial training, adds its settings that are not given: a run records them."""
         given = {name: value for name, value in values.items() if value is not None}
         return {**values, **_ATTACK_DEFAULTS, **given} if given.get("adv_training") else values
 
@@ -400,22 +403,24 @@ class TrackingSettings(Settings):
     """Tracking."""
 
     experiment_name: str = setting("folder of runs that belong together", "classification learnable pipeline")
-    run_name: str = setting("folder of this run within the experiment's", "test run")
+    run_name: str = setting("folder of this run, within the experiment's folder", "test run")
     logdir: str = setting("folder of all experiments, for TensorBoard", "runs")
     overwrite: bool = setting("start over instead of continuing a run of this name", False)
     log_model: bool = setting(
         "write checkpoints (true or false); without them a run cannot be continued", True, kind="value"
     )
     keep_optimizer: bool = setting(
-        "keep the optimizer's state, twice the size of the model, when a run is finished, so that more --epochs can "
-        "continue it",
+        "keep the optimizer's state (twice the size of the model) when a run is finished, so that the run can be "
+        "continued with more --epochs",
         False,
     )
     save_locally: bool = setting(
-        "also write the best model as model.safetensors, which r2l_jax.load takes without the run", False
+        "also write the best model as model.safetensors, which r2l_jax.load reads without the run's folder", False
     )
     track_processing: bool = setting("record the picture after every stage", False)
-    track_processing_gradients: bool = setting("record the loss's gradient for every stage", False)
+    track_processing_gradients: bool = setting(
+        "record the gradient of the loss for the picture after every stage", False
+    )
     track_predictions: bool = setting("record targets and predictions", False)
     track_save_tensors: bool = setting("also write the recorded arrays as .npy", False)
     track_every_epoch: bool = setting("record every epoch, not only at the end", False)
@@ -492,7 +497,7 @@ class FinishedRun(Settings):
     output: str | None = setting("folder for the results; default: one in the run's folder", None)
     pipeline: str | None = setting(OWN_PIPELINE, None)
 
-    # The folder of the results within the run's.
+    # The folder of the results, within the run's folder.
     results = "results"
 
     @property

@@ -1,4 +1,4 @@
-"""The programs: flags, one call, and the exit status. Each is a file of scripts/ and a command r2l-<name>."""
+"""The programs: flags, one call, and the exit status. Each has a file in scripts/ and a command r2l-<name>."""
 
 import importlib
 import pathlib

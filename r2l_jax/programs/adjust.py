@@ -3,8 +3,8 @@
 python scripts/adjust.py --run=runs/quickstart/parametrized --intensities=0.05
 python scripts/adjust.py --run=runs/quickstart/parametrized --mode=learn
 
-To adapt, the processing is tuned on a few labeled images of the drifted data, and the head stays as it is. Writes
-adaptation.json or learning.json, curves, pictures and TensorBoard events. Repeat the command to resume.
+To adapt, the program tunes the processing with a few labeled images of the drifted data, and leaves the head unchanged.
+It writes adaptation.json or learning.json, curves, pictures and TensorBoard events. Repeat the command to resume.
 """
 
 import functools
@@ -15,7 +15,7 @@ from r2l_jax.runtime import flags
 MODES = flags.Switch(
     "mode",
     "adapt",
-    "adapt: the processing, to drifted data; learn: train the run once more with its processing fixed, and compare",
+    "adapt: tune the processing to drifted data; learn: train the run's model with fixed processing, and compare",
     {"adapt": AdaptationConfig, "learn": LearningConfig},
 )
 

@@ -1,12 +1,12 @@
-"""Measures the speed of the library and of the programs in use today, and prints the table.
+"""Measures the speed of r2l_jax and of comparable libraries, and prints a table.
 
 python scripts/benchmark.py
 python scripts/benchmark.py --rows=demosaic,static_menon2007 --json
 python scripts/benchmark.py --device=gpu
 
 All rows take 15 to 30 minutes on two CPU cores. The baselines are in the extra bench: pip install -e '.[bench]'.
-Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise,
-that is, with the better quartiles of both sides as well.
+Rows whose baseline is not installed say so. The exit status is 1 if a row misses its bar by more than noise: even if
+the better quartiles of both sides are compared.
 """
 
 import dataclasses
@@ -22,12 +22,14 @@ from r2l_jax.runtime.flags import POSITIVE, Settings, setting
 class BenchmarkConfig(Settings):
     """Benchmark."""
 
-    rows: tuple[str, ...] = setting("rows to measure, or how their names begin; default: all", ())
+    rows: tuple[str, ...] = setting("names of the rows to measure, or the beginnings of names; default: all", ())
     device: str | None = setting(
-        "where JAX and PyTorch compute; default: where JAX does by itself", None, choices=("cpu", "gpu")
+        "where JAX and PyTorch compute; default: the device that JAX chooses", None, choices=("cpu", "gpu")
     )
-    json: bool = setting("print JSON with every sample in place of the table", False)
-    repeats: int | None = setting("how often each row is measured; default: as often as fits", None, bound=POSITIVE)
+    json: bool = setting("print JSON with every sample instead of the table", False)
+    repeats: int | None = setting(
+        "how often each row is measured; default: as often as time allows", None, bound=POSITIVE
+    )
 
 
 def main(config: BenchmarkConfig) -> int:

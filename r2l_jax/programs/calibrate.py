@@ -5,7 +5,7 @@ python scripts/calibrate.py --dark=darks --flat=dim,medium,bright --camera=base.
 
 Dark frames are taken without light, and flat frames of an evenly lit surface, at least two of each exposure. The output
 holds camera.json with the measured values, the corrections that it names (dark.tiff, flat.tiff, defects.csv), and the
-photon transfer curve after EMVA Standard 1288 (photon_transfer.json and .png).
+photon transfer curve of EMVA Standard 1288 (photon_transfer.json and .png).
 """
 
 import dataclasses
@@ -21,15 +21,18 @@ class CalibrationConfig(Settings):
 
     dark: tuple[str, ...] = setting("frames without light: raw files and folders, separated by commas", kind="repeated")
     flat: tuple[str, ...] = setting(
-        "frames of an evenly lit surface, likewise; their exposures are told apart by their means", kind="repeated"
+        "frames of an evenly lit surface, given in the same way; exposures are recognized by the means of frames",
+        kind="repeated",
     )
     output: str = setting("folder for the camera and its corrections")
     camera: str = setting(
-        "drone, microscopy, a JSON file with the values that frames do not show, or auto: taken from the raw files",
+        "the values that frames do not show: drone, microscopy, a JSON file, or auto to take them from the raw files",
         "auto",
     )
     threshold: float = setting(
-        "a site is defective if it deviates from its neighbors by more standard deviations", 6.0, bound=POSITIVE
+        "a site is defective if it deviates from its neighbors by more standard deviations than this",
+        6.0,
+        bound=POSITIVE,
     )
 
 

@@ -2,7 +2,7 @@
 
 python scripts/compare.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=curves.png
 
-Prints a table within 100 columns. report.py shows everything else in the folders of runs.
+The table has at most 100 columns. For everything else in the folders of runs, see report.py.
 """
 
 import dataclasses

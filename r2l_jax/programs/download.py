@@ -19,9 +19,9 @@ class DownloadConfig(Settings):
     """Download."""
 
     dataset: str = setting("which data set", choices=DOWNLOADS)
-    source: str = setting("zenodo needs no account; b2 an application key", "zenodo", choices=SOURCES)
+    source: str = setting("zenodo needs no account; b2 needs an application key", "zenodo", choices=SOURCES)
     data_dir: str | None = setting(
-        "folder for the data set, which becomes its sub-folder microscopy or drone; default: your cache folder, where "
+        "folder in which the data set becomes the sub-folder microscopy or drone; default: your cache folder, where "
         "the other programs look for it",
         None,
     )
@@ -29,7 +29,8 @@ class DownloadConfig(Settings):
     b2_bucket: str = setting("for b2: the bucket", B2_BUCKET)
     b2_key_id: str | None = setting("for b2: the application key's identifier; default: $B2_APPLICATION_KEY_ID", None)
     b2_key: str | None = setting(
-        "for b2: the application key; default: $B2_APPLICATION_KEY, which other users cannot see", None
+        "for b2: the application key; default: $B2_APPLICATION_KEY, which other users cannot see, unlike this flag",
+        None,
     )
 
 

@@ -1,11 +1,11 @@
-"""Exports a trained model: StableHLO and ONNX of the whole, of its processing and of its head.
+"""Exports a trained model, or only its processing or its head, to StableHLO and ONNX.
 
 python scripts/export.py --run=runs/quickstart/small --output=exported
 python scripts/export.py --run=runs/quickstart/small --output=isp_to_tune --parts=isp --formats=stablehlo --gradient
 
 Each file is compared with the model on samples of the run's data, or on raw files, and is refused if it differs by more
-than 1e-4. The output also has model.json, which describes the model, and example.py, which runs ONNX with numpy and
-onnxruntime alone. The exit status is 1 if something could not be exported.
+than 1e-4. The output also has model.json, which describes the model, and example.py, which runs ONNX with only NumPy
+and onnxruntime. The exit status is 1 if something could not be exported.
 """
 
 import dataclasses
@@ -24,22 +24,27 @@ class ExportConfig(Settings):
     """Export."""
 
     run: str = setting("folder of a finished run or of one of its folds, or a file model.safetensors")
-    output: str = setting("folder for the export, without an earlier one")
+    output: str = setting("folder for the export; it must not contain an earlier one")
     parts: tuple[str, ...] | None = setting(
-        f"of {', '.join(EXPORT_PARTS)}, separated by commas; default: all that the model has", None, each=EXPORT_PARTS
+        f"some of {', '.join(EXPORT_PARTS)}, separated by commas; default: all that the model has",
+        None,
+        each=EXPORT_PARTS,
     )
     formats: tuple[str, ...] | None = setting(
-        f"of {', '.join(EXPORT_FORMATS)}, separated by commas; default: all, camera if the processing starts from one",
+        f"some of {', '.join(EXPORT_FORMATS)}, separated by commas; default: all, but camera only if the processing "
+        "starts from one",
         None,
         each=EXPORT_FORMATS,
     )
-    gradient: bool = setting("with its reverse-mode derivative in StableHLO, to tune the parameters", False)
+    gradient: bool = setting("include the reverse-mode derivative in StableHLO, to tune the parameters", False)
     fold: int = setting("fold of the run's folder, by its number", 0, bound=NOT_NEGATIVE)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     input: tuple[str, ...] | None = setting(
         "raw files and folders of them to check the files on; default: samples of the run's data", None, kind="repeated"
     )
-    camera: str | None = setting("of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None)
+    camera: str | None = setting(
+        "the camera of --input: drone, microscopy, a JSON file, or auto, as for predict.py", None
+    )
     data_dir: str | None = setting("where the run's data is now; default: where it was in training", None)
     pipeline: str | None = setting(OWN_PIPELINE, None)
 

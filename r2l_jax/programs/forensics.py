@@ -1,12 +1,12 @@
-"""Finds what a trained model is sensitive to in its processing, what it tolerates, and what breaks it.
+"""Finds the processing that a trained model is sensitive to, tolerates, and fails under.
 
 python scripts/forensics.py --run=runs/quickstart/parametrized --adv_track_differences
 python scripts/forensics.py --run=runs/quickstart/parametrized --check=IMG_0001.dng
 
-The head stays as it is, and so do all statistics. Three analyses, each with numbers in JSON, pictures and TensorBoard
-events: `sensitivity`, the task loss's gradient for every parameter and every stage; `tolerances`, how far each
-parameter may move; `worst_case`, a search for the processing that breaks the model. Repeat the command to
-resume. With --check the exit status is 0 if the model tolerates the camera's calibration values, and 2 if not.
+The head and all batch statistics stay unchanged. There are three analyses, each with numbers in JSON, pictures and
+TensorBoard events: `sensitivity`, the gradient of the task loss for every parameter and every stage; `tolerances`, how
+far each parameter may move; `worst_case`, a search for the processing that breaks the model. Repeat the command to
+resume. With --check, the exit status is 0 if the model tolerates the camera's calibration values, and 2 if not.
 """
 
 import functools

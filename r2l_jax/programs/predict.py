@@ -5,7 +5,7 @@ python scripts/predict.py --run=runs/cars/small --input=more_raw_files --output=
 python scripts/predict.py --run=runs/quickstart/small --input=s3://bucket/raw --output=p.csv --scheduler=local:8
 
 The table has a row for each file: the most probable class, and the probability of each class. Files larger than the
-mosaics that the model was trained on are cropped to their middle; frames to segment are taken whole. Repeat the
+mosaics that the model was trained on are cropped to their center; frames to segment are used whole. Repeat the
 command to resume. The exit status is 1 if any file could not be read.
 """
 
@@ -20,7 +20,7 @@ from r2l_jax.runtime.flags import Settings, setting
 if TYPE_CHECKING:
     from r2l_jax.apps.predict import Predictor
 else:
-    Predictor = Any  # to import it takes longer than a program's help may
+    Predictor = Any  # importing it would delay a program's help
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class PredictionConfig(Settings):
         f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
     )
     output: str = setting(f"the table, a CSV file: {remote.BY_URL}")
-    folds: tuple[str, ...] = setting("folds whose probabilities are averaged, by their numbers, or all", ("0",))
+    folds: tuple[str, ...] = setting("numbers of the folds whose probabilities are averaged, or all", ("0",))
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     masks: str | None = setting(
         f"for segmentation: folder for the masks, 8-bit PNG of probabilities: {remote.BY_URL}", None

@@ -9,7 +9,7 @@ python scripts/process.py --input=s3://bucket/raw --output=s3://bucket/pictures 
 
 Pictures are 16-bit TIFF or 8-bit PNG, in the sensor's orientation. They are rendered by the differentiable pipeline
 `isp.parametrized`, a pipeline of classical algorithms (`isp.static`), one of your own, or the pipeline that a run has
-learned. <output>/manifest.json records the pipeline and the camera: repeat the command to resume, and choose another
+learned. <output>/manifest.json records the pipeline and the camera. Repeat the command to resume, and choose another
 folder for other settings. The exit status is 1 if any file could not be rendered.
 """
 
@@ -26,7 +26,7 @@ from r2l_jax.runtime.flags import setting
 if TYPE_CHECKING:
     from r2l_jax.apps.render import Processing
 else:
-    Processing = Any  # to import it takes longer than a program's help may
+    Processing = Any  # importing it would delay a program's help
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class RenderConfig(ProcessingChoice):
     input: tuple[str, ...] = setting(
         f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
     )
-    output: str = setting(f"folder for the pictures, named as the raw files are: {remote.BY_URL}")
+    output: str = setting(f"folder for the pictures, which get the names of the raw files: {remote.BY_URL}")
     camera: str | None = setting(
         "drone, microscopy, a JSON file, or auto: each file's own calibration; default: auto, and with --run the "
         "camera of the training for TIFF, PNG, PGM and NPY",
@@ -47,26 +47,26 @@ class RenderConfig(ProcessingChoice):
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
     processing_mode: str | None = setting(
-        "parametrized: the differentiable pipeline as it starts; static: one of classical algorithms; default: "
-        "parametrized, or the --pipeline or the --run",
+        "parametrized: the differentiable pipeline at its start values; static: a pipeline of classical algorithms; "
+        "default: parametrized, unless --pipeline or --run is given",
         None,
         choices=("parametrized", "static"),
     )
     pipeline: str | None = setting(
         f"a pipeline by name: {PIPELINE_NAMES}; with a --run that was trained with a file of your own, the present "
-        "place of that file",
+        "path of that file",
         None,
     )
     scheduler: str = setting(cluster.SETTING, "serial")
     format: Literal["tiff", "png"] = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
     stages: bool = setting(
-        "also write <name>_stages.png, the image after each stage: before gamma_correct it is linear and looks dark",
+        "also write <name>_stages.png, the image after each stage; before gamma_correct, images are linear and dark",
         False,
     )
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values; without --run, with the mode and its algorithms."""
+        """Returns the values; without --run, adds the mode and its algorithms if they are not given."""
         return values if values.get("run") else super().completed(values)
 
     def __post_init__(self):

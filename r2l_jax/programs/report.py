@@ -4,7 +4,7 @@ python scripts/report.py --run=runs/quickstart/parametrized --output=report.html
 python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=report.html
 
 The report shows the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py from their
-default folders. It needs no other file and no network, and can be read on a phone and printed.
+default folders. It needs no other file and no network, and is readable on a phone and in print.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ class ReportConfig(Settings):
 
 
 def main(config: ReportConfig) -> None:
-    """Writes the report that the flags ask for."""
+    """Writes the report."""
     from r2l_jax.apps.report.page import write_report
     from r2l_jax.runtime.hosts import refuse_several_processes
 

@@ -4,9 +4,9 @@ python scripts/study.py --flagfile=configs/study_small.flags
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --dry_run
 python scripts/study.py --dataset=Microscopy --data_dir=data --epochs=60 --output=runs/microscopy --scheduler=local:2
 
-Writes study.json, figures in the layout of the study, and study.html to the output folder, and every trained run as an
-ordinary run's folder. Repeat the command to resume. With --dry_run, it prints the jobs and the
-time that they will take. The exit status is 1 if any job has failed.
+Writes study.json, figures in the layout of the study, and study.html to the output folder. Every trained run there is
+an ordinary run's folder. Repeat the command to resume. With --dry_run, the program only prints the jobs and an estimate
+of their time. The exit status is 1 if any job has failed.
 """
 
 import functools

@@ -1,10 +1,10 @@
-"""Turns a folder of JPEG and PNG into a raw data set, with the noise of a camera's sensor.
+"""Turns a folder of JPEG and PNG pictures into a raw data set, with the noise of a camera's sensor.
 
 python scripts/unprocess.py --input=photos --output=raw_photos --camera=drone --exposure=0.9
 python scripts/train.py --dataset=Folder --data_dir=raw_photos --camera=raw_photos/camera.json
 
-The input has one sub-folder a class, or images/ and masks/, and the output has the same with 16-bit TIFF in place of
-the pictures, and the camera. The exit status is 1 if any picture could not be read.
+The input has one sub-folder per class, or images/ and masks/. The output has the same folders, with 16-bit TIFF instead
+of the pictures, and camera.json. The exit status is 1 if any picture could not be read.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ from r2l_jax.runtime.flags import Settings, setting
 class UnprocessConfig(Settings):
     """Mosaics."""
 
-    input: str = setting("folder of pictures: one sub-folder a class, or images/ and masks/")
+    input: str = setting("folder of pictures: one sub-folder per class, or images/ and masks/")
     output: str = setting("folder for the mosaics, outside of the input")
     camera: str = setting("drone, microscopy or a JSON file with a camera's calibration")
     exposure: float = setting("factor on the light; below 1 leaves headroom for highlights", 1.0)
     full_well: float | None = setting(
-        "electrons at which a site saturates; fewer are more noise; default: the camera's, or 15000", None
+        "electrons at which a site saturates; fewer electrons mean more noise; default: the camera's, or 15000", None
     )
     read_noise: float | None = setting(
-        "standard deviation of the read-out, in electrons; default: the camera's, or 4", None
+        "standard deviation of the read noise, in electrons; default: the camera's, or 4", None
     )
-    bits: int | None = setting("bits of the converter, 1 to 16; default: the camera's, or 12", None)
+    bits: int | None = setting("bits of the analog-to-digital converter, 1 to 16; default: the camera's, or 12", None)
     seed: int = setting("the seed of the noise", 0)
 
 

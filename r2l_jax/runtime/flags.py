@@ -50,12 +50,12 @@ FRACTION = Bound(lambda value: 0 < value < 1, "be between 0 and 1")
 
 _SETTING = "setting"
 
-# Flags of every program, which results do not depend on and do not record.
+# Flags that every program has. Results do not depend on them, and do not record them.
 _MULTI_HOST, _HOST_TIMEOUT = "multi_host", "host_timeout"
 _TIMEOUT = 100.0
 _HELP_OF_HOSTS = {
     _MULTI_HOST: "join the processes that Slurm, Open MPI or Kubernetes has started for this run",
-    _HOST_TIMEOUT: "seconds after which a host that does not answer counts as ended, and ends the run on the others",
+    _HOST_TIMEOUT: "seconds without an answer from a host after which the run ends on the other hosts as well",
 }
 
 
@@ -88,10 +88,10 @@ def setting(
         choices: the valid values of a text.
         each: the valid elements of a list of texts.
         bound: the valid numbers, of each element if the field is a tuple.
-        kind: "repeated" for a tuple whose flag may be given several times, each with a list; "value" for a boolean that
-            takes its value apart, as `--log_model False`.
+        kind: "repeated" for a tuple whose flag may be given several times, each time with a list; "value" for a boolean
+            that takes its value as an argument of its own, as in `--log_model False`.
         ignores_case: whether upper and lower case of a choice are the same.
-        former: an earlier name of the flag, which is accepted as well and not listed by `--help`.
+        former: an earlier name of the flag, which is still accepted but not listed by `--help`.
     """
     one_of, all_of = (None if values is None else tuple(values) for values in (choices, each))
     declared = _Setting(help, one_of, all_of, bound, kind, ignores_case, former)
@@ -113,11 +113,11 @@ class Settings:
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values of fields, with those that follow from the others: `build` takes these."""
+        """Returns the values of the fields, and adds values that follow from others. `build` calls this."""
         return values
 
     def without_effect(self) -> dict[str, str]:
-        """Returns the flags that would change nothing in these settings, with the words that say where."""
+        """Returns the flags that have no effect with these settings, each with the reason, such as "without --run"."""
         return {}
 
 
@@ -135,7 +135,7 @@ def _check(name: str, value: Any, declared: _Setting) -> None:
 class Switch(NamedTuple):
     """A flag that chooses between two or more settings dataclasses, such as `--mode`.
 
-    Flags of those that are not chosen are refused.
+    Flags that only the other dataclasses have are refused.
     """
 
     name: str
@@ -237,10 +237,10 @@ def _text(value: Any) -> str:
 
 
 def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -> Any:
-    """Makes the settings that parsed flags give. Files of Python that they name may be run from then on.
+    """Makes the settings from parsed flags. Python files that the flags name may be executed from then on.
 
     Raises:
-        InputError: values that are not valid, or a flag that would change nothing.
+        InputError: values that are not valid, or a flag that has no effect.
     """
     if isinstance(settings, Switch):
         mode = str(values[settings.name].value)
@@ -283,7 +283,7 @@ def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
 
 
 def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxyType({}), **named: Any) -> Config:
-    """Makes settings from values by the names of their flags; others have their defaults.
+    """Makes settings from values by the names of their flags. Settings without a value have their defaults.
 
     Args:
         settings: the dataclass.
@@ -337,7 +337,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
         settings: the dataclass that the flags fill and `main` takes.
         any_thread: whether threads besides the main one use JAX.
     """
-    # Orbax and Grain report their every step at absl's default level, and errors with a traceback, although they also
+    # At absl's default level, Orbax and Grain report every step, and print errors with a traceback although they also
     # raise them.
     logging.set_verbosity(logging.FATAL)
     end_on_signals()
@@ -346,7 +346,7 @@ def run(main: types.FunctionType, settings: type | Switch, any_thread: bool = Fa
     define(settings)
 
     def start(argv: Sequence[str]) -> int:
-        # Imported here: with JAX, --help and a misspelled flag would take half a second longer.
+        # Imported here, because with JAX, --help and a misspelled flag would take half a second longer.
         from r2l_jax.runtime.startup import exit_status
 
         host_timeout = typing.cast(float, flags.FLAGS[_HOST_TIMEOUT].value)
@@ -393,7 +393,7 @@ def parse(
 
 
 def _hint(unknown: str, settings: type | Switch) -> str:
-    """Names the flag that was probably meant: one of a similar name, or else one whose help has these words."""
+    """Names the flag that was probably meant: one with a similar name, or else one whose help has these words."""
     known = _all_leaves(settings)
     names = [*known, *_HELP_OF_HOSTS, *(f"no{name}" for name, leaf in known.items() if leaf.type is bool)]
     if isinstance(settings, Switch):
@@ -422,7 +422,7 @@ def help_text(settings: type | Switch, title: str) -> str:
         _entry(_HOST_TIMEOUT, f"{_HELP_OF_HOSTS[_HOST_TIMEOUT]} (default: {_TIMEOUT:g})"),
     ]
     sections.append("\n".join(["Several hosts:", *of_hosts]))
-    more = "--flagfile=<file> reads flags from a file, one a line."
+    more = "--flagfile=<file> reads flags from a file, one per line."
     return "\n\n".join([title.strip(), *sections, more])
 
 
