@@ -1,4 +1,4 @@
-"""Trains a tiny model, and finds the white balance within 20% of the camera's that harms it most."""
+"""Trains a tiny model, and finds the white balance, within 20% of the camera's, that harms it most."""
 
 import jax
 import jax.numpy as jnp
@@ -22,4 +22,4 @@ for _ in range(300):
     weights -= 5 * gradient(weights, offsets)[0]
 for _ in range(20):
     offsets = jnp.clip(offsets + 0.02 * jnp.sign(gradient(weights, offsets)[1]), -0.2, 0.2)
-print(f"loss {loss(weights, jnp.zeros(3)):.3f}; with gains times {jnp.exp(offsets)} {loss(weights, offsets):.3f}")
+print(f"loss {loss(weights, jnp.zeros(3)):.3f}; {loss(weights, offsets):.3f} with gains times {jnp.exp(offsets)}")
