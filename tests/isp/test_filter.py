@@ -22,10 +22,3 @@ def test_correlate_agrees_with_scipy(border, shape):
 def test_refuses_even_sides():
     with pytest.raises(ValueError, match="a kernel must have odd sides, got 4x3"):
         isp_filter.correlate(jnp.ones((8, 8)), jnp.ones((4, 3)), "zero")
-
-
-@pytest.mark.parametrize(("sigma", "size"), [(0.5, 5), (1.3, 7)])
-def test_a_gaussian_kernel_sums_to_one(sigma, size):
-    y, x = np.mgrid[:size, :size] - size // 2
-    expected = np.exp(-(x**2 + y**2) / (2 * sigma**2))
-    np.testing.assert_allclose(isp_filter.gaussian_kernel(sigma, size), expected / expected.sum(), rtol=1e-5)
