@@ -1,7 +1,6 @@
 """Every reader of files with small whole files to damage, and checks of what it gives for damaged ones."""
 
 import contextlib
-import dataclasses
 import io
 import json
 import shutil
@@ -12,7 +11,9 @@ import threading
 import zipfile
 import zlib
 from collections.abc import Callable
+from typing import NamedTuple
 
+import dng
 import numpy as np
 import tifffile
 from PIL import Image
@@ -49,82 +50,10 @@ def _picture(samples, form="png", **options):
     return file.getvalue()
 
 
-def _dng(samples, cfa=bytes((0, 1, 1, 2)), more=(), **options):
-    def rationals(values):
-        return [part for value in values for part in (round(value * 10000), 10000)]
-
-    matrix = (0.9, -0.3, -0.1, -0.45, 1.3, 0.15, -0.1, 0.25, 0.6)
-    tags = [
-        (271, "s", 0, "Maker"), (272, "s", 0, "Model"), (50708, "s", 0, "Maker Model"),
-        (50706, "B", 4, (1, 4, 0, 0)), (50707, "B", 4, (1, 1, 0, 0)), (50717, "I", 1, 65535),
-        (50713, "H", 2, (2, 2)), (50714, "H", 4, (99,) * 4),
-        (50728, "2I", 3, rationals((0.5, 1, 0.7))), (50721, "2i", 9, rationals(matrix)), (50778, "H", 1, 21),
-        (50829, "I", 4, (2, 4, 46, 60)),
-    ]  # fmt: skip
-    if cfa is not None:
-        tags += [(33421, "H", 2, (round(len(cfa) ** 0.5),) * 2), (33422, "B", len(cfa), cfa)]
-    return _tiff(samples, **{"photometric": "cfa", **options, "extratags": [*tags, *more]})
-
-
-@dataclasses.dataclass(frozen=True)
-class Reader:
-    """A reader with the files that are damaged.
-
-    Attributes:
-        read: takes the folder of the files and the path of the damaged one; reads it, and checks that the result is
-            clean.
-        originals: whole files, by their paths in the folder.
-        damaged: the files of which one is damaged each time; None is all of them.
-    """
-
-    read: Callable
-    originals: dict
-    damaged: tuple | None = None
-
-    @property
-    def targets(self):
-        """The files of which one is damaged each time."""
-        return self.damaged or tuple(self.originals)
-
-    def prepare(self, folder):
-        """Writes the whole files."""
-        for name, content in self.originals.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-
-
-# EXIF that says that the picture is turned by 90 degrees.
-_TURNED = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 274, 3, 1, 6, 0, 0)
-
-
-def _check_mosaic(mosaic):
-    assert mosaic.dtype == np.float32
-    assert mosaic.ndim == 2
-    assert min(mosaic.shape) >= 2
-    assert mosaic.shape[0] % 2 == mosaic.shape[1] % 2 == 0
-    assert np.isfinite(mosaic).all()
-    assert mosaic.min() >= 0
-    assert mosaic.max() <= 1
-
-
-_TIFF_ORIGINALS = {
-    "plain.tif": _tiff(_samples()),
-    "strips.tif": _tiff(_samples(), rowsperstrip=16),
-    "zlib.tif": _tiff(_samples(), rowsperstrip=20, compression="zlib"),
-    "lzma.tif": _tiff(_samples(), compression="lzma"),
-    "tiles.tif": _tiff(_samples(), tile=(16, 32)),
-    "tiles_zlib.tif": _tiff(_samples(), tile=(32, 32), compression="zlib"),
-    "float.tif": _tiff(_samples(dtype=np.float32)),
-    "bytes.tif": _tiff(_samples(dtype=np.uint8), byteorder=">"),
-    "described.tif": _tiff(_samples(), metadata={}, software="x"),
-    "imagej.tif": _tiff(_samples(), imagej=True),
-    "ome.tif": _tiff(_samples(), ome=True),
-    "big.tif": _tiff(_samples(), bigtiff=True),
-}
-
-
-def _read_tiff(folder, path):
-    _check_mosaic(read_raw(path, CAMERA, lambda _: None)[0])
+def _dng(samples, **options):
+    file = io.BytesIO()
+    dng.write(file, samples, black=(99,) * 4, white=65535, active_area=(2, 4, 46, 60), **options)
+    return file.getvalue()
 
 
 def _npy(samples, **options):
@@ -133,21 +62,94 @@ def _npy(samples, **options):
     return file.getvalue()
 
 
-_ARRAYS_ORIGINALS = {
-    "bytes.pgm": b"P5\n# a comment\n64 48\n255\n" + _samples(dtype=np.uint8).tobytes(),
-    "words.pgm": b"P5 64 48 65535\n" + _samples().tobytes(),
-    "words.npy": _npy(_samples()),
-    "float.npy": _npy(_samples(dtype=np.float32), version=(2, 0)),
-    "columns.npy": _npy(np.asfortranarray(_samples()).astype(">u2")),
-}
+class Reader(NamedTuple):
+    """A reader with the files that are damaged.
+
+    Attributes:
+        read: takes the folder of the files and the path of the damaged one; reads it, and checks that the result is
+            clean.
+        originals: whole files, by their paths in the folder.
+        targets: the files of which one is damaged each time.
+    """
+
+    read: Callable
+    originals: dict
+    targets: tuple
+
+    def prepare(self, folder):
+        """Writes the whole files."""
+        for name, content in self.originals.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
 
 
-_PNG_ORIGINALS = {
-    "gray8.png": _picture(_samples(dtype=np.uint8)),
-    "gray16.png": _picture(_samples()),
-    "color.png": _picture(np.repeat(_samples(dtype=np.uint8)[..., None], 3, -1)),
-    "even.png": _picture(np.full((480, 640), 500, np.uint16)),
-}
+READERS = {}
+
+
+def _reader(name, originals, *targets, root="."):
+    """Registers a function as the reader of files below a root, all of which are damaged if no targets are given."""
+
+    def register(read):
+        READERS[name] = Reader(
+            read,
+            {f"{root}/{file}": content for file, content in originals.items()},
+            tuple(f"{root}/{file}" for file in targets or originals),
+        )
+        return read
+
+    return register
+
+
+# EXIF that says that the picture is turned by 90 degrees.
+_TURNED = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 274, 3, 1, 6, 0, 0)
+
+
+def _check_mosaic(mosaic):
+    assert mosaic.dtype == np.float32
+    height, width = mosaic.shape
+    assert min(height, width) >= 2
+    assert height % 2 == width % 2 == 0
+    assert 0 <= mosaic.min() <= mosaic.max() <= 1  # Which is false for NaN.
+
+
+@_reader(
+    "TIFF",
+    {
+        "plain.tif": _tiff(_samples()),
+        "strips.tif": _tiff(_samples(), rowsperstrip=16),
+        "zlib.tif": _tiff(_samples(), rowsperstrip=20, compression="zlib"),
+        "lzma.tif": _tiff(_samples(), compression="lzma"),
+        "tiles.tif": _tiff(_samples(), tile=(16, 32)),
+        "tiles_zlib.tif": _tiff(_samples(), tile=(32, 32), compression="zlib"),
+        "float.tif": _tiff(_samples(dtype=np.float32)),
+        "bytes.tif": _tiff(_samples(dtype=np.uint8), byteorder=">"),
+        "described.tif": _tiff(_samples(), metadata={}, software="x"),
+        "imagej.tif": _tiff(_samples(), imagej=True),
+        "ome.tif": _tiff(_samples(), ome=True),
+        "big.tif": _tiff(_samples(), bigtiff=True),
+    },
+)
+@_reader(
+    "PNG",
+    {
+        "gray8.png": _picture(_samples(dtype=np.uint8)),
+        "gray16.png": _picture(_samples()),
+        "color.png": _picture(np.repeat(_samples(dtype=np.uint8)[..., None], 3, -1)),
+        "even.png": _picture(np.full((480, 640), 500, np.uint16)),
+    },
+)
+@_reader(
+    "arrays",
+    {
+        "bytes.pgm": b"P5\n# a comment\n64 48\n255\n" + _samples(dtype=np.uint8).tobytes(),
+        "words.pgm": b"P5 64 48 65535\n" + _samples().tobytes(),
+        "words.npy": _npy(_samples()),
+        "float.npy": _npy(_samples(dtype=np.float32), version=(2, 0)),
+        "columns.npy": _npy(np.asfortranarray(_samples()).astype(">u2")),
+    },
+)
+def _read_tiff(folder, path):
+    _check_mosaic(read_raw(path, CAMERA, lambda _: None)[0])
 
 
 _GAIN_MAP = struct.pack(">10I4dI4f", 0, 0, 44, 56, 0, 1, 1, 1, 2, 2, 1.0, 1.0, 0.0, 0.0, 1, 1.0, 1.5, 1.2, 2.0)
@@ -156,24 +158,25 @@ _XTRANS = bytes(isp.cfa.tile("GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG").astype
 _QUAD = bytes(isp.cfa.tile("RRGG/RRGG/GGBB/GGBB").astype(np.uint8).ravel())
 
 
-_DNG_ORIGINALS = {
-    "plain.dng": _dng(_samples()),
-    "strips.dng": _dng(_samples(), rowsperstrip=16),
-    "tiles.dng": _dng(_samples((64, 64)), tile=(32, 32)),
-    "float.dng": _dng(_samples(dtype=np.float32)),
-    "zlib.dng": _dng(_samples(dtype=np.float32), compression="zlib", rowsperstrip=48),
-    "tiles_zlib.dng": _dng(_samples((256, 256), np.float32), compression="zlib", tile=(256, 128)),
-    "xtrans.dng": _dng(_samples(), cfa=_XTRANS),
-    "quad.dng": _dng(_samples(), cfa=_QUAD),
-    "gains.dng": _dng(_samples(), more=[(51009, "B", len(_OPCODES), _OPCODES)]),
-    "linear.dng": _dng(_samples((48, 64, 3)), cfa=None, photometric="linear_raw", planarconfig="contig"),
-    # tifffile does not write LinearRaw of one channel.
-    "mono.dng": _dng(_samples(), cfa=None).replace(
-        struct.pack("<HHIHH", 262, 3, 1, 32803, 0), struct.pack("<HHIHH", 262, 3, 1, 34892, 0)
-    ),
-}
-
-
+@_reader(
+    "DNG",
+    {
+        "plain.dng": _dng(_samples()),
+        "strips.dng": _dng(_samples(), rowsperstrip=16),
+        "tiles.dng": _dng(_samples((64, 64)), tile=(32, 32)),
+        "float.dng": _dng(_samples(dtype=np.float32)),
+        "zlib.dng": _dng(_samples(dtype=np.float32), compression="zlib", rowsperstrip=48),
+        "tiles_zlib.dng": _dng(_samples((256, 256), np.float32), compression="zlib", tile=(256, 128)),
+        "xtrans.dng": _dng(_samples(), cfa=_XTRANS),
+        "quad.dng": _dng(_samples(), cfa=_QUAD),
+        "gains.dng": _dng(_samples(), tags=[(51009, "B", len(_OPCODES), _OPCODES)]),
+        "linear.dng": _dng(_samples((48, 64, 3)), cfa=None),
+        # tifffile does not write LinearRaw of one channel.
+        "mono.dng": _dng(_samples(), cfa=None).replace(
+            struct.pack("<HHIHH", 262, 3, 1, 32803, 0), struct.pack("<HHIHH", 262, 3, 1, 34892, 0)
+        ),
+    },
+)
 def _read_dng(folder, path):
     mosaic, camera = read_raw(path, CAMERA if zlib.crc32(path.read_bytes()) % 2 else None)
     _check_mosaic(mosaic)
@@ -187,15 +190,16 @@ _LAYOUTS = {
     "pfnc": {"bits": 12, "packing": "pfnc", "offset": 7},
     "gige": {"bits": 12, "packing": "gige"},
 }
-_HEADERLESS_ORIGINALS = {}
+_HEADERLESS = {}
 for _name, _fields in _LAYOUTS.items():
     _layout = headerless.Layout(width=64, height=48, **_fields)
-    _HEADERLESS_ORIGINALS[f"{_name}.bin"] = _samples((_layout.file_bytes[1],), np.uint8).tobytes()
-    _HEADERLESS_ORIGINALS[f"{_name}.json"] = json.dumps(
+    _HEADERLESS[f"{_name}.bin"] = _samples((_layout.file_bytes[1],), np.uint8).tobytes()
+    _HEADERLESS[f"{_name}.json"] = json.dumps(
         {**json.loads(CAMERA.to_json()), "raw": {"width": 64, "height": 48, **_fields}}
     ).encode()
 
 
+@_reader("headerless", _HEADERLESS)
 def _read_headerless(folder, path):
     """Reads a frame by the camera of its name, one of which is damaged."""
     camera = find_known_camera(str(folder / f"{path.stem}.json"))
@@ -203,29 +207,31 @@ def _read_headerless(folder, path):
     _check_mosaic(mosaic)
 
 
-_MASKS_ORIGINALS = {
-    "gray.png": _picture(_samples(dtype=np.uint8)),
-    "palette.png": _picture(_samples(dtype=np.uint8) % 2 > 0),
-    "gray.tif": _tiff(_samples(dtype=np.uint8), compression="zlib"),
-    "color.tif": _tiff(_samples((48, 64, 3), np.uint8), photometric="rgb"),
-}
-
-
+@_reader(
+    "masks",
+    {
+        "gray.png": _picture(_samples(dtype=np.uint8)),
+        "palette.png": _picture(_samples(dtype=np.uint8) % 2 > 0),
+        "gray.tif": _tiff(_samples(dtype=np.uint8), compression="zlib"),
+        "color.tif": _tiff(_samples((48, 64, 3), np.uint8), photometric="rgb"),
+    },
+)
 def _read_masks(folder, path):
     mask = read_mask(path)
     assert (mask.dtype, mask.ndim) == (np.uint8, 2)
     assert mask.size == 0 or mask.max() <= 1
 
 
-_PICTURES_ORIGINALS = {
-    "a.jpg": _picture(_samples((48, 64, 3), np.uint8), "jpeg"),
-    "progressive.jpg": _picture(_samples((48, 64, 3), np.uint8), "jpeg", progressive=True),
-    "turned.jpg": _picture(_samples((48, 64), np.uint8), "jpeg", exif=_TURNED),
-    "a.png": _picture(_samples((48, 64, 4), np.uint8)),
-    "gray16.png": _picture(_samples()),
-}  # fmt: skip
-
-
+@_reader(
+    "pictures",
+    {
+        "a.jpg": _picture(_samples((48, 64, 3), np.uint8), "jpeg"),
+        "progressive.jpg": _picture(_samples((48, 64, 3), np.uint8), "jpeg", progressive=True),
+        "turned.jpg": _picture(_samples((48, 64), np.uint8), "jpeg", exif=_TURNED),
+        "a.png": _picture(_samples((48, 64, 4), np.uint8)),
+        "gray16.png": _picture(_samples()),
+    },
+)
 def _read_pictures(folder, path):
     picture, _ = read_picture(path)
     assert picture.ndim == 3
@@ -233,117 +239,113 @@ def _read_pictures(folder, path):
     assert picture.dtype in (np.uint8, np.uint16)
 
 
-_CAMERA_ORIGINALS = {
-    "camera.json": CAMERA.to_json().encode(),
-    "white.json": isp.Camera([0.1] * 4, (2, 1, 2), np.eye(3), white_level=1023).to_json().encode(),
-}
-
-
+@_reader(
+    "camera",
+    {
+        "camera.json": CAMERA.to_json().encode(),
+        "white.json": isp.Camera([0.1] * 4, (2, 1, 2), np.eye(3), white_level=1023).to_json().encode(),
+    },
+)
 def _read_camera(folder, path):
     camera = find_camera(str(path))
     assert np.isfinite(camera.color_matrix).all()
     assert max(camera.black_level) < 1
 
 
-_CORRECTIONS_ORIGINALS = {
-    "dark.tiff": _tiff(0.1 * _samples(dtype=np.float32), photometric="minisblack"),
-    "flat.tiff": _tiff(0.5 + _samples(dtype=np.float32, seed=1), photometric="minisblack", compression="zlib"),
-    "defects.csv": b"row,column,kind,figure\r\n1,2,hot,12.5\r\n40,63,dead,-80.0\r\n40,62,flickering,9.9\r\n",
-}
-
-
+@_reader(
+    "corrections",
+    {
+        "dark.tiff": _tiff(0.1 * _samples(dtype=np.float32), photometric="minisblack"),
+        "flat.tiff": _tiff(0.5 + _samples(dtype=np.float32, seed=1), photometric="minisblack", compression="zlib"),
+        "defects.csv": b"row,column,kind,figure\r\n1,2,hot,12.5\r\n40,63,dead,-80.0\r\n40,62,flickering,9.9\r\n",
+    },
+)
 def _read_corrections(folder, path):
-    known = corrections.read(folder, *_CORRECTIONS_ORIGINALS)
+    known = corrections.read(folder, "dark.tiff", "flat.tiff", "defects.csv")
     corrected = known.apply(_samples(dtype=np.float32, seed=2), CAMERA)
     assert (corrected.shape, corrected.dtype) == ((48, 64), np.float32)
     assert 0 <= corrected.min() <= corrected.max() <= 1
 
 
+def _check_values(values, shape):
+    assert values.shape == shape
+    assert 0 <= values.min() <= values.max() <= 1
+
+
+def _smooth(*channels, **options):
+    """Returns a TIFF of 256x256, which is small where it is compressed."""
+    return _tiff(_samples((256, 2, *channels)).repeat(128, 1), **options)
+
+
 _CELLS = [(f"{label}_{number}", label) for label in ("LYT", "EOS") for number in range(5)]
+_PACKED = {"compression": "zlib", "rowsperstrip": 100}
 
 
-_MICROSCOPY_ORIGINALS = {
-    "microscopy/labels/Ma190c_annotations.dat": "".join(f"{stem} {label}\n" for stem, label in _CELLS).encode(),
-    **{
-        f"microscopy/images/raw_scale100/{stem}.tiff": _tiff(
-            _samples((256, 2)).repeat(128, 1), compression="zlib", rowsperstrip=100
-        )
-        for stem, _ in _CELLS
+@_reader(
+    "Microscopy",
+    {
+        "labels/Ma190c_annotations.dat": "".join(f"{stem} {label}\n" for stem, label in _CELLS).encode(),
+        **{f"images/raw_scale100/{stem}.tiff": _smooth(**_PACKED) for stem, _ in _CELLS},
+        **{f"images/rgb_scale100/{stem}.tiff": _smooth(3, photometric="rgb", **_PACKED) for stem, _ in _CELLS},
     },
-    **{
-        f"microscopy/images/rgb_scale100/{stem}.tiff": _tiff(
-            _samples((256, 2, 3)).repeat(128, 1), compression="zlib", photometric="rgb", rowsperstrip=100
-        )
-        for stem, _ in _CELLS
-    },
-}
-_MICROSCOPY_DAMAGED = (
-    "microscopy/labels/Ma190c_annotations.dat",
-    "microscopy/images/raw_scale100/LYT_0.tiff",
-    "microscopy/images/rgb_scale100/LYT_0.tiff",
+    "labels/Ma190c_annotations.dat",
+    "images/raw_scale100/LYT_0.tiff",
+    "images/rgb_scale100/LYT_0.tiff",
+    root="microscopy",
 )
-
-
 def _read_microscopy(folder, path):
     """Reads Raw-Microscopy and MicroscopyRGB."""
     for name, shape in (("Microscopy", (256, 256)), ("MicroscopyRGB", (256, 256, 3))):
         dataset = datasets.load(name, data_dir=folder)
-        for index, sample in enumerate(dataset.names):
-            if sample == "LYT_0":
-                raw, target = dataset.read(index)
-                assert raw.shape == shape
-                assert 0 <= raw.min() <= raw.max() <= 1
-                assert 0 <= target < len(dataset.classes)
+        if "LYT_0" in dataset.names:
+            raw, target = dataset.read(dataset.names.index("LYT_0"))
+            _check_values(raw, shape)
+            assert 0 <= target < len(dataset.classes)
 
 
-_TILES_ROOT = "drone/tiles_256/DroneSegmentation/raw_scale100/0123456789abcdef"
-_TILES_ORIGINALS = {
-    f"{_TILES_ROOT}/labels.dat": b"DJI_1_00_00\tcar\nDJI_1_00_01\tcar\n",
-    f"{_TILES_ROOT}/camera.json": CAMERA.to_json().encode(),
-    **{f"{_TILES_ROOT}/images/DJI_1_00_0{n}.tiff": _tiff(_samples((256, 2)).repeat(128, 1)) for n in range(2)},
-    **{f"{_TILES_ROOT}/masks/DJI_1_00_0{n}.png": _picture(_samples((256, 256), np.uint8)) for n in range(2)},
-}
-_TILES_DAMAGED = (
-    f"{_TILES_ROOT}/labels.dat",
-    f"{_TILES_ROOT}/images/DJI_1_00_00.tiff",
-    f"{_TILES_ROOT}/masks/DJI_1_00_00.png",
+@_reader(
+    "tiles",
+    {
+        "labels.dat": b"DJI_1_00_00\tcar\nDJI_1_00_01\tcar\n",
+        "camera.json": CAMERA.to_json().encode(),
+        **{f"images/DJI_1_00_0{number}.tiff": _smooth() for number in range(2)},
+        **{f"masks/DJI_1_00_0{number}.png": _picture(_samples((256, 256), np.uint8)) for number in range(2)},
+    },
+    "labels.dat",
+    "images/DJI_1_00_00.tiff",
+    "masks/DJI_1_00_00.png",
+    root="drone/tiles_256/DroneSegmentation/raw_scale100/0123456789abcdef",
 )
-
-
 def _read_tiles(folder, path):
     """Reads Raw-Drone after its frames were cut into tiles, and deleted."""
-    dataset = datasets.load("DroneSegmentation", data_dir=folder)
-    raw, mask = dataset.read(0)
-    assert raw.shape == mask.shape == (256, 256)
-    assert 0 <= raw.min() <= raw.max() <= 1
+    raw, mask = datasets.load("DroneSegmentation", data_dir=folder).read(0)
+    _check_values(raw, (256, 256))
+    assert mask.shape == (256, 256)
 
 
-_SYNTHETIC_ROOT = "synthetic_10x32_seed0_v2"
-_SYNTHETIC_NAMES = [name for name, _ in synthetic._names_and_classes(10)]
-_SYNTHETIC_ORIGINALS = {
-    f"{_SYNTHETIC_ROOT}/labels/labels.dat": "".join(
-        f"{n} {label}\n" for n, label in synthetic._names_and_classes(10)
-    ).encode(),
-    f"{_SYNTHETIC_ROOT}/camera.json": synthetic.CAMERA.to_json().encode(),
-    f"{_SYNTHETIC_ROOT}/dataset.json": json.dumps({"version": 2, "images": 10, "size": 32, "seed": 0}).encode(),
-    **{f"{_SYNTHETIC_ROOT}/images/raw_scale100/{name}.tiff": _tiff(_samples((32, 32))) for name in _SYNTHETIC_NAMES},
-    **{f"{_SYNTHETIC_ROOT}/masks/{name}.png": _picture(_samples((32, 32), np.uint8)) for name in _SYNTHETIC_NAMES},
-}
-_SYNTHETIC_DAMAGED = (
-    f"{_SYNTHETIC_ROOT}/labels/labels.dat",
-    f"{_SYNTHETIC_ROOT}/camera.json",
-    f"{_SYNTHETIC_ROOT}/dataset.json",
-    f"{_SYNTHETIC_ROOT}/images/raw_scale100/cell_00003.tiff",
-    f"{_SYNTHETIC_ROOT}/masks/cell_00003.png",
+_SCENES = synthetic._names_and_classes(10)
+
+
+@_reader(
+    "Synthetic",
+    {
+        "labels/labels.dat": "".join(f"{name} {label}\n" for name, label in _SCENES).encode(),
+        "camera.json": synthetic.CAMERA.to_json().encode(),
+        "dataset.json": json.dumps({"version": 2, "images": 10, "size": 32, "seed": 0}).encode(),
+        **{f"images/raw_scale100/{name}.tiff": _tiff(_samples((32, 32))) for name, _ in _SCENES},
+        **{f"masks/{name}.png": _picture(_samples((32, 32), np.uint8)) for name, _ in _SCENES},
+    },
+    "labels/labels.dat",
+    "camera.json",
+    "dataset.json",
+    "images/raw_scale100/cell_00003.tiff",
+    "masks/cell_00003.png",
+    root="synthetic_10x32_seed0_v2",
 )
-
-
 def _read_synthetic(folder, path):
     for name in ("Synthetic", "SyntheticSegmentation"):
-        dataset = datasets.load(name, data_dir=folder, synthetic_images=10, synthetic_size=32)
-        raw, target = dataset.read(3)
-        assert raw.shape == (32, 32)
-        assert 0 <= raw.min() <= raw.max() <= 1
+        raw, target = datasets.load(name, data_dir=folder, synthetic_images=10, synthetic_size=32).read(3)
+        _check_values(raw, (32, 32))
         assert np.shape(target) in ((), (32, 32))
 
 
@@ -353,7 +355,7 @@ _MEMBERS = {"data/a.tiff": _tiff(_samples()), "data/b/labels.dat": b"a LYT\n" * 
 def _zip(method):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as archive:
-        archive.writestr("data/", b"")
+        archive.mkdir("data")
         for name, content in _MEMBERS.items():
             archive.writestr(name, content)
     return file.getvalue()
@@ -369,17 +371,18 @@ def _tar(mode):
     return file.getvalue()
 
 
-_ARCHIVES_ORIGINALS = {
-    "a.zip": _zip(zipfile.ZIP_DEFLATED),
-    "stored.zip": _zip(zipfile.ZIP_STORED),
-    "bzip2.zip": _zip(zipfile.ZIP_BZIP2),
-    "a.tar": _tar("w:"),
-    "a.tar.gz": _tar("w:gz"),
-    "a.tar.bz2": _tar("w:bz2"),
-    "a.tar.xz": _tar("w:xz"),
-}
-
-
+@_reader(
+    "archives",
+    {
+        "a.zip": _zip(zipfile.ZIP_DEFLATED),
+        "stored.zip": _zip(zipfile.ZIP_STORED),
+        "bzip2.zip": _zip(zipfile.ZIP_BZIP2),
+        "a.tar": _tar("w:"),
+        "a.tar.gz": _tar("w:gz"),
+        "a.tar.bz2": _tar("w:bz2"),
+        "a.tar.xz": _tar("w:xz"),
+    },
+)
 def _read_archives(folder, path):
     before = set(folder.rglob("*"))
     target = folder / "target"
@@ -412,14 +415,16 @@ _RECORD = json.dumps(
 ).encode()
 
 
-_SERVERS_ORIGINALS = {
-    "plain": _answer(_RECORD),
-    "gzip": _answer(zlib.compress(_RECORD, wbits=31), Content_Encoding="gzip"),
-    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(_RECORD), _RECORD),
-    "moved": b"HTTP/1.1 404 Gone\x1b[2J\r\nContent-Length: 0\r\n\r\n",
-}
-
-
+@_reader(
+    "servers",
+    {
+        "plain": _answer(_RECORD),
+        "gzip": _answer(zlib.compress(_RECORD, wbits=31), Content_Encoding="gzip"),
+        "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n"
+        % (len(_RECORD), _RECORD),
+        "moved": b"HTTP/1.1 404 Gone\x1b[2J\r\nContent-Length: 0\r\n\r\n",
+    },
+)
 def _read_servers(folder, path):
     """Asks a server that sends a damaged answer for a record of Zenodo's."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -439,21 +444,3 @@ def _read_servers(folder, path):
         finally:
             thread.join(10)
     assert all(remote.size >= 0 for remote in files)
-
-
-READERS = {
-    "TIFF": Reader(_read_tiff, _TIFF_ORIGINALS),
-    "PNG": Reader(_read_tiff, _PNG_ORIGINALS),
-    "arrays": Reader(_read_tiff, _ARRAYS_ORIGINALS),
-    "DNG": Reader(_read_dng, _DNG_ORIGINALS),
-    "headerless": Reader(_read_headerless, _HEADERLESS_ORIGINALS),
-    "masks": Reader(_read_masks, _MASKS_ORIGINALS),
-    "pictures": Reader(_read_pictures, _PICTURES_ORIGINALS),
-    "camera": Reader(_read_camera, _CAMERA_ORIGINALS),
-    "corrections": Reader(_read_corrections, _CORRECTIONS_ORIGINALS),
-    "Microscopy": Reader(_read_microscopy, _MICROSCOPY_ORIGINALS, _MICROSCOPY_DAMAGED),
-    "tiles": Reader(_read_tiles, _TILES_ORIGINALS, _TILES_DAMAGED),
-    "Synthetic": Reader(_read_synthetic, _SYNTHETIC_ORIGINALS, _SYNTHETIC_DAMAGED),
-    "archives": Reader(_read_archives, _ARCHIVES_ORIGINALS),
-    "servers": Reader(_read_servers, _SERVERS_ORIGINALS),
-}

@@ -1,19 +1,17 @@
-import contextlib
-import hashlib
-import http.server
 import io
-import json
 import signal
 import subprocess
 import sys
 import threading
 import time
+import types
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import programs
 import pytest
+from servers import serving, zenodo_record
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "download.py"
 SCALES = ("001", "005", "010", "025", "050", "075", "100")
@@ -25,56 +23,30 @@ def command(*arguments):
 
 @pytest.fixture
 def zenodo():
-    """A record with Raw-Drone, of which the first half comes, and the rest only when `go_on` is set."""
+    """A record with Raw-Drone, of which the first half comes, and the rest only when `resume` is set."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for scale in SCALES:
             name = f"data/drone/images_full/raw_scale{scale}/DJI_0001.tif"
             archive.writestr(name, np.random.default_rng(0).bytes(99999))
         archive.writestr("data/drone/masks_full/DJI_0001.png", b"a mask")
-    content = file.getvalue()
+    content, asked, resume = file.getvalue(), [], threading.Event()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            if self.path == "/api/records/5235536":
-                link = {"self": f"http://127.0.0.1:{self.server.server_port}/drone"}
-                checksum = f"md5:{hashlib.md5(content).hexdigest()}"
-                files = [{"key": "drone.zip", "size": len(content), "checksum": checksum, "links": link}]
-                body, held = json.dumps({"files": files}).encode(), b""
-                self.send_response(200)
-            else:
-                self.server.asked.append(self.headers["Range"])
-                start = int((self.headers["Range"] or "bytes=0-").removeprefix("bytes=").removesuffix("-"))
-                middle = max(start, len(content) // 2)
-                body, held = content[start:middle], content[middle:]
-                self.send_response(206 if start else 200)
-                self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            self.send_header("Content-Length", str(len(body) + len(held)))
-            self.end_headers()
-            with contextlib.suppress(ConnectionError):
-                self.wfile.write(body)
-                if held:
-                    self.server.go_on.wait(60)
-                    self.wfile.write(held)
+    def pieces(start):
+        asked.append(start)
+        middle = max(start, len(content) // 2)
+        yield content[start:middle]
+        resume.wait(60)
+        yield content[middle:]
 
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.asked, server.content, server.go_on = [], content, threading.Event()
-        server.url = f"http://127.0.0.1:{server.server_port}/api"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield server
-        server.go_on.set()
-        server.shutdown()
-        thread.join()
+    with serving(zenodo_record("drone.zip", content, pieces)) as url:
+        yield types.SimpleNamespace(url=f"{url}/api", content=content, asked=asked, resume=resume)
+        resume.set()
 
 
-@pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
-)
-def test_a_download_that_was_ended_goes_on_with_the_bytes_that_are_missing(zenodo, tmp_path, number, status):
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_download_that_was_ended_resumes_with_the_bytes_that_are_missing(zenodo, tmp_path, number, status):
     flags = ["--dataset=Drone", f"--data_dir={tmp_path}", f"--zenodo_url={zenodo.url}"]
     part = tmp_path / "drone.zip.part"
     with subprocess.Popen(command(*flags), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -92,11 +64,11 @@ def test_a_download_that_was_ended_goes_on_with_the_bytes_that_are_missing(zenod
     kept = part.read_bytes()
     assert kept == zenodo.content[: len(kept)]
 
-    zenodo.go_on.set()
+    zenodo.resume.set()
     done = subprocess.run(command(*flags), capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{tmp_path / 'drone'}\n"
-    assert zenodo.asked == [None, f"bytes={len(kept)}-"]
+    assert zenodo.asked == [0, len(kept)]
     assert [path.name for path in tmp_path.iterdir()] == ["drone"]
     for scale in SCALES:
         assert (tmp_path / f"drone/images_full/raw_scale{scale}/DJI_0001.tif").stat().st_size == 99999
