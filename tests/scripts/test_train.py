@@ -1,6 +1,4 @@
 import json
-import signal
-import time
 
 import programs
 import pytest
@@ -20,25 +18,18 @@ def arguments(folder, run_name, *flags):
     return ["train.py", *folders, *names, *scenes, "--lr=1e-3", "--batch_size=8", *flags]
 
 
-def start(*run, **options):
-    return programs.start(*arguments(*run), **options)
-
-
 def run(*run, **options):
     return programs.program(*arguments(*run), **options)
 
 
-def metrics(folder, run_name):
-    return json.loads((folder / "runs" / "test" / run_name / "fold_0" / "metrics.json").read_text())
-
-
 def history(folder, run_name):
-    """The numbers of its epochs, less the time that they took."""
-    return [{name: row[name] for name in row if name != "seconds"} for row in metrics(folder, run_name)["history"]]
+    """Returns the numbers of a run's epochs without their seconds."""
+    metrics = json.loads((folder / "runs" / "test" / run_name / "fold_0" / "metrics.json").read_text())
+    return [{name: row[name] for name in row if name != "seconds"} for row in metrics["history"]]
 
 
 def gradient_norms(folder, run_name):
-    """Of each of the processor's parameters, in the first epoch."""
+    """Returns the norm of the gradient of each of the processor's parameters in the first epoch."""
     events = EventAccumulator(str(folder / "runs" / "test" / run_name / "fold_0"))
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag.startswith("processor_gradient_norm/")]
@@ -66,32 +57,6 @@ def test_log_model_takes_its_value_apart(folder):
     assert not (folder / "runs" / "test" / "log_model" / "fold_0" / "checkpoints").exists()
     assert "val accuracy" in result.stdout
     assert f"tensorboard --logdir {folder}/runs\n" in result.stdout
-
-
-KILLED_FLAGS = ["--epochs=3", "--augmentation=weak"]
-
-
-@pytest.fixture(scope="module")
-def whole_history(folder):
-    assert run(folder, "whole", *KILLED_FLAGS).returncode == 0
-    return history(folder, "whole")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_killed_run_goes_on_to_the_same_end(folder, whole_history, number, status):
-    name = f"killed_{status}"
-    process = start(folder, name, *KILLED_FLAGS)
-    checkpoints = folder / "runs" / "test" / name / "fold_0" / "checkpoints"
-    while not list(checkpoints.glob("[0-9]*")) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, stderr = process.communicate()
-    assert process.returncode == status
-    assert "Traceback" not in stderr
-    assert not metrics(folder, name)["complete"]
-    assert run(folder, name, *KILLED_FLAGS).returncode == 0
-    assert history(folder, name) == whole_history
 
 
 @pytest.mark.slow

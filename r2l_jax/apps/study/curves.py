@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from r2l_jax.apps.study.config import FROZEN, LEARNED, StudyConfig
-from r2l_jax.apps.study.plan import StudyJob, trainings_of
-from r2l_jax.apps.study.published import Orientation, difference
+from r2l_jax.apps.study.plan import trainings_of
+from r2l_jax.apps.study.published import Results, difference
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift.forensics.config import ForensicsConfig
-from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.plan import Batches
 from r2l_jax.training.record import read_metrics
@@ -20,26 +19,21 @@ from r2l_jax.training.record import read_metrics
 Numbers = dict[str, Any]
 
 
-def forensics(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence[StudyJob]) -> Numbers:
+def forensics(results: Results) -> Numbers:
     """Collects the curves of worst cases over the weight of the distance.
 
-    Args:
-        config: the study.
-        task: its task.
-        theirs: the published numbers.
-        jobs: the jobs that have succeeded.
-
     Returns:
-        The `default` score, and for each of the `groups` its `weights`, from the largest, with the `mean` and `std` of
-        the score, the mean `ssim` to the default rendering and the `parameters` of the first fold. `aux_loss` is the
-        distance, and `l2_factor` turns a weight of "l2_sum" into one of "l2". The `published` curves, and the
-        `difference` to them in standard deviations of the folds if the data is the same.
+        The `default` score; for each of the `groups` its `weights`, from the largest, with the `mean` and `std` of the
+        score, the mean `ssim` to the default rendering, and the `parameters` of the first fold; the distance as
+        `aux_loss`; the `l2_factor` that turns a weight of "l2_sum" into one of "l2"; and the `published` curves, with
+        the `difference` to them in standard deviations of the folds if the data is the same.
 
     Raises:
         InputError: a result cannot be read.
     """
+    config, theirs = results.config, results.theirs
     groups, default = Numbers(), list[float]()
-    for job in jobs:
+    for job in results.jobs:
         if isinstance(job.config, ForensicsConfig):
             (group,) = job.config.worst_case.adv_parameters
             folds = [_worst_cases(job.config.output_dir, fold) for fold in range(config.data.folds)]
@@ -57,7 +51,7 @@ def forensics(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequen
     }
     run = trainings_of(config, "forensics")["model"].run_dir
     return {
-        "score": task.score,
+        "score": results.task.score,
         "run": str(run),
         "aux_loss": config.choice.adv_aux_loss,
         "l2_factor": _l2_factor(config, run),
@@ -99,26 +93,20 @@ def _l2_factor(config: StudyConfig, run: pathlib.Path) -> int | None:
     return 3 * height * width * config.search_of(trainings_of(config, "forensics")["model"], "all").batch_size
 
 
-def adjustment(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence[StudyJob]) -> Numbers:
-    """Collects the validation of learned and of frozen processing at low intensity, over the steps.
-
-    Args:
-        config: the study.
-        task: its task.
-        theirs: the published numbers.
-        jobs: the jobs that have succeeded.
+def adjustment(results: Results) -> Numbers:
+    """Collects the validation scores of learned and of frozen processing at low intensity, over the steps.
 
     Returns:
-        For each run that is trained its `steps`, `mean` and `std` of the published score over the folds there, and the
-        `end` with mean and deviation; the `published` ends, and the `difference` to them in standard deviations of the
-        folds if the data is the same.
+        For each run that is trained, its `steps`, the `mean` and `std` of the published score over the folds there, and
+        its `end` with mean and deviation; and the `published` ends, with the `difference` to them in standard
+        deviations of the folds if the data is the same.
 
     Raises:
         InputError: a run cannot be read.
     """
-    runs = Numbers()
+    config, theirs, runs = results.config, results.theirs, Numbers()
     for name, training in trainings_of(config, "adjustment").items():
-        trained = sum(job.folds for job in jobs if job.config == training and job.is_work)
+        trained = sum(job.folds for job in results.jobs if job.config == training and job.is_work)
         if trained == config.data.folds:
             runs[name] = _over_steps(training, config.data.folds, f"val_{theirs.score}")
             if theirs.comparable:

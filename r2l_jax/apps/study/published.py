@@ -1,9 +1,12 @@
-"""The published numbers that a study stands beside."""
+"""The results of a study and the published numbers that they stand beside."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from r2l_jax.apps.study.config import StudyConfig
+from r2l_jax.apps.study.plan import StudyJob
 from r2l_jax.drift.published_scores import Ends, Study, Tables, published
+from r2l_jax.model.tasks import Task
 
 # The published tables of each data set.
 _TABLES = {"Microscopy": "microscopy", "DroneSegmentation": "drone_segmentation"}
@@ -66,6 +69,22 @@ def orientation(dataset: str, score: str) -> Orientation:
     # The study's intersection over union is the mean over tiles.
     recorded = "tile_iou" if score == "iou" else score
     return Orientation(published(), _TABLES.get(dataset, by_task), dataset in _TABLES, recorded)
+
+
+class Results(NamedTuple):
+    """The results of a study, from which the numbers of its parts are collected.
+
+    Attributes:
+        config: the study.
+        task: its task.
+        theirs: the published numbers.
+        jobs: the jobs that have succeeded.
+    """
+
+    config: StudyConfig
+    task: Task
+    theirs: Orientation
+    jobs: Sequence[StudyJob]
 
 
 def difference(mean: float, deviation: float, theirs: float | None) -> float | None:

@@ -2,14 +2,14 @@
 
 import json
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r2l_jax.apps.report.page import render
 from r2l_jax.apps.study import curves, estimate, figures, page, plan, synthesis
 from r2l_jax.apps.study.config import StudyConfig
 from r2l_jax.apps.study.plan import StudyJob
-from r2l_jax.apps.study.published import orientation
+from r2l_jax.apps.study.published import Results, orientation
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.tasks import task_of
@@ -95,25 +95,19 @@ def _run_jobs(config: StudyConfig, dataset: RawDataset, runner: Runner) -> dict[
 def _collect(config: StudyConfig, dataset: RawDataset, failed: Mapping[str, str]) -> Numbers:
     """Collects the numbers of all parts from the folders of the runs."""
     task = task_of(dataset, config.network)
-    complete = _complete(config, failed)
-    parts = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
     theirs = orientation(config.data.dataset, task.score)
+    results = Results(config, task, theirs, [job for job in _jobs(config) if job.name not in failed])
+    parts = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
     return {
         "dataset": dataset.name,
         "score": task.score,
         "folds": config.data.folds,
         "published": theirs.about,
-        **{part: parts[part](config, task, theirs, complete[part]) for part in config.choice.parts},
+        **{part: parts[part](results) for part in config.choice.parts},
         "failed": dict(failed),
         "flags": json.loads(json.dumps(flat(config))),
         **environment(),
     }
-
-
-def _complete(config: StudyConfig, failed: Collection[str]) -> dict[str, list[StudyJob]]:
-    """Returns the jobs of each part that have succeeded."""
-    done = [job for job in _jobs(config) if job.name not in failed]
-    return {part: [job for job in done if job.part == part] for part in config.choice.parts}
 
 
 def _write(config: StudyConfig, content: Numbers) -> None:

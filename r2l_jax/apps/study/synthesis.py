@@ -7,13 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r2l_jax.apps.study.config import StudyConfig
-from r2l_jax.apps.study.plan import StudyJob, trainings_of
-from r2l_jax.apps.study.published import Orientation, difference
+from r2l_jax.apps.study.plan import trainings_of
+from r2l_jax.apps.study.published import Orientation, Results, difference
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.search.measure import LEAST_DROP
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.errors import InputError
 
 Numbers = dict[str, Any]
@@ -47,25 +45,20 @@ class Scores(NamedTuple):
         return self.own - others, self.own - self.corruption.mean(1)
 
 
-def collect(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence[StudyJob]) -> Numbers:
+def collect(results: Results) -> Numbers:
     """Collects the matrices of scores and their headline, for every score of the task.
 
-    Args:
-        config: the study.
-        task: its task.
-        theirs: the published numbers.
-        jobs: the jobs that have succeeded.
-
     Returns:
-        For each score its `processing` and `corruption`, each with `rows`, `columns`, `mean`, `std`, and the same less
-        the models' own scores as `drop_mean` and `drop_std`; and the `headline`, see `headline`. For the published
-        score also the `published` tables and headline, and in each matrix and headline the `difference` to them in
-        standard deviations of the folds, if the data is the same.
+        For each score its `processing` and `corruption`, each with `rows`, `columns`, `mean` and `std`, and the drop
+        from the models' own scores as `drop_mean` and `drop_std`; and its `headline`. The published score also has the
+        `published` tables and headline, and if the data is the same, each matrix and the headline have the `difference`
+        to them in standard deviations of the folds.
 
     Raises:
         InputError: an evaluation cannot be read.
     """
-    done = {job.config.output_dir for job in jobs if isinstance(job.config, EvaluationConfig)}
+    config, task = results.config, results.task
+    done = {job.config.output_dir for job in results.jobs if isinstance(job.config, EvaluationConfig)}
     evaluations = {
         name: config.evaluation_of(training).output_dir for name, training in trainings_of(config, "synthesis").items()
     }
@@ -81,7 +74,7 @@ def collect(config: StudyConfig, task: Task, theirs: Orientation, jobs: Sequence
         processing = _table(runs, {name: [case] for name, case in names.items()}, score)
         scores = Scores(list(names), processing, _table(runs, corruptions, score))
         content["scores"][score] = _described(scores, list(corruptions))
-    _compare(content["scores"][theirs.score], theirs)
+    _compare(content["scores"][results.theirs.score], results.theirs)
     return content
 
 

@@ -1,10 +1,10 @@
-import subprocess
 import sys
 
 import pytest
 
 from r2l_jax.bench import scale
 from r2l_jax.bench.scale import Line
+from r2l_jax.runtime import startup
 
 
 def test_a_line_goes_through_two_measurements():
@@ -23,17 +23,18 @@ def test_the_last_jobs_keep_some_workers_busy_alone():
     assert scale.seconds(25, line, 2, chunk=10, job=0.0) == 20
 
 
+@pytest.mark.slow
 def test_jobs_that_do_nothing_are_measured():
     pytest.importorskip("distributed")
     assert 0 < scale.job_seconds(3, jobs=10) < 5
 
 
-def test_without_dask_the_module_ends_in_one_line():
-    code = "import sys; sys.modules['dask'] = None; import runpy; "
-    code += "sys.argv = ['scale.py']; runpy.run_module('r2l_jax.bench.scale', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+def test_without_dask_the_module_ends_in_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "dask", None)
+    monkeypatch.setattr(startup, "prepare", lambda *arguments: None)
+    assert startup.exit_status(scale.main, ["scale.py"]) == 1
     message = "scale.py: error: the workers of --scheduler need Dask: pip install 'r2l_jax[cluster]'\n"
-    assert (done.returncode, done.stderr) == (1, message)
+    assert capsys.readouterr().err == message
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from report_pages import Page
 
 from r2l_jax.apps.report.page import render
 from r2l_jax.apps.study import curves, figures, page, synthesis
-from r2l_jax.apps.study.published import orientation
+from r2l_jax.apps.study.published import Results, orientation
 from r2l_jax.model.tasks import Classification
 from r2l_jax.names import PUBLISHED_PIPELINES as PIPELINES
 from r2l_jax.runtime.errors import InputError
@@ -15,9 +15,7 @@ TASK = Classification(("a", "b"), "resnet18")
 def collected(config, jobs, dataset="Synthetic"):
     theirs = orientation(dataset, "accuracy")
     parts = {"synthesis": synthesis.collect, "forensics": curves.forensics, "adjustment": curves.adjustment}
-    content = {
-        name: part(config, TASK, theirs, [job for job in jobs if job.part == name]) for name, part in parts.items()
-    }
+    content = {name: part(Results(config, TASK, theirs, jobs)) for name, part in parts.items()}
     about = {"dataset": dataset, "score": "accuracy", "folds": 2, "published": theirs.about, "failed": {}}
     return {**about, **content, "flags": {"output": "runs/study", "dataset": dataset}}
 
