@@ -9,7 +9,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import programs
 import pytest
 from servers import serving, zenodo_record
 
@@ -73,20 +72,3 @@ def test_a_download_that_was_ended_resumes_with_the_bytes_that_are_missing(zenod
     for scale in SCALES:
         assert (tmp_path / f"drone/images_full/raw_scale{scale}/DJI_0001.tif").stat().st_size == 99999
     assert (tmp_path / "drone/masks_full/DJI_0001.png").read_bytes() == b"a mask"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--dataset=Drone", "--data_dir=x", "--source=b2"], "needs an application key"),
-        (["--dataset=Moon", "--data_dir=x"], "value should be one of <Microscopy|Drone>"),
-    ],
-)
-def test_mistakes_are_one_line(tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("B2_APPLICATION_KEY_ID", "1")
-    monkeypatch.delenv("B2_APPLICATION_KEY", raising=False)
-    done = programs.call("download.py", *arguments)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("download.py: error: ")
-    assert message in done.stderr

@@ -155,6 +155,8 @@ REFUSED = [
     ("compare", "--run=a", "--run must name at least two runs, got 'a'"),
     ("compare", "--run=a,b", "--run=a is not a run's folder: not found"),
     ("compare", "--run=a,b --output=curves.svg", "--output must be a file that ends in .png, got 'curves.svg'"),
+    ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),
+    ("download", "--dataset=Moon --data_dir=x", "flag --dataset=Moon: value should be one of <Microscopy|Drone>"),
     ("evaluate", "--run=nowhere", NOT_FOUND),
     ("evaluate", "--run=x --against=pipelines --severities=1", "--severities changes nothing without corruptions in "),
     ("export", "--output=out", "--run is required"),
@@ -179,11 +181,7 @@ REFUSED = [
     ("lab", "--port={taken}", "cannot listen on --host=127.0.0.1 --port={taken}: Address already in use"),
     ("predict", "--input=raw --output=p.csv", "--run is required"),
     ("predict", "--input=raw --output=p.csv --run=nowhere", NO_FOLD),
-    (
-        "predict",
-        "--input=raw --output=p.csv --run=x --folds=x",
-        "--folds must be all, or numbers of folds that differ, ",
-    ),
+    ("predict", "--input=raw --output=p.csv --run=x --folds=x", "--folds must be all, or numbers of folds that "),
     ("predict", "--input=raw --output=p.csv --run=x --checkpoint=first", "checkpoint"),
     ("process", "--input=raw --output=out --run=r --half_size", "--run=r is the processing: leave --half_size out"),
     ("process", "--input=raw --output=out --run=nowhere", NO_FOLD),
@@ -198,6 +196,12 @@ REFUSED = [
     ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; there are "),
     ("synthesize", f"{DRIFTED} --severities=3", "--severities changes nothing without --corruptions"),
     ("synthesize", f"{DRIFTED} --output=.", "--output=. holds something else: choose another folder"),
+    ("train", "--run_name=r --iso=0.3", "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
+    (
+        "train",
+        "--run_name=r --augmentation=weka",
+        "flag --augmentation=weka: value should be one of <none|weak|strong>",
+    ),
     ("unprocess", "--output=out --camera=drone", "--input is required: folder of pictures"),
     ("unprocess", "--input=raw --output=out --camera=auto", "--camera=auto: pictures hold no camera's calibration"),
 ]
@@ -208,6 +212,8 @@ def test_refused_flags_are_one_line(here, monkeypatch, name, flags, message):
     if name == "lab":
         pytest.importorskip("nicegui")
     monkeypatch.chdir(here)
+    monkeypatch.setenv("B2_APPLICATION_KEY_ID", "1")
+    monkeypatch.delenv("B2_APPLICATION_KEY", raising=False)
     before = [file for file in here.rglob("*") if file.is_file()]
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

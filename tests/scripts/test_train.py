@@ -37,19 +37,6 @@ def gradient_norms(folder, run_name):
     return {tag: events.Scalars(tag)[0].value for tag in tags}
 
 
-@pytest.mark.parametrize(
-    ("flag", "message"),
-    [
-        ("--iso=0.3", "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
-        ("--augmentation=weka", "flag --augmentation=weka: value should be one of <none|weak|strong>"),
-    ],
-)
-def test_a_user_s_mistake_is_one_line(folder, flag, message):
-    result = programs.call(*arguments(folder, "mistake", flag))
-    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
-    assert result.stderr.startswith(f"train.py: error: {message}")
-
-
 @pytest.mark.slow
 def test_log_model_takes_its_value_apart(folder):
     result = run(folder, "log_model", "--test_run", "--epochs=1", "--log_model", "False")
