@@ -10,7 +10,7 @@ from pathlib import Path
 import xla_flags
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Small arrays take less time than optimizing what computes them. Tests of optimized code compile it by `optimized`.
+# Computing small arrays takes less time than optimizing the code for it; `optimized` compiles where a test needs that.
 # The processes that pytest-xdist and tests start find the flags in the environment, and do not ask XLA again.
 if "XLA_FLAGS" not in os.environ:
     fast_to_compile = ["--xla_backend_optimization_level=0", "--xla_cpu_use_fusion_emitters=false"]
@@ -30,7 +30,7 @@ from jaxtyping import install_import_hook  # noqa: E402
 
 # By default, Python looks for unreachable cycles so often that it takes a quarter of the time of collecting the tests.
 gc.set_threshold(20_000)
-# A shell makes what it starts in the background ignore interrupts, which some tests send.
+# A shell makes its background processes ignore interrupts, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook(["isp", "tasks", "r2l_jax"], "beartype.beartype")
 

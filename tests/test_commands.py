@@ -40,7 +40,7 @@ TRAININGS = [
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A folder with all that the commands name: the embedded cells as raw files and as photos, and the small copies."""
+    """A folder with all files of the commands: the embedded cells as raw files and as photos, and the small copies."""
     home = tmp_path_factory.mktemp("home")
     for name in ("configs", "scripts", "tests"):
         (home / name).symlink_to(ROOT / name)

@@ -1,4 +1,4 @@
-"""Tests of what JAX gives XLA to compile for a GPU. They need no GPU: JAX lowers for CUDA on any machine."""
+"""Tests of the programs that JAX gives XLA to compile for a GPU. JAX lowers for CUDA without a GPU."""
 
 import json
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-# In a process of its own, since what was traced for a CPU before would be taken as it is. It prints how often loops,
+# In a process of its own, since functions traced for a CPU before would be reused. It prints how often loops,
 # calls out of XLA, and units that XLA must not fuse occur in each program.
 LOWER = """
 import json, sys

@@ -179,7 +179,7 @@ def render_files(
             # Workers that were lost have left parts of files.
             clear_parts(output)
         table.sort(target.name for file in files for target in pictures.of(file))
-        if is_new and not table.file.exists():
+        if is_new and not table.file.exists() and not _there(files, pictures):
             # The next call may have other settings, since the folder holds no pictures of these.
             (work.path / MANIFEST).unlink()
     return len(done), failed
@@ -198,18 +198,20 @@ def _describe(files: Sequence[Place], manifest: Path, processing: Processing, pi
         **({} if stored is camera else {"stored_camera": stored.described}),
     }
     earlier = read_manifest(manifest, fixed, "pictures")
-    if earlier is None:
-        there = remote.names(pictures.output)
-        for target in (target for file in files for target in pictures.of(file)):
-            if target.name in there:
-                raise InputError(
-                    f"{target} would be written over, and no {MANIFEST} says how it was made: "
-                    "choose another output folder"
-                )
+    if earlier is None and (there := _there(files, pictures)):
+        raise InputError(
+            f"{there[0]} would be written over, and no {MANIFEST} says how it was made: choose another output folder"
+        )
     if earlier is None or earlier.get("made_by") != store.made_by():
         manifest.with_name(_TABLE).unlink(missing_ok=True)
     write_json(manifest, {**fixed, "made_by": store.made_by(), **environment()})
     return earlier is None
+
+
+def _there(files: Sequence[Place], pictures: Pictures) -> list[Place]:
+    """Returns the pictures of files that are in the output folder."""
+    there = remote.names(pictures.output)
+    return [target for file in files for target in pictures.of(file) if target.name in there]
 
 
 def _left(versions: Mapping[Place, str], table: Table, pictures: Pictures) -> list[Place]:

@@ -16,7 +16,7 @@ class Outcomes:
     Attributes:
         attacked: the name of the attacked reader or program.
         counts: how many attacks ended in each way.
-        losses: a description of each loss, with all that repeating it needs.
+        losses: a description of each loss, from which it can be repeated.
     """
 
     attacked: str

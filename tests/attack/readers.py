@@ -1,4 +1,4 @@
-"""Every reader of files with small whole files to damage, and checks of what it gives for damaged ones."""
+"""Every reader of files, with small whole files to damage and checks of its results for damaged ones."""
 
 import contextlib
 import io

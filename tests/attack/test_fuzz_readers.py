@@ -36,7 +36,7 @@ MEMORY, SECONDS = 2**29, 60
 
 # Values at which sizes and offsets overflow or become nothing.
 _EDGES = (0, 1, 2, 0x7F, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
-# Most of what decides how a file is read stands in its first or last bytes.
+# The first and last bytes of a file mostly decide how it is read.
 _ENDS = 400
 # Numbers are changed more often than the layout of the file.
 _CHANGES = ("bit", *("byte", "number") * 2, "cut", "delete", "repeat", "insert", "clear", "copy")
@@ -106,20 +106,20 @@ def _attack(reader, folder, original, number):
     before, start = _peak(), time.monotonic()
     try:
         reader.read(folder, path)
-        outcome, what = SURVIVED, ""
+        outcome, loss = SURVIVED, ""
     except InputError as error:
-        outcome, what = REFUSED, str(error)
-        if "\n" in what or (path.name not in what and folder.name not in what) or len(what) > 2000:
+        outcome, loss = REFUSED, str(error)
+        if "\n" in loss or (path.name not in loss and folder.name not in loss) or len(loss) > 2000:
             outcome = LOST
     except BaseException:
-        outcome, what = LOST, traceback.format_exc(limit=-3)
+        outcome, loss = LOST, traceback.format_exc(limit=-3)
     finally:
         path.write_bytes(whole)
     if (used := _peak() - before) > MEMORY:
-        outcome, what = LOST, f"{used >> 20} MiB; {what}"
+        outcome, loss = LOST, f"{used >> 20} MiB; {loss}"
     if (seconds := time.monotonic() - start) > SECONDS / 4:
-        outcome, what = LOST, f"{seconds:.0f} s; {what}"
-    return outcome, f"{original}, mutant {number}: {what}"
+        outcome, loss = LOST, f"{seconds:.0f} s; {loss}"
+    return outcome, f"{original}, mutant {number}: {loss}"
 
 
 def _child(readers, first, mutants):

@@ -95,8 +95,8 @@ def test_a_killed_program_resumes_to_the_same_end(here, zenodo, table, tmp_path,
         status, stderr = finish(attacked)
         found = results(folder) if status == 0 else {}
         different = sorted(each for each in {*found, *expected} if found.get(each) != expected.get(each))
-        what = f"killed after {moments} of {took:.1f} s: status {status}, {different[:5]} {stderr[-500:]}"
-        outcomes.add(LOST if status or different else SURVIVED, what)
+        loss = f"killed after {moments} of {took:.1f} s: status {status}, {different[:5]} {stderr[-500:]}"
+        outcomes.add(LOST if status or different else SURVIVED, loss)
     assert not outcomes.losses, "\n".join(outcomes.losses)
 
 

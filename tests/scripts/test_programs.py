@@ -17,7 +17,7 @@ from r2l_jax.data.sets.synthetic import CAMERA
 
 SYNTHETIC = "--data_dir={here}/data --synthetic_images=25 --synthetic_size=32"
 
-# The flags of a job, a part of what it prints, and files that it writes.
+# The flags of a job, a part of its output, and files that it writes.
 QUICK = {
     "calibrate": (
         "--dark={here}/dark --flat={here}/flat --camera={here}/base.json --output={out}",
@@ -113,7 +113,7 @@ def test_a_camera_is_checked_by_exit_status(trained_run, tmp_path, pattern, stat
 
 @pytest.mark.slow
 def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
-    """The numbers of the report are those of the JSON files that the programs have written."""
+    """The report shows the numbers of the JSON files that the programs have written."""
     commands = [
         ("evaluate.py", "--against=pipelines,corruptions", "--corruptions=contrast", "--severities=1,2"),
         ("forensics.py", "--analyses=sensitivity,worst_case", "--adv_parameters=white_balance", "--steps=2"),

@@ -36,7 +36,7 @@ def succeeded_together(*command, **options):
 
 @pytest.fixture(scope="module")
 def one_device(trained_run, tmp_path_factory):
-    """The folder of what one process finds on one device."""
+    """The folder of the findings of one process on one device."""
     output = tmp_path_factory.mktemp("one_device")
     succeeded("forensics.py", f"--run={trained_run}", f"--output={output}", *SHARED)
     return output
@@ -47,7 +47,7 @@ def found(output, name):
 
 
 def assert_same(one, other):
-    """Both folders have the same findings, up to what rounding makes of gradients and of steps along them."""
+    """Both folders have the same findings, up to the effect of rounding on gradients and on steps along them."""
     ours, theirs = ({name: found(folder, name) for name in ANALYSES} for folder in (one, other))
     for name, knob in ours["tolerances"]["knobs"].items():
         assert (knob["low"], knob["high"]) == pytest.approx(
@@ -74,7 +74,7 @@ def test_two_processes_find_the_same_as_one(trained_run, one_device, tmp_path):
     assert_same(one_device, tmp_path)
     for name in ANALYSES:
         assert found(tmp_path, name)["table"] in first.stdout
-    # Both take what they find as finished.
+    # Both reuse the results that they find.
     again = succeeded_together(*command)
     assert (again.stdout, again.stderr) == (first.stdout, "")
 

@@ -80,16 +80,13 @@ class StudyChoice(Settings):
         each=PARTS,
     )
     dry_run: bool = setting("print the jobs and the time that they will take, and do nothing", False)
-    scheduler: str = setting(
-        cluster.SETTING,
-        "serial",
-    )
+    scheduler: str = setting(cluster.SETTING, "serial")
     as_published: bool = setting(
         "compute unsharp masking as the study's program did, along columns only (unsharp_masking_vertical)", True
     )
     checkpoint: str = setting(
-        "for synthesis and forensics: the state of each model: that of its last epoch, as in the study, or that of its "
-        "best one, whose choice by the same samples flatters it",
+        "for synthesis and forensics: the epoch whose model is tested: the last one, as in the study, or the best one, "
+        "which is flattered because the same samples chose it",
         "last",
         choices=CHECKPOINTS,
     )

@@ -75,7 +75,7 @@ def test_both_sides_have_the_same_gradients():
 
 
 def tensors(results):
-    """Returns the tensors of what a call of a baseline returns."""
+    """Returns the tensors in the result of a baseline's call."""
     if isinstance(results, dict):
         return list(results.values())
     return list(results) if isinstance(results, tuple) else [results]

@@ -11,6 +11,12 @@ SAMPLES = Samples(80, 20)
 
 
 @pytest.fixture
+def ledger(tmp_path):
+    """A function that opens the ledger of finished jobs, which is empty at first."""
+    return lambda: Ledger(tmp_path)
+
+
+@pytest.fixture
 def by_kind(config):
     """A job of each kind."""
     return {job.kind: job for job in make_jobs(config, by_fold=False)}
@@ -23,14 +29,13 @@ def test_the_work_of_a_job_is_counted_in_passes_of_a_sample(by_kind):
     assert passes(by_kind["search"], SAMPLES) == 2 * 2 * (3 * 40 * 16 + 20)
 
 
-def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kind):
-    config.output_dir.mkdir()
+def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kind, ledger):
     jobs = make_jobs(config, by_fold=False)
-    ledger = Ledger(config.output_dir)
+    written = ledger()
     for job in by_kind.values():
-        ledger.add(job, 60.0, passes(job, SAMPLES))
-    ledger.add(by_kind["search"], 0.0, 1)  # A call that finds nothing to do says nothing of the speed.
-    again = Ledger(config.output_dir)
+        written.add(job, 60.0, passes(job, SAMPLES))
+    written.add(by_kind["search"], 0.0, 1)  # A call that finds nothing to do says nothing of the speed.
+    again = ledger()
     assert {job.name for job in jobs if again.has(job)} == {job.name for job in by_kind.values()}
     table = estimate.table(jobs, again, SAMPLES, pytest.fail, workers=2)
     assert table.splitlines()[0] == f"to do     {jobs[0].name}"
@@ -41,15 +46,14 @@ def test_finished_jobs_tell_the_speed_of_the_others_of_their_kind(config, by_kin
     assert table.endswith("with 2 workers at a time about 13 min")
 
 
-def test_other_settings_are_another_job(config, by_kind):
-    config.output_dir.mkdir()
-    Ledger(config.output_dir).add(by_kind["search"], 1.0, 1)
+def test_other_settings_are_another_job(config, by_kind, ledger):
+    ledger().add(by_kind["search"], 1.0, 1)
     other = {job.name: job for job in make_jobs(replace(config, steps=7), by_fold=False)}[by_kind["search"].name]
-    assert not Ledger(config.output_dir).has(other)
+    assert not ledger().has(other)
 
 
-def test_without_finished_jobs_an_epoch_is_measured(config, by_kind):
-    table = estimate.table([by_kind["evaluation"]], Ledger(config.output_dir), SAMPLES, lambda: Speed(0.1, 30.0), 1)
+def test_without_finished_jobs_an_epoch_is_measured(by_kind, ledger):
+    table = estimate.table([by_kind["evaluation"]], ledger(), SAMPLES, lambda: Speed(0.1, 30.0), 1)
     assert "2 min" in table  # 30 s to start, and 600 passes
 
 
@@ -64,16 +68,15 @@ def test_an_epoch_is_estimated_to_take_as_long_as_the_measured_one(config, by_ki
     monkeypatch.setattr(estimate.train, "run", run)
     monkeypatch.setattr(estimate.time, "monotonic", lambda: next(clock))
     speed = estimate.measure(config)
-    # Two folds of three epochs. The seconds are those of the steps; the rest of the time is spent once a job.
+    # Two folds of three epochs. The seconds are spent on steps; the rest of the time is spent once a job.
     assert speed.seconds_per_pass * passes(by_kind["training"], Samples(80, 0)) == pytest.approx(2 * 3 * 12)
     assert speed.start == 18
 
 
-def test_a_damaged_ledger_is_named(config):
-    config.output_dir.mkdir()
-    (config.output_dir / "jobs.csv").write_text("job,kind,settings,seconds,passes\ntrain a,training,x,long,3\n")
+def test_a_damaged_ledger_is_named(tmp_path, ledger):
+    (tmp_path / "jobs.csv").write_text("job,kind,settings,seconds,passes\ntrain a,training,x,long,3\n")
     with pytest.raises(InputError, match=r"jobs.csv is damaged .*: remove it; only an estimate is lost"):
-        Ledger(config.output_dir)
+        ledger()
 
 
 def test_times_in_words():
