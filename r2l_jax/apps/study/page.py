@@ -1,5 +1,6 @@
 """The page of a study: its numbers, the published ones, and the difference in standard deviations of the folds."""
 
+import json
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -221,8 +222,8 @@ def _figures(folder: pathlib.Path, *names: str) -> list[Block]:
 
 
 def _reproduction(content: Numbers) -> Sequence[Block]:
-    flags, defaults = content["flags"], flat(StudyConfig())
-    changed = [f"--{name}={_text(value)}" for name, value in flags.items() if value != _as_json(defaults[name])]
+    flags, defaults = content["flags"], json.loads(json.dumps(flat(StudyConfig())))
+    changed = [f"--{name}={_text(value)}" for name, value in flags.items() if value != defaults[name]]
     settings = [[Cell(f"--{name}"), tables.text(_text(value))] for name, value in flags.items()]
     return [
         Code(shlex.join([*command("study").split(), *changed])),
@@ -230,9 +231,5 @@ def _reproduction(content: Numbers) -> Sequence[Block]:
     ]
 
 
-def _as_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def _text(value: Any) -> Any:
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+    return ",".join(map(str, value)) if isinstance(value, list) else value
