@@ -202,8 +202,8 @@ def _check_end(file: Any, offset: int) -> None:
 
 def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
     with _unpacked(archive) as file:
-        metered = _Metered(file)
-        with tarfile.open(fileobj=metered, mode="r:") as opened:  # pyright: ignore[reportArgumentType]  # it suffices
+        metered: Any = _Metered(file)  # It has all that tarfile needs of a file.
+        with tarfile.open(fileobj=metered, mode="r:") as opened:
             while True:
                 metered.left = _MOST_HEADERS
                 member = opened.next()

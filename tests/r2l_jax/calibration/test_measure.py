@@ -134,21 +134,6 @@ def test_steps_coarser_than_the_dark_noise_leave_the_gain_right(full_well):
         assert point.variance == pytest.approx(point.mean / found.mean("gain"), abs=0.1 / 255**2)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("noise", [0.07, 0.2, 0.3, 0.4, 0.5])  # digital numbers
-def test_the_stated_error_holds_for_coarse_sensors(noise):
-    """Takes any black level, on which it depends how rounding changes the noise in the dark."""
-    rng = np.random.default_rng(int(100 * noise))
-    times = []
-    for seed in range(20):
-        black = (rng.uniform(0.04, 0.09),) * 4
-        sensor = FlawedSensor(seed=seed, shape=(128, 128), bits=8, black=black, read_noise=noise * 15000 / 240)
-        found = calibrated(sensor)
-        times.append((found.mean("full_well") / sensor.full_well - 1) / found.error)
-    assert (np.abs(times) < 2).mean() >= 0.9
-    assert np.sqrt(np.square(times).mean()) > 0.3  # The error is not exaggerated.
-
-
 def test_the_error_of_the_mean_gain_falls_with_the_square_root_of_the_sites():
     small, large = (
         calibrated(FlawedSensor(seed=20, shape=(side, side), hot=0, dead=0, flickering=0), exposures=(0.5,))

@@ -130,8 +130,9 @@ def split(tree, part):
 
 PACKINGS = {
     "zip": lambda tree: {"raw-{}.zip": pack_zip(tree)},
-    "zip in a folder": lambda tree: {"{}.zip": pack_zip(renamed(tree, ("^", "data/")) | {"data/README": b""})},
-    "tar.gz, upper case": lambda tree: {"RAW_{}.TAR.GZ": pack_tar(renamed(tree, ("^", "./data/")))},
+    "tar.gz in a folder, upper case": lambda tree: {
+        "RAW_{}.TAR.GZ": pack_tar(renamed(tree, ("^", "./data/")) | {"data/README": b""}),
+    },
     "no folder": lambda tree: {"{}.zip": pack_zip(renamed(tree, ("^[a-z]*/", "")))},
     "another folder": lambda tree: {"{}.zip": pack_zip(renamed(tree, ("^[a-z]*/", "Raw data/")))},
     "names of the bucket": lambda tree: {

@@ -68,13 +68,13 @@ def test_a_change_is_noticed_though_the_time_is_set_back(tmp_path, settled, cont
 
 def test_a_file_that_was_changed_just_now_is_not_remembered(tmp_path, read, monkeypatch):
     (path,) = write(tmp_path, one="1")
-    hash_files([path])
-    hash_files([path])
+    for _ in range(2):
+        hash_files([path])
     assert read == ["one", "one"]
     later = time.time_ns() + 3 * 10**9
     monkeypatch.setattr(file_facts.time, "time_ns", lambda: later)
-    hash_files([path])
-    hash_files([path])
+    for _ in range(2):
+        hash_files([path])
     assert read == ["one"] * 3
 
 

@@ -158,8 +158,8 @@ def test_classification_tiles_are_balanced_in_every_frame(drone):
     tally = collections.Counter(
         (name[:-6], int(label)) for name, label in zip(dataset.names, dataset.labels, strict=True)
     )
-    # The first frame has one tile with a car, one with too small a part of a car, and four without a car; the second
-    # has four with a car and two without.
+    # The first frame has one tile with a car, one with too small a part of a car, and four without; the second has four
+    # with a car and two without.
     assert tally == {("DJI_1", 0): 1, ("DJI_1", 1): 1, ("DJI_10", 0): 2, ("DJI_10", 1): 2}
     assert not {"DJI_1_01_02"} & set(dataset.names)
     assert dataset[0][1] == 0
