@@ -14,13 +14,14 @@ import pathlib
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 import isp
 from r2l_jax.names import DEMOSAICING
@@ -181,6 +182,16 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
     raise InputError(
         f"{flag}: no pipeline is called {name!r}; there are {', '.join(_KNOWN)}, {choices}, and <file>.py:<function>"
     )
+
+
+def camera_with(camera: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, ArrayLike]) -> isp.Camera:
+    """Returns a camera with the values of the pipeline's parameters that start from a camera.
+
+    Raises:
+        ValueError: a value is not valid for a camera.
+    """
+    started = {facts.camera: values[name] for name, facts in pipeline.facts.items() if facts.camera is not None}
+    return dataclasses.replace(camera, **{name: np.asarray(value, np.float64) for name, value in started.items()})
 
 
 def _algorithms(name: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The description of an exported model, model.json, and the camera that its processing has learned."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 import isp
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.model.processors import Standardize
+from r2l_jax.pipelines import camera_with
 from r2l_jax.training.run import Run
 
 
@@ -64,17 +64,8 @@ def _interface(part: Part, model: Run) -> dict[str, Any]:
 
 
 def learned_camera(model: Run) -> isp.Camera | None:
-    """Returns the camera of the training with the values that the processing has learned in place of its own.
-
-    None if no parameter of the processing started from one of the camera's values.
-    """
+    """Returns the camera of the training with the learned values; None if no parameter started from the camera."""
     pipeline, camera = model.pipeline, model.camera
-    if pipeline is None or camera is None:
+    if pipeline is None or camera is None or not any(facts.camera for facts in pipeline.facts.values()):
         return None
-    values = pipeline.parameters()
-    learned = {
-        facts.camera: np.asarray(values[name], np.float64).tolist()
-        for name, facts in pipeline.facts.items()
-        if facts.camera is not None
-    }
-    return dataclasses.replace(camera, **learned) if learned else None
+    return camera_with(camera, pipeline, pipeline.parameters())

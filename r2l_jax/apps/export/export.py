@@ -1,9 +1,8 @@
 """Exports a finished model: its parts in several formats, each compared with the model before it counts as written."""
 
-import functools
 import importlib.resources
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,9 @@ from r2l_jax.training.run import Run
 
 # The greatest difference from the model, in display values and in logits.
 LIMIT = 1e-4
+
+# The modules of the formats of parts; files have the format as their suffix.
+_KINDS: dict[str, Any] = {"stablehlo": stablehlo, "onnx": onnx_files}
 
 NAME, CAMERA = "model.json", "camera.json"
 SAMPLES, PARAMETERS, EXAMPLE = "samples.npz", "parameters.npz", "example.py"
@@ -87,11 +89,13 @@ def export_model(
         about = description.described(model, chosen)
         values = _reference(found, samples)
         outcomes = []
+        options = {"stablehlo": {"gradient": gradient}, "onnx": {}}
         for part in chosen.values():
-            for name, outcome in _written(part, output, values, wanted, gradient):
+            for kind in (kind for kind in _KINDS if kind in wanted):
+                outcome = _checked(kind, part, output, values, options[kind])
                 outcomes.append(outcome)
                 if outcome.error is None:
-                    about["parts"][part.name]["files"][name] = {"file": outcome.file, **outcome.facts}
+                    about["parts"][part.name]["files"][kind] = {"file": outcome.file, **outcome.facts}
         outcomes += _other_files(model, output, wanted, camera)
         about["files"] = [outcome.file for outcome in outcomes if outcome.error is None]
         _write_beside(output, chosen, values, wanted)
@@ -127,29 +131,16 @@ def _reference(parts: dict[str, Part], samples: np.ndarray) -> dict[str, np.ndar
     return values
 
 
-def _written(
-    part: Part, output: Path, values: dict[str, np.ndarray], formats: Sequence[str], gradient: bool
-) -> Iterator[tuple[str, Outcome]]:
-    """Writes a part in each format, and yields how it went."""
-    inputs, expected = values[part.input], values[part.output]
-    if "stablehlo" in formats:
-        write = functools.partial(stablehlo.write, gradient=gradient)
-        yield "stablehlo", _checked(stablehlo, write, part, output / f"{part.name}.stablehlo", inputs, expected)
-    if "onnx" in formats:
-        yield "onnx", _checked(onnx_files, onnx_files.write, part, output / f"{part.name}.onnx", inputs, expected)
-
-
-def _checked(
-    kind: Any, write: Callable[[Part, Path], None], part: Part, target: Path, inputs: np.ndarray, expected: np.ndarray
-) -> Outcome:
-    """Writes a part with a format's module, and keeps the file only if it agrees with the model."""
+def _checked(kind: str, part: Part, output: Path, values: dict[str, np.ndarray], options: dict[str, bool]) -> Outcome:
+    """Writes a part in a format, and keeps the file only if it agrees with the model."""
+    target, inputs = output / f"{part.name}.{kind}", values[part.input]
     try:
         with replacing(target) as file:
-            write(part, file)
-            difference = float(np.abs(kind.run(part, file, inputs) - expected).max())
+            _KINDS[kind].write(part, file, **options)
+            difference = float(np.abs(_KINDS[kind].run(part, file, inputs) - values[part.output]).max())
             if not difference <= LIMIT:  # Holds for NaN as well.
                 raise InputError(f"differs from the model by {difference:.1e} on the samples, more than {LIMIT:.0e}")
-            facts = kind.measured(file, inputs)
+            facts = _KINDS[kind].measured(file, inputs)
     except OSError:
         raise
     except Exception as error:  # Tracers and converters raise anything for a function that they do not take.

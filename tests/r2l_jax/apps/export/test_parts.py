@@ -19,6 +19,6 @@ def test_a_head_of_bfloat16_is_exported_in_float32():
 
     half = model(jnp.bfloat16)
     images = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
-    exported, expected = (parts_of(each, (16, 16))["head"](images) for each in (half, model(None)))
+    exported, expected = (jax.jit(parts_of(each, (16, 16))["head"])(images) for each in (half, model(None)))
     np.testing.assert_array_equal(exported, expected)
     assert not np.array_equal(half.logits(images), expected)
