@@ -9,17 +9,56 @@ run, the page also shows the probabilities of the classes, the direction of each
 intervals that the model tolerates, as measured by forensics.py. The page needs NiceGUI: pip install 'r2l_jax[lab]'.
 """
 
+import dataclasses
 import functools
 
-from r2l_jax.apps.lab.config import LabConfig
+from r2l_jax.config import CHECKPOINTS, WHICH_CHECKPOINT
 from r2l_jax.runtime import flags
+from r2l_jax.runtime.flags import POSITIVE, Bound, Settings, setting
+
+_PORT = Bound(lambda value: 0 <= value < 2**16, "be from 0 to 65535")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabConfig(Settings):
+    """Page."""
+
+    run: str | None = setting(
+        "a finished run, one of its folds, or a file model.safetensors: the model that judges pictures", None
+    )
+    checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
+    data_dir: str | None = setting(
+        "with --run, folder of its data set, for validation samples; default: where it was in training", None
+    )
+    input: tuple[str, ...] = setting(
+        "raw files and folders of them to choose from, separated by commas", (), kind="repeated"
+    )
+    camera: str | None = setting(
+        "the camera of raw files at first: drone, microscopy, or a JSON file; the page offers others", None
+    )
+    pipeline: str | None = setting(
+        "a pipeline of your own to choose from, as <file>.py:<function>; with a --run that was trained with one, where "
+        "its file is now",
+        None,
+    )
+    host: str = setting("the address to listen on; 0.0.0.0 serves other machines as well", "127.0.0.1")
+    port: int = setting("the port to listen on; 0 takes a free one", 8080, bound=_PORT)
+    max_upload: float = setting("the size of the largest file that can be dropped, in MiB", 256.0, bound=POSITIVE)
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags that need --run."""
+        return {} if self.run else {"checkpoint": "without --run", "data_dir": "without --run"}
 
 
 def main(config: LabConfig) -> None:
     """Serves the page until the program is interrupted."""
-    from r2l_jax.apps.lab import start
+    from r2l_jax.apps.lab.lab import check_installed, make_lab
 
-    start.run(config)
+    check_installed()
+    from r2l_jax.apps.lab.server import serve
+
+    lab = make_lab(config.run, config.checkpoint, config.data_dir, config.input, config.camera, config.pipeline)
+    serve(lab, config.host, config.port, int(config.max_upload * 2**20))
 
 
 run = functools.partial(flags.run, main, LabConfig, any_thread=True)

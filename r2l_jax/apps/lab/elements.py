@@ -28,43 +28,20 @@ class Classes(Element, component="components/classes.js"):
 class Text(TextElement):
     """An element of HTML, such as "h1", with a text."""
 
-    def __init__(self, tag: str, text: str = ""):
+    def __init__(self, tag: str, text: str = "", classes: str = ""):
         super().__init__(tag=tag, text=text)
+        self.classes(classes)
 
 
 class Button(Text):
     """A plain button; `hint` is its tooltip and its name for screen readers, by default its text."""
 
     def __init__(self, text: str, pressed: Callable[[], Any], hint: str = ""):
-        super().__init__("button", text)
-        self.classes("lab-action").on("click", lambda: pressed())
+        super().__init__("button", text, "lab-action")
+        self.on("click", lambda: pressed())
         self.props["type"] = "button"
         if hint:
             self.props.update({"aria-label": hint, "title": hint})
-
-    def set_enabled(self, enabled: bool) -> None:
-        """Switches the button on or off."""
-        self.props.set_bool("disabled", not enabled)
-
-
-class Toggle(Button):
-    """A button that stays pressed until it is pressed again; each press calls `changed` with the new state."""
-
-    def __init__(self, text: str, changed: Callable[[bool], Any], hint: str = ""):
-        super().__init__(text, self._press, hint)
-        self.classes(replace="lab-toggle")
-        self._changed, self.is_on = changed, False
-        self.set_on(False)
-
-    def set_on(self, on: bool) -> None:
-        """Presses or releases the button without a call of `changed`."""
-        self.is_on = on
-        self.classes(add="on" if on else None, remove=None if on else "on")
-        self.props["aria-pressed"] = "true" if on else "false"
-
-    def _press(self) -> Any:
-        self.set_on(not self.is_on)
-        return self._changed(self.is_on)
 
 
 @contextmanager

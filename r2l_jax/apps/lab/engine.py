@@ -6,14 +6,14 @@ equal pipelines share compiled functions.
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32, UInt8
+from jaxtyping import Array, Bool, Float32, UInt8
 
 import isp
 from r2l_jax.data.loader import Batch
@@ -26,19 +26,16 @@ from r2l_jax.runtime import compiler
 from r2l_jax.runtime.contact_sheet import quantized
 from r2l_jax.training.run import Run
 
-PyTree = Any
-
 # The values outside [0, 1] at the input of this stage count as clipped.
 _CLIPPING = "clipped"
 
-# Knobs move so far to both sides of the default, in natural ranges, or less where values would not be valid.
+# The farthest position of a knob to either side; fewer natural ranges where values would not be valid.
 REACH = 1.0
 
 # About how far a knob moves in a step of a search, in natural ranges.
 STEP = 0.02
 
 Positions = Float32[np.ndarray, " knobs"]
-Values = np.ndarray | jax.Array
 Mosaic = Float32[np.ndarray | Array, "rows cols"]
 
 
@@ -70,37 +67,23 @@ class Judgement(NamedTuple):
     loss: float
 
 
-class _Recipe(NamedTuple):
-    """All that a compiled function depends on besides numbers.
+class _Structure(NamedTuple):
+    """The static part of a computation: the graph of a `RawToLogit`, or of a pipeline if no model judges its images."""
 
-    Attributes:
-        stages: the pipeline's stages, without values.
-        graph: the structure of normalizer and head; None without a model.
-        task: the model's task; None without a model.
-    """
-
-    stages: tuple[isp.Stage, ...]
-    graph: nnx.GraphDef | None
+    graph: nnx.GraphDef
     task: Task | None
-
-    @property
-    def facts(self) -> ranges.Facts:
-        """The declarations of all parameters."""
-        return {name: facts for stage in self.stages for name, facts in stage.parameters.items()}
 
 
 class _Numbers(NamedTuple):
-    """The numbers of a pipeline and a model.
+    """The numbers of a computation.
 
     Attributes:
-        default: the values of the parameters at position 0.
+        state: the variables of the graph; its pipeline has the values of position 0.
         directions: by parameter, the offsets of its values at position 1 of each knob `(knobs, ...)`.
-        head: the variables of normalizer and head.
     """
 
-    default: Mapping[str, Values]
-    directions: Mapping[str, Values]
-    head: PyTree
+    state: nnx.State
+    directions: Mapping[str, np.ndarray | Array]
 
 
 class Engine:
@@ -114,56 +97,46 @@ class Engine:
 
     Attributes:
         knobs: the knobs of the pipeline, by name.
-        stage_of: the name of the stage of each knob, by the knob's name.
         fixed: the number of values of each parameter that no knob moves, by name.
+        start: the positions of the default: zeros.
+        limits: the least and the greatest position of each knob: `REACH`, or less where values are not valid.
 
     Raises:
         InputError: a parameter has no natural range.
     """
 
     def __init__(self, pipeline: isp.Pipeline, model: Run | None = None):
-        self.pipeline, self.model = pipeline, model
+        self.pipeline = pipeline
         # In the order of the stages; a tree of JAX is sorted by name.
-        default = {name: np.asarray(value) for name, value in pipeline.parameters().items()}
-        ranges.check(pipeline.facts, default)
-        self.knobs = knobs_of(pipeline.facts, default)
-        stages = {name: stage.name for stage in pipeline.stages for name in stage.parameters}
-        self.stage_of = {name: stages[knob.parameter] for name, knob in self.knobs.items()}
-        moved = {knob.parameter for knob in self.knobs.values()}
-        self.fixed = {name: int(value.size) for name, value in default.items() if name not in moved}
-        graph = task = head = None
+        self._default = {name: np.asarray(value) for name, value in pipeline.parameters().items()}
+        ranges.check(pipeline.facts, self._default)
+        self.knobs = knobs_of(pipeline.facts, self._default)
+        knobs = list(self.knobs.values())
+        moved = {knob.parameter for knob in knobs}
+        self.fixed = {name: value.size for name, value in self._default.items() if name not in moved}
+        self.start: Positions = np.zeros(len(knobs), np.float32)
+        ends = np.array([(knob.low, knob.high) for knob in knobs], np.float32).reshape(-1, 2)
+        self.limits: tuple[Positions, Positions] = tuple(ends.clip(-REACH, REACH).T)
+        whole = pipeline
         if model is not None:
-            graph, head = nnx.split((model.model.normalizer, model.model.head))
-            task = model.task
-        self._default, self._recipe = default, _Recipe(pipeline.stages, graph, task)
-        self._numbers = jax.device_put(_Numbers(default, _directions(list(self.knobs.values()), default), head))
-
-    @property
-    def start(self) -> Positions:
-        """The positions of the default: zeros."""
-        return np.zeros(len(self.knobs), np.float32)
+            whole = RawToLogit(pipeline, model.model.normalizer, model.model.head)
+        graph, state = nnx.split(whole)
+        self._structure = _Structure(graph, None if model is None else model.task)
+        # On a device by name: where only some arrays are, such as those of a checkpoint, functions are compiled anew.
+        self._numbers = jax.device_put(_Numbers(state, _directions(knobs, self._default)), jax.local_devices()[0])
 
     def values(self, positions: Positions) -> dict[str, np.ndarray]:
         """Computes the values of all parameters, clipped to valid ones."""
         placed = zip(self.knobs.values(), map(float, positions), strict=True)
         return turned(self.pipeline.facts, self._default, placed)
 
-    def processes(self, height: int, width: int) -> bool:
-        """Tells whether the pipeline takes mosaics of a size, which an additive layer or a user's stage may not."""
-        mosaic = jax.ShapeDtypeStruct((height, width), np.float32)
-        try:
-            jax.eval_shape(self.pipeline, mosaic)
-        except Exception:  # A user's stages may raise anything.
-            return False
-        return True
-
     def draft(self, positions: Positions, raw: Mosaic) -> UInt8[np.ndarray, "_ _ 3"]:
         """Computes the processed image of a mosaic `(H, W)` alone, in display values from 0 to 255."""
-        return np.asarray(_jit(_draft)(self._recipe, self._numbers, positions, raw))
+        return np.asarray(_jit(_draft)(self._structure, self._numbers, positions, raw))
 
     def picture(self, positions: Positions, raw: Mosaic) -> Picture:
         """Computes the processed image of a mosaic `(H, W)`, the images after each stage, and the clipped pixels."""
-        stages, below, above = jax.device_get(_jit(_picture)(self._recipe, self._numbers, positions, raw))
+        stages, below, above = jax.device_get(_jit(_picture)(self._structure, self._numbers, positions, raw))
         named = dict(zip(self.pipeline.stage_names, stages, strict=True))
         return Picture(stages[-1], named, below, above)
 
@@ -172,31 +145,25 @@ class Engine:
 
         It stands in for the target of a mosaic whose target is unknown.
         """
-        assert self._recipe.task is not None
-        segments = self._recipe.task.name == "segmentation"
+        assert self._structure.task is not None
+        segments = self._structure.task.name == "segmentation"
         any_target = np.zeros(raw.shape, np.uint8) if segments else np.zeros((), np.int32)
         found = self.judge(self.start, raw, any_target).probabilities
-        return np.asarray(found.argmax(), np.int32) if found.ndim == 1 else (found > 0.5).astype(np.uint8)
+        return (found > 0.5).astype(np.uint8) if segments else np.asarray(found.argmax(), np.int32)
 
     def judge(self, positions: Positions, raw: Mosaic, target: np.ndarray) -> Judgement:
         """Computes the model's view of a mosaic `(H, W)` with a target."""
-        probabilities, loss = _jit(_judge)(self._recipe, self._numbers, positions, raw, target)
+        loss, probabilities = _jit(_judge)(self._structure, self._numbers, positions, raw, target)
         return Judgement(np.asarray(probabilities), float(loss))
 
     def slope(self, positions: Positions, raw: Mosaic, target: np.ndarray) -> tuple[Judgement, Positions]:
         """Computes the model's view, and the derivative of the loss with respect to each knob's position.
 
-        Where clipping holds a value at a limit, the derivative is that without the limit, so that it still tells which
-        way the loss rises.
+        Where a value is clipped to a limit, the derivative ignores the clipping, so that it still tells which way the
+        loss rises.
         """
-        function = _jit(_slope)
-        (loss, probabilities), slope = function(self._recipe, self._numbers, positions, raw, target)
+        (loss, probabilities), slope = _jit(_slope)(self._structure, self._numbers, positions, raw, target)
         return Judgement(np.asarray(probabilities), float(loss)), np.asarray(slope)
-
-    def limits(self) -> tuple[Positions, Positions]:
-        """Returns the least and the greatest position of each knob: `REACH`, or less where values are not valid."""
-        low, high = (np.array([getattr(knob, end) for knob in self.knobs.values()]) for end in ("low", "high"))
-        return np.maximum(low, -REACH).astype(np.float32), np.minimum(high, REACH).astype(np.float32)
 
 
 class Search:
@@ -205,14 +172,20 @@ class Search:
     Args:
         engine: the limits of its knobs hold.
         direction: "worst" raises the loss, "best" lowers it.
+
+    Attributes:
+        direction: as above.
+        steps: the number of steps taken.
     """
 
     def __init__(self, engine: Engine, direction: Direction):
-        self._limits, self._sign = engine.limits(), np.float32(1 if direction == "best" else -1)
+        self.direction, self.steps = direction, 0
+        self._limits, self._sign = engine.limits, np.float32(1 if direction == "best" else -1)
         self._state = _ADAM.init(jnp.asarray(engine.start))
 
     def step(self, positions: Positions, slope: Positions) -> Positions:
         """Returns the next positions, from the present ones and the derivative of the loss there."""
+        self.steps += 1
         moved, self._state = _adam_step(positions, self._sign * slope, self._state)
         return np.clip(np.asarray(moved), *self._limits)
 
@@ -240,43 +213,45 @@ def _jit(function: Callable) -> Callable:
     return jax.jit(function, static_argnums=0, compiler_options=compiler.options())
 
 
-def _pipeline_at(recipe: _Recipe, numbers: _Numbers, positions: Array) -> isp.Pipeline:
-    """Makes the pipeline whose knobs have these positions."""
-    facts, default = recipe.facts, numbers.default
-    offsets = {name: jnp.tensordot(positions, each, 1) for name, each in numbers.directions.items()}
+def _moved(pipeline: isp.Pipeline, directions: Mapping[str, np.ndarray | Array], positions: Array) -> isp.Pipeline:
+    """Returns a pipeline with its knobs at positions."""
+    facts, default = pipeline.facts, pipeline.parameters()
+    offsets = {name: jnp.tensordot(positions, each, 1) for name, each in directions.items()}
     valid = ranges.valid_offsets(facts, default, offsets)
     # The derivative ignores the clipping of offsets.
     clipped = {name: offset + jax.lax.stop_gradient(valid[name] - offset) for name, offset in offsets.items()}
-    values = {**default, **ranges.values_at(facts, default, clipped)}
-    return isp.Pipeline([stage.starting_at(values) for stage in recipe.stages])
+    return pipeline.with_values(ranges.values_at(facts, default, clipped))
 
 
-def _draft(recipe: _Recipe, numbers: _Numbers, positions: Array, raw: Array) -> Array:
-    return quantized(_pipeline_at(recipe, numbers, positions)(raw), np.uint8)
+def _pipeline_at(structure: _Structure, numbers: _Numbers, positions: Array) -> isp.Pipeline:
+    whole = nnx.merge(structure.graph, numbers.state)
+    return _moved(whole if structure.task is None else whole.processor, numbers.directions, positions)
 
 
-def _picture(recipe: _Recipe, numbers: _Numbers, positions: Array, raw: Array) -> tuple[list[Array], Array, Array]:
-    # A list, since a compiled function sorts a dict by its names.
-    pipeline = _pipeline_at(recipe, numbers, positions)
+def _draft(structure: _Structure, numbers: _Numbers, positions: Array, raw: Array) -> Array:
+    return quantized(_pipeline_at(structure, numbers, positions)(raw), np.uint8)
+
+
+def _picture(
+    structure: _Structure, numbers: _Numbers, positions: Array, raw: Array
+) -> tuple[list[Array], Array, Array]:
+    pipeline = _pipeline_at(structure, numbers, positions)
     _, stages = pipeline.trace(raw)
+    # A list, since a compiled function sorts a dict by its names.
     images = [stages[name] for name in pipeline.stage_names]
-    before = _before_clipping(pipeline.stage_names, [raw, *images])
+    names = [*pipeline.stage_names, _CLIPPING]
+    before = [raw, *images][names.index(_CLIPPING)]
     below, above = (beyond.reshape(*beyond.shape[:2], -1).any(-1) for beyond in (before < 0, before > 1))
     return [quantized(image, np.uint8) for image in images], below, above
 
 
-def _before_clipping(names: Sequence[str], images: Sequence[Array]) -> Array:
-    """Returns the image before values are clipped, of the mosaic and the images after each stage."""
-    return images[names.index(_CLIPPING)] if _CLIPPING in names else images[-1]
-
-
 def _judge(
-    recipe: _Recipe, numbers: _Numbers, positions: Array, raw: Array, target: Array
-) -> tuple[Array, Float[Array, ""]]:
-    assert recipe.graph is not None
-    assert recipe.task is not None
-    normalizer, head = nnx.merge(recipe.graph, numbers.head)
-    model = RawToLogit(_pipeline_at(recipe, numbers, positions), normalizer, head)
+    structure: _Structure, numbers: _Numbers, positions: Array, raw: Array, target: Array
+) -> tuple[Array, Array]:
+    """Computes the loss and the probabilities."""
+    assert structure.task is not None
+    model = nnx.merge(structure.graph, numbers.state)
+    model.processor = _moved(model.processor, numbers.directions, positions)
     logits = model(raw[None])
     batch: Batch = {
         "raw": raw[None],
@@ -284,14 +259,7 @@ def _judge(
         "index": jnp.zeros(1, jnp.int32),
         "weight": jnp.ones(1),
     }
-    return recipe.task.probabilities(logits, raw.shape[0])[0], recipe.task.sums(logits, batch)["loss"]
+    return structure.task.sums(logits, batch)["loss"], structure.task.probabilities(logits, raw.shape[0])[0]
 
 
-def _slope(
-    recipe: _Recipe, numbers: _Numbers, positions: Array, raw: Array, target: Array
-) -> tuple[tuple[Array, Array], Array]:
-    def loss(positions: Array) -> tuple[Array, Array]:
-        probabilities, loss = _judge(recipe, numbers, positions, raw, target)
-        return loss, probabilities
-
-    return jax.value_and_grad(loss, has_aux=True)(positions)
+_slope = jax.value_and_grad(_judge, argnums=2, has_aux=True)

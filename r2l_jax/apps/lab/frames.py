@@ -1,25 +1,24 @@
-"""Parts of a frame, ready to be rendered: the whole frame reduced, a window at full resolution, and half their size."""
+"""The parts of a frame that the page shows: the whole frame, reduced, or a window at full resolution."""
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 import isp
-from r2l_jax.apps.lab.engine import Engine, Judgement, Picture
+from r2l_jax.apps.lab.engine import Engine, Judgement, Picture, Positions
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.training.run import Run
 
 # The sides of a window at full resolution, and the longest side of a reduced frame, in sites.
 WINDOW, OVERVIEW = 512, 768
 
-# So many pipelines and sizes are kept compiled.
+# At most this many pairs of a pipeline and a size are kept compiled.
 MOST_COMPILED = 64
 
 # Mosaics of more sites than these are rendered at half size while a slider moves.
-_DRAFT_FROM = 256 * 256
+DRAFT_FROM = 256 * 256
 
 Mosaic = Float32[np.ndarray, "_ _"]
 
@@ -91,42 +90,59 @@ def reduced(raw: Mosaic, pattern: str, factor: int) -> Mosaic:
     return np.ascontiguousarray(blocks.mean((1, 4), dtype=np.float32).reshape(height * rows, width * cols))
 
 
-class View(NamedTuple):
-    """One pipeline and one part of a frame, ready to be rendered at any positions.
+@dataclasses.dataclass(eq=False)
+class View:
+    """One pipeline and one part of a frame, ready to be rendered at any positions, and the latest results.
 
     Attributes:
+        frame: the frame.
         named: the pipeline.
         engine: computes.
         raw: the part of the frame, on the device.
         half: the same at half size, for drafts; None where drafts are as large as pictures.
-        before: the picture at the default.
-        judged: whether the model can see this part: it has the size of the model's mosaics, and is not reduced.
         place: the rows and columns of the frame that the part covers; None for the whole frame, reduced.
+        judged: whether the model can see this part: it has the size of the model's mosaics, and is not reduced.
+        before: the picture at the default.
+        positions: the positions of the sliders.
+        stage: the stage whose image is shown instead of the last; None for the last.
+        draft: the latest image while a slider moves; None if `picture` is later.
+        picture: the latest picture.
+        judgement: the model's latest view of it.
+        slope: the derivative of the loss with respect to each position; None while it is not known for these positions.
+        target: the class or mask that the loss is for; None while the model's view is not compiled.
+        target_known: whether it is the sample's own; otherwise it is the model's answer at the default, or a choice.
+        has_slope: whether the slope is compiled.
     """
 
+    frame: Frame
     named: NamedPipeline
     engine: Engine
     raw: jax.Array
     half: jax.Array | None
-    before: Picture
-    judged: bool
     place: tuple[slice, slice] | None
+    judged: bool
+    before: Picture
+    positions: Positions
+    picture: Picture
+    stage: str | None = None
+    draft: np.ndarray | None = None
+    judgement: Judgement | None = None
+    slope: Positions | None = None
+    target: np.ndarray | None = None
+    target_known: bool = False
+    has_slope: bool = False
 
-    def draft(self, positions: np.ndarray) -> np.ndarray:
+    def make_draft(self, positions: Positions) -> np.ndarray:
         """Computes the image while a slider moves, at half size if the part is large."""
         return self.engine.draft(positions, self.raw if self.half is None else self.half)
 
-    def picture(self, positions: np.ndarray) -> Picture:
-        """Computes the picture."""
-        return self.engine.picture(positions, self.raw)
-
-    def slope(self, positions: np.ndarray, target: np.ndarray) -> tuple[Judgement, np.ndarray]:
-        """Computes the model's view and the slope of its loss."""
-        return self.engine.slope(positions, self.raw, target)
-
-    def judge(self, positions: np.ndarray, target: np.ndarray) -> Judgement:
-        """Computes the model's view."""
-        return self.engine.judge(positions, self.raw, target)
+    def make_target(self) -> np.ndarray:
+        """Returns the sample's target in this part, or else the model's answer at the default; compiles its view."""
+        answer = self.engine.target(self.raw)
+        known = self.frame.target
+        if known is None:
+            return answer
+        return known if known.ndim == 0 else known[self.place]
 
 
 def prepare(frame: Frame, named: NamedPipeline, model: Run | None, whole: bool, center: tuple[float, float]) -> View:
@@ -142,7 +158,6 @@ def prepare(frame: Frame, named: NamedPipeline, model: Run | None, whole: bool, 
     Raises:
         InputError: the pipeline does not take the frame's camera or size, or has a parameter without a natural range.
     """
-    pattern = frame.camera.pattern
     if whole:
         part, place = overview(frame), None
     else:
@@ -151,16 +166,25 @@ def prepare(frame: Frame, named: NamedPipeline, model: Run | None, whole: bool, 
         place = (slice(top, top + height), slice(left, left + width))
     named.check(frame.camera, *part.shape)
     engine = Engine(named(frame.camera), model)
-    half = None
-    if part.size > _DRAFT_FROM:
-        smaller = reduced(part, pattern, 2)
-        half = jax.device_put(smaller) if engine.processes(*smaller.shape) else None
     _make_room(engine, part.shape)
-    raw = jax.device_put(part)
+    raw, half = jax.device_put(part), _half(engine.pipeline, part, frame.camera.pattern)
+    before = engine.picture(engine.start, raw)
     judged = model is not None and place is not None
-    view = View(named, engine, raw, half, engine.picture(engine.start, raw), judged, place)
-    view.draft(engine.start)
+    view = View(frame, named, engine, raw, half, place, judged, before, engine.start, before)
+    view.make_draft(engine.start)
     return view
+
+
+def _half(pipeline: isp.Pipeline, part: Mosaic, pattern: str) -> jax.Array | None:
+    """Returns a large part at half size; None if it is small, or if the pipeline takes mosaics of one size alone."""
+    if part.size <= DRAFT_FROM:
+        return None
+    smaller = reduced(part, pattern, 2)
+    try:
+        jax.eval_shape(pipeline, jax.ShapeDtypeStruct(smaller.shape, np.float32))
+    except Exception:  # A user's stages may raise anything.
+        return None
+    return jax.device_put(smaller)
 
 
 # The pipelines and sizes that are compiled at present.
@@ -177,7 +201,7 @@ def _make_room(engine: Engine, shape: tuple[int, ...]) -> None:
 
 def window_size(frame: Frame, model: Run | None) -> tuple[int, int]:
     """Returns the height and width of a window: as the model's mosaics, or as fits the page."""
-    if model is not None and model.shape is not None:
+    if model is not None:
         return model.shape
     multiple = int(np.lcm.reduce(isp.cfa.tile(frame.camera.pattern).shape))
     height, width = (min(WINDOW, side) // multiple * multiple for side in frame.raw.shape)

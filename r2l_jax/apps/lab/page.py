@@ -2,24 +2,26 @@
 
 import asyncio
 import collections
+import functools
 import pathlib
 import tempfile
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from nicegui import background_tasks, ui
 from nicegui.elements.upload_files import FileUpload
-from nicegui.events import GenericEventArguments
+from nicegui.events import GenericEventArguments, ValueChangeEventArguments
 
-from r2l_jax.apps.lab import drawing, pipelines, presentation, sources
-from r2l_jax.apps.lab.elements import Button, Classes, Sliders, Strip, Text, Toggle, Viewer, section, update
+from r2l_jax.apps.lab import drawing, presentation, sources
+from r2l_jax.apps.lab.elements import Button, Classes, Sliders, Strip, Text, Viewer, section, update
 from r2l_jax.apps.lab.frames import window_size
-from r2l_jax.apps.lab.lab import Lab
+from r2l_jax.apps.lab.lab import STEPS, Lab
 from r2l_jax.apps.lab.presentation import Gallery
-from r2l_jax.apps.lab.session import STEPS, Change, Session
+from r2l_jax.apps.lab.session import MOST_STEPS, Change, Session
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.runtime.errors import InputError, in_words
 
-_STYLE = pathlib.Path(__file__).with_name("components") / "lab.css"
-_DROP = pathlib.Path(__file__).with_name("components") / "drop.js"
+_COMPONENTS = pathlib.Path(__file__).with_name("components")
 
 # A slider that moves sends at most one position in this time, in seconds.
 _THROTTLE = 0.03
@@ -35,6 +37,10 @@ _DRAWN: dict[Change, tuple[str, ...]] = {
     "busy": (),
 }
 
+# The choice of a classical pipeline, and its algorithms at first.
+_CLASSICAL = "classical algorithms"
+_FIRST = ("bilinear", "sharpening_filter", "gaussian_denoising")
+
 _SELECT = "dense outlined options-dense"
 _DIRECTIONS: tuple[Direction, ...] = ("worst", "best")
 
@@ -42,18 +48,18 @@ _DIRECTIONS: tuple[Direction, ...] = ("worst", "best")
 class Page:
     """One visitor's page; uploads have at most `most` bytes."""
 
-    def __init__(self, lab: Lab, gallery: Gallery, title: str, most: int):
-        self._lab, self._gallery, self._title, self._most = lab, gallery, title, most
+    def __init__(self, lab: Lab, gallery: Gallery, most: int):
+        self._lab, self._gallery, self._most = lab, gallery, most
         self._client = ui.context.client
         self._session = Session(lab, self._show, self._fail)
         self._token = gallery.add(self._session)
         self._folder = tempfile.TemporaryDirectory()
-        self._versions, self._follows = collections.Counter[str](), False
-        self._closed = False
+        self._versions = collections.Counter[str]()
+        self._follows = self._closed = False
 
     def build(self) -> None:
         """Lays the page out, and opens the first source."""
-        ui.add_css(_STYLE)
+        ui.add_css(_COMPONENTS / "lab.css")
         self._header()
         with ui.element("main").classes("lab-main"):
             with ui.element("div").classes("lab-left"):
@@ -62,7 +68,6 @@ class Page:
             with ui.element("div").classes("lab-right"):
                 self._panel()
         self._show("view")
-        self._show("busy")
         working = background_tasks.create(self._session.run())
         self._client.on_delete(lambda: self._close(working))
         if self._lab.sources:
@@ -77,9 +82,9 @@ class Page:
     def _header(self) -> None:
         with ui.element("header").classes("lab-header"):
             Text("h1", "r2l lab")
-            Text("span", self._title).classes("lab-run")
+            Text("span", self._lab.title, "lab-run")
             ui.element("div").classes("lab-gap")
-            self._busy = Text("span").classes("lab-busy")
+            self._busy = Text("span", classes="lab-busy")
             self._busy.props["role"] = "status"
             dark = ui.dark_mode(None)
             Button("◐", lambda: dark.set_value(not dark.value), "light or dark")
@@ -87,23 +92,21 @@ class Page:
     def _sources(self) -> None:
         names = [source.name for source in self._lab.sources]
         with ui.element("div").classes("lab-bar-top"):
-            Button("Open file…", lambda: upload.run_method("pickFiles"))
-            upload = ui.upload(on_upload=lambda event: self._receive(event.file), auto_upload=True)
-            upload.classes("lab-upload").props["max-file-size"] = self._most
-            upload.on_rejected(lambda: self._fail(f"a file must have at most {self._most / 2**20:g} MiB"))
-            self._upload = upload
+            Button("Open file…", lambda: self._upload.run_method("pickFiles"))
+            self._upload = ui.upload(on_upload=lambda event: self._receive(event.file), auto_upload=True)
+            self._upload.classes("lab-upload").props["max-file-size"] = self._most
+            self._upload.on_rejected(lambda: self._fail(f"a file must have at most {self._most / 2**20:g} MiB"))
             self._sample = None
             if names:
-                self._sample = ui.select(dict(enumerate(names)), with_input=True, on_change=self._choose_sample).props(
-                    f"{_SELECT} aria-label=sample"
-                )
-                Button("←", lambda: self._next(-1), "previous sample")
-                Button("→", lambda: self._next(1), "next sample")
-            self._camera = ui.select(
-                list(self._session.cameras),
-                value=self._session.camera_name,
-                on_change=self._choose_camera,
-            ).props(f"{_SELECT} prefix=camera")
+                choose = self._chosen(self._open)
+                self._sample = ui.select(dict(enumerate(names)), with_input=True, on_change=choose)
+                self._sample.props(f"{_SELECT} aria-label=sample")
+                Button("←", lambda: self._open(max(self._opened(), 0) - 1), "previous sample")
+                Button("→", lambda: self._open(self._opened() + 1), "next sample")
+            session = self._session
+            choose = self._chosen(session.choose_camera)
+            self._camera = ui.select(list(session.cameras), value=session.camera_name, on_change=choose)
+            self._camera.props(f"{_SELECT} prefix=camera")
 
     def _picture(self) -> None:
         with ui.element("div").classes("lab-picture") as box:
@@ -115,29 +118,25 @@ class Page:
                     "DNG, NEF, CR2, ARW and other formats of cameras, or a mosaic as TIFF, PNG, PGM or NPY together "
                     "with a camera. A camera's JSON file is taken as the camera.",
                 )
-        ui.run_javascript(f"({_DROP.read_text()})({box.html_id!r}, {self._upload.id})")
+        drop = (_COMPONENTS / "drop.js").read_text()
+        ui.run_javascript(f"({drop})({box.html_id!r}, {self._upload.id})")
         with ui.element("div").classes("lab-bar-below"):
-            Toggle("Compare", self._compare, "wipe between the default and now")
-            self._clipping = Toggle("Clipping", lambda on: self._draw(), "color pixels above white and below black")
-            self._whole = Toggle("Whole frame", self._show_whole, "show the whole frame, reduced")
+            compare = ui.checkbox("Compare", on_change=lambda event: update(self._viewer, compare=event.value))
+            self._clipping = ui.checkbox("Clipping", on_change=self._draw)
+            self._whole = ui.checkbox("Whole frame", on_change=self._chosen(self._session.show_whole))
+            hints = {
+                compare: "wipe between the default and now",
+                self._clipping: "color pixels above white and below black",
+                self._whole: "show the whole frame, reduced",
+            }
+            for toggle, hint in hints.items():
+                toggle.classes("lab-toggle").props["title"] = hint
             ui.element("div").classes("lab-gap")
             Button("Reset sliders", self._session.reset)
         self._strip = Strip().on("show", lambda event: self._session.show_stage(str(event.args)))
 
     def _panel(self) -> None:
-        with section("Pipeline"), ui.element("div").classes("lab-selects"):
-            self._pipeline = ui.select(
-                [*self._lab.pipelines, pipelines.CLASSICAL],
-                value=self._session.pipeline_name,
-                on_change=self._choose_pipeline,
-            ).props(f"{_SELECT} aria-label=pipeline")
-            with ui.element("div").classes("lab-steps") as self._steps:
-                self._algorithms = [
-                    ui.select(list(known), value=first, on_change=self._choose_pipeline).props(
-                        f"{_SELECT} prefix={step} aria-label={step}"
-                    )
-                    for (step, known), first in zip(pipelines.STEPS.items(), self._session.algorithms, strict=True)
-                ]
+        self._pipelines()
         if self._lab.model is not None:
             self._model(self._lab.model.task.name == "segmentation")
         with section("Histogram and clipping"):
@@ -148,113 +147,137 @@ class Page:
             if self._lab.model is not None:
                 green = "" if self._lab.tolerances is None else " Green: tolerated if it moves by itself."
                 arrows = "Arrows point to where the loss rises; the longest is the steepest."
-                Text("div", arrows + green).classes("lab-hint")
+                Text("div", arrows + green, "lab-hint")
             self._sliders = Sliders().on("move", self._move, throttle=_THROTTLE)
+        session = self._session
+        files = {
+            "Picture": ("picture.png", session.picture_file),
+            "Camera (JSON)": ("camera.json", session.camera_json),
+            "Pipeline (Python)": ("my_isp.py", session.pipeline_file),
+        }
         with section("Save"), ui.element("div").classes("lab-save"):
-            Button("Picture", lambda: self._save("picture.png"))
-            Button("Camera (JSON)", lambda: self._save("camera.json"))
-            Button("Pipeline (Python)", lambda: self._save("my_isp.py"))
+            for text, file in files.items():
+                Button(text, functools.partial(self._save, *file))
+
+    def _pipelines(self) -> None:
+        choose = self._chosen(lambda _: self._session.choose_pipeline(self._pipeline_name()))
+        with section("Pipeline"), ui.element("div").classes("lab-selects"):
+            names = [*self._lab.pipelines, _CLASSICAL]
+            self._pipeline = ui.select(names, value=names[0], on_change=choose)
+            self._pipeline.props(f"{_SELECT} aria-label=pipeline")
+            with ui.element("div").classes("lab-steps") as self._steps:
+                self._algorithms = [
+                    ui.select(list(known), value=first, on_change=choose).props(
+                        f"{_SELECT} prefix={step} aria-label={step}"
+                    )
+                    for (step, known), first in zip(STEPS.items(), _FIRST, strict=True)
+                ]
+
+    def _pipeline_name(self) -> str:
+        if self._pipeline.value == _CLASSICAL:
+            return ".".join(str(select.value) for select in self._algorithms)
+        return str(self._pipeline.value)
 
     def _model(self, segments: bool) -> None:
         with section("Model") as self._loss:
             self._classes = Classes().on("choose", lambda event: self._session.choose_target(int(event.args)))
             self._classes.props["choosable"] = not segments
-            self._unjudged = Text("div", "The model sees windows at full resolution: click on the frame to choose one.")
-            self._unjudged.classes("lab-hint")
+            words = "The model sees windows at full resolution: click on the frame to choose one."
+            self._unjudged = Text("div", words, "lab-hint")
             with ui.element("div").classes("lab-search"):
-                self._searches = {way: Button("", lambda way=way: self._search(way)) for way in _DIRECTIONS}
+                self._searches = {way: Button("", functools.partial(self._search, way)) for way in _DIRECTIONS}
 
     def _show(self, change: Change) -> None:
         """Follows a change of the session."""
         if self._closed:
             return
-        session = self._session
         for name in _DRAWN[change]:
             self._versions[name] += 1
         self._draw()
+        self._show_busy()
         if change == "view":
             self._show_choices()
-        if change in ("view", "draft", "picture"):
-            image = session.draft if session.draft is not None else session.picture and session.picture.image
-            if image is not None:
-                self._histogram.set_content(drawing.histogram(image))
         if change in ("view", "stage", "picture"):
             self._show_stages()
-        if change in ("view", "judgement", "slope", "busy") and self._lab.model is not None:
-            self._show_model()
         if change in ("view", "draft", "picture", "slope"):
-            update(self._sliders, groups=presentation.sliders(session))
-        if change in ("view", "draft", "picture", "busy"):
-            self._show_busy()
+            update(self._sliders, groups=presentation.sliders(self._session))
+        view = self._session.view
+        if change in ("view", "draft", "picture") and view is not None:
+            self._histogram.set_content(drawing.histogram(view.picture.image if view.draft is None else view.draft))
+        if self._lab.model is not None:
+            self._show_model()
 
     def _show_busy(self) -> None:
-        session = self._session
-        time = f"rendered in {1000 * session.seconds:.0f} ms" if session.picture is not None else ""
-        search = f"towards the {session.searching}: step {session.steps} of {STEPS}" if session.searching else ""
-        self._busy.text = session.busy or search or time
-        self._busy.classes(toggle=None, **{"add" if session.busy or search else "remove": "working"})
+        session, search = self._session, self._session.searching
+        words = session.busy
+        if search is not None and not words:
+            words = f"towards the {search.direction}: step {search.steps} of {MOST_STEPS}"
+        time = "" if session.view is None else f"rendered in {1000 * session.seconds:.0f} ms"
+        self._busy.text = words or time
+        self._busy.classes(toggle=None, **{"add" if words else "remove": "working"})
 
     def _show_choices(self) -> None:
         """Shows the choices of the session, which keeps the former ones where others cannot be rendered."""
-        session = self._session
+        session, choice, view = self._session, self._session.choice, self._session.view
         self._follows = True
-        self._pipeline.value = session.pipeline_name
-        for select, algorithm in zip(self._algorithms, session.algorithms, strict=True):
-            select.value = algorithm
+        is_classical = choice.pipeline not in self._lab.pipelines
+        self._pipeline.value = _CLASSICAL if is_classical else choice.pipeline
+        if is_classical:
+            for select, algorithm in zip(self._algorithms, choice.pipeline.split("."), strict=True):
+                select.value = algorithm
         self._camera.set_options(list(session.cameras), value=session.camera_name)
         if self._sample is not None:
-            opened = (number for number, source in enumerate(self._lab.sources) if source is session.source)
-            self._sample.value = next(opened, None)
+            opened = self._opened()
+            self._sample.value = opened if opened >= 0 else None
+        self._whole.value = choice.whole
         self._follows = False
-        self._steps.set_visibility(session.pipeline_name == pipelines.CLASSICAL)
-        frame, view = session.frame, session.view
+        self._steps.set_visibility(is_classical)
+        frame = choice.frame
         self._whole.set_visibility(frame is not None and window_size(frame, self._lab.model) != frame.raw.shape)
-        self._whole.set_on(session.whole)
         if view is not None:
             height, width = view.before.image.shape[:2]
-            update(self._viewer, width=width, height=height, pickable=session.whole)
+            update(self._viewer, width=width, height=height, pickable=choice.whole)
             self._count.text = f"{len(view.engine.knobs)} sliders, in natural ranges"
 
     def _draw(self) -> None:
         """Tells the browser where the pictures are now."""
-        session = self._session
-        if session.view is None:
+        view = self._session.view
+        if view is None:
             return
-        segments = session.judgement is not None and session.judgement.probabilities.ndim > 1
-        shows_last = session.draft is None and session.stage is None
+        segments = view.judgement is not None and view.judgement.probabilities.ndim > 1
+        shows_last = view.draft is None and view.stage is None
         update(
             self._viewer,
             src=self._address("now"),
             before=self._address("before"),
-            clipping=self._address("clipping") if self._clipping.is_on and shows_last else "",
+            clipping=self._address("clipping") if self._clipping.value and shows_last else "",
             outline=self._address("outline") if segments and shows_last else "",
         )
 
     def _show_stages(self) -> None:
-        session = self._session
-        if session.picture is None:
+        view = self._session.view
+        if view is None:
             return
-        names = list(session.picture.stages)
-        update(self._strip, src=self._address("strip"), stages=names, current=session.stage or names[-1])
+        names = list(view.picture.stages)
+        update(self._strip, src=self._address("strip"), stages=names, current=view.stage or names[-1])
         self._clipped.clear()
         with self._clipped:
-            for color, words, share in presentation.clipped(session):
+            for color, words, share in presentation.clipped(self._session):
                 with ui.element("span"):
                     ui.element("i").style(f"background: {color}")
                     Text("span", words)
                 Text("span", share)
 
     def _show_model(self) -> None:
-        session = self._session
-        judged = session.view is not None and session.view.judged
-        judgement = session.judgement if judged else None
-        update(self._classes, rows=presentation.classes(session) if judged else [])
-        self._loss.text = "" if judgement is None else f"loss {judgement.loss:.4f}"
-        self._unjudged.set_visibility(session.view is not None and not judged)
+        session, view = self._session, self._session.view
+        judged = view is not None and view.judged
+        update(self._classes, rows=presentation.classes(session))
+        self._loss.text = "" if view is None or view.judgement is None else f"loss {view.judgement.loss:.4f}"
+        self._unjudged.set_visibility(view is not None and not judged)
         for way, button in self._searches.items():
-            going = session.searching == way
+            going = session.searching is not None and session.searching.direction == way
             button.text = "Stop" if going else f"Towards the {way}"
-            button.set_enabled(judged and not session.busy)
+            update(button, disabled=not judged or bool(session.busy))
 
     def _address(self, name: str) -> str:
         return f"/pictures/{self._token}/{name}?v={self._versions[name]}"
@@ -266,6 +289,10 @@ class Page:
             ui.notify(
                 message, type="warning", position="bottom-left", multi_line=True, close_button="Close", timeout=8000
             )
+
+    def _chosen(self, choose: Callable[[Any], Awaitable[None]]) -> Callable[[ValueChangeEventArguments], Any]:
+        """Returns a handler of changes by the visitor, and not by the page itself."""
+        return lambda event: None if self._follows or event.value is None else choose(event.value)
 
     async def _receive(self, file: FileUpload) -> None:
         """Opens an uploaded file, or takes it as the camera."""
@@ -286,25 +313,13 @@ class Page:
         else:
             await self._session.open(self._lab.upload(file.name, path))
 
-    async def _choose_sample(self) -> None:
-        if not self._follows and self._sample is not None and self._sample.value is not None:
-            await self._session.open(self._lab.sources[self._sample.value])
+    def _opened(self) -> int:
+        """Returns the number of the open sample; -1 for an upload."""
+        found = (number for number, each in enumerate(self._lab.sources) if each is self._session.choice.source)
+        return next(found, -1)
 
-    async def _next(self, step: int) -> None:
-        opened = [number for number, source in enumerate(self._lab.sources) if source is self._session.source]
-        number = opened[0] + step if opened else 0
+    async def _open(self, number: int) -> None:
         await self._session.open(self._lab.sources[number % len(self._lab.sources)])
-
-    async def _choose_camera(self) -> None:
-        if not self._follows:
-            await self._session.choose_camera(self._camera.value)
-
-    async def _choose_pipeline(self) -> None:
-        if not self._follows:
-            await self._session.choose_pipeline(self._pipeline.value, [select.value for select in self._algorithms])
-
-    async def _show_whole(self, whole: bool) -> None:
-        await self._session.show_whole(whole)
 
     async def _pick(self, event: GenericEventArguments) -> None:
         await self._session.show_whole(False, (float(event.args["y"]), float(event.args["x"])))
@@ -313,25 +328,15 @@ class Page:
         moved = event.args
         self._session.move(str(moved["name"]), float(moved["position"]), bool(moved["held"]))
 
-    def _compare(self, on: bool) -> None:
-        self._viewer.props["compare"] = on
-
     def _search(self, way: Direction) -> None:
-        if self._session.searching == way:
+        search = self._session.searching
+        if search is not None and search.direction == way:
             self._session.stop()
         else:
             self._session.search(way)
 
-    def _save(self, file: str) -> None:
-        session = self._session
+    def _save(self, file: str, make: Callable[[], str | bytes]) -> None:
         try:
-            if file.endswith(".json"):
-                content = session.camera_json()
-            elif file.endswith(".py"):
-                content = session.pipeline_file(file)
-            else:
-                content = session.picture_file()
+            ui.download.content(make(), file)
         except InputError as error:
             self._fail(in_words(error))
-            return
-        ui.download.content(content, file)

@@ -18,9 +18,9 @@ MEMORY = 8 * 2**30
 
 
 class ReaderProcess:
-    """Calls functions, from any thread, one after another in a process that is started anew after a crash.
+    """Calls functions one after another in a process that is started anew after a crash, from any thread.
 
-    A call may take as many seconds as given.
+    A call may take at most the given number of seconds.
     """
 
     def __init__(self, seconds: float = 60.0):
@@ -30,7 +30,7 @@ class ReaderProcess:
     def start(self) -> None:
         """Starts the process, which takes seconds, without waiting for it."""
         with self._lock:
-            self._started().submit(_nothing)
+            self._started().submit(len, "")
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Calls a function that can be pickled, as its arguments and its result can.
@@ -66,10 +66,6 @@ class ReaderProcess:
             for process in list((pool._processes or {}).values()):
                 process.kill()
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _nothing() -> None:
-    """Does nothing; a first call starts the process."""
 
 
 def _limit() -> None:

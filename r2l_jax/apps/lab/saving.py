@@ -1,20 +1,19 @@
 """Files to take home: the camera, and the pipeline, as other programs read them."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Array
 
 import isp
-from r2l_jax.pipelines import NamedPipeline
+from r2l_jax.pipelines import NamedPipeline, camera_with
 from r2l_jax.runtime.errors import InputError
 
 Value = np.ndarray | Array
 
 _FILE = '''"""A pipeline with the values that were chosen on the page of lab.py.
 
-python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline={file}:make
+python scripts/process.py --input=IMG_0001.dng --output=mine --pipeline=my_isp.py:make
 """
 
 import isp
@@ -31,35 +30,29 @@ VALUES = {{
 
 
 def camera(shot: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, Value]) -> str:
-    """Writes a camera with the values of a pipeline as JSON, which `--camera` of all programs takes.
+    """Writes a camera with the values of a pipeline as JSON for `--camera` of all programs.
 
     Args:
-        shot: the camera of the frame; figures that no parameter of the pipeline starts from stay as they are.
+        shot: the camera of the frame; it keeps the fields that no parameter of the pipeline starts from.
         pipeline: declares which parameters start from the camera.
         values: the values of the parameters.
 
     Raises:
         InputError: a value is not valid for a camera.
     """
-    changed = {
-        facts.camera: np.asarray(values[name], np.float64)
-        for name, facts in pipeline.facts.items()
-        if facts.camera is not None
-    }
     try:
-        return dataclasses.replace(shot, **changed).to_json()
+        return camera_with(shot, pipeline, values).to_json()
     except ValueError as error:
         raise InputError(f"no camera has these values: {error}") from None
 
 
-def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, Value], file: str) -> str:
-    """Writes a pipeline as a Python file, which `--pipeline=<file>:make` of all programs takes.
+def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, Value]) -> str:
+    """Writes a pipeline as a Python file for `--pipeline=<file>:make` of all programs.
 
     Args:
         named: the pipeline, with the values that a camera gives it.
         shot: a camera for which it is made.
         values: the values of the parameters.
-        file: the name of the file, for its docstring.
 
     Raises:
         InputError: there are values for further stages, such as an additive layer.
@@ -68,11 +61,11 @@ def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, V
         raise InputError(f"the pipeline has parameters that no file makes: {', '.join(more)}")
     lines = "".join(f'    "{name}": {_numbers(value)},\n' for name, value in values.items())
     imports, expression = _expression(named)
-    return _FILE.format(file=file, imports=imports, expression=expression, values=lines)
+    return _FILE.format(imports=imports, expression=expression, values=lines)
 
 
 def _expression(named: NamedPipeline) -> tuple[str, str]:
-    """Returns the import that makes a pipeline needs besides `isp`, and the expression that makes it."""
+    """Returns the import that a pipeline's expression needs besides `isp`, and the expression."""
     half = ", half_size=True" * named.half_size
     if named.source is not None:
         # The file is the one that the program was started with; it must be there to be used.

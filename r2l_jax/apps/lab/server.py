@@ -43,7 +43,7 @@ class LimitedBodies:
         await self._app(scope, limited, send)
 
 
-def make_app(lab: Lab, title: str, most: int, local: bool) -> FastAPI:
+def make_app(lab: Lab, most: int, local: bool) -> FastAPI:
     """Makes the application; uploads have at most `most` bytes.
 
     If only this machine is served (`local`), requests for other host names are refused: pages of other sites could have
@@ -62,8 +62,8 @@ def make_app(lab: Lab, title: str, most: int, local: bool) -> FastAPI:
 
     ui.run_with(
         app,
-        root=lambda: Page(lab, gallery, title, most).build(),
-        title=f"{title} · r2l lab" if title else "r2l lab",
+        root=lambda: Page(lab, gallery, most).build(),
+        title=f"{lab.title} · r2l lab" if lab.title else "r2l lab",
         dark=None,
         tailwind=False,
         # Messages are kept for browsers that come back; pictures are not among them.
@@ -76,7 +76,7 @@ def make_app(lab: Lab, title: str, most: int, local: bool) -> FastAPI:
     return app
 
 
-def serve(lab: Lab, title: str, host: str, port: int, most: int) -> None:
+def serve(lab: Lab, host: str, port: int, most: int) -> None:
     """Serves the page until the program is interrupted, and prints its address; port 0 takes a free one.
 
     Raises:
@@ -90,11 +90,10 @@ def serve(lab: Lab, title: str, host: str, port: int, most: int) -> None:
     lab.warm_up()
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{listening.getsockname()[1]}/  (Ctrl-C ends it)", flush=True)
-    config = uvicorn.Config(
-        make_app(lab, title, most, _is_local(host)), log_level="warning", timeout_graceful_shutdown=2
-    )
+    app = make_app(lab, most, _is_local(host))
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     with tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
-        # All that is received lies here, whichever library writes it, and goes with the folder.
+        # Everything that is received lies here, whichever library writes it, and goes with the folder.
         tempfile.tempdir = folder
         try:
             uvicorn.Server(config).run(sockets=[listening])

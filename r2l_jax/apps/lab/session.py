@@ -2,18 +2,19 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Coroutine
+from typing import Any, Literal
 
 import numpy as np
 
-from r2l_jax.apps.lab import drawing, pipelines, saving, sources
-from r2l_jax.apps.lab.engine import Judgement, Picture, Positions, Search
+from r2l_jax.apps.lab import drawing, saving, sources
+from r2l_jax.apps.lab.engine import Positions, Search
 from r2l_jax.apps.lab.frames import Frame, View, prepare
-from r2l_jax.apps.lab.lab import Lab
+from r2l_jax.apps.lab.lab import LEARNED, Lab
 from r2l_jax.apps.lab.sources import Source
 from r2l_jax.drift.search.descent import Direction
 from r2l_jax.runtime.errors import InputError, in_words
@@ -23,16 +24,37 @@ from r2l_jax.runtime.errors import InputError, in_words
 Change = Literal["view", "draft", "stage", "picture", "judgement", "slope", "busy"]
 
 # A slider that rests for so long while it is held, in seconds, is rendered as if it were released.
-_REST = 0.25
+REST = 0.25
 
 # While a slider moves, the model judges each draft if it takes less than this, in seconds.
 _QUICK = 0.05
 
-# A step of a search is shown at least so long, in seconds, so that it can be followed.
-_PACE = 0.1
+# Each step of a search is shown for at least this long, in seconds, so that it can be followed.
+PACE = 0.1
 
 # A search ends after this many steps.
-STEPS = 100
+MOST_STEPS = 100
+
+_MIDDLE = (0.5, 0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The visitor's choice of a view.
+
+    Attributes:
+        pipeline: the name of the pipeline, see `Lab.pipeline`.
+        source: the open source; None at first.
+        frame: its frame.
+        whole: whether the whole frame is shown rather than a window.
+        center: the middle of the window, as fractions of the frame.
+    """
+
+    pipeline: str
+    source: Source | None = None
+    frame: Frame | None = None
+    whole: bool = False
+    center: tuple[float, float] = _MIDDLE
 
 
 class Session:
@@ -47,68 +69,31 @@ class Session:
 
     Attributes:
         lab: as above.
-        source: the open source; None at first.
-        frame: its frame.
+        cameras: the cameras to choose from, by name.
         camera_name: the chosen camera.
-        pipeline_name: the chosen pipeline.
-        algorithms: the algorithms of `pipelines.CLASSICAL`.
-        whole: whether the whole frame is shown rather than a window.
-        center: the middle of the window, as fractions of the frame.
-        view: the part of the frame that is rendered; None without a frame.
-        stage: the stage whose image is shown instead of the last; None for the last.
-        positions: the positions of the sliders.
-        draft: the latest image while a slider moves; None if `picture` is later.
-        picture: the latest picture.
-        judgement: the model's latest view of it.
-        slope: the derivative of the loss with respect to each position; None while it is not known for these positions.
-        target: the class or mask that the loss is for.
-        target_known: whether it is the sample's own; otherwise it is the model's answer at the default, or a choice.
+        choice: the choices that are rendered.
+        view: the part of the frame that is rendered, with its results; None without a frame.
         busy: the work in progress, in words; empty for none.
-        searching: the direction of the search that is going on.
-        steps: the steps that it has taken.
+        searching: the search in progress.
         seconds: how long the latest image took from the move.
     """
 
     def __init__(self, lab: Lab, changed: Callable[[Change], None], failed: Callable[[str], None]):
         self.lab, self._changed, self._failed = lab, changed, failed
-        self.source: Source | None = None
-        self.frame: Frame | None = None
-        self.camera_name, self.pipeline_name = next(iter(lab.cameras)), next(iter(lab.pipelines))
-        self.cameras = dict(lab.cameras)
-        self.algorithms = tuple(pipelines.FIRST.values())
-        self.whole, self.center = False, (0.5, 0.5)
+        self.cameras, self.camera_name = dict(lab.cameras), next(iter(lab.cameras))
+        self.choice = Choice(next(iter(lab.pipelines)))
         self.view: View | None = None
-        self.stage: str | None = None
-        self.positions: Positions = np.zeros(0, np.float32)
-        self.draft: np.ndarray | None = None
-        self.picture: Picture | None = None
-        self.judgement: Judgement | None = None
-        self.slope: Positions | None = None
-        self.target: np.ndarray | None = None
-        self.target_known = False
-        self.busy = ""
-        self.searching: Direction | None = None
-        self.steps, self.seconds = 0, 0.0
-        self._search: Search | None = None
+        self.busy, self.seconds = "", 0.0
+        self.searching: Search | None = None
         self._asked: Source | None = None
+        self._work: asyncio.Task | None = None
         self._woken = asyncio.Event()
-        self._moved_at, self._version, self._ticket = 0.0, 0, 0
-        self._held = self._judges = self._has_slope = False
-        self._judging = 0.0
+        self._moved_at, self._version, self._held, self._judging = 0.0, 0, False, 0.0
 
     async def open(self, source: Source) -> None:
         """Opens a source in the middle of its frame, and puts the sliders to their default."""
         self._asked = source
-        ticket = self._begin(f"reading {source.name}")
-        try:
-            frame, warnings = await self.lab.slowly(source.read, self.cameras[self.camera_name])
-        except Exception as error:  # Most are InputErrors; a result may also be too large for the memory.
-            self._end(ticket, in_words(error) or f"{source.name}: {type(error).__name__}")
-            return
-        if ticket == self._ticket:
-            for warning in warnings:
-                self._failed(warning)
-            await self._look(source=source, frame=frame, place=(False, (0.5, 0.5)))
+        await self._do(f"reading {source.name}", self._open(source))
 
     async def choose_camera(self, name: str) -> None:
         """Takes another camera, and opens the latest source anew."""
@@ -125,13 +110,13 @@ class Session:
             return
         await self.choose_camera(name)
 
-    async def choose_pipeline(self, name: str, algorithms: Sequence[str] | None = None) -> None:
+    async def choose_pipeline(self, name: str) -> None:
         """Renders with another pipeline, its sliders at their default."""
-        await self._look(pipeline=(name, tuple(algorithms or self.algorithms)))
+        await self._do("compiling", self._look(pipeline=name))
 
     async def show_whole(self, whole: bool, center: tuple[float, float] | None = None) -> None:
         """Shows the whole frame, or the window around a point; the sliders stay."""
-        await self._look(place=(whole, center or self.center))
+        await self._do("compiling", self._look(whole=whole, center=center or self.choice.center))
 
     def move(self, name: str, position: float, held: bool = False) -> None:
         """Moves a slider; the picture follows.
@@ -143,65 +128,65 @@ class Session:
         """
         if self.view is None or name not in self.view.engine.knobs or not math.isfinite(position):
             return
-        low, high = self.view.engine.limits()
-        positions = self.positions.copy()
+        positions = self.view.positions.copy()
         positions[list(self.view.engine.knobs).index(name)] = position
         self.stop()
-        self._move_to(np.clip(positions, low, high), held)
+        self._move_to(self.view, np.clip(positions, *self.view.engine.limits), held)
 
     def show_stage(self, name: str) -> None:
-        """Shows the image after a stage; that after the last one is the picture."""
+        """Shows the image after a stage; after the last one, it is the picture."""
         if self.view is not None and name in self.view.before.stages:
-            self.stage = None if name == self.view.engine.pipeline.stage_names[-1] else name
+            self.view.stage = None if name == self.view.engine.pipeline.stage_names[-1] else name
             self._changed("stage")
 
     def reset(self) -> None:
         """Puts all sliders to their default."""
         if self.view is not None:
             self.stop()
-            self._move_to(self.view.engine.start, held=False)
+            self._move_to(self.view, self.view.engine.start)
 
     def search(self, direction: Direction) -> None:
         """Begins to move all sliders so that the loss rises ("worst") or falls ("best"), step by step."""
         if self.view is not None and self.view.judged:
-            self._search, self.searching, self.steps = Search(self.view.engine, direction), direction, 0
+            self.searching = Search(self.view.engine, direction)
             self._wake()
 
     def stop(self) -> None:
         """Ends a search."""
         if self.searching is not None:
-            self._search = self.searching = None
+            self.searching = None
             self._changed("busy")
 
     def choose_target(self, number: int) -> None:
         """Sets the class for which the loss is computed."""
-        if self.lab.model is not None and 0 <= number < len(self.lab.model.classes):
-            self.target, self.target_known = np.asarray(number, np.int32), False
+        model, view = self.lab.model, self.view
+        if model is not None and view is not None and view.target is not None and 0 <= number < len(model.classes):
+            view.target, view.target_known = np.asarray(number, np.int32), False
             self._wake()
 
     def picture_file(self) -> bytes:
         """Returns the present picture as PNG."""
-        _, view = self._opened()
-        return drawing.png(view.picture(self.positions).image, compressed=True)
+        view = self._opened()
+        return drawing.png(view.engine.picture(view.positions, view.raw).image, compressed=True)
 
     def camera_json(self) -> str:
         """Returns the frame's camera with the present values, see `saving.camera`."""
-        frame, view = self._opened()
-        return saving.camera(frame.camera, view.engine.pipeline, view.engine.values(self.positions))
+        view = self._opened()
+        return saving.camera(view.frame.camera, view.engine.pipeline, view.engine.values(view.positions))
 
-    def pipeline_file(self, file: str) -> str:
+    def pipeline_file(self) -> str:
         """Returns the pipeline with the present values, see `saving.pipeline_file`."""
-        frame, view = self._opened()
-        named, model = view.named, self.lab.model
-        if self.pipeline_name == pipelines.LEARNED and model is not None and model.config.processing.named_pipeline:
+        view, model = self._opened(), self.lab.model
+        named = view.named
+        if self.choice.pipeline == LEARNED and model is not None:
             # The learned pipeline is one of these with other values.
-            named = model.config.processing.named_pipeline
-        return saving.pipeline_file(named, frame.camera, view.engine.values(self.positions), file)
+            named = model.config.processing.named_pipeline or named
+        return saving.pipeline_file(named, view.frame.camera, view.engine.values(view.positions))
 
-    def _opened(self) -> tuple[Frame, View]:
-        if self.frame is None or self.view is None:
+    def _opened(self) -> View:
+        if self.view is None:
             raise InputError("nothing is open")
-        return self.frame, self.view
+        return self.view
 
     async def run(self) -> None:
         """Renders whatever has moved last, until it is cancelled."""
@@ -215,125 +200,117 @@ class Session:
                     self.stop()
                     self._failed(f"cannot be rendered: {in_words(error) or type(error).__name__}")
 
-    async def _look(
-        self,
-        *,
-        source: Source | None = None,
-        frame: Frame | None = None,
-        place: tuple[bool, tuple[float, float]] | None = None,
-        pipeline: tuple[str, tuple[str, ...]] | None = None,
-    ) -> None:
-        """Renders with some changes, which hold only if they can be rendered; a later call takes the place of this."""
-        pipeline_name, algorithms = pipeline or (self.pipeline_name, self.algorithms)
-        whole, center = place or (self.whole, self.center)
-        shown = frame or self.frame
-        ticket = self._begin("compiling")
-        try:
-            is_classical = pipeline_name == pipelines.CLASSICAL
-            named = pipelines.classical(algorithms) if is_classical else self.lab.pipelines[pipeline_name]
-            view = shown and await self.lab.slowly(prepare, shown, named, self.lab.model, whole, center)
-        except Exception as error:  # Odd values in a file, or a user's stage, may raise anything.
-            self._end(ticket, in_words(error) or type(error).__name__)
+    async def _do(self, words: str, work: Coroutine[Any, Any, None]) -> None:
+        """Does work in place of any that is in progress, and reports its error."""
+        self.stop()
+        if self._work is not None:
+            self._work.cancel()
+        self._work = task = asyncio.create_task(work)
+        self._announce(words)
+        await asyncio.wait([task])
+        error = None if task.cancelled() else task.exception()
+        if self._work is not task:
+            return
+        self._work = None
+        self._announce("")
+        # Odd values in a file, or a user's stage, may raise anything, and a result may be too large for the memory.
+        if error is not None:
+            self._failed(in_words(error) or f"{words}: {type(error).__name__}")
+            self._changed("view")
+
+    def _announce(self, words: str) -> None:
+        self.busy = words
+        self._changed("busy")
+
+    async def _open(self, source: Source) -> None:
+        frame, warnings = await self.lab.slowly(source.read, self.cameras[self.camera_name])
+        for warning in warnings:
+            self._failed(warning)
+        self._announce("compiling")
+        await self._look(source=source, frame=frame, whole=False, center=_MIDDLE)
+
+    async def _look(self, **changes: Any) -> None:
+        """Renders with other fields of the choice, which hold only if they can be rendered."""
+        choice = dataclasses.replace(self.choice, **changes)
+        named, frame, former = self.lab.pipeline(choice.pipeline), choice.frame, self.view
+        if frame is None:
+            self.choice = choice
             self._changed("view")
             return
-        if ticket != self._ticket:
-            return
-        self.pipeline_name, self.algorithms, self.whole, self.center = pipeline_name, algorithms, whole, center
-        if view is None or shown is None:
-            self._end(ticket)
-            return
-        # One that was begun in the meantime moves the sliders of the view before.
+        view = await self.lab.slowly(prepare, frame, named, self.lab.model, choice.whole, choice.center)
+        # A search that was begun in the meantime moves the sliders of the former view.
         self.stop()
-        keeps = frame is None and pipeline is None
-        self.source, self.frame, self.view = source or self.source, shown, view
-        self.draft, self.picture, self.judgement, self.slope = None, view.before, None, None
-        self.target, self.target_known, self._judges, self._has_slope = None, False, False, False
-        if not keeps:
-            self.positions = view.engine.start
-        if self.stage not in view.before.stages:
-            self.stage = None
-        self._end(ticket)
+        if former is not None and former.stage in view.before.stages:
+            view.stage = former.stage
+        if former is not None and not {"frame", "pipeline"} & changes.keys():
+            view.positions = former.positions
+        self.choice, self.view = choice, view
         self._changed("view")
         self._wake()
         if view.judged:
-            await self._prepare_model(view, shown, ticket)
+            await self._prepare_model(view)
 
-    async def _prepare_model(self, view: View, frame: Frame, ticket: int) -> None:
+    async def _prepare_model(self, view: View) -> None:
         """Compiles the model's view and its slope, while sliders move already."""
         self._announce("compiling the model")
         try:
-            target = await self.lab.slowly(view.engine.target, view.raw)
-            if frame.target is not None:
-                target = frame.target if frame.target.ndim == 0 else frame.target[view.place]
-            if ticket == self._ticket:
-                self.target, self.target_known, self._judges = target, frame.target is not None, True
-                self._wake()
-            await self.lab.slowly(view.slope, view.engine.start, target)
-        except Exception as error:  # The model may not take the image of a user's stage.
-            self._end(ticket, f"the model cannot judge: {in_words(error) or type(error).__name__}")
-            return
-        if ticket == self._ticket:
-            self._has_slope = True
-            self._end(ticket)
+            view.target = await self.lab.slowly(view.make_target)
+            view.target_known = view.frame.target is not None
             self._wake()
+            await self.lab.slowly(view.engine.slope, view.engine.start, view.raw, view.target)
+        except Exception as error:  # The model may not take the image of a user's stage.
+            raise InputError(f"the model cannot judge: {in_words(error) or type(error).__name__}") from None
+        view.has_slope = True
+        self._wake()
 
     async def _render(self, view: View) -> None:
-        version, positions, held = self._version, self.positions, self._held
-        # Drafts are of the last stage alone.
-        if held and self.stage is None:
-            self.draft = await self.lab.on_device(view.draft, positions)
-            if self.view is not view:
-                return
-            self._shown("draft")
+        version, positions = self._version, view.positions
+        # Drafts show the last stage alone.
+        if self._held and view.stage is None:
+            view.draft = await self.lab.on_device(view.make_draft, positions)
+            self._shown(view, "draft")
             if self._judging < _QUICK:
                 await self._judge(view, positions, version)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), _REST)
+                await asyncio.wait_for(self._woken.wait(), REST)
                 return
-        picture = await self.lab.on_device(view.picture, positions)
-        if self.view is not view:
-            return
-        self.picture, self.draft = picture, None
-        self._shown("picture")
-        if not self._has_slope or self.target is None:
+        view.picture = await self.lab.on_device(view.engine.picture, positions, view.raw)
+        view.draft = None
+        self._shown(view, "picture")
+        if not view.has_slope or self.searching is None:
             await self._judge(view, positions, version)
-            return
-        if self._version != version:
-            return
-        if self._search is None:
-            await self._judge(view, positions, version)
-        judgement, slope = await self.lab.on_device(view.slope, positions, self.target)
-        if self.view is view and self._version == version:
-            self.judgement, self.slope = judgement, slope
-            self._changed("slope")
-            await self._step(slope)
+        # A new view is a new version as well.
+        if view.has_slope and self._version == version:
+            judgement, slope = await self.lab.on_device(view.engine.slope, positions, view.raw, view.target)
+            if self._version == version:
+                view.judgement, view.slope = judgement, slope
+                self._changed("slope")
+                await self._step(view, slope)
 
     async def _judge(self, view: View, positions: Positions, version: int) -> None:
-        if not self._judges or self.target is None or self._version != version:
+        if view.target is None or self._version != version:
             return
         start = time.monotonic()
-        judgement = await self.lab.on_device(view.judge, positions, self.target)
+        view.judgement = await self.lab.on_device(view.engine.judge, positions, view.raw, view.target)
         self._judging = time.monotonic() - start
         if self.view is view:
-            self.judgement = judgement
             self._changed("judgement")
 
-    async def _step(self, slope: Positions) -> None:
-        """Takes a step of the search, if one is going on."""
-        if self._search is None:
+    async def _step(self, view: View, slope: Positions) -> None:
+        """Takes a step of the search in progress."""
+        search, version = self.searching, self._version
+        if search is None:
             return
-        if self.steps >= STEPS or not np.isfinite(slope).all():
+        if search.steps >= MOST_STEPS or not np.isfinite(slope).all():
             self.stop()
             return
-        version, search = self._version, self._search
-        await asyncio.sleep(max(_PACE - (time.monotonic() - self._moved_at), 0))
+        await asyncio.sleep(max(PACE - (time.monotonic() - self._moved_at), 0))
         # Meanwhile the visitor may have moved something, or ended the search.
-        if self._version == version and self._search is search:
-            self.steps += 1
-            self._move_to(search.step(self.positions, slope), held=False)
+        if self._version == version and self.searching is search:
+            self._move_to(view, search.step(view.positions, slope))
 
-    def _move_to(self, positions: Positions, held: bool) -> None:
-        self.positions, self.slope = positions, None
+    def _move_to(self, view: View, positions: Positions, held: bool = False) -> None:
+        view.positions, view.slope = positions, None
         self._wake(held)
 
     def _wake(self, held: bool = False) -> None:
@@ -341,24 +318,7 @@ class Session:
         self._version += 1
         self._woken.set()
 
-    def _shown(self, change: Change) -> None:
-        self.seconds = time.monotonic() - self._moved_at
-        self._changed(change)
-
-    def _begin(self, words: str) -> int:
-        """Announces work, and returns the ticket by which its result counts unless other work has begun since."""
-        self.stop()
-        self._ticket += 1
-        self._announce(words)
-        return self._ticket
-
-    def _announce(self, words: str) -> None:
-        self.busy = words
-        self._changed("busy")
-
-    def _end(self, ticket: int, error: str = "") -> None:
-        if ticket == self._ticket:
-            self.busy = ""
-            self._changed("busy")
-            if error:
-                self._failed(error)
+    def _shown(self, view: View, change: Change) -> None:
+        if self.view is view:
+            self.seconds = time.monotonic() - self._moved_at
+            self._changed(change)

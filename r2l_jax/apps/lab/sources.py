@@ -20,9 +20,11 @@ OWN_CAMERA = "each file's own"
 # The camera of the flag --camera.
 GIVEN_CAMERA = "that of the program"
 
+Read = tuple[np.ndarray, isp.Camera, list[str]]
+
 
 class Source(NamedTuple):
-    """Something to open.
+    """A frame to open.
 
     Attributes:
         name: the name to show.
@@ -39,18 +41,18 @@ def cameras(model: Run | None, given: KnownCamera | None) -> dict[str, KnownCame
 
     The camera that the program was given comes first, and the camera of a model's training is among them.
     """
-    stated = {} if given is None else {GIVEN_CAMERA: given}
-    training = None if model is None else model.calibration
-    trained = {} if training is None else {"camera of the training": KnownCamera.of(training)}
-    known = {name: KnownCamera.of(camera) for name, camera in isp.CAMERAS.items()}
-    return {**stated, OWN_CAMERA: KnownCamera(), **trained, **known}
+    found = {} if given is None else {GIVEN_CAMERA: given}
+    found[OWN_CAMERA] = KnownCamera()
+    if model is not None and model.calibration is not None:
+        found["camera of the training"] = KnownCamera.of(model.calibration)
+    return found | {name: KnownCamera.of(camera) for name, camera in isp.CAMERAS.items()}
 
 
 def uploaded_camera(name: str, path: pathlib.Path) -> KnownCamera:
-    """Reads a camera's JSON file that a visitor has uploaded; `name` is its name in the visitor's folder.
+    """Reads a camera's JSON file that a visitor has uploaded under a name.
 
     Raises:
-        InputError: it is not a camera's, or it names further files.
+        InputError: the file describes no camera, or it names further files.
     """
     try:
         return read_known_camera(path, with_corrections=False)
@@ -73,7 +75,7 @@ def check_name(name: str) -> str:
     return suffix
 
 
-def read_file(path: pathlib.Path, camera: KnownCamera) -> tuple[np.ndarray, isp.Camera, list[str]]:
+def read_file(path: pathlib.Path, camera: KnownCamera) -> Read:
     """Reads a raw file, and returns its mosaic, its camera and the warnings about it.
 
     Raises:
@@ -88,7 +90,7 @@ def file_source(
     name: str,
     path: pathlib.Path,
     model: Run | None,
-    read: Callable[[pathlib.Path, KnownCamera], tuple[np.ndarray, isp.Camera, list[str]]] = read_file,
+    read: Callable[[pathlib.Path, KnownCamera], Read] = read_file,
 ) -> Source:
     """Makes a source of a raw file that is shown by a name, for a model; `read` works as `read_file` does."""
 
@@ -109,13 +111,13 @@ def given_files(inputs: Sequence[str], model: Run | None) -> list[Source]:
     """Lists the files that the program was given.
 
     Raises:
-        InputError: a folder without raw files, or a file that is not there.
+        InputError: a file is missing, or a folder holds no raw files.
     """
     return [file_source(file.name, file, model) for file in find_paths(inputs)]
 
 
 def validation_samples(run: str, model: Run, data_dir: str | None) -> list[Source]:
-    """Lists the validation samples of a run; where its data is not found, prints a warning and lists nothing.
+    """Lists the validation samples of a run; without its data, prints a warning and lists nothing.
 
     Args:
         run: the folder of a run or of one of its folds, or the file of a model, which has no samples.
@@ -138,14 +140,12 @@ def validation_samples(run: str, model: Run, data_dir: str | None) -> list[Sourc
         return []
 
     def source(index: int) -> Source:
-        name = dataset.names[index]
-
         def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
             raw, target = dataset.read(index)
             assert dataset.camera is not None
-            return Frame(name, raw, dataset.camera, np.asarray(target)), []
+            return Frame(dataset.names[index], raw, dataset.camera, np.asarray(target)), []
 
-        return Source(name, read)
+        return Source(dataset.names[index], read)
 
     return [source(int(index)) for index in model.folds[0].valid_indices]
 
@@ -163,6 +163,6 @@ def _check_fits(raw: np.ndarray, camera: isp.Camera, model: Run | None) -> None:
 
 
 def _named(error: InputError, path: pathlib.Path, name: str) -> InputError:
-    """Returns an error that names a file as its owner does, and not by its place on this machine."""
+    """Returns an error with the visitor's name of a file in place of its path on this machine."""
     text = str(error).replace(str(path), name)
     return InputError(text if text.startswith(name) else f"{name}: {text}")

@@ -9,7 +9,7 @@ import report_runs
 from small_runs import metrics
 
 import r2l_jax
-from r2l_jax.apps.lab.start import read_tolerances
+from r2l_jax.apps.lab.lab import read_tolerances
 from r2l_jax.programs import export, predict
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train

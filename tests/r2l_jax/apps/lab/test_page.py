@@ -170,6 +170,15 @@ def test_pipelines_are_chosen_and_saved_with_their_values(visit, tmp_path):
     assert json.loads((tmp_path / "camera.json").read_text())["pattern"] == "RGGB"
 
 
+def test_toggles_draw_above_the_picture(visit):
+    page = visit()
+    for toggle, drawn in (("Compare", ".lab-before"), ("Clipping", ".lab-over.pixelated")):
+        page.get_by_text(toggle, exact=True).click()
+        page.wait_for_selector(drawn)
+        page.get_by_text(toggle, exact=True).click()
+        page.wait_for_selector(drawn, state="detached")
+
+
 def test_a_telephone_shows_all_of_it_without_scrolling_sideways(visit):
     page = visit(390, 844)
     assert page.evaluate("document.documentElement.scrollWidth") == 390

@@ -15,7 +15,7 @@ CAMERA = isp.CAMERAS["microscopy"]
 
 def moved(pipeline):
     engine = Engine(pipeline)
-    return engine.values(np.random.default_rng(0).uniform(*engine.limits()).astype(np.float32))
+    return engine.values(np.random.default_rng(0).uniform(*engine.limits).astype(np.float32))
 
 
 @pytest.mark.parametrize("half_size", [False, True])
@@ -26,7 +26,7 @@ def test_a_saved_pipeline_has_the_same_stages_and_values(tmp_path, name, half_si
     values = moved(pipeline)
     file = tmp_path / "my_isp.py"
     with np.printoptions(legacy="1.13"):  # as colour-demosaicing sets it
-        name = own_code.write(file, saving.pipeline_file(named, CAMERA, values, file.name))
+        name = own_code.write(file, saving.pipeline_file(named, CAMERA, values))
     saved = find_pipeline(name)
     assert saved(CAMERA).stages == pipeline.stages
     # Values are those of the file, whatever the camera.
@@ -37,14 +37,14 @@ def test_a_saved_pipeline_has_the_same_stages_and_values(tmp_path, name, half_si
 def test_a_saved_pipeline_of_a_file_takes_that_file(tmp_path):
     code = "import isp\n\n\ndef make(camera):\n    return isp.parametrized(camera).without('sharpening')\n"
     named = find_pipeline(own_code.write(tmp_path / "own.py", code))
-    saved = saving.pipeline_file(named, CAMERA, moved(named(CAMERA)), "my_isp.py")
+    saved = saving.pipeline_file(named, CAMERA, moved(named(CAMERA)))
     assert find_pipeline(own_code.write(tmp_path / "my_isp.py", saved))(CAMERA).stages == named(CAMERA).stages
 
 
 def test_a_pipeline_with_more_stages_than_its_name_says_is_refused():
     values = isp.parametrized(CAMERA, additive_layer=(4, 4)).parameters()
     with pytest.raises(InputError, match="parameters that no file makes: additive_layer"):
-        saving.pipeline_file(find_pipeline("parametrized"), CAMERA, values, "my_isp.py")
+        saving.pipeline_file(find_pipeline("parametrized"), CAMERA, values)
 
 
 def test_a_saved_camera_has_the_values_of_the_sliders_and_the_rest_of_the_shot():

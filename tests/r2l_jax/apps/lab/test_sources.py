@@ -3,11 +3,13 @@ import shutil
 
 import numpy as np
 import pytest
+import report_runs
 import tifffile
 
 import isp
 import r2l_jax
-from r2l_jax.apps.lab import pipelines, sources
+from r2l_jax.apps.lab import sources
+from r2l_jax.apps.lab.lab import make_lab, read_tolerances
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.runtime.errors import InputError
 
@@ -98,6 +100,24 @@ def test_a_run_without_its_data_has_no_samples_and_says_so(one_epoch, model, tmp
 
 def test_the_names_of_algorithms_are_no_way_to_run_a_file(tmp_path):
     (tmp_path / "evil.py").write_text("raise SystemExit")
-    with pytest.raises(InputError, match="demosaic must be one of"):
-        pipelines.classical([f"{tmp_path}/evil", "py:make", "none"])
-    assert pipelines.classical(["bilinear", "none", "none"]).name == "bilinear.none.none"
+    lab = make_lab(None, "best", None, [], "drone", None)
+    with pytest.raises(InputError, match=r"evil\.py"):
+        lab.pipeline(f"{tmp_path}/evil.py:make")
+    assert lab.pipeline("bilinear.none.none").name == "bilinear.none.none"
+    assert (list(lab.pipelines), next(iter(lab.cameras))) == (["parametrized", "full"], sources.GIVEN_CAMERA)
+
+
+def test_tolerances_of_another_model_and_damaged_ones_are_not_shown(model, tmp_path, capsys):
+    file = tmp_path / "forensics" / "fold_0" / "tolerances" / "tolerances.json"
+    file.parent.mkdir(parents=True)
+    content = report_runs.tolerances("", report_runs.Numbers())
+    for text, words in (
+        (json.dumps(content | {"identity": {"model": model.folds[0].fingerprint}}), ""),
+        (json.dumps(content | {"identity": {"model": "another"}}), "the tolerances belong to another model"),
+        ('{"knobs": 3}', "is damaged or of another version"),
+    ):
+        file.write_text(text)
+        assert (read_tolerances(str(tmp_path), model) is None) == bool(words)
+        assert words in capsys.readouterr().err
+    file.unlink()
+    assert read_tolerances(str(tmp_path), model) is None
