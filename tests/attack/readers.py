@@ -19,7 +19,7 @@ import tifffile
 from PIL import Image
 
 import isp
-from r2l_jax.data.fetch import archives, zenodo
+from r2l_jax.data.fetch import archives, download
 from r2l_jax.data.files import corrections, headerless
 from r2l_jax.data.files.known_camera import find_camera, find_known_camera
 from r2l_jax.data.files.pictures import read_mask, read_picture
@@ -440,7 +440,7 @@ def _read_servers(folder, path):
         thread.start()
         try:
             # The URL ends as the file does, by which its errors are recognized.
-            files = zenodo.read_record(f"http://127.0.0.1:{server.getsockname()[1]}/{path.name}")
+            files = download.read_record(f"http://127.0.0.1:{server.getsockname()[1]}/{path.name}")
         finally:
             thread.join(10)
     assert all(remote.size >= 0 for remote in files)
