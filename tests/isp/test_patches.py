@@ -141,9 +141,9 @@ def test_a_local_stage_of_a_user_passes_in_patches_with_its_neighbors(compiled, 
 
 @pytest.mark.cpu
 def test_stages_together_look_as_far_as_the_sum_of_their_distances(monkeypatch):
-    @isp.local(7)
+    @isp.local(11)  # Three times farther than the margin of one, which is rounded up to a whole tile.
     def moved(rgb):
-        return jnp.concatenate([jnp.repeat(rgb[:, :1], 7, 1), rgb[:, :-7]], 1)
+        return jnp.concatenate([jnp.repeat(rgb[:, :1], 11, 1), rgb[:, :-11]], 1)
 
     module = isp.Pipeline([DEMOSAIC, *(isp.Stage(name, moved) for name in ("once", "twice", "thrice"))])
     whole, in_patches = whole_and_in_patches(
