@@ -1,0 +1,144 @@
+import time
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from r2l_jax.drift import statistics
+from r2l_jax.runtime.errors import InputError
+
+# The mean of the own score less the scores of the cases.
+TRUTH = 0.9 - np.mean([0.2, 0.3, 0.4, 0.5])
+
+
+def drops(draws, members, samples, of_members, of_samples, seed):
+    """Draws mean drops over four cases, from classifiers that are right with probabilities of known deviations."""
+    random = np.random.default_rng(seed)
+
+    def normal(deviation, *shape):
+        return deviation * np.clip(random.normal(size=(draws, 1, *shape)), -2.5, 2.5)
+
+    own = 0.9 + normal(0.02, members, 1) + normal(0.02, 1, samples)
+    case = np.array([0.2, 0.3, 0.4, 0.5])[:, None, None] + normal(of_members, members, 1)
+    case = case + np.sqrt(3) * of_samples * random.uniform(-1, 1, (draws, 1, 1, samples))
+    own, case = (random.random((*chance.shape[:2], members, samples)) < chance for chance in (own, case))
+    return own[:, 0] - case.mean(1)
+
+
+def share_held(members, samples, of_members, of_samples):
+    """Returns the share of 2,000 intervals that hold the truth."""
+    held = 0
+    for seed in range(20):
+        found = statistics.interval(drops(100, members, samples, of_members, of_samples, seed), seed=seed)
+        held += ((found.low <= TRUTH) & (found.high >= TRUTH)).sum()
+    return held / 2000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [60, 480])
+@pytest.mark.parametrize("members", [3, 6, 12])
+@pytest.mark.parametrize("of_members", [0.1, 0.04])
+def test_intervals_hold_the_truth_as_often_as_they_say(members, samples, of_members):
+    assert 0.93 <= share_held(members, samples, of_members, 0.1) <= 0.97
+
+
+def test_intervals_of_three_members_hold_the_truth_as_often_as_they_say():
+    assert 0.93 <= share_held(3, 60, 0.1, 0.1) <= 0.97
+
+
+def test_samples_alone_give_the_interval_of_student():
+    outcomes = np.random.default_rng(0).normal(0.3, 1, (1, 400))
+    found = statistics.interval(outcomes, "model")
+    error = stats.t.ppf(0.975, 399) * outcomes.std(ddof=1) / 20
+    np.testing.assert_allclose(found, [outcomes.mean(), outcomes.mean() - error, outcomes.mean() + error], atol=0.005)
+
+
+def test_a_recipe_is_less_sure_than_its_models():
+    outcomes = np.random.default_rng(0).normal(size=(4, 1)) + np.random.default_rng(1).normal(size=(4, 300))
+    recipe, model = (statistics.interval(outcomes, about) for about in ("recipe", "model"))
+    error = stats.t.ppf(0.975, 3) * outcomes.mean(1).std(ddof=1) / 2
+    np.testing.assert_allclose(recipe.high - recipe.low, 2 * error, rtol=0.05)
+    assert recipe.estimate == model.estimate
+    assert model.high - model.low < 0.2 * (recipe.high - recipe.low)
+
+
+def test_one_member_cannot_tell_about_its_recipe():
+    with pytest.raises(InputError, match=r"one training cannot tell about its recipe: .* --seeds, or .* --about=model"):
+        statistics.interval(np.zeros((1, 60)))
+    with pytest.raises(InputError, match="at least 2 samples, got 1"):
+        statistics.interval(np.zeros((3, 1)))
+
+
+def test_equal_outcomes_do_not_exclude_one_that_differs():
+    found = statistics.interval(np.zeros((2, 3, 50)), "model")
+    np.testing.assert_allclose(found.high, 2 * [stats.norm.ppf(0.975) / 50])
+    np.testing.assert_allclose(found.low, -found.high)
+
+
+def test_groups_share_their_samples():
+    random = np.random.default_rng(0)
+    hard = random.normal(size=200)
+    first, second = (hard + 0.1 * random.normal(size=(members, 200)) for members in (5, 3))
+    paired = statistics.difference(first + 0.05, second)
+    assert paired.low < 0.05 < paired.high
+    assert paired.high - paired.low < 0.1 < statistics.interval(first).high - statistics.interval(first).low
+    assert paired.probability > 0.95
+    assert statistics.difference(second, first + 0.05).probability == pytest.approx(1 - paired.probability, abs=0.02)
+
+
+def test_contributions_average_to_the_ratio_of_sums():
+    random = np.random.default_rng(0)
+    total = random.integers(1, 100, (2, 30)).astype(float)
+    counted = np.floor(total * random.uniform(size=(2, 30)))
+    outcomes = statistics.contributions(counted, total)
+    np.testing.assert_allclose(outcomes.mean(-1), counted.sum(-1) / total.sum(-1))
+    # The influence of a sample is how fast the ratio changes with the sample's weight.
+    heavier = 1 + 1e-6 * (np.arange(30) == 7)
+    slope = ((heavier * counted).sum(-1) / (heavier * total).sum(-1) - outcomes.mean(-1)) / 1e-6
+    np.testing.assert_allclose((outcomes[:, 7] - outcomes.mean(-1)) / 30, slope, rtol=1e-3)
+
+
+def test_contributions_to_an_accuracy_are_its_outcomes():
+    correct = np.array([1.0, 0, 1])
+    np.testing.assert_allclose(statistics.contributions(correct, np.ones(3)), correct)
+    np.testing.assert_allclose(statistics.contributions(np.zeros(3), np.zeros(3)), 1)
+
+
+def test_shares_find_the_variances():
+    random = np.random.default_rng(0)
+    sizes, variances = (40, 50, 60), (1.0, 4.0, 2.0)
+    outcomes = np.sqrt(3) * random.normal(size=sizes)
+    for axis, (size, variance) in enumerate(zip(sizes, variances, strict=True)):
+        effect = random.normal(size=size)
+        effect *= np.sqrt(variance) / effect.std(ddof=1)
+        outcomes = outcomes + np.expand_dims(effect, tuple({0, 1, 2} - {axis}))
+    found = statistics.shares(outcomes)
+    assert found == pytest.approx((0.4, 0.1, 0.2, 0.3), abs=0.005)
+
+
+def test_shares_tell_interactions_from_members():
+    # Each member fails in a case of its own: no member is worse than another.
+    outcomes = np.repeat(np.eye(4)[..., None], 50, 2)
+    assert statistics.shares(outcomes) == pytest.approx((0, 0, 0, 1))
+
+
+def test_members_that_an_interval_takes():
+    spread = np.array([-1.0, 0, 1])[:, None] * np.ones((3, 40))
+    needed = statistics.members_needed(spread, 0.5)
+    assert [stats.t.ppf(0.975, n - 1) / np.sqrt(n) <= 0.5 for n in (needed - 1, needed)] == [False, True]
+    assert statistics.members_needed(np.zeros((3, 40)), 0.5) == 2
+    # Samples that all members fail on leave an error that no number of members takes away.
+    assert statistics.members_needed(np.tile([0.0, 1], (3, 20)), 0.1) is None
+
+
+def test_samples_that_an_interval_takes():
+    outcomes = np.tile([0.0, 1], (2, 200))
+    assert statistics.samples_needed(outcomes, 0.02) == pytest.approx((1.96 * 0.5 / 0.02) ** 2, rel=0.01)
+
+
+@pytest.mark.slow
+def test_many_resamples_are_quick():
+    outcomes = (np.random.default_rng(0).random((100, 6, 480)) < 0.3).astype(np.float32)
+    started = time.perf_counter()
+    statistics.interval(outcomes)
+    assert time.perf_counter() - started < 5
