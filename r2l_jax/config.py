@@ -113,9 +113,24 @@ class TrainingDataSettings(DataSettings):
 
     iso: float = setting(f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}", 1.0)
     n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE)
-    train_size: float = setting("fraction of the samples to train on", 0.8, bound=FRACTION)
+    train_size: float = setting(
+        "fraction of the samples to train on, of those that --test_size leaves", 0.8, bound=FRACTION
+    )
+    test_size: float = setting(
+        "samples that neither training nor the choice of the best epoch sees, and on which all controls then measure: "
+        "below 1 their share, from 1 on their number",
+        0.0,
+        bound=NOT_NEGATIVE,
+    )
     state_dict_uri: str | None = setting("earlier run whose splits are used again", None)
     test_run: bool = setting("use only one batch of training samples and one batch of validation samples", False)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.test_size > 1 and not self.test_size.is_integer():
+            raise InputError(f"--test_size must be a share below 1 or a whole number, got {self.test_size:g}")
+        if self.test_size and self.state_dict_uri:
+            raise InputError("--state_dict_uri gives the splits, with the test samples: leave --test_size out")
 
     @property
     def source(self) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class FoldAnalysis:
 
     def identity(self, fold: TrainedFold) -> store.Identity:
         """Collects all that the results depend on; not the camera, since the model has its own numbers and pattern."""
-        samples = [*self.drawn(fold), *fold.valid_indices]
+        samples = [*self.drawn(fold), *fold.measured_indices]
         data = on_every_process(lambda: fold.dataset.content_of(samples))
         return store.identity(self.flags, model=fold.fingerprint, data=data)
 

@@ -68,8 +68,11 @@ class Plan:
         batch_size = config.optimization.batch_size
         splits = _splits(config.data, config.optimization.seed, self.dataset)
         if config.data.test_run:
-            splits = [(train[:batch_size], valid[:batch_size]) for train, valid in splits]
-        self.folds = [Fold(number, *split, config.run_dir / f"fold_{number}") for number, split in enumerate(splits)]
+            splits = [Split(*(part[:batch_size] for part in split)) for split in splits]
+        self.folds = [
+            Fold(number, train, valid, config.run_dir / f"fold_{number}", test)
+            for number, (train, valid, test) in enumerate(splits)
+        ]
         self.batches = Batches.of(len(self.folds[0].train_indices), batch_size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
         self.sources = Sources.of(config.processing, config.model)
@@ -105,7 +108,8 @@ class Plan:
 def _splits(data: TrainingDataSettings, seed: int, dataset: RawDataset) -> Sequence[Split]:
     """Draws a run's splits from the seed, or takes an earlier run's."""
     if data.state_dict_uri is None:
-        return stratified_splits(dataset.labels, data.n_splits, data.train_size, seed, dataset.classes)
+        sizes = data.n_splits, data.train_size
+        return stratified_splits(dataset.labels, *sizes, seed, dataset.classes, data.test_size)
     return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
 
 

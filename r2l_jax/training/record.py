@@ -5,7 +5,8 @@ import hashlib
 import json
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -14,12 +15,14 @@ import numpy as np
 
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.splits import Split
 from r2l_jax.pipelines import Source
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import write_json
 from r2l_jax.runtime.flags import flat
+from r2l_jax.runtime.hosts import is_first
 from r2l_jax.training.model_file import PipelineFile, Shape, TaskName
 
 # Settings that may differ when a run is continued: where things are, how much is recorded, and how long it trains.
@@ -31,6 +34,13 @@ _FREE_TO_CHANGE = frozenset(
     }
 )
 
+# Settings in which the members of a group may differ.
+_FREE_IN_A_GROUP = _FREE_TO_CHANGE - {"epochs"} | {
+    *("seed", "weights_seed", "order_seed", "split_seed", "experiment_name", "run_name")
+}
+
+_SEED_FOLDER = re.compile("seed_(0|[1-9][0-9]{0,9})")
+
 
 class Fold(NamedTuple):
     """One of a run's splits.
@@ -40,12 +50,14 @@ class Fold(NamedTuple):
         train_indices: the samples to train on, by their indices in the data set.
         valid_indices: the samples to validate on.
         folder: the folder of the fold's files.
+        test_indices: the samples to test on, which training never reads.
     """
 
     number: int
     train_indices: np.ndarray
     valid_indices: np.ndarray
     folder: pathlib.Path
+    test_indices: np.ndarray = np.zeros(0, np.int64)
 
     @property
     def metrics_file(self) -> pathlib.Path:
@@ -63,6 +75,49 @@ def fold_folders(run: pathlib.Path) -> list[pathlib.Path]:
     """Lists the folders of a run's folds, by their numbers."""
     numbers = {folder: number for folder in run.glob("fold_*") if (number := fold_number(folder)) is not None}
     return sorted(numbers, key=numbers.__getitem__)
+
+
+def seed_folders(group: pathlib.Path) -> list[pathlib.Path]:
+    """Lists the folders of a group's members, by their seeds."""
+    seeds = {folder: int(match[1]) for folder in group.glob("seed_*") if (match := _SEED_FOLDER.fullmatch(folder.name))}
+    return sorted((folder for folder in seeds if folder.is_dir()), key=seeds.__getitem__)
+
+
+def members(uri: str) -> list[pathlib.Path]:
+    """Returns the folders of a group's members, by their seeds; the folder itself if it is a run or a fold.
+
+    Prints a warning if different source code has trained them.
+
+    Raises:
+        InputError: members differ in more than their seeds.
+    """
+    folders = seed_folders(pathlib.Path(uri)) or [pathlib.Path(uri)]
+    known = [folder for folder in folders[len(folders) == 1 :] if (folder / "fold_0" / "metrics.json").exists()]
+    read = [read_metrics(folder / "fold_0" / "metrics.json", f"--run={uri}") for folder in known]
+    for folder, metrics in zip(known[1:], read[1:], strict=True):
+        found = _differences(read[0], metrics)
+        if found:
+            raise InputError(
+                f"--run={uri}: {folder.name} differs from {known[0].name} in more than its seed: {'; '.join(found)}"
+            )
+    if any(metrics["made_by"] != read[0]["made_by"] for metrics in read) and is_first():
+        print(f"warning: the trainings of {uri} were made by different source code or versions of JAX", file=sys.stderr)
+    return folders
+
+
+def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Lists how a training differs from another besides seeds and places, such as "--lr=0.2 instead of 0.1"."""
+    was, now = (flat(TrainConfig()) | each["flags"] for each in (first, other))
+    found = [
+        f"--{name}={now.get(name)} instead of {was.get(name)}"
+        for name in sorted(was | now)
+        if not _is_free(name, _FREE_IN_A_GROUP) and was.get(name) != now.get(name)
+    ]
+    pipelines = [_pipeline_of(each) for each in (other, first)]
+    if pipelines[0] != pipelines[1]:
+        found.append(f"the pipeline {' instead of '.join(pipelines)}")
+    words = {"fingerprint": "other samples or classes", "data": "other data", "camera": "another camera"}
+    return found + [words[name] for name in words if first.get(name) != other.get(name)]
 
 
 def fold_folder(uri: str, fold: int, where: str) -> pathlib.Path:
@@ -126,6 +181,7 @@ class _Metrics(msgspec.Struct):
     valid_indices: _Indices
     made_by: list[dict[str, str]]
     pipeline: PipelineFile | None = None
+    test_indices: _Indices = []
 
 
 def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
@@ -199,6 +255,7 @@ class Record:
             "made_by": self._made_by,
             "train_indices": self._fold.train_indices.tolist(),
             "valid_indices": self._fold.valid_indices.tolist(),
+            "test_indices": self._fold.test_indices.tolist(),
         }
 
 
@@ -232,10 +289,8 @@ def training_id(metrics: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(metrics["history"]).encode()).hexdigest()
 
 
-def recorded_split(
-    content: Mapping[str, Any], dataset: RawDataset, file: pathlib.Path
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the indices of the training and the validation samples that a metrics.json records.
+def recorded_split(content: Mapping[str, Any], dataset: RawDataset, file: pathlib.Path) -> Split:
+    """Returns the split that a metrics.json records; earlier versions recorded no test samples.
 
     Args:
         content: the result of `read_metrics`.
@@ -243,17 +298,19 @@ def recorded_split(
         file: the file, for the message of an error.
 
     Raises:
-        InputError: there are none, or the data set is smaller.
+        InputError: there are none to train or validate on, or the data set is smaller.
     """
-    splits = []
-    for name in ("train_indices", "valid_indices"):
-        indices = np.array(content[name], np.int64)
-        if len(indices) == 0 or indices.max() >= len(dataset):
+    split = split_of(content)
+    for name, indices in split._asdict().items():
+        if (name != "test" and not len(indices)) or max(indices, default=0) >= len(dataset):
             found = f"one of {indices.max()}" if len(indices) else "none"
-            raise InputError(f"{file} is damaged: {name} must be of the {len(dataset)} samples, found {found}")
-        splits.append(indices)
-    train, valid = splits
-    return train, valid
+            raise InputError(f"{file} is damaged: {name}_indices must be of the {len(dataset)} samples, found {found}")
+    return split
+
+
+def split_of(content: Mapping[str, Any]) -> Split:
+    """Returns the split that a metrics.json records, which may be of other data."""
+    return Split(*(np.array(content.get(f"{name}_indices", ()), np.int64) for name in Split._fields))
 
 
 def changed_flags(flags: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
@@ -264,8 +321,12 @@ def changed_flags(flags: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[
     return [
         f"{name} was {before[name]!r}, is {flags[name]!r}"
         for name in sorted(flags)
-        if name not in free and not name.startswith("track_") and before[name] != flags[name]
+        if not _is_free(name, free) and before[name] != flags[name]
     ]
+
+
+def _is_free(name: str, free: Collection[str]) -> bool:
+    return name in free or name.startswith("track_")
 
 
 def changes(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:

@@ -38,6 +38,7 @@ from r2l_jax.training.record import (
     fold_number,
     read_metrics,
     recorded_split,
+    split_of,
     training_id,
 )
 
@@ -60,6 +61,7 @@ class TrainedFold:
         valid_indices: the samples that it was validated on; none for a model's file.
         load_model: loads the model of a checkpoint, once.
         load_data: loads the data set, once for all folds that were opened together.
+        test_indices: the samples that its training never saw, if any.
     """
 
     folder: pathlib.Path
@@ -70,6 +72,22 @@ class TrainedFold:
     valid_indices: np.ndarray
     load_model: Callable[[], RawToLogit]
     load_data: Callable[[], RawDataset]
+    test_indices: np.ndarray = dataclasses.field(default_factory=functools.partial(np.zeros, 0, np.int64))
+
+    @property
+    def measured(self) -> str:
+        """Which samples the controls measure: those to "test" on if there are any, else those of the "validation"."""
+        return "test" if len(self.test_indices) else "validation"
+
+    @property
+    def measured_indices(self) -> np.ndarray:
+        """The samples that the controls measure."""
+        return self.test_indices if len(self.test_indices) else self.valid_indices
+
+    def measuring(self, indices: np.ndarray) -> "TrainedFold":
+        """Returns the fold with some of its measured samples in place of all."""
+        name = "test_indices" if len(self.test_indices) else "valid_indices"
+        return dataclasses.replace(self, **{name: indices})
 
     @property
     def number(self) -> int:
@@ -476,9 +494,9 @@ class _Opening:
             recorded_split(metrics, dataset, folder / "metrics.json")
             return dataset
 
-        train, valid = (np.array(metrics[name], np.int64) for name in ("train_indices", "valid_indices"))
+        train, valid, test = split_of(metrics)
         loading = functools.cache(load_model), functools.cache(load_data)
-        return TrainedFold(folder, about, metrics, config, train, valid, *loading)
+        return TrainedFold(folder, about, metrics, config, train, valid, *loading, test)
 
     def file(self, file: pathlib.Path, where: str) -> TrainedFold:
         """Opens a model's file; an InputError begins with `where`."""

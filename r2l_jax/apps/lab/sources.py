@@ -147,7 +147,7 @@ def validation_samples(run: str, model: Run, data_dir: str | None) -> list[Sourc
 
         return Source(dataset.names[index], read)
 
-    return [source(int(index)) for index in model.folds[0].valid_indices]
+    return [source(int(index)) for index in model.folds[0].measured_indices]
 
 
 def _check_fits(raw: np.ndarray, camera: isp.Camera, model: Run | None) -> None:

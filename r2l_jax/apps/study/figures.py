@@ -141,7 +141,7 @@ def _worst_cases(config: StudyConfig, forensics: Numbers) -> Figure:
     """Draws the first validation sample of the first fold: a row for each group, from the default to the worst case."""
     uri = f"{forensics['run']}/fold_0"
     ((fold,),) = open_runs([uri], config.data.data_dir, checkpoint=config.choice.checkpoint)
-    raws, _ = fold.dataset.samples(fold.valid_indices[:1])
+    raws, _ = fold.dataset.samples(fold.measured_indices[:1])
     pipeline = pipeline_of(fold.model)
     # Compiled once for all worst cases, which differ in values alone.
     render = jax.jit(lambda values: pipeline.with_values(values)(raws)[0])

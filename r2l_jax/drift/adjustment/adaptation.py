@@ -124,7 +124,7 @@ def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, unde
         {**flat(settings), "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
         drifted_model=[*(drift.pipeline.identity if drift.pipeline else ()), model_hash(under.model)],
-        data=fold.dataset.content_of(fold.valid_indices),
+        data=fold.dataset.content_of(fold.measured_indices),
     )
 
 
@@ -156,7 +156,8 @@ def adapt(
     )
     chosen = int(np.argmin([measured.loss for measured in on_labeled]))
     before, after = on_measured[0], on_measured[chosen]
-    (undrifted,) = Measurer(own).measure_samples([own.default], fold.dataset, fold.valid_indices, settings.batch_size)
+    ours = fold.dataset, fold.measured_indices
+    (undrifted,) = Measurer(own).measure_samples([own.default], *ours, settings.batch_size)
     lost = undrifted.score - before.score
     adapted = Adapted(
         undrifted=undrifted.score,

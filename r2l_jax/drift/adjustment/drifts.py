@@ -55,7 +55,7 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
         # These are the run's own scenes, so training samples must not be measured.
-        labeled, measured = rng.permutation(fold.train_indices)[:wanted], fold.valid_indices
+        labeled, measured = rng.permutation(fold.train_indices)[:wanted], fold.measured_indices
     else:
         shuffled = rng.permutation(len(dataset))
         labeled, measured = shuffled[:wanted], np.sort(shuffled[wanted:])

@@ -123,7 +123,7 @@ def check(config: ForensicsConfig) -> bool:
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(
-                frozen, fold.dataset, fold.valid_indices, config.batch_size, camera
+                frozen, fold.dataset, fold.measured_indices, config.batch_size, camera
             )
             if is_first():
                 print(

@@ -100,7 +100,7 @@ class SensitivityAnalysis(FoldAnalysis):
 
         The content is a `results.Sensitivity`. Its table has a row for each sample.
         """
-        frozen, dataset, indices = Frozen(fold.model, fold.task), fold.dataset, fold.valid_indices
+        frozen, dataset, indices = Frozen(fold.model, fold.task), fold.dataset, fold.measured_indices
         sensitivity = measure(frozen, dataset, indices, self.batch_size, stop)
         groups, facts = fold.task.groups(dataset.labels[indices]), frozen.facts
         content = results.Sensitivity(

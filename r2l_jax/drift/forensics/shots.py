@@ -42,7 +42,7 @@ class ShotsAnalysis(FoldAnalysis):
 
     def check_fold(self, fold: TrainedFold) -> None:
         """Raises the InputErrors of `shot_groups.groups`."""
-        on_every_process(lambda: shot_groups.groups(fold.dataset, fold.valid_indices, self.by))
+        on_every_process(lambda: shot_groups.groups(fold.dataset, fold.measured_indices, self.by))
 
     def drawn(self, fold: TrainedFold) -> Sequence[int] | np.ndarray:
         """Returns the training samples that the searches draw from."""
@@ -52,7 +52,7 @@ class ShotsAnalysis(FoldAnalysis):
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
         """Measures the groups. The content is a `results.Shots`, with a column for the worst case of each search."""
-        indices, task = fold.valid_indices, fold.task
+        indices, task = fold.measured_indices, fold.task
         model = self.searches.searched(fold) if self.searches else fold.model
         frozen, worst = Frozen(model, task), {}
         if self.searches:

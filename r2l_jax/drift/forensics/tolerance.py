@@ -123,7 +123,7 @@ class ToleranceAnalysis(FoldAnalysis):
     ) -> Analysis:
         """Measures the intervals of a fold's model on its validation samples; the content is a `results.Tolerances`."""
         frozen, tolerance = Frozen(fold.model, fold.task), self.settings.tolerance / 100
-        batches = whole_batches(fold.dataset, fold.valid_indices, self.batch_size)
+        batches = whole_batches(fold.dataset, fold.measured_indices, self.batch_size)
         knobs = _knobs(frozen)
         points = ScoredPoints(frozen, knobs, batches, self.seed, stop, file)
         (default,) = points.at([point({})], "default")

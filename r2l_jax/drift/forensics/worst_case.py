@@ -130,7 +130,7 @@ class WorstCaseAnalysis(FoldAnalysis):
         ends = searcher.run(list(searches.values()), raws, targets, settings.steps, stop, file)
         processings = [frozen.default, *(one.parameters for one in ends)]
         default, *measured = Measurer(frozen).measure_samples(
-            processings, fold.dataset, fold.valid_indices, self.batch_size, "worst cases", stop
+            processings, fold.dataset, fold.measured_indices, self.batch_size, "worst cases", stop
         )
         found = dict(zip(searches, zip(ends, measured, strict=True), strict=True))
         rows = _rows(default, found)

@@ -70,7 +70,7 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
 
     results = {label: _results(parts_of[label,], tested) for label in runs}
     groups = {
-        key: [(part.fold.valid_indices, part.tests) for part in of_group]
+        key: [(part.fold.measured_indices, part.tests) for part in of_group]
         for key, of_group in parts_of.items()
         if len(key) == 3
     }
@@ -103,12 +103,12 @@ def _parts(
     load_at = functools.cache(at_intensity)
     for label, folds in runs.items():
         for fold in folds:
-            samples = {(label,): fold.valid_indices}
-            for field, groups in shot_groups.groups(fold.dataset, fold.valid_indices, config.by).items():
+            samples = {(label,): fold.measured_indices}
+            for field, groups in shot_groups.groups(fold.dataset, fold.measured_indices, config.by).items():
                 samples |= {(label, field, value): indices for value, indices in groups.items()}
             for key, indices in samples.items():
                 own = key == (label,)
-                of_key = fold if own else dataclasses.replace(fold, valid_indices=indices)
+                of_key = fold if own else fold.measuring(indices)
                 name = label if own else f"{label} {'='.join(key[1:])}"
                 part = _Part(config.output_dir, name, of_key, tested, load_at, config.seed)
                 parts.setdefault(key, []).append(part)
@@ -135,7 +135,7 @@ def _check(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) 
                 f"{'another ' if fold.dataset.name == first.name else ''}{first.name}: evaluate them one by one"
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
-        shot_groups.groups(fold.dataset, fold.valid_indices, config.by)
+        shot_groups.groups(fold.dataset, fold.measured_indices, config.by)
         if "pipelines" in config.against:
             cases.check_pipelines([cases.for_run(case, fold.config.processing) for case in config.cases()], first)
 
@@ -229,7 +229,7 @@ def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Case, se
         # A pipeline is identified by its content, not by the path of its file.
         {"case": case._replace(pipeline=None)._asdict(), "seed": seed if random else None},
         model=model,
-        data=dataset.content_of(fold.valid_indices),
+        data=dataset.content_of(fold.measured_indices),
         camera=camera,
         processing=processing,
     )
@@ -244,7 +244,7 @@ def _evaluator(batch_size: int, seed: int) -> Evaluator:
 def _batch_size(wanted: int, parts: Sequence[_Part]) -> int:
     """Returns the batch size, at most the largest fold, rounded up to a multiple of the devices."""
     devices = jax.device_count()
-    largest = max(len(part.fold.valid_indices) for part in parts)
+    largest = max(len(part.fold.measured_indices) for part in parts)
     return -(-min(wanted, largest) // devices) * devices
 
 

@@ -46,7 +46,7 @@ class Evaluator:
 
     def count(self, fold: TrainedFold, cases: Sequence[Case]) -> int:
         """Returns how many times `evaluate` calls its `tick`."""
-        return len(cases) * -(-len(fold.valid_indices) // self._batch_size)
+        return len(cases) * -(-len(fold.measured_indices) // self._batch_size)
 
     def evaluate(
         self,
@@ -73,7 +73,7 @@ class Evaluator:
         names = {Recipe.of(case): case.name for case in cases}
         # The device works at most one case ahead, because the images of many cases would fill its memory.
         ahead = OneAhead()
-        for batch in loader.eval_batches(dataset, fold.valid_indices, self._batch_size, keep_decoded=False):
+        for batch in loader.eval_batches(dataset, fold.measured_indices, self._batch_size, keep_decoded=False):
             batch = to_devices(batch, shardings().split)
             mosaics = (batch["raw"], batch["index"], fold.dataset.camera)
             for recipe, images in self._renderer.images(names, *mosaics, processors):

@@ -144,7 +144,7 @@ def _draw_worst(config: SheetConfig) -> Image.Image:
     content = _read(config)
     worst = worst_cell(content, config.matrix)
     fold = _first_fold(config, content, worst)
-    index = int(fold.valid_indices[0]) if config.sample is None else config.sample
+    index = int(fold.measured_indices[0]) if config.sample is None else config.sample
     own = nnx.split(fold.model.processor)
     case = cases.for_run(_case(content["flags"], config.matrix, worst.case), fold.config.processing)
     dataset = fold.dataset

@@ -103,7 +103,35 @@ def test_splits_of_one_size_are_the_same_after_those_of_another():
     for train_size in (0.7, 0.5, 0.7):
         pairs = splits.stratified_splits(labels, 2, train_size, seed=1)
         expected = StratifiedShuffleSplit(2, train_size=train_size, random_state=1).split(labels, labels)
-        np.testing.assert_equal([[*pair] for pair in pairs], [[*pair] for pair in expected])
+        np.testing.assert_equal([[*pair] for pair in pairs], [[*pair, np.zeros(0)] for pair in expected])
+
+
+@pytest.mark.parametrize(("test_size", "count"), [(0.3, 30), (20.0, 20)])
+def test_test_samples_are_drawn_first_and_keep_the_proportions_of_classes(test_size, count):
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [50, 30, 20]))
+    first, second = splits.stratified_splits(labels, 2, 0.8, seed=1, test_size=test_size)
+    np.testing.assert_array_equal(first.test, second.test)
+    assert not np.array_equal(first.valid, second.valid)
+    (fewer,) = splits.stratified_splits(labels, 1, 0.5, seed=1, test_size=test_size)
+    np.testing.assert_array_equal(first.test, fewer.test)
+    for split in (first, second):
+        assert sorted(np.concatenate(split)) == list(range(100))
+        assert [len(part) for part in split] == [(100 - count) * 0.8, (100 - count) * 0.2, count]
+        for part in split:
+            np.testing.assert_allclose(np.bincount(labels[part]) / len(part), [0.5, 0.3, 0.2], atol=0.5 / len(part))
+
+
+@pytest.mark.parametrize(
+    ("labels", "test_size", "message"),
+    [
+        ([0, 1] * 5, 0.1, "--test_size=0.1 takes 1 of 10 images to test on: .* must each hold the 2 classes"),
+        ([0, 1] * 5, 9.0, "--test_size=9 takes 9 of 10 images to test on: .* must each hold the 2 classes"),
+        ([0] * 8 + [1] * 2, 5.0, "class number 1 has 1 image outside of --test_size=5; a split needs 2"),
+    ],
+)
+def test_test_samples_leave_each_class_enough_to_train_and_validate(labels, test_size, message):
+    with pytest.raises(InputError, match=message):
+        splits.stratified_splits(np.array(labels), 1, 0.5, seed=1, test_size=test_size)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from r2l_jax.data.sets import datasets
 from r2l_jax.runtime import store
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.training.record import Fold, Record, describe, read_metrics
+from r2l_jax.training.record import Fold, Record, describe, members, read_metrics
 from r2l_jax.training.run import open_runs
 
 
@@ -50,6 +50,7 @@ def put(*path):
         (put("train_indices", [0, [1]]), r"\(Expected int, got array - at train_indices\[1\]\)"),
         (put("valid_indices", 0, -1), r"\(Expected int >= 0 - at valid_indices\[0\]\)"),
         (put("valid_indices", [40]), "is damaged: valid_indices must be of the 40 samples, found one of 40"),
+        (put("test_indices", [40]), "is damaged: test_indices must be of the 40 samples, found one of 40"),
         (put("train_indices", []), "is damaged: train_indices must be of the 40 samples, found none"),
         (put("history", [{"val_loss": {"mean": 1}}]), r"\(Expected float, got object - at history\[0\]\[...\]\)"),
         (put("flags", ["lr"]), r"\(Expected object, got array - at flags\)"),
@@ -102,6 +103,54 @@ def test_who_has_trained_a_fold_is_written_once(one_epoch, strange):
     run = strange(put("made_by", [other, this]))
     record = Record(Fold(0, np.arange(32), np.arange(32, 40), run / "fold_0"), describe(one_epoch, dataset))
     assert record.write([])["made_by"] == [other, this]
+
+
+def test_a_fold_of_an_earlier_version_has_no_test_samples(strange):
+    ((fold,),) = open_runs([str(strange(lambda content: content.pop("test_indices")))])
+    assert (fold.measured, fold.measured_indices.tolist()) == ("validation", fold.valid_indices.tolist())
+
+
+@pytest.fixture
+def group(one_epoch, tmp_path):
+    """A function that makes a group of the members 10 and 2, of which it changes the metrics.json of the latter."""
+
+    def make(change):
+        for seed in (10, 2):
+            fold = tmp_path / f"group/seed_{seed}/fold_0"
+            fold.mkdir(parents=True)
+            content = json.loads((one_epoch.run_dir / "fold_0/metrics.json").read_text())
+            content["flags"] |= {"seed": seed, "run_name": f"group/seed_{seed}", "logdir": f"logs_{seed}"}
+            if seed == 10:
+                change(content)
+            (fold / "metrics.json").write_text(json.dumps(content))
+        return tmp_path / "group"
+
+    return make
+
+
+def test_members_are_in_the_order_of_their_seeds(group, capsys):
+    folder = group(put("made_by", [{"source": "other"}]))
+    (folder / "seed_3.old").mkdir()
+    assert members(str(folder)) == [folder / "seed_2", folder / "seed_10"]
+    assert "different source code" in capsys.readouterr().err
+    assert members(str(folder / "seed_10")) == [folder / "seed_10"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (put("flags", "lr", 0.5), "--lr=0.5 instead of 0.001"),
+        (put("flags", "epochs", 7), "--epochs=7 instead of 1"),
+        (put("pipeline", {"file": "", "function": "make", "sha256": 64 * "0"}), "the pipeline make"),
+        (put("fingerprint", "other"), "other samples or classes"),
+        (put("data", "other"), "other data"),
+        (put("camera", "black_level", [0.0]), "another camera"),
+    ],
+)
+def test_members_that_differ_in_more_than_seeds_are_refused(group, change, named):
+    with pytest.raises(InputError, match=f"seed_10 differs from seed_2 in more than its seed: {named}") as raised:
+        members(str(group(change)))
+    assert "\n" not in str(raised.value)
 
 
 def test_mutants_are_read_or_named(one_epoch, tmp_path):

@@ -70,3 +70,11 @@ def test_mosaics_are_read_once_for_all_cases_and_not_kept(fold):
     Evaluator(5).evaluate(fold, dataset, [cases.OWN, *cases.corruptions(["identity"], [3])])
     assert sorted(read) == sorted(fold.valid_indices)
     assert "decoded" not in vars(dataset)
+
+
+def test_test_samples_are_measured_if_there_are_any(fold):
+    tested = dataclasses.replace(fold, valid_indices=fold.train_indices, test_indices=fold.valid_indices)
+    own = Evaluator(8).evaluate(fold, fold.dataset, [cases.OWN])
+    assert Evaluator(8).evaluate(tested, fold.dataset, [cases.OWN]) == own
+    assert (fold.measured, tested.measured) == ("validation", "test")
+    assert [each.measuring(fold.valid_indices[:3]).measured_indices.size for each in (fold, tested)] == [3, 3]
