@@ -32,6 +32,12 @@ MODES = ("clip", "desaturate")
 # float32.
 _NO_CHROMA = 1e-15
 
+# Linear sRGB to XYZ, in rows X, Y, Z, and the white of D65 for the observer of 2 degrees, as in scikit-image.
+_SRGB_TO_XYZ = np.array(
+    [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
+)
+_D65 = (0.95047, 1.0, 1.08883)
+
 
 @jax.jit
 def white_balance(
@@ -406,3 +412,89 @@ def gamma_correct(
     """
     check_image(rgb)
     return xla.pointwise(curves.power)(rgb, gamma)
+
+
+@jax.jit
+def srgb_to_lab(rgb: Float[Array, "*batch height width 3"]) -> Float[Array, "*batch height width 3"]:
+    """Converts images from sRGB to CIE L*a*b* under D65, with the constants of `skimage.color.rgb2lab`.
+
+    Args:
+        rgb: Images `(..., H, W, 3)` with the tone curve of sRGB.
+
+    Returns:
+        The images `(..., H, W, 3)` as L*, a*, b*. L* is 0 for black and 100 for white.
+
+    Example:
+        >>> np.asarray(isp.color.srgb_to_lab(jnp.array([[[1.0, 0.0, 0.0]]]))).round(1)
+        array([[[53.2, 80.1, 67.2]]], dtype=float32)
+    """
+    check_image(rgb)
+    dark = rgb <= 0.04045
+    linear = jnp.where(dark, rgb / 12.92, ((jnp.where(dark, 1, rgb) + 0.055) / 1.055) ** 2.4)
+    xyz = color_correct(linear, jnp.asarray(_SRGB_TO_XYZ / np.array(_D65)[:, None], rgb.dtype))
+    low = xyz <= 0.008856
+    x, y, z = planes.split(jnp.where(low, 7.787 * xyz + 16 / 116, jnp.cbrt(jnp.where(low, 1, xyz))))
+    return jnp.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+
+
+@jax.jit
+def ciede2000(
+    first: Float[Array, "*batch height width 3"], second: Float[Array, "*batch height width 3"]
+) -> Float[Array, "*batch height width"]:
+    """Computes the color difference CIEDE2000 of each pixel of two images.
+
+    A difference of about 1 is just noticeable side by side. The formula is that of G. Sharma, W. Wu and E. N. Dalal,
+    "The CIEDE2000 color-difference formula: implementation notes, supplementary test data, and mathematical
+    observations" (2005), with all weights at 1. Its gradient is 0 for equal colors.
+
+    Args:
+        first: Images `(..., H, W, 3)` as L*, a*, b*, see `srgb_to_lab`.
+        second: Images of the same shape.
+
+    Example:
+        >>> blue, bluer = (jnp.array([[lab]]) for lab in ([50.0, 2.6772, -79.7751], [50.0, 0.0, -82.7485]))
+        >>> np.asarray(isp.color.ciede2000(blue, bluer)).round(2)
+        array([[2.04]], dtype=float32)
+    """
+    (light, a, b), (other_light, other_a, other_b) = planes.split(first), planes.split(second)
+    stretch = 1.5 - 0.5 * _chroma_weight((_length(a, b) + _length(other_a, other_b)) / 2)
+    chroma, hue = _polar(stretch * a, b)
+    other_chroma, other_hue = _polar(stretch * other_a, other_b)
+    far = jnp.abs(other_hue - hue) > jnp.pi
+    turn = other_hue - hue - jnp.where(far, 2 * jnp.pi * jnp.sign(other_hue - hue), 0)
+    both = hue + other_hue
+    mean_hue = both / 2 + jnp.where(far, jnp.where(both < 2 * jnp.pi, jnp.pi, -jnp.pi), 0)
+    # Only one of a gray and another color has a hue.
+    mean_hue = jnp.where(chroma * other_chroma > 0, mean_hue, both)
+    mean_chroma, from_middle = (chroma + other_chroma) / 2, ((light + other_light) / 2 - 50) ** 2
+    of_light = (other_light - light) / (1 + 0.015 * from_middle / jnp.sqrt(20 + from_middle))
+    of_chroma = (other_chroma - chroma) / (1 + 0.045 * mean_chroma)
+    cosines = ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.20, 4, -63))
+    wave = 1 + sum(weight * jnp.cos(times * mean_hue + np.deg2rad(shift)) for weight, times, shift in cosines)
+    of_hue = 2 * _root(chroma * other_chroma) * jnp.sin(turn / 2) / (1 + 0.015 * mean_chroma * wave)
+    # The blue hues, about 275 degrees, are where chroma and hue interact.
+    blueness = jnp.exp(-(((mean_hue - np.deg2rad(275)) / np.deg2rad(25)) ** 2))
+    rotation = -2 * _chroma_weight(mean_chroma) * jnp.sin(np.deg2rad(60) * blueness)
+    return _root(of_light**2 + of_chroma**2 + of_hue**2 + rotation * of_chroma * of_hue)
+
+
+def _chroma_weight(chroma: Array) -> Array:
+    """Computes the weight of a chroma in CIEDE2000: 0 for grays, toward 1 far above 25."""
+    return _root(1 / (1 + (25 / jnp.maximum(chroma, 1e-3)) ** 7))
+
+
+def _polar(a: Array, b: Array) -> tuple[Array, Array]:
+    """Computes chroma and hue, an angle from 0 to 2 pi, which is 0 for grays."""
+    gray = (a == 0) & (b == 0)
+    hue = jnp.where(gray, 0, jnp.arctan2(b, jnp.where(gray, 1, a)))
+    return _length(a, b), jnp.where(hue < 0, hue + 2 * jnp.pi, hue)
+
+
+def _length(a: Array, b: Array) -> Array:
+    return _root(a**2 + b**2)
+
+
+def _root(square: Array) -> Array:
+    """Computes a square root with a gradient of 0 at 0."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)

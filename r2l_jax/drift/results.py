@@ -271,7 +271,13 @@ class Tolerances(OfFold):
 
 
 class WorstCase(msgspec.Struct):
-    """The worst processing that a search has found."""
+    """The worst processing that a search has found.
+
+    Attributes:
+        change: the largest change of a pixel's channel from the default rendering; images are in [0, 1].
+        color: the mean color difference CIEDE2000 of all pixels.
+        color_95: its 95th percentile over the pixels of a sample, averaged over the samples.
+    """
 
     group: str
     aux_weight: float
@@ -283,6 +289,9 @@ class WorstCase(msgspec.Struct):
     parameters: dict[str, np.ndarray]
     task_loss: list[float]
     deviation: list[float]
+    change: float | None = None
+    color: float | None = None
+    color_95: float | None = None
 
     @property
     def order(self) -> tuple[float, float]:

@@ -148,3 +148,56 @@ def test_highlights_refuse(unchecked):
         color.highlights(RGB, GAINS, "blend")
     with pytest.raises(ValueError, match=r"start must be in \[0, 1\), got 1"):
         color.highlights(RGB, GAINS, "desaturate", start=1)
+
+
+def test_lab_agrees_with_skimage():
+    from skimage.color import rgb2lab
+
+    for rgb in (RGB, TIES, 0.05 * TIES):
+        np.testing.assert_allclose(color.srgb_to_lab(rgb), rgb2lab(rgb), atol=2e-4)
+
+
+# Pairs of Sharma, Wu and Dalal (2005), table 1: colors beside a gray, opposite hues on both sides of half a turn, hues
+# on both sides of a full turn, large and small differences, and dark colors.
+SHARMA = np.array(
+    [
+        [50, 2.6772, -79.7751, 50, 0, -82.7485, 2.0425],
+        [50, -1.3802, -84.2814, 50, 0, -82.7485, 1],
+        [50, 0, 0, 50, -1, 2, 2.3669],
+        [50, 2.49, -0.001, 50, -2.49, 0.0009, 7.1792],
+        [50, 2.49, -0.001, 50, -2.49, 0.0011, 7.2195],
+        [50, -0.001, 2.49, 50, 0.0009, -2.49, 4.8045],
+        [50, -0.001, 2.49, 50, 0.0011, -2.49, 4.7461],
+        [50, 2.5, 0, 50, 0, -2.5, 4.3065],
+        [50, 2.5, 0, 73, 25, -18, 27.1492],
+        [50, 2.5, 0, 56, -27, -3, 31.9030],
+        [60.2574, -34.0099, 36.2677, 60.4626, -34.1751, 39.4387, 1.2644],
+        [22.7233, 20.0904, -46.6940, 23.0331, 14.9730, -42.5619, 2.0373],
+        [90.8027, -2.0831, 1.4410, 91.1528, -1.6435, 0.0447, 1.4441],
+        [2.0776, 0.0795, -1.1350, 0.9033, -0.0636, -0.5514, 0.9082],
+    ],
+    np.float32,
+)
+
+
+def test_color_differences_are_the_published_ones():
+    first, second, expected = SHARMA[:, None, :3], SHARMA[:, None, 3:6], SHARMA[:, 6:]
+    np.testing.assert_allclose(color.ciede2000(first, second), expected, atol=1e-4)
+    np.testing.assert_allclose(color.ciede2000(second, first), expected, atol=1e-4)
+
+
+def test_color_differences_agree_with_skimage():
+    from skimage.color import deltaE_ciede2000
+
+    for first, second in itertools.pairwise([RGB, RGB[..., ::-1], 0.5 * RGB, np.round(4 * RGB) / 4]):
+        first, second = color.srgb_to_lab(first), color.srgb_to_lab(second)
+        expected = deltaE_ciede2000(np.float64(first), np.float64(second))
+        np.testing.assert_allclose(color.ciede2000(first, second), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_color_differences_have_finite_gradients_everywhere():
+    def difference(first, second):
+        return color.ciede2000(color.srgb_to_lab(first), color.srgb_to_lab(second)).sum()
+
+    for first, second in ((TIES, TIES), (TIES, TIES[:, ::-1]), (TIES, 0 * TIES)):
+        assert all(np.isfinite(each).all() for each in jax.grad(difference, (0, 1))(first, second))

@@ -82,6 +82,7 @@ EXAMPLES = {
     "split_luma": (IMAGE, {}),
     "spread": (MOSAIC, {"pattern": XTRANS}),
     "srgb": (IMAGE, {}),
+    "srgb_to_lab": (IMAGE, {}),
     "subtract_black_level": (MOSAIC, {"black_level": np.float32([0.1, 0.2, 0.3, 0.5]), "rescale": True}),
     "to_camera": (IMAGE, {"camera": DRONE}),
     "tv_bregman": (IMAGE, {"weight": number(5.0), "max_iterations": 10}),
@@ -109,7 +110,7 @@ def processing_functions():
                 yield name.rpartition(".")[2], value
 
 
-OF_TWO_BATCHES = {"with_luma"}
+OF_TWO_BATCHES = {"ciede2000", "with_luma"}
 FUNCTIONS = {name: function for name, function in processing_functions() if name not in OF_TWO_BATCHES}
 STRAIGHT_THROUGH = {"expose", "expose_sites"}  # They draw counts of photons, but differentiate the mean.
 

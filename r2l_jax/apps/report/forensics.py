@@ -156,11 +156,14 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
             tables.number(row.aux_weight),
             tables.score(row.score),
             drop,
-            *map(tables.score, (row.loss, row.ssim, row.spread)),
+            *map(tables.score, (row.loss, row.ssim)),
+            *map(tables.number, (row.change, row.color, row.color_95)),
+            tables.score(row.spread),
         ]
         for row, drop in zip(content.rows, drops, strict=True)
     ]
-    columns = ["parameters", "weight of the distance", content.score, "drop", "loss", "SSIM", "between starts"]
+    columns = ["parameters", "weight of the distance", content.score, "drop", "loss", "SSIM"]
+    columns += ["largest change", "CIEDE2000", "CIEDE2000, 95%", "between starts"]
     return [
         Text(
             f"By default, the {content.score} is {content.default.score:.4f} and the loss {content.default.loss:.4f}. "

@@ -163,16 +163,26 @@ def _rows(default: Measured, found: Mapping[Key, Result]) -> list[results.WorstC
                 parameters=end.parameters,
                 task_loss=end.task_loss.tolist(),
                 deviation=end.deviation.tolist(),
+                change=worst.change,
+                color=worst.color[0],
+                color_95=worst.color[1],
             )
         )
     return rows
 
 
 def _table(content: results.WorstCases) -> str:
-    rows = [["group", "weight", f"{content.score} default", "worst case", "drop", "SSIM", "between starts"]]
+    headings = ("worst case", "drop", "SSIM", "largest change", "CIEDE2000", "95%", "between starts")
+    rows = [["group", "weight", f"{content.score} default", *headings]]
     for row in content.rows:
-        numbers = (content.default.score, row.score, row.drop, row.ssim, row.spread)
-        rows.append([row.group, f"{row.aux_weight:g}", *(f"{number:.4f}" for number in numbers)])
+        before = (content.default.score, row.score, row.drop, row.ssim, row.change)
+        cells = [
+            *(f"{number:.4f}" for number in before),
+            f"{row.color:.1f}",
+            f"{row.color_95:.1f}",
+            f"{row.spread:.4f}",
+        ]
+        rows.append([row.group, f"{row.aux_weight:g}", *cells])
     return table(rows)
 
 

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+import isp
 import tasks
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
@@ -33,12 +35,17 @@ class Measured(NamedTuple):
         score: the task's score.
         ssim: the mean structural similarity to the default rendering.
         confusion: the confusion matrix of each sample, `(N, C, C)`.
+        change: the largest difference from the default rendering, of all pixels and channels; images are in [0, 1].
+        color: the color difference CIEDE2000 from the default rendering: its mean over all pixels, and the 95th
+            percentile over the pixels of a sample, averaged over the samples. The images are taken for sRGB.
     """
 
     loss: float
     score: float
     ssim: float
     confusion: np.ndarray
+    change: float = 0.0
+    color: tuple[float, float] = (0.0, 0.0)
 
 
 def whole_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> list[Batch[np.ndarray]]:
@@ -161,6 +168,7 @@ class Measurer:
         return {
             "loss": self._frozen.task.measure(logits, batch)["loss"],
             "ssim": jax.vmap(tasks.losses.ssim)(images, default),
+            **_differences(images, default),
             "confusion": self._of_each(logits, batch),
         }
 
@@ -177,7 +185,27 @@ class Measurer:
         return jax.vmap(confusion)(logits, batch)
 
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:
-        ssim, confusion = (np.concatenate([batch[name] for batch in batches])[taken] for name in ("ssim", "confusion"))
-        total, task = confusion.sum(0), self._frozen.task
+        arrays = {
+            name: np.concatenate([batch[name] for batch in batches])[taken] for name in batches[0].keys() - {"loss"}
+        }
+        total, task = arrays["confusion"].sum(0), self._frozen.task
         loss = task.totals({"loss": sum(batch["loss"] for batch in batches), "confusion": total})["loss"] / taken.sum()
-        return Measured(float(loss), float(task.score_of(total)), float(ssim.mean()), confusion)
+        return Measured(
+            float(loss),
+            float(task.score_of(total)),
+            float(arrays["ssim"].mean()),
+            arrays["confusion"],
+            float(arrays["change"].max()),
+            (float(arrays["color"].mean()), float(arrays["color_95"].mean())),
+        )
+
+
+def _differences(images: jax.Array, default: jax.Array) -> dict[str, jax.Array]:
+    """Computes the largest change of a value, and the mean and the 95th percentile of CIEDE2000, for each image."""
+    color = isp.color.ciede2000(isp.color.srgb_to_lab(images), isp.color.srgb_to_lab(default))
+    pixels = (-2, -1)
+    return {
+        "change": jnp.abs(images - default).max((-3, -2, -1)),
+        "color": color.mean(pixels),
+        "color_95": jnp.percentile(color, 95, pixels),
+    }

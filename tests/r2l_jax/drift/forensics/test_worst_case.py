@@ -64,6 +64,9 @@ def test_a_row_for_each_group_and_weight(analysis):
     assert not np.any(cheap["parameters"]["additive_layer"])
     # A heavy price keeps the default.
     assert cheap["ssim"] < dear["ssim"]
+    for name in ("change", "color", "color_95"):
+        assert cheap[name] > dear[name] >= 0
+    assert cheap["color_95"] > cheap["color"]
     assert len(analysis.table.splitlines()) == 2 + len(rows)
     assert set(analysis.figures) == {"curves", *SETTINGS.adv_parameters}
     assert all(np.asarray(analysis.figures[group]).std() > 0 for group in SETTINGS.adv_parameters)

@@ -2,6 +2,7 @@ import brightness
 import numpy as np
 import pytest
 from brightness import BRIGHT, GAMMA, dark_images
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from r2l_jax.drift.search.measure import Measurer, whole_batches
 from r2l_jax.runtime.stop import Interrupted
@@ -28,6 +29,13 @@ def test_numbers_are_those_of_all_samples(frozen):
         np.testing.assert_array_equal(measured.confusion, [[[low, 1 - low], [0, 0]] for low in (above < 0).astype(int)])
     assert default.ssim == pytest.approx(1, abs=1e-5)
     assert 0 < brighter.ssim < 0.99
+    assert (default.change, *default.color) == (0, 0, 0)
+    raws, _ = DATASET.samples(EVERY)
+    before, after = (np.asarray(frozen.pipeline(each)(raws)) for each in (frozen.default, with_gain(frozen, 2.0)))
+    difference = deltaE_ciede2000(rgb2lab(before), rgb2lab(after))
+    assert brighter.change == pytest.approx(np.abs(after - before).max(), rel=1e-5)
+    expected = difference.mean(), np.percentile(difference, 95, (1, 2)).mean()
+    assert brighter.color == pytest.approx(expected, rel=1e-4)
 
 
 def test_neither_batches_nor_neighbors_matter(frozen):
