@@ -10,8 +10,9 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
+from r2l_jax.runtime import cluster
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, setting
+from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, replace, setting
 
 if TYPE_CHECKING:
     from r2l_jax.optimizers import Optimizer
@@ -56,6 +57,8 @@ OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("constant", "cosine")
 CLASS_WEIGHTS = ("none", "balanced")
 AUGMENTATIONS = ("none", "weak", "strong")
+# The parts of a training that are drawn at random, each with a seed.
+SEEDED = ("weights", "order", "split")
 CLASSIFIERS = ("ResNet18", "ResNet34", "Resnet50")
 PRECISIONS = ("float32", "bfloat16")
 ENCODERS = ("resnet18", "resnet34", "resnet50")
@@ -343,6 +346,16 @@ class OptimizationSettings(Settings):
     seed: int = setting(
         "the seed of the splits, the initial weights, the order of samples and the augmentation", 1, bound=NOT_NEGATIVE
     )
+    weights_seed: int | None = setting("the seed of the initial weights; default: --seed", None, bound=NOT_NEGATIVE)
+    order_seed: int | None = setting(
+        "the seed of the order of samples and of the augmentation; default: --seed", None, bound=NOT_NEGATIVE
+    )
+    split_seed: int | None = setting("the seed of the splits; default: --seed", None, bound=NOT_NEGATIVE)
+
+    def seed_of(self, part: str) -> int:
+        """Returns the seed of a part of the training, one of `SEEDED`."""
+        own = getattr(self, f"{part}_seed")
+        return self.seed if own is None else own
 
     def build(self, epoch_steps: int) -> Optimizer:
         """Makes the optimizer of a run with this many updates per epoch."""
@@ -500,6 +513,62 @@ class TrainConfig(Settings):
     def run_dir(self) -> pathlib.Path:
         """The folder of the run's folds."""
         return pathlib.Path(self.tracking.logdir) / self.tracking.experiment_name / self.tracking.run_name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupSettings(Settings):
+    """Many trainings."""
+
+    seeds: tuple[int, ...] = setting(
+        "train a group of runs that differ in their seeds alone, in folders seed_<s> of the run's folder: the seeds, "
+        "separated by commas, or a number n for 1 to n",
+        (),
+        bound=NOT_NEGATIVE,
+    )
+    vary: tuple[str, ...] = setting(
+        "with --seeds, the parts that differ: weights, order (of samples, and augmentation) and split; the others have "
+        "the seed of --seed",
+        ("weights", "order"),
+        each=SEEDED,
+    )
+    scheduler: str = setting(f"with --seeds, {cluster.SETTING}", "serial")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if len(set(self.seeds)) < len(self.seeds) or self.seeds == (0,):
+            given = ",".join(map(str, self.seeds))
+            raise InputError(f"--seeds must be seeds that differ, or their number, got {given}")
+        if not self.vary:
+            raise InputError("--vary is empty")
+
+    def members(self, config: TrainConfig) -> dict[str, TrainConfig]:
+        """Returns the trainings of a group by the names of their folders.
+
+        Raises:
+            InputError: the training has a fixed seed of a part that varies.
+        """
+        optimization = config.optimization
+        for part in self.vary:
+            if getattr(optimization, f"{part}_seed") is not None:
+                raise InputError(f"--{part}_seed fixes a part that --vary={','.join(self.vary)} varies: leave it out")
+        fixed = {f"{part}_seed": optimization.seed_of(part) for part in SEEDED if part not in self.vary}
+        seeds = range(1, max(self.seeds) + 1) if len(self.seeds) == 1 else self.seeds
+        return {
+            f"seed_{seed}": replace(config, seed=seed, run_name=f"{config.tracking.run_name}/seed_{seed}", **fixed)
+            for seed in seeds
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingProgram(Settings):
+    """The flags of train.py."""
+
+    training: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    group: GroupSettings = GroupSettings()
+
+    def without_effect(self) -> dict[str, str]:
+        """Returns the flags of a group if one run is trained."""
+        return {} if self.group.seeds else dict.fromkeys(("vary", "scheduler"), "without --seeds")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

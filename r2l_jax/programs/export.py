@@ -23,7 +23,10 @@ from r2l_jax.runtime.flags import NOT_NEGATIVE, Settings, setting
 class ExportConfig(Settings):
     """Export."""
 
-    run: str = setting("folder of a finished run or of one of its folds, or a file model.safetensors")
+    run: str = setting(
+        "folder of a finished run or of one of its folds, or a file model.safetensors; or the folder of a group of "
+        "trainings, exported as one function to the mean of their probabilities"
+    )
     output: str = setting("folder for the export; it must not contain an earlier one")
     parts: tuple[str, ...] | None = setting(
         f"some of {', '.join(EXPORT_PARTS)}, separated by commas; default: all that the model has",
@@ -66,7 +69,8 @@ def main(config: ExportConfig) -> int:
     from r2l_jax.training.run import open_run
 
     model = open_run(config.run, [str(config.fold)], config.checkpoint, config.pipeline, config.data_dir)
-    print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}")
+    trainings = f" of {len(model.folds)} trainings" if len(model.folds) > 1 else ""
+    print(f"{config.run}: the {config.checkpoint} checkpoint of fold {model.about.fold}{trainings}")
     if config.input is None:
         checked_on = samples.of_run(model)
     else:

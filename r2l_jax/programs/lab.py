@@ -24,7 +24,9 @@ class LabConfig(Settings):
     """Page."""
 
     run: str | None = setting(
-        "a finished run, one of its folds, or a file model.safetensors: the model that judges pictures", None
+        "a finished run, one of its folds, or a file model.safetensors: the model that judges pictures; of a group of "
+        "trainings, the first one does",
+        None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
     data_dir: str | None = setting(

@@ -27,12 +27,17 @@ else:
 class PredictionConfig(Settings):
     """Prediction."""
 
-    run: str = setting("folder of a finished run or of one of its folds, or a file model.safetensors")
+    run: str = setting(
+        "folder of a finished run, of one of its folds, or of a group of trainings, which predict together; or a file "
+        "model.safetensors"
+    )
     input: tuple[str, ...] = setting(
         f"raw files and folders of them, separated by commas, each {remote.BY_URL}", kind="repeated"
     )
     output: str = setting(f"the table, a CSV file: {remote.BY_URL}")
-    folds: tuple[str, ...] = setting("numbers of the folds whose probabilities are averaged, or all", ("0",))
+    folds: tuple[str, ...] = setting(
+        "numbers of the folds whose probabilities are averaged, of each member of a group; or all", ("0",)
+    )
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     masks: str | None = setting(
         f"for segmentation: folder for the masks, 8-bit PNG of probabilities: {remote.BY_URL}", None
@@ -65,7 +70,8 @@ def main(config: PredictionConfig) -> int:
     cluster.prepare(config.scheduler)
     load = functools.partial(_load, config.run, config.folds, config.checkpoint, config.pipeline, config.camera)
     run, camera = load()
-    print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} fold{'s' * (len(run.folds) > 1)}")
+    models = "fold" if len({fold.folder.parent for fold in run}) == 1 else "training"
+    print(f"{config.run}: the {config.checkpoint} checkpoint of {len(run.folds)} {models}{'s' * (len(run.folds) > 1)}")
     files = find_raw_files(config.input)
     masks = None if config.masks is None else remote.place(config.masks)
     workers = Workers(config.scheduler, load)

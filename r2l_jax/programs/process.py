@@ -43,7 +43,9 @@ class RenderConfig(ProcessingChoice):
         None,
     )
     run: str | None = setting(
-        "a finished run, one of its folds, or a file model.safetensors: renders with its learned processing", None
+        "a finished run, one of its folds, or a file model.safetensors: renders with its learned processing; of a "
+        "group of trainings, with the first one's",
+        None,
     )
     checkpoint: str = setting(f"with --run, {WHICH_CHECKPOINT}", "best", choices=CHECKPOINTS)
     processing_mode: str | None = setting(
@@ -103,8 +105,11 @@ def main(config: RenderConfig) -> int:
     """Renders the files that the flags name, and returns the exit status."""
     from r2l_jax.apps import render
     from r2l_jax.runtime.worklist import Workers
+    from r2l_jax.training.record import members
 
     cluster.prepare(config.scheduler)
+    if config.run is not None:
+        config = dataclasses.replace(config, run=str(members(config.run)[0]))
     pipeline, camera, stored = _load(config)
     if config.run is not None:
         print(f"{config.run}: the {config.checkpoint} checkpoint")

@@ -66,7 +66,7 @@ class Plan:
         _ = config.processing.named_pipeline
         self.dataset = datasets.load(config.data.dataset, download=config.data.download, **config.data.source)
         batch_size = config.optimization.batch_size
-        splits = _splits(config.data, config.optimization.seed, self.dataset)
+        splits = _splits(config.data, config.optimization.seed_of("split"), self.dataset)
         if config.data.test_run:
             splits = [Split(*(part[:batch_size] for part in split)) for split in splits]
         self.folds = [

@@ -36,8 +36,10 @@ from r2l_jax.training.record import (
     fold_folder,
     fold_folders,
     fold_number,
+    members,
     read_metrics,
     recorded_split,
+    seed_folders,
     split_of,
     training_id,
 )
@@ -137,7 +139,7 @@ class TrainedFold:
 
 
 class Run:
-    """A finished run, or some of its folds.
+    """A finished run, or some of its folds; or those of the members of a group.
 
     It predicts with the mean of its folds' probabilities. Its other attributes come from its first fold.
 
@@ -339,23 +341,24 @@ def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> list[Array]:
 
 
 def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipeline: str | None = None) -> Run:
-    """Loads a finished model from the folder of its run, or from a file model.safetensors.
+    """Loads a finished model from the folder of its run, from that of a group, or from a file model.safetensors.
 
     Nothing else is needed, except for the Python file of a user's own pipeline: it must lie where it was in training,
     with the same content, or be named. A file that this user has never named, in a flag or here, is not run.
 
     Args:
-        path: the folder of a run or of one of its folds, or a file that training with --save_locally has written.
-        fold: which fold of the run's folder.
+        path: the folder of a run or of one of its folds, or a file that training with --save_locally has written; or
+            the folder of a group of trainings, which predict together, with the mean of their probabilities.
+        fold: which fold of the run's folder, or of each member's.
         checkpoint: "best", the state of the best epoch, or "last". A file holds only one of them.
         pipeline: where the file of the run's pipeline is now, as `<file>.py:<function>`.
 
     Returns:
-        The run with this fold.
+        The run with this fold, or with this fold of each member.
 
     Raises:
-        InputError: the path is not a finished run or model, is damaged, or lacks the checkpoint; or the file of its
-            pipeline is missing, has changed, or has never been named.
+        InputError: the path is not a finished run or model, is damaged, or lacks the checkpoint; the file of its
+            pipeline is missing, has changed, or has never been named; or members differ in more than their seeds.
 
     Example:
         ::
@@ -375,8 +378,8 @@ def open_run(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | No
     """Opens a finished run for a program that needs no data, on one device. Errors name the program's flags.
 
     Args:
-        uri: the folder of a run or of a fold, or the file of a model.
-        folds: the numbers of folds, or "all".
+        uri: the folder of a run, a group or a fold, or the file of a model.
+        folds: the numbers of folds, of each member of a group; or "all".
         checkpoint: "best" or "last".
         pipeline: as for `load`.
         data_dir: the present folder of the data; None if it has not moved.
@@ -386,7 +389,8 @@ def open_run(uri: str, folds: Sequence[str], checkpoint: str, pipeline: str | No
     """
     numbers = [*folds]
     if numbers == ["all"]:
-        found = [fold_number(folder) for folder in fold_folders(pathlib.Path(uri))]
+        first, *_ = [*seed_folders(pathlib.Path(uri)), pathlib.Path(uri)]
+        found = [fold_number(folder) for folder in fold_folders(first)]
         numbers = [str(number) for number in found] or ["0"]
     if not numbers or not all(number.isdecimal() for number in numbers) or len(set(numbers)) < len(numbers):
         raise InputError(f"--folds must be all, or numbers of folds that differ, got {','.join(folds)}")
@@ -446,13 +450,18 @@ def _folders(uri: str) -> list[pathlib.Path]:
 def _open(
     uri: str, numbers: Sequence[int], checkpoint: str, pipeline: str | None, data_dir: str | None, prefix: str
 ) -> Run:
-    """Opens folds on one device; errors begin with the prefix and the folder or the file."""
+    """Opens folds, of each member of a group, on one device; errors begin with the prefix and the folder or file."""
     named, where = {pipeline: find_pipeline(pipeline)} if pipeline else {}, f"{prefix}{uri}"
     opening = _Opening(checkpoint, named, data_dir, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     if pathlib.Path(uri).is_file():
         folds = [opening.file(pathlib.Path(uri), where)]
     else:
-        folds = [opening.folder(fold_folder(uri, number, where), where) for number in numbers]
+        of_members = {f"{prefix}{folder}": str(folder) for folder in members(uri)}
+        folds = [
+            opening.folder(fold_folder(folder, number, of_member), of_member)
+            for of_member, folder in of_members.items()
+            for number in numbers
+        ]
     if pipeline and folds[0].config.processing.pipeline != pipeline:
         raise InputError(f"{where} was not trained with the pipeline {pipeline}: leave it out")
     return Run(folds)

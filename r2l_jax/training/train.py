@@ -26,7 +26,7 @@ from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training import model_file, tracking
 from r2l_jax.training.checkpoint import Checkpoints, best_of, drop_optimizer, out_of_patience, stored_model
 from r2l_jax.training.plan import Plan
-from r2l_jax.training.record import Fold, Record, fold_folders, other_makers, read_metrics
+from r2l_jax.training.record import Fold, Record, fold_folders, other_makers, read_metrics, seed_folders
 from r2l_jax.training.start import initial_state
 from r2l_jax.training.steps import Steps, TrainState, make_steps
 from r2l_jax.training.update import GradientDescent, UpdateRule
@@ -40,7 +40,7 @@ _LEAST_UPDATES = 60
 _COLUMNS = 80
 
 
-def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Numbers:
+def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bool = True) -> Numbers:
     """Trains every fold of a run, or finishes the work of an earlier call with the same settings.
 
     Writes `<logdir>/<experiment_name>/<run_name>/fold_<k>/`, and `summary.json` beside the folds.
@@ -48,6 +48,7 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
     Args:
         config: the run.
         rule: how a step changes the model.
+        shows: whether to print tables of the scores and the next commands at the end.
 
     Returns:
         The content of summary.json: the mean and standard deviation over the folds of each final number.
@@ -58,6 +59,8 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
     plan, run_dir = Plan(config, rule), config.run_dir
+    if seed_folders(run_dir):
+        raise InputError(f"{run_dir} holds a group of trainings: choose another --run_name")
     with writing_to(run_dir):
         begun = plan.check_folders(plan.folds)
         if is_first():
@@ -71,6 +74,7 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent) -> Number
         summary = _summary(trainer.steps, results)
         if is_first():
             write_json(run_dir / "summary.json", summary)
+        if is_first() and shows:
             print(tracking.class_table(results), tracking.run_table(results, summary), sep="\n\n")
             seconds = time.monotonic() - started if any(are_new) else None
             logdir, learns = config.tracking.logdir, config.processing.learns_pipeline
@@ -183,8 +187,10 @@ class Trainer:
     ) -> tuple[TrainState, list[Numbers], Numbers]:
         """Returns the last state, the numbers of the epochs, and the final numbers."""
         plan, steps, epochs = self._plan, self.steps, self._plan.optimization.epochs
-        seed = jax.random.key(plan.optimization.seed)
-        init_key, step_key = jax.random.split(jax.random.fold_in(seed, fold.number))
+        init_key, step_key = (
+            jax.random.split(jax.random.fold_in(jax.random.key(plan.optimization.seed_of(part)), fold.number))[place]
+            for place, part in enumerate(("weights", "order"))
+        )
         keys = init_key, step_key
         state = initial_state(steps, plan.sources, plan.dataset, fold, plan.batches.size, keys, checkpoints.found)
         state, history = checkpoints.restore_last(state, epochs, self._is_done)
@@ -290,7 +296,7 @@ class _Loop:
         self.step, self.steps = first_step, plan.optimization.epochs * plan.batches.per_epoch
         self.validated: Numbers | None = None
         self._left: Iterator[Batch] = loader.train_batches(
-            plan.dataset, fold.train_indices, plan.batches.size, plan.optimization.seed, first_step
+            plan.dataset, fold.train_indices, plan.batches.size, plan.optimization.seed_of("order"), first_step
         )
 
     def __enter__(self) -> "_Loop":

@@ -54,6 +54,8 @@ from r2l_jax.training.record import changed_flags
         ({"run_name": "/tmp/run"}, "--run_name must be a folder's name, got '/tmp/run'"),
         ({"experiment_name": "../run"}, "--experiment_name must be a folder's name, got '../run'"),
         ({"seed": -1}, "--seed must not be negative, got -1"),
+        ({"test_size": 2.5}, "--test_size must be a share below 1 or a whole number, got 2.5"),
+        ({"test_size": 0.2, "state_dict_uri": "runs/x"}, "--state_dict_uri gives the splits, with the test samples"),
         ({"track_every_epoch": True}, "--track_every_epoch needs a record: give --track_processing, .* as well"),
     ],
 )

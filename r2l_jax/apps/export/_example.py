@@ -15,7 +15,7 @@ for name, part in model["parts"].items():
     given, taken = samples[part["input"]["name"]], part["output"]["name"]
     (found,) = session.run([taken], {part["input"]["name"]: given})
     print(f"{name}: {given.shape} -> {found.shape}, difference {np.abs(found - samples[taken]).max():.1e}")
-    if taken == "logits" and model["task"] == "classification":
-        odds = np.exp(found - found.max(-1, keepdims=True))
+    if taken != "images" and model["task"] == "classification":
+        odds = np.exp(found - found.max(-1, keepdims=True)) if taken == "logits" else found
         for row in odds / odds.sum(-1, keepdims=True):
             print(f"  {model['classes'][row.argmax()]}: {row.max():.3f}")

@@ -8,26 +8,34 @@ import numpy as np
 import isp
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.model.processors import Standardize
+from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.pipelines import camera_with
-from r2l_jax.training.run import Run
+from r2l_jax.training.run import Run, TrainedFold
 
 
 def described(model: Run, parts: Mapping[str, Part]) -> dict[str, Any]:
     """Describes a model and its exported parts, without their files."""
-    camera, about = model.camera, model.about
+    camera, each = model.camera, [_trained(fold) for fold in model]
     return {
-        "identity": model.identity,
-        "run": model.config.tracking.run_name,
-        "fold": about.fold,
-        "checkpoint": about.checkpoint,
-        "epoch": about.epoch,
+        **(each[0] if len(each) == 1 else {"members": each}),
+        "checkpoint": model.about.checkpoint,
         "task": model.task.name,
         "classes": list(model.classes),
-        "score": {"name": model.task.score, "value": model.score},
         "processing": model.config.processing.flag.removeprefix("--"),
         "raw": None if camera is None else _mosaics(model, camera),
-        "normalization": _normalization(model),
         "parts": {name: _interface(part, model) for name, part in parts.items()},
+    }
+
+
+def _trained(fold: TrainedFold) -> dict[str, Any]:
+    """Describes how a model of an ensemble differs from the others."""
+    return {
+        "identity": fold.identity,
+        "run": fold.config.tracking.run_name,
+        "fold": fold.number,
+        "epoch": fold.about.epoch,
+        "score": {"name": fold.task.score, "value": fold.about.score},
+        "normalization": _normalization(fold.model),
     }
 
 
@@ -41,9 +49,9 @@ def _mosaics(model: Run, camera: isp.Camera) -> dict[str, Any]:
     }
 
 
-def _normalization(model: Run) -> dict[str, list[float]]:
+def _normalization(model: RawToLogit) -> dict[str, list[float]]:
     """Returns the mean and the standard deviation by which the head's images are normalized, of each channel."""
-    layer = model.model.normalizer
+    layer = model.normalizer
     if isinstance(layer, Standardize):
         mean, deviation = layer.mean[...], layer.std[...]
     else:

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 
 from r2l_jax.apps.export import description, onnx_files, stablehlo
-from r2l_jax.apps.export.parts import IMAGES, LOGITS, RAW, Part, parts_of
+from r2l_jax.apps.export.parts import IMAGES, LOGITS, PROBABILITIES, RAW, Part, ensemble_of, parts_of
 from r2l_jax.names import EXPORT_FORMATS, EXPORT_PARTS
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.environment import environment
@@ -66,7 +66,7 @@ def export_model(
     - `model.json` describes all of them, and `samples.npz` holds the samples with the model's results.
 
     Args:
-        model: the finished model.
+        model: the finished model; of several folds, one function computes the mean of their probabilities.
         output: the folder.
         samples: mosaics `(N, H, W)`, or images of a model that takes these. Files are for inputs of their size.
         parts: which of `names.EXPORT_PARTS`; None is all that the model has.
@@ -79,15 +79,20 @@ def export_model(
     Raises:
         InputError: the model lacks a part or a format; or the folder holds an export, or cannot be written to.
     """
-    found = parts_of(model.model, samples.shape[1:])
+    if len(model.folds) > 1:
+        formats = _formats_of_ensembles(parts, formats)
+        found, camera = ensemble_of(model, samples.shape[1:]), None
+    else:
+        found, camera = parts_of(model.model, samples.shape[1:]), description.learned_camera(model)
     chosen = _chosen_parts(found, parts)
-    camera = description.learned_camera(model)
     wanted = _chosen_formats(formats, camera is not None)
     with writing_to(output):
         if (output / NAME).exists():
             raise InputError(f"--output={output} holds an export: choose another folder")
         about = description.described(model, chosen)
         values = _reference(found, samples)
+        if PROBABILITIES in {part.output for part in found.values()}:
+            values[PROBABILITIES] = model.predict(samples)
         outcomes = []
         options = {"stablehlo": {"gradient": gradient}, "onnx": {}}
         for part in chosen.values():
@@ -101,6 +106,14 @@ def export_model(
         _write_beside(output, chosen, values, wanted)
         write_json(output / NAME, {**about, **environment()})
     return outcomes
+
+
+def _formats_of_ensembles(parts: Sequence[str] | None, formats: Sequence[str] | None) -> Sequence[str]:
+    """Returns the formats of an ensemble; raises an InputError for a part or a format that holds one model."""
+    for flag, names, known in (("parts", parts, ("whole",)), ("formats", formats, tuple(_KINDS))):
+        if lacking := [name for name in names or () if name not in known]:
+            raise InputError(f"--{flag}={lacking[0]} is for one model: name a member of the group in --run")
+    return tuple(_KINDS) if formats is None else formats
 
 
 def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[str, Part]:
@@ -165,7 +178,7 @@ def _write_beside(output: Path, parts: dict[str, Part], values: dict[str, np.nda
     """Writes the samples with the model's results, the learned parameters, and the example."""
     if not {"stablehlo", "onnx"} & {*formats}:
         return
-    _save(output / SAMPLES, {name: values[name] for name in (RAW, IMAGES, LOGITS) if name in values})
+    _save(output / SAMPLES, {name: values[name] for name in (RAW, IMAGES, LOGITS, PROBABILITIES) if name in values})
     parameters = {name: np.asarray(value) for part in parts.values() for name, value in part.parameters.items()}
     if "stablehlo" in formats and parameters:
         _save(output / PARAMETERS, parameters)

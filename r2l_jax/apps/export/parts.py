@@ -12,12 +12,13 @@ from flax import nnx
 import isp
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
+from r2l_jax.training.run import Run
 from tasks.resnet import ResNetTrunk
 
 Parameters = dict[str, jax.Array]
 
 
-RAW, IMAGES, LOGITS = "raw", "images", "logits"
+RAW, IMAGES, LOGITS, PROBABILITIES = "raw", "images", "logits", "probabilities"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,7 +28,7 @@ class Part:
     Attributes:
         name: one of `names.EXPORT_PARTS`.
         input: the name of the input: "raw" or "images".
-        output: the name of the output: "images" or "logits".
+        output: the name of the output: "images" or "logits", or "probabilities" of an ensemble.
         function: computes the output from the parameters and the input.
         parameters: the parameters of the pipeline by name, as learned; none for the head and for other processors.
         shape: the shape of one input.
@@ -67,6 +68,16 @@ def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
         Part("head", IMAGES, LOGITS, functools.partial(_logits, model), {}, image),
     )
     return {part.name: part for part in parts}
+
+
+def ensemble_of(run: Run, shape: tuple[int, ...]) -> dict[str, Part]:
+    """Returns the only part of several models: from mosaics to the mean of their probabilities."""
+    wholes = [parts_of(fold.model, shape)["whole"] for fold in run]
+
+    def mean(_: Parameters, inputs: jax.Array) -> jax.Array:
+        return sum(run.task.probabilities(whole(inputs), shape[0]) for whole in wholes) / jnp.float32(len(wholes))
+
+    return {"whole": dataclasses.replace(wholes[0], output=PROBABILITIES, function=mean, parameters={})}
 
 
 def _processed(model: RawToLogit, parameters: Parameters, raw: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ from r2l_jax.drift import results
 from r2l_jax.names import DEMOSAICING
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError, warn
+from r2l_jax.training.record import members
 from r2l_jax.training.run import Run, open_run
 
 Result = TypeVar("Result")
@@ -105,7 +106,7 @@ def make_lab(
     """Collects everything that visitors can choose.
 
     Args:
-        run: a finished run, one of its folds, or the file of a model.
+        run: a finished run, one of its folds, or the file of a model; of a group, its first member.
         checkpoint: the checkpoint of the run.
         data_dir: the folder of the run's data; None if it has not moved.
         files: raw files and folders of them.
@@ -120,6 +121,7 @@ def make_lab(
     pipelines = {found.title: found for found in map(find_pipeline, names)}
     if run is None:
         return Lab(sources.given_files(files, None), sources.cameras(None, given), pipelines)
+    run = str(members(run)[0])
     model = open_run(run, ["0"], checkpoint, own, data_dir)
     if model.pipeline is None:
         raise InputError(f"--run={run} was trained with {model.config.processing.flag}, which has no sliders")

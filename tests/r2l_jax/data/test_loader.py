@@ -121,6 +121,14 @@ def test_test_samples_are_drawn_first_and_keep_the_proportions_of_classes(test_s
             np.testing.assert_allclose(np.bincount(labels[part]) / len(part), [0.5, 0.3, 0.2], atol=0.5 / len(part))
 
 
+def test_the_embedded_set_has_as_many_test_samples_as_asked_for():
+    """As in README: the classes of its scenes alternate."""
+    labels = np.arange(1080) % 5
+    (split,) = splits.stratified_splits(labels, 1, 0.8, seed=1, test_size=480.0)
+    counts = [np.bincount(labels[part]).tolist() for part in split]
+    assert counts == [[96] * 5, [24] * 5, [96] * 5]
+
+
 @pytest.mark.parametrize(
     ("labels", "test_size", "message"),
     [

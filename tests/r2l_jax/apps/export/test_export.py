@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import isp
 import r2l_jax
@@ -18,6 +20,7 @@ from r2l_jax.data.files.known_camera import read_camera_file
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
+from r2l_jax.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +105,43 @@ def test_files_that_differ_are_refused(model, raws, tmp_path, monkeypatch):
     monkeypatch.setattr(stablehlo, "write", Mock(side_effect=ValueError("this stage has\nno formula")))
     outcomes = export_model(model, tmp_path / "other", raws, ["isp"], ["stablehlo", "safetensors"])
     assert [outcome.error for outcome in outcomes] == ["this stage has no formula", None]
+
+
+@pytest.fixture(scope="module")
+def ensemble(model):
+    """Two models of a group."""
+    (fold,), other = model.folds, nnx.clone(model.model)
+    other.head.fc.bias[...] += jnp.arange(5.0)
+    return Run([fold, dataclasses.replace(fold, load_model=lambda: other)])
+
+
+@pytest.mark.parametrize("kind", ["stablehlo", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_group_becomes_one_file_of_the_mean_of_its_probabilities(ensemble, raws, tmp_path, kind):
+    if kind == "onnx":
+        pytest.importorskip("jax2onnx")
+    (outcome,) = export_model(ensemble, tmp_path / "out", raws, None, [kind])
+    assert (outcome.file, outcome.error) == (f"whole.{kind}", None)
+    about = json.loads((tmp_path / "out/model.json").read_text())
+    assert [member["identity"] for member in about["members"]] == [fold.identity for fold in ensemble]
+    assert about["parts"]["whole"]["output"] == {"name": "probabilities", "dtype": "float32"}
+    # Of a member alone, the probabilities are others.
+    assert np.abs(ensemble.predict(raws) - Run(ensemble.folds[:1]).predict(raws)).max() > 0.1
+    if kind == "onnx":
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(tmp_path / "out/whole.onnx")
+        (found,) = session.run(["probabilities"], {"raw": raws[:3]})
+    else:
+        found = loaded(tmp_path / "out", "whole.stablehlo").call({}, raws[:3])
+    np.testing.assert_allclose(found, ensemble.predict(raws)[:3], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "formats", "named"),
+    [(["isp"], None, "--parts=isp"), (None, ["safetensors"], "--formats=safetensors"), (None, ["camera"], "camera")],
+)
+def test_a_group_has_no_processing_and_no_file_of_one_model(ensemble, raws, tmp_path, parts, formats, named):
+    with pytest.raises(InputError, match=f"{named} is for one model: name a member of the group in --run"):
+        export_model(ensemble, tmp_path / "out", raws, parts, formats)
 
 
 @pytest.mark.slow

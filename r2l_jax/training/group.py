@@ -1,0 +1,112 @@
+"""A group of trainings: runs of one recipe that differ in their seeds alone."""
+
+import functools
+import pathlib
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from r2l_jax.config import GroupSettings, TrainConfig
+from r2l_jax.data.sets import datasets
+from r2l_jax.model.tasks import TASKS
+from r2l_jax.runtime import cluster
+from r2l_jax.runtime.cluster import Job
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.hosts import is_first, refuse_several_processes
+from r2l_jax.runtime.locks import writing_to
+from r2l_jax.runtime.tables import table
+from r2l_jax.training import tracking, train
+from r2l_jax.training.record import fold_folders, read_metrics, training_id
+from r2l_jax.training.update import GradientDescent, UpdateRule
+
+Numbers = dict[str, Any]
+
+
+def run(config: TrainConfig, settings: GroupSettings, rule: type[UpdateRule] = GradientDescent) -> None:
+    """Trains the members of a group, or finishes the work of an earlier call, and prints their scores.
+
+    Each member is an ordinary run in `<run>/seed_<s>/`. In one process, all of them share their compiled steps.
+
+    Args:
+        config: the recipe.
+        settings: the seeds of the members, and where they are trained.
+        rule: how a step changes the model.
+
+    Raises:
+        InputError: as `train.run`, or the folder is a single run's.
+        Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
+    """
+    folder, started = config.run_dir, time.monotonic()
+    members = settings.members(config)
+    if fold_folders(folder):
+        raise InputError(f"{folder} holds a single run: choose another --run_name for the group")
+    with writing_to(folder):
+        earlier = {} if config.tracking.overwrite else _metrics(members)
+        if settings.scheduler == "serial":
+            for number, (name, member) in enumerate(members.items(), start=1):
+                if is_first():
+                    print(f"{name}, {number} of {len(members)}", file=sys.stderr)
+                train.run(member, rule, shows=False)
+        else:
+            _train_elsewhere(members, settings.scheduler, rule, folder / "logs")
+        if is_first():
+            metrics = _metrics(members)
+            trained = [[training_id(fold) for fold in member] for member in metrics.values()]
+            is_new = trained != [[training_id(fold) for fold in member] for member in earlier.values()]
+            seconds = time.monotonic() - started if is_new else None
+            print(f"{_table(metrics)}\n")
+            print(tracking.closing(folder, config.tracking.logdir, config.processing.learns_pipeline, seconds))
+
+
+def _train_elsewhere(
+    members: Mapping[str, TrainConfig], scheduler: str, rule: type[UpdateRule], logs: pathlib.Path
+) -> None:
+    """Trains members as jobs, and says how each ended.
+
+    Raises:
+        InputError: some have failed, which the others do not wait for.
+    """
+    refuse_several_processes()
+    # Rendered or downloaded once, before several workers would.
+    data = next(iter(members.values())).data
+    datasets.load(data.dataset, download=data.download, **data.source)
+    jobs = [Job(name, functools.partial(train.run, member, rule, shows=False)) for name, member in members.items()]
+    failed = {}
+    with cluster.running(scheduler, logs) as runner:
+        for number, outcome in enumerate(runner.run(jobs), start=1):
+            said = f"{outcome.seconds:.0f} s" if outcome.error is None else outcome.error
+            print(f"[{number} of {len(jobs)}] {outcome.name}: {said}", file=sys.stderr, flush=True)
+            if outcome.error is not None:
+                failed[outcome.name] = outcome.error
+    if failed:
+        raise InputError("; ".join(f"{name}: {error}" for name, error in failed.items()))
+
+
+def _metrics(members: Mapping[str, TrainConfig]) -> dict[str, list[Numbers]]:
+    """Reads what the folds of each member have recorded so far."""
+    return {
+        name: [
+            read_metrics(fold / "metrics.json", "start anew with --overwrite")
+            for fold in fold_folders(member.run_dir)
+            if (fold / "metrics.json").exists()
+        ]
+        for name, member in members.items()
+    }
+
+
+def _table(metrics: Mapping[str, Sequence[Numbers]]) -> str:
+    """Formats the scores of the members in points, means over their folds, with the mean and the range of all."""
+    first, *_ = next(iter(metrics.values()))
+    score = next(task.score for task in TASKS if task.name == first["task"])
+    names = (f"val_{score}", f"best_val_{score}")
+    scores = {
+        member: [100 * sum(fold[name] for fold in folds) / len(folds) for name in names]
+        for member, folds in metrics.items()
+    }
+    columns = list(zip(*scores.values(), strict=True))
+    rows = [["", *(name.replace("_", " ") for name in names)]]
+    rows += [[member, *(f"{value:.3g}" for value in values)] for member, values in scores.items()]
+    rows.append(["mean", *(f"{sum(column) / len(column):.3g}" for column in columns)])
+    rows.append(["range", *(f"{min(column):.3g} to {max(column):.3g}" for column in columns)])
+    return f"{table(rows)}\nPoints, on {len(first['valid_indices'])} validation samples"

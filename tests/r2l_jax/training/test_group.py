@@ -1,0 +1,219 @@
+"""Trainings that differ in their seeds alone, and everything that takes them as one model."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import logging
+import pickle
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from small_runs import history, metrics, model, stop_at
+
+import r2l_jax
+from r2l_jax.config import GroupSettings
+from r2l_jax.runtime import cluster
+from r2l_jax.runtime.errors import InputError
+from r2l_jax.runtime.flags import build, flat, replace
+from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training import group, train
+from r2l_jax.training.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def recipe(base):
+    """A training with a rate that no other test has, so that no other test has compiled its steps."""
+    return replace(base, run_name="group", lr=2.5e-3, epochs=1, test_size=5.0, save_locally=True)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe):
+    settings, out, messages, handler = GroupSettings(seeds=(2, 5)), io.StringIO(), list[str](), logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logging.getLogger("jax").addHandler(handler)
+    with contextlib.redirect_stdout(out), jax.log_compiles():
+        group.run(recipe, settings)
+    logging.getLogger("jax").removeHandler(handler)
+    return settings.members(recipe), out.getvalue(), messages
+
+
+@pytest.fixture(scope="module")
+def members(trained):
+    """The trained members of a group by name."""
+    return trained[0]
+
+
+def test_a_member_is_the_ordinary_run_with_the_same_flags(recipe, members):
+    """Its three seeds, one by one, are all that is random in it."""
+    seeds = {"seed": 3, "weights_seed": 5, "order_seed": 5, "split_seed": recipe.optimization.seed}
+    alone = replace(recipe, run_name="alone", **seeds)
+    train.run(alone)
+    member = members["seed_5"]
+    assert flat(member) == flat(replace(recipe, run_name="group/seed_5", seed=5, split_seed=1))
+    assert history(alone) == history(member)
+    for name, value in model(member).items():
+        np.testing.assert_array_equal(value, model(alone)[name], err_msg=name)
+
+
+def test_members_differ_in_weights_and_order_and_share_their_samples(members):
+    two, five = (metrics(member) for member in members.values())
+    assert history(members["seed_2"]) != history(members["seed_5"])
+    for part, count in {"train": 28, "valid": 7, "test": 5}.items():
+        assert two[f"{part}_indices"] == five[f"{part}_indices"]
+        assert len(two[f"{part}_indices"]) == count
+
+
+@pytest.mark.parametrize(
+    ("vary", "fixed"),
+    [
+        (("weights", "order"), {"split_seed": 1}),
+        (("split",), {"weights_seed": 1, "order_seed": 1}),
+        (("weights", "order", "split"), {}),
+    ],
+)
+def test_parts_that_do_not_vary_have_the_seed_of_the_recipe(recipe, vary, fixed):
+    made = GroupSettings(seeds=(4,), vary=vary).members(recipe)
+    assert list(made) == ["seed_1", "seed_2", "seed_3", "seed_4"]
+    none = {"weights_seed": None, "order_seed": None, "split_seed": None}
+    assert flat(made["seed_3"]) == flat(recipe) | none | fixed | {"seed": 3, "run_name": "group/seed_3"}
+
+
+def test_splits_differ_if_they_are_to(recipe):
+    made = GroupSettings(seeds=(2,), vary=("weights", "order", "split")).members(recipe)
+    first, second = (Plan(member).folds[0] for member in made.values())
+    for part in ("train_indices", "valid_indices", "test_indices"):
+        assert sorted(getattr(first, part)) != sorted(getattr(second, part))
+
+
+def test_weights_and_order_have_their_own_seeds(recipe, monkeypatch):
+    keys = []
+
+    class Drawn(Exception):  # noqa: N818 -- nothing went wrong
+        """The weights are to be drawn."""
+
+    def draw(steps, sources, dataset, fold, batch, own, resumes):
+        keys.append([tuple(jax.random.key_data(key).tolist()) for key in own])
+        raise Drawn
+
+    monkeypatch.setattr(train, "initial_state", draw)
+    for seeds in ({}, {"weights_seed": 8}, {"order_seed": 8}, {"seed": 8}):
+        with pytest.raises(Drawn):
+            train.run(replace(recipe, run_name="keys", log_model=False, overwrite=True, **seeds))
+    (weights, order), *others = keys
+    assert others[0] == [others[2][0], order]
+    assert others[1] == [weights, others[2][1]]
+    assert others[2][0] != weights
+    assert others[2][1] != order
+
+
+def test_the_steps_are_compiled_once_for_all_members(trained):
+    *_, messages = trained
+    for function in ("_trained", "_drawn", "_evaluated"):
+        assert len([line for line in messages if line.startswith(f"Compiling jit({function})")]) == 1
+
+
+def test_a_group_ends_with_the_scores_of_its_members_and_the_next_commands(recipe, members, trained, capsys):
+    _, out, _ = trained
+    rows = {line.split("  ")[0]: line.split("  ")[1:] for line in out.splitlines() if re.match("seed|mean|range", line)}
+    rows = {name: [cell.strip() for cell in cells if cell.strip()] for name, cells in rows.items()}
+    scores = [[100 * metrics(each)[f"{which}val_accuracy"] for which in ("", "best_")] for each in members.values()]
+    for name, expected in zip(("seed_2", "seed_5", "mean"), (*scores, np.mean(scores, 0)), strict=True):
+        assert rows[name] == [f"{value:.3g}" for value in expected]
+    low, high = min(first for first, _ in scores), max(first for first, _ in scores)
+    assert rows["range"][0] == f"{low:.3g} to {high:.3g}"
+    assert "\nPoints, on 7 validation samples\n" in out
+    assert f"python scripts/evaluate.py --run={recipe.run_dir}\n" in out
+    group.run(recipe, GroupSettings(seeds=(2, 5)))
+    assert "nothing was left to do: the run is complete" in capsys.readouterr().out
+
+
+def test_a_stopped_group_resumes_with_the_member_that_was_stopped(recipe, members, monkeypatch):
+    config = replace(recipe, run_name="stopped")
+    first, second = made = list(GroupSettings(seeds=(2, 5)).members(config).values())
+    with monkeypatch.context() as patch:
+        # A member has three steps.
+        stop_at(patch, 2)
+        with pytest.raises(Interrupted, match="stopped at step 2 of 3; the same command resumes"):
+            group.run(config, GroupSettings(seeds=(2, 5)))
+    assert not second.run_dir.exists()
+    group.run(config, GroupSettings(seeds=(2, 5)))
+    assert [history(each) for each in made] == [history(each) for each in members.values()]
+    before = (first.run_dir / "fold_0/metrics.json").stat().st_mtime_ns
+    group.run(config, GroupSettings(seeds=(2, 5)))
+    assert (first.run_dir / "fold_0/metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_group_predicts_with_the_mean_of_its_members(recipe, members):
+    together = r2l_jax.load(recipe.run_dir)
+    raws, _ = together.dataset.samples(together.folds[0].test_indices)
+    each = [r2l_jax.load(member.run_dir).predict(raws) for member in members.values()]
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+    np.testing.assert_array_equal(together.predict(raws), np.mean(each, axis=0))
+    assert [fold.folder for fold in together] == [member.run_dir / "fold_0" for member in members.values()]
+    with pytest.raises(InputError, match=r"^.*group/seed_2 is not a run's folder with a fold_1: it has fold_0$"):
+        r2l_jax.load(recipe.run_dir, fold=1)
+
+
+def test_a_member_of_another_recipe_is_refused_by_its_flag(recipe, members, tmp_path):
+    shutil.copytree(recipe.run_dir, tmp_path / "mixed")
+    file = tmp_path / "mixed/seed_5/fold_0/metrics.json"
+    content = json.loads(file.read_text())
+    content["flags"]["lr"] = 0.5
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"mixed: seed_5 differs from seed_2 in more than its seed: --lr=0\.5 instead"):
+        r2l_jax.load(tmp_path / "mixed")
+    assert r2l_jax.load(tmp_path / "mixed/seed_5").config.optimization.lr == 0.5
+
+
+class Pickling(cluster.Runner):
+    """Pickles jobs, as for other processes, and runs them in this one."""
+
+    def run(self, jobs):
+        yield from super().run([dataclasses.replace(job, work=pickle.loads(pickle.dumps(job.work))) for job in jobs])
+
+
+def test_members_are_trained_as_jobs_and_one_that_fails_stops_no_other(recipe, monkeypatch, tmp_path):
+    config, begun = replace(recipe, logdir=str(tmp_path)), []
+
+    @contextlib.contextmanager
+    def running(scheduler, logs):
+        assert (scheduler, logs) == ("local:2", config.run_dir / "logs")
+        yield Pickling()
+
+    @functools.wraps(train.run)
+    def run(member, rule, shows):
+        begun.append(member.tracking.run_name)
+        if member.optimization.seed == 1:
+            raise InputError("training diverged")
+
+    monkeypatch.setattr(cluster, "running", running)
+    monkeypatch.setattr(train, "run", run)
+    with pytest.raises(InputError, match=r"^seed_1: training diverged$"):
+        group.run(config, GroupSettings(seeds=(2,), scheduler="local:2"))
+    assert begun == ["group/seed_1", "group/seed_2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": (1, 1)}, "--seeds must be seeds that differ, or their number, got 1,1"),
+        ({"seeds": (0,)}, "--seeds must be seeds that differ, or their number, got 0"),
+        ({"seeds": (2,), "vary": ()}, "--vary is empty"),
+        ({"seeds": (2,), "vary": ("order", "weights")}, "--weights_seed fixes a part that --vary=order,weights varies"),
+    ],
+)
+def test_refused_settings_of_a_group(recipe, settings, message):
+    with pytest.raises(InputError, match=message):
+        build(GroupSettings, settings).members(replace(recipe, weights_seed=3))
+
+
+def test_a_folder_holds_a_run_or_a_group(recipe, members, one_epoch):
+    with pytest.raises(InputError, match="holds a group of trainings: choose another --run_name"):
+        train.run(recipe)
+    with pytest.raises(InputError, match="holds a single run: choose another --run_name for the group"):
+        group.run(one_epoch, GroupSettings(seeds=(2,)))
