@@ -3,8 +3,8 @@
 A site is one element of the sensor. The colors repeat in rectangular tiles. The *pattern* names the colors of a tile:
 
 - "RGGB", "BGGR", "GRBG" and "GBRG" are the Bayer patterns, whose tile has 2x2 sites.
-- Rows of the letters R, G and B, joined by "/", are any other array, such as the quad Bayer
-  "RRGG/RRGG/GGBB/GGBB" or the 6x6 sites of X-Trans, "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG".
+- Rows of the letters R, G and B, joined by "/", describe any other array, such as the quad Bayer "RRGG/RRGG/GGBB/GGBB"
+  or the 6x6 sites of X-Trans, "GBGGRG/RGRBGB/GBGGRG/GRGGBG/BGBRGR/GRGGBG".
 - "MONO" is a sensor without color filters. Its images are gray.
 
 A mosaic `(..., H, W)` starts with a whole tile at its upper left corner, and has an even height and width.
@@ -61,7 +61,7 @@ def _tile(pattern: str) -> Int[np.ndarray, "rows cols"] | None:
         return _read_only(np.zeros((1, 1), np.int32))
     rows = [pattern[:2], pattern[2:]] if pattern in BAYER else pattern.split("/")
     if len(rows) == 1:
-        return None  # Rather a misspelled Bayer pattern than the only row of stripes.
+        return None  # More likely a misspelled Bayer pattern than a single row of stripes.
     are_letters = all(re.fullmatch(f"[RGB]{{1,{_LONGEST}}}", row) for row in rows)
     if not are_letters or len(rows) > _LONGEST or len({*map(len, rows)}) != 1 or len({*"".join(rows)}) != 3:
         return None
@@ -84,7 +84,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def canonical(pattern: str) -> str:
-    """Spells a pattern in one way, so that equal arrays have equal patterns.
+    """Converts a pattern to its standard spelling, so that equal arrays have equal patterns.
 
     Returns:
         The pattern of the smallest tile: four letters for a Bayer pattern, or rows joined by "/".
@@ -116,7 +116,7 @@ def black_level_shape(pattern: str) -> tuple[int]:
     """Returns the shape of the black levels of a sensor.
 
     Returns:
-        (4,) for a Bayer pattern, one level a site of the tile in CFA order; (3,) for other arrays, the levels of R, G
+        (4,) for a Bayer pattern, one level per site of the tile in CFA order; (3,) for other arrays, the levels of R, G
         and B; (1,) without color filters.
 
     Example:
@@ -152,7 +152,7 @@ def check_mosaic(raw: Shaped[Array | np.ndarray, "..."]) -> None:
 
 
 def tiled(values: Shaped[Array | np.ndarray, "rows cols *rest"], height: int, width: int) -> Shaped[Array, "..."]:
-    """Repeats the values of a tile's sites over a mosaic, whose sides need not be multiples of the tile's.
+    """Repeats the values of a tile's sites over a mosaic, which need not hold a whole number of tiles.
 
     Args:
         values: One value or vector per site of the tile, `(rows, cols, ...)`.
@@ -197,7 +197,7 @@ def black_levels(
 def _check_levels(black_level: Shaped[Array | np.ndarray, "..."], pattern: str) -> None:
     shape = black_level_shape(pattern)
     if black_level.shape != shape:
-        meaning = {4: "one level a site in CFA order", 3: "one level a color", 1: "one level"}[shape[0]]
+        meaning = {4: "one level per site in CFA order", 3: "one level per color", 1: "one level"}[shape[0]]
         raise ValueError(f"black_level must have shape {shape}, {meaning}, got {black_level.shape}")
 
 
@@ -227,7 +227,7 @@ def subtract_black_level(
     # The gradient of a product with NaN would be NaN, even if a later stage repairs the site.
     finite = jnp.where(jnp.isfinite(raw), raw, 0) if rescale else raw
     if is_bayer(pattern):
-        # Rows are taken in pairs against a full row of levels, so that the gradient sums whole rows, which vectorizes.
+        # Each pair of rows meets two full rows of levels, so that the gradient sums whole rows, which vectorizes.
         levels = black_level.reshape(2, 2)
         above_black = finite.reshape(*batch, height // 2, 2, width) - planes.rows_of_sites(levels, height, width)
         if rescale:

@@ -35,8 +35,8 @@ class Parameter:
 
     Distances between values are counted in natural ranges, which makes parameters of different units comparable. Such a
     distance from a start is an *offset*. On a linear scale, the natural range is `width`. On a log scale, it is the
-    value itself: offsets are logarithms of a factor, and values keep their sign. Nothing guesses a range: a linear
-    parameter without a `width` can be trained, but is refused where offsets are needed.
+    value itself: offsets are logarithms of a factor, and values keep their sign. Ranges are never guessed: a linear
+    parameter without a `width` can be trained, but raises an error where offsets are needed.
 
     Two parameters that differ only in `value` are equal, so that pipelines at other values share compiled functions.
 
@@ -84,7 +84,7 @@ class Parameter:
             raise ValueError(f"scale must be 'linear' or 'log', got {self.scale!r}")
         if self.scale == "log" and self.width is not None:
             raise ValueError(
-                f"width is the natural range of a linear parameter; a log scale has none, got {self.width}"
+                f"width is the natural range of a linear parameter; it must be None on a log scale, got {self.width}"
             )
         if self.width is not None and not 0 < self.width < math.inf:
             raise ValueError(f"width must be positive and finite, got {self.width}")
@@ -96,7 +96,7 @@ class Parameter:
             object.__setattr__(self, "labels", _checked_labels(self.labels))
         if self.neutral is not None:
             if self.width is None:
-                raise ValueError("neutral is for a linear parameter with a width, along which a strength moves it")
+                raise ValueError("neutral must be None unless the parameter is linear and has a width")
             # Nested tuples can be hashed; arrays cannot.
             object.__setattr__(self, "neutral", _as_tuples(np.asarray(self.neutral, np.float64).tolist()))
         if self.value is not None:
@@ -105,7 +105,7 @@ class Parameter:
     def _check_value(self, value: ArrayLike | Sequence) -> None:
         shape = np.shape(value)
         if self.labels is not None and _labeled_axes(self.labels, shape) is None:
-            raise ValueError(f"labels must be as many as the leading axes of {shape} have, got {len(self.labels)}")
+            raise ValueError(f"labels must name each element of the leading axes of {shape}, got {len(self.labels)}")
         if self.neutral is not None and np.shape(self.neutral) != shape:
             raise ValueError(f"neutral must have the value's shape {shape}, got {np.shape(self.neutral)}")
         if self.camera is not None and shape not in CAMERA_FIELDS[self.camera]:
@@ -219,7 +219,7 @@ class Parameter:
         """Names the elements in C order, such as `white_balance.red` or `sharpening_filter.1.2`.
 
         Args:
-            name: The parameter's name, which is also the name of a single number.
+            name: The parameter's name. It is the element name of a single number.
             shape: The shape of the value.
 
         Raises:
@@ -249,7 +249,7 @@ class Parameter:
 def _checked_labels(labels: Sequence[str]) -> tuple[str, ...]:
     names = () if isinstance(labels, str) else tuple(labels)
     if not names or len(set(names)) < len(names) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"labels must be names that differ, got {labels!r}")
+        raise ValueError(f"labels must be distinct names, got {labels!r}")
     return names
 
 

@@ -52,7 +52,7 @@ class Pipeline(nnx.Module):
             raise ValueError("a pipeline must have at least one stage, got none")
         names = [stage.name for stage in stages]
         if len(set(names)) < len(names):
-            raise ValueError(f"stages must have names that differ, got {names}")
+            raise ValueError(f"stages must have distinct names, got {names}")
         owners: dict[str, str] = {}
         for stage in stages:
             for name, parameter in stage.parameters.items():
@@ -61,7 +61,7 @@ class Pipeline(nnx.Module):
                 if not name.isidentifier() or name.startswith("_") or name == "stages" or hasattr(Pipeline, name):
                     raise ValueError(
                         f"a parameter of stage {stage.name!r} cannot be called {name!r}: its name must be an "
-                        "identifier without a leading underscore, and no attribute of a pipeline"
+                        "identifier without a leading underscore, and not an attribute of a pipeline"
                     )
                 if parameter.value is None:
                     raise ValueError(f"parameter {name!r} of stage {stage.name!r} has no value to start at")
@@ -88,9 +88,9 @@ class Pipeline(nnx.Module):
 
         Args:
             raw: Mosaics `(..., H, W)` with white at 1.
-            perturbations: Images by the name of a stage, to be added to the result of that stage. The gradient for a
-                perturbation of zero is the gradient for the image after the stage, so one backward pass gives the
-                gradients for all stages.
+            perturbations: Images to add to the results of stages, by stage name. The gradient for a perturbation of
+                zero is the gradient for the image after the stage, so one backward pass gives the gradients for all
+                stages.
 
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
@@ -149,7 +149,7 @@ class Pipeline(nnx.Module):
             Array(1.8, dtype=float32)
         """
         if unknown := sorted(set(values) - set(self.facts)):
-            raise ValueError(f"parameters are {list(self.facts)}, got also {unknown}")
+            raise ValueError(f"values must be for the parameters {list(self.facts)}, got also {unknown}")
         graphdef, state = nnx.split(self)
         variables = dict(nnx.to_flat_state(state))
         for name, value in values.items():
@@ -178,11 +178,11 @@ class Pipeline(nnx.Module):
         elif before is not None and after is None:
             place = self._place(before)
         else:
-            raise ValueError(f"one of after and before must be given, got after={after!r} and before={before!r}")
+            raise ValueError(f"exactly one of after and before must be given, got {after=} and {before=}")
         return self._edited(place, place, [stage])
 
     def replaced(self, name: str, stage: Stage) -> "Pipeline":
-        """Returns a pipeline with another stage in place of one; other parameters keep their values.
+        """Returns a pipeline in which one stage is replaced by another; other parameters keep their values.
 
         Args:
             name: The name of the stage to replace.
@@ -218,7 +218,7 @@ class Pipeline(nnx.Module):
 
     def _place(self, name: str) -> int:
         if name not in self.stage_names:
-            raise ValueError(f"stages are {', '.join(self.stage_names)}, got {name!r}")
+            raise ValueError(f"the stage must be one of {', '.join(self.stage_names)}, got {name!r}")
         return self.stage_names.index(name)
 
     def _edited(self, start: int, stop: int, stages: Sequence[Stage]) -> "Pipeline":

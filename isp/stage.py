@@ -24,8 +24,8 @@ class Stage:
 
     Attributes:
         name: The name in traces, plots and perturbations.
-        function: `(image, *parameters, **options) -> image`. Best a function of a module: a function that is made anew
-            for each pipeline is compiled anew. `isp.local` declares how far it looks.
+        function: `(image, *parameters, **options) -> image`. Preferably a module-level function: a function that is
+            made anew for each pipeline is also compiled anew. `isp.local` declares how far it looks.
         parameters: The parameters by name, in the order of the function's arguments.
         options: Keyword arguments that are fixed at compilation, and must be hashable.
 
@@ -53,7 +53,7 @@ class Stage:
             if not isinstance(parameter, Parameter):
                 kind = type(parameter).__name__
                 raise ValueError(f"parameter {name!r} of stage {self.name!r} must be an isp.Parameter, got {kind}")
-        # Copies, so that later changes of the given mappings have no effect.
+        # Copied, so that later changes to the given mappings have no effect.
         object.__setattr__(self, "parameters", dict(self.parameters))
         object.__setattr__(self, "options", dict(self.options))
         options = {f"option {name!r}": value for name, value in self.options.items()}
@@ -77,7 +77,7 @@ class Stage:
 
     @functools.cached_property
     def _key(self) -> tuple[Hashable, ...]:
-        # The order of the parameters counts, because the function's arguments have it as well.
+        # The order of the parameters counts, because it is the order of the function's arguments.
         return self.name, self.function, tuple(self.parameters.items()), tuple(self.options.items())
 
     def starting_at(self, values: Mapping[str, ArrayLike | Sequence | None]) -> "Stage":
@@ -106,11 +106,11 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
 
     Args:
         distance: How many rows or columns away a pixel can influence the result, such as 0 for a function that treats
-            each pixel by itself, or 2 for a window of 5x5 pixels. It may be a function of the stage's parameters and
+            each pixel separately, or 2 for a window of 5x5 pixels. It may be a function of the stage's parameters and
             options, which returns None if the stage needs the whole image.
 
     Raises:
-        ValueError: If the distance is not a function or a whole number from 0.
+        ValueError: If the distance is neither a function nor a whole number of at least 0.
 
     Example:
         >>> @isp.local(1)
@@ -120,7 +120,7 @@ def local(distance: int | Callable[..., int | None]) -> Callable[[Function], Fun
     """
     is_count = isinstance(distance, int) and not isinstance(distance, bool) and distance >= 0
     if not is_count and not callable(distance):
-        raise ValueError(f"distance must be a whole number from 0 or a function, got {distance!r}")
+        raise ValueError(f"distance must be a function or a whole number of at least 0, got {distance!r}")
 
     def declare(function: Function) -> Function:
         setattr(function, DISTANCE, distance)

@@ -1,7 +1,7 @@
-"""The layers of the networks: PyTorch's functions, in forms whose gradients XLA makes fast on CPUs as well.
+"""The layers of the networks: they compute the same as PyTorch's, in forms whose gradients are fast even on CPUs.
 
-Flax's own layers differ in two ways. Their batch norm keeps a biased running variance, and PyTorch's an unbiased one.
-And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, the gradient of a 1x1
+Flax's own layers differ in two ways. Their batch norm keeps a biased running variance, while PyTorch keeps an unbiased
+one. And they are slow on CPUs: the gradient of a max pool takes eight times as long as here, the gradient of a 1x1
 convolution twice as long, batch norm makes more passes over the images, and the layers before an activation are
 computed again wherever the activation is read. The forms here suit other devices just as well.
 
@@ -109,7 +109,7 @@ class BatchNorm(nnx.BatchNorm):
         *,
         mask: Array | None = None,
     ) -> Float[Array, "batch height width features"]:
-        """Normalizes with the running statistics after `eval()`, else with the batch's, which move the running ones.
+        """Normalizes with the running statistics after `eval()`; else with the batch's, and updates the running ones.
 
         Args:
             x: Images `(B, H, W, features)`, with more than one value per channel in training.
@@ -117,7 +117,7 @@ class BatchNorm(nnx.BatchNorm):
             mask: Not supported.
         """
         if mask is not None:
-            raise ValueError(f"batch norm takes no mask, got one of shape {mask.shape}")
+            raise ValueError(f"batch norm does not support a mask, got one of shape {mask.shape}")
         if use_running_average is None:
             use_running_average = self.use_running_average
         # Rows of the image are treated as vectors: XLA:CPU is slow at loops over a short last axis, such as the three

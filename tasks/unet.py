@@ -57,7 +57,7 @@ class DecoderBlock(nnx.Module):
 
     Args:
         inputs: The number of input channels.
-        skips: The number of channels of all appended features together.
+        skips: The total number of channels of all appended features.
         outputs: The number of output channels.
         rngs: Its `params` stream draws the weights.
     """
@@ -108,7 +108,7 @@ class UnetDecoder(nnx.Module):
 
 
 class UnetPlusPlusDecoder(nnx.Module):
-    """Decodes features with U-Net's blocks and further ones between them.
+    """Decodes features with U-Net's blocks and additional blocks between them.
 
     The blocks form chains. Each chain starts at the features of one resolution, and carries them step by step to the
     finer ones. `x_{start}_{layer}` is the block of the chain that starts at the features `start` (0 is the coarsest)
@@ -236,11 +236,11 @@ def unet(
     if encoder not in NETWORKS:
         raise ValueError(f"encoder must be one of {', '.join(NETWORKS)}, got {encoder!r}")
     if not 1 <= depth <= _MAX_DEPTH:
-        raise ValueError(f"depth must be 1 to {_MAX_DEPTH}, got {depth}")
+        raise ValueError(f"depth must be from 1 to {_MAX_DEPTH}, got {depth}")
     if decoder_channels is None:
         decoder_channels = (256, 128, 64, 32, 16)[:depth]
     if len(decoder_channels) != depth:
-        raise ValueError(f"decoder_channels must be {depth}, as many as depth, got {tuple(decoder_channels)}")
+        raise ValueError(f"decoder_channels must be {depth} numbers, one for each stage, got {tuple(decoder_channels)}")
     trunk = Encoder(*NETWORKS[encoder], inputs=inputs, depth=depth, dtype=dtype, rngs=rngs)
     decoder = NAMES[name](trunk.channels[::-1], decoder_channels, rngs=rngs)
     return Unet(trunk, decoder, SegmentationConv(decoder_channels[-1], classes, rngs=rngs))

@@ -1,6 +1,6 @@
 """Checks of arguments, and window sizes that follow from them.
 
-Each check raises a ValueError that names the argument. A traced value has no known number, so it passes.
+Each check raises a ValueError that names the argument. A traced value cannot be compared, so it passes.
 """
 
 import math
@@ -48,7 +48,7 @@ def check_fraction(keep_fraction: Scalar, softness: Scalar | None) -> None:
     if softness is not None:
         check_positive("softness", softness)
     elif is_traced(keep_fraction):
-        raise ValueError("softness must be given where keep_fraction is traced: a hard cut has no derivative")
+        raise ValueError("softness must be given if keep_fraction is traced: a hard cut has no derivative")
 
 
 def check_total_variation(weight: Scalar, eps: float, max_iterations: int) -> None:
@@ -64,7 +64,7 @@ def check_colors(sigma_color: Scalar | None, bins: int | None) -> None:
     if sigma_color is not None:
         check_positive("sigma_color", sigma_color)
     if bins is not None and bins < 3:
-        raise ValueError(f"bins must be at least 3, one a channel, got {bins}")
+        raise ValueError(f"bins must be at least 3, one per channel, got {bins}")
 
 
 def check_patches(strength: Scalar, patch_size: int, patch_distance: int) -> None:
@@ -92,5 +92,5 @@ def _window_size(name: str, sigma: Scalar, size: int | None, radius: Callable[[f
         check_size(size)
         return size
     if is_traced(sigma):
-        raise ValueError(f"size must be given where {name} is traced: a shape cannot follow from its value")
+        raise ValueError(f"size must be given if {name} is traced: a shape cannot depend on its value")
     return 2 * radius(float(sigma)) + 1

@@ -100,7 +100,7 @@ def test_black_levels_go_by_color(pattern, levels):
 
 def test_the_number_of_levels_belongs_to_the_pattern(unchecked):
     for pattern, count, expected in (("RGGB", 3, 4), (QUAD, 4, 3), ("MONO", 4, 1)):
-        unit = {4: "one level a site in CFA order", 3: "one level a color", 1: "one level"}[expected]
+        unit = {4: "one level per site in CFA order", 3: "one level per color", 1: "one level"}[expected]
         message = rf"black_level must have shape \({expected},\), {unit}, got \({count},\)"
         with pytest.raises(ValueError, match=message):
             cfa.subtract_black_level(RAW, pattern=pattern, black_level=jnp.zeros(count))

@@ -68,7 +68,7 @@ def test_short_formats_agree_with_float32(function, dtype, scale):
         (denoise.bilateral, {"sigma_spatial": 0.0}, "sigma_spatial must be positive, got 0.0"),
         (denoise.bilateral, {"sigma_color": 0.0}, "sigma_color must be positive, got 0.0"),
         (denoise.bilateral, {"size": 6}, "size must be an odd number of pixels, got 6"),
-        (denoise.bilateral, {"bins": 2}, "bins must be at least 3, one a channel, got 2"),
+        (denoise.bilateral, {"bins": 2}, "bins must be at least 3, one per channel, got 2"),
         (denoise.chroma_denoising, {"sigma": -1.0}, "sigma must be positive, got -1.0"),
         (denoise.nlm_denoising, {"strength": 0.0}, "strength must be positive, got 0.0"),
         (denoise.nlm_denoising, {"patch_size": 4}, "patch_size must be an odd number of pixels, got 4"),
@@ -88,9 +88,9 @@ def test_refuses(function, settings, message):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (denoise.gaussian_denoising, "size must be given where sigma is traced: a shape cannot follow from its value"),
-        (denoise.bilateral, "size must be given where sigma_spatial is traced: a shape cannot follow from its value"),
-        (denoise.fft_denoising, "softness must be given where keep_fraction is traced: a hard cut has no derivative"),
+        (denoise.gaussian_denoising, "size must be given if sigma is traced: a shape cannot depend on its value"),
+        (denoise.bilateral, "size must be given if sigma_spatial is traced: a shape cannot depend on its value"),
+        (denoise.fft_denoising, "softness must be given if keep_fraction is traced: a hard cut has no derivative"),
     ],
 )
 def test_refuses_a_traced_parameter_that_decides_a_shape_or_a_cut(function, message):

@@ -162,5 +162,5 @@ def test_a_local_stage_must_keep_the_size(monkeypatch):
 
 @pytest.mark.parametrize("distance", [-1, 0.5, True, "all"])
 def test_refuses_a_distance_that_is_no_whole_number(distance, unchecked):
-    with pytest.raises(ValueError, match="distance must be a whole number from 0 or a function, got"):
+    with pytest.raises(ValueError, match="distance must be a function or a whole number of at least 0, got"):
         isp.local(distance)

@@ -184,7 +184,9 @@ def test_additive_layer_is_added_last():
 
 @pytest.mark.parametrize("name", ["trace", "stages", "parameters", "facts", "train", "_low", "low.high", "2nd"])
 def test_a_parameter_cannot_take_the_place_of_a_method(name):
-    with pytest.raises(ValueError, match=rf"^a parameter of stage 'clip' cannot be called '{name}': .* no attribute"):
+    with pytest.raises(
+        ValueError, match=rf"^a parameter of stage 'clip' cannot be called '{name}': .* not an attribute"
+    ):
         isp.Pipeline([isp.Stage("clip", jnp.clip, {name: isp.Parameter(0.0)})])
 
 
@@ -281,7 +283,7 @@ LOW = isp.Parameter(0.0)
     [
         (
             lambda: isp.Pipeline([clip(low=LOW), clip(high=LOW)]),
-            r"stages must have names that differ, got \['clip', 'c",
+            r"stages must have distinct names, got \['clip', 'c",
         ),
         (
             lambda: isp.Pipeline([clip(low=LOW), clip("a", low=LOW)]),
@@ -296,11 +298,20 @@ LOW = isp.Parameter(0.0)
             "option 'high' of .* must be hashable, got",
         ),
         (lambda: clip("a/b"), "the name of a stage must be text without a slash, got 'a/b'"),
-        (lambda: drone().inserted(DOUBLE, after="gamma"), "stages are demosaic, .*, gamma_correct, got 'gamma'"),
-        (lambda: drone().without("gamma"), "stages are demosaic, .*, gamma_correct, got 'gamma'"),
-        (lambda: drone().inserted(DOUBLE), "one of after and before must be given, got after=None"),
-        (lambda: drone().inserted(DOUBLE, after="a", before="b"), "one of after and before .*, got .* and before='b'"),
-        (lambda: drone().with_values({"gain": 1.0}), r"parameters are \['black_level', .*\], got also \['gain'\]"),
+        (
+            lambda: drone().inserted(DOUBLE, after="gamma"),
+            "the stage must be one of demosaic, .*, gamma_correct, got 'gamma'",
+        ),
+        (lambda: drone().without("gamma"), "the stage must be one of demosaic, .*, gamma_correct, got 'gamma'"),
+        (lambda: drone().inserted(DOUBLE), "exactly one of after and before must be given, got after=None"),
+        (
+            lambda: drone().inserted(DOUBLE, after="a", before="b"),
+            "exactly one of after and before .*, got .* and before='b'",
+        ),
+        (
+            lambda: drone().with_values({"gain": 1.0}),
+            r"values must be for the parameters \['black_level', .*\], got also \['gain'\]",
+        ),
         (lambda: drone().trace(RAW, {"denoise": 0.0}), r"perturbations must be named after .* got \['denoise'\]"),
         (lambda: drone()(RAW[:5]), r"raw must have an even height and width, got shape \(5, 8\)"),
         (lambda: drone().trace(RAW[0]), r"raw must be \(..., H, W\), got shape \(8,\)"),

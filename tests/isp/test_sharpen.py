@@ -68,5 +68,5 @@ def test_refuses(arguments, message):
 
 
 def test_refuses_a_traced_radius_without_a_size():
-    with pytest.raises(ValueError, match="size must be given where radius is traced: a shape cannot follow from its"):
+    with pytest.raises(ValueError, match="size must be given if radius is traced: a shape cannot depend on its"):
         jax.jit(lambda radius: sharpen.unsharp_masking(BATCH, radius))(1.0)

@@ -174,7 +174,7 @@ def test_settings_may_be_arrays(settings):
         ("tv_bregman", {"isotropic": "no"}, "isotropic must be true or false, got 'no'"),
         ("bilateral", {"sigma_color": -1}, "sigma_color must be positive, got -1.0"),
         ("bilateral", {"sigma_spatial": 0}, "sigma_spatial must be positive, got 0.0"),
-        ("bilateral", {"bins": 1}, "bins must be at least 3, one a channel, got 1"),
+        ("bilateral", {"bins": 1}, "bins must be at least 3, one per channel, got 1"),
         ("nlm", {}, "denoise must be one of none, gaussian_denoising, .*, nlm_denoising, got 'nlm'"),
         ("gaussian_denoising", {"radius": 2.0}, "bilinear, sharpening_filter and gaussian_denoising have no radius"),
         ("gaussian_denoising", {"pattern": "RGGB"}, "bilinear, .* and gaussian_denoising have no pattern"),

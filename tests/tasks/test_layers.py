@@ -89,7 +89,7 @@ def test_the_running_statistics_follow_pytorch_and_stay_in_evaluation():
 
 def test_batch_norm_refuses_a_mask_and_one_value_per_channel():
     norm = BatchNorm(5, rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match=r"batch norm takes no mask, got one of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"batch norm does not support a mask, got one of shape \(2, 3\)"):
         norm(jnp.zeros((2, 3, 4, 5)), mask=jnp.ones((2, 3)))
     with pytest.raises(ValueError, match=r"more than one value per channel to train, got shape \(1, 1, 1, 5\)"):
         norm(jnp.zeros((1, 1, 1, 5)))

@@ -90,11 +90,11 @@ def test_refuses_sizes_that_are_not_multiples(size):
     [
         ({"network": "linknet"}, "name must be one of unet, unetplusplus, got 'linknet'"),
         ({"encoder": "vgg11"}, "encoder must be one of resnet18, resnet34, resnet50, got 'vgg11'"),
-        ({"depth": 0}, "depth must be 1 to 5, got 0"),
-        ({"depth": 6}, "depth must be 1 to 5, got 6"),
+        ({"depth": 0}, "depth must be from 1 to 5, got 0"),
+        ({"depth": 6}, "depth must be from 1 to 5, got 6"),
         (
             {"depth": 3, "decoder_channels": (8, 4)},
-            r"decoder_channels must be 3, as many as depth, got \(8, 4\)",
+            r"decoder_channels must be 3 numbers, one for each stage, got \(8, 4\)",
         ),
     ],
 )
