@@ -16,7 +16,7 @@ def apart(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]
     """Makes a function of arrays a unit of its own on CPUs: its operands and results exist in memory.
 
     Without this, XLA:CPU may compute a function again for each of its readers. On other devices the function stays as
-    it is. Units of the same function and static arguments are the same, so that each is traced once for its shapes.
+    it is. The same function and static arguments give the same unit, so that it is traced only once for its shapes.
 
     Args:
         function: Takes the static arguments, followed by arrays.
@@ -24,7 +24,7 @@ def apart(function: Callable[..., Any], *static: Hashable) -> Callable[..., Any]
     """
 
     def inner(*arrays: Any) -> Any:
-        # Without this, the functions that are called within would inherit "false".
+        # Without this, the functions called inside would inherit "false".
         with set_xla_metadata(inlineable="true"):
             return function(*static, *arrays)
 

@@ -49,8 +49,8 @@ def dice(
         weights: The weight of each sample, `(B,)`: 0 for samples that only pad a batch. If None, all weigh 1.
 
     Returns:
-        The loss, from 0 for perfect agreement to 1. Where no target pixel is set, the loss is undefined, and 0 is
-        returned.
+        The loss, from 0 for perfect agreement to 1. It is also 0 if no target pixel is set, where the loss is
+        undefined.
 
     Raises:
         ValueError: If logits and targets differ in shape.

@@ -68,8 +68,8 @@ def f1(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
 def iou(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
     """Computes the intersection over union of each class.
 
-    This is the share of samples or pixels that are both in the class and predicted as it, among those that are either.
-    It is 0 for a class that is neither present nor predicted. In a binary segmentation, class 1 is the object.
+    Of the samples or pixels that are in the class or predicted as it, this is the share that are both. It is 0 for a
+    class that is neither present nor predicted. In a binary segmentation, class 1 is the object.
     """
     common = jnp.diag(confusion)
     return _ratio(common, confusion.sum(0) + confusion.sum(1) - common)
@@ -86,7 +86,7 @@ def iou_of_images(
 
     Args:
         predictions: Whether each pixel is predicted as the object, `(B, ...)`, as 0 and 1 or as booleans.
-        targets: Whether it is, of the same shape.
+        targets: Whether each pixel belongs to the object, of the same shape.
 
     Returns:
         The intersection over union of each image, `(B,)`; 1 for an image without the object, if none is predicted.

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float
 
 from tasks._cpu import apart, summed_products
 
-# Rows of factors; tuples, which tell units apart.
+# Rows of factors. They are tuples, because the arguments that identify a unit must be hashable.
 _Matrix = tuple[tuple[float, ...], ...]
 
 # Arrays by row and column.
@@ -70,8 +70,8 @@ _FEWEST_PRODUCTS = 2**31
 def is_faster(x: Float[Array, "batch height width inputs"], kernel: Float[Array, "size size inputs outputs"]) -> bool:
     """Tells whether `convolve` is faster than XLA's convolution with stride 1.
 
-    It is on CPUs, for large batches of images in float32 with many channels. On other devices, their libraries choose
-    the method. A batch of unknown size, as in exported functions, is convolved with the plain formula.
+    This is the case on CPUs, for large batches of images in float32 with many channels. On other devices, the vendor's
+    library chooses the method. A batch of unknown size, as in exported functions, is convolved with the plain formula.
     """
     if jax.default_backend() != "cpu" or kernel.shape[0] != _SIZE or not isinstance(x.shape[0], int):
         return False
