@@ -37,7 +37,7 @@ def bilateral_filter(
     dtype, rgb = rgb.dtype, rgb.astype(jnp.promote_types(rgb.dtype, jnp.float32))
     values = rgb.reshape(*rgb.shape[:-3], math.prod(rgb.shape[-3:]))
     low, high = (extreme(values, -1)[..., None, None] for extreme in (jnp.min, jnp.max))
-    # An image of one value has a spread and a deviation of 0. They are replaced, and the image is returned as it is.
+    # A constant image has a spread and a deviation of 0. They are replaced, and the image is returned as it is.
     constant = low == high
     if sigma_color is None:
         variance = jnp.var(values, -1)[..., None, None]
@@ -88,7 +88,7 @@ def _forward(
 def _backward(
     size: int, centered: bool, residuals: _Residuals, gradients: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], Array, Array, Rounding | None]:
-    """Gathers from the same windows; the derivatives of shifts would scatter each into an image of its own.
+    """Gathers the gradients from the same windows; JAX's derivatives would scatter each shift into its own image.
 
     A mean is m = sum_o s_o w_o v_o / t over offsets o, with s_o and w_o the weights in space and color, and t their
     sum. With a = (gradient for m) / t, the gradient for log w_o is s_o w_o (a.v_o - a.m), where the dot is a sum over
@@ -133,7 +133,7 @@ def _gathered(
     spatial_rate: Array,
     color_rate: Array,
 ) -> tuple[tuple[Array, ...], Array, Array]:
-    """Computes the gradients for the planes, and for each pixel those for the two rates."""
+    """Computes the gradients for the planes, and each pixel's terms of the gradients for the two rates."""
     distances, spatial = _squared_distances(size, centered), _spatial_weights(size, centered, spatial_rate)
     weights = _in_reading_order(size, color_weights, padded[0].plane)
     values = list(zip(*(padding.windows(plane, size) for plane in padded), strict=True))
@@ -180,7 +180,7 @@ def _following(size: int) -> list[tuple[int, int]]:
 def _color_weights(
     size: int, padded: Sequence[padding.Padded], color_rate: Array, rounding: Rounding | None
 ) -> list[Array]:
-    """Computes, for each offset of `_following`, the color weight that two pixels so far apart have for each other.
+    """Computes, for each offset of `_following`, the color weight of each pair of pixels so far apart.
 
     The earlier pixel of each pair ranges over the image and beyond its border, so that the later pixel covers the whole
     image as well.

@@ -29,7 +29,7 @@ def contrast(values: Array, amount: Scalar, pivot: Scalar) -> Array:
 def shares(rises: Array | np.ndarray, dtype: jnp.dtype) -> Array:
     """Computes the rise of each segment of a curve.
 
-    This belongs outside of the unit that applies the curve, where XLA would do it for each value.
+    Call this outside the unit that applies the curve; inside, XLA would compute it for each value.
     """
     return jax.nn.softmax(jnp.asarray(rises, dtype))
 
@@ -37,7 +37,7 @@ def shares(rises: Array | np.ndarray, dtype: jnp.dtype) -> Array:
 def segments(values: Array, shares: Array) -> Array:
     """Adds up the part of each segment that lies below a value; the outer segments extend without limit.
 
-    Each term rises with the value, also after rounding, and therefore so does the sum.
+    Each term rises with the value, even after rounding, so the sum does as well.
     """
     count = len(shares)
     raised = jnp.zeros_like(values)
@@ -105,7 +105,7 @@ def _powers_forward(
 def _powers_backward(
     low: float, residuals: tuple[tuple[Array, ...], Lumas | None, Array], gradients: tuple[Array, ...]
 ) -> tuple[tuple[Array, ...], Lumas | None, Array]:
-    """Computes the gradients for the planes first, and from them the one for gamma.
+    """Computes the gradients for the planes first, and the gradient for gamma from them.
 
     In a single unit, XLA would compute the powers twice.
     """
@@ -129,7 +129,7 @@ def _planes_gradient(
         dark = light <= 0
         slope = exponent * powers.exp2(powers.log2(jnp.where(dark, 1, light)) * (exponent - 1))
         steepness = gradient * jnp.where(dark, 0, slope)
-        # At its ends, jnp.clip has the mean of the slopes on both sides.
+        # At its limits, the derivative of jnp.clip is the mean of the slopes on both sides.
         inside, within = (plane > low) & (plane < 1), (plane >= low) & (plane <= 1)
         return jnp.where(inside, steepness, jnp.where(within, steepness / 2, 0))
 

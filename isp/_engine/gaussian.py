@@ -35,7 +35,7 @@ def _forward(plane: Array, sigma: Array, size: int, axis: int) -> tuple[Array, t
 
 
 def _backward(size: int, axis: int, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    """Computes the gradient for sigma with one more stencil. For each weight, it would take an inner product."""
+    """Computes the gradient for sigma with one more stencil, where JAX would take an inner product for each weight."""
     plane, sigma = residuals
     kernel, slope = _kernel_and_slope(sigma, size, axis, plane.dtype)
     of_plane = stencil.transposed(gradient, kernel, "symmetric")

@@ -26,8 +26,8 @@ def iterate(step: Step, stop: Stop, state: State, parameters: Parameters, max_it
 
     Reverse-mode gradients for the initial state and the parameters are exact: they are the gradients of the same number
     of steps written out. They need memory for about 2 sqrt(max_iterations) states, where the written-out loop keeps the
-    intermediate results of every step. In return, each step runs three more times. Forward-mode and second derivatives
-    do not work.
+    intermediate results of every step. In exchange, each step runs three more times. Forward-mode and second
+    derivatives do not work.
 
     Under `vmap`, a CPU solves one problem after the other: each stops by its own rule and stays in the cache. Other
     devices solve all problems together, and problems that have stopped wait for the others.
@@ -88,7 +88,7 @@ def _start(state: State) -> _Progress:
 def _advance(
     step: Step, stop: Stop, parameters: Parameters, progress: _Progress, until: Int[Array, ""] | int
 ) -> _Progress:
-    """Steps until `until` steps have been made in total or the rule says stop."""
+    """Steps until `until` steps have been made in total, or until `stop` returns true."""
 
     def once(progress: _Progress) -> _Progress:
         state, measure = step(progress.state, parameters)

@@ -1,7 +1,7 @@
 """How the stages of a pipeline are computed: which ones together, and which in patches.
 
-The tables are keyed by the functions of stages, so that a stage declares nothing about speed. A user's function tells
-with `isp.local` how far it looks.
+The tables are keyed by the functions of stages, so that a stage declares nothing about speed. A user's function
+declares with `isp.local` how far it looks.
 """
 
 import functools
@@ -17,7 +17,7 @@ from isp.stage import DISTANCE, Stage
 # Patches of an image start at multiples of this, and thus with whole tiles of all color filter arrays of real sensors.
 PERIOD = 12
 
-# Neighbors that are computed together.
+# Neighboring stages that are computed together.
 Work = tuple[Stage, ...]
 
 
@@ -49,9 +49,9 @@ def compute(stages: Sequence[Stage], parameters: Mapping[str, Array], mosaics: A
 
 
 def distance(stage: Stage, parameters: Mapping[str, Array]) -> int | None:
-    """Computes how many rows or columns away a pixel can influence the result; None if that may be any number.
+    """Computes how many rows or columns away a pixel can influence the result; returns None if there is no limit.
 
-    It is also None if the tile of the stage's `pattern` would not divide the patches of an image.
+    The result is also None if the tile of the stage's `pattern` would not divide the patches of an image.
     """
     known = _DISTANCES.get(stage.function)
     declared: int | Callable[..., int | None] | None = getattr(stage.function, DISTANCE, known)
@@ -69,7 +69,7 @@ def _distance(work: Work, parameters: Mapping[str, Array]) -> int | None:
 
 
 def _works(stages: Sequence[Stage]) -> list[Work]:
-    """Groups the stages that are computed together; the most stages that a function can compute go first."""
+    """Groups the stages that are computed together: from the first stage on, as many as one function can compute."""
     works, rest = [], tuple(stages)
     while rest:
         count = next((n for n in range(_MOST_TOGETHER, 1, -1) if _signature(rest[:n]) in _TOGETHER), 1)
@@ -91,8 +91,9 @@ def _run(works: Sequence[Work], parameters: Mapping[str, Array], image: Array) -
     return image
 
 
-# Functions that compute several stages faster. Each stage stands with its number of parameters and its options, since
-# an edited stage may have others. A function takes the image, the parameters of all stages and the options of all.
+# Functions that compute several stages faster. Each stage is listed with its number of parameters and its options,
+# since an edited stage may have others. A function takes the image, the parameters of all stages and the options of
+# all.
 _TOGETHER: dict[tuple[Hashable, ...], Callable[..., Array]] = {
     ((steps.spread_above_black, 1, "pattern"), (steps.interpolate_and_correct, 3)): steps.mosaic_to_rgb,
     ((sharpen.sharpening_filter, 1), (denoise.filter_luma, 1)): steps.filter_luma_twice,
@@ -125,7 +126,7 @@ def _of_defects(*_: Array, pattern: str = "RGGB", **__: object) -> int:
 
 
 def _of_local_tone_map(*_: Array, size: int = 9, cell: int = 4, **__: object) -> int | None:
-    """Returns None if patches would not start with whole cells.
+    """Computes how far the local tone map looks; returns None if patches would not start with whole cells.
 
     Means over windows of cells are taken twice, and each reaches half a window farther. The interpolation reaches one
     cell farther, and a pixel's own cell counts as well.

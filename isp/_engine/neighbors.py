@@ -46,7 +46,7 @@ def median(raw: Array, tile: np.ndarray) -> Array:
 
 
 def with_finite(raw: Array, tile: np.ndarray) -> Array:
-    """Replaces NaN and infinite sites by the median of the finite ones among the neighbors that `median` takes.
+    """Replaces NaN and infinite sites by the median of their finite neighbors, chosen as in `median`.
 
     If more than half of the neighbors are such sites, the median is 0. Everything else is as in `median`.
     """
@@ -58,7 +58,7 @@ def _unless_finite(tile: Tile, raw: Array) -> Array:
 
 
 def _backward_unless_finite(tile: Tile, raw: Array, gradient: Array) -> tuple[Array]:
-    """Branches again; the derivative of the branch would keep the intermediate results of both sides."""
+    """Computes the gradient by branching again; JAX would keep the intermediate results of both sides."""
     return (
         jax.lax.cond(
             _is_finite(raw),
@@ -77,7 +77,8 @@ _with_finite = with_gradient(
 
 
 def _filled(tile: Tile, raw: Array) -> Array:
-    # As the greatest numbers, the other sites push the lower place of the median up; as the least, the upper one down.
+    # With the other sites set to the greatest number, `_LOWER` finds the lower middle value of the finite ones; with
+    # the least number, `_UPPER` finds the upper one.
     is_finite, most = jnp.isfinite(raw), jnp.finfo(raw.dtype).max
     low = _statistic(tile, _LOWER, jnp.where(is_finite, raw, most))
     high = _statistic(tile, _UPPER, jnp.where(is_finite, raw, -most))
@@ -117,7 +118,7 @@ _EXCESS = Statistic(
 
 
 def reach(tile: np.ndarray) -> int:
-    """Returns how many rows or columns away a site can be a neighbor of a neighbor."""
+    """Returns the greatest distance, in rows or columns, between a site and a neighbor of its neighbors."""
     return 2 * max(_reach(_as_tuples(tile), statistic.fewest) for statistic in (_MEDIAN, _EXCESS))
 
 
@@ -163,7 +164,7 @@ def _forward(tile: Tile, statistic: Statistic, raw: Array) -> tuple[Array, Array
 
 
 def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> tuple[Array]:
-    """Compares with the two values again; the derivatives of the sorting network would keep each comparison."""
+    """Computes the gradient by comparing with the two values again; JAX would keep each comparison."""
     fewest, reach = statistic.fewest, _reach(tile, statistic.fewest)
     planes = raw.reshape(-1, *raw.shape[-2:])
 
@@ -179,7 +180,7 @@ def _backward(tile: Tile, statistic: Statistic, raw: Array, gradient: Array) -> 
         return (own, *(gradient / count for gradient, count in zip(gradients, counts, strict=True)))
 
     def collect(padded: Array, values: tuple[padding.Padded, ...], shares: tuple[padding.Padded, ...]) -> Array:
-        """Gathers, for each padded site, the shares of the sites that it is a neighbor of."""
+        """Gathers the shares that each padded site gets from the sites that it is a neighbor of."""
         height, width = padded.shape[-2:]
         collected = jnp.zeros_like(padded)
         for offsets, mask in _masks_beyond(tile, fewest, height, width).items():
@@ -268,7 +269,7 @@ def _part(planes: Array, places: np.ndarray, axis: int) -> Array:
 
 
 def _beyond(side: int, period: int, reach: int) -> tuple[np.ndarray, np.ndarray]:
-    """Chooses the rows that stand for those before and after a mosaic, a whole number of tiles farther inside.
+    """Chooses the rows that stand in for the rows before and after a mosaic, a whole number of tiles farther inside.
 
     If the mosaic is large enough, they are so far inside that no site is twice a neighbor of another, as in a mirrored
     mosaic. Otherwise one defect could outvote the other neighbors of a site at the border.

@@ -1,7 +1,8 @@
 """Logarithms and exponentials for powers of positive numbers, `exp2(exponent * log2(base))`.
 
-On CPUs, XLA's own functions take almost twice as long, because they accept every number. These split off the bits of
-the exponent and evaluate one polynomial (J.-M. Muller, Elementary Functions, 2016). Their errors are no larger.
+On CPUs, XLA's own functions take almost twice as long, because they accept every number. The functions here split off
+the bits of the exponent and evaluate one polynomial (J.-M. Muller, Elementary Functions, 2016). Their errors are not
+larger than XLA's.
 """
 
 from collections.abc import Sequence

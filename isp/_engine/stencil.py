@@ -1,7 +1,7 @@
 """Stencils that are fast on CPUs: shifting, and stopping XLA from fusing stencils together.
 
-A stencil is a weighted sum of shifted copies of its input. On a GPU it is written as just that, and the compiler does
-the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
+A stencil is a weighted sum of shifted copies of its input. On a GPU it is written exactly like this, and the compiler
+does the rest. On a CPU, three things decide whether it takes 2 ms or 200 ms:
 
 - The padded input must exist in memory. If XLA fuses the padding into the shifted reads, each read becomes a branch.
   `isp._engine.padding` makes it.

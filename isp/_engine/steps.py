@@ -1,4 +1,4 @@
-"""Functions of stages that are made of several public ones, and faster ones for several stages together."""
+"""Functions of stages that combine several public functions, and faster functions for several stages at once."""
 
 import functools
 
@@ -81,7 +81,7 @@ def mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array, 
 
 
 def _site(rows: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tells which site of the tile `(row, col)` each weight `(rows, cols)` sees from each site `(2, 2)`."""
+    """Computes row and column in the tile of the site that each weight `(rows, cols)` sees from each site `(2, 2)`."""
     i, j, y, x = np.ogrid[:rows, :cols, :2, :2]
     return (y + i - rows // 2) % 2, (x + j - cols // 2) % 2
 
@@ -99,7 +99,7 @@ def _filtered_forward(raw: Array, black_level: Array, kernels: Array) -> tuple[A
 
 
 def _filtered_backward(residuals: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
-    """Computes the gradient for black by site. XLA drops the gradient for the mosaic where nothing reads it.
+    """Computes the gradient for the black level of each site. XLA drops the mosaic's gradient where nothing reads it.
 
     A mirrored border shows the same sites as the mosaic, so each level lowers all pixels of a site alike.
     """

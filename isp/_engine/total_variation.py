@@ -40,7 +40,7 @@ def chambolle(rgb: Array, weight: Scalar, eps: float, max_iterations: int) -> Fl
     return jnp.moveaxis(denoised.reshape(planes.shape), 0, -1)
 
 
-# Chambolle proves convergence for steps up to 1/8, and observes the fastest at 1/4.
+# Chambolle proves convergence for steps up to 1/8, and observes the fastest convergence at 1/4.
 _STEP = 1 / 4
 
 
@@ -76,7 +76,7 @@ def _project(axis: int, component: Array, image: Array, slope: Array, weight: Ar
 
 @apart
 def _energy(image: Array, denoised: Array, slope: Array, weight: Array) -> Array:
-    # The energy that is minimized has half the squared distance; scikit-image's stopping rule takes all of it.
+    # The minimized energy has half the squared distance; scikit-image's stopping rule uses all of the distance.
     return jnp.sum((denoised - image) ** 2 + weight * slope)
 
 
@@ -189,7 +189,7 @@ def _root_mean_square(change: Array) -> Array:
 
 
 def _change_settled(eps: float, first: Array, previous: Array, change: Array) -> Bool[Array, ""]:
-    # Written this way, the loop also stops at NaN, as scikit-image's does.
+    # Written this way, the loop also stops at NaN, as in scikit-image.
     return ~(change > eps)
 
 

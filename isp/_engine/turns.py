@@ -1,4 +1,4 @@
-"""Large inputs on CPUs, part after part: the images of a batch, and the patches of a large image.
+"""Large inputs on CPUs, part by part: the images of a batch, and the patches of a large image.
 
 A part's intermediate results stay in the cache, and the next part reuses their memory. A whole input's results would
 need fresh memory, which costs a page fault for each 4 KiB. Results do not change.
@@ -37,8 +37,8 @@ _PATCH = (256, 2048)
 def each_image(function: Callable[[Array], Array], images: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
     """Applies a function of a batch whose images do not depend on each other.
 
-    On a CPU, it takes a few images at a time. Their gradient computes intermediate results again, so that the ones of
-    the whole batch are never in memory at once. On other devices, it takes the whole batch at once.
+    On a CPU, it takes a few images at a time. The gradient computes intermediate results again, so that they are never
+    in memory for the whole batch. On other devices, it takes the whole batch at once.
     """
     if not _takes_turns(images):
         return function(images)
@@ -55,7 +55,7 @@ def each_image(function: Callable[[Array], Array], images: Float[Array, "batch .
 def _takes_turns(images: Array) -> bool:
     """Tells whether to process the parts of an array one after the other.
 
-    The plain formulation does not. An array that several devices may share is processed as a whole: each device would
+    The answer is no in the plain formulation, and for an array that several devices may share, since each device would
     wait for all of its parts.
     """
     return is_fast_on_cpu() and jax.device_count() == 1 and not any(jax.typeof(images).sharding.spec)
@@ -64,11 +64,11 @@ def _takes_turns(images: Array) -> bool:
 def by_patches(
     function: Local, parameters: PyTree, images: Float[Array, "batch height width ..."], reach: int, period: int
 ) -> Float[Array, "batch height width ..."]:
-    """Applies a function whose results depend on near pixels only; on a CPU, it takes large images patch after patch.
+    """Applies a function whose results depend on nearby pixels only; on a CPU, it takes large images patch by patch.
 
     Each patch includes the pixels around it that its results depend on. They are cut off afterwards, together with
-    whatever the patch's own border did to them. The gradient takes patch after patch as well and computes intermediate
-    results again, so that a whole image's are never in memory. Forward mode does not work.
+    whatever the patch's own border did to them. The gradient also goes patch by patch and computes intermediate results
+    again, so that they are never in memory for the whole image. Forward mode does not work.
 
     Args:
         function: Maps parameters and images to images of the same height and width. It captures no traced values.
@@ -133,7 +133,8 @@ class _Layout(NamedTuple):
         """Carries a value from patch to patch."""
 
         def indices(*of_places: int) -> Callable[[Array], Index]:
-            # Where all patches begin in the same row or column, the compiler gets to know it: copies are faster then.
+            # Where all patches begin in the same row or column, a constant tells the compiler so, which makes copies
+            # faster.
             if len({*of_places}) == 1:
                 return lambda i: np.int32(of_places[0])
             return lambda i: jnp.array(of_places, jnp.int32)[i]
@@ -147,7 +148,7 @@ class _Layout(NamedTuple):
 def _layout(shape: tuple[int, ...], reach: int, period: int) -> _Layout:
     batch, height, width = shape[:3]
     most_rows, most_cols = _PATCH
-    # A high patch has fewer pixels around it to depend on than a wide one.
+    # A tall patch has fewer pixels around it to depend on than a wide one.
     while most_rows < 8 * reach and most_rows < most_cols:
         most_rows, most_cols = 2 * most_rows, most_cols // 2
     rows, rows_taken, rows_kept = _pieces(height, most_rows, reach, period)

@@ -1,11 +1,11 @@
 """How functions are handed to XLA: in units, in a fast or a plain formulation, and with written-out derivatives.
 
-The fast formulation has stencils as sums of shifted copies, units that are not fused with each other, patches of large
-images, one image after the other, and loops that stop for each image by itself. It depends on the device that a
-function is traced for and needs to know the number of images.
+The fast formulation writes stencils as sums of shifted copies, keeps units from being fused with each other, takes
+large images in patches and batches one image after the other, and stops loops for each image separately. It depends on
+the device that a function is traced for and needs to know the number of images.
 
 The plain formulation is for exports, which take a traced function apart or ship it to other devices; `isp.Pipeline`
-takes it where the number of images is symbolic. It pads, convolves and computes elementwise, always on the whole batch.
+uses it where the number of images is symbolic. It pads, convolves and computes elementwise, always on the whole batch.
 Both formulations agree except for rounding, and have the same derivatives.
 """
 
@@ -28,12 +28,12 @@ _is_plain = jax.make_user_context(default_value=False)
 
 
 def plain() -> contextlib.AbstractContextManager[None]:
-    """Makes functions that are traced within this context take the plain formulation."""
+    """Makes functions that are traced within this context use the plain formulation."""
     return _is_plain(True)
 
 
 def plain_for(images: Array) -> contextlib.AbstractContextManager[None]:
-    """Makes a function take the plain formulation if the number of images is symbolic, as in exports of any batch."""
+    """Makes functions use the plain formulation if the number of images is symbolic, as in exports of any batch."""
     return contextlib.nullcontext() if all(isinstance(side, int) for side in images.shape) else plain()
 
 
@@ -56,7 +56,7 @@ def apart(function: Callable[P, Result]) -> Callable[P, Result]:
 
     @functools.wraps(function)
     def inner(*args: P.args, **kwargs: P.kwargs) -> Result:
-        # Without this, the functions that are called within would inherit "false".
+        # Without this, the functions called inside would inherit "false".
         with set_xla_metadata(inlineable="true"):
             return function(*args, **kwargs)
 
