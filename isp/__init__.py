@@ -1,14 +1,15 @@
 """Differentiable, compiled image signal processing: from raw sensor data to RGB.
 
-`parametrized` and `static` build the pipelines of the study, and `full` a modern one; `Pipeline`, `Stage` and the
-makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules `cfa`,
-`color`, `demosaic`, `denoise`, `filter`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these functions.
+`parametrized` and `static` build the pipelines of Oala et al. (TMLR 2023), and `full` a modern one; `Pipeline`, `Stage`
+and the makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules
+`cfa`, `color`, `demosaic`, `denoise`, `filter`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these
+functions.
 
 A mosaic is an array `(..., H, W)` with one color per site and an even height and width, and an image is
 `(..., H, W, 3)`, with any number of leading batch axes. Both are floating point with white at 1. A function that gets
 anything else, or an unknown pattern of colors, raises a ValueError. Functions do not clip unless they say so, and
-`jax.jit`, `jax.grad` and `jax.vmap` apply to all of them. The examples assume `isp`, `jax`, `jax.numpy as jnp` and
-`numpy as np`.
+`jax.jit`, `jax.grad` and `jax.vmap` apply to all of them. The examples assume that `isp`, `jax`, `jax.numpy as jnp` and
+`numpy as np` are imported.
 
 Example:
     >>> import isp

@@ -31,19 +31,20 @@ class Camera:
 
     Attributes:
         black_level: The value of a dark site, below 1. For a Bayer pattern, one for each site of the 2x2 tile in the
-            order (0, 0), (0, 1), (1, 0), (1, 1); for RGGB these are R, G1, G2, B. For other color filter arrays, those
-            of R, G and B; for a sensor without color filters, a single one.
-        white_balance: The gains of R, G and B. A gain of 0 is refused, because it would lose the channel. A sensor
+            order (0, 0), (0, 1), (1, 0), (1, 1); for RGGB these are R, G1, G2, B. For other color filter arrays, one
+            each for R, G and B; for a sensor without color filters, a single one.
+        white_balance: The gains of R, G and B. A gain of 0 raises an error, because it would lose the channel. A sensor
             without color filters needs none.
         color_matrix: The matrix from white-balanced camera RGB to linear sRGB:
             out_k = sum_c color_matrix[k][c] * rgb_c. A sensor without color filters needs none.
         pattern: The color filter array, see `isp.cfa`: a Bayer pattern such as "RGGB", rows of colors such as
             "RRGG/RRGG/GGBB/GGBB", or "MONO". It is kept in the spelling of `isp.cfa.canonical`.
-        white_level: The digital number of a saturated site in files, which readers divide by, such as 1023. None leaves
-            it to the file and, where that does not say, to the range of its samples.
-        full_well: The number of electrons at which a site reads as 1. None is unknown; `isp.sensor` then takes 15000.
-        read_noise: The standard deviation of the read-out noise in electrons. None is unknown; `isp.sensor` takes 4.
-        bits: The bits of the analog-to-digital converter, 1 to 16. None is unknown; `isp.sensor` takes 12.
+        white_level: The digital number of a saturated site in files, which readers divide by, such as 1023. If None,
+            readers take it from the file or, if the file states none, from the range of its samples.
+        full_well: The number of electrons at which a site reads as 1. None means unknown; `isp.sensor` then uses 15000.
+        read_noise: The standard deviation of the read-out noise in electrons. None means unknown; `isp.sensor` then
+            uses 4.
+        bits: The bits of the analog-to-digital converter, 1 to 16. None means unknown; `isp.sensor` then uses 12.
 
     Raises:
         ValueError: If a value has the wrong shape or is not finite, if a black level is not below the white level of 1,
@@ -157,14 +158,14 @@ class Camera:
 
     @classmethod
     def figures_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Takes some or all of a camera's figures from the fields of a JSON object.
+        """Reads some or all of a camera's values from the fields of a JSON object.
 
         Args:
             fields: Some of the fields that `to_json` writes. With a `white_level`, the black levels are digital
                 numbers.
 
         Returns:
-            The arguments of this class that the fields give, with levels as fractions of the white level.
+            Keyword arguments for this class, one for each field, with levels as fractions of the white level.
 
         Raises:
             ValueError: If a name is unknown, a value has a wrong type or shape or is not finite, or a black level is
@@ -259,7 +260,7 @@ def _checked(name: str, given: object, *shapes: tuple[int, ...]) -> np.ndarray:
     return values
 
 
-# The published calibration values of the two data sets. The negative signs of the microscope are the data set's own.
+# The published calibration values of the two data sets. The microscope's negative signs were published with them.
 CAMERAS = {
     "drone": Camera(
         black_level=(0.0625, 0.0626, 0.0625, 0.0626),

@@ -67,8 +67,8 @@ def balance_mosaic(
         raw: A mosaic `(..., H, W)` with black at 0.
         gains: The gains of red, green and blue.
         pattern: The colors of a tile, see `isp.cfa`.
-        clip: Whether to clip at the least gain, the level up to which all colors are known. It is the "clip" of
-            `isp.color.highlights` for mosaics, and makes saturated areas white.
+        clip: Whether to clip at the least gain, the level up to which all colors are known. This makes saturated areas
+            white, as the mode "clip" of `isp.color.highlights` does for images.
 
     Example:
         >>> gains = jnp.array([2.0, 1.0, 3.0])
@@ -92,8 +92,8 @@ def shades_of_gray(rgb: Float[Array, "*batch height width 3"], power: Scalar = 6
 
     Assumes that the Minkowski norm of each channel over the picture would be the same under white light: G. D.
     Finlayson and E. Trezzi, "Shades of gray and colour constancy", Color Imaging Conference (2004), who recommend a
-    power of 6. A power of 1 is the gray-world assumption, and a great power takes the brightest value of each channel
-    for white.
+    power of 6. A power of 1 is the gray-world assumption, and a large power treats the brightest value of each channel
+    as white.
 
     Args:
         rgb: Images `(..., H, W, 3)` in linear light, before gains. Negative values count as 0.
@@ -112,7 +112,7 @@ def shades_of_gray(rgb: Float[Array, "*batch height width 3"], power: Scalar = 6
     # Pixels and channels share one axis, because an axis of three does not vectorize.
     rows = rgb.reshape(-1, height, width * 3)
     tiny = jnp.finfo(rgb.dtype).tiny
-    # Dividing by the greatest value keeps great powers from underflowing. The norm does not depend on it.
+    # Dividing by the greatest value keeps large powers from underflowing. The norm does not depend on it.
     top = jax.lax.stop_gradient(rows.max(1).reshape(-1, width, 3).max(1))
     lit = top > tiny
     scale = jnp.where(lit, top, 1)
@@ -142,7 +142,7 @@ def auto_white_balance(
 
     Args:
         rgb: Images `(..., H, W, 3)` in linear light, before gains.
-        power: The power of the norm: 1 for the gray world, great for the white patch. It can be learned.
+        power: The power of the norm: 1 for the gray world, large for the white patch. It can be learned.
         camera_gains: The camera's own gains, positive. If None, only the estimate counts.
         share: The weight of the estimate against the camera's gains, in [0, 1], as the exponents of a geometric mean.
             It can be learned.
@@ -171,8 +171,8 @@ def highlights(
         rgb: Images `(..., H, W, 3)` after the gains.
         gains: The gains that have been applied, positive. They are the levels at which the channels saturate; the least
             of them is the level of white.
-        mode: "clip" clips each channel at the level of white, as raw converters do by default. "desaturate" moreover
-            fades pixels to white as one of their channels approaches its own level.
+        mode: "clip" clips each channel at the level of white, as raw converters do by default. "desaturate" also fades
+            pixels to white as one of their channels approaches its own level.
         start: The fraction of a channel's own level at which "desaturate" begins to fade, in [0, 1).
 
     Returns:
@@ -317,11 +317,11 @@ def split_luma(
 
 @jax.jit
 def saturation(rgb: Float[Array, "*batch height width 3"], amount: Scalar) -> Float[Array, "*batch height width 3"]:
-    """Moves colors away from the gray of their luma, or towards it; the luma stays.
+    """Moves colors away from the gray of their luma, or toward it, and keeps the luma.
 
     Args:
         rgb: Images `(..., H, W, 3)`.
-        amount: The factor of U and V: 0 for grays, 1 for no change. It can be learned.
+        amount: The factor for U and V: 0 for grays, 1 for no change. It can be learned.
 
     Example:
         >>> rgb = np.array([[[0.1, 0.2, 0.3]]], np.float32)
@@ -401,7 +401,7 @@ def gamma_correct(
 
     Args:
         rgb: Images `(..., H, W, 3)` in linear light.
-        gamma: The exponent's inverse, such as 2.2. It can be learned.
+        gamma: The inverse of the exponent, such as 2.2. It can be learned.
 
     Returns:
         The images `(..., H, W, 3)`. Black stays at 0 and white at 1.
@@ -443,9 +443,9 @@ def ciede2000(
 ) -> Float[Array, "*batch height width"]:
     """Computes the color difference CIEDE2000 of each pixel of two images.
 
-    A difference of about 1 is just noticeable side by side. The formula is that of G. Sharma, W. Wu and E. N. Dalal,
-    "The CIEDE2000 color-difference formula: implementation notes, supplementary test data, and mathematical
-    observations" (2005), with all weights at 1. Its gradient is 0 for equal colors.
+    A difference of about 1 is just noticeable side by side. The formula is from G. Sharma, W. Wu and E. N. Dalal, "The
+    CIEDE2000 color-difference formula: implementation notes, supplementary test data, and mathematical observations"
+    (2005), with all weights at 1. Its gradient is 0 for equal colors.
 
     Args:
         first: Images `(..., H, W, 3)` as L*, a*, b*, see `srgb_to_lab`.
@@ -464,7 +464,7 @@ def ciede2000(
     turn = other_hue - hue - jnp.where(far, 2 * jnp.pi * jnp.sign(other_hue - hue), 0)
     both = hue + other_hue
     mean_hue = both / 2 + jnp.where(far, jnp.where(both < 2 * jnp.pi, jnp.pi, -jnp.pi), 0)
-    # Only one of a gray and another color has a hue.
+    # A gray has no hue, so the other color's hue counts.
     mean_hue = jnp.where(chroma * other_chroma > 0, mean_hue, both)
     mean_chroma, from_middle = (chroma + other_chroma) / 2, ((light + other_light) / 2 - 50) ** 2
     of_light = (other_light - light) / (1 + 0.015 * from_middle / jnp.sqrt(20 + from_middle))
@@ -472,7 +472,7 @@ def ciede2000(
     cosines = ((-0.17, 1, -30), (0.24, 2, 0), (0.32, 3, 6), (-0.20, 4, -63))
     wave = 1 + sum(weight * jnp.cos(times * mean_hue + np.deg2rad(shift)) for weight, times, shift in cosines)
     of_hue = 2 * _root(chroma * other_chroma) * jnp.sin(turn / 2) / (1 + 0.015 * mean_chroma * wave)
-    # The blue hues, about 275 degrees, are where chroma and hue interact.
+    # Chroma and hue interact for blue hues, about 275 degrees.
     blueness = jnp.exp(-(((mean_hue - np.deg2rad(275)) / np.deg2rad(25)) ** 2))
     rotation = -2 * _chroma_weight(mean_chroma) * jnp.sin(np.deg2rad(60) * blueness)
     return _root(of_light**2 + of_chroma**2 + of_hue**2 + rotation * of_chroma * of_hue)

@@ -27,8 +27,8 @@ _GREEN = np.array([[0, 1, 0], [1, 4, 1], [0, 1, 0]]) / 4
 BILINEAR_KERNEL = np.zeros((3, 3, 3, 3), np.float32)
 BILINEAR_KERNEL[[0, 1, 2], [0, 1, 2]] = _RED_BLUE, _GREEN, _RED_BLUE
 
-# Malvar, He & Cutler (2004), figure 2: green at a red or blue site; red or blue at a green site that has it to the left
-# and right; red at a blue site and blue at a red one.
+# Malvar, He & Cutler (2004), figure 2: green at a red or blue site; red or blue at a green site between two sites of
+# that color in its row; red at a blue site and blue at a red one.
 # fmt: off
 _GREEN_AT_OTHERS = np.array([
     [ 0,  0, -1,  0,  0],
@@ -105,10 +105,10 @@ def malvar2004(
 ) -> Float[Array, "*batch height width 3"]:
     """Demosaics by gradient-corrected linear interpolation.
 
-    Adds to the bilinear interpolation a share of the Laplacian of the color that the site itself sees: H. S. Malvar,
-    L. He and R. Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP
-    (2004). Equals colour-demosaicing's `demosaicing_CFA_Bayer_Malvar2004`, borders included: the
-    outermost sites are repeated beyond the border, and taken for the color that the pattern has there.
+    Adds a share of the Laplacian of the site's own color to the bilinear interpolation: H. S. Malvar, L. He and R.
+    Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP (2004). Equals
+    colour-demosaicing's `demosaicing_CFA_Bayer_Malvar2004`, borders included: the outermost sites are repeated beyond
+    the border, and treated as the color that the pattern has there.
 
     Args:
         raw: A mosaic `(..., H, W)`.
@@ -143,8 +143,8 @@ def menon2007(
     blue follow from these differences: D. Menon, S. Andriani and G. Calvagno, "Demosaicing with directional filtering
     and a posteriori decision", IEEE Transactions on Image Processing 16(1) (2007).
 
-    Decides and computes as colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, borders included, except for
-    rounding: its chain of masked interpolations is multiplied out to a few filters (`isp._engine.menon`).
+    Equals colour-demosaicing's `demosaicing_CFA_Bayer_Menon2007`, borders included, except for rounding. That
+    function's chain of masked interpolations is multiplied out here to a few filters (`isp._engine.menon`).
 
     The decisions are piecewise constant, so only the interpolations have a gradient.
 
@@ -178,8 +178,8 @@ def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
     """Makes the weights that `normalized` starts with.
 
     They fall linearly from the middle to the distance of the next site of a color. In quad Bayer and similar arrays,
-    where blocks of sites share a color, that distance grows with the block. Where a window at the corner of an image
-    might miss a color, as it would for X-Trans, a ring of small weights makes it wider.
+    where blocks of sites share a color, that distance grows with the block. If a window at a corner of an image could
+    miss a color, as for X-Trans, rings of small weights widen it.
 
     Returns:
         One square kernel per color, with an odd side and the sum 1.
@@ -199,7 +199,7 @@ def normalized_kernel(pattern: str) -> Float[np.ndarray, "3 size size"]:
     return np.stack([kernel] * 3).astype(np.float32)
 
 
-# Less than one step of 10 bits, so that sites within the window decide alone wherever there are any.
+# Less than one step of 10 bits, so that a ring matters only where the inner window has no site of a color.
 _SMALL = 2.0**-12
 
 
@@ -212,13 +212,13 @@ def _block(tile: np.ndarray) -> int:
 
 
 def _blocks(tile: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Yields the square blocks of a tile, whose sides are multiples of theirs."""
+    """Yields the square blocks of a tile; `side` must divide the tile's sides."""
     for row, col in np.ndindex(tile.shape[0] // side, tile.shape[1] // side):
         yield tile[row * side : (row + 1) * side, col * side : (col + 1) * side]
 
 
 def _corners(tile: np.ndarray, side: int) -> Iterator[np.ndarray]:
-    """Yields all squares of sites that may lie at a corner of an image: each is a whole window there."""
+    """Yields all squares of sites that a window may see at a corner of an image, where the rest of it lies outside."""
     repeats = [side // length + 2 for length in tile.shape]
     wide = np.tile(tile, repeats)
     for row, col in np.ndindex(*tile.shape):
@@ -232,13 +232,13 @@ def normalized(
     """Demosaics any color filter array by normalized convolution: each missing color is a weighted mean of its sites.
 
     A site keeps the color that it sees. Each other color is sum(w * value) / sum(w) over the sites of that color in a
-    window around it: H. Knutsson and C.-F. Westin, "Normalized and differential convolution", CVPR (1993), with the
-    sites as the certainty. With its default weights, this is the bilinear interpolation of Bayer mosaics, and LibRaw's
-    linear interpolation of X-Trans.
+    window around it: H. Knutsson and C.-F. Westin, "Normalized and differential convolution", CVPR (1993), with a
+    certainty of 1 at the sites of the color and 0 elsewhere. With its default weights, this is the bilinear
+    interpolation of Bayer mosaics, and LibRaw's linear interpolation of X-Trans.
 
     Args:
         raw: A mosaic `(..., H, W)`.
-        weights: One square kernel of an odd side per color, which can be learned. If None, `normalized_kernel`.
+        weights: One square kernel with an odd side per color, which can be learned. If None, from `normalized_kernel`.
         pattern: The colors of a tile, see `isp.cfa`. Without color filters, all channels equal the mosaic.
 
     Returns:
@@ -261,7 +261,7 @@ def fill(
 
     Args:
         planes: Mosaic values `(..., H, W, 3)`, zero where a site sees another color.
-        weights: One square kernel of an odd side per color.
+        weights: One square kernel with an odd side per color.
         pattern: The colors of a tile, see `isp.cfa`.
 
     Example:
@@ -285,7 +285,7 @@ def fill(
 
 
 def bin_side(pattern: str) -> int:
-    """Returns the number of rows, and of columns, of sites that `binned` makes one pixel of.
+    """Returns the side of the square block of sites that `binned` turns into one pixel.
 
     Returns:
         2 for Bayer, for quad Bayer and without color filters; 3 for X-Trans.
@@ -314,7 +314,7 @@ def _balanced(tile: np.ndarray) -> int:
 
 @jax.jit(static_argnames="pattern")
 def binned(raw: Shaped[Array, "..."], pattern: str = "RGGB") -> Float[Array, "*batch rows cols 3"]:
-    """Makes one pixel of each block of sites: demosaics and shrinks the image in one step.
+    """Turns each block of sites into one pixel: demosaics and shrinks the image in one step.
 
     Each channel is the mean of the block's sites of that color, so the image has no color cast. Blocks are the smallest
     ones that see all colors equally often: 2x2 sites for Bayer, 3x3 for X-Trans. Quad Bayer and similar arrays consist
@@ -370,14 +370,14 @@ def _check(raw: Array, pattern: str) -> None:
 
 
 def _repeat_border(rgb: Array, pattern: str) -> Array:
-    """Turns bilinear interpolation with zeros beyond the border into one of planes that repeat their border.
+    """Turns bilinear interpolation with zeros beyond the border into interpolation of planes that repeat their border.
 
-    The row beyond an outermost row equals that row. The row's red or blue therefore counts half once more, because the
-    outer rows of the kernel are half the middle one, and a green site, which becomes its own neighbor, counts a quarter
-    once more. The same holds for columns.
+    The row beyond an outermost row equals that row. This adds half to the row's red or blue, because the outer rows of
+    the kernel are half the middle one, and a quarter to a green site, which becomes its own neighbor. The same holds
+    for columns.
     """
     height, width = rgb.shape[-3:-1]
-    # A high image is represented by its first pair of rows, one pair for all between, and the last pair.
+    # A tall image is represented by its first pair of rows, one pair for all between, and the last pair.
     rows, pairs = min(height, 6), np.arange(height // 2)[:, None, None]
     sites = np.tile(np.eye(3)[cfa.tile(pattern)], (rows // 2, width // 2, 1))
     outermost = [np.pad(np.zeros(side - 2), 1, constant_values=1 / 2) for side in (rows, width)]

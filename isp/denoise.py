@@ -262,9 +262,9 @@ def tv_bregman(
 ) -> Float[Array, "*batch height width 3"]:
     """Denoises by total variation, with the split Bregman method.
 
-    Approaches the least sum of slopes plus half of `weight` times the squared distance to the channel: T. Goldstein and
-    S. Osher, "The split Bregman method for L1-regularized problems", SIAM Journal on Imaging Sciences (2009). The
-    result equals scikit-image's `denoise_tv_bregman` with `channel_axis=-1`, which departs from the paper:
+    Approximately minimizes the sum of slopes plus half of `weight` times the squared distance to the channel: T.
+    Goldstein and S. Osher, "The split Bregman method for L1-regularized problems", SIAM Journal on Imaging Sciences
+    (2009). The result equals scikit-image's `denoise_tv_bregman` with `channel_axis=-1`, which departs from the paper:
 
     - An isotropic slope s shrinks to s² / (s + 1 / (2 weight)) instead of max(s - 1 / (2 weight), 0).
     - The pixels beyond the border always come from the noisy image. They are mirrored above and to the left (row -1 is
@@ -279,7 +279,8 @@ def tv_bregman(
         weight: The weight of the distance, positive: smaller is smoother. It can be learned.
         eps: Iteration stops when the root mean square of a channel's change is at most this.
         max_iterations: The largest number of iterations.
-        isotropic: Whether a slope is the length of the gradient, or the sum of its components' absolute values.
+        isotropic: Whether a slope is the length of the gradient. If False, it is the sum of the components' absolute
+            values.
 
     Raises:
         ValueError: If `weight` or `eps` is not positive, `max_iterations` is below 1, or H or W is below 2.
@@ -312,7 +313,7 @@ def bilateral(
 
     Follows `skimage.restoration.denoise_bilateral` and its defaults where the paper leaves a choice. Color distances
     are Euclidean, divided by 3, and in images with negative values also multiplied by max / (max - min). The border is
-    surrounded by black, or by the least value of an image with negative values. An image of one value stays as it is.
+    surrounded by black, or by the least value of an image with negative values. A constant image stays as it is.
 
     scikit-image (up to version 0.26 at least) builds its table of spatial weights with `size + 1` entries per row and
     reads it with `size`. Its spatial weights therefore do not peak at the pixel itself; with a `size` of 5 they peak
@@ -323,8 +324,8 @@ def bilateral(
     Args:
         rgb: Images `(..., H, W, 3)`.
         sigma_spatial: The standard deviation of spatial distances in pixels, positive. It can be learned.
-        sigma_color: The standard deviation of color distances, positive. It can be learned. If None, the deviation of
-            each image's values, over pixels and channels.
+        sigma_color: The standard deviation of color distances, positive. It can be learned. If None, the standard
+            deviation of each image's values, over pixels and channels.
         size: The side of the windows, odd. If None, 3 standard deviations to each side, and at least 5.
         bins: The number of steps to which color distances are rounded down, at least 3. scikit-image's default is
             10000. If None, nothing is rounded, which changes results by about 1e-3 at most. Gradients ignore the
@@ -365,17 +366,17 @@ def nlm_denoising(
 
     Follows scikit-image's `denoise_nl_means` with `channel_axis=-1`, `h=strength` and its fast mode where it departs
     from the paper: the sums over patches leave out their first row and their first column but divide by the whole
-    number of pixels, and weights below exp(-5) are zero. (scikit-image moreover approximates the exponential to within
-    four percent.) `centered=True` gives the weights of the paper. The border mirrors the image.
+    number of pixels, and weights below exp(-5) are zero. (scikit-image also approximates the exponential to within four
+    percent.) `centered=True` gives the weights of the paper. The border mirrors the image.
 
-    The gradient ignores that weights become zero. Time is proportional to `(2 * patch_distance + 1) ** 2`, so that the
+    The gradient ignores this cutoff of small weights. Time is proportional to `(2 * patch_distance + 1) ** 2`, so the
     defaults, which are scikit-image's, take hundreds of times as long as other denoisers.
 
     Args:
         rgb: Images `(..., H, W, 3)` of any range.
-        strength: The difference of patches, positive, from which on they count little. It can be learned.
+        strength: The difference between patches, positive, beyond which they count little. It can be learned.
         patch_size: The side of the patches, odd.
-        patch_distance: The greatest distance of two pixels in rows and in columns.
+        patch_distance: The greatest distance between two pixels in rows and in columns.
         centered: Whether patches are whole, and small weights count.
 
     Raises:
@@ -413,7 +414,7 @@ def _nlm_denoising(rgb: Array, strength: Scalar, patch_size: int, patch_distance
 
 
 def _averaged(image: Array, rate: Array, patch_size: int, patch_distance: int, centered: bool) -> Array:
-    """Sums over one shift of the image after the other."""
+    """Computes the weighted means by summing over shifts of the image, one at a time."""
     height, width, _ = image.shape
     before = patch_size // 2 if centered else patch_size // 2 - (patch_size > 1)
     side = patch_size if centered else max(patch_size - 1, 1)

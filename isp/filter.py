@@ -1,6 +1,7 @@
-"""Filters of planes that compile to fast code, and tools for functions of images of your own.
+"""Filters of planes that compile to fast code, and tools for your own functions of images.
 
-On CPUs, XLA would compute a filter anew for each value that the next one reads. `apart` and `pointwise` prevent that.
+On CPUs, XLA would compute a filter anew for each value that the next filter reads. `apart` and `pointwise` prevent
+that.
 """
 
 import jax

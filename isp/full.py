@@ -1,4 +1,4 @@
-"""A modern pipeline in the usual order of a camera's own, in which every parameter can be learned."""
+"""A modern pipeline in the usual order of a camera, in which every parameter can be learned."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from isp.stage import Stage
 
 
 def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
-    """Builds a modern pipeline, which needs nothing but the camera.
+    """Builds a modern pipeline from a camera's calibration values.
 
     The stages are
 
@@ -19,14 +19,15 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     - `defects`: replaces sites that differ from all of their neighbors by more than `defect_threshold ()`;
     - `white_balance`: applies the gains `white_balance (3,)` and clips at the least of them, so that saturated areas
       are white;
-    - `demosaic`: interpolates Bayer mosaics as Malvar, He and Cutler (2004), and others by `demosaic.normalized`;
+    - `demosaic`: interpolates Bayer mosaics by the method of Malvar, He and Cutler (2004), and others by
+      `demosaic.normalized`;
     - `color_correct`: applies the matrix `colour_correction (3, 3)`;
     - `saturation`: multiplies U and V by `saturation ()`;
     - `local_tone_map`: removes the fraction `tone_strength ()` of large contrasts, and multiplies small ones by
       `tone_detail ()`;
     - `srgb`: applies the tone curve of sRGB;
     - `contrast`: stretches values away from `contrast_pivot ()` by `contrast ()`;
-    - `curve`: a tone curve of 4 segments, `curve (4,)`, which changes nothing at first;
+    - `curve`: a tone curve of 4 segments, `curve (4,)`, which starts as a straight line;
     - `clipped`: clips to [0, 1];
     - `chroma_denoising`: smooths U and V with a Gaussian of `chroma_sigma ()` pixels;
     - `sharpening`: adds `amount ()` of the detail finer than `radius ()` pixels to the luma;
@@ -35,12 +36,12 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
     Without color filters, there are no stages of color.
 
     A negative gain of the camera is taken as positive, and the matrix negates the channel instead, which gives the same
-    colors. Only then are the gains the levels at which the colors saturate.
+    colors. Positive gains are the levels at which the colors saturate.
 
     Args:
         camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
             `colour_correction`.
-        half_size: Whether `demosaic` makes one pixel of each block of sites, as `demosaic.binned` does.
+        half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does.
 
     Example:
         >>> pipeline = isp.full(isp.CAMERAS["drone"])
@@ -66,8 +67,8 @@ def full(camera: Camera, *, half_size: bool = False) -> Pipeline:
         stages.contrast(1.05),
         stages.curve(),
         stages.clipped(),
-        # From here on in display values: in linear light, the color of a bright pixel would drown its dark neighbors.
-        # Three standard deviations hold 99.7 % of a Gaussian.
+        # The stages from here on see display values: in linear light, a bright pixel's color would drown its dark
+        # neighbors. Three standard deviations hold 99.7 % of a Gaussian.
         *([stages.chroma_denoising(1.5, size=9)] if has_colors else []),
         dataclasses.replace(sharpening, name="sharpening"),
         stages.clipped("output_clipped"),
@@ -98,6 +99,6 @@ def with_positive_gains(camera: Camera) -> Camera:
 
 
 def _on_their_own(stage: Stage) -> Stage:
-    """Returns a stage whose parameters do not claim to start from the camera."""
+    """Returns the stage with parameters that declare no `camera` field to start from."""
     parameters = {name: dataclasses.replace(each, camera=None) for name, each in stage.parameters.items()}
     return dataclasses.replace(stage, parameters=parameters)

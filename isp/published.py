@@ -32,7 +32,7 @@ PUBLISHED_STATIC = tuple(
     )
 )
 
-# The same twelve, in the same order, as the program of the study computed them: its unsharp masking blurs along columns
+# The same twelve, in the same order, as the study's program computed them: its unsharp masking blurs along columns
 # only, see `sharpen.unsharp_masking_vertical`.
 AS_PUBLISHED_STATIC = tuple(
     (demosaicing, "unsharp_masking_vertical" if sharpening == "unsharp_masking" else sharpening, denoising)
@@ -60,10 +60,10 @@ def parametrized(camera: Camera, additive_layer: tuple[int, int] | None = None, 
     Args:
         camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
             `colour_correction`.
-        additive_layer: Height and width of an image that a last stage `additive_layer` adds. The image is a parameter
-            `(H, W, 3)` of the same name, which starts at zero. None adds no stage.
-        half_size: Whether `demosaic` makes one pixel of each block of sites, as `demosaic.binned` does, which leaves no
-            `debayer` to learn.
+        additive_layer: Height and width of an image that a final stage `additive_layer` adds. The image is a parameter
+            `(H, W, 3)` of the same name, which starts at zero. If None, there is no such stage.
+        half_size: Whether `demosaic` turns each block of sites into one pixel, as `demosaic.binned` does. There is then
+            no `debayer` to learn.
 
     Example:
         >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
@@ -98,15 +98,16 @@ def static(
     The stages are `black_level`, `demosaic`, `white_balance`, `color_correct`, `sharpen`, `denoise`, `clipped` (to
     [0, 1]) and `gamma_correct`. The parameters are `black_level` as in `isp.Camera`, `white_balance (3,)`,
     `colour_correction (3, 3)`, `gamma_correct ()`, and the continuous settings of the chosen algorithms.
-    `isp.PUBLISHED_STATIC` lists the algorithms of the twelve, and `isp.AS_PUBLISHED_STATIC` those that the study's
-    program computed under these names. Without color filters, images are gray, and the stages `white_balance` and
+    `isp.PUBLISHED_STATIC` lists the algorithms of the twelve, and `isp.AS_PUBLISHED_STATIC` the algorithms that the
+    study's program ran under these names. Without color filters, images are gray, and the stages `white_balance` and
     `color_correct` are left out.
 
     Args:
         camera: The camera, which gives the pattern and the start of `black_level`, `white_balance` and
             `colour_correction`.
         demosaic: "bilinear", "malvar2004", "menon2007" for Bayer patterns; "normalized" for every pattern; "binned",
-            which makes one pixel of each block of sites; or "none", which leaves zeros where a site sees another color.
+            which turns each block of sites into one pixel; or "none", which leaves zeros where a site sees another
+            color.
         sharpen: "sharpening_filter", "unsharp_masking", "unsharp_masking_vertical", or "none", which changes nothing.
         denoise: "gaussian_denoising", "median_denoising", "fft_denoising", "tv_chambolle", "tv_bregman", "bilateral",
             or "none", which changes nothing.

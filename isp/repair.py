@@ -31,7 +31,8 @@ def defects(
     NaN and infinite sites become the median of their finite neighbors before anything is compared, or 0 if more than
     half of the neighbors are such sites.
 
-    The gradient goes to the values in the middle where a site is replaced. Forward-mode derivatives do not work.
+    Where a site is replaced, the gradient goes to the values that make up the median. Forward-mode derivatives do not
+    work.
 
     Args:
         raw: A mosaic `(..., H, W)`.
@@ -41,8 +42,8 @@ def defects(
         softness: The difference beyond the threshold, in fractions of white, over which the median gradually takes the
             site's place. If None, it does so at once, and the gradient for the threshold is zero.
         lone: Whether a site must differ by more than the threshold from each of the eight nearest sites of its color
-            (and those as near), and not only from the median. This spares lines that are one site wide, and leaves
-            defects next to each other.
+            (more if several are equally near), and not only from the median. This spares lines that are one site wide,
+            but also leaves adjacent defects.
 
     Raises:
         ValueError: If `softness` is not positive.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from isp.camera import Camera
 from isp.cfa import black_levels, check_mosaic, mosaic
 
-# An ordinary sensor, for cameras that do not know their own: electrons at saturation, electrons of noise, and bits.
+# Typical values for cameras that do not state their own: electrons at saturation, electrons of noise, and bits.
 FULL_WELL, READ_NOISE, BITS = 15000.0, 4.0, 12
 
 
@@ -61,19 +61,19 @@ def expose_sites(
     A full well reads as 1. An empty well reads as the black level, with noise on both sides of it. This is the model of
     the EMVA 1288 standard (release 4.0, section 2) without dark current and non-uniformities.
 
-    Gradients take the noise for a constant and the steps of the converter for a straight line, and are zero where a
-    site is clipped.
+    Gradients treat the noise as a constant and the steps of the converter as a straight line, and are zero where a site
+    is clipped.
 
     Args:
         light: The light that reaches each site, `(..., H, W)`, as fractions of the full well at an exposure of 1.
             Negative light counts as darkness.
         key: The random key of the noise. The same key gives the same noise.
         camera: The camera, whose `black_level` and noise apply.
-        exposure: A factor on the light, as of a shutter or a lamp. Below 1, it leaves headroom for light beyond a full
-            well, which would saturate.
-        full_well: The number of electrons at which a site saturates. None is the camera's, or else 15000.
-        read_noise: The standard deviation of the read-out noise in electrons. None is the camera's, or else 4.
-        bits: The bits of the analog-to-digital converter, 1 to 16. None is the camera's, or else 12.
+        exposure: A factor on the light, as of a shutter or a lamp. Below 1, it leaves headroom for light that would
+            otherwise exceed the full well.
+        full_well: The number of electrons at which a site saturates. If None, the camera's, or else 15000.
+        read_noise: The standard deviation of the read-out noise in electrons. If None, the camera's, or else 4.
+        bits: The bits of the analog-to-digital converter, 1 to 16. If None, the camera's, or else 12.
 
     Returns:
         The mosaic `(..., H, W)` in [0, 1], in multiples of 1 / (2 ** bits - 1).

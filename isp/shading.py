@@ -1,4 +1,4 @@
-"""Lens shading: a lens is darker towards the corners of its picture, and not equally so for all colors."""
+"""Lens shading: a lens darkens the corners of its picture, in some colors more than in others."""
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from isp._engine.checks import check_image
 def correct(
     image: Shaped[Array, "..."], coefficients: Float[Array | np.ndarray, "3 3"], *, pattern: str | None = None
 ) -> Float[Array, "..."]:
-    """Multiplies by radial gains of one polynomial a color.
+    """Multiplies images by radial gains, with one polynomial per color.
 
     The gain at the radius r is 1 + k1 r^2 + k2 r^4 + k3 r^6, where r is 0 in the middle of the whole image and 1 at the
-    center of its corner pixels. The parts of a larger frame therefore need coefficients of their own.
+    center of its corner pixels. Crops of a larger frame therefore need coefficients of their own.
 
     Args:
         image: Images `(..., H, W, 3)`; with a `pattern`, mosaics `(..., H, W)` with black at 0.
@@ -53,5 +53,5 @@ def correct(
 def _squared_radii(height: int, width: int, dtype: jnp.dtype) -> tuple[Array, Array]:
     """Computes the share of each row and of each column in the squared radius."""
     y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
-    corner = max(y[-1] ** 2 + x[-1] ** 2, 0.25)  # A single pixel is its own middle.
+    corner = max(y[-1] ** 2 + x[-1] ** 2, 0.25)  # A single pixel is at radius 0.
     return jnp.asarray(y**2 / corner, dtype), jnp.asarray(x**2 / corner, dtype)

@@ -42,7 +42,7 @@ def unsharp_masking(
     amount: Scalar = 1.0,
     size: int | None = None,
 ) -> Float[Array, "*batch height width 3"]:
-    """Adds to the luma `amount` times the detail that a Gaussian blur would remove.
+    """Adds `amount` times the detail that a Gaussian blur would remove to the luma.
 
     Filters the luma as `skimage.filters.unsharp_mask` does with `preserve_range=True`: the border repeats its outermost
     pixels.
@@ -73,7 +73,7 @@ def unsharp_masking_vertical(
     amount: Scalar = 1.0,
     size: int | None = None,
 ) -> Float[Array, "*batch height width 3"]:
-    """Adds to the luma `amount` times the detail that a Gaussian blur along the columns would remove.
+    """Adds `amount` times the detail that a Gaussian blur along the columns would remove to the luma.
 
     This is the unsharp masking that the program of Oala et al. (TMLR 2023) ran: it calls
     `skimage.filters.unsharp_mask` of scikit-image 0.18.1 on the luma `(H, W)` with `multichannel=True`, which takes the

@@ -1,7 +1,7 @@
-"""Makers of stages for pipelines of your own: each returns an `isp.Stage` whose parameters declare their ranges.
+"""Makers of stages for your own pipelines: each returns an `isp.Stage` whose parameters declare their ranges.
 
-The stages of `isp.full` come from here. Their parameters have names of their own, so that all of them fit into one
-pipeline; a stage that is needed twice takes another `name`, and `dataclasses.replace` renames its parameters.
+The stages of `isp.full` come from here, with distinct parameter names, so that they fit into one pipeline. To use a
+stage twice, rename the copy and its parameters with `dataclasses.replace`.
 
 `ALGORITHMS` has the classical algorithms that `isp.static` offers: for each of "demosaic", "sharpen" and "denoise", a
 dict from names to makers. A maker takes the settings of its algorithm and returns a stage with the name of the step, in
@@ -28,7 +28,7 @@ _RANGES = ("shadows", "darks", "lights", "highlights")
 
 
 def black_level(camera: Camera, rescale: bool = True) -> Stage:
-    """Makes the stage `black_level` of mosaics, which subtracts the black level of each site.
+    """Makes the stage `black_level` for mosaics, which subtracts the black level of each site.
 
     Args:
         camera: The camera, whose `black_level` is the start of the parameter of this name.
@@ -45,12 +45,13 @@ def black_level(camera: Camera, rescale: bool = True) -> Stage:
 
 
 def defects(pattern: str = "RGGB", threshold: float = 0.1) -> Stage:
-    """Makes the stage `defects` of mosaics, which repairs sites that are always bright or always dark.
+    """Makes the stage `defects` for mosaics, which repairs sites that are always bright or always dark.
 
     Args:
         pattern: The colors of a tile, see `isp.cfa`.
-        threshold: The start of the parameter `defect_threshold`. Up to twice the start, sites are gradually replaced,
-            so that it can be learned. Sites must differ from each of their neighbors, which spares fine lines.
+        threshold: The start of the parameter `defect_threshold`. So that it can be learned, sites are replaced
+            gradually, up to a difference of twice the start. Sites must differ from each of their neighbors, which
+            spares fine lines.
 
     Example:
         >>> isp.stages.defects("BGGR").options["pattern"]
@@ -66,8 +67,8 @@ def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = No
 
     Args:
         pattern: The colors of a tile, see `isp.cfa`, for mosaics. If None, the stage is for images.
-        coefficients: The start of the parameter `shading (3, 3)`; see `isp.shading.correct`. If None, zeros, which
-            change nothing.
+        coefficients: The start of the parameter `shading (3, 3)`; see `isp.shading.correct`. If None, zeros, which have
+            no effect.
 
     Example:
         >>> stage = isp.stages.lens_shading()
@@ -81,7 +82,7 @@ def lens_shading(pattern: str | None = None, coefficients: ArrayLike | None = No
 
 
 def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Stage:
-    """Makes the stage `white_balance` of images, which applies the gains and makes saturated pixels neutral.
+    """Makes the stage `white_balance` for images, which applies the gains and makes saturated pixels neutral.
 
     Args:
         camera: The camera, whose `white_balance` is the start of the parameter of this name.
@@ -101,7 +102,7 @@ def white_balance(camera: Camera, highlights: color.Mode | None = "clip") -> Sta
 
 
 def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
-    """Makes the stage `white_balance` of mosaics, which applies the gains before demosaicing.
+    """Makes the stage `white_balance` for mosaics, which applies the gains before demosaicing.
 
     Args:
         camera: The camera, whose `white_balance` is the start of the parameter of this name.
@@ -120,13 +121,13 @@ def mosaic_white_balance(camera: Camera, clip: bool = True) -> Stage:
 
 
 def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: float = 0.5) -> Stage:
-    """Makes the stage `auto_white_balance` of images, which estimates the gains from the image.
+    """Makes the stage `auto_white_balance` for images, which estimates the gains from the image.
 
     Args:
-        camera: The camera, with whose gains, the parameter `white_balance`, the estimate is mixed. If None, only the
+        camera: The camera whose gains, the parameter `white_balance`, are mixed with the estimate. If None, only the
             estimate counts.
-        power: The start of the parameter `gray_power`: 1 for the gray world, great for the white patch.
-        share: The start of the parameter `estimate_share`, the weight of the estimate; only with a camera.
+        power: The start of the parameter `gray_power`: 1 for the gray world, large for the white patch.
+        share: The start of the parameter `estimate_share`, the weight of the estimate. It is used only with a camera.
 
     Raises:
         ValueError: If one of the camera's gains is negative.
@@ -144,7 +145,7 @@ def auto_white_balance(camera: Camera | None = None, power: float = 6.0, share: 
 
 
 def color_correct(camera: Camera) -> Stage:
-    """Makes the stage `color_correct` of images, which applies the color matrix.
+    """Makes the stage `color_correct` for images, which applies the color matrix.
 
     Args:
         camera: The camera, whose `color_matrix` is the start of the parameter `colour_correction`.
@@ -157,7 +158,7 @@ def color_correct(camera: Camera) -> Stage:
 
 
 def chroma_denoising(sigma: float = 1.5, size: int | None = None) -> Stage:
-    """Makes the stage `chroma_denoising` of images, which smooths U and V.
+    """Makes the stage `chroma_denoising` for images, which smooths U and V.
 
     Args:
         sigma: The start of the parameter `chroma_sigma`, in pixels.
@@ -175,7 +176,7 @@ def chroma_denoising(sigma: float = 1.5, size: int | None = None) -> Stage:
 
 
 def saturation(amount: float = 1.0) -> Stage:
-    """Makes the stage `saturation` of images, which moves colors away from gray.
+    """Makes the stage `saturation` for images, which moves colors away from gray.
 
     Args:
         amount: The start of the parameter `saturation`; 1 changes nothing.
@@ -188,7 +189,7 @@ def saturation(amount: float = 1.0) -> Stage:
 
 
 def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
-    """Makes the stage `local_tone_map` of images in linear light, which brightens dark areas and keeps their detail.
+    """Makes the stage `local_tone_map` for images in linear light, which brightens dark areas and keeps their detail.
 
     Args:
         strength: The start of the parameter `tone_strength`, in [0, 1].
@@ -206,7 +207,7 @@ def local_tone_map(strength: float = 0.3, detail: float = 1.0) -> Stage:
 
 
 def srgb() -> Stage:
-    """Makes the stage `srgb` of images in linear light, which applies the tone curve of sRGB.
+    """Makes the stage `srgb` for images in linear light, which applies the tone curve of sRGB.
 
     Example:
         >>> isp.stages.srgb().parameters
@@ -216,7 +217,7 @@ def srgb() -> Stage:
 
 
 def gamma_correct(gamma: float = 2.2) -> Stage:
-    """Makes the stage `gamma_correct` of images in linear light, which applies the exponent 1 / gamma.
+    """Makes the stage `gamma_correct` for images in linear light, which applies the exponent 1 / gamma.
 
     Args:
         gamma: The start of the parameter `gamma_correct`.
@@ -229,11 +230,11 @@ def gamma_correct(gamma: float = 2.2) -> Stage:
 
 
 def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
-    """Makes the stage `contrast` of images, which stretches values away from a pivot.
+    """Makes the stage `contrast` for images, which stretches values away from a pivot.
 
     Args:
         amount: The start of the parameter `contrast`; 1 changes nothing.
-        pivot: The start of the parameter `contrast_pivot`, the value that stays.
+        pivot: The start of the parameter `contrast_pivot`, the value that does not change.
 
     Example:
         >>> list(isp.stages.contrast(1.1).parameters)
@@ -247,11 +248,11 @@ def contrast(amount: float = 1.0, pivot: float = 0.5) -> Stage:
 
 
 def curve(segments: int = 4) -> Stage:
-    """Makes the stage `curve` of images, a tone curve that can be learned and rises everywhere.
+    """Makes the stage `curve` for images, a tone curve that can be learned and rises everywhere.
 
     Args:
-        segments: The number of straight segments, whose equal rises change nothing at first. Four of them are named
-            shadows, darks, lights and highlights.
+        segments: The number of straight segments. They start with equal rises, which change nothing. Four segments are
+            named shadows, darks, lights and highlights.
 
     Raises:
         ValueError: If there are no segments.
@@ -267,7 +268,7 @@ def curve(segments: int = 4) -> Stage:
 
 
 def clipped(name: str = "clipped", low: float = 0.0, high: float = 1.0) -> Stage:
-    """Makes a stage of mosaics or images that clips to a range.
+    """Makes a stage for mosaics or images that clips to a range.
 
     Args:
         name: The name of the stage.
@@ -312,13 +313,13 @@ def _strength(value: ArrayLike, unit: str = "strength") -> Parameter:
     return Parameter(value, scale="log", unit=unit)
 
 
-# A setting as a user gives it, before it is checked.
+# A setting from the user, before it is checked.
 Setting = ArrayLike | str | None
 Converted = TypeVar("Converted")
 
 
 def _normalized(pattern: str) -> Stage:
-    # As with the weights of `isp.parametrized`, a few images cannot determine so many.
+    # As with the weights of `isp.parametrized`, a few images cannot determine so many values.
     weights = Parameter(demosaic.normalized_kernel(pattern), width=1, unit="weight", labels=COLORS, tuned=False)
     return Stage("demosaic", demosaic.normalized, {"interpolation": weights}, {"pattern": pattern})
 

@@ -97,21 +97,21 @@ def local_tone_map(
     """Compresses the large contrasts of the luminance and keeps, or changes, the small ones.
 
     The logarithm of the luminance is split into a base, which a guided filter smooths except at strong edges, and the
-    detail on top of it. The base is multiplied by 1 - strength, the detail by `detail`, and the channels of a pixel by
-    the common factor that follows. White stays as it is, and dark areas are brightened.
+    detail on top of it. The base is multiplied by 1 - strength and the detail by `detail`. The resulting change of
+    luminance is one factor for all channels of a pixel. White stays as it is, and dark areas are brightened.
 
     The base follows K. He, J. Sun and X. Tang, "Guided image filtering", IEEE Transactions on Pattern Analysis and
     Machine Intelligence 35(6) (2013), with the image as its own guide: means and variances over square windows give a
     line through the values of each window, and each pixel takes the mean of its windows' lines. As in K. He and J. Sun,
     "Fast guided filter", arXiv:1505.00996 (2015), the windows consist of cells, whose lines are interpolated
-    bilinearly; with a `cell` of 1, the base is exactly the first paper's. Windows that reach over the border see
-    the image reflected.
+    bilinearly; with a `cell` of 1, the base is exactly the first paper's. Windows that reach over the border see the
+    reflected image.
 
     Args:
         rgb: Images `(..., H, W, 3)` in linear light.
         strength: The fraction of the base's contrast to remove: 0 for none, 1 for all. It can be learned.
-        detail: The factor of the detail's contrast; 1 keeps it. It can be learned.
-        smoothness: The variance of the logarithm, positive, from which on an edge belongs to the base.
+        detail: The factor for the detail's contrast; 1 keeps it. It can be learned.
+        smoothness: The variance of the logarithm, positive, above which an edge belongs to the base.
         size: The side of the windows in cells, odd.
         cell: The side of a cell in pixels.
         floor: The luminance, positive, that is added before the logarithm. It limits the brightening of black areas to
@@ -121,7 +121,7 @@ def local_tone_map(
         ValueError: If `smoothness`, `cell` or `floor` is not positive, or `size` is even.
 
     Example:
-        A scene in the dark, 1/100 as bright as the sky beside it, becomes 1/25 as bright.
+        A dark scene, 1/100 as bright as the sky beside it, becomes 1/25 as bright.
 
         >>> rgb = np.full((64, 64, 3), 0.01, np.float32)
         >>> rgb[:, :32] = 1.0
@@ -172,7 +172,7 @@ def _lines(guide: Array, smoothness: float, size: int, cell: int) -> tuple[Array
 
 
 def _cell_means(cell: int, guide: Array) -> Array:
-    """Averages the guide over cells; those at the far border repeat its outermost pixels."""
+    """Averages the guide over cells; incomplete cells at the border repeat the guide's outermost pixels."""
     batch, height, width = guide.shape
     rows, cols = -(-height // cell), -(-width // cell)
     guide = jnp.pad(guide, [(0, 0), (0, rows * cell - height), (0, cols * cell - width)], "edge")

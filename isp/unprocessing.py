@@ -64,7 +64,7 @@ def unprocess(
     Undoes the tone curve, the color matrix and the white balance, keeps the one color that each site sees, and adds the
     black level. `isp.parametrized(camera)` and `isp.static(camera)` subtract the black level without stretching the
     values above it, so nothing is compressed here. Without their filters, these pipelines return the picture except for
-    demosaicing errors, and except for values below the 1e-5 to which `isp.parametrized` clips.
+    demosaicing errors and values below 1e-5, to which `isp.parametrized` clips.
 
     Departs from Brooks et al. where these pipelines have nothing to undo: no S-shaped tone curve is undone, the gamma
     is a plain power instead of sRGB's curve, and highlights are scaled like all other values.
@@ -77,7 +77,7 @@ def unprocess(
 
     Returns:
         The mosaics `(..., H, W)`. Nothing is clipped: bright colors may exceed the white level of 1 (where a gain is 1,
-        white does so by the black level), and colors outside the camera's gamut may lie below black.
+        white exceeds it by the black level), and colors outside the camera's gamut may lie below black.
 
     Raises:
         ValueError: If the camera's matrix is singular.
