@@ -7,7 +7,7 @@ a field here, with its default, its help and its bounds; see `runtime.flags`.
 import dataclasses
 import functools
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from r2l_jax.names import DEMOSAICING, DENOISING, INTENSITIES, SHARPENING
 from r2l_jax.runtime import cluster
@@ -515,6 +515,9 @@ class TrainConfig(Settings):
         return pathlib.Path(self.tracking.logdir) / self.tracking.experiment_name / self.tracking.run_name
 
 
+Finished = TypeVar("Finished", bound="FinishedRun")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupSettings(Settings):
     """Many trainings."""
@@ -588,6 +591,12 @@ class FinishedRun(Settings):
     def output_dir(self) -> pathlib.Path:
         """The folder of the results."""
         return pathlib.Path(self.output) if self.output else pathlib.Path(self.run) / self.results
+
+    def of_member(self: Finished, folder: pathlib.Path) -> Finished:
+        """Returns the settings for a member of a group: its results go to its own folder, or to one in --output."""
+        if folder == pathlib.Path(self.run):
+            return self
+        return replace(self, run=str(folder), output=self.output and str(pathlib.Path(self.output) / folder.name))
 
     @property
     def own_pipelines(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -196,11 +196,15 @@ class Sensitivity(OfFold):
 
 
 class End(NamedTuple):
-    """An end of a tolerated interval: its value, its bootstrap interval, and whether it is the knob's limit."""
+    """An end of a tolerated interval: its value, its bootstrap interval, and whether it is the knob's limit.
+
+    `failing` is the nearest value beyond it at which a paired test finds the drop to exceed the tolerance, if any.
+    """
 
     value: float
     interval: tuple[float, float]
     at_limit: bool
+    failing: float | None
 
 
 class Knob(msgspec.Struct):
@@ -218,6 +222,8 @@ class Knob(msgspec.Struct):
     high_interval: tuple[float, float]
     high_at_limit: bool
     points: list[tuple[float, float]]
+    low_failing: float | None = None
+    high_failing: float | None = None
 
     def __post_init__(self):
         if self.scale == "linear" and not 0 < (self.width or 0) < math.inf:
@@ -227,8 +233,8 @@ class Knob(msgspec.Struct):
     def ends(self) -> dict[str, End]:
         """Both ends by name."""
         return {
-            "low": End(self.low, self.low_interval, self.low_at_limit),
-            "high": End(self.high, self.high_interval, self.high_at_limit),
+            "low": End(self.low, self.low_interval, self.low_at_limit, self.low_failing),
+            "high": End(self.high, self.high_interval, self.high_at_limit, self.high_failing),
         }
 
     def away(self, value: float) -> float:
@@ -258,6 +264,7 @@ class Tolerances(OfFold):
         knobs: the interval of each knob.
         without_knobs: the number of values of each parameter that no knob moves.
         map: the map of two knobs, if it was asked for.
+        samples_needed: how many samples show a drop of the tolerance at every end; None if all ends are at a limit.
     """
 
     score: str
@@ -268,6 +275,7 @@ class Tolerances(OfFold):
     knobs: dict[str, Knob]
     without_knobs: dict[str, Count]
     map: KnobMap | None
+    samples_needed: Count | None = None
 
 
 class WorstCase(msgspec.Struct):
@@ -331,6 +339,83 @@ class Shots(OfFold):
 
     score: str
     fields: dict[str, ShotGroups]
+
+
+class Spread(msgspec.Struct):
+    """The median and the range of a number over the trainings that have it; None if no training has it."""
+
+    median: float | None
+    least: float | None
+    greatest: float | None
+    trainings: list[float | None]
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "Spread":
+        """Computes the spread of the trainings' numbers, of which some may be None."""
+        known = [value for value in values if value is not None]
+        return cls(*((float(np.median(known)), min(known), max(known)) if known else (None,) * 3), list(values))
+
+    def text(self, write: Callable[[float], str]) -> str:
+        """Returns the median with the range in parentheses, as a function writes each number."""
+        if self.median is None or self.least is None or self.greatest is None:
+            return "-"
+        return f"{write(self.median)} ({write(self.least)} to {write(self.greatest)})"
+
+
+class EndOfTrainings(msgspec.Struct):
+    """An end of a knob's tolerated interval over trainings.
+
+    Attributes:
+        value: the end.
+        away: its distance from the training's default in natural ranges.
+        at_limit: how many trainings tolerate all values up to the limit.
+        failing: the value at which a paired test finds the drop to exceed the tolerance.
+    """
+
+    value: Spread
+    away: Spread
+    at_limit: Count
+    failing: Spread
+
+
+class KnobOfTrainings(msgspec.Struct):
+    """The tolerated interval of a knob over trainings."""
+
+    quantity: str
+    value: Spread
+    ends: dict[Literal["low", "high"], EndOfTrainings]
+
+
+class Forensics(OfFolds):
+    """A forensics.json, which forensics.py writes for a group of trainings.
+
+    Attributes:
+        score: the name of the score.
+        measured: "test" or "validation" samples.
+        samples: their number, in one training.
+        tolerance: how far the score may fall; None without tolerances.
+        samples_needed: how many samples show a drop of the tolerance, see `Tolerances`.
+        sensitivity: the worst change of the loss with each parameter and each image after a stage.
+        tolerances: the interval of each knob.
+        worst_case: for each group of parameters, the numbers of the worst case by the names of `WorstCase`.
+    """
+
+    score: str
+    measured: str
+    samples: Count
+    tolerance: float | None
+    samples_needed: Count | None
+    sensitivity: dict[str, Spread]
+    tolerances: dict[str, KnobOfTrainings]
+    worst_case: dict[str, dict[str, Spread]]
+
+
+def too_few(content: Tolerances | Forensics) -> list[str]:
+    """Returns a line that states how many samples the tolerance takes, no line if there are enough."""
+    needed, tolerance = content.samples_needed, content.tolerance
+    if needed is None or tolerance is None or needed <= content.samples:
+        return []
+    return [f"{content.samples} samples are too few to show a drop of {100 * tolerance:g} points: that takes {needed}"]
 
 
 class Start(msgspec.Struct):

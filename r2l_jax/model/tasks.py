@@ -109,6 +109,13 @@ class Classification:
         """Returns which classes each sample holds, `(B, C)`: its own."""
         return jax.nn.one_hot(target, len(self.classes))
 
+    def outcome(self, confusion: Any) -> tuple[Any, Any]:
+        """Divides confusion matrices `(..., C, C)` into the numerators and denominators of the score.
+
+        A sample has 1 of 1 if it is classified correctly.
+        """
+        return confusion.trace(axis1=-2, axis2=-1), confusion.sum((-2, -1))
+
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
         """Computes the accuracy of a confusion matrix."""
         return tasks.metrics.accuracy(confusion)
@@ -223,6 +230,13 @@ class Segmentation:
     def contained(self, target: jax.Array) -> jax.Array:
         """Returns which classes each sample holds, `(B, C)`: every class that any of its pixels has."""
         return jnp.stack([(target == number).any((1, 2)) for number in range(len(self.classes))], 1)
+
+    def outcome(self, confusion: Any) -> tuple[Any, Any]:
+        """Divides confusion matrices `(..., 2, 2)` into the numerators and denominators of the score.
+
+        They are the intersection and the union of the predicted and the true object.
+        """
+        return confusion[..., 1, 1], confusion.sum((-2, -1)) - confusion[..., 0, 0]
 
     def score_of(self, confusion: jax.Array | np.ndarray) -> jax.Array:
         """Computes the object's intersection over union from a confusion matrix."""

@@ -5,8 +5,9 @@ python scripts/forensics.py --run=runs/quickstart/parametrized --check=IMG_0001.
 
 The head and all batch statistics stay unchanged. There are three analyses, each with numbers in JSON, pictures and
 TensorBoard events: `sensitivity`, the gradient of the task loss for every parameter and every stage; `tolerances`, how
-far each parameter may move; `worst_case`, a search for the processing that breaks the model. Repeat the command to
-resume. With --check, the exit status is 0 if the model tolerates the camera's calibration values, and 2 if not.
+far each parameter may move; `worst_case`, a search for the processing that breaks the model. For a group of trainings,
+each member is analyzed, and then the medians and ranges over the members are shown. Repeat the command to resume. With
+--check, the exit status is 0 if the model tolerates the camera's calibration values, and 2 if not.
 """
 
 import functools

@@ -100,8 +100,10 @@ def _band(knob: Knob, tolerances: results.Tolerances) -> dict[str, Any]:
     tolerated = tolerances.knobs[knob.name]
     band = sorted(knob.position(end) for end in (tolerated.low, tolerated.high))
     ends = " to ".join(format_value(knob.value(end)) for end in band)
-    points = f"{100 * tolerances.tolerance:g} points"
-    return {"band": band, "bandTitle": f"tolerated by itself: {ends} (at most {points} lost)"}
+    words = f"tolerated by itself: {ends} (at most {100 * tolerances.tolerance:g} points lost)"
+    for where, value in (("below", tolerated.low_failing), ("above", tolerated.high_failing)):
+        words += "" if value is None else f"; failure is shown {where} {format_value(value)}"
+    return {"band": band, "bandTitle": words}
 
 
 def label(knob: Knob) -> str:

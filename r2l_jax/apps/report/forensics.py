@@ -8,7 +8,7 @@ from r2l_jax.apps.report.charts import Line, LineChart, range_bar
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
 from r2l_jax.apps.report.runs import Analyses, RunRecord
-from r2l_jax.drift.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases, worst
+from r2l_jax.drift.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases, too_few, worst
 
 # The axis of tolerances, in natural ranges, is about linear up to here, and logarithmic beyond.
 _LINEAR = 0.02
@@ -76,16 +76,17 @@ def _changes_table(title: str, heading: str, content: Sensitivity, kind: str) ->
 
 def _tolerances(content: Tolerances) -> list[Block]:
     rows = [_knob_row(name, knob, _reach(content)) for name, knob in content.knobs.items()]
-    columns = ["knob", "quantity", "value", "low", "high", "interval in natural ranges"]
+    columns = ["knob", "quantity", "value", "low", "high", "fails below", "fails above", "interval in natural ranges"]
     blocks: list[Block] = [
         Text(
             f"{_sentence(content.score)[:-1]} {content.default:.4f} of {content.samples} samples falls by at most "
             f"{100 * content.tolerance:g} points from low to high, while one knob moves. Below an end are the "
-            "percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. No knob "
-            "was moved beyond its limit."
+            "percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. From the place where "
+            "it fails, a paired test at 5% finds the drop to exceed the tolerance. No knob was moved beyond its limit."
         ),
         Table("Tolerated intervals", columns, rows),
     ]
+    blocks += [Text(_sentence(line)) for line in too_few(content)]
     if content.map:
         blocks.append(_map_table(content.map, content.score))
     if charts := [_knob_chart(name, knob, content) for name, knob in content.knobs.items() if knob.points]:
@@ -110,7 +111,7 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
     whiskers = [sorted(_away(knob, value) for value in ends) for ends in (knob.low_interval, knob.high_interval)]
     bar = range_bar(left, right, whiskers, reach, _LINEAR, f"{left:.3g} to {right:.3g} natural ranges")
     ends = []
-    for value, interval, is_limit in knob.ends.values():
+    for value, interval, is_limit, _ in knob.ends.values():
         cell = tables.value(value)
         text = f"limit {cell.text}" if is_limit else cell.text
         ends.append(cell._replace(text=text, remark=" to ".join(tables.value(each).text for each in interval)))
@@ -119,6 +120,7 @@ def _knob_row(name: str, knob: Knob, reach: float) -> list[Cell]:
         Cell(knob.quantity),
         tables.number(knob.value),
         *ends,
+        *(tables.number(end.failing) for end in knob.ends.values()),
         Cell("", right - left, range=bar),
     ]
 

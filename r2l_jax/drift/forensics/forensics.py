@@ -1,12 +1,13 @@
 """Drift forensics: finds the processing that breaks a trained model, and the processing that it tolerates."""
 
+import contextlib
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from r2l_jax.drift.analysis import Analysis, FoldAnalysis, once
-from r2l_jax.drift.forensics import camera_check
+from r2l_jax.drift.forensics import camera_check, group
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
 from r2l_jax.drift.forensics.shots import ShotsAnalysis
@@ -17,11 +18,15 @@ from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.hosts import is_first, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
+from r2l_jax.training.record import members
 from r2l_jax.training.run import TrainedFold, open_runs
+
+# A fold, with the settings for its run.
+_Training = tuple[ForensicsConfig, TrainedFold]
 
 
 def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
-    """Analyzes every fold of a run.
+    """Analyzes every fold of a run, or of all members of a group of trainings.
 
     Writes to `<output>/fold_<k>/<analysis>/`: `<analysis>.json` (all numbers, and how to reproduce them), pictures,
     tables in CSV, and TensorBoard events of the pictures. An analysis that an earlier call of the same settings has
@@ -32,31 +37,57 @@ def run(config: ForensicsConfig) -> dict[int, dict[str, dict[str, Any]]]:
     - `worst_case`: the lowest score that a search over the parameters finds.
     - `shots`, with `by`: the scores of groups of shots, by default and in the worst cases.
 
+    Each member of a group has these results in its own folder, and `<output>/forensics.json` has their medians and
+    ranges over the members, see `group`.
+
     Returns:
-        The content of the JSON files, by fold and analysis.
+        The content of the JSON files, by the number of the fold (of the training, for a group) and by analysis.
 
     Raises:
         InputError: a folder that is not a finished run, a processing without parameters, a group or a pair that the
             processing does not have, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    folds = _folds(config)
+    trainings = _trainings(config)
     analyses = make_analyses(config)
     # Checked before the analyses, which take minutes.
-    for fold, analysis in itertools.product(folds, analyses):
+    for (_, fold), analysis in itertools.product(trainings, analyses):
         analysis.check_fold(fold)
-    with writing_to(config.output_dir), StopSignals() as stop:
-        done = {fold.number: _analyze_all(analyses, fold, config.output_dir, stop) for fold in folds}
+    with _writing(trainings), StopSignals() as stop:
+        done = [_analyze_all(analyses, fold, member.output_dir, stop) for member, fold in trainings]
+    is_group = trainings[0][0] is not config
+    if is_group:
+        group.write(config, {_name(*each): each[1] for each in trainings}, done)
     if is_first():
         print(closing(config.output_dir, [config.run], config.output is None))
-    return done
+    numbers = [number if is_group else fold.number for number, (_, fold) in enumerate(trainings)]
+    return dict(zip(numbers, done, strict=True))
 
 
-def _folds(config: ForensicsConfig) -> Sequence[TrainedFold]:
-    """Opens the run, whose processing must have parameters."""
-    (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
-    run.check_parameters()
-    return run.folds
+def _trainings(config: ForensicsConfig) -> Sequence[_Training]:
+    """Opens the folds of a run, or of each member of a group, each with the settings for its run.
+
+    Their processing must have parameters.
+    """
+    configs = [config.of_member(folder) for folder in members(config.run)]
+    runs = open_runs([each.run for each in configs], config.data_dir, config.own_pipelines, config.checkpoint)
+    for run in runs:
+        run.check_parameters()
+    return [(each, fold) for each, run in zip(configs, runs, strict=True) for fold in run.folds]
+
+
+@contextlib.contextmanager
+def _writing(trainings: Sequence[_Training]) -> Iterator[None]:
+    """Keeps other programs from writing to the output folders of runs."""
+    with contextlib.ExitStack() as held:
+        for folder in dict.fromkeys(member.output_dir for member, _ in trainings):
+            held.enter_context(writing_to(folder))
+        yield
+
+
+def _name(member: ForensicsConfig, fold: TrainedFold) -> str:
+    """Returns the name of a training in a group, such as "seed_1/fold_0"."""
+    return f"{pathlib.Path(member.run).name}/fold_{fold.number}"
 
 
 def make_analyses(config: ForensicsConfig) -> list[FoldAnalysis]:
@@ -94,17 +125,20 @@ def _analyze(
     def analyze(unfinished: pathlib.Path) -> Analysis:
         if stop.agreed():
             raise Interrupted(f"stopped before {analysis.name} of fold {fold.number}; the same command resumes with it")
-        return analysis.analyze(fold, done, stop.agreed, unfinished)
+        found = analysis.analyze(fold, done, stop.agreed, unfinished)
+        stated = f"measured on {len(fold.measured_indices)} {fold.measured} samples"
+        return found._replace(content={**found.content, "measured": fold.measured}, table=f"{found.table}\n{stated}")
 
     file = output / f"fold_{fold.number}" / analysis.name / f"{analysis.name}.json"
     return once(file, analysis.name.replace("_", " "), fold, analysis.identity(fold), analyze, ignored)
 
 
 def check(config: ForensicsConfig) -> bool:
-    """Checks whether every fold of a run tolerates a camera's calibration values, and prints those that it does not.
+    """Checks whether every fold of a run, or of a group's members, tolerates a camera's calibration values.
 
-    Takes the folds' `tolerances` as earlier calls of the same settings have left them, or finds them now. A fold
-    tolerates a camera if it tolerates each of its values, and all of them together.
+    Prints those that it does not tolerate. Takes the folds' `tolerances` as earlier calls of the same settings have
+    left them, or finds them now. A fold tolerates a camera if it tolerates each of its values, and all of them
+    together.
 
     Raises:
         InputError: as `run`, or a camera that cannot be read.
@@ -115,19 +149,20 @@ def check(config: ForensicsConfig) -> bool:
     name = config.check
     camera = on_first_process(lambda: camera_check.read_camera(name))
     tolerated = True
-    folds = _folds(config)
+    trainings = _trainings(config)
     analysis = ToleranceAnalysis(config.tolerances, config.batch_size, config.seed)
-    with writing_to(config.output_dir), StopSignals() as stop:
-        for fold in folds:
-            tolerances = _analyze(analysis, fold, config.output_dir, stop, {}, ignored=("map",))
+    with _writing(trainings), StopSignals() as stop:
+        for member, fold in trainings:
+            tolerances = _analyze(analysis, fold, member.output_dir, stop, {}, ignored=("map",))
             frozen = Frozen(fold.model, fold.task)
             findings = camera_check.check(tolerances, frozen.facts, camera)
             default, together = camera_check.score_together(
                 frozen, fold.dataset, fold.measured_indices, config.batch_size, camera
             )
             if is_first():
+                title = f"fold {fold.number}" if member is config else _name(member, fold)
                 print(
-                    f"fold {fold.number}: {config.check}\n{camera_check.table(findings)}\n"
+                    f"{title}: {config.check}\n{camera_check.table(findings)}\n"
                     f"{fold.task.score} {default:.4f}, with all of the camera's values together {together:.4f}\n"
                 )
             inside = all(finding.inside for finding in findings)

@@ -96,7 +96,7 @@ class SensitivityAnalysis(FoldAnalysis):
     def analyze(
         self, fold: TrainedFold, done: Mapping[str, Any], stop: Callable[[], bool], file: pathlib.Path | None
     ) -> Analysis:
-        """Measures the sensitivity of a fold's model on its validation samples; nothing is kept if it is stopped.
+        """Measures the sensitivity of a fold's model on its measured samples; nothing is kept if it is stopped.
 
         The content is a `results.Sensitivity`. Its table has a row for each sample.
         """
@@ -252,10 +252,10 @@ def _table(content: results.Sensitivity) -> str:
     """Formats the means over all samples, and the worst change of each class."""
     overall, classes = content.overall, content.by_class
     rows = [["", "natural range", *MOVES, *classes]]
-    for name, change in _named(overall).items():
+    for name, change in named(overall).items():
         width = content.ranges.get(name, _IMAGES).width
-        moves = [_digits(change.worst), _digits(change.together.mean, "+")]
-        of_classes = [_digits(_named(means)[name].worst) for means in classes.values()]
+        moves = [digits(change.worst), digits(change.together.mean, "+")]
+        of_classes = [digits(named(means)[name].worst) for means in classes.values()]
         rows.append([name, "its value" if width is None else f"{width:g}", *moves, *of_classes])
     legend = [
         UNIT,
@@ -267,12 +267,12 @@ def _table(content: results.Sensitivity) -> str:
     return "\n".join([*legend, table(rows)])
 
 
-def _digits(value: float, sign: str = "") -> str:
+def digits(value: float, sign: str = "") -> str:
     """Formats a number with three digits, without a point at the end of a whole number."""
     return f"{value:{sign}#.3g}".removesuffix(".")
 
 
-def _named(means: results.Changes) -> dict[str, results.Change]:
+def named(means: results.Changes) -> dict[str, results.Change]:
     """Returns the changes with parameters and with the images after stages, named for tables."""
     return {**means.parameters, **_after(means.stages)}
 

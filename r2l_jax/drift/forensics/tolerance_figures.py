@@ -10,7 +10,7 @@ from r2l_jax.drift.results import Knob, KnobMap, Tolerances
 from r2l_jax.drift.search.knobs import format_value
 
 # The axis of natural ranges is linear up to here, and logarithmic beyond.
-_LINEAR = 0.02
+LINEAR = 0.02
 
 _TICKS = (-10, -1, -0.1, -0.01, 0, 0.01, 0.1, 1, 10)
 
@@ -26,7 +26,7 @@ def intervals_figure(content: Tolerances) -> Figure:
     titles = [f"{name} ({knob.quantity}) = {format_value(knob.value)}" for name, knob in knobs.items()]
     axes.set_yticks(range(len(knobs)), titles, fontsize="small")
     axes.set_ylim(len(knobs) - 0.4, -0.6)
-    axes.set_xscale("symlog", linthresh=_LINEAR)
+    axes.set_xscale("symlog", linthresh=LINEAR)
     # The numbers beside the bars need this much room.
     reach = 8 * np.abs(axes.dataLim.intervalx).max()
     axes.set_xlim(-reach, reach)

@@ -42,9 +42,9 @@ Result = tuple[Found, Measured]
 
 @dataclasses.dataclass(frozen=True)
 class WorstCaseAnalysis(FoldAnalysis):
-    """Searches for the worst processing of a fold, and measures the model under it on the validation samples.
+    """Searches for the worst processing of a fold, and measures the model under it on the measured samples.
 
-    Batches are drawn from the fold's training samples. The start that ends worst on the validation samples counts, not
+    Batches are drawn from the fold's training samples. The start that ends worst on the measured samples counts, not
     the mean of the starts.
 
     Attributes:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from r2l_jax.data.loader import Batch
+from r2l_jax.drift import statistics
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
 from r2l_jax.drift.search.measure import TOGETHER, Measurer, ticking
@@ -99,6 +100,11 @@ class ScoredPoints:
     def known(self, points: Sequence[Point]) -> np.ndarray:
         """Returns the scores at known points, as `at` does, with the outcomes that `between` assumed."""
         return np.stack([self._scored(point) for point in points])
+
+    def outcomes(self, points: Sequence[Point]) -> np.ndarray:
+        """Returns the outcome of each sample at known points, `(points, N)`, whose means are the scores."""
+        confusions = np.stack([self._known[point] for point in points]).astype(float)
+        return statistics.contributions(*self._frozen.task.outcome(confusions))
 
     def between(self, points: Sequence[Between], title: str) -> None:
         """Measures points that are not known yet, on the samples whose outcome differs between the points beside them.

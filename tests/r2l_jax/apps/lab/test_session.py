@@ -233,7 +233,8 @@ async def test_the_model_sees_windows_of_its_own_size_alone(judging):
 
 
 async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(judging, monkeypatch):
-    knob = Knob("gamma_correct", "exponent", "log", None, 2.2, 1.5, (1.4, 1.6), False, 3.0, (2.9, 3.1), False, [])
+    ends = (1.5, (1.4, 1.6), False, 3.0, (2.9, 3.1), False)
+    knob = Knob("gamma_correct", "exponent", "log", None, 2.2, *ends, [], high_failing=3.5)
     tolerances = Tolerances("accuracy", 0.9, 0.02, 8, "RGGB", {"gamma_correct": knob}, {}, None)
     monkeypatch.setattr(judging, "tolerances", tolerances)
     async with visiting(judging, source(shape=(32, 32)), "slope") as visitor:
@@ -245,7 +246,8 @@ async def test_sliders_say_where_the_loss_rises_and_what_is_tolerated(judging, m
         assert max(abs(row["slope"]) for row in rows.values()) == pytest.approx(1)
         knob = visitor.view.engine.knobs["gamma_correct"]
         assert [knob.value(end) for end in rows["gamma_correct"]["band"]] == pytest.approx([1.5, 3.0])
-        assert "1.5 to 3" in rows["gamma_correct"]["bandTitle"]
+        words = "tolerated by itself: 1.5 to 3 (at most 2 points lost); failure is shown above 3.5"
+        assert rows["gamma_correct"]["bandTitle"] == words
         assert "band" not in rows["white_balance.red"]
         # The tolerances belong to the learned pipeline.
         visitor.choice = dataclasses.replace(visitor.choice, pipeline="small")

@@ -1,14 +1,19 @@
 import json
+import shutil
 
+import numpy as np
 import pytest
+import report_runs
 from matplotlib.figure import Figure
 
 from r2l_jax.drift.analysis import Analysis
 from r2l_jax.drift.forensics import camera_check, forensics
 from r2l_jax.drift.forensics.config import ANALYSES, ForensicsConfig
+from r2l_jax.drift.forensics.group import make_figure
 from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
 from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
+from r2l_jax.drift.results import EndOfTrainings, Forensics, KnobOfTrainings, Spread
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.runtime.stop import Interrupted
@@ -48,7 +53,74 @@ def test_every_analysis_leaves_its_files(config, calls, capsys):
         assert (folder / "figure.png").exists()
         assert len(list(folder.glob("events.*"))) == 1
         assert not (folder / "unfinished.npz").exists()
-        assert f"table of {name}" in printed
+        assert written["measured"] == "validation"
+        assert written["table"].startswith(f"table of {name}\nmeasured on ")
+        assert written["table"].endswith(" validation samples")
+        assert written["table"] in printed
+
+
+@pytest.fixture
+def group(one_epoch, tmp_path):
+    """A group of three members, which have trained alike."""
+    for seed in (1, 2, 3):
+        shutil.copytree(one_epoch.run_dir, tmp_path / "group" / f"seed_{seed}")
+    return tmp_path / "group"
+
+
+def test_a_group_has_medians_and_ranges_over_its_members(group, monkeypatch, capsys):
+    numbers, found = report_runs.Numbers(), []
+
+    def analyze(self, fold, done, stop, file):
+        content = getattr(report_runs, self.name)("", numbers)
+        found.append(content)
+        return Analysis({name: content[name] for name in content.keys() - {"training", "identity"}}, "table", {})
+
+    for kind in (SensitivityAnalysis, ToleranceAnalysis, WorstCaseAnalysis):
+        monkeypatch.setattr(kind, "analyze", analyze)
+    config = ForensicsConfig(run=str(group))
+    results = forensics.run(config)
+    assert len(found) == 9
+    assert [results[number]["tolerances"]["default"] for number in range(3)] == [
+        each["default"] for each in found[1::3]
+    ]
+    written = json.loads((group / "forensics/forensics.json").read_text())
+
+    def spread(values):
+        least, median, greatest = sorted(values)
+        return {"median": median, "least": least, "greatest": greatest, "trainings": values}
+
+    sensitivities, tolerances, worst = found[::3], found[1::3], [each["rows"][1] for each in found[2::3]]
+    changes = [each["overall"]["stages"]["clipped"]["worst"] for each in sensitivities]
+    assert written["sensitivity"]["after clipped"] == spread(changes)
+    knobs = [each["knobs"]["gamma_correct"] for each in tolerances]
+    high, low = (written["tolerances"]["gamma_correct"]["ends"][end] for end in ("high", "low"))
+    assert high["value"] == spread([knob["high"] for knob in knobs])
+    away = [(knob["high"] - knob["value"]) / 0.5 for knob in knobs]
+    assert high["away"]["trainings"] == pytest.approx(away, rel=1e-5)
+    assert (high["at_limit"], low["at_limit"]) == (3, 0)
+    assert low["failing"] == spread([knob["low_failing"] for knob in knobs])
+    assert high["failing"] == {"median": None, "least": None, "greatest": None, "trainings": [None] * 3}
+    for name in ("drop", "ssim", "change", "color", "color_95"):
+        assert written["worst_case"]["white_balance"][name] == spread([row[name] for row in worst])
+    assert list(written["training"]) == [f"seed_{seed}/fold_0" for seed in (1, 2, 3)]
+    assert (written["measured"], written["samples_needed"]) == ("validation", 188)
+    assert (group / "forensics/forensics.png").exists()
+    last = f"median (least to greatest) of 3 trainings, measured on {written['samples']} validation samples"
+    assert written["table"].endswith(f"\n{last}")
+    assert f"{last}\n\nresults in {group}/forensics\n" in capsys.readouterr().out
+    # Nothing is analyzed twice, neither for the group nor for one of its members.
+    forensics.run(replace(config, run=str(group / "seed_2")))
+    assert len(found) == 9
+
+
+def test_the_figure_of_a_group_has_a_dot_for_each_training():
+    spread = Spread.of([0.1, 0.3, None])
+    end = EndOfTrainings(spread, spread, 0, spread)
+    knobs = {name: KnobOfTrainings("gain", spread, {"low": end, "high": end}) for name in ("a", "b")}
+    content = Forensics("accuracy", "test", 9, 0.02, None, {}, knobs, {"all": {"drop": spread}})
+    tolerances, worst = make_figure(content).axes
+    assert [len(axes.lines) for axes in (tolerances, worst)] == [8, 2]
+    np.testing.assert_allclose(worst.lines[0].get_xdata(), [10, 30])
 
 
 def test_a_request_to_stop_is_met_between_analyses(config, calls, monkeypatch):
@@ -68,6 +140,19 @@ def test_a_camera_is_tolerated_figure_by_figure_and_as_a_whole(config, calls, mo
     monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (0.8, together))
     assert forensics.check(replace(config, check="drone", tolerance=2.0)) == tolerated
     assert calls == ["tolerances"]
+
+
+def test_a_group_tolerates_a_camera_if_all_its_members_do(group, calls, monkeypatch, capsys):
+    monkeypatch.setattr(camera_check, "check", lambda tolerances, facts, camera: [])
+    together = iter([0.8, 0.8, 0.7])
+    monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (0.8, next(together)))
+    config = ForensicsConfig(run=str(group), check="drone")
+    assert not forensics.check(config)
+    printed = capsys.readouterr().out
+    assert all(f"seed_{seed}/fold_0: drone\n" in printed for seed in (1, 2, 3))
+    monkeypatch.setattr(camera_check, "score_together", lambda *arguments: (0.8, 0.8))
+    assert forensics.check(config)
+    assert calls == ["tolerances"] * 3
 
 
 @pytest.mark.parametrize(

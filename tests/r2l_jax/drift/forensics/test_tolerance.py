@@ -126,6 +126,32 @@ def test_the_higher_end_of_a_negative_gain_is_nearer_to_zero(monkeypatch):
     assert knob["high_interval"] == pytest.approx([-0.01] * 2)
 
 
+def test_an_end_is_certain_where_a_paired_test_finds_the_drop(monkeypatch):
+    """A loss of 3 of 50 samples may be 1 of 50 in other samples, which is the tolerance; a loss of all may not."""
+    measure(monkeypatch, lambda intensities, gain: np.log(gain) >= np.where(intensities > 0.25, 0.5, 0.2))
+    analysis = analyze(dark_images([0.2] * 3 + [0.3] * 47))
+    knob = analysis.content["knobs"]["white_balance"]
+    assert math.log(knob["high"]) == pytest.approx(0.2, rel=PRECISION)
+    assert 0.5 <= math.log(knob["high_failing"]) <= 0.5 * (1 + PRECISION)
+    # Darker, nothing is lost.
+    assert knob["low_failing"] is None
+    assert analysis.table.splitlines()[-1].startswith("50 samples are too few to show a drop of 2 points: that takes ")
+
+
+@pytest.mark.parametrize(("samples", "lost"), [(120, 3), (480, 10)])
+def test_too_few_samples_for_the_tolerance_are_stated(monkeypatch, samples, lost):
+    """Samples are lost one by one, so that the end is where `lost` of them exceed 2 points."""
+    intensities = np.linspace(0.1, 0.4, samples)
+    measure(monkeypatch, lambda raw, gain: np.log(gain) >= 0.5 - raw)
+    analysis = analyze(dark_images(intensities), batch_size=samples)
+    share = lost / samples
+    variance = share * (1 - share) * samples / (samples - 1)
+    needed = math.ceil((1.959964 / 0.02) ** 2 * variance)
+    assert analysis.content["samples_needed"] == needed
+    line = f"{samples} samples are too few to show a drop of 2 points: that takes {needed}"
+    assert (line in analysis.table) == (samples < needed) == (samples == 120)
+
+
 def test_resamples_of_equal_samples_are_equal():
     for knob in analyze(dark_images([0.3] * 5)).content["knobs"].values():
         assert knob["low_interval"] == pytest.approx([knob["low"]] * 2)
@@ -206,9 +232,9 @@ def test_content_is_json_and_has_a_row_and_figures(analysis, knobs):
     assert rows[list(knobs).index("gamma_correct")] == {
         "knob": "gamma_correct", "parameter": "gamma_correct", "quantity": "gamma", "value": gamma["value"],
         "low": gamma["low"], "low 5%": gamma["low_interval"][0], "low 95%": gamma["low_interval"][1],
-        "low at limit": True,
+        "low at limit": True, "low failing": None,
         "high": gamma["high"], "high 5%": gamma["high_interval"][0], "high 95%": gamma["high_interval"][1],
-        "high at limit": False,
+        "high at limit": False, "high failing": gamma["high_failing"],
     }  # fmt: skip
     assert all(name in analysis.table for name in knobs)
     assert set(analysis.figures) == {"tolerances", "map"}

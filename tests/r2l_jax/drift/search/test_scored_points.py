@@ -1,7 +1,7 @@
 import brightness
 import numpy as np
 import pytest
-from brightness import dark_images
+from brightness import dark_images, half_images
 
 from r2l_jax.drift.search.knobs import knobs_of
 from r2l_jax.drift.search.measure import whole_batches
@@ -30,6 +30,16 @@ def test_scores_are_those_of_all_samples_and_of_resamples(make):
     np.testing.assert_array_equal(scores[0], 1)
     assert scores[1, 0] == pytest.approx((INTENSITIES * np.exp(0.75) < brightness.BRIGHT).mean())
     assert scores[1, 1:].std() == pytest.approx(np.sqrt(0.75 * 0.25 / 20), rel=0.3)
+
+
+@pytest.mark.parametrize("dataset", [dark_images(INTENSITIES), half_images(0.25, 0.8, 3)], ids=["accuracy", "iou"])
+def test_the_mean_over_outcomes_is_the_score(dataset):
+    frozen = brightness.frozen(dataset)
+    batches = whole_batches(dataset, np.arange(len(dataset)), 4)
+    points = ScoredPoints(frozen, knobs_of(frozen.facts, frozen.default), batches, 0, lambda: False, None)
+    scores = points.at([DEFAULT, MIDDLE], "")[:, 0]
+    assert scores[1] < scores[0]
+    np.testing.assert_allclose(points.outcomes([DEFAULT, MIDDLE]).mean(1), scores, rtol=1e-6)
 
 
 def test_between_known_points_only_samples_are_measured_that_differ_there(make, monkeypatch):
