@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ import report_runs
 from small_runs import metrics
 
 import r2l_jax
-from r2l_jax.apps.lab.lab import read_tolerances
-from r2l_jax.programs import export, predict
+from r2l_jax.apps.lab.lab import make_lab, read_tolerances
+from r2l_jax.programs import export, predict, process
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.run import open_run, open_runs
@@ -84,3 +85,35 @@ def test_tolerances_are_those_of_the_fold_that_is_shown(run, folds, tmp_path):
     for number in range(2):
         model = open_run(str(run.run_dir), [str(number)], "best", None)
         assert read_tolerances(str(tmp_path), model).tolerance == 0.02 + number
+
+
+@pytest.fixture(scope="module")
+def group(run, tmp_path_factory):
+    """A group of two trainings, the folds of the run."""
+    folder = tmp_path_factory.mktemp("runs") / "group"
+    for seed, fold in ((1, 0), (2, 1)):
+        shutil.copytree(run.run_dir / f"fold_{fold}", folder / f"seed_{seed}/fold_0")
+    return folder
+
+
+def test_a_group_predicts_files_together(group, run, folds, tmp_path, capsys):
+    dataset = folds[0].dataset
+    files, output = [str(dataset.files[index][0]) for index in range(3)], tmp_path / "p.csv"
+    settings = {"run": str(group), "input": tuple(files), "output": str(output), "camera": "drone"}
+    assert predict.main(predict.PredictionConfig(**settings)) == 0
+    assert f"{group}: the best checkpoint of 2 trainings\n" in capsys.readouterr().out
+    with output.open(newline="") as file:
+        rows = {row["file"]: [float(row[name]) for name in dataset.classes] for row in csv.DictReader(file)}
+    raws, _ = dataset.samples(np.arange(3))
+    expected = np.mean([r2l_jax.load(run.run_dir, fold=fold).predict(raws) for fold in range(2)], axis=0)
+    np.testing.assert_allclose([rows[file] for file in files], expected, atol=1e-4)
+
+
+def test_files_are_rendered_and_shown_by_the_first_of_a_group(group, folds, tmp_path, capsys):
+    settings = {"run": str(group), "input": (str(folds[0].dataset.files[0][0]),), "output": str(tmp_path / "out")}
+    assert process.main(process.RenderConfig(**settings)) == 0
+    assert f"{group}/seed_1: the best checkpoint\n" in capsys.readouterr().out
+    assert folds[0].identity[:12] in (tmp_path / "out/manifest.json").read_text()
+    lab = make_lab(str(group), "best", None, (), None, None)
+    assert [fold.identity for fold in lab.model.folds] == [folds[0].identity]
+    assert lab.title.startswith(f"{group}/seed_1, best checkpoint")
