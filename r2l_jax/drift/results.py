@@ -353,7 +353,9 @@ class Spread(msgspec.Struct):
     def of(cls, values: Sequence[float | None]) -> "Spread":
         """Computes the spread of the trainings' numbers, of which some may be None."""
         known = [value for value in values if value is not None]
-        return cls(*((float(np.median(known)), min(known), max(known)) if known else (None,) * 3), list(values))
+        if not known:
+            return cls(None, None, None, list(values))
+        return cls(float(np.median(known)), min(known), max(known), list(values))
 
     def text(self, write: Callable[[float], str]) -> str:
         """Returns the median with the range in parentheses, as a function writes each number."""
