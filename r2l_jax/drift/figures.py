@@ -14,7 +14,7 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from r2l_jax.drift.results import ByShots
-from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.files import EVENTS, naming, replacing
 
 
 def heat_map(
@@ -122,7 +122,7 @@ def write(folder: pathlib.Path, figures: Mapping[str, Figure | Image.Image]) -> 
     """
     before = set(folder.glob("events.*"))
     # `purge_step=0` makes TensorBoard ignore the events of earlier calls.
-    with SummaryWriter(str(folder), purge_step=0) as writer:
+    with naming(folder / EVENTS), SummaryWriter(str(folder), purge_step=0) as writer:
         for name, figure in figures.items():
             if isinstance(figure, Figure):
                 canvas = FigureCanvasAgg(figure)

@@ -21,6 +21,9 @@ from r2l_jax.runtime.errors import InputError
 # each may hold a whole picture in memory.
 AT_ONCE = 4
 
+# TensorBoard's files of a folder; times and hosts are in their names.
+EVENTS = "events.out.tfevents.*"
+
 # A path of more folders cannot be made on most file systems.
 _MAX_DEPTH = 100
 
@@ -74,6 +77,17 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
         # On a read-only file system this raises as well, and would hide the error above.
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def naming(target: pathlib.Path) -> Iterator[None]:
+    """Names a file in the errors of the block that name none, such as a library's on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(target)) from error
 
 
 def clear_parts(folder: pathlib.Path) -> None:

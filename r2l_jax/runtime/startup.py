@@ -122,6 +122,8 @@ def exit_status(
             raise
         if not isinstance(error, SharedError):
             _leave_hosts()
+        if isinstance(error, OSError) and _is_full(error):
+            _end_at_once()
         return 1
 
 
@@ -139,6 +141,14 @@ def _leave_hosts() -> None:
         sys.stderr.flush()
         time.sleep(2)  # The others may be about to report the same error, and JAX ends them with this process.
         os._exit(1)
+
+
+def _end_at_once() -> None:
+    """Ends a process that has reported a full disk: libraries would try to write once more, and fail in many lines."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(1)
 
 
 def _is_full(error: OSError) -> bool:

@@ -17,7 +17,7 @@ from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.pictures import row_of
 from r2l_jax.runtime.commands import command, report_command
 from r2l_jax.runtime.devices import shardings, to_devices
-from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.files import EVENTS, naming, replacing
 from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.steps import Steps, TrainState
@@ -46,7 +46,8 @@ class Tracker:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._writer.close()
+        with naming(self._folder / EVENTS):
+            self._writer.close()
 
     def epoch(self, steps: Steps, state: TrainState, row: Numbers, sums: Numbers, count: int) -> None:
         """Records an epoch's numbers and the processing's parameters.
@@ -132,11 +133,14 @@ class Tracker:
         # TensorBoardX writes these events to a file of their own, whatever the writer writes.
         if not self._enabled:
             return
-        self._writer.add_hparams(flags, {f"final/{name}": value for name, value in metrics.items()}, name="hparams")
+        final = {f"final/{name}": value for name, value in metrics.items()}
+        with naming(self._folder / "hparams" / EVENTS):
+            self._writer.add_hparams(flags, final, name="hparams")
 
     def flush(self) -> None:
         """Writes the events recorded so far, so that TensorBoard shows them."""
-        self._writer.flush()
+        with naming(self._folder / EVENTS):
+            self._writer.flush()
 
     def _tensor(self, name: str, tensor: np.ndarray, epoch: int) -> None:
         if self._save_tensors:

@@ -1,4 +1,6 @@
 import pathlib
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -10,6 +12,22 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from r2l_jax.training.tracking import Tracker, class_table, closing, epoch_line
 
 RNG = np.random.default_rng(0)
+
+
+FULL_DISK = """
+import pathlib, resource, sys, time
+from r2l_jax.runtime import startup
+from r2l_jax.training.tracking import Tracker
+
+def main():
+    with Tracker(pathlib.Path(sys.argv[1]), 0, save_tensors=False) as tracker:
+        time.sleep(0.5)  # Until the writer's thread has nothing to write for two minutes.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        tracker.scalars({"loss/val": 0.5}, 0)
+
+startup.prepare = lambda *arguments: None
+sys.exit(startup.exit_status(main, ["train.py"]))
+"""
 
 
 def picture(folder, name):
@@ -104,6 +122,14 @@ def test_hyperparameters_keep_their_types_and_others_are_texts(tmp_path):
     assert flags["lr"].number_value == 0.25
     assert [flags[name].string_value for name in ("dataset", "exposures", "camera")] == ["Synthetic", "(1,)", "None"]
     assert recorded.Scalars("final/val_loss")[0].value == 1
+
+
+def test_events_that_cannot_be_written_end_the_program_in_one_line(tmp_path):
+    """TensorBoard's writer would try again at the end of the process, and fail in many lines."""
+    writer = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(writer, capture_output=True, text=True, timeout=60)
+    line = f"train.py: error: {tmp_path}/events.out.tfevents.*: File too large\n"
+    assert (done.returncode, done.stderr) == (1, line)
 
 
 def test_an_epoch_has_one_line_of_at_most_80_characters():
