@@ -16,10 +16,10 @@ from collections.abc import Mapping
 
 from r2l_jax import names
 from r2l_jax.drift.corruptions import blur, digital, droplets, noise, values, weather
-from r2l_jax.drift.corruptions.declare import DECLARED, Corruption
+from r2l_jax.drift.corruptions.declare import DECLARED, GROUPS, Corruption
 from r2l_jax.runtime.errors import InputError
 
-__all__ = ["CORRUPTIONS", "blur", "digital", "droplets", "noise", "values", "weather"]
+__all__ = ["CORRUPTIONS", "GROUPS", "blur", "digital", "droplets", "noise", "values", "weather"]
 
 
 class _Corruptions(dict[str, Corruption]):

@@ -13,7 +13,7 @@ from r2l_jax.drift.corruptions.filters import gaussian_taps, smoothed, streak_ta
 from r2l_jax.drift.warps import between_pixels
 
 
-@corruption
+@corruption("blur")
 def gaussian_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Blurs by a Gaussian with a standard deviation from 0.4 to 1 pixel, truncated at 4 standard deviations.
 
@@ -22,7 +22,7 @@ def gaussian_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray
     return jnp.clip(smoothed(images, strength(severity, gaussian_taps((0.4, 0.6, 0.7, 0.8, 1.0)))), 0, 1)
 
 
-@corruption
+@corruption("blur")
 def defocus_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Blurs by a disk with a radius of 0.3, 0.4, 0.5, 1 and 1.5 pixels.
 
@@ -44,7 +44,7 @@ def _disk(radius: float, sigma: float, side: int = 5) -> np.ndarray:
     return sum(kernel[1 + i, 1 + j] * np.roll(disk, (i, j), (0, 1)) for i, j in shifts) / disk.sum()
 
 
-@corruption
+@corruption("blur")
 def motion_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Blurs along a direction within 45 degrees of the horizontal, drawn for each image.
 
@@ -66,7 +66,7 @@ _ZOOM_FACTORS = np.arange(1, 1.26, 0.01)
 _ZOOMS = tuple(len(np.arange(1, end, 0.01)) for end in (1.06, 1.11, 1.16, 1.21, 1.26))
 
 
-@corruption
+@corruption("blur")
 def zoom_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Averages the image and its zooms into the center, by factors in steps of 0.01.
 
@@ -94,7 +94,7 @@ def zoom_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) ->
     return jnp.clip(jnp.moveaxis(mean, 2, 0).reshape(images.shape), 0, 1)
 
 
-@corruption
+@corruption("blur")
 def glass_blur(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Smooths, replaces each pixel by itself or a neighbor above or to the left at random, and smooths again.
 

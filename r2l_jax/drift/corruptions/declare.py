@@ -23,30 +23,37 @@ Images = Float[Array | np.ndarray, "*batch height width 3"]
 Severity = int | np.integer | SeverityArray
 Corruption = Callable[[Images, PRNGKeyArray, Severity], ImageArray]
 
-# All corruptions that have been declared, by name.
+# All corruptions that have been declared, and the group of each, by name.
 DECLARED: dict[str, Corruption] = {}
+GROUPS: dict[str, str | None] = {}
 
 
-def corruption(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corruption:
-    """Declares a corruption: checks arguments, computes in at least 32 bits, and compiles once for all severities."""
+def corruption(group: str | None) -> Callable[[Callable[[Array, PRNGKeyArray, Array], Array]], Corruption]:
+    """Declares a corruption of a group, such as "noise".
 
-    @jax.jit
-    @functools.wraps(function)
-    def compiled(images, key, severity):
-        exact = images.astype(jnp.promote_types(images.dtype, jnp.float32))
-        return function(exact, key, severity).astype(images.dtype)
+    It checks arguments, computes in at least 32 bits, and compiles once for all severities.
+    """
 
-    @functools.wraps(function)
-    def corrupt(images, key, severity):
-        if not isinstance(severity, Tracer) and severity not in SEVERITIES:
-            raise InputError(f"severity must be a whole number from 1 to 5, got {severity}")
-        images = jnp.asarray(images)
-        check_image(images)
-        # The type is always the same, because each type would compile the function again.
-        return compiled(images, key, jnp.asarray(severity, jnp.int32))
+    def declare(function: Callable[[Array, PRNGKeyArray, Array], Array]) -> Corruption:
+        @jax.jit
+        @functools.wraps(function)
+        def compiled(images, key, severity):
+            exact = images.astype(jnp.promote_types(images.dtype, jnp.float32))
+            return function(exact, key, severity).astype(images.dtype)
 
-    DECLARED[function.__name__] = corrupt
-    return corrupt
+        @functools.wraps(function)
+        def corrupt(images, key, severity):
+            if not isinstance(severity, Tracer) and severity not in SEVERITIES:
+                raise InputError(f"severity must be a whole number from 1 to 5, got {severity}")
+            images = jnp.asarray(images)
+            check_image(images)
+            # The type is always the same, because each type would compile the function again.
+            return compiled(images, key, jnp.asarray(severity, jnp.int32))
+
+        DECLARED[function.__name__], GROUPS[function.__name__] = corrupt, group
+        return corrupt
+
+    return declare
 
 
 def strength(severity: Array, strengths: Sequence[Any] | np.ndarray | Array, dtype: Any = float) -> Array:

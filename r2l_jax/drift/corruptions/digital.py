@@ -13,7 +13,7 @@ from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corrupt
 from r2l_jax.drift.warps import elastic_warp
 
 
-@corruption
+@corruption("digital")
 def elastic_transform(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Shifts, shears and wobbles the image a little by `elastic_warp` with uniform random numbers.
 
@@ -35,7 +35,7 @@ def elastic_transform(images: ImageArray, key: PRNGKeyArray, severity: SeverityA
     return jnp.clip(elastic_warp(images, shifts, noise, sigma, amplitude), 0, 1)
 
 
-@corruption
+@corruption("digital")
 def pixelate(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Shrinks the image to 0.95, 0.9, 0.85, 0.75 and 0.65 of its sides, and enlarges it by repeating pixels.
 
@@ -90,7 +90,7 @@ def _box_average(size: int, resized: int) -> np.ndarray:
     return weights / weights.sum(1, keepdims=True)
 
 
-@corruption
+@corruption("digital")
 def jpeg_compression(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Writes the image as a JPEG file of quality 80, 65, 58, 50 and 40, and reads it again; see `jpeg.compressed`.
 

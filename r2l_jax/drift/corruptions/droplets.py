@@ -21,7 +21,7 @@ _STRONG, _WEAK = 150, 50
 _TANGENT, _UNIT = 13573, 1 << 15
 
 
-@corruption
+@corruption("weather")
 def spatter(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds drops of water at severities 1 to 3, and covers the image with splashes of mud at 4 and 5.
 

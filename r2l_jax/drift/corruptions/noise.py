@@ -9,13 +9,13 @@ from isp.filter import pointwise
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, strength
 
 
-@corruption
+@corruption("noise")
 def gaussian_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds Gaussian noise with a standard deviation from 0.04 to 0.10, the same everywhere."""
     return _add_normal(images, key, strength(severity, (0.04, 0.06, 0.08, 0.09, 0.10)))
 
 
-@corruption
+@corruption("noise")
 def shot_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Replaces each value with a Poisson count of photons, where white is 500 photons down to 50.
 
@@ -25,13 +25,13 @@ def shot_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -
     return _count(images, key, strength(severity, (500, 250, 100, 75, 50)))
 
 
-@corruption
+@corruption("noise")
 def impulse_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Replaces 1 to 7 percent of the values independently with 0 or 1, with equal probability (salt and pepper)."""
     return _replace(images, key, strength(severity, (0.01, 0.02, 0.03, 0.05, 0.07)))
 
 
-@corruption
+@corruption("noise")
 def speckle_noise(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Multiplies each value by 1 plus Gaussian noise with a standard deviation from 0.06 to 0.2."""
     return _multiply_normal(images, key, strength(severity, (0.06, 0.1, 0.12, 0.16, 0.2)))

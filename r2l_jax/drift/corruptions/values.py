@@ -7,7 +7,7 @@ from isp import color
 from r2l_jax.drift.corruptions.declare import ImageArray, SeverityArray, corruption, strength
 
 
-@corruption
+@corruption(None)
 def identity(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Returns the images unchanged, as the reference for the other corruptions.
 
@@ -18,7 +18,7 @@ def identity(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> 
     return images
 
 
-@corruption
+@corruption("tone and color")
 def contrast(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Reduces the distance of values from their channel's mean over the image, to 0.75 down to 0.15 of it."""
     share = strength(severity, (0.75, 0.5, 0.4, 0.3, 0.15))
@@ -26,13 +26,13 @@ def contrast(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> 
     return jnp.clip((images - mean) * share + mean, 0, 1)
 
 
-@corruption
+@corruption("tone and color")
 def brightness(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds 0.05 to 0.3 to the value (V of HSV), which is clipped to 1; hue and saturation stay."""
     return _change_hsv(images, jnp.ones(3), jnp.zeros(3).at[2].set(strength(severity, (0.05, 0.1, 0.15, 0.2, 0.3))))
 
 
-@corruption
+@corruption("tone and color")
 def saturate(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Changes the saturation (S of HSV) by a linear function, clipped to 1; hue and value stay.
 

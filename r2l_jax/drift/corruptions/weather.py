@@ -32,7 +32,7 @@ _REACH = 2
 _BRANCHES = 3.0
 
 
-@corruption
+@corruption("weather")
 def fog(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds a plasma fractal, and scales the sum down so that white stays white.
 
@@ -50,7 +50,7 @@ def _fogged(image: Array, key: PRNGKeyArray, strengths: Array) -> Array:
     return fogged * white / (white + amount)
 
 
-@corruption
+@corruption("weather")
 def frost(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Adds 0.2, 0.3, 0.4, 0.4 and 0.45 of a pattern of ice crystals to 1, 1, 0.9, 0.85 and 0.75 of the image.
 
@@ -66,7 +66,7 @@ def _frosted(image: Array, key: PRNGKeyArray, strengths: Array) -> Array:
     return share * image + amount * frost_pattern(key, *image.shape[:2])
 
 
-@corruption
+@corruption("weather")
 def snow(images: ImageArray, key: PRNGKeyArray, severity: SeverityArray) -> ImageArray:
     """Brightens the image toward gray, and adds falling flakes twice: once as drawn, and once turned by half a turn.
 

@@ -11,7 +11,7 @@ import scipy.ndimage
 import scipy_warps
 
 from r2l_jax import names
-from r2l_jax.drift.corruptions import CORRUPTIONS
+from r2l_jax.drift.corruptions import CORRUPTIONS, GROUPS
 from r2l_jax.drift.corruptions.blur import zoom_blur
 from r2l_jax.names import SEVERITIES
 from r2l_jax.runtime.errors import InputError
@@ -33,6 +33,18 @@ BATCH = np.random.default_rng(0).choice(np.linspace(0, 1, 9, dtype=np.float32), 
 
 every_corruption = pytest.mark.parametrize("name", CORRUPTIONS)
 every_severity = pytest.mark.parametrize("severity", SEVERITIES)
+
+
+def test_each_corruption_is_of_a_group():
+    assert GROUPS.keys() == {*CORRUPTIONS}
+    tone = ["brightness", "contrast", "saturate"]
+    assert sorted(name for name, group in GROUPS.items() if group == "tone and color") == tone
+    assert [name for name, group in GROUPS.items() if group is None] == ["identity"]
+    found = {group for group in GROUPS.values() if group}
+    assert found == {"tone and color", "noise", "blur", "weather", "digital"}
+    for name, group in GROUPS.items():
+        if name.endswith(("_blur", "_noise")):
+            assert name.endswith(f"_{group}")
 
 
 def gray(level):
