@@ -50,8 +50,9 @@ def _overview(content: Numbers) -> list[Block]:
     published, tiles = content["published"], []
     for score, of_score in content.get("synthesis", {}).get("scores", {}).items():
         numbers, theirs = of_score["headline"], of_score.get("published")
-        remark = f"published {ratio_text(theirs['headline'])}" if theirs else ""
-        tiles.append((f"Drop under corruptions over the one under pipelines, {score}", _ratio(numbers), remark))
+        remark = f"published {ratio_text(theirs['headline']['log_ratio'])}" if theirs else ""
+        title = f"Log ratio of the drops under corruptions and pipelines, {score}"
+        tiles.append((title, ratio_text(numbers["log_ratio"]), remark))
     blocks: list[Block] = [Tiles(tiles)] if tiles else []
     folds = f"{content['folds']} fold{'s' * (content['folds'] > 1)}"
     same = "The published numbers are of the same data."
@@ -98,13 +99,13 @@ def _synthesis(content: Numbers, folder: pathlib.Path) -> list[Section]:
 def _headline(of_score: Numbers, score: str) -> Table:
     ours, theirs = of_score["headline"], of_score.get("published", {}).get("headline")
     rows = [[Cell(title), _mean(ours[name])] for name, title in _HEADLINE.items()]
-    rows.append([Cell("corruption drop over processing drop"), Cell(ratio_text(ours), ours["ratio"])])
+    rows.append([Cell("log ratio of the drops"), _ratio(ours)])
     columns = ["", "ours"]
     if theirs:
         columns += ["published", _DIFFERENCE]
         for row, name in zip(rows, _HEADLINE, strict=False):
             row += [tables.score(theirs[name]["mean"]), _difference(ours[name].get("difference"))]
-        rows[-1] += [Cell(ratio_text(theirs), theirs["ratio"]), tables.text(None)]
+        rows[-1] += [_ratio(theirs), tables.text(None)]
     return Table(f"Mean {score} of all models, and its drops", columns, rows)
 
 
@@ -117,17 +118,19 @@ def _largest(of_score: Numbers) -> Text:
         if column and column["share"] is not None:
             said.append(
                 f"{name}, models lose most under {column['pipeline']}, {column['share']:.0%} of the drop under other "
-                f"pipelines; without this column the ratio is {_ratio(column)}."
+                f"pipelines; without this column the log ratio is {ratio_text(column['log_ratio'])}."
             )
     interval = (
-        "The interval of the ratio holds 95% of bootstrap samples of the models and the folds; the pipelines and "
-        "corruptions that they are tested on stay the same."
+        "Log ratios are natural logarithms. Their intervals hold 95% of bootstrap samples of the models and the folds; "
+        "the pipelines and corruptions that they are tested on stay the same. A ratio of a drop that may be 0 is left "
+        "out."
     )
     return Text(" ".join([*said, interval]))
 
 
-def _ratio(numbers: Numbers) -> str:
-    return "not defined" if numbers["ratio"] is None else f"{numbers['ratio']:.1f}"
+def _ratio(numbers: Numbers) -> Cell:
+    ratio = numbers["log_ratio"]
+    return Cell(ratio_text(ratio), ratio and ratio["estimate"])
 
 
 def _mean(numbers: Numbers) -> Cell:

@@ -11,13 +11,14 @@ from r2l_jax.apps.study.plan import trainings_of
 from r2l_jax.apps.study.published import Orientation, Results, difference
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.search.measure import LEAST_DROP
+from r2l_jax.drift.statistics import CONFIDENCE
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.runtime.errors import InputError
 
 Numbers = dict[str, Any]
 
-# The draws of the bootstrap, and the part of them that the interval holds.
-_DRAWS, _INTERVAL = 10000, 0.95
+# The draws of the bootstrap.
+_DRAWS = 10000
 
 
 class Scores(NamedTuple):
@@ -119,14 +120,12 @@ def _matrix(scores: Scores, values: np.ndarray, columns: list[str]) -> Numbers:
 
 
 def headline(scores: Scores) -> Numbers:
-    """Computes the mean scores and drops of all models, and the ratio of the drops.
+    """Computes the mean scores and drops of all models, and the logarithm of the ratio of the drops.
 
     Returns:
         `own`, `other_pipelines`, `corruption`, `processing_drop` and `corruption_drop`, each with `mean` and the `std`
-        over the folds; `ratio`, the drop under corruption over that under other pipelines, None if the latter is too
-        small to divide by; `interval`, the bounds that hold 95% of the ratios of bootstrap samples of the models and
-        the folds, None where a bound is not finite; and `largest_column`: the pipeline under which the models lose
-        most, its `share` of the drops under other pipelines, and the `ratio` without that column.
+        over the folds; `log_ratio`, see `_log_ratio`; and `largest_column`: the pipeline under which the models lose
+        most, its `share` of the drops under other pipelines, and the `log_ratio` without that column.
     """
     processing, corruption = scores.drops()
     of_folds = {
@@ -139,27 +138,30 @@ def headline(scores: Scores) -> Numbers:
     means = {name: value.mean(0) for name, value in of_folds.items()}
     return {
         **{name: {"mean": float(value.mean()), "std": float(value.std())} for name, value in means.items()},
-        "ratio": _ratio(processing.mean(), corruption.mean()),
-        "interval": _interval(processing, corruption),
+        "log_ratio": _log_ratio(processing, corruption),
         "largest_column": _largest_column(scores),
     }
 
 
-def _ratio(processing: float, corruption: float) -> float | None:
-    return float(corruption / processing) if processing >= LEAST_DROP else None
+def _log_ratio(processing: np.ndarray, corruption: np.ndarray) -> Numbers | None:
+    """Estimates the logarithm of the drop under corruption over that under other pipelines, `(models, folds)` each.
 
-
-def _interval(processing: np.ndarray, corruption: np.ndarray) -> list[float | None]:
-    """Returns the bounds of the ratio over bootstrap samples of models and folds, `(models, folds)`."""
+    Returns:
+        The `estimate`, and `low` and `high`, between which are 95% of bootstrap samples of the models and the folds.
+        None if the same interval of one of the drops holds 0.
+    """
     rng = np.random.default_rng(0)
     models, folds = (rng.integers(size, size=(_DRAWS, size)) for size in processing.shape)
     drawn = (models[:, :, None], folds[:, None, :])
-    drops, damage = (values[drawn].mean((1, 2)) for values in (processing, corruption))
-    # Where pipelines cost nothing, corruptions cost more than any multiple of it.
-    ratios = np.where(drops > 0, damage / np.where(drops > 0, drops, 1), np.inf)
-    tail = (1 - _INTERVAL) / 2
-    bounds = (np.quantile(ratios, share, method="nearest") for share in (tail, 1 - tail))
-    return [float(bound) if np.isfinite(bound) else None for bound in bounds]
+    drops = np.array([values[drawn].mean((1, 2)) for values in (processing, corruption)])
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drops, [tail, 1 - tail], axis=1, method="nearest")
+    if processing.mean() < LEAST_DROP or low.min() <= 0:
+        return None
+    # Draws outside of that interval, which are not positive, are beyond the ends in any case.
+    positive = np.maximum(drops, np.finfo(float).tiny)
+    low, high = np.quantile(np.log(positive[1] / positive[0]), [tail, 1 - tail], method="nearest")
+    return {"estimate": float(np.log(corruption.mean() / processing.mean())), "low": float(low), "high": float(high)}
 
 
 def _largest_column(scores: Scores) -> Numbers | None:
@@ -169,13 +171,15 @@ def _largest_column(scores: Scores) -> Numbers | None:
     of_cells = (scores.own[:, None] - scores.processing).mean(-1)
     columns = of_cells.sum(0)
     worst, total = int(columns.argmax()), columns.sum()
-    rest = total - columns[worst]
     count = len(scores.names)
+    # Each model has drops in the other columns but its own.
+    cells = count - 2 + (np.arange(count) == worst)[:, None]
+    others = np.delete(scores.own[:, None] - scores.processing, worst, 1).sum(1) / cells
     _, corruption = scores.drops()
     return {
         "pipeline": scores.names[worst],
         "share": float(columns[worst] / total) if total > 0 else None,
-        "ratio": _ratio(rest / (count - 1) ** 2, corruption.mean()),
+        "log_ratio": _log_ratio(others, corruption),
     }
 
 
@@ -222,14 +226,14 @@ def lines(content: Numbers) -> list[str]:
         means = {name: numbers[name]["mean"] for name in ("own", "other_pipelines", "corruption")}
         said.append(
             f"synthesis: {score} {means[OWN.name]:.3f} on own images, {means['other_pipelines']:.3f} under other "
-            f"pipelines, {means['corruption']:.3f} under corruptions; ratio of the drops {ratio_text(numbers)}"
+            f"pipelines, {means['corruption']:.3f} under corruptions; log ratio of the drops "
+            f"{ratio_text(numbers['log_ratio'])}"
         )
     return said
 
 
-def ratio_text(numbers: Numbers) -> str:
-    """Formats the ratio of the drops with its interval."""
-    if numbers["ratio"] is None:
-        return "not defined, since other pipelines cost nothing"
-    low, high = ("unbounded" if bound is None else f"{bound:.1f}" for bound in numbers["interval"])
-    return f"{numbers['ratio']:.1f} ({low} to {high})"
+def ratio_text(ratio: Numbers | None) -> str:
+    """Formats the logarithm of the ratio of the drops with its interval."""
+    if ratio is None:
+        return "left out, since a drop may be 0"
+    return f"{ratio['estimate']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"

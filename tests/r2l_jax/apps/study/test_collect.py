@@ -77,8 +77,8 @@ def test_matrices_have_means_and_deviations_of_the_folds(config, results):
     np.testing.assert_allclose(processing["drop_std"], 0, atol=1e-12)
     assert corruption["columns"] == ["contrast", "gaussian_noise"]
     np.testing.assert_allclose(corruption["mean"], 0.51)
-    assert of_score["headline"]["ratio"] == pytest.approx(4)
-    assert of_score["published"]["headline"]["ratio"] == pytest.approx(10.3, abs=0.1)
+    assert of_score["headline"]["log_ratio"]["estimate"] == pytest.approx(np.log(4))
+    assert np.exp(of_score["published"]["headline"]["log_ratio"]["estimate"]) == pytest.approx(10.3, abs=0.1)
     assert "difference" not in processing
 
 

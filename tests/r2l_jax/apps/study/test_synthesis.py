@@ -18,9 +18,9 @@ def test_the_headline_of_the_published_tables(dataset, score, means, ratio, colu
     numbers = headline(published_scores(theirs))
     found = [numbers[name]["mean"] for name in ("own", "other_pipelines", "corruption")]
     assert found == pytest.approx(means, abs=1e-3)
-    assert numbers["ratio"] == pytest.approx(ratio, abs=0.1)
-    low, high = numbers["interval"]
-    assert low < numbers["ratio"] < high
+    found = numbers["log_ratio"]
+    assert np.exp(found["estimate"]) == pytest.approx(ratio, abs=0.1)
+    assert 0 < found["low"] < found["estimate"] < found["high"]
     assert numbers["largest_column"]["pipeline"] == column
     # One column makes most of the drop of Microscopy.
     assert (numbers["largest_column"]["share"] > 0.5) == without
@@ -45,33 +45,30 @@ def test_the_headline_of_equal_models():
     assert numbers["own"] == pytest.approx({"mean": 0.85, "std": 0.05})
     assert numbers["processing_drop"] == pytest.approx({"mean": 0.1, "std": 0}, abs=1e-12)
     assert numbers["corruption"]["mean"] == pytest.approx(0.55)
-    assert numbers["ratio"] == pytest.approx(3)
-    assert numbers["interval"] == pytest.approx([3, 3])
+    assert numbers["log_ratio"] == pytest.approx(dict.fromkeys(("estimate", "low", "high"), np.log(3)))
     assert numbers["largest_column"]["share"] == pytest.approx(1 / 3)
-    assert numbers["largest_column"]["ratio"] == pytest.approx(3)
-    assert ratio_text(numbers) == "3.0 (3.0 to 3.0)"
+    assert numbers["largest_column"]["log_ratio"] == pytest.approx(numbers["log_ratio"])
+    assert ratio_text(numbers["log_ratio"]) == "1.10 (1.10 to 1.10)"
 
 
 def test_the_largest_column_is_left_out_of_its_ratio():
     made = scores()
     made.processing[1:, 0] -= 0.4
     numbers = headline(made)
-    assert numbers["largest_column"] == {
-        "pipeline": "a",
-        "share": pytest.approx((2 * 0.5) / (2 * 0.5 + 4 * 0.1)),
-        "ratio": pytest.approx(3),
-    }
-    assert numbers["ratio"] == pytest.approx(0.3 / ((2 * 0.5 + 4 * 0.1) / 6))
+    column = numbers["largest_column"]
+    assert (column["pipeline"], column["share"]) == ("a", pytest.approx((2 * 0.5) / (2 * 0.5 + 4 * 0.1)))
+    assert column["log_ratio"]["estimate"] == pytest.approx(np.log(3))
+    assert numbers["log_ratio"]["estimate"] == pytest.approx(np.log(0.3 / ((2 * 0.5 + 4 * 0.1) / 6)))
 
 
-def test_without_a_drop_under_other_pipelines_there_is_no_ratio():
+@pytest.mark.parametrize("others", [0, [[[0.5]], [[-0.1]], [[-0.1]]]], ids=["none", "of one model alone"])
+def test_there_is_no_ratio_to_a_drop_that_may_be_0(others):
     made = scores()
-    made.processing[:] = 0.8
+    made.processing[:] = made.own[:, None] - others
+    made.processing[range(3), range(3)] = 0.9, 0.8
     numbers = headline(made)
-    assert numbers["ratio"] is None
-    assert numbers["interval"] == [None, None]
-    assert numbers["largest_column"]["share"] is None
-    assert ratio_text(numbers) == "not defined, since other pipelines cost nothing"
+    assert numbers["log_ratio"] is None
+    assert ratio_text(numbers["log_ratio"]) == "left out, since a drop may be 0"
 
 
 def test_differences_are_in_standard_deviations_of_the_folds():
@@ -89,6 +86,7 @@ def test_the_interval_holds_95_percent_of_the_ratios_of_bootstrap_samples(shape)
     processing = np.repeat((own - 0.5)[:, None], models, 1)
     processing[range(models), range(models)] = own
     numbers = headline(Scores([str(model) for model in range(models)], processing, (own - damage)[:, None]))
-    assert numbers["ratio"] == pytest.approx(1)
     error = 1.96 * spread.std() / np.sqrt(101) / 0.5
-    assert numbers["interval"] == pytest.approx([1 - error, 1 + error], abs=0.03 * error)
+    found = {name: np.exp(value) for name, value in numbers["log_ratio"].items()}
+    assert found["estimate"] == pytest.approx(1)
+    assert (found["low"], found["high"]) == pytest.approx((1 - error, 1 + error), abs=0.03 * error)
