@@ -1,5 +1,7 @@
 """The names that flags take, without the packages behind them, which take a second to import."""
 
+from typing import Literal, get_args
+
 # The algorithms of a static pipeline, `isp.ALGORITHMS`, without the demosaicing that --half_size chooses.
 DEMOSAICING = ("none", "bilinear", "malvar2004", "menon2007", "normalized")
 SHARPENING = ("none", "sharpening_filter", "unsharp_masking", "unsharp_masking_vertical")
@@ -57,6 +59,10 @@ CORRUPTIONS = (
     "pixelate",
 )
 SEVERITIES = (1, 2, 3, 4, 5)
+
+# Whether an interval holds for another training with the same recipe, or for the models at hand.
+About = Literal["recipe", "model"]
+ABOUT: tuple[str, ...] = get_args(About)
 
 # The exposures and corruptions that a model is tested against by default.
 EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)

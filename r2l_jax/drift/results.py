@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 
 import isp
+from r2l_jax.drift.statistics import Interval, points
+from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError
 
 # Tables sort by floats, where greater numbers would not be exact.
@@ -42,6 +44,30 @@ class PartialStatistic(msgspec.Struct):
         """Computes the statistic of the folds' numbers, of which some may be None."""
         known = Statistic.of(present) if (present := [value for value in values if value is not None]) else None
         return cls(known and known.mean, known and known.std, list(values))
+
+
+class Estimate(msgspec.Struct):
+    """A score or a difference of scores with its interval of 95%."""
+
+    estimate: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, interval: Interval, least: float) -> "Estimate":
+        """Takes an interval, whose ends stay between `least`, 0 for a score and -1 for a difference, and 1."""
+        return cls(float(interval.estimate), max(float(interval.low), least), min(float(interval.high), 1.0))
+
+    @property
+    def points(self) -> str:
+        """The estimate and its interval in hundredths, such as "12.3 (10.1 to 14.6)"."""
+        return f"{points(self.estimate)} ({points(self.low)} to {points(self.high)})"
+
+
+class Compared(Estimate):
+    """An estimated difference, and the probability that it is positive."""
+
+    probability: float
 
 
 class Test(NamedTuple):
@@ -84,7 +110,7 @@ class EvaluatedRun(OfFolds):
         processing_mode: the run's processing mode; None for a pipeline by name.
         pipeline: the title of the run's pipeline, if it has one.
         own: the cases that equal the images on which the run was trained.
-        headline: the score on the own images, the mean drops, and their ratio.
+        headline: the score on the own images, and the mean drops.
         tests: means and standard deviations over the folds, by case; one has the name of the score.
         folds: the numbers of each case, by fold.
     """
@@ -96,6 +122,47 @@ class EvaluatedRun(OfFolds):
     headline: dict[str, float | None]
     tests: dict[str, dict[str, Any]]
     folds: dict[str, Any]
+
+
+class Drops(msgspec.Struct, kw_only=True):
+    """Drops of a group of trainings or of a run alone, with intervals.
+
+    Attributes:
+        members: the names of the runs.
+        about: whether intervals are about the recipe or about these models.
+        samples: the number of samples.
+        measured: the samples: "test" or "validation".
+        score: the score on the own images.
+        groups: the mean drop in each group of cases.
+        cases: the drop in each case but those of the own images.
+        shares: the shares of members, cases, samples and the rest in the variance of the drops; None for one run.
+        members_needed: how many members an interval of two points to both sides would take, by kind of drift; None if
+            no number is enough.
+        log_ratio: the logarithm of the drop under corruptions over that under pipelines, if asked for and known.
+        ensemble: the numbers of the mean of the members' probabilities.
+    """
+
+    members: list[str]
+    about: About
+    samples: Count
+    measured: str
+    score: Estimate
+    groups: dict[str, Estimate]
+    cases: dict[str, Estimate]
+    shares: dict[str, float] | None
+    members_needed: dict[str, Count | None]
+    log_ratio: Estimate | None = None
+    ensemble: EvaluatedRun | None = None
+
+
+class Differences(msgspec.Struct):
+    """How much more the first of two groups of trainings, or runs, loses: paired differences of drops."""
+
+    first: str
+    second: str
+    about: About
+    groups: dict[str, Compared]
+    cases: dict[str, Compared]
 
 
 class ByShots(msgspec.Struct):
@@ -125,6 +192,8 @@ class Evaluation(msgspec.Struct):
             `corruptions_of_runs` the scores of all runs by corruption, each the mean over the `severities` that it
             names.
         by: the scores of groups of samples, by field of their shots.
+        drops: the drops with intervals of each `--run`, a group of trainings or a run alone.
+        differences: the first of them against each of the others that was measured on the same samples.
     """
 
     score: str
@@ -132,6 +201,8 @@ class Evaluation(msgspec.Struct):
     runs: dict[str, EvaluatedRun]
     matrices: dict[str, dict[str, Any]]
     by: dict[str, Groups]
+    drops: dict[str, Drops] = {}
+    differences: list[Differences] = []
 
     @property
     def trainings(self) -> set[str | None]:

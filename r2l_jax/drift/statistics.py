@@ -13,16 +13,14 @@ know about the bootstrap", 2015, calls this an expanded percentile interval).
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import stats
 
+from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError
-
-# Whether an interval holds for another training with the same recipe, or for the models at hand.
-About = Literal["recipe", "model"]
 
 # Numbers with the leading axes of the outcomes, which may be none.
 Numbers = np.ndarray | np.floating
@@ -59,6 +57,18 @@ class Shares(NamedTuple):
     rest: float
 
 
+def points(value: Numbers | float) -> str:
+    """Formats a score in hundredths with at most three digits, such as "12.3"."""
+    rounded = round(100 * float(value), 1) + 0.0
+    return f"{rounded:.1f}" if abs(rounded) < 100 else f"{rounded:.0f}"
+
+
+def stated(about: About, members: int, samples: str) -> str:
+    """Says what intervals are about, such as "Intervals: 95%, about the recipe (6 trainings, 480 test samples)"."""
+    trainings = f"{members} trainings, " if members > 1 else ""
+    return f"Intervals: 95%, about the {about} ({trainings}{samples})"
+
+
 def contributions(counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarray, "*lead S"]) -> np.ndarray:
     """Computes outcomes whose mean over the samples is a ratio of sums, such as intersection over union.
 
@@ -68,10 +78,10 @@ def contributions(counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarr
 
     Returns:
         The ratio of the sums plus each sample's influence on it (Hampel, 1974); of ones, the numerators themselves.
-        Without any total, the ratio is 1, as in `tasks.metrics.iou`.
+        Without any total, the ratio is 0, as in `tasks.metrics.iou`.
     """
     sums = total.sum(-1, keepdims=True)
-    ratio = np.where(sums == 0, 1.0, counted.sum(-1, keepdims=True) / np.maximum(sums, 1e-12))
+    ratio = np.where(sums == 0, 0.0, counted.sum(-1, keepdims=True) / np.maximum(sums, 1e-12))
     mean = np.where(sums == 0, 1.0, sums / total.shape[-1])
     return ratio + (counted - ratio * total) / mean
 
@@ -113,6 +123,36 @@ def difference(
     return _compare([first, second], about, seed)
 
 
+def log_ratio(
+    numerator: Float[np.ndarray, "M S"], denominator: Float[np.ndarray, "M S"], about: About, seed: int = 0
+) -> Interval | None:
+    """Estimates the logarithm of the ratio of two means, such as the drops under two kinds of drift.
+
+    The ratio is linearized about the means. A ratio to something that may be zero says nothing.
+
+    Args:
+        numerator: outcomes.
+        denominator: outcomes of the same members and samples.
+        about: as for `interval`.
+        seed: the seed of the draws.
+
+    Returns:
+        The interval; None if the interval of the denominator holds 0, or if a mean is not positive.
+    """
+    means = numerator.mean(), denominator.mean()
+    if min(means) <= 0 or interval(denominator, about, seed).low <= 0:
+        return None
+    return interval(np.log(means[0] / means[1]) + numerator / means[0] - denominator / means[1], about, seed)
+
+
+def check_about(about: About, *members: int) -> None:
+    """Raises an InputError if groups with these numbers of members cannot tell about their recipes."""
+    if about == "recipe" and min(members) < 2:
+        raise InputError(
+            "one training cannot tell about its recipe: train more members with --seeds, or ask with --about=model"
+        )
+
+
 class _Squares(NamedTuple):
     """Mean squares of outcomes by members, by samples, and of the rest."""
 
@@ -139,10 +179,7 @@ def _compare(groups: Sequence[np.ndarray], about: About, seed: int) -> Differenc
     samples = groups[0].shape[-1]
     if samples < 2:
         raise InputError(f"an interval needs at least 2 samples, got {samples}")
-    if about == "recipe" and any(group.shape[-2] < 2 for group in groups):
-        raise InputError(
-            "one training cannot tell about its recipe: train more members with --seeds, or ask with --about=model"
-        )
+    check_about(about, *(group.shape[-2] for group in groups))
     estimate, error, quantile = _estimate(groups, about)
     deviations = _draws(groups, about, seed) - estimate
     spread = deviations.std(0)
@@ -167,7 +204,7 @@ def _signed(groups: Sequence[np.ndarray]) -> list[tuple[float, np.ndarray]]:
 def _estimate(groups: Sequence[np.ndarray], about: About) -> tuple[Numbers, Numbers, Numbers]:
     """Computes the estimate, its standard error, and the quantile of Student's t that bounds 95% of it."""
     samples = groups[0].shape[-1]
-    by_sample = sum(sign * group.mean(-2) for sign, group in _signed(groups))
+    by_sample = np.sum([sign * group.mean(-2) for sign, group in _signed(groups)], 0)
     # What samples and members each contribute includes the variance that both share, which counts once.
     parts = [(by_sample.var(-1, ddof=1) / samples, samples - 1)]
     variance = parts[0][0]
@@ -195,7 +232,7 @@ def _draws(groups: Sequence[np.ndarray], about: About, seed: int) -> np.ndarray:
     def weights(count: int) -> np.ndarray:
         return (random.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count).astype(np.float32)
 
-    of_samples, drawn = weights(groups[0].shape[-1]), np.float32(0)
+    of_samples, drawn = weights(groups[0].shape[-1]), np.zeros((), np.float32)
     for sign, group in _signed(groups):
         members, samples = group.shape[-2:]
         of_members = weights(members) if about == "recipe" else np.full((RESAMPLES, members), 1 / members, np.float32)

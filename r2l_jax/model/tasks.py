@@ -124,6 +124,10 @@ class Classification:
         """Computes the probability of each class, `(B, C)`, whatever the height of the mosaics."""
         return jax.nn.softmax(logits)
 
+    def logits_of(self, probabilities: jax.Array) -> jax.Array:
+        """Computes logits that have these probabilities."""
+        return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
+
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns which samples belong to each class, `(N,)` booleans, for results by class."""
         return {name: labels == number for number, name in enumerate(self.classes)}
@@ -246,6 +250,10 @@ class Segmentation:
         """Computes the probability of the object at each site `(B, H, W)` of mosaics of a height."""
         return jax.nn.sigmoid(_enlarged(logits, height)[..., 0])
 
+    def logits_of(self, probabilities: jax.Array) -> jax.Array:
+        """Computes logits that have these probabilities."""
+        return jax.scipy.special.logit(probabilities)[..., None]
+
     def groups(self, labels: np.ndarray) -> dict[str, np.ndarray]:
         """Returns an empty dict: pixels have classes, images do not."""
         return {}
@@ -301,6 +309,15 @@ def make_task(name: str, classes: tuple[str, ...], model: NetworkSettings) -> Ta
     if name == Segmentation.name:
         return Segmentation(classes, model.encoder, model.precision)
     return Classification(classes, model.classifier_network.lower(), precision=model.precision)
+
+
+def confusions(task: Task, logits: jax.Array, batch: Batch) -> jax.Array:
+    """Computes the confusion matrix of each sample of a batch, `(B, C, C)`."""
+
+    def confusion(logits, sample):
+        return task.sums(logits[None], jax.tree.map(lambda leaf: leaf[None], sample))["confusion"]
+
+    return jax.vmap(confusion)(logits, batch)
 
 
 def _enlarged(images, height: int):

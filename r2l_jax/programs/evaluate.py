@@ -3,7 +3,8 @@
 python scripts/evaluate.py --run=runs/quickstart/parametrized
 python scripts/evaluate.py --run=runs/synthesis/bilinear,runs/synthesis/menon --against=pipelines,intensities
 
-Writes evaluation.json, evaluation.csv, heat maps and TensorBoard events. Repeat the command to resume.
+Takes groups of trainings as well as single runs. Writes evaluation.json, evaluation.csv, the outcome of each sample,
+heat maps and TensorBoard events. Repeat the command to resume.
 """
 
 import functools

@@ -81,8 +81,7 @@ def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
 
 def _headlines(rows: Sequence[Row], score: str) -> Table:
     names = dict.fromkeys(name for row in rows for name in row.run.headline)
-    titles = {OWN.name: f"{score} on own images", "corruption_over_processing": "corruption over processing"}
-    titles["processing_drop_error"] = "standard error of the processing drop"
+    titles = {OWN.name: f"{score} on own images"}
     columns = ["run", *(titles.get(name, f"mean {name.replace('_', ' ')}") for name in names)]
     cells = [[Cell(row.name), *(tables.score(row.run.headline.get(name)) for name in names)] for row in rows]
     return Table(f"{score} on the own images, and mean drops under drift", columns, cells)

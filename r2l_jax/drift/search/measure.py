@@ -16,6 +16,7 @@ from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
+from r2l_jax.model.tasks import confusions
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.hosts import no_bar, on_every_process
 from r2l_jax.runtime.stop import Interrupted
@@ -169,20 +170,13 @@ class Measurer:
             "loss": self._frozen.task.measure(logits, batch)["loss"],
             "ssim": jax.vmap(tasks.losses.ssim)(images, default),
             **_differences(images, default),
-            "confusion": self._of_each(logits, batch),
+            "confusion": confusions(self._frozen.task, logits, batch),
         }
 
     def _of_row(self, row: tuple[dict[str, jax.Array], Batch], rest) -> jax.Array:
         parameters, batch = row
-        return self._of_each(self._frozen.logits(self._frozen.pipeline(parameters)(batch["raw"]), rest), batch)
-
-    def _of_each(self, logits, batch: Batch) -> jax.Array:
-        """Returns the confusion matrix of each sample."""
-
-        def confusion(logits, sample):
-            return self._frozen.task.sums(logits[None], jax.tree.map(lambda leaf: leaf[None], sample))["confusion"]
-
-        return jax.vmap(confusion)(logits, batch)
+        logits = self._frozen.logits(self._frozen.pipeline(parameters)(batch["raw"]), rest)
+        return confusions(self._frozen.task, logits, batch)
 
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:
         arrays = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from r2l_jax.config import CHECKPOINTS, OWN_PIPELINE, PIPELINE_NAMES, WHICH_CHECKPOINT, DataSettings
 from r2l_jax.names import (
+    ABOUT,
     BY_SHOT,
     CHANGES,
     CORRUPTIONS,
@@ -50,7 +51,15 @@ class EvaluationConfig(Settings):
         InputError: a value is unknown or out of range.
     """
 
-    run: tuple[str, ...] = setting("folders of finished runs, or of their folds, separated by commas", kind="repeated")
+    run: tuple[str, ...] = setting(
+        "folders of finished runs, of groups of trainings, or of folds, separated by commas", kind="repeated"
+    )
+    about: str | None = setting(
+        "whether intervals are about the recipe, with other seeds and samples, or about the models at hand, with other "
+        "samples; default: recipe for a group of trainings, else model",
+        None,
+        choices=ABOUT,
+    )
     against: tuple[str, ...] = setting(
         f"the kinds of drift to test against, of {', '.join(DRIFTS)}",
         ("pipelines", "corruptions"),
@@ -73,6 +82,9 @@ class EvaluationConfig(Settings):
     )
     pipeline: tuple[str, ...] = setting(OWN_PIPELINE, ())
     by: tuple[str, ...] = setting(BY_SHOT, (), each=SHOT_FIELDS)
+    as_published: bool = setting(
+        "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm", False
+    )
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
     seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
 
@@ -92,6 +104,8 @@ class EvaluationConfig(Settings):
                 ignored |= dict.fromkeys(names, f"without {group} in --against")
         if not {"exposures", "corruptions"}.intersection(self.against):
             ignored["seed"] = "without exposures or corruptions in --against"
+        if not {"pipelines", "corruptions"} <= {*self.against}:
+            ignored["as_published"] = "without pipelines and corruptions in --against"
         return ignored
 
     def cases(self) -> list[Case]:

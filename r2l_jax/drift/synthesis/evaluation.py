@@ -1,26 +1,31 @@
-"""Tests trained models under drift: all cases on the validation samples of all folds, from mosaics read once."""
+"""Tests trained models under drift: all cases on the measured samples of all folds, from mosaics read once."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import pathlib
 import re
+import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from tqdm import tqdm
 
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import cases, figures, shot_groups
+from r2l_jax.drift import cases, figures, outcomes, shot_groups, statistics
 from r2l_jax.drift.acquisition import at_intensity
 from r2l_jax.drift.cases import OWN, Case
+from r2l_jax.drift.outcomes import Outcomes
 from r2l_jax.drift.results import Evaluation, plain
-from r2l_jax.drift.synthesis import summary
+from r2l_jax.drift.synthesis import comparison, summary
+from r2l_jax.drift.synthesis.comparison import Trainings
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
-from r2l_jax.drift.synthesis.summary import Numbers, RunResults
+from r2l_jax.drift.synthesis.summary import OUTCOMES, Numbers, RunResults
 from r2l_jax.model.model_hash import processor_hash
+from r2l_jax.names import About
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
@@ -30,16 +35,21 @@ from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.hosts import is_first, no_bar, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import Interrupted, StopSignals
-from r2l_jax.training.record import run_names
+from r2l_jax.training.record import members, run_names
 from r2l_jax.training.run import TrainedFold, open_runs
+
+# The file of the outcomes of each sample, see `outcomes.read`.
+OUTCOMES_FILE = "outcomes.safetensors"
 
 
 def run(config: EvaluationConfig) -> dict[str, Any]:
-    """Tests every fold of every run on its validation samples, except for cases that an earlier call has finished.
+    """Tests every fold of every run on its measured samples, except for cases that an earlier call has finished.
 
     The output folder gets `evaluation.json` (all numbers, and everything needed to reproduce them), `evaluation.csv` (a
-    row for each fold and case), and a heat map of each kind of drift, as PNG and as TensorBoard events. While the
-    evaluation proceeds, finished numbers are kept in `parts/<run>_fold_<k>.json`, where later calls find them.
+    row for each fold and case), `outcomes.safetensors` (the outcome of each sample in each case), and a heat map of
+    each kind of drift, as PNG and as TensorBoard events. While the evaluation proceeds, finished numbers are kept in
+    `parts/<run>_fold_<k>.json`, where later calls find them; those of a group's members are kept in the members'
+    folders.
 
     Returns:
         The content of `evaluation.json`, without its identity and the list of the files beside it.
@@ -49,33 +59,85 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
             to the output folder.
         Interrupted: SIGINT or SIGTERM arrived; the same call resumes where this one stopped.
     """
+    groups = _open(config)
+    on_every_process(lambda: _check(config, groups))
+    outputs = {config.output_dir, *(run.output for runs in groups.values() for run in runs)}
+    outputs |= {_kept_in(config, uri) for uri, runs in zip(config.run, groups.values(), strict=True) if len(runs) > 1}
+    with contextlib.ExitStack() as held:
+        for folder in sorted(outputs):
+            held.enter_context(writing_to(folder))
+        return _test(config, groups)
+
+
+class _Run(NamedTuple):
+    """A run alone, a member of a group of trainings, or an ensemble, with the folds of its first member.
+
+    Attributes:
+        label: its name in results.
+        output: the folder that keeps its numbers in `parts`.
+        file: its name there.
+        folds: its folds.
+    """
+
+    label: str
+    output: pathlib.Path
+    file: str
+    folds: Sequence[TrainedFold]
+
+
+def _open(config: EvaluationConfig) -> dict[str, list[_Run]]:
+    """Opens the members of each group, or the run itself, by the name of each `--run`."""
     labels = run_names(config.run)
-    opened = open_runs(config.run, config.data_dir, config.pipeline, config.checkpoint)
-    runs = {label: run.folds for label, run in zip(labels, opened, strict=True)}
-    on_every_process(lambda: _check(config, runs))
-    with writing_to(config.output_dir):
-        return _test(config, runs)
+    folders = on_every_process(lambda: [members(uri) for uri in config.run])
+    uris = [str(folder) for of_group in folders for folder in of_group]
+    opened = iter(open_runs(uris, config.data_dir, config.pipeline, config.checkpoint))
+    groups: dict[str, list[_Run]] = {}
+    for label, uri, of_group in zip(labels, config.run, folders, strict=True):
+        groups[label] = []
+        for folder in of_group:
+            folds = next(opened).folds
+            if folder == pathlib.Path(uri):
+                groups[label].append(_Run(label, config.output_dir, label, folds))
+            else:
+                name = f"{label}/{folder.name}"
+                file = name if config.output else folder.name
+                groups[label].append(_Run(name, _kept_in(config, folder), file, folds))
+    return groups
 
 
-def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -> dict[str, Any]:
+def _kept_in(config: EvaluationConfig, folder: str | pathlib.Path) -> pathlib.Path:
+    """Returns the folder that keeps the numbers of a group or a member: its own, where later calls find them."""
+    return config.output_dir if config.output else pathlib.Path(folder) / "evaluation"
+
+
+def _test(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> dict[str, Any]:
     """Tests the folds of runs, and writes and returns the results."""
     tested, output = config.cases(), config.output_dir
+    runs = [run for of_group in groups.values() for run in of_group]
     # All processes have read the parts before the first one adds to them.
     parts_of = on_every_process(lambda: _parts(config, runs, tested))
-    parts = [part for of_key in parts_of.values() for part in of_key]
+    ensembles = on_every_process(lambda: _ensembles(config, groups, parts_of, tested))
+    # An ensemble is evaluated together with its members.
+    parts = [part for of_key in (*ensembles.values(), *parts_of.values()) for part in of_key]
     evaluator = _evaluator(_batch_size(config.batch_size, parts), config.seed)
     with StopSignals() as stop:
         for part in parts:
             _evaluate(evaluator, part, stop)
 
-    results = {label: _results(parts_of[label,], tested) for label in runs}
-    groups = {
-        key: [(part.fold.measured_indices, part.tests) for part in of_group]
-        for key, of_group in parts_of.items()
+    task, dataset = parts[0].fold.task, parts[0].fold.dataset
+    results = {run.label: _results(parts_of[run.label,], tested) for run in runs}
+    by_shots = {
+        key: [(part.fold.measured_indices, part.tests) for part in of_key]
+        for key, of_key in parts_of.items()
         if len(key) == 3
     }
-    task, dataset = parts[0].fold.task, parts[0].fold.dataset
-    found = summary.summarize(results, tested, task.score, groups)
+    found = summary.summarize(results, tested, task.score, by_shots)
+    kept = {run.label: _outcomes(parts_of[run.label,], tested) for run in runs}
+    _compare(config, groups, kept, found)
+    for label, of_group in ensembles.items():
+        together = _results(of_group, tested)._replace(folder=str(of_group[0].fold.folder.parent.parent), training={})
+        found.drops[label].ensemble = summary.summarize_run(together, tested, task.score)
+        kept[f"{label} (ensemble)"] = _outcomes(of_group, tested)
     content = {
         "classes": list(task.classes),
         "dataset": dataset.name,
@@ -85,15 +147,34 @@ def _test(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -
     }
     models = {part.title: part.model for part in parts}
     identity = store.identity(content["flags"], model=models, data=dataset.content)
-    on_first_process(lambda: _write(output, found, content, identity))
+    on_first_process(lambda: _write(output, found, kept, content, identity))
     if is_first():
         print(summary.make_table(found))
         print(f"\n{closing(output, config.run, config.output is None)}")
     return content
 
 
+def _compare(
+    config: EvaluationConfig,
+    groups: Mapping[str, Sequence[_Run]],
+    kept: Mapping[str, Mapping[int, Outcomes]],
+    found: Evaluation,
+) -> None:
+    """Adds drops with intervals and differences of groups to an evaluation, from the outcomes of all runs."""
+    about = typing.cast(About | None, config.about)
+    trainings = {
+        label: Trainings({run.label: kept[run.label] for run in runs}, found.runs[runs[0].label].own, config.cases())
+        for label, runs in groups.items()
+    }
+    found.drops = {
+        label: comparison.drops(each, groups[label][0].folds[0].measured, about, config.as_published)
+        for label, each in trainings.items()
+    }
+    found.differences = comparison.differences(trainings, about)
+
+
 def _parts(
-    config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]], tested: Sequence[Case]
+    config: EvaluationConfig, runs: Sequence[_Run], tested: Sequence[Case]
 ) -> dict[tuple[str, ...], list["_Part"]]:
     """Makes a part of each fold by the name of its run, and one for each group of its samples.
 
@@ -101,34 +182,72 @@ def _parts(
     """
     parts: dict[tuple[str, ...], list[_Part]] = {}
     load_at = functools.cache(at_intensity)
-    for label, folds in runs.items():
-        for fold in folds:
-            samples = {(label,): fold.measured_indices}
+    for run in runs:
+        for fold in run.folds:
+            samples = {(run.label,): fold.measured_indices}
             for field, groups in shot_groups.groups(fold.dataset, fold.measured_indices, config.by).items():
-                samples |= {(label, field, value): indices for value, indices in groups.items()}
+                samples |= {(run.label, field, value): indices for value, indices in groups.items()}
             for key, indices in samples.items():
-                own = key == (label,)
-                of_key = fold if own else fold.measuring(indices)
-                name = label if own else f"{label} {'='.join(key[1:])}"
-                part = _Part(config.output_dir, name, of_key, tested, load_at, config.seed)
-                parts.setdefault(key, []).append(part)
+                of_key = fold if len(key) == 1 else fold.measuring(indices)
+                suffix = f" {'='.join(key[1:])}" if len(key) == 3 else ""
+                parts.setdefault(key, []).append(_Part(run, suffix, [of_key], tested, load_at, config.seed))
     return parts
 
 
-def _write(output: pathlib.Path, found: Evaluation, content: Mapping[str, Any], identity: store.Identity) -> None:
+def _ensembles(
+    config: EvaluationConfig,
+    groups: Mapping[str, Sequence[_Run]],
+    parts: Mapping[tuple[str, ...], Sequence["_Part"]],
+    tested: Sequence[Case],
+) -> dict[str, list["_Part"]]:
+    """Makes the parts of the ensembles of those groups whose members are measured on the same samples."""
+    ensembles: dict[str, list[_Part]] = {}
+    load_at = functools.cache(at_intensity)
+    for (label, runs), uri in zip(groups.items(), config.run, strict=True):
+        if len(runs) == 1 or len({_samples(run.folds) for run in runs}) > 1:
+            continue
+        name = label if config.output else pathlib.Path(uri).resolve().name
+        run = _Run(f"{label} (ensemble)", _kept_in(config, uri), f"{name}_ensemble", runs[0].folds)
+        ensembles[label] = [
+            _Part(run, "", [part.fold for part in together], tested, load_at, config.seed, together)
+            for together in zip(*(parts[run.label,] for run in runs), strict=True)
+        ]
+    return ensembles
+
+
+def _samples(folds: Sequence[TrainedFold]) -> tuple[tuple[int, ...], ...]:
+    """Returns the samples that folds are measured on, after their numbers."""
+    return tuple((fold.number, *fold.measured_indices.tolist()) for fold in folds)
+
+
+def _write(
+    output: pathlib.Path,
+    found: Evaluation,
+    kept: Mapping[str, Mapping[int, Outcomes]],
+    content: Mapping[str, Any],
+    identity: store.Identity,
+) -> None:
     """Writes the files of a finished evaluation in place of an earlier one's."""
     file, pictures = output / "evaluation.json", summary.make_figures(found)
-    planned = ["evaluation.csv", *(f"{name}.png" for name in pictures)]
+    planned = ["evaluation.csv", OUTCOMES_FILE, *(f"{name}.png" for name in pictures)]
     store.begin(file, planned)
+    outcomes.write(output / OUTCOMES_FILE, kept)
     write_csv(output / "evaluation.csv", summary.csv_rows(found))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])
 
 
-def _check(config: EvaluationConfig, runs: Mapping[str, Sequence[TrainedFold]]) -> None:
-    """Raises an InputError unless all runs share one data set and can be tested against the chosen cases."""
-    first = next(iter(runs.values()))[0].dataset
-    for uri, (fold, *_) in zip(config.run, runs.values(), strict=True):
+def _check(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> None:
+    """Raises an InputError unless all runs share one data set, can be tested, and tell what was asked for."""
+    if config.about == "recipe":
+        statistics.check_about("recipe", *map(len, groups.values()))
+    first = next(iter(groups.values()))[0].folds[0].dataset
+    for uri, runs in zip(config.run, groups.values(), strict=True):
+        counts = {run.label: sum(len(fold.measured_indices) for fold in run.folds) for run in runs}
+        if len({*counts.values()}) > 1:
+            found = ", ".join(f"{count} ({label})" for label, count in counts.items())
+            raise InputError(f"--run={uri}: all members must have as many samples to measure on, got {found}")
+        fold = runs[0].folds[0]
         if (fold.dataset.name, fold.dataset.fingerprint) != (first.name, first.fingerprint):
             raise InputError(
                 f"--run={uri} was trained on {fold.dataset.name}, --run={config.run[0]} on "
@@ -145,33 +264,46 @@ Source = tuple[RawDataset, list[Case]]
 
 
 class _Part:
-    """The numbers of one fold by case, which a file of the output folder keeps.
+    """The numbers of one fold by case, or of an ensemble of folds, which a file keeps.
 
     Numbers of an earlier call are reused for each case whose identity is the same.
 
+    Args:
+        run: the run.
+        suffix: what the part's name has after the run's.
+        folds: the fold, or those of an ensemble.
+        tested: the cases.
+        load_at: loads the data set of a fold at another intensity.
+        seed: the seed of the cases' noise.
+        members: the parts of an ensemble's folds, which are evaluated with it.
+
     Attributes:
-        fold: the fold.
+        folds: the fold, or those of an ensemble.
+        fold: the first of them.
+        members: the parts of an ensemble's folds.
         title: the name of the run and the number of the fold.
-        model: the hash of the fold's model.
+        model: the hash of the fold's model, or those of an ensemble's.
         tests: the numbers, by case. A case on which the run was trained is only there under the name of `OWN`.
-        missing: the cases that are still to be evaluated.
     """
 
     def __init__(
         self,
-        output: pathlib.Path,
-        label: str,
-        fold: TrainedFold,
+        run: _Run,
+        suffix: str,
+        folds: Sequence[TrainedFold],
         tested: Sequence[Case],
         load_at: Callable[..., RawDataset],
         seed: int,
+        members: Sequence["_Part"] = (),
     ):
-        file = output / "parts" / f"{_file_name(label)}_fold_{fold.number}.json"
+        fold = folds[0]
+        file = run.output / "parts" / f"{_file_name(run.file + suffix)}_fold_{fold.number}.json"
         self._entries = on_first_process(lambda: store.Entries(file))
         self._identities: dict[str, store.Identity] = {}
-        self._label = label
-        self.fold, self.title = fold, f"{label} fold {fold.number}"
-        self.model = fold.fingerprint
+        self._label = run.label + suffix
+        self.folds, self.fold, self.members = folds, fold, members
+        self.title = f"{self._label} fold {fold.number}"
+        self.model = [each.fingerprint for each in folds] if members else fold.fingerprint
         self.tests: dict[str, Numbers] = {}
         sources: dict[float | None, Source] = {}
         anew = {}
@@ -189,15 +321,24 @@ class _Part:
             sources.setdefault(case.iso, (dataset, []))[1].append(case)
             if reasons:
                 anew.setdefault(tuple(reasons), []).append(case.name)
-        self.missing = list(sources.values())
+        self._sources = list(sources.values())
         if is_first():
             for reasons, names in anew.items():
                 store.say_anew(f"{self.title}, {', '.join(names)}", reasons)
 
+    @property
+    def missing(self) -> list[Source]:
+        """The cases that are still to be evaluated."""
+        missing = [
+            (dataset, [case for case in of_data if case.name not in self.tests]) for dataset, of_data in self._sources
+        ]
+        return [source for source in missing if source[1]]
+
     def add(self, tests: Mapping[str, Numbers]) -> None:
-        """Adds the numbers of cases, and writes the file."""
-        self.tests |= tests
-        on_first_process(lambda: self._entries.add(tests, self._identities))
+        """Adds the numbers of cases that were missing, and writes the file."""
+        added = {name: numbers for name, numbers in tests.items() if name not in self.tests}
+        self.tests |= added
+        on_first_process(lambda: self._entries.add(added, self._identities))
 
     def interrupted(self) -> Interrupted:
         """Returns the error that stops an evaluation of this fold."""
@@ -215,7 +356,7 @@ def _file_name(label: str) -> str:
     return f"{re.sub('[^A-Za-z0-9_=.-]', '_', safe)[:80]}_{digest}"
 
 
-def _identity(fold: TrainedFold, model: str, dataset: RawDataset, case: Case, seed: int) -> store.Identity:
+def _identity(fold: TrainedFold, model: str | list[str], dataset: RawDataset, case: Case, seed: int) -> store.Identity:
     """Collects everything that the numbers of a case depend on."""
     random = case.group in ("exposures", "corruptions")
     # Pipelines start from the camera's calibration values, and exposures are computed with them. In other cases, the
@@ -263,7 +404,9 @@ def _evaluate(evaluator: Evaluator, part: _Part, stop: StopSignals) -> None:
         for dataset, tested in part.missing:
             if stop.agreed():
                 raise part.interrupted()
-            part.add(evaluator.evaluate(part.fold, dataset, tested, tick))
+            found = evaluator.evaluate(part.folds, dataset, tested, tick)
+            for each, numbers in zip([*part.members, part], found, strict=True):
+                each.add(numbers)
 
 
 def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
@@ -277,8 +420,28 @@ def _results(parts: Sequence[_Part], tested: Sequence[Case]) -> RunResults:
         pipeline=pipeline and pipeline.title,
         own=own,
         folds={
-            part.fold.number: {case.name: part.tests[OWN.name if case.name in own else case.name] for case in tested}
+            part.fold.number: {
+                name: {key: value for key, value in numbers.items() if key != OUTCOMES}
+                for name, numbers in _by_case(part, tested).items()
+            }
             for part in parts
         },
         training={part.fold.number: part.fold.training for part in parts},
     )
+
+
+def _outcomes(parts: Sequence[_Part], tested: Sequence[Case]) -> dict[int, Outcomes]:
+    """Collects the outcomes of the samples of a run's folds."""
+    found = {}
+    for part in parts:
+        samples = part.fold.measured_indices
+        by_case = _by_case(part, tested)
+        found[part.fold.number] = Outcomes(
+            samples, {name: outcomes.from_text(each[OUTCOMES], samples) for name, each in by_case.items()}
+        )
+    return found
+
+
+def _by_case(part: _Part, tested: Sequence[Case]) -> dict[str, Numbers]:
+    """Returns the numbers of all cases, where a case on which the run was trained has those of its own images."""
+    return {case.name: part.tests[OWN.name if cases.is_own(case, part.fold.config) else case.name] for case in tested}

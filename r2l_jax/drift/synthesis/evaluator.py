@@ -1,6 +1,8 @@
 """Evaluates a trained model in many cases, from mosaics that are read once."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,12 @@ from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.cases import Case, camera_of
+from r2l_jax.drift.outcomes import to_text
 from r2l_jax.drift.renderer import Processor, Recipe, Renderer
-from r2l_jax.drift.synthesis.summary import PER_CLASS, Numbers
+from r2l_jax.drift.synthesis.summary import OUTCOMES, PER_CLASS, Numbers
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
-from r2l_jax.model.tasks import Task
+from r2l_jax.model.tasks import Task, confusions
 from r2l_jax.pipelines import NamedPipeline
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
@@ -26,8 +29,8 @@ from r2l_jax.training.run import TrainedFold
 class Evaluator:
     """Evaluates cases that share compiled functions and images, see `Renderer`.
 
-    The function from images to the sums of loss and confusion is compiled once for all folds of a run, and for all runs
-    with the same head and the same data set.
+    The functions from images to logits, and from these to the sums of loss and confusion and the samples' outcomes, are
+    compiled once for all folds of a run, and for all runs with the same head and the same data set.
 
     Args:
         batch_size: samples at once, a multiple of the devices.
@@ -37,12 +40,10 @@ class Evaluator:
     def __init__(self, batch_size: int, seed: int = 0):
         self._batch_size = batch_size
         self._renderer = Renderer(seed, shardings().split)
-        self._add = jax.jit(
-            _add,
-            static_argnums=(0, 1),
-            out_shardings=shardings().everywhere,
-            compiler_options=compiler.options(),
-        )
+        jit = functools.partial(jax.jit, compiler_options=compiler.options())
+        self._logits = jit(_logits, static_argnums=0, out_shardings=shardings().split)
+        self._average = jit(_average, static_argnums=0, out_shardings=shardings().split)
+        self._add = jit(_add, static_argnums=0, out_shardings=shardings().everywhere)
 
     def count(self, fold: TrainedFold, cases: Sequence[Case]) -> int:
         """Returns how many times `evaluate` calls its `tick`."""
@@ -50,50 +51,84 @@ class Evaluator:
 
     def evaluate(
         self,
-        fold: TrainedFold,
+        folds: Sequence[TrainedFold],
         dataset: RawDataset,
         cases: Sequence[Case],
         tick: Callable[[], None] = lambda: None,
-    ) -> dict[str, Numbers]:
-        """Computes the numbers of a fold's model in some cases, over the validation samples.
+    ) -> list[dict[str, Numbers]]:
+        """Computes the numbers of the models of several folds on the same samples, and last those of their ensemble.
 
-        The numbers depend neither on the batch size nor on the other cases.
+        The ensemble predicts with the mean of the models' probabilities; an only model has none. The numbers depend
+        neither on the batch size nor on the other cases.
 
-        The data set holds the mosaics at the intensity of the cases. `tick` is called after each case of each batch; an
-        exception from it ends the evaluation.
+        Args:
+            folds: folds of one recipe.
+            dataset: the mosaics at the intensity of the cases.
+            cases: the cases.
+            tick: called after each case of each batch; an exception from it ends the evaluation.
         """
-        model, task = fold.model, fold.task
+        first, models = folds[0], [fold.model for fold in folds]
+        task, count = first.task, len(folds) + (len(folds) > 1)
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
-        processors: dict[NamedPipeline | None, Processor] = {None: nnx.split(model.processor)}
-        processors |= {pipeline: nnx.split(pipeline(camera_of(fold.dataset))) for pipeline in pipelines}
-        graph, state = nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head))
+        shared = {pipeline: nnx.split(pipeline(camera_of(first.dataset))) for pipeline in pipelines}
+        processors: list[dict[NamedPipeline | None, Processor]] = [
+            {None: nnx.split(model.processor), **shared} for model in models
+        ]
+        heads = [nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head)) for model in models]
         zeros = {name: jnp.zeros(()) for name in task.metrics}
         zeros |= {"loss": jnp.zeros(task.loss_shape), "confusion": jnp.zeros(2 * (len(task.classes),))}
-        sums = {case.name: jax.device_put(zeros, shardings().everywhere) for case in cases}
+        zeros = jax.device_put(zeros, shardings().everywhere)
         names = {Recipe.of(case): case.name for case in cases}
+        sums = [dict.fromkeys(names.values(), zeros) for _ in range(count)]
+        outcomes: list[dict[str, list[jax.Array]]] = [{name: [] for name in names.values()} for _ in range(count)]
         # The device works at most one case ahead, because the images of many cases would fill its memory.
         ahead = OneAhead()
-        for batch in loader.eval_batches(dataset, fold.measured_indices, self._batch_size, keep_decoded=False):
+        for batch in loader.eval_batches(dataset, first.measured_indices, self._batch_size, keep_decoded=False):
             batch = to_devices(batch, shardings().split)
-            mosaics = (batch["raw"], batch["index"], fold.dataset.camera)
-            for recipe, images in self._renderer.images(names, *mosaics, processors):
-                name = names[recipe]
-                sums[name] = ahead.begun(self._add(graph, task, state, sums[name], images, batch))
+            mosaics = (batch["raw"], batch["index"], first.dataset.camera)
+            for rendered in zip(*(self._renderer.images(names, *mosaics, each) for each in processors), strict=True):
+                name = names[rendered[0][0]]
+                logits = [self._logits(*head, images) for head, (_, images) in zip(heads, rendered, strict=True)]
+                if len(folds) > 1:
+                    logits.append(self._average(task, logits, batch["raw"]))
+                added = [self._add(task, sums[number][name], each, batch) for number, each in enumerate(logits)]
+                for number, (total, of_batch) in enumerate(ahead.begun(added)):
+                    sums[number][name] = total
+                    outcomes[number][name].append(of_batch)
                 tick()
-        return {name: _numbers(task.totals(total), task) for name, total in jax.device_get(sums).items()}
+        return [
+            {name: _numbers(total[name], of_samples[name], first.measured_indices, task) for name in total}
+            for total, of_samples in zip(*jax.device_get((sums, outcomes)), strict=True)
+        ]
+
+
+def _logits(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(images)
+
+
+def _average(task: Task, logits: Sequence[jax.Array], raw: jax.Array) -> jax.Array:
+    """Returns the logits of the mean of several models' probabilities."""
+    return task.logits_of(jnp.mean(jnp.stack([task.probabilities(each, raw.shape[1]) for each in logits]), 0))
 
 
 def _add(
-    graph: nnx.GraphDef, task: Task, state: nnx.State, sums: dict[str, jax.Array], images: jax.Array, batch: Batch
-) -> dict[str, jax.Array]:
-    """Adds the sums of a batch to the running sums."""
-    logits = nnx.merge(graph, state)(images)
-    return jax.tree.map(jnp.add, sums, task.measure(logits, batch))
+    task: Task, sums: dict[str, jax.Array], logits: jax.Array, batch: Batch
+) -> tuple[dict[str, jax.Array], tuple[jax.Array, jax.Array]]:
+    """Adds the sums of a batch to the running sums, and returns the samples' indices and outcomes `(2, B)`."""
+    total = jax.tree.map(jnp.add, sums, task.measure(logits, batch))
+    return total, (batch["index"], jnp.stack(task.outcome(confusions(task, logits, batch))))
 
 
-def _numbers(sums: Mapping[str, np.ndarray], task: Task) -> Numbers:
-    """Computes the numbers of all samples from their sums."""
+def _numbers(
+    sums: Mapping[str, Any], outcomes: Sequence[tuple[np.ndarray, np.ndarray]], samples: np.ndarray, task: Task
+) -> Numbers:
+    """Computes the numbers of all samples from their sums, and puts their outcomes in the order of the samples."""
+    sums = task.totals(sums)
     confusion = sums["confusion"]
+    index, of_samples = (np.concatenate(parts, -1) for parts in zip(*outcomes, strict=True))
+    order, ordered = np.argsort(samples), np.zeros((len(samples), 2), np.float32)
+    # Samples that only fill up the last batch have 0 of 0.
+    np.add.at(ordered, order[np.searchsorted(samples, index, sorter=order)], of_samples.T)
     return {
         "loss": float(sums["loss"] / confusion.sum()),
         task.score: float(task.score_of(confusion)),
@@ -103,4 +138,5 @@ def _numbers(sums: Mapping[str, np.ndarray], task: Task) -> Numbers:
             for metric in PER_CLASS
         },
         "confusion": confusion.tolist(),
+        OUTCOMES: to_text(ordered.T),
     }

@@ -1,5 +1,6 @@
-"""Summarizes an evaluation: drops of the score and their ratio, matrices of runs and cases, tables and figures."""
+"""Summarizes an evaluation: drops of the score, matrices of runs and cases, tables and figures."""
 
+import collections
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,17 +8,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.figures import heat_map, heat_map_of_groups
-from r2l_jax.drift.results import EvaluatedRun, Evaluation, Groups, Statistic
-from r2l_jax.drift.search.measure import LEAST_DROP
+from r2l_jax.drift.results import Differences, Drops, EvaluatedRun, Evaluation, Groups, Statistic
+from r2l_jax.drift.statistics import points
+from r2l_jax.names import CORRUPTIONS
 from r2l_jax.runtime.tables import table
 
 # The numbers of one model in one case, by name: `loss`, the score, the task's further metrics, `precision`, `recall`
-# and `f1` of each class, and `confusion`.
+# and `f1` of each class, and `confusion`; and as measured, the `outcomes` of the samples, see `outcomes.to_text`.
 Numbers = dict[str, Any]
 
+OUTCOMES = "outcomes"
 PER_CLASS = ("precision", "recall", "f1")
+
+# More runs or groups become the rows of a table.
+_FEW = 3
 
 # The groups of cases over which the drop of each kind of drift is averaged.
 KINDS = {"processing": ("pipelines",), "acquisition": ("intensities", "exposures"), "corruption": ("corruptions",)}
@@ -47,11 +54,8 @@ def summarize(
     """Summarizes the numbers of runs.
 
     A drop is the difference between a fold's score on its own images and its score in a case. A headline holds the
-    score on the own images, the mean drop under each kind of drift, and the ratio of the drops under corruption and
-    under processing drift. Mean drops leave out the cases on which the run was trained and `identity`. The standard
-    error of the drop under processing drift is over the runs, over the folds of a single run, or over the cases of a
-    single fold; None with fewer than two. The ratio is None if that drop is within its standard error, or too small to
-    divide by.
+    score on the own images, and the mean drop under each kind of drift. Mean drops leave out the cases on which the run
+    was trained and `identity`.
 
     Args:
         runs: the runs, by name.
@@ -59,22 +63,18 @@ def summarize(
         score: the name of the score; higher is better.
         groups: for each run, field and value, the samples of each fold and the numbers of the cases.
     """
-    summaries = {label: _summary(run, cases, score) for label, run in runs.items()}
+    summaries = {label: summarize_run(run, cases, score) for label, run in runs.items()}
     headlines = [summary.headline for summary in summaries.values()]
-    drops = {kind: _mean([headline[f"{kind}_drop"] for headline in headlines]) for kind in KINDS}
-    error = headlines[0]["processing_drop_error"]
-    if len(headlines) > 1:
-        error = _standard_error([headline["processing_drop"] for headline in headlines])
     return Evaluation(
         score=score,
-        headline=_headline(_mean([headline[OWN.name] for headline in headlines]), drops, error),
+        headline={name: _mean([headline[name] for headline in headlines]) for name in headlines[0]},
         runs=summaries,
         matrices=_matrices(summaries, cases, score),
         by=_by_groups(groups, [case.name for case in cases], score),
     )
 
 
-def _summary(run: RunResults, cases: Sequence[Case], score: str) -> EvaluatedRun:
+def summarize_run(run: RunResults, cases: Sequence[Case], score: str) -> EvaluatedRun:
     """Summarizes the numbers of a run."""
     tests = {case.name: {"group": case.group, **_over_folds(run.folds, case.name, score)} for case in cases}
     changed = {
@@ -83,54 +83,25 @@ def _summary(run: RunResults, cases: Sequence[Case], score: str) -> EvaluatedRun
         if case.name not in run.own and not (case.corruption and case.corruption[0] == "identity")
     }
     drops = {
-        kind: _mean([tests[name]["drop"].mean for name, group in changed.items() if group in groups])
+        f"{kind}_drop": _mean([tests[name]["drop"].mean for name, group in changed.items() if group in groups])
         for kind, groups in KINDS.items()
     }
-    error = _standard_error(_processing_drops(run, changed, score))
     return EvaluatedRun(
         folder=run.folder,
         processing_mode=run.processing_mode,
         pipeline=run.pipeline,
         own=list(run.own),
-        headline=_headline(tests[OWN.name][score].mean, drops, error),
+        headline={OWN.name: tests[OWN.name][score].mean, **drops},
         tests=tests,
         folds={str(number): dict(numbers) for number, numbers in run.folds.items()},
         training={str(number): each for number, each in run.training.items()},
     )
 
 
-def _processing_drops(run: RunResults, changed: Mapping[str, str], score: str) -> list[float]:
-    """Returns the drops that the standard error of their mean is computed from: of folds, or of the cases of one."""
-    names = [name for name, group in changed.items() if group in KINDS["processing"]]
-    drops = np.array([[fold[OWN.name][score] - fold[name][score] for name in names] for fold in run.folds.values()])
-    if not names:
-        return []
-    return (drops.mean(1) if len(drops) > 1 else drops[0]).tolist()
-
-
-def _standard_error(values: Sequence[float | None]) -> float | None:
-    """Computes the standard error of the mean of the values that are not None, or None of fewer than two."""
-    present = [value for value in values if value is not None]
-    return float(np.std(present, ddof=1) / np.sqrt(len(present))) if len(present) > 1 else None
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     """Computes the mean of the values that are not None, or None without such values."""
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
-
-
-def _headline(own: float | None, drops: Mapping[str, float | None], error: float | None) -> dict[str, float | None]:
-    processing, corruption = drops["processing"], drops["corruption"]
-    ratio = None
-    if processing is not None and corruption is not None and processing >= LEAST_DROP and processing > (error or 0):
-        ratio = corruption / processing
-    return {
-        OWN.name: own,
-        **{f"{kind}_drop": drop for kind, drop in drops.items()},
-        "processing_drop_error": error,
-        "corruption_over_processing": ratio,
-    }
 
 
 def _over_folds(folds: Mapping[int, Mapping[str, Numbers]], name: str, score: str) -> dict[str, Any]:
@@ -269,18 +240,78 @@ def _several_folds(summary: Evaluation) -> bool:
 
 
 def make_table(summary: Evaluation) -> str:
-    """Formats the headlines of all runs, after groups of samples, and the cases of the run or runs by corruptions."""
-    score, runs = summary.score, summary.runs
-    headlines = {label: run.headline for label, run in runs.items()}
-    tables = [_group_table(field, matrix, score) for field, matrix in summary.by.items()]
-    if len(runs) == 1:
-        (run,) = runs.values()
-        tables += [_case_table(run, score), _headline_table(headlines, score)]
-    else:
-        if matrix := summary.matrices.get("corruptions_of_runs"):
-            tables.append(_corruptions_table(matrix, score, _several_folds(summary)))
-        tables.append(_headline_table({**headlines, "mean": summary.headline}, score))
-    return "\n\n".join(tables)
+    """Formats differences and drops with their intervals, the scores of several runs, and groups of samples."""
+    tables = [_differences_table(summary.differences)] if summary.differences else []
+    tables.append(_drops_table(summary.drops, summary.score))
+    if len(summary.runs) > 1:
+        tables.append(_scores_table(summary))
+    tables += [_group_table(field, matrix, summary.score) for field, matrix in summary.by.items()]
+    return "\n\n".join([*tables, "\n".join(_remarks(summary.drops))])
+
+
+def _differences_table(differences: Sequence[Differences]) -> str:
+    """Formats how much more the first of the runs or groups loses than each other, and how probable that is."""
+    rows = [["difference of drops, points; probability", *(f"{each.first} - {each.second}" for each in differences)]]
+    for name, title in _lines(differences).items():
+        found = [_drop(each, name) for each in differences]
+        rows.append([title, *("-" if each is None else f"{each.points}; {each.probability:.0%}" for each in found)])
+    return table(_upright(rows))
+
+
+def _drops_table(drops: Mapping[str, Drops], score: str) -> str:
+    """Formats the drops; for a single run or group also the scores."""
+    lines, found = _lines(list(drops.values())), list(drops.values())
+    own = [each.score.points for each in found]
+    rows = [["drop, points", *drops], [f"(own {score})", *own]]
+    for name, title in lines.items():
+        cells = [_drop(each, name) for each in found]
+        rows.append([title, *("-" if each is None else each.points for each in cells)])
+    if len(found) > 1:
+        return table(_upright(rows))
+    scores = [found[0].score.estimate - drop.estimate for name in lines if (drop := _drop(found[0], name))]
+    rows[:2] = [["test", "drop, points"], [OWN.name, "-"]]
+    return table([[*row, cell] for row, cell in zip(rows, [score, *own, *map(points, scores)], strict=True)])
+
+
+def _drop(found: Drops | Differences, name: str) -> Any:
+    """Returns the estimate of a group of cases or of a case, if there is one."""
+    return found.groups.get(name) or found.cases.get(name)
+
+
+def _lines(found: Sequence[Drops | Differences]) -> dict[str, str]:
+    """Returns the titles of groups of cases, and for few runs or groups those of cases, by name.
+
+    Under a corruption, there is only the mean over its severities.
+    """
+    groups = dict.fromkeys(name for each in found for name in each.groups)
+    lines = {name: name for name in groups if name not in CORRUPTIONS}
+    if len(found) > _FEW:
+        return lines
+    cases = dict.fromkeys(name for each in found for name in each.cases)
+    severities = collections.Counter(name.rpartition(".")[0] for name in cases)
+    for name in cases:
+        corruption = name.rpartition(".")[0]
+        if corruption in groups and severities[corruption] > 1:
+            lines[corruption] = f"{corruption} (mean of {severities[corruption]} severities)"
+        elif corruption != "identity":
+            lines[name] = name
+    return lines
+
+
+def _upright(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """Turns a table of many columns, which would not fit on a line."""
+    return rows if len(rows[0]) <= 1 + _FEW else list(zip(*rows, strict=True))
+
+
+def _scores_table(summary: Evaluation) -> str:
+    """Formats the score of each run and ensemble and its mean drops, and the mean of the runs."""
+    rows = [["run", f"own {summary.score}", *(f"{kind} drop" for kind in KINDS)]]
+    ensembles = {f"{label} (ensemble)": each.ensemble for label, each in summary.drops.items() if each.ensemble}
+    headlines = {label: run.headline for label, run in {**summary.runs, **ensembles}.items()}
+    for label, headline in {**headlines, "mean of the runs": summary.headline}.items():
+        numbers = [headline[name] for name in (OWN.name, *(f"{kind}_drop" for kind in KINDS))]
+        rows.append([label, *("-" if number is None else points(number) for number in numbers)])
+    return table(rows)
 
 
 def _group_table(field: str, matrix: Groups, score: str) -> str:
@@ -292,54 +323,28 @@ def _group_table(field: str, matrix: Groups, score: str) -> str:
         if others:
             worst = int(np.argmin(others))
             drops = (own - float(np.mean(others)), own - others[worst])
-            cells = [*(f"{drop:.4f}" for drop in drops), matrix.columns[1 + worst]]
-        rows.append([row, str(samples), f"{own:.4f}", *cells])
+            cells = [*map(points, drops), matrix.columns[1 + worst]]
+        rows.append([row, str(samples), points(own), *cells])
     return table(rows)
 
 
-def _case_table(run: EvaluatedRun, score: str) -> str:
-    """Formats the scores of a run, with the mean of each corruption over its severities."""
-    collected = {}
-    for name, test in run.tests.items():
-        title = name.rpartition(".")[0] if test["group"] == "corruptions" else name
-        collected.setdefault(title, {})[name] = test
-    rows = [["test", score, "deviation", "drop"]]
-    for title, tests in collected.items():
-        scores = [test[score] for test in tests.values()]
-        drops = [test["drop"].mean for test in tests.values()]
-        cells = map(_mean, ([each.mean for each in scores], [each.std for each in scores], drops))
-        # The name of a single severity's case has the severity.
-        title = f"{title} (mean of {len(tests)} severities)" if len(tests) > 1 else next(iter(tests))
-        numbers = [f"{cell:.4f}" for cell in cells]
-        if len(run.folds) == 1:
-            numbers[1] = "-"  # One fold has no deviation.
-        rows.append([title, *numbers])
-    return table(rows)
-
-
-def _headline_table(headlines: Mapping[str, Mapping[str, float | None]], score: str) -> str:
-    rows = [["run", f"own {score}", *(f"{kind} drop" for kind in KINDS), "corruption / processing"]]
-    for label, headline in headlines.items():
-        cells = {name: "-" if number is None else f"{number:.4f}" for name, number in headline.items()}
-        drop, error, ratio = (
-            headline[name] for name in ("processing_drop", "processing_drop_error", "corruption_over_processing")
-        )
-        quotient = "-" if ratio is None else f"{ratio:.1f}"
-        if drop is not None and error is not None:
-            cells["processing_drop"] += f"±{error:.4f}"
-            if abs(drop) <= error:
-                quotient = "drop within its error"
-        rows.append([label, *(cells[name] for name in (OWN.name, *(f"{kind}_drop" for kind in KINDS))), quotient])
-    return table(rows)
-
-
-def _corruptions_table(matrix: Mapping[str, Any], score: str, several_folds: bool) -> str:
-    """Formats the scores of runs under each corruption, with their standard deviations over several folds."""
-    rows = [[f"{score} at {_severities(matrix['severities'])}", *matrix["columns"]]]
-    for label, means, deviations in zip(matrix["rows"], matrix["mean"], matrix["std"], strict=True):
-        pairs = zip(means, deviations, strict=True)
-        rows.append([label, *(f"{mean:.3f}" + (f"±{std:.3f}" if several_folds else "") for mean, std in pairs)])
-    return table(rows)
+def _remarks(drops: Mapping[str, Drops]) -> list[str]:
+    """Says which shares the variance has, how many members it takes, and what intervals are about."""
+    lines = []
+    for label, each in drops.items():
+        if each.shares:
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in each.shares.items())
+            counts = {kind: "more samples" if count is None else count for kind, count in each.members_needed.items()}
+            needed = ", ".join(f"{count} for {kind}" for kind, count in counts.items())
+            lines.append(f"{label}: shares of the variance of drops: {shares}; members for ±2 points: {needed}")
+        if each.log_ratio:
+            numbers = f"{each.log_ratio.estimate:.2f} ({each.log_ratio.low:.2f} to {each.log_ratio.high:.2f})"
+            lines.append(f"{label}: logarithm of the drop under corruptions over that under pipelines: {numbers}")
+    about = dict.fromkeys(
+        statistics.stated(each.about, len(each.members), f"{each.samples} {each.measured} samples")
+        for each in drops.values()
+    )
+    return [*lines, *about]
 
 
 def _severities(severities: Sequence[int]) -> str:
@@ -350,7 +355,8 @@ def _severities(severities: Sequence[int]) -> str:
 
 
 def csv_rows(summary: Evaluation) -> list[dict[str, Any]]:
-    """Makes a row for each run, fold and case."""
+    """Makes a row for each run and ensemble, fold and case."""
+    ensembles = {f"{label} (ensemble)": each.ensemble for label, each in summary.drops.items() if each.ensemble}
     return [
         {
             "run": label,
@@ -362,7 +368,7 @@ def csv_rows(summary: Evaluation) -> list[dict[str, Any]]:
             "drop": tests[OWN.name][summary.score] - numbers[summary.score],
             **{f"{metric} {cls}": value for metric in PER_CLASS for cls, value in numbers[metric].items()},
         }
-        for label, run in summary.runs.items()
+        for label, run in {**summary.runs, **ensembles}.items()
         for fold, tests in run.folds.items()
         for name, numbers in tests.items()
     ]

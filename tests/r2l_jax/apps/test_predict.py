@@ -58,7 +58,8 @@ def rows(output):
 
 def test_validation_files_have_the_accuracy_that_evaluate_finds(run, files, tmp_path):
     ((fold,),) = open_runs([str(run.run_dir)])
-    evaluated = Evaluator(4).evaluate(fold, fold.dataset, [OWN])[OWN.name]["accuracy"]
+    (numbers,) = Evaluator(4).evaluate([fold], fold.dataset, [OWN])
+    evaluated = numbers[OWN.name]["accuracy"]
     names = [fold.dataset.names[index] for index in fold.valid_indices]
     chosen = [file for file in files if f"{file.parent.name}/{file.name}" in names]
     model = open_run(str(run.run_dir), ["0"], "best", None)

@@ -23,6 +23,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
 from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
+from r2l_jax.drift.outcomes import to_text
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
@@ -92,10 +93,13 @@ def watched():
     """The names of all that is computed, which takes no time."""
     names, adapted = [], adaptation._adapted
 
-    def evaluated(self, fold, dataset, cases, tick):
+    def evaluated(self, folds, dataset, cases, tick):
+        (fold,) = folds
         names.extend(case.name for case in cases)
         of_classes = {metric: dict.fromkeys(fold.task.classes, 0.5) for metric in PER_CLASS}
-        return {case.name: {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": []} for case in cases}
+        outcomes = to_text(np.ones((2, len(fold.measured_indices))))
+        numbers = {"loss": 1.0, fold.task.score: 0.5, **of_classes, "confusion": [], "outcomes": outcomes}
+        return [{case.name: numbers for case in cases}]
 
     def analyzed(self, fold, done, stop, file):
         names.append(self.name)

@@ -101,7 +101,7 @@ def test_contributions_average_to_the_ratio_of_sums():
 def test_contributions_to_an_accuracy_are_its_outcomes():
     correct = np.array([1.0, 0, 1])
     np.testing.assert_allclose(statistics.contributions(correct, np.ones(3)), correct)
-    np.testing.assert_allclose(statistics.contributions(np.zeros(3), np.zeros(3)), 1)
+    np.testing.assert_allclose(statistics.contributions(np.zeros(3), np.zeros(3)), 0)
 
 
 def test_shares_find_the_variances():
@@ -120,6 +120,21 @@ def test_shares_tell_interactions_from_members():
     # Each member fails in a case of its own: no member is worse than another.
     outcomes = np.repeat(np.eye(4)[..., None], 50, 2)
     assert statistics.shares(outcomes) == pytest.approx((0, 0, 0, 1))
+
+
+def test_a_log_ratio_is_left_out_where_its_denominator_may_be_zero():
+    random = np.random.default_rng(0)
+    drop, shared = 0.4 + 0.1 * random.normal(size=(2, 4, 200)), 0.3 * random.normal(size=200)
+    found = statistics.log_ratio(2 * (drop[0] + shared), drop[0] + shared, "recipe")
+    assert found is not None
+    # All that both share drops out.
+    np.testing.assert_allclose(found, np.log(2), atol=0.01)
+    apart = statistics.log_ratio(drop[0] + shared, drop[1], "model")
+    assert apart is not None
+    assert apart.low < 0 < apart.high
+    assert apart.high - apart.low > 0.1
+    assert statistics.log_ratio(drop[0], drop[1] - 0.4, "recipe") is None
+    assert statistics.log_ratio(-drop[0], drop[1], "recipe") is None
 
 
 def test_members_that_an_interval_takes():

@@ -51,7 +51,6 @@ def test_numbers_of_the_evaluation_stand_in_their_rows_and_columns(everything, r
     row = {
         "accuracy on own images": run["headline"]["own"],
         **{f"mean {kind} drop": run["headline"][f"{kind}_drop"] for kind in kinds},
-        "corruption over processing": run["headline"]["corruption_over_processing"],
     }
     assert_shown(read, "accuracy on the own images, and mean drops under drift", {"everything": row})
     # The severities are rows of one title, of which the test's reader keeps the last.

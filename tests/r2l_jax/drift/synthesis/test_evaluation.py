@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from r2l_jax.config import TrainConfig
-from r2l_jax.drift import acquisition
+from r2l_jax.drift import acquisition, outcomes
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
@@ -64,7 +64,8 @@ def result(settings):
 def test_everything_is_left_to_read(settings, result):
     output = settings.output_dir
     written = json.loads((output / "evaluation.json").read_text())
-    assert {"evaluation.csv", "corruptions.png", "pipelines.png"} < set(written.pop("files"))
+    files = {"evaluation.csv", "outcomes.safetensors", "corruptions.png", "pipelines.png"}
+    assert files < set(written.pop("files"))
     assert written.pop("identity")["model"].keys() == {"static fold 0", "static fold 1"}
     assert written == json.loads(json.dumps(result))
     assert {"git_commit", "versions", "devices", "flags", "headline", "matrices", "classes"} <= result.keys()
@@ -104,9 +105,9 @@ def evaluated(monkeypatch):
     """The names of the test cases that are evaluated from here on."""
     names, evaluate = [], Evaluator.evaluate
 
-    def spy(self, fold, dataset, cases, tick):
+    def spy(self, folds, dataset, cases, tick):
         names.append([case.name for case in cases])
-        return evaluate(self, fold, dataset, cases, tick)
+        return evaluate(self, folds, dataset, cases, tick)
 
     monkeypatch.setattr(Evaluator, "evaluate", spy)
     return names
@@ -121,13 +122,13 @@ def test_a_damaged_file_is_evaluated_anew(settings, evaluated, tmp_path):
 
 
 def test_interrupted_it_stops_within_a_batch_and_goes_on_from_the_last_fold(settings, result, monkeypatch, tmp_path):
-    settings = dataclasses.replace(settings, output=str(tmp_path))
+    finished, settings = settings.output_dir, dataclasses.replace(settings, output=str(tmp_path))
     evaluate = Evaluator.evaluate
 
-    def interrupted(self, fold, dataset, cases, tick):
-        if fold.number == 1:
+    def interrupted(self, folds, dataset, cases, tick):
+        if folds[0].number == 1:
             os.kill(os.getpid(), signal.SIGINT)
-        return evaluate(self, fold, dataset, cases, tick)
+        return evaluate(self, folds, dataset, cases, tick)
 
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "evaluate", interrupted)
@@ -135,7 +136,12 @@ def test_interrupted_it_stops_within_a_batch_and_goes_on_from_the_last_fold(sett
             evaluation.run(settings)
     assert [file.name for file in (tmp_path / "parts").iterdir()] == ["static_fold_0.json"]
     assert not (tmp_path / "evaluation.json").exists()
-    assert evaluation.run(settings)["runs"] == result["runs"]
+    resumed = evaluation.run(settings)
+    assert (resumed["runs"], resumed["drops"]) == (result["runs"], result["drops"])
+    before, after = (outcomes.read(folder / "outcomes.safetensors")["static"] for folder in (finished, tmp_path))
+    for number, fold in before.items():
+        for case, of_samples in fold.cases.items():
+            np.testing.assert_array_equal(after[number].cases[case], of_samples)
 
 
 def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
@@ -145,7 +151,93 @@ def test_several_runs_are_rows_of_the_matrix(settings, tmp_path, capsys):
     result = evaluation.run(both)
     matrix = result["matrices"]["pipelines"]
     assert (matrix["rows"], matrix["columns"]) == (["learned", "static"], ["own", OTHER, OWN])
-    assert capsys.readouterr().out.splitlines()[2].startswith("learned")
+    assert capsys.readouterr().out.splitlines()[0].split() == ["drop,", "points", "learned", "static"]
+    # The runs were not measured on the same samples.
+    assert result["differences"] == []
+
+
+def test_the_outcomes_of_all_samples_average_to_the_scores(settings, result):
+    kept = outcomes.read(settings.output_dir / "outcomes.safetensors")
+    assert kept.keys() == {"static"}
+    for number, tests in result["runs"]["static"]["folds"].items():
+        fold = kept["static"][int(number)]
+        np.testing.assert_array_equal(fold.samples, FOLDS[int(number)].valid_indices)
+        assert fold.cases.keys() == tests.keys()
+        for case, numbers in tests.items():
+            assert fold.contributions(case).mean() == pytest.approx(numbers["accuracy"])
+    found = result["drops"]["static"]
+    # The folds have as many samples each.
+    drop = result["runs"]["static"]["tests"]["gaussian_noise.5"]["drop"]["mean"]
+    assert found["cases"]["gaussian_noise.5"]["estimate"] == pytest.approx(drop)
+    assert (found["about"], found["samples"], found["measured"]) == ("model", 16, "validation")
+    assert found["cases"].keys() == {OTHER, "gaussian_noise.1", "gaussian_noise.5"}
+
+
+@pytest.fixture
+def group(runs, tmp_path):
+    """The folder of a group of three trainings, which differ in what they take for bright."""
+    for seed, gamma in enumerate((1.8, 2.2, 2.6), 1):
+        (tmp_path / f"group/seed_{seed}/fold_0").mkdir(parents=True)
+        model = brightness.model(DATASET, gamma=gamma)
+        runs[f"seed_{seed}"] = [folds_by_hand.fold_of(DATASET, (), range(16), model=model)]
+    return tmp_path / "group"
+
+
+def test_a_group_has_intervals_about_its_recipe_and_an_ensemble(group, evaluated, capsys):
+    settings = EvaluationConfig(run=(str(group),), against=("corruptions",), corruptions=("brightness",))
+    assert settings.output_dir == group / "evaluation"
+    result = evaluation.run(settings)
+    printed = capsys.readouterr().out
+    members = [f"group/seed_{seed}" for seed in (1, 2, 3)]
+    found = result["drops"]["group"]
+    assert (found["members"], found["about"]) == (members, "recipe")
+    assert list(result["runs"]) == members
+    own = [result["runs"][label]["tests"]["own"]["accuracy"]["mean"] for label in members]
+    assert len(set(own)) > 1
+    assert found["score"]["estimate"] == pytest.approx(np.mean(own))
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert found["members_needed"].keys() == {"corruptions"}
+    ensemble = found["ensemble"]["tests"]["own"]["accuracy"]["mean"]
+    assert ensemble == pytest.approx(own[1])
+    assert "Intervals: 95%, about the recipe (3 trainings, 16 validation samples)" in printed
+    assert "group (ensemble)" in printed
+    # The ensemble is evaluated together with the members, whose folders keep their numbers.
+    assert len(evaluated) == 1
+    alone = evaluation.run(dataclasses.replace(settings, run=(str(group / "seed_2"),)))
+    assert alone["runs"]["seed_2"]["tests"] == result["runs"]["group/seed_2"]["tests"]
+    assert alone["drops"]["seed_2"]["about"] == "model"
+    assert len(evaluated) == 1
+    about_models = evaluation.run(dataclasses.replace(settings, about="model"))["drops"]["group"]
+    width, narrower = (each["score"]["high"] - each["score"]["low"] for each in (found, about_models))
+    assert narrower < width
+
+
+def test_a_group_and_a_run_are_compared_on_the_same_samples(group, runs, tmp_path):
+    settings = EvaluationConfig(
+        run=(str(group), str(group / "seed_2")), against=("corruptions",), corruptions=("brightness", "contrast"),
+        severities=(2, 5), output=str(tmp_path / "output"),
+    )  # fmt: skip
+    result = evaluation.run(settings)
+    (found,) = result["differences"]
+    assert (found["first"], found["second"], found["about"]) == ("group", "seed_2", "model")
+    drops = [result["drops"][label]["groups"] for label in ("group", "seed_2")]
+    for name in ("corruptions", "tone and color", "contrast"):
+        difference = found["groups"][name]
+        assert difference["estimate"] == pytest.approx(drops[0][name]["estimate"] - drops[1][name]["estimate"])
+        assert 0 <= difference["probability"] <= 1
+    assert sorted(file.name for file in (tmp_path / "output/parts").iterdir()) == [
+        "group_ensemble_fold_0.json", *(f"group_seed_{seed}_fold_0.json" for seed in (1, 2, 3)), "seed_2_fold_0.json"
+    ]  # fmt: skip
+
+
+def test_what_a_group_cannot_tell_is_refused(group, runs, settings):
+    about = dataclasses.replace(settings, about="recipe", output=None)
+    with pytest.raises(InputError, match="one training cannot tell about its recipe"):
+        evaluation.run(dataclasses.replace(about, run=(str(group), str(group / "seed_1"))))
+    runs["seed_3"] = [brightness.fold(DATASET, (), range(8))]
+    message = r"--run=.*group: all members must have as many samples to measure on, got 16 \(group/seed_1\), 16"
+    with pytest.raises(InputError, match=message):
+        evaluation.run(dataclasses.replace(about, run=(str(group),)))
 
 
 def test_segmentation_is_scored_by_the_intersection_over_union(runs, tmp_path):

@@ -200,7 +200,7 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
         "parametrized/exposure=0.3/uncorrupted": cases.exposures([0.3])[0],
         "parametrized/iso=1/gaussian_noise.5": cases.corruptions(["gaussian_noise"], [5])[0],
     }
-    evaluator.evaluate(fold, written, list(sets.values()))
+    evaluator.evaluate([fold], written, list(sets.values()))
     for name, case in sets.items():
         images = np.concatenate(jax.device_get(rendered[Recipe.of(case)]))[:IMAGES]
         np.testing.assert_array_equal(pictures(base, name), quantized(images, np.uint16))
