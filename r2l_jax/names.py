@@ -1,4 +1,4 @@
-"""The names that flags take, without the packages behind them, which take a second to import."""
+"""The values that flags take, kept apart from the packages that implement them, which take a second to import."""
 
 from typing import Literal, get_args
 
@@ -68,7 +68,7 @@ ABOUT: tuple[str, ...] = get_args(About)
 EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
 CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 
-# The facts that are known of a shot, the fields of `data.files.shot.Shot`.
+# The facts about a shot, which are the fields of `data.files.shot.Shot`.
 SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date")
 BY_SHOT = f"also group scores by facts of the shots of a Folder's files: {', '.join(SHOT_FIELDS)}"
 

@@ -1,4 +1,4 @@
-"""Optimizers and the course of their learning rate."""
+"""Optimizers and the schedule of their learning rate."""
 
 import dataclasses
 import functools
@@ -45,7 +45,7 @@ class LearningRate:
 
 @functools.cache
 def _compiled(rate: LearningRate) -> Callable[[int], Array]:
-    # As one function: otherwise, each of its operations would be compiled by itself.
+    # As one function, because otherwise each of its operations would be compiled separately.
     return jax.jit(rate.schedule())
 
 

@@ -2,8 +2,8 @@
 
 Each function prepares a piece of work with NumPy arrays and returns the call to time: mosaics `raw` `(B, H, W)`, their
 classes `labels`, or masks `masks` that are 1 on the objects. The libraries are not dependencies of this project, so
-each function imports its own, and a ModuleNotFoundError names a missing one. The other libraries than PyTorch compute
-on the CPU, with their default numbers of threads. PyTorch has settings:
+each function imports its own, and a ModuleNotFoundError names a missing one. Libraries other than PyTorch compute on
+the CPU, with their default numbers of threads. PyTorch has settings:
 
 - `device`: PyTorch's name of the device to compute on.
 - `compiled`: uses `torch.compile` instead of computing eagerly.
@@ -32,7 +32,7 @@ def parametrized_forward(raw: np.ndarray, compiled: bool = False, device: str = 
 
 
 def parametrized_halide(raw: np.ndarray, by_hand: bool) -> Call:
-    """Prepares Halide to do the same work, see `r2l_jax.bench.halide_pipeline`."""
+    """Prepares Halide to do the work of `parametrized_forward`, see `r2l_jax.bench.halide_pipeline`."""
     from r2l_jax.bench import halide_pipeline
 
     return halide_pipeline.parametrized_forward(raw, by_hand)
@@ -76,7 +76,7 @@ def train_step(
 def segmentation_step(
     raw: np.ndarray, masks: np.ndarray, channels_last: bool = False, compiled: bool = False, device: str = "cpu"
 ) -> Call:
-    """Prepares the same step for the U-Net++ of segmentation_models_pytorch with a ResNet-34 as its encoder."""
+    """Prepares the step of `train_step` for the U-Net++ of segmentation_models_pytorch with a ResNet-34 encoder."""
     import segmentation_models_pytorch
     import torch
 
@@ -147,7 +147,7 @@ def _step(model, loss_of: Callable, raw: np.ndarray, targets, device: str) -> Ca
 
 
 def _awaited(call: Call, device: str) -> Call:
-    """Makes a call return when its work is done: on a GPU, PyTorch's calls return before."""
+    """Makes a call return when its work is done: on a GPU, PyTorch's calls return earlier."""
     import torch
 
     if torch.device(device).type != "cuda":
@@ -221,7 +221,7 @@ def demosaic(method: str, raw: np.ndarray) -> Call:
 
 
 def demosaic_opencv(raw: np.ndarray) -> Call:
-    """Prepares OpenCV to demosaic one RGGB mosaic `(H, W)` bilinearly, in 16 bits as it does."""
+    """Prepares OpenCV to demosaic one RGGB mosaic `(H, W)` bilinearly, in 16 bits, the most that OpenCV supports."""
     import cv2
 
     mosaic = np.round(raw * (2**16 - 1)).astype(np.uint16)

@@ -1,10 +1,10 @@
 """Compares the speed of this library with the programs in use today (see `r2l_jax.bench.baselines`).
 
 Each row of the table is a piece of work with a bar to reach; searches are compared with searches of this library. Ours
-and the baseline take turns, because the speed of a machine drifts by more from minute to minute than many a change is
-worth: trust the ratio within a row, but do not compare times of different runs. Each side has its own process and runs
-as it does in use: ours as `r2l_jax.runtime.startup` prepares it, the baseline without preparation. Functions are
-compiled before the clock starts. Compile times have rows of their own, measured in fresh processes.
+and the baseline take turns, because the speed of a machine drifts from minute to minute by more than many changes gain:
+trust the ratio within a row, but do not compare times of different runs. Each side has its own process and runs as it
+does in use: ours as `r2l_jax.runtime.startup` prepares it, the baseline without preparation. Functions are compiled
+before the clock starts. Compile times have rows of their own, measured in fresh processes.
 
 The floor is the time that the device needs to read the input once and to write the result once, into memory that is
 mapped already. On CPUs, it includes an exp and a log of each value where there is a tone curve; GPUs compute them while
@@ -74,7 +74,7 @@ def rows(sizes: Sizes, device: str = "cpu") -> list[Row]:
 
 
 def _on_gpu(row: Row) -> Row:
-    """Takes a row's bars for CPUs away, and a baseline that computes on the CPU."""
+    """Removes a row's bars for CPUs, and a baseline that computes on the CPU."""
     measure = row.measure
     if isinstance(measure, Comparison) and measure.baseline_on_cpu:
         measure = dataclasses.replace(measure, baseline=None)
@@ -132,14 +132,14 @@ def _pipeline_rows(shape: tuple[int, int, int], device: str, floor: Callable) ->
 
 
 def _network_rows(step: tuple[int, int, int], large: tuple[int, int, int], device: str) -> list[Row]:
-    """Returns the rows of training steps and evaluations beside PyTorch in three ways, or the fastest if large."""
+    """Returns rows of training steps and evaluations beside PyTorch in three ways, or in the fastest if large."""
     torch_step = partial(baselines.train_step, device=device)
     torch_evaluation = partial(baselines.evaluation, device=device)
     fast = {"channels_last": True, "compiled": True}
     fast_step, fast_evaluation = partial(torch_step, **fast), partial(torch_evaluation, **fast)
     segmentation = partial(baselines.segmentation_step, device=device, **fast)
     resnet50 = partial(ours.train_step, classifier_network="Resnet50")
-    # Beside channels last and `torch.compile`: at most 0.95 of their time, and 0.85 to aim for.
+    # The bars beside channels last and `torch.compile`: at most 0.95 of their time, and 0.85 to aim for.
     ahead = Bars(1 / 0.95, 1 / 0.85)
     rows = [
         ("train_step", step, ours.train_step, torch_step, Bars(1.0, 1.25)),
@@ -215,8 +215,8 @@ def run(
 
     Args:
         names: the rows to measure, or the beginnings of their names; all rows if empty.
-        repeats: how many times to measure each row; None takes as many as fit.
-        sizes: sizes other than those that the bars are made for.
+        repeats: how many times to measure each row; None measures as often as time allows.
+        sizes: the sizes; None takes the sizes that the bars are made for.
         device: the kind of device that JAX computes on, see `machine.compute_on`.
 
     Raises:
@@ -226,7 +226,7 @@ def run(
     for name in names:
         if not any(row.name.startswith(name) for row in known):
             raise InputError(
-                f"--rows: no row's name begins with {name!r}; there are {', '.join(row.name for row in known)}"
+                f"--rows: no row's name begins with {name!r}; the rows are {', '.join(row.name for row in known)}"
             )
     chosen = [row for row in known if not names or row.name.startswith(tuple(names))]
     results = []

@@ -102,7 +102,7 @@ def _multiples(name: str, shape: Shape) -> list[float]:
 
 def _process_bytes(field: str) -> int | None:
     """Returns this process's memory: VmRSS is the present one, VmHWM the peak. None on systems other than Linux."""
-    # The resource module would not do: its peak starts at the peak of the parent process.
+    # The resource module is of no use here, because its peak starts at the peak of the parent process.
     status = pathlib.Path("/proc/self/status")
     found = re.search(rf"{field}:\s*(\d+) kB", status.read_text()) if status.exists() else None
     return 1024 * int(found[1]) if found else None

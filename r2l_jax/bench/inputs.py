@@ -1,4 +1,4 @@
-"""The inputs that both sides of a comparison are given, and the floors that no function can beat with them."""
+"""The inputs that both sides of a comparison are given, and the floors: times that no function of them can beat."""
 
 from collections.abc import Callable
 

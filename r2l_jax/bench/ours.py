@@ -34,7 +34,7 @@ from tasks.layers import BatchNorm
 def _normalized_pipeline() -> tuple[Callable, nnx.State, nnx.State]:
     """Returns the pipeline with batch norm as `(parameters, statistics, raw) -> (rgb, statistics)`.
 
-    The initial parameters of the pipeline and statistics of the batch norm follow.
+    Also returns the initial parameters of the pipeline and statistics of the batch norm.
     """
     pipeline, parameters = nnx.split(isp.parametrized(CAMERA))
     norm, statistics = nnx.split(BatchNorm(3, affine=False, rngs=nnx.Rngs(0)))

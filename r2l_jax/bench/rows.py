@@ -28,7 +28,7 @@ class Measured(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """The value to reach, the better one to aim for, and how many times as long as the floor ours may take."""
+    """The value to reach, the better value to aim for, and how many times as long as the floor ours may take."""
 
     bar: float | None = None
     stretch: float | None = None
@@ -80,7 +80,7 @@ class Comparison:
         inputs: makes the NumPy arrays that all sides are given.
         ours: prepares our work with these arrays, and returns the call to time.
         baseline: prepares the baseline's work in the same way.
-        floor: prepares work with the first array that no function can beat.
+        floor: prepares the least work with the first array, which no function can beat.
         baseline_on_cpu: whether the baseline computes on the CPU wherever JAX does.
     """
 

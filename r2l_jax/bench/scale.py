@@ -38,8 +38,8 @@ class Line(NamedTuple):
     """Seconds as a function of the number of frames.
 
     Attributes:
-        start: before the first frame.
-        frame: for each frame.
+        start: the seconds before the first frame.
+        frame: the seconds for each frame.
     """
 
     start: float
@@ -69,9 +69,9 @@ def rendering(folder: pathlib.Path, shape: tuple[int, int], counts: tuple[int, i
 
     Args:
         folder: an empty folder.
-        shape: of a frame.
+        shape: the shape of a frame.
         counts: the two numbers of frames to measure with.
-        scheduler: as of `--scheduler`.
+        scheduler: the value of `--scheduler`.
 
     Raises:
         CalledProcessError: the program fails.
@@ -123,18 +123,18 @@ def seconds(frames: int, line: Line, workers: int, chunk: int, job: float) -> fl
     """Returns the seconds that workers take for frames, each with a core of its own.
 
     Args:
-        frames: how many.
-        line: of one worker.
-        workers: how many.
-        chunk: the frames of a job.
-        job: the seconds of the scheduler for a job; it gives out one at a time.
+        frames: the number of frames.
+        line: the seconds of one worker.
+        workers: the number of workers.
+        chunk: the number of frames in a job.
+        job: the scheduler's seconds for a job; it gives out one at a time.
     """
     jobs = math.ceil(frames / chunk)
     return line.start + max(math.ceil(jobs / workers) * chunk * line.frame, jobs * job)
 
 
 def main() -> None:
-    """Measures, and prints the tables."""
+    """Measures, and prints the results as tables."""
     jobs = {workers: job_seconds(workers) for workers in WORKERS}
     print(table([["workers", "ms a job"], *([str(count), f"{1000 * seconds:.1f}"] for count, seconds in jobs.items())]))
     for name, (shape, counts) in FRAMES.items():

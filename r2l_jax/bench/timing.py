@@ -62,7 +62,7 @@ def milliseconds(call: Call, turn_seconds: float) -> float:
 
 
 class BaselineError(Exception):
-    """Raised when a baseline has no time; the message says why in a few words."""
+    """Raised when a baseline could not be timed; the message says why in a few words."""
 
 
 class Elsewhere:
@@ -88,7 +88,7 @@ class Elsewhere:
             BaselineError: the work failed, or a library that it needs is not installed.
         """
         try:
-            # A process that has failed already has sent its answer, and does not read the question.
+            # A process that has failed has already sent its answer, and does not read the question.
             with contextlib.suppress(ConnectionError):
                 self._connection.send(TURN_SECONDS)
             answer = self._connection.recv()

@@ -15,7 +15,7 @@ _SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
 
 def sample_keys(key: PRNGKeyArray, index: Int[Array, " batch"]) -> Key[Array, " batch"]:
-    """Makes a key for each sample of a batch, which depends on no other sample nor on the place in the batch.
+    """Makes a key for each sample of a batch that depends neither on other samples nor on the place in the batch.
 
     Args:
         key: a key that all samples share, such as the key of an epoch.

@@ -31,7 +31,7 @@ class Architecture:
 
     Attributes:
         processing: the settings of the processor.
-        pipeline: the pipeline that they name; None for another kind of processor.
+        pipeline: the pipeline that `processing` names; None for another kind of processor.
         task: makes the head.
         camera: the camera whose values the processing starts from; None for images that are processed already.
         shape: the shape of a mosaic `(H, W)`, or of an image `(H, W, 3)`.
@@ -58,7 +58,7 @@ class Architecture:
         return cls(processing, processing.named_pipeline, task, camera, tuple(shape), additive_layer)
 
     def processor(self) -> isp.Pipeline | Unprocessed:
-        """Makes a processor that has no network: the chosen pipeline, or the mosaic at half size."""
+        """Makes a processor without a network: the chosen pipeline, or one that returns the mosaic at half size."""
         return half_size(self.camera) if self.pipeline is None else self.pipeline(self._known_camera)
 
     def model(self, rngs: nnx.Rngs, statistics: Statistics | None) -> RawToLogit:
@@ -80,7 +80,7 @@ class Architecture:
         return RawToLogit(processor, normalizer, self.task.make_head(rngs))
 
     def abstract(self) -> RawToLogit:
-        """Makes a model with shapes in place of arrays, in evaluation."""
+        """Makes a model in evaluation mode, with shapes in place of arrays."""
         model = nnx.eval_shape(lambda: self.model(nnx.Rngs(0), unknown_statistics()))
         model.eval()
         return model

@@ -60,13 +60,10 @@ def verdict(logits: np.ndarray, target: int, classes: Sequence[str]) -> str:
 
 
 def outlined(image: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Draws the outlines of two masks `(H, W)` on an image `(H, W, 3)`: the target's in green, and over it the other's.
-
-    The predicted mask's outline is magenta.
-    """
+    """Draws the outlines of two masks `(H, W)` on an image `(H, W, 3)`: target in green, prediction in magenta."""
     image = np.array(image)
     for mask, color in ((target, (0, 0.8, 0)), (predicted, (1, 0, 1))):
-        # Sites of the mask next to one outside of it.
+        # The sites of the mask that touch a site outside it.
         inner = np.pad(mask, 1, mode="edge")
         inner = inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
         image[mask & ~inner] = color
@@ -74,7 +71,7 @@ def outlined(image: np.ndarray, target: np.ndarray, predicted: np.ndarray) -> np
 
 
 def masks(images: np.ndarray, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted ones."""
+    """Draws images `(N, H, W, 3)` in a row, below them their masks `(N, H, W)`, and below these the predicted masks."""
     rows = (images, *(np.repeat(mask[..., None], 3, -1) for mask in (targets, logits[..., 0] > 0)))
     return np.concatenate([row_of(row) for row in rows])
 

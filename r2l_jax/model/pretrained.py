@@ -46,7 +46,7 @@ def load_weights(head: nnx.Module, network: str, file: str | None = None) -> Non
     if file:
         path = pathlib.Path(file)
     else:
-        # Imported here: the libraries for the network would make every training start later.
+        # Imported here, because the download libraries would make every training start later.
         from r2l_jax.data.fetch import hub
 
         path = hub.weights_file(network)

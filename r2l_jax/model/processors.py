@@ -31,7 +31,7 @@ class NeuralProcessor(nnx.Module):
 
     The stage `demosaic` turns the mosaic into RGB at half size and normalizes it. The stage `rgb` is a U-Net++ of depth
     3 on a ResNet-34 with three output channels, as in the program published with Oala et al. (TMLR 2023). The batch
-    norm that follows there is the normalization of `RawToLogit`.
+    norm that follows it in that program is the normalization of `RawToLogit` here.
 
     Attributes:
         pattern: the color filter array.
@@ -43,7 +43,7 @@ class NeuralProcessor(nnx.Module):
 
     @staticmethod
     def multiple(pattern: str) -> int:
-        """Returns the divisor of valid heights and widths of mosaics: the network halves the half size three times."""
+        """Returns the number that must divide sides of mosaics: the network halves the half size three times."""
         return 8 * isp.demosaic.bin_side(pattern)
 
     def __init__(self, pattern: str, normalizer: Standardize, rngs: nnx.Rngs):

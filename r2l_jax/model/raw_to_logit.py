@@ -63,10 +63,10 @@ class RawToLogit(nnx.Module):
 
 
 def pipeline_of(model: RawToLogit) -> isp.Pipeline:
-    """Returns the pipeline that processes in a model.
+    """Returns the processor of a model, which must be a pipeline.
 
     Raises:
-        ValueError: another kind of processor does.
+        ValueError: the processor is of another kind.
     """
     if not isinstance(model.processor, isp.Pipeline):
         raise ValueError(f"the model's processor must be an isp.Pipeline, got {type(model.processor).__name__}")

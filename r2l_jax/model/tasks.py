@@ -49,7 +49,7 @@ class Classification:
 
     name: ClassVar[str] = "classification"
     participle: ClassVar[str] = "classified"
-    # The metric that epochs are compared by; more is better.
+    # The metric by which epochs are compared; higher is better.
     score: ClassVar[str] = "accuracy"
     # Names of the means over samples that are recorded beside it.
     metrics: ClassVar[tuple[str, ...]] = ()
@@ -60,11 +60,11 @@ class Classification:
     head_name: ClassVar[str] = "a ResNet"
     # The layers of the head whose shapes depend on the number of classes.
     class_layers: ClassVar[tuple[str, ...]] = ("fc",)
-    # Height and width of an image must be multiples of it.
+    # Height and width of an image must be multiples of this.
     multiple: ClassVar[int] = 1
 
     def for_training(self, settings: OptimizationSettings, labels: np.ndarray) -> "Classification":
-        """Returns the task with the loss that training lowers, which validation does not have.
+        """Returns the task with the training loss, which validation does not use.
 
         Args:
             settings: how much targets are smoothed, and whether classes are balanced.
@@ -78,7 +78,7 @@ class Classification:
         return dataclasses.replace(self, smoothing=settings.label_smoothing, class_weights=weights)
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Makes the head, normalized images to logits `(B, C)`."""
+        """Makes the head, which turns normalized images into logits `(B, C)`."""
         return tasks.resnet(self.network, num_classes=len(self.classes), dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
@@ -188,7 +188,7 @@ class Segmentation:
         """Returns the task itself.
 
         Raises:
-            InputError: the settings have something for classes.
+            InputError: a setting applies only to classification.
         """
         for name in ("label_smoothing", "class_weights"):
             if getattr(settings, name) != getattr(OptimizationSettings(), name):
@@ -196,7 +196,7 @@ class Segmentation:
         return self
 
     def make_head(self, rngs: nnx.Rngs) -> nnx.Module:
-        """Makes the head, normalized images to logits `(B, H, W, 1)`."""
+        """Makes the head, which turns normalized images into logits `(B, H, W, 1)`."""
         return tasks.unet("unetplusplus", encoder=self.network, classes=1, dtype=self.precision, rngs=rngs)
 
     def augmented(self, batch: Batch, keys: jax.Array, augmentation: str) -> Batch:
@@ -292,8 +292,8 @@ def task_of(dataset: RawDataset, model: NetworkSettings | None = None) -> Task:
     """Returns the task of a data set.
 
     Args:
-        dataset: its kind of targets and its classes.
-        model: the networks; None for those by default.
+        dataset: the data set, with its kind of targets and its classes.
+        model: the networks; None takes the defaults.
     """
     return make_task(dataset.task, dataset.classes, model or NetworkSettings())
 
@@ -321,6 +321,6 @@ def confusions(task: Task, logits: jax.Array, batch: Batch) -> jax.Array:
 
 
 def _enlarged(images, height: int):
-    """Repeats the pixels of images `(B, H, W, C)`, such as images of half the size, to a height."""
+    """Repeats the pixels of images `(B, H, W, C)`, such as images of half the size, up to a given height."""
     factor = height // images.shape[1]
     return images if factor == 1 else images.repeat(factor, 1).repeat(factor, 2)
