@@ -61,7 +61,7 @@ def calibrate(
         threshold: the number of standard deviations from which a site is defective.
 
     Raises:
-        InputError: a file cannot be read, would be written over, or is given twice; the frames do not fit each other or
+        InputError: a file cannot be read, would be overwritten, or is given twice; the frames do not fit each other or
             the camera, are too few, or do not show the sensor (see `measure`); the output cannot be written.
     """
     darks, flats, output = find_paths(dark), find_paths(flat), Path(output)
@@ -89,7 +89,7 @@ def _check_files(darks: Sequence[Path], flats: Sequence[Path], output: Path) -> 
     targets = {(output / name).resolve() for name in (CAMERA, CURVE, FIGURE, *CORRECTIONS.values())}
     for file in (*darks, *flats):
         if file.resolve() in targets:
-            raise InputError(f"{file} is a frame and would be written over: choose another output folder")
+            raise InputError(f"{file} is a frame and would be overwritten: choose another output folder")
 
 
 class _Reader:
@@ -101,7 +101,7 @@ class _Reader:
         self._dim: dict[Path, str] = {}
 
     def mosaic(self, file: Path) -> Float32[np.ndarray, "rows cols"]:
-        """Reads a frame; its camera must have the pattern of the first one's."""
+        """Reads a frame; its camera must have the pattern of the first frame's camera."""
         mosaic, camera = self._read(file)
         first, other = self._first = self._first or (file, camera)
         common_camera([first, file], [other, camera])

@@ -37,8 +37,8 @@ class Predictor(NamedTuple):
 
     Attributes:
         run: the folds of a run, whose probabilities are averaged.
-        camera: the known calibration of the files' camera. None takes each file's own for the formats of cameras, and
-            the one of the training for other files.
+        camera: the known calibration of the files' camera. None takes each file's own calibration for camera formats,
+            and the training's for other files.
     """
 
     run: Run
@@ -77,7 +77,7 @@ def predict_files(
 
     Raises:
         InputError: the models do not take raw files; the output cannot be written, holds predictions of other settings,
-            or another program writes to its folder; the workers cannot be started.
+            or another program is writing to its folder; the workers cannot be started.
     """
     if run.camera is None:
         raise InputError("the model was trained on images that are processed already: it takes no raw files")
@@ -159,7 +159,7 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Gener
             alike = [file for file, raw in raws.items() if raw.shape == shape]
             stacked = np.stack([raws[file] for file in alike])
             if fills:
-                # Filled up, since each number of mosaics is compiled anew.
+                # Filled up, because each number of mosaics would be compiled anew.
                 stacked = np.concatenate([stacked, np.repeat(stacked[-1:], BATCH - len(alike), 0)])
             probabilities = run.predict(stacked)[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
@@ -209,7 +209,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) ->
     assert run.camera is not None
     if found.pattern != run.camera.pattern:
         raise InputError(
-            f"{file} has the color filter array {found.pattern}, and the model is for {run.camera.pattern}"
+            f"{file} has the color filter array {found.pattern}, but the model is for {run.camera.pattern}"
         )
     if not crops:
         return raw
@@ -235,7 +235,7 @@ def _describe(output: Path, manifest: Path, run: Run, camera: KnownCamera | None
         "masks": None if masks is None else str(masks.resolve()),
     }
     if read_manifest(manifest, fixed, "predictions") is None and output.exists():
-        raise InputError(f"{output} is there, and no {manifest.name} says how it was made: choose another file")
+        raise InputError(f"{output} exists, but no {manifest.name} says how it was made: choose another file")
     write_json(manifest, {**fixed, "run": run.config.tracking.run_name, **environment()})
 
 
@@ -259,8 +259,8 @@ def spans(length: int, side: int, margin: int) -> list[Span]:
     """Divides an axis into overlapping tiles whose middles cover each site once.
 
     Args:
-        length: sites.
-        side: of a tile, more than twice the margin.
+        length: the number of sites along the axis.
+        side: the side of a tile, more than twice the margin.
         margin: sites at both ends of a tile that are not kept, except at the ends of the axis.
     """
     if length <= side:
@@ -283,14 +283,14 @@ def predict_frame(
 
     Tiles begin at whole tiles of the color filter array and at multiples of `multiple`, so that a site has the same
     probability as in the whole frame, except for the influence of sites beyond the margin. A frame whose side is not
-    such a multiple is filled up with its last rows or columns, and the mask is cut again.
+    such a multiple is filled up with its last rows or columns, and the mask is cropped back.
 
     Args:
         predict: computes the mask of a tile.
         raw: the frame.
         pattern: its color filter array.
         multiple: the network takes tiles whose sides are multiples of this.
-        side: of a tile.
+        side: the side of a tile.
         margin: sites at each border of a tile that are not kept.
 
     Returns:
@@ -316,7 +316,7 @@ def predict_frame(
 
 
 def _filled(length: int, grid: int, period: int) -> np.ndarray:
-    """Returns the indices along an axis, filled up to the grid by the last period that is whole."""
+    """Returns the indices along an axis, filled up to the grid by repeating the last whole period."""
     indices = np.arange(-(-length // grid) * grid)
     beyond = np.maximum(indices - length, -1) // period + 1
     return indices - beyond * period

@@ -64,7 +64,7 @@ def find_raw_files(inputs: Sequence[str | os.PathLike]) -> list[Place]:
 
 
 def _below(folder: Place) -> str:
-    """Continues the message that a folder holds no raw files with the name of a sub-folder that does."""
+    """Completes the message that a folder holds no raw files with the name of a sub-folder that holds some."""
     if isinstance(folder, Url):
         return ""
     deeper = sorted(file.parent.name for file in folder.glob("*/*") if file.suffix.lower() in RAW_SUFFIXES)
@@ -72,14 +72,14 @@ def _below(folder: Place) -> str:
 
 
 def find_paths(inputs: Sequence[str | os.PathLike]) -> list[Path]:
-    """Lists files as `find_raw_files` does, for programs that read only files of this machine.
+    """Lists files as `find_raw_files` does, for programs that read only files on this machine.
 
     Raises:
-        InputError: as `find_raw_files`; or an input is a URL.
+        InputError: as for `find_raw_files`; or an input is a URL.
     """
     for name in inputs:
         if isinstance(remote.place(os.fspath(name)), Url):
-            raise InputError(f"{name}: this program reads files of this machine, not of a URL")
+            raise InputError(f"{name}: this program reads files on this machine, not URLs")
     return [file for file in find_raw_files(inputs) if isinstance(file, Path)]
 
 
@@ -144,8 +144,8 @@ def render_files(
         camera: the known calibration; None takes all of it from the files.
         file_format: "tiff" or "png".
         stages: whether to also write a contact sheet of the image after each stage.
-        pipeline: makes the pipeline for the camera of a file; None is `isp.parametrized`.
-        stored: the camera of files that hold no calibration values, such as TIFF; None is `camera`.
+        pipeline: makes the pipeline for the camera of a file; None takes `isp.parametrized`.
+        stored: the camera of files that hold no calibration values, such as TIFF; None takes `camera`.
         workers: the processes that render; their `load` returns the `Processing`.
 
     Returns:
@@ -200,7 +200,7 @@ def _describe(files: Sequence[Place], manifest: Path, processing: Processing, pi
     earlier = read_manifest(manifest, fixed, "pictures")
     if earlier is None and (there := _there(files, pictures)):
         raise InputError(
-            f"{there[0]} would be written over, and no {MANIFEST} says how it was made: choose another output folder"
+            f"{there[0]} would be overwritten, but no {MANIFEST} says how it was made: choose another output folder"
         )
     if earlier is None or earlier.get("made_by") != store.made_by():
         manifest.with_name(_TABLE).unlink(missing_ok=True)
@@ -238,7 +238,7 @@ def _check_targets(files: Sequence[Place], pictures: Pictures) -> None:
     targets = {target.resolve() for _, target in pairs}
     for file in files:
         if file.resolve() in targets:
-            raise InputError(f"{file} is a raw file and would be written over: choose another output folder")
+            raise InputError(f"{file} is a raw file and would be overwritten: choose another output folder")
 
 
 def _render_file(pictures: Pictures, processing: Processing, file: Place) -> None:

@@ -101,13 +101,13 @@ def unprocess_folder(
             saturates, as white does where a gain is 1 and the black level is added. Less light leaves headroom.
         full_well: the electrons at which a site saturates; None is the camera's number, or else the default of
             `isp.sensor`.
-        read_noise: the standard deviation of the read-out in electrons; None likewise.
-        bits: the bits of the converter, 1 to 16; None likewise.
+        read_noise: the standard deviation of the read-out in electrons; None as for `full_well`.
+        bits: the bits of the converter, 1 to 16; None as for `full_well`.
         seed: decides the noise. The noise of a picture depends only on the seed and on its path within `source`.
 
     Raises:
         InputError: a number is out of range, the camera cannot be inverted, the source holds no pictures, the target
-            cannot be written or lies within the source, another program writes to it, two pictures would become one
+            cannot be written or is inside the source, another program is writing to it, two pictures would become one
             file, or a picture has no mask or several. Nothing is written then.
     """
     source, target = Path(source), Path(target)
@@ -175,7 +175,7 @@ def _find_jobs(source: Path, target: Path) -> list[_Job]:
     if not source.is_dir():
         raise InputError(f"{source}: no such folder")
     if target.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"the output {target} must not lie in the input {source}: its files would become pictures")
+        raise InputError(f"the output {target} must not be inside the input {source}: its files would become pictures")
     if (source / "images").is_dir() and (source / "masks").is_dir():
         jobs = [
             _Job(picture, target / "images" / f"{picture.stem}.tiff", (mask, target / "masks" / f"{mask.stem}.png"))
@@ -207,7 +207,7 @@ def _write(job: _Job, expose: _Expose, tile: tuple[int, int], key: PRNGKeyArray)
             raise InputError(f"{job.picture} is turned by its EXIF orientation, and its mask is not: save it upright")
         mask = read_mask(mask_file)
         if mask.shape != picture.shape[:2]:
-            raise InputError(f"{mask_file} must be of the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")
+            raise InputError(f"{mask_file} must have the size of {job.picture}, {picture.shape[:2]}, got {mask.shape}")
         with replacing(mask_target) as part:
             Image.fromarray(mask[:rows, :cols] * np.uint8(255)).save(part, format="png")
     with one_picture_at_a_time:

@@ -1,4 +1,4 @@
-"""Defective sites, found with medians of their neighbors, which a few defects do not move."""
+"""Defective sites, found by comparison with the median of their neighbors, which a few defects do not change."""
 
 import dataclasses
 import itertools
@@ -11,14 +11,14 @@ from r2l_jax.calibration.frames import Map, Mask
 
 KINDS = ("hot", "dead", "flickering")
 
-# Medians are taken over so many sites of a window in each direction, each so many sites from the next. Clusters of
-# defects up to twice as wide as the step do not reach the median.
+# Medians are taken over `_SIDE` sites in each direction, `_STEP` sites apart. Clusters of defects up to twice as wide
+# as the step do not affect the median.
 _SIDE, _STEP = 5, 2
 # The side of the blocks in which the spread of good sites is measured.
 _BLOCK = 64
 # The median of absolute deviations of a normal distribution, relative to its standard deviation.
 _MAD = 0.6745
-# Sites that deviate by less than this many times that estimate are good.
+# Sites that deviate by less than this many estimated standard deviations are good.
 _GOOD = 5
 # How many windows are sorted at once.
 _AT_ONCE = 2**17
@@ -52,7 +52,7 @@ def deviations(values: Map, least: float) -> Map:
         values: one value for each site of one place in the tile, such as its mean in the dark.
         least: a lower bound of the standard deviation, such as the rounding error.
     """
-    # Without its slope, a neighborhood at the border stands for sites at its edge.
+    # Once the slope is removed, a neighborhood at the border is also representative of the sites at its edge.
     values = values - _surface(values)
     deviation = values - _local_median(values)
     for block in _blocks(values.shape):
@@ -125,7 +125,7 @@ def smooth_surface(values: Map, good: Mask) -> Map:
 
 
 def _surface(values: Map) -> Map:
-    """Fits a smooth surface to the sites that do not deviate from the first one by much."""
+    """Fits a smooth surface to all sites, and then again to the sites that are close to the first fit."""
     rest = values - smooth_surface(values, np.ones(values.shape, bool))
     rest = abs(rest - np.median(rest))
     return smooth_surface(values, rest <= _GOOD * np.median(rest) / _MAD)
@@ -133,7 +133,7 @@ def _surface(values: Map) -> Map:
 
 def _local_median(values: Map) -> Map:
     """Computes the median of each site's neighborhood; at the border, of the nearest whole neighborhood."""
-    # Small planes have sites next to each other in their neighborhoods.
+    # In small planes, neighborhoods consist of adjacent sites.
     steps = [_STEP if size > _STEP * (_SIDE - 1) else 1 for size in values.shape]
     reaches = [min(step * (_SIDE // 2), (size - 1) // 2) for step, size in zip(steps, values.shape, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(values, [2 * reach + 1 for reach in reaches])
@@ -158,8 +158,8 @@ def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, slice]]:
 
 
 def _spread(values: Num[np.ndarray, "..."], least: float) -> float:
-    """Estimates the standard deviation of the values that the median of absolute deviations calls good."""
-    # That median itself is coarse where values are rounded.
+    """Estimates the standard deviation of the values that are good by the median of absolute deviations."""
+    # The median of absolute deviations alone would be coarse where values are rounded.
     deviation = values - np.median(values)
     spread = max(float(np.median(abs(deviation))) / _MAD, least)
     return max(float(deviation[abs(deviation) < _GOOD * spread].std()), least)

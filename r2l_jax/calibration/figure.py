@@ -36,7 +36,7 @@ def photon_transfer_curve(calibration: Calibration) -> Figure:
     axes.plot([0, longest], [0, longest / gain], color="black", linewidth=1, label=label)
     axes.set(
         xlabel="mean above the darks, digital numbers",
-        ylabel="variance above that of the darks, digital numbers squared",
+        ylabel="variance above the darks, digital numbers squared",
         xlim=(0, None),
         ylim=(0, None),
     )

@@ -25,13 +25,13 @@ class Frames:
         return len(self.names)
 
     def of(self, shape: tuple[int, ...] | None = None, indices: Sequence[int] | None = None) -> Iterator[Map]:
-        """Reads the frames of these indices, or all; refuses one of another size than `shape`, or than the first."""
+        """Reads the frames of these indices, or all; raises an InputError if their shapes are not `shape` or differ."""
         for index in range(len(self)) if indices is None else indices:
             frame = self.read(index)
             shape = shape or frame.shape
             if frame.shape != shape:
                 size, other = (f"{rows}x{cols}" for rows, cols in (shape, frame.shape))
-                raise InputError(f"all frames must be {size}, as the first one, got {other} of {self.names[index]}")
+                raise InputError(f"all frames must be {size} like the first, got {other} for {self.names[index]}")
             yield frame
 
 
@@ -70,7 +70,7 @@ class Place(NamedTuple):
         column: its column in the tile.
         channel: 0 for red, 1 for green, 2 for blue.
         sites: the slices that take its sites from a map.
-        step: the distance of two digital numbers at these sites; 0 for continuous values.
+        step: the distance between two digital numbers at these sites; 0 for continuous values.
     """
 
     row: int

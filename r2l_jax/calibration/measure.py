@@ -18,7 +18,7 @@ _SIGNIFICANT = 4
 # The black level drifts if the means of the darks deviate by more than this fraction of a site's noise, or of the
 # rounding noise.
 _DRIFT = 0.2
-# Light below this fraction of the mean is not enlarged further: it comes from beyond the edge of the light's circle.
+# Gains grow no further where light is below this fraction of the mean: outside the circle that the lens illuminates.
 _LEAST_LIGHT = 0.01
 # Digital numbers of files without steps.
 _NUMBERS = 65535.0
@@ -115,7 +115,7 @@ def measure(dark: Frames, flat: Frames, tile: Tile, threshold: float = 6.0) -> C
     coarsest = max(place.step for place in in_tile)
     if pstdev(drift) > _DRIFT * max(np.sqrt(mean_of(darks.variance, ~bad)), _rounding(coarsest)):
         remarks.append(
-            f"the black level drifts by {np.ptp(drift):.2g} of white between the darks; read noise leaves this out, "
+            f"the black level drifts by {np.ptp(drift):.2g} of white between the darks; read noise excludes this, "
             "but black level and flats can be off by as much: let the camera warm up, and take darks and flats in turn"
         )
     flats = read_flats(flat, light, exposures, darks, bad, in_tile, threshold)
@@ -165,7 +165,7 @@ def _rounding(step: float) -> float:
 
 
 def _line(number: int, place: Place, flats: Flats, darks: Moments, bad: Mask) -> Line:
-    """Fits the line of a place in the tile, which has this number."""
+    """Fits the line of the place with this number in the tile."""
     good = ~bad[place.sites]
     means, variances = flats.means[number], flats.variances[number]
     span = 1 - mean_of(darks.mean[place.sites], good)
@@ -180,7 +180,7 @@ def _line(number: int, place: Place, flats: Flats, darks: Moments, bad: Mask) ->
 
 
 def _check_lines(flat: Frames, exposures: Sequence[Sequence[int]], flats: Flats, lines: Sequence[Line]) -> None:
-    """Refuses flats in which the light adds no noise, or whose brightest have less."""
+    """Rejects flats to which light adds no noise, or whose noise falls at the brightest exposures."""
     slopes = _above_dark(flats, lines).mean(0) / flats.means.mean(0)
     if len(slopes) > 1 and slopes[-1] < 0.5 * np.median(slopes[:-1]):
         names = ", ".join(flat.names[index] for index in exposures[-1][:3])
@@ -224,7 +224,7 @@ def _site(place: Place, darks: Moments, flats: Flats, line: Line, good: Mask) ->
     signal = flats.signal[place.sites]
     surface = smooth_surface(signal, good)
     lit = good & (surface > 0.1 * mean_of(signal, good))
-    # The noise that remains after averaging, of the flats and of the subtracted darks.
+    # The noise of the flats and of the subtracted darks that remains after averaging.
     left = (line.dark_variance + surface / gain) / flats.count + dark_variance / darks.count
     response = np.square(signal / np.where(lit, surface, 1) - 1) - left / np.square(np.where(lit, surface, 1))
     noise, is_bound = read_noise(dark_variance, gain, place.step)

@@ -34,7 +34,7 @@ class Point:
         channel: 0 for red, 1 for green, 2 for blue.
         mean: the light: the mean of the flats minus the mean of the darks.
         variance: the temporal variance that the light adds to the variance of the darks.
-        fitted: whether the line is fitted to it.
+        fitted: whether the line is fitted to this point.
     """
 
     channel: int
@@ -50,7 +50,7 @@ class Line:
     Attributes:
         gain: electrons per unit.
         error: the standard error of the gain, as a fraction of it, for the noise of the measurement.
-        rounding: likewise, for the rounding to digital numbers, which all places in the tile may share.
+        rounding: the standard error from rounding to digital numbers, which all places in the tile may share.
         dark_variance: the temporal variance of the flats without light, their rounding included.
     """
 
@@ -73,11 +73,11 @@ def fit(
     noise or enlarge it; then the exposures determine the variance in the dark.
 
     Args:
-        means: the mean light in the dark, which is 0, and at each exposure.
-        variances: the temporal variances there.
+        means: the mean light: 0 for the dark, followed by each exposure.
+        variances: the temporal variances, in the same order.
         degrees: the degrees of freedom from which each variance was measured.
         fitted: which of them to fit.
-        step: the distance of two digital numbers; 0 without rounding.
+        step: the distance between two digital numbers; 0 without rounding.
 
     Returns:
         The line, whose gain is infinite or negative if light adds no noise.

@@ -16,9 +16,9 @@ SAME_EXPOSURE = 0.03
 # A flat is saturated if more than this fraction of its sites reads the white level.
 _SATURATED = 0.001
 # A flat is saturated below the white level if more than this fraction of its sites reads its highest value, and that
-# value is so many times as frequent as the next one.
+# value is this many times as frequent as the next one.
 _PILED_UP, _TIMES = 0.01, 5
-# A frame has at least so many tiles in each direction.
+# The fewest tiles of a frame in each direction.
 _FEWEST_TILES = 4
 # Darks are below this fraction of the white level.
 _BRIGHT = 0.5
@@ -27,17 +27,17 @@ TINY = 1e-7
 
 
 def check_counts(dark: Frames, flat: Frames) -> None:
-    """Refuses fewer than two frames, which show no noise."""
+    """Raises an InputError for fewer than two frames, which show no noise."""
     for name, frames in (("dark", dark), ("flat", flat)):
         if len(frames) < 2:
             raise InputError(f"at least two {name} frames are needed, and more measure better: got {len(frames)}")
 
 
 def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], list[str]]:
-    """Returns the moments of the darks, the first of them, how much the mean of each differs from it, and remarks.
+    """Returns the moments of the darks, the first dark, the difference of each mean from its mean, and remarks.
 
-    The frames are brought to one level, so that a drifting black level does not count as noise of the sites. Refuses
-    frames that are too small or show light.
+    The frames are brought to one level, so that a drifting black level does not count as noise of the sites. Frames
+    that are too small or show light raise an InputError.
     """
     moments, first, zeros, drift = None, None, 0.0, []
     for frame in dark.of():
@@ -60,7 +60,7 @@ def read_darks(dark: Frames, tile: Tile) -> tuple[Moments, Map, list[float], lis
     if zeros > 0.01:
         remarks.append(
             f"{zeros:.0%} of the values in the dark are 0: the camera cuts noise off below black, so black level and "
-            "read noise are not those of the sensor"
+            "read noise are not the sensor's own"
         )
     return moments, first, drift, remarks
 
@@ -120,7 +120,7 @@ class Flats:
         signal: the mean light `(H, W)`.
         degrees: the degrees of freedom of `variance`.
         variance: the temporal variance within exposures `(H, W)`.
-        of_variance: the mean light `(H, W)` of the exposures, as they count in `variance`.
+        of_variance: the mean light `(H, W)` of the exposures, weighted as in `variance`.
         means: the mean light `(places in the tile, exposures)`.
         variances: the temporal variance, in the same shape.
         samples: the degrees of freedom of each, in the same shape.
@@ -152,7 +152,7 @@ def read_flats(
         moments = Moments(darks.mean.shape)
         mean = fmean(light[index] for index in indices)
         for index, frame in zip(indices, flat.of(darks.mean.shape, indices), strict=True):
-            # A lamp flickers a little: all flats of an exposure are brought to one light.
+            # A lamp flickers a little, so all flats of an exposure are scaled to the same light.
             moments.add(darks.mean + (frame - darks.mean) * np.float32(mean / light[index]))
         degrees, of_exposure = moments.count - 1, moments.mean - darks.mean
         signal += moments.count * of_exposure

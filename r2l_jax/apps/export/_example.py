@@ -1,4 +1,4 @@
-"""Runs the exported model on samples.npz with numpy and onnxruntime alone."""
+"""Runs the exported model on samples.npz with only numpy and onnxruntime."""
 
 import json
 import pathlib

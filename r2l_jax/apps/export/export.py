@@ -60,7 +60,7 @@ def export_model(
 
     - `<part>.stablehlo`: a function of the pipeline's parameters and a batch, for CPUs, GPUs and TPUs. The learned
       parameters are in `parameters.npz`.
-    - `<part>.onnx`: a function of a batch, and `example.py`, which needs numpy and onnxruntime alone.
+    - `<part>.onnx`: a function of a batch, and `example.py`, which needs only numpy and onnxruntime.
     - `model.safetensors`: the model for `r2l_jax.load`.
     - `camera.json`: the camera with the learned values.
     - `model.json` describes all of them, and `samples.npz` holds the samples with the model's results.
@@ -69,8 +69,8 @@ def export_model(
         model: the finished model; of several folds, one function computes the mean of their probabilities.
         output: the folder.
         samples: mosaics `(N, H, W)`, or images of a model that takes these. Files are for inputs of their size.
-        parts: which of `names.EXPORT_PARTS`; None is all that the model has.
-        formats: which of `names.EXPORT_FORMATS`; None is all that the model has.
+        parts: which of `names.EXPORT_PARTS`; None takes all that the model has.
+        formats: which of `names.EXPORT_FORMATS`; None takes all that the model has.
         gradient: whether StableHLO has its reverse-mode derivative.
 
     Returns:
@@ -120,7 +120,7 @@ def _chosen_parts(found: dict[str, Part], names: Sequence[str] | None) -> dict[s
     names = list(found) if names is None else names
     if lacking := [name for name in names if name not in found]:
         known = [name for name in EXPORT_PARTS if name in found]
-        raise InputError(f"--parts={lacking[0]}: the run takes processed images, so it has {' and '.join(known)} alone")
+        raise InputError(f"--parts={lacking[0]}: the run takes processed images, so it has only {' and '.join(known)}")
     return {name: found[name] for name in names}
 
 
@@ -134,7 +134,7 @@ def _chosen_formats(names: Sequence[str] | None, has_camera: bool) -> Sequence[s
 
 
 def _reference(parts: dict[str, Part], samples: np.ndarray) -> dict[str, np.ndarray]:
-    """Computes the results of the model as it is used otherwise, by the names of inputs and outputs."""
+    """Computes the results of the model without an export, by the names of inputs and outputs."""
     whole = parts["whole"]
     values = {whole.input: np.asarray(samples, np.float32)}
     for part in ("isp", "head"):
@@ -156,7 +156,7 @@ def _checked(kind: str, part: Part, output: Path, values: dict[str, np.ndarray],
             facts = _KINDS[kind].measured(file, inputs)
     except OSError:
         raise
-    except Exception as error:  # Tracers and converters raise anything for a function that they do not take.
+    except Exception as error:  # Tracers and converters may raise anything for a function that they do not support.
         return Outcome(target.name, {}, str(error) if isinstance(error, InputError) else f"{root_cause(error):.300}")
     return Outcome(target.name, {"difference": difference, **facts})
 
@@ -201,6 +201,6 @@ def report(outcomes: Sequence[Outcome]) -> int:
         facts = outcome.facts
         words = [f"differs by {facts['difference']:.1e}"] if "difference" in facts else []
         if "nodes" in facts:
-            words += [f"{facts['nodes']} nodes", f"{facts['milliseconds_per_image']:.3g} ms an image"]
+            words += [f"{facts['nodes']} nodes", f"{facts['milliseconds_per_image']:.3g} ms per image"]
         print(f"{outcome.file}{': ' * bool(words)}{', '.join(words)}")
     return 1 if any(outcome.error for outcome in outcomes) else 0

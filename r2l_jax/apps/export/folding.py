@@ -133,7 +133,7 @@ def clamp(low: AnyArray, operand: AnyArray, high: AnyArray) -> AnyArray:
 
 
 def reverse(operand: AnyArray, dimensions: Sequence[Any]) -> AnyArray:
-    """Turns axes around by choosing their elements."""
+    """Reverses axes by indexing their elements."""
     for axis in dimensions:
         if operand.shape[axis] != 1:
             chosen = (*[slice(None)] * axis, np.arange(operand.shape[axis])[::-1])
@@ -142,7 +142,7 @@ def reverse(operand: AnyArray, dimensions: Sequence[Any]) -> AnyArray:
 
 
 def broadcast(operand: AnyArray, shape: Sequence[Side], broadcast_dimensions: Sequence[Any], **_: Any) -> AnyArray:
-    """Repeats an array along axes; a reshape where it only gets new axes of one element."""
+    """Repeats an array along axes; reshapes it if it only gets new axes of one element."""
     sides = [1] * len(shape)
     for axis, side in zip(broadcast_dimensions, operand.shape, strict=True):
         sides[axis] = side
@@ -164,7 +164,7 @@ def loop(
     body: Callable[[Sequence[AnyArray]], Sequence[AnyArray]],
     start: Sequence[AnyArray],
 ) -> Sequence[AnyArray]:
-    """Runs a loop whose condition may differ between the elements of a batch: those that are done keep their state."""
+    """Runs a loop whose condition may differ within a batch: elements that are done keep their state."""
 
     def step(state: Sequence[AnyArray]) -> Sequence[AnyArray]:
         moved, runs = body(state), condition(state)

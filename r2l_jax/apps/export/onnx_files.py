@@ -16,7 +16,7 @@ from r2l_jax.apps.export.folding import folded
 from r2l_jax.apps.export.parts import Part
 from r2l_jax.runtime.errors import InputError, errors_only
 
-# Runs of a file, of which the median counts.
+# How often a file is run; the median time counts.
 _RUNS = 5
 
 _ONLY_ERRORS = 3
@@ -41,13 +41,13 @@ def _package(name: str) -> Any:
 def write(part: Part, target: Path) -> None:
     """Writes a function of a batch as ONNX.
 
-    The graph is as onnxruntime simplifies it, of standard operators alone.
+    onnxruntime simplifies the graph, which has only standard operators.
     """
     jax2onnx, onnx, onnxruntime = map(_package, ("jax2onnx", "onnx", "onnxruntime"))
     (batch,) = jax.export.symbolic_shape("B")
     inputs = jax.ShapeDtypeStruct((batch, *part.shape), jnp.float32)
     function = core.jaxpr_as_fun(folded(part, inputs))
-    # It would warn that some of the types are left out, which readers infer.
+    # The package would warn about missing types, which readers infer.
     with errors_only("onnx_ir"):
         model: Any = jax2onnx.to_onnx(
             lambda batch: function(batch)[0],
@@ -63,7 +63,7 @@ def write(part: Part, target: Path) -> None:
         options.optimized_model_filepath = str(Path(folder) / "model.onnx")
         onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         model = onnx.load(options.optimized_model_filepath)
-    # onnxruntime also names all other sets of operators that it knows.
+    # onnxruntime also lists all other sets of operators that it knows.
     used = {node.domain for node in _nodes(model.graph)}
     kept = [each for each in model.opset_import if each.domain in used]
     del model.opset_import[:]

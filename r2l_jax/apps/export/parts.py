@@ -49,8 +49,8 @@ class Part:
 def parts_of(model: RawToLogit, shape: tuple[int, ...]) -> dict[str, Part]:
     """Returns the parts of a model in evaluation by name; a model of processed images has no "isp".
 
-    Parts compute in float32, also if the head was trained in bfloat16, which few programs that read exports know. The
-    shape belongs to a mosaic `(H, W)`, or of a processed image `(H, W, 3)`.
+    Parts compute in float32 even if the head was trained in bfloat16, which few programs that read exports know. The
+    shape is the shape of a mosaic `(H, W)`, or of a processed image `(H, W, 3)`.
     """
     model = nnx.clone(model)
     for _, module in nnx.iter_modules(model.head):

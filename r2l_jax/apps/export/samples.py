@@ -10,7 +10,7 @@ from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.training.run import Run
 
-# Enough for every class of the published sets, and for files that are small.
+# Enough samples for every class of the published sets, and few enough for small files.
 COUNT = 8
 
 
@@ -23,7 +23,9 @@ def of_run(model: Run) -> np.ndarray:
     try:
         dataset = model.dataset
     except InputError as error:
-        raise InputError(f"exports are checked on the data of the run: {error}; or name raw files by --input") from None
+        raise InputError(
+            f"exports are checked on the data of the run: {error}; or name raw files with --input"
+        ) from None
     chosen = np.linspace(0, len(dataset) - 1, min(COUNT, len(dataset))).astype(int).tolist()
     return np.stack([np.asarray(dataset[index][0], np.float32) for index in chosen])
 

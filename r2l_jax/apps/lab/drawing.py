@@ -28,8 +28,8 @@ def jpeg(image: Bytes) -> bytes:
 def png(image: Bytes, compressed: bool = False) -> bytes:
     """Encodes an image as PNG, without loss.
 
-    Compressing takes longer than all else between a slider and its picture, and the page is mostly looked at where it
-    is served.
+    Compression takes longer than everything else between a slider and its picture, and the page is mostly viewed on the
+    machine that serves it.
     """
     return _encoded(Image.fromarray(image), "png", compress_level=6 if compressed else 0)
 
@@ -43,7 +43,7 @@ def strip(images: Sequence[Bytes]) -> bytes:
 
 
 def clipping(picture: Picture) -> bytes:
-    """Draws the pixels above white in red and those below black in blue, on a transparent ground, as PNG."""
+    """Draws the pixels above white in red and below black in blue, on a transparent background, as PNG."""
     drawn = np.zeros((*picture.above.shape, 4), np.uint8)
     drawn[picture.below] = _BELOW
     drawn[picture.above] = _ABOVE
@@ -51,7 +51,7 @@ def clipping(picture: Picture) -> bytes:
 
 
 def mask(probabilities: np.ndarray) -> bytes:
-    """Draws the outline of the object where its probability exceeds one half, on a transparent ground, as PNG."""
+    """Draws the outline of the object where its probability exceeds one half, on a transparent background, as PNG."""
     inside = probabilities > 0.5
     drawn = np.zeros((*inside.shape, 4), np.uint8)
     drawn[outline(inside)] = (255, 214, 10, 255)
@@ -68,7 +68,7 @@ def outline(inside: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "heigh
 def histogram(image: UInt8[np.ndarray, "height width 3"]) -> str:
     """Draws the histogram of each channel over the display values as SVG, which scales to the width of the page.
 
-    The least and the greatest value, to which clipped pixels belong, do not count for the scale.
+    The least and the greatest value, to which clipped pixels belong, do not affect the scale.
     """
     bins = image.reshape(-1, 3) // (256 // _BINS)
     counts = np.stack([np.bincount(channel, minlength=_BINS) for channel in bins.T])

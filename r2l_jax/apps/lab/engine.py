@@ -29,7 +29,7 @@ from r2l_jax.training.run import Run
 # The values outside [0, 1] at the input of this stage count as clipped.
 _CLIPPING = "clipped"
 
-# The farthest position of a knob to either side; fewer natural ranges where values would not be valid.
+# The farthest position of a knob to either side, in natural ranges; less where values would not be valid.
 REACH = 1.0
 
 # About how far a knob moves in a step of a search, in natural ranges.
@@ -93,7 +93,7 @@ class Engine:
 
     Args:
         pipeline: the pipeline; its values are the default.
-        model: the model whose normalization and head see the images; None for images alone.
+        model: the model whose normalization and head see the images; None for images only.
 
     Attributes:
         knobs: the knobs of the pipeline, by name.
@@ -122,7 +122,7 @@ class Engine:
             whole = RawToLogit(pipeline, model.model.normalizer, model.model.head)
         graph, state = nnx.split(whole)
         self._structure = _Structure(graph, None if model is None else model.task)
-        # On a device by name: where only some arrays are, such as those of a checkpoint, functions are compiled anew.
+        # Placed on a named device: if only some arrays were, such as a checkpoint's, functions would be compiled anew.
         self._numbers = jax.device_put(_Numbers(state, _directions(knobs, self._default)), jax.local_devices()[0])
 
     def values(self, positions: Positions) -> dict[str, np.ndarray]:
@@ -170,7 +170,7 @@ class Search:
     """Moves positions along the slope of the loss by steps of Adam, each about `STEP` natural ranges.
 
     Args:
-        engine: the limits of its knobs hold.
+        engine: the engine, whose knobs' limits apply.
         direction: "worst" raises the loss, "best" lowers it.
 
     Attributes:

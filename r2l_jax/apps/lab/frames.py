@@ -52,8 +52,8 @@ def window(
 
     Args:
         frame: the frame, at least as large as the window.
-        height: of the window, in sites.
-        width: of the window, in sites.
+        height: the height of the window, in sites.
+        width: the width of the window, in sites.
         center: the middle of the window as fractions of the frame's height and width; moved so that the window fits.
 
     Returns:
@@ -99,18 +99,19 @@ class View:
         named: the pipeline.
         engine: computes.
         raw: the part of the frame, on the device.
-        half: the same at half size, for drafts; None where drafts are as large as pictures.
+        half: the same part at half size, for drafts; None where drafts are as large as pictures.
         place: the rows and columns of the frame that the part covers; None for the whole frame, reduced.
         judged: whether the model can see this part: it has the size of the model's mosaics, and is not reduced.
         before: the picture at the default.
         positions: the positions of the sliders.
         stage: the stage whose image is shown instead of the last; None for the last.
-        draft: the latest image while a slider moves; None if `picture` is later.
+        draft: the latest image while a slider moves; None if `picture` is newer.
         picture: the latest picture.
         judgement: the model's latest view of it.
         slope: the derivative of the loss with respect to each position; None while it is not known for these positions.
         target: the class or mask that the loss is for; None while the model's view is not compiled.
-        target_known: whether it is the sample's own; otherwise it is the model's answer at the default, or a choice.
+        target_known: whether the target is the sample's own; otherwise, the model's answer at the default, or the
+            visitor's choice.
         has_slope: whether the slope is compiled.
     """
 
@@ -133,7 +134,7 @@ class View:
     has_slope: bool = False
 
     def make_draft(self, positions: Positions) -> np.ndarray:
-        """Computes the image while a slider moves, at half size if the part is large."""
+        """Computes the image to show while a slider moves, at half size if the part is large."""
         return self.engine.draft(positions, self.raw if self.half is None else self.half)
 
     def make_target(self) -> np.ndarray:
@@ -146,12 +147,12 @@ class View:
 
 
 def prepare(frame: Frame, named: NamedPipeline, model: Run | None, whole: bool, center: tuple[float, float]) -> View:
-    """Makes a pipeline for a frame's camera, and renders a part of the frame once, so that all is compiled.
+    """Makes a pipeline for a frame's camera, and renders a part of the frame once, so that everything is compiled.
 
     Args:
         frame: the frame.
         named: the pipeline.
-        model: the model that judges; None for pictures alone.
+        model: the model that judges; None for pictures only.
         whole: whether to take the whole frame, reduced if it is large, or a window.
         center: the middle of the window, as fractions of the frame.
 
@@ -176,7 +177,7 @@ def prepare(frame: Frame, named: NamedPipeline, model: Run | None, whole: bool, 
 
 
 def _half(pipeline: isp.Pipeline, part: Mosaic, pattern: str) -> jax.Array | None:
-    """Returns a large part at half size; None if it is small, or if the pipeline takes mosaics of one size alone."""
+    """Returns a large part at half size; None if it is small, or if the pipeline takes mosaics of only one size."""
     if part.size <= DRAFT_FROM:
         return None
     smaller = reduced(part, pattern, 2)
@@ -200,7 +201,7 @@ def _make_room(engine: Engine, shape: tuple[int, ...]) -> None:
 
 
 def window_size(frame: Frame, model: Run | None) -> tuple[int, int]:
-    """Returns the height and width of a window: as the model's mosaics, or as fits the page."""
+    """Returns the height and width of a window: the size of the model's mosaics, or a size that fits the page."""
     if model is not None:
         return model.shape
     multiple = int(np.lcm.reduce(isp.cfa.tile(frame.camera.pattern).shape))

@@ -39,7 +39,7 @@ class Lab:
         sources: samples and files to open, besides uploads.
         cameras: the known cameras, by the name to choose; the first is the default.
         pipelines: the pipelines by the name to choose, besides classical ones; the first is the default.
-        model: the model that judges pictures; None shows pictures alone.
+        model: the model that judges pictures; None shows only pictures.
         tolerances: the tolerated intervals of the model's own pipeline.
         title: the model in words.
     """
@@ -55,7 +55,7 @@ class Lab:
     ):
         self.sources, self.cameras, self.pipelines = list(sources), dict(cameras), dict(pipelines)
         self.model, self.tolerances, self.title = model, tolerances, title
-        # Files of visitors may be made to crash their decoders, or to fill the memory.
+        # Visitors' files may be crafted to crash their decoders, or to fill the memory.
         self._reader = ReaderProcess()
         # One thread, so that pictures are computed in the order of the requests. A visitor asks for one at a time, so
         # at most as many are waiting as there are visitors.
@@ -80,7 +80,7 @@ class Lab:
         return await asyncio.get_running_loop().run_in_executor(self._slow, function, *arguments)
 
     def upload(self, name: str, path: pathlib.Path) -> Source:
-        """Returns the source of a file that a visitor has uploaded, which a process of its own reads."""
+        """Returns the source of a file that a visitor has uploaded, which a separate process reads."""
         return sources.file_source(name, path, self.model, functools.partial(self._reader.call, sources.read_file))
 
     def warm_up(self) -> None:
@@ -110,8 +110,8 @@ def make_lab(
         checkpoint: the checkpoint of the run.
         data_dir: the folder of the run's data; None if it has not moved.
         files: raw files and folders of them.
-        camera: the camera of raw files at first.
-        own: a pipeline of the user's own; of a run that was trained with one, the place of its file now.
+        camera: the initial camera of raw files.
+        own: the user's own pipeline; for a run that was trained with one, where its file is now.
 
     Raises:
         InputError: the run, a file, the camera or the pipeline cannot be used.
@@ -135,8 +135,8 @@ def make_lab(
 def read_tolerances(run: str, model: Run) -> results.Tolerances | None:
     """Reads the tolerated intervals that `forensics.py` has left in the folder of a run or fold.
 
-    Damaged tolerances, and those from another model such as an earlier training of the same name, are left out with a
-    warning.
+    Damaged tolerances, and tolerances of another model such as an earlier training of the same name, are left out with
+    a warning.
     """
     file = pathlib.Path(run) / "forensics" / f"fold_{model.about.fold}" / "tolerances" / "tolerances.json"
     try:

@@ -37,7 +37,7 @@ _DRAWN: dict[Change, tuple[str, ...]] = {
     "busy": (),
 }
 
-# The choice of a classical pipeline, and its algorithms at first.
+# The choice of a classical pipeline, and its initial algorithms.
 _CLASSICAL = "classical algorithms"
 _FIRST = ("bilinear", "sharpening_filter", "gaussian_denoising")
 
@@ -115,8 +115,8 @@ class Page:
                 Text("strong", "Drop a raw file here")
                 Text(
                     "span",
-                    "DNG, NEF, CR2, ARW and other formats of cameras, or a mosaic as TIFF, PNG, PGM or NPY together "
-                    "with a camera. A camera's JSON file is taken as the camera.",
+                    "DNG, NEF, CR2, ARW and other camera formats, or a mosaic as TIFF, PNG, PGM or NPY together "
+                    "with a camera. A camera's JSON file sets the camera.",
                 )
         drop = (_COMPONENTS / "drop.js").read_text()
         ui.run_javascript(f"({drop})({box.html_id!r}, {self._upload.id})")
@@ -145,7 +145,7 @@ class Page:
             self._clipped = ui.element("div").classes("lab-facts")
         with section("Parameters") as self._count:
             if self._lab.model is not None:
-                green = "" if self._lab.tolerances is None else " Green: tolerated if it moves by itself."
+                green = "" if self._lab.tolerances is None else " Green: tolerated if only this slider moves."
                 arrows = "Arrows point to where the loss rises; the longest is the steepest."
                 Text("div", arrows + green, "lab-hint")
             self._sliders = Sliders().on("move", self._move, throttle=_THROTTLE)
@@ -211,7 +211,7 @@ class Page:
         session, search = self._session, self._session.searching
         words = session.busy
         if search is not None and not words:
-            words = f"towards the {search.direction}: step {search.steps} of {MOST_STEPS}"
+            words = f"toward the {search.direction}: step {search.steps} of {MOST_STEPS}"
         time = "" if session.view is None else f"rendered in {1000 * session.seconds:.0f} ms"
         self._busy.text = words or time
         self._busy.classes(toggle=None, **{"add" if words else "remove": "working"})
@@ -240,7 +240,7 @@ class Page:
             self._count.text = f"{len(view.engine.knobs)} sliders, in natural ranges"
 
     def _draw(self) -> None:
-        """Tells the browser where the pictures are now."""
+        """Tells the browser the current addresses of the pictures."""
         view = self._session.view
         if view is None:
             return
@@ -276,7 +276,7 @@ class Page:
         self._unjudged.set_visibility(view is not None and not judged)
         for way, button in self._searches.items():
             going = session.searching is not None and session.searching.direction == way
-            button.text = "Stop" if going else f"Towards the {way}"
+            button.text = "Stop" if going else f"Toward the {way}"
             update(button, disabled=not judged or bool(session.busy))
 
     def _address(self, name: str) -> str:
@@ -302,7 +302,7 @@ class Page:
             self._fail(in_words(error))
             return
         self._upload.reset()
-        # The name on this machine is the page's own; an earlier file of this visitor is replaced.
+        # The page chooses the name on this machine; an earlier file of this visitor is replaced.
         path = pathlib.Path(self._folder.name) / f"upload{suffix}"
         if suffix != ".json":
             for earlier in path.parent.glob("upload.*"):

@@ -35,7 +35,8 @@ class Gallery:
 
         Args:
             token: the result of `add`.
-            name: "now", "before", "clipping", "outline", or "strip" for the images after all stages. Others are None.
+            name: "now", "before", "clipping", "outline", or "strip" for the images after all stages. Other names return
+                None.
         """
         session = self._sessions.get(token)
         view = None if session is None else session.view

@@ -44,7 +44,7 @@ class ReaderProcess:
                 return self._started().submit(function, *arguments).result(self._seconds)
             except BrokenProcessPool:
                 self._stop()
-                raise InputError("it ended the process that read it") from None
+                raise InputError("reading it ended the reader's process") from None
             except concurrent.futures.TimeoutError:
                 self._stop()
                 raise InputError(f"it takes longer than {self._seconds:g} s to read") from None
@@ -69,7 +69,7 @@ class ReaderProcess:
 
 
 def _limit() -> None:
-    # Ctrl-C goes to all processes of a terminal; the page ends this one.
+    # Ctrl-C reaches all processes of a terminal; the page ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         import resource

@@ -1,4 +1,4 @@
-"""Files to take home: the camera, and the pipeline, as other programs read them."""
+"""Files to download: the camera and the pipeline, in the form that other programs read."""
 
 from collections.abc import Mapping
 
@@ -20,7 +20,7 @@ import isp
 {imports}
 
 def make(camera: isp.Camera) -> isp.Pipeline:
-    """Makes the pipeline; its values are those below, whatever the camera."""
+    """Makes the pipeline with the values below, whatever the camera."""
     return {expression}.with_values(VALUES)
 
 
@@ -33,7 +33,7 @@ def camera(shot: isp.Camera, pipeline: isp.Pipeline, values: Mapping[str, Value]
     """Writes a camera with the values of a pipeline as JSON for `--camera` of all programs.
 
     Args:
-        shot: the camera of the frame; it keeps the fields that no parameter of the pipeline starts from.
+        shot: the camera of the frame; fields that no parameter of the pipeline starts from are kept.
         pipeline: declares which parameters start from the camera.
         values: the values of the parameters.
 
@@ -58,7 +58,7 @@ def pipeline_file(named: NamedPipeline, shot: isp.Camera, values: Mapping[str, V
         InputError: there are values for further stages, such as an additive layer.
     """
     if more := sorted(values.keys() - named(shot).facts.keys()):
-        raise InputError(f"the pipeline has parameters that no file makes: {', '.join(more)}")
+        raise InputError(f"the pipeline has parameters that a file cannot make: {', '.join(more)}")
     lines = "".join(f'    "{name}": {_numbers(value)},\n' for name, value in values.items())
     imports, expression = _expression(named)
     return _FILE.format(imports=imports, expression=expression, values=lines)
@@ -68,7 +68,7 @@ def _expression(named: NamedPipeline) -> tuple[str, str]:
     """Returns the import that a pipeline's expression needs besides `isp`, and the expression."""
     half = ", half_size=True" * named.half_size
     if named.source is not None:
-        # The file is the one that the program was started with; it must be there to be used.
+        # This is the file that the program was started with, which must still exist.
         call = f"find_pipeline({named.name!r}){'.half_sized()' * named.half_size}(camera)"
         return "from r2l_jax.pipelines import find_pipeline\n", call
     if named.name in ("parametrized", "full"):
@@ -78,7 +78,7 @@ def _expression(named: NamedPipeline) -> tuple[str, str]:
 
 
 def _numbers(value: Value) -> str:
-    """Writes float32 numbers in as few digits as bring them back exactly."""
+    """Writes float32 numbers with the fewest digits that restore them exactly."""
     if value.ndim == 0:
         # Not str(), whose digits depend on the print options that other packages set.
         return np.format_float_positional(np.float32(value), unique=True, trim="0")

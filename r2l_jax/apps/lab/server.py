@@ -23,7 +23,7 @@ class LimitedBodies:
         self._app, self._most = app, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handles a request as ASGI has it."""
+        """Handles an ASGI request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -46,8 +46,8 @@ class LimitedBodies:
 def make_app(lab: Lab, most: int, local: bool) -> FastAPI:
     """Makes the application; uploads have at most `most` bytes.
 
-    If only this machine is served (`local`), requests for other host names are refused: pages of other sites could have
-    their name point here.
+    If only this machine is served (`local`), requests for other host names are refused, because another site could
+    point its name to this machine.
     """
     app, gallery = FastAPI(openapi_url=None), Gallery()
 
@@ -80,7 +80,7 @@ def serve(lab: Lab, host: str, port: int, most: int) -> None:
     """Serves the page until the program is interrupted, and prints its address; port 0 takes a free one.
 
     Raises:
-        InputError: the address cannot be listened on.
+        InputError: the program cannot listen on the address.
     """
     try:
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -93,7 +93,7 @@ def serve(lab: Lab, host: str, port: int, most: int) -> None:
     app = make_app(lab, most, _is_local(host))
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
     with tempfile.TemporaryDirectory(prefix="r2l_lab_") as folder:
-        # Everything that is received lies here, whichever library writes it, and goes with the folder.
+        # Everything that is received is written here, by whichever library, and removed with the folder.
         tempfile.tempdir = folder
         try:
             uvicorn.Server(config).run(sockets=[listening])

@@ -23,7 +23,7 @@ from r2l_jax.runtime.errors import InputError, in_words
 # view of it, its slope, or the work in progress.
 Change = Literal["view", "draft", "stage", "picture", "judgement", "slope", "busy"]
 
-# A slider that rests for so long while it is held, in seconds, is rendered as if it were released.
+# A slider that rests for this long while it is held, in seconds, is rendered as if it were released.
 REST = 0.25
 
 # While a slider moves, the model judges each draft if it takes less than this, in seconds.
@@ -60,7 +60,7 @@ class Choice:
 class Session:
     """One visitor's frame, pipeline and sliders, and their results.
 
-    Methods that are coroutines return when the change shows. `run` must run meanwhile.
+    Coroutine methods return when the change is visible. `run` must be running.
 
     Args:
         lab: the work and the choices that visitors share.
@@ -75,7 +75,7 @@ class Session:
         view: the part of the frame that is rendered, with its results; None without a frame.
         busy: the work in progress, in words; empty for none.
         searching: the search in progress.
-        seconds: how long the latest image took from the move.
+        seconds: the time from the move to the latest image.
     """
 
     def __init__(self, lab: Lab, changed: Callable[[Change], None], failed: Callable[[str], None]):
@@ -91,12 +91,12 @@ class Session:
         self._moved_at, self._version, self._held, self._judging = 0.0, 0, False, 0.0
 
     async def open(self, source: Source) -> None:
-        """Opens a source in the middle of its frame, and puts the sliders to their default."""
+        """Opens a source in the middle of its frame, and sets the sliders to their defaults."""
         self._asked = source
         await self._do(f"reading {source.name}", self._open(source))
 
     async def choose_camera(self, name: str) -> None:
-        """Takes another camera, and opens the latest source anew."""
+        """Switches to another camera, and opens the latest source anew."""
         self.camera_name = name
         if self._asked is not None:
             await self.open(self._asked)
@@ -111,7 +111,7 @@ class Session:
         await self.choose_camera(name)
 
     async def choose_pipeline(self, name: str) -> None:
-        """Renders with another pipeline, its sliders at their default."""
+        """Renders with another pipeline, its sliders at their defaults."""
         await self._do("compiling", self._look(pipeline=name))
 
     async def show_whole(self, whole: bool, center: tuple[float, float] | None = None) -> None:
@@ -140,7 +140,7 @@ class Session:
             self._changed("stage")
 
     def reset(self) -> None:
-        """Puts all sliders to their default."""
+        """Sets all sliders to their defaults."""
         if self.view is not None:
             self.stop()
             self._move_to(self.view, self.view.engine.start)
@@ -251,7 +251,7 @@ class Session:
             await self._prepare_model(view)
 
     async def _prepare_model(self, view: View) -> None:
-        """Compiles the model's view and its slope, while sliders move already."""
+        """Compiles the model's view and its slope, while sliders can already be moved."""
         self._announce("compiling the model")
         try:
             view.target = await self.lab.slowly(view.make_target)

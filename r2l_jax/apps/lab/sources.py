@@ -18,7 +18,7 @@ from r2l_jax.training.run import Run
 OWN_CAMERA = "each file's own"
 
 # The camera of the flag --camera.
-GIVEN_CAMERA = "that of the program"
+GIVEN_CAMERA = "the program's camera"
 
 Read = tuple[np.ndarray, isp.Camera, list[str]]
 
@@ -28,8 +28,8 @@ class Source(NamedTuple):
 
     Attributes:
         name: the name to show.
-        read: reads the frame, given the known facts of its camera, and returns it with the warnings about the file. It
-            raises an InputError.
+        read: reads the frame, given the known facts about its camera, and returns it with the warnings about the file.
+            It raises an InputError.
     """
 
     name: str
@@ -52,7 +52,7 @@ def uploaded_camera(name: str, path: pathlib.Path) -> KnownCamera:
     """Reads a camera's JSON file that a visitor has uploaded under a name.
 
     Raises:
-        InputError: the file describes no camera, or it names further files.
+        InputError: the file describes no camera, or it names other files.
     """
     try:
         return read_known_camera(path, with_corrections=False)
@@ -155,7 +155,7 @@ def _check_fits(raw: np.ndarray, camera: isp.Camera, model: Run | None) -> None:
     if model is None or model.camera is None:
         return
     if camera.pattern != model.camera.pattern:
-        raise InputError(f"it has the color filter array {camera.pattern}, and the model is for {model.camera.pattern}")
+        raise InputError(f"it has the color filter array {camera.pattern}, but the model is for {model.camera.pattern}")
     least = model.shape
     if raw.shape[0] < least[0] or raw.shape[1] < least[1]:
         sides = f"{raw.shape[0]}x{raw.shape[1]}"

@@ -50,7 +50,7 @@ def _scores_table(content: Adaptation) -> Table:
                 of_fold = (one.undrifted, one.before, one.after, one.won_back)
                 rows.append([Cell(f"{name}, fold {fold}"), *map(tables.score, of_fold)])
     columns = ["drift", f"{content.score}, undrifted", "before", "after", "share won back"]
-    return Table("Adaptation by a few labeled images", columns, rows)
+    return Table("Adaptation with a few labeled images", columns, rows)
 
 
 def _pictures(folder: pathlib.Path, fold: str, drift: str, title: str, detail: Detail) -> list[Block]:

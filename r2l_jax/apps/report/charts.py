@@ -35,7 +35,7 @@ _STYLE: dict[Any, Any] = {
     "lines.dashed_pattern": (3, 2.5),
 }
 
-# Longer lines have no marks, and an alternative text names at most so many lines.
+# Longer lines have no marks, and an alternative text names at most this many lines.
 _MOST_MARKS, _MOST_NAMED = 40, 8
 
 
@@ -114,12 +114,12 @@ class LineChart:
 
 def _is_drawable(value: float, logarithmic: bool) -> bool:
     """Tells whether a value has a place on an axis."""
-    # Beyond this, differences of two values are not finite.
+    # Beyond this, the difference of two values may not be finite.
     return math.isfinite(value) and abs(value) < 1e300 and (value > 0 or not logarithmic)
 
 
 def draw(axes: Axes, chart: LineChart) -> None:
-    """Draws the lines of a chart, its ticks and its labels but the title into the axes of a figure."""
+    """Draws the lines, ticks and labels of a chart, but not its title, into the axes of a figure."""
     axes.set(xscale="log" if chart.log_x else "linear", yscale="log" if chart.log_y else "linear")
     axes.set(xlabel=chart.x, axisbelow=True)
     axes.xaxis.label.set_parse_math(False)

@@ -17,7 +17,7 @@ class Course(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """The numbers that the events of a fold hold beside its metrics.json.
+    """The numbers that the events of a fold hold in addition to its metrics.json.
 
     Attributes:
         parameters: for each parameter of the processing the course of each element, by its place such as (0, 2).
@@ -32,7 +32,7 @@ class Recorded(NamedTuple):
 def read_events(folder: pathlib.Path) -> Recorded:
     """Reads the parameters and the norms of their gradients from the TensorBoard events of a fold's folder.
 
-    Without events, nothing is recorded; damaged ones count up to the damage.
+    Without events, nothing is recorded; damaged events are read up to the damage.
     """
     parameters: dict[str, dict[tuple[int, ...], Course]] = {}
     norms: dict[str, Course] = {}

@@ -86,8 +86,8 @@ def render(title: str, sections: Sequence[Section]) -> str:
         version=importlib.metadata.version("r2l_jax"),
         style=markupsafe.Markup(style),
         script=markupsafe.Markup(script),
-        # The browser runs this script alone, whatever the names in the page hold.
+        # The browser runs only this script, whatever names the page contains.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    # Names of files need not be UTF-8; their other bytes are shown as escape sequences.
+    # File names need not be UTF-8; bytes that are not are shown as escape sequences.
     return page.encode(errors="backslashreplace").decode()

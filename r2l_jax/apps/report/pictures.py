@@ -29,7 +29,7 @@ class Detail(NamedTuple):
     epochs: int
 
 
-# From the most to the least: a report takes the first with which it is small enough.
+# From the most detail to the least: a report takes the first with which it is small enough.
 DETAILS = (Detail(1000, 24), Detail(800, 12), Detail(640, 8), Detail(480, 5), Detail(320, 3), Detail(160, 1))
 
 
@@ -85,7 +85,7 @@ def thinned(epochs: Sequence[int], most: int) -> list[int]:
 def existing(folder: pathlib.Path, *names: str) -> pathlib.Path | None:
     """Returns the file below a folder that names lead to, or None without such a file.
 
-    The names may come from the files of a run; those that could lead out of the folder are refused.
+    The names may come from the files of a run; names that could lead out of the folder are refused.
     """
     if not all(name and pathlib.PurePath(name).name == name for name in names):
         return None

@@ -32,7 +32,7 @@ _EPOCH = re.compile("epoch_([0-9]{4,9})")
 
 
 class Final(msgspec.Struct):
-    """The numbers of a finished fold: its last and best scores, an adversarial training's by default, and others."""
+    """The numbers of a finished fold: last and best scores, the default score of adversarial training, and others."""
 
     last: float
     best: float
@@ -68,10 +68,9 @@ class FoldRecord:
         final: the numbers of a finished fold; None before the end of the training.
         environment: where it was trained.
         camera: the camera that the processing started from, as JSON; None for processed images.
-        fingerprint: of the samples and classes.
+        fingerprint: the hash of the samples and classes.
         training: the id of the training, see `record.training_id`.
-        samples: the numbers of samples for training and for validation.
-        recorded: the parameters over epochs.
+        samples: the numbers of samples for training and for validation. recorded: the parameters over epochs.
         pictures: the pictures of each epoch, by their names such as "stages/0_demosaic".
     """
 
@@ -153,7 +152,7 @@ class RunRecord(NamedTuple):
         return " \\\n".join(lines)
 
     def title(self, fold: int) -> str:
-        """Returns the name of a fold; an only fold is called as its run."""
+        """Returns the name of a fold; a single fold has the name of its run."""
         return self.name if len(self.folds) == 1 else f"{self.name}, fold {fold}"
 
 
@@ -169,8 +168,8 @@ def read_runs(uris: Sequence[str]) -> list[RunRecord]:
 def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.Evaluation | str] | None:
     """Returns the evaluation of several runs together, and its folder.
 
-    evaluate.py writes it to the innermost folder of the runs that it tests. In place of one of other trainings, of any
-    of its runs, there is a line that says so.
+    evaluate.py writes it to the innermost folder of the runs that it tests. If it tested other trainings of any of its
+    runs, a line that says so is returned in its place.
 
     Raises:
         InputError: it is damaged, or so is a run that it tests.
@@ -193,7 +192,7 @@ def _trainings(run: pathlib.Path) -> set[str]:
 
 
 def _left_out(file: pathlib.Path) -> str:
-    return f"{file} is left out: it is not of the present training, for which the same command makes it anew"
+    return f"{file} is left out: it belongs to another training; the same command makes it anew for the present one"
 
 
 def common_score(runs: Sequence[RunRecord]) -> str:
@@ -223,7 +222,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
     left_out = []
 
     def read(file: pathlib.Path, kind: type) -> Any:
-        """Reads a result, unless it is of another training."""
+        """Reads a result, unless it belongs to another training."""
         result = results.read_result(file, kind)
         if result is None or result.trainings <= present:
             return result

@@ -1,4 +1,4 @@
-"""Drift synthesis in a report: matrices of runs and cases, drops from the own images, and curves by strength."""
+"""Drift synthesis in a report: matrices of runs and cases, drops from own images, and curves by strength."""
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -84,7 +84,7 @@ def _headlines(rows: Sequence[Row], score: str) -> Table:
     titles = {OWN.name: f"{score} on own images"}
     columns = ["run", *(titles.get(name, f"mean {name.replace('_', ' ')}") for name in names)]
     cells = [[Cell(row.name), *(tables.score(row.run.headline.get(name)) for name in names)] for row in rows]
-    return Table(f"{score} on the own images, and mean drops under drift", columns, cells)
+    return Table(f"{score} on own images, and mean drops under drift", columns, cells)
 
 
 def _columns(rows: Sequence[Row], group: str) -> list[str]:
@@ -207,7 +207,7 @@ def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float,
         ]
         for row in rows
     ]
-    title = f"Drop of {score} from the own images, mean over the severities"
+    title = f"Drop of {score} from own images, mean over the severities"
     return _matrix(title, rows, shared, tables.dropped(drops))
 
 

@@ -28,7 +28,7 @@ PARTS = ("synthesis", "forensics", "adjustment")
 # The published data sets of mosaics, which every part needs.
 DATASETS = (*SYNTHETIC_SETS, "Folder", *(name for name in PUBLISHED_SETS if not name.endswith("RGB")))
 
-# The groups of parameters that the study searched, and weights of the distance over the range of its figure.
+# The groups of parameters that the study searched, and weights of the distance over the range of the study's figure.
 GROUPS = ("all", *(name for name in PARAMETERS if name != "debayer"))
 WEIGHTS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
@@ -86,7 +86,7 @@ class StudyChoice(Settings):
     )
     checkpoint: str = setting(
         "for synthesis and forensics: the epoch whose model is tested: the last one, as in the study, or the best one, "
-        "which is flattered because the same samples chose it",
+        "whose score is too high, because the same samples chose it",
         "last",
         choices=CHECKPOINTS,
     )
@@ -97,7 +97,7 @@ class StudyChoice(Settings):
         f"for synthesis: the severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", (3,)
     )
     adv_aux_loss: str = setting(
-        "for forensics: the distance to the default rendering, as of train.py; the study uses l2_sum",
+        "for forensics: the distance to the default rendering, as in train.py; the study uses l2_sum",
         "l2_sum",
         choices=AUX_LOSSES,
     )
@@ -147,7 +147,7 @@ class StudyConfig(Settings):
                 "--parts=adjustment needs mosaics at a low intensity, and a Folder holds one intensity: give "
                 "--parts=synthesis,forensics"
             )
-        # Values that no run would take end the study before its first job.
+        # Values that no run accepts end the study before its first job.
         self.training_of("check")
         cases.corruptions(self.choice.corruptions, self.choice.severities)
         if "adjustment" in self.choice.parts:

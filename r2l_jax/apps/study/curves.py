@@ -83,7 +83,7 @@ def _over_weight(folds: Sequence[Sequence[Numbers]]) -> Numbers:
 
 
 def _l2_factor(config: StudyConfig, run: pathlib.Path) -> int | None:
-    """Returns the number of values of a batch of images of a search: its weights of "l2_sum" count so much in "l2"."""
+    """Returns the number of values in a search's batch of images, the factor from weights of "l2_sum" to "l2"."""
     if config.choice.adv_aux_loss != "l2_sum":
         return None
     try:

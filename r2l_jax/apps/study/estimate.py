@@ -44,7 +44,7 @@ class Speed(NamedTuple):
     """How fast jobs are.
 
     Attributes:
-        seconds_per_pass: of one sample through the network.
+        seconds_per_pass: the seconds of one sample's pass through the network.
         start: the seconds that a job takes to load data and to compile.
     """
 
@@ -89,7 +89,7 @@ class Ledger:
         return job.name in self._entries and self._entries[job.name].settings == _hash(job)
 
     def add(self, job: StudyJob, seconds: float, passes: int) -> None:
-        """Adds a finished job; one that is there already had nothing left to do now, and stays."""
+        """Adds a finished job; if it is there already, it had nothing left to do, and its entry stays."""
         if not self.has(job):
             self._entries[job.name] = entry = Entry(job.name, job.kind, _hash(job), seconds, passes)
             self._table.add([entry._asdict()])
@@ -106,7 +106,7 @@ def _hash(job: StudyJob) -> str:
 
 
 def passes(job: StudyJob, samples: Samples) -> int:
-    """Returns the work of a job: how often a sample goes forward through the network, gradients in its measure."""
+    """Returns the work of a job in forward passes of one sample; a gradient step counts as several."""
     config = job.config
     if not job.is_work:
         return 0
@@ -143,7 +143,7 @@ def table(
 
     Args:
         jobs: all jobs of the study.
-        ledger: those that are finished, whose speed counts for the others of their kind.
+        ledger: the finished jobs, whose speed is assumed for the others of their kind.
         samples: the numbers of samples of a fold.
         measured: measures the speed for kinds without a finished job.
         workers: how many jobs run at a time.

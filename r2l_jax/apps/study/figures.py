@@ -32,7 +32,10 @@ def make(config: StudyConfig, content: Numbers) -> dict[str, Figure]:
         suffix = "" if score == published["recorded_as"] else f"_{score}"
         figures[f"synthesis{suffix}"] = _matrices(of_score, "mean", score, f"{content['dataset']}: {score}")
         figures[f"synthesis_drops{suffix}"] = _matrices(
-            of_score, "drop_mean", f"drop of {score}", f"{content['dataset']}: {score} on own images less that shown"
+            of_score,
+            "drop_mean",
+            f"drop of {score}",
+            f"{content['dataset']}: {score} on own images minus {score} on these",
         )
         if _PUBLISHED in of_score:
             title = f"published, {published['data'].replace('_', ' ')}: {published['score']}"

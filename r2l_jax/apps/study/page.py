@@ -58,8 +58,8 @@ def _overview(content: Numbers) -> list[Block]:
     same = "The published numbers are of the same data."
     if not published["comparable"]:
         same = (
-            f"The published numbers are of {published['data'].replace('_', ' ')}, which is other data: they are shown "
-            "for orientation only, and no difference is computed."
+            f"The published numbers are of {published['data'].replace('_', ' ')}, which is different data: they are "
+            "shown for orientation only, and no difference is computed."
         )
     blocks.append(Text(f"Models of {content['dataset']}, trained on {folds}. {same} Source: {published['source']}."))
     if content["failed"]:
@@ -110,7 +110,7 @@ def _headline(of_score: Numbers, score: str) -> Table:
 
 
 def _largest(of_score: Numbers) -> Text:
-    """Says which pipeline makes the largest part of the drop, as in the published table one column does."""
+    """Says which pipeline makes the largest part of the drop, as one column does in the published table."""
     said = []
     headlines = {"Here": of_score["headline"], "In the study": of_score.get("published", {}).get("headline")}
     for name, numbers in headlines.items():

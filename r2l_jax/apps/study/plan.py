@@ -26,8 +26,8 @@ class StudyJob(Job):
         kind: the function that it calls.
         part: the part of the study that it belongs to.
         config: the settings of the function.
-        folds: how many folds it is about.
-        is_work: whether it does more than to sum up the results of others.
+        folds: the number of folds that it covers.
+        is_work: whether it does more than sum up the results of other jobs.
     """
 
     kind: Kind
@@ -69,7 +69,7 @@ def trainings_of(config: StudyConfig, part: str) -> dict[str, TrainConfig]:
 
 
 def _algorithms(pipeline: str) -> dict[str, str]:
-    """Returns the flags that choose a static pipeline's algorithms. As a `pipeline`, it would be trained."""
+    """Returns the flags that choose a static pipeline's algorithms. Under the flag `pipeline`, it would be trained."""
     return dict(zip(STATIC_FLAGS, pipeline.split("."), strict=True))
 
 

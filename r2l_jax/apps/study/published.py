@@ -88,5 +88,5 @@ class Results(NamedTuple):
 
 
 def difference(mean: float, deviation: float, theirs: float | None) -> float | None:
-    """Returns how many standard deviations of the folds a mean lies above a published number; None without either."""
+    """Returns how many standard deviations of the folds a mean is above a published one; None if that is undefined."""
     return None if theirs is None or deviation == 0 else (mean - theirs) / deviation

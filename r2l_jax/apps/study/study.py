@@ -25,17 +25,17 @@ Numbers = dict[str, Any]
 
 
 def run(config: StudyConfig) -> Numbers:
-    """Runs the chosen parts of the study, as far as earlier calls have not, and shows them beside the published.
+    """Runs what earlier calls have left of the chosen parts, and shows the results beside the published ones.
 
     Writes to the output folder: every trained run as an ordinary run's folder, `study.json` (all numbers), figures in
-    the layout of the study as PNG, and `study.html`. A part is shown without the jobs that failed, which `failed` in
-    study.json names.
+    the layout of the study as PNG, and `study.html`. Jobs that failed are left out of their part, and listed under
+    `failed` in study.json.
 
     Returns:
         The content of study.json.
 
     Raises:
-        InputError: settings or data that do not fit, a scheduler that cannot be used, or another program that writes to
+        InputError: settings or data that do not fit, a scheduler that cannot be used, or another program is writing to
             the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
@@ -52,7 +52,7 @@ def dry_run(config: StudyConfig) -> str:
     """Returns a table of the jobs that `run` would run, and of the time that they take; measures an epoch for it.
 
     Raises:
-        InputError: as `run`.
+        InputError: as for `run`.
     """
     dataset = _prepare(config)
     jobs = _jobs(config)
@@ -77,7 +77,7 @@ def _jobs(config: StudyConfig) -> list[StudyJob]:
 
 
 def _run_jobs(config: StudyConfig, dataset: RawDataset, runner: Runner) -> dict[str, str]:
-    """Runs all jobs, says how each ended, and returns the reasons of those that failed, by their names."""
+    """Runs all jobs, prints how each ended, and returns why jobs failed, by name."""
     jobs, failed, ledger = _jobs(config), {}, estimate.Ledger(config.output_dir)
     samples = estimate.Samples.of(config, dataset)
     by_name = {job.name: job for job in jobs}

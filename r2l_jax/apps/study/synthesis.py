@@ -165,7 +165,7 @@ def _log_ratio(processing: np.ndarray, corruption: np.ndarray) -> Numbers | None
 
 
 def _largest_column(scores: Scores) -> Numbers | None:
-    """Describes the pipeline under which models lose most; None with less than three pipelines."""
+    """Describes the pipeline under which models lose most; None with fewer than three pipelines."""
     if len(scores.names) < 3:
         return None
     of_cells = (scores.own[:, None] - scores.processing).mean(-1)

@@ -85,7 +85,12 @@ def test_bad_files_are_reported_and_the_others_rendered(tmp_path, capsys, monkey
     monkeypatch.setattr("r2l_jax.apps.render.read_raw", read)
     assert render_files(files, tmp_path / "out", CAMERA) == (2, 5)
     assert written(tmp_path / "out") == ["a.tiff", "manifest.csv", "manifest.json", "z.tiff"]
-    said = ["no such file", "truncated", *2 * ["truncated, corrupt or no TIFF (an empty picture"], "MemoryError"]
+    said = [
+        "no such file",
+        "truncated",
+        *2 * ["truncated, corrupt or not a valid TIFF (an empty picture"],
+        "MemoryError",
+    ]
     for file, message, line in zip(files[1:6], said, capsys.readouterr().err.splitlines(), strict=True):
         assert line.startswith(f"error: {file}: {message}")
 
@@ -167,7 +172,7 @@ def test_a_failed_write_leaves_no_part_behind(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("files", "out", "message"),
     [
-        (["a.tiff"], "out", r"out/a\.tiff would be written over, and no manifest\.json says how it was"),
+        (["a.tiff"], "out", r"out/a\.tiff would be overwritten, but no manifest\.json says how it was"),
         (["a.tiff"], ".", r"a\.tiff is a raw file"),
         (["link/a.tiff"], ".", r"link/a\.tiff is a raw file"),
         (["b.tiff", "b.png"], "new", r"b\.tiff and .*b\.png would both be written to .*new/b\.tiff"),

@@ -257,7 +257,7 @@ def test_unreadable_pictures_are_reported_and_the_others_written(source, tmp_pat
     assert set(files(tmp_path / "raw")) == {"cats/1.tiff", "cats/2.tiff", "dogs/1.tiff", "camera.json"}
     err = capsys.readouterr().err
     for name in ("3.jpeg", "4.jpg"):
-        assert f"error: {source / 'dogs' / name}: truncated, corrupt or no picture (" in err
+        assert f"error: {source / 'dogs' / name}: truncated, corrupt or not a valid picture (" in err
     assert f"error: {source / 'dogs' / '5.png'} must be at least 2x2, got 1x8" in err
 
 
@@ -266,7 +266,7 @@ def test_a_mask_of_another_size(scenes, tmp_path, capsys):
     summary = unprocess_folder(scenes, tmp_path / "raw", CAMERA)
     assert (summary.written, summary.failed) == (1, 1)
     picture = scenes / "images" / "1.png"
-    assert f"error: {mask} must be of the size of {picture}, (13, 17), got (17, 13)" in capsys.readouterr().err
+    assert f"error: {mask} must have the size of {picture}, (13, 17), got (17, 13)" in capsys.readouterr().err
     assert set(files(tmp_path / "raw")) == {"images/10.tiff", "masks/10_mask.png", "camera.json"}
 
 
@@ -278,8 +278,8 @@ FLAT = isp.Camera((0,) * 4, (1, 1, 1), np.ones((3, 3)))
     [
         ({"source": "nowhere"}, "nowhere: no such folder"),
         ({"source": "pictures/cats"}, r"pictures/cats must have a sub-folder of pictures \(.jpg, .jpeg, .png\) for "),
-        ({"target": "pictures"}, "the output pictures must not lie in the input pictures"),
-        ({"target": "pictures/raw"}, "the output pictures/raw must not lie in the input pictures"),
+        ({"target": "pictures"}, "the output pictures must not be inside the input pictures"),
+        ({"target": "pictures/raw"}, "the output pictures/raw must not be inside the input pictures"),
         ({"target": "pictures/cats/1.png/x", "source": "scenes"}, "pictures/cats/1.png/x: not a folder to write to"),
         ({"camera": FLAT}, "camera: color_matrix must have an inverse"),
         ({"exposure": 0.0}, "exposure must be finite and greater than 0, got 0"),
@@ -306,7 +306,7 @@ def test_wrong_settings_are_named_before_anything_is_written(source, scenes, tmp
         ("../pictures/cats/1.jpg", r"1\.jpg and .*1\.png would both be written to .*raw/cats/1\.tiff"),
         ("images/2.png", "images/2.png must have one mask .* in .*masks whose name contains '2', found 0"),
         ("masks/1_too.png", "images/1.png must have one mask .* in .*masks whose name contains '1', found 2"),
-        ("images/1.jpg", "images must have one frame 1, whatever its suffix; found several"),
+        ("images/1.jpg", "images must have only one frame 1, whatever its suffix; found several"),
     ],
 )
 def test_files_that_do_not_fit_are_named_before_anything_is_written(source, scenes, tmp_path, name, message):

@@ -143,8 +143,8 @@ def test_files_that_cannot_be_read_are_named_and_the_page_goes_on(visit):
 
 def test_a_search_moves_the_sliders_until_it_is_stopped(visit):
     page = visit()
-    page.get_by_text("Towards the worst").click()
-    page.get_by_text(re.compile(r"towards the worst: step [1-9]")).wait_for()
+    page.get_by_text("Toward the worst").click()
+    page.get_by_text(re.compile(r"toward the worst: step [1-9]")).wait_for()
     page.get_by_text("Stop").click()
     page.wait_for_selector(".lab-busy:not(.working)")
     assert page.locator(".lab-knob.moved").count() > 5

@@ -30,7 +30,7 @@ def test_files_are_read_as_in_this_process(reader, tmp_path):
 
 
 def test_a_crash_is_an_error_and_the_next_call_works(reader):
-    with pytest.raises(InputError, match="it ended the process"):
+    with pytest.raises(InputError, match="reading it ended the reader's process"):
         reader.call(os._exit, 1)
     assert reader.call(len, "abc") == 3
 

@@ -43,7 +43,7 @@ def test_a_saved_pipeline_of_a_file_takes_that_file(tmp_path):
 
 def test_a_pipeline_with_more_stages_than_its_name_says_is_refused():
     values = isp.parametrized(CAMERA, additive_layer=(4, 4)).parameters()
-    with pytest.raises(InputError, match="parameters that no file makes: additive_layer"):
+    with pytest.raises(InputError, match="parameters that a file cannot make: additive_layer"):
         saving.pipeline_file(find_pipeline("parametrized"), CAMERA, values)
 
 

@@ -52,7 +52,7 @@ def test_numbers_of_the_evaluation_stand_in_their_rows_and_columns(everything, r
         "accuracy on own images": run["headline"]["own"],
         **{f"mean {kind} drop": run["headline"][f"{kind}_drop"] for kind in kinds},
     }
-    assert_shown(read, "accuracy on the own images, and mean drops under drift", {"everything": row})
+    assert_shown(read, "accuracy on own images, and mean drops under drift", {"everything": row})
     # The severities are rows of one title, of which the test's reader keeps the last.
     test = run["tests"]["contrast.3"]
     row = {"severity": 3, **{name: test[name]["mean"] for name in ("accuracy", "drop", "loss")}}
@@ -179,7 +179,7 @@ def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds, two_fol
     rows = {"iso=0.05": {column: content["drifts"]["iso=0.05"][name]["mean"] for column, name in names.items()}}
     for fold, drifts in content["folds"].items():
         rows[f"iso=0.05, fold {fold}"] = {column: drifts["iso=0.05"][name] for column, name in names.items()}
-    assert_shown(read, "Adaptation by a few labeled images", rows)
+    assert_shown(read, "Adaptation with a few labeled images", rows)
 
 
 def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_folds, two_folds_read):
@@ -334,7 +334,7 @@ def test_runs_stand_side_by_side(tmp_path):
     assert "Processing drift, runs together" in read.headings
     for run in ("first", "second"):
         drops = [joint["runs"][run]["tests"][f"contrast.{severity}"]["drop"]["mean"] for severity in (1, 3)]
-        caption = "Drop of accuracy from the own images, mean over the severities"
+        caption = "Drop of accuracy from own images, mean over the severities"
         assert read.value(caption, run, "contrast") == np.mean(drops)
     scores = [json.loads((second / f"fold_{fold}/metrics.json").read_text())["best_val_accuracy"] for fold in range(2)]
     table = "Scores and losses of the validation, and the numbers of samples"
@@ -363,7 +363,7 @@ def test_runs_are_compared_over_the_severities_of_both(tmp_path):
     del second["contrast.3"]
     report_runs.write_json(tmp_path / "evaluation/evaluation.json", content)
     read = Page(make_page(read_runs(list(map(str, folders)))))
-    (table,) = read.tables["Drop of accuracy from the own images, mean over the severities"]
+    (table,) = read.tables["Drop of accuracy from own images, mean over the severities"]
     for run, tests in (("first", first), ("second", second)):
         assert float(table[run, "contrast"][0]["data-value"]) == tests["contrast.1"]["drop"]["mean"]
         # No severity is common to both.

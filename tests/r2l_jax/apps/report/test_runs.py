@@ -148,7 +148,7 @@ def test_results_of_the_training_before_are_left_out_and_named(everything, capsy
     read, said = Page(make_page(read_runs([str(everything)]))), capsys.readouterr().err.splitlines()
     assert not {*RESULTS.values(), "Drift forensics", "Drift adjustment"} & {*read.headings}
     assert not [text for text in read.texts if text.startswith(("Worst accuracy", "Mean drop", "Adapted to"))]
-    lines = [f"{everything / file} is left out: it is not of the present training" for file in RESULTS]
+    lines = [f"{everything / file} is left out: it belongs to another training" for file in RESULTS]
     assert all(line.startswith(f"warning: {start}") for line, start in zip(said, lines, strict=True))
     assert [any(text.startswith(line) for text in read.texts) for line in lines] == [True] * len(lines)
 
