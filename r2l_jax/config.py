@@ -75,7 +75,7 @@ AUX_LOSSES = ("ssim", "l2", "l2_sum")
 # The settings of adversarial training that have a default only with it.
 _ATTACK_DEFAULTS = {"adv_parameters": "all", "adv_aux_loss": "ssim", "adv_aux_weight": 1.0}
 
-# The settings of gradient descent that adversarial training does not have.
+# The settings of gradient descent that adversarial training does not use.
 _DESCENT_ALONE = (
     *("optimizer", "weight_decay", "schedule", "warmup_epochs", "label_smoothing", "class_weights", "ema", "patience"),
 )
@@ -120,8 +120,8 @@ class TrainingDataSettings(DataSettings):
         "fraction of the samples to train on, of those that --test_size leaves", 0.8, bound=FRACTION
     )
     test_size: float = setting(
-        "samples that neither training nor the choice of the best epoch sees, and on which all controls then measure: "
-        "below 1 their share, from 1 on their number",
+        "samples kept from training and from the choice of the best epoch, on which all controls then measure: "
+        "a share if below 1, else a number",
         0.0,
         bound=NOT_NEGATIVE,
     )
@@ -137,7 +137,7 @@ class TrainingDataSettings(DataSettings):
 
     @property
     def source(self) -> dict[str, Any]:
-        """As `DataSettings.source`, with the intensity."""
+        """The arguments of `DataSettings.source`, with the intensity."""
         return {**super().source, "iso": self.iso}
 
 
@@ -164,7 +164,7 @@ class ProcessingChoice(Settings):
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values, and adds the mode and its algorithms if they are not given: a run records them."""
+        """Returns the values, adding the mode and its algorithms if they are missing, because a run records them."""
         given = {name: value for name, value in values.items() if value is not None}
         if "pipeline" in given:
             return values
@@ -177,7 +177,9 @@ class ProcessingChoice(Settings):
     def __post_init__(self):
         super().__post_init__()
         if self.half_size and self.processing_mode in HALF_SIZE_MODES:
-            raise InputError(f"--half_size: the images of --processing_mode={self.processing_mode} have that size")
+            raise InputError(
+                f"--half_size: the images of --processing_mode={self.processing_mode} already have that size"
+            )
         if self.half_size and self.sp_debayer is not None:
             raise InputError(f"--half_size takes the place of --sp_debayer={self.sp_debayer}: leave one of them out")
         if self.pipeline is not None:
@@ -198,7 +200,7 @@ class ProcessingChoice(Settings):
         """The chosen pipeline, found once; None for a mode of `HALF_SIZE_MODES`.
 
         Raises:
-            InputError: a name that no pipeline has, or a file that cannot be read or run.
+            InputError: no pipeline has this name, or its file cannot be read or run.
         """
         from r2l_jax.pipelines import find_pipeline
 
@@ -230,7 +232,7 @@ class ProcessingSettings(ProcessingChoice):
     def __post_init__(self):
         super().__post_init__()
         if not self.learns and self.processor_uri:
-            raise InputError(f"{self.flag} learns nothing that --processor_uri could provide")
+            raise InputError(f"{self.flag} has no learned parameters that --processor_uri could provide")
 
     @property
     def learns_pipeline(self) -> bool:
@@ -269,8 +271,8 @@ class NetworkSettings(Settings):
         False,
     )
     pretrained_weights: str | None = setting(
-        "for --classifier_pretrained without network access: a safetensors file of the weights, with the names that "
-        "torchvision gives them",
+        "for --classifier_pretrained without network access: a safetensors file of the weights, with torchvision's "
+        "names",
         None,
     )
 
@@ -415,7 +417,7 @@ class AttackSettings(Settings):
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values; with adversarial training, adds its settings that are not given: a run records them."""
+        """Returns the values; for adversarial training, with its missing settings added, because a run records them."""
         given = {name: value for name, value in values.items() if value is not None}
         return {**values, **_ATTACK_DEFAULTS, **given} if given.get("adv_training") else values
 
@@ -490,7 +492,8 @@ class TrainConfig(Settings):
             raise InputError(f"{processing.flag} learns nothing: with --freeze_classifier nothing is left to train")
         if model.classifier_pretrained and model.freeze_classifier and not attack.adv_training:
             raise InputError(
-                "--freeze_classifier would keep the random layers that --classifier_pretrained leaves: train them first"
+                "--freeze_classifier would freeze the layers that --classifier_pretrained leaves random: train them "
+                "first"
             )
         if attack.adv_training and not processing.learns_pipeline:
             raise InputError(

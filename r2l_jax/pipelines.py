@@ -1,7 +1,7 @@
 """Pipelines by name.
 
-- `parametrized`: the differentiable pipeline of the study.
-- `full`: a modern pipeline in the usual order of a camera's own.
+- `parametrized`: the differentiable pipeline of Oala et al. (TMLR 2023).
+- `full`: a modern pipeline in the usual order of a camera.
 - `<demosaic>.<sharpen>.<denoise>`: classical algorithms of `isp.ALGORITHMS`, such as
   `malvar2004.unsharp_masking.gaussian_denoising`.
 - `<file>.py:<function>`: the user's own pipeline, made by a function `make(camera) -> isp.Pipeline` in a Python file.
@@ -72,7 +72,7 @@ class NamedPipeline:
         title: the name in folders, tables and figures: `name`, or `<file without suffix>.<function>`.
         make: makes the pipeline for a camera.
         source: the user's file, if the pipeline comes from one.
-        half_size: whether the pipeline makes one pixel of each block of sites, see `half_sized`.
+        half_size: whether the pipeline turns each block of sites into one pixel, see `half_sized`.
     """
 
     name: str
@@ -103,7 +103,7 @@ class NamedPipeline:
         if self.name in _KNOWN:
             make = functools.partial(_KNOWN[self.name], half_size=True)
         elif self.source is None:
-            # Pipelines that differ only in their demosaicing are one at half size.
+            # Pipelines that differ only in their demosaicing are the same at half size.
             algorithms = _algorithms(self.name) | {"demosaic": BINNED}
             name, make = ".".join(algorithms.values()), functools.partial(isp.static, **algorithms)
             return NamedPipeline(name, name, make, half_size=True)
@@ -174,13 +174,14 @@ def find_pipeline(name: str, flag: str = "--pipeline") -> NamedPipeline:
         raise InputError(f"{flag}={name} names a file: name the function in it that makes the pipeline, {name}:make")
     algorithms = _algorithms(name)
     if algorithms.get("demosaic") == BINNED:
-        raise InputError(f"{flag}={name}: give --half_size and another demosaicing instead, which it replaces")
+        raise InputError(f"{flag}={name}: use --half_size with another demosaicing instead")
     if len(algorithms) == len(_STEPS) and all(each in isp.ALGORITHMS[step] for step, each in algorithms.items()):
         return NamedPipeline(name, name, lambda camera: isp.static(camera, **algorithms))
     known = {**isp.ALGORITHMS, "demosaic": DEMOSAICING}
     choices = " . ".join("|".join(known[step]) for step in _STEPS)
     raise InputError(
-        f"{flag}: no pipeline is called {name!r}; there are {', '.join(_KNOWN)}, {choices}, and <file>.py:<function>"
+        f"{flag}: no pipeline is called {name!r}; the pipelines are {', '.join(_KNOWN)}, {choices}, and "
+        "<file>.py:<function>"
     )
 
 
@@ -230,7 +231,7 @@ def _from_file(name: str, path: pathlib.Path, function: str, flag: str) -> Named
     if not named_code.is_named(source.sha256):
         raise InputError(
             f"{flag}={name}: the file is not run, since you have not named it with its present content: if you have "
-            "read it and trust it, name it once by the flag --pipeline of a program, such as process.py"
+            "read it and trust it, name it once with the flag --pipeline of a program, such as process.py"
         )
     try:
         module = _run(source.file, content)
@@ -263,10 +264,10 @@ def is_from_file(function: Callable) -> bool:
 
 @functools.cache
 def _make_once(named: NamedPipeline, camera: isp.Camera) -> tuple[nnx.GraphDef, nnx.State]:
-    """Calls the function in the user's file once per camera, so that functions it makes are compiled once."""
+    """Calls the function in the user's file once per camera, so that the functions that it makes are compiled once."""
     file, split = named.source.file if named.source else "", None
     try:
-        # Where the caller is traced by JAX, this keeps tracers out of the values that are cached.
+        # If JAX traces the caller, this keeps tracers out of the cached values.
         with jax.ensure_compile_time_eval():
             pipeline = named.make(camera)
             if isinstance(pipeline, isp.Pipeline):

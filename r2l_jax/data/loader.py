@@ -37,7 +37,8 @@ class _Samples:
         self._indices, self._weights = indices, weights
         self._sample = dataset.__getitem__ if keep_decoded else dataset.read
         if keep_decoded:
-            dataset[int(indices[0])]  # Here, once, and not in each of Grain's threads: it makes room for all samples.
+            # Here, and not first in each of Grain's threads: reading a sample makes room for all of them.
+            dataset[int(indices[0])]
 
     def __len__(self) -> int:
         return len(self._indices)

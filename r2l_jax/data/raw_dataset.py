@@ -38,7 +38,7 @@ class RawDataset:
         recipe: describes everything else that `read` depends on, such as a drift and its seed. Code that replaces
             `read` must replace this or `files`.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
-        shot: reads the facts of sample i's shot; None where samples have no such facts.
+        shot: reads the facts about sample i's shot; None if samples have no such facts.
     """
 
     name: str
@@ -85,7 +85,7 @@ class RawDataset:
     def _kept(self) -> "_Kept | None":
         """The samples that have been decoded so far; None if all would take more than half of the machine's memory."""
         if self.files is not None:
-            # Hashed before they are read: if a file changes in between, the next start notices the difference.
+            # Hashed before they are read: if a file changes in between, the next run notices the difference.
             self.sample_hashes(range(len(self)))
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if len(self) * sum(array.nbytes for array in self._first) > memory // 2:

@@ -30,10 +30,10 @@ def stratified_splits(
     Args:
         labels: the class of each sample.
         n_splits: how many independent splits to draw. All of them have the same test samples.
-        train_size: the fraction of the samples that are not tested on to train on.
+        train_size: the fraction to train on, of the samples that are not test samples.
         seed: decides the splits.
         names: the names of the classes, for errors.
-        test_size: the samples to test on: below 1 their share, from 1 on their number.
+        test_size: the samples to test on: a share if below 1, else a number.
 
     Raises:
         InputError: there are too few samples for the classes.
@@ -71,5 +71,5 @@ def _check_classes(labels: np.ndarray, names: Sequence[str], where: str) -> None
     if not len(few := np.flatnonzero(counts == 1)):
         return
     name = names[few[0]] if len(names) >= len(counts) else f"number {few[0]}"
-    others = f", and so have {len(few) - 1} more" if len(few) > 1 else ""
+    others = f" (other such classes: {len(few) - 1})" if len(few) > 1 else ""
     raise InputError(f"class {name} has 1 image{where}{others}; a split needs 2")

@@ -1,8 +1,8 @@
-"""Jobs in this process, in others of this machine, or on the workers of a Dask or Slurm cluster.
+"""Jobs in this process, in other processes of this machine, or on the workers of a Dask or Slurm cluster.
 
-A job is a call that can be made again: it writes its results to files and resumes, or replaces them. Every worker runs
-one job at a time, and sees the files of the program that gives out the jobs. Another worker restarts the job of a
-worker that dies. Workers need the extra `cluster`.
+A job is a call that can be repeated: it writes its results to files, and a repeated call resumes or replaces them.
+Every worker runs one job at a time, and sees the files of the program that gives out the jobs. Another worker restarts
+the job of a worker that dies. Workers need the extra `cluster`.
 """
 
 import collections
@@ -35,17 +35,17 @@ SETTING = (
     "workers of a Dask scheduler; or a JSON file with the options of a Slurm cluster"
 )
 
-# How often a job is begun before it counts as failed.
+# How often a job is started before it counts as failed.
 TRIES = 3
 
 _LOCAL = re.compile(r"local:([1-9][0-9]{0,3})")
 
 # `startup.keep_memory` comes too late in a worker: Dask has started threads, whose arenas cannot keep large arrays. A
 # frame of 24 megapixels would take 0.8 s of a core more.
-# Workers would warn of the jobs that they give up when a program is interrupted.
+# When a program is interrupted, workers would warn about the jobs that they give up.
 _ENVIRON = {"MALLOC_ARENA_MAX": "1", "DASK_LOGGING__DISTRIBUTED": "error"}
 
-# After this many seconds, jobs are given to workers that have come meanwhile.
+# The seconds after which jobs are given to workers that have joined in the meantime.
 _SECONDS = 5
 
 
@@ -54,9 +54,9 @@ class Job:
     """A call that a process can make by itself.
 
     Attributes:
-        name: its name, which no other job has.
+        name: its unique name.
         work: the call. A cluster pickles it, and its result: a function of a module, or `functools.partial` of one.
-        after: the names of jobs before it in the list, whose results it needs.
+        after: the names of the jobs, earlier in the list, whose results it needs.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Outcome(NamedTuple):
         seconds: how long it took, without failed tries.
         error: why it failed, in one line; None for a job that succeeded.
         result: the result of its call.
-        printed: the text that it printed in another process, unless that is in a file.
+        printed: the text that it printed in another process, unless the text is in a file.
         is_final: whether another try would end the same way.
     """
 
@@ -96,8 +96,8 @@ class Runner:
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
         """Runs jobs, each after those that it needs, and yields how each ended, in the order in which they end.
 
-        A job that fails is begun again, `TRIES` times in all, except after an `InputError`, which would only come
-        again. Jobs that need a failed one are not begun; the others are.
+        A job that fails is started again, up to `TRIES` times in all, except after an `InputError`, which would only
+        recur. Jobs that need a failed one are not started; the others are.
 
         Raises:
             Interrupted: the user asked to stop.
@@ -113,7 +113,7 @@ class Runner:
                     continue
                 waiting.remove(job)
                 if failed := [name for name in job.after if errors[name] is not None]:
-                    errors[job.name] = f"not begun, since {failed[0]} failed"
+                    errors[job.name] = f"not started, since {failed[0]} failed"
                     yield Outcome(job.name, error=errors[job.name])
                 else:
                     begun[job.name] = job, self._begin(job)
@@ -128,7 +128,7 @@ class Runner:
                     waiting.insert(0, job)
                     continue
                 if not outcome.is_final:
-                    outcome = outcome._replace(error=f"failed {TRIES} times, at last: {outcome.error}")
+                    outcome = outcome._replace(error=f"failed {TRIES} times, last error: {outcome.error}")
                 errors[job.name] = outcome.error
                 yield outcome
 
@@ -137,11 +137,11 @@ class Runner:
         return 1
 
     def _begin(self, job: Job) -> Any:
-        """Begins a job, and returns its handle for `_ended`."""
+        """Starts a job, and returns its handle for `_ended`."""
         return job
 
     def _ended(self, begun: Mapping[str, Any]) -> Iterator[Outcome]:
-        """Waits for a job, and yields how jobs ended; begun ones are given as handles by their names."""
+        """Waits for a job, and yields how jobs ended; `begun` holds the handles of started jobs by name."""
         for job in begun.values():
             yield _call(job)
 
@@ -173,7 +173,7 @@ class Cluster(Runner):
     Args:
         client: the `distributed.Client`.
         logs: the folder for the output of jobs; None prints it to stderr.
-        asked: the number of workers that were asked for, some of which may come later.
+        asked: the number of requested workers, some of which may join later.
     """
 
     def __init__(self, client: Any, logs: pathlib.Path | None, asked: int = 1):
@@ -188,14 +188,14 @@ class Cluster(Runner):
         return self._client.scheduler_info(n_workers=-1)["workers"]
 
     def _room(self) -> int:
-        # One job for each worker: more would wait at a worker, and count as having died with it. At least one waits
-        # until there is a worker. One that is just starting is listed, and gets no jobs yet.
+        # One job for each worker: others would wait at a worker, and count as failed if it died. At least one waits
+        # until there is a worker. A worker that is just starting is listed, but gets no jobs yet.
         return max(sum(worker["status"] == "running" for worker in self._list().values()), 1)
 
     def _begin(self, job: Job) -> Any:
         # Only the call is sent: other attributes of a job may not be picklable.
         call = Job(job.name, job.work)
-        # Other programs may have given the scheduler a job of the same name, whose result this one would be.
+        # Other programs may have given the scheduler a job of the same name, whose result this job would get.
         key = f"{job.name} {uuid.uuid4().hex}"
         return self._client.submit(_call_elsewhere, call, os.getcwd(), self._logs, key=key, pure=False)
 
@@ -221,7 +221,7 @@ class Cluster(Runner):
 def _call_elsewhere(job: Job, folder: str, logs: pathlib.Path | None) -> Outcome:
     """Calls a job in a worker, in the folder of the program that gave it, and keeps its output."""
     with contextlib.ExitStack() as held:
-        # A worker of another machine may not have that folder, and need none.
+        # A worker on another machine may lack that folder, and needs none then.
         if os.path.isdir(folder):
             held.enter_context(contextlib.chdir(folder))
         if logs is None:
@@ -278,10 +278,10 @@ def running(scheduler: str, logs: pathlib.Path | None = None) -> Iterator[Runner
         return
     workers, _ = _options(scheduler)
     dask, distributed = import_dask()
-    # Dask would give the job of a worker that died to another one at once, which may have a job already: both would
-    # count as having failed if that one dies. `Runner.run` gives it to a worker that is free.
+    # Dask would give a dead worker's job at once to another worker, which may already have one. If that worker also
+    # died, both jobs would count as failed. `Runner.run` gives the job to a free worker.
     dask.config.set({"distributed.scheduler.allowed-failures": 0})
-    # A request of Dask that an interruption ends is reported from another thread, sooner than this one hears of it.
+    # If an interruption ends one of Dask's requests, another thread reports it before this one learns of it.
     logging.getLogger("tornado.application").setLevel(logging.CRITICAL)
     environ = dask.config.get("distributed.nanny.pre-spawn-environ")
     dask.config.set({"distributed.nanny.pre-spawn-environ": {**environ, **_ENVIRON}})
@@ -302,7 +302,7 @@ def running(scheduler: str, logs: pathlib.Path | None = None) -> Iterator[Runner
         try:
             yield Cluster(client, logs, workers)
         except KeyboardInterrupt:
-            # The program ends, and with it begun jobs and requests, which Dask would report.
+            # The program ends, and with it running jobs and requests, which Dask would report.
             logging.getLogger("distributed").setLevel(logging.ERROR)
             raise
 
@@ -311,10 +311,10 @@ def running(scheduler: str, logs: pathlib.Path | None = None) -> Iterator[Runner
 def _interrupts_blocked() -> Iterator[None]:
     """Blocks SIGINT in the threads that start in the block, and in the processes that those start.
 
-    Ctrl-C reaches the workers as well, which would end with a traceback each; they end with this process. An interrupt
-    that comes meanwhile takes effect after the block.
+    Otherwise, Ctrl-C would also reach the workers, and each would print a traceback; they end with this process anyway.
+    An interrupt in the meantime takes effect after the block.
     """
-    resource_tracker.ensure_running()  # Otherwise started with the first worker, after which it unblocks the signal.
+    resource_tracker.ensure_running()  # It would otherwise start with the first worker, and then unblock the signal.
     earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -350,7 +350,7 @@ def import_dask() -> tuple[Any, Any]:
     try:
         import dask.config
 
-        # Dask also reports that workers start and end; only losses are news.
+        # Dask also reports that workers start and end; only their loss matters.
         dask.config.set({"logging": {"distributed": "warning"}})
         import distributed
     except ImportError:

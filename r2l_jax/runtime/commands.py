@@ -1,4 +1,4 @@
-"""The names by which a user starts the programs: files of scripts/, or the installed commands r2l-<name>."""
+"""The names by which a user starts the programs: files in scripts/, or the installed commands r2l-<name>."""
 
 import pathlib
 import re
@@ -32,14 +32,14 @@ def closing(folder: pathlib.Path, runs: Iterable[str], is_default: bool) -> str:
     Args:
         folder: the folder of the results.
         runs: the folders of the runs.
-        is_default: whether the results are where they are without --output: there, a report finds them.
+        is_default: whether the results are in the default place, where a report finds them.
     """
     lines = [f"results in {folder}", f"tensorboard --logdir {shlex.quote(str(folder))}"]
     return "\n".join([*lines, *([report_command(runs)] if is_default else [])])
 
 
 def as_started(text: str) -> str:
-    """Returns a text with every `python scripts/<name>.py` in the form in which this program was started."""
+    """Rewrites every `python scripts/<name>.py` in a text to the form in which this program was started."""
     return re.sub(r"python scripts/(\w+)\.py", lambda found: command(found[1]), text)
 
 

@@ -21,7 +21,7 @@ _DIFFERENCE = 60 * 10**9
 
 
 def keep(default: pathlib.Path) -> None:
-    """Stores compiled functions in JAX_COMPILATION_CACHE_DIR, or else in a default folder, without broken ones.
+    """Stores compiled functions in JAX_COMPILATION_CACHE_DIR, or else in a default folder; removes broken ones there.
 
     Args:
         default: the default folder.

@@ -52,8 +52,8 @@ class OneAhead:
     """Keeps the devices at most one piece of work ahead of the host.
 
     JAX returns from a call before its result is computed. Without a limit, the results of many calls would fill the
-    devices' memory, progress bars would run ahead of the work, and a request to stop would be met late. With this one,
-    the devices work on one piece while the host prepares the next.
+    devices' memory, progress bars would run ahead of the work, and a request to stop would take effect late. With this
+    limit, the devices work on one piece while the host prepares the next.
     """
 
     def __init__(self):

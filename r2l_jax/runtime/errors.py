@@ -52,7 +52,7 @@ def errors_only(name: str) -> Iterator[None]:
     """Keeps a library from logging anything below errors.
 
     Args:
-        name: of its logger.
+        name: the name of its logger.
     """
     logger = logging.getLogger(name)
     level = logger.level

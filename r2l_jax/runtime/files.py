@@ -67,7 +67,7 @@ def replacing(target: pathlib.Path) -> Iterator[pathlib.Path]:
             part.chmod(permissions)
         part.replace(target)
     except OSError as error:
-        # The error of a full disk names no file at all, and NumPy's not even the reason.
+        # The error for a full disk names no file, and NumPy's does not even give the reason.
         is_short = error.errno is None and " requested and " in str(error)
         number = errno.ENOSPC if is_short else error.errno
         if number is None or error.filename not in (None, str(part)):
@@ -155,7 +155,7 @@ def read_csv(source: pathlib.Path) -> list[dict[str, str]]:
         ]
 
 
-# The beginnings of cells that a spreadsheet takes for a formula, and of those that `_quoted` has quoted.
+# The beginnings of cells that a spreadsheet would take for formulas, and of cells that `_quoted` has quoted.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
@@ -228,7 +228,7 @@ def make_output_folder(folder: pathlib.Path) -> None:
 
 
 def refuse_shared_targets(targets: Iterable[tuple[Any, Any]]) -> None:
-    """Refuses two sources that would be written to one file.
+    """Raises an error if two sources would be written to one file.
 
     Args:
         targets: pairs of a source and the file that it would be written to, paths or URLs.

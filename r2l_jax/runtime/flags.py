@@ -37,7 +37,7 @@ class Bound(NamedTuple):
 
     Attributes:
         holds: tells whether a value is valid.
-        words: completes "--flag must ...".
+        words: completes the message "--flag must ...".
     """
 
     holds: Callable[[float], bool]
@@ -113,7 +113,7 @@ class Settings:
 
     @classmethod
     def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Returns the values of the fields, and adds values that follow from others. `build` calls this."""
+        """Returns the values of the fields, with those added that follow from others. `build` calls this."""
         return values
 
     def without_effect(self) -> dict[str, str]:
@@ -127,7 +127,7 @@ def _check(name: str, value: Any, declared: _Setting) -> None:
     values = value if isinstance(value, tuple) else (value,)
     for one in values:
         if declared.each is not None and one not in declared.each:
-            raise InputError(f"--{name} must be of {', '.join(declared.each)}, got {one!r}")
+            raise InputError(f"--{name} must be one of {', '.join(declared.each)}, got {one!r}")
         if declared.bound is not None and not declared.bound.holds(one):
             raise InputError(f"--{name} must {declared.bound.words}, got {one}")
 
@@ -250,7 +250,7 @@ def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -
     else:
         chosen = settings
     given = {name: _value(leaf, values) for name, leaf in _all_leaves(chosen).items()}
-    # Before the settings are made, which may look for pipelines.
+    # This comes before the settings are made, because making them may look up pipelines.
     for value in given.values():
         for text in value if isinstance(value, tuple) else (value,):
             if isinstance(text, str):
@@ -263,7 +263,7 @@ def read(settings: type[Any] | Switch, values: flags.FlagValues = flags.FLAGS) -
 def _refuse(ignored: Mapping[str, str], values: flags.FlagValues) -> None:
     for name, where in ignored.items():
         if values[name].present:
-            raise InputError(f"--{name} changes nothing {where}")
+            raise InputError(f"--{name} has no effect {where}")
 
 
 def _value(leaf: _Leaf, values: flags.FlagValues) -> Any:
@@ -288,7 +288,7 @@ def build(settings: type[Config], values: Mapping[str, Any] = types.MappingProxy
     Args:
         settings: the dataclass.
         values: the values, by name.
-        **named: more of them.
+        **named: more values, which take precedence.
 
     Raises:
         InputError: values that are not valid.
@@ -307,7 +307,7 @@ def _build(settings: type[Config], values: Mapping[str, Any]) -> Config:
             arguments[name] = _build(typing.cast(type, kind), values)
         elif name in values:
             try:
-                # JSON has lists in place of tuples.
+                # In JSON, tuples are lists.
                 arguments[name] = msgspec.convert(values[name], kind)
             except msgspec.ValidationError as error:
                 raise InputError(f"--{name}: {str(error).replace('`', '').lower()}, {values[name]!r:.80}") from None

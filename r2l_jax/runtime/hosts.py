@@ -1,4 +1,4 @@
-"""Joins the processes of several hosts to one run, and keeps them together.
+"""Joins the processes of several hosts into one run, and keeps them together.
 
 All processes of a run call these functions at the same places and in the same order. A process that calls one of them
 waits for the others; in a run of a single process, nobody waits and nothing is sent.
@@ -65,7 +65,7 @@ def meet(host_timeout: float | None, multi_host: bool) -> None:
             )
     except KeyError as error:
         raise InputError(f"the hosts cannot meet: {error.args[0]} is not set") from error
-    except Exception as error:  # The packages that JAX asks have exceptions of their own.
+    except Exception as error:  # The packages that JAX calls have exceptions of their own.
         raise InputError(f"the hosts cannot meet: {_reason(error)}") from error
 
 
@@ -128,7 +128,7 @@ def on_every_process(work: Callable[[], Result]) -> Result:
             there.
 
     Raises:
-        InputError: as `on_first_process`, from whichever process.
+        InputError: as for `on_first_process`, from any process.
     """
     if jax.process_count() == 1:
         return work()
@@ -157,7 +157,7 @@ def gathered(arrays: PyTree) -> PyTree:
 
 
 def sent(content: bytes, sender: int) -> bytes:
-    """Returns the content of one process in all of them."""
+    """Returns one process's content in all processes."""
     sends = jax.process_index() == sender
     length = int(multihost_utils.broadcast_one_to_all(np.uint32(len(content)), is_source=sends))
     buffer = np.frombuffer(content, np.uint8) if sends else np.zeros(length, np.uint8)

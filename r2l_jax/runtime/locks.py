@@ -16,17 +16,17 @@ from r2l_jax.runtime.files import clear_parts, make_output_folder, write_json
 
 _LOCK = ".lock"
 
-# Beside the lock, not in it: where a file system has no locks, filelock writes to the lock file itself.
+# This file is beside the lock, because on file systems without locks, filelock writes to the lock file itself.
 _HOLDER = ".lock_holder"
 
 
 class FolderInUseError(InputError):
-    """Another program writes to a folder, for now."""
+    """Raised while another program is writing to a folder."""
 
 
 @contextlib.contextmanager
 def writing_to(folder: pathlib.Path) -> Iterator[None]:
-    """Makes a folder, and keeps other runs of this and other programs from writing to it meanwhile.
+    """Makes a folder, and keeps other runs of this and other programs from writing to it in the meantime.
 
     A run's first process takes the lock for all of its processes, and all must enter the context.
 
@@ -34,7 +34,7 @@ def writing_to(folder: pathlib.Path) -> Iterator[None]:
         folder: the output folder of a program. Folders within it have locks of their own.
 
     Raises:
-        FolderInUseError: another program writes to the folder.
+        FolderInUseError: another program is writing to the folder.
         InputError: the folder cannot be made or written to.
     """
     # Imported here, since the help of programs with --scheduler is printed without JAX.
@@ -60,7 +60,7 @@ def locked(folder: pathlib.Path) -> Iterator[None]:
         clear_parts(folder)
         write_json(holder, {"host": platform.node(), "process": os.getpid(), "since": since})
     except filelock.Timeout:
-        raise FolderInUseError(f"{folder}: another program writes to this folder{_describe(holder)}") from None
+        raise FolderInUseError(f"{folder}: another program is writing to this folder{_describe(holder)}") from None
     except OSError as error:
         lock.release()
         # On some network file systems nothing can be locked. There, the user must not start two programs.

@@ -1,8 +1,8 @@
-"""Files of Python that this user has named, by their content: nothing else that a run or a model file records is run.
+"""The Python files that this user has named, identified by content. No other file that a run or a model records is run.
 
 A run records the file of its pipeline. Whoever passes a run on could record any file there, so the record alone does
 not justify running it. The user names a file in a flag or in a call; the hash of its content is then kept in the user's
-configuration folder, and files of this content are run from then on, wherever they lie.
+configuration folder, and files with this content are run from then on, wherever they are.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import platformdirs
 
 from r2l_jax.runtime.files import replacing
 
-# For a home folder that cannot be written: the files that were named in this process.
+# The files named in this process, for when the home folder cannot be written.
 _named_now: set[str] = set()
 
 
@@ -29,7 +29,7 @@ def file_of(name: str) -> tuple[pathlib.Path, str] | None:
 
 
 def name(text: str) -> None:
-    """Lets the file in `<file>.py:<function>` be run, now and later, as long as it has its present content.
+    """Allows the file in `<file>.py:<function>` to be run, now and later, as long as its content stays the same.
 
     Args:
         text: a pipeline's name as the user gave it. Names of other pipelines, and of files that cannot be read, have no

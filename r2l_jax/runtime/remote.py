@@ -1,7 +1,7 @@
 """Files and folders by URL, in object storage: brought to this machine to be read, and sent there when written.
 
 A place is a `pathlib.Path`, or a `UPath` of a URL such as `s3://bucket/folder`, which needs the extra `cloud`. Programs
-read a file through `brought` and write one through `writing`, whichever it is. Only the files in use lie on this
+read a file through `brought` and write one through `writing`, whichever it is. Only the files in use are on this
 machine, in temporary folders. An object appears complete or not at all, as a file does with `files.replacing`.
 """
 
@@ -58,7 +58,7 @@ def listed(folder: Url) -> list[Url]:
 
 
 def names(folder: Place) -> set[str]:
-    """Returns the names of all that is directly in a folder; none if the folder does not exist.
+    """Returns the names of everything directly in a folder; no names if the folder does not exist.
 
     Raises:
         InputError: the address cannot be reached.
@@ -77,7 +77,7 @@ def names(folder: Place) -> set[str]:
 
 
 def version(file: Place) -> str:
-    """Returns text that changes when the content of a file does; empty if the file is not there.
+    """Returns text that changes when the content of a file changes; empty if the file is not there.
 
     Raises:
         InputError: the address cannot be reached.
@@ -105,7 +105,7 @@ def brought(file: Place) -> Iterator[pathlib.Path]:
     """Yields a path at which a file can be read; the copy of an object is removed afterwards.
 
     Raises:
-        InputError: the object cannot be read; or any that the block raises, with the URL in place of the path.
+        InputError: the object cannot be read; or the block raises one, in which the URL replaces the path.
     """
     if isinstance(file, pathlib.Path):
         yield file
@@ -157,10 +157,12 @@ def copied(folder: Url, cache: pathlib.Path) -> pathlib.Path:
         cache: the folder for copies of all addresses.
 
     Returns:
-        The copy. It lacks files that are gone from the folder, and keeps what programs have added to it.
+        The copy. Files that are gone from the folder are removed from it, and files that programs have added to it
+        stay.
 
     Raises:
-        InputError: there is nothing at this address, it cannot be reached, or the key of an object leads out of it.
+        InputError: there is nothing at this address, it cannot be reached, or the key of an object leads out of the
+            folder.
     """
     with _named(folder):
         folder.fs.invalidate_cache()
@@ -179,7 +181,7 @@ def copied(folder: Url, cache: pathlib.Path) -> pathlib.Path:
     except (OSError, ValueError):
         earlier = {}
     for name in earlier.keys() - there.keys():
-        # The table may have been changed by others, and name files outside of the copy.
+        # Others may have changed the table, so it may name files outside the copy.
         with contextlib.suppress(InputError):
             inside(target, name).unlink(missing_ok=True)
     for name, file in files.items():
@@ -207,7 +209,7 @@ class Workplace:
         self._next = 0.0
 
     def save(self, now: bool = False) -> None:
-        """Sends the files that have changed, unless others were sent a moment ago; removes those that are gone.
+        """Sends the files that have changed, unless it sent files a moment ago; removes files that are gone.
 
         Args:
             now: whether to send them in any case.
@@ -244,8 +246,8 @@ def working(output: Place, kept: Collection[str]) -> Iterator[Workplace]:
 
     Raises:
         FolderInUseError: another program writes to the folder.
-        InputError: the folder cannot be made or written to, or the address cannot be reached; or any that the block
-            raises, with the URL in place of the path.
+        InputError: the folder cannot be made or written to, or the address cannot be reached; or the block raises one,
+            in which the URL replaces the path.
     """
     if isinstance(output, pathlib.Path):
         with writing_to(output):

@@ -128,14 +128,14 @@ def exit_status(
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Returns whether an error is one that the user can mend, so that its message says enough without a traceback."""
+    """Returns whether the user can fix an error, so that its message is enough without a traceback."""
     if isinstance(error, OSError):
         return error.errno is not None and (error.filename is not None or _is_full(error))
     return isinstance(error, InputError)
 
 
 def _leave_hosts() -> None:
-    """Ends a process that has reported an error, if it has joined others: it would wait for them as they for it."""
+    """Ends a process that has reported an error, if it has joined others: otherwise, they would wait for each other."""
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -158,9 +158,9 @@ def _is_full(error: OSError) -> bool:
 
 @contextlib.contextmanager
 def _failing_threads_end(program: str) -> Iterator[None]:
-    """Ends the process in one line if a background thread cannot write, such as TensorBoard's on a full disk.
+    """Ends the process with one line if a background thread cannot write, such as TensorBoard's on a full disk.
 
-    The program would wait for that thread forever. A process that ends at any moment loses nothing.
+    Otherwise, the program would wait for that thread forever. Nothing is lost, whenever the process ends.
     """
     earlier = threading.excepthook
 

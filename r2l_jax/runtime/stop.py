@@ -1,4 +1,4 @@
-"""Ends a program when the user or the scheduler asks for it: a run stops between two steps, all else ends at once."""
+"""Ends a program when the user or the scheduler asks for it: a run stops between two steps, everything else at once."""
 
 import contextlib
 import multiprocessing
@@ -19,7 +19,7 @@ _IMPORT = "<frozen importlib._bootstrap>"
 
 
 def end() -> NoReturn:
-    """Ends this process at once, in one line: exit status 130.
+    """Ends this process at once, with one line of output and exit status 130.
 
     Python's ordinary exit would tear XLA down while other threads still compile, and crash.
     """
@@ -28,7 +28,7 @@ def end() -> NoReturn:
     with contextlib.suppress(Exception):
         for child in multiprocessing.active_children():
             child.kill()
-        # Python's exit removes the semaphores that were shared with them; else their tracker warns that they are left.
+        # As Python's exit does, this removes the semaphores shared with the children; else their tracker would warn.
         multiprocessing.util._run_finalizers(0)  # pyright: ignore[reportAttributeAccessIssue]  # No public one does it.
     with contextlib.suppress(OSError):
         line = f"{pathlib.Path(sys.argv[0]).name}: interrupted\n"
@@ -37,13 +37,13 @@ def end() -> NoReturn:
 
 
 def end_on_signals() -> None:
-    """Lets SIGINT and SIGTERM end this process at once, which has nothing to clean up while it starts or exits."""
+    """Lets SIGINT and SIGTERM end this process at once; while it starts or exits, there is nothing to clean up."""
     _handle(lambda number, frame: end())
 
 
 @contextlib.contextmanager
 def cleaning_up() -> Iterator[None]:
-    """Lets SIGINT and SIGTERM raise a KeyboardInterrupt in the block, so that begun work is cleaned up.
+    """Lets SIGINT and SIGTERM raise a KeyboardInterrupt in the block, so that unfinished work is cleaned up.
 
     During an import they end the process at once: extension modules crash when an exception breaks off their start.
     """

@@ -71,11 +71,11 @@ def hash_sources(folders: Iterable[pathlib.Path]) -> str:
 
 
 def identity(flags: Mapping[str, Any], **parts: Any) -> Identity:
-    """Collects everything that a result depends on, in the form in which JSON returns it.
+    """Collects everything that a result depends on, in the form that it has after a round trip through JSON.
 
     Args:
         flags: the settings, by name.
-        **parts: everything else, such as the hash of a model; None for a part that the result does not have.
+        **parts: everything else, such as the hash of a model; None for a part that does not apply.
     """
     return json.loads(json.dumps({"flags": flags, **parts, **made_by()}))
 
@@ -217,7 +217,7 @@ class Entries:
     def find(self, name: str, wanted: Identity) -> tuple[dict[str, Any] | None, list[str]]:
         """Returns an entry and no reasons, or None and the reasons why the entry does not have this identity.
 
-        Without an entry of this name, there are no reasons.
+        If there is no entry of this name, both are empty: None and no reasons.
         """
         entry = self._entries.get(name)
         if entry is None:

@@ -1,7 +1,7 @@
-"""Work on many items that is recorded as it is done, so that the same command resumes it after a kill.
+"""Work on many items that is recorded as it is done, so that the same command resumes it after the program was killed.
 
 A program compares its settings with the manifest of its output (`read_manifest`), reads which items are done from a
-`Table`, and works on the others, in this process or by the workers of a cluster (`worked`). `finished` shows the
+`Table`, and works on the others, in this process or on the workers of a cluster (`worked`). `finished` shows the
 progress, lets the program record each item, and lists those that failed.
 """
 
@@ -34,14 +34,14 @@ Loaded = TypeVar("Loaded")
 # The manifest of a folder. A file has its own beside it, <file>.manifest.json.
 MANIFEST = "manifest.json"
 
-# The most of a job: one core works on it for seconds to a minute. A large job outweighs the time that it takes to
-# give it to a worker; of a small one, less is lost with its worker.
+# The most bytes of a job: one core works on them for seconds to a minute. Large jobs make up for the time that it takes
+# to give them to a worker; with small jobs, less is lost if a worker dies.
 _BYTES = 2**29
 
 # The fixed cost of a file, such as opening it, as the number of bytes of samples that take as long.
 _EACH = 2**19
 
-# The jobs of a worker, if there are enough items: the last ones keep all workers busy for about the same time.
+# The number of jobs of each worker, if there are enough items, so that all workers finish at about the same time.
 _JOBS = 4
 
 
@@ -50,7 +50,7 @@ def read_manifest(file: pathlib.Path, fixed: Mapping[str, Any], content: str) ->
 
     Args:
         file: the manifest.
-        fixed: the entries that all calls must share, in the form in which JSON returns them.
+        fixed: the entries that all calls must share, in the form that they have after a round trip through JSON.
         content: a word for the contents of the output, such as "sets".
 
     Raises:
@@ -74,7 +74,7 @@ def read_manifest(file: pathlib.Path, fixed: Mapping[str, Any], content: str) ->
 
 
 def damaged(file: pathlib.Path) -> InputError:
-    """Returns the error of a manifest that no program has written."""
+    """Returns the error for a manifest that no program can have written."""
     output, kind = _described(file)
     return InputError(f"--output={output}: its {file.name} is damaged: choose another {kind}")
 
@@ -103,10 +103,10 @@ class Table:
         self.file, self._columns, self._next_sync = file, list(columns), 0.0
 
     def rows(self) -> dict[str, dict[str, str]]:
-        """Returns the whole rows by their names. A file that is damaged is removed, as is the rest of a torn row.
+        """Returns the complete rows by their names. Removes a damaged file, and an incomplete last row.
 
         Raises:
-            InputError: the file is a table of other columns.
+            InputError: the table in the file has other columns.
         """
         try:
             cut_torn_row(self.file)
@@ -121,7 +121,7 @@ class Table:
         return {row[columns[0]]: row for row in rows if None not in (*row, *row.values())}
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes all rows anew."""
+        """Rewrites the file with these rows."""
         write_csv(self.file, list(rows), self._columns)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -147,7 +147,7 @@ class Workers(NamedTuple):
     """The processes that work on a program's items.
 
     Attributes:
-        scheduler: as `--scheduler` names them; "serial" is this process alone.
+        scheduler: the value of `--scheduler`; "serial" means this process alone.
         load: loads the tools of a process, such as a model. Called by each worker for every job, so it must be
             picklable, and remember its result: only a worker's first job waits for it.
     """
@@ -157,7 +157,7 @@ class Workers(NamedTuple):
 
     @property
     def are_others(self) -> bool:
-        """Whether other processes than this one do the work."""
+        """Whether processes other than this one do the work."""
         return self.scheduler != "serial"
 
 
@@ -169,8 +169,8 @@ class Done(Generic[Item, Result]):
     """Items that have ended.
 
     Attributes:
-        results: of the items that are done.
-        errors: why others failed, each in one line that names the item.
+        results: the results of the items that are done.
+        errors: why other items failed, each in one line that names the item.
     """
 
     results: Mapping[Item, Result]
@@ -189,14 +189,14 @@ def worked(
 ) -> Generator[Done[Item, Result], None, None]:
     """Works on items in this process, or in chunks by workers; yields them as they end.
 
-    A chunk whose worker dies is begun again, so the work must replace earlier files.
+    A chunk whose worker dies is started again, so the work must replace earlier files.
 
     Args:
-        work: takes the result of `workers.load`, and items. Workers are sent it, so it must be picklable. It may raise
-            an InputError for items that no worker can do.
+        work: takes the result of `workers.load`, and items. It is sent to the workers, so it must be picklable. It may
+            raise an InputError for items that no worker can do.
         units: items that must stay together.
         workers: the workers.
-        size: of an item, in bytes of samples.
+        size: returns the size of an item, in bytes of samples.
 
     Raises:
         InputError: the workers cannot be started or reached.
@@ -224,7 +224,7 @@ def divided(units: Sequence[Sequence[Item]], size: Callable[[Item], int], worker
 
     Args:
         units: items that must stay together.
-        size: of an item, in bytes of samples.
+        size: returns the size of an item, in bytes of samples.
         workers: how many chunks are worked on at a time.
     """
     sizes = [sum(size(item) + _EACH for item in unit) for unit in units]
@@ -247,7 +247,7 @@ def most_files(size: int) -> int:
 def one_by_one(
     work: Callable[[Loaded, Item], Result], loaded: Loaded, items: Iterable[Item], most: int = 2 * AT_ONCE
 ) -> Generator[Done[Item, Result], None, None]:
-    """Calls `work` for each item, several at once in threads, and yields each in order. With `work`, it is a `Work`.
+    """Calls `work` for each item, several at once in threads, and yields each in order; a `Work` once `work` is bound.
 
     Args:
         work: the work for one item. Messages of its InputErrors name the item.
@@ -266,14 +266,15 @@ def one_by_one(
 def ahead(
     call: Callable[[Item], Result], items: Iterable[Item], most: int, threads: int = AT_ONCE
 ) -> Generator[tuple[Item, Future[Result]], None, None]:
-    """Calls a function for each item in threads, and yields items in order, each with its call, which has ended.
+    """Calls a function for each item in threads, and yields items in order, each with its finished call.
 
-    Closing the generator finishes the items that have been begun. Its user closes it after an interruption.
+    Closing the generator finishes the items that have been started. After an interruption, the caller must close it.
 
     Args:
         call: the function.
         items: the items, each of which is only taken when there is room for it.
-        most: how many items are begun, or wait with their results to be yielded. All at once would take much memory.
+        most: how many items are in progress or wait with their results to be yielded. All at once would take much
+            memory.
         threads: how many calls run at once.
     """
     pool, rest, begun = ThreadPoolExecutor(threads), iter(items), collections.deque[tuple[Item, Future[Result]]]()
@@ -285,7 +286,7 @@ def ahead(
             wait([begun[0][1]])
             yield begun.popleft()
     finally:
-        # After an interruption, items that have not been begun are left out.
+        # After an interruption, items that have not been started are left out.
         pool.shutdown(cancel_futures=True)
 
 
@@ -307,7 +308,7 @@ def finished(
     """Finishes work, with a progress bar; at the end, prints on stderr why items failed, in the items' order.
 
     Args:
-        ended: from `worked`.
+        ended: the generator of `worked`.
         items: all items that are left.
         before: how many items were done before.
         record: called with items as soon as they are done.

@@ -14,7 +14,10 @@ from r2l_jax.training.record import changed_flags
         ({"train_size": 1.0}, "--train_size must be between 0 and 1, got 1.0"),
         ({"freeze_processor": True, "freeze_classifier": True}, "--freeze_processor and --freeze_classifier together"),
         ({"processing_mode": "none", "freeze_classifier": True}, "--processing_mode=none learns nothing: with"),
-        ({"processing_mode": "static", "processor_uri": "x"}, "--processing_mode=static learns nothing that"),
+        (
+            {"processing_mode": "static", "processor_uri": "x"},
+            "--processing_mode=static has no learned parameters that",
+        ),
         (
             {"sp_debayer": "malvar2004"},
             "--sp_debayer is for --processing_mode=static, got --processing_mode=parametrized",
@@ -29,7 +32,7 @@ from r2l_jax.training.record import changed_flags
         ),
         (
             {"classifier_pretrained": True, "freeze_classifier": True},
-            "--freeze_classifier would keep the random layers that --classifier_pretrained leaves",
+            "--freeze_classifier would freeze the layers that --classifier_pretrained leaves random",
         ),
         ({"pretrained_weights": "x"}, "--pretrained_weights is for --classifier_pretrained: give"),
         ({"adv_aux_weight": 0.0}, "--adv_aux_weight is for --adv_training: give --adv_training as well"),

@@ -100,7 +100,7 @@ def test_the_pipeline_of_a_file_is_made_once_per_camera_and_holds_no_tracers(wri
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("lut", "--pipeline: no pipeline is called 'lut'; there are parametrized, full, .*, and <file>.py:<function>"),
+        ("lut", "--pipeline: no pipeline is called 'lut'; the pipelines are par.*, and <file>.py:<function>"),
         ("bilinear.none", "--pipeline: no pipeline is called 'bilinear.none'; .*"),
         (
             "my_isp.py",

@@ -104,14 +104,14 @@ def test_sets_of_pictures_at_half_size_name_pipelines_that_differ_only_in_demosa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"processing_mode": "none"}, "--half_size: the images of --processing_mode=none have that size"),
+        ({"processing_mode": "none"}, "--half_size: the images of --processing_mode=none already have that size"),
         (
             {"processing_mode": "static", "sp_debayer": "bilinear"},
             "--half_size takes the place of --sp_debayer=bilinear",
         ),
         (
             {"pipeline": "binned.none.none", "processing_mode": None, "half_size": False},
-            "give --half_size and another demosaicing instead",
+            "use --half_size with another demosaicing instead",
         ),
     ],
 )
@@ -169,7 +169,7 @@ def test_scores_of_an_evaluation_by_camera(two_cameras, capsys):
     ("field", "message"),
     [
         ("model", "--by=model: Synthetic does not know with what its samples were taken"),
-        ("color", "--by must be of maker, model, .*, got 'color'|--by=color"),
+        ("color", "--by must be one of maker, model, .*, got 'color'|--by=color"),
     ],
 )
 def test_fields_that_a_data_set_does_not_know_are_named(one_epoch, field, message):

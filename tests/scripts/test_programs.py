@@ -136,7 +136,7 @@ def test_the_results_of_all_programs_are_in_the_report(trained_run, tmp_path):
     overall = json.loads((forensics / "sensitivity/sensitivity.json").read_text())["overall"]
     assert page.value("Images after stages", "demosaic", "worst, all samples") == overall["stages"]["demosaic"]["worst"]
     drift = json.loads((trained_run / "adjustment/adaptation.json").read_text())["drifts"]["exposure=0.25"]
-    assert page.value("Adaptation by a few labeled images", "exposure=0.25", "after") == drift["after"]["mean"]
+    assert page.value("Adaptation with a few labeled images", "exposure=0.25", "after") == drift["after"]["mean"]
 
 
 NOT_FOUND = "--run=nowhere is not a run's folder: not found"
@@ -144,7 +144,7 @@ NO_FOLD = "--run=nowhere is not a run's folder with a fold_0: not found"
 DRIFTED = "--output=drifted --dataset=Folder --data_dir=raw --camera=drone"
 REFUSED = [
     ("adjust", "--run=nowhere --exposures=0.5", NOT_FOUND),
-    ("adjust", "--run=nowhere --mode=learn --lr=0.1", "--lr changes nothing with --mode=learn"),
+    ("adjust", "--run=nowhere --mode=learn --lr=0.1", "--lr has no effect with --mode=learn"),
     ("benchmark", "--rows=menon", "no row's name begins with 'menon'"),
     ("benchmark", "--repeats=0", "--repeats must be positive, got 0"),
     ("benchmark", "--device=tpu", "flag --device=tpu: value should be one of <cpu|gpu>"),
@@ -158,19 +158,19 @@ REFUSED = [
     ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),
     ("download", "--dataset=Moon --data_dir=x", "flag --dataset=Moon: value should be one of <Microscopy|Drone>"),
     ("evaluate", "--run=nowhere", NOT_FOUND),
-    ("evaluate", "--run=x --against=pipelines --severities=1", "--severities changes nothing without corruptions in "),
+    ("evaluate", "--run=x --against=pipelines --severities=1", "--severities has no effect without corruptions in "),
     ("export", "--output=out", "--run is required"),
     ("export", "--output=out --run=nowhere", NO_FOLD),
-    ("export", "--output=out --run=x --parts=tail", "--parts must be of whole, isp, head, got 'tail'"),
-    ("export", "--output=out --run=x --formats=tflite", "--formats must be of stablehlo, onnx, safetensors, camera, "),
+    ("export", "--output=out --run=x --parts=tail", "--parts must be one of whole, isp, head, got 'tail'"),
+    ("export", "--output=out --run=x --formats=tflite", "--formats must be one of stablehlo, onnx, safetensors, cam"),
     ("export", "--output=out --run=x --camera=drone", "--camera is for --input: give both"),
     ("export", "--output=out --run=x --input=a --data_dir=b", "--input and --data_dir both choose the samples"),
     ("export", "--output=out --run=x --formats=camera --gradient", "--gradient is for --formats=stablehlo, got "),
     ("forensics", "--run=nowhere", NOT_FOUND),
-    ("forensics", "--run=x --analyses=sensitivity,tolerances --lr=0.1", "--lr changes nothing in sensitivity, tol"),
-    ("forensics", "--run=x --check=drone --steps=3", "--steps changes nothing in --check"),
-    ("forensics", "--run=x --track_n_images=2", "--track_n_images changes nothing without --adv_track_differences"),
-    ("lab", "--data_dir=data", "--data_dir changes nothing without --run"),
+    ("forensics", "--run=x --analyses=sensitivity,tolerances --lr=0.1", "--lr has no effect in sensitivity, tol"),
+    ("forensics", "--run=x --check=drone --steps=3", "--steps has no effect in --check"),
+    ("forensics", "--run=x --track_n_images=2", "--track_n_images has no effect without --adv_track_differences"),
+    ("lab", "--data_dir=data", "--data_dir has no effect without --run"),
     ("lab", "--port=70000", "--port must be from 0 to 65535, got 70000"),
     ("lab", "--max_upload=0", "--max_upload must be positive, got 0"),
     ("lab", "--input=none.dng", "none.dng: no such file"),
@@ -185,16 +185,16 @@ REFUSED = [
     ("predict", "--input=raw --output=p.csv --run=x --checkpoint=first", "checkpoint"),
     ("process", "--input=raw --output=out --run=r --half_size", "--run=r is the processing: leave --half_size out"),
     ("process", "--input=raw --output=out --run=nowhere", NO_FOLD),
-    ("process", "--input=raw --output=out --checkpoint=last", "--checkpoint changes nothing without --run"),
+    ("process", "--input=raw --output=out --checkpoint=last", "--checkpoint has no effect without --run"),
     ("process", "--input=raw --output=out --camera=phone", "got 'phone'"),
     ("process", "--input=raw --output=out --sp_debayer=none", "--sp_debayer is for --processing_mode=static"),
     ("report", "--run=nowhere", NOT_FOUND),
     ("report", "--run=", "--run= is not a run's folder: it has no fold_* folder with a metrics.json"),
     ("report", "--run=a --output=report.pdf", "--output must be a file that ends in .html, got 'report.pdf'"),
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),
-    ("study", "--parts=forensics --severities=3", "--severities changes nothing without synthesis in --parts"),
-    ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; there are "),
-    ("synthesize", f"{DRIFTED} --severities=3", "--severities changes nothing without --corruptions"),
+    ("study", "--parts=forensics --severities=3", "--severities has no effect without synthesis in --parts"),
+    ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; the pipelines"),
+    ("synthesize", f"{DRIFTED} --severities=3", "--severities has no effect without --corruptions"),
     ("synthesize", f"{DRIFTED} --output=.", "--output=. holds something else: choose another folder"),
     ("train", "--run_name=r --iso=0.3", "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
     (
@@ -202,9 +202,9 @@ REFUSED = [
         "--run_name=r --augmentation=weka",
         "flag --augmentation=weka: value should be one of <none|weak|strong>",
     ),
-    ("train", "--run_name=r --vary=order", "--vary changes nothing without --seeds"),
+    ("train", "--run_name=r --vary=order", "--vary has no effect without --seeds"),
     ("train", "--run_name=r --seeds=1,x", "--seeds must be whole numbers, separated by commas, got 1,x"),
-    ("train", "--run_name=r --seeds=2 --vary=lr", "--vary must be of weights, order, split, got 'lr'"),
+    ("train", "--run_name=r --seeds=2 --vary=lr", "--vary must be one of weights, order, split, got 'lr'"),
     ("unprocess", "--output=out --camera=drone", "--input is required: folder of pictures"),
     ("unprocess", "--input=raw --output=out --camera=auto", "--camera=auto: pictures hold no camera's calibration"),
 ]

@@ -19,7 +19,8 @@ from r2l_jax.runtime.files import inside
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
-# Raw mosaics have noise in their lower bits, so even dim ones shrink by less than 10. Deflate shrinks by up to 1032.
+# Raw mosaics have noise in their lower bits, so even dim ones shrink by a factor of less than 10. Deflate can reach a
+# factor of 1032.
 MAX_RATIO = 100
 # Masks are mostly empty and shrink by more than MAX_RATIO, but an archive of this unpacked size does no harm.
 ALWAYS_ALLOWED = 2**30
@@ -29,9 +30,9 @@ MAX_OF_FREE_DISK = 0.9
 MAX_FILES = 10**6
 
 _CHUNK = 2**20
-# The headers of a member of a tar archive, with its name: file systems take names of 4 KiB.
+# The most bytes of headers of one member of a tar archive, its name included: file systems allow names of 4 KiB.
 _MOST_HEADERS = 2**20
-# The directory of a zip archive is read whole, before its entries can be counted.
+# The most bytes of a zip archive's directory, which is read whole before its entries can be counted.
 _MOST_DIRECTORY = 2**27
 # The first bytes of compressed files.
 _COMPRESSED: dict[bytes, Callable[[Any], Any]] = {
@@ -85,14 +86,14 @@ def unpack(archive: pathlib.Path, target: pathlib.Path) -> None:
         if isinstance(error, Exception):
             # zipfile and tarfile raise many kinds of exceptions for damaged, encrypted or unknown content.
             reason = one_line(error) or type(error).__name__
-            raise InputError(f"{archive}: damaged or no archive: {reason:.200}") from None
+            raise InputError(f"{archive}: damaged or not an archive: {reason:.200}") from None
         raise
 
 
 def _unpack_members(archive: pathlib.Path, target: pathlib.Path) -> None:
     free = shutil.disk_usage(target).free
     limits = {
-        f"{MAX_RATIO} times its size, as no data set's does": max(MAX_RATIO * archive.stat().st_size, ALWAYS_ALLOWED),
+        f"{MAX_RATIO} times its size, which no data set does": max(MAX_RATIO * archive.stat().st_size, ALWAYS_ALLOWED),
         f"{MAX_OF_FREE_DISK:.0%} of the {free} bytes free on the disk": int(MAX_OF_FREE_DISK * free),
     }
     limit, left = min(limits.items(), key=lambda item: item[1])
@@ -143,7 +144,7 @@ def _refusal_in_zip(member: zipfile.ZipInfo) -> str | None:
 
 
 def _check_directory(archive: pathlib.Path) -> None:
-    """Refuses a zip archive whose directory would fill the memory.
+    """Rejects a zip archive whose directory would fill the memory.
 
     Raises:
         InputError: the directory is too long.
@@ -164,10 +165,10 @@ def _check_directory(archive: pathlib.Path) -> None:
 
 
 class _Metered:
-    """Reads a file for tarfile, which reads the names of members whole, and refuses to read too much at once.
+    """Limits how much tarfile reads from a file at once, because tarfile reads the names of members whole.
 
     Attributes:
-        left: the bytes that may be read before it is set anew.
+        left: the bytes that may still be read until it is reset.
     """
 
     def __init__(self, file: Any):
@@ -175,7 +176,7 @@ class _Metered:
         self.left = _MOST_HEADERS
 
     def read(self, size: int = -1) -> bytes:
-        """Reads so many bytes; raises an InputError if they are more than `left`."""
+        """Reads `size` bytes; raises an InputError if that is more than `left`."""
         if size < 0 or size > self.left:
             raise InputError(f"the headers of one of its members have more than {_MOST_HEADERS} bytes")
         self.left -= size
@@ -194,10 +195,10 @@ def _unpacked(archive: pathlib.Path) -> Iterator[Any]:
 
 
 def _check_end(file: Any, offset: int) -> None:
-    """Raises an InputError unless a tar archive ends where tarfile found no more member, which it does silently."""
+    """Raises an InputError unless a tar archive ends where tarfile stopped: at a damaged member, it stops silently."""
     file.seek(offset)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise InputError("damaged or no archive: the header of a member is damaged")
+        raise InputError("damaged or not an archive: the header of a member is damaged")
 
 
 def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
@@ -219,7 +220,7 @@ def _tar_members(archive: pathlib.Path) -> Iterator[_Member]:
                 if member.issparse():
                     refusal = "a sparse file, which takes more room than the archive"
                 metered.left = max(member.size, 0)
-                # Only for a member that is refused, extractfile returns None.
+                # extractfile returns None only for members that are refused.
                 open_member = functools.partial(cast(Callable[..., IO[bytes]], opened.extractfile), member)
                 yield _Member(member.name, member.isdir(), refusal, open_member)
 

@@ -53,8 +53,8 @@ def find_account(bucket: str, key_id: str | None = None, key: str | None = None)
 
     Args:
         bucket: the bucket's name.
-        key_id: the application key's identifier; None is $B2_APPLICATION_KEY_ID.
-        key: the application key; None is $B2_APPLICATION_KEY.
+        key_id: the application key's identifier; None reads $B2_APPLICATION_KEY_ID.
+        key: the application key; None reads $B2_APPLICATION_KEY.
 
     Raises:
         InputError: the identifier or the key is neither given nor in the environment.
@@ -86,8 +86,8 @@ def download_folders(
         The fingerprint of every file in these folders, by its local path.
 
     Raises:
-        InputError: B2 refuses the key, has no such bucket or folder, cannot be reached, or sends other bytes than it
-            announced; a file's name leaves its folder; or the disk is full.
+        InputError: B2 refuses the key, has no such bucket or folder, cannot be reached, or sends something other than
+            it announced; a file's name leads out of its folder; or the disk is full.
     """
     bucket = _open(account)
     files = {}
@@ -156,7 +156,7 @@ def _download(
             for future in concurrent.futures.as_completed(futures):
                 future.result()
         except BaseException:
-            # Files being downloaded end at their next bytes, and the others do not start.
+            # Running downloads stop at their next bytes, and no others start.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

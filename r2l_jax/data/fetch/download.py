@@ -138,7 +138,7 @@ def _from_b2(layout: Layout, root: pathlib.Path, account: b2.Account) -> None:
     packed = [archive for archive in _archives_in(root / layout.images) if archive in fingerprints]
     for archive in packed:
         _unpack_in_place(archive, root / _SCRATCH)
-    # Archives are removed only after all are unpacked. Otherwise a failure would make the removed ones come again.
+    # Archives are removed only after all are unpacked. Otherwise, after a failure, they would be downloaded again.
     if packed:
         unpacked |= {str(archive.relative_to(root)): fingerprints[archive] for archive in packed}
         write_json(root / _UNPACKED, unpacked)
@@ -184,7 +184,7 @@ def read_record(url: str) -> dict[Remote, str]:
         url: the record in Zenodo's REST API.
 
     Raises:
-        InputError: the record cannot be reached, or is not one with a list of files and their checksums.
+        InputError: the record cannot be reached, or has no list of files and their checksums.
     """
 
     def files_of(content: Any) -> dict[Remote, str]:
@@ -193,7 +193,7 @@ def read_record(url: str) -> dict[Remote, str]:
             for file in content["files"]
         }
 
-    name, files = masked(url), ask(url, files_of, "not a record of Zenodo's with a list of files")
+    name, files = masked(url), ask(url, files_of, "not a Zenodo record with a list of files")
     for remote, link in files.items():
         if not re.fullmatch(r"(md5|sha1|sha256|sha512):[0-9a-f]+", remote.checksum or ""):
             raise InputError(f"{name}: {remote.name} has the checksum {remote.checksum!r}, expected one like md5:...")
@@ -240,7 +240,7 @@ def _archives_of(layout: Layout, record: str, files: Mapping[Remote, str]) -> di
         raise InputError(f"{masked(record)}: no archive with {layout.folder} in its name; its files are: {names}")
     for remote in chosen:
         if len(inside(pathlib.Path(), remote.name).parts) != 1:
-            raise InputError(f"{masked(record)}: the name {remote.name!r} is not that of a file")
+            raise InputError(f"{masked(record)}: {remote.name!r} is not a file name")
     return chosen
 
 
@@ -283,4 +283,4 @@ def _find_folder(layout: Layout, tree: pathlib.Path, archive: pathlib.Path) -> p
         if any((folder / name).is_dir() for pair in layout.aliases.items() for name in pair):
             return folder
     names = ", ".join(sorted(path.name for path in tree.iterdir()))
-    raise InputError(f"{archive}: no folder {layout.folder} in it, but {names or 'nothing'}")
+    raise InputError(f"{archive}: it has no folder {layout.folder}, only {names or 'nothing'}")

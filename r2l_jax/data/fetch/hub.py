@@ -33,7 +33,8 @@ def weights_file(network: str) -> pathlib.Path:
         network: `resnet18`, `resnet34` or `resnet50`.
 
     Raises:
-        InputError: the hub cannot be reached, declares no SHA-256, or sends other bytes; or the file cannot be written.
+        InputError: the hub cannot be reached, declares no SHA-256, or sends something else; or the file cannot be
+            written.
     """
     folder = startup.cache_dir() / "pretrained"
     # Torchvision's first ImageNet weights ("IMAGENET1K_V1") as timm publishes them, with torchvision's tensor names.

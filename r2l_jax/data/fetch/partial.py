@@ -100,7 +100,7 @@ def fetch(
         stop: ends the download from another thread.
 
     Raises:
-        InputError: the source sends other bytes than it announced, or no more bytes; or writing fails.
+        InputError: the source sends something other than it announced, or stops sending; or writing fails.
         Stopped: `stop` was set.
     """
     part = target.with_name(f"{target.name}.part")
@@ -152,7 +152,7 @@ def check_free_disk(folder: pathlib.Path, missing: Mapping[pathlib.Path, Remote]
 
     Args:
         folder: a folder on the disk.
-        missing: the files to download by their targets.
+        missing: the files to download, by their targets.
 
     Raises:
         InputError: the files do not fit.
@@ -161,4 +161,4 @@ def check_free_disk(folder: pathlib.Path, missing: Mapping[pathlib.Path, Remote]
     needed = sum(size - min(size, part.stat().st_size if part.is_file() else 0) for part, size in parts.items())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise InputError(f"{folder}: {needed} bytes are still to come, and only {free} are free on the disk")
+        raise InputError(f"{folder}: {needed} bytes are still to be downloaded, but only {free} are free on the disk")

@@ -24,7 +24,7 @@ _CHUNK = 2**16
 
 
 class _Session(requests.Session):
-    """Follows redirects, but not from HTTPS to anything else, where anybody could have sent the answer."""
+    """Follows redirects, but not from HTTPS to other schemes, whose answers anybody could forge."""
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
@@ -70,7 +70,8 @@ def ask(url: str, parse: Callable[[Any], Parsed], otherwise: str) -> Parsed:
         otherwise: the message for such JSON.
 
     Raises:
-        InputError: the server cannot be reached or states an error, or the answer is other JSON; one line.
+        InputError: the server cannot be reached or states an error, or answers with other JSON. The message is one
+            line.
     """
     try:
         with get(url) as response:

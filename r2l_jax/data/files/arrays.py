@@ -12,10 +12,11 @@ from r2l_jax.runtime.errors import InputError
 
 ARRAY_SUFFIXES = (".npy", ".pgm")
 
-# The magic number, width, height and largest value, which white space and comments divide; one white space ends it.
+# A header: the magic number, width, height and largest value, separated by white space and comments. A single
+# white-space character ends it.
 _BLANK = rb"(?:\s|#[^\n\r]*[\n\r])+"
 _PGM = re.compile(rb"P5%b(\d{1,9})%b(\d{1,9})%b(\d{1,5})\s" % (_BLANK, _BLANK, _BLANK))
-# A header that is longer has comments without end.
+# A longer header consists of endless comments.
 _LONGEST_HEADER = 2**16
 
 _TYPES = ("u1", "u2", "f2", "f4", "f8")
@@ -28,8 +29,8 @@ def read_pgm(path: Path) -> tuple[Shaped[np.ndarray, "rows cols"], int]:
         The samples, in 8 or 16 bits, and the value of white that the file states.
 
     Raises:
-        InputError: the file cannot be read, is not such a PGM, has another length than it declares, or a sample is
-            above white.
+        InputError: the file cannot be read, is not such a PGM, is not as long as it declares, or has a sample above
+            white.
     """
     with reading(path, "binary PGM"), path.open("rb") as file:
         header = _PGM.match(file.read(_LONGEST_HEADER))
@@ -49,8 +50,8 @@ def read_npy(path: Path) -> Shaped[np.ndarray, "..."]:
     """Reads an array of 8 or 16 bits or floating point; pickled objects are refused.
 
     Raises:
-        InputError: the file cannot be read, is not an NPY file, has another length than it declares, or holds other
-            values.
+        InputError: the file cannot be read, is not an NPY file, is not as long as it declares, or holds values of other
+            types.
     """
     with reading(path, "NPY"), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
@@ -68,5 +69,5 @@ def _samples(path: Path, start: int, shape: tuple[int, ...], dtype: np.dtype) ->
     """Reads the samples after a header, in the machine's byte order, if the file is as long as it declares."""
     declared, found = math.prod(shape) * dtype.itemsize, path.stat().st_size - start
     if min(shape, default=0) < 0 or declared != found:
-        raise ValueError(f"it declares {declared} bytes of samples of shape {shape}, and has {found}")
+        raise ValueError(f"it declares {declared} bytes of samples of shape {shape}, but has {found}")
     return np.fromfile(path, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

@@ -34,7 +34,7 @@ class Corrections:
     Attributes:
         dark: the mean dark frame `(H, W)`, as fractions of the white level; None corrects no dark signal.
         flat: the gain of each site `(H, W)`, positive, around 1 in each color; None corrects no response.
-        defects: the rows and columns `(N, 2)` of the sites whose values mean nothing.
+        defects: the rows and columns `(N, 2)` of the sites whose values are meaningless.
     """
 
     dark: Float32[np.ndarray, "_ _"] | None = None
@@ -44,7 +44,7 @@ class Corrections:
     def __post_init__(self):
         shapes = {array.shape for array in (self.dark, self.flat) if array is not None}
         if len(shapes) > 1:
-            raise InputError(f"dark and flat must be of one size, got {_size(self.dark)} and {_size(self.flat)}")
+            raise InputError(f"dark and flat must have the same size, got {_size(self.dark)} and {_size(self.flat)}")
         if self.defects.size and self.defects.min() < 0:
             row, column = self.defects[self.defects.min(1) < 0][0]
             raise InputError(f"the row and column of a defect must not be negative, got {row} and {column}")
@@ -53,7 +53,7 @@ class Corrections:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A hash of the contents: frames that equal corrections were applied to may be cached under it."""
+        """A hash of the contents, under which corrected frames can be cached."""
         digest = hashlib.sha256()
         for array in (self.dark, self.flat, self.defects.astype("<i8")):
             digest.update(b"none" if array is None else f"{array.shape} {array.dtype.str}".encode())
@@ -75,12 +75,12 @@ class Corrections:
             The corrected frame, clipped to [0, 1].
 
         Raises:
-            InputError: the frame has another size than the dark and the flat, or ends before a defect.
+            InputError: the frame's size is not the size of the dark and the flat, or a defect lies outside the frame.
         """
         for name, array in (("dark", self.dark), ("flat", self.flat)):
             if array is not None and array.shape != mosaic.shape:
                 raise InputError(
-                    f"the frame is {_size(mosaic)}, the camera's {name} {_size(array)}: they must be equal"
+                    f"the frame is {_size(mosaic)}, but the camera's {name} is {_size(array)}: they must be equal"
                 )
         self._check_defects(mosaic.shape)
         levels = np.asarray(camera.black_level, np.float32)
@@ -98,7 +98,7 @@ class Corrections:
         if outside.any():
             row, column = self.defects[outside][0]
             raise InputError(
-                f"the frame is {shape[0]}x{shape[1]}, and the camera has a defect at row {row} and column {column}"
+                f"the frame is {shape[0]}x{shape[1]}, but the camera has a defect at row {row} and column {column}"
             )
 
 
@@ -142,7 +142,7 @@ def _read_defects(path: Path) -> Int[np.ndarray, "sites 2"]:
         try:
             sites = [(int(line["row"]), int(line["column"])) for line in read_csv(path)]
         except (ValueError, LookupError, TypeError, csv.Error):
-            raise InputError("a table of defects has whole numbers in the columns row and column") from None
+            raise InputError("a table of defects must have whole numbers in the columns row and column") from None
         return np.array(sites, int).reshape(-1, 2)
 
 
@@ -151,7 +151,7 @@ def _size(array: np.ndarray | None) -> str:
 
 
 def _replace(light: Mosaic, defects: Int[np.ndarray, "sites 2"], tile: Int[np.ndarray, "height width"]) -> None:
-    """Replaces defects in place with the median of good sites of their color in the smallest square with any."""
+    """Replaces each defect in place with the median of the good sites of its color nearby."""
     good = np.ones(light.shape, bool)
     good[tuple(defects.T)] = False
     new = light.copy()

@@ -1,4 +1,4 @@
-"""Helpers of all readers of files: one-line errors that name the file, and bounds on declared sizes."""
+"""Helpers for all file readers: one-line errors that name the file, and bounds on declared sizes."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from r2l_jax.runtime.errors import InputError, one_line
 
-# Deflate, which shrinks the most of the usual methods, makes data at most this many times smaller.
+# The largest factor by which Deflate shrinks data, which is more than other usual methods reach.
 MOST_SHRUNK = 1032
 # A picture of this many bytes does no harm, whatever the size of its file.
 ALWAYS_ALLOWED = 2**26
@@ -24,7 +24,7 @@ def reading(path: str | os.PathLike, kind: str | None = None) -> Iterator[None]:
 
     Args:
         path: the file.
-        kind: the expected kind of file, such as "TIFF"; None is its suffix.
+        kind: the expected kind of file, such as "TIFF"; None takes it from the suffix.
 
     Raises:
         InputError: anything was raised.
@@ -42,12 +42,12 @@ def reading(path: str | os.PathLike, kind: str | None = None) -> Iterator[None]:
         reason = one_line(error) or type(error).__name__
         if len(reason) > _LONGEST:
             reason = f"{reason[:_LONGEST]}..."
-        raise InputError(f"{path}: truncated, corrupt or no {kind} ({reason})") from error
+        raise InputError(f"{path}: truncated, corrupt or not a valid {kind} ({reason})") from error
 
 
 @contextlib.contextmanager
 def advising(advice: str) -> Iterator[None]:
-    """Adds advice to errors of reading files that a program wrote for itself.
+    """Adds advice to errors in reading files that the program itself wrote.
 
     Raises:
         InputError: an InputError or OSError was raised.
@@ -59,14 +59,14 @@ def advising(advice: str) -> Iterator[None]:
 
 
 def check_declared(declared: int, present: int) -> None:
-    """Refuses a file that declares more than it can hold, before memory is taken for it.
+    """Rejects a file that declares more than it can hold, before memory is taken for it.
 
     Args:
         declared: the bytes of the samples that the file declares.
         present: the bytes in the file from which they are decoded.
 
     Raises:
-        ValueError: no usual method of compression makes so much of so little.
+        ValueError: no usual compression method could shrink the declared bytes to the present ones.
     """
     if declared > max(ALWAYS_ALLOWED, MOST_SHRUNK * present):
         raise ValueError(f"it declares {declared} bytes of samples, and {present} bytes cannot hold them")
@@ -77,13 +77,13 @@ def read_text(path: str | os.PathLike, most: int = 2**20) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        InputError: it is longer, or no text in UTF-8; the message starts with the path.
+        InputError: it is longer, or is not text in UTF-8; the message starts with the path.
     """
     with open(path, "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise InputError(f"{path}: expected a text of at most {most} bytes")
+        raise InputError(f"{path}: expected text of at most {most} bytes")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: no text in UTF-8 ({error.reason} at byte {error.start})") from None
+        raise InputError(f"{path}: not text in UTF-8 ({error.reason} at byte {error.start})") from None

@@ -44,14 +44,14 @@ class GainMap:
     gains: Float32[np.ndarray, "rows cols"]
 
     def apply(self, light: Float32[np.ndarray, "rows cols"]) -> None:
-        """Multiplies the light above black of an active area by the gains, in place; between points they are linear."""
+        """Multiplies the light above black of an active area by the gains, linear between points, in place."""
         top, left, bottom, right = self.area
         rows = np.arange(top, min(bottom, light.shape[0]), self.pitch[0])
         cols = np.arange(left, min(right, light.shape[1]), self.pitch[1])
         if not len(rows) or not len(cols):
             return
         (low_v, high_v, part_v), (low_h, high_h, part_h) = (
-            self._between((places + 0.5) / side, axis)  # The place of a site is its middle.
+            self._between((places + 0.5) / side, axis)  # The position of a site is its center.
             for axis, (places, side) in enumerate(zip((rows, cols), light.shape, strict=True))
         )
         by_row = self.gains[low_v] * (1 - part_v)[:, None] + self.gains[high_v] * part_v[:, None]
@@ -101,7 +101,7 @@ def check(path: Path) -> None:
             tag = page.tags.get("TileByteCounts")
             short = tag is not None and tag.dtype == tifffile.DATATYPE.SHORT and len(sizes) > 1
             if short and page.sampleformat == tifffile.SAMPLEFORMAT.IEEEFP:
-                raise InputError("its tiles state their sizes in 16 bits, which LibRaw takes for 32")
+                raise InputError("its tiles state their sizes in 16 bits, which LibRaw reads as 32")
             check_declared(page.nbytes, sum(sizes))
 
 
@@ -129,7 +129,7 @@ def read_facts(path: Path) -> Facts:
 
 
 def _images(tiff: tifffile.TiffFile) -> Iterator[tifffile.TiffPage]:
-    """Goes through the images of a DNG, which has most of them in folders within its first image's."""
+    """Yields the images of a DNG; most of them are in subdirectories of the first one."""
     pages = (page for ifd in tiff.pages for page in (ifd, *(ifd.pages or ())))
     for page in itertools.islice(pages, _MOST_IMAGES):
         if isinstance(page, tifffile.TiffPage):
@@ -142,7 +142,7 @@ def _is_finite(page: tifffile.TiffPage) -> bool:
 
 
 def _pattern(page: tifffile.TiffPage) -> str | None:
-    """Returns the color filter array of an image, unless LibRaw knows its kind."""
+    """Returns the color filter array of an image; returns None if LibRaw knows its kind."""
     size, colors = (page.tags.get(name) for name in ("CFARepeatPatternDim", "CFAPattern"))
     if size is None or colors is None:
         return None
@@ -152,7 +152,7 @@ def _pattern(page: tifffile.TiffPage) -> str | None:
     letters = bytes(colors.value)
     if rows * cols != len(letters) or not set(letters) <= {0, 1, 2}:
         raise InputError(
-            f"the color filter array must be of red, green and blue, got {rows}x{cols} sites of the colors "
+            f"the color filter array must consist of red, green and blue, got {rows}x{cols} sites of the colors "
             f"{list(letters)}"
         )
     return named(np.reshape(list(letters), (rows, cols)))

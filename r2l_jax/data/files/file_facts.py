@@ -55,7 +55,7 @@ def of_files(kind: str, paths: Sequence[pathlib.Path], find: Callable[[pathlib.P
         doing: the text of the progress bar.
 
     Raises:
-        InputError: a file cannot be read, or an error of `find`.
+        InputError: a file cannot be read, or `find` raised it.
     """
     if not paths:
         return []
@@ -90,7 +90,7 @@ def _recall(memory_file: pathlib.Path) -> dict[str, Any]:
 
 
 def _found(path: pathlib.Path, find: Callable[[pathlib.Path], Any]) -> tuple[list[int] | None, Any]:
-    """Returns the facts of a file after its state, which is None if the file changed recently or meanwhile."""
+    """Returns the state of a file, or None if it changed recently or while it was read; and the facts of the file."""
     now, before = time.time_ns(), _state(path)
     with _naming(path):
         facts = find(path)

@@ -37,14 +37,14 @@ EXAMPLE = '"raw": {"width": 1920, "height": 1080, "bits": 10, "packing": "unpack
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Describes how the samples of a file without a header lie.
+    """Describes how the samples of a file without a header are laid out.
 
     Attributes:
-        width: samples in a row.
+        width: the number of samples in a row.
         height: rows.
         bits: bits of a sample.
         packing: "unpacked" (words of 8 bits, or of 16 for more than 8), "mipi", "pfnc" or "gige".
-        byte_order: of unpacked words of 16 bits.
+        byte_order: the byte order of unpacked words of 16 bits.
         align: whether samples are the low or the high bits of unpacked words.
         offset: the bytes before the first sample.
         stride: the bytes from the start of one row to the start of the next. None leaves no gap: rows of "pfnc" and
@@ -70,7 +70,7 @@ class Layout:
                 raise InputError(f"{name} must be even and from 2 to {2**20}, got {side}")
         if self.bits not in _BITS[self.packing]:
             known = _BITS[self.packing]
-            wanted = f"from {known[0]} to {known[-1]}" if len(known) > 3 else f"of {', '.join(map(str, known))}"
+            wanted = f"from {known[0]} to {known[-1]}" if len(known) > 3 else f"one of {', '.join(map(str, known))}"
             raise InputError(f"bits must be {wanted} for the packing {self.packing}, got {self.bits}")
         if self.packing != "unpacked" and (self.byte_order, self.align) != ("little", "low"):
             raise InputError(f"byte_order and align are for the packing unpacked, got {self.packing}")
@@ -84,7 +84,7 @@ class Layout:
 
     @classmethod
     def of(cls, fields: object) -> "Layout":
-        """Makes a layout of the object in a camera's JSON file.
+        """Makes a layout from the object in a camera's JSON file.
 
         Raises:
             InputError: a name or a type is wrong, one that is required is missing, or a value is refused.
@@ -93,7 +93,7 @@ class Layout:
             raise InputError(f"must be an object such as {EXAMPLE}, got {fields!r:.100}")
         known = [field.name for field in dataclasses.fields(cls)]
         if unknown := sorted(set(fields) - set(known)):
-            raise InputError(f"has the fields {', '.join(known)}, got also {', '.join(map(repr, unknown))}")
+            raise InputError(f"may have only the fields {', '.join(known)}, got also {', '.join(map(repr, unknown))}")
         try:
             return msgspec.convert(dict(fields), cls)
         except msgspec.ValidationError as error:
@@ -139,7 +139,7 @@ class Layout:
         """Reads the samples of a file.
 
         Raises:
-            InputError: the file has another length, or a sample has more bits than it should.
+            InputError: the file has the wrong length, or a sample has too many bits.
         """
         found, lengths = Path(path).stat().st_size, self.file_bytes
         if found not in lengths:
@@ -158,7 +158,7 @@ class Layout:
         return np.stack([self._unpacked(row, self.width) for row in rows])
 
     def _unpacked(self, data: UInt8[np.ndarray, " bytes"], count: int) -> UInt16[np.ndarray, " count"]:
-        """Takes the samples out of bytes that start with a whole sample."""
+        """Unpacks samples from bytes that start with a whole sample."""
         if self.packing == "unpacked":
             return self._words(data)
         if self.packing == "pfnc":
@@ -179,8 +179,8 @@ class Layout:
         return np.stack(values, -1).astype(np.uint16).ravel()[:count]
 
     def _bits(self, data: UInt8[np.ndarray, " bytes"], count: int) -> UInt16[np.ndarray, " count"]:
-        """Takes samples out of a stream of bits: eight of them fill as many bytes as they have bits."""
-        groups = np.zeros((-(-count // 8), self.bits + 2), np.uint8)  # A sample lies in up to three bytes.
+        """Unpacks samples from a stream of bits: eight samples fill as many bytes as one sample has bits."""
+        groups = np.zeros((-(-count // 8), self.bits + 2), np.uint8)  # A sample spans up to three bytes.
         whole = len(data) // self.bits
         groups[:whole, : self.bits] = data[: whole * self.bits].reshape(whole, self.bits)
         if rest := data[whole * self.bits :].tolist():
@@ -200,7 +200,7 @@ class Layout:
             return (words >> (8 * self._word - self.bits)).astype(np.uint16)
         if words.size and (highest := int(words.max())) > self.largest:
             raise InputError(
-                f"holds the value {highest}, more than {self.bits} bits can be: are the bits, the byte_order or the "
-                "align of the camera's JSON file others?"
+                f"holds the value {highest}, which does not fit in {self.bits} bits: check the bits, byte_order and "
+                "align in the camera's JSON file"
             )
         return words.astype(np.uint16)

@@ -1,9 +1,9 @@
 """The user's statements about a camera, which add to the files' own calibration values or replace them.
 
 A camera's JSON file has the fields of `isp.Camera`. For files that name their own camera, it may have only some of
-them: each replaces the figure of the file. It may also have
+them: each replaces the file's own value. It may also have
 
-- `raw`: how files without a header lie, see `headerless.Layout`;
+- `raw`: how files without a header are laid out, see `headerless.Layout`;
 - `dark`, `flat`, `defects`: the files of corrections, relative to the JSON file, see `corrections.read`.
 """
 
@@ -33,11 +33,11 @@ class KnownCamera:
 
     Attributes:
         figures: the fields of `isp.Camera` that are given, with levels as fractions of the white level.
-        layout: how files without a header lie.
+        layout: how files without a header are laid out.
         corrections: the corrections of whole frames.
         guesses_white_level: whether the white level follows from the bits of the layout alone.
-        states_pattern: whether the color filter array is stated for sure, so that it counts where a file has another.
-        given: the camera whose figures these are, if a whole one was given.
+        states_pattern: whether the color filter array is stated explicitly, so that it overrides the file's own.
+        given: the camera that these values come from, if a whole one was given.
     """
 
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,7 +49,7 @@ class KnownCamera:
 
     @classmethod
     def of(cls, camera: "isp.Camera | KnownCamera | None") -> "KnownCamera":
-        """Returns the statements of a camera: all of its figures, or none for None."""
+        """Returns the statements of a camera: all of its values, or nothing for None."""
         if isinstance(camera, KnownCamera):
             return camera
         if camera is None:
@@ -59,7 +59,7 @@ class KnownCamera:
 
     @property
     def missing(self) -> list[str]:
-        """The fields that a camera needs and that are not given."""
+        """The required fields of a camera that are not given."""
         needed = ["black_level"]
         if self.figures.get("pattern") != isp.cfa.MONO:
             needed += ["white_balance", "color_matrix"]
@@ -78,7 +78,7 @@ class KnownCamera:
 
     @property
     def described(self) -> str | dict[str, Any]:
-        """The given figures, layout and corrections as values that JSON can hold; "auto" if nothing is given."""
+        """The given values, layout and corrections in terms that JSON can hold; "auto" if nothing is given."""
         if self.camera is not None:
             given = json.loads(self.camera.to_json())
         else:
@@ -100,7 +100,7 @@ def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> Know
 
     Raises:
         OSError: the file cannot be read.
-        InputError: it states nothing of a camera, or something wrong; the message starts with the path.
+        InputError: it states nothing about a camera, or something wrong; the message starts with the path.
     """
     text = read_text(path)
     try:
@@ -117,10 +117,12 @@ def read_known_camera(path: pathlib.Path, with_corrections: bool = True) -> Know
         raise InputError(f"{path}: names other files ({', '.join(given)}), which are not read here: leave them out")
     raw = fields.pop("raw", None)
     if not fields and raw is None:
-        raise InputError(f"{path}: states nothing of a camera: it has the fields {', '.join((*_FIELDS, 'raw'))}")
+        raise InputError(
+            f"{path}: states nothing about a camera: give some of the fields {', '.join((*_FIELDS, 'raw'))}"
+        )
     try:
         figures = isp.Camera.figures_of(fields)
-        # A whole camera may be refused, though each of its figures is a valid one.
+        # A whole camera may be refused even if each of its values is valid.
         _ = KnownCamera(figures).camera
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
@@ -170,7 +172,7 @@ def find_camera(name: str, flag: str = "--camera") -> isp.Camera | None:
         flag: the flag to name in errors.
 
     Raises:
-        InputError: the name is neither a known camera nor a readable JSON file with all figures of one.
+        InputError: the name is neither a known camera nor a readable JSON file with all values of a camera.
     """
     stated = find_known_camera(name, flag)
     return None if name == "auto" else stated.whole(f"{flag}={name}")
@@ -181,13 +183,13 @@ def read_camera_file(path: pathlib.Path) -> isp.Camera:
 
     Raises:
         OSError: the file cannot be read.
-        InputError: it is not a camera, or lacks a figure; the message starts with the path.
+        InputError: it is not a camera, or lacks a value; the message starts with the path.
     """
     return read_known_camera(path).whole(str(path))
 
 
 def common_camera(files: Sequence[pathlib.Path], cameras: Sequence[isp.Camera]) -> isp.Camera:
-    """Returns one camera for files of several: the median of each calibration value.
+    """Combines the cameras of several files into one, with the median of each calibration value.
 
     Even files of one camera differ, for example in the white balance as shot. The camera has no `white_level`, because
     mosaics are divided by it when they are read. It has the noise that all files agree on.

@@ -1,4 +1,4 @@
-"""Files in the formats of cameras (DNG, NEF, CR2, CR3, ARW, ...), as LibRaw reads them.
+"""Files in camera formats (DNG, NEF, CR2, CR3, ARW, ...), as LibRaw reads them.
 
 Levels and color indices have LibRaw's names: a Bayer sensor has the color indices 0 for red, 1 for green, 2 for blue
 and 3 for the second green.
@@ -36,7 +36,7 @@ Mosaic = Float32[np.ndarray, "rows cols"]
 
 
 def is_container(path: Path) -> bool:
-    """Tells whether a file starts as the files of cameras do."""
+    """Tells whether a file starts like a camera's file."""
     with path.open("rb") as file:
         start = file.read(16)
     return start.startswith(_CONTAINERS) or start[6:14] == b"HEAPCCDR" or start[4:8] == b"ftyp"
@@ -47,11 +47,11 @@ def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tupl
 
     Args:
         path: the file.
-        stated: the figures that replace the file's own.
-        warn: called with one line if the file names another color filter array than the one that is stated.
+        stated: the values that replace the file's own.
+        warn: called with one line if the file's color filter array differs from the stated one.
 
     Raises:
-        InputError: the file is damaged, of no kind that LibRaw knows, or lacks a figure that is not stated either.
+        InputError: the file is damaged or unknown to LibRaw, or a calibration value is neither in the file nor stated.
         ValueError: the file lacks samples that it declares.
     """
     if not _says_what_it_is(path):
@@ -74,7 +74,7 @@ def read(path: Path, stated: KnownCamera, warn: Callable[[str], object]) -> tupl
     except rawpy.LibRawError as error:
         message = error.args[0] if error.args else type(error).__name__
         message = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
-        raise InputError(f"truncated, corrupt or no raw file (LibRaw: {one_line(message)})") from error
+        raise InputError(f"truncated, corrupt or not a valid raw file (LibRaw: {one_line(message)})") from error
     except NotImplementedError as error:  # rawpy raises it for patterns that it does not know.
         raise InputError(one_line(error)) from error
 
@@ -98,8 +98,8 @@ def camera_to_srgb(xyz_to_camera: Float[np.ndarray, "3 3"]) -> Float64[np.ndarra
 def _says_what_it_is(path: Path) -> bool:
     """Tells whether a file names its camera or format, so that LibRaw need not guess from its size.
 
-    LibRaw has a table of the sizes of files without a header. A file that it knows only from this table is unknown to
-    it with one byte more.
+    LibRaw has a table of the sizes of files without a header. It no longer recognizes such a file when a byte is
+    appended.
     """
     if is_container(path):
         return True
@@ -115,7 +115,7 @@ def _says_what_it_is(path: Path) -> bool:
         try:
             raw.open_file(str(path))
         except rawpy.LibRawError:
-            return True  # Not a raw file, as LibRaw will say when it is read.
+            return True  # Not a raw file, as LibRaw will report when it is read.
     return False
 
 
@@ -173,7 +173,7 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
     """Finds out the kind of a sensor.
 
     Raises:
-        InputError: its colors are others than red, green and blue.
+        InputError: its colors are not red, green and blue.
     """
     margins = (raw.sizes.top_margin, raw.sizes.left_margin)
     if facts.pattern is not None:
@@ -182,7 +182,7 @@ def _sensor(raw: rawpy.RawPy, facts: dng.Facts) -> _Sensor:
         return _Sensor(dng.named(tile), tile)
     if raw.raw_type == rawpy.RawType.Stack:
         if raw.num_colors != 3:
-            raise InputError(f"pixels must have three values where they are demosaiced already, got {raw.num_colors}")
+            raise InputError(f"demosaiced pixels must have three values, got {raw.num_colors}")
         return _Sensor(None, np.array([[0, 1], [1, 2]]))
     if raw.num_colors == 1:
         return _Sensor(isp.cfa.MONO, np.zeros((1, 1), int))
@@ -213,9 +213,9 @@ def _chosen_pattern(path: Path, own: str | None, stated: KnownCamera, warn: Call
     if given is None or given == own:
         return own
     if not stated.states_pattern:
-        raise InputError(f"the sensor's pattern is {own}, the given camera's {given}")
+        raise InputError(f"the sensor's pattern is {own}, but the given camera's is {given}")
     if isp.cfa.MONO in (own, given):
-        raise InputError(f"the sensor's pattern is {own}, the camera's JSON file states {given}")
+        raise InputError(f"the sensor's pattern is {own}, but the camera's JSON file states {given}")
     warn(f"{path}: the file's pattern is {own}; the camera's JSON file states {given}, which is used")
     return given
 
@@ -273,7 +273,7 @@ def _correct_shading(
 def _by_color(black: Float64[np.ndarray, "4"], pattern: str, facts: dng.Facts) -> list[float]:
     """Returns the black levels of a sensor that has one per color.
 
-    LibRaw assigns the levels of a color filter array that it does not know to wrong colors; their mean is taken.
+    For a color filter array that it does not know, LibRaw assigns the levels to wrong colors, so their mean is taken.
     """
     if facts.pattern is not None:
         black = np.full(4, black.mean())

@@ -42,7 +42,7 @@ def pair_masks(folder: Path, masks_folder: Path, suffixes: Sequence[str]) -> lis
     masks: dict[str, list[Path]] = {}
     for frame in frames:
         if frame.stem in masks:
-            raise InputError(f"{folder} must have one frame {frame.stem}, whatever its suffix; found several")
+            raise InputError(f"{folder} must have only one frame {frame.stem}, whatever its suffix; found several")
         masks[frame.stem] = []
     for mask in _visible_files(masks_folder, MASK_SUFFIXES):
         if stem := _longest_part(mask.stem, masks):
@@ -68,7 +68,8 @@ def _longest_part(name: str, known: Collection[str]) -> str | None:
 
 def _only_mask(frame: Path, masks: list[Path], masks_folder: Path) -> Path:
     if len(masks) > 1:
-        # Some of them may belong to frames that are not here. In their names, this frame's name is not a word.
+        # Some of them may belong to frames in other folders. Only in this frame's mask is the frame's name a whole
+        # word.
         word = re.compile(rf"(?<![0-9A-Za-z]){re.escape(frame.stem)}(?![0-9A-Za-z])")
         masks = [mask for mask in masks if word.search(mask.stem)]
     if len(masks) != 1:
@@ -86,7 +87,7 @@ def stored_set(pairs: Sequence[Pair], side: int, segmentation: bool, advice: str
         pairs: the mosaics and their masks.
         side: the height and width of all of them.
         segmentation: whether the targets are the masks rather than the labels.
-        advice: a way out, which errors of reading samples end with.
+        advice: what the user can do, added to errors in reading samples.
         facts: other fields of `RawDataset`, the labels among them.
     """
 
@@ -116,14 +117,14 @@ def read_frame(
 
     Args:
         pair: the frame and its mask.
-        camera: the known facts of the frame's camera.
+        camera: the known facts about the frame's camera.
         warn: as for `rawfile.read_raw`.
 
     Returns:
         The mosaic, the mask of the same size, and the camera.
 
     Raises:
-        InputError: a file cannot be read, or the mask has another size than the frame.
+        InputError: a file cannot be read, or the mask and the frame differ in size.
     """
     frame, mask_file = pair
     raw, own = read_mosaic(frame, camera, warn)
@@ -131,5 +132,5 @@ def read_frame(
     rows, cols = raw.shape
     # A mosaic is cropped to even size; its mask may still have the odd size of the sensor.
     if not (rows <= mask.shape[0] <= rows + 1 and cols <= mask.shape[1] <= cols + 1):
-        raise InputError(f"{mask_file} must be of the size of {frame}, {raw.shape}, got {mask.shape}")
+        raise InputError(f"{mask_file} must have the size of {frame}, {raw.shape}, got {mask.shape}")
     return raw, mask[:rows, :cols], own

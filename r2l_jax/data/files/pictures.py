@@ -104,7 +104,7 @@ class _Header(NamedTuple):
 def check_png(path: Path) -> int:
     """Checks that a PNG holds all rows that it declares, before memory is taken for them; returns its bits per channel.
 
-    Pillow shows rows black that are missing at the end of a complete file.
+    If the last rows are missing in an otherwise complete file, Pillow shows them black.
 
     Raises:
         ValueError: the file is not a PNG, or rows are missing.
@@ -151,5 +151,5 @@ def _count(file: BinaryIO, enough: int) -> int:
             if held >= enough or unpacked.eof:
                 return min(held, enough)
         file.seek(4, 1)
-    # The end of an incomplete stream may wait for room.
+    # An incomplete stream may still hold decompressed bytes back.
     return min(held + len(unpacked.flush()), enough)

@@ -45,18 +45,17 @@ def read_raw(
       states; the values of a floating-point TIFF or NPY are in [0, 1] already. A PNG of several channels is a mosaic
       stored as a gray picture, with equal color channels.
     - Files without a header, of any other suffix, are read as the `raw` of the camera's JSON file says.
-    - LibRaw reads the formats of cameras (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the
-      bottom and the right, divided by the white level (of each channel, if the file has them). Gain maps of a DNG are
-      applied. A demosaiced DNG is re-mosaiced: each site keeps only its pattern's color, the camera's or RGGB.
+    - LibRaw reads camera formats (DNG, NEF, CR2, CR3, ARW, ...): the visible area, cropped to even size at the bottom
+      and the right, divided by the white level (of each channel, if the file has them). Gain maps of a DNG are applied.
+      A demosaiced DNG is re-mosaiced: each site keeps only its pattern's color, the camera's or RGGB.
 
-    If the camera has a `white_level`, the samples of any file are divided by that. Corrections that the camera's JSON
-    file names are applied to the whole frame.
+    If the camera has a `white_level`, the samples of any file are divided by it instead. Corrections that the camera's
+    JSON file names are applied to the whole frame.
 
     Args:
         path: the file; its suffix decides how it is read.
-        camera: the camera, or the known facts of it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY and files
-            without a header need a whole camera; in the formats of cameras, its figures replace the figures of the
-            file.
+        camera: the camera, or the known facts about it (`known_camera.read_known_camera`). TIFF, PNG, PGM, NPY and
+            files without a header need a whole camera; for camera formats, its values replace the file's own.
         warn: called with one line if a file without levels of its own uses less than an eighth of its range, as a
             mosaic of 10 bits in a TIFF of 16 does, and the camera has no `white_level`; and if a camera's JSON file
             states another pattern than the file. By default, the line goes to stderr.
@@ -67,10 +66,9 @@ def read_raw(
     Raises:
         FileNotFoundError: there is no such file.
         InputError: the file is truncated, corrupt, of another format or without calibration values, or does not
-            identify itself; the sensor has other colors than red, green and blue, or another pattern than the given
-            camera; a picture was given instead of a mosaic; the height or width of a TIFF or PNG is odd; values are not
-            finite or, in floating point, not in [0, 1]; corrections do not fit the frame. Each message starts with the
-            path.
+            identify itself; the sensor's colors are not red, green and blue, or its pattern is not the given camera's;
+            a picture was given instead of a mosaic; the height or width of a TIFF or PNG is odd; values are not finite
+            or, in floating point, not in [0, 1]; corrections do not fit the frame. Each message starts with the path.
     """
     path, stated = Path(path), KnownCamera.of(camera)
     if not path.is_file():
@@ -82,7 +80,9 @@ def read_raw(
             samples, white = _stored(path, suffix)
             mosaic = _fractions(path, samples, stated, warn, white)
             if mosaic.shape[0] % 2 or mosaic.shape[1] % 2:
-                raise InputError(f"a mosaic has an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}")
+                raise InputError(
+                    f"a mosaic must have an even height and width, got {mosaic.shape[0]}x{mosaic.shape[1]}"
+                )
             camera = _whole(stated, "TIFF, PNG, PGM and NPY hold")
         elif stated.layout is not None and not libraw.is_container(path):
             mosaic = _fractions(path, stated.layout.read(path), stated, warn)
@@ -98,7 +98,9 @@ def read_raw(
                     ) from error
                 raise
         if mosaic.size == 0:
-            raise InputError(f"a mosaic has at least two rows and columns, got {mosaic.shape[0]}x{mosaic.shape[1]}")
+            raise InputError(
+                f"a mosaic must have at least two rows and columns, got {mosaic.shape[0]}x{mosaic.shape[1]}"
+            )
         if stated.corrections is not None:
             mosaic = stated.corrections.apply(mosaic, camera)
         return mosaic, camera
@@ -123,7 +125,7 @@ def _whole(stated: KnownCamera, who: str) -> isp.Camera:
 
 
 def _stored(path: Path, suffix: str) -> tuple[np.ndarray, int | None]:
-    """Reads the samples of a file without calibration values, and the value of white if the file states it."""
+    """Reads the samples of a file without calibration values; also returns the value of white if the file states it."""
     if suffix == ".pgm":
         return read_pgm(path)
     if suffix == ".npy":

@@ -32,7 +32,7 @@ _LONGEST = 100
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shot:
-    """Holds the facts of a shot. None is unknown.
+    """Holds the facts about a shot. None means unknown.
 
     Attributes:
         maker: the maker of the camera.
@@ -54,7 +54,7 @@ class Shot:
 
 
 def read_shot(path: str | os.PathLike) -> Shot:
-    """Reads the facts of a shot from a raw file.
+    """Reads the facts about a shot from a raw file.
 
     They come from the tags of TIFF and of camera formats built on it, from EXIF in PNG, and elsewhere from LibRaw.
     Facts that cannot be read are unknown; `read_raw` reports damaged files.
@@ -112,7 +112,7 @@ def _from_libraw(path: Path) -> Shot:
             iso_speed=_number(other.iso_speed),
             exposure_time=_number(other.shutter_speed),
             f_number=_number(other.aperture),
-            # LibRaw's zero is a time that is not known.
+            # LibRaw writes an unknown time as zero.
             date=taken.isoformat() if taken.year > 1970 else None,
         )
 

@@ -17,7 +17,7 @@ from r2l_jax.runtime.errors import InputError
 # tifffile also logs damaged files, and one line about each is enough.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-# tifffile writes an image (H, W, 3) without further notice as H pages of W x 3.
+# By default, tifffile writes an image (H, W, 3) as H pages of W x 3.
 _MOST_PAGES = 2**12
 
 _UNCOMPRESSED = 1
@@ -46,7 +46,7 @@ def read_tiff(path: Path) -> np.ndarray:
         for page in pages:
             check_page(page)
         check_declared(sum(page.nbytes for page in pages), tiff.filehandle.size)
-        # In the thread that asks: several files are read at once already.
+        # In the calling thread, because several files are already read at once.
         arrays = [page.asarray(maxworkers=1) for page in pages]
         return np.stack(arrays) if len(arrays) > 1 else arrays[0]
 
@@ -116,7 +116,7 @@ def check_chunks(page: tifffile.TiffPage) -> list[int]:
 
 
 def _chunk_bytes(page: tifffile.TiffPage, index: int) -> tuple[int, int]:
-    """Returns the least and the most bytes of an unpacked strip or tile: the last strip may be filled up or not."""
+    """Returns the least and the most bytes of an unpacked strip or tile: the last strip may be padded or not."""
     samples = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.CONTIG else 1
     bits = int(page.bitspersample)
     if page.is_tiled:
@@ -139,7 +139,7 @@ def read_stored(path: Path, shape: tuple[int, ...]) -> Float32[np.ndarray, "..."
         The samples of this shape, in [0, 1].
 
     Raises:
-        InputError: the file cannot be read, or has another shape or type.
+        InputError: the file cannot be read, or has the wrong shape or type.
     """
     values = read_tiff(path)
     if len(shape) == 3 and values.shape == (shape[2], *shape[:2]):

@@ -2,7 +2,7 @@
 
 <folder>/images/<tile>.tiff   16-bit mosaics, value / 65535
 <folder>/masks/<tile>.png     8-bit, 255 where the object is
-<folder>/labels.dat           lines of a tile, a tab and the tile's class
+<folder>/labels.dat           one line per tile: its name, a tab and its class
 <folder>/camera.json          the frames' camera
 
 The name of a tile is its frame's name, followed by its row and column among the frame's tiles.
@@ -62,7 +62,7 @@ def cut(
         pairs: the frames and their masks.
         folder: the folder to write.
         side: height and width of a tile. Even, as mosaics are.
-        camera: the known facts of the frames' camera. The camera that the frames have in common is written.
+        camera: the known facts about the frames' camera. The camera that the frames have in common is written.
         choose: selects the tiles of a frame.
         warn: as for `rawfile.read_raw`.
 
@@ -140,10 +140,10 @@ def load(
         side: height and width of a tile.
         classes: the classes of the labels.
         segmentation: whether the targets are masks rather than classes.
-        camera: the tiles' camera; None is the one that their frames have in common.
+        camera: the tiles' camera; None takes the camera that their frames have in common.
 
     Raises:
-        InputError: a file is missing or damaged, or has another class or size.
+        InputError: a file is missing or damaged, or has an unknown class or the wrong size.
     """
     advice = f"delete {folder} to cut the tiles again"
     with advising(advice):

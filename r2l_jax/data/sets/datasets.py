@@ -49,7 +49,7 @@ def load(
                 raise InputError(f"--{flag} is for the synthetic data sets, not for --dataset={name}")
     if name == "Folder":
         if iso != 1.0:
-            raise InputError(f"--iso={iso:g}: a Folder holds one intensity, its own; leave --iso out")
+            raise InputError(f"--iso={iso:g}: a Folder has only its own intensity; leave --iso out")
         return folder.load(data_dir, camera, tile_size)
     for flag, value in (("camera", camera), ("tile_size", tile_size)):
         if value is not None:

@@ -23,7 +23,7 @@ from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
 
-# To be raised whenever files give other facts.
+# Raise this whenever the same files give different facts.
 _VERSION = 1
 
 # The class of segmentation.
@@ -52,7 +52,7 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
     """
     if data_dir is None or not pathlib.Path(data_dir).is_dir():
         raise InputError(
-            "--dataset=Folder needs --data_dir, a folder with one sub-folder a class, or with images/ and masks/, "
+            "--dataset=Folder needs --data_dir, a folder with one sub-folder per class, or with images/ and masks/, "
             f"got {data_dir}"
         )
     if camera is None:
@@ -116,19 +116,19 @@ def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | No
 
 
 def _decoding_identity(camera: KnownCamera) -> list[Any]:
-    """Lists the stated facts of a camera that mosaics depend on, as JSON values."""
+    """Lists the stated facts about a camera that mosaics depend on, as JSON values."""
     layout = None if camera.layout is None else dataclasses.asdict(camera.layout)
     corrections = None if camera.corrections is None else camera.corrections.identity
     return [*map(camera.figures.get, ("white_level", "pattern")), layout, corrections]
 
 
 class _MosaicFacts(NamedTuple):
-    """The facts of a mosaic that a data set needs before it reads its samples.
+    """The facts about a mosaic that a data set needs before it reads its samples.
 
     Attributes:
         shape: its height and width.
         camera: the camera that took it.
-        warnings: warnings for the user, such as that it uses little of its range.
+        warnings: warnings for the user, such as one about using little of its range.
     """
 
     shape: tuple[int, int]
@@ -137,12 +137,12 @@ class _MosaicFacts(NamedTuple):
 
 
 def _facts_of_mosaics(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[_MosaicFacts]:
-    """Returns the facts of each file's mosaic, and decodes only files that are new or have changed."""
+    """Returns the facts about each file's mosaic, and decodes only files that are new or have changed."""
 
     def find(path: pathlib.Path) -> list[Any]:
         warnings: list[str] = []
         raw, own = read_mosaic(path, camera, warnings.append)
-        # Without the path, which may be written otherwise the next time.
+        # Without the path, which may be spelled differently next time.
         return [raw.shape, text_of(own), [text.removeprefix(f"{path}: ") for text in warnings]]
 
     @functools.cache
@@ -198,7 +198,7 @@ def _segmentation(root: pathlib.Path, camera: KnownCamera, tile_size: int | None
 
 
 def _ignore(_: str) -> None:
-    """Leaves a warning to the reading of all frames."""
+    """Ignores a warning, which reading all frames repeats."""
 
 
 def _every_tile(fractions: list[float]) -> list[tuple[int, str]]:

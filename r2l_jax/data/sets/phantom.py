@@ -148,7 +148,7 @@ CELL_TYPES = {
 }
 CLASSES = tuple(CELL_TYPES)
 
-# The largest numbers in a scene; random ones are left out.
+# The largest numbers in a scene; a random part of each is left out.
 _GRANULES = 140
 _RED_CELLS = 9
 _PLATELETS = 3
@@ -200,7 +200,7 @@ def render(
     smear *= jnp.exp(0.12 * jax.random.normal(stain_key, (len(DYES),)))
 
     light = _lamp(lamp_key, axis)[..., None] * transmit(smear, jnp.array(list(DYES.values())))
-    # The blur is the diffraction, and the defocus of a cell above or below the focal plane.
+    # The blur combines diffraction and the defocus of a cell above or below the focal plane.
     psf_width = jnp.hypot(0.14, 0.2 * jax.random.normal(focus_key))
     blur = _bells(axis, axis, psf_width)
     blur /= blur.sum(1, keepdims=True)
@@ -319,7 +319,7 @@ def _platelets(key: PRNGKeyArray, axis: Float[Array, " size"]) -> Float[Array, "
 
 
 def _lamp(key: PRNGKeyArray, axis: Float[Array, " size"]) -> Float[Array, "size size"]:
-    """Returns the brightness of the empty field, which differs a little between scenes and falls off to the corners."""
+    """Returns the brightness of the empty field, which varies a little between scenes and falls toward the corners."""
     level_key, center_key, fall_key = jax.random.split(key, 3)
     x, y = jax.random.uniform(center_key, (2,), minval=-3, maxval=3)
     squared = ((axis[:, None] - y) ** 2 + (axis - x) ** 2) / (FIELD / 2) ** 2

@@ -55,8 +55,8 @@ def load(name: str, data_dir: str | pathlib.Path, intensity: str) -> RawDataset:
 
     - "Microscopy": the mosaics `microscopy/images/<intensity>/*.tiff`, labeled by
       `microscopy/labels/Ma190c_annotations.dat`.
-    - "MicroscopyRGB": the same images, processed by the microscope's own software, in folders that have "rgb" in place
-      of "raw" in the intensity.
+    - "MicroscopyRGB": the same images, processed by the microscope's own software, in folders whose names have "rgb" in
+      place of "raw".
     - "DroneSegmentationFull": the frames `drone/images_full/<intensity>/*` with the masks `drone/masks_full/*`; the
       name of a mask contains the name of its frame.
     - "DroneSegmentation": tiles of 256x256 from these frames that show at least a part of a car.
@@ -119,7 +119,7 @@ def _microscopy(name: str, root: pathlib.Path, intensity: str) -> RawDataset:
 
 
 def _as_published(_: str) -> None:
-    """Ignores that files are dim: the published intensities go down to 0.01."""
+    """Ignores the warning that a file is dim: the published intensities go down to 0.01."""
 
 
 def _name_and_class(file: pathlib.Path, line: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """The embedded data set: phantoms of a stained blood smear, photographed and written in the published layout.
 
 <root>/images/raw_scale{001,005,010,025,050,075,100}/<name>.tiff   16-bit mosaics, value / 65535
-<root>/labels/labels.dat                                           lines of a name, a space and a class
+<root>/labels/labels.dat                                           one line per scene: its name, a space and its class
 <root>/masks/<name>.png                                            8-bit, 255 where the white cell is
 <root>/camera.json  dataset.json                                   the camera; the settings that made the folder
 """
@@ -41,12 +41,12 @@ CAMERA = Camera(
     color_matrix=((1.62, -0.44, -0.18), (-0.25, 1.50, -0.25), (-0.02, -0.40, 1.42)),
 )
 
-# In electrons, for a small pixel with an inexpensive read-out. At an intensity of 0.01 the background has 16 electrons,
-# and the noise hides the differences between the classes.
+# In electrons: a small pixel with an inexpensive read-out. At an intensity of 0.01 the background has 16 electrons, and
+# the noise hides the differences between the classes.
 FULL_WELL = 2000.0
 READ_NOISE = 8.0
 
-# To be raised whenever the same settings give other files.
+# Raise this whenever the same settings give different files.
 _VERSION = 2
 _BATCH = 20
 # The bytes of the labels of some million scenes.
@@ -121,7 +121,7 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
         parent: the folder that holds the data set's folder; made if it does not exist.
         images: the number of scenes; their classes alternate.
         size: the height and width in pixels, even and at least 32.
-        seed: decides the scenes and the noise. A machine writes the same files for the same seed.
+        seed: decides the scenes and the noise. The same machine writes the same files for the same seed.
 
     Returns:
         The data set's folder.
@@ -147,7 +147,7 @@ def generate(parent: str | Path, *, images: int = 600, size: int = 128, seed: in
 def _check_room(root: Path, images: int, size: int) -> None:
     """Raises an InputError unless the disk has room for all scenes."""
     folder = next(parent for parent in root.absolute().parents if parent.exists())
-    # 2 bytes a pixel at each intensity; masks are small.
+    # 2 bytes per pixel at each intensity; masks are small.
     needed, free = 2 * len(INTENSITIES) * images * size**2, shutil.disk_usage(folder).free
     if needed > free:
         raise InputError(

@@ -38,7 +38,7 @@ def test_names_of_test_cases():
     [
         (
             lambda: cases.pipelines(["bilinear"]),
-            r"no pipeline is called 'bilinear'; there are parametrized, full",
+            r"no pipeline is called 'bilinear'; the pipelines are parametrized, full",
         ),
         (lambda: cases.pipelines(["menon2007.median_denoising.unsharp_masking"]), r"no pipeline is called 'menon2007"),
         (lambda: cases.intensities([0.3]), r"--intensities must be of the measured ones, 0.01, .*1, got 0.3"),

@@ -60,9 +60,9 @@ def test_a_job_that_fails_is_tried_again_and_then_reported_while_the_others_fini
     assert [len(calls) for calls in (few, many, mistake, used)] == [3, cluster.TRIES, 1, 2]
     assert done == {
         "few": None,
-        "many": "failed 3 times, at last: no number",
-        "needs many": "not begun, since many failed",
-        "needs that": "not begun, since needs many failed",
+        "many": "failed 3 times, last error: no number",
+        "needs many": "not started, since many failed",
+        "needs that": "not started, since needs many failed",
         "other": None,
         "mistake": "--lr must be positive",
         "used": None,
@@ -141,9 +141,9 @@ class TestWorkers:
         assert done == {
             "first": None,
             "lost once": None,
-            "lost": "failed 3 times, at last: its worker was lost",
-            "wrong": "failed 3 times, at last: no number",
-            "needs lost": "not begun, since lost failed",
+            "lost": "failed 3 times, last error: its worker was lost",
+            "wrong": "failed 3 times, last error: no number",
+            "needs lost": "not started, since lost failed",
             "last": None,
         }
         assert (tmp_path / "lost once begun").read_text() != (tmp_path / "lost once").read_text()

@@ -85,7 +85,7 @@ def test_a_flagfile_is_read(tmp_path):
         (["--input=a", "--weights=nan"], "--weights must be positive, got nan"),
         (["--input=a", "--weights=1,high"], "--weights must be numbers, separated by commas, got 1,high"),
         (["--input=a", "--melted", "--sizes=1.5"], "--sizes must be whole numbers, separated by commas, got 1.5"),
-        (["--input=a", "--sizes=1"], "--sizes changes nothing without --melted"),
+        (["--input=a", "--sizes=1"], "--sizes has no effect without --melted"),
     ],
 )
 def test_wrong_values_are_named(arguments, message):
@@ -107,9 +107,9 @@ def test_a_switch_takes_the_flags_of_its_choice_and_refuses_the_others():
     # The target was called goal before.
     for flag in ("--target=0.7", "--goal=0.7"):
         assert parse("--input=a", "--mode=two", flag, settings=switch) == Other(input=("a",), target=0.7)
-        with pytest.raises(InputError, match=r"^--target changes nothing with --mode=one$"):
+        with pytest.raises(InputError, match=r"^--target has no effect with --mode=one$"):
             parse("--input=a", flag, settings=switch)
-    with pytest.raises(InputError, match=r"^--steps changes nothing with --mode=two$"):
+    with pytest.raises(InputError, match=r"^--steps has no effect with --mode=two$"):
         parse("--input=a", "--mode=two", "--steps=3", settings=switch)
     assert "goal" not in flags.help_text(Other, "A title.")
 

@@ -31,7 +31,7 @@ def test_a_second_writer_is_told_who_holds_the_folder(tmp_path):
     with writing_to(tmp_path / "run"):
         message = refusal(tmp_path / "run")
     holder = f"process {os.getpid()} on {platform.node()}"
-    assert message.startswith(f"{tmp_path}/run: another program writes to this folder: {holder}")
+    assert message.startswith(f"{tmp_path}/run: another program is writing to this folder: {holder}")
     assert "\n" not in message
     since = datetime.datetime.fromisoformat(message.partition(", since ")[2])
     # Another host may have another time zone.

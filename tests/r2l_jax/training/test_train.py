@@ -103,7 +103,7 @@ def test_folds_that_are_trained_one_by_one_are_those_of_the_run(base, finished):
 
 def test_a_fold_in_training_is_not_trained_twice(base):
     config = replace(base, run_name="twice", n_splits=2)
-    with locked(config.run_dir / "fold_1"), pytest.raises(FolderInUseError, match="another program writes to this"):
+    with locked(config.run_dir / "fold_1"), pytest.raises(FolderInUseError, match="another program is writing to this"):
         train.run_folds(config, [1])
 
 

@@ -201,7 +201,7 @@ def test_refuses_damaged_archives(tmp_path, refused, name):
     content = WRITERS.get(name, write_tar)(tmp_path / name, [("x", bytes(range(256)) * 64)]).read_bytes()
     for damaged in (b"", b"no archive", content[: len(content) // 2], content[:60] + b"\xff" * 20 + content[80:]):
         (tmp_path / name).write_bytes(damaged)
-        refused(tmp_path / name, "damaged or no archive|unpacking")
+        refused(tmp_path / name, "damaged or not an archive|unpacking")
 
 
 def test_refuses_encrypted_files_and_duplicate_names(tmp_path, refused):

@@ -252,12 +252,12 @@ SPOILT = ARCHIVE[:-1] + b"?"
         ({"ranges": "bytes 0-9/10", "drops": [80_000]}, r"got the range .bytes 0-9/10., .* 65536", [f"{NAME}.part"]),
         ({"ranges": False, "drops": [80_000] * 9}, r"IncompleteRead.* after 65536 of", [f"{NAME}.part"]),
         ({"statuses": {f"/files/{NAME}/content": 503}}, r"content: HTTP 503 Service Unavailable$", []),
-        ({"sends": {"record": b'{"files": [{"key": "x"}]}'}}, r"not a record of Zenodo's .*KeyError\('size'\)", []),
+        ({"sends": {"record": b'{"files": [{"key": "x"}]}'}}, r"not a Zenodo record .*KeyError\('size'\)", []),
         ({"files": {"a.zip": b"", "b.txt": b""}}, r"no archive with microscopy .* are: a.zip, b.txt$", []),
         ({"fields": {"key": "../microscopy.zip"}}, r"does not stay in its folder", []),
-        ({"fields": {"key": "a/microscopy.zip"}}, r"'a/microscopy.zip' is not that of a file", []),
+        ({"fields": {"key": "a/microscopy.zip"}}, r"'a/microscopy.zip' is not a file name", []),
         ({"fields": {"checksum": "crc32:0"}}, r"has the checksum 'crc32:0', expected one like md5", []),
-        ({"fields": {"size": 2**60}}, rf"{2**60} bytes are still to come, and only \d+ are free", []),
+        ({"fields": {"size": 2**60}}, rf"{2**60} bytes are still to be downloaded, but only \d+ are free", []),
         ({"fields": {"links": {"self": "http://127.0.0.1:9/"}}}, r"Connection refused after 0 of \d+", []),
     ],
 )  # fmt: skip
@@ -279,9 +279,9 @@ HOSTILE_WITHIN = pack_zip(TREES["Microscopy"] | {"microscopy/images/more.zip": p
 @pytest.mark.parametrize(
     ("archive", "message"),
     [
-        (b"no archive", "damaged or no archive"),
+        (b"no archive", "damaged or not an archive"),
         (pack_zip({"microscopy/../../x": b""}), "'microscopy/../../x' does not stay in its folder"),
-        (pack_zip({"x/y": b"", "z": b""}), "no folder microscopy in it, but x, z"),
+        (pack_zip({"x/y": b"", "z": b""}), "it has no folder microscopy, only x, z"),
         (INCOMPLETE, "the unpacked files lack images/raw_scale025, labels/Ma190c_annotations.dat"),
         (HOSTILE_WITHIN, "more.zip: the name '../x' does not stay in its folder"),
     ],
@@ -321,7 +321,10 @@ def test_existing_files_are_not_touched(zenodo, tmp_path, there):
 
 
 def test_a_locked_folder_and_a_data_set_that_lost_a_file_are_refused(zenodo, tmp_path):
-    with locked(tmp_path), pytest.raises(InputError, match=r"another program writes to this folder: process \d+ on "):
+    with (
+        locked(tmp_path),
+        pytest.raises(InputError, match=r"another program is writing to this folder: process \d+ on "),
+    ):
         fetch(zenodo, tmp_path)
     fetch(zenodo, tmp_path)
     check_complete(tmp_path)

@@ -17,6 +17,6 @@ def test_a_download_needs_the_space_of_what_is_still_to_come(tmp_path, monkeypat
     check_free_disk(tmp_path, missing)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(2000, 1551, 449))
     with pytest.raises(
-        InputError, match=f"^{tmp_path}: 450 bytes are still to come, and only 449 are free on the disk$"
+        InputError, match=f"^{tmp_path}: 450 bytes are still to be downloaded, but only 449 are free on the disk$"
     ):
         check_free_disk(tmp_path, missing)

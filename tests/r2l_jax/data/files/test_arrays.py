@@ -56,14 +56,14 @@ def test_arrays_of_any_order_are_read(tmp_path, dtype, order):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"P2 2 2 255\n1 2 3 4", "truncated, corrupt or no binary PGM"),
+        (b"P2 2 2 255\n1 2 3 4", "truncated, corrupt or not a valid binary PGM"),
         (b"P5 2 2 0\n1234", "the largest value must be from 1 to 65535, got 0"),
-        (b"P5 2 2 255\n123", r"it declares 4 bytes of samples of shape \(2, 2\), and has 3"),
-        (b"P5 2 2 255\n12345", r"it declares 4 bytes of samples of shape \(2, 2\), and has 5"),
+        (b"P5 2 2 255\n123", r"it declares 4 bytes of samples of shape \(2, 2\), but has 3"),
+        (b"P5 2 2 255\n12345", r"it declares 4 bytes of samples of shape \(2, 2\), but has 5"),
         (b"P5 999999999 999999999 255\n12345", "it declares 999999998000000001 bytes"),
         (b"P5 2 2 9\n1234", "holds the value 52, above the largest of its header, 9"),
-        (b"P5 3 2 255\n123456", "a mosaic has an even height and width, got 2x3"),
-        (b"P5 0 2 255\n", "a mosaic has at least two rows and columns, got 2x0"),
+        (b"P5 3 2 255\n123456", "a mosaic must have an even height and width, got 2x3"),
+        (b"P5 0 2 255\n", "a mosaic must have at least two rows and columns, got 2x0"),
     ],
 )
 def test_a_wrong_pgm_is_one_line(tmp_path, content, message):
@@ -85,5 +85,5 @@ def test_a_wrong_npy_is_one_line(tmp_path):
     np.save(tmp_path / "a.npy", SAMPLES)
     content = (tmp_path / "a.npy").read_bytes()
     (tmp_path / "a.npy").write_bytes(content.replace(b"(6, 8)", b"(9, 8)"))
-    with pytest.raises(InputError, match=r"it declares 144 bytes of samples of shape \(9, 8\), and has 96"):
+    with pytest.raises(InputError, match=r"it declares 144 bytes of samples of shape \(9, 8\), but has 96"):
         read_raw(tmp_path / "a.npy", CAMERA)

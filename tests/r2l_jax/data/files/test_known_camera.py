@@ -53,11 +53,11 @@ def test_a_whole_camera_from_json(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{}", r"states nothing of a camera: it has"),
+        (b"{}", r"states nothing about a camera: give some of the fields"),
         (b'{"black_level": [0, 0, 0, 0], "pattern": "BGGR"}', "the camera lacks white_balance, color_matrix$"),
         (b"{", r"Expecting"),
         (b"[" * 200_000, "nested too deeply"),
-        (b"\xff", r"no text in UTF-8"),
+        (b"\xff", r"not text in UTF-8"),
         (None, "expected a text of at most 1048576 bytes"),
     ],
 )

@@ -65,7 +65,7 @@ def test_the_passes_of_an_interlaced_png_are_counted(tmp_path, width, height, ne
 
 def test_other_formats_are_not_opened_by_the_suffix_of_a_png(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "a.png", format="GIF")
-    with pytest.raises(InputError, match=r"a\.png: truncated, corrupt or no PNG \(its header is missing\)"):
+    with pytest.raises(InputError, match=r"a\.png: truncated, corrupt or not a valid PNG \(its header is missing\)"):
         read_mask(tmp_path / "a.png")
 
 
@@ -99,7 +99,7 @@ def test_a_mask_is_one_where_any_color_channel_is_above_zero(tmp_path, mode, bac
 
 def test_a_file_that_is_not_a_mask_is_named(tmp_path):
     (tmp_path / "mask.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"mask.png: truncated, corrupt or no PNG"):
+    with pytest.raises(InputError, match=r"mask.png: truncated, corrupt or not a valid PNG"):
         read_mask(tmp_path / "mask.png")
     tifffile.imwrite(tmp_path / "mask.tif", np.zeros((2, 3, 4, 5), np.uint8), photometric="minisblack")
     with pytest.raises(InputError, match=r"must be a picture of at most four channels, got shape \(6, 4, 5\)"):

@@ -196,13 +196,13 @@ def test_truncated(write_dng, tmp_path, suffix, kept):
     write_dng(raw, path.name) if suffix == "dng" else write(path, raw)
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
-    refuse(path, "truncated, corrupt or no ")
+    refuse(path, "truncated, corrupt or not a valid ")
 
 
 @pytest.mark.parametrize("name", ["bad.dng", "bad.NEF", "bad.cr3", "bad.tif", "bad.png", "notes.txt"])
 def test_corrupt(tmp_path, name):
     (tmp_path / name).write_bytes(b"no raw file" * 1000)
-    refuse(tmp_path / name, "truncated, corrupt or no ")
+    refuse(tmp_path / name, "truncated, corrupt or not a valid ")
 
 
 def write(path, samples):
@@ -236,8 +236,8 @@ BLUE_SITE[1, 2, 2] = 1
         ),
         ("raw.tiff", np.zeros((3, 4, 4), np.uint16), "expected one mosaic"),
         *(("raw.tiff", np.zeros(shape, np.uint16), "empty picture") for shape in ((48, 0), (0, 64), (0, 0))),
-        ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic has an even height and width, got 5x4"),
-        ("raw.png", np.zeros((4, 5), np.uint8), "a mosaic has an even height and width, got 4x5"),
+        ("raw.tiff", np.zeros((5, 4), np.uint8), "a mosaic must have an even height and width, got 5x4"),
+        ("raw.png", np.zeros((4, 5), np.uint8), "a mosaic must have an even height and width, got 4x5"),
         ("raw.png", BLUE_SITE, "expected a mosaic, got a color picture"),
     ],
 )
@@ -247,7 +247,7 @@ def test_samples_that_are_no_mosaic_are_refused(tmp_path, name, samples, message
 
 def test_other_files_are_refused(write_dng, tmp_path):
     refuse(tmp_path / "gone.dng", "no such file", error=FileNotFoundError)
-    refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "BGGR, the given camera's RGGB")
+    refuse(write_dng(tiled(TILE), cfa=PATTERNS["BGGR"]), "BGGR, but the given camera's is RGGB")
     refuse(write_dng(lit(np.nan), white=1), "not finite")
     magenta = write_dng(tiled(TILE), cfa=(3, 4, 1, 5), tags=[(50710, "B", 4, (3, 4, 1, 5))])
     refuse(magenta, "the sensor's colors must be red, green and blue, got ")

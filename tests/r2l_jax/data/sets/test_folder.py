@@ -298,7 +298,7 @@ def rename(old, new):
     [
         (rename("images", "misspelled"), "has the sub-folder masks, and lacks images: segm"),
         (rename("masks", "misspelled"), "has the sub-folder images, and lacks masks: segm"),
-        (lambda root: (root / "images/a.tif").touch(), "images must have one frame a, whatever its suffix; found sev"),
+        (lambda root: (root / "images/a.tif").touch(), "images must have only one frame a, whatever its suffix; found"),
         (lambda root: (root / "tiles_32").write_text("a file"), r"tiles_32: File exists"),
     ],
 )

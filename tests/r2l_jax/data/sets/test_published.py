@@ -199,7 +199,7 @@ def gone(path):
 @pytest.mark.parametrize(
     ("name", "file", "spoil", "message"),
     [
-        ("DroneSegmentation", "images/DJI_1_01_02.tiff", halved, "truncated, corrupt or no TIFF.*"),
+        ("DroneSegmentation", "images/DJI_1_01_02.tiff", halved, "truncated, corrupt or not a valid TIFF.*"),
         ("Drone", "labels.dat", gone, "labels.dat.*"),
         ("Drone", "labels.dat", halved, r"labels\.dat: a line must be a tile, a tab and car or no car, got 'DJ.*'"),
     ],
@@ -265,7 +265,7 @@ LONE_MASK = f"{MASKS}/DJI_10_mask.png"
             "DroneSegmentation",
             LONE_MASK,
             mask(500, 768),
-            r"DJI_10_mask.png must be of the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)",
+            r"DJI_10_mask.png must have the size of .*DJI_10.tif, \(512, 768\), got \(500, 768\)",
         ),
         ("DroneSegmentation", f"{MASKS}/*", mask(512, 768), r"no tile of any frame has an object in its mask"),
         ("DroneSegmentation", f"{FRAMES}/*", gone, r"must hold frames \(.tif, .tiff, .png, .dng\), found none"),

@@ -149,11 +149,11 @@ MOSAIC, MASK = "images/raw_scale100/cell_00003.tiff", "masks/cell_00003.png"
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        (MOSAIC, halved, r"cell_00003\.tiff: truncated, corrupt or no TIFF"),
+        (MOSAIC, halved, r"cell_00003\.tiff: truncated, corrupt or not a valid TIFF"),
         (MASK, small_mask(), r"cell_00003\.png must have shape \(32, 32\), got \(1, 1\)"),
         ("labels/labels.dat", halved, r"labels\.dat: line \d+ must be 'cell_\d+ \w+', got"),
         ("labels/labels.dat", lambda text: text + b"cell_00099 LYT\n", "line 26 must be 'nothing', got 'cell_00099"),
-        ("labels/labels.dat", b"\xff", r"labels\.dat: no text in UTF-8"),
+        ("labels/labels.dat", b"\xff", r"labels\.dat: not text in UTF-8"),
         ("labels/labels.dat", lambda text: text.replace(b"cell_00001 ", b"cell_00001"), r"line 2 must be 'cell_00001 "),
         ("camera.json", halved, r"camera\.json: "),
         ("dataset.json", halved, "is not the synthetic data set of"),

@@ -116,8 +116,8 @@ def test_cameras_are_known_or_read_from_their_files(tmp_path, write_dng):
         ("part.json", '{"pattern": "RGGB"}', "--check=.*part.json: the camera lacks "),
         ("other.json", "[1]", "--check=.*other.json: a camera must be a JSON object, got list"),
         ("folder.json", "", r"--check=.*folder\.json: Is a directory"),
-        ("picture.tif", "no picture", "--check: .*picture.tif: truncated, corrupt or no TIF"),
-        ("raw.dng", "no picture", "--check: .*raw.dng: truncated, corrupt or no raw file"),
+        ("picture.tif", "no picture", "--check: .*picture.tif: truncated, corrupt or not a valid TIF"),
+        ("raw.dng", "no picture", "--check: .*raw.dng: truncated, corrupt or not a valid raw file"),
     ],
 )
 def test_a_camera_that_cannot_be_read_is_named_in_one_line(tmp_path, name, content, message):

@@ -167,7 +167,7 @@ def test_a_group_tolerates_a_camera_if_all_its_members_do(group, calls, monkeypa
         ({"map": ("gamma_correct", "hue")}, "--map must be two of black_level, .* got 'gamma_correct,hue'"),
         ({"run": "nowhere"}, "--run=nowhere is not a run's folder: not found"),
         ({"steps": 0}, "--steps must be positive, got 0"),
-        ({"analyses": ("gradients",)}, "--analyses must be of sensitivity, tolerances, worst_case, got 'gradients'"),
+        ({"analyses": ("gradients",)}, "--analyses must be one of sensitivity, tolerances, worst_case, got 'grad"),
         ({"adv_aux_loss": "lpips"}, "--adv_aux_loss must be one of ssim, l2, l2_sum, got 'lpips'"),
         ({"adv_aux_weight": (-1.0,)}, r"--adv_aux_weight must not be negative, got -1.0"),
     ],
