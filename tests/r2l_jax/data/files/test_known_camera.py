@@ -58,7 +58,7 @@ def test_a_whole_camera_from_json(tmp_path):
         (b"{", r"Expecting"),
         (b"[" * 200_000, "nested too deeply"),
         (b"\xff", r"not text in UTF-8"),
-        (None, "expected a text of at most 1048576 bytes"),
+        (None, "expected text of at most 1048576 bytes"),
     ],
 )
 def test_a_damaged_or_endless_camera_is_one_line(tmp_path, content, message):
