@@ -146,7 +146,7 @@ def test_test_samples_leave_each_class_enough_to_train_and_validate(labels, test
     ("labels", "train_size", "names", "message"),
     [
         ([0, 0, 0, 1], 0.8, ("LYT", "BAS"), "class BAS has 1 image; a split needs 2"),
-        ([0, 0, 0, 1, 2], 0.8, (), "class number 1 has 1 image (other such classes: 1); a split needs 2"),
+        ([0, 0, 0, 1, 2], 0.8, (), r"class number 1 has 1 image \(other such classes: 1\); a split needs 2"),
         ([0, 1] * 5, 0.9, (), "--train_size=0.9 leaves 1 of 10 images to validate on, fewer than the 2 classes"),
         ([0, 1] * 5, 0.1, (), "--train_size=0.1 leaves 1 of 10 images to train on, fewer than the 2 classes"),
     ],
