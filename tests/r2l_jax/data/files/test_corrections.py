@@ -83,9 +83,9 @@ def test_a_color_without_good_sites_stays():
     [
         ({"dark": random((12, 18))}, "the frame is 12x16, but the camera's dark is 12x18: they must be equal"),
         ({"flat": random((16, 12))}, "the frame is 12x16, but the camera's flat is 16x12: they must be equal"),
-        ({"defects": at((3, 3), (12, 5))}, "the frame is 12x16, and the camera has a defect at row 12 and column 5"),
+        ({"defects": at((3, 3), (12, 5))}, "the frame is 12x16, but the camera has a defect at row 12 and column 5"),
         ({"dark": random(), "flat": random((4, 4))}, "dark and flat must have the same size, got 12x16 and 4x4"),
-        ({"dark": random(), "defects": at((0, 16))}, "the frame is 12x16, and .* defect at row 0 and column 16"),
+        ({"dark": random(), "defects": at((0, 16))}, "the frame is 12x16, but .* defect at row 0 and column 16"),
         ({"defects": at((3, -1))}, "must not be negative, got 3 and -1"),
     ],
 )
@@ -145,7 +145,7 @@ def test_reads_the_files_that_a_camera_names(tmp_path):
         ),
         ({"defects": "row,column\n1,x\n"}, "defects.csv: a table of defects must have whole numbers in the columns"),
         ({"defects": "row,column\n1\n"}, "defects.csv: a table of defects must have whole numbers in the columns"),
-        ({"defects": "row,column\n12,0\n"}, "the frame is 12x16, and the camera has a defect at row 12 and column 0"),
+        ({"defects": "row,column\n12,0\n"}, "the frame is 12x16, but the camera has a defect at row 12 and column 0"),
     ],
 )
 def test_damaged_files_are_named_in_one_line(tmp_path, parts, message):
