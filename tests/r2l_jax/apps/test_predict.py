@@ -123,7 +123,7 @@ def test_other_settings_are_refused(run, files, tmp_path):
     with pytest.raises(InputError, match="holds predictions of other camera: choose another file"):
         predict_files(files, tmp_path / "p.csv", first, find_known_camera("drone"))
     (tmp_path / "foreign.csv").write_text("a,b\n")
-    with pytest.raises(InputError, match=r"is there, and no foreign.csv.manifest.json says how it was made"):
+    with pytest.raises(InputError, match=r"exists, but no foreign.csv.manifest.json says how it was made"):
         predict_files(files, tmp_path / "foreign.csv", first)
     with pytest.raises(InputError, match="--masks is not for classification"):
         predict_files(files, tmp_path / "x.csv", first, masks=tmp_path)
