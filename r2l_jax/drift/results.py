@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 import isp
-from r2l_jax.drift.statistics import Interval, points
+from r2l_jax.drift.statistics import Difference, Interval, points
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError
 
@@ -54,7 +54,7 @@ class Estimate(msgspec.Struct):
     high: float
 
     @classmethod
-    def of(cls, interval: Interval, least: float) -> "Estimate":
+    def of(cls, interval: Interval | Difference, least: float) -> "Estimate":
         """Takes an interval, whose ends stay between `least`, 0 for a score and -1 for a difference, and 1."""
         return cls(float(interval.estimate), max(float(interval.low), least), min(float(interval.high), 1.0))
 
@@ -501,7 +501,15 @@ class Start(msgspec.Struct):
 
 
 class Adapted(OfFold):
-    """The adaptation of a fold to a drift."""
+    """The adaptation of a fold to a drift.
+
+    Attributes:
+        undrifted: the score without the drift.
+        before: the score under the drift.
+        after: the score under the drift after adaptation.
+        won_back: the share of the lost score that comes back; None if nothing is lost.
+        measured: the samples that were measured: "test", "validation", or "other" ones of drifted data.
+    """
 
     undrifted: float
     before: float
@@ -511,28 +519,62 @@ class Adapted(OfFold):
     starts: list[Start]
     default: dict[str, np.ndarray]
     parameters: dict[str, np.ndarray]
+    measured: str | None = None
+
+
+class AdaptedIntervals(msgspec.Struct):
+    """The scores of an adaptation, and the difference of after and before, paired by sample."""
+
+    undrifted: Estimate
+    before: Estimate
+    after: Estimate
+    won_back: Estimate
 
 
 class AdaptedOverFolds(msgspec.Struct):
-    """The adaptation of all folds to a drift."""
+    """The adaptation of all folds of a run, or of all members of a group, to a drift.
+
+    Attributes:
+        undrifted: as for `Adapted`.
+        before: as for `Adapted`.
+        after: as for `Adapted`.
+        won_back: as for `Adapted`.
+        measured: as for `Adapted`.
+        samples: their number.
+        intervals: the scores and the score won back, with intervals.
+    """
 
     undrifted: PartialStatistic
     before: PartialStatistic
     after: PartialStatistic
     won_back: PartialStatistic
+    measured: str | None = None
+    samples: Count = 0
+    intervals: AdaptedIntervals | None = None
 
 
-class Adaptation(msgspec.Struct):
-    """An adaptation.json over all folds, which adjust.py writes."""
+class Adaptation(OfFolds):
+    """An adaptation.json over all folds of a run, or over all members of a group, which adjust.py writes.
+
+    Attributes:
+        score: the name of the score.
+        drifts: the numbers by drift.
+        folds: the adaptations of the folds of a run; of a group, they are in its members' files.
+        about: whether intervals are about the recipe or about the model.
+        members: the folders of a group's members.
+    """
 
     score: str
     drifts: dict[str, AdaptedOverFolds]
-    folds: dict[str, dict[str, Adapted]]
+    folds: dict[str, dict[str, Adapted]] = {}
+    about: About = "model"
+    members: list[str] = []
 
     @property
     def trainings(self) -> set[str | None]:
         """The ids of the trainings that were adapted."""
-        return {each.training for drifts in self.folds.values() for each in drifts.values()}
+        each = {adapted.training for drifts in self.folds.values() for adapted in drifts.values()}
+        return each or super().trainings
 
 
 class Curve(msgspec.Struct):
@@ -564,12 +606,29 @@ class LearntParameter(msgspec.Struct):
 
 
 class Learning(OfFolds):
-    """A learning.json, which adjust.py writes."""
+    """A learning.json of a run or of a group, which adjust.py writes.
+
+    Attributes:
+        score: the name of the score.
+        target: the score whose time is reported.
+        runs: the learning curves of the folds, of a group those of all members, by the names of the two processings.
+        parameters: the learned parameters, by name.
+        difference: the score with learned processing less the score with fixed processing, paired by sample.
+        about: whether its interval is about the recipe or about the model.
+        measured: the measured samples: "test" or "validation".
+        samples: their number.
+        members: the folders of a group's members.
+    """
 
     score: str
     target: float
     runs: dict[str, LearntRun]
     parameters: dict[str, LearntParameter]
+    difference: Estimate | None = None
+    about: About = "model"
+    measured: str | None = None
+    samples: Count = 0
+    members: list[str] = []
 
 
 def plain(result: Any) -> Any:

@@ -1,8 +1,9 @@
-"""Compares runs: their scores, the settings in which they differ, and their learning curves.
+"""Compares runs and groups of trainings: scores, settings that differ, paired differences, and learning curves.
 
 python scripts/compare.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=curves.png
 
-The table has at most 100 columns. For everything else in the folders of runs, see report.py.
+The best checkpoints of runs with the same samples are measured on them, for the difference of every two scores with an
+interval of 95%. Tables have at most 100 columns. For everything else in the folders of runs, see report.py.
 """
 
 import dataclasses
@@ -22,7 +23,9 @@ class ComparisonConfig(Settings):
         InputError: fewer than two runs, or an output that does not end in .png.
     """
 
-    run: tuple[str, ...] = setting("folders of runs, or of their folds, separated by commas", kind="repeated")
+    run: tuple[str, ...] = setting(
+        "folders of runs, of groups of trainings, or of folds, separated by commas", kind="repeated"
+    )
     output: str | None = setting("also draw the learning curves, as a PNG file", None)
 
     def __post_init__(self):
@@ -35,13 +38,14 @@ class ComparisonConfig(Settings):
 
 def main(config: ComparisonConfig) -> None:
     """Compares the runs that the flags name."""
-    from r2l_jax.apps.report.comparison import comparison_table, write_curves
+    from r2l_jax.apps.report.comparison import comparison_table, differences_table, write_curves
     from r2l_jax.apps.report.runs import read_runs
     from r2l_jax.runtime.hosts import refuse_several_processes
 
     refuse_several_processes()
     runs = read_runs(config.run)
-    print(comparison_table(runs))
+    print(f"{comparison_table(runs)}\n")
+    print(differences_table(runs))
     if config.output is not None:
         write_curves(runs, pathlib.Path(config.output))
         print(f"\ncurves in {config.output}")

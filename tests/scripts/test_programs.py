@@ -26,7 +26,7 @@ QUICK = {
     ),
     "compare": (
         "--run={here}/first,{here}/second --output={out}/curves.png",
-        "\n\ncurves in {out}/curves.png\n",
+        "\n\nfirst and second: no paired difference: other samples\n\ncurves in {out}/curves.png\n",
         ["curves.png"],
     ),
     "process": (
@@ -75,7 +75,7 @@ def here(tmp_path_factory):
     (folder / "photos" / "cats").mkdir(parents=True)
     Image.fromarray(rng.integers(0, 256, (16, 24, 3), np.uint8)).save(folder / "photos" / "cats" / "1.png")
     report_runs.write_everything(folder / "first")
-    report_runs.write_run(folder / "second", start=500, lr=0.5)
+    report_runs.write_run(folder / "second", start=500, lr=0.5, folds=2)
     return folder
 
 

@@ -1,5 +1,6 @@
-"""Runs side by side in the terminal: the settings in which they differ, and their scores; curves as a picture."""
+"""Runs side by side in the terminal: scores, settings that differ, and paired differences; curves as a picture."""
 
+import itertools
 import pathlib
 import textwrap
 from collections.abc import Sequence
@@ -7,13 +8,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from r2l_jax.apps.report.charts import draw
 from r2l_jax.apps.report.runs import RunRecord, differing_flags
 from r2l_jax.apps.report.training import learning_curves
+from r2l_jax.drift import statistics
+from r2l_jax.drift.results import Estimate
+from r2l_jax.drift.search.measure import own_outcomes
+from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError, printable
 from r2l_jax.runtime.files import replacing
+from r2l_jax.runtime.hosts import no_bar
 from r2l_jax.runtime.tables import table
+from r2l_jax.training.run import open_runs
 
 # The greatest width of a table, in characters.
 WIDTH = 100
@@ -55,6 +63,7 @@ def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     }
     return found | {
         "last loss": [_mean_text(run, "val_loss") for run in runs],
+        **({"members": [str(len(run.members)) for run in runs]} if any(len(run.members) > 1 for run in runs) else {}),
         "folds": [str(len(run.folds)) for run in runs],
         "epochs": [", ".join(dict.fromkeys(str(len(fold.history)) for fold in run.folds)) for run in runs],
         "minutes": [_minutes(run) for run in runs],
@@ -92,6 +101,62 @@ def _cut(text: str) -> str:
         return text
     start, end = -(-(_WIDEST - 3) // 2), (_WIDEST - 3) // 2
     return f"{text[:start]}...{text[-end:]}"
+
+
+def differences_table(runs: Sequence[RunRecord]) -> str:
+    """Measures runs of the same samples, and formats the paired difference of the scores of every two of them.
+
+    Intervals are about the recipes for two groups of trainings, else about the models. A line says why there is no
+    difference: for runs of different samples, and for runs that cannot be measured.
+    """
+    pairs, lines = [], []
+    for first, second in itertools.combinations(runs, 2):
+        samples = [_samples(run) for run in (first, second)]
+        reasons = [f"{run.name} is not trained to its end" for run in (first, second) if not _is_finished(run)]
+        if not reasons and (None in samples or samples[0] != samples[1]):
+            reasons = ["other samples"]
+        if reasons:
+            lines.append(f"{first.name} and {second.name}: no paired difference: {', '.join(reasons)}")
+        else:
+            pairs.append((first, second))
+    try:
+        tables = _difference_tables(pairs) if pairs else []
+    except InputError as error:
+        tables = [f"no paired differences: {error}"]
+    return "\n\n".join([*tables, *(["\n".join(lines)] if lines else [])])
+
+
+def _is_finished(run: RunRecord) -> bool:
+    return all(fold.final for fold in run.folds)
+
+
+def _samples(run: RunRecord) -> list[Any] | None:
+    """Returns the samples that all members of a run are measured on, for each fold; None if members have others."""
+    first, *others = [
+        [(fold.fingerprint, fold.measured) for fold in run.folds if member in (fold.folder, fold.folder.parent)]
+        for member in run.members
+    ]
+    return first if all(each == first for each in others) else None
+
+
+def _difference_tables(pairs: Sequence[tuple[RunRecord, RunRecord]]) -> list[str]:
+    """Formats paired differences: a table for all pairs whose intervals are about the same."""
+    measured = {run.name: run for pair in pairs for run in pair}
+    # The models of all runs at once, which share their data.
+    opened = iter(open_runs([str(member) for run in measured.values() for member in run.members]))
+    outcomes = {
+        name: np.stack([own_outcomes(member.folds) for member in itertools.islice(opened, len(run.members))])
+        for name, run in tqdm(measured.items(), "own images", unit="run", disable=no_bar())
+    }
+    tables: dict[str, list[list[str]]] = {}
+    for first, second in pairs:
+        ours, theirs = outcomes[first.name], outcomes[second.name]
+        about: About = "recipe" if min(len(ours), len(theirs)) > 1 else "model"
+        found = statistics.difference(ours, theirs, about)
+        stated = statistics.stated(about, 1, f"{ours.shape[-1]} {first.folds[0].measured[0]} samples")
+        rows = tables.setdefault(stated, [["first", "second", f"{first.score}: first - second", "first is better"]])
+        rows.append([_cut(first.name), _cut(second.name), Estimate.of(found, -1.0).points, f"{found.probability:.0%}"])
+    return [f"{table(rows)}\n{stated}" for stated, rows in tables.items()]
 
 
 def write_curves(runs: Sequence[RunRecord], output: pathlib.Path) -> None:

@@ -16,7 +16,7 @@ from r2l_jax.drift import results
 from r2l_jax.model.tasks import TASKS
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.flags import flat, leaves
-from r2l_jax.training.record import fold_folders, fold_number, read_metrics, run_names, training_id
+from r2l_jax.training.record import fold_folders, fold_number, members, read_metrics, run_names, training_id
 
 ANALYSES: Mapping[str, type] = {
     "sensitivity": results.Sensitivity,
@@ -70,7 +70,9 @@ class FoldRecord:
         camera: the camera that the processing started from, as JSON; None for processed images.
         fingerprint: the hash of the samples and classes.
         training: the id of the training, see `record.training_id`.
-        samples: the numbers of samples for training and for validation. recorded: the parameters over epochs.
+        samples: the numbers of samples for training and for validation.
+        measured: the samples that controls measure: "test" or "validation", and their indices.
+        recorded: the parameters over epochs.
         pictures: the pictures of each epoch, by their names such as "stages/0_demosaic".
     """
 
@@ -85,6 +87,7 @@ class FoldRecord:
     fingerprint: str
     training: str
     samples: tuple[int, int]
+    measured: tuple[str, list[int]]
     recorded: Recorded
     pictures: Mapping[int, Mapping[str, pathlib.Path]]
 
@@ -114,6 +117,7 @@ class RunRecord(NamedTuple):
         adaptation: the result of adjust.py; None without one.
         learning: the comparison of adjust.py; None without one.
         left_out: a line for each result that another training has left in the folder.
+        members: the folders of the members of a group, or the run's own.
     """
 
     name: str
@@ -124,6 +128,7 @@ class RunRecord(NamedTuple):
     adaptation: results.Adaptation | None
     learning: results.Learning | None
     left_out: Sequence[str]
+    members: Sequence[pathlib.Path]
 
     @property
     def score(self) -> str:
@@ -157,7 +162,9 @@ class RunRecord(NamedTuple):
 
 
 def read_runs(uris: Sequence[str]) -> list[RunRecord]:
-    """Reads runs, or folds of runs, finished or not, with all results in their folders.
+    """Reads runs, groups of trainings, or folds of runs, finished or not, with all results in their folders.
+
+    A group has the folds of all of its members.
 
     Raises:
         InputError: a folder is given twice or does not belong to a run, or a file in it is damaged.
@@ -211,8 +218,8 @@ def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
 def _read_run(uri: str, name: str) -> RunRecord:
     folder = pathlib.Path(uri)
-    is_fold = fold_number(folder.resolve()) is not None
-    folders = [folder] if is_fold else fold_folders(folder)
+    is_fold, of_group = fold_number(folder.resolve()) is not None, members(uri)
+    folders = [folder] if is_fold else [fold for member in of_group for fold in fold_folders(member)]
     folders = [each for each in folders if (each / "metrics.json").exists()]
     if not folders:
         reason = "it has no fold_* folder with a metrics.json" if folder.is_dir() else "not found"
@@ -245,6 +252,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
         read(folder / "adjustment" / "adaptation.json", results.Adaptation),
         read(folder / "adjustment" / "learning.json", results.Learning),
         left_out,
+        of_group,
     )
 
 
@@ -269,6 +277,7 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
         metrics["fingerprint"],
         training_id(metrics),
         (len(metrics["train_indices"]), len(metrics["valid_indices"])),
+        ("test", metrics["test_indices"]) if metrics.get("test_indices") else ("validation", metrics["valid_indices"]),
         read_events(folder),
         _pictures(folder / "results"),
     )

@@ -2,26 +2,38 @@
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import safetensors.numpy
 from matplotlib.figure import Figure
 from PIL import Image
 
-from r2l_jax.drift import cases
+from r2l_jax.drift import cases, statistics
 from r2l_jax.drift.adjustment.config import STOPS, AdaptationConfig, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
-from r2l_jax.drift.analysis import Analysis, once
+from r2l_jax.drift.analysis import OUTCOMES, Analysis, once
 from r2l_jax.drift.cases import Case
-from r2l_jax.drift.results import Adapted, AdaptedOverFolds, PartialStatistic, Start, plain
+from r2l_jax.drift.results import (
+    Adaptation,
+    Adapted,
+    AdaptedIntervals,
+    AdaptedOverFolds,
+    Estimate,
+    PartialStatistic,
+    Start,
+    plain,
+)
 from r2l_jax.drift.search import ranges
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import format_value
 from r2l_jax.drift.search.measure import LEAST_DROP, Measurer
 from r2l_jax.drift.search.ranges import gains
 from r2l_jax.drift.search.searcher import Found, Search, Searcher
+from r2l_jax.drift.statistics import points
 from r2l_jax.model.model_hash import model_hash
+from r2l_jax.names import About
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.contact_sheet import contact_sheet
@@ -33,10 +45,25 @@ from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.runtime.locks import writing_to
 from r2l_jax.runtime.stop import StopSignals
 from r2l_jax.runtime.tables import table
+from r2l_jax.training.record import members
 from r2l_jax.training.run import TrainedFold, open_runs
 
 # A table shows the values of parameters with at most this many.
 _SHOWN = 4
+
+# The scores of an adaptation, whose outcomes are kept for each sample.
+_SCORES = ("undrifted", "before", "after")
+
+# The outcomes of samples, counted and total `(2, S)`, by score.
+Outcomes = Mapping[str, np.ndarray]
+
+
+class _OfRun(NamedTuple):
+    """The adaptation of a run: the content of its file, its numbers, and the outcomes of all its folds by drift."""
+
+    content: dict[str, Any]
+    adaptation: Adaptation
+    outcomes: Mapping[str, Outcomes]
 
 
 def run(config: AdaptationConfig) -> dict[str, Any]:
@@ -45,11 +72,14 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
     The head and all statistics stay as they are. From several exposures, searches lower the task loss of the labeled
     images over the parameters of the processing. The start that ends at the lowest loss of these images is chosen, and
     measured on other images. If the drifted data shows the run's own scenes, the labeled images are drawn from those
-    that the fold was trained on, and all that it was validated on are measured.
+    that the fold was trained on, and all that controls measure on are measured.
 
     Writes `<output>/adaptation.json` (all numbers, and how to reproduce them). Writes to `<output>/fold_<k>/<drift>/`:
-    `adaptation.json` (the parameters found), `curves.png`, `pictures.png` (undrifted, before, after) and TensorBoard
-    events of the pictures. A drift that an earlier call of the same settings has finished is not adapted to again.
+    `adaptation.json` (the parameters found), `outcomes.safetensors` (the outcome of each sample), `curves.png`,
+    `pictures.png` (undrifted, before, after) and TensorBoard events of the pictures. A drift that an earlier call of
+    the same settings has finished is not adapted to again.
+
+    Each member of a group is adapted in its own folder, and `<output>/adaptation.json` has the numbers over all.
 
     Returns:
         The content of adaptation.json.
@@ -59,36 +89,104 @@ def run(config: AdaptationConfig) -> dict[str, Any]:
             data, or another program that writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
-    run.check_parameters()
-    folds = run.folds
-    on_every_process(lambda: [_check(config, fold) for fold in folds])
-    with writing_to(config.output_dir), StopSignals() as stop:
-        results = {
-            fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
-        }
-        score = folds[0].task.score
-        drifts = {
-            drift.name: _over_folds([result[drift.name] for result in results.values()]) for drift in config.drifts
-        }
-        # This is a `results.Adaptation` whose folds have the table and the identity of their own files as well.
-        content = {
-            "score": score,
-            "drifts": plain(drifts),
-            "folds": results,
-            "flags": flat(config),
-            **environment(),
-        }
-        on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
+    configs = [config.of_member(folder) for folder in members(config.run)]
+    runs = open_runs([each.run for each in configs], config.data_dir, config.own_pipelines, config.checkpoint)
+    pairs = list(zip(configs, (run.folds for run in runs), strict=True))
+    for run in runs:
+        run.check_parameters()
+    on_every_process(lambda: [_check(each, fold) for each, folds in pairs for fold in folds])
+    with StopSignals() as stop:
+        adapted = [_adapt_run(each, folds, stop) for each, folds in pairs]
+    content = adapted[0].content if configs[0] is config else _over_members(config, configs, adapted)
     if is_first():
-        print(f"{_drifts_table(drifts, score)}\n\n{closing(config.output_dir, [config.run], config.output is None)}")
+        print(closing(config.output_dir, [config.run], config.output is None))
     return content
 
 
-def _over_folds(results: Sequence[dict[str, Any]]) -> AdaptedOverFolds:
-    """Computes the mean and the standard deviation of each number over the folds that have it."""
-    names = AdaptedOverFolds.__struct_fields__
-    return AdaptedOverFolds(*(PartialStatistic.of([result[name] for result in results]) for name in names))
+def _adapt_run(config: AdaptationConfig, folds: Sequence[TrainedFold], stop: StopSignals) -> _OfRun:
+    """Adapts all folds of a run to all drifts, writes adaptation.json, and prints its table."""
+    with writing_to(config.output_dir):
+        results = {
+            fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
+        }
+        outcomes = on_first_process(
+            lambda: {drift.name: _read_outcomes(config, folds, drift) for drift in config.drifts}
+        )
+        drifts = {
+            name: _summary([of_fold[name] for of_fold in results.values()], [of_drift], "model")
+            for name, of_drift in outcomes.items()
+        }
+        training = {str(fold.number): fold.training for fold in folds}
+        adaptation = Adaptation(training=training, score=folds[0].task.score, drifts=drifts)
+        # The folds have the table and the identity of their own files as well.
+        content = _write(config, adaptation, results)
+    return _OfRun(content, adaptation, outcomes)
+
+
+def _over_members(
+    config: AdaptationConfig, configs: Sequence[AdaptationConfig], adapted: Sequence[_OfRun]
+) -> dict[str, Any]:
+    """Writes adaptation.json of a group from the adaptations of its members, prints its table, and returns it."""
+    about: About = "recipe" if len(adapted) > 1 else "model"
+    names = [pathlib.Path(each.run).name for each in configs]
+    drifts = {}
+    for name in adapted[0].outcomes:
+        of_members = [each.adaptation.drifts[name] for each in adapted]
+        means = [
+            {"measured": each.measured} | {score: getattr(each, score).mean for score in (*_SCORES, "won_back")}
+            for each in of_members
+        ]
+        drifts[name] = _summary(means, [each.outcomes[name] for each in adapted], about)
+    training = {
+        f"{name}/{fold}": each
+        for name, of_run in zip(names, adapted, strict=True)
+        for fold, each in of_run.adaptation.training.items()
+    }
+    score = adapted[0].adaptation.score
+    with writing_to(config.output_dir):
+        return _write(config, Adaptation(training=training, score=score, drifts=drifts, about=about, members=names), {})
+
+
+def _write(config: AdaptationConfig, adaptation: Adaptation, folds: Mapping[int, Any]) -> dict[str, Any]:
+    """Writes adaptation.json, prints its table, and returns its content."""
+    content = {**plain(adaptation), "folds": folds, "flags": flat(config), **environment()}
+    on_first_process(lambda: write_json(config.output_dir / "adaptation.json", content))
+    if is_first():
+        print(f"{_drifts_table(adaptation)}\n")
+    return content
+
+
+def _file(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> pathlib.Path:
+    return config.output_dir / f"fold_{fold.number}" / drift.name / "adaptation.json"
+
+
+def _read_outcomes(config: AdaptationConfig, folds: Sequence[TrainedFold], drift: Case) -> Outcomes:
+    """Reads the outcomes of the samples of all folds."""
+    files = [_file(config, fold, drift).with_name(OUTCOMES) for fold in folds]
+    of_folds = [safetensors.numpy.load_file(file) for file in files]
+    return {score: np.concatenate([of_fold[score] for of_fold in of_folds], -1) for score in _SCORES}
+
+
+def _summary(results: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcomes], about: About) -> AdaptedOverFolds:
+    """Summarizes the adaptations of folds or members to a drift.
+
+    Args:
+        results: the numbers of each fold or member.
+        outcomes: the outcomes of each member.
+        about: what the intervals are about.
+    """
+    of_samples = {
+        score: np.stack([statistics.contributions(*each[score].astype(float)) for each in outcomes])
+        for score in _SCORES
+    }
+    scores = {score: Estimate.of(statistics.interval(each, about), 0.0) for score, each in of_samples.items()}
+    won_back = statistics.interval(of_samples["after"] - of_samples["before"], about)
+    return AdaptedOverFolds(
+        *(PartialStatistic.of([result[name] for result in results]) for name in (*_SCORES, "won_back")),
+        measured=results[0]["measured"],
+        samples=of_samples["after"].shape[-1],
+        intervals=AdaptedIntervals(**scores, won_back=Estimate.of(won_back, -1.0)),
+    )
 
 
 def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
@@ -107,7 +205,7 @@ def _check(config: AdaptationConfig, fold: TrainedFold) -> None:
 
 def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: StopSignals) -> dict[str, Any]:
     """Returns the adaptation of a fold to a drift, made now or by an earlier call, and prints its tables."""
-    file = config.output_dir / f"fold_{fold.number}" / drift.name / "adaptation.json"
+    file = _file(config, fold, drift)
     under = on_every_process(lambda: drifted(config, fold, drift))
     identity = on_every_process(lambda: _identity(config.searches, fold, drift, under))
 
@@ -119,7 +217,7 @@ def _adapted(config: AdaptationConfig, fold: TrainedFold, drift: Case, stop: Sto
 
 def _identity(settings: AdaptationSettings, fold: TrainedFold, drift: Case, under: Drifted) -> store.Identity:
     """Collects everything that an adaptation depends on."""
-    drifted_data = under.dataset.content_of([*under.labeled, *under.measured])
+    drifted_data = under.dataset.content_of([*under.labeled, *under.samples])
     return store.identity(
         {**flat(settings), "drift": drift._replace(pipeline=None)._asdict(), "drifted_data": drifted_data},
         model=fold.fingerprint,
@@ -152,12 +250,13 @@ def adapt(
     measurer = Measurer(frozen)
     on_labeled, on_measured = (
         measurer.measure_samples(ends, under.dataset, indices, settings.batch_size, title, stop)
-        for indices, title in ((under.labeled, "labeled images"), (under.measured, "other images"))
+        for indices, title in ((under.labeled, "labeled images"), (under.samples, "other images"))
     )
     chosen = int(np.argmin([measured.loss for measured in on_labeled]))
     before, after = on_measured[0], on_measured[chosen]
     ours = fold.dataset, fold.measured_indices
     (undrifted,) = Measurer(own).measure_samples([own.default], *ours, settings.batch_size)
+    scored = dict(zip(_SCORES, (undrifted, before, after), strict=True))
     lost = undrifted.score - before.score
     adapted = Adapted(
         undrifted=undrifted.score,
@@ -171,20 +270,31 @@ def adapt(
         ],
         default=frozen.default,
         parameters={name: np.asarray(value) for name, value in ends[chosen].items()},
+        measured=under.measured,
     )
     pictures = _pictures(settings.track_n_images, fold, own, under, frozen, ends[chosen])
     tables = [_starts_table(adapted, fold.task.score), _parameters_table(frozen, group, adapted.parameters)]
-    return Analysis(plain(adapted), "\n\n".join(tables), {"curves": _curves(found, stops), "pictures": pictures})
+    return Analysis(
+        plain(adapted),
+        "\n\n".join(tables),
+        {"curves": _curves(found, stops), "pictures": pictures},
+        outcomes={score: np.stack(fold.task.outcome(each.confusion)) for score, each in scored.items()},
+    )
 
 
-def _drifts_table(drifts: Mapping[str, AdaptedOverFolds], score: str) -> str:
-    """Formats the score that each drift costs and that adaptation wins back, as means over the folds."""
-    rows = [["drift", f"{score} undrifted", "before", "after", "won back"]]
-    for name, drift in drifts.items():
-        cells = [f"{each.mean:.4f}" for each in (drift.undrifted, drift.before, drift.after)]
-        won = drift.won_back.mean
-        rows.append([name, *cells, "-" if won is None else f"{won:.0%}"])
-    return table(rows)
+def _drifts_table(adaptation: Adaptation) -> str:
+    """Formats the scores before and after adaptation to each drift, and the points won back, with intervals."""
+    columns = ["drift", f"{adaptation.score} undrifted", "before", "after", "won back"]
+    rows = [columns + ["by members"] * (len(adaptation.members) > 1)]
+    for name, drift in adaptation.drifts.items():
+        if found := drift.intervals:
+            rows.append([name, *(each.points for each in (found.undrifted, found.before, found.after, found.won_back))])
+        if len(adaptation.members) > 1:
+            each = np.array(drift.after.folds, float) - np.array(drift.before.folds, float)
+            rows[-1].append(f"{points(each.min())} to {points(each.max())}")
+    samples = dict.fromkeys(f"{drift.samples} {drift.measured} samples" for drift in adaptation.drifts.values())
+    stated = statistics.stated(adaptation.about, len(adaptation.members), " or ".join(samples))
+    return f"{table(rows)}\n{stated}"
 
 
 def _starts_table(adapted: Adapted, score: str) -> str:
@@ -232,7 +342,7 @@ def _pictures(
 
     Undrifted samples are left out unless the drifted data has the same scenes.
     """
-    indices = under.measured[:count]
+    indices = under.samples[:count]
     raws, _ = under.dataset.samples(indices)
     pictures = {"before": frozen.pipeline(frozen.default)(raws), "after": frozen.pipeline(adapted)(raws)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:

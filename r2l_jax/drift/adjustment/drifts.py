@@ -25,13 +25,15 @@ class Drifted(NamedTuple):
         model: the model, with the pipeline of a drift of the processing.
         dataset: the mosaics, under a drift of the acquisition.
         labeled: the samples to adapt with.
-        measured: the samples to measure on.
+        samples: the samples to measure on.
+        measured: which they are: the run's "test" or "validation" samples, or "other" ones of drifted data.
     """
 
     model: RawToLogit
     dataset: RawDataset
     labeled: np.ndarray
-    measured: np.ndarray
+    samples: np.ndarray
+    measured: str
 
     @property
     def pipeline(self) -> isp.Pipeline:
@@ -55,16 +57,16 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
         # These are the run's own scenes, so training samples must not be measured.
-        labeled, measured = rng.permutation(fold.train_indices)[:wanted], fold.measured_indices
+        labeled, samples, measured = rng.permutation(fold.train_indices)[:wanted], fold.measured_indices, fold.measured
     else:
         shuffled = rng.permutation(len(dataset))
-        labeled, measured = shuffled[:wanted], np.sort(shuffled[wanted:])
-    if len(labeled) < wanted or not len(measured):
+        labeled, samples, measured = shuffled[:wanted], np.sort(shuffled[wanted:]), "other"
+    if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
             f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "
-            f"{len(measured)} others to measure on"
+            f"{len(samples)} others to measure on"
         )
-    return Drifted(_model(fold, drift), dataset, labeled, measured)
+    return Drifted(_model(fold, drift), dataset, labeled, samples, measured)
 
 
 def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str, ...]:

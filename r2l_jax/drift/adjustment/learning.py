@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,11 +10,14 @@ from matplotlib.figure import Figure
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import figures, results
+from r2l_jax.drift import figures, results, statistics
 from r2l_jax.drift.adjustment.config import LearningConfig
 from r2l_jax.drift.cases import camera_of
-from r2l_jax.drift.results import Curve, Learning, LearntParameter, LearntRun
+from r2l_jax.drift.results import Curve, Estimate, Learning, LearntParameter, LearntRun
+from r2l_jax.drift.search.measure import own_outcomes
+from r2l_jax.drift.statistics import points
 from r2l_jax.model.raw_to_logit import pipeline_of
+from r2l_jax.names import About
 from r2l_jax.runtime import store
 from r2l_jax.runtime.commands import closing
 from r2l_jax.runtime.environment import environment
@@ -31,6 +34,7 @@ from r2l_jax.training.record import (
     describe,
     fold_folders,
     fold_number,
+    members,
     other_makers,
     read_metrics,
 )
@@ -40,6 +44,17 @@ from r2l_jax.training.run import TrainedFold, open_runs
 LEARNED, FROZEN = "learnt", "frozen"
 
 
+class _OfRun(NamedTuple):
+    """The comparison of a run: the content of its file, the folds of both runs, and their outcomes.
+
+    The outcomes `(S,)` are those with learned processing less those with fixed processing.
+    """
+
+    content: dict[str, Any]
+    folds: Mapping[str, Sequence[TrainedFold]]
+    differences: np.ndarray
+
+
 def run(config: LearningConfig) -> dict[str, Any]:
     """Trains the counterpart of a run, with fixed processing if the run learned it, and compares the two.
 
@@ -47,36 +62,55 @@ def run(config: LearningConfig) -> dict[str, Any]:
     earlier call has trained it there. Writes `<output>/learning.json` (all numbers, and how to reproduce them), and to
     `<output>/learning/` `learning_curves.png` and TensorBoard events of it.
 
+    Each member of a group is compared with a counterpart of its own in its own folder, and `<output>` has the
+    comparison of all.
+
     Returns:
         The content of learning.json: for each fold of both runs, the score at each epoch and the epochs and seconds of
-        training until the target; and the learned parameters with their starts at the camera's calibration values.
+        training until the target; the learned parameters with their starts at the camera's calibration values; and the
+        difference of the scores, paired by sample, with its interval.
 
     Raises:
         InputError: a folder that is not a finished run, or whose processing cannot be learned; or another program that
             writes to the output folder.
         Interrupted: SIGINT or SIGTERM came; the same call resumes where this one stopped.
     """
-    (run,) = open_runs([config.run], config.data_dir, config.own_pipelines, config.checkpoint)
-    folds = run.folds
-    on_every_process(lambda: _check(config, folds))
-    with writing_to(config.output_dir):
-        return _train_and_compare(config, folds)
+    configs = [config.of_member(folder) for folder in members(config.run)]
+    runs = open_runs([each.run for each in configs], config.data_dir, config.own_pipelines, config.checkpoint)
+    pairs = list(zip(configs, (run.folds for run in runs), strict=True))
+    on_every_process(lambda: [_check(each, folds) for each, folds in pairs])
+    compared = [_train_and_compare(each, folds) for each, folds in pairs]
+    content = compared[0].content if configs[0] is config else _over_members(config, compared)
+    if is_first():
+        print(closing(config.output_dir, [config.run], config.output is None))
+    return content
 
 
-def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> dict[str, Any]:
-    """Trains the counterpart of a run, and writes and returns the comparison."""
+def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> _OfRun:
+    """Trains the counterpart of a run, and writes, prints and returns the comparison."""
     trained = folds[0].config
     own, other = (FROZEN, LEARNED) if trained.processing.freeze_processor else (LEARNED, FROZEN)
+    with writing_to(config.output_dir):
+        runs = {own: folds, other: _counterpart(config, folds[0], other)}
+        runs = {name: runs[name] for name in (LEARNED, FROZEN)}
+        learned, frozen = map(own_outcomes, runs.values())
+        training = {str(fold.number): fold.training for fold in folds}
+        content = _finish(config, runs, training, (learned - frozen)[None], [])
+    return _OfRun(content, runs, learned - frozen)
+
+
+def _counterpart(config: LearningConfig, fold: TrainedFold, name: str) -> Sequence[TrainedFold]:
+    """Trains the counterpart of the run of a fold, unless an earlier call has trained it, and returns its folds."""
     counterpart = replace(
-        trained,
-        freeze_processor=not trained.processing.freeze_processor,
+        fold.config,
+        freeze_processor=not fold.config.processing.freeze_processor,
         logdir=str(config.output_dir),
         experiment_name="learning",
-        run_name=other,
+        run_name=name,
         overwrite=False,
-        data_dir=config.data_dir or trained.data.data_dir,
+        data_dir=config.data_dir or fold.config.data.data_dir,
     )
-    if reasons := on_first_process(lambda: _stale(counterpart, folds[0].dataset)):
+    if reasons := on_first_process(lambda: _stale(counterpart, fold.dataset)):
         if is_first():
             store.say_anew(str(counterpart.run_dir), reasons)
         counterpart = replace(counterpart, overwrite=True)
@@ -84,14 +118,52 @@ def _train_and_compare(config: LearningConfig, folds: Sequence[TrainedFold]) -> 
     # The other processes wait until the first one has written the run that they load.
     on_first_process(lambda: None)
     (others,) = open_runs([str(counterpart.run_dir)], config.data_dir, config.own_pipelines, config.checkpoint)
-    runs = {own: folds, other: others.folds}
-    compared = compare({name: runs[name] for name in (LEARNED, FROZEN)}, config.target_score)
-    compared.training = {str(fold.number): fold.training for fold in folds}
+    return others.folds
+
+
+def _over_members(config: LearningConfig, compared: Sequence[_OfRun]) -> dict[str, Any]:
+    """Writes, prints and returns the comparison of all members of a group with their counterparts."""
+    folders = members(config.run)
+    runs = {name: [fold for each in compared for fold in each.folds[name]] for name in (LEARNED, FROZEN)}
+    training = {
+        f"{folder.name}/{fold}": each
+        for folder, of_run in zip(folders, compared, strict=True)
+        for fold, each in of_run.content["training"].items()
+    }
+    differences = np.stack([each.differences for each in compared])
+    with writing_to(config.output_dir):
+        return _finish(config, runs, training, differences, [folder.name for folder in folders])
+
+
+def _finish(
+    config: LearningConfig,
+    runs: Mapping[str, Sequence[TrainedFold]],
+    training: dict[str, str],
+    differences: np.ndarray,
+    names: list[str],
+) -> dict[str, Any]:
+    """Compares folds, writes the comparison and its figure, and prints its tables.
+
+    Args:
+        config: the settings.
+        runs: the folds with learned and with fixed processing.
+        training: the ids of the trainings.
+        differences: the differences of the outcomes `(M, S)`.
+        names: the folders of a group's members.
+    """
+    about: About = "recipe" if len(differences) > 1 else "model"
+    compared = compare(runs, config.target_score)
+    compared.training, compared.members, compared.about = training, names, about
+    compared.difference = difference = Estimate.of(statistics.interval(differences, about), -1.0)
+    compared.measured, compared.samples = runs[LEARNED][0].measured, differences.shape[-1]
     content = results.plain(compared)
     on_first_process(lambda: _write(config, compared, content))
     if is_first():
-        print(f"\n{_table(compared)}\n")
-        print(closing(config.output_dir, [config.run], config.output is None))
+        samples = f"{compared.samples} {compared.measured} samples"
+        print(
+            f"\n{_table(compared)}\n\n{compared.score} of the {config.checkpoint} checkpoint, learned minus fixed, in "
+            f"points: {difference.points}\n{statistics.stated(about, len(names), samples)}\n"
+        )
     return content
 
 
@@ -188,7 +260,7 @@ def _table(compared: Learning) -> str:
     for name, of_run in compared.runs.items():
         last = [fold.scores[-1] for fold in of_run.folds]
         best = np.mean([max(fold.scores) for fold in of_run.folds])
-        numbers = (f"{number:.4f}" for number in (np.mean(last), np.std(last), best))
+        numbers = map(points, (np.mean(last), np.std(last), best))
         epochs = _mean_reached([fold.epochs_to_target for fold in of_run.folds])
         seconds = _mean_reached([fold.seconds_to_target for fold in of_run.folds])
         rows.append([name, *numbers, epochs, seconds])

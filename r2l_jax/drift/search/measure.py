@@ -1,12 +1,14 @@
 """Measures a trained model under many processings at once, sample by sample."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from tqdm import tqdm
 
 import isp
@@ -14,12 +16,15 @@ import tasks
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift import statistics
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
-from r2l_jax.model.tasks import confusions
+from r2l_jax.model.tasks import Task, confusions
+from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead
 from r2l_jax.runtime.hosts import no_bar, on_every_process
 from r2l_jax.runtime.stop import Interrupted
+from r2l_jax.training.run import BATCH, TrainedFold
 
 # Processings that a device works on together: more fill its memory and make it no faster.
 TOGETHER = 16
@@ -52,6 +57,32 @@ class Measured(NamedTuple):
 def whole_batches(dataset: RawDataset, indices: np.ndarray, batch_size: int) -> list[Batch[np.ndarray]]:
     """Loads samples to measure on: all of them in every process, since processes share the processings."""
     return on_every_process(lambda: list(loader.eval_batches(dataset, indices, batch_size, whole=True)))
+
+
+def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
+    """Measures the models of a run on its own images, with a function that all runs of one structure share.
+
+    Returns:
+        The outcomes of the measured samples of all folds `(S,)`, whose mean is the score, see
+        `statistics.contributions`.
+    """
+    outcomes = []
+    for fold in folds:
+        model, confusion = nnx.split(fold.model), []
+        for batch in whole_batches(fold.dataset, fold.measured_indices, BATCH):
+            confusion.append(np.asarray(_own_confusions()(*model, fold.task, batch)))
+        confusion = np.concatenate(confusion)[: len(fold.measured_indices)]
+        outcomes.append(np.stack(fold.task.outcome(confusion)))
+    return statistics.contributions(*np.concatenate(outcomes, -1).astype(float))
+
+
+@functools.cache
+def _own_confusions() -> Callable[..., jax.Array]:
+    def compute(graph: nnx.GraphDef, state: nnx.State, task: Task, batch: Batch) -> jax.Array:
+        return confusions(task, nnx.merge(graph, state)(batch["raw"]), batch)
+
+    # Made at the first use: the compiler is not asked for its options when this module is imported.
+    return jax.jit(compute, static_argnums=(0, 2), compiler_options=compiler.options())
 
 
 @contextlib.contextmanager

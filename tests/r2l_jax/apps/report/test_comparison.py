@@ -1,12 +1,16 @@
+import argparse
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
 import report_runs
 
-from r2l_jax.apps.report.comparison import comparison_table, write_curves
+from r2l_jax.apps.report import comparison
+from r2l_jax.apps.report.comparison import comparison_table, differences_table, write_curves
 from r2l_jax.apps.report.runs import read_runs
+from r2l_jax.drift import statistics
 from r2l_jax.runtime.errors import InputError
 
 
@@ -63,3 +67,69 @@ def test_a_run_without_an_epoch_is_compared(tmp_path):
         assert rows(comparison_table(runs))["finished"][0] == "no"
     with pytest.raises(InputError, match=r"^no run has finished an epoch: there are no curves to draw$"):
         write_curves(runs, tmp_path / "curves.png")
+
+
+# The shares of right outcomes of two runs and of two groups with two members each.
+SHARES = {"a": 0.9, "b": 0.6, "g/seed_1": 0.9, "g/seed_2": 0.8, "h/seed_1": 0.5, "h/seed_3": 0.4}
+
+
+@pytest.fixture
+def outcomes(tmp_path, monkeypatch):
+    """The outcomes of 40 samples of each training, by the name of its folder, in place of its model."""
+    random = np.random.default_rng(0)
+    found = {name: (random.random(40) < share).astype(float) for name, share in SHARES.items()}
+    for name in SHARES:
+        report_runs.write_run(tmp_path / name, epochs=1)
+    monkeypatch.setattr(comparison, "open_runs", lambda uris: [argparse.Namespace(folds=uri) for uri in uris])
+    monkeypatch.setattr(comparison, "own_outcomes", lambda uri: found[str(pathlib.Path(uri).relative_to(tmp_path))])
+    return found
+
+
+def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, tmp_path):
+    runs = read_runs([str(tmp_path / name) for name in "abgh"])
+    assert rows(comparison_table(runs))["members"] == ["1", "1", "2", "2"]
+    tables = [table.splitlines() for table in differences_table(runs).split("\n\n")]
+    of = {name: np.stack([each for run, each in outcomes.items() if run.startswith(name)]) for name in "abgh"}
+    wanted = {
+        "about the model (40 validation samples)": ("ab ag ah bg bh", "model"),
+        "about the recipe (40 validation samples)": ("gh", "recipe"),
+    }
+    for table, (stated, (pairs, about)) in zip(tables, wanted.items(), strict=True):
+        assert "accuracy: first - second  first is better" in table[0]
+        assert table[-1] == f"Intervals: 95%, {stated}"
+        for row, (first, second) in zip(table[2:-1], pairs.split(), strict=True):
+            found = statistics.difference(of[first], of[second], about)
+            interval = "{:.1f} ({:.1f} to {:.1f})".format(*(100 * each for each in found[:3]))
+            assert row.split(maxsplit=2) == [first, second, f"{interval}{found.probability:>17.0%}"]
+
+
+def test_a_line_says_why_there_is_no_paired_difference(outcomes, tmp_path, monkeypatch):
+    def changed(name, **content):
+        file = tmp_path / name / "fold_0/metrics.json"
+        report_runs.write_json(file, json.loads(file.read_text()) | content)
+
+    changed("a", test_indices=[0, 1])
+    changed("h/seed_3", valid_indices=[0, 2])
+    text = differences_table(read_runs([str(tmp_path / name) for name in "abgh"]))
+    for pair in ("a and b", "a and g", "b and h", "g and h"):
+        assert f"\n{pair}: no paired difference: other samples" in text
+    assert len(text.splitlines()) == 4 + 1 + 5
+    changed("a", complete=False, test_indices=[])
+    runs = read_runs([str(tmp_path / name) for name in "ab"])
+    assert differences_table(runs) == "a and b: no paired difference: a is not trained to its end"
+
+    def missing(uris):
+        raise InputError("the data is not there")
+
+    changed("a", complete=True)
+    monkeypatch.setattr(comparison, "open_runs", missing)
+    runs = read_runs([str(tmp_path / name) for name in "abh"])
+    reason, line = differences_table(runs).split("\n\n", 1)
+    assert reason == "no paired differences: the data is not there"
+    assert line.splitlines()[0] == "a and h: no paired difference: other samples"
+
+
+def test_differences_fit_into_a_hundred_columns(outcomes, tmp_path):
+    (run,) = read_runs([str(tmp_path / "a")])
+    text = differences_table([run._replace(name=f"{number}_of_the_runs_with_long_names") for number in range(2)])
+    assert max(map(len, text.splitlines())) <= 100

@@ -1,10 +1,13 @@
 import dataclasses
 import json
+import re
 
 import brightness
 import numpy as np
 import pytest
+import safetensors.numpy
 
+from r2l_jax.drift import statistics
 from r2l_jax.drift.adjustment import adaptation, drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.search.measure import Measured
@@ -50,7 +53,12 @@ def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(result):
     assert [start["score"] for start in one["starts"]] == [0.5, 0.5, 0.5, 1]
     assert one["start"] == min(one["starts"], key=lambda start: start["labelled_loss"])["stops"] == 2
     assert (one["undrifted"], one["before"], one["after"], one["won_back"]) == (1, 0.5, 1, 1)
-    assert result["drifts"]["exposure=0.25"]["won_back"] == {"mean": 1, "std": 0, "folds": [1]}
+    drift = result["drifts"]["exposure=0.25"]
+    assert drift["won_back"] == {"mean": 1, "std": 0, "folds": [1]}
+    assert [drift["intervals"][name]["estimate"] for name in ("undrifted", "before", "after", "won_back")] == [
+        1, 0.5, 1, 0.5
+    ]  # fmt: skip
+    assert (one["measured"], drift["measured"], drift["samples"], result["about"]) == (*["validation"] * 2, 8, "model")
     # The parameters that were not asked for stay.
     for name, value in one["parameters"].items():
         assert (value != one["default"][name]) == (name in ("white_balance", "gamma_correct")), name
@@ -74,7 +82,7 @@ def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_
 
         def measure_samples(self, parameters, dataset, indices, *options):
             seen.append(set(indices.tolist()))
-            return [Measured(loss, score, 1.0, np.zeros((1, 2, 2))) for loss, score in next(tables)]
+            return [Measured(loss, score, 1.0, np.zeros((2, 2, 2))) for loss, score in next(tables)]
 
     def search(self, searches, *options):
         return [Found(brightness.frozen(DATASET).default, np.ones(1), np.zeros(1)) for _ in searches]
@@ -102,13 +110,83 @@ def test_files_hold_the_content(config, result, capsys):
     assert json.loads((folder / "adaptation.json").read_text()) == result["folds"][0]["exposure=0.25"]
     assert sorted(path.name for path in folder.glob("*.png")) == ["curves.png", "pictures.png"]
     assert list(folder.glob("events.*"))
+    outcomes = safetensors.numpy.load_file(folder / "outcomes.safetensors")
+    bright = np.array(INTENSITIES[:8]) > brightness.BRIGHT
+    for name, right in (("undrifted", np.ones(8)), ("before", ~bright), ("after", np.ones(8))):
+        np.testing.assert_array_equal(outcomes[name], [right, np.ones(8)], name)
     assert not (folder / "unfinished.npz").exists()
     adaptation.run(config)
     printed = capsys.readouterr().out
     assert "fold 0: exposure=0.25\n" in printed
     assert next(line.split()[2] for line in printed.splitlines() if line.startswith("+2 stops")) == "*"
-    rows = [line.split() for line in printed.splitlines()]
-    assert ["exposure=0.25", "1.0000", "0.5000", "1.0000", "100%"] in rows
+    found = result["drifts"]["exposure=0.25"]["intervals"]["won_back"]
+    row = next(line for line in printed.splitlines() if line.startswith("exposure=0.25 "))
+    assert re.fullmatch(r"exposure=0.25 +100 \(.* to 100\) +50.0 \(.*\) +100 \(.* to 100\) +50.0 \(.*\)", row)
+    assert row.endswith(f" ({100 * found['low']:.1f} to {100 * found['high']:.1f})")
+    assert "\nIntervals: 95%, about the model (8 validation samples)\n" in printed
+
+
+def outcomes_of(monkeypatch, fold, *members):
+    """Lets each member of a group have these outcomes before and after adaptation, and 8 of 8 without the drift."""
+    confusions = [
+        [np.stack([right, 1 - np.array(right)], -1)[:, None] * [[1], [0]] for right in states]
+        for before, after in members
+        for states in ([before, before], [before, after], [np.ones(8)])
+    ]
+    tables = iter(confusions)
+
+    class Stub:
+        def __init__(self, frozen):
+            pass
+
+        def measure_samples(self, *options):
+            # The second processing has the lower loss.
+            return [
+                Measured(-number, confusion[:, 0, 0].mean(), 1.0, confusion)
+                for number, confusion in enumerate(next(tables))
+            ]
+
+    def search(self, searches, *options):
+        return [Found(brightness.frozen(DATASET).default, np.ones(1), np.zeros(1)) for _ in searches]
+
+    monkeypatch.setattr(adaptation, "open_runs", lambda uris, *options: [Run([fold]) for _ in uris])
+    monkeypatch.setattr(adaptation, "Measurer", Stub)
+    monkeypatch.setattr(adaptation.Searcher, "run", search)
+
+
+def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(config, fold, tmp_path, monkeypatch, capsys):
+    members = [
+        ([1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 0, 0, 0, 0]),
+        ([1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 0, 0]),
+        ([0, 0, 1, 0, 0, 0, 0, 0], [1, 1, 1, 1, 1, 0, 1, 0]),
+    ]
+    outcomes_of(monkeypatch, fold, *members)
+    for seed in (1, 2, 10):
+        (tmp_path / f"six/seed_{seed}").mkdir(parents=True)
+    config = replace(config, run=str(tmp_path / "six"), output=None, starts=1)
+    result = adaptation.run(config)
+    before, after = np.moveaxis(np.array(members, float), 1, 0)
+    drift = result["drifts"]["exposure=0.25"]
+    assert drift["before"]["folds"] == [2 / 8, 1 / 8, 1 / 8]
+    for name, outcomes, least in (("after", after, 0), ("won_back", after - before, -1)):
+        found = statistics.interval(outcomes, "recipe")
+        wanted = {"estimate": found.estimate, "low": max(found.low, least), "high": min(found.high, 1)}
+        assert drift["intervals"][name] == pytest.approx(wanted), name
+    assert (result["about"], result["members"]) == ("recipe", ["seed_1", "seed_2", "seed_10"])
+    assert list(result["training"]) == ["seed_1/0", "seed_2/0", "seed_10/0"]
+    assert json.loads((tmp_path / "six/adjustment/adaptation.json").read_text())["drifts"] == result["drifts"]
+    own = json.loads((tmp_path / "six/seed_10/adjustment/adaptation.json").read_text())
+    assert own["drifts"]["exposure=0.25"]["intervals"]["won_back"] == pytest.approx(
+        statistics.interval((after - before)[2:], "model")._asdict()
+    )
+    printed = capsys.readouterr().out
+    assert "about the recipe (3 trainings, 8 validation samples)" in printed
+    assert " 25.0 to 62.5\n" in printed
+    # Nothing is computed again, and --output holds a folder for each member.
+    assert adaptation.run(config)["drifts"] == result["drifts"]
+    outcomes_of(monkeypatch, fold, *members)
+    adaptation.run(replace(config, output=str(tmp_path / "output")))
+    assert (tmp_path / "output/seed_2/fold_0/exposure=0.25/outcomes.safetensors").exists()
 
 
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):
@@ -117,7 +195,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     config = replace(config, exposures=(), pipelines=(), drifted_data_dir=str(tmp_path))
     under = drifts.drifted(config, fold, *config.drifts)
     assert len(under.labeled) == 8
-    assert sorted([*under.labeled, *under.measured]) == list(range(40))
+    assert sorted([*under.labeled, *under.samples]) == list(range(40))
     message = "--labeled=40 is too many for data: it has 40 images to adapt by and 0 others to measure on"
     with pytest.raises(InputError, match=message):
         drifts.drifted(replace(config, labeled=40), fold, *config.drifts)
@@ -132,7 +210,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     others = DATASET
     under = drifts.drifted(config, fold, *config.drifts)
     assert set(under.labeled) < set(range(8, 40))
-    assert list(under.measured) == list(range(8))
+    assert list(under.samples) == list(range(8))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from small_runs import metrics
 
 from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.drift import statistics
 from r2l_jax.drift.adjustment import learning
 from r2l_jax.drift.adjustment.config import LearningConfig
 from r2l_jax.runtime.errors import InputError
@@ -55,6 +56,45 @@ def test_a_run_is_compared_with_its_counterpart(config, one_epoch, result, train
         assert curve["scores"] == pytest.approx([row["val_accuracy"] - loss])
         assert curve["seconds"] == [row["seconds"]]
         assert curve["epochs_to_target"] == 1
+
+
+@pytest.fixture
+def outcomes(monkeypatch):
+    """Gives the learned run of each seed, from 1 on, other outcomes than the fixed one."""
+    learned = np.array([[1, 1, 1, 0, 1, 1, 0, 1], [1, 1, 1, 1, 1, 1, 0, 1.0]])
+    fixed = np.array([[1, 0, 1, 0, 1, 1, 0, 0], [1, 1, 1, 0, 0, 1, 0, 0.0]])
+
+    def of(folds):
+        folder = str(folds[0].folder)
+        return (fixed if "/learning/" in folder else learned)[int("seed_2" in folder)]
+
+    monkeypatch.setattr(learning, "own_outcomes", of)
+    return learned - fixed
+
+
+def test_the_difference_is_paired_by_sample(config, result, outcomes, capsys):
+    again = learning.run(config)
+    found = statistics.interval(outcomes[:1], "model")
+    assert again["difference"] == pytest.approx(found._asdict())
+    assert (again["about"], again["measured"], again["samples"]) == ("model", "validation", 8)
+    assert f"learned minus fixed, in points: 25.0 ({100 * found.low:.1f} to " in capsys.readouterr().out
+
+
+def test_members_of_a_group_are_paired_with_their_counterparts(one_epoch, trained, outcomes, tmp_path, capsys):
+    for seed in (1, 2):
+        shutil.copytree(one_epoch.run_dir, tmp_path / f"two/seed_{seed}")
+    trained.clear()
+    compared = learning.run(LearningConfig(run=str(tmp_path / "two")))
+    assert [str(each.run_dir) for each in trained] == [
+        f"{tmp_path}/two/seed_{seed}/adjustment/learning/frozen" for seed in (1, 2)
+    ]
+    assert compared["difference"] == pytest.approx(statistics.interval(outcomes, "recipe")._asdict())
+    assert (compared["about"], compared["members"]) == ("recipe", ["seed_1", "seed_2"])
+    assert [len(run["folds"]) for run in compared["runs"].values()] == [2, 2]
+    assert list(compared["training"]) == ["seed_1/0", "seed_2/0"]
+    own = json.loads((tmp_path / "two/seed_2/adjustment/learning.json").read_text())
+    assert own["difference"] == pytest.approx(statistics.interval(outcomes[1:], "model")._asdict())
+    assert "about the recipe (2 trainings, 8 validation samples)" in capsys.readouterr().out
 
 
 def test_parameters_are_those_learned_beside_the_cameras(result):

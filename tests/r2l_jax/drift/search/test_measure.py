@@ -4,7 +4,7 @@ import pytest
 from brightness import BRIGHT, GAMMA, dark_images
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from r2l_jax.drift.search.measure import Measurer, whole_batches
+from r2l_jax.drift.search.measure import Measurer, own_outcomes, whole_batches
 from r2l_jax.runtime.stop import Interrupted
 
 INTENSITIES = np.linspace(0.05, 0.45, 10)
@@ -50,6 +50,21 @@ def test_neither_batches_nor_neighbors_matter(frozen):
         assert alone.loss == pytest.approx(result.loss, rel=1e-5)
         assert alone.ssim == pytest.approx(result.ssim, rel=1e-5)
         np.testing.assert_array_equal(alone.confusion, result.confusion)
+
+
+def test_outcomes_of_a_run_are_those_of_the_measured_samples_of_all_folds():
+    dataset = brightness.images([0.2, 0.7, 0.3, 0.8, 0.6], [0, 0, 1, 1, 0])  # The first and the fourth are right.
+    validated, tested = (
+        brightness.fold(dataset, [0], [3, 1, 2]),
+        brightness.fold(dataset, [1], [2], test_indices=[4, 0]),
+    )
+    np.testing.assert_array_equal(own_outcomes([validated, tested]), [1, 0, 0, 0, 1])
+    # Of 40 images of which the object is the right half, the model finds it in all; of others, in none.
+    for bright, iou in ((0.8, 1.0), (0.3, 0.0)):
+        halves = brightness.half_images(0.2, bright, 40)
+        outcomes = own_outcomes([brightness.fold(halves, [], range(40))])
+        assert outcomes.shape == (40,)
+        assert outcomes.mean() == pytest.approx(iou, abs=0.02)
 
 
 def test_a_stop_ends_the_measuring_between_batches(frozen):
