@@ -8,7 +8,7 @@ from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
-from r2l_jax.apps.report.runs import RunRecord
+from r2l_jax.apps.report.runs import RunRecord, common_chance
 from r2l_jax.drift.results import Adaptation, Adapted, Learning
 
 
@@ -18,7 +18,7 @@ def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     for run in runs:
         folder = run.folder / "adjustment"
         adapted.append((run.name, _adaptation(run.adaptation, folder, detail) if run.adaptation else []))
-        learned.append((run.name, _learning(run.learning) if run.learning else []))
+        learned.append((run.name, _learning(run.learning, common_chance([run])) if run.learning else []))
     sections = [
         *document.section("Adaptation to drift", document.panels(adapted)),
         *document.section("Learned and fixed processing", document.panels(learned)),
@@ -81,7 +81,7 @@ def _tables(adapted: Adapted, score: str) -> list[Block]:
     ]
 
 
-def _learning(content: Learning) -> list[Block]:
+def _learning(content: Learning, chance: float | None) -> list[Block]:
     charts = [
         LineChart(
             f"{content.score} by {title}",
@@ -93,6 +93,7 @@ def _learning(content: Learning) -> list[Block]:
                 for fold in run.folds
             ],
             levels=[(content.target, 8)],
+            chance=chance,
         )
         for unit, title in (("epochs", "epoch"), ("seconds", "seconds of training"))
     ]
@@ -106,10 +107,16 @@ def _learning(content: Learning) -> list[Block]:
         for number, fold in enumerate(run.folds)
     ]
     target = f"{content.target:g}"
-    columns = ["processing", f"last {content.score}", "best", f"epochs to {target}", f"seconds to {target}"]
+    columns = [
+        "processing",
+        f"{content.score}, last checkpoint",
+        "best checkpoint",
+        f"epochs to {target}",
+        f"seconds to {target}",
+    ]
     parameters = _learned_parameters(content)
     return [
-        Text(f"The run with its processing learned and with its processing fixed; the line is at {target}."),
+        Text(f"The run with its processing learned and with its processing fixed; the dotted line is at {target}."),
         Charts(charts),
         Table("Scores of the validation", columns, rows),
         *([Details("Learned parameters", [parameters])] if parameters else []),

@@ -74,6 +74,7 @@ class LineChart:
         levels: values at which horizontal lines are drawn, and the numbers of their colors.
         places: horizontal places at which vertical lines are drawn.
         y_range: the least range of the vertical axis; None fits the lines.
+        chance: the score of a guess, at which there is a dashed line; None without one.
     """
 
     title: str
@@ -85,12 +86,13 @@ class LineChart:
     levels: Sequence[tuple[float, int]] = ()
     places: Sequence[float] = ()
     y_range: tuple[float, float] | None = None
+    chance: float | None = None
 
     @property
     def alternative(self) -> str:
         """The text in place of the chart: its axes, and the first and last value of each line."""
         named = [(line.name, self.points(line)[1]) for line in self.lines[:_MOST_NAMED]]
-        parts = [f"{name} from {ys[0]:.4g} to {ys[-1]:.4g}" for name, ys in named if len(ys)]
+        parts = [f"{name} from {ys[0]:.3g} to {ys[-1]:.3g}" for name, ys in named if len(ys)]
         if (more := len(self.lines) - _MOST_NAMED) > 0:
             parts.append(f"{more} more lines")
         return f"{self.title}: {self.y} by {self.x}. {'; '.join(parts)}."
@@ -134,6 +136,8 @@ def draw(axes: Axes, chart: LineChart) -> None:
     for level, color in chart.levels:
         if _is_drawable(level, chart.log_y):
             axes.axhline(level, color=COLORS[color % len(COLORS)], linestyle="dotted", linewidth=1)
+    if chart.chance is not None:
+        axes.axhline(chart.chance, color=_MUTED, linestyle="dashed", linewidth=1)
     for place in chart.places:
         if _is_drawable(place, chart.log_x):
             axes.axvline(place, color=_MUTED, linewidth=1)

@@ -7,11 +7,14 @@ from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart, range_bar
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Pictures, Section, Table, Text
 from r2l_jax.apps.report.pictures import Detail, embedded, existing
-from r2l_jax.apps.report.runs import Analyses, RunRecord
+from r2l_jax.apps.report.runs import Analyses, RunRecord, common_chance
 from r2l_jax.drift.results import Knob, KnobMap, Sensitivity, Shots, Tolerances, WorstCase, WorstCases, too_few, worst
 
 # The axis of tolerances, in natural ranges, is about linear up to here, and logarithmic beyond.
 _LINEAR = 0.02
+
+# The distances of a worst case from the default rendering, with their titles.
+DISTANCES = {"ssim": "SSIM", "change": "largest change", "color": "CIEDE2000", "color_95": "CIEDE2000, 95%"}
 
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
@@ -26,7 +29,7 @@ def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
 
     sections = [
         *of("sensitivity", lambda each: _sensitivity(each.found["sensitivity"])),
-        *of("tolerances", lambda each: _tolerances(each.found["tolerances"])),
+        *of("tolerances", lambda each: _tolerances(each.found["tolerances"], common_chance(runs))),
         *of("worst_case", lambda each: _worst_cases(each, each.found["worst_case"], detail)),
         *of("shots", lambda each: _shots(each.found["shots"])),
     ]
@@ -41,8 +44,8 @@ def _sensitivity(content: Sensitivity) -> list[Block]:
     blocks: list[Block] = [
         Text(
             f"{_sentence(content.unit)} Means over {content.overall.samples} samples, whose mean loss is "
-            f"{content.overall.loss:.4f}. Worst: each value moves in the direction that raises the loss of the sample; "
-            "up: all values move up."
+            f"{tables.three_digits(content.overall.loss)}. Worst: each value moves in the direction that raises the "
+            "loss of the sample; up: all values move up."
         ),
         _changes_table("Parameters", "parameter", content, "parameters"),
         _changes_table("Images after stages", "stage", content, "stages"),
@@ -74,22 +77,23 @@ def _changes_table(title: str, heading: str, content: Sensitivity, kind: str) ->
     return Table(title, [heading, "natural range", "worst, all samples", "up, all samples", *of_classes], rows)
 
 
-def _tolerances(content: Tolerances) -> list[Block]:
+def _tolerances(content: Tolerances, chance: float | None) -> list[Block]:
     rows = [_knob_row(name, knob, _reach(content)) for name, knob in content.knobs.items()]
     columns = ["knob", "quantity", "value", "low", "high", "fails below", "fails above", "interval in natural ranges"]
     blocks: list[Block] = [
         Text(
-            f"{_sentence(content.score)[:-1]} {content.default:.4f} of {content.samples} samples falls by at most "
-            f"{100 * content.tolerance:g} points from low to high, while one knob moves. Below an end are the "
-            "percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. From the place where "
-            "it fails, a paired test at 5% finds the drop to exceed the tolerance. No knob was moved beyond its limit."
+            f"{_sentence(content.score)[:-1]} {tables.three_digits(content.default)} of {content.samples} samples "
+            f"falls by at most {100 * content.tolerance:g} points from low to high, while one knob moves. Below an end "
+            "are the percentiles 5 and 95 of resampled samples, which are also the whiskers of the bar. From the place "
+            "where it fails, a paired test at 5% finds the drop to exceed the tolerance. No knob was moved beyond its "
+            "limit."
         ),
         Table("Tolerated intervals", columns, rows),
     ]
     blocks += [Text(_sentence(line)) for line in too_few(content)]
     if content.map:
         blocks.append(_map_table(content.map, content.score))
-    if charts := [_knob_chart(name, knob, content) for name, knob in content.knobs.items() if knob.points]:
+    if charts := [_knob_chart(name, knob, content, chance) for name, knob in content.knobs.items() if knob.points]:
         blocks.append(Details(f"{content.score} along each knob", [Charts(charts)]))
     return blocks
 
@@ -136,7 +140,7 @@ def _map_table(found: KnobMap, score: str) -> Table:
     return Table(f"{score} while {first} and {second} move; framed cells are tolerated", columns, rows)
 
 
-def _knob_chart(name: str, knob: Knob, content: Tolerances) -> LineChart:
+def _knob_chart(name: str, knob: Knob, content: Tolerances, chance: float | None) -> LineChart:
     values, scores = map(list, zip(*knob.points, strict=True))
     floor = content.default - content.tolerance
     return LineChart(
@@ -147,6 +151,7 @@ def _knob_chart(name: str, knob: Knob, content: Tolerances) -> LineChart:
         log_x=knob.scale == "log" and min(values) > 0,
         levels=[(floor, 0)],
         places=[knob.value],
+        chance=chance,
     )
 
 
@@ -164,11 +169,12 @@ def _worst_cases(analyses: Analyses, content: WorstCases, detail: Detail) -> lis
         ]
         for row, drop in zip(content.rows, drops, strict=True)
     ]
-    columns = ["parameters", "weight of the distance", content.score, "drop", "loss", "SSIM"]
-    columns += ["largest change", "CIEDE2000", "CIEDE2000, 95%", "between starts"]
+    columns = ["parameters", "weight of the distance", content.score, "drop", "loss", *DISTANCES.values()]
+    columns.append("between starts")
     return [
         Text(
-            f"By default, the {content.score} is {content.default.score:.4f} and the loss {content.default.loss:.4f}. "
+            f"By default, the {content.score} is {tables.three_digits(content.default.score)} and the loss "
+            f"{tables.three_digits(content.default.loss)}. "
             "Each search raises the task loss over its parameters; distance from the default rendering has a price."
         ),
         Table("Worst case of each search", columns, rows),

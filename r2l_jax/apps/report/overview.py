@@ -46,22 +46,25 @@ def _score_tile(run: RunRecord) -> tuple[str, str, str]:
     if not finals:
         return "Training", "not finished", f"{epochs} epochs so far"
     mean = tables.score(float(np.mean([final.best for final in finals]))).text
+    title = f"Validation {run.score}, best checkpoint"
     if len(run.folds) > 1:
-        return f"Best {run.score}", mean, f"mean of {len(finals)} folds, validation"
-    return f"Best {run.score}", mean, f"validation, epoch {finals[0].best_epoch + 1} of {epochs}"
+        return title, mean, f"mean of {len(finals)} folds"
+    return title, mean, f"epoch {finals[0].best_epoch + 1} of {epochs}"
 
 
 def _samples(fold: FoldRecord) -> str:
     train, valid = fold.samples
-    return f"{train} samples to train, {valid} to validate"
+    kind, measured = fold.measured
+    test = f", {len(measured)} to test" if kind == "test" else ""
+    return f"{train} samples to train, {valid} to validate{test}"
 
 
 def _folds_table(runs: Sequence[RunRecord]) -> Table:
     """Lists all folds of all runs, and the means over the folds of a run."""
     score, every = common_score(runs), [fold.final for run in runs for fold in run.folds if fold.final]
     attacked = any(final.default is not None for final in every)
-    numbers = {f"best {score}": "best", "at epoch": "best_epoch", f"last {score}": "last"}
-    numbers |= ({f"{score} by default": "default"} if attacked else {}) | {"last loss": "val_loss"}
+    numbers = {f"{score}, best checkpoint": "best", "best epoch": "best_epoch", f"{score}, last checkpoint": "last"}
+    numbers |= ({f"{score} by default": "default"} if attacked else {}) | {"loss, last checkpoint": "val_loss"}
     rows = []
     for run in runs:
         for fold in run.folds:

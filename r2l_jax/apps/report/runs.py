@@ -72,6 +72,7 @@ class FoldRecord:
         training: the id of the training, see `record.training_id`.
         samples: the numbers of samples for training and for validation.
         measured: the samples that controls measure: "test" or "validation", and their indices.
+        chance: the accuracy of a guess; None for scores other than accuracy.
         recorded: the parameters over epochs.
         pictures: the pictures of each epoch, by their names such as "stages/0_demosaic".
     """
@@ -88,6 +89,7 @@ class FoldRecord:
     training: str
     samples: tuple[int, int]
     measured: tuple[str, list[int]]
+    chance: float | None
     recorded: Recorded
     pictures: Mapping[int, Mapping[str, pathlib.Path]]
 
@@ -208,6 +210,12 @@ def common_score(runs: Sequence[RunRecord]) -> str:
     return names.pop() if len(names) == 1 else "score"
 
 
+def common_chance(runs: Sequence[RunRecord]) -> float | None:
+    """Returns the accuracy of a guess, if it is the same for all runs."""
+    chances = {fold.chance for run in runs for fold in run.folds}
+    return chances.pop() if len(chances) == 1 else None
+
+
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Returns the settings in which runs differ, with the value of each run; their names and places do not count."""
     flags = [run.flags for run in runs]
@@ -278,6 +286,7 @@ def _read_fold(folder: pathlib.Path, where: str) -> FoldRecord:
         training_id(metrics),
         (len(metrics["train_indices"]), len(metrics["valid_indices"])),
         ("test", metrics["test_indices"]) if metrics.get("test_indices") else ("validation", metrics["valid_indices"]),
+        1 / len(metrics["classes"]) if score == "accuracy" else None,
         read_events(folder),
         _pictures(folder / "results"),
     )

@@ -9,7 +9,7 @@ import numpy as np
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table, Text
-from r2l_jax.apps.report.runs import RunRecord, common_score, joint_evaluation
+from r2l_jax.apps.report.runs import RunRecord, common_chance, common_score, joint_evaluation
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.results import EvaluatedRun, Evaluation, Groups, Test
 
@@ -25,11 +25,12 @@ _TITLES = {
 
 
 class Row(NamedTuple):
-    """A tested run: its name, its numbers, and the numbers of each case."""
+    """A tested run: its name, its numbers, the numbers of each case, and the score of a guess."""
 
     name: str
     run: EvaluatedRun
     tests: Mapping[str, Test]
+    chance: float | None
 
     def is_own(self, name: str) -> bool:
         """Tells whether the run was trained on the images of a case."""
@@ -38,10 +39,10 @@ class Row(NamedTuple):
 
 def make(runs: Sequence[RunRecord]) -> list[Section]:
     """Makes the section of the evaluations of the runs, each alone and all together."""
-    alone, by = [], []
+    alone, by, chance = [], [], common_chance(runs)
     for run in runs:
         if run.evaluation:
-            found = _rows(run.evaluation, run.folder / "evaluation")
+            found = _rows(run.evaluation, run.folder / "evaluation", chance)
             alone += found if len(found) > 1 else [each._replace(name=run.name) for each in found]
             by += [(run.name, _groups(run.evaluation.by, run.evaluation.score))]
     sections = _sections(alone, common_score(runs), "")
@@ -51,15 +52,15 @@ def make(runs: Sequence[RunRecord]) -> list[Section]:
         if isinstance(evaluation, str):
             sections += document.section(f"Mean drops{suffix}", [Text(evaluation)])
         else:
-            sections += _sections(_rows(evaluation, folder), evaluation.score, suffix)
+            sections += _sections(_rows(evaluation, folder, chance), evaluation.score, suffix)
             by.append(("runs together", _groups(evaluation.by, evaluation.score)))
     sections += document.section("Scores by shots", document.panels(by))
     return document.section("Drift synthesis", [], sections)
 
 
-def _rows(evaluation: Evaluation, folder: pathlib.Path) -> list[Row]:
+def _rows(evaluation: Evaluation, folder: pathlib.Path, chance: float | None) -> list[Row]:
     where = folder / "evaluation.json"
-    rows = [Row(name, each, evaluation.tests(name, where)) for name, each in evaluation.runs.items()]
+    rows = [Row(name, each, evaluation.tests(name, where), chance) for name, each in evaluation.runs.items()]
     return [row for row in rows if OWN.name in row.tests]
 
 
@@ -150,7 +151,7 @@ def _chart(
 ) -> LineChart:
     """Makes a chart of the scores of all runs over the strengths of cases, given by their names.
 
-    A dotted line is the score of a run on its own images.
+    A dotted line is the score of a run on its own images, and a dashed one that of a guess.
     """
     owns = [(row.tests[OWN.name].score.mean, color) for color, row in enumerate(rows)]
     lines = []
@@ -158,7 +159,7 @@ def _chart(
         points = {strength: row.tests[name].score.mean for strength, name in sorted(cases.items()) if name in row.tests}
         if points:
             lines.append(Line(row.name, list(points), list(points.values()), color))
-    return LineChart(title, x, score, lines, levels=owns, **options)
+    return LineChart(title, x, score, lines, levels=owns, chance=rows[0].chance, **options)
 
 
 def _strength(name: str) -> float | None:
@@ -188,7 +189,7 @@ def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
     ]
     return [
         *matrices,
-        Text("Dotted lines are the scores on the runs' own images."),
+        Text("Dotted lines are the scores on the runs' own images, dashed lines the score of a guess."),
         Charts(charts),
         Details("Scores and drops of each corruption", [_corruption_table(rows, found, score)]),
     ]

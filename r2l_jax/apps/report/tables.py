@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,13 +22,13 @@ def text(content: object) -> Cell:
 
 
 def score(value: float | None, **look: Any) -> Cell:
-    """Makes a cell of a number with four digits after the point; None is a dash."""
-    return _cell(value, "{:.4f}", look)
+    """Makes a cell of a score or a loss with three digits; None is a dash."""
+    return _cell(value, three_digits, look)
 
 
 def number(value: float | int | None, **look: Any) -> Cell:
-    """Makes a cell of a number with four significant digits; None is a dash."""
-    return _cell(value, "{:.4g}", look)
+    """Makes a cell of a whole number, or of another one with three significant digits; None is a dash."""
+    return _cell(value, _short, look)
 
 
 def value(content: float) -> Cell:
@@ -54,11 +54,21 @@ def dropped(rows: Rows) -> list[list[Cell]]:
     return [[*map(colored, row)] for row in rows]
 
 
-def _cell(value: float | int | None, form: str, look: dict[str, Any]) -> Cell:
+def three_digits(value: float | int) -> str:
+    """Formats a score or a loss with three digits, such as "0.950" or "12.3"."""
+    # Adding 0.0 turns -0.0 into 0.0.
+    return f"{value + 0.0:.3f}" if abs(value) < 0.9995 else f"{value:#.3g}".removesuffix(".")
+
+
+def _short(value: float | int) -> str:
+    whole = math.isfinite(value) and float(value).is_integer() and abs(value) < 1e6
+    return f"{value + 0.0:.0f}" if whole else f"{float(f'{value:.3g}'):g}"
+
+
+def _cell(value: float | int | None, write: Callable[[Any], str], look: dict[str, Any]) -> Cell:
     if value is None:
         return _NOTHING._replace(**look)
-    # Adding 0.0 turns -0.0 into 0.0.
-    return Cell(form.format(value + 0.0).replace("-", "\N{MINUS SIGN}"), float(value), **look)
+    return Cell(write(value).replace("-", "\N{MINUS SIGN}"), float(value), **look)
 
 
 def leveled(rows: Rows, logarithmic: bool = False) -> list[list[Cell]]:

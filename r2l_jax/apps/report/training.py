@@ -8,7 +8,7 @@ import numpy as np
 from r2l_jax.apps.report import document, tables
 from r2l_jax.apps.report.charts import Line, LineChart
 from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, Table
-from r2l_jax.apps.report.runs import FoldRecord, RunRecord
+from r2l_jax.apps.report.runs import FoldRecord, RunRecord, common_chance
 
 # Larger confusion matrices are left to their picture in the run's folder.
 _MOST_CLASSES = 40
@@ -40,7 +40,8 @@ def learning_curves(runs: Sequence[RunRecord]) -> list[LineChart]:
             if (line := _mean_course(run, f"{split}_{metric}", color, style, len(runs) > 1))
         ]
         if lines:
-            charts.append(LineChart(metric, "epoch", metric, lines))
+            chance = common_chance(runs) if metric in {run.score for run in runs} else None
+            charts.append(LineChart(metric, "epoch", metric, lines, chance=chance))
     return charts
 
 
@@ -101,7 +102,7 @@ def _classes(run: RunRecord) -> list[Block]:
         samples = sum(final.val_samples.get(name, math.nan) for final in finals)
         rows.append([Cell(name), tables.number(samples), *(mean(metric, name) for metric in metrics)])
     over = "" if len(finals) == 1 else f"; means over {len(finals)} folds, counts added up"
-    blocks: list[Block] = [Table(f"Validation by class, last epoch{over}", ["class", "samples", *metrics], rows)]
+    blocks: list[Block] = [Table(f"Validation by class, last checkpoint{over}", ["class", "samples", *metrics], rows)]
     if len(names) <= _MOST_CLASSES:
         blocks.append(_confusion_table(names, np.sum(matrices, 0)))
     return blocks

@@ -164,7 +164,7 @@ def _forensics(content: Numbers, folder: pathlib.Path) -> list[Section]:
     default = forensics["default"]
     factor = forensics["l2_factor"]
     note = (
-        f"The default processing scores {default['mean']:.4f} ± {default['std']:.4f}. The smaller the weight, the "
+        f"The default processing scores {default['mean']:.3f} ± {default['std']:.3f}. The smaller the weight, the "
         "farther a search may go from the default rendering."
     )
     if factor:

@@ -75,6 +75,14 @@ def test_bands_levels_and_the_least_range_widen_the_axis():
     assert (band.min(), band.max()) == (0.5, 3.0)
 
 
+def test_chance_is_a_dashed_line():
+    lines = drawn(Line("a", [1.0, 2.0], [0.5, 0.75]), chance=0.25).lines
+    assert [(line.get_linestyle(), list(line.get_ydata())) for line in lines] == [
+        ("-", [0.5, 0.75]),
+        ("--", [0.25, 0.25]),
+    ]
+
+
 def test_long_lines_have_no_marks():
     for length, mark in ((40, "o"), (41, "")):
         xs = [float(x) for x in range(length)]

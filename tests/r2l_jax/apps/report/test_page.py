@@ -84,7 +84,7 @@ def test_numbers_of_the_forensics_stand_in_their_rows_and_columns(everything, re
         name: {"mean": mean["mean"], "mean of absolute values": mean["mean_absolute"]}
         for name, mean in overall["elements"].items()
     })  # fmt: skip
-    assert f"{overall['loss']:.4f}" in " ".join(read.texts)
+    assert f"{overall['loss']:.3f}" in " ".join(read.texts)
     names = {"weight of the distance": "aux_weight", "accuracy": "score", "drop": "drop", "loss": "loss"}
     names |= {"SSIM": "ssim", "between starts": "spread", "largest change": "change"}
     names |= {"CIEDE2000": "color", "CIEDE2000, 95%": "color_95"}
@@ -116,7 +116,7 @@ def test_numbers_of_the_adjustment_stand_in_their_rows_and_columns(everything, r
     wanted = {f"white_balance.{place}": {end: values[place] for end, values in ends.items()} for place in range(3)}
     assert_shown(read, "Values before and after", wanted)
     learning = json.loads((everything / "adjustment/learning.json").read_text())
-    columns = ("last accuracy", "best", "seconds to 0.8")
+    columns = ("accuracy, last checkpoint", "best checkpoint", "seconds to 0.8")
     for name, run in learning["runs"].items():
         (curve,) = run["folds"]
         numbers = (curve["scores"][-1], max(curve["scores"]), curve["seconds_to_target"])
@@ -153,11 +153,15 @@ def two_folds_read(two_folds):
 def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds, two_folds_read):
     read = two_folds_read
     metrics = [json.loads((two_folds / f"fold_{fold}/metrics.json").read_text()) for fold in range(2)]
-    names = {"best accuracy": "best_val_accuracy", "last accuracy": "val_accuracy", "last loss": "val_loss"}
+    names = {
+        "accuracy, best checkpoint": "best_val_accuracy",
+        "accuracy, last checkpoint": "val_accuracy",
+        "loss, last checkpoint": "val_loss",
+    }
     rows = {
         f"run, fold {fold}": {
             "epochs": 3,
-            "at epoch": each["best_epoch"] + 1,
+            "best epoch": each["best_epoch"] + 1,
             "train": len(each["train_indices"]),
             "valid": len(each["valid_indices"]),
             **{column: each[name] for column, name in names.items()},
@@ -173,7 +177,7 @@ def test_numbers_of_two_folds_stand_in_their_rows_and_columns(two_folds, two_fol
         for target in CLASSES:
             samples = sum(each["val_samples"][target] for each in metrics)
             rows[target] = {"samples": samples, name: np.mean([each[f"val_{name}"][target] for each in metrics])}
-        assert_shown(read, "Validation by class, last epoch; means over 2 folds, counts added up", rows)
+        assert_shown(read, "Validation by class, last checkpoint; means over 2 folds, counts added up", rows)
     content = json.loads((two_folds / "adjustment/adaptation.json").read_text())
     names = {"accuracy, undrifted": "undrifted", "before": "before", "after": "after", "share won back": "won_back"}
     rows = {"iso=0.05": {column: content["drifts"]["iso=0.05"][name]["mean"] for column, name in names.items()}}
@@ -186,9 +190,9 @@ def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_fold
     texts = [text for text in two_folds_read.texts if text.strip()]
     worst = json.loads((two_folds / "forensics/fold_1/worst_case/worst_case.json").read_text())["rows"][1]
     place = texts.index("Worst accuracy")
-    assert texts[place + 1 : place + 3] == ["0.0100", f"moves white_balance, SSIM {worst['ssim']:.2f}"]
+    assert texts[place + 1 : place + 3] == ["0.010", f"moves white_balance, SSIM {worst['ssim']:.2f}"]
     drift = json.loads((two_folds / "adjustment/adaptation.json").read_text())["drifts"]["iso=0.05"]
-    after, before = (f"{drift[name]['mean']:.4f}" for name in ("after", "before"))
+    after, before = (f"{drift[name]['mean']:.3f}" for name in ("after", "before"))
     place = texts.index("Adapted to iso=0.05")
     assert texts[place + 1 : place + 3] == [after, f"accuracy, {before} before"]
 
@@ -338,7 +342,7 @@ def test_runs_stand_side_by_side(tmp_path):
         assert read.value(caption, run, "contrast") == np.mean(drops)
     scores = [json.loads((second / f"fold_{fold}/metrics.json").read_text())["best_val_accuracy"] for fold in range(2)]
     table = "Scores and losses of the validation, and the numbers of samples"
-    assert read.value(table, "second, mean", "best accuracy") == pytest.approx(np.mean(scores))
+    assert read.value(table, "second, mean", "accuracy, best checkpoint") == pytest.approx(np.mean(scores))
 
 
 def test_values_of_the_worst_case_are_those_of_the_lowest_score(tmp_path):
@@ -414,5 +418,6 @@ def test_runs_of_two_tasks_stand_side_by_side(tmp_path):
         file.write_text(file.read_text().replace("accuracy", "iou").replace(before, report_runs.training(second)))
     read = Page(make_page(read_runs([str(first), str(second)])))
     best = json.loads((second / "fold_0/metrics.json").read_text())["best_val_iou"]
-    assert read.value("Scores and losses of the validation, and the numbers of samples", "second", "best score") == best
+    caption = "Scores and losses of the validation, and the numbers of samples"
+    assert read.value(caption, "second", "score, best checkpoint") == best
     assert ("second", "iso=0.05") in read.tables["score"][1]

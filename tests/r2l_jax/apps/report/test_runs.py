@@ -8,6 +8,7 @@ from report_pages import Page
 
 from r2l_jax.apps.report.page import make_page
 from r2l_jax.apps.report.runs import joint_evaluation, read_runs
+from r2l_jax.apps.report.training import learning_curves
 from r2l_jax.config import TrainConfig
 from r2l_jax.runtime import flags
 from r2l_jax.runtime.errors import InputError
@@ -101,6 +102,15 @@ def test_a_fold_is_shown_by_itself(tmp_path):
     (run,) = read_runs([str(folder / "fold_1")])
     assert [fold.number for fold in run.folds] == [1]
     assert run.name == "run/fold_1"
+
+
+def test_chance_is_a_guess_among_the_classes(tmp_path):
+    runs = read_runs([str(report_runs.write_run(tmp_path / "run", classes=["a", "b", "c", "d"]))])
+    assert {chart.y: chart.chance for chart in learning_curves(runs)} == {"loss": None, "accuracy": 0.25}
+    for file in tmp_path.rglob("metrics.json"):
+        file.write_text(file.read_text().replace("accuracy", "iou"))
+    runs = read_runs([str(tmp_path / "run")])
+    assert {chart.y: chart.chance for chart in learning_curves(runs)} == {"loss": None, "iou": None}
 
 
 def test_the_command_trains_the_run_again(tmp_path):

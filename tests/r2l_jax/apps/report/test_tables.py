@@ -21,8 +21,9 @@ def test_drops_and_gains_have_colors_of_their_own():
 
 
 def test_numbers_are_short_in_text_and_whole_behind_it():
-    assert (score(-0.123456).text, score(-0.123456).value) == ("\N{MINUS SIGN}0.1235", -0.123456)
-    assert number(1234567.0).text == "1.235e+06"
-    assert score(-0.0).text == "0.0000"
+    assert (score(-0.123456).text, score(-0.123456).value) == ("\N{MINUS SIGN}0.123", -0.123456)
+    assert [number(each).text for each in (1080, 1234567.5, 1234.5, 0.98765)] == ["1080", "1.23e+06", "1230", "0.988"]
+    assert [score(each).text for each in (0.5, 0.9996, 12.34, 123.4)] == ["0.500", "1.00", "12.3", "123"]
+    assert score(-0.0).text == "0.000"
     assert value(1e-12).text == "0"
     assert score(None).text == "\N{EN DASH}"
