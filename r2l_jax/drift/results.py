@@ -194,6 +194,7 @@ class Evaluation(msgspec.Struct):
         by: the scores of groups of samples, by field of their shots.
         drops: the drops with intervals of each `--run`, a group of trainings or a run alone.
         differences: the first of them against each of the others that was measured on the same samples.
+        flags: the settings of the evaluation.
     """
 
     score: str
@@ -203,6 +204,7 @@ class Evaluation(msgspec.Struct):
     by: dict[str, Groups]
     drops: dict[str, Drops] = {}
     differences: list[Differences] = []
+    flags: dict[str, Any] = {}
 
     @property
     def trainings(self) -> set[str | None]:

@@ -4,7 +4,8 @@ python scripts/report.py --run=runs/quickstart/parametrized --output=report.html
 python scripts/report.py --run=runs/synthesis/bilinear,runs/synthesis/menon --output=report.html
 
 The report shows the training, finished or not, and the results of evaluate.py, forensics.py and adjust.py from their
-default folders. It needs no other file and no network, and is readable on a phone and in print.
+default folders. It needs no other file and no network, and is readable on a phone and in print. For a group of
+trainings, the figure of all of them is also written to drift.png beside the report.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ class ReportConfig(Settings):
     """
 
     run: tuple[str, ...] = setting(
-        "folders of runs, or of their folds, separated by commas; several are shown side by side", kind="repeated"
+        "folders of runs, of groups of trainings, or of folds, separated by commas; several are shown side by side",
+        kind="repeated",
     )
     output: str = setting("the HTML file", "report.html")
 

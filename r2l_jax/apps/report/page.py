@@ -5,20 +5,25 @@ import hashlib
 import importlib.metadata
 import importlib.resources
 import pathlib
-from collections.abc import Sequence
+import types
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import jinja2
 import markupsafe
 
-from r2l_jax.apps.report import adjustment, charts, forensics, overview, processing, synthesis, training
+from r2l_jax.apps.report import adjustment, charts, dots, forensics, overview, processing, synthesis, training, verdict
 from r2l_jax.apps.report.document import Section
 from r2l_jax.apps.report.pictures import DETAILS, Detail
-from r2l_jax.apps.report.runs import RunRecord, read_runs
+from r2l_jax.apps.report.runs import RunRecord, common_chance, read_members, read_runs
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
 
 # The greatest size of a report in bytes, so that it can be sent by mail.
 LARGEST = 10_000_000
+
+# The records of the members of each group, by its name.
+Members: TypeAlias = Mapping[str, Sequence[RunRecord]]
 
 
 def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
@@ -26,27 +31,45 @@ def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
 
     The report has everything that the folders of the runs hold: the training, finished or not, and the results of
     `evaluate.py`, `forensics.py` and `adjust.py` for it where these programs write by default. Several runs, or
-    folds, are shown side by side. Equal folders give equal files.
+    folds, are shown side by side, and so are the members of a group of trainings. Equal folders give equal files.
+
+    For one group, the figure of its trainings is written to `drift.png` beside the report as well.
 
     Raises:
         InputError: a folder does not belong to a run or is given twice, a file in it is damaged, or the report would be
             larger than `LARGEST`.
     """
-    page = make_page(read_runs(uris))
+    named = read_runs(uris)
+    members = read_members(named)
+    page = make_page(named, members)
     with replacing(output) as part:
         part.write_text(page, encoding="utf-8")
+    if len(members) == 1:
+        _write_figure(next(run for run in named if run.name in members), members, output.with_name("drift.png"))
     return len(page.encode())
 
 
-def make_page(runs: Sequence[RunRecord]) -> str:
+def _write_figure(group: RunRecord, members: Members, output: pathlib.Path) -> None:
+    """Writes the figure of a group, if it has any results."""
+    trainings = members[group.name]
+    if rows := dots.make_rows(group, trainings):
+        with replacing(output) as part:
+            part.write_bytes(dots.make_png(rows, group.score, common_chance(trainings)))
+
+
+def make_page(named: Sequence[RunRecord], members: Members = types.MappingProxyType({})) -> str:
     """Makes the HTML text of a report, with pictures as large and as many as its size allows.
+
+    Args:
+        named: the records of runs and groups, see `read_runs`.
+        members: the records of the members of groups, see `read_members`.
 
     Raises:
         InputError: a picture is damaged, or the report would be larger than `LARGEST`.
     """
     size = 0
     for detail in DETAILS:
-        page = render(", ".join(run.name for run in runs), make_sections(runs, detail))
+        page = render(", ".join(run.name for run in named), make_sections(named, members, detail))
         size = len(page.encode())
         if size <= LARGEST:
             return page
@@ -55,9 +78,11 @@ def make_page(runs: Sequence[RunRecord]) -> str:
     )
 
 
-def make_sections(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
-    """Makes all sections of a report that have any content."""
+def make_sections(named: Sequence[RunRecord], members: Members, detail: Detail) -> list[Section]:
+    """Makes all sections of a report that have any content; members of groups are shown as other runs are."""
+    runs = [run for each in named for run in members.get(each.name, [each])]
     return [
+        *verdict.make(named, members, detail),
         *overview.make(runs),
         *training.make(runs),
         *processing.make(runs, detail),

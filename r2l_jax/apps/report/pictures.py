@@ -56,8 +56,8 @@ class Picture(NamedTuple):
         return self.width < _SMALL
 
 
-def embedded(file: pathlib.Path, width: int, alternative: str, caption: str = "") -> Picture:
-    """Reads a picture and puts it into the page as lossy WebP of at most this width in pixels.
+def embedded(file: pathlib.Path | io.BytesIO, width: int, alternative: str, caption: str = "") -> Picture:
+    """Puts a picture, from its file or its content, into the page as lossy WebP of at most this width in pixels.
 
     Raises:
         InputError: the file cannot be read as a picture.

@@ -120,6 +120,7 @@ class RunRecord(NamedTuple):
         learning: the comparison of adjust.py; None without one.
         left_out: a line for each result that another training has left in the folder.
         members: the folders of the members of a group, or the run's own.
+        forensics: the summary of forensics.py over the members of a group; None without one.
     """
 
     name: str
@@ -131,6 +132,7 @@ class RunRecord(NamedTuple):
     learning: results.Learning | None
     left_out: Sequence[str]
     members: Sequence[pathlib.Path]
+    forensics: results.Forensics | None
 
     @property
     def score(self) -> str:
@@ -172,6 +174,16 @@ def read_runs(uris: Sequence[str]) -> list[RunRecord]:
         InputError: a folder is given twice or does not belong to a run, or a file in it is damaged.
     """
     return [_read_run(uri, name) for uri, name in zip(uris, run_names(uris), strict=True)]
+
+
+def read_members(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    """Reads the members of the groups among some records, those that have begun to train, by the groups' names."""
+    found = {}
+    for run in runs:
+        if list(run.members) != [run.folder]:
+            begun = dict.fromkeys(fold.folder.parent for fold in run.folds)
+            found[run.name] = [_read_run(str(folder), f"{run.name}/{folder.name}") for folder in begun]
+    return found
 
 
 def joint_evaluation(runs: Sequence[RunRecord]) -> tuple[pathlib.Path, results.Evaluation | str] | None:
@@ -261,6 +273,7 @@ def _read_run(uri: str, name: str) -> RunRecord:
         read(folder / "adjustment" / "learning.json", results.Learning),
         left_out,
         of_group,
+        read(folder / "forensics" / "forensics.json", results.Forensics),
     )
 
 

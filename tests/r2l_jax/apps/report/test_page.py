@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import report_runs
+from PIL import Image
 from report_pages import Page
 from report_runs import CLASSES, PIPELINES
 
@@ -421,3 +422,36 @@ def test_runs_of_two_tasks_stand_side_by_side(tmp_path):
     caption = "Scores and losses of the validation, and the numbers of samples"
     assert read.value(caption, "second", "score, best checkpoint") == best
     assert ("second", "iso=0.05") in read.tables["score"][1]
+
+
+def test_the_page_of_a_group_begins_with_its_verdict_and_shows_its_members(tmp_path):
+    folder = report_runs.write_group(tmp_path / "group")
+    write_report([str(folder)], tmp_path / "report.html")
+    read = Page((tmp_path / "report.html").read_text())
+    assert read.headings[:3] == ["group", "Verdict", "Summary"]
+    place = read.texts.index("Verdict", read.texts.index("group") + 1)
+    sentences = (
+        "Loses 12 to 19 points under other pipelines; the worst is menon2007 with unsharp masking and median denoising."
+        " Loses 20 to 30 points under common corruptions. The worst black level that a search found costs 1 to 68 "
+        "points in 3 trainings, 25 points in the median. Adjustment to an intensity of 0.05 wins back 30 to 50 points."
+    )
+    assert sentences in read.texts[place:]
+    about = "Intervals: 95%, about the recipe (3 trainings, 480 test samples). Tested under drift: the best checkpoint."
+    assert about in read.texts
+    (drops,) = read.tables["Drops in points of accuracy, from 93.0 (90.0 to 96.0) on own images"]
+    assert drops["tone and color", "drop"][1] == "25.0 (20.0 to 30.0)"
+    panels = [attributes["aria-label"] for _, attributes in read.tags if attributes.get("class") == "panel"]
+    assert {f"group/seed_{seed}" for seed in (1, 2, 3)} <= {*panels}
+    assert len(read.tables["Worst case of each search"]) == 3
+    figures = [attributes["alt"] for tag, attributes in read.tags if tag == "img"]
+    assert figures[0].startswith("Median accuracy of the trainings, and their range: own images ")
+    with Image.open(tmp_path / "drift.png") as picture:
+        assert picture.size == (1800, 680)
+
+
+def test_a_group_is_shown_while_it_is_trained(tmp_path):
+    folder = report_runs.write_run(tmp_path / "group/seed_1").parent
+    (folder / "seed_2").mkdir()
+    write_report([str(folder)], tmp_path / "report.html")
+    assert Page((tmp_path / "report.html").read_text()).headings[:2] == ["group", "Summary"]
+    assert not (tmp_path / "drift.png").exists()

@@ -1,0 +1,160 @@
+"""The figure of a group of trainings: a row for each kind of drift, with a dot for each training at its score."""
+
+import io
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from r2l_jax.apps.report.charts import COLORS
+from r2l_jax.apps.report.runs import RunRecord
+from r2l_jax.apps.report.tables import three_digits
+from r2l_jax.drift.cases import OWN
+from r2l_jax.drift.corruptions import GROUPS
+from r2l_jax.drift.results import Adaptation, Test, WorstCases, worst
+
+# Shares of the light in words.
+_SHARES = {0.01: "a hundredth", 0.05: "a twentieth", 0.1: "a tenth", 0.25: "a quarter", 0.5: "half"}
+
+# The groups of corruptions, from the most to the least like processing.
+_CORRUPTIONS = ("tone and color", "noise", "blur", "weather", "digital")
+
+
+class Row(NamedTuple):
+    """A row of the figure: its title, and the score of each training."""
+
+    title: str
+    scores: list[float]
+
+
+def make_rows(group: RunRecord, members: Sequence[RunRecord]) -> list[Row]:
+    """Collects the rows for which there are results.
+
+    These are the own images, the mean of the other pipelines, the mean of each group of corruptions, the worst black
+    level that a search has found (or the worst processing, if none was searched for by itself), and a low intensity
+    before and after adjustment: the lowest that the group was adjusted to, or else the lowest tested.
+
+    Args:
+        group: the record of the group.
+        members: the records of its trainings.
+    """
+    tests = _tests(group)
+    pipelines = _cases(tests, lambda name, test: test.group == "pipelines")
+    rows = [
+        _mean_row("own images", tests, [OWN.name]),
+        _mean_row(f"other pipelines (mean of {len(pipelines)})", tests, pipelines),
+    ]
+    for kind in _CORRUPTIONS:
+        of_kind = _cases(tests, lambda name, _, kind=kind: GROUPS.get(name.rpartition(".")[0]) == kind)
+        rows.append(_mean_row(f"corruptions: {kind}", tests, of_kind))
+    rows += [_worst_row(members), *_intensity_rows(tests, group.adaptation)]
+    return [row for row in rows if row.scores]
+
+
+def _tests(group: RunRecord) -> list[dict[str, Test]]:
+    """Returns the numbers of each training by case, without the cases that equal its own images."""
+    if not group.evaluation:
+        return []
+    where = group.folder / "evaluation" / "evaluation.json"
+    return [
+        {name: test for name, test in group.evaluation.tests(label, where).items() if name not in run.own}
+        for label, run in group.evaluation.runs.items()
+    ]
+
+
+def _cases(tests: Sequence[dict[str, Test]], is_shown: Callable[[str, Test], bool]) -> list[str]:
+    """Returns the names of some cases, which are the same for all trainings."""
+    return [name for name, test in tests[0].items() if is_shown(name, test)] if tests else []
+
+
+def _mean_row(title: str, tests: Sequence[dict[str, Test]], names: Sequence[str]) -> Row:
+    return Row(title, [float(np.mean([each[name].score.mean for name in names])) for each in tests] if names else [])
+
+
+def _worst_row(members: Sequence[RunRecord]) -> Row:
+    """Makes the row of the lowest scores that searches have found."""
+    found: list[list[WorstCases]] = [
+        [each.found["worst_case"] for each in member.analyses if "worst_case" in each.found] for member in members
+    ]
+    found = [of_member for of_member in found if of_member]
+    if all("black_level" in worst(each.rows) for of_member in found for each in of_member):
+        lowest = [[worst(each.rows)["black_level"].score for each in of_member] for of_member in found]
+        return Row("worst black level", [float(np.mean(scores)) for scores in lowest])
+    lowest = [[min(row.score for row in each.rows) for each in of_member] for of_member in found]
+    return Row("worst processing", [float(np.mean(scores)) for scores in lowest])
+
+
+def _intensity_rows(tests: Sequence[dict[str, Test]], adaptation: Adaptation | None) -> list[Row]:
+    """Makes the rows of an intensity, without and with adjustment."""
+    drifts = {name: drift for name, drift in (adaptation.drifts.items() if adaptation else ()) if _share(name)}
+    names = list(drifts) or _cases(tests, lambda name, test: test.group == "intensities")
+    if not names:
+        return []
+    name = min(names, key=_share)
+    title = f"{_SHARES.get(_share(name), f'{_share(name):g}')} of the light"
+    if name not in drifts:
+        return [_mean_row(title, tests, [name])]
+    drift = drifts[name]
+    before, after = ([score for score in each.folds if score is not None] for each in (drift.before, drift.after))
+    return [Row(title, before), Row(f"{title}, adjusted", after)]
+
+
+def _share(name: str) -> float:
+    """Returns the share of the light in the name of a case, such as "iso=0.05"; 0 for other cases."""
+    return float(name.removeprefix("iso=")) if name.startswith("iso=") else 0.0
+
+
+def make_png(rows: Sequence[Row], score: str, chance: float | None) -> bytes:
+    """Draws the figure as a PNG file of 1800 pixels in width; ten rows are 1000 pixels high.
+
+    Args:
+        rows: the rows, from the top.
+        score: the name of the score.
+        chance: the score of a guess, where there is a dashed line; None without one.
+    """
+    figure = Figure(figsize=(9, 1 + 0.4 * len(rows)), layout="constrained")
+    draw(figure.subplots(), rows, score, chance)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=200)
+    return stream.getvalue()
+
+
+def draw(axes: Axes, rows: Sequence[Row], score: str, chance: float | None) -> None:
+    """Draws rows of dots, with a bar at each median, into the axes of a figure."""
+    for place, (_, scores) in enumerate(rows):
+        # Trainings have their places within a row, so that equal scores stay apart.
+        places = place + np.linspace(-0.2, 0.2, len(scores)) if len(scores) > 1 else [place]
+        axes.plot(scores, places, "o", color=COLORS[0], alpha=0.7, markersize=7, markeredgewidth=0, clip_on=False)
+        axes.plot([np.median(scores)] * 2, [place - 0.32, place + 0.32], color=COLORS[8], linewidth=2.5)
+        axes.annotate(
+            three_digits(float(np.median(scores))),
+            (1.015, place),
+            xycoords=("axes fraction", "data"),
+            color=COLORS[7],
+            verticalalignment="center",
+            annotation_clip=False,
+        )
+    if chance is not None:
+        axes.axvline(chance, color=COLORS[7], linestyle="dashed", linewidth=1.5)
+        text = {"textcoords": "offset points", "color": COLORS[7], "horizontalalignment": "center"}
+        axes.annotate("chance", (chance, -0.5), (0, 3), **text)
+    axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=12)
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), axisbelow=True)
+    trainings = max(len(row.scores) for row in rows)
+    axes.set_xlabel(
+        f"{score}: a dot for each of {trainings} trainings, a bar and a number at their median", fontsize=11
+    )
+    axes.grid(color="#dce1e7")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+def alternative(rows: Sequence[Row], score: str) -> str:
+    """Returns the text in place of the figure: the median and the range of each row."""
+    parts = [
+        f"{title} {three_digits(float(np.median(scores)))} ({three_digits(min(scores))} to {three_digits(max(scores))})"
+        for title, scores in rows
+    ]
+    return f"Median {score} of the trainings, and their range: {'; '.join(parts)}."

@@ -1,0 +1,238 @@
+"""The verdict of a report: how much a run or a group of trainings loses under drift, in sentences with intervals.
+
+A group of trainings also has a figure and tables of its results; its members are in the other sections.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from r2l_jax.apps.report import document, dots, tables
+from r2l_jax.apps.report.document import Block, Cell, Details, Pictures, Section, Table, Text
+from r2l_jax.apps.report.forensics import DISTANCES
+from r2l_jax.apps.report.pictures import Detail, embedded
+from r2l_jax.apps.report.runs import RunRecord, common_chance
+from r2l_jax.drift import statistics
+from r2l_jax.drift.corruptions import GROUPS
+from r2l_jax.drift.results import Adaptation, Drops, Estimate, Evaluation, Forensics, Learning, Spread, too_few, worst
+from r2l_jax.names import DEMOSAICING, DENOISING, SHARPENING
+
+_UNDER = {
+    "pipelines": " under other pipelines",
+    "intensities": " at other measured intensities",
+    "exposures": " at other exposures",
+    "corruptions": " under common corruptions",
+}
+
+
+def make(named: Sequence[RunRecord], members: Mapping[str, Sequence[RunRecord]], detail: Detail) -> list[Section]:
+    """Makes the section of the verdicts.
+
+    Args:
+        named: the records of the runs and groups that the report was asked for.
+        members: the records of the trainings of each group, by its name.
+        detail: the size of the figure.
+    """
+    panels = []
+    for run in named:
+        sentences = judge(run)
+        blocks: list[Block] = [Text(" ".join(each)) for each in (sentences, stated(run)) if each]
+        if run.name in members:
+            blocks += [*_figure(run, members[run.name], detail), *_tables(run)]
+        panels.append((run.name, blocks))
+    return document.section("Verdict", document.panels(panels))
+
+
+def judge(run: RunRecord) -> list[str]:
+    """Returns the sentences of the verdict on a run or a group of trainings; none without results."""
+    return [
+        *(_losses(run.evaluation) if run.evaluation else []),
+        *_worst_case(run),
+        *(_adapted(run.adaptation) if run.adaptation else []),
+        *(_learned(run.learning) if run.learning else []),
+    ]
+
+
+def stated(run: RunRecord) -> list[str]:
+    """Returns lines that say what the intervals of the verdict are about, and which checkpoint was tested."""
+    lines = []
+    if run.evaluation and (drops := _drops(run.evaluation)):
+        lines.append(statistics.stated(drops.about, len(drops.members), f"{drops.samples} {drops.measured} samples"))
+    if run.adaptation:
+        for drift in run.adaptation.drifts.values():
+            if drift.intervals:
+                samples = f"{drift.samples} {drift.measured} samples"
+                lines.append(statistics.stated(run.adaptation.about, len(run.adaptation.members), samples))
+    checkpoint = run.evaluation and run.evaluation.flags.get("checkpoint")
+    tested = [f"Tested under drift: the {checkpoint} checkpoint."] if checkpoint else []
+    return [*(f"{line}." for line in dict.fromkeys(lines)), *tested]
+
+
+def _drops(evaluation: Evaluation) -> Drops | None:
+    """Returns the drops of the only run or group of an evaluation, which earlier versions did not record."""
+    return next(iter(evaluation.drops.values())) if len(evaluation.drops) == 1 else None
+
+
+def _losses(evaluation: Evaluation) -> list[str]:
+    """Says how much is lost under each kind of drift, and where most."""
+    drops = _drops(evaluation)
+    if drops is None:
+        return []
+    tests = next(iter(evaluation.runs.values())).tests
+    sentences, words = [], ("Loses", "Gains", "Shows no loss")
+    for kind, under in _UNDER.items():
+        if kind not in drops.groups:
+            continue
+        if kind == "corruptions":
+            parts = {name: drops.groups[name] for name in GROUPS.values() if name in drops.groups}
+        else:
+            parts = {name: each for name, each in drops.cases.items() if tests[name]["group"] == kind}
+        most = max(parts, key=lambda name: parts[name].estimate, default="")
+        is_shown = len(parts) > 1 and parts[most].low > 0
+        ending = f"; the worst is {_in_words(most)}" if is_shown else ""
+        sentences.append(f"{_change(drops.groups[kind], words, under)}{ending}.")
+    return sentences
+
+
+def _change(change: Estimate, words: tuple[str, str, str], under: str = "") -> str:
+    """Says in points how much the score changes; `words` are for a positive change, a negative one, and neither."""
+    if change.low > 0:
+        return f"{words[0]} {_points(change.low, change.high)}{under}"
+    if change.high < 0:
+        return f"{words[1]} {_points(-change.high, -change.low)}{under}"
+    return f"{words[2]}{under} ({_points(change.low, change.high)})"
+
+
+def _points(low: float, high: float) -> str:
+    """Formats the ends of an interval in whole points."""
+    ends = dict.fromkeys(f"{round(100 * end)}".replace("-", "\N{MINUS SIGN}") for end in (low, high))
+    return f"{' to '.join(ends)} point{'' if list(ends) == ['1'] else 's'}"
+
+
+def _in_words(name: str) -> str:
+    """Returns the name of a case or a group in words; names of a user's own pipelines stay."""
+    parts = name.split(".")
+    known = (DEMOSAICING, SHARPENING, DENOISING)
+    if len(parts) == len(known) and all(part in names for part, names in zip(parts, known, strict=True)):
+        steps = zip(parts, ("demosaicing", "sharpening", "denoising"), strict=True)
+        first, *others = [f"no {step}" if part == "none" else part.replace("_", " ") for part, step in steps]
+        return f"{first} with {' and '.join(others)}"
+    return name.replace("iso=", "an intensity of ").replace("exposure=", "an exposure of ")
+
+
+def _worst_drops(run: RunRecord) -> dict[str, list[float]]:
+    """Returns for each group of parameters the drops in the worst case of each training."""
+    if run.forensics:
+        drops = {group: numbers["drop"].trainings for group, numbers in run.forensics.worst_case.items()}
+    else:
+        found = [worst(each.found["worst_case"].rows) for each in run.analyses if "worst_case" in each.found]
+        groups = dict.fromkeys(group for each in found for group in each)
+        drops = {group: [each[group].drop for each in found if group in each] for group in groups}
+    return {group: known for group, each in drops.items() if (known := [drop for drop in each if drop is not None])}
+
+
+def _worst_case(run: RunRecord) -> list[str]:
+    """Says how much the worst black level costs that a search has found, or else the worst processing."""
+    drops = _worst_drops(run)
+    if not drops:
+        return []
+    is_searched = "black_level" in drops
+    found = drops["black_level" if is_searched else max(drops, key=lambda group: np.median(drops[group]))]
+    median = float(np.median(found))
+    sentence = f"The worst {'black level' if is_searched else 'processing'} that a search found costs "
+    if len(found) == 1:
+        return [f"{sentence}{_points(median, median)}."]
+    of_each = f"{_points(min(found), max(found))} in {len(found)} trainings"
+    return [f"{sentence}{of_each}, {_points(median, median)} in the median."]
+
+
+def _adapted(adaptation: Adaptation) -> list[str]:
+    """Says how much of the score adjustments win back."""
+    words = ("wins back", "loses", "shows no gain")
+    return [
+        f"Adjustment to {_in_words(name)} {_change(drift.intervals.won_back, words)}."
+        for name, drift in adaptation.drifts.items()
+        if drift.intervals
+    ]
+
+
+def _learned(learning: Learning) -> list[str]:
+    """Says how much learned processing scores more than fixed processing."""
+    if learning.difference is None:
+        return []
+    words = ("gains", "loses", "shows no difference")
+    change = _change(learning.difference, words, " compared with fixed processing")
+    return [f"Learned processing {change}."]
+
+
+def _figure(group: RunRecord, members: Sequence[RunRecord], detail: Detail) -> list[Block]:
+    """Shows the figure of a group."""
+    rows = dots.make_rows(group, members)
+    if not rows:
+        return []
+    png = dots.make_png(rows, group.score, common_chance(members))
+    return [Pictures([embedded(io.BytesIO(png), detail.width, dots.alternative(rows, group.score))], wide=True)]
+
+
+def _tables(group: RunRecord) -> list[Block]:
+    """Makes the tables of the results over all trainings of a group."""
+    blocks: list[Block] = []
+    if group.evaluation and (drops := _drops(group.evaluation)):
+        blocks.append(Details("Drops with intervals", [_drops_table(drops, group.score)]))
+    if group.forensics:
+        blocks.append(Details("Forensics over the trainings", _spread_tables(group.forensics)))
+    if group.adaptation:
+        blocks.append(Details("Adjustment with intervals", [_adaptation_table(group.adaptation)]))
+    return blocks
+
+
+def _drops_table(drops: Drops, score: str) -> Table:
+    """Makes the table of the drops in all groups of cases and in all cases, in points with their intervals."""
+    parts = {name: each for name, each in drops.groups.items() if name not in drops.cases} | drops.cases
+    rows = [[Cell(tables.breakable(name)), _interval(drop)] for name, drop in parts.items()]
+    return Table(f"Drops in points of {score}, from {drops.score.points} on own images", ["drift", "drop"], rows)
+
+
+def _interval(found: Estimate) -> Cell:
+    return Cell(found.points.replace("-", "\N{MINUS SIGN}"), found.estimate)
+
+
+def _spread_tables(content: Forensics) -> list[Block]:
+    """Makes the tables of medians and ranges over trainings."""
+    worst_rows = [
+        [Cell(group), *(_spread(each) for each in numbers.values())] for group, numbers in content.worst_case.items()
+    ]
+    knobs = [
+        [
+            Cell(tables.breakable(name)),
+            Cell(knob.quantity),
+            *map(_spread, (knob.value, *(end.value for end in knob.ends.values()))),
+        ]
+        for name, knob in content.tolerances.items()
+    ]
+    sensitivities = [[Cell(name), _spread(each)] for name, each in content.sensitivity.items()]
+    columns = [*next(iter(content.worst_case.values()), ())]
+    found = [
+        ("Worst cases", ["parameters", *(DISTANCES.get(name, name) for name in columns)], worst_rows),
+        ("Tolerated intervals", ["knob", "quantity", "value", "low", "high"], knobs),
+        ("Rise of the loss with each parameter and stage", ["parameter or stage", "worst"], sensitivities),
+    ]
+    over = f": median (least to greatest) of {len(content.training)} trainings"
+    blocks: list[Block] = [Table(f"{title}{over}", columns, rows) for title, columns, rows in found if rows]
+    return [*blocks, *(Text(f"{line}.") for line in too_few(content))]
+
+
+def _spread(found: Spread) -> Cell:
+    return Cell(found.text(lambda value: tables.number(value).text), found.median)
+
+
+def _adaptation_table(content: Adaptation) -> Table:
+    """Makes the table of the scores before and after adjustment, in points with their intervals."""
+    rows = [
+        [Cell(name), *map(_interval, (found.undrifted, found.before, found.after, found.won_back))]
+        for name, drift in content.drifts.items()
+        if (found := drift.intervals)
+    ]
+    columns = ["drift", f"{content.score}, undrifted", "before", "after", "won back"]
+    return Table("Adjustment by a few labeled images, in points", columns, rows)

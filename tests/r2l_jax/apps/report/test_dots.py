@@ -1,0 +1,83 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import report_runs
+from matplotlib.figure import Figure
+from PIL import Image
+from report_runs import PIPELINES
+
+from r2l_jax.apps.report import dots
+from r2l_jax.apps.report.dots import Row
+from r2l_jax.apps.report.runs import read_members, read_runs
+from r2l_jax.names import CORRUPTIONS
+
+
+def read_rows(folder):
+    (group,) = read_runs([str(folder)])
+    return {row.title: row.scores for row in dots.make_rows(group, read_members([group])[group.name])}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return report_runs.write_group(tmp_path / "group")
+
+
+def test_each_row_has_the_score_of_each_training(folder):
+    runs = json.loads((folder / "evaluation/evaluation.json").read_text())["runs"].values()
+
+    def scores(*cases):
+        return [float(np.mean([run["tests"][case]["accuracy"]["mean"] for case in cases])) for run in runs]
+
+    files = [folder / f"seed_{seed}/forensics/fold_0/worst_case/worst_case.json" for seed in (1, 2, 3)]
+    rows = [json.loads(file.read_text())["rows"] for file in files]
+    # The runs were trained on the images of the first pipeline.
+    assert read_rows(folder) == {
+        "own images": scores("own"),
+        "other pipelines (mean of 1)": scores(PIPELINES[1]),
+        "corruptions: tone and color": scores("contrast.1", "contrast.3"),
+        "worst black level": [row["score"] for of_run in rows for row in of_run if row["group"] == "black_level"],
+        "a twentieth of the light": [0.2, 0.21, 0.22],
+        "a twentieth of the light, adjusted": [0.7, 0.44, 0.79],
+    }
+
+
+def test_every_group_of_corruptions_has_its_row(folder):
+    file = folder / "evaluation/evaluation.json"
+    content = json.loads(file.read_text())
+    for run in content["runs"].values():
+        run["tests"] |= {f"{name}.2": run["tests"]["contrast.1"] for name in CORRUPTIONS}
+    report_runs.write_json(file, content)
+    kinds = ("tone and color", "noise", "blur", "weather", "digital")
+    assert [*read_rows(folder)][2:7] == [f"corruptions: {kind}" for kind in kinds]
+
+
+def test_rows_without_results_are_left_out(folder):
+    (folder / "adjustment/adaptation.json").unlink()
+    # Without an adjustment, the lowest intensity that was tested.
+    assert [*read_rows(folder)][-2:] == ["worst black level", "a twentieth of the light"]
+    (folder / "evaluation/evaluation.json").unlink()
+    assert [*read_rows(folder)] == ["worst black level"]
+    for file in folder.rglob("worst_case.json"):
+        content = json.loads(file.read_text())
+        content["rows"] = [row for row in content["rows"] if row["group"] != "black_level"]
+        report_runs.write_json(file, content)
+        lowest = min(row["score"] for row in content["rows"])
+    ((title, scores),) = read_rows(folder).items()
+    assert (title, len(scores)) == ("worst processing", 3)
+    assert lowest in scores
+
+
+def test_the_figure_has_a_dot_for_each_training_a_median_and_chance():
+    rows = [Row("own images", [0.9, 0.8, 1.0]), Row("worst black level", [0.2, 0.7, 0.6])]
+    axes = Figure().subplots()
+    dots.draw(axes, rows, "accuracy", 0.125)
+    dots_and_medians = [[0.9, 0.8, 1.0], [0.9, 0.9], [0.2, 0.7, 0.6], [0.6, 0.6]]
+    assert [list(line.get_xdata()) for line in axes.lines] == [*dots_and_medians, [0.125, 0.125]]
+    assert axes.lines[-1].get_linestyle() == "--"
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["own images", "worst black level"]
+    assert axes.get_xlim() == (0, 1)
+    with Image.open(io.BytesIO(dots.make_png(rows, "accuracy", None))) as picture:
+        assert picture.size == (1800, 360)
+    assert "worst black level 0.600 (0.200 to 0.700)" in dots.alternative(rows, "accuracy")
