@@ -490,7 +490,8 @@ def too_few(content: Tolerances | Forensics) -> list[str]:
     needed, tolerance = content.samples_needed, content.tolerance
     if needed is None or tolerance is None or needed <= content.samples:
         return []
-    return [f"{content.samples} samples are too few to show a drop of {100 * tolerance:g} points: that takes {needed}"]
+    drop = f"a drop of {100 * tolerance:g} points at every end"
+    return [f"{content.samples} samples are too few to show {drop}: that takes {needed}"]
 
 
 class Start(msgspec.Struct):

@@ -222,7 +222,7 @@ def test_the_ends_of_tolerances_are_behind_cells(everything, read):
             assert read.value("Tolerated intervals", name, column) == knob[column]
         assert read.value("Tolerated intervals", name, "fails below") == knob["low_failing"]
     assert read.tables["Tolerated intervals"][0]["gamma_correct", "high"][1].startswith("limit ")
-    assert "2 samples are too few to show a drop of 2 points: that takes 188." in " ".join(read.texts)
+    assert "2 samples are too few to show a drop of 2 points at every end: that takes 188." in " ".join(read.texts)
 
 
 def test_numbers_of_each_epoch_are_those_of_metrics_json_and_of_the_events(everything, read):

@@ -135,7 +135,8 @@ def test_an_end_is_certain_where_a_paired_test_finds_the_drop(monkeypatch):
     assert 0.5 <= math.log(knob["high_failing"]) <= 0.5 * (1 + PRECISION)
     # Darker, nothing is lost.
     assert knob["low_failing"] is None
-    assert analysis.table.splitlines()[-1].startswith("50 samples are too few to show a drop of 2 points: that takes ")
+    line = analysis.table.splitlines()[-1]
+    assert line.startswith("50 samples are too few to show a drop of 2 points at every end: that takes ")
 
 
 @pytest.mark.parametrize(("samples", "lost"), [(120, 3), (480, 10)])
@@ -148,7 +149,7 @@ def test_too_few_samples_for_the_tolerance_are_stated(monkeypatch, samples, lost
     variance = share * (1 - share) * samples / (samples - 1)
     needed = math.ceil((1.959964 / 0.02) ** 2 * variance)
     assert analysis.content["samples_needed"] == needed
-    line = f"{samples} samples are too few to show a drop of 2 points: that takes {needed}"
+    line = f"{samples} samples are too few to show a drop of 2 points at every end: that takes {needed}"
     assert (line in analysis.table) == (samples < needed) == (samples == 120)
 
 
