@@ -305,7 +305,8 @@ class _Part:
         self.title = f"{self._label} fold {fold.number}"
         self.model = [each.fingerprint for each in folds] if members else fold.fingerprint
         self.tests: dict[str, Numbers] = {}
-        sources: dict[float | None, Source] = {}
+        # An ensemble keeps its numbers after each group of cases, since all of its members take long.
+        sources: dict[tuple[float | None, str], Source] = {}
         anew = {}
         for case in (cases.for_run(each, fold.config.processing) for each in tested):
             if case.group != OWN.group and cases.is_own(case, fold.config):
@@ -318,7 +319,7 @@ class _Part:
             if numbers is not None:
                 self.tests[case.name] = numbers
                 continue
-            sources.setdefault(case.iso, (dataset, []))[1].append(case)
+            sources.setdefault((case.iso, case.group if members else ""), (dataset, []))[1].append(case)
             if reasons:
                 anew.setdefault(tuple(reasons), []).append(case.name)
         self._sources = list(sources.values())

@@ -251,7 +251,8 @@ def make_table(summary: Evaluation) -> str:
 
 def _differences_table(differences: Sequence[Differences]) -> str:
     """Formats how much more the first of the runs or groups loses than each other, and how probable that is."""
-    rows = [["difference of drops, points; probability", *(f"{each.first} - {each.second}" for each in differences)]]
+    titles = [f"{each.first} - {each.second} ({each.about})" for each in differences]
+    rows = [["difference of drops, points; probability", *titles]]
     for name, title in _lines(differences).items():
         found = [_drop(each, name) for each in differences]
         rows.append([title, *("-" if each is None else f"{each.points}; {each.probability:.0%}" for each in found)])

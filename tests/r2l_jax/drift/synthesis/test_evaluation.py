@@ -202,11 +202,11 @@ def test_a_group_has_intervals_about_its_recipe_and_an_ensemble(group, evaluated
     assert "Intervals: 95%, about the recipe (3 trainings, 16 validation samples)" in printed
     assert "group (ensemble)" in printed
     # The ensemble is evaluated together with the members, whose folders keep their numbers.
-    assert len(evaluated) == 1
+    assert evaluated == [["own"], [f"brightness.{severity}" for severity in range(1, 6)]]
     alone = evaluation.run(dataclasses.replace(settings, run=(str(group / "seed_2"),)))
     assert alone["runs"]["seed_2"]["tests"] == result["runs"]["group/seed_2"]["tests"]
     assert alone["drops"]["seed_2"]["about"] == "model"
-    assert len(evaluated) == 1
+    assert len(evaluated) == 2
     about_models = evaluation.run(dataclasses.replace(settings, about="model"))["drops"]["group"]
     width, narrower = (each["score"]["high"] - each["score"]["low"] for each in (found, about_models))
     assert narrower < width

@@ -135,7 +135,7 @@ def test_the_tables_of_two_begin_with_their_difference():
         drops={"learnt": drops("learnt"), "static": drops("static", shift=0.1)},
         differences=[Differences("learnt", "static", "model", compared, {})],
     )
-    assert table[0].endswith("learnt - static")
+    assert table[0].endswith("learnt - static (model)")
     assert table[2].split("  ")[0] == "pipelines"
     assert table[2].endswith("5.0 (1.0 to 9.0); 99%")
     assert table[4].split() == ["drop,", "points", "learnt", "static"]
