@@ -3,7 +3,7 @@
 import itertools
 import pathlib
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from r2l_jax.apps.report.training import learning_curves
 from r2l_jax.drift import statistics
 from r2l_jax.drift.results import Estimate
 from r2l_jax.drift.search.measure import own_outcomes
+from r2l_jax.drift.statistics import points
 from r2l_jax.names import About
 from r2l_jax.runtime.errors import InputError, printable
 from r2l_jax.runtime.files import replacing
@@ -57,12 +58,12 @@ def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     """Returns the best and last scores of the validation and the length of the training."""
     scores = dict.fromkeys(fold.score for run in runs for fold in run.folds if fold.score)
     found = {
-        f"{which} {score}": [_mean_text(run, which) if run.score == score else "-" for run in runs]
+        f"{which} {score}": [_mean_text(run, which, points) if run.score == score else "-" for run in runs]
         for score in scores
         for which in ("best", "last")
     }
     return found | {
-        "last loss": [_mean_text(run, "val_loss") for run in runs],
+        "last loss": [_mean_text(run, "val_loss", "{:.3g}".format) for run in runs],
         **({"members": [str(len(run.members)) for run in runs]} if any(len(run.members) > 1 for run in runs) else {}),
         "folds": [str(len(run.folds)) for run in runs],
         "epochs": [", ".join(dict.fromkeys(str(len(fold.history)) for fold in run.folds)) for run in runs],
@@ -71,13 +72,13 @@ def _scores(runs: Sequence[RunRecord]) -> dict[str, list[str]]:
     }
 
 
-def _mean_text(run: RunRecord, name: str) -> str:
+def _mean_text(run: RunRecord, name: str, form: Callable[[float], str]) -> str:
     """Formats the mean of a number over the finished folds, with its deviation if there are several."""
     known = [getattr(fold.final, name) for fold in run.folds if fold.final]
     if not known:
         return "-"
-    deviation = f" ±{np.std(known):.4f}" if len(known) > 1 else ""
-    return f"{np.mean(known):.4f}{deviation}"
+    deviation = f" ±{form(float(np.std(known)))}" if len(known) > 1 else ""
+    return f"{form(float(np.mean(known)))}{deviation}"
 
 
 def _minutes(run: RunRecord) -> str:

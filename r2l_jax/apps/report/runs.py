@@ -230,7 +230,11 @@ def common_chance(runs: Sequence[RunRecord]) -> float | None:
 
 def differing_flags(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
     """Returns the settings in which runs differ, with the value of each run; their names and places do not count."""
-    flags = [run.flags for run in runs]
+    # The members of a group have seeds of their own.
+    flags = [
+        {name: value for name, value in run.flags.items() if len(run.members) == 1 or not name.endswith("seed")}
+        for run in runs
+    ]
     names = dict.fromkeys(name for each in flags for name in each)
     values = {name: [each.get(name) for each in flags] for name in names if name not in _NAMES}
     return {name: each for name, each in values.items() if any(value != each[0] for value in each)}

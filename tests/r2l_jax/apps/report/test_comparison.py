@@ -34,7 +34,8 @@ def test_the_table_has_scores_and_settings_that_differ(tmp_path):
         for folder, fold in ((first, 0), (second, 0), (second, 1))
     ]
     (line,) = [line for line in text.splitlines() if line.startswith("best accuracy")]
-    assert line.split()[2:] == [f"{best[0]:.4f}", f"{np.mean(best[1:]):.4f}", f"±{np.std(best[1:]):.4f}"]
+    best = 100 * np.array(best)
+    assert line.split()[2:] == [f"{best[0]:.1f}", f"{np.mean(best[1:]):.1f}", f"±{np.std(best[1:]):.1f}"]
 
 
 def test_many_runs_fit_into_a_hundred_columns(tmp_path):
@@ -87,7 +88,8 @@ def outcomes(tmp_path, monkeypatch):
 
 def test_every_two_runs_of_the_same_samples_have_a_paired_difference(outcomes, tmp_path):
     runs = read_runs([str(tmp_path / name) for name in "abgh"])
-    assert rows(comparison_table(runs))["members"] == ["1", "1", "2", "2"]
+    found = rows(comparison_table(runs))
+    assert (found["members"], found["--seed"]) == (["1", "1", "2", "2"], ["1", "1", "-", "-"])
     tables = [table.splitlines() for table in differences_table(runs).split("\n\n")]
     of = {name: np.stack([each for run, each in outcomes.items() if run.startswith(name)]) for name in "abgh"}
     wanted = {
