@@ -7,20 +7,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.numpy
 from matplotlib.figure import Figure
 from PIL import Image
 
-from r2l_jax.drift import figures
+from r2l_jax.drift import figures, outcomes
+from r2l_jax.drift.outcomes import Outcomes
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.runtime import store
 from r2l_jax.runtime.environment import environment
-from r2l_jax.runtime.files import replacing, write_csv
+from r2l_jax.runtime.files import write_csv
 from r2l_jax.runtime.hosts import is_first, on_every_process, on_first_process
 from r2l_jax.training.run import TrainedFold
-
-# The file of the outcomes of each sample, beside a result.
-OUTCOMES = "outcomes.safetensors"
 
 
 class Analysis(NamedTuple):
@@ -31,14 +28,14 @@ class Analysis(NamedTuple):
         table: a summary as text, for people.
         figures: figures and pictures by name, for PNG files.
         tables: rows of values by name, for CSV files.
-        outcomes: outcomes of samples by name, for a file `OUTCOMES`.
+        outcomes: the outcomes of samples, for a file, see `outcomes.write`.
     """
 
     content: dict[str, Any]
     table: str
     figures: Mapping[str, Figure | Image.Image]
     tables: Mapping[str, Sequence[Mapping[str, Any]]] = types.MappingProxyType({})
-    outcomes: Mapping[str, np.ndarray] = types.MappingProxyType({})
+    outcomes: Mapping[str, Mapping[int, Outcomes]] = types.MappingProxyType({})
 
 
 class FoldAnalysis:
@@ -132,11 +129,10 @@ def once(
 def _write(file: pathlib.Path, fold: TrainedFold, identity: store.Identity, analysis: Analysis) -> dict[str, Any]:
     """Writes an analysis in place of an earlier one, and returns the content of its file."""
     planned = [*(f"{name}.csv" for name in analysis.tables), *(f"{name}.png" for name in analysis.figures)]
-    planned += [OUTCOMES] if analysis.outcomes else []
+    planned += [outcomes.FILE] if analysis.outcomes else []
     store.begin(file, planned)
     if analysis.outcomes:
-        with replacing(file.parent / OUTCOMES) as part:
-            safetensors.numpy.save_file(dict(analysis.outcomes), part)
+        outcomes.write(file.parent / outcomes.FILE, analysis.outcomes)
     for name, rows in analysis.tables.items():
         write_csv(file.parent / f"{name}.csv", rows)
     events = figures.write(file.parent, analysis.figures)

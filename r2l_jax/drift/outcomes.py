@@ -19,6 +19,9 @@ from r2l_jax.drift.results import Count
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import replacing
 
+# The name of the file that `write` writes, beside the results of a program.
+FILE = "outcomes.safetensors"
+
 
 class Outcomes(NamedTuple):
     """The outcomes of a fold.
@@ -59,7 +62,7 @@ def write(file: pathlib.Path, runs: Mapping[str, Mapping[int, Outcomes]]) -> Non
 
 
 def read(file: pathlib.Path) -> dict[str, dict[int, Outcomes]]:
-    """Reads the outcomes that evaluate.py has written, by run and fold.
+    """Reads the outcomes that `write` has written, by run and fold.
 
     Raises:
         InputError: the file cannot be read, or holds something else.

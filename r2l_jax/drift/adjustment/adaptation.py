@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import safetensors.numpy
 from matplotlib.figure import Figure
 from PIL import Image
 
-from r2l_jax.drift import cases, statistics
+from r2l_jax.drift import cases, outcomes, statistics
 from r2l_jax.drift.adjustment.config import STOPS, AdaptationConfig, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
-from r2l_jax.drift.analysis import OUTCOMES, Analysis, once
+from r2l_jax.drift.analysis import Analysis, once
 from r2l_jax.drift.cases import Case
+from r2l_jax.drift.outcomes import Outcomes
 from r2l_jax.drift.results import (
     Adaptation,
     Adapted,
@@ -54,8 +54,8 @@ _SHOWN = 4
 # The scores of an adaptation, whose outcomes are kept for each sample.
 _SCORES = ("undrifted", "before", "after")
 
-# The outcomes of samples, counted and total `(2, S)`, by score.
-Outcomes = Mapping[str, np.ndarray]
+# Numerators and denominators of samples `(2, S)`, by score.
+Scored = Mapping[str, np.ndarray]
 
 
 class _OfRun(NamedTuple):
@@ -63,7 +63,7 @@ class _OfRun(NamedTuple):
 
     content: dict[str, Any]
     adaptation: Adaptation
-    outcomes: Mapping[str, Outcomes]
+    outcomes: Mapping[str, Scored]
 
 
 def run(config: AdaptationConfig) -> dict[str, Any]:
@@ -109,18 +109,16 @@ def _adapt_run(config: AdaptationConfig, folds: Sequence[TrainedFold], stop: Sto
         results = {
             fold.number: {drift.name: _adapted(config, fold, drift, stop) for drift in config.drifts} for fold in folds
         }
-        outcomes = on_first_process(
-            lambda: {drift.name: _read_outcomes(config, folds, drift) for drift in config.drifts}
-        )
+        scored = on_first_process(lambda: {drift.name: _read_outcomes(config, folds, drift) for drift in config.drifts})
         drifts = {
             name: _summary([of_fold[name] for of_fold in results.values()], [of_drift], "model")
-            for name, of_drift in outcomes.items()
+            for name, of_drift in scored.items()
         }
         training = {str(fold.number): fold.training for fold in folds}
         adaptation = Adaptation(training=training, score=folds[0].task.score, drifts=drifts)
         # The folds have the table and the identity of their own files as well.
         content = _write(config, adaptation, results)
-    return _OfRun(content, adaptation, outcomes)
+    return _OfRun(content, adaptation, scored)
 
 
 def _over_members(
@@ -160,24 +158,25 @@ def _file(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> pathlib.P
     return config.output_dir / f"fold_{fold.number}" / drift.name / "adaptation.json"
 
 
-def _read_outcomes(config: AdaptationConfig, folds: Sequence[TrainedFold], drift: Case) -> Outcomes:
+def _read_outcomes(config: AdaptationConfig, folds: Sequence[TrainedFold], drift: Case) -> Scored:
     """Reads the outcomes of the samples of all folds."""
-    files = [_file(config, fold, drift).with_name(OUTCOMES) for fold in folds]
-    of_folds = [safetensors.numpy.load_file(file) for file in files]
-    return {score: np.concatenate([of_fold[score] for of_fold in of_folds], -1) for score in _SCORES}
+    kept = {fold.number: outcomes.read(_file(config, fold, drift).with_name(outcomes.FILE)) for fold in folds}
+    return {
+        score: np.concatenate([of_fold[score][number].cases[score] for number, of_fold in kept.items()], -1)
+        for score in _SCORES
+    }
 
 
-def _summary(results: Sequence[Mapping[str, Any]], outcomes: Sequence[Outcomes], about: About) -> AdaptedOverFolds:
+def _summary(results: Sequence[Mapping[str, Any]], scored: Sequence[Scored], about: About) -> AdaptedOverFolds:
     """Summarizes the adaptations of folds or members to a drift.
 
     Args:
         results: the numbers of each fold or member.
-        outcomes: the outcomes of each member.
+        scored: the outcomes of each member.
         about: what the intervals are about.
     """
     of_samples = {
-        score: np.stack([statistics.contributions(*each[score].astype(float)) for each in outcomes])
-        for score in _SCORES
+        score: np.stack([statistics.contributions(*each[score].astype(float)) for each in scored]) for score in _SCORES
     }
     scores = {score: Estimate.of(statistics.interval(each, about), 0.0) for score, each in of_samples.items()}
     won_back = statistics.interval(of_samples["after"] - of_samples["before"], about)
@@ -256,7 +255,12 @@ def adapt(
     before, after = on_measured[0], on_measured[chosen]
     ours = fold.dataset, fold.measured_indices
     (undrifted,) = Measurer(own).measure_samples([own.default], *ours, settings.batch_size)
-    scored = dict(zip(_SCORES, (undrifted, before, after), strict=True))
+    kept = {
+        score: {fold.number: Outcomes(samples, {score: np.stack(fold.task.outcome(measured.confusion))})}
+        for score, samples, measured in zip(
+            _SCORES, (fold.measured_indices, under.samples, under.samples), (undrifted, before, after), strict=True
+        )
+    }
     lost = undrifted.score - before.score
     adapted = Adapted(
         undrifted=undrifted.score,
@@ -278,7 +282,7 @@ def adapt(
         plain(adapted),
         "\n\n".join(tables),
         {"curves": _curves(found, stops), "pictures": pictures},
-        outcomes={score: np.stack(fold.task.outcome(each.confusion)) for score, each in scored.items()},
+        outcomes=kept,
     )
 
 

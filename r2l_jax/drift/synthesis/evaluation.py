@@ -38,9 +38,6 @@ from r2l_jax.runtime.stop import Interrupted, StopSignals
 from r2l_jax.training.record import members, run_names
 from r2l_jax.training.run import TrainedFold, open_runs
 
-# The file of the outcomes of each sample, see `outcomes.read`.
-OUTCOMES_FILE = "outcomes.safetensors"
-
 
 def run(config: EvaluationConfig) -> dict[str, Any]:
     """Tests every fold of every run on its measured samples, except for cases that an earlier call has finished.
@@ -229,9 +226,9 @@ def _write(
 ) -> None:
     """Writes the files of a finished evaluation in place of an earlier one's."""
     file, pictures = output / "evaluation.json", summary.make_figures(found)
-    planned = ["evaluation.csv", OUTCOMES_FILE, *(f"{name}.png" for name in pictures)]
+    planned = ["evaluation.csv", outcomes.FILE, *(f"{name}.png" for name in pictures)]
     store.begin(file, planned)
-    outcomes.write(output / OUTCOMES_FILE, kept)
+    outcomes.write(output / outcomes.FILE, kept)
     write_csv(output / "evaluation.csv", summary.csv_rows(found))
     events = figures.write(output, pictures)
     store.finish(file, content, identity, [*planned, *events])

@@ -23,7 +23,7 @@ from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.forensics.sensitivity import SensitivityAnalysis
 from r2l_jax.drift.forensics.tolerance import ToleranceAnalysis
 from r2l_jax.drift.forensics.worst_case import WorstCaseAnalysis
-from r2l_jax.drift.outcomes import to_text
+from r2l_jax.drift.outcomes import Outcomes, to_text
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
 from r2l_jax.drift.synthesis.evaluation import Evaluator
@@ -86,8 +86,9 @@ DRIFTS = ("iso=0.05", "exposure=0.5", PIPELINE, "camera=other", "data")
 def quick(name):
     """An analysis that computes nothing."""
     scores = ("undrifted", "before", "after")
+    outcomes = {score: {0: Outcomes(np.arange(8), {score: np.ones((2, 8))})} for score in scores}
     content = {**dict.fromkeys((*scores, "won_back"), 0.5), "measured": "validation"}
-    return Analysis(content, name, {name: Figure()}, outcomes=dict.fromkeys(scores, np.ones((2, 8))))
+    return Analysis(content, name, {name: Figure()}, outcomes=outcomes)
 
 
 @contextlib.contextmanager

@@ -5,9 +5,8 @@ import re
 import brightness
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from r2l_jax.drift import statistics
+from r2l_jax.drift import outcomes, statistics
 from r2l_jax.drift.adjustment import adaptation, drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
 from r2l_jax.drift.search.measure import Measured
@@ -82,7 +81,7 @@ def test_labeled_images_choose_and_others_tell_how_much_is_won_back(config, tmp_
 
         def measure_samples(self, parameters, dataset, indices, *options):
             seen.append(set(indices.tolist()))
-            return [Measured(loss, score, 1.0, np.zeros((2, 2, 2))) for loss, score in next(tables)]
+            return [Measured(loss, score, 1.0, np.zeros((8, 2, 2))) for loss, score in next(tables)]
 
     def search(self, searches, *options):
         return [Found(brightness.frozen(DATASET).default, np.ones(1), np.zeros(1)) for _ in searches]
@@ -110,10 +109,11 @@ def test_files_hold_the_content(config, result, capsys):
     assert json.loads((folder / "adaptation.json").read_text()) == result["folds"][0]["exposure=0.25"]
     assert sorted(path.name for path in folder.glob("*.png")) == ["curves.png", "pictures.png"]
     assert list(folder.glob("events.*"))
-    outcomes = safetensors.numpy.load_file(folder / "outcomes.safetensors")
+    kept = outcomes.read(folder / "outcomes.safetensors")
     bright = np.array(INTENSITIES[:8]) > brightness.BRIGHT
     for name, right in (("undrifted", np.ones(8)), ("before", ~bright), ("after", np.ones(8))):
-        np.testing.assert_array_equal(outcomes[name], [right, np.ones(8)], name)
+        np.testing.assert_array_equal(kept[name][0].samples, np.arange(8), name)
+        np.testing.assert_array_equal(kept[name][0].cases[name], [right, np.ones(8)], name)
     assert not (folder / "unfinished.npz").exists()
     adaptation.run(config)
     printed = capsys.readouterr().out
@@ -168,8 +168,8 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(config,
     before, after = np.moveaxis(np.array(members, float), 1, 0)
     drift = result["drifts"]["exposure=0.25"]
     assert drift["before"]["folds"] == [2 / 8, 1 / 8, 1 / 8]
-    for name, outcomes, least in (("after", after, 0), ("won_back", after - before, -1)):
-        found = statistics.interval(outcomes, "recipe")
+    for name, paired, least in (("after", after, 0), ("won_back", after - before, -1)):
+        found = statistics.interval(paired, "recipe")
         wanted = {"estimate": found.estimate, "low": max(found.low, least), "high": min(found.high, 1)}
         assert drift["intervals"][name] == pytest.approx(wanted), name
     assert (result["about"], result["members"]) == ("recipe", ["seed_1", "seed_2", "seed_10"])
