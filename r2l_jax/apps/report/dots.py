@@ -18,7 +18,7 @@ from r2l_jax.drift.results import Adaptation, Test, WorstCases, worst
 # Shares of the light in words.
 _SHARES = {0.01: "a hundredth", 0.05: "a twentieth", 0.1: "a tenth", 0.25: "a quarter", 0.5: "half"}
 
-# The groups of corruptions, from the most to the least like processing.
+# The groups of corruptions, in the order of their rows.
 _CORRUPTIONS = ("tone and color", "noise", "blur", "weather", "digital")
 
 
@@ -138,8 +138,7 @@ def draw(axes: Axes, rows: Sequence[Row], score: str, chance: float | None) -> N
         )
     if chance is not None:
         axes.axvline(chance, color=COLORS[7], linestyle="dashed", linewidth=1.5)
-        text = {"textcoords": "offset points", "color": COLORS[7], "horizontalalignment": "center"}
-        axes.annotate("chance", (chance, -0.5), (0, 3), **text)
+        axes.annotate("chance", (chance, -0.5), (0, 3), textcoords="offset points", color=COLORS[7], ha="center")
     axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=12)
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), axisbelow=True)
     trainings = max(len(row.scores) for row in rows)
