@@ -32,7 +32,7 @@ def _tiles(run: RunRecord) -> Tiles:
     rows = [row for each in run.analyses if "worst_case" in each.found for row in each.found["worst_case"].rows]
     if rows:
         worst = min(rows, key=lambda row: row.order)
-        remark = f"moves {worst.group}, SSIM {worst.ssim:.2f}"
+        remark = f"moves {worst.group}, SSIM {tables.three_digits(worst.ssim)}"
         tiles.append((f"Worst {run.score}", tables.score(worst.score).text, remark))
     if run.adaptation:
         for name, numbers in list(run.adaptation.drifts.items())[:2]:

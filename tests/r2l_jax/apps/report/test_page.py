@@ -191,7 +191,7 @@ def test_tiles_hold_the_worst_case_of_all_folds_and_the_mean_adaptation(two_fold
     texts = [text for text in two_folds_read.texts if text.strip()]
     worst = json.loads((two_folds / "forensics/fold_1/worst_case/worst_case.json").read_text())["rows"][1]
     place = texts.index("Worst accuracy")
-    assert texts[place + 1 : place + 3] == ["0.010", f"moves white_balance, SSIM {worst['ssim']:.2f}"]
+    assert texts[place + 1 : place + 3] == ["0.010", f"moves white_balance, SSIM {worst['ssim']:.3f}"]
     drift = json.loads((two_folds / "adjustment/adaptation.json").read_text())["drifts"]["iso=0.05"]
     after, before = (f"{drift[name]['mean']:.3f}" for name in ("after", "before"))
     place = texts.index("Adapted to iso=0.05")
