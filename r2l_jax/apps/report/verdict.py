@@ -89,6 +89,8 @@ def _losses(evaluation: Evaluation) -> list[str]:
         else:
             parts = {name: each for name, each in drops.cases.items() if tests[name]["group"] == kind}
         most = max(parts, key=lambda name: parts[name].estimate, default="")
+        if len(parts) == 1 and kind in ("intensities", "exposures"):
+            under = f" at {_in_words(most)}"
         is_shown = len(parts) > 1 and parts[most].low > 0
         ending = f"; the worst is {_in_words(most)}" if is_shown else ""
         sentences.append(f"{_change(drops.groups[kind], words, under)}{ending}.")
@@ -188,8 +190,9 @@ def _tables(group: RunRecord) -> list[Block]:
 
 
 def _drops_table(drops: Drops, score: str) -> Table:
-    """Makes the table of the drops in all groups of cases and in all cases, in points with their intervals."""
-    parts = {name: each for name, each in drops.groups.items() if name not in drops.cases} | drops.cases
+    """Makes the table of the drops in points with their intervals; a corruption has the mean over its severities."""
+    cases = {name: each for name, each in drops.cases.items() if name.rpartition(".")[0] not in drops.groups}
+    parts = drops.groups | cases
     rows = [[Cell(tables.breakable(name)), _interval(drop)] for name, drop in parts.items()]
     return Table(f"Drops in points of {score}, from {drops.score.points} on own images", ["drift", "drop"], rows)
 

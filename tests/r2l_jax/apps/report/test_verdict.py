@@ -30,6 +30,8 @@ def test_losses_are_intervals_with_the_worst_case_in_words(run):
         "denoising.",
         "Loses 30 to 40 points at other measured intensities; the worst is an intensity of 0.05.",
     ]
+    found = evaluated(run, intensities=(0.6, 0.7), cases={"iso=0.05": (0.6, 0.7)})
+    assert judge(found) == ["Loses 60 to 70 points at an intensity of 0.05."]
     found = evaluated(run, corruptions=(0.2, 0.25), noise=(0.3, 0.4), contrast=(0.5, 0.6), blur=(-0.1, 0.1))
     assert judge(found) == ["Loses 20 to 25 points under common corruptions; the worst is noise."]
     assert stated(found) == ["Intervals: 95%, about the model (480 test samples)."]
