@@ -6,7 +6,7 @@ the union, as shares of the image.
 
 import base64
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -37,6 +37,16 @@ class Outcomes(NamedTuple):
     def contributions(self, case: str) -> np.ndarray:
         """Computes outcomes `(S,)` whose mean is the score, see `statistics.contributions`."""
         return statistics.contributions(*self.cases[case].astype(np.float64))
+
+
+def joined(folds: Sequence[Outcomes], case: str) -> np.ndarray:
+    """Computes the outcomes of a run of several folds in a case `(S,)`.
+
+    Folds that measure the same samples, such as test samples, are averaged; the samples of others are concatenated.
+    """
+    each = [fold.contributions(case) for fold in folds]
+    same = all(np.array_equal(fold.samples, folds[0].samples) for fold in folds)
+    return np.mean(each, 0) if same else np.concatenate(each)
 
 
 def to_text(outcomes: np.ndarray) -> str:

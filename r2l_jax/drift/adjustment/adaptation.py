@@ -54,7 +54,7 @@ _SHOWN = 4
 # The scores of an adaptation, whose outcomes are kept for each sample.
 _SCORES = ("undrifted", "before", "after")
 
-# Numerators and denominators of samples `(2, S)`, by score.
+# The outcomes of samples `(S,)`, by score, see `outcomes.joined`.
 Scored = Mapping[str, np.ndarray]
 
 
@@ -159,11 +159,10 @@ def _file(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> pathlib.P
 
 
 def _read_outcomes(config: AdaptationConfig, folds: Sequence[TrainedFold], drift: Case) -> Scored:
-    """Reads the outcomes of the samples of all folds."""
+    """Reads the outcomes of the samples, with all folds joined."""
     kept = {fold.number: outcomes.read(_file(config, fold, drift).with_name(outcomes.FILE)) for fold in folds}
     return {
-        score: np.concatenate([of_fold[score][number].cases[score] for number, of_fold in kept.items()], -1)
-        for score in _SCORES
+        score: outcomes.joined([of_fold[score][number] for number, of_fold in kept.items()], score) for score in _SCORES
     }
 
 
@@ -175,9 +174,7 @@ def _summary(results: Sequence[Mapping[str, Any]], scored: Sequence[Scored], abo
         scored: the outcomes of each member.
         about: what the intervals are about.
     """
-    of_samples = {
-        score: np.stack([statistics.contributions(*each[score].astype(float)) for each in scored]) for score in _SCORES
-    }
+    of_samples = {score: np.stack([each[score] for each in scored]) for score in _SCORES}
     scores = {score: Estimate.of(statistics.interval(each, about), 0.0) for score, each in of_samples.items()}
     won_back = statistics.interval(of_samples["after"] - of_samples["before"], about)
     return AdaptedOverFolds(

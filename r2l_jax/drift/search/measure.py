@@ -16,7 +16,7 @@ import tasks
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import statistics
+from r2l_jax.drift.outcomes import Outcomes, joined
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.stacks import Stacks
 from r2l_jax.model.tasks import Task, confusions
@@ -63,17 +63,16 @@ def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
     """Measures the models of a run on its own images, with a function that all runs of one structure share.
 
     Returns:
-        The outcomes of the measured samples of all folds `(S,)`, whose mean is the score, see
-        `statistics.contributions`.
+        The outcomes of the measured samples `(S,)`, whose mean is the score, see `outcomes.joined`.
     """
-    outcomes = []
+    measured = []
     for fold in folds:
         model, confusion = nnx.split(fold.model), []
         for batch in whole_batches(fold.dataset, fold.measured_indices, BATCH):
             confusion.append(np.asarray(_own_confusions()(*model, fold.task, batch)))
         confusion = np.concatenate(confusion)[: len(fold.measured_indices)]
-        outcomes.append(np.stack(fold.task.outcome(confusion)))
-    return statistics.contributions(*np.concatenate(outcomes, -1).astype(float))
+        measured.append(Outcomes(fold.measured_indices, {"own": np.stack(fold.task.outcome(confusion))}))
+    return joined(measured, "own")
 
 
 @functools.cache

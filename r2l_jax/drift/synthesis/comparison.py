@@ -7,7 +7,7 @@ import numpy as np
 from r2l_jax.drift import statistics
 from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.corruptions import GROUPS
-from r2l_jax.drift.outcomes import Outcomes
+from r2l_jax.drift.outcomes import Outcomes, joined
 from r2l_jax.drift.results import Compared, Differences, Drops, Estimate
 from r2l_jax.names import DRIFTS, About
 from r2l_jax.runtime.errors import InputError
@@ -26,7 +26,7 @@ class Trainings:
 
     Attributes:
         members: the names of the runs.
-        own: the outcomes on the own images `(M, S)`, where the samples of all folds are joined.
+        own: the outcomes on the own images `(M, S)`, with the folds of each run joined (see `outcomes.joined`).
         groups: the mean drops in groups of cases `(M, S)`.
         cases: the drops in each case that changes the images `(M, S)`.
         samples: the samples of each run, which are the same for most groups.
@@ -40,13 +40,13 @@ class Trainings:
         self.samples = {
             tuple((number, *fold.samples.tolist()) for number, fold in folds.items()) for folds in members.values()
         }
-        counts = [sum(len(fold.samples) for fold in folds.values()) for folds in members.values()]
-        if len(set(counts)) > 1:
-            raise InputError(f"members must have as many samples each, got {', '.join(map(str, counts))}")
 
         def outcomes(name: str) -> np.ndarray:
-            each = [[fold.contributions(name) for fold in folds.values()] for folds in members.values()]
-            return np.stack([np.concatenate(of_member) for of_member in each])
+            each = [joined(list(folds.values()), name) for folds in members.values()]
+            counts = [len(of_member) for of_member in each]
+            if len(set(counts)) > 1:
+                raise InputError(f"members must have as many samples each, got {', '.join(map(str, counts))}")
+            return np.stack(each)
 
         self.own = outcomes(OWN.name)
         changed = [case for case in cases if case.group != OWN.group and case.name not in own]

@@ -41,3 +41,10 @@ def test_a_damaged_file_is_named(tmp_path):
         file.write_bytes(damaged)
         with pytest.raises(InputError, match=r"outcomes\.safetensors cannot be read"):
             outcomes.read(file)
+
+
+def test_folds_of_the_same_samples_are_averaged_and_others_concatenated():
+    right, wrong = np.array([[1.0, 1], [1, 1]]), np.array([[0.0, 1], [1, 1]])
+    first = Outcomes(np.array([3, 5]), {"own": right})
+    assert outcomes.joined([first, Outcomes(np.array([3, 5]), {"own": wrong})], "own").tolist() == [0.5, 1]
+    assert outcomes.joined([first, Outcomes(np.array([4, 6]), {"own": wrong})], "own").tolist() == [1, 1, 0, 1]
