@@ -226,7 +226,7 @@ def test_a_mask_belongs_to_the_frame_of_the_longest_name_in_its_own(frames):
         ({"data_dir": None}, "--dataset=Folder needs --data_dir, .* got None"),
         ({"camera": None}, "--dataset=Folder needs --camera: drone, microscopy, auto or a"),
         ({"camera": "x"}, "--camera must be drone, .* JSON file, got 'x'"),
-        ({"iso": 0.1}, "--iso=0.1: a Folder holds one"),
+        ({"iso": 0.1}, "--iso=0.1: a Folder has only its own intensity"),
         ({"tile_size": 33}, "--tile_size must be positive"),
         ({"tile_size": 42}, "one.tiff is 40x52, smaller than --tile_size=42"),
         ({"tile_size": 38}, "two.tif is 44x36, smaller than --tile_size=38"),
