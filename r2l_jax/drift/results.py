@@ -134,7 +134,7 @@ class Drops(msgspec.Struct, kw_only=True):
         measured: the samples: "test" or "validation".
         score: the score on the own images.
         groups: the mean drop in each group of cases.
-        cases: the drop in each case but those of the own images.
+        cases: the drop in each case that is not the own images.
         shares: the shares of members, cases, samples and the rest in the variance of the drops; None for one run.
         members_needed: how many members an interval of two points to both sides would take, by kind of drift; None if
             no number is enough.
@@ -614,7 +614,7 @@ class Learning(OfFolds):
     Attributes:
         score: the name of the score.
         target: the score whose time is reported.
-        runs: the learning curves of the folds, of a group those of all members, by the names of the two processings.
+        runs: the learning curves of all folds (of all members, for a group), by the names of the two processings.
         parameters: the learned parameters, by name.
         difference: the score with learned processing less the score with fixed processing, paired by sample.
         about: whether its interval is about the recipe or about the model.

@@ -205,7 +205,7 @@ def _estimate(groups: Sequence[np.ndarray], about: About) -> tuple[Numbers, Numb
     """Computes the estimate, its standard error, and the quantile of Student's t that bounds 95% of it."""
     samples = groups[0].shape[-1]
     by_sample = np.sum([sign * group.mean(-2) for sign, group in _signed(groups)], 0)
-    # What samples and members each contribute includes the variance that both share, which counts once.
+    # The parts of samples and of members both contain the variance of their interaction, which is subtracted once.
     parts = [(by_sample.var(-1, ddof=1) / samples, samples - 1)]
     variance = parts[0][0]
     if about == "recipe":

@@ -320,5 +320,5 @@ def _pictures(folder: pathlib.Path) -> dict[int, dict[str, pathlib.Path]]:
 
 
 def _parts(name: str) -> list[str | int]:
-    """Divides a name into texts and numbers, by which the tenth stage comes after the second."""
+    """Divides a name into texts and numbers: sorted by these, the tenth stage comes after the second."""
     return [int(part) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]

@@ -151,7 +151,7 @@ def _chart(
 ) -> LineChart:
     """Makes a chart of the scores of all runs over the strengths of cases, given by their names.
 
-    A dotted line is the score of a run on its own images, and a dashed one that of a guess.
+    Each run's score on its own images is a dotted line, and the score of a guess is a dashed one.
     """
     owns = [(row.tests[OWN.name].score.mean, color) for color, row in enumerate(rows)]
     lines = []

@@ -135,7 +135,7 @@ class ToleranceAnalysis(FoldAnalysis):
         knobs = _knobs(frozen)
         points = ScoredPoints(frozen, knobs, batches, self.seed, stop, file)
         (default,) = points.at([point({})], "default")
-        # The last one is that of the paired test, see `_scores`.
+        # The last column belongs to the paired test, see `_scores`.
         floor = np.append(default - tolerance - ROUNDING, np.float32(0))
         ends, failing = _ends(points, knobs, floor)
         moved = {knob.parameter for knob in knobs.values()}

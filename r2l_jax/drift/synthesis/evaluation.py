@@ -45,8 +45,8 @@ def run(config: EvaluationConfig) -> dict[str, Any]:
     The output folder gets `evaluation.json` (all numbers, and everything needed to reproduce them), `evaluation.csv` (a
     row for each fold and case), `outcomes.safetensors` (the outcome of each sample in each case), and a heat map of
     each kind of drift, as PNG and as TensorBoard events. While the evaluation proceeds, finished numbers are kept in
-    `parts/<run>_fold_<k>.json`, where later calls find them; those of a group's members are kept in the members'
-    folders.
+    `parts/<run>_fold_<k>.json`, where later calls find them. The numbers of a group's members are kept in the members'
+    own folders.
 
     Returns:
         The content of `evaluation.json`, without its identity and the list of the files beside it.
@@ -268,18 +268,18 @@ class _Part:
     Args:
         run: the run.
         suffix: what the part's name has after the run's.
-        folds: the fold, or those of an ensemble.
+        folds: the fold, or all folds of an ensemble.
         tested: the cases.
         load_at: loads the data set of a fold at another intensity.
         seed: the seed of the cases' noise.
         members: the parts of an ensemble's folds, which are evaluated with it.
 
     Attributes:
-        folds: the fold, or those of an ensemble.
+        folds: the fold, or all folds of an ensemble.
         fold: the first of them.
         members: the parts of an ensemble's folds.
         title: the name of the run and the number of the fold.
-        model: the hash of the fold's model, or those of an ensemble's.
+        model: the hash of the fold's model, or the hashes of all models of an ensemble.
         tests: the numbers, by case. A case on which the run was trained is only there under the name of `OWN`.
     """
 
@@ -441,5 +441,5 @@ def _outcomes(parts: Sequence[_Part], tested: Sequence[Case]) -> dict[int, Outco
 
 
 def _by_case(part: _Part, tested: Sequence[Case]) -> dict[str, Numbers]:
-    """Returns the numbers of all cases, where a case on which the run was trained has those of its own images."""
+    """Returns the numbers of all cases. A case that equals the run's own images has the numbers of these."""
     return {case.name: part.tests[OWN.name if cases.is_own(case, part.fold.config) else case.name] for case in tested}
