@@ -68,8 +68,9 @@ def f1(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
 def iou(confusion: Float[Array, "classes classes"]) -> Float[Array, " classes"]:
     """Computes the intersection over union of each class.
 
-    Of the samples or pixels that are in the class or predicted as it, this is the share that are both. It is 0 for a
-    class that is neither present nor predicted. In a binary segmentation, class 1 is the object.
+    It is the number of samples or pixels that are in the class and predicted as it, divided by the number that are in
+    the class or predicted as it; 0 for a class that is neither present nor predicted. In a binary segmentation, class 1
+    is the object.
     """
     common = jnp.diag(confusion)
     return _ratio(common, confusion.sum(0) + confusion.sum(1) - common)

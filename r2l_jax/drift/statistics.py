@@ -49,7 +49,7 @@ class Difference(NamedTuple):
 
 
 class Shares(NamedTuple):
-    """The shares of members, cases and samples in the variance of drops; the rest is what they have in common."""
+    """The shares of members, cases and samples in the variance of drops; the rest are their interactions and noise."""
 
     member: float
     case: float

@@ -78,7 +78,7 @@ class TrainedFold:
 
     @property
     def measured(self) -> str:
-        """Which samples the controls measure: those to "test" on if there are any, else those of the "validation"."""
+        """Which samples the controls measure: "test" if there are test samples, else "validation"."""
         return "test" if len(self.test_indices) else "validation"
 
     @property
@@ -139,7 +139,7 @@ class TrainedFold:
 
 
 class Run:
-    """A finished run, or some of its folds; or those of the members of a group.
+    """A finished run, some of its folds, or the folds of the members of a group.
 
     It predicts with the mean of its folds' probabilities. Its other attributes come from its first fold.
 
@@ -341,7 +341,7 @@ def _stages(graph: nnx.GraphDef, state: nnx.State, raws: Array) -> list[Array]:
 
 
 def load(path: str | os.PathLike, fold: int = 0, checkpoint: str = "best", pipeline: str | None = None) -> Run:
-    """Loads a finished model from the folder of its run, from that of a group, or from a file model.safetensors.
+    """Loads a finished model from the folder of a run or of a group of trainings, or from a file model.safetensors.
 
     Nothing else is needed, except for the Python file of a user's own pipeline: it must lie where it was in training,
     with the same content, or be named. A file that this user has never named, in a flag or here, is not run.

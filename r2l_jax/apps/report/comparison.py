@@ -107,8 +107,8 @@ def _cut(text: str) -> str:
 def differences_table(runs: Sequence[RunRecord]) -> str:
     """Measures runs of the same samples, and formats the paired difference of the scores of every two of them.
 
-    Intervals are about the recipes for two groups of trainings, else about the models. A line says why there is no
-    difference: for runs of different samples, and for runs that cannot be measured.
+    The intervals of two groups of trainings are about the recipes, and all others about the models. Where runs have
+    different samples or cannot be measured, a line says why there is no difference.
     """
     pairs, lines = [], []
     for first, second in itertools.combinations(runs, 2):

@@ -133,7 +133,7 @@ def _tables(content: Forensics) -> str:
 
 
 def _with_count(spread: Spread, count: int, words: str) -> str:
-    """Formats the spread of a knob's values, and the number of trainings of which some words are true, if any."""
+    """Formats the spread of a knob's values, followed by a count of trainings with some words, unless it is 0."""
     text = spread.text(format_value)
     return f"{text}, {count} {words}" if count else text
 

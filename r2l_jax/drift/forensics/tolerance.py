@@ -321,8 +321,8 @@ def _lost(points: ScoredPoints, where: Sequence[Point], fraction: float) -> np.n
     Args:
         points: the scores.
         where: the default, and the two positions beside the end.
-        fraction: how far from the first to the second of these the end is. As many of the samples whose outcome changes
-            between them have changed at the end.
+        fraction: how far the end is from the first to the second of these. The same fraction of the samples whose
+            outcome changes between the two counts as changed at the end.
     """
     default, outcomes, beyond = points.outcomes(where)
     changing = np.flatnonzero(outcomes != beyond)

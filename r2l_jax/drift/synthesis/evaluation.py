@@ -267,7 +267,7 @@ class _Part:
 
     Args:
         run: the run.
-        suffix: what the part's name has after the run's.
+        suffix: added to the run's name to make the part's name.
         folds: the fold, or all folds of an ensemble.
         tested: the cases.
         load_at: loads the data set of a fold at another intensity.

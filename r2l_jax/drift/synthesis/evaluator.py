@@ -56,10 +56,10 @@ class Evaluator:
         cases: Sequence[Case],
         tick: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Numbers]]:
-        """Computes the numbers of the models of several folds on the same samples, and last those of their ensemble.
+        """Computes the numbers of the models of several folds on the same samples, and of their ensemble.
 
-        The ensemble predicts with the mean of the models' probabilities; an only model has none. The numbers depend
-        neither on the batch size nor on the other cases.
+        The ensemble predicts with the mean of the models' probabilities, and comes last; a single model has no
+        ensemble. The numbers depend neither on the batch size nor on the other cases.
 
         Args:
             folds: folds of one recipe.

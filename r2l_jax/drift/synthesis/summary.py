@@ -280,7 +280,7 @@ def _drop(found: Drops | Differences, name: str) -> Any:
 
 
 def _lines(found: Sequence[Drops | Differences]) -> dict[str, str]:
-    """Returns the titles of groups of cases, and for few runs or groups those of cases, by name.
+    """Returns the titles of groups of cases by name; for few runs, also the titles of single cases.
 
     Under a corruption, there is only the mean over its severities.
     """
@@ -330,7 +330,7 @@ def _group_table(field: str, matrix: Groups, score: str) -> str:
 
 
 def _remarks(drops: Mapping[str, Drops]) -> list[str]:
-    """Says which shares the variance has, how many members it takes, and what intervals are about."""
+    """Returns lines on the shares of the variance, the members needed, and the meaning of the intervals."""
     lines = []
     for label, each in drops.items():
         if each.shares:
