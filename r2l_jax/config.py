@@ -581,7 +581,7 @@ class TrainingProgram(Settings):
 class FinishedRun(Settings):
     """Finished run."""
 
-    run: str = setting("folder of a finished run, or of one of its folds")
+    run: str = setting("folder of a finished run, of one of its folds, or of a group of trainings")
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     output: str | None = setting("folder for the results; default: one in the run's folder", None)

@@ -259,7 +259,7 @@ def closing(run_dir: pathlib.Path, logdir: str, learns_pipeline: bool, seconds: 
         f"under drift:          {command('evaluate')} --run={run}",
     ]
     if learns_pipeline:
-        lines.append(f"what breaks it:       {command('forensics')} --run={run}")
+        lines.append(f"worst processing:     {command('forensics')} --run={run}")
     lines.append(f"all on one page:      {report_command([str(run_dir)])}")
     return "\n".join(lines)
 

@@ -13,13 +13,11 @@ from r2l_jax.apps.report.runs import RunRecord
 from r2l_jax.apps.report.tables import three_digits
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import GROUPS
+from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.results import Adaptation, Test, WorstCases, worst
 
 # Shares of the light in words.
 _SHARES = {0.01: "a hundredth", 0.05: "a twentieth", 0.1: "a tenth", 0.25: "a quarter", 0.5: "half"}
-
-# The groups of corruptions, in the order of their rows.
-_CORRUPTIONS = ("tone and color", "noise", "blur", "weather", "digital")
 
 
 class Row(NamedTuple):
@@ -46,7 +44,7 @@ def make_rows(group: RunRecord, members: Sequence[RunRecord]) -> list[Row]:
         _mean_row("own images", tests, [OWN.name]),
         _mean_row(f"other pipelines (mean of {len(pipelines)})", tests, pipelines),
     ]
-    for kind in _CORRUPTIONS:
+    for kind in ORDER:
         of_kind = _cases(tests, lambda name, _, kind=kind: GROUPS.get(name.rpartition(".")[0]) == kind)
         rows.append(_mean_row(f"corruptions: {kind}", tests, of_kind))
     rows += [_worst_row(members), *_intensity_rows(tests, group.adaptation)]

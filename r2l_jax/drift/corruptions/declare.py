@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,16 @@ Images = Float[Array | np.ndarray, "*batch height width 3"]
 Severity = int | np.integer | SeverityArray
 Corruption = Callable[[Images, PRNGKeyArray, Severity], ImageArray]
 
+# The groups of corruptions, in the order in which figures show them.
+Group = Literal["tone and color", "noise", "blur", "weather", "digital"]
+ORDER: tuple[Group, ...] = get_args(Group)
+
 # All corruptions that have been declared, and the group of each, by name.
 DECLARED: dict[str, Corruption] = {}
-GROUPS: dict[str, str | None] = {}
+GROUPS: dict[str, Group | None] = {}
 
 
-def corruption(group: str | None) -> Callable[[Callable[[Array, PRNGKeyArray, Array], Array]], Corruption]:
+def corruption(group: Group | None) -> Callable[[Callable[[Array, PRNGKeyArray, Array], Array]], Corruption]:
     """Declares a corruption of a group, such as "noise".
 
     It checks arguments, computes in at least 32 bits, and compiles once for all severities.

@@ -67,10 +67,10 @@ def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
     """
     measured = []
     for fold in folds:
-        model, confusion = nnx.split(fold.model), []
-        for batch in whole_batches(fold.dataset, fold.measured_indices, BATCH):
-            confusion.append(np.asarray(_own_confusions()(*model, fold.task, batch)))
-        confusion = np.concatenate(confusion)[: len(fold.measured_indices)]
+        model, ahead = nnx.split(fold.model), OneAhead()
+        batches = whole_batches(fold.dataset, fold.measured_indices, BATCH)
+        found = [ahead.begun(_own_confusions()(*model, fold.task, batch)) for batch in batches]
+        confusion = np.concatenate(jax.device_get(found))[: len(fold.measured_indices)]
         measured.append(Outcomes(fold.measured_indices, {"own": np.stack(fold.task.outcome(confusion))}))
     return joined(measured, "own")
 

@@ -1,7 +1,7 @@
 """Evaluates a trained model in many cases, from mosaics that are read once."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+import isp
 import tasks
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
@@ -71,9 +72,7 @@ class Evaluator:
         task, count = first.task, len(folds) + (len(folds) > 1)
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
         shared = {pipeline: nnx.split(pipeline(camera_of(first.dataset))) for pipeline in pipelines}
-        processors: list[dict[NamedPipeline | None, Processor]] = [
-            {None: nnx.split(model.processor), **shared} for model in models
-        ]
+        processors = [nnx.split(model.processor) for model in models]
         heads = [nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head)) for model in models]
         zeros = {name: jnp.zeros(()) for name in task.metrics}
         zeros |= {"loss": jnp.zeros(task.loss_shape), "confusion": jnp.zeros(2 * (len(task.classes),))}
@@ -86,9 +85,9 @@ class Evaluator:
         for batch in loader.eval_batches(dataset, first.measured_indices, self._batch_size, keep_decoded=False):
             batch = to_devices(batch, shardings().split)
             mosaics = (batch["raw"], batch["index"], first.dataset.camera)
-            for rendered in zip(*(self._renderer.images(names, *mosaics, each) for each in processors), strict=True):
-                name = names[rendered[0][0]]
-                logits = [self._logits(*head, images) for head, (_, images) in zip(heads, rendered, strict=True)]
+            for recipe, rendered in self._images(names, mosaics, processors, shared):
+                name = names[recipe]
+                logits = [self._logits(*head, images) for head, images in zip(heads, rendered, strict=True)]
                 if len(folds) > 1:
                     logits.append(self._average(task, logits, batch["raw"]))
                 added = [self._add(task, sums[number][name], each, batch) for number, each in enumerate(logits)]
@@ -100,6 +99,23 @@ class Evaluator:
             {name: _numbers(total[name], of_samples[name], first.measured_indices, task) for name in total}
             for total, of_samples in zip(*jax.device_get((sums, outcomes)), strict=True)
         ]
+
+    def _images(
+        self,
+        recipes: Iterable[Recipe],
+        mosaics: tuple[jax.Array, jax.Array, isp.Camera | None],
+        processors: Sequence[Processor],
+        shared: Mapping[NamedPipeline | None, Processor],
+    ) -> Iterator[tuple[Recipe, Sequence[jax.Array]]]:
+        """Yields the images of each recipe for every model: its own, or those that a shared pipeline renders once."""
+        own, others = [], []
+        for recipe in recipes:
+            (own if recipe.processing.pipeline is None else others).append(recipe)
+        by_model = [self._renderer.images(own, *mosaics, {None: processor}) for processor in processors]
+        for rendered in zip(*by_model, strict=True):
+            yield rendered[0][0], [images for _, images in rendered]
+        for recipe, images in self._renderer.images(others, *mosaics, shared):
+            yield recipe, [images] * len(processors)
 
 
 def _logits(graph: nnx.GraphDef, state: nnx.State, images: jax.Array) -> jax.Array:
