@@ -75,8 +75,11 @@ def calibration_tags(camera):
 def started(home, program, command):
     done = subprocess.run(
         [sys.executable, f"scripts/{program}", *shlex.split(command)],
-        cwd=home, env={**os.environ, "XDG_CACHE_HOME": str(home / "cache")}, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=home,
+        env={**os.environ, "XDG_CACHE_HOME": str(home / "cache")},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 

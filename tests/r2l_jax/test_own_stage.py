@@ -114,9 +114,16 @@ def test_only_what_another_file_makes_is_evaluated_anew(trained, tmp_path, monke
 
 def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
     config = build(
-        ForensicsConfig, run=str(trained.run_dir), output=str(tmp_path), adv_parameters=("strength",),
-        adv_aux_weight=(1.0,), starts=1, steps=3, batch_size=8, map=("strength", "gamma_correct"),
-    )  # fmt: skip
+        ForensicsConfig,
+        run=str(trained.run_dir),
+        output=str(tmp_path),
+        adv_parameters=("strength",),
+        adv_aux_weight=(1.0,),
+        starts=1,
+        steps=3,
+        batch_size=8,
+        map=("strength", "gamma_correct"),
+    )
     found = forensics.run(config)[0]
     printed = capsys.readouterr().out
     assert float(row(found["sensitivity"]["table"], "strength")[1]) > 0
@@ -133,9 +140,16 @@ def test_forensics_find_how_it_matters(trained, tmp_path, capsys):
 
 def test_adjust_tunes_it_and_learns_it(trained, tmp_path, capsys):
     config = build(
-        AdaptationConfig, run=str(trained.run_dir), output=str(tmp_path / "adapt"), intensities=(0.05,), labeled=8,
-        starts=1, steps=3, batch_size=8, parameters=("strength",),
-    )  # fmt: skip
+        AdaptationConfig,
+        run=str(trained.run_dir),
+        output=str(tmp_path / "adapt"),
+        intensities=(0.05,),
+        labeled=8,
+        starts=1,
+        steps=3,
+        batch_size=8,
+        parameters=("strength",),
+    )
     adaptation.run(config)
     before, after, farthest = row(capsys.readouterr().out, "strength")
     assert before != after
@@ -195,9 +209,16 @@ def test_a_parameter_without_a_range_trains_and_is_refused_where_it_needs_one(ba
 
 def test_adversarial_training_moves_it(trained):
     config = replace(
-        trained, run_name="attacked", adv_training=True, adv_parameters="strength", processor_uri=str(trained.run_dir),
-        classifier_uri=str(trained.run_dir), epochs=1, lr=0.1, save_locally=True,
-    )  # fmt: skip
+        trained,
+        run_name="attacked",
+        adv_training=True,
+        adv_parameters="strength",
+        processor_uri=str(trained.run_dir),
+        classifier_uri=str(trained.run_dir),
+        epochs=1,
+        lr=0.1,
+        save_locally=True,
+    )
     train.run(config, Attack)
     ((before,),) = open_runs([str(trained.run_dir)])
     for name, value in before.model.processor.parameters().items():

@@ -54,8 +54,10 @@ def test_a_pipeline_at_half_size_is_another_one():
     whole = find_pipeline("parametrized")
     half = whole.half_sized()
     assert (half.title, half.identity, half.half_size) == (
-        "parametrized.half_size", ("parametrized", "half size"), True,
-    )  # fmt: skip
+        "parametrized.half_size",
+        ("parametrized", "half size"),
+        True,
+    )
     assert half != whole
     assert half.half_sized() == half
     assert half.half_sized().title == half.title

@@ -62,9 +62,15 @@ def test_published_data_sets_are_normalized_as_published(base, mode, expected):
 @pytest.mark.slow
 def test_a_network_in_place_of_the_pipeline_is_trained_and_recorded(base):
     config = replace(
-        base, run_name="neural", processing_mode="neural_network", epochs=1, save_locally=True,
-        track_processing=True, track_processing_gradients=True, track_save_tensors=True,
-    )  # fmt: skip
+        base,
+        run_name="neural",
+        processing_mode="neural_network",
+        epochs=1,
+        save_locally=True,
+        track_processing=True,
+        track_processing_gradients=True,
+        track_save_tensors=True,
+    )
     train.run(config)
     variables = model(config)
     dataset = synthetic(config)
@@ -100,9 +106,13 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
     with pytest.raises(InputError, match=r"holds images that are processed already: it needs --processing_mode=none"):
         train.run(replace(base, run_name="refused"))
     config = replace(
-        base, run_name="images", processing_mode="none", **SHORT,
-        track_processing=True, track_save_tensors=True,
-    )  # fmt: skip
+        base,
+        run_name="images",
+        processing_mode="none",
+        **SHORT,
+        track_processing=True,
+        track_save_tensors=True,
+    )
     train.run(config)
     images = np.stack([processed[index][0] for index in range(40)])
     np.testing.assert_array_equal(np.load(config.run_dir / "fold_0/results/epoch_0000/stages/0_rgb.npy"), images[:5])
@@ -114,12 +124,28 @@ def test_processed_images_are_trained_on_as_they_are(base, monkeypatch):
 def test_the_published_command_of_drift_synthesis_runs(base, tmp_path, weights_file):
     """With all its flags, but fewer splits and epochs."""
     layouts.write_microscopy(tmp_path, images=5, intensities=(0.01,))
-    config = build(TrainConfig,
-        logdir=base.tracking.logdir, data_dir=str(tmp_path), run_name="published", pretrained_weights=str(weights_file),
-        dataset="Microscopy", lr=1e-5, n_splits=2, epochs=1, classifier_pretrained=True, processing_mode="static",
-        augmentation="weak", log_model=True, iso=0.01, freeze_processor=True, track_processing=True,
-        track_every_epoch=True, track_predictions=True, track_processing_gradients=True, track_save_tensors=True,
-    )  # fmt: skip
+    config = build(
+        TrainConfig,
+        logdir=base.tracking.logdir,
+        data_dir=str(tmp_path),
+        run_name="published",
+        pretrained_weights=str(weights_file),
+        dataset="Microscopy",
+        lr=1e-5,
+        n_splits=2,
+        epochs=1,
+        classifier_pretrained=True,
+        processing_mode="static",
+        augmentation="weak",
+        log_model=True,
+        iso=0.01,
+        freeze_processor=True,
+        track_processing=True,
+        track_every_epoch=True,
+        track_predictions=True,
+        track_processing_gradients=True,
+        track_save_tensors=True,
+    )
     summary = train.run(config)
     assert len(summary["val_accuracy"]["folds"]) == 2
     stages = sorted((config.run_dir / "fold_1/results/epoch_0000/stages").glob("*.npy"))
@@ -134,9 +160,13 @@ def test_what_is_frozen_keeps_its_values_and_statistics(base, one_epoch, frozen,
     """Started from an earlier run's processor and head; the other part moves."""
     earlier = str(one_epoch.run_dir)
     config = replace(
-        base, run_name=frozen, **SHORT, processor_uri=earlier, classifier_uri=earlier,
+        base,
+        run_name=frozen,
+        **SHORT,
+        processor_uri=earlier,
+        classifier_uri=earlier,
         **{frozen: True},
-    )  # fmt: skip
+    )
     train.run(config)
     before = model(one_epoch)
     for name, value in model(config).items():

@@ -52,10 +52,18 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
     """Training, evaluation against exposures, and forensics."""
     write_frames(tmp_path / "data", pattern)
     config = replace(
-        base, run_name="run", logdir=str(tmp_path / "runs"), dataset="Folder", data_dir=str(tmp_path / "data"),
-        camera=str(camera_file(tmp_path, pattern)), synthetic_images=None, synthetic_size=None, epochs=2,
-        half_size=half_size, lr=1e-2,
-    )  # fmt: skip
+        base,
+        run_name="run",
+        logdir=str(tmp_path / "runs"),
+        dataset="Folder",
+        data_dir=str(tmp_path / "data"),
+        camera=str(camera_file(tmp_path, pattern)),
+        synthetic_images=None,
+        synthetic_size=None,
+        epochs=2,
+        half_size=half_size,
+        lr=1e-2,
+    )
     train.run(config)
     ((fold,),) = open_runs([str(config.run_dir)])
     raws, _ = fold.dataset.samples(np.arange(2))
@@ -70,20 +78,33 @@ def test_everything_works_on_every_sensor(base, tmp_path, pattern, half_size):
     assert set(found["runs"]["run"]["tests"]) == {"own", "exposure=0.5"}
     analyses = forensics.run(
         build(
-            ForensicsConfig, run=str(config.run_dir), analyses=("sensitivity", "worst_case"), steps=2, starts=1,
-            adv_aux_weight=(10.0,), adv_parameters=("all", "black_level"), adv_noise_layer=True,
+            ForensicsConfig,
+            run=str(config.run_dir),
+            analyses=("sensitivity", "worst_case"),
+            steps=2,
+            starts=1,
+            adv_aux_weight=(10.0,),
+            adv_parameters=("all", "black_level"),
+            adv_noise_layer=True,
         )
-    )  # fmt: skip
+    )
     assert {row["group"] for row in analyses[0]["worst_case"]["rows"]} == {"all", "black_level"}
 
 
 def test_bayer_algorithms_are_refused_by_name(base, tmp_path):
     write_frames(tmp_path / "data", QUAD, per_class=5)
     config = replace(
-        base, run_name="refused", logdir=str(tmp_path / "runs"), dataset="Folder", data_dir=str(tmp_path / "data"),
-        camera=str(camera_file(tmp_path, QUAD)), synthetic_images=None, synthetic_size=None,
-        processing_mode="static", sp_debayer="malvar2004",
-    )  # fmt: skip
+        base,
+        run_name="refused",
+        logdir=str(tmp_path / "runs"),
+        dataset="Folder",
+        data_dir=str(tmp_path / "data"),
+        camera=str(camera_file(tmp_path, QUAD)),
+        synthetic_images=None,
+        synthetic_size=None,
+        processing_mode="static",
+        sp_debayer="malvar2004",
+    )
     with pytest.raises(
         InputError, match=r"malvar2004 is for the Bayer patterns, got the pattern RRGG/.*use normalized"
     ):
@@ -92,9 +113,14 @@ def test_bayer_algorithms_are_refused_by_name(base, tmp_path):
 
 def test_sets_of_pictures_at_half_size_name_pipelines_that_differ_only_in_demosaicing_as_one(base, tmp_path):
     config = build(
-        SynthesisConfig, output=str(tmp_path), data_dir=base.data.data_dir, synthetic_images=40, synthetic_size=32,
-        pipelines=("parametrized", "malvar2004.sharpening_filter.gaussian_denoising"), half_size=True,
-    )  # fmt: skip
+        SynthesisConfig,
+        output=str(tmp_path),
+        data_dir=base.data.data_dir,
+        synthetic_images=40,
+        synthetic_size=32,
+        pipelines=("parametrized", "malvar2004.sharpening_filter.gaussian_denoising"),
+        half_size=True,
+    )
     synthesis.run(config)
     names = {path.name for path in tmp_path.iterdir() if path.is_dir()}
     assert names == {"parametrized.half_size", "binned.sharpening_filter.gaussian_denoising"}
@@ -132,9 +158,17 @@ def two_cameras(tmp_path_factory, small_heads, base):
         exif = [(271, "s", 0, "Maker"), (272, "s", 0, model), (306, "s", 0, "2024:05:06 07:08:09")]
         tifffile.imwrite(folder / "data" / label / f"{number}.tiff", samples, metadata=None, extratags=exif)
     config = replace(
-        base, run_name="run", logdir=str(folder / "runs"), dataset="Folder", data_dir=str(folder / "data"),
-        camera="drone", synthetic_images=None, synthetic_size=None, epochs=1, lr=1e-2,
-    )  # fmt: skip
+        base,
+        run_name="run",
+        logdir=str(folder / "runs"),
+        dataset="Folder",
+        data_dir=str(folder / "data"),
+        camera="drone",
+        synthetic_images=None,
+        synthetic_size=None,
+        epochs=1,
+        lr=1e-2,
+    )
     train.run(config)
     return config
 
@@ -143,10 +177,13 @@ def two_cameras(tmp_path_factory, small_heads, base):
 def test_scores_of_an_evaluation_by_camera(two_cameras, capsys):
     found = evaluation.run(
         build(
-            EvaluationConfig, run=(str(two_cameras.run_dir),), against=("exposures",), exposures=(0.5,),
+            EvaluationConfig,
+            run=(str(two_cameras.run_dir),),
+            against=("exposures",),
+            exposures=(0.5,),
             by=("model", "maker"),
         )
-    )  # fmt: skip
+    )
     ((fold,),) = open_runs([str(two_cameras.run_dir)])
     valid, by = fold.valid_indices, found["by"]["model"]
     models = [fold.dataset.shot(index).model for index in valid.tolist()]

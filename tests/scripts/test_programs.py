@@ -58,7 +58,7 @@ SLOW = {
         "6 sets of 4 pictures each in {out}/drifted\n",
         ["drifted/manifest.json"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

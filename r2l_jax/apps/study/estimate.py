@@ -125,8 +125,13 @@ def measure(config: StudyConfig) -> Speed:
     with tempfile.TemporaryDirectory() as folder:
         training = replace(
             config.training_of("epoch", pipeline=name),
-            logdir=folder, n_splits=1, epochs=1, warmup_epochs=0.0, patience=0, log_model=False,
-        )  # fmt: skip
+            logdir=folder,
+            n_splits=1,
+            epochs=1,
+            warmup_epochs=0.0,
+            patience=0,
+            log_model=False,
+        )
         started = time.monotonic()
         with contextlib.redirect_stdout(io.StringIO()):
             train.run(training)

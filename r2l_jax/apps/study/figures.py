@@ -86,9 +86,14 @@ def _matrices(content: Numbers, which: str, label: str, title: str) -> Figure:
 
 
 _SHORT = {
-    "bilinear": "bi", "malvar2004": "ma", "menon2007": "me", "sharpening_filter": "s", "unsharp_masking": "u",
-    "median_denoising": "me", "gaussian_denoising": "ga",
-}  # fmt: skip
+    "bilinear": "bi",
+    "malvar2004": "ma",
+    "menon2007": "me",
+    "sharpening_filter": "s",
+    "unsharp_masking": "u",
+    "median_denoising": "me",
+    "gaussian_denoising": "ga",
+}
 
 
 def _short(name: str) -> str:

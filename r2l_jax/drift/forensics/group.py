@@ -146,14 +146,18 @@ def make_figure(content: Forensics) -> Figure:
         for group, numbers in content.worst_case.items()
     }
     panels = [
-        ("rise of the task loss, values moved by 1% of their range", "log", {
-            name: [spread] for name, spread in content.sensitivity.items()
-        }),
-        (f"where {content.score} is {points} below the default's, in natural ranges from the default", "symlog", {
-            name: [end.away for end in knob.ends.values()] for name, knob in content.tolerances.items()
-        }),
+        (
+            "rise of the task loss, values moved by 1% of their range",
+            "log",
+            {name: [spread] for name, spread in content.sensitivity.items()},
+        ),
+        (
+            f"where {content.score} is {points} below the default's, in natural ranges from the default",
+            "symlog",
+            {name: [end.away for end in knob.ends.values()] for name, knob in content.tolerances.items()},
+        ),
         (f"points of {content.score} lost in the worst case", "linear", lost),
-    ]  # fmt: skip
+    ]
     panels = [panel for panel in panels if panel[-1]]
     heights = [1 + len(rows) for _, _, rows in panels]
     figure = Figure(figsize=(9, 1 + 0.25 * sum(heights)), layout="constrained")

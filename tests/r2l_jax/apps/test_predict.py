@@ -36,10 +36,19 @@ def run(base, tmp_path_factory):
     fields = {**json.loads(isp.CAMERAS["drone"].to_json()), "white_level": 1023, "black_level": [64] * 4}
     (root / "camera.json").write_text(json.dumps(fields))
     config = replace(
-        base, dataset="Folder", data_dir=str(root), camera=str(root / "camera.json"), tile_size=32,
-        run_name="folder", synthetic_images=None, synthetic_size=None, batch_size=4, epochs=1, processing_mode="static",
+        base,
+        dataset="Folder",
+        data_dir=str(root),
+        camera=str(root / "camera.json"),
+        tile_size=32,
+        run_name="folder",
+        synthetic_images=None,
+        synthetic_size=None,
+        batch_size=4,
+        epochs=1,
+        processing_mode="static",
         augmentation="none",
-    )  # fmt: skip
+    )
     train.run(config)
     return config
 
@@ -187,9 +196,13 @@ def test_the_middles_of_tiles_cover_an_axis_once(length):
 @pytest.fixture(scope="module")
 def segmenter(base):
     config = replace(
-        base, dataset="SyntheticSegmentation", run_name="segmenter", epochs=1, processing_mode="static",
+        base,
+        dataset="SyntheticSegmentation",
+        run_name="segmenter",
+        epochs=1,
+        processing_mode="static",
         augmentation="none",
-    )  # fmt: skip
+    )
     train.run(config)
     return config
 

@@ -71,10 +71,16 @@ def test_predictions_of_a_folder(cluster, raw, one_epoch, tmp_path):
 
 def test_sets_of_pictures(cluster, data_dir, tmp_path):
     flags = (
-        "--dataset=SyntheticSegmentation", f"--data_dir={data_dir}", "--synthetic_images=40", "--synthetic_size=128",
-        "--pipelines=parametrized,bilinear.sharpening_filter.median_denoising", "--intensities=1,0.05",
-        "--exposures=0.5", "--corruptions=gaussian_noise", "--severities=1,3",
-    )  # fmt: skip
+        "--dataset=SyntheticSegmentation",
+        f"--data_dir={data_dir}",
+        "--synthetic_images=40",
+        "--synthetic_size=128",
+        "--pipelines=parametrized,bilinear.sharpening_filter.median_denoising",
+        "--intensities=1,0.05",
+        "--exposures=0.5",
+        "--corruptions=gaussian_noise",
+        "--severities=1,3",
+    )
     sets = tmp_path / "others"
     written = "*/*/*/images/*.tiff"
     serial, before = losing(cluster, tmp_path, lambda: len([*sets.glob(written)]), "synthesize.py", *flags)

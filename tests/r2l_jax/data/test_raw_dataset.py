@@ -154,9 +154,14 @@ def in_memory(raws=None, labels=(0, 1, 0, 1), **changes):
     """Returns a data set of four samples, and the list of those that are read."""
     read, labels = [], np.array(labels, np.int32)
     dataset = RawDataset(
-        "memory", "classification", ("a", "b"), None, tuple("abcd"), labels,
+        "memory",
+        "classification",
+        ("a", "b"),
+        None,
+        tuple("abcd"),
+        labels,
         **{"read": lambda index: read.append(index) or (raws[index], labels[index]), **changes},
-    )  # fmt: skip
+    )
     return dataset, read
 
 

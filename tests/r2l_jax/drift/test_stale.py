@@ -54,10 +54,16 @@ class Place:
     @property
     def evaluation(self):
         return EvaluationConfig(
-            run=(self.run,), against=("pipelines", "intensities", "exposures", "corruptions"), pipelines=(PIPELINE,),
-            intensities=(0.05, 1.0), exposures=(0.5,), corruptions=("contrast",), severities=(1,),
-            data_dir=self.data_dir, output=str(self.folder / "evaluation"),
-        )  # fmt: skip
+            run=(self.run,),
+            against=("pipelines", "intensities", "exposures", "corruptions"),
+            pipelines=(PIPELINE,),
+            intensities=(0.05, 1.0),
+            exposures=(0.5,),
+            corruptions=("contrast",),
+            severities=(1,),
+            data_dir=self.data_dir,
+            output=str(self.folder / "evaluation"),
+        )
 
     @property
     def forensics(self):
@@ -66,10 +72,17 @@ class Place:
     @property
     def adaptation(self):
         return build(
-            AdaptationConfig, run=self.run, data_dir=self.data_dir, output=str(self.folder / "adjustment"),
-            intensities=(0.05,), exposures=(0.5,), pipelines=(PIPELINE,),
-            cameras=(str(self.folder / "other.json"),), drifted_data_dir=str(self.folder / "drifted"), labeled=8,
-        )  # fmt: skip
+            AdaptationConfig,
+            run=self.run,
+            data_dir=self.data_dir,
+            output=str(self.folder / "adjustment"),
+            intensities=(0.05,),
+            exposures=(0.5,),
+            pipelines=(PIPELINE,),
+            cameras=(str(self.folder / "other.json"),),
+            drifted_data_dir=str(self.folder / "drifted"),
+            labeled=8,
+        )
 
     @property
     def configs(self):

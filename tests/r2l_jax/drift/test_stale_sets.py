@@ -31,9 +31,14 @@ def finished(tmp_path_factory):
 
 def config(folder):
     return SynthesisConfig(
-        output=str(folder / "sets"), dataset="SyntheticSegmentation", data_dir=str(folder / "data"),
-        synthetic_images=IMAGES, synthetic_size=32, intensities=(1.0, 0.05), exposures=(0.5,),
-    )  # fmt: skip
+        output=str(folder / "sets"),
+        dataset="SyntheticSegmentation",
+        data_dir=str(folder / "data"),
+        synthetic_images=IMAGES,
+        synthetic_size=32,
+        intensities=(1.0, 0.05),
+        exposures=(0.5,),
+    )
 
 
 @pytest.fixture

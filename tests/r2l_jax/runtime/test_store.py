@@ -36,9 +36,13 @@ def copied(tmp_path):
 def ask(copied, file):
     """Runs the program in the copy, and returns whether it found its result and its stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, file], cwd=copied, env={**os.environ, "PYTHONPATH": str(copied)},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", PROGRAM, file],
+        cwd=copied,
+        env={**os.environ, "PYTHONPATH": str(copied)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     answer, root = done.stdout.split()
     assert pathlib.Path(root) == copied.resolve()
     return answer, done.stderr

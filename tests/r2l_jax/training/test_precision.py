@@ -20,10 +20,19 @@ def accuracies(tmp_path_factory):
     found = {}
     for precision in ("float32", "bfloat16"):
         settings = {
-            "data_dir": str(folder), "synthetic_images": 120, "synthetic_size": 32, "n_splits": 3, "epochs": 12,
-            "batch_size": 8, "lr": 1e-3, "ema": 0.98, "schedule": "cosine", "precision": precision,
-            "logdir": str(folder), "run_name": precision,
-        }  # fmt: skip
+            "data_dir": str(folder),
+            "synthetic_images": 120,
+            "synthetic_size": 32,
+            "n_splits": 3,
+            "epochs": 12,
+            "batch_size": 8,
+            "lr": 1e-3,
+            "ema": 0.98,
+            "schedule": "cosine",
+            "precision": precision,
+            "logdir": str(folder),
+            "run_name": precision,
+        }
         config = replace(TrainConfig(), **settings)
         with pytest.MonkeyPatch.context() as patch:
             # Compiled as in other tests, hundreds of steps would take a quarter of an hour.

@@ -32,9 +32,20 @@ def three_classes(base, tmp_path_factory):
         for number in range(4):
             tifffile.imwrite(folder / label / f"{number}.tiff", rng.integers(0, 2**16, (32, 32), dtype=np.uint16))
     config = replace(
-        base, run_name="three", epochs=1, dataset="Folder", data_dir=str(folder), camera="drone", train_size=0.5,
-        synthetic_images=None, synthetic_size=None, lr=1e-20, batch_size=2, save_locally=True, augmentation="none",
-    )  # fmt: skip
+        base,
+        run_name="three",
+        epochs=1,
+        dataset="Folder",
+        data_dir=str(folder),
+        camera="drone",
+        train_size=0.5,
+        synthetic_images=None,
+        synthetic_size=None,
+        lr=1e-20,
+        batch_size=2,
+        save_locally=True,
+        augmentation="none",
+    )
     with contextlib.redirect_stderr(io.StringIO()) as stderr:
         train.run(config)
     return config, stderr.getvalue()

@@ -134,9 +134,13 @@ def test_events_that_cannot_be_written_end_the_program_in_one_line(tmp_path):
 
 def test_an_epoch_has_one_line_of_at_most_80_characters():
     row = {
-        "epoch": 8, "train_loss": 0.51234, "train_accuracy": 0.91234, "val_loss": 1.61234, "val_accuracy": 0.81234,
+        "epoch": 8,
+        "train_loss": 0.51234,
+        "train_accuracy": 0.91234,
+        "val_loss": 1.61234,
+        "val_accuracy": 0.81234,
         "seconds": 123.45,
-    }  # fmt: skip
+    }
     line = epoch_line(row, 12, "accuracy", is_best=True)
     assert line == "epoch  9/12  loss 0.5123 val 1.6123  accuracy 0.9123 val 0.8123  123.5 s  *"
     assert len(line) <= 80

@@ -28,9 +28,17 @@ STAGES = ("demosaic", "color_correct", "sharpening", "gaussian", "clipped", "gam
 @pytest.fixture(scope="module")
 def _trained(base):
     config = replace(
-        base, run_name="finished", n_splits=2, track_processing=True, track_processing_gradients=True,
-        track_predictions=True, track_save_tensors=True, track_n_images=3, track_every_epoch=True, save_locally=True,
-    )  # fmt: skip
+        base,
+        run_name="finished",
+        n_splits=2,
+        track_processing=True,
+        track_processing_gradients=True,
+        track_predictions=True,
+        track_save_tensors=True,
+        track_n_images=3,
+        track_every_epoch=True,
+        save_locally=True,
+    )
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         summary = train.run(config)

@@ -61,9 +61,9 @@ def test_a_run_without_an_epoch_is_compared(tmp_path):
     for folder in folders:
         file = folder / "fold_0/metrics.json"
         metrics = json.loads(file.read_text())
-        report_runs.write_json(file, {name: metrics[name] for name in metrics if "val_" not in name} | {
-            "complete": False, "history": []
-        })  # fmt: skip
+        report_runs.write_json(
+            file, {name: metrics[name] for name in metrics if "val_" not in name} | {"complete": False, "history": []}
+        )
         runs = read_runs(list(map(str, folders)))
         assert rows(comparison_table(runs))["finished"][0] == "no"
     with pytest.raises(InputError, match=r"^no run has finished an epoch: there are no curves to draw$"):

@@ -73,18 +73,26 @@ def test_numbers_of_the_forensics_stand_in_their_rows_and_columns(everything, re
     sensitivity = content("sensitivity")
     overall, by_class = sensitivity["overall"], sensitivity["by_class"]
     for caption, kind in (("Parameters", "parameters"), ("Images after stages", "stages")):
-        assert_shown(read, caption, {
-            name: {
-                "worst, all samples": change["worst"],
-                "up, all samples": change["together"]["mean"],
-                **{f"worst, {each}": of_class[kind][name]["worst"] for each, of_class in by_class.items()},
-            }
-            for name, change in overall[kind].items()
-        })  # fmt: skip
-    assert_shown(read, "Change of the loss with single values", {
-        name: {"mean": mean["mean"], "mean of absolute values": mean["mean_absolute"]}
-        for name, mean in overall["elements"].items()
-    })  # fmt: skip
+        assert_shown(
+            read,
+            caption,
+            {
+                name: {
+                    "worst, all samples": change["worst"],
+                    "up, all samples": change["together"]["mean"],
+                    **{f"worst, {each}": of_class[kind][name]["worst"] for each, of_class in by_class.items()},
+                }
+                for name, change in overall[kind].items()
+            },
+        )
+    assert_shown(
+        read,
+        "Change of the loss with single values",
+        {
+            name: {"mean": mean["mean"], "mean of absolute values": mean["mean_absolute"]}
+            for name, mean in overall["elements"].items()
+        },
+    )
     assert f"{overall['loss']:.3f}" in " ".join(read.texts)
     names = {"weight of the distance": "aux_weight", "accuracy": "score", "drop": "drop", "loss": "loss"}
     names |= {"SSIM": "ssim", "between starts": "spread", "largest change": "change"}
@@ -105,14 +113,18 @@ def test_numbers_of_the_forensics_stand_in_their_rows_and_columns(everything, re
 def test_numbers_of_the_adjustment_stand_in_their_rows_and_columns(everything, read):
     (adapted,) = json.loads((everything / "adjustment/adaptation.json").read_text())["folds"]["0"].values()
     titles = {None: "no adaptation", 0: "+0 stops", 1: "+1 stops"}
-    assert_shown(read, "Ends of the searches; the framed start is chosen", {
-        titles[start["stops"]]: {
-            "loss of labeled images": start["labelled_loss"],
-            "accuracy of labeled images": start["labelled_score"],
-            "accuracy": start["score"],
-        }
-        for start in adapted["starts"]
-    })  # fmt: skip
+    assert_shown(
+        read,
+        "Ends of the searches; the framed start is chosen",
+        {
+            titles[start["stops"]]: {
+                "loss of labeled images": start["labelled_loss"],
+                "accuracy of labeled images": start["labelled_score"],
+                "accuracy": start["score"],
+            }
+            for start in adapted["starts"]
+        },
+    )
     ends = {"before": adapted["default"]["white_balance"], "after": adapted["parameters"]["white_balance"]}
     wanted = {f"white_balance.{place}": {end: values[place] for end, values in ends.items()} for place in range(3)}
     assert_shown(read, "Values before and after", wanted)

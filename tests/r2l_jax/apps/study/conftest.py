@@ -8,7 +8,12 @@ from r2l_jax.runtime.flags import build
 def config(tmp_path_factory):
     """A study of two folds with few cases and searches."""
     return build(
-        StudyConfig, output=str(tmp_path_factory.mktemp("here") / "study"), folds=2, epochs=3,
-        corruptions=["contrast", "gaussian_noise"], severities=[3], adv_parameters=["all", "black_level"],
+        StudyConfig,
+        output=str(tmp_path_factory.mktemp("here") / "study"),
+        folds=2,
+        epochs=3,
+        corruptions=["contrast", "gaussian_noise"],
+        severities=[3],
+        adv_parameters=["all", "black_level"],
         adv_aux_weight=[1e-2, 1e-4],
-    )  # fmt: skip
+    )

@@ -243,8 +243,7 @@ SPOILT = ARCHIVE[:-1] + b"?"
     [
         (
             {"sends": {NAME: SPOILT}},
-            f"^{NAME}: got the MD5 {hashlib.md5(SPOILT).hexdigest()}, "
-            f"expected {hashlib.md5(ARCHIVE).hexdigest()}$",
+            f"^{NAME}: got the MD5 {hashlib.md5(SPOILT).hexdigest()}, expected {hashlib.md5(ARCHIVE).hexdigest()}$",
             [],
         ),
         ({"sends": {NAME: ARCHIVE + b"?"}}, rf"got more than the {len(ARCHIVE)} bytes expected$", [f"{NAME}.part"]),
@@ -260,7 +259,7 @@ SPOILT = ARCHIVE[:-1] + b"?"
         ({"fields": {"size": 2**60}}, rf"{2**60} bytes are still to be downloaded, but only \d+ are free", []),
         ({"fields": {"links": {"self": "http://127.0.0.1:9/"}}}, r"Connection refused after 0 of \d+", []),
     ],
-)  # fmt: skip
+)
 def test_an_error_is_one_line_and_leaves_no_incomplete_file(zenodo, tmp_path, changes, message, left):
     for name, value in changes.items():
         setattr(zenodo, name, value)

@@ -36,9 +36,17 @@ def loaded(fold):
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     return build(
-        AdaptationConfig, run="run", output=str(tmp_path_factory.mktemp("adjustment")), exposures=(0.25,), labeled=8,
-        starts=3, steps=2, batch_size=8, parameters=("white_balance", "gamma_correct"), track_n_images=2,
-    )  # fmt: skip
+        AdaptationConfig,
+        run="run",
+        output=str(tmp_path_factory.mktemp("adjustment")),
+        exposures=(0.25,),
+        labeled=8,
+        starts=3,
+        steps=2,
+        batch_size=8,
+        parameters=("white_balance", "gamma_correct"),
+        track_n_images=2,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +63,11 @@ def test_the_start_of_the_lowest_labeled_loss_wins_the_score_back(result):
     drift = result["drifts"]["exposure=0.25"]
     assert drift["won_back"] == {"mean": 1, "std": 0, "folds": [1]}
     assert [drift["intervals"][name]["estimate"] for name in ("undrifted", "before", "after", "won_back")] == [
-        1, 0.5, 1, 0.5
-    ]  # fmt: skip
+        1,
+        0.5,
+        1,
+        0.5,
+    ]
     assert (one["measured"], drift["measured"], drift["samples"], result["about"]) == (*["validation"] * 2, 8, "model")
     # The parameters that were not asked for stay.
     for name, value in one["parameters"].items():

@@ -16,10 +16,21 @@ from r2l_jax.training.run import open_runs
 def attacked(base, one_epoch):
     """A finished attack on a trained model, in 5 batches an epoch, that recorded all it can."""
     config = replace(
-        base, run_name="attacked", processor_uri=str(one_epoch.run_dir), classifier_uri=str(one_epoch.run_dir),
-        batch_size=6, lr=1e-2, augmentation="weak", adv_training=True, adv_aux_weight=0.01, adv_noise_layer=True,
-        adv_track_differences=True, track_save_tensors=True, track_n_images=2, save_locally=True,
-    )  # fmt: skip
+        base,
+        run_name="attacked",
+        processor_uri=str(one_epoch.run_dir),
+        classifier_uri=str(one_epoch.run_dir),
+        batch_size=6,
+        lr=1e-2,
+        augmentation="weak",
+        adv_training=True,
+        adv_aux_weight=0.01,
+        adv_noise_layer=True,
+        adv_track_differences=True,
+        track_save_tensors=True,
+        track_n_images=2,
+        save_locally=True,
+    )
     return config, train.run(config, Attack)
 
 

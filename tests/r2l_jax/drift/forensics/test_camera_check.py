@@ -16,9 +16,13 @@ FACTS = isp.parametrized(CAMERA).facts
 
 def knob(parameter, value, below, above, at_limit=False):
     return {
-        "parameter": parameter, "value": value, "low": value - below, "high": value + above,
-        "low_at_limit": at_limit, "high_at_limit": at_limit,
-    }  # fmt: skip
+        "parameter": parameter,
+        "value": value,
+        "low": value - below,
+        "high": value + above,
+        "low_at_limit": at_limit,
+        "high_at_limit": at_limit,
+    }
 
 
 @pytest.fixture

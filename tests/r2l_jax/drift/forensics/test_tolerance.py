@@ -231,12 +231,21 @@ def test_content_is_json_and_has_a_row_and_figures(analysis, knobs):
     assert [row["knob"] for row in rows] == list(knobs)
     gamma = knobs["gamma_correct"]
     assert rows[list(knobs).index("gamma_correct")] == {
-        "knob": "gamma_correct", "parameter": "gamma_correct", "quantity": "gamma", "value": gamma["value"],
-        "low": gamma["low"], "low 5%": gamma["low_interval"][0], "low 95%": gamma["low_interval"][1],
-        "low at limit": True, "low failing": None,
-        "high": gamma["high"], "high 5%": gamma["high_interval"][0], "high 95%": gamma["high_interval"][1],
-        "high at limit": False, "high failing": gamma["high_failing"],
-    }  # fmt: skip
+        "knob": "gamma_correct",
+        "parameter": "gamma_correct",
+        "quantity": "gamma",
+        "value": gamma["value"],
+        "low": gamma["low"],
+        "low 5%": gamma["low_interval"][0],
+        "low 95%": gamma["low_interval"][1],
+        "low at limit": True,
+        "low failing": None,
+        "high": gamma["high"],
+        "high 5%": gamma["high_interval"][0],
+        "high 95%": gamma["high_interval"][1],
+        "high at limit": False,
+        "high failing": gamma["high_failing"],
+    }
     assert all(name in analysis.table for name in knobs)
     assert set(analysis.figures) == {"tolerances", "map"}
 

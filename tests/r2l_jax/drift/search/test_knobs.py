@@ -102,7 +102,8 @@ def test_a_parameter_that_cannot_move_has_no_knob():
     [
         (0.0, {"width": 1}, {"p": "value"}),
         (
-            [1, 2], {"scale": "log", "unit": "gain", "labels": ("x", "y")},
+            [1, 2],
+            {"scale": "log", "unit": "gain", "labels": ("x", "y")},
             {"p": "factor on all gains", "p.x": "gain", "p.y": "gain"},
         ),
         ([1, 2], {"width": 1, "unit": "pixels"}, {"p": "shift of all pixels", "p.0": "pixels", "p.1": "pixels"}),
@@ -112,7 +113,7 @@ def test_a_parameter_that_cannot_move_has_no_knob():
         ([1, 2], {"width": 1, "tuned": False}, {}),
         (1.0, {"width": 1, "low": 1, "high": 1.5}, {"p": "value"}),
     ],
-)  # fmt: skip
+)
 def test_the_knobs_of_a_parameter_follow_from_its_facts(value, facts, quantities):
     value = np.array(value, np.float32)
     knobs = knobs_module.knobs_of({"p": isp.Parameter(value, **facts)}, {"p": value})

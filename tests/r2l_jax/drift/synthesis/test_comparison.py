@@ -79,9 +79,11 @@ def test_the_log_ratio_is_there_if_asked_for_and_known():
 def test_the_first_group_is_compared_with_each_other_one_of_the_same_samples():
     worse = [*RIGHT[:2], 0.7, *RIGHT[3:]]
     groups = {
-        "worse": group("worse", right=worse), "group": group(), "alone": group("alone", count=1),
+        "worse": group("worse", right=worse),
+        "group": group(),
+        "alone": group("alone", count=1),
         "elsewhere": group("elsewhere", first=1000),
-    }  # fmt: skip
+    }
     found = differences(groups, None)
     assert [(each.first, each.second, each.about) for each in found] == [
         ("worse", "group", "recipe"),

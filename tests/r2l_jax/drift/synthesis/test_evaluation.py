@@ -214,9 +214,12 @@ def test_a_group_has_intervals_about_its_recipe_and_an_ensemble(group, evaluated
 
 def test_a_group_and_a_run_are_compared_on_the_same_samples(group, runs, tmp_path):
     settings = EvaluationConfig(
-        run=(str(group), str(group / "seed_2")), against=("corruptions",), corruptions=("brightness", "contrast"),
-        severities=(2, 5), output=str(tmp_path / "output"),
-    )  # fmt: skip
+        run=(str(group), str(group / "seed_2")),
+        against=("corruptions",),
+        corruptions=("brightness", "contrast"),
+        severities=(2, 5),
+        output=str(tmp_path / "output"),
+    )
     result = evaluation.run(settings)
     (found,) = result["differences"]
     assert (found["first"], found["second"], found["about"]) == ("group", "seed_2", "model")
@@ -226,8 +229,10 @@ def test_a_group_and_a_run_are_compared_on_the_same_samples(group, runs, tmp_pat
         assert difference["estimate"] == pytest.approx(drops[0][name]["estimate"] - drops[1][name]["estimate"])
         assert 0 <= difference["probability"] <= 1
     assert sorted(file.name for file in (tmp_path / "output/parts").iterdir()) == [
-        "group_ensemble_fold_0.json", *(f"group_seed_{seed}_fold_0.json" for seed in (1, 2, 3)), "seed_2_fold_0.json"
-    ]  # fmt: skip
+        "group_ensemble_fold_0.json",
+        *(f"group_seed_{seed}_fold_0.json" for seed in (1, 2, 3)),
+        "seed_2_fold_0.json",
+    ]
 
 
 def test_what_a_group_cannot_tell_is_refused(group, runs, settings):

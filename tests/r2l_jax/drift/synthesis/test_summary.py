@@ -48,15 +48,30 @@ def summarized(**runs):
 
 def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity():
     result = summarized(static=STATIC, learnt=LEARNT)
-    assert result.runs["static"].headline == pytest.approx({
-        "own": 0.8, "processing_drop": 0.05, "acquisition_drop": 0.4, "corruption_drop": 0.2,
-    })  # fmt: skip
-    assert result.runs["learnt"].headline == pytest.approx({
-        "own": 0.8, "processing_drop": 0.2, "acquisition_drop": 0.0, "corruption_drop": 0.6,
-    })  # fmt: skip
-    assert result.headline == pytest.approx({
-        "own": 0.8, "processing_drop": 0.125, "acquisition_drop": 0.2, "corruption_drop": 0.4,
-    })  # fmt: skip
+    assert result.runs["static"].headline == pytest.approx(
+        {
+            "own": 0.8,
+            "processing_drop": 0.05,
+            "acquisition_drop": 0.4,
+            "corruption_drop": 0.2,
+        }
+    )
+    assert result.runs["learnt"].headline == pytest.approx(
+        {
+            "own": 0.8,
+            "processing_drop": 0.2,
+            "acquisition_drop": 0.0,
+            "corruption_drop": 0.6,
+        }
+    )
+    assert result.headline == pytest.approx(
+        {
+            "own": 0.8,
+            "processing_drop": 0.125,
+            "acquisition_drop": 0.2,
+            "corruption_drop": 0.4,
+        }
+    )
 
 
 def test_means_and_deviations_are_over_the_folds():
@@ -103,10 +118,17 @@ def drops(*members, shift=0.0, **options):
     groups["contrast"] = Estimate(0.6, 0.55, 0.66)
     names = [case.name for case in CASES[1:]]
     return Drops(
-        members=list(members), about="recipe" if len(members) > 1 else "model", samples=480, measured="test",
-        score=Estimate(0.95, 0.93, 1.0), groups=groups, cases={name: Estimate(0.05, 0.04, 0.06) for name in names},
-        shares=None, members_needed={}, **options,
-    )  # fmt: skip
+        members=list(members),
+        about="recipe" if len(members) > 1 else "model",
+        samples=480,
+        measured="test",
+        score=Estimate(0.95, 0.93, 1.0),
+        groups=groups,
+        cases={name: Estimate(0.05, 0.04, 0.06) for name in names},
+        shares=None,
+        members_needed={},
+        **options,
+    )
 
 
 def lines(**content):
@@ -120,9 +142,16 @@ def test_the_table_of_one_run_has_drops_with_intervals_and_scores():
     table = lines(drops={"learnt": drops("learnt")})
     assert table[0].split() == ["test", "drop,", "points", "accuracy"]
     assert [line.split("  ")[0] for line in table[2:11]] == [
-        "own", "pipelines", "exposures", "corruptions", "tone and color", FIRST, SECOND, "exposure=0.5",
+        "own",
+        "pipelines",
+        "exposures",
+        "corruptions",
+        "tone and color",
+        FIRST,
+        SECOND,
+        "exposure=0.5",
         "contrast (mean of 2 severities)",
-    ]  # fmt: skip
+    ]
     assert table[2].endswith("-  95.0 (93.0 to 100)")
     assert table[3].split() == ["pipelines", "12.3", "(10.3", "to", "15.3)", "82.7"]
     assert table[10].split()[-5:] == ["60.0", "(55.0", "to", "66.0)", "35.0"]

@@ -140,8 +140,12 @@ def test_sets_are_the_product_of_pipelines_acquisitions_and_corruptions(base, wr
     content = json.loads((folder(base) / "manifest.json").read_text())
     assert content["sets"].keys() == names
     assert content["sets"][f"{OTHER}/exposure=0.3/gaussian_noise.5"] == {
-        "pipeline": OTHER, "iso": 1.0, "exposure": 0.3, "corruption": "gaussian_noise", "severity": 5
-    }  # fmt: skip
+        "pipeline": OTHER,
+        "iso": 1.0,
+        "exposure": 0.3,
+        "corruption": "gaussian_noise",
+        "severity": 5,
+    }
     assert isp.Camera(**content["camera"]) == written.camera
     assert [stage["name"] for stage in content["pipelines"][OTHER]["stages"]] == list(
         isp.static(written.camera).stage_names
@@ -163,9 +167,13 @@ def test_a_set_has_a_folder_a_class_and_a_line_a_picture(base, written):
         assert row["class"] == written.classes[label]
         assert row["sha256"] == hashlib.sha256((folder(base, name) / row["file"]).read_bytes()).hexdigest()
     assert {name: rows[0][name] for name in ("dataset", "pipeline", "iso", "exposure", "corruption", "severity")} == {
-        "dataset": "Scenes", "pipeline": "parametrized", "iso": "0.5", "exposure": "",
-        "corruption": "gaussian_noise", "severity": "5",
-    }  # fmt: skip
+        "dataset": "Scenes",
+        "pipeline": "parametrized",
+        "iso": "0.5",
+        "exposure": "",
+        "corruption": "gaussian_noise",
+        "severity": "5",
+    }
 
 
 def test_pictures_are_the_pipelines_images_in_16_bits(base, written):
@@ -245,9 +253,15 @@ def test_randomness_depends_on_the_seed_alone(base, written, tmp_path):
 
 def test_segmentation_in_8_bits_with_masks(base, written, tmp_path):
     config = replace(
-        base, dataset="SyntheticSegmentation", output=str(tmp_path / "out"), pipelines=(OTHER,), format="png",
-        intensities=None, exposures=(), severities=(1,),
-    )  # fmt: skip
+        base,
+        dataset="SyntheticSegmentation",
+        output=str(tmp_path / "out"),
+        pipelines=(OTHER,),
+        format="png",
+        intensities=None,
+        exposures=(),
+        severities=(1,),
+    )
     synthesis.run(config)
     dataset = synthesis.load(config)[1.0]
     for corruption in ("uncorrupted", "gaussian_noise.1"):
