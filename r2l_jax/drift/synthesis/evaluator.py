@@ -71,7 +71,9 @@ class Evaluator:
         first, models = folds[0], [fold.model for fold in folds]
         task, count = first.task, len(folds) + (len(folds) > 1)
         pipelines = {case.pipeline for case in cases if case.pipeline is not None}
-        shared = {pipeline: nnx.split(pipeline(camera_of(first.dataset))) for pipeline in pipelines}
+        shared: dict[NamedPipeline | None, Processor] = {
+            pipeline: nnx.split(pipeline(camera_of(first.dataset))) for pipeline in pipelines
+        }
         processors = [nnx.split(model.processor) for model in models]
         heads = [nnx.split(RawToLogit(Unprocessed(), model.normalizer, model.head)) for model in models]
         zeros = {name: jnp.zeros(()) for name in task.metrics}
