@@ -2,8 +2,8 @@
 
 `parametrized` and `static` build the pipelines of Oala et al. (TMLR 2023), and `full` a modern one; `Pipeline`, `Stage`
 and the makers in `stages` build others. Each stage is a plain function of arrays that also works alone; the modules
-`cfa`, `color`, `demosaic`, `denoise`, `filter`, `repair`, `sensor`, `shading`, `sharpen` and `tone` hold these
-functions.
+`cfa`, `color`, `demosaic`, `denoise`, `filter`, `repair`, `sensor`, `sensor_drift`, `shading`, `sharpen` and `tone`
+hold these functions.
 
 A mosaic is an array `(..., H, W)` with one color per site and an even height and width, and an image is
 `(..., H, W, 3)`, with any number of leading batch axes. Both are floating point with white at 1. A function that gets
@@ -28,6 +28,7 @@ from isp import (
     filter,
     repair,
     sensor,
+    sensor_drift,
     shading,
     sharpen,
     stages,
@@ -61,6 +62,7 @@ __all__ = [
     "parametrized",
     "repair",
     "sensor",
+    "sensor_drift",
     "shading",
     "sharpen",
     "stages",

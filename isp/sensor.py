@@ -133,6 +133,50 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
     return (raw - black) / (1 - black)
 
 
+@jax.jit(static_argnames="camera")
+def expose_again(
+    raw: Float[Array, "*batch height width"],
+    key: PRNGKeyArray,
+    *,
+    camera: Camera,
+    light: Float[Array, "..."] | float = 1.0,
+    read_noise: Float[Array, ""] | float = 1.0,
+) -> Float[Array, "*batch height width"]:
+    """Exposes the scene of a noisy mosaic again, with other light or a noisier read-out.
+
+    The mosaic keeps its own noise, which is scaled with its light, and gets only the noise that is missing: light that
+    is dimmed to the fraction f takes the variance of photon noise to f^2, and photons have f. Where light grows, the
+    noise is greater than that of a real exposure, because no noise can be taken away. A saturated site counts as light
+    that just saturates. Gradients treat the added noise as a constant.
+
+    Args:
+        raw: The mosaic `(..., H, W)`.
+        key: The random key of the added noise.
+        camera: The camera, whose `black_level`, `full_well` and `read_noise` apply, as for `expose_sites`.
+        light: Factors on the light, not negative, of a shape that broadcasts to the mosaic's.
+        read_noise: The standard deviation of the read-out noise, as a multiple of the camera's, at least 1.
+
+    Returns:
+        The mosaic `(..., H, W)`, clipped to [0, 1]. It is not rounded to the steps of a converter.
+
+    Example:
+        >>> raw = jnp.full((2, 4), 0.5)
+        >>> half = isp.sensor.expose_again(raw, jax.random.key(0), camera=isp.CAMERAS["drone"], light=0.5)
+        >>> bool((abs(half - 0.281) < 0.02).all())
+        True
+    """
+    photon_key, read_key = jax.random.split(key)
+    full_well = FULL_WELL if camera.full_well is None else camera.full_well
+    electrons = READ_NOISE if camera.read_noise is None else camera.read_noise
+    factor, signal = jnp.asarray(light, raw.dtype), site_light(raw, camera)
+    mean = factor * jnp.maximum(signal, 0) * full_well
+    photons = (poisson(mean, photon_key) - mean) * jnp.sqrt(jnp.maximum(1 - factor, 0))
+    missing = electrons * jnp.sqrt(jnp.maximum(jnp.square(read_noise) - factor**2, 0))
+    noise = jax.lax.stop_gradient(photons + missing * jax.random.normal(read_key, raw.shape, raw.dtype))
+    black = _black_levels(raw, camera)
+    return jnp.clip(black + (1 - black) * (factor * signal + noise / full_well), 0, 1)
+
+
 def _black_levels(sites: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "height width"]:
     """Returns the black level of every site."""
     return black_levels(jnp.array(camera.black_level, sites.dtype), camera.pattern, *sites.shape[-2:])

@@ -28,9 +28,31 @@ PUBLISHED_PIPELINES = tuple(
 # The intensities at which scenes were measured, as fractions of the full light.
 INTENSITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 
-# The kinds of drift: in the processing; in the acquisition, as measured or as computed by the sensor model; and
-# corruptions of finished images, which often stand in for both.
-DRIFTS = ("pipelines", "intensities", "exposures", "corruptions")
+# The kinds of drift: in the processing; in the acquisition, as measured or as computed by the sensor model; in the
+# sensor, the lens and the lamp; and corruptions of finished images, which often stand in for the others.
+DRIFTS = ("pipelines", "intensities", "exposures", "sensor", "corruptions")
+
+# The kinds of drift of the sensor, the functions of `isp.sensor_drift`.
+SENSOR = (
+    "underexposure",
+    "overexposure",
+    "lamp_color",
+    "color_balance",
+    "flicker",
+    "vignetting",
+    "defocus",
+    "motion",
+    "chromatic_aberration",
+    "read_noise",
+    "row_noise",
+    "column_noise",
+    "photon_noise",
+    "hot_sites",
+    "dead_sites",
+    "bits",
+    "black_level",
+    "pattern_shift",
+)
 
 # The corruptions of the study, in the order of its tables; the first one changes nothing.
 CORRUPTIONS_OF_THE_STUDY = (

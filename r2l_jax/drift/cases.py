@@ -10,7 +10,9 @@ import numpy as np
 import isp
 from r2l_jax.config import HALF_SIZE_MODES, ProcessingSettings, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.names import CORRUPTIONS, INTENSITIES, SEVERITIES
+from r2l_jax.drift import sensor as sensor_kinds
+from r2l_jax.drift.corruptions import GROUPS as CORRUPTION_GROUPS
+from r2l_jax.names import CORRUPTIONS, INTENSITIES, SENSOR, SEVERITIES
 from r2l_jax.pipelines import NamedPipeline, find_pipeline
 from r2l_jax.runtime.errors import InputError
 
@@ -23,6 +25,7 @@ class Case(NamedTuple):
         group: one of `names.DRIFTS`, or "own".
         iso: the measured intensity at which the scenes are read.
         exposure: factor on the light of the mosaics, which the sensor model exposes once more.
+        sensor: the kind and the severity of a drift of the sensor, see `drift.sensor`.
         pipeline: the processing, at the camera's calibration values. It is found when the case is made, so that later
             edits of its file have no effect; its title is the case's name.
         corruption: the name and the severity of a change of the processed images.
@@ -32,11 +35,21 @@ class Case(NamedTuple):
     group: str
     iso: float | None = None
     exposure: float | None = None
+    sensor: tuple[str, int] | None = None
     pipeline: NamedPipeline | None = None
     corruption: tuple[str, int] | None = None
 
+    @property
+    def kind(self) -> str | None:
+        """The kind of a drift that has severities: of the sensor, or of a corruption."""
+        found = self.sensor or self.corruption
+        return found and found[0]
+
 
 OWN = Case("own", "own")
+
+# The group of each kind of drift that has severities, of the sensor or of a corruption.
+GROUPS: dict[str, str | None] = {name: kind.group for name, kind in sensor_kinds.KINDS.items()} | CORRUPTION_GROUPS
 
 
 def pipelines(names: Iterable[str], half_size: bool = False) -> list[Case]:
@@ -65,7 +78,7 @@ def intensities(values: Sequence[float]) -> list[Case]:
     for value in values:
         if value not in INTENSITIES:
             measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
-            raise InputError(f"--intensities must be of the measured ones, {measured}, got {value:g}")
+            raise InputError(f"--intensities must be one of those measured, {measured}, got {value:g}")
     return [Case(f"iso={value:g}", "intensities", iso=value) for value in values]
 
 
@@ -87,17 +100,38 @@ def corruptions(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
     Raises:
         InputError: an unknown name or severity.
     """
+    found = _at_severities("corruptions", names, CORRUPTIONS, severities)
+    return [Case(name, "corruptions", corruption=corruption) for name, corruption in found.items()]
+
+
+def sensor(names: Sequence[str], severities: Sequence[int]) -> list[Case]:
+    """Returns cases of mosaics of a drifted sensor: each kind at each severity, such as `defocus.3`.
+
+    Raises:
+        InputError: an unknown kind or severity.
+    """
+    found = _at_severities("sensor", names, SENSOR, severities)
+    return [Case(name, "sensor", sensor=drift) for name, drift in found.items()]
+
+
+def _at_severities(
+    flag: str, names: Sequence[str], known: Sequence[str], severities: Sequence[int]
+) -> dict[str, tuple[str, int]]:
+    """Returns each kind at each severity by the name of its case."""
     for name in names:
-        if name not in CORRUPTIONS:
-            raise InputError(f"--corruptions must be of {', '.join(CORRUPTIONS)}, got {name!r}")
+        if name not in known:
+            raise InputError(f"--{flag} must be one of {', '.join(known)}, got {name!r}")
     for severity in severities:
         if severity not in SEVERITIES:
-            raise InputError(f"--severities must be of {', '.join(map(str, SEVERITIES))}, got {severity}")
-    return [
-        Case(f"{name}.{severity}", "corruptions", corruption=(name, severity))
-        for name in names
-        for severity in severities
-    ]
+            raise InputError(f"--severities must be one of {', '.join(map(str, SEVERITIES))}, got {severity}")
+    return {f"{name}.{severity}": (name, severity) for name in names for severity in severities}
+
+
+def check_sensor(cases: Iterable[Case], dataset: RawDataset) -> None:
+    """Raises an InputError unless the camera of a data set can have the drifts of the sensor of all cases."""
+    for case in cases:
+        if case.sensor is not None and not sensor_kinds.takes(case.sensor[0], camera_of(dataset)):
+            raise InputError(f"--sensor={case.sensor[0]}: {dataset.name} is from a sensor without color filters")
 
 
 def camera_of(dataset: RawDataset) -> isp.Camera:
@@ -139,7 +173,7 @@ def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: 
     """Raises an InputError unless a run can be tested against the cases of some groups, which are of `names.DRIFTS`."""
     for group in groups:
         reason = None
-        if group in ("pipelines", "exposures") and dataset.camera is None:
+        if group in ("pipelines", "exposures", "sensor") and dataset.camera is None:
             reason = f"was trained on {dataset.name}, which is processed already: there is no raw data"
         elif group == "pipelines" and config.processing.processing_mode in HALF_SIZE_MODES:
             reason = (

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
 from isp.sensor import expose_sites, site_light
+from r2l_jax.drift import sensor
 from r2l_jax.drift.cases import OWN, Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.model.augment import sample_keys
@@ -30,7 +31,7 @@ class Recipe(NamedTuple):
     """The case of each of the three steps from a mosaic to an image; `OWN` leaves a step as in the run.
 
     Attributes:
-        acquisition: exposes the mosaics, or reads them at another measured intensity.
+        acquisition: exposes the mosaics, reads them at another measured intensity, or lets the sensor drift.
         processing: processes them.
         corruption: corrupts the processed images.
     """
@@ -53,8 +54,9 @@ class Renderer:
     """Exposes, processes and corrupts mosaics, each with one compiled function.
 
     A function is compiled again only for another structure or shape. Processors of the same structure, such as all
-    folds of a run, share one compiled function, and so do all exposures and all severities of a corruption. Noise
-    depends only on the case's name, the seed and the sample's index, not on the batch or on other recipes.
+    folds of a run, share one compiled function, and so do all exposures, and all severities of a corruption or a drift
+    of the sensor. Noise depends only on the case's name, the seed and the sample's index, not on the batch or on other
+    recipes.
 
     Args:
         seed: the seed of the noise.
@@ -64,6 +66,8 @@ class Renderer:
     def __init__(self, seed: int, sharding: Sharding | None = None):
         jit = functools.partial(jax.jit, compiler_options=compiler.options(), out_shardings=sharding)
         self._expose = jit(expose, static_argnames="camera")
+        self._drift = jit(sensor.drifted, static_argnums=0, static_argnames="camera")
+        self._move = jit(sensor.moved, static_argnums=0)
         self._process = jit(process, static_argnums=0)
         self._corrupt = jit(corrupt, static_argnums=0)
         self._key = functools.cache(functools.partial(random_key, seed=seed))
@@ -75,13 +79,21 @@ class Renderer:
         index: Int[Array | np.ndarray, " batch"],
         camera: isp.Camera | None,
     ) -> Float[Array | np.ndarray, "batch height width *channels"]:
-        """Exposes mosaics once more if an acquisition has an exposure, and returns them unchanged otherwise.
+        """Exposes mosaics once more, or lets their sensor drift, if an acquisition does; else returns them unchanged.
 
-        Without a camera they are images, which no acquisition exposes.
+        Without a camera they are images, which no acquisition changes.
         """
+        if acquisition.sensor is not None:
+            return self._drift(*acquisition.sensor, raw, index, self._key(acquisition), camera=camera)
         if acquisition.exposure is None:
             return raw
         return self._expose(raw, index, self._key(acquisition), acquisition.exposure, camera=camera)
+
+    def targets(self, acquisition: Case, targets: Any) -> Any:
+        """Returns the targets of changed mosaics: masks move with the content, others stay."""
+        if acquisition.sensor is None or acquisition.sensor[0] not in sensor.MOVING or targets.ndim == 1:
+            return targets
+        return self._move(*acquisition.sensor, targets)
 
     def images(
         self,

@@ -304,7 +304,9 @@ def recorded_split(content: Mapping[str, Any], dataset: RawDataset, file: pathli
     for name, indices in split._asdict().items():
         if (name != "test" and not len(indices)) or max(indices, default=0) >= len(dataset):
             found = f"one of {indices.max()}" if len(indices) else "none"
-            raise InputError(f"{file} is damaged: {name}_indices must be of the {len(dataset)} samples, found {found}")
+            raise InputError(
+                f"{file} is damaged: {name}_indices must be some of the {len(dataset)} samples, found {found}"
+            )
     return split
 
 

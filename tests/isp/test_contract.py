@@ -25,6 +25,16 @@ def number(value):
     return np.array(value, np.float32)
 
 
+# Amounts of the functions of `isp.sensor_drift`: those that draw noise for each mosaic or round, and the others.
+NOISY_DRIFTS = {
+    **{"read_noise": 3, "row_noise": 50, "column_noise": 50, "photon_noise": 5, "vignetting": 0.5, "lamp_color": 40},
+    **{"flicker": 10, "overexposure": 0.5, "underexposure": 0.5, "color_balance": 0.3, "motion": 3, "bits": 4},
+}
+SENSOR_DRIFTS = NOISY_DRIFTS | {
+    **{"hot_sites": 1e5, "dead_sites": 1e5, "defocus": 1.2, "black_level": 30, "chromatic_aberration": 0.7},
+    "pattern_shift": 50,
+}
+
 # By the names of the functions: one input, and arguments. NumPy arrays among them have gradients.
 EXAMPLES = {
     "auto_white_balance": (IMAGE, {"power": number(2.5), "camera_gains": GAINS, "share": number(0.4)}),
@@ -46,6 +56,7 @@ EXAMPLES = {
     "depth_to_space": ("phases", {}),
     "filter_luma": (IMAGE, {"kernel": KERNEL}),
     "expose": (IMAGE, {"key": jax.random.key(0), "camera": DRONE}),
+    "expose_again": (MOSAIC, {"key": jax.random.key(0), "camera": DRONE, "light": number(0.5)}),
     "expose_sites": (MOSAIC, {"key": jax.random.key(0), "camera": DRONE}),
     "fft_denoising": (IMAGE, {}),
     "fft_denoising with a soft cut": (IMAGE, {"keep_fraction": number(0.23), "softness": number(1.5)}),
@@ -93,6 +104,10 @@ EXAMPLES = {
     "unsharp_masking_vertical": (IMAGE, {"radius": number(0.8), "amount": number(1.3), "size": 5}),
     "white_balance": (IMAGE, {"gains": GAINS}),
     "yuv_to_rgb": (IMAGE, {}),
+    **{
+        name: (MOSAIC, {"key": jax.random.key(0), "camera": DRONE, "amount": number(amount)})
+        for name, amount in SENSOR_DRIFTS.items()
+    },
 }
 
 
@@ -112,7 +127,8 @@ def processing_functions():
 
 OF_TWO_BATCHES = {"ciede2000", "with_luma"}
 FUNCTIONS = {name: function for name, function in processing_functions() if name not in OF_TWO_BATCHES}
-STRAIGHT_THROUGH = {"expose", "expose_sites"}  # They draw counts of photons, but differentiate the mean.
+# They draw counts of photons or round, but differentiate the mean.
+STRAIGHT_THROUGH = {"expose", "expose_again", "expose_sites", *NOISY_DRIFTS}
 
 
 @functools.cache

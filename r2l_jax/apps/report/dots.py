@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from r2l_jax.apps.report.charts import COLORS
 from r2l_jax.apps.report.runs import RunRecord
 from r2l_jax.apps.report.tables import three_digits
-from r2l_jax.drift.cases import OWN
-from r2l_jax.drift.corruptions import GROUPS
+from r2l_jax.drift import sensor
+from r2l_jax.drift.cases import GROUPS, OWN
 from r2l_jax.drift.corruptions.declare import ORDER
 from r2l_jax.drift.results import Adaptation, Test, WorstCases, worst
 
@@ -30,9 +30,10 @@ class Row(NamedTuple):
 def make_rows(group: RunRecord, members: Sequence[RunRecord]) -> list[Row]:
     """Collects the rows for which there are results.
 
-    These are the own images, the mean of the other pipelines, the mean of each group of corruptions, the worst black
-    level that a search has found (or the worst processing, if none was searched for by itself), and a low intensity
-    before and after adjustment: the lowest that the group was adjusted to, or else the lowest tested.
+    These are the own images, the mean of the other pipelines, the mean of each group of drifts of the sensor and of
+    corruptions, the worst black level that a search has found (or the worst processing, if none was searched for by
+    itself), and a low intensity before and after adjustment: the lowest that the group was adjusted to, or else the
+    lowest tested.
 
     Args:
         group: the record of the group.
@@ -44,9 +45,10 @@ def make_rows(group: RunRecord, members: Sequence[RunRecord]) -> list[Row]:
         _mean_row("own images", tests, [OWN.name]),
         _mean_row(f"other pipelines (mean of {len(pipelines)})", tests, pipelines),
     ]
-    for kind in ORDER:
-        of_kind = _cases(tests, lambda name, _, kind=kind: GROUPS.get(name.rpartition(".")[0]) == kind)
-        rows.append(_mean_row(f"corruptions: {kind}", tests, of_kind))
+    for drift, groups in {"sensor": sensor.ORDER, "corruptions": ORDER}.items():
+        for kind in groups:
+            of_kind = _cases(tests, lambda name, _, kind=kind: GROUPS.get(name.rpartition(".")[0]) == kind)
+            rows.append(_mean_row(f"{drift}: {kind}", tests, of_kind))
     rows += [_worst_row(members), *_intensity_rows(tests, group.adaptation)]
     return [row for row in rows if row.scores]
 

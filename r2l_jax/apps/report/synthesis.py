@@ -20,6 +20,7 @@ _TITLES = {
     "pipelines": "Processing drift",
     "intensities": "Measured intensities",
     "exposures": "Exposures",
+    "sensor": "Drift of the sensor",
     "corruptions": "Common corruptions",
 }
 
@@ -75,7 +76,8 @@ def _sections(rows: Sequence[Row], score: str, suffix: str) -> list[Section]:
     sections = document.section(f"Mean drops{suffix}", [_headlines(rows, score), legend])
     for group, title in _TITLES.items():
         tested = [row for row in rows if any(test.group == group for test in row.tests.values())]
-        blocks = _corruptions(tested, score) if group == "corruptions" else _cases(tested, group, score)
+        graded = {"sensor": "drift", "corruptions": "corruption"}
+        blocks = _graded(tested, group, graded[group], score) if group in graded else _cases(tested, group, score)
         sections += document.section(f"{title}{suffix}", blocks)
     return sections
 
@@ -170,36 +172,43 @@ def _strength(name: str) -> float | None:
         return None
 
 
-def _corruptions(rows: Sequence[Row], score: str) -> list[Block]:
-    """Makes a chart of each corruption by severity, with a line for each run, and the table of all."""
+def _graded(rows: Sequence[Row], group: str, word: str, score: str) -> list[Block]:
+    """Makes a chart of each kind of a group by severity, with a line for each run, and the table of all.
+
+    Args:
+        rows: the runs.
+        group: the group.
+        word: what one of its kinds is called.
+        score: the name of the score.
+    """
     found: dict[str, dict[float, str]] = {}
-    columns = _columns(rows, "corruptions")
+    columns = _columns(rows, group)
     for name in columns:
-        corruption, _, severity = name.rpartition(".")
+        kind, _, severity = name.rpartition(".")
         if severity.isdecimal():
-            found.setdefault(corruption, {})[float(severity)] = name
+            found.setdefault(kind, {})[float(severity)] = name
     if not found:
         return []
     cases = [OWN.name, *columns]
     scores = [row.tests[name].score.mean for row in rows for name in cases if name in row.tests]
-    matrices = [] if len(rows) == 1 else [_corruptions_of_runs(rows, found, score)]
+    matrices = [] if len(rows) == 1 else [_graded_of_runs(rows, found, score)]
     charts = [
-        _chart(corruption.replace("_", " "), "severity", score, rows, severities, y_range=(min(scores), max(scores)))
-        for corruption, severities in found.items()
+        _chart(kind.replace("_", " "), "severity", score, rows, severities, y_range=(min(scores), max(scores)))
+        for kind, severities in found.items()
     ]
     return [
         *matrices,
         Text("Dotted lines are the scores on the runs' own images, dashed lines the score of a guess."),
         Charts(charts),
-        Details("Scores and drops of each corruption", [_corruption_table(rows, found, score)]),
+        Details(f"Scores and drops of each {word}", [_graded_table(_TITLES[group], word, rows, found, score)]),
     ]
 
 
-def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
-    """Makes the matrix of runs and corruptions: the mean drop over those severities in which all runs were tested."""
+def _graded_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
+    """Makes the matrix of runs and kinds: the mean drop over those severities in which all runs were tested."""
     shared = {
-        corruption: [name for name in cases.values() if all(name in row.tests for row in rows)]
-        for corruption, cases in found.items()
+        kind: [name for name in cases.values() if all(name in row.tests for row in rows)]
+        for kind, cases in found.items()
     }
     drops = [
         [
@@ -212,18 +221,20 @@ def _corruptions_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float,
     return _matrix(title, rows, shared, tables.dropped(drops))
 
 
-def _corruption_table(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:
+def _graded_table(
+    title: str, word: str, rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str
+) -> Table:
     cells = [
         [
-            *(Cell(row.name), Cell(corruption), tables.number(severity)),
+            *(Cell(row.name), Cell(kind), tables.number(severity)),
             *map(tables.score, (test.score.mean, test.drop.mean, test.loss.mean)),
         ]
         for row in rows
-        for corruption, names in found.items()
+        for kind, names in found.items()
         for severity, name in sorted(names.items())
         if (test := row.tests.get(name))
     ]
-    return Table("Common corruptions", ["run", "corruption", "severity", score, "drop", "loss"], cells)
+    return Table(title, ["run", word, "severity", score, "drop", "loss"], cells)
 
 
 def _groups(fields: Mapping[str, Groups], score: str) -> list[Block]:

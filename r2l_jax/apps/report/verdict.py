@@ -16,12 +16,14 @@ from r2l_jax.apps.report.runs import RunRecord, common_chance
 from r2l_jax.drift import statistics
 from r2l_jax.drift.corruptions import GROUPS
 from r2l_jax.drift.results import Adaptation, Drops, Estimate, Evaluation, Forensics, Learning, Spread, too_few, worst
+from r2l_jax.drift.sensor import KINDS
 from r2l_jax.names import DEMOSAICING, DENOISING, SHARPENING
 
 _UNDER = {
     "pipelines": " under other pipelines",
     "intensities": " at other measured intensities",
     "exposures": " at other exposures",
+    "sensor": " under drift of the sensor",
     "corruptions": " under common corruptions",
 }
 
@@ -84,8 +86,9 @@ def _losses(evaluation: Evaluation) -> list[str]:
     for kind, under in _UNDER.items():
         if kind not in drops.groups:
             continue
-        if kind == "corruptions":
-            parts = {name: drops.groups[name] for name in GROUPS.values() if name in drops.groups}
+        if kind in ("sensor", "corruptions"):
+            names = KINDS if kind == "sensor" else GROUPS.values()
+            parts = {name: drops.groups[name] for name in names if name in drops.groups}
         else:
             parts = {name: each for name, each in drops.cases.items() if tests[name]["group"] == kind}
         most = max(parts, key=lambda name: parts[name].estimate, default="")
@@ -120,6 +123,7 @@ def _in_words(name: str) -> str:
         steps = zip(parts, ("demosaicing", "sharpening", "denoising"), strict=True)
         first, *others = [f"no {step}" if part == "none" else part.replace("_", " ") for part, step in steps]
         return f"{first} with {' and '.join(others)}"
+    name = name.replace("_", " ") if name in KINDS else name
     return name.replace("iso=", "an intensity of ").replace("exposure=", "an exposure of ")
 
 

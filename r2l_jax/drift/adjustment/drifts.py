@@ -80,7 +80,7 @@ def free_parameters(names: tuple[str, ...], pipeline: isp.Pipeline) -> tuple[str
         return known
     for name in names:
         if name not in known:
-            raise InputError(f"--parameters must be of all, {', '.join(known)}, got {name!r}")
+            raise InputError(f"--parameters must be one of all, {', '.join(known)}, got {name!r}")
     return names or tuned(pipeline.facts)
 
 

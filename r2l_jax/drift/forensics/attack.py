@@ -83,7 +83,7 @@ class Attack(UpdateRule):
         for name in _parameters(settings.attack):
             if name not in known:
                 hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
-                raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
+                raise InputError(f"--adv_parameters must be one of {', '.join(known)}, got {name!r}{hint}")
 
     def begin(self, model: nnx.State) -> AttackState:
         """Returns the state of an attack on a model as it is: its rendering is the default."""

@@ -99,7 +99,7 @@ class WorstCaseAnalysis(FoldAnalysis):
         for name in names:
             if name not in known:
                 hint = "; give --adv_noise_layer as well" if name == ADDITIVE_LAYER else ""
-                raise InputError(f"--adv_parameters must be of {', '.join(known)}, got {name!r}{hint}")
+                raise InputError(f"--adv_parameters must be one of {', '.join(known)}, got {name!r}{hint}")
         groups = names or ("all", *tuned(pipeline.facts))
         return {
             (group, weight, start): Search(

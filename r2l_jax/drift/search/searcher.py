@@ -184,7 +184,7 @@ class Searcher:
     def _start(self, search: Search) -> tuple[_State, _Fixed]:
         default = self._frozen.default
         if unknown := set(search.group) - set(default):
-            raise ValueError(f"group must be of {sorted(default)}, got also {sorted(unknown)}")
+            raise ValueError(f"group must be some of {sorted(default)}, got also {sorted(unknown)}")
         start_key, key = jax.random.split(jax.random.key(search.seed))
         keys = jax.random.split(start_key, len(default))
         free = {name: jnp.float32(name in search.group) for name in default}

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from r2l_jax.drift import statistics
-from r2l_jax.drift.cases import OWN, Case
-from r2l_jax.drift.corruptions import GROUPS
+from r2l_jax.drift.cases import GROUPS, OWN, Case
 from r2l_jax.drift.outcomes import Outcomes, joined
 from r2l_jax.drift.results import Compared, Differences, Drops, Estimate
 from r2l_jax.names import DRIFTS, About
@@ -61,16 +60,16 @@ class Trainings:
 
 
 def groups_of(cases: Sequence[Case]) -> dict[str, list[str]]:
-    """Groups the names of cases: by kinds of drift, by groups of corruptions, and by corruptions.
+    """Groups the names of cases: by kinds of drift; by groups of corruptions and of drifts of the sensor; by these.
 
     `identity`, which changes nothing, is of no group.
     """
     groups: dict[str, list[str]] = {}
     for level in range(3):
         for case in cases:
-            corruption = case.corruption[0] if case.corruption else None
-            names = [case.group] if corruption is None else [case.group, GROUPS[corruption], corruption]
-            if corruption != "identity" and level < len(names):
+            kind = case.kind
+            names = [case.group] if kind is None else [case.group, GROUPS[kind], kind]
+            if kind != "identity" and level < len(names):
                 groups.setdefault(names[level] or "", []).append(case.name)
     return groups
 

@@ -16,6 +16,7 @@ from r2l_jax.names import (
     EXPOSURES,
     INTENSITIES,
     PUBLISHED_PIPELINES,
+    SENSOR,
     SEVERITIES,
     SHOT_FIELDS,
 )
@@ -29,15 +30,19 @@ if TYPE_CHECKING:
 else:
     Case = PictureSet = Any  # to import them takes longer than a program's help may
 
-SHEETS = ("pipelines", "corruptions", "worst")
+SHEETS = ("pipelines", "sensor", "corruptions", "worst")
+
+_SENSOR = f"drifts of the sensor, the lens and the lamp, in physical units, of {', '.join(SENSOR)}"
+_SEVERITIES = f"severities of the corruptions and of the drifts of the sensor, of {', '.join(map(str, SEVERITIES))}"
 
 # The flags that only some sheets use.
 _USED_BY = {
     "pipelines": ("pipelines",),
-    "pipeline": ("corruptions",),
+    "pipeline": ("sensor", "corruptions"),
+    "sensor": ("sensor",),
     "corruptions": ("corruptions",),
-    "severities": ("corruptions",),
-    "seed": ("corruptions", "worst"),
+    "severities": ("sensor", "corruptions"),
+    "seed": ("sensor", "corruptions", "worst"),
     "evaluation": ("worst",),
     "matrix": ("worst",),
 }
@@ -70,10 +75,9 @@ class EvaluationConfig(Settings):
     exposures: tuple[float, ...] = setting(
         "exposures by the sensor model, as factors on the light; for any raw data", EXPOSURES
     )
+    sensor: tuple[str, ...] = setting(_SENSOR, SENSOR)
     corruptions: tuple[str, ...] = setting(f"corruptions of the processed images, of {', '.join(CORRUPTIONS)}", CHANGES)
-    severities: tuple[int, ...] = setting(
-        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", SEVERITIES
-    )
+    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES)
     checkpoint: str = setting(WHICH_CHECKPOINT, "best", choices=CHECKPOINTS)
     data_dir: str | None = setting("folder of the data set; default: where it was in training", None)
     output: str | None = setting(
@@ -86,11 +90,12 @@ class EvaluationConfig(Settings):
         "also give the study's ratio of the drops under corruptions and pipelines, as a logarithm", False
     )
     batch_size: int = setting("samples at once, over all devices; results do not depend on it", 32, bound=POSITIVE)
-    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("run", "against", *self.against, *(["severities"] if "corruptions" in self.against else [])):
+        graded = ["severities"] if {"sensor", "corruptions"}.intersection(self.against) else []
+        for name in ("run", "against", *self.against, *graded):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
         self.cases()
@@ -100,10 +105,11 @@ class EvaluationConfig(Settings):
         ignored = {}
         for group in DRIFTS:
             if group not in self.against:
-                names = [group, "severities"] if group == "corruptions" else [group]
-                ignored |= dict.fromkeys(names, f"without {group} in --against")
-        if not {"exposures", "corruptions"}.intersection(self.against):
-            ignored["seed"] = "without exposures or corruptions in --against"
+                ignored[group] = f"without {group} in --against"
+        if not {"sensor", "corruptions"}.intersection(self.against):
+            ignored["severities"] = "without sensor or corruptions in --against"
+        if not {"exposures", "sensor", "corruptions"}.intersection(self.against):
+            ignored["seed"] = "without exposures, sensor or corruptions in --against"
         if not {"pipelines", "corruptions"} <= {*self.against}:
             ignored["as_published"] = "without pipelines and corruptions in --against"
         return ignored
@@ -120,6 +126,7 @@ class EvaluationConfig(Settings):
             "pipelines": cases.pipelines(self.pipelines),
             "intensities": cases.intensities(self.intensities),
             "exposures": cases.exposures(self.exposures),
+            "sensor": cases.sensor(self.sensor, self.severities),
             "corruptions": cases.corruptions(self.corruptions, self.severities),
         }
         chosen = [case for group in DRIFTS if group in self.against for case in known[group]]
@@ -144,9 +151,9 @@ class SheetConfig(DataSettings):
     """
 
     sheet: str = setting(
-        "pipelines: a sample under several pipelines; corruptions: under corruptions (rows) of several severities "
-        "(columns); worst: as the run of the worst cell of an evaluation was trained on it and was tested on it, and "
-        "the difference by channel",
+        "pipelines: a sample under several pipelines; sensor, corruptions: under drifts of the sensor or corruptions "
+        "(rows) of several severities (columns); worst: as the run of the worst cell of an evaluation was trained on "
+        "it and was tested on it, and the difference by channel",
         choices=SHEETS,
     )
     output: str = setting("the picture, a PNG file")
@@ -156,16 +163,19 @@ class SheetConfig(DataSettings):
         bound=NOT_NEGATIVE,
     )
     pipelines: tuple[str, ...] = setting(f"for pipelines: {PIPELINE_NAMES}", PUBLISHED_PIPELINES)
-    pipeline: str = setting("for corruptions: the pipeline whose images are corrupted", "parametrized")
+    pipeline: str = setting("for sensor and corruptions: the pipeline", "parametrized")
+    sensor: tuple[str, ...] = setting(f"for sensor: {_SENSOR}", SENSOR)
     corruptions: tuple[str, ...] = setting(f"for corruptions: of {', '.join(CORRUPTIONS)}", CHANGES)
-    severities: tuple[int, ...] = setting(f"for corruptions: of {', '.join(map(str, SEVERITIES))}", SEVERITIES)
+    severities: tuple[int, ...] = setting(
+        f"for sensor and corruptions: of {', '.join(map(str, SEVERITIES))}", SEVERITIES
+    )
     evaluation: str | None = setting("for worst: the evaluation.json of scripts/evaluate.py", None)
     matrix: str = setting("for worst: the matrix of the evaluation", "pipelines", choices=DRIFTS)
-    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("pipelines", "corruptions", "severities"):
+        for name in ("pipelines", "sensor", "corruptions", "severities"):
             if self.sheet in _USED_BY[name] and not getattr(self, name):
                 raise InputError(f"--{name} is empty")
         if self.sheet == "worst" and self.evaluation is None:
@@ -201,34 +211,34 @@ class SynthesisConfig(DataSettings):
     exposures: tuple[float, ...] = setting(
         "exposures by the sensor model, as factors on the light of the mosaics at full intensity, or of a Folder's", ()
     )
+    sensor: tuple[str, ...] = setting(f"{_SENSOR}; on mosaics as for exposures", ())
     corruptions: tuple[str, ...] = setting(f"corruptions, beside a set without one, of {', '.join(CORRUPTIONS)}", ())
-    severities: tuple[int, ...] = setting(
-        f"severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", SEVERITIES
-    )
+    severities: tuple[int, ...] = setting(_SEVERITIES, SEVERITIES)
     half_size: bool = setting("demosaic and shrink at once, as --half_size of scripts/train.py", False)
     format: str = setting("16-bit TIFF or 8-bit PNG", "tiff", choices=("tiff", "png"))
-    seed: int = setting("the seed of the noise of exposures and corruptions", 0, bound=NOT_NEGATIVE)
+    seed: int = setting("the seed of the noise of exposures, sensors and corruptions", 0, bound=NOT_NEGATIVE)
     scheduler: str = setting(cluster.SETTING, "serial")
 
     def __post_init__(self):
         super().__post_init__()
         if self.dataset == "Folder" and self.intensities is not None:
-            raise InputError("--intensities: a Folder holds one intensity, its own; --exposures computes others")
-        for name in ("pipelines", *(["severities"] if self.corruptions else [])):
+            raise InputError("--intensities: a Folder has only its own intensity; --exposures computes others")
+        for name in ("pipelines", *(["severities"] if self.corruptions or self.sensor else [])):
             if not getattr(self, name):
                 raise InputError(f"--{name} is empty")
         if not self.sets():
-            raise InputError("--intensities is empty, and so is --exposures")
+            raise InputError("--intensities, --exposures and --sensor are all empty")
 
     def without_effect(self) -> dict[str, str]:
         """Returns the flags that other flags replace, and those that have nothing to apply to."""
         ignored = {"pipelines": "with --pipeline"} if self.pipeline is not None else {}
-        return ignored if self.corruptions else {**ignored, "severities": "without --corruptions"}
+        graded = self.sensor or self.corruptions
+        return ignored if graded else {**ignored, "severities": "without --sensor or --corruptions"}
 
     def sets(self) -> list[PictureSet]:
         """Returns the sets of all pipelines, acquisitions and corruptions, including uncorrupted sets; each once.
 
-        Exposures start from the mosaics at full intensity, or from a Folder's mosaics.
+        Exposures and drifts of the sensor start from the mosaics at full intensity, or from a Folder's mosaics.
         """
         return list(self._sets)
 
@@ -242,9 +252,10 @@ class SynthesisConfig(DataSettings):
         else:
             full, measured = 1.0, cases.intensities([1.0] if self.intensities is None else self.intensities)
         names = (self.pipeline,) if self.pipeline is not None else self.pipelines
+        computed = [*cases.exposures(self.exposures), *cases.sensor(self.sensor, self.severities)]
         sets = [
             PictureSet(pipeline, acquisition, corruption, acquisition.iso or full)
-            for acquisition in [*measured, *cases.exposures(self.exposures)]
+            for acquisition in [*measured, *computed]
             for pipeline in cases.pipelines(names, self.half_size)
             for corruption in [None, *cases.corruptions(self.corruptions, self.severities)]
         ]

@@ -252,6 +252,7 @@ def _check(config: EvaluationConfig, groups: Mapping[str, Sequence[_Run]]) -> No
             )
         cases.check(config.against, fold.config, fold.dataset, f"--run={uri}")
         shot_groups.groups(fold.dataset, fold.measured_indices, config.by)
+        cases.check_sensor(config.cases(), first)
         if "pipelines" in config.against:
             cases.check_pipelines([cases.for_run(case, fold.config.processing) for case in config.cases()], first)
 
@@ -356,10 +357,10 @@ def _file_name(label: str) -> str:
 
 def _identity(fold: TrainedFold, model: str | list[str], dataset: RawDataset, case: Case, seed: int) -> store.Identity:
     """Collects everything that the numbers of a case depend on."""
-    random = case.group in ("exposures", "corruptions")
-    # Pipelines start from the camera's calibration values, and exposures are computed with them. In other cases, the
-    # model's own values count.
-    of_camera = case.group in ("pipelines", "exposures")
+    random = case.group in ("exposures", "sensor", "corruptions")
+    # Pipelines start from the camera's calibration values, and exposures and the drift of a sensor are computed with
+    # them. In other cases, the model's own values count.
+    of_camera = case.group in ("pipelines", "exposures", "sensor")
     camera = dataclasses.asdict(cases.camera_of(fold.dataset)) if of_camera else None
     processing = None
     if case.pipeline is not None:

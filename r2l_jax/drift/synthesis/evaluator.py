@@ -92,7 +92,8 @@ class Evaluator:
                 logits = [self._logits(*head, images) for head, images in zip(heads, rendered, strict=True)]
                 if len(folds) > 1:
                     logits.append(self._average(task, logits, batch["raw"]))
-                added = [self._add(task, sums[number][name], each, batch) for number, each in enumerate(logits)]
+                tested = {**batch, "target": self._renderer.targets(recipe.acquisition, batch["target"])}
+                added = [self._add(task, sums[number][name], each, tested) for number, each in enumerate(logits)]
                 for number, (total, of_batch) in enumerate(ahead.begun(added)):
                     sums[number][name] = total
                     outcomes[number][name].append(of_batch)

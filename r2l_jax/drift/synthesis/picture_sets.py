@@ -40,7 +40,8 @@ class PictureSet(NamedTuple):
 
     Attributes:
         pipeline: the case of the pipeline.
-        acquisition: the case of a measured intensity or of an exposure by the sensor model, or `OWN`.
+        acquisition: the case of a measured intensity, of an exposure by the sensor model or of a drift of the sensor,
+            or `OWN`.
         corruption: the case of a corruption; None leaves the images as they are.
         iso: the measured intensity of the mosaics to start from; None for a data set with only one intensity.
     """
@@ -72,10 +73,13 @@ class PictureSet(NamedTuple):
     def settings(self) -> dict[str, str | float | None]:
         """The settings that distinguish the set, for manifests."""
         corruption, severity = (self.corruption and self.corruption.corruption) or (None, None)
+        # Sets of versions without drifts of the sensor stay as they are.
+        sensor = {"sensor": self.acquisition.name} if self.acquisition.sensor else {}
         return {
             "pipeline": self.pipeline.name,
             "iso": self.iso,
             "exposure": self.acquisition.exposure,
+            **sensor,
             "corruption": corruption,
             "severity": severity,
         }

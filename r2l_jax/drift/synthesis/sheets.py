@@ -1,4 +1,4 @@
-"""Sheets: one sample side by side, as pipelines or corruptions make it, or in the worst cell of an evaluation."""
+"""Sheets: one sample side by side, under pipelines, drifts of the sensor or corruptions, or in the worst cell."""
 
 import json
 import pathlib
@@ -40,7 +40,7 @@ def run(config: SheetConfig) -> None:
             scripts/evaluate.py, the file cannot be written, or there are several processes.
     """
     refuse_several_processes()
-    draw = {"pipelines": _draw_pipelines, "corruptions": _draw_corruptions, "worst": _draw_worst}[config.sheet]
+    draw = {"pipelines": _draw_pipelines, "worst": _draw_worst}.get(config.sheet, _draw_severities)
     output = pathlib.Path(config.output)
     with writing_to(output.parent):
         sheet = draw(config)
@@ -60,12 +60,16 @@ def _draw_pipelines(config: SheetConfig) -> Image.Image:
     return contact_sheet(_Scene(dataset, config.sample or 0, config.seed).images(tested))
 
 
-def _draw_corruptions(config: SheetConfig) -> Image.Image:
-    """Draws a sample under each corruption, with a row for each and a column for each severity."""
+def _draw_severities(config: SheetConfig) -> Image.Image:
+    """Draws a sample under each drift of the sensor or corruption: a row for each, and a column for each severity."""
     dataset = _load(config)
     (processing,) = cases.pipelines([config.pipeline])
     cases.check_pipelines([processing], dataset)
-    tested = cases.corruptions(config.corruptions, config.severities)
+    if config.sheet == "sensor":
+        tested = cases.sensor(config.sensor, config.severities)
+        cases.check_sensor(tested, dataset)
+    else:
+        tested = cases.corruptions(config.corruptions, config.severities)
     pictures = _Scene(dataset, config.sample or 0, config.seed).images(tested, processing)
     return contact_sheet(pictures, columns=len(dict.fromkeys(config.severities)), panel=_SMALL_PANEL)
 
@@ -200,6 +204,7 @@ def _case(flags: Mapping[str, Any], matrix: str, name: str) -> Case:
         "pipelines": lambda: cases.pipelines(flags["pipelines"]),
         "intensities": lambda: cases.intensities(flags["intensities"]),
         "exposures": lambda: cases.exposures(flags["exposures"]),
+        "sensor": lambda: cases.sensor(flags["sensor"], flags["severities"]),
         "corruptions": lambda: cases.corruptions(flags["corruptions"], flags["severities"]),
     }
     return next(case for case in known[matrix]() if case.name == name)

@@ -13,7 +13,7 @@ from r2l_jax.drift.cases import OWN, Case
 from r2l_jax.drift.figures import heat_map, heat_map_of_groups
 from r2l_jax.drift.results import Differences, Drops, EvaluatedRun, Evaluation, Groups, Statistic
 from r2l_jax.drift.statistics import points
-from r2l_jax.names import CORRUPTIONS
+from r2l_jax.names import CORRUPTIONS, SENSOR
 from r2l_jax.runtime.tables import table
 
 # The numbers of one model in one case, by name: `loss`, the score, the task's further metrics, `precision`, `recall`
@@ -27,7 +27,12 @@ PER_CLASS = ("precision", "recall", "f1")
 _FEW = 3
 
 # The groups of cases over which the drop of each kind of drift is averaged.
-KINDS = {"processing": ("pipelines",), "acquisition": ("intensities", "exposures"), "corruption": ("corruptions",)}
+KINDS = {
+    "processing": ("pipelines",),
+    "acquisition": ("intensities", "exposures"),
+    "sensor": ("sensor",),
+    "corruption": ("corruptions",),
+}
 
 
 class RunResults(NamedTuple):
@@ -126,11 +131,13 @@ def _matrices(summaries: Mapping[str, EvaluatedRun], cases: Sequence[Case], scor
         columns = [case.name for case in cases if case.group == group]
         if columns:
             matrices[group] = _scores_of_runs(summaries, columns, score)
-    corrupted = {case.corruption: case.name for case in cases if case.corruption}
-    if corrupted:
-        names, severities = (list(dict.fromkeys(part)) for part in zip(*corrupted, strict=True))
-        by_name = {name: [corrupted[name, severity] for severity in severities] for name in names}
-        matrices["corruptions"] = {
+    for group in ("sensor", "corruptions"):
+        graded = {case.sensor or case.corruption or ("", 0): case.name for case in cases if case.group == group}
+        if not graded:
+            continue
+        names, severities = (list(dict.fromkeys(part)) for part in zip(*graded, strict=True))
+        by_name = {name: [graded[name, severity] for severity in severities] for name in names}
+        matrices[group] = {
             "rows": names,
             "columns": severities,
             "mean": [
@@ -138,9 +145,9 @@ def _matrices(summaries: Mapping[str, EvaluatedRun], cases: Sequence[Case], scor
                 for name in names
             ],
         }
-        matrices["corruptions_of_runs"] = {
+        matrices[f"{group}_of_runs"] = {
             "severities": severities,
-            **_scores_by_corruption(summaries, {OWN.name: [OWN.name], **by_name}, score),
+            **_scores_by_kind(summaries, {OWN.name: [OWN.name], **by_name}, score),
         }
     return matrices
 
@@ -164,7 +171,7 @@ def _scores_of_runs(summaries: Mapping[str, EvaluatedRun], columns: list[str], s
     }
 
 
-def _scores_by_corruption(
+def _scores_by_kind(
     summaries: Mapping[str, EvaluatedRun], columns: Mapping[str, Sequence[str]], score: str
 ) -> dict[str, Any]:
     """Makes the matrix of all runs (rows), where each column is the mean of each fold over some cases."""
@@ -208,14 +215,15 @@ def make_figures(summary: Evaluation) -> dict[str, Figure]:
         "pipelines": "processing drift: trained (rows), tested (columns)",
         "intensities": "acquisition drift: measured intensities",
         "exposures": "acquisition drift: exposures by the sensor model",
-        "corruptions": f"corruptions by severity; own images {summary.headline[OWN.name]:.3f}"
-        + (f"; mean of {runs} runs" if runs > 1 else ""),
     }
     matrices = dict(summary.matrices)
-    of_runs = matrices.pop("corruptions_of_runs", None)
-    if of_runs and runs > 1:
-        matrices["corruptions_of_runs"] = of_runs
-        titles["corruptions_of_runs"] = f"corruptions at {_severities(of_runs['severities'])}: trained (rows)"
+    for group, title in (("sensor", "drift of the sensor"), ("corruptions", "corruptions")):
+        mean = f"; mean of {runs} runs" if runs > 1 else ""
+        titles[group] = f"{title} by severity; own images {summary.headline[OWN.name]:.3f}{mean}"
+        of_runs = matrices.pop(f"{group}_of_runs", None)
+        if of_runs and runs > 1:
+            matrices[f"{group}_of_runs"] = of_runs
+            titles[f"{group}_of_runs"] = f"{title} at {_severities(of_runs['severities'])}: trained (rows)"
     figures = {
         f"by_{field}": heat_map_of_groups(f"by {field}", matrix, matrix.mean, score)
         for field, matrix in summary.by.items()
@@ -282,19 +290,19 @@ def _drop(found: Drops | Differences, name: str) -> Any:
 def _lines(found: Sequence[Drops | Differences]) -> dict[str, str]:
     """Returns the titles of groups of cases by name; for few runs, also the titles of single cases.
 
-    Under a corruption, there is only the mean over its severities.
+    A corruption or drift of the sensor of several severities has only the mean over them.
     """
     groups = dict.fromkeys(name for each in found for name in each.groups)
-    lines = {name: name for name in groups if name not in CORRUPTIONS}
+    lines = {name: name for name in groups if name not in (*CORRUPTIONS, *SENSOR)}
     if len(found) > _FEW:
         return lines
     cases = dict.fromkeys(name for each in found for name in each.cases)
     severities = collections.Counter(name.rpartition(".")[0] for name in cases)
     for name in cases:
-        corruption = name.rpartition(".")[0]
-        if corruption in groups and severities[corruption] > 1:
-            lines[corruption] = f"{corruption} (mean of {severities[corruption]} severities)"
-        elif corruption != "identity":
+        kind = name.rpartition(".")[0]
+        if kind in groups and severities[kind] > 1:
+            lines[kind] = f"{kind} (mean of {severities[kind]} severities)"
+        elif kind != "identity":
             lines[name] = name
     return lines
 

@@ -63,6 +63,7 @@ def run(config: SynthesisConfig) -> None:
     sets, output, sources = config.sets(), remote.place(config.output), load(config)
     dataset = next(iter(sources.values()))
     cases.check_pipelines([pictures.pipeline for pictures in sets], dataset)
+    cases.check_sensor([pictures.acquisition for pictures in sets], dataset)
     if isinstance(output, pathlib.Path) and output.is_file():
         raise InputError(f"--output={output} is a file: choose another folder")
     try:
@@ -380,11 +381,17 @@ class _Maker:
         """
         task, missing = task_of(dataset), set().union(*(each for _, each in sets.values()))
         chosen = [index for batch in _batches(dataset) if not missing.isdisjoint(batch) for index in batch]
+
+        def masks_of(targets: np.ndarray) -> list[list[bytes]]:
+            return [[encoded(mask, "png") for mask in task.mask_pictures(target)] for target in targets]
+
         for batch in loader.eval_batches(dataset, np.array(chosen, np.int64), _batch_size(dataset), keep_decoded=False):
             samples = batch["index"][batch["weight"] > 0].tolist()
-            masks = [[encoded(mask, "png") for mask in task.mask_pictures(target)] for target in batch["target"]]
             arrays = to_devices({name: batch[name] for name in ("raw", "index")}, shardings().split)
             todo = [recipe for recipe, (_, each) in sets.items() if not each.isdisjoint(samples)]
             images = self._renderer.images(todo, arrays["raw"], arrays["index"], self._camera, self._processors)
+            masks = masks_of(batch["target"])
             for recipe, values in images:
-                yield _Begun(*sets[recipe], self._quantize(values), samples, masks)
+                moved = self._renderer.targets(recipe.acquisition, batch["target"])
+                of_recipe = masks if moved is batch["target"] else masks_of(np.asarray(moved))
+                yield _Begun(*sets[recipe], self._quantize(values), samples, of_recipe)

@@ -24,10 +24,11 @@ def test_names_of_test_cases():
         *cases.pipelines(["parametrized"]),
         *cases.intensities([0.05, 1.0]),
         *cases.exposures([0.25]),
+        *cases.sensor(["defocus"], [2]),
         *cases.corruptions(["gaussian_noise", "contrast"], [1, 3]),
     ]
     assert [case.name for case in known] == [
-        *("parametrized", "iso=0.05", "iso=1", "exposure=0.25"),
+        *("parametrized", "iso=0.05", "iso=1", "exposure=0.25", "defocus.2"),
         *("gaussian_noise.1", "gaussian_noise.3", "contrast.1", "contrast.3"),
     ]
     assert list(dict.fromkeys(case.group for case in known)) == list(DRIFTS)
@@ -41,11 +42,12 @@ def test_names_of_test_cases():
             r"no pipeline is called 'bilinear'; the pipelines are parametrized, full",
         ),
         (lambda: cases.pipelines(["menon2007.median_denoising.unsharp_masking"]), r"no pipeline is called 'menon2007"),
-        (lambda: cases.intensities([0.3]), r"--intensities must be of the measured ones, 0.01, .*1, got 0.3"),
+        (lambda: cases.intensities([0.3]), r"--intensities must be one of those measured, 0.01, .*1, got 0.3"),
         (lambda: cases.exposures([0.0]), r"--exposures must be positive, got 0"),
         (lambda: cases.exposures([float("nan")]), r"--exposures must be positive, got nan"),
-        (lambda: cases.corruptions(["rain"], [1]), r"--corruptions must be of identity, .*, got 'rain'"),
-        (lambda: cases.corruptions(["contrast"], [6]), r"--severities must be of 1, 2, 3, 4, 5, got 6"),
+        (lambda: cases.corruptions(["rain"], [1]), r"--corruptions must be one of identity, .*, got 'rain'"),
+        (lambda: cases.sensor(["rust"], [1]), r"--sensor must be one of underexposure, .*, got 'rust'"),
+        (lambda: cases.corruptions(["contrast"], [6]), r"--severities must be one of 1, 2, 3, 4, 5, got 6"),
     ],
 )
 def test_what_is_not_known_is_named(make, message):

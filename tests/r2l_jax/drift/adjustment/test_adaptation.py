@@ -228,7 +228,7 @@ def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, m
     ("change", "message"),
     [
         ({"exposures": (), "pipelines": ()}, "no drift to adapt to: give --intensities"),
-        ({"parameters": ("hue",)}, "--parameters must be of all, black_level, .* got 'hue'"),
+        ({"parameters": ("hue",)}, "--parameters must be one of all, black_level, .* got 'hue'"),
         ({"labeled": 33}, "--labeled=33 is too many for exposure=0.25: it has 32 images to adapt by and 8 others"),
         ({"labeled": 0}, "--labeled must be positive, got 0"),
         ({"starts": 10}, "--starts must be at most 9, got 10"),

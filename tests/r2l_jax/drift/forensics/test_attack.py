@@ -117,6 +117,6 @@ def test_an_untrained_head_sees_normalized_images_and_only_the_parameters_named_
 )
 def test_refuses_parameters_that_the_pipeline_lacks_before_it_trains(attacked, change, message):
     config = replace(attacked[0], run_name="refused", **change)
-    with pytest.raises(InputError, match=f"^--adv_parameters must be of all, {message}$"):
+    with pytest.raises(InputError, match=f"^--adv_parameters must be one of all, {message}$"):
         train.run(config, Attack)
     assert not (config.run_dir / "fold_0").exists()

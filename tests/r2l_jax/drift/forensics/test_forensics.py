@@ -158,7 +158,7 @@ def test_a_group_tolerates_a_camera_if_all_its_members_do(group, calls, monkeypa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"adv_parameters": ("hue",)}, "--adv_parameters must be of all, black_level, .* got 'hue'"),
+        ({"adv_parameters": ("hue",)}, "--adv_parameters must be one of all, black_level, .* got 'hue'"),
         ({"map": ("gamma_correct",)}, "--map must be two of black_level, .* got 'gamma_correct'"),
         (
             {"map": ("gamma_correct", "gamma_correct")},

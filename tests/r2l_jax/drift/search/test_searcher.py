@@ -167,7 +167,7 @@ def test_a_search_that_diverges_is_named(searcher):
 
 
 def test_a_group_that_the_pipeline_does_not_have_is_named(searcher):
-    with pytest.raises(ValueError, match=r"group must be of .*'white_balance'\], got also \['radius'\]"):
+    with pytest.raises(ValueError, match=r"group must be some of .*'white_balance'\], got also \['radius'\]"):
         run(searcher, [Search(("radius",))])
 
 

@@ -1,0 +1,499 @@
+"""Drift of a camera in physical units: what changes in a mosaic when its sensor, lens or lamp is not as it was.
+
+All functions have one signature, `(raw, key, amount, *, camera)`: a mosaic `(..., H, W)` in [0, 1], a random key, the
+amount in the unit that each of them states, and the camera that took the mosaic. They return the mosaic of the drifted
+camera, clipped to [0, 1]. An amount of 0 changes nothing, unless a function states another one. Compiled functions
+serve all amounts. Functions that draw nothing ignore the key. Gradients treat noise as a constant and the steps of a
+converter as a straight line.
+
+Light is measured in fractions of the full well, so electrons follow from the camera's `full_well` and `read_noise`, see
+`isp.sensor`. Where light is lost, a mosaic gets the noise of the light that is left, see `isp.sensor.expose_again`.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from isp import cfa, demosaic, unprocessing
+from isp.camera import Camera
+from isp.sensor import BITS, FULL_WELL, expose_again, site_light
+
+Mosaic = Float[Array, "*batch height width"]
+Amount = Float[Array, ""] | float
+
+# The longest blur by motion in pixels. A longer one is cut off.
+LONGEST_MOTION = 32
+
+# The color temperature of the white of sRGB, in mired (a million divided by kelvins).
+DAYLIGHT = 1e6 / 6504
+
+# The bands that a flickering lamp leaves in a frame.
+BANDS = 4
+
+Drift = Callable[..., Mosaic]
+
+# From CIE XYZ to linear sRGB (IEC 61966-2-1).
+_XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, -0.2040, 1.0570))
+
+
+def _drift(function: Drift) -> Drift:
+    """Compiles a drift for all amounts, checks its mosaics, and computes in at least 32 bits."""
+
+    @jax.jit(static_argnames="camera")
+    @functools.wraps(function)
+    def drifted(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+        cfa.check_mosaic(raw)
+        exact = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
+        return function(exact, key, jnp.asarray(amount, exact.dtype), camera=camera).astype(raw.dtype)
+
+    return drifted
+
+
+@_drift
+def read_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Raises the read-out noise to a multiple of the camera's, such as of a warm amplifier. 1 changes nothing.
+
+    Example:
+        >>> raw = jnp.full((64, 64), 0.5)
+        >>> noisy = isp.sensor_drift.read_noise(raw, jax.random.key(0), 10.0, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(noisy.std() * 15000 / 37.5 - 1) < 0.05)
+        True
+    """
+    return expose_again(raw, key, camera=camera, read_noise=amount)
+
+
+@_drift
+def row_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Adds a random level to each row, with this standard deviation in electrons, such as of an unsteady supply.
+
+    Example:
+        >>> raw = jnp.full((64, 64), 0.5)
+        >>> noisy = isp.sensor_drift.row_noise(raw, jax.random.key(0), 100.0, camera=isp.CAMERAS["drone"])
+        >>> bool((noisy[:, 0] == noisy[:, 2]).all())
+        True
+    """
+    return _with_electrons(raw, amount * jax.random.normal(key, (*raw.shape[:-1], 1), raw.dtype), camera)
+
+
+@_drift
+def column_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Adds a random level to each column, with this standard deviation in electrons, such as of unequal amplifiers.
+
+    Example:
+        >>> raw = jnp.full((64, 64), 0.5)
+        >>> noisy = isp.sensor_drift.column_noise(raw, jax.random.key(0), 100.0, camera=isp.CAMERAS["drone"])
+        >>> bool((noisy[0] == noisy[2]).all())
+        True
+    """
+    level = jax.random.normal(key, (*raw.shape[:-2], 1, raw.shape[-1]), raw.dtype)
+    return _with_electrons(raw, amount * level, camera)
+
+
+@_drift
+def photon_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Takes the mosaic with less light and more gain, by this factor, at the same brightness. 1 changes nothing.
+
+    This is a higher ISO speed: photon noise grows by the square root of the gain, and read-out noise by the gain.
+
+    Example:
+        >>> raw = jnp.full((64, 64), 0.53125)
+        >>> noisy = isp.sensor_drift.photon_noise(raw, jax.random.key(0), 100.0, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(noisy.mean() - 0.53125) < 0.01)
+        True
+    """
+    dimmed = site_light(expose_again(raw, key, camera=camera, light=1 / amount), camera)
+    return _with_light(raw, amount * dimmed, camera)
+
+
+@_drift
+def hot_sites(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Saturates randomly chosen sites, this many in a million. One key makes the same sites hot in every mosaic.
+
+    Example:
+        >>> hot = isp.sensor_drift.hot_sites(jnp.zeros((64, 64)), jax.random.key(0), 2e5, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(hot.mean() - 0.2) < 0.03)
+        True
+    """
+    return jnp.where(_chosen(raw, key, amount), jnp.ones_like(raw), raw)
+
+
+@_drift
+def dead_sites(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Darkens randomly chosen sites to the black level, this many in a million, the same ones in every mosaic.
+
+    Example:
+        >>> dead = isp.sensor_drift.dead_sites(jnp.ones((64, 64)), jax.random.key(0), 1e6, camera=isp.CAMERAS["drone"])
+        >>> np.asarray(dead)[:2, :2].round(4)
+        array([[0.0625, 0.0626],
+               [0.0625, 0.0626]], dtype=float32)
+    """
+    return jnp.where(_chosen(raw, key, amount), _with_light(raw, jnp.zeros_like(raw), camera), raw)
+
+
+@_drift
+def vignetting(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Darkens the corners by this many stops, and other sites by the square of their distance from the middle.
+
+    Example:
+        >>> raw = jnp.ones((64, 64))
+        >>> dark = isp.sensor_drift.vignetting(raw, jax.random.key(0), 1.0, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(dark[0, 0] - 0.53) < 0.02), bool(abs(dark[32, 32] - 1) < 0.02)
+        (True, True)
+    """
+    return expose_again(raw, key, camera=camera, light=fall_off(raw.shape, amount))
+
+
+@_drift
+def defocus(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Blurs the light by a Gaussian with this standard deviation in pixels, as a lens out of focus does.
+
+    Sites are smoothed with the sites at the same place of other tiles, which adds no blur by interpolation: the
+    standard deviation is exact. For patterns with tiles of more than 2x2 sites, `demosaic.normalized` interpolates
+    first, which adds up to 0.8 pixels to the variance. Noise is smoothed with the light.
+
+    Example:
+        >>> raw = jnp.zeros((64, 64)).at[32, 32].set(1.0)
+        >>> blurred = isp.sensor_drift.defocus(raw, jax.random.key(0), 2.0, camera=isp.CAMERAS["microscopy"])
+        >>> spread = (blurred.sum(1) * (jnp.arange(64) - 32) ** 2).sum() / blurred.sum()
+        >>> bool(abs(spread - 4) < 0.05)
+        True
+    """
+    return _by_plane(raw, functools.partial(_smoothed, variance=jnp.square(amount)), camera)
+
+
+@_drift
+def motion(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Blurs the light along a line of this many pixels, as a camera does that moves during the exposure.
+
+    The direction is drawn for each mosaic of a batch: along rows, along columns, or along one of the diagonals. The
+    blur has the variance of a line, amount^2 / 12; its length is at most 32 pixels. Tiles of more than 2x2 sites are
+    interpolated first, as for `defocus`.
+
+    Example:
+        >>> raw = jnp.full((64, 64), 0.5)
+        >>> moved = isp.sensor_drift.motion(raw, jax.random.key(0), 8.0, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(moved - 0.5).max() < 1e-5)
+        True
+    """
+    directions = jax.random.randint(key, raw.shape[:-2], 0, 4)
+    return _by_plane(raw, functools.partial(_moved, directions=directions, variance=jnp.square(amount) / 12), camera)
+
+
+@_drift
+def lamp_color(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Makes the lamp warmer by this many mired along the Planckian locus, and cooler if the amount is negative.
+
+    The camera keeps its white balance for daylight of 6504 K. A color temperature becomes a gain for each color,
+    through the camera's color matrix; green keeps its light. Temperatures of 1667 to 25000 K are valid, so amounts from
+    -113 to 446.
+
+    Source of the locus: B. Kim et al., "Design of advanced color temperature control system for HDTV applications",
+    Journal of the Korean Physical Society (2002).
+
+    Example:
+        >>> raw = jnp.full((2, 2), 0.3)
+        >>> warm = isp.sensor_drift.lamp_color(raw, jax.random.key(0), 100.0, camera=isp.CAMERAS["drone"])
+        >>> bool(warm[0, 0] > 0.33), bool(warm[1, 1] < 0.25)
+        (True, True)
+    """
+    of_lamps = jnp.stack([planckian(DAYLIGHT), planckian(DAYLIGHT + amount)])
+    daylight, lamp = unprocessing.to_camera(of_lamps[None], camera)[0]
+    gains = lamp / daylight
+    return expose_again(raw, key, camera=camera, light=_by_color(raw, gains / gains[1], camera))
+
+
+@_drift
+def flicker(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Modulates the light of rows by this many percent, in four bands, as a lamp on alternating current does.
+
+    A rolling shutter exposes the rows one after the other. The phase of the bands is drawn for each mosaic of a batch.
+
+    Example:
+        >>> raw = jnp.full((64, 2), 0.53125)
+        >>> bands = isp.sensor_drift.flicker(raw, jax.random.key(0), 20.0, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(bands.max() - 0.625) < 0.03), bool(abs(bands.min() - 0.4375) < 0.03)
+        (True, True)
+    """
+    phase_key, noise_key = jax.random.split(key)
+    phase = jax.random.uniform(phase_key, (*raw.shape[:-2], 1, 1), raw.dtype, 0, 2 * jnp.pi)
+    rows = jnp.arange(raw.shape[-2], dtype=raw.dtype)[:, None] / raw.shape[-2]
+    factor = 1 + amount / 100 * jnp.sin(2 * jnp.pi * BANDS * rows + phase)
+    return expose_again(raw, noise_key, camera=camera, light=jnp.maximum(factor, 0))
+
+
+@_drift
+def overexposure(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Exposes by this many stops more, so that bright sites saturate.
+
+    Example:
+        >>> raw = jnp.array([[0.2, 0.6], [0.2, 0.6]])
+        >>> bright = isp.sensor_drift.overexposure(raw, jax.random.key(0), 1.0, camera=isp.CAMERAS["microscopy"])
+        >>> np.asarray(bright)[0].round(3)
+        array([0.4, 1. ], dtype=float32)
+    """
+    return expose_again(raw, key, camera=camera, light=jnp.exp2(amount))
+
+
+@_drift
+def underexposure(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Exposes by this many stops less, with the noise of the light that is left.
+
+    Example:
+        >>> raw = jnp.full((2, 2), 0.8)
+        >>> dark = isp.sensor_drift.underexposure(raw, jax.random.key(0), 2.0, camera=isp.CAMERAS["microscopy"])
+        >>> bool((abs(dark - 0.2) < 0.02).all())
+        True
+    """
+    return expose_again(raw, key, camera=camera, light=jnp.exp2(-amount))
+
+
+@_drift
+def bits(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Rounds to this many bits, the step of a coarser converter. The camera's own bits change nothing.
+
+    Example:
+        >>> raw = jnp.array([[0.1, 0.4], [0.6, 0.9]])
+        >>> isp.sensor_drift.bits(raw, jax.random.key(0), 1.0, camera=isp.CAMERAS["drone"])
+        Array([[0., 0.],
+               [1., 1.]], dtype=float32)
+    """
+    top = jnp.exp2(amount) - 1
+    steps = jnp.clip(raw, 0, 1) * top
+    return (steps + jax.lax.stop_gradient(jnp.round(steps) - steps)) / top
+
+
+@_drift
+def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Raises all sites by this many digital numbers of the camera's converter, such as when a sensor warms up.
+
+    The numbers are those of the camera's `bits`, or of 12 bits if these are unknown.
+
+    Example:
+        >>> raw = jnp.full((2, 2), 0.5)
+        >>> lifted = isp.sensor_drift.black_level(raw, jax.random.key(0), 41.0, camera=isp.CAMERAS["drone"])
+        >>> np.asarray(lifted)[0].round(3)
+        array([0.51, 0.51], dtype=float32)
+    """
+    return jnp.clip(raw + amount / (2 ** (camera.bits or BITS) - 1), 0, 1)
+
+
+@_drift
+def color_balance(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Raises the light of red sites by this many stops, and lowers that of blue sites as much.
+
+    Example:
+        >>> raw = jnp.full((2, 2), 0.2)
+        >>> red = isp.sensor_drift.color_balance(raw, jax.random.key(0), 1.0, camera=isp.CAMERAS["microscopy"])
+        >>> bool(abs(red[0, 0] - 0.4) < 0.02), bool(abs(red[1, 1] - 0.1) < 0.02)
+        (True, True)
+    """
+    stops = amount * jnp.array([1.0, 0.0, -1.0], raw.dtype)
+    return expose_again(raw, key, camera=camera, light=_by_color(raw, jnp.exp2(stops), camera))
+
+
+@_drift
+def chromatic_aberration(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Magnifies red and shrinks blue, each by this many pixels in the corners, as a lens with lateral color does.
+
+    Red and blue are interpolated linearly between their sites, which smooths them and their noise a little.
+
+    Example:
+        >>> raw = jnp.full((8, 8), 0.5)
+        >>> shifted = isp.sensor_drift.chromatic_aberration(raw, jax.random.key(0), 1.0, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(shifted - 0.5).max() < 1e-5)
+        True
+    """
+    height, width = raw.shape[-2:]
+    y, x = (jnp.arange(side, dtype=raw.dtype) - (side - 1) / 2 for side in (height, width))
+    radius = np.hypot(height - 1, width - 1) / 2
+
+    def magnified(plane: Array, factor: Array) -> Array:
+        rows, columns = y / factor + (height - 1) / 2, x / factor + (width - 1) / 2
+        return map_coordinates(plane, jnp.meshgrid(rows, columns, indexing="ij"), order=1, mode="nearest")
+
+    def one(mosaic: Array) -> Array:
+        rgb = demosaic.normalized(mosaic, pattern=camera.pattern)
+        red, blue = (magnified(rgb[..., color], 1 + sign * amount / radius) for color, sign in ((0, 1), (2, -1)))
+        return cfa.mosaic(jnp.stack([red, rgb[..., 1], blue], -1), camera.pattern)
+
+    light = jax.vmap(one)(site_light(raw, camera).reshape(-1, height, width)).reshape(raw.shape)
+    return _with_light(raw, light, camera)
+
+
+@_drift
+def pattern_shift(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
+    """Shifts the last rows, this many percent of the frame, by one site to the left, as a lost sample does.
+
+    From there on, sites have the color of their neighbor. `shifted_rows` moves masks in the same way.
+
+    Example:
+        >>> raw = jnp.arange(8.0).reshape(2, 4) / 8
+        >>> isp.sensor_drift.pattern_shift(raw, jax.random.key(0), 50.0, camera=isp.CAMERAS["drone"])
+        Array([[0.   , 0.125, 0.25 , 0.375],
+               [0.625, 0.75 , 0.875, 0.75 ]], dtype=float32)
+    """
+    return shifted_rows(raw, amount)
+
+
+@jax.jit
+def shifted_rows(values: Array, percent: Amount) -> Array:
+    """Shifts the last rows by one column to the left; the last column repeats the one before its neighbor.
+
+    Args:
+        values: Mosaics or masks `(..., H, W)`.
+        percent: The share of the rows, rounded to whole rows.
+
+    Example:
+        >>> isp.sensor_drift.shifted_rows(jnp.array([[0, 0, 1, 1], [0, 0, 1, 1]]), 50.0)
+        Array([[0, 0, 1, 1],
+               [0, 1, 1, 1]], dtype=int32)
+    """
+    height = values.shape[-2]
+    shifted = jnp.concatenate([values[..., 1:], values[..., -2:-1]], -1)
+    first = height - jnp.round(height * jnp.asarray(percent) / 100)
+    return jnp.where(jnp.arange(height)[:, None] >= first, shifted, values)
+
+
+def fall_off(shape: tuple[int, ...], stops: Amount) -> Float[Array, "height width"]:
+    """Computes the share of the light that a vignetting lens lets through, 2 ** (-stops r^2), with r of 1 in corners.
+
+    Args:
+        shape: A shape that ends with the height and the width.
+        stops: The stops that the corners lose.
+
+    Example:
+        >>> isp.sensor_drift.fall_off((3, 3), 1.0)[0]
+        Array([0.5       , 0.70710677, 0.5       ], dtype=float32)
+    """
+    y, x = (np.arange(side) - (side - 1) / 2 for side in shape[-2:])
+    squares = (y[:, None] ** 2 + x**2) / max(y[-1] ** 2 + x[-1] ** 2, 0.25)
+    return jnp.exp2(-jnp.asarray(stops) * jnp.asarray(squares, jnp.float32))
+
+
+def planckian(mired: Amount) -> Float[Array, "3"]:
+    """Computes the linear sRGB of a black body at a color temperature, with a luminance of 1.
+
+    Args:
+        mired: A million divided by the temperature in kelvins, 40 to 600.
+
+    Example:
+        >>> np.asarray(isp.sensor_drift.planckian(1e6 / 6504)).round(2)
+        array([1.04, 0.98, 1.04], dtype=float32)
+    """
+    t = jnp.asarray(mired, jnp.float32) / 1000  # Reciprocal kilokelvins.
+    x = jnp.where(
+        mired < 250,
+        ((-3.0258469 * t + 2.1070379) * t + 0.2226347) * t + 0.24039,
+        ((-0.2661239 * t - 0.2343589) * t + 0.8776956) * t + 0.17991,
+    )
+    y = jnp.where(
+        mired < 250,
+        ((3.081758 * x - 5.8733867) * x + 3.75112997) * x - 0.37001483,
+        jnp.where(
+            mired < 1e6 / 2222,
+            ((-0.9549476 * x - 1.37418593) * x + 2.09137015) * x - 0.16748867,
+            ((-1.1063814 * x - 1.3481102) * x + 2.18555832) * x - 0.20219683,
+        ),
+    )
+    xyz = jnp.stack([x / y, jnp.ones_like(x), (1 - x - y) / y])
+    return jnp.matmul(jnp.array(_XYZ_TO_SRGB, jnp.float32), xyz, precision="highest")
+
+
+def _with_light(raw: Array, light: Array, camera: Camera) -> Array:
+    """Returns the mosaic of light in fractions of the full well."""
+    black = cfa.black_levels(jnp.array(camera.black_level, raw.dtype), camera.pattern, *raw.shape[-2:])
+    return jnp.clip(black + (1 - black) * light, 0, 1)
+
+
+def _with_electrons(raw: Array, electrons: Array, camera: Camera) -> Array:
+    """Adds electrons to a mosaic."""
+    full_well = FULL_WELL if camera.full_well is None else camera.full_well
+    return _with_light(raw, site_light(raw, camera) + electrons / full_well, camera)
+
+
+def _chosen(raw: Array, key: PRNGKeyArray, amount: Amount) -> Array:
+    """Chooses sites of a frame at random, this many in a million."""
+    return jax.random.uniform(key, raw.shape[-2:]) < amount * 1e-6
+
+
+def _by_color(raw: Array, gains: Array, camera: Camera) -> Array:
+    """Spreads the gain of each color over its sites."""
+    return cfa.tiled(jnp.asarray(gains, raw.dtype)[cfa.tile(camera.pattern)], *raw.shape[-2:])
+
+
+def _by_plane(raw: Array, blur: Callable[..., Array], camera: Camera) -> Array:
+    """Blurs the light of a mosaic: each site with those at the same place of other tiles, or interpolated colors.
+
+    Args:
+        raw: The mosaics.
+        blur: Blurs planes `(..., planes, H, W)`; its argument `period` is the distance of two rows in pixels.
+        camera: The camera.
+    """
+    light, tile = site_light(raw, camera), cfa.tile(camera.pattern)
+    *batch, height, width = light.shape
+    if max(tile.shape) > 2:
+        planes = jnp.moveaxis(demosaic.normalized(light, pattern=camera.pattern), -1, -3)
+        blurred = cfa.mosaic(jnp.moveaxis(blur(planes, period=1), -3, -1), camera.pattern)
+        return _with_light(raw, blurred, camera)
+    period = tile.shape[0]
+    planes = light.reshape(*batch, height // period, period, width // period, period)
+    planes = jnp.moveaxis(planes, (-3, -1), (-4, -3)).reshape(*batch, period**2, height // period, width // period)
+    blurred = blur(planes, period=period).reshape(*batch, period, period, height // period, width // period)
+    return _with_light(raw, jnp.moveaxis(blurred, (-4, -3), (-3, -1)).reshape(raw.shape), camera)
+
+
+def _smoothed(planes: Array, *, period: int, variance: Array) -> Array:
+    """Smooths planes by a discrete Gaussian of exactly this variance in pixels; borders are reflected."""
+    down, along = (_heat_kernel(side, variance / period**2, planes.dtype) for side in planes.shape[-2:])
+    return jnp.matmul(jnp.matmul(down, planes, precision="highest"), along, precision="highest")
+
+
+def _heat_kernel(side: int, variance: Array, dtype: jnp.dtype) -> Array:
+    """Computes the matrix that smooths an axis by the discrete Gaussian, the heat kernel of a reflecting line.
+
+    Source: T. Lindeberg, "Scale-space for discrete signals", IEEE TPAMI (1990). Cosines diagonalize it.
+    """
+    frequencies, places = np.arange(side)[:, None], np.arange(side) + 0.5
+    cosines = np.cos(np.pi * frequencies * places / side) * np.sqrt(2 / side)
+    cosines[0] /= np.sqrt(2)
+    cosines = jnp.asarray(cosines, dtype)
+    decay = jnp.exp(-variance * jnp.asarray(1 - np.cos(np.pi * frequencies / side), dtype))
+    return jnp.matmul(cosines.T, decay * cosines, precision="highest")
+
+
+def _moved(planes: Array, *, period: int, directions: Array, variance: Array) -> Array:
+    """Smooths planes along a row, a column or a diagonal by a line of this variance in pixels; borders repeat."""
+    steps = jnp.array([[0, 1], [1, 0], [1, 1], [1, -1]])[directions.flatten()]
+    reach = LONGEST_MOTION // (2 * period) + 1
+    flat = planes.reshape(len(steps), *planes.shape[-3:])
+
+    def one(planes: Array, step: Array) -> Array:
+        # A step along a diagonal is longer.
+        taps = _line(variance / (period**2 * (step**2).sum()), reach).astype(planes.dtype)
+        padded = jnp.pad(planes, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+
+        def add(total: Array, at: Array) -> tuple[Array, None]:
+            start = (0, *(reach + at * step))
+            return total + taps[abs(at)] * jax.lax.dynamic_slice(padded, start, planes.shape), None
+
+        return jax.lax.scan(add, jnp.zeros_like(planes), jnp.arange(-reach, reach + 1))[0]
+
+    return jax.vmap(one)(flat, steps).reshape(planes.shape)
+
+
+def _line(variance: Array, reach: int) -> Array:
+    """Computes the weights of a line at distances of 0 to `reach` steps: whole steps, and a share of the last ones.
+
+    The share is such that the weights have exactly this variance in steps.
+    """
+    # A line of m whole steps to both sides has the variance m (m + 1) / 3.
+    whole = jnp.floor((jnp.sqrt(1 + 12 * variance) - 1) / 2)
+    squares = whole * (whole + 1) * (2 * whole + 1) / 3
+    share = (variance * (1 + 2 * whole) - squares) / (2 * ((whole + 1) ** 2 - variance))
+    weights = jnp.clip(whole + 1 - jnp.arange(reach + 1), 0, 1) + share * (jnp.arange(reach + 1) == whole + 1)
+    return weights / (2 * weights.sum() - weights[0])

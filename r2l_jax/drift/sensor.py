@@ -1,0 +1,106 @@
+"""Drift of the sensor as test cases: the kinds of `isp.sensor_drift`, with amounts for five severities.
+
+There is no standard scale, so this one is written to be one. Severity 1 is just visible in a picture of a clean camera,
+and severity 5 is what a broken set-up does; in between, steps are about equal factors. The kinds are those of
+`names.SENSOR`. The nearest lists are RAW-Bench (K. Wang et al., arXiv 2503.03782) for sensors and OpticsBench
+(P. Müller et al., ICCV workshops 2023) for lenses.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+
+import isp
+from isp import cfa, sensor_drift
+from r2l_jax.model.augment import sample_keys
+
+# The groups of kinds, in the order in which figures show them.
+Group = Literal["light", "lens", "read-out"]
+ORDER: tuple[Group, ...] = get_args(Group)
+
+
+class Kind(NamedTuple):
+    """A kind of drift of the sensor.
+
+    Attributes:
+        group: where it arises.
+        unit: the unit of its amounts.
+        amounts: the amount of each severity.
+        needs_colors: whether it needs a sensor with color filters.
+        is_fixed: whether it is the same in all mosaics of a camera, and not drawn for each.
+    """
+
+    group: Group
+    unit: str
+    amounts: tuple[float, ...]
+    needs_colors: bool = False
+    is_fixed: bool = False
+
+
+KINDS: dict[str, Kind] = {
+    "underexposure": Kind("light", "stops", (0.5, 1.0, 2.0, 3.0, 4.5)),
+    "overexposure": Kind("light", "stops", (0.25, 0.5, 1.0, 1.5, 2.5)),
+    "lamp_color": Kind("light", "mired", (10.0, 30.0, 60.0, 110.0, 180.0), needs_colors=True),
+    "color_balance": Kind("light", "stops", (0.1, 0.2, 0.4, 0.7, 1.0), needs_colors=True),
+    "flicker": Kind("light", "percent", (2.0, 5.0, 10.0, 25.0, 50.0)),
+    "vignetting": Kind("lens", "stops in the corners", (0.25, 0.5, 1.0, 2.0, 3.0)),
+    "defocus": Kind("lens", "pixels RMS", (0.5, 1.0, 1.5, 2.5, 4.0)),
+    "motion": Kind("lens", "pixels", (2.0, 4.0, 6.0, 10.0, 16.0)),
+    "chromatic_aberration": Kind("lens", "pixels in the corners", (0.25, 0.5, 1.0, 2.0, 4.0), needs_colors=True),
+    "read_noise": Kind("read-out", "times the camera's", (4.0, 12.0, 30.0, 75.0, 200.0)),
+    "row_noise": Kind("read-out", "electrons", (30.0, 75.0, 150.0, 300.0, 600.0)),
+    "column_noise": Kind("read-out", "electrons", (30.0, 75.0, 150.0, 300.0, 600.0), is_fixed=True),
+    "photon_noise": Kind("read-out", "times the gain", (2.0, 5.0, 15.0, 50.0, 150.0)),
+    "hot_sites": Kind("read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True),
+    "dead_sites": Kind("read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True),
+    "bits": Kind("read-out", "bits", (7.0, 6.0, 5.0, 4.0, 3.0)),
+    "black_level": Kind("read-out", "digital numbers", (16.0, 40.0, 80.0, 160.0, 320.0)),
+    "pattern_shift": Kind("read-out", "percent of the rows", (2.0, 10.0, 30.0, 60.0, 100.0), needs_colors=True),
+}
+
+# For kinds that move the content of mosaics, what moves masks in the same way.
+MOVING = {"pattern_shift": sensor_drift.shifted_rows}
+
+
+def takes(name: str, camera: isp.Camera) -> bool:
+    """Tells whether a kind exists for a camera."""
+    return camera.pattern != cfa.MONO or not KINDS[name].needs_colors
+
+
+def drifted(
+    name: str,
+    severity: Int[Array, ""] | int,
+    raw: Float[Array, "batch height width"],
+    index: Int[Array, " batch"],
+    key: PRNGKeyArray,
+    camera: isp.Camera,
+) -> Float[Array, "batch height width"]:
+    """Changes mosaics as a drifted sensor does, with noise from the samples' indices and the case's key.
+
+    Args:
+        name: the kind.
+        severity: 1 to 5, which may be traced.
+        raw: the mosaics.
+        index: the samples' indices in the data set.
+        key: the key of the case.
+        camera: the camera that took the mosaics.
+    """
+    kind, drift = KINDS[name], getattr(sensor_drift, name)
+
+    def one(raw: Array, key: PRNGKeyArray) -> Array:
+        return drift(raw, key, _amount(kind, severity), camera=camera)
+
+    return jax.vmap(one, (0, None))(raw, key) if kind.is_fixed else jax.vmap(one)(raw, sample_keys(key, index))
+
+
+def moved(
+    name: str, severity: Int[Array, ""] | int, masks: Shaped[Array, "batch height width"]
+) -> Shaped[Array, "batch height width"]:
+    """Moves masks with the content of their mosaics, for a kind of `MOVING`."""
+    return MOVING[name](masks, _amount(KINDS[name], severity))
+
+
+def _amount(kind: Kind, severity: Int[Array, ""] | int) -> Array:
+    return jnp.asarray(kind.amounts, jnp.float32)[jnp.asarray(severity) - 1]

@@ -1,0 +1,256 @@
+"""Each drift of the sensor measured back in its unit, its masks, and the cameras that cannot have it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import isp
+from isp import sensor_drift
+from isp.sensor import expose_sites, site_light
+from r2l_jax.calibration.frames import Frames
+from r2l_jax.calibration.measure import measure
+from r2l_jax.drift import sensor
+from r2l_jax.drift.sensor import KINDS
+from r2l_jax.names import SENSOR, SEVERITIES
+
+BLACK, FULL_WELL, READ_NOISE, BITS = 0.2, 20000.0, 5.0, 12
+CAMERA = isp.Camera(
+    black_level=(BLACK, BLACK + 1e-3, BLACK + 2e-3, BLACK),
+    white_balance=(2.1, 1.0, 1.6),
+    color_matrix=((1.5, -0.3, -0.2), (-0.2, 1.7, -0.5), (0.0, -0.3, 1.3)),
+    pattern="GRBG",
+    full_well=FULL_WELL,
+    read_noise=READ_NOISE,
+    bits=BITS,
+)
+KEY = jax.random.key(3)
+
+
+def mosaic(light):
+    """Returns the noise-free mosaic of the light of each site."""
+    black = isp.cfa.black_levels(jnp.array(CAMERA.black_level), CAMERA.pattern, *light.shape[-2:])
+    return black + (1 - black) * jnp.asarray(light, jnp.float32)
+
+
+def drifted(name, severity, raw):
+    """Returns one mosaic after a drift, as the renderer computes it."""
+    drift = jax.jit(sensor.drifted, static_argnums=0, static_argnames="camera")
+    return drift(name, severity, raw[None], jnp.array([7]), KEY, camera=CAMERA)[0]
+
+
+def light_after(name, severity, light):
+    return np.asarray(site_light(drifted(name, severity, mosaic(light)), CAMERA), np.float64)
+
+
+def of_colors(light):
+    """Returns the mean light of red, green and blue sites."""
+    channels = np.asarray(isp.cfa.tiled(isp.cfa.tile(CAMERA.pattern), *light.shape))
+    return np.array([light[channels == channel].mean() for channel in range(3)])
+
+
+def stops(severity, name, start):
+    after = light_after(name, severity, np.full((128, 128), start))
+    return abs(np.log2(after.mean() / start))
+
+
+def mired(severity):
+    """Measures the lamp's color on a gray card, through the camera's own white balance and matrix (McCamy, 1992)."""
+
+    def temperature(raw):
+        balanced = of_colors(np.asarray(site_light(raw, CAMERA))) * CAMERA.white_balance
+        xyz = np.linalg.inv(sensor_drift._XYZ_TO_SRGB) @ np.array(CAMERA.color_matrix) @ balanced
+        x, y = xyz[:2] / xyz.sum()
+        n = (x - 0.3320) / (0.1858 - y)
+        return 449 * n**3 + 3525 * n**2 + 6823.3 * n + 5520.33
+
+    card = isp.unprocess(jnp.full((256, 256, 3), 0.15), CAMERA, gamma=1.0)
+    return 1e6 / temperature(drifted("lamp_color", severity, card)) - 1e6 / temperature(card)
+
+
+def balance(severity):
+    after = of_colors(light_after("color_balance", severity, np.full((128, 128), 0.3)))
+    red, blue = np.log2(after[[0, 2]] / 0.3)
+    assert after[1] == pytest.approx(0.3, rel=0.01)
+    assert red == pytest.approx(-blue, rel=0.1)
+    return red
+
+
+def bands(severity):
+    rows = light_after("flicker", severity, np.full((128, 512), 0.4)).mean(1)
+    return 100 * 2 * abs(np.fft.rfft(rows)[4]) / len(rows) / rows.mean()
+
+
+def corner(severity):
+    side = 257 - 1
+    after = light_after("vignetting", severity, np.full((side, side), 0.6))
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return -np.polyfit((y**2 + x**2).ravel() / (2 * (side / 2 - 0.5) ** 2), np.log2(after / 0.6).ravel(), 1)[0]
+
+
+def edge(severity):
+    """Measures the standard deviation of the line spread, the derivative of an edge, of each of the four planes."""
+    light = np.where(np.arange(128) < 64, 0.2, 0.7) * np.ones((64, 1))
+    after, found = light_after("defocus", severity, light), []
+    for row, column in np.ndindex(2, 2):
+        spread = np.diff(after[row::2, column::2].mean(0))
+        at = 2 * np.arange(len(spread))
+        mean = (spread * at).sum() / spread.sum()
+        found.append(np.sqrt((spread * (at - mean) ** 2).sum() / spread.sum()))
+    assert np.ptp(found) < 0.01
+    return found[0]
+
+
+def streak(severity):
+    """Measures the length of the streak of a point from its variance along both axes."""
+    point = np.zeros((128, 128))
+    point[64, 64] = 0.9
+    after = light_after("motion", severity, point)
+    y, x = np.mgrid[:128, :128] - 64
+    assert after.sum() == pytest.approx(0.9, rel=1e-3)
+    return np.sqrt(12 * (after * (y**2 + x**2)).sum() / after.sum())
+
+
+def lateral(severity):
+    """Measures how far red is displaced outward and blue inward, on a ramp of light."""
+    size, slope = 128, 0.004
+    x = np.arange(size) - (size - 1) / 2
+    ramp = 0.5 + slope * x * np.ones((size, 1))
+    displaced = (ramp - light_after("chromatic_aberration", severity, ramp)) / slope
+    channels = np.asarray(isp.cfa.tiled(isp.cfa.tile(CAMERA.pattern), size, size))
+    inner = (slice(8, -8),) * 2
+    at = np.broadcast_to(x, (size, size))[inner]
+    found = [np.polyfit(at[mask], displaced[inner][mask], 1)[0] for mask in (channels[inner] == c for c in range(3))]
+    radius = (size - 1) / np.sqrt(2)
+    assert abs(found[1]) < 1e-6
+    assert found[0] == pytest.approx(-found[2], rel=0.1)
+    return found[0] * radius
+
+
+@functools.cache
+def calibrated(name=None, severity=None):
+    """Calibrates the camera, drifted or not, with dark frames and flats at five exposures."""
+    drift = jax.jit(sensor.drifted, static_argnums=0, static_argnames="camera")
+
+    def frames(light, count, first):
+        keys = jax.random.split(jax.random.key(first), count)
+        raw = jax.vmap(lambda key: expose_sites(jnp.full((64, 64), light), key, camera=CAMERA))(keys)
+        if name is not None:
+            raw = drift(name, severity, raw, first + jnp.arange(count), KEY, camera=CAMERA)
+        return list(np.asarray(raw))
+
+    def named(arrays):
+        return Frames([f"frame {index}" for index in range(len(arrays))], arrays.__getitem__)
+
+    flats = [frame for number in range(1, 6) for frame in frames(number / 10, 8, 100 * number)]
+    return measure(named(frames(0.0, 16, 900)), named(flats), isp.cfa.tile(CAMERA.pattern))
+
+
+def read_noise(severity):
+    dark = expose_sites(jnp.zeros((128, 128)), jax.random.key(5), camera=CAMERA)
+    # The converter's steps are a quarter of the noise, and part of the dark frame alone.
+    spread = np.asarray(site_light(drifted("read_noise", severity, dark), CAMERA)).std() * FULL_WELL
+    return spread / READ_NOISE
+
+
+def gain(severity):
+    return calibrated().mean("gain") / calibrated("photon_noise", severity).mean("gain")
+
+
+def lines(severity, name, axis):
+    after = light_after(name, severity, np.full((1024, 64) if axis else (64, 1024), 0.5))
+    return after.mean(axis).std() * FULL_WELL
+
+
+def share(severity, name, value):
+    after = light_after(name, severity, np.full((2048, 2048), 0.5))
+    return 1e6 * (abs(after - value) < 1e-6).mean()
+
+
+def levels(severity):
+    raw = jnp.linspace(0, 1, 4096).reshape(64, 64)
+    return np.log2(len(np.unique(drifted("bits", severity, raw))))
+
+
+def level(severity):
+    raw = mosaic(np.full((16, 16), 0.3))
+    return float((drifted("black_level", severity, raw) - raw).mean()) * (2**BITS - 1)
+
+
+def shifted(severity):
+    raw = jax.random.uniform(KEY, (200, 32))
+    after = drifted("pattern_shift", severity, raw)
+    moved = np.asarray(after[:, :-1] == raw[:, 1:]).all(1)
+    np.testing.assert_array_equal(after[~moved], raw[~moved])
+    assert not np.diff(moved.astype(int)).min() < 0, "only the last rows move"
+    return 100 * moved.mean()
+
+
+INVERSES = {
+    "underexposure": functools.partial(stops, name="underexposure", start=0.8),
+    "overexposure": functools.partial(stops, name="overexposure", start=0.1),
+    "lamp_color": mired,
+    "color_balance": balance,
+    "flicker": bands,
+    "vignetting": corner,
+    "defocus": edge,
+    "motion": streak,
+    "chromatic_aberration": lateral,
+    "read_noise": read_noise,
+    "row_noise": functools.partial(lines, name="row_noise", axis=1),
+    "column_noise": functools.partial(lines, name="column_noise", axis=0),
+    "photon_noise": gain,
+    "hot_sites": functools.partial(share, name="hot_sites", value=1.0),
+    "dead_sites": functools.partial(share, name="dead_sites", value=0.0),
+    "bits": levels,
+    "black_level": level,
+    "pattern_shift": shifted,
+}
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("name", SENSOR)
+def test_each_amount_is_measured_back(name, severity):
+    assert INVERSES[name](severity) == pytest.approx(KINDS[name].amounts[severity - 1], rel=0.1)
+
+
+def test_the_kinds_are_those_that_flags_name():
+    assert tuple(KINDS) == SENSOR
+
+
+def test_severities_grow():
+    for name, kind in KINDS.items():
+        steps = np.diff(kind.amounts)
+        assert (steps < 0).all() if name == "bits" else (steps > 0).all(), name
+
+
+@pytest.mark.parametrize("severity", [2, 5])
+def test_masks_move_with_the_shifted_rows(severity):
+    raw = jax.random.uniform(KEY, (1, 20, 8))
+    masks = (raw > 0.5).astype(jnp.uint8)
+    moved = sensor.moved("pattern_shift", severity, masks)
+    np.testing.assert_array_equal(moved[0], drifted("pattern_shift", severity, raw[0]) > 0.5)
+    assert (moved != masks).any()
+
+
+def test_defects_and_columns_are_the_same_in_all_frames_and_other_noise_is_not():
+    rows, columns = np.mgrid[:64, :64]
+    raw = mosaic(np.broadcast_to(0.2 + 0.001 * rows + 0.003 * columns, (3, 64, 64)))
+    drawn = {"underexposure", "lamp_color", "color_balance", "flicker", "vignetting", "motion"}
+    drawn |= {"read_noise", "row_noise", "photon_noise"}
+    for name in KINDS:
+        first, second, again = sensor.drifted(name, 3, raw, jnp.array([4, 9, 4]), KEY, CAMERA)
+        np.testing.assert_array_equal(first, again)
+        assert bool((first != second).any()) == (name in drawn), name
+
+
+def test_a_sensor_without_colors_cannot_have_the_drifts_of_colors():
+    gray = isp.Camera(black_level=(0.1,), pattern="MONO")
+    lacking = {name for name in SENSOR if not sensor.takes(name, gray)}
+    assert lacking == {"lamp_color", "color_balance", "chromatic_aberration", "pattern_shift"}
+    for name in set(SENSOR) - lacking:
+        raw = sensor.drifted(name, 3, jnp.full((2, 16, 16), 0.4), jnp.arange(2), KEY, gray)
+        assert raw.shape == (2, 16, 16)
+        assert bool(jnp.isfinite(raw).all())
