@@ -344,6 +344,12 @@ class OptimizationSettings(Settings):
     augmentation: str = setting(
         "weak: flips and right-angle turns; strong: also noise and smoothing", "none", choices=AUGMENTATIONS
     )
+    camera_augmentation: str = setting(
+        "take each mosaic again with a camera drawn at random: exposure, gains, black level, vignetting, blur and "
+        "read-out noise vary a little (weak) or much (strong)",
+        "none",
+        choices=AUGMENTATIONS,
+    )
     check_val_every_n_epoch: int = setting("validate after every n-th epoch and the last", 1, bound=POSITIVE)
     seed: int = setting(
         "the seed of the splits, the initial weights, the order of samples and the augmentation", 1, bound=NOT_NEGATIVE

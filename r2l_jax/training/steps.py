@@ -12,11 +12,15 @@ from flax import nnx
 from r2l_jax.data.loader import Batch
 from r2l_jax.model.augment import sample_keys
 from r2l_jax.model.build import Statistics
+from r2l_jax.model.camera_augmentation import retake
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import shardings
 from r2l_jax.training.update import Blueprint, GradientDescent, StepSettings, UpdateRule
 
 PyTree = Any
+
+# Makes the keys of cameras from the key of an epoch.
+_CAMERA = 2**31 - 1
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -77,6 +81,8 @@ class Steps:
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
         # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
         self._process = jit(self._processed, out_shardings=shardings().split)
+        # Before the processing, which may be fixed and then is no part of the step.
+        self._retake = jit(self._retaken, out_shardings=shardings().split)
         self._train = jit(self._trained, donate_argnums=0)
         self._evaluate = jit(self._evaluated, donate_argnums=1)
         self.init = jit(self._drawn, compiler_options=compiler.for_one_call())
@@ -105,6 +111,8 @@ class Steps:
             key: the key of the epoch: a sample's augmentation follows from it and from the sample's index, not from its
                 batch and devices.
         """
+        if self.settings.camera_augmentation != "none":
+            batch = {**batch, "raw": self._retake(batch["raw"], batch["index"], key)}
         if not self.settings.freezes_processor:
             return self._train(state, batch, key)
         fixed, trained = self._parts(state.model)
@@ -148,6 +156,13 @@ class Steps:
     def _begun(self, model: nnx.State) -> TrainState:
         _, trained = self._parts(model)
         return TrainState(jnp.zeros((), jnp.int32), model, self.rule.begin(trained), self._zero_sums())
+
+    def _retaken(self, raw: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
+        camera = self.settings.architecture.camera
+        assert camera is not None
+        # Other keys than those of the augmentation of images.
+        keys = sample_keys(jax.random.fold_in(key, _CAMERA), index)
+        return retake(raw, keys, camera, self.settings.camera_augmentation)
 
     def _processed(self, model: nnx.State, raw: jax.Array) -> jax.Array:
         return nnx.merge(self._graph, model).processor(raw)

@@ -19,6 +19,7 @@ from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task, task_of
 from r2l_jax.optimizers import Optimizer
+from r2l_jax.runtime.errors import InputError
 
 PyTree = Any
 
@@ -32,6 +33,7 @@ class StepSettings:
         task: the task with the loss that training lowers.
         optimizer: the optimizer.
         augmentation: how training images are changed at random.
+        camera_augmentation: how the camera of training mosaics is changed at random.
         ema: the decay of averaged weights; 0 averages nothing.
         freezes_head: whether the head keeps its parameters and batch statistics.
         attack: the settings of adversarial training.
@@ -41,6 +43,7 @@ class StepSettings:
     task: Task
     optimizer: Optimizer
     augmentation: str
+    camera_augmentation: str
     ema: float
     freezes_head: bool
     attack: AttackSettings
@@ -55,14 +58,21 @@ class StepSettings:
             epoch_steps: the number of updates in an epoch.
 
         Raises:
-            InputError: the task does not take the settings of its loss.
+            InputError: the task does not take the settings of its loss, or images without a camera shall be augmented
+                by cameras.
         """
+        if dataset.camera is None and config.optimization.camera_augmentation != "none":
+            raise InputError(
+                f"--camera_augmentation={config.optimization.camera_augmentation}: {dataset.name} is processed "
+                "already: there is no raw data"
+            )
         task, optimization = task_of(dataset, config.model), config.optimization
         return cls(
             Architecture.of(config.processing, task, dataset.camera, dataset.shape, config.attack.adv_noise_layer),
             task.for_training(optimization, dataset.labels),
             optimization.build(epoch_steps),
             optimization.augmentation,
+            optimization.camera_augmentation,
             optimization.ema,
             config.model.freeze_classifier,
             config.attack,

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from r2l_jax.data import loader
 from r2l_jax.data.sets import datasets
 from r2l_jax.model.build import unknown_statistics
 from r2l_jax.runtime.devices import shardings
+from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import replace
 from r2l_jax.training import train
 from r2l_jax.training.steps import Steps, make_steps
@@ -78,6 +81,48 @@ class Masks(GradientDescent):
         loss, confusion = jnp.zeros(()), jnp.ones((2, 2))
         seen = {"loss": loss, "confusion": confusion, "indices": batch["index"], "masks": batch["target"]}
         return Updated(model, state, loss, {**self.zero_sums(), **seen})
+
+
+class Raws(GradientDescent):
+    """Changes nothing, and records the indices and what the update gets of a step's samples."""
+
+    def zero_sums(self):
+        return {**super().zero_sums(), "indices": jnp.zeros(32, int), "levels": jnp.zeros(32)}
+
+    def update(self, model, state, batch, *rest):
+        loss, confusion, levels = jnp.zeros(()), jnp.ones((5, 5)), batch["raw"].reshape(32, -1).mean(1)
+        seen = {"loss": loss, "confusion": confusion, "indices": batch["index"], "levels": levels}
+        return Updated(model, state, loss, {**self.zero_sums(), **seen})
+
+
+@pytest.mark.parametrize("processing", ["parametrized", "static", "none"])
+def test_cameras_are_augmented_before_every_processing(base, watched, processing):
+    """A fixed processing gets the changed mosaics as well; a quarter of the samples stays, others in each epoch."""
+    levels = {}
+    for augmentation in ("none", "strong"):
+        config = replace(
+            base,
+            run_name=f"cameras_{processing}_{augmentation}",
+            processing_mode=processing,
+            camera_augmentation=augmentation,
+            augmentation="none",
+            batch_size=32,
+            log_model=False,
+        )
+        seen = watched(lambda state, loss: (state.sums["indices"], state.sums["levels"]))
+        train.run(config, Raws)
+        levels[augmentation] = [of_step[np.argsort(indices)] for indices, of_step in seen]
+    stays = [np.isclose(*pair, atol=1e-5) for pair in zip(levels["none"], levels["strong"], strict=True)]
+    for each in stays:
+        assert 0.05 < each.mean() < 0.5
+    assert (stays[0] != stays[1]).any()
+
+
+def test_processed_images_have_no_camera_to_augment(base):
+    dataset = dataclasses.replace(datasets.load(base.data.dataset, **base.data.source), camera=None, name="Pictures")
+    config = replace(base, processing_mode="none", camera_augmentation="weak")
+    with pytest.raises(InputError, match=r"^--camera_augmentation=weak: Pictures is processed already: there is no"):
+        StepSettings.of(config, dataset, 4)
 
 
 def orientations(masks):

@@ -1,0 +1,77 @@
+"""Random changes of the camera during training: mosaics as another sensor, lens or lamp would have taken them."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from isp import Camera, cfa, sensor_drift
+from isp.sensor import BITS, FULL_WELL, expose_again
+
+# The least deviation of the black level, in steps of the converter: cameras whose black level is 0 drift as well.
+_LEAST_BLACK = 8
+
+
+class Ranges(NamedTuple):
+    """How much the camera may change.
+
+    Attributes:
+        white: the electrons of white at the lowest exposure, the square of its ratio of signal to noise.
+        gains: the standard deviation of the logarithms of the gains of red and blue.
+        black: the standard deviation of the black level, as a fraction of the camera's.
+        vignetting: the most stops that the corners lose.
+        defocus: the greatest blur, its standard deviation in pixels.
+        read_noise: the greatest read-out noise, as a multiple of the camera's.
+    """
+
+    white: float
+    gains: float
+    black: float
+    vignetting: float
+    defocus: float
+    read_noise: float
+
+
+STRENGTHS = {
+    "weak": Ranges(white=75**2, gains=0.1, black=0.1, vignetting=0.3, defocus=0.4, read_noise=2.0),
+    "strong": Ranges(white=25**2, gains=0.3, black=0.25, vignetting=1.0, defocus=0.8, read_noise=4.0),
+}
+
+
+def retake(
+    raw: Float[Array, "batch height width"], keys: Key[Array, " batch"], camera: Camera, augmentation: str
+) -> Float[Array, "batch height width"]:
+    """Takes each mosaic of a batch again, with a camera that is drawn at random.
+
+    A quarter of the mosaics stay as they are. For the others, lens and light change first: blur, vignetting, the
+    exposure, from the camera's own down to one at which white still has a ratio of signal to noise of 75 ("weak") or 25
+    ("strong"), and the gains of red and blue. Then the sensor adds the noise that is missing at this light, see
+    `isp.sensor.expose_again`, with up to twice or four times the camera's read-out noise, and its black level moves.
+    All figures of the noise are those of the camera.
+
+    Args:
+        raw: mosaics in [0, 1].
+        keys: decide the changes of each mosaic.
+        camera: the camera that took them.
+        augmentation: one of `STRENGTHS`.
+    """
+    ranges = STRENGTHS[augmentation]
+    stops = max(math.log2((camera.full_well or FULL_WELL) / ranges.white), 0)
+    deviation = max(ranges.black * max(camera.black_level), _LEAST_BLACK / (2 ** (camera.bits or BITS) - 1))
+
+    def one(raw: Array, key: PRNGKeyArray) -> Array:
+        exposure, gain, corner, blur, noise, black, draw, kept = jax.random.split(key, 8)
+        gains = jnp.exp(ranges.gains * jax.random.normal(gain, (3,)).at[1].set(0))
+        light = jnp.exp2(-jax.random.uniform(exposure, maxval=stops)) * cfa.tiled(
+            gains[cfa.tile(camera.pattern)], *raw.shape
+        )
+        light *= sensor_drift.fall_off(raw.shape, jax.random.uniform(corner, maxval=ranges.vignetting))
+        blurred = sensor_drift.defocus(raw, blur, jax.random.uniform(blur, maxval=ranges.defocus), camera=camera)
+        multiple = jax.random.uniform(noise, minval=1, maxval=ranges.read_noise)
+        taken = expose_again(blurred, draw, camera=camera, light=light, read_noise=multiple, counts=False)
+        taken = jnp.clip(taken + deviation * jax.random.normal(black), 0, 1)
+        return jnp.where(jax.random.bernoulli(kept, 0.25), raw, taken)
+
+    return jax.vmap(one)(raw, keys)
