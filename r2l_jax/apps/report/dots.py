@@ -1,7 +1,7 @@
-"""The figure of a group of trainings: a row for each kind of drift, with a dot for each training at its score."""
+"""The figure of groups of trainings: a row for each kind of drift, with a dot for each training at its score."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,48 +106,67 @@ def _share(name: str) -> float:
     return float(name.removeprefix("iso=")) if name.startswith("iso=") else 0.0
 
 
-def make_png(rows: Sequence[Row], score: str, chance: float | None) -> bytes:
-    """Draws the figure as a PNG file of 1800 pixels in width; ten rows are 1000 pixels high.
+def make_png(groups: Mapping[str, Sequence[Row]], score: str, chance: float | None) -> bytes:
+    """Draws the figure as a PNG file of 1800 pixels in width; ten rows of one group are 1000 pixels high.
 
     Args:
-        rows: the rows, from the top.
+        groups: the rows of each group, from the top.
         score: the name of the score.
         chance: the score of a guess, where there is a dashed line; None without one.
     """
-    figure = Figure(figsize=(9, 1 + 0.4 * len(rows)), layout="constrained")
-    draw(figure.subplots(), rows, score, chance)
+    lines = len(_titles(groups)) * (1 + len(groups)) / 2
+    figure = Figure(figsize=(9, 1 + 0.4 * lines + 0.3 * (len(groups) > 1)), layout="constrained")
+    draw(figure.subplots(), groups, score, chance)
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=200)
     return stream.getvalue()
 
 
-def draw(axes: Axes, rows: Sequence[Row], score: str, chance: float | None) -> None:
-    """Draws rows of dots, with a bar at each median, into the axes of a figure."""
-    for place, (_, scores) in enumerate(rows):
-        # Trainings have their places within a row, so that equal scores stay apart.
-        places = place + np.linspace(-0.2, 0.2, len(scores)) if len(scores) > 1 else [place]
-        axes.plot(scores, places, "o", color=COLORS[0], alpha=0.7, markersize=7, markeredgewidth=0, clip_on=False)
-        axes.plot([np.median(scores)] * 2, [place - 0.32, place + 0.32], color=COLORS[8], linewidth=2.5)
-        axes.annotate(
-            three_digits(float(np.median(scores))),
-            (1.015, place),
-            xycoords=("axes fraction", "data"),
-            color=COLORS[7],
-            verticalalignment="center",
-            annotation_clip=False,
-        )
+def draw(axes: Axes, groups: Mapping[str, Sequence[Row]], score: str, chance: float | None) -> None:
+    """Draws rows of dots, with a bar at each median, into the axes of a figure; groups differ in color.
+
+    Where a group has no results for a row of another one, its place stays empty.
+    """
+    titles, share = _titles(groups), 1 / len(groups)
+    for number, (name, rows) in enumerate(groups.items()):
+        for title, scores in rows:
+            place = titles.index(title) + (number + 0.5) * share - 0.5
+            # Trainings have their places within a row, so that equal scores stay apart.
+            places = place + share * np.linspace(-0.2, 0.2, len(scores)) if len(scores) > 1 else [place]
+            label = name if title == rows[0].title else None
+            style = {"alpha": 0.7, "markersize": 7, "markeredgewidth": 0, "clip_on": False}
+            axes.plot(scores, places, "o", color=COLORS[number % 7], label=label, **style)
+            ends = [place - 0.32 * share, place + 0.32 * share]
+            axes.plot([np.median(scores)] * 2, ends, color=COLORS[8], linewidth=2.5)
+            axes.annotate(
+                three_digits(float(np.median(scores))),
+                (1.015, place),
+                xycoords=("axes fraction", "data"),
+                color=COLORS[7] if len(groups) == 1 else COLORS[number % 7],
+                verticalalignment="center",
+                annotation_clip=False,
+            )
     if chance is not None:
         axes.axvline(chance, color=COLORS[7], linestyle="dashed", linewidth=1.5)
         axes.annotate("chance", (chance, -0.5), (0, 3), textcoords="offset points", color=COLORS[7], ha="center")
-    axes.set_yticks(range(len(rows)), [row.title for row in rows], fontsize=12)
-    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), axisbelow=True)
-    trainings = max(len(row.scores) for row in rows)
+    axes.set_yticks(range(len(titles)), titles, fontsize=12)
+    axes.set(xlim=(0, 1), ylim=(len(titles) - 0.5, -0.5), axisbelow=True)
+    trainings = max(len(row.scores) for rows in groups.values() for row in rows)
     axes.set_xlabel(
         f"{score}: a dot for each of {trainings} trainings, a bar and a number at their median", fontsize=11
     )
     axes.grid(color="#dce1e7")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    if len(groups) > 1:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(groups), frameon=False, fontsize=11)
+
+
+def _titles(groups: Mapping[str, Sequence[Row]]) -> list[str]:
+    """Returns the titles of all rows in order: the order of the group that has most of them."""
+    fullest = max(groups.values(), key=len)
+    titles = dict.fromkeys(row.title for rows in (fullest, *groups.values()) for row in rows)
+    return list(titles)
 
 
 def alternative(rows: Sequence[Row], score: str) -> str:

@@ -33,7 +33,7 @@ def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     `evaluate.py`, `forensics.py` and `adjust.py` for it where these programs write by default. Several runs, or
     folds, are shown side by side, and so are the members of a group of trainings. Equal folders give equal files.
 
-    For one group, the figure of its trainings is written to `drift.png` beside the report as well.
+    If there are groups, the figure of their trainings is written to `drift.png` beside the report as well.
 
     Raises:
         InputError: a folder does not belong to a run or is given twice, a file in it is damaged, or the report would be
@@ -44,17 +44,18 @@ def write_report(uris: Sequence[str], output: pathlib.Path) -> int:
     page = make_page(named, members)
     with replacing(output) as part:
         part.write_text(page, encoding="utf-8")
-    if len(members) == 1:
-        _write_figure(next(run for run in named if run.name in members), members, output.with_name("drift.png"))
+    _write_figure(named, members, output.with_name("drift.png"))
     return len(page.encode())
 
 
-def _write_figure(group: RunRecord, members: Members, output: pathlib.Path) -> None:
-    """Writes the figure of a group, if it has any results."""
-    trainings = members[group.name]
-    if rows := dots.make_rows(group, trainings):
+def _write_figure(named: Sequence[RunRecord], members: Members, output: pathlib.Path) -> None:
+    """Writes the figure of the groups that have results of one score."""
+    shown = [run for run in named if run.name in members and run.score == named[0].score]
+    groups = {run.name: rows for run in shown if (rows := dots.make_rows(run, members[run.name]))}
+    if groups:
+        trainings = [training for name in groups for training in members[name]]
         with replacing(output) as part:
-            part.write_bytes(dots.make_png(rows, group.score, common_chance(trainings)))
+            part.write_bytes(dots.make_png(groups, shown[0].score, common_chance(trainings)))
 
 
 def make_page(named: Sequence[RunRecord], members: Members = types.MappingProxyType({})) -> str:

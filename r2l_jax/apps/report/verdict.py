@@ -177,7 +177,7 @@ def _figure(group: RunRecord, members: Sequence[RunRecord], detail: Detail) -> l
     rows = dots.make_rows(group, members)
     if not rows:
         return []
-    png = dots.make_png(rows, group.score, common_chance(members))
+    png = dots.make_png({group.name: rows}, group.score, common_chance(members))
     return [Pictures([embedded(io.BytesIO(png), detail.width, dots.alternative(rows, group.score))], wide=True)]
 
 

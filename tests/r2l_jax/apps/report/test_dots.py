@@ -72,12 +72,29 @@ def test_rows_without_results_are_left_out(folder):
 def test_the_figure_has_a_dot_for_each_training_a_median_and_chance():
     rows = [Row("own images", [0.9, 0.8, 1.0]), Row("worst black level", [0.2, 0.7, 0.6])]
     axes = Figure().subplots()
-    dots.draw(axes, rows, "accuracy", 0.125)
+    dots.draw(axes, {"group": rows}, "accuracy", 0.125)
     dots_and_medians = [[0.9, 0.8, 1.0], [0.9, 0.9], [0.2, 0.7, 0.6], [0.6, 0.6]]
     assert [list(line.get_xdata()) for line in axes.lines] == [*dots_and_medians, [0.125, 0.125]]
     assert axes.lines[-1].get_linestyle() == "--"
     assert [label.get_text() for label in axes.get_yticklabels()] == ["own images", "worst black level"]
     assert axes.get_xlim() == (0, 1)
-    with Image.open(io.BytesIO(dots.make_png(rows, "accuracy", None))) as picture:
+    with Image.open(io.BytesIO(dots.make_png({"group": rows}, "accuracy", None))) as picture:
         assert picture.size == (1800, 360)
     assert "worst black level 0.600 (0.200 to 0.700)" in dots.alternative(rows, "accuracy")
+
+
+def test_groups_share_rows_each_in_its_color():
+    """The second group lacks the first row and has another one, which the first lacks."""
+    first = [Row("own images", [0.9, 0.8]), Row("worst black level", [0.2, 0.7]), Row("other pipelines", [0.5, 0.6])]
+    second = [Row("worst black level", [0.3, 0.4]), Row("a twentieth of the light", [0.1, 0.2])]
+    axes = Figure().subplots()
+    dots.draw(axes, {"plain": first, "augmented": second}, "accuracy", None)
+    titles = ["own images", "worst black level", "other pipelines", "a twentieth of the light"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == titles
+    places = {tuple(line.get_xdata()): np.mean(line.get_ydata()) for line in axes.lines if line.get_marker() == "o"}
+    assert places[0.2, 0.7] == pytest.approx(0.75)
+    assert places[0.3, 0.4] == pytest.approx(1.25)
+    assert places[0.1, 0.2] == pytest.approx(3.25)
+    colors = {line.get_color() for line in axes.lines if line.get_marker() == "o"}
+    assert len(colors) == 2
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["plain", "augmented"]
