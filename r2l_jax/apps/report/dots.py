@@ -155,7 +155,10 @@ def draw(axes: Axes, groups: Mapping[str, Sequence[Row]], score: str, chance: fl
     axes.set_xlabel(
         f"{score}: a dot for each of {trainings} trainings, a bar and a number at their median", fontsize=11
     )
-    axes.grid(color="#dce1e7")
+    # Lines through the rows of one group, and between the rows that several share.
+    axes.grid(axis="both" if len(groups) == 1 else "x", color="#dce1e7")
+    for place in range(1, len(titles)) if len(groups) > 1 else ():
+        axes.axhline(place - 0.5, color="#dce1e7", linewidth=0.8)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     if len(groups) > 1:
