@@ -1,4 +1,4 @@
-"""Drift of a camera in physical units: what changes in a mosaic when its sensor, lens or lamp is not as it was.
+"""Drift of a camera in physical units: how mosaics change with its sensor, its lens and its lamp.
 
 All functions have one signature, `(raw, key, amount, *, camera)`: a mosaic `(..., H, W)` in [0, 1], a random key, the
 amount in the unit that each of them states, and the camera that took the mosaic. They return the mosaic of the drifted
