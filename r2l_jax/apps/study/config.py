@@ -18,7 +18,7 @@ from r2l_jax.config import (
 )
 from r2l_jax.drift.forensics.config import ForensicsConfig
 from r2l_jax.drift.synthesis.config import EvaluationConfig
-from r2l_jax.names import CHANGES, CORRUPTIONS, PUBLISHED_PIPELINES, SEVERITIES
+from r2l_jax.names import CHANGES, CORRUPTIONS, PUBLISHED_PIPELINES, SENSOR, SEVERITIES
 from r2l_jax.runtime import cluster
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import FRACTION, NOT_NEGATIVE, POSITIVE, Settings, build, flat, setting
@@ -93,8 +93,13 @@ class StudyChoice(Settings):
     corruptions: tuple[str, ...] = setting(
         f"for synthesis: the corruptions, of {', '.join(CORRUPTIONS)}", CHANGES, each=CORRUPTIONS
     )
+    sensor: tuple[str, ...] = setting(
+        f"for synthesis: also test under drifts of the sensor, of {', '.join(SENSOR)}", (), each=SENSOR
+    )
     severities: tuple[int, ...] = setting(
-        f"for synthesis: the severities of the corruptions, of {', '.join(map(str, SEVERITIES))}", (3,)
+        "for synthesis: the severities of the corruptions and of the drifts of the sensor, of "
+        f"{', '.join(map(str, SEVERITIES))}",
+        (3,),
     )
     adv_aux_loss: str = setting(
         "for forensics: the distance to the default rendering, as in train.py; the study uses l2_sum",
@@ -156,7 +161,7 @@ class StudyConfig(Settings):
     def without_effect(self) -> dict[str, str]:
         """Returns the flags of parts that are not chosen."""
         of_parts = {
-            "synthesis": ("as_published", "corruptions", "severities"),
+            "synthesis": ("as_published", "corruptions", "sensor", "severities"),
             "forensics": ("adv_aux_loss", "adv_aux_weight", "adv_parameters", "starts", "steps"),
             "adjustment": ("low_intensity",),
         }
@@ -196,8 +201,9 @@ class StudyConfig(Settings):
         """Returns the evaluation of a run under all pipelines and corruptions."""
         return EvaluationConfig(
             run=(str(training.run_dir),),
-            against=("pipelines", "corruptions"),
+            against=("pipelines", *(["sensor"] if self.choice.sensor else []), "corruptions"),
             pipelines=tuple(self.pipelines.values()),
+            sensor=self.choice.sensor or EvaluationConfig.sensor,
             corruptions=self.choice.corruptions,
             severities=self.choice.severities,
             checkpoint=self.choice.checkpoint,

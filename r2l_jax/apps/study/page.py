@@ -27,6 +27,8 @@ _HEADLINE = {
     "corruption": "corruptions",
     "processing_drop": "drop under other pipelines",
     "corruption_drop": "drop under corruptions",
+    "sensor": "drift of the sensor",
+    "sensor_drop": "drop under drift of the sensor",
 }
 
 
@@ -76,6 +78,7 @@ def _synthesis(content: Numbers, folder: pathlib.Path) -> list[Section]:
         if "published" in of_score:
             figures += _figures(folder, "synthesis_published")
         titles = {"processing": "under each pipeline", "corruption": "under corruptions"}
+        titles |= {"sensor": "under drift of the sensor"} if "sensor" in of_score else {}
         matrices: list[Block] = [
             _matrix(of_score[name], which, f"{word} {title}")
             for name, title in titles.items()
@@ -98,13 +101,15 @@ def _synthesis(content: Numbers, folder: pathlib.Path) -> list[Section]:
 
 def _headline(of_score: Numbers, score: str) -> Table:
     ours, theirs = of_score["headline"], of_score.get("published", {}).get("headline")
-    rows = [[Cell(title), _mean(ours[name])] for name, title in _HEADLINE.items()]
+    titles = {name: title for name, title in _HEADLINE.items() if name in ours}
+    rows = [[Cell(title), _mean(ours[name])] for name, title in titles.items()]
     rows.append([Cell("log ratio of the drops"), _ratio(ours)])
     columns = ["", "ours"]
     if theirs:
         columns += ["published", _DIFFERENCE]
-        for row, name in zip(rows, _HEADLINE, strict=False):
-            row += [tables.score(theirs[name]["mean"]), _difference(ours[name].get("difference"))]
+        for row, name in zip(rows, titles, strict=False):
+            mean = theirs[name]["mean"] if name in theirs else None
+            row += [tables.score(mean), _difference(ours[name].get("difference"))]
         rows[-1] += [_ratio(theirs), tables.text(None)]
     return Table(f"Mean {score} of all models, and its drops", columns, rows)
 

@@ -1,4 +1,4 @@
-"""Collects drift synthesis: scores of twelve models under twelve pipelines and under corruptions, and their drops."""
+"""Collects drift synthesis: scores of twelve models under twelve pipelines and other drifts, and their drops."""
 
 import json
 import pathlib
@@ -28,11 +28,13 @@ class Scores(NamedTuple):
         names: the pipelines that models were trained with.
         processing: `(models, pipelines, folds)`, under each pipeline of `names`.
         corruption: `(models, corruptions, folds)`.
+        sensor: `(models, kinds, folds)`; None without drifts of the sensor.
     """
 
     names: Sequence[str]
     processing: np.ndarray
     corruption: np.ndarray
+    sensor: np.ndarray | None = None
 
     @property
     def own(self) -> np.ndarray:
@@ -50,10 +52,10 @@ def collect(results: Results) -> Numbers:
     """Collects the matrices of scores and their headline, for every score of the task.
 
     Returns:
-        For each score its `processing` and `corruption`, each with `rows`, `columns`, `mean` and `std`, and the drop
-        from the models' own scores as `drop_mean` and `drop_std`; and its `headline`. The published score also has the
-        `published` tables and headline, and if the data is the same, each matrix and the headline have the `difference`
-        to them in standard deviations of the folds.
+        For each score its `processing`, `corruption` and, if asked for, `sensor`, each with `rows`, `columns`, `mean`
+        and `std`, and the drop from the models' own scores as `drop_mean` and `drop_std`; and its `headline`. The
+        published score also has the `published` tables and headline, and if the data is the same, each matrix and the
+        headline have the `difference` to them in standard deviations of the folds.
 
     Raises:
         InputError: an evaluation cannot be read.
@@ -65,16 +67,19 @@ def collect(results: Results) -> Numbers:
     }
     runs = {name: _folds(folder / "evaluation.json") for name, folder in evaluations.items() if folder in done}
     names = {name: config.pipelines[name] for name in runs}
-    corruptions = {
-        name: [f"{name}.{severity}" for severity in config.choice.severities] for name in config.choice.corruptions
-    }
+
+    def columns(kinds: Sequence[str]) -> dict[str, list[str]]:
+        return {kind: [f"{kind}.{severity}" for severity in config.choice.severities] for kind in kinds}
+
+    corruptions, sensor = columns(config.choice.corruptions), columns(config.choice.sensor)
     content: Numbers = {"computed": names, "severities": list(config.choice.severities), "scores": {}}
     if not runs:
         return content
     for score in (task.score, *task.metrics):
         processing = _table(runs, {name: [case] for name, case in names.items()}, score)
-        scores = Scores(list(names), processing, _table(runs, corruptions, score))
-        content["scores"][score] = _described(scores, list(corruptions))
+        drifted = _table(runs, sensor, score) if sensor else None
+        scores = Scores(list(names), processing, _table(runs, corruptions, score), drifted)
+        content["scores"][score] = _described(scores, list(corruptions), list(sensor))
     _compare(content["scores"][results.theirs.score], results.theirs)
     return content
 
@@ -98,11 +103,13 @@ def _table(runs: Mapping[str, list[dict[str, Numbers]]], columns: Mapping[str, l
     )
 
 
-def _described(scores: Scores, corruptions: list[str]) -> Numbers:
+def _described(scores: Scores, corruptions: list[str], sensor: Sequence[str] = ()) -> Numbers:
     """Returns the matrices of scores and the headline."""
+    drifted = {} if scores.sensor is None else {"sensor": _matrix(scores, scores.sensor, list(sensor))}
     return {
         "processing": _matrix(scores, scores.processing, list(scores.names)),
         "corruption": _matrix(scores, scores.corruption, corruptions),
+        **drifted,
         "headline": headline(scores),
     }
 
@@ -123,9 +130,10 @@ def headline(scores: Scores) -> Numbers:
     """Computes the mean scores and drops of all models, and the logarithm of the ratio of the drops.
 
     Returns:
-        `own`, `other_pipelines`, `corruption`, `processing_drop` and `corruption_drop`, each with `mean` and the `std`
-        over the folds; `log_ratio`, see `_log_ratio`; and `largest_column`: the pipeline under which the models lose
-        most, its `share` of the drops under other pipelines, and the `log_ratio` without that column.
+        `own`, `other_pipelines`, `corruption`, `processing_drop` and `corruption_drop`, and with drifts of the sensor
+        `sensor` and `sensor_drop`, each with `mean` and the `std` over the folds; `log_ratio`, see `_log_ratio`; and
+        `largest_column`: the pipeline under which the models lose most, its `share` of the drops under other pipelines,
+        and the `log_ratio` without that column.
     """
     processing, corruption = scores.drops()
     of_folds = {
@@ -135,6 +143,9 @@ def headline(scores: Scores) -> Numbers:
         "processing_drop": processing,
         "corruption_drop": corruption,
     }
+    if scores.sensor is not None:
+        drifted = scores.sensor.mean(1)
+        of_folds |= {"sensor": drifted, "sensor_drop": scores.own - drifted}
     means = {name: value.mean(0) for name, value in of_folds.items()}
     return {
         **{name: {"mean": float(value.mean()), "std": float(value.std())} for name, value in means.items()},
@@ -198,7 +209,7 @@ def _compare(content: Numbers, theirs: Orientation) -> None:
     for name in ("processing", "corruption"):
         content[name]["difference"] = _differences(content[name], published[name])
     for name, numbers in content["headline"].items():
-        if isinstance(numbers, dict) and "mean" in numbers:
+        if isinstance(numbers, dict) and "mean" in numbers and name in published["headline"]:
             numbers["difference"] = difference(numbers["mean"], numbers["std"], published["headline"][name]["mean"])
 
 

@@ -13,6 +13,7 @@ def config(tmp_path_factory):
         folds=2,
         epochs=3,
         corruptions=["contrast", "gaussian_noise"],
+        sensor=["defocus", "bits"],
         severities=[3],
         adv_parameters=["all", "black_level"],
         adv_aux_weight=[1e-2, 1e-4],

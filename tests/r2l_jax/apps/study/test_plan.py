@@ -89,5 +89,5 @@ def test_settings_that_no_job_would_take_are_refused(flags, message):
 
 def test_flags_of_parts_that_are_not_chosen_change_nothing():
     ignored = build(StudyConfig, parts=["forensics"]).without_effect()
-    assert ignored.keys() == {"as_published", "corruptions", "severities", "low_intensity"}
+    assert ignored.keys() == {"as_published", "corruptions", "sensor", "severities", "low_intensity"}
     assert ignored["severities"] == "without synthesis in --parts"
