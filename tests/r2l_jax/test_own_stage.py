@@ -191,7 +191,9 @@ def test_training_goes_on_with_the_same_file_wherever_it_is_and_with_no_other(tr
         InputError, match=r"holds another run \(pipeline was make of a file of SHA-256 .*, is make of a"
     ):
         train.run(replace(trained, pipeline=f"{other}:make"))
-    with pytest.raises(InputError, match=r"holds another run \(pipeline was .*moved_isp.py:make', is 'parametrized'\)"):
+    with pytest.raises(
+        InputError, match=r"another run \(pipeline was make of a file of SHA-256 \w+, is 'parametrized'"
+    ):
         train.run(replace(trained, pipeline="parametrized"))
     train.run(trained)
 

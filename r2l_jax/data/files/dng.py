@@ -151,9 +151,9 @@ def _pattern(page: tifffile.TiffPage) -> str | None:
         return None
     letters = bytes(colors.value)
     if rows * cols != len(letters) or not set(letters) <= {0, 1, 2}:
+        shown = ", ".join(map(str, letters[:16])) + (", ..." if len(letters) > 16 else "")
         raise InputError(
-            f"the color filter array must consist of red, green and blue, got {rows}x{cols} sites of the colors "
-            f"{list(letters)}"
+            f"the color filter array must consist of red, green and blue, got {rows}x{cols} sites of the colors [{shown}]"
         )
     return named(np.reshape(list(letters), (rows, cols)))
 
