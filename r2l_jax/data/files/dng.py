@@ -153,7 +153,8 @@ def _pattern(page: tifffile.TiffPage) -> str | None:
     if rows * cols != len(letters) or not set(letters) <= {0, 1, 2}:
         shown = ", ".join(map(str, letters[:16])) + (", ..." if len(letters) > 16 else "")
         raise InputError(
-            f"the color filter array must consist of red, green and blue, got {rows}x{cols} sites of the colors [{shown}]"
+            f"the color filter array must consist of red, green and blue, got {rows}x{cols} sites of the colors "
+            f"[{shown}]"
         )
     return named(np.reshape(list(letters), (rows, cols)))
 
