@@ -98,7 +98,7 @@ class Renderer:
     def images(
         self,
         recipes: Iterable[Recipe],
-        raw: Float[Array, "batch height width *channels"],
+        raw: Float[Array | np.ndarray, "batch height width *channels"],
         index: Int[Array, " batch"],
         camera: isp.Camera | None,
         processors: Mapping[NamedPipeline | None, Processor],
@@ -115,9 +115,9 @@ class Renderer:
             camera: the camera that took the mosaics.
             processors: the processor of each pipeline; under None, the one for a processing without a pipeline.
         """
-        for acquisition, of_acquisition in _grouped(recipes, lambda recipe: recipe.acquisition):
+        for acquisition, of_acquisition in grouped(recipes, lambda recipe: recipe.acquisition):
             mosaics = self.mosaics(acquisition, raw, index, camera)
-            for processing, of_processing in _grouped(of_acquisition, lambda recipe: recipe.processing):
+            for processing, of_processing in grouped(of_acquisition, lambda recipe: recipe.processing):
                 images = self._process(*processors[processing.pipeline], mosaics)
                 for recipe in of_processing:
                     yield recipe, self._corrupted(recipe.corruption, images, index)
@@ -168,7 +168,7 @@ def corrupt(
     return jax.vmap(one)(jnp.clip(images, 0, 1), sample_keys(key, index))
 
 
-def _grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> Iterable[tuple[Key, list[Item]]]:
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> Iterable[tuple[Key, list[Item]]]:
     """Groups items by a key, in the order in which keys first occur."""
     groups: dict[Key, list[Item]] = {}
     for item in items:

@@ -14,9 +14,9 @@ import tasks
 from r2l_jax.data import loader
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift.cases import Case, camera_of
+from r2l_jax.drift.cases import OWN, Case, camera_of
 from r2l_jax.drift.outcomes import to_text
-from r2l_jax.drift.renderer import Processor, Recipe, Renderer
+from r2l_jax.drift.renderer import Processor, Recipe, Renderer, grouped
 from r2l_jax.drift.synthesis.summary import OUTCOMES, PER_CLASS, Numbers
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
@@ -114,9 +114,15 @@ class Evaluator:
         own, others = [], []
         for recipe in recipes:
             (own if recipe.processing.pipeline is None else others).append(recipe)
-        by_model = [self._renderer.images(own, *mosaics, {None: processor}) for processor in processors]
-        for rendered in zip(*by_model, strict=True):
-            yield rendered[0][0], [images for _, images in rendered]
+        # All models process the same mosaics, which are drawn once.
+        for acquisition, of_acquisition in grouped(own, lambda recipe: recipe.acquisition):
+            taken = self._renderer.mosaics(acquisition, *mosaics)
+            steps = [recipe._replace(acquisition=OWN) for recipe in of_acquisition]
+            by_model = [
+                self._renderer.images(steps, taken, *mosaics[1:], {None: processor}) for processor in processors
+            ]
+            for recipe, rendered in zip(of_acquisition, zip(*by_model, strict=True), strict=True):
+                yield recipe, [images for _, images in rendered]
         for recipe, images in self._renderer.images(others, *mosaics, shared):
             yield recipe, [images] * len(processors)
 
