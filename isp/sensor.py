@@ -98,14 +98,14 @@ def expose_sites(
         raise ValueError(f"bits must be between 1 and 16, got {bits}")
     check_mosaic(light)
     photon_key, read_key = jax.random.split(key)
-    mean = jnp.maximum(light, 0) * exposure * full_well
+    mean = jnp.maximum(_in_32_bits(light), 0) * exposure * full_well
     electrons = _with_gradient_of(mean, poisson(jax.lax.stop_gradient(mean), photon_key))
     electrons += read_noise * jax.random.normal(read_key, mean.shape, mean.dtype)
 
     black = _black_levels(mean, camera)
     signal = jnp.clip(black + (1 - black) * electrons / full_well, 0, 1)
     top = 2**bits - 1
-    return _with_gradient_of(signal * top, jnp.round(signal * top)) / top
+    return (_with_gradient_of(signal * top, jnp.round(signal * top)) / top).astype(light.dtype)
 
 
 @jax.jit(static_argnames="camera")
@@ -170,7 +170,9 @@ def expose_again(
     """
     full_well = FULL_WELL if camera.full_well is None else camera.full_well
     electrons = READ_NOISE if camera.read_noise is None else camera.read_noise
-    factor, signal = jnp.asarray(light, raw.dtype), site_light(raw, camera)
+    check_mosaic(raw)
+    exact = _in_32_bits(raw)
+    factor, signal = jnp.asarray(light, exact.dtype), site_light(exact, camera)
     mean = factor * jnp.maximum(signal, 0) * full_well
     dimmed = jnp.maximum(1 - factor, 0)
     variance = electrons**2 * jnp.maximum(jnp.square(read_noise) - factor**2, 0)
@@ -179,10 +181,15 @@ def expose_again(
         noise = (poisson(mean, photon_key) - mean) * jnp.sqrt(dimmed)
     else:
         noise, variance = 0, variance + dimmed * mean
-    noise += jnp.sqrt(variance) * jax.random.normal(key, raw.shape, raw.dtype)
+    noise += jnp.sqrt(variance) * jax.random.normal(key, exact.shape, exact.dtype)
     noise = jax.lax.stop_gradient(noise)
-    black = _black_levels(raw, camera)
-    return jnp.clip(black + (1 - black) * (factor * signal + noise / full_well), 0, 1)
+    black = _black_levels(exact, camera)
+    return jnp.clip(black + (1 - black) * (factor * signal + noise / full_well), 0, 1).astype(raw.dtype)
+
+
+def _in_32_bits(sites: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Converts half precision, in which electrons overflow."""
+    return sites.astype(jnp.promote_types(sites.dtype, jnp.float32))
 
 
 def _black_levels(sites: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "height width"]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from isp import cfa, demosaic, unprocessing
 from isp.camera import Camera
-from isp.sensor import BITS, FULL_WELL, expose_again, site_light
+from isp.sensor import FULL_WELL, expose_again, site_light
 
 Mosaic = Float[Array, "*batch height width"]
 Amount = Float[Array, ""] | float
@@ -42,14 +42,15 @@ _XYZ_TO_SRGB = ((3.2406, -1.5372, -0.4986), (-0.9689, 1.8758, 0.0415), (0.0557, 
 
 
 def _drift(function: Drift) -> Drift:
-    """Compiles a drift for all amounts, checks its mosaics, and computes in at least 32 bits."""
+    """Compiles a drift for all amounts, checks and clips its mosaics, and computes in at least 32 bits."""
 
     @jax.jit(static_argnames="camera")
     @functools.wraps(function)
     def drifted(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
         cfa.check_mosaic(raw)
         exact = raw.astype(jnp.promote_types(raw.dtype, jnp.float32))
-        return function(exact, key, jnp.asarray(amount, exact.dtype), camera=camera).astype(raw.dtype)
+        result = function(exact, key, jnp.asarray(amount, exact.dtype), camera=camera)
+        return jnp.clip(result, 0, 1).astype(raw.dtype)
 
     return drifted
 
@@ -190,7 +191,7 @@ def lamp_color(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
 
     The camera keeps its white balance for daylight of 6504 K. A color temperature becomes a gain for each color,
     through the camera's color matrix; green keeps its light. Temperatures of 1667 to 25000 K are valid, so amounts from
-    -113 to 446.
+    -113 to 446. A lamp whose color the camera's matrix cannot reach leaves a color without light.
 
     Source of the locus: B. Kim et al., "Design of advanced color temperature control system for HDTV applications",
     Journal of the Korean Physical Society (2002).
@@ -204,7 +205,7 @@ def lamp_color(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
     of_lamps = jnp.stack([planckian(DAYLIGHT), planckian(DAYLIGHT + amount)])
     daylight, lamp = unprocessing.to_camera(of_lamps[None], camera)[0]
     gains = lamp / daylight
-    return expose_again(raw, key, camera=camera, light=_by_color(raw, gains / gains[1], camera))
+    return expose_again(raw, key, camera=camera, light=_by_color(raw, jnp.maximum(gains / gains[1], 0), camera))
 
 
 @_drift
@@ -269,9 +270,9 @@ def bits(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> M
 
 @_drift
 def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises all sites by this many digital numbers of the camera's converter, such as when a sensor warms up.
+    """Raises all sites by this many digital numbers of 12 bits, such as when a sensor warms up.
 
-    The numbers are those of the camera's `bits`, or of 12 bits if these are unknown.
+    A digital number is 1/4095 of white, whatever the camera's `bits`: an amount is the same for all cameras.
 
     Example:
         >>> raw = jnp.full((2, 2), 0.5)
@@ -279,7 +280,7 @@ def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camer
         >>> np.asarray(lifted)[0].round(3)
         array([0.51, 0.51], dtype=float32)
     """
-    return jnp.clip(raw + amount / (2 ** (camera.bits or BITS) - 1), 0, 1)
+    return raw + amount / (2**12 - 1)
 
 
 @_drift
@@ -298,9 +299,10 @@ def color_balance(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Cam
 
 @_drift
 def chromatic_aberration(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Magnifies red and shrinks blue, each by this many pixels in the corners, as a lens with lateral color does.
+    """Moves red outward and blue inward, by this many pixels in the corners, as a lens with lateral color does.
 
-    Red and blue are interpolated linearly between their sites, which smooths them and their noise a little.
+    Elsewhere, the distance is proportional to that from the middle. Red and blue are interpolated linearly between
+    their sites, which smooths them and their noise a little.
 
     Example:
         >>> raw = jnp.full((8, 8), 0.5)
@@ -312,13 +314,17 @@ def chromatic_aberration(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, came
     y, x = (jnp.arange(side, dtype=raw.dtype) - (side - 1) / 2 for side in (height, width))
     radius = np.hypot(height - 1, width - 1) / 2
 
-    def magnified(plane: Array, factor: Array) -> Array:
-        rows, columns = y / factor + (height - 1) / 2, x / factor + (width - 1) / 2
+    def scaled(plane: Array, factor: Array) -> Array:
+        """Reads each site from a place at `factor` times its distance from the middle."""
+        rows, columns = y * factor + (height - 1) / 2, x * factor + (width - 1) / 2
         return map_coordinates(plane, jnp.meshgrid(rows, columns, indexing="ij"), order=1, mode="nearest")
 
     def one(mosaic: Array) -> Array:
         rgb = demosaic.normalized(mosaic, pattern=camera.pattern)
-        red, blue = (magnified(rgb[..., color], 1 + sign * amount / radius) for color, sign in ((0, 1), (2, -1)))
+        # In a frame that is smaller than the distance, red comes from the middle.
+        red, blue = (
+            scaled(rgb[..., color], jnp.maximum(1 - sign * amount / radius, 0)) for color, sign in ((0, 1), (2, -1))
+        )
         return cfa.mosaic(jnp.stack([red, rgb[..., 1], blue], -1), camera.pattern)
 
     light = jax.vmap(one)(site_light(raw, camera).reshape(-1, height, width)).reshape(raw.shape)
@@ -407,7 +413,7 @@ def planckian(mired: Amount) -> Float[Array, "3"]:
 def _with_light(raw: Array, light: Array, camera: Camera) -> Array:
     """Returns the mosaic of light in fractions of the full well."""
     black = cfa.black_levels(jnp.array(camera.black_level, raw.dtype), camera.pattern, *raw.shape[-2:])
-    return jnp.clip(black + (1 - black) * light, 0, 1)
+    return black + (1 - black) * light
 
 
 def _with_electrons(raw: Array, electrons: Array, camera: Camera) -> Array:
@@ -422,7 +428,9 @@ def _chosen(raw: Array, key: PRNGKeyArray, amount: Amount) -> Array:
 
 
 def _by_color(raw: Array, gains: Array, camera: Camera) -> Array:
-    """Spreads the gain of each color over its sites."""
+    """Spreads the gain of each color over its sites; raises a ValueError if the sensor has no color filters."""
+    if camera.pattern == cfa.MONO:
+        raise ValueError("camera must have color filters, got the pattern MONO")
     return cfa.tiled(jnp.asarray(gains, raw.dtype)[cfa.tile(camera.pattern)], *raw.shape[-2:])
 
 

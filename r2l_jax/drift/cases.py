@@ -129,9 +129,18 @@ def _at_severities(
 
 def check_sensor(cases: Iterable[Case], dataset: RawDataset) -> None:
     """Raises an InputError unless the camera of a data set can have the drifts of the sensor of all cases."""
-    for case in cases:
-        if case.sensor is not None and not sensor_kinds.takes(case.sensor[0], camera_of(dataset)):
-            raise InputError(f"--sensor={case.sensor[0]}: {dataset.name} is from a sensor without color filters")
+    for name in dict.fromkeys(case.sensor[0] for case in cases if case.sensor is not None):
+        camera = camera_of(dataset)
+        if not sensor_kinds.takes(name, camera):
+            possible = ",".join(each for each in SENSOR if sensor_kinds.takes(each, camera))
+            raise InputError(
+                f"--sensor={name}: {dataset.name} is from a sensor without color filters; give --sensor={possible}"
+            )
+        if name == "lamp_color":
+            try:
+                isp.unprocessing.check_invertible(camera)
+            except ValueError as error:
+                raise InputError(f"--sensor={name}: the camera's {error}") from None
 
 
 def camera_of(dataset: RawDataset) -> isp.Camera:

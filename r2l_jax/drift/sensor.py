@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
     "hot_sites": Kind("read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True),
     "dead_sites": Kind("read-out", "per million", (100.0, 500.0, 2000.0, 10000.0, 30000.0), is_fixed=True),
     "bits": Kind("read-out", "bits", (7.0, 6.0, 5.0, 4.0, 3.0)),
-    "black_level": Kind("read-out", "digital numbers", (16.0, 40.0, 80.0, 160.0, 320.0)),
+    "black_level": Kind("read-out", "digital numbers of 12 bits", (16.0, 40.0, 80.0, 160.0, 320.0)),
     "pattern_shift": Kind("read-out", "percent of the rows", (2.0, 10.0, 30.0, 60.0, 100.0), needs_colors=True),
 }
 

@@ -135,3 +135,17 @@ def test_negative_light_reads_as_black_and_has_no_gradient():
 
     np.testing.assert_allclose(read(gray(-0.3, 4)), 128 / 4095, atol=0.5 / 65535)
     np.testing.assert_array_equal(jax.jit(jax.grad(lambda light: read(light).sum()))(gray(-0.3, 4)), 0)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_electrons_are_counted_in_32_bits(dtype):
+    """Half precision ends at 65504, and rounds 255 electrons and more to even numbers."""
+    camera = dataclasses.replace(CAMERA, full_well=1e5, read_noise=0.0)
+    light = jnp.full((64, 64), 0.5, dtype)
+    for exposed in (
+        sensor.expose_sites(light, jax.random.key(0), camera=camera, exposure=0.5),
+        sensor.expose_again(light, jax.random.key(0), camera=camera, light=0.5),
+    ):
+        assert exposed.dtype == dtype
+        signal = np.asarray(sensor.site_light(exposed.astype(jnp.float32), camera))
+        assert signal.mean() == pytest.approx(0.25, abs=0.03)

@@ -1,12 +1,14 @@
 """Facts that drifts of the sensor share; their amounts are measured back in tests/r2l_jax/drift/test_sensor.py."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from isp import sensor, sensor_drift
-from isp.camera import Camera
+from isp.camera import CAMERAS, Camera
 
 KEY = jax.random.key(1)
 CAMERA = Camera(
@@ -20,6 +22,15 @@ NOTHING = {
     **dict.fromkeys(("chromatic_aberration", "pattern_shift"), 0.0),
     **dict.fromkeys(("read_noise", "photon_noise"), 1.0),
     "bits": 10.0,
+}
+# Amounts that are more than most frames can bear.
+MUCH = {
+    **dict.fromkeys(("row_noise", "column_noise"), 5000.0),
+    **dict.fromkeys(("hot_sites", "dead_sites"), 5e5),
+    **dict.fromkeys(("vignetting", "defocus", "overexposure", "underexposure"), 9.0),
+    **dict.fromkeys(("read_noise", "photon_noise", "flicker", "pattern_shift"), 100.0),
+    **{"motion": 50.0, "lamp_color": 300.0, "color_balance": 5.0, "chromatic_aberration": 8.0},
+    **{"black_level": 9000.0, "bits": 1.0},
 }
 
 
@@ -64,3 +75,46 @@ def test_one_compilation_serves_all_amounts():
     size = sensor_drift.defocus._cache_size()
     sensor_drift.defocus(raw, KEY, 3.0, camera=CAMERA)
     assert sensor_drift.defocus._cache_size() == size
+
+
+@pytest.mark.parametrize("name", MUCH)
+def test_tiny_black_and_white_mosaics_of_half_precision_stay_mosaics(name):
+    """In electrons, half precision overflows; a frame of two sites is smaller than every blur and every tile."""
+    camera = Camera(
+        black_level=(0.05,) * 3, white_balance=(1, 1, 1), color_matrix=np.eye(3), pattern=X_TRANS, full_well=1e5
+    )
+    raw = jnp.stack([jnp.zeros((2, 2)), jnp.ones((2, 2)), jnp.full((2, 2), 0.4)]).astype(jnp.float16)
+    drifted = getattr(sensor_drift, name)(raw, KEY, MUCH[name], camera=camera)
+    assert (drifted.dtype, drifted.shape) == (raw.dtype, raw.shape)
+    assert bool(((drifted >= 0) & (drifted <= 1)).all())
+
+
+def test_a_lamp_takes_no_more_light_from_a_color_than_there_is():
+    """Its matrix places a lamp of 300 K x 10 beyond the colors that the microscope can see: blue would be negative."""
+    camera = dataclasses.replace(CAMERAS["microscopy"], black_level=(0.1,) * 4, read_noise=0)
+    warm = sensor_drift.lamp_color(jnp.full((2, 2), 0.5), KEY, 180.0, camera=camera)
+    assert float(warm[1, 1]) == pytest.approx(0.1, abs=1e-6)
+    assert float(warm[0, 0]) > 0.9
+
+
+def test_digital_numbers_of_the_black_level_are_the_same_for_all_converters():
+    for bits in (8, 16):
+        lifted = sensor_drift.black_level(
+            jnp.full((2, 2), 0.1), KEY, 409.5, camera=dataclasses.replace(CAMERA, bits=bits)
+        )
+        np.testing.assert_allclose(lifted, 0.2, atol=1e-6)
+
+
+def test_colors_come_from_the_middle_where_the_frame_is_smaller_than_their_distance():
+    raw = jax.random.uniform(KEY, (2, 2))
+    for amount in (np.sqrt(0.5), 4.0):
+        moved = sensor_drift.chromatic_aberration(raw, KEY, amount, camera=CAMERA)
+        assert bool(jnp.isfinite(moved).all())
+        # Green stays.
+        np.testing.assert_allclose(moved[[0, 1], [1, 0]], raw[[0, 1], [1, 0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lamp_color", "color_balance"])
+def test_a_sensor_without_color_filters_has_no_colors_to_change(name):
+    with pytest.raises(ValueError, match=r"^camera must have color filters, got the pattern MONO"):
+        getattr(sensor_drift, name)(jnp.ones((2, 2)), KEY, 1.0, camera=Camera(black_level=(0.0,), pattern="MONO"))

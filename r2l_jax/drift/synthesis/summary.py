@@ -313,12 +313,16 @@ def _upright(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
 
 
 def _scores_table(summary: Evaluation) -> str:
-    """Formats the score of each run and ensemble and its mean drops, and the mean of the runs."""
-    rows = [["run", f"own {summary.score}", *(f"{kind} drop" for kind in KINDS)]]
+    """Formats the score of each run and ensemble and its mean drops, and the mean of the runs.
+
+    Kinds of drift without a case have no column.
+    """
+    kinds = [kind for kind in KINDS if summary.headline[f"{kind}_drop"] is not None]
+    rows = [["run", f"own {summary.score}", *(f"{kind} drop" for kind in kinds)]]
     ensembles = {f"{label} (ensemble)": each.ensemble for label, each in summary.drops.items() if each.ensemble}
     headlines = {label: run.headline for label, run in {**summary.runs, **ensembles}.items()}
     for label, headline in {**headlines, "mean of the runs": summary.headline}.items():
-        numbers = [headline[name] for name in (OWN.name, *(f"{kind}_drop" for kind in KINDS))]
+        numbers = [headline[name] for name in (OWN.name, *(f"{kind}_drop" for kind in kinds))]
         rows.append([label, *("-" if number is None else points(number) for number in numbers)])
     return table(rows)
 

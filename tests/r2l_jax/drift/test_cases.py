@@ -5,8 +5,9 @@ import pytest
 import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
-from r2l_jax.drift import cases
-from r2l_jax.names import DRIFTS, PUBLISHED_PIPELINES
+from r2l_jax.drift import cases, sensor
+from r2l_jax.drift.corruptions import GROUPS
+from r2l_jax.names import CORRUPTIONS, DRIFTS, PUBLISHED_PIPELINES, SENSOR
 from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.flags import build, replace
 
@@ -32,6 +33,8 @@ def test_names_of_test_cases():
         *("gaussian_noise.1", "gaussian_noise.3", "contrast.1", "contrast.3"),
     ]
     assert list(dict.fromkeys(case.group for case in known)) == list(DRIFTS)
+    # Results find the group of a kind by its name alone.
+    assert not {*SENSOR, *sensor.ORDER} & {*CORRUPTIONS, *GROUPS.values(), *DRIFTS}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from r2l_jax.drift import cases, renderer
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.corruptions import CORRUPTIONS
 from r2l_jax.drift.renderer import Recipe, Renderer
+from r2l_jax.names import SENSOR, SEVERITIES
 from r2l_jax.runtime.devices import shardings, to_devices
 
 CAMERA = isp.CAMERAS["drone"]
@@ -122,6 +123,32 @@ def test_structures_and_shapes_alone_are_compiled_for(processors, caplog):
     # Once for two exposures, once for each processor, and once for each corruption at two severities.
     names = re.findall(r"Compiling jit\((expose|process|corrupt)\)", caplog.text)
     assert sorted(names) == ["corrupt", "corrupt", "expose", "process", "process"]
+
+
+def test_drifts_of_the_sensor_are_compiled_once_for_all_severities(caplog):
+    kinds = ("defocus", "read_noise", "pattern_shift")
+    # A size of its own, as above.
+    raws = np.random.default_rng(0).uniform(0.2, 0.6, (3, 10, 22)).astype(np.float32)
+    made, masks = Renderer(0, shardings().split), np.uint8(raws > 0.4)
+    arrays = to_devices({"raw": raws, "index": INDICES}, shardings().split)
+    with jax.log_compiles():
+        found = [
+            (made.mosaics(case, arrays["raw"], arrays["index"], CAMERA), made.targets(case, masks))
+            for case in cases.sensor(kinds, SEVERITIES)
+        ]
+    assert len({np.asarray(mosaics).tobytes() for mosaics, _ in found}) == len(kinds) * len(SEVERITIES)
+    names = re.findall(r"Compiling jit\((drifted|moved)\)", caplog.text)
+    assert sorted(names) == ["drifted"] * 3 + ["moved"]
+
+
+def test_only_kinds_that_move_the_content_move_masks_and_none_changes_labels():
+    made, masks, labels = Renderer(0), np.uint8(RAWS > 0.4), np.int32([0, 1, 2])
+    for case in (OWN, *cases.exposures([0.5]), *cases.sensor(SENSOR, [5])):
+        assert made.targets(case, labels) is labels
+        if case.kind == "pattern_shift":
+            np.testing.assert_array_equal(made.targets(case, masks)[..., :-1], masks[..., 1:])
+        else:
+            assert made.targets(case, masks) is masks
 
 
 @pytest.mark.parametrize("name", ["contrast", "gaussian_noise"])

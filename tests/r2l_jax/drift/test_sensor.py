@@ -1,6 +1,8 @@
 """Each drift of the sensor measured back in its unit, its masks, and the cameras that cannot have it."""
 
 import functools
+import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -218,6 +220,14 @@ def test_each_amount_is_measured_back(name, severity):
 
 def test_the_kinds_are_those_that_flags_name():
     assert tuple(KINDS) == SENSOR
+
+
+def test_the_table_of_the_documentation_states_the_amounts():
+    text = (pathlib.Path(__file__).parents[3] / "docs/drift_controls.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")]
+    stated = {name: amounts for names, _, amounts in rows for name in re.findall("`(\\w+)`", names)}
+    for name, kind in KINDS.items():
+        assert stated[name] == ", ".join(f"{amount:g}" for amount in kind.amounts), name
 
 
 def test_severities_grow():

@@ -11,7 +11,7 @@ from report_runs import PIPELINES
 from r2l_jax.apps.report import dots
 from r2l_jax.apps.report.dots import Row
 from r2l_jax.apps.report.runs import read_members, read_runs
-from r2l_jax.names import CORRUPTIONS
+from r2l_jax.names import CORRUPTIONS, SENSOR
 
 
 def read_rows(folder):
@@ -36,6 +36,7 @@ def test_each_row_has_the_score_of_each_training(folder):
     assert read_rows(folder) == {
         "own images": scores("own"),
         "other pipelines (mean of 1)": scores(PIPELINES[1]),
+        "sensor: lens": scores("defocus.1", "defocus.3"),
         "corruptions: tone and color": scores("contrast.1", "contrast.3"),
         "worst black level": [row["score"] for of_run in rows for row in of_run if row["group"] == "black_level"],
         "a twentieth of the light": [0.2, 0.21, 0.22],
@@ -43,14 +44,15 @@ def test_each_row_has_the_score_of_each_training(folder):
     }
 
 
-def test_every_group_of_corruptions_has_its_row(folder):
+def test_every_group_of_the_sensor_and_of_corruptions_has_its_row(folder):
     file = folder / "evaluation/evaluation.json"
     content = json.loads(file.read_text())
     for run in content["runs"].values():
-        run["tests"] |= {f"{name}.2": run["tests"]["contrast.1"] for name in CORRUPTIONS}
+        run["tests"] |= {f"{name}.2": run["tests"]["contrast.1"] for name in (*SENSOR, *CORRUPTIONS)}
     report_runs.write_json(file, content)
     kinds = ("tone and color", "noise", "blur", "weather", "digital")
-    assert [*read_rows(folder)][2:7] == [f"corruptions: {kind}" for kind in kinds]
+    rows = [f"sensor: {kind}" for kind in ("light", "lens", "read-out")] + [f"corruptions: {kind}" for kind in kinds]
+    assert [*read_rows(folder)][2:10] == rows
 
 
 def test_rows_without_results_are_left_out(folder):

@@ -48,17 +48,18 @@ def assert_shown(read, caption, rows):
 def test_numbers_of_the_evaluation_stand_in_their_rows_and_columns(everything, read):
     content = json.loads((everything / "evaluation/evaluation.json").read_text())
     (run,), by = content["runs"].values(), content["by"]["iso_speed"]
-    kinds = ("processing", "acquisition", "corruption")
+    kinds = ("processing", "acquisition", "sensor", "corruption")
     row = {
         "accuracy on own images": run["headline"]["own"],
         **{f"mean {kind} drop": run["headline"][f"{kind}_drop"] for kind in kinds},
     }
     assert_shown(read, "accuracy on own images, and mean drops under drift", {"everything": row})
     # The severities are rows of one title, of which the test's reader keeps the last.
-    test = run["tests"]["contrast.3"]
-    row = {"severity": 3, **{name: test[name]["mean"] for name in ("accuracy", "drop", "loss")}}
-    assert_shown(read, "Common corruptions", {"everything": row})
-    assert {run["tests"]["contrast.1"][name]["mean"] for name in ("accuracy", "drop", "loss")} <= read.values()
+    for caption, kind in {"Drift of the sensor": "defocus", "Common corruptions": "contrast"}.items():
+        test = run["tests"][f"{kind}.3"]
+        row = {"severity": 3, **{name: test[name]["mean"] for name in ("accuracy", "drop", "loss")}}
+        assert_shown(read, caption, {"everything": row})
+        assert {run["tests"][f"{kind}.1"][name]["mean"] for name in ("accuracy", "drop", "loss")} <= read.values()
     rows = {
         title: dict(zip(("samples", *by["columns"]), (samples, *means), strict=True))
         for title, samples, means in zip(by["rows"], by["samples"], by["mean"], strict=True)
@@ -349,10 +350,11 @@ def test_runs_stand_side_by_side(tmp_path):
                 value = joint["runs"][run]["tests"][case][name]["mean"]
                 assert float(read.tables[caption][number][run, case][0]["data-value"]) == value
     assert "Processing drift, runs together" in read.headings
-    for run in ("first", "second"):
-        drops = [joint["runs"][run]["tests"][f"contrast.{severity}"]["drop"]["mean"] for severity in (1, 3)]
-        caption = "Drop of accuracy from own images, mean over the severities"
-        assert read.value(caption, run, "contrast") == np.mean(drops)
+    of_kinds = read.tables["Drop of accuracy from own images, mean over the severities"]
+    for kind, table in zip(("defocus", "contrast"), of_kinds, strict=True):
+        for run in ("first", "second"):
+            drops = [joint["runs"][run]["tests"][f"{kind}.{severity}"]["drop"]["mean"] for severity in (1, 3)]
+            assert float(table[run, kind][0]["data-value"]) == np.mean(drops)
     scores = [json.loads((second / f"fold_{fold}/metrics.json").read_text())["best_val_accuracy"] for fold in range(2)]
     table = "Scores and losses of the validation, and the numbers of samples"
     assert read.value(table, "second, mean", "accuracy, best checkpoint") == pytest.approx(np.mean(scores))
@@ -380,7 +382,7 @@ def test_runs_are_compared_over_the_severities_of_both(tmp_path):
     del second["contrast.3"]
     report_runs.write_json(tmp_path / "evaluation/evaluation.json", content)
     read = Page(make_page(read_runs(list(map(str, folders)))))
-    (table,) = read.tables["Drop of accuracy from own images, mean over the severities"]
+    _, table = read.tables["Drop of accuracy from own images, mean over the severities"]
     for run, tests in (("first", first), ("second", second)):
         assert float(table[run, "contrast"][0]["data-value"]) == tests["contrast.1"]["drop"]["mean"]
         # No severity is common to both.
@@ -458,7 +460,7 @@ def test_the_page_of_a_group_begins_with_its_verdict_and_shows_its_members(tmp_p
     figures = [attributes["alt"] for tag, attributes in read.tags if tag == "img"]
     assert figures[0].startswith("Median accuracy of the trainings, and their range: own images ")
     with Image.open(tmp_path / "drift.png") as picture:
-        assert picture.size == (1800, 680)
+        assert picture.size == (1800, 760)
 
 
 def test_a_group_is_shown_while_it_is_trained(tmp_path):

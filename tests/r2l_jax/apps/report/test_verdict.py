@@ -34,6 +34,9 @@ def test_losses_are_intervals_with_the_worst_case_in_words(run):
     assert judge(found) == ["Loses 60 to 70 points at an intensity of 0.05."]
     found = evaluated(run, corruptions=(0.2, 0.25), noise=(0.3, 0.4), contrast=(0.5, 0.6), blur=(-0.1, 0.1))
     assert judge(found) == ["Loses 20 to 25 points under common corruptions; the worst is noise."]
+    kinds = {"underexposure": (0.3, 0.4), "black_level": (0.5, 0.6), "defocus": (-0.1, 0.1)}
+    found = evaluated(run, sensor=(0.2, 0.25), light=(0.3, 0.4), **{"read-out": (0.5, 0.6)}, **kinds)
+    assert judge(found) == ["Loses 20 to 25 points under drift of the sensor; the worst is black level."]
     assert stated(found) == ["Intervals: 95%, about the model (480 test samples)."]
 
 

@@ -44,6 +44,15 @@ def test_cases_are_of_kinds_of_drift_and_groups_of_corruptions():
     }
 
 
+def test_drifts_of_the_sensor_are_of_groups_and_kinds():
+    assert groups_of(cases.sensor(["underexposure", "defocus", "motion"], [1, 5])) == {
+        "sensor": [f"{kind}.{severity}" for kind in ("underexposure", "defocus", "motion") for severity in (1, 5)],
+        "light": ["underexposure.1", "underexposure.5"],
+        "lens": ["defocus.1", "defocus.5", "motion.1", "motion.5"],
+        **{kind: [f"{kind}.1", f"{kind}.5"] for kind in ("underexposure", "defocus", "motion")},
+    }
+
+
 def test_a_paired_drop_has_a_narrower_interval_than_its_scores():
     found = drops(group(), "test", None)
     assert (found.about, found.samples) == ("recipe", 400)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import isp
 from r2l_jax.config import TrainConfig
 from r2l_jax.drift import acquisition, outcomes
 from r2l_jax.drift.synthesis import evaluation
@@ -277,16 +278,80 @@ def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
     assert evaluation.run(settings)["headline"]["own"] == pytest.approx(0.75)
     with pytest.raises(InputError, match=r"--against=pipelines: --run=none was trained on brightness, which is proc"):
         evaluation.run(dataclasses.replace(settings, against=("pipelines",)))
+    with pytest.raises(InputError, match=r"^--against=sensor: --run=none was trained on brightness, which is proc"):
+        evaluation.run(dataclasses.replace(settings, against=("sensor",)))
+
+
+def test_severities_are_of_the_sensor_and_of_corruptions():
+    settings = EvaluationConfig(run=("run",), against=("sensor",), sensor=("defocus", "bits"), severities=(2, 4))
+    assert [case.name for case in settings.cases()] == ["own", "defocus.2", "defocus.4", "bits.2", "bits.4"]
+    for against, used in (
+        (("sensor",), {"sensor", "severities", "seed"}),
+        (("corruptions",), {"corruptions", "severities", "seed"}),
+        (("pipelines", "exposures"), {"pipelines", "exposures", "seed"}),
+    ):
+        ignored = dataclasses.replace(settings, against=against).without_effect()
+        assert {"pipelines", "exposures", "sensor", "corruptions", "severities", "seed"} - ignored.keys() == used
+
+
+def test_drifts_of_the_sensor_have_their_matrix_groups_and_rows(settings, evaluated, capsys, tmp_path):
+    """At severity 5 of underexposure, all images are dark."""
+    kinds = ("underexposure", "vignetting", "read_noise")
+    settings = dataclasses.replace(settings, against=("sensor",), sensor=kinds, output=str(tmp_path))
+    result = evaluation.run(settings)
+    names = [f"{kind}.{severity}" for kind in kinds for severity in (1, 5)]
+    assert evaluated == [["own", *names]] * 2
+    matrix, run = result["matrices"]["sensor"], result["runs"]["static"]
+    assert (matrix["rows"], matrix["columns"]) == (list(kinds), [1, 5])
+    bright = (INTENSITIES > brightness.BRIGHT).mean()
+    assert run["tests"]["underexposure.5"]["drop"]["mean"] == pytest.approx(bright)
+    assert matrix["mean"][0][1] == pytest.approx(1 - bright)
+    groups, by_case = result["drops"]["static"]["groups"], result["drops"]["static"]["cases"]
+    assert set(groups) == {"sensor", "light", "lens", "read-out", *kinds}
+    assert groups["light"] == groups["underexposure"]
+    mean = np.mean([by_case[name]["estimate"] for name in names])
+    assert groups["sensor"]["estimate"] == pytest.approx(mean)
+    assert run["headline"]["sensor_drop"] == pytest.approx(mean)
+    printed = [line.split("  ")[0].strip() for line in capsys.readouterr().out.splitlines()[2:9]]
+    assert (
+        printed
+        == ["own", "sensor", "light", "lens", "read-out", *(f"{kind} (mean of 2 severities)" for kind in kinds)][:7]
+    )
+    with (tmp_path / "evaluation.csv").open() as file:
+        assert {row["test"] for row in csv.DictReader(file)} == {"own", *names}
+    assert (tmp_path / "sensor.png").exists()
+    again = evaluation.run(dataclasses.replace(settings, sensor=("read_noise",)))
+    assert len(evaluated) == 2
+    assert again["runs"]["static"]["tests"]["read_noise.5"] == run["tests"]["read_noise.5"]
+
+
+def test_what_a_camera_cannot_have_is_refused_with_what_it_can(settings, runs, tmp_path):
+    gray = isp.Camera(black_level=(0.1,), pattern="MONO")
+    singular = dataclasses.replace(brightness.CAMERA, color_matrix=np.ones((3, 3)))
+    for camera, kinds, message in (
+        (gray, ("defocus", "pattern_shift"), "brightness is from a sensor without color filters; give --sensor=undere"),
+        (singular, ("lamp_color",), "the camera's color_matrix must have an inverse"),
+    ):
+        runs["static"] = [brightness.fold(dataclasses.replace(DATASET, camera=camera), range(8), range(8, 16))]
+        settings = dataclasses.replace(settings, against=("sensor",), sensor=kinds, output=str(tmp_path))
+        with pytest.raises(InputError, match=f"^--sensor={kinds[-1]}: {message}") as refused:
+            evaluation.run(settings)
+        assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"against": ("weather",)}, "--against must be one of pipelines, intensities, exposures, corruptions, got 'we"),
+        (
+            {"against": ("weather",)},
+            "--against must be one of pipelines, intensities, exposures, sensor, corruptions, ",
+        ),
         ({"against": ()}, r"--against is empty"),
         ({"run": ()}, r"--run is empty"),
         ({"pipelines": ()}, r"--pipelines is empty"),
         ({"severities": ()}, r"--severities is empty"),
+        ({"against": ("sensor",), "severities": ()}, r"--severities is empty"),
+        ({"against": ("sensor",), "sensor": ()}, r"--sensor is empty"),
         ({"batch_size": 0}, r"--batch_size must be positive, got 0"),
         ({"seed": -1}, r"--seed must not be negative, got -1"),
     ],

@@ -62,14 +62,21 @@ def test_numbers_of_a_corruption_follow_from_its_formula(fold):
 
 
 def test_results_depend_neither_on_the_batch_size_nor_on_other_cases(fold):
-    known = [cases.OWN, *cases.exposures([0.3]), *cases.corruptions(["gaussian_noise"], [5])]
+    drawn = ("read_noise", "column_noise", "flicker")
+    known = [
+        cases.OWN,
+        *cases.exposures([0.3]),
+        *cases.sensor(drawn, [3]),
+        *cases.corruptions(["gaussian_noise"], [5]),
+    ]
     whole = evaluated(Evaluator(8), fold, fold.dataset, known)
     parts = evaluated(Evaluator(3), fold, fold.dataset, known[::-1])
-    other = evaluated(Evaluator(8, seed=1), fold, fold.dataset, known[-1:])
+    other = evaluated(Evaluator(8, seed=1), fold, fold.dataset, known[1:])
     for case in known:
         assert parts[case.name]["loss"] == pytest.approx(whole[case.name]["loss"], rel=1e-5)
         assert parts[case.name]["confusion"] == whole[case.name]["confusion"]
-    assert other["gaussian_noise.5"]["loss"] != pytest.approx(whole["gaussian_noise.5"]["loss"], rel=1e-6)
+    for name in other:
+        assert other[name]["loss"] != pytest.approx(whole[name]["loss"], rel=1e-6)
 
 
 def test_mosaics_are_read_once_for_all_cases_and_not_kept(fold):
@@ -116,6 +123,20 @@ def test_contributions_to_a_segmentation_average_to_its_intersection_over_union(
     counted, total = from_text(own["outcomes"], fold.valid_indices)
     assert np.ptp(counted / total) > 0.3
     assert statistics.contributions(counted, total).mean() == pytest.approx(own["iou"], rel=1e-5)
+
+
+def test_masks_move_with_the_shifted_pattern_and_with_no_other_drift():
+    """The right half is the object; shifted by a site, 9 of the 16 columns are."""
+    dataset = brightness.half_images(0.3, 0.8, 4)
+    fold = brightness.fold(dataset, (), range(4))
+    known = [cases.OWN, *cases.sensor(["pattern_shift", "motion", "chromatic_aberration"], [5])]
+    tests = evaluated(Evaluator(3), fold, dataset, known)
+    for case in known:
+        columns = 16 * np.array(tests[case.name]["confusion"]).sum(1) / 4
+        np.testing.assert_allclose(columns, [7, 9] if case.kind == "pattern_shift" else [8, 8], err_msg=case.name)
+    # Where the mask did not move, a column of 16 would be wrong.
+    wrong = {name: 1 - np.trace(tests[name]["confusion"]) / 4 for name in ("own", "pattern_shift.5")}
+    assert wrong["pattern_shift.5"] == pytest.approx(wrong["own"], abs=0.02)
 
 
 @pytest.mark.parametrize("task", ["classification", "segmentation"])

@@ -38,6 +38,23 @@ def test_a_sheet_of_corruptions_has_a_row_for_each_and_a_column_for_each_severit
     assert severe.std((0, 1)).mean() / mild.std((0, 1)).mean() == pytest.approx(0.2, abs=0.05)
 
 
+def test_a_sheet_of_the_sensor_has_a_row_for_each_kind_and_a_column_for_each_severity(base, tmp_path):
+    picture = sheet(base, "sensor", tmp_path, sensor=("underexposure", "vignetting"), severities=(1, 5))
+    assert picture.shape == (2 * 268 + 8, 2 * 248 + 8, 3)
+    (darker, dark), (plain, vignetted) = (
+        [
+            picture[28 + 268 * row : 268 * (1 + row), 8 + 248 * column : 248 * (1 + column)].astype(float)
+            for column in range(2)
+        ]
+        for row in range(2)
+    )
+    # Four stops less, after a gamma of 2.2.
+    assert dark.mean() / darker.mean() == pytest.approx(2 ** (-4 / 2.2), rel=0.25)
+    inner, corner = slice(100, 140), slice(0, 20)
+    ratio = [panel[corner, corner].mean() / panel[inner, inner].mean() for panel in (plain, vignetted)]
+    assert ratio[1] < 0.6 * ratio[0]
+
+
 def test_the_worst_cell_is_the_greatest_loss_of_a_run():
     def run(own, **scores):
         tests = {"own": {"group": "own", "accuracy": {"mean": own}}}
@@ -69,13 +86,30 @@ def test_the_worst_cell_of_an_evaluation_is_drawn_with_its_difference_by_channel
     assert abs(together[30:-30, 30:-30] - 127.5).max() == pytest.approx(127.5, abs=1)
 
 
+def test_the_worst_drift_of_the_sensor_is_drawn(base, one_epoch, tmp_path):
+    """Of the frame, the last 30% of the rows change."""
+    run, output = (str(one_epoch.run_dir),), str(tmp_path / "results")
+    evaluation.run(
+        EvaluationConfig(run=run, against=("sensor",), sensor=("pattern_shift",), severities=(3,), output=output)
+    )
+    file = str(tmp_path / "results" / "evaluation.json")
+    picture = sheet(base, "worst", tmp_path, matrix="sensor", evaluation=file).astype(float)
+    trained, tested = (picture[28:508, 8 + 488 * place : 488 * (place + 1)] for place in range(2))
+    changed = abs(tested - trained).mean((1, 2))
+    # The first of them is the 23rd of 32, and filters look at most five rows far.
+    assert changed[: 17 * 15].max() == 0
+    assert changed[23 * 15 :].mean() > 1
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"sheet": "worst"}, "--sheet=worst needs --evaluation, the evaluation.json of scripts/evaluate.py"),
         ({"sheet": "pipelines", "pipelines": ()}, "--pipelines is empty"),
+        ({"sheet": "sensor", "sensor": ()}, "--sensor is empty"),
+        ({"sheet": "sensor", "severities": ()}, "--severities is empty"),
         ({"sheet": "pipelines", "output": "sheet.jpg"}, "--output must be a .png file, got sheet.jpg"),
-        ({"sheet": "all"}, "--sheet must be one of pipelines, corruptions, worst, got 'all'"),
+        ({"sheet": "all"}, "--sheet must be one of pipelines, sensor, corruptions, worst, got 'all'"),
     ],
 )
 def test_settings_that_make_no_sheet_are_named(settings, message):
@@ -101,5 +135,7 @@ def test_flags_of_other_sheets_have_no_effect():
     assert {"pipelines", "corruptions", "severities", "dataset"} <= ignored.keys()
     assert not {"matrix", "seed", "data_dir"} & ignored.keys()
     assert set(SheetConfig(sheet="pipelines", output="sheet.png").without_effect()) == {
-        *("pipeline", "corruptions", "severities", "seed", "evaluation", "matrix")
+        *("pipeline", "sensor", "corruptions", "severities", "seed", "evaluation", "matrix")
     }
+    ignored = SheetConfig(sheet="sensor", output="sheet.png").without_effect()
+    assert ignored.keys() == {"pipelines", "corruptions", "evaluation", "matrix"}

@@ -53,6 +53,7 @@ def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity
             "own": 0.8,
             "processing_drop": 0.05,
             "acquisition_drop": 0.4,
+            "sensor_drop": None,
             "corruption_drop": 0.2,
         }
     )
@@ -61,6 +62,7 @@ def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity
             "own": 0.8,
             "processing_drop": 0.2,
             "acquisition_drop": 0.0,
+            "sensor_drop": None,
             "corruption_drop": 0.6,
         }
     )
@@ -69,6 +71,7 @@ def test_headline_is_the_mean_of_drops_of_the_same_fold_without_own_and_identity
             "own": 0.8,
             "processing_drop": 0.125,
             "acquisition_drop": 0.2,
+            "sensor_drop": None,
             "corruption_drop": 0.4,
         }
     )
@@ -98,6 +101,31 @@ def test_a_run_without_a_pipeline_of_its_own_has_its_images_in_a_column():
     assert (matrices["corruptions"]["rows"], matrices["corruptions"]["columns"]) == (["identity", "contrast"], [1, 5])
     assert matrices["corruptions"]["mean"][1] == pytest.approx([0.5, 0.3])
     assert "intensities" not in matrices
+
+
+def test_drifts_of_the_sensor_have_a_drop_matrices_and_figures_of_their_own():
+    tested = [cases.OWN, *cases.sensor(["defocus", "bits"], [1, 5]), *cases.corruptions(["contrast"], [3])]
+
+    def run(*scores):
+        by_case = dict(zip((case.name for case in tested), map(numbers, scores), strict=True))
+        return LEARNT._replace(folds={0: by_case})
+
+    runs = {"first": run(0.8, 0.8, 0.6, 0.4, 0.2, 0.0), "second": run(0.6, 0.6, 0.4, 0.2, 0.0, 0.6)}
+    result = summary.summarize(runs, tested, "accuracy")
+    assert result.headline["sensor_drop"] == pytest.approx(0.3)
+    assert result.headline["corruption_drop"] == pytest.approx(0.4)
+    matrix, of_runs = result.matrices["sensor"], result.matrices["sensor_of_runs"]
+    assert (matrix["rows"], matrix["columns"]) == (["defocus", "bits"], [1, 5])
+    assert matrix["mean"] == [pytest.approx([0.7, 0.5]), pytest.approx([0.3, 0.1])]
+    assert (of_runs["columns"], of_runs["severities"]) == (["own", "defocus", "bits"], [1, 5])
+    assert of_runs["mean"] == [pytest.approx([0.8, 0.7, 0.3]), pytest.approx([0.6, 0.5, 0.1])]
+    figures = summary.make_figures(result)
+    assert set(figures) == {"sensor", "sensor_of_runs", "corruptions", "corruptions_of_runs"}
+    title = "drift of the sensor by severity; own images 0.700; mean of 2 runs"
+    assert figures["sensor"].axes[0].get_title() == title
+    result.drops = {name: drops(name) for name in runs}
+    columns = [line for line in summary.make_table(result).splitlines() if "own accuracy" in line][-1]
+    assert columns.split() == ["run", "own", "accuracy", "sensor", "drop", "corruption", "drop"]
 
 
 def test_what_was_not_asked_for_has_no_drop():

@@ -23,7 +23,7 @@ from r2l_jax.config import TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
-from r2l_jax.drift.renderer import Recipe
+from r2l_jax.drift.renderer import Recipe, Renderer
 from r2l_jax.drift.synthesis import synthesis
 from r2l_jax.drift.synthesis.config import SynthesisConfig
 from r2l_jax.drift.synthesis.evaluator import Evaluator
@@ -53,7 +53,7 @@ def scenes(task, iso):
     """Grey noise, darker at a lower intensity; no site near black, where the tone curve magnifies rounding."""
     light = np.random.default_rng(0).uniform(0.4, 0.6, (IMAGES, SIZE, SIZE)).astype(np.float32)
     mask = np.zeros((SIZE, SIZE), np.uint8)
-    mask[:16, :16] = 1
+    mask[:16, :16] = mask[20:30, 5:9] = 1
     labels = np.arange(IMAGES, dtype=np.int32) % 3
     targets = [mask] * IMAGES if task == "segmentation" else labels
     return RawDataset(
@@ -296,6 +296,87 @@ def test_the_users_own_files(base, tmp_path):
         assert pictures(config, name).shape == (3, 16, 16, 3)
 
 
+@pytest.fixture(scope="module")
+def drifted(base):
+    """Sets of drifts of the sensor, with and without a corruption."""
+    config = replace(
+        base,
+        output=f"{base.output}_sensors",
+        pipelines=("parametrized",),
+        intensities=None,
+        exposures=(),
+        sensor=("black_level", "read_noise"),
+    )
+    synthesis.run(config)
+    return config
+
+
+def test_drifts_of_the_sensor_are_acquisitions_with_a_column_of_their_own(base, written, drifted):
+    names = {
+        f"parametrized/{acquisition}/{corruption}"
+        for acquisition in ("iso=1", "black_level.5", "read_noise.5")
+        for corruption in ("uncorrupted", "gaussian_noise.5")
+    }
+    assert {str(path.parent.relative_to(drifted.output)) for path in folder(drifted).rglob("manifest.csv")} == names
+    # Sets without a drift of the sensor stay as they were.
+    same = "parametrized/iso=1/gaussian_noise.5"
+    assert manifest(drifted, same) == manifest(base, same)
+    assert "sensor" not in manifest(drifted, same)[0]
+    for row in manifest(drifted, "parametrized/black_level.5/gaussian_noise.5"):
+        found = (row["sensor"], row["iso"], row["exposure"], row["corruption"], row["severity"])
+        assert found == ("black_level.5", "1.0", "", "gaussian_noise", "5")
+    sets = json.loads((folder(drifted) / "manifest.json").read_text())["sets"]
+    assert {name: settings.get("sensor") for name, settings in sets.items()} == {
+        name: None if "iso" in name else name.split("/")[1] for name in names
+    }
+
+
+def test_pictures_of_a_drifted_sensor_are_the_pipelines_of_its_mosaics(written, drifted):
+    raws = np.stack([written.read(index)[0] for index in range(IMAGES)])
+    for name in ("black_level", "read_noise"):
+        (case,) = cases.sensor([name], [5])
+        mosaics = Renderer(drifted.seed).mosaics(case, jnp.asarray(raws), jnp.arange(IMAGES), written.camera)
+        expected = np.clip(isp.parametrized(written.camera)(mosaics), 0, 1) * 65535
+        values = pictures(drifted, f"parametrized/{name}.5/uncorrupted")
+        # Where the noise is near black, the tone curve magnifies rounding.
+        assert np.quantile(abs(values - expected), 0.99) < 2
+        assert abs(values - pictures(drifted, "parametrized/iso=1/uncorrupted").astype(float)).mean() > 500
+
+
+def test_sets_of_a_drifted_sensor_are_resumed(drifted):
+    before = tree(drifted)
+    times = {path: path.stat().st_mtime_ns for path in folder(drifted).rglob("*.tiff")}
+    lost = folder(drifted, "parametrized/read_noise.5/uncorrupted") / "a" / "scene_0.tiff"
+    lost.unlink()
+    synthesis.run(drifted)
+    assert tree(drifted) == before
+    assert [path for path, time in times.items() if path.stat().st_mtime_ns != time] == [lost]
+
+
+def test_mask_files_move_with_the_shifted_pattern_and_with_no_other_drift(base, written, tmp_path):
+    config = SynthesisConfig(
+        dataset="SyntheticSegmentation",
+        output=str(tmp_path / "out"),
+        sensor=("pattern_shift", "motion", "chromatic_aberration"),
+        severities=(3,),
+        format="png",
+    )
+    synthesis.run(config)
+    mask = synthesis.load(config)[1.0].read(0)[1]
+    shifted = mask.copy()
+    # Of 32 rows, the last 10.
+    shifted[22:, :-1] = mask[22:, 1:]
+    expected = {"iso=1": mask, "motion.3": mask, "chromatic_aberration.3": mask, "pattern_shift.3": shifted}
+    for acquisition, moved in expected.items():
+        name = f"parametrized/{acquisition}/uncorrupted"
+        rows = manifest(config, name)
+        assert len(rows) == IMAGES
+        for row in rows:
+            content = (folder(config, name) / row["mask"]).read_bytes()
+            assert row["mask_sha256"] == hashlib.sha256(content).hexdigest()
+            np.testing.assert_array_equal(np.asarray(Image.open(folder(config, name) / row["mask"])), 255 * moved)
+
+
 def damage(content):
     return content[:-1] + bytes([content[-1] ^ 1])
 
@@ -396,8 +477,10 @@ def test_data_and_processes_that_do_not_fit_are_named(base, written, monkeypatch
     [
         ({"pipelines": ()}, r"--pipelines is empty"),
         ({"corruptions": ("contrast",), "severities": ()}, r"--severities is empty"),
-        ({"intensities": ()}, r"--intensities is empty, and so is --exposures"),
-        ({"dataset": "Folder", "intensities": (1.0,)}, r"--intensities: a Folder holds one intensity, its own"),
+        ({"intensities": ()}, r"--intensities, --exposures and --sensor are all empty"),
+        ({"sensor": ("defocus",), "severities": ()}, r"--severities is empty"),
+        ({"sensor": ("rust",)}, r"--sensor must be one of underexposure, .*, got 'rust'"),
+        ({"dataset": "Folder", "intensities": (1.0,)}, r"--intensities: a Folder has only its own intensity"),
         ({"format": "jpeg"}, r"--format must be one of tiff, png, got 'jpeg'"),
         ({"seed": -1}, r"--seed must not be negative, got -1"),
     ],
