@@ -141,6 +141,7 @@ def expose_again(
     camera: Camera,
     light: Float[Array, "..."] | float = 1.0,
     read_noise: Float[Array, ""] | float = 1.0,
+    kept: Float[Array, "..."] | float = 1.0,
     counts: bool = True,
 ) -> Float[Array, "*batch height width"]:
     """Exposes the scene of a noisy mosaic again, with other light or a noisier read-out.
@@ -156,6 +157,8 @@ def expose_again(
         camera: The camera, whose `black_level`, `full_well` and `read_noise` apply, as for `expose_sites`.
         light: Factors on the light, not negative, of a shape that broadcasts to the mosaic's.
         read_noise: The standard deviation of the read-out noise, as a multiple of the camera's, at least 1.
+        kept: The share of the variance of its own noise that the mosaic still has: below 1 after it was smoothed. Of a
+            shape that broadcasts to the mosaic's.
         counts: Whether photon noise follows from Poisson counts. Otherwise it is normal with the same variance, which
             is several times as fast.
 
@@ -174,13 +177,13 @@ def expose_again(
     exact = _in_32_bits(raw)
     factor, signal = jnp.asarray(light, exact.dtype), site_light(exact, camera)
     mean = factor * jnp.maximum(signal, 0) * full_well
-    dimmed = jnp.maximum(1 - factor, 0)
-    variance = electrons**2 * jnp.maximum(jnp.square(read_noise) - factor**2, 0)
+    lacking = jnp.maximum(1 - kept * factor, 0)
+    variance = electrons**2 * jnp.maximum(jnp.square(read_noise) - kept * factor**2, 0)
     if counts:
         photon_key, key = jax.random.split(key)
-        noise = (poisson(mean, photon_key) - mean) * jnp.sqrt(dimmed)
+        noise = (poisson(mean, photon_key) - mean) * jnp.sqrt(lacking)
     else:
-        noise, variance = 0, variance + dimmed * mean
+        noise, variance = 0, variance + lacking * mean
     noise += jnp.sqrt(variance) * jax.random.normal(key, exact.shape, exact.dtype)
     noise = jax.lax.stop_gradient(noise)
     black = _black_levels(exact, camera)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
+from jax.scipy.special import i0e
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from isp import cfa, demosaic, unprocessing
@@ -153,18 +154,16 @@ def vignetting(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
 def defocus(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
     """Blurs the light by a Gaussian with this standard deviation in pixels, as a lens out of focus does.
 
-    Sites are smoothed with the sites at the same place of other tiles, which adds no blur by interpolation: the
-    standard deviation is exact. For patterns with tiles of more than 2x2 sites, `demosaic.normalized` interpolates
-    first, which adds up to 0.8 pixels to the variance. Noise is smoothed with the light.
+    See `smoothed` for the blur. The noise that it takes away is added again, because the sensor keeps its noise.
 
     Example:
-        >>> raw = jnp.zeros((64, 64)).at[32, 32].set(1.0)
-        >>> blurred = isp.sensor_drift.defocus(raw, jax.random.key(0), 2.0, camera=isp.CAMERAS["microscopy"])
-        >>> spread = (blurred.sum(1) * (jnp.arange(64) - 32) ** 2).sum() / blurred.sum()
-        >>> bool(abs(spread - 4) < 0.05)
-        True
+        >>> edge = jnp.concatenate([jnp.zeros((64, 32)), jnp.full((64, 32), 0.8)], 1)
+        >>> blurred = isp.sensor_drift.defocus(edge, jax.random.key(0), 4.0, camera=isp.CAMERAS["microscopy"])
+        >>> bool(0.25 < blurred[:, 31].mean() < 0.4), bool(abs(blurred[:, 63].mean() - 0.8) < 0.01)
+        (True, True)
     """
-    return _by_plane(raw, functools.partial(_smoothed, variance=jnp.square(amount)), camera)
+    blurred, kept = smoothed(raw, amount, camera=camera)
+    return expose_again(blurred, key, camera=camera, kept=kept)
 
 
 @_drift
@@ -173,16 +172,24 @@ def motion(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) ->
 
     The direction is drawn for each mosaic of a batch: along rows, along columns, or along one of the diagonals. The
     blur has the variance of a line, amount^2 / 12; its length is at most 32 pixels. Tiles of more than 2x2 sites are
-    interpolated first, as for `defocus`.
+    interpolated first, as in `smoothed`. The sensor keeps its noise, as for `defocus`.
 
     Example:
         >>> raw = jnp.full((64, 64), 0.5)
         >>> moved = isp.sensor_drift.motion(raw, jax.random.key(0), 8.0, camera=isp.CAMERAS["drone"])
-        >>> bool(abs(moved - 0.5).max() < 1e-5)
+        >>> bool(abs(moved.mean() - 0.5) < 1e-3)
         True
     """
-    directions = jax.random.randint(key, raw.shape[:-2], 0, 4)
-    return _by_plane(raw, functools.partial(_moved, directions=directions, variance=jnp.square(amount) / 12), camera)
+    direction_key, noise_key = jax.random.split(key)
+    steps = jnp.array([[0, 1], [1, 0], [1, 1], [1, -1]])
+    steps = steps[jax.random.randint(direction_key, raw.shape[:-2], 0, len(steps))]
+    period = _period(camera)
+    # A step along a diagonal is longer.
+    variance = jnp.square(amount) / 12 / (period**2 * (steps**2).sum(-1))
+    taps = _line(variance.astype(raw.dtype), LONGEST_MOTION // (2 * period) + 1)
+    blurred = _by_plane(raw, functools.partial(_moved, steps=steps, taps=taps), camera)
+    kept = 2 * (taps**2).sum(-1) - taps[..., 0] ** 2
+    return expose_again(blurred, noise_key, camera=camera, kept=kept[..., None, None])
 
 
 @_drift
@@ -365,6 +372,32 @@ def shifted_rows(values: Array, percent: Amount) -> Array:
     return jnp.where(jnp.arange(height)[:, None] >= first, shifted, values)
 
 
+@jax.jit(static_argnames="camera")
+def smoothed(raw: Mosaic, pixels: Amount, *, camera: Camera) -> tuple[Mosaic, Float[Array, ""]]:
+    """Smooths the light of mosaics, and their noise, by a Gaussian.
+
+    Each site is smoothed with the sites at the same place of other tiles, which adds no blur by interpolation: the
+    standard deviation is exact. For patterns with tiles of more than 2x2 sites, `demosaic.normalized` interpolates
+    first, which adds up to 0.8 pixels to the variance.
+
+    Args:
+        raw: The mosaics `(..., H, W)`.
+        pixels: The standard deviation of the Gaussian, not negative.
+        camera: The camera that took the mosaics.
+
+    Returns:
+        The mosaics, and the share of the variance of their noise that is left, see `isp.sensor.expose_again`.
+
+    Example:
+        >>> _, kept = isp.sensor_drift.smoothed(jnp.full((8, 8), 0.5), 2.0, camera=isp.CAMERAS["drone"])
+        >>> bool(abs(kept - 0.095) < 0.001)
+        True
+    """
+    variance = jnp.square(jnp.asarray(pixels, raw.dtype)) / _period(camera) ** 2
+    # The squares of the weights along an axis sum to the middle weight of a Gaussian of twice the variance.
+    return _by_plane(raw, functools.partial(_smoothed, variance=variance), camera), i0e(2 * variance) ** 2
+
+
 def fall_off(shape: tuple[int, ...], stops: Amount) -> Float[Array, "height width"]:
     """Computes the share of the light that a vignetting lens lets through, 2 ** (-stops r^2), with r of 1 in corners.
 
@@ -439,25 +472,31 @@ def _by_plane(raw: Array, blur: Callable[..., Array], camera: Camera) -> Array:
 
     Args:
         raw: The mosaics.
-        blur: Blurs planes `(..., planes, H, W)`; its argument `period` is the distance of two rows in pixels.
+        blur: Blurs planes `(..., planes, H, W)`, whose rows are `_period` pixels apart.
         camera: The camera.
     """
     light, tile = site_light(raw, camera), cfa.tile(camera.pattern)
     *batch, height, width = light.shape
-    if max(tile.shape) > 2:
+    period = _period(camera)
+    if period < len(tile):
         planes = jnp.moveaxis(demosaic.normalized(light, pattern=camera.pattern), -1, -3)
-        blurred = cfa.mosaic(jnp.moveaxis(blur(planes, period=1), -3, -1), camera.pattern)
+        blurred = cfa.mosaic(jnp.moveaxis(blur(planes), -3, -1), camera.pattern)
         return _with_light(raw, blurred, camera)
-    period = tile.shape[0]
     planes = light.reshape(*batch, height // period, period, width // period, period)
     planes = jnp.moveaxis(planes, (-3, -1), (-4, -3)).reshape(*batch, period**2, height // period, width // period)
-    blurred = blur(planes, period=period).reshape(*batch, period, period, height // period, width // period)
+    blurred = blur(planes).reshape(*batch, period, period, height // period, width // period)
     return _with_light(raw, jnp.moveaxis(blurred, (-4, -3), (-3, -1)).reshape(raw.shape), camera)
 
 
-def _smoothed(planes: Array, *, period: int, variance: Array) -> Array:
-    """Smooths planes by a discrete Gaussian of exactly this variance in pixels; borders are reflected."""
-    down, along = (_heat_kernel(side, variance / period**2, planes.dtype) for side in planes.shape[-2:])
+def _period(camera: Camera) -> int:
+    """Returns the distance in pixels of the rows of planes that are blurred: of a tile of at most 2x2 sites, or 1."""
+    rows, columns = cfa.tile(camera.pattern).shape
+    return rows if rows == columns <= 2 else 1
+
+
+def _smoothed(planes: Array, *, variance: Array) -> Array:
+    """Smooths planes by a discrete Gaussian of exactly this variance; borders are reflected."""
+    down, along = (_heat_kernel(side, variance, planes.dtype) for side in planes.shape[-2:])
     return jnp.matmul(jnp.matmul(down, planes, precision="highest"), along, precision="highest")
 
 
@@ -474,15 +513,19 @@ def _heat_kernel(side: int, variance: Array, dtype: jnp.dtype) -> Array:
     return jnp.matmul(cosines.T, decay * cosines, precision="highest")
 
 
-def _moved(planes: Array, *, period: int, directions: Array, variance: Array) -> Array:
-    """Smooths planes along a row, a column or a diagonal by a line of this variance in pixels; borders repeat."""
-    steps = jnp.array([[0, 1], [1, 0], [1, 1], [1, -1]])[directions.flatten()]
-    reach = LONGEST_MOTION // (2 * period) + 1
-    flat = planes.reshape(len(steps), *planes.shape[-3:])
+def _moved(planes: Array, *, steps: Array, taps: Array) -> Array:
+    """Smooths planes along lines; borders repeat.
 
-    def one(planes: Array, step: Array) -> Array:
-        # A step along a diagonal is longer.
-        taps = _line(variance / (period**2 * (step**2).sum()), reach).astype(planes.dtype)
+    Args:
+        planes: `(..., planes, H, W)`.
+        steps: The rows and columns of a step along the line of each mosaic `(..., 2)`.
+        taps: The weights at distances of 0, 1, ... steps `(..., N)`.
+    """
+    reach = taps.shape[-1] - 1
+    batch = steps.shape[:-1]
+    count = int(np.prod(batch))
+
+    def one(planes: Array, step: Array, taps: Array) -> Array:
         padded = jnp.pad(planes, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
 
         def add(total: Array, at: Array) -> tuple[Array, None]:
@@ -491,17 +534,19 @@ def _moved(planes: Array, *, period: int, directions: Array, variance: Array) ->
 
         return jax.lax.scan(add, jnp.zeros_like(planes), jnp.arange(-reach, reach + 1))[0]
 
-    return jax.vmap(one)(flat, steps).reshape(planes.shape)
+    each = (array.reshape(count, *array.shape[len(batch) :]) for array in (planes, steps, taps))
+    return jax.vmap(one)(*each).reshape(planes.shape)
 
 
 def _line(variance: Array, reach: int) -> Array:
-    """Computes the weights of a line at distances of 0 to `reach` steps: whole steps, and a share of the last ones.
+    """Computes the weights of lines at distances of 0 to `reach` steps `(..., reach + 1)`.
 
-    The share is such that the weights have exactly this variance in steps.
+    Whole steps have equal weights, and the last ones a share of it, such that the variance in steps is exact.
     """
+    variance, distances = variance[..., None], jnp.arange(reach + 1)
     # A line of m whole steps to both sides has the variance m (m + 1) / 3.
     whole = jnp.floor((jnp.sqrt(1 + 12 * variance) - 1) / 2)
     squares = whole * (whole + 1) * (2 * whole + 1) / 3
     share = (variance * (1 + 2 * whole) - squares) / (2 * ((whole + 1) ** 2 - variance))
-    weights = jnp.clip(whole + 1 - jnp.arange(reach + 1), 0, 1) + share * (jnp.arange(reach + 1) == whole + 1)
-    return weights / (2 * weights.sum() - weights[0])
+    weights = jnp.clip(whole + 1 - distances, 0, 1) + share * (distances == whole + 1)
+    return weights / (2 * weights.sum(-1, keepdims=True) - weights[..., :1])

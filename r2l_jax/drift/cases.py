@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import isp
+import isp.unprocessing
 from r2l_jax.config import HALF_SIZE_MODES, ProcessingSettings, TrainConfig
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift import sensor as sensor_kinds

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from isp import Camera, cfa, sensor_drift
-from isp.sensor import BITS, FULL_WELL, expose_again
+from isp.sensor import FULL_WELL, expose_again
 
-# The least deviation of the black level, in steps of the converter: cameras whose black level is 0 drift as well.
-_LEAST_BLACK = 8
+# The least deviation of the black level, eight digital numbers of 12 bits: a black level of 0 drifts as well.
+_LEAST_BLACK = 8 / (2**12 - 1)
 
 
 class Ranges(NamedTuple):
@@ -59,7 +59,7 @@ def retake(
     """
     ranges = STRENGTHS[augmentation]
     stops = max(math.log2((camera.full_well or FULL_WELL) / ranges.white), 0)
-    deviation = max(ranges.black * max(camera.black_level), _LEAST_BLACK / (2 ** (camera.bits or BITS) - 1))
+    deviation = max(ranges.black * max(camera.black_level), _LEAST_BLACK)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:
         exposure, gain, corner, blur, noise, black, draw, kept = jax.random.split(key, 8)
@@ -68,9 +68,9 @@ def retake(
             gains[cfa.tile(camera.pattern)], *raw.shape
         )
         light *= sensor_drift.fall_off(raw.shape, jax.random.uniform(corner, maxval=ranges.vignetting))
-        blurred = sensor_drift.defocus(raw, blur, jax.random.uniform(blur, maxval=ranges.defocus), camera=camera)
+        blurred, left = sensor_drift.smoothed(raw, jax.random.uniform(blur, maxval=ranges.defocus), camera=camera)
         multiple = jax.random.uniform(noise, minval=1, maxval=ranges.read_noise)
-        taken = expose_again(blurred, draw, camera=camera, light=light, read_noise=multiple, counts=False)
+        taken = expose_again(blurred, draw, camera=camera, light=light, read_noise=multiple, kept=left, counts=False)
         taken = jnp.clip(taken + deviation * jax.random.normal(black), 0, 1)
         return jnp.where(jax.random.bernoulli(kept, 0.25), raw, taken)
 

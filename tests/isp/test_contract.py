@@ -28,10 +28,18 @@ def number(value):
 # Amounts of the functions of `isp.sensor_drift`: those that draw noise for each mosaic or round, and the others.
 NOISY_DRIFTS = {
     **{"read_noise": 3, "row_noise": 50, "column_noise": 50, "photon_noise": 5, "vignetting": 0.5, "lamp_color": 40},
-    **{"flicker": 10, "overexposure": 0.5, "underexposure": 0.5, "color_balance": 0.3, "motion": 3, "bits": 4},
+    **{
+        "flicker": 10,
+        "defocus": 1.2,
+        "overexposure": 0.5,
+        "underexposure": 0.5,
+        "color_balance": 0.3,
+        "motion": 3,
+        "bits": 4,
+    },
 }
 SENSOR_DRIFTS = NOISY_DRIFTS | {
-    **{"hot_sites": 1e5, "dead_sites": 1e5, "defocus": 1.2, "black_level": 30, "chromatic_aberration": 0.7},
+    **{"hot_sites": 1e5, "dead_sites": 1e5, "black_level": 30, "chromatic_aberration": 0.7},
     "pattern_shift": 50,
 }
 
@@ -91,6 +99,7 @@ EXAMPLES = {
     "site_light": (MOSAIC, {"camera": DRONE}),
     "space_to_depth": (MOSAIC, {}),
     "split_luma": (IMAGE, {}),
+    "smoothed": (MOSAIC, {"pixels": number(1.2), "camera": DRONE}),
     "spread": (MOSAIC, {"pattern": XTRANS}),
     "srgb": (IMAGE, {}),
     "srgb_to_lab": (IMAGE, {}),

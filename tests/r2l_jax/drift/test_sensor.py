@@ -1,5 +1,6 @@
 """Each drift of the sensor measured back in its unit, its masks, and the cameras that cannot have it."""
 
+import dataclasses
 import functools
 import pathlib
 import re
@@ -28,6 +29,8 @@ CAMERA = isp.Camera(
     read_noise=READ_NOISE,
     bits=BITS,
 )
+# Blurs are measured without the noise that they leave.
+QUIET = dataclasses.replace(CAMERA, full_well=1e12, read_noise=0.0)
 KEY = jax.random.key(3)
 
 
@@ -37,14 +40,14 @@ def mosaic(light):
     return black + (1 - black) * jnp.asarray(light, jnp.float32)
 
 
-def drifted(name, severity, raw):
+def drifted(name, severity, raw, camera=CAMERA):
     """Returns one mosaic after a drift, as the renderer computes it."""
     drift = jax.jit(sensor.drifted, static_argnums=0, static_argnames="camera")
-    return drift(name, severity, raw[None], jnp.array([7]), KEY, camera=CAMERA)[0]
+    return drift(name, severity, raw[None], jnp.array([7]), KEY, camera=camera)[0]
 
 
-def light_after(name, severity, light):
-    return np.asarray(site_light(drifted(name, severity, mosaic(light)), CAMERA), np.float64)
+def light_after(name, severity, light, camera=CAMERA):
+    return np.asarray(site_light(drifted(name, severity, mosaic(light), camera), CAMERA), np.float64)
 
 
 def of_colors(light):
@@ -95,7 +98,7 @@ def corner(severity):
 def edge(severity):
     """Measures the standard deviation of the line spread, the derivative of an edge, of each of the four planes."""
     light = np.where(np.arange(128) < 64, 0.2, 0.7) * np.ones((64, 1))
-    after, found = light_after("defocus", severity, light), []
+    after, found = light_after("defocus", severity, light, QUIET), []
     for row, column in np.ndindex(2, 2):
         spread = np.diff(after[row::2, column::2].mean(0))
         at = 2 * np.arange(len(spread))
@@ -109,7 +112,7 @@ def streak(severity):
     """Measures the length of the streak of a point from its variance along both axes."""
     point = np.zeros((128, 128))
     point[64, 64] = 0.9
-    after = light_after("motion", severity, point)
+    after = light_after("motion", severity, point, QUIET)
     y, x = np.mgrid[:128, :128] - 64
     assert after.sum() == pytest.approx(0.9, rel=1e-3)
     return np.sqrt(12 * (after * (y**2 + x**2)).sum() / after.sum())
@@ -248,12 +251,21 @@ def test_masks_move_with_the_shifted_rows(severity):
 def test_defects_and_columns_are_the_same_in_all_frames_and_other_noise_is_not():
     rows, columns = np.mgrid[:64, :64]
     raw = mosaic(np.broadcast_to(0.2 + 0.001 * rows + 0.003 * columns, (3, 64, 64)))
-    drawn = {"underexposure", "lamp_color", "color_balance", "flicker", "vignetting", "motion"}
+    drawn = {"underexposure", "lamp_color", "color_balance", "flicker", "vignetting", "defocus", "motion"}
     drawn |= {"read_noise", "row_noise", "photon_noise"}
     for name in KINDS:
         first, second, again = sensor.drifted(name, 3, raw, jnp.array([4, 9, 4]), KEY, CAMERA)
         np.testing.assert_array_equal(first, again)
         assert bool((first != second).any()) == (name in drawn), name
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("defocus", 0.03), ("motion", 0.03)])
+@pytest.mark.parametrize("severity", [1, 3])
+def test_blurs_take_no_noise_from_the_sensor(name, tolerance, severity):
+    """A blur of the mosaic alone would leave 91% to 4% of its variance."""
+    noisy = expose_sites(jnp.full((256, 256), 0.3), jax.random.key(8), camera=CAMERA)
+    noise = [np.asarray(site_light(raw, CAMERA)).var() for raw in (noisy, drifted(name, severity, noisy))]
+    assert noise[1] == pytest.approx(noise[0], rel=tolerance)
 
 
 def test_a_sensor_without_colors_cannot_have_the_drifts_of_colors():
