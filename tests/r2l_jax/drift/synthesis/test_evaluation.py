@@ -282,7 +282,7 @@ def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"against": ("weather",)}, "--against must be one of pipelines, intensities, exposures, corruptions, got 'we"),
+        ({"against": ("weather",)}, "--against must be one of pipelines, intensities, exposures, sensor, corruptions, got"),
         ({"against": ()}, r"--against is empty"),
         ({"run": ()}, r"--run is empty"),
         ({"pipelines": ()}, r"--pipelines is empty"),
