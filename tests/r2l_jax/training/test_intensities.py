@@ -35,7 +35,6 @@ def test_splits_keep_the_mosaics_of_a_scene_together(base):
             assert list(dict.fromkeys(scenes.tolist())) == getattr(of_one, f"{name}_indices").tolist()
 
 
-@pytest.mark.slow
 def test_a_run_says_how_it_fares_at_each_intensity(several, capsys):
     found = metrics(several)
     assert found["flags"]["iso"] == [0.05, 1.0]
@@ -54,7 +53,6 @@ def test_a_run_says_how_it_fares_at_each_intensity(several, capsys):
     assert ["0.05", f"{scores[0]:.4f}"] in [line.split() for line in capsys.readouterr().out.splitlines()]
 
 
-@pytest.mark.slow
 def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
     uri = str(several.run_dir)
     again = Plan(replace(base, iso=(1.0, 0.05), seed=9, state_dict_uri=uri)).folds[0]
@@ -66,7 +64,6 @@ def test_splits_are_taken_from_runs_of_the_same_intensities(base, several):
         train.run(replace(several, iso=1.0))
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_tested_from_all_of_its_mosaics(several, tmp_path):
     config = EvaluationConfig(
         run=(str(several.run_dir),),
