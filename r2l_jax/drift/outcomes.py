@@ -88,11 +88,13 @@ def read(file: pathlib.Path) -> dict[str, dict[int, Outcomes]]:
             for number, fold in enumerate(about):
                 rows = [_unpacked(row, len(fold.samples)) for row in opened.get_tensor(f"{number}")]
                 cases = dict(zip(fold.cases, rows, strict=True))
-                if fold.scenes is not None and len(fold.scenes) != len(fold.samples):
-                    raise ValueError(f"{len(fold.samples)} samples have {len(fold.scenes)} numbers of scenes")
-                scenes = None if fold.scenes is None else np.array(fold.scenes, np.int64)
-                outcomes = Outcomes(np.array(fold.samples, np.int64), cases, scenes)
-                runs.setdefault(fold.run, {})[fold.fold] = outcomes
+                scenes, count = None, len(fold.samples)
+                if fold.scenes is not None:
+                    if len(fold.scenes) != count or max(fold.scenes, default=0) > max(count - 1, 0):
+                        raise ValueError(f"{count} samples need {count} numbers of scenes below {count}")
+                    scenes = np.array(fold.scenes, np.int64)
+                of_fold = Outcomes(np.array(fold.samples, np.int64), cases, scenes)
+                runs.setdefault(fold.run, {})[fold.fold] = of_fold
     except (OSError, LookupError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{file} cannot be read ({error}): make it anew or move it away") from None
     return runs

@@ -52,9 +52,10 @@ def test_scenes_of_several_samples_come_back_and_count_once(tmp_path):
     # Four scenes have one of two right, and the last none of one.
     np.testing.assert_allclose(found[0].contributions("own"), 5 / 9 * np.array([1, 1, 1, 1, 0]))
     np.testing.assert_array_equal(found[1].contributions("own"), BITS[0])
-    outcomes.write(file, {"run": {0: Outcomes(SAMPLES, {"own": BITS}, scenes[1:])}})
-    with pytest.raises(InputError, match="9 samples have 8 numbers of scenes"):
-        outcomes.read(file)
+    for wrong in (scenes[1:], 3 * scenes):
+        outcomes.write(file, {"run": {0: Outcomes(SAMPLES, {"own": BITS}, wrong)}})
+        with pytest.raises(InputError, match="9 samples need 9 numbers of scenes below 9"):
+            outcomes.read(file)
 
 
 def test_folds_of_the_same_samples_are_averaged_and_others_concatenated():
