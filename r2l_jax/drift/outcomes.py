@@ -88,11 +88,11 @@ def read(file: pathlib.Path) -> dict[str, dict[int, Outcomes]]:
             for number, fold in enumerate(about):
                 rows = [_unpacked(row, len(fold.samples)) for row in opened.get_tensor(f"{number}")]
                 cases = dict(zip(fold.cases, rows, strict=True))
-                scenes, count = None, len(fold.samples)
-                if fold.scenes is not None:
-                    if len(fold.scenes) != count or max(fold.scenes, default=0) > max(count - 1, 0):
+                scenes, count = fold.scenes, len(fold.samples)
+                if scenes is not None:
+                    if len(scenes) != count or any(scene >= count for scene in scenes):
                         raise ValueError(f"{count} samples need {count} numbers of scenes below {count}")
-                    scenes = np.array(fold.scenes, np.int64)
+                    scenes = np.array(scenes, np.int64)
                 of_fold = Outcomes(np.array(fold.samples, np.int64), cases, scenes)
                 runs.setdefault(fold.run, {})[fold.fold] = of_fold
     except (OSError, LookupError, ValueError, safetensors.SafetensorError) as error:

@@ -379,18 +379,17 @@ class _Loop:
         return totals
 
     def scores_by_intensity(self, state: TrainState) -> dict[str, float]:
-        """Returns the validation score at each intensity of a run of several."""
-        plan, task, valid = self._plan, self._compiled.task, self._fold.valid_indices
-        parts = {iso: valid[valid % len(plan.isos) == place] for place, iso in enumerate(plan.isos)}
-        return {
-            tracking.at_intensity(f"val_{task.score}", iso): float(
-                task.score_of(self._measure(state, indices)["confusion"])
-            )
-            for iso, indices in parts.items()
-            if len(parts) > 1 and len(indices)
-        }
+        """Returns the validation score at each intensity of a run of several, by `tracking.at_intensity`."""
+        isos, task, valid, scores = self._plan.isos, self._compiled.task, self._fold.valid_indices, {}
+        for place, iso in enumerate(isos if len(isos) > 1 else ()):
+            # One batch of validation samples (--test_run) may lack an intensity.
+            if len(indices := valid[valid % len(isos) == place]):
+                score = task.score_of(self._measure(state, indices)["confusion"])
+                scores[tracking.at_intensity(f"val_{task.score}", iso)] = float(score)
+        return scores
 
     def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
+        """Adds up the sums over some samples."""
         sums = self._compiled.zero_evaluated()
         for batch in loader.eval_batches(self._plan.dataset, indices, self._batches.size):
             sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
