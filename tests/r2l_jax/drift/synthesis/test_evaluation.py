@@ -319,7 +319,7 @@ def test_a_run_of_processed_images_against_corruptions(runs, tmp_path):
     [
         (
             {"against": ("weather",)},
-            "--against must be one of pipelines, intensities, exposures, sensor, corruptions, got",
+            "--against must be one of pipelines, intensities, exposures, sensor, corruptions, ",
         ),
         ({"against": ()}, r"--against is empty"),
         ({"run": ()}, r"--run is empty"),
