@@ -114,7 +114,11 @@ class DataSettings(Settings):
 class TrainingDataSettings(DataSettings):
     """Training data."""
 
-    iso: float = setting(f"the intensity to use, one of {', '.join(map('{:g}'.format, INTENSITIES))}", 1.0)
+    iso: float | tuple[float, ...] = setting(
+        f"the measured intensity to use, of {', '.join(map('{:g}'.format, INTENSITIES))}, or several, separated by "
+        "commas: batches mix them, and splits keep all mosaics of a scene together",
+        1.0,
+    )
     n_splits: int = setting("number of random splits to train on, each a fold of its own", 1, bound=POSITIVE)
     train_size: float = setting(
         "fraction of the samples to train on, of those that --test_size leaves", 0.8, bound=FRACTION
@@ -128,8 +132,19 @@ class TrainingDataSettings(DataSettings):
     state_dict_uri: str | None = setting("earlier run whose splits are used again", None)
     test_run: bool = setting("use only one batch of training samples and one batch of validation samples", False)
 
+    @classmethod
+    def completed(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Returns the values; a single intensity becomes a number, as runs record it, and several are in order."""
+        iso = values.get("iso")
+        if not isinstance(iso, tuple):
+            return values
+        return {**values, "iso": iso[0] if len(iso) == 1 else tuple(sorted(iso))}
+
     def __post_init__(self):
         super().__post_init__()
+        if len(set(self.isos)) < max(len(self.isos), 1):
+            given = ",".join(map("{:g}".format, self.isos))
+            raise InputError(f"--iso must be one or several intensities, each once, got {given or 'none'}")
         if self.test_size > 1 and not self.test_size.is_integer():
             raise InputError(f"--test_size must be a share below 1 or a whole number, got {self.test_size:g}")
         if self.test_size and self.state_dict_uri:
@@ -137,8 +152,13 @@ class TrainingDataSettings(DataSettings):
 
     @property
     def source(self) -> dict[str, Any]:
-        """The arguments of `DataSettings.source`, with the intensity."""
+        """The arguments of `DataSettings.source`, with the intensity or intensities."""
         return {**super().source, "iso": self.iso}
+
+    @property
+    def isos(self) -> tuple[float, ...]:
+        """The intensities, also if there is only one."""
+        return self.iso if isinstance(self.iso, tuple) else (self.iso,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

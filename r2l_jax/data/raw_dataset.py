@@ -39,6 +39,7 @@ class RawDataset:
             `read` must replace this or `files`.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         shot: reads the facts about sample i's shot; None if samples have no such facts.
+        per_scene: the number of adjacent samples that show the same scene.
     """
 
     name: str
@@ -52,6 +53,7 @@ class RawDataset:
     recipe: str = ""
     shot: Callable[[int], Shot] | None = None
     white_level: float | int | None = None
+    per_scene: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -80,6 +82,25 @@ class RawDataset:
         samples = [self._checked(self[index], index) for index in indices]
         raws, targets = zip(*samples, strict=True)
         return np.stack(raws), np.stack(targets)
+
+    def samples_of(self, scenes: np.ndarray) -> np.ndarray:
+        """Returns the indices of all samples of some scenes, scene by scene."""
+        return (scenes[:, None] * self.per_scene + np.arange(self.per_scene)).ravel()
+
+    def scenes(self, indices: np.ndarray) -> np.ndarray | None:
+        """Returns the scene of each of some samples, numbered from 0 in the order of their first samples.
+
+        None if each sample of the data set shows a scene of its own.
+        """
+        if self.per_scene == 1:
+            return None
+        _, first, inverse = np.unique(indices // self.per_scene, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[inverse]
+
+    def one_of_each_scene(self, indices: np.ndarray) -> np.ndarray:
+        """Returns the first of some samples of each scene, in their order."""
+        _, first = np.unique(indices // self.per_scene, return_index=True)
+        return indices[np.sort(first)]
 
     @functools.cached_property
     def _kept(self) -> "_Kept | None":

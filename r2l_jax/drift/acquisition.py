@@ -27,13 +27,16 @@ Take = Callable[[np.ndarray, int], Array | np.ndarray]
 def at_intensity(data: TrainingDataSettings, iso: float, fingerprint: str) -> RawDataset:
     """Loads the data set of a run at another measured intensity.
 
+    For a run of several intensities, each of its samples is replaced by the mosaic of its scene at this one.
+
     Raises:
         InputError: the intensity is not there, or its data has another fingerprint.
     """
     settings: dict[str, Any] = {**data.source, "iso": iso}
-    dataset = datasets.load(data.dataset, **settings)
+    dataset = datasets.pooled(dict.fromkeys(data.isos, datasets.load(data.dataset, **settings)))
     if dataset.fingerprint != fingerprint:
-        raise InputError(f"--intensities={iso:g} has other samples than --iso={data.iso:g}")
+        own = ",".join(map("{:g}".format, data.isos))
+        raise InputError(f"--intensities={iso:g} has other samples than --iso={own}")
     return dataset
 
 

@@ -173,10 +173,15 @@ def for_run(case: Case, processing: ProcessingSettings) -> Case:
 
 
 def is_own(case: Case, config: TrainConfig) -> bool:
-    """Tells whether a run was trained on the images of a case, so that the case causes it no drift."""
+    """Tells whether a run was trained on images like those of a case, so that the case causes it no drift."""
     if case.pipeline is not None:
         return for_run(case, config.processing).pipeline == own_pipeline(config.processing)
-    return case.group == "own" or case.iso == config.data.iso
+    return case.group == "own" or case.iso in config.data.isos
+
+
+def equals_own(case: Case, config: TrainConfig) -> bool:
+    """Tells whether the images of a case are all of a run's own images, and not only one of its intensities."""
+    return is_own(case, config) and (case.iso is None or len(config.data.isos) == 1)
 
 
 def check(groups: Iterable[str], config: TrainConfig, dataset: RawDataset, run: str) -> None:

@@ -29,20 +29,23 @@ class Outcomes(NamedTuple):
     Attributes:
         samples: the samples' indices in the data set `(S,)`.
         cases: the numerators and denominators of the samples in each case, by its name, `(2, S)`.
+        scenes: the number of each sample's scene `(S,)`, from 0; None if each shows a scene of its own.
     """
 
     samples: np.ndarray
     cases: Mapping[str, np.ndarray]
+    scenes: np.ndarray | None = None
 
     def contributions(self, case: str) -> np.ndarray:
-        """Computes outcomes `(S,)` whose mean is the score, see `statistics.contributions`."""
-        return statistics.contributions(*self.cases[case].astype(np.float64))
+        """Computes an outcome of each scene whose mean is the score, see `statistics.contributions`."""
+        of_samples = statistics.contributions(*self.cases[case].astype(np.float64))
+        return of_samples if self.scenes is None else statistics.by_scene(of_samples, self.scenes)
 
 
 def joined(folds: Sequence[Outcomes], case: str) -> np.ndarray:
-    """Computes the outcomes of a run of several folds in a case `(S,)`.
+    """Computes the outcomes of a run of several folds in a case, one for each scene.
 
-    Folds that measure the same samples, such as test samples, are averaged; the samples of others are concatenated.
+    Folds that measure the same samples, such as test samples, are averaged; the scenes of others are concatenated.
     """
     each = [fold.contributions(case) for fold in folds]
     same = all(np.array_equal(fold.samples, folds[0].samples) for fold in folds)
@@ -65,7 +68,8 @@ def write(file: pathlib.Path, runs: Mapping[str, Mapping[int, Outcomes]]) -> Non
     arrays, about = {}, []
     for run, folds in runs.items():
         for fold, outcomes in folds.items():
-            about.append(_Fold(run, fold, list(outcomes.cases), outcomes.samples.tolist()))
+            scenes = None if outcomes.scenes is None else outcomes.scenes.tolist()
+            about.append(_Fold(run, fold, list(outcomes.cases), outcomes.samples.tolist(), scenes))
             arrays[f"{len(arrays)}"] = np.stack([_packed(each) for each in outcomes.cases.values()])
     with replacing(file) as part:
         safetensors.numpy.save_file(arrays, part, {"outcomes": msgspec.json.encode(about).decode()})
@@ -84,19 +88,26 @@ def read(file: pathlib.Path) -> dict[str, dict[int, Outcomes]]:
             for number, fold in enumerate(about):
                 rows = [_unpacked(row, len(fold.samples)) for row in opened.get_tensor(f"{number}")]
                 cases = dict(zip(fold.cases, rows, strict=True))
-                runs.setdefault(fold.run, {})[fold.fold] = Outcomes(np.array(fold.samples, np.int64), cases)
+                scenes, count = fold.scenes, len(fold.samples)
+                if scenes is not None:
+                    if len(scenes) != count or any(scene >= count for scene in scenes):
+                        raise ValueError(f"{count} samples need {count} numbers of scenes below {count}")
+                    scenes = np.array(scenes, np.int64)
+                of_fold = Outcomes(np.array(fold.samples, np.int64), cases, scenes)
+                runs.setdefault(fold.run, {})[fold.fold] = of_fold
     except (OSError, LookupError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{file} cannot be read ({error}): make it anew or move it away") from None
     return runs
 
 
-class _Fold(msgspec.Struct):
+class _Fold(msgspec.Struct, omit_defaults=True):
     """The description of an array of outcomes, which has a row for each case."""
 
     run: str
     fold: Count
     cases: list[str]
     samples: list[Count]
+    scenes: list[Count] | None = None
 
 
 def _packed(outcomes: np.ndarray) -> np.ndarray:

@@ -26,7 +26,8 @@ def groups(dataset: RawDataset, indices: np.ndarray, fields: Sequence[str]) -> d
 
 def _groups(dataset: RawDataset, indices: np.ndarray, field: str) -> dict[str, np.ndarray]:
     if dataset.shot is None:
-        raise InputError(f"--by={field}: {dataset.name} does not know with what its samples were taken; a Folder does")
+        known = "a run of several intensities" if field == "iso" else "a Folder"
+        raise InputError(f"--by={field}: {dataset.name} does not know with what its samples were taken; {known} does")
     found: dict[str | float, list[int]] = {}
     for index in indices.tolist():
         value = getattr(dataset.shot(index), field)

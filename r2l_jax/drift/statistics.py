@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from r2l_jax.names import About
@@ -84,6 +84,17 @@ def contributions(counted: Shaped[np.ndarray, "*lead S"], total: Shaped[np.ndarr
     ratio = np.where(sums == 0, 0.0, counted.sum(-1, keepdims=True) / np.maximum(sums, 1e-12))
     mean = np.where(sums == 0, 1.0, sums / total.shape[-1])
     return ratio + (counted - ratio * total) / mean
+
+
+def by_scene(outcomes: Float[np.ndarray, " S"], scenes: Int[np.ndarray, " S"]) -> Float[np.ndarray, " scenes"]:
+    """Joins the outcomes of samples of the same scene, which are not independent; the mean stays.
+
+    Args:
+        outcomes: the outcome of each sample.
+        scenes: the number of its scene, from 0.
+    """
+    summed = np.bincount(scenes, outcomes)
+    return summed * (len(summed) / len(scenes))
 
 
 def interval(outcomes: Float[np.ndarray, "*lead M S"], about: About = "recipe", seed: int = 0) -> Interval:

@@ -177,8 +177,9 @@ def _declaring(settings: type, name: str) -> type:
 
 
 def _without_none(kind: Any) -> Any:
+    """Returns the type of a field without None; of a value or a list of them, the list."""
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        (kind,) = (each for each in typing.get_args(kind) if each is not types.NoneType)
+        *_, kind = (each for each in typing.get_args(kind) if each is not types.NoneType)
     return kind
 
 
@@ -206,7 +207,8 @@ def _define(leaf: _Leaf, values: flags.FlagValues) -> None:
     declared, default = leaf.declared, None if _is_required(leaf) else leaf.default
     options: dict[str, Any] = {"flag_values": values}
     if typing.get_origin(leaf.type) is tuple:
-        default = None if default is None else [_text(value) for value in default]
+        values_of = default if isinstance(default, tuple) or default is None else (default,)
+        default = None if values_of is None else [_text(value) for value in values_of]
         make = flags.DEFINE_multi_string if declared.kind == "repeated" else flags.DEFINE_list
         make(leaf.name, default, declared.help, **options)
     elif declared.choices is not None:

@@ -55,6 +55,7 @@ class Plan:
         described: the description of the run, see `record.describe`.
         optimization: how long to train, how often to validate, and the seed.
         tracking: the settings of records and checkpoints.
+        isos: the intensities of the samples of each scene.
 
     Raises:
         InputError: the settings would end the run later; or an earlier run, whose split is wanted, cannot be read or
@@ -76,7 +77,7 @@ class Plan:
         self.batches = Batches.of(len(self.folds[0].train_indices), batch_size)
         self.steps = StepSettings.of(config, self.dataset, self.batches.per_epoch)
         self.sources = Sources.of(config.processing, config.model)
-        self.optimization, self.tracking = config.optimization, config.tracking
+        self.optimization, self.tracking, self.isos = config.optimization, config.tracking, config.data.isos
         _check_networks(config.model, self.steps, self.dataset)
         _check_pipeline(self.steps, self.dataset, rule)
         if batch_size % jax.device_count():
@@ -106,10 +107,11 @@ class Plan:
 
 
 def _splits(data: TrainingDataSettings, seed: int, dataset: RawDataset) -> Sequence[Split]:
-    """Draws a run's splits from the seed, or takes an earlier run's."""
+    """Draws a run's splits from the seed, or takes an earlier run's; all samples of a scene go to the same part."""
     if data.state_dict_uri is None:
-        sizes = data.n_splits, data.train_size
-        return stratified_splits(dataset.labels, *sizes, seed, dataset.classes, data.test_size)
+        sizes, labels = (data.n_splits, data.train_size), dataset.labels[:: dataset.per_scene]
+        of_scenes = stratified_splits(labels, *sizes, seed, dataset.classes, data.test_size)
+        return [Split(*map(dataset.samples_of, split)) for split in of_scenes]
     return [_earlier_split(data.state_dict_uri, fold, dataset) for fold in range(data.n_splits)]
 
 

@@ -186,9 +186,10 @@ class _Metrics(msgspec.Struct):
 
 def describe(config: TrainConfig, dataset: RawDataset) -> dict[str, Any]:
     """Describes a run as metrics.json records it: its settings, environment and data."""
-    named = config.processing.named_pipeline
+    named, flags = config.processing.named_pipeline, flat(config)
     return {
-        "flags": flat(config),
+        # As JSON gives them back, since earlier runs are compared with these.
+        "flags": {name: list(value) if isinstance(value, tuple) else value for name, value in flags.items()},
         **({"pipeline": dataclasses.asdict(named.source)} if named and named.source else {}),
         **environment(),
         "seed": config.optimization.seed,

@@ -22,6 +22,9 @@ from r2l_jax.runtime.flags import flat
 from r2l_jax.runtime.tables import table
 from r2l_jax.training.steps import Steps, TrainState
 
+# As in the names of samples, see `datasets.pooled`.
+_AT = "@iso="
+
 Numbers = dict[str, Any]
 Row = Mapping[str, Any]
 
@@ -205,6 +208,16 @@ def _tag(name: str) -> str:
     return f"{metric}/{split}"
 
 
+def at_intensity(name: str, iso: float) -> str:
+    """Returns the name of a number at one intensity of a run of several."""
+    return f"{name}{_AT}{iso:g}"
+
+
+def is_at_intensity(name: str) -> bool:
+    """Tells whether a name is one of `at_intensity`."""
+    return _AT in name
+
+
 def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
     """Returns the line that stays of an epoch, at most 80 characters: losses, scores, seconds, and * at the best."""
     parts = [f"epoch {row['epoch'] + 1:>{len(str(epochs))}}/{epochs}"]
@@ -216,7 +229,7 @@ def epoch_line(row: Row, epochs: int, score: str, is_best: bool) -> str:
 
 def run_table(results: Sequence[Mapping], summary: Mapping[str, Mapping]) -> str:
     """A run's final numbers: a row for each fold, and mean and standard deviation if there are several."""
-    names = list(summary)
+    names = [name for name in summary if not is_at_intensity(name)]
     score = names[0]  # of the validation
     rows = [["", *(name.replace("_", " ") for name in names), f"best {score.replace('_', ' ')}"]]
     for fold, result in enumerate(results):
@@ -226,6 +239,13 @@ def run_table(results: Sequence[Mapping], summary: Mapping[str, Mapping]) -> str
         rows.append(["mean", *(f"{summary[name]['mean']:.4f}" for name in names), ""])
         rows.append(["standard deviation", *(f"{summary[name]['std']:.4f}" for name in names), ""])
     return table(rows)
+
+
+def intensity_table(summary: Mapping[str, Mapping]) -> str:
+    """The last epoch's validation score at each intensity, as the mean over the folds; empty for a single intensity."""
+    found = {name.partition(_AT)[2]: each["mean"] for name, each in summary.items() if is_at_intensity(name)}
+    score = next(iter(summary)).replace("_", " ")
+    return table([["intensity", score], *([iso, f"{mean:.4f}"] for iso, mean in found.items())]) if found else ""
 
 
 def class_table(results: Sequence[Mapping]) -> str:

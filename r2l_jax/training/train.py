@@ -75,7 +75,12 @@ def run(config: TrainConfig, rule: type[UpdateRule] = GradientDescent, shows: bo
         if is_first():
             write_json(run_dir / "summary.json", summary)
         if is_first() and shows:
-            print(tracking.class_table(results), tracking.run_table(results, summary), sep="\n\n")
+            tables = (
+                tracking.class_table(results),
+                tracking.intensity_table(summary),
+                tracking.run_table(results, summary),
+            )
+            print(*filter(None, tables), sep="\n\n")
             seconds = time.monotonic() - started if any(are_new) else None
             logdir, learns = config.tracking.logdir, config.processing.learns_pipeline
             print(f"\n{tracking.closing(run_dir, logdir, learns, seconds)}")
@@ -136,7 +141,11 @@ def _remove(run_dir: pathlib.Path) -> None:
 
 def _summary(steps: Steps, results: Sequence[Numbers]) -> Numbers:
     """Computes the mean and the standard deviation of the final numbers over the folds."""
-    further = [name for name in results[0] if name.startswith("default_val_") or name in steps.measured]
+    further = [
+        name
+        for name in results[0]
+        if name.startswith("default_val_") or name in steps.measured or tracking.is_at_intensity(name)
+    ]
     values = {name: [result[name] for result in results] for name in (*steps.summary, *further)}
     return {
         name: {"mean": float(np.mean(each)), "std": float(np.std(each)), "folds": each} for name, each in values.items()
@@ -248,6 +257,7 @@ class Trainer:
             },
             "val_samples": dict(zip(task.classes, sums["samples"].tolist(), strict=True)),
             "val_confusion_matrix": confusion.tolist(),
+            **loop.scores_by_intensity(state),
         }
         if (reference := steps.rule.reference(state.model, state.opt_state)) is not None:
             sums = loop.validate(state.replace(model=reference))
@@ -365,12 +375,25 @@ class _Loop:
 
     def validate(self, state: TrainState) -> Numbers:
         """Adds up the sums of the task and the rule over the validation samples."""
-        sums = self._compiled.zero_evaluated()
-        for batch in loader.eval_batches(self._plan.dataset, self._fold.valid_indices, self._batches.size):
-            sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
-        totals = self._compiled.task.totals(jax.device_get(sums))
-        self.validated = totals
+        self.validated = totals = self._measure(state, self._fold.valid_indices)
         return totals
+
+    def scores_by_intensity(self, state: TrainState) -> dict[str, float]:
+        """Returns the validation score at each intensity of a run of several, by `tracking.at_intensity`."""
+        isos, task, valid, scores = self._plan.isos, self._compiled.task, self._fold.valid_indices, {}
+        for place, iso in enumerate(isos if len(isos) > 1 else ()):
+            # One batch of validation samples (--test_run) may lack an intensity.
+            if len(indices := valid[valid % len(isos) == place]):
+                score = task.score_of(self._measure(state, indices)["confusion"])
+                scores[tracking.at_intensity(f"val_{task.score}", iso)] = float(score)
+        return scores
+
+    def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
+        """Adds up the sums over some samples."""
+        sums = self._compiled.zero_evaluated()
+        for batch in loader.eval_batches(self._plan.dataset, indices, self._batches.size):
+            sums = self._compiled.evaluate(state, sums, to_devices(batch, shardings().split))
+        return self._compiled.task.totals(jax.device_get(sums))
 
 
 def _means(split: str, sums: Numbers, steps: Steps) -> dict[str, float]:

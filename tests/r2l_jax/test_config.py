@@ -1,9 +1,10 @@
 import pytest
+from absl import flags
 
 import isp
 from r2l_jax.config import PARAMETERS, TrainConfig
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build, flat, replace
+from r2l_jax.runtime.flags import build, define, flat, parse, read, replace
 from r2l_jax.training.record import changed_flags
 
 
@@ -11,6 +12,8 @@ from r2l_jax.training.record import changed_flags
     ("change", "message"),
     [
         ({"epochs": 0}, "--epochs must be positive, got 0"),
+        ({"iso": (0.1, 1.0, 0.1)}, "--iso must be one or several intensities, each once, got 0.1,0.1,1"),
+        ({"iso": ()}, "--iso must be one or several intensities, each once, got none"),
         ({"train_size": 1.0}, "--train_size must be between 0 and 1, got 1.0"),
         ({"freeze_processor": True, "freeze_classifier": True}, "--freeze_processor and --freeze_classifier together"),
         ({"processing_mode": "none", "freeze_classifier": True}, "--processing_mode=none learns nothing: with"),
@@ -97,3 +100,20 @@ def test_a_run_can_be_continued_longer_and_tracked_otherwise_but_not_with_other_
 
 def test_the_help_names_the_parameters_of_the_parametrized_pipeline():
     assert tuple(isp.parametrized(isp.CAMERAS["drone"]).facts) == PARAMETERS
+
+
+def test_a_single_intensity_is_a_number_and_several_are_in_order():
+    for given, iso, isos in (
+        ([], 1.0, (1.0,)),
+        (["--iso=0.05"], 0.05, (0.05,)),
+        (["--iso=1,0.05,0.1"], (0.05, 0.1, 1.0), (0.05, 0.1, 1.0)),
+    ):
+        values = flags.FlagValues()
+        define(TrainConfig, values)
+        parse(TrainConfig, "", ["train.py", *given], values)
+        data = read(TrainConfig, values).data
+        assert (data.iso, data.isos) == (iso, isos)
+    # As runs record it.
+    assert build(TrainConfig, iso=[0.05, 1]).data.iso == (0.05, 1.0)
+    assert build(TrainConfig, iso=1).data.iso == 1.0
+    assert replace(build(TrainConfig, iso=(0.05, 1.0)), lr=0.1).data.iso == (0.05, 1.0)

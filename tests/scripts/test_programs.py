@@ -158,7 +158,7 @@ REFUSED = [
     ("download", "--dataset=Drone --data_dir=x --source=b2", "needs an application key"),
     ("download", "--dataset=Moon --data_dir=x", "flag --dataset=Moon: value should be one of <Microscopy|Drone>"),
     ("evaluate", "--run=nowhere", NOT_FOUND),
-    ("evaluate", "--run=x --against=pipelines --severities=1", "--severities has no effect without corruptions in "),
+    ("evaluate", "--run=x --against=pipelines --severities=1", "--severities has no effect without sensor or "),
     ("export", "--output=out", "--run is required"),
     ("export", "--output=out --run=nowhere", NO_FOLD),
     ("export", "--output=out --run=x --parts=tail", "--parts must be one of whole, isp, head, got 'tail'"),
@@ -194,7 +194,7 @@ REFUSED = [
     ("study", "--scheduler=local", "--scheduler must be serial, local:<number of processes>"),
     ("study", "--parts=forensics --severities=3", "--severities has no effect without synthesis in --parts"),
     ("synthesize", f"{DRIFTED} --pipelines=bilinear", "--pipelines: no pipeline is called 'bilinear'; the pipelines"),
-    ("synthesize", f"{DRIFTED} --severities=3", "--severities has no effect without --corruptions"),
+    ("synthesize", f"{DRIFTED} --severities=3", "--severities has no effect without --sensor or --corruptions"),
     ("synthesize", f"{DRIFTED} --output=.", "--output=. holds something else: choose another folder"),
     ("train", "--run_name=r --iso=0.3", "--iso must be one of the measured intensities 0.01, 0.05, 0.1, 0.25, 0.5, "),
     (

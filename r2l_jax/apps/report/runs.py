@@ -152,6 +152,7 @@ class RunRecord(NamedTuple):
         for name, value in self.folds[0].flags.items():
             if value is None or value == defaults.get(name):
                 continue
+            value = ",".join(map(str, value)) if isinstance(value, list) else value
             switch = isinstance(value, bool) and name not in values_apart
             text = f"--{'' if value else 'no'}{name}" if switch else shlex.quote(f"--{name}={value}")
             if len(lines[-1]) + len(text) < 80:

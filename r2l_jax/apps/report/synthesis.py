@@ -103,7 +103,7 @@ def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
     if group in _STRENGTHS:
         cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
         blocks.append(Charts([_chart(score, _STRENGTHS[group], score, rows, cases, log_x=True)]))
-    if not all(any(name in row.run.own for name in columns) for row in rows):
+    if not all(sum(name in row.run.own for name in columns) == 1 for row in rows):
         columns = [OWN.name, *columns]
     if len(rows) == 1:
         return [*blocks, _cases_table(rows[0], columns, score)]

@@ -42,6 +42,7 @@ class Shot:
         exposure_time: in seconds.
         f_number: the focal length divided by the aperture.
         date: when it was taken on the camera's clock, in ISO 8601.
+        iso: the intensity at which its scene was measured, as a fraction of the full light; no file tells it.
     """
 
     maker: str | None = None
@@ -51,6 +52,7 @@ class Shot:
     exposure_time: float | None = None
     f_number: float | None = None
     date: str | None = None
+    iso: float | None = None
 
 
 def read_shot(path: str | os.PathLike) -> Shot:

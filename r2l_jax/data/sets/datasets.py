@@ -1,9 +1,14 @@
 """Data sets by name."""
 
+import dataclasses
 import pathlib
+from collections.abc import Mapping
+
+import numpy as np
 
 from r2l_jax.config import DATASETS, PUBLISHED_SETS, SYNTHETIC_IMAGES, SYNTHETIC_SETS, SYNTHETIC_SIZE
-from r2l_jax.data.raw_dataset import RawDataset
+from r2l_jax.data.files.shot import Shot
+from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.data.sets import folder, published, synthetic
 from r2l_jax.names import INTENSITIES
 from r2l_jax.runtime import startup
@@ -15,7 +20,7 @@ def load(
     name: str,
     *,
     data_dir: str | pathlib.Path | None = None,
-    iso: float = 1.0,
+    iso: float | tuple[float, ...] = 1.0,
     camera: str | None = None,
     tile_size: int | None = None,
     synthetic_images: int | None = None,
@@ -28,7 +33,7 @@ def load(
         name: "Synthetic" or "SyntheticSegmentation", which are rendered by the first call; one of `PUBLISHED_SETS`;
             or "Folder", the user's own files, with one sub-folder per class, or with images and masks.
         data_dir: the folder to read from or to write to; None is the user's cache folder.
-        iso: the intensity, one of `config.INTENSITIES`.
+        iso: the intensity, one of `names.INTENSITIES`; or several, whose data sets are pooled (see `pooled`).
         camera: for "Folder": the name of a known camera, a JSON file, or "auto" for the cameras that the files name.
         tile_size: for "Folder": the side of tiles, or of the crop from the middle of a file to classify; None is 256,
             or the shortest side if that is less.
@@ -47,25 +52,64 @@ def load(
         for flag, value in (("synthetic_images", synthetic_images), ("synthetic_size", synthetic_size)):
             if value is not None:
                 raise InputError(f"--{flag} is for the synthetic data sets, not for --dataset={name}")
+    isos = iso if isinstance(iso, tuple) else (iso,)
     if name == "Folder":
-        if iso != 1.0:
-            raise InputError(f"--iso={iso:g}: a Folder has only its own intensity; leave --iso out")
+        if isos != (1.0,):
+            given = ",".join(map("{:g}".format, isos))
+            raise InputError(f"--iso={given}: a Folder has only its own intensity; leave --iso out")
         return folder.load(data_dir, camera, tile_size)
     for flag, value in (("camera", camera), ("tile_size", tile_size)):
         if value is not None:
             raise InputError(f"--{flag} is for --dataset=Folder; {name} has its own")
-    if iso not in INTENSITIES:
-        measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
-        raise InputError(f"--iso must be one of the measured intensities {measured}, got {iso:g}")
-    data_dir = data_dir or startup.cache_dir()
-    if name in SYNTHETIC_SETS:
-        return synthetic.load(
-            name, data_dir, iso, synthetic_images or SYNTHETIC_IMAGES, synthetic_size or SYNTHETIC_SIZE
-        )
-    intensity = synthetic.intensity_folder(iso)
-    if download:
-        _download_missing(name, data_dir, intensity)
-    return published.load(name, data_dir, intensity)
+    for each in isos:
+        if each not in INTENSITIES:
+            measured = ", ".join(f"{intensity:g}" for intensity in INTENSITIES)
+            raise InputError(f"--iso must be one of the measured intensities {measured}, got {each:g}")
+    root = data_dir or startup.cache_dir()
+
+    def at(intensity: float) -> RawDataset:
+        if name in SYNTHETIC_SETS:
+            sizes = synthetic_images or SYNTHETIC_IMAGES, synthetic_size or SYNTHETIC_SIZE
+            return synthetic.load(name, root, intensity, *sizes)
+        folder_name = synthetic.intensity_folder(intensity)
+        if download:
+            _download_missing(name, root, folder_name)
+        return published.load(name, root, folder_name)
+
+    return pooled({each: at(each) for each in isos})
+
+
+def pooled(found: Mapping[float, RawDataset]) -> RawDataset:
+    """Pools the data sets of several intensities, which hold the same scenes in the same order.
+
+    The samples of a scene are adjacent, in the order of the intensities, and are called `<scene>@iso=<intensity>`. A
+    single data set is returned unchanged.
+
+    Raises:
+        InputError: two data sets have different scenes.
+    """
+    (first, dataset), *others = found.items()
+    if not others:
+        return dataset
+    for iso, other in others:
+        if other.fingerprint != dataset.fingerprint:
+            raise InputError(f"--iso={iso:g} has other samples than --iso={first:g}")
+    isos, each = list(found), list(found.values())
+
+    def read(index: int) -> Sample:
+        scene, place = divmod(index, len(isos))
+        return each[place].read(scene)
+
+    files = zip(*(other.files for other in each if other.files is not None), strict=True)
+    return dataclasses.replace(
+        dataset,
+        names=tuple(f"{name}@iso={iso:g}" for name in dataset.names for iso in isos),
+        labels=np.repeat(dataset.labels, len(isos)),
+        read=read,
+        files=dataset.files and tuple(paths for of_scene in files for paths in of_scene),
+        shot=lambda index: Shot(iso=isos[index % len(isos)]),
+        per_scene=len(isos),
+    )
 
 
 def _download_missing(name: str, data_dir: str | pathlib.Path, intensity: str) -> None:

@@ -252,11 +252,14 @@ def adapt(
     before, after = on_measured[0], on_measured[chosen]
     ours = fold.dataset, fold.measured_indices
     (undrifted,) = Measurer(own).measure_samples([own.default], *ours, settings.batch_size)
+    samples = fold.measured_indices, under.samples, under.samples
     kept = {
-        score: {fold.number: Outcomes(samples, {score: np.stack(fold.task.outcome(measured.confusion))})}
-        for score, samples, measured in zip(
-            _SCORES, (fold.measured_indices, under.samples, under.samples), (undrifted, before, after), strict=True
-        )
+        score: {
+            fold.number: Outcomes(
+                indices, {score: np.stack(fold.task.outcome(measured.confusion))}, under.dataset.scenes(indices)
+            )
+        }
+        for score, indices, measured in zip(_SCORES, samples, (undrifted, before, after), strict=True)
     }
     lost = undrifted.score - before.score
     adapted = Adapted(

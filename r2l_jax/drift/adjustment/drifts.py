@@ -24,7 +24,7 @@ class Drifted(NamedTuple):
     Attributes:
         model: the model, with the pipeline of a drift of the processing.
         dataset: the mosaics, under a drift of the acquisition.
-        labeled: the samples to adapt with.
+        labeled: the samples to adapt with, each of another scene.
         samples: the samples to measure on.
         measured: which they are: the run's "test" or "validation" samples, or "other" ones of drifted data.
     """
@@ -57,10 +57,12 @@ def drifted(config: AdaptationConfig, fold: TrainedFold, drift: Case) -> Drifted
         dataset = acquisition.drifted(fold.config.data, fold.dataset, drift, camera, seed)
     if dataset.fingerprint == fold.dataset.fingerprint:
         # These are the run's own scenes, so training samples must not be measured.
-        labeled, samples, measured = rng.permutation(fold.train_indices)[:wanted], fold.measured_indices, fold.measured
+        labeled = dataset.one_of_each_scene(rng.permutation(fold.train_indices))[:wanted]
+        samples, measured = fold.measured_indices, fold.measured
     else:
-        shuffled = rng.permutation(len(dataset))
-        labeled, samples, measured = shuffled[:wanted], np.sort(shuffled[wanted:]), "other"
+        labeled = dataset.one_of_each_scene(rng.permutation(len(dataset)))[:wanted]
+        own_scenes = dataset.samples_of(labeled // dataset.per_scene)
+        samples, measured = np.setdiff1d(np.arange(len(dataset)), own_scenes), "other"
     if len(labeled) < wanted or len(samples) < 2:
         raise InputError(
             f"--labeled={wanted} is too many for {drift.name}: it has {len(labeled)} images to adapt by and "

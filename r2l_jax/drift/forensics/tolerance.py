@@ -133,7 +133,8 @@ class ToleranceAnalysis(FoldAnalysis):
         frozen, tolerance = Frozen(fold.model, fold.task), self.settings.tolerance / 100
         batches = whole_batches(fold.dataset, fold.measured_indices, self.batch_size)
         knobs = _knobs(frozen)
-        points = ScoredPoints(frozen, knobs, batches, self.seed, stop, file)
+        scenes = fold.dataset.scenes(fold.measured_indices)
+        points = ScoredPoints(frozen, knobs, batches, self.seed, stop, file, scenes)
         (default,) = points.at([point({})], "default")
         # The last column belongs to the paired test, see `_scores`.
         floor = np.append(default - tolerance - ROUNDING, np.float32(0))
@@ -316,7 +317,7 @@ def _end(points: ScoredPoints, side: _Side, positions: Sequence[float], on_all: 
 
 
 def _lost(points: ScoredPoints, where: Sequence[Point], fraction: float) -> np.ndarray:
-    """Returns the outcomes lost between the default and an end.
+    """Returns the outcomes lost between the default and an end, one for each scene.
 
     Args:
         points: the scores.
@@ -328,7 +329,7 @@ def _lost(points: ScoredPoints, where: Sequence[Point], fraction: float) -> np.n
     changing = np.flatnonzero(outcomes != beyond)
     changed = changing[: math.ceil(fraction * len(changing))]
     outcomes[changed] = beyond[changed]
-    return default - outcomes
+    return points.by_scene(default - outcomes)
 
 
 def _samples_needed(ends: Sequence[_End], tolerance: float) -> int | None:

@@ -63,7 +63,7 @@ def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
     """Measures the models of a run on its own images, with a function that all runs of one structure share.
 
     Returns:
-        The outcomes of the measured samples `(S,)`, whose mean is the score, see `outcomes.joined`.
+        The outcomes of the measured scenes `(S,)`, whose mean is the score, see `outcomes.joined`.
     """
     measured = []
     for fold in folds:
@@ -71,7 +71,8 @@ def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
         batches = whole_batches(fold.dataset, fold.measured_indices, BATCH)
         found = [ahead.begun(_own_confusions()(*model, fold.task, batch)) for batch in batches]
         confusion = np.concatenate(jax.device_get(found))[: len(fold.measured_indices)]
-        measured.append(Outcomes(fold.measured_indices, {"own": np.stack(fold.task.outcome(confusion))}))
+        scenes = fold.dataset.scenes(fold.measured_indices)
+        measured.append(Outcomes(fold.measured_indices, {"own": np.stack(fold.task.outcome(confusion))}, scenes))
     return joined(measured, "own")
 
 

@@ -43,10 +43,11 @@ class ScoredPoints:
         frozen: the model.
         knobs: the knobs that points name.
         batches: the samples, see `whole_batches`; samples of weight 0 do not count.
-        seed: the seed of the resamples. Each draws as many samples as there are, with replacement.
+        seed: the seed of the resamples. Each draws as many scenes as there are, with replacement.
         stop: asked after each group of batches, and ends the measuring there; the same answer in all processes.
         file: keeps the samples' confusion matrices at measured points, unless it is None. They are valid for the same
             model, the same samples and the same seed.
+        scenes: the number of each sample's scene, from 0; None if each shows a scene of its own.
 
     Attributes:
         samples: the number of samples.
@@ -60,6 +61,7 @@ class ScoredPoints:
         seed: int,
         stop: Callable[[], bool],
         file: pathlib.Path | None,
+        scenes: np.ndarray | None = None,
     ):
         self._frozen, self._knobs, self._stop = frozen, knobs, stop
         self._row = len(batches[0]["weight"])
@@ -67,8 +69,9 @@ class ScoredPoints:
         # Samples that only fill a batch up are left out, so that the batch size does not matter.
         self._samples = jax.tree.map(lambda leaf: leaf[whole["weight"] > 0], whole)
         self.samples = len(self._samples["weight"])
-        chances = np.full(self.samples, 1 / self.samples)
-        drawn = np.random.default_rng(seed).multinomial(self.samples, chances, RESAMPLES)
+        self._scenes = np.arange(self.samples) if scenes is None else scenes
+        count = int(self._scenes.max()) + 1
+        drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, self._scenes]
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
         self._measurer, self._score = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
         digest = hashlib.sha256(self._samples["raw"].tobytes())
@@ -105,6 +108,10 @@ class ScoredPoints:
         """Returns the outcome of each sample at known points, `(points, N)`, whose means are the scores."""
         confusions = np.stack([self._known[point] for point in points]).astype(float)
         return statistics.contributions(*self._frozen.task.outcome(confusions))
+
+    def by_scene(self, outcomes: np.ndarray) -> np.ndarray:
+        """Joins outcomes of the samples `(N,)` to one for each scene, see `statistics.by_scene`."""
+        return statistics.by_scene(outcomes, self._scenes)
 
     def between(self, points: Sequence[Between], title: str) -> None:
         """Measures points that are not known yet, on the samples whose outcome differs between the points beside them.

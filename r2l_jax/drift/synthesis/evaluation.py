@@ -281,7 +281,7 @@ class _Part:
         members: the parts of an ensemble's folds.
         title: the name of the run and the number of the fold.
         model: the hash of the fold's model, or the hashes of all models of an ensemble.
-        tests: the numbers, by case. A case on which the run was trained is only there under the name of `OWN`.
+        tests: the numbers, by case. A case that equals the run's own images is only there under the name of `OWN`.
     """
 
     def __init__(
@@ -307,7 +307,7 @@ class _Part:
         sources: dict[tuple[float | None, str], Source] = {}
         anew = {}
         for case in (cases.for_run(each, fold.config.processing) for each in tested):
-            if case.group != OWN.group and cases.is_own(case, fold.config):
+            if case.group != OWN.group and cases.equals_own(case, fold.config):
                 continue
             dataset = (
                 fold.dataset if case.iso is None else load_at(fold.config.data, case.iso, fold.dataset.fingerprint)
@@ -436,11 +436,14 @@ def _outcomes(parts: Sequence[_Part], tested: Sequence[Case]) -> dict[int, Outco
         samples = part.fold.measured_indices
         by_case = _by_case(part, tested)
         found[part.fold.number] = Outcomes(
-            samples, {name: outcomes.from_text(each[OUTCOMES], samples) for name, each in by_case.items()}
+            samples,
+            {name: outcomes.from_text(each[OUTCOMES], samples) for name, each in by_case.items()},
+            part.fold.dataset.scenes(samples),
         )
     return found
 
 
 def _by_case(part: _Part, tested: Sequence[Case]) -> dict[str, Numbers]:
     """Returns the numbers of all cases. A case that equals the run's own images has the numbers of these."""
-    return {case.name: part.tests[OWN.name if cases.is_own(case, part.fold.config) else case.name] for case in tested}
+    config = part.fold.config
+    return {case.name: part.tests[OWN.name if cases.equals_own(case, config) else case.name] for case in tested}

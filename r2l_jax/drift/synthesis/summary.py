@@ -154,9 +154,10 @@ def _matrices(summaries: Mapping[str, EvaluatedRun], cases: Sequence[Case], scor
 
 def _scores_of_runs(summaries: Mapping[str, EvaluatedRun], columns: list[str], score: str) -> dict[str, Any]:
     """Makes the matrix of all runs (rows) in the cases of a group (columns), with each run's own images marked."""
-    own = {label: next((name for name in columns if name in run.own), None) for label, run in summaries.items()}
+    found = {label: [name for name in columns if name in run.own] for label, run in summaries.items()}
+    own = {label: names[0] if len(names) == 1 else None for label, names in found.items()}
     if None in own.values():
-        # Runs that were trained on images of another kind have them in a column of their own.
+        # Runs that were trained on images of another kind, or on several, have them in a column of their own.
         columns = [OWN.name, *columns]
     diagonal = {label: name or OWN.name for label, name in own.items()}
     # This order of the rows puts the own images near the diagonal.
@@ -230,7 +231,12 @@ def make_figures(summary: Evaluation) -> dict[str, Figure]:
     }
     for group, matrix in matrices.items():
         columns = matrix["columns"]
-        framed = [(row, columns.index(name)) for row, name in enumerate(matrix.get("own", []))]
+        framed = [
+            (row, columns.index(name))
+            for row, own in enumerate(matrix.get("own", []))
+            for name in dict.fromkeys([own, *summary.runs[matrix["rows"][row]].own])
+            if name in columns
+        ]
         figures[group] = heat_map(
             np.array(matrix["mean"]),
             matrix["rows"],

@@ -14,6 +14,7 @@ from r2l_jax.runtime.flags import build, replace
 CAMERA = isp.CAMERAS["drone"]
 NONE, NEURAL = (build(TrainConfig, processing_mode=mode) for mode in ("none", "neural_network"))
 STATIC = build(TrainConfig, processing_mode="static", sp_debayer="malvar2004", sp_sharpening="unsharp_masking")
+OWN_PIPELINE = "malvar2004.unsharp_masking.gaussian_denoising"
 
 
 def dataset(camera=CAMERA):
@@ -61,7 +62,7 @@ def test_what_is_not_known_is_named(make, message):
 @pytest.mark.parametrize(
     ("config", "own"),
     [
-        (STATIC, "malvar2004.unsharp_masking.gaussian_denoising"),
+        (STATIC, OWN_PIPELINE),
         (TrainConfig(), None),
         (build(TrainConfig, freeze_processor=True), "parametrized"),
         (build(TrainConfig, freeze_processor=True, processor_uri="elsewhere"), None),
@@ -78,7 +79,16 @@ def test_only_a_pipeline_that_was_not_learned_is_a_runs_own_by_name(config, own)
 def test_the_intensity_that_was_trained_at_is_no_drift():
     config = replace(STATIC, iso=0.5)
     known = [cases.OWN, *cases.intensities([0.25, 0.5, 1.0]), *cases.exposures([1.0, 0.5])]
-    assert [case.name for case in known if cases.is_own(case, config)] == ["own", "iso=0.5"]
+    for found in (cases.is_own, cases.equals_own):
+        assert [case.name for case in known if found(case, config)] == ["own", "iso=0.5"]
+
+
+def test_each_intensity_of_several_is_no_drift_but_only_a_part_of_the_own_images():
+    config = replace(STATIC, iso=(0.25, 1.0))
+    known = [cases.OWN, *cases.intensities([0.25, 0.5, 1.0]), *cases.pipelines([OWN_PIPELINE])]
+    own = ["own", "iso=0.25", "iso=1", OWN_PIPELINE]
+    assert [case.name for case in known if cases.is_own(case, config)] == own
+    assert [case.name for case in known if cases.equals_own(case, config)] == ["own", OWN_PIPELINE]
 
 
 @pytest.mark.parametrize(

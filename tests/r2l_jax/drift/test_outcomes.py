@@ -43,6 +43,21 @@ def test_a_damaged_file_is_named(tmp_path):
             outcomes.read(file)
 
 
+def test_scenes_of_several_samples_come_back_and_count_once(tmp_path):
+    file, scenes = tmp_path / "outcomes.safetensors", np.array([0, 0, 1, 1, 2, 2, 3, 3, 4])
+    outcomes.write(file, {"run": {0: Outcomes(SAMPLES, {"own": BITS}, scenes), 1: Outcomes(SAMPLES, {"own": BITS})}})
+    found = outcomes.read(file)["run"]
+    np.testing.assert_array_equal(found[0].scenes, scenes)
+    assert found[1].scenes is None
+    # Four scenes have one of two right, and the last none of one.
+    np.testing.assert_allclose(found[0].contributions("own"), 5 / 9 * np.array([1, 1, 1, 1, 0]))
+    np.testing.assert_array_equal(found[1].contributions("own"), BITS[0])
+    for wrong in (scenes[1:], 3 * scenes):
+        outcomes.write(file, {"run": {0: Outcomes(SAMPLES, {"own": BITS}, wrong)}})
+        with pytest.raises(InputError, match="9 samples need 9 numbers of scenes below 9"):
+            outcomes.read(file)
+
+
 def test_folds_of_the_same_samples_are_averaged_and_others_concatenated():
     right, wrong = np.array([[1.0, 1], [1, 1]]), np.array([[0.0, 1], [1, 1]])
     first = Outcomes(np.array([3, 5]), {"own": right})

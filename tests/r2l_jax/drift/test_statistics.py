@@ -119,6 +119,20 @@ def test_contributions_to_an_accuracy_are_its_outcomes():
     np.testing.assert_allclose(statistics.contributions(np.zeros(3), np.zeros(3)), 0)
 
 
+def test_mosaics_of_one_scene_do_not_narrow_an_interval():
+    outcomes = np.random.default_rng(0).random(40)
+    alone = statistics.interval(outcomes[None], "model")
+    scenes, copies = np.repeat(np.arange(40), 3), np.repeat(outcomes, 3)
+    together = statistics.interval(statistics.by_scene(copies, scenes)[None], "model")
+    np.testing.assert_allclose(together, alone)
+    low, high = statistics.interval(copies[None], "model")[1:]
+    assert high - low < 0.7 * (alone.high - alone.low)
+    # The mean stays, also where scenes have different numbers of samples.
+    joined = statistics.by_scene(outcomes, np.array([0] * 10 + [1] * 30))
+    assert joined.shape == (2,)
+    assert joined.mean() == pytest.approx(outcomes.mean())
+
+
 def test_shares_find_the_variances():
     random = np.random.default_rng(0)
     sizes, variances = (40, 50, 60), (1.0, 4.0, 2.0)

@@ -6,6 +6,8 @@ import brightness
 import numpy as np
 import pytest
 
+from r2l_jax.config import TrainConfig
+from r2l_jax.data.sets import datasets
 from r2l_jax.drift import outcomes, statistics
 from r2l_jax.drift.adjustment import adaptation, drifts
 from r2l_jax.drift.adjustment.config import AdaptationConfig
@@ -198,6 +200,24 @@ def test_members_of_a_group_are_adapted_one_by_one_and_compared_in_pairs(config,
     outcomes_of(monkeypatch, fold, *members)
     adaptation.run(replace(config, output=str(tmp_path / "output")))
     assert (tmp_path / "output/seed_2/fold_0/exposure=0.25/outcomes.safetensors").exists()
+
+
+def test_labeled_images_are_of_different_scenes_that_are_not_measured(config, tmp_path, monkeypatch):
+    """A run of two intensities has each scene twice."""
+    pool = datasets.pooled({0.5: DATASET, 1.0: DATASET})
+    fold = brightness.fold(pool, range(16, 80), range(16), config=build(TrainConfig, iso=(0.5, 1.0)))
+    config = replace(config, exposures=(), pipelines=(), intensities=(0.05,), labeled=20)
+    monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: DATASET)
+    under = drifts.drifted(config, fold, *config.drifts)
+    assert len(set(under.labeled // 2)) == 20
+    assert list(under.samples) == list(range(16))
+    others = dataclasses.replace(pool, names=tuple(f"other {name}" for name in pool.names))
+    monkeypatch.setattr(drifts.datasets, "load", lambda name, **settings: others)
+    config = replace(config, intensities=(), drifted_data_dir=str(tmp_path))
+    under = drifts.drifted(config, fold, *config.drifts)
+    assert len(set(under.labeled // 2)) == 20
+    assert set(under.samples // 2) == set(range(40)) - set(under.labeled // 2)
+    assert len(under.samples) == 40
 
 
 def test_other_data_is_split_into_labeled_and_measured(config, fold, tmp_path, monkeypatch):

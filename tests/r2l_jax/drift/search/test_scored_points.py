@@ -32,6 +32,19 @@ def test_scores_are_those_of_all_samples_and_of_resamples(make):
     assert scores[1, 1:].std() == pytest.approx(np.sqrt(0.75 * 0.25 / 20), rel=0.3)
 
 
+def test_resamples_draw_scenes():
+    """A draw of scenes of which each is lost as a whole has fewer possible scores than a draw of samples."""
+    dataset = dark_images(np.repeat([0.2, 0.4], 10))
+    frozen = brightness.frozen(dataset)
+    batches = whole_batches(dataset, np.arange(20), 4)
+    knobs, scenes = knobs_of(frozen.facts, frozen.default), np.repeat([0, 1], 10)
+    points = ScoredPoints(frozen, knobs, batches, 0, lambda: False, None, scenes)
+    scores = points.at([INNER], "")[0]
+    assert set(scores.tolist()) == {0.0, 0.5, 1.0}
+    assert scores[0] == 0.5
+    np.testing.assert_array_equal(points.by_scene(points.outcomes([INNER])[0]), [1, 0])
+
+
 @pytest.mark.parametrize("dataset", [dark_images(INTENSITIES), half_images(0.25, 0.8, 3)], ids=["accuracy", "iou"])
 def test_the_mean_over_outcomes_is_the_score(dataset):
     frozen = brightness.frozen(dataset)

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import isp
 from r2l_jax.config import TrainConfig
+from r2l_jax.data.sets import datasets
 from r2l_jax.drift import acquisition, outcomes
 from r2l_jax.drift.synthesis import evaluation
 from r2l_jax.drift.synthesis.config import EvaluationConfig
@@ -20,7 +21,7 @@ from r2l_jax.drift.synthesis.evaluator import Evaluator
 from r2l_jax.model.processors import Unprocessed
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.runtime.errors import InputError
-from r2l_jax.runtime.flags import build
+from r2l_jax.runtime.flags import build, replace
 from r2l_jax.runtime.stop import Interrupted
 from r2l_jax.training.run import Run
 
@@ -99,6 +100,40 @@ def test_intensities_are_the_same_scenes_as_measured(monkeypatch, tmp_path):
     monkeypatch.setattr(acquisition.datasets, "load", lambda name, **source: others)
     with pytest.raises(InputError, match=r"--intensities=0\.5 has other samples than --iso=1"):
         evaluation.run(dataclasses.replace(settings, seed=1, output=str(tmp_path / "other")))
+
+
+def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, tmp_path, runs):
+    """At half the light, all images are dark, and bright ones are mistaken."""
+    labels = INTENSITIES > brightness.BRIGHT
+    at = {iso: brightness.images(INTENSITIES * iso, labels) for iso in (0.5, 1.0)}
+    monkeypatch.setattr(acquisition.datasets, "load", lambda name, iso, **source: at[iso])
+    pool, config = datasets.pooled(at), replace(STATIC, iso=(0.5, 1.0))
+    runs["several"] = [brightness.fold(pool, range(8), range(8, 24), config=config)]
+    settings = EvaluationConfig(
+        run=("several",),
+        against=("intensities", "exposures"),
+        intensities=(0.5, 1.0),
+        exposures=(0.01,),
+        by=("iso",),
+        output=str(tmp_path),
+    )
+    result = evaluation.run(settings)
+    run = result["runs"]["several"]
+    assert run["own"] == ["iso=0.5", "iso=1"]
+    dark = 1 - labels[4:12].mean()
+    assert dark == 0.5
+    scores = {name: test["accuracy"]["mean"] for name, test in run["tests"].items()}
+    assert scores == pytest.approx({"own": (1 + dark) / 2, "iso=0.5": dark, "iso=1": 1, "exposure=0.01": dark})
+    # All cases are of the same scenes: for the samples of each intensity, too.
+    by = result["by"]["iso"]
+    assert (by["rows"], by["samples"], by["columns"]) == (["0.5", "1"], [8, 8], [*scores])
+    np.testing.assert_allclose(by["mean"], [[dark, dark, 1, dark], [1, dark, 1, dark]])
+    matrix = result["matrices"]["intensities"]
+    assert (matrix["columns"], matrix["own"]) == (["own", "iso=0.5", "iso=1"], ["own"])
+    # Only another intensity would be a drift. Each of eight scenes counts once in intervals, with its two samples.
+    drops = result["drops"]["several"]
+    assert (drops["samples"], [*drops["cases"]]) == (8, ["exposure=0.01"])
+    assert outcomes.read(tmp_path / "outcomes.safetensors")["several"][0].scenes.tolist() == sorted(2 * [*range(8)])
 
 
 @pytest.fixture

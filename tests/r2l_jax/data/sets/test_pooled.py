@@ -1,0 +1,70 @@
+"""Data sets of several intensities."""
+
+import dataclasses
+
+import brightness
+import numpy as np
+import pytest
+
+from r2l_jax.data.sets import datasets
+from r2l_jax.runtime.errors import InputError
+
+LIGHT = np.linspace(0.2, 0.8, 5)
+LABELS = np.array([0, 1, 0, 1, 1])
+FULL, HALF, TENTH = (
+    dataclasses.replace(brightness.images(LIGHT * iso, LABELS), labels=LABELS) for iso in (1.0, 0.5, 0.1)
+)
+
+
+@pytest.fixture
+def pool():
+    return datasets.pooled({0.1: TENTH, 0.5: HALF, 1.0: FULL})
+
+
+def test_a_pool_holds_each_scene_at_each_intensity_side_by_side(pool):
+    raws, targets = pool.samples(np.arange(15))
+    light = (raws.mean((1, 2)) - 0.1).reshape(5, 3)
+    np.testing.assert_allclose(light, LIGHT[:, None] * [0.1, 0.5, 1.0], rtol=1e-5)
+    np.testing.assert_array_equal(targets, np.repeat(LABELS, 3))
+    np.testing.assert_array_equal(pool.labels, targets)
+    assert pool.names[3:6] == ("sample_1@iso=0.1", "sample_1@iso=0.5", "sample_1@iso=1")
+    assert [pool.shot(index).iso for index in (3, 4, 5)] == [0.1, 0.5, 1.0]
+
+
+def test_a_pool_hashes_the_mosaics_of_each_intensity(pool, tmp_path):
+    same, other = (datasets.pooled({0.1: TENTH, 0.5: each, 1.0: FULL}) for each in (HALF, TENTH))
+    assert pool.sample_hashes(range(15)) == same.sample_hashes(range(15))
+    changed = [a != b for a, b in zip(pool.sample_hashes(range(15)), other.sample_hashes(range(15)), strict=True)]
+    assert changed == 5 * [False, True, False]
+    files = [tuple((tmp_path / f"{scene}_{name}",) for scene in range(5)) for name in ("dark", "full")]
+    dark, full = (dataclasses.replace(FULL, files=each) for each in files)
+    found = datasets.pooled({0.1: dark, 1.0: full}).files
+    assert [path.name for (path,) in found[:4]] == ["0_dark", "0_full", "1_dark", "1_full"]
+
+
+def test_pools_of_other_intensities_are_other_data(pool):
+    others = datasets.pooled({0.1: TENTH, 1.0: FULL}), datasets.pooled({0.1: TENTH, 0.25: HALF, 1.0: FULL}), FULL
+    assert len({pool.fingerprint, *(other.fingerprint for other in others)}) == 4
+    assert datasets.pooled({1.0: FULL}) is FULL
+    with pytest.raises(InputError, match=r"^--iso=0\.5 has other samples than --iso=0\.1$"):
+        datasets.pooled({0.1: TENTH, 0.5: dataclasses.replace(HALF, names=HALF.names[::-1])})
+
+
+def test_samples_and_scenes_follow_from_each_other(pool):
+    assert pool.samples_of(np.array([4, 1])).tolist() == [12, 13, 14, 3, 4, 5]
+    assert pool.scenes(np.array([12, 3, 14, 5, 0])).tolist() == [0, 1, 0, 1, 2]
+    assert pool.one_of_each_scene(np.array([14, 3, 12, 5, 0])).tolist() == [14, 3, 0]
+    assert FULL.samples_of(np.array([4, 1])).tolist() == FULL.one_of_each_scene(np.array([4, 1])).tolist() == [4, 1]
+    assert FULL.scenes(np.array([4, 1])) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "iso", "message"),
+    [
+        ("Folder", (0.1, 1.0), "--iso=0.1,1: a Folder has only its own intensity"),
+        ("Synthetic", (0.1, 0.3), "--iso must be one of the measured intensities 0.01, .*, got 0.3"),
+    ],
+)
+def test_intensities_that_are_not_there_are_refused(name, iso, message):
+    with pytest.raises(InputError, match=message):
+        datasets.load(name, iso=iso)
