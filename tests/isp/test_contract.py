@@ -99,7 +99,6 @@ EXAMPLES = {
     "site_light": (MOSAIC, {"camera": DRONE}),
     "space_to_depth": (MOSAIC, {}),
     "split_luma": (IMAGE, {}),
-    "smoothed": (MOSAIC, {"pixels": number(1.2), "camera": DRONE}),
     "spread": (MOSAIC, {"pattern": XTRANS}),
     "srgb": (IMAGE, {}),
     "srgb_to_lab": (IMAGE, {}),
@@ -134,8 +133,8 @@ def processing_functions():
                 yield name.rpartition(".")[2], value
 
 
-OF_TWO_BATCHES = {"ciede2000", "with_luma"}
-FUNCTIONS = {name: function for name, function in processing_functions() if name not in OF_TWO_BATCHES}
+OF_TWO_BATCHES, WITH_A_NUMBER = {"ciede2000", "with_luma"}, {"smoothed"}
+FUNCTIONS = {name: function for name, function in processing_functions() if name not in OF_TWO_BATCHES | WITH_A_NUMBER}
 # They draw counts of photons or round, but differentiate the mean.
 STRAIGHT_THROUGH = {"expose", "expose_again", "expose_sites", *NOISY_DRIFTS}
 
