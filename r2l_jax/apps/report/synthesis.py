@@ -12,6 +12,8 @@ from r2l_jax.apps.report.document import Block, Cell, Charts, Details, Section, 
 from r2l_jax.apps.report.runs import RunRecord, common_chance, common_score, joint_evaluation
 from r2l_jax.drift.cases import OWN
 from r2l_jax.drift.results import EvaluatedRun, Evaluation, Groups, Test
+from r2l_jax.drift.sensor import KINDS
+from r2l_jax.names import SEVERITIES
 
 # Groups of cases whose names state a strength after "=".
 _STRENGTHS = {"intensities": "measured intensity", "exposures": "exposure by the model of the sensor"}
@@ -102,7 +104,7 @@ def _cases(rows: Sequence[Row], group: str, score: str) -> list[Block]:
     blocks: list[Block] = []
     if group in _STRENGTHS:
         cases = {strength: name for name in columns if (strength := _strength(name)) is not None}
-        blocks.append(Charts([_chart(score, _STRENGTHS[group], score, rows, cases, log_x=True)]))
+        blocks.append(Charts([_chart(score, _STRENGTHS[group], cases, score=score, rows=rows, log_x=True)]))
     if not all(sum(name in row.run.own for name in columns) == 1 for row in rows):
         columns = [OWN.name, *columns]
     if len(rows) == 1:
@@ -149,7 +151,7 @@ def _matrix(title: str, rows: Sequence[Row], columns: Iterable[str], cells: tabl
 
 
 def _chart(
-    title: str, x: str, score: str, rows: Sequence[Row], cases: Mapping[float, str], **options: Any
+    title: str, x: str, cases: Mapping[float, str], *, score: str, rows: Sequence[Row], **options: Any
 ) -> LineChart:
     """Makes a chart of the scores of all runs over the strengths of cases, given by their names.
 
@@ -193,7 +195,14 @@ def _graded(rows: Sequence[Row], group: str, word: str, score: str) -> list[Bloc
     scores = [row.tests[name].score.mean for row in rows for name in cases if name in row.tests]
     matrices = [] if len(rows) == 1 else [_graded_of_runs(rows, found, score)]
     charts = [
-        _chart(kind.replace("_", " "), "severity", score, rows, severities, y_range=(min(scores), max(scores)))
+        _chart(
+            kind.replace("_", " "),
+            *_axis(kind, severities),
+            score=score,
+            rows=rows,
+            log_x=kind in KINDS,
+            y_range=(min(scores), max(scores)),
+        )
         for kind, severities in found.items()
     ]
     return [
@@ -202,6 +211,14 @@ def _graded(rows: Sequence[Row], group: str, word: str, score: str) -> list[Bloc
         Charts(charts),
         Details(f"Scores and drops of each {word}", [_graded_table(_TITLES[group], word, rows, found, score)]),
     ]
+
+
+def _axis(kind: str, severities: Mapping[float, str]) -> tuple[str, Mapping[float, str]]:
+    """Returns the unit of a kind and its cases by their amounts in it; for corruptions, by their severities."""
+    if kind not in KINDS or not {*SEVERITIES} >= severities.keys():
+        return "severity", severities
+    amounts = KINDS[kind].amounts
+    return KINDS[kind].unit, {amounts[int(severity) - 1]: name for severity, name in severities.items()}
 
 
 def _graded_of_runs(rows: Sequence[Row], found: Mapping[str, Mapping[float, str]], score: str) -> Table:

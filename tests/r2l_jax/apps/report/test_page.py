@@ -60,6 +60,8 @@ def test_numbers_of_the_evaluation_stand_in_their_rows_and_columns(everything, r
         row = {"severity": 3, **{name: test[name]["mean"] for name in ("accuracy", "drop", "loss")}}
         assert_shown(read, caption, {"everything": row})
         assert {run["tests"][f"{kind}.1"][name]["mean"] for name in ("accuracy", "drop", "loss")} <= read.values()
+    # Drifts of the sensor are drawn over their amounts.
+    assert "pixels RMS" in read.texts
     rows = {
         title: dict(zip(("samples", *by["columns"]), (samples, *means), strict=True))
         for title, samples, means in zip(by["rows"], by["samples"], by["mean"], strict=True)
