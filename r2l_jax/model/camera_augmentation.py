@@ -18,7 +18,8 @@ class Ranges(NamedTuple):
     """How much the camera may change.
 
     Attributes:
-        white: the electrons of white at the lowest exposure, the square of its ratio of signal to noise.
+        stops: the most stops that the exposure is lowered.
+        white: the fewest electrons that white may have then, the square of its ratio of signal to noise.
         gains: the standard deviation of the logarithms of the gains of red and blue.
         black: the standard deviation of the black level, as a fraction of the camera's.
         vignetting: the most stops that the corners lose.
@@ -26,6 +27,7 @@ class Ranges(NamedTuple):
         read_noise: the greatest read-out noise, as a multiple of the camera's.
     """
 
+    stops: float
     white: float
     gains: float
     black: float
@@ -35,8 +37,8 @@ class Ranges(NamedTuple):
 
 
 STRENGTHS = {
-    "weak": Ranges(white=75**2, gains=0.1, black=0.1, vignetting=0.3, defocus=0.4, read_noise=2.0),
-    "strong": Ranges(white=25**2, gains=0.3, black=0.25, vignetting=1.0, defocus=0.8, read_noise=4.0),
+    "weak": Ranges(stops=1.6, white=20**2, gains=0.1, black=0.1, vignetting=0.3, defocus=0.4, read_noise=2.0),
+    "strong": Ranges(stops=4.6, white=8**2, gains=0.3, black=0.25, vignetting=1.0, defocus=0.8, read_noise=4.0),
 }
 
 
@@ -46,8 +48,8 @@ def retake(
     """Takes each mosaic of a batch again, with a camera that is drawn at random.
 
     A quarter of the mosaics stay as they are. For the others, lens and light change first: blur, vignetting, the
-    exposure, from the camera's own down to one at which white still has a ratio of signal to noise of 75 ("weak") or 25
-    ("strong"), and the gains of red and blue. Then the sensor adds the noise that is missing at this light, see
+    exposure, down to a third ("weak") or 1/24 ("strong") of the camera's own, as long as white keeps a ratio of signal
+    to noise of 20 or 8, and the gains of red and blue. Then the sensor adds the noise that is missing at this light, see
     `isp.sensor.expose_again`, with up to twice or four times the camera's read-out noise, and its black level moves.
     All figures of the noise are those of the camera.
 
@@ -58,7 +60,7 @@ def retake(
         augmentation: one of `STRENGTHS`.
     """
     ranges = STRENGTHS[augmentation]
-    stops = max(math.log2((camera.full_well or FULL_WELL) / ranges.white), 0)
+    stops = min(max(math.log2((camera.full_well or FULL_WELL) / ranges.white), 0), ranges.stops)
     deviation = max(ranges.black * max(camera.black_level), _LEAST_BLACK)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:

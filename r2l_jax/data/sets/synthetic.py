@@ -34,20 +34,19 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import drafting
 
 # An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
-# green, and broad color filters.
+# green, and broad color filters. Small pixels with an inexpensive read-out: at an intensity of 0.01 the background has 16
+# electrons, and the noise hides the differences between the classes.
 CAMERA = Camera(
     black_level=(128 / 4095,) * 4,
     white_balance=(1.9, 1.0, 1.6),
     color_matrix=((1.62, -0.44, -0.18), (-0.25, 1.50, -0.25), (-0.02, -0.40, 1.42)),
+    full_well=2000,
+    read_noise=8,
+    bits=12,
 )
 
-# In electrons: a small pixel with an inexpensive read-out. At an intensity of 0.01 the background has 16 electrons, and
-# the noise hides the differences between the classes.
-FULL_WELL = 2000.0
-READ_NOISE = 8.0
-
 # Raise this whenever the same settings give different files.
-_VERSION = 2
+_VERSION = 3
 _BATCH = 20
 # The bytes of the labels of some million scenes.
 _MOST_LABELS = 2**28
@@ -209,9 +208,7 @@ def _photograph(
     rgb, mask = render(render_key, cell_class, size)
     light = to_camera(rgb, CAMERA)
     noise_keys = jax.random.split(noise_key, len(INTENSITIES))
-    raws = jax.vmap(
-        lambda key, exposure: expose(
-            light, key, camera=CAMERA, exposure=exposure, full_well=FULL_WELL, read_noise=READ_NOISE
-        )
-    )(noise_keys, jnp.array(INTENSITIES))
+    raws = jax.vmap(lambda key, exposure: expose(light, key, camera=CAMERA, exposure=exposure))(
+        noise_keys, jnp.array(INTENSITIES)
+    )
     return jnp.round(raws * 65535).astype(jnp.uint16), mask.astype(jnp.uint8) * 255
