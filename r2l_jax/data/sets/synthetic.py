@@ -34,8 +34,8 @@ from r2l_jax.runtime.errors import InputError
 from r2l_jax.runtime.files import drafting
 
 # An invented camera with ordinary calibration values: 12 bits with black at 128, a sensor that is most sensitive to
-# green, and broad color filters. Small pixels with an inexpensive read-out: at an intensity of 0.01 the background has 16
-# electrons, and the noise hides the differences between the classes.
+# green, and broad color filters. It has small pixels with an inexpensive read-out: at an intensity of 0.01 the
+# background has 16 electrons, and the noise hides the differences between the classes.
 CAMERA = Camera(
     black_level=(128 / 4095,) * 4,
     white_balance=(1.9, 1.0, 1.6),

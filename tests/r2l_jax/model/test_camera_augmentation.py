@@ -41,8 +41,7 @@ def test_light_gains_and_noise_are_those_of_the_ranges(flats):
     middle = light[changed, 9:23, 9:23]
     # The middle starts with an odd row and column of RGGB.
     blue, green, red = middle[:, ::2, ::2], middle[:, ::2, 1::2], middle[:, 1::2, 1::2]
-    white, deviation = {"weak": (75**2, 0.1), "strong": (25**2, 0.3)}[strength]
-    darkest = np.log2(20000 / white)
+    darkest, deviation = {"weak": (1.6, 0.1), "strong": (4.6, 0.3)}[strength]
     stops = -np.log2(np.maximum(green.mean((1, 2)), 1e-3) / 0.5)
     assert stops.mean() == pytest.approx(darkest / 2, abs=0.4)
     assert np.quantile(stops, 0.95) < darkest + 0.5
@@ -57,6 +56,14 @@ def test_changes_follow_the_sample_and_the_epoch_and_not_the_batch():
     together, order = retaken(raw, index, "strong"), np.array([4, 1, 0, 5])
     np.testing.assert_allclose(retaken(raw[order], index[order], "strong"), together[order], atol=1e-6)
     assert not np.isclose(retaken(raw, index, "strong", key=1), together).all((1, 2)).all()
+
+
+def test_white_keeps_its_ratio_of_signal_to_noise():
+    """A camera whose white has 128 electrons is dimmed to 64 of them, by one stop."""
+    small = dataclasses.replace(CAMERA, full_well=128, read_noise=0.0)
+    light = retaken(jnp.full((400, 16, 16), 0.9), INDEX, "strong", small)[:, 6:10, 6:10]
+    green = light[:, ::2, 1::2].mean((1, 2))
+    assert np.quantile(green, 0.02) == pytest.approx(0.45, abs=0.08)
 
 
 def test_the_black_level_moves_by_a_share_of_the_camera_s():

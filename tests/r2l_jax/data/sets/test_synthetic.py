@@ -43,7 +43,7 @@ def test_layout(root):
     expected |= {"labels/labels.dat", "camera.json", "dataset.json"}
     assert {path.as_posix() for path in files(root)} == expected
     assert isp.Camera.from_json((root / "camera.json").read_text()) == synthetic.CAMERA
-    assert json.loads((root / "dataset.json").read_text()) == {"version": 2, "images": 25, "size": 32, "seed": 0}
+    assert json.loads((root / "dataset.json").read_text()) == {"version": 3, "images": 25, "size": 32, "seed": 0}
     assert [label for _, label in labels(root)] == [*5 * phantom.CLASSES]
     for name in names:
         mask = np.asarray(Image.open(root / "masks" / f"{name}.png"))
@@ -97,13 +97,13 @@ def test_mosaics_are_12_bits_in_16(root):
 
 def test_every_intensity_shows_the_same_scene_with_its_own_noise(root):
     black = synthetic.CAMERA.black_level[0]
-    electrons = synthetic.FULL_WELL / (1 - black)
+    electrons = synthetic.CAMERA.full_well / (1 - black)
     full = electrons * (load(root, 1.0) / 65535 - black)
     for intensity in INTENSITIES[:-1]:
         signal = electrons * (load(root, intensity) / 65535 - black)
         assert signal.mean() / full.mean() == pytest.approx(intensity, rel=0.02)
         # The noise of photons, read-out and quantization in both exposures.
-        constant = synthetic.READ_NOISE**2 + (electrons / 4095) ** 2 / 12
+        constant = synthetic.CAMERA.read_noise**2 + (electrons / 4095) ** 2 / 12
         variance = full.mean() / intensity + constant / intensity**2 + full.mean() + constant
         assert np.std(signal / intensity - full) == pytest.approx(np.sqrt(variance), rel=0.05)
 
