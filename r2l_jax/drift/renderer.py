@@ -12,7 +12,8 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
-from isp.sensor import expose_sites, site_light
+from isp import sensor_drift
+from isp.sensor import BITS, expose_again
 from r2l_jax.drift import sensor
 from r2l_jax.drift.cases import OWN, Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
@@ -135,13 +136,15 @@ def expose(
     exposure: Float[Array, ""] | float,
     camera: isp.Camera,
 ) -> Float[Array, "batch height width"]:
-    """Exposes mosaics once more with the sensor model, with a factor on the light and with noise around their values.
+    """Exposes mosaics again with a factor on the light and the noise of that light, see `isp.sensor.expose_again`.
 
-    The noise is drawn from the samples' indices and the case's key, so that it does not depend on the batch.
+    Values are on the steps of the camera's converter. The noise is drawn from the samples' indices and the case's key,
+    so that it does not depend on the batch.
     """
 
     def one(raw, key):
-        return expose_sites(site_light(raw, camera), key, camera=camera, exposure=exposure)
+        taken = expose_again(raw, key, camera=camera, light=exposure)
+        return sensor_drift.bits(taken, key, float(camera.bits or BITS), camera=camera)
 
     return jax.vmap(one)(raw, sample_keys(key, index))
 

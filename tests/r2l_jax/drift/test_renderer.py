@@ -50,14 +50,26 @@ def test_images_are_exposed_processed_and_corrupted(processors, images, recipe):
     keys = [[jax.random.fold_in(cases.random_key(case, 0), index) for index in INDICES] for case in recipe]
     for place, raw in enumerate(RAWS):
         if recipe.acquisition.exposure is not None:
-            light = isp.sensor.site_light(raw, CAMERA)
             exposure = recipe.acquisition.exposure
-            raw = isp.sensor.expose_sites(light, keys[0][place], camera=CAMERA, exposure=exposure)
+            raw = isp.sensor.expose_again(raw, keys[0][place], camera=CAMERA, light=exposure)
+            raw = jnp.round(raw * 4095) / 4095
         image = nnx.merge(*processors[recipe.processing.pipeline])(raw[None])[0]
         if recipe.corruption.corruption is not None:
             name, severity = recipe.corruption.corruption
             image = CORRUPTIONS[name](jnp.clip(image, 0, 1), keys[2][place], severity)
         np.testing.assert_allclose(images[recipe][place], image, atol=2e-5)
+
+
+def test_a_noisy_mosaic_gets_the_noise_that_is_missing_at_its_exposure():
+    """All noise of the new exposure would be too much by half."""
+    (exposure,) = cases.exposures([0.5])
+    bright, dim = (
+        isp.sensor.expose_sites(jnp.full((1, 256, 256), light), jax.random.key(7), camera=CAMERA)
+        for light in (0.6, 0.3)
+    )
+    exposed = Renderer(0).mosaics(exposure, bright, jnp.asarray([0]), CAMERA)
+    spreads = [np.asarray(isp.sensor.site_light(raw, CAMERA)).std() for raw in (exposed, dim)]
+    assert spreads[0] == pytest.approx(spreads[1], rel=0.02)
 
 
 def test_exposures_have_the_noise_of_the_camera():
