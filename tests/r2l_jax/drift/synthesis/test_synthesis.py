@@ -194,14 +194,14 @@ def test_an_evaluation_sees_the_same_pictures(base, written):
     model.eval()
     fold = folds_by_hand.fold_of(written, (), range(IMAGES), config, model, folder(base))
     evaluator, rendered = Evaluator(BATCH, base.seed), {}
-    render = evaluator._renderer.images
+    render = evaluator._images
 
     def watched(*arguments):
-        for recipe, images in render(*arguments):
-            rendered.setdefault(recipe, []).append(images)
-            yield recipe, images
+        for recipe, of_models in render(*arguments):
+            rendered.setdefault(recipe, []).extend(of_models)
+            yield recipe, of_models
 
-    evaluator._renderer.images = watched
+    evaluator._images = watched
     sets = {
         "parametrized/iso=1/uncorrupted": cases.OWN,
         f"{OTHER}/iso=1/uncorrupted": cases.pipelines([OTHER])[0],
