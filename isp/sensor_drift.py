@@ -209,7 +209,8 @@ def lamp_color(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
         >>> bool(warm[0, 0] > 0.33), bool(warm[1, 1] < 0.25)
         (True, True)
     """
-    of_lamps = jnp.stack([planckian(DAYLIGHT), planckian(DAYLIGHT + amount)])
+    # Computed alike, so that an amount of 0 makes gains of exactly 1.
+    of_lamps = jax.vmap(planckian)(DAYLIGHT + amount * jnp.array([0.0, 1.0], raw.dtype))
     daylight, lamp = unprocessing.to_camera(of_lamps[None], camera)[0]
     gains = lamp / daylight
     return expose_again(raw, key, camera=camera, light=_by_color(raw, jnp.maximum(gains / gains[1], 0), camera))
