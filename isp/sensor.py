@@ -1,6 +1,6 @@
 """The sensor: from light to a raw mosaic, with the noise of a real exposure."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,37 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from isp.camera import Camera
 from isp.cfa import black_levels, check_mosaic, mosaic
 
-# Typical values for cameras that do not state their own: electrons at saturation, electrons of noise, and bits.
-FULL_WELL, READ_NOISE, BITS = 15000.0, 4.0, 12
+
+class Noise(NamedTuple):
+    """The figures that decide the noise of a sensor.
+
+    Attributes:
+        full_well: The electrons at which a site saturates.
+        read_noise: The standard deviation of the read-out noise in electrons.
+        bits: The bits of the analog-to-digital converter.
+
+    Example:
+        >>> isp.sensor.Noise(full_well=20000.0, read_noise=2.5, bits=14).bits
+        14
+    """
+
+    full_well: float
+    read_noise: float
+    bits: int
+
+
+def noise_of(camera: Camera) -> Noise:
+    """Returns a camera's noise, with typical values where it states none: 15000 electrons, 4 electrons and 12 bits.
+
+    Example:
+        >>> isp.sensor.noise_of(isp.CAMERAS["drone"])
+        Noise(full_well=15000.0, read_noise=4.0, bits=12)
+    """
+    return Noise(
+        15000.0 if camera.full_well is None else camera.full_well,
+        4.0 if camera.read_noise is None else camera.read_noise,
+        12 if camera.bits is None else camera.bits,
+    )
 
 
 @jax.jit(static_argnames=("camera", "bits"))
@@ -88,12 +117,10 @@ def expose_sites(
         array([[0.063, 0.063, 0.063, 0.063],
                [0.063, 0.063, 0.063, 0.063]], dtype=float32)
     """
-    if full_well is None:
-        full_well = FULL_WELL if camera.full_well is None else camera.full_well
-    if read_noise is None:
-        read_noise = READ_NOISE if camera.read_noise is None else camera.read_noise
-    if bits is None:
-        bits = BITS if camera.bits is None else camera.bits
+    noise = noise_of(camera)
+    full_well = noise.full_well if full_well is None else full_well
+    read_noise = noise.read_noise if read_noise is None else read_noise
+    bits = noise.bits if bits is None else bits
     if not 1 <= bits <= 16:
         raise ValueError(f"bits must be between 1 and 16, got {bits}")
     check_mosaic(light)
@@ -102,8 +129,7 @@ def expose_sites(
     electrons = _with_gradient_of(mean, poisson(jax.lax.stop_gradient(mean), photon_key))
     electrons += read_noise * jax.random.normal(read_key, mean.shape, mean.dtype)
 
-    black = _black_levels(mean, camera)
-    signal = jnp.clip(black + (1 - black) * electrons / full_well, 0, 1)
+    signal = jnp.clip(from_light(electrons / full_well, camera), 0, 1)
     top = 2**bits - 1
     return (_with_gradient_of(signal * top, jnp.round(signal * top)) / top).astype(light.dtype)
 
@@ -131,6 +157,28 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
     check_mosaic(raw)
     black = _black_levels(raw, camera)
     return (raw - black) / (1 - black)
+
+
+@jax.jit(static_argnames="camera")
+def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
+    """Computes the mosaic of light without noise; undoes `site_light`.
+
+    Args:
+        light: The light of each site `(..., H, W)`, as fractions of the full well.
+        camera: The camera, whose `black_level` applies.
+
+    Returns:
+        The mosaic `(..., H, W)`, which is not clipped.
+
+    Example:
+        >>> light = np.float32([[0.0, 0.5], [1.0, 2.0]])
+        >>> np.asarray(isp.sensor.from_light(light, isp.CAMERAS["drone"])).round(2)
+        array([[0.06, 0.53],
+               [1.  , 1.94]], dtype=float32)
+    """
+    check_mosaic(light)
+    black = _black_levels(light, camera)
+    return black + (1 - black) * light
 
 
 @jax.jit(static_argnames=("camera", "counts"))
@@ -171,8 +219,7 @@ def expose_again(
         >>> bool((abs(half - 0.281) < 0.02).all())
         True
     """
-    full_well = FULL_WELL if camera.full_well is None else camera.full_well
-    electrons = READ_NOISE if camera.read_noise is None else camera.read_noise
+    full_well, electrons, _ = noise_of(camera)
     check_mosaic(raw)
     exact = _in_32_bits(raw)
     factor, signal = jnp.asarray(light, exact.dtype), site_light(exact, camera)
@@ -186,8 +233,7 @@ def expose_again(
         noise, variance = 0, variance + lacking * mean
     noise += jnp.sqrt(variance) * jax.random.normal(key, exact.shape, exact.dtype)
     noise = jax.lax.stop_gradient(noise)
-    black = _black_levels(exact, camera)
-    return jnp.clip(black + (1 - black) * (factor * signal + noise / full_well), 0, 1).astype(raw.dtype)
+    return jnp.clip(from_light(factor * signal + noise / full_well, camera), 0, 1).astype(raw.dtype)
 
 
 def _in_32_bits(sites: Float[Array, "..."]) -> Float[Array, "..."]:

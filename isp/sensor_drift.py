@@ -21,8 +21,9 @@ from jax.scipy.special import i0e
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from isp import cfa, demosaic, unprocessing
+from isp._engine.planes import squared_radii
 from isp.camera import Camera
-from isp.sensor import FULL_WELL, expose_again, site_light
+from isp.sensor import expose_again, from_light, noise_of, site_light
 
 Mosaic = Float[Array, "*batch height width"]
 Amount = Float[Array, ""] | float
@@ -109,7 +110,7 @@ def photon_noise(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Came
         True
     """
     dimmed = site_light(expose_again(raw, key, camera=camera, light=1 / amount), camera)
-    return _with_light(raw, amount * dimmed, camera)
+    return from_light(amount * dimmed, camera)
 
 
 @_drift
@@ -134,7 +135,7 @@ def dead_sites(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera
         array([[0.0625, 0.0626],
                [0.0625, 0.0626]], dtype=float32)
     """
-    return jnp.where(_chosen(raw, key, amount), _with_light(raw, jnp.zeros_like(raw), camera), raw)
+    return jnp.where(_chosen(raw, key, amount), from_light(jnp.zeros_like(raw), camera), raw)
 
 
 @_drift
@@ -336,7 +337,7 @@ def chromatic_aberration(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, came
         return cfa.mosaic(jnp.stack([red, rgb[..., 1], blue], -1), camera.pattern)
 
     light = jax.vmap(one)(site_light(raw, camera).reshape(-1, height, width)).reshape(raw.shape)
-    return _with_light(raw, light, camera)
+    return from_light(light, camera)
 
 
 @_drift
@@ -410,9 +411,9 @@ def fall_off(shape: tuple[int, ...], stops: Amount) -> Float[Array, "height widt
         >>> isp.sensor_drift.fall_off((3, 3), 1.0)[0]
         Array([0.5       , 0.70710677, 0.5       ], dtype=float32)
     """
-    y, x = (np.arange(side) - (side - 1) / 2 for side in shape[-2:])
-    squares = (y[:, None] ** 2 + x**2) / max(y[-1] ** 2 + x[-1] ** 2, 0.25)
-    return jnp.exp2(-jnp.asarray(stops) * jnp.asarray(squares, jnp.float32))
+    height, width = shape[-2:]
+    rows, columns = squared_radii(height, width, jnp.dtype("float32"))
+    return jnp.exp2(-jnp.asarray(stops) * (rows[:, None] + columns))
 
 
 def planckian(mired: Amount) -> Float[Array, "3"]:
@@ -444,16 +445,9 @@ def planckian(mired: Amount) -> Float[Array, "3"]:
     return jnp.matmul(jnp.array(_XYZ_TO_SRGB, jnp.float32), xyz, precision="highest")
 
 
-def _with_light(raw: Array, light: Array, camera: Camera) -> Array:
-    """Returns the mosaic of light in fractions of the full well."""
-    black = cfa.black_levels(jnp.array(camera.black_level, raw.dtype), camera.pattern, *raw.shape[-2:])
-    return black + (1 - black) * light
-
-
 def _with_electrons(raw: Array, electrons: Array, camera: Camera) -> Array:
     """Adds electrons to a mosaic."""
-    full_well = FULL_WELL if camera.full_well is None else camera.full_well
-    return _with_light(raw, site_light(raw, camera) + electrons / full_well, camera)
+    return from_light(site_light(raw, camera) + electrons / noise_of(camera).full_well, camera)
 
 
 def _chosen(raw: Array, key: PRNGKeyArray, amount: Amount) -> Array:
@@ -482,11 +476,11 @@ def _by_plane(raw: Array, blur: Callable[..., Array], camera: Camera) -> Array:
     if period < len(tile):
         planes = jnp.moveaxis(demosaic.normalized(light, pattern=camera.pattern), -1, -3)
         blurred = cfa.mosaic(jnp.moveaxis(blur(planes), -3, -1), camera.pattern)
-        return _with_light(raw, blurred, camera)
+        return from_light(blurred, camera)
     planes = light.reshape(*batch, height // period, period, width // period, period)
     planes = jnp.moveaxis(planes, (-3, -1), (-4, -3)).reshape(*batch, period**2, height // period, width // period)
     blurred = blur(planes).reshape(*batch, period, period, height // period, width // period)
-    return _with_light(raw, jnp.moveaxis(blurred, (-4, -3), (-3, -1)).reshape(raw.shape), camera)
+    return from_light(jnp.moveaxis(blurred, (-4, -3), (-3, -1)).reshape(raw.shape), camera)
 
 
 def _period(camera: Camera) -> int:

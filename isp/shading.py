@@ -43,15 +43,8 @@ def correct(
         by_site = coefficients[cfa.tile(pattern)]
         per_row, each = [planes.rows_of_sites(by_site[..., k], height, width) for k in range(3)], 1
     rows, period = image.reshape(-1, height, width * each), len(per_row[0])
-    squares = _squared_radii(height, width, image.dtype)
+    squares = planes.squared_radii(height, width, image.dtype)
     r2 = (squares[0][:, None] + jnp.repeat(squares[1], each)).reshape(height // period, period, -1)
     k1, k2, k3 = per_row
     gains = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
     return (rows.reshape(-1, height // period, period, width * each) * gains).reshape(image.shape)
-
-
-def _squared_radii(height: int, width: int, dtype: jnp.dtype) -> tuple[Array, Array]:
-    """Computes the share of each row and of each column in the squared radius."""
-    y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
-    corner = max(y[-1] ** 2 + x[-1] ** 2, 0.25)  # A single pixel is at radius 0.
-    return jnp.asarray(y**2 / corner, dtype), jnp.asarray(x**2 / corner, dtype)

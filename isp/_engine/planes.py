@@ -1,6 +1,7 @@
 """The channels of images, and the sites of mosaics, as planes."""
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -31,3 +32,10 @@ def rows_of_sites(by_site: Float[Array, "rows cols"], height: int, width: int) -
 
     # A unit of its own, because XLA would look up the value of each site of the mosaic.
     return xla.apart(repeated)(by_site)
+
+
+def squared_radii(height: int, width: int, dtype: jnp.dtype) -> tuple[Array, Array]:
+    """Computes the shares of rows and columns in the squared radius: 0 in the middle, 1 in the corners."""
+    y, x = (np.arange(side) - (side - 1) / 2 for side in (height, width))
+    corner = max(y[-1] ** 2 + x[-1] ** 2, 0.25)  # A single pixel is at radius 0.
+    return jnp.asarray(y**2 / corner, dtype), jnp.asarray(x**2 / corner, dtype)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt, UInt16
 from PIL import Image
 
 import isp
-from isp.sensor import BITS, FULL_WELL, READ_NOISE, expose_sites, site_light
+from isp.sensor import expose_sites, noise_of, site_light
 from isp.unprocessing import check_invertible
 from r2l_jax.data.files.masks import pair_masks
 from r2l_jax.data.files.pictures import read_mask, read_picture
@@ -119,9 +119,7 @@ def unprocess_folder(
         _expose,
         camera=camera,
         exposure=exposure,
-        full_well=FULL_WELL if camera.full_well is None else camera.full_well,
-        read_noise=READ_NOISE if camera.read_noise is None else camera.read_noise,
-        bits=BITS if camera.bits is None else camera.bits,
+        **noise_of(camera)._asdict(),
     )
 
     # Whole pairs of rows and columns, so that a sensor without color filters has no strips of a single row.

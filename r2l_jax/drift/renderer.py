@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 import isp
 from isp import sensor_drift
-from isp.sensor import BITS, expose_again
+from isp.sensor import expose_again, noise_of
 from r2l_jax.drift import sensor
 from r2l_jax.drift.cases import OWN, Case, random_key
 from r2l_jax.drift.corruptions import CORRUPTIONS
@@ -144,7 +144,7 @@ def expose(
 
     def one(raw, key):
         taken = expose_again(raw, key, camera=camera, light=exposure)
-        return sensor_drift.bits(taken, key, float(camera.bits or BITS), camera=camera)
+        return sensor_drift.bits(taken, key, float(noise_of(camera).bits), camera=camera)
 
     return jax.vmap(one)(raw, sample_keys(key, index))
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 import isp
 from isp import cfa, sensor_drift
+from r2l_jax.drift.corruptions.declare import strength
 from r2l_jax.model.augment import sample_keys
 
 # The groups of kinds, in the order in which figures show them.
@@ -90,7 +91,7 @@ def drifted(
     kind, drift = KINDS[name], getattr(sensor_drift, name)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:
-        return drift(raw, key, _amount(kind, severity), camera=camera)
+        return drift(raw, key, strength(jnp.asarray(severity), kind.amounts), camera=camera)
 
     return jax.vmap(one, (0, None))(raw, key) if kind.is_fixed else jax.vmap(one)(raw, sample_keys(key, index))
 
@@ -99,8 +100,4 @@ def moved(
     name: str, severity: Int[Array, ""] | int, masks: Shaped[Array, "batch height width"]
 ) -> Shaped[Array, "batch height width"]:
     """Moves masks with the content of their mosaics, for a kind of `MOVING`."""
-    return MOVING[name](masks, _amount(KINDS[name], severity))
-
-
-def _amount(kind: Kind, severity: Int[Array, ""] | int) -> Array:
-    return jnp.asarray(kind.amounts, jnp.float32)[jnp.asarray(severity) - 1]
+    return MOVING[name](masks, strength(jnp.asarray(severity), KINDS[name].amounts))

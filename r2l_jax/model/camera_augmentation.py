@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray
 
 from isp import Camera, cfa, sensor_drift
-from isp.sensor import FULL_WELL, expose_again
+from isp.sensor import expose_again, noise_of
 
 # The least deviation of the black level, eight digital numbers of 12 bits: a black level of 0 drifts as well.
 _LEAST_BLACK = 8 / (2**12 - 1)
@@ -60,7 +60,7 @@ def retake(
         augmentation: one of `STRENGTHS`.
     """
     ranges = STRENGTHS[augmentation]
-    stops = min(max(math.log2((camera.full_well or FULL_WELL) / ranges.white), 0), ranges.stops)
+    stops = min(max(math.log2(noise_of(camera).full_well / ranges.white), 0), ranges.stops)
     deviation = max(ranges.black * max(camera.black_level), _LEAST_BLACK)
 
     def one(raw: Array, key: PRNGKeyArray) -> Array:

@@ -66,6 +66,7 @@ EXAMPLES = {
     "expose": (IMAGE, {"key": jax.random.key(0), "camera": DRONE}),
     "expose_again": (MOSAIC, {"key": jax.random.key(0), "camera": DRONE, "light": number(0.5)}),
     "expose_sites": (MOSAIC, {"key": jax.random.key(0), "camera": DRONE}),
+    "from_light": (MOSAIC, {"camera": DRONE}),
     "fft_denoising": (IMAGE, {}),
     "fft_denoising with a soft cut": (IMAGE, {"keep_fraction": number(0.23), "softness": number(1.5)}),
     "fill": ("planes", {"weights": np.abs(KERNEL[:3, :3]) * np.ones((3, 1, 1), np.float32), "pattern": "GRBG"}),
