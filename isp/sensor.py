@@ -195,9 +195,9 @@ def expose_again(
     """Exposes the scene of a noisy mosaic again, with other light or a noisier read-out.
 
     The mosaic keeps its own noise, which is scaled with its light, and gets only the noise that is missing: light that
-    is dimmed to the fraction f takes the variance of photon noise to f^2, and photons have f. Where light grows, the
-    noise is greater than that of a real exposure, because no noise can be taken away. A saturated site counts as light
-    that just saturates. Gradients treat the added noise as a constant.
+    is dimmed to the fraction f takes the variance of photon noise to f^2, and photons have f. Brighter
+    mosaics are noisier than a real exposure, because no noise can be taken away. A saturated site counts as light that
+    just saturates. Gradients treat the added noise as a constant.
 
     Args:
         raw: The mosaic `(..., H, W)`.

@@ -294,7 +294,7 @@ def black_level(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camer
 
 @_drift
 def color_balance(raw: Mosaic, key: PRNGKeyArray, amount: Amount, *, camera: Camera) -> Mosaic:
-    """Raises the light of red sites by this many stops, and lowers that of blue sites as much.
+    """Raises the light of red sites by this many stops, and lowers the light of blue sites by as many.
 
     Example:
         >>> raw = jnp.full((2, 2), 0.2)

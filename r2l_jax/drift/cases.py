@@ -173,7 +173,7 @@ def for_run(case: Case, processing: ProcessingSettings) -> Case:
 
 
 def is_own(case: Case, config: TrainConfig) -> bool:
-    """Tells whether a run was trained on images like those of a case, so that the case causes it no drift."""
+    """Tells whether a run was trained on such images as a case has, so that the case is no drift for it."""
     if case.pipeline is not None:
         return for_run(case, config.processing).pipeline == own_pipeline(config.processing)
     return case.group == "own" or case.iso in config.data.isos

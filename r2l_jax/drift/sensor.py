@@ -1,9 +1,9 @@
 """Drift of the sensor as test cases: the kinds of `isp.sensor_drift`, with amounts for five severities.
 
-There is no standard scale, so this one is written to be one. Severity 1 is just visible in a picture of a clean camera,
-and severity 5 is what a broken set-up does; in between, steps are about equal factors. The kinds are those of
-`names.SENSOR`. The nearest lists are RAW-Bench (K. Wang et al., arXiv 2503.03782) for sensors and OpticsBench
-(P. Müller et al., ICCV workshops 2023) for lenses.
+There is no standard scale, so this one is written to be one. For a camera of 15,000 electrons and a read noise of 4,
+severity 1 is hardly visible, severity 5 is a broken set-up, and the severities between them grow by about equal
+factors. For lenses, the nearest list is OpticsBench (P. Müller et al., "Classification robustness to common optical
+aberrations", ICCV workshops, 2023).
 """
 
 from typing import Literal, NamedTuple, get_args

@@ -51,7 +51,7 @@ def retake(
     exposure, down to a third ("weak") or 1/24 ("strong") of the camera's own, as long as white keeps a ratio of signal
     to noise of 20 or 8, and the gains of red and blue. Then the sensor adds the noise that is missing at this light,
     see `isp.sensor.expose_again`, with up to twice or four times the camera's read-out noise, and its black level
-    moves. All figures of the noise are those of the camera.
+    moves. The noise follows from the camera's full well and read noise.
 
     Args:
         raw: mosaics in [0, 1].

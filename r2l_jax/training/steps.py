@@ -81,7 +81,7 @@ class Steps:
         jit = functools.partial(jax.jit, out_shardings=shardings().everywhere, compiler_options=compiler.options())
         # Compiled apart from the head: runs with other processing then find the head's functions in the cache.
         self._process = jit(self._processed, out_shardings=shardings().split)
-        # Before the processing, which may be fixed and then is no part of the step.
+        # A function of its own, because a fixed processing is computed before the training step.
         self._retake = jit(self._retaken, out_shardings=shardings().split)
         self._train = jit(self._trained, donate_argnums=0)
         self._evaluate = jit(self._evaluated, donate_argnums=1)
@@ -160,7 +160,7 @@ class Steps:
     def _retaken(self, raw: jax.Array, index: jax.Array, key: jax.Array) -> jax.Array:
         camera = self.settings.architecture.camera
         assert camera is not None
-        # Other keys than those of the augmentation of images.
+        # Keys that differ from the keys of the augmentation of images.
         keys = sample_keys(jax.random.fold_in(key, _CAMERA), index)
         return retake(raw, keys, camera, self.settings.camera_augmentation)
 

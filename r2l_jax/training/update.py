@@ -58,8 +58,8 @@ class StepSettings:
             epoch_steps: the number of updates in an epoch.
 
         Raises:
-            InputError: the task does not take the settings of its loss, or images without a camera shall be augmented
-                by cameras.
+            InputError: the task does not take the settings of its loss, or `--camera_augmentation` is given for images
+                without a camera.
         """
         if dataset.camera is None and config.optimization.camera_augmentation != "none":
             raise InputError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from r2l_jax.runtime.errors import InputError, one_line
 
-# The largest factor by which Deflate shrinks data. Other common methods shrink less.
+# Deflate shrinks data by at most this factor, and other common methods by less.
 MOST_SHRUNK = 1032
 # A picture of this many bytes does no harm, whatever the size of its file.
 ALWAYS_ALLOWED = 2**26

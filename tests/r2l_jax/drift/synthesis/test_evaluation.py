@@ -124,7 +124,7 @@ def test_a_run_of_several_intensities_is_told_apart_by_them(monkeypatch, tmp_pat
     assert dark == 0.5
     scores = {name: test["accuracy"]["mean"] for name, test in run["tests"].items()}
     assert scores == pytest.approx({"own": (1 + dark) / 2, "iso=0.5": dark, "iso=1": 1, "exposure=0.01": dark})
-    # All cases are of the same scenes: for the samples of each intensity, too.
+    # Each case shows the same scenes, whatever the intensity of the samples.
     by = result["by"]["iso"]
     assert (by["rows"], by["samples"], by["columns"]) == (["0.5", "1"], [8, 8], [*scores])
     np.testing.assert_allclose(by["mean"], [[dark, dark, 1, dark], [1, dark, 1, dark]])

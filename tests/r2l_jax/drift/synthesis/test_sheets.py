@@ -87,7 +87,7 @@ def test_the_worst_cell_of_an_evaluation_is_drawn_with_its_difference_by_channel
 
 
 def test_the_worst_drift_of_the_sensor_is_drawn(base, one_epoch, tmp_path):
-    """Of the frame, the last 30% of the rows change."""
+    """Only the last 30% of the rows change."""
     run, output = (str(one_epoch.run_dir),), str(tmp_path / "results")
     evaluation.run(
         EvaluationConfig(run=run, against=("sensor",), sensor=("pattern_shift",), severities=(3,), output=output)
