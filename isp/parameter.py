@@ -215,6 +215,23 @@ class Parameter:
         """
         return jnp.clip(value, jnp.minimum(self.low, start), jnp.maximum(self.high, start))
 
+    def moved_validly(self, start: ArrayLike, offset: ArrayLike) -> Array:
+        """Computes the value at the nearest valid offset from a start.
+
+        Args:
+            start: The start, a number or an array.
+            offset: The number of natural ranges to move, which may be traced.
+
+        Raises:
+            ValueError: If a linear parameter has no `width`.
+
+        Example:
+            >>> parameter = isp.Parameter(0.0, width=0.5, low=-1, high=2)
+            >>> float(parameter.moved_validly(1.0, 0.5)), float(parameter.moved_validly(1.0, 9.0))
+            (1.25, 2.0)
+        """
+        return self.valid(start, self.moved(start, jnp.clip(offset, *self.offset_limits(start))))
+
     def element_names(self, name: str, shape: Sequence[int]) -> list[str]:
         """Names the elements in C order, such as `white_balance.red` or `sharpening_filter.1.2`.
 

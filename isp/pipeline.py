@@ -70,19 +70,39 @@ class Pipeline(nnx.Module):
         # Without values: the compiled function of these stages serves all values.
         self.stages = tuple(stage.starting_at(dict.fromkeys(stage.parameters)) for stage in stages)
 
-    def __call__(self, raw: Shaped[Array | np.ndarray, "..."]) -> Float[Array, "*batch height width 3"]:
+    def __call__(
+        self, raw: Shaped[Array | np.ndarray, "..."], offsets: Mapping[str, ArrayLike] | None = None
+    ) -> Float[Array, "*batch height width 3"]:
         """Processes mosaics to images; compiled once per shape.
 
         Args:
             raw: Mosaics `(..., H, W)` with white at 1.
+            offsets: By the name of a parameter, the distance of each image's own value from the pipeline's, in natural
+                ranges `(batch, *shape)`, for mosaics `(batch, H, W)`. See `values`.
 
         Returns:
             The images `(..., H, W, 3)`.
+
+        Raises:
+            ValueError: If no parameter has the name of an offset, or if an offset's parameter has no natural range.
+
+        Example:
+            >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
+            >>> raw = np.full((2, 4, 4), 0.3, np.float32)
+            >>> images = pipeline(raw, {"gamma_correct": np.float32([0, 0.2])})
+            >>> brightened = pipeline.with_values({"gamma_correct": 2.2 * np.exp(0.2)})(raw[1])
+            >>> bool(np.allclose(images[1], brightened, atol=1e-6))
+            True
         """
-        return _run(self.stages, self.parameters(), raw)
+        if not offsets:
+            return _run(self.stages, self.parameters(), raw)
+        return _run_each(self.stages, self.values(offsets), self.parameters(), raw)
 
     def trace(
-        self, raw: Shaped[Array | np.ndarray, "..."], perturbations: Mapping[str, Array] | None = None
+        self,
+        raw: Shaped[Array | np.ndarray, "..."],
+        perturbations: Mapping[str, Array] | None = None,
+        offsets: Mapping[str, ArrayLike] | None = None,
     ) -> tuple[Float[Array, "*batch height width 3"], dict[str, Float[Array, "..."]]]:
         """Processes mosaics like a call, and keeps the image after each stage.
 
@@ -91,6 +111,7 @@ class Pipeline(nnx.Module):
             perturbations: Images to add to the results of stages, by stage name. The gradient for a perturbation of
                 zero is the gradient for the image after the stage, so one backward pass gives the gradients for all
                 stages.
+            offsets: As in a call.
 
         Returns:
             The final image `(..., H, W, 3)`, and a dict from the names of the stages, in order, to the images after
@@ -107,7 +128,10 @@ class Pipeline(nnx.Module):
         perturbations = dict(perturbations or {})
         if unknown := sorted(set(perturbations) - set(self.stage_names)):
             raise ValueError(f"perturbations must be named after stages {list(self.stage_names)}, got {unknown}")
-        images = _trace(self.stages, self.parameters(), raw, perturbations)
+        if offsets:
+            images = _trace_each(self.stages, self.values(offsets), self.parameters(), raw, perturbations)
+        else:
+            images = _trace(self.stages, self.parameters(), raw, perturbations)
         # A jitted function returns dicts sorted by key, but a trace is in the order of the stages.
         return images[-1], dict(zip(self.stage_names, images, strict=True))
 
@@ -134,6 +158,26 @@ class Pipeline(nnx.Module):
         """The declarations of all parameters by name, in the order of `parameters`. Each has a `value` of None."""
         return {name: parameter for stage in self.stages for name, parameter in stage.parameters.items()}
 
+    def values(self, offsets: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """Computes the values at offsets from the pipeline's own, at the nearest valid offset.
+
+        Args:
+            offsets: By the name of a parameter, the distance from its value in natural ranges, `(..., *shape)`.
+
+        Raises:
+            ValueError: If no parameter has a given name, or if a parameter has no natural range.
+
+        Example:
+            >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
+            >>> pipeline.values({"gamma_correct": np.log([1, 2])})["gamma_correct"]
+            Array([2.2, 4.4], dtype=float32)
+        """
+        self._check_names(offsets)
+        return {
+            name: self.facts[name].moved_validly(getattr(self, name)[...], jnp.asarray(offset, jnp.float32))
+            for name, offset in offsets.items()
+        }
+
     def with_values(self, values: Mapping[str, ArrayLike | Sequence]) -> "Pipeline":
         """Returns a pipeline with the same stages and other values of some parameters.
 
@@ -148,8 +192,7 @@ class Pipeline(nnx.Module):
             >>> pipeline.gamma_correct[...]
             Array(1.8, dtype=float32)
         """
-        if unknown := sorted(set(values) - set(self.facts)):
-            raise ValueError(f"values must be for the parameters {list(self.facts)}, got also {unknown}")
+        self._check_names(values)
         graphdef, state = nnx.split(self)
         variables = dict(nnx.to_flat_state(state))
         for name, value in values.items():
@@ -216,6 +259,10 @@ class Pipeline(nnx.Module):
         place = self._place(name)
         return self._edited(place, place + 1, [])
 
+    def _check_names(self, values: Mapping[str, object]) -> None:
+        if unknown := sorted(set(values) - set(self.facts)):
+            raise ValueError(f"values must be for the parameters {list(self.facts)}, got also {unknown}")
+
     def _place(self, name: str) -> int:
         if name not in self.stage_names:
             raise ValueError(f"the stage must be one of {', '.join(self.stage_names)}, got {name!r}")
@@ -248,3 +295,24 @@ def _trace(
         image = image + perturbations[stage.name] if stage.name in perturbations else image
         images.append(image)
     return tuple(images)
+
+
+@jax.jit(static_argnums=0)
+def _run_each(
+    stages: tuple[Stage, ...], own: dict[str, Array], shared: dict[str, Array], raw: Shaped[Array, "batch height width"]
+) -> Array:
+    return jax.vmap(lambda own, raw: _run(stages, shared | own, raw))(own, raw)
+
+
+@jax.jit(static_argnums=0)
+def _trace_each(
+    stages: tuple[Stage, ...],
+    own: dict[str, Array],
+    shared: dict[str, Array],
+    raw: Shaped[Array, "batch height width"],
+    perturbations: dict[str, Array],
+) -> tuple[Array, ...]:
+    def trace(own: dict[str, Array], raw: Array, perturbations: dict[str, Array]) -> tuple[Array, ...]:
+        return _trace(stages, shared | own, raw, perturbations)
+
+    return jax.vmap(trace)(own, raw, perturbations)

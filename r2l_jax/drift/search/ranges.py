@@ -42,7 +42,7 @@ def values_at(facts: Facts, default: Values, offsets: Values) -> dict[str, Array
 
 def valid_values(facts: Facts, default: Values, offsets: Values) -> dict[str, Array]:
     """Computes the values at the nearest valid offsets."""
-    return values_at(facts, default, valid_offsets(facts, default, offsets))
+    return {name: facts[name].moved_validly(default[name], offset) for name, offset in offsets.items()}
 
 
 def tuned(facts: Facts) -> tuple[str, ...]:
