@@ -27,7 +27,7 @@ DATASETS = (*SYNTHETIC_SETS, "Folder", *PUBLISHED_SETS)
 SYNTHETIC_IMAGES = 600
 SYNTHETIC_SIZE = 128
 
-PROCESSING_MODES = ("parametrized", "static", "neural_network", "none")
+PROCESSING_MODES = ("parametrized", "adaptive", "static", "neural_network", "none")
 
 # The modes whose images have one pixel for each 2x2 tile of the mosaic.
 HALF_SIZE_MODES = ("neural_network", "none")
@@ -204,7 +204,7 @@ class ProcessingChoice(Settings):
             raise InputError(f"--half_size takes the place of --sp_debayer={self.sp_debayer}: leave one of them out")
         if self.pipeline is not None:
             given = [name for name in ("processing_mode", *STATIC_FLAGS) if getattr(self, name) is not None]
-            if given:
+            if given and not (given == ["processing_mode"] and self.is_adaptive):
                 raise InputError(f"--pipeline={self.pipeline} is the processing: leave --{' and --'.join(given)} out")
         for name in STATIC_FLAGS:
             if self.processing_mode not in ("static", None) and getattr(self, name) is not None:
@@ -213,7 +213,13 @@ class ProcessingChoice(Settings):
     @property
     def flag(self) -> str:
         """The flag that chose the processing, with its value."""
-        return f"--processing_mode={self.processing_mode}" if self.pipeline is None else f"--pipeline={self.pipeline}"
+        given = {"processing_mode": self.processing_mode, "pipeline": self.pipeline}
+        return " ".join(f"--{name}={value}" for name, value in given.items() if value is not None)
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether a network adapts the pipeline's parameters to each image."""
+        return self.processing_mode == "adaptive"
 
     @functools.cached_property
     def named_pipeline(self) -> NamedPipeline | None:
@@ -241,8 +247,9 @@ class ProcessingSettings(ProcessingChoice):
     """Processing."""
 
     processing_mode: str | None = setting(
-        "parametrized: the learnable pipeline; static: classical algorithms; neural_network: a U-Net++ on half-size "
-        "RGB from the mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
+        "parametrized: the learnable pipeline; adaptive: this pipeline, or that of --pipeline, with parameters that a "
+        "small network adapts to each image; static: classical algorithms; neural_network: a U-Net++ on half-size RGB "
+        "from the mosaic; none: this RGB unchanged; default: parametrized, unless --pipeline is given",
         None,
         choices=PROCESSING_MODES,
     )
@@ -257,7 +264,7 @@ class ProcessingSettings(ProcessingChoice):
     @property
     def learns_pipeline(self) -> bool:
         """Whether the processor is a pipeline whose parameters can be trained."""
-        return self.processing_mode in ("parametrized", None)
+        return self.processing_mode in ("parametrized", "adaptive", None)
 
     @property
     def learns(self) -> bool:
@@ -529,6 +536,8 @@ class TrainConfig(Settings):
             for name in _DESCENT_ALONE:
                 if (value := getattr(self.optimization, name)) != getattr(OptimizationSettings(), name):
                     raise InputError(f"--{name}={value} is for training; --adv_training has an optimizer of its own")
+        if attack.adv_training and processing.is_adaptive:
+            raise InputError(f"--adv_training moves parameters of all images together; {processing.flag} has others")
         if attack.adv_training and processing.freeze_processor:
             raise InputError("--adv_training moves the processor's parameters, which --freeze_processor keeps")
         for name in ("track_save_tensors", "track_every_epoch"):

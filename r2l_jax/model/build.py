@@ -11,6 +11,7 @@ from flax import nnx
 import isp
 from isp.published import additive_layer_stage
 from r2l_jax.config import ProcessingSettings
+from r2l_jax.model.adaptive import AdaptivePipeline
 from r2l_jax.model.processors import NeuralProcessor, Standardize, Unprocessed, half_size
 from r2l_jax.model.raw_to_logit import RawToLogit
 from r2l_jax.model.tasks import Task
@@ -76,6 +77,8 @@ class Architecture:
         if self.additive_layer and isinstance(processor, isp.Pipeline):
             layer = additive_layer_stage(image_size(processor, self.shape))
             processor = processor.inserted(layer, after=processor.stage_names[-1])
+        if self.processing.is_adaptive and isinstance(processor, isp.Pipeline):
+            processor = AdaptivePipeline(processor, self._known_camera, rngs)
         normalizer = BatchNorm(3, affine=False, rngs=rngs) if self.processing.learns else fixed
         return RawToLogit(processor, normalizer, self.task.make_head(rngs))
 
@@ -101,7 +104,9 @@ class Architecture:
     @property
     def title(self) -> str | None:
         """The name of the processing in tables."""
-        return self.processing.processing_mode if self.pipeline is None else self.pipeline.title
+        if self.pipeline is None:
+            return self.processing.processing_mode
+        return f"adaptive {self.pipeline.title}" if self.processing.is_adaptive else self.pipeline.title
 
     @property
     def _known_camera(self) -> isp.Camera:

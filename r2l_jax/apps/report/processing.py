@@ -18,7 +18,7 @@ from r2l_jax.pipelines import find_pipeline
 
 def make(runs: Sequence[RunRecord], detail: Detail) -> list[Section]:
     """Makes the sections of parameters and pictures over epochs."""
-    parameters = [(run.name, _parameters(run)) for run in runs]
+    parameters = [(run.name, [*_parameters(run), *_own_values(run)]) for run in runs]
     pictures = [(run.title(fold.number), _pictures(fold, run, detail)) for run in runs for fold in run.folds]
     return [
         *document.section("Processing over epochs", document.panels(parameters)),
@@ -81,6 +81,23 @@ def _values_table(run: RunRecord, names: Sequence[str], title: _Title) -> Table:
     return Table("Parameters", columns, rows)
 
 
+def _own_values(run: RunRecord) -> list[Block]:
+    """Makes a table of the values that adaptive processing gives the validation images of each fold."""
+    columns = ["value", "5% of the images below", "median", "5% above"]
+    return [
+        Table(
+            f"Parameters as adapted to each validation image, {run.title(fold.number)}",
+            columns,
+            [
+                [Cell(tables.breakable(name)), *map(tables.number, values)]
+                for name, values in fold.final.own_values.items()
+            ],
+        )
+        for fold in run.folds
+        if fold.final is not None and fold.final.own_values
+    ]
+
+
 def _element_names(run: RunRecord) -> _Title:
     """Returns a function that names an element of a parameter, as the pipeline declares it: such as "red".
 
@@ -88,7 +105,8 @@ def _element_names(run: RunRecord) -> _Title:
     """
     names: dict[tuple[str, tuple[int, ...]], str] = {}
     pipeline = run.flags["pipeline"] or run.flags["processing_mode"]
-    if pipeline in ("parametrized", "full"):
+    if pipeline in ("parametrized", "adaptive", "full"):
+        pipeline = "parametrized" if pipeline == "adaptive" else pipeline
         made = find_pipeline(pipeline)(isp.Camera.from_json(json.dumps(run.folds[0].camera)))
         values = made.parameters()
         for name, facts in made.facts.items():

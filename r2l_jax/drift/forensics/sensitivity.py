@@ -164,10 +164,10 @@ def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], 
         batch = jax.tree.map(lambda leaf: leaf[None], sample)
 
         def loss(offsets, perturbations):
-            images, _ = frozen.pipeline(moved(frozen.facts, default, offsets)).trace(batch["raw"], perturbations)
+            images, _ = frozen.pipeline(moved(frozen.facts, default, offsets), rest).trace(batch["raw"], perturbations)
             return frozen.sums(images, rest, batch)["loss"]
 
-        _, images = jax.eval_shape(lambda: frozen.pipeline(default).trace(batch["raw"]))
+        _, images = jax.eval_shape(lambda: frozen.pipeline(default, rest).trace(batch["raw"]))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (default, images))
         value, (parameters, stages) = jax.value_and_grad(loss, argnums=(0, 1))(*zeros)
         parameters, stages = jax.tree.map(lambda gradient: PER_CENT * gradient, (parameters, stages))

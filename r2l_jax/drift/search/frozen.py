@@ -29,7 +29,7 @@ class Frozen:
     Attributes:
         default: the parameters' values in the model, on the host.
         facts: the declarations of the parameters.
-        rest: the other variables, on the host, which `logits` and `sums` take.
+        rest: the model's variables, on the host, which the methods take.
         task: the model's task.
     """
 
@@ -39,18 +39,20 @@ class Frozen:
         self.default = jax.device_get(self._pipeline.parameters())
         self.facts = self._pipeline.facts
         ranges.check(self.facts, self.default)
-        self._graph, rest = nnx.split((model.normalizer, model.head))
+        # With the pipeline, for a processing that has more variables than its parameters.
+        self._graph, rest = nnx.split((self._pipeline, model.normalizer, model.head))
         self.rest = jax.device_get(rest)
         self.task = task
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """The model's hash, see `model_hash`."""
-        return model_hash(RawToLogit(self.pipeline(self.default), *nnx.merge(self._graph, self.rest)))
+        return model_hash(RawToLogit(*nnx.merge(self._graph, self.rest)))
 
-    def pipeline(self, parameters: Mapping[str, ArrayLike]) -> isp.Pipeline:
-        """Returns the model's pipeline with other parameters."""
-        return self._pipeline.with_values(parameters)
+    def pipeline(self, parameters: Mapping[str, ArrayLike], rest: PyTree | None = None) -> isp.Pipeline:
+        """Returns the model's pipeline with other parameters; compiled functions take `rest` as an argument."""
+        pipeline = self._pipeline if rest is None else nnx.merge(self._graph, rest)[0]
+        return pipeline.with_values(parameters)
 
     def sums(self, images: Array, rest: PyTree, batch: Batch) -> Sums:
         """Computes the task's sums for processed images."""
@@ -58,5 +60,5 @@ class Frozen:
 
     def logits(self, images: Array, rest: PyTree) -> Array:
         """Computes the logits of processed images."""
-        normalizer, head = nnx.merge(self._graph, rest)
+        _, normalizer, head = nnx.merge(self._graph, rest)
         return head(normalizer(images))

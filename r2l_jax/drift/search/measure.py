@@ -195,7 +195,7 @@ class Measurer:
         return self._stacks.stack([*trees, *[trees[-1]] * (count - len(trees))]), count
 
     def _of_batch(self, parameters, default, rest, batch: Batch) -> dict[str, jax.Array]:
-        images, default = (self._frozen.pipeline(values)(batch["raw"]) for values in (parameters, default))
+        images, default = (self._frozen.pipeline(values, rest)(batch["raw"]) for values in (parameters, default))
         logits = self._frozen.logits(images, rest)
         return {
             "loss": self._frozen.task.measure(logits, batch)["loss"],
@@ -206,7 +206,7 @@ class Measurer:
 
     def _of_row(self, row: tuple[dict[str, jax.Array], Batch], rest) -> jax.Array:
         parameters, batch = row
-        logits = self._frozen.logits(self._frozen.pipeline(parameters)(batch["raw"]), rest)
+        logits = self._frozen.logits(self._frozen.pipeline(parameters, rest)(batch["raw"]), rest)
         return confusions(self._frozen.task, logits, batch)
 
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:

@@ -217,10 +217,10 @@ class Searcher:
             "index": drawn.astype(jnp.int32),
             "weight": jnp.ones(size),
         }
-        by_default = self._frozen.pipeline(default)(batch["raw"])
+        by_default = self._frozen.pipeline(default, rest)(batch["raw"])
 
         def cost(values):
-            images = self._frozen.pipeline(values)(batch["raw"])
+            images = self._frozen.pipeline(values, rest)(batch["raw"])
             task_loss = self._frozen.sums(images, rest, batch)["loss"] / size
             total, away = cost_of(self._direction, task_loss, images, by_default, self._aux_loss, fixed.aux_weight)
             return total, jnp.stack([task_loss, away])
