@@ -37,7 +37,7 @@ from isp import (
 from isp.camera import CAMERAS, Camera
 from isp.full import full
 from isp.parameter import Parameter
-from isp.pipeline import Pipeline
+from isp.pipeline import Pipeline, portable
 from isp.published import AS_PUBLISHED_STATIC, PUBLISHED_STATIC, parametrized, static
 from isp.stage import Stage, local
 from isp.stages import ALGORITHMS
@@ -60,6 +60,7 @@ __all__ = [
     "full",
     "local",
     "parametrized",
+    "portable",
     "repair",
     "sensor",
     "sensor_drift",

@@ -1,5 +1,6 @@
 """An image signal processor as an ordered list of named stages, whose parameters can be learned."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, Shaped
 
 from isp import cfa
 from isp._engine import lowering
-from isp._engine.xla import plain_for
+from isp._engine.xla import plain, plain_for
 from isp.parameter import Parameter
 from isp.stage import Stage
 
@@ -274,6 +275,22 @@ class Pipeline(nnx.Module):
         return Pipeline([*kept[:start], *stages, *kept[stop:]])
 
 
+def portable() -> contextlib.AbstractContextManager[None]:
+    """Makes pipelines and functions that are traced in this context use operations that other programs know.
+
+    They pad, convolve and compute elementwise, always on the whole batch, which takes longer on a CPU than the usual
+    formulation. Results agree except for rounding. A pipeline whose number of images is symbolic does this by itself.
+
+    Example:
+        >>> pipeline = isp.parametrized(isp.CAMERAS["drone"])
+        >>> with isp.portable():
+        ...     traced = jax.make_jaxpr(pipeline)(np.zeros((1, 8, 8), np.float32))
+        >>> "conv_general_dilated" in str(traced)
+        True
+    """
+    return plain()
+
+
 @jax.jit(static_argnums=0)
 def _run(stages: tuple[Stage, ...], parameters: dict[str, Array], raw: Shaped[Array, "..."]) -> Array:
     cfa.check_mosaic(raw)
@@ -301,7 +318,18 @@ def _trace(
 def _run_each(
     stages: tuple[Stage, ...], own: dict[str, Array], shared: dict[str, Array], raw: Shaped[Array, "batch height width"]
 ) -> Array:
-    return jax.vmap(lambda own, raw: _run(stages, shared | own, raw))(own, raw)
+    cfa.check_mosaic(raw)
+
+    def process(own: dict[str, Array], raw: Array) -> Array:
+        return lowering.compute(stages, shared | own, raw[None])[0]
+
+    with plain_for(raw):
+        if not isinstance(raw.shape[0], int):
+            # One after the other: a convolution cannot have a symbolic number of groups.
+            return jax.lax.map(lambda each: process(*each), (own, raw))
+        if raw.shape[0] == 1:
+            return process(*jax.tree.map(lambda leaf: leaf[0], (own, raw)))[None]
+        return jax.vmap(process)(own, raw)
 
 
 @jax.jit(static_argnums=0)

@@ -70,7 +70,7 @@ def mosaic_to_rgb(raw: Array, black_level: Array, debayer: Array, gains: Array, 
     belong to the colors of the sites around the pixel, which follow from its place in the tile. Gains and matrix are
     linear as well, so they are multiplied into the weights.
     """
-    weights = jnp.einsum("kc,c,cnij->knij", matrix, gains, debayer, precision="highest")
+    weights = jnp.tensordot(matrix * gains, debayer, 1, precision="highest")
     tile = cfa.tile(pattern)
     rows, cols = debayer.shape[2:]
     i, j, *_ = np.ogrid[:rows, :cols, :2, :2]

@@ -113,7 +113,7 @@ class AdaptivePipeline(isp.Pipeline):
 
     def moves(self, raw: Float[Array | np.ndarray, "batch height width"]) -> dict[str, Float[Array, "..."]]:
         """Computes what the network gives for mosaics: offsets, or how much stronger a filter is `(batch, 1, 1)`."""
-        moves = _FARTHEST * jnp.tanh(self.network(statistics(raw, *self.sensor)) / _FARTHEST)
+        moves = _FARTHEST * jnp.tanh(self.network(statistics(jnp.asarray(raw), *self.sensor)) / _FARTHEST)
         sizes = [math.prod(shape) for shape in self._outputs.values()]
         parts = jnp.split(moves, np.cumsum(sizes)[:-1], axis=1)
         return {
@@ -160,17 +160,20 @@ def statistics(
         black: The black level.
     """
     rgb = (isp.demosaic.binned(raw, pattern) - black) / (1 - black)
-    every = max(1, min(rgb.shape[1:3]) // _GRID)
-    tones = _tone(rgb[:, ::every, ::every]).reshape(len(rgb), -1, 1, 3)
-    darker = (tones < _LEVELS[:, None]).mean(1)
-    quantiles = jax.vmap(jax.vmap(lambda shares: jnp.interp(_SHARES, shares, _LEVELS), 1))(darker)
-    small = jax.image.resize(rgb, (len(rgb), _SMALL, _SMALL, 3), "linear", antialias=True)
+    batch, rows, cols, _ = rgb.shape
+    every = max(1, min(rows, cols) // _GRID)
+    tones = _tone(rgb[:, ::every, ::every]).reshape(batch, -1, 1, 3)
+    darker = (tones < _LEVELS[:, None]).mean(1)[:, None]
+    # The inverse of the piecewise linear function from levels to shares: without a search, which ONNX lacks.
+    reached = (_SHARES[:, None, None] - darker[:, :, :-1]) / jnp.maximum(jnp.diff(darker, axis=2), 1e-6)
+    quantiles = _LEVELS[0] + (_LEVELS[1] - _LEVELS[0]) * jnp.clip(reached, 0, 1).sum(2)
+    small = jax.image.resize(rgb, (batch, _SMALL, _SMALL, 3), "linear", antialias=True)
     around = (rgb[:, :-2, 1:-1] + rgb[:, 2:, 1:-1] + rgb[:, 1:-1, :-2] + rgb[:, 1:-1, 2:]) / 4
     noise = jnp.abs(rgb[:, 1:-1, 1:-1] - around).mean((1, 2))
     gradient = sum(jnp.abs(jnp.diff(small, axis=axis)).mean((1, 2)) for axis in (1, 2))
     logarithms = [jnp.log10(each + 1e-6) / 6 + 0.5 for each in (rgb.var((1, 2)), noise, gradient)]
-    found = [quantiles.reshape(len(rgb), -1), _tone(rgb.mean((1, 2))), *logarithms]
-    return jax.lax.stop_gradient(jnp.concatenate(found, 1))
+    by_color = jnp.swapaxes(quantiles, 1, 2).reshape(batch, -1)
+    return jax.lax.stop_gradient(jnp.concatenate([by_color, _tone(rgb.mean((1, 2))), *logarithms], 1))
 
 
 def _tone(values: Array) -> Array:

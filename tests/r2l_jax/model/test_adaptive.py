@@ -120,3 +120,13 @@ def test_refuses_a_parameter_with_the_name_of_its_own():
     ]
     with pytest.raises(ValueError, match=r"^a parameter of an adaptive pipeline cannot be called 'network'"):
         AdaptivePipeline(isp.Pipeline(stages), CAMERA, nnx.Rngs(0))
+
+
+def test_quantiles_are_those_of_the_tones():
+    rgb = isp.demosaic.binned(SCENE[:1], CAMERA.pattern)[0]
+    shares = [0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99]
+    expected = np.arcsinh(512 * np.quantile(rgb.reshape(-1, 3), shares, axis=0)) / np.arcsinh(512)
+    found = statistics(SCENE[:1], CAMERA.pattern)[0, :21].reshape(3, 7).T
+    np.testing.assert_allclose(found[2:5], expected[2:5], atol=0.012)
+    # At the steep ends of this distribution, interpolation is only as good as the distance of its levels.
+    np.testing.assert_allclose(found, expected, atol=0.05)
