@@ -14,7 +14,7 @@ import isp
 from isp.parameter import MOST_ELEMENTS
 
 # The shares of a color's sites that are darker than its quantiles.
-_SHARES = np.float32([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99])
+_SHARES = np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99], np.float32)
 
 # Quantiles are interpolated between these levels of the scale of `_tone`, on which noise may lie below black.
 _LEVELS = np.linspace(-0.5, 1.05, 32, dtype=np.float32)
@@ -129,9 +129,9 @@ class AdaptivePipeline(isp.Pipeline):
         values = {name: value[0] for name, value in self.own_values(raw[None]).items()}
         return isp.Pipeline([stage.starting_at(self.parameters() | values) for stage in self.stages])
 
-    def _total(self, raw: Array | np.ndarray, offsets: Mapping[str, ArrayLike] | None) -> dict[str, ArrayLike]:
+    def _total(self, raw: Array | np.ndarray, offsets: Mapping[str, ArrayLike] | None) -> dict[str, Array]:
         own = self.own_offsets(raw)
-        return own | {name: offset + own.get(name, 0) for name, offset in (offsets or {}).items()}
+        return own | {name: jnp.asarray(offset) + own.get(name, 0) for name, offset in (offsets or {}).items()}
 
     @property
     def _outputs(self) -> dict[str, tuple[int, ...]]:

@@ -13,6 +13,7 @@ from flax import nnx
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+import isp
 import tasks
 from r2l_jax.config import TrainConfig
 from r2l_jax.data import loader
@@ -395,17 +396,18 @@ class _Loop:
         By the name of each value, these are the 5th, 50th and 95th percentile.
         """
         steps, architecture = self._compiled, self._plan.steps.architecture
-        if not architecture.processing.is_adaptive:
+        pipeline = architecture.processor()
+        if not architecture.processing.is_adaptive or not isinstance(pipeline, isp.Pipeline):
             return {}
         valid, everywhere = self._fold.valid_indices, shardings().everywhere
         batches = loader.eval_batches(self._plan.dataset, valid, self._batches.size, whole=True)
         computed = (steps.own_values(state.model, to_devices(batch["raw"], everywhere)) for batch in batches)
         every = [jax.device_get(values) for values in computed]
-        facts, found = architecture.processor().facts, {}
+        found = {}
         for name in every[0]:
             values = np.concatenate([of_batch[name] for of_batch in every])[: len(valid)]
             ends = np.percentile(values, (5, 50, 95), axis=0).reshape(3, -1).T.tolist()
-            found |= zip(facts[name].element_names(name, values.shape[1:]), ends, strict=True)
+            found |= zip(pipeline.facts[name].element_names(name, values.shape[1:]), ends, strict=True)
         return {"own_values": found}
 
     def _measure(self, state: TrainState, indices: np.ndarray) -> Numbers:
