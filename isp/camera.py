@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from isp import cfa
+from isp._engine.checks import is_traced
 from isp.parameter import CAMERA_FIELDS, Parameter
 
 Values = Sequence | np.ndarray | jax.Array
@@ -26,7 +27,8 @@ class Camera:
     """Holds the calibration values that turn a camera's mosaic into linear sRGB.
 
     Values may be given as arrays or sequences. They are kept as tuples, so that a camera can be hashed and can be a
-    static argument of a compiled function. Levels are fractions of the white level: a saturated site has the value 1.
+    static argument of a compiled function. Within a compiled function, they may also be traced, as for the cameras of a
+    batch; such values are not checked. Levels are fractions of the white level: a saturated site has the value 1.
     In JSON, levels may be digital numbers instead, with the `white_level` beside them.
 
     Attributes:
@@ -76,13 +78,18 @@ class Camera:
             if given is None and self.pattern == cfa.MONO:
                 given = np.ones(3) if name == "white_balance" else np.eye(3)
             object.__setattr__(self, name, _as_tuples(_checked(name, given, shape)))
-        if max(self.black_level) >= 1:
+        if not is_traced(self.black_level) and max(self.black_level) >= 1:
             raise ValueError(f"black_level must be below the white level of 1, got {self.black_level}")
-        if 0 in np.asarray(self.white_balance):
+        if not is_traced(self.white_balance) and 0 in np.asarray(self.white_balance):
             raise ValueError(f"white_balance must have no gain of 0, got {self.white_balance}")
         for name, check in _CHECKS.items():
-            if (given := getattr(self, name)) is not None:
+            if (given := getattr(self, name)) is not None and not is_traced(given):
                 object.__setattr__(self, name, check(name, given))
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether a value is traced, so that the camera cannot be a static argument."""
+        return any(is_traced(getattr(self, field.name)) for field in dataclasses.fields(self))
 
     def parameters(self, *names: str) -> dict[str, Parameter]:
         """Makes the parameters that start from the calibration.
@@ -246,8 +253,13 @@ def _as_tuples(value: Any) -> Any:
     return tuple(map(tuple, value.tolist())) if value.ndim == 2 else tuple(value.tolist())
 
 
-def _checked(name: str, given: object, *shapes: tuple[int, ...]) -> np.ndarray:
-    """Returns the values as float64; raises a ValueError unless they are finite numbers of one of these shapes."""
+def _checked(name: str, given: object, *shapes: tuple[int, ...]) -> Any:
+    """Returns the values as float64; raises a ValueError unless they are finite numbers of one of these shapes.
+
+    Traced values are returned as they are.
+    """
+    if is_traced(given):
+        return given
     wanted = " or ".join(map(str, shapes))
     try:
         values = np.asarray(given, np.float64)

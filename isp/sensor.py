@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from isp._engine.for_camera import for_camera
 from isp.camera import Camera
 from isp.cfa import black_levels, check_mosaic, mosaic
 
@@ -42,7 +43,7 @@ def noise_of(camera: Camera) -> Noise:
     )
 
 
-@jax.jit(static_argnames=("camera", "bits"))
+@for_camera("bits")
 def expose(
     light: Float[Array, "*batch height width 3"],
     key: PRNGKeyArray,
@@ -73,7 +74,7 @@ def expose(
     return expose_sites(mosaic(light, camera.pattern), key, camera=camera, **settings)
 
 
-@jax.jit(static_argnames=("camera", "bits"))
+@for_camera("bits")
 def expose_sites(
     light: Float[Array, "*batch height width"],
     key: PRNGKeyArray,
@@ -134,7 +135,7 @@ def expose_sites(
     return (_with_gradient_of(signal * top, jnp.round(signal * top)) / top).astype(light.dtype)
 
 
-@jax.jit(static_argnames="camera")
+@for_camera()
 def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
     """Computes the light that a mosaic shows, in the units of `expose_sites`.
 
@@ -159,7 +160,7 @@ def site_light(raw: Float[Array, "*batch height width"], camera: Camera) -> Floa
     return (raw - black) / (1 - black)
 
 
-@jax.jit(static_argnames="camera")
+@for_camera()
 def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Float[Array, "*batch height width"]:
     """Computes the mosaic of light without noise; undoes `site_light`.
 
@@ -181,7 +182,7 @@ def from_light(light: Float[Array, "*batch height width"], camera: Camera) -> Fl
     return black + (1 - black) * light
 
 
-@jax.jit(static_argnames=("camera", "counts"))
+@for_camera("counts")
 def expose_again(
     raw: Float[Array, "*batch height width"],
     key: PRNGKeyArray,

@@ -91,10 +91,10 @@ EXPOSURES = tuple(intensity for intensity in INTENSITIES if intensity < 1)
 CHANGES = CORRUPTIONS_OF_THE_STUDY[1:]
 
 # The facts about a shot, which are the fields of `data.files.shot.Shot`.
-SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date", "iso")
+SHOT_FIELDS = ("maker", "model", "lens", "iso_speed", "exposure_time", "f_number", "date", "iso", "camera")
 BY_SHOT = (
-    f"also group scores by facts of the shots: of a Folder's files, {', '.join(SHOT_FIELDS[:-1])}; of a run of several "
-    "intensities, iso"
+    f"also group scores by facts of the shots: of a Folder's files, {', '.join(SHOT_FIELDS[:-2])}; of a run of several "
+    "intensities, iso, or of several cameras, camera"
 )
 
 # The parts of a model that can be exported, and the formats.

@@ -13,6 +13,7 @@ from PIL import Image
 import isp
 from r2l_jax.data.files.known_camera import KnownCamera
 from r2l_jax.data.files.rawfile import STORED_SUFFIXES, read_mosaic
+from r2l_jax.data.files.shot import read_shot
 from r2l_jax.data.sets.folder import center_crop
 from r2l_jax.runtime import remote
 from r2l_jax.runtime.contact_sheet import quantized
@@ -153,15 +154,15 @@ def _classes(files: Sequence[Place], predictor: Predictor, fills: bool) -> Gener
     run, camera = predictor
     decoded = one_by_one(lambda _, file: read_file(file, run, camera, crops=True), None, files, AT_ONCE + BATCH)
     while batch := list(islice(decoded, BATCH)):
-        raws = {file: raw for done in batch for file, raw in done.results.items()}
+        read = {file: each for done in batch for file, each in done.results.items()}
+        raws = {file: raw for file, (raw, _) in read.items()}
         rows = dict[Place, Row]()
         for shape in dict.fromkeys(raw.shape for raw in raws.values()):
             alike = [file for file, raw in raws.items() if raw.shape == shape]
-            stacked = np.stack([raws[file] for file in alike])
-            if fills:
-                # Filled up, because each number of mosaics would be compiled anew.
-                stacked = np.concatenate([stacked, np.repeat(stacked[-1:], BATCH - len(alike), 0)])
-            probabilities = run.predict(stacked)[: len(alike)]
+            # Filled up, because each number of mosaics would be compiled anew.
+            filled = alike + [alike[-1]] * (BATCH - len(alike)) * fills
+            cameras = [read[file][1] for file in filled] if run.cameras else None
+            probabilities = run.predict(np.stack([raws[file] for file in filled]), cameras=cameras)[: len(alike)]
             for file, values in zip(alike, probabilities, strict=True):
                 found = {name: f"{value:.7g}" for name, value in zip(run.classes, values, strict=True)}
                 rows[file] = {_FILE: str(file), _CLASS: run.classes[values.argmax()], **found}
@@ -176,9 +177,10 @@ def _masks(files: Sequence[Place], predictor: Predictor, masks: Place) -> Genera
     for decoded in one_by_one(lambda _, file: read_file(file, run, camera, crops=False), None, files, AT_ONCE + 1):
         if decoded.errors:
             yield Done({}, decoded.errors)
-        for file, raw in decoded.results.items():
+        for file, (raw, own) in decoded.results.items():
             try:
-                mask = predict_frame(run.predict, raw, pattern, multiple)
+                predict = functools.partial(run.predict, cameras=own if run.cameras else None)
+                mask = predict_frame(predict, raw, pattern, multiple)
             except InputError as error:
                 yield Done({}, {file: f"{file}: {in_words(error)}"})
                 continue
@@ -191,8 +193,10 @@ def _mask_file(file: Place, masks: Place) -> Place:
     return masks / f"{file.stem}.png"
 
 
-def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) -> np.ndarray:
-    """Reads the mosaic of a file, as a run's model takes it.
+def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) -> tuple[np.ndarray, isp.Camera]:
+    """Reads the mosaic of a file, as a run's model takes it, and the camera that took it.
+
+    The camera of a file that names the model of one of several cameras of the training is that one.
 
     Args:
         file: the raw file.
@@ -206,20 +210,22 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) ->
     own = camera or KnownCamera.of(run.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
     with remote.brought(file) as path:
         raw, found = read_mosaic(path, own)
+        if run.cameras and camera is None:
+            found = run.cameras.get(read_shot(path).title, found)
     assert run.camera is not None
     if found.pattern != run.camera.pattern:
         raise InputError(
             f"{file} has the color filter array {found.pattern}, but the model is for {run.camera.pattern}"
         )
     if not crops:
-        return raw
+        return raw, found
     height, width = run.shape
     if raw.shape[0] < height or raw.shape[1] < width:
         raise InputError(
             f"{file} is {raw.shape[0]}x{raw.shape[1]}, smaller than the mosaics of the training, {height}x{width}"
         )
     # Copied, because a view would keep the whole file in memory.
-    return center_crop(raw, height, width, found.pattern).copy()
+    return center_crop(raw, height, width, found.pattern).copy(), found
 
 
 def _describe(output: Path, manifest: Path, run: Run, camera: KnownCamera | None, masks: Place | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import isp
+from r2l_jax.data.cameras import Cameras
 from r2l_jax.data.files.file_facts import hash_files
 from r2l_jax.data.files.shot import Shot
 from r2l_jax.runtime.errors import InputError
@@ -40,6 +41,7 @@ class RawDataset:
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         shot: reads the facts about sample i's shot; None if samples have no such facts.
         per_scene: the number of adjacent samples that show the same scene.
+        cameras: the cameras of the samples, if there are several. All other samples are of `camera`.
     """
 
     name: str
@@ -54,6 +56,7 @@ class RawDataset:
     shot: Callable[[int], Shot] | None = None
     white_level: float | int | None = None
     per_scene: int = 1
+    cameras: Cameras | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,6 +78,10 @@ class RawDataset:
     def shape(self) -> tuple[int, ...]:
         """The shape of a sample's mosaic `(H, W)` or image `(H, W, 3)`, found by reading one of them."""
         return self._first[0].shape
+
+    def camera_of(self, index: int) -> isp.Camera | None:
+        """Returns the camera that took a sample."""
+        return self.camera if self.cameras is None else self.cameras.of(index)
 
     def samples(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns the mosaics and the targets of some samples, stacked in the order of the indices."""
@@ -135,7 +142,7 @@ class RawDataset:
         return self.content_of(range(len(self)))
 
     def content_of(self, indices: Iterable[int | np.integer]) -> str:
-        """Hashes some samples: their indices, names, mosaics and targets, but not the camera.
+        """Hashes some samples: their indices, names, mosaics and targets, but not the only camera.
 
         Raises:
             InputError: a file cannot be read.
@@ -147,6 +154,8 @@ class RawDataset:
 
     def sample_hashes(self, indices: Iterable[int | np.integer]) -> list[str]:
         """Hashes each of some samples: its files or, without files, its mosaic and target; its label; and the recipe.
+
+        Of a data set of several cameras, also the calibration values of the sample's camera.
 
         Raises:
             InputError: a file cannot be read.
@@ -162,6 +171,8 @@ class RawDataset:
             digests = [[next(of_files) for _ in paths] for paths in files]
         for index, of_sample in zip(missing, digests, strict=True):
             parts = [self.recipe, int(self.labels[index]), *of_sample]
+            if self.cameras is not None:
+                parts.append(self.cameras.of(index).to_json())
             self._known_hashes[index] = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return [self._known_hashes[index] for index in indices]
 

@@ -6,6 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Key
 
 import isp
+from r2l_jax.data.cameras import CameraValues
+from r2l_jax.model import own_camera
 from r2l_jax.model.augment import augment
 from r2l_jax.model.processors import Processor, Standardize
 from tasks.layers import BatchNorm
@@ -30,9 +32,10 @@ class RawToLogit(nnx.Module):
         raw: Float[Array, "batch height width *channels"],
         keys: Key[Array, " batch"] | None = None,
         augmentation: str = "none",
+        cameras: CameraValues | None = None,
     ) -> Float[Array, "batch ..."]:
-        """Computes the logits of mosaics (see `logits`)."""
-        return self.logits(self.processor(raw), keys, augmentation)
+        """Computes the logits of mosaics (see `logits`), which may be of several cameras (see `own_camera`)."""
+        return self.logits(own_camera.images(self.processor, raw, cameras), keys, augmentation)
 
     def logits(
         self,
@@ -55,10 +58,13 @@ class RawToLogit(nnx.Module):
         return self.head(images)
 
     def trace(
-        self, raw: Float[Array, "batch height width *channels"], perturbations: Mapping[str, Array] | None = None
+        self,
+        raw: Float[Array, "batch height width *channels"],
+        perturbations: Mapping[str, Array] | None = None,
+        cameras: CameraValues | None = None,
     ) -> tuple[Float[Array, "batch ..."], dict[str, Float[Array, "batch ..."]]]:
         """Computes the logits without augmentation, and the image after each stage (see `isp.Pipeline.trace`)."""
-        images, stages = self.processor.trace(raw, perturbations)
+        images, stages = own_camera.trace(self.processor, raw, cameras, perturbations)
         return self.head(self.normalizer(images)), stages
 
 

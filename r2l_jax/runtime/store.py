@@ -37,6 +37,7 @@ WORDS = {
     "source": "the source code has changed",
     "data": "the data has changed",
     "camera": "the camera's calibration values have changed",
+    "cameras": "the cameras' calibration values have changed",
     "processing": "the pipeline has changed",
     "drifted_model": "the drift's model has changed",
 }

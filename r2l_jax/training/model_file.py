@@ -38,7 +38,7 @@ class PipelineFile(msgspec.Struct):
     sha256: str
 
 
-class About(msgspec.Struct, kw_only=True):
+class About(msgspec.Struct, kw_only=True, omit_defaults=True):
     """Describes a finished model.
 
     Attributes:
@@ -46,6 +46,7 @@ class About(msgspec.Struct, kw_only=True):
         classes: the names of the classes, or the name of the object to segment.
         camera: the camera that the processing started from, as `isp.Camera.to_json` writes it; None for images that
             are processed already.
+        cameras: the cameras of the training by name, if there were several.
         shape: the shape of the mosaics of the training.
         white_level: the divisor of samples from files without levels of their own; None is their full range.
         flags: the settings of the training, by name.
@@ -67,6 +68,11 @@ class About(msgspec.Struct, kw_only=True):
     epoch: Annotated[int, msgspec.Meta(ge=0)]
     checkpoint: Literal["best", "last"]
     fold: Annotated[int, msgspec.Meta(ge=0)]
+    cameras: dict[str, dict[str, Any]] | None = None
+
+
+# The fields that files of earlier versions lack.
+_OPTIONAL = ("cameras",)
 
 
 def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str) -> About:
@@ -86,6 +92,7 @@ def about_run(metrics: Mapping[str, Any], fold: int, checkpoint: str, where: str
         found = {
             **{name: metrics[name] for name in ("task", "classes", "camera", "shape", "white_level", "flags")},
             "pipeline": metrics.get("pipeline"),
+            "cameras": metrics.get("cameras", {}).get("each"),
             "score": metrics[f"best_val_{score}" if checkpoint == "best" else f"val_{score}"],
             "epoch": metrics["best_epoch"] if checkpoint == "best" else metrics["history"][-1]["epoch"],
             "checkpoint": checkpoint,
@@ -115,6 +122,7 @@ def checked(found: Mapping[str, Any], start: str) -> About:
     if not math.isfinite(about.score):
         raise InputError(f"{start} a score that is not finite")
     camera_of(about, start)
+    cameras_of(about, start)
     return about
 
 
@@ -130,6 +138,18 @@ def camera_of(about: About, start: str = "a model has") -> isp.Camera | None:
         raise InputError(f"{start} no camera: {error}") from None
 
 
+def cameras_of(about: About, start: str = "a model has") -> dict[str, isp.Camera]:
+    """Returns the cameras of the training by name, if there were several.
+
+    Raises:
+        InputError: a camera is not valid; the message begins with `start`.
+    """
+    try:
+        return {name: isp.Camera.from_json(json.dumps(fields)) for name, fields in (about.cameras or {}).items()}
+    except ValueError as error:
+        raise InputError(f"{start} cameras, one of which is none: {error}") from None
+
+
 def identity_of(about: About, architecture: Architecture, arrays: Mapping[str, np.ndarray]) -> str:
     """Hashes a model: its arrays, the processing, the task and the names of the classes.
 
@@ -141,6 +161,7 @@ def identity_of(about: About, architecture: Architecture, arrays: Mapping[str, n
     pipeline = architecture.pipeline
     processing = architecture.processing.processing_mode if pipeline is None else pipeline.description
     meaning = [about.task, about.classes, about.camera, processing, architecture.additive_layer]
+    meaning += [] if about.cameras is None else [about.cameras]
     digest = hashlib.sha256(json.dumps(meaning).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
@@ -194,6 +215,8 @@ def _described(metadata: Mapping[str, str]) -> tuple[About, str]:
     fields = {}
     for name in (*About.__struct_fields__, "identity"):
         if name not in metadata:
+            if name in _OPTIONAL:
+                continue
             raise InputError(f"its metadata lacks {name}")
         try:
             fields[name] = json.loads(metadata[name])

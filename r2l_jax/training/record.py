@@ -117,6 +117,7 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[str
     if pipelines[0] != pipelines[1]:
         found.append(f"the pipeline {' instead of '.join(pipelines)}")
     words = {"fingerprint": "other samples or classes", "data": "other data", "camera": "another camera"}
+    words["cameras"] = "other cameras"
     return found + [words[name] for name in words if first.get(name) != other.get(name)]
 
 
@@ -369,7 +370,8 @@ def changed_data(dataset: RawDataset, earlier: Mapping[str, Any]) -> list[str]:
 
 
 def _changed(described: Mapping[str, Any], earlier: Mapping[str, Any]) -> list[str]:
-    return [store.WORDS[name] for name in ("data", "camera") if earlier.get(name) != described[name]]
+    names = ("data", "camera", "cameras")
+    return list(dict.fromkeys(store.WORDS[name] for name in names if earlier.get(name) != described.get(name)))
 
 
 def other_makers(earlier: Mapping[str, Any]) -> bool:
@@ -380,4 +382,5 @@ def other_makers(earlier: Mapping[str, Any]) -> bool:
 def _describe_data(dataset: RawDataset) -> dict[str, Any]:
     """Describes the data that a run records: its content, and the camera as JSON gives it back."""
     camera = dataset.camera and json.loads(dataset.camera.to_json())
-    return {"data": dataset.content, "camera": camera}
+    several = {} if dataset.cameras is None else {"cameras": dataset.cameras.described}
+    return {"data": dataset.content, "camera": camera, **several}

@@ -16,8 +16,10 @@ from r2l_jax.config import HALF_SIZE_MODES, ModelSettings, ProcessingSettings
 from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import published
+from r2l_jax.model import own_camera
 from r2l_jax.model.build import Architecture, Statistics, unknown_statistics
 from r2l_jax.model.pretrained import load_weights
+from r2l_jax.model.processors import Processor
 from r2l_jax.model.tasks import Task
 from r2l_jax.runtime.devices import shardings, to_devices
 from r2l_jax.runtime.errors import InputError
@@ -165,12 +167,12 @@ def fixed_statistics(
     return mean, jnp.sqrt(var + 1e-5)
 
 
-def _moments(processor: nnx.Module, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
+def _moments(processor: Processor, dataset: RawDataset, indices: np.ndarray, batch_size: int) -> Statistics:
     """Computes the mean and variance of each channel over the processed images of some samples."""
 
     @functools.partial(jax.jit, out_shardings=shardings().everywhere)
     def add(moments, batch):
-        images, weight = processor(batch["raw"]), batch["weight"]
+        images, weight = own_camera.images(processor, batch["raw"], batch.get("cameras")), batch["weight"]
         return moments + jnp.stack([(weight @ (images**power).mean((1, 2))) for power in (1, 2)])
 
     # On the devices from the start: otherwise, the second call would compile again.

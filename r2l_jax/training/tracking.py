@@ -12,7 +12,7 @@ from tensorboardX import SummaryWriter
 
 from isp.parameter import MOST_ELEMENTS
 from r2l_jax.config import TrackingSettings, TrainConfig
-from r2l_jax.data.loader import Batch
+from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.model.pictures import row_of
 from r2l_jax.runtime.commands import command, report_command
@@ -171,9 +171,8 @@ def record_samples(
     if not (wanted.records or differences):
         return
     indices = np.arange(min(wanted.track_n_images, len(dataset)), dtype=np.int32)
-    raws, targets = dataset.samples(indices)
-    samples: Batch = {"raw": raws, "target": targets, "index": indices, "weight": np.ones(len(indices), np.float32)}
-    batch = to_devices(samples, shardings().everywhere)
+    samples = loader.batch_of(dataset, indices)
+    targets, batch = samples["target"], to_devices(samples, shardings().everywhere)
     logits, images, gradients = jax.device_get(steps.trace(state.model, batch))
     if wanted.track_processing:
         tracker.images("stages", dict(zip(steps.stages, images, strict=True)), epoch)

@@ -38,4 +38,4 @@ def of_files(model: Run, files: Sequence[Path], camera: KnownCamera | None) -> n
     """
     if model.camera is None:
         raise InputError("the model was trained on images that are processed already: leave --input out")
-    return np.stack([read_file(file, model, camera, crops=True) for file in files[:COUNT]])
+    return np.stack([read_file(file, model, camera, crops=True)[0] for file in files[:COUNT]])

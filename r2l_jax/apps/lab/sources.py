@@ -142,8 +142,9 @@ def validation_samples(run: str, model: Run, data_dir: str | None) -> list[Sourc
     def source(index: int) -> Source:
         def read(camera: KnownCamera) -> tuple[Frame, list[str]]:
             raw, target = dataset.read(index)
-            assert dataset.camera is not None
-            return Frame(dataset.names[index], raw, dataset.camera, np.asarray(target)), []
+            own = dataset.camera_of(index)
+            assert own is not None
+            return Frame(dataset.names[index], raw, own, np.asarray(target)), []
 
         return Source(dataset.names[index], read)
 

@@ -11,7 +11,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from r2l_jax.apps.study.config import StudyConfig
+from r2l_jax.data import loader
 from r2l_jax.drift.figures import fill_heat_map
+from r2l_jax.model import own_camera
 from r2l_jax.model.raw_to_logit import pipeline_of
 from r2l_jax.runtime.files import replacing
 from r2l_jax.training.run import open_runs
@@ -149,10 +151,12 @@ def _worst_cases(config: StudyConfig, forensics: Numbers) -> Figure:
     """Draws the first validation sample of the first fold: a row for each group, from the default to the worst case."""
     uri = f"{forensics['run']}/fold_0"
     ((fold,),) = open_runs([uri], config.data.data_dir, checkpoint=config.choice.checkpoint)
-    raws, _ = fold.dataset.samples(fold.measured_indices[:1])
+    sample = loader.batch_of(fold.dataset, fold.measured_indices[:1])
     pipeline = pipeline_of(fold.model)
     # Compiled once for all worst cases, which differ in values alone.
-    render = jax.jit(lambda values: pipeline.with_values(values)(raws)[0])
+    render = jax.jit(
+        lambda values: own_camera.images(pipeline.with_values(values), sample["raw"], sample.get("cameras"))[0]
+    )
     default = jax.device_get(pipeline.parameters())
     groups = forensics["groups"]
     columns = 1 + max(len(curve["weights"]) for curve in groups.values())

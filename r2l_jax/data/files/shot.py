@@ -43,6 +43,7 @@ class Shot:
         f_number: the focal length divided by the aperture.
         date: when it was taken on the camera's clock, in ISO 8601.
         iso: the intensity at which its scene was measured, as a fraction of the full light; no file tells it.
+        camera: the name of its camera, in a data set of several.
     """
 
     maker: str | None = None
@@ -53,6 +54,12 @@ class Shot:
     f_number: float | None = None
     date: str | None = None
     iso: float | None = None
+    camera: str | None = None
+
+    @property
+    def title(self) -> str:
+        """The maker and the model of the camera, by which several cameras of a folder are told apart."""
+        return " ".join(filter(None, (self.maker, self.model))) or "unknown"
 
 
 def read_shot(path: str | os.PathLike) -> Shot:

@@ -6,22 +6,26 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import isp
+from r2l_jax.data.cameras import Cameras
 from r2l_jax.data.files import file_facts, tiles
-from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera
-from r2l_jax.data.files.masks import pair_masks
+from r2l_jax.data.files.known_camera import KnownCamera, common_camera, find_known_camera, read_known_camera
+from r2l_jax.data.files.masks import Pair, pair_masks
 from r2l_jax.data.files.rawfile import RAW_SUFFIXES, read_mosaic
-from r2l_jax.data.files.shot import read_shot
+from r2l_jax.data.files.shot import Shot, read_shot
 from r2l_jax.data.raw_dataset import RawDataset, Sample
 from r2l_jax.runtime.errors import InputError, warn
 from r2l_jax.runtime.hosts import on_first_process
 
 TILE_SIZE = 256
+
+# The file of the camera of a sub-folder.
+CAMERA_FILE = "camera.json"
 
 # Raise this whenever the same files give different facts.
 _VERSION = 1
@@ -40,10 +44,13 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
       name of its frame; a mask is greater than 0 where the object is. The first call cuts the frames into adjacent
       tiles, and writes them to the sub-folder `tiles_<side>`.
     - Otherwise the task is classification: each sub-folder is a class, and each file is cropped to its middle.
+    - For several cameras, each sub-folder holds the files of one, in one of these layouts, and its `camera.json`.
+
+    Without statements about the camera, files that name different models are of several cameras as well.
 
     Args:
         data_dir: the folder.
-        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files name.
+        camera: the name of a known camera, a JSON file, or "auto" for the cameras that the files or sub-folders name.
         tile_size: the side of tiles or crops, even. None is 256 or, if less, the shortest side of any file to classify,
             or the largest multiple of 64 (if there is one) that fits in the first frame.
 
@@ -59,18 +66,73 @@ def load(data_dir: str | pathlib.Path | None, camera: str | None, tile_size: int
         raise InputError(f"--dataset=Folder needs --camera: {', '.join(isp.CAMERAS)}, auto or a JSON file")
     if tile_size is not None and (tile_size < 2 or tile_size % 2):
         raise InputError(f"--tile_size must be positive and even, to stay on the grid of the mosaic, got {tile_size}")
-    root, given = pathlib.Path(data_dir), find_known_camera(camera)
-    there = [name for name in ("images", "masks") if (root / name).is_dir()]
-    if len(there) == 2:
-        return _segmentation(root, given, tile_size)
-    if there:
+    root = pathlib.Path(data_dir)
+    parts = _parts(root, camera) or {"": find_known_camera(camera)}
+    segment = {name: _has_masks(root / name) for name in parts}
+    if len(set(segment.values())) > 1:
+        raise InputError(f"{root}: all sub-folders must have one layout; only some have images/ and masks/")
+    return (_segmentation if all(segment.values()) else _classification)(root, parts, tile_size)
+
+
+def _parts(root: pathlib.Path, camera: str) -> dict[str, KnownCamera]:
+    """Reads the camera of each sub-folder by its name; returns an empty dict if the sub-folders hold no cameras.
+
+    A sub-folder with raw files of its own is a class, whatever else it holds.
+    """
+    folders = [
+        folder
+        for folder in sorted(root.glob("[!.]*/"))
+        if not any(_raw_files(folder.iterdir())) and any(_raw_files(folder.glob("*/*")))
+    ]
+    with_camera = [folder for folder in folders if (folder / CAMERA_FILE).is_file()]
+    if not with_camera:
+        return {}
+    for folder in folders:
+        if folder not in with_camera:
+            raise InputError(f"{folder} must hold a {CAMERA_FILE}, as {with_camera[0]} does")
+    if camera != "auto":
+        raise InputError(
+            f"--camera={camera}: the sub-folders of {root} have cameras of their own, such as "
+            f"{with_camera[0] / CAMERA_FILE}, which --camera=auto takes"
+        )
+    return {folder.name: _read_camera(folder / CAMERA_FILE) for folder in folders}
+
+
+def _read_camera(file: pathlib.Path) -> KnownCamera:
+    try:
+        return read_known_camera(file)
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+
+
+def _raw_files(paths: Iterable[pathlib.Path]) -> Iterator[pathlib.Path]:
+    return (
+        path
+        for path in paths
+        if path.suffix.lower() in RAW_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    )
+
+
+def _has_masks(folder: pathlib.Path) -> bool:
+    """Tells whether a folder has frames and masks rather than classes."""
+    there = [name for name in ("images", "masks") if (folder / name).is_dir()]
+    if len(there) == 1:
         missing = "masks" if there == ["images"] else "images"
-        raise InputError(f"{root} has the sub-folder {there[0]}, and lacks {missing}: segmentation needs both")
-    return _classification(root, given, tile_size)
+        raise InputError(f"{folder} has the sub-folder {there[0]}, and lacks {missing}: segmentation needs both")
+    return bool(there)
 
 
-def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | None) -> RawDataset:
-    files = sorted(path for path in root.glob("*/[!.]*") if path.is_file() and path.suffix.lower() in RAW_SUFFIXES)
+def _models(files: Sequence[pathlib.Path], camera: KnownCamera) -> list[str]:
+    """Returns the model of the camera of each file, or one name for all if a whole camera is known."""
+    if camera.camera is not None:
+        return [""] * len(files)
+    return file_facts.of_files("models", files, lambda path: read_shot(path).title, "reading the models of cameras")
+
+
+def _classification(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
+    of_parts = {part: sorted(_raw_files((root / part).glob("*/[!.]*"))) for part in parts}
+    files = [path for of_part in of_parts.values() for path in of_part]
+    owners = [part for part, of_part in of_parts.items() for _ in of_part]
     class_names = [path.parts[-2] for path in files]
     classes = tuple(sorted(set(class_names)))
     if len(classes) < 2:
@@ -79,7 +141,7 @@ def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | No
             f"found {len(files)} raw files in {len(classes)} sub-folders (scripts/unprocess.py makes raw files of JPEG)"
         )
 
-    facts = _facts_of_mosaics(files, camera)
+    facts = [each for part, of_part in of_parts.items() for each in _facts_of_mosaics(of_part, parts[part])]
     for path, (shape, *_) in zip(files, facts, strict=True):
         if tile_size and min(shape) < tile_size:
             raise InputError(f"{path} is {shape[0]}x{shape[1]}, smaller than --tile_size={tile_size}")
@@ -94,24 +156,67 @@ def _classification(root: pathlib.Path, camera: KnownCamera, tile_size: int | No
         )
 
     def read_middle(index: int) -> Sample:
-        raw, own = read_mosaic(files[index], camera, _ignore)
+        raw, own = read_mosaic(files[index], parts[owners[index]], _ignore)
         height, width = raw.shape
         middle = center_crop(raw, min(most, height), min(most, width), own.pattern)
         return center_crop(middle, side, side, own.pattern), labels[index]
 
     labels = np.array([classes.index(name) for name in class_names], np.int32)
-    return RawDataset(
+    names = owners if len(parts) > 1 else _models(files, parts[owners[0]])
+    decoding = [_decoding_identity(known) for known in parts.values()]
+    dataset = RawDataset(
         name="Folder",
         task="classification",
         classes=classes,
-        camera=common_camera(files, [own.camera for own in facts]),
-        names=tuple(os.path.join(name, path.name) for name, path in zip(class_names, files, strict=True)),
+        camera=None,
+        names=tuple(os.path.relpath(path, root) for path in files),
         labels=labels,
         read=read_middle,
         files=tuple((path,) for path in files),
-        recipe=json.dumps([most, side, *_decoding_identity(camera)]),
+        recipe=json.dumps([most, side, *(decoding[0] if len(parts) == 1 else decoding)]),
         shot=lambda index: read_shot(files[index]),
-        white_level=camera.figures.get("white_level"),
+        white_level=next(iter(parts.values())).figures.get("white_level"),
+    )
+    return _with_cameras(dataset, names, files, [own.camera for own in facts], keeps_equal=len(parts) > 1)
+
+
+def _with_cameras(
+    dataset: RawDataset,
+    names: Sequence[str],
+    files: Sequence[pathlib.Path],
+    cameras: Sequence[isp.Camera],
+    keeps_equal: bool,
+) -> RawDataset:
+    """Returns a data set with the camera of its samples, or with several.
+
+    Args:
+        dataset: the data set.
+        names: the name of the camera of each sample.
+        files: the file of each sample.
+        cameras: the calibration values of each file. Those of one camera are combined, see `common_camera`.
+        keeps_equal: whether cameras of several names are several even if their values are equal.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        groups.setdefault(name, []).append(index)
+    found = {
+        name: common_camera([files[index] for index in group], [cameras[index] for index in group])
+        for name, group in sorted(groups.items())
+    }
+    first = next(iter(found.values()))
+    if len(found) == 1 or (not keeps_equal and len(set(found.values())) == 1):
+        return dataclasses.replace(dataset, camera=common_camera(files, cameras))
+    numbers = {name: number for number, name in enumerate(found)}
+    several = Cameras(tuple(found), tuple(found.values()), np.array([numbers[name] for name in names]), first)
+    shot = dataset.shot
+    assert shot is not None
+    return dataclasses.replace(
+        dataset,
+        camera=first,
+        cameras=several,
+        shot=lambda index: dataclasses.replace(shot(index), camera=names[index]),
+        # The levels of files without levels of their own differ.
+        white_level=None,
     )
 
 
@@ -176,13 +281,57 @@ def center_crop(raw: np.ndarray, height: int, width: int, pattern: str) -> np.nd
     return raw[top : top + height, left : left + width]
 
 
-def _segmentation(root: pathlib.Path, camera: KnownCamera, tile_size: int | None) -> RawDataset:
-    pairs = pair_masks(root / "images", root / "masks", RAW_SUFFIXES)
-    side = tile_size
-    if side is None:
-        raw, own = read_mosaic(pairs[0][0], camera, _ignore)
-        side, multiple = min(TILE_SIZE, *raw.shape), int(np.lcm.reduce([_MULTIPLE, *isp.cfa.tile(own.pattern).shape]))
-        side = side // multiple * multiple or side
+def _segmentation(root: pathlib.Path, parts: Mapping[str, KnownCamera], tile_size: int | None) -> RawDataset:
+    """Cuts the frames of each camera apart, and joins their tiles."""
+    groups: dict[tuple[str, str], list[Pair]] = {}
+    for part, known in parts.items():
+        pairs = pair_masks(root / part / "images", root / part / "masks", RAW_SUFFIXES)
+        for pair, model in zip(pairs, _models([frame for frame, _ in pairs], known), strict=True):
+            groups.setdefault((part, "" if part else model), []).append(pair)
+    side = tile_size or min(_side(pairs, parts[part]) for (part, _), pairs in groups.items())
+    tiled = [_tiles(root / part, pairs, side, parts[part]) for (part, _), pairs in groups.items()]
+    if len(tiled) == 1:
+        return tiled[0]
+    names = [part or model for (part, model), dataset in zip(groups, tiled, strict=True) for _ in range(len(dataset))]
+    places = [(number, index) for number, dataset in enumerate(tiled) for index in range(len(dataset))]
+    paths = [paths for dataset in tiled for paths in dataset.files or ()]
+    shots = [dataset.shot for dataset in tiled]
+
+    def read(index: int) -> Sample:
+        number, place = places[index]
+        return tiled[number].read(place)
+
+    def shot(index: int) -> Shot:
+        number, place = places[index]
+        of_group = shots[number]
+        assert of_group is not None
+        return of_group(place)
+
+    dataset = dataclasses.replace(
+        tiled[0],
+        names=tuple(
+            os.path.join(part, name)
+            for (part, _), of_group in zip(groups, tiled, strict=True)
+            for name in of_group.names
+        ),
+        labels=np.concatenate([of_group.labels for of_group in tiled]),
+        read=read,
+        files=tuple(paths),
+        shot=shot,
+    )
+    cameras = [of_group.camera for of_group in tiled for _ in range(len(of_group)) if of_group.camera is not None]
+    return _with_cameras(dataset, names, [image for image, *_ in paths], cameras, keeps_equal=len(parts) > 1)
+
+
+def _side(pairs: Sequence[Pair], camera: KnownCamera) -> int:
+    """Returns the side of tiles that fit in the first frame."""
+    raw, own = read_mosaic(pairs[0][0], camera, _ignore)
+    side, multiple = min(TILE_SIZE, *raw.shape), int(np.lcm.reduce([_MULTIPLE, *isp.cfa.tile(own.pattern).shape]))
+    return side // multiple * multiple or side
+
+
+def _tiles(root: pathlib.Path, pairs: Sequence[Pair], side: int, camera: KnownCamera) -> RawDataset:
+    """Cuts frames of one camera into tiles, unless an earlier call has."""
     folder = root / f"tiles_{side}" / tiles.version(pairs, camera)
     dim: list[str] = []
     on_first_process(lambda: tiles.cut(pairs, folder, side, camera, _every_tile, dim.append))

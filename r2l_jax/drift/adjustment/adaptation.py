@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from r2l_jax.data import loader
 from r2l_jax.drift import cases, outcomes, statistics
 from r2l_jax.drift.adjustment.config import STOPS, AdaptationConfig, AdaptationSettings
 from r2l_jax.drift.adjustment.drifts import Drifted, drifted, free_parameters
@@ -238,8 +239,9 @@ def adapt(
     stops = STOPS[: settings.starts] if gains(frozen.facts, group) else (0,)
     searcher = Searcher(frozen, direction="best", learning_rate=settings.lr, batch_size=settings.batch_size)
     searches = [Search(group, 0.0, settings.seed, exposure=2.0**each) for each in stops]
-    raws, targets = on_every_process(lambda: under.dataset.samples(under.labeled))
-    found = searcher.run(searches, raws, targets, settings.steps, stop, file)
+    labeled = on_every_process(lambda: loader.batch_of(under.dataset, under.labeled))
+    raws, targets = labeled["raw"], labeled["target"]
+    found = searcher.run(searches, raws, targets, settings.steps, stop, file, labeled.get("cameras"))
     # On few images a search may end where it is worse than no adaptation, which is therefore a choice as well.
     starts = [None, *stops]
     ends = [frozen.default, *(one.parameters for one in found)]
@@ -347,10 +349,10 @@ def _pictures(
     Undrifted samples are left out unless the drifted data has the same scenes.
     """
     indices = under.samples[:count]
-    raws, _ = under.dataset.samples(indices)
-    pictures = {"before": frozen.pipeline(frozen.default)(raws), "after": frozen.pipeline(adapted)(raws)}
+    shown = loader.batch_of(under.dataset, indices)
+    pictures = {"before": frozen.images(frozen.default, shown), "after": frozen.images(adapted, shown)}
     if under.dataset.fingerprint == fold.dataset.fingerprint:
-        pictures = {"undrifted": own.pipeline(own.default)(fold.dataset.samples(indices)[0]), **pictures}
+        pictures = {"undrifted": own.images(own.default, loader.batch_of(fold.dataset, indices)), **pictures}
     # One by one, since whatever maps over a dict sorts it by name.
     pictures = {name: np.asarray(images) for name, images in pictures.items()}
     return contact_sheet(

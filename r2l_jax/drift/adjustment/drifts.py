@@ -122,6 +122,11 @@ def _other_data(config: AdaptationConfig, fold: TrainedFold) -> RawDataset:
             f"--drifted_data_dir={folder} must have the classes {', '.join(fold.dataset.classes)}, "
             f"got {', '.join(dataset.classes)}"
         )
+    if dataset.cameras is not None or fold.dataset.cameras is not None:
+        which = "--drifted_data_dir" if dataset.cameras is not None else "the run's data"
+        raise InputError(
+            f"--drifted_data_dir={folder}: {which} is of several cameras; other data must be of one, as the run"
+        )
     pattern, wanted = (cases.camera_of(each).pattern for each in (dataset, fold.dataset))
     if pattern != wanted:
         raise InputError(

@@ -26,6 +26,7 @@ from r2l_jax.drift.figures import heat_map
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.measure import ticking
 from r2l_jax.drift.search.ranges import Facts, moved
+from r2l_jax.model import own_camera
 from r2l_jax.runtime import compiler
 from r2l_jax.runtime.devices import OneAhead, shardings, to_devices
 from r2l_jax.runtime.hosts import gathered
@@ -164,7 +165,8 @@ def compiled(frozen: Frozen) -> Callable[[dict[str, jax.Array], PyTree, Batch], 
         batch = jax.tree.map(lambda leaf: leaf[None], sample)
 
         def loss(offsets, perturbations):
-            images, _ = frozen.pipeline(moved(frozen.facts, default, offsets), rest).trace(batch["raw"], perturbations)
+            pipeline = frozen.pipeline(moved(frozen.facts, default, offsets), rest)
+            images, _ = own_camera.trace(pipeline, batch["raw"], batch.get("cameras"), perturbations)
             return frozen.sums(images, rest, batch)["loss"]
 
         _, images = jax.eval_shape(lambda: frozen.pipeline(default, rest).trace(batch["raw"]))

@@ -13,6 +13,8 @@ from PIL import Image
 
 import isp
 from isp.published import ADDITIVE_LAYER, additive_layer_stage
+from r2l_jax.data import loader
+from r2l_jax.data.loader import Batch
 from r2l_jax.drift import results
 from r2l_jax.drift.analysis import Analysis, FoldAnalysis
 from r2l_jax.drift.forensics.config import WorstCaseSettings
@@ -126,8 +128,16 @@ class WorstCaseAnalysis(FoldAnalysis):
             learning_rate=settings.lr,
             batch_size=self.batch_size,
         )
-        raws, targets = on_every_process(lambda: fold.dataset.samples(self.drawn(fold)))
-        ends = searcher.run(list(searches.values()), raws, targets, settings.steps, stop, file)
+        samples = on_every_process(lambda: loader.batch_of(fold.dataset, self.drawn(fold)))
+        ends = searcher.run(
+            list(searches.values()),
+            samples["raw"],
+            samples["target"],
+            settings.steps,
+            stop,
+            file,
+            samples.get("cameras"),
+        )
         processings = [frozen.default, *(one.parameters for one in ends)]
         default, *measured = Measurer(frozen).measure_samples(
             processings, fold.dataset, fold.measured_indices, self.batch_size, "worst cases", stop
@@ -136,9 +146,9 @@ class WorstCaseAnalysis(FoldAnalysis):
         rows = _rows(default, found)
         pictures: dict[str, Figure | Image.Image] = {"curves": _curves(found)}
         if settings.adv_track_differences:
-            shown = (raws[: settings.track_n_images], targets[: settings.track_n_images])
+            shown: Batch = jax.tree.map(lambda leaf: leaf[: settings.track_n_images], samples)
             pictures |= {
-                group: _differences(frozen, worst.parameters, *shown) for group, worst in results.worst(rows).items()
+                group: _differences(frozen, worst.parameters, shown) for group, worst in results.worst(rows).items()
             }
         content = results.WorstCases(task.score, results.Default(default.score, default.loss), rows)
         return Analysis(results.plain(content), _table(content), pictures)
@@ -203,16 +213,14 @@ def _curves(found: Mapping[Key, Result]) -> Figure:
     return figure
 
 
-def _differences(
-    frozen: Frozen, parameters: dict[str, np.ndarray], raws: np.ndarray, targets: np.ndarray
-) -> Image.Image:
+def _differences(frozen: Frozen, parameters: dict[str, np.ndarray], samples: Batch[np.ndarray]) -> Image.Image:
     """Draws samples by default and in the worst case, each with its prediction, and their difference around gray."""
     processings = {"default": frozen.default, "worst": parameters}
-    images = {name: frozen.pipeline(values)(raws) for name, values in processings.items()}
+    images = {name: frozen.images(values, samples) for name, values in processings.items()}
     logits = {name: jax.device_get(frozen.logits(each, frozen.rest)) for name, each in images.items()}
     images = jax.device_get(images)
     pictures = {}
-    for number, target in enumerate(targets):
+    for number, target in enumerate(samples["target"]):
         for name in processings:
             picture, words = frozen.task.judged(images[name][number], logits[name][number], target)
             pictures[f"{number} {name}: {words}"] = picture

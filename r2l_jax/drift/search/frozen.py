@@ -12,6 +12,7 @@ from jaxtyping import Array
 import isp
 from r2l_jax.data.loader import Batch
 from r2l_jax.drift.search import ranges
+from r2l_jax.model import own_camera
 from r2l_jax.model.model_hash import model_hash
 from r2l_jax.model.raw_to_logit import RawToLogit, pipeline_of
 from r2l_jax.model.tasks import Sums, Task
@@ -53,6 +54,10 @@ class Frozen:
         """Returns the model's pipeline with other parameters; compiled functions take `rest` as an argument."""
         pipeline = self._pipeline if rest is None else nnx.merge(self._graph, rest)[0]
         return pipeline.with_values(parameters)
+
+    def images(self, parameters: Mapping[str, ArrayLike], batch: Batch, rest: PyTree | None = None) -> Array:
+        """Processes a batch with other parameters (see `pipeline`), each mosaic for its own camera."""
+        return own_camera.images(self.pipeline(parameters, rest), batch["raw"], batch.get("cameras"))
 
     def sums(self, images: Array, rest: PyTree, batch: Batch) -> Sums:
         """Computes the task's sums for processed images."""

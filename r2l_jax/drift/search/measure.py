@@ -79,7 +79,7 @@ def own_outcomes(folds: Sequence[TrainedFold]) -> np.ndarray:
 @functools.cache
 def _own_confusions() -> Callable[..., jax.Array]:
     def compute(graph: nnx.GraphDef, state: nnx.State, task: Task, batch: Batch) -> jax.Array:
-        return confusions(task, nnx.merge(graph, state)(batch["raw"]), batch)
+        return confusions(task, nnx.merge(graph, state)(batch["raw"], cameras=batch.get("cameras")), batch)
 
     # Made at the first use: the compiler is not asked for its options when this module is imported.
     return jax.jit(compute, static_argnums=(0, 2), compiler_options=compiler.options())
@@ -195,7 +195,7 @@ class Measurer:
         return self._stacks.stack([*trees, *[trees[-1]] * (count - len(trees))]), count
 
     def _of_batch(self, parameters, default, rest, batch: Batch) -> dict[str, jax.Array]:
-        images, default = (self._frozen.pipeline(values, rest)(batch["raw"]) for values in (parameters, default))
+        images, default = (self._frozen.images(values, batch, rest) for values in (parameters, default))
         logits = self._frozen.logits(images, rest)
         return {
             "loss": self._frozen.task.measure(logits, batch)["loss"],
@@ -206,7 +206,7 @@ class Measurer:
 
     def _of_row(self, row: tuple[dict[str, jax.Array], Batch], rest) -> jax.Array:
         parameters, batch = row
-        logits = self._frozen.logits(self._frozen.pipeline(parameters, rest)(batch["raw"]), rest)
+        logits = self._frozen.logits(self._frozen.images(parameters, batch, rest), rest)
         return confusions(self._frozen.task, logits, batch)
 
     def _summary(self, taken: np.ndarray, *batches: dict[str, Any]) -> Measured:

@@ -1,6 +1,5 @@
 """Scores a model at points of its processing, on all samples and on resamples, and keeps its measurements in a file."""
 
-import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from r2l_jax.data.loader import Batch
+from r2l_jax.data.loader import Batch, hash_of
 from r2l_jax.drift import statistics
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.knobs import Knob, turned
@@ -74,9 +73,7 @@ class ScoredPoints:
         drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)[:, self._scenes]
         self._counts = np.concatenate([np.ones((1, self.samples)), drawn]).astype(np.float32)
         self._measurer, self._score = Measurer(frozen), jax.jit(jax.vmap(frozen.task.score_of))
-        digest = hashlib.sha256(self._samples["raw"].tobytes())
-        digest.update(self._samples["target"].tobytes())
-        wanted = identity({"seed": seed}, model=frozen.fingerprint, data=digest.hexdigest())
+        wanted = identity({"seed": seed}, model=frozen.fingerprint, data=hash_of(self._samples))
         self._unfinished = Unfinished(file, wanted)
         self._goes_on = "the same command resumes there" if file else "nothing is kept"
         # For each point the confusion matrices of the samples, `(N, C, C)`; which of them are measured rather than

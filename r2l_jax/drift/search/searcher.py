@@ -3,7 +3,6 @@
 Many searches run at once, as one compiled step over a stack of them, see `Stacks`. A single search is a stack of one.
 """
 
-import hashlib
 import math
 import pathlib
 import time
@@ -17,7 +16,8 @@ import optax
 from jaxtyping import Array
 from tqdm import tqdm
 
-from r2l_jax.data.loader import Batch
+from r2l_jax.data.cameras import CameraValues
+from r2l_jax.data.loader import hash_of
 from r2l_jax.drift.search.descent import Direction, cost_of, descend
 from r2l_jax.drift.search.frozen import Frozen
 from r2l_jax.drift.search.ranges import gains, valid_offsets, valid_values
@@ -117,6 +117,7 @@ class Searcher:
         steps: int,
         stop: Callable[[], bool] = lambda: False,
         file: pathlib.Path | None = None,
+        cameras: CameraValues[np.ndarray] | None = None,
     ) -> list[Found]:
         """Runs searches together, with a progress bar on stderr, and returns the same in all processes.
 
@@ -128,15 +129,18 @@ class Searcher:
             stop: asked after each step, and ends the searches there; the same answer in all processes.
             file: keeps unfinished searches, saved every half minute and at the end. The same searches over the same
                 samples resume from there. The caller removes it.
+            cameras: the values of the mosaics' cameras; None if there is one camera.
 
         Raises:
             InputError: a search has diverged.
             Interrupted: `stop` returned True.
         """
-        record = _Record(self._stacks, len(searches), Unfinished(file, self._identity(searches, raws, targets, steps)))
+        samples: dict[str, Any] = {"raw": raws, "target": targets}
+        samples |= {} if cameras is None else {"cameras": cameras}
+        record = _Record(self._stacks, len(searches), Unfinished(file, self._identity(searches, samples, steps)))
         starts, fixed = zip(*(self._start(search) for search in searches), strict=True)
         state, fixed = self._stacks.stack(record.resume(starts)), self._stacks.stack(fixed)
-        shared = (self._frozen.default, self._frozen.rest, {"raw": raws, "target": targets}, np.float32(steps))
+        shared = (self._frozen.default, self._frozen.rest, samples, np.float32(steps))
         step = self._stacks.compile(self._step, (state, fixed), shared, donated=(0,))
         fixed, *shared = jax.device_put((fixed, *shared), step.input_shardings[0][1:])
 
@@ -167,7 +171,7 @@ class Searcher:
             )
         return found
 
-    def _identity(self, searches: Sequence[Search], raws: np.ndarray, targets: np.ndarray, steps: int) -> Identity:
+    def _identity(self, searches: Sequence[Search], samples: Mapping[str, Any], steps: int) -> Identity:
         """Collects everything that the steps of the searches depend on."""
         settings = {
             "searches": [search._asdict() for search in searches],
@@ -177,9 +181,7 @@ class Searcher:
             "learning_rate": self._learning_rate,
             "steps": steps,
         }
-        digest = hashlib.sha256(raws.tobytes())
-        digest.update(targets.tobytes())
-        return identity(settings, model=self._frozen.fingerprint, data=digest.hexdigest())
+        return identity(settings, model=self._frozen.fingerprint, data=hash_of(samples))
 
     def _start(self, search: Search) -> tuple[_State, _Fixed]:
         default = self._frozen.default
@@ -204,23 +206,22 @@ class Searcher:
         fixed: _Fixed,
         default: dict[str, Array],
         rest: PyTree,
-        samples: dict[str, Array],
+        samples: dict[str, Any],
         steps: Array,
     ):
         count = len(samples["raw"])
         size = min(self._batch_size, count)
         key = jax.random.fold_in(jax.random.wrap_key_data(fixed.key), state.step)
         drawn = jax.random.permutation(key, count)[:size]
-        batch: Batch = {
-            "raw": samples["raw"][drawn],
-            "target": samples["target"][drawn],
+        batch: Any = {
+            **jax.tree.map(lambda leaf: leaf[drawn], samples),
             "index": drawn.astype(jnp.int32),
             "weight": jnp.ones(size),
         }
-        by_default = self._frozen.pipeline(default, rest)(batch["raw"])
+        by_default = self._frozen.images(default, batch, rest)
 
         def cost(values):
-            images = self._frozen.pipeline(values, rest)(batch["raw"])
+            images = self._frozen.images(values, batch, rest)
             task_loss = self._frozen.sums(images, rest, batch)["loss"] / size
             total, away = cost_of(self._direction, task_loss, images, by_default, self._aux_loss, fixed.aux_weight)
             return total, jnp.stack([task_loss, away])

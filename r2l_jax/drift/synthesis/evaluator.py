@@ -12,6 +12,7 @@ from flax import nnx
 import isp
 import tasks
 from r2l_jax.data import loader
+from r2l_jax.data.cameras import CameraValues
 from r2l_jax.data.loader import Batch
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.drift.cases import OWN, Case, camera_of
@@ -87,7 +88,7 @@ class Evaluator:
         for batch in loader.eval_batches(dataset, first.measured_indices, self._batch_size, keep_decoded=False):
             batch = to_devices(batch, shardings().split)
             mosaics = (batch["raw"], batch["index"], first.dataset.camera)
-            for recipe, rendered in self._images(names, mosaics, processors, shared):
+            for recipe, rendered in self._images(names, mosaics, batch.get("cameras"), processors, shared):
                 name = names[recipe]
                 logits = [self._logits(*head, images) for head, images in zip(heads, rendered, strict=True)]
                 if len(folds) > 1:
@@ -107,6 +108,7 @@ class Evaluator:
         self,
         recipes: Iterable[Recipe],
         mosaics: tuple[jax.Array, jax.Array, isp.Camera | None],
+        cameras: CameraValues | None,
         processors: Sequence[Processor],
         shared: Mapping[NamedPipeline | None, Processor],
     ) -> Iterator[tuple[Recipe, Sequence[jax.Array]]]:
@@ -116,14 +118,15 @@ class Evaluator:
             (own if recipe.processing.pipeline is None else others).append(recipe)
         # All models process the same mosaics, which are drawn once.
         for acquisition, of_acquisition in grouped(own, lambda recipe: recipe.acquisition):
-            taken = self._renderer.mosaics(acquisition, *mosaics)
+            taken = self._renderer.mosaics(acquisition, *mosaics, cameras)
             steps = [recipe._replace(acquisition=OWN) for recipe in of_acquisition]
             by_model = [
-                self._renderer.images(steps, taken, *mosaics[1:], {None: processor}) for processor in processors
+                self._renderer.images(steps, taken, *mosaics[1:], {None: processor}, cameras)
+                for processor in processors
             ]
             for recipe, rendered in zip(of_acquisition, zip(*by_model, strict=True), strict=True):
                 yield recipe, [images for _, images in rendered]
-        for recipe, images in self._renderer.images(others, *mosaics, shared):
+        for recipe, images in self._renderer.images(others, *mosaics, shared, cameras):
             yield recipe, [images] * len(processors)
 
 

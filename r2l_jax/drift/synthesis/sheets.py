@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
+from r2l_jax.data import loader
 from r2l_jax.data.raw_dataset import RawDataset
 from r2l_jax.data.sets import datasets
 from r2l_jax.drift import cases
@@ -92,7 +93,7 @@ class _Scene:
         if index >= len(dataset):
             raise InputError(f"--sample={index}: {dataset.name} has the samples 0 to {len(dataset) - 1}")
         self._dataset, self._index, self._own = dataset, np.array([index]), own
-        self._raw = jnp.asarray(dataset.samples(self._index)[0])
+        self._sample = loader.batch_of(dataset, self._index)
         self._renderer = Renderer(seed)
 
     def images(self, tested: list[Case], processing: Case = OWN) -> dict[str, np.ndarray]:
@@ -109,7 +110,12 @@ class _Scene:
         if self._own is not None:
             processors[None] = self._own
         made = self._renderer.images(
-            recipes.values(), self._raw, jnp.asarray(self._index, jnp.int32), self._dataset.camera, processors
+            recipes.values(),
+            jnp.asarray(self._sample["raw"]),
+            jnp.asarray(self._sample["index"]),
+            self._dataset.camera,
+            processors,
+            self._sample.get("cameras"),
         )
         by_recipe = {recipe: np.asarray(images[0]) for recipe, images in made}
         return {name: by_recipe[recipe] for name, recipe in recipes.items()}
