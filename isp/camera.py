@@ -66,9 +66,9 @@ class Camera:
     color_matrix: Values | None = None
     pattern: str = "RGGB"
     white_level: float | int | None = None
-    full_well: float | int | None = None
-    read_noise: float | int | None = None
-    bits: int | None = None
+    full_well: float | int | jax.Array | None = None
+    read_noise: float | int | jax.Array | None = None
+    bits: int | jax.Array | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", cfa.canonical(self.pattern))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from isp._engine.checks import is_traced
 from isp._engine.for_camera import for_camera
 from isp.camera import Camera
 from isp.cfa import black_levels, check_mosaic, mosaic
@@ -24,9 +25,9 @@ class Noise(NamedTuple):
         14
     """
 
-    full_well: float
-    read_noise: float
-    bits: int
+    full_well: Array | float
+    read_noise: Array | float
+    bits: Array | int
 
 
 def noise_of(camera: Camera) -> Noise:
@@ -121,9 +122,9 @@ def expose_sites(
     noise = noise_of(camera)
     full_well = noise.full_well if full_well is None else full_well
     read_noise = noise.read_noise if read_noise is None else read_noise
-    bits = noise.bits if bits is None else bits
-    if not 1 <= bits <= 16:
-        raise ValueError(f"bits must be between 1 and 16, got {bits}")
+    steps = noise.bits if bits is None else bits
+    if not is_traced(steps) and not 1 <= steps <= 16:
+        raise ValueError(f"bits must be between 1 and 16, got {steps}")
     check_mosaic(light)
     photon_key, read_key = jax.random.split(key)
     mean = jnp.maximum(_in_32_bits(light), 0) * exposure * full_well
@@ -131,7 +132,7 @@ def expose_sites(
     electrons += read_noise * jax.random.normal(read_key, mean.shape, mean.dtype)
 
     signal = jnp.clip(from_light(electrons / full_well, camera), 0, 1)
-    top = 2**bits - 1
+    top = 2**steps - 1
     return (_with_gradient_of(signal * top, jnp.round(signal * top)) / top).astype(light.dtype)
 
 

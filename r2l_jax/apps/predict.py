@@ -77,8 +77,8 @@ def predict_files(
         The number of files that were predicted, and the number that failed.
 
     Raises:
-        InputError: the models do not take raw files; the output cannot be written, holds predictions of other settings,
-            or another program is writing to its folder; the workers cannot be started.
+        InputError: the models do not take raw files, or need a camera for them; the output cannot be written, holds
+            predictions of other settings, or another program is writing to its folder; the workers cannot be started.
     """
     if run.camera is None:
         raise InputError("the model was trained on images that are processed already: it takes no raw files")
@@ -89,6 +89,12 @@ def predict_files(
         refuse_shared_targets((file, _mask_file(file, masks)) for file in files)
         if isinstance(masks, Path):
             make_output_folder(masks)
+    unknown = [file for file in files if run.calibration is None and camera is None and _is_stored(file)]
+    if unknown:
+        raise InputError(
+            f"{unknown[0]} names no camera, and the model was trained on several ({', '.join(run.cameras)}): name one "
+            "by --camera"
+        )
     columns = [_FILE, *run.classes] if segments else [_FILE, _CLASS, *run.classes]
     if len(set(columns)) < len(columns):
         raise InputError(f"two columns of {output} would have one name: {', '.join(columns)}")
@@ -207,7 +213,7 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) ->
     Raises:
         InputError: the file cannot be read, is smaller than that size, or has another color filter array.
     """
-    own = camera or KnownCamera.of(run.calibration if file.suffix.lower() in STORED_SUFFIXES else None)
+    own = camera or KnownCamera.of(run.calibration if _is_stored(file) else None)
     with remote.brought(file) as path:
         raw, found = read_mosaic(path, own)
         if run.cameras and camera is None:
@@ -226,6 +232,11 @@ def read_file(file: Place, run: Run, camera: KnownCamera | None, crops: bool) ->
         )
     # Copied, because a view would keep the whole file in memory.
     return center_crop(raw, height, width, found.pattern).copy(), found
+
+
+def _is_stored(file: Place) -> bool:
+    """Tells whether a file is of a format without calibration values."""
+    return file.suffix.lower() in STORED_SUFFIXES
 
 
 def _describe(output: Path, manifest: Path, run: Run, camera: KnownCamera | None, masks: Place | None) -> None:

@@ -1,0 +1,129 @@
+"""Folders whose files were taken by several cameras."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import two_cameras
+from PIL import Image
+from two_cameras import CAMERAS, FAR, NEAR
+
+import isp
+from r2l_jax.data import loader
+from r2l_jax.data.sets import datasets
+from r2l_jax.drift import shot_groups
+from r2l_jax.runtime.errors import InputError
+
+
+@pytest.fixture
+def root(tmp_path):
+    return two_cameras.write(tmp_path / "cells", count=2)
+
+
+def load(root, camera="auto", **settings):
+    return datasets.load("Folder", data_dir=root, camera=camera, **settings)
+
+
+def test_each_sub_folder_has_its_camera(root):
+    dataset = load(root)
+    assert dataset.classes == ("blue", "green", "red")
+    assert (dataset.camera, dataset.cameras.by_name) == (FAR, CAMERAS)
+    assert dataset.names[0] == "far/blue/0.tiff"
+    for index, name in enumerate(dataset.names):
+        camera, color, _ = name.split("/")
+        assert dataset.camera_of(index) == CAMERAS[camera]
+        assert dataset.classes[dataset.labels[index]] == color
+        assert dataset.shot(index).camera == camera
+    batch = loader.batch_of(dataset, np.array([0, 11]))
+    np.testing.assert_allclose(batch["cameras"]["own"]["white_balance"], [FAR.white_balance, NEAR.white_balance])
+    np.testing.assert_allclose(batch["cameras"]["own"]["full_well"], [3000, 15000])
+    np.testing.assert_allclose(batch["cameras"]["start"]["black_level"], [FAR.black_level] * 2)
+    (loaded,) = list(loader.eval_batches(dataset, np.array([0, 11]), 2))
+    np.testing.assert_array_equal(loaded["cameras"]["own"]["color_matrix"], batch["cameras"]["own"]["color_matrix"])
+    groups = shot_groups.groups(dataset, np.arange(12), ["camera"])["camera"]
+    assert {name: samples.tolist() for name, samples in groups.items()} == {
+        "far": [*range(6)],
+        "near": [*range(6, 12)],
+    }
+
+
+def test_levels_of_each_sub_folder_are_its_own(root):
+    file = root / "far/camera.json"
+    before = load(root)[0][0]
+    levels = [round(level * 1000) for level in FAR.black_level]
+    file.write_text(json.dumps({**json.loads(file.read_text()), "white_level": 32767.5, "black_level": levels}))
+    dataset = load(root)
+    np.testing.assert_allclose(dataset[0][0], 2 * before, atol=1e-5)
+    assert dataset.cameras.of(0).black_level[0] == pytest.approx(10 / 32767.5)
+    assert dataset.white_level is None
+
+
+def test_another_value_of_one_camera_changes_the_identity_of_its_samples(root):
+    first = load(root)
+    near = dataclasses.replace(NEAR, white_balance=(2.3, 1, 1.7))
+    (root / "near/camera.json").write_text(near.to_json())
+    second = load(root)
+    assert first.fingerprint == second.fingerprint
+    assert first.content_of(range(6)) == second.content_of(range(6))
+    assert first.content_of([6]) != second.content_of([6])
+    assert first.cameras.described != second.cameras.described
+
+
+def test_what_does_not_fit_is_said_in_one_line(root):
+    with pytest.raises(InputError, match=r"--camera=drone: the sub-folders of .* as .*far/camera.json, which --c"):
+        load(root, "drone")
+    (root / "near/camera.json").write_text(dataclasses.replace(NEAR, pattern="BGGR").to_json())
+    with pytest.raises(InputError, match="one color filter array: far has RGGB, near BGGR"):
+        load(root)
+    (root / "near/camera.json").unlink()
+    with pytest.raises(InputError, match=r"near must hold a camera.json, as .*far does"):
+        load(root)
+
+
+def test_a_camera_beside_the_files_of_a_class_is_no_layout_of_cameras(root):
+    """It says nothing: the folder is one of classes, whose cameras the flag names."""
+    (root / "far/blue/camera.json").write_text(NEAR.to_json())
+    dataset = load(root / "far", "drone")
+    assert (dataset.camera, dataset.cameras) == (isp.CAMERAS["drone"], None)
+    with pytest.raises(InputError, match=r"--by=camera: the samples of Folder are of one camera"):
+        shot_groups.groups(dataset, np.arange(6), ["camera"])
+
+
+def test_files_of_two_models_are_of_two_cameras(tmp_path, write_dng):
+    def write(name, **facts):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_dng(np.full((32, 32), 1000, np.uint16), **facts).rename(tmp_path / name)
+
+    other = {"camera": ("Maker", "Other"), "black": (128,) * 4}
+    for name, red in (("a/0.dng", 0.4), ("b/1.dng", 0.5), ("a/2.dng", 0.8)):
+        write(name, neutral=(red, 1.0, 0.7))
+    assert load(tmp_path).cameras is None
+    write("b/x.dng", neutral=(0.25, 1.0, 0.7), **other)
+    dataset = load(tmp_path)
+    assert dataset.cameras.names == ("Maker Model", "Maker Other")
+    assert dataset.cameras.of_sample.tolist() == [0, 0, 0, 1]
+    # The gains as shot vary within a camera, whose median they become.
+    np.testing.assert_allclose([camera.white_balance[0] for camera in dataset.cameras.each], [2, 4], rtol=1e-3)
+    assert [dataset.shot(index).camera for index in (0, 3)] == ["Maker Model", "Maker Other"]
+    # A whole camera stands for all files.
+    assert load(tmp_path, "drone").cameras is None
+
+
+def test_frames_of_several_cameras_are_cut_apart(tmp_path):
+    root = tmp_path / "frames"
+    for name, camera in CAMERAS.items():
+        for kind in ("images", "masks"):
+            (root / name / kind).mkdir(parents=True)
+        raw = np.full((70, 96), 1000 if camera is FAR else 2000, np.uint16)
+        np.save(root / name / "images/1.npy", raw)
+        Image.fromarray((np.arange(70 * 96).reshape(70, 96) % 2).astype(np.uint8)).save(root / name / "masks/1.png")
+        (root / name / "camera.json").write_text(camera.to_json())
+    dataset = load(root, tile_size=32)
+    assert dataset.task == "segmentation"
+    assert dataset.names[0] == "far/1_00_00"
+    assert dataset.cameras.of_sample.tolist() == [0] * 6 + [1] * 6
+    assert [dataset.shot(index).camera for index in (0, 11)] == ["far", "near"]
+    raws, _ = dataset.samples(np.arange(12))
+    np.testing.assert_allclose(raws.mean((1, 2)) * 65535, [1000] * 6 + [2000] * 6, rtol=1e-3)
+    assert len(set(dataset.sample_hashes(range(12)))) == 2
