@@ -169,9 +169,9 @@ def test_memory_is_bounded(run, files, tmp_path, monkeypatch):
         most.append(len(waiting))
         return original(file, *rest)
 
-    def compute(model, raws):
+    def compute(model, raws, **settings):
         del waiting[: predict.BATCH]
-        return computed(model, raws)
+        return computed(model, raws, **settings)
 
     many = [tmp_path / f"{number}.tif" for number in range(150)]
     for number, file in enumerate(many):
