@@ -183,6 +183,11 @@ def test_forensics_measures_each_image_with_its_own_camera(several, tmp_path):
         forensics.check(replace(config, check="drone"))
 
 
+def test_processing_that_adapts_to_images_is_for_one_camera(several):
+    with pytest.raises(InputError, match=r"--processing_mode=adaptive is for one camera, .*: far, near"):
+        Plan(replace(several, run_name="adaptive", processing_mode="adaptive"))
+
+
 def test_a_processing_that_started_from_another_camera_is_refused(several, tmp_path):
     other = two_cameras.write(tmp_path / "other", count=8, cameras={"a": NEAR, "b": FAR})
     config = replace(several, run_name="next", data_dir=str(other), processor_uri=str(several.run_dir))
